@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What control plane and agent say to each other: NodePlan and Assignment downwards, heartbeat and status batch upwards.
+ *
+ * Encoding and strict decoding only; which plan wins, or what a report changes, is decided elsewhere. Strings of decoded
+ * values are borrowed from the document they keep. Source: runtime.md 2.1, 2.3; control-plane.md 9.6; networking.md 2.2.
+ */
+#pragma once
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "model/ids.h"
+#include "model/workload.h"
+
+struct mt_err;
+
+#define MT_PLAN_BYTES_MAX (32U * 1024U * 1024U) /* larger bodies are refused before parsing */
+#define MT_PLAN_INSTANCES_MAX 4096
+#define MT_STATUS_BATCH_MAX 200
+
+enum mt_desired_state {
+    MT_DESIRED_RUNNING = 0,
+    MT_DESIRED_DRAINING,
+    MT_DESIRED_STOPPED,
+    MT_DESIRED_STATE_MAX
+};
+
+enum mt_instance_status {
+    MT_STATUS_BOOTING = 0,
+    MT_STATUS_STARTING,
+    MT_STATUS_READY,
+    MT_STATUS_UNREADY,
+    MT_STATUS_DRAINING,
+    MT_STATUS_STOPPED,
+    MT_STATUS_FAILED,
+    MT_STATUS_MAX
+};
+
+/** Wire word of a state; asserts on values outside the enum. */
+const char *mt_desired_state_name(enum mt_desired_state state);
+const char *mt_instance_status_name(enum mt_instance_status status);
+/** Word to state. Return false when the word is unknown (NULL included). */
+bool mt_desired_state_parse(const char *word, enum mt_desired_state *ret);
+bool mt_instance_status_parse(const char *word, enum mt_instance_status *ret);
+
+struct mt_assignment {
+    const char *assignment_id; /* 1..64 of [a-z0-9_-]; the control plane's word, opaque */
+    const char *instance_id;
+    uint64_t generation;
+    enum mt_desired_state desired_state;
+    uint32_t drain_delay_seconds; /* 0..60 */
+    struct mt_workload *workload; /* owned; NULL when stopped, or when it could not be honoured (fault.field set) */
+    struct mt_workload_fault fault; /* field[0] != 0: report spec_unsupported with this detail */
+    const char *secret_ref;       /* sv_... or NULL */
+};
+
+/* A peer of the mesh; only names and addresses, so that one machine alone leaves the list empty. */
+struct mt_plan_peer {
+    const char *node_id;
+    const char *public_key;
+    struct mt_strings endpoints;
+    struct mt_strings allowed_ips;
+    uint32_t keepalive;
+    uint64_t key_generation;
+};
+
+struct mt_plan_network {
+    uint32_t mtu;                 /* 1280..9000 */
+    const char *cluster_prefix;   /* P, "fd00:1:2::/48" */
+    const char *overlay_ipv6;     /* this node's own address in P:0::/64 */
+    const char *instance_prefix;  /* this node's /80 in P:1::/64 */
+    struct mt_strings dns;        /* <= 3 IPv6 addresses given to guests */
+    struct mt_strings edges;      /* overlay addresses of active edge nodes */
+    struct mt_strings gateways;   /* overlay addresses of control nodes */
+    const char *egress_mode;      /* "none", "routed" or "nat66" */
+    struct mt_plan_peer *peers;
+    size_t n_peers;
+};
+
+struct mt_plan_node_config {
+    const char *kernel_version;     /* bundle for new boots; NULL: the agent's newest */
+    uint64_t reserved_memory_bytes; /* 0: the agent's own figure */
+    uint64_t image_cache_bytes;     /* 0: the agent's own figure */
+    struct mt_limits limits;
+};
+
+struct mt_plan {
+    json_t *doc; /* owned */
+    const char *cluster_id;
+    const char *node_id;
+    uint64_t epoch;
+    uint64_t cursor_event_id;
+    const char *plan_id; /* bare ULID */
+    bool allow_empty;
+    struct mt_assignment *instances;
+    size_t n_instances;
+    struct mt_plan_network network;
+    struct mt_plan_node_config node_config;
+};
+
+/**
+ * Decode a NodePlan. A broken plan is refused as a whole; a broken workload inside it is not: that assignment carries its
+ * fault, so one bad spec cannot stop the other instances of the node. Duplicate instance ids refuse the plan.
+ *
+ * @json   borrowed; the plan keeps a reference
+ * @ret    freed by mt_plan_free
+ * Returns 0; -MT_E_INVALID (field and reason in the message: report plan_rejected); -MT_E_NOMEM.
+ */
+int mt_plan_decode(json_t *json, struct mt_plan **ret, struct mt_err *err);
+
+/** Parse text (bounded, duplicate keys refused) and decode it. */
+int mt_plan_parse(const char *text, size_t len, struct mt_plan **ret, struct mt_err *err);
+
+/** Encode a plan built by hand or decoded. New reference in @ret. Returns 0 or -MT_E_NOMEM. */
+int mt_plan_encode(const struct mt_plan *plan, json_t **ret, struct mt_err *err);
+
+/** Free a decoded plan, its assignments and their workloads; NULL is fine. */
+void mt_plan_free(struct mt_plan *plan);
+
+/** One transition of one instance; also the element of the 60 s resync. */
+struct mt_status_report {
+    const char *instance_id;
+    const char *boot_id; /* NULL before the first attempt */
+    uint64_t generation;
+    enum mt_instance_status status;
+    const char *status_detail; /* NULL: none */
+    const char *reason_code;   /* required when failed; unknown codes are kept as given */
+    const char *reason_detail; /* NULL: none; at most 512 bytes */
+    bool has_exit_code;
+    int32_t exit_code;  /* 0..255 */
+    const char *signal; /* "SIGKILL" or NULL */
+    uint32_t restart_count;
+    const char *next_retry_at; /* RFC 3339 or NULL */
+    const char *reported_at;   /* RFC 3339 by the agent's clock */
+    uint64_t seq;              /* per-instance counter kept on disk; lower ones are dropped */
+};
+
+struct mt_status_batch {
+    json_t *doc;
+    const char *agent_version;
+    bool resync; /* the full list: what is not in it is not on the node */
+    struct mt_status_report *reports;
+    size_t n_reports;
+};
+
+int mt_status_batch_decode(json_t *json, struct mt_status_batch **ret, struct mt_err *err);
+int mt_status_batch_encode(const struct mt_status_batch *batch, json_t **ret, struct mt_err *err);
+void mt_status_batch_free(struct mt_status_batch *batch);
+
+/** Body of the heartbeat, every 5 s. Byte and cpu figures are what the agent computed by scheduling 1.1. */
+struct mt_heartbeat {
+    json_t *doc;
+    const char *node_id;
+    const char *agent_version;
+    const char *kernel_version; /* newest bundle, NULL when none */
+    const char *init_version;   /* NULL when none */
+    const char *vmm_version;    /* NULL when none */
+    const char *vmm_driver;     /* "firecracker", "qemu", "fake", "probing" */
+    const char *vmm_accel;      /* "kvm", "tcg", "none" */
+    const char *vmm_reason;     /* why this driver */
+    const char *arch;           /* "amd64" or "arm64" */
+    struct mt_strings conditions;
+    struct mt_strings protocols;
+    uint64_t epoch, cursor_event_id; /* applied plan; 0 when none */
+    const char *plan_id;             /* NULL when none */
+    struct {
+        uint64_t cpu_millis, memory_bytes, disk_bytes;
+    } allocatable, used;
+    uint64_t ceiling_cpu_millis;
+    uint64_t memory_overhead_bytes; /* per instance: 64 MiB, QEMU 96 MiB */
+    uint64_t image_cache_bytes;
+    uint32_t counts[MT_STATUS_MAX]; /* instances by status */
+    bool disk_pressure, memory_pressure;
+    int64_t clock_unix_ms; /* the agent's wall clock; the receiver computes the offset */
+};
+
+int mt_heartbeat_decode(json_t *json, struct mt_heartbeat **ret, struct mt_err *err);
+int mt_heartbeat_encode(const struct mt_heartbeat *heartbeat, json_t **ret, struct mt_err *err);
+void mt_heartbeat_free(struct mt_heartbeat *heartbeat);
