@@ -124,7 +124,7 @@ void mt_image_store_close(struct mt_image_store *store);
  * the children are killed.
  *
  * On success the disk is pinned for request->owner before this returns. A disk that is cached needs no network.
- * Returns 0; -MT_E_CONFLICT cancelled (failure->reason is MT_REASON_NONE); otherwise failure tells the reason code, err the
+ * Returns 0; -MT_E_CANCELLED (failure->reason is MT_REASON_NONE); otherwise failure tells the reason code, err the
  * sentence for people.
  */
 int mt_image_ensure(struct mt_image_store *store, const struct mt_image_request *request, struct mt_rootdisk *ret_disk,
