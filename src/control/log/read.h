@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Reading the event log: pages by cursor with filters, and waiting for the head to move (control-plane.md §6.4). A visible
+ * event is flushed: nothing read here can be taken back by a crash. Wake-ups are hints; the head is polled each second. */
+#pragma once
+
+#include "control/log/types.h"
+#include "pg/pg.h"
+
+/** One event as stored. Pointers live as long as the page. NULL where the column is NULL. */
+struct mt_log_event {
+    int64_t event_id;
+    int64_t occurred_us;
+    const char *org_id, *app_id, *env_id;
+    const char *aggregate_type, *aggregate_id;
+    int32_t aggregate_seq;
+    const char *event_type;
+    int32_t event_version;
+    const char *actor_type, *actor_id;
+    const char *request_id, *idempotency_key, *correlation_id;
+    int64_t causation_id;    /* 0 = none */
+    const char *payload;     /* JSON text as PostgreSQL prints jsonb */
+    const uint8_t *chain_hash; /* 32 bytes */
+};
+
+/** NULL members do not filter. */
+struct mt_log_filter {
+    const char *org_id, *app_id, *env_id;
+    const char *aggregate_type, *aggregate_id;
+    const char *event_type; /* exact */
+    const char *correlation_id;
+    bool tenant_only; /* leave out types that only operators may read */
+};
+
+struct mt_log_page {
+    struct mt_pg_res *res;
+    int n;
+};
+
+/**
+ * Up to @limit (1..1000) events with id > @after in id order.
+ * @ret_cursor  where to go on: the id of the last event, or, when fewer than @limit matched, the head that was looked at,
+ *              so that a filtered reader does not scan the same range again.
+ */
+int mt_log_read(struct mt_pg *pg, const struct mt_log_filter *f, int64_t after, int limit, struct mt_log_page *ret_page,
+                int64_t *ret_cursor, struct mt_err *err);
+/** Event @i of a page. */
+void mt_log_page_get(const struct mt_log_page *page, int i, struct mt_log_event *ret);
+void mt_log_page_done(struct mt_log_page *page);
+
+/** One event by id; -MT_E_NOT_FOUND. */
+int mt_log_get(struct mt_pg *pg, int64_t event_id, struct mt_log_page *ret_page, struct mt_err *err);
+/** Head (last event id) and epoch from the database. */
+int mt_log_position(struct mt_pg *pg, int64_t *ret_head, int64_t *ret_epoch, struct mt_err *err);
+
+/**
+ * Append the API form of an event to @b (control-plane.md §9.4 events: envelope fields by their column names, RFC 3339
+ * time, `event_id` as a number, payload as an object; NULL columns left out; chain_hash left out).
+ */
+void mt_log_event_json(const struct mt_log_event *e, struct mt_buf *b);
+
+/* The head, shared by all threads of a process. Moved by the appender after COMMIT and by a listener thread for commits of
+ * other processes. */
+struct mt_log_head;
+/** @listen may be NULL: then only mt_log_head_publish moves it. Starts a thread that LISTENs and polls each second. */
+int mt_log_head_new(const struct mt_pg_conf *listen, struct mt_log_head **ret, struct mt_err *err);
+void mt_log_head_free(struct mt_log_head *h);
+/** Highest id known to be committed; 0 until the first look. */
+int64_t mt_log_head_get(const struct mt_log_head *h);
+/** Raise the head (never lowers it) and wake all waiters. */
+void mt_log_head_publish(struct mt_log_head *h, int64_t head);
+/** Wait until the head is > @after: returns it, or @after on timeout (@timeout_ms) or when the head is being closed. */
+int64_t mt_log_head_wait(struct mt_log_head *h, int64_t after, int timeout_ms);
+/** Subscribe an event descriptor (eventfd, non-blocking, owned by the caller): 1 is written on each move. At most 256. */
+int mt_log_head_subscribe(struct mt_log_head *h, int event_fd, struct mt_err *err);
+void mt_log_head_unsubscribe(struct mt_log_head *h, int event_fd);

@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The event catalogue (control-plane.md §7.1): every type with its aggregate, and the registered schema of its payload.
+ * Append refuses a payload that does not fit. Type names are permanent. Pure: needs base and jansson only. */
+#pragma once
+
+#include "base/buf.h"
+#include "base/err.h"
+
+#include <jansson.h>
+
+/** How an event stands to its aggregate: its first event, a later one, or either. */
+enum mt_ev_birth { MT_EV_FIRST = 0, MT_EV_LATER, MT_EV_ANY };
+
+/* X(symbol, type, aggregate_type, version, birth, tenant may read) */
+#define MT_EVENT_TYPES(X)                                                              \
+    X(USER_CREATED, "user.created", "user", 1, FIRST, false)                           \
+    X(USER_UPDATED, "user.updated", "user", 1, LATER, false)                           \
+    X(ORG_CREATED, "org.created", "org", 1, FIRST, true)                               \
+    X(ORG_UPDATED, "org.updated", "org", 1, LATER, true)                               \
+    X(ORG_SUSPENDED, "org.suspended", "org", 1, LATER, true)                           \
+    X(ORG_RESUMED, "org.resumed", "org", 1, LATER, true)                               \
+    X(ORG_DELETED, "org.deleted", "org", 1, LATER, true)                               \
+    X(PROJECT_CREATED, "project.created", "project", 1, FIRST, true)                   \
+    X(PROJECT_UPDATED, "project.updated", "project", 1, LATER, true)                   \
+    X(PROJECT_DELETED, "project.deleted", "project", 1, LATER, true)                   \
+    X(APP_CREATED, "app.created", "app", 1, FIRST, true)                               \
+    X(APP_UPDATED, "app.updated", "app", 1, LATER, true)                               \
+    X(APP_DELETED, "app.deleted", "app", 1, LATER, true)                               \
+    X(ENV_CREATED, "env.created", "env", 1, FIRST, true)                               \
+    X(ENV_UPDATED, "env.updated", "env", 1, LATER, true)                               \
+    X(ENV_DELETED, "env.deleted", "env", 1, LATER, true)                               \
+    X(RELEASE_CREATED, "release.created", "release", 1, FIRST, true)                   \
+    X(DEPLOY_CREATED, "deploy.created", "deploy", 1, FIRST, true)                      \
+    X(DEPLOY_STATUS_CHANGED, "deploy.status_changed", "deploy", 1, LATER, true)        \
+    X(ENV_DESIRED_RELEASE_SET, "env.desired_release_set", "env", 1, LATER, true)       \
+    X(ENV_DESIRED_RELEASE_CLEARED, "env.desired_release_cleared", "env", 1, LATER, true) \
+    X(ENV_SCALE_SET, "env.scale_set", "env", 1, LATER, true)                           \
+    X(ENV_RESTART_REQUESTED, "env.restart_requested", "env", 1, LATER, true)           \
+    X(ENV_SCHEDULING_CHANGED, "env.scheduling_changed", "env", 1, LATER, true)         \
+    X(ENV_REBALANCE_REQUESTED, "env.rebalance_requested", "env", 1, LATER, true)       \
+    X(ROUTE_CREATED, "route.created", "route", 1, FIRST, true)                         \
+    X(ROUTE_UPDATED, "route.updated", "route", 1, LATER, true)                         \
+    X(ROUTE_DELETED, "route.deleted", "route", 1, LATER, true)                         \
+    X(INSTANCE_ALLOCATED, "instance.allocated", "instance", 1, FIRST, true)            \
+    X(INSTANCE_DESIRED_STATE_CHANGED, "instance.desired_state_changed", "instance", 1, LATER, true) \
+    X(INSTANCE_STATUS_CHANGED, "instance.status_changed", "instance", 1, LATER, true)  \
+    X(INSTANCE_RELEASED, "instance.released", "instance", 1, LATER, true)              \
+    X(NODE_ENROLLED, "node.enrolled", "node", 1, FIRST, false)                         \
+    X(NODE_ADMIN_STATE_CHANGED, "node.admin_state_changed", "node", 1, LATER, false)   \
+    X(NODE_HEALTH_CHANGED, "node.health_changed", "node", 1, LATER, false)             \
+    X(NODE_CONFIG_SET, "node.config_set", "node", 1, LATER, false)                     \
+    X(NODE_UPDATED, "node.updated", "node", 1, LATER, false)                           \
+    X(NODE_REMOVED, "node.removed", "node", 1, LATER, false)                           \
+    X(CLUSTER_CONFIG_SET, "cluster.config_set", "cluster", 1, ANY, false)
+
+enum mt_ev {
+#define X(symbol, type, aggregate, version, birth, tenant) MT_EV_##symbol,
+    MT_EVENT_TYPES(X)
+#undef X
+    MT_EV_MAX
+};
+
+struct mt_ev_info {
+    const char *type;
+    const char *aggregate_type;
+    int version;
+    enum mt_ev_birth birth;
+    bool tenant; /* tenants may read it; else operators only */
+};
+
+const struct mt_ev_info *mt_ev_info(enum mt_ev ev);
+/** Look a type up by name; MT_EV_MAX when unknown. */
+enum mt_ev mt_ev_by_name(const char *type);
+
+/** Kinds of payload fields. Integers are within +-(2^53-1); there are no floats anywhere. */
+enum mt_pf_kind {
+    MT_PF_TEXT = 0, /* UTF-8, no NUL, at most 4096 bytes */
+    MT_PF_INT,
+    MT_PF_BOOL,
+    MT_PF_OBJECT,  /* any content that obeys the general rules */
+    MT_PF_TEXTS,   /* array of different texts */
+    MT_PF_OBJECTS, /* array of objects */
+    MT_PF_ENUM,    /* text out of `values` */
+    MT_PF_ANY      /* any JSON value, null included */
+};
+
+struct mt_pf {
+    const char *name;
+    enum mt_pf_kind kind;
+    bool required;
+    const char *values; /* MT_PF_ENUM: "a|b|c" */
+};
+
+/** Fields of a type's payload; the end is an entry without a name. */
+const struct mt_pf *mt_ev_fields(enum mt_ev ev);
+
+#define MT_EV_PAYLOAD_MAX 65536
+
+/**
+ * Check @payload against the schema of @ev and the general rules (object, canonical form <= 64 KiB, no floats, no U+0000,
+ * integers within +-(2^53-1), depth <= 32) and write its canonical JSON to @ret.
+ * -MT_E_INVALID with the path of the offending field; -MT_E_LIMIT when too large.
+ */
+int mt_ev_payload(enum mt_ev ev, const json_t *payload, struct mt_buf *ret, struct mt_err *err);

@@ -1,0 +1,280 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- The projections (control-plane.md §8.3). Run with search_path set to the schema they belong in: `moat_views` for the live
+-- ones, a shadow schema during a rebuild. Only projections.c writes these tables. `deleted` is the spec's "sd" column.
+-- Constraint and index names are part of the contract: a unique violation is reported by its name.
+
+CREATE TABLE users_view (
+  user_id          text CONSTRAINT users_view_pkey PRIMARY KEY,
+  email            text NOT NULL CONSTRAINT users_view_email_key UNIQUE,
+  display_name     text NULL,
+  state            text NOT NULL DEFAULT 'active',
+  is_operator      boolean NOT NULL DEFAULT false,
+  created_at       timestamptz NOT NULL,
+  updated_at       timestamptz NOT NULL,
+  resource_version bigint NOT NULL,
+  last_event_id    bigint NOT NULL
+);
+
+CREATE TABLE orgs_view (
+  org_id           text CONSTRAINT orgs_view_pkey PRIMARY KEY,
+  name             text NOT NULL,
+  billing_email    text NULL,
+  developer_exec   boolean NOT NULL DEFAULT false,
+  suspended        boolean NOT NULL DEFAULT false,
+  suspended_reason text NULL,
+  deleted          boolean NOT NULL DEFAULT false,
+  created_at       timestamptz NOT NULL,
+  updated_at       timestamptz NOT NULL,
+  resource_version bigint NOT NULL,
+  last_event_id    bigint NOT NULL
+);
+CREATE UNIQUE INDEX orgs_view_name_live ON orgs_view (name) WHERE NOT deleted;
+
+CREATE TABLE projects_view (
+  project_id       text CONSTRAINT projects_view_pkey PRIMARY KEY,
+  org_id           text NOT NULL,
+  name             text NOT NULL,
+  deleted          boolean NOT NULL DEFAULT false,
+  created_at       timestamptz NOT NULL,
+  updated_at       timestamptz NOT NULL,
+  resource_version bigint NOT NULL,
+  last_event_id    bigint NOT NULL
+);
+CREATE UNIQUE INDEX projects_view_name_live ON projects_view (org_id, name) WHERE NOT deleted;
+
+CREATE TABLE apps_view (
+  app_id              text CONSTRAINT apps_view_pkey PRIMARY KEY,
+  org_id              text NOT NULL,
+  name                text NOT NULL,
+  description         text NULL,
+  project_id          text NULL,
+  next_release_number int NOT NULL DEFAULT 1,
+  deleted             boolean NOT NULL DEFAULT false,
+  created_at          timestamptz NOT NULL,
+  updated_at          timestamptz NOT NULL,
+  resource_version    bigint NOT NULL,
+  last_event_id       bigint NOT NULL
+);
+CREATE UNIQUE INDEX apps_view_name_live ON apps_view (org_id, name) WHERE NOT deleted;
+
+CREATE TABLE envs_view (
+  env_id                  text CONSTRAINT envs_view_pkey PRIMARY KEY,
+  org_id                  text NOT NULL,
+  app_id                  text NOT NULL,
+  name                    text NOT NULL,
+  private_network         boolean NOT NULL DEFAULT false,
+  protected               boolean NOT NULL DEFAULT false,
+  label_selector          jsonb NULL,
+  backup_interval_seconds int NULL,
+  deleted                 boolean NOT NULL DEFAULT false,
+  created_at              timestamptz NOT NULL,
+  updated_at              timestamptz NOT NULL,
+  resource_version        bigint NOT NULL,
+  last_event_id           bigint NOT NULL
+);
+CREATE UNIQUE INDEX envs_view_name_live ON envs_view (app_id, name) WHERE NOT deleted;
+
+CREATE TABLE releases_view (
+  release_id       text CONSTRAINT releases_view_pkey PRIMARY KEY,
+  org_id           text NOT NULL,
+  app_id           text NOT NULL,
+  number           int NOT NULL,
+  image_ref        text NOT NULL,
+  image_digest     text NOT NULL,
+  image_kind       text NOT NULL,
+  platforms        jsonb NOT NULL,
+  image_verified   boolean NOT NULL,
+  manifest_hash    text NOT NULL,
+  manifest         jsonb NOT NULL,
+  process_types    text[] NOT NULL, -- sorted bytewise
+  created_by       text NOT NULL,
+  created_at       timestamptz NOT NULL,
+  updated_at       timestamptz NOT NULL,
+  resource_version bigint NOT NULL,
+  last_event_id    bigint NOT NULL,
+  CONSTRAINT releases_view_number_key UNIQUE (app_id, number),
+  CONSTRAINT releases_view_content_key UNIQUE (app_id, image_digest, manifest_hash)
+);
+
+CREATE TABLE deploys_view (
+  deploy_id            text CONSTRAINT deploys_view_pkey PRIMARY KEY,
+  org_id               text NOT NULL,
+  app_id               text NOT NULL,
+  env_id               text NOT NULL,
+  kind                 text NOT NULL,
+  release_id           text NULL,
+  release_ids          jsonb NOT NULL,
+  previous_release_ids jsonb NOT NULL,
+  process_types        text[] NOT NULL,
+  strategy             text NOT NULL,
+  on_failure           text NOT NULL,
+  timeout_seconds      int NOT NULL,
+  deadline_at          timestamptz NOT NULL, -- created_at + timeout_seconds
+  status               text NOT NULL DEFAULT 'queued',
+  message              text NULL,
+  failed_reason        text NULL,
+  superseded_by        text NULL,
+  note                 text NULL,
+  created_by           text NOT NULL,
+  finished_at          timestamptz NULL,
+  created_at           timestamptz NOT NULL,
+  updated_at           timestamptz NOT NULL,
+  resource_version     bigint NOT NULL,
+  last_event_id        bigint NOT NULL
+);
+CREATE INDEX deploys_view_env ON deploys_view (env_id, deploy_id);
+CREATE INDEX deploys_view_open ON deploys_view (env_id) WHERE status IN ('queued', 'rolling');
+
+CREATE TABLE env_desired_view (
+  env_id               text NOT NULL,
+  process_type         text NOT NULL,
+  org_id               text NOT NULL,
+  app_id               text NOT NULL,
+  release_id           text NULL,  -- NULL: never deployed, or cleared
+  deploy_id            text NULL,  -- the deploy that last set or cleared release_id
+  desired_user         int NULL,   -- replicas the user asked for; NULL = manifest default
+  restart_generation   int NOT NULL DEFAULT 0,
+  rebalance_generation int NOT NULL DEFAULT 0,
+  sched_condition      text NOT NULL DEFAULT 'ok',
+  sched_reason         text NULL,
+  sched_detail         text NULL,
+  stable_spec          text NULL,
+  target_spec          text NULL,
+  created_at           timestamptz NOT NULL,
+  updated_at           timestamptz NOT NULL,
+  resource_version     bigint NOT NULL,
+  last_event_id        bigint NOT NULL,
+  CONSTRAINT env_desired_view_pkey PRIMARY KEY (env_id, process_type)
+);
+
+CREATE TABLE routes_view (
+  route_id             text CONSTRAINT routes_view_pkey PRIMARY KEY,
+  org_id               text NOT NULL,
+  app_id               text NOT NULL,
+  env_id               text NOT NULL,
+  hostname             text NULL,
+  listen_port          int NOT NULL,
+  protocol             text NOT NULL,
+  address_scope        text NOT NULL,
+  address_scope_key    text NOT NULL GENERATED ALWAYS AS
+                         (CASE address_scope WHEN 'shared6' THEN 'shared6' ELSE address_scope || ':' || env_id END) STORED,
+  backend_process_type text NOT NULL,
+  backend_port         int NOT NULL,
+  proxy_protocol       text NOT NULL,
+  backend_expects_proxy_protocol boolean NOT NULL,
+  proxy_tlv            boolean NOT NULL DEFAULT false,
+  ipv4_required        boolean NOT NULL,
+  max_connections      int NULL,
+  idle_timeout_seconds int NULL,
+  balance              text NOT NULL DEFAULT 'round_robin',
+  default_for_listener boolean NOT NULL DEFAULT false,
+  allow_non_tls        boolean NOT NULL DEFAULT false,
+  disabled             boolean NOT NULL DEFAULT false,
+  managed_by           text NOT NULL,
+  deleted              boolean NOT NULL DEFAULT false,
+  created_at           timestamptz NOT NULL,
+  updated_at           timestamptz NOT NULL,
+  resource_version     bigint NOT NULL,
+  last_event_id        bigint NOT NULL
+);
+CREATE UNIQUE INDEX routes_view_hostname_live ON routes_view (hostname, listen_port)
+  WHERE NOT deleted AND protocol = 'tls_passthrough';
+CREATE UNIQUE INDEX routes_view_port_live ON routes_view (address_scope_key, listen_port)
+  WHERE NOT deleted AND protocol = 'tcp_raw';
+CREATE INDEX routes_view_env ON routes_view (env_id) WHERE NOT deleted;
+
+-- All routes of a hostname belong to one env. The projection writes '' where a second env would come in, and the check
+-- makes that an error with a name: hostname_owners_view_one_env.
+CREATE TABLE hostname_owners_view (
+  hostname         text CONSTRAINT hostname_owners_view_pkey PRIMARY KEY,
+  env_id           text NOT NULL CONSTRAINT hostname_owners_view_one_env CHECK (env_id <> ''),
+  route_count      int NOT NULL CHECK (route_count >= 0), -- 0: free for any env
+  created_at       timestamptz NOT NULL,
+  updated_at       timestamptz NOT NULL,
+  resource_version bigint NOT NULL,
+  last_event_id    bigint NOT NULL
+);
+
+CREATE TABLE instances_view (
+  instance_id         text CONSTRAINT instances_view_pkey PRIMARY KEY,
+  org_id              text NOT NULL,
+  app_id              text NOT NULL,
+  env_id              text NOT NULL,
+  process_type        text NOT NULL,
+  node_id             text NOT NULL,
+  release_id          text NOT NULL,
+  deploy_id           text NULL,
+  secret_version_id   text NULL,
+  overlay_ipv6        text NOT NULL CONSTRAINT instances_view_overlay_ipv6_key UNIQUE, -- for ever, also after release
+  cpu_millis          int NOT NULL,
+  memory_bytes        bigint NOT NULL,
+  disk_bytes          bigint NOT NULL,
+  arch                text NOT NULL,
+  image_digest        text NOT NULL,
+  spec_hash           text NOT NULL,
+  generation          int NOT NULL,
+  replaces            text NULL,
+  desired_state       text NOT NULL DEFAULT 'running',
+  desired_reason      text NULL, -- why it left `running`
+  desired_changed_at  timestamptz NOT NULL,
+  grace_seconds       int NULL,
+  drain_delay_seconds int NULL,
+  status              text NOT NULL DEFAULT 'booting',
+  status_detail       text NULL DEFAULT 'assigned',
+  boot_id             text NULL,
+  reason_code         text NULL,
+  reason_detail       text NULL,
+  exit_code           int NULL,
+  restart_count       int NOT NULL DEFAULT 0,
+  started_at          timestamptz NULL, -- last time it entered `starting` (or `ready` without it)
+  ready_at            timestamptz NULL, -- first time it became `ready`
+  last_transition_at  timestamptz NOT NULL,
+  released_at         timestamptz NULL,
+  created_at          timestamptz NOT NULL,
+  updated_at          timestamptz NOT NULL,
+  resource_version    bigint NOT NULL,
+  last_event_id       bigint NOT NULL
+);
+CREATE INDEX instances_view_env ON instances_view (env_id, process_type) WHERE released_at IS NULL;
+CREATE INDEX instances_view_node ON instances_view (node_id) WHERE released_at IS NULL;
+
+CREATE TABLE nodes_view (
+  node_id              text CONSTRAINT nodes_view_pkey PRIMARY KEY,
+  name                 text NOT NULL,
+  roles                text[] NOT NULL,
+  arch                 text NOT NULL,
+  admin_state          text NOT NULL DEFAULT 'enrolled',
+  admin_reason         text NULL,
+  health               text NOT NULL DEFAULT 'ready',
+  health_reason        text NULL,
+  conditions           text[] NOT NULL DEFAULT '{}',
+  config               jsonb NOT NULL DEFAULT '{}',
+  labels               jsonb NOT NULL DEFAULT '{}',
+  vmm                  jsonb NULL,
+  wireguard_public_key text NOT NULL CONSTRAINT nodes_view_wireguard_key UNIQUE,
+  cert_fingerprint     text NOT NULL,
+  overlay_ipv6         text NOT NULL CONSTRAINT nodes_view_overlay_ipv6_key UNIQUE,
+  instance_prefix      text NOT NULL CONSTRAINT nodes_view_instance_prefix_key UNIQUE,
+  public_ipv6          text NULL,
+  public_ipv4          text NULL,
+  capacity             jsonb NOT NULL,
+  allocatable          jsonb NOT NULL, -- capacity until the agent reports it
+  mtu                  int NULL,
+  agent_version        text NULL,
+  deleted              boolean NOT NULL DEFAULT false,
+  created_at           timestamptz NOT NULL,
+  updated_at           timestamptz NOT NULL,
+  resource_version     bigint NOT NULL,
+  last_event_id        bigint NOT NULL
+);
+CREATE UNIQUE INDEX nodes_view_name_live ON nodes_view (name) WHERE NOT deleted;
+
+CREATE TABLE cluster_view (
+  key              text CONSTRAINT cluster_view_pkey PRIMARY KEY,
+  value            jsonb NOT NULL,
+  reason           text NULL,
+  created_at       timestamptz NOT NULL,
+  updated_at       timestamptz NOT NULL,
+  resource_version bigint NOT NULL,
+  last_event_id    bigint NOT NULL
+);
