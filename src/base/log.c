@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "base/log.h"
+
+#include "base/buf.h"
+#include "base/clock.h"
+
+#include <inttypes.h>
+#include <stdatomic.h>
+#include <unistd.h>
+
+enum { LINE_MAX_BYTES = 16 * 1024 };
+
+static const char *const level_name[MT_LEVEL_MAX] = {"debug", "info", "warn", "error"};
+static const char *log_component = "moat";
+static atomic_int log_min = MT_INFO;
+static atomic_bool log_json = true;
+
+void mt_log_init(const char *component, enum mt_level min, bool json)
+{
+    log_component = component;
+    atomic_store(&log_min, (int)min);
+    atomic_store(&log_json, json);
+}
+
+void mt_log_level(enum mt_level min)
+{
+    atomic_store(&log_min, (int)min);
+}
+
+int mt_level_parse(const char *s, enum mt_level *ret, struct mt_err *err)
+{
+    for (int i = 0; i < MT_LEVEL_MAX; i++) {
+        if (strcmp(s, level_name[i]) == 0) {
+            *ret = (enum mt_level)i;
+            return 0;
+        }
+    }
+    return MT_FAIL(err, MT_E_INVALID, "log level '%.20s' is not one of debug, info, warn, error", s);
+}
+
+static void put_value(struct mt_buf *b, const struct mt_kv *kv)
+{
+    switch (kv->kind) {
+    case MT_KV_STR:
+        mt_buf_put_json_str(b, kv->v.s, strnlen(kv->v.s, 4096));
+        break;
+    case MT_KV_I64:
+        mt_buf_printf(b, "%" PRId64, kv->v.i);
+        break;
+    case MT_KV_U64:
+        mt_buf_printf(b, "%" PRIu64, kv->v.u);
+        break;
+    case MT_KV_BOOL:
+        mt_buf_puts(b, kv->v.u ? "true" : "false");
+        break;
+    }
+}
+
+void mt_log_write(enum mt_level level, const char *msg, const struct mt_kv *kv, size_t n)
+{
+    if ((int)level < atomic_load(&log_min))
+        return;
+    int keep = errno;
+    char ts[MT_RFC3339_LEN];
+    mt_auto_buf struct mt_buf b = MT_BUF_INIT(LINE_MAX_BYTES);
+    mt_rfc3339(mt_clock_wall_us(), ts);
+    if (atomic_load(&log_json)) {
+        mt_buf_printf(&b, "{\"ts\":\"%s\",\"level\":\"%s\",\"component\":\"%s\",\"msg\":", ts, level_name[level], log_component);
+        mt_buf_put_json_str(&b, msg, strlen(msg));
+        for (size_t i = 0; i < n; i++) {
+            mt_buf_putc(&b, ',');
+            mt_buf_put_json_str(&b, kv[i].key, strlen(kv[i].key));
+            mt_buf_putc(&b, ':');
+            put_value(&b, &kv[i]);
+        }
+        mt_buf_puts(&b, "}\n");
+    } else {
+        mt_buf_printf(&b, "%.15s %-5s %s: %s", ts + 11, level_name[level], log_component, msg);
+        for (size_t i = 0; i < n; i++) {
+            mt_buf_printf(&b, " %s=", kv[i].key);
+            put_value(&b, &kv[i]);
+        }
+        mt_buf_putc(&b, '\n');
+    }
+    if (b.failed) { /* too long: say so rather than write half a record */
+        mt_buf_reset(&b);
+        mt_buf_printf(&b, "{\"ts\":\"%s\",\"level\":\"%s\",\"component\":\"%s\",\"msg\":\"log.too_long\"}\n", ts,
+                      level_name[level], log_component);
+    }
+    (void)!write(STDERR_FILENO, b.p, b.len);
+    errno = keep;
+}

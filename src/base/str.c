@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "base/str.h"
+
+#include <stdarg.h>
+
+size_t mt_utf8_len(const char *s, size_t n)
+{
+    const unsigned char *p = (const unsigned char *)s;
+    if (n == 0)
+        return 0;
+    if (p[0] < 0x80)
+        return 1;
+    size_t len = p[0] >= 0xf0 ? 4 : p[0] >= 0xe0 ? 3 : 2;
+    if (p[0] < 0xc2 || p[0] > 0xf4 || len > n)
+        return 0;
+    for (size_t i = 1; i < len; i++)
+        if ((p[i] & 0xc0) != 0x80)
+            return 0;
+    if ((p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) || /* overlong, surrogates */
+        (p[0] == 0xf0 && p[1] < 0x90) || (p[0] == 0xf4 && p[1] > 0x8f))  /* overlong, > U+10FFFF */
+        return 0;
+    return len;
+}
+
+bool mt_utf8_valid(const char *s, size_t n)
+{
+    for (size_t i = 0; i < n;) {
+        size_t k = mt_utf8_len(s + i, n - i);
+        if (k == 0 || s[i] == '\0')
+            return false;
+        i += k;
+    }
+    return true;
+}
+
+void mt_hex_encode(const void *data, size_t n, char *ret)
+{
+    static const char digits[] = "0123456789abcdef";
+    const unsigned char *p = data;
+    for (size_t i = 0; i < n; i++) {
+        ret[2 * i] = digits[p[i] >> 4];
+        ret[2 * i + 1] = digits[p[i] & 15];
+    }
+    ret[2 * n] = '\0';
+}
+
+static int hex_value(char c)
+{
+    if (c >= '0' && c <= '9')
+        return c - '0';
+    if (c >= 'a' && c <= 'f')
+        return c - 'a' + 10;
+    if (c >= 'A' && c <= 'F')
+        return c - 'A' + 10;
+    return -1;
+}
+
+int mt_hex_decode(const char *hex, size_t n, void *ret)
+{
+    unsigned char *out = ret;
+    for (size_t i = 0; i < n; i++) {
+        int hi = hex_value(hex[2 * i]);
+        int lo = hi < 0 ? -1 : hex_value(hex[2 * i + 1]);
+        if (lo < 0)
+            return -MT_E_INVALID;
+        out[i] = (unsigned char)(hi << 4 | lo);
+    }
+    return 0;
+}
+
+const char *mt_printable(const char *s, size_t n, char *ret, size_t size)
+{
+    size_t o = 0;
+    for (size_t i = 0; i < n;) {
+        size_t k = mt_utf8_len(s + i, n - i);
+        bool plain = k > 0 && !((unsigned char)s[i] < 0x20 || s[i] == 0x7f);
+        size_t need = plain ? k : 1;
+        if (o + need + 4 > size) {
+            if (size >= 4) {
+                memcpy(ret + o, "...", 3);
+                o += 3;
+            }
+            break;
+        }
+        if (plain)
+            memcpy(ret + o, s + i, k);
+        else
+            ret[o] = '?';
+        o += need;
+        i += k ? k : 1;
+    }
+    if (size)
+        ret[o < size ? o : size - 1] = '\0';
+    return ret;
+}
+
+char *mt_strndup(const char *s, size_t n)
+{
+    char *p = malloc(n + 1);
+    if (!p)
+        return NULL;
+    if (n)
+        memcpy(p, s, n);
+    p[n] = '\0';
+    return p;
+}
+
+char *mt_asprintf(const char *fmt, ...)
+{
+    char *p = NULL;
+    va_list ap;
+    va_start(ap, fmt);
+    int n = vasprintf(&p, fmt, ap);
+    va_end(ap);
+    return n < 0 ? NULL : p;
+}
+
+int mt_fmt(char *ret, size_t size, struct mt_err *err, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    int n = vsnprintf(ret, size, fmt, ap);
+    va_end(ap);
+    if (n < 0 || (size_t)n >= size)
+        return MT_FAIL(err, MT_E_LIMIT, "'%.60s...' is longer than %zu bytes", ret, size ? size - 1 : 0);
+    return 0;
+}
+
+static size_t edit_distance(const char *a, size_t n, const char *b, size_t m)
+{
+    size_t row[65];
+    for (size_t j = 0; j <= m; j++)
+        row[j] = j;
+    for (size_t i = 1; i <= n; i++) {
+        size_t diag = row[0];
+        row[0] = i;
+        for (size_t j = 1; j <= m; j++) {
+            size_t up = row[j];
+            size_t best = diag + (a[i - 1] != b[j - 1]);
+            if (up + 1 < best)
+                best = up + 1;
+            if (row[j - 1] + 1 < best)
+                best = row[j - 1] + 1;
+            row[j] = best;
+            diag = up;
+        }
+    }
+    return row[m];
+}
+
+const char *mt_nearest(const char *word, const char *const *names)
+{
+    size_t n = strlen(word), best = SIZE_MAX;
+    const char *found = NULL;
+    if (n > 64)
+        return NULL;
+    for (; *names; names++) {
+        size_t m = strlen(*names);
+        if (m > 64)
+            continue;
+        size_t d = edit_distance(word, n, *names, m);
+        if (d < best && d <= 1 + (m > n ? m : n) / 3) {
+            best = d;
+            found = *names;
+        }
+    }
+    return found;
+}
