@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "os/sock.h"
+
+#include "base/cleanup.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/time.h>
+#include <sys/un.h>
+
+static int unix_addr(const char *path, struct sockaddr_un *ret, struct mt_err *err)
+{
+    size_t n = strlen(path);
+    if (n > MT_UNIX_PATH_MAX)
+        return MT_FAIL(err, MT_E_INVALID, "socket path '%.60s...' has %zu bytes, at most %d fit: use a shorter data folder", path, n,
+                       MT_UNIX_PATH_MAX);
+    *ret = (struct sockaddr_un){.sun_family = AF_UNIX};
+    memcpy(ret->sun_path, path, n + 1);
+    return 0;
+}
+
+int mt_sock_unix_listen(const char *path, mode_t mode, uid_t uid, gid_t gid, int *ret_fd, struct mt_err *err)
+{
+    struct sockaddr_un a;
+    int r = unix_addr(path, &a, err);
+    if (r < 0)
+        return r;
+    mt_auto_fd int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0)
+        return MT_FAIL_ERRNO(err, MT_E_IO, "socket for '%s'", path);
+    if (unlink(path) < 0 && errno != ENOENT)
+        return MT_FAIL_ERRNO(err, MT_E_IO, "remove old socket '%s'", path);
+    /* fchmod before bind decides the mode of the file that bind makes: there is no moment with a wider one */
+    if (fchmod(fd, mode) < 0 || bind(fd, (struct sockaddr *)&a, sizeof a) < 0)
+        return MT_FAIL_ERRNO(err, MT_E_IO, "bind '%s'", path);
+    if (chmod(path, mode) < 0 || ((uid != (uid_t)-1 || gid != (gid_t)-1) && lchown(path, uid, gid) < 0))
+        return MT_FAIL_ERRNO(err, MT_E_IO, "set owner and mode of '%s'", path);
+    if (listen(fd, 128) < 0)
+        return MT_FAIL_ERRNO(err, MT_E_IO, "listen on '%s'", path);
+    *ret_fd = MT_TAKE_FD(fd);
+    return 0;
+}
+
+int mt_sock_unix_connect(const char *path, int *ret_fd, struct mt_err *err)
+{
+    struct sockaddr_un a;
+    int r = unix_addr(path, &a, err);
+    if (r < 0)
+        return r;
+    mt_auto_fd int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return MT_FAIL_ERRNO(err, MT_E_IO, "socket for '%s'", path);
+    while (connect(fd, (struct sockaddr *)&a, sizeof a) < 0)
+        if (errno != EINTR)
+            return MT_FAIL_ERRNO(err, MT_E_UNAVAILABLE, "connect to '%s'", path);
+    *ret_fd = MT_TAKE_FD(fd);
+    return 0;
+}
+
+int mt_sock_peercred(int fd, uid_t *ret_uid, gid_t *ret_gid, pid_t *ret_pid, struct mt_err *err)
+{
+    struct ucred c;
+    socklen_t n = sizeof c;
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &c, &n) < 0)
+        return MT_FAIL_ERRNO(err, MT_E_IO, "peer credentials");
+    if (ret_uid)
+        *ret_uid = c.uid;
+    if (ret_gid)
+        *ret_gid = c.gid;
+    if (ret_pid)
+        *ret_pid = c.pid;
+    return 0;
+}
+
+int mt_sock_accept(int listen_fd, int *ret_fd, struct mt_err *err)
+{
+    for (;;) {
+        int fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        if (fd >= 0) {
+            *ret_fd = fd;
+            return 1;
+        }
+        if (errno == EAGAIN)
+            return 0;
+        if (errno != EINTR && errno != ECONNABORTED)
+            return MT_FAIL_ERRNO(err, MT_E_IO, "accept");
+    }
+}
+
+int mt_sock_nonblock(int fd, bool on, struct mt_err *err)
+{
+    int f = fcntl(fd, F_GETFL);
+    if (f < 0 || fcntl(fd, F_SETFL, on ? f | O_NONBLOCK : f & ~O_NONBLOCK) < 0)
+        return MT_FAIL_ERRNO(err, MT_E_IO, "set blocking mode");
+    return 0;
+}
+
+int mt_sock_timeout(int fd, int64_t ms, struct mt_err *err)
+{
+    struct timeval tv = {.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000};
+    if (setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof tv) < 0 || setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof tv) < 0)
+        return MT_FAIL_ERRNO(err, MT_E_IO, "set socket timeout");
+    return 0;
+}

@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Sockets: Unix listeners and clients with peer credentials, TCP over IPv6. All CLOEXEC; non-blocking where said. */
+#pragma once
+
+#include "base/err.h"
+
+#include <sys/socket.h>
+#include <sys/types.h>
+
+#define MT_UNIX_PATH_MAX 107 /* bytes, without the NUL: sizeof sun_path - 1 */
+
+/** Non-blocking Unix stream listener at @path (an old socket file there is removed), file mode @mode, owner @uid/@gid (-1: leave). */
+int mt_sock_unix_listen(const char *path, mode_t mode, uid_t uid, gid_t gid, int *ret_fd, struct mt_err *err);
+/** Blocking Unix stream client. -MT_E_UNAVAILABLE when nobody listens. */
+int mt_sock_unix_connect(const char *path, int *ret_fd, struct mt_err *err);
+/** Credentials of the peer of a Unix stream socket (SO_PEERCRED). */
+int mt_sock_peercred(int fd, uid_t *ret_uid, gid_t *ret_gid, pid_t *ret_pid, struct mt_err *err);
+/** Accept, CLOEXEC and non-blocking. 1 and *ret_fd, 0 when none waits, -code. */
+int mt_sock_accept(int listen_fd, int *ret_fd, struct mt_err *err);
+/** Set or clear O_NONBLOCK. */
+int mt_sock_nonblock(int fd, bool on, struct mt_err *err);
+/** Bound on one blocking send or receive (SO_SNDTIMEO, SO_RCVTIMEO). */
+int mt_sock_timeout(int fd, int64_t ms, struct mt_err *err);
