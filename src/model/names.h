@@ -90,12 +90,3 @@ enum mt_image_ref_fault {
 
 /** Split an image reference, at most 512 bytes. Borrowed pointers; @ret is written only when MT_IMAGE_REF_OK. */
 enum mt_image_ref_fault mt_image_ref_parse(const char *s, size_t len, struct mt_image_ref *ret);
-
-/** Edit distance of two short texts, cut off at @max + 1 (so "more than max" is max + 1). Texts over 64 bytes: max + 1. */
-unsigned mt_name_distance(const char *a, size_t a_len, const char *b, size_t b_len, unsigned max);
-
-/**
- * The candidate nearest to a mistyped name: smallest edit distance, at most a third of the longer name and at most 3, or
- * a candidate that has the name as a prefix. NULL when none is near. First of the list wins a tie.
- */
-const char *mt_name_nearest(const char *name, size_t name_len, const char *const *candidates, size_t n_candidates);
