@@ -1,0 +1,413 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "wire/http_client.h"
+
+#include "base/assert.h"
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/num.h"
+#include "base/str.h"
+#include "os/sock.h"
+
+#include <poll.h>
+#include <pthread.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+
+enum { HEAD_MAX = 16 * 1024, PART = 16 * 1024 };
+
+struct mt_http_client {
+    char *path;
+    int fd;            /* kept connection, -1 */
+    int cancel_fd;     /* eventfd, readable for ever once cancelled */
+    struct mt_buf in;  /* received, not yet consumed */
+    int64_t idle_ns;   /* deadline step of the running exchange */
+    int64_t deadline;  /* monotonic */
+    bool got_bytes;    /* of the running exchange */
+};
+
+struct mt_http_client *mt_http_client_new(const char *path)
+{
+    struct mt_http_client *c = calloc(1, sizeof *c);
+    if (!c)
+        return NULL;
+    c->fd = -1;
+    c->cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    c->path = strdup(path);
+    mt_buf_init(&c->in, HEAD_MAX + PART);
+    if (!c->path || c->cancel_fd < 0) {
+        mt_http_client_free(c);
+        return NULL;
+    }
+    return c;
+}
+
+void mt_http_client_free(struct mt_http_client *c)
+{
+    if (!c)
+        return;
+    mt_closep(&c->fd);
+    mt_closep(&c->cancel_fd);
+    mt_buf_done(&c->in);
+    free(c->path);
+    free(c);
+}
+
+void mt_http_client_cancel(struct mt_http_client *c)
+{
+    uint64_t one = 1;
+    (void)!write(c->cancel_fd, &one, sizeof one);
+}
+
+void mt_http_reply_done(struct mt_http_reply *r)
+{
+    mt_buf_done(&r->body);
+}
+
+static int wait_for(struct mt_http_client *c, short events, struct mt_err *err)
+{
+    for (;;) {
+        int64_t left = (c->deadline - mt_clock_mono() + MT_NS_PER_MS - 1) / MT_NS_PER_MS;
+        struct pollfd pf[2] = {{.fd = c->fd, .events = events}, {.fd = c->cancel_fd, .events = POLLIN}};
+        int n = poll(pf, 2, left < 0 ? 0 : left > 3600000 ? 3600000 : (int)left);
+        if (n > 0 && pf[1].revents)
+            return MT_FAIL(err, MT_E_CANCELLED, "request to '%s' was cancelled", c->path);
+        if (n > 0)
+            return 0;
+        if (n < 0 && errno != EINTR)
+            return MT_FAIL_ERRNO(err, MT_E_IO, "wait for '%s'", c->path);
+        if (n == 0 && mt_clock_mono() >= c->deadline)
+            return MT_FAIL(err, MT_E_TIMEOUT, "no answer from '%s' in time", c->path);
+    }
+}
+
+static int send_all(struct mt_http_client *c, const void *data, size_t len, struct mt_err *err)
+{
+    const char *p = data;
+    while (len > 0) {
+        ssize_t n = send(c->fd, p, len, MSG_NOSIGNAL);
+        if (n > 0) {
+            p += n;
+            len -= (size_t)n;
+        } else if (errno == EAGAIN) {
+            int r = wait_for(c, POLLOUT, err);
+            if (r < 0)
+                return r;
+        } else if (errno != EINTR) {
+            return MT_FAIL_ERRNO(err, MT_E_UNAVAILABLE, "send to '%s'", c->path);
+        }
+    }
+    return 0;
+}
+
+/* More bytes into c->in. 1 got some, 0 end of stream, -code. */
+static int receive(struct mt_http_client *c, struct mt_err *err)
+{
+    for (;;) {
+        char part[PART];
+        size_t room = c->in.max - c->in.len;
+        if (room == 0)
+            return MT_FAIL(err, MT_E_CORRUPT, "'%s' sent a header over %d bytes", c->path, HEAD_MAX);
+        ssize_t n = recv(c->fd, part, room < sizeof part ? room : sizeof part, 0);
+        if (n > 0) {
+            c->got_bytes = true;
+            mt_buf_put(&c->in, part, (size_t)n);
+            return c->in.failed ? MT_FAIL(err, MT_E_NOMEM, "no memory for an answer") : 1;
+        }
+        if (n == 0)
+            return 0;
+        if (errno == EAGAIN) {
+            int r = wait_for(c, POLLIN, err);
+            if (r < 0)
+                return r;
+        } else if (errno != EINTR) {
+            return errno == ECONNRESET || errno == EPIPE ? 0 : MT_FAIL_ERRNO(err, MT_E_UNAVAILABLE, "receive from '%s'", c->path);
+        }
+    }
+}
+
+struct body {
+    enum { BODY_NONE = 0, BODY_LENGTH, BODY_CHUNKED, BODY_TO_END } kind;
+    uint64_t left;
+    bool close;
+};
+
+static bool has_name(const char *line, const char *name, const char **ret_value)
+{
+    size_t n = strlen(name);
+    if (strncasecmp(line, name, n) != 0 || line[n] != ':')
+        return false;
+    line += n + 1;
+    while (*line == ' ' || *line == '\t')
+        line++;
+    *ret_value = line;
+    return true;
+}
+
+static int header_line(const char *line, struct mt_http_reply *ret, struct body *b, struct mt_err *err)
+{
+    const char *v;
+    uint64_t n;
+    if (has_name(line, "Content-Length", &v)) {
+        if (b->kind != BODY_NONE || mt_parse_u64(v, 0, UINT64_C(1) << 40, &n, err) < 0)
+            return MT_FAIL(err, MT_E_CORRUPT, "bad Content-Length in an answer");
+        b->kind = BODY_LENGTH;
+        b->left = n;
+    } else if (has_name(line, "Transfer-Encoding", &v)) {
+        if (b->kind != BODY_NONE || strcasecmp(v, "chunked") != 0)
+            return MT_FAIL(err, MT_E_CORRUPT, "unknown Transfer-Encoding in an answer");
+        b->kind = BODY_CHUNKED;
+    } else if (has_name(line, "Connection", &v)) {
+        b->close = strcasecmp(v, "close") == 0;
+    } else if (has_name(line, "X-Request-Id", &v)) {
+        (void)snprintf(ret->request_id, sizeof ret->request_id, "%s", v);
+    } else if (has_name(line, "X-Event-Id", &v)) {
+        if (mt_parse_u64(v, 0, INT64_MAX, &n, NULL) == 0)
+            ret->event_id = n;
+    } else if (has_name(line, "Retry-After", &v)) {
+        if (mt_parse_u64(v, 0, 86400, &n, NULL) == 0)
+            ret->retry_after_s = (unsigned)n;
+    } else if (has_name(line, "Idempotent-Replay", &v)) {
+        ret->idempotent_replay = strcasecmp(v, "true") == 0;
+    }
+    return 0;
+}
+
+static int read_head(struct mt_http_client *c, struct mt_http_reply *ret, struct body *b, struct mt_err *err)
+{
+    char *end;
+    for (;;) {
+        const char *text = mt_buf_cstr(&c->in);
+        end = memmem(text, c->in.len, "\r\n\r\n", 4) ? (char *)(uintptr_t)memmem(text, c->in.len, "\r\n\r\n", 4) : NULL;
+        if (end)
+            break;
+        int r = receive(c, err);
+        if (r < 0)
+            return r;
+        if (r == 0)
+            return MT_FAIL(err, MT_E_UNAVAILABLE, "'%s' closed the connection", c->path);
+    }
+    *end = '\0';
+    char *line = (char *)c->in.p;
+    uint64_t status;
+    char code[4] = {0};
+    if (strncmp(line, "HTTP/1.1 ", 9) != 0 || strnlen(line, 12) < 12)
+        return MT_FAIL(err, MT_E_CORRUPT, "'%s' does not speak HTTP/1.1", c->path);
+    memcpy(code, line + 9, 3);
+    if (mt_parse_u64(code, 100, 599, &status, NULL) < 0)
+        return MT_FAIL(err, MT_E_CORRUPT, "'%s' sent a bad status line", c->path);
+    ret->status = (int)status;
+    for (char *next = line; next;) {
+        char *eol = strstr(next, "\r\n");
+        if (eol)
+            *eol = '\0';
+        if (next != line) {
+            int r = header_line(next, ret, b, err);
+            if (r < 0)
+                return r;
+        }
+        next = eol ? eol + 2 : NULL;
+    }
+    if (status == 204 || status == 304 || status < 200)
+        b->kind = BODY_NONE;
+    else if (b->kind == BODY_NONE)
+        b->kind = BODY_TO_END;
+    mt_buf_consume(&c->in, (size_t)(end - (char *)c->in.p) + 4);
+    return 0;
+}
+
+/* One line ending in CRLF, removed from the input, at most @size - 1 bytes. */
+static int read_line(struct mt_http_client *c, char *ret, size_t size, struct mt_err *err)
+{
+    for (;;) {
+        const char *text = mt_buf_cstr(&c->in);
+        const char *eol = memmem(text, c->in.len, "\r\n", 2);
+        if (eol) {
+            size_t n = (size_t)(eol - text);
+            if (n >= size)
+                return MT_FAIL(err, MT_E_CORRUPT, "over-long chunk line");
+            memcpy(ret, text, n);
+            ret[n] = '\0';
+            mt_buf_consume(&c->in, n + 2);
+            return 0;
+        }
+        if (c->in.len >= size + 2)
+            return MT_FAIL(err, MT_E_CORRUPT, "over-long chunk line");
+        int r = receive(c, err);
+        if (r <= 0)
+            return r < 0 ? r : MT_FAIL(err, MT_E_UNAVAILABLE, "'%s' closed the connection in the middle of an answer", c->path);
+    }
+}
+
+struct sink {
+    mt_http_part_fn part; /* NULL: into body */
+    void *arg;
+    struct mt_buf *body;
+};
+
+static int deliver(struct mt_http_client *c, const struct sink *s, size_t n, struct mt_err *err)
+{
+    if (s->part) {
+        int r = s->part((const char *)c->in.p, n, s->arg);
+        if (r != 0)
+            return r;
+        c->deadline = mt_clock_mono() + c->idle_ns;
+    } else {
+        mt_buf_put(s->body, c->in.p, n);
+        if (s->body->failed)
+            return MT_FAIL(err, MT_E_LIMIT, "answer of '%s' is over %zu bytes", c->path, s->body->max);
+    }
+    mt_buf_consume(&c->in, n);
+    return 0;
+}
+
+static int read_counted(struct mt_http_client *c, const struct sink *s, uint64_t left, struct mt_err *err)
+{
+    while (left > 0) {
+        if (c->in.len == 0) {
+            int r = receive(c, err);
+            if (r <= 0)
+                return r < 0 ? r : MT_FAIL(err, MT_E_UNAVAILABLE, "'%s' closed the connection in the middle of an answer", c->path);
+        }
+        size_t n = c->in.len < left ? c->in.len : (size_t)left;
+        int r = deliver(c, s, n, err);
+        if (r != 0)
+            return r;
+        left -= n;
+    }
+    return 0;
+}
+
+static int read_chunked(struct mt_http_client *c, const struct sink *s, struct mt_err *err)
+{
+    for (;;) {
+        char line[64];
+        int r = read_line(c, line, sizeof line, err);
+        if (r < 0)
+            return r;
+        uint64_t n = 0;
+        size_t i = 0;
+        for (; line[i] && line[i] != ';' && line[i] != ' '; i++) {
+            const char *digits = "0123456789abcdef", *d = strchr(digits, line[i] | 0x20);
+            if (!d || i >= 8)
+                return MT_FAIL(err, MT_E_CORRUPT, "bad chunk size in an answer");
+            n = n << 4 | (uint64_t)(d - digits);
+        }
+        if (i == 0)
+            return MT_FAIL(err, MT_E_CORRUPT, "bad chunk size in an answer");
+        if (n == 0) {
+            do /* trailers are read and dropped */
+                r = read_line(c, line, sizeof line, err);
+            while (r == 0 && *line);
+            return r;
+        }
+        r = read_counted(c, s, n, err);
+        if (r == 0)
+            r = read_line(c, line, sizeof line, err);
+        if (r != 0)
+            return r;
+    }
+}
+
+static int read_to_end(struct mt_http_client *c, const struct sink *s, struct mt_err *err)
+{
+    for (;;) {
+        if (c->in.len > 0) {
+            int r = deliver(c, s, c->in.len, err);
+            if (r != 0)
+                return r;
+        }
+        int r = receive(c, err);
+        if (r <= 0)
+            return r;
+    }
+}
+
+static int send_request(struct mt_http_client *c, const struct mt_http_request *req, struct mt_err *err)
+{
+    mt_auto_buf struct mt_buf b = MT_BUF_INIT(HEAD_MAX);
+    mt_buf_printf(&b, "%s %s HTTP/1.1\r\nHost: localhost\r\n", req->method, req->target);
+    for (size_t i = 0; i < req->header_count; i++)
+        mt_buf_printf(&b, "%s: %s\r\n", req->headers[i].name, req->headers[i].value);
+    if (req->body)
+        mt_buf_printf(&b, "Content-Type: application/json\r\nContent-Length: %zu\r\n", req->body_len);
+    else if (strcmp(req->method, "GET") != 0)
+        mt_buf_puts(&b, "Content-Length: 0\r\n");
+    mt_buf_puts(&b, "\r\n");
+    if (b.failed)
+        return MT_FAIL(err, MT_E_LIMIT, "request head over %d bytes", HEAD_MAX);
+    int r = send_all(c, b.p, b.len, err);
+    if (r == 0 && req->body)
+        r = send_all(c, req->body, req->body_len, err);
+    return r;
+}
+
+static int connect_now(struct mt_http_client *c, struct mt_err *err)
+{
+    mt_closep(&c->fd);
+    mt_buf_reset(&c->in);
+    int r = mt_sock_unix_connect(c->path, &c->fd, err);
+    return r < 0 ? r : mt_sock_nonblock(c->fd, true, err);
+}
+
+static int exchange(struct mt_http_client *c, const struct mt_http_request *req, const struct sink *stream, struct mt_http_reply *ret,
+                    struct body *b, struct mt_err *err)
+{
+    int r = send_request(c, req, err);
+    if (r == 0)
+        r = read_head(c, ret, b, err);
+    if (r < 0)
+        return r;
+    struct sink s = stream->part && ret->status / 100 == 2 ? *stream : (struct sink){.body = &ret->body};
+    switch (b->kind) {
+    case BODY_NONE:
+        return 0;
+    case BODY_LENGTH:
+        return read_counted(c, &s, b->left, err);
+    case BODY_CHUNKED:
+        return read_chunked(c, &s, err);
+    case BODY_TO_END:
+        b->close = true;
+        return read_to_end(c, &s, err);
+    }
+    return 0;
+}
+
+int mt_http_stream(struct mt_http_client *c, const struct mt_http_request *req, size_t max_body, mt_http_part_fn part, void *arg,
+                   struct mt_http_reply *ret, struct mt_err *err)
+{
+    c->idle_ns = req->timeout_ms * MT_NS_PER_MS;
+    c->deadline = mt_clock_mono() + c->idle_ns;
+    for (bool kept = c->fd >= 0;; kept = false) {
+        int r = kept ? 0 : connect_now(c, err);
+        if (r < 0)
+            return r;
+        struct body b = {0};
+        *ret = (struct mt_http_reply){.body = MT_BUF_INIT(max_body)};
+        c->got_bytes = false;
+        r = exchange(c, req, &(struct sink){.part = part, .arg = arg}, ret, &b, err);
+        if (r != 0 || b.close)
+            mt_closep(&c->fd);
+        if (r == 0)
+            return 0;
+        mt_http_reply_done(ret);
+        /* a kept connection may have been closed by the peer while idle: the one case where asking again is safe */
+        if (!(kept && r == -MT_E_UNAVAILABLE && !c->got_bytes))
+            return r;
+    }
+}
+
+int mt_http_do(struct mt_http_client *c, const struct mt_http_request *req, size_t max_body, struct mt_http_reply *ret, struct mt_err *err)
+{
+    return mt_http_stream(c, req, max_body, NULL, NULL, ret, err);
+}
+
+void mt_http_put_query(struct mt_buf *b, const char *s)
+{
+    for (; *s; s++) {
+        unsigned char ch = (unsigned char)*s;
+        if ((ch >= '0' && ch <= '9') || (ch >= 'a' && ch <= 'z') || (ch >= 'A' && ch <= 'Z') || strchr("-._~", ch))
+            mt_buf_putc(b, (char)ch);
+        else
+            mt_buf_printf(b, "%%%02X", ch);
+    }
+}

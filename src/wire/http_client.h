@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A small blocking HTTP/1.1 client over Unix sockets, with deadlines: for the CLI, and for threads of the agent and the edge.
+ * One request at a time per client; the connection is kept and re-made when the peer has closed it. Nothing is retried
+ * but a request that found a kept connection closed before any byte of an answer came. Source: RFC 9112. */
+#pragma once
+
+#include "base/buf.h"
+
+#include <stdatomic.h>
+
+struct mt_http_client;
+
+struct mt_http_header {
+    const char *name; /* compared without case */
+    const char *value;
+};
+
+struct mt_http_request {
+    const char *method;
+    const char *target; /* path and query, already encoded */
+    const struct mt_http_header *headers;
+    size_t header_count;
+    const char *body; /* NULL: none; sent with Content-Length and Content-Type: application/json */
+    size_t body_len;
+    int64_t timeout_ms; /* for the whole exchange; for a stream: for the head, and for each silence between parts */
+};
+
+struct mt_http_reply {
+    int status;
+    char request_id[65]; /* X-Request-Id, "" when absent */
+    uint64_t event_id;   /* X-Event-Id, 0 when absent */
+    unsigned retry_after_s;
+    bool idempotent_replay;
+    struct mt_buf body; /* release with mt_http_reply_done */
+};
+
+/** Called with each part of a streamed body; a non-zero return ends the stream (mt_http_stream returns it). */
+typedef int (*mt_http_part_fn)(const char *data, size_t len, void *arg);
+
+/** Client of the server behind Unix socket @path; connects at the first request. NULL when memory is out. */
+struct mt_http_client *mt_http_client_new(const char *path);
+void mt_http_client_free(struct mt_http_client *c);
+/** From another thread: make the running and all later requests fail with -MT_E_CANCELLED. */
+void mt_http_client_cancel(struct mt_http_client *c);
+/**
+ * Do one exchange. 0 for any HTTP status (look at ret->status); -MT_E_UNAVAILABLE nobody listens or the peer went away,
+ * -MT_E_TIMEOUT, -MT_E_CORRUPT not HTTP, -MT_E_LIMIT body over @max_body, -MT_E_CANCELLED. @ret is valid only after 0.
+ */
+int mt_http_do(struct mt_http_client *c, const struct mt_http_request *req, size_t max_body, struct mt_http_reply *ret, struct mt_err *err);
+/** As mt_http_do, but a 2xx body goes to @part as it arrives (other bodies land in ret->body, at most @max_body). */
+int mt_http_stream(struct mt_http_client *c, const struct mt_http_request *req, size_t max_body, mt_http_part_fn part, void *arg,
+                   struct mt_http_reply *ret, struct mt_err *err);
+void mt_http_reply_done(struct mt_http_reply *r);
+/** Append @s percent-encoded as a query value. */
+void mt_http_put_query(struct mt_buf *b, const char *s);
+
+#define mt_auto_http_reply __attribute__((cleanup(mt_http_reply_done)))

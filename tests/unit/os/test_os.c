@@ -1,0 +1,341 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "base/assert.h"
+#include "base/cleanup.h"
+#include "base/str.h"
+#include "os/digest.h"
+#include "os/file.h"
+#include "os/loop.h"
+#include "os/pool.h"
+#include "os/sock.h"
+#include "os/spawn.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <cmocka.h>
+
+static char dir[] = "/tmp/moat-test-os-XXXXXX";
+
+static int make_dir(void **state)
+{
+    (void)state;
+    return mkdtemp(dir) ? 0 : -1;
+}
+
+static int drop_dir(void **state)
+{
+    (void)state;
+    return mt_file_remove_tree(AT_FDCWD, dir, NULL);
+}
+
+static const char *in_dir(const char *name)
+{
+    static char p[4][128];
+    static int i;
+    char *s = p[i++ % 4];
+    (void)snprintf(s, sizeof p[0], "%s/%s", dir, name);
+    return s;
+}
+
+struct seen {
+    char order[64];
+    struct mt_source *victim;
+    struct mt_loop *loop;
+    int code, status;
+};
+
+static void note_timer(struct mt_source *s, void *arg)
+{
+    (void)s;
+    struct seen *w = arg;
+    w->order[strlen(w->order)] = 't';
+}
+
+static void stop_timer(struct mt_source *s, void *arg)
+{
+    struct seen *w = arg;
+    w->order[strlen(w->order)] = 's';
+    mt_loop_stop(mt_loop_of(s), 7);
+}
+
+static void timers_fire_in_order_and_can_be_disarmed(void **state)
+{
+    (void)state;
+    struct seen w = {0};
+    struct mt_loop *l = mt_loop_new(NULL);
+    struct mt_source *a = mt_loop_timer(l, "a", note_timer, &w, NULL);
+    struct mt_source *b = mt_loop_timer(l, "b", stop_timer, &w, NULL);
+    struct mt_source *c = mt_loop_timer(l, "c", note_timer, &w, NULL);
+    mt_loop_timer_after(b, 30);
+    mt_loop_timer_after(a, 5);
+    mt_loop_timer_after(c, 1);
+    mt_loop_timer_set(c, -1);
+    assert_false(mt_loop_timer_armed(c));
+    assert_int_equal(mt_loop_run(l), 7);
+    assert_string_equal(w.order, "ts");
+    mt_loop_free(l);
+}
+
+static void kill_the_other(struct mt_source *s, int fd, uint32_t ev, void *arg)
+{
+    (void)s;
+    (void)fd;
+    (void)ev;
+    struct seen *w = arg;
+    w->order[strlen(w->order)] = 'f';
+    if (w->victim) {
+        mt_loop_del(MT_TAKE(w->victim));
+    }
+    mt_loop_stop(w->loop, 0);
+}
+
+static void an_event_of_a_source_deleted_in_the_same_batch_is_dropped(void **state)
+{
+    (void)state;
+    int p[2], q[2];
+    assert_int_equal(pipe2(p, O_CLOEXEC) | pipe2(q, O_CLOEXEC), 0);
+    assert_int_equal(write(p[1], "x", 1) + write(q[1], "x", 1), 2);
+    struct mt_loop *l = mt_loop_new(NULL);
+    struct seen first = {.loop = l}, second = {.loop = l};
+    struct mt_source *s1 = mt_loop_fd(l, "one", p[0], EPOLLIN, kill_the_other, &first, NULL);
+    struct mt_source *s2 = mt_loop_fd(l, "two", q[0], EPOLLIN, kill_the_other, &second, NULL);
+    first.victim = s2;
+    second.victim = s1;
+    assert_int_equal(mt_loop_turn(l, 1000), 0);
+    assert_int_equal(strlen(first.order) + strlen(second.order), 1);
+    mt_loop_free(l);
+    for (int i = 0; i < 2; i++) {
+        (void)close(p[i]);
+        (void)close(q[i]);
+    }
+}
+
+static void child_done(struct mt_source *s, pid_t pid, int code, int status, void *arg)
+{
+    (void)pid;
+    struct seen *w = arg;
+    w->code = code;
+    w->status = status;
+    mt_loop_stop(mt_loop_of(s), 0);
+}
+
+static void a_child_is_reaped_with_its_status(void **state)
+{
+    (void)state;
+    struct mt_loop *l = mt_loop_new(NULL);
+    struct seen w = {0};
+    const char *argv[] = {"sh", "-c", "exit 37", NULL};
+    pid_t pid;
+    int pidfd;
+    assert_int_equal(mt_spawn(&(struct mt_spawn){.path = "/bin/sh", .argv = argv, .stdin_fd = -1, .stdout_fd = -1, .stderr_fd = -1}, &pid,
+                              &pidfd, NULL), 0);
+    assert_non_null(mt_loop_child(l, "child", pid, pidfd, child_done, &w, NULL));
+    assert_int_equal(mt_loop_run(l), 0);
+    assert_int_equal(w.code, CLD_EXITED);
+    assert_int_equal(w.status, 37);
+    assert_int_equal(waitpid(pid, NULL, WNOHANG), -1);
+    (void)close(pidfd);
+    mt_loop_free(l);
+}
+
+struct work {
+    struct mt_loop *loop;
+    int *left;
+    pthread_t ran_on;
+};
+
+static void do_work(void *arg)
+{
+    ((struct work *)arg)->ran_on = pthread_self();
+}
+
+static void work_done(void *arg)
+{
+    struct work *w = arg;
+    assert_false(pthread_equal(w->ran_on, pthread_self()));
+    if (--*w->left == 0)
+        mt_loop_stop(w->loop, 0);
+}
+
+static void a_pool_runs_jobs_elsewhere_and_answers_on_the_loop(void **state)
+{
+    (void)state;
+    struct mt_loop *l = mt_loop_new(NULL);
+    struct mt_pool *p = mt_pool_new(l, 3, 8, 0, NULL);
+    struct work w[8];
+    int left = 8;
+    for (int i = 0; i < 8; i++) {
+        w[i] = (struct work){.loop = l, .left = &left};
+        assert_int_equal(mt_pool_submit(p, do_work, work_done, &w[i], NULL), 0);
+    }
+    assert_int_equal(mt_loop_run(l), 0);
+    mt_pool_free(p);
+    mt_loop_free(l);
+}
+
+static void a_missing_program_is_reported_by_name(void **state)
+{
+    (void)state;
+    const char *argv[] = {"nothing", NULL};
+    pid_t pid;
+    struct mt_err e;
+    assert_int_equal(mt_spawn(&(struct mt_spawn){.path = "/no/such/program", .argv = argv, .stdin_fd = -1, .stdout_fd = -1, .stderr_fd = -1},
+                              &pid, NULL, &e), -MT_E_NOT_FOUND);
+    assert_string_equal(e.msg, "run '/no/such/program': No such file or directory");
+}
+
+static void a_run_returns_output_input_and_status(void **state)
+{
+    (void)state;
+    const char *argv[] = {"sh", "-c", "cat; echo oops >&2; exit 3", NULL};
+    struct mt_spawn s = {.path = "/bin/sh", .argv = argv};
+    mt_auto_buf struct mt_buf out = MT_BUF_INIT(8);
+    mt_auto_buf struct mt_buf errs = MT_BUF_INIT(100);
+    struct mt_run_result r;
+    assert_int_equal(mt_run(&s, "hello world", 11, &out, &errs, 5000, &r, NULL), 0);
+    assert_true(r.exited && r.status == 3);
+    assert_string_equal(mt_buf_cstr(&out), "hello wo"); /* capped, the rest dropped, no hang */
+    assert_string_equal(mt_buf_cstr(&errs), "oops\n");
+    struct mt_err e;
+    mt_auto_buf struct mt_buf o2 = MT_BUF_INIT(8);
+    assert_int_equal(mt_run_ok(&s, NULL, 0, &o2, 5000, &e), -MT_E_IO);
+    assert_string_equal(e.msg, "'/bin/sh' ended with status 3: oops");
+}
+
+static void a_run_ends_at_its_deadline(void **state)
+{
+    (void)state;
+    const char *argv[] = {"sh", "-c", "trap '' TERM; sleep 30 & wait; wait", NULL};
+    struct mt_spawn s = {.path = "/bin/sh", .argv = argv};
+    struct mt_run_result r;
+    int64_t t = mt_clock_mono();
+    assert_int_equal(mt_run(&s, NULL, 0, NULL, NULL, 100, &r, NULL), -MT_E_TIMEOUT);
+    assert_true(mt_clock_mono() - t < 5 * MT_NS_PER_S);
+}
+
+static void descriptors_do_not_leak_into_children(void **state)
+{
+    (void)state;
+    int leak = open("/dev/null", O_RDONLY); /* not CLOEXEC on purpose */
+    char cmd[64];
+    (void)snprintf(cmd, sizeof cmd, "test ! -e /proc/self/fd/%d", leak);
+    const char *argv[] = {"sh", "-c", cmd, NULL};
+    struct mt_spawn s = {.path = "/bin/sh", .argv = argv};
+    assert_int_equal(mt_run_ok(&s, NULL, 0, NULL, 5000, NULL), 0);
+    (void)close(leak);
+}
+
+static void a_written_file_is_whole_and_has_its_mode(void **state)
+{
+    (void)state;
+    const char *p = in_dir("file");
+    assert_int_equal(mt_file_write(p, "one", 3, 0600, NULL), 0);
+    assert_int_equal(mt_file_write(p, "second", 6, 0640, NULL), 0);
+    mt_auto_free char *text = NULL;
+    size_t n;
+    assert_int_equal(mt_file_read(p, 100, &text, &n, NULL), 0);
+    assert_string_equal(text, "second");
+    struct stat st;
+    assert_int_equal(stat(p, &st), 0);
+    assert_int_equal(st.st_mode & 0777, 0640);
+    char *small = NULL;
+    assert_int_equal(mt_file_read(p, 5, &small, NULL, NULL), -MT_E_LIMIT);
+    assert_int_equal(mt_file_read(in_dir("none"), 5, &small, NULL, NULL), -MT_E_NOT_FOUND);
+}
+
+static void a_tree_is_removed_without_following_links(void **state)
+{
+    (void)state;
+    assert_int_equal(mt_file_mkdirs(in_dir("t/a/b"), 0755, NULL), 0);
+    assert_int_equal(mt_file_write(in_dir("keep"), "k", 1, 0600, NULL), 0);
+    assert_int_equal(symlink("../keep", in_dir("t/link")), 0);
+    assert_int_equal(symlink("..", in_dir("t/a/up")), 0);
+    assert_int_equal(mt_file_remove_tree(AT_FDCWD, in_dir("t"), NULL), 0);
+    assert_int_equal(access(in_dir("t"), F_OK), -1);
+    assert_int_equal(access(in_dir("keep"), F_OK), 0);
+    assert_int_equal(mt_file_remove_tree(AT_FDCWD, in_dir("t"), NULL), 0);
+}
+
+static void a_lock_is_exclusive(void **state)
+{
+    (void)state;
+    int a, b;
+    assert_int_equal(mt_file_lock(in_dir("lock"), &a, NULL), 0);
+    assert_int_equal(mt_file_lock(in_dir("lock"), &b, NULL), -MT_E_CONFLICT);
+    (void)close(a);
+    assert_int_equal(mt_file_lock(in_dir("lock"), &b, NULL), 0);
+    (void)close(b);
+}
+
+static void a_unix_socket_knows_its_peer(void **state)
+{
+    (void)state;
+    int l, c, s;
+    uid_t uid = 1;
+    pid_t pid = 0;
+    assert_int_equal(mt_sock_unix_listen(in_dir("sock"), 0600, (uid_t)-1, (gid_t)-1, &l, NULL), 0);
+    assert_int_equal(mt_sock_accept(l, &s, NULL), 0);
+    assert_int_equal(mt_sock_unix_connect(in_dir("sock"), &c, NULL), 0);
+    assert_int_equal(mt_sock_accept(l, &s, NULL), 1);
+    assert_int_equal(mt_sock_peercred(s, &uid, NULL, &pid, NULL), 0);
+    assert_int_equal(uid, geteuid());
+    assert_int_equal(pid, getpid());
+    (void)close(l);
+    (void)close(c);
+    (void)close(s);
+    struct mt_err e;
+    assert_int_equal(mt_sock_unix_connect(in_dir("nobody"), &c, &e), -MT_E_UNAVAILABLE);
+    char path[200];
+    memset(path, 'a', sizeof path - 1);
+    path[sizeof path - 1] = '\0';
+    assert_int_equal(mt_sock_unix_connect(path, &c, &e), -MT_E_INVALID);
+}
+
+static void digests_match_published_vectors(void **state)
+{
+    (void)state;
+    char hex[MT_SHA256_HEX];
+    mt_sha256_hex("abc", 3, hex);
+    assert_string_equal(hex, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    uint8_t mac[MT_SHA256_LEN];
+    mt_hmac_sha256("Jefe", 4, "what do ya want for nothing?", 28, mac); /* RFC 4231 case 2 */
+    mt_hex_encode(mac, sizeof mac, hex);
+    assert_string_equal(hex, "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
+}
+
+static void a_process_is_named_by_its_start_time(void **state)
+{
+    (void)state;
+    uint64_t a, b;
+    assert_int_equal(mt_proc_start_time(getpid(), &a, NULL), 0);
+    assert_int_equal(mt_proc_start_time(getpid(), &b, NULL), 0);
+    assert_true(a == b && a > 0);
+    assert_int_equal(mt_proc_start_time(1 << 22, &a, NULL), -MT_E_NOT_FOUND);
+    char id[37];
+    assert_int_equal(mt_host_boot_id(id, NULL), 0);
+    assert_int_equal(strlen(id), 36);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(timers_fire_in_order_and_can_be_disarmed),
+        cmocka_unit_test(an_event_of_a_source_deleted_in_the_same_batch_is_dropped),
+        cmocka_unit_test(a_child_is_reaped_with_its_status),
+        cmocka_unit_test(a_pool_runs_jobs_elsewhere_and_answers_on_the_loop),
+        cmocka_unit_test(a_missing_program_is_reported_by_name),
+        cmocka_unit_test(a_run_returns_output_input_and_status),
+        cmocka_unit_test(a_run_ends_at_its_deadline),
+        cmocka_unit_test(descriptors_do_not_leak_into_children),
+        cmocka_unit_test(a_written_file_is_whole_and_has_its_mode),
+        cmocka_unit_test(a_tree_is_removed_without_following_links),
+        cmocka_unit_test(a_lock_is_exclusive),
+        cmocka_unit_test(a_unix_socket_knows_its_peer),
+        cmocka_unit_test(digests_match_published_vectors),
+        cmocka_unit_test(a_process_is_named_by_its_start_time),
+    };
+    return cmocka_run_group_tests(tests, make_dir, drop_dir);
+}
