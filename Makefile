@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+# A thin front to Meson. `make help` lists the targets.
+BUILD ?= build
+ASAN ?= build-asan
+PROGRAMS = moat moat-control moat-agent moat-edge moat-init moat-unpack moat-fetch moat-vsock
+CC_CACHED := $(if $(shell command -v ccache),ccache ,)$(if $(filter default,$(origin CC)),gcc,$(CC))
+BENCHES = deploy eventlog image
+
+.PHONY: all help deps build demo down test test-lab bench lint fuzz clean $(BENCHES:%=bench-%)
+
+all: build ## build every program into ./bin
+
+help: ## this list
+	@sed -n 's/^\([a-z][a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+
+deps: ## install what building and running needs (Debian packages, named)
+	@packaging/deps/install build run
+
+$(BUILD)/build.ninja:
+	@command -v meson > /dev/null || { echo "error: meson is not installed: run 'make deps' as root" >&2; exit 1; }
+	@CC="$(CC_CACHED)" meson setup $(BUILD) > $(BUILD).log 2>&1 || { cat $(BUILD).log >&2; rm -rf $(BUILD) $(BUILD).log; exit 1; }
+	@rm -f $(BUILD).log
+
+build: $(BUILD)/build.ninja
+	@ninja -C $(BUILD) --quiet
+	@mkdir -p bin
+	@for p in $(PROGRAMS); do f=$$(ls $(BUILD)/src/*/$$p 2>/dev/null) && cmp -s $$f bin/$$p || { [ -z "$$f" ] || install -m 755 $$f bin/$$p; }; done
+
+demo: ## the whole way on this machine: install, build, start, deploy the example, fetch its page
+	@packaging/deps/install build run
+	@$(MAKE) --no-print-directory build
+	@examples/hello/demo
+
+down: ## stop everything that `make demo` or `moat up` started (PURGE=1: the data too)
+	@if [ -x bin/moat ]; then bin/moat down $(if $(PURGE),--purge); else echo "nothing is built, nothing runs"; fi
+
+test: ## every tier that this machine can run; last line: N passed, N failed, N skipped
+	@packaging/deps/install build run test
+	@$(MAKE) --no-print-directory build
+	@tests/run --build $(BUILD) --asan $(ASAN)
+
+bench: $(BENCHES:%=bench-%) ## every benchmark
+
+$(BENCHES:%=bench-%): bench-%:
+	@packaging/deps/install build run test
+	@$(MAKE) --no-print-directory build
+	@bench/$*/run
+
+lint: ## formatting, forbidden words, static analysis
+	@tests/lint
+
+fuzz: ## run every fuzz target for SECONDS each (default 60)
+	@tests/fuzz/run $(or $(SECONDS),60)
+
+clean: ## remove what was built
+	rm -rf $(BUILD) $(ASAN) bin
