@@ -1,12 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Names: slugs, host names, image references, digests. Pure. */
+/* Names: slugs, host names, variable keys. Pure. */
 #include "model/names.h"
 
 #include "base/assert.h"
 #include "base/err.h"
 #include "base/str.h"
-
-#include <arpa/inet.h>
 
 static const struct {
     size_t min, max;
@@ -142,11 +140,6 @@ int mt_hostname_normalise(const char *s, size_t len, char ret[MT_HOSTNAME_SIZE],
     return 0;
 }
 
-bool mt_digest_valid(const char *s, size_t len)
-{
-    return len == MT_DIGEST_LEN && memcmp(s, "sha256:", 7) == 0 && is_lower_hex(s + 7, 64);
-}
-
 bool mt_hex64_valid(const char *s, size_t len)
 {
     return len == 64 && is_lower_hex(s, 64);
@@ -187,128 +180,4 @@ bool mt_var_key_valid(const char *s, size_t len)
         if (!(s[i] >= 'A' && s[i] <= 'Z') && !is_digit(s[i]) && s[i] != '_')
             return false;
     return true;
-}
-
-/* A port of 1..5 digits, 1..65535, without leading zero. */
-static bool port_valid(const char *s, size_t len)
-{
-    unsigned v = 0;
-
-    if (len < 1 || len > 5 || s[0] == '0')
-        return false;
-    for (size_t i = 0; i < len; i++) {
-        if (!is_digit(s[i]))
-            return false;
-        v = v * 10 + (unsigned)(s[i] - '0');
-    }
-    return v <= 65535;
-}
-
-static bool registry_host_valid(const char *s, size_t len)
-{
-    if (len > 0 && s[0] == '[') {
-        const char *end = memchr(s, ']', len);
-        char text[INET6_ADDRSTRLEN];
-        struct in6_addr addr;
-        if (!end || (size_t)(end - s - 1) >= sizeof text)
-            return false;
-        memcpy(text, s + 1, (size_t)(end - s - 1));
-        text[end - s - 1] = '\0';
-        size_t rest = len - (size_t)(end - s) - 1;
-        return inet_pton(AF_INET6, text, &addr) == 1 && (rest == 0 || (end[1] == ':' && port_valid(end + 2, rest - 1)));
-    }
-    const char *colon = memchr(s, ':', len);
-    size_t n = colon ? (size_t)(colon - s) : len;
-    if (colon && !port_valid(colon + 1, len - n - 1))
-        return false;
-    if (n == 0 || n > 253)
-        return false;
-    for (size_t i = 0, label = 0; i <= n; i++) {
-        if (i == n || s[i] == '.') {
-            if (i == label || s[label] == '-' || s[i - 1] == '-')
-                return false;
-            label = i + 1;
-        } else if (!is_lower(s[i]) && !(s[i] >= 'A' && s[i] <= 'Z') && !is_digit(s[i]) && s[i] != '-') {
-            return false;
-        }
-    }
-    return true;
-}
-
-/* Distribution grammar: components of [a-z0-9]+ joined by one '.', one or two '_', or any run of '-'. */
-static bool repo_valid(const char *s, size_t len)
-{
-    size_t i = 0;
-
-    if (len == 0 || len > 255)
-        return false;
-    while (i < len) {
-        if (!is_lower(s[i]) && !is_digit(s[i]))
-            return false;
-        while (i < len && (is_lower(s[i]) || is_digit(s[i])))
-            i++;
-        if (i == len)
-            return true;
-        if (s[i] == '/' || s[i] == '.') {
-            i++;
-        } else if (s[i] == '_') {
-            i += i + 1 < len && s[i + 1] == '_' ? 2 : 1;
-        } else if (s[i] == '-') {
-            while (i < len && s[i] == '-')
-                i++;
-        } else {
-            return false;
-        }
-    }
-    return false; /* ended in a separator */
-}
-
-static bool tag_valid(const char *s, size_t len)
-{
-    if (len < 1 || len > 128 || s[0] == '.' || s[0] == '-')
-        return false;
-    for (size_t i = 0; i < len; i++)
-        if (!is_lower(s[i]) && !(s[i] >= 'A' && s[i] <= 'Z') && !is_digit(s[i]) && s[i] != '_' && s[i] != '.' && s[i] != '-')
-            return false;
-    return true;
-}
-
-enum mt_image_ref_fault mt_image_ref_parse(const char *s, size_t len, struct mt_image_ref *ret)
-{
-    struct mt_image_ref ref = {0};
-
-    if (len == 0 || len > 512)
-        return MT_IMAGE_REF_FORM;
-    const char *at = memchr(s, '@', len);
-    if (at) {
-        ref.digest = at + 1;
-        ref.digest_len = len - (size_t)(at - s) - 1;
-        len = (size_t)(at - s);
-    }
-    const char *slash = memchr(s, '/', len);
-    size_t first = slash ? (size_t)(slash - s) : 0;
-    if (slash && (memchr(s, '.', first) || memchr(s, ':', first) || (first == 9 && memcmp(s, "localhost", 9) == 0))) {
-        ref.host = s;
-        ref.host_len = first;
-        if (!registry_host_valid(s, first))
-            return MT_IMAGE_REF_FORM;
-        s = slash + 1;
-        len -= first + 1;
-    }
-    ref.repo = s;
-    const char *colon = len ? memrchr(s, ':', len) : NULL;
-    if (colon) {
-        ref.tag = colon + 1;
-        ref.tag_len = len - (size_t)(colon - s) - 1;
-        if (!tag_valid(ref.tag, ref.tag_len))
-            return MT_IMAGE_REF_FORM;
-        len = (size_t)(colon - s);
-    }
-    ref.repo_len = len;
-    if (!repo_valid(ref.repo, len))
-        return MT_IMAGE_REF_FORM;
-    if (ref.digest && !mt_digest_valid(ref.digest, ref.digest_len))
-        return MT_IMAGE_REF_DIGEST;
-    *ret = ref;
-    return MT_IMAGE_REF_OK;
 }

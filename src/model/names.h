@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Names people give to things, and the few text forms with fixed grammar: slugs, host names, image references, digests.
+ * Names people give to things, and the few text forms with fixed grammar: slugs, host names, variable keys, hashes.
+ * Image references and digests: wire/imageref.h.
  *
  * Pure checks over pointer and length; no lookup, no uniqueness. Source: control-plane.md 2 and 4.2, networking.md 8.1, 8.4.
  */
@@ -25,8 +26,6 @@ enum mt_name_kind {
 
 #define MT_NAME_SIZE 64      /* longest slug (63) + NUL */
 #define MT_HOSTNAME_SIZE 254 /* 253 + NUL */
-#define MT_DIGEST_LEN 71     /* "sha256:" + 64 */
-#define MT_DIGEST_SIZE (MT_DIGEST_LEN + 1)
 
 /** True when @s, @len is a name of @kind. */
 bool mt_name_valid(enum mt_name_kind kind, const char *s, size_t len);
@@ -50,9 +49,6 @@ const char *mt_hostname_fault(const char *s, size_t len);
  */
 int mt_hostname_normalise(const char *s, size_t len, char ret[MT_HOSTNAME_SIZE], struct mt_err *err);
 
-/** True for `sha256:` and 64 lower-case hex characters. */
-bool mt_digest_valid(const char *s, size_t len);
-
 /** True for 64 lower-case hex characters (a bare hash such as spec_hash). */
 bool mt_hex64_valid(const char *s, size_t len);
 
@@ -64,29 +60,3 @@ bool mt_email_valid(const char *s, size_t len);
 
 /** True for the key of an environment variable a manifest may set: [A-Z_][A-Z0-9_]*, 1..128. */
 bool mt_var_key_valid(const char *s, size_t len);
-
-/**
- * An image reference `[host[:port]/]repo[:tag][@sha256:...]` in its parts; all point into the text given.
- * Without a host part, host_len is 0. A first component is a host when it holds '.' or ':' or is "localhost", or is an
- * IPv6 literal in brackets.
- */
-struct mt_image_ref {
-    const char *host; /* with port, e.g. "registry.example.net:5000", "[::1]:5000" */
-    size_t host_len;
-    const char *repo; /* e.g. "acme/invoices" */
-    size_t repo_len;
-    const char *tag; /* NULL when absent */
-    size_t tag_len;
-    const char *digest; /* "sha256:..." or NULL when absent */
-    size_t digest_len;
-};
-
-enum mt_image_ref_fault {
-    MT_IMAGE_REF_OK = 0,
-    MT_IMAGE_REF_FORM,   /* not a reference */
-    MT_IMAGE_REF_DIGEST, /* an '@' part that is not sha256 of 64 lower-case hex characters */
-    MT_IMAGE_REF_FAULT_MAX
-};
-
-/** Split an image reference, at most 512 bytes. Borrowed pointers; @ret is written only when MT_IMAGE_REF_OK. */
-enum mt_image_ref_fault mt_image_ref_parse(const char *s, size_t len, struct mt_image_ref *ret);
