@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Control channel, host side. See channel.h. */
+#include "agent/channel.h"
+
+#include "base/assert.h"
+#include "base/buf.h"
+#include "base/cleanup.h"
+#include "os/digest.h"
+#include "os/sock.h"
+
+#include <sys/socket.h>
+
+#define CHANNEL_MAGIC 0x6c686331U
+#define OUT_MAX (4U << 20) /* bytes waiting for a guest that does not read */
+#define RATE_PER_S 20
+#define RATE_BURST 50
+
+struct mt_channel {
+    uint32_t magic;
+    struct mt_loop *loop;
+    int listen_fd;
+    struct mt_source *listen_src;
+    uid_t vm_uid;
+    struct mt_channel_events ev;
+    void *arg;
+    /* the connection, when there is one */
+    int fd;
+    struct mt_source *src;
+    uint32_t seq_in, seq_out;
+    struct mt_guest_lines lines;
+    struct mt_buf out;
+    int64_t milli_tokens, tokens_at_ns; /* thousandths of a message */
+    int64_t heard_ns;
+    uint64_t breaches;
+    struct mt_guest_mem mem;
+};
+
+void mt_channel_drop(struct mt_channel *c, const char *why)
+{
+    if (c->fd < 0)
+        return;
+    mt_loop_del(c->src);
+    c->src = NULL;
+    mt_closep(&c->fd);
+    mt_buf_done(&c->out);
+    c->lines.len = c->lines.taken = 0;
+    c->ev.closed(c->arg, why);
+}
+
+static void breach(struct mt_channel *c, const char *why)
+{
+    c->breaches++;
+    mt_channel_drop(c, why);
+}
+
+static bool rate_ok(struct mt_channel *c)
+{
+    int64_t now = mt_loop_now(c->loop);
+    int64_t ms = (now - c->tokens_at_ns) / MT_NS_PER_MS;
+    if (ms > 0) {
+        c->milli_tokens += ms > 10000 ? RATE_BURST * 1000 : ms * RATE_PER_S;
+        if (c->milli_tokens > RATE_BURST * 1000)
+            c->milli_tokens = RATE_BURST * 1000;
+        c->tokens_at_ns += ms * MT_NS_PER_MS;
+    }
+    if (c->milli_tokens < 1000)
+        return false;
+    c->milli_tokens -= 1000;
+    return true;
+}
+
+/* False when the connection is gone afterwards. */
+static bool take_line(struct mt_channel *c, const char *line, size_t len)
+{
+    struct mt_guest_msg msg;
+    struct mt_err err = {0};
+
+    if (!rate_ok(c)) {
+        breach(c, "more than 20 messages a second");
+        return false;
+    }
+    if (mt_guest_decode(MT_GUEST_FROM_GUEST, line, len, &c->mem, &msg, &err) < 0) {
+        breach(c, err.msg);
+        return false;
+    }
+    if (!mt_guest_seq_ok(c->seq_in, msg.seq)) {
+        breach(c, "sequence does not grow");
+        return false;
+    }
+    c->seq_in = msg.seq;
+    c->heard_ns = mt_loop_now(c->loop);
+    if (msg.type != MT_GUEST_UNKNOWN)
+        c->ev.message(c->arg, &msg);
+    return c->fd >= 0;
+}
+
+static void flush(struct mt_channel *c)
+{
+    while (c->out.len > 0) {
+        ssize_t n = send(c->fd, c->out.p, c->out.len, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0 && errno == EAGAIN)
+            break;
+        if (n < 0) {
+            mt_channel_drop(c, "write failed");
+            return;
+        }
+        mt_buf_consume(&c->out, (size_t)n);
+    }
+    if (c->src)
+        (void)mt_loop_fd_events(c->src, c->out.len ? EPOLLIN | EPOLLOUT : EPOLLIN, NULL);
+}
+
+static void on_io(struct mt_source *s, int fd, uint32_t revents, void *arg)
+{
+    struct mt_channel *c = arg;
+    MT_CHECK(c, CHANNEL_MAGIC);
+    (void)s;
+
+    if (revents & EPOLLOUT) {
+        flush(c);
+        if (c->fd < 0)
+            return;
+    }
+    if (!(revents & (EPOLLIN | EPOLLHUP | EPOLLERR)))
+        return;
+    char *at;
+    size_t room = mt_guest_lines_room(&c->lines, &at);
+    ssize_t n = recv(fd, at, room, MSG_DONTWAIT);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    if (n <= 0) {
+        mt_channel_drop(c, n == 0 ? "closed by the guest" : "read failed");
+        return;
+    }
+    mt_guest_lines_fed(&c->lines, (size_t)n);
+    for (;;) {
+        const char *line;
+        size_t len;
+        int rc = mt_guest_lines_next(&c->lines, &line, &len);
+        if (rc == 0)
+            return;
+        if (rc < 0) {
+            breach(c, "line too long");
+            return;
+        }
+        if (!take_line(c, line, len))
+            return;
+    }
+}
+
+static void on_accept(struct mt_source *s, int listen_fd, uint32_t revents, void *arg)
+{
+    struct mt_channel *c = arg;
+    MT_CHECK(c, CHANNEL_MAGIC);
+    mt_auto_fd int fd = -1;
+    uid_t uid;
+    (void)s;
+    (void)revents;
+
+    if (mt_sock_accept(listen_fd, &fd, NULL) != 1)
+        return;
+    if (mt_sock_peercred(fd, &uid, NULL, NULL, NULL) < 0 || uid != c->vm_uid) {
+        c->breaches++;
+        return;
+    }
+    if (c->fd >= 0)
+        mt_channel_drop(c, "replaced by a newer connection");
+    struct mt_source *src = mt_loop_fd(c->loop, "guest.control", fd, EPOLLIN, on_io, c, NULL);
+    if (!src)
+        return;
+    c->src = src;
+    c->fd = MT_TAKE_FD(fd);
+    c->seq_in = c->seq_out = 0;
+    c->milli_tokens = RATE_BURST * 1000;
+    c->tokens_at_ns = mt_loop_now(c->loop);
+    mt_buf_init(&c->out, OUT_MAX);
+}
+
+struct mt_channel *mt_channel_new(struct mt_loop *loop, int listen_fd, uid_t vm_uid, const struct mt_channel_events *ev,
+                                  void *arg, struct mt_err *err)
+{
+    struct mt_channel *c = calloc(1, sizeof *c);
+    if (c) {
+        *c = (struct mt_channel){.magic = CHANNEL_MAGIC, .loop = loop, .listen_fd = listen_fd, .vm_uid = vm_uid,
+                                 .ev = *ev, .arg = arg, .fd = -1};
+        c->lines.cap = MT_GUEST_LINE_TO_HOST_MAX + 1;
+        c->lines.buf = malloc(c->lines.cap);
+        c->mem.cap = MT_GUEST_MEM_TO_HOST;
+        c->mem.base = malloc(c->mem.cap);
+    }
+    if (!c || !c->lines.buf || !c->mem.base) {
+        (void)MT_FAIL(err, MT_E_NOMEM, "control channel: out of memory");
+        if (c)
+            mt_channel_free(c);
+        else
+            (void)close(listen_fd);
+        return NULL;
+    }
+    c->listen_src = mt_loop_fd(loop, "guest.listen", listen_fd, EPOLLIN, on_accept, c, err);
+    if (!c->listen_src) {
+        mt_channel_free(c);
+        return NULL;
+    }
+    return c;
+}
+
+void mt_channel_free(struct mt_channel *c)
+{
+    if (!c)
+        return;
+    mt_loop_del(c->src);
+    mt_loop_del(c->listen_src);
+    mt_closep(&c->fd);
+    mt_closep(&c->listen_fd);
+    mt_buf_done(&c->out);
+    free(c->lines.buf);
+    free(c->mem.base);
+    c->magic = 0;
+    free(c);
+}
+
+bool mt_channel_connected(const struct mt_channel *c)
+{
+    return c && c->fd >= 0;
+}
+
+int mt_channel_send(struct mt_channel *c, struct mt_guest_msg *msg, char ret_sha256[65], struct mt_err *err)
+{
+    if (!mt_channel_connected(c))
+        return MT_FAIL(err, MT_E_UNAVAILABLE, "the guest is not connected");
+    size_t cap = msg->type == MT_GUEST_CONFIG ? MT_GUEST_LINE_TO_GUEST_MAX + 1 : 4096, len = 0;
+    mt_auto_free char *line = malloc(cap);
+    if (!line)
+        return MT_FAIL(err, MT_E_NOMEM, "control channel: out of memory");
+    msg->seq = ++c->seq_out;
+    int rc = mt_guest_encode(msg, line, cap, &len, err);
+    if (rc < 0)
+        return rc;
+    if (ret_sha256)
+        mt_sha256_hex(line, len - 1, ret_sha256); /* without the line end, as the guest hashes it */
+    mt_buf_put(&c->out, line, len);
+    if (mt_buf_check(&c->out, err) < 0) {
+        breach(c, "the guest does not read");
+        return -MT_E_LIMIT;
+    }
+    flush(c);
+    return mt_channel_connected(c) ? 0 : MT_FAIL(err, MT_E_UNAVAILABLE, "the guest went away");
+}
+
+int64_t mt_channel_heard_ns(const struct mt_channel *c)
+{
+    return c ? c->heard_ns : 0;
+}
+
+uint64_t mt_channel_breaches(const struct mt_channel *c)
+{
+    return c ? c->breaches : 0;
+}

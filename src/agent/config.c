@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* agent.toml. See config.h. */
+#include "agent/config.h"
+
+#include "base/assert.h"
+#include "base/cleanup.h"
+#include "base/str.h"
+#include "model/ids.h"
+#include "os/sock.h"
+
+#include <arpa/inet.h>
+#include <libgen.h>
+#include <limits.h>
+#include <pwd.h>
+
+#define AT(member) offsetof(struct mt_agent_conf, member)
+#define PATH_KEY(key, member, help) {key, MT_CONF_STRING, AT(member), 1, 255, MT_CONF_NONE, "path", help}
+
+/* clang-format off */
+static const struct mt_conf_key keys[] = {
+    {"node_id", MT_CONF_STRING, AT(node_id), 1, 40, NULL, "id", "identity of this node, node_<ulid>"},
+    {"cluster_id", MT_CONF_STRING, AT(cluster_id), 1, 64, MT_CONF_NONE, "id", "plans of another cluster are refused; absent: the first accepted plan's"},
+    {"data_dir", MT_CONF_STRING, AT(data_dir), 1, 255, NULL, "path", "folder that holds everything the agent keeps"},
+    PATH_KEY("run_dir", run_dir, "sockets and what a reboot may forget; default <data_dir>/run"),
+    PATH_KEY("boot_dir", boot_dir, "kernel and init bundles; default <data_dir>/boot"),
+    PATH_KEY("agent_dir", agent_dir, "plans and instance states; default <data_dir>/agent"),
+    PATH_KEY("images_dir", images_dir, "blobs and root disks; default <data_dir>/images"),
+    PATH_KEY("scratch_dir", scratch_dir, "scratch disks; default <data_dir>/scratch"),
+    PATH_KEY("jail_dir", jail_dir, "chroots of the VMs; default <data_dir>/jail; one filesystem with images and scratch"),
+    PATH_KEY("logs_dir", logs_dir, "workload logs; default <data_dir>/logs"),
+    PATH_KEY("control_socket", control_socket, "internal socket of moat-control; default <run_dir>/internal.sock"),
+    PATH_KEY("admin_socket", admin_socket, "local socket of the agent; default <run_dir>/agent.sock"),
+    PATH_KEY("bin_dir", bin_dir, "folder of moat-fetch, moat-unpack and moat-vsock; default the agent's own"),
+    {"overlay_ipv6", MT_CONF_STRING, AT(overlay_ipv6), 2, 45, MT_CONF_NONE, "address", "the node's overlay address until a plan names it"},
+    {"vmm", MT_CONF_STRING, AT(vmm), 1, 16, "auto", "", "auto, firecracker or qemu"},
+    {"host_firewall", MT_CONF_STRING, AT(host_firewall), 1, 8, "full", "", "taps: only traffic of own taps is filtered; full: the host's input too"},
+    {"egress_mode", MT_CONF_STRING, AT(egress_mode), 0, 8, "", "", "none, routed or nat66; empty: as the plan says"},
+    {"resolver", MT_CONF_STRING, AT(resolver), 0, 45, "", "address", "name server given to guests; empty: as the plan says"},
+    {"serial", MT_CONF_BOOL, AT(serial), 0, 1, "true", "", "keep the guest's serial console for diagnosis"},
+    {"edge_user", MT_CONF_STRING, AT(edge_user), 1, 32, "moat-edge", "user", "may connect to VMs from this host"},
+    {"control_user", MT_CONF_STRING, AT(control_user), 1, 32, "moat-control", "user", "may use the local socket"},
+    {"worker_user", MT_CONF_STRING, AT(worker_user), 1, 32, "nobody", "user", "moat-fetch and moat-unpack run as this user"},
+    {"log_level", MT_CONF_STRING, AT(log_level), 1, 8, "info", "", "debug, info, warn or error"},
+    {"heartbeat_ms", MT_CONF_U64, AT(heartbeat_ms), 100, 60000, "5000", "ms", "time between heartbeats"},
+    {"programs.qemu", MT_CONF_STRING, AT(qemu_path), 1, 255, "/usr/bin/qemu-system-x86_64", "path", "QEMU"},
+    {"programs.firecracker", MT_CONF_STRING, AT(firecracker_path), 1, 255, "/usr/lib/moat/firecracker", "path", "Firecracker"},
+    {"programs.jailer", MT_CONF_STRING, AT(jailer_path), 1, 255, "/usr/lib/moat/jailer", "path", "its jailer, of the same version"},
+    {"programs.nft", MT_CONF_STRING, AT(nft_path), 1, 255, "/usr/sbin/nft", "path", "nftables"},
+    {"programs.mkfs", MT_CONF_STRING, AT(mkfs_path), 1, 255, "/usr/sbin/mkfs.ext4", "path", "e2fsprogs"},
+    {"reserve.memory_bytes", MT_CONF_U64, AT(reserve_memory_bytes), 0, UINT64_MAX, "0", "bytes", "kept from VMs; 0: max(1 GiB, 6 %) + max(512 MiB, 2 %)"},
+    {"reserve.overhead_mib", MT_CONF_U64, AT(overhead_mib), 0, 256, "0", "MiB", "added to each VM's memory; 0: 64, QEMU 96"},
+    {"reserve.cpu_overcommit_percent", MT_CONF_U64, AT(cpu_overcommit_percent), 100, 10000, "400", "%", "allocatable CPU of the cores, steers scores"},
+    {"reserve.cpu_ceiling_percent", MT_CONF_U64, AT(cpu_ceiling_percent), 100, 10000, "800", "%", "CPU above which nothing more is placed"},
+    {"limits.parallel_boots", MT_CONF_U64, AT(parallel_boots), 0, 64, "0", "VMs", "booting at once; 0: 8, on TCG one for each core"},
+    {"image.local_registries", MT_CONF_STRINGS, AT(local_registries), 0, 16, "", "host:port", "registries that may live at non-public addresses"},
+    {"image.insecure_registries", MT_CONF_STRINGS, AT(insecure_registries), 0, 16, "", "host:port", "registries spoken to in plain HTTP"},
+    {"image.ca_file", MT_CONF_STRING, AT(image_ca_file), 1, 255, MT_CONF_NONE, "path", "further trust anchors for registries"},
+    {"image.cache_bytes", MT_CONF_U64, AT(image_cache_bytes), 0, UINT64_MAX, "0", "bytes", "budget of the image cache; 0: 20 % of its filesystem, at most 100 GiB"},
+    {"logs.retention_days", MT_CONF_U64, AT(log_retention_days), 1, 3650, "7", "days", "workload logs older than this go"},
+    {"logs.max_bytes_per_instance", MT_CONF_U64, AT(log_max_bytes), 16777216, UINT64_MAX, "536870912", "bytes", "oldest segments go above this"},
+};
+/* clang-format on */
+
+const struct mt_conf_key *mt_agent_conf_keys(size_t *ret_n)
+{
+    *ret_n = MT_ARRAY_LEN(keys);
+    return keys;
+}
+
+static bool one_of(const char *v, const char *const *words)
+{
+    for (size_t i = 0; words[i]; i++) {
+        if (strcmp(v, words[i]) == 0)
+            return true;
+    }
+    return false;
+}
+
+static int fill_path(char **at, const char *base, const char *name, struct mt_err *err)
+{
+    if (!*at)
+        *at = mt_asprintf("%s/%s", base, name);
+    if (!*at)
+        return MT_FAIL(err, MT_E_NOMEM, "configuration: out of memory");
+    if ((*at)[0] != '/')
+        return MT_FAIL(err, MT_E_INVALID, "path '%s' is not absolute", *at);
+    return 0;
+}
+
+static int fill_bin_dir(struct mt_agent_conf *c, struct mt_err *err)
+{
+    char self[PATH_MAX];
+    if (c->bin_dir)
+        return 0;
+    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    if (n < 0)
+        return MT_FAIL_ERRNO(err, MT_E_IO, "find own program");
+    self[n] = '\0';
+    const char *dir = dirname(self);
+    c->bin_dir = mt_strndup(dir, strlen(dir));
+    return c->bin_dir ? 0 : MT_FAIL(err, MT_E_NOMEM, "configuration: out of memory");
+}
+
+static int check(struct mt_agent_conf *c, struct mt_err *err)
+{
+    static const char *const vmms[] = {"auto", "firecracker", "qemu", NULL};
+    static const char *const walls[] = {"taps", "full", NULL};
+    static const char *const egress[] = {"", "none", "routed", "nat66", NULL};
+    struct in6_addr a;
+
+    if (mt_id_check(MT_ID_NODE, c->node_id, err) < 0)
+        return mt_err_wrap(err, "node_id");
+    if (!one_of(c->vmm, vmms))
+        return MT_FAIL(err, MT_E_INVALID, "vmm is '%s'; it is auto, firecracker or qemu", c->vmm);
+    if (!one_of(c->host_firewall, walls))
+        return MT_FAIL(err, MT_E_INVALID, "host_firewall is '%s'; it is taps or full", c->host_firewall);
+    if (!one_of(c->egress_mode, egress))
+        return MT_FAIL(err, MT_E_INVALID, "egress_mode is '%s'; it is none, routed or nat66", c->egress_mode);
+    if (c->resolver[0] && inet_pton(AF_INET6, c->resolver, &a) != 1)
+        return MT_FAIL(err, MT_E_INVALID, "resolver '%s' is not an IPv6 address", c->resolver);
+    if (c->overlay_ipv6 && inet_pton(AF_INET6, c->overlay_ipv6, &a) != 1)
+        return MT_FAIL(err, MT_E_INVALID, "overlay_ipv6 '%s' is not an IPv6 address", c->overlay_ipv6);
+    const char *socks[] = {c->control_socket, c->admin_socket};
+    for (size_t i = 0; i < 2; i++) {
+        if (strlen(socks[i]) > MT_UNIX_PATH_MAX)
+            return MT_FAIL(err, MT_E_INVALID, "socket path '%s' is longer than %d bytes; use a shorter data_dir",
+                           socks[i], MT_UNIX_PATH_MAX);
+    }
+    return 0;
+}
+
+int mt_agent_conf_load(const char *path, struct mt_agent_conf *ret, struct mt_err *err)
+{
+    struct mt_agent_conf c = {0};
+    int rc = mt_conf_load(path, keys, MT_ARRAY_LEN(keys), &c, stderr, err);
+    if (rc < 0)
+        return rc;
+    const struct {
+        char **at;
+        const char *name;
+    } folders[] = {{&c.run_dir, "run"},       {&c.boot_dir, "boot"},       {&c.agent_dir, "agent"},
+                   {&c.images_dir, "images"}, {&c.scratch_dir, "scratch"}, {&c.jail_dir, "jail"},
+                   {&c.logs_dir, "logs"}};
+    for (size_t i = 0; rc == 0 && i < MT_ARRAY_LEN(folders); i++)
+        rc = fill_path(folders[i].at, c.data_dir, folders[i].name, err);
+    if (rc == 0)
+        rc = fill_path(&c.control_socket, c.run_dir, "internal.sock", err);
+    if (rc == 0)
+        rc = fill_path(&c.admin_socket, c.run_dir, "agent.sock", err);
+    if (rc == 0)
+        rc = fill_bin_dir(&c, err);
+    if (rc == 0)
+        rc = check(&c, err);
+    if (rc < 0) {
+        mt_agent_conf_done(&c);
+        return rc;
+    }
+    *ret = c;
+    return 0;
+}
+
+void mt_agent_conf_done(struct mt_agent_conf *c)
+{
+    mt_conf_done(keys, MT_ARRAY_LEN(keys), c);
+}
+
+int mt_agent_uid(const char *user, uid_t *ret_uid, gid_t *ret_gid, struct mt_err *err)
+{
+    char buf[4096];
+    struct passwd pw, *found = NULL;
+    int rc = getpwnam_r(user, &pw, buf, sizeof buf, &found);
+    if (rc != 0 || !found)
+        return MT_FAIL(err, MT_E_NOT_FOUND, "no user '%s' on this host; `moat up` makes it", user);
+    *ret_uid = pw.pw_uid;
+    if (ret_gid)
+        *ret_gid = pw.pw_gid;
+    return 0;
+}

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * agent.toml: the table that drives its parser, `moat-agent --config-help` and the documentation.
+ *
+ * Every path the agent uses comes from here: folders default to names below data_dir, nothing else is
+ * compiled in. Source: runtime.md §4 (keys), COMMON folders.
+ */
+#pragma once
+
+#include "base/err.h"
+#include "wire/conf.h"
+
+#include <sys/types.h>
+
+struct mt_agent_conf {
+    /* identity */
+    char *node_id;
+    char *cluster_id; /* NULL: the first accepted plan's, kept in node.json */
+    /* folders and sockets */
+    char *data_dir, *run_dir, *boot_dir, *agent_dir, *images_dir, *scratch_dir, *jail_dir, *logs_dir;
+    char *control_socket, *admin_socket;
+    char *bin_dir; /* moat-unpack, moat-fetch, moat-vsock; NULL: beside this program */
+    char *overlay_ipv6; /* before the first plan says so; NULL: none */
+    /* choices */
+    char *vmm;           /* auto, firecracker, qemu */
+    char *host_firewall; /* taps, full */
+    char *egress_mode;   /* "" = as the plan says; none, routed, nat66 */
+    char *resolver;      /* "" = as the plan says */
+    bool serial;
+    char *edge_user, *control_user, *worker_user;
+    char *log_level;
+    /* programs */
+    char *qemu_path, *firecracker_path, *jailer_path, *nft_path, *mkfs_path;
+    /* sizes */
+    uint64_t reserve_memory_bytes; /* 0: the formula of scheduling-and-operations.md §1.1 */
+    uint64_t overhead_mib;         /* 0: the driver's own figure */
+    uint64_t cpu_overcommit_percent, cpu_ceiling_percent;
+    uint64_t parallel_boots;
+    struct mt_conf_list local_registries, insecure_registries;
+    char *image_ca_file;
+    uint64_t image_cache_bytes;
+    uint64_t log_retention_days, log_max_bytes;
+    uint64_t heartbeat_ms;
+};
+
+/** The table and its length, for --config-help. */
+const struct mt_conf_key *mt_agent_conf_keys(size_t *ret_n);
+
+/**
+ * Read @path, fill the folders that were left out, and check what a table cannot: words, socket path
+ * lengths, users. Problems go to stderr, one line each. @ret is zeroed on failure.
+ */
+int mt_agent_conf_load(const char *path, struct mt_agent_conf *ret, struct mt_err *err);
+void mt_agent_conf_done(struct mt_agent_conf *c);
+
+/** Id of a system user; *@ret stays when there is no such user and the result is -MT_E_NOT_FOUND. */
+int mt_agent_uid(const char *user, uid_t *ret_uid, gid_t *ret_gid, struct mt_err *err);
