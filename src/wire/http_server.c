@@ -881,6 +881,11 @@ bool mt_http_req_stopping(const struct mt_http_req *r)
     return stopping;
 }
 
+bool mt_http_req_streaming(const struct mt_http_req *r)
+{
+    return r->streaming;
+}
+
 void mt_http_req_set_state(struct mt_http_req *r, void *state, void (*destroy)(void *))
 {
     r->state = state;

@@ -105,6 +105,9 @@ int64_t mt_http_req_arrived_ns(const struct mt_http_req *req);
 /** The server is draining: do not park again. */
 bool mt_http_req_stopping(const struct mt_http_req *req);
 
+/** mt_http_stream_start was called for this request. */
+bool mt_http_req_streaming(const struct mt_http_req *req);
+
 /** State a handler keeps across rounds; @destroy is called once when the request ends. */
 void mt_http_req_set_state(struct mt_http_req *req, void *state, void (*destroy)(void *));
 void *mt_http_req_state(const struct mt_http_req *req);

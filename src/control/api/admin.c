@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Liveness, readiness, metrics (control-plane.md §17). Answered without the database. */
+#include "control/api/handlers.h"
+
+#include "base/str.h"
+#include "control/api/call.h"
+
+int mt_api_livez(struct mt_api_call *c)
+{
+    return mt_api_send(c, 200, json_pack("{s:s}", "status", "ok"));
+}
+
+int mt_api_readyz(struct mt_api_call *c)
+{
+    if (!atomic_load(&c->ctl->ready) || !mt_control_database_up(c->ctl))
+        return mt_api_fail(c, 503, "database_unavailable", "the database is not reachable");
+    if (atomic_load(&c->ctl->stopping))
+        return mt_api_fail(c, 503, "unavailable", "the server is stopping");
+    return mt_api_send(c, 200, json_pack("{s:s,s:I}", "status", "ok", "head_event_id",
+                                         (json_int_t)mt_log_head_get(c->ctl->head)));
+}
+
+int mt_api_metrics(struct mt_api_call *c)
+{
+    struct mt_appender_stats a = {0};
+    struct mt_http_stats h = {0};
+    if (c->ctl->appender)
+        mt_appender_stats(c->ctl->appender, &a);
+    mt_http_server_stats(c->ctl->http, &h);
+    char *t = mt_asprintf("# TYPE moat_eventlog_head gauge\nmoat_eventlog_head %lld\n"
+                          "# TYPE moat_append_batches_total counter\nmoat_append_batches_total %llu\n"
+                          "# TYPE moat_append_commands_total counter\nmoat_append_commands_total %llu\n"
+                          "# TYPE moat_append_events_total counter\nmoat_append_events_total %llu\n"
+                          "# TYPE moat_append_replays_total counter\nmoat_append_replays_total %llu\n"
+                          "# TYPE moat_append_stale_total counter\nmoat_append_stale_total %llu\n"
+                          "# TYPE moat_append_reconnects_total counter\nmoat_append_reconnects_total %llu\n"
+                          "# TYPE moat_api_requests_total counter\nmoat_api_requests_total %llu\n"
+                          "# TYPE moat_api_parked gauge\nmoat_api_parked %u\n"
+                          "# TYPE moat_api_streams gauge\nmoat_api_streams %u\n"
+                          "# TYPE moat_api_busy_workers gauge\nmoat_api_busy_workers %u\n",
+                          (long long)mt_log_head_get(c->ctl->head), (unsigned long long)a.batches,
+                          (unsigned long long)a.commands, (unsigned long long)a.events, (unsigned long long)a.replays,
+                          (unsigned long long)a.stale, (unsigned long long)a.reconnects, (unsigned long long)h.requests,
+                          h.parked, h.streams, h.busy);
+    if (!t) {
+        (void)MT_FAIL(&c->err, MT_E_NOMEM, "metrics");
+        return mt_api_fail_err(c);
+    }
+    mt_http_reply(c->http, 200, "text/plain; version=0.0.4", t, strlen(t));
+    return 0;
+}

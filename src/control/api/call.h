@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One API request on a worker: who asks, for what, with which body; and the ways to answer. Handlers are straight-line:
+ * they return 0 when they answered, parked or streamed, or the result of mt_api_fail() (-1), which records the problem for
+ * the dispatcher to send.
+ */
+#pragma once
+
+#include "base/buf.h"
+#include "base/err.h"
+#include "control/auth/auth.h"
+#include "control/control.h"
+#include "model/ids.h"
+
+#include <jansson.h>
+
+#define MT_API_PARAMS 5
+#define MT_API_REQUEST_ID 65
+#define MT_API_QUERY 24
+
+struct mt_api_call;
+
+/** How a route takes its request. */
+enum mt_api_flags {
+    MT_API_BODY = 1,       /* a JSON object is expected (absent or empty body: {}) */
+    MT_API_MUTATES = 2,    /* Idempotency-Key applies */
+    MT_API_NO_DB = 4,      /* served while the database is away */
+    MT_API_OPERATOR = 8,   /* is_operator needed */
+    MT_API_ANYONE = 16     /* no credential needed */
+};
+
+struct mt_api_route {
+    const char *method;
+    const char *path;  /* template: "/v1/orgs/{org_id}/apps/{app_id}" */
+    const char *scope; /* needed scope, NULL: any valid credential */
+    unsigned flags;
+    int (*handle)(struct mt_api_call *c);
+    const char *summary;  /* one line for the published API description */
+    enum mt_listener listener;
+};
+
+/** An object of the ownership chain of the path; id "" when the path does not name it. */
+struct mt_api_owner {
+    char id[MT_ID_SIZE];
+    char name[64];
+    int64_t version;
+};
+
+struct mt_api_problem {
+    int status;
+    char code[48];
+    char detail[600];
+    json_t *errors, *details; /* owned */
+    int retry_after;          /* seconds, 0: none */
+};
+
+struct mt_api_call {
+    struct mt_control *ctl;
+    struct mt_http_req *http;
+    struct mt_pg *pg; /* the worker's connection */
+    const struct mt_api_route *route;
+    char request_id[MT_API_REQUEST_ID];
+    struct {
+        char name[24];
+        char value[MT_ID_SIZE * 2];
+    } param[MT_API_PARAMS];
+    int params_n;
+    struct mt_auth_who who;
+    struct mt_api_owner org, app, env;
+    json_t *body;             /* owned; an object when the route has MT_API_BODY */
+    const char *query[MT_API_QUERY]; /* keys a handler asked for: unknown ones are refused */
+    int query_n;
+    bool query_checked;
+    struct mt_api_problem problem;
+    struct mt_err err; /* scratch for calls that want one */
+};
+
+/* --- refusing --- */
+
+/** Record a problem; always returns -1. @code is one of control-plane.md §9.2. */
+int mt_api_fail(struct mt_api_call *c, int status, const char *code, const char *fmt, ...)
+    __attribute__((format(printf, 4, 5)));
+/** A problem out of c->err, for failures of the database, the appender, the system. Returns -1. */
+int mt_api_fail_err(struct mt_api_call *c);
+/** 404 not_found for the thing called @what. Returns -1. */
+int mt_api_not_found(struct mt_api_call *c, const char *what);
+/** Send the recorded problem. */
+void mt_api_send_problem(struct mt_api_call *c);
+/** Title and retryability of a code; false when it is not in the table. */
+bool mt_api_code_known(const char *code, int *ret_status);
+
+/* --- reading --- */
+
+/** Path parameter by name; asserts that the template has it. */
+const char *mt_api_param(const struct mt_api_call *c, const char *name);
+/** Query parameter or NULL; the last mt_api_query_done() refuses keys that were never asked for. */
+const char *mt_api_query(struct mt_api_call *c, const char *name);
+int mt_api_query_done(struct mt_api_call *c);
+int mt_api_query_i64(struct mt_api_call *c, const char *name, int64_t min, int64_t max, int64_t absent, int64_t *ret);
+int mt_api_query_bool(struct mt_api_call *c, const char *name, bool absent, bool *ret);
+
+/** Refuse body members that are not in the NULL-terminated list. */
+int mt_api_fields(struct mt_api_call *c, const char *const *known);
+/** Text member of 1..@max bytes without control bytes other than \n and \t; NULL in @ret when absent or null. */
+int mt_api_text(struct mt_api_call *c, const char *name, bool required, size_t max, const char **ret);
+int mt_api_bool(struct mt_api_call *c, const char *name, bool absent, bool *ret);
+int mt_api_int(struct mt_api_call *c, const char *name, bool required, int64_t min, int64_t max, int64_t absent,
+               int64_t *ret);
+/** expected_version of the body or If-Match; @ret -1 when neither is given. */
+int mt_api_expected_version(struct mt_api_call *c, int64_t *ret);
+
+/** Load org, app and env named in the path: each must be live and hang under the one before it. Returns 0 or -1 (404). */
+int mt_api_owners(struct mt_api_call *c);
+
+/* --- answering --- */
+
+/** Send a JSON text (malloc'ed, taken). */
+int mt_api_send_text(struct mt_api_call *c, int status, char *json, size_t len);
+/** Send a JSON value (taken). */
+int mt_api_send(struct mt_api_call *c, int status, json_t *value);
+/** Send the single text cell of a one-row query as the object; 404 @what when there is no row. Sets the ETag from column 1
+ *  when the result has one. */
+int mt_api_send_row(struct mt_api_call *c, const struct mt_pg_stmt *stmt, const struct mt_pg_params *p, const char *what);
+
+/**
+ * Answer a list. Statements select (id, object text) with the caller's parameters first, then two more: cursor id or NULL
+ * (text) and limit (bigint). One statement for each order.
+ */
+struct mt_api_list {
+    const struct mt_pg_stmt *asc, *desc;
+    struct mt_pg_params params;
+    const char *filter_key; /* what the cursor is bound to: path and filters, made by the caller */
+};
+int mt_api_send_list(struct mt_api_call *c, struct mt_api_list *l);
+
+/* SQL of times in API form. */
+#define MT_SQL_TS(col) "to_char(" col " AT TIME ZONE 'UTC','YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"

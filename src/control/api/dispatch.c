@@ -1,0 +1,299 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The way of every request through the API. Order of refusals: control-plane.md §10.4 (401 first, then 404, then 403). */
+#include "control/api/dispatch.h"
+
+#include "base/assert.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/str.h"
+#include "wire/json.h"
+
+#define BODY_MAX (1024u * 1024u)
+#define BODY_DEPTH 32
+#define MIN_EVENT_WAIT_MS 5000
+
+bool mt_api_match(const char *tmpl, const char *path, struct mt_api_call *c)
+{
+    c->params_n = 0;
+    while (*tmpl && *path) {
+        if (*tmpl != '{') {
+            if (*tmpl++ != *path++)
+                return false;
+            continue;
+        }
+        const char *end = strchr(tmpl, '}');
+        size_t nlen = (size_t)(end - tmpl - 1), vlen = strcspn(path, "/");
+        if (c->params_n == MT_API_PARAMS || nlen >= sizeof c->param[0].name || vlen == 0 ||
+            vlen >= sizeof c->param[0].value)
+            return false;
+        for (size_t i = 0; i < vlen; i++)
+            if (!strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-", path[i]))
+                return false;
+        memcpy(c->param[c->params_n].name, tmpl + 1, nlen);
+        c->param[c->params_n].name[nlen] = 0;
+        memcpy(c->param[c->params_n].value, path, vlen);
+        c->param[c->params_n].value[vlen] = 0;
+        c->params_n++;
+        tmpl = end + 1;
+        path += vlen;
+    }
+    return *tmpl == 0 && *path == 0;
+}
+
+static void request_id(struct mt_api_call *c)
+{
+    const char *h = mt_http_req_header(c->http, "X-Request-Id");
+    size_t n = h ? strlen(h) : 0;
+    bool ok = n > 0 && n <= 64;
+    for (size_t i = 0; i < n && ok; i++)
+        ok = strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-", h[i]) != NULL;
+    if (ok) {
+        memcpy(c->request_id, h, n + 1);
+    } else {
+        char id[MT_ID_SIZE];
+        mt_id_new(MT_ID_REQUEST, id);
+        snprintf(c->request_id, sizeof c->request_id, "%s", id);
+    }
+}
+
+static int find_route(struct mt_api_call *c, enum mt_listener at)
+{
+    const char *method = mt_http_req_method(c->http), *path = mt_http_req_path(c->http);
+    bool path_known = false;
+    for (const struct mt_api_route *r = mt_api_routes; r->method; r++) {
+        bool here = r->listener == at || (r->listener == MT_LISTEN_ADMIN && at == MT_LISTEN_API);
+        if (!here || !mt_api_match(r->path, path, c))
+            continue;
+        path_known = true;
+        if (MT_STREQ(r->method, method)) {
+            c->route = r;
+            return 0;
+        }
+    }
+    c->params_n = 0;
+    if (path_known)
+        return mt_api_fail(c, 405, "method_not_allowed", "this path has no %s", method);
+    if (mt_starts_with(path, "/v1/") || mt_starts_with(path, "/internal/v1/"))
+        return mt_api_fail(c, 404, "not_found", "this server has no such path; GET /v1/capabilities tells what it can do");
+    return mt_api_fail(c, 404, "not_found", "not found");
+}
+
+/* A live connection for this worker; reconnects at most once per request. */
+static int database(struct mt_api_call *c, struct mt_api_worker *w)
+{
+    if (!atomic_load(&c->ctl->ready)) {
+        return mt_api_fail(c, 503, "database_unavailable", "the server is waiting for its database");
+    }
+    int rc = 0;
+    if (!w->pg)
+        rc = mt_pg_connect(&c->ctl->pg_conf, &w->pg, &c->err);
+    else if (!mt_pg_alive(w->pg))
+        rc = mt_pg_reset(w->pg, &c->err);
+    if (rc < 0)
+        return mt_api_fail(c, 503, "database_unavailable", "the database is not reachable");
+    c->pg = w->pg;
+    return 0;
+}
+
+static int credential(struct mt_api_call *c)
+{
+    const char *h = mt_http_req_header(c->http, "Authorization");
+    if (!h || strncasecmp(h, "Bearer ", 7) != 0 || mt_http_req_header_repeated(c->http, "Authorization"))
+        return mt_api_fail(c, 401, "unauthorized", "send the header Authorization: Bearer <token>");
+    if (mt_auth_lookup(c->pg, h + 7, &c->who, &c->err) < 0) {
+        if (c->err.code == MT_E_NOT_FOUND)
+            return mt_api_fail(c, 401, "unauthorized", "the token is not known");
+        if (c->err.code != MT_E_DENIED)
+            return mt_api_fail_err(c);
+        if (MT_STREQ(c->err.msg, "expired"))
+            return mt_api_fail(c, 401, "token_expired", "the token has expired");
+        if (MT_STREQ(c->err.msg, "revoked"))
+            return mt_api_fail(c, 401, "token_revoked", "the token was revoked");
+        return mt_api_fail(c, 403, "account_disabled", "the account is disabled");
+    }
+    return 0;
+}
+
+static const char *param_or_null(const struct mt_api_call *c, const char *name)
+{
+    for (int i = 0; i < c->params_n; i++)
+        if (MT_STREQ(c->param[i].name, name))
+            return c->param[i].value;
+    return NULL;
+}
+
+static void owner(struct mt_api_owner *o, const struct mt_pg_res *r, int col)
+{
+    snprintf(o->id, sizeof o->id, "%s", mt_pg_text(r, 0, col));
+    snprintf(o->name, sizeof o->name, "%s", mt_pg_text(r, 0, col + 1));
+    o->version = mt_pg_i64(r, 0, col + 2);
+}
+
+static const struct mt_pg_stmt chain = {
+    "api_owner_chain",
+    "SELECT o.org_id, o.name, o.resource_version, a.app_id, a.name, a.resource_version, e.env_id, e.name,"
+    " e.resource_version FROM orgs_view o"
+    " LEFT JOIN apps_view a ON a.app_id = $2 AND a.org_id = o.org_id AND NOT a.deleted"
+    " LEFT JOIN envs_view e ON e.env_id = $3 AND e.app_id = a.app_id AND NOT e.deleted"
+    " WHERE o.org_id = $1 AND NOT o.deleted"};
+
+int mt_api_owners(struct mt_api_call *c)
+{
+    const char *org = param_or_null(c, "org_id"), *app = param_or_null(c, "app_id"), *env = param_or_null(c, "env_id");
+    struct mt_pg_params p;
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    if (!org)
+        return 0;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, org);
+    mt_pg_p_text(&p, app);
+    mt_pg_p_text(&p, env);
+    if (mt_pg_query(c->pg, &chain, &p, &r, &c->err) < 0)
+        return mt_api_fail_err(c);
+    if (mt_pg_rows(r) == 0 || !c->who.is_operator) /* memberships come with teams; until then operators own every org */
+        return mt_api_not_found(c, "organisation");
+    owner(&c->org, r, 0);
+    if (app && mt_pg_null(r, 0, 3))
+        return mt_api_not_found(c, "app");
+    if (app)
+        owner(&c->app, r, 3);
+    if (env && mt_pg_null(r, 0, 6))
+        return mt_api_not_found(c, "environment");
+    if (env)
+        owner(&c->env, r, 6);
+    return 0;
+}
+
+static int parse_body(struct mt_api_call *c)
+{
+    size_t len;
+    const char *text = mt_http_req_body(c->http, &len), *ct = mt_http_req_header(c->http, "Content-Type");
+    size_t blank = strspn(text, " \t\r\n");
+    if (len == 0 || blank == len) {
+        c->body = json_object();
+        return 0;
+    }
+    if (ct && strncasecmp(ct, "application/json", 16) != 0)
+        return mt_api_fail(c, 415, "unsupported_media_type", "the body must be application/json");
+    if (mt_json_parse(text, len, BODY_MAX, BODY_DEPTH, &c->body, &c->err) < 0)
+        return mt_api_fail(c, 400, "invalid_json", "%s", c->err.msg);
+    if (!json_is_object(c->body))
+        return mt_api_fail(c, 400, "invalid_json", "the body must be a JSON object");
+    return 0;
+}
+
+/* Read-your-writes across servers: wait for the log to reach what the client has seen. */
+static int min_event(struct mt_api_call *c)
+{
+    int64_t want = 0;
+    if (mt_api_query_i64(c, "min_event_id", 0, INT64_MAX, 0, &want) < 0)
+        return -1;
+    c->query_n = 0;
+    int64_t until = mt_clock_mono() + MIN_EVENT_WAIT_MS * MT_NS_PER_MS;
+    int64_t head = mt_log_head_get(c->ctl->head);
+    while (head < want && mt_clock_mono() < until)
+        head = mt_log_head_wait(c->ctl->head, head, 200);
+    if (head < want)
+        return mt_api_fail(c, 504, "projection_timeout", "the log is at event %lld, event %lld was asked for",
+                           (long long)head, (long long)want);
+    return 0;
+}
+
+static int run(struct mt_api_call *c, struct mt_api_worker *w)
+{
+    enum mt_listener at = (enum mt_listener)mt_http_req_listener(c->http);
+    if (find_route(c, at) < 0)
+        return -1;
+    if (!(c->route->flags & MT_API_NO_DB) && database(c, w) < 0)
+        return -1;
+    if (c->route->listener == MT_LISTEN_API && !(c->route->flags & MT_API_ANYONE)) {
+        if (credential(c) < 0 || mt_api_owners(c) < 0)
+            return -1;
+        if ((c->route->flags & MT_API_OPERATOR) && !c->who.is_operator)
+            return mt_api_fail(c, 403, "operator_only", "only operators may do this");
+        if (c->route->scope && !(c->who.scopes & mt_scope_bit(c->route->scope)))
+            return mt_api_fail(c, 403, "insufficient_scope", "the token lacks the scope %s", c->route->scope);
+    }
+    if (mt_http_req_round(c->http) == 0 && !(c->route->flags & MT_API_NO_DB) && min_event(c) < 0)
+        return -1;
+    if ((c->route->flags & MT_API_BODY) && parse_body(c) < 0)
+        return -1;
+    return c->route->handle(c);
+}
+
+/* A running stream outlives an outage of the database and ends with its reason otherwise; its client resumes by id. */
+static void stream_problem(struct mt_api_call *c)
+{
+    if (c->problem.status == 503 && !mt_http_req_stopping(c->http)) {
+        mt_http_park(c->http, 0, mt_clock_mono() + MT_NS_PER_S);
+        return;
+    }
+    char line[120];
+    int n = snprintf(line, sizeof line, "{\"type\":\"end\",\"reason\":\"%s\"}\n", c->problem.code);
+    (void)mt_http_stream_write(c->http, line, (size_t)n);
+    mt_http_stream_end(c->http);
+}
+
+void mt_api_handle(struct mt_http_req *req, void *worker, void *arg)
+{
+    struct mt_api_call c = {.ctl = arg, .http = req};
+    request_id(&c);
+    if (mt_http_req_round(req) == 0) {
+        mt_http_add_header(req, "X-Request-Id", c.request_id);
+        mt_http_add_header(req, "X-Api-Version", "v1");
+    }
+    int rc = run(&c, worker);
+    if (rc < 0 && c.problem.status == 0) /* a handler that failed without saying why is our bug */
+        (void)mt_api_fail(&c, 500, "internal", "the request could not be carried out");
+    if (rc < 0 && mt_http_req_streaming(req))
+        stream_problem(&c);
+    else if (rc < 0)
+        mt_api_send_problem(&c);
+    int64_t took_us = (mt_clock_mono() - mt_http_req_arrived_ns(req)) / 1000;
+    mt_log(c.problem.status >= 500 ? MT_WARN : MT_DEBUG, "api.request", KV("request_id", c.request_id),
+           KV("method", mt_http_req_method(req)), KV("path", mt_http_req_path(req)), KV("status", c.problem.status),
+           KV("code", c.problem.code), KV("took_us", took_us));
+    json_decref(c.body);
+    json_decref(c.problem.errors);
+    json_decref(c.problem.details);
+}
+
+void *mt_api_worker_start(void *arg, unsigned index)
+{
+    struct mt_api_worker *w = calloc(1, sizeof *w);
+    (void)index;
+    MT_ASSERT(w); /* start-up */
+    w->ctl = arg;
+    return w;
+}
+
+void mt_api_worker_stop(void *arg, void *worker)
+{
+    struct mt_api_worker *w = worker;
+    (void)arg;
+    if (w)
+        mt_pg_free(w->pg);
+    free(w);
+}
+
+char *mt_api_own_answer(struct mt_http_req *req, unsigned status, const char **ret_type, size_t *ret_len, void *arg)
+{
+    (void)arg;
+    const char *code = status == 413   ? "payload_too_large"
+                       : status == 503 ? "unavailable"
+                       : status == 400 ? "invalid_argument"
+                                       : "internal";
+    const char *detail = status == 413   ? "the body is above 1 MiB"
+                         : status == 503 ? "the server is busy or stopping"
+                         : status == 400 ? "the request line or headers are malformed"
+                                         : "the request could not be carried out";
+    char id[MT_ID_SIZE];
+    (void)req;
+    mt_id_new(MT_ID_REQUEST, id);
+    char *t = mt_asprintf("{\"type\":\"urn:moat:error:%s\",\"title\":\"%s\",\"status\":%u,\"detail\":\"%s\",\"code\":\"%s\","
+                          "\"request_id\":\"%s\",\"retryable\":%s}",
+                          code, detail, status, detail, code, id, status == 503 ? "true" : "false");
+    *ret_type = "application/problem+json";
+    *ret_len = t ? strlen(t) : 0;
+    return t;
+}

@@ -1,0 +1,267 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The event log as tenants and operators read it: pages and a stream that resumes by id (control-plane.md §11.1). */
+#include "control/api/handlers.h"
+
+#include "base/clock.h"
+#include "base/str.h"
+#include "control/api/call.h"
+#include "control/streams/event_json.h"
+#include "pg/array.h"
+
+#define PAGE 200
+#define HEARTBEAT_NS (15 * MT_NS_PER_S)
+#define STREAM_MAX_NS (3600 * MT_NS_PER_S)
+#define STREAM_BUFFER (1024u * 1024u)
+#define MAX_TYPES 16
+
+/* $1 org or NULL, $2 app, $3 env, $4 aggregate_type, $5 aggregate_id, $6 correlation, $7 actor, $8 since, $9 until,
+ * $10 LIKE patterns or NULL, $11 cursor, $12 limit */
+#define WHERE                                                                                                       \
+    " FROM moat.events WHERE ($1::text IS NULL OR org_id = $1) AND ($2::text IS NULL OR app_id = $2)"              \
+    " AND ($3::text IS NULL OR env_id = $3) AND ($4::text IS NULL OR aggregate_type = $4)"                          \
+    " AND ($5::text IS NULL OR aggregate_id = $5) AND ($6::text IS NULL OR correlation_id = $6)"                    \
+    " AND ($7::text IS NULL OR actor_id = $7) AND ($8::timestamptz IS NULL OR occurred_at >= $8)"                   \
+    " AND ($9::timestamptz IS NULL OR occurred_at < $9)"                                                            \
+    " AND (cardinality($10::text[]) = 0 OR event_type LIKE ANY ($10::text[]))"
+
+static const struct mt_pg_stmt page_asc = {"events_page_asc", "SELECT " MT_EVENT_COLUMNS WHERE
+                                                              " AND event_id > $11 ORDER BY event_id ASC LIMIT $12"};
+static const struct mt_pg_stmt page_desc = {"events_page_desc", "SELECT " MT_EVENT_COLUMNS WHERE
+                                                                " AND event_id < $11 ORDER BY event_id DESC LIMIT $12"};
+
+struct filter {
+    char org[MT_ID_SIZE], app[80], env[80], agg_type[64], agg_id[80], correlation[80], actor[80];
+    int64_t since_us, until_us; /* 0: none */
+    char types[MAX_TYPES][72];  /* LIKE patterns */
+    int types_n;
+};
+
+struct stream {
+    struct filter f;
+    int64_t after, opened_ns, spoke_ns;
+};
+
+static int take(struct mt_api_call *c, const char *name, char *ret, size_t size)
+{
+    const char *v = mt_api_query(c, name);
+    if (v && strlen(v) >= size)
+        return mt_api_fail(c, 400, "invalid_argument", "query parameter '%s' is too long", name);
+    snprintf(ret, size, "%s", v ? v : "");
+    return 0;
+}
+
+static int take_time(struct mt_api_call *c, const char *name, int64_t *ret)
+{
+    const char *v = mt_api_query(c, name);
+    *ret = 0;
+    if (v && mt_rfc3339_parse(v, ret, &c->err) < 0)
+        return mt_api_fail(c, 400, "invalid_argument", "query parameter '%s' is not an RFC 3339 time", name);
+    return 0;
+}
+
+/* "app.created" or "instance.*" into a LIKE pattern. */
+static int add_type(struct mt_api_call *c, struct filter *f, const char *type)
+{
+    size_t n = strlen(type), o = 0;
+    bool prefix = n > 2 && MT_STREQ(type + n - 2, ".*");
+    if (f->types_n == MAX_TYPES || n < 3 || n > 60)
+        return mt_api_fail(c, 400, "invalid_argument", "event_type: at most %d values of 3 to 60 characters", MAX_TYPES);
+    char *out = f->types[f->types_n];
+    for (size_t i = 0; i < (prefix ? n - 1 : n); i++) {
+        if (!strchr("abcdefghijklmnopqrstuvwxyz_.", type[i]) || o + 3 > sizeof f->types[0])
+            return mt_api_fail(c, 400, "invalid_argument", "event_type is a name, or a prefix that ends in .*");
+        if (type[i] == '_')
+            out[o++] = '\\';
+        out[o++] = type[i];
+    }
+    if (prefix)
+        out[o++] = '%';
+    out[o] = 0;
+    f->types_n++;
+    return 0;
+}
+
+static int read_filter(struct mt_api_call *c, struct filter *f)
+{
+    const char *k, *v;
+    memcpy(f->org, c->org.id, sizeof f->org);
+    if (take(c, "app_id", f->app, sizeof f->app) < 0 || take(c, "env_id", f->env, sizeof f->env) < 0 ||
+        take(c, "aggregate_type", f->agg_type, sizeof f->agg_type) < 0 ||
+        take(c, "aggregate_id", f->agg_id, sizeof f->agg_id) < 0 ||
+        take(c, "correlation_id", f->correlation, sizeof f->correlation) < 0 ||
+        take(c, "actor_id", f->actor, sizeof f->actor) < 0 || take_time(c, "since", &f->since_us) < 0 ||
+        take_time(c, "until", &f->until_us) < 0)
+        return -1;
+    (void)mt_api_query(c, "event_type");
+    for (size_t i = 0; mt_http_req_query_at(c->http, i, &k, &v); i++)
+        if (MT_STREQ(k, "event_type") && add_type(c, f, v) < 0)
+            return -1;
+    return 0;
+}
+
+static const char *null_if_empty(const char *s)
+{
+    return s[0] ? s : NULL;
+}
+
+static int query_page(struct mt_api_call *c, const struct filter *f, bool asc, int64_t cursor, int64_t limit,
+                      struct mt_pg_res **ret)
+{
+    struct mt_pg_params p;
+    struct mt_pg_arr types;
+    mt_pg_arr_init(&types, MT_PG_ELEM_TEXT, 8192);
+    for (int i = 0; i < f->types_n; i++)
+        mt_pg_arr_text_add(&types, f->types[i]);
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, null_if_empty(f->org));
+    mt_pg_p_text(&p, null_if_empty(f->app));
+    mt_pg_p_text(&p, null_if_empty(f->env));
+    mt_pg_p_text(&p, null_if_empty(f->agg_type));
+    mt_pg_p_text(&p, null_if_empty(f->agg_id));
+    mt_pg_p_text(&p, null_if_empty(f->correlation));
+    mt_pg_p_text(&p, null_if_empty(f->actor));
+    if (f->since_us)
+        mt_pg_p_time(&p, f->since_us);
+    else
+        mt_pg_p_time_null(&p);
+    if (f->until_us)
+        mt_pg_p_time(&p, f->until_us);
+    else
+        mt_pg_p_time_null(&p);
+    mt_pg_p_arr(&p, &types);
+    mt_pg_p_i64(&p, cursor);
+    mt_pg_p_i64(&p, limit);
+    int rc = mt_pg_query(c->pg, asc ? &page_asc : &page_desc, &p, ret, &c->err);
+    mt_pg_arr_done(&types);
+    return rc < 0 ? mt_api_fail_err(c) : 0;
+}
+
+static int list(struct mt_api_call *c)
+{
+    struct filter f = {0};
+    int64_t after, before, limit, head, epoch;
+    const char *order;
+    if (read_filter(c, &f) < 0 || mt_api_query_i64(c, "after_event_id", 0, INT64_MAX, 0, &after) < 0 ||
+        mt_api_query_i64(c, "before_event_id", 1, INT64_MAX, INT64_MAX, &before) < 0 ||
+        mt_api_query_i64(c, "limit", 1, 500, 100, &limit) < 0)
+        return -1;
+    order = mt_api_query(c, "order");
+    if (mt_api_query_done(c) < 0)
+        return -1;
+    if (order && !MT_STREQ(order, "asc") && !MT_STREQ(order, "desc"))
+        return mt_api_fail(c, 400, "invalid_argument", "order is asc or desc");
+    bool asc = !order || MT_STREQ(order, "asc");
+    /* The head first: what is read afterwards may be newer, never older, so a poller skips nothing. */
+    if (mt_log_position(c->pg, &head, &epoch, &c->err) < 0)
+        return mt_api_fail_err(c);
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    if (query_page(c, &f, asc, asc ? after : before, limit, &r) < 0)
+        return -1;
+    mt_auto_buf struct mt_buf b = MT_BUF_INIT(64u * 1024u * 1024u);
+    int n = mt_pg_rows(r);
+    int64_t last = asc ? after : before;
+    mt_buf_puts(&b, "{\"items\":[");
+    for (int i = 0; i < n; i++) {
+        if (i)
+            mt_buf_putc(&b, ',');
+        last = mt_event_json(r, i, &b);
+    }
+    if (asc && n < limit)
+        last = last > head ? last : head; /* nothing more up to the head: advance past filtered rows */
+    mt_buf_printf(&b, "],\"next_after_event_id\":%lld,\"head_event_id\":%lld,\"epoch\":%lld}", (long long)last,
+                  (long long)head, (long long)epoch);
+    size_t len = b.len;
+    return mt_api_send_text(c, 200, mt_buf_take(&b), len);
+}
+
+int mt_api_events_list(struct mt_api_call *c)
+{
+    return list(c);
+}
+
+int mt_api_admin_events_list(struct mt_api_call *c)
+{
+    return list(c); /* no org in the path: no org filter */
+}
+
+/* ---------------------------------------------------------------- stream */
+
+static int end_stream(struct mt_api_call *c, const struct stream *s, const char *reason)
+{
+    char line[160];
+    int n = snprintf(line, sizeof line, "{\"type\":\"end\",\"reason\":\"%s\",\"resume_after\":%lld}\n", reason,
+                     (long long)s->after);
+    (void)mt_http_stream_write(c->http, line, (size_t)n);
+    mt_http_stream_end(c->http);
+    return 0;
+}
+
+/* Write everything up to the head. 0 all written; 1 the client is too slow; -1 problem. */
+static int pump(struct mt_api_call *c, struct stream *s)
+{
+    for (;;) {
+        int64_t head, epoch;
+        if (mt_log_position(c->pg, &head, &epoch, &c->err) < 0)
+            return mt_api_fail_err(c);
+        mt_auto_pg_res struct mt_pg_res *r = NULL;
+        if (query_page(c, &s->f, true, s->after, PAGE, &r) < 0)
+            return -1;
+        int n = mt_pg_rows(r);
+        for (int i = 0; i < n; i++) {
+            mt_auto_buf struct mt_buf b = MT_BUF_INIT(256u * 1024u);
+            int64_t id = mt_event_json(r, i, &b);
+            mt_buf_putc(&b, '\n');
+            int rc = mt_http_stream_write(c->http, b.p, b.len);
+            if (rc == -MT_E_LIMIT)
+                return 1;
+            s->after = id;
+            s->spoke_ns = mt_clock_mono();
+        }
+        if (n < PAGE) {
+            if (head > s->after)
+                s->after = head;
+            return 0;
+        }
+    }
+}
+
+int mt_api_events_stream(struct mt_api_call *c)
+{
+    struct stream *s = mt_http_req_state(c->http);
+    int64_t now = mt_clock_mono();
+    if (!s) {
+        struct filter f = {0};
+        int64_t after, head, epoch;
+        if (read_filter(c, &f) < 0 || mt_api_query_i64(c, "after_event_id", 0, INT64_MAX, -1, &after) < 0 ||
+            mt_api_query_done(c) < 0)
+            return -1;
+        if (mt_log_position(c->pg, &head, &epoch, &c->err) < 0)
+            return mt_api_fail_err(c);
+        s = calloc(1, sizeof *s);
+        if (!s) {
+            (void)MT_FAIL(&c->err, MT_E_NOMEM, "stream");
+            return mt_api_fail_err(c);
+        }
+        *s = (struct stream){.f = f, .after = after >= 0 ? after : head, .opened_ns = now, .spoke_ns = now};
+        mt_http_req_set_state(c->http, s, free);
+        mt_http_stream_start(c->http, "application/x-ndjson", STREAM_BUFFER);
+    }
+    int rc = pump(c, s);
+    if (rc < 0)
+        return -1;
+    if (rc == 1)
+        return end_stream(c, s, "slow_consumer");
+    if (mt_http_req_stopping(c->http))
+        return end_stream(c, s, "shutdown");
+    if (now - s->opened_ns > STREAM_MAX_NS)
+        return end_stream(c, s, "max_duration");
+    if (now - s->spoke_ns >= HEARTBEAT_NS || mt_http_req_round(c->http) == 0) {
+        char line[96];
+        int n = snprintf(line, sizeof line, "{\"type\":\"heartbeat\",\"head_event_id\":%lld}\n", (long long)s->after);
+        if (mt_http_stream_write(c->http, line, (size_t)n) == -MT_E_LIMIT)
+            return end_stream(c, s, "slow_consumer");
+        s->spoke_ns = now;
+    }
+    mt_http_park(c->http, MT_TOPIC_HEAD, s->spoke_ns + HEARTBEAT_NS);
+    return 0;
+}

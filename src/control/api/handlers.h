@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Every handler of the route table (api/table.c), by the file it lives in. All return 0 or -1 as api/call.h says. */
+#pragma once
+
+struct mt_api_call;
+
+/* account.c */
+int mt_api_whoami(struct mt_api_call *c);
+int mt_api_capabilities(struct mt_api_call *c);
+/* tenancy.c */
+int mt_api_orgs_list(struct mt_api_call *c);
+int mt_api_orgs_create(struct mt_api_call *c);
+int mt_api_orgs_get(struct mt_api_call *c);
+int mt_api_projects_list(struct mt_api_call *c);
+int mt_api_projects_create(struct mt_api_call *c);
+int mt_api_projects_get(struct mt_api_call *c);
+int mt_api_apps_list(struct mt_api_call *c);
+int mt_api_apps_create(struct mt_api_call *c);
+int mt_api_apps_get(struct mt_api_call *c);
+int mt_api_envs_list(struct mt_api_call *c);
+int mt_api_envs_create(struct mt_api_call *c);
+int mt_api_envs_get(struct mt_api_call *c);
+/* releases.c */
+int mt_api_manifest_validate(struct mt_api_call *c);
+int mt_api_releases_list(struct mt_api_call *c);
+int mt_api_releases_create(struct mt_api_call *c);
+int mt_api_releases_get(struct mt_api_call *c);
+/* deploys.c */
+int mt_api_deploys_list(struct mt_api_call *c);
+int mt_api_deploys_create(struct mt_api_call *c);
+int mt_api_deploys_get(struct mt_api_call *c);
+int mt_api_rollbacks_create(struct mt_api_call *c);
+int mt_api_restarts_create(struct mt_api_call *c);
+/* scale.c */
+int mt_api_scale_get(struct mt_api_call *c);
+int mt_api_scale_put(struct mt_api_call *c);
+/* instances.c */
+int mt_api_instances_list(struct mt_api_call *c);
+int mt_api_instances_get(struct mt_api_call *c);
+/* routes.c */
+int mt_api_routes_list(struct mt_api_call *c);
+int mt_api_routes_list_org(struct mt_api_call *c);
+int mt_api_routes_create(struct mt_api_call *c);
+int mt_api_routes_get(struct mt_api_call *c);
+int mt_api_routes_delete(struct mt_api_call *c);
+/* status.c */
+int mt_api_env_status(struct mt_api_call *c);
+/* events.c */
+int mt_api_events_list(struct mt_api_call *c);
+int mt_api_events_stream(struct mt_api_call *c);
+int mt_api_admin_events_list(struct mt_api_call *c);
+/* logs.c */
+int mt_api_logs_list(struct mt_api_call *c);
+int mt_api_logs_stream(struct mt_api_call *c);
+/* nodes.c */
+int mt_api_nodes_list(struct mt_api_call *c);
+int mt_api_nodes_get(struct mt_api_call *c);
+/* internal.c */
+int mt_api_enroll_local(struct mt_api_call *c);
+int mt_api_heartbeat(struct mt_api_call *c);
+int mt_api_plan(struct mt_api_call *c);
+int mt_api_node_status(struct mt_api_call *c);
+int mt_api_edge_config(struct mt_api_call *c);
+int mt_api_edge_status(struct mt_api_call *c);
+/* admin.c */
+int mt_api_livez(struct mt_api_call *c);
+int mt_api_readyz(struct mt_api_call *c);
+int mt_api_metrics(struct mt_api_call *c);

@@ -1,0 +1,258 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Mutations: look for a replay, prepare, append, answer; prepared again while rows move under it. */
+#include "control/api/mutate.h"
+
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/str.h"
+#include "model/names.h"
+#include "os/digest.h"
+
+#define ROUNDS 12
+#define APPEND_TIMEOUT_MS 10000
+
+struct scope {
+    const char *key; /* NULL: no Idempotency-Key */
+    const char *org;
+    char route[400];
+    uint8_t mac[32];
+};
+
+static const struct mt_pg_stmt find_record = {
+    "idempotency_find",
+    "SELECT request_mac, status, response_body, event_id FROM moat.idempotency_records"
+    " WHERE org_id = $1 AND actor_id = $2 AND route = $3 AND key = $4"};
+
+static void made_done(struct mt_api_made *m)
+{
+    json_decref(m->object);
+    json_decref(m->ids);
+    json_decref(m->next);
+    *m = (struct mt_api_made){0};
+}
+
+/* Method, template and path ids: the place of the key's scope. */
+static int scope_make(struct mt_api_call *c, struct scope *s)
+{
+    *s = (struct scope){.key = mt_http_req_header(c->http, "Idempotency-Key"), .org = c->org.id[0] ? c->org.id : "-"};
+    if (!s->key)
+        return 0;
+    if (!mt_idempotency_key_valid(s->key, strlen(s->key)) || mt_http_req_header_repeated(c->http, "Idempotency-Key"))
+        return mt_api_fail(c, 400, "invalid_argument", "Idempotency-Key is one value of 1 to 128 printable ASCII characters");
+    int n = snprintf(s->route, sizeof s->route, "%s %s", c->route->method, c->route->path);
+    for (int i = 0; i < c->params_n; i++)
+        n += snprintf(s->route + n, sizeof s->route - (size_t)n, " %s", c->param[i].value);
+    char *canonical = json_dumps(c->body, JSON_COMPACT | JSON_SORT_KEYS);
+    if (!canonical) {
+        (void)MT_FAIL(&c->err, MT_E_NOMEM, "canonical body");
+        return mt_api_fail_err(c);
+    }
+    mt_hmac_sha256(c->ctl->mac_key, sizeof c->ctl->mac_key, canonical, strlen(canonical), s->mac);
+    free(canonical);
+    return 0;
+}
+
+static int key_reuse(struct mt_api_call *c)
+{
+    return mt_api_fail(c, 409, "idempotency_key_reuse", "this Idempotency-Key was used for another request body; use a new key");
+}
+
+/* The stored or fresh body goes out; the receipt is added when the client asked for it. */
+static int answer(struct mt_api_call *c, struct mt_api_made *made, int status, const char *body, int64_t event_id,
+                  bool replay)
+{
+    char t[32];
+    if (event_id > 0) {
+        snprintf(t, sizeof t, "%lld", (long long)event_id);
+        mt_http_add_header(c->http, "X-Event-Id", t);
+    }
+    if (replay)
+        mt_http_add_header(c->http, "Idempotent-Replay", "true");
+    if (made && made->location[0])
+        mt_http_add_header(c->http, "Location", made->location);
+    const char *prefer = mt_http_req_header(c->http, "Prefer");
+    json_error_t je;
+    json_t *o = json_loads(body, JSON_REJECT_DUPLICATES, &je);
+    if (!o) {
+        (void)MT_FAIL(&c->err, MT_E_CORRUPT, "stored reply is not JSON");
+        return mt_api_fail_err(c);
+    }
+    json_t *v = json_object_get(o, "resource_version");
+    if (json_is_integer(v)) {
+        snprintf(t, sizeof t, "\"%lld\"", (long long)json_integer_value(v));
+        mt_http_add_header(c->http, "ETag", t);
+    }
+    if (prefer && strstr(prefer, "return=receipt")) {
+        json_t *receipt = json_pack("{s:s,s:O*,s:I,s:b,s:O*}", "operation",
+                                    made && made->operation ? made->operation : c->route->summary, "resource_ids",
+                                    made ? made->ids : NULL, "event_id", (json_int_t)event_id, "replayed", replay, "next",
+                                    made ? made->next : NULL);
+        json_object_set_new(o, "receipt", receipt);
+    }
+    return mt_api_send(c, status, o);
+}
+
+/* 1: answered as a replay; 0: no record; -1: problem. */
+static int replay(struct mt_api_call *c, const struct scope *s)
+{
+    struct mt_pg_params p;
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    if (!s->key)
+        return 0;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, s->org);
+    mt_pg_p_text(&p, c->who.subject_id);
+    mt_pg_p_text(&p, s->route);
+    mt_pg_p_text(&p, s->key);
+    if (mt_pg_query(c->pg, &find_record, &p, &r, &c->err) < 0)
+        return mt_api_fail_err(c);
+    if (mt_pg_rows(r) == 0)
+        return 0;
+    size_t n = 0;
+    const void *mac = mt_pg_bytes(r, 0, 0, &n);
+    if (n != sizeof s->mac || !mt_digest_equal(mac, s->mac, n))
+        return key_reuse(c);
+    return answer(c, NULL, (int)mt_pg_i64(r, 0, 1), mt_pg_text(r, 0, 2), mt_pg_i64(r, 0, 3), true) < 0 ? -1 : 1;
+}
+
+/* Runs on the appender's thread: times are known now. */
+static int build_reply(void *arg, const struct mt_cmd_ids_given *given, struct mt_buf *body, int *ret_status,
+                       struct mt_err *err)
+{
+    struct mt_api_made *m = arg;
+    char ts[MT_RFC3339_LEN];
+    mt_rfc3339(given->occurred_us, ts);
+    const char *times[] = {"created_at", "updated_at"};
+    for (size_t i = 0; i < 2; i++)
+        if (json_is_null(json_object_get(m->object, times[i])))
+            json_object_set_new(m->object, times[i], json_string(ts));
+    char *t = json_dumps(m->object, JSON_COMPACT);
+    if (!t)
+        return MT_FAIL(err, MT_E_NOMEM, "reply");
+    mt_buf_puts(body, t);
+    free(t);
+    *ret_status = m->status;
+    return mt_buf_check(body, err);
+}
+
+static int taken(struct mt_api_call *c, const char *constraint)
+{
+    static const struct {
+        const char *constraint, *code, *text;
+    } names[] = {
+        {"orgs_view_name_live", "name_taken", "an organisation with this name exists"},
+        {"projects_view_name_live", "name_taken", "a project with this name exists in this organisation"},
+        {"apps_view_name_live", "name_taken", "an app with this name exists in this organisation"},
+        {"envs_view_name_live", "name_taken", "an environment with this name exists in this app"},
+        {"routes_view_hostname_live", "hostname_taken", "the host name is already routed on this port"},
+        {"hostname_owners_view_one_env", "hostname_taken", "the host name is already in use"},
+        {"routes_view_port_live", "port_taken", "the port is already in use on this address"},
+    };
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (MT_STREQ(names[i].constraint, constraint))
+            return mt_api_fail(c, 409, names[i].code, "%s", names[i].text);
+    return mt_api_fail(c, 409, "conflict", "another change got in between; try again");
+}
+
+/* One round. 1: run again; 0: answered; -1: problem. */
+static int round_once(struct mt_api_call *c, mt_prepare_fn *prepare, const struct scope *s, struct mt_api_made *made,
+                      bool last)
+{
+    struct mt_cmd_actor actor = {.actor_type = c->who.is_operator && !c->org.id[0] ? "operator" : "user",
+                                 .actor_id = c->who.subject_id,
+                                 .request_id = c->request_id,
+                                 .idempotency_key = s->key};
+    mt_auto_cmd struct mt_cmd *cmd = NULL;
+    struct mt_cmd_done done = {0};
+    if (mt_cmd_new(&actor, &cmd, &c->err) < 0)
+        return mt_api_fail_err(c);
+    if (prepare(c, cmd, made) < 0)
+        return -1;
+    if (made->nothing) {
+        char *t = json_dumps(made->object, JSON_COMPACT);
+        int rc = t ? answer(c, made, made->status, t, 0, false) : -1;
+        free(t);
+        return rc;
+    }
+    if (s->key && mt_cmd_idempotency(cmd, s->org, c->who.subject_id, s->route, s->key, s->mac, &c->err) < 0)
+        return mt_api_fail_err(c);
+    mt_cmd_reply(cmd, build_reply, made);
+    int rc = mt_append(c->ctl->appender, MT_TAKE(cmd), APPEND_TIMEOUT_MS, &done, &c->err);
+    switch (done.end) {
+    case MT_END_DONE:
+        rc = answer(c, made, done.status, done.body, done.event_id, false);
+        break;
+    case MT_END_REPLAY:
+        rc = answer(c, made, done.status, done.body, done.event_id, true);
+        break;
+    case MT_END_KEY_REUSE:
+        rc = key_reuse(c);
+        break;
+    case MT_END_STALE:
+        rc = last ? mt_api_fail(c, 409, "conflict", "the objects involved keep changing; try again") : 1;
+        break;
+    case MT_END_TAKEN:
+        rc = (mt_starts_with(done.constraint, "releases_view_") && !last) ? 1 : taken(c, done.constraint);
+        break;
+    case MT_END_ERROR:
+    default:
+        rc = mt_api_fail_err(c);
+        break;
+    }
+    mt_cmd_done_free(&done);
+    return rc;
+}
+
+int mt_api_mutate(struct mt_api_call *c, mt_prepare_fn *prepare)
+{
+    struct scope s;
+    if (scope_make(c, &s) < 0)
+        return -1;
+    int rc = replay(c, &s);
+    if (rc)
+        return rc > 0 ? 0 : -1;
+    for (int i = 0; i < ROUNDS; i++) {
+        struct mt_api_made made = {.status = 200};
+        if (i > 0 && mt_api_owners(c) < 0) { /* what the path names may be what changed */
+            rc = -1;
+            break;
+        }
+        c->query_n = 0;
+        rc = round_once(c, prepare, &s, &made, i == ROUNDS - 1);
+        made_done(&made);
+        if (rc <= 0)
+            break;
+    }
+    if (rc < 0 && c->problem.status == 409) {
+        /* A duplicate may have won the race between our look for a replay and the refusal: then that reply counts. */
+        struct mt_api_problem keep = c->problem;
+        c->problem = (struct mt_api_problem){0};
+        int again = replay(c, &s);
+        if (again > 0) {
+            json_decref(keep.errors);
+            json_decref(keep.details);
+            return 0;
+        }
+        json_decref(c->problem.errors);
+        json_decref(c->problem.details);
+        c->problem = keep;
+    }
+    return rc < 0 ? -1 : 0;
+}
+
+int mt_api_event(struct mt_api_call *c, struct mt_cmd *cmd, enum mt_ev ev, const char *aggregate_id, json_t *payload)
+{
+    struct mt_cmd_ids ids = {.org_id = c->org.id[0] ? c->org.id : NULL,
+                             .app_id = c->app.id[0] ? c->app.id : NULL,
+                             .env_id = c->env.id[0] ? c->env.id : NULL};
+    if (!payload) {
+        (void)MT_FAIL(&c->err, MT_E_NOMEM, "payload of %s", mt_ev_info(ev)->type);
+        return mt_api_fail_err(c);
+    }
+    return mt_cmd_event(cmd, ev, aggregate_id, &ids, payload, &c->err) < 0 ? mt_api_fail_err(c) : 0;
+}
+
+int mt_api_dry_run(struct mt_api_call *c, bool *ret)
+{
+    return mt_api_query_bool(c, "dry_run", false, ret);
+}

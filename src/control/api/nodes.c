@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Nodes for operators: record, last heartbeat, what is reserved on them. */
+#include "control/api/handlers.h"
+
+#include "control/api/call.h"
+#include "control/api/sql.h"
+
+#define NODE_OBJECT                                                                                                    \
+    "json_strip_nulls(json_build_object('id',n.node_id,'name',n.name,'roles',n.roles,'admin_state',n.admin_state,"     \
+    "'admin_reason',n.admin_reason,'health',n.health,'health_reason',n.health_reason,'conditions',n.conditions,"       \
+    "'config',n.config,'vmm',n.vmm,'arch',n.arch,'labels',n.labels,'overlay_ipv6',n.overlay_ipv6,"                      \
+    "'instance_prefix',n.instance_prefix,'public_ipv6',n.public_ipv6,'public_ipv4',n.public_ipv4,"                      \
+    "'capacity',n.capacity,'allocatable',n.allocatable,'mtu',n.mtu,'agent_version',n.agent_version,"                   \
+    "'last_heartbeat_at'," MT_SQL_TS("h.received_at") ",'applied_cursor_event_id',h.plan_cursor,"                       \
+    "'usage',(SELECT json_build_object('instances',count(*),'cpu_millis',coalesce(sum(cpu_millis),0),"                 \
+    "'memory_bytes',coalesce(sum(memory_bytes),0),'disk_bytes',coalesce(sum(disk_bytes),0)) FROM instances_view i"     \
+    " WHERE i.node_id = n.node_id AND i.released_at IS NULL AND i.status <> 'stopped'),"                               \
+    "'resource_version',n.resource_version,'created_at'," MT_SQL_TS("n.created_at") ",'updated_at'," MT_SQL_TS("n.updated_at") "))::text"
+
+MT_SQL_LIST(nodes, NODE_OBJECT, "nodes_view n LEFT JOIN moat.node_heartbeats h USING (node_id)", "n.node_id",
+            "NOT n.deleted AND ($1::text IS NULL OR n.name = $1)", "2", "3");
+static const struct mt_pg_stmt node_get = {
+    "node_get", "SELECT " NODE_OBJECT ", n.resource_version FROM nodes_view n LEFT JOIN moat.node_heartbeats h USING (node_id)"
+                " WHERE n.node_id = $1 AND NOT n.deleted"};
+
+int mt_api_nodes_list(struct mt_api_call *c)
+{
+    struct mt_api_list l = {.asc = &nodes_asc, .desc = &nodes_desc, .filter_key = "nodes"};
+    mt_pg_p_init(&l.params);
+    mt_pg_p_text(&l.params, mt_api_query(c, "name"));
+    return mt_api_send_list(c, &l);
+}
+
+int mt_api_nodes_get(struct mt_api_call *c)
+{
+    struct mt_pg_params p;
+    if (mt_api_query_done(c) < 0)
+        return -1;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, mt_api_param(c, "node_id"));
+    return mt_api_send_row(c, &node_get, &p, "node");
+}

@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Refusals: the table of error codes (control-plane.md §9.2) and problem+json. */
+#include "control/api/call.h"
+
+#include "base/log.h"
+#include "base/str.h"
+
+#include <stdarg.h>
+
+static const struct {
+    const char *code;
+    int status;
+    bool retryable;
+    const char *title;
+} codes[] = {
+    {"invalid_argument", 400, false, "The request has a bad value"},
+    {"invalid_json", 400, false, "The body is not the JSON object expected"},
+    {"unknown_field", 400, false, "The body has a field that is not known"},
+    {"invalid_cursor", 400, false, "The cursor does not belong to this list"},
+    {"invalid_id", 400, false, "The id is malformed"},
+    {"no_changes", 400, false, "The request changes nothing"},
+    {"expected_version_required", 400, false, "The version this change is based on is missing"},
+    {"manifest_invalid", 400, false, "The manifest has errors"},
+    {"unknown_process_type", 400, false, "The release has no such process type"},
+    {"image_not_found", 400, false, "The registry has no such image"},
+    {"image_platform_unsupported", 400, false, "The image has no platform that can run here"},
+    {"image_too_large", 400, false, "The image is above the size limit"},
+    {"port_not_allowed", 400, false, "The port may not be used"},
+    {"hostname_invalid", 400, false, "The host name is not valid"},
+    {"not_supported", 400, false, "Not supported in this version"},
+    {"unauthorized", 401, false, "A valid token is needed"},
+    {"token_expired", 401, false, "The token has expired"},
+    {"token_revoked", 401, false, "The token was revoked"},
+    {"forbidden", 403, false, "Not allowed"},
+    {"insufficient_scope", 403, false, "The token lacks a scope"},
+    {"operator_only", 403, false, "Only operators may do this"},
+    {"account_disabled", 403, false, "The account is disabled"},
+    {"not_found", 404, false, "Not found"},
+    {"method_not_allowed", 405, false, "The method is not allowed here"},
+    {"conflict", 409, false, "The state does not allow this now"},
+    {"version_conflict", 409, false, "The object was changed meanwhile"},
+    {"idempotency_key_reuse", 409, false, "The idempotency key was used with another body"},
+    {"name_taken", 409, false, "The name is taken"},
+    {"hostname_taken", 409, false, "The host name is taken"},
+    {"port_taken", 409, false, "The port is taken"},
+    {"has_dependents", 409, false, "Other objects depend on this one"},
+    {"route_backend_missing", 409, false, "A route would lose its backend"},
+    {"secrets_missing", 409, false, "Required secrets are missing"},
+    {"ipv4_not_enabled", 409, false, "The environment has no IPv4 address"},
+    {"volume_replica_limit", 409, false, "A process with volumes has one replica at most"},
+    {"no_rollback_target", 409, false, "There is no release to go back to"},
+    {"precondition_failed", 412, false, "The precondition does not hold"},
+    {"payload_too_large", 413, false, "The body is too large"},
+    {"unsupported_media_type", 415, false, "The body must be JSON"},
+    {"agent_incompatible", 426, false, "The agent's version does not fit"},
+    {"too_many_streams", 429, true, "Too many streams are open"},
+    {"internal", 500, false, "Something went wrong on the server"},
+    {"unavailable", 503, true, "The server cannot do this at the moment"},
+    {"database_unavailable", 503, true, "The database is not available"},
+    {"registry_unavailable", 503, true, "The registry is not available"},
+    {"ipam_exhausted", 503, false, "No address is left"},
+    {"projection_timeout", 504, true, "The view did not catch up in time"},
+    {"agent_timeout", 504, true, "The agent did not answer in time"},
+};
+
+bool mt_api_code_known(const char *code, int *ret_status)
+{
+    for (size_t i = 0; i < sizeof codes / sizeof codes[0]; i++)
+        if (MT_STREQ(codes[i].code, code)) {
+            *ret_status = codes[i].status;
+            return true;
+        }
+    return false;
+}
+
+int mt_api_fail(struct mt_api_call *c, int status, const char *code, const char *fmt, ...)
+{
+    va_list ap;
+    struct mt_api_problem *p = &c->problem;
+    p->status = status;
+    snprintf(p->code, sizeof p->code, "%s", code);
+    va_start(ap, fmt);
+    vsnprintf(p->detail, sizeof p->detail, fmt, ap);
+    va_end(ap);
+    if (status == 503 && p->retry_after == 0)
+        p->retry_after = 1;
+    return -1;
+}
+
+int mt_api_not_found(struct mt_api_call *c, const char *what)
+{
+    return mt_api_fail(c, 404, "not_found", "there is no such %s", what);
+}
+
+int mt_api_fail_err(struct mt_api_call *c)
+{
+    switch (c->err.code) {
+    case MT_E_UNAVAILABLE:
+    case MT_E_TIMEOUT:
+    case MT_E_CANCELLED:
+        mt_log(MT_WARN, "api.database_unavailable", KV("request_id", c->request_id), KV_ERR(&c->err));
+        return mt_api_fail(c, 503, "database_unavailable", "the database is not reachable; nothing is known to be changed");
+    case MT_E_LIMIT:
+        return mt_api_fail(c, 503, "unavailable", "the server is busy: %s", c->err.msg);
+    case MT_E_INVALID:
+        return mt_api_fail(c, 400, "invalid_argument", "%s", c->err.msg);
+    case MT_OK:
+    case MT_E_NOT_FOUND:
+    case MT_E_CONFLICT:
+    case MT_E_IO:
+    case MT_E_NOMEM:
+    case MT_E_CORRUPT:
+    case MT_E_DENIED:
+    case MT_E_MAX:
+        break;
+    }
+    mt_log(MT_ERROR, "api.internal", KV("request_id", c->request_id), KV_ERR(&c->err), KV("file", c->err.file),
+           KV("line", c->err.line));
+    return mt_api_fail(c, 500, "internal", "the request could not be carried out; the server's log has request %s",
+                       c->request_id);
+}
+
+void mt_api_send_problem(struct mt_api_call *c)
+{
+    struct mt_api_problem *p = &c->problem;
+    const char *title = "Error";
+    bool retryable = p->status >= 503;
+    for (size_t i = 0; i < sizeof codes / sizeof codes[0]; i++)
+        if (MT_STREQ(codes[i].code, p->code)) {
+            title = codes[i].title;
+            retryable = codes[i].retryable;
+        }
+    char type[80], retry[16];
+    snprintf(type, sizeof type, "urn:moat:error:%s", p->code);
+    json_t *o = json_pack("{s:s,s:s,s:i,s:s#,s:s,s:s,s:s,s:b}", "type", type, "title", title, "status", p->status, "detail",
+                          mt_utf8_valid(p->detail, strlen(p->detail)) ? p->detail : title,
+                          mt_utf8_valid(p->detail, strlen(p->detail)) ? (int)strlen(p->detail) : (int)strlen(title),
+                          "instance", mt_http_req_path(c->http), "code", p->code, "request_id", c->request_id, "retryable",
+                          retryable);
+    if (p->retry_after > 0) {
+        snprintf(retry, sizeof retry, "%d", p->retry_after);
+        mt_http_add_header(c->http, "Retry-After", retry);
+        if (o)
+            json_object_set_new(o, "retry_after_seconds", json_integer(p->retry_after));
+    }
+    if (o && p->errors)
+        json_object_set(o, "errors", p->errors);
+    if (o && p->details)
+        json_object_set(o, "details", p->details);
+    char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
+    json_decref(o);
+    mt_http_reply(c->http, (unsigned)p->status, "application/problem+json", text, text ? strlen(text) : 0);
+}

@@ -1,0 +1,222 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Routes: which name or port leads to which process of an environment. Their status is derived, never stored. */
+#include "control/api/handlers.h"
+
+#include "base/clock.h"
+#include "base/str.h"
+#include "control/api/mutate.h"
+#include "control/api/sql.h"
+#include "control/commands/route.h"
+#include "control/plans/edge_acks.h"
+
+/* $2 is the newest revision an edge has applied: a route is active once it is applied and has a ready backend. */
+#define READY_BACKEND                                                                                                  \
+    "EXISTS (SELECT 1 FROM instances_view i WHERE i.env_id = r.env_id AND i.process_type = r.backend_process_type"      \
+    " AND i.released_at IS NULL AND i.desired_state = 'running' AND i.status = 'ready')"
+#define EVER_BACKEND                                                                                                    \
+    "EXISTS (SELECT 1 FROM instances_view i WHERE i.env_id = r.env_id AND i.process_type = r.backend_process_type"      \
+    " AND i.ready_at IS NOT NULL)"
+#define ROUTE_OBJECT                                                                                                    \
+    "json_strip_nulls(json_build_object('id',route_id,'org_id',org_id,'app_id',app_id,'env_id',env_id,"                 \
+    "'hostname',hostname,'listen_port',listen_port,'protocol',protocol,'address_scope',address_scope,"                  \
+    "'backend_process_type',backend_process_type,'backend_port',backend_port,'proxy_protocol',proxy_protocol,"          \
+    "'backend_expects_proxy_protocol',backend_expects_proxy_protocol,'proxy_tlv',proxy_tlv,"                            \
+    "'ipv4_required',ipv4_required,'max_connections',max_connections,'idle_timeout_seconds',idle_timeout_seconds,"      \
+    "'balance',balance,'default_for_listener',default_for_listener,'allow_non_tls',allow_non_tls,"                      \
+    "'disabled',disabled,'managed_by',managed_by,'status',CASE WHEN " READY_BACKEND                                     \
+    " THEN CASE WHEN r.last_event_id <= $2 THEN 'active' ELSE 'pending' END WHEN " EVER_BACKEND                         \
+    " THEN 'degraded' ELSE 'pending' END,'hints','[]'::json,'addresses',(SELECT coalesce(json_agg(n.public_ipv6),'[]')" \
+    " FROM nodes_view n WHERE 'edge' = ANY (n.roles) AND NOT n.deleted AND n.public_ipv6 IS NOT NULL),"                 \
+    "'resource_version',resource_version," MT_SQL_TIMES "))::text"
+
+MT_SQL_LIST(env_routes, ROUTE_OBJECT, "routes_view r", "route_id",
+            "NOT deleted AND env_id = $1 AND ($3::text IS NULL OR hostname = $3)", "4", "5");
+MT_SQL_LIST(org_routes, ROUTE_OBJECT, "routes_view r", "route_id",
+            "NOT deleted AND org_id = $1 AND ($3::text IS NULL OR hostname = $3)", "4", "5");
+static const struct mt_pg_stmt route_get = {
+    "route_get",
+    "SELECT " ROUTE_OBJECT ", resource_version FROM routes_view r WHERE env_id = $1 AND route_id = $3 AND NOT deleted"};
+static const struct mt_pg_stmt route_row = {
+    "route_row", "SELECT hostname, listen_port, resource_version, deleted FROM routes_view WHERE env_id = $1 AND route_id = $2"};
+static const struct mt_pg_stmt shared_port = {
+    "route_free_raw_port",
+    "SELECT p FROM generate_series(10000, 29999) p WHERE NOT EXISTS (SELECT 1 FROM routes_view r WHERE r.listen_port = p"
+    " AND r.address_scope = 'shared6' AND (NOT r.deleted OR r.updated_at > now() - interval '24 hours')) ORDER BY p LIMIT 1"};
+static const struct mt_pg_stmt desired_ports = {
+    "route_backend_known",
+    "SELECT EXISTS (SELECT 1 FROM jsonb_array_elements(r.manifest->'processes'->($2::text)->'ports') q"
+    " WHERE (q->>'internal')::int = $3) FROM env_desired_view d JOIN releases_view r ON r.release_id = d.release_id"
+    " WHERE d.env_id = $1 AND d.process_type = $2"};
+
+static int list(struct mt_api_call *c, const struct mt_pg_stmt *asc, const struct mt_pg_stmt *desc, const char *owner)
+{
+    struct mt_api_list l = {.asc = asc, .desc = desc};
+    const char *hostname = mt_api_query(c, "hostname");
+    char key[400];
+    mt_pg_p_init(&l.params);
+    mt_pg_p_text(&l.params, owner);
+    mt_pg_p_i64(&l.params, mt_edges_best(c->ctl->edges, mt_clock_mono()));
+    mt_pg_p_text(&l.params, hostname);
+    snprintf(key, sizeof key, "routes|%s|%s", owner, hostname ? hostname : "");
+    l.filter_key = key;
+    return mt_api_send_list(c, &l);
+}
+
+int mt_api_routes_list(struct mt_api_call *c)
+{
+    return list(c, &env_routes_asc, &env_routes_desc, c->env.id);
+}
+
+int mt_api_routes_list_org(struct mt_api_call *c)
+{
+    return list(c, &org_routes_asc, &org_routes_desc, c->org.id);
+}
+
+int mt_api_routes_get(struct mt_api_call *c)
+{
+    struct mt_pg_params p;
+    if (mt_api_query_done(c) < 0)
+        return -1;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, c->env.id);
+    mt_pg_p_i64(&p, mt_edges_best(c->ctl->edges, mt_clock_mono()));
+    mt_pg_p_text(&p, mt_api_param(c, "route_id"));
+    return mt_api_send_row(c, &route_get, &p, "route");
+}
+
+/* ---------------------------------------------------------------- create */
+
+static int read_spec(struct mt_api_call *c, struct mt_route_spec *s)
+{
+    static const char *const known[] = {"hostname", "listen_port", "protocol", "backend_process_type", "backend_port",
+                                        "proxy_protocol", "backend_expects_proxy_protocol", "proxy_tlv", "ipv4_required",
+                                        "max_connections", "idle_timeout_seconds", "balance", NULL};
+    const char *hostname;
+    *s = (struct mt_route_spec){0};
+    if (mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 || mt_api_text(c, "hostname", false, 300, &hostname) < 0 ||
+        mt_api_text(c, "protocol", false, 20, &s->protocol) < 0 ||
+        mt_api_text(c, "backend_process_type", true, 32, &s->backend_process_type) < 0 ||
+        mt_api_int(c, "backend_port", true, 1, 65535, 0, &s->backend_port) < 0 ||
+        mt_api_int(c, "listen_port", false, 1, 65535, 0, &s->listen_port) < 0 ||
+        mt_api_text(c, "proxy_protocol", false, 8, &s->proxy_protocol) < 0 ||
+        mt_api_bool(c, "backend_expects_proxy_protocol", false, &s->backend_expects_proxy_protocol) < 0 ||
+        mt_api_bool(c, "proxy_tlv", false, &s->proxy_tlv) < 0 || mt_api_bool(c, "ipv4_required", false, &s->ipv4_required) < 0 ||
+        mt_api_int(c, "max_connections", false, 1, 1000000, 0, &s->max_connections) < 0 ||
+        mt_api_int(c, "idle_timeout_seconds", false, 0, 86400, 0, &s->idle_timeout_seconds) < 0 ||
+        mt_api_text(c, "balance", false, 20, &s->balance) < 0)
+        return -1;
+    s->protocol = s->protocol ? s->protocol : "tls_passthrough";
+    s->proxy_protocol = s->proxy_protocol ? s->proxy_protocol : "off";
+    s->balance = s->balance ? s->balance : "round_robin";
+    if (hostname && mt_hostname_normalise(hostname, strlen(hostname), s->hostname, &c->err) < 0)
+        return mt_api_fail(c, 400, "hostname_invalid", "%s", c->err.msg);
+    if (!s->listen_port && MT_STREQ(s->protocol, "tls_passthrough"))
+        s->listen_port = 443;
+    return 0;
+}
+
+/* A route may come before the first deploy; after it, its backend must be there. */
+static int check_backend(struct mt_api_call *c, const struct mt_route_spec *s)
+{
+    struct mt_pg_params p;
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, c->env.id);
+    mt_pg_p_text(&p, s->backend_process_type);
+    mt_pg_p_i32(&p, (int32_t)s->backend_port);
+    if (mt_pg_query(c->pg, &desired_ports, &p, &r, &c->err) < 0)
+        return mt_api_fail_err(c);
+    if (mt_pg_rows(r) == 1 && !mt_pg_bool(r, 0, 0))
+        return mt_api_fail(c, 409, "route_backend_missing", "process '%s' of the running release declares no port %lld",
+                           s->backend_process_type, (long long)s->backend_port);
+    return 0;
+}
+
+static int prepare_create(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made)
+{
+    struct mt_route_spec s;
+    const char *code;
+    char id[MT_ID_SIZE];
+    if (read_spec(c, &s) < 0)
+        return -1;
+    if (!s.listen_port) {
+        mt_auto_pg_res struct mt_pg_res *r = NULL;
+        if (mt_pg_query(c->pg, &shared_port, NULL, &r, &c->err) < 0)
+            return mt_api_fail_err(c);
+        if (mt_pg_rows(r) == 0)
+            return mt_api_fail(c, 409, "port_taken", "no shared port is free");
+        s.listen_port = mt_pg_i64(r, 0, 0);
+    }
+    if (mt_route_check(&s, &code, &c->err) < 0)
+        return mt_api_fail(c, MT_STREQ(code, "ipv4_not_enabled") ? 409 : 400, code, "%s", c->err.msg);
+    if (check_backend(c, &s) < 0)
+        return -1;
+    mt_id_new(MT_ID_ROUTE, id);
+    if (mt_api_event(c, cmd, MT_EV_ROUTE_CREATED, id, mt_route_payload(&s, "api")) < 0)
+        return -1;
+    made->status = 201;
+    made->operation = "route.create";
+    made->ids = json_pack("{s:s}", "route_id", id);
+    made->object = json_pack("{s:s,s:s,s:s,s:s,s:s*,s:I,s:s,s:s,s:s,s:I,s:s,s:b,s:b,s:b,s:s,s:b,s:b,s:b,s:s,s:s,s:[],s:i,s:n,s:n}",
+                             "id", id, "org_id", c->org.id, "app_id", c->app.id, "env_id", c->env.id, "hostname",
+                             s.hostname[0] ? s.hostname : NULL, "listen_port", (json_int_t)s.listen_port, "protocol",
+                             s.protocol, "address_scope", s.address_scope, "backend_process_type", s.backend_process_type,
+                             "backend_port", (json_int_t)s.backend_port, "proxy_protocol", s.proxy_protocol,
+                             "backend_expects_proxy_protocol", s.backend_expects_proxy_protocol, "proxy_tlv", s.proxy_tlv,
+                             "ipv4_required", s.ipv4_required, "balance", s.balance, "default_for_listener", false,
+                             "allow_non_tls", false, "disabled", false, "managed_by", "api", "status", "pending", "hints",
+                             "resource_version", 1, "created_at", "updated_at");
+    if (made->object && s.max_connections)
+        json_object_set_new(made->object, "max_connections", json_integer(s.max_connections));
+    if (made->object && s.idle_timeout_seconds)
+        json_object_set_new(made->object, "idle_timeout_seconds", json_integer(s.idle_timeout_seconds));
+    snprintf(made->location, sizeof made->location, "/v1/orgs/%s/apps/%s/envs/%s/routes/%s", c->org.id, c->app.id, c->env.id, id);
+    return 0;
+}
+
+int mt_api_routes_create(struct mt_api_call *c)
+{
+    return mt_api_mutate(c, prepare_create);
+}
+
+/* ---------------------------------------------------------------- delete */
+
+static int prepare_delete(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made)
+{
+    static const char *const known[] = {"expected_version", NULL};
+    struct mt_pg_params p;
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    const char *id = mt_api_param(c, "route_id");
+    int64_t expected;
+    if (mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 || mt_api_expected_version(c, &expected) < 0)
+        return -1;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, c->env.id);
+    mt_pg_p_text(&p, id);
+    if (mt_pg_query(c->pg, &route_row, &p, &r, &c->err) < 0)
+        return mt_api_fail_err(c);
+    if (mt_pg_rows(r) == 0)
+        return mt_api_not_found(c, "route");
+    bool gone = mt_pg_bool(r, 0, 3);
+    int64_t version = mt_pg_i64(r, 0, 2);
+    made->operation = "route.delete";
+    made->ids = json_pack("{s:s}", "route_id", id);
+    made->object = json_pack("{s:b,s:b}", "ok", true, "already_deleted", gone);
+    made->nothing = gone;
+    if (gone)
+        return 0;
+    if (expected >= 0 && expected != version) {
+        c->problem.details = json_pack("{s:I}", "current_version", (json_int_t)version);
+        return mt_api_fail(c, 409, "version_conflict", "the route is at version %lld", (long long)version);
+    }
+    if (mt_cmd_rely(cmd, MT_RELY_ROUTE, id, NULL, version, &c->err) < 0)
+        return mt_api_fail_err(c);
+    json_t *payload = json_pack("{s:I,s:s*}", "listen_port", (json_int_t)mt_pg_i64(r, 0, 1), "hostname",
+                                mt_pg_text_or_null(r, 0, 0));
+    return mt_api_event(c, cmd, MT_EV_ROUTE_DELETED, id, payload);
+}
+
+int mt_api_routes_delete(struct mt_api_call *c)
+{
+    return mt_api_mutate(c, prepare_delete);
+}

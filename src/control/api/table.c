@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The route table: data, so that the API description can be made from it (`moat-control --routes`). Anything that is not
+ * here is answered 404. Source: control-plane.md §9.3-9.6. */
+#include "control/api/dispatch.h"
+#include "control/api/handlers.h"
+
+#define O "/v1/orgs/{org_id}"
+#define A O "/apps/{app_id}"
+#define E A "/envs/{env_id}"
+#define N "/internal/v1/nodes/self"
+
+#define WRITE (MT_API_BODY | MT_API_MUTATES)
+
+const struct mt_api_route mt_api_routes[] = {
+    {"GET", "/v1/auth/whoami", NULL, 0, mt_api_whoami, "who the token belongs to", MT_LISTEN_API},
+    {"GET", "/v1/capabilities", NULL, MT_API_ANYONE | MT_API_NO_DB, mt_api_capabilities, "versions, features, limits", MT_LISTEN_API},
+
+    {"GET", "/v1/orgs", "orgs:read", 0, mt_api_orgs_list, "organisations of the caller", MT_LISTEN_API},
+    {"POST", "/v1/orgs", NULL, WRITE, mt_api_orgs_create, "org.create", MT_LISTEN_API},
+    {"GET", O, "orgs:read", 0, mt_api_orgs_get, "one organisation", MT_LISTEN_API},
+    {"GET", O "/projects", "apps:read", 0, mt_api_projects_list, "projects of an organisation", MT_LISTEN_API},
+    {"POST", O "/projects", "apps:write", WRITE, mt_api_projects_create, "project.create", MT_LISTEN_API},
+    {"GET", O "/projects/{project_id}", "apps:read", 0, mt_api_projects_get, "one project", MT_LISTEN_API},
+    {"GET", O "/apps", "apps:read", 0, mt_api_apps_list, "apps of an organisation", MT_LISTEN_API},
+    {"POST", O "/apps", "apps:write", WRITE, mt_api_apps_create, "app.create", MT_LISTEN_API},
+    {"GET", A, "apps:read", 0, mt_api_apps_get, "one app", MT_LISTEN_API},
+    {"GET", A "/envs", "envs:read", 0, mt_api_envs_list, "environments of an app", MT_LISTEN_API},
+    {"POST", A "/envs", "envs:write", WRITE, mt_api_envs_create, "env.create", MT_LISTEN_API},
+    {"GET", E, "envs:read", 0, mt_api_envs_get, "one environment", MT_LISTEN_API},
+    {"GET", E "/status", "envs:read", 0, mt_api_env_status, "what runs in an environment and why", MT_LISTEN_API},
+
+    {"POST", A "/manifest/validate", "releases:read", MT_API_BODY, mt_api_manifest_validate, "check a manifest", MT_LISTEN_API},
+    {"GET", A "/releases", "releases:read", 0, mt_api_releases_list, "releases of an app", MT_LISTEN_API},
+    {"POST", A "/releases", "releases:write", WRITE, mt_api_releases_create, "release.create", MT_LISTEN_API},
+    {"GET", A "/releases/{release_id}", "releases:read", 0, mt_api_releases_get, "one release", MT_LISTEN_API},
+
+    {"GET", E "/deploys", "deploys:read", 0, mt_api_deploys_list, "deploys of an environment", MT_LISTEN_API},
+    {"POST", E "/deploys", "deploys:write", WRITE, mt_api_deploys_create, "deploy.create", MT_LISTEN_API},
+    {"GET", E "/deploys/{deploy_id}", "deploys:read", 0, mt_api_deploys_get, "one deploy", MT_LISTEN_API},
+    {"POST", E "/rollbacks", "rollbacks:write", WRITE, mt_api_rollbacks_create, "rollback.create", MT_LISTEN_API},
+    {"POST", E "/restarts", "deploys:write", WRITE, mt_api_restarts_create, "restart.create", MT_LISTEN_API},
+    {"GET", E "/scale", "envs:read", 0, mt_api_scale_get, "replicas wanted", MT_LISTEN_API},
+    {"PUT", E "/scale", "scale:write", WRITE, mt_api_scale_put, "scale.set", MT_LISTEN_API},
+    {"GET", E "/instances", "instances:read", 0, mt_api_instances_list, "instances of an environment", MT_LISTEN_API},
+    {"GET", E "/instances/{instance_id}", "instances:read", 0, mt_api_instances_get, "one instance", MT_LISTEN_API},
+    {"GET", E "/routes", "routes:read", 0, mt_api_routes_list, "routes of an environment", MT_LISTEN_API},
+    {"GET", O "/routes", "routes:read", 0, mt_api_routes_list_org, "routes of all environments", MT_LISTEN_API},
+    {"POST", E "/routes", "routes:write", WRITE, mt_api_routes_create, "route.create", MT_LISTEN_API},
+    {"GET", E "/routes/{route_id}", "routes:read", 0, mt_api_routes_get, "one route", MT_LISTEN_API},
+    {"DELETE", E "/routes/{route_id}", "routes:write", WRITE, mt_api_routes_delete, "route.delete", MT_LISTEN_API},
+
+    {"GET", O "/events", "events:read", 0, mt_api_events_list, "the event log of an organisation", MT_LISTEN_API},
+    {"GET", O "/events/stream", "events:read", 0, mt_api_events_stream, "events as they happen (NDJSON)", MT_LISTEN_API},
+    {"GET", E "/logs", "logs:read", 0, mt_api_logs_list, "log lines", MT_LISTEN_API},
+    {"GET", E "/logs/stream", "logs:read", 0, mt_api_logs_stream, "log lines as they come (NDJSON)", MT_LISTEN_API},
+
+    {"GET", "/v1/nodes", "nodes:read", MT_API_OPERATOR, mt_api_nodes_list, "nodes", MT_LISTEN_API},
+    {"GET", "/v1/nodes/{node_id}", "nodes:read", MT_API_OPERATOR, mt_api_nodes_get, "one node", MT_LISTEN_API},
+    {"GET", "/v1/admin/events", "events:admin", MT_API_OPERATOR, mt_api_admin_events_list, "the whole event log", MT_LISTEN_API},
+
+    {"POST", "/internal/v1/enroll-local", NULL, MT_API_BODY, mt_api_enroll_local, "the machine's own node record", MT_LISTEN_INTERNAL},
+    {"POST", N "/heartbeat", NULL, MT_API_BODY, mt_api_heartbeat, "an agent lives", MT_LISTEN_INTERNAL},
+    {"GET", N "/plan", NULL, 0, mt_api_plan, "what a node shall run (long poll)", MT_LISTEN_INTERNAL},
+    {"POST", N "/status", NULL, MT_API_BODY, mt_api_node_status, "transitions of instances", MT_LISTEN_INTERNAL},
+    {"GET", "/internal/v1/edge/config", NULL, 0, mt_api_edge_config, "routing snapshot (long poll)", MT_LISTEN_INTERNAL},
+    {"POST", "/internal/v1/edge/status", NULL, MT_API_BODY, mt_api_edge_status, "what an edge has applied", MT_LISTEN_INTERNAL},
+
+    {"GET", "/livez", NULL, MT_API_NO_DB, mt_api_livez, "the process lives", MT_LISTEN_ADMIN},
+    {"GET", "/readyz", NULL, MT_API_NO_DB, mt_api_readyz, "the server can serve", MT_LISTEN_ADMIN},
+    {"GET", "/metrics", NULL, MT_API_NO_DB, mt_api_metrics, "Prometheus text", MT_LISTEN_ADMIN},
+    {NULL, NULL, NULL, 0, NULL, NULL, MT_LISTEN_API},
+};

@@ -1,0 +1,264 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Organisations, projects, apps, environments: create, list, get. They own everything else and do little themselves. */
+#include "control/api/handlers.h"
+
+#include "base/str.h"
+#include "control/api/mutate.h"
+#include "control/api/sql.h"
+#include "model/names.h"
+
+#define ORG_OBJECT                                                                                        \
+    "json_strip_nulls(json_build_object('id',org_id,'name',name,'billing_email',billing_email,"         \
+    "'developer_exec',developer_exec,'suspended',suspended,'resource_version',resource_version," MT_SQL_TIMES "))::text"
+#define PROJECT_OBJECT                                                                              \
+    "json_strip_nulls(json_build_object('id',project_id,'org_id',org_id,'name',name,"              \
+    "'resource_version',resource_version," MT_SQL_TIMES "))::text"
+#define APP_OBJECT                                                                                             \
+    "json_strip_nulls(json_build_object('id',app_id,'org_id',org_id,'name',name,'description',description,"   \
+    "'project_id',project_id,'resource_version',resource_version," MT_SQL_TIMES "))::text"
+#define ENV_OBJECT                                                                                             \
+    "json_strip_nulls(json_build_object('id',env_id,'org_id',org_id,'app_id',app_id,'name',name,"             \
+    "'private_network',private_network,'protected',protected,'label_selector',label_selector,"                 \
+    "'backup_interval_seconds',backup_interval_seconds,'resource_version',resource_version," MT_SQL_TIMES "))::text"
+
+MT_SQL_LIST(orgs, ORG_OBJECT, "orgs_view", "org_id", "NOT deleted AND ($1::text IS NULL OR name = $1)", "2", "3");
+MT_SQL_LIST(projects, PROJECT_OBJECT, "projects_view", "project_id",
+            "NOT deleted AND org_id = $1 AND ($2::text IS NULL OR name = $2)", "3", "4");
+MT_SQL_LIST(apps, APP_OBJECT, "apps_view", "app_id", "NOT deleted AND org_id = $1 AND ($2::text IS NULL OR name = $2)", "3",
+            "4");
+MT_SQL_LIST(envs, ENV_OBJECT, "envs_view", "env_id", "NOT deleted AND app_id = $1 AND ($2::text IS NULL OR name = $2)", "3",
+            "4");
+
+static const struct mt_pg_stmt org_get = {"org_get", "SELECT " ORG_OBJECT ", resource_version FROM orgs_view WHERE org_id = $1"
+                                                     " AND NOT deleted"};
+static const struct mt_pg_stmt project_get = {"project_get", "SELECT " PROJECT_OBJECT ", resource_version FROM projects_view"
+                                                             " WHERE org_id = $1 AND project_id = $2 AND NOT deleted"};
+static const struct mt_pg_stmt app_get = {"app_get",
+                                          "SELECT " APP_OBJECT ", resource_version FROM apps_view WHERE app_id = $1"};
+static const struct mt_pg_stmt env_get = {"env_get",
+                                          "SELECT " ENV_OBJECT ", resource_version FROM envs_view WHERE env_id = $1"};
+
+/* A list of named things under one owner: `name=` filters exactly. */
+static int named_list(struct mt_api_call *c, const struct mt_pg_stmt *asc, const struct mt_pg_stmt *desc, const char *owner,
+                      const char *what)
+{
+    struct mt_api_list l = {.asc = asc, .desc = desc};
+    const char *name = mt_api_query(c, "name");
+    char key[300];
+    mt_pg_p_init(&l.params);
+    if (owner)
+        mt_pg_p_text(&l.params, owner);
+    mt_pg_p_text(&l.params, name);
+    snprintf(key, sizeof key, "%s|%s|%s", what, owner ? owner : "", name ? name : "");
+    l.filter_key = key;
+    return mt_api_send_list(c, &l);
+}
+
+static int get_one(struct mt_api_call *c, const struct mt_pg_stmt *s, const char *a, const char *b, const char *what)
+{
+    struct mt_pg_params p;
+    if (mt_api_query_done(c) < 0)
+        return -1;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, a);
+    if (b)
+        mt_pg_p_text(&p, b);
+    return mt_api_send_row(c, s, &p, what);
+}
+
+/* The body's name, checked; refuses with invalid_argument. */
+static int body_name(struct mt_api_call *c, enum mt_name_kind kind, const char **ret)
+{
+    if (mt_api_text(c, "name", true, 80, ret) < 0)
+        return -1;
+    if (mt_name_check(kind, *ret, &c->err) < 0)
+        return mt_api_fail(c, 400, "invalid_argument", "%s", c->err.msg);
+    return 0;
+}
+
+static int no_query(struct mt_api_call *c)
+{
+    return mt_api_query_done(c);
+}
+
+/* ---------------------------------------------------------------- organisations */
+
+int mt_api_orgs_list(struct mt_api_call *c)
+{
+    if (!c->who.is_operator)
+        return mt_api_fail(c, 403, "operator_only", "only operators may do this");
+    return named_list(c, &orgs_asc, &orgs_desc, NULL, "orgs");
+}
+
+int mt_api_orgs_get(struct mt_api_call *c)
+{
+    return get_one(c, &org_get, c->org.id, NULL, "organisation");
+}
+
+static int prepare_org(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made)
+{
+    static const char *const known[] = {"name", "billing_email", NULL};
+    const char *name, *email;
+    char id[MT_ID_SIZE];
+    if (no_query(c) < 0 || mt_api_fields(c, known) < 0 || body_name(c, MT_NAME_ORG, &name) < 0 ||
+        mt_api_text(c, "billing_email", false, 320, &email) < 0)
+        return -1;
+    if (email && !mt_email_valid(email, strlen(email)))
+        return mt_api_fail(c, 400, "invalid_argument", "'billing_email' is not an address");
+    mt_id_new(MT_ID_ORG, id);
+    struct mt_cmd_ids ids = {.org_id = id};
+    if (mt_cmd_event(cmd, MT_EV_ORG_CREATED, id, &ids, json_pack("{s:s}", "name", name), &c->err) < 0)
+        return mt_api_fail_err(c);
+    if (email &&
+        mt_cmd_event(cmd, MT_EV_ORG_UPDATED, id, &ids, json_pack("{s:s}", "billing_email", email), &c->err) < 0)
+        return mt_api_fail_err(c);
+    made->status = 201;
+    made->operation = "org.create";
+    made->ids = json_pack("{s:s}", "org_id", id);
+    made->object = json_pack("{s:s,s:s,s:s*,s:b,s:b,s:i,s:n,s:n}", "id", id, "name", name, "billing_email", email,
+                             "developer_exec", false, "suspended", false, "resource_version", email ? 2 : 1, "created_at",
+                             "updated_at");
+    snprintf(made->location, sizeof made->location, "/v1/orgs/%s", id);
+    return 0;
+}
+
+int mt_api_orgs_create(struct mt_api_call *c)
+{
+    return mt_api_mutate(c, prepare_org);
+}
+
+/* ---------------------------------------------------------------- projects */
+
+int mt_api_projects_list(struct mt_api_call *c)
+{
+    return named_list(c, &projects_asc, &projects_desc, c->org.id, "projects");
+}
+
+int mt_api_projects_get(struct mt_api_call *c)
+{
+    return get_one(c, &project_get, c->org.id, mt_api_param(c, "project_id"), "project");
+}
+
+static int prepare_project(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made)
+{
+    static const char *const known[] = {"name", NULL};
+    const char *name;
+    char id[MT_ID_SIZE];
+    if (no_query(c) < 0 || mt_api_fields(c, known) < 0 || body_name(c, MT_NAME_PROJECT, &name) < 0)
+        return -1;
+    mt_id_new(MT_ID_PROJECT, id);
+    if (mt_api_event(c, cmd, MT_EV_PROJECT_CREATED, id, json_pack("{s:s}", "name", name)) < 0)
+        return -1;
+    made->status = 201;
+    made->operation = "project.create";
+    made->ids = json_pack("{s:s}", "project_id", id);
+    made->object = json_pack("{s:s,s:s,s:s,s:i,s:n,s:n}", "id", id, "org_id", c->org.id, "name", name, "resource_version", 1,
+                             "created_at", "updated_at");
+    snprintf(made->location, sizeof made->location, "/v1/orgs/%s/projects/%s", c->org.id, id);
+    return 0;
+}
+
+int mt_api_projects_create(struct mt_api_call *c)
+{
+    return mt_api_mutate(c, prepare_project);
+}
+
+/* ---------------------------------------------------------------- apps */
+
+int mt_api_apps_list(struct mt_api_call *c)
+{
+    return named_list(c, &apps_asc, &apps_desc, c->org.id, "apps");
+}
+
+int mt_api_apps_get(struct mt_api_call *c)
+{
+    return get_one(c, &app_get, c->app.id, NULL, "app");
+}
+
+static int prepare_app(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made)
+{
+    static const char *const known[] = {"name", "description", "project_id", NULL};
+    const char *name, *description, *project;
+    char id[MT_ID_SIZE];
+    if (no_query(c) < 0 || mt_api_fields(c, known) < 0 || body_name(c, MT_NAME_APP, &name) < 0 ||
+        mt_api_text(c, "description", false, 1024, &description) < 0 ||
+        mt_api_text(c, "project_id", false, MT_ID_SIZE, &project) < 0)
+        return -1;
+    if (project) {
+        struct mt_pg_params p;
+        mt_auto_pg_res struct mt_pg_res *r = NULL;
+        mt_pg_p_init(&p);
+        mt_pg_p_text(&p, c->org.id);
+        mt_pg_p_text(&p, project);
+        if (mt_pg_query_one(c->pg, &project_get, &p, &r, &c->err) < 0)
+            return c->err.code == MT_E_NOT_FOUND ? mt_api_not_found(c, "project") : mt_api_fail_err(c);
+        if (mt_cmd_rely(cmd, MT_RELY_PROJECT, project, NULL, mt_pg_i64(r, 0, 1), &c->err) < 0)
+            return mt_api_fail_err(c);
+    }
+    mt_id_new(MT_ID_APP, id);
+    c->app = (struct mt_api_owner){0};
+    snprintf(c->app.id, sizeof c->app.id, "%s", id);
+    if (mt_cmd_rely(cmd, MT_RELY_ORG, c->org.id, NULL, c->org.version, &c->err) < 0)
+        return mt_api_fail_err(c);
+    if (mt_api_event(c, cmd, MT_EV_APP_CREATED, id,
+                     json_pack("{s:s,s:s*,s:s*}", "name", name, "description", description, "project_id", project)) < 0)
+        return -1;
+    made->status = 201;
+    made->operation = "app.create";
+    made->ids = json_pack("{s:s}", "app_id", id);
+    made->object = json_pack("{s:s,s:s,s:s,s:s*,s:s*,s:i,s:n,s:n}", "id", id, "org_id", c->org.id, "name", name, "description",
+                             description, "project_id", project, "resource_version", 1, "created_at", "updated_at");
+    snprintf(made->location, sizeof made->location, "/v1/orgs/%s/apps/%s", c->org.id, id);
+    return 0;
+}
+
+int mt_api_apps_create(struct mt_api_call *c)
+{
+    return mt_api_mutate(c, prepare_app);
+}
+
+/* ---------------------------------------------------------------- environments */
+
+int mt_api_envs_list(struct mt_api_call *c)
+{
+    return named_list(c, &envs_asc, &envs_desc, c->app.id, "envs");
+}
+
+int mt_api_envs_get(struct mt_api_call *c)
+{
+    return get_one(c, &env_get, c->env.id, NULL, "environment");
+}
+
+static int prepare_env(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made)
+{
+    static const char *const known[] = {"name", "private_network", "protected", NULL};
+    const char *name;
+    char id[MT_ID_SIZE];
+    bool private_network, protected;
+    if (no_query(c) < 0 || mt_api_fields(c, known) < 0 || body_name(c, MT_NAME_ENV, &name) < 0 ||
+        mt_api_bool(c, "private_network", false, &private_network) < 0 || mt_api_bool(c, "protected", false, &protected) < 0)
+        return -1;
+    mt_id_new(MT_ID_ENV, id);
+    struct mt_cmd_ids ids = {.org_id = c->org.id, .app_id = c->app.id, .env_id = id};
+    bool settings = private_network || protected;
+    if (mt_cmd_event(cmd, MT_EV_ENV_CREATED, id, &ids, json_pack("{s:s}", "name", name), &c->err) < 0)
+        return mt_api_fail_err(c);
+    if (settings && mt_cmd_event(cmd, MT_EV_ENV_UPDATED, id, &ids,
+                                 json_pack("{s:b,s:b}", "private_network", private_network, "protected", protected),
+                                 &c->err) < 0)
+        return mt_api_fail_err(c);
+    made->status = 201;
+    made->operation = "env.create";
+    made->ids = json_pack("{s:s}", "env_id", id);
+    made->object = json_pack("{s:s,s:s,s:s,s:s,s:b,s:b,s:i,s:n,s:n}", "id", id, "org_id", c->org.id, "app_id", c->app.id,
+                             "name", name, "private_network", private_network, "protected", protected, "resource_version",
+                             settings ? 2 : 1,
+                             "created_at", "updated_at");
+    snprintf(made->location, sizeof made->location, "/v1/orgs/%s/apps/%s/envs/%s", c->org.id, c->app.id, id);
+    return 0;
+}
+
+int mt_api_envs_create(struct mt_api_call *c)
+{
+    return mt_api_mutate(c, prepare_env);
+}

@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Rules of routes that need no rows. */
+#include "control/commands/route.h"
+
+#include "base/str.h"
+
+#define RAW_MIN 10000
+#define RAW_MAX 29999
+
+/* Ports of the platform itself, and those whose abuse endangers the address (networking.md §7). */
+static bool port_denied(int64_t p)
+{
+    static const int denied[] = {22, 23, 25, 135, 136, 137, 138, 139, 445, 465, 587, 2375, 5161, 5163, 5180, 10250, 51820};
+    for (size_t i = 0; i < sizeof denied / sizeof denied[0]; i++)
+        if (denied[i] == p)
+            return true;
+    return false;
+}
+
+int mt_route_check(struct mt_route_spec *s, const char **ret_code, struct mt_err *err)
+{
+    *ret_code = "invalid_argument";
+    bool tls = MT_STREQ(s->protocol, "tls_passthrough");
+    if (!tls && !MT_STREQ(s->protocol, "tcp_raw"))
+        return MT_FAIL(err, MT_E_INVALID, "protocol is tls_passthrough or tcp_raw");
+    if (!MT_STREQ(s->proxy_protocol, "off") && !MT_STREQ(s->proxy_protocol, "v2"))
+        return MT_FAIL(err, MT_E_INVALID, "proxy_protocol is off or v2");
+    if (!MT_STREQ(s->balance, "round_robin") && !MT_STREQ(s->balance, "least_conn"))
+        return MT_FAIL(err, MT_E_INVALID, "balance is round_robin or least_conn");
+    if (MT_STREQ(s->proxy_protocol, "v2") && !s->backend_expects_proxy_protocol)
+        return MT_FAIL(err, MT_E_INVALID, "proxy_protocol v2 needs backend_expects_proxy_protocol = true: a backend that does "
+                                          "not expect the header would break");
+    if (s->idle_timeout_seconds && s->idle_timeout_seconds < 60)
+        return MT_FAIL(err, MT_E_INVALID, "idle_timeout_seconds is 0 or 60 to 86400");
+    if (s->ipv4_required) {
+        *ret_code = "ipv4_not_enabled";
+        return MT_FAIL(err, MT_E_INVALID, "the environment has no IPv4 address; this version has no IPv4 add-on");
+    }
+    s->address_scope = "shared6";
+    if (tls) {
+        *ret_code = "hostname_invalid";
+        if (!s->hostname[0])
+            return MT_FAIL(err, MT_E_INVALID, "a tls_passthrough route needs a hostname");
+        const char *fault = mt_hostname_fault(s->hostname, strlen(s->hostname));
+        if (fault)
+            return MT_FAIL(err, MT_E_INVALID, "host name '%s' %s", s->hostname, fault);
+        *ret_code = "port_not_allowed";
+        if (s->listen_port == 80)
+            return MT_FAIL(err, MT_E_INVALID, "port 80 is not offered for host names: plain HTTP carries no name that a "
+                                              "layer 4 edge could route by");
+        if (s->listen_port != 443 && (s->listen_port < 1024 || (s->listen_port >= RAW_MIN && s->listen_port <= RAW_MAX)))
+            return MT_FAIL(err, MT_E_INVALID, "tls listens on 443 or on a port from 1024 up outside %d to %d", RAW_MIN, RAW_MAX);
+    } else {
+        *ret_code = "port_not_allowed";
+        if (s->listen_port < RAW_MIN || s->listen_port > RAW_MAX)
+            return MT_FAIL(err, MT_E_INVALID, "tcp_raw on the shared address listens on a port from %d to %d", RAW_MIN, RAW_MAX);
+    }
+    if (port_denied(s->listen_port))
+        return MT_FAIL(err, MT_E_INVALID, "port %lld is reserved", (long long)s->listen_port);
+    return 0;
+}
+
+json_t *mt_route_payload(const struct mt_route_spec *s, const char *managed_by)
+{
+    json_t *options = json_pack("{s:b,s:s}", "proxy_tlv", s->proxy_tlv, "balance", s->balance);
+    if (options && s->max_connections)
+        json_object_set_new(options, "max_connections", json_integer(s->max_connections));
+    if (options && s->idle_timeout_seconds)
+        json_object_set_new(options, "idle_timeout_seconds", json_integer(s->idle_timeout_seconds));
+    json_t *p = json_pack("{s:I,s:s,s:s,s:s,s:I,s:s,s:b,s:b,s:o,s:s}", "listen_port", (json_int_t)s->listen_port, "protocol",
+                          s->protocol, "address_scope", s->address_scope, "backend_process_type", s->backend_process_type,
+                          "backend_port", (json_int_t)s->backend_port, "proxy_protocol", s->proxy_protocol,
+                          "backend_expects_proxy_protocol", s->backend_expects_proxy_protocol, "ipv4_required",
+                          s->ipv4_required, "options", options, "managed_by", managed_by);
+    if (p && s->hostname[0])
+        json_object_set_new(p, "hostname", json_string(s->hostname));
+    return p;
+}

@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A route as somebody asks for it, by API or manifest: its rules and its event payload (control-plane.md §13,
+ * networking.md §8.1). Pure. */
+#pragma once
+
+#include "base/err.h"
+#include "model/names.h"
+
+#include <jansson.h>
+#include <stdint.h>
+
+struct mt_route_spec {
+    char hostname[MT_HOSTNAME_SIZE]; /* "" = none */
+    int64_t listen_port;
+    const char *protocol;      /* tls_passthrough, tcp_raw */
+    const char *address_scope; /* set by mt_route_check */
+    const char *backend_process_type;
+    int64_t backend_port;
+    const char *proxy_protocol; /* off, v2 */
+    bool backend_expects_proxy_protocol, proxy_tlv, ipv4_required;
+    int64_t max_connections, idle_timeout_seconds; /* 0: default, none */
+    const char *balance;                           /* round_robin, least_conn */
+};
+
+/**
+ * Apply the rules that need no database; sets address_scope.
+ * On refusal returns -MT_E_INVALID and the API's error code in @ret_code (static text).
+ */
+int mt_route_check(struct mt_route_spec *s, const char **ret_code, struct mt_err *err);
+
+/** Payload of route.created; @managed_by is "api" or "manifest". NULL when memory is out. */
+json_t *mt_route_payload(const struct mt_route_spec *s, const char *managed_by);

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The table of configuration keys; `moat-control --help-config` prints it. */
+#include "control/conf.h"
+
+#include "base/assert.h"
+
+#define OFF(m) offsetof(struct mt_control_conf, m)
+
+const struct mt_conf_key mt_control_keys[] = {
+    {"listen_api", MT_CONF_STRING, OFF(listen_api), 1, 107, NULL, "path", "Unix socket of the HTTP API (bearer tokens)"},
+    {"listen_internal", MT_CONF_STRING, OFF(listen_internal), 1, 107, NULL, "path",
+     "Unix socket for agents and edges of this machine (identity by peer credentials)"},
+    {"listen_admin", MT_CONF_STRING, OFF(listen_admin), 1, 107, MT_CONF_NONE, "path",
+     "Unix socket for /livez, /readyz and /metrics; they are also answered on the API socket"},
+    {"database_url", MT_CONF_STRING, OFF(database_url), 1, 2048, NULL, "", "PostgreSQL connection string"},
+    {"database_role", MT_CONF_STRING, OFF(database_role), 1, 63, "moat_app", "", "role of workers and controllers"},
+    {"appender_role", MT_CONF_STRING, OFF(appender_role), 1, 63, "moat_projector", "", "role of the appender"},
+    {"data_dir", MT_CONF_STRING, OFF(data_dir), 1, 255, NULL, "path", "folder of the server's own secrets (mode 0700)"},
+    {"operator_token_file", MT_CONF_STRING, OFF(operator_token_file), 1, 255, NULL, "path",
+     "the first operator's token is written here on the first start, mode 0600"},
+    {"public_url", MT_CONF_STRING, OFF(public_url), 1, 255, "http://localhost", "", "base of links in answers"},
+    {"agent_socket", MT_CONF_STRING, OFF(agent_socket), 1, 107, NULL, "path", "Unix socket of the agent for log reads"},
+    {"agent_user", MT_CONF_STRING, OFF(agent_user), 1, 32, "root", "", "user whose processes are the agent"},
+    {"edge_user", MT_CONF_STRING, OFF(edge_user), 1, 32, "moat-edge", "", "user whose processes are the edge"},
+    {"api_group", MT_CONF_STRING, OFF(api_group), 1, 32, MT_CONF_NONE, "", "group that may open the API socket"},
+    {"internal_group", MT_CONF_STRING, OFF(internal_group), 1, 32, MT_CONF_NONE, "",
+     "group that may open the internal socket"},
+    {"fetch_program", MT_CONF_STRING, OFF(fetch_program), 1, 255, NULL, "path", "the registry client, moat-fetch"},
+    {"registry_ca_file", MT_CONF_STRING, OFF(registry_ca_file), 1, 255, MT_CONF_NONE, "path",
+     "trust anchors of registries instead of the system's"},
+    {"registry_timeout_seconds", MT_CONF_U64, OFF(registry_timeout_seconds), 1, 60, "10", "s",
+     "time to resolve an image reference"},
+    {"max_image_bytes", MT_CONF_U64, OFF(max_image_bytes), 1048576, 1099511627776, "10737418240", "bytes",
+     "compressed size of an image, at most"},
+    {"insecure_registries", MT_CONF_STRINGS, OFF(insecure_registries), 0, 32, "", "host:port", "spoken to in plain HTTP"},
+    {"local_registries", MT_CONF_STRINGS, OFF(local_registries), 0, 32, "", "host:port",
+     "registries that may live at a non-public address"},
+    {"cluster_ipv6_prefix", MT_CONF_STRING, OFF(cluster_ipv6_prefix), 3, 60, MT_CONF_NONE, "prefix",
+     "overlay prefix /40../56 of the cluster, read on the first start only; absent: a random ULA /48"},
+    {"bootstrap_org", MT_CONF_STRING, OFF(bootstrap_org), 2, 39, "local", "", "organisation made on the first start"},
+    {"log_level", MT_CONF_STRING, OFF(log_level), 1, 5, "info", "", "debug, info, warn or error"},
+    {"vmm_allowed", MT_CONF_STRINGS, OFF(vmm_allowed), 1, 4, "firecracker", "",
+     "VMM drivers that may run instances: firecracker, qemu-kvm, qemu-tcg, fake"},
+    {"node_roles", MT_CONF_STRINGS, OFF(node_roles), 1, 3, "worker edge", "", "roles of the machine's own node record"},
+    {"workers", MT_CONF_U64, OFF(workers), 1, 64, "8", "threads", "requests handled at once, each with a connection"},
+    {"max_connections", MT_CONF_U64, OFF(max_connections), 8, 65536, "1024", "connections", "per listener"},
+    {"cpu_overcommit_percent", MT_CONF_U64, OFF(cpu_overcommit_percent), 100, 10000, "400", "%",
+     "processor shares promised per core"},
+    {"cpu_ceiling_percent", MT_CONF_U64, OFF(cpu_ceiling_percent), 100, 10000, "800", "%",
+     "above this no instance is placed on a node"},
+    {"heartbeat_seconds", MT_CONF_U64, OFF(heartbeat_seconds), 2, 60, "5", "s", "how often agents report"},
+    {"suspect_seconds", MT_CONF_U64, OFF(suspect_seconds), 10, 300, "20", "s", "silence until a node is suspect"},
+    {"offline_seconds", MT_CONF_U64, OFF(offline_seconds), 30, 600, "60", "s", "silence until a node is offline"},
+    {"startup_grace_seconds", MT_CONF_U64, OFF(startup_grace_seconds), 0, 600, "90", "s",
+     "no node becomes offline this long after the scheduler became leader"},
+    {"drain_delay_seconds", MT_CONF_U64, OFF(drain_delay_seconds), 0, 60, "5", "s",
+     "a draining instance serves on this long unless all edges have dropped it before"},
+    {"min_ready_seconds", MT_CONF_U64, OFF(min_ready_seconds), 0, 300, "5", "s",
+     "a new instance counts as available after this time of readiness"},
+    {"mtu", MT_CONF_U64, OFF(mtu), 1280, 9000, "1420", "bytes", "MTU of the overlay"},
+};
+const size_t mt_control_keys_n = MT_ARRAY_LEN(mt_control_keys);

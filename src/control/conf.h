@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The configuration of moat-control: one struct, one table (control-plane.md §17). */
+#pragma once
+
+#include "wire/conf.h"
+
+struct mt_control_conf {
+    char *listen_api;          /* Unix socket path */
+    char *listen_internal;     /* Unix socket path */
+    char *listen_admin;        /* Unix socket path, NULL: none */
+    char *database_url;        /* libpq connection string */
+    char *database_role;       /* SET ROLE of workers, NULL: none */
+    char *appender_role;       /* SET ROLE of the appender, NULL: none */
+    char *data_dir;            /* the server's MAC key */
+    char *operator_token_file; /* made on the first start, 0600 */
+    char *public_url;
+    char *agent_socket;        /* Unix socket of the local agent for logs */
+    char *agent_user;          /* the agent's user on this machine */
+    char *edge_user;           /* the edge's user on this machine */
+    char *api_group;           /* group of the API socket, NULL: own */
+    char *internal_group;      /* group of the internal socket, NULL: own */
+    char *fetch_program;       /* absolute path of moat-fetch */
+    char *registry_ca_file;
+    char *cluster_ipv6_prefix; /* NULL: a random ULA is made once */
+    char *bootstrap_org;
+    char *log_level;
+    struct mt_conf_list insecure_registries, local_registries, vmm_allowed, node_roles;
+    uint64_t workers, max_connections;
+    uint64_t cpu_overcommit_percent, cpu_ceiling_percent;
+    uint64_t heartbeat_seconds, suspect_seconds, offline_seconds, drain_delay_seconds;
+    uint64_t startup_grace_seconds, min_ready_seconds;
+    uint64_t registry_timeout_seconds, max_image_bytes, mtu;
+};
+
+extern const struct mt_conf_key mt_control_keys[];
+extern const size_t mt_control_keys_n;

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The one object of a running moat-control: configuration, the appender, the head of the log, the server. Everything in
+ * it is set before the first request and then only read, except where a member says it has its own lock.
+ */
+#pragma once
+
+#include "control/conf.h"
+#include "control/log/append.h"
+#include "control/log/read.h"
+#include "pg/pg.h"
+#include "wire/http_server.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <sys/types.h>
+
+/* Tags of the listeners. */
+enum mt_listener { MT_LISTEN_API = 0, MT_LISTEN_INTERNAL, MT_LISTEN_ADMIN, MT_LISTEN_MAX };
+
+/* Topics of parked requests (wire/http_server.h). Woken whenever the head of the log moves. */
+#define MT_TOPIC_HEAD (1u << 0)
+
+struct mt_edges;   /* plans/edge_acks.h */
+struct mt_fanout;  /* streams/logs.h */
+struct mt_plans;   /* plans/sent.h */
+
+struct mt_control {
+    struct mt_control_conf conf;
+    struct mt_pg_conf pg_conf;       /* for workers and controllers */
+    struct mt_log_head *head;
+    struct mt_appender *appender;
+    struct mt_http_server *http;
+    struct mt_edges *edges;          /* own lock */
+    struct mt_plans *plans;          /* own lock */
+    struct mt_fanout *fanout;        /* own lock */
+    uint8_t mac_key[32];             /* HMAC of request bodies for idempotency records */
+    uid_t agent_uid, edge_uid;       /* peers allowed on the internal socket */
+    gid_t internal_gid;
+    int64_t started_us;              /* wall clock */
+    atomic_bool ready;               /* schema checked, bootstrap done: requests may be served */
+    atomic_bool stopping;
+    _Atomic int64_t db_seen_ns;      /* monotonic time of the controller's last good answer of the database */
+    char cluster_id[64];             /* set before ready */
+    char prefix[64];                 /* P as text with length, set before ready */
+};
+
+/** The database answered within the last three seconds, as the controller's loop sees it. */
+bool mt_control_database_up(struct mt_control *ctl);
