@@ -126,7 +126,7 @@ struct mt_guest_pong {
     int64_t ts_ns;                           /**< copied from the ping */
     uint64_t mem_total_bytes, mem_available_bytes;
     uint64_t oom_kills;
-    uint64_t procs;             /**< processes with a pid, init included */
+    uint64_t procs;             /**< tasks, as sysinfo(2) counts them (threads too) */
     uint64_t load1_milli;       /**< 1-minute load average times 1000 (wire field `load1`) */
     uint64_t rootfs_used_bytes; /**< used bytes of the scratch disk (wire field `rootfs_used`) */
 };
