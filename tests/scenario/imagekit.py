@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images made by hand for the scenario tests: tar layers byte by byte, blobs, manifests, and calls of moat-unpack.
+
+Not a test itself. Standard library only (zstd through the command).
+"""
+import gzip
+import hashlib
+import json
+import os
+import subprocess
+
+UID = 65534  # what moat-unpack and moat-fetch drop to when the test runs as root
+
+
+def sha(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+def _octal(n, width):
+    return b"%0*o\0" % (width - 1, n)
+
+
+def header(name, type=b"0", size=0, mode=0o644, uid=0, gid=0, mtime=1000, link=b"", magic=b"ustar\x0000", prefix=b"",
+           checksum=None):
+    """One 512 byte header; names are bytes, cut to their field."""
+    h = bytearray(512)
+    h[0:len(name[:100])] = name[:100]
+    h[100:108] = _octal(mode, 8)
+    h[108:116] = _octal(uid, 8)
+    h[116:124] = _octal(gid, 8)
+    h[124:136] = _octal(size, 12)
+    h[136:148] = _octal(mtime, 12)
+    h[156:157] = type
+    h[157:157 + len(link[:100])] = link[:100]
+    h[257:265] = magic
+    h[345:345 + len(prefix[:155])] = prefix[:155]
+    h[148:156] = b" " * 8
+    total = sum(h) if checksum is None else checksum
+    h[148:156] = b"%06o\0 " % total
+    return bytes(h)
+
+
+def pad(data):
+    return data + b"\0" * (-len(data) % 512)
+
+
+def pax(records):
+    """Body of an extended header from [(key, value bytes)]."""
+    out = b""
+    for key, value in records:
+        body = b" " + key.encode() + b"=" + value + b"\n"
+        n = len(body)
+        while n != len(body) + len(str(n)):
+            n = len(body) + len(str(n))
+        out += str(n).encode() + body
+    return out
+
+
+def entry(name, type=b"0", data=b"", pax_records=None, **kw):
+    """A whole entry: extended header if wanted, header, data."""
+    name = name.encode() if isinstance(name, str) else name
+    if isinstance(kw.get("link"), str):
+        kw["link"] = kw["link"].encode()
+    out = b""
+    if pax_records:
+        body = pax(pax_records)
+        out += header(b"PaxHeaders/x", b"x", len(body)) + pad(body)
+    kw.setdefault("size", len(data))
+    if type == b"5":
+        kw.setdefault("mode", 0o755)
+    return out + header(name, type, **kw) + pad(data)
+
+
+def tar(*entries):
+    return b"".join(entries) + b"\0" * 1024
+
+
+def compress(data, how):
+    if how == "gzip":
+        return gzip.compress(data, 6, mtime=0)
+    if how == "zstd":
+        return subprocess.run(["zstd", "-q", "-c"], input=data, stdout=subprocess.PIPE, check=True).stdout
+    return data
+
+
+SUFFIX = {"gzip": "+gzip", "zstd": "+zstd", "plain": ""}
+
+
+class Store:
+    """An image store folder that moat-unpack can work in."""
+
+    def __init__(self, path):
+        self.path = path
+        for d in ("", "blobs", "blobs/sha256", "tmp"):
+            os.makedirs(os.path.join(path, d), exist_ok=True)
+            os.chmod(os.path.join(path, d), 0o755)
+        self.count = 0
+
+    def blob(self, data):
+        digest = sha(data)
+        p = os.path.join(self.path, "blobs/sha256", digest)
+        if not os.path.exists(p):
+            with open(p, "wb") as f:
+                f.write(data)
+            os.chmod(p, 0o644)
+        return {"digest": "sha256:" + digest, "size": len(data)}
+
+    def image(self, layers, how="gzip", config=None, arch="amd64", diff_ids=None, media=None):
+        """Layers are tar bytes (or (tar, how)); returns the manifest digest."""
+        pairs = [l if isinstance(l, tuple) else (l, how) for l in layers]
+        conf = {"architecture": arch, "os": "linux", "config": config or {},
+                "rootfs": {"type": "layers", "diff_ids": diff_ids or ["sha256:" + sha(t) for t, _ in pairs]}}
+        manifest = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+                    "config": dict(self.blob(json.dumps(conf).encode()), mediaType="application/vnd.oci.image.config.v1+json"),
+                    "layers": [dict(self.blob(compress(t, h)),
+                                    mediaType=media or "application/vnd.oci.image.layer.v1.tar" + SUFFIX[h])
+                               for t, h in pairs]}
+        return self.blob(json.dumps(manifest).encode())["digest"]
+
+    def unpack(self, program, digest, arch="amd64", keep=None, **more):
+        """Run moat-unpack; returns (answer, path of the disk or None)."""
+        self.count += 1
+        work = "build-%d-%d" % (os.getpid(), self.count)
+        folder = os.path.join(self.path, "tmp", work)
+        os.mkdir(folder, 0o700)
+        request = dict({"images_dir": self.path, "work_dir": work, "digest": digest, "arch": arch}, **more)
+        if os.geteuid() == 0:
+            os.chown(folder, UID, UID)
+            request.update(uid=UID, gid=UID)
+        r = subprocess.run([program], input=json.dumps(request).encode(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                           timeout=600)
+        try:
+            answer = json.loads(r.stdout)
+        except ValueError:
+            answer = {"ok": False, "error": {"reason_code": "no_answer", "detail": str(r.returncode),
+                                             "message": r.stderr.decode(errors="replace")}}
+        return answer, os.path.join(folder, "disk.ext4")
+
+
+def debugfs(disk, *commands):
+    """Output of debugfs commands on a disk."""
+    out = ""
+    for c in commands:
+        out += subprocess.run(["/sbin/debugfs", "-R", c, disk], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              check=True).stdout.decode(errors="replace")
+    return out
