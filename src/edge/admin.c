@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Local and rare, so each request is served in one go, with a short bound on the peer; the workers never see it. */
+#include "edge/admin.h"
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "edge/status.h"
+#include "os/sock.h"
+
+#define PEER_MS 300
+#define REPLY_MAX (4U * 1024U * 1024U)
+
+struct mt_edge_admin {
+    struct mt_edge_hub *hub;
+    struct mt_source *source;
+    int fd;
+    char path[MT_UNIX_PATH_MAX + 1];
+};
+
+static void send_all(int fd, const void *data, size_t n)
+{
+    const char *p = data;
+    while (n > 0) {
+        ssize_t k = send(fd, p, n, MSG_NOSIGNAL);
+        if (k <= 0)
+            return;
+        p += k;
+        n -= (size_t)k;
+    }
+}
+
+static void answer(int fd, int status, const char *reason, const char *body, size_t len)
+{
+    char head[160];
+    int n = snprintf(head, sizeof head,
+                     "HTTP/1.1 %d %s\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n",
+                     status, reason, len);
+    send_all(fd, head, (size_t)n);
+    send_all(fd, body, len);
+}
+
+static void serve(struct mt_edge_admin *a, int fd)
+{
+    char q[1024];
+    size_t have = 0;
+    while (have < sizeof q - 1) { /* the head of the request; bodies are not read */
+        ssize_t n = recv(fd, q + have, sizeof q - 1 - have, 0);
+        if (n <= 0)
+            return;
+        have += (size_t)n;
+        q[have] = '\0';
+        if (strstr(q, "\r\n\r\n"))
+            break;
+    }
+    struct mt_err err = {0};
+    mt_auto_buf struct mt_buf b = MT_BUF_INIT(REPLY_MAX);
+    if (strncmp(q, "GET /metrics ", 13) == 0) {
+        if (mt_edge_status_metrics(a->hub, &b, &err) < 0)
+            answer(fd, 500, "Internal Server Error", err.msg, strlen(err.msg));
+        else
+            answer(fd, 200, "OK", mt_buf_cstr(&b), b.len);
+    } else if (strncmp(q, "GET /livez ", 11) == 0) {
+        answer(fd, 200, "OK", "ok\n", 3);
+    } else if (strncmp(q, "GET /readyz ", 12) == 0) {
+        uint64_t epoch, revision;
+        mt_edge_hub_version(a->hub, &epoch, &revision, NULL);
+        if (revision > 0)
+            answer(fd, 200, "OK", "ok\n", 3);
+        else
+            answer(fd, 503, "Service Unavailable", "no configuration yet\n", 21);
+    } else {
+        answer(fd, 404, "Not Found", "known: GET /metrics /livez /readyz\n", 35);
+    }
+}
+
+static void on_conn(struct mt_source *src, int fd, uint32_t revents, void *arg)
+{
+    struct mt_edge_admin *a = arg;
+    struct mt_err err = {0};
+    int got = -1;
+    (void)src;
+    (void)revents;
+    if (mt_sock_accept(fd, &got, &err) <= 0)
+        return;
+    mt_auto_fd int c = got;
+    if (mt_sock_nonblock(c, false, &err) == 0 && mt_sock_timeout(c, PEER_MS, &err) == 0)
+        serve(a, c);
+}
+
+struct mt_edge_admin *mt_edge_admin_start(struct mt_loop *loop, const char *path, struct mt_edge_hub *h, struct mt_err *err)
+{
+    struct mt_edge_admin *a = calloc(1, sizeof *a);
+    if (!a) {
+        (void)MT_FAIL(err, MT_E_NOMEM, "no memory for the admin socket");
+        return NULL;
+    }
+    a->hub = h;
+    a->fd = -1;
+    (void)snprintf(a->path, sizeof a->path, "%s", path);
+    if (mt_sock_unix_listen(path, 0660, (uid_t)-1, (gid_t)-1, &a->fd, err) == 0)
+        a->source = mt_loop_fd(loop, "admin", a->fd, EPOLLIN, on_conn, a, err);
+    if (!a->source) {
+        mt_closep(&a->fd);
+        free(a);
+        return NULL;
+    }
+    return a;
+}
+
+void mt_edge_admin_stop(struct mt_edge_admin *a)
+{
+    if (!a)
+        return;
+    mt_loop_del(a->source);
+    mt_closep(&a->fd);
+    (void)unlink(a->path);
+    free(a);
+}

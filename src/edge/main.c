@@ -1,0 +1,257 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* moat-edge: command line, start, signals, end. */
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/num.h"
+#include "base/str.h"
+#include "edge/admin.h"
+#include "edge/hub.h"
+#include "edge/snapshot.h"
+#include "edge/source.h"
+#include "os/file.h"
+#include "os/loop.h"
+#include "os/notify.h"
+
+#include <getopt.h>
+#include <sys/prctl.h>
+
+#define ROUTES_FILE_MAX (256U * 1024U * 1024U)
+#define EXIT_USAGE 2
+#define GRACE_STEP_MS 20
+
+struct app {
+    struct mt_edge_options opt;
+    struct mt_edge_hub hub;
+    struct mt_loop *loop;
+    struct mt_edge_source_poll *source;
+    struct mt_edge_admin *admin;
+    struct mt_source *grace;
+    int64_t stop_at;
+    bool stopping;
+    /* static mode */
+    const char *routes;
+    mt_edge_key key;
+    bool proxy_v2;
+    uint64_t reloads;
+};
+
+static void usage(FILE *out)
+{
+    (void)fputs("moat-edge: L4 proxy that routes TLS by server name and raw TCP by port\n\n"
+                "  moat-edge --config FILE [--check-config]\n"
+                "  moat-edge --static ROUTES --listen '[ADDR]:PORT' [--proxy-protocol v2] [--workers N] [--access-log]\n"
+                "  moat-edge --config-help | --help | --version\n\n"
+                "ROUTES holds lines 'hostname backend_addr backend_port'; SIGHUP reads it again, a file with a fault is\n"
+                "named in the log and the running routes stay. Limits per source are off in static mode.\n"
+                "SIGTERM stops accepting, gives connections stop_grace_ms to end, then ends; a second one ends at once.\n",
+                out);
+}
+
+static int load_static(struct app *a, struct mt_err *err)
+{
+    mt_auto_free char *text = NULL;
+    size_t len;
+    struct mt_edge_table *t = NULL;
+    if (mt_file_read(a->routes, ROUTES_FILE_MAX, &text, &len, err) < 0)
+        return -(int)err->code;
+    if (mt_edge_routes_parse(text, len, a->key, a->proxy_v2, &t, err) < 0)
+        return mt_err_wrap(err, "%s", a->routes);
+    (void)snprintf(t->cluster_id, sizeof t->cluster_id, "static");
+    t->epoch = 1;
+    t->revision = ++a->reloads;
+    uint32_t routes = t->n_routes;
+    if (mt_edge_hub_apply(&a->hub, t, true, err) < 0)
+        return -(int)err->code;
+    atomic_fetch_add(&a->hub.totals.applied, 1);
+    mt_log(MT_INFO, "edge.config_applied", KV("from", "static"), KV("routes", routes), KV("revision", a->reloads));
+    return 0;
+}
+
+static void on_hup(struct mt_source *s, int signo, void *arg)
+{
+    struct app *a = arg;
+    struct mt_err err = {0};
+    (void)s;
+    (void)signo;
+    if (a->routes && load_static(a, &err) < 0)
+        mt_log(MT_ERROR, "edge.config_rejected", KV_ERR(&err), KV("mend", "the running routes stay; correct the file, send SIGHUP again"));
+}
+
+static void on_grace(struct mt_source *s, void *arg)
+{
+    struct app *a = arg;
+    (void)s;
+    if (atomic_load(&a->hub.totals.open) == 0 || mt_clock_mono() >= a->stop_at)
+        mt_loop_stop(a->loop, 0);
+    else
+        mt_loop_timer_after(a->grace, GRACE_STEP_MS);
+}
+
+static void on_term(struct mt_source *s, int signo, void *arg)
+{
+    struct app *a = arg;
+    (void)s;
+    if (a->stopping) {
+        mt_loop_stop(a->loop, 0);
+        return;
+    }
+    a->stopping = true;
+    a->stop_at = mt_clock_mono() + (int64_t)a->opt.stop_grace_ms * MT_NS_PER_MS;
+    mt_log(MT_INFO, "edge.stopping", KV("signal", signo), KV("connections", atomic_load(&a->hub.totals.open)));
+    mt_notify("STOPPING=1");
+    mt_edge_hub_drain(&a->hub);
+    mt_loop_timer_after(a->grace, 0);
+}
+
+/* Loop and signals first: threads inherit the blocked signals. */
+static int start(struct app *a, struct mt_err *err)
+{
+    struct sigaction ignore = {.sa_handler = SIG_IGN};
+    (void)sigaction(SIGPIPE, &ignore, NULL);
+    (void)prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    a->loop = mt_loop_new(err);
+    if (!a->loop || !mt_loop_signal(a->loop, SIGTERM, on_term, a, err) || !mt_loop_signal(a->loop, SIGINT, on_term, a, err) ||
+        !mt_loop_signal(a->loop, SIGHUP, on_hup, a, err))
+        return -(int)err->code;
+    a->grace = mt_loop_timer(a->loop, "grace", on_grace, a, err);
+    if (!a->grace || mt_edge_hub_init(&a->hub, &a->opt, err) < 0)
+        return -(int)err->code;
+    if (a->opt.admin_socket) {
+        a->admin = mt_edge_admin_start(a->loop, a->opt.admin_socket, &a->hub, err);
+        if (!a->admin)
+            return mt_err_wrap(err, "admin_socket");
+    }
+    if (a->routes)
+        return load_static(a, err);
+    a->source = mt_edge_source_start(&a->hub, err);
+    return a->source ? 0 : -(int)err->code;
+}
+
+static int run(struct app *a)
+{
+    struct mt_err err = {0};
+    if (start(a, &err) < 0) {
+        mt_log(MT_ERROR, "edge.start_failed", KV_ERR(&err));
+        return 1; /* threads may run; the exit ends them */
+    }
+    mt_log(MT_INFO, "edge.started", KV("version", MOAT_VERSION), KV("workers", a->hub.n_workers));
+    mt_notify("READY=1");
+    int r = mt_loop_run(a->loop);
+    mt_edge_admin_stop(a->admin);
+    mt_edge_source_stop(a->source);
+    mt_edge_hub_done(&a->hub);
+    mt_loop_free(a->loop);
+    mt_edge_options_done(&a->opt);
+    mt_log(MT_INFO, "edge.stopped");
+    return r < 0 ? 1 : 0;
+}
+
+/* '[ADDR]:PORT' or 'ADDR:PORT' for IPv4. */
+static int parse_listen(struct app *a, const char *s, struct mt_err *err)
+{
+    const char *colon = strrchr(s, ':');
+    char ip[64];
+    uint64_t port;
+    if (!colon || (size_t)(colon - s) >= sizeof ip)
+        return MT_FAIL(err, MT_E_INVALID, "--listen '%s': must be '[ADDR]:PORT'", s);
+    memcpy(ip, s, (size_t)(colon - s));
+    ip[colon - s] = '\0';
+    if (mt_parse_u64(colon + 1, 1, 65535, &port, err) < 0)
+        return mt_err_wrap(err, "--listen port");
+    free(a->opt.publics);
+    a->opt.publics = calloc(1, sizeof *a->opt.publics);
+    if (!a->opt.publics)
+        return MT_FAIL(err, MT_E_NOMEM, "no memory");
+    a->opt.n_publics = 1;
+    a->key = mt_edge_key_of(MT_EDGE_TLS, MT_EDGE_SHARED6, (struct in_addr){0}, (uint16_t)port);
+    return mt_edge_parse_addr(ip, 0, &a->opt.publics[0], err);
+}
+
+static int main_static(struct app *a, const char *listen, const char *workers, bool access_log, struct mt_err *err)
+{
+    uint64_t n = 0;
+    if (!listen)
+        return MT_FAIL(err, MT_E_INVALID, "--static needs --listen '[ADDR]:PORT'");
+    if (mt_edge_options_default(&a->opt, err) < 0 || mt_edge_options_check(&a->opt, err) < 0)
+        return -(int)err->code;
+    if (workers && mt_parse_u64(workers, 1, 256, &n, err) < 0)
+        return mt_err_wrap(err, "--workers");
+    a->opt.workers = n;
+    if (!access_log)
+        a->opt.access_log_per_s = 0;
+    a->opt.source_conns = a->opt.source_new_per_s = a->opt.source_preroute = 0;
+    return parse_listen(a, listen, err);
+}
+
+int main(int argc, char **argv)
+{
+    static const struct option options[] = {
+        {"config", required_argument, NULL, 'c'},  {"check-config", no_argument, NULL, 'C'},
+        {"static", required_argument, NULL, 's'},  {"listen", required_argument, NULL, 'l'},
+        {"workers", required_argument, NULL, 'w'}, {"proxy-protocol", required_argument, NULL, 'p'},
+        {"access-log", no_argument, NULL, 'a'},    {"config-help", no_argument, NULL, 'H'},
+        {"help", no_argument, NULL, 'h'},          {"version", no_argument, NULL, 'v'},
+        {NULL, 0, NULL, 0},
+    };
+    static struct app a;
+    struct mt_err err = {0};
+    const char *config = NULL, *listen = NULL, *workers = NULL;
+    bool check = false, access_log = false;
+    int o;
+    mt_log_init("edge", MT_INFO, true);
+    while ((o = getopt_long(argc, argv, "hv", options, NULL)) != -1) {
+        switch (o) {
+        case 'c':
+            config = optarg;
+            break;
+        case 'C':
+            check = true;
+            break;
+        case 's':
+            a.routes = optarg;
+            break;
+        case 'l':
+            listen = optarg;
+            break;
+        case 'w':
+            workers = optarg;
+            break;
+        case 'p':
+            if (!MT_STREQ(optarg, "v2") && !MT_STREQ(optarg, "off")) {
+                (void)fprintf(stderr, "moat-edge: --proxy-protocol '%s': must be v2 or off\n", optarg);
+                return EXIT_USAGE;
+            }
+            a.proxy_v2 = MT_STREQ(optarg, "v2");
+            break;
+        case 'a':
+            access_log = true;
+            break;
+        case 'H':
+            mt_edge_options_help(stdout);
+            return 0;
+        case 'h':
+            usage(stdout);
+            return 0;
+        case 'v':
+            (void)puts("moat-edge " MOAT_VERSION);
+            return 0;
+        default:
+            usage(stderr);
+            return EXIT_USAGE;
+        }
+    }
+    if (optind < argc || (config != NULL) == (a.routes != NULL)) {
+        usage(stderr);
+        return EXIT_USAGE;
+    }
+    int r = config ? mt_edge_options_load(config, &a.opt, stderr, &err) : main_static(&a, listen, workers, access_log, &err);
+    if (r < 0) {
+        (void)fprintf(stderr, "moat-edge: %s\n", err.msg);
+        return EXIT_USAGE;
+    }
+    if (check) {
+        (void)puts("ok");
+        return 0;
+    }
+    return run(&a);
+}

@@ -1,0 +1,362 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The turn of a worker: sleep, take the table, events, run list, timers, commands, free the dead. */
+#include "edge/worker.h"
+
+#include "base/assert.h"
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "edge/hub.h"
+#include "wire/clienthello.h"
+
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+
+#define EVENTS 128
+#define ACCEPTS 32 /* of one listener in one turn */
+#define THREAD_STACK (256U * 1024U)
+
+/* What an epoll event belongs to: low bits of the pointer (all objects are 8-aligned). */
+enum tag { TAG_WAKE = 0, TAG_LISTEN = 1, TAG_CLIENT = 2, TAG_BACKEND = 3, TAG_MASK = 7 };
+
+static uint64_t tagged(void *p, enum tag t)
+{
+    MT_ASSERT(((uintptr_t)p & TAG_MASK) == 0);
+    return (uint64_t)(uintptr_t)p | t;
+}
+
+static void *untagged(uint64_t v)
+{
+    return (void *)(uintptr_t)(v & ~(uint64_t)TAG_MASK);
+}
+
+bool mt_edge_worker_watch(struct mt_edge_worker *w, struct mt_edge_conn *c, bool backend)
+{
+    struct mt_edge_end *e = backend ? &c->be : &c->cl;
+    struct epoll_event ev = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
+                             .data.u64 = tagged(c, backend ? TAG_BACKEND : TAG_CLIENT)};
+    if (epoll_ctl(w->epfd, EPOLL_CTL_ADD, e->fd, &ev) == -1)
+        return false;
+    e->watched = true;
+    return true;
+}
+
+void mt_edge_worker_again(struct mt_edge_worker *w, struct mt_edge_conn *c)
+{
+    if (mt_list_empty(&c->run))
+        mt_list_push_back(&w->run, &c->run);
+}
+
+bool mt_edge_worker_may_log(struct mt_edge_worker *w, uint64_t *ret_suppressed)
+{
+    const struct mt_edge_options *opt = w->hub->opt;
+    if (opt->access_log_per_s == 0)
+        return false;
+    int64_t full = (int64_t)opt->access_log_per_s * 1000;
+    int64_t gone_ms = (w->now - w->log_filled_at) / MT_NS_PER_MS;
+    if (gone_ms > 0) {
+        w->log_tokens = gone_ms >= 1000 ? full : w->log_tokens + gone_ms * (int64_t)opt->access_log_per_s;
+        if (w->log_tokens > full)
+            w->log_tokens = full;
+        w->log_filled_at = w->now;
+    }
+    if (w->log_tokens < 1000) {
+        w->log_suppressed++;
+        return false;
+    }
+    w->log_tokens -= 1000;
+    *ret_suppressed = w->log_suppressed;
+    w->log_suppressed = 0;
+    return true;
+}
+
+void mt_edge_worker_wake(struct mt_edge_worker *w)
+{
+    const uint64_t one = 1;
+    if (write(w->wakefd, &one, sizeof one) < 0) {
+        /* full counter: it is awake already */
+    }
+}
+
+void mt_edge_worker_command(struct mt_edge_worker *w, struct mt_edge_lsock *s)
+{
+    (void)pthread_mutex_lock(&w->cmd_lock);
+    s->next_cmd = w->cmds;
+    w->cmds = s;
+    (void)pthread_mutex_unlock(&w->cmd_lock);
+    mt_edge_worker_wake(w);
+}
+
+static void listen_watch(struct mt_edge_worker *w, struct mt_edge_lsock *s, int op, uint32_t events)
+{
+    struct epoll_event ev = {.events = events, .data.u64 = tagged(s, TAG_LISTEN)};
+    if (epoll_ctl(w->epfd, op, s->fd, &ev) == -1)
+        mt_log(MT_ERROR, "edge.listen_watch_failed", KV("port", mt_edge_key_port(s->l->key)), KV("error", strerror(errno)));
+}
+
+static void accept_pause(struct mt_edge_worker *w, bool pause)
+{
+    if (w->accept_paused == pause)
+        return;
+    w->accept_paused = pause;
+    MT_LIST_EACH(n, &w->lsocks)
+        listen_watch(w, MT_CONTAINER(n, struct mt_edge_lsock, node), EPOLL_CTL_MOD, pause ? 0 : EPOLLIN);
+}
+
+static void lsock_free(struct mt_edge_lsock *s)
+{
+    mt_list_remove(&s->node);
+    mt_closep(&s->fd);
+    s->magic = 0;
+    free(s);
+}
+
+static void take_commands(struct mt_edge_worker *w)
+{
+    (void)pthread_mutex_lock(&w->cmd_lock);
+    struct mt_edge_lsock *list = MT_TAKE(w->cmds), *ordered = NULL;
+    (void)pthread_mutex_unlock(&w->cmd_lock);
+    while (list) { /* newest first; turned round */
+        struct mt_edge_lsock *next = list->next_cmd;
+        list->next_cmd = ordered;
+        ordered = list;
+        list = next;
+    }
+    while (ordered) {
+        struct mt_edge_lsock *s = ordered;
+        ordered = s->next_cmd;
+        if (!s->remove) {
+            mt_list_push_back(&w->lsocks, &s->node);
+            listen_watch(w, s, EPOLL_CTL_ADD, w->accept_paused ? 0 : EPOLLIN);
+            continue;
+        }
+        MT_LIST_EACH(n, &w->lsocks) {
+            struct mt_edge_lsock *have = MT_CONTAINER(n, struct mt_edge_lsock, node);
+            if (have->fd == s->fd && have->l == s->l) {
+                lsock_free(have);
+                break;
+            }
+        }
+        free(s); /* the command itself owns no descriptor */
+    }
+}
+
+/* Over the connection limit the oldest unrouted one goes; without one, accepting pauses. */
+static bool room_for_one(struct mt_edge_worker *w)
+{
+    struct mt_edge_totals *t = &w->hub->totals;
+    uint32_t open = atomic_fetch_add_explicit(&t->open, 1, memory_order_relaxed);
+    if (open < w->hub->opt->max_conns)
+        return true;
+    atomic_fetch_sub_explicit(&t->open, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&t->limit_hits, 1, memory_order_relaxed);
+    if (!mt_list_empty(&w->pre))
+        mt_edge_conn_close(MT_CONTAINER(w->pre.next, struct mt_edge_conn, pre), MT_EDGE_R_OVERLOAD, false);
+    accept_pause(w, true);
+    w->accept_again_at = w->now + 50 * MT_NS_PER_MS;
+    return false;
+}
+
+static void on_listen(struct mt_edge_worker *w, struct mt_edge_lsock *s)
+{
+    MT_CHECK(s, MT_EDGE_LSOCK_MAGIC);
+    for (unsigned i = 0; i < ACCEPTS && !w->accept_paused; i++) {
+        if (!room_for_one(w))
+            return;
+        union mt_edge_addr peer;
+        socklen_t len = sizeof peer;
+        memset(&peer, 0, sizeof peer);
+        int fd = accept4(s->fd, &peer.sa, &len, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        if (fd >= 0) {
+            mt_edge_conn_accept(w, s->l, fd, &peer);
+            continue;
+        }
+        atomic_fetch_sub_explicit(&w->hub->totals.open, 1, memory_order_relaxed);
+        if (errno == EAGAIN)
+            return;
+        if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+            mt_log(MT_ERROR, "edge.accept_failed", KV("port", mt_edge_key_port(s->l->key)), KV("error", strerror(errno)),
+                   KV("mend", "raise the descriptor limit or lower max_conns"));
+            accept_pause(w, true);
+            w->accept_again_at = w->now + 100 * MT_NS_PER_MS;
+            return;
+        }
+        /* ECONNABORTED and network errors of the peer: the next one may be fine */
+    }
+}
+
+static void on_timer(struct mt_edge_timer *t, void *arg)
+{
+    (void)arg;
+    mt_edge_conn_timeout(MT_CONTAINER(t, struct mt_edge_conn, timer));
+}
+
+static void free_dead(struct mt_edge_worker *w)
+{
+    struct mt_list *n;
+    while ((n = mt_list_pop_front(&w->dead)) != NULL) {
+        struct mt_edge_conn *c = MT_CONTAINER(n, struct mt_edge_conn, all);
+        c->magic = 0;
+        mt_edge_slab_put(&w->conns, c);
+    }
+}
+
+/* Once a second while routes went away lately: close connections whose route has been gone for the grace time. */
+static void purge(struct mt_edge_worker *w)
+{
+    w->purge_at = w->now + MT_NS_PER_S;
+    MT_LIST_EACH(n, &w->all) {
+        struct mt_edge_conn *c = MT_CONTAINER(n, struct mt_edge_conn, all);
+        if (!c->route)
+            continue;
+        int64_t gone = atomic_load_explicit(&c->route->stat->gone_at, memory_order_relaxed);
+        if (gone != 0 && w->now - gone >= MT_EDGE_ROUTE_GRACE_NS)
+            mt_edge_conn_close(c, MT_EDGE_R_ROUTE_GONE, false);
+    }
+}
+
+static int sleep_ms(struct mt_edge_worker *w)
+{
+    if (!mt_list_empty(&w->run))
+        return 0;
+    int ms = mt_edge_wheel_wait_ms(&w->wheel, w->now);
+    if (w->accept_paused && !w->stopping && (ms < 0 || ms > 50))
+        ms = 50;
+    if (atomic_load_explicit(&w->hub->purge_until, memory_order_relaxed) > w->now && (ms < 0 || ms > 1000))
+        ms = 1000;
+    return ms;
+}
+
+/* The run list as it is now; what is put back by a step waits for the next turn. */
+static void run_list(struct mt_edge_worker *w)
+{
+    struct mt_list now;
+    mt_list_init(&now);
+    struct mt_list *n;
+    while ((n = mt_list_pop_front(&w->run)) != NULL)
+        mt_list_push_back(&now, n);
+    while ((n = mt_list_pop_front(&now)) != NULL)
+        mt_edge_conn_step(MT_CONTAINER(n, struct mt_edge_conn, run));
+}
+
+static void dispatch(struct mt_edge_worker *w, const struct epoll_event *ev)
+{
+    void *p = untagged(ev->data.u64);
+    switch ((enum tag)(ev->data.u64 & TAG_MASK)) {
+    case TAG_WAKE: {
+        uint64_t drop;
+        if (read(w->wakefd, &drop, sizeof drop) < 0) {
+            /* somebody's write was read before */
+        }
+        break;
+    }
+    case TAG_LISTEN:
+        on_listen(w, p);
+        break;
+    case TAG_CLIENT:
+        mt_edge_conn_event(p, false, ev->events);
+        break;
+    case TAG_BACKEND:
+        mt_edge_conn_event(p, true, ev->events);
+        break;
+    case TAG_MASK:
+        break;
+    }
+}
+
+static void turn(struct mt_edge_worker *w)
+{
+    struct epoll_event ev[EVENTS];
+    int wait = sleep_ms(w);
+    w->table = NULL;
+    atomic_store(&w->seen, MT_EDGE_OFFLINE);
+    int n = epoll_wait(w->epfd, ev, EVENTS, wait);
+    /* first say which generation, then take the pointer: who swaps waits for all that said an older one */
+    atomic_store(&w->seen, atomic_load(&w->hub->generation));
+    w->table = atomic_load(&w->hub->table);
+    w->now = mt_clock_mono();
+    for (int i = 0; i < n; i++)
+        dispatch(w, &ev[i]);
+    run_list(w);
+    mt_edge_wheel_run(&w->wheel, w->now, on_timer, w);
+    take_commands(w); /* after the events: a closed listener may have one in this batch */
+    if (atomic_load_explicit(&w->hub->purge_until, memory_order_relaxed) > w->now && w->now >= w->purge_at)
+        purge(w);
+    w->stopping = atomic_load_explicit(&w->hub->drain, memory_order_relaxed);
+    if (w->stopping) {
+        MT_LIST_EACH(l, &w->lsocks)
+            lsock_free(MT_CONTAINER(l, struct mt_edge_lsock, node));
+    } else if (w->accept_paused && w->now >= w->accept_again_at) {
+        accept_pause(w, false);
+    }
+    free_dead(w);
+}
+
+static void *worker_main(void *arg)
+{
+    struct mt_edge_worker *w = arg;
+    while (!atomic_load(&w->hub->stop))
+        turn(w);
+    w->now = mt_clock_mono();
+    MT_LIST_EACH(n, &w->all)
+        mt_edge_conn_close(MT_CONTAINER(n, struct mt_edge_conn, all), MT_EDGE_R_SHUTDOWN, true);
+    free_dead(w);
+    take_commands(w);
+    MT_LIST_EACH(l, &w->lsocks)
+        lsock_free(MT_CONTAINER(l, struct mt_edge_lsock, node));
+    atomic_store(&w->seen, MT_EDGE_OFFLINE);
+    return NULL;
+}
+
+int mt_edge_worker_start(struct mt_edge_worker *w, struct mt_edge_hub *hub, unsigned index, struct mt_err *err)
+{
+    memset(w, 0, sizeof *w);
+    w->hub = hub;
+    w->index = index;
+    w->epfd = w->wakefd = -1;
+    w->now = mt_clock_mono();
+    w->log_filled_at = w->now;
+    w->log_tokens = (int64_t)hub->opt->access_log_per_s * 1000;
+    w->next_seq = ((uint64_t)index << 48) | 1;
+    atomic_store(&w->seen, MT_EDGE_OFFLINE);
+    mt_edge_wheel_init(&w->wheel, w->now);
+    mt_edge_slab_init(&w->conns, sizeof(struct mt_edge_conn));
+    mt_edge_slab_init(&w->hellos, sizeof(struct mt_hello));
+    mt_list_init(&w->all);
+    mt_list_init(&w->run);
+    mt_list_init(&w->pre);
+    mt_list_init(&w->dead);
+    mt_list_init(&w->lsocks);
+    (void)pthread_mutex_init(&w->cmd_lock, NULL);
+    w->buf = malloc(MT_EDGE_BUF);
+    if (!w->buf)
+        return MT_FAIL(err, MT_E_NOMEM, "no memory for worker %u", index);
+    w->epfd = epoll_create1(EPOLL_CLOEXEC);
+    w->wakefd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (w->epfd == -1 || w->wakefd == -1)
+        return MT_FAIL_ERRNO(err, MT_E_IO, "epoll of worker %u", index);
+    struct epoll_event ev = {.events = EPOLLIN, .data.u64 = TAG_WAKE};
+    if (epoll_ctl(w->epfd, EPOLL_CTL_ADD, w->wakefd, &ev) == -1)
+        return MT_FAIL_ERRNO(err, MT_E_IO, "wake-up of worker %u", index);
+    pthread_attr_t attr;
+    (void)pthread_attr_init(&attr);
+    (void)pthread_attr_setstacksize(&attr, THREAD_STACK);
+    int e = pthread_create(&w->thread, &attr, worker_main, w);
+    (void)pthread_attr_destroy(&attr);
+    if (e != 0) {
+        errno = e;
+        return MT_FAIL_ERRNO(err, MT_E_IO, "thread of worker %u", index);
+    }
+    return 0;
+}
+
+void mt_edge_worker_done(struct mt_edge_worker *w)
+{
+    mt_closep(&w->epfd);
+    mt_closep(&w->wakefd);
+    mt_edge_pipes_done(&w->pipes);
+    mt_edge_slab_done(&w->conns);
+    mt_edge_slab_done(&w->hellos);
+    free(w->buf);
+    w->buf = NULL;
+    (void)pthread_mutex_destroy(&w->cmd_lock);
+}

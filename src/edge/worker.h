@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A worker: one thread, one epoll, its own listening sockets (SO_REUSEPORT), its own connections, timers, pipes and pool.
+ * Workers share the routing table (read only), the source limits and counters, nothing else.
+ */
+#pragma once
+
+#include "base/clock.h"
+#include "edge/conn.h"
+#include "edge/slab.h"
+
+#include <pthread.h>
+
+struct mt_edge_hub;
+
+#define MT_EDGE_BUF (32U * 1024U) /* bytes of the shared copy buffer */
+#define MT_EDGE_OFFLINE UINT64_MAX
+
+/* Counters of one listener; never freed once made (the set of keys is bounded). Relaxed atomics. */
+struct mt_edge_listener {
+    mt_edge_key key;
+    _Atomic uint64_t results[MT_EDGE_R_MAX];
+    _Atomic uint64_t accepted;
+    _Atomic uint32_t open;
+};
+
+/* A listening socket of one worker. Made by the hub, owned by the worker once handed over. */
+struct mt_edge_lsock {
+    uint32_t magic;
+    int fd;
+    struct mt_edge_listener *l;
+    struct mt_list node;
+    struct mt_edge_lsock *next_cmd;
+    bool remove; /* as a command: close the socket of the same listener and descriptor */
+};
+#define MT_EDGE_LSOCK_MAGIC 0x656c736bU
+
+struct mt_edge_worker {
+    struct mt_edge_hub *hub;
+    unsigned index;
+    pthread_t thread;
+    int epfd, wakefd;
+    /* generation of the table this worker runs with, or OFFLINE while it sleeps and holds none */
+    _Atomic uint64_t seen;
+    const struct mt_edge_table *table; /* valid within one turn */
+    int64_t now;
+
+    struct mt_edge_wheel wheel;
+    struct mt_edge_slab conns, hellos;
+    struct mt_edge_pipes pipes;
+    struct mt_list all, run, pre, dead, lsocks;
+    uint8_t *buf;
+    uint64_t next_seq;
+    uint32_t n_pre;
+    bool accept_paused;
+    int64_t accept_again_at;
+    int64_t purge_at; /* next look for connections whose route is gone */
+    int64_t log_filled_at, log_tokens;
+    uint64_t log_suppressed;
+    bool stopping;
+
+    pthread_mutex_t cmd_lock;
+    struct mt_edge_lsock *cmds; /* newest first */
+};
+
+/** Start the thread. */
+int mt_edge_worker_start(struct mt_edge_worker *w, struct mt_edge_hub *hub, unsigned index, struct mt_err *err);
+/** Make it look at commands, table and stop flags. Any thread. */
+void mt_edge_worker_wake(struct mt_edge_worker *w);
+/** Hand over a listening socket to open or to close. Any thread; ownership moves. */
+void mt_edge_worker_command(struct mt_edge_worker *w, struct mt_edge_lsock *s);
+/** After the thread ended: free everything. */
+void mt_edge_worker_done(struct mt_edge_worker *w);
+
+/* for conn.c, dial.c and relay.c, on the worker's own thread */
+/** Watch one end, edge-triggered, both directions. False when the kernel refuses. */
+bool mt_edge_worker_watch(struct mt_edge_worker *w, struct mt_edge_conn *c, bool backend);
+/** Give the connection another step in this turn. */
+void mt_edge_worker_again(struct mt_edge_worker *w, struct mt_edge_conn *c);
+/** True when a connection line may be logged now; *ret_suppressed lines were dropped since the last one. */
+bool mt_edge_worker_may_log(struct mt_edge_worker *w, uint64_t *ret_suppressed);
