@@ -7,7 +7,9 @@ import gzip
 import hashlib
 import json
 import os
+import socket
 import subprocess
+import time
 
 UID = 65534  # what moat-unpack and moat-fetch drop to when the test runs as root
 
@@ -144,3 +146,76 @@ def debugfs(disk, *commands):
         out += subprocess.run(["/sbin/debugfs", "-R", c, disk], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                               check=True).stdout.decode(errors="replace")
     return out
+
+
+class Registry:
+    """A real docker-registry on a free loopback port, in a scratch folder; ended by stop()."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.port = free_port()
+        self.host = "127.0.0.1:%d" % self.port
+        self.process = None
+        os.makedirs(os.path.join(folder, "data"), exist_ok=True)
+        self.config = os.path.join(folder, "registry.yml")
+        with open(self.config, "w") as f:
+            f.write("version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: %s/data\n"
+                    "  delete:\n    enabled: true\nhttp:\n  addr: %s\n" % (folder, self.host))
+        self.start()
+
+    def start(self):
+        self.process = subprocess.Popen(["docker-registry", "serve", self.config], stdout=subprocess.DEVNULL,
+                                        stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+                return
+            except OSError:
+                if time.monotonic() > deadline or self.process.poll() is not None:
+                    raise RuntimeError("docker-registry does not start")
+                time.sleep(0.05)
+
+    def stop(self):
+        if self.process and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+    def push(self, layout, name):
+        """skopeo copies an OCI layout folder ("dir:tag", all of an index) into the registry."""
+        subprocess.run(["skopeo", "--insecure-policy", "copy", "-q", "--all", "--dest-tls-verify=false", "oci:" + layout,
+                        "docker://%s/%s" % (self.host, name)], check=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def free_port():
+    s = socket.socket()
+    s.bind(("127.0.0.1", 0))
+    port = s.getsockname()[1]
+    s.close()
+    return port
+
+
+def layout(store, folder, tag, digest, media="application/vnd.oci.image.manifest.v1+json"):
+    """An OCI layout folder over the blobs of a Store, with one tag."""
+    os.makedirs(os.path.join(folder, "blobs"), exist_ok=True)
+    link = os.path.join(folder, "blobs/sha256")
+    if not os.path.islink(link):
+        os.symlink(os.path.join(store.path, "blobs/sha256"), link)
+    with open(os.path.join(folder, "oci-layout"), "w") as f:
+        json.dump({"imageLayoutVersion": "1.0.0"}, f)
+    path = os.path.join(store.path, "blobs/sha256", digest[7:])
+    with open(os.path.join(folder, "index.json"), "w") as f:
+        json.dump({"schemaVersion": 2, "manifests": [{"mediaType": media, "digest": digest, "size": os.path.getsize(path),
+                                                     "annotations": {"org.opencontainers.image.ref.name": tag}}]}, f)
+    return "%s:%s" % (folder, tag)
+
+
+def fetch(program, command, request, timeout=120):
+    """Run moat-fetch; returns its answer."""
+    r = subprocess.run([program] + command, input=json.dumps(request).encode(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                       timeout=timeout)
+    try:
+        return json.loads(r.stdout)
+    except ValueError:
+        return {"ok": False, "error": {"code": "no_answer", "reason_code": "no_answer", "detail": str(r.returncode),
+                                       "message": r.stderr.decode(errors="replace")}}
