@@ -149,6 +149,9 @@ int mt_vmm_open(const struct mt_vmm_conf *conf, enum mt_vmm_kind kind, enum mt_v
                 struct mt_err *err);
 void mt_vmm_free(struct mt_vmm *vmm);
 
+/** At the end of the platform on this machine (`moat down`): remove the parent cgroups as far as they are empty. */
+void mt_vmm_release(struct mt_vmm *vmm);
+
 enum mt_vmm_kind mt_vmm_kind(const struct mt_vmm *vmm);
 enum mt_vmm_accel mt_vmm_accel(const struct mt_vmm *vmm);
 
