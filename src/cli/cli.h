@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What every command of the CLI shares: its options, the resolved target, calls to the API, output in the mode asked for,
+ * and exit codes (control-plane.md §15). Data goes to stdout, everything else to stderr. */
+#pragma once
+
+#include "wire/http_client.h"
+#include "wire/json.h"
+
+#include <stdio.h>
+
+/** Exit codes, control-plane.md §15.4. */
+enum cli_exit {
+    CLI_OK = 0,
+    CLI_FAILURE = 1,
+    CLI_USAGE = 2,
+    CLI_AUTH = 3,
+    CLI_NOT_FOUND = 4,
+    CLI_CONFLICT = 5,
+    CLI_TRANSIENT = 6,
+    CLI_INTERNAL = 7,
+    CLI_NOT_CONVERGED = 8,
+    CLI_INTERRUPTED = 130
+};
+
+struct cli_option {
+    const char *name; /* long name */
+    char short_name;  /* 0: none */
+    const char *arg;  /* placeholder of the value; NULL: a switch */
+    const char *help;
+};
+
+struct cli_value {
+    const char *name;
+    const char *value; /* "" for a switch */
+};
+
+struct cli {
+    /* parsed command line */
+    struct cli_value values[64];
+    size_t value_count;
+    int argc; /* positional arguments */
+    char **argv;
+    const struct cli_command *command;
+    /* output */
+    bool json, quiet, color, tty, debug;
+    bool json_done; /* the one JSON document is out */
+    /* target */
+    char *api;   /* path of the Unix socket */
+    char *token; /* bearer token */
+    const char *org, *app, *env;
+    char org_id[40], app_id[40], env_id[40];
+    char *config_org, *config_app, *config_env, *config_data_dir;
+    uint64_t tls_port; /* local port behind route port 443; 0: 443 itself */
+    struct mt_http_client *http;
+    char idempotency_key[65];
+    int64_t timeout_ms;
+};
+
+struct cli_command {
+    const char *name; /* "deploy", or "routes create" */
+    const char *args; /* as shown in the usage line */
+    const char *summary;
+    const struct cli_option *options; /* ends with name == NULL; may be NULL */
+    int (*run)(struct cli *c);
+};
+
+/** All commands, ended by name == NULL, in the order of the help. */
+extern const struct cli_command cli_commands[];
+
+/* options (args.c) */
+int cli_parse(struct cli *c, int argc, char **argv);
+/** Value of an option (the last one given), NULL when it was not given; "" for a switch. */
+const char *cli_opt(const struct cli *c, const char *name);
+bool cli_has(const struct cli *c, const char *name);
+/** The @i-th value of an option that may be repeated, NULL after the last. */
+const char *cli_opt_n(const struct cli *c, const char *name, size_t i);
+void cli_help(FILE *out, const char *topic);
+
+/* errors and output (out.c); each error call returns the exit code to give back */
+int cli_error(struct cli *c, int code, const char *what, const char *hint);
+int cli_fail(struct cli *c, const struct mt_err *err, const char *hint);
+int cli_usage(struct cli *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/** Print {"api":"v1","kind":@kind,"data":@data}; borrows. */
+int cli_print_object(struct cli *c, const char *kind, const json_t *data);
+int cli_print_list(struct cli *c, const json_t *list);
+/** One object per line, flushed at once (streams). */
+int cli_print_line(struct cli *c, const json_t *obj);
+/** A line for people on stderr; nothing with --quiet or --json. */
+void cli_say(struct cli *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/** Escape sequence or "" when colour is off: "bold", "dim", "red", "green", "yellow", "reset". */
+const char *cli_color(const struct cli *c, const char *name);
+
+struct cli_column {
+    const char *title;
+    const char *key; /* member of each item, dots reach into objects */
+};
+/** A table of @items on stdout: two blanks between columns, never truncated; an empty list says "no @plural" on stderr. */
+int cli_print_table(struct cli *c, const json_t *items, const struct cli_column *cols, size_t n, const char *plural);
+/** Member by dotted path; NULL when absent or null. Borrowed. */
+const json_t *cli_member(const json_t *obj, const char *path);
+/** Text of a member: strings as they are, numbers and booleans printed into @scratch, "-" when absent. */
+const char *cli_text(const json_t *obj, const char *path, char *scratch, size_t size);
+const char *cli_str(const json_t *obj, const char *path);
+int64_t cli_int(const json_t *obj, const char *path);
+
+/* the API (api.c) */
+/** Read configuration and connect settings; an exit code. */
+int cli_connect(struct cli *c);
+void cli_done(struct cli *c);
+/** Call the API. On a 2xx *ret is the body (owned by the caller, may be NULL for none) and 0 comes back; otherwise the error has been printed
+ * and its exit code comes back. Safe calls and calls with an idempotency key are retried (§15.2). */
+int cli_call(struct cli *c, const char *method, const char *target, const json_t *body, json_t **ret);
+/** As cli_call, but an answer with status @allow gives 0 and *ret = NULL. */
+int cli_call_allow(struct cli *c, const char *method, const char *target, const json_t *body, int allow, json_t **ret);
+/** Stream NDJSON: @line is called with each object, non-zero ends it. Returns 0, or an exit code with the error printed. */
+int cli_follow(struct cli *c, const char *target, int (*line)(struct cli *c, json_t *obj, void *arg), void *arg, int64_t silence_ms);
+/** Ids of the target by name (--org, --app, --env, MOAT_*, configuration, the manifest's app.name). */
+int cli_need_org(struct cli *c);
+int cli_need_app(struct cli *c);
+int cli_need_env(struct cli *c);
+/** Target path of the environment, "/v1/orgs/…/apps/…/envs/…" plus @suffix; malloc'ed. */
+char *cli_env_path(const struct cli *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+char *cli_app_path(const struct cli *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/** All items of a list endpoint (pages followed), one array owned by the caller. */
+int cli_list(struct cli *c, const char *target, json_t **ret_items);
+
+/** Read a manifest file (or stdin for "-"); NULL with the error printed. *ret_code is the exit code. */
+char *cli_read_manifest(struct cli *c, const char *path, size_t *ret_len, int *ret_code);
+/** Validate offline; prints every problem with line and column. Sets c->app from app.name unless --app was given. Exit code. */
+int cli_check_manifest(struct cli *c, const char *text, size_t len, const char *name);
+/** Make app and environment when they are missing, and say so. */
+int cli_ensure_env(struct cli *c);
+/** True when the command should wait for convergence. */
+bool cli_wants_wait(const struct cli *c);
+/** Follow a deploy to its end, printing steps; exit code as §15.4. @after is the event id that created it. */
+int cli_wait_deploy(struct cli *c, const char *deploy_id, uint64_t after);
+/** Print the receipt of a mutation: for people one line and the next commands, or the JSON document. */
+int cli_receipt(struct cli *c, const char *type, const json_t *body);
+/** "https://host:port/" of a TLS route as this machine reaches it, or "host:port"; into @ret. */
+const char *cli_route_url(const struct cli *c, const json_t *route, char *ret, size_t size);
+
+/** Parse "500ms", "30s", "5m", "1h" to milliseconds. */
+int cli_parse_duration(const char *s, int64_t *ret_ms, struct mt_err *err);
+
+/* commands, one file per noun */
+int cmd_up(struct cli *c);
+int cmd_down(struct cli *c);
+int cmd_doctor(struct cli *c);
+int cmd_init(struct cli *c);
+int cmd_run(struct cli *c);
+int cmd_deploy(struct cli *c);
+int cmd_deploys_list(struct cli *c);
+int cmd_deploys_get(struct cli *c);
+int cmd_deploys_wait(struct cli *c);
+int cmd_rollback(struct cli *c);
+int cmd_scale(struct cli *c);
+int cmd_restart(struct cli *c);
+int cmd_status(struct cli *c);
+int cmd_instances_list(struct cli *c);
+int cmd_instances_get(struct cli *c);
+int cmd_logs(struct cli *c);
+int cmd_events(struct cli *c);
+int cmd_releases_list(struct cli *c);
+int cmd_releases_get(struct cli *c);
+int cmd_routes_list(struct cli *c);
+int cmd_routes_create(struct cli *c);
+int cmd_routes_delete(struct cli *c);
+int cmd_apps_list(struct cli *c);
+int cmd_apps_create(struct cli *c);
+int cmd_envs_list(struct cli *c);
+int cmd_envs_create(struct cli *c);
+int cmd_orgs_list(struct cli *c);
+int cmd_nodes_list(struct cli *c);
+int cmd_whoami(struct cli *c);
+int cmd_manifest_validate(struct cli *c);
+int cmd_manifest_show(struct cli *c);
+int cmd_version(struct cli *c);
+int cmd_help(struct cli *c);

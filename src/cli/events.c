@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cli/cli.h"
+
+#include "base/cleanup.h"
+#include "base/num.h"
+#include "base/str.h"
+
+#include <inttypes.h>
+
+static void put_filter(const struct cli *c, struct mt_buf *q, const char *option, const char *param)
+{
+    if (!cli_has(c, option))
+        return;
+    mt_buf_printf(q, "&%s=", param);
+    mt_http_put_query(q, cli_opt(c, option));
+}
+
+struct tail {
+    uint64_t last; /* last event id seen: where to resume */
+};
+
+static int print_event(struct cli *c, json_t *ev, void *arg)
+{
+    struct tail *t = arg;
+    if (!cli_member(ev, "event_type"))
+        return 0; /* heartbeat, or the end line: the caller resumes */
+    if (t)
+        t->last = (uint64_t)cli_int(ev, "event_id");
+    if (c->json) {
+        (void)json_object_set_new(ev, "type", json_string("event"));
+        (void)json_object_set(ev, "ts", json_object_get(ev, "occurred_at"));
+        return cli_print_line(c, ev) == CLI_OK ? 0 : CLI_FAILURE + 1;
+    }
+    char safe[600];
+    const char *ts = cli_str(ev, "occurred_at"), *summary = cli_str(ev, "summary");
+    (void)printf("%s%6" PRId64 "  %.12s%s  %-28s %s\n", cli_color(c, "dim"), cli_int(ev, "event_id"), strlen(ts) > 11 ? ts + 11 : ts,
+                 cli_color(c, "reset"), cli_str(ev, "event_type"), mt_printable(summary, strlen(summary), safe, sizeof safe));
+    return fflush(stdout) == EOF ? CLI_OK + 1 : 0;
+}
+
+int cmd_events(struct cli *c)
+{
+    uint64_t lines = 50, after = 0;
+    struct mt_err err;
+    if (cli_has(c, "lines") && mt_parse_u64(cli_opt(c, "lines"), 1, 500, &lines, &err) < 0)
+        return cli_usage(c, "--lines: %s", err.msg);
+    if (cli_has(c, "after") && mt_parse_u64(cli_opt(c, "after"), 0, INT64_MAX, &after, &err) < 0)
+        return cli_usage(c, "--after: %s", err.msg);
+    int code = cli_need_org(c);
+    if (code == CLI_OK && (cli_opt(c, "app") || cli_opt(c, "env")))
+        code = cli_opt(c, "env") ? cli_need_env(c) : cli_need_app(c);
+    if (code != CLI_OK)
+        return code;
+    mt_auto_buf struct mt_buf q = MT_BUF_INIT(2000);
+    put_filter(c, &q, "type", "event_type");
+    put_filter(c, &q, "deploy", "correlation_id");
+    put_filter(c, &q, "instance", "aggregate_id");
+    if (*c->app_id)
+        mt_buf_printf(&q, "&app_id=%s", c->app_id);
+    if (*c->env_id)
+        mt_buf_printf(&q, "&env_id=%s", c->env_id);
+    char target[2400];
+    bool newest = !cli_has(c, "after");
+    (void)snprintf(target, sizeof target, "/v1/orgs/%s/events?limit=%" PRIu64 "&order=%s&after_event_id=%" PRIu64 "%s", c->org_id, lines,
+                   newest ? "desc" : "asc", after, mt_buf_cstr(&q));
+    mt_auto_json json_t *j = NULL;
+    code = cli_call(c, "GET", target, NULL, &j);
+    if (code != CLI_OK)
+        return code;
+    json_t *items = json_object_get(j, "items");
+    struct tail tail = {.last = (uint64_t)cli_int(j, "head_event_id")};
+    if (c->json && !cli_has(c, "follow"))
+        return cli_print_list(c, items);
+    size_t n = json_array_size(items);
+    for (size_t i = 0; i < n; i++) { /* oldest first on the screen, whatever the order asked for */
+        int r = print_event(c, json_array_get(items, newest ? n - 1 - i : i), NULL);
+        if (r)
+            return r - 1;
+    }
+    if (!cli_has(c, "follow")) {
+        if (n == 0)
+            cli_say(c, "no events");
+        return CLI_OK;
+    }
+    for (;;) { /* the server ends streams now and then; nothing is lost or doubled by resuming after the last id */
+        (void)snprintf(target, sizeof target, "/v1/orgs/%s/events/stream?after_event_id=%" PRIu64 "%s", c->org_id, tail.last, mt_buf_cstr(&q));
+        code = cli_follow(c, target, print_event, &tail, 40000);
+        if (code != CLI_OK && code != CLI_TRANSIENT)
+            return code;
+        if (ferror(stdout))
+            return CLI_OK;
+        (void)nanosleep(&(struct timespec){.tv_nsec = 500 * 1000000L}, NULL);
+    }
+}

@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cli/cli.h"
+
+#include "base/cleanup.h"
+#include "base/num.h"
+#include "base/str.h"
+
+static void put_filter(const struct cli *c, struct mt_buf *q, const char *option, const char *param)
+{
+    if (!cli_has(c, option))
+        return;
+    mt_buf_printf(q, "&%s=", param);
+    mt_http_put_query(q, cli_opt(c, option));
+}
+
+static int print_line(struct cli *c, json_t *l, void *arg)
+{
+    (void)arg;
+    if (!cli_member(l, "line"))
+        return MT_STREQ(cli_str(l, "type"), "end") ? CLI_OK + 1 : 0;
+    if (c->json) {
+        (void)json_object_set_new(l, "type", json_string("log"));
+        return cli_print_line(c, l) == CLI_OK ? 0 : CLI_FAILURE + 1;
+    }
+    char safe[17000];
+    const char *ts = cli_str(l, "ts"), *text = cli_str(l, "line"), *stream = cli_str(l, "stream"), *id = cli_str(l, "instance_id");
+    size_t n = strlen(id);
+    (void)printf("%s%.12s%s %s%s.%s%s %s%s%s\n", cli_color(c, "dim"), strlen(ts) > 11 ? ts + 11 : ts, cli_color(c, "reset"), cli_color(c, "bold"),
+                 cli_str(l, "process_type"), n > 4 ? id + n - 4 : id, cli_color(c, "reset"),
+                 cli_color(c, MT_STREQ(stream, "stderr") ? "yellow" : MT_STREQ(stream, "system") ? "dim" : ""), mt_printable(text, strlen(text), safe, sizeof safe),
+                 cli_color(c, "reset"));
+    return fflush(stdout) == EOF ? CLI_OK + 1 : 0; /* a closed pipe ends the stream quietly */
+}
+
+int cmd_logs(struct cli *c)
+{
+    uint64_t lines = 100;
+    struct mt_err err;
+    if (cli_has(c, "lines") && mt_parse_u64(cli_opt(c, "lines"), 1, 5000, &lines, &err) < 0)
+        return cli_usage(c, "--lines: %s", err.msg);
+    int code = cli_need_env(c);
+    if (code != CLI_OK)
+        return code;
+    mt_auto_buf struct mt_buf q = MT_BUF_INIT(2000);
+    mt_buf_printf(&q, "?limit=%llu", (unsigned long long)lines);
+    put_filter(c, &q, "process", "process_type");
+    put_filter(c, &q, "instance", "instance_id");
+    put_filter(c, &q, "since", "since");
+    put_filter(c, &q, "stream", "stream");
+    put_filter(c, &q, "contains", "contains");
+    if (cli_has(c, "follow")) {
+        mt_auto_free char *path = cli_env_path(c, "/logs/stream%s", mt_buf_cstr(&q));
+        return cli_follow(c, path, print_line, NULL, 60000);
+    }
+    mt_auto_free char *path = cli_env_path(c, "/logs%s", mt_buf_cstr(&q));
+    mt_auto_json json_t *j = NULL;
+    code = cli_call(c, "GET", path, NULL, &j);
+    if (code != CLI_OK)
+        return code;
+    json_t *items = json_object_get(j, "items"), *l;
+    if (c->json)
+        return cli_print_list(c, items);
+    size_t i;
+    json_array_foreach(items, i, l)
+    {
+        int r = print_line(c, l, NULL);
+        if (r)
+            return r - 1;
+    }
+    json_array_foreach(json_object_get(j, "missing_nodes"), i, l) cli_say(c, "node %s does not answer: its lines are missing here", json_string_value(l));
+    if (json_array_size(items) == 0)
+        cli_say(c, "no log lines");
+    return CLI_OK;
+}

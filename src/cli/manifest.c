@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Manifests, offline: reading, checking with places, showing the canonical form. */
+#include "cli/cli.h"
+
+#include "base/cleanup.h"
+#include "base/str.h"
+#include "model/manifest.h"
+#include "os/file.h"
+
+#include <unistd.h>
+
+char *cli_read_manifest(struct cli *c, const char *path, size_t *ret_len, int *ret_code)
+{
+    struct mt_err err;
+    char *text = NULL;
+    bool is_stdin = MT_STREQ(path, "-");
+    /* one byte over the limit is enough to know; the check says it with a place */
+    if (mt_file_read(is_stdin ? "/dev/stdin" : path, MT_MANIFEST_BYTES_MAX + 4096, &text, ret_len, &err) < 0) {
+        *ret_code = cli_error(c, CLI_USAGE, err.msg, err.code == MT_E_NOT_FOUND ? "moat init --image REF writes one; moat run IMAGE needs none" : NULL);
+        return NULL;
+    }
+    *ret_code = CLI_OK;
+    return text;
+}
+
+static void print_problems(struct cli *c, const struct mt_manifest *m, const char *name)
+{
+    for (size_t i = 0; i < m->n_problems; i++) {
+        const struct mt_manifest_problem *p = &m->problems[i];
+        bool warning = mt_manifest_code_is_warning(p->code);
+        (void)fprintf(stderr, "%s%s:%u:%u:%s %s%s%s %s: %s%s%s%s\n", cli_color(c, "bold"), name, p->line, p->column, cli_color(c, "reset"),
+                      cli_color(c, warning ? "yellow" : "red"), warning ? "warning" : "error", cli_color(c, "reset"), mt_manifest_code_name(p->code),
+                      p->message, *p->hint ? " (" : "", p->hint, *p->hint ? ")" : "");
+    }
+}
+
+static int refuse(struct cli *c, const struct mt_manifest *m, const char *name)
+{
+    char what[200];
+    (void)snprintf(what, sizeof what, "%s has %zu problem%s", name, m->n_errors, m->n_errors == 1 ? "" : "s");
+    if (c->json) {
+        mt_auto_json json_t *problems = mt_manifest_problems_json(m, true);
+        mt_auto_json json_t *e = json_pack("{s:{s:s,s:s,s:s,s:b,s:O}}", "error", "category", "usage", "code", "manifest_invalid", "message", what,
+                                           "retryable", 0, "errors", problems);
+        (void)cli_print_line(c, e);
+        return CLI_USAGE;
+    }
+    print_problems(c, m, name);
+    return cli_error(c, CLI_USAGE, what, NULL);
+}
+
+static struct mt_manifest *parse(struct cli *c, const char *text, size_t len, int *ret_code)
+{
+    struct mt_manifest *m = NULL;
+    struct mt_err err;
+    struct mt_manifest_options options = {.image_given = cli_has(c, "image")};
+    *ret_code = mt_manifest_parse(text, len, &options, &m, &err) < 0 ? cli_fail(c, &err, NULL) : CLI_OK;
+    return m;
+}
+
+int cli_check_manifest(struct cli *c, const char *text, size_t len, const char *name)
+{
+    int code;
+    mt_auto_manifest struct mt_manifest *m = parse(c, text, len, &code);
+    if (!m)
+        return code;
+    if (m->n_errors)
+        return refuse(c, m, name);
+    if (m->n_problems && !c->json)
+        print_problems(c, m, name);
+    const char *given = cli_opt(c, "app");
+    if (given && m->app_name && !MT_STREQ(given, m->app_name))
+        return cli_usage(c, "--app says '%s' but app.name in %s says '%s'", given, name, m->app_name);
+    if (m->app_name) {
+        free(c->config_app);
+        c->config_app = MT_TAKE(m->app_name);
+        c->app = c->config_app;
+    }
+    return CLI_OK;
+}
+
+int cmd_manifest_validate(struct cli *c)
+{
+    const char *file = cli_opt(c, "manifest") ? cli_opt(c, "manifest") : "moat.toml";
+    size_t len;
+    int code;
+    mt_auto_free char *text = cli_read_manifest(c, file, &len, &code);
+    if (!text)
+        return code;
+    mt_auto_manifest struct mt_manifest *m = parse(c, text, len, &code);
+    if (!m)
+        return code;
+    if (m->n_errors)
+        return refuse(c, m, file);
+    if (c->json) {
+        mt_auto_json json_t *warnings = mt_manifest_problems_json(m, true);
+        mt_auto_json json_t *j = json_pack("{s:b,s:s,s:O}", "ok", 1, "manifest_hash", m->hash, "warnings", warnings);
+        return cli_print_object(c, "ManifestCheck", j);
+    }
+    print_problems(c, m, file);
+    (void)printf("%s is valid  %s\n", file, m->hash);
+    return CLI_OK;
+}
+
+int cmd_manifest_show(struct cli *c)
+{
+    const char *file = cli_opt(c, "manifest") ? cli_opt(c, "manifest") : "moat.toml";
+    size_t len;
+    int code;
+    mt_auto_free char *text = cli_read_manifest(c, file, &len, &code);
+    if (!text)
+        return code;
+    mt_auto_manifest struct mt_manifest *m = parse(c, text, len, &code);
+    if (!m)
+        return code;
+    if (m->n_errors)
+        return refuse(c, m, file);
+    if (c->json)
+        return cli_print_object(c, "Manifest", m->canonical);
+    (void)json_dumpf(m->canonical, stdout, JSON_INDENT(2) | JSON_SORT_KEYS);
+    (void)putchar('\n');
+    return CLI_OK;
+}

@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cli/cli.h"
+
+#include "base/assert.h"
+#include "base/cleanup.h"
+#include "base/num.h"
+#include "base/str.h"
+
+int cmd_routes_list(struct cli *c)
+{
+    bool all = cli_has(c, "all");
+    int code = all ? cli_need_org(c) : cli_need_env(c);
+    if (code != CLI_OK)
+        return code;
+    mt_auto_json json_t *items = NULL;
+    mt_auto_free char *path = all ? mt_asprintf("/v1/orgs/%s/routes", c->org_id) : cli_env_path(c, "/routes");
+    code = path ? cli_list(c, path, &items) : cli_error(c, CLI_FAILURE, "out of memory", NULL);
+    if (code != CLI_OK)
+        return code;
+    if (c->json)
+        return cli_print_list(c, items);
+    size_t i;
+    json_t *r;
+    char url[300];
+    json_array_foreach(items, i, r) (void)json_object_set_new(r, "url", json_string(cli_route_url(c, r, url, sizeof url)));
+    static const struct cli_column cols[] = {{"ID", "id"}, {"ENDPOINT", "url"}, {"STATUS", "status"}, {"PROCESS", "backend_process_type"},
+                                             {"PORT", "backend_port"}, {"PROXY", "proxy_protocol"}, {"MANAGED BY", "managed_by"}};
+    return cli_print_table(c, items, cols, MT_ARRAY_LEN(cols), "routes");
+}
+
+int cmd_routes_create(struct cli *c)
+{
+    bool raw = cli_has(c, "raw");
+    uint64_t port, listen = 443;
+    struct mt_err err;
+    if (!raw && c->argc != 1)
+        return cli_usage(c, "HOSTNAME is missing (or --raw for a port without TLS)");
+    if (!cli_has(c, "port") || mt_parse_u64(cli_opt(c, "port"), 1, 65535, &port, &err) < 0)
+        return cli_usage(c, "--port PORT: the port of the process, 1..65535");
+    if (cli_has(c, "listen") && mt_parse_u64(cli_opt(c, "listen"), 1, 65535, &listen, &err) < 0)
+        return cli_usage(c, "--listen: %s", err.msg);
+    if (cli_has(c, "proxy") && !MT_STREQ(cli_opt(c, "proxy"), "v2"))
+        return cli_usage(c, "--proxy knows v2 only");
+    int code = cli_need_env(c);
+    if (code != CLI_OK)
+        return code;
+    mt_auto_json json_t *body = json_pack("{s:s,s:s,s:i}", "protocol", raw ? "tcp_raw" : "tls_passthrough", "backend_process_type",
+                                          cli_has(c, "process") ? cli_opt(c, "process") : "web", "backend_port", (int)port);
+    if (c->argc)
+        (void)mt_json_set_str(body, "hostname", c->argv[0]);
+    if (!raw || cli_has(c, "listen"))
+        (void)json_object_set_new(body, "listen_port", json_integer((json_int_t)listen));
+    if (cli_has(c, "proxy")) {
+        (void)json_object_set_new(body, "proxy_protocol", json_string("v2"));
+        (void)json_object_set_new(body, "backend_expects_proxy_protocol", json_true());
+    }
+    mt_auto_json json_t *r = NULL;
+    mt_auto_free char *path = cli_env_path(c, "/routes");
+    code = cli_call(c, "POST", path, body, &r);
+    if (code != CLI_OK)
+        return code;
+    char url[300];
+    if (!c->json)
+        cli_say(c, "%s", cli_route_url(c, r, url, sizeof url));
+    return cli_receipt(c, "route", r);
+}
+
+int cmd_routes_delete(struct cli *c)
+{
+    int code = cli_need_env(c);
+    if (code != CLI_OK)
+        return code;
+    mt_auto_json json_t *r = NULL;
+    mt_auto_free char *path = cli_env_path(c, "/routes/%s", c->argv[0]);
+    code = cli_call(c, "DELETE", path, NULL, &r);
+    if (code != CLI_OK)
+        return code;
+    if (c->json)
+        return cli_print_object(c, "Deleted", r);
+    cli_say(c, "route %s deleted", c->argv[0]);
+    return CLI_OK;
+}

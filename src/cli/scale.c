@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cli/cli.h"
+
+#include "base/assert.h"
+#include "base/cleanup.h"
+#include "base/num.h"
+
+#include <inttypes.h>
+
+static int show(struct cli *c, const json_t *scale)
+{
+    if (c->json)
+        return cli_print_object(c, "Scale", scale);
+    static const struct cli_column cols[] = {{"PROCESS", "process_type"}, {"DESIRED", "desired"}, {"SOURCE", "source"}, {"MAX", "max"}};
+    return cli_print_table(c, json_object_get(scale, "processes"), cols, MT_ARRAY_LEN(cols), "processes");
+}
+
+int cmd_scale(struct cli *c)
+{
+    mt_auto_json json_t *list = json_array();
+    for (int i = 0; i < c->argc; i++) {
+        const char *eq = strchr(c->argv[i], '=');
+        uint64_t n;
+        struct mt_err err;
+        if (!eq || eq == c->argv[i])
+            return cli_usage(c, "'%.40s' is not PROCESS=N", c->argv[i]);
+        bool reset = strcmp(eq + 1, "default") == 0;
+        if (!reset && mt_parse_u64(eq + 1, 0, 100, &n, &err) < 0)
+            return cli_usage(c, "%.*s: %s", (int)(eq - c->argv[i]), c->argv[i], err.msg);
+        json_t *one = json_object();
+        (void)mt_json_set_strn(one, "process_type", c->argv[i], (size_t)(eq - c->argv[i]));
+        (void)json_object_set_new(one, "desired", reset ? json_null() : json_integer((json_int_t)n));
+        (void)json_array_append_new(list, one);
+    }
+    int code = cli_need_env(c);
+    if (code != CLI_OK)
+        return code;
+    mt_auto_json json_t *now = NULL;
+    mt_auto_free char *path = cli_env_path(c, "/scale");
+    code = cli_call(c, "GET", path, NULL, &now);
+    if (code != CLI_OK || c->argc == 0)
+        return code != CLI_OK ? code : show(c, now);
+    cli_say(c, "scaling %s/%s@%s", c->org, c->app, c->env);
+    mt_auto_json json_t *body = json_pack("{s:O,s:I}", "processes", list, "expected_version", (json_int_t)cli_int(now, "resource_version"));
+    mt_auto_json json_t *after = NULL;
+    code = cli_call(c, "PUT", path, body, &after);
+    return code == CLI_OK ? show(c, after) : code;
+}

@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* status: desired against observed, and why they differ. */
+#include "cli/cli.h"
+
+#include "base/cleanup.h"
+#include "base/str.h"
+
+#include <inttypes.h>
+#include <unistd.h>
+
+static void print_process(struct cli *c, const json_t *p)
+{
+    int64_t desired = cli_int(p, "desired"), ready = cli_int(p, "ready"), old = cli_int(p, "old");
+    const char *cond = cli_str(p, "sched_condition"), *reason = cli_str(p, "reason"), *detail = cli_str(p, "detail");
+    bool good = ready >= desired && (!*cond || MT_STREQ(cond, "ok"));
+    (void)printf("  %s%-12s%s %s%" PRId64 "/%" PRId64 " ready%s", cli_color(c, "bold"), cli_str(p, "process_type"), cli_color(c, "reset"),
+                 cli_color(c, good ? "green" : "red"), ready, desired, cli_color(c, "reset"));
+    if (cli_int(p, "release_number"))
+        (void)printf("  v%" PRId64, cli_int(p, "release_number"));
+    if (old)
+        (void)printf("  %" PRId64 " old", old);
+    if (*cond && !MT_STREQ(cond, "ok"))
+        (void)printf("  %s%s%s", cli_color(c, "yellow"), cond, cli_color(c, "reset"));
+    if (*reason)
+        (void)printf(": %s", reason);
+    if (*detail) {
+        char safe[300];
+        (void)printf(" (%s)", mt_printable(detail, strlen(detail), safe, sizeof safe));
+    }
+    (void)putchar('\n');
+}
+
+static void print_instance(struct cli *c, const json_t *in)
+{
+    char safe[300];
+    const char *status = cli_str(in, "status"), *detail = cli_str(in, "status_detail"), *reason = cli_str(in, "reason_code");
+    (void)printf("    %s  %s%s%s%s%s", cli_str(in, "id"), cli_color(c, MT_STREQ(status, "ready") ? "green" : MT_STREQ(status, "failed") ? "red" : "yellow"),
+                 status, cli_color(c, "reset"), *detail ? " " : "", detail);
+    if (*reason)
+        (void)printf("  %s%s%s", reason, *cli_str(in, "reason_detail") ? ": " : "",
+                     mt_printable(cli_str(in, "reason_detail"), strlen(cli_str(in, "reason_detail")), safe, sizeof safe));
+    if (cli_member(in, "exit_code"))
+        (void)printf("  exit code %" PRId64, cli_int(in, "exit_code"));
+    if (cli_int(in, "restart_count"))
+        (void)printf("  %" PRId64 " restarts", cli_int(in, "restart_count"));
+    (void)printf("  %s%s%s\n", cli_color(c, "dim"), cli_str(in, "overlay_ipv6"), cli_color(c, "reset"));
+}
+
+static int show(struct cli *c)
+{
+    mt_auto_json json_t *st = NULL;
+    mt_auto_free char *path = cli_env_path(c, "/status");
+    int code = cli_call(c, "GET", path, NULL, &st);
+    if (code != CLI_OK)
+        return code;
+    if (c->json)
+        return cli_print_object(c, "Status", st);
+    mt_auto_json json_t *instances = NULL;
+    mt_auto_free char *ipath = cli_env_path(c, "/instances");
+    code = cli_list(c, ipath, &instances);
+    if (code != CLI_OK)
+        return code;
+    size_t i, k;
+    json_t *p, *in, *r, *l;
+    char url[300], safe[400];
+    (void)printf("%s%s/%s@%s%s\n", cli_color(c, "bold"), c->org, c->app, c->env, cli_color(c, "reset"));
+    if (json_array_size(json_object_get(st, "processes")) == 0)
+        (void)printf("  nothing is deployed\n");
+    json_array_foreach(json_object_get(st, "processes"), i, p)
+    {
+        print_process(c, p);
+        json_array_foreach(instances, k, in) if (MT_STREQ(cli_str(in, "process_type"), cli_str(p, "process_type"))) print_instance(c, in);
+    }
+    json_array_foreach(json_object_get(st, "routes"), i, r)
+    {
+        const char *s = cli_str(r, "status");
+        (void)printf("  route %s %s%s%s -> %s:%" PRId64 "\n", cli_route_url(c, r, url, sizeof url),
+                     cli_color(c, MT_STREQ(s, "active") ? "green" : "yellow"), s, cli_color(c, "reset"), cli_str(r, "backend_process_type"),
+                     cli_int(r, "backend_port"));
+    }
+    const json_t *d = cli_member(st, "last_deploy");
+    if (d) {
+        (void)printf("  last deploy %s %s%s%s%s\n", cli_str(d, "id"), cli_str(d, "status"), *cli_str(d, "failed_reason") ? ": " : "",
+                     cli_str(d, "failed_reason"), "");
+        if (*cli_str(d, "message"))
+            (void)printf("    %s\n", mt_printable(cli_str(d, "message"), strlen(cli_str(d, "message")), safe, sizeof safe));
+        json_array_foreach(json_object_get(d, "last_lines"), i, l)
+        {
+            const char *line = json_is_string(l) ? json_string_value(l) : cli_str(l, "line");
+            (void)printf("    %s| %s%s\n", cli_color(c, "dim"), mt_printable(line, strlen(line), safe, sizeof safe), cli_color(c, "reset"));
+        }
+    }
+    return fflush(stdout) == EOF ? CLI_FAILURE : CLI_OK;
+}
+
+int cmd_status(struct cli *c)
+{
+    int code = cli_need_env(c);
+    if (code != CLI_OK)
+        return code;
+    if (!cli_has(c, "watch"))
+        return show(c);
+    if (c->json)
+        return cli_usage(c, "--watch is for a terminal; `moat events -f --json` streams changes");
+    for (;;) {
+        if (c->tty)
+            (void)fputs("\033[H\033[2J", stdout);
+        code = show(c);
+        if (code != CLI_OK && code != CLI_TRANSIENT)
+            return code;
+        (void)usleep(1000000);
+    }
+}

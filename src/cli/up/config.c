@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The configuration files of the daemons of one machine, written anew at each start from the layout. */
+#include "cli/up/layout.h"
+
+#include "base/buf.h"
+#include "base/cleanup.h"
+#include "os/file.h"
+
+static int put(const struct up_layout *l, const char *name, mode_t mode, struct mt_buf *b, struct mt_err *err)
+{
+    char path[UP_PATH];
+    int r = mt_buf_check(b, err);
+    if (r == 0)
+        r = mt_file_write(up_path(l, path, name), b->p, b->len, mode, err);
+    mt_buf_reset(b);
+    return r;
+}
+
+static void registries(const struct up_layout *l, struct mt_buf *b, const char *indent_key)
+{
+    /* the own registry lives on loopback and speaks plain HTTP: exactly this host:port is excepted (runtime.md §13) */
+    if (l->registry_port)
+        mt_buf_printf(b, "%slocal_registries = [\"%s\"]\n%sinsecure_registries = [\"%s\"]\n", indent_key, l->registry, indent_key, l->registry);
+}
+
+static void control(const struct up_layout *l, struct mt_buf *b)
+{
+    mt_buf_printf(b,
+                  "# written by moat up\n"
+                  "listen_api = \"%s/run/api.sock\"\nlisten_internal = \"%s/run/internal.sock\"\n"
+                  "database_url = \"host=%s/run/pg dbname=moat\"\n"
+                  "data_dir = \"%s/control\"\noperator_token_file = \"%s/control/operator.token\"\n"
+                  "agent_socket = \"%s/run/agent.sock\"\nagent_user = \"root\"\nedge_user = \"moat-edge\"\n"
+                  "internal_group = \"moat\"\nfetch_program = \"%s/moat-fetch\"\n"
+                  "vmm_allowed = [\"firecracker\", \"qemu-kvm\", \"qemu-tcg\"]\nbootstrap_org = \"local\"\n",
+                  l->dir, l->dir, l->dir, l->dir, l->dir, l->dir, l->bin);
+    registries(l, b, "");
+}
+
+static void agent(const struct up_layout *l, struct mt_buf *b)
+{
+    mt_buf_printf(b,
+                  "# written by moat up\n"
+                  "node_id = \"%s\"\ndata_dir = \"%s\"\nbin_dir = \"%s\"\nvmm = \"%s\"\n"
+                  "# ruling R28: on somebody's machine only our own taps are filtered\n"
+                  "host_firewall = \"taps\"\n"
+                  "edge_user = \"moat-edge\"\ncontrol_user = \"moat-control\"\nworker_user = \"moat-fetch\"\n",
+                  l->node_id, l->dir, l->bin, l->vmm);
+    if (l->registry_port) {
+        mt_buf_puts(b, "\n[image]\n");
+        registries(l, b, "");
+    }
+}
+
+static void edge(const struct up_layout *l, struct mt_buf *b)
+{
+    mt_buf_printf(b,
+                  "# written by moat up\n"
+                  "data_dir = \"%s/edge\"\ncontrol_socket = \"%s/run/internal.sock\"\n"
+                  "public_addresses = [\"%s\"]\nadmin_socket = \"%s/run/edge.sock\"\n",
+                  l->dir, l->dir, l->listen, l->dir);
+    if (l->tls_port != 443)
+        mt_buf_printf(b, "\n[port_map]\n443 = %u\n", l->tls_port);
+}
+
+static void cli(const struct up_layout *l, struct mt_buf *b)
+{
+    mt_buf_printf(b,
+                  "# written by moat up: how the CLI finds this platform\n"
+                  "api = \"unix:%s/run/api.sock\"\ntoken_file = \"%s/control/operator.token\"\n"
+                  "org = \"local\"\nenv = \"prod\"\ndata_dir = \"%s\"\ntls_port = %u\n",
+                  l->dir, l->dir, l->dir, l->tls_port);
+}
+
+static void registry(const struct up_layout *l, struct mt_buf *b)
+{
+    mt_buf_printf(b,
+                  "version: 0.1\nlog:\n  level: warn\n  accesslog:\n    disabled: true\nstorage:\n  filesystem:\n    rootdirectory: %s/registry\n"
+                  "  delete:\n    enabled: true\n  maintenance:\n    uploadpurging:\n      enabled: true\n"
+                  "http:\n  addr: %s\n  headers:\n    X-Content-Type-Options: [nosniff]\n",
+                  l->dir, l->registry);
+}
+
+int up_config_write(const struct up_layout *l, struct mt_err *err)
+{
+    mt_auto_buf struct mt_buf b = MT_BUF_INIT(16384);
+    control(l, &b);
+    int r = put(l, "etc/control.toml", 0644, &b, err);
+    agent(l, &b);
+    r = r == 0 ? put(l, "etc/agent.toml", 0644, &b, err) : r;
+    edge(l, &b);
+    r = r == 0 ? put(l, "etc/edge.toml", 0644, &b, err) : r;
+    cli(l, &b);
+    r = r == 0 ? put(l, "etc/cli.toml", 0644, &b, err) : r;
+    registry(l, &b);
+    return r == 0 ? put(l, "etc/registry.yml", 0644, &b, err) : r;
+}

@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The command lines of the programs, and ending them all. */
+#include "cli/cli.h"
+#include "cli/up/up.h"
+
+#include "base/assert.h"
+#include "base/cleanup.h"
+#include "base/list.h"
+#include "base/num.h"
+#include "base/str.h"
+#include "os/file.h"
+#include "os/sock.h"
+#include "os/spawn.h"
+#include "pg/cluster.h"
+#include "wire/json.h"
+
+#include <arpa/inet.h>
+#include <dirent.h>
+#include <linux/capability.h>
+#include <net/if.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+static const char *keep(struct up *u, const char *below, bool bin)
+{
+    MT_ASSERT(u->paths_used < MT_ARRAY_LEN(u->paths));
+    char *p = u->paths[u->paths_used++];
+    MT_ASSERT(mt_fmt(p, UP_PATH, NULL, "%s/%s", bin ? u->layout.bin : u->layout.dir, below) == 0);
+    return p;
+}
+
+static bool tcp_answers(const char *host_port)
+{
+    char host[64];
+    const char *colon = strrchr(host_port, ':');
+    uint64_t port;
+    if (!colon || (size_t)(colon - host_port) >= sizeof host || mt_parse_u64(colon + 1, 1, 65535, &port, NULL) < 0)
+        return false;
+    memcpy(host, host_port, (size_t)(colon - host_port));
+    host[colon - host_port] = '\0';
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+    mt_auto_fd int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    return fd >= 0 && inet_pton(AF_INET, host, &a.sin_addr) == 1 && connect(fd, (struct sockaddr *)&a, sizeof a) == 0;
+}
+
+static bool registry_answers(struct service *s)
+{
+    struct up *u = MT_CONTAINER(s, struct up, services[UP_REGISTRY]);
+    return tcp_answers(u->layout.registry);
+}
+
+static bool postgres_answers(struct service *s)
+{
+    struct up *u = MT_CONTAINER(s, struct up, services[UP_POSTGRES]);
+    char dir[UP_PATH];
+    return mt_pg_cluster_answers(up_path(&u->layout, dir, "run/pg"));
+}
+
+void up_services(struct up *u)
+{
+    const struct up_layout *l = &u->layout;
+    u->paths_used = 0;
+    u->services[UP_POSTGRES] = (struct service){
+        .name = "postgres", .argv = {MT_PG_BIN "/postgres", "-D", keep(u, "pg", false)}, .uid = l->users.pg, .gid = l->users.pg_gid, .set_ids = true,
+        .log_path = keep(u, "log/postgres.log", false), .probe = postgres_answers, .stop_signal = SIGINT, .stop_ms = 20000};
+    if (l->registry_port)
+        u->services[UP_REGISTRY] = (struct service){
+            .name = "registry", .argv = {"/usr/bin/docker-registry", "serve", keep(u, "etc/registry.yml", false)}, .uid = l->users.registry,
+            .gid = l->users.registry_gid, .set_ids = true, .log_path = keep(u, "log/registry.log", false), .probe = registry_answers,
+            .stop_signal = SIGTERM, .stop_ms = 5000};
+    u->services[UP_CONTROL] = (struct service){
+        .name = "control", .argv = {keep(u, "moat-control", true), "--config", keep(u, "etc/control.toml", false)}, .uid = l->users.control,
+        .gid = l->users.moat, .set_ids = true, .log_path = keep(u, "log/control.log", false), .notify_path = u->notify, .stop_signal = SIGTERM,
+        .stop_ms = 25000};
+    u->services[UP_EDGE] = (struct service){
+        .name = "edge", .argv = {keep(u, "moat-edge", true), "--config", keep(u, "etc/edge.toml", false)}, .uid = l->users.edge, .gid = l->users.moat,
+        .set_ids = true, .ambient_caps = UINT64_C(1) << CAP_NET_BIND_SERVICE, .log_path = keep(u, "log/edge.log", false), .notify_path = u->notify,
+        .stop_signal = SIGTERM, .stop_ms = 10000};
+    u->services[UP_AGENT] = (struct service){
+        .name = "agent", .argv = {keep(u, "moat-agent", true), "--config", keep(u, "etc/agent.toml", false)},
+        .log_path = keep(u, "log/agent.log", false), .notify_path = u->notify, .stop_signal = SIGTERM, .stop_ms = 10000};
+}
+
+int up_stop_instances(const struct up_layout *l, int64_t deadline_ms, struct mt_err *err)
+{
+    char path[UP_PATH], line[128], reply[8192];
+    mt_auto_fd int fd = -1;
+    int rc = mt_sock_unix_connect(up_path(l, path, "run/agent.sock"), &fd, err);
+    if (rc == 0)
+        rc = mt_sock_timeout(fd, deadline_ms + 5000, err);
+    if (rc < 0)
+        return rc;
+    int n = snprintf(line, sizeof line, "{\"op\":\"stop-all\",\"deadline_ms\":%lld}\n", (long long)deadline_ms);
+    if (send(fd, line, (size_t)n, MSG_NOSIGNAL) != n)
+        return MT_FAIL_ERRNO(err, MT_E_UNAVAILABLE, "ask the agent to stop all instances");
+    size_t got = 0;
+    for (;;) { /* progress lines, then the end of the stream */
+        ssize_t k = recv(fd, reply + got, sizeof reply - 1 - got, 0);
+        if (k < 0 && errno == EINTR)
+            continue;
+        if (k < 0)
+            return MT_FAIL_ERRNO(err, errno == EAGAIN ? MT_E_TIMEOUT : MT_E_UNAVAILABLE, "wait for the agent to stop all instances");
+        if (k == 0)
+            break;
+        got += (size_t)k;
+        if (got == sizeof reply - 1)
+            got = 0;
+    }
+    reply[got] = '\0';
+    if (strstr(reply, "\"error\""))
+        return MT_FAIL(err, MT_E_IO, "the agent could not stop everything: %.160s", reply);
+    return 0;
+}
+
+static int end_and_wait(struct up *u, int i)
+{
+    struct service *s = &u->services[i];
+    if (!s->argv[0] || !s->loop || s->state == SERVICE_ENDED)
+        return 0;
+    service_stop(s);
+    while (s->state != SERVICE_ENDED) {
+        int rc = mt_loop_turn(u->loop, 1000);
+        if (rc < 0)
+            return rc;
+    }
+    return 0;
+}
+
+int up_stop_all(struct up *u, struct mt_err *err)
+{
+    static const int order[] = {UP_AGENT, UP_EDGE, UP_CONTROL, UP_REGISTRY, UP_POSTGRES};
+    struct mt_err agent_err;
+    int stopped = up_stop_instances(&u->layout, 20000, &agent_err);
+    for (size_t i = 0; i < MT_ARRAY_LEN(order); i++)
+        if (end_and_wait(u, order[i]) < 0)
+            return MT_FAIL(err, MT_E_IO, "wait for '%s' to end", u->services[order[i]].name);
+    if (stopped < 0 && stopped != -MT_E_UNAVAILABLE) {
+        *err = agent_err;
+        return stopped;
+    }
+    return 0;
+}
+
+static void left(struct mt_buf *b, const char *what, const char *name)
+{
+    mt_buf_printf(b, "%s%s %s", b->len ? ", " : "left behind: ", what, name);
+}
+
+static void left_processes(const struct up *u, struct mt_buf *b)
+{
+    mt_auto_dir DIR *d = opendir("/proc");
+    for (struct dirent *e; d && (e = readdir(d));) {
+        uint64_t pid;
+        char path[64], text[64];
+        mt_auto_free char *cmd = NULL;
+        size_t n;
+        if (mt_parse_u64(e->d_name, 2, 1 << 22, &pid, NULL) < 0 || (pid_t)pid == getpid() || (pid_t)pid == getppid())
+            continue;
+        (void)snprintf(path, sizeof path, "/proc/%d/cmdline", (int)pid);
+        if (mt_file_read(path, 65536, &cmd, &n, NULL) < 0 || n == 0)
+            continue;
+        const char *base = strrchr(cmd, '/') ? strrchr(cmd, '/') + 1 : cmd;
+        bool vmm = mt_starts_with(base, "qemu-system") || mt_starts_with(base, "moat-") || mt_starts_with(base, "firecracker") || mt_starts_with(base, "postgres");
+        char needle[UP_PATH + 1];
+        (void)snprintf(needle, sizeof needle, "%s/", u->layout.dir);
+        if (vmm && memmem(cmd, n, needle, strlen(needle))) {
+            (void)snprintf(text, sizeof text, "%s[%d]", base, (int)pid);
+            left(b, "process", text);
+        }
+    }
+}
+
+char *up_leftovers(const struct up *u)
+{
+    mt_auto_buf struct mt_buf b = MT_BUF_INIT(4000);
+    left_processes(u, &b);
+    struct if_nameindex *ifs = if_nameindex();
+    for (struct if_nameindex *i = ifs; i && i->if_name; i++)
+        if (mt_starts_with(i->if_name, "mt") && strlen(i->if_name) == 7 && strspn(i->if_name + 2, "0123456789abcdef") == 5)
+            left(&b, "link", i->if_name);
+    if (ifs)
+        if_freenameindex(ifs);
+    mt_auto_free char *mounts = NULL;
+    size_t n;
+    if (mt_file_read("/proc/self/mountinfo", 4 << 20, &mounts, &n, NULL) == 0) {
+        char needle[UP_PATH + 2];
+        (void)snprintf(needle, sizeof needle, " %s/", u->layout.dir);
+        if (strstr(mounts, needle))
+            left(&b, "mount below", u->layout.dir);
+    }
+    return mt_buf_take(&b);
+}

@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cli/up/service.h"
+
+#include "base/assert.h"
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/num.h"
+#include "os/file.h"
+#include "os/spawn.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+enum { PROBE_MS = 20, BACKOFF_MAX_MS = 10000 };
+
+static const char *const state_name[SERVICE_STATE_MAX] = {"down", "starting", "ready", "backoff", "ended"};
+#define TO(s) (1U << (s))
+static const unsigned may[SERVICE_STATE_MAX] = {
+    [SERVICE_DOWN] = TO(SERVICE_STARTING) | TO(SERVICE_ENDED) | TO(SERVICE_BACKOFF),
+    [SERVICE_STARTING] = TO(SERVICE_READY) | TO(SERVICE_BACKOFF) | TO(SERVICE_ENDED),
+    [SERVICE_READY] = TO(SERVICE_BACKOFF) | TO(SERVICE_ENDED),
+    [SERVICE_BACKOFF] = TO(SERVICE_STARTING) | TO(SERVICE_ENDED) | TO(SERVICE_BACKOFF),
+    [SERVICE_ENDED] = TO(SERVICE_STARTING),
+};
+
+static void set_state(struct service *s, enum service_state to)
+{
+    MT_ASSERT(may[s->state] & TO(to));
+    enum service_state from = s->state;
+    s->state = to;
+    mt_log(MT_DEBUG, "service.state", KV("service", s->name), KV("from", state_name[from]), KV("to", state_name[to]));
+    if (s->changed)
+        s->changed(s, from);
+}
+
+pid_t service_find(const struct service *s)
+{
+    char want[4096];
+    size_t len = 0;
+    for (size_t i = 0; s->argv[i]; i++) {
+        size_t n = strlen(s->argv[i]) + 1;
+        MT_ASSERT(len + n <= sizeof want);
+        memcpy(want + len, s->argv[i], n);
+        len += n;
+    }
+    mt_auto_dir DIR *d = opendir("/proc");
+    for (struct dirent *e; d && (e = readdir(d));) {
+        uint64_t pid;
+        char path[64];
+        struct stat st;
+        mt_auto_free char *text = NULL;
+        size_t n;
+        if (mt_parse_u64(e->d_name, 2, 1 << 22, &pid, NULL) < 0 || (pid_t)pid == getpid())
+            continue;
+        (void)snprintf(path, sizeof path, "/proc/%d/cmdline", (int)pid);
+        if (mt_file_read(path, sizeof want, &text, &n, NULL) < 0 || n != len || memcmp(text, want, len) != 0)
+            continue;
+        (void)snprintf(path, sizeof path, "/proc/%d", (int)pid);
+        if (stat(path, &st) < 0 || (s->set_ids && st.st_uid != s->uid))
+            continue; /* somebody else's process with our command line is not ours */
+        return (pid_t)pid;
+    }
+    return 0;
+}
+
+static void on_timer(struct mt_source *t, void *arg);
+static void on_end(struct mt_source *c, pid_t pid, int code, int status, void *arg);
+
+int service_init(struct service *s, struct mt_loop *loop, struct mt_err *err)
+{
+    s->loop = loop;
+    s->pidfd = -1;
+    s->timer = mt_loop_timer(loop, s->name, on_timer, s, err);
+    return s->timer ? 0 : -MT_E_NOMEM;
+}
+
+void service_done(struct service *s)
+{
+    mt_loop_del(MT_TAKE(s->child));
+    mt_loop_del(MT_TAKE(s->timer));
+    mt_closep(&s->pidfd);
+}
+
+static int watch(struct service *s, struct mt_err *err)
+{
+    s->started_ns = mt_clock_mono();
+    s->child = mt_loop_child(s->loop, s->name, s->pid, s->pidfd, on_end, s, err);
+    if (!s->child)
+        return -MT_E_NOMEM;
+    set_state(s, SERVICE_STARTING);
+    if (s->probe || s->adopted)
+        mt_loop_timer_after(s->timer, s->adopted && !s->probe ? 0 : PROBE_MS);
+    else if (!s->notify_path)
+        set_state(s, SERVICE_READY);
+    return 0;
+}
+
+static int spawn(struct service *s, struct mt_err *err)
+{
+    mt_auto_fd int log = open(s->log_path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0640);
+    if (log < 0)
+        return MT_FAIL_ERRNO(err, MT_E_IO, "open log '%s'", s->log_path);
+    char notify[300];
+    const char *envp[] = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8", NULL, NULL, NULL};
+    size_t n = 2;
+    const char *kill_step = getenv("MOAT_TEST_KILL_STEP");
+    char kill_env[128];
+    if (s->notify_path) {
+        (void)snprintf(notify, sizeof notify, "NOTIFY_SOCKET=%s", s->notify_path);
+        envp[n++] = notify;
+    }
+    if (kill_step && snprintf(kill_env, sizeof kill_env, "MOAT_TEST_KILL_STEP=%s", kill_step) < (int)sizeof kill_env)
+        envp[n++] = kill_env;
+    return mt_spawn(&(struct mt_spawn){.path = s->argv[0], .argv = s->argv, .envp = envp, .stdin_fd = -1, .stdout_fd = log, .stderr_fd = log,
+                                       .uid = s->uid, .gid = s->gid, .set_ids = s->set_ids, .ambient_caps = s->ambient_caps, .new_session = true},
+                    &s->pid, &s->pidfd, err);
+}
+
+int service_start(struct service *s, struct mt_err *err)
+{
+    if (s->state == SERVICE_STARTING || s->state == SERVICE_READY)
+        return 0;
+    s->stopping = false;
+    s->pid = service_find(s);
+    s->adopted = s->pid != 0 && mt_pidfd_open(s->pid, &s->pidfd, NULL) == 0;
+    if (!s->adopted && spawn(s, err) < 0) {
+        set_state(s, SERVICE_BACKOFF);
+        s->failures++;
+        mt_loop_timer_after(s->timer, 1000);
+        return mt_err_wrap(err, "start %s", s->name);
+    }
+    return watch(s, err);
+}
+
+void service_ready(struct service *s)
+{
+    if (s->state == SERVICE_STARTING && !s->probe)
+        set_state(s, SERVICE_READY);
+}
+
+static void on_timer(struct mt_source *t, void *arg)
+{
+    struct service *s = arg;
+    struct mt_err err;
+    if (s->stopping) { /* asked long ago */
+        mt_log(MT_WARN, "service.killed", KV("service", s->name), KV("pid", s->pid));
+        (void)mt_pidfd_kill(s->pidfd, SIGKILL, NULL);
+    } else if (s->state == SERVICE_BACKOFF) {
+        if (service_start(s, &err) < 0)
+            mt_log(MT_ERROR, "service.start_failed", KV("service", s->name), KV_ERR(&err));
+    } else if (s->state == SERVICE_STARTING) {
+        if (!s->probe || s->probe(s))
+            set_state(s, SERVICE_READY);
+        else
+            mt_loop_timer_after(t, PROBE_MS);
+    }
+}
+
+static void on_end(struct mt_source *c, pid_t pid, int code, int status, void *arg)
+{
+    struct service *s = arg;
+    (void)pid;
+    s->child = NULL;
+    mt_loop_del(c);
+    mt_closep(&s->pidfd);
+    mt_loop_timer_set(s->timer, -1);
+    if (s->stopping) {
+        s->pid = 0;
+        set_state(s, SERVICE_ENDED);
+        return;
+    }
+    if (mt_clock_mono() - s->started_ns > 30 * MT_NS_PER_S)
+        s->failures = 0;
+    int64_t delay = s->failures == 0 ? 0 : s->failures > 6 ? BACKOFF_MAX_MS : INT64_C(100) << s->failures;
+    mt_log(MT_WARN, "service.died", KV("service", s->name), KV("pid", s->pid), KV("how", code == CLD_EXITED ? "exit" : code ? "signal" : "unknown"),
+           KV("status", status), KV("restart_in_ms", delay), KV("log", s->log_path));
+    s->failures++;
+    s->pid = 0;
+    set_state(s, SERVICE_BACKOFF);
+    mt_loop_timer_after(s->timer, delay);
+}
+
+void service_stop(struct service *s)
+{
+    s->stopping = true;
+    if (!s->child) {
+        mt_loop_timer_set(s->timer, -1);
+        set_state(s, SERVICE_ENDED);
+        return;
+    }
+    (void)mt_pidfd_kill(s->pidfd, s->stop_signal, NULL);
+    mt_loop_timer_after(s->timer, s->stop_ms);
+}

@@ -1,0 +1,422 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* `moat up`: start or adopt every program of a platform on this machine, supervise them until Ctrl-C (ruling R24). */
+#include "cli/up/up.h"
+#include "cli/cli.h"
+
+#include "base/assert.h"
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/num.h"
+#include "base/str.h"
+#include "os/file.h"
+#include "os/sock.h"
+#include "os/spawn.h"
+#include "pg/cluster.h"
+
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/capability.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+
+struct run {
+    struct up u;
+    struct cli *c;
+    struct mt_source *notify, *watchdog;
+    int notify_fd;
+    int64_t began, deadline;
+    bool announced, stopping;
+    int code;
+    int tell_fd; /* --detach: the waiting parent's pipe, -1 */
+};
+
+enum { READY_LIMIT_MS = 60000 };
+
+static void step(struct run *r, const char *name, const char *detail, int64_t since)
+{
+    cli_say(r->c, "  %s✓%s %-12s %-44s %5.2f s", cli_color(r->c, "green"), cli_color(r->c, "reset"), name, detail,
+            (double)(mt_clock_mono() - since) / 1e9);
+}
+
+static void tell(struct run *r, char what)
+{
+    if (r->tell_fd >= 0)
+        (void)!write(r->tell_fd, &what, 1);
+    mt_closep(&r->tell_fd);
+}
+
+static const char *detail_of(const struct run *r, int i, char *ret, size_t size)
+{
+    const struct up_layout *l = &r->u.layout;
+    const struct service *s = &r->u.services[i];
+    const char *how = s->adopted ? " (was running)" : "";
+    if (i == UP_REGISTRY)
+        (void)snprintf(ret, size, "%s%s", l->registry, how);
+    else if (i == UP_EDGE)
+        (void)snprintf(ret, size, "[%s]:%u%s", l->listen, l->tls_port, how);
+    else if (i == UP_CONTROL)
+        (void)snprintf(ret, size, "%s/run/api.sock%s", l->dir, how);
+    else
+        (void)snprintf(ret, size, "pid %d%s", (int)s->pid, how);
+    return ret;
+}
+
+static bool all_ready(const struct run *r)
+{
+    for (int i = 0; i < UP_MAX; i++)
+        if (r->u.services[i].argv[0] && r->u.services[i].state != SERVICE_READY)
+            return false;
+    return true;
+}
+
+static void start(struct run *r, int i)
+{
+    struct mt_err err;
+    if (r->u.services[i].argv[0] && service_start(&r->u.services[i], &err) < 0)
+        mt_log(MT_ERROR, "service.start_failed", KV("service", r->u.services[i].name), KV_ERR(&err));
+}
+
+static void announce(struct run *r)
+{
+    const struct up_layout *l = &r->u.layout;
+    r->announced = true;
+    mt_loop_timer_set(r->watchdog, -1);
+    if (r->c->json) {
+        mt_auto_json json_t *j = json_pack("{s:s,s:s,s:s,s:i,s:I}", "data_dir", l->dir, "api", r->u.services[UP_CONTROL].argv[2], "registry", l->registry,
+                                           "tls_port", (int)l->tls_port, "ready_ms", (json_int_t)((mt_clock_mono() - r->began) / MT_NS_PER_MS));
+        (void)cli_print_object(r->c, "Up", j);
+    }
+    cli_say(r->c, "ready in %.1f s", (double)(mt_clock_mono() - r->began) / 1e9);
+    if (!MT_STREQ(l->dir, "/var/lib/moat"))
+        cli_say(r->c, "  export MOAT_CONFIG=%s/etc/cli.toml", l->dir);
+    cli_say(r->c, "  registry %s   try: moat run %s/IMAGE --port 8443 --hostname app.example.com", l->registry, l->registry);
+    if (r->tell_fd < 0)
+        cli_say(r->c, "  Ctrl-C stops everything; with --detach it goes on in the background");
+    tell(r, 'R');
+}
+
+/* What may start once another is ready: control needs PostgreSQL; agent and edge need nobody, they wait by themselves. */
+static void changed(struct service *s, enum service_state from)
+{
+    struct run *r = s->arg;
+    char text[200];
+    int i = (int)(s - r->u.services);
+    if (s->state == SERVICE_READY) {
+        if (!r->announced)
+            step(r, s->name, detail_of(r, i, text, sizeof text), s->adopted ? mt_clock_mono() : s->started_ns);
+        else if (from == SERVICE_STARTING)
+            mt_log(MT_INFO, "service.ready", KV("service", s->name), KV("pid", s->pid));
+        if (i == UP_POSTGRES && r->u.services[UP_CONTROL].state == SERVICE_DOWN && !r->stopping)
+            start(r, UP_CONTROL);
+    }
+    if (!r->announced && !r->stopping && all_ready(r))
+        announce(r);
+    if (r->stopping && s->state == SERVICE_ENDED)
+        mt_loop_stop(r->u.loop, 0);
+}
+
+static void on_notify(struct mt_source *src, int fd, uint32_t ev, void *arg)
+{
+    struct run *r = arg;
+    char text[256], cbuf[CMSG_SPACE(sizeof(struct ucred))];
+    (void)src;
+    (void)ev;
+    for (int budget = 0; budget < 16; budget++) {
+        struct iovec io = {text, sizeof text - 1};
+        struct msghdr m = {.msg_iov = &io, .msg_iovlen = 1, .msg_control = cbuf, .msg_controllen = sizeof cbuf};
+        ssize_t n = recvmsg(fd, &m, MSG_CMSG_CLOEXEC);
+        if (n < 0)
+            return;
+        text[n] = '\0';
+        const struct cmsghdr *h = CMSG_FIRSTHDR(&m);
+        if (!h || h->cmsg_level != SOL_SOCKET || h->cmsg_type != SCM_CREDENTIALS || !strstr(text, "READY=1"))
+            continue;
+        struct ucred cred;
+        memcpy(&cred, CMSG_DATA(h), sizeof cred);
+        for (int i = 0; i < UP_MAX; i++) /* only the program itself may call itself ready */
+            if (r->u.services[i].pid == cred.pid)
+                service_ready(&r->u.services[i]);
+    }
+}
+
+static int open_notify(struct run *r, struct mt_err *err)
+{
+    struct sockaddr_un a = {.sun_family = AF_UNIX};
+    up_path(&r->u.layout, r->u.notify, "run/notify.sock");
+    if (mt_fmt(a.sun_path, sizeof a.sun_path, err, "%s", r->u.notify) < 0)
+        return -MT_E_LIMIT;
+    r->notify_fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    int one = 1;
+    if (r->notify_fd < 0 || (unlink(a.sun_path) < 0 && errno != ENOENT) || bind(r->notify_fd, (struct sockaddr *)&a, sizeof a) < 0 ||
+        chmod(a.sun_path, 0660) < 0 || chown(a.sun_path, 0, r->u.layout.users.moat) < 0 ||
+        setsockopt(r->notify_fd, SOL_SOCKET, SO_PASSCRED, &one, sizeof one) < 0)
+        return MT_FAIL_ERRNO(err, MT_E_IO, "open '%s'", a.sun_path);
+    r->notify = mt_loop_fd(r->u.loop, "notify", r->notify_fd, EPOLLIN, on_notify, r, err);
+    return r->notify ? 0 : -MT_E_NOMEM;
+}
+
+static void print_log_tail(struct run *r, const struct service *s)
+{
+    mt_auto_fd int fd = open(s->log_path, O_RDONLY | O_CLOEXEC);
+    char text[2049];
+    struct stat st;
+    if (fd < 0 || fstat(fd, &st) < 0)
+        return;
+    off_t from = st.st_size > 2048 ? st.st_size - 2048 : 0;
+    ssize_t n = pread(fd, text, sizeof text - 1, from);
+    if (n <= 0)
+        return;
+    text[n] = '\0';
+    char *p = text;
+    unsigned lines = 0;
+    for (ssize_t i = n - 1; i > 0 && lines < 6; i--)
+        if (text[i - 1] == '\n' && ++lines == 5)
+            p = text + i;
+    cli_say(r->c, "last lines of %s:\n%s", s->log_path, p);
+}
+
+static void on_watchdog(struct mt_source *t, void *arg)
+{
+    struct run *r = arg;
+    char what[300] = "";
+    (void)t;
+    for (int i = 0; i < UP_MAX; i++)
+        if (r->u.services[i].argv[0] && r->u.services[i].state != SERVICE_READY) {
+            size_t used = strlen(what);
+            (void)snprintf(what + used, sizeof what - used, "%s%s", used ? ", " : "", r->u.services[i].name);
+            print_log_tail(r, &r->u.services[i]);
+        }
+    char text[400];
+    (void)snprintf(text, sizeof text, "not ready after %d s: %s", READY_LIMIT_MS / 1000, what);
+    r->code = cli_error(r->c, CLI_TRANSIENT, text, "the logs are in the data folder, log/");
+    mt_loop_stop(r->u.loop, 1);
+}
+
+static void on_signal(struct mt_source *s, int signo, void *arg)
+{
+    struct run *r = arg;
+    (void)s;
+    if (signo == SIGINT)
+        cli_say(r->c, "");
+    mt_loop_stop(r->u.loop, 1);
+}
+
+/* The kernel bundle, made once from the Debian archive and found again by its version. */
+static int make_bundle(struct run *r, char *ret_version, size_t size, struct mt_err *err)
+{
+    char builder[UP_PATH + 32], init[UP_PATH + 16], out[UP_PATH];
+    const struct up_layout *l = &r->u.layout;
+    if (mt_fmt(builder, sizeof builder, err, "%s/bundle/make-bundle", l->share) < 0 || mt_fmt(init, sizeof init, err, "%s/moat-init", l->bin) < 0)
+        return -MT_E_LIMIT;
+    up_path(l, out, "boot");
+    const char *argv[] = {"make-bundle", "--init", init, "--out", out, "--cache", "/var/cache/moat", NULL};
+    mt_auto_buf struct mt_buf b = MT_BUF_INIT(8192);
+    int rc = mt_run_ok(&(struct mt_spawn){.path = builder, .argv = argv}, NULL, 0, &b, 600000, err);
+    if (rc < 0)
+        return mt_err_wrap(err, "kernel bundle");
+    char *text = (char *)(uintptr_t)mt_buf_cstr(&b);
+    text[strcspn(text, "\n")] = '\0';
+    const char *base = strrchr(text, '/');
+    (void)snprintf(ret_version, size, "%s", base ? base + 1 : text);
+    return 0;
+}
+
+static int prepare(struct run *r, struct mt_err *err)
+{
+    struct up_layout *l = &r->u.layout;
+    int64_t t = mt_clock_mono();
+    char path[UP_PATH], version[80];
+    int rc = up_users_make(&l->users, err);
+    if (rc == 0)
+        rc = up_layout_make(l, err);
+    if (rc == 0)
+        rc = up_choose_ports(l, !cli_has(r->c, "registry"), err);
+    if (rc == 0)
+        rc = up_layout_save(l, err);
+    if (rc == 0)
+        rc = up_config_write(l, err);
+    if (rc < 0)
+        return rc;
+    step(r, "folders", l->dir, t);
+    t = mt_clock_mono();
+    rc = make_bundle(r, version, sizeof version, err);
+    if (rc < 0)
+        return rc;
+    step(r, "kernel", version, t);
+    t = mt_clock_mono();
+    struct mt_pg_cluster_conf pg = {.data_dir = up_path(l, path, "pg"), .uid = l->users.pg, .gid = l->users.pg_gid};
+    char sock[UP_PATH];
+    pg.socket_dir = up_path(l, sock, "run/pg");
+    bool made = false;
+    rc = mt_pg_cluster_prepare(&pg, &made, err);
+    if (rc < 0)
+        return mt_err_wrap(err, "PostgreSQL cluster");
+    if (made)
+        step(r, "initdb", path, t);
+    return 0;
+}
+
+static int supervise(struct run *r, struct mt_err *err)
+{
+    static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
+    r->u.loop = mt_loop_new(err);
+    if (!r->u.loop)
+        return -MT_E_NOMEM;
+    for (size_t i = 0; i < MT_ARRAY_LEN(signals); i++)
+        if (!mt_loop_signal(r->u.loop, signals[i], on_signal, r, err))
+            return -MT_E_IO;
+    int rc = prepare(r, err);
+    if (rc == 0)
+        rc = open_notify(r, err);
+    if (rc < 0)
+        return rc;
+    up_services(&r->u);
+    for (int i = 0; i < UP_MAX; i++) {
+        struct service *s = &r->u.services[i];
+        if (!s->argv[0])
+            continue;
+        s->changed = changed;
+        s->arg = r;
+        rc = service_init(s, r->u.loop, err);
+        if (rc < 0)
+            return rc;
+    }
+    r->watchdog = mt_loop_timer(r->u.loop, "watchdog", on_watchdog, r, err);
+    if (!r->watchdog)
+        return -MT_E_NOMEM;
+    mt_loop_timer_after(r->watchdog, READY_LIMIT_MS);
+    static const int first[] = {UP_POSTGRES, UP_REGISTRY, UP_EDGE, UP_AGENT};
+    for (size_t i = 0; i < MT_ARRAY_LEN(first); i++)
+        start(r, first[i]);
+    (void)mt_loop_run(r->u.loop);
+    return 0;
+}
+
+static int stop(struct run *r)
+{
+    struct mt_err err;
+    int64_t t = mt_clock_mono();
+    r->stopping = true;
+    cli_say(r->c, "stopping");
+    if (up_stop_all(&r->u, &err) < 0)
+        return cli_fail(r->c, &err, NULL);
+    char path[UP_PATH];
+    (void)unlink(r->u.notify);
+    (void)unlink(up_path(&r->u.layout, path, "run/up.pid"));
+    mt_auto_free char *left = up_leftovers(&r->u);
+    if (left && *left)
+        return cli_error(r->c, CLI_FAILURE, left, "`moat down` tries again; these belong to this data folder");
+    cli_say(r->c, "stopped in %.1f s", (double)(mt_clock_mono() - t) / 1e9);
+    return CLI_OK;
+}
+
+/* With --detach the child goes on; the parent waits for its word and leaves with its code. */
+static int detach(struct run *r, bool *ret_parent)
+{
+    int p[2];
+    *ret_parent = true;
+    if (pipe2(p, O_CLOEXEC) < 0)
+        return cli_error(r->c, CLI_FAILURE, "cannot make a pipe", NULL);
+    (void)fflush(NULL);
+    pid_t pid = fork();
+    if (pid < 0)
+        return cli_error(r->c, CLI_FAILURE, "cannot fork", NULL);
+    if (pid == 0) {
+        (void)close(p[0]);
+        (void)setsid();
+        r->tell_fd = p[1];
+        *ret_parent = false;
+        return CLI_OK;
+    }
+    (void)close(p[1]);
+    char word = 0;
+    ssize_t n;
+    while ((n = read(p[0], &word, 1)) < 0 && errno == EINTR)
+        ;
+    (void)close(p[0]);
+    if (n == 1 && word == 'R')
+        return CLI_OK;
+    int status = 0;
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+        ;
+    return WIFEXITED(status) && WEXITSTATUS(status) ? WEXITSTATUS(status) : CLI_FAILURE; /* it has printed why */
+}
+
+static int already_up(struct run *r)
+{
+    char path[UP_PATH], text[400];
+    (void)snprintf(text, sizeof text, "a platform runs on '%s' already", r->u.layout.dir);
+    mt_auto_free char *pid = NULL;
+    if (mt_file_read(up_path(&r->u.layout, path, "run/up.pid"), 32, &pid, NULL, NULL) == 0)
+        pid[strcspn(pid, "\n")] = '\0';
+    if (cli_has(r->c, "detach")) { /* asked for a running platform, and it is one */
+        cli_say(r->c, "%s (supervisor pid %s)", text, pid ? pid : "?");
+        return CLI_OK;
+    }
+    return cli_error(r->c, CLI_CONFLICT, text, "`moat down` stops it");
+}
+
+int cmd_up(struct cli *c)
+{
+    struct run r = {.c = c, .u.cli = c, .notify_fd = -1, .tell_fd = -1, .began = mt_clock_mono()};
+    struct up_layout *l = &r.u.layout;
+    struct mt_err err;
+    uint64_t port = 0;
+    char path[UP_PATH];
+    mt_auto_fd int lock = -1;
+    if (geteuid() != 0)
+        return cli_error(c, CLI_USAGE, "`moat up` needs root: it makes users, taps and microVMs", "sudo moat up");
+    if (up_layout_init(l, cli_opt(c, "data-dir"), &err) < 0)
+        return cli_fail(c, &err, "--data-dir DIR");
+    if (cli_has(c, "tls-port") && mt_parse_u64(cli_opt(c, "tls-port"), 1, 65535, &port, &err) < 0)
+        return cli_usage(c, "--tls-port: %s", err.msg);
+    if (cli_has(c, "vmm") && !MT_STREQ(cli_opt(c, "vmm"), "auto") && !MT_STREQ(cli_opt(c, "vmm"), "firecracker") && !MT_STREQ(cli_opt(c, "vmm"), "qemu"))
+        return cli_usage(c, "--vmm is auto, firecracker or qemu");
+    if (up_layout_load(l, &err) < 0)
+        return cli_fail(c, &err, NULL);
+    if (port)
+        l->tls_port = (unsigned)port;
+    if (cli_has(c, "vmm"))
+        (void)snprintf(l->vmm, sizeof l->vmm, "%s", cli_opt(c, "vmm"));
+    if (cli_has(c, "listen"))
+        (void)snprintf(l->listen, sizeof l->listen, "%s", cli_opt(c, "listen"));
+    if (cli_has(c, "registry"))
+        (void)snprintf(l->registry, sizeof l->registry, "%s", cli_opt(c, "registry"));
+    char dir[UP_PATH];
+    if (mt_file_mkdirs(up_path(l, dir, "run"), 0755, &err) < 0)
+        return cli_fail(c, &err, NULL);
+    int rc = mt_file_lock(up_path(l, path, "run/up.lock"), &lock, &err);
+    if (rc == -MT_E_CONFLICT)
+        return already_up(&r);
+    if (rc < 0)
+        return cli_fail(c, &err, NULL);
+    if (cli_has(c, "detach")) {
+        bool parent;
+        int code = detach(&r, &parent);
+        if (parent) {
+            lock = -1; /* the child holds it now; closing our copy would not release it, but it is not ours to close early */
+            return code;
+        }
+    }
+    mt_log_init("up", MT_INFO, c->json || !c->tty || r.tell_fd >= 0);
+    char pid[32];
+    int n = snprintf(pid, sizeof pid, "%d\n", (int)getpid());
+    if (mt_file_write(up_path(l, path, "run/up.pid"), pid, (size_t)n, 0644, &err) < 0)
+        return cli_fail(c, &err, NULL);
+    cli_say(c, "%smoat up%s  %s", cli_color(c, "bold"), cli_color(c, "reset"), l->dir);
+    rc = supervise(&r, &err);
+    if (rc < 0)
+        r.code = cli_fail(c, &err, NULL);
+    int code = r.u.loop && r.u.services[0].argv[0] ? stop(&r) : CLI_OK;
+    tell(&r, 'F');
+    for (int i = 0; i < UP_MAX; i++)
+        if (r.u.services[i].loop)
+            service_done(&r.u.services[i]);
+    mt_loop_free(r.u.loop);
+    mt_closep(&r.notify_fd);
+    return r.code ? r.code : code;
+}

@@ -1,0 +1,282 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Waiting for a deploy (control-plane.md §15.6): follows the event stream, prints step changes with seconds, ends with the split
+ * timeline of the first ready instance, or with the reason and last lines of the one that failed. */
+#include "cli/cli.h"
+
+#include "base/assert.h"
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/str.h"
+
+#include <inttypes.h>
+#include <unistd.h>
+
+/* Steps of the split timeline, in order; times are microseconds of the event log. */
+enum step { STEP_ACCEPTED = 0, STEP_SCHEDULED, STEP_DISK, STEP_VM, STEP_READY, STEP_ROUTED, STEP_MAX };
+static const char *const step_name[STEP_MAX] = {"accepted", "scheduled", "disk", "VM", "ready", "routed"};
+
+struct watch {
+    const char *deploy_id;
+    int64_t deadline; /* monotonic */
+    int64_t at[STEP_MAX]; /* wall microseconds, 0: not yet */
+    char first[40];   /* instance whose steps are timed */
+    char status[16];
+    bool lines;       /* --json: one line per event */
+};
+
+enum { DONE = 1 };
+
+bool cli_wants_wait(const struct cli *c)
+{
+    if (cli_has(c, "no-wait"))
+        return false;
+    return cli_has(c, "wait") || c->tty;
+}
+
+const char *cli_route_url(const struct cli *c, const json_t *route, char *ret, size_t size)
+{
+    const char *host = cli_str(route, "hostname");
+    int64_t port = cli_int(route, "listen_port");
+    bool tls = !MT_STREQ(cli_str(route, "protocol"), "tcp_raw");
+    if (tls && port == 443 && c->tls_port && c->tls_port != 443)
+        port = (int64_t)c->tls_port;
+    if (tls && port == 443)
+        (void)snprintf(ret, size, "https://%s/", host);
+    else
+        (void)snprintf(ret, size, "%s%s:%" PRId64 "%s", tls ? "https://" : "", *host ? host : "[::]", port, tls ? "/" : "");
+    return ret;
+}
+
+static bool final_status(const char *s)
+{
+    return MT_STREQ(s, "succeeded") || MT_STREQ(s, "failed") || MT_STREQ(s, "superseded");
+}
+
+static void mark(struct watch *w, enum step s, int64_t us)
+{
+    if (w->at[s] == 0)
+        w->at[s] = us;
+}
+
+static void print_step(struct cli *c, const struct watch *w, int64_t us, const char *what, const char *detail, const char *color)
+{
+    double s = w->at[STEP_ACCEPTED] && us > w->at[STEP_ACCEPTED] ? (double)(us - w->at[STEP_ACCEPTED]) / 1e6 : 0;
+    cli_say(c, "  %6.2f s  %s%s%s %s", s, cli_color(c, color), what, cli_color(c, "reset"), detail);
+}
+
+static void on_instance(struct cli *c, struct watch *w, const json_t *ev, int64_t us)
+{
+    char text[300];
+    const char *id = cli_str(ev, "aggregate_id"), *status = cli_str(ev, "payload.status"), *detail = cli_str(ev, "payload.status_detail");
+    if (MT_STREQ(cli_str(ev, "event_type"), "instance.allocated")) {
+        if (!*w->first) {
+            (void)snprintf(w->first, sizeof w->first, "%s", id);
+            mark(w, STEP_SCHEDULED, us);
+        }
+        (void)snprintf(text, sizeof text, "%s %s on %s", cli_str(ev, "payload.process_type"), id, cli_str(ev, "payload.node_id"));
+        print_step(c, w, us, "scheduled", text, "bold");
+        return;
+    }
+    if (MT_STREQ(cli_str(ev, "event_type"), "instance.desired_state_changed")) {
+        (void)snprintf(text, sizeof text, "%s (%s)", id, cli_str(ev, "payload.reason"));
+        print_step(c, w, us, cli_str(ev, "payload.desired_state"), text, "dim");
+        return;
+    }
+    if (!MT_STREQ(cli_str(ev, "event_type"), "instance.status_changed"))
+        return;
+    if (MT_STREQ(id, w->first)) {
+        if (MT_STREQ(detail, "booting_vm"))
+            mark(w, STEP_DISK, us);
+        if (MT_STREQ(status, "starting") || MT_STREQ(status, "ready"))
+            mark(w, STEP_VM, us);
+        if (MT_STREQ(status, "ready"))
+            mark(w, STEP_READY, us);
+    }
+    const char *reason = cli_str(ev, "payload.reason_code");
+    char code[40] = "";
+    if (cli_member(ev, "payload.exit_code"))
+        (void)snprintf(code, sizeof code, " exit code %" PRId64, cli_int(ev, "payload.exit_code"));
+    (void)snprintf(text, sizeof text, "%s%s%s%s%s%s%s%s", id, *detail ? " " : "", detail, *reason ? ": " : "", reason,
+                   *cli_str(ev, "payload.reason_detail") ? " " : "", cli_str(ev, "payload.reason_detail"), code);
+    print_step(c, w, us, status, text, MT_STREQ(status, "failed") ? "red" : MT_STREQ(status, "ready") ? "green" : "bold");
+}
+
+/* Ready is not yet reachable: ask until an edge has applied the route, for at most two seconds. */
+static void wait_routed(struct cli *c, struct watch *w)
+{
+    mt_auto_free char *path = cli_env_path(c, "/status");
+    struct cli side = {.api = c->api, .token = c->token, .http = mt_http_client_new(c->api), .timeout_ms = 2000, .json_done = true, .quiet = true};
+    int64_t end = mt_clock_mono() + 2 * MT_NS_PER_S;
+    while (path && side.http && mt_clock_mono() < end) {
+        mt_auto_json json_t *st = NULL;
+        if (cli_call(&side, "GET", path, NULL, &st) != CLI_OK)
+            break;
+        size_t i, routes = 0, active = 0;
+        json_t *r;
+        json_array_foreach(json_object_get(st, "routes"), i, r)
+        {
+            routes++;
+            active += MT_STREQ(cli_str(r, "status"), "active");
+        }
+        if (routes == 0)
+            break;
+        if (active == routes) {
+            mark(w, STEP_ROUTED, mt_clock_wall_us());
+            print_step(c, w, w->at[STEP_ROUTED], "routed", "", "green");
+            break;
+        }
+        (void)usleep(10000);
+    }
+    mt_http_client_free(side.http);
+}
+
+static int on_event(struct cli *c, json_t *ev, void *arg)
+{
+    struct watch *w = arg;
+    const char *type = cli_str(ev, "event_type");
+    int64_t us = mt_clock_wall_us();
+    if (mt_clock_mono() > w->deadline)
+        return CLI_TRANSIENT + 1;
+    if (!*type)
+        return 0; /* heartbeat */
+    (void)mt_rfc3339_parse(cli_str(ev, "occurred_at"), &us, NULL);
+    if (w->lines) {
+        (void)json_object_set_new(ev, "type", json_string("event"));
+        (void)json_object_set(ev, "ts", json_object_get(ev, "occurred_at"));
+        (void)cli_print_line(c, ev);
+    }
+    if (MT_STREQ(type, "deploy.created"))
+        mark(w, STEP_ACCEPTED, us);
+    bool ready_before = w->at[STEP_READY] != 0;
+    if (mt_starts_with(type, "instance."))
+        on_instance(c, w, ev, us);
+    if (!ready_before && w->at[STEP_READY])
+        wait_routed(c, w);
+    if (MT_STREQ(type, "deploy.status_changed") && MT_STREQ(cli_str(ev, "aggregate_id"), w->deploy_id)) {
+        (void)snprintf(w->status, sizeof w->status, "%s", cli_str(ev, "payload.status"));
+        if (final_status(w->status)) {
+            print_step(c, w, us, w->status, cli_str(ev, "payload.message"), MT_STREQ(w->status, "succeeded") ? "green" : "red");
+            return DONE;
+        }
+    }
+    return 0;
+}
+
+static void print_timeline(struct cli *c, const struct watch *w)
+{
+    char text[200] = "";
+    size_t used = 0;
+    int64_t before = w->at[STEP_ACCEPTED];
+    for (int s = STEP_SCHEDULED; s < STEP_MAX && before; s++) {
+        if (!w->at[s])
+            continue;
+        int n = snprintf(text + used, sizeof text - used, "%s%s %.2f s", used ? ", " : "", step_name[s],
+                         (double)(w->at[s] > before ? w->at[s] - before : 0) / 1e6);
+        used += n > 0 && (size_t)n < sizeof text - used ? (size_t)n : 0;
+        before = w->at[s] > before ? w->at[s] : before;
+    }
+    if (used)
+        cli_say(c, "%stimeline%s  %s", cli_color(c, "bold"), cli_color(c, "reset"), text);
+}
+
+static json_t *timeline_json(const struct watch *w)
+{
+    json_t *t = json_object();
+    for (int s = STEP_SCHEDULED; s < STEP_MAX; s++)
+        if (w->at[s] && w->at[STEP_ACCEPTED])
+            (void)json_object_set_new(t, step_name[s], json_integer((w->at[s] - w->at[STEP_ACCEPTED]) / 1000));
+    return t;
+}
+
+static int outcome(struct cli *c, struct watch *w, const json_t *dep)
+{
+    const char *status = cli_str(dep, "status");
+    int code = MT_STREQ(status, "succeeded") ? CLI_OK : CLI_NOT_CONVERGED;
+    if (c->json) {
+        mt_auto_json json_t *r = json_pack("{s:s,s:s,s:o,s:{s:s,s:s},s:O,s:o}", "type", "receipt", "kind", "Receipt", "ts",
+                                           json_string(mt_rfc3339(mt_clock_wall_us(), (char[MT_RFC3339_LEN]){0})), "resource", "type", "deploy", "id",
+                                           w->deploy_id, "observed", dep, "timeline_ms", timeline_json(w));
+        (void)cli_print_line(c, r);
+        return code;
+    }
+    print_timeline(c, w);
+    if (code == CLI_OK) {
+        mt_auto_json json_t *items = NULL;
+        mt_auto_free char *path = cli_env_path(c, "/routes");
+        size_t i;
+        json_t *r;
+        char url[300];
+        if (path && cli_list(c, path, &items) == CLI_OK)
+            json_array_foreach(items, i, r) cli_say(c, "%sserving%s   %s", cli_color(c, "bold"), cli_color(c, "reset"), cli_route_url(c, r, url, sizeof url));
+        return CLI_OK;
+    }
+    char what[300];
+    (void)snprintf(what, sizeof what, "deploy %s: %s%s%s%s%s", status, *cli_str(dep, "failed_reason") ? cli_str(dep, "failed_reason") : "",
+                   *cli_str(dep, "message") ? " (" : "", cli_str(dep, "message"), *cli_str(dep, "message") ? ")" : "", "");
+    size_t i;
+    json_t *l;
+    json_array_foreach(json_object_get(dep, "last_lines"), i, l)
+    {
+        char safe[400];
+        const char *line = json_is_string(l) ? json_string_value(l) : cli_str(l, "line");
+        (void)fprintf(stderr, "  %s| %s%s\n", cli_color(c, "dim"), mt_printable(line, strlen(line), safe, sizeof safe), cli_color(c, "reset"));
+    }
+    return cli_error(c, code, what, MT_STREQ(status, "superseded") ? "a newer deploy took over: moat status" : "the release before still serves; moat logs, moat status");
+}
+
+int cli_wait_deploy(struct cli *c, const char *deploy_id, uint64_t after)
+{
+    struct watch w = {.deploy_id = deploy_id, .lines = c->json};
+    int64_t limit_ms = 15 * 60 * 1000;
+    struct mt_err err;
+    if (cli_has(c, "wait-timeout") && cli_parse_duration(cli_opt(c, "wait-timeout"), &limit_ms, &err) < 0)
+        return cli_usage(c, "--wait-timeout: %s", err.msg);
+    w.deadline = mt_clock_mono() + limit_ms * MT_NS_PER_MS;
+    char target[300];
+    /* from just before the command's own events: it wrote fewer than 100 */
+    (void)snprintf(target, sizeof target, "/v1/orgs/%s/events/stream?after_event_id=%" PRIu64 "&correlation_id=%s", c->org_id,
+                   after > 100 ? after - 100 : 0, deploy_id);
+    mt_auto_free char *path = cli_env_path(c, "/deploys/%s", deploy_id);
+    for (;;) {
+        int64_t left_ms = (w.deadline - mt_clock_mono()) / MT_NS_PER_MS;
+        int code = left_ms <= 0 ? CLI_TRANSIENT : cli_follow(c, target, on_event, &w, left_ms < 20000 ? left_ms : 20000);
+        mt_auto_json json_t *dep = NULL;
+        if (mt_clock_mono() >= w.deadline) {
+            char hint[100];
+            (void)snprintf(hint, sizeof hint, "moat deploys wait %s", deploy_id);
+            return cli_error(c, CLI_TRANSIENT, "gave up waiting (wait_timeout); the deploy goes on", hint);
+        }
+        if (code == CLI_AUTH || code == CLI_NOT_FOUND || code == CLI_USAGE)
+            return code;
+        code = cli_call(c, "GET", path, NULL, &dep);
+        if (code == CLI_OK && final_status(cli_str(dep, "status")))
+            return outcome(c, &w, dep);
+        if (code != CLI_OK && code != CLI_TRANSIENT)
+            return code;
+        (void)usleep(200000);
+    }
+}
+
+int cli_receipt(struct cli *c, const char *type, const json_t *body)
+{
+    const json_t *r = json_object_get(body, "receipt");
+    if (c->quiet) {
+        (void)printf("%s\n", cli_str(body, "id"));
+        return CLI_OK;
+    }
+    if (c->json) {
+        mt_auto_json json_t *data = json_copy((json_t *)(uintptr_t)body);
+        (void)json_object_del(data, "receipt");
+        mt_auto_json json_t *doc = json_pack("{s:s,s:s,s:O*,s:{s:s?,s:s?,s:s?},s:{s:s,s:s,s:s?},s:b,s:O*,s:O*,s:O,s:O*}", "api", "v1", "kind", "Receipt",
+                                             "operation", json_object_get(r, "operation"), "target", "org", c->org, "app", c->app, "env", c->env,
+                                             "resource", "type", type, "id", cli_str(body, "id"), "name", *cli_str(body, "name") ? cli_str(body, "name") : NULL,
+                                             "changed", true, "event_id", json_object_get(r, "event_id"), "desired", json_object_get(r, "desired"),
+                                             "observed", data, "next", json_object_get(r, "next"));
+        return cli_print_line(c, doc);
+    }
+    (void)printf("%s %s%s%s\n", type, cli_str(body, "id"), *cli_str(body, "status") ? " " : "", cli_str(body, "status"));
+    size_t i;
+    json_t *n;
+    json_array_foreach(json_object_get(r, "next"), i, n) cli_say(c, "next: %s", cli_str(n, "command"));
+    return CLI_OK;
+}
