@@ -62,6 +62,8 @@ void mt_pg_p_bytes(struct mt_pg_params *p, const void *data, size_t n);
 /** One-dimensional array in binary form made with mt_pg_arr_* (array.h); borrowed. */
 struct mt_pg_arr;
 void mt_pg_p_arr(struct mt_pg_params *p, struct mt_pg_arr *a);
+/** As mt_pg_p_arr, SQL NULL for an empty one. */
+void mt_pg_p_arr_or_null(struct mt_pg_params *p, struct mt_pg_arr *a);
 
 /** Connect, check that the server is version 15 or later, set the role. */
 int mt_pg_connect(const struct mt_pg_conf *conf, struct mt_pg **ret_pg, struct mt_err *err);
@@ -91,6 +93,8 @@ int mt_pg_exec(struct mt_pg *pg, const char *sql, struct mt_err *err);
 int mt_pg_pipe_enter(struct mt_pg *pg, struct mt_err *err);
 /** Queue one statement; @p may be NULL. Sent when the buffer fills, or by sync. */
 int mt_pg_pipe_send(struct mt_pg *pg, const struct mt_pg_stmt *stmt, const struct mt_pg_params *p, struct mt_err *err);
+/** Hand what is queued to the server now, without waiting, so that it works while more is being built. */
+int mt_pg_pipe_flush(struct mt_pg *pg, struct mt_err *err);
 /**
  * Send what is queued and wait for the results of all @n statements queued since the last sync, in order.
  * @ret_res  @n entries (or NULL: rows are dropped); on success each owned by the caller, on error all are NULL.

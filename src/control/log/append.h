@@ -4,7 +4,7 @@
  * wait into one synchronous transaction under the append lock, with projections and idempotency records, and answers after
  * COMMIT. All or nothing per command; event ids are gap-free and in commit order.
  *
- *   struct mt_cmd *c = mt_cmd_new(&actor, err);
+ *   mt_cmd_new(&actor, &c, err);
  *   mt_cmd_event(c, MT_EV_APP_CREATED, app_id, &(struct mt_cmd_ids){.org_id = org, .app_id = app_id},
  *                json_pack("{s:s}", "name", name), err);
  *   mt_cmd_rely(c, MT_RELY_ORG, org, NULL, org_version, err);
@@ -101,7 +101,7 @@ struct mt_cmd_ids_given {
 };
 /**
  * Builds the reply that is stored with the idempotency record and handed to the worker. Runs on the appender's thread under
- * the append lock: quick, no I/O. Writes the body (JSON text) and the HTTP status (2xx).
+ * the append lock: quick, no I/O; may be called more than once, the last call counts. Writes the body (JSON text) and the HTTP status (2xx).
  */
 typedef int mt_cmd_reply_fn(void *arg, const struct mt_cmd_ids_given *given, struct mt_buf *body, int *ret_status,
                             struct mt_err *err);
@@ -138,7 +138,8 @@ void mt_cmd_done_free(struct mt_cmd_done *done);
  */
 int mt_append(struct mt_appender *ap, struct mt_cmd *cmd, int timeout_ms, struct mt_cmd_done *ret_done, struct mt_err *err);
 
-/** As mt_append without waiting: @fn runs on the appender's thread when the command is answered; it takes @done's body. */
+/** As mt_append without waiting: @fn runs on the appender's thread when the command is answered (not when this call itself
+ * fails); it owns @done->body (mt_cmd_done_free). @err->code is 0 for DONE and REPLAY. */
 typedef void mt_append_fn(void *arg, struct mt_cmd_done *done, const struct mt_err *err);
 int mt_append_async(struct mt_appender *ap, struct mt_cmd *cmd, mt_append_fn *fn, void *arg, struct mt_err *err);
 
@@ -147,7 +148,8 @@ struct mt_log_head;
 struct mt_appender_conf {
     struct mt_pg_conf pg;     /* role moat_projector */
     struct mt_log_head *head; /* told the new head after each commit (read.h); or NULL */
-    int batch_max;            /* commands in one transaction; 0 = 64 */
+    int batch_max;            /* commands in one transaction; 0 = 64, at most 64 */
+    const char *session_sql;  /* run on each new connection after the appender's own settings; tests only; or NULL */
 };
 
 /** Start the appender's thread. It connects by itself, and again with back-off when the database goes away. */

@@ -22,13 +22,18 @@ struct mt_log_event {
     const uint8_t *chain_hash; /* 32 bytes */
 };
 
-/** NULL members do not filter. */
+/** NULL, 0 and empty members do not filter. */
 struct mt_log_filter {
     const char *org_id, *app_id, *env_id;
     const char *aggregate_type, *aggregate_id;
-    const char *event_type; /* exact */
+    const char *event_type;         /* exact, or a prefix with a trailing ".*" */
+    const char *const *event_types; /* any of these; the same form */
+    int n_event_types;
     const char *correlation_id;
-    bool tenant_only; /* leave out types that only operators may read */
+    const char *actor_id;
+    int64_t since_us, until_us;     /* occurred_at in [since, until) */
+    bool tenant_only;               /* leave out types that only operators may read */
+    bool desc;                      /* newest first: events with id < @after (0 = from the head) */
 };
 
 struct mt_log_page {
@@ -39,10 +44,11 @@ struct mt_log_page {
 /**
  * Up to @limit (1..1000) events with id > @after in id order.
  * @ret_cursor  where to go on: the id of the last event, or, when fewer than @limit matched, the head that was looked at,
- *              so that a filtered reader does not scan the same range again.
+ *              so that a filtered reader does not scan the same range again. With desc: the lowest id given, 0 at the end.
+ * @ret_head    the head that was looked at; may be NULL.
  */
 int mt_log_read(struct mt_pg *pg, const struct mt_log_filter *f, int64_t after, int limit, struct mt_log_page *ret_page,
-                int64_t *ret_cursor, struct mt_err *err);
+                int64_t *ret_cursor, int64_t *ret_head, struct mt_err *err);
 /** Event @i of a page. */
 void mt_log_page_get(const struct mt_log_page *page, int i, struct mt_log_event *ret);
 void mt_log_page_done(struct mt_log_page *page);
@@ -53,10 +59,10 @@ int mt_log_get(struct mt_pg *pg, int64_t event_id, struct mt_log_page *ret_page,
 int mt_log_position(struct mt_pg *pg, int64_t *ret_head, int64_t *ret_epoch, struct mt_err *err);
 
 /**
- * Append the API form of an event to @b (control-plane.md §9.4 events: envelope fields by their column names, RFC 3339
- * time, `event_id` as a number, payload as an object; NULL columns left out; chain_hash left out).
+ * Append the API form of an event to @b (control-plane.md §11.1 "Item"): optional ids left out when NULL, actor as an object,
+ * RFC 3339 time, payload as an object, @summary left out when NULL.
  */
-void mt_log_event_json(const struct mt_log_event *e, struct mt_buf *b);
+void mt_log_event_json(const struct mt_log_event *e, const char *summary, struct mt_buf *b);
 
 /* The head, shared by all threads of a process. Moved by the appender after COMMIT and by a listener thread for commits of
  * other processes. */

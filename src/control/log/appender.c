@@ -1,0 +1,424 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The appender: a queue of prepared commands and the one thread that writes them. Takes what waits, leaves out what
+ * touches the same rows as something earlier, hands the rest to batch.c, answers after COMMIT. */
+#include "control/log/append.h"
+#include "control/log/batch.h"
+#include "control/log/read.h"
+
+#include "base/assert.h"
+#include "base/clock.h"
+#include "base/log.h"
+
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define APPENDER_MAGIC 0x61706d74u
+#define QUEUE_MAX 1024
+#define RECONNECT_NS (200 * MT_NS_PER_MS)
+#define SETTLE_NS (15 * MT_NS_PER_S)
+#define KEYS_MAX 32768 /* slots of the set of touched keys, power of two; a batch notes at most 4096 * 2 + 128 * 65 */
+
+struct mt_appender {
+    uint32_t magic;
+    struct mt_pg_conf pg;
+    char *session_sql;
+    struct mt_log_head *head;
+    int batch_max;
+    pthread_t thread;
+    pthread_mutex_t mutex; /* queue, waiting, stop, stats, states of queued commands */
+    pthread_cond_t work;
+    struct mt_list queue;
+    int waiting;
+    bool stop;
+    struct mt_appender_stats stats; /* copy for readers */
+
+    /* the thread's own */
+    struct batch batch;
+    struct mt_appender_stats own;
+    int64_t retry_at;
+    struct mt_err away; /* why there is no connection */
+    uint64_t *keys;     /* open-addressed set of touched rows */
+    uint32_t *used;     /* its slots in use, to clear them */
+    uint32_t n_used;
+};
+
+/* ---- choosing ---- */
+
+static bool seen(const uint64_t *set, uint64_t key)
+{
+    for (size_t i = key;; i++) {
+        uint64_t k = set[i & (KEYS_MAX - 1)];
+        if (k == key)
+            return true;
+        if (!k)
+            return false;
+    }
+}
+
+static void note(struct mt_appender *ap, uint64_t key)
+{
+    size_t i = key & (KEYS_MAX - 1);
+    while (ap->keys[i] && ap->keys[i] != key)
+        i = (i + 1) & (KEYS_MAX - 1);
+    if (ap->keys[i])
+        return;
+    MT_ASSERT(ap->n_used < KEYS_MAX / 4 * 3);
+    ap->keys[i] = key;
+    ap->used[ap->n_used++] = (uint32_t)i;
+}
+
+static void forget_all(struct mt_appender *ap)
+{
+    while (ap->n_used > 0)
+        ap->keys[ap->used[--ap->n_used]] = 0;
+}
+
+static bool clashes(const struct mt_appender *ap, const struct mt_cmd *c)
+{
+    for (int i = 0; i < c->n_events; i++) {
+        const struct mt_proj_keys *k = &c->events[i].keys;
+        if (seen(ap->keys, k->row) || (k->also && seen(ap->keys, k->also)))
+            return true;
+    }
+    for (int i = 0; i < c->n_relies; i++)
+        if (seen(ap->keys, c->relies[i].hash))
+            return true;
+    return c->idempotent && seen(ap->keys, c->idem_hash);
+}
+
+static void note_writes(struct mt_appender *ap, const struct mt_cmd *c)
+{
+    for (int i = 0; i < c->n_events; i++) {
+        note(ap, c->events[i].keys.row);
+        if (c->events[i].keys.also)
+            note(ap, c->events[i].keys.also);
+    }
+    for (int i = 0; i < c->n_relies; i++)
+        if (c->relies[i].what >= MT_RELY_ORG_NAME) /* who relies on a free name takes it */
+            note(ap, c->relies[i].hash);
+    if (c->idempotent)
+        note(ap, c->idem_hash);
+}
+
+/* Under the mutex: move the commands of the next batch from the queue to @ret. */
+static int choose(struct mt_appender *ap, struct mt_cmd **ret)
+{
+    int n = 0, events = 0, looked = 0;
+    forget_all(ap);
+    MT_LIST_EACH(pos, &ap->queue) {
+        struct mt_cmd *c = MT_CONTAINER(pos, struct mt_cmd, link);
+        if (n == ap->batch_max || ++looked > ap->batch_max * 2 || events + c->n_events > BATCH_EVENTS_MAX)
+            break;
+        bool clash = clashes(ap, c);
+        events += c->n_events; /* counted also when left behind: its keys are noted */
+        note_writes(ap, c);    /* so that what comes later for the same rows stays behind it */
+        if (clash) {
+            ap->own.deferred++;
+            continue;
+        }
+        mt_list_remove(&c->link);
+        c->state = CMD_RUNNING;
+        ret[n++] = c;
+        ap->waiting--;
+    }
+    return n;
+}
+
+/* ---- answering ---- */
+
+static void fail_with(struct mt_cmd *c, const struct mt_err *err)
+{
+    mt_cmd_done_free(&c->done);
+    memset(&c->done, 0, sizeof c->done);
+    c->err = *err;
+}
+
+/* Not under the mutex. */
+static void answer(struct mt_appender *ap, struct mt_cmd **cmds, int n)
+{
+    (void)pthread_mutex_lock(&ap->mutex);
+    ap->stats = ap->own;
+    for (int i = 0; i < n; i++) {
+        cmds[i]->state = CMD_ANSWERED;
+        if (cmds[i]->waited)
+            (void)pthread_cond_signal(&cmds[i]->answered); /* its thread frees it */
+    }
+    (void)pthread_mutex_unlock(&ap->mutex);
+}
+
+static void answer_all(struct mt_appender *ap, struct mt_cmd **cmds, int n)
+{
+    struct mt_cmd *calls[BATCH_CMDS_MAX];
+    int n_calls = 0;
+    for (int i = 0; i < n; i++)
+        if (!cmds[i]->waited)
+            calls[n_calls++] = cmds[i];
+    answer(ap, cmds, n);
+    for (int i = 0; i < n_calls; i++) {
+        struct mt_cmd_done done = calls[i]->done;
+        calls[i]->done.body = NULL; /* the callback's now */
+        calls[i]->fn(calls[i]->fn_arg, &done, &calls[i]->err);
+        mt_cmd_free(calls[i]);
+    }
+}
+
+/* ---- the thread ---- */
+
+static int connect_now(struct mt_appender *ap, struct mt_err *err)
+{
+    int r = ap->batch.pg ? mt_pg_reset(ap->batch.pg, err) : mt_pg_connect(&ap->pg, &ap->batch.pg, err);
+    if (r == 0)
+        r = batch_session(&ap->batch, err);
+    if (r == 0 && ap->session_sql)
+        r = mt_pg_exec(ap->batch.pg, ap->session_sql, err);
+    if (r < 0 && ap->batch.pg)
+        mt_pg_freep(&ap->batch.pg);
+    return r;
+}
+
+static bool connected(struct mt_appender *ap)
+{
+    if (ap->batch.pg && mt_pg_alive(ap->batch.pg))
+        return true;
+    int64_t now = mt_clock_mono();
+    if (now < ap->retry_at)
+        return false;
+    ap->retry_at = now + RECONNECT_NS;
+    bool was_good = ap->away.code == MT_OK;
+    if (connect_now(ap, &ap->away) == 0) {
+        if (!was_good)
+            mt_log(MT_INFO, "appender.connected");
+        memset(&ap->away, 0, sizeof ap->away);
+        ap->own.reconnects++;
+        return true;
+    }
+    if (was_good)
+        mt_log(MT_WARN, "appender.database_away", KV_ERR(&ap->away));
+    return false;
+}
+
+/* The connection went while COMMIT was on its way: only the log itself can tell. */
+static int settle(struct mt_appender *ap, struct mt_cmd **cmds, int n, struct mt_err *err)
+{
+    int64_t end = mt_clock_mono() + SETTLE_NS;
+    struct mt_err why = {0};
+    do {
+        int r = connect_now(ap, &why);
+        if (r == 0)
+            r = batch_settle(&ap->batch, &why);
+        if (r >= 0) {
+            ap->own.reconnects++;
+            mt_log(MT_INFO, "appender.settled", KV("committed", r == 1), KV("head", ap->batch.head));
+            if (r == 1)
+                batch_finish(&ap->batch, cmds, n);
+            return r;
+        }
+        (void)poll(NULL, 0, 100);
+    } while (mt_clock_mono() < end);
+    return mt_err_wrap(err, "outcome unknown, ask again with the same idempotency key");
+}
+
+static void run(struct mt_appender *ap, struct mt_cmd **cmds, int n)
+{
+    struct mt_err err = {0};
+    int r;
+    if (!connected(ap)) {
+        err = ap->away;
+        r = -(int)MT_E_UNAVAILABLE;
+    } else {
+        r = batch_run(&ap->batch, cmds, n, &err);
+        /* An idle connection may have died long ago; nothing was sent under it that could have been committed. */
+        if (r < 0 && !mt_pg_alive(ap->batch.pg) && !ap->batch.committing && err.code == MT_E_UNAVAILABLE &&
+            connect_now(ap, &ap->away) == 0) {
+            memset(&ap->away, 0, sizeof ap->away);
+            ap->own.reconnects++;
+            r = batch_run(&ap->batch, cmds, n, &err);
+        }
+        if (r < 0 && ap->batch.committing && settle(ap, cmds, n, &err) == 1)
+            r = 0;
+    }
+    bool any = false;
+    for (int i = 0; i < n; i++) {
+        any |= cmds[i]->done.end == MT_END_DONE;
+        if (r < 0 && cmds[i]->done.end != MT_END_DONE)
+            fail_with(cmds[i], &err);
+    }
+    if (r < 0)
+        mt_log(MT_WARN, "appender.batch_failed", KV("commands", n), KV_ERR(&err));
+    if (any && ap->head)
+        mt_log_head_publish(ap->head, ap->batch.head);
+    answer_all(ap, cmds, n);
+}
+
+static void *appender_main(void *arg)
+{
+    struct mt_appender *ap = arg;
+    MT_CHECK(ap, APPENDER_MAGIC);
+    (void)pthread_setname_np(pthread_self(), "appender");
+    for (;;) {
+        struct mt_cmd *cmds[BATCH_CMDS_MAX];
+        (void)pthread_mutex_lock(&ap->mutex);
+        while (mt_list_empty(&ap->queue) && !ap->stop)
+            (void)pthread_cond_wait(&ap->work, &ap->mutex);
+        if (ap->stop) {
+            (void)pthread_mutex_unlock(&ap->mutex);
+            break;
+        }
+        int n = choose(ap, cmds);
+        (void)pthread_mutex_unlock(&ap->mutex);
+        run(ap, cmds, n);
+    }
+    return NULL;
+}
+
+/* ---- the outside ---- */
+
+int mt_appender_new(const struct mt_appender_conf *conf, struct mt_appender **ret_ap, struct mt_err *err)
+{
+    struct mt_appender *ap = calloc(1, sizeof *ap);
+    if (!ap)
+        return MT_FAIL(err, MT_E_NOMEM, "no memory for the appender");
+    ap->magic = APPENDER_MAGIC;
+    ap->head = conf->head;
+    ap->batch_max = conf->batch_max > 0 && conf->batch_max < BATCH_CMDS_MAX ? conf->batch_max : BATCH_CMDS_MAX;
+    ap->pg = conf->pg;
+    ap->pg.conninfo = conf->pg.conninfo ? strdup(conf->pg.conninfo) : NULL;
+    ap->pg.role = conf->pg.role ? strdup(conf->pg.role) : NULL;
+    ap->pg.application_name = "moat appender";
+    ap->session_sql = conf->session_sql ? strdup(conf->session_sql) : NULL;
+    ap->keys = calloc(KEYS_MAX, sizeof *ap->keys);
+    ap->used = calloc(KEYS_MAX, sizeof *ap->used);
+    mt_list_init(&ap->queue);
+    MT_ASSERT(pthread_mutex_init(&ap->mutex, NULL) == 0 && pthread_cond_init(&ap->work, NULL) == 0);
+    int r = 0;
+    if (!ap->pg.conninfo || !ap->keys || !ap->used || (conf->pg.role && !ap->pg.role) || (conf->session_sql && !ap->session_sql))
+        r = MT_FAIL(err, MT_E_NOMEM, "no memory for the appender");
+    if (r == 0)
+        r = batch_init(&ap->batch, &ap->own, err);
+    if (r == 0 && pthread_create(&ap->thread, NULL, appender_main, ap) != 0) {
+        batch_done(&ap->batch);
+        r = MT_FAIL(err, MT_E_NOMEM, "cannot start the appender's thread");
+    }
+    if (r < 0) {
+        ap->batch_max = 0; /* no thread, no batch */
+        mt_appender_free(ap);
+        return r;
+    }
+    *ret_ap = ap;
+    return 0;
+}
+
+void mt_appender_free(struct mt_appender *ap)
+{
+    if (!ap)
+        return;
+    MT_CHECK(ap, APPENDER_MAGIC);
+    if (ap->batch_max > 0) {
+        (void)pthread_mutex_lock(&ap->mutex);
+        ap->stop = true;
+        (void)pthread_cond_signal(&ap->work);
+        (void)pthread_mutex_unlock(&ap->mutex);
+        (void)pthread_join(ap->thread, NULL);
+        struct mt_err err = {0};
+        (void)MT_FAIL(&err, MT_E_CANCELLED, "the appender is stopping");
+        for (struct mt_list *l; (l = mt_list_pop_front(&ap->queue)) != NULL;) {
+            struct mt_cmd *c = MT_CONTAINER(l, struct mt_cmd, link);
+            fail_with(c, &err);
+            answer_all(ap, &c, 1);
+        }
+        batch_done(&ap->batch);
+    }
+    char *role, *conninfo;
+    memcpy(&role, &ap->pg.role, sizeof role);
+    memcpy(&conninfo, &ap->pg.conninfo, sizeof conninfo);
+    free(role);
+    free(conninfo);
+    free(ap->session_sql);
+    free(ap->keys);
+    free(ap->used);
+    (void)pthread_cond_destroy(&ap->work);
+    (void)pthread_mutex_destroy(&ap->mutex);
+    ap->magic = 0;
+    free(ap);
+}
+
+static int enqueue(struct mt_appender *ap, struct mt_cmd *cmd, struct mt_err *err)
+{
+    MT_CHECK(ap, APPENDER_MAGIC);
+    MT_CHECK(cmd, CMD_MAGIC);
+    if (cmd->n_events == 0)
+        return MT_FAIL(err, MT_E_INVALID, "a command without events changes nothing");
+    int r = 0;
+    (void)pthread_mutex_lock(&ap->mutex);
+    if (ap->stop)
+        r = MT_FAIL(err, MT_E_CANCELLED, "the appender is stopping");
+    else if (ap->waiting >= QUEUE_MAX)
+        r = MT_FAIL(err, MT_E_LIMIT, "%d commands wait already", QUEUE_MAX);
+    if (r == 0) {
+        mt_list_push_back(&ap->queue, &cmd->link);
+        if (ap->waiting++ == 0)
+            (void)pthread_cond_signal(&ap->work);
+    }
+    (void)pthread_mutex_unlock(&ap->mutex);
+    return r;
+}
+
+int mt_append(struct mt_appender *ap, struct mt_cmd *cmd, int timeout_ms, struct mt_cmd_done *ret_done, struct mt_err *err)
+{
+    struct mt_err local;
+    if (!err)
+        err = &local;
+    memset(ret_done, 0, sizeof *ret_done);
+    cmd->waited = true;
+    int r = enqueue(ap, cmd, err);
+    if (r < 0) {
+        mt_cmd_free(cmd);
+        return r;
+    }
+    struct timespec until;
+    (void)clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += timeout_ms / 1000;
+    until.tv_nsec += (long)(timeout_ms % 1000) * 1000000;
+    if (until.tv_nsec >= 1000000000) {
+        until.tv_nsec -= 1000000000;
+        until.tv_sec++;
+    }
+    (void)pthread_mutex_lock(&ap->mutex);
+    while (cmd->state != CMD_ANSWERED) {
+        /* Once it runs its outcome is waited for: the reply builder's argument is the caller's. The batch has its own deadlines. */
+        if (cmd->state == CMD_RUNNING)
+            (void)pthread_cond_wait(&cmd->answered, &ap->mutex);
+        else if (pthread_cond_timedwait(&cmd->answered, &ap->mutex, &until) == ETIMEDOUT && cmd->state == CMD_WAITING) {
+            mt_list_remove(&cmd->link);
+            ap->waiting--;
+            (void)MT_FAIL(&cmd->err, MT_E_TIMEOUT, "the command waited %d ms and was not begun", timeout_ms);
+            cmd->state = CMD_ANSWERED;
+        }
+    }
+    (void)pthread_mutex_unlock(&ap->mutex);
+    *ret_done = cmd->done;
+    cmd->done.body = NULL;
+    if (cmd->err.code)
+        *err = cmd->err;
+    r = -(int)cmd->err.code;
+    mt_cmd_free(cmd);
+    return r;
+}
+
+int mt_append_async(struct mt_appender *ap, struct mt_cmd *cmd, mt_append_fn *fn, void *arg, struct mt_err *err)
+{
+    cmd->fn = fn;
+    cmd->fn_arg = arg;
+    int r = enqueue(ap, cmd, err);
+    if (r < 0)
+        mt_cmd_free(cmd);
+    return r;
+}
+
+void mt_appender_stats(struct mt_appender *ap, struct mt_appender_stats *ret)
+{
+    (void)pthread_mutex_lock(&ap->mutex);
+    *ret = ap->stats;
+    (void)pthread_mutex_unlock(&ap->mutex);
+}

@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Inside src/control/log only: a prepared command as the appender sees it. */
+#pragma once
+
+#include "control/log/append.h"
+#include "control/views/projections.h"
+
+#include "base/arena.h"
+#include "base/list.h"
+
+#include <pthread.h>
+
+#define CMD_MAGIC 0x636d6474u
+#define CMD_SIDES_MAX 16
+
+struct cmd_event {
+    enum mt_ev ev;
+    const char *aggregate_id, *org_id, *app_id, *env_id, *correlation_id;
+    int64_t causation_id;
+    const char *payload; /* canonical */
+    size_t payload_len;
+    struct mt_proj_keys keys;
+    int32_t seq; /* given by the appender */
+};
+
+struct cmd_rely {
+    enum mt_rely what;
+    const char *key, *key2;
+    int64_t version;
+    uint64_t hash;
+};
+
+struct cmd_side {
+    const struct mt_pg_stmt *stmt;
+    struct mt_pg_params p;
+    int64_t affected;
+};
+
+enum cmd_state { CMD_WAITING = 0, CMD_RUNNING, CMD_ANSWERED };
+
+struct mt_cmd {
+    uint32_t magic;
+    struct mt_arena arena;
+    const char *actor_type, *actor_id, *request_id, *idempotency_key;
+    const char *correlation_id;
+    int64_t causation_id;
+    int n_events, cap_events;
+    struct cmd_event *events; /* malloc'ed, grows */
+    int n_relies;
+    struct cmd_rely relies[MT_CMD_RELIES_MAX];
+    int n_sides;
+    struct cmd_side *sides[CMD_SIDES_MAX];
+    bool idempotent;
+    const char *idem_org, *idem_actor, *idem_route, *idem_key;
+    uint8_t idem_mac[32];
+    uint64_t idem_hash;
+    mt_cmd_reply_fn *reply_fn;
+    void *reply_arg;
+
+    /* the appender's */
+    struct mt_list link;
+    enum cmd_state state;
+    pthread_cond_t answered;
+    bool waited; /* a thread waits in mt_append; else `fn` is called and the command freed */
+    mt_append_fn *fn;
+    void *fn_arg;
+    struct mt_cmd_done done;
+    struct mt_err err;
+    bool out; /* answered in this batch; takes no part in what follows */
+    int64_t first_id;
+    struct mt_buf body;
+    int status;
+};

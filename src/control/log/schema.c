@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Migrations. Number 1 is log/schema.sql and views/schema.sql as they stood at the first release; later ones only add. */
+#include "control/log/schema.h"
+
+#include "base/assert.h"
+#include "base/log.h"
+#include "base/str.h"
+
+#include <string.h>
+
+extern const char mt_log_schema_sql[], mt_views_schema_sql[];
+
+static const struct mt_pg_stmt st_has = {"schema_has", "SELECT to_regclass('moat.schema_migrations') IS NOT NULL"};
+static const struct mt_pg_stmt st_version = {"schema_version",
+                                             "SELECT COALESCE(max(version), 0)::int FROM moat.schema_migrations"};
+static const struct mt_pg_stmt st_record = {"schema_record", "INSERT INTO moat.schema_migrations (version, name) VALUES ($1, $2)"};
+/* "moat.mig" as a number; held for the session of the migration */
+static const struct mt_pg_stmt st_lock = {"schema_lock", "SELECT pg_advisory_xact_lock(7885628624172050791)"};
+static const struct mt_pg_stmt st_checkpoint = {
+    "schema_checkpoint", "INSERT INTO moat.projection_checkpoints (projection, schema_version, state, last_applied_event_id)"
+                         " SELECT tablename, $1, 'live', 0 FROM pg_tables WHERE schemaname = 'moat_views' ON CONFLICT DO NOTHING"};
+
+static const char base_sql[] =
+    "CREATE SCHEMA IF NOT EXISTS moat; CREATE SCHEMA IF NOT EXISTS moat_views;"
+    "CREATE TABLE IF NOT EXISTS moat.schema_migrations (version int PRIMARY KEY, name text NOT NULL,"
+    " applied_at timestamptz NOT NULL DEFAULT now());"
+    "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET search_path = moat_views, moat', current_database()); END $$;"
+    "SET search_path = moat_views, moat";
+
+/* The application reads everything and writes operational tables; only the appender's role writes the log and the views. */
+static const char grants_sql[] =
+    "DO $$ BEGIN"
+    " IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'moat_control') THEN"
+    "  GRANT USAGE ON SCHEMA moat, moat_views TO moat_control;"
+    "  GRANT SELECT ON ALL TABLES IN SCHEMA moat, moat_views TO moat_control;"
+    "  GRANT INSERT, UPDATE, DELETE ON moat.personal_tokens, moat.node_heartbeats, moat.ipam_counters, moat.leases TO moat_control;"
+    "  GRANT DELETE ON moat.idempotency_records TO moat_control;"
+    " END IF;"
+    " IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'moat_projector') THEN"
+    "  GRANT USAGE ON SCHEMA moat, moat_views TO moat_projector;"
+    "  GRANT SELECT ON ALL TABLES IN SCHEMA moat, moat_views TO moat_projector;"
+    "  GRANT INSERT ON moat.events, moat.idempotency_records TO moat_projector;"
+    "  GRANT UPDATE ON moat.event_counter, moat.projection_checkpoints TO moat_projector;"
+    "  GRANT INSERT, UPDATE, DELETE ON moat.personal_tokens, moat.node_heartbeats, moat.ipam_counters, moat.leases TO moat_projector;"
+    "  GRANT INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA moat_views TO moat_projector;"
+    " END IF; END $$";
+
+static int create_first(struct mt_pg *pg, struct mt_err *err)
+{
+    int r = mt_pg_exec(pg, mt_log_schema_sql, err);
+    if (r == 0)
+        r = mt_pg_exec(pg, "SET LOCAL search_path = moat_views", err);
+    if (r == 0)
+        r = mt_pg_exec(pg, mt_views_schema_sql, err);
+    if (r == 0)
+        r = mt_pg_exec(pg, "SET LOCAL search_path = moat_views, moat", err);
+    return r;
+}
+
+static const struct {
+    const char *name;
+    int (*run)(struct mt_pg *pg, struct mt_err *err);
+} migrations[MT_LOG_SCHEMA_VERSION] = {
+    {"first", create_first},
+};
+
+int mt_log_schema_version(struct mt_pg *pg, int *ret, struct mt_err *err)
+{
+    mt_auto_pg_res struct mt_pg_res *has = NULL, *res = NULL;
+    int r = mt_pg_query_one(pg, &st_has, NULL, &has, err);
+    if (r < 0)
+        return r;
+    *ret = 0;
+    if (!mt_pg_bool(has, 0, 0))
+        return 0;
+    if ((r = mt_pg_query_one(pg, &st_version, NULL, &res, err)) == 0)
+        *ret = (int)mt_pg_i64(res, 0, 0);
+    return r;
+}
+
+static int migrate_locked(struct mt_pg *pg, struct mt_err *err)
+{
+    int have = 0;
+    int r = mt_pg_query(pg, &st_lock, NULL, NULL, err);
+    if (r < 0 || (r = mt_log_schema_version(pg, &have, err)) < 0)
+        return r;
+    if (have > MT_LOG_SCHEMA_VERSION)
+        return MT_FAIL(err, MT_E_CONFLICT, "the database has schema %d, this program knows %d: use a newer program", have,
+                       MT_LOG_SCHEMA_VERSION);
+    if (have == 0 && (r = mt_pg_exec(pg, base_sql, err)) < 0)
+        return r;
+    struct mt_pg_params p;
+    for (int v = have; v < MT_LOG_SCHEMA_VERSION; v++) {
+        if ((r = migrations[v].run(pg, err)) < 0)
+            return mt_err_wrap(err, "migration %d (%s)", v + 1, migrations[v].name);
+        mt_pg_p_init(&p);
+        mt_pg_p_i32(&p, v + 1);
+        mt_pg_p_text(&p, migrations[v].name);
+        if ((r = mt_pg_query(pg, &st_record, &p, NULL, err)) < 0)
+            return r;
+        mt_log(MT_INFO, "schema.migrated", KV("version", v + 1), KV("name", migrations[v].name));
+    }
+    if (have == MT_LOG_SCHEMA_VERSION)
+        return 0;
+    mt_pg_p_init(&p);
+    mt_pg_p_i32(&p, MT_LOG_SCHEMA_VERSION);
+    if ((r = mt_pg_query(pg, &st_checkpoint, &p, NULL, err)) < 0)
+        return r;
+    return mt_pg_exec(pg, grants_sql, err);
+}
+
+int mt_log_migrate(struct mt_pg *pg, struct mt_err *err)
+{
+    int r = mt_pg_exec(pg, "BEGIN", err);
+    if (r < 0)
+        return r;
+    if ((r = migrate_locked(pg, err)) == 0)
+        return mt_pg_exec(pg, "COMMIT", err);
+    struct mt_err ignored;
+    (void)mt_pg_exec(pg, "ROLLBACK", &ignored);
+    return r;
+}
+
+int mt_views_create(struct mt_pg *pg, const char *name, struct mt_err *err)
+{
+    char sql[200];
+    MT_ASSERT(*name && strspn(name, "abcdefghijklmnopqrstuvwxyz_") == strlen(name));
+    int r = mt_fmt(sql, sizeof sql, err, "CREATE SCHEMA %s; SET search_path = %s", name, name);
+    if (r == 0)
+        r = mt_pg_exec(pg, sql, err);
+    if (r == 0)
+        r = mt_pg_exec(pg, mt_views_schema_sql, err);
+    return r;
+}

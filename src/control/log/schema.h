@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The database schema of the control plane: numbered, forward-only migrations under a lock (control-plane.md §8.1, §17). */
+#pragma once
+
+#include "pg/pg.h"
+
+/** Version that this binary knows. */
+#define MT_LOG_SCHEMA_VERSION 1
+
+/**
+ * Bring the database up to MT_LOG_SCHEMA_VERSION and set the grants of the roles moat_control and moat_projector where these
+ * exist. @pg is connected as the owner of the database. Running it again changes nothing. Sessions opened before the first
+ * run lack the search path: open them afterwards.
+ * -MT_E_CONFLICT when the database is newer than this binary.
+ */
+int mt_log_migrate(struct mt_pg *pg, struct mt_err *err);
+/** Version of the database; 0 when there is no schema yet. */
+int mt_log_schema_version(struct mt_pg *pg, int *ret, struct mt_err *err);
+/** Make the tables of the projections in schema @name, which must not exist (rebuild, verify). Trusted name, [a-z_]+. */
+int mt_views_create(struct mt_pg *pg, const char *name, struct mt_err *err);

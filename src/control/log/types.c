@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The registered payload schema of every event type (control-plane.md §7.1). A new optional field is the same version; a
+ * changed meaning or a new required field is a new version with an upcaster. */
+#include "control/log/types.h"
+
+#include "base/assert.h"
+
+#include <string.h>
+
+static const struct mt_ev_info infos[MT_EV_MAX] = {
+#define X(symbol, type, aggregate, version, birth, tenant) \
+    [MT_EV_##symbol] = {type, aggregate, version, MT_EV_##birth, tenant},
+    MT_EVENT_TYPES(X)
+#undef X
+};
+
+#define TEXT(n) {n, MT_PF_TEXT, true, NULL}
+#define TEXT_OPT(n) {n, MT_PF_TEXT, false, NULL}
+#define INT(n) {n, MT_PF_INT, true, NULL}
+#define INT_OPT(n) {n, MT_PF_INT, false, NULL}
+#define BOOL(n) {n, MT_PF_BOOL, true, NULL}
+#define BOOL_OPT(n) {n, MT_PF_BOOL, false, NULL}
+#define OBJECT(n) {n, MT_PF_OBJECT, true, NULL}
+#define OBJECT_OPT(n) {n, MT_PF_OBJECT, false, NULL}
+#define TEXTS(n) {n, MT_PF_TEXTS, true, NULL}
+#define OBJECTS(n) {n, MT_PF_OBJECTS, true, NULL}
+#define ENUM(n, v) {n, MT_PF_ENUM, true, v}
+#define ENUM_OPT(n, v) {n, MT_PF_ENUM, false, v}
+#define ANY(n) {n, MT_PF_ANY, true, NULL}
+#define ANY_OPT(n) {n, MT_PF_ANY, false, NULL}
+#define END {NULL, MT_PF_ANY, false, NULL}
+
+#define ADMIN_STATES "enrolled|pending_approval|active|cordoned|draining|disabled|removed"
+#define HEALTHS "ready|degraded|suspect|offline|lost"
+#define BALANCE "round_robin|least_conn"
+
+static const struct mt_pf f_user_created[] = {TEXT("email"), TEXT_OPT("display_name"), BOOL("is_operator"), END};
+static const struct mt_pf f_user_updated[] = {TEXT_OPT("display_name"), BOOL_OPT("is_operator"),
+                                              ENUM_OPT("state", "active|disabled"), END};
+static const struct mt_pf f_name[] = {TEXT("name"), END};
+static const struct mt_pf f_name_opt[] = {TEXT_OPT("name"), END};
+static const struct mt_pf f_reason[] = {TEXT("reason"), END};
+static const struct mt_pf f_none[] = {END};
+static const struct mt_pf f_cascade[] = {BOOL("cascade"), END};
+static const struct mt_pf f_org_updated[] = {TEXT_OPT("name"), TEXT_OPT("billing_email"), BOOL_OPT("developer_exec"), END};
+static const struct mt_pf f_app_created[] = {TEXT("name"), TEXT_OPT("description"), TEXT_OPT("project_id"), END};
+/* description and project_id: null takes the value away */
+static const struct mt_pf f_app_updated[] = {TEXT_OPT("name"), ANY_OPT("description"), ANY_OPT("project_id"), END};
+/* the last two: null takes the value away */
+static const struct mt_pf f_env_updated[] = {TEXT_OPT("name"), BOOL_OPT("private_network"), BOOL_OPT("protected"),
+                                             ANY_OPT("label_selector"), ANY_OPT("backup_interval_seconds"), END};
+static const struct mt_pf f_release_created[] = {
+    INT("number"), TEXT("image_ref"), TEXT("image_digest"), ENUM("image_kind", "manifest|index"), OBJECTS("platforms"),
+    BOOL("image_verified"), TEXT("manifest_hash"), OBJECT("manifest"), END};
+static const struct mt_pf f_deploy_created[] = {
+    ENUM("kind", "deploy|rollback|restart"), TEXT_OPT("release_id"), OBJECT("release_ids"), TEXTS("process_types"),
+    ENUM("strategy", "rolling"), ENUM("on_failure", "hold|rollback"), INT("timeout_seconds"), OBJECT("previous_release_ids"),
+    TEXT_OPT("note"), END};
+static const struct mt_pf f_deploy_status[] = {ENUM("status", "queued|rolling|succeeded|failed|superseded"), TEXT_OPT("message"),
+                                               TEXT_OPT("failed_reason"), TEXT_OPT("superseded_by"), END};
+static const struct mt_pf f_desired_set[] = {TEXT("process_type"), TEXT("release_id"), TEXT("deploy_id"), END};
+static const struct mt_pf f_desired_cleared[] = {TEXT("process_type"), TEXT("deploy_id"), END};
+static const struct mt_pf f_scale_set[] = {OBJECTS("scales"), END};
+static const struct mt_pf f_restart[] = {TEXTS("process_types"), TEXT("deploy_id"), END};
+static const struct mt_pf f_scheduling[] = {TEXT("process_type"), ENUM("condition", "ok|blocked|held"), TEXT_OPT("reason"),
+                                            TEXT_OPT("detail"), TEXT_OPT("stable_spec"), TEXT_OPT("target_spec"), END};
+static const struct mt_pf f_rebalance[] = {TEXTS("process_types"), END};
+static const struct mt_pf f_route_created[] = {
+    TEXT_OPT("hostname"), INT("listen_port"), ENUM("protocol", "tls_passthrough|tcp_raw"), ENUM("address_scope", "shared6|ipv4"),
+    TEXT("backend_process_type"), INT("backend_port"), ENUM("proxy_protocol", "off|v2"), BOOL("backend_expects_proxy_protocol"),
+    BOOL("ipv4_required"), OBJECT("options"), ENUM("managed_by", "api|manifest"), END};
+static const struct mt_pf f_route_updated[] = {
+    TEXT_OPT("backend_process_type"), INT_OPT("backend_port"), ENUM_OPT("proxy_protocol", "off|v2"),
+    BOOL_OPT("backend_expects_proxy_protocol"), BOOL_OPT("ipv4_required"), BOOL_OPT("proxy_tlv"), ANY_OPT("max_connections"),
+    ANY_OPT("idle_timeout_seconds"), ENUM_OPT("balance", BALANCE), BOOL_OPT("default_for_listener"), BOOL_OPT("allow_non_tls"),
+    BOOL_OPT("disabled"), END};
+static const struct mt_pf f_route_deleted[] = {TEXT_OPT("hostname"), INT("listen_port"), END};
+static const struct mt_pf f_allocated[] = {
+    TEXT("process_type"), TEXT("node_id"), TEXT("release_id"), TEXT_OPT("deploy_id"), TEXT_OPT("secret_version_id"),
+    TEXT("overlay_ipv6"), OBJECT("resources"), TEXT("arch"), TEXT("image_digest"), TEXT("spec_hash"), INT("generation"),
+    TEXT_OPT("replaces"), END};
+static const struct mt_pf f_desired_state[] = {ENUM("desired_state", "draining|stopped"), INT_OPT("grace_seconds"),
+                                               INT_OPT("drain_delay_seconds"), TEXT("reason"), END};
+static const struct mt_pf f_status[] = {
+    TEXT("node_id"), ENUM("status", "booting|starting|ready|unready|draining|stopped|failed"), TEXT_OPT("status_detail"),
+    TEXT_OPT("boot_id"), INT_OPT("exit_code"), TEXT_OPT("reason_code"), TEXT_OPT("reason_detail"), INT("restart_count"),
+    TEXT("reported_at"), END};
+static const struct mt_pf f_released[] = {TEXT("overlay_ipv6"), END};
+static const struct mt_pf f_enrolled[] = {
+    TEXT("name"), TEXTS("roles"), TEXT("arch"), TEXT("wireguard_public_key"), TEXT("cert_fingerprint"), TEXT("overlay_ipv6"),
+    TEXT("instance_prefix"), TEXT_OPT("public_ipv6"), TEXT_OPT("public_ipv4"), OBJECT("labels"), OBJECT("capacity"),
+    TEXT("enrollment_token_id"), END};
+static const struct mt_pf f_admin_state[] = {ENUM("old", ADMIN_STATES), ENUM("new", ADMIN_STATES), TEXT_OPT("reason"), END};
+static const struct mt_pf f_health[] = {ENUM("old", HEALTHS), ENUM("new", HEALTHS), TEXTS("conditions"), TEXT_OPT("reason"), END};
+static const struct mt_pf f_node_config[] = {OBJECT("changed"), OBJECT("previous"), TEXT("reason"), END};
+static const struct mt_pf f_node_updated[] = {OBJECT_OPT("labels"), TEXT_OPT("public_ipv6"), TEXT_OPT("public_ipv4"),
+                                              INT_OPT("mtu"), OBJECT_OPT("allocatable"), OBJECT_OPT("vmm"),
+                                              TEXT_OPT("agent_version"), END};
+static const struct mt_pf f_cluster_config[] = {TEXT("key"), ANY_OPT("previous"), ANY("value"), TEXT("reason"), END};
+
+static const struct mt_pf *const fields[MT_EV_MAX] = {
+    [MT_EV_USER_CREATED] = f_user_created,
+    [MT_EV_USER_UPDATED] = f_user_updated,
+    [MT_EV_ORG_CREATED] = f_name,
+    [MT_EV_ORG_UPDATED] = f_org_updated,
+    [MT_EV_ORG_SUSPENDED] = f_reason,
+    [MT_EV_ORG_RESUMED] = f_reason,
+    [MT_EV_ORG_DELETED] = f_none,
+    [MT_EV_PROJECT_CREATED] = f_name,
+    [MT_EV_PROJECT_UPDATED] = f_name_opt,
+    [MT_EV_PROJECT_DELETED] = f_none,
+    [MT_EV_APP_CREATED] = f_app_created,
+    [MT_EV_APP_UPDATED] = f_app_updated,
+    [MT_EV_APP_DELETED] = f_cascade,
+    [MT_EV_ENV_CREATED] = f_name,
+    [MT_EV_ENV_UPDATED] = f_env_updated,
+    [MT_EV_ENV_DELETED] = f_cascade,
+    [MT_EV_RELEASE_CREATED] = f_release_created,
+    [MT_EV_DEPLOY_CREATED] = f_deploy_created,
+    [MT_EV_DEPLOY_STATUS_CHANGED] = f_deploy_status,
+    [MT_EV_ENV_DESIRED_RELEASE_SET] = f_desired_set,
+    [MT_EV_ENV_DESIRED_RELEASE_CLEARED] = f_desired_cleared,
+    [MT_EV_ENV_SCALE_SET] = f_scale_set,
+    [MT_EV_ENV_RESTART_REQUESTED] = f_restart,
+    [MT_EV_ENV_SCHEDULING_CHANGED] = f_scheduling,
+    [MT_EV_ENV_REBALANCE_REQUESTED] = f_rebalance,
+    [MT_EV_ROUTE_CREATED] = f_route_created,
+    [MT_EV_ROUTE_UPDATED] = f_route_updated,
+    [MT_EV_ROUTE_DELETED] = f_route_deleted,
+    [MT_EV_INSTANCE_ALLOCATED] = f_allocated,
+    [MT_EV_INSTANCE_DESIRED_STATE_CHANGED] = f_desired_state,
+    [MT_EV_INSTANCE_STATUS_CHANGED] = f_status,
+    [MT_EV_INSTANCE_RELEASED] = f_released,
+    [MT_EV_NODE_ENROLLED] = f_enrolled,
+    [MT_EV_NODE_ADMIN_STATE_CHANGED] = f_admin_state,
+    [MT_EV_NODE_HEALTH_CHANGED] = f_health,
+    [MT_EV_NODE_CONFIG_SET] = f_node_config,
+    [MT_EV_NODE_UPDATED] = f_node_updated,
+    [MT_EV_NODE_REMOVED] = f_reason,
+    [MT_EV_CLUSTER_CONFIG_SET] = f_cluster_config,
+};
+
+const struct mt_ev_info *mt_ev_info(enum mt_ev ev)
+{
+    MT_ASSERT(ev < MT_EV_MAX);
+    return &infos[ev];
+}
+
+enum mt_ev mt_ev_by_name(const char *type)
+{
+    for (unsigned i = 0; i < MT_EV_MAX; i++)
+        if (strcmp(infos[i].type, type) == 0)
+            return (enum mt_ev)i;
+    return MT_EV_MAX;
+}
+
+const struct mt_pf *mt_ev_fields(enum mt_ev ev)
+{
+    MT_ASSERT(ev < MT_EV_MAX);
+    return fields[ev];
+}

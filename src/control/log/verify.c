@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* verify-log: recompute the chain over every event. A second thread fetches, this one hashes. */
+#include "control/log/verify.h"
+#include "control/log/canon.h"
+#include "control/log/read.h"
+
+#include "base/assert.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define RANGE 2048
+#define AHEAD 4
+
+static const struct mt_pg_stmt st_counter = {"verify_counter", "SELECT last_event_id, last_chain_hash FROM event_counter"};
+static const struct mt_pg_stmt st_range = {
+    "verify_range",
+    "SELECT event_id, occurred_at, org_id, app_id, env_id, aggregate_type, aggregate_id, aggregate_seq, event_type,"
+    " event_version, actor_type, actor_id, request_id, idempotency_key, correlation_id, causation_id, payload, chain_hash"
+    " FROM events WHERE event_id BETWEEN $1 AND $2 ORDER BY event_id"};
+static const struct mt_pg_stmt st_beyond = {"verify_beyond",
+                                            "SELECT event_id FROM events WHERE event_id > $1 OR event_id < 1 ORDER BY 1 LIMIT 1"};
+static const struct mt_pg_stmt st_seqs = {
+    "verify_seqs", "SELECT aggregate_type, aggregate_id, max(aggregate_seq), count(*) FROM events"
+                   " GROUP BY aggregate_type, aggregate_id HAVING max(aggregate_seq) <> count(*) OR min(aggregate_seq) <> 1 LIMIT 1"};
+
+/* Ranges fetched ahead by the other thread. */
+struct feed {
+    struct mt_pg *pg;
+    int64_t head;
+    pthread_mutex_t mutex;
+    pthread_cond_t changed;
+    struct mt_pg_res *slot[AHEAD];
+    int first, count;
+    bool stop, failed;
+    struct mt_err err;
+};
+
+static int fetch(struct mt_pg *pg, int64_t lo, int64_t head, struct mt_pg_res **ret, struct mt_err *err)
+{
+    struct mt_pg_params p;
+    mt_pg_p_init(&p);
+    mt_pg_p_i64(&p, lo);
+    mt_pg_p_i64(&p, lo + RANGE - 1 < head ? lo + RANGE - 1 : head);
+    return mt_pg_query(pg, &st_range, &p, ret, err);
+}
+
+static void *feed_main(void *arg)
+{
+    struct feed *f = arg;
+    for (int64_t lo = 1; lo <= f->head; lo += RANGE) {
+        struct mt_pg_res *res = NULL;
+        struct mt_err err = {0};
+        int r = fetch(f->pg, lo, f->head, &res, &err);
+        (void)pthread_mutex_lock(&f->mutex);
+        while (f->count == AHEAD && !f->stop)
+            (void)pthread_cond_wait(&f->changed, &f->mutex);
+        bool stop = f->stop;
+        if (r < 0) {
+            f->failed = true;
+            f->err = err;
+        } else if (!stop) {
+            f->slot[(f->first + f->count++) % AHEAD] = res;
+            res = NULL;
+        }
+        (void)pthread_cond_signal(&f->changed);
+        (void)pthread_mutex_unlock(&f->mutex);
+        mt_pg_res_free(res);
+        if (r < 0 || stop)
+            break;
+    }
+    return NULL;
+}
+
+static int take(struct feed *f, struct mt_pg_res **ret, struct mt_err *err)
+{
+    (void)pthread_mutex_lock(&f->mutex);
+    while (f->count == 0 && !f->failed)
+        (void)pthread_cond_wait(&f->changed, &f->mutex);
+    int r = 0;
+    if (f->count == 0) {
+        *err = f->err;
+        r = -(int)f->err.code;
+    } else {
+        *ret = f->slot[f->first];
+        f->first = (f->first + 1) % AHEAD;
+        f->count--;
+        (void)pthread_cond_signal(&f->changed);
+    }
+    (void)pthread_mutex_unlock(&f->mutex);
+    return r;
+}
+
+static void verdict(struct mt_log_verdict *v, int64_t id, const char *what)
+{
+    v->bad_event_id = id;
+    (void)snprintf(v->what, sizeof v->what, "%s", what);
+}
+
+struct check {
+    struct mt_buf payload, scratch;
+    uint8_t hash[32];
+};
+
+static void check_range(struct check *c, const struct mt_pg_res *res, int64_t lo, int64_t hi, struct mt_log_verdict *v)
+{
+    const struct mt_log_page page = {.res = (struct mt_pg_res *)(uintptr_t)res, .n = mt_pg_rows(res)};
+    int64_t want = lo;
+    for (int i = 0; i < page.n && !v->bad_event_id; i++, want++) {
+        struct mt_log_event e;
+        struct mt_err err = {0};
+        mt_log_page_get(&page, i, &e);
+        if (e.event_id != want) {
+            verdict(v, want, "missing");
+            return;
+        }
+        mt_buf_reset(&c->payload);
+        if (mt_canon_text(e.payload, strlen(e.payload), &c->payload, &err) < 0) {
+            verdict(v, want, err.msg);
+            return;
+        }
+        const struct mt_chain_event ce = {
+            .event_id = e.event_id, .occurred_us = e.occurred_us, .org_id = e.org_id, .app_id = e.app_id, .env_id = e.env_id,
+            .aggregate_type = e.aggregate_type, .aggregate_id = e.aggregate_id, .aggregate_seq = e.aggregate_seq,
+            .event_type = e.event_type, .event_version = e.event_version, .actor_type = e.actor_type, .actor_id = e.actor_id,
+            .request_id = e.request_id, .idempotency_key = e.idempotency_key, .correlation_id = e.correlation_id,
+            .causation_id = e.causation_id, .payload = (const char *)c->payload.p, .payload_len = c->payload.len};
+        if (mt_chain_hash(c->hash, &ce, &c->scratch, c->hash, &err) < 0)
+            verdict(v, want, err.msg);
+        else if (memcmp(c->hash, e.chain_hash, 32) != 0)
+            verdict(v, want, "chain_hash does not fit its content and what came before");
+        else
+            v->events++;
+    }
+    if (!v->bad_event_id && want <= hi)
+        verdict(v, want, "missing");
+}
+
+static int check_chain(struct mt_pg *pg, const uint8_t last[32], mt_log_verify_fn *fn, void *arg, struct mt_log_verdict *v,
+                       struct mt_err *err)
+{
+    struct feed f = {.pg = pg, .head = v->head};
+    struct check c = {.payload = MT_BUF_INIT(1u << 20), .scratch = MT_BUF_INIT(1u << 20)};
+    pthread_t thread;
+    MT_ASSERT(pthread_mutex_init(&f.mutex, NULL) == 0 && pthread_cond_init(&f.changed, NULL) == 0);
+    if (pthread_create(&thread, NULL, feed_main, &f) != 0)
+        return MT_FAIL(err, MT_E_NOMEM, "cannot start a thread to read the log");
+    int r = 0;
+    for (int64_t lo = 1; lo <= v->head && r == 0 && !v->bad_event_id; lo += RANGE) {
+        struct mt_pg_res *res = NULL;
+        if ((r = take(&f, &res, err)) < 0)
+            break;
+        int64_t hi = lo + RANGE - 1 < v->head ? lo + RANGE - 1 : v->head;
+        check_range(&c, res, lo, hi, v);
+        mt_pg_res_free(res);
+        if (fn && (hi & 65535) < RANGE && !fn(arg, hi, v->head))
+            r = MT_FAIL(err, MT_E_CANCELLED, "stopped at event %lld", (long long)hi);
+    }
+    (void)pthread_mutex_lock(&f.mutex);
+    f.stop = true;
+    (void)pthread_cond_signal(&f.changed);
+    (void)pthread_mutex_unlock(&f.mutex);
+    (void)pthread_join(thread, NULL);
+    while (f.count-- > 0)
+        mt_pg_res_free(f.slot[f.first++ % AHEAD]);
+    if (r == 0 && !v->bad_event_id && memcmp(c.hash, last, 32) != 0)
+        verdict(v, v->head, "event_counter holds another chain hash than the last event");
+    mt_buf_done(&c.payload);
+    mt_buf_done(&c.scratch);
+    (void)pthread_cond_destroy(&f.changed);
+    (void)pthread_mutex_destroy(&f.mutex);
+    return r;
+}
+
+static int check_rest(struct mt_pg *pg, struct mt_log_verdict *v, struct mt_err *err)
+{
+    mt_auto_pg_res struct mt_pg_res *beyond = NULL, *seqs = NULL;
+    struct mt_pg_params p;
+    mt_pg_p_init(&p);
+    mt_pg_p_i64(&p, v->head);
+    int r = mt_pg_query(pg, &st_beyond, &p, &beyond, err);
+    if (r < 0 || (r = mt_pg_query(pg, &st_seqs, NULL, &seqs, err)) < 0)
+        return r;
+    char text[160];
+    if (mt_pg_rows(beyond) > 0) {
+        verdict(v, mt_pg_i64(beyond, 0, 0), "lies outside 1..head of event_counter");
+    } else if (mt_pg_rows(seqs) > 0) {
+        (void)snprintf(text, sizeof text, "aggregate_seq of %.40s '%.60s' has a gap: %lld events, last %lld", mt_pg_text(seqs, 0, 0),
+                       mt_pg_text(seqs, 0, 1), (long long)mt_pg_i64(seqs, 0, 3), (long long)mt_pg_i64(seqs, 0, 2));
+        verdict(v, v->head, text);
+    }
+    return 0;
+}
+
+static int verify_in_snapshot(struct mt_pg *pg, mt_log_verify_fn *fn, void *arg, struct mt_log_verdict *v, struct mt_err *err)
+{
+    mt_auto_pg_res struct mt_pg_res *counter = NULL;
+    int r = mt_pg_query_one(pg, &st_counter, NULL, &counter, err);
+    if (r < 0)
+        return r;
+    size_t n;
+    const void *bytes = mt_pg_bytes(counter, 0, 1, &n);
+    uint8_t last[32] = {0};
+    if (n == 32)
+        memcpy(last, bytes, 32);
+    v->head = mt_pg_i64(counter, 0, 0);
+    r = check_chain(pg, last, fn, arg, v, err);
+    return r < 0 || v->bad_event_id ? r : check_rest(pg, v, err);
+}
+
+int mt_log_verify(struct mt_pg *pg, mt_log_verify_fn *fn, void *arg, struct mt_log_verdict *ret, struct mt_err *err)
+{
+    struct mt_log_verdict v = {0};
+    int r = mt_pg_exec(pg, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL enable_seqscan = off;"
+                           " SET LOCAL enable_bitmapscan = off; SET LOCAL jit = off", err);
+    if (r < 0)
+        return r;
+    r = verify_in_snapshot(pg, fn, arg, &v, err);
+    struct mt_err ignored;
+    int end = mt_pg_alive(pg) ? mt_pg_exec(pg, "ROLLBACK", r < 0 ? &ignored : err) : 0;
+    if (r < 0 || end < 0)
+        return r < 0 ? r : end;
+    *ret = v;
+    return 0;
+}

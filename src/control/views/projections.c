@@ -1,0 +1,284 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The statements of the projections, in the order in which they run within a round: what frees a name before what takes
+ * one. $1..$2 is the range of event ids. Each skips rows whose last_event_id is not below the event's, so applying the
+ * same event again changes nothing. */
+#include "control/views/projections.h"
+#include "control/views/rank.h"
+
+#include "base/assert.h"
+
+#define E_OF(type) " FROM events e WHERE e.event_id BETWEEN $1 AND $2 AND e.event_type = '" type "'"
+#define BUMP "updated_at = e.occurred_at, resource_version = v.resource_version + 1, last_event_id = e.event_id"
+#define BORN "e.occurred_at, e.occurred_at, 1, e.event_id"
+#define BORN_COLS "created_at, updated_at, resource_version, last_event_id"
+#define P(f) "e.payload->>'" f "'"
+#define PINT(f) "(e.payload->>'" f "')::int"
+#define PBOOL(f) "(e.payload->>'" f "')::boolean"
+/* keep when the field is absent */
+#define KEEP(col) col " = COALESCE(e.payload->>'" col "', v." col ")"
+#define KEEP_INT(col) col " = COALESCE((e.payload->>'" col "')::int, v." col ")"
+#define KEEP_BOOL(col) col " = COALESCE((e.payload->>'" col "')::boolean, v." col ")"
+#define KEEP_JSON(col) col " = COALESCE(e.payload->'" col "', v." col ")"
+/* keep when absent, take away when null */
+#define SET_OR_NULL(col) col " = CASE WHEN e.payload ? '" col "' THEN e.payload->>'" col "' ELSE v." col " END"
+#define SET_OR_NULL_INT(col) col " = CASE WHEN e.payload ? '" col "' THEN (e.payload->>'" col "')::int ELSE v." col " END"
+#define SET_OR_NULL_JSON(col) col " = CASE WHEN e.payload ? '" col "' THEN NULLIF(e.payload->'" col "', 'null') ELSE v." col " END"
+#define TEXTS(f) "ARRAY(SELECT jsonb_array_elements_text(e.payload->'" f "'))"
+#define UPDATE(view, key, type, set) \
+    "UPDATE " view " v SET " set ", " BUMP E_OF(type) " AND v." key " = e.aggregate_id AND v.last_event_id < e.event_id"
+#define GONE(view, key, type) UPDATE(view, key, type, "deleted = true")
+/* env_desired_view: rows come to be with the first event that names them */
+#define DESIRED_UPSERT(cols, values, from, set) \
+    "INSERT INTO env_desired_view (env_id, process_type, org_id, app_id, " cols ", " BORN_COLS ")" \
+    " SELECT e.aggregate_id, " values ", " BORN from \
+    " ON CONFLICT (env_id, process_type) DO UPDATE SET " set ", updated_at = excluded.updated_at," \
+    " resource_version = env_desired_view.resource_version + 1, last_event_id = excluded.last_event_id" \
+    " WHERE env_desired_view.last_event_id < excluded.last_event_id"
+#define DESIRED_EACH(type) \
+    " FROM events e CROSS JOIN LATERAL jsonb_array_elements_text(e.payload->'process_types') p(name)" \
+    " WHERE e.event_id BETWEEN $1 AND $2 AND e.event_type = '" type "'"
+
+struct projection {
+    enum mt_ev ev;
+    struct mt_pg_stmt stmt;
+};
+
+static const struct projection table[] = {
+    /* ---- what frees names ---- */
+    {MT_EV_ORG_DELETED, {"proj_org_deleted", GONE("orgs_view", "org_id", "org.deleted")}},
+    {MT_EV_PROJECT_DELETED, {"proj_project_deleted", GONE("projects_view", "project_id", "project.deleted")}},
+    {MT_EV_APP_DELETED, {"proj_app_deleted", GONE("apps_view", "app_id", "app.deleted")}},
+    {MT_EV_ENV_DELETED, {"proj_env_deleted", GONE("envs_view", "env_id", "env.deleted")}},
+    {MT_EV_ROUTE_DELETED,
+     {"proj_route_deleted_host",
+      "UPDATE hostname_owners_view v SET route_count = v.route_count - g.n, updated_at = g.at,"
+      " resource_version = v.resource_version + g.n, last_event_id = g.id"
+      " FROM (SELECT r.hostname, count(*)::int AS n, max(e.occurred_at) AS at, max(e.event_id) AS id"
+      "  FROM events e JOIN routes_view r ON r.route_id = e.aggregate_id"
+      "  WHERE e.event_id BETWEEN $1 AND $2 AND e.event_type = 'route.deleted' AND NOT r.deleted"
+      "  AND r.protocol = 'tls_passthrough' GROUP BY r.hostname) g"
+      " WHERE v.hostname = g.hostname AND v.last_event_id < g.id"}},
+    {MT_EV_ROUTE_DELETED, {"proj_route_deleted", GONE("routes_view", "route_id", "route.deleted")}},
+    {MT_EV_NODE_REMOVED,
+     {"proj_node_removed", UPDATE("nodes_view", "node_id", "node.removed",
+                                  "deleted = true, admin_state = 'removed', admin_reason = " P("reason"))}},
+    /* ---- users, organisations, projects ---- */
+    {MT_EV_USER_CREATED,
+     {"proj_user_created", "INSERT INTO users_view (user_id, email, display_name, is_operator, " BORN_COLS ")"
+                           " SELECT e.aggregate_id, " P("email") ", " P("display_name") ", " PBOOL("is_operator") ", " BORN
+                           E_OF("user.created") " ON CONFLICT (user_id) DO NOTHING"}},
+    {MT_EV_USER_UPDATED, {"proj_user_updated", UPDATE("users_view", "user_id", "user.updated",
+                                                      KEEP("display_name") ", " KEEP_BOOL("is_operator") ", " KEEP("state"))}},
+    {MT_EV_ORG_CREATED, {"proj_org_created", "INSERT INTO orgs_view (org_id, name, " BORN_COLS ") SELECT e.aggregate_id, "
+                                             P("name") ", " BORN E_OF("org.created") " ON CONFLICT (org_id) DO NOTHING"}},
+    {MT_EV_ORG_UPDATED, {"proj_org_updated", UPDATE("orgs_view", "org_id", "org.updated",
+                                                    KEEP("name") ", " KEEP("billing_email") ", " KEEP_BOOL("developer_exec"))}},
+    {MT_EV_ORG_SUSPENDED, {"proj_org_suspended", UPDATE("orgs_view", "org_id", "org.suspended",
+                                                        "suspended = true, suspended_reason = " P("reason"))}},
+    {MT_EV_ORG_RESUMED, {"proj_org_resumed", UPDATE("orgs_view", "org_id", "org.resumed",
+                                                    "suspended = false, suspended_reason = NULL")}},
+    {MT_EV_PROJECT_CREATED,
+     {"proj_project_created", "INSERT INTO projects_view (project_id, org_id, name, " BORN_COLS ") SELECT e.aggregate_id, e.org_id, "
+                              P("name") ", " BORN E_OF("project.created") " ON CONFLICT (project_id) DO NOTHING"}},
+    {MT_EV_PROJECT_UPDATED, {"proj_project_updated", UPDATE("projects_view", "project_id", "project.updated", KEEP("name"))}},
+    /* ---- apps, releases, environments ---- */
+    {MT_EV_APP_CREATED,
+     {"proj_app_created", "INSERT INTO apps_view (app_id, org_id, name, description, project_id, " BORN_COLS ")"
+                          " SELECT e.aggregate_id, e.org_id, " P("name") ", " P("description") ", " P("project_id") ", " BORN
+                          E_OF("app.created") " ON CONFLICT (app_id) DO NOTHING"}},
+    {MT_EV_RELEASE_CREATED,
+     {"proj_release_created",
+      "INSERT INTO releases_view (release_id, org_id, app_id, number, image_ref, image_digest, image_kind, platforms,"
+      " image_verified, manifest_hash, manifest, process_types, created_by, " BORN_COLS ")"
+      " SELECT e.aggregate_id, e.org_id, e.app_id, " PINT("number") ", " P("image_ref") ", " P("image_digest") ", "
+      P("image_kind") ", e.payload->'platforms', " PBOOL("image_verified") ", " P("manifest_hash") ", e.payload->'manifest',"
+      " ARRAY(SELECT k COLLATE \"C\" FROM jsonb_object_keys(COALESCE(e.payload->'manifest'->'processes', '{}')) k ORDER BY 1),"
+      " e.actor_id, " BORN E_OF("release.created") " ON CONFLICT (release_id) DO NOTHING"}},
+    {MT_EV_RELEASE_CREATED,
+     {"proj_release_created_app",
+      "UPDATE apps_view v SET next_release_number = GREATEST(v.next_release_number, g.number + 1), updated_at = g.at,"
+      " resource_version = v.resource_version + g.n, last_event_id = g.id"
+      " FROM (SELECT e.app_id, max(" PINT("number") ") AS number, count(*) AS n, max(e.occurred_at) AS at, max(e.event_id) AS id"
+      E_OF("release.created") " GROUP BY e.app_id) g WHERE v.app_id = g.app_id AND v.last_event_id < g.id"}},
+    {MT_EV_APP_UPDATED, {"proj_app_updated", UPDATE("apps_view", "app_id", "app.updated", KEEP("name") ", "
+                                                    SET_OR_NULL("description") ", " SET_OR_NULL("project_id"))}},
+    {MT_EV_ENV_CREATED,
+     {"proj_env_created", "INSERT INTO envs_view (env_id, org_id, app_id, name, " BORN_COLS ") SELECT e.aggregate_id, e.org_id,"
+                          " e.app_id, " P("name") ", " BORN E_OF("env.created") " ON CONFLICT (env_id) DO NOTHING"}},
+    {MT_EV_ENV_UPDATED,
+     {"proj_env_updated", UPDATE("envs_view", "env_id", "env.updated",
+                                 KEEP("name") ", " KEEP_BOOL("private_network") ", " KEEP_BOOL("protected") ", "
+                                 SET_OR_NULL_JSON("label_selector") ", " SET_OR_NULL_INT("backup_interval_seconds"))}},
+    /* ---- deploys and what an environment wants ---- */
+    {MT_EV_DEPLOY_CREATED,
+     {"proj_deploy_created",
+      "INSERT INTO deploys_view (deploy_id, org_id, app_id, env_id, kind, release_id, release_ids, previous_release_ids,"
+      " process_types, strategy, on_failure, timeout_seconds, deadline_at, note, created_by, " BORN_COLS ")"
+      " SELECT e.aggregate_id, e.org_id, e.app_id, e.env_id, " P("kind") ", " P("release_id") ", e.payload->'release_ids',"
+      " e.payload->'previous_release_ids', " TEXTS("process_types") ", " P("strategy") ", " P("on_failure") ", "
+      PINT("timeout_seconds") ", e.occurred_at + make_interval(secs => " PINT("timeout_seconds") "), " P("note") ","
+      " e.actor_id, " BORN E_OF("deploy.created") " ON CONFLICT (deploy_id) DO NOTHING"}},
+    {MT_EV_DEPLOY_STATUS_CHANGED,
+     {"proj_deploy_status",
+      UPDATE("deploys_view", "deploy_id", "deploy.status_changed",
+             "status = " P("status") ", message = " P("message") ", failed_reason = " P("failed_reason") ", " KEEP("superseded_by")
+             ", finished_at = CASE WHEN " P("status") " IN ('succeeded', 'failed', 'superseded') THEN e.occurred_at END")}},
+    {MT_EV_ENV_DESIRED_RELEASE_SET,
+     {"proj_desired_set",
+      DESIRED_UPSERT("release_id, deploy_id", P("process_type") ", e.org_id, e.app_id, " P("release_id") ", " P("deploy_id"),
+                     E_OF("env.desired_release_set"), "release_id = excluded.release_id, deploy_id = excluded.deploy_id")}},
+    {MT_EV_ENV_DESIRED_RELEASE_CLEARED,
+     {"proj_desired_cleared",
+      DESIRED_UPSERT("release_id, deploy_id", P("process_type") ", e.org_id, e.app_id, NULL::text, " P("deploy_id"),
+                     E_OF("env.desired_release_cleared"), "release_id = NULL, deploy_id = excluded.deploy_id")}},
+    {MT_EV_ENV_SCALE_SET,
+     {"proj_scale_set",
+      DESIRED_UPSERT("desired_user", "s.x->>'process_type', e.org_id, e.app_id, (s.x->>'desired')::int",
+                     " FROM events e CROSS JOIN LATERAL jsonb_array_elements(e.payload->'scales') s(x)"
+                     " WHERE e.event_id BETWEEN $1 AND $2 AND e.event_type = 'env.scale_set'",
+                     "desired_user = excluded.desired_user")}},
+    {MT_EV_ENV_RESTART_REQUESTED,
+     {"proj_restart_requested",
+      DESIRED_UPSERT("restart_generation", "p.name, e.org_id, e.app_id, 1", DESIRED_EACH("env.restart_requested"),
+                     "restart_generation = env_desired_view.restart_generation + 1")}},
+    {MT_EV_ENV_REBALANCE_REQUESTED,
+     {"proj_rebalance_requested",
+      DESIRED_UPSERT("rebalance_generation", "p.name, e.org_id, e.app_id, 1", DESIRED_EACH("env.rebalance_requested"),
+                     "rebalance_generation = env_desired_view.rebalance_generation + 1")}},
+    {MT_EV_ENV_SCHEDULING_CHANGED,
+     {"proj_scheduling_changed",
+      DESIRED_UPSERT("sched_condition, sched_reason, sched_detail, stable_spec, target_spec",
+                     P("process_type") ", e.org_id, e.app_id, " P("condition") ", " P("reason") ", " P("detail") ", "
+                     P("stable_spec") ", " P("target_spec"),
+                     E_OF("env.scheduling_changed"),
+                     "sched_condition = excluded.sched_condition, sched_reason = excluded.sched_reason,"
+                     " sched_detail = excluded.sched_detail,"
+                     " stable_spec = COALESCE(excluded.stable_spec, env_desired_view.stable_spec),"
+                     " target_spec = COALESCE(excluded.target_spec, env_desired_view.target_spec)")}},
+    /* ---- routes ---- */
+    {MT_EV_ROUTE_CREATED,
+     {"proj_route_created",
+      "INSERT INTO routes_view (route_id, org_id, app_id, env_id, hostname, listen_port, protocol, address_scope,"
+      " backend_process_type, backend_port, proxy_protocol, backend_expects_proxy_protocol, ipv4_required, proxy_tlv,"
+      " max_connections, idle_timeout_seconds, balance, default_for_listener, allow_non_tls, managed_by, " BORN_COLS ")"
+      " SELECT e.aggregate_id, e.org_id, e.app_id, e.env_id, " P("hostname") ", " PINT("listen_port") ", " P("protocol") ", "
+      P("address_scope") ", " P("backend_process_type") ", " PINT("backend_port") ", " P("proxy_protocol") ", "
+      PBOOL("backend_expects_proxy_protocol") ", " PBOOL("ipv4_required") ", COALESCE((o.x->>'proxy_tlv')::boolean, false),"
+      " (o.x->>'max_connections')::int, (o.x->>'idle_timeout_seconds')::int, COALESCE(o.x->>'balance', 'round_robin'),"
+      " COALESCE((o.x->>'default_for_listener')::boolean, false), COALESCE((o.x->>'allow_non_tls')::boolean, false), "
+      P("managed_by") ", " BORN " FROM events e CROSS JOIN LATERAL (SELECT e.payload->'options') o(x)"
+      " WHERE e.event_id BETWEEN $1 AND $2 AND e.event_type = 'route.created' ON CONFLICT (route_id) DO NOTHING"}},
+    {MT_EV_ROUTE_CREATED,
+     {"proj_route_created_host",
+      "INSERT INTO hostname_owners_view (hostname, env_id, route_count, " BORN_COLS ")"
+      " SELECT " P("hostname") ", CASE WHEN min(e.env_id) = max(e.env_id) THEN min(e.env_id) ELSE '' END, count(*),"
+      " min(e.occurred_at), max(e.occurred_at), count(*), max(e.event_id)" E_OF("route.created")
+      " AND e.payload->>'protocol' = 'tls_passthrough' GROUP BY " P("hostname")
+      " ON CONFLICT (hostname) DO UPDATE SET"
+      " env_id = CASE WHEN hostname_owners_view.route_count = 0 OR hostname_owners_view.env_id = excluded.env_id"
+      "  THEN excluded.env_id ELSE '' END,"
+      " route_count = hostname_owners_view.route_count + excluded.route_count, updated_at = excluded.updated_at,"
+      " resource_version = hostname_owners_view.resource_version + excluded.route_count, last_event_id = excluded.last_event_id"
+      " WHERE hostname_owners_view.last_event_id < excluded.last_event_id"}},
+    {MT_EV_ROUTE_UPDATED,
+     {"proj_route_updated",
+      UPDATE("routes_view", "route_id", "route.updated",
+             KEEP("backend_process_type") ", " KEEP_INT("backend_port") ", " KEEP("proxy_protocol") ", "
+             KEEP_BOOL("backend_expects_proxy_protocol") ", " KEEP_BOOL("ipv4_required") ", " KEEP_BOOL("proxy_tlv") ", "
+             SET_OR_NULL_INT("max_connections") ", " SET_OR_NULL_INT("idle_timeout_seconds") ", " KEEP("balance") ", "
+             KEEP_BOOL("default_for_listener") ", " KEEP_BOOL("allow_non_tls") ", " KEEP_BOOL("disabled"))}},
+    /* ---- instances ---- */
+    {MT_EV_INSTANCE_ALLOCATED,
+     {"proj_instance_allocated",
+      "INSERT INTO instances_view (instance_id, org_id, app_id, env_id, process_type, node_id, release_id, deploy_id,"
+      " secret_version_id, overlay_ipv6, cpu_millis, memory_bytes, disk_bytes, arch, image_digest, spec_hash, generation,"
+      " replaces, desired_changed_at, last_transition_at, " BORN_COLS ")"
+      " SELECT e.aggregate_id, e.org_id, e.app_id, e.env_id, " P("process_type") ", " P("node_id") ", " P("release_id") ", "
+      P("deploy_id") ", " P("secret_version_id") ", " P("overlay_ipv6") ", (e.payload#>>'{resources,cpu_millis}')::int,"
+      " (e.payload#>>'{resources,memory_bytes}')::bigint, (e.payload#>>'{resources,disk_bytes}')::bigint, " P("arch") ", "
+      P("image_digest") ", " P("spec_hash") ", " PINT("generation") ", " P("replaces") ", e.occurred_at, e.occurred_at, " BORN
+      E_OF("instance.allocated") " ON CONFLICT (instance_id) DO NOTHING"}},
+    {MT_EV_INSTANCE_DESIRED_STATE_CHANGED,
+     {"proj_instance_desired",
+      UPDATE("instances_view", "instance_id", "instance.desired_state_changed",
+             "desired_state = " P("desired_state") ", desired_reason = " P("reason") ", desired_changed_at = e.occurred_at, "
+             KEEP_INT("grace_seconds") ", " KEEP_INT("drain_delay_seconds"))}},
+    {MT_EV_INSTANCE_STATUS_CHANGED,
+     {"proj_instance_status",
+      UPDATE("instances_view", "instance_id", "instance.status_changed",
+             "status = " P("status") ", status_detail = " P("status_detail") ", " KEEP("boot_id") ", reason_code = "
+             P("reason_code") ", reason_detail = " P("reason_detail") ", exit_code = " PINT("exit_code") ", restart_count = "
+             PINT("restart_count")
+             ", started_at = CASE WHEN (" P("status") " = 'starting' AND v.status <> 'starting') OR (" P("status")
+             " = 'ready' AND v.started_at IS NULL) THEN e.occurred_at ELSE v.started_at END"
+             ", ready_at = CASE WHEN " P("status") " = 'ready' THEN COALESCE(v.ready_at, e.occurred_at) ELSE v.ready_at END"
+             ", last_transition_at = CASE WHEN v.status IS DISTINCT FROM " P("status")
+             " THEN e.occurred_at ELSE v.last_transition_at END")}},
+    {MT_EV_INSTANCE_RELEASED,
+     {"proj_instance_released", UPDATE("instances_view", "instance_id", "instance.released", "released_at = e.occurred_at")}},
+    /* ---- nodes, cluster ---- */
+    {MT_EV_NODE_ENROLLED,
+     {"proj_node_enrolled",
+      "INSERT INTO nodes_view (node_id, name, roles, arch, wireguard_public_key, cert_fingerprint, overlay_ipv6,"
+      " instance_prefix, public_ipv6, public_ipv4, labels, capacity, allocatable, " BORN_COLS ")"
+      " SELECT e.aggregate_id, " P("name") ", " TEXTS("roles") ", " P("arch") ", " P("wireguard_public_key") ", "
+      P("cert_fingerprint") ", " P("overlay_ipv6") ", " P("instance_prefix") ", " P("public_ipv6") ", " P("public_ipv4") ","
+      " e.payload->'labels', e.payload->'capacity', e.payload->'capacity', " BORN E_OF("node.enrolled")
+      " ON CONFLICT (node_id) DO NOTHING"}},
+    {MT_EV_NODE_ADMIN_STATE_CHANGED,
+     {"proj_node_admin_state", UPDATE("nodes_view", "node_id", "node.admin_state_changed",
+                                      "admin_state = " P("new") ", admin_reason = " P("reason"))}},
+    {MT_EV_NODE_HEALTH_CHANGED,
+     {"proj_node_health", UPDATE("nodes_view", "node_id", "node.health_changed",
+                                 "health = " P("new") ", health_reason = " P("reason") ", conditions = " TEXTS("conditions"))}},
+    {MT_EV_NODE_CONFIG_SET, {"proj_node_config", UPDATE("nodes_view", "node_id", "node.config_set",
+                                                        "config = v.config || (e.payload->'changed')")}},
+    {MT_EV_NODE_UPDATED,
+     {"proj_node_updated",
+      UPDATE("nodes_view", "node_id", "node.updated",
+             KEEP_JSON("labels") ", " KEEP("public_ipv6") ", " KEEP("public_ipv4") ", " KEEP_INT("mtu") ", "
+             KEEP_JSON("allocatable") ", " KEEP_JSON("vmm") ", " KEEP("agent_version"))}},
+    {MT_EV_CLUSTER_CONFIG_SET,
+     {"proj_cluster_config",
+      "INSERT INTO cluster_view (key, value, reason, " BORN_COLS ") SELECT " P("key") ", e.payload->'value', " P("reason") ", "
+      BORN E_OF("cluster.config_set")
+      " ON CONFLICT (key) DO UPDATE SET value = excluded.value, reason = excluded.reason, updated_at = excluded.updated_at,"
+      " resource_version = cluster_view.resource_version + 1, last_event_id = excluded.last_event_id"
+      " WHERE cluster_view.last_event_id < excluded.last_event_id"}},
+};
+
+static const char *const tables[] = {
+    "users_view",       "orgs_view",   "projects_view",        "apps_view",      "envs_view",  "releases_view", "deploys_view",
+    "env_desired_view", "routes_view", "hostname_owners_view", "instances_view", "nodes_view", "cluster_view",  NULL,
+};
+
+const char *const *mt_proj_tables(void)
+{
+    return tables;
+}
+
+int mt_proj_rank(enum mt_ev ev)
+{
+    for (size_t i = 0; i < MT_ARRAY_LEN(table); i++)
+        if (table[i].ev == ev)
+            return (int)i;
+    return -1;
+}
+
+int mt_proj_send(struct mt_pg *pg, uint64_t types, int64_t lo, int64_t hi, struct mt_err *err)
+{
+    struct mt_pg_params p;
+    mt_pg_p_init(&p);
+    mt_pg_p_i64(&p, lo);
+    mt_pg_p_i64(&p, hi);
+    int n = 0;
+    for (size_t i = 0; i < MT_ARRAY_LEN(table); i++) {
+        if (!(types >> table[i].ev & 1))
+            continue;
+        int r = mt_pg_pipe_send(pg, &table[i].stmt, &p, err);
+        if (r < 0)
+            return r;
+        n++;
+    }
+    return n;
+}

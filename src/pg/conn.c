@@ -1,0 +1,291 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A connection: opening it within a deadline, waiting for results, turning the server's refusals into our errors. */
+#include "pg/conn.h"
+
+#include "base/assert.h"
+#include "base/clock.h"
+#include "base/log.h"
+
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void on_notice(void *arg, const char *message)
+{
+    (void)arg;
+    char line[200];
+    (void)snprintf(line, sizeof line, "%s", message);
+    size_t n = strlen(line);
+    while (n > 0 && line[n - 1] == '\n')
+        line[--n] = 0;
+    mt_log(MT_DEBUG, "pg.notice", KV("text", (const char *)line));
+}
+
+void pg_drop(struct mt_pg *pg)
+{
+    if (pg->conn)
+        PQfinish(pg->conn);
+    pg->conn = NULL;
+    pg->piping = false;
+    pg->n_ops = 0;
+    pg->lost = true;
+    memset(pg->stmts, 0, sizeof pg->stmts);
+    pg->n_stmts = 0;
+}
+
+/* libpq ends its messages with a line feed and may use several lines. */
+static void one_line(const char *in, char *out, size_t size)
+{
+    size_t n = 0;
+    for (; *in && n + 1 < size; in++)
+        out[n++] = *in == '\n' || *in == '\t' ? ' ' : *in;
+    while (n > 0 && out[n - 1] == ' ')
+        n--;
+    out[n] = 0;
+}
+
+int pg_broken(struct mt_pg *pg, const char *doing, struct mt_err *err)
+{
+    char text[180];
+    one_line(pg->conn ? PQerrorMessage(pg->conn) : "not connected", text, sizeof text);
+    pg_drop(pg);
+    return MT_FAIL(err, MT_E_UNAVAILABLE, "database: %s: %s", doing, text[0] ? text : "connection lost");
+}
+
+static int wait_socket(struct mt_pg *pg, short events, const char *doing, struct mt_err *err)
+{
+    for (;;) {
+        int64_t left = pg->deadline_ns - mt_clock_mono();
+        if (left <= 0) {
+            pg_drop(pg);
+            return MT_FAIL(err, MT_E_TIMEOUT, "database: %s: no answer in time", doing);
+        }
+        struct pollfd p = {.fd = PQsocket(pg->conn), .events = events};
+        int n = poll(&p, 1, (int)((left + MT_NS_PER_MS - 1) / MT_NS_PER_MS));
+        if (n > 0)
+            return 0;
+        if (n < 0 && errno != EINTR)
+            return pg_broken(pg, doing, err);
+    }
+}
+
+static int connect_now(struct mt_pg *pg, struct mt_err *err)
+{
+    const char *const keys[] = {"dbname", "application_name", "client_encoding", "tcp_user_timeout", "options", NULL};
+    const char *const values[] = {
+        pg->conninfo, pg->application_name, "UTF8", "15000",
+        /* A client that died or gave up must not keep the append lock or a running statement. */
+        "-c client_connection_check_interval=2s -c idle_in_transaction_session_timeout=60s", NULL};
+    pg->deadline_ns = mt_clock_mono() + pg->connect_timeout_ms * MT_NS_PER_MS;
+    pg->conn = PQconnectStartParams(keys, values, 1);
+    if (!pg->conn)
+        return MT_FAIL(err, MT_E_NOMEM, "database: no memory for a connection");
+    PQsetNoticeProcessor(pg->conn, on_notice, NULL);
+    PostgresPollingStatusType st = PQstatus(pg->conn) == CONNECTION_BAD ? PGRES_POLLING_FAILED : PGRES_POLLING_WRITING;
+    while (st != PGRES_POLLING_OK) {
+        if (st == PGRES_POLLING_FAILED)
+            return pg_broken(pg, "connecting", err);
+        /* The socket may be another one after each step; wait_socket asks anew. */
+        if (wait_socket(pg, st == PGRES_POLLING_READING ? POLLIN : POLLOUT, "connecting", err) < 0)
+            return -(int)MT_E_UNAVAILABLE;
+        st = PQconnectPoll(pg->conn);
+    }
+    if (PQserverVersion(pg->conn) < 150000) {
+        int v = PQserverVersion(pg->conn);
+        pg_drop(pg);
+        return MT_FAIL(err, MT_E_INVALID, "database: the server is version %d.%d, 15 or later is needed", v / 10000, v % 10000);
+    }
+    if (PQsetnonblocking(pg->conn, 1) != 0)
+        return pg_broken(pg, "connecting", err);
+    pg->lost = false;
+    if (pg->role) {
+        char sql[160];
+        char *quoted = PQescapeIdentifier(pg->conn, pg->role, strlen(pg->role));
+        if (!quoted)
+            return pg_broken(pg, "quoting the role", err);
+        (void)snprintf(sql, sizeof sql, "SET ROLE %s", quoted);
+        PQfreemem(quoted);
+        int r = mt_pg_exec(pg, sql, err);
+        if (r < 0) {
+            pg_drop(pg);
+            return r;
+        }
+    }
+    return 0;
+}
+
+static char *copy_or_null(const char *s, bool *oom)
+{
+    if (!s)
+        return NULL;
+    char *c = strdup(s);
+    *oom |= c == NULL;
+    return c;
+}
+
+int mt_pg_connect(const struct mt_pg_conf *conf, struct mt_pg **ret_pg, struct mt_err *err)
+{
+    mt_auto_pg struct mt_pg *pg = calloc(1, sizeof *pg);
+    if (!pg)
+        return MT_FAIL(err, MT_E_NOMEM, "database: no memory for a connection");
+    bool oom = false;
+    pg->magic = PG_MAGIC;
+    pg->conninfo = copy_or_null(conf->conninfo, &oom);
+    pg->application_name = copy_or_null(conf->application_name ? conf->application_name : "moat", &oom);
+    pg->role = copy_or_null(conf->role, &oom);
+    if (oom || !pg->conninfo)
+        return MT_FAIL(err, MT_E_NOMEM, "database: no memory for a connection");
+    pg->connect_timeout_ms = conf->connect_timeout_ms > 0 ? conf->connect_timeout_ms : 5000;
+    pg->call_timeout_ms = conf->call_timeout_ms > 0 ? conf->call_timeout_ms : 10000;
+    int r = connect_now(pg, err);
+    if (r < 0)
+        return r;
+    *ret_pg = pg;
+    pg = NULL;
+    return 0;
+}
+
+void mt_pg_free(struct mt_pg *pg)
+{
+    if (!pg)
+        return;
+    MT_CHECK(pg, PG_MAGIC);
+    pg_drop(pg);
+    free(pg->conninfo);
+    free(pg->application_name);
+    free(pg->role);
+    pg->magic = 0;
+    free(pg);
+}
+
+void mt_pg_freep(struct mt_pg **pg)
+{
+    mt_pg_free(*pg);
+    *pg = NULL;
+}
+
+bool mt_pg_alive(const struct mt_pg *pg)
+{
+    return pg->conn != NULL;
+}
+
+int mt_pg_reset(struct mt_pg *pg, struct mt_err *err)
+{
+    MT_CHECK(pg, PG_MAGIC);
+    pg_drop(pg);
+    return connect_now(pg, err);
+}
+
+void mt_pg_timeout(struct mt_pg *pg, int call_timeout_ms)
+{
+    pg->call_timeout_ms = call_timeout_ms;
+}
+
+int mt_pg_fd(const struct mt_pg *pg)
+{
+    return pg->conn ? PQsocket(pg->conn) : -1;
+}
+
+const struct mt_pg_diag *mt_pg_diag(const struct mt_pg *pg)
+{
+    return &pg->diag;
+}
+
+bool mt_pg_lost(const struct mt_pg *pg)
+{
+    return pg->lost;
+}
+
+int pg_begin(struct mt_pg *pg, struct mt_err *err)
+{
+    MT_CHECK(pg, PG_MAGIC);
+    memset(&pg->diag, 0, sizeof pg->diag);
+    if (!pg->conn)
+        return MT_FAIL(err, MT_E_UNAVAILABLE, "database: not connected");
+    pg->deadline_ns = mt_clock_mono() + pg->call_timeout_ms * MT_NS_PER_MS;
+    return 0;
+}
+
+struct stmt_slot *pg_slot(struct mt_pg *pg, const struct mt_pg_stmt *stmt)
+{
+    size_t i = ((uintptr_t)stmt >> 4) * 0x9e3779b97f4a7c15u >> 32;
+    for (;; i++) {
+        struct stmt_slot *s = &pg->stmts[i & (STMT_SLOTS - 1)];
+        if (s->stmt == stmt)
+            return s;
+        if (!s->stmt) {
+            MT_ASSERT(++pg->n_stmts < STMT_SLOTS * 3 / 4); /* statements are static: their number is known */
+            s->stmt = stmt;
+            return s;
+        }
+    }
+}
+
+int pg_wait(struct mt_pg *pg, struct mt_err *err)
+{
+    for (;;) {
+        int more = PQflush(pg->conn);
+        if (more < 0)
+            return pg_broken(pg, "sending", err);
+        if (!more && !PQisBusy(pg->conn))
+            return 0;
+        int r = wait_socket(pg, more ? POLLIN | POLLOUT : POLLIN, "waiting for a result", err);
+        if (r < 0)
+            return r;
+        if (!PQconsumeInput(pg->conn))
+            return pg_broken(pg, "reading", err);
+        if (!PQisBusy(pg->conn))
+            return 0;
+    }
+}
+
+int pg_next(struct mt_pg *pg, PGresult **ret, struct mt_err *err)
+{
+    int r = pg_wait(pg, err);
+    if (r < 0)
+        return r;
+    *ret = PQgetResult(pg->conn);
+    return 0;
+}
+
+static enum mt_code code_of(const char *state)
+{
+    static const struct {
+        const char *prefix;
+        enum mt_code code;
+    } map[] = {
+        {"08", MT_E_UNAVAILABLE}, {"57P", MT_E_UNAVAILABLE}, {"57014", MT_E_TIMEOUT}, {"55P03", MT_E_TIMEOUT},
+        {"53", MT_E_UNAVAILABLE}, {"25006", MT_E_UNAVAILABLE}, {"40", MT_E_UNAVAILABLE}, {"25P03", MT_E_UNAVAILABLE},
+        {"23", MT_E_CONFLICT},    {"22", MT_E_INVALID},      {"42501", MT_E_DENIED},  {"58", MT_E_IO},
+        {"XX001", MT_E_CORRUPT},  {"XX002", MT_E_CORRUPT},
+    };
+    for (size_t i = 0; i < MT_ARRAY_LEN(map); i++)
+        if (strncmp(state, map[i].prefix, strlen(map[i].prefix)) == 0)
+            return map[i].code;
+    return MT_E_IO;
+}
+
+static void copy_field(char *to, size_t size, const PGresult *res, int field)
+{
+    const char *s = PQresultErrorField(res, field);
+    (void)snprintf(to, size, "%s", s ? s : "");
+}
+
+int pg_fail(struct mt_pg *pg, const struct mt_pg_stmt *stmt, PGresult *res, struct mt_err *err)
+{
+    copy_field(pg->diag.sqlstate, sizeof pg->diag.sqlstate, res, PG_DIAG_SQLSTATE);
+    copy_field(pg->diag.constraint, sizeof pg->diag.constraint, res, PG_DIAG_CONSTRAINT_NAME);
+    copy_field(pg->diag.table, sizeof pg->diag.table, res, PG_DIAG_TABLE_NAME);
+    pg->diag.stmt = stmt;
+    char text[160];
+    const char *primary = PQresultErrorField(res, PG_DIAG_MESSAGE_PRIMARY);
+    one_line(primary ? primary : PQresultErrorMessage(res), text, sizeof text);
+    /* libpq makes results of its own, without a state, when the connection breaks. */
+    enum mt_code code = pg->diag.sqlstate[0] ? code_of(pg->diag.sqlstate) : MT_E_UNAVAILABLE;
+    if (code == MT_E_UNAVAILABLE)
+        pg->lost = true;
+    PQclear(res);
+    return MT_FAIL(err, code, "database: %s (%s%s%s)", text[0] ? text : "connection lost",
+                   pg->diag.sqlstate[0] ? pg->diag.sqlstate : "no state", stmt ? ", " : "", stmt ? stmt->name : "");
+}

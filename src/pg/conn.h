@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Inside src/pg only: the connection as query.c, pipe.c and notify.c see it. */
+#pragma once
+
+#include "pg/pg.h"
+
+#include <libpq-fe.h>
+
+#define PG_MAGIC 0x70676d74u
+#define STMT_SLOTS 512 /* statements known on one connection, power of two */
+#define PIPE_MAX 1024  /* queued operations between two syncs */
+
+enum stmt_state { STMT_NEW = 0, STMT_QUEUED, STMT_READY };
+
+struct stmt_slot {
+    const struct mt_pg_stmt *stmt;
+    enum stmt_state state;
+};
+
+struct pipe_op {
+    struct stmt_slot *slot;
+    bool prepare;
+};
+
+struct mt_pg {
+    uint32_t magic;
+    PGconn *conn; /* NULL when lost or dropped */
+    char *conninfo, *application_name, *role;
+    int connect_timeout_ms, call_timeout_ms;
+    int64_t deadline_ns; /* of the running call, monotonic */
+    bool piping;
+    bool lost;
+    struct mt_pg_diag diag;
+    int n_stmts;
+    struct stmt_slot stmts[STMT_SLOTS];
+    int n_ops;
+    struct pipe_op ops[PIPE_MAX];
+};
+
+/** Start the clock of a call; -MT_E_UNAVAILABLE when there is no connection. */
+int pg_begin(struct mt_pg *pg, struct mt_err *err);
+/** Slot of @stmt, made on first sight. */
+struct stmt_slot *pg_slot(struct mt_pg *pg, const struct mt_pg_stmt *stmt);
+/** Flush and wait until PQgetResult will not block; drops the connection on deadline or loss. */
+int pg_wait(struct mt_pg *pg, struct mt_err *err);
+/** Next result of the current statement, NULL at its end. */
+int pg_next(struct mt_pg *pg, PGresult **ret, struct mt_err *err);
+/** Turn a failed result into an error, remember the details, clear @res. */
+int pg_fail(struct mt_pg *pg, const struct mt_pg_stmt *stmt, PGresult *res, struct mt_err *err);
+/** Error of the connection itself; drops it. */
+int pg_broken(struct mt_pg *pg, const char *doing, struct mt_err *err);
+void pg_drop(struct mt_pg *pg);

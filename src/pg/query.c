@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Statements: one at a time, or queued in a pipeline. Each is prepared on a connection when it is first used there. */
+#include "pg/conn.h"
+#include "pg/pg_int.h"
+
+#include "base/assert.h"
+
+#include <stdlib.h>
+
+/* Read all results of one statement. With @keep the first good one is handed out, on an error -code of the first. */
+static int collect(struct mt_pg *pg, const struct mt_pg_stmt *stmt, PGresult **keep, struct mt_err *err)
+{
+    int ret = 0;
+    for (;;) {
+        PGresult *res = NULL;
+        int r = pg_next(pg, &res, err);
+        if (r < 0) {
+            if (keep && *keep) {
+                PQclear(*keep);
+                *keep = NULL;
+            }
+            return r;
+        }
+        if (!res)
+            break;
+        ExecStatusType st = PQresultStatus(res);
+        if (st == PGRES_FATAL_ERROR || st == PGRES_BAD_RESPONSE) {
+            if (ret == 0)
+                ret = pg_fail(pg, stmt, res, err);
+            else
+                PQclear(res);
+        } else if (keep && !*keep && ret == 0) {
+            *keep = res;
+        } else {
+            PQclear(res);
+        }
+    }
+    if (ret < 0 && keep && *keep) {
+        PQclear(*keep);
+        *keep = NULL;
+    }
+    if (PQstatus(pg->conn) == CONNECTION_BAD)
+        pg_drop(pg);
+    return ret;
+}
+
+int mt_pg_exec(struct mt_pg *pg, const char *sql, struct mt_err *err)
+{
+    int r = pg_begin(pg, err);
+    if (r < 0)
+        return r;
+    MT_ASSERT(!pg->piping);
+    if (!PQsendQuery(pg->conn, sql))
+        return pg_broken(pg, "sending", err);
+    return collect(pg, NULL, NULL, err);
+}
+
+static int send_prepare(struct mt_pg *pg, const struct mt_pg_stmt *stmt, const struct mt_pg_params *p, struct mt_err *err)
+{
+    if (!PQsendPrepare(pg->conn, stmt->name, stmt->sql, p ? p->n : 0, p ? p->type : NULL))
+        return pg_broken(pg, "sending", err);
+    return 0;
+}
+
+static int send_exec(struct mt_pg *pg, const struct mt_pg_stmt *stmt, const struct mt_pg_params *p, struct mt_err *err)
+{
+    int ok = PQsendQueryPrepared(pg->conn, stmt->name, p ? p->n : 0, p ? p->value : NULL, p ? p->len : NULL,
+                                 p ? p->format : NULL, 1);
+    return ok ? 0 : pg_broken(pg, "sending", err);
+}
+
+int mt_pg_query(struct mt_pg *pg, const struct mt_pg_stmt *stmt, const struct mt_pg_params *p, struct mt_pg_res **ret_res,
+                struct mt_err *err)
+{
+    int r = pg_begin(pg, err);
+    if (r < 0)
+        return r;
+    MT_ASSERT(!pg->piping);
+    struct stmt_slot *slot = pg_slot(pg, stmt);
+    if (slot->state != STMT_READY) {
+        if ((r = send_prepare(pg, stmt, p, err)) < 0 || (r = collect(pg, stmt, NULL, err)) < 0)
+            return r;
+        slot->state = STMT_READY;
+    }
+    PGresult *res = NULL;
+    if ((r = send_exec(pg, stmt, p, err)) < 0 || (r = collect(pg, stmt, &res, err)) < 0)
+        return r;
+    if (!ret_res) {
+        PQclear(res);
+        return 0;
+    }
+    *ret_res = mt_pg_res_wrap(res);
+    return *ret_res ? 0 : MT_FAIL(err, MT_E_NOMEM, "database: no memory for a result");
+}
+
+int mt_pg_query_one(struct mt_pg *pg, const struct mt_pg_stmt *stmt, const struct mt_pg_params *p,
+                    struct mt_pg_res **ret_res, struct mt_err *err)
+{
+    mt_auto_pg_res struct mt_pg_res *res = NULL;
+    int r = mt_pg_query(pg, stmt, p, &res, err);
+    if (r < 0)
+        return r;
+    if (mt_pg_rows(res) == 0)
+        return MT_FAIL(err, MT_E_NOT_FOUND, "no row (%s)", stmt->name);
+    if (mt_pg_rows(res) > 1)
+        return MT_FAIL(err, MT_E_CORRUPT, "%d rows where one was expected (%s)", mt_pg_rows(res), stmt->name);
+    *ret_res = res;
+    res = NULL;
+    return 0;
+}
+
+int mt_pg_pipe_enter(struct mt_pg *pg, struct mt_err *err)
+{
+    int r = pg_begin(pg, err);
+    if (r < 0)
+        return r;
+    MT_ASSERT(!pg->piping);
+    if (!PQenterPipelineMode(pg->conn))
+        return pg_broken(pg, "entering pipeline mode", err);
+    pg->piping = true;
+    pg->n_ops = 0;
+    return 0;
+}
+
+static void op_add(struct mt_pg *pg, struct stmt_slot *slot, bool prepare)
+{
+    MT_ASSERT(pg->n_ops < PIPE_MAX);
+    pg->ops[pg->n_ops++] = (struct pipe_op){.slot = slot, .prepare = prepare};
+}
+
+int mt_pg_pipe_send(struct mt_pg *pg, const struct mt_pg_stmt *stmt, const struct mt_pg_params *p, struct mt_err *err)
+{
+    if (!pg->conn)
+        return MT_FAIL(err, MT_E_UNAVAILABLE, "database: not connected");
+    MT_ASSERT(pg->piping);
+    struct stmt_slot *slot = pg_slot(pg, stmt);
+    int r;
+    if (slot->state == STMT_NEW) {
+        if ((r = send_prepare(pg, stmt, p, err)) < 0)
+            return r;
+        slot->state = STMT_QUEUED;
+        op_add(pg, slot, true);
+    }
+    if ((r = send_exec(pg, stmt, p, err)) < 0)
+        return r;
+    op_add(pg, slot, false);
+    return 0;
+}
+
+int mt_pg_pipe_flush(struct mt_pg *pg, struct mt_err *err)
+{
+    if (!pg->conn)
+        return MT_FAIL(err, MT_E_UNAVAILABLE, "database: not connected");
+    return PQflush(pg->conn) < 0 ? pg_broken(pg, "sending", err) : 0;
+}
+
+/* The result of one queued operation, then the NULL that ends it. *ret stays NULL unless the statement succeeded. */
+static int op_result(struct mt_pg *pg, const struct pipe_op *op, bool *failed, PGresult **ret, struct mt_err *err)
+{
+    PGresult *res = NULL, *end = NULL;
+    int r = pg_next(pg, &res, err);
+    if (r < 0)
+        return r;
+    ExecStatusType st = PQresultStatus(res); /* PGRES_FATAL_ERROR for NULL: lost */
+    bool good = res && (st == PGRES_COMMAND_OK || st == PGRES_TUPLES_OK);
+    if (op->prepare)
+        op->slot->state = good ? STMT_READY : STMT_NEW;
+    if (good) {
+        *ret = res;
+    } else if (res && st == PGRES_PIPELINE_ABORTED) {
+        PQclear(res);
+    } else {
+        if (!res)
+            return pg_broken(pg, "reading a pipeline", err);
+        if (!*failed)
+            (void)pg_fail(pg, op->slot->stmt, res, err);
+        else
+            PQclear(res);
+        *failed = true;
+    }
+    if (PQstatus(pg->conn) == CONNECTION_BAD)
+        return -(int)MT_E_UNAVAILABLE;
+    r = pg_next(pg, &end, err);
+    if (end)
+        PQclear(end);
+    return r;
+}
+
+int mt_pg_pipe_sync(struct mt_pg *pg, struct mt_pg_res **ret_res, int n, struct mt_err *err)
+{
+    struct mt_err local = {.code = MT_OK};
+    if (!err)
+        err = &local;
+    int r = pg_begin(pg, err);
+    if (r < 0)
+        return r;
+    MT_ASSERT(pg->piping);
+    if (!PQpipelineSync(pg->conn))
+        return pg_broken(pg, "sending", err);
+    bool failed = false, oom = false;
+    int at = 0;
+    for (int i = 0; i < pg->n_ops; i++) {
+        PGresult *res = NULL;
+        struct pipe_op op = pg->ops[i];
+        if ((r = op_result(pg, &op, &failed, &res, err)) < 0)
+            goto lost;
+        if (op.prepare) {
+            PQclear(res);
+            continue;
+        }
+        MT_ASSERT(!ret_res || at < n);
+        if (ret_res) {
+            ret_res[at] = res ? mt_pg_res_wrap(res) : NULL;
+            oom |= res && !ret_res[at];
+        } else {
+            PQclear(res);
+        }
+        at++;
+    }
+    pg->n_ops = 0;
+    PGresult *sync = NULL;
+    if ((r = pg_next(pg, &sync, err)) < 0)
+        goto lost;
+    MT_ASSERT(PQresultStatus(sync) == PGRES_PIPELINE_SYNC);
+    PQclear(sync);
+    if (oom)
+        (void)MT_FAIL(err, MT_E_NOMEM, "database: no memory for a result");
+    if (!failed && !oom)
+        return 0;
+    for (int i = 0; ret_res && i < at; i++)
+        mt_pg_res_freep(&ret_res[i]);
+    return -(int)err->code;
+lost:
+    for (int i = 0; ret_res && i < at; i++)
+        mt_pg_res_freep(&ret_res[i]);
+    pg_drop(pg);
+    return err->code ? -(int)err->code : MT_FAIL(err, MT_E_UNAVAILABLE, "database: connection lost");
+}
+
+int mt_pg_pipe_leave(struct mt_pg *pg, struct mt_err *err)
+{
+    if (!pg->conn)
+        return MT_FAIL(err, MT_E_UNAVAILABLE, "database: not connected");
+    if (!pg->piping)
+        return 0;
+    if (!PQexitPipelineMode(pg->conn))
+        return pg_broken(pg, "leaving pipeline mode", err);
+    pg->piping = false;
+    return 0;
+}
