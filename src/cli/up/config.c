@@ -28,7 +28,7 @@ static void control(const struct up_layout *l, struct mt_buf *b)
     mt_buf_printf(b,
                   "# written by moat up\n"
                   "listen_api = \"%s/run/api.sock\"\nlisten_internal = \"%s/run/internal.sock\"\n"
-                  "database_url = \"host=%s/run/pg dbname=moat\"\n"
+                  "database_url = \"host=%s/run/pg dbname=moat user=moat_control\"\n"
                   "data_dir = \"%s/control\"\noperator_token_file = \"%s/control/operator.token\"\n"
                   "agent_socket = \"%s/run/agent.sock\"\nagent_user = \"root\"\nedge_user = \"moat-edge\"\n"
                   "internal_group = \"moat\"\nfetch_program = \"%s/moat-fetch\"\n"

@@ -45,6 +45,11 @@ static int through_supervisor(struct cli *c, const struct up_layout *l, int *loc
     return *lock >= 0 ? CLI_OK : cli_fail(c, &err, NULL);
 }
 
+static bool runs(const struct up *u, int i)
+{
+    return i == UP_POSTGRES ? up_postgres_runs(u) : service_find(&u->services[i]) != 0;
+}
+
 /* No supervisor: adopt each program that runs and end it. VMs are the agent's to stop, so it is started when it is gone. */
 static int by_ourselves(struct up *u)
 {
@@ -53,7 +58,8 @@ static int by_ourselves(struct up *u)
     if (up_users_make(&u->layout.users, &err) < 0)
         return cli_fail(c, &err, NULL);
     u->loop = mt_loop_new(&err);
-    if (!u->loop)
+    u->pool = u->loop ? mt_pool_new(u->loop, 1, 4, 512 * 1024, &err) : NULL;
+    if (!u->pool)
         return cli_fail(c, &err, NULL);
     up_path(&u->layout, u->notify, "run/notify.sock");
     up_services(u);
@@ -66,7 +72,7 @@ static int by_ourselves(struct up *u)
         if (!s->argv[0])
             continue;
         s->changed = changed;
-        any = any || service_find(s);
+        any = any || runs(u, i);
     }
     if (!any) {
         cli_say(c, "nothing runs");
@@ -75,7 +81,7 @@ static int by_ourselves(struct up *u)
     cli_say(c, "stopping what is left of %s", u->layout.dir);
     for (int i = 0; i < UP_MAX; i++) {
         struct service *s = &u->services[i];
-        if (!s->argv[0] || (!service_find(s) && !(i == UP_AGENT && had_instances)))
+        if (!s->argv[0] || (!runs(u, i) && !(i == UP_AGENT && had_instances)))
             continue;
         s->notify_path = NULL;
         s->probe = NULL;
@@ -134,6 +140,7 @@ int cmd_down(struct cli *c)
     for (int i = 0; i < UP_MAX; i++)
         if (u.services[i].loop)
             service_done(&u.services[i]);
+    mt_pool_free(u.pool);
     mt_loop_free(u.loop);
     mt_auto_free char *rest = up_leftovers(&u);
     if (code == CLI_OK && rest && *rest)

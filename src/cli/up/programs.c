@@ -49,20 +49,48 @@ static bool registry_answers(struct service *s)
     return tcp_answers(u->layout.registry);
 }
 
-static bool postgres_answers(struct service *s)
+static const struct mt_pg_map pg_maps[] = {{"moat-control", "moat_control"}, {"moat-control", "moat_owner"}};
+
+static struct mt_pg_cluster_conf pg_conf(const struct up *u)
+{
+    return (struct mt_pg_cluster_conf){.data_dir = u->pg_dir, .socket_dir = u->pg_socket_dir, .log_file = u->pg_log, .uid = u->layout.users.pg,
+                                       .gid = u->layout.users.pg_gid, .maps = pg_maps, .n_maps = MT_ARRAY_LEN(pg_maps)};
+}
+
+static int postgres_up(struct service *s, pid_t *ret_pid, int *ret_pidfd, bool *ret_adopted, struct mt_err *err)
 {
     struct up *u = MT_CONTAINER(s, struct up, services[UP_POSTGRES]);
-    char dir[UP_PATH];
-    return mt_pg_cluster_answers(up_path(&u->layout, dir, "run/pg"));
+    struct mt_pg_cluster_conf conf = pg_conf(u);
+    struct mt_pg_cluster c;
+    int r = mt_pg_cluster_up(&conf, 60000, &c, err);
+    if (r < 0)
+        return r;
+    *ret_pid = c.pid;
+    *ret_pidfd = c.pidfd;
+    *ret_adopted = c.adopted;
+    return 0;
+}
+
+bool up_postgres_runs(const struct up *u)
+{
+    struct mt_pg_cluster_conf conf = pg_conf(u);
+    struct mt_pg_cluster c;
+    if (mt_pg_cluster_find(&conf, &c, NULL) < 0)
+        return false;
+    mt_closep(&c.pidfd);
+    return true;
 }
 
 void up_services(struct up *u)
 {
     const struct up_layout *l = &u->layout;
     u->paths_used = 0;
+    up_path(l, u->pg_dir, "pg");
+    up_path(l, u->pg_socket_dir, "run/pg");
+    up_path(l, u->pg_log, "log/postgres.log");
     u->services[UP_POSTGRES] = (struct service){
-        .name = "postgres", .argv = {MT_PG_BIN "/postgres", "-D", keep(u, "pg", false)}, .uid = l->users.pg, .gid = l->users.pg_gid, .set_ids = true,
-        .log_path = keep(u, "log/postgres.log", false), .probe = postgres_answers, .stop_signal = SIGINT, .stop_ms = 20000};
+        .name = "postgres", .argv = {"postgres"}, .log_path = u->pg_log, .bring_up = postgres_up, .pool = u->pool, .stop_signal = SIGINT,
+        .stop_ms = 20000};
     if (l->registry_port)
         u->services[UP_REGISTRY] = (struct service){
             .name = "registry", .argv = {"/usr/bin/docker-registry", "serve", keep(u, "etc/registry.yml", false)}, .uid = l->users.registry,

@@ -117,11 +117,51 @@ static int spawn(struct service *s, struct mt_err *err)
                     &s->pid, &s->pidfd, err);
 }
 
+static void bring_up_work(void *arg)
+{
+    struct service *s = arg;
+    s->brought.rc = s->bring_up(s, &s->brought.pid, &s->brought.pidfd, &s->brought.adopted, &s->brought.err);
+}
+
+static void failed(struct service *s, const struct mt_err *err)
+{
+    mt_log(MT_ERROR, "service.start_failed", KV("service", s->name), KV_ERR(err));
+    s->failures++;
+    set_state(s, SERVICE_BACKOFF);
+    mt_loop_timer_after(s->timer, 1000);
+}
+
+static void bring_up_done(void *arg)
+{
+    struct service *s = arg;
+    struct mt_err err;
+    if (s->brought.rc < 0) {
+        if (s->stopping)
+            set_state(s, SERVICE_ENDED);
+        else
+            failed(s, &s->brought.err);
+        return;
+    }
+    s->pid = s->brought.pid;
+    s->pidfd = s->brought.pidfd;
+    s->adopted = s->brought.adopted;
+    s->child = mt_loop_child(s->loop, s->name, s->pid, s->pidfd, on_end, s, &err);
+    MT_ASSERT(s->child);
+    set_state(s, SERVICE_READY);
+    if (s->stopping)
+        service_stop(s);
+}
+
 int service_start(struct service *s, struct mt_err *err)
 {
     if (s->state == SERVICE_STARTING || s->state == SERVICE_READY)
         return 0;
     s->stopping = false;
+    if (s->bring_up) {
+        s->started_ns = mt_clock_mono();
+        set_state(s, SERVICE_STARTING);
+        return mt_pool_submit(s->pool, bring_up_work, bring_up_done, s, err);
+    }
     s->pid = service_find(s);
     s->adopted = s->pid != 0 && mt_pidfd_open(s->pid, &s->pidfd, NULL) == 0;
     if (!s->adopted && spawn(s, err) < 0) {
@@ -184,6 +224,8 @@ static void on_end(struct mt_source *c, pid_t pid, int code, int status, void *a
 void service_stop(struct service *s)
 {
     s->stopping = true;
+    if (s->state == SERVICE_ENDED || (s->bring_up && s->state == SERVICE_STARTING))
+        return; /* the second: bring_up_done goes on from here */
     if (!s->child) {
         mt_loop_timer_set(s->timer, -1);
         set_state(s, SERVICE_ENDED);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "os/loop.h"
+#include "os/pool.h"
 
 #include <sys/types.h>
 
@@ -22,6 +23,9 @@ struct service {
     int stop_signal;       /* SIGTERM, or SIGINT for PostgreSQL's fast shutdown */
     int64_t stop_ms;       /* after this, SIGKILL */
     void *arg;             /* for probe */
+    /* For a program that is brought up by a blocking call (PostgreSQL): runs on a worker thread, returns with the process ready. */
+    int (*bring_up)(struct service *s, pid_t *ret_pid, int *ret_pidfd, bool *ret_adopted, struct mt_err *err);
+    struct mt_pool *pool;  /* for bring_up */
 
     /* state; changed by service.c only */
     enum service_state state;
@@ -31,6 +35,7 @@ struct service {
     int pidfd;
     int64_t started_ns;
     unsigned failures;     /* in a row; reset after 30 s of life */
+    struct { pid_t pid; int pidfd; bool adopted; int rc; struct mt_err err; } brought; /* result of bring_up */
     struct mt_loop *loop;
     struct mt_source *child, *timer;
     void (*changed)(struct service *s, enum service_state from); /* called after each change of state */

@@ -12,7 +12,6 @@
 #include "os/file.h"
 #include "os/sock.h"
 #include "os/spawn.h"
-#include "pg/cluster.h"
 
 #include <fcntl.h>
 #include <limits.h>
@@ -103,7 +102,7 @@ static void announce(struct run *r)
 static void changed(struct service *s, enum service_state from)
 {
     struct run *r = s->arg;
-    char text[200];
+    char text[UP_PATH + 64];
     int i = (int)(s - r->u.services);
     if (s->state == SERVICE_READY) {
         if (!r->announced)
@@ -201,7 +200,7 @@ static void on_signal(struct mt_source *s, int signo, void *arg)
     struct run *r = arg;
     (void)s;
     if (signo == SIGINT)
-        cli_say(r->c, "");
+        (void)putc(0x0a, stderr);
     mt_loop_stop(r->u.loop, 1);
 }
 
@@ -229,7 +228,7 @@ static int prepare(struct run *r, struct mt_err *err)
 {
     struct up_layout *l = &r->u.layout;
     int64_t t = mt_clock_mono();
-    char path[UP_PATH], version[80];
+    char version[80];
     int rc = up_users_make(&l->users, err);
     if (rc == 0)
         rc = up_layout_make(l, err);
@@ -247,16 +246,6 @@ static int prepare(struct run *r, struct mt_err *err)
     if (rc < 0)
         return rc;
     step(r, "kernel", version, t);
-    t = mt_clock_mono();
-    struct mt_pg_cluster_conf pg = {.data_dir = up_path(l, path, "pg"), .uid = l->users.pg, .gid = l->users.pg_gid};
-    char sock[UP_PATH];
-    pg.socket_dir = up_path(l, sock, "run/pg");
-    bool made = false;
-    rc = mt_pg_cluster_prepare(&pg, &made, err);
-    if (rc < 0)
-        return mt_err_wrap(err, "PostgreSQL cluster");
-    if (made)
-        step(r, "initdb", path, t);
     return 0;
 }
 
@@ -264,7 +253,8 @@ static int supervise(struct run *r, struct mt_err *err)
 {
     static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
     r->u.loop = mt_loop_new(err);
-    if (!r->u.loop)
+    r->u.pool = r->u.loop ? mt_pool_new(r->u.loop, 1, 4, 512 * 1024, err) : NULL;
+    if (!r->u.pool)
         return -MT_E_NOMEM;
     for (size_t i = 0; i < MT_ARRAY_LEN(signals); i++)
         if (!mt_loop_signal(r->u.loop, signals[i], on_signal, r, err))
@@ -416,6 +406,7 @@ int cmd_up(struct cli *c)
     for (int i = 0; i < UP_MAX; i++)
         if (r.u.services[i].loop)
             service_done(&r.u.services[i]);
+    mt_pool_free(r.u.pool);
     mt_loop_free(r.u.loop);
     mt_closep(&r.notify_fd);
     return r.code ? r.code : code;

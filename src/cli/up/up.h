@@ -14,11 +14,15 @@ struct up {
     char paths[24][UP_PATH]; /* strings of the command lines */
     size_t paths_used;
     char notify[UP_PATH];
+    char pg_dir[UP_PATH], pg_socket_dir[UP_PATH], pg_log[UP_PATH];
     struct mt_loop *loop;
+    struct mt_pool *pool; /* one thread, for what blocks */
 };
 
 /** Fill in the command lines; nothing is started. */
 void up_services(struct up *u);
+/** True when this platform's PostgreSQL runs. */
+bool up_postgres_runs(const struct up *u);
 /** Ask the agent to stop every instance and to give back the host as it was, within @deadline_ms (ruling R27). -MT_E_UNAVAILABLE when there is
  * no agent. */
 int up_stop_instances(const struct up_layout *l, int64_t deadline_ms, struct mt_err *err);
