@@ -38,6 +38,7 @@ const struct mt_conf_key mt_control_keys[] = {
     {"cluster_ipv6_prefix", MT_CONF_STRING, OFF(cluster_ipv6_prefix), 3, 60, MT_CONF_NONE, "prefix",
      "overlay prefix /40../56 of the cluster, read on the first start only; absent: a random ULA /48"},
     {"bootstrap_org", MT_CONF_STRING, OFF(bootstrap_org), 2, 39, "local", "", "organisation made on the first start"},
+    {"egress_mode", MT_CONF_STRING, OFF(egress_mode), 4, 6, "nat66", "", "none, routed or nat66 (networking.md section 6)"},
     {"log_level", MT_CONF_STRING, OFF(log_level), 1, 5, "info", "", "debug, info, warn or error"},
     {"vmm_allowed", MT_CONF_STRINGS, OFF(vmm_allowed), 1, 4, "firecracker", "",
      "VMM drivers that may run instances: firecracker, qemu-kvm, qemu-tcg, fake"},

@@ -23,6 +23,7 @@ struct mt_control_conf {
     char *registry_ca_file;
     char *cluster_ipv6_prefix; /* NULL: a random ULA is made once */
     char *bootstrap_org;
+    char *egress_mode;         /* none, routed, nat66 */
     char *log_level;
     struct mt_conf_list insecure_registries, local_registries, vmm_allowed, node_roles;
     uint64_t workers, max_connections;

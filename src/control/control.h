@@ -47,3 +47,6 @@ struct mt_control {
 
 /** The database answered within the last three seconds, as the controller's loop sees it. */
 bool mt_control_database_up(struct mt_control *ctl);
+
+/** Make the controller look now, without an event (an edge acknowledged). Any thread. */
+void mt_control_poke(struct mt_control *ctl);

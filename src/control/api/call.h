@@ -73,6 +73,7 @@ struct mt_api_call {
     bool query_checked;
     struct mt_api_problem problem;
     struct mt_err err; /* scratch for calls that want one */
+    void *prepared;    /* a handler's own state between rounds of mt_api_mutate */
 };
 
 /* --- refusing --- */

@@ -56,7 +56,6 @@ int mt_api_logs_stream(struct mt_api_call *c);
 int mt_api_nodes_list(struct mt_api_call *c);
 int mt_api_nodes_get(struct mt_api_call *c);
 /* internal.c */
-int mt_api_enroll_local(struct mt_api_call *c);
 int mt_api_heartbeat(struct mt_api_call *c);
 int mt_api_plan(struct mt_api_call *c);
 int mt_api_node_status(struct mt_api_call *c);

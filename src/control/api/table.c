@@ -58,7 +58,6 @@ const struct mt_api_route mt_api_routes[] = {
     {"GET", "/v1/nodes/{node_id}", "nodes:read", MT_API_OPERATOR, mt_api_nodes_get, "one node", MT_LISTEN_API},
     {"GET", "/v1/admin/events", "events:admin", MT_API_OPERATOR, mt_api_admin_events_list, "the whole event log", MT_LISTEN_API},
 
-    {"POST", "/internal/v1/enroll-local", NULL, MT_API_BODY, mt_api_enroll_local, "the machine's own node record", MT_LISTEN_INTERNAL},
     {"POST", N "/heartbeat", NULL, MT_API_BODY, mt_api_heartbeat, "an agent lives", MT_LISTEN_INTERNAL},
     {"GET", N "/plan", NULL, 0, mt_api_plan, "what a node shall run (long poll)", MT_LISTEN_INTERNAL},
     {"POST", N "/status", NULL, MT_API_BODY, mt_api_node_status, "transitions of instances", MT_LISTEN_INTERNAL},

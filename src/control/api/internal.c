@@ -1,0 +1,309 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Calls of agents and edges (control-plane.md §9.6, docs/api/internal.md). Identity is the peer's uid (ruling R26). */
+#include "control/api/handlers.h"
+
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/str.h"
+#include "control/api/call.h"
+#include "control/local_node.h"
+#include "control/plans/edge_acks.h"
+#include "control/plans/edge_config.h"
+#include "control/plans/node_plan.h"
+#include "control/plans/sent.h"
+#include "wire/json.h"
+
+#define WAIT_MAX 60
+
+static int peer_is(struct mt_api_call *c, uid_t want, const char *who)
+{
+    uid_t uid;
+    pid_t pid;
+    if (mt_http_req_peer(c->http, &uid, &pid) < 0 || uid != want)
+        return mt_api_fail(c, 403, "forbidden", "this call is for the %s of this machine", who);
+    return 0;
+}
+
+static int local_node(struct mt_api_call *c, struct mt_local_node *ret)
+{
+    if (mt_local_node_find(c->pg, ret, &c->err) < 0)
+        return c->err.code == MT_E_NOT_FOUND
+                   ? mt_api_fail(c, 409, "conflict", "the node is not enrolled yet; its first heartbeat enrols it")
+                   : mt_api_fail_err(c);
+    return 0;
+}
+
+/* ---------------------------------------------------------------- heartbeat */
+
+static const struct mt_pg_stmt keep_heartbeat = {
+    "heartbeat_keep",
+    "INSERT INTO moat.node_heartbeats (node_id, received_at, agent_version, epoch, plan_cursor, body)"
+    " VALUES ($1, now(), $2, $3, $4, $5) ON CONFLICT (node_id) DO UPDATE SET received_at = now(),"
+    " agent_version = excluded.agent_version, epoch = excluded.epoch, plan_cursor = excluded.plan_cursor,"
+    " body = excluded.body"};
+
+int mt_api_heartbeat(struct mt_api_call *c)
+{
+    struct mt_heartbeat *hb = NULL;
+    struct mt_local_node node;
+    int64_t now_ms = mt_clock_wall_us() / 1000, head, epoch;
+    if (mt_api_query_done(c) < 0 || peer_is(c, c->ctl->agent_uid, "agent") < 0)
+        return -1;
+    if (mt_heartbeat_decode(c->body, &hb, &c->err) < 0)
+        return mt_api_fail_err(c);
+    int rc = mt_local_node_find(c->pg, &node, &c->err);
+    if (rc == -MT_E_NOT_FOUND) {
+        rc = mt_local_node_enrol(c->ctl, c->pg, hb, c->request_id, &c->err);
+        if (rc == 0)
+            rc = mt_local_node_find(c->pg, &node, &c->err);
+    }
+    if (rc < 0) {
+        mt_heartbeat_free(hb);
+        return mt_api_fail_err(c);
+    }
+    if (!MT_STREQ(node.node_id, hb->node_id)) {
+        rc = mt_api_fail(c, 409, "conflict", "the node of this machine is %s", node.node_id);
+        mt_heartbeat_free(hb);
+        return rc;
+    }
+    mt_auto_buf struct mt_buf body = MT_BUF_INIT(256u * 1024u);
+    struct mt_pg_params p;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, node.node_id);
+    mt_pg_p_text(&p, hb->agent_version);
+    mt_pg_p_i64(&p, (int64_t)hb->epoch);
+    mt_pg_p_i64(&p, (int64_t)hb->cursor_event_id);
+    if ((rc = mt_json_dump(c->body, &body, &c->err)) == 0) {
+        mt_pg_p_json(&p, mt_buf_cstr(&body));
+        rc = mt_pg_query(c->pg, &keep_heartbeat, &p, NULL, &c->err);
+    }
+    if (rc == 0)
+        rc = mt_local_node_refresh(c->ctl, c->pg, &node, hb, c->request_id, &c->err);
+    if (rc == 0)
+        rc = mt_log_position(c->pg, &head, &epoch, &c->err);
+    int64_t skew = hb->clock_unix_ms ? hb->clock_unix_ms - now_ms : 0;
+    mt_heartbeat_free(hb);
+    if (rc < 0)
+        return mt_api_fail_err(c);
+    return mt_api_send(c, 200,
+                       json_pack("{s:s,s:I,s:I,s:I,s:I,s:s}", "admin_state", node.admin_state, "epoch", (json_int_t)epoch,
+                                 "plan_cursor", (json_int_t)head, "clock_skew_ms", (json_int_t)skew, "heartbeat_seconds",
+                                 (json_int_t)c->ctl->conf.heartbeat_seconds, "cluster_id", c->ctl->cluster_id));
+}
+
+/* ---------------------------------------------------------------- long polls */
+
+/* Deadline of a long poll in monotonic ns from its wait= parameter; counted from arrival. */
+static int poll_args(struct mt_api_call *c, int64_t *ret_after, int64_t *ret_deadline)
+{
+    int64_t wait;
+    if (mt_api_query_i64(c, "after", 0, INT64_MAX, 0, ret_after) < 0 ||
+        mt_api_query_i64(c, "wait", 0, WAIT_MAX, 30, &wait) < 0 || mt_api_query_done(c) < 0)
+        return -1;
+    *ret_deadline = mt_http_req_arrived_ns(c->http) + wait * MT_NS_PER_S;
+    return 0;
+}
+
+/* Nothing new: sleep on, or 304 when the time is over. */
+static int nothing_new(struct mt_api_call *c, int64_t deadline)
+{
+    if (mt_clock_mono() >= deadline || mt_http_req_stopping(c->http)) {
+        mt_http_reply(c->http, 304, NULL, NULL, 0);
+        return 0;
+    }
+    mt_http_park(c->http, MT_TOPIC_HEAD, deadline);
+    return 0;
+}
+
+int mt_api_plan(struct mt_api_call *c)
+{
+    struct mt_local_node node;
+    int64_t after, deadline, cursor;
+    char fingerprint[65], *text = NULL;
+    size_t len;
+    if (poll_args(c, &after, &deadline) < 0 || peer_is(c, c->ctl->agent_uid, "agent") < 0 || local_node(c, &node) < 0)
+        return -1;
+    if (mt_node_plan_fingerprint(c->ctl, c->pg, &node, fingerprint, &c->err) < 0)
+        return mt_api_fail_err(c);
+    if (mt_plans_unchanged(c->ctl->plans, node.node_id, fingerprint, after))
+        return nothing_new(c, deadline);
+    if (mt_node_plan_build(c->ctl, c->pg, &node, &text, &len, &cursor, &c->err) < 0)
+        return mt_api_fail_err(c);
+    mt_plans_sent(c->ctl->plans, node.node_id, fingerprint, cursor);
+    mt_log(MT_INFO, "plan.sent", KV("node_id", node.node_id), KV("cursor", cursor), KV("after", after), KV("bytes", len));
+    return mt_api_send_text(c, 200, text, len);
+}
+
+/* ---------------------------------------------------------------- status of instances */
+
+static const struct mt_pg_stmt status_rows = {
+    "status_rows",
+    "SELECT instance_id, org_id, app_id, env_id, deploy_id, status, coalesce(status_detail, '') AS status_detail,"
+    " coalesce(boot_id, '') AS boot_id, coalesce(reason_code, '') AS reason_code,"
+    " coalesce(reason_detail, '') AS reason_detail, exit_code, restart_count, desired_state"
+    " FROM instances_view WHERE node_id = $1 AND released_at IS NULL"};
+
+static bool same(const char *a, const char *b)
+{
+    return MT_STREQ(a ? a : "", b);
+}
+
+/* True when the report says what the row says already. */
+static bool repeats(const struct mt_pg_res *r, int row, const struct mt_status_report *s)
+{
+    return MT_STREQ(mt_pg_text(r, row, 5), mt_instance_status_name(s->status)) &&
+           same(s->status_detail, mt_pg_text(r, row, 6)) && same(s->boot_id, mt_pg_text(r, row, 7)) &&
+           same(s->reason_code, mt_pg_text(r, row, 8)) && same(s->reason_detail, mt_pg_text(r, row, 9)) &&
+           mt_pg_i64_or(r, row, 10, -1) == (s->has_exit_code ? s->exit_code : -1) &&
+           mt_pg_i64(r, row, 11) == (int64_t)s->restart_count;
+}
+
+static json_t *status_payload(const char *node_id, const struct mt_status_report *s)
+{
+    char ts[MT_RFC3339_LEN];
+    json_t *p = json_pack("{s:s,s:s,s:s*,s:s*,s:s*,s:s*,s:I,s:s}", "node_id", node_id, "status",
+                          mt_instance_status_name(s->status), "status_detail", s->status_detail, "boot_id", s->boot_id,
+                          "reason_code", s->reason_code, "reason_detail", s->reason_detail, "restart_count",
+                          (json_int_t)s->restart_count, "reported_at",
+                          s->reported_at ? s->reported_at : mt_rfc3339(mt_clock_wall_us(), ts));
+    if (p && s->has_exit_code)
+        json_object_set_new(p, "exit_code", json_integer(s->exit_code));
+    return p;
+}
+
+static int find_row(const struct mt_pg_res *r, const char *id)
+{
+    for (int i = 0; i < mt_pg_rows(r); i++)
+        if (MT_STREQ(mt_pg_text(r, i, 0), id))
+            return i;
+    return -1;
+}
+
+static int add_status(struct mt_api_call *c, struct mt_cmd *cmd, const struct mt_pg_res *r, int row, json_t *payload)
+{
+    struct mt_cmd_ids ids = {.org_id = mt_pg_text(r, row, 1), .app_id = mt_pg_text(r, row, 2), .env_id = mt_pg_text(r, row, 3)};
+    if (mt_cmd_cause(cmd, mt_pg_text_or_null(r, row, 4), 0, &c->err) < 0) {
+        json_decref(payload);
+        return mt_api_fail_err(c);
+    }
+    if (mt_cmd_event(cmd, MT_EV_INSTANCE_STATUS_CHANGED, mt_pg_text(r, row, 0), &ids, payload, &c->err) < 0)
+        return mt_api_fail_err(c);
+    return 0;
+}
+
+/* A full list leaves out an instance that shall not run: then it is gone, whatever happened to its last report. */
+static int settle_missing(struct mt_api_call *c, struct mt_cmd *cmd, const struct mt_pg_res *r, const char *node_id,
+                          const struct mt_status_batch *b, int *events)
+{
+    for (int i = 0; i < mt_pg_rows(r); i++) {
+        bool listed = false;
+        for (size_t k = 0; k < b->n_reports && !listed; k++)
+            listed = MT_STREQ(b->reports[k].instance_id, mt_pg_text(r, i, 0));
+        if (listed || !MT_STREQ(mt_pg_text(r, i, 12), "stopped") || MT_STREQ(mt_pg_text(r, i, 5), "stopped"))
+            continue;
+        struct mt_status_report s = {.instance_id = mt_pg_text(r, i, 0),
+                                     .status = MT_STATUS_STOPPED,
+                                     .restart_count = (uint32_t)mt_pg_i64(r, i, 11)};
+        if (add_status(c, cmd, r, i, status_payload(node_id, &s)) < 0)
+            return -1;
+        (*events)++;
+    }
+    return 0;
+}
+
+static int take_reports(struct mt_api_call *c, const struct mt_local_node *node, const struct mt_status_batch *b)
+{
+    struct mt_pg_params p;
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    mt_auto_cmd struct mt_cmd *cmd = NULL;
+    mt_auto_json json_t *rejected = json_array();
+    struct mt_cmd_actor actor = {.actor_type = "node", .actor_id = node->node_id, .request_id = c->request_id};
+    struct mt_cmd_done done = {0};
+    int events = 0, ignored = 0;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, node->node_id);
+    if (mt_pg_query(c->pg, &status_rows, &p, &r, &c->err) < 0 || mt_cmd_new(&actor, &cmd, &c->err) < 0)
+        return mt_api_fail_err(c);
+    for (size_t i = 0; i < b->n_reports; i++) {
+        const struct mt_status_report *s = &b->reports[i];
+        int row = find_row(r, s->instance_id);
+        if (row < 0) {
+            json_array_append_new(rejected, json_pack("{s:s,s:s}", "instance_id", s->instance_id, "code", "not_on_this_node"));
+            continue;
+        }
+        if (repeats(r, row, s) || !mt_plans_seq(c->ctl->plans, s->instance_id, s->seq)) {
+            ignored++;
+            continue;
+        }
+        if (add_status(c, cmd, r, row, status_payload(node->node_id, s)) < 0)
+            return -1;
+        events++;
+    }
+    if (b->resync && settle_missing(c, cmd, r, node->node_id, b, &events) < 0)
+        return -1;
+    if (events) {
+        int rc = mt_append(c->ctl->appender, MT_TAKE(cmd), 10000, &done, &c->err);
+        mt_cmd_done_free(&done);
+        if (rc < 0) {
+            for (size_t i = 0; i < b->n_reports; i++)
+                mt_plans_seq_undo(c->ctl->plans, b->reports[i].instance_id);
+            return mt_api_fail_err(c);
+        }
+    }
+    return mt_api_send(c, 200, json_pack("{s:i,s:i,s:O}", "accepted", events, "ignored", ignored, "rejected", rejected));
+}
+
+int mt_api_node_status(struct mt_api_call *c)
+{
+    struct mt_status_batch *b = NULL;
+    struct mt_local_node node;
+    if (mt_api_query_done(c) < 0 || peer_is(c, c->ctl->agent_uid, "agent") < 0 || local_node(c, &node) < 0)
+        return -1;
+    if (mt_status_batch_decode(c->body, &b, &c->err) < 0)
+        return mt_api_fail_err(c);
+    int rc = take_reports(c, &node, b);
+    mt_status_batch_free(b);
+    return rc;
+}
+
+/* ---------------------------------------------------------------- edges */
+
+int mt_api_edge_config(struct mt_api_call *c)
+{
+    struct mt_local_node node;
+    int64_t after, deadline, revision;
+    char fingerprint[65], who[MT_ID_SIZE + 8], *text = NULL;
+    size_t len;
+    if (poll_args(c, &after, &deadline) < 0 || peer_is(c, c->ctl->edge_uid, "edge") < 0 || local_node(c, &node) < 0)
+        return -1;
+    snprintf(who, sizeof who, "edge:%s", node.node_id);
+    if (mt_edge_config_build(c->ctl, c->pg, &text, &len, &revision, fingerprint, &c->err) < 0)
+        return mt_api_fail_err(c);
+    if (mt_plans_unchanged(c->ctl->plans, who, fingerprint, after)) {
+        free(text);
+        return nothing_new(c, deadline);
+    }
+    mt_plans_sent(c->ctl->plans, who, fingerprint, revision);
+    return mt_api_send_text(c, 200, text, len);
+}
+
+int mt_api_edge_status(struct mt_api_call *c)
+{
+    struct mt_local_node node;
+    uint64_t revision, epoch;
+    json_t *rejected;
+    if (mt_api_query_done(c) < 0 || peer_is(c, c->ctl->edge_uid, "edge") < 0 || local_node(c, &node) < 0)
+        return -1;
+    if (mt_json_get_u64(c->body, "epoch", 0, INT64_MAX, &epoch, &c->err) < 0 ||
+        mt_json_get_u64(c->body, "revision", 0, INT64_MAX, &revision, &c->err) < 0 ||
+        mt_json_opt_object(c->body, "rejected", &rejected, &c->err) < 0)
+        return mt_api_fail_err(c);
+    if (rejected) {
+        const char *detail = json_string_value(json_object_get(rejected, "detail"));
+        mt_log(MT_ERROR, "edge.config_rejected", KV("node_id", node.node_id), KV("detail", detail ? detail : ""));
+    }
+    mt_edges_note(c->ctl->edges, node.node_id, (int64_t)revision, mt_clock_mono());
+    mt_control_poke(c->ctl);
+    return mt_api_send(c, 200, json_pack("{s:b}", "ok", true));
+}

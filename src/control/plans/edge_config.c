@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Routes and their ready backends out of rows. */
+#include "control/plans/edge_config.h"
+
+#include "base/clock.h"
+#include "base/str.h"
+#include "os/digest.h"
+
+static const struct mt_pg_stmt routes = {
+    "edge_routes",
+    "SELECT route_id, json_strip_nulls(json_build_object('route_id',route_id,'org_id',org_id,'app_id',app_id,'env_id',env_id,"
+    "'resource_version',resource_version,'protocol',protocol,'address_scope',address_scope,'hostname',hostname,"
+    "'listen_port',listen_port,'backend_process_type',backend_process_type,'backend_port',backend_port,"
+    "'proxy_protocol',proxy_protocol,'proxy_tlv',proxy_tlv,'balance',balance,'max_connections',max_connections,"
+    "'idle_timeout_seconds',idle_timeout_seconds,'disabled',disabled))::text, protocol, listen_port"
+    " FROM routes_view WHERE NOT deleted AND address_scope = 'shared6' ORDER BY route_id COLLATE \"C\""};
+
+static const struct mt_pg_stmt listeners = {
+    "edge_listeners",
+    "SELECT DISTINCT protocol, listen_port FROM routes_view WHERE NOT deleted AND address_scope = 'shared6'"
+    " ORDER BY listen_port, protocol"};
+
+static const struct mt_pg_stmt backends = {
+    "edge_backends",
+    "SELECT r.route_id, json_agg(json_build_object('instance_id',i.instance_id,'address',i.overlay_ipv6,'port',r.backend_port,"
+    "'weight',1,'state','ready') ORDER BY i.instance_id)::text FROM routes_view r JOIN instances_view i ON i.env_id = r.env_id"
+    " AND i.process_type = r.backend_process_type AND i.released_at IS NULL AND i.desired_state = 'running'"
+    " AND i.status = 'ready' JOIN nodes_view n ON n.node_id = i.node_id AND n.admin_state <> 'disabled'"
+    " WHERE NOT r.deleted AND r.address_scope = 'shared6' GROUP BY r.route_id ORDER BY r.route_id COLLATE \"C\""};
+
+static const struct mt_pg_stmt draining = {
+    "edge_draining", "SELECT coalesce(string_agg(instance_id, ',' ORDER BY instance_id), '') FROM instances_view"
+                     " WHERE released_at IS NULL AND desired_state <> 'running'"};
+
+int mt_edge_config_build(struct mt_control *ctl, struct mt_pg *pg, char **ret_text, size_t *ret_len, int64_t *ret_revision,
+                         char ret_fingerprint[65], struct mt_err *err)
+{
+    mt_auto_pg_res struct mt_pg_res *rr = NULL;
+    mt_auto_pg_res struct mt_pg_res *lr = NULL;
+    mt_auto_pg_res struct mt_pg_res *br = NULL;
+    mt_auto_pg_res struct mt_pg_res *dr = NULL;
+    mt_auto_buf struct mt_buf content = MT_BUF_INIT(64u * 1024u * 1024u);
+    mt_auto_buf struct mt_buf doc = MT_BUF_INIT(64u * 1024u * 1024u + 4096u);
+    int64_t head, epoch;
+    char ts[MT_RFC3339_LEN];
+    int rc;
+    /* The revision first: what is read after it is that new or newer, so an acknowledgement never claims too much. */
+    if ((rc = mt_log_position(pg, &head, &epoch, err)) < 0 || (rc = mt_pg_query(pg, &routes, NULL, &rr, err)) < 0 ||
+        (rc = mt_pg_query(pg, &backends, NULL, &br, err)) < 0 || (rc = mt_pg_query(pg, &listeners, NULL, &lr, err)) < 0 ||
+        (rc = mt_pg_query_one(pg, &draining, NULL, &dr, err)) < 0)
+        return rc;
+    mt_buf_puts(&content, "\"listeners\":[");
+    for (int i = 0; i < mt_pg_rows(lr); i++)
+        mt_buf_printf(&content, "%s{\"address_scope\":\"shared6\",\"protocol\":\"%s\",\"port\":%lld}", i ? "," : "",
+                      mt_pg_text(lr, i, 0), (long long)mt_pg_i64(lr, i, 1));
+    mt_buf_puts(&content, "],\"routes\":[");
+    for (int i = 0; i < mt_pg_rows(rr); i++)
+        mt_buf_printf(&content, "%s%s", i ? "," : "", mt_pg_text(rr, i, 1));
+    mt_buf_puts(&content, "],\"backends\":{");
+    /* Both lists are in order of route_id. A route made between the two queries has no entry in the first yet: its backends
+     * wait for the next look. */
+    for (int i = 0, k = 0, shown = 0; i < mt_pg_rows(br); i++) {
+        int order = -1;
+        while (k < mt_pg_rows(rr) && (order = strcmp(mt_pg_text(rr, k, 0), mt_pg_text(br, i, 0))) < 0)
+            k++;
+        if (k < mt_pg_rows(rr) && order == 0)
+            mt_buf_printf(&content, "%s\"%s\":%s", shown++ ? "," : "", mt_pg_text(br, i, 0), mt_pg_text(br, i, 1));
+    }
+    mt_buf_puts(&content, "},\"ipv4\":[],\"revoked_serials\":[],\"limits\":{}");
+    if ((rc = mt_buf_check(&content, err)) < 0)
+        return rc;
+    mt_buf_printf(&doc,
+                  "{\"format\":1,\"cluster_id\":\"%s\",\"epoch\":%lld,\"revision\":%lld,\"generated_at\":\"%s\",",
+                  ctl->cluster_id, (long long)epoch, (long long)head, mt_rfc3339(mt_clock_wall_us(), ts));
+    mt_buf_put(&doc, content.p, content.len);
+    mt_buf_putc(&doc, '}');
+    const char *drain = mt_pg_text(dr, 0, 0);
+    struct mt_sha256 *h = mt_sha256_new();
+    if (!h)
+        return MT_FAIL(err, MT_E_NOMEM, "edge configuration");
+    uint8_t digest[32];
+    mt_sha256_update(h, content.p, content.len);
+    mt_sha256_update(h, drain, strlen(drain));
+    mt_sha256_final(h, digest);
+    mt_hex_encode(digest, sizeof digest, ret_fingerprint);
+    *ret_len = doc.len;
+    *ret_revision = head;
+    if ((rc = mt_buf_check(&doc, err)) < 0)
+        return rc;
+    *ret_text = mt_buf_take(&doc);
+    return *ret_text ? 0 : MT_FAIL(err, MT_E_NOMEM, "edge configuration");
+}

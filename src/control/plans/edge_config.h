@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The routing snapshot for edges (networking.md §8.7, docs/formats/edge-config.md). */
+#pragma once
+
+#include "control/control.h"
+
+/**
+ * Build the snapshot. @ret_fingerprint covers everything but revision and time, and the instances that are draining: an edge
+ * is told again when one begins to drain, even if its routes stay the same, so that its acknowledgement covers it.
+ * @ret_text malloc'ed
+ */
+int mt_edge_config_build(struct mt_control *ctl, struct mt_pg *pg, char **ret_text, size_t *ret_len, int64_t *ret_revision,
+                         char ret_fingerprint[65], struct mt_err *err);

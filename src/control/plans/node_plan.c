@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Plans out of rows. Everything an instance needs is resolved here; the agent never sees a manifest. */
+#include "control/plans/node_plan.h"
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/str.h"
+#include "control/plans/release_row.h"
+#include "model/workload.h"
+
+static const struct mt_pg_stmt fingerprint = {
+    "plan_fingerprint",
+    "SELECT encode(sha256(convert_to("
+    "coalesce((SELECT string_agg(instance_id || ' ' || desired_state || ' ' || generation || ' ' ||"
+    " coalesce(drain_delay_seconds, -1), ',' ORDER BY instance_id) FROM instances_view"
+    " WHERE node_id = $1 AND released_at IS NULL), '') || '|' ||"
+    "(SELECT overlay_ipv6 || ' ' || instance_prefix FROM nodes_view WHERE node_id = $1) || '|' ||"
+    "coalesce((SELECT string_agg(overlay_ipv6, ',' ORDER BY node_id) FROM nodes_view"
+    " WHERE NOT deleted AND 'edge' = ANY (roles) AND admin_state = 'active'), '') || '|' ||"
+    "coalesce((SELECT string_agg(route_id || backend_process_type || backend_port, ',' ORDER BY route_id) FROM routes_view"
+    " WHERE NOT deleted AND proxy_protocol = 'v2'), '') || $2, 'UTF8')), 'hex')"};
+
+static const struct mt_pg_stmt assignments = {
+    "plan_assignments",
+    "SELECT i.instance_id, i.generation, i.desired_state, i.drain_delay_seconds, i.spec_hash, i.overlay_ipv6, i.arch,"
+    " i.secret_version_id, i.process_type, i.org_id, o.name AS org_name, i.app_id, a.name AS app_name, i.env_id,"
+    " e.name AS env_name, i.image_digest, " MT_RELEASE_COLUMNS ","
+    " coalesce((SELECT array_agg(t.backend_port::text) FROM routes_view t WHERE t.env_id = i.env_id AND NOT t.deleted"
+    "  AND t.backend_process_type = i.process_type AND t.proxy_protocol = 'v2'), '{}') AS proxied"
+    " FROM instances_view i JOIN releases_view r ON r.release_id = i.release_id JOIN orgs_view o ON o.org_id = i.org_id"
+    " JOIN apps_view a ON a.app_id = i.app_id JOIN envs_view e ON e.env_id = i.env_id"
+    " WHERE i.node_id = $1 AND i.released_at IS NULL ORDER BY i.instance_id"};
+
+static const struct mt_pg_stmt edges = {
+    "plan_edges", "SELECT overlay_ipv6 FROM nodes_view WHERE NOT deleted AND 'edge' = ANY (roles) AND admin_state = 'active'"
+                  " ORDER BY node_id"};
+
+int mt_node_plan_fingerprint(struct mt_control *ctl, struct mt_pg *pg, const struct mt_local_node *node, char ret[65],
+                             struct mt_err *err)
+{
+    struct mt_pg_params p;
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    char conf[64];
+    snprintf(conf, sizeof conf, "|%llu %s %llu", (unsigned long long)ctl->conf.mtu, ctl->conf.egress_mode,
+             (unsigned long long)ctl->conf.drain_delay_seconds);
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, node->node_id);
+    mt_pg_p_text(&p, conf);
+    int rc = mt_pg_query_one(pg, &fingerprint, &p, &r, err);
+    if (rc < 0)
+        return rc;
+    snprintf(ret, 65, "%s", mt_pg_text(r, 0, 0));
+    return 0;
+}
+
+static const char *text(const struct mt_pg_res *r, int row, const char *name)
+{
+    return mt_pg_text_or_null(r, row, mt_pg_col(r, name));
+}
+
+/* True when a route injects PROXY v2 on the port that the health check uses. */
+static bool health_is_proxied(const struct mt_pg_res *r, int row, const struct mt_release_row *rel, const char *process)
+{
+    struct mt_manifest_process pr;
+    int col = mt_pg_col(r, "proxied"), n = mt_pg_arr_len(r, row, col);
+    bool yes = false;
+    if (n == 0 || mt_manifest_process_read(rel->manifest, process, &pr, NULL) < 0)
+        return false;
+    uint16_t port = pr.health.type != MT_HEALTH_NONE ? pr.health.port : pr.n_ports ? pr.ports[0].internal : 0;
+    char want[8], have[8];
+    snprintf(want, sizeof want, "%u", port);
+    for (int i = 0; i < n; i++)
+        if (mt_pg_arr_text(r, row, col, i, have, sizeof have) == 0 && MT_STREQ(have, want))
+            yes = true;
+    mt_manifest_process_done(&pr);
+    return yes;
+}
+
+/* The workload of one row as JSON, or NULL with the error set. */
+static json_t *workload(const struct mt_pg_res *r, int row, struct mt_err *err)
+{
+    struct mt_release_row rel;
+    struct mt_workload *w = NULL;
+    if (mt_release_row_read(r, row, &rel, err) < 0)
+        return NULL;
+    struct mt_spec_group g = {
+        .org_id = text(r, row, "org_id"),
+        .org_name = text(r, row, "org_name"),
+        .app_id = text(r, row, "app_id"),
+        .app_name = text(r, row, "app_name"),
+        .env_id = text(r, row, "env_id"),
+        .env_name = text(r, row, "env_name"),
+        .process_type = text(r, row, "process_type"),
+        .secret_version_id = text(r, row, "secret_version_id"),
+    };
+    mt_release_row_group(&rel, &g);
+    struct mt_spec_instance in = {
+        .instance_id = text(r, row, "instance_id"),
+        .generation = (uint64_t)mt_pg_i64(r, row, mt_pg_col(r, "generation")),
+        .spec_hash = text(r, row, "spec_hash"),
+        .overlay_ipv6 = text(r, row, "overlay_ipv6"),
+        .arch = text(r, row, "arch"),
+        .resolved_digest = text(r, row, "image_digest"),
+        .health_proxy_protocol = health_is_proxied(r, row, &rel, g.process_type),
+    };
+    json_t *doc = mt_spec_build(&g, &in, &w, err) == 0 ? json_incref(w->doc) : NULL;
+    mt_workload_free(w);
+    mt_release_row_done(&rel);
+    return doc;
+}
+
+static void put_assignment(struct mt_control *ctl, const struct mt_pg_res *r, int row, json_t *list)
+{
+    const char *id = text(r, row, "instance_id"), *desired = text(r, row, "desired_state");
+    const char *secret = text(r, row, "secret_version_id");
+    int64_t generation = mt_pg_i64(r, row, mt_pg_col(r, "generation"));
+    int64_t delay = mt_pg_i64_or(r, row, mt_pg_col(r, "drain_delay_seconds"), (int64_t)ctl->conf.drain_delay_seconds);
+    char assignment[64];
+    snprintf(assignment, sizeof assignment, "asg-%s-%lld", mt_id_ulid(id), (long long)generation);
+    json_t *a = json_pack("{s:s,s:s,s:I,s:s,s:I}", "assignment_id", assignment, "instance_id", id, "generation",
+                          (json_int_t)generation, "desired_state", desired, "drain_delay_seconds", (json_int_t)delay);
+    if (a && secret)
+        json_object_set_new(a, "secret_ref", json_string(secret));
+    if (a && !MT_STREQ(desired, "stopped")) {
+        struct mt_err err = {0};
+        json_t *w = workload(r, row, &err);
+        if (!w) {
+            mt_log(MT_ERROR, "plan.workload_broken", KV("instance_id", id), KV_ERR(&err));
+            json_decref(a);
+            return;
+        }
+        json_object_set_new(a, "workload", w);
+    }
+    if (a)
+        json_array_append_new(list, a);
+}
+
+int mt_node_plan_build(struct mt_control *ctl, struct mt_pg *pg, const struct mt_local_node *node, char **ret_text,
+                       size_t *ret_len, int64_t *ret_cursor, struct mt_err *err)
+{
+    struct mt_pg_params p;
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    mt_auto_pg_res struct mt_pg_res *er = NULL;
+    int64_t head, epoch;
+    char plan_id[MT_ULID_SIZE];
+    int rc;
+    /* The cursor first: the rows read after it are that new or newer. */
+    if ((rc = mt_log_position(pg, &head, &epoch, err)) < 0)
+        return rc;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, node->node_id);
+    if ((rc = mt_pg_query(pg, &assignments, &p, &r, err)) < 0 || (rc = mt_pg_query(pg, &edges, NULL, &er, err)) < 0)
+        return rc;
+    json_t *list = json_array(), *edge_list = json_array();
+    for (int i = 0; i < mt_pg_rows(r); i++)
+        put_assignment(ctl, r, i, list);
+    for (int i = 0; i < mt_pg_rows(er); i++)
+        json_array_append_new(edge_list, json_string(mt_pg_text(er, i, 0)));
+    mt_ulid_new(plan_id);
+    json_t *plan = json_pack("{s:s,s:s,s:s,s:I,s:I,s:s,s:o,s:{s:I,s:s,s:s,s:s,s:[],s:o,s:[],s:s},s:{}}", "spec_version", "v1",
+                             "cluster_id", ctl->cluster_id, "node_id", node->node_id, "epoch", (json_int_t)epoch,
+                             "cursor_event_id", (json_int_t)head, "plan_id", plan_id, "instances", list, "network", "mtu",
+                             (json_int_t)ctl->conf.mtu, "cluster_prefix", ctl->prefix, "overlay_ipv6", node->overlay_ipv6,
+                             "instance_prefix", node->instance_prefix, "dns", "edges", edge_list, "gateways", "egress_mode",
+                             ctl->conf.egress_mode, "node_config");
+    *ret_text = plan ? json_dumps(plan, JSON_COMPACT) : NULL;
+    json_decref(plan);
+    if (!*ret_text)
+        return MT_FAIL(err, MT_E_NOMEM, "plan of %s", node->node_id);
+    *ret_len = strlen(*ret_text);
+    *ret_cursor = head;
+    return 0;
+}

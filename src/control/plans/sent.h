@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What was last sent to whom, in memory: lets a long poll tell "nothing new for you" from "the log moved". A restarted
+ * server knows nothing and sends one full snapshot again, which is harmless. Also the last `seq` of each instance's reports.
+ * Thread-safe.
+ */
+#pragma once
+
+#include "base/err.h"
+
+#include <stdint.h>
+
+struct mt_plans;
+
+struct mt_plans *mt_plans_new(void);
+void mt_plans_free(struct mt_plans *p);
+
+/** True when @fingerprint is what was sent to @who last and @who runs @cursor or later of it. */
+bool mt_plans_unchanged(struct mt_plans *p, const char *who, const char *fingerprint, int64_t cursor);
+/** @who was sent the content @fingerprint as @cursor. */
+void mt_plans_sent(struct mt_plans *p, const char *who, const char *fingerprint, int64_t cursor);
+
+/** Record report @seq of an instance: true when it is newer than every one before it (and is now the newest). */
+bool mt_plans_seq(struct mt_plans *p, const char *instance_id, uint64_t seq);
+/** Put the seq back when the report could not be stored. */
+void mt_plans_seq_undo(struct mt_plans *p, const char *instance_id);
+void mt_plans_seq_forget(struct mt_plans *p, const char *instance_id);
