@@ -151,7 +151,7 @@ static int put_u64(const char *dir, const char *file, uint64_t v, bool required,
     return put(dir, file, text, required, err);
 }
 
-/* mkdir -p of the group below one mount, enabling v2 controllers at each step above the last. */
+/* mkdir -p of the group below one mount, enabling v2 controllers at each step above it; @name "" stops at the parent. */
 static int make_dirs(const struct mt_cgroup_host *host, size_t ctrl, const char *name, char *ret_dir, size_t size, struct mt_err *err)
 {
     if (mt_cgroup_path(host, (enum mt_cgroup_ctrl)ctrl, name, ret_dir, size, err) < 0)
@@ -163,7 +163,7 @@ static int make_dirs(const struct mt_cgroup_host *host, size_t ctrl, const char 
         *p = '\0';
         if (mkdir(ret_dir, 0755) == -1 && errno != EEXIST)
             return MT_FAIL_ERRNO(err, MT_E_IO, "make cgroup %s", ret_dir);
-        if (host->version == 2 && keep != '\0') {
+        if (host->version == 2 && (keep != '\0' || name[0] == '\0')) {
             static const char *const enable[] = {"+cpu", "+memory", "+pids", "+io"};
             for (size_t i = 0; i < MT_ARRAY_LEN(enable); i++) {
                 if (put(ret_dir, "cgroup.subtree_control", enable[i], i < 2, err) < 0)
@@ -200,6 +200,16 @@ static int set_v1(size_t ctrl, const char *dir, const struct mt_cgroup_limits *l
     case MT_CGROUP_FREEZER:
     case MT_CGROUP_CTRL_MAX:
         break;
+    }
+    return 0;
+}
+
+int mt_cgroup_setup(const struct mt_cgroup_host *host, struct mt_err *err)
+{
+    char dir[MT_CGROUP_PATH * 2];
+    for (size_t c = 0; c < MT_CGROUP_CTRL_MAX; c++) {
+        if (first_of_mount(host, c) && make_dirs(host, c, "", dir, sizeof dir, err) < 0)
+            return -(int)(err ? err->code : MT_E_IO);
     }
     return 0;
 }

@@ -43,6 +43,9 @@ struct mt_cgroup_usage {
  */
 int mt_cgroup_open(struct mt_cgroup_host *host, const char *mountinfo, const char *parent, struct mt_err *err);
 
+/** Make the parents and, on v2, enable the controllers in them (the jailer makes only its own group). */
+int mt_cgroup_setup(const struct mt_cgroup_host *host, struct mt_err *err);
+
 /** Make group @name with its limits; on v2 enable the controllers from the mount down. An existing group gets the limits anew. */
 int mt_cgroup_create(const struct mt_cgroup_host *host, const char *name, const struct mt_cgroup_limits *limits, struct mt_err *err);
 
