@@ -49,15 +49,18 @@ __attribute__((format(printf, 2, 3))) static void arg(struct mt_qemu_args *a, co
     a->used += (size_t)n + 1;
 }
 
-/* Boot arguments only QEMU needs: on Firecracker the KVM clock makes them unnecessary. */
+/*
+ * Boot arguments only QEMU needs: on Firecracker the KVM clock makes them unnecessary. Never `nolapic_timer`:
+ * microvm with ACPI has no other timer interrupt, so a guest booted with it never wakes from a sleep or timeout.
+ */
 static int boot_args(const struct mt_vmm *vmm, const struct mt_vmm_spec *spec, char *ret, size_t size, struct mt_err *err)
 {
     char tcg[256] = "";
     if (vmm->accel == MT_VMM_TCG)
         (void)snprintf(tcg, sizeof tcg,
-                       " tsc_early_khz=%llu no_timer_check%s cryptomgr.notests"
+                       " tsc_early_khz=%llu no_timer_check cryptomgr.notests"
                        " initcall_blacklist=load_system_certificate_list,jent_mod_init,trace_eval_init",
-                       (unsigned long long)vmm->tsc_khz, spec->vcpu_count == 1 ? " nolapic_timer" : "");
+                       (unsigned long long)vmm->tsc_khz);
     if (mt_fmt(ret, size, err, "%s%s%s", spec->boot_args, tcg, vmm->serial_off ? " 8250.nr_uarts=0" : "") < 0)
         return MT_FAIL(err, MT_E_LIMIT, "boot arguments pass %zu bytes", size - 1);
     return 0;
