@@ -19,18 +19,21 @@ static unsigned core_count(void)
     return n < 1 ? 1 : n > 256 ? 256 : (unsigned)n;
 }
 
-/* Two descriptors for a connection and some for the rest: say what the limit allows. */
-static void fit_descriptors(const struct mt_edge_options *opt)
+/* Two descriptors for a connection out of 80 % of the limit, raised as far as allowed; the rest is for pipes and listeners. */
+static uint64_t fit_descriptors(uint64_t max_conns)
 {
     struct rlimit rl;
     if (getrlimit(RLIMIT_NOFILE, &rl) == -1)
-        return;
+        return max_conns;
     rl.rlim_cur = rl.rlim_max;
-    (void)setrlimit(RLIMIT_NOFILE, &rl);
+    if (setrlimit(RLIMIT_NOFILE, &rl) == -1 && getrlimit(RLIMIT_NOFILE, &rl) == -1)
+        return max_conns;
     uint64_t fits = rl.rlim_cur / 10 * 4;
-    if (opt->max_conns > fits)
-        mt_log(MT_WARN, "edge.descriptor_limit", KV("max_conns", opt->max_conns), KV("fits", fits),
-               KV("mend", "raise LimitNOFILE, or lower max_conns"));
+    if (max_conns <= fits)
+        return max_conns;
+    mt_log(MT_INFO, "edge.descriptor_limit", KV("max_conns", max_conns), KV("fits", fits),
+           KV("mend", "none needed; for more connections raise the descriptor limit (LimitNOFILE)"));
+    return fits;
 }
 
 int mt_edge_hub_init(struct mt_edge_hub *h, const struct mt_edge_options *opt, struct mt_err *err)
@@ -39,7 +42,7 @@ int mt_edge_hub_init(struct mt_edge_hub *h, const struct mt_edge_options *opt, s
     h->opt = opt;
     mt_random(h->run_id, sizeof h->run_id);
     (void)pthread_mutex_init(&h->lock, NULL);
-    fit_descriptors(opt);
+    h->max_conns = fit_descriptors(opt->max_conns);
     const struct mt_edge_limit_conf lc = {.conns = (uint32_t)opt->source_conns,
                                           .new_per_s = (uint32_t)opt->source_new_per_s,
                                           .burst = (uint32_t)opt->source_burst,

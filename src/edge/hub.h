@@ -30,6 +30,7 @@ struct mt_edge_hub {
     const struct mt_edge_options *opt;
     struct mt_edge_limits *limits;
     struct mt_edge_totals totals;
+    uint64_t max_conns; /* as configured, or what the descriptor limit allows */
     uint8_t run_id[8]; /* first half of every connection id */
 
     struct mt_edge_worker *workers;

@@ -145,7 +145,7 @@ static bool room_for_one(struct mt_edge_worker *w)
 {
     struct mt_edge_totals *t = &w->hub->totals;
     uint32_t open = atomic_fetch_add_explicit(&t->open, 1, memory_order_relaxed);
-    if (open < w->hub->opt->max_conns)
+    if (open < w->hub->max_conns)
         return true;
     atomic_fetch_sub_explicit(&t->open, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&t->limit_hits, 1, memory_order_relaxed);
