@@ -1,0 +1,263 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""moat-init in real microVMs (QEMU TCG): boot, network, logs, exit codes, OOM, refusals, stop.
+
+The host side of both channels is tests/tools/guestvm.py, so that every message can be looked at.
+Limits on time are those of the brief (hello <= 2 s, workload <= 250 ms of guest time after it), asked of the
+best boot: the machine may be busy with other tests.
+"""
+import hashlib
+import json
+import os
+import sys
+import tempfile
+import time
+import traceback
+import urllib.request
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tools"))
+import guestvm  # noqa: E402
+
+FILES = {
+    "/etc/passwd": "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1001:app:/home/app:/bin/sh\n",
+    "/etc/group": "root:x:0:\napp:x:1001:\nextra:x:1002:other,app\n",
+    "/www/index.html": "hello from the guest\n",
+}
+hello_times, guest_times = [], []
+
+
+class Boot:
+    """a started guest, ended whatever happens"""
+
+    def __init__(self, shared, **kw):
+        self.guest = guestvm.Guest(*shared, **kw)
+
+    def __enter__(self):
+        return self.guest.start()
+
+    def __exit__(self, kind, *_):
+        if kind:
+            print("console: " + self.guest.console_tail(), flush=True)
+        self.guest.end()
+
+
+def check(condition, text):
+    if not condition:
+        raise AssertionError(text)
+
+
+def run_to_exit(g, argv, **process):
+    """boot, run, return (started, exited); the end must be clean"""
+    hello = g.boot_with(g.config(argv, **process))
+    hello_times.append(g.since_start())
+    check(hello["phase"] == "boot" and hello["instance_id"] == g.instance_id, "hello: %s" % hello)
+    g.expect("status", "configured")
+    started = g.expect("status", "started")
+    g.collect_logs()
+    exited = g.expect("status", "exited", limit=30)
+    g.send("bye")
+    check(g.wait_exit() == 0, "QEMU did not end with 0 after bye")
+    g.log_thread.join(5)
+    return started, exited
+
+
+def serves_http_and_stops(shared):
+    with Boot(shared) as g:
+        config = g.config(["httpd", "-f", "-v", "-p", "[::]:8080", "-h", "/www"], user="app", env={"A": "b"})
+        config["network"]["dns"], config["network"]["search"] = ["fd00:77::53"], ["moat.internal"]
+        config["network"]["hosts"] = [{"name": "db", "address": "fd00:77::9"}]
+        g.connect()
+        hello = g.expect("hello")
+        hello_times.append(g.since_start())
+        check(hello["proto_min"] == 1 and hello["arch"] == "amd64" and hello["kernel"].startswith("6.12."), "hello: %s" % hello)
+        sent = time.monotonic()
+        g.send("config", **config)
+        raw = json.dumps(dict({"v": 1, "type": "config", "seq": 1}, **config)).encode()
+        ack = g.expect("ack")
+        check(ack["config_sha256"] == hashlib.sha256(raw).hexdigest() and ack["generation"] == 7, "ack: %s" % ack)
+        configured = g.expect("status", "configured")
+        started = g.expect("status", "started")
+        guest_times.append(time.monotonic() - sent)
+        check(started["pid"] > 1 and started["uptime_ms"] >= configured["uptime_ms"], "started: %s" % started)
+        url, page = "http://[%s]:8080/" % guestvm.ADDRESS, None
+        until = time.monotonic() + 10
+        while page is None and time.monotonic() < until:
+            try:
+                page = urllib.request.urlopen(url, timeout=2).read()
+            except OSError:
+                time.sleep(0.01)
+        first = g.since_start()
+        check(page == FILES["/www/index.html"].encode(), "page: %s" % page)
+        print("  hello %.2f s, config to started %.0f ms, first page %.2f s" % (hello_times[-1], guest_times[-1] * 1000, first))
+
+        g.send("ping", ts_ns=42)
+        pong = g.expect("pong")
+        check(pong["ts_ns"] == 42 and 64e6 < pong["mem_total"] < 128 << 20, "pong: %s" % pong)
+        check(0 < pong["mem_available"] < pong["mem_total"] and pong["procs"] > 2 and pong["oom_kills"] == 0, "pong: %s" % pong)
+
+        # the agent restarts: the workload goes on, the guest comes back and says where it stands
+        g.connect()
+        hello = g.expect("hello")
+        check(hello["phase"] == "running", "hello after reconnect: %s" % hello)
+        g.send("resume")
+        again = g.expect("status", "started")
+        check(again == dict(started, seq=2), "status after resume: %s, before: %s" % (again, started))
+        g.send("nonsense", x=1)  # unknown types are ignored
+        g.send("ping", ts_ns=43)
+        check(g.expect("pong")["ts_ns"] == 43, "no pong after an unknown type")
+        check(urllib.request.urlopen(url, timeout=5).read() == page, "the page went away by the reconnect")
+
+        g.collect_logs()
+        asked = time.monotonic()
+        g.send("shutdown", grace_ms=5000, reason="scaled_down")
+        exited = g.expect("status", "exited")
+        check(exited["signal"] == "TERM" and exited["reason"] == "workload_signaled", "exited: %s" % exited)
+        check("exit_code" not in exited and exited["clean_umount"] is True, "exited: %s" % exited)
+        g.send("bye")
+        check(g.wait_exit() == 0, "QEMU status")
+        took = time.monotonic() - asked
+        check(took < 4, "stop took %.1f s although the workload obeyed at once" % took)
+        check(any("200" in line or "index" in line or "url" in line for line in g.lines(2)), "httpd log: %s" % g.records)
+
+
+def workload_sees_what_the_config_says(shared):
+    script = ("echo id=$(id -u):$(id -g):$(id -G); echo home=$HOME; echo a=$A; echo host=$(hostname); echo cwd=$PWD; echo late >&2; "
+              "cat /etc/hosts | tail -n 2; cat /etc/hostname; stat -c '%a' /tmp /dev/shm; echo x > /srv/f || echo no write; "
+              "ls /proc/1/fd 2>/dev/null; kill -0 1 2>/dev/null && echo may signal; cat /proc/self/oom_score_adj; "
+              "echo ino=$(cat /proc/mounts | busybox grep -c overlay); echo -n tail")
+    with Boot(shared, name="web-9") as g:
+        started, exited = run_to_exit(
+            g, ["sh", "-c", script], user="app", env={"A": "x y", "PATH": "/bin"}, cwd="/srv",
+            prestart=[{"argv": ["/bin/sh", "-c", "echo pre $A"], "timeout_ms": 5000}])
+        out = g.lines(1)
+        check(exited["exit_code"] == 0 and exited["reason"] == "completed" and "signal" not in exited, "exited: %s" % exited)
+        want = ["pre x y", "id=1000:1001:1001 1002", "home=/home/app", "a=x y", "host=web-9", "cwd=/srv", guestvm.ADDRESS + "\tweb-9",
+                "web-9", "1777", "no write", "0", "ino=1", "tail"]
+        for line in want:
+            check(line in out, "no line '%s' in %s" % (line, out))
+        check("may signal" not in out, "an unprivileged workload may signal init")
+        check("late" in g.lines(2), "stderr: %s" % g.lines(2))
+        seqs = [r[2] for r in g.records]
+        check(seqs == list(range(1, len(seqs) + 1)), "log seq has holes: %s" % seqs)
+        now = time.time_ns()
+        check(all(abs(now - r[3]) < 60e9 for r in g.records), "record times are not wall time")
+
+
+def exit_codes(shared):
+    cases = [(["sh", "-c", "exit 1"], {"exit_code": 1, "reason": "workload_exited"}),
+             (["sh", "-c", "exit 137"], {"exit_code": 137, "reason": "workload_exited"}),
+             (["sh", "-c", "kill -SEGV $$"], {"signal": "SEGV", "reason": "workload_signaled"})]
+    for argv, want in cases:
+        with Boot(shared) as g:
+            _, exited = run_to_exit(g, argv)
+            for key, value in want.items():
+                check(exited.get(key) == value, "%s: %s" % (argv, exited))
+            check(("exit_code" in exited) != ("signal" in exited), "%s: %s" % (argv, exited))
+
+
+def out_of_memory(shared):
+    with Boot(shared) as g:
+        _, exited = run_to_exit(g, ["awk", "BEGIN { while (1) a[i++] = sprintf(\"%1000s\", i) }"])
+        check(exited["reason"] == "oom_killed" and exited["detail"] == "guest", "exited: %s" % exited)
+        check(exited["signal"] == "KILL" and exited["oom_kills"] >= 1, "exited: %s" % exited)
+        check(any("out of memory" in line for line in g.lines(3)), "no system log line: %s" % g.records)
+
+
+def stubborn_workload_and_flood(shared):
+    """ignores TERM, floods its log while nobody reads: neither blocks, the loss is told, KILL comes at grace"""
+    script = "trap '' TERM; seq 1 60000; echo flood done; while :; do sleep 1; done"
+    with Boot(shared) as g:
+        config = g.config(["sh", "-c", script])
+        config["logs"]["ring_bytes"] = 65536
+        g.boot_with(config)
+        g.expect("status", "configured")
+        g.expect("status", "started")
+        # the log connection waits in the backlog: guest and sockets fill up, then the ring drops
+        time.sleep(2.5)
+        g.collect_logs()
+        check(g.wait_record(b"flood done", 20), "the workload was blocked by its log: %s" % g.records[-3:])
+        gaps = [r for r in g.records if r[1] & 2]
+        lines = [r for r in g.records if r[0] == 1]
+        lost = sum(int.from_bytes(r[4], "big") for r in gaps)
+        total = sum(len(str(i)) + 1 for i in range(1, 60001)) + len("flood done") + 1
+        check(gaps and lost + sum(len(r[4]) + 1 for r in lines) == total, "bytes lost %d and seen do not add up to %d" % (lost, total))
+        seqs = [r[2] for r in g.records]
+        check(seqs == sorted(set(seqs)), "log seq is not increasing")
+        asked = time.monotonic()
+        g.send("shutdown", grace_ms=60000, reason="replaced")
+        g.send("shutdown", grace_ms=500, reason="replaced")  # a second one shortens
+        exited = g.expect("status", "exited")
+        check(exited["signal"] == "KILL" and exited["reason"] == "workload_signaled", "exited: %s" % exited)
+        check(0.4 < time.monotonic() - asked < 6, "KILL after %.1f s" % (time.monotonic() - asked))
+        g.send("bye")
+        check(g.wait_exit() == 0, "QEMU status")
+
+
+def refuse(shared, change, reason, detail, acked, limit=15):
+    with Boot(shared) as g:
+        config = g.config(["sleep", "100"])
+        change(config)
+        g.connect()
+        g.expect("hello")
+        g.send("config", **config)
+        if acked:
+            g.expect("ack")
+        m = g.receive(limit)
+        if m.get("state") == "configured":
+            m = g.receive(limit)
+        check(m["type"] == "status" and m["state"] == "failed", "status: %s" % m)
+        check(m["reason"] == reason and detail in m["detail"], "wanted %s/%s, got %s" % (reason, detail, m))
+        g.send("bye")
+        check(g.wait_exit() == 0, "QEMU status")
+
+
+def refuses_what_it_cannot_do(shared):
+    refuse(shared, lambda c: c["secrets"].update(present=True, required=True, version_id="v", path="/run/secrets/platform.env",
+                                                 mode=256, uid=0, gid=0, bytes=1, sha256="0" * 64),
+           "config_fetch_failed", "unknown_feature: secrets", acked=False)
+
+
+def refuses_wrong_disk(shared):
+    refuse(shared, lambda c: c["root"].update(lower_uuid="00000000-0000-4000-8000-000000000000"), "rootfs_mount_failed", "UUID",
+           acked=True)
+
+
+def reports_failed_starts(shared):
+    refuse(shared, lambda c: c["process"].update(prestart=[{"argv": ["sh", "-c", "exit 3"], "timeout_ms": 2000}]),
+           "prestart_failed", "0: exit 3", acked=True)
+    refuse(shared, lambda c: c["process"].update(argv=["no-such-program"]), "exec_not_found", "no-such-program", acked=True)
+
+
+def time_limits(_):
+    print("  hello: best %.2f s of %d boots" % (min(hello_times), len(hello_times)))
+    check(min(hello_times) <= 2.0, "best hello took %.2f s" % min(hello_times))
+    check(min(guest_times) <= 0.25, "config to started took %.0f ms" % (min(guest_times) * 1000))
+
+
+def main():
+    why = guestvm.missing()
+    if why:
+        print("skip - guest boot: " + why)
+        return 0
+    failed = 0
+    with tempfile.TemporaryDirectory(prefix="moat-guest-disk-") as tmp:
+        boot = guestvm.bundle()
+        guestvm.enter_netns()
+        disk = os.path.join(tmp, "root.ext4")
+        shared = (boot, guestvm.tsc_khz(), disk, guestvm.make_root_disk(disk, FILES))
+        for case in (serves_http_and_stops, workload_sees_what_the_config_says, exit_codes, out_of_memory,
+                     stubborn_workload_and_flood, refuses_what_it_cannot_do, refuses_wrong_disk, reports_failed_starts, time_limits):
+            name = case.__name__.replace("_", " ")
+            try:
+                case(shared)
+                print("ok - " + name, flush=True)
+            except Exception as e:  # a broken case must not hide the others
+                failed = 1
+                traceback.print_exc(file=sys.stdout)
+                print("not ok - %s: %s: %s" % (name, type(e).__name__, str(e).replace("\n", " ")[:500]), flush=True)
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
