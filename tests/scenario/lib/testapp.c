@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The program inside test images; static, one word says what it does:
+ *   serve PORT     plain HTTP on [::]:PORT, answers 200 with its environment variable WORD
+ *   exit CODE      prints a line and ends with this code after 200 ms
+ *   deaf           runs, opens no port
+ *   hog MIB        allocates and touches this much memory, then waits
+ *   talk N         prints N numbered lines to stdout and stderr, then serves 8080
+ *   ids            prints uid, gid and working folder, then serves 8080 */
+#define _GNU_SOURCE
+#include <netinet/in.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+static int serve(int port)
+{
+    int one = 1, s = socket(AF_INET6, SOCK_STREAM, 0);
+    struct sockaddr_in6 a = {.sin6_family = AF_INET6, .sin6_port = htons((unsigned short)port)};
+    setsockopt(s, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    if (bind(s, (struct sockaddr *)&a, sizeof a) || listen(s, 64)) {
+        perror("testapp: listen");
+        return 1;
+    }
+    printf("testapp: serving on %d\n", port);
+    for (;;) {
+        char buf[4096], out[512];
+        int c = accept(s, NULL, NULL);
+        if (c < 0)
+            continue;
+        const char *word = getenv("WORD") ? getenv("WORD") : "none";
+        if (read(c, buf, sizeof buf) > 0) {
+            int n = snprintf(out, sizeof out, "HTTP/1.1 200 OK\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n%s", strlen(word), word);
+            if (write(c, out, (size_t)n) != n)
+                perror("write");
+        }
+        close(c);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    const char *what = argc > 1 ? argv[1] : "deaf";
+    int n = argc > 2 ? atoi(argv[2]) : 0;
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    signal(SIGPIPE, SIG_IGN);
+    if (!strcmp(what, "serve"))
+        return serve(n);
+    if (!strcmp(what, "exit")) {
+        printf("testapp: about to exit with %d\n", n);
+        usleep(200000);
+        return n;
+    }
+    if (!strcmp(what, "hog")) {
+        printf("testapp: taking %d MiB\n", n);
+        for (int i = 0; i < n; i++) {
+            char *p = malloc(1 << 20);
+            if (!p)
+                return 9;
+            memset(p, i + 1, 1 << 20);
+        }
+        printf("testapp: has %d MiB\n", n);
+    } else if (!strcmp(what, "talk")) {
+        for (int i = 0; i < n; i++) {
+            printf("out %d\n", i);
+            fprintf(stderr, "err %d\n", i);
+        }
+        return serve(8080);
+    } else if (!strcmp(what, "ids")) {
+        char cwd[256];
+        printf("uid %d gid %d cwd %s\n", getuid(), getgid(), getcwd(cwd, sizeof cwd));
+        return serve(8080);
+    }
+    for (;;)
+        pause();
+}
