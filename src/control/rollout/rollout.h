@@ -105,7 +105,7 @@ struct mt_roll_result {
     size_t n_actions;
 
     enum mt_roll_condition condition;
-    enum mt_reason reason;        /* placement part; NONE when ok. HELD: ATTEMPT_FAILED */
+    enum mt_reason reason;        /* placement part: why blocked; SURGE_UNAVAILABLE also while ok (drain-first); held: NONE */
     char detail[MT_PLACE_DETAIL]; /* blocked: counts per filter; held: what the attempts ended with */
     const char *stable_spec;      /* new value; equals the remembered one when unchanged */
     bool scheduling_changed;      /* append env.scheduling_changed with the five fields above and target_spec */
@@ -113,7 +113,8 @@ struct mt_roll_result {
     bool satisfied;         /* matching = desired, all available, nothing old left running */
     bool surge_unavailable; /* rolling drain-first; goes into the deploy's message */
     uint32_t matching, ready, available, old;
-    const struct mt_roll_attempt *last_attempt; /* held: the last one that counted */
+    const struct mt_roll_attempt *last_attempt; /* the last failed attempt of the target that counts, or NULL */
+    const char *held_reason; /* held: reason code the attempts ended with, or NULL when it is no longer known */
     int64_t wake_at_ms;     /* when time alone changes the answer; INT64_MAX: never */
 };
 
