@@ -177,11 +177,19 @@ static int clear_remains(const struct mt_pg_cluster_conf *conf, struct mt_err *e
         signo = ms > 500 ? SIGKILL : 0;
         (void)poll(NULL, 0, 5);
     }
-    char path[PATH_MAX];
-    int r = mt_fmt(path, sizeof path, err, "%s/postmaster.pid", conf->data_dir);
-    if (r == 0 && unlink(path) < 0 && errno != ENOENT)
-        return MT_FAIL_ERRNO(err, MT_E_IO, "remove '%s'", path);
-    return r;
+    /* Their pid may belong to somebody else by now, and the server trusts them. The socket folder is ours alone. */
+    const struct {
+        const char *dir, *name;
+    } files[] = {{conf->data_dir, "postmaster.pid"}, {conf->socket_dir, ".s.PGSQL.5432.lock"}, {conf->socket_dir, ".s.PGSQL.5432"}};
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        char path[PATH_MAX];
+        int r = mt_fmt(path, sizeof path, err, "%s/%s", files[i].dir, files[i].name);
+        if (r < 0)
+            return r;
+        if (unlink(path) < 0 && errno != ENOENT)
+            return MT_FAIL_ERRNO(err, MT_E_IO, "remove '%s'", path);
+    }
+    return 0;
 }
 
 /* ---- making it ---- */
