@@ -93,9 +93,6 @@ enum mt_action mt_reconcile(const struct mt_reconcile_in *in)
 
     if (obs == MT_OBS_BACKOFF && act == MT_ACT_PREPARE && in->now_ns < in->next_retry_ns)
         return MT_ACT_NONE;
-    /* a final state is reported once; looking again must not report it for ever */
-    if (obs == MT_OBS_FINAL && act == MT_ACT_SETTLE && in->phase == MT_PH_STOPPED && in->final_kept)
-        return MT_ACT_NONE;
     if (obs == MT_OBS_DRAINING && act == MT_ACT_NONE &&
         (in->now_ns >= in->drain_until_ns ||
          (in->want == MT_WANT_DRAINING && in->drain_delay_seconds == 0)))

@@ -53,7 +53,6 @@ struct mt_reconcile_in {
     int64_t now_ns;
     int64_t next_retry_ns;        /* meaningful in MT_PH_BACKOFF */
     int64_t drain_until_ns;       /* meaningful in MT_PH_DRAINING */
-    bool final_kept;              /* a final `stopped`/`failed` belongs to the wanted spec: leave it */
     uint32_t drain_delay_seconds; /* of the newest assignment; 0 ends the delay */
 };
 

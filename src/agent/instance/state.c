@@ -143,7 +143,7 @@ static const struct text_field {
     size_t offset, size;
 } text_fields[] = {
     TEXT(instance_id), TEXT(env_id), TEXT(boot_id),   TEXT(spec_hash),    TEXT(host_boot),
-    TEXT(address),     TEXT(digest), TEXT(root_uuid), TEXT(scratch_uuid), TEXT(stop_reason),
+    TEXT(address),     TEXT(digest), TEXT(root_uuid), TEXT(scratch_uuid), TEXT(stop_reason), TEXT(driver), TEXT(accel),
 };
 
 #define NUM(member) {#member, offsetof(struct mt_timeline, member)}

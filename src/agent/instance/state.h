@@ -13,7 +13,6 @@
 #include "agent/vmm/vmm.h"
 #include "base/err.h"
 #include "model/ids.h"
-#include "model/names.h"
 
 #include <jansson.h>
 #include <net/if.h>
@@ -50,7 +49,8 @@ struct mt_state {
     struct mt_vmm_ids vmm;
     char host_boot[40]; /* kernel's boot id when the VM was launched: other = node reboot */
     char address[46];   /* overlay address */
-    char digest[MT_DIGEST_SIZE];
+    char digest[72]; /* "sha256:" and 64 digits */
+    char driver[16], accel[8]; /* of the VM, as in vmm.h */
     char root_uuid[37], scratch_uuid[37];
     uint64_t seq_reserved; /* report sequence numbers below this may have been used */
     struct mt_restart_counters counters;

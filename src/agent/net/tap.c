@@ -216,19 +216,20 @@ int mt_tap_list(uint32_t **ret, size_t *ret_n, struct mt_err *err)
     return 0;
 }
 
-int mt_node_addr_add(const struct in6_addr *addr, bool *ret_added, struct mt_err *err)
+int mt_node_addr_has(const struct in6_addr *addr, bool *ret, struct mt_err *err)
 {
     auto_nl struct mt_nl *nl = NULL;
-    bool has = false;
+    int rc = mt_nl_open(&nl, err);
+    return rc < 0 ? rc : mt_nl_addr6_has(nl, LO_INDEX, addr, ret, err);
+}
+
+int mt_node_addr_add(const struct in6_addr *addr, struct mt_err *err)
+{
+    auto_nl struct mt_nl *nl = NULL;
     int rc = mt_nl_open(&nl, err);
     if (rc == 0)
-        rc = mt_nl_addr6_has(nl, LO_INDEX, addr, &has, err);
-    if (rc == 0 && !has)
         rc = mt_nl_addr6_add(nl, LO_INDEX, addr, 128, err);
-    if (rc < 0)
-        return mt_err_wrap(err, "overlay address on lo");
-    *ret_added = !has;
-    return 0;
+    return rc < 0 ? mt_err_wrap(err, "overlay address on lo") : 0;
 }
 
 int mt_node_addr_del(const struct in6_addr *addr, struct mt_err *err)

@@ -45,8 +45,10 @@ int mt_tap_list(uint32_t **ret, size_t *ret_n, struct mt_err *err);
 
 /* ---- the node's own addresses ------------------------------------------------------------ */
 
-/** Put the overlay address on lo as /128. *@ret_added tells whether it was not there before. */
-int mt_node_addr_add(const struct in6_addr *addr, bool *ret_added, struct mt_err *err);
+/** Is the address on lo? */
+int mt_node_addr_has(const struct in6_addr *addr, bool *ret, struct mt_err *err);
+/** Put the overlay address on lo as /128; 0 also when it is there. */
+int mt_node_addr_add(const struct in6_addr *addr, struct mt_err *err);
 /** Take it away again. */
 int mt_node_addr_del(const struct in6_addr *addr, struct mt_err *err);
 /** Blackhole route for the node's instance prefix, so that addresses without a VM do not loop. */

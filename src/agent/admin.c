@@ -1,0 +1,321 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The local socket: clients, framing, log streams. What the other ops say is in describe.c. See admin.h. */
+#include "agent/admin.h"
+
+#include "agent/describe.h"
+#include "agent/logstore.h"
+#include "base/cleanup.h"
+#include "base/list.h"
+#include "base/log.h"
+#include "base/str.h"
+#include "os/sock.h"
+#include "wire/json.h"
+
+#include <sys/socket.h>
+
+#define CLIENTS_MAX 64
+#define REQUEST_MAX 16384
+#define OUT_HIGH (256U << 10) /* no more records are read while this much waits */
+#define OUT_MAX (8U << 20)    /* one answer that is not a stream */
+#define RECORDS_PER_TURN 256
+
+struct client {
+    struct mt_list link;
+    struct mt_admin *ad;
+    int fd;
+    struct mt_source *src;
+    struct mt_buf in, out;
+    bool asked;   /* the request line was read */
+    bool closing; /* close when `out` is empty */
+    bool waits_stop;
+    struct mt_log_reader *reader;
+    bool follow;
+    uint64_t left; /* records still wanted */
+    char instance_id[MT_ID_SIZE];
+};
+
+struct mt_admin {
+    struct mt_agent *a;
+    int fd;
+    struct mt_source *src;
+    struct mt_list clients;
+    unsigned n;
+};
+
+static void client_free(struct client *c)
+{
+    mt_loop_del(c->src);
+    mt_closep(&c->fd);
+    mt_list_remove(&c->link);
+    mt_log_reader_close(c->reader);
+    mt_buf_done(&c->in);
+    mt_buf_done(&c->out);
+    c->ad->n--;
+    free(c);
+}
+
+static void put_error(struct client *c, const struct mt_err *err)
+{
+    mt_buf_puts(&c->out, "{\"error\":{\"code\":");
+    const char *code = mt_code_name(err->code);
+    mt_buf_put_json_str(&c->out, code, strlen(code));
+    mt_buf_puts(&c->out, ",\"message\":");
+    mt_buf_put_json_str(&c->out, err->msg, strlen(err->msg));
+    mt_buf_puts(&c->out, "}}\n");
+    c->closing = true;
+}
+
+static void put_record(struct client *c, const struct mt_log_record *r)
+{
+    char ts[MT_RFC3339_LEN];
+    mt_buf_printf(&c->out, "{\"ts\":\"%s\",\"seq\":%llu,\"stream\":\"%s\",\"line\":", mt_rfc3339(r->ts_us, ts),
+                  (unsigned long long)r->seq, mt_log_stream_name(r->stream));
+    mt_buf_put_json_str(&c->out, (const char *)r->line, r->len);
+    mt_buf_printf(&c->out, ",\"truncated\":%s}\n", r->flags & MT_LOG_TRUNCATED ? "true" : "false");
+}
+
+/* Move records into the output until it is full or there are none. */
+static void pump(struct client *c)
+{
+    struct mt_log_record r;
+    struct mt_err err = {0};
+
+    for (int i = 0; c->reader && c->out.len < OUT_HIGH && i < RECORDS_PER_TURN; i++) {
+        if (c->left == 0) {
+            c->closing = true;
+            return;
+        }
+        int rc = mt_log_reader_next(c->reader, &r, &err);
+        if (rc == 1) {
+            put_record(c, &r);
+            c->left--;
+            continue;
+        }
+        if (rc < 0)
+            put_error(c, &err);
+        else if (!c->follow)
+            c->closing = true;
+        return;
+    }
+}
+
+/* Returns false when the client is gone. */
+static bool flush(struct client *c)
+{
+    while (c->out.len > 0) {
+        ssize_t n = send(c->fd, c->out.p, c->out.len, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0 && errno == EAGAIN)
+            break;
+        if (n < 0) {
+            client_free(c);
+            return false;
+        }
+        mt_buf_consume(&c->out, (size_t)n);
+        if (c->out.len == 0 && !c->closing)
+            pump(c);
+    }
+    if (c->out.len == 0 && c->closing) {
+        client_free(c);
+        return false;
+    }
+    (void)mt_loop_fd_events(c->src, c->out.len ? EPOLLIN | EPOLLOUT : EPOLLIN, NULL);
+    return true;
+}
+
+static int op_logs(struct client *c, const json_t *rq, struct mt_err *err)
+{
+    const char *id;
+    uint64_t since, limit, last = 0;
+    bool follow, has_since = json_is_integer(json_object_get(rq, "since_seq"));
+    int rc = mt_json_get_str(rq, "instance_id", MT_ID_SIZE - 1, &id, err);
+    if (rc == 0)
+        rc = mt_json_opt_u64(rq, "since_seq", 0, UINT64_MAX / 2, 0, &since, err);
+    if (rc == 0)
+        rc = mt_json_opt_u64(rq, "limit", 0, 1000000, 0, &limit, err);
+    if (rc == 0)
+        rc = mt_json_opt_bool(rq, "follow", false, &follow, err);
+    if (rc == 0)
+        rc = mt_id_check(MT_ID_INSTANCE, id, err);
+    if (rc < 0)
+        return rc;
+    if (!has_since && limit > 0) { /* the last `limit` records */
+        rc = mt_log_last_seq(c->ad->a->conf.logs_dir, id, &last, err);
+        since = last > limit ? last - limit : 0;
+        if (follow)
+            limit = 0;
+    }
+    if (rc == 0)
+        rc = mt_log_reader_open(c->ad->a->conf.logs_dir, id, since, &c->reader, err);
+    if (rc < 0)
+        return rc;
+    (void)snprintf(c->instance_id, sizeof c->instance_id, "%s", id);
+    c->follow = follow;
+    c->left = limit ? limit : UINT64_MAX;
+    pump(c);
+    return 0;
+}
+
+static int op_stop_all(struct client *c, const json_t *rq, struct mt_err *err)
+{
+    uint64_t ms;
+    int rc = mt_json_opt_u64(rq, "deadline_ms", 100, 600000, 20000, &ms, err);
+    if (rc < 0)
+        return rc;
+    c->waits_stop = true;
+    mt_agent_stop_all(c->ad->a, (int64_t)ms);
+    return 0;
+}
+
+static int dispatch(struct client *c, const char *line, size_t len, struct mt_err *err)
+{
+    mt_auto_json json_t *rq = NULL;
+    const char *op, *id = NULL;
+    struct mt_agent *a = c->ad->a;
+
+    int rc = mt_json_parse(line, len, REQUEST_MAX, 4, &rq, err);
+    if (rc == 0)
+        rc = mt_json_get_str(rq, "op", 32, &op, err);
+    if (rc < 0)
+        return rc;
+    if (strcmp(op, "logs") == 0)
+        return op_logs(c, rq, err);
+    if (strcmp(op, "stop-all") == 0)
+        return op_stop_all(c, rq, err);
+    c->closing = true;
+    if (strcmp(op, "list") == 0)
+        return mt_describe_list(a, &c->out, err);
+    if (strcmp(op, "doctor") == 0)
+        return mt_describe_doctor(a, &c->out, err);
+    if (strcmp(op, "describe") == 0 || strcmp(op, "console") == 0) {
+        rc = mt_json_get_str(rq, "instance_id", MT_ID_SIZE - 1, &id, err);
+        if (rc == 0)
+            rc = mt_id_check(MT_ID_INSTANCE, id, err);
+        if (rc < 0)
+            return rc;
+        return op[0] == 'd' ? mt_describe_instance(a, id, &c->out, err) : mt_describe_console(a, id, &c->out, err);
+    }
+    return MT_FAIL(err, MT_E_INVALID, "no op '%.32s'; known are logs, console, list, describe, doctor, stop-all", op);
+}
+
+static void on_client(struct mt_source *s, int fd, uint32_t revents, void *arg)
+{
+    struct client *c = arg;
+    struct mt_err err = {0};
+    char buf[4096];
+    (void)s;
+
+    if ((revents & EPOLLOUT) && !flush(c))
+        return;
+    if (!(revents & (EPOLLIN | EPOLLHUP | EPOLLERR)))
+        return;
+    ssize_t n = recv(fd, buf, sizeof buf, MSG_DONTWAIT);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    if (n <= 0) {
+        /* half closed after asking: it still wants the answer */
+        if (n == 0 && c->asked && !(revents & (EPOLLHUP | EPOLLERR)) && (c->out.len > 0 || c->waits_stop)) {
+            (void)mt_loop_fd_events(c->src, c->out.len ? EPOLLOUT : 0, NULL);
+            return;
+        }
+        client_free(c);
+        return;
+    }
+    if (c->asked)
+        return; /* one request each; what follows is ignored */
+    mt_buf_put(&c->in, buf, (size_t)n);
+    const char *end = c->in.failed ? NULL : memchr(c->in.p, '\n', c->in.len);
+    if (!end && !c->in.failed)
+        return;
+    c->asked = true;
+    int rc = end ? dispatch(c, (const char *)c->in.p, (size_t)(end - (const char *)c->in.p), &err)
+                 : MT_FAIL(&err, MT_E_LIMIT, "request longer than %d bytes", REQUEST_MAX);
+    if (rc < 0)
+        put_error(c, &err);
+    (void)flush(c);
+}
+
+static void on_accept(struct mt_source *s, int listen_fd, uint32_t revents, void *arg)
+{
+    struct mt_admin *ad = arg;
+    mt_auto_fd int fd = -1;
+    uid_t uid;
+    (void)s;
+    (void)revents;
+
+    if (mt_sock_accept(listen_fd, &fd, NULL) != 1)
+        return;
+    if (mt_sock_peercred(fd, &uid, NULL, NULL, NULL) < 0 || (uid != 0 && uid != geteuid() && uid != ad->a->control_uid) ||
+        ad->n >= CLIENTS_MAX)
+        return;
+    struct client *c = calloc(1, sizeof *c);
+    if (!c)
+        return;
+    c->ad = ad;
+    c->fd = MT_TAKE_FD(fd);
+    mt_buf_init(&c->in, REQUEST_MAX);
+    mt_buf_init(&c->out, OUT_MAX);
+    mt_list_push_back(&ad->clients, &c->link);
+    ad->n++;
+    c->src = mt_loop_fd(ad->a->loop, "admin.client", c->fd, EPOLLIN, on_client, c, NULL);
+    if (!c->src)
+        client_free(c);
+}
+
+void mt_admin_logs_grew(struct mt_admin *ad, const char *instance_id)
+{
+    MT_LIST_EACH(n, &ad->clients) {
+        struct client *c = MT_CONTAINER(n, struct client, link);
+        if (!c->follow || strcmp(c->instance_id, instance_id) != 0 || c->out.len >= OUT_HIGH)
+            continue;
+        pump(c);
+        (void)flush(c);
+    }
+}
+
+void mt_admin_stop_all_done(struct mt_admin *ad, bool clean)
+{
+    MT_LIST_EACH(n, &ad->clients) {
+        struct client *c = MT_CONTAINER(n, struct client, link);
+        if (!c->waits_stop)
+            continue;
+        mt_buf_printf(&c->out, "{\"stopped\":true,\"clean\":%s}\n", clean ? "true" : "false");
+        c->closing = true;
+        (void)flush(c);
+    }
+}
+
+struct mt_admin *mt_admin_new(struct mt_agent *a, struct mt_err *err)
+{
+    struct mt_admin *ad = calloc(1, sizeof *ad);
+    if (!ad) {
+        (void)MT_FAIL(err, MT_E_NOMEM, "local socket: out of memory");
+        return NULL;
+    }
+    ad->a = a;
+    ad->fd = -1;
+    mt_list_init(&ad->clients);
+    /* the control plane's group may connect; who exactly is checked by SO_PEERCRED */
+    bool group = a->control_gid != (gid_t)-1;
+    if (mt_sock_unix_listen(a->conf.admin_socket, group ? 0660 : 0600, 0, a->control_gid, &ad->fd, err) == 0)
+        ad->src = mt_loop_fd(a->loop, "admin", ad->fd, EPOLLIN, on_accept, ad, err);
+    if (!ad->src) {
+        mt_admin_free(ad);
+        return NULL;
+    }
+    return ad;
+}
+
+void mt_admin_free(struct mt_admin *ad)
+{
+    if (!ad)
+        return;
+    MT_LIST_EACH(n, &ad->clients)
+        client_free(MT_CONTAINER(n, struct client, link));
+    mt_loop_del(ad->src);
+    if (ad->fd >= 0)
+        (void)unlink(ad->a->conf.admin_socket);
+    mt_closep(&ad->fd);
+    free(ad);
+}

@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The daemon as one object: what the rooms of the agent share, owned by the loop thread.
+ *
+ * Workers see only: conf (read-only after start), images, fw and the drivers, which are thread-safe
+ * themselves. Everything else belongs to the loop.
+ */
+#pragma once
+
+#include "agent/config.h"
+#include "agent/image/image.h"
+#include "agent/net/firewall.h"
+#include "agent/reconcile.h"
+#include "agent/slots.h"
+#include "agent/vmm/probe.h"
+#include "base/map.h"
+#include "model/plan.h"
+#include "os/loop.h"
+#include "os/pool.h"
+
+#include <limits.h>
+#include <pthread.h>
+#include <netinet/in.h>
+
+struct mt_inst;
+struct mt_report;
+struct mt_control;
+struct mt_admin;
+
+/** The kernel and init that new boots use. */
+struct mt_bundle {
+    char version[64]; /* "" when there is none */
+    char kernel_path[PATH_MAX];
+    char initramfs_path[PATH_MAX];
+    bool builtin; /* everything is in the kernel: `nomodule` */
+};
+
+/** Network facts of the plan in parsed form. */
+struct mt_node_net {
+    bool has_node, has_prefix, has_cluster;
+    struct in6_addr node;   /* overlay address, on lo */
+    struct in6_addr prefix; /* instance prefix of this node */
+    uint8_t prefix_len;
+    uint32_t mtu;
+};
+
+struct mt_agent {
+    struct mt_agent_conf conf;
+    struct mt_loop *loop;
+    struct mt_pool *steps; /* prepare, teardown, adoption, state files */
+    struct mt_pool *pulls; /* image pulls that wait for a registry */
+    struct mt_image_store *images;
+    struct mt_fw *fw;
+    pthread_mutex_t vmm_lock;
+    struct mt_vmm *vmm[MT_VMM_KIND_MAX][MT_VMM_ACCEL_MAX]; /* opened when first needed, kept; under vmm_lock */
+    struct mt_vmm_choice choice;
+    bool probing; /* nothing is prepared while it holds */
+    struct mt_bundle bundle;
+    struct mt_slots slots;
+    struct mt_map insts; /* instance id -> struct mt_inst */
+    char host_boot[37];  /* the kernel's boot id */
+    char cluster_id[65]; /* "" until the first plan or the configuration says */
+    unsigned cores;
+    uint64_t physical_bytes;
+
+    struct mt_plan *plan; /* last accepted, NULL before */
+    struct mt_plan_pos pos;
+    bool plan_fresh; /* accepted by this process, not only read from disk */
+    uint64_t plans_stale, plans_rejected;
+    char plan_rejected[240]; /* last reason, "" when the last plan was fine */
+    struct mt_node_net net;
+    bool fw_loading, fw_again, fw_loaded;
+
+    bool stop_all; /* `op: stop-all`: everything ends, then the process */
+    int64_t stop_deadline_ns;
+    bool quitting;
+    int exit_value;
+
+    struct mt_source *look_timer, *drift_timer, *quit_timer;
+    struct mt_report *report;
+    struct mt_control *control;
+    struct mt_admin *admin;
+    uid_t control_uid, edge_uid;
+    gid_t control_gid;
+    uid_t worker_uid;
+    gid_t worker_gid;
+};
+
+/** Look at every instance again in this turn of the loop (coalesced). */
+void mt_agent_look_soon(struct mt_agent *a);
+/** Take a plan in (ownership passes); @text is its bytes for plan.json, NULL when it came from there. */
+void mt_agent_plan(struct mt_agent *a, struct mt_plan *plan, const char *text, size_t len);
+/** The control plane answered that nothing changed: one more acceptance of the plan (ruling R10). */
+void mt_agent_plan_unchanged(struct mt_agent *a);
+
+/** A plan names another bundle: find and check it in the background. */
+void mt_agent_find_bundle(struct mt_agent *a);
+/** Records were appended for this instance: wake its followers. */
+void mt_agent_logs_grew(struct mt_agent *a, const char *instance_id);
+
+/** May one more VM boot now? (probe done, firewall loaded, parallel boots, admission of memory) */
+bool mt_agent_may_boot(struct mt_agent *a);
+/** Admission of runtime.md §3. Returns 0 or -MT_E_LIMIT; the reason code in *@ret_reason. */
+int mt_agent_admit(struct mt_agent *a, const struct mt_inst *in, uint64_t memory_bytes, enum mt_reason *ret_reason,
+                   struct mt_err *err);
+/** MiB added to a VM's memory on this node. */
+uint32_t mt_agent_overhead_mib(const struct mt_agent *a);
+/** Memory that VMs may use: physical minus reserve, bytes. */
+uint64_t mt_agent_alloc_memory(const struct mt_agent *a);
+/** Open (once) and give the driver of these names; any thread. The driver stays open until the agent ends. */
+int mt_agent_vmm_named(struct mt_agent *a, const char *driver, const char *accel, struct mt_vmm **ret, struct mt_err *err);
+/** The driver chosen by the probe; NULL while there is none. */
+struct mt_vmm *mt_agent_vmm(struct mt_agent *a);
+
+/** Open and run until told to end; returns the exit status of the process. */
+int mt_agent_run(struct mt_agent_conf *conf, struct mt_err *err);
+
+/** Begin the planned end: every instance is stopped, then the host is left as found (ruling R27). */
+void mt_agent_stop_all(struct mt_agent *a, int64_t deadline_ms);

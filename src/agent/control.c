@@ -1,0 +1,367 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Client of the control plane. See control.h. */
+#include "agent/control.h"
+
+#include "agent/report.h"
+#include "base/assert.h"
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/str.h"
+#include "os/file.h"
+#include "wire/http_client.h"
+
+#include <inttypes.h>
+#include <pthread.h>
+
+#define PLAN_TARGET "/internal/v1/nodes/self/plan"
+#define HEARTBEAT_TARGET "/internal/v1/nodes/self/heartbeat"
+#define STATUS_TARGET "/internal/v1/nodes/self/status"
+#define WAIT_S 30
+#define POST_TIMEOUT_MS 10000
+#define POLL_TIMEOUT_MS ((WAIT_S + 10) * 1000)
+#define ANSWER_MAX (1U << 20)
+#define PAUSE_FIRST_MS 200
+#define PAUSE_MAX_MS 5000
+
+struct mt_control {
+    struct mt_agent *a;
+    struct mt_http_client *plan_client, *post_client;
+    pthread_t plan_thread, post_thread;
+    bool plan_started, post_started;
+    struct mt_source *beat_timer;
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    /* under lock */
+    bool quit;
+    char *status, *beat; /* bodies waiting to be sent, owned */
+    uint64_t after;
+    bool have_after;
+    atomic_bool reachable;
+};
+
+/* ---- results on the loop's thread -------------------------------------------------------- */
+
+struct plan_result {
+    struct mt_control *c;
+    struct mt_plan *plan; /* NULL: unchanged, or refused */
+    char *text;
+    size_t len;
+    struct mt_err err;
+    int http;
+};
+
+static void on_plan(void *arg)
+{
+    struct plan_result *p = arg;
+    struct mt_agent *a = p->c->a;
+
+    if (p->http == 304) {
+        mt_agent_plan_unchanged(a);
+    } else if (p->plan) {
+        mt_agent_plan(a, p->plan, p->text, p->len);
+        p->plan = NULL;
+    } else {
+        a->plans_rejected++;
+        (void)snprintf(a->plan_rejected, sizeof a->plan_rejected, "%s", p->err.msg);
+        mt_log(MT_ERROR, "plan.rejected", KV("http", p->http), KV_ERR(&p->err));
+    }
+    mt_plan_free(p->plan);
+    free(p->text);
+    free(p);
+}
+
+struct answer {
+    struct mt_control *c;
+    bool status; /* of a status batch, else of a heartbeat */
+    int http;
+    bool was_away;
+    char detail[240];
+};
+
+static void on_answer(void *arg)
+{
+    struct answer *an = arg;
+    if (an->status)
+        mt_report_answer(an->c->a->report, an->http, an->detail);
+    else if (an->http >= 400)
+        mt_log(MT_WARN, "heartbeat.refused", KV("status", an->http), KV("detail", an->detail));
+    if (an->was_away && !an->status)
+        mt_report_resync(an->c->a->report); /* it may have lost what it knew: tell all again */
+    free(an);
+}
+
+/* ---- threads ----------------------------------------------------------------------------- */
+
+/* Sleep with a share of chance, woken early by quit. Returns true when to go on. */
+static bool pause_ms(struct mt_control *c, int64_t ms)
+{
+    uint32_t random;
+    struct timespec until;
+    mt_random(&random, sizeof random);
+    ms = ms - ms / 5 + (int64_t)(random % 1000) * ms * 2 / 5000;
+    (void)clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += ms / 1000;
+    until.tv_nsec += (ms % 1000) * 1000000;
+    if (until.tv_nsec >= 1000000000) {
+        until.tv_sec++;
+        until.tv_nsec -= 1000000000;
+    }
+    (void)pthread_mutex_lock(&c->lock);
+    while (!c->quit && pthread_cond_timedwait(&c->wake, &c->lock, &until) == 0)
+        continue;
+    bool go = !c->quit;
+    (void)pthread_mutex_unlock(&c->lock);
+    return go;
+}
+
+static int ask_plan(struct mt_control *c, struct mt_err *err)
+{
+    char target[128];
+    struct mt_http_reply reply;
+
+    (void)pthread_mutex_lock(&c->lock);
+    uint64_t after = c->after;
+    bool have = c->have_after;
+    (void)pthread_mutex_unlock(&c->lock);
+    if (have)
+        (void)snprintf(target, sizeof target, PLAN_TARGET "?after=%" PRIu64 "&wait=%d", after, WAIT_S);
+    else
+        (void)snprintf(target, sizeof target, PLAN_TARGET "?after=0&wait=0");
+    struct mt_http_header header = {"X-Moat-Agent-Version", MOAT_VERSION};
+    struct mt_http_request rq = {.method = "GET", .target = target, .headers = &header, .header_count = 1,
+                                 .timeout_ms = POLL_TIMEOUT_MS};
+    int rc = mt_http_do(c->plan_client, &rq, MT_PLAN_BYTES_MAX, &reply, err);
+    if (rc < 0)
+        return rc;
+    if (reply.status != 200 && reply.status != 304) {
+        rc = MT_FAIL(err, MT_E_UNAVAILABLE, "plan: http %d", reply.status);
+        mt_http_reply_done(&reply);
+        return rc;
+    }
+    struct plan_result *p = calloc(1, sizeof *p);
+    if (p) {
+        p->c = c;
+        p->http = reply.status;
+        if (reply.status == 200 && mt_plan_parse((const char *)reply.body.p, reply.body.len, &p->plan, &p->err) == 0) {
+            p->len = reply.body.len;
+            p->text = mt_buf_take(&reply.body);
+        }
+        if (reply.status == 200 && p->plan) {
+            /* ask for newer from here on, even before the loop has looked at it */
+            (void)pthread_mutex_lock(&c->lock);
+            c->after = p->plan->cursor_event_id;
+            c->have_after = true;
+            (void)pthread_mutex_unlock(&c->lock);
+        }
+        bool refused = reply.status == 200 && !p->plan;
+        if (mt_loop_post(c->a->loop, on_plan, p) < 0) {
+            mt_plan_free(p->plan);
+            free(p->text);
+            free(p);
+        }
+        if (refused)
+            rc = MT_FAIL(err, MT_E_INVALID, "plan refused");
+    }
+    mt_http_reply_done(&reply);
+    return rc;
+}
+
+static void *plan_main(void *arg)
+{
+    struct mt_control *c = arg;
+    int64_t pause = PAUSE_FIRST_MS;
+
+    for (;;) {
+        struct mt_err err = {0};
+        int64_t t0 = mt_clock_mono();
+        int rc = ask_plan(c, &err);
+        atomic_store(&c->reachable, rc == 0 || rc == -MT_E_INVALID);
+        if (rc == 0) {
+            pause = PAUSE_FIRST_MS;
+            /* a server that answers at once must not be asked in a tight loop */
+            if (mt_clock_mono() - t0 > 20 * MT_NS_PER_MS) {
+                (void)pthread_mutex_lock(&c->lock);
+                bool quit = c->quit;
+                (void)pthread_mutex_unlock(&c->lock);
+                if (quit)
+                    return NULL;
+                continue;
+            }
+            if (!pause_ms(c, 20))
+                return NULL;
+            continue;
+        }
+        mt_log(MT_DEBUG, "plan.poll_failed", KV_ERR(&err));
+        if (!pause_ms(c, pause))
+            return NULL;
+        pause = pause * 2 > PAUSE_MAX_MS ? PAUSE_MAX_MS : pause * 2;
+    }
+}
+
+static bool post(struct mt_control *c, bool status, char *body, bool was_away)
+{
+    struct mt_err err = {0};
+    struct mt_http_reply reply;
+    struct answer *an = calloc(1, sizeof *an);
+    struct mt_http_header header = {"X-Moat-Agent-Version", MOAT_VERSION};
+    struct mt_http_request rq = {.method = "POST",
+                                 .target = status ? STATUS_TARGET : HEARTBEAT_TARGET,
+                                 .headers = &header,
+                                 .header_count = 1,
+                                 .body = body,
+                                 .body_len = strlen(body),
+                                 .timeout_ms = POST_TIMEOUT_MS};
+    int rc = mt_http_do(c->post_client, &rq, ANSWER_MAX, &reply, &err);
+    bool ok = rc == 0;
+    if (an) {
+        an->c = c;
+        an->status = status;
+        an->was_away = ok && was_away;
+        an->http = ok ? reply.status : 0;
+        if (!ok)
+            (void)snprintf(an->detail, sizeof an->detail, "%s", err.msg);
+        else if (reply.status >= 400)
+            (void)mt_printable((const char *)reply.body.p, reply.body.len, an->detail, sizeof an->detail);
+        if (mt_loop_post(c->a->loop, on_answer, an) < 0)
+            free(an);
+    }
+    if (ok)
+        mt_http_reply_done(&reply);
+    free(body);
+    return ok;
+}
+
+static void *post_main(void *arg)
+{
+    struct mt_control *c = arg;
+    bool away = false;
+
+    for (;;) {
+        (void)pthread_mutex_lock(&c->lock);
+        while (!c->quit && !c->status && !c->beat)
+            (void)pthread_cond_wait(&c->wake, &c->lock);
+        bool quit = c->quit;
+        char *status = MT_TAKE(c->status), *beat = MT_TAKE(c->beat);
+        (void)pthread_mutex_unlock(&c->lock);
+        if (quit) {
+            free(status);
+            free(beat);
+            return NULL;
+        }
+        if (status)
+            (void)post(c, true, status, false);
+        if (beat)
+            away = !post(c, false, beat, away);
+    }
+}
+
+/* ---- loop side --------------------------------------------------------------------------- */
+
+static void on_beat(struct mt_source *s, void *arg)
+{
+    struct mt_control *c = arg;
+    mt_loop_timer_after(s, (int64_t)c->a->conf.heartbeat_ms);
+    char *body = mt_report_heartbeat(c->a);
+    if (!body)
+        return;
+    (void)pthread_mutex_lock(&c->lock);
+    free(c->beat); /* an unsent older one says less */
+    c->beat = body;
+    (void)pthread_cond_broadcast(&c->wake);
+    (void)pthread_mutex_unlock(&c->lock);
+}
+
+int mt_control_status(struct mt_control *c, char *body)
+{
+    if (!body)
+        return -MT_E_NOMEM;
+    (void)pthread_mutex_lock(&c->lock);
+    bool taken = !c->status;
+    if (taken) {
+        c->status = body;
+        (void)pthread_cond_broadcast(&c->wake);
+    }
+    (void)pthread_mutex_unlock(&c->lock);
+    if (!taken)
+        free(body);
+    return taken ? 0 : -MT_E_CONFLICT;
+}
+
+void mt_control_applied(struct mt_control *c, uint64_t cursor, bool any)
+{
+    if (!c)
+        return;
+    (void)pthread_mutex_lock(&c->lock);
+    c->after = cursor;
+    c->have_after = any;
+    (void)pthread_mutex_unlock(&c->lock);
+}
+
+bool mt_control_reachable(const struct mt_control *c)
+{
+    return c && atomic_load(&c->reachable);
+}
+
+struct mt_control *mt_control_new(struct mt_agent *a, struct mt_err *err)
+{
+    struct mt_control *c = calloc(1, sizeof *c);
+    pthread_condattr_t attr;
+    pthread_attr_t small;
+
+    if (!c) {
+        (void)MT_FAIL(err, MT_E_NOMEM, "control client: out of memory");
+        return NULL;
+    }
+    c->a = a;
+    (void)pthread_mutex_init(&c->lock, NULL);
+    (void)pthread_condattr_init(&attr);
+    (void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    (void)pthread_cond_init(&c->wake, &attr);
+    (void)pthread_condattr_destroy(&attr);
+    (void)pthread_attr_init(&small);
+    (void)pthread_attr_setstacksize(&small, 512U << 10);
+    c->plan_client = mt_http_client_new(a->conf.control_socket);
+    c->post_client = mt_http_client_new(a->conf.control_socket);
+    c->beat_timer = mt_loop_timer(a->loop, "heartbeat", on_beat, c, err);
+    if (!c->plan_client || !c->post_client || !c->beat_timer)
+        (void)MT_FAIL(err, MT_E_NOMEM, "control client: out of memory");
+    else {
+        c->plan_started = pthread_create(&c->plan_thread, &small, plan_main, c) == 0;
+        c->post_started = pthread_create(&c->post_thread, &small, post_main, c) == 0;
+        if (!c->plan_started || !c->post_started)
+            (void)MT_FAIL(err, MT_E_IO, "control client: no thread");
+    }
+    (void)pthread_attr_destroy(&small);
+    if (!c->plan_started || !c->post_started) {
+        mt_control_free(c);
+        return NULL;
+    }
+    mt_loop_timer_after(c->beat_timer, 0);
+    return c;
+}
+
+void mt_control_free(struct mt_control *c)
+{
+    if (!c)
+        return;
+    (void)pthread_mutex_lock(&c->lock);
+    c->quit = true;
+    (void)pthread_cond_broadcast(&c->wake);
+    (void)pthread_mutex_unlock(&c->lock);
+    if (c->plan_client)
+        mt_http_client_cancel(c->plan_client);
+    if (c->post_client)
+        mt_http_client_cancel(c->post_client);
+    if (c->plan_started)
+        (void)pthread_join(c->plan_thread, NULL);
+    if (c->post_started)
+        (void)pthread_join(c->post_thread, NULL);
+    mt_loop_del(c->beat_timer);
+    mt_http_client_free(c->plan_client);
+    mt_http_client_free(c->post_client);
+    free(c->status);
+    free(c->beat);
+    (void)pthread_cond_destroy(&c->wake);
+    (void)pthread_mutex_destroy(&c->lock);
+    free(c);
+}

@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The two connections to moat-control: one waits for plans, one tells (heartbeats and status batches).
+ *
+ * Each is a thread of its own with a blocking client (wire/http_client.h); results come back on the loop's
+ * thread. When the control plane is away both keep trying, with growing pauses. Source: control-plane.md §9.6.
+ */
+#pragma once
+
+#include "agent/agent.h"
+
+struct mt_control;
+
+/** Start both threads. NULL and @err on failure. */
+struct mt_control *mt_control_new(struct mt_agent *a, struct mt_err *err);
+/** Break off what runs, join the threads, free. */
+void mt_control_free(struct mt_control *c);
+/** Send a status batch; ownership of @body passes. -MT_E_CONFLICT when one is under way, -MT_E_NOMEM for NULL. */
+int mt_control_status(struct mt_control *c, char *body);
+/** Tell the poller what is applied, so that it asks for newer. Loop thread. */
+void mt_control_applied(struct mt_control *c, uint64_t cursor, bool any);
+/** True while the last exchange worked. */
+bool mt_control_reachable(const struct mt_control *c);

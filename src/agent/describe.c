@@ -1,0 +1,290 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Answers of the local socket. See describe.h. */
+#include "agent/describe.h"
+
+#include "agent/control.h"
+#include "agent/instance/inst.h"
+#include "agent/report.h"
+#include "base/assert.h"
+#include "base/cleanup.h"
+#include "base/str.h"
+#include "wire/json.h"
+
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+
+#define CONSOLE_BYTES MT_VMM_CONSOLE_BYTES
+
+static int put_line(json_t *doc, struct mt_buf *out, struct mt_err *err)
+{
+    int rc = doc ? mt_json_dump(doc, out, err) : MT_FAIL(err, MT_E_NOMEM, "out of memory");
+    json_decref(doc);
+    mt_buf_putc(out, '\n');
+    return rc < 0 ? rc : mt_buf_check(out, err);
+}
+
+/* ---- timings ----------------------------------------------------------------------------- */
+
+struct span {
+    const char *name;
+    int64_t from, to;
+};
+
+static size_t spans_of(const struct mt_state *st, struct span ret[8])
+{
+    const struct mt_timeline *t = &st->t;
+    const struct span all[8] = {
+        {"wait", t->plan, t->prepare},    {"image", t->prepare, t->image}, {"disk", t->image, t->disk},
+        {"net", t->disk, t->network},     {"vm", t->network, t->vm},       {"boot", t->vm, t->hello},
+        {"start", t->hello, t->started},  {"ready", t->started, t->ready},
+    };
+    size_t n = 0;
+    for (size_t i = 0; i < 8; i++) {
+        if (all[i].from && all[i].to >= all[i].from && all[i].to)
+            ret[n++] = all[i];
+    }
+    return n;
+}
+
+const char *mt_describe_timing(const struct mt_state *st, char *ret, size_t size)
+{
+    struct span s[8];
+    size_t n = spans_of(st, s), at = 0;
+    ret[0] = '\0';
+    for (size_t i = 0; i < n; i++) {
+        if (strcmp(s[i].name, "wait") == 0)
+            continue; /* the scheduler's and the probe's, not this start's */
+        int k = snprintf(ret + at, size - at, "%s%s=%lld", at ? " " : "", s[i].name,
+                         (long long)((s[i].to - s[i].from + 500) / 1000));
+        if (k < 0 || (size_t)k >= size - at) {
+            ret[at] = '\0'; /* whole words only */
+            break;
+        }
+        at += (size_t)k;
+    }
+    return ret;
+}
+
+/* ---- instances --------------------------------------------------------------------------- */
+
+static json_t *brief(const struct mt_inst *in)
+{
+    const struct mt_state *st = &in->st;
+    json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I}", "instance_id", st->instance_id, "env_id", st->env_id,
+                          "boot_id", st->boot_id, "phase", mt_phase_name(st->phase), "status", mt_report_status_name(in),
+                          "generation", (json_int_t)st->generation, "boot_seq", (json_int_t)st->boot_seq, "restart_count",
+                          (json_int_t)st->counters.restart_count);
+    if (!o)
+        return NULL;
+    if (in->detail)
+        (void)mt_json_set_str(o, "status_detail", in->detail);
+    if (st->address[0])
+        (void)mt_json_set_str(o, "overlay_ipv6", st->address);
+    if (st->slot != MT_STATE_NO_SLOT)
+        (void)mt_json_set_u64(o, "slot", st->slot);
+    json_t *pids = json_array();
+    for (size_t i = 0; pids && i < st->vmm.proc_count; i++)
+        (void)json_array_append_new(pids, json_integer(st->vmm.proc[i].pid));
+    (void)json_object_set_new(o, "pids", pids);
+    if (st->end.reason[0]) {
+        (void)mt_json_set_str(o, "reason_code", st->end.reason);
+        (void)mt_json_set_str(o, "reason_detail", st->end.detail);
+    }
+    if (st->end.has_exit_code)
+        (void)json_object_set_new(o, "exit_code", json_integer(st->end.exit_code));
+    if (st->end.signal[0])
+        (void)mt_json_set_str(o, "signal", st->end.signal);
+    return o;
+}
+
+int mt_describe_list(struct mt_agent *a, struct mt_buf *out, struct mt_err *err)
+{
+    size_t pos = 0;
+    void *v;
+    int rc = 0;
+    while (rc == 0 && mt_map_next(&a->insts, &pos, NULL, &v))
+        rc = put_line(brief(v), out, err);
+    return rc;
+}
+
+static void put_timeline(json_t *o, const struct mt_state *st)
+{
+    struct span s[8];
+    char text[160];
+    size_t n = spans_of(st, s);
+    json_t *t = json_object();
+    for (size_t i = 0; t && i < n; i++)
+        (void)json_object_set_new(t, s[i].name, json_integer((s[i].to - s[i].from + 500) / 1000));
+    (void)json_object_set_new(o, "timing_ms", t);
+    (void)mt_json_set_str(o, "timing", mt_describe_timing(st, text, sizeof text));
+}
+
+int mt_describe_instance(struct mt_agent *a, const char *id, struct mt_buf *out, struct mt_err *err)
+{
+    struct mt_inst *in = mt_map_get(&a->insts, id);
+    char ts[MT_RFC3339_LEN];
+    if (!in)
+        return MT_FAIL(err, MT_E_NOT_FOUND, "this node has no instance '%s'", id);
+    json_t *o = brief(in);
+    if (!o)
+        return MT_FAIL(err, MT_E_NOMEM, "out of memory");
+    const struct mt_state *st = &in->st;
+    (void)mt_json_set_str(o, "spec_hash", st->spec_hash);
+    (void)mt_json_set_str(o, "image_digest", st->digest);
+    (void)mt_json_set_str(o, "driver", st->driver);
+    (void)mt_json_set_str(o, "accel", st->accel);
+    (void)mt_json_set_str(o, "jail_id", st->vmm.jail_id);
+    (void)mt_json_set_bool(o, "in_plan", in->as != NULL);
+    (void)mt_json_set_bool(o, "guest_connected", mt_channel_connected(in->chan));
+    (void)mt_json_set_u64(o, "guest_breaches", mt_channel_breaches(in->chan));
+    (void)mt_json_set_u64(o, "report_seq", in->seq);
+    (void)mt_json_set_u64(o, "attempts", st->counters.attempts);
+    if (st->phase == MT_PH_BACKOFF && st->next_retry_us)
+        (void)mt_json_set_str(o, "next_retry_at", mt_rfc3339(st->next_retry_us, ts));
+    if (in->health_why[0])
+        (void)mt_json_set_str(o, "health", in->health_why);
+    if (in->log)
+        (void)mt_json_set_u64(o, "log_last_seq", mt_log_next_seq(in->log) - 1);
+    json_t *undo = json_array();
+    for (int i = 0; undo && i < MT_STEP_MAX; i++) {
+        if (st->undo & MT_STEP_BIT(i))
+            (void)json_array_append_new(undo, json_string(mt_step_name((enum mt_step)i)));
+    }
+    (void)json_object_set_new(o, "undo", undo);
+    put_timeline(o, st);
+    struct mt_vmm_usage u;
+    if (mt_phase_live(st->phase) && in->vmm && st->vmm.jail_id[0] && !in->job && mt_vmm_usage(in->vmm, &st->vmm, &u, NULL) == 0)
+        (void)json_object_set_new(o, "usage", json_pack("{s:I, s:I, s:I, s:I}", "cpu_ms", (json_int_t)(u.cpu_ns / 1000000),
+                                                       "mem_bytes", (json_int_t)u.mem_bytes, "mem_peak_bytes",
+                                                       (json_int_t)u.mem_peak_bytes, "oom_kills", (json_int_t)u.oom_kills));
+    if (in->pong.mem_total_bytes)
+        (void)json_object_set_new(
+            o, "guest", json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "mem_total_bytes", (json_int_t)in->pong.mem_total_bytes,
+                                  "mem_available_bytes", (json_int_t)in->pong.mem_available_bytes, "oom_kills",
+                                  (json_int_t)in->pong.oom_kills, "procs", (json_int_t)in->pong.procs, "load1_milli",
+                                  (json_int_t)in->pong.load1_milli, "rootfs_used_bytes",
+                                  (json_int_t)in->pong.rootfs_used_bytes));
+    return put_line(o, out, err);
+}
+
+/* ---- console ----------------------------------------------------------------------------- */
+
+static int put_console(struct mt_agent *a, const struct mt_inst *in, const char *file, const char *attempt,
+                       struct mt_buf *out, struct mt_err *err)
+{
+    char path[PATH_MAX];
+    size_t n = 0;
+    struct mt_vmm *vmm = in->vmm ? in->vmm : mt_agent_vmm(a);
+    mt_auto_free char *buf = malloc(CONSOLE_BYTES);
+
+    if (!buf)
+        return MT_FAIL(err, MT_E_NOMEM, "out of memory");
+    int rc = mt_fmt(path, sizeof path, err, "%s/%s", in->dir, file);
+    if (rc == 0 && vmm)
+        rc = mt_vmm_console(vmm, path, NULL, buf, CONSOLE_BYTES, &n, err);
+    if (rc < 0)
+        return rc;
+    for (size_t at = 0; at < n;) {
+        const char *end = memchr(buf + at, '\n', n - at);
+        size_t stop = end ? (size_t)(end - buf) : n, len = stop - at;
+        while (len > 0 && buf[at + len - 1] == '\r')
+            len--;
+        mt_buf_printf(out, "{\"attempt\":\"%s\",\"line\":", attempt);
+        mt_buf_put_json_str(out, buf + at, len);
+        mt_buf_puts(out, "}\n");
+        at = stop + 1;
+    }
+    return mt_buf_check(out, err);
+}
+
+int mt_describe_console(struct mt_agent *a, const char *id, struct mt_buf *out, struct mt_err *err)
+{
+    struct mt_inst *in = mt_map_get(&a->insts, id);
+    if (!in)
+        return MT_FAIL(err, MT_E_NOT_FOUND, "this node has no instance '%s'", id);
+    int rc = put_console(a, in, "console.prev.ring", "previous", out, err);
+    return rc < 0 ? rc : put_console(a, in, "console.ring", "latest", out, err);
+}
+
+/* ---- doctor ------------------------------------------------------------------------------ */
+
+struct finding {
+    const char *check;
+    int level; /* 0 ok, 1 warn, 2 fail */
+    const char *detail, *mend;
+};
+
+static int put_finding(const struct finding *f, struct mt_buf *out, struct mt_err *err)
+{
+    static const char *const levels[] = {"ok", "warn", "fail"};
+    json_t *o = json_pack("{s:s, s:s}", "check", f->check, "level", levels[f->level]);
+    if (o && f->detail)
+        (void)mt_json_set_str(o, "detail", f->detail);
+    if (o && f->level > 0 && f->mend)
+        (void)mt_json_set_str(o, "mend", f->mend);
+    return put_line(o, out, err);
+}
+
+static bool swap_on(void)
+{
+    char line[256];
+    mt_auto_file FILE *f = fopen("/proc/swaps", "re");
+    return f && fgets(line, sizeof line, f) && fgets(line, sizeof line, f);
+}
+
+static int read_int(const char *path)
+{
+    char text[32];
+    mt_auto_file FILE *f = fopen(path, "re");
+    if (!f || !fgets(text, sizeof text, f))
+        return -1;
+    return (int)strtol(text, NULL, 10);
+}
+
+int mt_describe_doctor(struct mt_agent *a, struct mt_buf *out, struct mt_err *err)
+{
+    /* somebody's own machine: what only matters between strangers is a warning there (runtime.md §22) */
+    int strict = strcmp(a->conf.host_firewall, "full") == 0 ? 2 : 1;
+    char vmm[900], cgroup[64], disk[96], mode[96];
+    struct mt_vmm *v = mt_agent_vmm(a);
+    struct statvfs fs = {0};
+    struct stat jail, images, scratch;
+
+    (void)snprintf(vmm, sizeof vmm, "%s + %s: %s", a->choice.ok ? mt_vmm_kind_name(a->choice.kind) : "none",
+                   a->choice.ok ? mt_vmm_accel_name(a->choice.accel) : "none", a->choice.reason);
+    int version = v ? mt_vmm_cgroup_version(v) : 0;
+    (void)snprintf(cgroup, sizeof cgroup, version == 1 ? "v1: shares and memory limit, no cgroup.kill" : "v%d", version);
+    bool same = stat(a->conf.jail_dir, &jail) == 0 && stat(a->conf.images_dir, &images) == 0 &&
+                stat(a->conf.scratch_dir, &scratch) == 0 && jail.st_dev == images.st_dev && jail.st_dev == scratch.st_dev;
+    (void)statvfs(a->conf.data_dir, &fs);
+    uint64_t free_mib = (uint64_t)fs.f_bavail * fs.f_frsize >> 20;
+    (void)snprintf(disk, sizeof disk, "%llu MiB free", (unsigned long long)free_mib);
+    (void)snprintf(mode, sizeof mode, "%s, %s", a->conf.host_firewall, a->fw_loaded ? "loaded" : "not loaded");
+    bool inodes = fs.f_files == 0 || fs.f_favail > fs.f_files / 10;
+    bool smt = read_int("/sys/devices/system/cpu/smt/active") == 1;
+
+    const struct finding all[] = {
+        {"agent.vmm", a->probing ? 1 : a->choice.ok ? 0 : 2, a->probing ? "the probe boot runs" : vmm,
+         "install qemu-system-x86, or Firecracker with a working /dev/kvm, and build the kernel bundle"},
+        {"agent.bundle", a->bundle.version[0] ? 0 : 2, a->bundle.version[0] ? a->bundle.version : "none",
+         "packaging/bundle/make-bundle builds it from the Debian archive"},
+        {"agent.cgroups", version == 2 ? 0 : version == 1 ? 1 : a->probing ? 1 : 2, cgroup,
+         "mount cgroup v2 with cpu, memory and pids"},
+        {"agent.firewall", a->fw_loaded ? 0 : a->plan ? 2 : 1, mode, "see the agent's log for network.not_loaded"},
+        {"agent.tun", access("/dev/net/tun", R_OK | W_OK) == 0 ? 0 : 2, "/dev/net/tun", "modprobe tun"},
+        {"agent.folders", same ? 0 : 2, "jail, images and scratch on one filesystem", "put the three folders on one filesystem"},
+        {"agent.disk", fs.f_blocks && fs.f_bavail < fs.f_blocks / 20 ? 2 : 0, disk, "free space below the data folder"},
+        {"agent.control", mt_control_reachable(a->control) ? 0 : 1, a->conf.control_socket, "is moat-control running?"},
+        {"agent.edge_user", a->edge_uid != (uid_t)-1 ? 0 : 1, a->conf.edge_user, "`moat up` makes the system users"},
+        {"agent.swap", swap_on() ? strict : 0, "swap off", "swapoff -a: memory of VMs must not reach a disk"},
+        {"agent.ksm", read_int("/sys/kernel/mm/ksm/run") > 0 ? strict : 0, "KSM off", "echo 0 > /sys/kernel/mm/ksm/run"},
+        {"agent.smt", smt ? strict : 0, "SMT off", "echo off > /sys/devices/system/cpu/smt/control"},
+        {"agent.inodes", inodes ? 0 : strict, "more than 10 % of inodes free", "free inodes below the data folder"},
+        {"agent.plan", a->plan_rejected[0] ? 2 : a->plan ? 0 : 1,
+         a->plan_rejected[0] ? a->plan_rejected : a->plan ? "accepted" : "none yet", "see the control plane's log"},
+    };
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < MT_ARRAY_LEN(all); i++)
+        rc = put_finding(&all[i], out, err);
+    return rc;
+}

@@ -1,0 +1,265 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The drift pass. See drift.h. */
+#include "agent/drift.h"
+
+#include "agent/instance/inst.h"
+#include "agent/logstore.h"
+#include "agent/net/tap.h"
+#include "agent/netstate.h"
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/str.h"
+#include "os/file.h"
+
+#include <arpa/inet.h>
+#include <inttypes.h>
+
+#define DRIFT_MS 30000
+#define RETAIN_EVERY 120 /* passes: once an hour */
+#define NAMES_MAX 8192
+
+/* What a worker found, and then what the loop wants removed. */
+struct drift_job {
+    struct mt_agent *a;
+    uint32_t *taps;
+    size_t taps_n;
+    char **jails; /* one allocation of the driver */
+    size_t jails_n;
+    struct mt_vmm *vmm;
+    char **scratch; /* names, each owned */
+    size_t scratch_n;
+    bool table;
+    bool retain;
+    /* repairs, filled by the loop before listing */
+    struct mt_tap *repair;
+    size_t repair_n;
+};
+
+static void job_free(struct drift_job *j)
+{
+    for (size_t i = 0; i < j->scratch_n; i++)
+        free(j->scratch[i]);
+    free(j->scratch);
+    free(j->jails);
+    free(j->taps);
+    free(j->repair);
+    free(j);
+}
+
+static void list_scratch(struct drift_job *j)
+{
+    mt_auto_dir DIR *d = opendir(j->a->conf.scratch_dir);
+    if (!d)
+        return;
+    j->scratch = calloc(NAMES_MAX, sizeof *j->scratch);
+    for (struct dirent *e; j->scratch && j->scratch_n < NAMES_MAX && (e = readdir(d));) {
+        size_t n = strlen(e->d_name);
+        /* <ulid>-<n>.ext4 and nothing else is ours */
+        if (n < MT_ULID_LEN + 7 || !mt_ulid_valid(e->d_name, MT_ULID_LEN) || e->d_name[MT_ULID_LEN] != '-' ||
+            strcmp(e->d_name + n - 5, ".ext4") != 0)
+            continue;
+        char *copy = mt_strndup(e->d_name, n);
+        if (copy)
+            j->scratch[j->scratch_n++] = copy;
+    }
+}
+
+static void list_all(struct drift_job *j)
+{
+    struct mt_err err = {0};
+    if (mt_tap_list(&j->taps, &j->taps_n, &err) < 0)
+        mt_log(MT_WARN, "drift.list_failed", KV_ERR(&err));
+    if (j->vmm && mt_vmm_list(j->vmm, &j->jails, &j->jails_n, &err) < 0)
+        mt_log(MT_WARN, "drift.list_failed", KV_ERR(&err));
+    list_scratch(j);
+}
+
+static void list_work(void *arg)
+{
+    struct drift_job *j = arg;
+    struct mt_err err = {0};
+    for (size_t i = 0; i < j->repair_n; i++) {
+        if (mt_tap_repair(&j->repair[i], &err) < 0 && err.code != MT_E_NOT_FOUND)
+            mt_log(MT_WARN, "drift.repair_failed", KV("slot", j->repair[i].slot), KV_ERR(&err));
+    }
+    j->table = mt_fw_present(j->a->fw);
+    list_all(j);
+    if (j->retain)
+        mt_log_retain(j->a->conf.logs_dir, j->a->conf.log_retention_days, j->a->conf.log_max_bytes, mt_clock_wall_us());
+}
+
+/* ---- what is explained by a state -------------------------------------------------------- */
+
+static bool explained_slot(struct mt_agent *a, uint32_t slot)
+{
+    size_t pos = 0;
+    void *v;
+    while (mt_map_next(&a->insts, &pos, NULL, &v)) {
+        if (((struct mt_inst *)v)->st.slot == slot)
+            return true;
+    }
+    return false;
+}
+
+static bool explained_jail(struct mt_agent *a, const char *jail_id)
+{
+    size_t pos = 0;
+    void *v;
+    while (mt_map_next(&a->insts, &pos, NULL, &v)) {
+        const struct mt_state *st = &((struct mt_inst *)v)->st;
+        if (strcmp(st->vmm.jail_id, jail_id) == 0)
+            return true;
+    }
+    return false;
+}
+
+static bool explained_scratch(struct mt_agent *a, const char *name)
+{
+    char want[64];
+    size_t pos = 0;
+    void *v;
+    while (mt_map_next(&a->insts, &pos, NULL, &v)) {
+        const struct mt_inst *in = v;
+        if (!mt_phase_live(in->st.phase))
+            continue;
+        (void)snprintf(want, sizeof want, "%s-%" PRIu64 ".ext4", mt_id_ulid(in->st.instance_id), in->st.boot_seq);
+        if (strcmp(want, name) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* ---- removing ---------------------------------------------------------------------------- */
+
+static void remove_orphans(struct drift_job *j)
+{
+    struct mt_err err = {0};
+    char path[PATH_MAX];
+
+    for (size_t i = 0; i < j->jails_n; i++) {
+        struct mt_vmm_ids ids = {0};
+        if (!j->jails[i])
+            continue;
+        (void)snprintf(ids.jail_id, sizeof ids.jail_id, "%s", j->jails[i]);
+        mt_log(MT_WARN, "drift.orphan_jail", KV("jail", ids.jail_id));
+        if (mt_vmm_teardown(j->vmm, &ids, &err) < 0)
+            mt_log(MT_WARN, "drift.remove_failed", KV("jail", ids.jail_id), KV_ERR(&err));
+    }
+    for (size_t i = 0; i < j->taps_n; i++) {
+        if (j->taps[i] == UINT32_MAX)
+            continue;
+        mt_log(MT_WARN, "drift.orphan_tap", KV("slot", j->taps[i]));
+        if (mt_tap_down(j->taps[i], &err) < 0)
+            mt_log(MT_WARN, "drift.remove_failed", KV("slot", j->taps[i]), KV_ERR(&err));
+    }
+    for (size_t i = 0; i < j->scratch_n; i++) {
+        if (!j->scratch[i])
+            continue;
+        mt_log(MT_WARN, "drift.orphan_scratch", KV("name", j->scratch[i]));
+        if (mt_fmt(path, sizeof path, NULL, "%s/%s", j->a->conf.scratch_dir, j->scratch[i]) == 0)
+            (void)unlink(path);
+    }
+}
+
+static void remove_work(void *arg)
+{
+    remove_orphans(arg);
+}
+
+static void remove_done(void *arg)
+{
+    struct drift_job *j = arg;
+    for (size_t i = 0; i < j->taps_n; i++) {
+        if (j->taps[i] != UINT32_MAX)
+            mt_slots_free(&j->a->slots, j->taps[i], mt_loop_now(j->a->loop));
+    }
+    job_free(j);
+}
+
+/* Strike out what a state explains; returns how much is left. */
+static size_t strike(struct drift_job *j)
+{
+    struct mt_agent *a = j->a;
+    size_t left = 0;
+    for (size_t i = 0; i < j->taps_n; i++) {
+        /* the number is held while its tap is removed, so that no new VM gets it in between */
+        if (explained_slot(a, j->taps[i]) || (j->taps[i] < MT_SLOTS && !mt_slots_claim(&a->slots, j->taps[i])))
+            j->taps[i] = UINT32_MAX;
+        else
+            left++;
+    }
+    for (size_t i = 0; i < j->jails_n; i++) {
+        if (explained_jail(a, j->jails[i]))
+            j->jails[i] = NULL;
+        else
+            left++;
+    }
+    for (size_t i = 0; i < j->scratch_n; i++) {
+        if (explained_scratch(a, j->scratch[i])) {
+            free(j->scratch[i]);
+            j->scratch[i] = NULL;
+        } else {
+            left++;
+        }
+    }
+    return left;
+}
+
+static void list_done(void *arg)
+{
+    struct drift_job *j = arg;
+    struct mt_agent *a = j->a;
+
+    if (!j->table && a->plan && !a->stop_all) {
+        if (a->fw_loaded)
+            mt_log(MT_WARN, "drift.table_missing");
+        a->fw_loaded = false;
+        mt_netstate_load(a);
+    }
+    /* without a plan nothing is known about what should be here: kill nothing (runtime.md §5, state directory lost) */
+    if (!a->plan || a->quitting || strike(j) == 0 || mt_pool_submit(a->steps, remove_work, remove_done, j, NULL) < 0)
+        job_free(j);
+}
+
+void mt_drift_tick(struct mt_source *s, void *arg)
+{
+    static unsigned passes;
+    struct mt_agent *a = arg;
+    size_t pos = 0;
+    void *v;
+
+    mt_loop_timer_after(s, DRIFT_MS);
+    if (a->probing || a->stop_all)
+        return; /* the probe VM has no state file */
+    struct drift_job *j = calloc(1, sizeof *j);
+    if (!j)
+        return;
+    j->a = a;
+    j->vmm = mt_agent_vmm(a);
+    j->retain = passes++ % RETAIN_EVERY == 0;
+    j->repair = calloc(a->insts.count + 1, sizeof *j->repair);
+    while (j->repair && mt_map_next(&a->insts, &pos, NULL, &v)) {
+        const struct mt_inst *in = v;
+        struct mt_tap *t = &j->repair[j->repair_n];
+        if (in->st.phase < MT_PH_BOOTING || in->st.phase > MT_PH_DRAINING || in->job)
+            continue;
+        *t = (struct mt_tap){.slot = in->st.slot, .mtu = a->net.mtu, .node = a->net.node, .has_node = a->net.has_node};
+        if (inet_pton(AF_INET6, in->st.address, &t->guest) == 1)
+            j->repair_n++;
+    }
+    if (mt_pool_submit(a->steps, list_work, list_done, j, NULL) < 0)
+        job_free(j);
+}
+
+void mt_drift_clean_all(struct mt_agent *a)
+{
+    struct drift_job *j = calloc(1, sizeof *j);
+    if (!j)
+        return;
+    j->a = a;
+    j->vmm = mt_agent_vmm(a);
+    list_all(j);
+    if (strike(j) > 0)
+        remove_orphans(j);
+    job_free(j);
+}

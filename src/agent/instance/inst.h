@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One desired instance on this node: its state, what runs for it, and the moves between phases.
+ *
+ * inst.c   life: creation, phases, decisions, ends of attempts, saving
+ * work.c   jobs on workers: image, prepare, teardown, adoption
+ * live.c   the running VM: channels, deadlines, health, stop
+ * guest_config.c the config line for the guest
+ * Loop thread only, but for the jobs of work.c, which see copies and immutable parts.
+ */
+#pragma once
+
+#include "agent/agent.h"
+#include "agent/channel.h"
+#include "agent/health.h"
+#include "agent/instance/state.h"
+#include "agent/logchan.h"
+#include "agent/logstore.h"
+
+#include <stdatomic.h>
+
+/* What must wait until the state of this moment is on disk; bits of mt_inst.after_*. */
+enum mt_after {
+    MT_AFTER_SHUTDOWN = 1U << 0, /* send `shutdown` to the guest */
+    MT_AFTER_BYE = 1U << 1,      /* acknowledge the terminal status */
+    MT_AFTER_REPORT = 1U << 2,   /* let the report go */
+    MT_AFTER_REMOVE = 1U << 3,   /* the state folder may go */
+};
+
+struct mt_job; /* work.c */
+
+struct mt_inst {
+    uint32_t magic;
+    struct mt_agent *a;
+    struct mt_state st;
+    char dir[PATH_MAX];
+    struct mt_workload *spec; /* in force; owned; NULL before the first */
+
+    /* what the plan wants; @as points into a->plan and is renewed with it */
+    const struct mt_assignment *as;
+    int64_t absent_since_ns;
+    bool absent; /* missing from the plan and confirmed */
+
+    /* work */
+    struct mt_job *job; /* at most one action in flight */
+    atomic_bool cancelled;
+    bool stuck;        /* teardown cannot finish: condition vm_stuck */
+    bool waiting_boot; /* image is there, waits for a boot slot */
+    const char *detail; /* status_detail of the present phase, or NULL */
+    struct mt_rootdisk disk;
+    bool have_disk;
+
+    /* saving */
+    bool saving, save_again;
+    unsigned after_running, after_next;
+    int64_t next_retry_ns, drain_until_ns; /* monotonic counterparts */
+
+    /* the live VM */
+    struct mt_vmm *vmm;
+    struct mt_vmm_run run;
+    int listen_fds[2];
+    struct mt_source *proc_src[MT_VMM_PROCS_MAX];
+    struct mt_source *console_src;
+    struct mt_source *deadline; /* of the present phase */
+    struct mt_source *tick;     /* ping and liveness */
+    const char *deadline_what;
+    struct mt_channel *chan;
+    struct mt_logchan *logchan;
+    struct mt_log_store *log;
+    bool guest_known;    /* hello was accepted once in this attempt */
+    bool bye_owed;       /* guest sent a terminal status */
+    bool shutdown_sent;
+    bool config_acked;
+    char config_sha256[65];
+    uint64_t grace_ms;
+    uint64_t oom_kills;
+    int64_t silent_since_ns;
+    bool vmm_bad; /* last check failed */
+    bool checking;         /* a liveness check of the monitor runs on a worker */
+    bool teardown_waiting; /* teardown begins when it is back */
+    struct mt_guest_pong pong;
+
+    /* health */
+    struct mt_health_conf hconf;
+    struct mt_health_count hcount;
+    struct mt_probe *probe;
+    struct mt_source *health_timer;
+    char health_why[96];
+    int64_t ready_since_ns;
+    int64_t ready_total_ns; /* in this attempt */
+
+    /* reports */
+    uint64_t seq;       /* of the newest change */
+    bool report_due;    /* that change is not acknowledged yet */
+    bool report_now;    /* and may not wait to be coalesced */
+};
+
+/* ---- inst.c ------------------------------------------------------------------------------ */
+
+/** New instance with its folder, or the one there is. NULL and @err on failure. */
+struct mt_inst *mt_inst_get(struct mt_agent *a, const char *instance_id, struct mt_err *err);
+/** Load every state folder at start; broken ones are set aside and logged. */
+int mt_inst_load_all(struct mt_agent *a, struct mt_err *err);
+/** Free memory and descriptors; processes and files stay. */
+void mt_inst_free(struct mt_inst *in);
+/** Decide and act: the one entry of the reconcile loop. */
+void mt_inst_look(struct mt_inst *in);
+/** The only place where a phase changes. */
+void mt_inst_set_phase(struct mt_inst *in, enum mt_phase to, const char *why);
+/** Write state.json soon; @after is done once what is in memory now is on disk. */
+void mt_inst_save(struct mt_inst *in, unsigned after);
+/** Something visible changed: make a report. @now: bypass coalescing (ruling R23). */
+void mt_inst_report(struct mt_inst *in, bool now);
+/** Set the end of the attempt unless it has one. */
+void mt_inst_end(struct mt_inst *in, enum mt_reason reason, const char *detail);
+/** The attempt's undo list is empty: restart, rest, or be done. */
+void mt_inst_attempt_over(struct mt_inst *in);
+/** The control plane has the report numbered @seq. */
+void mt_inst_acked(struct mt_inst *in, uint64_t seq);
+/** True when the planned end of the platform has nothing left to do here. */
+bool mt_inst_at_rest(const struct mt_inst *in);
+
+/* ---- work.c ------------------------------------------------------------------------------ */
+
+/** Begin an attempt with the assignment's spec (phase becomes preparing). */
+void mt_inst_begin(struct mt_inst *in);
+/** The image is there and a boot may start: run the rest of prepare. */
+void mt_inst_boot(struct mt_inst *in);
+/** Break off a running prepare; the undo follows by itself. */
+void mt_inst_cancel(struct mt_inst *in);
+/** Undo everything that is recorded (phase becomes teardown). */
+void mt_inst_teardown(struct mt_inst *in, const char *why);
+/** After an agent start: see whether the VM lives. */
+void mt_inst_adopt(struct mt_inst *in);
+
+/** The VM as the firewall sees it. */
+void mt_inst_fw_vm(const struct mt_inst *in, struct mt_fw_vm *ret);
+
+/* ---- live.c ------------------------------------------------------------------------------ */
+
+/** The VM runs (launched or adopted): watch it. */
+void mt_inst_live(struct mt_inst *in, bool adopted);
+/** Stop watching, close descriptors; before teardown. */
+void mt_inst_unlive(struct mt_inst *in);
+/** Ask the guest to end, kill it when it does not. */
+void mt_inst_stop(struct mt_inst *in, const char *why);
+/** Keep serving for the drain delay, then stop. */
+void mt_inst_drain(struct mt_inst *in);
+/** Continuations of saved states. */
+void mt_inst_send_shutdown(struct mt_inst *in);
+void mt_inst_send_bye(struct mt_inst *in);
+
+/* ---- guest_config.c ---------------------------------------------------------------------------- */
+
+/** Build and send the config line. Returns 0 or the reason why this workload cannot be configured. */
+int mt_inst_send_config(struct mt_inst *in, enum mt_reason *ret_reason, struct mt_err *err);

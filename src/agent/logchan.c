@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Log channel, host side. See logchan.h. */
+#include "agent/logchan.h"
+
+#include "base/cleanup.h"
+#include "os/sock.h"
+
+#include <sys/socket.h>
+
+#define BUF_BYTES 65536
+#define READS_PER_TURN 4
+#define DRAIN_READS 256 /* at most 16 MiB when the VM is over */
+
+struct mt_logchan {
+    struct mt_loop *loop;
+    int listen_fd, fd;
+    struct mt_source *listen_src, *src;
+    uid_t vm_uid;
+    mt_logchan_fn fn;
+    void *arg;
+    uint8_t *buf;
+    size_t len;
+};
+
+static void drop(struct mt_logchan *c)
+{
+    mt_loop_del(c->src);
+    c->src = NULL;
+    mt_closep(&c->fd);
+    c->len = 0;
+}
+
+/* False when the connection is gone or has nothing more now. */
+static bool read_some(struct mt_logchan *c)
+{
+    ssize_t n = recv(c->fd, c->buf + c->len, BUF_BYTES - c->len, MSG_DONTWAIT);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR))
+        return false;
+    if (n <= 0) {
+        drop(c);
+        return false;
+    }
+    c->len += (size_t)n;
+    size_t at = 0;
+    for (;;) {
+        struct mt_guest_log_record r;
+        size_t used;
+        int rc = mt_guest_log_decode(c->buf + at, c->len - at, &r, &used, NULL);
+        if (rc == 1)
+            break;
+        if (rc < 0) {
+            drop(c);
+            return false;
+        }
+        c->fn(c->arg, &r);
+        at += used;
+    }
+    memmove(c->buf, c->buf + at, c->len - at);
+    c->len -= at;
+    return true;
+}
+
+static void on_io(struct mt_source *s, int fd, uint32_t revents, void *arg)
+{
+    struct mt_logchan *c = arg;
+    (void)s;
+    (void)fd;
+    (void)revents;
+    for (int i = 0; i < READS_PER_TURN && read_some(c); i++)
+        continue;
+}
+
+static void on_accept(struct mt_source *s, int listen_fd, uint32_t revents, void *arg)
+{
+    struct mt_logchan *c = arg;
+    mt_auto_fd int fd = -1;
+    uid_t uid;
+    (void)s;
+    (void)revents;
+    if (mt_sock_accept(listen_fd, &fd, NULL) != 1)
+        return;
+    if (mt_sock_peercred(fd, &uid, NULL, NULL, NULL) < 0 || uid != c->vm_uid)
+        return;
+    drop(c);
+    c->src = mt_loop_fd(c->loop, "guest.log", fd, EPOLLIN, on_io, c, NULL);
+    if (c->src)
+        c->fd = MT_TAKE_FD(fd);
+}
+
+struct mt_logchan *mt_logchan_new(struct mt_loop *loop, int listen_fd, uid_t vm_uid, mt_logchan_fn fn, void *arg,
+                                  struct mt_err *err)
+{
+    struct mt_logchan *c = calloc(1, sizeof *c);
+    if (c) {
+        *c = (struct mt_logchan){.loop = loop, .listen_fd = listen_fd, .fd = -1, .vm_uid = vm_uid, .fn = fn, .arg = arg};
+        c->buf = malloc(BUF_BYTES);
+    }
+    if (!c || !c->buf) {
+        (void)MT_FAIL(err, MT_E_NOMEM, "log channel: out of memory");
+        if (c)
+            mt_logchan_free(c);
+        else
+            (void)close(listen_fd);
+        return NULL;
+    }
+    c->listen_src = mt_loop_fd(loop, "guest.log.listen", listen_fd, EPOLLIN, on_accept, c, err);
+    if (!c->listen_src) {
+        mt_logchan_free(c);
+        return NULL;
+    }
+    return c;
+}
+
+void mt_logchan_drain(struct mt_logchan *c)
+{
+    if (!c)
+        return;
+    if (c->fd < 0)
+        on_accept(NULL, c->listen_fd, 0, c);
+    for (int i = 0; i < DRAIN_READS && c->fd >= 0 && read_some(c); i++)
+        continue;
+}
+
+void mt_logchan_free(struct mt_logchan *c)
+{
+    if (!c)
+        return;
+    drop(c);
+    mt_loop_del(c->listen_src);
+    mt_closep(&c->listen_fd);
+    free(c->buf);
+    free(c);
+}

@@ -1,0 +1,313 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The node's own network state. See netstate.h; networking.md §4, §5, rulings R28, R29. */
+#include "agent/netstate.h"
+
+#include "agent/instance/inst.h"
+#include "agent/instance/state.h"
+#include "agent/net/tap.h"
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/str.h"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+
+#define MTU_DEFAULT 1420
+#define HOST_JSON_MAX 65536
+#define ADDRS_MAX 256
+#define FORWARDING "/proc/sys/net/ipv6/conf/all/forwarding"
+
+struct net_job {
+    struct mt_agent *a;
+    struct mt_fw_conf fw;
+    const char *edges[ADDRS_MAX + 1], *gateways[ADDRS_MAX + 1];
+    char *texts[2 * ADDRS_MAX];
+    size_t texts_n;
+    struct mt_node_net net;
+    bool forward;
+    int rc;
+    struct mt_err err;
+};
+
+/* ---- host.json: what was ours to change -------------------------------------------------- */
+
+static int host_path(const struct mt_agent *a, char ret[PATH_MAX], struct mt_err *err)
+{
+    return mt_fmt(ret, PATH_MAX, err, "%s/host.json", a->conf.agent_dir);
+}
+
+static json_t *host_load(const struct mt_agent *a)
+{
+    char path[PATH_MAX];
+    json_t *doc = NULL;
+    struct mt_err err;
+    if (host_path(a, path, &err) < 0 || mt_sealed_load(path, HOST_JSON_MAX, &doc, &err) < 0)
+        doc = json_object();
+    /* facts of another boot of the host are gone with it */
+    const char *boot = json_string_value(json_object_get(doc, "host_boot"));
+    if (doc && (!boot || strcmp(boot, a->host_boot) != 0)) {
+        (void)json_object_clear(doc);
+        (void)json_object_set_new(doc, "host_boot", json_string(a->host_boot));
+    }
+    return doc;
+}
+
+static int host_save(const struct mt_agent *a, const json_t *doc, struct mt_err *err)
+{
+    char path[PATH_MAX];
+    int rc = host_path(a, path, err);
+    return rc < 0 ? rc : mt_sealed_save(path, doc, err);
+}
+
+/* Remember @key = @value unless something is remembered already. Returns 1 when it is new. */
+static int remember(const struct mt_agent *a, const char *key, const char *value, struct mt_err *err)
+{
+    json_t *doc = host_load(a);
+    int rc = 0;
+    if (!doc)
+        return MT_FAIL(err, MT_E_NOMEM, "host.json: out of memory");
+    if (!json_object_get(doc, key)) {
+        rc = json_object_set_new(doc, key, json_string(value)) < 0 ? MT_FAIL(err, MT_E_NOMEM, "host.json: out of memory")
+                                                                   : host_save(a, doc, err);
+        rc = rc < 0 ? rc : 1;
+    }
+    json_decref(doc);
+    return rc;
+}
+
+/* ---- applying ---------------------------------------------------------------------------- */
+
+static int sysctl_read(const char *path, char ret[16])
+{
+    mt_auto_fd int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : read(fd, ret, 15);
+    if (n <= 0)
+        return -1;
+    ret[n] = '\0';
+    ret[strcspn(ret, "\n")] = '\0';
+    return 0;
+}
+
+static int sysctl_write(const char *path, const char *value, struct mt_err *err)
+{
+    mt_auto_fd int fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd < 0 || write(fd, value, strlen(value)) < 0)
+        return MT_FAIL_ERRNO(err, MT_E_IO, "set '%s'", path);
+    return 0;
+}
+
+/* Links that live on router advertisements must go on accepting them once the host forwards. */
+static int keep_ra(const struct mt_agent *a, struct mt_err *err)
+{
+    mt_auto_dir DIR *d = opendir("/proc/sys/net/ipv6/conf");
+    if (!d)
+        return MT_FAIL_ERRNO(err, MT_E_IO, "open '/proc/sys/net/ipv6/conf'");
+    for (struct dirent *e; (e = readdir(d));) {
+        char path[PATH_MAX], value[16];
+        if (e->d_name[0] == '.' || strcmp(e->d_name, "all") == 0 || strcmp(e->d_name, "default") == 0 ||
+            strcmp(e->d_name, "lo") == 0 || strncmp(e->d_name, "mt", 2) == 0)
+            continue;
+        if (mt_fmt(path, sizeof path, NULL, "/proc/sys/net/ipv6/conf/%s/accept_ra", e->d_name) < 0 ||
+            sysctl_read(path, value) < 0 || strcmp(value, "1") != 0)
+            continue;
+        int rc = remember(a, path, value, err);
+        if (rc < 0 || (rc = sysctl_write(path, "2", err)) < 0)
+            return rc;
+    }
+    return 0;
+}
+
+static int forward_on(const struct mt_agent *a, struct mt_err *err)
+{
+    char now[16];
+    if (sysctl_read(FORWARDING, now) < 0)
+        return MT_FAIL(err, MT_E_UNAVAILABLE, "this host has no IPv6");
+    if (strcmp(now, "1") == 0)
+        return 0;
+    int rc = keep_ra(a, err);
+    if (rc == 0)
+        rc = remember(a, FORWARDING, now, err);
+    if (rc < 0)
+        return rc;
+    return sysctl_write(FORWARDING, "1", err);
+}
+
+static int apply(struct net_job *j)
+{
+    struct mt_agent *a = j->a;
+    char text[64];
+    bool there = false;
+
+    if (j->net.has_node) {
+        char addr[INET6_ADDRSTRLEN];
+        (void)inet_ntop(AF_INET6, &j->net.node, addr, sizeof addr);
+        (void)snprintf(text, sizeof text, "lo %s", addr);
+        if (mt_node_addr_has(&j->net.node, &there, &j->err) < 0)
+            return -1;
+        /* an address that somebody else put there is used, and left there at the end */
+        if (!there && (remember(a, text, "address", &j->err) < 0 || mt_node_addr_add(&j->net.node, &j->err) < 0))
+            return -1;
+    }
+    if (j->net.has_prefix) {
+        char addr[INET6_ADDRSTRLEN];
+        (void)inet_ntop(AF_INET6, &j->net.prefix, addr, sizeof addr);
+        (void)snprintf(text, sizeof text, "route %s/%u", addr, j->net.prefix_len);
+        if (remember(a, text, "blackhole", &j->err) < 0 ||
+            mt_node_prefix_set(&j->net.prefix, j->net.prefix_len, &j->err) < 0)
+            return -1;
+    }
+    if (remember(a, "nft_table", "moat", &j->err) < 0 || mt_fw_load(a->fw, &j->fw, &j->err) < 0)
+        return -1;
+    return j->forward ? forward_on(a, &j->err) : 0;
+}
+
+static void net_work(void *arg)
+{
+    struct net_job *j = arg;
+    j->rc = apply(j);
+}
+
+static void job_free(struct net_job *j)
+{
+    for (size_t i = 0; i < j->texts_n; i++)
+        free(j->texts[i]);
+    free(j);
+}
+
+static void net_done(void *arg)
+{
+    struct net_job *j = arg;
+    struct mt_agent *a = j->a;
+
+    a->fw_loading = false;
+    if (j->rc < 0) {
+        mt_log(MT_ERROR, "network.not_loaded", KV_ERR(&j->err));
+        a->fw_loaded = false; /* VM starts are blocked; the drift pass tries again */
+    } else {
+        if (!a->fw_loaded)
+            mt_log(MT_INFO, "network.loaded", KV("mode", a->conf.host_firewall), KV("egress", j->fw.egress_mode));
+        a->fw_loaded = true;
+        mt_agent_look_soon(a);
+    }
+    job_free(j);
+    if (a->fw_again) {
+        a->fw_again = false;
+        mt_netstate_load(a);
+    }
+}
+
+static void copy_addrs(struct net_job *j, const struct mt_strings *from, const char **to)
+{
+    struct in6_addr addr;
+    size_t n = 0;
+    for (size_t i = 0; i < from->n && n < ADDRS_MAX; i++) {
+        /* what goes into the rule text is an address, nothing else */
+        if (inet_pton(AF_INET6, from->v[i], &addr) != 1)
+            continue;
+        char *copy = mt_strndup(from->v[i], strlen(from->v[i]));
+        if (!copy)
+            break;
+        j->texts[j->texts_n++] = copy;
+        to[n++] = copy;
+    }
+}
+
+void mt_netstate_load(struct mt_agent *a)
+{
+    const struct mt_plan *p = a->plan;
+    if (!p || a->quitting)
+        return;
+    if (a->fw_loading) {
+        a->fw_again = true;
+        return;
+    }
+    struct net_job *j = calloc(1, sizeof *j);
+    if (!j)
+        return;
+    const struct mt_plan_network *n = &p->network;
+    j->a = a;
+    j->net = a->net;
+    j->fw.mode = strcmp(a->conf.host_firewall, "taps") == 0 ? MT_FW_TAPS : MT_FW_FULL;
+    if (j->fw.mode == MT_FW_FULL && !a->fw_loaded)
+        mt_log(MT_WARN, "network.full_firewall", KV("means", "the host's input policy becomes drop; table inet moat"));
+    if (a->net.has_cluster)
+        (void)snprintf(j->fw.cluster_prefix, sizeof j->fw.cluster_prefix, "%s", n->cluster_prefix);
+    const char *egress = a->conf.egress_mode[0] ? a->conf.egress_mode : n->egress_mode ? n->egress_mode : "none";
+    (void)snprintf(j->fw.egress_mode, sizeof j->fw.egress_mode, "%s", egress);
+    (void)snprintf(j->fw.resolver, sizeof j->fw.resolver, "%s", a->conf.resolver);
+    copy_addrs(j, &n->edges, j->edges);
+    copy_addrs(j, &n->gateways, j->gateways);
+    j->fw.edges = j->edges;
+    j->fw.gateways = j->gateways;
+    j->fw.uids[j->fw.uid_count++] = geteuid();
+    if (a->edge_uid != (uid_t)-1 && a->edge_uid != geteuid())
+        j->fw.uids[j->fw.uid_count++] = a->edge_uid;
+    j->forward = strcmp(egress, "none") != 0;
+    a->fw_loading = true;
+    if (mt_pool_submit(a->steps, net_work, net_done, j, NULL) < 0) {
+        a->fw_loading = false;
+        job_free(j);
+    }
+}
+
+void mt_netstate_plan(struct mt_agent *a, const struct mt_plan *plan)
+{
+    const struct mt_plan_network *n = &plan->network;
+    struct mt_node_net net = {.mtu = n->mtu ? n->mtu : MTU_DEFAULT};
+    struct in6_addr addr;
+    struct mt_err err = {0};
+    uint8_t plen;
+
+    const char *own = n->overlay_ipv6 ? n->overlay_ipv6 : a->conf.overlay_ipv6;
+    if (own)
+        net.has_node = mt_net_parse6(own, false, &net.node, &plen, &err) == 0;
+    if (n->instance_prefix)
+        net.has_prefix = mt_net_parse6(n->instance_prefix, true, &net.prefix, &net.prefix_len, &err) == 0;
+    if (n->cluster_prefix)
+        net.has_cluster = mt_net_parse6(n->cluster_prefix, true, &addr, &plen, &err) == 0;
+    if (err.code)
+        mt_log(MT_WARN, "network.bad_address", KV_ERR(&err));
+    a->net = net;
+    mt_netstate_load(a);
+}
+
+/* ---- leaving the host as it was ---------------------------------------------------------- */
+
+int mt_netstate_restore(struct mt_agent *a, struct mt_err *err)
+{
+    json_t *doc = host_load(a);
+    struct in6_addr addr;
+    uint8_t plen;
+    int rc = 0;
+    const char *key;
+    json_t *value;
+
+    if (!doc)
+        return MT_FAIL(err, MT_E_NOMEM, "host.json: out of memory");
+    json_object_foreach(doc, key, value) {
+        const char *v = json_string_value(value);
+        int one = 0;
+        if (!v)
+            continue;
+        if (strcmp(key, "nft_table") == 0)
+            one = mt_fw_unload(a->fw, err);
+        else if (strncmp(key, "lo ", 3) == 0 && mt_net_parse6(key + 3, false, &addr, &plen, err) == 0)
+            one = mt_node_addr_del(&addr, err);
+        else if (strncmp(key, "route ", 6) == 0 && mt_net_parse6(key + 6, true, &addr, &plen, err) == 0)
+            one = mt_node_prefix_del(&addr, plen, err);
+        else if (strncmp(key, "/proc/sys/net/ipv6/conf/", 24) == 0 && access(key, W_OK) == 0)
+            one = sysctl_write(key, v, err);
+        if (one < 0) {
+            mt_log(MT_WARN, "network.not_restored", KV("what", key), KV_ERR(err));
+            rc = one;
+        }
+    }
+    json_decref(doc);
+    if (rc == 0) {
+        char path[PATH_MAX];
+        if (host_path(a, path, err) == 0)
+            (void)unlink(path);
+        a->fw_loaded = false;
+    }
+    return rc;
+}
