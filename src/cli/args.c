@@ -275,15 +275,14 @@ int cli_parse(struct cli *c, int argc, char **argv)
     }
     struct option longs[64] = {0};
     const struct cli_option *by_index[64];
-    char shorts[64] = ":+";
+    char shorts[64] = ": "; /* leading ':': a missing value is told apart; the blank matches no option */
     size_t n = add_options(longs, 0, by_index, shorts, c->command->options);
     n = add_options(longs, n, by_index, shorts, global_options);
-    shorts[1] = ':'; /* "::" start: permute, and report a missing value as ':' */
-    optind = words;
+    optind = 1 + words;
     opterr = 0;
     for (;;) {
         int at = optind;
-        int k = getopt_long(argc, argv, shorts + 1, longs, NULL);
+        int k = getopt_long(argc, argv, shorts, longs, NULL);
         if (k == -1)
             break;
         const struct cli_option *o = NULL;

@@ -102,16 +102,11 @@ static int spawn(struct service *s, struct mt_err *err)
     if (log < 0)
         return MT_FAIL_ERRNO(err, MT_E_IO, "open log '%s'", s->log_path);
     char notify[300];
-    const char *envp[] = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8", NULL, NULL, NULL};
-    size_t n = 2;
-    const char *kill_step = getenv("MOAT_TEST_KILL_STEP");
-    char kill_env[128];
+    const char *envp[] = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8", NULL, NULL};
     if (s->notify_path) {
         (void)snprintf(notify, sizeof notify, "NOTIFY_SOCKET=%s", s->notify_path);
-        envp[n++] = notify;
+        envp[2] = notify;
     }
-    if (kill_step && snprintf(kill_env, sizeof kill_env, "MOAT_TEST_KILL_STEP=%s", kill_step) < (int)sizeof kill_env)
-        envp[n++] = kill_env;
     return mt_spawn(&(struct mt_spawn){.path = s->argv[0], .argv = s->argv, .envp = envp, .stdin_fd = -1, .stdout_fd = log, .stderr_fd = log,
                                        .uid = s->uid, .gid = s->gid, .set_ids = s->set_ids, .ambient_caps = s->ambient_caps, .new_session = true},
                     &s->pid, &s->pidfd, err);
