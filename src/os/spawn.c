@@ -8,6 +8,7 @@
 
 #include <fcntl.h>
 #include <grp.h>
+#include <linux/capability.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -67,6 +68,26 @@ static int child_fds(const struct mt_spawn *s)
     return 0;
 }
 
+/* Change user; what is in ambient_caps survives it and the exec, all else goes. capabilities(7). */
+static int child_ids(const struct mt_spawn *s)
+{
+    if (s->ambient_caps && prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) < 0)
+        return -1;
+    if (setgroups(0, NULL) < 0 || setresgid(s->gid, s->gid, s->gid) < 0 || setresuid(s->uid, s->uid, s->uid) < 0)
+        return -1;
+    if (!s->ambient_caps)
+        return 0;
+    struct __user_cap_header_struct h = {.version = _LINUX_CAPABILITY_VERSION_3};
+    uint32_t lo = (uint32_t)s->ambient_caps, hi = (uint32_t)(s->ambient_caps >> 32);
+    struct __user_cap_data_struct d[2] = {{lo, lo, lo}, {hi, hi, hi}};
+    if (syscall(SYS_capset, &h, d) < 0)
+        return -1;
+    for (unsigned long cap = 0; cap < 64; cap++)
+        if ((s->ambient_caps >> cap & 1) && prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, cap, 0, 0) < 0)
+            return -1;
+    return 0;
+}
+
 __attribute__((noreturn)) static void child(const struct mt_spawn *s, int report)
 {
     struct sigaction dfl = {.sa_handler = SIG_DFL};
@@ -91,7 +112,7 @@ __attribute__((noreturn)) static void child(const struct mt_spawn *s, int report
         child_fail(report, STEP_FDS);
     if (chdir(s->cwd ? s->cwd : "/") < 0)
         child_fail(report, STEP_CWD);
-    if (s->set_ids && (setgroups(0, NULL) < 0 || setresgid(s->gid, s->gid, s->gid) < 0 || setresuid(s->uid, s->uid, s->uid) < 0))
+    if (s->set_ids && child_ids(s) < 0)
         child_fail(report, STEP_IDS);
     if (s->no_new_privs && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
         child_fail(report, STEP_IDS);

@@ -20,6 +20,7 @@ struct mt_spawn {
     uid_t uid;                /* with set_ids: setgroups(0), setgid, setuid in the child */
     gid_t gid;
     bool set_ids;
+    uint64_t ambient_caps;    /* with set_ids: bits of capabilities kept across the change of user and exec, e.g. 1 << CAP_NET_BIND_SERVICE */
     bool new_session;         /* setsid: the child outlives our terminal */
     bool no_new_privs;
     int parent_death_signal;  /* 0: none (PR_SET_PDEATHSIG; note that it follows the calling *thread*) */
