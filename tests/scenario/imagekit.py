@@ -219,3 +219,31 @@ def fetch(program, command, request, timeout=120):
     except ValueError:
         return {"ok": False, "error": {"code": "no_answer", "reason_code": "no_answer", "detail": str(r.returncode),
                                        "message": r.stderr.decode(errors="replace")}}
+
+
+ROOT = os.environ.get("MOAT_ROOT") or os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+BIN = os.environ.get("MOAT_BIN") or os.path.join(ROOT, "bin")
+FETCH = os.path.join(BIN, "moat-fetch")
+UNPACK = os.path.join(BIN, "moat-unpack")
+TOOL = os.environ.get("MOAT_IMAGE_TOOL") or os.path.join(ROOT, "build/tests/unit/image/image-tool")
+
+
+class Report:
+    """The ok / not ok lines of a scenario file."""
+
+    def __init__(self):
+        self.failed = 0
+
+    def case(self, name, fn, *args):
+        try:
+            fn(*args)
+        except Exception as e:  # noqa: BLE001 - any failure of a case is that case's result
+            self.failed += 1
+            print("not ok - %s: %s: %s" % (name, type(e).__name__, str(e).replace("\n", " | ")[:600]), flush=True)
+        else:
+            print("ok - %s" % name, flush=True)
+
+
+def want(condition, shown):
+    if not condition:
+        raise AssertionError(str(shown))
