@@ -76,7 +76,7 @@ static void registry(const struct up_layout *l, struct mt_buf *b)
 {
     mt_buf_printf(b,
                   "version: 0.1\nlog:\n  level: warn\n  accesslog:\n    disabled: true\nstorage:\n  filesystem:\n    rootdirectory: %s/registry\n"
-                  "  delete:\n    enabled: true\n  maintenance:\n    uploadpurging:\n      enabled: true\n"
+                  "  delete:\n    enabled: true\n"
                   "http:\n  addr: %s\n  headers:\n    X-Content-Type-Options: [nosniff]\n",
                   l->dir, l->registry);
 }

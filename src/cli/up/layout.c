@@ -40,7 +40,7 @@ int up_layout_init(struct up_layout *l, const char *data_dir, struct mt_err *err
         return MT_FAIL_ERRNO(err, MT_E_IO, "find the running program");
     self[k] = '\0';
     *strrchr(self, '/') = '\0';
-    if (mt_fmt(l->bin, sizeof l->bin, err, "%s", self) < 0)
+    if (mt_fmt(l->source, sizeof l->source, err, "%s", self) < 0 || mt_fmt(l->bin, sizeof l->bin, err, "%s/bin", l->dir) < 0)
         return -MT_E_LIMIT;
     /* beside the sources: BIN/../packaging; installed: /usr/lib/moat */
     if (mt_fmt(l->share, sizeof l->share, err, "%s/../packaging", self) < 0)
@@ -118,6 +118,7 @@ int up_layout_make(const struct up_layout *l, struct mt_err *err)
         {"control", 0700, u->control, u->moat},
         {"edge", 0700, u->edge, u->moat},
         {"log", 0755, 0, 0},
+        {"bin", 0755, 0, 0},
         {"boot", 0755, 0, 0},
         {"registry", 0700, u->registry, u->registry_gid},
     };
@@ -129,6 +130,28 @@ int up_layout_make(const struct up_layout *l, struct mt_err *err)
             return -MT_E_IO;
     /* the mark that `moat down --purge` looks for before it removes anything */
     return mt_file_write(up_path(l, path, "etc/moat-data-folder"), "1\n", 2, 0644, err);
+}
+
+int up_programs_install(const struct up_layout *l, struct mt_err *err)
+{
+    static const char *const names[] = {"moat-control", "moat-agent", "moat-edge", "moat-init", "moat-unpack", "moat-fetch", "moat-vsock"};
+    for (size_t i = 0; i < MT_ARRAY_LEN(names); i++) {
+        char from[UP_PATH + 32], to[UP_PATH + 32];
+        mt_auto_free char *now = NULL;
+        mt_auto_free char *old = NULL;
+        size_t n, k = 0;
+        if (mt_fmt(from, sizeof from, err, "%s/%s", l->source, names[i]) < 0 || mt_fmt(to, sizeof to, err, "%s/%s", l->bin, names[i]) < 0)
+            return -MT_E_LIMIT;
+        int r = mt_file_read(from, 64 << 20, &now, &n, err);
+        if (r < 0)
+            return mt_err_wrap(err, "program '%s' (run `make`)", names[i]);
+        if (mt_file_read(to, 64 << 20, &old, &k, NULL) == 0 && k == n && memcmp(old, now, n) == 0)
+            continue;
+        r = mt_file_write(to, now, n, 0755, err);
+        if (r < 0)
+            return r;
+    }
+    return 0;
 }
 
 static int add_user(const char *name, const char *group, struct mt_err *err)

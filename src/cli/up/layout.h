@@ -15,7 +15,8 @@ struct up_users {
 
 struct up_layout {
     char dir[128];      /* absolute; short enough for the sockets below */
-    char bin[UP_PATH];  /* folder of the programs */
+    char source[UP_PATH]; /* folder of the running program, where the others lie too */
+    char bin[UP_PATH];  /* DIR/bin: our copies, so that unprivileged users reach them wherever the clone is, and a rebuild disturbs nothing */
     char share[UP_PATH]; /* folder of packaging/ (bundle builder) */
     char node_id[40];
     unsigned tls_port;
@@ -35,6 +36,8 @@ int up_layout_save(const struct up_layout *l, struct mt_err *err);
 const char *up_path(const struct up_layout *l, char ret[UP_PATH], const char *below);
 /** Make the folders with their owners. */
 int up_layout_make(const struct up_layout *l, struct mt_err *err);
+/** Copy the programs into l->bin, each replaced by rename when it differs; -MT_E_NOT_FOUND names the one that is missing. */
+int up_programs_install(const struct up_layout *l, struct mt_err *err);
 /** Make the system users that are missing and look up their ids (ruling R30). */
 int up_users_make(struct up_users *ret, struct mt_err *err);
 /** Write etc/{control,agent,edge,cli}.toml and registry.yml. */

@@ -118,12 +118,21 @@ static void bring_up_work(void *arg)
     s->brought.rc = s->bring_up(s, &s->brought.pid, &s->brought.pidfd, &s->brought.adopted, &s->brought.err);
 }
 
+/* Milliseconds to wait before the next try, growing with each failure in a row. */
+static int64_t backoff(struct service *s)
+{
+    int64_t ms = s->failures == 0 ? 0 : s->failures > 6 ? BACKOFF_MAX_MS : INT64_C(100) << s->failures;
+    s->failures++;
+    return ms;
+}
+
 static void failed(struct service *s, const struct mt_err *err)
 {
-    mt_log(MT_ERROR, "service.start_failed", KV("service", s->name), KV_ERR(err));
-    s->failures++;
+    s->failures = s->failures ? s->failures : 1;
+    int64_t ms = backoff(s);
+    mt_log(MT_ERROR, "service.start_failed", KV("service", s->name), KV_ERR(err), KV("next_try_in_ms", ms));
     set_state(s, SERVICE_BACKOFF);
-    mt_loop_timer_after(s->timer, 1000);
+    mt_loop_timer_after(s->timer, ms);
 }
 
 static void bring_up_done(void *arg)
@@ -160,10 +169,8 @@ int service_start(struct service *s, struct mt_err *err)
     s->pid = service_find(s);
     s->adopted = s->pid != 0 && mt_pidfd_open(s->pid, &s->pidfd, NULL) == 0;
     if (!s->adopted && spawn(s, err) < 0) {
-        set_state(s, SERVICE_BACKOFF);
-        s->failures++;
-        mt_loop_timer_after(s->timer, 1000);
-        return mt_err_wrap(err, "start %s", s->name);
+        failed(s, err);
+        return 0; /* it goes on trying */
     }
     return watch(s, err);
 }
@@ -207,10 +214,9 @@ static void on_end(struct mt_source *c, pid_t pid, int code, int status, void *a
     }
     if (mt_clock_mono() - s->started_ns > 30 * MT_NS_PER_S)
         s->failures = 0;
-    int64_t delay = s->failures == 0 ? 0 : s->failures > 6 ? BACKOFF_MAX_MS : INT64_C(100) << s->failures;
+    int64_t delay = backoff(s);
     mt_log(MT_WARN, "service.died", KV("service", s->name), KV("pid", s->pid), KV("how", code == CLD_EXITED ? "exit" : code ? "signal" : "unknown"),
            KV("status", status), KV("restart_in_ms", delay), KV("log", s->log_path));
-    s->failures++;
     s->pid = 0;
     set_state(s, SERVICE_BACKOFF);
     mt_loop_timer_after(s->timer, delay);

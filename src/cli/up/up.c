@@ -233,6 +233,8 @@ static int prepare(struct run *r, struct mt_err *err)
     if (rc == 0)
         rc = up_layout_make(l, err);
     if (rc == 0)
+        rc = up_programs_install(l, err);
+    if (rc == 0)
         rc = up_choose_ports(l, !cli_has(r->c, "registry"), err);
     if (rc == 0)
         rc = up_layout_save(l, err);
