@@ -11,6 +11,7 @@
 #include "base/cleanup.h"
 #include "base/num.h"
 #include "base/str.h"
+#include "init/say.h"
 
 #define NEWROOT "/newroot"
 #define NO_EXTRAS (MS_NOSUID | MS_NODEV | MS_NOEXEC)
@@ -122,7 +123,8 @@ static void dev_links(void)
                                            {"pts/ptmx", NEWROOT "/dev/ptmx"}};
     (void)unlink(NEWROOT "/dev/ptmx"); /* devtmpfs has its own; with newinstance it must lead to ours */
     for (size_t i = 0; i < sizeof links / sizeof links[0]; i++)
-        (void)symlink(links[i][0], links[i][1]);
+        if (symlink(links[i][0], links[i][1]) != 0 && errno != EEXIST)
+            mt_say(MT_SAY_WARN, "no link /dev/%s", links[i][1] + sizeof NEWROOT "/dev");
 }
 
 int mt_mounts_system(const struct mt_guest_tmpfs *sizes, struct mt_err *err)
