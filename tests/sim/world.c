@@ -258,7 +258,7 @@ static struct mt_place_quota quota_left(const struct world *w)
     struct mt_place_quota q = w->quota;
 
     for (size_t k = 0; k < w->n_in; k++)
-        if (w->in[k].used && w->in[k].desired != MT_DESIRED_STOPPED)
+        if (w->in[k].used && w->in[k].desired != MT_DESIRED_STOPPED && w->in[k].status != MT_STATUS_STOPPED)
             mt_place_quota_charge(&q, &w->specs[w->in[k].spec].size);
     return q;
 }

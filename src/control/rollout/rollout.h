@@ -128,7 +128,9 @@ int64_t mt_roll_attempt_window_ms(uint32_t startup_timeout_seconds);
  * One step of a group.
  *
  * @nodes    charged with what is allocated, so that the next group of the pass sees it
- * @quota    of the organisation, charged likewise; used in place of group->request.quota
+ * @quota    what is left of the organisation's, charged likewise; used in place of group->request.quota. It and the nodes
+ *           come from the same snapshot as the instances: one that is observed stopped counts nowhere, or a drain-first
+ *           rollout would take the room it just made for room it still lacks and drain the next one
  * @now_ms   same clock as the times of the snapshot
  * @arena    owns the actions
  * Returns 0; -MT_E_NOMEM.
