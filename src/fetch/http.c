@@ -276,6 +276,8 @@ static int perform(struct mt_fetch_session *s, struct hop *h, const char *url, c
     (void)curl_easy_setopt(h->curl, CURLOPT_NOPROGRESS, 0L);
     (void)curl_easy_setopt(h->curl, CURLOPT_XFERINFOFUNCTION, on_progress);
     (void)curl_easy_setopt(h->curl, CURLOPT_XFERINFODATA, h);
+    if (s->exempt && !h->exempt) /* a connection kept from the exempt request never passed the address rule */
+        (void)curl_easy_setopt(h->curl, CURLOPT_FRESH_CONNECT, 1L);
     if (s->options->ca_file)
         (void)curl_easy_setopt(h->curl, CURLOPT_CAINFO, s->options->ca_file);
     CURLcode code = curl_easy_perform(h->curl);
