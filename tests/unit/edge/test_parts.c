@@ -1,0 +1,222 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Timer wheel, source limits, pool and the file of the last known good configuration. */
+#include "base/clock.h"
+#include "edge/limits.h"
+#include "edge/slab.h"
+#include "edge/store.h"
+#include "edge/wheel.h"
+#include "os/file.h"
+
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+struct probe {
+    struct mt_edge_timer t;
+    int64_t fired_at;
+};
+static int64_t virtual_now;
+
+static void on_fire(struct mt_edge_timer *t, void *arg)
+{
+    (void)arg;
+    MT_CONTAINER(t, struct probe, t)->fired_at = virtual_now;
+}
+
+static void timers_fire_once_never_early_and_at_most_two_slots_late(void **state)
+{
+    (void)state;
+    static struct mt_edge_wheel w;
+    static struct probe p[2000];
+    int64_t start = 123456789;
+    mt_edge_wheel_init(&w, start);
+    for (unsigned i = 0; i < 2000; i++) {
+        mt_edge_timer_init(&p[i].t);
+        p[i].fired_at = 0;
+        /* up to 40 s: more than two turns of the wheel */
+        mt_edge_wheel_set(&w, &p[i].t, start + (int64_t)(i * 7919 % 2000) * 20 * MT_NS_PER_MS);
+    }
+    for (unsigned i = 0; i < 100; i++)
+        mt_edge_wheel_clear(&p[i].t);
+    virtual_now = start;
+    for (;;) {
+        int ms = mt_edge_wheel_wait_ms(&w, virtual_now);
+        if (ms < 0)
+            break;
+        virtual_now += ms * MT_NS_PER_MS;
+        mt_edge_wheel_run(&w, virtual_now, on_fire, NULL);
+        assert_true(virtual_now < start + 60 * MT_NS_PER_S);
+    }
+    for (unsigned i = 0; i < 2000; i++) {
+        if (i < 100) {
+            assert_int_equal(p[i].fired_at, 0);
+            continue;
+        }
+        assert_true(p[i].fired_at >= p[i].t.at);
+        assert_true(p[i].fired_at <= p[i].t.at + 2 * MT_EDGE_WHEEL_TICK_NS + 2 * MT_NS_PER_MS);
+    }
+}
+
+static void a_timer_set_after_a_long_sleep_fires_in_time(void **state)
+{
+    (void)state;
+    static struct mt_edge_wheel w;
+    struct probe p = {0};
+    mt_edge_wheel_init(&w, 0);
+    assert_int_equal(mt_edge_wheel_wait_ms(&w, 0), -1);
+    virtual_now = 3600 * MT_NS_PER_S; /* no turn was run for an hour */
+    mt_edge_wheel_run(&w, virtual_now, on_fire, NULL);
+    mt_edge_timer_init(&p.t);
+    mt_edge_wheel_set(&w, &p.t, virtual_now + 100 * MT_NS_PER_MS);
+    int ms = mt_edge_wheel_wait_ms(&w, virtual_now);
+    assert_true(ms >= 100 && ms <= 100 + 34);
+    virtual_now += ms * MT_NS_PER_MS;
+    mt_edge_wheel_run(&w, virtual_now, on_fire, NULL);
+    assert_int_equal(p.fired_at, virtual_now);
+}
+
+static union mt_edge_addr v6(uint8_t net, uint8_t host)
+{
+    union mt_edge_addr a;
+    memset(&a, 0, sizeof a);
+    a.in6.sin6_family = AF_INET6;
+    a.in6.sin6_addr.s6_addr[0] = 0x20;
+    a.in6.sin6_addr.s6_addr[7] = net;
+    a.in6.sin6_addr.s6_addr[15] = host;
+    return a;
+}
+
+static void a_source_is_its_64_and_its_limits_hold(void **state)
+{
+    (void)state;
+    const struct mt_edge_limit_conf c = {.conns = 3, .new_per_s = 10, .burst = 5, .preroute = 2};
+    struct mt_edge_limits *l = mt_edge_limits_new(&c);
+    struct mt_edge_source *s[4], *t;
+    union mt_edge_addr a = v6(1, 1), same = v6(1, 2), other = v6(2, 1);
+    int64_t now = MT_NS_PER_S;
+    assert_int_equal(mt_edge_limits_enter(l, &a, now, &s[0]), MT_EDGE_ADMIT_OK);
+    assert_int_equal(mt_edge_limits_enter(l, &same, now, &s[1]), MT_EDGE_ADMIT_OK);
+    assert_ptr_equal(s[0], s[1]);
+    assert_int_equal(mt_edge_limits_enter(l, &a, now, &s[2]), MT_EDGE_ADMIT_PREROUTE);
+    assert_int_equal(mt_edge_limits_enter(l, &a, now, &s[3]), MT_EDGE_ADMIT_CONNS);
+    assert_null(s[3]);
+    assert_int_equal(mt_edge_limits_enter(l, &other, now, &t), MT_EDGE_ADMIT_OK);
+    mt_edge_limits_leave(l, t, false);
+    mt_edge_limits_routed(l, s[0]);
+    mt_edge_limits_leave(l, s[0], true);
+    mt_edge_limits_leave(l, s[1], false);
+    mt_edge_limits_leave(l, s[2], false);
+    for (unsigned i = 0; i < 2; i++) { /* the burst of five is spent with these */
+        assert_int_equal(mt_edge_limits_enter(l, &a, now, &t), MT_EDGE_ADMIT_OK);
+        mt_edge_limits_leave(l, t, false);
+    }
+    assert_int_equal(mt_edge_limits_enter(l, &a, now, &t), MT_EDGE_ADMIT_RATE);
+    assert_int_equal(mt_edge_limits_enter(l, &a, now + 99 * MT_NS_PER_MS, &t), MT_EDGE_ADMIT_RATE);
+    assert_int_equal(mt_edge_limits_enter(l, &a, now + 100 * MT_NS_PER_MS, &t), MT_EDGE_ADMIT_OK);
+    mt_edge_limits_leave(l, t, false);
+    union mt_edge_addr lo;
+    memset(&lo, 0, sizeof lo);
+    lo.in6.sin6_family = AF_INET6;
+    lo.in6.sin6_addr = in6addr_loopback;
+    for (unsigned i = 0; i < 50; i++) {
+        assert_int_equal(mt_edge_limits_enter(l, &lo, now, &t), MT_EDGE_ADMIT_OK);
+        assert_null(t);
+    }
+    mt_edge_limits_free(l);
+}
+
+static void source_table_is_bounded_and_never_forgets_a_connected_one(void **state)
+{
+    (void)state;
+    const struct mt_edge_limit_conf c = {.conns = 1};
+    struct mt_edge_limits *l = mt_edge_limits_new(&c);
+    struct mt_edge_source *kept, *t;
+    union mt_edge_addr a = v6(0, 1);
+    assert_int_equal(mt_edge_limits_enter(l, &a, 1, &kept), MT_EDGE_ADMIT_OK);
+    for (uint32_t i = 1; i < 3 * MT_EDGE_SOURCES_MAX; i++) {
+        union mt_edge_addr x = v6(0, 1);
+        memcpy(&x.in6.sin6_addr.s6_addr[1], &i, 4);
+        assert_int_equal(mt_edge_limits_enter(l, &x, 1, &t), MT_EDGE_ADMIT_OK);
+        mt_edge_limits_leave(l, t, false);
+    }
+    assert_int_equal(mt_edge_limits_enter(l, &a, 1, &t), MT_EDGE_ADMIT_CONNS);
+    mt_edge_limits_leave(l, kept, false);
+    mt_edge_limits_free(l);
+}
+
+static void pool_gives_zeroed_objects_and_reuses_them(void **state)
+{
+    (void)state;
+    struct mt_edge_slab s;
+    mt_edge_slab_init(&s, 100);
+    char *p[100];
+    for (unsigned i = 0; i < 100; i++) {
+        p[i] = mt_edge_slab_get(&s);
+        assert_non_null(p[i]);
+        assert_int_equal((uintptr_t)p[i] % 16, 0);
+        for (unsigned k = 0; k < 100; k++)
+            assert_int_equal(p[i][k], 0);
+        memset(p[i], 0xff, 100);
+    }
+    assert_int_equal(s.in_use, 100);
+    mt_edge_slab_put(&s, p[42]);
+    assert_ptr_equal(mt_edge_slab_get(&s), p[42]);
+    assert_int_equal(p[42][0], 0);
+    mt_edge_slab_done(&s);
+}
+
+static void stored_file_is_golden_and_every_flipped_bit_is_found(void **state)
+{
+    (void)state;
+    char dir[] = "/tmp/moat-edge-store.XXXXXX", path[64], prev[64];
+    assert_non_null(mkdtemp(dir));
+    (void)snprintf(path, sizeof path, "%s/config.json", dir);
+    (void)snprintf(prev, sizeof prev, "%s/config.json.prev", dir);
+    struct mt_err err = {0};
+    char *text = NULL, *file = NULL;
+    size_t len;
+    assert_int_equal(mt_edge_store_load(dir, false, &text, &len, &err), -MT_E_NOT_FOUND);
+    assert_int_equal(mt_edge_store_save(dir, "{}", 2, 3, 4, &err), 0);
+    assert_int_equal(mt_edge_store_load(dir, true, &text, &len, &err), -MT_E_NOT_FOUND);
+    assert_int_equal(mt_file_read(path, 4096, &file, &len, &err), 0);
+    assert_string_equal(file, "moat-edge-config 1 length=2 sha256=44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
+                              " epoch=3 revision=4\n{}");
+    size_t first_digit_of_epoch = (size_t)(strstr(file, " epoch=") - file);
+    for (size_t i = 0; i < len; i++) {
+        if (i >= first_digit_of_epoch && file[i] != '{' && file[i] != '}')
+            continue; /* epoch and revision of the header are for people; the snapshot has its own */
+        file[i] ^= 1;
+        assert_int_equal(mt_file_write(path, file, len, 0600, &err), 0);
+        int r = mt_edge_store_load(dir, false, &text, &len, &err);
+        if (r != -MT_E_CORRUPT)
+            fail_msg("bit of byte %zu was not found: %d", i, r);
+        file[i] ^= 1;
+    }
+    assert_int_equal(mt_edge_store_save(dir, "[1]", 3, 3, 5, &err), 0);
+    assert_int_equal(mt_edge_store_save(dir, "[2]", 3, 3, 6, &err), 0);
+    assert_int_equal(mt_edge_store_load(dir, false, &text, &len, &err), 0);
+    assert_string_equal(text, "[2]");
+    free(text);
+    assert_int_equal(mt_edge_store_load(dir, true, &text, &len, &err), 0);
+    assert_string_equal(text, "[1]");
+    free(text);
+    free(file);
+    assert_int_equal(mt_file_remove_tree(AT_FDCWD, dir, &err), 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(timers_fire_once_never_early_and_at_most_two_slots_late),
+        cmocka_unit_test(a_timer_set_after_a_long_sleep_fires_in_time),
+        cmocka_unit_test(a_source_is_its_64_and_its_limits_hold),
+        cmocka_unit_test(source_table_is_bounded_and_never_forgets_a_connected_one),
+        cmocka_unit_test(pool_gives_zeroed_objects_and_reuses_them),
+        cmocka_unit_test(stored_file_is_golden_and_every_flipped_bit_is_found),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
