@@ -12,7 +12,6 @@
 #include "os/spawn.h"
 
 #include <fcntl.h>
-#include <sys/stat.h>
 
 enum { SUPERVISOR_MS = 90000 };
 
@@ -50,6 +49,16 @@ static bool runs(const struct up *u, int i)
     return i == UP_POSTGRES ? up_postgres_runs(u) : service_find(&u->services[i]) != 0;
 }
 
+static bool has_entries(const struct up_layout *l, const char *below)
+{
+    char path[UP_PATH];
+    mt_auto_dir DIR *d = opendir(up_path(l, path, below));
+    for (struct dirent *e; d && (e = readdir(d));)
+        if (e->d_name[0] != '.')
+            return true;
+    return false;
+}
+
 /* No supervisor: adopt each program that runs and end it. VMs are the agent's to stop, so it is started when it is gone. */
 static int by_ourselves(struct up *u)
 {
@@ -63,9 +72,7 @@ static int by_ourselves(struct up *u)
         return cli_fail(c, &err, NULL);
     up_path(&u->layout, u->notify, "run/notify.sock");
     up_services(u);
-    char path[UP_PATH];
-    struct stat st;
-    bool had_instances = stat(up_path(&u->layout, path, "agent/instances"), &st) == 0;
+    bool had_instances = has_entries(&u->layout, "agent/instances");
     bool any = had_instances;
     for (int i = 0; i < UP_MAX; i++) {
         struct service *s = &u->services[i];
@@ -79,6 +86,8 @@ static int by_ourselves(struct up *u)
         return CLI_OK;
     }
     cli_say(c, "stopping what is left of %s", u->layout.dir);
+    if (had_instances && up_programs_install(&u->layout, &err) < 0)
+        return cli_fail(c, &err, "the agent stops VMs; it has to be there");
     for (int i = 0; i < UP_MAX; i++) {
         struct service *s = &u->services[i];
         if (!s->argv[0] || (!runs(u, i) && !(i == UP_AGENT && had_instances)))
