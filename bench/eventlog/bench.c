@@ -1,0 +1,269 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Speed of the append path against its plain alternatives on one cluster: bench DIR CONNINFO... see run. Prints one line per
+ * measurement: "MODE CLIENTS COMMANDS_PER_S EVENTS_PER_S P50_US P99_US LOCKS_PER_BATCH COMMANDS_PER_BATCH". */
+#include "control/log/append.h"
+#include "control/log/read.h"
+#include "control/log/schema.h"
+#include "pg/cluster.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/str.h"
+
+#include <pthread.h>
+#include <pwd.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#define CLIENTS_MAX 64
+#define SAMPLES_MAX 400000
+
+enum mode { MODE_BARE = 0, MODE_COMBINED, MODE_LOCKED };
+
+struct client {
+    pthread_t thread;
+    int n;
+    enum mode mode;
+    int events; /* per command */
+    struct mt_appender *ap;
+    struct mt_pg *pg;
+    const char *control;
+    uint64_t commands;
+    uint32_t *us;
+    char org[64];
+    bool failed;
+};
+
+static _Atomic bool go, over;
+static char run_id[24];
+
+static int event10(struct mt_cmd *c, const char *org, const char *tag, struct mt_err *err)
+{
+    char app[96], env[96], rel[96], dep[96], inst[96], addr[128];
+    (void)snprintf(app, sizeof app, "app_%s", tag);
+    (void)snprintf(env, sizeof env, "env_%s", tag);
+    (void)snprintf(rel, sizeof rel, "rel_%s", tag);
+    (void)snprintf(dep, sizeof dep, "dep_%s", tag);
+    const struct mt_cmd_ids a = {.org_id = org, .app_id = app}, e = {.org_id = org, .app_id = app, .env_id = env};
+    static const char *const types[] = {"web", "worker"};
+    int r = mt_cmd_event(c, MT_EV_APP_CREATED, app, &a, json_pack("{s:s}", "name", tag), err);
+    if (r == 0)
+        r = mt_cmd_event(c, MT_EV_ENV_CREATED, env, &e, json_pack("{s:s}", "name", "prod"), err);
+    if (r == 0)
+        r = mt_cmd_event(c, MT_EV_RELEASE_CREATED, rel, &a,
+                         json_pack("{s:i,s:s,s:s,s:s,s:[{s:s,s:s,s:s}],s:b,s:s,s:{s:{s:{s:i},s:{s:i}}}}", "number", 1, "image_ref", "registry/app:1",
+                                   "image_digest", "sha256:0011223344556677889900112233445566778899001122334455667788990011", "image_kind", "manifest",
+                                   "platforms", "os", "linux", "arch", "amd64", "digest", "sha256:0011", "image_verified", 1, "manifest_hash",
+                                   "sha256:aa11223344556677889900112233445566778899001122334455667788990011", "manifest", "processes", "web", "cpu_millis", 500,
+                                   "worker", "cpu_millis", 250), err);
+    if (r == 0)
+        r = mt_cmd_event(c, MT_EV_DEPLOY_CREATED, dep, &e,
+                         json_pack("{s:s,s:s,s:{s:s,s:s},s:[s,s],s:s,s:s,s:i,s:{}}", "kind", "deploy", "release_id", rel, "release_ids", "web", rel, "worker", rel,
+                                   "process_types", "web", "worker", "strategy", "rolling", "on_failure", "hold", "timeout_seconds", 900,
+                                   "previous_release_ids"), err);
+    for (int i = 0; i < 2 && r == 0; i++)
+        r = mt_cmd_event(c, MT_EV_ENV_DESIRED_RELEASE_SET, env, &e,
+                         json_pack("{s:s,s:s,s:s}", "process_type", types[i], "release_id", rel, "deploy_id", dep), err);
+    if (r == 0)
+        r = mt_cmd_event(c, MT_EV_ENV_SCALE_SET, env, &e, json_pack("{s:[{s:s,s:i}]}", "scales", "process_type", "web", "desired", 2), err);
+    for (int i = 0; i < 2 && r == 0; i++) {
+        (void)snprintf(inst, sizeof inst, "inst_%s_%d", tag, i);
+        (void)snprintf(addr, sizeof addr, "fd00::%s:%d", tag, i); /* unique text is what counts here */
+        r = mt_cmd_event(c, MT_EV_INSTANCE_ALLOCATED, inst, &e,
+                         json_pack("{s:s,s:s,s:s,s:s,s:s,s:{s:i,s:i,s:i},s:s,s:s,s:s,s:i}", "process_type", types[i], "node_id", "node_1", "release_id", rel,
+                                   "deploy_id", dep, "overlay_ipv6", addr, "resources", "cpu_millis", 500, "memory_bytes", 268435456, "disk_bytes", 1073741824,
+                                   "arch", "amd64", "image_digest", "sha256:0011", "spec_hash", "0123456789abcdef", "generation", 1), err);
+    }
+    if (r == 0)
+        r = mt_cmd_event(c, MT_EV_DEPLOY_STATUS_CHANGED, dep, &e, json_pack("{s:s}", "status", "rolling"), err);
+    return r;
+}
+
+/* What an API call does: an app of an organisation whose row it read, under an idempotency key, with a reply. */
+static int full_command(struct client *c, struct mt_err *err)
+{
+    char tag[48], key[64];
+    uint8_t mac[32] = {1};
+    struct mt_cmd *cmd = NULL;
+    struct mt_cmd_done done = {0};
+    const struct mt_cmd_actor actor = {.actor_type = "user", .actor_id = "usr_01hzbench00000000000000000", .request_id = "req_01hzbench00000000000000000",
+                                       .idempotency_key = key};
+    (void)snprintf(tag, sizeof tag, "%s-%d-%llu", run_id, c->n, (unsigned long long)c->commands);
+    (void)snprintf(key, sizeof key, "k-%s", tag);
+    int r = mt_cmd_new(&actor, &cmd, err);
+    if (r == 0 && c->events == 10)
+        r = event10(cmd, c->org, tag, err);
+    else if (r == 0) {
+        char app[64];
+        (void)snprintf(app, sizeof app, "app_%s", tag);
+        r = mt_cmd_event(cmd, MT_EV_APP_CREATED, app, &(struct mt_cmd_ids){.org_id = c->org, .app_id = app},
+                         json_pack("{s:s,s:s}", "name", tag, "description", "an application of the bench"), err);
+    }
+    if (r == 0)
+        r = mt_cmd_rely(cmd, MT_RELY_ORG, c->org, NULL, 1, err);
+    if (r == 0)
+        r = mt_cmd_idempotency(cmd, c->org, actor.actor_id, "POST /v1/orgs/{org}/apps", key, mac, err);
+    if (r < 0) {
+        mt_cmd_free(cmd);
+        return r;
+    }
+    r = mt_append(c->ap, cmd, 20000, &done, err);
+    mt_cmd_done_free(&done);
+    return r;
+}
+
+static const struct mt_pg_stmt st_bare = {"bench_bare", "INSERT INTO bench_bare (kind, payload) VALUES ($1, $2)"};
+
+static int bare_insert(struct client *c, struct mt_err *err)
+{
+    struct mt_pg_params p;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, "app.created");
+    mt_pg_p_json(&p, "{\"name\":\"bench\",\"description\":\"an application of the bench\"}");
+    return mt_pg_query(c->pg, &st_bare, &p, NULL, err);
+}
+
+static void *client_main(void *arg)
+{
+    struct client *c = arg;
+    struct mt_err err = {0};
+    while (!go)
+        (void)sched_yield();
+    while (!over && !c->failed) {
+        int64_t from = mt_clock_mono();
+        int r = c->mode == MODE_BARE ? bare_insert(c, &err) : full_command(c, &err);
+        if (r < 0) {
+            (void)fprintf(stderr, "client %d: %s\n", c->n, err.msg);
+            c->failed = true;
+        } else if (c->commands < SAMPLES_MAX) {
+            c->us[c->commands++] = (uint32_t)((mt_clock_mono() - from) / 1000);
+        }
+    }
+    return NULL;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    const uint32_t *x = a, *y = b;
+    return (*x > *y) - (*x < *y);
+}
+
+static int prepare(struct client *cs, int n, enum mode mode, int events, const char *control, struct mt_appender **shared, struct mt_err *err)
+{
+    const struct mt_appender_conf conf = {.pg = {.conninfo = control, .role = "moat_projector"}, .batch_max = mode == MODE_LOCKED ? 1 : 0};
+    int r = 0;
+    if (mode == MODE_COMBINED && (r = mt_appender_new(&conf, shared, err)) < 0)
+        return r;
+    for (int i = 0; i < n && r == 0; i++) {
+        cs[i] = (struct client){.n = i, .mode = mode, .events = events, .ap = *shared, .us = calloc(SAMPLES_MAX, sizeof(uint32_t))};
+        if (mode == MODE_BARE)
+            r = mt_pg_connect(&(struct mt_pg_conf){.conninfo = control, .role = "moat_projector"}, &cs[i].pg, err);
+        if (mode == MODE_LOCKED)
+            r = mt_appender_new(&conf, &cs[i].ap, err);
+        if (r < 0 || mode == MODE_BARE)
+            continue;
+        struct mt_cmd *cmd = NULL; /* each client's organisation; also warms the connection */
+        struct mt_cmd_done done = {0};
+        (void)snprintf(cs[i].org, sizeof cs[i].org, "org_%s_%d", run_id, i);
+        r = mt_cmd_new(&(struct mt_cmd_actor){.actor_type = "system", .actor_id = "bench", .request_id = "req_bench"}, &cmd, err);
+        if (r == 0)
+            r = mt_cmd_event(cmd, MT_EV_ORG_CREATED, cs[i].org, &(struct mt_cmd_ids){.org_id = cs[i].org}, json_pack("{s:s}", "name", cs[i].org), err);
+        if (r == 0)
+            r = mt_append(cs[i].ap, cmd, 10000, &done, err);
+        mt_cmd_done_free(&done);
+    }
+    return r;
+}
+
+static int measure(enum mode mode, const char *name, int n, int events, int ms, const char *control, struct mt_err *err)
+{
+    static struct client cs[CLIENTS_MAX];
+    struct mt_appender *shared = NULL;
+    struct mt_appender_stats before = {0}, after = {0};
+    (void)snprintf(run_id, sizeof run_id, "%llx", (unsigned long long)mt_clock_wall_us());
+    int r = prepare(cs, n, mode, events, control, &shared, err);
+    if (r < 0)
+        return r;
+    go = over = false;
+    for (int i = 0; i < n; i++)
+        if (pthread_create(&cs[i].thread, NULL, client_main, &cs[i]) != 0)
+            return MT_FAIL(err, MT_E_NOMEM, "no thread");
+    if (shared)
+        mt_appender_stats(shared, &before);
+    int64_t from = mt_clock_mono();
+    go = true;
+    const struct timespec nap = {.tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * 1000000};
+    (void)nanosleep(&nap, NULL);
+    over = true;
+    int64_t took = mt_clock_mono() - from;
+    uint64_t commands = 0;
+    static uint32_t all[CLIENTS_MAX * 40000];
+    size_t n_all = 0;
+    for (int i = 0; i < n; i++) {
+        (void)pthread_join(cs[i].thread, NULL);
+        commands += cs[i].commands;
+        for (uint64_t k = 0; k < cs[i].commands && n_all < sizeof all / sizeof *all; k++)
+            all[n_all++] = cs[i].us[k];
+        if (cs[i].failed)
+            r = MT_FAIL(err, MT_E_IO, "a client of '%s' failed", name);
+    }
+    if (shared)
+        mt_appender_stats(shared, &after);
+    uint64_t batches = after.batches - before.batches, locks = after.lock_takes - before.lock_takes;
+    for (int i = 0; i < n; i++) {
+        free(cs[i].us);
+        mt_pg_free(cs[i].pg);
+        if (mode == MODE_LOCKED)
+            mt_appender_free(cs[i].ap);
+    }
+    mt_appender_free(shared);
+    qsort(all, n_all, sizeof *all, by_value);
+    double per_s = (double)commands * 1e9 / (double)took;
+    printf("%s %d %.0f %.0f %u %u %.2f %.1f\n", name, n, per_s, per_s * events, n_all ? all[n_all / 2] : 0, n_all ? all[n_all * 99 / 100] : 0,
+           batches ? (double)locks / (double)batches : 0, batches ? (double)commands / (double)batches : 0);
+    (void)fflush(stdout);
+    return r;
+}
+
+int main(int argc, char **argv)
+{
+    static const struct {
+        const char *name;
+        enum mode mode;
+        int clients, events;
+    } rows[] = {
+        {"bare", MODE_BARE, 32, 1},          {"combined", MODE_COMBINED, 32, 1},    {"locked", MODE_LOCKED, 32, 1},
+        {"combined10", MODE_COMBINED, 32, 10}, {"combined8", MODE_COMBINED, 8, 1}, {"bare8", MODE_BARE, 8, 1},
+    };
+    struct mt_err err = {0};
+    if (argc < 3) {
+        (void)fprintf(stderr, "usage: eventlog-bench DIR MILLISECONDS [ROW...]   (a cluster made by `eventlog-load up DIR`)\n");
+        return 2;
+    }
+    mt_log_init("eventlog-bench", MT_ERROR, false);
+    char control[256], owner[256];
+    (void)snprintf(control, sizeof control, "host=%s/sock dbname=moat user=moat_control", argv[1]);
+    (void)snprintf(owner, sizeof owner, "host=%s/sock dbname=moat user=moat_owner", argv[1]);
+    struct mt_pg *pg = NULL;
+    /* The plainest durable log: an identity column, a kind, a payload; no order, no views. */
+    if (mt_pg_connect(&(struct mt_pg_conf){.conninfo = owner}, &pg, &err) < 0 ||
+        mt_pg_exec(pg, "CREATE TABLE IF NOT EXISTS moat.bench_bare (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at timestamptz NOT NULL DEFAULT now(),"
+                       " kind text NOT NULL, payload jsonb NOT NULL); GRANT INSERT ON moat.bench_bare TO moat_projector", &err) < 0) {
+        (void)fprintf(stderr, "error: %s\n", err.msg);
+        return 1;
+    }
+    mt_pg_free(pg);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        bool want = argc == 3;
+        for (int k = 3; k < argc && !want; k++)
+            want = MT_STREQ(argv[k], rows[i].name);
+        if (want && measure(rows[i].mode, rows[i].name, rows[i].clients, rows[i].events, (int)strtol(argv[2], NULL, 10), control, &err) < 0) {
+            (void)fprintf(stderr, "error: %s\n", err.msg);
+            return 1;
+        }
+    }
+    return 0;
+}
