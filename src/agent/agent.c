@@ -38,6 +38,7 @@ static void vmm_conf(const struct mt_agent *a, const char *vsock_path, struct mt
                                 .vsock_path = vsock_path,
                                 .firecracker_path = a->conf.firecracker_path,
                                 .jailer_path = a->conf.jailer_path,
+                                .cgroup_parent = a->conf.cgroup_parent,
                                 .serial_off = !a->conf.serial};
 }
 
@@ -693,7 +694,7 @@ int mt_agent_run(struct mt_agent_conf *conf, struct mt_err *err)
     (void)sigaction(SIGPIPE, &(struct sigaction){.sa_handler = SIG_IGN}, NULL);
     (void)prctl(PR_SET_CHILD_SUBREAPER, 1);
     (void)prctl(PR_SET_DUMPABLE, 0);
-    (void)umask(0077);
+    (void)umask(0022); /* modes are given at each creation; folders inside jails must stay passable for the VM uid */
     int rc = open_all(a, err);
     if (rc == 0) {
         mt_log(MT_INFO, "agent.started", KV("node_id", a->conf.node_id), KV("version", MOAT_VERSION),

@@ -40,6 +40,7 @@ static const struct mt_conf_key keys[] = {
     {"edge_user", MT_CONF_STRING, AT(edge_user), 1, 32, "moat-edge", "user", "may connect to VMs from this host"},
     {"control_user", MT_CONF_STRING, AT(control_user), 1, 32, "moat-control", "user", "may use the local socket"},
     {"worker_user", MT_CONF_STRING, AT(worker_user), 1, 32, "nobody", "user", "moat-fetch and moat-unpack run as this user"},
+    {"cgroup_parent", MT_CONF_STRING, AT(cgroup_parent), 1, 128, "moat.slice/instances", "", "cgroup of the VMs, below each controller's root"},
     {"log_level", MT_CONF_STRING, AT(log_level), 1, 8, "info", "", "debug, info, warn or error"},
     {"heartbeat_ms", MT_CONF_U64, AT(heartbeat_ms), 100, 60000, "5000", "ms", "time between heartbeats"},
     {"programs.qemu", MT_CONF_STRING, AT(qemu_path), 1, 255, "/usr/bin/qemu-system-x86_64", "path", "QEMU"},

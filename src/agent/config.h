@@ -29,6 +29,7 @@ struct mt_agent_conf {
     bool serial;
     char *edge_user, *control_user, *worker_user;
     char *log_level;
+    char *cgroup_parent; /* below each controller's root */
     /* programs */
     char *qemu_path, *firecracker_path, *jailer_path, *nft_path, *mkfs_path;
     /* sizes */

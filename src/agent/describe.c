@@ -35,7 +35,7 @@ static size_t spans_of(const struct mt_state *st, struct span ret[8])
     const struct mt_timeline *t = &st->t;
     const struct span all[8] = {
         {"wait", t->plan, t->prepare},    {"image", t->prepare, t->image}, {"disk", t->image, t->disk},
-        {"net", t->disk, t->network},     {"vm", t->network, t->vm},       {"boot", t->vm, t->hello},
+        {"net", t->disk, t->network},     {"vm", t->network, t->launch},   {"boot", t->launch, t->hello},
         {"start", t->hello, t->started},  {"ready", t->started, t->ready},
     };
     size_t n = 0;

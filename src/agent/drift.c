@@ -64,6 +64,23 @@ static void list_scratch(struct drift_job *j)
     }
 }
 
+/*
+ * Only jails with a folder of ours count. Cgroups are named alike on the whole host, so a bare cgroup may be another
+ * data folder's VM; one of ours never outlives its folder, because its state file still records the jail then.
+ */
+static void drop_foreign(struct drift_job *j)
+{
+    char path[PATH_MAX];
+    size_t kept = 0;
+    for (size_t i = 0; i < j->jails_n; i++) {
+        if (mt_fmt(path, sizeof path, NULL, "%s/%s/%s", j->a->conf.jail_dir, mt_vmm_kind_name(mt_vmm_kind(j->vmm)),
+                   j->jails[i]) == 0 &&
+            access(path, F_OK) == 0)
+            j->jails[kept++] = j->jails[i];
+    }
+    j->jails_n = kept;
+}
+
 static void list_all(struct drift_job *j)
 {
     struct mt_err err = {0};
@@ -71,6 +88,8 @@ static void list_all(struct drift_job *j)
         mt_log(MT_WARN, "drift.list_failed", KV_ERR(&err));
     if (j->vmm && mt_vmm_list(j->vmm, &j->jails, &j->jails_n, &err) < 0)
         mt_log(MT_WARN, "drift.list_failed", KV_ERR(&err));
+    if (j->vmm)
+        drop_foreign(j);
     list_scratch(j);
 }
 

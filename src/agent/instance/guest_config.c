@@ -50,33 +50,35 @@ static void env_image(struct env_list *e, char *const *env, struct mt_arena *ar)
     }
 }
 
-static void env_platform(struct env_list *e, const struct mt_workload *w, const struct mt_arena *ar)
+static bool in_workload(const struct mt_workload *w, const char *key)
 {
-    bool path = false;
-    (void)ar;
-    for (size_t i = 0; i < e->n; i++)
-        path = path || strcmp(e->v[i].key, "PATH") == 0;
-    if (!path)
-        env_set(e, "PATH", DEFAULT_PATH);
+    for (size_t i = 0; i < w->n_env_vars; i++) {
+        if (strcmp(w->env_vars[i].key, key) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* The control plane resolves the platform's own variables into env_vars; what is missing there is set here. */
+static void env_platform(struct env_list *e, const struct mt_workload *w)
+{
     const struct {
         const char *key, *value;
     } own[] = {
-        {"MOAT_ORG", w->org_id},
-        {"MOAT_APP", w->app_id},
-        {"MOAT_ENV", w->env_id},
-        {"MOAT_PROCESS", w->process_type},
-        {"MOAT_INSTANCE_ID", w->instance_id},
-        {"MOAT_RELEASE_ID", w->release_id},
+        {"MOAT_ORG", w->org_id},         {"MOAT_APP", w->app_id},
+        {"MOAT_ENV", w->env_id},         {"MOAT_PROCESS", w->process_type},
+        {"MOAT_INSTANCE_ID", w->instance_id}, {"MOAT_RELEASE_ID", w->release_id},
         {"MOAT_IPV6", w->network.overlay_ipv6},
     };
     for (size_t i = 0; i < MT_ARRAY_LEN(own); i++) {
-        if (own[i].value)
+        if (own[i].value && !in_workload(w, own[i].key))
             env_set(e, own[i].key, own[i].value);
     }
-    /* the control plane puts the release number into the environment itself when the spec carries it */
-    const json_t *number = w->doc ? json_object_get(w->doc, "release_number") : NULL;
-    if (json_is_string(number))
-        env_set(e, "MOAT_RELEASE_NUMBER", json_string_value(number));
+    for (size_t i = 0; i < e->n; i++) {
+        if (strcmp(e->v[i].key, "PATH") == 0)
+            return;
+    }
+    env_set(e, "PATH", DEFAULT_PATH);
 }
 
 /* argv of the workload: its own, or the image's entrypoint and command. */
@@ -162,7 +164,7 @@ int mt_inst_send_config(struct mt_inst *in, enum mt_reason *ret_reason, struct m
         env_image(env, in->disk.config.env, &ar);
     for (size_t i = 0; i < w->n_env_vars; i++)
         env_set(env, w->env_vars[i].key, w->env_vars[i].value);
-    env_platform(env, w, &ar);
+    env_platform(env, w);
     if (env->full)
         return MT_FAIL(err, MT_E_LIMIT, "more than %d environment variables", MT_GUEST_ENV_MAX);
     c->process.env = env->v;

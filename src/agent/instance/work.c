@@ -280,6 +280,7 @@ static int on_record(void *user, const struct mt_vmm_ids *ids, struct mt_err *er
 {
     struct mt_job *j = user;
     j->st.vmm = *ids;
+    j->st.t.launch = wall(); /* the next thing that happens is the exec of the VMM */
     int rc = mt_state_save(j->dir, &j->st, err);
     if (rc == 0)
         mt_kill_here(MT_KILL_LIFE, MT_LIFE_HELD, MT_KILL_RECORDED);
@@ -337,7 +338,6 @@ static int do_vm(struct mt_job *j)
     done(MT_STEP_JAIL);
     if (record(j, MT_STEP_LAUNCH) < 0)
         return -1;
-    j->st.t.launch = wall();
     if (mt_vmm_launch(j->vmm, &s, on_record, j, &j->run, &j->err) < 0)
         return fail(j, MT_REASON_VMM_START_FAILED);
     j->st.vmm = j->run.ids;
@@ -683,19 +683,16 @@ void mt_inst_adopt(struct mt_inst *in)
     submit(in, in->a->steps, adopt_work, adopt_done, j);
 }
 
+/* The spec becomes the instance's own: a plan is replaced, what runs stays what it was. */
 static int take_spec(struct mt_inst *in, struct mt_err *err)
 {
     char path[PATH_MAX];
-    json_t *doc = NULL;
     struct mt_workload *w = NULL;
-    int rc = mt_workload_encode(in->as->workload, &doc, err);
-    if (rc == 0)
-        rc = mt_workload_decode(doc, &w, NULL, err);
+    int rc = mt_workload_decode(in->as->workload->doc, &w, NULL, err);
     if (rc == 0)
         rc = mt_fmt(path, sizeof path, err, "%s/spec.json", in->dir);
     if (rc == 0)
-        rc = mt_sealed_save(path, doc, err);
-    json_decref(doc);
+        rc = mt_sealed_save(path, w->doc, err);
     if (rc < 0) {
         mt_workload_free(w);
         return rc;

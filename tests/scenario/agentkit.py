@@ -1,0 +1,364 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A moat-agent with a stand-in control plane, in a network namespace of its own: for the agent's scenario tests.
+
+Not a test itself. The control plane is a small HTTP/1.1 server on a Unix socket that hands out one plan and keeps every
+report; everything below it is real: registry, image, QEMU, moat-vsock, moat-init, tap, nft.
+"""
+import ctypes
+import http.server
+import json
+import os
+import random
+import signal
+import socket
+import socketserver
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import imagekit  # noqa: E402
+
+ROOT = imagekit.ROOT
+BIN = imagekit.BIN
+CLONE_NEWNET = 0x40000000
+P = "fd7a:6d6f:6174"
+NODE_ADDRESS = P + "::1"
+ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+
+
+def ulid():
+    t = int(time.time() * 1000)
+    head = "".join(ALPHABET[(t >> (5 * i)) & 31] for i in reversed(range(10)))
+    return head + "".join(random.choice(ALPHABET) for _ in range(16))
+
+
+def new_id(kind):
+    return kind + "_" + ulid()
+
+
+def own_network():
+    """The whole test process moves into a fresh network namespace; the cgroup mounts stay visible."""
+    if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), "unshare")
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+
+
+def sh(*argv, **kw):
+    return subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=True, **kw).stdout.decode()
+
+
+def wait_for(what, fn, seconds=20, every=0.02):
+    end = time.monotonic() + seconds
+    while True:
+        got = fn()
+        if got:
+            return got
+        if time.monotonic() > end:
+            raise AssertionError("waited %g s for %s" % (seconds, what))
+        time.sleep(every)
+
+
+class Control:
+    """The internal API of control-plane.md 9.6, as much of it as an agent calls."""
+
+    def __init__(self, path, node_id):
+        self.path, self.node_id = path, node_id
+        self.cluster_id = "clu-" + ulid()
+        self.lock = threading.Condition()
+        self.cursor, self.epoch, self.assignments = 1, 1, {}
+        self.extra = {}
+        self.reports, self.beats, self.polls = [], [], []
+        self.fail = 0  # status to answer to reports instead of 200
+        self.plan_id = ulid()
+        self.server = None
+        self.start()
+
+    def start(self):
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *a):
+                pass
+
+            def reply(self, status, body=None):
+                data = json.dumps(body).encode() if body is not None else b""
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def do_GET(self):
+                query = dict(p.split("=") for p in self.path.partition("?")[2].split("&"))
+                got = outer.poll(int(query["after"]), min(float(query["wait"]), outer.extra.get("_wait", 30)))
+                self.reply(200, got) if got else self.reply(304)
+
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if self.path.endswith("/heartbeat"):
+                    with outer.lock:
+                        outer.beats.append(body)
+                        outer.lock.notify_all()
+                    return self.reply(200, {"admin_state": "active", "epoch": 1, "plan_cursor": outer.cursor})
+                if outer.fail:
+                    return self.reply(outer.fail, {"code": "unavailable"})
+                with outer.lock:
+                    items = body.get("instances") or body.get("reports") or []
+                    outer.reports += [dict(r, at=time.monotonic()) for r in items]
+                    outer.lock.notify_all()
+                self.reply(200, {"accepted": len(items)})
+
+        class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+            daemon_threads = True
+
+            def get_request(self):
+                conn, _ = self.socket.accept()
+                return conn, ("agent", 0)
+
+        if os.path.exists(self.path):
+            os.unlink(self.path)
+        self.server = Server(self.path, Handler)
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def stop(self):
+        self.server.shutdown()
+        self.server.server_close()
+        os.unlink(self.path)
+
+    def plan(self):
+        return dict({"spec_version": "v1", "cluster_id": self.cluster_id, "node_id": self.node_id, "epoch": self.epoch,
+                     "cursor_event_id": self.cursor, "plan_id": self.plan_id, "instances": list(self.assignments.values()),
+                     "network": {"mtu": 1420, "cluster_prefix": P + "::/48", "overlay_ipv6": NODE_ADDRESS,
+                                 "instance_prefix": P + ":1:1::/80", "dns": [], "edges": [NODE_ADDRESS], "gateways": [],
+                                 "egress_mode": "none"}},
+                    **{k: v for k, v in self.extra.items() if not k.startswith("_")})
+
+    def poll(self, after, wait):
+        end = time.monotonic() + wait
+        with self.lock:
+            while after >= self.cursor and time.monotonic() < end:
+                self.lock.wait(max(0.01, min(0.5, end - time.monotonic())))
+            return self.plan() if after < self.cursor else None
+
+    def publish(self):
+        with self.lock:
+            self.cursor += 1
+            self.plan_id = ulid()
+            self.lock.notify_all()
+
+    def want(self, instance_id, state="running", workload=None, delay=0, generation=None):
+        a = self.assignments.get(instance_id, {"assignment_id": ulid(), "instance_id": instance_id, "generation": 1})
+        a = dict(a, desired_state=state, drain_delay_seconds=delay)
+        if workload:
+            a["workload"] = workload
+            a["generation"] = workload["generation"]
+        self.assignments[instance_id] = a
+        self.publish()
+
+    def drop(self, instance_id):
+        del self.assignments[instance_id]
+        self.publish()
+
+    def reports_of(self, instance_id):
+        with self.lock:
+            return [r for r in self.reports if r["instance_id"] == instance_id]
+
+    def wait_status(self, instance_id, status, seconds=60, since=0, **fields):
+        def look():
+            for r in self.reports_of(instance_id)[since:]:
+                if r["status"] == status and all(r.get(k) == v for k, v in fields.items()):
+                    return r
+        try:
+            return wait_for("%s %s" % (instance_id, status), look, seconds)
+        except AssertionError as e:
+            seen = [(r["status"], r.get("status_detail"), r.get("reason_code"), r.get("reason_detail")) for r in self.reports_of(instance_id)]
+            raise AssertionError("%s; seen %s" % (e, seen[-6:])) from None
+
+
+class World:
+    """Data folder, registry, images, control plane and agent of one scenario file."""
+
+    def __init__(self, name, registry=True):
+        self.dir = tempfile.mkdtemp(prefix="mt-agent-%s-" % name, dir=os.environ.get("MOAT_TEST_TMP", "/var/tmp"))
+        os.chmod(self.dir, 0o755)
+        for d in ("run", "boot"):
+            os.mkdir(os.path.join(self.dir, d), 0o755)
+        self.node_id = new_id("node")
+        self.org, self.app, self.env = new_id("org"), new_id("app"), new_id("env")
+        self.next_address = 1
+        self.proc = None
+        self.log_path = os.path.join(self.dir, "agent.log")
+        self.cgroup = "moat-test-%d.slice/instances" % os.getpid()
+        self.registry = imagekit.Registry(os.path.join(self.dir, "reg")) if registry else None
+        self.control = Control(os.path.join(self.dir, "run/internal.sock"), self.node_id)
+
+    # -- pieces
+
+    def bundle(self):
+        """The newest bundle of this tree, or one made now from the Debian archive."""
+        given = os.environ.get("MOAT_BOOT_DIR") or os.path.join(ROOT, "build", "boot")
+        if not os.path.exists(os.path.join(given, "current/manifest.json")):
+            sh(os.path.join(ROOT, "packaging/bundle/make-bundle"), "--init", os.path.join(BIN, "moat-init"), "--out", given)
+        os.rmdir(os.path.join(self.dir, "boot"))
+        os.symlink(given, os.path.join(self.dir, "boot"))
+
+    def testapp(self):
+        path = os.path.join(self.dir, "testapp")
+        if not os.path.exists(path):
+            sh("gcc", "-static", "-O1", "-o", path, os.path.join(ROOT, "tests/scenario/lib/testapp.c"))
+        with open(path, "rb") as f:
+            return f.read()
+
+    def push(self, config=None, name="app"):
+        """An image that holds only the test program; returns (repository, digest)."""
+        store = imagekit.Store(os.path.join(self.dir, "src"))
+        layer = imagekit.tar(imagekit.entry("app", data=self.testapp(), mode=0o755), imagekit.entry("etc/", b"5"))
+        digest = store.image([layer], config=config or {"Entrypoint": ["/app"], "Cmd": ["serve", "8080"], "Env": ["WORD=image"]})
+        lay = imagekit.layout(store, os.path.join(self.dir, "layout-" + name), "t", digest)
+        self.registry.push(lay, name + ":t")
+        return "%s/%s" % (self.registry.host, name), digest
+
+    def workload(self, image, instance_id=None, command=(), generation=1, ports=(8080,), memory=96, **more):
+        address = "%s:1:1::%x" % (P, self.next_address)
+        self.next_address += 1
+        w = {"spec_version": "v1", "org_id": self.org, "app_id": self.app, "env_id": self.env, "process_type": "web",
+             "instance_id": instance_id or new_id("inst"), "generation": generation, "release_id": new_id("rel"),
+             "manifest_hash": "sha256:" + "0" * 64, "spec_hash": imagekit.sha(repr((image, command, more, generation)).encode()),
+             "image": {"repository": image[0], "resolved_digest": image[1], "os": "linux", "arch": "amd64"},
+             "command": list(command), "env_vars": {"WORD": "moat"},
+             "resources": {"cpu_millis": 500, "memory_bytes": memory << 20, "disk_bytes": 1 << 30},
+             "network": {"overlay_ipv6": address, "ports": [{"name": "p%d" % p, "port": p, "protocol": "tcp"} for p in ports]},
+             "lifecycle": {"stop_grace_seconds": 2, "stop_signal": "TERM", "restart_policy": "always", "backoff_seconds": 1}}
+        w.update(more)
+        return w
+
+    # -- agent
+
+    def start(self, ready=True, env=None, **conf):
+        keys = dict({"node_id": self.node_id, "data_dir": self.dir, "vmm": "qemu", "host_firewall": "taps", "bin_dir": BIN,
+                     "log_level": "debug", "worker_user": "nobody", "heartbeat_ms": 500, "cgroup_parent": self.cgroup}, **conf)
+        lines = ["%s = %s" % (k, json.dumps(v)) for k, v in keys.items()]
+        if self.registry:
+            lines += ["[image]", "local_registries = [%s]" % json.dumps(self.registry.host),
+                      "insecure_registries = [%s]" % json.dumps(self.registry.host)]
+        path = os.path.join(self.dir, "agent.toml")
+        with open(path, "w") as f:
+            f.write("\n".join(lines) + "\n")
+        log = open(self.log_path, "ab")
+        self.proc = subprocess.Popen([os.path.join(BIN, "moat-agent"), "--config", path], stderr=log, stdout=log,
+                                     env=dict(os.environ, **(env or {})), start_new_session=True)
+        log.close()
+        if ready:
+            wait_for("the local socket", lambda: self.proc.poll() is not None or self.alive(), 10)
+            if self.proc.poll() is not None:
+                raise AssertionError("agent ended with %s: %s" % (self.proc.returncode, self.tail(5)))
+        return self.proc
+
+    def alive(self):
+        try:
+            self.ask({"op": "list"}, 2)
+            return True
+        except OSError:
+            return False
+
+    def kill(self):
+        self.proc.kill()
+        self.proc.wait()
+
+    def end(self, seconds=10):
+        """SIGTERM: VMs go on."""
+        self.proc.terminate()
+        return self.proc.wait(seconds)
+
+    def stop_all(self, deadline_ms=15000):
+        got = self.ask({"op": "stop-all", "deadline_ms": deadline_ms}, deadline_ms / 1000 + 10)
+        return got, self.proc.wait(10)
+
+    def ask(self, request, seconds=10):
+        s = socket.socket(socket.AF_UNIX)
+        s.settimeout(seconds)
+        s.connect(os.path.join(self.dir, "run/agent.sock"))
+        s.sendall(json.dumps(request).encode() + b"\n")
+        data = b""
+        while True:
+            part = s.recv(65536)
+            if not part:
+                break
+            data += part
+        s.close()
+        return [json.loads(l) for l in data.decode().splitlines()]
+
+    def describe(self, instance_id):
+        return self.ask({"op": "describe", "instance_id": instance_id})[0]
+
+    def tail(self, lines=12):
+        with open(self.log_path, errors="replace") as f:
+            return " | ".join(l.strip()[:300] for l in f.readlines()[-lines:])
+
+    def log_events(self, name):
+        with open(self.log_path, errors="replace") as f:
+            rows = [json.loads(l) for l in f if l.startswith("{")]
+        return [r for r in rows if r["msg"] == name]
+
+    # -- what is on the host
+
+    def vm_processes(self):
+        """pids of QEMU and moat-vsock of this data folder's cgroup"""
+        out = {}
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open("/proc/%s/cgroup" % pid) as f:
+                    mine = self.cgroup in f.read()
+                if mine:
+                    out[int(pid)] = os.path.basename(os.readlink("/proc/%s/exe" % pid))
+            except OSError:
+                continue
+        return out
+
+    def host(self):
+        """Everything the agent may leave behind, as one comparable value."""
+        cgroups = []
+        for top, dirs, _ in os.walk("/sys/fs/cgroup"):
+            cgroups += [os.path.join(top, d) for d in dirs if self.cgroup.split("/")[0] in os.path.join(top, d)]
+            if top.count("/") > 6:
+                dirs[:] = []
+        jail = os.path.join(self.dir, "jail")
+        jails = [os.path.join(k, i) for k in sorted(os.listdir(jail)) for i in sorted(os.listdir(os.path.join(jail, k)))] if os.path.isdir(jail) else []
+        scratch = os.path.join(self.dir, "scratch")
+        with open("/proc/self/mountinfo") as f:
+            mounts = sorted(l.split(" ", 4)[4] for l in f if self.dir in l)
+        with open("/proc/sys/net/ipv6/conf/all/forwarding") as f:
+            forwarding = f.read().strip()
+        return {"processes": self.vm_processes(), "links": sh("ip", "-o", "link").count("\n"),
+                "addresses": sh("ip", "-6", "-o", "addr", "show", "dev", "lo"), "routes": sh("ip", "-6", "route"),
+                "nft": sh("nft", "list", "ruleset"), "cgroups": [c for c in cgroups if c.endswith("/vm") or "instances/" in c],
+                "jails": jails, "scratch": sorted(os.listdir(scratch)) if os.path.isdir(scratch) else [], "mounts": mounts,
+                "forwarding": forwarding}
+
+    def close(self):
+        if self.proc and self.proc.poll() is None:
+            self.proc.kill()
+            self.proc.wait()
+        for pid in self.vm_processes():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except OSError:
+                pass
+        if self.registry:
+            self.registry.stop()
+        keep = os.environ.get("MOAT_KEEP")
+        for top in ("/sys/fs/cgroup",):
+            for base, dirs, _ in os.walk(top, topdown=False):
+                if self.cgroup.split("/")[0] in base:
+                    for _ in range(20):
+                        try:
+                            os.rmdir(base)
+                            break
+                        except OSError:
+                            time.sleep(0.05)
+        if not keep:
+            subprocess.run(["rm", "-rf", self.dir], check=False)
