@@ -1,0 +1,222 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Small pieces of moat-init: kernel command line, /etc files, figures, hash, what a config may ask. */
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "init/boot.h"
+#include "init/cmdline.h"
+#include "init/etc.h"
+#include "init/readfile.h"
+#include "init/sha256.h"
+#include "init/stats.h"
+
+static void command_line_is_parsed_strictly(void **state)
+{
+    (void)state;
+    struct mt_cmdline c;
+    struct mt_err err = {0};
+    assert_int_equal(mt_cmdline_parse("console=ttyS0 quiet moat.instance=inst_01 moat.boot=boot-2\tmoat.proto=3\n", &c, &err), 0);
+    assert_string_equal(c.instance_id, "inst_01");
+    assert_string_equal(c.boot_id, "boot-2");
+    assert_int_equal(c.proto, 3);
+    assert_int_equal(mt_cmdline_parse("moat.instance=a moat.instance=b moat.boot=c", &c, &err), 0);
+    assert_string_equal(c.instance_id, "b");
+    assert_int_equal(c.proto, 1);
+    static const char *const bad[] = {"", "moat.instance=a", "moat.boot=a", "moat.instance= moat.boot=b", "moat.instance=a/b moat.boot=b",
+                                      "moat.instance=a moat.boot=b moat.proto=0", "moat.instance=a moat.boot=b moat.proto=x",
+                                      "moat.instance=a moat.boot=b moat.proto=123456789", "-- moat.instance=a moat.boot=b",
+                                      "xmoat.instance=a moat.boot=b", "moat.instance moat.boot=b",
+                                      "moat.boot=b moat.instance=aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"};
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
+        if (mt_cmdline_parse(bad[i], &c, &err) != -MT_E_INVALID)
+            fail_msg("accepted '%s'", bad[i]);
+}
+
+static void hash_matches_the_standard(void **state)
+{
+    (void)state;
+    char hex[65], long_text[1000];
+    mt_sha256_hex("", 0, hex);
+    assert_string_equal(hex, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+    mt_sha256_hex("abc", 3, hex);
+    assert_string_equal(hex, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    mt_sha256_hex("abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq", 56, hex);
+    assert_string_equal(hex, "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1");
+    memset(long_text, 'a', sizeof long_text); /* printf 'a%.0s' $(seq 1000) | sha256sum */
+    mt_sha256_hex(long_text, sizeof long_text, hex);
+    assert_string_equal(hex, "41edece42d63e8d9bf515a9ba6932e1c20cbc9f5a5d134645adb5db1b9737ea3");
+}
+
+static void figures_are_read_from_proc_text(void **state)
+{
+    (void)state;
+    static const char mem[] = "MemTotal:        2028 kB\nMemFree: 1 kB\nMemAvailable:   77 kB\n";
+    static const char vm[] = "oom_killer 5\nxoom_kill 4\noom_kill 3\n";
+    assert_int_equal(mt_stats_value(mem, "MemTotal:"), 2028);
+    assert_int_equal(mt_stats_value(mem, "MemAvailable:"), 77);
+    assert_int_equal(mt_stats_value(mem, "Swap:"), 0);
+    assert_int_equal(mt_stats_value(vm, "oom_kill"), 3);
+    assert_int_equal(mt_stats_value("", "oom_kill"), 0);
+    assert_int_equal(mt_stats_milli("0.52 0.1 0.2 1/80 77"), 520);
+    assert_int_equal(mt_stats_milli("12.345"), 12345);
+    assert_int_equal(mt_stats_milli("3"), 0);
+    struct mt_stats s;
+    struct mt_guest_pong pong = {0};
+    mt_stats_open(&s, "/proc", "/");
+    mt_stats_fill(&s, &pong);
+    assert_true(pong.mem_total_bytes > pong.mem_available_bytes && pong.mem_available_bytes > 0 && pong.procs > 0);
+    mt_stats_done(&s);
+}
+
+/* --- /etc --- */
+
+static char dir[] = "/tmp/moat-etc-XXXXXX";
+static int dir_fd = -1;
+
+static int setup(void **state)
+{
+    (void)state;
+    if (!mkdtemp(dir))
+        return -1;
+    dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    return dir_fd < 0 ? -1 : 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"resolv.conf", "hosts", "hostname", "elsewhere"};
+    for (size_t i = 0; i < 4; i++)
+        (void)unlinkat(dir_fd, names[i], 0);
+    (void)close(dir_fd);
+    return rmdir(dir);
+}
+
+static void put(const char *name, const char *text)
+{
+    (void)unlinkat(dir_fd, name, 0);
+    int fd = openat(dir_fd, name, O_WRONLY | O_CREAT | O_EXCL, 0600);
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, text, strlen(text)), strlen(text));
+    (void)close(fd);
+}
+
+static void assert_file(const char *name, const char *text)
+{
+    char path[64], got[4096];
+    size_t len;
+    (void)snprintf(path, sizeof path, "%s/%s", dir, name);
+    assert_int_equal(mt_readfile(path, got, sizeof got, &len, NULL), 0);
+    assert_string_equal(got, text);
+}
+
+static const char *dns[] = {"fd00::53", "10.0.0.53", NULL}, *search[] = {"a.internal", "b.internal", NULL};
+static struct mt_guest_host hosts[] = {{"db", "fd00::9"}, {"cache", "fd00::a"}};
+
+static void etc_files_are_written(void **state)
+{
+    (void)state;
+    const struct mt_guest_network n = {.address = "fd00::2", .dns = dns, .dns_count = 2, .search = search, .search_count = 2,
+                                       .hosts = hosts, .hosts_count = 2};
+    struct mt_err err = {0};
+    struct stat st;
+    assert_int_equal(mt_etc_write(dir_fd, "web-1", &n, &err), 0);
+    assert_file("hostname", "web-1\n");
+    assert_file("resolv.conf", "nameserver fd00::53\nnameserver 10.0.0.53\nsearch a.internal b.internal\noptions timeout:2 attempts:3\n");
+    assert_file("hosts", "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfd00::2\tweb-1\nfd00::9\tdb\nfd00::a\tcache\n");
+    assert_int_equal(fstatat(dir_fd, "hosts", &st, 0), 0);
+    assert_int_equal(st.st_mode & 07777, 0644);
+    assert_int_equal(mt_etc_write(dir_fd, "web-1", &n, &err), 0); /* twice gives the same */
+    assert_file("hosts", "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfd00::2\tweb-1\nfd00::9\tdb\nfd00::a\tcache\n");
+}
+
+static void a_symlink_is_replaced_not_followed(void **state)
+{
+    (void)state;
+    const struct mt_guest_network n = {.address = "fd00::2", .dns = dns, .dns_count = 1};
+    struct stat st;
+    put("elsewhere", "untouched");
+    (void)unlinkat(dir_fd, "resolv.conf", 0);
+    (void)unlinkat(dir_fd, "hosts", 0);
+    assert_int_equal(symlinkat("elsewhere", dir_fd, "resolv.conf"), 0);
+    assert_int_equal(symlinkat("elsewhere", dir_fd, "hosts"), 0);
+    assert_int_equal(mt_etc_write(dir_fd, "h", &n, NULL), 0);
+    assert_file("elsewhere", "untouched");
+    assert_int_equal(fstatat(dir_fd, "resolv.conf", &st, AT_SYMLINK_NOFOLLOW), 0);
+    assert_true(S_ISREG(st.st_mode));
+    assert_file("hosts", "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfd00::2\th\n");
+}
+
+static void without_dns_the_images_resolver_stays(void **state)
+{
+    (void)state;
+    const struct mt_guest_network n = {.address = "fd00::2"};
+    put("resolv.conf", "nameserver 9.9.9.9\n");
+    assert_int_equal(mt_etc_write(dir_fd, "h", &n, NULL), 0);
+    assert_file("resolv.conf", "nameserver 9.9.9.9\n");
+}
+
+static void a_customised_hosts_file_keeps_its_lines(void **state)
+{
+    (void)state;
+    const struct mt_guest_network n = {.address = "fd00::2", .hosts = hosts, .hosts_count = 2};
+    put("hosts", "127.0.0.1 localhost\n10.1.1.1 legacy db # db too\n#fd00::2 web");
+    assert_int_equal(mt_etc_write(dir_fd, "web", &n, NULL), 0);
+    assert_file("hosts", "127.0.0.1 localhost\n10.1.1.1 legacy db # db too\n#fd00::2 web\nfd00::2\tweb\nfd00::a\tcache\n");
+    put("hosts", "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\nff02::1 ip6-allnodes\n");
+    assert_int_equal(mt_etc_write(dir_fd, "web", &n, NULL), 0);
+    assert_file("hosts", "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfd00::2\tweb\nfd00::9\tdb\nfd00::a\tcache\n");
+}
+
+static void features_that_are_absent_are_refused(void **state)
+{
+    (void)state;
+    static const char *features[] = {"teleport", NULL};
+    static struct mt_guest_mount mounts[1];
+    const struct mt_cmdline here = {.instance_id = "i", .boot_id = "b"};
+    const struct mt_guest_config fine = {.instance_id = "i", .boot_id = "b"};
+    struct mt_guest_config rows[] = {fine, fine, fine, fine, fine, fine, fine};
+    static const char *const want[][2] = {{"config_fetch_failed", "parse: "},
+                                          {"config_fetch_failed", "parse: "},
+                                          {"config_fetch_failed", "unknown_feature: teleport"},
+                                          {"secrets_missing", ""},
+                                          {"config_fetch_failed", "unknown_feature: secrets"},
+                                          {"config_fetch_failed", "unknown_feature: mounts"},
+                                          {"config_fetch_failed", "unknown_feature: exec"}};
+    rows[0].instance_id = "other";
+    rows[1].boot_id = "older";
+    rows[2].required_features = features;
+    rows[2].required_features_count = 1;
+    rows[3].secrets.required = true;
+    rows[4].secrets.present = true;
+    rows[5].mounts = mounts;
+    rows[5].mounts_count = 1;
+    rows[6].exec.enabled = true;
+    struct mt_boot_failure f;
+    assert_int_equal(mt_boot_accept(&fine, &here, &f), 0);
+    for (size_t i = 0; i < 7; i++) {
+        assert_int_equal(mt_boot_accept(&rows[i], &here, &f), -1);
+        assert_string_equal(f.reason, want[i][0]);
+        assert_memory_equal(f.detail, want[i][1], strlen(want[i][1]));
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(command_line_is_parsed_strictly),
+        cmocka_unit_test(hash_matches_the_standard),
+        cmocka_unit_test(figures_are_read_from_proc_text),
+        cmocka_unit_test(etc_files_are_written),
+        cmocka_unit_test(a_symlink_is_replaced_not_followed),
+        cmocka_unit_test(without_dns_the_images_resolver_stays),
+        cmocka_unit_test(a_customised_hosts_file_keeps_its_lines),
+        cmocka_unit_test(features_that_are_absent_are_refused),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
