@@ -241,7 +241,7 @@ static int run_initdb(const struct mt_pg_cluster_conf *conf, struct mt_err *err)
         (r = traversable(fresh, conf->uid, err)) < 0)
         return r;
     /* Synced below in one go, before the rename makes it the cluster. */
-    const char *const argv[] = {"initdb", "-D", fresh, "-U", "moat_super", "--locale=C.UTF-8", "--encoding=UTF8",
+    const char *const argv[] = {"initdb", "-D", fresh, "-U", "moat_super", "--locale=C.UTF-8", "--lc-collate=C", "--encoding=UTF8",
                                 "--auth-local=peer", "--auth-host=reject", "--no-sync", "--no-instructions", NULL};
     struct mt_spawn s = as_user(conf, initdb, argv);
     mt_auto_buf struct mt_buf out = MT_BUF_INIT(64u << 10);
