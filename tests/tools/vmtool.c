@@ -289,7 +289,7 @@ static bool options(struct tool *t, int argc, char **argv)
         {"initramfs", 1, NULL, 'i'}, {"root", 1, NULL, 'r'}, {"scratch", 1, NULL, 's'}, {"state", 1, NULL, 't'}, {"id", 1, NULL, 'd'},
         {"tap", 1, NULL, 'p'}, {"mem", 1, NULL, 'm'}, {"slot", 1, NULL, 'l'}, {"console", 1, NULL, 'c'}, {"boot-args", 1, NULL, 'b'},
         {"cgroup-parent", 1, NULL, 'g'}, {"kvm", 0, NULL, 'K'}, {"cache", 1, NULL, 'C'}, {"want", 1, NULL, 'w'}, {"hold", 1, NULL, 'h'},
-        {"vcpus", 1, NULL, 'V'}, {"firecracker", 1, NULL, 'F'}, {"jailer", 1, NULL, 'J'}, {"qemu", 1, NULL, 'q'}, {NULL, 0, NULL, 0}};
+        {"vcpus", 1, NULL, 'V'}, {"mountinfo", 1, NULL, 'M'}, {"volume", 1, NULL, 'o'}, {"disk-bps", 1, NULL, 'B'}, {"firecracker", 1, NULL, 'F'}, {"jailer", 1, NULL, 'J'}, {"qemu", 1, NULL, 'q'}, {NULL, 0, NULL, 0}};
     uint64_t v;
     for (int o; (o = getopt_long(argc, argv, "", table, NULL)) != -1;) {
         switch (o) {
@@ -311,6 +311,17 @@ static bool options(struct tool *t, int argc, char **argv)
         case 'q': t->conf.qemu_path = optarg; break;
         case 'J': t->conf.jailer_path = optarg; break;
         case 'K': t->accel = MT_VMM_KVM; break;
+        case 'M': t->conf.cgroup_mountinfo = optarg; break;
+        case 'o':
+            if (t->spec.volume_count == MT_VMM_VOLUMES_MAX)
+                return false;
+            t->spec.volumes[t->spec.volume_count++].path = optarg;
+            break;
+        case 'B':
+            if (!number(optarg, UINT32_MAX, &v))
+                return false;
+            t->spec.scratch.bytes_per_s = v;
+            break;
         case 'F':
             t->conf.firecracker_path = optarg;
             t->kind = MT_VMM_FIRECRACKER;

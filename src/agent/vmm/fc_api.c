@@ -170,8 +170,9 @@ static int put_network(struct api *a, const struct mt_vmm_spec *spec, const stru
 static int put_serial(struct api *a, struct mt_err *err)
 {
     /* 64 KiB at once, then 16 KiB a second */
-    return put(a, "/serial", json_pack("{s:{s:{s:i,s:i,s:i}}}", "rate_limiter", "bandwidth", "size", SERIAL_BYTES_PER_S, "one_time_burst",
-                                       SERIAL_BURST, "refill_time", 1000), err);
+    /* unlike a drive's, this limiter is one bucket */
+    return put(a, "/serial", json_pack("{s:{s:i,s:i,s:i}}", "rate_limiter", "size", SERIAL_BYTES_PER_S, "one_time_burst", SERIAL_BURST,
+                                       "refill_time", 1000), err);
 }
 
 int mt_fc_api_start(const struct mt_vmm *vmm, const struct mt_jail *jail, const struct mt_vmm_spec *spec,
