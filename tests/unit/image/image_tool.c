@@ -23,7 +23,7 @@ struct caller {
     pthread_t thread;
     struct mt_image_store *store;
     struct mt_image_request request;
-    char owner[24];
+    char owner[32];
     char phases[64];
     struct mt_rootdisk disk;
     struct mt_image_failure failure;
