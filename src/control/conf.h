@@ -11,6 +11,7 @@ struct mt_control_conf {
     char *database_url;        /* libpq connection string */
     char *database_role;       /* SET ROLE of workers, NULL: none */
     char *appender_role;       /* SET ROLE of the appender, NULL: none */
+    char *owner_role;          /* who owns the schema and runs migrations */
     char *data_dir;            /* the server's MAC key */
     char *operator_token_file; /* made on the first start, 0600 */
     char *public_url;

@@ -126,6 +126,8 @@ static int build_reply(void *arg, const struct mt_cmd_ids_given *given, struct m
     for (size_t i = 0; i < 2; i++)
         if (json_is_null(json_object_get(m->object, times[i])))
             json_object_set_new(m->object, times[i], json_string(ts));
+    if (m->version_is_event)
+        json_object_set_new(m->object, "resource_version", json_integer(given->first_event_id + given->n_events - 1));
     char *t = json_dumps(m->object, JSON_COMPACT);
     if (!t)
         return MT_FAIL(err, MT_E_NOMEM, "reply");

@@ -15,6 +15,7 @@ struct mt_api_made {
     const char *operation; /* "app.create", for the receipt */
     json_t *ids;           /* owned; resource_ids of the receipt, or NULL */
     json_t *next;          /* owned; next[] of the receipt, or NULL */
+    bool version_is_event; /* resource_version of the object is the command's last event id */
     bool nothing;          /* there is nothing to append: @object is the whole answer */
 };
 

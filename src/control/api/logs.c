@@ -1,0 +1,377 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Workload logs: asked of the agents, merged by (ts, instance, seq), never stored here (control-plane.md §11.2). */
+#include "control/api/handlers.h"
+
+#include "base/clock.h"
+#include "base/cleanup.h"
+#include "base/str.h"
+#include "control/api/call.h"
+#include "control/streams/agent.h"
+#include "control/streams/logs.h"
+#include "pg/array.h"
+#include "wire/json.h"
+
+#define AGENT_TIMEOUT_MS 3000
+#define INSTANCES_MAX 200
+#define STREAM_BUFFER (1024u * 1024u)
+#define HEARTBEAT_NS (15 * MT_NS_PER_S)
+#define STREAM_MAX_NS (3600 * MT_NS_PER_S)
+#define WINDOW_US (INT64_C(86400) * 1000000)
+
+static const struct mt_pg_stmt sources = {
+    "log_sources",
+    "SELECT instance_id, process_type, node_id FROM instances_view WHERE env_id = $1"
+    " AND ($2::text IS NULL OR process_type = $2) AND ($3::text IS NULL OR instance_id = $3)"
+    " AND ($4::text IS NULL OR release_id = $4) ORDER BY released_at IS NULL DESC, instance_id DESC LIMIT 200"};
+
+struct filter {
+    char process[40], instance[48], release[48], stream[16], contains[256];
+    int64_t since_us, until_us; /* 0: none */
+};
+
+/* A position: how far an instance has been read. */
+struct position {
+    char instance_id[MT_ID_SIZE];
+    uint64_t seq;
+};
+
+struct stream {
+    struct filter f;
+    struct position seen[INSTANCES_MAX]; /* instances that are followed, with the seq their following began at */
+    size_t seen_n;
+    int64_t opened_ns, spoke_ns;
+};
+
+static int take(struct mt_api_call *c, const char *name, char *ret, size_t size)
+{
+    const char *v = mt_api_query(c, name);
+    if (v && strlen(v) >= size)
+        return mt_api_fail(c, 400, "invalid_argument", "query parameter '%s' is too long", name);
+    snprintf(ret, size, "%s", v ? v : "");
+    return 0;
+}
+
+/* RFC 3339, or a time span back from now: "10m", "2h", "90s". */
+static int take_time(struct mt_api_call *c, const char *name, int64_t *ret)
+{
+    const char *v = mt_api_query(c, name);
+    char *end;
+    *ret = 0;
+    if (!v)
+        return 0;
+    unsigned long n = strtoul(v, &end, 10);
+    int64_t unit = MT_STREQ(end, "s") ? 1 : MT_STREQ(end, "m") ? 60 : MT_STREQ(end, "h") ? 3600 : 0;
+    if (unit && end != v && n < 1000000) {
+        *ret = mt_clock_wall_us() - (int64_t)n * unit * 1000000;
+        return 0;
+    }
+    if (mt_rfc3339_parse(v, ret, &c->err) < 0)
+        return mt_api_fail(c, 400, "invalid_argument", "query parameter '%s' is an RFC 3339 time or a span like 10m", name);
+    return 0;
+}
+
+static int read_filter(struct mt_api_call *c, struct filter *f)
+{
+    if (take(c, "process_type", f->process, sizeof f->process) < 0 ||
+        take(c, "instance_id", f->instance, sizeof f->instance) < 0 ||
+        take(c, "release_id", f->release, sizeof f->release) < 0 || take(c, "stream", f->stream, sizeof f->stream) < 0 ||
+        take(c, "contains", f->contains, sizeof f->contains) < 0 || take_time(c, "since", &f->since_us) < 0 ||
+        take_time(c, "until", &f->until_us) < 0)
+        return -1;
+    if (f->stream[0] && !MT_STREQ(f->stream, "stdout") && !MT_STREQ(f->stream, "stderr") && !MT_STREQ(f->stream, "system"))
+        return mt_api_fail(c, 400, "invalid_argument", "stream is stdout, stderr or system");
+    if (f->since_us && f->until_us && (f->until_us < f->since_us || f->until_us - f->since_us > WINDOW_US))
+        return mt_api_fail(c, 400, "invalid_argument", "the window from since to until is at most 24 hours");
+    return 0;
+}
+
+static const char *or_null(const char *s)
+{
+    return s[0] ? s : NULL;
+}
+
+static int load_sources(struct mt_api_call *c, const struct filter *f, struct mt_pg_res **ret)
+{
+    struct mt_pg_params p;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, c->env.id);
+    mt_pg_p_text(&p, or_null(f->process));
+    mt_pg_p_text(&p, or_null(f->instance));
+    mt_pg_p_text(&p, or_null(f->release));
+    return mt_pg_query(c->pg, &sources, &p, ret, &c->err) < 0 ? mt_api_fail_err(c) : 0;
+}
+
+static bool in_window(const struct filter *f, const json_t *item)
+{
+    int64_t at;
+    if (!f->since_us && !f->until_us)
+        return true;
+    if (mt_rfc3339_parse(json_string_value(json_object_get(item, "ts")), &at, NULL) < 0)
+        return false;
+    return (!f->since_us || at >= f->since_us) && (!f->until_us || at < f->until_us);
+}
+
+static int by_time(const void *a, const void *b)
+{
+    json_t *x = *(json_t *const *)a, *y = *(json_t *const *)b;
+    int d = strcmp(json_string_value(json_object_get(x, "ts")), json_string_value(json_object_get(y, "ts")));
+    if (d == 0)
+        d = strcmp(json_string_value(json_object_get(x, "instance_id")), json_string_value(json_object_get(y, "instance_id")));
+    if (d)
+        return d;
+    json_int_t s = json_integer_value(json_object_get(x, "seq")), t = json_integer_value(json_object_get(y, "seq"));
+    return s < t ? -1 : s > t;
+}
+
+/* History of all sources, oldest first, at most @limit newest (or, with positions, the first @limit after them). */
+struct history {
+    json_t **item; /* owned array of owned items */
+    size_t n;
+    json_t *missing; /* node ids that did not answer, owned */
+};
+
+static void history_done(struct history *h)
+{
+    for (size_t i = 0; i < h->n; i++)
+        json_decref(h->item[i]);
+    free(h->item);
+    json_decref(h->missing);
+}
+
+static uint64_t after_of(const json_t *cursor, const char *id)
+{
+    json_t *v = cursor ? json_object_get(cursor, id) : NULL;
+    return json_is_integer(v) && json_integer_value(v) > 0 ? (uint64_t)json_integer_value(v) : 0;
+}
+
+static void note_missing(struct history *h, const char *node_id)
+{
+    size_t i;
+    json_t *v;
+    json_array_foreach (h->missing, i, v)
+        if (MT_STREQ(json_string_value(v), node_id))
+            return;
+    json_array_append_new(h->missing, json_string(node_id));
+}
+
+static int add_items(struct history *h, const struct filter *f, const json_t *records, const char *id, const char *process)
+{
+    size_t i, n = json_array_size(records);
+    json_t *r, **more = realloc(h->item, (h->n + n + 1) * sizeof *more);
+    if (!more)
+        return -MT_E_NOMEM;
+    h->item = more;
+    json_array_foreach (records, i, r) {
+        json_t *item = mt_log_item(r, id, process);
+        if (item && mt_log_item_wanted(item, or_null(f->stream), or_null(f->contains)) && in_window(f, item))
+            h->item[h->n++] = item;
+        else
+            json_decref(item);
+    }
+    return 0;
+}
+
+static int load_history(struct mt_api_call *c, const struct filter *f, const struct mt_pg_res *src, const json_t *cursor,
+                        int64_t limit, struct history *h)
+{
+    *h = (struct history){.missing = json_array()};
+    for (int i = 0; i < mt_pg_rows(src); i++) {
+        const char *id = mt_pg_text(src, i, 0);
+        uint64_t after = after_of(cursor, id);
+        json_t *records = NULL;
+        struct mt_err err = {0};
+        json_t *ask = json_pack("{s:s,s:s,s:b,s:I}", "op", "logs", "instance_id", id, "follow", false, "limit",
+                                (json_int_t)(f->since_us || f->contains[0] ? 5000 : limit));
+        if (ask && cursor) /* without it the agent gives the newest */
+            json_object_set_new(ask, "since_seq", json_integer((json_int_t)after));
+        int rc = mt_agent_ask(c->ctl->conf.agent_socket, ask, AGENT_TIMEOUT_MS, &records, &err);
+        if (rc < 0) {
+            note_missing(h, mt_pg_text(src, i, 2));
+            if (rc == -MT_E_UNAVAILABLE || rc == -MT_E_TIMEOUT)
+                break; /* one agent serves all sources of this machine: the others would not answer either */
+            continue;
+        }
+        rc = add_items(h, f, records, id, mt_pg_text(src, i, 1));
+        json_decref(records);
+        if (rc < 0) {
+            (void)MT_FAIL(&c->err, MT_E_NOMEM, "log lines");
+            return mt_api_fail_err(c);
+        }
+    }
+    if (h->n)
+        qsort(h->item, h->n, sizeof *h->item, by_time);
+    return 0;
+}
+
+/* Cursor text: base64 is not needed, it is JSON of {instance: seq} in hexadecimal. */
+static int read_cursor(struct mt_api_call *c, json_t **ret)
+{
+    const char *t = mt_api_query(c, "cursor");
+    *ret = NULL;
+    if (!t)
+        return 0;
+    size_t n = strlen(t) / 2;
+    mt_auto_free char *text = malloc(n + 1);
+    if (!text || strlen(t) % 2 || n > 16384 || mt_hex_decode(t, n, text) < 0 ||
+        mt_json_parse(text, n, 16384, 2, ret, &c->err) < 0 || !json_is_object(*ret)) {
+        json_decref(*ret);
+        *ret = NULL;
+        return mt_api_fail(c, 400, "invalid_cursor", "the cursor was not made by this list");
+    }
+    return 0;
+}
+
+static char *make_cursor(const json_t *old, const struct history *h, size_t from, size_t to)
+{
+    mt_auto_json json_t *pos = old ? json_deep_copy(old) : json_object();
+    for (size_t i = from; i < to; i++)
+        json_object_set(pos, json_string_value(json_object_get(h->item[i], "instance_id")),
+                        json_object_get(h->item[i], "seq"));
+    mt_auto_free char *t = json_dumps(pos, JSON_COMPACT);
+    char *hex = t ? malloc(strlen(t) * 2 + 1) : NULL;
+    if (hex)
+        mt_hex_encode(t, strlen(t), hex);
+    return hex;
+}
+
+static int send_history(struct mt_api_call *c, const struct history *h, const json_t *cursor, int64_t limit)
+{
+    size_t n = h->n, want = (size_t)limit;
+    /* Without a cursor the newest lines are wanted; after one, the next. */
+    size_t from = !cursor && n > want ? n - want : 0, to = cursor && n > want ? want : n;
+    json_t *items = json_array();
+    for (size_t i = from; i < to; i++)
+        json_array_append(items, h->item[i]);
+    char *next = make_cursor(cursor, h, from, to);
+    json_t *o = json_pack("{s:o,s:s*,s:O}", "items", items, "next_cursor", next, "missing_nodes", h->missing);
+    free(next);
+    return mt_api_send(c, 200, o);
+}
+
+int mt_api_logs_list(struct mt_api_call *c)
+{
+    struct filter f = {0};
+    struct history h = {0};
+    int64_t limit;
+    mt_auto_json json_t *cursor = NULL;
+    mt_auto_pg_res struct mt_pg_res *src = NULL;
+    if (read_filter(c, &f) < 0 || mt_api_query_i64(c, "limit", 1, 5000, 500, &limit) < 0 || read_cursor(c, &cursor) < 0 ||
+        mt_api_query_done(c) < 0 || load_sources(c, &f, &src) < 0)
+        return -1;
+    int rc = load_history(c, &f, src, cursor, limit, &h);
+    if (rc == 0)
+        rc = send_history(c, &h, cursor, limit);
+    history_done(&h);
+    return rc;
+}
+
+/* ---------------------------------------------------------------- stream */
+
+static bool followed(const struct stream *s, const char *id)
+{
+    for (size_t i = 0; i < s->seen_n; i++)
+        if (MT_STREQ(s->seen[i].instance_id, id))
+            return true;
+    return false;
+}
+
+/* Follow every source that is not followed yet, from the seq it was read to. */
+static int follow_new(struct mt_api_call *c, struct stream *s, const struct mt_pg_res *src, const struct history *h)
+{
+    for (int i = 0; i < mt_pg_rows(src) && s->seen_n < INSTANCES_MAX; i++) {
+        const char *id = mt_pg_text(src, i, 0);
+        uint64_t after = 0;
+        if (followed(s, id))
+            continue;
+        for (size_t k = 0; h && k < h->n; k++)
+            if (MT_STREQ(json_string_value(json_object_get(h->item[k], "instance_id")), id)) {
+                uint64_t q = (uint64_t)json_integer_value(json_object_get(h->item[k], "seq"));
+                after = q > after ? q : after;
+            }
+        struct mt_follow w = {.instance_id = id, .process_type = mt_pg_text(src, i, 1), .stream = or_null(s->f.stream),
+                              .contains = or_null(s->f.contains)};
+        json_t *ask = json_pack("{s:s,s:s,s:I,s:b}", "op", "logs", "instance_id", id, "since_seq", (json_int_t)after, "follow", true);
+        struct mt_err err = {0};
+        if (mt_agent_open(c->ctl->conf.agent_socket, ask, AGENT_TIMEOUT_MS, &w.fd, &err) < 0)
+            return 1; /* the agent is away: again at the next look */
+        if (mt_fanout_add(c->ctl->fanout, c->http, &w, &c->err) < 0)
+            return mt_api_fail(c, 429, "too_many_streams", "too many log streams are open");
+        snprintf(s->seen[s->seen_n].instance_id, sizeof s->seen[0].instance_id, "%s", id);
+        s->seen[s->seen_n++].seq = after;
+    }
+    return 0;
+}
+
+static void write_history(struct mt_api_call *c, const struct history *h, int64_t limit)
+{
+    size_t from = h->n > (size_t)limit ? h->n - (size_t)limit : 0;
+    for (size_t i = from; i < h->n; i++) {
+        mt_auto_buf struct mt_buf b = MT_BUF_INIT(512u * 1024u);
+        json_object_set_new(h->item[i], "type", json_string("log"));
+        if (mt_json_dump(h->item[i], &b, &c->err) == 0) {
+            mt_buf_putc(&b, '\n');
+            if (mt_http_stream_write(c->http, b.p, b.len) < 0)
+                return;
+        }
+    }
+}
+
+static int say(struct mt_api_call *c, struct stream *s, const char *type, const char *reason, bool end)
+{
+    char line[120];
+    int n = snprintf(line, sizeof line, reason ? "{\"type\":\"%s\",\"reason\":\"%s\"}\n" : "{\"type\":\"%s\"}\n", type,
+                     reason ? reason : "");
+    (void)mt_http_stream_write(c->http, line, (size_t)n);
+    s->spoke_ns = mt_clock_mono();
+    if (end)
+        mt_http_stream_end(c->http);
+    return 0;
+}
+
+static int open_stream(struct mt_api_call *c, struct stream **ret)
+{
+    struct filter f = {0};
+    struct history h = {0};
+    int64_t limit;
+    mt_auto_pg_res struct mt_pg_res *src = NULL;
+    if (read_filter(c, &f) < 0 || mt_api_query_i64(c, "limit", 0, 5000, 100, &limit) < 0 || mt_api_query_done(c) < 0 ||
+        load_sources(c, &f, &src) < 0)
+        return -1;
+    int rc = load_history(c, &f, src, NULL, limit ? limit : 1, &h);
+    struct stream *s = rc == 0 ? calloc(1, sizeof *s) : NULL;
+    if (s) {
+        *s = (struct stream){.f = f, .opened_ns = mt_clock_mono(), .spoke_ns = mt_clock_mono()};
+        mt_http_req_set_state(c->http, s, free);
+        mt_http_stream_start(c->http, "application/x-ndjson", STREAM_BUFFER);
+        write_history(c, &h, limit);
+        rc = follow_new(c, s, src, &h);
+        *ret = s;
+    } else if (rc == 0) {
+        (void)MT_FAIL(&c->err, MT_E_NOMEM, "log stream");
+        rc = mt_api_fail_err(c);
+    }
+    history_done(&h);
+    return rc < 0 ? -1 : 0;
+}
+
+int mt_api_logs_stream(struct mt_api_call *c)
+{
+    struct stream *s = mt_http_req_state(c->http);
+    int64_t now = mt_clock_mono();
+    if (!s) {
+        if (open_stream(c, &s) < 0)
+            return -1;
+    } else { /* the log moved: new instances may have come */
+        mt_auto_pg_res struct mt_pg_res *src = NULL;
+        if (load_sources(c, &s->f, &src) < 0 || follow_new(c, s, src, NULL) < 0)
+            return -1;
+    }
+    if (mt_http_req_stopping(c->http))
+        return say(c, s, "end", "shutdown", true);
+    if (now - s->opened_ns > STREAM_MAX_NS)
+        return say(c, s, "end", "max_duration", true);
+    if (now - s->spoke_ns >= HEARTBEAT_NS)
+        (void)say(c, s, "heartbeat", NULL, false);
+    mt_http_park(c->http, MT_TOPIC_HEAD, s->spoke_ns + HEARTBEAT_NS);
+    return 0;
+}

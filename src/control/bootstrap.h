@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* First start: schema, cluster identity and prefix, the first operator and its token, the first organisation. Every step
+ * looks before it acts, so a start that was killed half-way is finished by the next. */
+#pragma once
+
+#include "control/control.h"
+
+/** Bring the schema up as the owner role; a no-op when it is current. */
+int mt_bootstrap_migrate(const struct mt_control_conf *conf, struct mt_err *err);
+
+/** Make what is missing; fills ctl->cluster_id and ctl->prefix. Needs the appender. */
+int mt_bootstrap(struct mt_control *ctl, struct mt_err *err);
+
+/** The MAC key of idempotency records from data_dir, made on the first start. */
+int mt_bootstrap_mac_key(struct mt_control *ctl, struct mt_err *err);

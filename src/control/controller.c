@@ -1,0 +1,350 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The controller thread. Each turn: be leader; look at what is new in the log; step the environments it touched; settle
+ * what ended; look at the nodes. Whatever fails is logged once and tried again from fresh rows. */
+#include "control/controller.h"
+
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/map.h"
+#include "base/str.h"
+#include "control/liveness.h"
+#include "control/pass.h"
+#include "os/file.h"
+
+#include <poll.h>
+#include <pthread.h>
+#include <sys/eventfd.h>
+
+#define TICK_MS 1000
+#define FULL_PASS_NS (30 * MT_NS_PER_S)
+#define LOCK_KEY "7307218417"
+#define PASS_BYTES (256u * 1024u * 1024u)
+#define NEWS_MAX 500
+#define ROUNDS_MAX 50 /* passes without waiting while there is something to do */
+
+struct mt_controller {
+    struct mt_control *ctl;
+    pthread_t thread;
+    bool started;
+    atomic_bool stop;
+    int wake_fd;
+    /* the thread's own */
+    struct mt_pg *pg;
+    bool leader;
+    int64_t lease_epoch;
+    int64_t cursor;         /* events up to here were looked at */
+    bool dirty_all;
+    struct mt_map dirty;    /* env ids to step now */
+    struct mt_map wake;     /* env id -> int64_t, database ms when time changes its answer */
+    int64_t full_ns, live_ns;
+    struct mt_liveness liveness;
+    int64_t clock_delta_ms; /* database clock minus ours */
+    struct mt_err last_err; /* logged once while it repeats */
+};
+
+static char present; /* value of the dirty set */
+
+static const struct mt_pg_stmt try_lock = {"controller_lock", "SELECT pg_try_advisory_lock(" LOCK_KEY ")"};
+static const struct mt_pg_stmt new_lease = {
+    "controller_lease",
+    "INSERT INTO moat.leases (name, holder, epoch) VALUES ('scheduler', $1, 1) ON CONFLICT (name) DO UPDATE SET"
+    " holder = excluded.holder, epoch = leases.epoch + 1, acquired_at = now(), renewed_at = now() RETURNING epoch"};
+static const struct mt_pg_stmt news = {
+    "controller_news", "SELECT event_id, event_type, env_id, aggregate_type FROM moat.events WHERE event_id > $1"
+                       " ORDER BY event_id LIMIT 500"};
+
+/* ---------------------------------------------------------------- leadership */
+
+static void step_down(struct mt_controller *c)
+{
+    if (c->leader)
+        mt_log(MT_WARN, "controller.not_leader", KV("lease_epoch", c->lease_epoch));
+    c->leader = false;
+}
+
+static int become_leader(struct mt_controller *c, struct mt_err *err)
+{
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    mt_auto_pg_res struct mt_pg_res *l = NULL;
+    struct mt_pg_params p;
+    char holder[64];
+    int64_t epoch;
+    int rc;
+    if (!c->pg)
+        rc = mt_pg_connect(&c->ctl->pg_conf, &c->pg, err);
+    else
+        rc = mt_pg_alive(c->pg) ? 0 : mt_pg_reset(c->pg, err);
+    if (rc < 0 || (rc = mt_pg_query_one(c->pg, &try_lock, NULL, &r, err)) < 0)
+        return rc;
+    if (!mt_pg_bool(r, 0, 0))
+        return 0; /* another server leads */
+    snprintf(holder, sizeof holder, "pid %d", (int)getpid());
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, holder);
+    if ((rc = mt_pg_query_one(c->pg, &new_lease, &p, &l, err)) < 0 || (rc = mt_log_position(c->pg, &c->cursor, &epoch, err)) < 0)
+        return rc;
+    c->lease_epoch = mt_pg_i64(l, 0, 0);
+    c->leader = true;
+    c->dirty_all = true;
+    mt_liveness_done(&c->liveness);
+    mt_liveness_init(&c->liveness, mt_clock_mono());
+    mt_log(MT_INFO, "controller.leader", KV("lease_epoch", c->lease_epoch), KV("cursor", c->cursor));
+    return 0;
+}
+
+/* ---------------------------------------------------------------- what to step */
+
+static void mark(struct mt_controller *c, const char *env_id)
+{
+    if (mt_map_put(&c->dirty, env_id, &present) < 0)
+        c->dirty_all = true;
+}
+
+static int read_news(struct mt_controller *c, struct mt_err *err)
+{
+    for (;;) {
+        struct mt_pg_params p;
+        mt_auto_pg_res struct mt_pg_res *r = NULL;
+        mt_pg_p_init(&p);
+        mt_pg_p_i64(&p, c->cursor);
+        int rc = mt_pg_query(c->pg, &news, &p, &r, err), n;
+        if (rc < 0)
+            return rc;
+        n = mt_pg_rows(r);
+        for (int i = 0; i < n; i++) {
+            const char *env = mt_pg_text_or_null(r, i, 2), *agg = mt_pg_text(r, i, 3);
+            if (env)
+                mark(c, env);
+            else if (MT_STREQ(agg, "node") || MT_STREQ(agg, "cluster") || MT_STREQ(agg, "org"))
+                c->dirty_all = true;
+            c->cursor = mt_pg_i64(r, i, 0);
+        }
+        if (n < NEWS_MAX)
+            return 0;
+    }
+}
+
+/* Environments whose time has come. */
+static void mark_due(struct mt_controller *c)
+{
+    size_t pos = 0;
+    const char *id;
+    void *v;
+    int64_t now = mt_clock_wall_us() / 1000 + c->clock_delta_ms;
+    while (mt_map_next(&c->wake, &pos, &id, &v)) {
+        int64_t *at = v;
+        if (*at <= now) {
+            mark(c, id);
+            *at = INT64_MAX;
+        }
+    }
+}
+
+static void set_wake(struct mt_controller *c, const char *env_id, int64_t at_ms)
+{
+    int64_t *v = mt_map_get(&c->wake, env_id);
+    if (v) {
+        *v = at_ms;
+        return;
+    }
+    v = malloc(sizeof *v);
+    if (!v)
+        return; /* the full pass every 30 s comes anyway */
+    *v = at_ms;
+    if (mt_map_put(&c->wake, env_id, v) < 0)
+        free(v);
+}
+
+static int64_t next_wake_ms(struct mt_controller *c)
+{
+    size_t pos = 0;
+    void *v;
+    int64_t best = INT64_MAX, now = mt_clock_wall_us() / 1000 + c->clock_delta_ms;
+    while (mt_map_next(&c->wake, &pos, NULL, &v))
+        if (*(int64_t *)v < best)
+            best = *(int64_t *)v;
+    if (best == INT64_MAX)
+        return TICK_MS;
+    return best <= now ? 1 : best - now < TICK_MS ? best - now : TICK_MS;
+}
+
+/* ---------------------------------------------------------------- a pass */
+
+static int load(struct mt_controller *c, struct mt_pass *p, struct mt_err *err)
+{
+    const char **ids = calloc(c->dirty.count + 1, sizeof *ids);
+    size_t n = 0, pos = 0;
+    const char *id;
+    void *v;
+    if (!ids)
+        return MT_FAIL(err, MT_E_NOMEM, "pass");
+    while (mt_map_next(&c->dirty, &pos, &id, &v))
+        ids[n++] = id;
+    int rc = mt_pg_exec(p->pg, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", err);
+    if (rc == 0) {
+        rc = mt_pass_load(p, c->dirty_all ? NULL : ids, n, err);
+        struct mt_err ignored = {0};
+        int end = mt_pg_exec(p->pg, rc == 0 ? "COMMIT" : "ROLLBACK", rc == 0 ? err : &ignored);
+        rc = rc == 0 ? end : rc;
+    }
+    free(ids);
+    return rc;
+}
+
+static void clear_dirty(struct mt_controller *c)
+{
+    uint64_t seed = c->dirty.seed;
+    mt_map_done(&c->dirty);
+    mt_map_init(&c->dirty, seed);
+    c->dirty_all = false;
+}
+
+/* Returns events appended, or -code. -MT_E_CONFLICT: rows moved under us, look again. */
+static int pass(struct mt_controller *c, struct mt_err *err)
+{
+    struct mt_pass p = {.ctl = c->ctl, .pg = c->pg, .lease_epoch = c->lease_epoch};
+    int total = 0, rc;
+    mt_arena_init(&p.arena, PASS_BYTES);
+    if ((rc = load(c, &p, err)) == 0) {
+        c->clock_delta_ms = p.now_ms - mt_clock_wall_us() / 1000;
+        clear_dirty(c);
+    }
+    for (size_t i = 0; rc >= 0 && i < p.n_envs; i++) {
+        int events = 0;
+        int64_t wake = INT64_MAX;
+        struct mt_err why = {0};
+        rc = mt_pass_env_step(&p, &p.envs[i], &events, &wake, &why);
+        if (rc < 0 && (why.code == MT_E_UNAVAILABLE || why.code == MT_E_TIMEOUT || why.code == MT_E_CANCELLED)) {
+            *err = why;
+            c->dirty_all = true;
+            break;
+        }
+        if (rc < 0) { /* this environment again in the next pass; the others go on */
+            mark(c, p.envs[i].env_id);
+            if (rc != -MT_E_CONFLICT)
+                mt_log(MT_ERROR, "controller.env_failed", KV("env_id", p.envs[i].env_id), KV_ERR(&why));
+            set_wake(c, p.envs[i].env_id, p.now_ms + (rc == -MT_E_CONFLICT ? 1 : TICK_MS));
+            rc = 0;
+            continue;
+        }
+        set_wake(c, p.envs[i].env_id, wake);
+        total += events;
+    }
+    if (rc >= 0 && (rc = mt_pass_settle(&p, err)) >= 0)
+        total += rc;
+    else if (rc == -MT_E_CONFLICT)
+        rc = 0;
+    mt_pass_done(&p);
+    return rc < 0 ? rc : total;
+}
+
+static int turn(struct mt_controller *c, struct mt_err *err)
+{
+    int rc;
+    int64_t now = mt_clock_mono();
+    if ((!c->leader || !mt_pg_alive(c->pg)) && (step_down(c), (rc = become_leader(c, err)) < 0))
+        return rc;
+    atomic_store(&c->ctl->db_seen_ns, now);
+    if (!c->leader)
+        return 0;
+    if (now - c->live_ns >= TICK_MS * MT_NS_PER_MS) {
+        c->live_ns = now;
+        if ((rc = mt_liveness_look(c->ctl, c->pg, &c->liveness, c->lease_epoch, now, err)) < 0)
+            return rc;
+    }
+    for (int i = 0; i < ROUNDS_MAX && !atomic_load(&c->stop); i++) {
+        if ((rc = read_news(c, err)) < 0)
+            return rc;
+        mark_due(c);
+        if (now - c->full_ns > FULL_PASS_NS) {
+            c->full_ns = now;
+            c->dirty_all = true;
+        }
+        if ((rc = pass(c, err)) < 0)
+            return rc;
+        if (rc == 0)
+            break;
+    }
+    return 0;
+}
+
+static void *controller_main(void *arg)
+{
+    struct mt_controller *c = arg;
+    while (!atomic_load(&c->stop)) {
+        struct mt_err err = {0};
+        int timeout = TICK_MS;
+        if (turn(c, &err) < 0) {
+            if (!MT_STREQ(err.msg, c->last_err.msg))
+                mt_log(MT_WARN, "controller.turn_failed", KV_ERR(&err));
+            c->last_err = err;
+            if (c->pg && !mt_pg_alive(c->pg))
+                step_down(c);
+        } else {
+            c->last_err = (struct mt_err){0};
+            timeout = (int)next_wake_ms(c);
+        }
+        struct pollfd p = {.fd = c->wake_fd, .events = POLLIN};
+        uint64_t n;
+        if (poll(&p, 1, timeout) > 0)
+            (void)!read(c->wake_fd, &n, sizeof n);
+    }
+    return NULL;
+}
+
+int mt_controller_start(struct mt_control *ctl, struct mt_controller **ret, struct mt_err *err)
+{
+    struct mt_controller *c = calloc(1, sizeof *c);
+    uint64_t seed[2];
+    if (!c)
+        return MT_FAIL(err, MT_E_NOMEM, "controller");
+    mt_random(seed, sizeof seed);
+    c->ctl = ctl;
+    mt_map_init(&c->dirty, seed[0]);
+    mt_map_init(&c->wake, seed[1]);
+    mt_liveness_init(&c->liveness, mt_clock_mono());
+    c->full_ns = mt_clock_mono();
+    c->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    int rc = c->wake_fd < 0 ? MT_FAIL_ERRNO(err, MT_E_IO, "eventfd") : mt_log_head_subscribe(ctl->head, c->wake_fd, err);
+    if (rc == 0 && pthread_create(&c->thread, NULL, controller_main, c) != 0)
+        rc = MT_FAIL(err, MT_E_NOMEM, "controller thread");
+    c->started = rc == 0;
+    if (rc < 0) {
+        mt_controller_free(c);
+        return rc;
+    }
+    *ret = c;
+    return 0;
+}
+
+void mt_controller_poke(struct mt_controller *c)
+{
+    uint64_t one = 1;
+    if (c)
+        (void)!write(c->wake_fd, &one, sizeof one);
+}
+
+void mt_controller_free(struct mt_controller *c)
+{
+    if (!c)
+        return;
+    atomic_store(&c->stop, true);
+    if (c->wake_fd >= 0)
+        mt_controller_poke(c);
+    if (c->started)
+        pthread_join(c->thread, NULL);
+    if (c->wake_fd >= 0) {
+        mt_log_head_unsubscribe(c->ctl->head, c->wake_fd);
+        close(c->wake_fd);
+    }
+    mt_pg_free(c->pg);
+    size_t pos = 0;
+    void *v;
+    while (mt_map_next(&c->wake, &pos, NULL, &v))
+        free(v);
+    mt_map_done(&c->wake);
+    mt_map_done(&c->dirty);
+    mt_liveness_done(&c->liveness);
+    free(c);
+}

@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Node health from heartbeats (scheduling-and-operations.md §2): transitions become events, heartbeats do not. */
+#pragma once
+
+#include "control/control.h"
+
+#include "base/map.h"
+
+/** What the monitor remembers of each node between looks; a new leader starts with nothing. */
+struct mt_liveness {
+    struct mt_map nodes;     /* node id -> struct of liveness.c */
+    int64_t leader_since_ns; /* monotonic */
+};
+
+void mt_liveness_init(struct mt_liveness *l, int64_t now_ns);
+void mt_liveness_done(struct mt_liveness *l);
+/** Look once; appends node.health_changed where the health moves. Returns transitions or -code. */
+int mt_liveness_look(struct mt_control *ctl, struct mt_pg *pg, struct mt_liveness *l, int64_t lease_epoch, int64_t now_ns,
+                     struct mt_err *err);
+
+/** The health a node should have. Pure; exported for tests. */
+struct mt_liveness_facts {
+    const char *health;       /* present: ready, degraded, suspect, offline, lost */
+    int64_t silence_ms;       /* since the last heartbeat */
+    bool conditions;          /* any condition, or a driver that is not allowed */
+    unsigned clean;           /* heartbeats in a row without a condition */
+    bool was_probing;         /* the last condition was the driver probe, which is no fault */
+    bool may_offline;         /* past the start-up grace and the mass-failure guard */
+    int64_t suspect_ms, offline_ms;
+};
+const char *mt_liveness_health(const struct mt_liveness_facts *f);

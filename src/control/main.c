@@ -1,0 +1,295 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * moat-control: start, serve, stop. The listeners open at once, also while the database is away: then everything but the
+ * liveness pages answers 503 database_unavailable, and the process waits and tries again (control-plane.md §16).
+ */
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/str.h"
+#include "control/api/dispatch.h"
+#include "control/bootstrap.h"
+#include "control/controller.h"
+#include "control/plans/edge_acks.h"
+#include "control/plans/sent.h"
+#include "control/streams/logs.h"
+#include "os/notify.h"
+#include "os/sock.h"
+
+#include <getopt.h>
+#include <grp.h>
+#include <poll.h>
+#include <pwd.h>
+#include <sys/signalfd.h>
+
+#define MAX_BODY (1024u * 1024u)
+#define DRAIN_MS 20000
+#define RETRY_MAX_MS 2000
+
+static struct mt_controller *controller;
+
+bool mt_control_database_up(struct mt_control *ctl)
+{
+    return mt_clock_mono() - atomic_load(&ctl->db_seen_ns) < 3 * MT_NS_PER_S;
+}
+
+void mt_control_poke(struct mt_control *ctl)
+{
+    (void)ctl;
+    mt_controller_poke(controller);
+}
+
+/* ---------------------------------------------------------------- threads */
+
+/* Parked requests wait for the head; this thread tells them. */
+static void *waker_main(void *arg)
+{
+    struct mt_control *ctl = arg;
+    int64_t seen = mt_log_head_get(ctl->head);
+    while (!atomic_load(&ctl->stopping)) {
+        int64_t head = mt_log_head_wait(ctl->head, seen, 500);
+        if (head != seen) {
+            seen = head;
+            mt_http_server_wake(ctl->http, MT_TOPIC_HEAD);
+        }
+    }
+    return NULL;
+}
+
+/* ---------------------------------------------------------------- start */
+
+static int user_id(const char *name, uid_t *ret, struct mt_err *err)
+{
+    char buf[4096];
+    struct passwd pw, *found = NULL;
+    if (getpwnam_r(name, &pw, buf, sizeof buf, &found) != 0 || !found)
+        return MT_FAIL(err, MT_E_NOT_FOUND, "there is no user '%s'", name);
+    *ret = pw.pw_uid;
+    return 0;
+}
+
+static int group_id(const char *name, gid_t *ret, struct mt_err *err)
+{
+    char buf[4096];
+    struct group gr, *found = NULL;
+    *ret = (gid_t)-1;
+    if (!name)
+        return 0;
+    if (getgrnam_r(name, &gr, buf, sizeof buf, &found) != 0 || !found)
+        return MT_FAIL(err, MT_E_NOT_FOUND, "there is no group '%s'", name);
+    *ret = gr.gr_gid;
+    return 0;
+}
+
+static int serve(struct mt_control *ctl, struct mt_err *err)
+{
+    const struct mt_control_conf *conf = &ctl->conf;
+    const char *path[MT_LISTEN_MAX] = {conf->listen_api, conf->listen_internal, conf->listen_admin};
+    const char *group[MT_LISTEN_MAX] = {conf->api_group, conf->internal_group, conf->api_group};
+    struct mt_http_listener l[MT_LISTEN_MAX];
+    size_t n = 0;
+    for (int i = 0; i < MT_LISTEN_MAX; i++) {
+        gid_t gid;
+        if (!path[i])
+            continue;
+        int rc = group_id(group[i], &gid, err);
+        /* The internal socket is open to its group; the API asks for a token from everybody. */
+        mode_t mode = i == MT_LISTEN_INTERNAL ? 0660 : 0666;
+        if (rc < 0 || (rc = mt_sock_unix_listen(path[i], mode, (uid_t)-1, gid, &l[n].fd, err)) < 0) {
+            while (n)
+                close(l[--n].fd);
+            return rc;
+        }
+        l[n++].tag = i;
+    }
+    struct mt_http_conf hc = {.listeners = l,
+                              .listeners_n = n,
+                              .workers = (unsigned)conf->workers,
+                              .max_conns = (unsigned)conf->max_connections,
+                              .max_queue = (unsigned)conf->max_connections,
+                              .max_body = MAX_BODY,
+                              .idle_seconds = 120,
+                              .worker_start = mt_api_worker_start,
+                              .worker_stop = mt_api_worker_stop,
+                              .handle = mt_api_handle,
+                              .own_answer = mt_api_own_answer,
+                              .arg = ctl};
+    return mt_http_server_start(&hc, &ctl->http, err);
+}
+
+/* Schema and bootstrap, tried until they succeed or a signal comes. 1: stopped by a signal. */
+static int wait_for_database(struct mt_control *ctl, int sig_fd, struct mt_err *err)
+{
+    int delay = 50;
+    char last[240] = "";
+    for (;;) {
+        struct mt_err why = {0};
+        if (mt_bootstrap_migrate(&ctl->conf, &why) == 0 && mt_bootstrap(ctl, &why) == 0) {
+            atomic_store(&ctl->db_seen_ns, mt_clock_mono());
+            atomic_store(&ctl->ready, true);
+            return 0;
+        }
+        if (why.code != MT_E_UNAVAILABLE && why.code != MT_E_TIMEOUT && why.code != MT_E_CANCELLED) {
+            *err = why;
+            return -(int)why.code;
+        }
+        if (!MT_STREQ(last, why.msg))
+            mt_log(MT_WARN, "control.waiting_for_database", KV_ERR(&why));
+        snprintf(last, sizeof last, "%s", why.msg);
+        struct pollfd p = {.fd = sig_fd, .events = POLLIN};
+        if (poll(&p, 1, delay) > 0)
+            return 1;
+        delay = delay * 2 > RETRY_MAX_MS ? RETRY_MAX_MS : delay * 2;
+    }
+}
+
+static int start_log(struct mt_control *ctl, struct mt_err *err)
+{
+    struct mt_appender_conf ac = {.pg = ctl->pg_conf};
+    int rc = mt_log_head_new(&ctl->pg_conf, &ctl->head, err);
+    if (rc < 0)
+        return rc;
+    ac.pg.role = ctl->conf.appender_role;
+    ac.pg.application_name = "moat-control appender";
+    ac.head = ctl->head;
+    return mt_appender_new(&ac, &ctl->appender, err);
+}
+
+static int init(struct mt_control *ctl, struct mt_err *err)
+{
+    int rc;
+    ctl->started_us = mt_clock_wall_us();
+    ctl->pg_conf = (struct mt_pg_conf){.conninfo = ctl->conf.database_url,
+                                       .application_name = "moat-control",
+                                       .role = ctl->conf.database_role,
+                                       .connect_timeout_ms = 2000,
+                                       .call_timeout_ms = 10000};
+    if ((rc = user_id(ctl->conf.agent_user, &ctl->agent_uid, err)) < 0 ||
+        (rc = user_id(ctl->conf.edge_user, &ctl->edge_uid, err)) < 0 || (rc = mt_bootstrap_mac_key(ctl, err)) < 0)
+        return rc;
+    ctl->edges = mt_edges_new();
+    ctl->plans = mt_plans_new();
+    if (!ctl->edges || !ctl->plans)
+        return MT_FAIL(err, MT_E_NOMEM, "start");
+    if ((rc = mt_fanout_new(&ctl->fanout, err)) < 0)
+        return rc;
+    return start_log(ctl, err);
+}
+
+static int run(struct mt_control *ctl, int sig_fd, struct mt_err *err)
+{
+    pthread_t waker;
+    int rc;
+    if ((rc = init(ctl, err)) < 0 || (rc = serve(ctl, err)) < 0)
+        return rc;
+    if ((rc = mt_controller_start(ctl, &controller, err)) < 0)
+        return rc;
+    if (pthread_create(&waker, NULL, waker_main, ctl) != 0)
+        return MT_FAIL(err, MT_E_NOMEM, "waker thread");
+    mt_notify("READY=1"); /* it answers; readyz says whether the database does */
+    rc = wait_for_database(ctl, sig_fd, err);
+    if (rc == 0) {
+        mt_log(MT_INFO, "control.ready", KV("cluster_id", (const char *)ctl->cluster_id), KV("prefix", (const char *)ctl->prefix),
+               KV("took_ms", (mt_clock_wall_us() - ctl->started_us) / 1000));
+        struct pollfd p = {.fd = sig_fd, .events = POLLIN};
+        while (poll(&p, 1, -1) < 0 && errno == EINTR)
+            ;
+    }
+    mt_notify("STOPPING=1");
+    mt_log(MT_INFO, "control.stopping");
+    mt_http_server_drain(ctl->http, DRAIN_MS);
+    atomic_store(&ctl->stopping, true);
+    pthread_join(waker, NULL);
+    return rc > 0 ? 0 : rc;
+}
+
+static void done(struct mt_control *ctl)
+{
+    mt_controller_free(controller);
+    mt_fanout_free(ctl->fanout);
+    mt_http_server_free(ctl->http);
+    mt_appender_free(ctl->appender);
+    mt_log_head_free(ctl->head);
+    mt_edges_free(ctl->edges);
+    mt_plans_free(ctl->plans);
+    mt_conf_done(mt_control_keys, mt_control_keys_n, &ctl->conf);
+}
+
+static int print_routes(void)
+{
+    for (const struct mt_api_route *r = mt_api_routes; r->method; r++)
+        printf("%-7s %-70s %-16s %s\n", r->method, r->path, r->scope ? r->scope : "-", r->summary);
+    return 0;
+}
+
+static int usage(FILE *to)
+{
+    fprintf(to, "usage: moat-control --config FILE [--check-config | --migrate]\n"
+                "       moat-control --help-config | --routes | --version\n");
+    return to == stderr ? 2 : 0;
+}
+
+int main(int argc, char **argv)
+{
+    static const struct option opts[] = {{"config", 1, NULL, 'c'},       {"check-config", 0, NULL, 'k'},
+                                         {"migrate", 0, NULL, 'm'},      {"help-config", 0, NULL, 'H'},
+                                         {"routes", 0, NULL, 'r'},       {"version", 0, NULL, 'v'},
+                                         {"help", 0, NULL, 'h'},         {NULL, 0, NULL, 0}};
+    static struct mt_control ctl;
+    const char *config = NULL;
+    bool check = false, migrate = false;
+    struct mt_err err = {0};
+    for (int o; (o = getopt_long(argc, argv, "c:h", opts, NULL)) != -1;) {
+        if (o == 'c')
+            config = optarg;
+        else if (o == 'k')
+            check = true;
+        else if (o == 'm')
+            migrate = true;
+        else if (o == 'H')
+            return mt_conf_help(mt_control_keys, mt_control_keys_n, stdout), 0;
+        else if (o == 'r')
+            return print_routes();
+        else if (o == 'v')
+            return printf("moat-control %s\n", MOAT_VERSION) < 0;
+        else
+            return usage(o == 'h' ? stdout : stderr);
+    }
+    if (!config || optind != argc)
+        return usage(stderr);
+    mt_log_init("control", MT_INFO, true);
+    if (mt_conf_load(config, mt_control_keys, mt_control_keys_n, &ctl.conf, stderr, &err) < 0) {
+        fprintf(stderr, "moat-control: %s\n", err.msg);
+        return 2;
+    }
+    enum mt_level level;
+    if (mt_level_parse(ctl.conf.log_level, &level, &err) < 0) {
+        fprintf(stderr, "moat-control: log_level: %s\n", err.msg);
+        return 2;
+    }
+    mt_log_level(level);
+    if (check) {
+        mt_conf_done(mt_control_keys, mt_control_keys_n, &ctl.conf);
+        return 0;
+    }
+    if (migrate) {
+        int rc = mt_bootstrap_migrate(&ctl.conf, &err);
+        if (rc < 0)
+            fprintf(stderr, "moat-control: %s\n", err.msg);
+        mt_conf_done(mt_control_keys, mt_control_keys_n, &ctl.conf);
+        return rc < 0;
+    }
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &set, NULL); /* before any thread exists */
+    struct sigaction ignore = {.sa_handler = SIG_IGN};
+    sigaction(SIGPIPE, &ignore, NULL);
+    mt_auto_fd int sig_fd = signalfd(-1, &set, SFD_CLOEXEC);
+    int rc = sig_fd < 0 ? MT_FAIL_ERRNO(&err, MT_E_IO, "signalfd") : run(&ctl, sig_fd, &err);
+    if (rc < 0)
+        mt_log(MT_ERROR, "control.failed", KV_ERR(&err));
+    done(&ctl);
+    return rc < 0;
+}

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One pass of the scheduler and the rollout controller: rows in (pass_load.c), the pure functions of control/rollout, events
+ * out (pass_apply.c). Everything lives in one arena and is dropped at the end; nothing is remembered between passes but
+ * what the log and the views hold.
+ */
+#pragma once
+
+#include "base/arena.h"
+#include "control/control.h"
+#include "control/plans/release_row.h"
+#include "control/rollout/deploy.h"
+#include "control/rollout/rollout.h"
+
+/* A node with what allocation needs beside placement. */
+struct mt_pass_node {
+    const char *instance_prefix;
+    uint64_t next_address;   /* of ipam_counters as read */
+    uint64_t stored_address; /* what the row holds, 0: no row */
+    bool touched;            /* addresses were taken in the present command */
+};
+
+struct mt_pass_instance {
+    const char *release_id;
+    const char *image_digest, *arch, *overlay_ipv6;
+    int64_t version;
+};
+
+/* One group: what the pure function gets, and what its actions need. Arrays run in step with group.instances. */
+struct mt_pass_group {
+    struct mt_roll_group group;
+    struct mt_roll_result result;
+    const char *process_type, *deploy_id; /* deploy_id: open deploy that covers it, else the one that set the release */
+    char target_spec[MT_SPEC_HASH_SIZE];
+    struct mt_release_row *release; /* NULL: none desired */
+    struct mt_pass_instance *more;
+    int64_t desired_version;
+    uint32_t stop_grace_seconds;
+};
+
+struct mt_pass_deploy {
+    struct mt_deploy deploy;
+    const char *deploy_id, *on_failure;
+    char **types; /* process types */
+    size_t n_types;
+    json_t *previous; /* owned by the pass */
+    int64_t version;
+};
+
+/* An environment with everything in it. */
+struct mt_pass_env {
+    const char *env_id, *env_name, *app_id, *app_name, *org_id, *org_name;
+    struct mt_pass_group *groups;
+    size_t n_groups;
+    struct mt_pass_deploy *deploys;
+    size_t n_deploys;
+};
+
+struct mt_pass {
+    struct mt_control *ctl;
+    struct mt_pg *pg;
+    struct mt_arena arena;
+    int64_t now_ms; /* the database's clock */
+    int64_t lease_epoch;
+    struct mt_place_node *nodes;
+    struct mt_pass_node *node_more;
+    size_t n_nodes;
+    const char **edges; /* node ids of the edges that are waited for */
+    size_t n_edges;
+    struct mt_pass_env *envs;
+    size_t n_envs;
+    struct mt_release_row **releases; /* every release read in this pass */
+    size_t n_releases, cap_releases;
+    json_t **owned; /* JSON to drop at the end */
+    size_t n_owned, cap_owned;
+};
+
+/** Load nodes and the environments named (@env_ids NULL: all that have anything desired or running). */
+int mt_pass_load(struct mt_pass *p, const char *const *env_ids, size_t n, struct mt_err *err);
+/** A release by id, read once per pass; NULL with the error set. */
+struct mt_release_row *mt_pass_release(struct mt_pass *p, const char *release_id, struct mt_err *err);
+void mt_pass_done(struct mt_pass *p);
+
+/**
+ * Step every group and deploy of @env and append what follows as one command.
+ * @ret_events    how many events were appended
+ * @ret_wake_ms   when time alone changes the answer (database clock), INT64_MAX: never
+ */
+int mt_pass_env_step(struct mt_pass *p, struct mt_pass_env *env, int *ret_events, int64_t *ret_wake_ms, struct mt_err *err);
+
+/** Release what is confirmed stopped, and end drain delays that no edge needs any more. Returns events or -code. */
+int mt_pass_settle(struct mt_pass *p, struct mt_err *err);

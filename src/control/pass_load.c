@@ -1,0 +1,593 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The snapshot of a pass, out of the views. Attempts come from the log: they are history, not state. */
+#include "control/pass.h"
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/str.h"
+#include "pg/array.h"
+
+#define BOOT_LIMITS_SECONDS 1800u /* image pull (30 min); boot and prestart are added */
+
+static const struct mt_pg_stmt clock_now = {"pass_clock", "SELECT clock_timestamp()"};
+
+static const struct mt_pg_stmt nodes = {
+    "pass_nodes",
+    "SELECT n.node_id, n.labels->>'zone' AS zone, n.arch, n.admin_state, n.health, n.instance_prefix,"
+    " (n.allocatable->>'cpu_millis')::bigint AS cpu, (n.allocatable->>'memory_bytes')::bigint AS memory,"
+    " (n.allocatable->>'disk_bytes')::bigint AS disk, (n.allocatable->>'ceiling_cpu_millis')::bigint AS ceiling,"
+    " (n.allocatable->>'memory_overhead_bytes')::bigint AS overhead, coalesce(u.cpu, 0) AS used_cpu,"
+    " coalesce(u.memory, 0) AS used_memory, coalesce(u.disk, 0) AS used_disk, coalesce(u.booting, 0) AS booting,"
+    " coalesce(u.failed, 0) AS failed, coalesce(u.n, 0) AS instances, coalesce(u.draining, 0) AS draining,"
+    " coalesce(c.next_address, 0) AS next_address, 'edge' = ANY (n.roles) AS edge, 'worker' = ANY (n.roles) AS worker"
+    " FROM nodes_view n LEFT JOIN moat.ipam_counters c USING (node_id) LEFT JOIN ("
+    "  SELECT node_id, sum(cpu_millis)::bigint AS cpu, sum(memory_bytes)::bigint AS memory, sum(disk_bytes)::bigint AS disk,"
+    "  count(*) AS n, count(*) FILTER (WHERE status = 'booting') AS booting,"
+    "  count(*) FILTER (WHERE status = 'failed' AND last_transition_at > now() - interval '10 minutes') AS failed,"
+    "  count(*) FILTER (WHERE desired_state <> 'running') AS draining"
+    "  FROM instances_view WHERE released_at IS NULL AND status <> 'stopped' GROUP BY node_id) u USING (node_id)"
+    " WHERE NOT n.deleted ORDER BY n.node_id COLLATE \"C\""};
+
+/* $1: all, $2: list of env ids. */
+static const struct mt_pg_stmt groups = {
+    "pass_groups",
+    "SELECT d.env_id, e.name AS env_name, d.app_id, a.name AS app_name, d.org_id, o.name AS org_name, d.process_type,"
+    " d.release_id, d.deploy_id, d.desired_user, d.restart_generation, d.rebalance_generation, d.sched_condition,"
+    " d.sched_reason, d.stable_spec, d.target_spec, d.resource_version, e.deleted OR a.deleted OR o.deleted AS gone,"
+    " o.suspended"
+    " FROM env_desired_view d JOIN envs_view e USING (env_id) JOIN apps_view a ON a.app_id = d.app_id"
+    " JOIN orgs_view o ON o.org_id = d.org_id WHERE ($1 OR d.env_id = ANY ($2::text[]))"
+    " ORDER BY d.env_id COLLATE \"C\", d.process_type COLLATE \"C\""};
+
+static const struct mt_pg_stmt release = {"pass_release",
+                                          "SELECT " MT_RELEASE_COLUMNS " FROM releases_view r WHERE r.release_id = $1"};
+
+static const struct mt_pg_stmt instances = {
+    "pass_instances",
+    "SELECT instance_id, process_type, node_id, release_id, spec_hash, cpu_millis, memory_bytes, disk_bytes, desired_state,"
+    " desired_reason, status, reason_code, ready_at IS NOT NULL AS ever_ready, last_transition_at, desired_changed_at,"
+    " coalesce(drain_delay_seconds, $2) AS drain_delay, coalesce(grace_seconds, 10) AS grace, image_digest, arch,"
+    " overlay_ipv6, resource_version, ready_at, replaces, created_at FROM instances_view"
+    " WHERE env_id = $1 AND released_at IS NULL AND (status <> 'stopped' OR desired_state = 'running')"
+    " ORDER BY instance_id COLLATE \"C\""};
+
+/* Ends of attempts and returns to readiness, oldest first. */
+static const struct mt_pg_stmt attempts = {
+    "pass_attempts",
+    "SELECT e.event_id, e.aggregate_id, e.occurred_at, e.payload->>'status' AS status, e.payload->>'reason_code' AS code,"
+    " e.payload->>'reason_detail' AS detail, coalesce(e.payload->>'boot_id', '') || '/' || (e.payload->>'restart_count') AS boot,"
+    " i.process_type, i.spec_hash FROM moat.events e JOIN instances_view i ON i.instance_id = e.aggregate_id"
+    " WHERE e.env_id = $1 AND e.event_type = 'instance.status_changed' AND e.occurred_at > now() - interval '70 minutes'"
+    " AND (e.payload->>'status' = 'ready' OR (e.payload->>'reason_code' IS NOT NULL"
+    "  AND e.payload->>'status' IN ('booting', 'starting', 'failed', 'stopped')))"
+    " ORDER BY e.event_id LIMIT 5000"};
+
+static const struct mt_pg_stmt held = {
+    "pass_held",
+    "SELECT coalesce((SELECT max(event_id) FROM moat.events WHERE aggregate_type = 'env' AND aggregate_id = $1 AND event_type ="
+    " 'env.scheduling_changed' AND payload->>'process_type' = $2 AND payload->>'condition' = 'held'), 0),"
+    " coalesce((SELECT max(event_id) FROM moat.events WHERE aggregate_type = 'env' AND aggregate_id = $1 AND ("
+    "  (event_type IN ('env.desired_release_set', 'env.desired_release_cleared') AND payload->>'process_type' = $2)"
+    "  OR (event_type = 'env.scale_set' AND payload->'scales' @> jsonb_build_array(jsonb_build_object('process_type', $2::text)))"
+    "  OR (event_type IN ('env.restart_requested', 'env.rebalance_requested') AND payload->'process_types' ? $2))), 0)"};
+
+static const struct mt_pg_stmt deploys = {
+    "pass_deploys",
+    "SELECT deploy_id, status, created_at, timeout_seconds, on_failure, kind, message, process_types, previous_release_ids,"
+    " resource_version FROM deploys_view WHERE env_id = $1 AND status IN ('queued', 'rolling') ORDER BY deploy_id"};
+
+static const struct mt_pg_stmt crashes = {
+    "pass_crashes",
+    "SELECT i.process_type, count(*) AS n, max(i.created_at) AS last FROM instances_view i JOIN instances_view x"
+    " ON x.instance_id = i.replaces WHERE i.env_id = $1 AND x.desired_reason = 'attempt_failed'"
+    " AND i.created_at > now() - interval '10 minutes' GROUP BY i.process_type"};
+
+static char *col_dup(struct mt_pass *p, const struct mt_pg_res *r, int row, const char *col)
+{
+    const char *t = mt_pg_text_or_null(r, row, mt_pg_col(r, col));
+    return t ? mt_arena_strdup(&p->arena, t) : NULL;
+}
+
+static int64_t num(const struct mt_pg_res *r, int row, const char *col)
+{
+    return mt_pg_i64_or(r, row, mt_pg_col(r, col), 0);
+}
+
+static int64_t ms(const struct mt_pg_res *r, int row, const char *col)
+{
+    return mt_pg_time_or(r, row, mt_pg_col(r, col), 0) / 1000;
+}
+
+static void *room(struct mt_pass *p, size_t n, size_t size)
+{
+    return mt_arena_alloc(&p->arena, (n + 1) * size);
+}
+
+static int out_of_memory(struct mt_err *err)
+{
+    return MT_FAIL(err, MT_E_NOMEM, "snapshot of a scheduler pass");
+}
+
+/* ---------------------------------------------------------------- nodes */
+
+static int load_nodes(struct mt_pass *p, struct mt_err *err)
+{
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    int rc = mt_pg_query(p->pg, &nodes, NULL, &r, err);
+    if (rc < 0)
+        return rc;
+    size_t n = (size_t)mt_pg_rows(r);
+    p->nodes = room(p, n, sizeof *p->nodes);
+    p->node_more = room(p, n, sizeof *p->node_more);
+    p->edges = room(p, n, sizeof *p->edges);
+    if (!p->nodes || !p->node_more || !p->edges)
+        return out_of_memory(err);
+    for (int i = 0; i < (int)n; i++) {
+        struct mt_place_node *d = &p->nodes[p->n_nodes];
+        uint64_t overhead = (uint64_t)num(r, i, "overhead"), count = (uint64_t)num(r, i, "instances");
+        bool worker = mt_pg_bool(r, i, mt_pg_col(r, "worker"));
+        *d = (struct mt_place_node){
+            .node_id = col_dup(p, r, i, "node_id"),
+            .zone = col_dup(p, r, i, "zone"),
+            .arch = col_dup(p, r, i, "arch"),
+            .alloc_memory_bytes = worker ? (uint64_t)num(r, i, "memory") : 0,
+            .alloc_cpu_millis = worker ? (uint64_t)num(r, i, "cpu") : 0,
+            .ceiling_cpu_millis = worker ? (uint64_t)num(r, i, "ceiling") : 0,
+            .alloc_disk_bytes = worker ? (uint64_t)num(r, i, "disk") : 0,
+            .overhead_bytes = overhead,
+            .used_memory_bytes = (uint64_t)num(r, i, "used_memory") + count * overhead,
+            .used_cpu_millis = (uint64_t)num(r, i, "used_cpu"),
+            .used_disk_bytes = (uint64_t)num(r, i, "used_disk"),
+            .booting = (uint32_t)num(r, i, "booting"),
+            .boot_failures = (uint32_t)num(r, i, "failed"),
+            .instances = (uint32_t)count,
+            .draining = (uint32_t)num(r, i, "draining"),
+        };
+        if (!mt_node_admin_parse(mt_pg_text(r, i, mt_pg_col(r, "admin_state")), &d->admin) ||
+            !mt_node_health_parse(mt_pg_text(r, i, mt_pg_col(r, "health")), &d->health))
+            return MT_FAIL(err, MT_E_CORRUPT, "node %s has an unknown state", d->node_id);
+        uint64_t next = (uint64_t)num(r, i, "next_address");
+        p->node_more[p->n_nodes] = (struct mt_pass_node){
+            .instance_prefix = col_dup(p, r, i, "instance_prefix"), .next_address = next ? next : 1, .stored_address = next};
+        if (mt_pg_bool(r, i, mt_pg_col(r, "edge")) && d->admin == MT_NODE_ACTIVE &&
+            (d->health == MT_NODE_READY || d->health == MT_NODE_DEGRADED))
+            p->edges[p->n_edges++] = d->node_id;
+        p->n_nodes++;
+    }
+    return 0;
+}
+
+static size_t node_index(const struct mt_pass *p, const char *id)
+{
+    for (size_t i = 0; i < p->n_nodes; i++)
+        if (MT_STREQ(p->nodes[i].node_id, id))
+            return i;
+    return MT_PLACE_NONE;
+}
+
+/* ---------------------------------------------------------------- releases */
+
+struct mt_release_row *mt_pass_release(struct mt_pass *p, const char *id, struct mt_err *err)
+{
+    for (size_t i = 0; i < p->n_releases; i++)
+        if (MT_STREQ(p->releases[i]->release_id, id))
+            return p->releases[i];
+    struct mt_pg_params pp;
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    mt_pg_p_init(&pp);
+    mt_pg_p_text(&pp, id);
+    if (mt_pg_query_one(p->pg, &release, &pp, &r, err) < 0)
+        return NULL;
+    if (p->n_releases == p->cap_releases) {
+        size_t cap = p->cap_releases ? p->cap_releases * 2 : 16;
+        struct mt_release_row **more = realloc(p->releases, cap * sizeof *more);
+        if (!more) {
+            (void)out_of_memory(err);
+            return NULL;
+        }
+        p->releases = more;
+        p->cap_releases = cap;
+    }
+    struct mt_release_row *row = mt_arena_alloc(&p->arena, sizeof *row);
+    if (!row) {
+        (void)out_of_memory(err);
+        return NULL;
+    }
+    if (mt_release_row_read(r, 0, row, err) < 0)
+        return NULL;
+    p->releases[p->n_releases++] = row;
+    return row;
+}
+
+/* ---------------------------------------------------------------- groups */
+
+/* Fill the wanted part of a group from its desired release. A release that cannot be read blocks the group, no more. */
+static int want(struct mt_pass *p, struct mt_pass_env *e, struct mt_pass_group *g, const struct mt_pg_res *r, int row,
+                struct mt_err *err)
+{
+    struct mt_manifest_process pr;
+    const char *release_id = mt_pg_text_or_null(r, row, mt_pg_col(r, "release_id"));
+    struct mt_roll_group *rg = &g->group;
+    if (!release_id || mt_pg_bool(r, row, mt_pg_col(r, "gone")))
+        return 0;
+    g->release = mt_pass_release(p, release_id, err);
+    if (!g->release || mt_manifest_process_read(g->release->manifest, g->process_type, &pr, err) < 0)
+        return -(int)err->code;
+    struct mt_spec_group sg = {.org_id = e->org_id,
+                               .org_name = e->org_name,
+                               .app_id = e->app_id,
+                               .app_name = e->app_name,
+                               .env_id = e->env_id,
+                               .env_name = e->env_name,
+                               .process_type = g->process_type,
+                               .restart_generation = (uint64_t)num(r, row, "restart_generation"),
+                               .rebalance_generation = (uint64_t)num(r, row, "rebalance_generation")};
+    mt_release_row_group(g->release, &sg);
+    int rc = mt_spec_hash(&sg, g->target_spec, err);
+    if (rc == 0) {
+        int col = mt_pg_col(r, "desired_user");
+        int64_t wanted = mt_pg_i64_or(r, row, col, pr.scaling_min);
+        const char **archs = room(p, 2, sizeof *archs);
+        if (!archs) {
+            mt_manifest_process_done(&pr);
+            return out_of_memory(err);
+        }
+        rg->target_spec = g->target_spec;
+        rg->desired = (uint32_t)(wanted > pr.scaling_max ? pr.scaling_max : wanted);
+        rg->stateful = pr.n_mounts > 0;
+        rg->restart_policy = pr.restart_policy;
+        rg->startup_timeout_seconds = mt_health_startup_timeout(&pr.health);
+        rg->boot_budget_seconds = BOOT_LIMITS_SECONDS + pr.prestart_seconds + 60;
+        rg->request.size = (struct mt_place_size){pr.cpu_millis, pr.memory_bytes, pr.disk_bytes};
+        rg->request.archs = archs;
+        rg->request.n_archs = mt_release_row_archs(g->release, archs);
+        rg->request.quota = (struct mt_place_quota)MT_PLACE_QUOTA_NONE;
+        rg->request.gates.secrets_missing = pr.secrets_required;
+        rg->request.gates.org_suspended = mt_pg_bool(r, row, mt_pg_col(r, "suspended"));
+        g->stop_grace_seconds = pr.stop_grace_seconds;
+    }
+    mt_manifest_process_done(&pr);
+    return rc;
+}
+
+static int remembered(struct mt_pass *p, struct mt_pass_env *e, struct mt_pass_group *g, const struct mt_pg_res *r, int row,
+                      struct mt_err *err)
+{
+    struct mt_roll_group *rg = &g->group;
+    const char *reason = mt_pg_text_or_null(r, row, mt_pg_col(r, "sched_reason"));
+    g->process_type = col_dup(p, r, row, "process_type");
+    g->deploy_id = col_dup(p, r, row, "deploy_id");
+    g->desired_version = num(r, row, "resource_version");
+    rg->stable_spec = col_dup(p, r, row, "stable_spec");
+    rg->recorded_target = col_dup(p, r, row, "target_spec");
+    rg->reason = reason ? mt_reason_from_code(reason) : MT_REASON_NONE;
+    rg->may_allocate = true;
+    rg->roll_reason = MT_REASON_REPLACED;
+    rg->stop_all_reason = mt_pg_bool(r, row, mt_pg_col(r, "gone")) ? MT_REASON_ENV_DELETED : MT_REASON_SCALED_DOWN;
+    if (!mt_roll_condition_parse(mt_pg_text(r, row, mt_pg_col(r, "sched_condition")), &rg->condition))
+        rg->condition = MT_ROLL_OK;
+    if (!g->process_type)
+        return out_of_memory(err);
+    if (rg->condition != MT_ROLL_HELD)
+        return 0;
+    struct mt_pg_params pp;
+    mt_auto_pg_res struct mt_pg_res *h = NULL;
+    mt_pg_p_init(&pp);
+    mt_pg_p_text(&pp, e->env_id);
+    mt_pg_p_text(&pp, g->process_type);
+    int rc = mt_pg_query_one(p->pg, &held, &pp, &h, err);
+    if (rc < 0)
+        return rc;
+    rg->held_event = (uint64_t)mt_pg_i64(h, 0, 0);
+    rg->command_event = (uint64_t)mt_pg_i64(h, 0, 1);
+    return 0;
+}
+
+static struct mt_pass_group *group_of(struct mt_pass_env *e, const char *type)
+{
+    for (size_t i = 0; i < e->n_groups; i++)
+        if (MT_STREQ(e->groups[i].process_type, type))
+            return &e->groups[i];
+    return NULL;
+}
+
+/* ---------------------------------------------------------------- instances and attempts */
+
+static int put_instance(struct mt_pass *p, struct mt_pass_group *g, struct mt_roll_instance *in, struct mt_pass_instance *more,
+                        const struct mt_pg_res *r, int i, struct mt_err *err)
+{
+    const char *reason = mt_pg_text_or_null(r, i, mt_pg_col(r, "desired_reason"));
+    const char *code = mt_pg_text_or_null(r, i, mt_pg_col(r, "reason_code"));
+    *more = (struct mt_pass_instance){.release_id = col_dup(p, r, i, "release_id"),
+                                      .image_digest = col_dup(p, r, i, "image_digest"),
+                                      .arch = col_dup(p, r, i, "arch"),
+                                      .overlay_ipv6 = col_dup(p, r, i, "overlay_ipv6"),
+                                      .version = num(r, i, "resource_version")};
+    *in = (struct mt_roll_instance){
+        .instance_id = col_dup(p, r, i, "instance_id"),
+        .node = node_index(p, mt_pg_text(r, i, mt_pg_col(r, "node_id"))),
+        .spec_hash = col_dup(p, r, i, "spec_hash"),
+        .size = {(uint32_t)num(r, i, "cpu_millis"), (uint64_t)num(r, i, "memory_bytes"), (uint64_t)num(r, i, "disk_bytes")},
+        .stop_reason = reason ? mt_reason_from_code(reason) : MT_REASON_NONE,
+        .reason_code = code ? mt_arena_strdup(&p->arena, code) : NULL,
+        .ever_ready = mt_pg_bool(r, i, mt_pg_col(r, "ever_ready")),
+        .drain_delay_seconds = (uint32_t)num(r, i, "drain_delay"),
+        .stop_grace_seconds = (uint32_t)num(r, i, "grace"),
+    };
+    if (!mt_desired_state_parse(mt_pg_text(r, i, mt_pg_col(r, "desired_state")), &in->desired) ||
+        !mt_instance_status_parse(mt_pg_text(r, i, mt_pg_col(r, "status")), &in->status))
+        return MT_FAIL(err, MT_E_CORRUPT, "instance %s has an unknown state", in->instance_id);
+    in->retry_pending = in->status == MT_STATUS_FAILED && code && MT_STREQ(code, "crash_loop_backoff");
+    in->ready_since_ms = in->status == MT_STATUS_READY ? ms(r, i, "last_transition_at") : 0;
+    in->changed_at_ms = ms(r, i, in->desired == MT_DESIRED_RUNNING ? "last_transition_at" : "desired_changed_at");
+    /* A replacement from the spec it had can run where it runs now. */
+    const char **archs = room(p, 1, sizeof *archs);
+    if (!archs || !in->instance_id || !in->spec_hash)
+        return out_of_memory(err);
+    archs[0] = more->arch;
+    in->archs = archs;
+    in->n_archs = 1;
+    (void)g;
+    return 0;
+}
+
+static int load_instances(struct mt_pass *p, struct mt_pass_env *e, struct mt_err *err)
+{
+    struct mt_pg_params pp;
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    mt_pg_p_init(&pp);
+    mt_pg_p_text(&pp, e->env_id);
+    mt_pg_p_i32(&pp, (int32_t)p->ctl->conf.drain_delay_seconds);
+    int rc = mt_pg_query(p->pg, &instances, &pp, &r, err);
+    if (rc < 0)
+        return rc;
+    for (size_t k = 0; k < e->n_groups; k++) {
+        struct mt_pass_group *g = &e->groups[k];
+        size_t n = 0;
+        struct mt_roll_instance *list = room(p, (size_t)mt_pg_rows(r), sizeof *list);
+        g->more = room(p, (size_t)mt_pg_rows(r), sizeof *g->more);
+        if (!list || !g->more)
+            return out_of_memory(err);
+        for (int i = 0; i < mt_pg_rows(r); i++)
+            if (MT_STREQ(mt_pg_text(r, i, mt_pg_col(r, "process_type")), g->process_type)) {
+                if ((rc = put_instance(p, g, &list[n], &g->more[n], r, i, err)) < 0)
+                    return rc;
+                n++;
+            }
+        g->group.instances = list;
+        g->group.n_instances = n;
+    }
+    return 0;
+}
+
+/* Run through one group's history in order: readiness ends a row of failures, each boot counts once. */
+static int group_attempts(struct mt_pass *p, struct mt_pass_group *g, const struct mt_pg_res *r, struct mt_err *err)
+{
+    size_t rows = (size_t)mt_pg_rows(r), n = 0;
+    struct mt_roll_attempt *list = room(p, rows, sizeof *list);
+    struct mt_roll_instance *ins = room(p, g->group.n_instances, sizeof *ins);
+    if (!list || !ins)
+        return out_of_memory(err);
+    memcpy(ins, g->group.instances, g->group.n_instances * sizeof *ins);
+    for (int i = 0; i < (int)rows; i++) {
+        const char *id = mt_pg_text(r, i, 1), *boot = mt_pg_text(r, i, 6);
+        bool ready = MT_STREQ(mt_pg_text(r, i, 3), "ready"), seen = false, was_ready = false;
+        if (!MT_STREQ(mt_pg_text(r, i, 7), g->process_type))
+            continue;
+        for (int k = 0; k < i; k++) { /* the same boot reported twice, or the instance was ready before */
+            if (!MT_STREQ(mt_pg_text(r, k, 1), id))
+                continue;
+            bool k_ready = MT_STREQ(mt_pg_text(r, k, 3), "ready");
+            was_ready = was_ready || k_ready;
+            seen = seen || (!k_ready && MT_STREQ(mt_pg_text(r, k, 6), boot));
+        }
+        for (size_t k = 0; k < g->group.n_instances; k++)
+            if (MT_STREQ(ins[k].instance_id, id)) {
+                if (ready)
+                    ins[k].consecutive_failures = 0;
+                else if (!seen)
+                    ins[k].consecutive_failures++;
+            }
+        if (ready || seen || was_ready)
+            continue;
+        list[n++] = (struct mt_roll_attempt){.event_id = (uint64_t)mt_pg_i64(r, i, 0),
+                                             .spec_hash = col_dup(p, r, i, "spec_hash"),
+                                             .ended_at_ms = ms(r, i, "occurred_at"),
+                                             .reason_code = col_dup(p, r, i, "code"),
+                                             .reason_detail = col_dup(p, r, i, "detail")};
+    }
+    g->group.attempts = list;
+    g->group.n_attempts = n;
+    g->group.instances = ins;
+    return 0;
+}
+
+static int load_attempts(struct mt_pass *p, struct mt_pass_env *e, struct mt_err *err)
+{
+    struct mt_pg_params pp;
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    mt_auto_pg_res struct mt_pg_res *cr = NULL;
+    mt_pg_p_init(&pp);
+    mt_pg_p_text(&pp, e->env_id);
+    int rc = mt_pg_query(p->pg, &attempts, &pp, &r, err);
+    if (rc < 0 || (rc = mt_pg_query(p->pg, &crashes, &pp, &cr, err)) < 0)
+        return rc;
+    for (size_t k = 0; k < e->n_groups; k++)
+        if ((rc = group_attempts(p, &e->groups[k], r, err)) < 0)
+            return rc;
+    for (int i = 0; i < mt_pg_rows(cr); i++) {
+        struct mt_pass_group *g = group_of(e, mt_pg_text(cr, i, 0));
+        if (!g)
+            continue;
+        g->group.crash_replacements_10min = (uint32_t)mt_pg_i64(cr, i, 1);
+        g->group.last_crash_replacement_ms = mt_pg_time(cr, i, 2) / 1000;
+    }
+    return 0;
+}
+
+/* ---------------------------------------------------------------- deploys */
+
+static int keep_json(struct mt_pass *p, json_t *j, struct mt_err *err)
+{
+    if (j && p->n_owned == p->cap_owned) {
+        size_t cap = p->cap_owned ? p->cap_owned * 2 : 16;
+        json_t **more = realloc(p->owned, cap * sizeof *more);
+        if (more) {
+            p->owned = more;
+            p->cap_owned = cap;
+        }
+    }
+    if (!j || p->n_owned == p->cap_owned) {
+        json_decref(j);
+        return out_of_memory(err);
+    }
+    p->owned[p->n_owned++] = j;
+    return 0;
+}
+
+static int put_deploy(struct mt_pass *p, struct mt_pass_env *e, struct mt_pass_deploy *d, const struct mt_pg_res *r, int i,
+                      struct mt_err *err)
+{
+    json_error_t je;
+    int col = mt_pg_col(r, "process_types"), n = mt_pg_arr_len(r, i, col);
+    d->deploy_id = col_dup(p, r, i, "deploy_id");
+    d->on_failure = col_dup(p, r, i, "on_failure");
+    d->version = num(r, i, "resource_version");
+    d->types = room(p, (size_t)n, sizeof *d->types);
+    d->previous = json_loads(mt_pg_text(r, i, mt_pg_col(r, "previous_release_ids")), 0, &je);
+    if (!d->types || !d->deploy_id || !d->on_failure)
+        return out_of_memory(err);
+    int rc = keep_json(p, d->previous, err);
+    if (rc < 0)
+        return rc;
+    bool previous = true;
+    for (int k = 0; k < n; k++) {
+        char type[64];
+        if ((rc = mt_pg_arr_text(r, i, col, k, type, sizeof type)) < 0)
+            return MT_FAIL(err, MT_E_CORRUPT, "process type of %s", d->deploy_id);
+        d->types[d->n_types] = mt_arena_strdup(&p->arena, type);
+        if (!d->types[d->n_types])
+            return out_of_memory(err);
+        d->n_types++;
+        previous = previous && json_is_string(json_object_get(d->previous, type));
+        struct mt_pass_group *g = group_of(e, type);
+        if (g) {
+            g->group.rolling = true;
+            g->deploy_id = d->deploy_id;
+            if (MT_STREQ(mt_pg_text(r, i, mt_pg_col(r, "kind")), "restart"))
+                g->group.roll_reason = MT_REASON_RESTART_REQUESTED;
+        }
+    }
+    d->deploy = (struct mt_deploy){
+        .created_at_ms = ms(r, i, "created_at"),
+        .timeout_seconds = (uint32_t)num(r, i, "timeout_seconds"),
+        .rollback_on_failure = MT_STREQ(d->on_failure, "rollback"),
+        .is_rollback = MT_STREQ(mt_pg_text(r, i, mt_pg_col(r, "kind")), "rollback"),
+        .has_previous = previous,
+        .message = col_dup(p, r, i, "message"),
+    };
+    if (!mt_deploy_status_parse(mt_pg_text(r, i, mt_pg_col(r, "status")), &d->deploy.status))
+        return MT_FAIL(err, MT_E_CORRUPT, "status of %s", d->deploy_id);
+    return 0;
+}
+
+static int load_deploys(struct mt_pass *p, struct mt_pass_env *e, struct mt_err *err)
+{
+    struct mt_pg_params pp;
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    mt_pg_p_init(&pp);
+    mt_pg_p_text(&pp, e->env_id);
+    int rc = mt_pg_query(p->pg, &deploys, &pp, &r, err);
+    if (rc < 0)
+        return rc;
+    e->deploys = room(p, (size_t)mt_pg_rows(r), sizeof *e->deploys);
+    if (!e->deploys)
+        return out_of_memory(err);
+    for (int i = 0; i < mt_pg_rows(r); i++, e->n_deploys++)
+        if ((rc = put_deploy(p, e, &e->deploys[i], r, i, err)) < 0)
+            return rc;
+    return 0;
+}
+
+/* ---------------------------------------------------------------- all of it */
+
+static int load_env(struct mt_pass *p, struct mt_pass_env *e, const struct mt_pg_res *r, int first, int n, struct mt_err *err)
+{
+    int rc;
+    *e = (struct mt_pass_env){.env_id = col_dup(p, r, first, "env_id"),
+                              .env_name = col_dup(p, r, first, "env_name"),
+                              .app_id = col_dup(p, r, first, "app_id"),
+                              .app_name = col_dup(p, r, first, "app_name"),
+                              .org_id = col_dup(p, r, first, "org_id"),
+                              .org_name = col_dup(p, r, first, "org_name"),
+                              .groups = room(p, (size_t)n, sizeof *e->groups)};
+    if (!e->groups || !e->env_id || !e->org_name)
+        return out_of_memory(err);
+    for (int i = 0; i < n; i++) {
+        struct mt_pass_group *g = &e->groups[e->n_groups];
+        struct mt_err why = {0};
+        if ((rc = remembered(p, e, g, r, first + i, err)) < 0)
+            return rc;
+        if (want(p, e, g, r, first + i, &why) < 0) {
+            if (why.code != MT_E_CORRUPT && why.code != MT_E_INVALID && why.code != MT_E_NOT_FOUND) {
+                *err = why;
+                return -(int)why.code;
+            }
+            /* Never guess: the group stays as it is until somebody deploys something readable. */
+            mt_log(MT_ERROR, "scheduler.group_unreadable", KV("env_id", e->env_id), KV("process_type", g->process_type),
+                   KV_ERR(&why));
+            continue;
+        }
+        e->n_groups++;
+    }
+    if ((rc = load_instances(p, e, err)) < 0 || (rc = load_attempts(p, e, err)) < 0)
+        return rc;
+    return load_deploys(p, e, err);
+}
+
+int mt_pass_load(struct mt_pass *p, const char *const *env_ids, size_t n, struct mt_err *err)
+{
+    struct mt_pg_params pp;
+    struct mt_pg_arr ids;
+    mt_auto_pg_res struct mt_pg_res *now = NULL;
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    int rc = mt_pg_query_one(p->pg, &clock_now, NULL, &now, err);
+    if (rc < 0 || (rc = load_nodes(p, err)) < 0)
+        return rc;
+    p->now_ms = mt_pg_time(now, 0, 0) / 1000;
+    mt_pg_arr_init(&ids, MT_PG_ELEM_TEXT, 4u * 1024u * 1024u);
+    for (size_t i = 0; i < n; i++)
+        mt_pg_arr_text_add(&ids, env_ids[i]);
+    mt_pg_p_init(&pp);
+    mt_pg_p_bool(&pp, env_ids == NULL);
+    mt_pg_p_arr(&pp, &ids);
+    rc = mt_pg_query(p->pg, &groups, &pp, &r, err);
+    mt_pg_arr_done(&ids);
+    if (rc < 0)
+        return rc;
+    int rows = mt_pg_rows(r), col = mt_pg_col(r, "env_id");
+    p->envs = room(p, (size_t)rows, sizeof *p->envs);
+    if (!p->envs)
+        return out_of_memory(err);
+    for (int i = 0; i < rows;) {
+        int k = i;
+        while (k < rows && MT_STREQ(mt_pg_text(r, k, col), mt_pg_text(r, i, col)))
+            k++;
+        if ((rc = load_env(p, &p->envs[p->n_envs], r, i, k - i, err)) < 0)
+            return rc;
+        p->n_envs++;
+        i = k;
+    }
+    return 0;
+}
+
+void mt_pass_done(struct mt_pass *p)
+{
+    for (size_t i = 0; i < p->n_releases; i++)
+        mt_release_row_done(p->releases[i]);
+    for (size_t i = 0; i < p->n_owned; i++)
+        json_decref(p->owned[i]);
+    free(p->releases);
+    free(p->owned);
+    mt_arena_done(&p->arena);
+}

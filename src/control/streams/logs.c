@@ -1,0 +1,231 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The fan-out of log lines: poll over all sources, one line at a time. */
+#include "control/streams/logs.h"
+
+#include "base/buf.h"
+#include "base/cleanup.h"
+#include "base/str.h"
+#include "wire/json.h"
+
+#include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+
+#define FOLLOWERS_MAX 1024
+#define LINE_BYTES (256u * 1024u)
+#define READ_BYTES 16384u
+
+struct follower {
+    struct follower *next;
+    struct mt_http_req *req;
+    int fd;
+    char *instance_id, *process_type, *stream, *contains;
+    struct mt_buf in;
+};
+
+struct mt_fanout {
+    pthread_mutex_t mu;
+    pthread_t thread;
+    bool started;
+    atomic_bool stop;
+    int wake_fd;
+    struct follower *fresh; /* added, not yet taken over by the thread; under mu */
+    size_t count;           /* under mu */
+};
+
+json_t *mt_log_item(const json_t *r, const char *instance_id, const char *process_type)
+{
+    json_t *ts = json_object_get(r, "ts"), *seq = json_object_get(r, "seq"), *stream = json_object_get(r, "stream");
+    json_t *line = json_object_get(r, "line"), *cut = json_object_get(r, "truncated");
+    if (!json_is_string(ts) || !json_is_integer(seq) || !json_is_string(stream) || !json_is_string(line))
+        return NULL;
+    return json_pack("{s:O,s:O,s:O,s:s,s:s,s:O,s:b}", "ts", ts, "seq", seq, "stream", stream, "process_type", process_type,
+                     "instance_id", instance_id, "line", line, "truncated", json_is_true(cut));
+}
+
+bool mt_log_item_wanted(const json_t *item, const char *stream, const char *contains)
+{
+    if (stream && !MT_STREQ(json_string_value(json_object_get(item, "stream")), stream))
+        return false;
+    return !contains || strstr(json_string_value(json_object_get(item, "line")), contains) != NULL;
+}
+
+static void follower_free(struct follower *w)
+{
+    mt_closep(&w->fd);
+    mt_http_req_unref(w->req);
+    free(w->instance_id);
+    free(w->process_type);
+    free(w->stream);
+    free(w->contains);
+    mt_buf_done(&w->in);
+    free(w);
+}
+
+/* One line to the client. False: the stream is over. */
+static bool deliver(struct follower *w, const char *line, size_t n)
+{
+    struct mt_err err = {0};
+    mt_auto_json json_t *record = NULL;
+    if (n == 0 || mt_json_parse(line, n, LINE_BYTES, 8, &record, &err) < 0)
+        return true; /* not a record: skipped */
+    mt_auto_json json_t *item = mt_log_item(record, w->instance_id, w->process_type);
+    if (!item || !mt_log_item_wanted(item, w->stream, w->contains))
+        return true;
+    mt_auto_buf struct mt_buf b = MT_BUF_INIT(LINE_BYTES * 2);
+    json_object_set_new(item, "type", json_string("log"));
+    if (mt_json_dump(item, &b, &err) < 0)
+        return true;
+    mt_buf_putc(&b, '\n');
+    int rc = mt_http_stream_write(w->req, b.p, b.len);
+    if (rc == -MT_E_LIMIT) {
+        static const char end[] = "{\"type\":\"end\",\"reason\":\"slow_consumer\"}\n";
+        (void)mt_http_stream_write(w->req, end, sizeof end - 1);
+        mt_http_stream_end(w->req);
+    }
+    return rc == 0;
+}
+
+/* Read once. False: the source or the stream is over. */
+static bool pump(struct follower *w)
+{
+    char *room = mt_buf_reserve(&w->in, READ_BYTES);
+    if (!room)
+        return false; /* a line longer than the bound: not an agent of ours */
+    ssize_t n = recv(w->fd, room, READ_BYTES, 0);
+    if (n == 0)
+        return false;
+    if (n < 0)
+        return errno == EAGAIN || errno == EINTR;
+    w->in.len += (size_t)n;
+    for (;;) {
+        uint8_t *nl = memchr(w->in.p, '\n', w->in.len);
+        if (!nl)
+            return true;
+        size_t len = (size_t)(nl - w->in.p);
+        if (!deliver(w, (const char *)w->in.p, len))
+            return false;
+        mt_buf_consume(&w->in, len + 1);
+    }
+}
+
+static void *fanout_main(void *arg)
+{
+    struct mt_fanout *f = arg;
+    struct follower *all = NULL;
+    struct pollfd *p = calloc(FOLLOWERS_MAX + 1, sizeof *p);
+    struct follower **at = calloc(FOLLOWERS_MAX + 1, sizeof *at);
+    while (p && at && !atomic_load(&f->stop)) {
+        pthread_mutex_lock(&f->mu);
+        while (f->fresh) {
+            struct follower *w = f->fresh;
+            f->fresh = w->next;
+            w->next = all;
+            all = w;
+        }
+        pthread_mutex_unlock(&f->mu);
+        nfds_t n = 0;
+        p[n] = (struct pollfd){.fd = f->wake_fd, .events = POLLIN};
+        at[n++] = NULL;
+        for (struct follower *w = all; w; w = w->next) {
+            p[n] = (struct pollfd){.fd = w->fd, .events = POLLIN};
+            at[n++] = w;
+        }
+        if (poll(p, n, 5000) < 0)
+            continue;
+        uint64_t ticks;
+        if (p[0].revents)
+            (void)!read(f->wake_fd, &ticks, sizeof ticks);
+        for (nfds_t i = 1; i < n; i++) {
+            struct follower *w = at[i];
+            bool keep = !mt_http_stream_gone(w->req) && (!p[i].revents || pump(w));
+            if (keep)
+                continue;
+            struct follower **link = &all;
+            while (*link != w)
+                link = &(*link)->next;
+            *link = w->next;
+            follower_free(w);
+            pthread_mutex_lock(&f->mu);
+            f->count--;
+            pthread_mutex_unlock(&f->mu);
+        }
+    }
+    while (all) {
+        struct follower *w = all;
+        all = w->next;
+        follower_free(w);
+    }
+    free(p);
+    free(at);
+    return NULL;
+}
+
+int mt_fanout_new(struct mt_fanout **ret, struct mt_err *err)
+{
+    struct mt_fanout *f = calloc(1, sizeof *f);
+    if (!f)
+        return MT_FAIL(err, MT_E_NOMEM, "log fan-out");
+    pthread_mutex_init(&f->mu, NULL);
+    f->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (f->wake_fd < 0 || pthread_create(&f->thread, NULL, fanout_main, f) != 0) {
+        (void)MT_FAIL(err, MT_E_NOMEM, "log fan-out thread");
+        mt_fanout_free(f);
+        return -MT_E_NOMEM;
+    }
+    f->started = true;
+    *ret = f;
+    return 0;
+}
+
+void mt_fanout_free(struct mt_fanout *f)
+{
+    if (!f)
+        return;
+    uint64_t one = 1;
+    atomic_store(&f->stop, true);
+    if (f->started) {
+        (void)!write(f->wake_fd, &one, sizeof one);
+        pthread_join(f->thread, NULL);
+    }
+    while (f->fresh) {
+        struct follower *w = f->fresh;
+        f->fresh = w->next;
+        follower_free(w);
+    }
+    mt_closep(&f->wake_fd);
+    pthread_mutex_destroy(&f->mu);
+    free(f);
+}
+
+int mt_fanout_add(struct mt_fanout *f, struct mt_http_req *req, const struct mt_follow *what, struct mt_err *err)
+{
+    struct follower *w = calloc(1, sizeof *w);
+    uint64_t one = 1;
+    if (!w) {
+        close(what->fd);
+        return MT_FAIL(err, MT_E_NOMEM, "log follower");
+    }
+    *w = (struct follower){.req = mt_http_req_ref(req), .fd = what->fd, .in = MT_BUF_INIT(LINE_BYTES)};
+    w->instance_id = strdup(what->instance_id);
+    w->process_type = strdup(what->process_type);
+    w->stream = what->stream ? strdup(what->stream) : NULL;
+    w->contains = what->contains ? strdup(what->contains) : NULL;
+    pthread_mutex_lock(&f->mu);
+    bool ok = f->count < FOLLOWERS_MAX && w->instance_id && w->process_type && (!what->stream || w->stream) &&
+              (!what->contains || w->contains);
+    if (ok) {
+        w->next = f->fresh;
+        f->fresh = w;
+        f->count++;
+    }
+    pthread_mutex_unlock(&f->mu);
+    if (!ok) {
+        follower_free(w);
+        return MT_FAIL(err, MT_E_LIMIT, "too many log streams are open");
+    }
+    (void)!write(f->wake_fd, &one, sizeof one);
+    return 0;
+}
