@@ -79,8 +79,10 @@ int mt_ringfile_read(const char *path, char *buf, size_t size, size_t *ret_len, 
     mt_auto_fd int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     if (fd == -1)
         return MT_FAIL_ERRNO(err, errno == ENOENT ? MT_E_NOT_FOUND : MT_E_IO, "open '%s'", path);
-    if (read_head(fd, &total, err) < 0)
-        return mt_err_wrap(err, "'%s'", path);
+    if (read_head(fd, &total, err) < 0) {
+        (void)mt_err_wrap(err, "'%s'", path);
+        return -MT_E_CORRUPT;
+    }
     size_t want = total < MT_RINGFILE_SIZE ? (size_t)total : MT_RINGFILE_SIZE;
     if (want > size)
         want = size;
