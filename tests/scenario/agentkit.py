@@ -73,7 +73,7 @@ class Control:
         self.reports, self.beats, self.polls = [], [], []
         self.fail = 0  # status to answer to reports instead of 200
         self.plan_id = ulid()
-        self.server = None
+        self.server, self.down = None, False
         self.start()
 
     def start(self):
@@ -92,13 +92,24 @@ class Control:
                 self.end_headers()
                 self.wfile.write(data)
 
+            def away(self):
+                if outer.down:
+                    self.close_connection = True
+                return outer.down
+
             def do_GET(self):
+                if self.away():
+                    return
                 query = dict(p.split("=") for p in self.path.partition("?")[2].split("&"))
                 got = outer.poll(int(query["after"]), min(float(query["wait"]), outer.extra.get("_wait", 30)))
+                if self.away():
+                    return
                 self.reply(200, got) if got else self.reply(304)
 
             def do_POST(self):
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if self.away():
+                    return
                 if self.path.endswith("/heartbeat"):
                     with outer.lock:
                         outer.beats.append(body)
@@ -115,16 +126,22 @@ class Control:
         class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
             daemon_threads = True
 
+            def handle_error(self, request, client_address):
+                pass  # an agent that was killed leaves its connections half way
+
             def get_request(self):
                 conn, _ = self.socket.accept()
                 return conn, ("agent", 0)
 
         if os.path.exists(self.path):
             os.unlink(self.path)
+        self.down = False
         self.server = Server(self.path, Handler)
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
 
     def stop(self):
+        self.down = True
+        self.publish()  # wakes the long poll, which then hangs up
         self.server.shutdown()
         self.server.server_close()
         os.unlink(self.path)

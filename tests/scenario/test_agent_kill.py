@@ -1,0 +1,124 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""moat-agent ends itself by SIGKILL at every recorded step of prepare, life and teardown; the next agent must end with exactly
+one running VM or with a clean host. The list of steps comes from the agent itself (--list-steps).
+
+Arguments: names of steps to try instead of all.
+"""
+import os
+import subprocess
+import sys
+import time
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import agentkit as kit  # noqa: E402
+from imagekit import Report, want  # noqa: E402
+
+
+def steps():
+    out = subprocess.run([os.path.join(kit.BIN, "moat-agent"), "--list-steps"], stdout=subprocess.PIPE, check=True).stdout
+    return out.decode().split()
+
+
+class Suite:
+    def __init__(self, world):
+        self.w, self.c = world, world.control
+        self.image = world.push()
+        self.w.start()
+        wl = self.w.workload(self.image)  # once without a kill: image in the cache, driver chosen
+        self.c.want(wl["instance_id"], workload=wl)
+        self.c.wait_status(wl["instance_id"], "ready", 60)
+        self.c.want(wl["instance_id"], "stopped")
+        self.c.wait_status(wl["instance_id"], "stopped", 20)
+        self.c.drop(wl["instance_id"])
+        self.end()
+        self.clean = self.w.host()
+
+    def end(self):
+        got, rc = self.w.stop_all()
+        want(rc == 0 and got[0]["clean"], (got, rc))
+
+    def dies(self, what, seconds=40):
+        try:
+            rc = self.w.proc.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError("the agent did not die at " + what) from None
+        want(rc == -9, "agent ended with %s" % rc)
+
+    def one_vm(self, i):
+        """exactly one VM: two processes, and the state names them"""
+        d = self.w.describe(i)
+        running = self.w.vm_processes()
+        want(sorted(running) == sorted(d["pids"]) and len(running) == 2, "state %s, host %s" % (d["pids"], running))
+        jails = self.w.host()["jails"]
+        want(len(jails) == 1 and jails[0].endswith(d["jail_id"]), jails)
+        want(len(self.w.host()["scratch"]) == 1, self.w.host()["scratch"])
+        want(kit.sh("ip", "-o", "link").count(": mt") == 1, kit.sh("ip", "-o", "link"))
+
+    def nothing_left(self):
+        after = self.w.host()
+        for key, value in self.clean.items():
+            want(after[key] == value, "%s: before %s after %s" % (key, value, after[key]))
+
+    def step(self, name):
+        w, c = self.w, self.c
+        wl = w.workload(self.image)
+        i = wl["instance_id"]
+        ending = name.startswith("teardown.") or name in ("life.draining", "life.stopping", "life.exited", "life.stopped")
+        w.start(env={"MT_TEST_KILL_STEP": name})
+        c.want(i, workload=wl)
+        if ending:
+            c.wait_status(i, "ready", 40)
+            c.want(i, "draining" if name == "life.draining" else "stopped", delay=1)
+        self.dies(name)
+        w.start()
+        if ending:
+            c.wait_status(i, "stopped", 40)
+            want(not w.vm_processes(), "a VM is left: %s" % w.vm_processes())
+        else:
+            c.wait_status(i, "ready", 60)
+            self.one_vm(i)
+            want(w.describe(i)["restart_count"] == 0, "the crash was held against the workload")
+            c.want(i, "stopped")
+            c.wait_status(i, "stopped", 30)
+        c.assignments.pop(i)
+        self.end()
+        self.nothing_left()
+
+    def end_of_platform_after_kill(self):
+        """kill -9 in the middle, then the planned end by the next agent, at once"""
+        wl = self.w.workload(self.image)
+        self.w.start(env={"MT_TEST_KILL_STEP": "life.started"})
+        self.c.want(wl["instance_id"], workload=wl)
+        self.dies("life.started")
+        self.w.start()
+        self.end()
+        self.nothing_left()
+        self.c.assignments.pop(wl["instance_id"])
+
+
+def main():
+    report = Report()
+    if os.geteuid() != 0:
+        print("skip - agent killed at every step: needs root")
+        return 0
+    kit.own_network()
+    world = kit.World("kill")
+    try:
+        world.bundle()
+        suite = Suite(world)
+        for name in sys.argv[1:] or steps():
+            report.case("agent killed at " + name, suite.step, name)
+            if world.proc.poll() is None:
+                world.kill()
+        report.case("agent: planned end right after a kill", suite.end_of_platform_after_kill)
+        if report.failed:
+            print("agent log: " + world.tail(30), flush=True)
+    finally:
+        world.close()
+    return 1 if report.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

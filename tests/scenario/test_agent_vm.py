@@ -1,0 +1,314 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""moat-agent with real images, real QEMU microVMs and a stand-in control plane, in a network namespace of its own.
+
+Boot to ready, logs, adoption after kill -9 in every phase that matters, ends of workloads, drain, replacement, absence,
+planned end of the platform; the host is the same before and after.
+"""
+import os
+import signal
+import subprocess
+import sys
+import time
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import agentkit as kit  # noqa: E402
+from imagekit import Report, want  # noqa: E402
+
+
+def fetch(address, port=8080, seconds=5):
+    return subprocess.run(["curl", "-6", "-s", "-m", str(seconds), "http://[%s]:%d/" % (address, port)],
+                          stdout=subprocess.PIPE).stdout.decode()
+
+
+class Suite:
+    def __init__(self, world):
+        self.w, self.c = world, world.control
+        self.image = world.push()
+        self.long = None  # an instance that lives over several cases
+
+    def run_one(self, status="ready", seconds=60, **more):
+        wl = self.w.workload(self.image, **more)
+        self.c.want(wl["instance_id"], workload=wl)
+        return wl, self.c.wait_status(wl["instance_id"], status, seconds)
+
+    def gone(self, instance_id, seconds=30):
+        self.c.want(instance_id, "stopped")
+        return self.c.wait_status(instance_id, "stopped", seconds)
+
+    # -- cases, from basic to complex
+
+    def boots_to_ready(self):
+        wl, r = self.run_one()
+        self.long = wl
+        want(fetch(wl["network"]["overlay_ipv6"]) == "moat", "the workload does not answer with the plan's variable")
+        seen = [(x["status"], x.get("status_detail")) for x in self.c.reports_of(wl["instance_id"])]
+        want(("booting", "booting_vm") in seen, seen)  # `starting` may be coalesced away before a quick ready
+        seqs = [x["seq"] for x in self.c.reports_of(wl["instance_id"])]
+        want(seqs == sorted(seqs), "sequence numbers do not grow: %s" % seqs)
+        d = self.w.describe(wl["instance_id"])
+        want(set(d["timing_ms"]) >= {"image", "disk", "net", "vm", "boot", "start", "ready"}, d["timing_ms"])
+        want("ready=" in r["status_detail"], r)
+
+    def second_start_is_quick_to_exec(self):
+        """plan received to exec of the VMM, image cached: the budget is 60 ms; asked of the best of three"""
+        best = 10 ** 9
+        for _ in range(3):
+            wl, _ = self.run_one()
+            t = self.w.describe(wl["instance_id"])["timing_ms"]
+            best = min(best, sum(t.get(k, 0) for k in ("wait", "image", "disk", "net", "vm")))
+            self.gone(wl["instance_id"])
+        print("  plan to exec of the VMM: %d ms" % best, flush=True)
+        want(best <= 60, "%d ms from plan to exec" % best)
+
+    def logs_are_read_and_followed(self):
+        wl, _ = self.run_one(command=["/app", "talk", "40"])
+        i = wl["instance_id"]
+        kit.wait_for("80 lines", lambda: len(self.w.ask({"op": "logs", "instance_id": i})) >= 80, 10)
+        rows = self.w.ask({"op": "logs", "instance_id": i})
+        want([r["seq"] for r in rows] == list(range(1, len(rows) + 1)), "sequence numbers have holes")
+        want({r["stream"] for r in rows} == {"stdout", "stderr"}, {r["stream"] for r in rows})
+        last = self.w.ask({"op": "logs", "instance_id": i, "limit": 3})
+        want([r["seq"] for r in last] == [r["seq"] for r in rows[-3:]], last)
+        some = self.w.ask({"op": "logs", "instance_id": i, "since_seq": 10, "limit": 5})
+        want([r["seq"] for r in some] == [11, 12, 13, 14, 15], some)
+        self.gone(i)
+        want(len(self.w.ask({"op": "logs", "instance_id": i})) >= len(rows), "logs went with the instance")
+        bad = self.w.ask({"op": "logs", "instance_id": "inst_../../etc"})
+        want(bad[0]["error"]["code"] == "invalid", bad)
+
+    def confined(self):
+        d = self.w.describe(self.long["instance_id"])
+        for pid in d["pids"]:
+            with open("/proc/%d/status" % pid) as f:
+                status = dict(l.split(":\t", 1) for l in f if ":\t" in l)
+            want(status["Uid"].split()[1] == str(200000 + d["slot"]), "uid %s" % status["Uid"])
+            want(status["CapEff"].strip() == "0" * 16 and status["NoNewPrivs"].strip() == "1" and status["Seccomp"].strip() == "2",
+                 "pid %d: %s %s %s" % (pid, status["CapEff"], status["NoNewPrivs"], status["Seccomp"]))
+        name = "mt%05x" % d["slot"]
+        route = kit.sh("ip", "-6", "route", "show", self.long["network"]["overlay_ipv6"])
+        want("dev " + name in route and "src " + kit.NODE_ADDRESS in route, route)
+
+    def guarded_by_nft(self):
+        """an undeclared port is closed even for root here; a third user reaches nothing"""
+        address = self.long["network"]["overlay_ipv6"]
+        want(fetch(address) == "moat", "declared port")
+        r = subprocess.run(["curl", "-6", "-s", "-m", "1", "http://[%s]:9/" % address], stdout=subprocess.PIPE)
+        want(r.returncode == 28, "undeclared port: curl says %d, not a timeout" % r.returncode)
+        r = subprocess.run(["setpriv", "--reuid", "65534", "--clear-groups", "curl", "-6", "-s", "-m", "1", "http://[%s]:8080/" % address])
+        want(r.returncode == 28, "a third user reached the VM: %d" % r.returncode)
+
+    def adopted_after_kill(self):
+        i, address = self.long["instance_id"], self.long["network"]["overlay_ipv6"]
+        before = self.w.describe(i)
+        self.w.kill()
+        want(fetch(address) == "moat", "traffic stopped with the agent")
+        n = len(self.c.reports_of(i))
+        self.w.start()
+        kit.wait_for("guest to come back", lambda: self.w.describe(i)["guest_connected"], 10)
+        after = self.w.describe(i)
+        want(after["pids"] == before["pids"] and after["boot_id"] == before["boot_id"] and after["boot_seq"] == before["boot_seq"],
+             "the VM was restarted: %s -> %s" % (before["pids"], after["pids"]))
+        want(after["phase"] == "ready", after["phase"])
+        r = self.c.wait_status(i, "ready", 10, since=n)
+        want(r["boot_id"] == before["boot_id"] and r["seq"] > before["report_seq"], r)
+        time.sleep(0.3)
+        want(self.w.describe(i)["phase"] == "ready", "health did not resume")
+
+    def adopted_while_booting(self):
+        wl = self.w.workload(self.image)
+        i = wl["instance_id"]
+        self.c.want(i, workload=wl)
+        self.c.wait_status(i, "booting", 20, status_detail="booting_vm")
+        self.w.kill()
+        self.w.start()
+        self.c.wait_status(i, "ready", 30)
+        want(self.w.describe(i)["boot_seq"] == 1, "the boot was begun again")
+        self.gone(i)
+
+    def exit_codes(self):
+        for code in (0, 3, 137):
+            wl, r = self.run_one("stopped" if code == 0 else "failed", command=["/app", "exit", str(code)], ports=(),
+                                 lifecycle={"restart_policy": "never", "stop_grace_seconds": 2, "backoff_seconds": 1})
+            want(r["exit_code"] == code, r)
+            want(r["reason_code"] == ("completed" if code == 0 else "workload_exited"), r)
+            self.gone(wl["instance_id"])
+
+    def exit_while_agent_is_away(self):
+        wl = self.w.workload(self.image, command=["/app", "exit", "7"], ports=(),
+                             lifecycle={"restart_policy": "never", "stop_grace_seconds": 2, "backoff_seconds": 1})
+        i = wl["instance_id"]
+        self.c.want(i, workload=wl)
+        self.c.wait_status(i, "booting", 20, status_detail="booting_vm")
+        kit.wait_for("config", lambda: self.w.describe(i)["timing_ms"].get("boot"), 20, 0.005)
+        self.w.kill()
+        time.sleep(1.5)
+        self.w.start()
+        r = self.c.wait_status(i, "failed", 40)
+        want(r["reason_code"] == "workload_exited" and r["exit_code"] == 7, r)
+        self.gone(i)
+
+    def restarts_with_backoff(self):
+        wl, r = self.run_one("booting", command=["/app", "exit", "5"], ports=())
+        i = wl["instance_id"]
+        r = self.c.wait_status(i, "booting", 40, status_detail="backoff")
+        want(r["exit_code"] == 5 and r["reason_code"] == "workload_exited" and r["next_retry_at"] and r["restart_count"] == 1, r)
+        kit.wait_for("second attempt", lambda: self.w.describe(i)["boot_seq"] >= 2, 15)
+        self.gone(i)
+
+    def missing_program(self):
+        wl, r = self.run_one("failed", command=["/nothing"], ports=(),
+                             lifecycle={"restart_policy": "never", "stop_grace_seconds": 2, "backoff_seconds": 1})
+        want(r["reason_code"] == "exec_not_found", r)
+        self.gone(wl["instance_id"])
+
+    def out_of_memory(self):
+        wl, r = self.run_one("failed", command=["/app", "hog", "400"], ports=(),
+                             lifecycle={"restart_policy": "never", "stop_grace_seconds": 2, "backoff_seconds": 1})
+        want(r["reason_code"] == "oom_killed" and r["reason_detail"] == "guest", r)
+        want(fetch(self.long["network"]["overlay_ipv6"]) == "moat", "the neighbour suffered")
+        self.gone(wl["instance_id"])
+
+    def unhealthy_ends(self):
+        wl = self.w.workload(self.image, command=["/app", "deaf"], health={
+            "type": "tcp", "port": 8080, "interval_seconds": 1, "timeout_seconds": 1, "grace_period_seconds": 0, "failure_threshold": 1},
+            lifecycle={"restart_policy": "on-failure", "max_retries": 0, "stop_grace_seconds": 1, "backoff_seconds": 1})
+        self.c.want(wl["instance_id"], workload=wl)
+        r = self.c.wait_status(wl["instance_id"], "failed", 60)
+        want(r["reason_code"] == "healthcheck_failed" and "refused" in r["reason_detail"], r)
+        self.gone(wl["instance_id"])
+
+    def bad_image(self):
+        wl = self.w.workload((self.image[0], "sha256:" + "1" * 64))
+        self.c.want(wl["instance_id"], workload=wl)
+        r = self.c.wait_status(wl["instance_id"], "booting", 60, status_detail="backoff")
+        want(r["reason_code"] == "image_pull_failed" and r["next_retry_at"], r)
+        self.gone(wl["instance_id"])
+
+    def vm_death_is_seen(self):
+        wl, r = self.run_one()
+        i = wl["instance_id"]
+        n = len(self.c.reports_of(i))
+        pids = self.w.describe(i)["pids"]
+        os.kill(pids[-1], signal.SIGKILL)
+        r = self.c.wait_status(i, "booting", 20, since=n, status_detail="backoff")
+        want(r["reason_code"] == "vm_lost", r)
+        self.c.wait_status(i, "ready", 40, since=n)
+        self.gone(i)
+
+    def drain_waits_then_stops(self):
+        wl, _ = self.run_one()
+        i, address = wl["instance_id"], wl["network"]["overlay_ipv6"]
+        self.c.want(i, "draining", delay=2)
+        t0 = time.monotonic()
+        self.c.wait_status(i, "draining", 5)
+        want(fetch(address) == "moat", "it stopped serving before the delay")
+        self.c.wait_status(i, "stopped", 20)
+        want(1.8 < time.monotonic() - t0 < 8, "stopped after %.1f s" % (time.monotonic() - t0))
+        wl, _ = self.run_one()
+        self.c.want(wl["instance_id"], "draining", delay=60)
+        self.c.wait_status(wl["instance_id"], "draining", 5)
+        self.c.want(wl["instance_id"], "draining", delay=0)
+        self.c.wait_status(wl["instance_id"], "stopped", 10)
+
+    def replaced_in_place(self):
+        wl, _ = self.run_one()
+        i = wl["instance_id"]
+        new = dict(wl, generation=2, spec_hash="f" * 64, env_vars={"WORD": "second"})
+        n = len(self.c.reports_of(i))
+        self.c.want(i, workload=new)
+        self.c.wait_status(i, "ready", 60, since=n, generation=2)
+        want(fetch(wl["network"]["overlay_ipv6"]) == "second", "old spec still runs")
+        self.gone(i)
+
+    def absence_needs_two_plans(self):
+        wl, _ = self.run_one()
+        i = wl["instance_id"]
+        n = len(self.c.reports_of(i))
+        self.c.drop(i)
+        time.sleep(2)
+        want(self.w.describe(i)["phase"] == "ready", "one plan without it was enough")
+        time.sleep(9)
+        self.c.publish()
+        self.c.wait_status(i, "draining", 10, since=n)
+        self.c.wait_status(i, "stopped", 30, since=n)
+        kit.wait_for("state folder to go", lambda: not os.path.exists(os.path.join(self.w.dir, "agent/instances", i)), 5)
+
+    def stale_and_foreign_plans(self):
+        i = self.long["instance_id"]
+        self.c.extra["node_id"] = kit.new_id("node")
+        self.c.publish()
+        kit.wait_for("refusal", lambda: any("for node" in e["error"] for e in self.w.log_events("plan.rejected")), 5)
+        del self.c.extra["node_id"]
+        saved = self.c.cursor
+        self.c.extra["cursor_event_id"] = 1
+        self.c.publish()
+        kit.wait_for("stale plan", lambda: self.w.log_events("plan.stale"), 5)
+        del self.c.extra["cursor_event_id"]
+        self.c.cursor = saved + 5
+        self.c.publish()
+        want(self.w.describe(i)["phase"] == "ready", "a bad plan touched a VM")
+
+    def control_away(self):
+        wl, _ = self.run_one()
+        i = wl["instance_id"]
+        self.c.stop()
+        os.kill(self.w.describe(i)["pids"][-1], signal.SIGKILL)
+        kit.wait_for("restart without control plane", lambda: self.w.describe(i)["boot_seq"] == 2 and self.w.describe(i)["phase"] == "ready", 40)
+        n = len(self.c.reports_of(i))
+        self.c.start()
+        r = self.c.wait_status(i, "ready", 20, since=n)
+        want(r["restart_count"] == 1, r)
+        self.gone(i)
+
+    def memory_is_small(self):
+        with open("/proc/%d/smaps_rollup" % self.w.proc.pid) as f:
+            pss = [int(l.split()[1]) for l in f if l.startswith("Pss:")][0]
+        print("  Pss %d KiB" % pss, flush=True)
+        want(pss <= 12 * 1024, "Pss %d KiB" % pss)
+
+    def heartbeat_says_enough(self):
+        b = self.c.beats[-1]
+        want(b["vmm"]["driver"] == "qemu" and b["vmm"]["accel"] in ("tcg", "kvm") and b["vmm"]["reason"], b["vmm"])
+        want(b["allocatable"]["memory_bytes"] > 0 and b["used"]["memory_bytes"] >= 96 << 20, b)
+
+    def planned_end_leaves_nothing(self, before):
+        got, rc = self.w.stop_all()
+        want(got == [{"stopped": True, "clean": True}] and rc == 0, (got, rc))
+        after = self.w.host()
+        for key, value in before.items():
+            want(after[key] == value, "%s: before %s after %s" % (key, value, after[key]))
+
+
+def main():
+    report = Report()
+    if os.geteuid() != 0:
+        print("skip - agent with real VMs: needs root")
+        return 0
+    kit.own_network()
+    world = kit.World("vm")
+    try:
+        world.bundle()
+        before = world.host()
+        world.start()
+        suite = Suite(world)
+        only = sys.argv[1:]
+        names = ["boots_to_ready", "second_start_is_quick_to_exec", "confined", "guarded_by_nft", "logs_are_read_and_followed",
+                 "adopted_after_kill", "adopted_while_booting", "exit_codes", "exit_while_agent_is_away", "restarts_with_backoff",
+                 "missing_program", "out_of_memory", "unhealthy_ends", "bad_image", "vm_death_is_seen", "drain_waits_then_stops",
+                 "replaced_in_place", "absence_needs_two_plans", "stale_and_foreign_plans", "control_away", "heartbeat_says_enough",
+                 "memory_is_small"]
+        for name in names:
+            if not only or name in only or name == "boots_to_ready":
+                report.case("agent: " + name.replace("_", " "), getattr(suite, name))
+        report.case("agent: planned end leaves nothing", suite.planned_end_leaves_nothing, before)
+        if report.failed:
+            print("agent log: " + world.tail(20), flush=True)
+    finally:
+        world.close()
+    return 1 if report.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Text of the firewall table. That it loads, and what it lets through, is tested with packets in tests/scenario. */
+#include "agent/net/firewall.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static const char *const edges[] = {"fd00:1:2::1", "fd00:1:2::2", NULL};
+static const struct mt_fw_vm vms[] = {
+    {.tap = "mt00000", .address = "fd00:1:2:1::1", .ports = {8443, 9000}, .port_count = 2},
+    {.tap = "mt00001", .address = "fd00:1:2:1::2"},
+};
+
+static char *text_of(enum mt_fw_mode mode, const char *egress)
+{
+    struct mt_fw_conf c = {.mode = mode, .cluster_prefix = "fd00:1:2::/48", .edges = edges, .uids = {0, 64042}, .uid_count = 2};
+    struct mt_buf b = MT_BUF_INIT(1 << 20);
+    (void)snprintf(c.egress_mode, sizeof c.egress_mode, "%s", egress);
+    mt_fw_text(&c, vms, 2, &b);
+    return mt_buf_take(&b);
+}
+
+static void the_table_is_replaced_in_one_transaction(void **s)
+{
+    (void)s;
+    char *t = text_of(MT_FW_FULL, "none");
+    assert_int_equal(strncmp(t, "table inet moat\ndelete table inet moat\ntable inet moat {\n", 56), 0);
+    assert_non_null(strstr(t, "\"mt00000\" . fd00:1:2:1::1, \"mt00001\" . fd00:1:2:1::2 }"));
+    assert_non_null(strstr(t, "elements = { fd00:1:2:1::1 . 8443, fd00:1:2:1::1 . 9000 }"));
+    assert_non_null(strstr(t, "meta skuid { 0, 64042 } accept"));
+    free(t);
+}
+
+/* ruling R28: on somebody's machine no rule may match anything that does not touch a tap */
+static void taps_mode_touches_taps_only(void **s)
+{
+    (void)s;
+    char *t = text_of(MT_FW_TAPS, "nat66");
+    const char *base[] = {"chain pre {", "chain in {", "chain through {", "chain out {", "chain post {", "chain mss {"};
+    assert_null(strstr(t, "policy drop"));
+    for (size_t i = 0; i < sizeof base / sizeof base[0]; i++) {
+        char *at = strstr(t, base[i]);
+        assert_non_null(at);
+        char *end = strstr(at, "\n  }");
+        assert_non_null(end);
+        char *line = strchr(at, '\n') + 1;
+        for (line = strchr(line, '\n') + 1; line < end; line = strchr(line, '\n') + 1) {
+            char *stop = strchr(line, '\n'), keep = *stop;
+            *stop = '\0';
+            if (!strstr(line, "iifname \"mt*\"") && !strstr(line, "oifname \"mt*\""))
+                fail_msg("%s holds '%s'", base[i], line);
+            *stop = keep;
+        }
+    }
+    free(t);
+}
+
+static void without_egress_guests_go_nowhere(void **s)
+{
+    (void)s;
+    char *t = text_of(MT_FW_TAPS, "none");
+    assert_null(strstr(t, "iifname \"mt*\" counter accept"));
+    assert_null(strstr(t, "masquerade"));
+    assert_non_null(strstr(t, "    iifname \"mt*\" counter reject with icmpv6 type admin-prohibited\n  }"));
+    free(t);
+    t = text_of(MT_FW_FULL, "nat66");
+    assert_non_null(strstr(t, "iifname \"mt*\" counter accept"));
+    assert_non_null(strstr(t, "masquerade"));
+    free(t);
+}
+
+static void deleting_what_is_absent_cannot_fail(void **s)
+{
+    (void)s;
+    struct mt_buf b = MT_BUF_INIT(4096);
+    mt_fw_vm_text(&vms[1], false, &b);
+    assert_string_equal(mt_buf_cstr(&b), "add element inet moat tapsrc { \"mt00001\" . fd00:1:2:1::2 }\n"
+                                         "delete element inet moat tapsrc { \"mt00001\" . fd00:1:2:1::2 }\n");
+    mt_buf_done(&b);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_table_is_replaced_in_one_transaction),
+        cmocka_unit_test(taps_mode_touches_taps_only),
+        cmocka_unit_test(without_egress_guests_go_nowhere),
+        cmocka_unit_test(deleting_what_is_absent_cannot_fail),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Log segments: order, position, torn tails, repeats, rate, retention. */
+#include "agent/logstore.h"
+
+#include "base/clock.h"
+#include "os/file.h"
+
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#define ENV "env_01hzzzzzzzzzzzzzzzzzzzzzzz"
+#define INST "inst_01hzzzzzzzzzzzzzzzzzzzzzzz"
+
+static char dir[64];
+
+static int setup(void **s)
+{
+    (void)s;
+    (void)snprintf(dir, sizeof dir, "/tmp/mt-logs-XXXXXX");
+    return mkdtemp(dir) ? 0 : -1;
+}
+
+static int teardown(void **s)
+{
+    (void)s;
+    return mt_file_remove_tree(AT_FDCWD, dir, NULL);
+}
+
+static struct mt_log_store *open_store(void)
+{
+    struct mt_log_store *st = NULL;
+    struct mt_err err = {0};
+    if (mt_log_store_open(dir, ENV, INST, &st, &err) < 0)
+        fail_msg("%s", err.msg);
+    return st;
+}
+
+static uint64_t put(struct mt_log_store *st, const char *line, uint32_t boot, uint64_t guest_seq, int64_t now)
+{
+    struct mt_log_record r = {.boot = boot, .guest_seq = guest_seq, .stream = MT_LOG_STDOUT, .line = (const uint8_t *)line, .len = strlen(line)};
+    uint64_t seq = 0;
+    struct mt_err err = {0};
+    if (mt_log_append(st, &r, now, &seq, &err) < 0)
+        fail_msg("%s", err.msg);
+    return seq;
+}
+
+static void records_come_back_in_order_and_from_any_position(void **s)
+{
+    (void)s;
+    struct mt_log_store *st = open_store();
+    struct mt_log_reader *r = NULL;
+    struct mt_log_record rec;
+    struct mt_err err = {0};
+    char line[32];
+    for (uint64_t i = 1; i <= 100; i++) {
+        (void)snprintf(line, sizeof line, "line %d", (int)i);
+        assert_int_equal(put(st, line, 1, i, 1), i);
+    }
+    assert_int_equal(mt_log_reader_open(dir, INST, 42, &r, &err), 0);
+    for (uint64_t i = 43; i <= 100; i++) {
+        assert_int_equal(mt_log_reader_next(r, &rec, &err), 1);
+        assert_int_equal(rec.seq, i);
+    }
+    assert_memory_equal(rec.line, "line 100", 8);
+    assert_int_equal(mt_log_reader_next(r, &rec, &err), 0);
+    (void)put(st, "later", 1, 101, 1); /* a reader at the end sees what comes: follow */
+    assert_int_equal(mt_log_reader_next(r, &rec, &err), 1);
+    assert_int_equal(rec.seq, 101);
+    mt_log_reader_close(r);
+    mt_log_store_close(st);
+}
+
+static void a_torn_record_is_cut_and_numbers_go_on(void **s)
+{
+    (void)s;
+    struct mt_log_store *st = open_store();
+    struct stat sb;
+    char path[200];
+    uint64_t last = 0;
+    struct mt_err err = {0};
+    (void)put(st, "one", 1, 1, 1);
+    (void)put(st, "two", 1, 2, 1);
+    mt_log_store_close(st);
+    (void)snprintf(path, sizeof path, "%s/" ENV "/" INST "/00000000000000000001.log", dir);
+    assert_int_equal(stat(path, &sb), 0);
+    assert_int_equal(truncate(path, sb.st_size - 2), 0);
+    st = open_store();
+    assert_int_equal(mt_log_next_seq(st), 2);
+    assert_int_equal(put(st, "two again", 1, 2, 1), 2); /* the guest sends it again: it was lost, so it is new */
+    assert_int_equal(put(st, "two again", 1, 2, 1), 0); /* and now it is not */
+    assert_int_equal(put(st, "of the next boot", 2, 1, 1), 3);
+    assert_int_equal(mt_log_last_seq(dir, INST, &last, &err), 0);
+    assert_int_equal(last, 3);
+    mt_log_store_close(st);
+}
+
+static void segments_follow_each_other(void **s)
+{
+    (void)s;
+    struct mt_log_store *st = open_store();
+    struct mt_log_reader *r = NULL;
+    struct mt_log_record rec;
+    struct mt_err err = {0};
+    char *big = malloc(16001);
+    uint64_t n = 0, seen = 0;
+    memset(big, 'x', 16000);
+    big[16000] = '\0';
+    int64_t now = 0;
+    for (uint64_t i = 1; i <= 1200; i++) { /* 19 MB: three segments; slowly, so that nothing is dropped */
+        now += MT_NS_PER_S / 10;
+        n += put(st, big, 1, i, now) != 0;
+    }
+    assert_int_equal(n, 1200);
+    assert_int_equal(mt_log_reader_open(dir, INST, 0, &r, &err), 0);
+    while (mt_log_reader_next(r, &rec, &err) == 1)
+        assert_int_equal(rec.seq, ++seen);
+    assert_int_equal(seen, 1200);
+    mt_log_reader_close(r);
+    mt_log_retain(dir, 7, 9U << 20, mt_clock_wall_us()); /* the oldest goes, the open one stays */
+    assert_int_equal(mt_log_reader_open(dir, INST, 0, &r, &err), 0);
+    assert_int_equal(mt_log_reader_next(r, &rec, &err), 1);
+    assert_true(rec.seq > 400);
+    mt_log_reader_close(r);
+    mt_log_store_close(st);
+    free(big);
+}
+
+static void a_flood_is_cut_and_says_so(void **s)
+{
+    (void)s;
+    struct mt_log_store *st = open_store();
+    struct mt_log_reader *r = NULL;
+    struct mt_log_record rec;
+    struct mt_err err = {0};
+    char *big = malloc(16001);
+    uint64_t kept = 0;
+    bool gap = false;
+    memset(big, 'x', 16000);
+    big[16000] = '\0';
+    for (uint64_t i = 1; i <= 1000; i++)
+        kept += put(st, big, 1, i, MT_NS_PER_S) != 0;
+    assert_true(kept > 500 && kept < 530); /* 8 MiB of burst */
+    assert_true(put(st, "after the flood", 1, 1001, 3 * MT_NS_PER_S) != 0);
+    assert_int_equal(mt_log_reader_open(dir, INST, kept, &r, &err), 0);
+    assert_int_equal(mt_log_reader_next(r, &rec, &err), 1);
+    gap = rec.flags & MT_LOG_GAP && rec.stream == MT_LOG_SYSTEM && memcmp(rec.line, "dropped=", 8) == 0;
+    assert_true(gap);
+    assert_int_equal(mt_log_reader_next(r, &rec, &err), 1);
+    assert_memory_equal(rec.line, "after the flood", 15);
+    mt_log_reader_close(r);
+    mt_log_store_close(st);
+    free(big);
+}
+
+static void foreign_names_open_nothing(void **s)
+{
+    (void)s;
+    struct mt_log_reader *r = NULL;
+    struct mt_err err = {0};
+    assert_int_equal(mt_log_reader_open(dir, "inst_../../../etc/passwd/xxxxxx", 0, &r, &err), -MT_E_INVALID);
+    assert_int_equal(mt_log_reader_open(dir, INST, 0, &r, &err), -MT_E_NOT_FOUND);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(records_come_back_in_order_and_from_any_position, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_torn_record_is_cut_and_numbers_go_on, setup, teardown),
+        cmocka_unit_test_setup_teardown(segments_follow_each_other, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_flood_is_cut_and_says_so, setup, teardown),
+        cmocka_unit_test_setup_teardown(foreign_names_open_nothing, setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
