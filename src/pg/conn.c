@@ -28,7 +28,7 @@ void pg_drop(struct mt_pg *pg)
         PQfinish(pg->conn);
     pg->conn = NULL;
     pg->piping = false;
-    pg->n_ops = 0;
+    pg->ops_first = pg->ops_end = 0;
     pg->lost = true;
     memset(pg->stmts, 0, sizeof pg->stmts);
     pg->n_stmts = 0;

@@ -8,7 +8,7 @@
 
 #define PG_MAGIC 0x70676d74u
 #define STMT_SLOTS 512 /* statements known on one connection, power of two */
-#define PIPE_MAX 1024  /* queued operations between two syncs */
+#define PIPE_MAX 2048  /* queued operations not yet answered, power of two */
 
 enum stmt_state { STMT_NEW = 0, STMT_QUEUED, STMT_READY };
 
@@ -18,7 +18,7 @@ struct stmt_slot {
 };
 
 struct pipe_op {
-    struct stmt_slot *slot;
+    struct stmt_slot *slot; /* NULL: the end of a group */
     bool prepare;
 };
 
@@ -33,7 +33,7 @@ struct mt_pg {
     struct mt_pg_diag diag;
     int n_stmts;
     struct stmt_slot stmts[STMT_SLOTS];
-    int n_ops;
+    unsigned ops_first, ops_end; /* a ring: what was queued and not yet answered */
     struct pipe_op ops[PIPE_MAX];
 };
 

@@ -102,6 +102,10 @@ int mt_pg_pipe_flush(struct mt_pg *pg, struct mt_err *err);
  * (in a transaction: ROLLBACK or ROLLBACK TO first). mt_pg_diag() tells which statement it was.
  */
 int mt_pg_pipe_sync(struct mt_pg *pg, struct mt_pg_res **ret_res, int n, struct mt_err *err);
+/** The two halves of mt_pg_pipe_sync: end a group of statements and send it, without waiting; wait for the oldest group
+ * that was not yet waited for. Groups run one after the other; a failing statement skips the rest of its own group only. */
+int mt_pg_pipe_mark(struct mt_pg *pg, struct mt_err *err);
+int mt_pg_pipe_await(struct mt_pg *pg, struct mt_pg_res **ret_res, int n, struct mt_err *err);
 int mt_pg_pipe_leave(struct mt_pg *pg, struct mt_err *err);
 
 /** Details of the last statement error on this connection. Strings are "" when the server did not say. */

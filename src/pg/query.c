@@ -118,14 +118,14 @@ int mt_pg_pipe_enter(struct mt_pg *pg, struct mt_err *err)
     if (!PQenterPipelineMode(pg->conn))
         return pg_broken(pg, "entering pipeline mode", err);
     pg->piping = true;
-    pg->n_ops = 0;
+    pg->ops_first = pg->ops_end = 0;
     return 0;
 }
 
 static void op_add(struct mt_pg *pg, struct stmt_slot *slot, bool prepare)
 {
-    MT_ASSERT(pg->n_ops < PIPE_MAX);
-    pg->ops[pg->n_ops++] = (struct pipe_op){.slot = slot, .prepare = prepare};
+    MT_ASSERT(pg->ops_end - pg->ops_first < PIPE_MAX);
+    pg->ops[pg->ops_end++ % PIPE_MAX] = (struct pipe_op){.slot = slot, .prepare = prepare};
 }
 
 int mt_pg_pipe_send(struct mt_pg *pg, const struct mt_pg_stmt *stmt, const struct mt_pg_params *p, struct mt_err *err)
@@ -186,7 +186,50 @@ static int op_result(struct mt_pg *pg, const struct pipe_op *op, bool *failed, P
     return r;
 }
 
-int mt_pg_pipe_sync(struct mt_pg *pg, struct mt_pg_res **ret_res, int n, struct mt_err *err)
+int mt_pg_pipe_mark(struct mt_pg *pg, struct mt_err *err)
+{
+    int r = pg_begin(pg, err);
+    if (r < 0)
+        return r;
+    MT_ASSERT(pg->piping);
+    if (!PQpipelineSync(pg->conn))
+        return pg_broken(pg, "sending", err);
+    op_add(pg, NULL, false);
+    return PQflush(pg->conn) < 0 ? pg_broken(pg, "sending", err) : 0;
+}
+
+/* Results of one group up to its end. @failed is set when a statement was refused; -code when the connection is lost. */
+static int group_results(struct mt_pg *pg, struct mt_pg_res **ret_res, int n, int *ret_n, bool *failed, struct mt_err *err)
+{
+    for (;;) {
+        MT_ASSERT(pg->ops_first != pg->ops_end);
+        struct pipe_op op = pg->ops[pg->ops_first++ % PIPE_MAX];
+        PGresult *res = NULL;
+        int r;
+        if (!op.slot) {
+            if ((r = pg_next(pg, &res, err)) < 0)
+                return r;
+            ExecStatusType st = PQresultStatus(res);
+            PQclear(res);
+            return st == PGRES_PIPELINE_SYNC ? 0 : pg_broken(pg, "reading a pipeline", err);
+        }
+        if ((r = op_result(pg, &op, failed, &res, err)) < 0)
+            return r;
+        if (op.prepare || !ret_res) {
+            PQclear(res);
+            continue;
+        }
+        MT_ASSERT(*ret_n < n);
+        ret_res[*ret_n] = res ? mt_pg_res_wrap(res) : NULL;
+        if (res && !ret_res[*ret_n] && !*failed) {
+            (void)MT_FAIL(err, MT_E_NOMEM, "database: no memory for a result");
+            *failed = true;
+        }
+        (*ret_n)++;
+    }
+}
+
+int mt_pg_pipe_await(struct mt_pg *pg, struct mt_pg_res **ret_res, int n, struct mt_err *err)
 {
     struct mt_err local = {.code = MT_OK};
     if (!err)
@@ -194,47 +237,22 @@ int mt_pg_pipe_sync(struct mt_pg *pg, struct mt_pg_res **ret_res, int n, struct 
     int r = pg_begin(pg, err);
     if (r < 0)
         return r;
-    MT_ASSERT(pg->piping);
-    if (!PQpipelineSync(pg->conn))
-        return pg_broken(pg, "sending", err);
-    bool failed = false, oom = false;
-    int at = 0;
-    for (int i = 0; i < pg->n_ops; i++) {
-        PGresult *res = NULL;
-        struct pipe_op op = pg->ops[i];
-        if ((r = op_result(pg, &op, &failed, &res, err)) < 0)
-            goto lost;
-        if (op.prepare) {
-            PQclear(res);
-            continue;
-        }
-        MT_ASSERT(!ret_res || at < n);
-        if (ret_res) {
-            ret_res[at] = res ? mt_pg_res_wrap(res) : NULL;
-            oom |= res && !ret_res[at];
-        } else {
-            PQclear(res);
-        }
-        at++;
-    }
-    pg->n_ops = 0;
-    PGresult *sync = NULL;
-    if ((r = pg_next(pg, &sync, err)) < 0)
-        goto lost;
-    MT_ASSERT(PQresultStatus(sync) == PGRES_PIPELINE_SYNC);
-    PQclear(sync);
-    if (oom)
-        (void)MT_FAIL(err, MT_E_NOMEM, "database: no memory for a result");
-    if (!failed && !oom)
+    bool failed = false;
+    int got = 0;
+    r = group_results(pg, ret_res, n, &got, &failed, err);
+    if (r == 0 && !failed)
         return 0;
-    for (int i = 0; ret_res && i < at; i++)
+    for (int i = 0; ret_res && i < got; i++)
         mt_pg_res_freep(&ret_res[i]);
-    return -(int)err->code;
-lost:
-    for (int i = 0; ret_res && i < at; i++)
-        mt_pg_res_freep(&ret_res[i]);
-    pg_drop(pg);
+    if (r < 0)
+        pg_drop(pg);
     return err->code ? -(int)err->code : MT_FAIL(err, MT_E_UNAVAILABLE, "database: connection lost");
+}
+
+int mt_pg_pipe_sync(struct mt_pg *pg, struct mt_pg_res **ret_res, int n, struct mt_err *err)
+{
+    int r = mt_pg_pipe_mark(pg, err);
+    return r < 0 ? r : mt_pg_pipe_await(pg, ret_res, n, err);
 }
 
 int mt_pg_pipe_leave(struct mt_pg *pg, struct mt_err *err)

@@ -27,6 +27,18 @@ struct batch {
     struct mt_appender_stats *stats; /* written by the appender's thread only */
 };
 
+/* lookup.c */
+extern const struct mt_pg_stmt batch_st_begin, batch_st_lock;
+/** Queue and await the look-ups of @n commands and answer those that are replayed, stale or refused; with @begin in a
+ * transaction that starts here and takes the lock, else under a savepoint. */
+int batch_look_up(struct batch *b, struct mt_cmd **cmds, int n, bool begin, struct mt_err *err);
+/** Numbers of a command's events, from those found for the first event of each aggregate; refuses impossible ones. */
+void batch_give_seqs(struct mt_cmd *c);
+/** Index of the last event before @i of the same aggregate in the command, -1 when there is none. */
+int batch_earlier_of(const struct mt_cmd *c, int i);
+void batch_end_error(struct mt_cmd *c, const struct mt_err *err);
+
+/* batch.c */
 int batch_init(struct batch *b, struct mt_appender_stats *stats, struct mt_err *err);
 void batch_done(struct batch *b);
 /** Session settings of the appender's connection. */
