@@ -445,12 +445,14 @@ static void take_lines(struct mt_pid1 *p, int64_t now)
             take_message(p, &msg, line, len, now);
             continue;
         }
+        p->ignored++;
         if (p->stage == MT_PID1_HANDSHAKE) {
             char detail[280];
             (void)snprintf(detail, sizeof detail, "parse: %s", err.msg);
             fail(p, "config_fetch_failed", detail, now);
+            if (res > 0)
+                continue; /* the line was whole: the connection still serves to say why */
         }
-        p->ignored++;
         drop_control(p, err.msg, now);
     }
 }

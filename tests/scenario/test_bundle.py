@@ -56,6 +56,16 @@ def is_what_its_manifest_says(tmp):
     check(os.path.getsize(os.path.join(path, "initramfs.cpio")) <= 8 << 20, "initramfs is larger than 8 MiB")
 
 
+def init_is_small_and_static(_):
+    size = os.path.getsize(INIT)
+    check(size <= 400 * 1024, "moat-init has %d bytes" % size)
+    with open(INIT, "rb") as f:
+        data = f.read()
+    offset, count = int.from_bytes(data[32:40], "little"), int.from_bytes(data[56:58], "little")
+    kinds = [int.from_bytes(data[offset + 56 * i:offset + 56 * i + 4], "little") for i in range(count)]
+    check(data[:4] == b"\x7fELF" and 3 not in kinds and 2 not in kinds, "moat-init asks for a loader (PT_INTERP or PT_DYNAMIC)")
+
+
 def second_call_does_nothing(tmp):
     out = os.path.join(tmp, "a")
     path = built(out)
@@ -112,7 +122,7 @@ def main():
         return 0
     failed = 0
     with tempfile.TemporaryDirectory(prefix="moat-bundle-") as tmp:
-        for case in (is_what_its_manifest_says, second_call_does_nothing, same_input_gives_same_bytes, damage_is_mended,
+        for case in (is_what_its_manifest_says, init_is_small_and_static, second_call_does_nothing, same_input_gives_same_bytes, damage_is_mended,
                      errors_name_thing_and_mend):
             name = case.__name__.replace("_", " ")
             try:

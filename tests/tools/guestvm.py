@@ -184,6 +184,11 @@ class Guest:
     def since_start(self):
         return time.monotonic() - self.t0
 
+    def qemu_cpu_seconds(self):
+        with open("/proc/%d/stat" % self.qemu.pid) as f:
+            fields = f.read().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def end(self):
         """stop what still runs, remove everything; harmless after a clean end"""
         for p in (self.qemu, self.vsock):
