@@ -172,7 +172,7 @@ static int dec_vmm(const json_t *json, struct mt_heartbeat *h, struct mt_err *er
         return rc;
     if ((rc = mt_json_get_str(o, "driver", 32, &h->vmm_driver, err)) < 0 ||
         (rc = mt_json_get_str(o, "accel", 32, &h->vmm_accel, err)) < 0 ||
-        (rc = mt_json_opt_str(o, "reason", 256, "", &h->vmm_reason, err)) < 0)
+        (rc = mt_json_opt_str(o, "reason", 1024, "", &h->vmm_reason, err)) < 0)
         return mt_err_wrap(err, "vmm");
     return 0;
 }
