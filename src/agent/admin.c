@@ -280,7 +280,8 @@ void mt_admin_stop_all_done(struct mt_admin *ad, bool clean)
         struct client *c = MT_CONTAINER(n, struct client, link);
         if (!c->waits_stop)
             continue;
-        mt_buf_printf(&c->out, "{\"stopped\":true,\"clean\":%s}\n", clean ? "true" : "false");
+        mt_buf_printf(&c->out, "{\"stopped\":true,\"clean\":%s%s}\n", clean ? "true" : "false",
+                      clean ? "" : ",\"error\":{\"code\":\"timeout\",\"message\":\"not everything ended in time; see the agent's log\"}");
         c->closing = true;
         (void)flush(c);
     }

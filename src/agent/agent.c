@@ -409,6 +409,7 @@ static void boot_done(void *arg)
         mt_log(MT_ERROR, "bundle.not_found", KV_ERR(&j->err));
     }
     free(j);
+    mt_control_beat_now(a->control); /* the scheduler waits for the driver */
     mt_agent_look_soon(a);
 }
 

@@ -297,6 +297,12 @@ void mt_control_applied(struct mt_control *c, uint64_t cursor, bool any)
     (void)pthread_mutex_unlock(&c->lock);
 }
 
+void mt_control_beat_now(struct mt_control *c)
+{
+    if (c)
+        mt_loop_timer_after(c->beat_timer, 0);
+}
+
 bool mt_control_reachable(const struct mt_control *c)
 {
     return c && atomic_load(&c->reachable);

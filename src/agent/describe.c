@@ -217,9 +217,9 @@ struct finding {
 static int put_finding(const struct finding *f, struct mt_buf *out, struct mt_err *err)
 {
     static const char *const levels[] = {"ok", "warn", "fail"};
-    json_t *o = json_pack("{s:s, s:s}", "check", f->check, "level", levels[f->level]);
+    json_t *o = json_pack("{s:s, s:s}", "check", f->check, "severity", levels[f->level]);
     if (o && f->detail)
-        (void)mt_json_set_str(o, "detail", f->detail);
+        (void)mt_json_set_str(o, "finding", f->detail);
     if (o && f->level > 0 && f->mend)
         (void)mt_json_set_str(o, "mend", f->mend);
     return put_line(o, out, err);

@@ -103,8 +103,15 @@ static void list_work(void *arg)
     }
     j->table = mt_fw_present(j->a->fw);
     list_all(j);
-    if (j->retain)
+    struct mt_image_gc_report gc;
+    if (mt_image_gc(j->a->images, mt_clock_wall_us() / 1000000, &gc, &err) < 0)
+        mt_log(MT_WARN, "image.gc_failed", KV_ERR(&err));
+    if (j->retain) {
+        char key[MT_IMAGE_KEY_HEX + 1];
         mt_log_retain(j->a->conf.logs_dir, j->a->conf.log_retention_days, j->a->conf.log_max_bytes, mt_clock_wall_us());
+        if (mt_image_verify_next(j->a->images, key, &err) < 0)
+            mt_log(MT_ERROR, "image.quarantined", KV("key", key), KV_ERR(&err));
+    }
 }
 
 /* ---- what is explained by a state -------------------------------------------------------- */

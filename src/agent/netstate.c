@@ -2,6 +2,7 @@
 /* The node's own network state. See netstate.h; networking.md §4, §5, rulings R28, R29. */
 #include "agent/netstate.h"
 
+#include "agent/control.h"
 #include "agent/instance/inst.h"
 #include "agent/instance/state.h"
 #include "agent/net/tap.h"
@@ -186,6 +187,8 @@ static void net_done(void *arg)
     } else {
         if (!a->fw_loaded)
             mt_log(MT_INFO, "network.loaded", KV("mode", a->conf.host_firewall), KV("egress", j->fw.egress_mode));
+        if (!a->fw_loaded)
+            mt_control_beat_now(a->control);
         a->fw_loaded = true;
         mt_agent_look_soon(a);
     }

@@ -262,6 +262,70 @@ class Suite:
         want(r["restart_count"] == 1, r)
         self.gone(i)
 
+    def table_comes_back(self):
+        """somebody deletes the table: the next start brings all of it back before its tap is up"""
+        kit.sh("nft", "delete", "table", "inet", "moat")
+        wl, _ = self.run_one()
+        rules = kit.sh("nft", "list", "table", "inet", "moat")
+        want(self.long["network"]["overlay_ipv6"] + " . 8080" in rules and wl["network"]["overlay_ipv6"] + " . 8080" in rules, rules)
+        self.gone(wl["instance_id"])
+
+    def orphans_go_and_strangers_stay(self):
+        ours, theirs = os.path.join(self.w.dir, "scratch", kit.ulid() + "-1.ext4"), os.path.join(self.w.dir, "scratch", "notes.txt")
+        for path in (ours, theirs):
+            open(path, "w").close()
+        for name in ("mt01234", "mtfoo", "mt012345"):
+            kit.sh("ip", "tuntap", "add", "dev", name, "mode", "tap")
+        self.w.kill()
+        self.w.start()
+        kit.wait_for("orphans to go", lambda: not os.path.exists(ours) and "mt01234:" not in kit.sh("ip", "-o", "link"), 15)
+        links = kit.sh("ip", "-o", "link")
+        want("mtfoo:" in links and "mt012345:" in links and os.path.exists(theirs), "something of a stranger was removed")
+        for name in ("mtfoo", "mt012345"):
+            kit.sh("ip", "link", "del", name)
+        os.unlink(theirs)
+        want(self.w.describe(self.long["instance_id"])["phase"] == "ready", "the live VM suffered")
+
+    def refuses_what_it_cannot_hold(self):
+        wl = self.w.workload(self.image, memory=4 << 20)
+        self.c.want(wl["instance_id"], workload=wl)
+        r = self.c.wait_status(wl["instance_id"], "booting", 20, status_detail="backoff")
+        want(r["reason_code"] == "node_capacity_exceeded" and "memory" in r["reason_detail"], r)
+        self.gone(wl["instance_id"])
+        wl = self.w.workload(self.image, required_features=["teleport"])
+        self.c.want(wl["instance_id"], workload=wl)
+        r = self.c.wait_status(wl["instance_id"], "failed", 20)
+        want(r["reason_code"] == "spec_unsupported" and "required_features" in r["reason_detail"], r)
+        self.gone(wl["instance_id"])
+        wl = self.w.workload(self.image)
+        wl["network"]["overlay_ipv6"] = "2001:db8::1"
+        self.c.want(wl["instance_id"], workload=wl)
+        r = self.c.wait_status(wl["instance_id"], "booting", 20, status_detail="backoff")
+        want(r["reason_code"] == "network_setup_failed" and "address_not_local" in r["reason_detail"], r)
+        self.gone(wl["instance_id"])
+
+    def several_at_once(self):
+        all_of = [self.w.workload(self.image) for _ in range(3)]
+        for wl in all_of:
+            self.c.want(wl["instance_id"], workload=wl)
+        most = 0
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            rows = {r["instance_id"]: r["phase"] for r in self.w.ask({"op": "list"})}
+            most = max(most, sum(rows.get(w["instance_id"]) == "booting" for w in all_of))
+            if all(rows.get(w["instance_id"]) == "ready" for w in all_of):
+                break
+            time.sleep(0.05)
+        else:
+            raise AssertionError("not all became ready: %s" % rows)
+        want(most <= os.cpu_count(), "%d boots at once on %d cores" % (most, os.cpu_count()))
+        for wl in all_of:
+            self.gone(wl["instance_id"])
+
+    def keeps_no_descriptors(self):
+        n = len(os.listdir("/proc/%d/fd" % self.w.proc.pid))
+        want(n < 64, "%d descriptors with one VM" % n)
+
     def memory_is_small(self):
         with open("/proc/%d/smaps_rollup" % self.w.proc.pid) as f:
             pss = [int(l.split()[1]) for l in f if l.startswith("Pss:")][0]
@@ -298,7 +362,8 @@ def main():
                  "adopted_after_kill", "adopted_while_booting", "exit_codes", "exit_while_agent_is_away", "restarts_with_backoff",
                  "missing_program", "out_of_memory", "unhealthy_ends", "bad_image", "vm_death_is_seen", "drain_waits_then_stops",
                  "replaced_in_place", "absence_needs_two_plans", "stale_and_foreign_plans", "control_away", "heartbeat_says_enough",
-                 "memory_is_small"]
+                 "table_comes_back", "orphans_go_and_strangers_stay", "refuses_what_it_cannot_hold", "several_at_once",
+                 "keeps_no_descriptors", "memory_is_small"]
         for name in names:
             if not only or name in only or name == "boots_to_ready":
                 report.case("agent: " + name.replace("_", " "), getattr(suite, name))

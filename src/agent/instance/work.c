@@ -32,6 +32,7 @@ struct mt_job {
     const struct mt_workload *spec; /* in->spec, which stays while a job runs */
     atomic_bool *cancelled;
     uint32_t mtu, overhead_mib;
+    struct mt_limits limits; /* the smaller of the process's and the node's; 0 = off */
     bool has_node;
     struct in6_addr node, guest;
     /* results */
@@ -52,6 +53,24 @@ static int64_t wall(void)
     return mt_clock_wall_us();
 }
 
+/* 0 means no limit on that side (ruling R11). */
+static uint64_t smaller(uint64_t a, uint64_t b)
+{
+    return a == 0 || (b != 0 && b < a) ? b : a;
+}
+
+static struct mt_limits limits_of(const struct mt_inst *in)
+{
+    struct mt_limits own = in->spec ? in->spec->limits : (struct mt_limits){0};
+    struct mt_limits node = in->a->plan ? in->a->plan->node_config.limits : (struct mt_limits){0};
+    return (struct mt_limits){
+        .disk_bytes_per_second = smaller(own.disk_bytes_per_second, node.disk_bytes_per_second),
+        .disk_ops_per_second = smaller(own.disk_ops_per_second, node.disk_ops_per_second),
+        .net_bytes_per_second = smaller(own.net_bytes_per_second, node.net_bytes_per_second),
+        .net_packets_per_second = smaller(own.net_packets_per_second, node.net_packets_per_second),
+    };
+}
+
 static struct mt_job *job_new(struct mt_inst *in, enum job_kind kind)
 {
     struct mt_job *j = calloc(1, sizeof *j);
@@ -68,6 +87,7 @@ static struct mt_job *job_new(struct mt_inst *in, enum job_kind kind)
     j->cancelled = &in->cancelled;
     j->mtu = in->spec && in->spec->network.mtu ? in->spec->network.mtu : in->a->net.mtu;
     j->overhead_mib = mt_agent_overhead_mib(in->a);
+    j->limits = limits_of(in);
     j->has_node = in->a->net.has_node;
     j->node = in->a->net.node;
     (void)inet_pton(AF_INET6, in->st.address, &j->guest);
@@ -321,9 +341,9 @@ static int do_vm(struct mt_job *j)
     mt_tap_macs(j->st.slot, host_mac, s.guest_mac);
     s.root = (struct mt_vmm_disk){.path = j->disk.path, .read_only = true};
     s.scratch = (struct mt_vmm_disk){.path = scratch,
-                                     .bytes_per_s = w->limits.disk_bytes_per_second,
-                                     .ops_per_s = w->limits.disk_ops_per_second};
-    s.net_rx_bytes_per_s = s.net_tx_bytes_per_s = w->limits.net_bytes_per_second;
+                                     .bytes_per_s = j->limits.disk_bytes_per_second,
+                                     .ops_per_s = j->limits.disk_ops_per_second};
+    s.net_rx_bytes_per_s = s.net_tx_bytes_per_s = j->limits.net_bytes_per_second;
     (void)rename(console, old); /* the ring of the attempt before stays readable */
 
     if (record(j, MT_STEP_JAIL) < 0)
