@@ -240,6 +240,8 @@ static int start(struct program *p, struct mt_err *err)
         return -(int)err->code;
     mt_vs_vhost_init(&p->vhost, p->vhost_fd, p->cid);
     mt_vs_mux_init(&p->mux, p->cid, p->epoll_fd, dial, p);
+    char now[MT_RFC3339_LEN];
+    (void)mt_rfc3339(0, now); /* the C library opens its time zone file at the first date: now, or a log line ends us later */
     return mt_vs_sandbox_enter(err);
 }
 
