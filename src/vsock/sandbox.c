@@ -24,7 +24,6 @@ static const int allowed[] = {
     SCMP_SYS(mprotect),     SCMP_SYS(sigaltstack),   SCMP_SYS(getpid),       SCMP_SYS(gettid),
     SCMP_SYS(tgkill),       SCMP_SYS(rt_sigprocmask), SCMP_SYS(rt_sigaction), SCMP_SYS(openat),
     SCMP_SYS(readlink),     SCMP_SYS(getrlimit),     SCMP_SYS(prlimit64),    SCMP_SYS(sched_yield),
-    SCMP_SYS(prctl),        SCMP_SYS(clone),         SCMP_SYS(wait4),        SCMP_SYS(ptrace),
 #endif
 };
 
