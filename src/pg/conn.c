@@ -170,6 +170,17 @@ bool mt_pg_alive(const struct mt_pg *pg)
     return pg->conn != NULL;
 }
 
+bool mt_pg_idle_check(struct mt_pg *pg)
+{
+    MT_CHECK(pg, PG_MAGIC);
+    if (!pg->conn)
+        return false;
+    struct pollfd p = {.fd = PQsocket(pg->conn), .events = POLLIN};
+    if (poll(&p, 1, 0) > 0 && (!PQconsumeInput(pg->conn) || PQstatus(pg->conn) == CONNECTION_BAD))
+        pg_drop(pg);
+    return pg->conn != NULL;
+}
+
 int mt_pg_reset(struct mt_pg *pg, struct mt_err *err)
 {
     MT_CHECK(pg, PG_MAGIC);

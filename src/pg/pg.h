@@ -72,6 +72,8 @@ void mt_pg_freep(struct mt_pg **pg);
 #define mt_auto_pg __attribute__((cleanup(mt_pg_freep)))
 /** False once the connection was lost or dropped; only mt_pg_reset or mt_pg_free make sense then. */
 bool mt_pg_alive(const struct mt_pg *pg);
+/** With nothing under way: notice that the server closed the connection. Returns mt_pg_alive. */
+bool mt_pg_idle_check(struct mt_pg *pg);
 /** Connect again with the same configuration. */
 int mt_pg_reset(struct mt_pg *pg, struct mt_err *err);
 /** Deadline of the following calls, milliseconds each. */
@@ -91,6 +93,8 @@ int mt_pg_exec(struct mt_pg *pg, const char *sql, struct mt_err *err);
 /* Pipelines: queue statements, then wait once. Between enter and the last sync only these calls are allowed.
  *   mt_pg_pipe_enter(pg); mt_pg_pipe_send(pg, &a, &pa); mt_pg_pipe_send(pg, &b, &pb); mt_pg_pipe_sync(pg, res, 2); ... leave */
 int mt_pg_pipe_enter(struct mt_pg *pg, struct mt_err *err);
+/** As enter, harmless when the connection is in pipeline mode already. */
+int mt_pg_pipe_enter_once(struct mt_pg *pg, struct mt_err *err);
 /** Queue one statement; @p may be NULL. Sent when the buffer fills, or by sync. */
 int mt_pg_pipe_send(struct mt_pg *pg, const struct mt_pg_stmt *stmt, const struct mt_pg_params *p, struct mt_err *err);
 /** Hand what is queued to the server now, without waiting, so that it works while more is being built. */

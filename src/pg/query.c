@@ -122,6 +122,11 @@ int mt_pg_pipe_enter(struct mt_pg *pg, struct mt_err *err)
     return 0;
 }
 
+int mt_pg_pipe_enter_once(struct mt_pg *pg, struct mt_err *err)
+{
+    return pg->conn && pg->piping ? 0 : mt_pg_pipe_enter(pg, err);
+}
+
 static void op_add(struct mt_pg *pg, struct stmt_slot *slot, bool prepare)
 {
     MT_ASSERT(pg->ops_end - pg->ops_first < PIPE_MAX);

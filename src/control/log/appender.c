@@ -12,11 +12,15 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 #define APPENDER_MAGIC 0x61706d74u
 #define QUEUE_MAX 1024
 #define RECONNECT_NS (200 * MT_NS_PER_MS)
 #define SETTLE_NS (15 * MT_NS_PER_S)
+#define FLIGHTS_MAX 2
+#define AHEAD_MIN 2 /* fewer commands than this never start a flight behind another */
 #define KEYS_MAX 32768 /* slots of the set of touched keys, power of two; a batch notes at most 4096 * 2 + 128 * 65 */
 
 struct mt_appender {
@@ -30,6 +34,8 @@ struct mt_appender {
     pthread_cond_t work;
     struct mt_list queue;
     int waiting;
+    int wake_at;  /* with so many waiting, wake_fd is written: the thread waits for a flight; 0: it waits on `work` */
+    int wake_fd;
     bool stop;
     struct mt_appender_stats stats; /* copy for readers */
 
@@ -41,6 +47,8 @@ struct mt_appender {
     uint64_t *keys;     /* open-addressed set of touched rows */
     uint32_t *used;     /* its slots in use, to clear them */
     uint32_t n_used;
+    struct flight flights[FLIGHTS_MAX]; /* in the air, oldest first */
+    int n_flights;
 };
 
 /* ---- choosing ---- */
@@ -168,6 +176,7 @@ static void answer_all(struct mt_appender *ap, struct mt_cmd **cmds, int n)
 static int connect_now(struct mt_appender *ap, struct mt_err *err)
 {
     int r = ap->batch.pg ? mt_pg_reset(ap->batch.pg, err) : mt_pg_connect(&ap->pg, &ap->batch.pg, err);
+    ap->batch.trusted = false;
     if (r == 0)
         r = batch_session(&ap->batch, err);
     if (r == 0 && ap->session_sql)
@@ -198,57 +207,165 @@ static bool connected(struct mt_appender *ap)
     return false;
 }
 
-/* The connection went while COMMIT was on its way: only the log itself can tell. */
-static int settle(struct mt_appender *ap, struct mt_cmd **cmds, int n, struct mt_err *err)
+/* The database is away: what waits is told so at once, not when its time is up. */
+static void refuse_waiting(struct mt_appender *ap, const struct mt_err *why)
+{
+    for (;;) {
+        struct mt_cmd *cmds[BATCH_CMDS_MAX];
+        (void)pthread_mutex_lock(&ap->mutex);
+        int n = choose(ap, cmds);
+        (void)pthread_mutex_unlock(&ap->mutex);
+        if (n == 0)
+            return;
+        for (int i = 0; i < n; i++)
+            fail_with(cmds[i], why);
+        answer_all(ap, cmds, n);
+    }
+}
+
+/* The connection went while COMMIT was on its way: only the log itself can tell. 1 committed, 0 not, -code no answer. */
+static int settle(struct mt_appender *ap, int64_t head, const uint8_t hash[32], struct mt_err *err)
 {
     int64_t end = mt_clock_mono() + SETTLE_NS;
-    struct mt_err why = {0};
     do {
-        int r = connect_now(ap, &why);
+        struct mt_err why = {0};
+        int r = ap->batch.pg && mt_pg_alive(ap->batch.pg) ? 0 : connect_now(ap, &why);
         if (r == 0)
-            r = batch_settle(&ap->batch, &why);
+            r = batch_settle_at(&ap->batch, head, hash, &why);
         if (r >= 0) {
             ap->own.reconnects++;
-            mt_log(MT_INFO, "appender.settled", KV("committed", r == 1), KV("head", ap->batch.head));
-            if (r == 1)
-                batch_finish(&ap->batch, cmds, n);
+            mt_log(MT_INFO, "appender.settled", KV("committed", r == 1), KV("head", head));
             return r;
         }
+        refuse_waiting(ap, &why);
         (void)poll(NULL, 0, 100);
     } while (mt_clock_mono() < end);
     return mt_err_wrap(err, "outcome unknown, ask again with the same idempotency key");
 }
 
-static void run(struct mt_appender *ap, struct mt_cmd **cmds, int n)
+/* Publish and answer. @r < 0: what has no outcome of its own gets @err. */
+static void conclude(struct mt_appender *ap, struct mt_cmd **cmds, int n, int64_t head, int r, const struct mt_err *err)
 {
-    struct mt_err err = {0};
-    int r;
-    if (!connected(ap)) {
-        err = ap->away;
-        r = -(int)MT_E_UNAVAILABLE;
-    } else {
-        r = batch_run(&ap->batch, cmds, n, &err);
-        /* An idle connection may have died long ago; nothing was sent under it that could have been committed. */
-        if (r < 0 && !mt_pg_alive(ap->batch.pg) && !ap->batch.committing && err.code == MT_E_UNAVAILABLE &&
-            connect_now(ap, &ap->away) == 0) {
-            memset(&ap->away, 0, sizeof ap->away);
-            ap->own.reconnects++;
-            r = batch_run(&ap->batch, cmds, n, &err);
-        }
-        if (r < 0 && ap->batch.committing && settle(ap, cmds, n, &err) == 1)
-            r = 0;
-    }
     bool any = false;
     for (int i = 0; i < n; i++) {
         any |= cmds[i]->done.end == MT_END_DONE;
         if (r < 0 && cmds[i]->done.end != MT_END_DONE)
-            fail_with(cmds[i], &err);
+            fail_with(cmds[i], err);
     }
     if (r < 0)
-        mt_log(MT_WARN, "appender.batch_failed", KV("commands", n), KV_ERR(&err));
+        mt_log(MT_WARN, "appender.batch_failed", KV("commands", n), KV_ERR(err));
     if (any && ap->head)
-        mt_log_head_publish(ap->head, ap->batch.head);
+        mt_log_head_publish(ap->head, head);
     answer_all(ap, cmds, n);
+}
+
+/* The long way: look-ups first. Nothing is in the air. */
+static void run(struct mt_appender *ap, struct mt_cmd **cmds, int n)
+{
+    struct mt_err err = {0};
+    int r = connected(ap) ? mt_pg_pipe_leave(ap->batch.pg, &err) : -(int)MT_E_UNAVAILABLE;
+    if (!ap->batch.pg || r < 0)
+        err = ap->away.code ? ap->away : err;
+    if (r == 0)
+        r = batch_run(&ap->batch, cmds, n, &err);
+    /* An idle connection may have died long ago; nothing was sent under it that could have been committed. */
+    if (r < 0 && ap->batch.pg && !mt_pg_alive(ap->batch.pg) && !ap->batch.committing && err.code == MT_E_UNAVAILABLE &&
+        connect_now(ap, &ap->away) == 0) {
+        memset(&ap->away, 0, sizeof ap->away);
+        ap->own.reconnects++;
+        r = batch_run(&ap->batch, cmds, n, &err);
+    }
+    int64_t head = ap->batch.head;
+    if (r < 0 && ap->batch.committing) {
+        uint8_t hash[32];
+        memcpy(hash, ap->batch.hash, 32);
+        ap->batch.committing = false;
+        int fate = settle(ap, head, hash, &err);
+        if (fate == 1)
+            batch_finish(&ap->batch, cmds, n);
+        r = fate == 1 ? 0 : r;
+    }
+    conclude(ap, cmds, n, head, r, &err);
+}
+
+/* A flight failed: find out what became of each, run again what did not take effect. */
+static void recover(struct mt_appender *ap, struct mt_err *err)
+{
+    struct flight all[FLIGHTS_MAX];
+    int n = ap->n_flights;
+    memcpy(all, ap->flights, (size_t)n * sizeof *all);
+    ap->n_flights = 0;
+    bool lost = batch_ground(&ap->batch, n - 1, &(struct mt_err){0}) < 0;
+    for (int i = 0; i < n; i++) {
+        int fate = lost ? settle(ap, all[i].head, all[i].hash, err) : 0;
+        if (fate == 1)
+            batch_finish(&ap->batch, all[i].cmds, all[i].n);
+        if (fate == 0)
+            run(ap, all[i].cmds, all[i].n);
+        else
+            conclude(ap, all[i].cmds, all[i].n, all[i].head, fate, err);
+    }
+}
+
+static void land_oldest(struct mt_appender *ap)
+{
+    struct mt_err err = {0};
+    struct flight *f = &ap->flights[0];
+    if (batch_land(&ap->batch, f, &err) < 0) {
+        recover(ap, &err);
+        return;
+    }
+    struct flight done = *f;
+    ap->n_flights--;
+    memmove(ap->flights, ap->flights + 1, (size_t)ap->n_flights * sizeof *ap->flights);
+    conclude(ap, done.cmds, done.n, done.head, 0, &err);
+}
+
+static void dispatch(struct mt_appender *ap, struct mt_cmd **cmds, int n)
+{
+    struct mt_err err = {0};
+    if (ap->n_flights == 0 && ap->batch.pg)
+        (void)mt_pg_idle_check(ap->batch.pg); /* a connection that died while idle has nothing in the air to be unsure of */
+    int r = ap->batch.pg && mt_pg_alive(ap->batch.pg) ? batch_ahead(&ap->batch, cmds, n, &ap->flights[ap->n_flights], &err) : 0;
+    if (r == 1) {
+        ap->n_flights++;
+        return;
+    }
+    /* The long way. A connection lost just now was lost with the flights; landing them finds that out, and what was queued
+     * for this one without its COMMIT has no effect. */
+    while (ap->n_flights > 0)
+        land_oldest(ap);
+    run(ap, cmds, n);
+}
+
+/* Wait until something is to be done; returns the commands of the next batch, 0 when a flight landed or is about to. */
+static int next_batch(struct mt_appender *ap, struct mt_cmd **cmds, bool *ret_stop)
+{
+    (void)pthread_mutex_lock(&ap->mutex);
+    while (ap->n_flights == 0 && mt_list_empty(&ap->queue) && !ap->stop)
+        (void)pthread_cond_wait(&ap->work, &ap->mutex);
+    *ret_stop = ap->stop && ap->n_flights == 0;
+    int ahead = ap->n_flights > 0 ? ap->flights[ap->n_flights - 1].n / 2 : 0;
+    int enough = ahead > AHEAD_MIN ? ahead : AHEAD_MIN;
+    int n = 0;
+    if (!ap->stop && (ap->n_flights == 0 || (ap->n_flights < FLIGHTS_MAX && ap->waiting >= enough)))
+        n = choose(ap, cmds);
+    ap->wake_at = n == 0 && ap->n_flights > 0 && ap->n_flights < FLIGHTS_MAX ? enough : 0;
+    (void)pthread_mutex_unlock(&ap->mutex);
+    return n;
+}
+
+/* With a flight in the air: until its answer comes or enough commands wait for the next one. True: land it. */
+static bool await_flight(struct mt_appender *ap)
+{
+    struct pollfd p[2] = {{.fd = mt_pg_fd(ap->batch.pg), .events = POLLIN}, {.fd = ap->wake_fd, .events = POLLIN}};
+    if (ap->n_flights == FLIGHTS_MAX || p[0].fd < 0)
+        return true;
+    (void)poll(p, 2, 1000);
+    uint64_t count;
+    if (p[1].revents && read(ap->wake_fd, &count, sizeof count) < 0)
+        return true;
+    return p[0].revents != 0 || !p[1].revents;
 }
 
 static void *appender_main(void *arg)
@@ -258,16 +375,14 @@ static void *appender_main(void *arg)
     (void)pthread_setname_np(pthread_self(), "appender");
     for (;;) {
         struct mt_cmd *cmds[BATCH_CMDS_MAX];
-        (void)pthread_mutex_lock(&ap->mutex);
-        while (mt_list_empty(&ap->queue) && !ap->stop)
-            (void)pthread_cond_wait(&ap->work, &ap->mutex);
-        if (ap->stop) {
-            (void)pthread_mutex_unlock(&ap->mutex);
+        bool stop = false;
+        int n = next_batch(ap, cmds, &stop);
+        if (stop)
             break;
-        }
-        int n = choose(ap, cmds);
-        (void)pthread_mutex_unlock(&ap->mutex);
-        run(ap, cmds, n);
+        if (n > 0)
+            dispatch(ap, cmds, n);
+        else if (ap->n_flights > 0 && await_flight(ap))
+            land_oldest(ap);
     }
     return NULL;
 }
@@ -292,6 +407,9 @@ int mt_appender_new(const struct mt_appender_conf *conf, struct mt_appender **re
     mt_list_init(&ap->queue);
     MT_ASSERT(pthread_mutex_init(&ap->mutex, NULL) == 0 && pthread_cond_init(&ap->work, NULL) == 0);
     int r = 0;
+    ap->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (ap->wake_fd < 0)
+        r = MT_FAIL_ERRNO(err, MT_E_IO, "eventfd");
     if (!ap->pg.conninfo || !ap->keys || !ap->used || (conf->pg.role && !ap->pg.role) || (conf->session_sql && !ap->session_sql))
         r = MT_FAIL(err, MT_E_NOMEM, "no memory for the appender");
     if (r == 0)
@@ -334,6 +452,8 @@ void mt_appender_free(struct mt_appender *ap)
     memcpy(&conninfo, &ap->pg.conninfo, sizeof conninfo);
     free(role);
     free(conninfo);
+    if (ap->wake_fd >= 0)
+        (void)close(ap->wake_fd);
     free(ap->session_sql);
     free(ap->keys);
     free(ap->used);
@@ -357,8 +477,15 @@ static int enqueue(struct mt_appender *ap, struct mt_cmd *cmd, struct mt_err *er
         r = MT_FAIL(err, MT_E_LIMIT, "%d commands wait already", QUEUE_MAX);
     if (r == 0) {
         mt_list_push_back(&ap->queue, &cmd->link);
-        if (ap->waiting++ == 0)
+        const uint64_t one = 1;
+        ap->waiting++;
+        if (ap->wake_at > 0 && ap->waiting >= ap->wake_at) {
+            ap->wake_at = 0;
+            if (write(ap->wake_fd, &one, sizeof one) < 0)
+                mt_log(MT_ERROR, "appender.wake_failed", KV("errno", errno));
+        } else if (ap->waiting == 1) {
             (void)pthread_cond_signal(&ap->work);
+        }
     }
     (void)pthread_mutex_unlock(&ap->mutex);
     return r;

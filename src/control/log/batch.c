@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define CAREFUL_BATCHES 8
+
 static const struct mt_pg_stmt st_commit = {"log_commit", "COMMIT"};
 static const struct mt_pg_stmt st_release = {"log_release", "RELEASE SAVEPOINT one_command"};
 static const struct mt_pg_stmt st_insert = {
@@ -51,7 +53,8 @@ int batch_init(struct batch *b, struct mt_appender_stats *stats, struct mt_err *
     mt_buf_init(&b->scratch, 1u << 20);
     b->proj = calloc(BATCH_EVENTS_MAX, sizeof *b->proj);
     b->rounds = calloc(BATCH_EVENTS_MAX, sizeof *b->rounds);
-    if (b->proj && b->rounds)
+    b->seqs = batch_seqs_new();
+    if (b->proj && b->rounds && b->seqs)
         return 0;
     batch_done(b);
     return MT_FAIL(err, MT_E_NOMEM, "no memory for the appender");
@@ -71,6 +74,8 @@ void batch_done(struct batch *b)
     mt_buf_done(&b->scratch);
     free(b->proj);
     free(b->rounds);
+    batch_seqs_free(b->seqs);
+    b->seqs = NULL;
     b->proj = NULL;
     b->rounds = NULL;
 }
@@ -159,7 +164,7 @@ static void put_idem(struct batch *b, struct mt_cmd *c)
 }
 
 /* Ids, replies, chain and arrays of all commands still in. Returns the number of events. */
-static int gather(struct batch *b, struct mt_cmd **cmds, int n, int64_t now, struct mt_err *err)
+int batch_gather(struct batch *b, struct mt_cmd **cmds, int n, int64_t now, struct mt_err *err)
 {
     for (int i = 0; i < COL_MAX; i++)
         mt_pg_arr_clear(&b->cols[i]);
@@ -234,6 +239,14 @@ static int send_idem(struct batch *b, int64_t now, struct mt_err *err)
     return r < 0 ? r : 1;
 }
 
+int batch_send_writes(struct batch *b, int events, int64_t now, struct mt_err *err)
+{
+    int views, idem, r = send_events(b, now, err);
+    if (r < 0 || (r = views = send_views(b, events, err)) < 0 || (r = idem = send_idem(b, now, err)) < 0)
+        return r;
+    return 1 + views + idem;
+}
+
 static int send_counter(struct batch *b, struct mt_err *err)
 {
     struct mt_pg_params p;
@@ -292,19 +305,12 @@ static int run_sides(struct batch *b, struct mt_cmd **cmds, int n, int before, s
 static int write_all(struct batch *b, struct mt_cmd **cmds, int n, int *ret_events, struct mt_err *err)
 {
     int64_t now = mt_clock_wall_us();
-    int events = gather(b, cmds, n, now, err), sent = 0, r;
+    int events = batch_gather(b, cmds, n, now, err), sent = 0, r;
     *ret_events = events;
     if (events <= 0)
         return events;
-    if ((r = mt_pg_pipe_enter(b->pg, err)) < 0 || (r = send_events(b, now, err)) < 0)
+    if ((r = mt_pg_pipe_enter(b->pg, err)) < 0 || (r = sent = batch_send_writes(b, events, now, err)) < 0)
         return r;
-    sent++;
-    if ((r = send_views(b, events, err)) < 0)
-        return r;
-    sent += r;
-    if ((r = send_idem(b, now, err)) < 0)
-        return r;
-    sent += r;
     b->head += events;
     return has_sides(cmds, n) ? run_sides(b, cmds, n, sent, err) : 0;
 }
@@ -336,10 +342,16 @@ static int rollback(struct batch *b, const char *sql)
     return 0;
 }
 
-static int commit(struct batch *b, struct mt_err *err)
+int batch_send_commit(struct batch *b, struct mt_err *err)
 {
     int r = send_counter(b, err);
-    if (r < 0 || (r = mt_pg_pipe_send(b->pg, &st_commit, NULL, err)) < 0)
+    return r < 0 ? r : mt_pg_pipe_send(b->pg, &st_commit, NULL, err);
+}
+
+static int commit(struct batch *b, struct mt_err *err)
+{
+    int r = batch_send_commit(b, err);
+    if (r < 0)
         return r;
     b->committing = true;
     r = mt_pg_pipe_sync(b->pg, NULL, 0, err);
@@ -408,32 +420,51 @@ static int run_singly(struct batch *b, struct mt_cmd **cmds, int n, struct mt_er
     return r;
 }
 
-int batch_run(struct batch *b, struct mt_cmd **cmds, int n, struct mt_err *err)
+static void trust(struct batch *b, struct mt_cmd **cmds, int n)
+{
+    b->trusted = true;
+    for (int i = 0; i < n; i++)
+        for (int k = 0; cmds[i]->done.end == MT_END_DONE && k < cmds[i]->n_events; k++)
+            batch_seqs_put(b->seqs, &cmds[i]->events[k]);
+}
+
+static int run_set(struct batch *b, struct mt_cmd **cmds, int n, struct mt_err *err)
 {
     int events = 0;
+    int64_t was = b->head;
+    uint8_t was_hash[32];
+    memcpy(was_hash, b->hash, 32);
+    int r = batch_look_up(b, cmds, n, true, err);
+    if (r < 0)
+        return r;
+    if (b->head != was || memcmp(b->hash, was_hash, 32) != 0) {
+        batch_seqs_clear(b->seqs);
+        b->careful = b->trusted ? CAREFUL_BATCHES : b->careful;
+    }
+    if ((r = write_all(b, cmds, n, &events, err)) < 0)
+        return r;
+    return events == 0 ? mt_pg_exec(b->pg, "ROLLBACK", err) : commit(b, err);
+}
+
+int batch_run(struct batch *b, struct mt_cmd **cmds, int n, struct mt_err *err)
+{
     forget(cmds, n);
     b->committing = false;
     b->stats->batches++;
-    int r = batch_look_up(b, cmds, n, true, err);
-    if (r == 0)
-        r = write_all(b, cmds, n, &events, err);
-    if (r == 0 && events == 0)
-        return mt_pg_exec(b->pg, "ROLLBACK", err);
-    if (r == 0)
-        r = commit(b, err);
+    int r = run_set(b, cmds, n, err);
+    b->trusted = false;
     if (r == 0) {
         for (int i = 0; i < n; i++)
             finish(b, cmds[i]);
-        return 0;
+    } else if (mt_pg_alive(b->pg) && !b->committing && rollback(b, "ROLLBACK") == 0) {
+        r = run_singly(b, cmds, n, err);
     }
-    if (!mt_pg_alive(b->pg) || b->committing)
-        return r;
-    if (rollback(b, "ROLLBACK") < 0)
-        return r;
-    return run_singly(b, cmds, n, err);
+    if (r == 0)
+        trust(b, cmds, n);
+    return r;
 }
 
-int batch_settle(struct batch *b, struct mt_err *err)
+int batch_settle_at(struct batch *b, int64_t head, const uint8_t hash[32], struct mt_err *err)
 {
     /* The old session may still be committing: it holds the log's lock until its fate is decided. */
     int r = mt_pg_exec(b->pg, "BEGIN", err);
@@ -442,13 +473,12 @@ int batch_settle(struct batch *b, struct mt_err *err)
     mt_auto_pg_res struct mt_pg_res *res = NULL;
     struct mt_pg_params p;
     mt_pg_p_init(&p);
-    mt_pg_p_i64(&p, b->head);
+    mt_pg_p_i64(&p, head);
     if ((r = mt_pg_query(b->pg, &st_settle, &p, &res, err)) < 0 || (r = mt_pg_exec(b->pg, "ROLLBACK", err)) < 0)
         return r;
-    b->committing = false;
     size_t len = 0;
-    const void *hash = mt_pg_rows(res) == 1 ? mt_pg_bytes(res, 0, 0, &len) : NULL;
-    return hash && len == 32 && memcmp(hash, b->hash, 32) == 0; /* the chain hash names the batch */
+    const void *there = mt_pg_rows(res) == 1 ? mt_pg_bytes(res, 0, 0, &len) : NULL;
+    return there && len == 32 && memcmp(there, hash, 32) == 0; /* the chain hash names the batch */
 }
 
 void batch_finish(struct batch *b, struct mt_cmd **cmds, int n)

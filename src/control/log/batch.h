@@ -15,10 +15,15 @@ enum {
 };
 enum { IDEM_ORG = 0, IDEM_ACTOR, IDEM_ROUTE, IDEM_KEY, IDEM_MAC, IDEM_STATUS, IDEM_BODY, IDEM_EVENT, IDEM_MAX };
 
+struct batch_seqs; /* numbers of aggregates that this appender wrote */
+
 struct batch {
     struct mt_pg *pg; /* NULL while not connected */
-    int64_t head;     /* of the transaction that runs */
+    int64_t head;     /* what was sent last, or of the transaction that runs */
     uint8_t hash[32];
+    bool trusted;   /* head and hash are those of the log unless another process wrote meanwhile */
+    int careful;    /* batches left to run with look-ups first, since another process writes too */
+    struct batch_seqs *seqs;
     bool committing; /* COMMIT was sent: after a loss its fate is unknown until batch_settle */
     struct mt_pg_arr cols[COL_MAX], idem[IDEM_MAX], rely_key, rely_key2, rely_version, rely_at;
     struct mt_buf scratch;
@@ -51,7 +56,40 @@ int batch_session(struct batch *b, struct mt_err *err);
  */
 int batch_run(struct batch *b, struct mt_cmd **cmds, int n, struct mt_err *err);
 
-/** After a loss with b->committing, on a new connection: was it committed? 1 yes, 0 no. */
-int batch_settle(struct batch *b, struct mt_err *err);
+/** Was the batch that ended with event @head and chain hash @hash committed? 1 yes, 0 no. For a new connection. */
+int batch_settle_at(struct batch *b, int64_t head, const uint8_t hash[32], struct mt_err *err);
 /** Fill in the outcome of commands whose batch turned out to be committed. */
 void batch_finish(struct batch *b, struct mt_cmd **cmds, int n);
+/** The parts of the second trip, for ahead.c. gather: ids, replies, chain, arrays; advances b->hash, not b->head; returns the
+ * number of events. send: queue the inserts, the views and the records; returns the statements queued. */
+int batch_gather(struct batch *b, struct mt_cmd **cmds, int n, int64_t now, struct mt_err *err);
+int batch_send_writes(struct batch *b, int events, int64_t now, struct mt_err *err);
+/** Queue the counter, the notification and COMMIT. */
+int batch_send_commit(struct batch *b, struct mt_err *err);
+
+/* ahead.c: a whole batch in one trip, sent while the one before is still being flushed. It relies on what this appender
+ * knows (head, numbers of aggregates) and on statements that fail when that, or what a command relied on, no longer holds. */
+struct flight {
+    struct mt_cmd *cmds[BATCH_CMDS_MAX];
+    int n;
+    int64_t head; /* after it */
+    uint8_t hash[32];
+};
+/** Send @cmds as one flight. 1 sent; 0 not possible now, use batch_run (nothing was sent); -code connection lost. */
+int batch_ahead(struct batch *b, struct mt_cmd **cmds, int n, struct flight *f, struct mt_err *err);
+/** Wait for the oldest flight: 0 committed and outcomes filled in, else -code; then, when the connection lives, neither this
+ * nor a later flight took effect, and batch_ground() comes next. */
+int batch_land(struct batch *b, struct flight *f, struct mt_err *err);
+/** After a failed flight: swallow the answers of @n_later others, roll back, trust nothing. */
+int batch_ground(struct batch *b, int n_later, struct mt_err *err);
+
+/* seqs.c */
+struct batch_seqs *batch_seqs_new(void);
+void batch_seqs_free(struct batch_seqs *s);
+/** Forget all. */
+void batch_seqs_clear(struct batch_seqs *s);
+/** Last number of an aggregate, 0 when not known. */
+int32_t batch_seqs_get(const struct batch_seqs *s, const struct cmd_event *e);
+void batch_seqs_put(struct batch_seqs *s, const struct cmd_event *e);
+/** Queue one statement per kind of reliance of @cmds that fails when one does not hold. lookup.c. */
+int batch_send_guards(struct batch *b, struct mt_cmd **cmds, int n, struct mt_err *err);

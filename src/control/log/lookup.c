@@ -25,10 +25,14 @@ static const struct mt_pg_stmt st_idem_find = {
                      " FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::int4[]) k(o, a, p, i, n)"
                      " JOIN idempotency_records r ON r.org_id = k.o AND r.actor_id = k.a AND r.route = k.p AND r.key = k.i"};
 /* Each answers with the reliances that do not hold and the version that is there. */
+#define RELY_FROM(view, match, version) \
+    " FROM unnest($1::text[], $2::text[], $3::int8[], $4::int4[]) k(a, b, want, n) LEFT JOIN " view " v ON " match \
+    " WHERE COALESCE(v." version ", 0) <> k.want"
+/* [0] lists them, [1] fails with a division by zero when there is one */
 #define RELY(name, view, match, version) \
-    {"log_rely_" name, "SELECT k.n, COALESCE(v." version ", 0) FROM unnest($1::text[], $2::text[], $3::int8[], $4::int4[])" \
-                       " k(a, b, want, n) LEFT JOIN " view " v ON " match " WHERE COALESCE(v." version ", 0) <> k.want"}
-static const struct mt_pg_stmt st_rely[MT_RELY_MAX] = {
+    {{"log_rely_" name, "SELECT k.n, COALESCE(v." version ", 0)" RELY_FROM(view, match, version)}, \
+     {"log_guard_" name, "SELECT 1 / (CASE WHEN EXISTS (SELECT 1" RELY_FROM(view, match, version) ") THEN 0 ELSE 1 END)"}}
+static const struct mt_pg_stmt st_rely[MT_RELY_MAX][2] = {
     [MT_RELY_USER] = RELY("user", "users_view", "v.user_id = k.a", "resource_version"),
     [MT_RELY_ORG] = RELY("org", "orgs_view", "v.org_id = k.a AND NOT v.deleted", "resource_version"),
     [MT_RELY_PROJECT] = RELY("project", "projects_view", "v.project_id = k.a AND NOT v.deleted", "resource_version"),
@@ -140,6 +144,7 @@ static int ask_seqs(struct batch *b, struct mt_cmd **cmds, int n, struct lookups
     return l->seqs = ask(b, l, &st_seqs, &p, err);
 }
 
+/* One statement per kind of reliance; @l NULL: the failing form. */
 static int ask_relies(struct batch *b, struct mt_cmd **cmds, int n, struct lookups *l, struct mt_err *err)
 {
     unsigned kinds = 0;
@@ -170,13 +175,18 @@ static int ask_relies(struct batch *b, struct mt_cmd **cmds, int n, struct looku
         mt_pg_p_arr(&p, &b->rely_key2);
         mt_pg_p_arr(&p, &b->rely_version);
         mt_pg_p_arr(&p, &b->rely_at);
-        int at = ask(b, l, &st_rely[what], &p, err);
+        int at = l ? ask(b, l, &st_rely[what][0], &p, err) : mt_pg_pipe_send(b->pg, &st_rely[what][1], &p, err);
         if (at < 0)
             return at;
-        if (l->rely < 0)
+        if (l && l->rely < 0)
             l->rely = at;
     }
     return 0;
+}
+
+int batch_send_guards(struct batch *b, struct mt_cmd **cmds, int n, struct mt_err *err)
+{
+    return ask_relies(b, cmds, n, NULL, err);
 }
 
 static int ask_idem(struct batch *b, struct mt_cmd **cmds, int n, struct lookups *l, struct mt_err *err)
