@@ -55,8 +55,8 @@ const char *mt_log_stream_name(uint8_t stream)
 static bool segment_of(const char *name, uint64_t *ret)
 {
     char digits[24];
-    size_t n = strlen(name);
-    if (n != 24 || strcmp(name + 20, ".log") != 0)
+    const char *dot = strchr(name, '.');
+    if (!dot || dot - name != 20 || strcmp(dot, ".log") != 0)
         return false;
     memcpy(digits, name, 20);
     digits[20] = '\0';
