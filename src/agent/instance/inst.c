@@ -57,6 +57,17 @@ struct mt_inst *mt_inst_get(struct mt_agent *a, const char *id, struct mt_err *e
     return in;
 }
 
+/* Temporaries of a process that was killed while it wrote. */
+static void sweep(const char *dir)
+{
+    mt_auto_dir DIR *d = opendir(dir);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        const char *end = strrchr(e->d_name, '.');
+        if (end && strcmp(end, ".tmp") == 0)
+            (void)unlinkat(dirfd(d), e->d_name, 0);
+    }
+}
+
 static int load_spec(struct mt_inst *in, struct mt_err *err)
 {
     char path[PATH_MAX];
@@ -89,6 +100,7 @@ static int load_one(struct mt_agent *a, const char *id, struct mt_err *err)
         return rc;
     }
     uint64_t now_ms = (uint64_t)mt_clock_wall_us() / 1000;
+    sweep(in->dir);
     in->st = st;
     in->seq = mt_max_u64(st.seq_reserved, now_ms);
     in->next_retry_ns = st.next_retry_us ? mono_of_wall(st.next_retry_us) : 0;
@@ -111,6 +123,7 @@ int mt_inst_load_all(struct mt_agent *a, struct mt_err *err)
     char dir[PATH_MAX];
     if (mt_fmt(dir, sizeof dir, err, "%s/instances", a->conf.agent_dir) < 0 || mt_file_mkdirs(dir, 0700, err) < 0)
         return -MT_E_IO;
+    sweep(a->conf.agent_dir);
     mt_auto_dir DIR *d = opendir(dir);
     if (!d)
         return MT_FAIL_ERRNO(err, MT_E_IO, "open '%s'", dir);
@@ -202,8 +215,12 @@ static void save_done(void *arg)
         mt_log(MT_ERROR, "instance.save_failed", KV("instance_id", in->st.instance_id), KV_ERR(&j->err));
     }
     free(j);
-    if (in->save_again)
+    /* a waiting job carries the newest state in its copy and writes it itself */
+    if (in->job_waits)
+        mt_inst_job_start(in);
+    else if (in->save_again && !in->job)
         start_save(in);
+    mt_agent_look_soon(in->a);
     continue_after(in, after);
     if (after & MT_AFTER_REMOVE)
         remove_instance(in);

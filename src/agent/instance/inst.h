@@ -43,6 +43,7 @@ struct mt_inst {
 
     /* work */
     struct mt_job *job; /* at most one action in flight */
+    bool job_waits;     /* for a save that is under way */
     atomic_bool cancelled;
     bool stuck;        /* teardown cannot finish: condition vm_stuck */
     bool waiting_boot; /* image is there, waits for a boot slot */
@@ -133,6 +134,8 @@ void mt_inst_teardown(struct mt_inst *in, const char *why);
 /** After an agent start: see whether the VM lives. */
 void mt_inst_adopt(struct mt_inst *in);
 
+/** A save is over: start the job that waited for it, if one did. */
+void mt_inst_job_start(struct mt_inst *in);
 /** The VM as the firewall sees it. */
 void mt_inst_fw_vm(const struct mt_inst *in, struct mt_fw_vm *ret);
 

@@ -23,6 +23,8 @@ enum job_kind { JOB_IMAGE = 0, JOB_PULL, JOB_BOOT, JOB_TEARDOWN, JOB_ADOPT };
 
 struct mt_job {
     struct mt_inst *in;
+    struct mt_pool *pool; /* where and what it runs, for a job that waits for a save */
+    mt_task_fn work, on_done;
     struct mt_agent *a; /* workers touch its thread-safe members only */
     enum job_kind kind;
     struct mt_state st;
@@ -653,16 +655,32 @@ static void adopt_done(void *arg)
     mt_agent_look_soon(in->a);
 }
 
-static void submit(struct mt_inst *in, struct mt_pool *pool, mt_task_fn work, mt_task_fn on_done, struct mt_job *j)
+void mt_inst_job_start(struct mt_inst *in)
 {
+    struct mt_job *j = in->job;
     struct mt_err err = {0};
-    in->job = j;
-    if (mt_pool_submit(pool, work, on_done, j, &err) < 0) {
+
+    if (!j || !in->job_waits)
+        return;
+    in->job_waits = false;
+    j->st = in->st; /* what changed while it waited */
+    if (mt_pool_submit(j->pool, j->work, j->on_done, j, &err) < 0) {
         /* the queue holds thousands; when it is full all the same, the job runs here rather than be lost */
         mt_log(MT_WARN, "pool.full", KV("instance_id", in->st.instance_id), KV_ERR(&err));
-        work(j);
-        on_done(j);
+        j->work(j);
+        j->on_done(j);
     }
+}
+
+static void submit(struct mt_inst *in, struct mt_pool *pool, mt_task_fn work, mt_task_fn on_done, struct mt_job *j)
+{
+    in->job = j;
+    in->job_waits = true;
+    j->pool = pool;
+    j->work = work;
+    j->on_done = on_done;
+    if (!in->saving) /* else the end of the save starts it: one writer of the state file at a time */
+        mt_inst_job_start(in);
 }
 
 void mt_inst_cancel(struct mt_inst *in)
