@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Any bytes as a manifest. Properties: refused with a place and a code, or accepted with a canonical form that everything
+ * downstream can read: every process gives a spec hash, every route and volume reads back. */
+#include "model/manifest.h"
+#include "model/spec.h"
+
+#include "base/assert.h"
+#include "base/err.h"
+#include "base/str.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
+
+#define ULID "01aryz6s4104hmasw9nf6yy093"
+#define DIGEST "sha256:7d1a54127b222502f5b79b5fb0803061152a44f92b37e23c6527baf665d4da9a"
+
+static void downstream(const struct mt_manifest *m)
+{
+    struct mt_spec_volume volumes[16];
+    static char ids[16][48];
+    struct mt_strings types;
+    struct mt_err err;
+    size_t n_volumes = mt_manifest_n_volumes(m->canonical);
+
+    MT_ASSERT(n_volumes <= 16);
+    for (size_t i = 0; i < n_volumes; i++) {
+        struct mt_manifest_volume v;
+        MT_ASSERT(mt_manifest_volume_read(m->canonical, i, &v, &err) == 0);
+        (void)snprintf(ids[i], sizeof ids[i], "vol_01aryz6s4104hmasw9nf6yy0%02zu", i);
+        volumes[i] = (struct mt_spec_volume){v.name, ids[i], NULL};
+    }
+    for (size_t i = 0; i < mt_manifest_n_routes(m->canonical); i++) {
+        struct mt_manifest_route r;
+        MT_ASSERT(mt_manifest_route_read(m->canonical, i, &r, &err) == 0);
+    }
+    MT_ASSERT(mt_manifest_process_types(m->canonical, &types, &err) == 0 && types.n > 0);
+    for (size_t i = 0; i < types.n; i++) {
+        struct mt_spec_group g = {.org_id = "org_" ULID, .org_name = "o", .app_id = "app_" ULID, .app_name = "a",
+            .env_id = "env_" ULID, .env_name = "e", .process_type = types.v[i], .release_id = "rel_" ULID, .manifest = m->canonical,
+            .manifest_hash = m->hash, .image_digest = DIGEST, .image_repository = "a.example/b", .volumes = volumes,
+            .n_volumes = n_volumes};
+        struct mt_spec_instance inst = {.instance_id = "inst_" ULID, .generation = 1, .overlay_ipv6 = "fd00::1", .arch = "amd64",
+                                        .resolved_digest = DIGEST};
+        struct mt_workload *w = NULL;
+        int rc = mt_spec_build(&g, &inst, &w, &err);
+        /* 256 variables of 8 KiB each pass the manifest but not the 128 KiB of the spec */
+        MT_ASSERT(rc == 0 || strstr(err.msg, "env_vars"));
+        mt_workload_free(w);
+    }
+    free(types.v);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
+{
+    struct mt_manifest *m = NULL;
+    struct mt_err err;
+
+    MT_ASSERT(mt_manifest_parse((const char *)data, len, NULL, &m, &err) == 0);
+    MT_ASSERT((m->n_errors == 0) == (m->canonical != NULL));
+    for (size_t i = 0; i < m->n_problems; i++)
+        MT_ASSERT(m->problems[i].line >= 1 && m->problems[i].column >= 1 && m->problems[i].message[0]);
+    if (m->canonical)
+        downstream(m);
+    json_decref(mt_manifest_problems_json(m, true));
+    mt_manifest_free(m);
+    return 0;
+}
