@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/num.h"
 #include "base/str.h"
+#include "os/digest.h"
 #include "os/file.h"
 #include "os/sock.h"
 #include "os/spawn.h"
@@ -79,6 +80,18 @@ static void start(struct run *r, int i)
         mt_log(MT_ERROR, "service.start_failed", KV("service", r->u.services[i].name), KV_ERR(&err));
 }
 
+/* From here on nobody reads our terminal: what is said goes to log/up.log, and the parent's pipes are let go. */
+static void leave_terminal(struct run *r)
+{
+    char path[UP_PATH];
+    mt_auto_fd int log = open(up_path(&r->u.layout, path, "log/up.log"), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0640);
+    if (log < 0)
+        return;
+    (void)fflush(NULL);
+    (void)dup2(log, STDOUT_FILENO);
+    (void)dup2(log, STDERR_FILENO);
+}
+
 static void announce(struct run *r)
 {
     const struct up_layout *l = &r->u.layout;
@@ -95,6 +108,8 @@ static void announce(struct run *r)
     cli_say(r->c, "  registry %s   try: moat run %s/IMAGE --port 8443 --hostname app.example.com", l->registry, l->registry);
     if (r->tell_fd < 0)
         cli_say(r->c, "  Ctrl-C stops everything; with --detach it goes on in the background");
+    if (r->tell_fd >= 0)
+        leave_terminal(r);
     tell(r, 'R');
 }
 
@@ -204,11 +219,32 @@ static void on_signal(struct mt_source *s, int signo, void *arg)
     mt_loop_stop(r->u.loop, 1);
 }
 
+/* The bundle in use fits: made of this very moat-init, and the archive was asked for a newer kernel less than a day ago. */
+static bool bundle_is_fresh(const struct up_layout *l, char *ret_version, size_t size)
+{
+    char path[UP_PATH], init[UP_PATH + 16], hash[MT_SHA256_HEX];
+    mt_auto_free char *text = NULL;
+    mt_auto_json json_t *j = NULL;
+    const char *version, *init_hash;
+    struct stat st;
+    size_t n;
+    up_path(l, path, "boot/current/manifest.json");
+    (void)snprintf(init, sizeof init, "%s/moat-init", l->bin);
+    if (stat(path, &st) < 0 || time(NULL) - st.st_mtime > 86400 || mt_file_read(path, 65536, &text, &n, NULL) < 0 ||
+        mt_json_parse(text, n, 65536, 8, &j, NULL) < 0 || mt_json_get_str(j, "version", 64, &version, NULL) < 0 ||
+        mt_json_get_str(j, "init_sha256", 64, &init_hash, NULL) < 0 || mt_sha256_file(init, hash, NULL) < 0 || !MT_STREQ(hash, init_hash))
+        return false;
+    (void)snprintf(ret_version, size, "%s", version);
+    return true;
+}
+
 /* The kernel bundle, made once from the Debian archive and found again by its version. */
 static int make_bundle(struct run *r, char *ret_version, size_t size, struct mt_err *err)
 {
     char builder[UP_PATH + 32], init[UP_PATH + 16], out[UP_PATH];
     const struct up_layout *l = &r->u.layout;
+    if (bundle_is_fresh(l, ret_version, size))
+        return 0;
     if (mt_fmt(builder, sizeof builder, err, "%s/bundle/make-bundle", l->share) < 0 || mt_fmt(init, sizeof init, err, "%s/moat-init", l->bin) < 0)
         return -MT_E_LIMIT;
     up_path(l, out, "boot");
