@@ -216,10 +216,12 @@ class World:
     # -- pieces
 
     def bundle(self):
-        """The newest bundle of this tree, or one made now from the Debian archive."""
-        given = os.environ.get("MOAT_BOOT_DIR") or os.path.join(ROOT, "build", "boot")
-        if not os.path.exists(os.path.join(given, "current/manifest.json")):
-            sh(os.path.join(ROOT, "packaging/bundle/make-bundle"), "--init", os.path.join(BIN, "moat-init"), "--out", given)
+        """The tree's kernel bundle, built from the Debian archive at most once for a moat-init."""
+        given, place = os.environ.get("MOAT_BOOT_DIR"), os.path.join(ROOT, "build-bundle")
+        if not given:
+            given = os.path.join(place, "boot")
+            sh(os.path.join(ROOT, "packaging/bundle/make-bundle"), "--init", os.path.join(BIN, "moat-init"), "--out", given,
+               "--cache", os.path.join(place, "cache"))
         os.rmdir(os.path.join(self.dir, "boot"))
         os.symlink(given, os.path.join(self.dir, "boot"))
 
