@@ -57,8 +57,6 @@ const struct mt_conf_key mt_control_keys[] = {
      "no node becomes offline this long after the scheduler became leader"},
     {"drain_delay_seconds", MT_CONF_U64, OFF(drain_delay_seconds), 0, 60, "5", "s",
      "a draining instance serves on this long unless all edges have dropped it before"},
-    {"min_ready_seconds", MT_CONF_U64, OFF(min_ready_seconds), 0, 300, "5", "s",
-     "a new instance counts as available after this time of readiness"},
     {"mtu", MT_CONF_U64, OFF(mtu), 1280, 9000, "1420", "bytes", "MTU of the overlay"},
 };
 const size_t mt_control_keys_n = MT_ARRAY_LEN(mt_control_keys);

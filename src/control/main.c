@@ -117,32 +117,6 @@ static int serve(struct mt_control *ctl, struct mt_err *err)
     return mt_http_server_start(&hc, &ctl->http, err);
 }
 
-/* Schema and bootstrap, tried until they succeed or a signal comes. 1: stopped by a signal. */
-static int wait_for_database(struct mt_control *ctl, int sig_fd, struct mt_err *err)
-{
-    int delay = 50;
-    char last[240] = "";
-    for (;;) {
-        struct mt_err why = {0};
-        if (mt_bootstrap_migrate(&ctl->conf, &why) == 0 && mt_bootstrap(ctl, &why) == 0) {
-            atomic_store(&ctl->db_seen_ns, mt_clock_mono());
-            atomic_store(&ctl->ready, true);
-            return 0;
-        }
-        if (why.code != MT_E_UNAVAILABLE && why.code != MT_E_TIMEOUT && why.code != MT_E_CANCELLED) {
-            *err = why;
-            return -(int)why.code;
-        }
-        if (!MT_STREQ(last, why.msg))
-            mt_log(MT_WARN, "control.waiting_for_database", KV_ERR(&why));
-        snprintf(last, sizeof last, "%s", why.msg);
-        struct pollfd p = {.fd = sig_fd, .events = POLLIN};
-        if (poll(&p, 1, delay) > 0)
-            return 1;
-        delay = delay * 2 > RETRY_MAX_MS ? RETRY_MAX_MS : delay * 2;
-    }
-}
-
 static int start_log(struct mt_control *ctl, struct mt_err *err)
 {
     struct mt_appender_conf ac = {.pg = ctl->pg_conf};
@@ -153,6 +127,33 @@ static int start_log(struct mt_control *ctl, struct mt_err *err)
     ac.pg.application_name = "moat-control appender";
     ac.head = ctl->head;
     return mt_appender_new(&ac, &ctl->appender, err);
+}
+
+/* Schema and bootstrap, tried until they succeed or a signal comes. 1: stopped by a signal. No session is opened before the
+ * schema is there: sessions take their search path when they begin. */
+static int wait_for_database(struct mt_control *ctl, int sig_fd, struct mt_err *err)
+{
+    int delay = 50;
+    char last[240] = "";
+    for (;;) {
+        struct mt_err why = {0};
+        int rc = mt_bootstrap_migrate(&ctl->conf, &why);
+        if (rc == 0 && !ctl->appender && (rc = start_log(ctl, err)) < 0)
+            return rc;
+        if (rc == 0 && (rc = mt_bootstrap(ctl, &why)) == 0)
+            return 0;
+        if (why.code != MT_E_UNAVAILABLE && why.code != MT_E_TIMEOUT && why.code != MT_E_CANCELLED) {
+            *err = why;
+            return rc;
+        }
+        if (!MT_STREQ(last, why.msg))
+            mt_log(MT_WARN, "control.waiting_for_database", KV_ERR(&why));
+        snprintf(last, sizeof last, "%s", why.msg);
+        struct pollfd p = {.fd = sig_fd, .events = POLLIN};
+        if (poll(&p, 1, delay) > 0)
+            return 1;
+        delay = delay * 2 > RETRY_MAX_MS ? RETRY_MAX_MS : delay * 2;
+    }
 }
 
 static int init(struct mt_control *ctl, struct mt_err *err)
@@ -171,35 +172,43 @@ static int init(struct mt_control *ctl, struct mt_err *err)
     ctl->plans = mt_plans_new();
     if (!ctl->edges || !ctl->plans)
         return MT_FAIL(err, MT_E_NOMEM, "start");
-    if ((rc = mt_fanout_new(&ctl->fanout, err)) < 0)
-        return rc;
-    return start_log(ctl, err);
+    return mt_fanout_new(&ctl->fanout, err);
 }
 
-static int run(struct mt_control *ctl, int sig_fd, struct mt_err *err)
+/* Serve until a signal. */
+static int operate(struct mt_control *ctl, int sig_fd, struct mt_err *err)
 {
     pthread_t waker;
-    int rc;
-    if ((rc = init(ctl, err)) < 0 || (rc = serve(ctl, err)) < 0)
-        return rc;
-    if ((rc = mt_controller_start(ctl, &controller, err)) < 0)
+    int rc = mt_controller_start(ctl, &controller, err);
+    if (rc < 0)
         return rc;
     if (pthread_create(&waker, NULL, waker_main, ctl) != 0)
         return MT_FAIL(err, MT_E_NOMEM, "waker thread");
-    mt_notify("READY=1"); /* it answers; readyz says whether the database does */
-    rc = wait_for_database(ctl, sig_fd, err);
-    if (rc == 0) {
-        mt_log(MT_INFO, "control.ready", KV("cluster_id", (const char *)ctl->cluster_id), KV("prefix", (const char *)ctl->prefix),
-               KV("took_ms", (mt_clock_wall_us() - ctl->started_us) / 1000));
-        struct pollfd p = {.fd = sig_fd, .events = POLLIN};
-        while (poll(&p, 1, -1) < 0 && errno == EINTR)
-            ;
-    }
+    atomic_store(&ctl->db_seen_ns, mt_clock_mono());
+    atomic_store(&ctl->ready, true);
+    mt_log(MT_INFO, "control.ready", KV("cluster_id", (const char *)ctl->cluster_id), KV("prefix", (const char *)ctl->prefix),
+           KV("took_ms", (mt_clock_wall_us() - ctl->started_us) / 1000));
+    struct pollfd p = {.fd = sig_fd, .events = POLLIN};
+    while (poll(&p, 1, -1) < 0 && errno == EINTR)
+        ;
     mt_notify("STOPPING=1");
     mt_log(MT_INFO, "control.stopping");
     mt_http_server_drain(ctl->http, DRAIN_MS);
     atomic_store(&ctl->stopping, true);
     pthread_join(waker, NULL);
+    return 0;
+}
+
+static int run(struct mt_control *ctl, int sig_fd, struct mt_err *err)
+{
+    int rc;
+    if ((rc = init(ctl, err)) < 0 || (rc = serve(ctl, err)) < 0)
+        return rc;
+    mt_notify("READY=1"); /* it answers; readyz says whether the database does */
+    rc = wait_for_database(ctl, sig_fd, err);
+    if (rc == 0)
+        return operate(ctl, sig_fd, err);
+    mt_http_server_drain(ctl->http, 1000);
     return rc > 0 ? 0 : rc;
 }
 

@@ -30,6 +30,7 @@
 #define MAX_QUERY 64
 #define MAX_URI 8192
 #define MAX_LISTENERS 8
+#define DISCARD_TIMES 8 /* a body up to so many times the limit is read to its end before 413 */
 
 enum phase {
     PHASE_READING = 0, /* the network thread collects the body */
@@ -460,8 +461,10 @@ static enum MHD_Result on_access(void *cls, struct MHD_Connection *conn, const c
         if (r->bad_uri || strlen(method) >= sizeof r->method)
             return answer_now(r, 400);
         const char *cl = MHD_lookup_connection_value(conn, MHD_HEADER_KIND, MHD_HTTP_HEADER_CONTENT_LENGTH);
-        if (cl && strtoull(cl, NULL, 10) > s->conf.max_body)
-            return answer_now(r, 413);
+        unsigned long long declared = cl ? strtoull(cl, NULL, 10) : 0;
+        if (declared / DISCARD_TIMES > s->conf.max_body)
+            return answer_now(r, 413); /* the connection closes with bytes unread: the client may see a reset */
+        r->too_large = declared > s->conf.max_body; /* read and dropped, so that the client gets its answer */
         return MHD_YES;
     }
     if (*data_len) {

@@ -24,7 +24,8 @@ int mt_api_metrics(struct mt_api_call *c)
 {
     struct mt_appender_stats a = {0};
     struct mt_http_stats h = {0};
-    if (c->ctl->appender)
+    bool ready = atomic_load(&c->ctl->ready);
+    if (ready)
         mt_appender_stats(c->ctl->appender, &a);
     mt_http_server_stats(c->ctl->http, &h);
     char *t = mt_asprintf("# TYPE moat_eventlog_head gauge\nmoat_eventlog_head %lld\n"
@@ -38,7 +39,7 @@ int mt_api_metrics(struct mt_api_call *c)
                           "# TYPE moat_api_parked gauge\nmoat_api_parked %u\n"
                           "# TYPE moat_api_streams gauge\nmoat_api_streams %u\n"
                           "# TYPE moat_api_busy_workers gauge\nmoat_api_busy_workers %u\n",
-                          (long long)mt_log_head_get(c->ctl->head), (unsigned long long)a.batches,
+                          (long long)(ready ? mt_log_head_get(c->ctl->head) : 0), (unsigned long long)a.batches,
                           (unsigned long long)a.commands, (unsigned long long)a.events, (unsigned long long)a.replays,
                           (unsigned long long)a.stale, (unsigned long long)a.reconnects, (unsigned long long)h.requests,
                           h.parked, h.streams, h.busy);

@@ -250,7 +250,7 @@ void mt_api_handle(struct mt_http_req *req, void *worker, void *arg)
     else if (rc < 0)
         mt_api_send_problem(&c);
     int64_t took_us = (mt_clock_mono() - mt_http_req_arrived_ns(req)) / 1000;
-    mt_log(c.problem.status >= 500 ? MT_WARN : MT_DEBUG, "api.request", KV("request_id", c.request_id),
+    mt_log(c.problem.status == 500 ? MT_WARN : MT_DEBUG, "api.request", KV("request_id", c.request_id),
            KV("method", mt_http_req_method(req)), KV("path", mt_http_req_path(req)), KV("status", c.problem.status),
            KV("code", c.problem.code), KV("took_us", took_us));
     json_decref(c.body);

@@ -185,7 +185,7 @@ static void a_body_comes_whole_and_header_values_cannot_split_the_answer(void **
 static void a_declared_and_an_undeclared_oversize_body_are_413(void **state)
 {
     (void)state;
-    char *out = talk("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 999999\r\n\r\n", NULL, 0, 1000);
+    char *out = talk("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n", NULL, 0, 1000);
     assert_non_null(strstr(out, " 413 "));
     size_t n = 220 * 1024;
     char *b = malloc(n + 16);

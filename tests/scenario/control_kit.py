@@ -1,0 +1,375 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real PostgreSQL, a real moat-control, and fakes of agent and edge over its Unix sockets. Needs root."""
+import glob, http.client, json, os, pwd, shutil, signal, socket, subprocess, sys, tempfile, threading, time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(HERE))
+results = []
+
+
+def program(name):
+    for d in (os.environ.get("MOAT_BIN"), os.path.join(ROOT, "bin"), os.environ.get("MOAT_BUILD")):
+        if not d:
+            continue
+        for p in (os.path.join(d, name), os.path.join(d, "src/control", name)):
+            if os.access(p, os.X_OK):
+                return p
+    return None
+
+
+def case(name):
+    """Decorator of a case: runs it at once, prints its line."""
+    def run(fn):
+        try:
+            fn()
+            results.append(True)
+            print("ok - " + name, flush=True)
+        except Exception as e:  # a failing case must not stop the others
+            results.append(False)
+            where = e.__traceback__
+            while where.tb_next:
+                where = where.tb_next
+            print("not ok - %s: %s: %s (line %d)" % (name, type(e).__name__, str(e)[:600].replace("\n", " "), where.tb_lineno), flush=True)
+        return fn
+    return run
+
+
+def finish():
+    sys.exit(0 if all(results) else 1)
+
+
+def skip(name, why):
+    print("skip - %s: %s" % (name, why), flush=True)
+
+
+def wait_for(what, fn, seconds=10):
+    end = time.monotonic() + seconds
+    last = None
+    while time.monotonic() < end:
+        last = fn()
+        if last:
+            return last
+        time.sleep(0.01)
+    raise AssertionError("%s did not happen in %s s (last: %r)" % (what, seconds, last))
+
+
+class UnixHTTP(http.client.HTTPConnection):
+    def __init__(self, path, timeout=70):
+        super().__init__("localhost", timeout=timeout)
+        self.path = path
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.path)
+
+
+class Reply:
+    def __init__(self, r):
+        self.status, self.headers, self.text = r.status, r.headers, r.read()
+
+    @property
+    def json(self):
+        return json.loads(self.text)
+
+
+def call(path, method, target, body=None, headers=None, timeout=70):
+    c = UnixHTTP(path, timeout)
+    try:
+        h = dict(headers or {})
+        data = None
+        if body is not None:
+            data = body if isinstance(body, bytes) else json.dumps(body).encode()
+            h.setdefault("Content-Type", "application/json")
+        c.request(method, target, data, h)
+        return Reply(c.getresponse())
+    finally:
+        c.close()
+
+
+class Postgres:
+    def __init__(self, d):
+        self.bin = sorted(glob.glob("/usr/lib/postgresql/*/bin"))[-1]
+        self.d, self.data, self.sock = d, d + "/pg", d + "/pgrun"
+        self.pw = pwd.getpwnam("postgres")
+        os.makedirs(self.data)
+        os.makedirs(self.sock)
+        for p in (self.data, self.sock):
+            os.chown(p, self.pw.pw_uid, self.pw.pw_gid)
+        self.run(self.bin + "/initdb", "-D", self.data, "-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C")
+        self.proc = None
+        self.start()
+        self.sql("CREATE ROLE moat_owner LOGIN", db="postgres")
+        self.sql("CREATE ROLE moat_projector NOLOGIN", db="postgres")
+        self.sql("CREATE ROLE moat_control LOGIN NOINHERIT IN ROLE moat_projector", db="postgres")
+        self.sql("CREATE DATABASE moat OWNER moat_owner", db="postgres")
+
+    def as_user(self):
+        os.setgroups([])
+        os.setgid(self.pw.pw_gid)
+        os.setuid(self.pw.pw_uid)
+
+    def run(self, *argv):
+        subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, preexec_fn=self.as_user, cwd="/")
+
+    def start(self):
+        self.proc = subprocess.Popen([self.bin + "/postgres", "-D", self.data, "-k", self.sock, "-c", "listen_addresses=",
+                                      "-c", "max_connections=60", "-c", "shared_buffers=32MB"],
+                                     stdout=subprocess.DEVNULL, stderr=open(self.d + "/pg.log", "ab"),
+                                     preexec_fn=self.as_user, cwd="/", start_new_session=True)
+        wait_for("postgres", lambda: subprocess.run([self.bin + "/psql", "-h", self.sock, "-U", "postgres", "-tAc", "SELECT 1",
+                                                     "postgres"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0, 20)
+
+    def stop(self, sig=signal.SIGINT):
+        if self.proc:
+            self.proc.send_signal(sig)
+            self.proc.wait(20)
+        self.proc = None
+
+    def sql(self, text, db="moat", user="postgres"):
+        r = subprocess.run([self.bin + "/psql", "-h", self.sock, "-U", user, "-v", "ON_ERROR_STOP=1", "-tAc", text, db],
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        if r.returncode:
+            raise AssertionError(r.stderr)
+        return r.stdout.strip()
+
+
+class Agent(threading.Thread):
+    """Heartbeats, long-polls the plan, and drives every instance it is given by `behave(assignment)`."""
+
+    def __init__(self, world, memory=8 << 30):
+        super().__init__(daemon=True)
+        self.w, self.stopped = world, threading.Event()
+        self.node_id = "node_01j" + "0" * 23
+        self.memory, self.after, self.seq = memory, 0, {}
+        self.plans, self.plan_at, self.state, self.behave = [], {}, {}, lambda a: "ready"
+        self.lock = threading.Lock()
+
+    def post(self, what, body):
+        return call(self.w.internal, "POST", "/internal/v1/nodes/self/" + what, body)
+
+    def heartbeat(self):
+        return self.post("heartbeat", {
+            "node_id": self.node_id, "agent_version": "test", "arch": "amd64", "conditions": [], "protocols": ["v1"],
+            "vmm": {"driver": "qemu", "accel": "tcg", "reason": "test"}, "epoch": 1, "cursor_event_id": self.after,
+            "allocatable": {"cpu_millis": 8000, "memory_bytes": self.memory, "disk_bytes": 100 << 30},
+            "used": {"cpu_millis": 0, "memory_bytes": 0, "disk_bytes": 0}, "clock_unix_ms": int(time.time() * 1000)})
+
+    def report(self, instance, status, **more):
+        with self.lock:
+            self.seq[instance] = self.seq.get(instance, 0) + 1
+            seq = self.seq[instance]
+        r = {"instance_id": instance, "generation": 1, "status": status, "restart_count": 0, "seq": seq}
+        r.update(more)
+        for _ in range(200):
+            try:
+                got = self.post("status", {"agent_version": "test", "instances": [r]})
+                if got.status == 200:
+                    self.state[instance] = status
+                    return got
+            except OSError:
+                pass
+            if self.stopped.wait(0.05):
+                return None
+        raise AssertionError("report was never taken")
+
+    def apply(self, plan):
+        for a in plan["instances"]:
+            i, want, have = a["instance_id"], a["desired_state"], self.state.get(a["instance_id"])
+            if want == "running" and have is None:
+                self.plan_at.setdefault(i, time.monotonic())
+                what = self.behave(a)
+                boot = "boot_" + i[5:]
+                if what == "ready":
+                    self.report(i, "booting", status_detail="booting_vm", boot_id=boot)
+                    self.report(i, "ready", boot_id=boot)
+                elif what == "exit":
+                    for n in range(3):
+                        self.report(i, "booting", status_detail="backoff", boot_id="boot_%s%d" % (i[5:-1], n), restart_count=n + 1,
+                                    reason_code="workload_exited", exit_code=3)
+                elif what == "hang":
+                    self.report(i, "starting", boot_id=boot)
+            elif want == "draining" and have not in ("stopped", None) and a["drain_delay_seconds"] == 0:
+                self.report(i, "stopped")
+            elif want == "draining" and have == "ready":
+                self.report(i, "draining")
+            elif want == "stopped" and have != "stopped":
+                self.report(i, "stopped")
+
+    def run(self):
+        beat = 0
+        while not self.stopped.is_set():
+            try:
+                if time.monotonic() - beat > 2:
+                    if self.heartbeat().status == 200:
+                        beat = time.monotonic()
+                r = call(self.w.internal, "GET", "/internal/v1/nodes/self/plan?after=%d&wait=2" % self.after)
+                if r.status == 200:
+                    plan = r.json
+                    self.after = plan["cursor_event_id"]
+                    self.plans.append(plan)
+                    self.apply(plan)
+                elif r.status != 304:
+                    self.stopped.wait(0.1)
+            except (OSError, http.client.HTTPException):
+                self.stopped.wait(0.1)
+
+    def stop(self):
+        self.stopped.set()
+        self.join(10)
+
+
+class AgentSocket(threading.Thread):
+    """The agent's own socket: answers log and console requests from a table."""
+
+    def __init__(self, path):
+        super().__init__(daemon=True)
+        self.lines, self.console, self.asked = {}, {}, []
+        self.s = socket.socket(socket.AF_UNIX)
+        self.s.bind(path)
+        self.s.listen(64)
+
+    def run(self):
+        while True:
+            try:
+                c, _ = self.s.accept()
+            except OSError:
+                return
+            threading.Thread(target=self.serve, args=(c,), daemon=True).start()
+
+    def serve(self, c):
+        with c:
+            req = json.loads(c.makefile().readline())
+            self.asked.append(req)
+            i = req["instance_id"]
+            if req["op"] == "console":
+                for t in self.console.get(i, []):
+                    c.sendall((json.dumps({"text": t}) + "\n").encode())
+                return
+            sent = req.get("since_seq", 0)
+            while True:
+                for r in self.lines.get(i, []):
+                    if r["seq"] > sent:
+                        sent = r["seq"]
+                        try:
+                            c.sendall((json.dumps(r) + "\n").encode())
+                        except OSError:
+                            return
+                if not req.get("follow"):
+                    return
+                time.sleep(0.02)
+
+    def add(self, instance, line, stream="stdout"):
+        have = self.lines.setdefault(instance, [])
+        t = time.time()
+        ts = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(t)) + ".%06dZ" % int(t % 1 * 1e6)
+        have.append({"ts": ts, "seq": len(have) + 1, "stream": stream, "line": line, "truncated": False})
+
+
+EDGE = r"""
+import http.client, json, os, socket, sys, time
+sys.path.insert(0, sys.argv[3]); from control_kit import call
+after = 0
+while True:
+    try:
+        r = call(sys.argv[1], "GET", "/internal/v1/edge/config?after=%d&wait=5" % after)
+        if r.status == 200:
+            c = r.json; after = c["revision"]
+            with open(sys.argv[2] + ".tmp", "w") as f: json.dump(c, f)
+            os.rename(sys.argv[2] + ".tmp", sys.argv[2])
+        elif r.status != 304:
+            time.sleep(0.1)
+        if after and os.path.exists(sys.argv[2] + ".ack"):
+            call(sys.argv[1], "POST", "/internal/v1/edge/status", {"epoch": 1, "revision": after})
+    except (OSError, http.client.HTTPException):
+        time.sleep(0.1)
+"""
+
+
+class World:
+    def __init__(self, **conf):
+        self.d = tempfile.mkdtemp(prefix="mtc.", dir="/tmp")
+        os.chmod(self.d, 0o755)
+        self.api, self.internal, self.agent_sock = self.d + "/api.sock", self.d + "/int.sock", self.d + "/agent.sock"
+        self.edge_dir = self.d + "/edge"
+        os.makedirs(self.edge_dir)
+        os.chown(self.edge_dir, 65534, 65534)
+        self.pg = Postgres(self.d)
+        self.control = self.edge = None
+        self.conf = conf
+        self.write_config()
+        self.agent = Agent(self)
+        self.logs = AgentSocket(self.agent_sock)
+        self.logs.start()
+        self.start_control()
+
+    def write_config(self):
+        lines = {"listen_api": self.api, "listen_internal": self.internal, "data_dir": self.d + "/control",
+                 "database_url": "host=%s dbname=moat user=moat_control" % self.pg.sock,
+                 "operator_token_file": self.d + "/operator.token", "agent_socket": self.agent_sock, "agent_user": "root",
+                 "edge_user": "nobody", "internal_group": "nogroup", "fetch_program": "/bin/false"}
+        more = {"vmm_allowed": ["qemu-tcg"]}
+        more.update(self.conf)
+        with open(self.d + "/control.toml", "w") as f:
+            for k, v in list(lines.items()) + list(more.items()):
+                f.write("%s = %s\n" % (k, json.dumps(v)))
+
+    def start_control(self):
+        prog = program("moat-control")
+        self.control = subprocess.Popen([prog, "--config", self.d + "/control.toml"], stderr=open(self.d + "/control.log", "ab"))
+        wait_for("moat-control ready", lambda: self.control.poll() is not None or self.ready(), 30)
+        if self.control.poll() is not None:
+            raise AssertionError("moat-control ended: " + open(self.d + "/control.log").read()[-2000:])
+        self.token = open(self.d + "/operator.token").read().strip()
+
+    def ready(self):
+        try:
+            return call(self.api, "GET", "/readyz", timeout=5).status == 200
+        except OSError:
+            return False
+
+    def kill_control(self):
+        self.control.kill()
+        self.control.wait()
+
+    def start_edge(self, ack=True):
+        if ack:
+            open(self.edge_dir + "/config.json.ack", "w").close()
+        self.edge = subprocess.Popen(["/usr/bin/python3", "-c", EDGE, self.internal, self.edge_dir + "/config.json", HERE],
+                                     user=65534, group=65534, extra_groups=[])
+
+    def edge_config(self):
+        try:
+            return json.load(open(self.edge_dir + "/config.json"))
+        except (OSError, ValueError):
+            return None
+
+    def q(self, method, target, body=None, key=None, **headers):
+        h = {"Authorization": "Bearer " + self.token}
+        if key:
+            h["Idempotency-Key"] = key
+        h.update({k.replace("_", "-"): v for k, v in headers.items()})
+        return call(self.api, method, target, body, h)
+
+    def ok(self, method, target, body=None, key=None, want=(200, 201), **headers):
+        r = self.q(method, target, body, key, **headers)
+        if r.status not in want:
+            raise AssertionError("%s %s -> %d %s" % (method, target, r.status, r.text.decode()[:500]))
+        return r.json
+
+    def close(self):
+        self.agent.stopped.set()
+        for p in (self.edge, self.control):
+            if p and p.poll() is None:
+                p.terminate()
+        for p in (self.edge, self.control):
+            if p:
+                try:
+                    p.wait(25)
+                except subprocess.TimeoutExpired:
+                    p.kill()
+        self.pg.stop()
+        if os.environ.get("MOAT_KEEP"):
+            print("# kept " + self.d)
+        else:
+            shutil.rmtree(self.d, ignore_errors=True)
