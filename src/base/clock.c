@@ -82,6 +82,12 @@ int mt_rfc3339_parse(const char *s, int64_t *ret_wall_us, struct mt_err *err)
         goto bad;
     tm.tm_year = year - 1900;
     tm.tm_mon = mon - 1;
+    if (oh > 23 || om > 59)
+        goto bad;
+    struct tm day = {.tm_year = tm.tm_year, .tm_mon = tm.tm_mon, .tm_mday = tm.tm_mday};
+    (void)timegm(&day);
+    if (day.tm_mday != tm.tm_mday) /* 31 November would quietly be 1 December */
+        goto bad;
     *ret_wall_us = ((int64_t)timegm(&tm) - sign * (oh * 3600 + om * 60)) * 1000000 + us;
     return 0;
 bad:

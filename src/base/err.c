@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "base/err.h"
 
+#include "base/str.h"
+
 #include <stdarg.h>
 
 static const struct {
@@ -27,20 +29,24 @@ int mt_err_set(struct mt_err *err, enum mt_code code, int sys_errno, const char 
 {
     if (!err)
         return -(int)code;
+    char text[sizeof err->msg], why[96] = ""; /* not straight into msg: an argument may point there */
     va_list ap;
     va_start(ap, fmt);
-    int n = vsnprintf(err->msg, sizeof err->msg, fmt, ap);
+    int n = vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
     if (n < 0)
-        n = 0;
-    size_t used = (size_t)n < sizeof err->msg ? (size_t)n : sizeof err->msg - 1;
+        text[0] = '\0';
     if (sys_errno) {
-        char text[96];
         /* both strerror_r forms are handled by %m, which needs errno */
         errno = sys_errno;
-        (void)snprintf(text, sizeof text, "%m");
-        (void)snprintf(err->msg + used, sizeof err->msg - used, ": %s", text);
+        (void)snprintf(why, sizeof why, ": %m");
     }
+    size_t room = sizeof text - 1 - strlen(why);
+    if (strlen(text) > room) /* the reason is worth more than the end of a long name */
+        memcpy(text + room - 3, "...", 4);
+    memcpy(err->msg, text, strlen(text) + 1);
+    memcpy(err->msg + strlen(text), why, strlen(why) + 1);
+    mt_make_printable(err->msg);
     err->code = code;
     err->sys_errno = sys_errno;
     err->file = file;
@@ -57,6 +63,7 @@ int mt_err_wrap(struct mt_err *err, const char *fmt, ...)
     va_start(ap, fmt);
     (void)vsnprintf(head, sizeof head, fmt, ap);
     va_end(ap);
+    mt_make_printable(head);
     char tail[sizeof err->msg];
     memcpy(tail, err->msg, sizeof tail);
     size_t h = strnlen(head, sizeof err->msg - 3);

@@ -32,7 +32,7 @@ struct mt_err {
     int sys_errno;    /* errno when the cause was a system call, else 0 */
     const char *file; /* where it was first raised */
     int line;
-    char msg[240];    /* NUL terminated, cut if longer */
+    char msg[240];    /* NUL terminated, cut if longer; printable, whatever the arguments held (mt_make_printable) */
 };
 
 /**

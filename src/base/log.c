@@ -82,10 +82,11 @@ void mt_log_write(enum mt_level level, const char *msg, const struct mt_kv *kv, 
         }
         mt_buf_putc(&b, '\n');
     }
-    if (b.failed) { /* too long: say so rather than write half a record */
+    if (b.failed) { /* too long: the event without its fields rather than half a record; hostile fields must not hide it */
         mt_buf_reset(&b);
-        mt_buf_printf(&b, "{\"ts\":\"%s\",\"level\":\"%s\",\"component\":\"%s\",\"msg\":\"log.too_long\"}\n", ts,
-                      level_name[level], log_component);
+        mt_buf_printf(&b, "{\"ts\":\"%s\",\"level\":\"%s\",\"component\":\"%s\",\"msg\":", ts, level_name[level], log_component);
+        mt_buf_put_json_str(&b, msg, strnlen(msg, 1024));
+        mt_buf_puts(&b, ",\"fields_dropped\":true}\n");
     }
     (void)!write(STDERR_FILENO, b.p, b.len);
     errno = keep;

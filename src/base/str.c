@@ -68,12 +68,44 @@ int mt_hex_decode(const char *hex, size_t n, void *ret)
     return 0;
 }
 
+/* May a terminal see the @k bytes of one character at @s? @k 0: not UTF-8. U+009B is an escape sequence's start in one character;
+ * U+202E and its like make text read as something it is not. */
+static bool plain_char(const char *s, size_t k)
+{
+    const unsigned char *p = (const unsigned char *)s;
+    if (k == 1)
+        return p[0] >= 0x20 && p[0] != 0x7f;
+    if (k == 2)
+        return p[0] != 0xc2 || p[1] >= 0xa0; /* U+0080..U+009F */
+    if (k == 3 && p[0] == 0xe2 && p[1] == 0x80)
+        return p[2] != 0x8e && p[2] != 0x8f && (p[2] < 0xa8 || p[2] > 0xae); /* U+200E, U+200F, U+2028..U+202E */
+    if (k == 3 && p[0] == 0xe2 && p[1] == 0x81)
+        return p[2] < 0xa6 || p[2] > 0xa9; /* U+2066..U+2069 */
+    return k > 0;
+}
+
+void mt_make_printable(char *s)
+{
+    size_t n = strlen(s), o = 0;
+    for (size_t i = 0; i < n;) {
+        size_t k = mt_utf8_len(s + i, n - i);
+        if (plain_char(s + i, k)) {
+            memmove(s + o, s + i, k);
+            o += k;
+        } else {
+            s[o++] = s[i] == '\t' ? ' ' : '?';
+        }
+        i += k ? k : 1;
+    }
+    s[o] = '\0';
+}
+
 const char *mt_printable(const char *s, size_t n, char *ret, size_t size)
 {
     size_t o = 0;
     for (size_t i = 0; i < n;) {
         size_t k = mt_utf8_len(s + i, n - i);
-        bool plain = k > 0 && !((unsigned char)s[i] < 0x20 || s[i] == 0x7f);
+        bool plain = plain_char(s + i, k);
         size_t need = plain ? k : 1;
         if (o + need + 4 > size) {
             if (size >= 4) {
@@ -85,7 +117,7 @@ const char *mt_printable(const char *s, size_t n, char *ret, size_t size)
         if (plain)
             memcpy(ret + o, s + i, k);
         else
-            ret[o] = '?';
+            ret[o] = s[i] == '\t' ? ' ' : '?';
         o += need;
         i += k ? k : 1;
     }

@@ -19,8 +19,11 @@ bool mt_utf8_valid(const char *s, size_t n);
 void mt_hex_encode(const void *data, size_t n, char *ret);
 /** Decode exactly 2n lower- or upper-case hex digits into @ret; -MT_E_INVALID otherwise. */
 int mt_hex_decode(const char *hex, size_t n, void *ret);
-/** Printable copy of untrusted text for messages: control bytes and invalid UTF-8 become '?', cut to fit @size with "...". Returns @ret. */
+/** Printable copy of untrusted text for messages: control characters (C0 and C1), characters that turn the direction of text or break
+ * lines, and invalid UTF-8 become '?', a tab a blank; cut to fit @size with "...". Returns @ret. */
 const char *mt_printable(const char *s, size_t n, char *ret, size_t size);
+/** The same in place, without cutting; never longer than it was. */
+void mt_make_printable(char *s);
 /** malloc'ed copy of @n bytes plus NUL; NULL when memory is out. */
 char *mt_strndup(const char *s, size_t n);
 /** malloc'ed formatted string; NULL when memory is out. */

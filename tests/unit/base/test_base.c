@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "base/crc32c.h"
 #include "base/list.h"
+#include "base/log.h"
 #include "base/map.h"
 #include "base/num.h"
 #include "base/rd.h"
@@ -29,6 +30,58 @@ static void wrapping_puts_context_in_front_and_cuts(void **state)
     (void)MT_FAIL_ERRNO(&e, MT_E_IO, "open '%s'", "x");
     assert_string_equal(e.msg, "open 'x': No such file or directory");
     assert_int_equal(e.sys_errno, ENOENT);
+}
+
+static void a_message_keeps_its_reason_and_may_quote_itself(void **state)
+{
+    (void)state;
+    struct mt_err e = {0};
+    char name[400];
+    memset(name, 'n', sizeof name - 1);
+    name[sizeof name - 1] = '\0';
+    errno = ENOENT;
+    (void)MT_FAIL_ERRNO(&e, MT_E_IO, "open '%s'", name);
+    assert_int_equal(strlen(e.msg), sizeof e.msg - 1);
+    assert_non_null(strstr(e.msg, "...: No such file or directory"));
+    (void)MT_FAIL(&e, MT_E_INVALID, "first");
+    (void)MT_FAIL(&e, MT_E_INVALID, "%s (and 2 more)", e.msg);
+    assert_string_equal(e.msg, "first (and 2 more)");
+}
+
+static void untrusted_text_cannot_drive_a_terminal(void **state)
+{
+    (void)state;
+    struct mt_err e = {0};
+    char out[64];
+    static const char hostile[] = "a\033[2Jb\302\2332Jc\342\200\256d\342\201\246e\377f\tg\303\274\302\240";
+    static const char tame[] = "a?[2Jb?2Jc?d?e?f g\303\274\302\240";
+    assert_string_equal(mt_printable(hostile, strlen(hostile), out, sizeof out), tame);
+    (void)MT_FAIL(&e, MT_E_INVALID, "%s", hostile);
+    assert_string_equal(e.msg, tame);
+    (void)MT_FAIL(&e, MT_E_INVALID, "x");
+    (void)mt_err_wrap(&e, "%s", "\033]0;title\007");
+    assert_string_equal(e.msg, "?]0;title?: x");
+}
+
+static void hostile_fields_cannot_hide_an_event(void **state)
+{
+    (void)state;
+    char line[20000], field[4000];
+    int p[2], saved = dup(2);
+    memset(field, 1, sizeof field - 1); /* six bytes each when escaped */
+    field[sizeof field - 1] = '\0';
+    assert_int_equal(pipe(p), 0);
+    (void)dup2(p[1], 2);
+    mt_log(MT_ERROR, "edge.refused", KV("name", (const char *)field));
+    (void)dup2(saved, 2);
+    ssize_t n = read(p[0], line, sizeof line - 1);
+    assert_true(n > 0);
+    line[n] = '\0';
+    assert_non_null(strstr(line, "\"msg\":\"edge.refused\""));
+    assert_int_equal(line[n - 1], '\n');
+    (void)close(saved);
+    (void)close(p[0]);
+    (void)close(p[1]);
 }
 
 static void every_code_has_a_name_and_statuses(void **state)
@@ -166,6 +219,11 @@ static void time_round_trips(void **state)
     assert_true(us == 1732330800500000);
     assert_int_equal(mt_rfc3339_parse("2024-13-23T05:00:00Z", &us, NULL), -MT_E_INVALID);
     assert_int_equal(mt_rfc3339_parse("2024-11-23", &us, NULL), -MT_E_INVALID);
+    assert_int_equal(mt_rfc3339_parse("2024-02-29T00:00:00Z", &us, NULL), 0);
+    assert_int_equal(mt_rfc3339_parse("2023-02-29T00:00:00Z", &us, NULL), -MT_E_INVALID);
+    assert_int_equal(mt_rfc3339_parse("2024-11-31T00:00:00Z", &us, NULL), -MT_E_INVALID);
+    assert_int_equal(mt_rfc3339_parse("2024-11-23T05:00:00+24:00", &us, NULL), -MT_E_INVALID);
+    assert_int_equal(mt_rfc3339_parse("2024-12-31T23:59:60Z", &us, NULL), 0);
 }
 
 static void crc32c_matches_the_published_vector(void **state)
@@ -198,6 +256,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(wrapping_puts_context_in_front_and_cuts),
+        cmocka_unit_test(a_message_keeps_its_reason_and_may_quote_itself),
+        cmocka_unit_test(untrusted_text_cannot_drive_a_terminal),
+        cmocka_unit_test(hostile_fields_cannot_hide_an_event),
         cmocka_unit_test(every_code_has_a_name_and_statuses),
         cmocka_unit_test(numbers_are_whole_decimal_and_in_range),
         cmocka_unit_test(a_buffer_stops_at_its_bound_and_stays_failed),
