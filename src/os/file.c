@@ -10,11 +10,8 @@
 #include <sys/random.h>
 #include <sys/stat.h>
 
-int mt_file_read(const char *path, size_t max, char **ret, size_t *ret_len, struct mt_err *err)
+static int read_all(int fd, const char *path, size_t max, char **ret, size_t *ret_len, struct mt_err *err)
 {
-    mt_auto_fd int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return MT_FAIL_ERRNO(err, errno == ENOENT || errno == ENOTDIR ? MT_E_NOT_FOUND : MT_E_IO, "open '%s'", path);
     mt_auto_buf struct mt_buf b = MT_BUF_INIT(max + 1);
     for (;;) {
         char part[4096];
@@ -37,6 +34,33 @@ int mt_file_read(const char *path, size_t max, char **ret, size_t *ret_len, stru
     if (ret_len)
         *ret_len = len;
     return 0;
+}
+
+static int open_to_read(const char *path, int flags, struct mt_err *err)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC | flags);
+    if (fd < 0)
+        return MT_FAIL_ERRNO(err, errno == ENOENT || errno == ENOTDIR ? MT_E_NOT_FOUND : errno == ELOOP ? MT_E_DENIED : MT_E_IO, "open '%s'", path);
+    return fd;
+}
+
+int mt_file_read(const char *path, size_t max, char **ret, size_t *ret_len, struct mt_err *err)
+{
+    mt_auto_fd int fd = open_to_read(path, 0, err);
+    return fd < 0 ? fd : read_all(fd, path, max, ret, ret_len, err);
+}
+
+int mt_file_read_plain(const char *path, uid_t owner, size_t max, char **ret, size_t *ret_len, struct mt_err *err)
+{
+    struct stat st;
+    mt_auto_fd int fd = open_to_read(path, O_NOFOLLOW | O_NONBLOCK | O_NOCTTY, err);
+    if (fd < 0)
+        return fd;
+    if (fstat(fd, &st) < 0)
+        return MT_FAIL_ERRNO(err, MT_E_IO, "look at '%s'", path);
+    if (!S_ISREG(st.st_mode) || (owner != (uid_t)-1 && st.st_uid != owner && st.st_uid != 0 && st.st_uid != geteuid()))
+        return MT_FAIL(err, MT_E_DENIED, "'%s' is not a plain file of ours: look who put it there and remove it", path);
+    return read_all(fd, path, max, ret, ret_len, err);
 }
 
 static int write_all(int fd, const void *data, size_t len)

@@ -8,6 +8,9 @@
 
 /** Read all of @path (at most @max bytes, else -MT_E_LIMIT) into a malloc'ed, NUL terminated block. -MT_E_NOT_FOUND, -MT_E_IO. */
 int mt_file_read(const char *path, size_t max, char **ret, size_t *ret_len, struct mt_err *err);
+/** As mt_file_read for a file in a folder that others may write: the last part of @path must be a regular file itself (no link, no FIFO that
+ * would hold us) and belong to root, to us or to @owner ((uid_t)-1: to anybody), else -MT_E_DENIED. */
+int mt_file_read_plain(const char *path, uid_t owner, size_t max, char **ret, size_t *ret_len, struct mt_err *err);
 /** Write a temporary beside @path, fsync, rename, fsync the folder: after success the new content survives a power cut, before it the old one does. */
 int mt_file_write(const char *path, const void *data, size_t len, mode_t mode, struct mt_err *err);
 /** mkdir -p; folders made get @mode; existing ones are left as they are. */

@@ -51,7 +51,7 @@ struct mt_loop {
     int value;
     struct mt_list sources, graveyard;
     struct mt_source **heap; /* binary min-heap of armed timers by at_ns */
-    size_t heap_len, heap_cap;
+    size_t heap_len, heap_cap, timers; /* heap_cap >= timers: arming never allocates */
     pthread_mutex_t lock; /* guards the task queue */
     struct task *first, **last;
 };
@@ -220,10 +220,7 @@ int mt_loop_fd_events(struct mt_source *s, uint32_t events, struct mt_err *err)
 
 struct mt_source *mt_loop_timer(struct mt_loop *l, const char *name, mt_timer_fn fn, void *arg, struct mt_err *err)
 {
-    size_t timers = 1;
-    MT_LIST_EACH(n, &l->sources)
-        timers += MT_CONTAINER(n, struct mt_source, link)->kind == SRC_TIMER;
-    if (timers > l->heap_cap) {
+    if (l->timers == l->heap_cap) {
         size_t cap = l->heap_cap ? l->heap_cap * 2 : 16;
         struct mt_source **heap = realloc(l->heap, cap * sizeof(struct mt_source *));
         if (!heap) {
@@ -234,8 +231,10 @@ struct mt_source *mt_loop_timer(struct mt_loop *l, const char *name, mt_timer_fn
         l->heap_cap = cap;
     }
     struct mt_source *s = source_new(l, SRC_TIMER, name, arg, err);
-    if (s)
-        s->fn.timer = fn;
+    if (!s)
+        return NULL;
+    s->fn.timer = fn;
+    l->timers++;
     return s;
 }
 
@@ -283,6 +282,7 @@ void mt_loop_del(struct mt_source *s)
     MT_CHECK(s, SOURCE_MAGIC);
     MT_ASSERT(!s->dead);
     timer_disarm(s);
+    s->loop->timers -= s->kind == SRC_TIMER;
     if (s->polled) /* EBADF: the owner closed it first, the kernel has forgotten it already */
         (void)epoll_ctl(s->loop->epfd, EPOLL_CTL_DEL, s->fd, NULL);
     if (s->kind == SRC_SIGNAL)

@@ -28,6 +28,9 @@ int mt_sock_unix_listen(const char *path, mode_t mode, uid_t uid, gid_t gid, int
     mt_auto_fd int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
         return MT_FAIL_ERRNO(err, MT_E_IO, "socket for '%s'", path);
+    struct stat st;
+    if (lstat(path, &st) == 0 && !S_ISSOCK(st.st_mode))
+        return MT_FAIL(err, MT_E_CONFLICT, "'%s' is there and is no socket: remove it or configure another path", path);
     if (unlink(path) < 0 && errno != ENOENT)
         return MT_FAIL_ERRNO(err, MT_E_IO, "remove old socket '%s'", path);
     /* fchmod before bind decides the mode of the file that bind makes: there is no moment with a wider one */
@@ -50,9 +53,13 @@ int mt_sock_unix_connect(const char *path, int *ret_fd, struct mt_err *err)
     mt_auto_fd int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return MT_FAIL_ERRNO(err, MT_E_IO, "socket for '%s'", path);
+    /* a peer that hangs with a full queue would hold connect for ever; the bound is for this call alone */
+    const struct timeval ten = {.tv_sec = 10}, none = {0};
+    (void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &ten, sizeof ten);
     while (connect(fd, (struct sockaddr *)&a, sizeof a) < 0)
         if (errno != EINTR)
             return MT_FAIL_ERRNO(err, MT_E_UNAVAILABLE, "connect to '%s'", path);
+    (void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &none, sizeof none);
     *ret_fd = MT_TAKE_FD(fd);
     return 0;
 }

@@ -9,9 +9,10 @@
 
 #define MT_UNIX_PATH_MAX 107 /* bytes, without the NUL: sizeof sun_path - 1 */
 
-/** Non-blocking Unix stream listener at @path (an old socket file there is removed), file mode @mode, owner @uid/@gid (-1: leave). */
+/** Non-blocking Unix stream listener at @path, file mode @mode, owner @uid/@gid (-1: leave). An old socket file there is removed; anything
+ * else there stays and is -MT_E_CONFLICT: a wrong path in a configuration must not cost a file. */
 int mt_sock_unix_listen(const char *path, mode_t mode, uid_t uid, gid_t gid, int *ret_fd, struct mt_err *err);
-/** Blocking Unix stream client. -MT_E_UNAVAILABLE when nobody listens. */
+/** Blocking Unix stream client. -MT_E_UNAVAILABLE when nobody listens, or when a listener with a full queue accepts nobody for ten seconds. */
 int mt_sock_unix_connect(const char *path, int *ret_fd, struct mt_err *err);
 /** Credentials of the peer of a Unix stream socket (SO_PEERCRED). */
 int mt_sock_peercred(int fd, uid_t *ret_uid, gid_t *ret_gid, pid_t *ret_pid, struct mt_err *err);

@@ -88,8 +88,10 @@ static int child_ids(const struct mt_spawn *s)
     return 0;
 }
 
-__attribute__((noreturn)) static void child(const struct mt_spawn *s, int report)
+__attribute__((noreturn)) static void child(const struct mt_spawn *s, pid_t parent, int report)
 {
+    int high = fcntl(report, F_DUPFD_CLOEXEC, 3); /* a parent without stdio gets pipes numbered 0..2, which are about to be replaced */
+    report = high < 0 ? report : high;
     struct sigaction dfl = {.sa_handler = SIG_DFL};
     for (int i = 1; i < NSIG; i++)
         (void)sigaction(i, &dfl, NULL);
@@ -98,8 +100,11 @@ __attribute__((noreturn)) static void child(const struct mt_spawn *s, int report
     (void)sigprocmask(SIG_SETMASK, &none, NULL);
     if (s->new_session)
         (void)setsid();
-    if (s->parent_death_signal)
+    if (s->parent_death_signal) {
         (void)prctl(PR_SET_PDEATHSIG, s->parent_death_signal);
+        if (getppid() != parent) /* it died before we asked: nobody would tell us */
+            _exit(127);
+    }
     for (size_t i = 0; i < MT_ARRAY_LEN(s->cgroup_procs) && s->cgroup_procs[i]; i++) {
         int fd = open(s->cgroup_procs[i], O_WRONLY | O_CLOEXEC);
         if (fd < 0 || write(fd, "0", 1) != 1)
@@ -137,9 +142,9 @@ int mt_spawn(const struct mt_spawn *s, pid_t *ret_pid, int *ret_pidfd, struct mt
     sigset_t all, old;
     (void)sigfillset(&all);
     (void)pthread_sigmask(SIG_SETMASK, &all, &old);
-    pid_t pid = fork();
+    pid_t self = getpid(), pid = fork();
     if (pid == 0)
-        child(s, wr);
+        child(s, self, wr);
     int fork_errno = errno;
     (void)pthread_sigmask(SIG_SETMASK, &old, NULL);
     if (pid < 0) {

@@ -259,6 +259,63 @@ static void a_tree_is_removed_without_following_links(void **state)
     assert_int_equal(mt_file_remove_tree(AT_FDCWD, in_dir("t"), NULL), 0);
 }
 
+static void a_file_put_there_by_others_is_not_read(void **state)
+{
+    (void)state;
+    char *text = NULL;
+    struct mt_err e;
+    assert_int_equal(mt_file_write(in_dir("plain"), "42", 2, 0600, NULL), 0);
+    assert_int_equal(mt_file_read_plain(in_dir("plain"), geteuid(), 10, &text, NULL, NULL), 0);
+    assert_string_equal(text, "42");
+    free(text);
+    assert_int_equal(mt_file_read_plain(in_dir("plain"), geteuid(), 1, &text, NULL, NULL), -MT_E_LIMIT);
+    assert_int_equal(symlink("plain", in_dir("link")), 0);
+    assert_int_equal(mt_file_read_plain(in_dir("link"), (uid_t)-1, 10, &text, NULL, &e), -MT_E_DENIED);
+    assert_int_equal(mkfifo(in_dir("fifo"), 0600), 0);
+    assert_int_equal(mt_file_read_plain(in_dir("fifo"), (uid_t)-1, 10, &text, NULL, &e), -MT_E_DENIED);
+    assert_int_equal(mt_file_read_plain(in_dir("none"), (uid_t)-1, 10, &text, NULL, &e), -MT_E_NOT_FOUND);
+    if (geteuid() == 0) {
+        assert_int_equal(chown(in_dir("plain"), 12345, 12345), 0);
+        assert_int_equal(mt_file_read_plain(in_dir("plain"), 0, 10, &text, NULL, &e), -MT_E_DENIED);
+        assert_int_equal(mt_file_read_plain(in_dir("plain"), 12345, 10, &text, NULL, &e), 0);
+        free(text);
+    }
+}
+
+static void a_listener_replaces_only_sockets(void **state)
+{
+    (void)state;
+    int fd = -1;
+    struct mt_err e;
+    assert_int_equal(mt_file_write(in_dir("precious"), "x", 1, 0600, NULL), 0);
+    assert_int_equal(mt_sock_unix_listen(in_dir("precious"), 0600, (uid_t)-1, (gid_t)-1, &fd, &e), -MT_E_CONFLICT);
+    assert_int_equal(access(in_dir("precious"), F_OK), 0);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(mt_sock_unix_listen(in_dir("sock"), 0600, (uid_t)-1, (gid_t)-1, &fd, &e), 0);
+        (void)close(fd);
+    }
+}
+
+static void a_parent_without_stdio_hears_of_a_failed_exec(void **state)
+{
+    (void)state;
+    pid_t pid = fork();
+    if (pid == 0) {
+        const char *argv[] = {"such", NULL};
+        pid_t child;
+        struct mt_err e;
+        for (int i = 0; i < 3; i++)
+            (void)close(i);
+        /* the pipe that reports a failed exec gets number 1 here, which the child replaces */
+        bool ok = mt_spawn(&(struct mt_spawn){.path = "/no/such", .argv = argv, .stdin_fd = -1, .stdout_fd = -1, .stderr_fd = -1}, &child, NULL,
+                           &e) == -MT_E_NOT_FOUND;
+        _exit(ok ? 0 : 1);
+    }
+    int status = 0;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+}
+
 static void a_lock_is_exclusive(void **state)
 {
     (void)state;
@@ -332,6 +389,9 @@ int main(void)
         cmocka_unit_test(descriptors_do_not_leak_into_children),
         cmocka_unit_test(a_written_file_is_whole_and_has_its_mode),
         cmocka_unit_test(a_tree_is_removed_without_following_links),
+        cmocka_unit_test(a_file_put_there_by_others_is_not_read),
+        cmocka_unit_test(a_listener_replaces_only_sockets),
+        cmocka_unit_test(a_parent_without_stdio_hears_of_a_failed_exec),
         cmocka_unit_test(a_lock_is_exclusive),
         cmocka_unit_test(a_unix_socket_knows_its_peer),
         cmocka_unit_test(digests_match_published_vectors),
