@@ -107,8 +107,10 @@ static int dec_assignment(json_t *json, struct mt_assignment *a, struct mt_err *
             *err = inner;
         return rc;
     }
-    if (rc < 0)
-        return 0; /* the fault travels with the assignment */
+    if (rc < 0) {
+        a->unread = workload; /* the fault travels with the assignment */
+        return 0;
+    }
     if (!MT_STREQ(a->workload->instance_id, a->instance_id))
         return MT_FAIL(err, MT_E_INVALID, "the workload is of another instance");
     if (a->workload->generation != a->generation)
@@ -346,6 +348,8 @@ static json_t *enc_assignment(const struct mt_assignment *a)
         json_t *workload = NULL;
         (void)mt_workload_encode(a->workload, &workload, NULL);
         mt_jout_json(&o, "workload", workload);
+    } else if (a->unread) {
+        mt_jout_json(&o, "workload", json_incref(a->unread));
     }
     return mt_jout_take(&o);
 }

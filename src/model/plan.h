@@ -54,6 +54,7 @@ struct mt_assignment {
     uint32_t drain_delay_seconds; /* 0..60 */
     struct mt_workload *workload; /* owned; NULL when stopped, or when it could not be honoured (fault.field set) */
     struct mt_workload_fault fault; /* field[0] != 0: report spec_unsupported with this detail */
+    json_t *unread; /* the workload that has the fault, borrowed from the plan's document; encoded again as it came */
     const char *secret_ref;       /* sv_... or NULL */
 };
 
