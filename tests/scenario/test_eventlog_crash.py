@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """An immediate stop of PostgreSQL under load takes back nothing that was answered or streamed (control-plane.md 6.4, ruling R18).
 
-Each round: a load tool appends from 16 threads and reads by cursor, naming every acknowledged and every streamed event on its
+Each round: a load tool appends from many threads and reads by cursor, naming every acknowledged and every streamed event on its
 stdout; the postmaster gets SIGQUIT, or is killed; the server starts again; then every named event is there with the hash it had,
 ids have no gap, the chain and the aggregates' numbers are whole, and the views equal the events.
 With MOAT_CRASH_SQL="SET synchronous_commit = off" the appender's sessions acknowledge before the flush: the test then fails,
@@ -20,7 +20,8 @@ sys.dont_write_bytecode = True
 ROOT = os.environ.get("MOAT_ROOT") or os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 TOOL = os.environ.get("MOAT_EVENTLOG_TOOL") or os.path.join(ROOT, "build/tests/unit/eventlog/eventlog-load")
 SQL = os.environ.get("MOAT_CRASH_SQL")
-ROUNDS = (("sigquit", 0.8), ("sigquit", 0.35), ("sigkill", 0.6), ("sigquit", 1.1), ("sigquit", 0.15))
+# 200 clients keep a second batch on its way behind the one that is being flushed
+ROUNDS = (("sigquit", 0.8, 16), ("sigquit", 0.35, 200), ("sigkill", 0.6, 200), ("sigquit", 1.1, 200), ("sigquit", 0.15, 16))
 
 
 def tool(*args):
@@ -33,9 +34,9 @@ def tool(*args):
 class Load:
     """The load tool; its lines are taken apart as they come."""
 
-    def __init__(self, where):
+    def __init__(self, where, clients):
         self.acks, self.seen, self.crash_lines = {}, {}, 0
-        self.p = subprocess.Popen([TOOL, "load", where, "16"] + ([SQL] if SQL else []), stdin=subprocess.PIPE,
+        self.p = subprocess.Popen([TOOL, "load", where, str(clients)] + ([SQL] if SQL else []), stdin=subprocess.PIPE,
                                   stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, bufsize=1)
         self.t = threading.Thread(target=self.read, daemon=True)
         self.t.start()
@@ -62,9 +63,9 @@ def postmaster(where):
         return int(f.readline())
 
 
-def one_round(where, how, seconds, known):
+def one_round(where, how, seconds, clients, known):
     """Returns the list of what is wrong, and numbers for the transcript."""
-    load = Load(where)
+    load = Load(where, clients)
     end = time.monotonic() + 10
     while not load.acks and time.monotonic() < end:
         time.sleep(0.01)
@@ -109,10 +110,10 @@ def main():
     try:
         tool("up", where)
         known = {}
-        for n, (how, seconds) in enumerate(ROUNDS):
-            name = f"round {n + 1} ({how} under load): nothing answered or streamed is lost"
+        for n, (how, seconds, clients) in enumerate(ROUNDS):
+            name = f"round {n + 1} ({how}, {clients} clients): nothing answered or streamed is lost"
             try:
-                wrong, said = one_round(where, how, seconds, known)
+                wrong, said = one_round(where, how, seconds, clients, known)
             except Exception as e:  # noqa: BLE001
                 wrong, said = [f"{type(e).__name__}: {e}"], ""
             print(f"# {said}")

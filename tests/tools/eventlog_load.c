@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Load and checks for the crash test of the event log. One line per fact on stdout, written the moment it is known:
- *   up DIR            make or start a cluster under DIR, migrate; "up PID MILLISECONDS"
+ *   up DIR [CONF]     make or start a cluster under DIR, migrate; CONF: further lines of postgresql.conf; "up PID MILLISECONDS"
  *   down DIR fast|immediate
  *   load DIR CLIENTS [SQL]   commands until stdin closes or the database goes away; SQL runs on the appender's sessions
  *        "ack EVENT_ID ORG_ID"  a command was answered: durable
@@ -178,11 +178,11 @@ static int cmd_load(struct place *p, int clients, const char *sql)
 {
     struct mt_err err = {0};
     struct reader rd = {0};
-    struct client cs[64];
+    static struct client cs[256];
     char run[24];
     const struct mt_pg_conf pg = {.conninfo = p->control};
     (void)snprintf(run, sizeof run, "%llx", (unsigned long long)mt_clock_wall_us());
-    if (clients < 1 || clients > 64)
+    if (clients < 1 || clients > 256)
         return 2;
     if (mt_log_head_new(&pg, &rd.head, &err) < 0 || mt_pg_connect(&pg, &rd.pg, &err) < 0 ||
         mt_log_position(rd.pg, &rd.cursor, NULL, &err) < 0)
@@ -258,8 +258,10 @@ int main(int argc, char **argv)
     mt_log_init("eventlog-load", MT_ERROR, false);
     if (argc >= 3) {
         place_of(&p, argv[2]);
-        if (MT_STREQ(argv[1], "up"))
+        if (MT_STREQ(argv[1], "up")) {
+            p.conf.extra_conf = argc > 3 ? argv[3] : NULL;
             return cmd_up(&p);
+        }
         if (MT_STREQ(argv[1], "down") && argc == 4)
             return cmd_down(&p, argv[3]);
         if (MT_STREQ(argv[1], "load") && argc >= 4)
@@ -267,6 +269,6 @@ int main(int argc, char **argv)
         if (MT_STREQ(argv[1], "check"))
             return cmd_check(&p);
     }
-    (void)fprintf(stderr, "usage: eventlog-load up DIR | down DIR fast|immediate | load DIR CLIENTS [SQL] | check DIR\n");
+    (void)fprintf(stderr, "usage: eventlog-load up DIR [CONF] | down DIR fast|immediate | load DIR CLIENTS [SQL] | check DIR\n");
     return 2;
 }

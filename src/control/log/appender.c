@@ -9,7 +9,9 @@
 #include "base/clock.h"
 #include "base/log.h"
 
+#include <limits.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -20,7 +22,10 @@
 #define RECONNECT_NS (200 * MT_NS_PER_MS)
 #define SETTLE_NS (15 * MT_NS_PER_S)
 #define FLIGHTS_MAX 2
-#define AHEAD_MIN 2 /* fewer commands than this never start a flight behind another */
+/* Those who were answered usually come back at once with their next command. A share of the last batch's duration is waited
+ * for them, so that they share one flush with those who came meanwhile instead of taking turns in two half-full batches. */
+#define GATHER_MIN_NS (100 * INT64_C(1000))
+#define GATHER_MAX_NS (1 * MT_NS_PER_MS)
 #define KEYS_MAX 32768 /* slots of the set of touched keys, power of two; a batch notes at most 4096 * 2 + 128 * 65 */
 
 struct mt_appender {
@@ -34,7 +39,8 @@ struct mt_appender {
     pthread_cond_t work;
     struct mt_list queue;
     int waiting;
-    int wake_at;  /* with so many waiting, wake_fd is written: the thread waits for a flight; 0: it waits on `work` */
+    int want;     /* with so many waiting, `work` is signalled */
+    int wake_at;  /* with so many waiting, wake_fd is written: the thread waits for a flight; 0: it does not */
     int wake_fd;
     bool stop;
     struct mt_appender_stats stats; /* copy for readers */
@@ -49,6 +55,9 @@ struct mt_appender {
     uint32_t n_used;
     struct flight flights[FLIGHTS_MAX]; /* in the air, oldest first */
     int n_flights;
+    int expect;           /* commands that wait soon if those answered last come back with more */
+    int64_t gather_until; /* how long that is waited for */
+    int64_t begun_at;
 };
 
 /* ---- choosing ---- */
@@ -143,31 +152,24 @@ static void fail_with(struct mt_cmd *c, const struct mt_err *err)
 }
 
 /* Not under the mutex. */
-static void answer(struct mt_appender *ap, struct mt_cmd **cmds, int n)
-{
-    (void)pthread_mutex_lock(&ap->mutex);
-    ap->stats = ap->own;
-    for (int i = 0; i < n; i++) {
-        cmds[i]->state = CMD_ANSWERED;
-        if (cmds[i]->waited)
-            (void)pthread_cond_signal(&cmds[i]->answered); /* its thread frees it */
-    }
-    (void)pthread_mutex_unlock(&ap->mutex);
-}
-
 static void answer_all(struct mt_appender *ap, struct mt_cmd **cmds, int n)
 {
-    struct mt_cmd *calls[BATCH_CMDS_MAX];
-    int n_calls = 0;
-    for (int i = 0; i < n; i++)
-        if (!cmds[i]->waited)
-            calls[n_calls++] = cmds[i];
-    answer(ap, cmds, n);
-    for (int i = 0; i < n_calls; i++) {
-        struct mt_cmd_done done = calls[i]->done;
-        calls[i]->done.body = NULL; /* the callback's now */
-        calls[i]->fn(calls[i]->fn_arg, &done, &calls[i]->err);
-        mt_cmd_free(calls[i]);
+    int64_t now = mt_clock_mono(), share = (now - ap->begun_at) / 2;
+    (void)pthread_mutex_lock(&ap->mutex);
+    ap->stats = ap->own;
+    ap->expect = n + ap->waiting < ap->batch_max ? n + ap->waiting : ap->batch_max;
+    ap->gather_until = now + (share < GATHER_MIN_NS ? GATHER_MIN_NS : share > GATHER_MAX_NS ? GATHER_MAX_NS : share);
+    (void)pthread_mutex_unlock(&ap->mutex);
+    for (int i = 0; i < n; i++) {
+        struct mt_cmd *c = cmds[i];
+        if (c->waited) {
+            (void)sem_post(&c->answered); /* its thread frees it */
+            continue;
+        }
+        struct mt_cmd_done done = c->done;
+        c->done.body = NULL; /* the callback's now */
+        c->fn(c->fn_arg, &done, &c->err);
+        mt_cmd_free(c);
     }
 }
 
@@ -338,20 +340,39 @@ static void dispatch(struct mt_appender *ap, struct mt_cmd **cmds, int n)
     run(ap, cmds, n);
 }
 
-/* Wait until something is to be done; returns the commands of the next batch, 0 when a flight landed or is about to. */
+/* Under the mutex, nothing in the air: until a batch is worth sending. */
+static void gather(struct mt_appender *ap)
+{
+    while (!ap->stop && ap->waiting < ap->expect) {
+        bool late = mt_clock_mono() >= ap->gather_until;
+        if (late && ap->waiting > 0)
+            break;
+        ap->want = late ? 1 : ap->expect;
+        if (late) {
+            (void)pthread_cond_wait(&ap->work, &ap->mutex);
+        } else {
+            const struct timespec until = {.tv_sec = (time_t)(ap->gather_until / MT_NS_PER_S), .tv_nsec = (long)(ap->gather_until % MT_NS_PER_S)};
+            (void)pthread_cond_timedwait(&ap->work, &ap->mutex, &until);
+        }
+    }
+    ap->want = INT_MAX;
+}
+
+/* Wait until something is to be done; returns the commands of the next batch, 0 when a flight is to be waited for. */
 static int next_batch(struct mt_appender *ap, struct mt_cmd **cmds, bool *ret_stop)
 {
     (void)pthread_mutex_lock(&ap->mutex);
-    while (ap->n_flights == 0 && mt_list_empty(&ap->queue) && !ap->stop)
-        (void)pthread_cond_wait(&ap->work, &ap->mutex);
+    if (ap->n_flights == 0)
+        gather(ap);
     *ret_stop = ap->stop && ap->n_flights == 0;
-    int ahead = ap->n_flights > 0 ? ap->flights[ap->n_flights - 1].n / 2 : 0;
-    int enough = ahead > AHEAD_MIN ? ahead : AHEAD_MIN;
     int n = 0;
-    if (!ap->stop && (ap->n_flights == 0 || (ap->n_flights < FLIGHTS_MAX && ap->waiting >= enough)))
+    /* Behind a flight only a full batch is sent: anything less does better to share the next flush with more. */
+    if (!ap->stop && (ap->n_flights == 0 || (ap->n_flights < FLIGHTS_MAX && ap->waiting >= ap->batch_max)))
         n = choose(ap, cmds);
-    ap->wake_at = n == 0 && ap->n_flights > 0 && ap->n_flights < FLIGHTS_MAX ? enough : 0;
+    ap->wake_at = n == 0 && ap->n_flights > 0 && ap->n_flights < FLIGHTS_MAX ? ap->batch_max : 0;
     (void)pthread_mutex_unlock(&ap->mutex);
+    if (n > 0 && ap->n_flights == 0)
+        ap->begun_at = mt_clock_mono();
     return n;
 }
 
@@ -405,7 +426,12 @@ int mt_appender_new(const struct mt_appender_conf *conf, struct mt_appender **re
     ap->keys = calloc(KEYS_MAX, sizeof *ap->keys);
     ap->used = calloc(KEYS_MAX, sizeof *ap->used);
     mt_list_init(&ap->queue);
-    MT_ASSERT(pthread_mutex_init(&ap->mutex, NULL) == 0 && pthread_cond_init(&ap->work, NULL) == 0);
+    pthread_condattr_t mono;
+    MT_ASSERT(pthread_mutex_init(&ap->mutex, NULL) == 0 && pthread_condattr_init(&mono) == 0 &&
+              pthread_condattr_setclock(&mono, CLOCK_MONOTONIC) == 0 && pthread_cond_init(&ap->work, &mono) == 0);
+    (void)pthread_condattr_destroy(&mono);
+    ap->expect = 1;
+    ap->want = INT_MAX;
     int r = 0;
     ap->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (ap->wake_fd < 0)
@@ -483,12 +509,27 @@ static int enqueue(struct mt_appender *ap, struct mt_cmd *cmd, struct mt_err *er
             ap->wake_at = 0;
             if (write(ap->wake_fd, &one, sizeof one) < 0)
                 mt_log(MT_ERROR, "appender.wake_failed", KV("errno", errno));
-        } else if (ap->waiting == 1) {
+        } else if (ap->waiting >= ap->want) {
+            ap->want = INT_MAX; /* once */
             (void)pthread_cond_signal(&ap->work);
         }
     }
     (void)pthread_mutex_unlock(&ap->mutex);
     return r;
+}
+
+/* Time is up: take the command back, unless it runs already. */
+static bool withdraw(struct mt_appender *ap, struct mt_cmd *cmd, int timeout_ms)
+{
+    (void)pthread_mutex_lock(&ap->mutex);
+    bool mine = cmd->state == CMD_WAITING && !mt_list_empty(&cmd->link);
+    if (mine) {
+        mt_list_remove(&cmd->link);
+        ap->waiting--;
+        (void)MT_FAIL(&cmd->err, MT_E_TIMEOUT, "the command waited %d ms and was not begun", timeout_ms);
+    }
+    (void)pthread_mutex_unlock(&ap->mutex);
+    return mine;
 }
 
 int mt_append(struct mt_appender *ap, struct mt_cmd *cmd, int timeout_ms, struct mt_cmd_done *ret_done, struct mt_err *err)
@@ -504,26 +545,17 @@ int mt_append(struct mt_appender *ap, struct mt_cmd *cmd, int timeout_ms, struct
         return r;
     }
     struct timespec until;
-    (void)clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += timeout_ms / 1000;
-    until.tv_nsec += (long)(timeout_ms % 1000) * 1000000;
-    if (until.tv_nsec >= 1000000000) {
-        until.tv_nsec -= 1000000000;
-        until.tv_sec++;
-    }
-    (void)pthread_mutex_lock(&ap->mutex);
-    while (cmd->state != CMD_ANSWERED) {
-        /* Once it runs its outcome is waited for: the reply builder's argument is the caller's. The batch has its own deadlines. */
-        if (cmd->state == CMD_RUNNING)
-            (void)pthread_cond_wait(&cmd->answered, &ap->mutex);
-        else if (pthread_cond_timedwait(&cmd->answered, &ap->mutex, &until) == ETIMEDOUT && cmd->state == CMD_WAITING) {
-            mt_list_remove(&cmd->link);
-            ap->waiting--;
-            (void)MT_FAIL(&cmd->err, MT_E_TIMEOUT, "the command waited %d ms and was not begun", timeout_ms);
-            cmd->state = CMD_ANSWERED;
-        }
-    }
-    (void)pthread_mutex_unlock(&ap->mutex);
+    (void)clock_gettime(CLOCK_MONOTONIC, &until);
+    int64_t ns = until.tv_nsec + (int64_t)timeout_ms * MT_NS_PER_MS;
+    until.tv_sec += (time_t)(ns / MT_NS_PER_S);
+    until.tv_nsec = (long)(ns % MT_NS_PER_S);
+    int woken;
+    while ((woken = sem_clockwait(&cmd->answered, CLOCK_MONOTONIC, &until)) < 0 && errno == EINTR)
+        ;
+    if (woken < 0 && !withdraw(ap, cmd, timeout_ms))
+        /* It runs: its outcome is waited for, since the reply builder's argument is the caller's. The batch has deadlines. */
+        while (sem_wait(&cmd->answered) < 0 && errno == EINTR)
+            ;
     *ret_done = cmd->done;
     cmd->done.body = NULL;
     if (cmd->err.code)

@@ -53,7 +53,7 @@ int mt_cmd_new(const struct mt_cmd_actor *actor, struct mt_cmd **ret_cmd, struct
     mt_arena_init(&cmd->arena, CMD_BYTES_MAX);
     mt_list_init(&cmd->link);
     mt_buf_init(&cmd->body, 1u << 20);
-    MT_ASSERT(pthread_cond_init(&cmd->answered, NULL) == 0);
+    MT_ASSERT(sem_init(&cmd->answered, 0, 0) == 0);
     int r = copy_text(cmd, "actor type", actor->actor_type, &cmd->actor_type, err);
     if (r == 0)
         r = text_ok("actor id", actor->actor_id, ID_MAX, err);
@@ -84,7 +84,7 @@ void mt_cmd_free(struct mt_cmd *cmd)
     free(cmd->events);
     for (int i = 0; i < cmd->n_sides; i++)
         free(cmd->sides[i]);
-    (void)pthread_cond_destroy(&cmd->answered);
+    (void)sem_destroy(&cmd->answered);
     cmd->magic = 0;
     free(cmd);
 }

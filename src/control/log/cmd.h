@@ -8,7 +8,7 @@
 #include "base/arena.h"
 #include "base/list.h"
 
-#include <pthread.h>
+#include <semaphore.h>
 
 #define CMD_MAGIC 0x636d6474u
 #define CMD_SIDES_MAX 16
@@ -36,7 +36,7 @@ struct cmd_side {
     int64_t affected;
 };
 
-enum cmd_state { CMD_WAITING = 0, CMD_RUNNING, CMD_ANSWERED };
+enum cmd_state { CMD_WAITING = 0, CMD_RUNNING };
 
 struct mt_cmd {
     uint32_t magic;
@@ -60,7 +60,7 @@ struct mt_cmd {
     /* the appender's */
     struct mt_list link;
     enum cmd_state state;
-    pthread_cond_t answered;
+    sem_t answered; /* posted once; no lock is taken to wake, so that a batch of answers does not fight over one */
     bool waited; /* a thread waits in mt_append; else `fn` is called and the command freed */
     mt_append_fn *fn;
     void *fn_arg;
