@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Outcomes of a handler: answers, parking, streams. See http_server_int.h. */
+#include "wire/http_server_int.h"
+
+#include "base/assert.h"
+#include "base/err.h"
+
+void httpd_resume(struct mt_http_req *r)
+{
+    if (r->suspended && r->conn) {
+        r->suspended = false;
+        MHD_resume_connection(r->conn);
+    }
+}
+
+void mt_http_add_header(struct mt_http_req *r, const char *name, const char *value)
+{
+    if (r->out_n == sizeof r->out / sizeof r->out[0])
+        return;
+    struct pair *p = &r->out[r->out_n];
+    p->name = strdup(name);
+    p->value = strdup(value);
+    if (!p->name || !p->value) {
+        free(p->name);
+        free(p->value);
+        p->name = p->value = NULL;
+        return;
+    }
+    char *o = p->value;
+    for (const char *q = p->value; *q; q++)
+        if ((unsigned char)*q >= 0x20 && *q != 0x7f)
+            *o++ = *q;
+    *o = 0;
+    r->out_n++;
+}
+
+static void finish(struct mt_http_req *r, unsigned status, const char *type, struct MHD_Response *resp)
+{
+    if (resp) {
+        if (type)
+            (void)MHD_add_response_header(resp, MHD_HTTP_HEADER_CONTENT_TYPE, type);
+        for (size_t i = 0; i < r->out_n; i++)
+            (void)MHD_add_response_header(resp, r->out[i].name, r->out[i].value);
+    }
+    pthread_mutex_lock(&r->mu);
+    r->answered = true;
+    r->status = status;
+    if (r->response) /* answered before: the first answer counts */
+        MHD_destroy_response(resp);
+    else
+        r->response = resp;
+    if (r->phase == PHASE_QUEUED && r->response) {
+        r->phase = PHASE_ANSWERED;
+        httpd_resume(r);
+    }
+    pthread_mutex_unlock(&r->mu);
+}
+
+void mt_http_reply(struct mt_http_req *r, unsigned status, const char *type, char *body, size_t len)
+{
+    struct MHD_Response *resp =
+        body ? MHD_create_response_from_buffer(len, body, MHD_RESPMEM_MUST_FREE)
+             : MHD_create_response_from_buffer(0, (void *)(uintptr_t) "", MHD_RESPMEM_PERSISTENT);
+    if (!resp) {
+        free(body);
+        resp = MHD_create_response_from_buffer(0, (void *)(uintptr_t) "", MHD_RESPMEM_PERSISTENT);
+        MT_ASSERT(resp); /* a few hundred bytes: without them nothing can be answered any more */
+        status = 500;
+    }
+    finish(r, status, body ? type : NULL, resp);
+}
+
+void mt_http_park(struct mt_http_req *r, unsigned topics, int64_t deadline_ns)
+{
+    r->park_asked = true;
+    r->topics = topics;
+    r->deadline_ns = deadline_ns;
+}
+
+/* The library asks for bytes of a stream; called on the network thread. */
+static ssize_t on_stream_read(void *cls, uint64_t pos, char *out, size_t max)
+{
+    struct mt_http_req *r = cls;
+    (void)pos;
+    pthread_mutex_lock(&r->mu);
+    ssize_t got = 0;
+    size_t have = r->buf_len - r->buf_off;
+    if (have) {
+        size_t n = have < max ? have : max;
+        memcpy(out, r->buf + r->buf_off, n);
+        r->buf_off += n;
+        if (r->buf_off == r->buf_len)
+            r->buf_off = r->buf_len = 0;
+        got = (ssize_t)n;
+    } else if (r->ended) {
+        got = MHD_CONTENT_READER_END_OF_STREAM;
+    } else if (r->conn && !r->suspended) {
+        MHD_suspend_connection(r->conn);
+        r->suspended = true;
+    }
+    pthread_mutex_unlock(&r->mu);
+    return got;
+}
+
+void mt_http_stream_start(struct mt_http_req *r, const char *type, size_t max_buffer)
+{
+    struct MHD_Response *resp =
+        MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 4096, on_stream_read, r, NULL);
+    if (!resp) {
+        mt_http_reply(r, 500, NULL, NULL, 0);
+        return;
+    }
+    pthread_mutex_lock(&r->s->mu);
+    r->s->streams++;
+    pthread_mutex_unlock(&r->s->mu);
+    r->streaming = true;
+    r->buf_max = max_buffer;
+    finish(r, 200, type, resp);
+}
+
+int mt_http_stream_write(struct mt_http_req *r, const void *data, size_t len)
+{
+    int rc = 0;
+    pthread_mutex_lock(&r->mu);
+    if (r->gone || r->ended) {
+        rc = -MT_E_UNAVAILABLE;
+    } else if (len > r->buf_max - (r->buf_len - r->buf_off)) {
+        rc = -MT_E_LIMIT;
+    } else {
+        if (r->buf_off && r->buf_len + len > r->buf_cap) {
+            memmove(r->buf, r->buf + r->buf_off, r->buf_len - r->buf_off);
+            r->buf_len -= r->buf_off;
+            r->buf_off = 0;
+        }
+        if (r->buf_len + len > r->buf_cap) {
+            size_t cap = r->buf_cap ? r->buf_cap : 1024;
+            while (cap < r->buf_len + len)
+                cap *= 2;
+            char *nb = realloc(r->buf, cap);
+            if (!nb) {
+                pthread_mutex_unlock(&r->mu);
+                return -MT_E_LIMIT;
+            }
+            r->buf = nb;
+            r->buf_cap = cap;
+        }
+        memcpy(r->buf + r->buf_len, data, len);
+        r->buf_len += len;
+        if (r->phase == PHASE_SENT)
+            httpd_resume(r);
+    }
+    pthread_mutex_unlock(&r->mu);
+    return rc;
+}
+
+void mt_http_stream_end(struct mt_http_req *r)
+{
+    pthread_mutex_lock(&r->mu);
+    r->ended = true;
+    if (r->phase == PHASE_SENT)
+        httpd_resume(r);
+    pthread_mutex_unlock(&r->mu);
+}
+
+bool mt_http_stream_gone(struct mt_http_req *r)
+{
+    pthread_mutex_lock(&r->mu);
+    bool gone = r->gone;
+    pthread_mutex_unlock(&r->mu);
+    return gone;
+}

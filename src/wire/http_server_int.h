@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Inside the HTTP server of http_server.h, shared by http_server.c (threads, queue, lot), http_network.c (the library's callbacks),
+ * http_request.c (the request object) and http_reply.c (answers and streams). Only these include microhttpd.h.
+ *
+ * One network thread per listener, so the agents' connections cannot be used up by tenants; one pool of workers; one thread that keeps
+ * the deadlines of parked requests.
+ *
+ * Locks: s->mu guards the queue, the lot and the list of live requests; req->mu guards one request's phase, connection and stream
+ * buffer. s->mu is never taken while req->mu is held.
+ */
+#pragma once
+
+#include "wire/http_server.h"
+
+#include <microhttpd.h>
+#include <pthread.h>
+
+#define HTTPD_REQ_MAGIC 0x9d3c71e5u
+#define HTTPD_MAX_HEADERS 64
+#define HTTPD_MAX_QUERY 64
+#define HTTPD_MAX_LISTENERS 8
+
+enum phase {
+    PHASE_READING = 0, /* the network thread collects the body */
+    PHASE_QUEUED,      /* with a worker or in the lot; connection suspended */
+    PHASE_ANSWERED,    /* response made, connection resumed */
+    PHASE_SENT,        /* response handed to the library */
+    PHASE_MAX
+};
+
+struct pair {
+    char *name, *value;
+};
+
+struct mt_http_req {
+    uint32_t magic;
+    struct mt_http_server *s;
+    pthread_mutex_t mu;
+    unsigned refs; /* under mu */
+    enum phase phase;
+    struct MHD_Connection *conn; /* NULL once the library has ended it */
+    struct MHD_Response *response;
+    unsigned status;
+    bool suspended, gone;
+    /* the request */
+    int tag;
+    char *uri; /* as sent; path and query point into it */
+    char method[16];
+    const char *path;
+    bool bad_uri, too_large, has_peer;
+    uid_t uid;
+    pid_t pid;
+    struct pair headers[HTTPD_MAX_HEADERS];
+    size_t headers_n;
+    struct pair query[HTTPD_MAX_QUERY];
+    size_t query_n;
+    char *body;
+    size_t body_len, body_cap;
+    int64_t arrived_ns;
+    /* the handler */
+    unsigned round;
+    void *state;
+    void (*destroy)(void *);
+    struct pair out[16];
+    size_t out_n;
+    bool answered, park_asked;
+    unsigned topics;
+    int64_t deadline_ns;
+    uint64_t seen[MT_HTTP_TOPICS];
+    /* the stream */
+    bool streaming, ended;
+    char *buf;
+    size_t buf_len, buf_off, buf_cap, buf_max;
+    /* lists, under s->mu */
+    struct mt_http_req *next, *prev; /* queue or lot */
+    struct mt_http_req *all_next, *all_prev;
+    bool in_lot;
+};
+
+struct mt_http_server {
+    struct mt_http_conf conf;
+    struct MHD_Daemon *daemons[HTTPD_MAX_LISTENERS];
+    int tags[HTTPD_MAX_LISTENERS];
+    size_t daemons_n;
+    pthread_mutex_t mu;
+    pthread_cond_t work, lot_cv, idle_cv;
+    struct mt_http_req *q_head, *q_tail, *lot, *all;
+    unsigned queued, parked, busy, live, streams;
+    uint64_t requests;
+    uint64_t seq[MT_HTTP_TOPICS];
+    bool stopping, quit;
+    pthread_t *workers;
+    unsigned workers_n;
+    pthread_t lot_thread;
+    bool lot_started;
+};
+
+/* http_request.c */
+
+/** Called by the library for every request line: makes the request object, holding one reference for the connection. */
+void *httpd_request_new(void *cls, const char *uri, struct MHD_Connection *conn);
+
+/* http_server.c; s->mu is held */
+
+void httpd_queue_push(struct mt_http_server *s, struct mt_http_req *r);
+void httpd_lot_remove(struct mt_http_server *s, struct mt_http_req *r);
+
+/* http_network.c: callbacks of the library */
+
+enum MHD_Result httpd_on_access(void *cls, struct MHD_Connection *conn, const char *url, const char *method, const char *version,
+                                const char *data, size_t *data_len, void **con_cls);
+void httpd_on_completed(void *cls, struct MHD_Connection *conn, void **con_cls, enum MHD_RequestTerminationCode code);
+void httpd_on_log(void *cls, const char *fmt, va_list ap);
+
+/* http_reply.c */
+
+/** Resume the connection once; req->mu is held. */
+void httpd_resume(struct mt_http_req *r);
