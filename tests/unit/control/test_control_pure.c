@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The pure parts of the control plane: addresses, route rules, node health, path matching, tokens, sentences. */
+#include "base/str.h"
+#include "control/api/dispatch.h"
+#include "control/auth/auth.h"
+#include "control/commands/route.h"
+#include "control/liveness.h"
+#include "control/plans/address.h"
+#include "control/plans/edge_acks.h"
+#include "control/plans/sent.h"
+#include "control/streams/event_json.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+
+#include <cmocka.h>
+
+/* main.c gives these to the library. */
+bool mt_control_database_up(struct mt_control *ctl)
+{
+    (void)ctl;
+    return true;
+}
+
+void mt_control_poke(struct mt_control *ctl)
+{
+    (void)ctl;
+}
+
+static void addresses_come_from_disjoint_parts_of_the_prefix(void **state)
+{
+    (void)state;
+    char a[MT_ADDR_SIZE];
+    struct mt_err err = {0};
+    assert_int_equal(mt_addr_node("fd00:1:2::/48", 1, a, &err), 0);
+    assert_string_equal(a, "fd00:1:2::1");
+    assert_int_equal(mt_addr_node_prefix("fd00:1:2::/48", 1, a, &err), 0);
+    assert_string_equal(a, "fd00:1:2:1:1::/80");
+    assert_int_equal(mt_addr_instance("fd00:1:2:1:1::/80", 5, a, &err), 0);
+    assert_string_equal(a, "fd00:1:2:1:1::5");
+    assert_int_equal(mt_addr_instance("fd00:1:2:1:1::/80", (UINT64_C(1) << 48) - 1, a, &err), 0);
+    assert_string_equal(a, "fd00:1:2:1:1:ffff:ffff:ffff");
+    assert_int_equal(mt_addr_instance("fd00:1:2:1:1::/80", UINT64_C(1) << 48, a, &err), -MT_E_LIMIT);
+    assert_int_equal(mt_addr_instance("fd00:1:2:1:1::/80", 0, a, &err), -MT_E_LIMIT);
+    assert_int_equal(mt_addr_node("fd00:1:2::/48", 65536, a, &err), -MT_E_LIMIT);
+    assert_int_equal(mt_addr_node("fd00:1:2::/64", 1, a, &err), -MT_E_INVALID);
+    assert_int_equal(mt_addr_node("fd00:1:2::1/48", 1, a, &err), -MT_E_INVALID);
+    assert_int_equal(mt_addr_node_prefix("fd00:1:2:ab00::/56", 2, a, &err), 0);
+    assert_string_equal(a, "fd00:1:2:ab01:2::/80");
+}
+
+static void route_rules_name_their_code(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *host, *protocol, *proxy;
+        int64_t port;
+        bool expects, ipv4;
+        const char *code; /* NULL: fine */
+    } t[] = {
+        {"a.example.com", "tls_passthrough", "off", 443, false, false, NULL},
+        {"a.example.com", "tls_passthrough", "off", 8443, false, false, NULL},
+        {"a.example.com", "tls_passthrough", "off", 80, false, false, "port_not_allowed"},
+        {"a.example.com", "tls_passthrough", "off", 10000, false, false, "port_not_allowed"},
+        {"a.example.com", "tls_passthrough", "off", 5180, false, false, "port_not_allowed"},
+        {"", "tls_passthrough", "off", 443, false, false, "hostname_invalid"},
+        {"*.example.com", "tls_passthrough", "off", 443, false, false, "hostname_invalid"},
+        {"a.example.com", "tls_passthrough", "v2", 443, false, false, "invalid_argument"},
+        {"a.example.com", "tls_passthrough", "v2", 443, true, false, NULL},
+        {"", "tcp_raw", "off", 10000, false, false, NULL},
+        {"", "tcp_raw", "off", 9999, false, false, "port_not_allowed"},
+        {"", "tcp_raw", "off", 30000, false, false, "port_not_allowed"},
+        {"", "tcp_raw", "off", 10250, false, false, "port_not_allowed"},
+        {"", "tcp_raw", "off", 10000, false, true, "ipv4_not_enabled"},
+        {"", "udp", "off", 10000, false, false, "invalid_argument"},
+    };
+    for (size_t i = 0; i < sizeof t / sizeof t[0]; i++) {
+        struct mt_route_spec s = {.listen_port = t[i].port, .protocol = t[i].protocol, .backend_process_type = "web",
+                                  .backend_port = 1, .proxy_protocol = t[i].proxy,
+                                  .backend_expects_proxy_protocol = t[i].expects, .ipv4_required = t[i].ipv4,
+                                  .balance = "round_robin"};
+        struct mt_err err = {0};
+        const char *code = NULL;
+        snprintf(s.hostname, sizeof s.hostname, "%s", t[i].host);
+        int rc = mt_route_check(&s, &code, &err);
+        if (!t[i].code)
+            assert_int_equal(rc, 0);
+        else
+            assert_string_equal(rc < 0 ? code : "accepted", t[i].code);
+    }
+}
+
+static void node_health_follows_silence_conditions_and_guards(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *from;
+        int64_t silence_s;
+        bool conditions, probing, may_offline;
+        unsigned clean;
+        const char *to;
+    } t[] = {
+        {"ready", 1, false, false, true, 1, "ready"},        {"ready", 20, false, false, true, 9, "suspect"},
+        {"suspect", 60, false, false, true, 9, "offline"},   {"suspect", 60, false, false, false, 9, "suspect"},
+        {"offline", 25, false, false, true, 0, "offline"},   {"offline", 1, false, false, true, 1, "offline"},
+        {"offline", 1, false, false, true, 3, "ready"},      {"suspect", 1, false, false, true, 2, "suspect"},
+        {"suspect", 1, false, false, true, 3, "ready"},      {"ready", 1, true, false, true, 0, "degraded"},
+        {"degraded", 1, false, false, true, 2, "degraded"},  {"degraded", 1, false, false, true, 3, "ready"},
+        {"degraded", 1, false, true, true, 1, "ready"},      {"lost", 1, false, false, true, 9, "lost"},
+        {"suspect", 1, true, false, true, 0, "degraded"},
+    };
+    for (size_t i = 0; i < sizeof t / sizeof t[0]; i++) {
+        struct mt_liveness_facts f = {.health = t[i].from, .silence_ms = t[i].silence_s * 1000, .conditions = t[i].conditions,
+                                      .clean = t[i].clean, .was_probing = t[i].probing, .may_offline = t[i].may_offline,
+                                      .suspect_ms = 20000, .offline_ms = 60000};
+        assert_string_equal(mt_liveness_health(&f), t[i].to);
+    }
+}
+
+static void paths_match_whole_and_ids_stay_ids(void **state)
+{
+    (void)state;
+    struct mt_api_call c = {0};
+    assert_true(mt_api_match("/v1/orgs/{org_id}/apps/{app_id}", "/v1/orgs/org_1/apps/app_2", &c));
+    assert_string_equal(mt_api_param(&c, "org_id"), "org_1");
+    assert_string_equal(mt_api_param(&c, "app_id"), "app_2");
+    assert_false(mt_api_match("/v1/orgs/{org_id}", "/v1/orgs/", &c));
+    assert_false(mt_api_match("/v1/orgs/{org_id}", "/v1/orgs/a/b", &c));
+    assert_false(mt_api_match("/v1/orgs/{org_id}", "/v1/orgs/a~b", &c));
+    assert_false(mt_api_match("/v1/orgs", "/v1/orgs/", &c));
+    char big[200] = "/v1/orgs/";
+    memset(big + 9, 'a', 150);
+    big[159] = 0;
+    assert_false(mt_api_match("/v1/orgs/{org_id}", big, &c));
+}
+
+static void every_route_has_a_known_scope_and_a_handler(void **state)
+{
+    (void)state;
+    size_t n = 0;
+    for (const struct mt_api_route *r = mt_api_routes; r->method; r++, n++) {
+        assert_non_null(r->handle);
+        assert_non_null(r->summary);
+        if (r->scope)
+            assert_true(mt_scope_bit(r->scope) != 0);
+        if (r->flags & MT_API_MUTATES)
+            assert_true(r->flags & MT_API_BODY);
+    }
+    assert_true(n > 40);
+}
+
+static void a_token_has_a_checksum_that_catches_one_wrong_letter(void **state)
+{
+    (void)state;
+    char token[MT_TOKEN_SIZE], other[MT_TOKEN_SIZE];
+    uint8_t a[32], b[32];
+    mt_token_new(token, a);
+    mt_token_new(other, b);
+    assert_true(mt_token_wellformed(token));
+    assert_string_not_equal(token, other);
+    for (size_t i = 0; token[i]; i++) {
+        char bad[MT_TOKEN_SIZE];
+        memcpy(bad, token, sizeof bad);
+        bad[i] = bad[i] == 'x' ? 'y' : 'x';
+        assert_false(mt_token_wellformed(bad));
+    }
+    assert_false(mt_token_wellformed(""));
+    assert_false(mt_token_wellformed("moat_pat_"));
+}
+
+static void an_unchanged_plan_is_sent_once_and_again_to_who_is_behind(void **state)
+{
+    (void)state;
+    struct mt_plans *p = mt_plans_new();
+    bool first = mt_plans_unchanged(p, "n", "f", 9);
+    mt_plans_sent(p, "n", "f", 10);
+    bool same = mt_plans_unchanged(p, "n", "f", 10), behind = mt_plans_unchanged(p, "n", "f", 9);
+    bool changed = mt_plans_unchanged(p, "n", "g", 10), other = mt_plans_unchanged(p, "m", "f", 10);
+    bool s1 = mt_plans_seq(p, "i", 5), s2 = mt_plans_seq(p, "i", 5), s3 = mt_plans_seq(p, "i", 4), s4 = mt_plans_seq(p, "i", 6);
+    mt_plans_seq_undo(p, "i");
+    bool s5 = mt_plans_seq(p, "i", 6);
+    mt_plans_free(p);
+    assert_false(first);
+    assert_true(same);
+    assert_false(behind);
+    assert_false(changed);
+    assert_false(other);
+    assert_true(s1 && !s2 && !s3 && s4 && s5);
+}
+
+static void a_drain_is_cut_only_when_every_edge_has_the_revision(void **state)
+{
+    (void)state;
+    struct mt_edges *e = mt_edges_new();
+    const char *both[] = {"node_a", "node_b"};
+    bool none = mt_edges_all_at(e, both, 0, 1), unknown = mt_edges_all_at(e, both, 2, 1);
+    mt_edges_note(e, "node_a", 10, 1);
+    bool half = mt_edges_all_at(e, both, 2, 10);
+    mt_edges_note(e, "node_b", 9, 1);
+    bool old = mt_edges_all_at(e, both, 2, 10);
+    mt_edges_note(e, "node_b", 11, 2);
+    bool all = mt_edges_all_at(e, both, 2, 10);
+    int64_t best = mt_edges_best(e, 3), stale = mt_edges_best(e, INT64_C(60000000000));
+    mt_edges_free(e);
+    assert_false(none || unknown || half || old);
+    assert_true(all);
+    assert_int_equal(best, 11);
+    assert_int_equal(stale, 0);
+}
+
+static void events_read_as_sentences(void **state)
+{
+    (void)state;
+    char s[200];
+    mt_event_summary("instance.status_changed", "inst_1", "{\"status\":\"failed\",\"reason_code\":\"oom_killed\"}", s, sizeof s);
+    assert_string_equal(s, "instance inst_1 is failed: oom_killed");
+    mt_event_summary("app.created", "app_1", "{\"name\":\"x\"}", s, sizeof s);
+    assert_string_equal(s, "app 'x' is made");
+    mt_event_summary("unknown.thing_happened", "a", "not json", s, sizeof s);
+    assert_string_equal(s, "unknown a: thing happened");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(addresses_come_from_disjoint_parts_of_the_prefix),
+        cmocka_unit_test(route_rules_name_their_code),
+        cmocka_unit_test(node_health_follows_silence_conditions_and_guards),
+        cmocka_unit_test(paths_match_whole_and_ids_stay_ids),
+        cmocka_unit_test(every_route_has_a_known_scope_and_a_handler),
+        cmocka_unit_test(a_token_has_a_checksum_that_catches_one_wrong_letter),
+        cmocka_unit_test(an_unchanged_plan_is_sent_once_and_again_to_who_is_behind),
+        cmocka_unit_test(a_drain_is_cut_only_when_every_edge_has_the_revision),
+        cmocka_unit_test(events_read_as_sentences),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
