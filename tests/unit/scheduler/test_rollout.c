@@ -107,6 +107,8 @@ static void stateless_steps(void **state)
         {"ruR", 2, "-i01", false},           /* the one without traffic first */
         {"uuu", 3, "+b", false},             /* a broken old version cannot block its fix */
         {"uuuR", 3, "-i00", false},
+        {"uuuS", 3, "", false},              /* what is not available yet makes no room, not even for broken ones */
+        {"RwwR", 2, "-i01 -i02", false},     /* scaled down: those that are needed now stay */
         {"uu", 1, "-i00", false},            /* no room for surge, but one is to spare */
         {"rrrr", 2, "-i00 -i01", false},     /* scaled down and rolled at once: never below 2 */
         {"RRRRR", 3, "-i00 -i01", false},    /* extras: oldest */
