@@ -148,7 +148,7 @@ static void look_all(struct mt_source *s, void *arg)
     void *value;
     (void)s;
 
-    /* an instance may remove itself while it is looked at: walk over a copy of the pointers */
+    /* instances are removed here and nowhere else, so the pointers stay good for the whole pass */
     size_t n = 0;
     mt_auto_free struct mt_inst **all = calloc(a->insts.count + 1, sizeof *all);
     while (all && mt_map_next(&a->insts, &pos, NULL, &value))
@@ -157,6 +157,8 @@ static void look_all(struct mt_source *s, void *arg)
         if (all[i]->st.phase == MT_PH_BACKOFF && all[i]->next_retry_ns < next && all[i]->next_retry_ns > mt_loop_now(a->loop))
             next = all[i]->next_retry_ns;
         mt_inst_look(all[i]);
+        if (mt_inst_removable(all[i]))
+            mt_inst_remove(all[i]);
     }
     if (!mt_loop_timer_armed(a->look_timer) && next != INT64_MAX)
         mt_loop_timer_set(a->look_timer, next);
@@ -579,6 +581,21 @@ static void users(struct mt_agent *a)
         mt_log(MT_WARN, "agent.user_missing", KV_ERR(&err));
 }
 
+/* Before the first load of the table: it must never be in the kernel without the VMs that run. */
+static void remember_all(struct mt_agent *a)
+{
+    size_t pos = 0;
+    void *value;
+    while (mt_map_next(&a->insts, &pos, NULL, &value)) {
+        const struct mt_inst *in = value;
+        struct mt_fw_vm vm;
+        if (!(in->st.undo & MT_STEP_BIT(MT_STEP_FIREWALL)))
+            continue;
+        mt_inst_fw_vm(in, &vm);
+        (void)mt_fw_remember(a->fw, &vm, NULL);
+    }
+}
+
 static void adopt_all(struct mt_agent *a)
 {
     size_t pos = 0, n = 0;
@@ -586,13 +603,6 @@ static void adopt_all(struct mt_agent *a)
     mt_auto_free struct mt_inst **all = calloc(a->insts.count + 1, sizeof *all);
     while (all && mt_map_next(&a->insts, &pos, NULL, &value))
         all[n++] = value;
-    for (size_t i = 0; i < n; i++) {
-        struct mt_fw_vm vm;
-        if (all[i]->st.undo & MT_STEP_BIT(MT_STEP_FIREWALL)) {
-            mt_inst_fw_vm(all[i], &vm);
-            (void)mt_fw_remember(a->fw, &vm, NULL);
-        }
-    }
     for (size_t i = 0; i < n; i++)
         mt_inst_adopt(all[i]);
 }
@@ -642,6 +652,7 @@ static int open_all(struct mt_agent *a, struct mt_err *err)
     a->admin = mt_admin_new(a, err);
     if (!a->report || !a->admin)
         return -(int)(err->code ? err->code : MT_E_IO);
+    remember_all(a);
     load_plan(a);
     adopt_all(a);
     a->probing = true;

@@ -245,7 +245,8 @@ static int write_record(struct mt_log_store *s, const struct mt_log_record *r, u
     struct stat st; /* retention may have removed a segment that was quiet for days */
     bool gone = s->fd >= 0 && (fstat(s->fd, &st) < 0 || st.st_nlink == 0);
     if (s->fd < 0 || gone || s->size >= (off_t)MT_LOG_SEGMENT_BYTES) {
-        if ((gone && mt_file_mkdirs(s->dir, 0700, err) < 0) || new_segment(s, err) < 0)
+        /* retention also removes a folder that is empty, which a new instance's is */
+        if (mt_file_mkdirs(s->dir, 0700, err) < 0 || new_segment(s, err) < 0)
             return -MT_E_IO;
     }
     mt_buf_put_be32(&b, (uint32_t)(FIXED_LEN + len));

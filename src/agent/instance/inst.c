@@ -167,9 +167,15 @@ static void save_work(void *arg)
     j->rc = mt_state_save(j->dir, &j->st, &j->err);
 }
 
-static void remove_instance(struct mt_inst *in)
+bool mt_inst_removable(const struct mt_inst *in)
+{
+    return in->removing && in->st.phase == MT_PH_STOPPED && !in->as && mt_inst_at_rest(in);
+}
+
+void mt_inst_remove(struct mt_inst *in)
 {
     struct mt_err err = {0};
+    MT_ASSERT(mt_inst_removable(in));
     mt_log(MT_INFO, "instance.removed", KV("instance_id", in->st.instance_id));
     if (mt_file_remove_tree(AT_FDCWD, in->dir, &err) < 0)
         mt_log(MT_WARN, "instance.remove_failed", KV("instance_id", in->st.instance_id), KV_ERR(&err));
@@ -222,8 +228,6 @@ static void save_done(void *arg)
         start_save(in);
     mt_agent_look_soon(in->a);
     continue_after(in, after);
-    if (after & MT_AFTER_REMOVE)
-        remove_instance(in);
 }
 
 static void start_save(struct mt_inst *in)
@@ -426,7 +430,7 @@ static void settle(struct mt_inst *in)
     }
     /* Stopped and told. While the plan still names it, the folder remembers that it was told. */
     if (!in->as)
-        mt_inst_save(in, MT_AFTER_REMOVE);
+        in->removing = true; /* done by the pass over all instances, when nothing is under way for it */
 }
 
 static void refuse(struct mt_inst *in)

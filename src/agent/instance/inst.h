@@ -24,7 +24,6 @@ enum mt_after {
     MT_AFTER_SHUTDOWN = 1U << 0, /* send `shutdown` to the guest */
     MT_AFTER_BYE = 1U << 1,      /* acknowledge the terminal status */
     MT_AFTER_REPORT = 1U << 2,   /* let the report go */
-    MT_AFTER_REMOVE = 1U << 3,   /* the state folder may go */
 };
 
 struct mt_job; /* work.c */
@@ -39,6 +38,7 @@ struct mt_inst {
     /* what the plan wants; @as points into a->plan and is renewed with it */
     const struct mt_assignment *as;
     int64_t absent_since_ns;
+    bool removing; /* stopped, told and not in the plan: the folder goes */
     bool absent; /* missing from the plan and confirmed */
 
     /* work */
@@ -118,6 +118,10 @@ void mt_inst_end(struct mt_inst *in, enum mt_reason reason, const char *detail);
 void mt_inst_attempt_over(struct mt_inst *in);
 /** The control plane has the report numbered @seq. */
 void mt_inst_acked(struct mt_inst *in, uint64_t seq);
+/** May the instance be forgotten now? */
+bool mt_inst_removable(const struct mt_inst *in);
+/** Remove its folder and free it; only when removable. */
+void mt_inst_remove(struct mt_inst *in);
 /** True when the planned end of the platform has nothing left to do here. */
 bool mt_inst_at_rest(const struct mt_inst *in);
 
