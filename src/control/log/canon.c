@@ -2,10 +2,12 @@
 /* Canonical JSON from a tree, and from the text of a jsonb without building one; the chain hash. */
 #include "control/log/canon.h"
 
+#include "base/assert.h"
 #include "base/clock.h"
 #include "base/str.h"
 
 #include <openssl/evp.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -501,17 +503,32 @@ static void put_int(struct mt_buf *b, const char *name, int64_t v)
     mt_buf_put(b, digits + at, sizeof digits - at);
 }
 
-/* One digest context per thread: fetching the algorithm costs more than hashing an event. */
+/* One digest context per thread, given back with it: fetching the algorithm costs more than hashing an event. */
+static pthread_key_t ctx_key;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static EVP_MD *sha256;
+
+static void ctx_free(void *ctx)
+{
+    EVP_MD_CTX_free(ctx);
+}
+
+static void set_up(void)
+{
+    MT_ASSERT(pthread_key_create(&ctx_key, ctx_free) == 0);
+    sha256 = EVP_MD_fetch(NULL, "SHA256", NULL);
+}
+
 static int sha256_two(const void *a, size_t na, const void *b, size_t nb, uint8_t ret[32], struct mt_err *err)
 {
-    static _Thread_local EVP_MD_CTX *ctx;
-    static _Thread_local EVP_MD *md;
-    if (!ctx && !(ctx = EVP_MD_CTX_new()))
+    (void)pthread_once(&once, set_up);
+    EVP_MD_CTX *ctx = pthread_getspecific(ctx_key);
+    if (!ctx && (!(ctx = EVP_MD_CTX_new()) || pthread_setspecific(ctx_key, ctx) != 0)) {
+        EVP_MD_CTX_free(ctx);
         return MT_FAIL(err, MT_E_NOMEM, "no memory for a digest");
-    if (!md && !(md = EVP_MD_fetch(NULL, "SHA256", NULL)))
-        return MT_FAIL(err, MT_E_NOMEM, "no SHA-256 in the crypto library");
-    if (EVP_DigestInit_ex2(ctx, md, NULL) != 1 || EVP_DigestUpdate(ctx, a, na) != 1 || EVP_DigestUpdate(ctx, b, nb) != 1 ||
-        EVP_DigestFinal_ex(ctx, ret, NULL) != 1)
+    }
+    if (!sha256 || EVP_DigestInit_ex2(ctx, sha256, NULL) != 1 || EVP_DigestUpdate(ctx, a, na) != 1 ||
+        EVP_DigestUpdate(ctx, b, nb) != 1 || EVP_DigestFinal_ex(ctx, ret, NULL) != 1)
         return MT_FAIL(err, MT_E_NOMEM, "digest failed");
     return 0;
 }
