@@ -215,7 +215,19 @@ static void settle(struct mt_step *s)
 
 /* ---- held groups ---- */
 
-/* Attempts of the target that count: after the last command, inside the window, not the platform's fault. */
+/* A code that says the workload failed: not the platform's fault, not a planned stop echoed by the agent, not success.
+ * A code this version does not know comes from a newer agent and counts. */
+static bool blames_workload(const char *code)
+{
+    enum mt_reason reason = mt_reason_from_code(code);
+
+    if (reason == MT_REASON_NONE)
+        return code && *code;
+    return (mt_reason_info(reason)->parts & MT_REASON_INSTANCE) && !mt_reason_info(reason)->platform &&
+           reason != MT_REASON_COMPLETED;
+}
+
+/* Attempts of the target that count: after the last command, inside the window, the workload's fault. */
 static unsigned failed_attempts(struct mt_step *s)
 {
     const struct mt_roll_group *g = s->g;
@@ -225,7 +237,7 @@ static unsigned failed_attempts(struct mt_step *s)
     for (size_t k = 0; k < g->n_attempts; k++) {
         const struct mt_roll_attempt *a = &g->attempts[k];
         if (!same(a->spec_hash, g->target_spec) || a->event_id <= g->command_event || a->ended_at_ms < since ||
-            mt_reason_is_platform(a->reason_code))
+            !blames_workload(a->reason_code))
             continue;
         n++;
         if (!s->r->last_attempt || a->event_id > s->r->last_attempt->event_id)
@@ -240,7 +252,7 @@ static const struct mt_roll_instance *given_up(const struct mt_step *s)
     for (size_t k = 0; k < s->n; k++) {
         const struct mt_roll_instance *i = s->in[k].i;
         if (s->in[k].live && s->in[k].matching && i->status == MT_STATUS_FAILED && !i->retry_pending && !i->ever_ready &&
-            !mt_reason_is_platform(i->reason_code))
+            blames_workload(i->reason_code))
             return i;
     }
     return NULL;

@@ -79,7 +79,8 @@ struct mt_roll_group {
     const char *stable_spec;   /* NULL before the first success */
     const char *recorded_target; /* target_spec of that event, or NULL */
     uint64_t held_event;       /* id of the event that set `held` */
-    uint64_t command_event;    /* id of the last deploy, rollback, restart, scale or secrets event of the group */
+    uint64_t command_event;    /* id of the last deploy, rollback, restart, scale or secrets event of the group; needed
+                                  always, not only while held: attempts before it do not count */
 
     /* there */
     const struct mt_roll_instance *instances;
