@@ -62,7 +62,7 @@ enum MHD_Result httpd_on_access(void *cls, struct MHD_Connection *conn, const ch
                                  const char *method, const char *version, const char *data,
                                  size_t *data_len, void **con_cls)
 {
-    struct mt_http_server *s = cls;
+    struct mt_http_server *s = ((const struct httpd_listener *)cls)->s;
     struct mt_http_req *r = *con_cls;
     (void)url;
     (void)version;
@@ -71,11 +71,7 @@ enum MHD_Result httpd_on_access(void *cls, struct MHD_Connection *conn, const ch
     MT_ASSERT(r->magic == HTTPD_REQ_MAGIC);
     if (!r->method[0]) { /* headers are complete, no body read yet */
         snprintf(r->method, sizeof r->method, "%s", method);
-        const union MHD_ConnectionInfo *ci = MHD_get_connection_info(conn, MHD_CONNECTION_INFO_DAEMON);
-        for (size_t i = 0; ci && i < s->daemons_n; i++)
-            if (s->daemons[i] == ci->daemon)
-                r->tag = s->tags[i];
-        ci = MHD_get_connection_info(conn, MHD_CONNECTION_INFO_CONNECTION_FD);
+        const union MHD_ConnectionInfo *ci = MHD_get_connection_info(conn, MHD_CONNECTION_INFO_CONNECTION_FD);
         struct ucred uc;
         socklen_t ul = sizeof uc;
         if (ci && getsockopt(ci->connect_fd, SOL_SOCKET, SO_PEERCRED, &uc, &ul) == 0 && uc.pid > 0) {
@@ -148,27 +144,28 @@ enum MHD_Result httpd_on_access(void *cls, struct MHD_Connection *conn, const ch
     r->arrived_ns = mt_clock_mono();
     pthread_mutex_unlock(&r->mu);
 
+    /* suspended and queued in one step: a server that ends takes the queue after this or finds us refused before it */
     pthread_mutex_lock(&s->mu);
     bool full = s->queued >= s->conf.max_queue || s->stopping;
+    if (!full) {
+        pthread_mutex_lock(&r->mu);
+        MHD_suspend_connection(conn);
+        r->suspended = true;
+        r->phase = PHASE_QUEUED;
+        r->refs++; /* the run's */
+        pthread_mutex_unlock(&r->mu);
+        httpd_queue_push(s, r);
+    }
     pthread_mutex_unlock(&s->mu);
     if (full)
         return answer_now(r, 503);
-    pthread_mutex_lock(&r->mu);
-    MHD_suspend_connection(conn);
-    r->suspended = true;
-    r->phase = PHASE_QUEUED;
-    r->refs++; /* the run's */
-    pthread_mutex_unlock(&r->mu);
-    pthread_mutex_lock(&s->mu);
-    httpd_queue_push(s, r);
-    pthread_mutex_unlock(&s->mu);
     return MHD_YES;
 }
 
 void httpd_on_completed(void *cls, struct MHD_Connection *conn, void **con_cls,
                          enum MHD_RequestTerminationCode code)
 {
-    struct mt_http_server *s = cls;
+    struct mt_http_server *s = ((const struct httpd_listener *)cls)->s;
     struct mt_http_req *r = *con_cls;
     (void)conn;
     (void)code;

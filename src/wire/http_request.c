@@ -139,12 +139,14 @@ static void uri_parse(struct mt_http_req *r)
 /* Called by the library for every request line: makes the request object. */
 void *httpd_request_new(void *cls, const char *uri, struct MHD_Connection *conn)
 {
-    struct mt_http_server *s = cls;
+    const struct httpd_listener *l = cls;
+    struct mt_http_server *s = l->s;
     struct mt_http_req *r = calloc(1, sizeof *r);
     if (!r)
         return NULL;
     r->magic = HTTPD_REQ_MAGIC;
     r->s = s;
+    r->tag = l->tag;
     r->refs = 1; /* the connection's */
     r->conn = conn;
     pthread_mutex_init(&r->mu, NULL);

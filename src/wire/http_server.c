@@ -9,6 +9,8 @@
 
 #include <unistd.h>
 
+#define LAST_ANSWERS_MS 500 /* at the end: for what was answered just now to reach its client */
+
 struct worker_arg {
     struct mt_http_server *s;
     unsigned index;
@@ -113,6 +115,15 @@ static void *lot_main(void *arg)
 
 /* ---------------------------------------------------------------- workers */
 
+/* The server ends and nobody will run @r again. A connection left suspended would never be answered. */
+static void turn_away(struct mt_http_req *r)
+{
+    if (r->streaming)
+        mt_http_stream_end(r);
+    else
+        mt_http_reply(r, 503, NULL, NULL, 0);
+}
+
 static void run_request(struct mt_http_server *s, struct mt_http_req *r, void *worker)
 {
     pthread_mutex_lock(&r->mu);
@@ -143,6 +154,8 @@ static void run_request(struct mt_http_server *s, struct mt_http_req *r, void *w
         bool drop = dead || s->quit;
         pthread_mutex_unlock(&s->mu);
         if (drop) {
+            if (!dead)
+                turn_away(r);
             mt_http_req_unref(r);
             return;
         }
@@ -239,18 +252,19 @@ int mt_http_server_start(const struct mt_http_conf *conf, struct mt_http_server 
         s->workers_n++;
     }
     for (; fds_left < conf->listeners_n; fds_left++) {
+        struct httpd_listener *l = &s->listeners[fds_left];
+        *l = (struct httpd_listener){.s = s, .tag = conf->listeners[fds_left].tag};
         struct MHD_Daemon *d = MHD_start_daemon(
             MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC | MHD_USE_ERROR_LOG, 0,
-            NULL, NULL, httpd_on_access, s, MHD_OPTION_EXTERNAL_LOGGER, httpd_on_log, NULL, MHD_OPTION_LISTEN_SOCKET,
+            NULL, NULL, httpd_on_access, l, MHD_OPTION_EXTERNAL_LOGGER, httpd_on_log, NULL, MHD_OPTION_LISTEN_SOCKET,
             conf->listeners[fds_left].fd, MHD_OPTION_CONNECTION_LIMIT, conf->max_conns,
             MHD_OPTION_CONNECTION_TIMEOUT, conf->idle_seconds, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
-            (size_t)24 * 1024, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_URI_LOG_CALLBACK, httpd_request_new, s,
-            MHD_OPTION_NOTIFY_COMPLETED, httpd_on_completed, s, MHD_OPTION_END);
+            (size_t)24 * 1024, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_URI_LOG_CALLBACK, httpd_request_new, l,
+            MHD_OPTION_NOTIFY_COMPLETED, httpd_on_completed, l, MHD_OPTION_END);
         if (!d) {
             (void)MT_FAIL(err, MT_E_IO, "http server: listener %zu does not start", fds_left);
             goto fail;
         }
-        s->tags[s->daemons_n] = conf->listeners[fds_left].tag;
         s->daemons[s->daemons_n++] = d;
     }
     *ret = s;
@@ -261,7 +275,16 @@ fail:
     for (; fds_left < conf->listeners_n; fds_left++)
         close(conf->listeners[fds_left].fd);
     mt_http_server_free(s);
-    return -(int)err->code;
+    return err ? -(int)err->code : -MT_E_IO;
+}
+
+/* Until no request lives or the time is over; s->mu is held. */
+static void wait_idle(struct mt_http_server *s, unsigned ms)
+{
+    int64_t until = mt_clock_mono() + (int64_t)ms * MT_NS_PER_MS;
+    struct timespec ts = {.tv_sec = until / MT_NS_PER_S, .tv_nsec = until % MT_NS_PER_S};
+    while (s->live && pthread_cond_timedwait(&s->idle_cv, &s->mu, &ts) != ETIMEDOUT)
+        ;
 }
 
 void mt_http_server_drain(struct mt_http_server *s, unsigned deadline_ms)
@@ -271,8 +294,6 @@ void mt_http_server_drain(struct mt_http_server *s, unsigned deadline_ms)
         if (fd >= 0)
             close(fd);
     }
-    int64_t until = mt_clock_mono() + (int64_t)deadline_ms * 1000000;
-    struct timespec ts = {.tv_sec = until / 1000000000, .tv_nsec = until % 1000000000};
     pthread_mutex_lock(&s->mu);
     s->stopping = true;
     for (struct mt_http_req *r = s->lot, *n; r; r = n) {
@@ -280,8 +301,7 @@ void mt_http_server_drain(struct mt_http_server *s, unsigned deadline_ms)
         httpd_lot_remove(s, r);
         httpd_queue_push(s, r);
     }
-    while (s->live && pthread_cond_timedwait(&s->idle_cv, &s->mu, &ts) != ETIMEDOUT)
-        ;
+    wait_idle(s, deadline_ms);
     pthread_mutex_unlock(&s->mu);
 }
 
@@ -311,10 +331,7 @@ void mt_http_server_free(struct mt_http_server *s)
         pthread_mutex_unlock(&s->mu);
         if (!r)
             break;
-        if (r->streaming)
-            mt_http_stream_end(r);
-        else
-            mt_http_reply(r, 503, NULL, NULL, 0);
+        turn_away(r);
         mt_http_req_unref(r);
     }
     pthread_mutex_lock(&s->mu);
@@ -324,6 +341,7 @@ void mt_http_server_free(struct mt_http_server *s)
         httpd_resume(r);
         pthread_mutex_unlock(&r->mu);
     }
+    wait_idle(s, LAST_ANSWERS_MS);
     pthread_mutex_unlock(&s->mu);
     for (size_t i = 0; i < s->daemons_n; i++)
         MHD_stop_daemon(s->daemons[i]);

@@ -67,7 +67,7 @@ int mt_http_server_start(const struct mt_http_conf *conf, struct mt_http_server 
  *  so that streams can say where to resume. Returns when all requests have ended or @deadline_ms passed. */
 void mt_http_server_drain(struct mt_http_server *s, unsigned deadline_ms);
 
-/** Stop all threads, drop what is left, free. NULL is fine. */
+/** Stop all threads, answer what is left with 503, free. NULL is fine. References to requests must be given back before. */
 void mt_http_server_free(struct mt_http_server *s);
 
 /** Run again every parked request that waits for one of @topics. Any thread. */

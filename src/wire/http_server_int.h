@@ -78,10 +78,16 @@ struct mt_http_req {
     bool in_lot;
 };
 
+/* What the library hands to the callbacks of one listener; complete before its daemon starts, so that no request can come too early. */
+struct httpd_listener {
+    struct mt_http_server *s;
+    int tag;
+};
+
 struct mt_http_server {
     struct mt_http_conf conf;
     struct MHD_Daemon *daemons[HTTPD_MAX_LISTENERS];
-    int tags[HTTPD_MAX_LISTENERS];
+    struct httpd_listener listeners[HTTPD_MAX_LISTENERS]; /* of daemons[i] */
     size_t daemons_n;
     pthread_mutex_t mu;
     pthread_cond_t work, lot_cv, idle_cv;
@@ -98,7 +104,8 @@ struct mt_http_server {
 
 /* http_request.c */
 
-/** Called by the library for every request line: makes the request object, holding one reference for the connection. */
+/** Called by the library for every request line (@cls a struct httpd_listener): makes the request object, holding one reference for the
+ * connection. */
 void *httpd_request_new(void *cls, const char *uri, struct MHD_Connection *conn);
 
 /* http_server.c; s->mu is held */
@@ -106,7 +113,7 @@ void *httpd_request_new(void *cls, const char *uri, struct MHD_Connection *conn)
 void httpd_queue_push(struct mt_http_server *s, struct mt_http_req *r);
 void httpd_lot_remove(struct mt_http_server *s, struct mt_http_req *r);
 
-/* http_network.c: callbacks of the library */
+/* http_network.c: callbacks of the library; cls is a struct httpd_listener */
 
 enum MHD_Result httpd_on_access(void *cls, struct MHD_Connection *conn, const char *url, const char *method, const char *version,
                                 const char *data, size_t *data_len, void **con_cls);

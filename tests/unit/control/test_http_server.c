@@ -77,6 +77,10 @@ static void handle(struct mt_http_req *r, void *worker, void *arg)
             return;
         }
         reply_text(r, 200, "not lost");
+    } else if (strcmp(p, "/late") == 0) { /* parks when the server has ended meanwhile */
+        atomic_fetch_add(&rounds, 1);
+        (void)poll(NULL, 0, 300);
+        mt_http_park(r, 1u << 4, mt_clock_mono() + 60 * MT_NS_PER_S);
     } else if (strcmp(p, "/stream") == 0) {
         feed = mt_http_req_ref(r);
         mt_http_stream_start(r, "application/x-ndjson", 64 * 1024);
@@ -359,11 +363,31 @@ static void freeing_with_parked_requests_and_streams_answers_them(void **state)
     assert_int_equal(destroyed, 1);
 }
 
+static void a_request_parked_after_the_end_is_answered(void **state)
+{
+    (void)state;
+    static const char ask[] = "GET /late HTTP/1.1\r\nHost: x\r\n\r\n";
+    char answer[200] = "";
+    int fd = dial();
+    assert_true(fd >= 0);
+    assert_int_equal(send(fd, ask, sizeof ask - 1, 0), (ssize_t)sizeof ask - 1);
+    for (int i = 0; i < 200 && atomic_load(&rounds) == 0; i++)
+        (void)poll(NULL, 0, 10);
+    assert_int_equal(atomic_load(&rounds), 1);
+    mt_http_server_free(server); /* the library would end the process over a connection left suspended */
+    server = NULL;
+    ssize_t n = recv(fd, answer, sizeof answer - 1, 0);
+    (void)close(fd);
+    assert_true(n > 0);
+    assert_memory_equal(answer, "HTTP/1.1 503", 12);
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {
         T(a_body_comes_whole_and_header_values_cannot_split_the_answer),
+        T(a_request_parked_after_the_end_is_answered),
         T(a_declared_and_an_undeclared_oversize_body_are_413),
         T(paths_and_queries_are_strict),
         T(the_peer_of_a_unix_socket_is_known),
