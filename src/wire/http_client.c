@@ -105,6 +105,8 @@ static int receive(struct mt_http_client *c, struct mt_err *err)
     for (;;) {
         char part[PART];
         size_t room = c->in.max - c->in.len;
+        if (mt_clock_mono() >= c->deadline) /* a peer that never pauses is stopped too */
+            return MT_FAIL(err, MT_E_TIMEOUT, "no whole answer from '%s' in time", c->path);
         if (room == 0)
             return MT_FAIL(err, MT_E_CORRUPT, "'%s' sent a header over %d bytes", c->path, HEAD_MAX);
         ssize_t n = recv(c->fd, part, room < sizeof part ? room : sizeof part, 0);
@@ -159,7 +161,7 @@ static int header_line(const char *line, struct mt_http_reply *ret, struct body 
     } else if (has_name(line, "Connection", &v)) {
         b->close = strcasecmp(v, "close") == 0;
     } else if (has_name(line, "X-Request-Id", &v)) {
-        (void)snprintf(ret->request_id, sizeof ret->request_id, "%s", v);
+        (void)mt_printable(v, strlen(v), ret->request_id, sizeof ret->request_id);
     } else if (has_name(line, "X-Event-Id", &v)) {
         if (mt_parse_u64(v, 0, INT64_MAX, &n, NULL) == 0)
             ret->event_id = n;
@@ -322,6 +324,25 @@ static int read_to_end(struct mt_http_client *c, const struct sink *s, struct mt
     }
 }
 
+/* Nothing that would end the line it stands in: a name on a command line must not become a header. */
+static bool clean(const char *s, bool blanks)
+{
+    for (; *s; s++)
+        if ((unsigned char)*s < (blanks ? 0x20 : 0x21) || *s == 0x7f)
+            return false;
+    return true;
+}
+
+static int check_request(const struct mt_http_request *req, struct mt_err *err)
+{
+    if (!clean(req->target, false))
+        return MT_FAIL(err, MT_E_INVALID, "'%.100s' holds blanks or control characters and cannot be asked for", req->target);
+    for (size_t i = 0; i < req->header_count; i++)
+        if (!clean(req->headers[i].value, true))
+            return MT_FAIL(err, MT_E_INVALID, "the value for header '%s' holds control characters", req->headers[i].name);
+    return 0;
+}
+
 static int send_request(struct mt_http_client *c, const struct mt_http_request *req, struct mt_err *err)
 {
     mt_auto_buf struct mt_buf b = MT_BUF_INIT(HEAD_MAX);
@@ -347,6 +368,14 @@ static int connect_now(struct mt_http_client *c, struct mt_err *err)
     mt_buf_reset(&c->in);
     int r = mt_sock_unix_connect(c->path, &c->fd, err);
     return r < 0 ? r : mt_sock_nonblock(c->fd, true, err);
+}
+
+/* A kept connection is used again while it is open and silent. Bytes behind the last answer belong to no request: they must not become the
+ * answer to this one. */
+static bool reusable(const struct mt_http_client *c)
+{
+    char byte;
+    return c->fd >= 0 && c->in.len == 0 && recv(c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && errno == EAGAIN;
 }
 
 static int exchange(struct mt_http_client *c, const struct mt_http_request *req, const struct sink *stream, struct mt_http_reply *ret,
@@ -375,9 +404,12 @@ static int exchange(struct mt_http_client *c, const struct mt_http_request *req,
 int mt_http_stream(struct mt_http_client *c, const struct mt_http_request *req, size_t max_body, mt_http_part_fn part, void *arg,
                    struct mt_http_reply *ret, struct mt_err *err)
 {
+    int bad = check_request(req, err);
+    if (bad < 0)
+        return bad;
     c->idle_ns = req->timeout_ms * MT_NS_PER_MS;
     c->deadline = mt_clock_mono() + c->idle_ns;
-    for (bool kept = c->fd >= 0;; kept = false) {
+    for (bool kept = reusable(c);; kept = false) {
         int r = kept ? 0 : connect_now(c, err);
         if (r < 0)
             return r;

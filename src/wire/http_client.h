@@ -17,7 +17,7 @@ struct mt_http_header {
 
 struct mt_http_request {
     const char *method;
-    const char *target; /* path and query, already encoded */
+    const char *target; /* path and query, already encoded; blanks and control characters are -MT_E_INVALID, in header values control characters */
     const struct mt_http_header *headers;
     size_t header_count;
     const char *body; /* NULL: none; sent with Content-Length and Content-Type: application/json */
@@ -27,7 +27,7 @@ struct mt_http_request {
 
 struct mt_http_reply {
     int status;
-    char request_id[65]; /* X-Request-Id, "" when absent */
+    char request_id[65]; /* X-Request-Id made printable, "" when absent */
     uint64_t event_id;   /* X-Event-Id, 0 when absent */
     unsigned retry_after_s;
     bool idempotent_replay;

@@ -198,6 +198,93 @@ static void a_stream_hands_out_parts_and_can_be_ended(void **state)
     assert_string_equal(mt_buf_cstr(&q), "a%20b%2F%C3%A9~");
 }
 
+static void what_would_split_a_request_is_refused(void **state)
+{
+    (void)state;
+    struct mt_http_client *c = mt_http_client_new("/nonexistent");
+    struct mt_http_reply r;
+    struct mt_http_request q = get;
+    q.target = "/v1/x HTTP/1.1";
+    assert_int_equal(mt_http_do(c, &q, 100, &r, NULL), -MT_E_INVALID);
+    q.target = "/v1/x\r\nX-Evil: 1";
+    assert_int_equal(mt_http_do(c, &q, 100, &r, NULL), -MT_E_INVALID);
+    q.target = "/v1/x";
+    q.headers = &(struct mt_http_header){"Authorization", "Bearer a\nX-Evil: 1"};
+    q.header_count = 1;
+    assert_int_equal(mt_http_do(c, &q, 100, &r, NULL), -MT_E_INVALID);
+    q.headers = &(struct mt_http_header){"Authorization", "Bearer a"};
+    assert_int_equal(mt_http_do(c, &q, 100, &r, NULL), -MT_E_UNAVAILABLE);
+    mt_http_client_free(c);
+}
+
+static void bytes_behind_an_answer_are_not_the_next_one(void **state)
+{
+    (void)state;
+    static const struct script steps[] = {
+        {"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nX-Request-Id: \033[2Jr\r\n\r\naHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfake", false},
+        {"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ntrue", true},
+    };
+    struct server s;
+    start(&s, steps, 2);
+    struct mt_http_client *c = mt_http_client_new(path);
+    struct mt_http_reply r;
+    assert_int_equal(mt_http_do(c, &get, 100, &r, NULL), 0);
+    assert_string_equal(r.request_id, "?[2Jr");
+    mt_http_reply_done(&r);
+    (void)poll(NULL, 0, 100); /* the rest has arrived, unread or not */
+    assert_int_equal(mt_http_do(c, &get, 100, &r, NULL), 0);
+    assert_string_equal(mt_buf_cstr(&r.body), "true");
+    mt_http_reply_done(&r);
+    mt_http_client_free(c);
+    finish(&s);
+}
+
+struct flood {
+    int listen_fd;
+    atomic_bool stop;
+};
+
+/* Trailers without end, as fast as they are taken. */
+static void *flood(void *arg)
+{
+    struct flood *f = arg;
+    int fd = -1;
+    struct pollfd pf = {.fd = f->listen_fd, .events = POLLIN};
+    (void)poll(&pf, 1, 3000);
+    if (mt_sock_accept(f->listen_fd, &fd, NULL) <= 0)
+        return NULL;
+    (void)mt_sock_nonblock(fd, false, NULL);
+    static const char head[] = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n";
+    (void)send(fd, head, sizeof head - 1, MSG_NOSIGNAL);
+    while (!atomic_load(&f->stop) && send(fd, "X: y\r\nX: y\r\nX: y\r\nX: y\r\n", 24, MSG_NOSIGNAL) > 0)
+        ;
+    mt_closep(&fd);
+    return NULL;
+}
+
+static void an_answer_without_end_stops_at_the_deadline(void **state)
+{
+    (void)state;
+    struct flood f = {0};
+    pthread_t t;
+    assert_int_equal(mt_sock_unix_listen(path, 0600, (uid_t)-1, (gid_t)-1, &f.listen_fd, NULL), 0);
+    assert_int_equal(pthread_create(&t, NULL, flood, &f), 0);
+    struct mt_http_client *c = mt_http_client_new(path);
+    struct mt_http_reply r;
+    struct mt_http_request q = get;
+    q.timeout_ms = 200;
+    int64_t began = mt_clock_mono();
+    int rc = mt_http_do(c, &q, 100, &r, NULL);
+    int64_t took_ms = (mt_clock_mono() - began) / MT_NS_PER_MS;
+    mt_http_client_free(c);
+    atomic_store(&f.stop, true);
+    (void)pthread_join(t, NULL);
+    (void)close(f.listen_fd);
+    (void)unlink(path);
+    assert_int_equal(rc, -MT_E_TIMEOUT);
+    assert_true(took_ms < 2000);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -206,6 +293,9 @@ int main(void)
         cmocka_unit_test(a_kept_connection_closed_by_the_peer_is_made_anew),
         cmocka_unit_test(silence_ends_at_the_deadline_or_by_cancel),
         cmocka_unit_test(a_stream_hands_out_parts_and_can_be_ended),
+        cmocka_unit_test(what_would_split_a_request_is_refused),
+        cmocka_unit_test(bytes_behind_an_answer_are_not_the_next_one),
+        cmocka_unit_test(an_answer_without_end_stops_at_the_deadline),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
