@@ -362,6 +362,7 @@ static void gather(struct mt_appender *ap)
 static int next_batch(struct mt_appender *ap, struct mt_cmd **cmds, bool *ret_stop)
 {
     (void)pthread_mutex_lock(&ap->mutex);
+    ap->wake_at = 0; /* the thread sleeps on `work` now, not on wake_fd */
     if (ap->n_flights == 0)
         gather(ap);
     *ret_stop = ap->stop && ap->n_flights == 0;
