@@ -20,6 +20,10 @@ int cmd_instances_list(struct cli *c)
     code = cli_list(c, path, &items);
     if (code != CLI_OK)
         return code;
+    if (!cli_has(c, "all")) /* the API keeps ended ones in the list for a day; a person asks for what is there */
+        for (size_t i = json_array_size(items); i-- > 0;)
+            if (strcmp(cli_str(json_array_get(items, i), "status"), "stopped") == 0)
+                (void)json_array_remove(items, i);
     static const struct cli_column cols[] = {{"ID", "id"}, {"PROCESS", "process_type"}, {"RELEASE", "release_number"}, {"STATUS", "status"},
                                              {"DETAIL", "status_detail"}, {"REASON", "reason_code"}, {"RESTARTS", "restart_count"}, {"ADDRESS", "overlay_ipv6"}};
     return c->json ? cli_print_list(c, items) : cli_print_table(c, items, cols, MT_ARRAY_LEN(cols), "instances");

@@ -69,7 +69,7 @@ static int show(struct cli *c)
     json_array_foreach(json_object_get(st, "processes"), i, p)
     {
         print_process(c, p);
-        json_array_foreach(instances, k, in) if (MT_STREQ(cli_str(in, "process_type"), cli_str(p, "process_type"))) print_instance(c, in);
+        json_array_foreach(instances, k, in) if (MT_STREQ(cli_str(in, "process_type"), cli_str(p, "process_type")) && !MT_STREQ(cli_str(in, "status"), "stopped")) print_instance(c, in);
     }
     json_array_foreach(json_object_get(st, "routes"), i, r)
     {

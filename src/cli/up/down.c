@@ -49,16 +49,6 @@ static bool runs(const struct up *u, int i)
     return i == UP_POSTGRES ? up_postgres_runs(u) : service_find(&u->services[i]) != 0;
 }
 
-static bool has_entries(const struct up_layout *l, const char *below)
-{
-    char path[UP_PATH];
-    mt_auto_dir DIR *d = opendir(up_path(l, path, below));
-    for (struct dirent *e; d && (e = readdir(d));)
-        if (e->d_name[0] != '.')
-            return true;
-    return false;
-}
-
 /* No supervisor: adopt each program that runs and end it. VMs are the agent's to stop, so it is started when it is gone. */
 static int by_ourselves(struct up *u)
 {
@@ -72,8 +62,9 @@ static int by_ourselves(struct up *u)
         return cli_fail(c, &err, NULL);
     up_path(&u->layout, u->notify, "run/notify.sock");
     up_services(u);
-    bool had_instances = has_entries(&u->layout, "agent/instances");
-    bool any = had_instances;
+    mt_auto_free char *rest = up_leftovers(u);
+    bool had_vms = rest && *rest; /* the agent knows how to end VMs and to give the host back */
+    bool any = had_vms;
     for (int i = 0; i < UP_MAX; i++) {
         struct service *s = &u->services[i];
         if (!s->argv[0])
@@ -86,11 +77,11 @@ static int by_ourselves(struct up *u)
         return CLI_OK;
     }
     cli_say(c, "stopping what is left of %s", u->layout.dir);
-    if (had_instances && up_programs_install(&u->layout, &err) < 0)
+    if (had_vms && up_programs_install(&u->layout, &err) < 0)
         return cli_fail(c, &err, "the agent stops VMs; it has to be there");
     for (int i = 0; i < UP_MAX; i++) {
         struct service *s = &u->services[i];
-        if (!s->argv[0] || (!runs(u, i) && !(i == UP_AGENT && had_instances)))
+        if (!s->argv[0] || (!runs(u, i) && !(i == UP_AGENT && had_vms)))
             continue;
         s->notify_path = NULL;
         s->probe = NULL;

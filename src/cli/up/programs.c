@@ -174,12 +174,26 @@ static void left(struct mt_buf *b, const char *what, const char *name)
     mt_buf_printf(b, "%s%s %s", b->len ? ", " : "left behind: ", what, name);
 }
 
+/* A VM's processes see the jail as their root, so their command lines do not name the data folder; their mounts do. */
+static bool belongs(pid_t pid, const char *cmd, size_t n, const char *needle)
+{
+    char path[64];
+    mt_auto_free char *mounts = NULL;
+    size_t k;
+    if (memmem(cmd, n, needle, strlen(needle)))
+        return true;
+    (void)snprintf(path, sizeof path, "/proc/%d/mountinfo", (int)pid);
+    return mt_file_read(path, 4 << 20, &mounts, &k, NULL) == 0 && memmem(mounts, k, needle, strlen(needle));
+}
+
 static void left_processes(const struct up *u, struct mt_buf *b)
 {
     mt_auto_dir DIR *d = opendir("/proc");
+    char needle[UP_PATH + 1];
+    (void)snprintf(needle, sizeof needle, "%s/", u->layout.dir);
     for (struct dirent *e; d && (e = readdir(d));) {
         uint64_t pid;
-        char path[64], text[64];
+        char path[64], text[96];
         mt_auto_free char *cmd = NULL;
         size_t n;
         if (mt_parse_u64(e->d_name, 2, 1 << 22, &pid, NULL) < 0 || (pid_t)pid == getpid() || (pid_t)pid == getppid())
@@ -188,11 +202,9 @@ static void left_processes(const struct up *u, struct mt_buf *b)
         if (mt_file_read(path, 65536, &cmd, &n, NULL) < 0 || n == 0)
             continue;
         const char *base = strrchr(cmd, '/') ? strrchr(cmd, '/') + 1 : cmd;
-        bool vmm = mt_starts_with(base, "qemu-system") || mt_starts_with(base, "moat-") || mt_starts_with(base, "firecracker") || mt_starts_with(base, "postgres");
-        char needle[UP_PATH + 1];
-        (void)snprintf(needle, sizeof needle, "%s/", u->layout.dir);
-        if (vmm && memmem(cmd, n, needle, strlen(needle))) {
-            (void)snprintf(text, sizeof text, "%s[%d]", base, (int)pid);
+        bool ours = mt_starts_with(base, "qemu-system") || mt_starts_with(base, "moat-") || mt_starts_with(base, "firecracker") || mt_starts_with(base, "postgres");
+        if (ours && belongs((pid_t)pid, cmd, n, needle)) {
+            (void)snprintf(text, sizeof text, "%.60s[%d]", base, (int)pid);
             left(b, "process", text);
         }
     }
