@@ -80,6 +80,9 @@ void cli_help(FILE *out, const char *topic);
 int cli_error(struct cli *c, int code, const char *what, const char *hint);
 int cli_fail(struct cli *c, const struct mt_err *err, const char *hint);
 int cli_usage(struct cli *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/** Make all strings in @j fit for a terminal, in place: done with every answer that is shown to people, because names, log lines and reasons
+ * come from tenants and guests. */
+void cli_tame(json_t *j);
 /** Print {"api":"v1","kind":@kind,"data":@data}; borrows. */
 int cli_print_object(struct cli *c, const char *kind, const json_t *data);
 int cli_print_list(struct cli *c, const json_t *list);

@@ -91,7 +91,7 @@ static void check_agent(struct doctor *d, const char *data_dir)
     mt_auto_buf struct mt_buf b = MT_BUF_INIT(65536);
     ssize_t n = send(fd, ask, sizeof ask - 1, MSG_NOSIGNAL);
     char part[4096];
-    while (n > 0 && (n = recv(fd, part, sizeof part, 0)) > 0)
+    while (n > 0 && !b.failed && (n = recv(fd, part, sizeof part, 0)) > 0)
         mt_buf_put(&b, part, (size_t)n);
     const char *p = mt_buf_cstr(&b);
     unsigned shown = 0;
@@ -99,6 +99,8 @@ static void check_agent(struct doctor *d, const char *data_dir)
         mt_auto_json json_t *j = NULL;
         if (mt_json_parse(p, (size_t)(eol - p), 65536, 8, &j, NULL) < 0)
             continue;
+        if (!d->c->json)
+            cli_tame(j);
         const char *sev = cli_str(j, "severity"), *name = *cli_str(j, "check") ? cli_str(j, "check") : cli_str(j, "name");
         if (!*name)
             continue;

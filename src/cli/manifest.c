@@ -28,9 +28,12 @@ static void print_problems(struct cli *c, const struct mt_manifest *m, const cha
     for (size_t i = 0; i < m->n_problems; i++) {
         const struct mt_manifest_problem *p = &m->problems[i];
         bool warning = mt_manifest_code_is_warning(p->code);
+        char message[400], hint[400];
+        (void)mt_printable(p->message, strlen(p->message), message, sizeof message);
+        (void)mt_printable(p->hint, strlen(p->hint), hint, sizeof hint);
         (void)fprintf(stderr, "%s%s:%u:%u:%s %s%s%s %s: %s%s%s%s\n", cli_color(c, "bold"), name, p->line, p->column, cli_color(c, "reset"),
                       cli_color(c, warning ? "yellow" : "red"), warning ? "warning" : "error", cli_color(c, "reset"), mt_manifest_code_name(p->code),
-                      p->message, *p->hint ? " (" : "", p->hint, *p->hint ? ")" : "");
+                      message, *hint ? " (" : "", hint, *hint ? ")" : "");
     }
 }
 

@@ -32,8 +32,44 @@ static int put_json(struct cli *c, const json_t *j)
     return CLI_OK;
 }
 
-int cli_error(struct cli *c, int code, const char *what, const char *hint)
+/* Without what drives a terminal; line ends and tabs stay. malloc'ed, NULL when memory is out. */
+static char *tamed(const char *s)
 {
+    char *out = strdup(s), *w = out;
+    while (out) {
+        size_t n = strcspn(s, "\n\t");
+        memcpy(w, s, n);
+        w[n] = '\0';
+        mt_make_printable(w);
+        w += strlen(w);
+        s += n;
+        if (!*s)
+            break;
+        *w++ = *s++;
+    }
+    return out;
+}
+
+void cli_tame(json_t *j)
+{
+    const char *key;
+    json_t *v;
+    size_t i;
+    if (json_is_object(j)) {
+        json_object_foreach(j, key, v) cli_tame(v);
+    } else if (json_is_array(j)) {
+        json_array_foreach(j, i, v) cli_tame(v);
+    } else if (json_is_string(j)) {
+        mt_auto_free char *t = tamed(json_string_value(j));
+        if (!t || strcmp(t, json_string_value(j)) != 0)
+            (void)json_string_set(j, t ? t : "");
+    }
+}
+
+int cli_error(struct cli *c, int code, const char *text, const char *hint)
+{
+    mt_auto_free char *safe = tamed(text);
+    const char *what = safe ? safe : "out of memory";
     if (c->json && !c->json_done) {
         mt_auto_json json_t *e = json_pack("{s:{s:s,s:s,s:s,s:s?,s:b}}", "error", "category",
                                            (size_t)code < MT_ARRAY_LEN(category) && category[code] ? category[code] : "failure", "code",

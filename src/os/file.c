@@ -39,8 +39,10 @@ static int read_all(int fd, const char *path, size_t max, char **ret, size_t *re
 static int open_to_read(const char *path, int flags, struct mt_err *err)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC | flags);
+    if (fd < 0 && errno == ELOOP && (flags & O_NOFOLLOW))
+        return MT_FAIL(err, MT_E_DENIED, "'%s' is a symbolic link, which is not followed here: name the file itself", path);
     if (fd < 0)
-        return MT_FAIL_ERRNO(err, errno == ENOENT || errno == ENOTDIR ? MT_E_NOT_FOUND : errno == ELOOP ? MT_E_DENIED : MT_E_IO, "open '%s'", path);
+        return MT_FAIL_ERRNO(err, errno == ENOENT || errno == ENOTDIR ? MT_E_NOT_FOUND : MT_E_IO, "open '%s'", path);
     return fd;
 }
 

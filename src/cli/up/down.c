@@ -29,7 +29,8 @@ static int through_supervisor(struct cli *c, const struct up_layout *l, int *loc
     mt_auto_fd int pidfd = -1;
     uint64_t pid;
     struct mt_err err;
-    if (mt_file_read(up_path(l, path, "run/up.pid"), 32, &text, NULL, &err) < 0)
+    /* run/ may be written by others: a pid that root is going to signal must come from root */
+    if (mt_file_read_plain(up_path(l, path, "run/up.pid"), 0, 32, &text, NULL, &err) < 0)
         return cli_fail(c, &err, NULL);
     text[strcspn(text, "\n")] = '\0';
     if (mt_parse_u64(text, 2, 1 << 22, &pid, &err) < 0 || mt_pidfd_open((pid_t)pid, &pidfd, &err) < 0 || mt_pidfd_kill(pidfd, SIGTERM, &err) < 0)

@@ -34,6 +34,9 @@ int up_layout_init(struct up_layout *l, const char *data_dir, struct mt_err *err
         n--;
     if (n > DIR_MAX || n < 2)
         return MT_FAIL(err, MT_E_INVALID, "data folder '%.80s' has %zu bytes; sockets below it allow at most %d", dir, n, DIR_MAX);
+    /* it is written into configuration files of four formats, none of which should have to quote it */
+    if (strspn(dir, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._+@-") < n)
+        return MT_FAIL(err, MT_E_INVALID, "data folder '%s' holds a character other than letters, digits and /._+@-: name another", dir);
     memcpy(l->dir, dir, n);
     ssize_t k = readlink("/proc/self/exe", self, sizeof self - 1);
     if (k <= 0)
@@ -102,7 +105,9 @@ static int make_dir(const struct up_layout *l, const char *below, mode_t mode, u
     up_path(l, path, below);
     if (mt_file_mkdirs(path, mode, err) < 0)
         return -MT_E_IO;
-    if (chmod(path, mode) < 0 || chown(path, uid, gid) < 0)
+    /* never through a link: some of these lie in a folder that the daemons' users may write */
+    mt_auto_fd int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0 || fchown(fd, uid, gid) < 0 || fchmod(fd, mode) < 0)
         return MT_FAIL_ERRNO(err, MT_E_IO, "set owner and mode of '%s'", path);
     return 0;
 }

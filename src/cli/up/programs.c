@@ -5,6 +5,7 @@
 
 #include "base/assert.h"
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/list.h"
 #include "base/num.h"
 #include "base/str.h"
@@ -109,6 +110,15 @@ void up_services(struct up *u)
         .log_path = keep(u, "log/agent.log", false), .notify_path = u->notify, .stop_signal = SIGTERM, .stop_ms = 10000};
 }
 
+int up_is_root(int fd, const char *path, struct mt_err *err)
+{
+    uid_t uid;
+    int rc = mt_sock_peercred(fd, &uid, NULL, NULL, err);
+    if (rc == 0 && uid != 0)
+        rc = MT_FAIL(err, MT_E_DENIED, "'%s' is served by user %u instead of the agent: remove it and look at that user's processes", path, uid);
+    return rc;
+}
+
 int up_stop_instances(const struct up_layout *l, int64_t deadline_ms, struct mt_err *err)
 {
     char path[UP_PATH], line[128], reply[8192];
@@ -116,8 +126,11 @@ int up_stop_instances(const struct up_layout *l, int64_t deadline_ms, struct mt_
     int rc = mt_sock_unix_connect(up_path(l, path, "run/agent.sock"), &fd, err);
     if (rc == 0)
         rc = mt_sock_timeout(fd, deadline_ms + 5000, err);
+    if (rc == 0)
+        rc = up_is_root(fd, path, err);
     if (rc < 0)
         return rc;
+    int64_t end = mt_clock_mono() + (deadline_ms + 5000) * MT_NS_PER_MS;
     int n = snprintf(line, sizeof line, "{\"op\":\"stop-all\",\"deadline_ms\":%lld}\n", (long long)deadline_ms);
     if (send(fd, line, (size_t)n, MSG_NOSIGNAL) != n)
         return MT_FAIL_ERRNO(err, MT_E_UNAVAILABLE, "ask the agent to stop all instances");
@@ -130,6 +143,8 @@ int up_stop_instances(const struct up_layout *l, int64_t deadline_ms, struct mt_
             return MT_FAIL_ERRNO(err, errno == EAGAIN ? MT_E_TIMEOUT : MT_E_UNAVAILABLE, "wait for the agent to stop all instances");
         if (k == 0)
             break;
+        if (mt_clock_mono() > end)
+            return MT_FAIL(err, MT_E_TIMEOUT, "the agent did not stop all instances within %lld ms", (long long)deadline_ms);
         got += (size_t)k;
         if (got == sizeof reply - 1)
             got = 0;

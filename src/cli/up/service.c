@@ -57,7 +57,7 @@ pid_t service_find(const struct service *s)
         if (mt_file_read(path, sizeof want, &text, &n, NULL) < 0 || n != len || memcmp(text, want, len) != 0)
             continue;
         (void)snprintf(path, sizeof path, "/proc/%d", (int)pid);
-        if (stat(path, &st) < 0 || (s->set_ids && st.st_uid != s->uid))
+        if (stat(path, &st) < 0 || st.st_uid != (s->set_ids ? s->uid : geteuid()))
             continue; /* somebody else's process with our command line is not ours */
         return (pid_t)pid;
     }

@@ -14,6 +14,7 @@
 #include "os/sock.h"
 #include "os/spawn.h"
 
+#include <arpa/inet.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/capability.h>
@@ -88,6 +89,9 @@ static void leave_terminal(struct run *r)
     if (log < 0)
         return;
     (void)fflush(NULL);
+    mt_auto_fd int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    if (null >= 0)
+        (void)dup2(null, STDIN_FILENO);
     (void)dup2(log, STDOUT_FILENO);
     (void)dup2(log, STDERR_FILENO);
 }
@@ -152,7 +156,7 @@ static void on_notify(struct mt_source *src, int fd, uint32_t ev, void *arg)
         struct ucred cred;
         memcpy(&cred, CMSG_DATA(h), sizeof cred);
         for (int i = 0; i < UP_MAX; i++) /* only the program itself may call itself ready */
-            if (r->u.services[i].pid == cred.pid)
+            if (cred.pid > 0 && r->u.services[i].pid == cred.pid)
                 service_ready(&r->u.services[i]);
     }
 }
@@ -190,7 +194,11 @@ static void print_log_tail(struct run *r, const struct service *s)
     for (ssize_t i = n - 1; i > 0 && lines < 6; i--)
         if (text[i - 1] == '\n' && ++lines == 5)
             p = text + i;
-    cli_say(r->c, "last lines of %s:\n%s", s->log_path, p);
+    cli_say(r->c, "last lines of %s:", s->log_path);
+    for (char *line, *save = NULL; (line = strtok_r(p, "\n", &save)); p = NULL) { /* daemons log what strangers sent them */
+        mt_make_printable(line);
+        cli_say(r->c, "%s", line);
+    }
 }
 
 static void on_watchdog(struct mt_source *t, void *arg)
@@ -379,7 +387,7 @@ static int already_up(struct run *r)
     char path[UP_PATH], text[400];
     (void)snprintf(text, sizeof text, "a platform runs on '%s' already", r->u.layout.dir);
     mt_auto_free char *pid = NULL;
-    if (mt_file_read(up_path(&r->u.layout, path, "run/up.pid"), 32, &pid, NULL, NULL) == 0)
+    if (mt_file_read_plain(up_path(&r->u.layout, path, "run/up.pid"), 0, 32, &pid, NULL, NULL) == 0)
         pid[strcspn(pid, "\n")] = '\0';
     if (cli_has(r->c, "detach")) { /* asked for a running platform, and it is one */
         cli_say(r->c, "%s (supervisor pid %s)", text, pid ? pid : "?");
@@ -404,6 +412,9 @@ int cmd_up(struct cli *c)
         return cli_usage(c, "--tls-port: %s", err.msg);
     if (cli_has(c, "vmm") && !MT_STREQ(cli_opt(c, "vmm"), "auto") && !MT_STREQ(cli_opt(c, "vmm"), "firecracker") && !MT_STREQ(cli_opt(c, "vmm"), "qemu"))
         return cli_usage(c, "--vmm is auto, firecracker or qemu");
+    unsigned char ip[sizeof(struct in6_addr)];
+    if (cli_has(c, "listen") && inet_pton(AF_INET6, cli_opt(c, "listen"), ip) != 1 && inet_pton(AF_INET, cli_opt(c, "listen"), ip) != 1)
+        return cli_usage(c, "--listen '%.60s' is not an IPv6 or IPv4 address", cli_opt(c, "listen"));
     if (up_layout_load(l, &err) < 0)
         return cli_fail(c, &err, NULL);
     if (port)
