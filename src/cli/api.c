@@ -11,6 +11,7 @@
 
 #include <inttypes.h>
 #include <stdarg.h>
+#include <sys/stat.h>
 
 enum { MAX_BODY = 8 * 1024 * 1024, MAX_CONFIG = 64 * 1024, TRIES = 5 };
 
@@ -103,6 +104,9 @@ int cli_connect(struct cli *c)
             code = cli_error(c, CLI_AUTH, err.msg, "run as the user that owns the token file (root for a local platform), or set MOAT_TOKEN");
         else if (!c->api || !(c->http = mt_http_client_new(c->api)))
             code = cli_error(c, CLI_FAILURE, "out of memory", NULL);
+        struct stat st;
+        if (code == CLI_OK && !token && conf.token_file && stat(conf.token_file, &st) == 0)
+            mt_http_client_trust(c->http, (const uid_t[]){0, geteuid(), st.st_uid}, 3); /* who could read the token anyway */
     }
     mt_conf_done(conf_keys, MT_ARRAY_LEN(conf_keys), &conf);
     return code;

@@ -23,6 +23,8 @@ struct mt_http_client {
     int64_t idle_ns;   /* deadline step of the running exchange */
     int64_t deadline;  /* monotonic */
     bool got_bytes;    /* of the running exchange */
+    uid_t trusted[MT_HTTP_TRUST_MAX];
+    size_t trusted_count; /* 0: everybody */
 };
 
 struct mt_http_client *mt_http_client_new(const char *path)
@@ -50,6 +52,13 @@ void mt_http_client_free(struct mt_http_client *c)
     mt_buf_done(&c->in);
     free(c->path);
     free(c);
+}
+
+void mt_http_client_trust(struct mt_http_client *c, const uid_t *uids, size_t n)
+{
+    MT_ASSERT(n >= 1 && n <= MT_HTTP_TRUST_MAX);
+    memcpy(c->trusted, uids, n * sizeof *uids);
+    c->trusted_count = n;
 }
 
 void mt_http_client_cancel(struct mt_http_client *c)
@@ -362,12 +371,30 @@ static int send_request(struct mt_http_client *c, const struct mt_http_request *
     return r;
 }
 
+static int check_peer(struct mt_http_client *c, struct mt_err *err)
+{
+    uid_t uid;
+    if (c->trusted_count == 0)
+        return 0;
+    int r = mt_sock_peercred(c->fd, &uid, NULL, NULL, err);
+    for (size_t i = 0; r == 0 && i < c->trusted_count; i++)
+        if (c->trusted[i] == uid)
+            return 0;
+    return r < 0 ? r : MT_FAIL(err, MT_E_DENIED, "'%s' is served by user %u, who is not trusted with it: find out who made that socket", c->path, uid);
+}
+
 static int connect_now(struct mt_http_client *c, struct mt_err *err)
 {
     mt_closep(&c->fd);
     mt_buf_reset(&c->in);
     int r = mt_sock_unix_connect(c->path, &c->fd, err);
-    return r < 0 ? r : mt_sock_nonblock(c->fd, true, err);
+    if (r == 0)
+        r = check_peer(c, err);
+    if (r == 0)
+        r = mt_sock_nonblock(c->fd, true, err);
+    if (r < 0)
+        mt_closep(&c->fd);
+    return r;
 }
 
 /* A kept connection is used again while it is open and silent. Bytes behind the last answer belong to no request: they must not become the

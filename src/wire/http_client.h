@@ -7,6 +7,7 @@
 #include "base/buf.h"
 
 #include <stdatomic.h>
+#include <sys/types.h>
 
 struct mt_http_client;
 
@@ -40,6 +41,10 @@ typedef int (*mt_http_part_fn)(const char *data, size_t len, void *arg);
 /** Client of the server behind Unix socket @path; connects at the first request. NULL when memory is out. */
 struct mt_http_client *mt_http_client_new(const char *path);
 void mt_http_client_free(struct mt_http_client *c);
+enum { MT_HTTP_TRUST_MAX = 4 };
+/** Talk only to a server whose process belongs to one of @uids (1..MT_HTTP_TRUST_MAX, copied): a request carries secrets, its answer is
+ * obeyed, and somebody else may have made a socket of that name first. Others are -MT_E_DENIED. Without this call everybody is trusted. */
+void mt_http_client_trust(struct mt_http_client *c, const uid_t *uids, size_t n);
 /** From another thread: make the running and all later requests fail with -MT_E_CANCELLED. */
 void mt_http_client_cancel(struct mt_http_client *c);
 /**

@@ -239,6 +239,24 @@ static void bytes_behind_an_answer_are_not_the_next_one(void **state)
     finish(&s);
 }
 
+static void a_server_of_a_stranger_gets_no_request(void **state)
+{
+    (void)state;
+    static const struct script steps[] = {{"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na", true}};
+    struct server s;
+    start(&s, steps, 1);
+    struct mt_http_client *c = mt_http_client_new(path);
+    struct mt_http_reply r;
+    struct mt_err e;
+    mt_http_client_trust(c, (const uid_t[]){geteuid() + 1, geteuid() + 2}, 2);
+    assert_int_equal(mt_http_do(c, &get, 100, &r, &e), -MT_E_DENIED);
+    mt_http_client_trust(c, (const uid_t[]){geteuid() + 1, geteuid()}, 2);
+    assert_int_equal(mt_http_do(c, &get, 100, &r, &e), 0); /* the script's one answer was still there */
+    mt_http_reply_done(&r);
+    mt_http_client_free(c);
+    finish(&s);
+}
+
 struct flood {
     int listen_fd;
     atomic_bool stop;
@@ -296,6 +314,7 @@ int main(void)
         cmocka_unit_test(what_would_split_a_request_is_refused),
         cmocka_unit_test(bytes_behind_an_answer_are_not_the_next_one),
         cmocka_unit_test(an_answer_without_end_stops_at_the_deadline),
+        cmocka_unit_test(a_server_of_a_stranger_gets_no_request),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
