@@ -361,6 +361,7 @@ void mt_edge_conn_accept(struct mt_edge_worker *w, struct mt_edge_listener *l, i
     struct mt_edge_conn *c = mt_edge_slab_get(&w->conns);
     if (!c) {
         (void)close(fd);
+        atomic_fetch_sub_explicit(&w->hub->totals.open, 1, memory_order_relaxed); /* the place that room_for_one took */
         return;
     }
     c->magic = MT_EDGE_CONN_MAGIC;
