@@ -71,7 +71,6 @@ const char *mt_report_status_name(const struct mt_inst *in)
 }
 
 struct texts {
-    char timing[64]; /* the bound of status_detail on the wire, with NUL */
     char retry[MT_RFC3339_LEN];
     char now[MT_RFC3339_LEN];
 };
@@ -103,9 +102,6 @@ static void fill(const struct mt_inst *in, struct mt_status_report *r, struct te
     } else if (st->phase == MT_PH_UNREADY) {
         r->reason_code = mt_reason_code(MT_REASON_HEALTHCHECK_FAILED);
         r->reason_detail = in->health_why[0] ? in->health_why : NULL;
-    } else if (st->phase == MT_PH_READY) {
-        /* how long each part of the start took: the split timeline of `moat deploy` */
-        r->status_detail = mt_describe_timing(st, t->timing, sizeof t->timing);
     } else if (st->phase == MT_PH_STARTING && in->health_why[0]) {
         r->reason_detail = in->health_why;
     }

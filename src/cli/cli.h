@@ -137,6 +137,8 @@ int cli_ensure_env(struct cli *c);
 bool cli_wants_wait(const struct cli *c);
 /** Follow a deploy to its end, printing steps; exit code as §15.4. @after is the event id that created it. */
 int cli_wait_deploy(struct cli *c, const char *deploy_id, uint64_t after);
+/** Print the object that the API gives under "failure" (reason, exit code, last lines); NULL prints nothing. */
+void cli_print_failure(struct cli *c, FILE *out, const json_t *failure);
 /** Print the receipt of a mutation: for people one line and the next commands, or the JSON document. */
 int cli_receipt(struct cli *c, const char *type, const json_t *body);
 /** "https://host:port/" of a TLS route as this machine reaches it, or "host:port"; into @ret. */

@@ -61,7 +61,7 @@ static int show(struct cli *c)
     if (code != CLI_OK)
         return code;
     size_t i, k;
-    json_t *p, *in, *r, *l;
+    json_t *p, *in, *r;
     char url[300], safe[400];
     (void)printf("%s%s/%s@%s%s\n", cli_color(c, "bold"), c->org, c->app, c->env, cli_color(c, "reset"));
     if (json_array_size(json_object_get(st, "processes")) == 0)
@@ -84,12 +84,8 @@ static int show(struct cli *c)
                      cli_str(d, "failed_reason"), "");
         if (*cli_str(d, "message"))
             (void)printf("    %s\n", mt_printable(cli_str(d, "message"), strlen(cli_str(d, "message")), safe, sizeof safe));
-        json_array_foreach(json_object_get(d, "last_lines"), i, l)
-        {
-            const char *line = json_is_string(l) ? json_string_value(l) : cli_str(l, "line");
-            (void)printf("    %s| %s%s\n", cli_color(c, "dim"), mt_printable(line, strlen(line), safe, sizeof safe), cli_color(c, "reset"));
-        }
     }
+    cli_print_failure(c, stdout, cli_member(st, "failure"));
     return fflush(stdout) == EOF ? CLI_FAILURE : CLI_OK;
 }
 

@@ -210,17 +210,10 @@ static int outcome(struct cli *c, struct watch *w, const json_t *dep)
             json_array_foreach(items, i, r) cli_say(c, "%sserving%s   %s", cli_color(c, "bold"), cli_color(c, "reset"), cli_route_url(c, r, url, sizeof url));
         return CLI_OK;
     }
+    cli_print_failure(c, stderr, cli_member(dep, "failure"));
     char what[300];
-    (void)snprintf(what, sizeof what, "deploy %s: %s%s%s%s%s", status, *cli_str(dep, "failed_reason") ? cli_str(dep, "failed_reason") : "",
-                   *cli_str(dep, "message") ? " (" : "", cli_str(dep, "message"), *cli_str(dep, "message") ? ")" : "", "");
-    size_t i;
-    json_t *l;
-    json_array_foreach(json_object_get(dep, "last_lines"), i, l)
-    {
-        char safe[400];
-        const char *line = json_is_string(l) ? json_string_value(l) : cli_str(l, "line");
-        (void)fprintf(stderr, "  %s| %s%s\n", cli_color(c, "dim"), mt_printable(line, strlen(line), safe, sizeof safe), cli_color(c, "reset"));
-    }
+    const char *message = *cli_str(dep, "message") ? cli_str(dep, "message") : cli_str(dep, "failed_reason");
+    (void)snprintf(what, sizeof what, "deploy %s%s%s", status, *message ? ": " : "", message);
     return cli_error(c, code, what, MT_STREQ(status, "superseded") ? "a newer deploy took over: moat status" : "the release before still serves; moat logs, moat status");
 }
 
