@@ -188,8 +188,8 @@ try:
         drain = w.ok("GET", O + "/events?event_type=instance.desired_state_changed&limit=500")["items"]
         assert drain and ready and drain[0]["event_id"] > ready[0], (drain, ready)
         wait_for("the old instance to go", lambda: len(w.ok("GET", E + "/instances?status=ready")["items"]) == 1)
-        assert any(e["payload"].get("drain_delay_seconds") == 0 for e in
-                   w.ok("GET", O + "/events?event_type=instance.desired_state_changed")["items"]), "drain delay was not cut"
+        wait_for("the drain delay to be cut", lambda: any(e["payload"].get("drain_delay_seconds") == 0 for e in
+                 w.ok("GET", O + "/events?event_type=instance.desired_state_changed&limit=500")["items"]), 4)
         wait_for("release of the address", lambda: w.ok("GET", O + "/events?event_type=instance.released")["items"])
         print("# rolled in %.2f s" % (time.monotonic() - t0))
 
@@ -207,8 +207,10 @@ try:
         assert d["failed_reason"] == "workload_exited", d
         assert f["reason_code"] == "workload_exited" and f["exit_code"] == 3, f
         assert f["last_lines"] == ["cannot open /data: no such file"] and f["last_console"], f
+        wait_for("the failed one to be stopped", lambda: w.ok("GET", E + "/instances/" + inst["id"])["status"] == "stopped")
+        assert w.ok("GET", E + "/deploys/" + d["id"])["failure"]["exit_code"] == 3, "the reason went with the instance"
         s = w.ok("GET", E + "/status")
-        assert s["processes"][0]["sched_condition"] == "held", s
+        assert s["processes"][0]["sched_condition"] == "held" and s["failure"]["reason_code"] == "workload_exited", s
         time.sleep(0.3)
         after = [b["instance_id"] for b in list(w.edge_config()["backends"].values())[0]]
         assert after == before, (before, after)
@@ -244,8 +246,8 @@ try:
         old = w.ok("GET", E + "/instances?status=ready")["items"][0]["id"]
         d = w.ok("POST", E + "/restarts", {})
         wait_for("success", lambda: w.ok("GET", E + "/deploys/" + d["id"])["status"] == "succeeded", 20)
-        now = [i["id"] for i in w.ok("GET", E + "/instances?status=ready")["items"]]
-        assert old not in now and len(now) == 1, (old, now)
+        now = wait_for("one other", lambda: (lambda x: x if len(x) == 1 else None)([i["id"] for i in w.ok("GET", E + "/instances?status=ready")["items"]]))
+        assert old not in now, (old, now)
 
     @case("routes: taken, bad, raw with a port given out, deleted twice")
     def _():

@@ -28,15 +28,21 @@ static const struct mt_pg_stmt groups = {
     " WHERE d.env_id = $1 AND ($2::text IS NULL OR d.process_type = $2)"
     " GROUP BY d.env_id, d.process_type, r.release_id ORDER BY d.process_type COLLATE \"C\""};
 
+/* The reason comes from the log: a later plain `stopped` of a failed instance takes it out of the view. With a deploy, its
+ * instances that failed; without, what fails now, and the attempts that made the newest deploy fail. */
 static const struct mt_pg_stmt failing = {
     "diagnose_failing",
-    "SELECT instance_id, process_type, node_id, status, reason_code, reason_detail, exit_code, restart_count"
-    " FROM instances_view WHERE env_id = $1 AND reason_code IS NOT NULL AND reason_code <> 'completed'"
-    " AND (desired_state = 'running' OR $2::text IS NOT NULL) AND status <> 'ready'"
-    " AND ($2::text IS NULL OR deploy_id = $2) AND (released_at IS NULL OR $2::text IS NOT NULL)"
-    " AND NOT (status = 'stopped' AND coalesce(desired_reason, '') IN ('replaced', 'scaled_down', 'restart_requested')"
-    "  AND ready_at IS NOT NULL)"
-    " ORDER BY last_transition_at DESC, instance_id DESC LIMIT 1"};
+    "SELECT i.instance_id, i.process_type, i.node_id, i.status, x.payload->>'reason_code', x.payload->>'reason_detail',"
+    " (x.payload->>'exit_code')::int, (x.payload->>'restart_count')::int FROM instances_view i JOIN LATERAL ("
+    "  SELECT e.payload FROM moat.events e WHERE e.aggregate_type = 'instance' AND e.aggregate_id = i.instance_id"
+    "  AND e.event_type = 'instance.status_changed' AND e.payload->>'reason_code' IS NOT NULL"
+    "  AND e.payload->>'reason_code' <> 'completed' AND e.payload->>'status' <> 'draining'"
+    "  ORDER BY e.aggregate_seq DESC LIMIT 1) x ON true"
+    " WHERE i.env_id = $1 AND i.status <> 'ready' AND CASE WHEN $2::text IS NOT NULL"
+    "  THEN i.deploy_id = $2 AND (i.desired_state = 'running' OR i.desired_reason = 'attempt_failed' OR i.ready_at IS NULL)"
+    "  ELSE i.desired_state = 'running' OR (i.desired_reason = 'attempt_failed'"
+    "   AND i.deploy_id = (SELECT max(d.deploy_id) FROM deploys_view d WHERE d.env_id = $1)) END"
+    " ORDER BY i.last_transition_at DESC, i.instance_id DESC LIMIT 1"};
 
 json_t *mt_api_groups(struct mt_api_call *c, const char *process_type)
 {
