@@ -33,6 +33,7 @@ struct mt_bundle {
     char kernel_path[PATH_MAX];
     char initramfs_path[PATH_MAX];
     bool builtin; /* everything is in the kernel: `nomodule` */
+    uint32_t min_memory_mib; /* a guest with less does not boot; 0: not said */
 };
 
 /** Network facts of the plan in parsed form. */

@@ -25,6 +25,7 @@ int mt_bundle_find(const char *boot_dir, const char *version, struct mt_bundle *
 {
     char dir[PATH_MAX], path[PATH_MAX];
     const char *name, *kind, *kernel_sum, *init_sum;
+    uint64_t min_memory = 0;
     struct mt_bundle b = {0};
     struct stat st;
     mt_auto_free char *text = NULL;
@@ -51,10 +52,13 @@ int mt_bundle_find(const char *boot_dir, const char *version, struct mt_bundle *
         rc = mt_json_get_str(doc, "vmlinux_sha256", 64, &kernel_sum, err);
     if (rc == 0)
         rc = mt_json_get_str(doc, "initramfs_sha256", 64, &init_sum, err);
+    if (rc == 0)
+        rc = mt_json_opt_u64(doc, "min_memory_mib", 0, 65536, 0, &min_memory, err);
     if (rc < 0)
         return mt_err_wrap(err, "'%s'", path);
     (void)snprintf(b.version, sizeof b.version, "%s", name);
     b.builtin = strcmp(kind, "builtin") == 0;
+    b.min_memory_mib = (uint32_t)min_memory;
     /* the real folder, not the link: a bundle made later must not slip under a VM that is being built */
     char real[PATH_MAX];
     if (!realpath(dir, real))

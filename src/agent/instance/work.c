@@ -378,20 +378,31 @@ static void boot_work(void *arg)
 
 /* ---- teardown ---------------------------------------------------------------------------- */
 
-/* Last line of the serial console: often the one thing that tells why a VM died. */
+/* The line of the serial console that tells most about why a VM died: a panic or an out-of-memory report, else the last one. */
 static void note_console(struct mt_job *j)
 {
-    char path[PATH_MAX], buf[2048];
+    static const char *const telling[] = {"Kernel panic", "Out of memory", "init: "};
+    char path[PATH_MAX], buf[8192];
     size_t n = 0;
     if (!j->vmm || console_path(j, "console.ring", path, NULL) < 0 ||
-        mt_vmm_console(j->vmm, path, NULL, buf, sizeof buf, &n, NULL) < 0)
+        mt_vmm_console(j->vmm, path, NULL, buf, sizeof buf - 1, &n, NULL) < 0)
         return;
     while (n > 0 && (buf[n - 1] == '\n' || buf[n - 1] == '\r' || buf[n - 1] == ' '))
         n--;
-    size_t at = n;
-    while (at > 0 && buf[at - 1] != '\n')
-        at--;
-    (void)mt_printable(buf + at, n - at, j->console_line, sizeof j->console_line);
+    buf[n] = '\0';
+    const char *line = buf;
+    for (size_t i = 0; i < n; i++) {
+        if (buf[i] == '\n')
+            line = buf + i + 1;
+    }
+    for (size_t i = 0; i < MT_ARRAY_LEN(telling); i++) {
+        const char *hit = memmem(buf, n, telling[i], strlen(telling[i]));
+        if (hit) {
+            line = hit;
+            break;
+        }
+    }
+    (void)mt_printable(line, strcspn(line, "\r\n"), j->console_line, sizeof j->console_line);
 }
 
 static int undo_step(struct mt_job *j, enum mt_step step, struct mt_err *err)
@@ -784,6 +795,11 @@ void mt_inst_begin(struct mt_inst *in)
                     (a->net.has_prefix && !mt_net_inside6(&addr, &a->net.prefix, a->net.prefix_len)))) {
         reason = MT_REASON_NETWORK_SETUP_FAILED;
         rc = MT_FAIL(&err, MT_E_INVALID, "address_not_local");
+    }
+    if (rc == 0 && w->resources.memory_bytes >> 20 < a->bundle.min_memory_mib) {
+        reason = MT_REASON_SPEC_UNSUPPORTED;
+        rc = MT_FAIL(&err, MT_E_INVALID, "memory: %llu MiB, the node's guest kernel needs at least %u",
+                     (unsigned long long)(w->resources.memory_bytes >> 20), a->bundle.min_memory_mib);
     }
     if (rc == 0 && w->n_mounts > 0) {
         reason = MT_REASON_SPEC_UNSUPPORTED;

@@ -81,7 +81,7 @@ def host_snapshot():
 
     cgroups = []
     for base, dirs, _ in os.walk("/sys/fs/cgroup"):
-        cgroups += [os.path.join(base, d) for d in dirs if ("moat" in d or "inst" in d) and "test" not in d and "moat-vm" not in base + d]
+        cgroups += [os.path.join(base, d) for d in dirs if ("moat" in d or "inst" in d) and "test" not in base + d and "moat-vm" not in base + d]
         if base.count("/") > 7:
             dirs.clear()
     mounts = [line.split()[4] for line in open("/proc/self/mountinfo")]
