@@ -3,6 +3,7 @@
 #include "edge/admin.h"
 
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "edge/status.h"
 #include "os/sock.h"
@@ -17,10 +18,17 @@ struct mt_edge_admin {
     char path[MT_UNIX_PATH_MAX + 1];
 };
 
+/* The bound of one system call starts anew with every byte: this one is for the whole of reading or writing. */
+static bool in_time(int64_t began)
+{
+    return mt_clock_mono() - began < 2 * PEER_MS * MT_NS_PER_MS;
+}
+
 static void send_all(int fd, const void *data, size_t n)
 {
     const char *p = data;
-    while (n > 0) {
+    int64_t began = mt_clock_mono();
+    while (n > 0 && in_time(began)) {
         ssize_t k = send(fd, p, n, MSG_NOSIGNAL);
         if (k <= 0)
             return;
@@ -43,7 +51,8 @@ static void serve(struct mt_edge_admin *a, int fd)
 {
     char q[1024];
     size_t have = 0;
-    while (have < sizeof q - 1) { /* the head of the request; bodies are not read */
+    int64_t began = mt_clock_mono();
+    while (have < sizeof q - 1 && in_time(began)) { /* the head of the request; bodies are not read */
         ssize_t n = recv(fd, q + have, sizeof q - 1 - have, 0);
         if (n <= 0)
             return;
