@@ -27,7 +27,7 @@
 struct run {
     struct up u;
     struct cli *c;
-    struct mt_source *notify, *watchdog;
+    struct mt_source *notify, *watchdog, *settle; /* settle: looks again for what a first start makes last */
     int notify_fd;
     int64_t began, deadline;
     bool announced, stopping;
@@ -35,7 +35,7 @@ struct run {
     int tell_fd; /* --detach: the waiting parent's pipe, -1 */
 };
 
-enum { READY_LIMIT_MS = 60000 };
+enum { READY_LIMIT_MS = 60000, SETTLE_MS = 20 };
 
 static void step(struct run *r, const char *name, const char *detail, int64_t since)
 {
@@ -72,6 +72,13 @@ static bool all_ready(const struct run *r)
         if (r->u.services[i].argv[0] && r->u.services[i].state != SERVICE_READY)
             return false;
     return true;
+}
+
+/* Control answers before its first start has made the operator's token; without it the user's next command would be refused. */
+static bool has_token(const struct run *r)
+{
+    char path[UP_PATH];
+    return access(up_path(&r->u.layout, path, "control/operator.token"), F_OK) == 0;
 }
 
 static void start(struct run *r, int i)
@@ -117,6 +124,22 @@ static void announce(struct run *r)
     tell(r, 'R');
 }
 
+static void announce_when_ready(struct run *r)
+{
+    if (r->announced || r->stopping || !all_ready(r))
+        return;
+    if (has_token(r))
+        announce(r);
+    else
+        mt_loop_timer_after(r->settle, SETTLE_MS);
+}
+
+static void on_settle(struct mt_source *t, void *arg)
+{
+    (void)t;
+    announce_when_ready(arg);
+}
+
 /* What may start once another is ready: control needs PostgreSQL; agent and edge need nobody, they wait by themselves. */
 static void changed(struct service *s, enum service_state from)
 {
@@ -131,8 +154,7 @@ static void changed(struct service *s, enum service_state from)
         if (i == UP_POSTGRES && r->u.services[UP_CONTROL].state == SERVICE_DOWN && !r->stopping)
             start(r, UP_CONTROL);
     }
-    if (!r->announced && !r->stopping && all_ready(r))
-        announce(r);
+    announce_when_ready(r);
     if (r->stopping && s->state == SERVICE_ENDED)
         mt_loop_stop(r->u.loop, 0);
 }
@@ -212,6 +234,10 @@ static void on_watchdog(struct mt_source *t, void *arg)
             (void)snprintf(what + used, sizeof what - used, "%s%s", used ? ", " : "", r->u.services[i].name);
             print_log_tail(r, &r->u.services[i]);
         }
+    if (!*what) {
+        (void)snprintf(what, sizeof what, "%s", "control (it has not made control/operator.token)");
+        print_log_tail(r, &r->u.services[UP_CONTROL]);
+    }
     char text[400];
     (void)snprintf(text, sizeof text, "not ready after %d s: %s", READY_LIMIT_MS / 1000, what);
     r->code = cli_error(r->c, CLI_TRANSIENT, text, "the logs are in the data folder, log/");
@@ -322,7 +348,8 @@ static int supervise(struct run *r, struct mt_err *err)
             return rc;
     }
     r->watchdog = mt_loop_timer(r->u.loop, "watchdog", on_watchdog, r, err);
-    if (!r->watchdog)
+    r->settle = mt_loop_timer(r->u.loop, "settle", on_settle, r, err);
+    if (!r->watchdog || !r->settle)
         return -MT_E_NOMEM;
     mt_loop_timer_after(r->watchdog, READY_LIMIT_MS);
     static const int first[] = {UP_POSTGRES, UP_REGISTRY, UP_EDGE, UP_AGENT};
