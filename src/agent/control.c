@@ -36,8 +36,11 @@ struct mt_control {
     char *status, *beat; /* bodies waiting to be sent, owned */
     uint64_t after;
     bool have_after;
+    unsigned welcomes; /* times that a heartbeat was taken after one was not: the plan is worth asking for at once */
     atomic_bool reachable;
 };
+
+enum { BEAT_RETRY_MS = 500 }; /* while heartbeats do not get through: a control plane that just came up learns of the node soon */
 
 /* ---- results on the loop's thread -------------------------------------------------------- */
 
@@ -85,6 +88,8 @@ static void on_answer(void *arg)
         mt_report_answer(an->c->a->report, an->http, an->detail);
     else if (an->http >= 400)
         mt_log(MT_WARN, "heartbeat.refused", KV("status", an->http), KV("detail", an->detail));
+    if (!an->status && (an->http == 0 || an->http >= 500) && an->c->a->conf.heartbeat_ms > BEAT_RETRY_MS)
+        mt_loop_timer_after(an->c->beat_timer, BEAT_RETRY_MS);
     if (an->was_away && !an->status)
         mt_report_resync(an->c->a->report); /* it may have lost what it knew: tell all again */
     free(an);
@@ -107,7 +112,8 @@ static bool pause_ms(struct mt_control *c, int64_t ms)
         until.tv_nsec -= 1000000000;
     }
     (void)pthread_mutex_lock(&c->lock);
-    while (!c->quit && pthread_cond_timedwait(&c->wake, &c->lock, &until) == 0)
+    unsigned welcomes = c->welcomes;
+    while (!c->quit && welcomes == c->welcomes && pthread_cond_timedwait(&c->wake, &c->lock, &until) == 0)
         continue;
     bool go = !c->quit;
     (void)pthread_mutex_unlock(&c->lock);
@@ -212,20 +218,20 @@ static bool post(struct mt_control *c, bool status, char *body, bool was_away)
                                  .body_len = strlen(body),
                                  .timeout_ms = POST_TIMEOUT_MS};
     int rc = mt_http_do(c->post_client, &rq, ANSWER_MAX, &reply, &err);
-    bool ok = rc == 0;
+    bool ok = rc == 0 && reply.status < 500;
     if (an) {
         an->c = c;
         an->status = status;
         an->was_away = ok && was_away;
-        an->http = ok ? reply.status : 0;
-        if (!ok)
+        an->http = rc == 0 ? reply.status : 0;
+        if (rc < 0)
             (void)snprintf(an->detail, sizeof an->detail, "%s", err.msg);
         else if (reply.status >= 400)
             (void)mt_printable((const char *)reply.body.p, reply.body.len, an->detail, sizeof an->detail);
         if (mt_loop_post(c->a->loop, on_answer, an) < 0)
             free(an);
     }
-    if (ok)
+    if (rc == 0)
         mt_http_reply_done(&reply);
     free(body);
     return ok;
@@ -234,7 +240,7 @@ static bool post(struct mt_control *c, bool status, char *body, bool was_away)
 static void *post_main(void *arg)
 {
     struct mt_control *c = arg;
-    bool away = false;
+    bool away = true; /* nothing has got through yet */
 
     for (;;) {
         (void)pthread_mutex_lock(&c->lock);
@@ -250,8 +256,16 @@ static void *post_main(void *arg)
         }
         if (status)
             (void)post(c, true, status, false);
-        if (beat)
-            away = !post(c, false, beat, away);
+        if (!beat)
+            continue;
+        bool was_away = away;
+        away = !post(c, false, beat, away);
+        if (was_away && !away) {
+            (void)pthread_mutex_lock(&c->lock);
+            c->welcomes++;
+            (void)pthread_cond_broadcast(&c->wake);
+            (void)pthread_mutex_unlock(&c->lock);
+        }
     }
 }
 

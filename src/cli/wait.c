@@ -158,6 +158,8 @@ static int on_event(struct cli *c, json_t *ev, void *arg)
             print_step(c, w, us, w->status, cli_str(ev, "payload.message"), MT_STREQ(w->status, "succeeded") ? "green" : "red");
             return DONE;
         }
+        if (*cli_str(ev, "payload.message")) /* why it does not go on */
+            print_step(c, w, us, "waiting", cli_str(ev, "payload.message"), "yellow");
     }
     return 0;
 }

@@ -42,7 +42,7 @@ def main():
 
     def wrong_arch():
         image = p.push_app("arm", arch="arm64")
-        code, out, err = p.cli("deploy", "-f", "-", "--wait", "--wait-timeout", "20s", stdin=manifest("arm", image), want=None, timeout=60)
+        code, out, err = p.cli("deploy", "-f", "-", "--wait", "--wait-timeout", "5s", stdin=manifest("arm", image), want=None, timeout=60)
         check(code != 0, "an arm64 image was deployed on amd64")
         check("image_platform_unsupported" in err or "no_matching_arch" in err + reasons(p, "arm"), err)
 

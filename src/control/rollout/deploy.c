@@ -57,6 +57,12 @@ static void speak(const struct mt_deploy_group *g, char *out, size_t size)
                        r->detail[0] ? " (" : "", r->detail, r->detail[0] ? ")" : "");
 }
 
+/* A message that was true on the way stays in the record only when it tells of downtime; a block that is over is over. */
+static const char *lasting(const struct mt_deploy *d)
+{
+    return d->message && strstr(d->message, mt_reason_code(MT_REASON_SURGE_UNAVAILABLE)) ? d->message : "";
+}
+
 void mt_deploy_step(const struct mt_deploy *d, int64_t now_ms, struct mt_deploy_decision *ret)
 {
     bool done = true;
@@ -80,8 +86,7 @@ void mt_deploy_step(const struct mt_deploy *d, int64_t now_ms, struct mt_deploy_
     if (done) {
         ret->changed = true;
         ret->status = MT_DEPLOY_SUCCEEDED;
-        /* a message that was true on the way stays in the record: "drained before new ones start" was downtime */
-        (void)snprintf(ret->message, sizeof ret->message, "%s", d->message ? d->message : "");
+        (void)snprintf(ret->message, sizeof ret->message, "%s", lasting(d));
         return;
     }
     int64_t deadline = d->created_at_ms + 1000 * (int64_t)d->timeout_seconds;
@@ -92,7 +97,7 @@ void mt_deploy_step(const struct mt_deploy *d, int64_t now_ms, struct mt_deploy_
         return;
     }
     ret->wake_at_ms = deadline;
-    (void)snprintf(ret->message, sizeof ret->message, "%s", said[0] ? said : d->message ? d->message : "");
+    (void)snprintf(ret->message, sizeof ret->message, "%s", said[0] ? said : lasting(d));
     ret->changed = d->status == MT_DEPLOY_QUEUED || !MT_STREQ(ret->message, d->message ? d->message : "");
     ret->status = MT_DEPLOY_ROLLING;
 }
