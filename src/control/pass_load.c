@@ -556,7 +556,7 @@ int mt_pass_load(struct mt_pass *p, const char *const *env_ids, size_t n, struct
         return rc;
     p->now_ms = mt_pg_time(now, 0, 0) / 1000;
     mt_pg_arr_init(&ids, MT_PG_ELEM_TEXT, 4u * 1024u * 1024u);
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; env_ids && i < n; i++)
         mt_pg_arr_text_add(&ids, env_ids[i]);
     mt_pg_p_init(&pp);
     mt_pg_p_bool(&pp, env_ids == NULL);

@@ -359,6 +359,10 @@ class World:
 
     def close(self):
         self.agent.stopped.set()
+        if self.control and self.control.poll() not in (None, 0):
+            print("# moat-control ended with %s; its last lines:" % self.control.returncode)
+            for line in open(self.d + "/control.log", errors="replace").read().splitlines()[-25:]:
+                print("#   " + line[:400])
         for p in (self.edge, self.control):
             if p and p.poll() is None:
                 p.terminate()

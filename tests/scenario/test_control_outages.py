@@ -1,0 +1,128 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""PostgreSQL goes away again and again, cleanly and by SIGQUIT, under writes, deploys and streams: moat-control stays up, what
+it acknowledged is there, nothing is there twice, and a deploy completes afterwards. Seed: first argument."""
+import os, random, signal, sys, threading, time
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import control_kit as kit
+from control_kit import case, wait_for
+
+if os.geteuid() != 0 or not kit.program("moat-control"):
+    kit.skip("control outages", "needs root and a built moat-control")
+    sys.exit(0)
+
+seed = int(sys.argv[1]) if len(sys.argv) > 1 else int(time.time())
+seconds = float(sys.argv[2]) if len(sys.argv) > 2 else 25
+print("# seed %d" % seed)
+rnd = random.Random(seed)
+M = """schema_version = "v1"
+[image]
+ref = "r.test:5000/h:l"
+[processes.web]
+command = ["/h"]
+[processes.web.resources]
+memory = "%dMi"
+[[processes.web.ports]]
+name = "tls"
+internal = 8443
+[[routes]]
+env = "prod"
+hostname = "a.example.com"
+process = "web"
+port = "tls"
+"""
+w = kit.World()
+stop = threading.Event()
+acked = {}
+odd = []
+
+
+def release(mib):
+    return w.q("POST", A + "/releases", {"manifest": M % mib, "image_digest": "sha256:" + "1" * 64, "verify_image": False})
+
+
+def writer(k):
+    n, dice = 0, random.Random(seed + k)
+    while not stop.is_set():
+        try:
+            name = "a%d-%d" % (k, n)
+            r = w.q("POST", O + "/apps", {"name": name}, key="key-" + name)
+            if r.status == 201:
+                acked[name] = r.json["id"]
+                n += 1
+            elif r.status != 503:
+                odd.append((r.status, r.text))
+            w.q("GET", E + "/status")
+            if k == 0:
+                r = release(dice.randint(100, 900))
+                if r.status < 300:
+                    w.q("POST", E + "/deploys", {"release_id": r.json["id"]})
+        except OSError as e:
+            odd.append(e)
+            time.sleep(0.05)
+
+
+def streamer(k):
+    dice = random.Random(seed + 100 + k)
+    while not stop.is_set():
+        try:
+            c = kit.UnixHTTP(w.api, 2)
+            c.request("GET", dice.choice([O + "/events/stream?after_event_id=0", E + "/logs/stream"]),
+                      headers={"Authorization": "Bearer " + w.token})
+            r, end = c.getresponse(), time.monotonic() + dice.random() * 2
+            while time.monotonic() < end and r.readline():
+                pass
+            c.close()
+        except OSError:
+            time.sleep(0.05)
+
+
+try:
+    w.agent.start()
+    w.start_edge()
+    O = "/v1/orgs/" + w.ok("GET", "/v1/orgs")["items"][0]["id"]
+    A = O + "/apps/" + w.ok("POST", O + "/apps", {"name": "hello"})["id"]
+    E = A + "/envs/" + w.ok("POST", A + "/envs", {"name": "prod"})["id"]
+    wait_for("the node", lambda: w.ok("GET", "/v1/nodes")["items"])
+    threads = [threading.Thread(target=writer, args=(k,), daemon=True) for k in range(3)]
+    threads += [threading.Thread(target=streamer, args=(k,), daemon=True) for k in range(2)]
+    for t in threads:
+        t.start()
+
+    @case("the process outlives every outage of the database")
+    def _():
+        end, outages = time.monotonic() + seconds, 0
+        while time.monotonic() < end:
+            time.sleep(rnd.random() * 1.2)
+            w.pg.stop(rnd.choice([signal.SIGINT, signal.SIGQUIT]))
+            time.sleep(rnd.random() * 1.5)
+            assert w.control.poll() is None, "moat-control ended after %d outages" % outages
+            w.pg.start()
+            outages += 1
+        stop.set()
+        for t in threads:
+            t.join(20)
+        print("# %d outages, %d acknowledged writes" % (outages, len(acked)))
+        assert outages >= 5 and len(acked) >= 20, (outages, len(acked))
+        assert not odd, odd[:3]
+
+    @case("every acknowledged write is there once, the log has no gap")
+    def _():
+        wait_for("readyz", w.ready)
+        rows = w.pg.sql("SELECT payload->>'name', aggregate_id FROM moat.events WHERE event_type = 'app.created'").splitlines()
+        there = dict(r.split("|") for r in rows)
+        assert len(there) == len(rows), "a name was made twice"
+        lost = [n for n in acked if there.get(n) != acked[n]]
+        assert not lost, lost[:5]
+        n, top = w.pg.sql("SELECT count(*), max(event_id) FROM moat.events").split("|")
+        assert n == top, (n, top)
+
+    @case("a deploy after all that completes")
+    def _():
+        r = wait_for("a release", lambda: (lambda r: r if r.status < 300 else None)(release(901)))
+        d = w.ok("POST", E + "/deploys", {"release_id": r.json["id"]})
+        wait_for("success", lambda: w.ok("GET", E + "/deploys/" + d["id"])["status"] == "succeeded", 40)
+finally:
+    stop.set()
+    w.close()
+kit.finish()
