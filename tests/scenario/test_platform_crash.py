@@ -15,6 +15,7 @@ from platform_kit import *  # noqa: E402,F403
 
 def main():
     need_root()
+    own_network()
     p = Platform("c")
     c = Cases()
 

@@ -22,6 +22,7 @@ def reasons(p, app):
 
 def main():
     need_root()
+    own_network()
     p = Platform("f")
     c = Cases()
 

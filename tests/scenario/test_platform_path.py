@@ -15,13 +15,14 @@ from platform_kit import *  # noqa: E402,F403
 
 def main():
     need_root()
+    own_network()
     p = Platform("p")
     c = Cases()
     state = {}
 
     def up():
         p.up()
-        check(os.path.exists(f"{p.data}/run/api.sock"), "no API socket")
+        check(os.path.exists(f"{p.data}/run/control/api.sock"), "no API socket")
 
     def up_is_fast():
         check(p.down().returncode == 0, "moat down failed")

@@ -27,7 +27,7 @@ static void control(const struct up_layout *l, struct mt_buf *b)
 {
     mt_buf_printf(b,
                   "# written by moat up\n"
-                  "listen_api = \"%s/run/api.sock\"\nlisten_internal = \"%s/run/internal.sock\"\n"
+                  "listen_api = \"%s/run/control/api.sock\"\nlisten_internal = \"%s/run/control/internal.sock\"\n"
                   "database_url = \"host=%s/run/pg dbname=moat user=moat_control\"\n"
                   "data_dir = \"%s/control\"\noperator_token_file = \"%s/control/operator.token\"\n"
                   "agent_socket = \"%s/run/agent.sock\"\nagent_user = \"root\"\nedge_user = \"moat-edge\"\n"
@@ -42,10 +42,11 @@ static void agent(const struct up_layout *l, struct mt_buf *b)
     mt_buf_printf(b,
                   "# written by moat up\n"
                   "node_id = \"%s\"\ndata_dir = \"%s\"\nbin_dir = \"%s\"\nvmm = \"%s\"\n"
+                  "control_socket = \"%s/run/control/internal.sock\"\n"
                   "# ruling R28: on somebody's machine only our own taps are filtered\n"
                   "host_firewall = \"taps\"\n"
                   "edge_user = \"moat-edge\"\ncontrol_user = \"moat-control\"\nworker_user = \"moat-fetch\"\n",
-                  l->node_id, l->dir, l->bin, l->vmm);
+                  l->node_id, l->dir, l->bin, l->vmm, l->dir);
     if (l->registry_port) {
         mt_buf_puts(b, "\n[image]\n");
         registries(l, b, "");
@@ -56,8 +57,8 @@ static void edge(const struct up_layout *l, struct mt_buf *b)
 {
     mt_buf_printf(b,
                   "# written by moat up\n"
-                  "data_dir = \"%s/edge\"\ncontrol_socket = \"%s/run/internal.sock\"\n"
-                  "public_addresses = [\"%s\"]\nadmin_socket = \"%s/run/edge.sock\"\n",
+                  "data_dir = \"%s/edge\"\ncontrol_socket = \"%s/run/control/internal.sock\"\n"
+                  "public_addresses = [\"%s\"]\nadmin_socket = \"%s/run/edge/edge.sock\"\n",
                   l->dir, l->dir, l->listen, l->dir);
     if (l->tls_port != 443)
         mt_buf_printf(b, "\n[port_map]\n443 = %u\n", l->tls_port);
@@ -67,7 +68,7 @@ static void cli(const struct up_layout *l, struct mt_buf *b)
 {
     mt_buf_printf(b,
                   "# written by moat up: how the CLI finds this platform\n"
-                  "api = \"unix:%s/run/api.sock\"\ntoken_file = \"%s/control/operator.token\"\n"
+                  "api = \"unix:%s/run/control/api.sock\"\ntoken_file = \"%s/control/operator.token\"\n"
                   "org = \"local\"\nenv = \"prod\"\ndata_dir = \"%s\"\ntls_port = %u\n",
                   l->dir, l->dir, l->dir, l->tls_port);
 }

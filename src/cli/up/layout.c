@@ -117,7 +117,10 @@ int up_layout_make(const struct up_layout *l, struct mt_err *err)
     const struct up_users *u = &l->users;
     const struct { const char *name; mode_t mode; uid_t uid; gid_t gid; } dirs[] = {
         {"etc", 0755, 0, 0},
-        {"run", 01775, 0, u->moat},
+        /* each daemon makes its sockets in a folder of its own, so that none can sit on another's name */
+        {"run", 0755, 0, 0},
+        {"run/control", 0755, u->control, u->moat},
+        {"run/edge", 0755, u->edge, u->moat},
         {"run/pg", 0755, u->pg, u->pg_gid},
         {"pg", 0700, u->pg, u->pg_gid},
         {"control", 0700, u->control, u->moat},

@@ -100,14 +100,14 @@ void up_services(struct up *u)
     u->services[UP_CONTROL] = (struct service){
         .name = "control", .argv = {keep(u, "moat-control", true), "--config", keep(u, "etc/control.toml", false)}, .uid = l->users.control,
         .gid = l->users.moat, .set_ids = true, .log_path = keep(u, "log/control.log", false), .notify_path = u->notify, .stop_signal = SIGTERM,
-        .stop_ms = 25000};
+        .stop_ms = 25000, .start_ms = 60000};
     u->services[UP_EDGE] = (struct service){
         .name = "edge", .argv = {keep(u, "moat-edge", true), "--config", keep(u, "etc/edge.toml", false)}, .uid = l->users.edge, .gid = l->users.moat,
         .set_ids = true, .ambient_caps = UINT64_C(1) << CAP_NET_BIND_SERVICE, .log_path = keep(u, "log/edge.log", false), .notify_path = u->notify,
-        .stop_signal = SIGTERM, .stop_ms = 10000};
+        .stop_signal = SIGTERM, .stop_ms = 10000, .start_ms = 60000};
     u->services[UP_AGENT] = (struct service){
         .name = "agent", .argv = {keep(u, "moat-agent", true), "--config", keep(u, "etc/agent.toml", false)},
-        .log_path = keep(u, "log/agent.log", false), .notify_path = u->notify, .stop_signal = SIGTERM, .stop_ms = 10000};
+        .log_path = keep(u, "log/agent.log", false), .notify_path = u->notify, .stop_signal = SIGTERM, .stop_ms = 10000, .start_ms = 60000};
 }
 
 int up_is_root(int fd, const char *path, struct mt_err *err)

@@ -5,10 +5,13 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/num.h"
+#include "base/str.h"
 #include "os/file.h"
 #include "os/spawn.h"
 
 #include <fcntl.h>
+#include <limits.h>
+#include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -93,6 +96,8 @@ static int watch(struct service *s, struct mt_err *err)
         mt_loop_timer_after(s->timer, s->adopted && !s->probe ? 0 : PROBE_MS);
     else if (!s->notify_path)
         set_state(s, SERVICE_READY);
+    else if (s->start_ms)
+        mt_loop_timer_after(s->timer, s->start_ms);
     return 0;
 }
 
@@ -192,10 +197,14 @@ static void on_timer(struct mt_source *t, void *arg)
         if (service_start(s, &err) < 0)
             mt_log(MT_ERROR, "service.start_failed", KV("service", s->name), KV_ERR(&err));
     } else if (s->state == SERVICE_STARTING) {
-        if (!s->probe || s->probe(s))
+        if (s->probe ? s->probe(s) : s->adopted) {
             set_state(s, SERVICE_READY);
-        else
+        } else if (s->start_ms && mt_clock_mono() - s->started_ns >= s->start_ms * MT_NS_PER_MS) {
+            mt_log(MT_WARN, "service.hangs", KV("service", s->name), KV("pid", s->pid), KV("after_ms", s->start_ms));
+            (void)mt_pidfd_kill(s->pidfd, SIGKILL, NULL); /* its end starts it again */
+        } else {
             mt_loop_timer_after(t, PROBE_MS);
+        }
     }
 }
 
@@ -220,6 +229,22 @@ static void on_end(struct mt_source *c, pid_t pid, int code, int status, void *a
     s->pid = 0;
     set_state(s, SERVICE_BACKOFF);
     mt_loop_timer_after(s->timer, delay);
+}
+
+/* Daemons write with O_APPEND, so what is copied away can be cut off under them; a line written in between is lost, the disk is not. */
+void service_trim_log(const char *path, off_t limit)
+{
+    struct stat st;
+    char old[PATH_MAX];
+    mt_auto_fd int from = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+    if (from < 0 || fstat(from, &st) < 0 || st.st_size < limit || mt_fmt(old, sizeof old, NULL, "%s.1", path) < 0)
+        return;
+    mt_auto_fd int to = open(old, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0640);
+    off_t at = 0;
+    while (to >= 0 && at < st.st_size && sendfile(to, from, &at, (size_t)(st.st_size - at)) > 0)
+        ;
+    if (ftruncate(from, 0) < 0)
+        mt_log(MT_WARN, "log.trim_failed", KV("path", path), KV("errno", errno));
 }
 
 void service_stop(struct service *s)

@@ -22,6 +22,7 @@ struct service {
     bool (*probe)(struct service *s); /* true when it answers; asked every 20 ms while starting; NULL: ready by notify or at once */
     int stop_signal;       /* SIGTERM, or SIGINT for PostgreSQL's fast shutdown */
     int64_t stop_ms;       /* after this, SIGKILL */
+    int64_t start_ms;      /* not ready after this: killed and started again; 0: wait for ever */
     void *arg;             /* for probe */
     /* For a program that is brought up by a blocking call (PostgreSQL): runs on a worker thread, returns with the process ready. */
     int (*bring_up)(struct service *s, pid_t *ret_pid, int *ret_pidfd, bool *ret_adopted, struct mt_err *err);
@@ -52,3 +53,5 @@ void service_ready(struct service *s);
 void service_stop(struct service *s);
 /** Pid of the process with exactly this command line (and uid, if set), 0 when there is none. */
 pid_t service_find(const struct service *s);
+/** Keep a log below @limit bytes: a larger one is copied to PATH.1 and cut. */
+void service_trim_log(const char *path, off_t limit);

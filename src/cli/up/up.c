@@ -27,7 +27,7 @@
 struct run {
     struct up u;
     struct cli *c;
-    struct mt_source *notify, *watchdog, *settle; /* settle: looks again for what a first start makes last */
+    struct mt_source *notify, *watchdog, *settle, *log_timer; /* settle: looks again for what a first start makes last */
     int notify_fd;
     int64_t began, deadline;
     bool announced, stopping;
@@ -35,7 +35,7 @@ struct run {
     int tell_fd; /* --detach: the waiting parent's pipe, -1 */
 };
 
-enum { READY_LIMIT_MS = 60000, SETTLE_MS = 20 };
+enum { READY_LIMIT_MS = 60000, SETTLE_MS = 20, LOG_CHECK_MS = 60000, LOG_LIMIT = 32 << 20 };
 
 static void step(struct run *r, const char *name, const char *detail, int64_t since)
 {
@@ -60,7 +60,7 @@ static const char *detail_of(const struct run *r, int i, char *ret, size_t size)
     else if (i == UP_EDGE)
         (void)snprintf(ret, size, "[%s]:%u%s", l->listen, l->tls_port, how);
     else if (i == UP_CONTROL)
-        (void)snprintf(ret, size, "%s/run/api.sock%s", l->dir, how);
+        (void)snprintf(ret, size, "%s/run/control/api.sock%s", l->dir, how);
     else
         (void)snprintf(ret, size, "pid %d%s", (int)s->pid, how);
     return ret;
@@ -244,6 +244,17 @@ static void on_watchdog(struct mt_source *t, void *arg)
     mt_loop_stop(r->u.loop, 1);
 }
 
+static void on_log_check(struct mt_source *t, void *arg)
+{
+    struct run *r = arg;
+    char path[UP_PATH];
+    for (int i = 0; i < UP_MAX; i++)
+        if (r->u.services[i].log_path)
+            service_trim_log(r->u.services[i].log_path, LOG_LIMIT);
+    service_trim_log(up_path(&r->u.layout, path, "log/up.log"), LOG_LIMIT);
+    mt_loop_timer_after(t, LOG_CHECK_MS);
+}
+
 static void on_signal(struct mt_source *s, int signo, void *arg)
 {
     struct run *r = arg;
@@ -351,6 +362,10 @@ static int supervise(struct run *r, struct mt_err *err)
     r->settle = mt_loop_timer(r->u.loop, "settle", on_settle, r, err);
     if (!r->watchdog || !r->settle)
         return -MT_E_NOMEM;
+    r->log_timer = mt_loop_timer(r->u.loop, "logs", on_log_check, r, err);
+    if (!r->log_timer)
+        return -MT_E_NOMEM;
+    mt_loop_timer_after(r->log_timer, LOG_CHECK_MS);
     mt_loop_timer_after(r->watchdog, READY_LIMIT_MS);
     static const int first[] = {UP_POSTGRES, UP_REGISTRY, UP_EDGE, UP_AGENT};
     for (size_t i = 0; i < MT_ARRAY_LEN(first); i++)
@@ -423,6 +438,29 @@ static int already_up(struct run *r)
     return cli_error(r->c, CLI_CONFLICT, text, "`moat down` stops it");
 }
 
+/* Taps and the firewall table are named once for a network namespace: a second platform in it would take the first one's away. */
+static int lock_network(struct run *r, int *ret_fd, struct mt_err *err)
+{
+    struct stat st;
+    char path[64], text[200];
+    if (stat("/proc/self/ns/net", &st) < 0)
+        return MT_FAIL_ERRNO(err, MT_E_IO, "look at the network namespace");
+    (void)snprintf(path, sizeof path, "/run/moat-net-%lu.lock", (unsigned long)st.st_ino);
+    int rc = mt_file_lock(path, ret_fd, err);
+    if (rc == -MT_E_CONFLICT) {
+        mt_auto_free char *who = NULL;
+        if (mt_file_read_plain(path, 0, 150, &who, NULL, NULL) == 0)
+            who[strcspn(who, "\n")] = '\0';
+        return MT_FAIL(err, MT_E_CONFLICT, "another platform runs on this machine, data folder '%s'", who ? who : "?");
+    }
+    if (rc < 0)
+        return rc;
+    int n = snprintf(text, sizeof text, "%s\n", r->u.layout.dir);
+    if (ftruncate(*ret_fd, 0) < 0 || pwrite(*ret_fd, text, (size_t)n, 0) != n)
+        return MT_FAIL_ERRNO(err, MT_E_IO, "write '%s'", path);
+    return 0;
+}
+
 int cmd_up(struct cli *c)
 {
     struct run r = {.c = c, .u.cli = c, .notify_fd = -1, .tell_fd = -1, .began = mt_clock_mono()};
@@ -431,6 +469,7 @@ int cmd_up(struct cli *c)
     uint64_t port = 0;
     char path[UP_PATH];
     mt_auto_fd int lock = -1;
+    mt_auto_fd int network_lock = -1;
     if (geteuid() != 0)
         return cli_error(c, CLI_USAGE, "`moat up` needs root: it makes users, taps and microVMs", "sudo moat up");
     if (up_layout_init(l, cli_opt(c, "data-dir"), &err) < 0)
@@ -460,6 +499,8 @@ int cmd_up(struct cli *c)
         return already_up(&r);
     if (rc < 0)
         return cli_fail(c, &err, NULL);
+    if (lock_network(&r, &network_lock, &err) < 0)
+        return cli_fail(c, &err, "moat down --data-dir that folder stops it");
     if (cli_has(c, "detach")) {
         bool parent;
         int code = detach(&r, &parent);

@@ -30,11 +30,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
             MT_ASSERT(len < MT_NAME_SIZE && !memchr(s, '\0', len) && !memchr(s, '/', len) && !memchr(s, '.', len));
     if (mt_hostname_normalise(s, len, host, &err) == 0)
         MT_ASSERT(mt_hostname_fault(host, strlen(host)) == NULL);
-    if (!mt_hostname_fault(s, len)) {
+    if (s && !mt_hostname_fault(s, len)) {
         MT_ASSERT(mt_hostname_normalise(s, len, host, &err) == 0);
         MT_ASSERT(strlen(host) == len && memcmp(host, s, len) == 0);
     }
-    if (!mt_mountpath_fault(s, len)) {
+    if (s && !mt_mountpath_fault(s, len)) {
         MT_ASSERT(len > 1 && s[0] == '/' && s[len - 1] != '/' && !memmem(s, len, "/../", 4) && !memmem(s, len, "//", 2));
         MT_ASSERT(mt_mountpath_nested(s, len, s, len));
     }
