@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Calls to the control plane: configuration, target resolution, retries, errors to exit codes (control-plane.md §15.2, §15.4). */
+/* Calls to the control plane: retries, streams, pages, problems to exit codes (control-plane.md §15.2, §15.4). */
 #include "cli/cli.h"
 
 #include "base/assert.h"
@@ -7,125 +7,12 @@
 #include "base/clock.h"
 #include "base/str.h"
 #include "os/file.h"
-#include "wire/conf.h"
 
 #include <inttypes.h>
-#include <stdarg.h>
-#include <sys/stat.h>
 
-enum { MAX_BODY = 8 * 1024 * 1024, MAX_CONFIG = 64 * 1024, TRIES = 5 };
+enum { MAX_BODY = 8 * 1024 * 1024, TRIES = 5 };
 
-struct cli_conf {
-    char *api, *token_file, *org, *app, *env, *data_dir;
-    uint64_t tls_port;
-};
-
-static const struct mt_conf_key conf_keys[] = {
-    {"api", MT_CONF_STRING, offsetof(struct cli_conf, api), 1, 200, MT_CONF_NONE, "URL", "server, unix:/path/to/api.sock"},
-    {"token_file", MT_CONF_STRING, offsetof(struct cli_conf, token_file), 1, 4000, MT_CONF_NONE, "path", "file that holds the bearer token"},
-    {"org", MT_CONF_STRING, offsetof(struct cli_conf, org), 1, 64, MT_CONF_NONE, "", "organisation when none is named"},
-    {"app", MT_CONF_STRING, offsetof(struct cli_conf, app), 1, 64, MT_CONF_NONE, "", "app when none is named"},
-    {"env", MT_CONF_STRING, offsetof(struct cli_conf, env), 1, 64, MT_CONF_NONE, "", "environment when none is named"},
-    {"data_dir", MT_CONF_STRING, offsetof(struct cli_conf, data_dir), 1, 200, MT_CONF_NONE, "path", "data folder of the local platform"},
-    {"tls_port", MT_CONF_U64, offsetof(struct cli_conf, tls_port), 0, 65535, "0", "port", "local port of the edge that stands for 443; 0: 443 itself"},
-};
-
-static int load_conf(struct cli *c, struct cli_conf *conf)
-{
-    char path[4096] = "";
-    struct mt_err err;
-    const char *given = getenv("MOAT_CONFIG"), *xdg = getenv("XDG_CONFIG_HOME"), *home = getenv("HOME");
-    const char *tries[3] = {0};
-    char own[4096];
-    if (given && *given) {
-        tries[0] = given;
-    } else {
-        if (xdg && *xdg)
-            (void)snprintf(own, sizeof own, "%s/moat/config.toml", xdg);
-        else
-            (void)snprintf(own, sizeof own, "%s/.config/moat/config.toml", home ? home : "/");
-        tries[0] = own;
-        tries[1] = "/var/lib/moat/etc/cli.toml";
-    }
-    for (size_t i = 0; tries[i]; i++) {
-        (void)snprintf(path, sizeof path, "%s", tries[i]);
-        int r = mt_conf_load(path, conf_keys, MT_ARRAY_LEN(conf_keys), conf, stderr, &err);
-        if (r == 0)
-            return CLI_OK;
-        if (r != -MT_E_NOT_FOUND || given)
-            return cli_fail(c, &err, "MOAT_CONFIG names the configuration file");
-    }
-    return CLI_OK;
-}
-
-static char *take_token(const char *file, struct mt_err *err)
-{
-    char *text = NULL;
-    size_t n;
-    /* the file of a local platform lies in control's folder: control must not be able to point root at another file's first word */
-    if (geteuid() == 0 ? mt_file_read_plain(file, (uid_t)-1, 4096, &text, &n, err) < 0 : mt_file_read(file, 4096, &text, &n, err) < 0)
-        return NULL;
-    text[strcspn(text, "\r\n \t")] = '\0';
-    return text;
-}
-
-static const char *first_of(const char *a, const char *b, const char *d)
-{
-    return a && *a ? a : b && *b ? b : d;
-}
-
-int cli_connect(struct cli *c)
-{
-    if (c->http)
-        return CLI_OK;
-    struct cli_conf conf = {0};
-    int code = load_conf(c, &conf);
-    if (code != CLI_OK)
-        return code;
-    c->config_org = MT_TAKE(conf.org);
-    c->config_app = MT_TAKE(conf.app);
-    c->config_env = MT_TAKE(conf.env);
-    c->config_data_dir = MT_TAKE(conf.data_dir);
-    c->tls_port = conf.tls_port;
-    c->org = first_of(cli_opt(c, "org"), getenv("MOAT_ORG"), c->config_org);
-    c->app = first_of(cli_opt(c, "app"), getenv("MOAT_APP"), NULL);
-    c->env = first_of(cli_opt(c, "env"), getenv("MOAT_ENV"), c->config_env);
-    const char *api = first_of(cli_opt(c, "api"), getenv("MOAT_API"), conf.api);
-    const char *token = first_of(cli_opt(c, "token"), getenv("MOAT_TOKEN"), NULL);
-    struct mt_err err;
-    if (!api)
-        code = cli_error(c, CLI_USAGE, "no platform is known", "run `moat up` here, or give --api unix:/path/to/api.sock");
-    else if (!mt_starts_with(api, "unix:/"))
-        code = cli_error(c, CLI_USAGE, "this version reaches the control plane over its Unix socket only", "--api unix:/path/to/api.sock");
-    if (code == CLI_OK) {
-        c->api = strdup(api + 5);
-        c->token = token ? strdup(token) : conf.token_file ? take_token(conf.token_file, &err) : strdup("");
-        if (!c->token)
-            code = cli_error(c, CLI_AUTH, err.msg, "run as the user that owns the token file (root for a local platform), or set MOAT_TOKEN");
-        else if (!c->api || !(c->http = mt_http_client_new(c->api)))
-            code = cli_error(c, CLI_FAILURE, "out of memory", NULL);
-        struct stat st;
-        if (code == CLI_OK && !token && conf.token_file && stat(conf.token_file, &st) == 0)
-            mt_http_client_trust(c->http, (const uid_t[]){0, geteuid(), st.st_uid}, 3); /* who could read the token anyway */
-    }
-    mt_conf_done(conf_keys, MT_ARRAY_LEN(conf_keys), &conf);
-    return code;
-}
-
-void cli_done(struct cli *c)
-{
-    mt_http_client_free(c->http);
-    free(c->api);
-    if (c->token)
-        explicit_bzero(c->token, strlen(c->token));
-    free(c->token);
-    free(c->config_org);
-    free(c->config_app);
-    free(c->config_env);
-    free(c->config_data_dir);
-}
-
-static int exit_of_status(int status)
+int cli_exit_of_status(int status)
 {
     switch (status) {
     case 400: case 405: case 413: case 415: case 422:
@@ -163,27 +50,29 @@ static const char *hint_of(const char *code)
 /* Print a problem+json answer (control-plane.md §9.2) as the mode wants it. */
 static int problem(struct cli *c, const struct mt_http_reply *r)
 {
-    int code = exit_of_status(r->status);
+    int code = cli_exit_of_status(r->status);
     mt_auto_json json_t *p = NULL;
+    if (c->hush)
+        return code;
     if (mt_json_parse((const char *)r->body.p, r->body.len, MAX_BODY, 32, &p, NULL) < 0 || !json_is_object(p)) {
         char what[100];
         (void)snprintf(what, sizeof what, "the server answered with status %d and no explanation", r->status);
         return cli_error(c, code, what, NULL);
     }
-    if (!c->json || c->json_done)
+    if (!c->json)
         cli_tame(p);
     const char *name = cli_str(p, "code"), *detail = *cli_str(p, "detail") ? cli_str(p, "detail") : cli_str(p, "title");
     const char *hint = *cli_str(p, "hint") ? cli_str(p, "hint") : hint_of(name);
     json_t *errors = json_object_get(p, "errors");
-    if (c->json && !c->json_done) {
-        static const char *const cat[] = {"ok", "failure", "usage", "auth", "not_found", "conflict", "transient", "internal", "not_converged"};
-        mt_auto_json json_t *e = json_pack("{s:{s:s,s:s,s:s,s:s?,s:b,s:i,s:s,s:O?,s:O?}}", "error", "category", cat[code], "code", name, "message",
+    if (c->json) {
+        mt_auto_json json_t *e = json_pack("{s:{s:s,s:s,s:s,s:s?,s:b,s:i,s:s,s:O?,s:O?}}", "error", "category", cli_category(code), "code", name, "message",
                                            detail, "hint", hint, "retryable", json_is_true(json_object_get(p, "retryable")),
                                            "retry_after_seconds", (int)r->retry_after_s, "request_id", r->request_id, "errors", errors, "details",
                                            json_object_get(p, "details"));
         (void)cli_print_line(c, e);
         return code;
     }
+    (void)fflush(stdout);
     char safe[400];
     (void)fprintf(stderr, "%serror:%s %s: %s\n", cli_color(c, "red"), cli_color(c, "reset"), name, mt_printable(detail, strlen(detail), safe, sizeof safe));
     size_t i;
@@ -227,7 +116,7 @@ static void new_key(char ret[65])
 
 int cli_call_allow(struct cli *c, const char *method, const char *target, const json_t *body, int allow, json_t **ret)
 {
-    int code = cli_connect(c);
+    int code = target ? cli_connect(c) : cli_error(c, CLI_FAILURE, "out of memory", NULL);
     if (code != CLI_OK)
         return code;
     mt_auto_buf struct mt_buf text = MT_BUF_INIT(MAX_BODY);
@@ -324,7 +213,7 @@ static int follow_part(const char *data, size_t len, void *arg)
 
 int cli_follow(struct cli *c, const char *target, int (*line)(struct cli *c, json_t *obj, void *arg), void *arg, int64_t silence_ms)
 {
-    int code = cli_connect(c);
+    int code = target ? cli_connect(c) : cli_error(c, CLI_FAILURE, "out of memory", NULL);
     if (code != CLI_OK)
         return code;
     mt_auto_buf struct mt_buf auth = MT_BUF_INIT(512);
@@ -345,6 +234,8 @@ int cli_follow(struct cli *c, const char *target, int (*line)(struct cli *c, jso
 
 int cli_list(struct cli *c, const char *target, json_t **ret_items)
 {
+    if (!target)
+        return cli_error(c, CLI_FAILURE, "out of memory", NULL);
     mt_auto_json json_t *all = json_array();
     mt_auto_free char *cursor = NULL;
     for (int page = 0; page < 1000; page++) {
@@ -369,105 +260,10 @@ int cli_list(struct cli *c, const char *target, json_t **ret_items)
     return CLI_OK;
 }
 
-/* The one object of a list endpoint that has this name, or this id. */
-static int resolve(struct cli *c, const char *list, const char *noun, const char *name, const char *hint, char ret_id[40])
+void cli_put_filter(const struct cli *c, struct mt_buf *q, const char *option, const char *param)
 {
-    mt_auto_buf struct mt_buf t = MT_BUF_INIT(1024);
-    mt_auto_json json_t *j = NULL;
-    const char *underscore = strchr(name, '_');
-    if (underscore && strlen(underscore + 1) == 26 && strlen(name) < 40) { /* an id */
-        (void)snprintf(ret_id, 40, "%s", name);
-        return CLI_OK;
-    }
-    mt_buf_printf(&t, "%s?name=", list);
-    mt_http_put_query(&t, name);
-    int code = cli_call(c, "GET", mt_buf_cstr(&t), NULL, &j);
-    if (code != CLI_OK)
-        return code;
-    const json_t *first = json_array_get(json_object_get(j, "items"), 0);
-    if (!first) {
-        char what[160];
-        (void)snprintf(what, sizeof what, "there is no %s '%.60s'", noun, name);
-        return cli_error(c, CLI_NOT_FOUND, what, hint);
-    }
-    (void)snprintf(ret_id, 40, "%s", cli_str(first, "id"));
-    return CLI_OK;
-}
-
-int cli_need_org(struct cli *c)
-{
-    int code = cli_connect(c);
-    if (code != CLI_OK || *c->org_id)
-        return code;
-    if (!c->org)
-        return cli_usage(c, "no organisation is named: add --org NAME");
-    return resolve(c, "/v1/orgs", "organisation", c->org, "moat orgs list", c->org_id);
-}
-
-int cli_need_app(struct cli *c)
-{
-    int code = cli_need_org(c);
-    if (code != CLI_OK || *c->app_id)
-        return code;
-    if (!c->app)
-        c->app = c->config_app;
-    if (!c->app) { /* exactly one app: no guess is needed */
-        mt_auto_json json_t *items = NULL;
-        char target[100];
-        (void)snprintf(target, sizeof target, "/v1/orgs/%s/apps", c->org_id);
-        code = cli_list(c, target, &items);
-        if (code != CLI_OK)
-            return code;
-        if (json_array_size(items) == 0)
-            return cli_error(c, CLI_NOT_FOUND, "there is no app yet", "moat run IMAGE");
-        if (json_array_size(items) > 1)
-            return cli_usage(c, "no app is named: add --app NAME, or run it beside a moat.toml with app.name");
-        (void)snprintf(c->app_id, sizeof c->app_id, "%s", cli_str(json_array_get(items, 0), "id"));
-        c->app = c->config_app = strdup(cli_str(json_array_get(items, 0), "name"));
-        return CLI_OK;
-    }
-    char list[100];
-    (void)snprintf(list, sizeof list, "/v1/orgs/%s/apps", c->org_id);
-    return resolve(c, list, "app", c->app, "moat apps list", c->app_id);
-}
-
-int cli_need_env(struct cli *c)
-{
-    int code = cli_need_app(c);
-    if (code != CLI_OK || *c->env_id)
-        return code;
-    if (!c->env)
-        return cli_usage(c, "no environment is named: add --env NAME");
-    char list[160];
-    (void)snprintf(list, sizeof list, "/v1/orgs/%s/apps/%s/envs", c->org_id, c->app_id);
-    return resolve(c, list, "environment", c->env, "moat envs list", c->env_id);
-}
-
-static char *path_of(const char *head, const char *fmt, va_list ap)
-{
-    char tail[1024];
-    (void)vsnprintf(tail, sizeof tail, fmt, ap);
-    return mt_asprintf("%s%s", head, tail);
-}
-
-char *cli_env_path(const struct cli *c, const char *fmt, ...)
-{
-    char head[200];
-    (void)snprintf(head, sizeof head, "/v1/orgs/%s/apps/%s/envs/%s", c->org_id, c->app_id, c->env_id);
-    va_list ap;
-    va_start(ap, fmt);
-    char *p = path_of(head, fmt, ap);
-    va_end(ap);
-    return p;
-}
-
-char *cli_app_path(const struct cli *c, const char *fmt, ...)
-{
-    char head[200];
-    (void)snprintf(head, sizeof head, "/v1/orgs/%s/apps/%s", c->org_id, c->app_id);
-    va_list ap;
-    va_start(ap, fmt);
-    char *p = path_of(head, fmt, ap);
-    va_end(ap);
-    return p;
+    if (!cli_has(c, option))
+        return;
+    mt_buf_printf(q, "%c%s=", q->len ? '&' : '?', param);
+    mt_http_put_query(q, cli_opt(c, option));
 }

@@ -43,7 +43,8 @@ struct cli {
     const struct cli_command *command;
     /* output */
     bool json, quiet, color, tty, debug;
-    bool json_done; /* the one JSON document is out */
+    bool hush;        /* errors are not printed: the caller tells them in its own words */
+    unsigned columns; /* width of the screen for tables; 0: ask the terminal, or no limit */
     /* target */
     char *api;   /* path of the Unix socket */
     char *token; /* bearer token */
@@ -56,7 +57,11 @@ struct cli {
     int64_t timeout_ms;
 };
 
+/** What people want of a command: the headings of the help. */
+enum cli_group { CLI_PLATFORM = 0, CLI_APPS, CLI_LOOK, CLI_ROUTES, CLI_MORE, CLI_GROUP_MAX };
+
 struct cli_command {
+    enum cli_group group;
     const char *name; /* "deploy", or "routes create" */
     const char *args; /* as shown in the usage line */
     const char *summary;
@@ -64,20 +69,32 @@ struct cli_command {
     int (*run)(struct cli *c);
 };
 
-/** All commands, ended by name == NULL, in the order of the help. */
+/** All commands, ended by name == NULL, in the order of the help (commands.c). */
 extern const struct cli_command cli_commands[];
+/** Options of every command, ended by name == NULL. */
+extern const struct cli_option cli_global_options[];
 
 /* options (args.c) */
+/** Fill @c from the command line; 0: run c->command, -1: help was printed, else the exit code of an error that was printed. Reorders @argv. */
 int cli_parse(struct cli *c, int argc, char **argv);
+/** Command of one or two words, NULL when there is none. A noun alone stands for its list. *ret_words: words used. */
+const struct cli_command *cli_find_command(const char *first, const char *second, int *ret_words);
 /** Value of an option (the last one given), NULL when it was not given; "" for a switch. */
 const char *cli_opt(const struct cli *c, const char *name);
 bool cli_has(const struct cli *c, const char *name);
 /** The @i-th value of an option that may be repeated, NULL after the last. */
 const char *cli_opt_n(const struct cli *c, const char *name, size_t i);
-void cli_help(FILE *out, const char *topic);
+/** Help on @topic ("deploy", "routes", "routes create"; NULL: all commands); false when it is no command. */
+bool cli_help(FILE *out, const char *topic);
 
 /* errors and output (out.c); each error call returns the exit code to give back */
 int cli_error(struct cli *c, int code, const char *what, const char *hint);
+/** As cli_error, with a machine-readable reason: code and details.reason of the JSON form. */
+int cli_error_reason(struct cli *c, int code, const char *reason, const char *what, const char *hint);
+/** Name of an exit code, "not_found"; "failure" for what has none. */
+const char *cli_category(int code);
+/** Exit code of an HTTP status that is not 2xx. */
+int cli_exit_of_status(int status);
 int cli_fail(struct cli *c, const struct mt_err *err, const char *hint);
 int cli_usage(struct cli *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /** Make all strings in @j fit for a terminal, in place: done with every answer that is shown to people, because names, log lines and reasons
@@ -88,6 +105,8 @@ int cli_print_object(struct cli *c, const char *kind, const json_t *data);
 int cli_print_list(struct cli *c, const json_t *list);
 /** One object per line, flushed at once (streams). */
 int cli_print_line(struct cli *c, const json_t *obj);
+/** Ask for @name before something is removed, on a terminal and without --yes, --no-input, --json; 0 to go on, else the exit code. */
+int cli_confirm(struct cli *c, const char *noun, const char *name);
 /** A line for people on stderr; nothing with --quiet or --json. */
 void cli_say(struct cli *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /** Escape sequence or "" when colour is off: "bold", "dim", "red", "green", "yellow", "reset". */
@@ -97,8 +116,15 @@ struct cli_column {
     const char *title;
     const char *key; /* member of each item, dots reach into objects */
 };
-/** A table of @items on stdout: two blanks between columns, never truncated; an empty list says "no @plural" on stderr. */
+/** A table of @items on stdout: two blanks between columns; on a terminal cut to its width, but ids never. An empty list says
+ * "no @plural" on stderr. --quiet: ids only, or the first column of what has no id. */
 int cli_print_table(struct cli *c, const json_t *items, const struct cli_column *cols, size_t n, const char *plural);
+/** The plain members of @obj, one a line; nested ones are for --json. */
+int cli_print_fields(struct cli *c, const json_t *obj);
+/** GET all pages of the list at @path (freed; NULL is out of memory) and print it as JSON or as a table. */
+int cli_show_list(struct cli *c, char *path, const struct cli_column *cols, size_t n, const char *plural);
+/** GET the object at @path (freed; NULL is out of memory) and print it as JSON or its fields and failure. */
+int cli_show_object(struct cli *c, char *path, const char *kind);
 /** Member by dotted path; NULL when absent or null. Borrowed. */
 const json_t *cli_member(const json_t *obj, const char *path);
 /** Text of a member: strings as they are, numbers and booleans printed into @scratch, "-" when absent. */
@@ -117,6 +143,8 @@ int cli_call(struct cli *c, const char *method, const char *target, const json_t
 int cli_call_allow(struct cli *c, const char *method, const char *target, const json_t *body, int allow, json_t **ret);
 /** Stream NDJSON: @line is called with each object, non-zero ends it. Returns 0, or an exit code with the error printed. */
 int cli_follow(struct cli *c, const char *target, int (*line)(struct cli *c, json_t *obj, void *arg), void *arg, int64_t silence_ms);
+/** Append "?param=value" or "&param=value" to the query @q when @option was given. */
+void cli_put_filter(const struct cli *c, struct mt_buf *q, const char *option, const char *param);
 /** Ids of the target by name (--org, --app, --env, MOAT_*, configuration, the manifest's app.name). */
 int cli_need_org(struct cli *c);
 int cli_need_app(struct cli *c);
@@ -124,6 +152,12 @@ int cli_need_env(struct cli *c);
 /** Target path of the environment, "/v1/orgs/…/apps/…/envs/…" plus @suffix; malloc'ed. */
 char *cli_env_path(const struct cli *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 char *cli_app_path(const struct cli *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/** Release "v3" or an id, to its id; NULL @word is a usage error. Exit code. */
+int cli_release_id(struct cli *c, const char *word, char ret[40]);
+/** Give each of @items a member "release", "v3", beside its release_id. Silent when releases cannot be read. */
+void cli_name_releases(struct cli *c, json_t *items);
+/** Refuse a @word that is not an id with @prefix ("dep_"), so that nothing else gets into a path. Exit code. */
+int cli_check_id(struct cli *c, const char *word, const char *prefix, const char *hint);
 /** All items of a list endpoint (pages followed), one array owned by the caller. */
 int cli_list(struct cli *c, const char *target, json_t **ret_items);
 
@@ -131,6 +165,8 @@ int cli_list(struct cli *c, const char *target, json_t **ret_items);
 char *cli_read_manifest(struct cli *c, const char *path, size_t *ret_len, int *ret_code);
 /** Validate offline; prints every problem with line and column. Sets c->app from app.name unless --app was given. Exit code. */
 int cli_check_manifest(struct cli *c, const char *text, size_t len, const char *name);
+/** Set c->app from app.name of ./moat.toml when there is a readable one. */
+void cli_app_of_manifest(struct cli *c);
 /** Make app and environment when they are missing, and say so. */
 int cli_ensure_env(struct cli *c);
 /** True when the command should wait for convergence. */
@@ -143,6 +179,11 @@ void cli_print_failure(struct cli *c, FILE *out, const json_t *failure);
 int cli_receipt(struct cli *c, const char *type, const json_t *body);
 /** "https://host:port/" of a TLS route as this machine reaches it, or "host:port"; into @ret. */
 const char *cli_route_url(const struct cli *c, const json_t *route, char *ret, size_t size);
+
+/** App name out of an image reference: the last path part made a slug of at most 40 characters, "app" when nothing is left. */
+void cli_app_name_of_image(const char *ref, char ret[64]);
+/** The generated manifest of init and run, malloc'ed; NULL with the error printed and *ret_code set. */
+char *cli_generate_manifest(struct cli *c, const char *image, int *ret_code);
 
 /** Parse "500ms", "30s", "5m", "1h" to milliseconds. */
 int cli_parse_duration(const char *s, int64_t *ret_ms, struct mt_err *err);
@@ -181,3 +222,4 @@ int cmd_manifest_validate(struct cli *c);
 int cmd_manifest_show(struct cli *c);
 int cmd_version(struct cli *c);
 int cmd_help(struct cli *c);
+int cmd_completion(struct cli *c);

@@ -10,7 +10,6 @@
 #include "os/sock.h"
 #include "os/spawn.h"
 
-#include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/utsname.h>
@@ -32,7 +31,7 @@ static void found(struct doctor *d, enum level level, const char *name, const ch
     if (d->c->json)
         return;
     char safe[400];
-    (void)printf("%s%s%s %-18s %s\n", cli_color(d->c, color[level]), mark[level], cli_color(d->c, "reset"), name,
+    (void)printf("%s%s%s %-20s %s\n", cli_color(d->c, color[level]), mark[level], cli_color(d->c, "reset"), name,
                  mt_printable(finding, strlen(finding), safe, sizeof safe));
     if (mend)
         (void)printf("    %s\n", mend);
@@ -117,18 +116,11 @@ static void check_platform(struct doctor *d)
     struct cli *c = d->c;
     struct cli side = *c;
     side.http = NULL;
-    side.json_done = true; /* its errors are ours to show */
+    side.hush = true; /* its errors are ours to show */
     side.api = side.token = side.config_org = side.config_app = side.config_env = side.config_data_dir = NULL;
-    int saved = dup(STDERR_FILENO);
-    mt_auto_fd int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
-    (void)fflush(stderr);
-    (void)dup2(null, STDERR_FILENO);
-    json_t *who = NULL;
     side.timeout_ms = 5000;
+    json_t *who = NULL;
     int code = cli_call(&side, "GET", "/v1/auth/whoami", NULL, &who);
-    (void)fflush(stderr);
-    (void)dup2(saved, STDERR_FILENO);
-    (void)close(saved);
     static const char *const why[] = {"answers", "failed", "no platform is configured here", "refused the token", "not found", "conflict",
                                       "does not answer", "internal error", "?"};
     found(d, code == CLI_OK ? OK : WARN, "control plane", code == CLI_OK ? side.api : code >= 0 && (size_t)code < MT_ARRAY_LEN(why) ? why[code] : "?",
@@ -146,6 +138,8 @@ static void check_platform(struct doctor *d)
                 found(d, MT_STREQ(cli_str(n, "health"), "ready") ? OK : WARN, "node", text, NULL);
             }
     }
+    if (side.config_data_dir && !cli_has(c, "data-dir"))
+        c->config_data_dir = MT_TAKE(side.config_data_dir);
     cli_done(&side);
 }
 
@@ -157,7 +151,7 @@ int cmd_doctor(struct cli *c)
     check_kernel(&d);
     check_programs(&d);
     check_platform(&d);
-    if (geteuid() == 0 && up_layout_init(&l, cli_opt(c, "data-dir"), &err) == 0)
+    if (geteuid() == 0 && up_layout_init(&l, cli_has(c, "data-dir") ? cli_opt(c, "data-dir") : c->config_data_dir, &err) == 0)
         check_agent(&d, l.dir);
     if (c->json) {
         mt_auto_json json_t *j = json_pack("{s:b,s:O}", "ok", d.bad == 0, "checks", d.checks);

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* Events of the organisation, oldest first, at once or as they come. */
 #include "cli/cli.h"
 
 #include "base/cleanup.h"
@@ -6,14 +7,6 @@
 #include "base/str.h"
 
 #include <inttypes.h>
-
-static void put_filter(const struct cli *c, struct mt_buf *q, const char *option, const char *param)
-{
-    if (!cli_has(c, option))
-        return;
-    mt_buf_printf(q, "&%s=", param);
-    mt_http_put_query(q, cli_opt(c, option));
-}
 
 struct tail {
     uint64_t last; /* last event id seen: where to resume */
@@ -33,7 +26,7 @@ static int print_event(struct cli *c, json_t *ev, void *arg)
     }
     char safe[600];
     const char *ts = cli_str(ev, "occurred_at"), *summary = cli_str(ev, "summary");
-    (void)printf("%s%6" PRId64 "  %.12s%s  %-28s %s\n", cli_color(c, "dim"), cli_int(ev, "event_id"), strlen(ts) > 11 ? ts + 11 : ts,
+    (void)printf("%s%6" PRId64 "  %.10s %.12s%s  %-30s %s\n", cli_color(c, "dim"), cli_int(ev, "event_id"), ts, strlen(ts) > 11 ? ts + 11 : "",
                  cli_color(c, "reset"), cli_str(ev, "event_type"), mt_printable(summary, strlen(summary), safe, sizeof safe));
     return fflush(stdout) == EOF ? CLI_OK + 1 : 0;
 }
@@ -52,9 +45,9 @@ int cmd_events(struct cli *c)
     if (code != CLI_OK)
         return code;
     mt_auto_buf struct mt_buf q = MT_BUF_INIT(2000);
-    put_filter(c, &q, "type", "event_type");
-    put_filter(c, &q, "deploy", "correlation_id");
-    put_filter(c, &q, "instance", "aggregate_id");
+    cli_put_filter(c, &q, "type", "event_type");
+    cli_put_filter(c, &q, "deploy", "correlation_id");
+    cli_put_filter(c, &q, "instance", "aggregate_id");
     if (*c->app_id)
         mt_buf_printf(&q, "&app_id=%s", c->app_id);
     if (*c->env_id)
@@ -82,11 +75,14 @@ int cmd_events(struct cli *c)
             cli_say(c, "no events");
         return CLI_OK;
     }
-    for (;;) { /* the server ends streams now and then; nothing is lost or doubled by resuming after the last id */
+    for (bool away = false;;) { /* the server ends streams now and then; nothing is lost or doubled by resuming after the last id */
         (void)snprintf(target, sizeof target, "/v1/orgs/%s/events/stream?after_event_id=%" PRIu64 "%s", c->org_id, tail.last, mt_buf_cstr(&q));
+        c->hush = away; /* said once; it may come back */
         code = cli_follow(c, target, print_event, &tail, 40000);
+        c->hush = false;
         if (code != CLI_OK && code != CLI_TRANSIENT)
             return code;
+        away = code == CLI_TRANSIENT;
         if (ferror(stdout))
             return CLI_OK;
         (void)nanosleep(&(struct timespec){.tv_nsec = 500 * 1000000L}, NULL);

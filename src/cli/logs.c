@@ -1,17 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* Log lines of an environment, at once or as they come. */
 #include "cli/cli.h"
 
 #include "base/cleanup.h"
 #include "base/num.h"
 #include "base/str.h"
-
-static void put_filter(const struct cli *c, struct mt_buf *q, const char *option, const char *param)
-{
-    if (!cli_has(c, option))
-        return;
-    mt_buf_printf(q, "&%s=", param);
-    mt_http_put_query(q, cli_opt(c, option));
-}
 
 static int print_line(struct cli *c, json_t *l, void *arg)
 {
@@ -43,11 +36,11 @@ int cmd_logs(struct cli *c)
         return code;
     mt_auto_buf struct mt_buf q = MT_BUF_INIT(2000);
     mt_buf_printf(&q, "?limit=%llu", (unsigned long long)lines);
-    put_filter(c, &q, "process", "process_type");
-    put_filter(c, &q, "instance", "instance_id");
-    put_filter(c, &q, "since", "since");
-    put_filter(c, &q, "stream", "stream");
-    put_filter(c, &q, "contains", "contains");
+    cli_put_filter(c, &q, "process", "process_type");
+    cli_put_filter(c, &q, "instance", "instance_id");
+    cli_put_filter(c, &q, "since", "since");
+    cli_put_filter(c, &q, "stream", "stream");
+    cli_put_filter(c, &q, "contains", "contains");
     if (cli_has(c, "follow")) {
         mt_auto_free char *path = cli_env_path(c, "/logs/stream%s", mt_buf_cstr(&q));
         return cli_follow(c, path, print_line, NULL, 60000);

@@ -1,24 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* Parse, run, exit with the code of control-plane.md §15.4. */
 #include "cli/cli.h"
 
 #include "base/log.h"
-
-
-int cmd_version(struct cli *c)
-{
-    if (!c->json) {
-        (void)printf("moat %s\n", MOAT_VERSION);
-        return CLI_OK;
-    }
-    mt_auto_json json_t *v = json_pack("{s:s}", "client_version", MOAT_VERSION);
-    return cli_print_object(c, "Version", v);
-}
-
-int cmd_help(struct cli *c)
-{
-    cli_help(stdout, c->argc ? c->argv[0] : NULL);
-    return CLI_OK;
-}
 
 int main(int argc, char **argv)
 {

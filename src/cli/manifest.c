@@ -82,19 +82,38 @@ int cli_check_manifest(struct cli *c, const char *text, size_t len, const char *
     return CLI_OK;
 }
 
+void cli_app_of_manifest(struct cli *c)
+{
+    mt_auto_free char *text = NULL;
+    size_t len;
+    mt_auto_manifest struct mt_manifest *m = NULL;
+    struct mt_manifest_options options = {.image_given = true};
+    if (mt_file_read("moat.toml", MT_MANIFEST_BYTES_MAX, &text, &len, NULL) < 0 || mt_manifest_parse(text, len, &options, &m, NULL) < 0 || !m->app_name)
+        return;
+    free(c->config_app);
+    c->app = c->config_app = MT_TAKE(m->app_name);
+}
+
+/* Read and parse the manifest of an offline command; NULL with the error printed. */
+static struct mt_manifest *valid(struct cli *c, const char *file, int *ret_code)
+{
+    size_t len;
+    mt_auto_free char *text = cli_read_manifest(c, file, &len, ret_code);
+    mt_auto_manifest struct mt_manifest *m = text ? parse(c, text, len, ret_code) : NULL;
+    if (m && m->n_errors) {
+        *ret_code = refuse(c, m, file);
+        return NULL;
+    }
+    return MT_TAKE(m);
+}
+
 int cmd_manifest_validate(struct cli *c)
 {
     const char *file = cli_opt(c, "manifest") ? cli_opt(c, "manifest") : "moat.toml";
-    size_t len;
     int code;
-    mt_auto_free char *text = cli_read_manifest(c, file, &len, &code);
-    if (!text)
-        return code;
-    mt_auto_manifest struct mt_manifest *m = parse(c, text, len, &code);
+    mt_auto_manifest struct mt_manifest *m = valid(c, file, &code);
     if (!m)
         return code;
-    if (m->n_errors)
-        return refuse(c, m, file);
     if (c->json) {
         mt_auto_json json_t *warnings = mt_manifest_problems_json(m, true);
         mt_auto_json json_t *j = json_pack("{s:b,s:s,s:O}", "ok", 1, "manifest_hash", m->hash, "warnings", warnings);
@@ -108,16 +127,10 @@ int cmd_manifest_validate(struct cli *c)
 int cmd_manifest_show(struct cli *c)
 {
     const char *file = cli_opt(c, "manifest") ? cli_opt(c, "manifest") : "moat.toml";
-    size_t len;
     int code;
-    mt_auto_free char *text = cli_read_manifest(c, file, &len, &code);
-    if (!text)
-        return code;
-    mt_auto_manifest struct mt_manifest *m = parse(c, text, len, &code);
+    mt_auto_manifest struct mt_manifest *m = valid(c, file, &code);
     if (!m)
         return code;
-    if (m->n_errors)
-        return refuse(c, m, file);
     if (c->json)
         return cli_print_object(c, "Manifest", m->canonical);
     (void)json_dumpf(m->canonical, stdout, JSON_INDENT(2) | JSON_SORT_KEYS);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Output: tables, JSON documents, errors (control-plane.md §15.5). */
+/* Output: JSON documents, errors, words for people (control-plane.md §15.5). */
 #include "cli/cli.h"
 
 #include "base/assert.h"
@@ -7,10 +7,16 @@
 #include "base/str.h"
 
 #include <stdarg.h>
+#include <unistd.h>
 
-static const char *const category[] = {[CLI_OK] = "ok", [CLI_FAILURE] = "failure", [CLI_USAGE] = "usage", [CLI_AUTH] = "auth",
+static const char *const categories[] = {[CLI_OK] = "ok", [CLI_FAILURE] = "failure", [CLI_USAGE] = "usage", [CLI_AUTH] = "auth",
                                        [CLI_NOT_FOUND] = "not_found", [CLI_CONFLICT] = "conflict", [CLI_TRANSIENT] = "transient",
                                        [CLI_INTERNAL] = "internal", [CLI_NOT_CONVERGED] = "not_converged"};
+
+const char *cli_category(int code)
+{
+    return code >= 0 && (size_t)code < MT_ARRAY_LEN(categories) && categories[code] ? categories[code] : "failure";
+}
 
 const char *cli_color(const struct cli *c, const char *name)
 {
@@ -22,13 +28,12 @@ const char *cli_color(const struct cli *c, const char *name)
     return "";
 }
 
-static int put_json(struct cli *c, const json_t *j)
+static int put_json(const json_t *j)
 {
     if (json_dumpf(j, stdout, JSON_COMPACT | JSON_ENCODE_ANY) < 0 || putc('\n', stdout) == EOF || fflush(stdout) == EOF) {
         (void)fprintf(stderr, "error: cannot write to stdout: %s\n", strerror(errno));
         return CLI_FAILURE;
     }
-    c->json_done = true;
     return CLI_OK;
 }
 
@@ -66,22 +71,30 @@ void cli_tame(json_t *j)
     }
 }
 
-int cli_error(struct cli *c, int code, const char *text, const char *hint)
+int cli_error_reason(struct cli *c, int code, const char *reason, const char *text, const char *hint)
 {
+    if (c->hush)
+        return code;
     mt_auto_free char *safe = tamed(text);
     const char *what = safe ? safe : "out of memory";
-    if (c->json && !c->json_done) {
-        mt_auto_json json_t *e = json_pack("{s:{s:s,s:s,s:s,s:s?,s:b}}", "error", "category",
-                                           (size_t)code < MT_ARRAY_LEN(category) && category[code] ? category[code] : "failure", "code",
-                                           (size_t)code < MT_ARRAY_LEN(category) && category[code] ? category[code] : "failure", "message", what,
-                                           "hint", hint, "retryable", code == CLI_TRANSIENT);
-        (void)put_json(c, e);
-    } else {
-        (void)fprintf(stderr, "%serror:%s %s\n", cli_color(c, "red"), cli_color(c, "reset"), what);
-        if (hint)
-            (void)fprintf(stderr, "hint: %s\n", hint);
+    if (c->json) {
+        mt_auto_json json_t *e = json_pack("{s:{s:s,s:s,s:s,s:s?,s:b}}", "error", "category", cli_category(code), "code",
+                                           reason ? reason : cli_category(code), "message", what, "hint", hint, "retryable", code == CLI_TRANSIENT);
+        if (reason)
+            (void)json_object_set_new(json_object_get(e, "error"), "details", json_pack("{s:s}", "reason", reason));
+        (void)put_json(e);
+        return code;
     }
+    (void)fflush(stdout);
+    (void)fprintf(stderr, "%serror:%s %s\n", cli_color(c, "red"), cli_color(c, "reset"), what);
+    if (hint)
+        (void)fprintf(stderr, "hint: %s\n", hint);
     return code;
+}
+
+int cli_error(struct cli *c, int code, const char *what, const char *hint)
+{
+    return cli_error_reason(c, code, NULL, what, hint);
 }
 
 int cli_fail(struct cli *c, const struct mt_err *err, const char *hint)
@@ -102,19 +115,22 @@ int cli_usage(struct cli *c, const char *fmt, ...)
 
 int cli_print_object(struct cli *c, const char *kind, const json_t *data)
 {
+    (void)c;
     mt_auto_json json_t *j = json_pack("{s:s,s:s,s:O}", "api", "v1", "kind", kind, "data", data);
-    return put_json(c, j);
+    return put_json(j);
 }
 
 int cli_print_list(struct cli *c, const json_t *items)
 {
+    (void)c;
     mt_auto_json json_t *j = json_pack("{s:s,s:s,s:O,s:n}", "api", "v1", "kind", "List", "items", items, "next_cursor");
-    return put_json(c, j);
+    return put_json(j);
 }
 
 int cli_print_line(struct cli *c, const json_t *obj)
 {
-    return put_json(c, obj);
+    (void)c;
+    return put_json(obj);
 }
 
 void cli_say(struct cli *c, const char *fmt, ...)
@@ -128,103 +144,13 @@ void cli_say(struct cli *c, const char *fmt, ...)
     (void)putc('\n', stderr);
 }
 
-const json_t *cli_member(const json_t *obj, const char *path)
+int cli_confirm(struct cli *c, const char *noun, const char *name)
 {
-    char part[64];
-    while (obj && *path) {
-        size_t n = strcspn(path, ".");
-        if (n >= sizeof part)
-            return NULL;
-        memcpy(part, path, n);
-        part[n] = '\0';
-        obj = json_object_get(obj, part);
-        path += n + (path[n] == '.');
-    }
-    return json_is_null(obj) ? NULL : obj;
-}
-
-const char *cli_str(const json_t *obj, const char *path)
-{
-    const char *s = json_string_value(cli_member(obj, path));
-    return s ? s : "";
-}
-
-int64_t cli_int(const json_t *obj, const char *path)
-{
-    return json_integer_value(cli_member(obj, path));
-}
-
-const char *cli_text(const json_t *obj, const char *path, char *scratch, size_t size)
-{
-    const json_t *v = cli_member(obj, path);
-    if (json_is_string(v))
-        return json_string_value(v);
-    if (json_is_integer(v))
-        (void)snprintf(scratch, size, "%" JSON_INTEGER_FORMAT, json_integer_value(v));
-    else if (json_is_boolean(v))
-        (void)snprintf(scratch, size, "%s", json_is_true(v) ? "yes" : "no");
-    else if (json_is_array(v) && json_array_size(v) > 0) {
-        size_t used = 0, i;
-        json_t *item;
-        json_array_foreach(v, i, item)
-        {
-            int n = snprintf(scratch + used, size - used, "%s%s", i ? "," : "", json_is_string(item) ? json_string_value(item) : "?");
-            if (n < 0 || (size_t)n >= size - used)
-                break;
-            used += (size_t)n;
-        }
-    } else
-        (void)snprintf(scratch, size, "-");
-    return scratch;
-}
-
-/* Columns on the screen: one per UTF-8 character. Untrusted text never reaches the terminal raw. */
-static size_t shown_width(const char *s)
-{
-    size_t n = 0;
-    for (; *s; s++)
-        n += ((unsigned char)*s & 0xc0) != 0x80;
-    return n;
-}
-
-int cli_print_table(struct cli *c, const json_t *items, const struct cli_column *cols, size_t n, const char *plural)
-{
-    size_t i, width[16] = {0};
-    const json_t *item;
-    char scratch[256], safe[512];
-    MT_ASSERT(n <= MT_ARRAY_LEN(width));
-    if (json_array_size(items) == 0) {
-        if (!c->quiet)
-            (void)fprintf(stderr, "no %s\n", plural);
+    char answer[300] = "";
+    if (c->json || cli_has(c, "yes") || cli_has(c, "no-input") || getenv("MOAT_NO_INPUT") || !isatty(STDIN_FILENO) || !isatty(STDERR_FILENO))
         return CLI_OK;
-    }
-    if (c->quiet) {
-        json_array_foreach(items, i, item) (void)printf("%s\n", cli_str(item, "id"));
-        return CLI_OK;
-    }
-    for (size_t k = 0; k < n; k++) {
-        width[k] = strlen(cols[k].title);
-        json_array_foreach(items, i, item)
-        {
-            const char *t = cli_text(item, cols[k].key, scratch, sizeof scratch);
-            size_t w = shown_width(mt_printable(t, strlen(t), safe, sizeof safe));
-            width[k] = w > width[k] ? w : width[k];
-        }
-    }
-    (void)printf("%s", cli_color(c, "dim"));
-    for (size_t k = 0; k < n; k++)
-        (void)printf("%-*s", k + 1 < n ? (int)width[k] + 2 : 0, cols[k].title);
-    (void)printf("%s\n", cli_color(c, "reset"));
-    json_array_foreach(items, i, item)
-    {
-        for (size_t k = 0; k < n; k++) {
-            const char *t = cli_text(item, cols[k].key, scratch, sizeof scratch);
-            mt_printable(t, strlen(t), safe, sizeof safe);
-            (void)printf("%s", safe);
-            for (size_t pad = shown_width(safe); k + 1 < n && pad < width[k] + 2; pad++)
-                (void)putchar(' ');
-        }
-        (void)putchar('\n');
-    }
-    return fflush(stdout) == EOF ? CLI_FAILURE : CLI_OK;
+    (void)fprintf(stderr, "this removes %s %s. Type its name to go on: ", noun, name);
+    if (fgets(answer, sizeof answer, stdin))
+        answer[strcspn(answer, "\n")] = '\0';
+    return MT_STREQ(answer, name) ? CLI_OK : cli_error(c, CLI_USAGE, "not confirmed, nothing is removed", "--yes does not ask");
 }

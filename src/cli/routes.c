@@ -1,10 +1,27 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* Routes: which public name or port leads to which process. */
 #include "cli/cli.h"
 
 #include "base/assert.h"
 #include "base/cleanup.h"
 #include "base/num.h"
 #include "base/str.h"
+
+#include <inttypes.h>
+
+const char *cli_route_url(const struct cli *c, const json_t *route, char *ret, size_t size)
+{
+    const char *host = cli_str(route, "hostname");
+    int64_t port = cli_int(route, "listen_port");
+    bool tls = !MT_STREQ(cli_str(route, "protocol"), "tcp_raw");
+    if (tls && port == 443 && c->tls_port && c->tls_port != 443)
+        port = (int64_t)c->tls_port;
+    if (tls && port == 443)
+        (void)snprintf(ret, size, "https://%s/", host);
+    else
+        (void)snprintf(ret, size, "%s%s:%" PRId64 "%s", tls ? "https://" : "", *host ? host : "[::]", port, tls ? "/" : "");
+    return ret;
+}
 
 int cmd_routes_list(struct cli *c)
 {
@@ -65,18 +82,43 @@ int cmd_routes_create(struct cli *c)
     return cli_receipt(c, "route", r);
 }
 
+/* A route of the environment by id or host name; *ret is borrowed from @items. */
+static int find_route(struct cli *c, const json_t *items, const char *word, const json_t **ret)
+{
+    size_t i, found = 0;
+    const json_t *r;
+    json_array_foreach(items, i, r)
+    {
+        if (!MT_STREQ(cli_str(r, "id"), word) && !MT_STREQ(cli_str(r, "hostname"), word))
+            continue;
+        *ret = r;
+        found++;
+    }
+    char what[160];
+    (void)snprintf(what, sizeof what, found ? "'%.80s' has several routes: give the id" : "there is no route '%.80s' here", word);
+    return found == 1 ? CLI_OK : cli_error(c, found ? CLI_USAGE : CLI_NOT_FOUND, what, "moat routes");
+}
+
 int cmd_routes_delete(struct cli *c)
 {
+    const json_t *route = NULL;
+    mt_auto_json json_t *items = NULL, *r = NULL;
     int code = cli_need_env(c);
+    mt_auto_free char *list = code == CLI_OK ? cli_env_path(c, "/routes") : NULL;
+    if (code == CLI_OK)
+        code = cli_list(c, list, &items);
+    if (code == CLI_OK)
+        code = find_route(c, items, c->argv[0], &route);
+    if (code == CLI_OK)
+        code = cli_confirm(c, "route", *cli_str(route, "hostname") ? cli_str(route, "hostname") : cli_str(route, "id"));
     if (code != CLI_OK)
         return code;
-    mt_auto_json json_t *r = NULL;
-    mt_auto_free char *path = cli_env_path(c, "/routes/%s", c->argv[0]);
+    mt_auto_free char *path = cli_env_path(c, "/routes/%s", cli_str(route, "id"));
     code = cli_call(c, "DELETE", path, NULL, &r);
     if (code != CLI_OK)
         return code;
     if (c->json)
-        return cli_print_object(c, "Deleted", r);
-    cli_say(c, "route %s deleted", c->argv[0]);
+        return cli_print_object(c, "Deleted", r ? r : route);
+    cli_say(c, "route %s deleted", cli_str(route, "id"));
     return CLI_OK;
 }

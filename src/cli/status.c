@@ -42,7 +42,7 @@ static void print_instance(struct cli *c, const json_t *in)
     if (cli_member(in, "exit_code"))
         (void)printf("  exit code %" PRId64, cli_int(in, "exit_code"));
     if (cli_int(in, "restart_count"))
-        (void)printf("  %" PRId64 " restarts", cli_int(in, "restart_count"));
+        (void)printf("  %" PRId64 " restart%s", cli_int(in, "restart_count"), cli_int(in, "restart_count") == 1 ? "" : "s");
     (void)printf("  %s%s%s\n", cli_color(c, "dim"), cli_str(in, "overlay_ipv6"), cli_color(c, "reset"));
 }
 
@@ -80,8 +80,9 @@ static int show(struct cli *c)
     }
     const json_t *d = cli_member(st, "last_deploy");
     if (d) {
-        (void)printf("  last deploy %s %s%s%s%s\n", cli_str(d, "id"), cli_str(d, "status"), *cli_str(d, "failed_reason") ? ": " : "",
-                     cli_str(d, "failed_reason"), "");
+        const char *s = cli_str(d, "status"), *why = cli_str(d, "failed_reason");
+        (void)printf("  last deploy %s %s%s%s%s%s\n", cli_str(d, "id"), cli_color(c, MT_STREQ(s, "succeeded") ? "green" : MT_STREQ(s, "failed") ? "red" : "yellow"), s,
+                     cli_color(c, "reset"), *why ? ": " : "", why);
         if (*cli_str(d, "message"))
             (void)printf("    %s\n", mt_printable(cli_str(d, "message"), strlen(cli_str(d, "message")), safe, sizeof safe));
     }

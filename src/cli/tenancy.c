@@ -6,16 +6,6 @@
 #include "base/cleanup.h"
 #include "base/str.h"
 
-static int list(struct cli *c, char *path, const struct cli_column *cols, size_t n, const char *plural)
-{
-    mt_auto_json json_t *items = NULL;
-    int code = path ? cli_list(c, path, &items) : cli_error(c, CLI_FAILURE, "out of memory", NULL);
-    free(path);
-    if (code != CLI_OK)
-        return code;
-    return c->json ? cli_print_list(c, items) : cli_print_table(c, items, cols, n, plural);
-}
-
 static int create(struct cli *c, char *path, const char *type, const char *name)
 {
     mt_auto_json json_t *body = json_pack("{s:s}", "name", name);
@@ -30,13 +20,13 @@ static const struct cli_column named[] = {{"NAME", "name"}, {"ID", "id"}, {"CREA
 int cmd_orgs_list(struct cli *c)
 {
     int code = cli_connect(c);
-    return code == CLI_OK ? list(c, strdup("/v1/orgs"), named, MT_ARRAY_LEN(named), "organisations") : code;
+    return code == CLI_OK ? cli_show_list(c, strdup("/v1/orgs"), named, MT_ARRAY_LEN(named), "organisations") : code;
 }
 
 int cmd_apps_list(struct cli *c)
 {
     int code = cli_need_org(c);
-    return code == CLI_OK ? list(c, mt_asprintf("/v1/orgs/%s/apps", c->org_id), named, MT_ARRAY_LEN(named), "apps") : code;
+    return code == CLI_OK ? cli_show_list(c, mt_asprintf("/v1/orgs/%s/apps", c->org_id), named, MT_ARRAY_LEN(named), "apps") : code;
 }
 
 int cmd_apps_create(struct cli *c)
@@ -48,7 +38,7 @@ int cmd_apps_create(struct cli *c)
 int cmd_envs_list(struct cli *c)
 {
     int code = cli_need_app(c);
-    return code == CLI_OK ? list(c, cli_app_path(c, "/envs"), named, MT_ARRAY_LEN(named), "environments") : code;
+    return code == CLI_OK ? cli_show_list(c, cli_app_path(c, "/envs"), named, MT_ARRAY_LEN(named), "environments") : code;
 }
 
 int cmd_envs_create(struct cli *c)
@@ -62,7 +52,7 @@ int cmd_nodes_list(struct cli *c)
     static const struct cli_column cols[] = {{"NAME", "name"}, {"ID", "id"}, {"ADMIN", "admin_state"}, {"HEALTH", "health"}, {"VMM", "vmm.driver"},
                                              {"ACCEL", "vmm.accel"}, {"ADDRESS", "overlay_ipv6"}, {"CONDITIONS", "conditions"}, {"WHY THIS VMM", "vmm.reason"}};
     int code = cli_connect(c);
-    return code == CLI_OK ? list(c, strdup("/v1/nodes"), cols, MT_ARRAY_LEN(cols), "nodes") : code;
+    return code == CLI_OK ? cli_show_list(c, strdup("/v1/nodes"), cols, MT_ARRAY_LEN(cols), "nodes") : code;
 }
 
 int cmd_whoami(struct cli *c)

@@ -9,6 +9,7 @@
 #include "base/str.h"
 
 #include <inttypes.h>
+#include <signal.h>
 #include <unistd.h>
 
 /* Steps of the split timeline, in order; times are microseconds of the event log. */
@@ -33,20 +34,6 @@ bool cli_wants_wait(const struct cli *c)
     return cli_has(c, "wait") || c->tty;
 }
 
-const char *cli_route_url(const struct cli *c, const json_t *route, char *ret, size_t size)
-{
-    const char *host = cli_str(route, "hostname");
-    int64_t port = cli_int(route, "listen_port");
-    bool tls = !MT_STREQ(cli_str(route, "protocol"), "tcp_raw");
-    if (tls && port == 443 && c->tls_port && c->tls_port != 443)
-        port = (int64_t)c->tls_port;
-    if (tls && port == 443)
-        (void)snprintf(ret, size, "https://%s/", host);
-    else
-        (void)snprintf(ret, size, "%s%s:%" PRId64 "%s", tls ? "https://" : "", *host ? host : "[::]", port, tls ? "/" : "");
-    return ret;
-}
-
 static bool final_status(const char *s)
 {
     return MT_STREQ(s, "succeeded") || MT_STREQ(s, "failed") || MT_STREQ(s, "superseded");
@@ -61,7 +48,7 @@ static void mark(struct watch *w, enum step s, int64_t us)
 static void print_step(struct cli *c, const struct watch *w, int64_t us, const char *what, const char *detail, const char *color)
 {
     double s = w->at[STEP_ACCEPTED] && us > w->at[STEP_ACCEPTED] ? (double)(us - w->at[STEP_ACCEPTED]) / 1e6 : 0;
-    cli_say(c, "  %6.2f s  %s%s%s %s", s, cli_color(c, color), what, cli_color(c, "reset"), detail);
+    cli_say(c, "  %6.2f s  %s%s%s%s%s", s, cli_color(c, color), what, cli_color(c, "reset"), *detail ? " " : "", detail);
 }
 
 static void on_instance(struct cli *c, struct watch *w, const json_t *ev, int64_t us)
@@ -105,7 +92,7 @@ static void on_instance(struct cli *c, struct watch *w, const json_t *ev, int64_
 static void wait_routed(struct cli *c, struct watch *w)
 {
     mt_auto_free char *path = cli_env_path(c, "/status");
-    struct cli side = {.api = c->api, .token = c->token, .http = mt_http_client_new(c->api), .timeout_ms = 2000, .json_done = true, .quiet = true};
+    struct cli side = {.api = c->api, .token = c->token, .http = mt_http_client_new(c->api), .timeout_ms = 2000, .hush = true, .quiet = true};
     int64_t end = mt_clock_mono() + 2 * MT_NS_PER_S;
     while (path && side.http && mt_clock_mono() < end) {
         mt_auto_json json_t *st = NULL;
@@ -219,6 +206,29 @@ static int outcome(struct cli *c, struct watch *w, const json_t *dep)
     return cli_error(c, code, what, MT_STREQ(status, "superseded") ? "a newer deploy took over: moat status" : "the release before still serves; moat logs, moat status");
 }
 
+/* Ctrl-C ends the waiting, not the deploy: what the handler says, made before it can be called. */
+static char interrupt_text[240];
+static int interrupt_fd;
+
+static void on_interrupt(int sig)
+{
+    (void)sig;
+    ssize_t n = write(interrupt_fd, interrupt_text, strlen(interrupt_text));
+    (void)n; /* whether somebody still reads changes nothing */
+    _exit(CLI_INTERRUPTED);
+}
+
+static void catch_interrupt(const struct cli *c, const char *deploy_id)
+{
+    interrupt_fd = c->json ? STDOUT_FILENO : STDERR_FILENO;
+    (void)snprintf(interrupt_text, sizeof interrupt_text,
+                   c->json ? "{\"error\":{\"category\":\"interrupted\",\"code\":\"interrupted\",\"message\":\"the deploy goes on\",\"hint\":\"moat deploys wait %.40s\","
+                             "\"retryable\":true}}\n"
+                           : "\ninterrupted; the deploy goes on\nhint: moat deploys wait %.40s\n",
+                   deploy_id);
+    (void)sigaction(SIGINT, &(struct sigaction){.sa_handler = on_interrupt}, NULL);
+}
+
 int cli_wait_deploy(struct cli *c, const char *deploy_id, uint64_t after)
 {
     struct watch w = {.deploy_id = deploy_id, .lines = c->json};
@@ -232,23 +242,30 @@ int cli_wait_deploy(struct cli *c, const char *deploy_id, uint64_t after)
     (void)snprintf(target, sizeof target, "/v1/orgs/%s/events/stream?after_event_id=%" PRIu64 "&correlation_id=%s", c->org_id,
                    after > 100 ? after - 100 : 0, deploy_id);
     mt_auto_free char *path = cli_env_path(c, "/deploys/%s", deploy_id);
+    bool told = false;
+    catch_interrupt(c, deploy_id);
     for (;;) {
         int64_t left_ms = (w.deadline - mt_clock_mono()) / MT_NS_PER_MS;
-        int code = left_ms <= 0 ? CLI_TRANSIENT : cli_follow(c, target, on_event, &w, left_ms < 20000 ? left_ms : 20000);
+        c->hush = true; /* the deploy itself, asked next, tells what is wrong */
+        int followed = left_ms <= 0 ? CLI_TRANSIENT : cli_follow(c, target, on_event, &w, left_ms < 20000 ? left_ms : 20000);
+        c->hush = false;
         mt_auto_json json_t *dep = NULL;
         if (mt_clock_mono() >= w.deadline) {
             char hint[100];
             (void)snprintf(hint, sizeof hint, "moat deploys wait %s", deploy_id);
-            return cli_error(c, CLI_TRANSIENT, "gave up waiting (wait_timeout); the deploy goes on", hint);
+            return cli_error_reason(c, CLI_TRANSIENT, "wait_timeout", "gave up waiting; the deploy goes on", hint);
         }
-        if (code == CLI_AUTH || code == CLI_NOT_FOUND || code == CLI_USAGE)
-            return code;
-        code = cli_call(c, "GET", path, NULL, &dep);
+        c->hush = followed == CLI_TRANSIENT; /* the control plane is away: it may come back while we wait */
+        int code = cli_call(c, "GET", path, NULL, &dep);
+        c->hush = false;
         if (code == CLI_OK && final_status(cli_str(dep, "status")))
             return outcome(c, &w, dep);
         if (code != CLI_OK && code != CLI_TRANSIENT)
             return code;
-        (void)usleep(200000);
+        if (code == CLI_TRANSIENT && !told)
+            cli_say(c, "  the control plane does not answer; still waiting");
+        told = code == CLI_TRANSIENT;
+        (void)usleep(followed == CLI_OK ? 200000 : 2000000);
     }
 }
 

@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The one table of commands: parsing, help and completion are driven by it. No code here. */
+#include "cli/cli.h"
+
+const struct cli_option cli_global_options[] = {
+    {"org", 0, "NAME", "organisation"},
+    {"app", 'a', "NAME", "app"},
+    {"env", 'e', "NAME", "environment"},
+    {"api", 0, "URL", "server, unix:/path/to/api.sock"},
+    {"token", 0, "TOKEN", "bearer token (rather MOAT_TOKEN or the configuration)"},
+    {"json", 0, NULL, "one JSON document on stdout (streams: one object per line)"},
+    {"quiet", 'q', NULL, "ids only"},
+    {"no-color", 0, NULL, "no colours"},
+    {"no-input", 0, NULL, "never ask"},
+    {"yes", 'y', NULL, "do not ask for confirmation"},
+    {"idempotency-key", 0, "KEY", "pin the key of a mutation, so that a script may repeat it"},
+    {"timeout", 0, "DURATION", "limit for one request (default 30s)"},
+    {"debug", 0, NULL, "show each request on stderr"},
+    {"help", 'h', NULL, "this help"},
+    {NULL, 0, NULL, NULL},
+};
+
+#define WAIT_OPTIONS \
+    {"wait", 0, NULL, "wait until it has converged (default on a terminal)"}, {"no-wait", 0, NULL, "return once it is accepted"}, \
+    {"wait-timeout", 0, "DURATION", "stop waiting after this long, exit 6 (default 15m)"}
+static const struct cli_option wait_options[] = {WAIT_OPTIONS, {NULL, 0, NULL, NULL}};
+
+static const struct cli_option up_options[] = {
+    {"data-dir", 0, "DIR", "folder of everything it keeps (default /var/lib/moat)"},
+    {"vmm", 0, "DRIVER", "auto, firecracker or qemu (default auto)"},
+    {"listen", 0, "ADDRESS", "address the edge serves (default [::])"},
+    {"tls-port", 0, "PORT", "local port for routes of port 443 (default 443, or the next free one from 8443)"},
+    {"registry", 0, "HOST:PORT", "use this registry and start none"},
+    {"detach", 'd', NULL, "return when it is ready and leave it running"},
+    {NULL, 0, NULL, NULL},
+};
+static const struct cli_option down_options[] = {
+    {"data-dir", 0, "DIR", "folder given to moat up (default /var/lib/moat)"},
+    {"purge", 0, NULL, "remove the data too"},
+    {NULL, 0, NULL, NULL},
+};
+#define DATA_DIR_OPTION {"data-dir", 0, "DIR", "folder given to moat up (default: of the platform in use, else /var/lib/moat)"}
+static const struct cli_option doctor_options[] = {
+    DATA_DIR_OPTION,
+    {NULL, 0, NULL, NULL},
+};
+#define MANIFEST_OPTION {"manifest", 'f', "PATH", "manifest (default moat.toml; - reads stdin)"}
+#define GENERATE_OPTIONS \
+    {"name", 0, "APP", "app name (default: from the image)"}, {"port", 'p', "PORT", "port the process listens on"}, \
+    {"hostname", 0, "HOST", "public host name of the port"}, {"memory", 0, "SIZE", "memory cap, e.g. 256Mi (default 256Mi)"}
+static const struct cli_option init_options[] = {
+    {"image", 0, "REF", "image reference"},
+    GENERATE_OPTIONS,
+    MANIFEST_OPTION,
+    {"force", 0, NULL, "replace an existing manifest"},
+    {NULL, 0, NULL, NULL},
+};
+static const struct cli_option run_options[] = {GENERATE_OPTIONS, WAIT_OPTIONS, {NULL, 0, NULL, NULL}};
+static const struct cli_option deploy_options[] = {
+    MANIFEST_OPTION,
+    {"image", 0, "REF", "image, instead of the manifest's"},
+    {"release", 0, "RELEASE", "deploy an existing release (v3 or its id)"},
+    {"process", 0, "NAME", "only this process type; may be repeated"},
+    {"on-failure", 0, "ACTION", "hold (default) or rollback"},
+    {"note", 0, "TEXT", "kept with the deploy"},
+    {"dry-run", 0, NULL, "run all checks, change nothing"},
+    {"force", 0, NULL, "deploy even if a route loses its port"},
+    WAIT_OPTIONS,
+    {NULL, 0, NULL, NULL},
+};
+static const struct cli_option rollback_options[] = {
+    {"to", 0, "RELEASE", "release to go back to (default: the last one that succeeded)"}, WAIT_OPTIONS, {NULL, 0, NULL, NULL}};
+static const struct cli_option process_wait_options[] = {{"process", 0, "NAME", "only this process type; may be repeated"}, WAIT_OPTIONS, {NULL, 0, NULL, NULL}};
+static const struct cli_option status_options[] = {{"watch", 'w', NULL, "refresh until interrupted"}, {NULL, 0, NULL, NULL}};
+static const struct cli_option instances_options[] = {
+    {"all", 0, NULL, "stopped ones too"}, {"process", 0, "NAME", "only this process type"}, {NULL, 0, NULL, NULL}};
+static const struct cli_option logs_options[] = {
+    {"follow", 'f', NULL, "keep printing what comes"},
+    {"process", 0, "NAME", "only this process type"},
+    {"instance", 0, "ID", "only this instance"},
+    {"lines", 'n', "N", "at most this many lines of history (default 100)"},
+    {"since", 0, "TIME", "from this RFC 3339 time"},
+    {"stream", 0, "NAME", "stdout, stderr or system"},
+    {"contains", 0, "TEXT", "only lines that hold this text"},
+    {NULL, 0, NULL, NULL},
+};
+static const struct cli_option events_options[] = {
+    {"follow", 'f', NULL, "keep printing what comes"},
+    {"type", 0, "TYPE", "event type, or a prefix such as instance.*"},
+    {"deploy", 0, "ID", "only what this deploy caused"},
+    {"instance", 0, "ID", "only this instance"},
+    {"after", 0, "EVENT_ID", "only later events"},
+    {"lines", 'n', "N", "at most this many (default 50)"},
+    {NULL, 0, NULL, NULL},
+};
+static const struct cli_option routes_list_options[] = {{"all", 0, NULL, "routes of every environment"}, {NULL, 0, NULL, NULL}};
+static const struct cli_option routes_create_options[] = {
+    {"process", 0, "NAME", "process type behind it (default web)"},
+    {"port", 'p', "PORT", "port of that process"},
+    {"listen", 0, "PORT", "public port (default 443)"},
+    {"raw", 0, NULL, "raw TCP by port instead of TLS by host name"},
+    {"proxy", 0, "v2", "send a PROXY protocol v2 header; the process must expect it"},
+    {NULL, 0, NULL, NULL},
+};
+static const struct cli_option manifest_options[] = {MANIFEST_OPTION, {NULL, 0, NULL, NULL}};
+
+const struct cli_command cli_commands[] = {
+    {CLI_PLATFORM, "up", "", "run a whole platform on this machine", up_options, cmd_up},
+    {CLI_PLATFORM, "down", "", "stop what `moat up` runs", down_options, cmd_down},
+    {CLI_PLATFORM, "doctor", "", "check this machine and the connection to the platform", doctor_options, cmd_doctor},
+    {CLI_PLATFORM, "nodes", "", "machines of the platform", NULL, cmd_nodes_list},
+    {CLI_APPS, "run", "IMAGE", "deploy an image without a file: makes and shows the manifest", run_options, cmd_run},
+    {CLI_APPS, "init", "", "write a minimal moat.toml", init_options, cmd_init},
+    {CLI_APPS, "deploy", "", "make a release of moat.toml and roll it out", deploy_options, cmd_deploy},
+    {CLI_APPS, "rollback", "", "go back to an earlier release", rollback_options, cmd_rollback},
+    {CLI_APPS, "scale", "[PROCESS=N]...", "set or show the number of replicas", wait_options, cmd_scale},
+    {CLI_APPS, "restart", "", "rolling restart", process_wait_options, cmd_restart},
+    {CLI_APPS, "apps list", "", "apps of the organisation", NULL, cmd_apps_list},
+    {CLI_APPS, "apps create", "NAME", "make an app", NULL, cmd_apps_create},
+    {CLI_APPS, "envs list", "", "environments of the app", NULL, cmd_envs_list},
+    {CLI_APPS, "envs create", "NAME", "make an environment", NULL, cmd_envs_create},
+    {CLI_APPS, "manifest validate", "", "check a manifest, offline", manifest_options, cmd_manifest_validate},
+    {CLI_APPS, "manifest show", "", "the manifest in canonical form, offline", manifest_options, cmd_manifest_show},
+    {CLI_LOOK, "status", "", "desired and observed state, and why they differ", status_options, cmd_status},
+    {CLI_LOOK, "ps", "", "instances of the environment", instances_options, cmd_instances_list},
+    {CLI_LOOK, "logs", "", "log lines of the environment", logs_options, cmd_logs},
+    {CLI_LOOK, "events", "", "what happened", events_options, cmd_events},
+    {CLI_LOOK, "instances list", "", "the same as ps", instances_options, cmd_instances_list},
+    {CLI_LOOK, "instances get", "ID", "one instance", NULL, cmd_instances_get},
+    {CLI_LOOK, "releases list", "", "releases of the app", NULL, cmd_releases_list},
+    {CLI_LOOK, "releases get", "RELEASE", "one release, by v3 or its id", NULL, cmd_releases_get},
+    {CLI_LOOK, "deploys list", "", "deploys of the environment", NULL, cmd_deploys_list},
+    {CLI_LOOK, "deploys get", "ID", "one deploy, with what went wrong", NULL, cmd_deploys_get},
+    {CLI_LOOK, "deploys wait", "ID", "wait until a deploy has ended", wait_options, cmd_deploys_wait},
+    {CLI_ROUTES, "routes list", "", "routes of the environment", routes_list_options, cmd_routes_list},
+    {CLI_ROUTES, "routes create", "[HOSTNAME]", "make a port of a process reachable", routes_create_options, cmd_routes_create},
+    {CLI_ROUTES, "routes delete", "ROUTE", "remove a route, by host name or id", NULL, cmd_routes_delete},
+    {CLI_MORE, "orgs list", "", "organisations you belong to", NULL, cmd_orgs_list},
+    {CLI_MORE, "whoami", "", "who the token belongs to", NULL, cmd_whoami},
+    {CLI_MORE, "completion", "SHELL", "completion script for bash or zsh", NULL, cmd_completion},
+    {CLI_MORE, "version", "", "version of this program", NULL, cmd_version},
+    {CLI_MORE, "help", "[COMMAND]...", "help for a command", NULL, cmd_help},
+    {CLI_GROUP_MAX, NULL, NULL, NULL, NULL, NULL},
+};
