@@ -15,19 +15,19 @@
 
 static const struct mt_pg_stmt st_commit = {"log_commit", "COMMIT"};
 static const struct mt_pg_stmt st_release = {"log_release", "RELEASE SAVEPOINT one_command"};
+/* unnest() in the select list, not in FROM: there each array would go through a tuple store of its own. */
 static const struct mt_pg_stmt st_insert = {
     "log_insert",
     "INSERT INTO events (event_id, occurred_at, aggregate_type, aggregate_id, aggregate_seq, event_type, event_version,"
     " actor_type, actor_id, request_id, idempotency_key, correlation_id, causation_id, org_id, app_id, env_id, payload, chain_hash)"
-    " SELECT $1 + k.n, $2, k.c0, k.c1, k.c2, k.c3, k.c4, k.c5, k.c6, k.c7, k.c8, k.c9, k.c10, k.c11, k.c12, k.c13, k.c14, k.c15"
-    " FROM unnest($3::text[], $4::text[], $5::int4[], $6::text[], $7::int4[], $8::text[], $9::text[], $10::text[], $11::text[],"
-    " $12::text[], $13::int8[], $14::text[], $15::text[], $16::text[], $17::jsonb[], $18::bytea[]) WITH ORDINALITY"
-    " k(c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c13, c14, c15, n)"};
+    " SELECT generate_series($1::int8 + 1, $1 + $19::int4), $2, unnest($3::text[]), unnest($4::text[]), unnest($5::int4[]), unnest($6::text[]),"
+    " unnest($7::int4[]), unnest($8::text[]), unnest($9::text[]), unnest($10::text[]), unnest($11::text[]), unnest($12::text[]),"
+    " unnest($13::int8[]), unnest($14::text[]), unnest($15::text[]), unnest($16::text[]), unnest($17::jsonb[]), unnest($18::bytea[])"};
 static const struct mt_pg_stmt st_idem_insert = {
     "log_idem_insert",
     "INSERT INTO idempotency_records (org_id, actor_id, route, key, request_mac, status, response_body, event_id, created_at)"
-    " SELECT k.*, $9 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::int4[], $7::text[],"
-    " $8::int8[]) k"};
+    " SELECT unnest($1::text[]), unnest($2::text[]), unnest($3::text[]), unnest($4::text[]), unnest($5::bytea[]), unnest($6::int4[]),"
+    " unnest($7::text[]), unnest($8::int8[]), $9"};
 static const struct mt_pg_stmt st_advance = {"log_advance",
                                              "UPDATE event_counter SET last_event_id = $1, last_chain_hash = $2"};
 static const struct mt_pg_stmt st_notify = {"log_notify", "SELECT pg_notify('moat_events', $1)"};
@@ -208,6 +208,7 @@ static int send_events(struct batch *b, int64_t now, struct mt_err *err)
     mt_pg_p_time(&p, now);
     for (int i = 0; i < COL_MAX; i++)
         mt_pg_p_arr(&p, &b->cols[i]);
+    mt_pg_p_i32(&p, (int32_t)b->cols[COL_SEQ].count);
     int r = mt_pg_pipe_send(b->pg, &st_insert, &p, err);
     return r < 0 ? r : mt_pg_pipe_flush(b->pg, err);
 }

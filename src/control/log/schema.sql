@@ -19,16 +19,19 @@ CREATE TABLE moat.events (
   request_id      text NOT NULL,
   idempotency_key text NULL,
   correlation_id  text NULL,
-  causation_id    bigint NULL REFERENCES moat.events (event_id),
+  -- Ids are gap-free and rows stay for ever: below the own id is the same as a foreign key, without its trigger per row.
+  causation_id    bigint NULL CONSTRAINT events_causation_earlier CHECK (causation_id > 0 AND causation_id < event_id),
   payload         jsonb NOT NULL,
   chain_hash      bytea NOT NULL,
-  CONSTRAINT events_aggregate_seq_key UNIQUE (aggregate_type, aggregate_id, aggregate_seq)
+  -- The id first: it tells most entries apart, so that a descent compares one column.
+  CONSTRAINT events_aggregate_seq_key UNIQUE (aggregate_id, aggregate_seq, aggregate_type)
 );
 CREATE INDEX events_org ON moat.events (org_id, event_id);
 CREATE INDEX events_env ON moat.events (env_id, event_id) WHERE env_id IS NOT NULL;
 CREATE INDEX events_type ON moat.events (event_type, event_id);
 CREATE INDEX events_correlation ON moat.events (correlation_id) WHERE correlation_id IS NOT NULL;
-CREATE INDEX events_occurred ON moat.events (occurred_at);
+-- Times follow the ids: a block range index finds them as well, at a fraction of a tree's cost per event.
+CREATE INDEX events_occurred ON moat.events USING brin (occurred_at) WITH (pages_per_range = 16, autosummarize = on);
 
 CREATE FUNCTION moat.events_are_forever() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -70,7 +73,7 @@ CREATE TABLE moat.idempotency_records (
   response_body text NOT NULL,
   event_id      bigint NOT NULL,
   created_at    timestamptz NOT NULL,
-  CONSTRAINT idempotency_records_pkey PRIMARY KEY (org_id, actor_id, route, key)
+  CONSTRAINT idempotency_records_pkey PRIMARY KEY (key, org_id, actor_id, route)
 );
 CREATE INDEX idempotency_records_created ON moat.idempotency_records USING brin (created_at);
 

@@ -23,7 +23,7 @@ static const struct mt_pg_stmt st_beyond = {"verify_beyond",
                                             "SELECT event_id FROM events WHERE event_id > $1 OR event_id < 1 ORDER BY 1 LIMIT 1"};
 static const struct mt_pg_stmt st_seqs = {
     "verify_seqs", "SELECT aggregate_type, aggregate_id, max(aggregate_seq), count(*) FROM events"
-                   " GROUP BY aggregate_type, aggregate_id HAVING max(aggregate_seq) <> count(*) OR min(aggregate_seq) <> 1 LIMIT 1"};
+                   " GROUP BY aggregate_id, aggregate_type HAVING max(aggregate_seq) <> count(*) OR min(aggregate_seq) <> 1 LIMIT 1"};
 
 /* Ranges fetched ahead by the other thread. */
 struct feed {

@@ -7,7 +7,10 @@
 
 #include "base/assert.h"
 
-#define E_OF(type) " FROM events e WHERE e.event_id BETWEEN $1 AND $2 AND e.event_type = '" type "'"
+/* As a comparison of pairs this can only be answered from the index events_type: each statement reads the events of its own
+ * type, not the whole range once per type. */
+#define OF(type) "(e.event_type, e.event_id) >= ('" type "', $1) AND (e.event_type, e.event_id) <= ('" type "', $2)"
+#define E_OF(type) " FROM events e WHERE " OF(type)
 #define BUMP "updated_at = e.occurred_at, resource_version = v.resource_version + 1, last_event_id = e.event_id"
 #define BORN "e.occurred_at, e.occurred_at, 1, e.event_id"
 #define BORN_COLS "created_at, updated_at, resource_version, last_event_id"
@@ -36,12 +39,16 @@
     " WHERE env_desired_view.last_event_id < excluded.last_event_id"
 #define DESIRED_EACH(type) \
     " FROM events e CROSS JOIN LATERAL jsonb_array_elements_text(e.payload->'process_types') p(name)" \
-    " WHERE e.event_id BETWEEN $1 AND $2 AND e.event_type = '" type "'"
+    " WHERE " OF(type)
 
 struct projection {
     enum mt_ev ev;
-    struct mt_pg_stmt stmt;
+    struct mt_pg_stmt stmt;  /* for events that are new */
+    struct mt_pg_stmt again; /* for events that the view may hold already; no name: the same */
 };
+/* First event of an aggregate: events_aggregate_seq_key has seen to it that there is no row yet. An insert that need not
+ * reckon with one saves a probe, a speculative insertion and its record in the WAL. */
+#define BIRTH(ev, name, key, sql) {ev, {name, sql}, {name "_again", sql " ON CONFLICT (" key ") DO NOTHING"}}
 
 static const struct projection table[] = {
     /* ---- what frees names ---- */
@@ -55,7 +62,7 @@ static const struct projection table[] = {
       " resource_version = v.resource_version + g.n, last_event_id = g.id"
       " FROM (SELECT r.hostname, count(*)::int AS n, max(e.occurred_at) AS at, max(e.event_id) AS id"
       "  FROM events e JOIN routes_view r ON r.route_id = e.aggregate_id"
-      "  WHERE e.event_id BETWEEN $1 AND $2 AND e.event_type = 'route.deleted' AND NOT r.deleted"
+      "  WHERE " OF("route.deleted") " AND NOT r.deleted"
       "  AND r.protocol = 'tls_passthrough' GROUP BY r.hostname) g"
       " WHERE v.hostname = g.hostname AND v.last_event_id < g.id"}},
     {MT_EV_ROUTE_DELETED, {"proj_route_deleted", GONE("routes_view", "route_id", "route.deleted")}},
@@ -63,37 +70,37 @@ static const struct projection table[] = {
      {"proj_node_removed", UPDATE("nodes_view", "node_id", "node.removed",
                                   "deleted = true, admin_state = 'removed', admin_reason = " P("reason"))}},
     /* ---- users, organisations, projects ---- */
-    {MT_EV_USER_CREATED,
-     {"proj_user_created", "INSERT INTO users_view (user_id, email, display_name, is_operator, " BORN_COLS ")"
+    BIRTH(MT_EV_USER_CREATED, "proj_user_created", "user_id",
+      "INSERT INTO users_view (user_id, email, display_name, is_operator, " BORN_COLS ")"
                            " SELECT e.aggregate_id, " P("email") ", " P("display_name") ", " PBOOL("is_operator") ", " BORN
-                           E_OF("user.created") " ON CONFLICT (user_id) DO NOTHING"}},
+                           E_OF("user.created")),
     {MT_EV_USER_UPDATED, {"proj_user_updated", UPDATE("users_view", "user_id", "user.updated",
                                                       KEEP("display_name") ", " KEEP_BOOL("is_operator") ", " KEEP("state"))}},
-    {MT_EV_ORG_CREATED, {"proj_org_created", "INSERT INTO orgs_view (org_id, name, " BORN_COLS ") SELECT e.aggregate_id, "
-                                             P("name") ", " BORN E_OF("org.created") " ON CONFLICT (org_id) DO NOTHING"}},
+    BIRTH(MT_EV_ORG_CREATED, "proj_org_created", "org_id",
+      "INSERT INTO orgs_view (org_id, name, " BORN_COLS ") SELECT e.aggregate_id, "
+                                             P("name") ", " BORN E_OF("org.created")),
     {MT_EV_ORG_UPDATED, {"proj_org_updated", UPDATE("orgs_view", "org_id", "org.updated",
                                                     KEEP("name") ", " KEEP("billing_email") ", " KEEP_BOOL("developer_exec"))}},
     {MT_EV_ORG_SUSPENDED, {"proj_org_suspended", UPDATE("orgs_view", "org_id", "org.suspended",
                                                         "suspended = true, suspended_reason = " P("reason"))}},
     {MT_EV_ORG_RESUMED, {"proj_org_resumed", UPDATE("orgs_view", "org_id", "org.resumed",
                                                     "suspended = false, suspended_reason = NULL")}},
-    {MT_EV_PROJECT_CREATED,
-     {"proj_project_created", "INSERT INTO projects_view (project_id, org_id, name, " BORN_COLS ") SELECT e.aggregate_id, e.org_id, "
-                              P("name") ", " BORN E_OF("project.created") " ON CONFLICT (project_id) DO NOTHING"}},
+    BIRTH(MT_EV_PROJECT_CREATED, "proj_project_created", "project_id",
+      "INSERT INTO projects_view (project_id, org_id, name, " BORN_COLS ") SELECT e.aggregate_id, e.org_id, "
+                              P("name") ", " BORN E_OF("project.created")),
     {MT_EV_PROJECT_UPDATED, {"proj_project_updated", UPDATE("projects_view", "project_id", "project.updated", KEEP("name"))}},
     /* ---- apps, releases, environments ---- */
-    {MT_EV_APP_CREATED,
-     {"proj_app_created", "INSERT INTO apps_view (app_id, org_id, name, description, project_id, " BORN_COLS ")"
+    BIRTH(MT_EV_APP_CREATED, "proj_app_created", "app_id",
+      "INSERT INTO apps_view (app_id, org_id, name, description, project_id, " BORN_COLS ")"
                           " SELECT e.aggregate_id, e.org_id, " P("name") ", " P("description") ", " P("project_id") ", " BORN
-                          E_OF("app.created") " ON CONFLICT (app_id) DO NOTHING"}},
-    {MT_EV_RELEASE_CREATED,
-     {"proj_release_created",
+                          E_OF("app.created")),
+    BIRTH(MT_EV_RELEASE_CREATED, "proj_release_created", "release_id",
       "INSERT INTO releases_view (release_id, org_id, app_id, number, image_ref, image_digest, image_kind, platforms,"
       " image_verified, manifest_hash, manifest, process_types, created_by, " BORN_COLS ")"
       " SELECT e.aggregate_id, e.org_id, e.app_id, " PINT("number") ", " P("image_ref") ", " P("image_digest") ", "
       P("image_kind") ", e.payload->'platforms', " PBOOL("image_verified") ", " P("manifest_hash") ", e.payload->'manifest',"
       " ARRAY(SELECT k COLLATE \"C\" FROM jsonb_object_keys(COALESCE(e.payload->'manifest'->'processes', '{}')) k ORDER BY 1),"
-      " e.actor_id, " BORN E_OF("release.created") " ON CONFLICT (release_id) DO NOTHING"}},
+      " e.actor_id, " BORN E_OF("release.created")),
     {MT_EV_RELEASE_CREATED,
      {"proj_release_created_app",
       "UPDATE apps_view v SET next_release_number = GREATEST(v.next_release_number, g.number + 1), updated_at = g.at,"
@@ -102,22 +109,21 @@ static const struct projection table[] = {
       E_OF("release.created") " GROUP BY e.app_id) g WHERE v.app_id = g.app_id AND v.last_event_id < g.id"}},
     {MT_EV_APP_UPDATED, {"proj_app_updated", UPDATE("apps_view", "app_id", "app.updated", KEEP("name") ", "
                                                     SET_OR_NULL("description") ", " SET_OR_NULL("project_id"))}},
-    {MT_EV_ENV_CREATED,
-     {"proj_env_created", "INSERT INTO envs_view (env_id, org_id, app_id, name, " BORN_COLS ") SELECT e.aggregate_id, e.org_id,"
-                          " e.app_id, " P("name") ", " BORN E_OF("env.created") " ON CONFLICT (env_id) DO NOTHING"}},
+    BIRTH(MT_EV_ENV_CREATED, "proj_env_created", "env_id",
+      "INSERT INTO envs_view (env_id, org_id, app_id, name, " BORN_COLS ") SELECT e.aggregate_id, e.org_id,"
+                          " e.app_id, " P("name") ", " BORN E_OF("env.created")),
     {MT_EV_ENV_UPDATED,
      {"proj_env_updated", UPDATE("envs_view", "env_id", "env.updated",
                                  KEEP("name") ", " KEEP_BOOL("private_network") ", " KEEP_BOOL("protected") ", "
                                  SET_OR_NULL_JSON("label_selector") ", " SET_OR_NULL_INT("backup_interval_seconds"))}},
     /* ---- deploys and what an environment wants ---- */
-    {MT_EV_DEPLOY_CREATED,
-     {"proj_deploy_created",
+    BIRTH(MT_EV_DEPLOY_CREATED, "proj_deploy_created", "deploy_id",
       "INSERT INTO deploys_view (deploy_id, org_id, app_id, env_id, kind, release_id, release_ids, previous_release_ids,"
       " process_types, strategy, on_failure, timeout_seconds, deadline_at, note, created_by, " BORN_COLS ")"
       " SELECT e.aggregate_id, e.org_id, e.app_id, e.env_id, " P("kind") ", " P("release_id") ", e.payload->'release_ids',"
       " e.payload->'previous_release_ids', " TEXTS("process_types") ", " P("strategy") ", " P("on_failure") ", "
       PINT("timeout_seconds") ", e.occurred_at + make_interval(secs => " PINT("timeout_seconds") "), " P("note") ","
-      " e.actor_id, " BORN E_OF("deploy.created") " ON CONFLICT (deploy_id) DO NOTHING"}},
+      " e.actor_id, " BORN E_OF("deploy.created")),
     {MT_EV_DEPLOY_STATUS_CHANGED,
      {"proj_deploy_status",
       UPDATE("deploys_view", "deploy_id", "deploy.status_changed",
@@ -135,7 +141,7 @@ static const struct projection table[] = {
      {"proj_scale_set",
       DESIRED_UPSERT("desired_user", "s.x->>'process_type', e.org_id, e.app_id, (s.x->>'desired')::int",
                      " FROM events e CROSS JOIN LATERAL jsonb_array_elements(e.payload->'scales') s(x)"
-                     " WHERE e.event_id BETWEEN $1 AND $2 AND e.event_type = 'env.scale_set'",
+                     " WHERE " OF("env.scale_set"),
                      "desired_user = excluded.desired_user")}},
     {MT_EV_ENV_RESTART_REQUESTED,
      {"proj_restart_requested",
@@ -156,8 +162,7 @@ static const struct projection table[] = {
                      " stable_spec = COALESCE(excluded.stable_spec, env_desired_view.stable_spec),"
                      " target_spec = COALESCE(excluded.target_spec, env_desired_view.target_spec)")}},
     /* ---- routes ---- */
-    {MT_EV_ROUTE_CREATED,
-     {"proj_route_created",
+    BIRTH(MT_EV_ROUTE_CREATED, "proj_route_created", "route_id",
       "INSERT INTO routes_view (route_id, org_id, app_id, env_id, hostname, listen_port, protocol, address_scope,"
       " backend_process_type, backend_port, proxy_protocol, backend_expects_proxy_protocol, ipv4_required, proxy_tlv,"
       " max_connections, idle_timeout_seconds, balance, default_for_listener, allow_non_tls, managed_by, " BORN_COLS ")"
@@ -167,7 +172,7 @@ static const struct projection table[] = {
       " (o.x->>'max_connections')::int, (o.x->>'idle_timeout_seconds')::int, COALESCE(o.x->>'balance', 'round_robin'),"
       " COALESCE((o.x->>'default_for_listener')::boolean, false), COALESCE((o.x->>'allow_non_tls')::boolean, false), "
       P("managed_by") ", " BORN " FROM events e CROSS JOIN LATERAL (SELECT e.payload->'options') o(x)"
-      " WHERE e.event_id BETWEEN $1 AND $2 AND e.event_type = 'route.created' ON CONFLICT (route_id) DO NOTHING"}},
+      " WHERE " OF("route.created")),
     {MT_EV_ROUTE_CREATED,
      {"proj_route_created_host",
       "INSERT INTO hostname_owners_view (hostname, env_id, route_count, " BORN_COLS ")"
@@ -188,8 +193,7 @@ static const struct projection table[] = {
              SET_OR_NULL_INT("max_connections") ", " SET_OR_NULL_INT("idle_timeout_seconds") ", " KEEP("balance") ", "
              KEEP_BOOL("default_for_listener") ", " KEEP_BOOL("allow_non_tls") ", " KEEP_BOOL("disabled"))}},
     /* ---- instances ---- */
-    {MT_EV_INSTANCE_ALLOCATED,
-     {"proj_instance_allocated",
+    BIRTH(MT_EV_INSTANCE_ALLOCATED, "proj_instance_allocated", "instance_id",
       "INSERT INTO instances_view (instance_id, org_id, app_id, env_id, process_type, node_id, release_id, deploy_id,"
       " secret_version_id, overlay_ipv6, cpu_millis, memory_bytes, disk_bytes, arch, image_digest, spec_hash, generation,"
       " replaces, desired_changed_at, last_transition_at, " BORN_COLS ")"
@@ -197,7 +201,7 @@ static const struct projection table[] = {
       P("deploy_id") ", " P("secret_version_id") ", " P("overlay_ipv6") ", (e.payload#>>'{resources,cpu_millis}')::int,"
       " (e.payload#>>'{resources,memory_bytes}')::bigint, (e.payload#>>'{resources,disk_bytes}')::bigint, " P("arch") ", "
       P("image_digest") ", " P("spec_hash") ", " PINT("generation") ", " P("replaces") ", e.occurred_at, e.occurred_at, " BORN
-      E_OF("instance.allocated") " ON CONFLICT (instance_id) DO NOTHING"}},
+      E_OF("instance.allocated")),
     {MT_EV_INSTANCE_DESIRED_STATE_CHANGED,
      {"proj_instance_desired",
       UPDATE("instances_view", "instance_id", "instance.desired_state_changed",
@@ -217,14 +221,12 @@ static const struct projection table[] = {
     {MT_EV_INSTANCE_RELEASED,
      {"proj_instance_released", UPDATE("instances_view", "instance_id", "instance.released", "released_at = e.occurred_at")}},
     /* ---- nodes, cluster ---- */
-    {MT_EV_NODE_ENROLLED,
-     {"proj_node_enrolled",
+    BIRTH(MT_EV_NODE_ENROLLED, "proj_node_enrolled", "node_id",
       "INSERT INTO nodes_view (node_id, name, roles, arch, wireguard_public_key, cert_fingerprint, overlay_ipv6,"
       " instance_prefix, public_ipv6, public_ipv4, labels, capacity, allocatable, " BORN_COLS ")"
       " SELECT e.aggregate_id, " P("name") ", " TEXTS("roles") ", " P("arch") ", " P("wireguard_public_key") ", "
       P("cert_fingerprint") ", " P("overlay_ipv6") ", " P("instance_prefix") ", " P("public_ipv6") ", " P("public_ipv4") ","
-      " e.payload->'labels', e.payload->'capacity', e.payload->'capacity', " BORN E_OF("node.enrolled")
-      " ON CONFLICT (node_id) DO NOTHING"}},
+      " e.payload->'labels', e.payload->'capacity', e.payload->'capacity', " BORN E_OF("node.enrolled")),
     {MT_EV_NODE_ADMIN_STATE_CHANGED,
      {"proj_node_admin_state", UPDATE("nodes_view", "node_id", "node.admin_state_changed",
                                       "admin_state = " P("new") ", admin_reason = " P("reason"))}},
@@ -265,7 +267,7 @@ int mt_proj_rank(enum mt_ev ev)
     return -1;
 }
 
-int mt_proj_send(struct mt_pg *pg, uint64_t types, int64_t lo, int64_t hi, struct mt_err *err)
+static int send(struct mt_pg *pg, uint64_t types, int64_t lo, int64_t hi, bool again, struct mt_err *err)
 {
     struct mt_pg_params p;
     mt_pg_p_init(&p);
@@ -275,10 +277,20 @@ int mt_proj_send(struct mt_pg *pg, uint64_t types, int64_t lo, int64_t hi, struc
     for (size_t i = 0; i < MT_ARRAY_LEN(table); i++) {
         if (!(types >> table[i].ev & 1))
             continue;
-        int r = mt_pg_pipe_send(pg, &table[i].stmt, &p, err);
+        int r = mt_pg_pipe_send(pg, again && table[i].again.name ? &table[i].again : &table[i].stmt, &p, err);
         if (r < 0)
             return r;
         n++;
     }
     return n;
+}
+
+int mt_proj_send(struct mt_pg *pg, uint64_t types, int64_t lo, int64_t hi, struct mt_err *err)
+{
+    return send(pg, types, lo, hi, false, err);
+}
+
+int mt_proj_send_again(struct mt_pg *pg, uint64_t types, int64_t lo, int64_t hi, struct mt_err *err)
+{
+    return send(pg, types, lo, hi, true, err);
 }

@@ -42,9 +42,12 @@ _Static_assert(MT_EV_MAX <= 64, "round.types is one word");
 int mt_proj_rounds(const struct mt_proj_event *events, int n, struct mt_proj_round *ret, struct mt_err *err);
 
 /**
- * Queue the statements of one round on a pipeline for event ids @lo..@hi. Returns how many were queued, or -code.
+ * Queue the statements of one round on a pipeline for event ids @lo..@hi, none of which the views have seen. Returns how
+ * many were queued, or -code.
  */
 int mt_proj_send(struct mt_pg *pg, uint64_t types, int64_t lo, int64_t hi, struct mt_err *err);
+/** The same for events that the views may have seen: what was applied before is skipped. */
+int mt_proj_send_again(struct mt_pg *pg, uint64_t types, int64_t lo, int64_t hi, struct mt_err *err);
 
 /** Names of the view tables, NULL terminated, for rebuild and verify. */
 const char *const *mt_proj_tables(void);

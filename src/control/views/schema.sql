@@ -1,6 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- The projections (control-plane.md §8.3). Run with search_path set to the schema they belong in: `moat_views` for the live
 -- ones, a shadow schema during a rebuild. Only projections.c writes these tables. `deleted` is the spec's "sd" column.
+-- Fill factors leave room for new versions of rows that are updated often, so that their indexes need no new entries.
 -- Constraint and index names are part of the contract: a unique violation is reported by its name.
 
 CREATE TABLE users_view (
@@ -54,7 +55,7 @@ CREATE TABLE apps_view (
   updated_at          timestamptz NOT NULL,
   resource_version    bigint NOT NULL,
   last_event_id       bigint NOT NULL
-);
+) WITH (fillfactor = 50);
 CREATE UNIQUE INDEX apps_view_name_live ON apps_view (org_id, name) WHERE NOT deleted;
 
 CREATE TABLE envs_view (
@@ -145,7 +146,7 @@ CREATE TABLE env_desired_view (
   resource_version     bigint NOT NULL,
   last_event_id        bigint NOT NULL,
   CONSTRAINT env_desired_view_pkey PRIMARY KEY (env_id, process_type)
-);
+) WITH (fillfactor = 50);
 
 CREATE TABLE routes_view (
   route_id             text CONSTRAINT routes_view_pkey PRIMARY KEY,
@@ -234,7 +235,7 @@ CREATE TABLE instances_view (
   updated_at          timestamptz NOT NULL,
   resource_version    bigint NOT NULL,
   last_event_id       bigint NOT NULL
-);
+) WITH (fillfactor = 70);
 CREATE INDEX instances_view_env ON instances_view (env_id, process_type) WHERE released_at IS NULL;
 CREATE INDEX instances_view_node ON instances_view (node_id) WHERE released_at IS NULL;
 
@@ -266,7 +267,7 @@ CREATE TABLE nodes_view (
   updated_at           timestamptz NOT NULL,
   resource_version     bigint NOT NULL,
   last_event_id        bigint NOT NULL
-);
+) WITH (fillfactor = 50);
 CREATE UNIQUE INDEX nodes_view_name_live ON nodes_view (name) WHERE NOT deleted;
 
 CREATE TABLE cluster_view (
