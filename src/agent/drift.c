@@ -257,6 +257,10 @@ void mt_drift_tick(struct mt_source *s, void *arg)
     mt_loop_timer_after(s, DRIFT_MS);
     if (a->probing || a->stop_all)
         return; /* the probe VM has no state file */
+    if (!a->choice.ok) {
+        mt_agent_find_bundle(a); /* no driver worked: the host may have been mended meanwhile */
+        return;
+    }
     struct drift_job *j = calloc(1, sizeof *j);
     if (!j)
         return;

@@ -5,6 +5,7 @@
 #include "agent/vmm/driver.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/crc32c.h"
 #include "base/str.h"
 #include "os/file.h"
 #include "wire/json.h"
@@ -18,7 +19,11 @@
 enum { HELLO_PORT = 5161, PROBE_MS = 5000, PROBE_TCG_MS = 30000, PROBE_MIB = 96, CHECK_EVERY_MS = 250, CACHE_MAX = 8192, FORMAT = 1 };
 enum { DISK_BYTES = 1 << 20, LINE = 512, KEY_MAX = 1024 };
 
-static const char probe_id[] = "moat-probe-1";
+/* Named after the data folder, so that probes of two agents never meet; the same at each start, so that a killed one is found. */
+static void probe_name(const struct mt_vmm_probe_conf *conf, char ret[32])
+{
+    (void)snprintf(ret, 32, "moat-probe-%08x", mt_crc32c(0, conf->vmm.jail_base, strlen(conf->vmm.jail_base)));
+}
 
 struct candidate {
     enum mt_vmm_kind kind;
@@ -159,6 +164,8 @@ static int wait_hello(struct probe *p, int64_t deadline, struct mt_err *err)
 
 static int boot(const struct mt_vmm_probe_conf *c, const struct candidate *cand, struct mt_vmm_choice *ret, struct mt_err *err)
 {
+    char probe_id[32];
+    probe_name(c, probe_id);
     mt_cleanup(probe_done) struct probe p = {.listener = -1, .guest = -1, .run = MT_VMM_RUN_NONE, .ids.slot = MT_VMM_SLOT_MAX};
     int limit_ms = cand->accel == MT_VMM_TCG ? PROBE_TCG_MS : PROBE_MS;
     (void)mt_fmt(p.ids.jail_id, sizeof p.ids.jail_id, NULL, "%s", probe_id);
@@ -233,7 +240,8 @@ int mt_vmm_probe(const struct mt_vmm_probe_conf *conf, struct mt_vmm_choice *ret
             say(&choice, "%s+%s not taken: %s", mt_vmm_kind_name(c->kind), mt_vmm_accel_name(c->accel), why.msg);
         }
     }
-    cache_write(conf, key, &choice);
+    if (choice.ok) /* a failure may mend itself: it is asked again */
+        cache_write(conf, key, &choice);
     *ret_choice = choice;
     return 0;
 }

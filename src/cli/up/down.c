@@ -64,7 +64,9 @@ static int by_ourselves(struct up *u)
     up_path(&u->layout, u->notify, "run/notify.sock");
     up_services(u);
     mt_auto_free char *rest = up_leftovers(u);
-    bool had_vms = rest && *rest; /* the agent knows how to end VMs and to give the host back */
+    char host_json[UP_PATH];
+    /* the agent knows how to end VMs and to give the host back; host.json is there while it has something to give back */
+    bool had_vms = (rest && *rest) || access(up_path(&u->layout, host_json, "agent/host.json"), F_OK) == 0;
     bool any = had_vms;
     for (int i = 0; i < UP_MAX; i++) {
         struct service *s = &u->services[i];
