@@ -23,6 +23,7 @@ struct client {
     struct mt_list link;
     struct mt_admin *ad;
     int fd;
+    uid_t uid;
     struct mt_source *src;
     struct mt_buf in, out;
     bool asked;   /* the request line was read */
@@ -160,6 +161,8 @@ static int op_logs(struct client *c, const json_t *rq, struct mt_err *err)
 static int op_stop_all(struct client *c, const json_t *rq, struct mt_err *err)
 {
     uint64_t ms;
+    if (c->uid != 0 && c->uid != geteuid()) /* control reads logs here; what shall stop it says in the plan */
+        return MT_FAIL(err, MT_E_DENIED, "stop-all is for root");
     int rc = mt_json_opt_u64(rq, "deadline_ms", 100, 600000, 20000, &ms, err);
     if (rc < 0)
         return rc;
@@ -254,6 +257,7 @@ static void on_accept(struct mt_source *s, int listen_fd, uint32_t revents, void
         return;
     c->ad = ad;
     c->fd = MT_TAKE_FD(fd);
+    c->uid = uid;
     mt_buf_init(&c->in, REQUEST_MAX);
     mt_buf_init(&c->out, OUT_MAX);
     mt_list_push_back(&ad->clients, &c->link);

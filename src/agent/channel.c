@@ -32,6 +32,7 @@ struct mt_channel {
     int64_t milli_tokens, tokens_at_ns; /* thousandths of a message */
     int64_t heard_ns;
     uint64_t breaches;
+    bool *freed; /* set while a message is handed out: the receiver may end the VM and free this channel */
     struct mt_guest_mem mem;
 };
 
@@ -89,8 +90,14 @@ static bool take_line(struct mt_channel *c, const char *line, size_t len)
     }
     c->seq_in = msg.seq;
     c->heard_ns = mt_loop_now(c->loop);
-    if (msg.type != MT_GUEST_UNKNOWN)
+    if (msg.type != MT_GUEST_UNKNOWN) {
+        bool freed = false;
+        c->freed = &freed;
         c->ev.message(c->arg, &msg);
+        if (freed)
+            return false;
+        c->freed = NULL;
+    }
     return c->fd >= 0;
 }
 
@@ -172,9 +179,7 @@ static void on_accept(struct mt_source *s, int listen_fd, uint32_t revents, void
         return;
     c->src = src;
     c->fd = MT_TAKE_FD(fd);
-    c->seq_in = c->seq_out = 0;
-    c->milli_tokens = RATE_BURST * 1000;
-    c->tokens_at_ns = mt_loop_now(c->loop);
+    c->seq_in = c->seq_out = 0; /* the rate is the guest's, not the connection's: a new one brings no new burst */
     mt_buf_init(&c->out, OUT_MAX);
 }
 
@@ -187,6 +192,8 @@ struct mt_channel *mt_channel_new(struct mt_loop *loop, int listen_fd, uid_t vm_
                                  .ev = *ev, .arg = arg, .fd = -1};
         c->lines.cap = MT_GUEST_LINE_TO_HOST_MAX + 1;
         c->lines.buf = malloc(c->lines.cap);
+        c->milli_tokens = RATE_BURST * 1000;
+        c->tokens_at_ns = mt_loop_now(loop);
         c->mem.cap = MT_GUEST_MEM_TO_HOST;
         c->mem.base = malloc(c->mem.cap);
     }
@@ -210,6 +217,8 @@ void mt_channel_free(struct mt_channel *c)
 {
     if (!c)
         return;
+    if (c->freed)
+        *c->freed = true;
     mt_loop_del(c->src);
     mt_loop_del(c->listen_src);
     mt_closep(&c->fd);

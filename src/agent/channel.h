@@ -16,7 +16,7 @@
 struct mt_channel;
 
 struct mt_channel_events {
-    /** A well-formed message of the guest; @msg lives during the call. mt_channel_drop inside is fine. */
+    /** A well-formed message of the guest; @msg lives during the call. mt_channel_drop and mt_channel_free inside are fine. */
     void (*message)(void *arg, const struct mt_guest_msg *msg);
     /** The connection is gone; the listener goes on, the guest may come back. */
     void (*closed)(void *arg, const char *why);

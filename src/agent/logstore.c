@@ -329,7 +329,7 @@ int mt_log_append(struct mt_log_store *s, const struct mt_log_record *r, int64_t
     refill(s, now_ns);
     int64_t cost = (int64_t)(FRAME_LEN + FIXED_LEN + r->len);
     if (s->tokens < cost) {
-        s->dropped += r->len;
+        s->dropped = r->len > UINT64_MAX - s->dropped ? UINT64_MAX : s->dropped + r->len;
         return 0;
     }
     s->tokens -= cost;
@@ -348,6 +348,11 @@ int mt_log_append_gap(struct mt_log_store *s, uint64_t bytes, uint32_t boot, uin
     if (!is_new(s, boot, guest_seq))
         return 0;
     refill(s, now_ns);
+    if (s->tokens < FRAME_LEN + FIXED_LEN) { /* a guest can make up gaps as fast as lines */
+        s->dropped = bytes > UINT64_MAX - s->dropped ? UINT64_MAX : s->dropped + bytes;
+        return 0;
+    }
+    s->tokens -= FRAME_LEN + FIXED_LEN;
     return write_dropped(s, bytes, boot, guest_seq, err);
 }
 

@@ -124,10 +124,11 @@ static void on_hello(struct mt_inst *in, const struct mt_guest_hello *h)
         kill_vm(in, "stopped before it was configured");
         return;
     }
-    if (in->st.phase != MT_PH_BOOTING) {
-        mt_channel_drop(in->chan, "hello of a fresh boot from a running guest");
+    if (in->st.phase != MT_PH_BOOTING || in->config_acked) {
+        mt_channel_drop(in->chan, "hello of a fresh boot from a configured guest");
         return;
     }
+    bool again = in->st.t.hello != 0; /* it may ask again, but gets no more time by that */
     in->st.t.hello = mt_clock_wall_us();
     in->detail = "booting_vm";
     int rc = mt_inst_send_config(in, &reason, &err);
@@ -137,12 +138,13 @@ static void on_hello(struct mt_inst *in, const struct mt_guest_hello *h)
         return;
     }
     mt_kill_here(MT_KILL_LIFE, MT_LIFE_CONFIG_SENT, MT_KILL_RECORDED);
-    set_deadline(in, "timeout: no ack", stretch(in, ACK_MS));
+    if (!again)
+        set_deadline(in, "timeout: no ack", stretch(in, ACK_MS));
 }
 
 static void on_configured(struct mt_inst *in)
 {
-    if (in->st.phase != MT_PH_BOOTING)
+    if (in->st.phase != MT_PH_BOOTING || in->st.t.configured) /* said again, it moves no deadline: prestart is the tenant's code */
         return;
     in->st.t.configured = mt_clock_wall_us();
     int64_t ms = stretch(in, STARTED_MS);
@@ -170,6 +172,7 @@ static void on_started(struct mt_inst *in)
 static void on_terminal(struct mt_inst *in, const struct mt_guest_status *g)
 {
     struct mt_end *e = &in->st.end;
+    bool again = e->from_guest; /* a guest repeats its last word until it hears bye; that must not put off its end */
 
     in->oom_kills = g->oom_kills;
     if (g->exit_code >= 0) {
@@ -197,7 +200,7 @@ static void on_terminal(struct mt_inst *in, const struct mt_guest_status *g)
     e->from_guest = true;
     in->bye_owed = true;
     health_end(in);
-    if (in->st.phase == MT_PH_BOOTING || mt_phase_live(in->st.phase))
+    if (!again && mt_phase_live(in->st.phase))
         set_deadline(in, "no end after the last word", EXIT_MS);
     mt_inst_save(in, MT_AFTER_BYE);
 }

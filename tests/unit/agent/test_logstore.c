@@ -159,6 +159,19 @@ static void a_flood_is_cut_and_says_so(void **s)
     free(big);
 }
 
+static void made_up_gaps_are_cut_too(void **s)
+{
+    (void)s;
+    struct mt_log_store *st = open_store();
+    struct mt_err err = {0};
+    uint64_t first = mt_log_next_seq(st);
+    for (uint64_t i = 1; i <= 400000; i++)
+        assert_int_equal(mt_log_append_gap(st, UINT64_MAX, 1, i, MT_NS_PER_S, &err), 0);
+    assert_true(mt_log_next_seq(st) - first <= (8U << 20) / 40); /* 8 MiB of burst, 40 bytes each at least */
+    assert_true(put(st, "after the flood", 1, 400001, 3 * MT_NS_PER_S) != 0);
+    mt_log_store_close(st);
+}
+
 static void foreign_names_open_nothing(void **s)
 {
     (void)s;
@@ -175,6 +188,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_torn_record_is_cut_and_numbers_go_on, setup, teardown),
         cmocka_unit_test_setup_teardown(segments_follow_each_other, setup, teardown),
         cmocka_unit_test_setup_teardown(a_flood_is_cut_and_says_so, setup, teardown),
+        cmocka_unit_test_setup_teardown(made_up_gaps_are_cut_too, setup, teardown),
         cmocka_unit_test_setup_teardown(foreign_names_open_nothing, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

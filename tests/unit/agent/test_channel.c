@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Tests of agent/channel: what a hostile guest does to its own control channel. */
+#include "agent/channel.h"
+
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/str.h"
+#include "os/loop.h"
+#include "os/sock.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+struct fixture {
+    struct mt_loop *loop;
+    struct mt_channel *chan;
+    char path[64];
+    unsigned messages, closed;
+    bool free_at_message;
+};
+
+static void on_message(void *arg, const struct mt_guest_msg *msg)
+{
+    struct fixture *f = arg;
+    (void)msg;
+    f->messages++;
+    if (f->free_at_message) { /* as the end of a VM does that was decided by what its guest said */
+        mt_channel_free(f->chan);
+        f->chan = NULL;
+    }
+}
+
+static void on_closed(void *arg, const char *why)
+{
+    struct fixture *f = arg;
+    (void)why;
+    f->closed++;
+}
+
+static int setup(void **s)
+{
+    static const struct mt_channel_events events = {.message = on_message, .closed = on_closed};
+    struct mt_err err = {0};
+    struct fixture *f = calloc(1, sizeof *f);
+    int fd = -1;
+    assert_non_null(f);
+    (void)snprintf(f->path, sizeof f->path, "/tmp/mtchan.%d", (int)getpid());
+    f->loop = mt_loop_new(&err);
+    assert_non_null(f->loop);
+    assert_int_equal(mt_sock_unix_listen(f->path, 0600, (uid_t)-1, (gid_t)-1, &fd, &err), 0);
+    f->chan = mt_channel_new(f->loop, fd, getuid(), &events, f, &err);
+    assert_non_null(f->chan);
+    *s = f;
+    return 0;
+}
+
+static int teardown(void **s)
+{
+    struct fixture *f = *s;
+    mt_channel_free(f->chan);
+    mt_loop_free(f->loop);
+    (void)unlink(f->path);
+    free(f);
+    return 0;
+}
+
+static void turns(struct fixture *f)
+{
+    for (int i = 0; i < 20; i++)
+        (void)mt_loop_turn(f->loop, 0);
+}
+
+static void send_pongs(int fd, unsigned n)
+{
+    char line[128];
+    for (unsigned i = 1; i <= n; i++) {
+        int len = snprintf(line, sizeof line, "{\"v\":1,\"type\":\"pong\",\"seq\":%u,\"ts_ns\":1}\n", i);
+        if (send(fd, line, (size_t)len, MSG_NOSIGNAL) < 0)
+            return; /* dropped already */
+    }
+}
+
+static void a_receiver_may_free_the_channel(void **s)
+{
+    struct fixture *f = *s;
+    mt_auto_fd int fd = -1;
+    f->free_at_message = true;
+    assert_int_equal(mt_sock_unix_connect(f->path, &fd, NULL), 0);
+    turns(f);
+    send_pongs(fd, 3);
+    turns(f);
+    assert_int_equal(f->messages, 1); /* the other two are in a buffer that is gone */
+}
+
+static void new_connections_bring_no_new_burst(void **s)
+{
+    struct fixture *f = *s;
+    int64_t began = mt_clock_mono();
+    for (int i = 0; i < 10; i++) {
+        mt_auto_fd int fd = -1;
+        assert_int_equal(mt_sock_unix_connect(f->path, &fd, NULL), 0);
+        turns(f);
+        send_pongs(fd, 40);
+        turns(f);
+    }
+    int64_t ms = (mt_clock_mono() - began) / MT_NS_PER_MS;
+    assert_true(f->messages >= 40);
+    assert_true((int64_t)f->messages <= 50 + 20 * (ms + 1000) / 1000);
+    assert_true(mt_channel_breaches(f->chan) > 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(a_receiver_may_free_the_channel, setup, teardown),
+        cmocka_unit_test_setup_teardown(new_connections_bring_no_new_burst, setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
