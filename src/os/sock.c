@@ -2,6 +2,8 @@
 #include "os/sock.h"
 
 #include "base/cleanup.h"
+#include "base/str.h"
+#include "os/file.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -19,6 +21,24 @@ static int unix_addr(const char *path, struct sockaddr_un *ret, struct mt_err *e
     return 0;
 }
 
+/*
+ * Root's sockets lie in a folder that other users may write, so one of them may have taken the name while its owner was
+ * away: as folder, link, file or socket. It is moved aside, which no one can race, not emptied, which they could.
+ */
+static int oust(const char *path, const struct stat *st, struct mt_err *err)
+{
+    char aside[MT_UNIX_PATH_MAX + 32];
+    if (geteuid() != 0 || st->st_uid == 0)
+        return 0;
+    if (mt_fmt(aside, sizeof aside, err, "%s.taken-by-%u", path, (unsigned)st->st_uid) < 0)
+        return -MT_E_LIMIT;
+    (void)mt_file_remove_tree(AT_FDCWD, aside, NULL); /* of an earlier time */
+    if (rename(path, aside) < 0)
+        return MT_FAIL_ERRNO(err, MT_E_IO, "move '%s' of user %u aside", path, (unsigned)st->st_uid);
+    (void)mt_file_remove_tree(AT_FDCWD, aside, NULL);
+    return 1;
+}
+
 int mt_sock_unix_listen(const char *path, mode_t mode, uid_t uid, gid_t gid, int *ret_fd, struct mt_err *err)
 {
     struct sockaddr_un a;
@@ -29,7 +49,10 @@ int mt_sock_unix_listen(const char *path, mode_t mode, uid_t uid, gid_t gid, int
     if (fd < 0)
         return MT_FAIL_ERRNO(err, MT_E_IO, "socket for '%s'", path);
     struct stat st;
-    if (lstat(path, &st) == 0 && !S_ISSOCK(st.st_mode))
+    bool there = lstat(path, &st) == 0;
+    if (there && (r = oust(path, &st, err)) < 0)
+        return r;
+    if (there && r == 0 && !S_ISSOCK(st.st_mode))
         return MT_FAIL(err, MT_E_CONFLICT, "'%s' is there and is no socket: remove it or configure another path", path);
     if (unlink(path) < 0 && errno != ENOENT)
         return MT_FAIL_ERRNO(err, MT_E_IO, "remove old socket '%s'", path);

@@ -296,6 +296,31 @@ static void a_listener_replaces_only_sockets(void **state)
     }
 }
 
+static void root_takes_its_name_back_from_a_squatter(void **state)
+{
+    (void)state;
+    int fd = -1;
+    char path[256];
+    struct mt_err e = {0};
+    if (geteuid() != 0)
+        skip();
+    (void)snprintf(path, sizeof path, "%s", in_dir("squatted"));
+    for (int how = 0; how < 3; how++) {
+        if (how == 0)
+            assert_int_equal(mkdir(path, 0700) | mt_file_write(in_dir("squatted/x"), "x", 1, 0600, NULL), 0);
+        else if (how == 1)
+            assert_int_equal(symlink("/etc/passwd", path), 0);
+        else
+            assert_int_equal(mt_file_write(path, "x", 1, 0600, NULL), 0);
+        assert_int_equal(lchown(path, 12345, 12345), 0);
+        assert_int_equal(mt_sock_unix_listen(path, 0600, (uid_t)-1, (gid_t)-1, &fd, &e), 0);
+        (void)close(fd);
+        assert_int_not_equal(access(in_dir("squatted.taken-by-12345"), F_OK), 0);
+        assert_int_equal(unlink(path), 0);
+    }
+    assert_int_equal(access("/etc/passwd", R_OK), 0);
+}
+
 static void a_parent_without_stdio_hears_of_a_failed_exec(void **state)
 {
     (void)state;
@@ -391,6 +416,7 @@ int main(void)
         cmocka_unit_test(a_tree_is_removed_without_following_links),
         cmocka_unit_test(a_file_put_there_by_others_is_not_read),
         cmocka_unit_test(a_listener_replaces_only_sockets),
+        cmocka_unit_test(root_takes_its_name_back_from_a_squatter),
         cmocka_unit_test(a_parent_without_stdio_hears_of_a_failed_exec),
         cmocka_unit_test(a_lock_is_exclusive),
         cmocka_unit_test(a_unix_socket_knows_its_peer),
