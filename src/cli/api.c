@@ -264,6 +264,6 @@ void cli_put_filter(const struct cli *c, struct mt_buf *q, const char *option, c
 {
     if (!cli_has(c, option))
         return;
-    mt_buf_printf(q, "%c%s=", q->len ? '&' : '?', param);
+    mt_buf_printf(q, "&%s=", param);
     mt_http_put_query(q, cli_opt(c, option));
 }

@@ -143,7 +143,7 @@ int cli_call(struct cli *c, const char *method, const char *target, const json_t
 int cli_call_allow(struct cli *c, const char *method, const char *target, const json_t *body, int allow, json_t **ret);
 /** Stream NDJSON: @line is called with each object, non-zero ends it. Returns 0, or an exit code with the error printed. */
 int cli_follow(struct cli *c, const char *target, int (*line)(struct cli *c, json_t *obj, void *arg), void *arg, int64_t silence_ms);
-/** Append "?param=value" or "&param=value" to the query @q when @option was given. */
+/** Append "&param=value" to the query @q when @option was given. */
 void cli_put_filter(const struct cli *c, struct mt_buf *q, const char *option, const char *param);
 /** Ids of the target by name (--org, --app, --env, MOAT_*, configuration, the manifest's app.name). */
 int cli_need_org(struct cli *c);
@@ -161,6 +161,10 @@ int cli_check_id(struct cli *c, const char *word, const char *prefix, const char
 /** All items of a list endpoint (pages followed), one array owned by the caller. */
 int cli_list(struct cli *c, const char *target, json_t **ret_items);
 
+/** Path given with --manifest, else moat.toml. */
+const char *cli_manifest_file(const struct cli *c);
+/** How a path is called in messages: "stdin" for "-". */
+const char *cli_file_name(const char *path);
 /** Read a manifest file (or stdin for "-"); NULL with the error printed. *ret_code is the exit code. */
 char *cli_read_manifest(struct cli *c, const char *path, size_t *ret_len, int *ret_code);
 /** Validate offline; prints every problem with line and column. Sets c->app from app.name unless --app was given. Exit code. */
@@ -171,6 +175,8 @@ void cli_app_of_manifest(struct cli *c);
 int cli_ensure_env(struct cli *c);
 /** True when the command should wait for convergence. */
 bool cli_wants_wait(const struct cli *c);
+/** When --wait-timeout (default 15 minutes) ends, monotonic ns; exit code. */
+int cli_wait_limit(struct cli *c, int64_t *ret_deadline);
 /** Follow a deploy to its end, printing steps; exit code as §15.4. @after is the event id that created it. */
 int cli_wait_deploy(struct cli *c, const char *deploy_id, uint64_t after);
 /** Print the object that the API gives under "failure" (reason, exit code, last lines); NULL prints nothing. */

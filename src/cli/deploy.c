@@ -93,10 +93,10 @@ int cmd_deploy(struct cli *c)
             code = cli_release_id(c, cli_opt(c, "release"), id);
         return code == CLI_OK ? deploy_release(c, id) : code;
     }
-    const char *file = cli_opt(c, "manifest");
+    const char *file = cli_manifest_file(c);
     size_t len = 0;
-    mt_auto_free char *text = cli_read_manifest(c, file ? file : "moat.toml", &len, &code);
-    return text ? deploy_manifest(c, text, len, file ? file : "moat.toml") : code;
+    mt_auto_free char *text = cli_read_manifest(c, file, &len, &code);
+    return text ? deploy_manifest(c, text, len, cli_file_name(file)) : code;
 }
 
 int cmd_run(struct cli *c)

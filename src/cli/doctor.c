@@ -134,7 +134,7 @@ static void check_platform(struct doctor *d)
             json_array_foreach(nodes, i, n)
             {
                 char text[300];
-                (void)snprintf(text, sizeof text, "%s, VMM %s/%s: %s", cli_str(n, "health"), cli_str(n, "vmm.driver"), cli_str(n, "vmm.accel"), cli_str(n, "vmm.reason"));
+                (void)snprintf(text, sizeof text, "%s is %s, VMM %s/%s", cli_str(n, "name"), cli_str(n, "health"), cli_str(n, "vmm.driver"), cli_str(n, "vmm.accel"));
                 found(d, MT_STREQ(cli_str(n, "health"), "ready") ? OK : WARN, "node", text, NULL);
             }
     }

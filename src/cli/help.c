@@ -101,6 +101,7 @@ int cmd_help(struct cli *c)
     if (c->argc == 0)
         return cli_help(stdout, NULL) ? CLI_OK : CLI_INTERNAL;
     (void)snprintf(topic, sizeof topic, "%.60s%s%.60s", c->argv[0], c->argc > 1 ? " " : "", c->argc > 1 ? c->argv[1] : "");
+    c->command = NULL; /* the hint is the list of all commands */
     return c->argc <= 2 && cli_help(stdout, topic) ? CLI_OK : cli_usage(c, "there is no command '%s'", topic);
 }
 

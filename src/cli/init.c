@@ -64,7 +64,7 @@ char *cli_generate_manifest(struct cli *c, const char *image, int *ret_code)
 
 int cmd_init(struct cli *c)
 {
-    const char *file = cli_opt(c, "manifest") ? cli_opt(c, "manifest") : "moat.toml";
+    const char *file = cli_manifest_file(c);
     const char *image = cli_opt(c, "image");
     int code;
     struct mt_err err;
@@ -73,6 +73,9 @@ int cmd_init(struct cli *c)
     mt_auto_free char *text = cli_generate_manifest(c, image, &code);
     if (!text)
         return code;
+    mt_auto_json json_t *shown = json_pack("{s:s,s:s}", "path", cli_file_name(file), "manifest", text);
+    if (c->json && MT_STREQ(file, "-"))
+        return cli_print_object(c, "Manifest", shown);
     if (MT_STREQ(file, "-") || (!cli_has(c, "manifest") && !isatty(STDOUT_FILENO) && !c->json)) {
         (void)fputs(text, stdout);
         return CLI_OK;
@@ -84,10 +87,8 @@ int cmd_init(struct cli *c)
     }
     if (mt_file_write(file, text, strlen(text), 0644, &err) < 0)
         return cli_fail(c, &err, NULL);
-    if (c->json) {
-        mt_auto_json json_t *j = json_pack("{s:s,s:s}", "path", file, "manifest", text);
-        return cli_print_object(c, "Manifest", j);
-    }
+    if (c->json)
+        return cli_print_object(c, "Manifest", shown);
     (void)printf("%s\n", text);
     cli_say(c, "wrote %s; next: moat deploy", file);
     return CLI_OK;

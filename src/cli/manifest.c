@@ -9,6 +9,16 @@
 
 #include <unistd.h>
 
+const char *cli_manifest_file(const struct cli *c)
+{
+    return cli_has(c, "manifest") ? cli_opt(c, "manifest") : "moat.toml";
+}
+
+const char *cli_file_name(const char *path)
+{
+    return MT_STREQ(path, "-") ? "stdin" : path;
+}
+
 char *cli_read_manifest(struct cli *c, const char *path, size_t *ret_len, int *ret_code)
 {
     struct mt_err err;
@@ -101,7 +111,7 @@ static struct mt_manifest *valid(struct cli *c, const char *file, int *ret_code)
     mt_auto_free char *text = cli_read_manifest(c, file, &len, ret_code);
     mt_auto_manifest struct mt_manifest *m = text ? parse(c, text, len, ret_code) : NULL;
     if (m && m->n_errors) {
-        *ret_code = refuse(c, m, file);
+        *ret_code = refuse(c, m, cli_file_name(file));
         return NULL;
     }
     return MT_TAKE(m);
@@ -109,7 +119,7 @@ static struct mt_manifest *valid(struct cli *c, const char *file, int *ret_code)
 
 int cmd_manifest_validate(struct cli *c)
 {
-    const char *file = cli_opt(c, "manifest") ? cli_opt(c, "manifest") : "moat.toml";
+    const char *file = cli_manifest_file(c);
     int code;
     mt_auto_manifest struct mt_manifest *m = valid(c, file, &code);
     if (!m)
@@ -119,14 +129,14 @@ int cmd_manifest_validate(struct cli *c)
         mt_auto_json json_t *j = json_pack("{s:b,s:s,s:O}", "ok", 1, "manifest_hash", m->hash, "warnings", warnings);
         return cli_print_object(c, "ManifestCheck", j);
     }
-    print_problems(c, m, file);
-    (void)printf("%s is valid  %s\n", file, m->hash);
+    print_problems(c, m, cli_file_name(file));
+    (void)printf("%s is valid  %s\n", cli_file_name(file), m->hash);
     return CLI_OK;
 }
 
 int cmd_manifest_show(struct cli *c)
 {
-    const char *file = cli_opt(c, "manifest") ? cli_opt(c, "manifest") : "moat.toml";
+    const char *file = cli_manifest_file(c);
     int code;
     mt_auto_manifest struct mt_manifest *m = valid(c, file, &code);
     if (!m)

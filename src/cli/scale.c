@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* scale: the number of replicas, shown or set. */
 #include "cli/cli.h"
 
 #include "base/assert.h"
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/num.h"
+#include "base/str.h"
 
 #include <inttypes.h>
+#include <unistd.h>
 
 static int show(struct cli *c, const json_t *scale)
 {
@@ -13,6 +17,38 @@ static int show(struct cli *c, const json_t *scale)
         return cli_print_object(c, "Scale", scale);
     static const struct cli_column cols[] = {{"PROCESS", "process_type"}, {"DESIRED", "desired"}, {"SOURCE", "source"}, {"MAX", "max"}};
     return cli_print_table(c, json_object_get(scale, "processes"), cols, MT_ARRAY_LEN(cols), "processes");
+}
+
+/* Ask until each process has as many ready instances as it shall have, and none too many. */
+static int wait_scaled(struct cli *c)
+{
+    int64_t deadline, began = mt_clock_mono();
+    int code = cli_wait_limit(c, &deadline);
+    mt_auto_free char *path = cli_env_path(c, "/status");
+    for (char shown[64] = ""; code == CLI_OK;) {
+        mt_auto_json json_t *st = NULL;
+        code = cli_call(c, "GET", path, NULL, &st);
+        int64_t ready = 0, desired = 0, settled = 1;
+        size_t i;
+        json_t *p;
+        json_array_foreach(json_object_get(st, "processes"), i, p)
+        {
+            ready += cli_int(p, "ready");
+            desired += cli_int(p, "desired");
+            settled &= cli_int(p, "ready") == cli_int(p, "desired") && cli_int(p, "starting") == 0;
+        }
+        char now[64];
+        (void)snprintf(now, sizeof now, "%" PRId64 "/%" PRId64 " ready", ready, desired);
+        if (code == CLI_OK && !MT_STREQ(now, shown))
+            cli_say(c, "  %6.2f s  %s", (double)(mt_clock_mono() - began) / 1e9, now);
+        memcpy(shown, now, sizeof shown);
+        if (code != CLI_OK || settled)
+            return code;
+        if (mt_clock_mono() >= deadline)
+            return cli_error_reason(c, CLI_TRANSIENT, "wait_timeout", "gave up waiting; scaling goes on", "moat status");
+        (void)usleep(300000);
+    }
+    return code;
 }
 
 int cmd_scale(struct cli *c)
@@ -44,5 +80,7 @@ int cmd_scale(struct cli *c)
     mt_auto_json json_t *body = json_pack("{s:O,s:I}", "processes", list, "expected_version", (json_int_t)cli_int(now, "resource_version"));
     mt_auto_json json_t *after = NULL;
     code = cli_call(c, "PUT", path, body, &after);
+    if (code == CLI_OK && cli_wants_wait(c))
+        code = wait_scaled(c);
     return code == CLI_OK ? show(c, after) : code;
 }

@@ -104,7 +104,7 @@ static void put_cell(const char *s, size_t width, bool pad)
     (void)printf("%.*s\xe2\x80\xa6%*s", (int)(p - s), s, pad ? GAP : 0, "");
 }
 
-/* Take from the last columns what the screen has not; ids and the first column stay whole. */
+/* Take from the last columns what the screen has not; ids, addresses and the first column stay whole. */
 static void fit(size_t width[], const struct cli_column *cols, size_t n, size_t screen)
 {
     size_t total = 0;
@@ -112,7 +112,7 @@ static void fit(size_t width[], const struct cli_column *cols, size_t n, size_t 
         total += width[k] + (k + 1 < n ? GAP : 0);
     for (size_t k = n; total > screen && k-- > 1;) {
         size_t least = strlen(cols[k].title) > NARROWEST ? strlen(cols[k].title) : NARROWEST;
-        if (MT_STREQ(cols[k].key, "id") || ends_with(cols[k].key, "_id") || width[k] <= least)
+        if (MT_STREQ(cols[k].key, "id") || ends_with(cols[k].key, "_id") || ends_with(cols[k].key, "ipv6") || width[k] <= least)
             continue;
         size_t cut = total - screen < width[k] - least ? total - screen : width[k] - least;
         width[k] -= cut;

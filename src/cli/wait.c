@@ -27,6 +27,16 @@ struct watch {
 
 enum { DONE = 1 };
 
+int cli_wait_limit(struct cli *c, int64_t *ret_deadline)
+{
+    int64_t limit_ms = 15 * 60 * 1000;
+    struct mt_err err;
+    if (cli_has(c, "wait-timeout") && cli_parse_duration(cli_opt(c, "wait-timeout"), &limit_ms, &err) < 0)
+        return cli_usage(c, "--wait-timeout: %s", err.msg);
+    *ret_deadline = mt_clock_mono() + limit_ms * MT_NS_PER_MS;
+    return CLI_OK;
+}
+
 bool cli_wants_wait(const struct cli *c)
 {
     if (cli_has(c, "no-wait"))
@@ -182,7 +192,8 @@ static int outcome(struct cli *c, struct watch *w, const json_t *dep)
     const char *status = cli_str(dep, "status");
     int code = MT_STREQ(status, "succeeded") ? CLI_OK : CLI_NOT_CONVERGED;
     if (c->json) {
-        mt_auto_json json_t *r = json_pack("{s:s,s:s,s:o,s:{s:s,s:s},s:O,s:o}", "type", "receipt", "kind", "Receipt", "ts",
+        mt_auto_json json_t *r = json_pack("{s:s,s:s,s:s,s:{s:s,s:s?,s:s?},s:o,s:{s:s,s:s},s:O,s:o}", "type", "receipt", "api", "v1", "kind", "Receipt",
+                                           "target", "org", c->org, "app", c->app, "env", c->env, "ts",
                                            json_string(mt_rfc3339(mt_clock_wall_us(), (char[MT_RFC3339_LEN]){0})), "resource", "type", "deploy", "id",
                                            w->deploy_id, "observed", dep, "timeline_ms", timeline_json(w));
         (void)cli_print_line(c, r);
@@ -232,11 +243,9 @@ static void catch_interrupt(const struct cli *c, const char *deploy_id)
 int cli_wait_deploy(struct cli *c, const char *deploy_id, uint64_t after)
 {
     struct watch w = {.deploy_id = deploy_id, .lines = c->json};
-    int64_t limit_ms = 15 * 60 * 1000;
-    struct mt_err err;
-    if (cli_has(c, "wait-timeout") && cli_parse_duration(cli_opt(c, "wait-timeout"), &limit_ms, &err) < 0)
-        return cli_usage(c, "--wait-timeout: %s", err.msg);
-    w.deadline = mt_clock_mono() + limit_ms * MT_NS_PER_MS;
+    int bad = cli_wait_limit(c, &w.deadline);
+    if (bad != CLI_OK)
+        return bad;
     char target[300];
     /* from just before the command's own events: it wrote fewer than 100 */
     (void)snprintf(target, sizeof target, "/v1/orgs/%s/events/stream?after_event_id=%" PRIu64 "&correlation_id=%s", c->org_id,

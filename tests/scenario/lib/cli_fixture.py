@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A control plane of fixed answers on a Unix socket, for tests of the CLI alone: every request is kept, faults are set by the test."""
+import copy
+import http.server
+import json
+import os
+import socketserver
+import threading
+
+
+def oid(prefix, n):
+    return f"{prefix}_{n:026d}"
+
+
+ORG, APP, ENV, NODE = oid("org", 1), oid("app", 1), oid("env", 1), oid("node", 1)
+REL1, REL2, DEP, DEP_BAD, INST, INST_BAD, ROUTE = (oid("rel", 1), oid("rel", 2), oid("dep", 1), oid("dep", 2), oid("inst", 1), oid("inst", 2),
+                                                   oid("rt", 1))
+T = "2001-01-01T00:00:%02d.%06dZ"
+O, A, E = f"/v1/orgs/{ORG}", f"/v1/orgs/{ORG}/apps/{APP}", f"/v1/orgs/{ORG}/apps/{APP}/envs/{ENV}"
+DIGEST = "sha256:" + "4a" * 32
+ESC = "\x1b[2J"  # what a tenant would like to send to a terminal
+
+
+def lst(*items):
+    return {"kind": "List", "items": list(items), "next_cursor": None}
+
+
+def named(i, name):
+    return {"id": i, "name": name, "created_at": T % (1, 5)}
+
+
+def release(i, n):
+    return {"id": i, "app_id": APP, "number": n, "image_ref": f"registry.test/web:{n}", "image_digest": DIGEST, "process_types": ["web"],
+            "manifest": {"app": {"name": "web"}}, "created_at": T % (n, 0)}
+
+
+def deploy(i, status, **more):
+    return dict({"id": i, "kind": "deploy", "status": status, "release_id": REL1, "process_types": ["web"], "created_at": T % (2, 0)}, **more)
+
+
+def receipt(op, body):
+    return dict(body, receipt={"operation": op, "event_id": 120, "desired": {"release_id": REL1},
+                               "next": [{"label": "see", "command": "moat status"}]})
+
+
+FAILURE = {"instance_id": INST_BAD, "status": "failed", "reason_code": "workload_exited", "reason_text": "the process ended by itself",
+           "reason_detail": f"it said {ESC}", "exit_code": 7, "last_lines": ["one", f"two {ESC}"], "last_console": []}
+ROUTE_OBJ = {"id": ROUTE, "hostname": "web.test", "protocol": "tls_passthrough", "listen_port": 443, "backend_process_type": "web",
+             "backend_port": 8443, "proxy_protocol": "off", "managed_by": "api", "status": "active"}
+RAW_ROUTE = {"id": oid("rt", 2), "hostname": None, "protocol": "tcp_raw", "listen_port": 5432, "backend_process_type": "db", "backend_port": 5432,
+             "proxy_protocol": "v2", "managed_by": "manifest", "status": "pending"}
+INSTANCES = [
+    {"id": INST, "process_type": "web", "release_id": REL1, "status": "ready", "status_detail": None, "reason_code": None, "restart_count": 0,
+     "overlay_ipv6": "fd00::1"},
+    {"id": INST_BAD, "process_type": "web", "release_id": REL2, "status": "failed", "status_detail": None, "reason_code": "workload_exited",
+     "reason_detail": f"bye {ESC}", "exit_code": 7, "restart_count": 3, "overlay_ipv6": "fd00::2"},
+    {"id": oid("inst", 3), "process_type": "web", "release_id": REL1, "status": "stopped", "restart_count": 0, "overlay_ipv6": "fd00::3"},
+]
+STATUS = {"env_id": ENV, "name": "prod", "routes": [ROUTE_OBJ],
+          "processes": [{"process_type": "web", "release_number": 1, "desired": 2, "ready": 1, "old": 1, "sched_condition": "blocked",
+                         "reason": "no_capacity", "detail": f"no node has 512 MiB{ESC}"}],
+          "last_deploy": deploy(DEP, "failed", failed_reason="instance_failed", message=f"web did not get ready {ESC}"), "failure": FAILURE}
+
+
+def event(n, kind, aggregate, payload, seconds, summary="", micros=0):
+    return {"event_id": n, "event_type": kind, "aggregate_id": aggregate, "payload": payload, "occurred_at": T % (seconds, micros), "summary": summary}
+
+
+EVENTS = [event(1, "org.created", ORG, {}, 0, "org 'local' is made"), event(2, "app.created", APP, {"name": "web"}, 1, f"app 'web{ESC}' is made")]
+
+
+def rollout(dep, end):
+    ready = end == "succeeded"
+    inst = INST if ready else INST_BAD
+    ev = [event(101, "deploy.created", dep, {}, 10),
+          event(102, "instance.allocated", inst, {"process_type": "web", "node_id": NODE}, 10, micros=20000),
+          event(103, "instance.status_changed", inst, {"status": "booting", "status_detail": "booting_vm"}, 11)]
+    if ready:
+        ev += [event(104, "instance.status_changed", inst, {"status": "starting"}, 12), event(105, "instance.status_changed", inst, {"status": "ready"}, 13)]
+    else:
+        ev += [event(104, "instance.status_changed", inst, {"status": "failed", "reason_code": "workload_exited", "exit_code": 7,
+                                                            "reason_detail": f"it said {ESC}"}, 12)]
+    return ev + [event(106, "deploy.status_changed", dep, {"status": end, "message": "" if ready else "web failed 3 times"}, 14)]
+
+
+LOGS = [{"ts": T % (3, 0), "seq": 1, "stream": "stdout", "process_type": "web", "instance_id": INST, "line": "hello", "truncated": False},
+        {"ts": T % (4, 0), "seq": 2, "stream": "stderr", "process_type": "web", "instance_id": INST, "line": f"bad {ESC}\r", "truncated": False}]
+
+ANSWERS = {
+    ("GET", "/v1/orgs"): lst(named(ORG, "local")),
+    ("GET", "/v1/nodes"): lst({"id": NODE, "name": "vm", "admin_state": "active", "health": "ready", "conditions": ["disk_pressure"],
+                               "vmm": {"driver": "qemu", "accel": "tcg", "reason": "no KVM"}, "overlay_ipv6": "fd00::100"}),
+    ("GET", "/v1/auth/whoami"): {"subject_type": "user", "subject_id": oid("usr", 1), "email": "operator@localhost"},
+    ("GET", f"{O}/apps"): lst(named(APP, "web")),
+    ("POST", f"{O}/apps"): receipt("app.create", named(oid("app", 2), "shop")),
+    ("GET", f"{A}/envs"): lst(named(ENV, "prod")),
+    ("POST", f"{A}/envs"): receipt("env.create", named(oid("env", 2), "staging")),
+    ("GET", f"{A}/releases"): lst(release(REL2, 2), release(REL1, 1)),
+    ("POST", f"{A}/releases"): release(REL1, 1),
+    ("GET", f"{A}/releases/{REL1}"): release(REL1, 1),
+    ("GET", f"{E}/status"): STATUS,
+    ("GET", f"{E}/instances"): lst(*INSTANCES),
+    ("GET", f"{E}/instances/{INST_BAD}"): dict(INSTANCES[1], failure=FAILURE),
+    ("GET", f"{E}/deploys"): lst(deploy(DEP_BAD, "failed", failed_reason="instance_failed"), deploy(DEP, "succeeded")),
+    ("POST", f"{E}/deploys"): receipt("deploy.create", deploy(DEP, "pending")),
+    ("GET", f"{E}/deploys/{DEP}"): deploy(DEP, "succeeded"),
+    ("GET", f"{E}/deploys/{DEP_BAD}"): deploy(DEP_BAD, "failed", failed_reason="instance_failed", message="web failed 3 times", failure=FAILURE),
+    ("POST", f"{E}/rollbacks"): receipt("rollback.create", deploy(DEP_BAD, "pending", kind="rollback")),
+    ("POST", f"{E}/restarts"): receipt("restart.create", deploy(DEP, "pending", kind="restart")),
+    ("GET", f"{E}/scale"): {"resource_version": 4, "processes": [{"process_type": "web", "desired": 1, "source": "manifest", "max": 100}]},
+    ("PUT", f"{E}/scale"): {"resource_version": 5, "processes": [{"process_type": "web", "desired": 2, "source": "override", "max": 100}]},
+    ("GET", f"{E}/routes"): lst(ROUTE_OBJ, RAW_ROUTE),
+    ("GET", f"{O}/routes"): lst(ROUTE_OBJ, RAW_ROUTE),
+    ("POST", f"{E}/routes"): receipt("route.create", ROUTE_OBJ),
+    ("DELETE", f"{E}/routes/{ROUTE}"): {"id": ROUTE, "deleted": True},
+    ("GET", f"{E}/logs"): dict(lst(*LOGS), missing_nodes=[NODE]),
+    ("GET", f"{O}/events"): {"kind": "List", "items": EVENTS[::-1], "head_event_id": 2},
+}
+
+
+class Fixture:
+    """Serves ANSWERS until close(); `faults` maps (method, path) to (status, body bytes or JSON); `hold` keeps streams silent and open."""
+
+    def __init__(self, folder):
+        self.path = os.path.join(folder, "api.sock")
+        self.faults, self.seen, self.keys, self.hold, self.delay = {}, [], [], False, 0.0
+        self.answers = copy.deepcopy(ANSWERS)
+        self.released = threading.Event()
+        fixture = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            timeout = 30
+
+            def address_string(self):
+                return "unix"
+
+            def log_message(self, *_):
+                pass
+
+            def handle_any(self):
+                n = int(self.headers.get("Content-Length") or 0)
+                body = self.rfile.read(n).decode() if n else ""
+                fixture.serve(self, body)
+
+            do_GET = do_POST = do_PUT = do_DELETE = handle_any
+
+        class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+            daemon_threads = True
+
+            def handle_error(self, *_):
+                pass  # a client that went away
+
+        self.server = Server(self.path, Handler)
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def reset(self):
+        self.faults, self.seen, self.keys, self.hold, self.delay = {}, [], [], False, 0.0
+
+    def serve(self, h, body):
+        path, _, _ = h.path.partition("?")
+        self.seen.append(f"{h.command} {h.path}" + (f" {body}" if body else ""))
+        if h.headers.get("Authorization") != "Bearer secret":
+            return self.reply(h, 401, {"code": "unauthorized", "detail": "the token is not valid", "retryable": False})
+        if h.command != "GET":
+            self.keys.append(h.headers.get("Idempotency-Key"))
+        if h.command != "GET" and not self.keys[-1]:
+            return self.reply(h, 400, {"code": "bad_request", "detail": "no Idempotency-Key"})
+        if self.delay:
+            self.released.wait(self.delay)
+        fault = self.faults.get((h.command, path))
+        if fault:
+            return self.reply(h, *fault)
+        if path == f"{O}/events/stream":
+            dep = DEP_BAD if DEP_BAD in h.path else DEP
+            rows = rollout(dep, "failed" if dep == DEP_BAD else "succeeded") if "correlation_id" in h.path else [event(3, "env.created", ENV, {}, 2, "env")]
+            return self.stream(h, rows)
+        if path == f"{E}/logs/stream":
+            return self.stream(h, LOGS + [{"type": "end"}])
+        answer = self.answers.get((h.command, path))
+        if answer is None:
+            return self.reply(h, 404, {"code": "not_found", "detail": f"nothing is at {path}", "retryable": False})
+        if "name=nothing" in h.path:
+            answer = lst()
+        self.reply(h, 200, answer)
+
+    def reply(self, h, status, body, headers=()):
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        h.send_response(status)
+        h.send_header("Content-Type", "application/json" if status < 400 else "application/problem+json")
+        h.send_header("Content-Length", str(len(raw)))
+        h.send_header("X-Request-Id", "req_fixture")
+        for k, v in headers:
+            h.send_header(k, v)
+        h.end_headers()
+        h.wfile.write(raw)
+
+    def stream(self, h, rows):
+        h.send_response(200)
+        h.send_header("Content-Type", "application/x-ndjson")
+        h.send_header("Transfer-Encoding", "chunked")
+        h.end_headers()
+        for r in [] if self.hold else rows:
+            line = json.dumps(r).encode() + b"\n"
+            h.wfile.write(b"%x\r\n%s\r\n" % (len(line), line))
+        h.wfile.flush()
+        if self.hold:
+            self.released.wait(20)
+        try:
+            h.wfile.write(b"0\r\n\r\n")
+        except OSError:
+            pass
+
+    def close(self):
+        self.released.set()
+        self.server.shutdown()
+        self.server.server_close()

@@ -1,0 +1,387 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Every command of the CLI against fixed answers: stdout, stderr, exit code and the requests it makes, as text and with --json.
+What is expected lies in golden/; MOAT_GOLDEN=update writes it anew. Needs no root and no platform."""
+import difflib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.dont_write_bytecode = True
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, "lib"))
+from cli_fixture import *  # noqa: E402,F403
+
+ROOT = os.environ.get("MOAT_ROOT", os.path.dirname(os.path.dirname(HERE)))
+MOAT = os.path.join(os.environ.get("MOAT_BIN", os.path.join(ROOT, "bin")), "moat")
+UPDATE = os.environ.get("MOAT_GOLDEN") == "update"
+MANIFEST = """schema_version = "v1"
+[app]
+name = "web"
+[image]
+ref = "registry.test/web:1"
+[processes.web]
+command = ["/web"]
+[processes.web.resources]
+memory = "128Mi"
+cpu = 1
+disk = "1Gi"
+"""
+# golden file: command lines; each is run as text and with --json. "| " before a line: with MANIFEST on stdin.
+COMMANDS = {
+    "whoami": ["whoami"],
+    "orgs": ["orgs list"],
+    "nodes": ["nodes"],
+    "apps": ["apps list", "apps create shop", "apps list -q"],
+    "envs": ["envs list --app web", "envs create staging --app web"],
+    "releases": ["releases", "releases list", "releases get v1", "releases get " + REL1, "releases get v9", "releases get 9"],
+    "deploys": ["deploys", "deploys get " + DEP, "deploys get " + DEP_BAD, "deploys get 1", "deploys wait " + DEP, "deploys wait " + DEP_BAD],
+    "status": ["status", "status --app nothing"],
+    "instances": ["ps", "ps --all", "ps --process web", "instances list", "instances get " + INST_BAD, "instances get x"],
+    "logs": ["logs", "logs -n 1 --stream stderr --contains a&b", "logs -n 0"],
+    "logs-follow": ["logs -f"],
+    "events": ["events", "events --type instance.* -n 5", "events --after x"],
+    "routes": ["routes", "routes --all", "routes create web.test --port 8443", "routes create --raw --port 5432 --listen 5432 --proxy v2 --process db",
+               "routes create", "routes create a --port 70000", "routes delete web.test", "routes delete " + ROUTE, "routes delete nothing"],
+    "scale": ["scale", "scale web=2", "scale web=default", "scale web", "scale web=101", "scale web=2 --wait --wait-timeout 10ms", "scale web=2 --wait-timeout never --wait"],
+    "rollback": ["rollback", "rollback --to v1 --no-wait", "rollback --to v1 --wait", "rollback --to newest"],
+    "restart": ["restart --process web --process worker", "restart --wait"],
+    "deploy": ["| deploy -f - --no-wait", "| deploy -f - --image registry.test/web:2 --note x --force --on-failure rollback --no-wait",
+               "deploy --release v2 --no-wait", "deploy --release v2 --dry-run", "deploy -f missing.toml", "| deploy -f - --app other"],
+    "deploy-wait": ["| deploy -f - --wait"],
+    "run": ["run registry.test/web:1 --port 8443 --hostname web.test --no-wait", "run registry.test/web:1 --hostname web.test", "run registry.test/web:1 --port x",
+            "run 'bad image'"],
+    "init": ["init --image registry.test/my_app:1 --port 8443", "init --image registry.test/My_App:1", "init --image registry.test/web:1 -f -", "init --image registry.test/web:1 -f out/moat.toml", "init --image registry.test/web:1 -f out/moat.toml",
+             "init"],
+    "manifest": ["| manifest validate -f -", "| manifest show -f -", "manifest validate"],
+    "help": ["version", "help", "help routes", "help deploy", "help routes create", "help nothing", "completion bash", "completion zsh", "completion fish"],
+}
+# What cannot be shown against fixed answers: up, down and doctor ask this machine.
+ELSEWHERE = {"up", "down", "doctor"}
+NOT_JSON = {"help", "help routes", "help deploy", "help routes create", "logs -f", "deploys wait " + DEP, "deploys wait " + DEP_BAD, "rollback --to v1 --wait",
+            "restart --wait", "| deploy -f - --wait"}
+
+
+class Bench:
+    def __init__(self, folder):
+        self.dir = folder
+        self.fixture = Fixture(folder)
+        os.makedirs(os.path.join(folder, "home"))
+        os.makedirs(os.path.join(folder, "out"))
+        self.env = {"PATH": "/usr/bin:/bin", "HOME": os.path.join(folder, "home"), "MOAT_API": "unix:" + self.fixture.path, "MOAT_TOKEN": "secret",
+                    "MOAT_ORG": "local", "MOAT_APP": "web", "MOAT_ENV": "prod", "MOAT_CONFIG": os.path.join(folder, "cli.toml"), "LC_ALL": "C",
+                    "ASAN_OPTIONS": os.environ.get("ASAN_OPTIONS", "detect_leaks=0")}
+        with open(self.env["MOAT_CONFIG"], "w") as f:
+            f.write("tls_port = 9443\n")
+
+    def run(self, line, *more, env=None):
+        stdin = MANIFEST if line.startswith("| ") else ""
+        words = [w.replace("bad_image", "bad image") for w in line.replace("| ", "").replace("'bad image'", "bad_image").split()] + list(more)
+        e = dict(self.env, **(env or {}))
+        if "--app" in words or words[0] == "deploy":
+            e.pop("MOAT_APP", None)
+        r = subprocess.run([MOAT] + words, input=stdin, capture_output=True, text=True, timeout=30, env=e, cwd=self.dir)
+        return r.returncode, r.stdout, r.stderr
+
+    def plain(self, text):
+        text = text.replace(self.dir, "$D")
+        text = re.sub(r"\b20(?!01-)\d\d-\d\d-\d\dT[0-9:.]+Z", "NOW", text)
+        text = re.sub(r" *\d{6,}\.\d\d s", " N s", text)
+        text = re.sub(r" +\d\.\d\d s  (\d/\d ready)", r" N s \1", text)  # how long scale has waited
+        text = re.sub(r'"routed":\d+', '"routed":0', text)
+        return re.sub(r"moat \d+\.\d+\.\d+|(?<=client_version\":\")[^\"]+", "VERSION", text)
+
+
+def no_control_bytes(what, text):
+    bad = [c for c in text if (ord(c) < 32 and c not in "\n\t") or 127 <= ord(c) < 160]
+    assert not bad, f"{what}: control characters {bad!r} in {text!r}"
+
+
+def record(b, lines):
+    out = []
+    for line in lines:
+        for mode in ([], ["--json"]):
+            b.fixture.reset()
+            code, stdout, stderr = b.run(line, *mode)
+            if os.path.exists(os.path.join(b.dir, "moat.toml")):  # init with --json keeps what it made; later commands would read it
+                os.unlink(os.path.join(b.dir, "moat.toml"))
+            if mode:
+                docs = stdout.splitlines()
+                assert line in NOT_JSON or len(docs) == 1, f"{line} --json: {len(docs)} documents"
+                if not line.startswith("help") or code != 0:
+                    for d in docs:
+                        json.loads(d)
+                    assert docs, f"{line} --json: nothing on stdout"
+            else:
+                no_control_bytes(line, stdout + stderr)
+            seen = "".join("  " + s + "\n" for s in b.fixture.seen)
+            out.append(f"$ moat {line} {' '.join(mode)}".rstrip() + f"\nexit {code}\n" + (f"requests:\n{seen}" if seen else "") +
+                       f"stdout:\n{stdout}" + f"stderr:\n{stderr}")
+    return b.plain("\n".join(out))
+
+
+def compare(name, text):
+    path = os.path.join(HERE, "golden", f"cli-{name}.txt")
+    if UPDATE:
+        with open(path, "w") as f:
+            f.write(text)
+        return
+    with open(path) as f:
+        want = f.read()
+    diff = list(difflib.unified_diff(want.splitlines(), text.splitlines(), "golden", "now", lineterm="", n=2))
+    assert not diff, "differs from " + path + "\n" + "\n".join(diff[:60])
+
+
+def every_command_has_one(b):
+    _, out, _ = b.run("completion bash")
+    words = re.search(r"compgen -W '([^']*)'", out).group(1).split()
+    covered = {line.replace("| ", "").split()[0] for lines in COMMANDS.values() for line in lines}
+    assert set(words) == covered | ELSEWHERE, f"commands without a golden answer: {set(words) ^ (covered | ELSEWHERE)}"
+
+
+def problem(code, **more):
+    return dict({"code": code, "title": "a title", "detail": f"the reason {ESC}", "retryable": False}, **more)
+
+
+CATEGORIES = [
+    # status, exit code, category
+    (400, 2, "usage"), (422, 2, "usage"), (401, 3, "auth"), (403, 3, "auth"), (404, 4, "not_found"), (409, 5, "conflict"), (412, 5, "conflict"),
+    (429, 6, "transient"), (503, 6, "transient"), (504, 6, "transient"), (500, 7, "internal"),
+]
+
+
+def errors_have_categories(b):
+    for status, want, category in CATEGORIES:
+        b.fixture.reset()
+        body = problem("some_code", hint="do this", errors=[{"field": "app.name", "message": f"no {ESC}", "line": 3, "column": 4}], details={"k": 1})
+        b.fixture.faults[("GET", f"{E}/status")] = (status, body)
+        code, out, err = b.run("status", "--json")
+        doc = json.loads(out)["error"]
+        assert code == want and doc["category"] == category, f"{status}: exit {code}, {doc}"
+        assert doc["code"] == "some_code" and doc["hint"] == "do this" and doc["request_id"] == "req_fixture" and doc["details"] == {"k": 1}, doc
+        assert len(out.splitlines()) == 1 and err == "", (out, err)
+        tries = len([s for s in b.fixture.seen if "/status" in s])
+        assert tries == (5 if want == 6 else 1), f"{status}: asked {tries} times"
+        b.fixture.seen.clear()
+        code, out, err = b.run("status")
+        assert code == want and out == "", (code, out)
+        assert err == "error: some_code: the reason ?[2J\n  3:4: app.name: no ?[2J\nhint: do this\nrequest: req_fixture\n", err
+
+
+def both_json(b, line, want, category):
+    code, out, err = b.run(line, "--json")
+    doc = json.loads(out)["error"]
+    assert code == want and doc["category"] == category and err == "", (code, out, err)
+    return doc, err
+
+
+def both(b, line, want, category, **kw):
+    code, out, err = b.run(line, "--json", **kw)
+    doc = json.loads(out.splitlines()[-1])["error"]
+    assert code == want and doc["category"] == category and err == "", (code, out, err)
+    code, out, err = b.run(line, **kw)
+    assert code == want and "error: " in err, (code, out, err)
+    no_control_bytes(line, err)
+    return doc, err
+
+
+def a_dead_socket_is_transient(b):
+    doc, err = both(b, "whoami", 6, "transient", env={"MOAT_API": "unix:/nonexistent/api.sock"})
+    assert doc["retryable"] is True and "moat up" in doc["hint"] and "/nonexistent/api.sock" in err, (doc, err)
+
+
+def a_slow_answer_is_transient(b):
+    b.fixture.reset()
+    b.fixture.delay = 3
+    start = time.monotonic()
+    both(b, "whoami --timeout 200ms", 6, "transient")
+    assert time.monotonic() - start < 6
+    b.fixture.delay = 0
+
+
+def an_answer_that_is_none_is_internal(b):
+    for raw in (b"{", b"not json", b"[1,2", b'{"a":1}{"b":2}', b'{"a":"\xff"}'):
+        b.fixture.reset()
+        b.fixture.faults[("GET", "/v1/auth/whoami")] = (200, raw)
+        both(b, "whoami", 7, "internal")
+    b.fixture.faults[("GET", "/v1/auth/whoami")] = (500, b"<html>\x1b[2J")
+    doc, err = both(b, "whoami", 7, "internal")
+    assert "500" in err, err
+
+
+def a_wrong_token_is_auth(b):
+    b.fixture.reset()
+    doc, err = both(b, "whoami", 3, "auth", env={"MOAT_TOKEN": "other"})
+    assert "MOAT_TOKEN" in doc["hint"] and "other" not in err, (doc, err)
+
+
+def no_platform_is_usage(b):
+    both(b, "whoami", 2, "usage", env={"MOAT_API": ""})
+    both(b, "whoami", 2, "usage", env={"MOAT_API": "https://moat.example"})
+
+
+def the_target_is_resolved_in_order(b):
+    b.fixture.reset()
+    b.run("status", env={"MOAT_APP": "", "MOAT_ENV": "prod"})
+    assert any(s.startswith(f"GET {O}/apps?limit") for s in b.fixture.seen), b.fixture.seen  # the only app there is
+    with open(os.path.join(b.dir, "moat.toml"), "w") as f:
+        f.write(MANIFEST.replace('"web"', '"of-the-manifest"', 1))
+    try:
+        b.fixture.reset()
+        b.run("status", env={"MOAT_APP": ""})
+        assert f"GET {O}/apps?name=of-the-manifest" in b.fixture.seen, b.fixture.seen
+        b.fixture.reset()
+        b.run("status --app other")
+        assert f"GET {O}/apps?name=other" in b.fixture.seen, b.fixture.seen
+    finally:
+        os.unlink(os.path.join(b.dir, "moat.toml"))
+    doc, _ = both(b, "restart", 2, "usage", env={"MOAT_ENV": ""})
+    assert "--env" in doc["message"], doc
+    b.fixture.reset()
+    b.fixture.answers[("GET", f"{O}/apps")] = lst(named(APP, "web"), named(oid("app", 2), "shop"))
+    doc, _ = both(b, "status", 2, "usage", env={"MOAT_APP": ""})
+    b.fixture.answers[("GET", f"{O}/apps")] = lst(named(APP, "web"))
+    assert "--app" in doc["message"], doc
+
+
+def a_key_given_is_the_key_sent(b):
+    b.fixture.reset()
+    code, out, _ = b.run("scale web=2 --debug --idempotency-key fixed-1")
+    assert code == 0 and b.fixture.keys == ["fixed-1"], b.fixture.keys
+    b.run("scale web=2")
+    b.run("scale web=2")
+    assert len(set(b.fixture.keys)) == 3 and all(len(k) == 32 for k in b.fixture.keys[1:]), b.fixture.keys
+    code, _, err = b.run("whoami --debug")
+    assert "GET /v1/auth/whoami -> 200" in err and "secret" not in err, err
+
+
+def scaling_waits_until_it_is_so(b):
+    b.fixture.reset()
+    good = dict(STATUS, processes=[dict(STATUS["processes"][0], ready=2)])
+    b.fixture.faults[("GET", f"{E}/status")] = (200, good)
+    code, out, err = b.run("scale web=2 --wait")
+    assert code == 0 and "2/2 ready" in err and "override" in out, (code, out, err)
+    b.fixture.faults[("GET", f"{E}/status")] = (500, problem("some_code"))
+    both(b, "scale web=2 --wait", 7, "internal")
+
+
+def watching_is_no_json(b):
+    doc, _ = both_json(b, "status --watch", 2, "usage")
+    assert "events -f" in doc["message"], doc
+
+
+def waiting_ends_in_time(b):
+    b.fixture.reset()
+    b.fixture.hold = True
+    b.fixture.faults[("GET", f"{E}/deploys/{DEP}")] = (200, deploy(DEP, "rolling"))
+    doc, err = both(b, f"deploys wait {DEP} --wait-timeout 300ms", 6, "transient")
+    assert doc["details"]["reason"] == "wait_timeout" and DEP in doc["hint"] and "goes on" in err, (doc, err)
+
+
+def an_interrupt_ends_the_waiting_only(b):
+    for mode in ([], ["--json"]):
+        b.fixture.reset()
+        b.fixture.hold = True
+        p = subprocess.Popen([MOAT, "deploys", "wait", DEP] + mode, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=b.env, cwd=b.dir)
+        end = time.monotonic() + 10
+        while not any("stream" in s for s in b.fixture.seen) and time.monotonic() < end:
+            time.sleep(0.01)
+        p.send_signal(signal.SIGINT)
+        out, err = p.communicate(timeout=10)
+        assert p.returncode == 130, (p.returncode, out, err)
+        if mode:
+            assert json.loads(out)["error"]["category"] == "interrupted", out
+        else:
+            assert "the deploy goes on" in err and f"moat deploys wait {DEP}" in err, err
+    b.fixture.released.set()
+    b.fixture.released.clear()
+
+
+def a_stream_goes_on_where_it_ended(b):
+    b.fixture.reset()
+    p = subprocess.Popen([MOAT, "events", "-f", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=b.env, cwd=b.dir)
+    end = time.monotonic() + 10
+    while not any("after_event_id=3" in s for s in b.fixture.seen) and time.monotonic() < end:
+        time.sleep(0.01)
+    p.terminate()
+    out, _ = p.communicate(timeout=10)
+    assert any("events/stream?after_event_id=2" in s for s in b.fixture.seen) and any("events/stream?after_event_id=3" in s for s in b.fixture.seen), b.fixture.seen
+    rows = [json.loads(x) for x in out.splitlines()]
+    assert [r["event_id"] for r in rows][:3] == [1, 2, 3] and all(r["type"] == "event" and r["ts"] for r in rows), rows
+
+
+def a_closed_pipe_ends_quietly(b):
+    p = subprocess.Popen([MOAT, "logs", "-f"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=b.env, cwd=b.dir)
+    p.stdout.close()
+    err = p.stderr.read()
+    p.wait(timeout=10)
+    assert err == "", err
+
+
+def doctor_reaches_the_platform(b):
+    b.fixture.reset()
+    code, out, _ = b.run("doctor --json")
+    checks = {c["check"]: c for c in json.loads(out)["data"]["checks"]}
+    assert checks["control plane"]["severity"] == "ok" and checks["node"]["severity"] == "ok", checks
+    code, out, err = b.run("doctor --json", env={"MOAT_API": "unix:/nonexistent"})
+    checks = {c["check"]: c for c in json.loads(out)["data"]["checks"]}
+    assert checks["control plane"]["severity"] == "warn" and err == "", (checks, err)
+
+
+def on_a_terminal(b):
+    """Colours, and the width of the screen is kept; with NO_COLOR or --no-color no escape at all."""
+    import fcntl
+    import pty
+    import struct
+    import termios
+    for env, more, colour in (({}, [], True), ({"NO_COLOR": "1"}, [], False), ({}, ["--no-color"], False)):
+        main, side = pty.openpty()
+        fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+        p = subprocess.Popen([MOAT, "releases"] + more, stdin=side, stdout=side, stderr=side, env=dict(b.env, **env), cwd=b.dir)
+        os.close(side)
+        text = b""
+        while True:
+            try:
+                part = os.read(main, 65536)
+            except OSError:
+                break
+            if not part:
+                break
+            text += part
+        os.close(main)
+        assert p.wait(timeout=10) == 0
+        shown = re.sub(r"\x1b\[\d+m", "", text.decode())
+        assert ("\x1b[" in text.decode()) == colour, text
+        assert all(len(x) <= 100 for x in shown.split("\r\n")), shown
+        assert REL1 in shown and "…" in shown, shown
+
+
+def main():
+    failed = 0
+    with tempfile.TemporaryDirectory(prefix="mt-cli-", dir="/tmp") as folder:
+        b = Bench(folder)
+        cases = [(f"golden {n}", lambda n=n: compare(n, record(b, COMMANDS[n]))) for n in COMMANDS]
+        cases += [("every command has a golden answer", lambda: every_command_has_one(b))]
+        for f in (errors_have_categories, a_dead_socket_is_transient, a_slow_answer_is_transient, an_answer_that_is_none_is_internal, a_wrong_token_is_auth,
+                  no_platform_is_usage, the_target_is_resolved_in_order, a_key_given_is_the_key_sent, scaling_waits_until_it_is_so, watching_is_no_json, waiting_ends_in_time, an_interrupt_ends_the_waiting_only,
+                  a_stream_goes_on_where_it_ended, a_closed_pipe_ends_quietly, doctor_reaches_the_platform, on_a_terminal):
+            cases.append((f.__name__.replace("_", " "), lambda f=f: f(b)))
+        for name, case in cases:
+            try:
+                case()
+                print(f"ok - {name}", flush=True)
+            except Exception as e:  # each case is told, whatever breaks it
+                failed += 1
+                lines = (str(e) or type(e).__name__).splitlines()
+                print(f"not ok - {name}: {lines[0]}", flush=True)
+                print("\n".join("    " + x for x in lines[1:]), flush=True)
+        b.fixture.close()
+    return 1 if failed else 0
+
+
+sys.exit(main())
