@@ -67,7 +67,7 @@ def main():
 
     def vsock_dies():
         vms = p.vms()
-        vs = [q for q, cmd in processes_of("moat-vsock") if "qemu" not in cmd]
+        vs = [q for q, cmd in processes_of("moat-vsock") if "qemu" not in cmd and p.is_ours(q)]
         check(vs, "no moat-vsock runs")
         os.kill(vs[0], signal.SIGKILL)
         wait_until(lambda: p.vms() and p.vms() != vms and p.instances()[0]["status"] == "ready", 60, "a new boot attempt is ready")

@@ -136,7 +136,7 @@ def main():
         check(r.returncode == 0 and r.stdout == "none", f"the edge's user does not reach a declared port: {r.stderr}")
 
     def confinement():
-        for pid in p.vms() + [q for q, cmd in processes_of("moat-vsock")]:
+        for pid in p.vms() + [q for q, cmd in processes_of("moat-vsock") if p.is_ours(q)]:
             for t in os.listdir(f"/proc/{pid}/task"):
                 s = dict(x.split(":\t", 1) for x in open(f"/proc/{pid}/task/{t}/status").read().splitlines() if ":\t" in x)
                 check(s["Seccomp"] == "2" and s["NoNewPrivs"] == "1", f"{pid}: Seccomp {s['Seccomp']} NoNewPrivs {s['NoNewPrivs']}")
