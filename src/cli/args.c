@@ -153,9 +153,12 @@ static int settle(struct cli *c)
     c->tty = isatty(STDOUT_FILENO) && isatty(STDERR_FILENO);
     c->color = c->tty && !c->json && !cli_has(c, "no-color") && !getenv("NO_COLOR");
     c->timeout_ms = 30000;
+    c->wait_ms = 15 * 60 * 1000;
     struct mt_err err;
     if (cli_has(c, "timeout") && cli_parse_duration(cli_opt(c, "timeout"), &c->timeout_ms, &err) < 0)
         return cli_usage(c, "--timeout: %s", err.msg);
+    if (cli_has(c, "wait-timeout") && cli_parse_duration(cli_opt(c, "wait-timeout"), &c->wait_ms, &err) < 0) /* known before anything is changed */
+        return cli_usage(c, "--wait-timeout: %s", err.msg);
     const char *key = cli_opt(c, "idempotency-key");
     if (key && (strlen(key) > 64 || !*key || strspn(key, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") != strlen(key)))
         return cli_usage(c, "--idempotency-key: 1 to 64 letters, digits, '.', '_', '-'");

@@ -54,7 +54,8 @@ struct cli {
     uint64_t tls_port; /* local port behind route port 443; 0: 443 itself */
     struct mt_http_client *http;
     char idempotency_key[65];
-    int64_t timeout_ms;
+    int64_t timeout_ms; /* of one request */
+    int64_t wait_ms;    /* --wait-timeout */
 };
 
 /** What people want of a command: the headings of the help. */
@@ -175,8 +176,6 @@ void cli_app_of_manifest(struct cli *c);
 int cli_ensure_env(struct cli *c);
 /** True when the command should wait for convergence. */
 bool cli_wants_wait(const struct cli *c);
-/** When --wait-timeout (default 15 minutes) ends, monotonic ns; exit code. */
-int cli_wait_limit(struct cli *c, int64_t *ret_deadline);
 /** Follow a deploy to its end, printing steps; exit code as §15.4. @after is the event id that created it. */
 int cli_wait_deploy(struct cli *c, const char *deploy_id, uint64_t after);
 /** Print the object that the API gives under "failure" (reason, exit code, last lines); NULL prints nothing. */

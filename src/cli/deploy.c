@@ -31,6 +31,31 @@ static json_t *process_list(const struct cli *c)
     return list;
 }
 
+/* What a dry run would do: one line for each process, from which release to which. */
+static int print_plan(struct cli *c, const json_t *plan)
+{
+    static const struct cli_column cols[] = {{"PROCESS", "process"}, {"FROM", "from"}, {"TO", "to"}};
+    const char *process;
+    json_t *id;
+    mt_auto_json json_t *from = json_array(), *to = json_array();
+    json_object_foreach(json_object_get(plan, "release_ids"), process, id)
+    {
+        json_t *before = json_object_get(json_object_get(plan, "previous_release_ids"), process);
+        (void)json_array_append_new(from, json_pack("{s:O?}", "release_id", before));
+        (void)json_array_append_new(to, json_pack("{s:s,s:O}", "process", process, "release_id", id));
+    }
+    cli_name_releases(c, from);
+    cli_name_releases(c, to);
+    for (size_t i = 0; i < json_array_size(to); i++) {
+        json_t *row = json_array_get(to, i), *name = json_object_get(row, "release"), *before = json_object_get(json_array_get(from, i), "release");
+        (void)json_object_set(row, "to", name ? name : json_object_get(row, "release_id"));
+        if (before)
+            (void)json_object_set(row, "from", before);
+    }
+    cli_say(c, "dry run: all checks passed, nothing is changed (strategy %s, on failure %s)", cli_str(plan, "strategy"), cli_str(plan, "on_failure"));
+    return cli_print_table(c, to, cols, MT_ARRAY_LEN(cols), "processes to deploy");
+}
+
 static int deploy_release(struct cli *c, const char *release_id)
 {
     mt_auto_json json_t *body = json_pack("{s:s}", "release_id", release_id);
@@ -51,9 +76,7 @@ static int deploy_release(struct cli *c, const char *release_id)
             return code;
         if (c->json)
             return cli_print_object(c, "Plan", plan);
-        (void)json_dumpf(plan, stdout, JSON_INDENT(2));
-        (void)putchar('\n');
-        return CLI_OK;
+        return print_plan(c, plan);
     }
     return submit_deploy(c, cli_env_path(c, "/deploys"), body);
 }

@@ -27,16 +27,6 @@ struct watch {
 
 enum { DONE = 1 };
 
-int cli_wait_limit(struct cli *c, int64_t *ret_deadline)
-{
-    int64_t limit_ms = 15 * 60 * 1000;
-    struct mt_err err;
-    if (cli_has(c, "wait-timeout") && cli_parse_duration(cli_opt(c, "wait-timeout"), &limit_ms, &err) < 0)
-        return cli_usage(c, "--wait-timeout: %s", err.msg);
-    *ret_deadline = mt_clock_mono() + limit_ms * MT_NS_PER_MS;
-    return CLI_OK;
-}
-
 bool cli_wants_wait(const struct cli *c)
 {
     if (cli_has(c, "no-wait"))
@@ -242,10 +232,7 @@ static void catch_interrupt(const struct cli *c, const char *deploy_id)
 
 int cli_wait_deploy(struct cli *c, const char *deploy_id, uint64_t after)
 {
-    struct watch w = {.deploy_id = deploy_id, .lines = c->json};
-    int bad = cli_wait_limit(c, &w.deadline);
-    if (bad != CLI_OK)
-        return bad;
+    struct watch w = {.deploy_id = deploy_id, .lines = c->json, .deadline = mt_clock_mono() + c->wait_ms * MT_NS_PER_MS};
     char target[300];
     /* from just before the command's own events: it wrote fewer than 100 */
     (void)snprintf(target, sizeof target, "/v1/orgs/%s/events/stream?after_event_id=%" PRIu64 "&correlation_id=%s", c->org_id,
@@ -276,28 +263,4 @@ int cli_wait_deploy(struct cli *c, const char *deploy_id, uint64_t after)
         told = code == CLI_TRANSIENT;
         (void)usleep(followed == CLI_OK ? 200000 : 2000000);
     }
-}
-
-int cli_receipt(struct cli *c, const char *type, const json_t *body)
-{
-    const json_t *r = json_object_get(body, "receipt");
-    if (c->quiet) {
-        (void)printf("%s\n", cli_str(body, "id"));
-        return CLI_OK;
-    }
-    if (c->json) {
-        mt_auto_json json_t *data = json_copy((json_t *)(uintptr_t)body);
-        (void)json_object_del(data, "receipt");
-        mt_auto_json json_t *doc = json_pack("{s:s,s:s,s:O*,s:{s:s?,s:s?,s:s?},s:{s:s,s:s,s:s?},s:b,s:O*,s:O*,s:O,s:O*}", "api", "v1", "kind", "Receipt",
-                                             "operation", json_object_get(r, "operation"), "target", "org", c->org, "app", c->app, "env", c->env,
-                                             "resource", "type", type, "id", cli_str(body, "id"), "name", *cli_str(body, "name") ? cli_str(body, "name") : NULL,
-                                             "changed", true, "event_id", json_object_get(r, "event_id"), "desired", json_object_get(r, "desired"),
-                                             "observed", data, "next", json_object_get(r, "next"));
-        return cli_print_line(c, doc);
-    }
-    (void)printf("%s %s%s%s\n", type, cli_str(body, "id"), *cli_str(body, "status") ? " " : "", cli_str(body, "status"));
-    size_t i;
-    json_t *n;
-    json_array_foreach(json_object_get(r, "next"), i, n) cli_say(c, "next: %s", cli_str(n, "command"));
-    return CLI_OK;
 }

@@ -48,7 +48,7 @@ COMMANDS = {
     "events": ["events", "events --type instance.* -n 5", "events --after x"],
     "routes": ["routes", "routes --all", "routes create web.test --port 8443", "routes create --raw --port 5432 --listen 5432 --proxy v2 --process db",
                "routes create", "routes create a --port 70000", "routes delete web.test", "routes delete " + ROUTE, "routes delete nothing"],
-    "scale": ["scale", "scale web=2", "scale web=default", "scale web", "scale web=101", "scale web=2 --wait --wait-timeout 10ms", "scale web=2 --wait-timeout never --wait"],
+    "scale": ["scale", "scale web=2", "scale web=default", "scale web", "scale web=101", "scale web=2 --wait --wait-timeout 200ms", "scale web=2 --wait-timeout never --wait"],
     "rollback": ["rollback", "rollback --to v1 --no-wait", "rollback --to v1 --wait", "rollback --to newest"],
     "restart": ["restart --process web --process worker", "restart --wait"],
     "deploy": ["| deploy -f - --no-wait", "| deploy -f - --image registry.test/web:2 --note x --force --on-failure rollback --no-wait",

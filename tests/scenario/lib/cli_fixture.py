@@ -104,6 +104,8 @@ ANSWERS = {
     ("GET", f"{E}/deploys"): lst(deploy(DEP_BAD, "failed", failed_reason="instance_failed"), deploy(DEP, "succeeded")),
     ("POST", f"{E}/deploys"): receipt("deploy.create", deploy(DEP, "pending")),
     ("GET", f"{E}/deploys/{DEP}"): deploy(DEP, "succeeded"),
+    ("POST", f"{E}/deploys?dry_run=true"): deploy(DEP, "queued", release_ids={"web": REL2, "worker": REL2}, previous_release_ids={"web": REL1},
+                                                  strategy="rolling", on_failure="hold", dry_run=True),
     ("GET", f"{E}/deploys/{DEP_BAD}"): deploy(DEP_BAD, "failed", failed_reason="instance_failed", message="web failed 3 times", failure=FAILURE),
     ("POST", f"{E}/rollbacks"): receipt("rollback.create", deploy(DEP_BAD, "pending", kind="rollback")),
     ("POST", f"{E}/restarts"): receipt("restart.create", deploy(DEP, "pending", kind="restart")),
@@ -177,7 +179,7 @@ class Fixture:
             return self.stream(h, rows)
         if path == f"{E}/logs/stream":
             return self.stream(h, LOGS + [{"type": "end"}])
-        answer = self.answers.get((h.command, path))
+        answer = self.answers.get((h.command, h.path), self.answers.get((h.command, path)))
         if answer is None:
             return self.reply(h, 404, {"code": "not_found", "detail": f"nothing is at {path}", "retryable": False})
         if "name=nothing" in h.path:
