@@ -4,6 +4,7 @@
 #include "control/log/append.h"
 #include "control/log/read.h"
 #include "control/log/schema.h"
+#include "control/log/verify.h"
 #include "pg/cluster.h"
 
 #include "base/clock.h"
@@ -228,6 +229,22 @@ static int measure(enum mode mode, const char *name, int n, int events, int ms, 
     return r;
 }
 
+/* verify-log over all that the rows before have written: the chain of every event, and the numbers of every aggregate. */
+static int measure_verify(const char *control, struct mt_err *err)
+{
+    mt_auto_pg struct mt_pg *pg = NULL;
+    struct mt_log_verdict v;
+    int r = mt_pg_connect(&(struct mt_pg_conf){.conninfo = control, .call_timeout_ms = 120000}, &pg, err);
+    int64_t from = mt_clock_mono();
+    if (r < 0 || (r = mt_log_verify(pg, NULL, NULL, &v, err)) < 0)
+        return r;
+    if (v.bad_event_id)
+        return MT_FAIL(err, MT_E_CORRUPT, "event %lld: %s", (long long)v.bad_event_id, v.what);
+    int64_t took = mt_clock_mono() - from;
+    printf("verify 1 0 %.0f %lld 0 0 0\n", (double)v.events * 1e9 / (double)took, (long long)(took / 1000));
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     static const struct {
@@ -264,6 +281,13 @@ int main(int argc, char **argv)
             (void)fprintf(stderr, "error: %s\n", err.msg);
             return 1;
         }
+    }
+    bool want = argc == 3;
+    for (int k = 3; k < argc && !want; k++)
+        want = MT_STREQ(argv[k], "verify");
+    if (want && measure_verify(control, &err) < 0) {
+        (void)fprintf(stderr, "error: %s\n", err.msg);
+        return 1;
     }
     return 0;
 }

@@ -7,10 +7,14 @@
 #include "base/assert.h"
 #include "base/clock.h"
 
+#include <stdio.h>
 #include <string.h>
 
+/* Guard, counter and notification in one: nothing else under the lock depends on when the counter moves. */
 static const struct mt_pg_stmt st_guard = {
-    "log_guard", "SELECT 1 / (SELECT count(*) FROM event_counter WHERE last_event_id = $1 AND last_chain_hash = $2)"};
+    "log_guard", "WITH moved AS (UPDATE event_counter SET last_event_id = $3, last_chain_hash = $4"
+                 " WHERE last_event_id = $1 AND last_chain_hash = $2 RETURNING 1)"
+                 " SELECT 1 / (SELECT count(*) FROM moved), pg_notify('moat_events', $5)"};
 
 /* Numbers of the aggregates from memory; false when one is not known or a command has to go the long way. */
 static bool seqs_known(const struct batch *b, struct mt_cmd **cmds, int n)
@@ -36,14 +40,19 @@ static int send_all(struct batch *b, struct mt_cmd **cmds, int n, int64_t head, 
 {
     struct mt_pg_params p;
     mt_pg_p_init(&p);
+    char text[24];
+    (void)snprintf(text, sizeof text, "%lld", (long long)(head + events));
     mt_pg_p_i64(&p, head);
     mt_pg_p_bytes(&p, hash, 32);
+    mt_pg_p_i64(&p, head + events);
+    mt_pg_p_bytes(&p, b->hash, 32);
+    mt_pg_p_text(&p, text);
     int r = mt_pg_pipe_send(b->pg, &batch_st_begin, NULL, err);
     if (r < 0 || (r = mt_pg_pipe_send(b->pg, &batch_st_lock, NULL, err)) < 0 || (r = mt_pg_pipe_send(b->pg, &st_guard, &p, err)) < 0 ||
         (r = batch_send_guards(b, cmds, n, err)) < 0 || (r = batch_send_writes(b, events, now, err)) < 0)
         return r;
     b->head += events;
-    if ((r = batch_send_commit(b, err)) < 0)
+    if ((r = mt_pg_pipe_send(b->pg, &batch_st_commit, NULL, err)) < 0)
         return r;
     return mt_pg_pipe_mark(b->pg, err);
 }

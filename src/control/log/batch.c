@@ -13,7 +13,7 @@
 
 #define CAREFUL_BATCHES 8
 
-static const struct mt_pg_stmt st_commit = {"log_commit", "COMMIT"};
+const struct mt_pg_stmt batch_st_commit = {"log_commit", "COMMIT"};
 static const struct mt_pg_stmt st_release = {"log_release", "RELEASE SAVEPOINT one_command"};
 /* unnest() in the select list, not in FROM: there each array would go through a tuple store of its own. */
 static const struct mt_pg_stmt st_insert = {
@@ -343,16 +343,10 @@ static int rollback(struct batch *b, const char *sql)
     return 0;
 }
 
-int batch_send_commit(struct batch *b, struct mt_err *err)
-{
-    int r = send_counter(b, err);
-    return r < 0 ? r : mt_pg_pipe_send(b->pg, &st_commit, NULL, err);
-}
-
 static int commit(struct batch *b, struct mt_err *err)
 {
-    int r = batch_send_commit(b, err);
-    if (r < 0)
+    int r = send_counter(b, err);
+    if (r < 0 || (r = mt_pg_pipe_send(b->pg, &batch_st_commit, NULL, err)) < 0)
         return r;
     b->committing = true;
     r = mt_pg_pipe_sync(b->pg, NULL, 0, err);

@@ -64,8 +64,7 @@ void batch_finish(struct batch *b, struct mt_cmd **cmds, int n);
  * number of events. send: queue the inserts, the views and the records; returns the statements queued. */
 int batch_gather(struct batch *b, struct mt_cmd **cmds, int n, int64_t now, struct mt_err *err);
 int batch_send_writes(struct batch *b, int events, int64_t now, struct mt_err *err);
-/** Queue the counter, the notification and COMMIT. */
-int batch_send_commit(struct batch *b, struct mt_err *err);
+extern const struct mt_pg_stmt batch_st_commit;
 
 /* ahead.c: a whole batch in one trip, sent while the one before is still being flushed. It relies on what this appender
  * knows (head, numbers of aggregates) and on statements that fail when that, or what a command relied on, no longer holds. */
