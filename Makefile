@@ -22,7 +22,8 @@ $(BUILD)/build.ninja:
 	@rm -f $(BUILD).log
 
 build: $(BUILD)/build.ninja
-	@ninja -C $(BUILD) --quiet
+	@[ -f $(BUILD)/.ninja_log ] || echo "building (about a minute)"
+	@ninja -C $(BUILD) --quiet > $(BUILD)/make.log 2>&1 || { cat $(BUILD)/make.log >&2; exit 1; }
 	@mkdir -p bin
 	@for p in $(PROGRAMS); do f=$$(ls $(BUILD)/src/*/$$p 2>/dev/null) && cmp -s $$f bin/$$p || { [ -z "$$f" ] || install -m 755 $$f bin/$$p; }; done
 

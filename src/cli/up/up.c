@@ -107,6 +107,7 @@ static void announce(struct run *r)
 {
     const struct up_layout *l = &r->u.layout;
     r->announced = true;
+    mt_log_level(MT_INFO); /* until here the steps above tell it better */
     mt_loop_timer_set(r->watchdog, -1);
     if (r->c->json) {
         mt_auto_json json_t *j = json_pack("{s:s,s:s,s:s,s:i,s:I}", "data_dir", l->dir, "api", r->u.services[UP_CONTROL].argv[2], "registry", l->registry,
@@ -509,7 +510,7 @@ int cmd_up(struct cli *c)
             return code;
         }
     }
-    mt_log_init("up", MT_INFO, c->json || !c->tty || r.tell_fd >= 0);
+    mt_log_init("up", MT_WARN, c->json || !c->tty || r.tell_fd >= 0);
     char pid[32];
     int n = snprintf(pid, sizeof pid, "%d\n", (int)getpid());
     if (mt_file_write(up_path(l, path, "run/up.pid"), pid, (size_t)n, 0644, &err) < 0)
