@@ -50,7 +50,7 @@ static int load_conf(struct cli *c, struct cli_conf *conf)
         if (r == 0)
             return CLI_OK;
         if (r != -MT_E_NOT_FOUND || given)
-            return cli_fail(c, &err, "MOAT_CONFIG names the configuration file");
+            return cli_error(c, CLI_USAGE, err.msg, "MOAT_CONFIG names the configuration file");
     }
     return CLI_OK;
 }
