@@ -533,9 +533,20 @@ static int sha256_two(const void *a, size_t na, const void *b, size_t nb, uint8_
     return 0;
 }
 
+/* Events of a batch share their time: its text is made once. */
+static const char *when_text(int64_t us)
+{
+    static _Thread_local int64_t last;
+    static _Thread_local char text[MT_RFC3339_LEN];
+    if (us != last || !text[0]) {
+        (void)mt_rfc3339(us, text);
+        last = us;
+    }
+    return text;
+}
+
 int mt_chain_hash(const uint8_t prev[32], const struct mt_chain_event *e, struct mt_buf *b, uint8_t ret[32], struct mt_err *err)
 {
-    char when[MT_RFC3339_LEN];
     mt_buf_reset(b);
     put_text(b, "{\"actor_id\":", e->actor_id);
     put_text(b, ",\"actor_type\":", e->actor_type);
@@ -553,7 +564,7 @@ int mt_chain_hash(const uint8_t prev[32], const struct mt_chain_event *e, struct
     put_text(b, ",\"event_type\":", e->event_type);
     put_int(b, ",\"event_version\":", e->event_version);
     put_text(b, ",\"idempotency_key\":", e->idempotency_key);
-    put_text(b, ",\"occurred_at\":", mt_rfc3339(e->occurred_us, when));
+    put_text(b, ",\"occurred_at\":", when_text(e->occurred_us));
     put_text(b, ",\"org_id\":", e->org_id);
     mt_buf_puts(b, ",\"payload\":");
     mt_buf_put(b, e->payload, e->payload_len);
