@@ -83,8 +83,9 @@ static void on_instance(struct cli *c, struct watch *w, const json_t *ev, int64_
     char code[40] = "";
     if (cli_member(ev, "payload.exit_code"))
         (void)snprintf(code, sizeof code, " exit code %" PRId64, cli_int(ev, "payload.exit_code"));
-    (void)snprintf(text, sizeof text, "%s%s%s%s%s%s%s%s", id, *detail ? " " : "", detail, *reason ? ": " : "", reason,
-                   *cli_str(ev, "payload.reason_detail") ? " " : "", cli_str(ev, "payload.reason_detail"), code);
+    /* without a reason the detail is only what the last health check met on the way up */
+    const char *why = *reason ? cli_str(ev, "payload.reason_detail") : "";
+    (void)snprintf(text, sizeof text, "%s%s%s%s%s%s%s%s", id, *detail ? " " : "", detail, *reason ? ": " : "", reason, *why ? " " : "", why, code);
     print_step(c, w, us, status, text, MT_STREQ(status, "failed") ? "red" : MT_STREQ(status, "ready") ? "green" : "bold");
 }
 

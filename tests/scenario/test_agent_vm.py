@@ -4,7 +4,8 @@
 
 Boot to ready, logs, adoption after kill -9 in every phase that matters, ends of workloads, drain, replacement, absence,
 planned end of the platform; the host is the same before and after.
-"""
+
+RUN ALONE: it measures starts of VMs."""
 import os
 import signal
 import subprocess

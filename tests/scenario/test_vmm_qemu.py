@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The qemu driver with real VMs: time to hello, confinement, one unit, adoption, undo after every partial start, teardown, probe.
 
-Everything lives in a network namespace, a data folder and a cgroup of its own; vmtool (tests/tools) is the agent here."""
+Everything lives in a network namespace, a data folder and a cgroup of its own; vmtool (tests/tools) is the agent here.
+RUN ALONE: it measures starts of VMs."""
 import ctypes
 import json
 import os
