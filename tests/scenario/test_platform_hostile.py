@@ -374,13 +374,14 @@ def main():
     def immortal_guest():
         run_hostile("immortal", "immortal")
         said("immortal", 10, "mad immortal")
+        time.sleep(2)  # until it has stopped its PID 1, which would end it
         inst = p.instances("immortal")[0]["id"]
         began = time.monotonic()
         p.cli("scale", "web=0", "--app", "immortal")
 
         def gone():
             return inst not in json.dumps([i for i in p.instances("immortal") if i["status"] not in ("stopped", "failed")])
-        wait_until(gone, 50, "a guest that says again and again that it has ended is ended")
+        wait_until(gone, 30, "a guest that says again and again that it has ended is ended")
         print(f"  gone after {time.monotonic() - began:.1f} s")
 
     # -- (3) the API -----------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -32,12 +33,6 @@ struct sockaddr_vm {
 #define SO_VM_SOCKETS_CONNECT_TIMEOUT 6
 
 static char instance[64], boot[64];
-static volatile sig_atomic_t told;
-
-static void on_term(int sig)
-{
-    told = sig;
-}
 
 static double now(void)
 {
@@ -378,10 +373,22 @@ int main(int argc, char **argv)
         sleep(3); /* what was said so far can still be read */
         flood(atof(argv[3]));
     } else if (argc == 2 && !strcmp(argv[1], "immortal")) {
-        signal(SIGTERM, on_term);
+        static char heard[4096];
         printf("mad immortal\n");
-        while (!told)
-            pause();
+        sleep(1); /* PID 1 brings the line out; then it is stopped for ever, and we speak in its place */
+        if (ptrace(PTRACE_ATTACH, 1, NULL, NULL) < 0)
+            return 1;
+        for (int s = -1, told = 0; !told;) {
+            if (s < 0 && (s = vs(2, 5161)) >= 0)
+                say_hello(s, instance, "running", 1);
+            ssize_t n = s < 0 ? 0 : recv(s, heard, sizeof heard - 1, 0);
+            heard[n > 0 ? n : 0] = 0;
+            told = strstr(heard, "shutdown") != NULL;
+            if (n == 0 || told) {
+                close(s);
+                s = -1;
+            }
+        }
         for (;; usleep(200000)) {
             int s = vs(2, 5161);
             if (s < 0)
