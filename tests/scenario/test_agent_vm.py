@@ -50,7 +50,7 @@ class Suite:
         want(seqs == sorted(seqs), "sequence numbers do not grow: %s" % seqs)
         d = self.w.describe(wl["instance_id"])
         want(set(d["timing_ms"]) >= {"image", "disk", "net", "vm", "boot", "start", "ready"}, d["timing_ms"])
-        want("ready=" in r["status_detail"], r)
+        want("status_detail" not in r, r)  # a step is for the way up only
 
     def second_start_is_quick_to_exec(self):
         """Plan received to exec of the VMM, image cached: 60 ms on a quiet machine (32 ms measured); the limit here leaves
