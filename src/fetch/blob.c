@@ -147,7 +147,8 @@ static int finish(struct download *d, const char *digest, struct mt_fetch_fault 
         (void)unlink(part);
         return mt_fetch_fail(f, MT_FETCH_BAD_IMAGE, "digest_mismatch", "the blob '%s' arrived as sha256:%s", digest, hex);
     }
-    if (fchmod(d->fd, 0444) < 0 || fsync(d->fd) < 0 || rename(part, path) < 0)
+    /* read-only after the rename, not before: a partial blob that a kill leaves behind must open for writing again */
+    if (fsync(d->fd) < 0 || rename(part, path) < 0 || fchmod(d->fd, 0444) < 0)
         return sys_fail(f, "storing a blob");
     return mt_file_sync_dir(MT_BLOB_DIR, &err) < 0 ? mt_fetch_fail(f, MT_FETCH_INTERNAL, "internal", "%s", err.msg) : 0;
 }
