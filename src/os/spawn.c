@@ -92,9 +92,10 @@ __attribute__((noreturn)) static void child(const struct mt_spawn *s, pid_t pare
 {
     int high = fcntl(report, F_DUPFD_CLOEXEC, 3); /* a parent without stdio gets pipes numbered 0..2, which are about to be replaced */
     report = high < 0 ? report : high;
-    struct sigaction dfl = {.sa_handler = SIG_DFL};
+    static const unsigned long fresh[4]; /* struct kernel_sigaction: SIG_DFL, no flags, no restorer, no mask */
     for (int i = 1; i < NSIG; i++)
-        (void)sigaction(i, &dfl, NULL);
+        /* the bare system call: libc refuses its own two, which may be ignored by inheritance; KILL and STOP refuse: fine */
+        (void)syscall(SYS_rt_sigaction, i, &fresh, NULL, (size_t)8);
     sigset_t none;
     (void)sigemptyset(&none);
     (void)sigprocmask(SIG_SETMASK, &none, NULL);
