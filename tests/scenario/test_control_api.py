@@ -189,7 +189,7 @@ try:
         assert drain and ready and drain[0]["event_id"] > ready[0], (drain, ready)
         wait_for("the old instance to go", lambda: len(w.ok("GET", E + "/instances?status=ready")["items"]) == 1)
         wait_for("the drain delay to be cut", lambda: any(e["payload"].get("drain_delay_seconds") == 0 for e in
-                 w.ok("GET", O + "/events?event_type=instance.desired_state_changed&limit=500")["items"]), 4)
+                 w.ok("GET", O + "/events?event_type=instance.desired_state_changed&limit=500")["items"]), 12)
         wait_for("release of the address", lambda: w.ok("GET", O + "/events?event_type=instance.released")["items"])
         print("# rolled in %.2f s" % (time.monotonic() - t0))
 
