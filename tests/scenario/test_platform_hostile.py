@@ -10,6 +10,7 @@ import pwd
 import re
 import socket
 import stat
+import stat
 import subprocess
 import sys
 import threading
@@ -177,7 +178,7 @@ LISTS = [
 
 class Api:
     def __init__(self, p):
-        self.sock, self.internal = f"{p.data}/run/api.sock", f"{p.data}/run/internal.sock"
+        self.sock, self.internal = f"{p.data}/run/control/api.sock", f"{p.data}/run/control/internal.sock"
         self.token = open(f"{p.data}/control/operator.token").read().strip()
         self.bad, self.n = [], 0
         st = p.status()
@@ -287,7 +288,7 @@ def main():
         with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as s:
             s.sendto(b"mine", (node, port))
         check(udp.recv(100) == b"mine", "the listener does not hear the host itself")
-        snapshot = as_user("moat-edge", lambda: raw_http(f"{p.data}/run/internal.sock", request("GET", "/internal/v1/edge/config?after=0&wait=0"))[2])
+        snapshot = as_user("moat-edge", lambda: raw_http(f"{p.data}/run/control/internal.sock", request("GET", "/internal/v1/edge/config?after=0&wait=0"))[2])
         peer = re.search(rb"fd[0-9a-f]{2}:[0-9a-f:]+", snapshot).group().decode()
         dropped, over = [0], threading.Event()
 
@@ -487,8 +488,8 @@ def main():
     # -- (4) other users -------------------------------------------------------------------------------------------------------
     USERS = ("nobody", "moat-edge", "moat-control", "moat-pg", "moat-registry", "moat-fetch")
     SOCKETS = {  # who besides root may connect (what is said over it is checked by uid again)
-        "run/api.sock": set(USERS), "run/internal.sock": {"moat-edge", "moat-control"}, "run/agent.sock": {"moat-edge", "moat-control"},
-        "run/notify.sock": {"moat-edge", "moat-control"}, "run/edge.sock": {"moat-edge", "moat-control"}, "run/pg/.s.PGSQL.5432": None,
+        "run/control/api.sock": set(USERS), "run/control/internal.sock": {"moat-edge", "moat-control"}, "run/agent.sock": {"moat-edge", "moat-control"},
+        "run/notify.sock": {"moat-edge", "moat-control"}, "run/edge/edge.sock": {"moat-edge", "moat-control"}, "run/pg/.s.PGSQL.5432": None,
     }
     FILES = {
         "control": {"moat-control"}, "control/operator.token": {"moat-control"}, "control/mac.key": {"moat-control"}, "pg": {"moat-pg"},
@@ -529,7 +530,7 @@ def main():
         check(isinstance(got, bytes) and b'"error"' in got, f"control's user may stop everything: {got}")
         for who, target, want in (("moat-edge", "/internal/v1/nodes/self/plan?after=0&wait=0", 403), ("moat-edge", "/internal/v1/edge/config?after=0&wait=0", 200),
                                   ("moat-control", "/internal/v1/edge/config?after=0&wait=0", 403)):
-            got = as_user(who, lambda t=target: raw_http(f"{p.data}/run/internal.sock", request("GET", t))[0])
+            got = as_user(who, lambda t=target: raw_http(f"{p.data}/run/control/internal.sock", request("GET", t))[0])
             check(got == want, f"{who} GET {target}: {got}, not {want}")
 
     def database():
@@ -585,31 +586,29 @@ def main():
                 check(got == [False] * 5, f"{user} and {name}: unlink, rename, rename of run, open, chmod: {got}")
 
     def squat_while_down():
-        """The agent is dead for a moment: a daemon's user takes its name. The platform comes back by itself, and no stranger is believed."""
+        """The agent is dead for a moment: a daemon's user must not be able to take its name, and the platform comes back by itself."""
         run = f"{p.data}/run"
         pid = p.pid("agent")
-        for how in ("folder", "link", "file"):
-            os.kill(p.pid("agent"), signal.SIGSTOP)
-            os.unlink(f"{run}/agent.sock")  # as a clean end does
+        os.kill(pid, signal.SIGSTOP)
+        os.unlink(f"{run}/agent.sock")  # as a clean end does
+        for user in ("moat-edge", "moat-control", "nobody"):
+            for how in ("folder", "link", "file"):
+                def take(how=how):
+                    try:
+                        if how == "folder":
+                            os.mkdir(f"{run}/agent.sock")
+                        elif how == "link":
+                            os.symlink("/etc/passwd", f"{run}/agent.sock")
+                        else:
+                            open(f"{run}/agent.sock", "w").close()
+                    except PermissionError:
+                        return False
+                    return True
+                check(as_user(user, take) is False, f"{user} took the agent's name with a {how}")
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: p.pid("agent") != pid, 15, "the agent is restarted")
+        wait_until(lambda: stat.S_ISSOCK(os.lstat(f"{run}/agent.sock").st_mode), 15, "its socket is back")
 
-            def take(how=how):
-                if how == "folder":
-                    os.mkdir(f"{run}/agent.sock")
-                    open(f"{run}/agent.sock/x", "w").close()
-                elif how == "link":
-                    os.symlink("/etc/passwd", f"{run}/agent.sock")
-                else:
-                    open(f"{run}/agent.sock", "w").close()
-            check(as_user("moat-edge", take) is None, "the squatter could not even try")
-            pid = p.pid("agent")
-            os.kill(pid, signal.SIGKILL)
-            wait_until(lambda: p.pid("agent") != pid and stat.S_ISSOCK(os.lstat(f"{run}/agent.sock").st_mode) and os.lstat(f"{run}/agent.sock").st_uid == 0,
-                       15, f"the agent is back although its name is a {how} of another user")
-        check(open("/etc/passwd").read(5) == "root:", "/etc/passwd was touched")
-        p.ready("hello")
-        p.curl()
-
-    # -- (5) secrets -----------------------------------------------------------------------------------------------------------
     def hygiene():
         token = open(f"{p.data}/control/operator.token").read().strip()
         found = []
