@@ -120,8 +120,9 @@ try:
     @case("a deploy after all that completes")
     def _():
         r = wait_for("a release", lambda: (lambda r: r if r.status < 300 else None)(release(901)))
-        d = w.ok("POST", E + "/deploys", {"release_id": r.json["id"]})
         # 503 is an answer too: a worker that slept through the outage finds its connection dead only when it uses it
+        d = wait_for("an accepted deploy", lambda: (lambda x: x.json if x.status < 300 else None)(
+            w.q("POST", E + "/deploys", {"release_id": r.json["id"]}, "after-all")))
         wait_for("success", lambda: w.ok("GET", E + "/deploys/" + d["id"], want=(200, 503)).get("status") == "succeeded", 40)
 finally:
     stop.set()

@@ -77,7 +77,7 @@ static int find_route(struct mt_api_call *c, enum mt_listener at)
         return mt_api_fail(c, 404, "not_found", "this server has no such path; GET /v1/capabilities tells what it can do");
     return mt_api_fail(c, 404, "not_found", "not found");
 }
-
+/* A live connection for this worker: one that the server has closed meanwhile is noticed here, not by the request. */
 /* A live connection for this worker; reconnects at most once per request. */
 static int database(struct mt_api_call *c, struct mt_api_worker *w)
 {
@@ -87,7 +87,7 @@ static int database(struct mt_api_call *c, struct mt_api_worker *w)
     int rc = 0;
     if (!w->pg)
         rc = mt_pg_connect(&c->ctl->pg_conf, &w->pg, &c->err);
-    else if (!mt_pg_alive(w->pg))
+    else if (!mt_pg_idle_check(w->pg))
         rc = mt_pg_reset(w->pg, &c->err);
     if (rc < 0)
         return mt_api_fail(c, 503, "database_unavailable", "the database is not reachable");
