@@ -77,8 +77,9 @@ static int find_route(struct mt_api_call *c, enum mt_listener at)
         return mt_api_fail(c, 404, "not_found", "this server has no such path; GET /v1/capabilities tells what it can do");
     return mt_api_fail(c, 404, "not_found", "not found");
 }
-/* A live connection for this worker: one that the server has closed meanwhile is noticed here, not by the request. */
-/* A live connection for this worker; reconnects at most once per request. */
+
+/* A live connection for this worker, made anew at most once per request; one that the server has closed meanwhile is noticed
+ * here, not by the request. */
 static int database(struct mt_api_call *c, struct mt_api_worker *w)
 {
     if (!atomic_load(&c->ctl->ready)) {
