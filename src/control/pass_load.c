@@ -268,8 +268,7 @@ static int remembered(struct mt_pass *p, struct mt_pass_env *e, struct mt_pass_g
         rg->condition = MT_ROLL_OK;
     if (!g->process_type)
         return out_of_memory(err);
-    if (rg->condition != MT_ROLL_HELD)
-        return 0;
+    /* loaded for every group: a command newer than the attempts that failed before makes them count no more (rollout.h) */
     struct mt_pg_params pp;
     mt_auto_pg_res struct mt_pg_res *h = NULL;
     mt_pg_p_init(&pp);
@@ -278,7 +277,8 @@ static int remembered(struct mt_pass *p, struct mt_pass_env *e, struct mt_pass_g
     int rc = mt_pg_query_one(p->pg, &held, &pp, &h, err);
     if (rc < 0)
         return rc;
-    rg->held_event = (uint64_t)mt_pg_i64(h, 0, 0);
+    if (rg->condition == MT_ROLL_HELD)
+        rg->held_event = (uint64_t)mt_pg_i64(h, 0, 0);
     rg->command_event = (uint64_t)mt_pg_i64(h, 0, 1);
     return 0;
 }

@@ -85,6 +85,11 @@ def main():
         seen = err + reasons(p, "exiter")
         check("42" in seen and "workload_exited" in seen, seen[-600:])
         check("about to exit with 42" in err, f"the last lines are not shown: {err[-600:]}")
+        # the same again is tried again, not held because of the attempts before it
+        before = len(p.json("events", "--type", "instance.allocated", "-n", "500")["items"])
+        p.cli("deploy", "-f", "-", "--wait", stdin=manifest("exiter", image), want=8, timeout=180)
+        after = len(p.json("events", "--type", "instance.allocated", "-n", "500")["items"])
+        check(after > before, "the second deploy of the same release was held before it tried")
 
     def guest_oom():
         image = p.push_app("hog", cmd=["hog", "400"])
