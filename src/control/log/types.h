@@ -60,6 +60,12 @@ enum mt_ev {
     MT_EV_MAX
 };
 
+/** A set of event types. */
+__extension__ typedef unsigned __int128 mt_ev_mask;
+#define MT_EV_BIT(ev) ((mt_ev_mask)1 << (ev))
+#define MT_EV_ALL (~(mt_ev_mask)0)
+_Static_assert(MT_EV_MAX <= 128, "mt_ev_mask holds every type");
+
 struct mt_ev_info {
     const char *type;
     const char *aggregate_type;

@@ -267,7 +267,7 @@ int mt_proj_rank(enum mt_ev ev)
     return -1;
 }
 
-static int send(struct mt_pg *pg, uint64_t types, int64_t lo, int64_t hi, bool again, struct mt_err *err)
+static int send(struct mt_pg *pg, mt_ev_mask types, int64_t lo, int64_t hi, bool again, struct mt_err *err)
 {
     struct mt_pg_params p;
     mt_pg_p_init(&p);
@@ -275,7 +275,7 @@ static int send(struct mt_pg *pg, uint64_t types, int64_t lo, int64_t hi, bool a
     mt_pg_p_i64(&p, hi);
     int n = 0;
     for (size_t i = 0; i < MT_ARRAY_LEN(table); i++) {
-        if (!(types >> table[i].ev & 1))
+        if (!(types & MT_EV_BIT(table[i].ev)))
             continue;
         int r = mt_pg_pipe_send(pg, again && table[i].again.name ? &table[i].again : &table[i].stmt, &p, err);
         if (r < 0)
@@ -285,12 +285,12 @@ static int send(struct mt_pg *pg, uint64_t types, int64_t lo, int64_t hi, bool a
     return n;
 }
 
-int mt_proj_send(struct mt_pg *pg, uint64_t types, int64_t lo, int64_t hi, struct mt_err *err)
+int mt_proj_send(struct mt_pg *pg, mt_ev_mask types, int64_t lo, int64_t hi, struct mt_err *err)
 {
     return send(pg, types, lo, hi, false, err);
 }
 
-int mt_proj_send_again(struct mt_pg *pg, uint64_t types, int64_t lo, int64_t hi, struct mt_err *err)
+int mt_proj_send_again(struct mt_pg *pg, mt_ev_mask types, int64_t lo, int64_t hi, struct mt_err *err)
 {
     return send(pg, types, lo, hi, true, err);
 }

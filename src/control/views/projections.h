@@ -29,9 +29,8 @@ void mt_proj_keys_of(enum mt_ev ev, const char *aggregate_id, const char *app_id
 /** Consecutive events [first, first + count) of a list. */
 struct mt_proj_round {
     int first, count;
-    uint64_t types; /* bit mt_ev */
+    mt_ev_mask types;
 };
-_Static_assert(MT_EV_MAX <= 64, "round.types is one word");
 
 /**
  * Cut @n events into rounds. Inside a round the statements run in the order of the table, each over all events of its
@@ -45,9 +44,9 @@ int mt_proj_rounds(const struct mt_proj_event *events, int n, struct mt_proj_rou
  * Queue the statements of one round on a pipeline for event ids @lo..@hi, none of which the views have seen. Returns how
  * many were queued, or -code.
  */
-int mt_proj_send(struct mt_pg *pg, uint64_t types, int64_t lo, int64_t hi, struct mt_err *err);
+int mt_proj_send(struct mt_pg *pg, mt_ev_mask types, int64_t lo, int64_t hi, struct mt_err *err);
 /** The same for events that the views may have seen: what was applied before is skipped. */
-int mt_proj_send_again(struct mt_pg *pg, uint64_t types, int64_t lo, int64_t hi, struct mt_err *err);
+int mt_proj_send_again(struct mt_pg *pg, mt_ev_mask types, int64_t lo, int64_t hi, struct mt_err *err);
 
 /** Names of the view tables, NULL terminated, for rebuild and verify. */
 const char *const *mt_proj_tables(void);

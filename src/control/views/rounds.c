@@ -146,7 +146,7 @@ int mt_proj_rounds(const struct mt_proj_event *events, int n, struct mt_proj_rou
             (void)rows_fit(cells, cap - 1, &events[i], rank, rounds);
         }
         ret[rounds - 1].count++;
-        ret[rounds - 1].types |= UINT64_C(1) << events[i].ev;
+        ret[rounds - 1].types |= MT_EV_BIT(events[i].ev);
     }
     free(cells);
     return rounds;
