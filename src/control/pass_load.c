@@ -37,6 +37,8 @@ static const struct mt_pg_stmt groups = {
     " o.suspended"
     " FROM env_desired_view d JOIN envs_view e USING (env_id) JOIN apps_view a ON a.app_id = d.app_id"
     " JOIN orgs_view o ON o.org_id = d.org_id WHERE ($1 OR d.env_id = ANY ($2::text[]))"
+    " AND (NOT (e.deleted OR a.deleted OR o.deleted) OR EXISTS (SELECT 1 FROM instances_view i WHERE i.env_id = d.env_id"
+    "  AND i.process_type = d.process_type AND i.released_at IS NULL))"
     " ORDER BY d.env_id COLLATE \"C\", d.process_type COLLATE \"C\""};
 
 static const struct mt_pg_stmt release = {"pass_release",

@@ -4,9 +4,10 @@
 
 #include "base/assert.h"
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/num.h"
 #include "base/str.h"
-#include "os/digest.h"
+#include "control/api/cursor.h"
 
 const char *mt_api_param(const struct mt_api_call *c, const char *name)
 {
@@ -165,6 +166,22 @@ int mt_api_expected_version(struct mt_api_call *c, int64_t *ret)
     return 0;
 }
 
+int mt_api_check_version(struct mt_api_call *c, bool required, int64_t current, const char *what)
+{
+    int64_t expected;
+    if (mt_api_expected_version(c, &expected) < 0)
+        return -1;
+    if (expected < 0 && required)
+        return mt_api_fail(c, 400, "expected_version_required",
+                           "give expected_version (or If-Match): the resource_version of the %s that the change is based on", what);
+    if (expected < 0 || expected == current)
+        return 0;
+    bool header_only = !member(c, "expected_version");
+    c->problem.details = json_pack("{s:I}", "current_version", (json_int_t)current);
+    return mt_api_fail(c, header_only ? 412 : 409, header_only ? "precondition_failed" : "version_conflict",
+                       "the %s is at version %lld, not %lld", what, (long long)current, (long long)expected);
+}
+
 /* ---------------------------------------------------------------- answers */
 
 int mt_api_send_text(struct mt_api_call *c, int status, char *json, size_t len)
@@ -201,37 +218,55 @@ int mt_api_send_row(struct mt_api_call *c, const struct mt_pg_stmt *stmt, const 
     return mt_api_send_text(c, 200, strdup(text), strlen(text));
 }
 
-/* Cursor: "<id>.<8 hex of the filter's hash>", base64url without padding is not needed: ids are URL-safe already. */
-static void filter_hash(const char *key, char ret[9])
+/* What a cursor is bound to: the path and every query parameter the handler asked for, order and filters alike. */
+static char *list_key(struct mt_api_call *c, bool asc)
 {
-    char hex[MT_SHA256_HEX];
-    mt_sha256_hex(key, strlen(key), hex);
-    memcpy(ret, hex, 8);
-    ret[8] = 0;
+    mt_auto_buf struct mt_buf b = MT_BUF_INIT(64u * 1024u);
+    mt_buf_printf(&b, "%s %s", mt_http_req_path(c->http), asc ? "asc" : "desc");
+    for (int i = 0; i < c->query_n; i++) {
+        const char *name = c->query[i], *k, *v;
+        if (MT_STREQ(name, "cursor") || MT_STREQ(name, "limit") || MT_STREQ(name, "order"))
+            continue;
+        for (size_t j = 0; mt_http_req_query_at(c->http, j, &k, &v); j++)
+            if (MT_STREQ(k, name))
+                mt_buf_printf(&b, "\n%s=%s", k, v);
+    }
+    return mt_buf_take(&b);
+}
+
+int mt_api_list_created(struct mt_api_call *c, struct mt_api_list *l)
+{
+    static const char *const names[] = {"created_after", "created_before"};
+    for (size_t i = 0; i < 2; i++) {
+        const char *v = mt_api_query(c, names[i]);
+        int64_t at = 0;
+        if (v && mt_rfc3339_parse(v, &at, &c->err) < 0)
+            return mt_api_fail(c, 400, "invalid_argument", "query parameter '%s': %s", names[i], c->err.msg);
+        if (v)
+            mt_pg_p_time(&l->params, at);
+        else
+            mt_pg_p_time_null(&l->params);
+    }
+    return 0;
 }
 
 int mt_api_send_list(struct mt_api_call *c, struct mt_api_list *l)
 {
     int64_t limit;
-    char hash[9], id[MT_ID_SIZE * 2] = "";
+    char id[MT_ID_SIZE] = "", next[MT_CURSOR_SIZE];
     const char *cursor = mt_api_query(c, "cursor"), *order = mt_api_query(c, "order");
     if (mt_api_query_i64(c, "limit", 1, 200, 50, &limit) < 0 || mt_api_query_done(c) < 0)
         return -1;
     if (order && !MT_STREQ(order, "asc") && !MT_STREQ(order, "desc"))
         return mt_api_fail(c, 400, "invalid_argument", "order is asc or desc");
     bool asc = order && MT_STREQ(order, "asc");
-    mt_auto_free char *key = mt_asprintf("%s|%s", l->filter_key, asc ? "asc" : "desc");
+    mt_auto_free char *key = list_key(c, asc);
     if (!key) {
         (void)MT_FAIL(&c->err, MT_E_NOMEM, "list");
         return mt_api_fail_err(c);
     }
-    filter_hash(key, hash);
-    if (cursor) {
-        const char *dot = strrchr(cursor, '.');
-        if (!dot || !MT_STREQ(dot + 1, hash) || (size_t)(dot - cursor) >= sizeof id)
-            return mt_api_fail(c, 400, "invalid_cursor", "the cursor was made for another list, filter or order");
-        memcpy(id, cursor, (size_t)(dot - cursor));
-    }
+    if (cursor && !mt_cursor_read(cursor, key, id))
+        return mt_api_fail(c, 400, "invalid_cursor", "the cursor was made for another list, filter or order");
     mt_pg_p_text(&l->params, cursor ? id : NULL);
     mt_pg_p_i64(&l->params, limit + 1);
     mt_auto_pg_res struct mt_pg_res *r = NULL;
@@ -246,8 +281,8 @@ int mt_api_send_list(struct mt_api_call *c, struct mt_api_list *l)
         mt_buf_puts(&b, mt_pg_text(r, i, 1));
     }
     mt_buf_puts(&b, "],\"next_cursor\":");
-    if (n > limit)
-        mt_buf_printf(&b, "\"%s.%s\"}", mt_pg_text(r, show - 1, 0), hash);
+    if (n > limit && mt_cursor_make(mt_pg_text(r, show - 1, 0), key, next))
+        mt_buf_printf(&b, "\"%s\"}", next);
     else
         mt_buf_puts(&b, "null}");
     size_t len = b.len;

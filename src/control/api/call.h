@@ -26,7 +26,8 @@ enum mt_api_flags {
     MT_API_MUTATES = 2,    /* Idempotency-Key applies */
     MT_API_NO_DB = 4,      /* served while the database is away */
     MT_API_OPERATOR = 8,   /* is_operator needed */
-    MT_API_ANYONE = 16     /* no credential needed */
+    MT_API_ANYONE = 16,    /* no credential needed */
+    MT_API_GONE_OK = 32    /* the owners named by the path may be deleted already (DELETE is idempotent) */
 };
 
 struct mt_api_route {
@@ -44,6 +45,7 @@ struct mt_api_owner {
     char id[MT_ID_SIZE];
     char name[64];
     int64_t version;
+    bool deleted; /* with MT_API_GONE_OK only */
 };
 
 struct mt_api_problem {
@@ -110,6 +112,10 @@ int mt_api_int(struct mt_api_call *c, const char *name, bool required, int64_t m
 /** expected_version of the body or If-Match; @ret -1 when neither is given. */
 int mt_api_expected_version(struct mt_api_call *c, int64_t *ret);
 
+/** Compare the version a change is based on with @current: 409 version_conflict, 412 when only If-Match says it, 400 when none
+ *  is given and @required. Details hold current_version. */
+int mt_api_check_version(struct mt_api_call *c, bool required, int64_t current, const char *what);
+
 /** Load org, app and env named in the path: each must be live and hang under the one before it. Returns 0 or -1 (404). */
 int mt_api_owners(struct mt_api_call *c);
 
@@ -125,13 +131,15 @@ int mt_api_send_row(struct mt_api_call *c, const struct mt_pg_stmt *stmt, const 
 
 /**
  * Answer a list. Statements select (id, object text) with the caller's parameters first, then two more: cursor id or NULL
- * (text) and limit (bigint). One statement for each order.
+ * (text) and limit (bigint). One statement for each order. The cursor is bound to the path and to every query parameter
+ * that was asked for before the call.
  */
 struct mt_api_list {
     const struct mt_pg_stmt *asc, *desc;
     struct mt_pg_params params;
-    const char *filter_key; /* what the cursor is bound to: path and filters, made by the caller */
 };
+/** Read created_after and created_before into the next two parameters, for MT_SQL_CREATED. */
+int mt_api_list_created(struct mt_api_call *c, struct mt_api_list *l);
 int mt_api_send_list(struct mt_api_call *c, struct mt_api_list *l);
 
 /* SQL of times in API form. */

@@ -250,16 +250,10 @@ static int finish(struct mt_api_call *c, struct mt_cmd *cmd, struct work *w, str
     made->ids = json_pack("{s:s,s:s,s:s*}", "deploy_id", w->deploy_id, "env_id", c->env.id, "release_id", w->plan.release_id);
     snprintf(made->location, sizeof made->location, "/v1/orgs/%s/apps/%s/envs/%s/deploys/%s", c->org.id, c->app.id, c->env.id,
              w->deploy_id);
-    if (mt_deploy_events(cmd, &ids, &w->plan, &c->err) < 0)
+    if (mt_cmd_rely(cmd, MT_RELY_ENV_LIVE, c->env.id, NULL, 1, &c->err) < 0 || mt_deploy_events(cmd, &ids, &w->plan, &c->err) < 0)
         return mt_api_fail_err(c);
+    mt_api_next(made, "wait for it", "moat deploys wait %s", w->deploy_id);
     return 0;
-}
-
-static void dry(struct mt_api_made *made)
-{
-    made->nothing = true;
-    made->status = 200;
-    json_object_set_new(made->object, "dry_run", json_true());
 }
 
 /* ---------------------------------------------------------------- deploy */
@@ -278,8 +272,7 @@ static int prepare_deploy_with(struct mt_api_call *c, struct mt_cmd *cmd, struct
     if (mt_manifest_routes_apply(c, cmd, &in, &changes) < 0)
         return -1;
     json_object_set_new(made->object, "routes", changes);
-    if (dry_run)
-        dry(made);
+    made->dry_run = dry_run;
     return 0;
 }
 
@@ -322,8 +315,7 @@ static int prepare_rollback_with(struct mt_api_call *c, struct mt_cmd *cmd, stru
     }
     if (target_release(c, w, "rollback", release_id) < 0 || finish(c, cmd, w, made, "rollback.create") < 0)
         return -1;
-    if (dry_run)
-        dry(made);
+    made->dry_run = dry_run;
     return 0;
 }
 
@@ -387,12 +379,9 @@ int mt_api_deploys_list(struct mt_api_call *c)
 {
     struct mt_api_list l = {.asc = &deploys_asc, .desc = &deploys_desc};
     const char *status = mt_api_query(c, "status");
-    char key[200];
     mt_pg_p_init(&l.params);
     mt_pg_p_text(&l.params, c->env.id);
     mt_pg_p_text(&l.params, status);
-    snprintf(key, sizeof key, "deploys|%s|%s", c->env.id, status ? status : "");
-    l.filter_key = key;
     return mt_api_send_list(c, &l);
 }
 

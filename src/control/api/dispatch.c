@@ -123,20 +123,22 @@ static const char *param_or_null(const struct mt_api_call *c, const char *name)
     return NULL;
 }
 
-static void owner(struct mt_api_owner *o, const struct mt_pg_res *r, int col)
+static void owner(struct mt_api_owner *o, const struct mt_pg_res *r, int nth)
 {
+    int col = 3 * nth;
     snprintf(o->id, sizeof o->id, "%s", mt_pg_text(r, 0, col));
     snprintf(o->name, sizeof o->name, "%s", mt_pg_text(r, 0, col + 1));
     o->version = mt_pg_i64(r, 0, col + 2);
+    o->deleted = mt_pg_bool(r, 0, 9 + nth);
 }
 
 static const struct mt_pg_stmt chain = {
     "api_owner_chain",
     "SELECT o.org_id, o.name, o.resource_version, a.app_id, a.name, a.resource_version, e.env_id, e.name,"
-    " e.resource_version FROM orgs_view o"
-    " LEFT JOIN apps_view a ON a.app_id = $2 AND a.org_id = o.org_id AND NOT a.deleted"
-    " LEFT JOIN envs_view e ON e.env_id = $3 AND e.app_id = a.app_id AND NOT e.deleted"
-    " WHERE o.org_id = $1 AND NOT o.deleted"};
+    " e.resource_version, o.deleted, a.deleted, e.deleted FROM orgs_view o"
+    " LEFT JOIN apps_view a ON a.app_id = $2 AND a.org_id = o.org_id AND ($4 OR NOT a.deleted)"
+    " LEFT JOIN envs_view e ON e.env_id = $3 AND e.app_id = a.app_id AND ($4 OR NOT e.deleted)"
+    " WHERE o.org_id = $1 AND ($4 OR NOT o.deleted)"};
 
 int mt_api_owners(struct mt_api_call *c)
 {
@@ -149,6 +151,7 @@ int mt_api_owners(struct mt_api_call *c)
     mt_pg_p_text(&p, org);
     mt_pg_p_text(&p, app);
     mt_pg_p_text(&p, env);
+    mt_pg_p_bool(&p, (c->route->flags & MT_API_GONE_OK) != 0);
     if (mt_pg_query(c->pg, &chain, &p, &r, &c->err) < 0)
         return mt_api_fail_err(c);
     if (mt_pg_rows(r) == 0 || !c->who.is_operator) /* memberships come with teams; until then operators own every org */
@@ -157,11 +160,11 @@ int mt_api_owners(struct mt_api_call *c)
     if (app && mt_pg_null(r, 0, 3))
         return mt_api_not_found(c, "app");
     if (app)
-        owner(&c->app, r, 3);
+        owner(&c->app, r, 1);
     if (env && mt_pg_null(r, 0, 6))
         return mt_api_not_found(c, "environment");
     if (env)
-        owner(&c->env, r, 6);
+        owner(&c->env, r, 2);
     return 0;
 }
 

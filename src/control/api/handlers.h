@@ -20,6 +20,15 @@ int mt_api_apps_get(struct mt_api_call *c);
 int mt_api_envs_list(struct mt_api_call *c);
 int mt_api_envs_create(struct mt_api_call *c);
 int mt_api_envs_get(struct mt_api_call *c);
+/* tenancy_change.c */
+int mt_api_orgs_patch(struct mt_api_call *c);
+int mt_api_orgs_delete(struct mt_api_call *c);
+int mt_api_projects_patch(struct mt_api_call *c);
+int mt_api_projects_delete(struct mt_api_call *c);
+int mt_api_apps_patch(struct mt_api_call *c);
+int mt_api_apps_delete(struct mt_api_call *c);
+int mt_api_envs_patch(struct mt_api_call *c);
+int mt_api_envs_delete(struct mt_api_call *c);
 /* releases.c */
 int mt_api_manifest_validate(struct mt_api_call *c);
 int mt_api_releases_list(struct mt_api_call *c);

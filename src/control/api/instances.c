@@ -31,7 +31,6 @@ int mt_api_instances_list(struct mt_api_call *c)
     struct mt_api_list l = {.asc = &instances_asc, .desc = &instances_desc};
     const char *process = mt_api_query(c, "process_type"), *status = mt_api_query(c, "status");
     bool stopped;
-    char key[300];
     if (mt_api_query_bool(c, "include_stopped", false, &stopped) < 0)
         return -1;
     mt_pg_p_init(&l.params);
@@ -39,8 +38,6 @@ int mt_api_instances_list(struct mt_api_call *c)
     mt_pg_p_text(&l.params, process);
     mt_pg_p_text(&l.params, status);
     mt_pg_p_bool(&l.params, stopped);
-    snprintf(key, sizeof key, "instances|%s|%s|%s|%d", c->env.id, process ? process : "", status ? status : "", stopped);
-    l.filter_key = key;
     return mt_api_send_list(c, &l);
 }
 

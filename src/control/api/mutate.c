@@ -2,11 +2,14 @@
 /* Mutations: look for a replay, prepare, append, answer; prepared again while rows move under it. */
 #include "control/api/mutate.h"
 
+#include "base/assert.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/str.h"
 #include "model/names.h"
 #include "os/digest.h"
+
+#include <stdarg.h>
 
 #define ROUNDS 12
 #define APPEND_TIMEOUT_MS 10000
@@ -23,11 +26,15 @@ static const struct mt_pg_stmt find_record = {
     "SELECT request_mac, status, response_body, event_id FROM moat.idempotency_records"
     " WHERE org_id = $1 AND actor_id = $2 AND route = $3 AND key = $4"};
 
+static const char *const times[] = {"created_at", "updated_at"};
+
 static void made_done(struct mt_api_made *m)
 {
     json_decref(m->object);
     json_decref(m->ids);
     json_decref(m->next);
+    json_decref(m->desired);
+    explicit_bzero(m->secret, sizeof m->secret);
     *m = (struct mt_api_made){0};
 }
 
@@ -42,13 +49,18 @@ static int scope_make(struct mt_api_call *c, struct scope *s)
     int n = snprintf(s->route, sizeof s->route, "%s %s", c->route->method, c->route->path);
     for (int i = 0; i < c->params_n; i++)
         n += snprintf(s->route + n, sizeof s->route - (size_t)n, " %s", c->param[i].value);
-    char *canonical = json_dumps(c->body, JSON_COMPACT | JSON_SORT_KEYS);
-    if (!canonical) {
+    mt_auto_free char *canonical = json_dumps(c->body, JSON_COMPACT | JSON_SORT_KEYS);
+    mt_auto_buf struct mt_buf all = MT_BUF_INIT(4u * 1024u * 1024u);
+    const char *k, *v;
+    mt_buf_puts(&all, canonical ? canonical : "");
+    for (size_t i = 0; mt_http_req_query_at(c->http, i, &k, &v); i++) /* ?cascade=true asks for something else */
+        if (!MT_STREQ(k, "min_event_id"))
+            mt_buf_printf(&all, "\n%s=%s", k, v);
+    if (!canonical || mt_buf_check(&all, &c->err) < 0) {
         (void)MT_FAIL(&c->err, MT_E_NOMEM, "canonical body");
         return mt_api_fail_err(c);
     }
-    mt_hmac_sha256(c->ctl->mac_key, sizeof c->ctl->mac_key, canonical, strlen(canonical), s->mac);
-    free(canonical);
+    mt_hmac_sha256(c->ctl->mac_key, sizeof c->ctl->mac_key, all.p, all.len, s->mac);
     return 0;
 }
 
@@ -57,37 +69,47 @@ static int key_reuse(struct mt_api_call *c)
     return mt_api_fail(c, 409, "idempotency_key_reuse", "this Idempotency-Key was used for another request body; use a new key");
 }
 
-/* The stored or fresh body goes out; the receipt is added when the client asked for it. */
-static int answer(struct mt_api_call *c, struct mt_api_made *made, int status, const char *body, int64_t event_id,
+static bool wants_receipt(struct mt_api_call *c)
+{
+    const char *prefer = mt_http_req_header(c->http, "Prefer");
+    return prefer && strstr(prefer, "return=receipt");
+}
+
+/* The stored or fresh body goes out; its receipt only when the client asked for it. @made: of a fresh answer. */
+static int answer(struct mt_api_call *c, const struct mt_api_made *made, int status, const char *body, int64_t event_id,
                   bool replay)
 {
     char t[32];
+    json_error_t je;
     if (event_id > 0) {
         snprintf(t, sizeof t, "%lld", (long long)event_id);
         mt_http_add_header(c->http, "X-Event-Id", t);
     }
     if (replay)
         mt_http_add_header(c->http, "Idempotent-Replay", "true");
-    if (made && made->location[0])
-        mt_http_add_header(c->http, "Location", made->location);
-    const char *prefer = mt_http_req_header(c->http, "Prefer");
-    json_error_t je;
     json_t *o = json_loads(body, JSON_REJECT_DUPLICATES, &je);
     if (!o) {
         (void)MT_FAIL(&c->err, MT_E_CORRUPT, "stored reply is not JSON");
         return mt_api_fail_err(c);
     }
-    json_t *v = json_object_get(o, "resource_version");
+    json_t *v = json_object_get(o, "resource_version"), *receipt = json_object_get(o, "receipt");
+    const char *location = json_string_value(json_object_get(receipt, "location"));
+    if (location)
+        mt_http_add_header(c->http, "Location", location);
     if (json_is_integer(v)) {
         snprintf(t, sizeof t, "\"%lld\"", (long long)json_integer_value(v));
         mt_http_add_header(c->http, "ETag", t);
     }
-    if (prefer && strstr(prefer, "return=receipt")) {
-        json_t *receipt = json_pack("{s:s,s:O*,s:I,s:b,s:O*}", "operation",
-                                    made && made->operation ? made->operation : c->route->summary, "resource_ids",
-                                    made ? made->ids : NULL, "event_id", (json_int_t)event_id, "replayed", replay, "next",
-                                    made ? made->next : NULL);
-        json_object_set_new(o, "receipt", receipt);
+    if (made && made->secret_name) {
+        json_object_set_new(o, made->secret_name, json_string(made->secret));
+        json_object_del(o, "secret_shown");
+    }
+    if (!wants_receipt(c) || !receipt) {
+        json_object_del(o, "receipt");
+    } else {
+        json_object_del(receipt, "location");
+        json_object_set_new(receipt, "event_id", event_id > 0 ? json_integer(event_id) : json_null());
+        json_object_set_new(receipt, "replayed", json_boolean(replay));
     }
     return mt_api_send(c, status, o);
 }
@@ -115,6 +137,15 @@ static int replay(struct mt_api_call *c, const struct scope *s)
     return answer(c, NULL, (int)mt_pg_i64(r, 0, 1), mt_pg_text(r, 0, 2), mt_pg_i64(r, 0, 3), true) < 0 ? -1 : 1;
 }
 
+/* Object and receipt as they are stored; a replay gives the same. */
+static char *with_receipt(const struct mt_api_made *m)
+{
+    json_t *receipt = json_pack("{s:s,s:O*,s:O*,s:O*,s:s*}", "operation", m->operation, "resource_ids", m->ids, "desired",
+                                m->desired, "next", m->next, "location", m->location[0] ? m->location : NULL);
+    json_object_set_new(m->object, "receipt", receipt);
+    return receipt ? json_dumps(m->object, JSON_COMPACT) : NULL;
+}
+
 /* Runs on the appender's thread: times are known now. */
 static int build_reply(void *arg, const struct mt_cmd_ids_given *given, struct mt_buf *body, int *ret_status,
                        struct mt_err *err)
@@ -122,13 +153,16 @@ static int build_reply(void *arg, const struct mt_cmd_ids_given *given, struct m
     struct mt_api_made *m = arg;
     char ts[MT_RFC3339_LEN];
     mt_rfc3339(given->occurred_us, ts);
-    const char *times[] = {"created_at", "updated_at"};
-    for (size_t i = 0; i < 2; i++)
-        if (json_is_null(json_object_get(m->object, times[i])))
+    for (size_t i = 0; i < MT_ARRAY_LEN(times); i++)
+        if (m->fill_times >> i & 1) /* noted once: this may run again with a later time */
             json_object_set_new(m->object, times[i], json_string(ts));
     if (m->version_is_event)
         json_object_set_new(m->object, "resource_version", json_integer(given->first_event_id + given->n_events - 1));
-    char *t = json_dumps(m->object, JSON_COMPACT);
+    if (m->secret_name) { /* what is stored never holds it */
+        json_object_set_new(m->object, m->secret_name, json_null());
+        json_object_set_new(m->object, "secret_shown", json_true());
+    }
+    char *t = with_receipt(m);
     if (!t)
         return MT_FAIL(err, MT_E_NOMEM, "reply");
     mt_buf_puts(body, t);
@@ -170,14 +204,28 @@ static int round_once(struct mt_api_call *c, mt_prepare_fn *prepare, const struc
         return mt_api_fail_err(c);
     if (prepare(c, cmd, made) < 0)
         return -1;
+    if (made->dry_run) {
+        made->nothing = true;
+        made->status = 200;
+        made->location[0] = '\0';
+        json_object_set_new(made->object, "dry_run", json_true());
+        json_object_set_new(made->object, "changes", mt_cmd_events_json(cmd));
+    }
     if (made->nothing) {
-        char *t = json_dumps(made->object, JSON_COMPACT);
-        int rc = t ? answer(c, made, made->status, t, 0, false) : -1;
-        free(t);
-        return rc;
+        int again = made->dry_run ? 0 : replay(c, s); /* a duplicate may have done it since we looked */
+        if (again)
+            return again > 0 ? 0 : -1;
+        mt_auto_free char *t = with_receipt(made);
+        if (t)
+            return answer(c, made, made->status, t, 0, false);
+        (void)MT_FAIL(&c->err, MT_E_NOMEM, "reply");
+        return mt_api_fail_err(c);
     }
     if (s->key && mt_cmd_idempotency(cmd, s->org, c->who.subject_id, s->route, s->key, s->mac, &c->err) < 0)
         return mt_api_fail_err(c);
+    for (unsigned i = 0; i < MT_ARRAY_LEN(times); i++)
+        if (json_is_null(json_object_get(made->object, times[i])))
+            made->fill_times |= 1u << i;
     mt_cmd_reply(cmd, build_reply, made);
     int rc = mt_append(c->ctl->appender, MT_TAKE(cmd), APPEND_TIMEOUT_MS, &done, &c->err);
     switch (done.end) {
@@ -225,7 +273,7 @@ int mt_api_mutate(struct mt_api_call *c, mt_prepare_fn *prepare)
         if (rc <= 0)
             break;
     }
-    if (rc < 0 && c->problem.status == 409) {
+    if (rc < 0 && s.key && c->problem.status >= 400 && c->problem.status < 500) {
         /* A duplicate may have won the race between our look for a replay and the refusal: then that reply counts. */
         struct mt_api_problem keep = c->problem;
         c->problem = (struct mt_api_problem){0};
@@ -252,6 +300,26 @@ int mt_api_event(struct mt_api_call *c, struct mt_cmd *cmd, enum mt_ev ev, const
         return mt_api_fail_err(c);
     }
     return mt_cmd_event(cmd, ev, aggregate_id, &ids, payload, &c->err) < 0 ? mt_api_fail_err(c) : 0;
+}
+
+void mt_api_next(struct mt_api_made *made, const char *label, const char *fmt, ...)
+{
+    char command[200];
+    va_list ap;
+    va_start(ap, fmt);
+    (void)vsnprintf(command, sizeof command, fmt, ap);
+    va_end(ap);
+    if (!made->next)
+        made->next = json_array();
+    json_array_append_new(made->next, json_pack("{s:s,s:s}", "label", label, "command", command));
+}
+
+void mt_api_deleted(struct mt_api_made *made, const char *operation, const char *id_name, const char *id, bool gone)
+{
+    made->operation = operation;
+    made->ids = json_pack("{s:s}", id_name, id);
+    made->object = json_pack("{s:b,s:b}", "ok", true, "already_deleted", gone);
+    made->nothing = gone;
 }
 
 int mt_api_dry_run(struct mt_api_call *c, bool *ret)

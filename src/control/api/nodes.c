@@ -25,7 +25,7 @@ static const struct mt_pg_stmt node_get = {
 
 int mt_api_nodes_list(struct mt_api_call *c)
 {
-    struct mt_api_list l = {.asc = &nodes_asc, .desc = &nodes_desc, .filter_key = "nodes"};
+    struct mt_api_list l = {.asc = &nodes_asc, .desc = &nodes_desc};
     mt_pg_p_init(&l.params);
     mt_pg_p_text(&l.params, mt_api_query(c, "name"));
     return mt_api_send_list(c, &l);

@@ -285,12 +285,9 @@ static int prepare_release(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_
                              "image_kind", im->kind, "platforms", im->platforms, "image_verified", im->verified,
                              "manifest_hash", m->hash, "manifest", m->canonical, "process_types", type_list, "created_by",
                              c->who.subject_id, "resource_version", 1, "created_at", "updated_at");
-    if (dry_run) {
-        made->nothing = true;
-        made->status = 200;
-        json_object_set_new(made->object, "dry_run", json_true());
-        return 0;
-    }
+    made->dry_run = dry_run;
+    if (mt_cmd_rely(cmd, MT_RELY_APP_LIVE, c->app.id, NULL, 1, &c->err) < 0)
+        return mt_api_fail_err(c);
     snprintf(made->location, sizeof made->location, "/v1/orgs/%s/apps/%s/releases/%s", c->org.id, c->app.id, id);
     return mt_api_event(c, cmd, MT_EV_RELEASE_CREATED, id,
                         json_pack("{s:I,s:s,s:s,s:s,s:O,s:b,s:s,s:O}", "number", (json_int_t)number, "image_ref", im->ref,
@@ -310,12 +307,9 @@ int mt_api_releases_list(struct mt_api_call *c)
 {
     struct mt_api_list l = {.asc = &releases_asc, .desc = &releases_desc};
     const char *number = mt_api_query(c, "number");
-    char key[200];
     mt_pg_p_init(&l.params);
     mt_pg_p_text(&l.params, c->app.id);
     mt_pg_p_text(&l.params, number);
-    snprintf(key, sizeof key, "releases|%s|%s", c->app.id, number ? number : "");
-    l.filter_key = key;
     return mt_api_send_list(c, &l);
 }
 

@@ -52,13 +52,10 @@ static int list(struct mt_api_call *c, const struct mt_pg_stmt *asc, const struc
 {
     struct mt_api_list l = {.asc = asc, .desc = desc};
     const char *hostname = mt_api_query(c, "hostname");
-    char key[400];
     mt_pg_p_init(&l.params);
     mt_pg_p_text(&l.params, owner);
     mt_pg_p_i64(&l.params, mt_edges_best(c->ctl->edges, mt_clock_mono()));
     mt_pg_p_text(&l.params, hostname);
-    snprintf(key, sizeof key, "routes|%s|%s", owner, hostname ? hostname : "");
-    l.filter_key = key;
     return mt_api_send_list(c, &l);
 }
 
@@ -93,7 +90,7 @@ static int read_spec(struct mt_api_call *c, struct mt_route_spec *s)
                                         "max_connections", "idle_timeout_seconds", "balance", NULL};
     const char *hostname;
     *s = (struct mt_route_spec){0};
-    if (mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 || mt_api_text(c, "hostname", false, 300, &hostname) < 0 ||
+    if ( mt_api_fields(c, known) < 0 || mt_api_text(c, "hostname", false, 300, &hostname) < 0 ||
         mt_api_text(c, "protocol", false, 20, &s->protocol) < 0 ||
         mt_api_text(c, "backend_process_type", true, 32, &s->backend_process_type) < 0 ||
         mt_api_int(c, "backend_port", true, 1, 65535, 0, &s->backend_port) < 0 ||
@@ -132,12 +129,39 @@ static int check_backend(struct mt_api_call *c, const struct mt_route_spec *s)
     return 0;
 }
 
+static const struct mt_pg_stmt listener_taken = {
+    "route_listener_taken",
+    "SELECT CASE WHEN $4 <> 'tls_passthrough' THEN EXISTS (SELECT 1 FROM routes_view r WHERE r.address_scope_key = $3"
+    "  AND r.listen_port = $2 AND r.protocol = 'tcp_raw' AND NOT r.deleted)"
+    " ELSE EXISTS (SELECT 1 FROM routes_view r WHERE r.hostname = $1 AND r.listen_port = $2 AND r.protocol = 'tls_passthrough'"
+    "  AND NOT r.deleted) OR EXISTS (SELECT 1 FROM hostname_owners_view h WHERE h.hostname = $1 AND h.route_count > 0"
+    "  AND h.env_id <> $5) END"};
+
+/* For a dry run, which no unique index looks at. Who holds it is not told. */
+static int check_taken(struct mt_api_call *c, const struct mt_route_spec *s)
+{
+    struct mt_pg_params p;
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, s->hostname[0] ? s->hostname : NULL);
+    mt_pg_p_i32(&p, (int32_t)s->listen_port);
+    mt_pg_p_text(&p, s->address_scope);
+    mt_pg_p_text(&p, s->protocol);
+    mt_pg_p_text(&p, c->env.id);
+    if (mt_pg_query_one(c->pg, &listener_taken, &p, &r, &c->err) < 0)
+        return mt_api_fail_err(c);
+    if (!mt_pg_bool(r, 0, 0))
+        return 0;
+    return MT_STREQ(s->protocol, "tcp_raw") ? mt_api_fail(c, 409, "port_taken", "the port is already in use on this address")
+                                            : mt_api_fail(c, 409, "hostname_taken", "the host name is already in use");
+}
+
 static int prepare_create(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made)
 {
     struct mt_route_spec s;
     const char *code;
     char id[MT_ID_SIZE];
-    if (read_spec(c, &s) < 0)
+    if (mt_api_dry_run(c, &made->dry_run) < 0 || mt_api_query_done(c) < 0 || read_spec(c, &s) < 0)
         return -1;
     if (!s.listen_port) {
         mt_auto_pg_res struct mt_pg_res *r = NULL;
@@ -149,9 +173,11 @@ static int prepare_create(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_a
     }
     if (mt_route_check(&s, &code, &c->err) < 0)
         return mt_api_fail(c, MT_STREQ(code, "ipv4_not_enabled") ? 409 : 400, code, "%s", c->err.msg);
-    if (check_backend(c, &s) < 0)
+    if (check_backend(c, &s) < 0 || (made->dry_run && check_taken(c, &s) < 0))
         return -1;
     mt_id_new(MT_ID_ROUTE, id);
+    if (mt_cmd_rely(cmd, MT_RELY_ENV_LIVE, c->env.id, NULL, 1, &c->err) < 0)
+        return mt_api_fail_err(c);
     if (mt_api_event(c, cmd, MT_EV_ROUTE_CREATED, id, mt_route_payload(&s, "api")) < 0)
         return -1;
     made->status = 201;
@@ -187,8 +213,7 @@ static int prepare_delete(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_a
     struct mt_pg_params p;
     mt_auto_pg_res struct mt_pg_res *r = NULL;
     const char *id = mt_api_param(c, "route_id");
-    int64_t expected;
-    if (mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 || mt_api_expected_version(c, &expected) < 0)
+    if (mt_api_dry_run(c, &made->dry_run) < 0 || mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0)
         return -1;
     mt_pg_p_init(&p);
     mt_pg_p_text(&p, c->env.id);
@@ -199,16 +224,11 @@ static int prepare_delete(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_a
         return mt_api_not_found(c, "route");
     bool gone = mt_pg_bool(r, 0, 3);
     int64_t version = mt_pg_i64(r, 0, 2);
-    made->operation = "route.delete";
-    made->ids = json_pack("{s:s}", "route_id", id);
-    made->object = json_pack("{s:b,s:b}", "ok", true, "already_deleted", gone);
-    made->nothing = gone;
+    mt_api_deleted(made, "route.delete", "route_id", id, gone);
     if (gone)
         return 0;
-    if (expected >= 0 && expected != version) {
-        c->problem.details = json_pack("{s:I}", "current_version", (json_int_t)version);
-        return mt_api_fail(c, 409, "version_conflict", "the route is at version %lld", (long long)version);
-    }
+    if (mt_api_check_version(c, false, version, "route") < 0)
+        return -1;
     if (mt_cmd_rely(cmd, MT_RELY_ROUTE, id, NULL, version, &c->err) < 0)
         return mt_api_fail_err(c);
     json_t *payload = json_pack("{s:I,s:s*}", "listen_port", (json_int_t)mt_pg_i64(r, 0, 1), "hostname",

@@ -92,20 +92,15 @@ static int prepare(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made
     static const char *const known[] = {"processes", "expected_version", NULL};
     mt_auto_pg_res struct mt_pg_res *r = NULL;
     json_t *list = json_object_get(c->body, "processes"), *in, *scales;
-    int64_t expected;
     size_t i;
     bool dry_run;
     if (mt_api_dry_run(c, &dry_run) < 0 || mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 ||
-        mt_api_expected_version(c, &expected) < 0 || load(c, &r) < 0)
+        load(c, &r) < 0)
         return -1;
     if (!json_is_array(list) || json_array_size(list) < 1 || json_array_size(list) > 16)
         return mt_api_fail(c, 400, "invalid_argument", "'processes': is a list of 1 to 16 entries");
-    if (expected < 0)
-        return mt_api_fail(c, 400, "expected_version_required", "give expected_version: resource_version of GET scale");
-    if (expected != version_of(r)) {
-        c->problem.details = json_pack("{s:I}", "current_version", (json_int_t)version_of(r));
-        return mt_api_fail(c, 409, "version_conflict", "the scale is at version %lld", (long long)version_of(r));
-    }
+    if (mt_api_check_version(c, true, version_of(r), "scale") < 0)
+        return -1;
     scales = json_array();
     json_array_foreach (list, i, in)
         if (take_one(c, cmd, r, in, scales) < 0) {
@@ -116,10 +111,10 @@ static int prepare(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made
     made->ids = json_pack("{s:s}", "env_id", c->env.id);
     made->object = state(c, r, scales);
     made->version_is_event = true;
-    made->nothing = dry_run;
-    if (dry_run) {
+    made->dry_run = dry_run;
+    if (mt_cmd_rely(cmd, MT_RELY_ENV_LIVE, c->env.id, NULL, 1, &c->err) < 0) {
         json_decref(scales);
-        return 0;
+        return mt_api_fail_err(c);
     }
     return mt_api_event(c, cmd, MT_EV_ENV_SCALE_SET, c->env.id, json_pack("{s:o}", "scales", scales));
 }

@@ -6,6 +6,11 @@
 
 #define MT_SQL_TIMES "'created_at'," MT_SQL_TS("created_at") ",'updated_at'," MT_SQL_TS("updated_at")
 
+/** Filters of mt_api_list_created in parameters @a and @b. */
+#define MT_SQL_CREATED(a, b)                                                            \
+    " AND ($" a "::timestamptz IS NULL OR created_at > $" a ") AND ($" b "::timestamptz" \
+    " IS NULL OR created_at < $" b ")"
+
 /**
  * Two statements, @nm_asc and @nm_desc, for mt_api_send_list: (id, object text) of @from where @where, with the cursor in
  * parameter @cur and the limit in parameter @lim.

@@ -10,6 +10,7 @@
 #define N "/internal/v1/nodes/self"
 
 #define WRITE (MT_API_BODY | MT_API_MUTATES)
+#define REMOVE (WRITE | MT_API_GONE_OK)
 
 const struct mt_api_route mt_api_routes[] = {
     {"GET", "/v1/auth/whoami", NULL, 0, mt_api_whoami, "who the token belongs to", MT_LISTEN_API},
@@ -18,15 +19,23 @@ const struct mt_api_route mt_api_routes[] = {
     {"GET", "/v1/orgs", "orgs:read", 0, mt_api_orgs_list, "organisations of the caller", MT_LISTEN_API},
     {"POST", "/v1/orgs", NULL, WRITE, mt_api_orgs_create, "org.create", MT_LISTEN_API},
     {"GET", O, "orgs:read", 0, mt_api_orgs_get, "one organisation", MT_LISTEN_API},
+    {"PATCH", O, "orgs:admin", WRITE, mt_api_orgs_patch, "org.update", MT_LISTEN_API},
+    {"DELETE", O, "orgs:admin", REMOVE, mt_api_orgs_delete, "org.delete", MT_LISTEN_API},
     {"GET", O "/projects", "apps:read", 0, mt_api_projects_list, "projects of an organisation", MT_LISTEN_API},
     {"POST", O "/projects", "apps:write", WRITE, mt_api_projects_create, "project.create", MT_LISTEN_API},
     {"GET", O "/projects/{project_id}", "apps:read", 0, mt_api_projects_get, "one project", MT_LISTEN_API},
+    {"PATCH", O "/projects/{project_id}", "apps:write", WRITE, mt_api_projects_patch, "project.update", MT_LISTEN_API},
+    {"DELETE", O "/projects/{project_id}", "apps:write", WRITE, mt_api_projects_delete, "project.delete", MT_LISTEN_API},
     {"GET", O "/apps", "apps:read", 0, mt_api_apps_list, "apps of an organisation", MT_LISTEN_API},
     {"POST", O "/apps", "apps:write", WRITE, mt_api_apps_create, "app.create", MT_LISTEN_API},
     {"GET", A, "apps:read", 0, mt_api_apps_get, "one app", MT_LISTEN_API},
+    {"PATCH", A, "apps:write", WRITE, mt_api_apps_patch, "app.update", MT_LISTEN_API},
+    {"DELETE", A, "apps:admin", REMOVE, mt_api_apps_delete, "app.delete", MT_LISTEN_API},
     {"GET", A "/envs", "envs:read", 0, mt_api_envs_list, "environments of an app", MT_LISTEN_API},
     {"POST", A "/envs", "envs:write", WRITE, mt_api_envs_create, "env.create", MT_LISTEN_API},
     {"GET", E, "envs:read", 0, mt_api_envs_get, "one environment", MT_LISTEN_API},
+    {"PATCH", E, "envs:write", WRITE, mt_api_envs_patch, "env.update", MT_LISTEN_API},
+    {"DELETE", E, "envs:admin", REMOVE, mt_api_envs_delete, "env.delete", MT_LISTEN_API},
     {"GET", E "/status", "envs:read", 0, mt_api_env_status, "what runs in an environment and why", MT_LISTEN_API},
 
     {"POST", A "/manifest/validate", "releases:read", MT_API_BODY, mt_api_manifest_validate, "check a manifest", MT_LISTEN_API},
@@ -47,7 +56,7 @@ const struct mt_api_route mt_api_routes[] = {
     {"GET", O "/routes", "routes:read", 0, mt_api_routes_list_org, "routes of all environments", MT_LISTEN_API},
     {"POST", E "/routes", "routes:write", WRITE, mt_api_routes_create, "route.create", MT_LISTEN_API},
     {"GET", E "/routes/{route_id}", "routes:read", 0, mt_api_routes_get, "one route", MT_LISTEN_API},
-    {"DELETE", E "/routes/{route_id}", "routes:write", WRITE, mt_api_routes_delete, "route.delete", MT_LISTEN_API},
+    {"DELETE", E "/routes/{route_id}", "routes:write", REMOVE, mt_api_routes_delete, "route.delete", MT_LISTEN_API},
 
     {"GET", O "/events", "events:read", 0, mt_api_events_list, "the event log of an organisation", MT_LISTEN_API},
     {"GET", O "/events/stream", "events:read", 0, mt_api_events_stream, "events as they happen (NDJSON)", MT_LISTEN_API},

@@ -1,57 +1,42 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Organisations, projects, apps, environments: create, list, get. They own everything else and do little themselves. */
+/* Organisations, projects, apps, environments: create, list, get. They own everything else and do little themselves.
+ * What changes and removes them is in tenancy_change.c. */
 #include "control/api/handlers.h"
 
 #include "base/str.h"
 #include "control/api/mutate.h"
-#include "control/api/sql.h"
+#include "control/api/tenancy.h"
 #include "model/names.h"
 
-#define ORG_OBJECT                                                                                        \
-    "json_strip_nulls(json_build_object('id',org_id,'name',name,'billing_email',billing_email,"         \
-    "'developer_exec',developer_exec,'suspended',suspended,'resource_version',resource_version," MT_SQL_TIMES "))::text"
-#define PROJECT_OBJECT                                                                              \
-    "json_strip_nulls(json_build_object('id',project_id,'org_id',org_id,'name',name,"              \
-    "'resource_version',resource_version," MT_SQL_TIMES "))::text"
-#define APP_OBJECT                                                                                             \
-    "json_strip_nulls(json_build_object('id',app_id,'org_id',org_id,'name',name,'description',description,"   \
-    "'project_id',project_id,'resource_version',resource_version," MT_SQL_TIMES "))::text"
-#define ENV_OBJECT                                                                                             \
-    "json_strip_nulls(json_build_object('id',env_id,'org_id',org_id,'app_id',app_id,'name',name,"             \
-    "'private_network',private_network,'protected',protected,'label_selector',label_selector,"                 \
-    "'backup_interval_seconds',backup_interval_seconds,'resource_version',resource_version," MT_SQL_TIMES "))::text"
+MT_SQL_LIST(orgs, MT_ORG_OBJECT, "orgs_view", "org_id",
+            "($1 OR NOT deleted) AND ($2::text IS NULL OR name = $2)" MT_SQL_CREATED("3", "4"), "5", "6");
+MT_SQL_LIST(projects, MT_PROJECT_OBJECT, "projects_view", "project_id",
+            "($1 OR NOT deleted) AND ($2::text IS NULL OR name = $2)" MT_SQL_CREATED("3", "4") " AND org_id = $5", "6", "7");
+MT_SQL_LIST(apps, MT_APP_OBJECT, "apps_view", "app_id",
+            "($1 OR NOT deleted) AND ($2::text IS NULL OR name = $2)" MT_SQL_CREATED("3", "4") " AND org_id = $5"
+            " AND ($6::text IS NULL OR project_id = $6)", "7", "8");
+MT_SQL_LIST(envs, MT_ENV_OBJECT, "envs_view", "env_id",
+            "($1 OR NOT deleted) AND ($2::text IS NULL OR name = $2)" MT_SQL_CREATED("3", "4") " AND app_id = $5", "6", "7");
 
-MT_SQL_LIST(orgs, ORG_OBJECT, "orgs_view", "org_id", "NOT deleted AND ($1::text IS NULL OR name = $1)", "2", "3");
-MT_SQL_LIST(projects, PROJECT_OBJECT, "projects_view", "project_id",
-            "NOT deleted AND org_id = $1 AND ($2::text IS NULL OR name = $2)", "3", "4");
-MT_SQL_LIST(apps, APP_OBJECT, "apps_view", "app_id", "NOT deleted AND org_id = $1 AND ($2::text IS NULL OR name = $2)", "3",
-            "4");
-MT_SQL_LIST(envs, ENV_OBJECT, "envs_view", "env_id", "NOT deleted AND app_id = $1 AND ($2::text IS NULL OR name = $2)", "3",
-            "4");
+const struct mt_pg_stmt mt_org_get = {"org_get", "SELECT " MT_ORG_OBJECT ", resource_version FROM orgs_view WHERE org_id = $1"
+                                                 " AND NOT deleted"};
+const struct mt_pg_stmt mt_project_get = {"project_get", "SELECT " MT_PROJECT_OBJECT ", resource_version FROM projects_view"
+                                                         " WHERE project_id = $1 AND org_id = $2 AND NOT deleted"};
+const struct mt_pg_stmt mt_app_get = {"app_get", "SELECT " MT_APP_OBJECT ", resource_version FROM apps_view WHERE app_id = $1"
+                                                 " AND NOT deleted"};
+const struct mt_pg_stmt mt_env_get = {"env_get", "SELECT " MT_ENV_OBJECT ", resource_version FROM envs_view WHERE env_id = $1"
+                                                 " AND NOT deleted"};
 
-static const struct mt_pg_stmt org_get = {"org_get", "SELECT " ORG_OBJECT ", resource_version FROM orgs_view WHERE org_id = $1"
-                                                     " AND NOT deleted"};
-static const struct mt_pg_stmt project_get = {"project_get", "SELECT " PROJECT_OBJECT ", resource_version FROM projects_view"
-                                                             " WHERE org_id = $1 AND project_id = $2 AND NOT deleted"};
-static const struct mt_pg_stmt app_get = {"app_get",
-                                          "SELECT " APP_OBJECT ", resource_version FROM apps_view WHERE app_id = $1"};
-static const struct mt_pg_stmt env_get = {"env_get",
-                                          "SELECT " ENV_OBJECT ", resource_version FROM envs_view WHERE env_id = $1"};
-
-/* A list of named things under one owner: `name=` filters exactly. */
-static int named_list(struct mt_api_call *c, const struct mt_pg_stmt *asc, const struct mt_pg_stmt *desc, const char *owner,
-                      const char *what)
+/* The parameters that every list of named things has: include_deleted, name, created_after, created_before. */
+static int named_list(struct mt_api_call *c, struct mt_api_list *l)
 {
-    struct mt_api_list l = {.asc = asc, .desc = desc};
-    const char *name = mt_api_query(c, "name");
-    char key[300];
-    mt_pg_p_init(&l.params);
-    if (owner)
-        mt_pg_p_text(&l.params, owner);
-    mt_pg_p_text(&l.params, name);
-    snprintf(key, sizeof key, "%s|%s|%s", what, owner ? owner : "", name ? name : "");
-    l.filter_key = key;
-    return mt_api_send_list(c, &l);
+    bool deleted;
+    mt_pg_p_init(&l->params);
+    if (mt_api_query_bool(c, "include_deleted", false, &deleted) < 0)
+        return -1;
+    mt_pg_p_bool(&l->params, deleted);
+    mt_pg_p_text(&l->params, mt_api_query(c, "name"));
+    return mt_api_list_created(c, l);
 }
 
 static int get_one(struct mt_api_call *c, const struct mt_pg_stmt *s, const char *a, const char *b, const char *what)
@@ -87,12 +72,13 @@ int mt_api_orgs_list(struct mt_api_call *c)
 {
     if (!c->who.is_operator)
         return mt_api_fail(c, 403, "operator_only", "only operators may do this");
-    return named_list(c, &orgs_asc, &orgs_desc, NULL, "orgs");
+    struct mt_api_list l = {.asc = &orgs_asc, .desc = &orgs_desc};
+    return named_list(c, &l) < 0 ? -1 : mt_api_send_list(c, &l);
 }
 
 int mt_api_orgs_get(struct mt_api_call *c)
 {
-    return get_one(c, &org_get, c->org.id, NULL, "organisation");
+    return get_one(c, &mt_org_get, c->org.id, NULL, "organisation");
 }
 
 static int prepare_org(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made)
@@ -131,12 +117,16 @@ int mt_api_orgs_create(struct mt_api_call *c)
 
 int mt_api_projects_list(struct mt_api_call *c)
 {
-    return named_list(c, &projects_asc, &projects_desc, c->org.id, "projects");
+    struct mt_api_list l = {.asc = &projects_asc, .desc = &projects_desc};
+    if (named_list(c, &l) < 0)
+        return -1;
+    mt_pg_p_text(&l.params, c->org.id);
+    return mt_api_send_list(c, &l);
 }
 
 int mt_api_projects_get(struct mt_api_call *c)
 {
-    return get_one(c, &project_get, c->org.id, mt_api_param(c, "project_id"), "project");
+    return get_one(c, &mt_project_get, mt_api_param(c, "project_id"), c->org.id, "project");
 }
 
 static int prepare_project(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made)
@@ -147,6 +137,8 @@ static int prepare_project(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_
     if (no_query(c) < 0 || mt_api_fields(c, known) < 0 || body_name(c, MT_NAME_PROJECT, &name) < 0)
         return -1;
     mt_id_new(MT_ID_PROJECT, id);
+    if (mt_cmd_rely(cmd, MT_RELY_ORG_LIVE, c->org.id, NULL, 1, &c->err) < 0)
+        return mt_api_fail_err(c);
     if (mt_api_event(c, cmd, MT_EV_PROJECT_CREATED, id, json_pack("{s:s}", "name", name)) < 0)
         return -1;
     made->status = 201;
@@ -167,12 +159,17 @@ int mt_api_projects_create(struct mt_api_call *c)
 
 int mt_api_apps_list(struct mt_api_call *c)
 {
-    return named_list(c, &apps_asc, &apps_desc, c->org.id, "apps");
+    struct mt_api_list l = {.asc = &apps_asc, .desc = &apps_desc};
+    if (named_list(c, &l) < 0)
+        return -1;
+    mt_pg_p_text(&l.params, c->org.id);
+    mt_pg_p_text(&l.params, mt_api_query(c, "project_id"));
+    return mt_api_send_list(c, &l);
 }
 
 int mt_api_apps_get(struct mt_api_call *c)
 {
-    return get_one(c, &app_get, c->app.id, NULL, "app");
+    return get_one(c, &mt_app_get, c->app.id, NULL, "app");
 }
 
 static int prepare_app(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made)
@@ -181,24 +178,24 @@ static int prepare_app(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_
     const char *name, *description, *project;
     char id[MT_ID_SIZE];
     if (no_query(c) < 0 || mt_api_fields(c, known) < 0 || body_name(c, MT_NAME_APP, &name) < 0 ||
-        mt_api_text(c, "description", false, 1024, &description) < 0 ||
+        mt_api_text(c, "description", false, MT_DESCRIPTION_MAX, &description) < 0 ||
         mt_api_text(c, "project_id", false, MT_ID_SIZE, &project) < 0)
         return -1;
     if (project) {
         struct mt_pg_params p;
         mt_auto_pg_res struct mt_pg_res *r = NULL;
         mt_pg_p_init(&p);
-        mt_pg_p_text(&p, c->org.id);
         mt_pg_p_text(&p, project);
-        if (mt_pg_query_one(c->pg, &project_get, &p, &r, &c->err) < 0)
+        mt_pg_p_text(&p, c->org.id);
+        if (mt_pg_query_one(c->pg, &mt_project_get, &p, &r, &c->err) < 0)
             return c->err.code == MT_E_NOT_FOUND ? mt_api_not_found(c, "project") : mt_api_fail_err(c);
-        if (mt_cmd_rely(cmd, MT_RELY_PROJECT, project, NULL, mt_pg_i64(r, 0, 1), &c->err) < 0)
+        if (mt_cmd_rely(cmd, MT_RELY_PROJECT_LIVE, project, NULL, 1, &c->err) < 0)
             return mt_api_fail_err(c);
     }
     mt_id_new(MT_ID_APP, id);
     c->app = (struct mt_api_owner){0};
     snprintf(c->app.id, sizeof c->app.id, "%s", id);
-    if (mt_cmd_rely(cmd, MT_RELY_ORG, c->org.id, NULL, c->org.version, &c->err) < 0)
+    if (mt_cmd_rely(cmd, MT_RELY_ORG_LIVE, c->org.id, NULL, 1, &c->err) < 0)
         return mt_api_fail_err(c);
     if (mt_api_event(c, cmd, MT_EV_APP_CREATED, id,
                      json_pack("{s:s,s:s*,s:s*}", "name", name, "description", description, "project_id", project)) < 0)
@@ -221,12 +218,16 @@ int mt_api_apps_create(struct mt_api_call *c)
 
 int mt_api_envs_list(struct mt_api_call *c)
 {
-    return named_list(c, &envs_asc, &envs_desc, c->app.id, "envs");
+    struct mt_api_list l = {.asc = &envs_asc, .desc = &envs_desc};
+    if (named_list(c, &l) < 0)
+        return -1;
+    mt_pg_p_text(&l.params, c->app.id);
+    return mt_api_send_list(c, &l);
 }
 
 int mt_api_envs_get(struct mt_api_call *c)
 {
-    return get_one(c, &env_get, c->env.id, NULL, "environment");
+    return get_one(c, &mt_env_get, c->env.id, NULL, "environment");
 }
 
 static int prepare_env(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made)
@@ -241,6 +242,8 @@ static int prepare_env(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_
     mt_id_new(MT_ID_ENV, id);
     struct mt_cmd_ids ids = {.org_id = c->org.id, .app_id = c->app.id, .env_id = id};
     bool settings = private_network || protected;
+    if (mt_cmd_rely(cmd, MT_RELY_APP_LIVE, c->app.id, NULL, 1, &c->err) < 0)
+        return mt_api_fail_err(c);
     if (mt_cmd_event(cmd, MT_EV_ENV_CREATED, id, &ids, json_pack("{s:s}", "name", name), &c->err) < 0)
         return mt_api_fail_err(c);
     if (settings && mt_cmd_event(cmd, MT_EV_ENV_UPDATED, id, &ids,

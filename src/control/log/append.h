@@ -72,6 +72,16 @@ enum mt_rely {
     MT_RELY_APP_NAME,     /* (org_id, name) */
     MT_RELY_ENV_NAME,     /* (app_id, name) */
     MT_RELY_RELEASE_CONTENT, /* (app_id, image_digest || ' ' || manifest_hash) */
+    /* An owner that is live, version 1: for what is made below it. It does not go stale when the owner is only changed. */
+    MT_RELY_ORG_LIVE,     /* (org_id) */
+    MT_RELY_PROJECT_LIVE, /* (project_id) */
+    MT_RELY_APP_LIVE,     /* (app_id) */
+    MT_RELY_ENV_LIVE,     /* (env_id) */
+    /* What is live below an owner: version = sum of last_event_id, 0 = nothing. For who takes the owner away. */
+    MT_RELY_ORG_APPS,     /* (org_id) */
+    MT_RELY_PROJECT_APPS, /* (project_id) */
+    MT_RELY_APP_ENVS,     /* (app_id) */
+    MT_RELY_ENV_ROUTES,   /* (env_id) */
     MT_RELY_MAX
 };
 
@@ -80,6 +90,10 @@ enum mt_rely {
  * 0 = there is no live row. A soft-deleted row counts as none.
  */
 int mt_cmd_rely(struct mt_cmd *cmd, enum mt_rely what, const char *key, const char *key2, int64_t version, struct mt_err *err);
+
+/** Events so far: [{event_type, aggregate_type, aggregate_id, payload}], for a dry run. NULL when memory is out. */
+json_t *mt_cmd_events_json(const struct mt_cmd *cmd);
+int mt_cmd_n_events(const struct mt_cmd *cmd);
 
 /**
  * A write to an operational table in the same transaction (personal_tokens, ipam_counters...), after the projections.

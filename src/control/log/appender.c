@@ -112,8 +112,8 @@ static void note_writes(struct mt_appender *ap, const struct mt_cmd *c)
             note(ap, c->events[i].keys.also);
     }
     for (int i = 0; i < c->n_relies; i++)
-        if (c->relies[i].what >= MT_RELY_ORG_NAME) /* who relies on a free name takes it */
-            note(ap, c->relies[i].hash);
+        if (c->relies[i].note)
+            note(ap, c->relies[i].note);
     if (c->idempotent)
         note(ap, c->idem_hash);
 }

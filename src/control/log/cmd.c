@@ -170,13 +170,35 @@ int mt_cmd_event(struct mt_cmd *cmd, enum mt_ev ev, const char *aggregate_id, co
     return r;
 }
 
+int mt_cmd_n_events(const struct mt_cmd *cmd)
+{
+    return cmd->n_events;
+}
+
+json_t *mt_cmd_events_json(const struct mt_cmd *cmd)
+{
+    json_t *list = json_array();
+    for (int i = 0; i < cmd->n_events; i++) {
+        const struct cmd_event *e = &cmd->events[i];
+        const struct mt_ev_info *info = mt_ev_info(e->ev);
+        json_t *o = json_pack("{s:s,s:s,s:s,s:o}", "event_type", info->type, "aggregate_type", info->aggregate_type,
+                              "aggregate_id", e->aggregate_id, "payload", json_loadb(e->payload, e->payload_len, 0, NULL));
+        if (json_array_append_new(list, o) < 0) {
+            json_decref(list);
+            return NULL;
+        }
+    }
+    return list;
+}
+
 int mt_cmd_rely(struct mt_cmd *cmd, enum mt_rely what, const char *key, const char *key2, int64_t version, struct mt_err *err)
 {
     MT_CHECK(cmd, CMD_MAGIC);
     MT_ASSERT(what < MT_RELY_MAX && version >= 0);
     bool two = what == MT_RELY_DESIRED || (what >= MT_RELY_PROJECT_NAME && what <= MT_RELY_RELEASE_CONTENT);
     MT_ASSERT(key && two == (key2 != NULL));
-    MT_ASSERT(what < MT_RELY_ORG_NAME || version == 0);
+    bool name = what >= MT_RELY_ORG_NAME && what <= MT_RELY_RELEASE_CONTENT;
+    MT_ASSERT(!name || version == 0);
     if (cmd->n_relies == MT_CMD_RELIES_MAX)
         return MT_FAIL(err, MT_E_LIMIT, "a command relies on at most %d rows", MT_CMD_RELIES_MAX);
     struct cmd_rely *y = &cmd->relies[cmd->n_relies];
@@ -184,12 +206,16 @@ int mt_cmd_rely(struct mt_cmd *cmd, enum mt_rely what, const char *key, const ch
     y->key2 = key2 ? mt_arena_strdup(&cmd->arena, key2) : NULL;
     if (!y->key || (key2 && !y->key2))
         return no_memory(err);
-    /* Rows are known by their aggregate's id, so that a write of the aggregate conflicts; names by kind and name. */
-    if (what < MT_RELY_ORG_NAME) {
-        y->hash = mt_proj_hash(key, NULL);
-    } else {
+    /* Rows are known by their aggregate's id, so that a write of the aggregate conflicts; names by kind and name. Who makes
+     * something below an owner notes it, and who relies on what is below waits for that. */
+    y->hash = mt_proj_hash(key, NULL);
+    if (name) {
         const char kind[3] = {'n', (char)('0' + (int)what), 0};
-        y->hash = mt_proj_hash(key, key2) ^ mt_proj_hash(kind, NULL);
+        y->note = y->hash = mt_proj_hash(key, key2) ^ mt_proj_hash(kind, NULL); /* who relies on a free name takes it */
+    } else if (what >= MT_RELY_ORG_LIVE && what <= MT_RELY_ENV_LIVE) {
+        y->note = mt_proj_hash(key, "below");
+    } else if (what >= MT_RELY_ORG_APPS && what <= MT_RELY_ENV_ROUTES) {
+        y->hash = mt_proj_hash(key, "below");
     }
     cmd->n_relies++;
     return 0;

@@ -27,7 +27,8 @@ struct cmd_rely {
     enum mt_rely what;
     const char *key, *key2;
     int64_t version;
-    uint64_t hash;
+    uint64_t hash; /* a write of this key by an earlier command of the batch makes this one wait */
+    uint64_t note; /* what a later command must wait for because this one relied on it; 0: nothing */
 };
 
 struct cmd_side {

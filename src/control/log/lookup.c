@@ -32,6 +32,11 @@ static const struct mt_pg_stmt st_idem_find = {
 #define RELY(name, view, match, version) \
     {{"log_rely_" name, "SELECT k.n, COALESCE(v." version ", 0)" RELY_FROM(view, match, version)}, \
      {"log_guard_" name, "SELECT 1 / (CASE WHEN EXISTS (SELECT 1" RELY_FROM(view, match, version) ") THEN 0 ELSE 1 END)"}}
+#define RELY_LIVE(name, view, id) \
+    RELY(name, "LATERAL (SELECT 1::int8 AS live FROM " view " x WHERE x." id " = k.a AND NOT x.deleted)", "true", "live")
+#define RELY_BELOW(name, view, owner) \
+    RELY(name, "LATERAL (SELECT sum(x.last_event_id)::int8 AS s FROM " view " x WHERE x." owner " = k.a AND NOT x.deleted)", \
+         "true", "s")
 static const struct mt_pg_stmt st_rely[MT_RELY_MAX][2] = {
     [MT_RELY_USER] = RELY("user", "users_view", "v.user_id = k.a", "resource_version"),
     [MT_RELY_ORG] = RELY("org", "orgs_view", "v.org_id = k.a AND NOT v.deleted", "resource_version"),
@@ -54,6 +59,14 @@ static const struct mt_pg_stmt st_rely[MT_RELY_MAX][2] = {
         RELY("release_content", "releases_view",
              "v.app_id = k.a AND v.image_digest = split_part(k.b, ' ', 1) AND v.manifest_hash = split_part(k.b, ' ', 2)",
              "resource_version"),
+    [MT_RELY_ORG_LIVE] = RELY_LIVE("org_live", "orgs_view", "org_id"),
+    [MT_RELY_PROJECT_LIVE] = RELY_LIVE("project_live", "projects_view", "project_id"),
+    [MT_RELY_APP_LIVE] = RELY_LIVE("app_live", "apps_view", "app_id"),
+    [MT_RELY_ENV_LIVE] = RELY_LIVE("env_live", "envs_view", "env_id"),
+    [MT_RELY_ORG_APPS] = RELY_BELOW("org_apps", "apps_view", "org_id"),
+    [MT_RELY_PROJECT_APPS] = RELY_BELOW("project_apps", "apps_view", "project_id"),
+    [MT_RELY_APP_ENVS] = RELY_BELOW("app_envs", "envs_view", "app_id"),
+    [MT_RELY_ENV_ROUTES] = RELY_BELOW("env_routes", "routes_view", "env_id"),
 };
 
 /* ---- outcomes ---- */

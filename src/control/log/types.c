@@ -42,7 +42,8 @@ static const struct mt_pf f_name_opt[] = {TEXT_OPT("name"), END};
 static const struct mt_pf f_reason[] = {TEXT("reason"), END};
 static const struct mt_pf f_none[] = {END};
 static const struct mt_pf f_cascade[] = {BOOL("cascade"), END};
-static const struct mt_pf f_org_updated[] = {TEXT_OPT("name"), TEXT_OPT("billing_email"), BOOL_OPT("developer_exec"), END};
+/* billing_email: null takes the value away */
+static const struct mt_pf f_org_updated[] = {TEXT_OPT("name"), ANY_OPT("billing_email"), BOOL_OPT("developer_exec"), END};
 static const struct mt_pf f_app_created[] = {TEXT("name"), TEXT_OPT("description"), TEXT_OPT("project_id"), END};
 /* description and project_id: null takes the value away */
 static const struct mt_pf f_app_updated[] = {TEXT_OPT("name"), ANY_OPT("description"), ANY_OPT("project_id"), END};

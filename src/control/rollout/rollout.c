@@ -431,8 +431,10 @@ static void remember(struct mt_step *s)
     if (r->satisfied && g->target_spec)
         r->stable_spec = g->target_spec;
     bool held_again = r->condition == MT_ROLL_HELD && g->condition == MT_ROLL_HELD && g->held_event <= g->command_event;
+    /* With nothing wanted the record keeps its last target: there is none to write in its place. */
     r->scheduling_changed = r->condition != g->condition || r->reason != g->reason || held_again ||
-                            !same(r->stable_spec, g->stable_spec) || !same(g->recorded_target, g->target_spec);
+                            !same(r->stable_spec, g->stable_spec) ||
+                            (g->target_spec && !same(g->recorded_target, g->target_spec));
 }
 
 int mt_roll_step(const struct mt_roll_group *g, struct mt_place_node *nodes, size_t n_nodes, struct mt_place_quota *quota,

@@ -80,7 +80,7 @@ static const struct projection table[] = {
       "INSERT INTO orgs_view (org_id, name, " BORN_COLS ") SELECT e.aggregate_id, "
                                              P("name") ", " BORN E_OF("org.created")),
     {MT_EV_ORG_UPDATED, {"proj_org_updated", UPDATE("orgs_view", "org_id", "org.updated",
-                                                    KEEP("name") ", " KEEP("billing_email") ", " KEEP_BOOL("developer_exec"))}},
+                                                    KEEP("name") ", " SET_OR_NULL("billing_email") ", " KEEP_BOOL("developer_exec"))}},
     {MT_EV_ORG_SUSPENDED, {"proj_org_suspended", UPDATE("orgs_view", "org_id", "org.suspended",
                                                         "suspended = true, suspended_reason = " P("reason"))}},
     {MT_EV_ORG_RESUMED, {"proj_org_resumed", UPDATE("orgs_view", "org_id", "org.resumed",
