@@ -119,7 +119,7 @@ try:
         assert w.q("GET", O + "/apps/app_nothing").status == 404
         r = w.q("GET", O + "/volumes")
         assert r.status == 404 and r.json["code"] == "not_found", r.text
-        r = w.q("DELETE", A)
+        r = w.q("PUT", A)
         assert r.status == 405 and r.json["code"] == "method_not_allowed", r.text
 
     @case("an agent's first heartbeat makes the node record")

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The pure parts of the control plane: addresses, route rules, node health, path matching, tokens, sentences. */
 #include "base/str.h"
+#include "control/api/cursor.h"
 #include "control/api/dispatch.h"
 #include "control/auth/auth.h"
 #include "control/commands/route.h"
@@ -220,6 +221,29 @@ static void events_read_as_sentences(void **state)
     assert_string_equal(s, "unknown a: thing happened");
 }
 
+static void a_cursor_reads_back_for_its_own_list_only(void **state)
+{
+    (void)state;
+    char cursor[MT_CURSOR_SIZE], id[MT_ID_SIZE];
+    static const char key[] = "/v1/orgs desc\nname=a";
+    assert_true(mt_cursor_make("org_01m8hpd6h199cvdfqbmawvq2h9", key, cursor));
+    assert_true(mt_cursor_read(cursor, key, id));
+    assert_string_equal(id, "org_01m8hpd6h199cvdfqbmawvq2h9");
+    assert_false(mt_cursor_read(cursor, "/v1/orgs asc\nname=a", id));
+    assert_false(mt_cursor_read(cursor, "/v1/orgs desc\nname=b", id));
+    assert_false(mt_cursor_make("org_'; DROP", key, cursor));
+    assert_false(mt_cursor_make("", key, cursor));
+    assert_false(mt_cursor_read("", key, id));
+    assert_false(mt_cursor_read("====", key, id));
+    for (size_t i = 0; cursor[i]; i++) { /* any one letter changed */
+        char other[MT_CURSOR_SIZE];
+        memcpy(other, cursor, sizeof other);
+        other[i] = other[i] == 'A' ? 'B' : 'A';
+        bool same_list = mt_cursor_read(other, key, id); /* then it names another place in the same list, no more */
+        assert_true(!same_list || strlen(id) == strlen("org_01m8hpd6h199cvdfqbmawvq2h9"));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -232,6 +256,7 @@ int main(void)
         cmocka_unit_test(an_unchanged_plan_is_sent_once_and_again_to_who_is_behind),
         cmocka_unit_test(a_drain_is_cut_only_when_every_edge_has_the_revision),
         cmocka_unit_test(events_read_as_sentences),
+        cmocka_unit_test(a_cursor_reads_back_for_its_own_list_only),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
