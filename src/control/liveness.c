@@ -2,6 +2,7 @@
 /* The liveness monitor: silence, conditions, and the guard against taking our own outage for theirs. */
 #include "control/liveness.h"
 
+#include "base/assert.h"
 #include "base/clock.h"
 #include "base/cleanup.h"
 #include "base/log.h"
@@ -14,7 +15,6 @@
 struct seen {
     int64_t heartbeat_us; /* last one counted */
     unsigned clean;
-    bool probing;
 };
 
 static const struct mt_pg_stmt look = {
@@ -53,7 +53,7 @@ const char *mt_liveness_health(const struct mt_liveness_facts *f)
         return "degraded";
     if (MT_STREQ(f->health, "ready"))
         return "ready";
-    if (f->clean >= CLEAN_NEEDED || f->was_probing)
+    if (f->clean >= CLEAN_NEEDED || (f->clean > 0 && f->was_passing))
         return "ready";
     return MT_STREQ(f->health, "degraded") ? "degraded" : f->health;
 }
@@ -71,22 +71,39 @@ static void driver_word(const json_t *body, char ret[32], bool *probing)
 }
 
 /* All conditions of a node: its own, and those only we can tell. */
-static json_t *conditions(const struct mt_control *ctl, const json_t *body, bool *ret_probing)
+static json_t *conditions(const struct mt_control *ctl, const json_t *body)
 {
     json_t *list = json_array(), *own = json_object_get(body, "conditions"), *v;
     size_t i;
     char word[32];
-    bool allowed = false;
+    bool allowed = false, probing;
     json_array_foreach (own, i, v)
         json_array_append(list, v);
-    driver_word(body, word, ret_probing);
+    driver_word(body, word, &probing);
     for (i = 0; i < ctl->conf.vmm_allowed.n; i++)
         allowed = allowed || MT_STREQ(ctl->conf.vmm_allowed.v[i], word);
-    if (*ret_probing && json_array_size(list) == 0)
+    if (probing && json_array_size(list) == 0)
         json_array_append_new(list, json_string("vmm_unavailable"));
-    if (!allowed && !*ret_probing)
+    if (!allowed && !probing)
         json_array_append_new(list, json_string("vmm_not_allowed"));
     return list;
+}
+
+/* The recorded conditions are those of an agent that starts or stops as it was told to: no fault that could come back, so the
+ * first clean heartbeat ends them. */
+static bool passing(const char *have)
+{
+    static const char *const own[] = {"probing", "stopping"};
+    while (*have) {
+        size_t n = strcspn(have, ",");
+        bool found = false;
+        for (size_t i = 0; i < MT_ARRAY_LEN(own); i++)
+            found = found || (strlen(own[i]) == n && memcmp(own[i], have, n) == 0);
+        if (!found)
+            return false;
+        have += n + (have[n] == ',');
+    }
+    return true;
 }
 
 static struct seen *remember(struct mt_liveness *l, const char *id)
@@ -171,29 +188,28 @@ int mt_liveness_look(struct mt_control *ctl, struct mt_pg *pg, struct mt_livenes
         mt_auto_json json_t *body = text ? json_loads(text, 0, &je) : NULL;
         if (!s || !body)
             continue; /* never seen: it keeps the health of its record */
-        bool probing;
-        mt_auto_json json_t *list = conditions(ctl, body, &probing);
+        mt_auto_json json_t *list = conditions(ctl, body);
+        char have[512], want[512];
+        joined(list, want, sizeof want);
+        snprintf(have, sizeof have, "%s", mt_pg_text(r, i, mt_pg_col(r, "conditions")));
         int64_t at = mt_pg_time_or(r, i, mt_pg_col(r, "received_at"), 0);
         if (at != s->heartbeat_us) {
             s->clean = json_array_size(list) == 0 ? s->clean + 1 : 0;
             s->heartbeat_us = at;
         }
+        /* nobody listened before there was a leader: what a node missed then does not make it silent */
+        int64_t silence = mt_pg_i64(r, i, mt_pg_col(r, "silence_ms")), led = (now_ns - l->leader_since_ns) / MT_NS_PER_MS;
+        if ((MT_STREQ(health, "ready") || MT_STREQ(health, "degraded")) && silence > led)
+            silence = led;
         struct mt_liveness_facts f = {.health = health,
-                                      .silence_ms = mt_pg_i64(r, i, mt_pg_col(r, "silence_ms")),
+                                      .silence_ms = silence,
                                       .conditions = json_array_size(list) > 0,
                                       .clean = s->clean,
-                                      .was_probing = s->probing,
+                                      .was_passing = MT_STREQ(health, "degraded") && passing(have),
                                       .may_offline = !grace && !mass,
                                       .suspect_ms = (int64_t)ctl->conf.suspect_seconds * 1000,
                                       .offline_ms = (int64_t)ctl->conf.offline_seconds * 1000};
         const char *to = mt_liveness_health(&f);
-        if (!f.conditions)
-            s->probing = s->probing && MT_STREQ(to, "degraded");
-        else
-            s->probing = probing;
-        char have[512], want[512];
-        joined(list, want, sizeof want);
-        snprintf(have, sizeof have, "%s", mt_pg_text(r, i, mt_pg_col(r, "conditions")));
         if (MT_STREQ(to, health) && (MT_STREQ(have, want) || MT_STREQ(to, "suspect") || MT_STREQ(to, "offline")))
             continue;
         if ((rc = change(ctl, r, i, to, list, lease, err)) < 0)

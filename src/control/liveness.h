@@ -21,10 +21,10 @@ int mt_liveness_look(struct mt_control *ctl, struct mt_pg *pg, struct mt_livenes
 /** The health a node should have. Pure; exported for tests. */
 struct mt_liveness_facts {
     const char *health;       /* present: ready, degraded, suspect, offline, lost */
-    int64_t silence_ms;       /* since the last heartbeat */
+    int64_t silence_ms;       /* since the last heartbeat that a leader could have seen */
     bool conditions;          /* any condition, or a driver that is not allowed */
     unsigned clean;           /* heartbeats in a row without a condition */
-    bool was_probing;         /* the last condition was the driver probe, which is no fault */
+    bool was_passing;         /* degraded only by the agent's own start or stop, which is no fault */
     bool may_offline;         /* past the start-up grace and the mass-failure guard */
     int64_t suspect_ms, offline_ms;
 };

@@ -97,7 +97,7 @@ static void node_health_follows_silence_conditions_and_guards(void **state)
     static const struct {
         const char *from;
         int64_t silence_s;
-        bool conditions, probing, may_offline;
+        bool conditions, passing, may_offline;
         unsigned clean;
         const char *to;
     } t[] = {
@@ -108,11 +108,11 @@ static void node_health_follows_silence_conditions_and_guards(void **state)
         {"suspect", 1, false, false, true, 3, "ready"},      {"ready", 1, true, false, true, 0, "degraded"},
         {"degraded", 1, false, false, true, 2, "degraded"},  {"degraded", 1, false, false, true, 3, "ready"},
         {"degraded", 1, false, true, true, 1, "ready"},      {"lost", 1, false, false, true, 9, "lost"},
-        {"suspect", 1, true, false, true, 0, "degraded"},
+        {"suspect", 1, true, false, true, 0, "degraded"},    {"degraded", 1, false, true, true, 0, "degraded"},
     };
     for (size_t i = 0; i < sizeof t / sizeof t[0]; i++) {
         struct mt_liveness_facts f = {.health = t[i].from, .silence_ms = t[i].silence_s * 1000, .conditions = t[i].conditions,
-                                      .clean = t[i].clean, .was_probing = t[i].probing, .may_offline = t[i].may_offline,
+                                      .clean = t[i].clean, .was_passing = t[i].passing, .may_offline = t[i].may_offline,
                                       .suspect_ms = 20000, .offline_ms = 60000};
         assert_string_equal(mt_liveness_health(&f), t[i].to);
     }
