@@ -1,0 +1,115 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""The agent dies at each recorded step of an instance, the supervisor with it, and `moat down` alone has to give the host back: links,
+addresses, routes, firewall tables, mounts, cgroups, processes are what they were before the platform was ever started.
+
+The list of steps comes from the agent itself (--list-steps). Arguments: names of steps to try instead of all.
+"""
+import glob
+import os
+import signal
+import subprocess
+import sys
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib"))
+from platform_kit import *  # noqa: E402,F403
+
+ENDING = ("life.draining", "life.stopping", "life.exited", "life.stopped")
+
+
+def steps():
+    return subprocess.run([f"{BIN}/moat-agent", "--list-steps"], stdout=subprocess.PIPE, check=True, text=True).stdout.split()
+
+
+class StepDown:
+    def __init__(self, p):
+        self.p = p
+        self.clean, self.ids = None, set()
+
+    def host(self):
+        """What the platform may change. Other tests run instances of their own at the same time: cgroups are ours by the instance's id."""
+        s = host_snapshot()
+        s["cgroups"] = [g for g in glob.glob("/sys/fs/cgroup/**/moat.slice/instances/*/", recursive=True) if any(i in g for i in self.ids)]
+        s["mounts"] = [m for m in s["mounts"] if self.p.data in m]
+        s["processes"] = [cmd[:200] for _, cmd in processes_of(self.p.data + "/")] + self.p.vms()
+        return s
+
+    def first(self):
+        self.p.up()
+        r = self.p.deploy(self.p.hello_manifest(self.p.push_hello("v1", "one")))
+        check(r["observed"]["status"] == "succeeded", json.dumps(r))
+        self.scale(0)
+        wait_until(lambda: not self.p.vms(), 30, "the VM has ended")
+        self.down()
+
+    def scale(self, n):
+        self.ids |= {i["id"].split("_")[1] for i in self.p.instances()}
+        self.p.cli("scale", "--app", "hello", "--env", "prod", f"web={n}")
+
+    def down(self):
+        r = self.p.down()
+        check(r.returncode == 0, f"moat down: {r.returncode} {r.stdout[-400:]}{r.stderr[-800:]}")
+        after = self.host()
+        for key, value in self.clean.items():
+            check(after[key] == value, f"{key}: before {value} after {after[key]}")
+
+    def agent_that_dies(self, step):
+        """The supervisor and its agent are killed; the same agent, told to end itself at the step, takes its place."""
+        pid = self.p.pid("agent")
+        with open(f"/proc/{pid}/cmdline", "rb") as f:
+            argv = f.read().decode().split("\0")[:-1]
+        self.p.kill("up")
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not os.path.exists(f"/proc/{pid}"), 10, "the agent has ended and its lock with it")
+        with open(f"{self.p.data}/log/agent.log", "ab") as log:
+            return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                                    env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "MT_TEST_KILL_STEP": step})
+
+    def step(self, name):
+        p = self.p
+        p.up()
+        agent = self.agent_that_dies(name)
+        try:
+            self.scale(1)
+            if name.startswith("teardown.") or name in ENDING:
+                wait_until(lambda: agent.poll() is not None or [i for i in p.instances() if i["status"] == "ready"], 90, "the instance is ready")
+                check(agent.poll() is None, "the agent died before the instance was ready")
+                if name == "life.draining":
+                    p.kill("edge")  # or it acknowledges at once and the agent is told `stopped` without `draining` before it
+                self.scale(0)
+            try:
+                rc = agent.wait(60)
+            except subprocess.TimeoutExpired:
+                raise Failed(f"the agent did not die at {name}") from None
+            check(rc == -signal.SIGKILL, f"the agent ended with {rc}")
+            self.scale(0)  # or the next start would boot it before the agent that dies is there
+        finally:
+            if agent.poll() is None:
+                agent.kill()
+                agent.wait()
+        self.down()
+
+
+def main():
+    need_root()
+    own_network()
+    p = Platform("sd")
+    c, s = Cases(), StepDown(p)
+    s.clean = s.host()
+    try:
+        if c.run("a platform that has run an instance goes down clean", s.first):
+            for name in sys.argv[1:] or steps():
+                if not c.run(f"agent killed at {name}, then moat down: the host is as before", s.step, name):
+                    p.down()
+    finally:
+        if c.failed:
+            for n in ("up", "control", "agent"):
+                print(f"--- log of {n}\n{p.log(n)}")
+        left = p.close()
+        if left:
+            print(f"  left: {'; '.join(left)[:600]}")
+    return 1 if c.failed else 0
+
+
+sys.exit(main())
