@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Speed of the append path against its plain alternatives on one cluster: bench DIR CONNINFO... see run. Prints one line per
  * measurement: "MODE CLIENTS COMMANDS_PER_S EVENTS_PER_S P50_US P99_US LOCKS_PER_BATCH COMMANDS_PER_BATCH". */
+#include "control/audit/record.h"
 #include "control/log/append.h"
 #include "control/log/read.h"
 #include "control/log/schema.h"
@@ -29,6 +30,7 @@ struct client {
     int n;
     enum mode mode;
     int events; /* per command */
+    bool unaudited;
     struct mt_appender *ap;
     struct mt_pg *pg;
     const char *control;
@@ -83,6 +85,32 @@ static int event10(struct mt_cmd *c, const char *org, const char *tag, struct mt
     return r;
 }
 
+/* The record that the API attaches to such a command. */
+static int audit_record(struct mt_cmd *cmd, const struct client *c, const char *tag, struct mt_err *err)
+{
+    char id[64];
+    mt_auto_buf struct mt_buf json = MT_BUF_INIT(8192);
+    struct mt_audit_rec rec = {0};
+    (void)snprintf(id, sizeof id, "aud_%s", tag);
+    const char **t = rec.text;
+    t[MT_AUDIT_T_action] = "app.create";
+    t[MT_AUDIT_T_audit_id] = t[MT_AUDIT_T_resource_id] = id;
+    t[MT_AUDIT_T_actor_id] = "usr_01hzbench00000000000000000";
+    t[MT_AUDIT_T_actor_type] = "user";
+    t[MT_AUDIT_T_decision] = "allow";
+    t[MT_AUDIT_T_result] = "ok";
+    t[MT_AUDIT_T_org_id] = c->org;
+    t[MT_AUDIT_T_request_id] = "req_01hzbench00000000000000000";
+    t[MT_AUDIT_T_resource_type] = "app";
+    t[MT_AUDIT_T_scopes] = "*";
+    t[MT_AUDIT_T_source_ip] = "unix:uid=1000";
+    t[MT_AUDIT_T_token_id] = "tok_01hzbench00000000000000000";
+    t[MT_AUDIT_T_user_agent] = "moat/0.1.0";
+    t[MT_AUDIT_T_idempotency_key_hash] = "00112233445566778899aabbccddeeff";
+    int r = mt_audit_put(&rec, &json, err);
+    return r < 0 ? r : mt_cmd_audit(cmd, (const char *)json.p, json.len, err);
+}
+
 /* What an API call does: an app of an organisation whose row it read, under an idempotency key, with a reply. */
 static int full_command(struct client *c, struct mt_err *err)
 {
@@ -107,6 +135,8 @@ static int full_command(struct client *c, struct mt_err *err)
         r = mt_cmd_rely(cmd, MT_RELY_ORG, c->org, NULL, 1, err);
     if (r == 0)
         r = mt_cmd_idempotency(cmd, c->org, actor.actor_id, "POST /v1/orgs/{org}/apps", key, mac, err);
+    if (r == 0 && !c->unaudited)
+        r = audit_record(cmd, c, tag, err);
     if (r < 0) {
         mt_cmd_free(cmd);
         return r;
@@ -182,12 +212,15 @@ static int prepare(struct client *cs, int n, enum mode mode, int events, const c
 static int measure(enum mode mode, const char *name, int n, int events, int ms, const char *control, struct mt_err *err)
 {
     static struct client cs[CLIENTS_MAX];
+    bool unaudited = MT_STREQ(name, "unaudited");
     struct mt_appender *shared = NULL;
     struct mt_appender_stats before = {0}, after = {0};
     (void)snprintf(run_id, sizeof run_id, "%llx", (unsigned long long)mt_clock_wall_us());
     int r = prepare(cs, n, mode, events, control, &shared, err);
     if (r < 0)
         return r;
+    for (int i = 0; i < n; i++)
+        cs[i].unaudited = unaudited;
     go = over = false;
     for (int i = 0; i < n; i++)
         if (pthread_create(&cs[i].thread, NULL, client_main, &cs[i]) != 0)
@@ -254,6 +287,7 @@ int main(int argc, char **argv)
     } rows[] = {
         {"bare", MODE_BARE, 32, 1},          {"combined", MODE_COMBINED, 32, 1},    {"locked", MODE_LOCKED, 32, 1},
         {"combined10", MODE_COMBINED, 32, 10}, {"combined8", MODE_COMBINED, 8, 1}, {"bare8", MODE_BARE, 8, 1},
+        {"unaudited", MODE_COMBINED, 32, 1},
     };
     struct mt_err err = {0};
     if (argc < 3) {

@@ -67,7 +67,7 @@ static void command_first(int argc, char **argv)
     }
     if (i == 1 || i >= argc)
         return;
-    (void)cli_find_command(argv[i], i + 1 < argc ? argv[i + 1] : NULL, &words);
+    (void)cli_find_command(argv[i], i + 1 < argc ? argv[i + 1] : NULL, i + 2 < argc ? argv[i + 2] : NULL, &words);
     for (int w = 0; w < words; w++) {
         char *word = argv[i + w];
         memmove(argv + 2 + w, argv + 1 + w, (size_t)(i - 1) * sizeof *argv);
@@ -78,8 +78,8 @@ static void command_first(int argc, char **argv)
 /* Nothing is called @first @second: say what is near, or what the noun can do. */
 static int unknown_command(struct cli *c, const char *first, const char *second)
 {
-    const char *names[64], *kind = second ? second : "";
-    char two[128], verbs[200] = "";
+    const char *names[256], *kind = second ? second : "";
+    char two[128], verbs[600] = "";
     size_t n = 0, used = 0, len = strlen(first);
     (void)snprintf(two, sizeof two, "%.60s%s%.60s", first, second ? " " : "", kind);
     for (const struct cli_command *k = cli_commands; k->name && n + 1 < MT_ARRAY_LEN(names); k++) {
@@ -183,7 +183,8 @@ int cli_parse(struct cli *c, int argc, char **argv)
     if (argv[1][0] == '-' && !MT_STREQ(argv[1], "--version"))
         return cli_usage(c, "no command is given");
     int words;
-    c->command = cli_find_command(MT_STREQ(argv[1], "--version") ? "version" : argv[1], argc > 2 ? argv[2] : NULL, &words);
+    c->command = cli_find_command(MT_STREQ(argv[1], "--version") ? "version" : argv[1], argc > 2 ? argv[2] : NULL,
+                                  argc > 3 ? argv[3] : NULL, &words);
     if (!c->command)
         return unknown_command(c, argv[1], NULL);
     int code = parse_options(c, argc - words, argv + words);

@@ -78,8 +78,8 @@ extern const struct cli_option cli_global_options[];
 /* options (args.c) */
 /** Fill @c from the command line; 0: run c->command, -1: help was printed, else the exit code of an error that was printed. Reorders @argv. */
 int cli_parse(struct cli *c, int argc, char **argv);
-/** Command of one or two words, NULL when there is none. A noun alone stands for its list. *ret_words: words used. */
-const struct cli_command *cli_find_command(const char *first, const char *second, int *ret_words);
+/** Command of one to three words, NULL when there is none. A noun alone stands for its list. *ret_words: words used. */
+const struct cli_command *cli_find_command(const char *first, const char *second, const char *third, int *ret_words);
 /** Value of an option (the last one given), NULL when it was not given; "" for a switch. */
 const char *cli_opt(const struct cli *c, const char *name);
 bool cli_has(const struct cli *c, const char *name);
@@ -211,6 +211,10 @@ int cmd_instances_list(struct cli *c);
 int cmd_instances_get(struct cli *c);
 int cmd_logs(struct cli *c);
 int cmd_events(struct cli *c);
+int cmd_audit(struct cli *c);
+int cmd_audit_verify(struct cli *c);
+int cmd_admin_audit(struct cli *c);
+int cmd_admin_audit_verify(struct cli *c);
 int cmd_releases_list(struct cli *c);
 int cmd_releases_get(struct cli *c);
 int cmd_routes_list(struct cli *c);

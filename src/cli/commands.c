@@ -93,6 +93,15 @@ static const struct cli_option events_options[] = {
     {"lines", 'n', "N", "at most this many (default 50)"},
     {NULL, 0, NULL, NULL},
 };
+#define AUDIT_OPTIONS                                                                                   \
+    {"since", 0, "TIME", "from this RFC 3339 time, or so long ago (90m)"}, {"until", 0, "TIME", "before this time"}, \
+    {"actor", 0, "ID", "only what this user, service principal or node did"}, \
+    {"action", 0, "NAME", "only this action, or a group such as app.*"}, \
+    {"resource", 0, "ID", "only what was done to this"}, {"denied", 0, NULL, "only what was refused"}, \
+    {"lines", 'n', "N", "at most this many (default 50)"}
+static const struct cli_option audit_options[] = {AUDIT_OPTIONS, {NULL, 0, NULL, NULL}};
+static const struct cli_option admin_audit_options[] = {
+    AUDIT_OPTIONS, {"all", 0, NULL, "those of every organisation too"}, {NULL, 0, NULL, NULL}};
 static const struct cli_option routes_list_options[] = {{"all", 0, NULL, "routes of every environment"}, {NULL, 0, NULL, NULL}};
 static const struct cli_option routes_create_options[] = {
     {"process", 0, "NAME", "process type behind it (default web)"},
@@ -125,6 +134,8 @@ const struct cli_command cli_commands[] = {
     {CLI_LOOK, "ps", "", "instances of the environment", instances_options, cmd_instances_list},
     {CLI_LOOK, "logs", "", "log lines of the environment", logs_options, cmd_logs},
     {CLI_LOOK, "events", "", "what happened", events_options, cmd_events},
+    {CLI_LOOK, "audit", "", "who did what, and who was refused", audit_options, cmd_audit},
+    {CLI_LOOK, "audit verify", "", "check that nobody altered the audit log", NULL, cmd_audit_verify},
     {CLI_LOOK, "instances list", "", "the same as ps", instances_options, cmd_instances_list},
     {CLI_LOOK, "instances get", "ID", "one instance", NULL, cmd_instances_get},
     {CLI_LOOK, "releases list", "", "releases of the app", NULL, cmd_releases_list},
@@ -135,6 +146,8 @@ const struct cli_command cli_commands[] = {
     {CLI_ROUTES, "routes list", "", "routes of the environment", routes_list_options, cmd_routes_list},
     {CLI_ROUTES, "routes create", "[HOSTNAME]", "make a port of a process reachable", routes_create_options, cmd_routes_create},
     {CLI_ROUTES, "routes delete", "ROUTE", "remove a route, by host name or id", NULL, cmd_routes_delete},
+    {CLI_MORE, "admin audit", "", "the audit log of the platform", admin_audit_options, cmd_admin_audit},
+    {CLI_MORE, "admin audit verify", "", "check every chain of the audit log", NULL, cmd_admin_audit_verify},
     {CLI_MORE, "orgs list", "", "organisations you belong to", NULL, cmd_orgs_list},
     {CLI_MORE, "whoami", "", "who the token belongs to", NULL, cmd_whoami},
     {CLI_MORE, "completion", "SHELL", "completion script for bash or zsh", NULL, cmd_completion},

@@ -18,23 +18,29 @@ static void put_nouns(void)
     }
 }
 
-/* One `NOUN) ...` for each noun that has verbs. */
+/* One `NOUN) ...` for each noun that has verbs: the second words, each once. */
 static void put_verbs(void)
 {
-    const char *noun = "";
-    size_t n = 0;
+    const char *noun = "", *last = "";
+    size_t n = 0, m = 0;
     for (const struct cli_command *k = cli_commands; k->name; k++) {
         const char *verb = strchr(k->name, ' ');
-        if (verb && n == (size_t)(verb - k->name) && strncmp(k->name, noun, n) == 0) {
-            (void)printf("%s", verb);
+        bool more = verb && n == (size_t)(verb - k->name) && strncmp(k->name, noun, n) == 0;
+        size_t len = verb ? strcspn(verb + 1, " ") : 0;
+        if (more && len == m && strncmp(verb + 1, last, m) == 0)
             continue;
+        if (more) {
+            (void)printf(" %.*s", (int)len, verb + 1);
+        } else {
+            if (n)
+                (void)printf("' ;;\n");
+            noun = k->name;
+            n = verb ? (size_t)(verb - k->name) : 0;
+            if (n)
+                (void)printf("    %.*s) verbs='%.*s", (int)n, k->name, (int)len, verb + 1);
         }
-        if (n)
-            (void)printf("' ;;\n");
-        noun = k->name;
-        n = verb ? (size_t)(verb - k->name) : 0;
-        if (n)
-            (void)printf("    %.*s) verbs='%s", (int)n, k->name, verb + 1);
+        last = verb ? verb + 1 : "";
+        m = len;
     }
     if (n)
         (void)printf("' ;;\n");

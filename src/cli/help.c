@@ -4,19 +4,27 @@
 
 #include "base/str.h"
 
-const struct cli_command *cli_find_command(const char *first, const char *second, int *ret_words)
+static const struct cli_command *named(const char *const *words, int n, const char *more)
 {
-    char two[64];
-    const char *verbs[] = {second, NULL, "list"}; /* as written; one word alone; "routes" stands for "routes list" */
-    for (size_t v = 0; v < 3; v++) {
-        *ret_words = v == 0 ? 2 : 1;
-        if (v == 0 && !second)
-            continue;
-        if (snprintf(two, sizeof two, "%s%s%s", first, verbs[v] ? " " : "", verbs[v] ? verbs[v] : "") >= (int)sizeof two)
-            continue;
-        for (const struct cli_command *k = cli_commands; k->name; k++)
-            if (MT_STREQ(k->name, two))
-                return k;
+    char name[96];
+    if (snprintf(name, sizeof name, "%s%s%s%s%s%s", words[0], n > 1 ? " " : "", n > 1 ? words[1] : "", n > 2 ? " " : "", n > 2 ? words[2] : "",
+                 more) >= (int)sizeof name)
+        return NULL;
+    for (const struct cli_command *k = cli_commands; k->name; k++)
+        if (MT_STREQ(k->name, name))
+            return k;
+    return NULL;
+}
+
+const struct cli_command *cli_find_command(const char *first, const char *second, const char *third, int *ret_words)
+{
+    const char *const words[] = {first, second, third};
+    int given = !second ? 1 : !third ? 2 : 3;
+    for (int n = given; n > 0; n--) { /* as written; "routes" stands for "routes list" */
+        const struct cli_command *k = named(words, n, "");
+        *ret_words = n;
+        if (k || (k = named(words, n, " list")))
+            return k;
     }
     return NULL;
 }
@@ -70,16 +78,18 @@ bool cli_help(FILE *out, const char *topic)
     static const char *const title[CLI_GROUP_MAX] = {
         [CLI_PLATFORM] = "the platform", [CLI_APPS] = "apps", [CLI_LOOK] = "looking at what runs", [CLI_ROUTES] = "routes", [CLI_MORE] = "more"};
     if (topic) {
-        char copy[64];
+        char copy[128];
         (void)snprintf(copy, sizeof copy, "%s", topic);
-        char *blank = strchr(copy, ' ');
-        if (blank)
-            *blank = '\0';
-        else if (help_of_noun(out, copy))
+        if (help_of_noun(out, copy))
             return true;
-        int words;
-        const struct cli_command *k = cli_find_command(copy, blank ? blank + 1 : NULL, &words);
-        if (!k || (blank && words == 1))
+        const char *word[3] = {copy};
+        int given = 1, words;
+        for (char *blank = strchr(copy, ' '); blank && given < 3; blank = strchr(blank, ' ')) {
+            *blank++ = '\0';
+            word[given++] = blank;
+        }
+        const struct cli_command *k = cli_find_command(word[0], word[1], word[2], &words);
+        if (!k || words < given)
             return false;
         help_of_command(out, k);
         return true;
@@ -100,9 +110,10 @@ int cmd_help(struct cli *c)
     char topic[128];
     if (c->argc == 0)
         return cli_help(stdout, NULL) ? CLI_OK : CLI_INTERNAL;
-    (void)snprintf(topic, sizeof topic, "%.60s%s%.60s", c->argv[0], c->argc > 1 ? " " : "", c->argc > 1 ? c->argv[1] : "");
+    (void)snprintf(topic, sizeof topic, "%.40s%s%.40s%s%.40s", c->argv[0], c->argc > 1 ? " " : "", c->argc > 1 ? c->argv[1] : "",
+                   c->argc > 2 ? " " : "", c->argc > 2 ? c->argv[2] : "");
     c->command = NULL; /* the hint is the list of all commands */
-    return c->argc <= 2 && cli_help(stdout, topic) ? CLI_OK : cli_usage(c, "there is no command '%s'", topic);
+    return c->argc <= 3 && cli_help(stdout, topic) ? CLI_OK : cli_usage(c, "there is no command '%s'", topic);
 }
 
 int cmd_version(struct cli *c)

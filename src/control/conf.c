@@ -57,6 +57,8 @@ const struct mt_conf_key mt_control_keys[] = {
      "no node becomes offline this long after the scheduler became leader"},
     {"drain_delay_seconds", MT_CONF_U64, OFF(drain_delay_seconds), 0, 60, "5", "s",
      "a draining instance serves on this long unless all edges have dropped it before"},
+    {"audit_retention_days", MT_CONF_U64, OFF(audit_retention_days), 90, 36500, "400", "days",
+     "audit records are kept this long; chains still verify afterwards"},
     {"mtu", MT_CONF_U64, OFF(mtu), 1280, 9000, "1420", "bytes", "MTU of the overlay"},
 };
 const size_t mt_control_keys_n = MT_ARRAY_LEN(mt_control_keys);

@@ -32,6 +32,7 @@ struct mt_control_conf {
     uint64_t heartbeat_seconds, suspect_seconds, offline_seconds, drain_delay_seconds;
     uint64_t startup_grace_seconds;
     uint64_t registry_timeout_seconds, max_image_bytes, mtu;
+    uint64_t audit_retention_days;
 };
 
 extern const struct mt_conf_key mt_control_keys[];

@@ -8,6 +8,8 @@
 #include "base/log.h"
 #include "base/str.h"
 #include "control/api/dispatch.h"
+#include "control/audit/seal.h"
+#include "control/audit/verify.h"
 #include "control/bootstrap.h"
 #include "control/controller.h"
 #include "control/plans/edge_acks.h"
@@ -126,7 +128,9 @@ static int start_log(struct mt_control *ctl, struct mt_err *err)
     ac.pg.role = ctl->conf.appender_role;
     ac.pg.application_name = "moat-control appender";
     ac.head = ctl->head;
-    return mt_appender_new(&ac, &ctl->appender, err);
+    struct mt_audit_conf uc = {.pg = ac.pg, .retention_days = (int)ctl->conf.audit_retention_days};
+    rc = mt_audit_new(&uc, &ctl->audit, err);
+    return rc < 0 ? rc : mt_appender_new(&ac, &ctl->appender, err);
 }
 
 /* Schema and bootstrap, tried until they succeed or a signal comes. 1: stopped by a signal. No session is opened before the
@@ -218,6 +222,7 @@ static void done(struct mt_control *ctl)
     mt_fanout_free(ctl->fanout);
     mt_http_server_free(ctl->http);
     mt_appender_free(ctl->appender);
+    mt_audit_free(ctl->audit); /* after whoever writes records: the last ones are sealed */
     mt_log_head_free(ctl->head);
     mt_edges_free(ctl->edges);
     mt_plans_free(ctl->plans);
@@ -231,9 +236,37 @@ static int print_routes(void)
     return 0;
 }
 
+/* ---------------------------------------------------------------- verify-audit */
+
+static void print_verdict(void *arg, const struct mt_audit_verdict *v)
+{
+    bool *bad = arg;
+    *bad |= v->bad_seq != 0;
+    if (v->bad_seq)
+        printf("%s: record %lld%s%s: %s\n", v->chain, (long long)v->bad_seq, v->bad_audit_id[0] ? " " : "", v->bad_audit_id, v->what);
+    else
+        printf("%s: %lld records, %lld..%lld, head %s\n", v->chain, (long long)v->records, (long long)v->anchor_seq + 1,
+               (long long)v->head_seq, v->head_hash);
+}
+
+/* Every chain of the audit log, straight from the database: exit status 1 when one does not hold. */
+static int verify_audit(const struct mt_control_conf *conf, struct mt_err *err)
+{
+    const struct mt_pg_conf pc = {.conninfo = conf->database_url, .role = conf->database_role, .call_timeout_ms = 120000};
+    mt_auto_pg struct mt_pg *pg = NULL;
+    int64_t pending = 0;
+    bool bad = false;
+    int rc = mt_pg_connect(&pc, &pg, err);
+    if (rc < 0 || (rc = mt_audit_verify(pg, NULL, print_verdict, &bad, &pending, err)) < 0)
+        return rc;
+    if (pending)
+        printf("%lld records are written and not yet in a chain\n", (long long)pending);
+    return bad ? 1 : 0;
+}
+
 static int usage(FILE *to)
 {
-    fprintf(to, "usage: moat-control --config FILE [--check-config | --migrate]\n"
+    fprintf(to, "usage: moat-control --config FILE [--check-config | --migrate | --verify-audit]\n"
                 "       moat-control --help-config | --routes | --version\n");
     return to == stderr ? 2 : 0;
 }
@@ -241,12 +274,12 @@ static int usage(FILE *to)
 int main(int argc, char **argv)
 {
     static const struct option opts[] = {{"config", 1, NULL, 'c'},       {"check-config", 0, NULL, 'k'},
-                                         {"migrate", 0, NULL, 'm'},      {"help-config", 0, NULL, 'H'},
+                                         {"migrate", 0, NULL, 'm'},      {"verify-audit", 0, NULL, 'A'}, {"help-config", 0, NULL, 'H'},
                                          {"routes", 0, NULL, 'r'},       {"version", 0, NULL, 'v'},
                                          {"help", 0, NULL, 'h'},         {NULL, 0, NULL, 0}};
     static struct mt_control ctl;
     const char *config = NULL;
-    bool check = false, migrate = false;
+    bool check = false, migrate = false, audit = false;
     struct mt_err err = {0};
     for (int o; (o = getopt_long(argc, argv, "c:h", opts, NULL)) != -1;) {
         if (o == 'c')
@@ -255,6 +288,8 @@ int main(int argc, char **argv)
             check = true;
         else if (o == 'm')
             migrate = true;
+        else if (o == 'A')
+            audit = true;
         else if (o == 'H')
             return mt_conf_help(mt_control_keys, mt_control_keys_n, stdout), 0;
         else if (o == 'r')
@@ -281,12 +316,12 @@ int main(int argc, char **argv)
         mt_conf_done(mt_control_keys, mt_control_keys_n, &ctl.conf);
         return 0;
     }
-    if (migrate) {
-        int rc = mt_bootstrap_migrate(&ctl.conf, &err);
+    if (migrate || audit) {
+        int rc = migrate ? mt_bootstrap_migrate(&ctl.conf, &err) : verify_audit(&ctl.conf, &err);
         if (rc < 0)
             fprintf(stderr, "moat-control: %s\n", err.msg);
         mt_conf_done(mt_control_keys, mt_control_keys_n, &ctl.conf);
-        return rc < 0;
+        return rc != 0;
     }
     sigset_t set;
     sigemptyset(&set);

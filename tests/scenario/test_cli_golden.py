@@ -46,6 +46,8 @@ COMMANDS = {
     "logs": ["logs", "logs -n 1 --stream stderr --contains a&b", "logs -n 0"],
     "logs-follow": ["logs -f"],
     "events": ["events", "events --type instance.* -n 5", "events --after x"],
+    "audit": ["audit", "audit --since 2001-01-01T00:00:00Z --actor usr_1 --action app.* --denied -n 5", "audit --since never", "audit verify",
+              "admin audit", "admin audit --all", "admin audit verify", "admin nothing", "help admin audit verify"],
     "routes": ["routes", "routes --all", "routes create web.test --port 8443", "routes create --raw --port 5432 --listen 5432 --proxy v2 --process db",
                "routes create", "routes create a --port 70000", "routes delete web.test", "routes delete " + ROUTE, "routes delete nothing"],
     "scale": ["scale", "scale web=2", "scale web=default", "scale web", "scale web=101", "scale web=2 --wait --wait-timeout 200ms", "scale web=2 --wait-timeout never --wait"],
@@ -63,7 +65,7 @@ COMMANDS = {
 }
 # What cannot be shown against fixed answers: up, down and doctor ask this machine.
 ELSEWHERE = {"up", "down", "doctor"}
-NOT_JSON = {"help", "help routes", "help deploy", "help routes create", "logs -f", "deploys wait " + DEP, "deploys wait " + DEP_BAD, "rollback --to v1 --wait",
+NOT_JSON = {"help admin audit verify", "help", "help routes", "help deploy", "help routes create", "logs -f", "deploys wait " + DEP, "deploys wait " + DEP_BAD, "rollback --to v1 --wait",
             "restart --wait", "| deploy -f - --wait"}
 
 

@@ -4,6 +4,7 @@
 
 #include "base/str.h"
 #include "control/api/call.h"
+#include "control/audit/seal.h"
 
 int mt_api_livez(struct mt_api_call *c)
 {
@@ -24,7 +25,10 @@ int mt_api_metrics(struct mt_api_call *c)
 {
     struct mt_appender_stats a = {0};
     struct mt_http_stats h = {0};
+    struct mt_audit_stats u = {0};
     bool ready = atomic_load(&c->ctl->ready);
+    if (ready)
+        mt_audit_stats(c->ctl->audit, &u);
     if (ready)
         mt_appender_stats(c->ctl->appender, &a);
     mt_http_server_stats(c->ctl->http, &h);
@@ -35,13 +39,16 @@ int mt_api_metrics(struct mt_api_call *c)
                           "# TYPE moat_append_replays_total counter\nmoat_append_replays_total %llu\n"
                           "# TYPE moat_append_stale_total counter\nmoat_append_stale_total %llu\n"
                           "# TYPE moat_append_reconnects_total counter\nmoat_append_reconnects_total %llu\n"
+                          "# TYPE moat_audit_records_total counter\nmoat_audit_records_total %llu\n"
+                          "# TYPE moat_audit_append_failures_total counter\nmoat_audit_append_failures_total %llu\n"
                           "# TYPE moat_api_requests_total counter\nmoat_api_requests_total %llu\n"
                           "# TYPE moat_api_parked gauge\nmoat_api_parked %u\n"
                           "# TYPE moat_api_streams gauge\nmoat_api_streams %u\n"
                           "# TYPE moat_api_busy_workers gauge\nmoat_api_busy_workers %u\n",
                           (long long)(ready ? mt_log_head_get(c->ctl->head) : 0), (unsigned long long)a.batches,
                           (unsigned long long)a.commands, (unsigned long long)a.events, (unsigned long long)a.replays,
-                          (unsigned long long)a.stale, (unsigned long long)a.reconnects, (unsigned long long)h.requests,
+                          (unsigned long long)a.stale, (unsigned long long)a.reconnects, (unsigned long long)u.sealed,
+                          (unsigned long long)(u.dropped + u.failures), (unsigned long long)h.requests,
                           h.parked, h.streams, h.busy);
     if (!t) {
         (void)MT_FAIL(&c->err, MT_E_NOMEM, "metrics");

@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/str.h"
+#include "control/api/trail.h"
 #include "wire/json.h"
 
 #define BODY_MAX (1024u * 1024u)
@@ -249,6 +250,8 @@ void mt_api_handle(struct mt_http_req *req, void *worker, void *arg)
     int rc = run(&c, worker);
     if (rc < 0 && c.problem.status == 0) /* a handler that failed without saying why is our bug */
         (void)mt_api_fail(&c, 500, "internal", "the request could not be carried out");
+    if (rc < 0)
+        mt_api_trail_refused(&c);
     if (rc < 0 && mt_http_req_streaming(req))
         stream_problem(&c);
     else if (rc < 0)

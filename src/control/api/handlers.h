@@ -58,6 +58,11 @@ int mt_api_env_status(struct mt_api_call *c);
 int mt_api_events_list(struct mt_api_call *c);
 int mt_api_events_stream(struct mt_api_call *c);
 int mt_api_admin_events_list(struct mt_api_call *c);
+/* audit.c */
+int mt_api_audit_list(struct mt_api_call *c);
+int mt_api_audit_verify(struct mt_api_call *c);
+int mt_api_admin_audit_list(struct mt_api_call *c);
+int mt_api_admin_audit_verify(struct mt_api_call *c);
 /* logs.c */
 int mt_api_logs_list(struct mt_api_call *c);
 int mt_api_logs_stream(struct mt_api_call *c);

@@ -6,6 +6,7 @@
 #include "base/cleanup.h"
 #include "base/str.h"
 #include "control/api/call.h"
+#include "control/api/trail.h"
 #include "control/streams/agent.h"
 #include "control/streams/logs.h"
 #include "pg/array.h"
@@ -256,7 +257,7 @@ int mt_api_logs_list(struct mt_api_call *c)
     mt_auto_json json_t *cursor = NULL;
     mt_auto_pg_res struct mt_pg_res *src = NULL;
     if (read_filter(c, &f) < 0 || mt_api_query_i64(c, "limit", 1, 5000, 500, &limit) < 0 || read_cursor(c, &cursor) < 0 ||
-        mt_api_query_done(c) < 0 || load_sources(c, &f, &src) < 0)
+        mt_api_query_done(c) < 0 || mt_api_trail_read(c, "logs.read", NULL, NULL) < 0 || load_sources(c, &f, &src) < 0)
         return -1;
     int rc = load_history(c, &f, src, cursor, limit, &h);
     if (rc == 0)
@@ -335,6 +336,7 @@ static int open_stream(struct mt_api_call *c, struct stream **ret)
     int64_t limit;
     mt_auto_pg_res struct mt_pg_res *src = NULL;
     if (read_filter(c, &f) < 0 || mt_api_query_i64(c, "limit", 0, 5000, 100, &limit) < 0 || mt_api_query_done(c) < 0 ||
+        mt_api_trail_read(c, "logs.follow", NULL, NULL) < 0 ||
         load_sources(c, &f, &src) < 0)
         return -1;
     int rc = load_history(c, &f, src, NULL, limit ? limit : 1, &h);

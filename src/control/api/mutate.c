@@ -6,6 +6,7 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/str.h"
+#include "control/api/trail.h"
 #include "model/names.h"
 #include "os/digest.h"
 
@@ -226,6 +227,8 @@ static int round_once(struct mt_api_call *c, mt_prepare_fn *prepare, const struc
     for (unsigned i = 0; i < MT_ARRAY_LEN(times); i++)
         if (json_is_null(json_object_get(made->object, times[i])))
             made->fill_times |= 1u << i;
+    if (mt_api_trail_command(c, cmd, made) < 0)
+        return -1;
     mt_cmd_reply(cmd, build_reply, made);
     int rc = mt_append(c->ctl->appender, MT_TAKE(cmd), APPEND_TIMEOUT_MS, &done, &c->err);
     switch (done.end) {

@@ -60,12 +60,16 @@ const struct mt_api_route mt_api_routes[] = {
 
     {"GET", O "/events", "events:read", 0, mt_api_events_list, "the event log of an organisation", MT_LISTEN_API},
     {"GET", O "/events/stream", "events:read", 0, mt_api_events_stream, "events as they happen (NDJSON)", MT_LISTEN_API},
+    {"GET", O "/audit", "audit:read", 0, mt_api_audit_list, "the audit log of an organisation", MT_LISTEN_API},
+    {"GET", O "/audit/verify", "audit:read", 0, mt_api_audit_verify, "check the chain of the audit log", MT_LISTEN_API},
     {"GET", E "/logs", "logs:read", 0, mt_api_logs_list, "log lines", MT_LISTEN_API},
     {"GET", E "/logs/stream", "logs:read", 0, mt_api_logs_stream, "log lines as they come (NDJSON)", MT_LISTEN_API},
 
     {"GET", "/v1/nodes", "nodes:read", MT_API_OPERATOR, mt_api_nodes_list, "nodes", MT_LISTEN_API},
     {"GET", "/v1/nodes/{node_id}", "nodes:read", MT_API_OPERATOR, mt_api_nodes_get, "one node", MT_LISTEN_API},
     {"GET", "/v1/admin/events", "events:admin", MT_API_OPERATOR, mt_api_admin_events_list, "the whole event log", MT_LISTEN_API},
+    {"GET", "/v1/admin/audit", "admin", MT_API_OPERATOR, mt_api_admin_audit_list, "the audit log of the platform and of all organisations", MT_LISTEN_API},
+    {"GET", "/v1/admin/audit/verify", "admin", MT_API_OPERATOR, mt_api_admin_audit_verify, "check every chain of the audit log", MT_LISTEN_API},
 
     {"POST", N "/heartbeat", NULL, MT_API_BODY, mt_api_heartbeat, "an agent lives", MT_LISTEN_INTERNAL},
     {"GET", N "/plan", NULL, 0, mt_api_plan, "what a node shall run (long poll)", MT_LISTEN_INTERNAL},

@@ -16,6 +16,7 @@ const char *const mt_scopes_all[] = {
     "routes:read",    "events:read", "logs:read",      "apps:write",    "envs:write",      "releases:write",
     "deploys:write",  "rollbacks:write", "scale:write", "instances:write", "routes:write", "apps:admin",
     "envs:admin",     "orgs:admin",  "nodes:read",     "nodes:admin",   "events:admin",    "admin",
+    "audit:read",     "quotas:admin",
     NULL,
 };
 

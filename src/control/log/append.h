@@ -53,6 +53,15 @@ int mt_cmd_cause(struct mt_cmd *cmd, const char *correlation_id, int64_t causati
 int mt_cmd_event(struct mt_cmd *cmd, enum mt_ev ev, const char *aggregate_id, const struct mt_cmd_ids *ids, json_t *payload,
                  struct mt_err *err);
 
+/** An event of a prepared command as it will be written; borrowed from the command. */
+struct mt_cmd_event_view {
+    enum mt_ev ev;
+    const char *aggregate_id, *org_id, *app_id, *env_id; /* ids NULL where they do not apply */
+    const char *payload;                                  /* canonical JSON, NUL terminated */
+};
+/** The @i-th event of the command; false past the end. */
+bool mt_cmd_event_at(const struct mt_cmd *cmd, int i, struct mt_cmd_event_view *ret);
+
 /** Rows and natural keys whose state a command relied on. Keys in parentheses. */
 enum mt_rely {
     MT_RELY_USER = 0,  /* (user_id) */
@@ -106,6 +115,12 @@ int mt_cmd_side(struct mt_cmd *cmd, const struct mt_pg_stmt *stmt, const struct 
 /** Scope and request MAC of §7; strings copied. @org_id "-" when none. */
 int mt_cmd_idempotency(struct mt_cmd *cmd, const char *org_id, const char *actor_id, const char *route, const char *key,
                        const uint8_t mac[32], struct mt_err *err);
+
+/**
+ * The audit record of this command: the JSON object of mt_audit_put(), copied. It is written in the command's transaction
+ * with the command's first event id and time; replays and refusals leave none.
+ */
+int mt_cmd_audit(struct mt_cmd *cmd, const char *json, size_t len, struct mt_err *err);
 
 /** What the ids turned out to be; given to the reply builder. */
 struct mt_cmd_ids_given {

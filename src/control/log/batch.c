@@ -3,6 +3,7 @@
  * §6.3). When a statement fails, the batch runs again one command at a time under savepoints, so that one bad command
  * never harms its neighbours. */
 #include "control/log/batch.h"
+#include "control/audit/record.h"
 #include "control/log/canon.h"
 
 #include "base/assert.h"
@@ -31,6 +32,8 @@ static const struct mt_pg_stmt st_idem_insert = {
 static const struct mt_pg_stmt st_advance = {"log_advance",
                                              "UPDATE event_counter SET last_event_id = $1, last_chain_hash = $2"};
 static const struct mt_pg_stmt st_notify = {"log_notify", "SELECT pg_notify('moat_events', $1)"};
+/* One row for the whole batch: the sealer takes it apart later, outside the lock (audit/seal.h). */
+static const struct mt_pg_stmt st_audit = {"log_audit", "INSERT INTO audit_pending (body) VALUES ($1)"};
 static const struct mt_pg_stmt st_settle = {"log_settle", "SELECT chain_hash FROM events WHERE event_id = $1"};
 
 int batch_init(struct batch *b, struct mt_appender_stats *stats, struct mt_err *err)
@@ -51,6 +54,7 @@ int batch_init(struct batch *b, struct mt_appender_stats *stats, struct mt_err *
     mt_pg_arr_init(&b->rely_version, MT_PG_ELEM_I64, 1u << 20);
     mt_pg_arr_init(&b->rely_at, MT_PG_ELEM_I32, 1u << 20);
     mt_buf_init(&b->scratch, 1u << 20);
+    mt_buf_init(&b->audit, 4u << 20);
     b->proj = calloc(BATCH_EVENTS_MAX, sizeof *b->proj);
     b->rounds = calloc(BATCH_EVENTS_MAX, sizeof *b->rounds);
     b->seqs = batch_seqs_new();
@@ -72,6 +76,7 @@ void batch_done(struct batch *b)
     mt_pg_arr_done(&b->rely_version);
     mt_pg_arr_done(&b->rely_at);
     mt_buf_done(&b->scratch);
+    mt_buf_done(&b->audit);
     free(b->proj);
     free(b->rounds);
     batch_seqs_free(b->seqs);
@@ -170,6 +175,7 @@ int batch_gather(struct batch *b, struct mt_cmd **cmds, int n, int64_t now, stru
         mt_pg_arr_clear(&b->cols[i]);
     for (int i = 0; i < IDEM_MAX; i++)
         mt_pg_arr_clear(&b->idem[i]);
+    mt_buf_reset(&b->audit);
     int events = 0;
     for (int i = 0; i < n; i++) {
         struct mt_cmd *c = cmds[i];
@@ -190,7 +196,11 @@ int batch_gather(struct batch *b, struct mt_cmd **cmds, int n, int64_t now, stru
         }
         if (c->idempotent)
             put_idem(b, c);
+        if (c->audit)
+            mt_audit_put_line(&b->audit, c->first_id, c->n_events, now, c->audit, c->audit_len);
     }
+    if (b->audit.failed)
+        return MT_FAIL(err, MT_E_NOMEM, "no memory for the audit records of a batch");
     for (int i = 0; i < COL_MAX; i++)
         if (b->cols[i].b.failed)
             return MT_FAIL(err, MT_E_NOMEM, "no memory for a batch of %d events", events);
@@ -240,12 +250,24 @@ static int send_idem(struct batch *b, int64_t now, struct mt_err *err)
     return r < 0 ? r : 1;
 }
 
+static int send_audit(struct batch *b, struct mt_err *err)
+{
+    if (b->audit.len == 0)
+        return 0;
+    struct mt_pg_params p;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, mt_buf_cstr(&b->audit));
+    int r = mt_pg_pipe_send(b->pg, &st_audit, &p, err);
+    return r < 0 ? r : 1;
+}
+
 int batch_send_writes(struct batch *b, int events, int64_t now, struct mt_err *err)
 {
-    int views, idem, r = send_events(b, now, err);
-    if (r < 0 || (r = views = send_views(b, events, err)) < 0 || (r = idem = send_idem(b, now, err)) < 0)
+    int views, idem, audit, r = send_events(b, now, err);
+    if (r < 0 || (r = views = send_views(b, events, err)) < 0 || (r = idem = send_idem(b, now, err)) < 0 ||
+        (r = audit = send_audit(b, err)) < 0)
         return r;
-    return 1 + views + idem;
+    return 1 + views + idem + audit;
 }
 
 static int send_counter(struct batch *b, struct mt_err *err)

@@ -27,6 +27,7 @@ struct batch {
     bool committing; /* COMMIT was sent: after a loss its fate is unknown until batch_settle */
     struct mt_pg_arr cols[COL_MAX], idem[IDEM_MAX], rely_key, rely_key2, rely_version, rely_at;
     struct mt_buf scratch;
+    struct mt_buf audit; /* lines of the commands still in */
     struct mt_proj_event *proj;   /* BATCH_EVENTS_MAX each */
     struct mt_proj_round *rounds;
     struct mt_appender_stats *stats; /* written by the appender's thread only */

@@ -191,6 +191,17 @@ json_t *mt_cmd_events_json(const struct mt_cmd *cmd)
     return list;
 }
 
+bool mt_cmd_event_at(const struct mt_cmd *cmd, int i, struct mt_cmd_event_view *ret)
+{
+    MT_CHECK(cmd, CMD_MAGIC);
+    if (i < 0 || i >= cmd->n_events)
+        return false;
+    const struct cmd_event *e = &cmd->events[i];
+    *ret = (struct mt_cmd_event_view){.ev = e->ev, .aggregate_id = e->aggregate_id, .org_id = e->org_id, .app_id = e->app_id,
+                                      .env_id = e->env_id, .payload = e->payload};
+    return true;
+}
+
 int mt_cmd_rely(struct mt_cmd *cmd, enum mt_rely what, const char *key, const char *key2, int64_t version, struct mt_err *err)
 {
     MT_CHECK(cmd, CMD_MAGIC);
@@ -270,6 +281,14 @@ int mt_cmd_idempotency(struct mt_cmd *cmd, const char *org_id, const char *actor
     cmd->idem_hash = mt_proj_hash(cmd->idem_org, cmd->idem_actor) ^ (mt_proj_hash(cmd->idem_route, cmd->idem_key) << 1);
     cmd->idempotent = true;
     return 0;
+}
+
+int mt_cmd_audit(struct mt_cmd *cmd, const char *json, size_t len, struct mt_err *err)
+{
+    MT_CHECK(cmd, CMD_MAGIC);
+    cmd->audit = mt_arena_strndup(&cmd->arena, json, len);
+    cmd->audit_len = len;
+    return cmd->audit ? 0 : no_memory(err);
 }
 
 void mt_cmd_reply(struct mt_cmd *cmd, mt_cmd_reply_fn *fn, void *arg)

@@ -55,6 +55,8 @@ struct mt_cmd {
     const char *idem_org, *idem_actor, *idem_route, *idem_key;
     uint8_t idem_mac[32];
     uint64_t idem_hash;
+    const char *audit; /* record as JSON, or NULL */
+    size_t audit_len;
     mt_cmd_reply_fn *reply_fn;
     void *reply_arg;
 

@@ -8,7 +8,7 @@
 
 #include <string.h>
 
-extern const char mt_log_schema_sql[], mt_views_schema_sql[];
+extern const char mt_log_schema_sql[], mt_views_schema_sql[], mt_audit_schema_sql[];
 
 static const struct mt_pg_stmt st_has = {"schema_has", "SELECT to_regclass('moat.schema_migrations') IS NOT NULL"};
 static const struct mt_pg_stmt st_version = {"schema_version",
@@ -35,12 +35,17 @@ static const char grants_sql[] =
     "  GRANT SELECT ON ALL TABLES IN SCHEMA moat, moat_views TO moat_control;"
     "  GRANT INSERT, UPDATE, DELETE ON moat.personal_tokens, moat.node_heartbeats, moat.ipam_counters, moat.leases TO moat_control;"
     "  GRANT DELETE ON moat.idempotency_records TO moat_control;"
+    "  GRANT INSERT ON moat.audit_pending TO moat_control;"
     " END IF;"
     " IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'moat_projector') THEN"
     "  GRANT USAGE ON SCHEMA moat, moat_views TO moat_projector;"
     "  GRANT SELECT ON ALL TABLES IN SCHEMA moat, moat_views TO moat_projector;"
     "  GRANT INSERT ON moat.events, moat.idempotency_records TO moat_projector;"
     "  GRANT UPDATE ON moat.event_counter, moat.projection_checkpoints TO moat_projector;"
+    "  GRANT INSERT, DELETE ON moat.audit_pending TO moat_projector;"
+    "  GRANT INSERT ON moat.audit_log TO moat_projector;"
+    "  GRANT INSERT, UPDATE ON moat.audit_chains TO moat_projector;"
+    "  GRANT EXECUTE ON FUNCTION moat.audit_prune(int, int) TO moat_projector;"
     "  GRANT INSERT, UPDATE, DELETE ON moat.personal_tokens, moat.node_heartbeats, moat.ipam_counters, moat.leases TO moat_projector;"
     "  GRANT INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA moat_views TO moat_projector;"
     " END IF; END $$";
@@ -57,11 +62,17 @@ static int create_first(struct mt_pg *pg, struct mt_err *err)
     return r;
 }
 
+static int create_audit(struct mt_pg *pg, struct mt_err *err)
+{
+    return mt_pg_exec(pg, mt_audit_schema_sql, err);
+}
+
 static const struct {
     const char *name;
     int (*run)(struct mt_pg *pg, struct mt_err *err);
 } migrations[MT_LOG_SCHEMA_VERSION] = {
     {"first", create_first},
+    {"audit", create_audit},
 };
 
 int mt_log_schema_version(struct mt_pg *pg, int *ret, struct mt_err *err)

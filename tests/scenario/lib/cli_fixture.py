@@ -86,7 +86,22 @@ def rollout(dep, end):
 LOGS = [{"ts": T % (3, 0), "seq": 1, "stream": "stdout", "process_type": "web", "instance_id": INST, "line": "hello", "truncated": False},
         {"ts": T % (4, 0), "seq": 2, "stream": "stderr", "process_type": "web", "instance_id": INST, "line": f"bad {ESC}\r", "truncated": False}]
 
+def audit(n, action, **more):
+    return dict({"id": oid("aud", n), "chain": ORG, "seq": n, "ts": T % (n, 0), "org_id": ORG, "actor_id": oid("usr", 1), "action": action,
+                 "resource_type": "app", "resource_id": APP, "decision": "allow", "result": "ok", "error_code": None, "event_id": n,
+                 "source_ip": "unix:uid=0", "user_agent": f"moat {ESC}"}, **more)
+
+
+AUDIT = [audit(2, "deploy.create", decision="deny", result="error", error_code="insufficient_scope", event_id=None), audit(1, "app.create")]
+CHAIN = {"chain": ORG, "ok": True, "records": 2, "anchor_seq": 0, "head_seq": 2, "head_hash": "ab" * 32}
+BROKEN = {"chain": "platform", "ok": False, "records": 6, "anchor_seq": 0, "head_seq": 9, "head_hash": "cd" * 32,
+          "bad": {"seq": 7, "audit_id": oid("aud", 7), "what": "the hash does not fit the record: it was altered"}}
+
 ANSWERS = {
+    ("GET", f"{O}/audit"): lst(*AUDIT),
+    ("GET", f"{O}/audit/verify"): {"ok": True, "pending": 0, "chains": [CHAIN]},
+    ("GET", "/v1/admin/audit"): lst(*AUDIT),
+    ("GET", "/v1/admin/audit/verify"): {"ok": False, "pending": 0, "chains": [CHAIN, BROKEN]},
     ("GET", "/v1/orgs"): lst(named(ORG, "local")),
     ("GET", "/v1/nodes"): lst({"id": NODE, "name": "vm", "admin_state": "active", "health": "ready", "conditions": ["disk_pressure"],
                                "vmm": {"driver": "qemu", "accel": "tcg", "reason": "no KVM"}, "overlay_ipv6": "fd00::100"}),

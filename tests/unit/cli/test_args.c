@@ -207,11 +207,15 @@ static void the_table_is_sound(void **state)
         int words;
         char copy[64];
         (void)snprintf(copy, sizeof copy, "%s", k->name);
-        char *blank = strchr(copy, ' ');
-        if (blank)
+        const char *word[3] = {copy};
+        int given = 1;
+        for (char *blank = strchr(copy, ' '); blank; blank = strchr(blank, ' ')) {
+            assert_in_range(given, 1, 2);
             *blank++ = '\0';
-        assert_ptr_equal(cli_find_command(copy, blank, &words), k);
-        assert_int_equal(words, blank ? 2 : 1);
+            word[given++] = blank;
+        }
+        assert_ptr_equal(cli_find_command(word[0], word[1], word[2], &words), k);
+        assert_int_equal(words, given);
         assert_non_null(k->run);
         assert_true(k->group < CLI_GROUP_MAX);
         size_t n = 0;

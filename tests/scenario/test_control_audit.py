@@ -1,0 +1,159 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""The audit log over the API: who did what, who was refused, nothing planted in it, and every altered byte named."""
+import os, subprocess, sys, time
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import control_kit as kit
+from control_kit import case, call
+
+if os.geteuid() != 0:
+    kit.skip("control audit", "needs root")
+    sys.exit(0)
+if not kit.program("moat-control"):
+    kit.skip("control audit", "moat-control is not built")
+    sys.exit(0)
+
+w = kit.World()
+PLANTED = "planted-7f3a9c-never-in-the-audit-log"
+FALSE_TOKEN = "moat_pat_" + "A" * 49
+
+
+def offline():
+    return subprocess.run([kit.program("moat-control"), "--config", w.d + "/control.toml", "--verify-audit"],
+                          capture_output=True, text=True, timeout=60)
+
+
+def tamper(sql):
+    w.pg.sql("SET session_replication_role = replica; " + sql)
+
+
+try:
+    org = w.ok("GET", "/v1/orgs")["items"][0]
+    O = "/v1/orgs/" + org["id"]
+
+    def records(query=""):
+        return w.ok("GET", O + "/audit?limit=200" + query)["items"]
+
+    @case("a mutation leaves a record with its event, actor, token and resource, and no body")
+    def _():
+        r = w.q("POST", O + "/apps", {"name": "hello", "description": PLANTED}, key="key-" + PLANTED)
+        assert r.status == 201, r.text
+        got = records("&action=app.create")
+        assert len(got) == 1, got
+        a = got[0]
+        me = w.ok("GET", "/v1/auth/whoami")
+        assert a["event_id"] == int(r.headers["X-Event-Id"]) and a["request_id"] == r.headers["X-Request-Id"], a
+        assert a["resource_type"] == "app" and a["resource_id"] == r.json["id"] and a["org_id"] == org["id"], a
+        assert a["actor_id"] == me["subject_id"] and a["token_id"] == me["token"]["id"], a
+        assert a["decision"] == "allow" and a["result"] == "ok" and a["idempotency_key_hash"], a
+        assert a["source_ip"] == "unix:uid=0", a
+
+    @case("a replay of the same request leaves no second record")
+    def _():
+        r = w.q("POST", O + "/apps", {"name": "hello", "description": PLANTED}, key="key-" + PLANTED)
+        assert r.headers["Idempotent-Replay"] == "true"
+        assert len(records("&action=app.create")) == 1
+
+    @case("a refused mutation is recorded with its error code")
+    def _():
+        r = w.q("POST", O + "/apps", {"name": "hello"})
+        assert r.status == 409, r.text
+        a = records("&action=app.create")[0]
+        assert a["result"] == "error" and a["error_code"] == "name_taken" and a["event_id"] is None, a
+
+    @case("denials are recorded: a false token in the platform's chain, a foreign organisation without telling it")
+    def _():
+        assert call(w.api, "GET", O + "/apps", headers={"Authorization": "Bearer " + FALSE_TOKEN}).status == 401
+        other = "org_01j" + "0" * 23
+        assert w.q("GET", "/v1/orgs/" + other + "/apps").status == 404
+        got = w.ok("GET", "/v1/admin/audit?chain=platform&decision=deny")["items"]
+        assert [(a["error_code"], a["actor_type"], a["resource_id"]) for a in got[:2]] == [
+            ("not_found", "operator", other), ("unauthorized", "anonymous", None)], got
+        assert all(a["decision"] == "allow" for a in records())
+
+    @case("log reads are recorded before they are answered")
+    def _():
+        app = w.ok("GET", O + "/apps")["items"][0]["id"]
+        env = w.ok("POST", O + "/apps/" + app + "/envs", {"name": "prod"})["id"]
+        assert w.q("GET", O + "/apps/%s/envs/%s/logs" % (app, env)).status == 200
+        a = records("&action=logs.*")[0]
+        assert a["action"] == "logs.read" and a["env_id"] == env and a["resource_id"] == env, a
+        w.pg.sql("REVOKE INSERT ON moat.audit_pending FROM moat_control, moat_projector")
+        try:
+            r = w.q("GET", O + "/apps/%s/envs/%s/logs" % (app, env))
+            assert r.status == 500, r.text  # no record, no answer
+            r = w.q("POST", O + "/apps", {"name": "unrecorded"})
+            assert r.status == 500, r.text
+        finally:
+            w.pg.sql("GRANT INSERT ON moat.audit_pending TO moat_control, moat_projector")
+        assert w.ok("GET", O + "/apps?name=unrecorded")["items"] == [], "a change without its record"
+        assert w.pg.sql("SELECT count(*) FROM moat.events WHERE payload->>'name' = 'unrecorded'") == "0"
+
+    @case("filters and pages go together")
+    def _():
+        for i in range(7):
+            w.ok("POST", O + "/projects", {"name": "p%d" % i})
+        seen, cursor = [], ""
+        for _ in range(20):
+            page = w.ok("GET", O + "/audit?action=project.*&limit=3&order=asc" + cursor)
+            seen += [a["seq"] for a in page["items"]]
+            if not page["next_cursor"]:
+                break
+            cursor = "&cursor=" + page["next_cursor"]
+        assert len(seen) == 7 and seen == sorted(seen), seen
+        t = records("&action=project.create")[3]["ts"]
+        assert len(records("&action=project.create&since=" + t)) == 4
+        assert len(records("&action=project.create&until=" + t)) == 3
+        assert records("&actor=usr_nobody") == []
+        for bad in ("decision=maybe", "since=yesterday", "colour=red"):
+            assert w.q("GET", O + "/audit?" + bad).status == 400, bad
+
+    @case("the audit log needs its scope")
+    def _():
+        w.pg.sql("CREATE TABLE moat.kept_scopes AS SELECT token_id, scopes FROM moat.personal_tokens")
+        w.pg.sql("UPDATE moat.personal_tokens SET scopes = array_remove(array_remove(scopes, 'audit:read'), 'admin')")
+        try:
+            for p in (O + "/audit", O + "/audit/verify", "/v1/admin/audit", "/v1/admin/audit/verify"):
+                assert w.q("GET", p).status == 403, p
+        finally:
+            w.pg.sql("UPDATE moat.personal_tokens t SET scopes = k.scopes FROM moat.kept_scopes k WHERE k.token_id = t.token_id")
+        got = [a for a in records() if a["decision"] == "deny"]
+        assert len(got) == 2 and got[0]["error_code"] == "insufficient_scope" and got[0]["scopes"] != "*", got
+
+    @case("10: nothing planted is in the audit tables: no body, no key, no token")
+    def _():
+        dump = w.pg.sql("SELECT l::text FROM moat.audit_log l UNION ALL SELECT p::text FROM moat.audit_pending p")
+        assert org["id"] in dump
+        for secret in (PLANTED, FALSE_TOKEN, w.token):
+            assert secret not in dump, secret
+
+    @case("the chain verifies over the API and offline")
+    def _():
+        v = w.ok("GET", O + "/audit/verify")
+        assert v["ok"] and v["pending"] == 0 and len(v["chains"]) == 1 and v["chains"][0]["records"] > 10, v
+        v = w.ok("GET", "/v1/admin/audit/verify")
+        assert v["ok"] and sorted(c["chain"] for c in v["chains"]) == sorted([org["id"], "platform"]), v
+        p = offline()
+        assert p.returncode == 0 and org["id"] in p.stdout, (p.returncode, p.stdout, p.stderr)
+
+    @case("a flipped byte is found and named, over the API and offline")
+    def _():
+        tamper("UPDATE moat.audit_log SET actor_id = 'usr_x' || substr(actor_id, 6) WHERE chain = '%s' AND seq = 4" % org["id"])
+        v = w.ok("GET", O + "/audit/verify")
+        assert not v["ok"] and v["chains"][0]["bad"]["seq"] == 4, v
+        assert "altered" in v["chains"][0]["bad"]["what"], v
+        p = offline()
+        assert p.returncode == 1 and "record 4 aud_" in p.stdout, (p.returncode, p.stdout, p.stderr)
+
+    @case("records survive a kill right after the answer and are sealed by the next server")
+    def _():
+        r = w.q("POST", O + "/projects", {"name": "before-the-kill"})
+        assert r.status == 201
+        w.control.kill()
+        w.control.wait()
+        w.start_control()
+        got = records("&action=project.create")
+        assert got[0]["event_id"] == int(r.headers["X-Event-Id"]), got[0]
+finally:
+    w.close()
+kit.finish()
