@@ -4,6 +4,9 @@
 RUN ALONE: it looks at the whole host before and after."""
 import json
 import os
+import pty
+import select
+import signal
 import subprocess
 import sys
 import time
@@ -156,6 +159,40 @@ def main():
         code, out, err = p.cli("status", "--app", "nothing", want=4)
         code, out, err = p.cli("deploy", "-f", "missing.toml", want=2)
 
+    def ctrl_c():
+        check(p.down().returncode == 0, "moat down failed")
+        pid, tty = pty.fork()
+        if pid == 0:
+            os.execve(f"{BIN}/moat", ["moat", "up", "--data-dir", p.data], dict(p.env, TERM="dumb"))
+        said = b""
+
+        def read(until, seconds):
+            nonlocal said
+            end = time.monotonic() + seconds
+            while until not in said:
+                check(select.select([tty], [], [], max(0, end - time.monotonic()))[0], f"no {until!r} within {seconds} s: {said[-600:]!r}")
+                try:
+                    said += os.read(tty, 4096)
+                except OSError:  # the other side is closed
+                    break
+
+        try:
+            read(b"ready in", 60)
+            wait_until(lambda: p.curl(ok=False), 40, "the page of a platform in the foreground")
+            check(len(p.vms()) >= 1, "no VM runs")
+            os.write(tty, b"\x03")
+            read(b"stopped in", 60)
+            _, status = os.waitpid(pid, 0)
+            pid = 0
+            check(os.waitstatus_to_exitcode(status) in (0, 130), f"moat up ended with {os.waitstatus_to_exitcode(status)}")
+        finally:
+            if pid:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+            os.close(tty)
+        left = p.host_differs()
+        check(not left, "; ".join(left))
+
     def down():
         left = p.close()
         check(not left, "; ".join(left))
@@ -179,6 +216,7 @@ def main():
                 c.run("VMM processes are confined", confinement)
                 c.run("idle daemons are small", daemons_are_small)
                 c.run("errors name the thing, the reason and the mend", errors_are_clear)
+                c.run("Ctrl-C ends a platform in the foreground and gives the host back", ctrl_c)
     finally:
         if c.failed:
             for n in ("up", "control", "agent", "edge"):

@@ -156,15 +156,20 @@ class Platform:
                 left.append(f"moat down: {p.stderr[-600:]}")
         except subprocess.TimeoutExpired:
             left.append("moat down did not end")
-        for pid, cmd in processes_of(self.data + "/"):
-            left.append(f"process {pid} {cmd[:120]}")
+        left += self.host_differs()
+        for pid, _ in processes_of(self.data + "/"):
             os.kill(pid, signal.SIGKILL)
+        if not os.environ.get("MOAT_KEEP"):
+            shutil.rmtree(self.dir, ignore_errors=True)
+        return left
+
+    def host_differs(self):
+        """What is on the host now and was not before the platform, or the other way round."""
+        left = [f"process {pid} {cmd[:120]}" for pid, cmd in processes_of(self.data + "/")]
         after = host_snapshot()
         for k, v in self.before.items():
             if after[k] != v:
                 left.append(f"{k}: {sorted(set(after[k]) ^ set(v)) if isinstance(v, list) else (v, after[k])}")
-        if not os.environ.get("MOAT_KEEP"):
-            shutil.rmtree(self.dir, ignore_errors=True)
         return left
 
     def pid(self, what):
