@@ -12,7 +12,6 @@
 #include "base/cleanup.h"
 #include "base/str.h"
 
-#define GIB (UINT64_C(1) << 30)
 #define CANONICAL_MAX (1024U * 1024U)
 
 static const char *const code_names[MT_MANIFEST_CODE_MAX] = {
@@ -43,6 +42,10 @@ static const struct mt_mf_hint root_hints[] = {
     {"mounts", MT_E_UNKNOWN_FIELD, "mounts belong to a process: [[processes.web.mounts]]"},
     {"scaling", MT_E_UNKNOWN_FIELD, "scaling belongs to a process: [processes.web.scaling]"},
     {"vars", MT_E_UNKNOWN_FIELD, "write [env.vars]"},
+    {"secrets_path", MT_E_SECRETS_PATH, "the secrets file is always " MT_SECRETS_PATH "; remove the key"},
+    {"app_name", MT_E_UNKNOWN_FIELD, "write [app] name = \"...\""},
+    {"command", MT_E_UNKNOWN_FIELD, "what runs is a process: [processes.web] command = [\"...\"]"},
+    {"network", MT_E_UNKNOWN_FIELD, "ports belong to a process, host names to [[routes]]"},
     {"secrets", MT_E_UNKNOWN_FIELD, "secrets are never in the manifest; a process asks for them with secrets.required = true"},
     {"services", MT_E_UNKNOWN_FIELD, "write [processes.<name>]"},
     {"process", MT_E_UNKNOWN_FIELD, "write [processes.<name>]"},
@@ -89,16 +92,15 @@ static size_t characters(const char *s)
 
 static void read_app(struct mt_mf *c, const struct mt_mf_at *root)
 {
-    static const char *const known[] = {"name", "description", NULL};
     struct mt_mf_at at = mt_mf_table(c, root, "app");
     struct mt_toml_pos pos = {1, 1};
 
-    mt_mf_known(c, &at, known, NULL);
-    const char *name = mt_mf_text(c, &at, "name", 1024, false, &pos);
+    mt_mf_known(c, &at, NULL);
+    const char *name = mt_mf_text(c, &at, "name", &pos);
     if (name && !mt_name_valid(MT_NAME_APP, name, strlen(name)))
         mt_mf_problem(c, MT_E_PATTERN, pos, "app.name", "", "app name is not %s", mt_name_rule(MT_NAME_APP));
     c->out->app_name = keep(c, name);
-    const char *description = mt_mf_text(c, &at, "description", 1024, false, &pos);
+    const char *description = mt_mf_text(c, &at, "description", &pos);
     if (description && characters(description) > 256)
         mt_mf_problem(c, MT_E_RANGE, pos, "app.description", "", "'description' has %zu characters, at most 256 are allowed",
                       characters(description));
@@ -107,7 +109,6 @@ static void read_app(struct mt_mf *c, const struct mt_mf_at *root)
 
 static void read_image(struct mt_mf *c, const struct mt_mf_at *root)
 {
-    static const char *const known[] = {"ref", NULL};
     static const struct mt_mf_hint hints[] = {
         {"pull_policy", MT_E_UNKNOWN_FIELD, "images run by digest, so there is no pull policy; remove the key"},
         {"name", MT_E_UNKNOWN_FIELD, "write ref = \"...\""},
@@ -120,11 +121,11 @@ static void read_image(struct mt_mf *c, const struct mt_mf_at *root)
     struct mt_imageref parsed;
     struct mt_err err;
 
-    mt_mf_known(c, &at, known, hints);
+    mt_mf_known(c, &at, hints);
     bool needed = !c->image_given && !c->partial;
     if (needed && !mt_toml_find(root->table, "image"))
         mt_mf_problem(c, MT_E_REQUIRED, root->table->pos, "image.ref", "add [image] ref = \"...\" or pass --image", "'ref' is missing");
-    const char *ref = mt_mf_text(c, &at, "ref", MT_IMAGEREF_MAX, needed && at.table, &pos);
+    const char *ref = mt_mf_text_if(c, &at, "ref", needed && at.table, &pos);
     if (!ref)
         return;
     const char *digest = strchr(ref, '@');
@@ -137,11 +138,10 @@ static void read_image(struct mt_mf *c, const struct mt_mf_at *root)
 
 static uint64_t read_env(struct mt_mf *c, const struct mt_mf_at *root, struct mt_jout *o)
 {
-    static const char *const known[] = {"vars", "workdir", "user", "prestart", "prestart_timeout_seconds", NULL};
     struct mt_mf_at at = mt_mf_table(c, root, "env");
     struct mt_jout env = mt_jout_new();
 
-    mt_mf_known(c, &at, known, NULL);
+    mt_mf_known(c, &at, NULL);
     mt_mf_surroundings(c, &at, &env, 30);
     json_t *json = mt_jout_take(&env);
     json_int_t timeout = json_integer_value(json_object_get(json, "prestart_timeout_seconds"));
@@ -188,14 +188,13 @@ static int canonicalise(struct mt_manifest *m, struct mt_err *err)
 
 static void check(struct mt_mf *c)
 {
-    static const char *const known[] = {"schema_version", "app", "image", "env", "processes", "volumes", "routes", NULL};
-    struct mt_mf_at root = {.table = c->toml->root};
+    struct mt_mf_at root = {.table = c->toml->root, .fields = mt_mf_root_fields};
     struct mt_jout o = mt_jout_new();
 
     for (size_t i = 0; i < c->toml->n_problems; i++)
         mt_mf_problem(c, MT_E_TOML_SYNTAX, c->toml->problems[i].pos, "", "", "%s", c->toml->problems[i].message);
     c->partial = c->toml->n_problems > 0;
-    mt_mf_known(c, &root, known, root_hints);
+    mt_mf_known(c, &root, root_hints);
     check_version(c, &root);
     mt_jout_str(&o, "schema_version", "v1");
     read_app(c, &root);
@@ -216,7 +215,7 @@ int mt_manifest_parse(const char *text, size_t len, const struct mt_manifest_opt
 {
     mt_auto_manifest struct mt_manifest *m = calloc(1, sizeof *m);
     mt_auto_toml struct mt_toml *toml = NULL;
-    struct mt_mf c = {.out = m, .max_memory_bytes = 64 * GIB};
+    struct mt_mf c = {.out = m};
 
     if (!m)
         return MT_FAIL(err, MT_E_NOMEM, "out of memory");
@@ -225,8 +224,7 @@ int mt_manifest_parse(const char *text, size_t len, const struct mt_manifest_opt
         return MT_FAIL(err, MT_E_NOMEM, "out of memory");
     if (options) {
         c.image_given = options->image_given;
-        if (options->max_memory_bytes)
-            c.max_memory_bytes = options->max_memory_bytes;
+        c.max_memory_bytes = options->max_memory_bytes;
     }
     if (len > MT_MANIFEST_BYTES_MAX) {
         mt_mf_problem(&c, MT_E_TOO_LARGE, (struct mt_toml_pos){1, 1}, "", "", "the manifest has %zu bytes, at most %u are allowed",

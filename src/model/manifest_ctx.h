@@ -4,6 +4,7 @@
 
 #include "model/jsonout.h"
 #include "model/manifest.h"
+#include "model/manifest_fields.h"
 #include "wire/toml.h"
 
 #define MT_MF_PATH 192
@@ -20,6 +21,7 @@ struct mt_mf {
 /* A table of the file and its path; a NULL table stands for one that is absent: every read gives the default. */
 struct mt_mf_at {
     const struct mt_toml_value *table;
+    const struct mt_mf_field *fields; /* what may stand in it; bounds and defaults of the reads below come from here */
     char path[MT_MF_PATH];
 };
 
@@ -39,27 +41,33 @@ void mt_mf_path_index(char ret[MT_MF_PATH], const char *parent, const char *key,
 /** The table under @key; a wrong type is a problem and reads as absent. */
 struct mt_mf_at mt_mf_table(struct mt_mf *c, const struct mt_mf_at *parent, const char *key);
 
-/** Every key must be in @known (NULL terminated); @hints (ended by a NULL key) give special codes and hints for others. */
-void mt_mf_known(struct mt_mf *c, const struct mt_mf_at *at, const char *const *known, const struct mt_mf_hint *hints);
+/** Every key must be a field of the table; @hints (ended by a NULL key, or NULL) give special codes and hints for others. */
+void mt_mf_known(struct mt_mf *c, const struct mt_mf_at *at, const struct mt_mf_hint *hints);
 
 /** The value under @key when present and of the type, else NULL. A wrong type, or absence when @required, is a problem. */
 const struct mt_toml_value *mt_mf_value(struct mt_mf *c, const struct mt_mf_at *at, const char *key, enum mt_toml_type type,
                                         bool required);
-/** A text without NUL of at most @max bytes, or NULL. */
-const char *mt_mf_text(struct mt_mf *c, const struct mt_mf_at *at, const char *key, size_t max, bool required,
-                       struct mt_toml_pos *ret_pos);
-uint64_t mt_mf_int(struct mt_mf *c, const struct mt_mf_at *at, const char *key, uint64_t min, uint64_t max, uint64_t fallback);
-bool mt_mf_bool(struct mt_mf *c, const struct mt_mf_at *at, const char *key, bool fallback);
-/** Index of the text in @words (NULL terminated); @fallback when absent; a word not in the list is a problem of @code. */
-unsigned mt_mf_word(struct mt_mf *c, const struct mt_mf_at *at, const char *key, const char *const *words, unsigned fallback,
-                    enum mt_manifest_code code);
-/** Array of 1..64 texts as JSON (owned by the caller), or NULL when absent or wrong. */
+/** A text without NUL, or NULL. */
+const char *mt_mf_text(struct mt_mf *c, const struct mt_mf_at *at, const char *key, struct mt_toml_pos *ret_pos);
+/** As mt_mf_text, of a field that is required only when @required. */
+const char *mt_mf_text_if(struct mt_mf *c, const struct mt_mf_at *at, const char *key, bool required, struct mt_toml_pos *ret_pos);
+/** The number, or the default of the field. */
+uint64_t mt_mf_int(struct mt_mf *c, const struct mt_mf_at *at, const char *key);
+/** As mt_mf_int, with a default that depends on other fields. */
+uint64_t mt_mf_int_or(struct mt_mf *c, const struct mt_mf_at *at, const char *key, uint64_t fallback);
+bool mt_mf_bool(struct mt_mf *c, const struct mt_mf_at *at, const char *key);
+/** The word, or the default; a word that is none of the field's is a problem of @code and reads as the default. */
+const char *mt_mf_word(struct mt_mf *c, const struct mt_mf_at *at, const char *key, enum mt_manifest_code code);
+/** Array of texts as JSON (owned by the caller), or NULL when absent or wrong. */
 json_t *mt_mf_argv(struct mt_mf *c, const struct mt_mf_at *at, const char *key);
-/** `<int>` and a unit of @units ("Mi", "Gi"): bytes; @fallback when absent. */
-uint64_t mt_mf_size(struct mt_mf *c, const struct mt_mf_at *at, const char *key, bool mebi, uint64_t min, uint64_t max,
-                    uint64_t fallback, bool required);
-/** Array of tables, at most @max; NULL when absent. The i-th is read with mt_mf_item. */
-const struct mt_toml_value *mt_mf_list(struct mt_mf *c, const struct mt_mf_at *at, const char *key, size_t max);
+/** `<int>` and a unit, Mi or Gi: bytes; the default of the field when absent. */
+uint64_t mt_mf_size(struct mt_mf *c, const struct mt_mf_at *at, const char *key);
+/** Thousandths of a vCPU. */
+uint32_t mt_mf_cpu(struct mt_mf *c, const struct mt_mf_at *at, const char *key);
+/** cpu as written, exactly: at most three decimals, no binary rounding. Thousandths, or 0 when it is no such number. */
+uint32_t mt_mf_cpu_millis(const char *text);
+/** Array of tables; NULL when absent. The i-th is read with mt_mf_item. */
+const struct mt_toml_value *mt_mf_list(struct mt_mf *c, const struct mt_mf_at *at, const char *key);
 bool mt_mf_item(struct mt_mf *c, const struct mt_mf_at *at, const char *key, const struct mt_toml_value *list, size_t i,
                 struct mt_mf_at *ret);
 struct mt_toml_pos mt_mf_pos(const struct mt_mf_at *at, const char *key);

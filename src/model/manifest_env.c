@@ -15,10 +15,11 @@ static json_t *vars(struct mt_mf *c, const struct mt_mf_at *at)
 {
     struct mt_mf_at t = mt_mf_table(c, at, "vars");
     struct mt_jout o = mt_jout_new();
+    size_t max = (size_t)mt_mf_field(at->fields, "vars")->max;
 
-    if (t.table && t.table->table.n > 256) {
-        mt_mf_problem(c, MT_E_TOO_LARGE, t.table->pos, t.path, "", "'vars' has %zu keys, at most 256 are allowed",
-                      t.table->table.n);
+    if (t.table && t.table->table.n > max) {
+        mt_mf_problem(c, MT_E_TOO_LARGE, t.table->pos, t.path, "", "'vars' has %zu keys, at most %zu are allowed",
+                      t.table->table.n, max);
         t.table = NULL;
     }
     for (size_t i = 0; t.table && i < t.table->table.n; i++) {
@@ -85,13 +86,13 @@ void mt_mf_surroundings(struct mt_mf *c, const struct mt_mf_at *at, struct mt_jo
     char path[MT_MF_PATH];
 
     mt_jout_json(o, "vars", vars(c, at));
-    const char *workdir = mt_mf_text(c, at, "workdir", 512, false, &pos);
+    const char *workdir = mt_mf_text(c, at, "workdir", &pos);
     if (workdir && workdir[0] != '/') {
         mt_mf_path(path, at->path, "workdir");
         mt_mf_problem(c, MT_E_PATTERN, pos, path, "start it with '/'", "'workdir' is not absolute");
     }
     mt_jout_str(o, "workdir", workdir);
-    const char *user = mt_mf_text(c, at, "user", 129, false, &pos);
+    const char *user = mt_mf_text(c, at, "user", &pos);
     if (user && !user_valid(user)) {
         mt_mf_path(path, at->path, "user");
         mt_mf_problem(c, MT_E_PATTERN, pos, path, "write \"1000\", \"1000:1000\" or a name of the image's passwd file",
@@ -101,5 +102,5 @@ void mt_mf_surroundings(struct mt_mf *c, const struct mt_mf_at *at, struct mt_jo
     json_t *prestart = mt_mf_argv(c, at, "prestart");
     if (prestart)
         mt_jout_json(o, "prestart", prestart);
-    mt_jout_u64(o, "prestart_timeout_seconds", mt_mf_int(c, at, "prestart_timeout_seconds", 1, 600, prestart_timeout_default));
+    mt_jout_u64(o, "prestart_timeout_seconds", mt_mf_int_or(c, at, "prestart_timeout_seconds", prestart_timeout_default));
 }

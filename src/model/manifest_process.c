@@ -7,121 +7,77 @@
 
 #include "base/str.h"
 
-#define MIB (UINT64_C(1) << 20)
-#define GIB (UINT64_C(1) << 30)
-#define RATE_MAX ((UINT64_C(1) << 53) - 1)
-
-/* cpu as written, exactly: at most three decimals, no binary rounding. Returns millis, or 0 when it is no such number. */
-static uint32_t cpu_millis(const char *text)
-{
-    uint64_t v = 0;
-    size_t whole = strspn(text, "0123456789");
-    const char *p = text + whole;
-
-    if (whole < 1 || whole > 5)
-        return 0;
-    for (size_t i = 0; i < whole; i++)
-        v = v * 10 + (uint64_t)(text[i] - '0');
-    v *= 1000;
-    if (*p == '.') {
-        uint64_t scale = 100;
-        for (p++; *p >= '0' && *p <= '9'; p++) {
-            if (scale == 0 && *p != '0')
-                return 0;
-            v += (uint64_t)(*p - '0') * scale;
-            scale /= 10;
-        }
-    }
-    return *p || v > 1000000 ? 0 : (uint32_t)v;
-}
-
 static json_t *resources(struct mt_mf *c, const struct mt_mf_at *process)
 {
-    static const char *const known[] = {"memory", "cpu", "disk", NULL};
+    static const struct mt_mf_hint hints[] = {
+        {"mem", MT_E_UNKNOWN_FIELD, "write memory = \"256Mi\""},
+        {"memory_mb", MT_E_UNKNOWN_FIELD, "write memory = \"256Mi\""},
+        {"vcpu", MT_E_UNKNOWN_FIELD, "write cpu = 0.5"},
+        {"vcpus", MT_E_UNKNOWN_FIELD, "write cpu = 0.5"},
+        {"cpus", MT_E_UNKNOWN_FIELD, "write cpu = 0.5"},
+        {"storage", MT_E_UNKNOWN_FIELD, "write disk = \"4Gi\""},
+        {NULL, MT_E_UNKNOWN_FIELD, NULL}};
     struct mt_mf_at at = mt_mf_table(c, process, "resources");
     struct mt_jout o = mt_jout_new();
-    const struct mt_toml_entry *e;
     char path[MT_MF_PATH];
-    uint32_t cpu = 1000;
 
-    mt_mf_known(c, &at, known, NULL);
+    mt_mf_known(c, &at, hints);
     if (!at.table) {
         mt_mf_path(path, at.path, "memory");
         if (!c->partial && !mt_toml_find(process->table, "resources"))
             mt_mf_problem(c, MT_E_REQUIRED, process->table->pos, path, "add resources.memory, for example \"256Mi\"",
                           "'memory' is missing");
-    } else if ((e = mt_toml_find(at.table, "cpu")) != NULL) {
-        mt_mf_path(path, at.path, "cpu");
-        if (e->value->type != MT_TOML_INTEGER && e->value->type != MT_TOML_FLOAT) {
-            mt_mf_problem(c, MT_E_TYPE, e->value->pos, path, "write a number, for example 0.5", "'cpu' must be a number, not %s",
-                          mt_toml_type_name(e->value->type));
-        } else {
-            const char *text = e->value->text;
-            uint32_t v = cpu_millis(*text == '+' ? text + 1 : text);
-            if (v < 50 || v > 32000)
-                mt_mf_problem(c, MT_E_RANGE, e->value->pos, path, "", "'cpu' must be 0.05 to 32 with at most three decimals, not %.32s",
-                              text);
-            else
-                cpu = v;
-        }
     }
-    mt_jout_u64(&o, "memory_bytes", mt_mf_size(c, &at, "memory", true, 64 * MIB, c->max_memory_bytes, 64 * MIB, at.table != NULL));
-    mt_jout_u64(&o, "cpu_millis", cpu);
-    mt_jout_u64(&o, "disk_bytes", mt_mf_size(c, &at, "disk", false, GIB, 100 * GIB, 4 * GIB, false));
+    mt_jout_u64(&o, "memory_bytes", mt_mf_size(c, &at, "memory"));
+    mt_jout_u64(&o, "cpu_millis", mt_mf_cpu(c, &at, "cpu"));
+    mt_jout_u64(&o, "disk_bytes", mt_mf_size(c, &at, "disk"));
     return mt_jout_take(&o);
 }
 
 static json_t *limits(struct mt_mf *c, const struct mt_mf_at *process)
 {
-    static const char *const known[] = {"disk_bytes_per_second", "disk_ops_per_second", "net_bytes_per_second",
-                                        "net_packets_per_second", NULL};
     struct mt_mf_at at = mt_mf_table(c, process, "limits");
     struct mt_jout o = mt_jout_new();
 
-    mt_mf_known(c, &at, known, NULL);
-    for (size_t i = 0; known[i]; i++)
-        mt_jout_u64(&o, known[i], mt_mf_int(c, &at, known[i], 0, RATE_MAX, 0));
+    mt_mf_known(c, &at, NULL);
+    for (const struct mt_mf_field *f = at.fields; f->key; f++)
+        mt_jout_u64(&o, f->key, mt_mf_int(c, &at, f->key));
     return mt_jout_take(&o);
 }
 
 static json_t *restart(struct mt_mf *c, const struct mt_mf_at *process)
 {
-    static const char *const known[] = {"policy", "max_retries", "backoff_seconds", NULL};
-    static const char *const policies[] = {"always", "on-failure", "never", NULL};
     struct mt_mf_at at = mt_mf_table(c, process, "restart");
     struct mt_jout o = mt_jout_new();
     char path[MT_MF_PATH];
 
-    mt_mf_known(c, &at, known, NULL);
-    unsigned policy = mt_mf_word(c, &at, "policy", policies, 0, MT_E_ENUM);
+    mt_mf_known(c, &at, NULL);
+    const char *policy = mt_mf_word(c, &at, "policy", MT_E_ENUM);
     const struct mt_toml_entry *retries = at.table ? mt_toml_find(at.table, "max_retries") : NULL;
-    if (retries && policy != 1) {
+    if (retries && !MT_STREQ(policy, "on-failure")) {
         mt_mf_path(path, at.path, "max_retries");
         mt_mf_problem(c, MT_E_RESTART_FIELDS, retries->pos, path, "set policy = \"on-failure\" or remove max_retries",
                       "'max_retries' only counts with policy \"on-failure\"");
     }
-    mt_jout_str(&o, "policy", policies[policy]);
-    mt_jout_u64(&o, "max_retries", mt_mf_int(c, &at, "max_retries", 0, 100, 3));
-    mt_jout_u64(&o, "backoff_seconds", mt_mf_int(c, &at, "backoff_seconds", 1, 60, 2));
+    mt_jout_str(&o, "policy", policy);
+    mt_jout_u64(&o, "max_retries", mt_mf_int(c, &at, "max_retries"));
+    mt_jout_u64(&o, "backoff_seconds", mt_mf_int(c, &at, "backoff_seconds"));
     return mt_jout_take(&o);
 }
 
 static json_t *stop(struct mt_mf *c, const struct mt_mf_at *process)
 {
-    static const char *const known[] = {"grace_seconds", "signal", NULL};
-    static const char *const signals[] = {"TERM", "INT", "QUIT", "HUP", "USR1", "USR2", NULL};
     struct mt_mf_at at = mt_mf_table(c, process, "stop");
     struct mt_jout o = mt_jout_new();
 
-    mt_mf_known(c, &at, known, NULL);
-    mt_jout_u64(&o, "grace_seconds", mt_mf_int(c, &at, "grace_seconds", 1, 300, 10));
-    mt_jout_str(&o, "signal", signals[mt_mf_word(c, &at, "signal", signals, 0, MT_E_ENUM)]);
+    mt_mf_known(c, &at, NULL);
+    mt_jout_u64(&o, "grace_seconds", mt_mf_int(c, &at, "grace_seconds"));
+    mt_jout_str(&o, "signal", mt_mf_word(c, &at, "signal", MT_E_ENUM));
     return mt_jout_take(&o);
 }
 
 static json_t *secrets(struct mt_mf *c, const struct mt_mf_at *process)
 {
-    static const char *const known[] = {"required", NULL};
     static const char fixed[] = "the secrets file is always " MT_SECRETS_PATH "; remove the key";
     static const struct mt_mf_hint hints[] = {
         {"path", MT_E_SECRETS_PATH, fixed}, {"file", MT_E_SECRETS_PATH, fixed}, {"mount", MT_E_SECRETS_PATH, fixed},
@@ -129,8 +85,8 @@ static json_t *secrets(struct mt_mf *c, const struct mt_mf_at *process)
     struct mt_mf_at at = mt_mf_table(c, process, "secrets");
     struct mt_jout o = mt_jout_new();
 
-    mt_mf_known(c, &at, known, hints);
-    mt_jout_bool(&o, "required", mt_mf_bool(c, &at, "required", false));
+    mt_mf_known(c, &at, hints);
+    mt_jout_bool(&o, "required", mt_mf_bool(c, &at, "required"));
     return mt_jout_take(&o);
 }
 
@@ -166,15 +122,13 @@ static json_t *sorted(struct mt_mf *c, json_t *list, int (*compare)(const void *
 
 static json_t *ports(struct mt_mf *c, const struct mt_mf_at *process)
 {
-    static const char *const known[] = {"internal", "name", "protocol", NULL};
-    static const char *const protocols[] = {"tcp", NULL};
     static const struct mt_mf_hint hints[] = {
         {"port", MT_E_UNKNOWN_FIELD, "write internal = <number>"},
         {"container_port", MT_E_UNKNOWN_FIELD, "write internal = <number>"},
         {"external", MT_E_UNKNOWN_FIELD, "what is reachable from outside is a [[routes]] entry"},
         {"host_port", MT_E_HOST_ACCESS, "what is reachable from outside is a [[routes]] entry"},
         {NULL, MT_E_UNKNOWN_FIELD, NULL}};
-    const struct mt_toml_value *list = mt_mf_list(c, process, "ports", 32);
+    const struct mt_toml_value *list = mt_mf_list(c, process, "ports");
     json_t *out = json_array();
 
     for (size_t i = 0; list && i < list->array.n; i++) {
@@ -183,12 +137,11 @@ static json_t *ports(struct mt_mf *c, const struct mt_mf_at *process)
         char derived[8], path[MT_MF_PATH];
         if (!mt_mf_item(c, process, "ports", list, i, &at))
             continue;
-        mt_mf_known(c, &at, known, hints);
-        (void)mt_mf_word(c, &at, "protocol", protocols, 0, MT_E_PROTOCOL_UNSUPPORTED);
-        bool have = mt_mf_value(c, &at, "internal", MT_TOML_INTEGER, true) != NULL;
-        uint64_t number = have ? mt_mf_int(c, &at, "internal", 1, 65535, 0) : 0;
+        mt_mf_known(c, &at, hints);
+        (void)mt_mf_word(c, &at, "protocol", MT_E_PROTOCOL_UNSUPPORTED);
+        uint64_t number = mt_mf_int(c, &at, "internal");
         (void)snprintf(derived, sizeof derived, "p%u", (unsigned)number & 0xFFFF);
-        const char *name = mt_mf_text(c, &at, "name", 256, false, &pos);
+        const char *name = mt_mf_text(c, &at, "name", &pos);
         mt_mf_path(path, at.path, "name");
         if (!name) {
             name = derived;
@@ -262,9 +215,6 @@ uint16_t mt_mf_port_ref(struct mt_mf *c, const struct mt_mf_at *at, const char *
 
 static json_t *health(struct mt_mf *c, const struct mt_mf_at *process, const char *name, const json_t *ports_json)
 {
-    static const char *const known[] = {"type", "port", "path", "interval_seconds", "timeout_seconds", "grace_period_seconds",
-                                        "success_threshold", "failure_threshold", NULL};
-    static const char *const types[] = {"tcp", "http", NULL};
     static const struct mt_mf_hint hints[] = {
         {"interval", MT_E_UNKNOWN_FIELD, "write interval_seconds = <number>"},
         {"timeout", MT_E_UNKNOWN_FIELD, "write timeout_seconds = <number>"},
@@ -277,12 +227,12 @@ static json_t *health(struct mt_mf *c, const struct mt_mf_at *process, const cha
     if (!at.table)
         return NULL;
     struct mt_jout o = mt_jout_new();
-    mt_mf_known(c, &at, known, hints);
-    bool http = mt_mf_word(c, &at, "type", types, 0, MT_E_ENUM) == 1;
+    mt_mf_known(c, &at, hints);
+    bool http = MT_STREQ(mt_mf_word(c, &at, "type", MT_E_ENUM), "http");
     mt_jout_str(&o, "type", http ? "http" : "tcp");
     mt_jout_u64(&o, "port", mt_mf_port_ref(c, &at, "port", ports_json, name));
 
-    const char *url = mt_mf_text(c, &at, "path", 1024, false, &pos);
+    const char *url = mt_mf_text(c, &at, "path", &pos);
     mt_mf_path(path, at.path, "path");
     if (http && !url && !c->partial && !mt_toml_find(at.table, "path"))
         mt_mf_problem(c, MT_E_HEALTH_PATH, at.table->pos, path, "add path = \"/\"", "a health check over http needs 'path'");
@@ -296,8 +246,8 @@ static json_t *health(struct mt_mf *c, const struct mt_mf_at *process, const cha
             mt_mf_problem(c, MT_E_PATTERN, pos, path, "", "'path' must start with '/' and hold no blank or control byte");
         mt_jout_str(&o, "path", url);
     }
-    uint64_t interval = mt_mf_int(c, &at, "interval_seconds", 1, 300, 10);
-    uint64_t timeout = mt_mf_int(c, &at, "timeout_seconds", 1, 60, interval < 2 ? interval : 2);
+    uint64_t interval = mt_mf_int(c, &at, "interval_seconds");
+    uint64_t timeout = mt_mf_int_or(c, &at, "timeout_seconds", interval < 2 ? interval : 2);
     if (timeout > interval) {
         mt_mf_path(path, at.path, "timeout_seconds");
         mt_mf_problem(c, MT_E_RANGE, mt_mf_pos(&at, "timeout_seconds"), path, "", "'timeout_seconds' must not be above "
@@ -305,21 +255,20 @@ static json_t *health(struct mt_mf *c, const struct mt_mf_at *process, const cha
     }
     mt_jout_u64(&o, "interval_seconds", interval);
     mt_jout_u64(&o, "timeout_seconds", timeout);
-    mt_jout_u64(&o, "grace_period_seconds", mt_mf_int(c, &at, "grace_period_seconds", 0, 900, 10));
-    mt_jout_u64(&o, "success_threshold", mt_mf_int(c, &at, "success_threshold", 1, 10, 1));
-    mt_jout_u64(&o, "failure_threshold", mt_mf_int(c, &at, "failure_threshold", 1, 20, 3));
+    mt_jout_u64(&o, "grace_period_seconds", mt_mf_int(c, &at, "grace_period_seconds"));
+    mt_jout_u64(&o, "success_threshold", mt_mf_int(c, &at, "success_threshold"));
+    mt_jout_u64(&o, "failure_threshold", mt_mf_int(c, &at, "failure_threshold"));
     return mt_jout_take(&o);
 }
 
 static json_t *mounts(struct mt_mf *c, const struct mt_mf_at *process)
 {
-    static const char *const known[] = {"volume", "path", "read_only", NULL};
     static const struct mt_mf_hint hints[] = {
         {"source", MT_E_HOST_ACCESS, "mount a volume: volume = \"<name of a [[volumes]] entry>\""},
         {"host", MT_E_HOST_ACCESS, "mount a volume: volume = \"<name of a [[volumes]] entry>\""},
         {"target", MT_E_UNKNOWN_FIELD, "write path = \"/...\""},
         {NULL, MT_E_UNKNOWN_FIELD, NULL}};
-    const struct mt_toml_value *list = mt_mf_list(c, process, "mounts", 8);
+    const struct mt_toml_value *list = mt_mf_list(c, process, "mounts");
     json_t *out = json_array();
 
     for (size_t i = 0; list && i < list->array.n; i++) {
@@ -330,10 +279,10 @@ static json_t *mounts(struct mt_mf *c, const struct mt_mf_at *process)
         size_t k;
         if (!mt_mf_item(c, process, "mounts", list, i, &at))
             continue;
-        mt_mf_known(c, &at, known, hints);
-        const char *volume = mt_mf_text(c, &at, "volume", 256, true, &vpos);
-        const char *where = mt_mf_text(c, &at, "path", 4096, true, &ppos);
-        bool read_only = mt_mf_bool(c, &at, "read_only", false);
+        mt_mf_known(c, &at, hints);
+        const char *volume = mt_mf_text(c, &at, "volume", &vpos);
+        const char *where = mt_mf_text(c, &at, "path", &ppos);
+        bool read_only = mt_mf_bool(c, &at, "read_only");
         if (!volume || !where)
             continue;
         mt_mf_path(path, at.path, "path");
@@ -365,7 +314,6 @@ static json_t *mounts(struct mt_mf *c, const struct mt_mf_at *process)
 
 static json_t *scaling(struct mt_mf *c, const struct mt_mf_at *process, bool has_mounts)
 {
-    static const char *const known[] = {"min", "max", NULL};
     static const char fixed[] = "the number of replicas is set with moat scale";
     static const struct mt_mf_hint hints[] = {
         {"autoscale", MT_E_AUTOSCALE_UNSUPPORTED, fixed}, {"autoscaling", MT_E_AUTOSCALE_UNSUPPORTED, fixed},
@@ -378,10 +326,10 @@ static json_t *scaling(struct mt_mf *c, const struct mt_mf_at *process, bool has
     struct mt_jout o = mt_jout_new();
     char path[MT_MF_PATH];
 
-    mt_mf_known(c, &at, known, hints);
-    uint64_t min = mt_mf_int(c, &at, "min", 0, 100, 1);
+    mt_mf_known(c, &at, hints);
+    uint64_t min = mt_mf_int(c, &at, "min");
     bool max_given = at.table && mt_toml_find(at.table, "max");
-    uint64_t max = mt_mf_int(c, &at, "max", 0, 100, has_mounts ? 1 : 100);
+    uint64_t max = mt_mf_int_or(c, &at, "max", has_mounts ? 1 : 100);
     if (has_mounts && (min > 1 || max > 1)) {
         const char *key = max_given && max > 1 ? "max" : "min";
         mt_mf_path(path, at.path, key);
@@ -399,8 +347,6 @@ static json_t *scaling(struct mt_mf *c, const struct mt_mf_at *process, bool has
 
 static json_t *process(struct mt_mf *c, const struct mt_mf_at *at, const char *name, uint64_t prestart_timeout)
 {
-    static const char *const known[] = {"command", "workdir", "user", "vars", "prestart", "prestart_timeout_seconds", "resources",
-                                        "limits", "scaling", "restart", "stop", "ports", "health", "mounts", "secrets", NULL};
     static const struct mt_mf_hint hints[] = {
         {"env", MT_E_UNKNOWN_FIELD, "write vars = { NAME = \"value\" }"},
         {"environment", MT_E_UNKNOWN_FIELD, "write vars = { NAME = \"value\" }"},
@@ -413,12 +359,14 @@ static json_t *process(struct mt_mf *c, const struct mt_mf_at *at, const char *n
         {"args", MT_E_UNKNOWN_FIELD, "write command = [\"program\", \"argument\"]"},
         {"entrypoint", MT_E_UNKNOWN_FIELD, "write command = [\"program\", \"argument\"]"},
         {"volumes", MT_E_UNKNOWN_FIELD, "write mounts = [{ volume = \"data\", path = \"/data\" }]"},
+        {"secrets_path", MT_E_SECRETS_PATH, "the secrets file is always " MT_SECRETS_PATH "; remove the key"},
+        {"secrets_file", MT_E_SECRETS_PATH, "the secrets file is always " MT_SECRETS_PATH "; remove the key"},
         {"autoscale", MT_E_AUTOSCALE_UNSUPPORTED, "the number of replicas is set with moat scale"},
         {"autoscaling", MT_E_AUTOSCALE_UNSUPPORTED, "the number of replicas is set with moat scale"},
         {NULL, MT_E_UNKNOWN_FIELD, NULL}};
     struct mt_jout o = mt_jout_new();
 
-    mt_mf_known(c, at, known, hints);
+    mt_mf_known(c, at, hints);
     json_t *command = mt_mf_argv(c, at, "command");
     if (command)
         mt_jout_json(&o, "command", command);
@@ -449,14 +397,14 @@ void mt_mf_processes(struct mt_mf *c, const struct mt_mf_at *root, struct mt_jou
         if (!c->partial)
             mt_mf_problem(c, MT_E_NO_PROCESSES, all.table ? all.table->pos : root->table->pos, "processes",
                           "add [processes.web] with resources.memory", "no process is declared");
-    } else if (all.table && all.table->table.n > 16) {
+    } else if (all.table && all.table->table.n > mt_mf_field(root->fields, "processes")->max) {
         mt_mf_problem(c, MT_E_TOO_LARGE, all.table->table.v[16].pos, "processes", "", "%zu process types, at most 16 are allowed",
                       all.table->table.n);
         all.table = NULL;
     }
     for (size_t i = 0; all.table && i < all.table->table.n; i++) {
         const struct mt_toml_entry *e = &all.table->table.v[i];
-        struct mt_mf_at at = {.table = e->value};
+        struct mt_mf_at at = {.table = e->value, .fields = all.fields};
         char shown[64];
         mt_printable(e->key, e->key_len, shown, sizeof shown);
         mt_mf_path(at.path, all.path, shown);

@@ -6,8 +6,6 @@
 
 #include "base/str.h"
 
-#define GIB (UINT64_C(1) << 30)
-
 static const char *text_of(const json_t *o, const char *key)
 {
     const char *s = json_string_value(json_object_get(o, key));
@@ -101,13 +99,11 @@ static void check_mounts(struct mt_mf *c, const struct mt_mf_at *root, struct de
 
 void mt_mf_volumes(struct mt_mf *c, const struct mt_mf_at *root, struct mt_jout *o)
 {
-    static const char *const known[] = {"name", "size", "filesystem", "backup_enabled", NULL};
-    static const char *const filesystems[] = {"ext4", NULL};
     static const struct mt_mf_hint hints[] = {
         {"backup", MT_E_UNKNOWN_FIELD, "write backup_enabled = true"},
         {"host_path", MT_E_HOST_ACCESS, "a volume is a block device of the platform; remove the key"},
         {NULL, MT_E_UNKNOWN_FIELD, NULL}};
-    const struct mt_toml_value *list = mt_mf_list(c, root, "volumes", 16);
+    const struct mt_toml_value *list = mt_mf_list(c, root, "volumes");
     struct declared declared[16] = {0};
     json_t *out = json_array();
     size_t n = 0;
@@ -118,11 +114,11 @@ void mt_mf_volumes(struct mt_mf *c, const struct mt_mf_at *root, struct mt_jout 
         char path[MT_MF_PATH];
         if (!mt_mf_item(c, root, "volumes", list, i, &at))
             continue;
-        mt_mf_known(c, &at, known, hints);
-        const char *name = mt_mf_text(c, &at, "name", 256, true, &pos);
-        uint64_t size = mt_mf_size(c, &at, "size", false, GIB, 2048 * GIB, GIB, true);
-        (void)mt_mf_word(c, &at, "filesystem", filesystems, 0, MT_E_FILESYSTEM_UNSUPPORTED);
-        bool backup = mt_mf_bool(c, &at, "backup_enabled", true);
+        mt_mf_known(c, &at, hints);
+        const char *name = mt_mf_text(c, &at, "name", &pos);
+        uint64_t size = mt_mf_size(c, &at, "size");
+        (void)mt_mf_word(c, &at, "filesystem", MT_E_FILESYSTEM_UNSUPPORTED);
+        bool backup = mt_mf_bool(c, &at, "backup_enabled");
         if (!name)
             continue;
         mt_mf_path(path, at.path, "name");
@@ -170,19 +166,17 @@ static bool same_place(const json_t *a, const json_t *b)
 
 static json_t *route(struct mt_mf *c, const struct mt_mf_at *at, const json_t *processes)
 {
-    static const char *const protocols[] = {"tls_passthrough", "tcp_raw", NULL};
-    static const char *const proxy[] = {"off", "v2", NULL};
     struct mt_toml_pos pos = {1, 1};
     struct mt_jout o = mt_jout_new();
     char path[MT_MF_PATH], shown[80];
 
-    const char *env = mt_mf_text(c, at, "env", 256, true, &pos);
+    const char *env = mt_mf_text(c, at, "env", &pos);
     mt_mf_path(path, at->path, "env");
     if (env && !mt_name_valid(MT_NAME_ENV, env, strlen(env)))
         mt_mf_problem(c, MT_E_PATTERN, pos, path, "", "environment name is not %s", mt_name_rule(MT_NAME_ENV));
     mt_jout_str(&o, "env", env);
 
-    const char *process = mt_mf_text(c, at, "process", 256, true, &pos);
+    const char *process = mt_mf_text(c, at, "process", &pos);
     const json_t *p = process ? json_object_get(processes, process) : NULL;
     mt_mf_path(path, at->path, "process");
     if (process && !p && !c->partial)
@@ -194,11 +188,12 @@ static json_t *route(struct mt_mf *c, const struct mt_mf_at *at, const json_t *p
     else if (!process)
         (void)mt_mf_port_ref(c, at, "port", NULL, "?");
 
-    bool raw = mt_mf_word(c, at, "protocol", protocols, 0, MT_E_ENUM) == 1;
-    mt_jout_str(&o, "protocol", protocols[raw]);
+    const char *protocol = mt_mf_word(c, at, "protocol", MT_E_ENUM);
+    bool raw = MT_STREQ(protocol, "tcp_raw");
+    mt_jout_str(&o, "protocol", protocol);
     bool bad_protocol = at->table && mt_toml_find(at->table, "protocol") &&
                         mt_toml_find(at->table, "protocol")->value->type != MT_TOML_STRING;
-    const char *hostname = mt_mf_text(c, at, "hostname", 1024, !raw && !bad_protocol, &pos);
+    const char *hostname = mt_mf_text_if(c, at, "hostname", !raw && !bad_protocol, &pos);
     const char *fault = hostname ? mt_hostname_fault(hostname, strlen(hostname)) : NULL;
     mt_mf_path(path, at->path, "hostname");
     if (fault)
@@ -209,31 +204,30 @@ static json_t *route(struct mt_mf *c, const struct mt_mf_at *at, const json_t *p
         (void)mt_mf_value(c, at, "listen_port", MT_TOML_INTEGER, true);
     bool typed = !at->table || !mt_toml_find(at->table, "listen_port") ||
                  mt_toml_find(at->table, "listen_port")->value->type == MT_TOML_INTEGER;
-    mt_jout_u64(&o, "listen_port", raw && !typed ? 0 : mt_mf_int(c, at, "listen_port", 1, 65535, raw ? 0 : 443));
+    mt_jout_u64(&o, "listen_port", raw && !typed ? 0 : mt_mf_int_or(c, at, "listen_port", raw ? 0 : 443));
 
-    bool v2 = mt_mf_word(c, at, "proxy_protocol", proxy, 0, MT_E_ENUM) == 1;
-    bool expects = mt_mf_bool(c, at, "backend_expects_proxy_protocol", false);
-    mt_jout_str(&o, "proxy_protocol", proxy[v2]);
+    const char *proxy = mt_mf_word(c, at, "proxy_protocol", MT_E_ENUM);
+    bool v2 = MT_STREQ(proxy, "v2");
+    bool expects = mt_mf_bool(c, at, "backend_expects_proxy_protocol");
+    mt_jout_str(&o, "proxy_protocol", proxy);
     if (v2 && !expects) {
         mt_mf_path(path, at->path, "proxy_protocol");
         mt_mf_problem(c, MT_E_PROXY_ACK, mt_mf_pos(at, "proxy_protocol"), path, "add backend_expects_proxy_protocol = true",
                       "a backend that does not expect PROXY v2 would take the header for data");
     }
     mt_jout_bool(&o, "backend_expects_proxy_protocol", expects);
-    mt_jout_bool(&o, "ipv4", mt_mf_bool(c, at, "ipv4", false));
+    mt_jout_bool(&o, "ipv4", mt_mf_bool(c, at, "ipv4"));
     return mt_jout_take(&o);
 }
 
 void mt_mf_routes(struct mt_mf *c, const struct mt_mf_at *root, struct mt_jout *o)
 {
-    static const char *const known[] = {"env", "process", "port", "hostname", "listen_port", "protocol", "proxy_protocol",
-                                        "backend_expects_proxy_protocol", "ipv4", NULL};
     static const struct mt_mf_hint hints[] = {
         {"host", MT_E_UNKNOWN_FIELD, "write hostname = \"...\""}, {"domain", MT_E_UNKNOWN_FIELD, "write hostname = \"...\""},
         {"service", MT_E_UNKNOWN_FIELD, "write process = \"...\""},
         {"path", MT_E_UNKNOWN_FIELD, "routes work on TLS names and ports, not on paths"},
         {"environment", MT_E_UNKNOWN_FIELD, "write env = \"...\""}, {NULL, MT_E_UNKNOWN_FIELD, NULL}};
-    const struct mt_toml_value *list = mt_mf_list(c, root, "routes", 256);
+    const struct mt_toml_value *list = mt_mf_list(c, root, "routes");
     const json_t *processes = json_object_get(o->obj, "processes");
     json_t *out = json_array();
 
@@ -243,7 +237,7 @@ void mt_mf_routes(struct mt_mf *c, const struct mt_mf_at *root, struct mt_jout *
         size_t k;
         if (!mt_mf_item(c, root, "routes", list, i, &at))
             continue;
-        mt_mf_known(c, &at, known, hints);
+        mt_mf_known(c, &at, hints);
         size_t errors = c->out->n_errors;
         json_t *entry = route(c, &at, processes);
         if (!entry) {

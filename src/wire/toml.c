@@ -217,8 +217,31 @@ void mt_tp_eat_eol(struct mt_tp *t)
     mt_tp_newline(t);
 }
 
+/* Keep the comment from @start to here. */
+static int keep_comment(struct mt_tp *t, const char *start)
+{
+    struct mt_toml *doc = t->doc;
+    if (doc->n_comments == t->comment_room) {
+        size_t room = t->comment_room ? t->comment_room * 2 : 16;
+        struct mt_toml_comment *v = mt_arena_alloc(&t->mem->arena, room * sizeof *v);
+        if (!v)
+            return mt_tp_nomem(t);
+        if (doc->n_comments)
+            memcpy(v, doc->comments, doc->n_comments * sizeof *v);
+        doc->comments = v;
+        t->comment_room = room;
+    }
+    const char *before = t->line_start;
+    while (before < start && (*before == ' ' || *before == '\t'))
+        before++;
+    doc->comments[doc->n_comments++] = (struct mt_toml_comment){.pos = mt_tp_pos(t, start), .s = start, .len = (size_t)(t->p - start),
+                                                               .alone = before == start, .array = t->array};
+    return 0;
+}
+
 int mt_tp_comment(struct mt_tp *t)
 {
+    const char *start = t->p;
     if (t->p == t->end || *t->p != '#')
         return 0;
     t->p++;
@@ -230,7 +253,7 @@ int mt_tp_comment(struct mt_tp *t)
             return mt_tp_fail(t, t->p, "comment holds a control character (byte 0x%02x)", (unsigned)(unsigned char)*t->p);
         t->p += n;
     }
-    return 0;
+    return keep_comment(t, start);
 }
 
 /* ---- keys as written ---- */
@@ -470,6 +493,7 @@ static void parse(struct mt_tp *t)
         else
             recover(t, t->line != first_line || t->in_value > 0);
         t->in_value = 0;
+        t->array = NULL;
     }
 }
 
@@ -529,6 +553,11 @@ void mt_toml_free(struct mt_toml *toml)
         mt_arena_done(&mem->arena);
     free(mem);
     free(toml);
+}
+
+bool mt_toml_written(const struct mt_toml_value *table)
+{
+    return (table->state & (MT_TP_EXPLICIT | MT_TP_INLINE)) != 0 && !(table->state & MT_TP_DOTTED);
 }
 
 const struct mt_toml_entry *mt_toml_find(const struct mt_toml_value *table, const char *key)

@@ -90,10 +90,21 @@ struct mt_toml_problem {
     char message[160]; /* lower case, no full stop; says what was found and what is expected */
 };
 
+/* A comment, so that a formatter can carry it along. */
+struct mt_toml_comment {
+    struct mt_toml_pos pos;            /* of the '#' */
+    const char *s;                     /* from the '#' to the end of its line, borrowed from the text that was parsed */
+    size_t len;
+    bool alone;                        /* nothing but blanks before it on its line */
+    const struct mt_toml_value *array; /* innermost array whose brackets enclose it; NULL: none */
+};
+
 struct mt_toml {
     struct mt_toml_value *root; /* a table; holds what could be read even when there are problems */
     struct mt_toml_problem *problems; /* ordered by line and column; at most MT_TOML_PROBLEMS_MAX */
     size_t n_problems;
+    struct mt_toml_comment *comments; /* in the order of the text */
+    size_t n_comments;
     void *memory; /* private */
 };
 
@@ -112,6 +123,9 @@ static inline void mt_toml_freep(struct mt_toml **toml)
     *toml = NULL;
 }
 #define mt_auto_toml __attribute__((cleanup(mt_toml_freep)))
+
+/** True for a table with a header or braces of its own, false for one that only exists because of a longer name. */
+bool mt_toml_written(const struct mt_toml_value *table);
 
 /** The entry of a table by key, or NULL. */
 const struct mt_toml_entry *mt_toml_find(const struct mt_toml_value *table, const char *key);

@@ -32,6 +32,8 @@ struct mt_tp {
     uint32_t col, col_line;
     unsigned in_value; /* arrays or inline tables entered on this line */
     bool nomem;
+    struct mt_toml_value *array; /* innermost one being read */
+    size_t comment_room;
     uint64_t seed;
     struct slot *slots;
     size_t n_slots, n_keys;

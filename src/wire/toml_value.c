@@ -19,8 +19,11 @@ static int array_gap(struct mt_tp *t)
 
 static int array(struct mt_tp *t, unsigned depth, struct mt_toml_value *ret)
 {
+    struct mt_toml_value *outer = t->array;
+
     t->p++;
     t->in_value++;
+    t->array = ret;
     for (;;) {
         if (array_gap(t) < 0)
             return -1;
@@ -42,6 +45,7 @@ static int array(struct mt_tp *t, unsigned depth, struct mt_toml_value *ret)
     }
     t->p++;
     t->in_value--;
+    t->array = outer;
     return 0;
 }
 
