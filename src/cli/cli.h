@@ -229,6 +229,8 @@ int cmd_nodes_list(struct cli *c);
 int cmd_whoami(struct cli *c);
 int cmd_manifest_validate(struct cli *c);
 int cmd_manifest_show(struct cli *c);
+int cmd_manifest_fmt(struct cli *c);
+int cmd_manifest_schema(struct cli *c);
 int cmd_version(struct cli *c);
 int cmd_help(struct cli *c);
 int cmd_completion(struct cli *c);

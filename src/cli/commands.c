@@ -112,6 +112,9 @@ static const struct cli_option routes_create_options[] = {
     {NULL, 0, NULL, NULL},
 };
 static const struct cli_option manifest_options[] = {MANIFEST_OPTION, {NULL, 0, NULL, NULL}};
+static const struct cli_option manifest_fmt_options[] = {
+    MANIFEST_OPTION, {"check", 0, NULL, "write nothing; exit 1 when it is not in canonical form"}, {NULL, 0, NULL, NULL}};
+static const struct cli_option manifest_schema_options[] = {{"markdown", 0, NULL, "all fields as a table for people"}, {NULL, 0, NULL, NULL}};
 
 const struct cli_command cli_commands[] = {
     {CLI_PLATFORM, "up", "", "run a whole platform on this machine", up_options, cmd_up},
@@ -130,6 +133,8 @@ const struct cli_command cli_commands[] = {
     {CLI_APPS, "envs create", "NAME", "make an environment", NULL, cmd_envs_create},
     {CLI_APPS, "manifest validate", "", "check a manifest, offline", manifest_options, cmd_manifest_validate},
     {CLI_APPS, "manifest show", "", "the manifest in canonical form, offline", manifest_options, cmd_manifest_show},
+    {CLI_APPS, "manifest fmt", "", "write it in canonical TOML, comments kept, offline", manifest_fmt_options, cmd_manifest_fmt},
+    {CLI_APPS, "manifest schema", "", "JSON Schema of the manifest, for editors", manifest_schema_options, cmd_manifest_schema},
     {CLI_LOOK, "status", "", "desired and observed state, and why they differ", status_options, cmd_status},
     {CLI_LOOK, "ps", "", "instances of the environment", instances_options, cmd_instances_list},
     {CLI_LOOK, "logs", "", "log lines of the environment", logs_options, cmd_logs},

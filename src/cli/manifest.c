@@ -147,3 +147,70 @@ int cmd_manifest_show(struct cli *c)
     (void)putchar('\n');
     return CLI_OK;
 }
+
+/* Read all of it before anything is written: the file may be its own result. */
+static int format(struct cli *c, const char *file, const char *text, size_t len, struct mt_buf *out)
+{
+    int code;
+    struct mt_err err;
+    struct mt_manifest_options options = {.image_given = true}; /* how it looks does not depend on where the image comes from */
+    mt_auto_manifest struct mt_manifest *m = NULL;
+    if (mt_manifest_parse(text, len, &options, &m, &err) < 0)
+        return cli_fail(c, &err, NULL);
+    if (m->n_errors)
+        return refuse(c, m, cli_file_name(file));
+    code = mt_manifest_format(text, len, out, &err) < 0 ? cli_fail(c, &err, "nothing is changed") : CLI_OK;
+    return code;
+}
+
+int cmd_manifest_fmt(struct cli *c)
+{
+    const char *file = cli_manifest_file(c);
+    bool is_stdin = MT_STREQ(file, "-"), check = cli_has(c, "check");
+    int code;
+    size_t len;
+    struct mt_err err;
+    mt_auto_buf struct mt_buf out = MT_BUF_INIT(4 * MT_MANIFEST_BYTES_MAX);
+    mt_auto_free char *text = cli_read_manifest(c, file, &len, &code);
+    if (!text || (code = format(c, file, text, len, &out)) != CLI_OK)
+        return code;
+    bool changed = out.len != len || memcmp(out.p, text, len) != 0;
+    if (check && changed) {
+        char what[200];
+        (void)snprintf(what, sizeof what, "%.150s is not in canonical form", cli_file_name(file));
+        return cli_error_reason(c, CLI_FAILURE, "not_formatted", what, is_stdin ? "moat manifest fmt" : "moat manifest fmt writes it");
+    }
+    if (!check && changed && !is_stdin && mt_file_write(file, mt_buf_cstr(&out), out.len, 0644, &err) < 0)
+        return cli_fail(c, &err, NULL);
+    if (c->json) {
+        mt_auto_json json_t *j = json_pack("{s:s,s:b,s:s%}", "path", cli_file_name(file), "changed", changed, "manifest", mt_buf_cstr(&out), out.len);
+        return cli_print_object(c, "ManifestText", j);
+    }
+    if (is_stdin && !check)
+        (void)fwrite(out.p, 1, out.len, stdout);
+    else
+        cli_say(c, changed ? "%s is formatted" : "%s is in canonical form", cli_file_name(file));
+    return fflush(stdout) == EOF ? CLI_FAILURE : CLI_OK;
+}
+
+int cmd_manifest_schema(struct cli *c)
+{
+    struct mt_err err;
+    mt_auto_buf struct mt_buf table = MT_BUF_INIT(128U * 1024U);
+    if (cli_has(c, "markdown")) {
+        if (c->json)
+            return cli_usage(c, "--markdown is a table for people; without it the schema is JSON");
+        if (mt_manifest_fields_markdown(&table, &err) < 0)
+            return cli_fail(c, &err, NULL);
+        (void)fputs(mt_buf_cstr(&table), stdout);
+        return fflush(stdout) == EOF ? CLI_FAILURE : CLI_OK;
+    }
+    mt_auto_json json_t *schema = mt_manifest_schema();
+    if (!schema)
+        return cli_error(c, CLI_FAILURE, "out of memory", NULL);
+    if (c->json)
+        return cli_print_object(c, "ManifestSchema", schema);
+    (void)json_dumpf(schema, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
+    (void)putchar('\n');
+    return fflush(stdout) == EOF ? CLI_FAILURE : CLI_OK;
+}

@@ -90,6 +90,22 @@ static inline void mt_manifest_freep(struct mt_manifest **manifest)
 /** Problems as a JSON array of {code, path, line, column, message, hint}; errors only when @warnings is false. NULL: no memory. */
 json_t *mt_manifest_problems_json(const struct mt_manifest *manifest, bool warnings);
 
+/** The JSON Schema (draft 2020-12) of a manifest as TOML readers see it; owned by the caller. NULL: no memory. What a schema cannot
+ * say (references between fields, bytes of texts, names of the image) only mt_manifest_parse knows. */
+json_t *mt_manifest_schema(void);
+
+/** Every field as a table in Markdown: key, type, default, rule. Returns 0 or -MT_E_LIMIT when @out is too small. */
+int mt_manifest_fields_markdown(struct mt_buf *out, struct mt_err *err);
+
+/**
+ * Write a good manifest in canonical TOML: tables in the order of the table of fields, processes by name, keys in a fixed order,
+ * one spelling of every value. Comments travel with what they stand before, behind or directly below; order within vars and
+ * lists stays. The result has the same hash, and formatting it again changes nothing.
+ * Returns 0; -MT_E_INVALID when the manifest has problems (ask mt_manifest_parse which; a missing image is none);
+ * -MT_E_LIMIT when @out is too small; -MT_E_NOMEM; -MT_E_CORRUPT would be a fault of the writer: the text is not to be used.
+ */
+int mt_manifest_format(const char *text, size_t len, struct mt_buf *out, struct mt_err *err);
+
 /* ---- what others read out of a canonical manifest (as stored with a release) ---- */
 
 struct mt_manifest_port {

@@ -84,9 +84,11 @@ static int read_manifest(struct mt_api_call *c, bool image_given, struct mt_mani
 
 int mt_api_manifest_validate(struct mt_api_call *c)
 {
-    static const char *const known[] = {"manifest", "manifest_format", NULL};
+    static const char *const known[] = {"manifest", "manifest_format", "image_ref", NULL};
     mt_auto_manifest struct mt_manifest *m = NULL;
-    if (mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 || read_manifest(c, true, &m) < 0)
+    const char *image;
+    if (mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 || mt_api_text(c, "image_ref", false, 600, &image) < 0 ||
+        read_manifest(c, image != NULL, &m) < 0)
         return -1;
     json_t *o = json_pack("{s:b,s:o}", "ok", m->n_errors == 0, "errors", mt_manifest_problems_json(m, true));
     if (o && m->n_errors == 0) {

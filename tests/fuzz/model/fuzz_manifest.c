@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Any bytes as a manifest. Properties: refused with a place and a code, or accepted with a canonical form that everything
- * downstream can read: every process gives a spec hash, every route and volume reads back. */
+ * downstream can read: every process gives a spec hash, every route and volume reads back; its canonical text has the same hash. */
 #include "model/manifest.h"
 #include "model/spec.h"
+#include "wire/toml.h"
 
 #include "base/assert.h"
+#include "base/buf.h"
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/str.h"
 
@@ -49,6 +52,31 @@ static void downstream(const struct mt_manifest *m)
     free(types.v);
 }
 
+/* The canonical text: the same hash, every comment still there, and formatting it again changes nothing. */
+static void formatted(const uint8_t *data, size_t len, const struct mt_manifest *m)
+{
+    mt_auto_buf struct mt_buf once = MT_BUF_INIT(1U << 20), twice = MT_BUF_INIT(1U << 20);
+    mt_auto_manifest struct mt_manifest *again = NULL;
+    mt_auto_toml struct mt_toml *toml = NULL;
+    struct mt_manifest_options options = {.image_given = true};
+    struct mt_err err;
+    int rc = mt_manifest_format((const char *)data, len, &once, &err);
+
+    MT_ASSERT(rc == 0 || rc == -MT_E_LIMIT); /* the text may grow over 64 KiB */
+    if (rc < 0)
+        return;
+    MT_ASSERT(mt_manifest_parse((const char *)once.p, once.len, &options, &again, &err) == 0 && MT_STREQ(again->hash, m->hash));
+    MT_ASSERT(mt_manifest_format((const char *)once.p, once.len, &twice, &err) == 0);
+    MT_ASSERT(once.len == twice.len && memcmp(once.p, twice.p, once.len) == 0);
+    MT_ASSERT(mt_toml_parse((const char *)data, len, &toml, &err) == 0);
+    for (size_t i = 0; i < toml->n_comments; i++) {
+        size_t n = toml->comments[i].len;
+        while (n > 1 && (toml->comments[i].s[n - 1] == ' ' || toml->comments[i].s[n - 1] == '\t'))
+            n--;
+        MT_ASSERT(memmem(once.p, once.len, toml->comments[i].s, n));
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
     struct mt_manifest *m = NULL;
@@ -58,8 +86,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
     MT_ASSERT((m->n_errors == 0) == (m->canonical != NULL));
     for (size_t i = 0; i < m->n_problems; i++)
         MT_ASSERT(m->problems[i].line >= 1 && m->problems[i].column >= 1 && m->problems[i].message[0]);
-    if (m->canonical)
+    if (m->canonical) {
         downstream(m);
+        formatted(data, len, m);
+    }
     json_decref(mt_manifest_problems_json(m, true));
     mt_manifest_free(m);
     return 0;
