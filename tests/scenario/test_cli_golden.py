@@ -60,8 +60,8 @@ COMMANDS = {
             "run 'bad image'"],
     "init": ["init --image registry.test/my_app:1 --port 8443", "init --image registry.test/My_App:1", "init --image registry.test/web:1 -f -", "init --image registry.test/web:1 -f out/moat.toml", "init --image registry.test/web:1 -f out/moat.toml",
              "init"],
-    "manifest": ["| manifest validate -f -", "| manifest show -f -", "manifest validate"],
-    "help": ["version", "help", "help routes", "help deploy", "help routes create", "help nothing", "completion bash", "completion zsh", "completion fish"],
+    "manifest": ["| manifest validate -f -", "| manifest show -f -", "manifest validate", "| manifest fmt -f -", "| manifest fmt --check -f -", "manifest schema", "manifest schema --markdown"],
+    "help": ["version", "help routes", "help deploy", "help routes create", "help nothing", "completion tcsh"],
 }
 # What cannot be shown against fixed answers: up, down and doctor ask this machine.
 ELSEWHERE = {"up", "down", "doctor"}
@@ -144,6 +144,19 @@ def every_command_has_one(b):
     words = re.search(r"compgen -W '([^']*)'", out).group(1).split()
     covered = {line.replace("| ", "").split()[0] for lines in COMMANDS.values() for line in lines}
     assert set(words) == covered | ELSEWHERE, f"commands without a golden answer: {set(words) ^ (covered | ELSEWHERE)}"
+
+
+def help_names_every_command(b):
+    """Not golden: the list of all commands changes with each of them."""
+    _, out, _ = b.run("help")
+    code, script, _ = b.run("completion bash")
+    assert code == 0
+    names = re.findall(r"^  ([a-z0-9][a-z0-9 -]*?)(?: [A-Z\[].*?)?  +\S", out, re.M)
+    assert len(names) > 30 and "routes create" in names and "up" in names, names
+    for name in names:
+        code, text, _ = b.run("help " + name)
+        assert code == 0 and text.startswith("usage: moat " + name), (name, text[:100])
+        assert name.split()[-1] in script, name
 
 
 def problem(code, **more):
@@ -370,7 +383,7 @@ def main():
         b = Bench(folder)
         cases = [(f"golden {n}", lambda n=n: compare(n, record(b, COMMANDS[n]))) for n in COMMANDS]
         cases += [("every command has a golden answer", lambda: every_command_has_one(b))]
-        for f in (errors_have_categories, a_dead_socket_is_transient, a_slow_answer_is_transient, an_answer_that_is_none_is_internal, a_wrong_token_is_auth,
+        for f in (help_names_every_command, errors_have_categories, a_dead_socket_is_transient, a_slow_answer_is_transient, an_answer_that_is_none_is_internal, a_wrong_token_is_auth,
                   no_platform_is_usage, the_target_is_resolved_in_order, a_key_given_is_the_key_sent, scaling_waits_until_it_is_so, watching_is_no_json, waiting_ends_in_time, an_interrupt_ends_the_waiting_only,
                   a_stream_goes_on_where_it_ended, a_closed_pipe_ends_quietly, doctor_reaches_the_platform, on_a_terminal):
             cases.append((f.__name__.replace("_", " "), lambda f=f: f(b)))
