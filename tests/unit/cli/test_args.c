@@ -104,7 +104,7 @@ static const struct {
     {{"xyzzy"}, "unknown command 'xyzzy'"},
     {{"releases", "lst"}, "unknown command 'releases lst', did you mean 'releases list'?"},
     {{"routes", "--json", "delete"}, "write 'delete' directly after 'routes'"},
-    {{"manifest"}, "'manifest' needs one of: validate, show"},
+    {{"manifest"}, "'manifest' needs one of: validate, show, fmt, schema"},
     {{"status", "--watsh"}, "unknown option '--watsh', did you mean '--watch'?"},
     {{"status", "extra", "--zzzzzzzzzz"}, "unknown option '--zzzzzzzzzz'"},
     {{"status", "-Z"}, "unknown option '-Z'"},
