@@ -21,6 +21,13 @@ static const struct mt_pg_stmt cluster_value = {"bootstrap_cluster", "SELECT val
 static const struct mt_pg_stmt any_operator = {
     "bootstrap_operator", "SELECT user_id FROM users_view WHERE is_operator AND state = 'active' ORDER BY user_id LIMIT 1"};
 static const struct mt_pg_stmt any_org = {"bootstrap_org", "SELECT 1 FROM orgs_view WHERE NOT deleted LIMIT 1"};
+/* Organisations from before there were members: somebody must be able to reach them. */
+static const struct mt_pg_stmt orphans = {
+    "bootstrap_orphans", "SELECT o.org_id, u.email FROM orgs_view o JOIN users_view u ON u.user_id = $1 WHERE NOT o.deleted"
+                         " AND NOT EXISTS (SELECT 1 FROM org_members_view m WHERE m.org_id = o.org_id) LIMIT 200"};
+static const struct mt_pg_stmt user_email = {"bootstrap_email", "SELECT email FROM users_view WHERE user_id = $1"};
+static const struct mt_pg_stmt token_scopes = {
+    "bootstrap_token_scopes", "UPDATE moat.personal_tokens SET scopes = $2 WHERE token_id = $1 AND name = 'bootstrap'"};
 static const struct mt_pg_stmt token_put = {
     "bootstrap_token_put", "INSERT INTO moat.personal_tokens (token_id, user_id, name, token_hash, scopes)"
                            " VALUES ($1, $2, 'bootstrap', $3, $4)"};
@@ -123,6 +130,20 @@ static int operator_user(struct mt_control *ctl, struct mt_pg *pg, char ret[MT_I
     return append(ctl, MT_TAKE(cmd), err);
 }
 
+/* A newer server has scopes that did not exist when the token was made. */
+static int token_renew(struct mt_pg *pg, const char *token_id, struct mt_err *err)
+{
+    struct mt_pg_params p;
+    struct mt_pg_arr scopes;
+    mt_scopes_arr(mt_scopes_every(), &scopes);
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, token_id);
+    mt_pg_p_arr(&p, &scopes);
+    int rc = mt_pg_query(pg, &token_scopes, &p, NULL, err);
+    mt_pg_arr_done(&scopes);
+    return rc;
+}
+
 /* The token file holds a token that the database knows; else a new one is made. The hash is stored before the file is
  * written: a token that nobody knows is useless, a file that does not work is a riddle. */
 static int operator_token(struct mt_control *ctl, struct mt_pg *pg, const char *user_id, struct mt_err *err)
@@ -131,6 +152,8 @@ static int operator_token(struct mt_control *ctl, struct mt_pg *pg, const char *
     mt_auto_free char *text = NULL;
     size_t n = 0;
     struct mt_auth_who who;
+    struct mt_auth_chain chain;
+    enum mt_auth_end end;
     struct mt_pg_params p;
     struct mt_pg_arr scopes;
     char token[MT_TOKEN_SIZE], line[MT_TOKEN_SIZE + 2], id[MT_ID_SIZE];
@@ -139,20 +162,18 @@ static int operator_token(struct mt_control *ctl, struct mt_pg *pg, const char *
     if (rc == 0) {
         while (n && (text[n - 1] == '\n' || text[n - 1] == ' '))
             text[--n] = 0;
-        rc = mt_auth_lookup(pg, text, &who, err);
-        if (rc == 0)
-            return 0;
-        if (rc != -MT_E_NOT_FOUND && rc != -MT_E_DENIED)
+        rc = mt_auth_lookup(pg, text, NULL, NULL, NULL, false, false, false, &who, &chain, &end, err);
+        if (rc < 0)
             return rc;
+        if (end == MT_AUTH_OK)
+            return who.scopes == mt_scopes_every() ? 0 : token_renew(pg, who.token_id, err);
         mt_log(MT_WARN, "bootstrap.token_unknown", KV("file", path));
     } else if (rc != -MT_E_NOT_FOUND) {
         return rc;
     }
-    mt_token_new(token, hash);
+    mt_token_new(MT_TOKEN_PERSONAL, token, hash);
     mt_id_new(MT_ID_TOKEN, id);
-    mt_pg_arr_init(&scopes, MT_PG_ELEM_TEXT, 8192);
-    for (unsigned i = 0; mt_scopes_all[i]; i++)
-        mt_pg_arr_text_add(&scopes, mt_scopes_all[i]);
+    mt_scopes_arr(mt_scopes_every(), &scopes);
     mt_pg_p_init(&p);
     mt_pg_p_text(&p, id);
     mt_pg_p_text(&p, user_id);
@@ -171,18 +192,54 @@ static int operator_token(struct mt_control *ctl, struct mt_pg *pg, const char *
     return rc;
 }
 
-static int first_org(struct mt_control *ctl, struct mt_pg *pg, struct mt_err *err)
+static int add_owner(struct mt_cmd *cmd, const char *org_id, const char *user_id, const char *email, struct mt_err *err)
 {
+    char member[MT_ID_SIZE];
+    struct mt_cmd_ids ids = {.org_id = org_id};
+    mt_id_new(MT_ID_MEMBER, member);
+    return mt_cmd_event(cmd, MT_EV_ORG_MEMBER_ADDED, member, &ids,
+                        json_pack("{s:s,s:s,s:s,s:s}", "email", email, "user_id", user_id, "role", "owner", "state", "active"), err);
+}
+
+static int adopt_orphans(struct mt_control *ctl, struct mt_pg *pg, const char *user_id, struct mt_err *err)
+{
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    struct mt_pg_params p;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, user_id);
+    int rc = mt_pg_query(pg, &orphans, &p, &r, err);
+    for (int i = 0; rc == 0 && i < mt_pg_rows(r); i++) {
+        mt_auto_cmd struct mt_cmd *cmd = NULL;
+        if ((rc = mt_cmd_new(&actor, &cmd, err)) < 0 ||
+            (rc = add_owner(cmd, mt_pg_text(r, i, 0), user_id, mt_pg_text(r, i, 1), err)) < 0)
+            return rc;
+        rc = append(ctl, MT_TAKE(cmd), err);
+        rc = rc == -MT_E_CONFLICT ? 0 : rc;
+    }
+    return rc;
+}
+
+static int first_org(struct mt_control *ctl, struct mt_pg *pg, const char *user_id, struct mt_err *err)
+{
+    mt_auto_pg_res struct mt_pg_res *u = NULL;
+    struct mt_pg_params p;
     mt_auto_pg_res struct mt_pg_res *r = NULL;
     mt_auto_cmd struct mt_cmd *cmd = NULL;
     char id[MT_ID_SIZE];
     int rc = mt_pg_query(pg, &any_org, NULL, &r, err);
-    if (rc < 0 || mt_pg_rows(r))
+    if (rc < 0)
+        return rc;
+    if (mt_pg_rows(r))
+        return adopt_orphans(ctl, pg, user_id, err);
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, user_id);
+    if ((rc = mt_pg_query_one(pg, &user_email, &p, &u, err)) < 0)
         return rc;
     mt_id_new(MT_ID_ORG, id);
     struct mt_cmd_ids ids = {.org_id = id};
     if ((rc = mt_cmd_new(&actor, &cmd, err)) < 0 ||
-        (rc = mt_cmd_event(cmd, MT_EV_ORG_CREATED, id, &ids, json_pack("{s:s}", "name", ctl->conf.bootstrap_org), err)) < 0)
+        (rc = mt_cmd_event(cmd, MT_EV_ORG_CREATED, id, &ids, json_pack("{s:s}", "name", ctl->conf.bootstrap_org), err)) < 0 ||
+        (rc = add_owner(cmd, id, user_id, mt_pg_text(u, 0, 0), err)) < 0)
         return rc;
     rc = append(ctl, MT_TAKE(cmd), err);
     return rc == -MT_E_CONFLICT ? 0 : rc; /* another server was quicker */
@@ -208,5 +265,5 @@ int mt_bootstrap(struct mt_control *ctl, struct mt_err *err)
         (rc = cluster_key(ctl, pg, "cluster_ipv6_prefix", prefix, ctl->prefix, sizeof ctl->prefix, err)) < 0 ||
         (rc = operator_user(ctl, pg, user, err)) < 0 || (rc = operator_token(ctl, pg, user, err)) < 0)
         return rc;
-    return first_org(ctl, pg, err);
+    return first_org(ctl, pg, user, err);
 }

@@ -23,6 +23,10 @@ struct mt_control_conf {
     char *fetch_program;       /* absolute path of moat-fetch */
     char *registry_ca_file;
     char *cluster_ipv6_prefix; /* NULL: a random ULA is made once */
+    bool allow_secret_export;  /* owners may hold secrets:read-material */
+    char *listen_http;         /* loopback address:port for pages and API in plain HTTP, NULL: none */
+    char *client_ip_header;    /* NULL: none */
+    char *org_creation;        /* any, operator */
     char *bootstrap_org;
     char *egress_mode;         /* none, routed, nat66 */
     char *log_level;

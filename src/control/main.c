@@ -88,7 +88,7 @@ static int serve(struct mt_control *ctl, struct mt_err *err)
     const struct mt_control_conf *conf = &ctl->conf;
     const char *path[MT_LISTEN_MAX] = {conf->listen_api, conf->listen_internal, conf->listen_admin};
     const char *group[MT_LISTEN_MAX] = {conf->api_group, conf->internal_group, conf->api_group};
-    struct mt_http_listener l[MT_LISTEN_MAX];
+    struct mt_http_listener l[MT_LISTEN_MAX + 1];
     size_t n = 0;
     for (int i = 0; i < MT_LISTEN_MAX; i++) {
         gid_t gid;
@@ -103,6 +103,15 @@ static int serve(struct mt_control *ctl, struct mt_err *err)
             return rc;
         }
         l[n++].tag = i;
+    }
+    if (conf->listen_http) {
+        int rc = mt_sock_loopback_listen(conf->listen_http, &l[n].fd, err);
+        if (rc < 0) {
+            while (n)
+                close(l[--n].fd);
+            return rc;
+        }
+        l[n++].tag = MT_LISTEN_API;
     }
     struct mt_http_conf hc = {.listeners = l,
                               .listeners_n = n,

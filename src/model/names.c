@@ -181,3 +181,11 @@ bool mt_var_key_valid(const char *s, size_t len)
             return false;
     return true;
 }
+
+void mt_email_fold(const char *s, char *ret, size_t size)
+{
+    size_t n = 0;
+    for (; s[n] && n + 1 < size; n++)
+        ret[n] = s[n] >= 'A' && s[n] <= 'Z' ? (char)(s[n] + 32) : s[n];
+    ret[n] = 0;
+}

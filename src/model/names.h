@@ -57,6 +57,8 @@ bool mt_idempotency_key_valid(const char *s, size_t len);
 
 /** True for <= 320 octets with one '@' inside, no space, no control byte. */
 bool mt_email_valid(const char *s, size_t len);
+/** A valid address as it is stored and compared: ASCII letters in lower case; @size 321. */
+void mt_email_fold(const char *s, char *ret, size_t size);
 
 /** True for the key of an environment variable a manifest may set: [A-Z_][A-Z0-9_]*, 1..128. */
 bool mt_var_key_valid(const char *s, size_t len);

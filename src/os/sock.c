@@ -2,10 +2,13 @@
 #include "os/sock.h"
 
 #include "base/cleanup.h"
+#include "base/num.h"
 #include "base/str.h"
 #include "os/file.h"
 
+#include <arpa/inet.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/un.h>
@@ -130,5 +133,48 @@ int mt_sock_timeout(int fd, int64_t ms, struct mt_err *err)
     struct timeval tv = {.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000};
     if (setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof tv) < 0 || setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof tv) < 0)
         return MT_FAIL_ERRNO(err, MT_E_IO, "set socket timeout");
+    return 0;
+}
+
+/* "127.0.0.1:80", "[::1]:80" into an address of the loopback network. */
+static int loopback_parse(const char *text, struct sockaddr_storage *ret, socklen_t *ret_len, struct mt_err *err)
+{
+    char host[64];
+    uint64_t port;
+    const char *colon = strrchr(text, ':');
+    struct sockaddr_in6 six = {.sin6_family = AF_INET6};
+    struct sockaddr_in four = {.sin_family = AF_INET};
+    size_t n = colon ? (size_t)(colon - text) : 0;
+    if (n == 0 || n >= sizeof host || mt_parse_u64(colon + 1, 0, 65535, &port, err) < 0)
+        return MT_FAIL(err, MT_E_INVALID, "'%s' is not address:port", text);
+    bool brackets = text[0] == '[' && text[n - 1] == ']';
+    memcpy(host, text + brackets, n - 2 * (size_t)brackets);
+    host[n - 2 * (size_t)brackets] = 0;
+    if (brackets && inet_pton(AF_INET6, host, &six.sin6_addr) == 1 && IN6_IS_ADDR_LOOPBACK(&six.sin6_addr)) {
+        six.sin6_port = htons((uint16_t)port);
+        memcpy(ret, &six, *ret_len = sizeof six);
+        return 0;
+    }
+    if (!brackets && inet_pton(AF_INET, host, &four.sin_addr) == 1 && ntohl(four.sin_addr.s_addr) >> 24 == 127) {
+        four.sin_port = htons((uint16_t)port);
+        memcpy(ret, &four, *ret_len = sizeof four);
+        return 0;
+    }
+    return MT_FAIL(err, MT_E_INVALID, "'%s' is not a loopback address: plain HTTP is served there only", text);
+}
+
+int mt_sock_loopback_listen(const char *address, int *ret_fd, struct mt_err *err)
+{
+    struct sockaddr_storage ss = {0};
+    socklen_t n = 0;
+    int one = 1, rc = loopback_parse(address, &ss, &n, err);
+    if (rc < 0)
+        return rc;
+    mt_auto_fd int fd = socket(ss.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0)
+        return MT_FAIL_ERRNO(err, MT_E_IO, "socket for '%s'", address);
+    if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) < 0 || bind(fd, (struct sockaddr *)&ss, n) < 0 || listen(fd, 512) < 0)
+        return MT_FAIL_ERRNO(err, MT_E_IO, "listen on '%s'", address);
+    *ret_fd = MT_TAKE_FD(fd);
     return 0;
 }

@@ -12,6 +12,9 @@
 /** Non-blocking Unix stream listener at @path, file mode @mode, owner @uid/@gid (-1: leave). An old socket file there is removed; anything
  * else there stays and is -MT_E_CONFLICT: a wrong path in a configuration must not cost a file. */
 int mt_sock_unix_listen(const char *path, mode_t mode, uid_t uid, gid_t gid, int *ret_fd, struct mt_err *err);
+/** Non-blocking TCP listener at @address ("127.0.0.1:7070", "[::1]:7070"; port 0: the system chooses), loopback only: anything else is
+ * -MT_E_INVALID. */
+int mt_sock_loopback_listen(const char *address, int *ret_fd, struct mt_err *err);
 /** Blocking Unix stream client. -MT_E_UNAVAILABLE when nobody listens, or when a listener with a full queue accepts nobody for ten seconds. */
 int mt_sock_unix_connect(const char *path, int *ret_fd, struct mt_err *err);
 /** Credentials of the peer of a Unix stream socket (SO_PEERCRED). */

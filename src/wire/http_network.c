@@ -7,6 +7,8 @@
 #include "base/clock.h"
 #include "base/log.h"
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
 #include <sys/socket.h>
 
 #define DISCARD_TIMES 8 /* a body up to so many times the limit is read to its end before 413 */
@@ -58,6 +60,26 @@ static enum MHD_Result answer_now(struct mt_http_req *r, unsigned status)
     return ok;
 }
 
+/* A mapped IPv4 address is shown as the IPv4 address it is. */
+static void httpd_peer_address(int fd, char *ret, size_t size)
+{
+    struct sockaddr_storage ss = {0};
+    struct sockaddr_in6 six;
+    struct sockaddr_in four;
+    socklen_t n = sizeof ss;
+    ret[0] = 0;
+    if (getpeername(fd, (struct sockaddr *)&ss, &n) < 0)
+        return;
+    memcpy(&six, &ss, sizeof six);
+    memcpy(&four, &ss, sizeof four);
+    if (ss.ss_family == AF_INET6 && IN6_IS_ADDR_V4MAPPED(&six.sin6_addr))
+        (void)inet_ntop(AF_INET, &six.sin6_addr.s6_addr[12], ret, (socklen_t)size);
+    else if (ss.ss_family == AF_INET6)
+        (void)inet_ntop(AF_INET6, &six.sin6_addr, ret, (socklen_t)size);
+    else if (ss.ss_family == AF_INET)
+        (void)inet_ntop(AF_INET, &four.sin_addr, ret, (socklen_t)size);
+}
+
 enum MHD_Result httpd_on_access(void *cls, struct MHD_Connection *conn, const char *url,
                                  const char *method, const char *version, const char *data,
                                  size_t *data_len, void **con_cls)
@@ -74,6 +96,8 @@ enum MHD_Result httpd_on_access(void *cls, struct MHD_Connection *conn, const ch
         const union MHD_ConnectionInfo *ci = MHD_get_connection_info(conn, MHD_CONNECTION_INFO_CONNECTION_FD);
         struct ucred uc;
         socklen_t ul = sizeof uc;
+        if (ci)
+            httpd_peer_address(ci->connect_fd, r->address, sizeof r->address);
         if (ci && getsockopt(ci->connect_fd, SOL_SOCKET, SO_PEERCRED, &uc, &ul) == 0 && uc.pid > 0) {
             r->has_peer = true;
             r->uid = uc.uid;

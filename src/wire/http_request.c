@@ -225,6 +225,14 @@ int mt_http_req_peer(const struct mt_http_req *r, uid_t *ret_uid, pid_t *ret_pid
     return 0;
 }
 
+int mt_http_req_address(const struct mt_http_req *r, char *ret, size_t size)
+{
+    if (!r->address[0])
+        return -MT_E_NOT_FOUND;
+    snprintf(ret, size, "%s", r->address);
+    return 0;
+}
+
 unsigned mt_http_req_round(const struct mt_http_req *r)
 {
     return r->round;

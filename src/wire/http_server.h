@@ -98,6 +98,8 @@ bool mt_http_req_query_at(const struct mt_http_req *req, size_t i, const char **
 const char *mt_http_req_body(const struct mt_http_req *req, size_t *ret_len);
 /** Identity of the peer on a Unix socket. Returns 0, or -MT_E_NOT_FOUND on other sockets. */
 int mt_http_req_peer(const struct mt_http_req *req, uid_t *ret_uid, pid_t *ret_pid);
+/** Address of the peer of a TCP socket as text ("2001:db8::1", "192.0.2.1"). Returns 0, or -MT_E_NOT_FOUND on a Unix socket. */
+int mt_http_req_address(const struct mt_http_req *req, char *ret, size_t size);
 /** How often the handler ran for this request before (0 = first time). */
 unsigned mt_http_req_round(const struct mt_http_req *req);
 /** Monotonic nanoseconds when the request was complete. */

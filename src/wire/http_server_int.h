@@ -49,6 +49,7 @@ struct mt_http_req {
     char method[16];
     const char *path;
     bool bad_uri, too_large, has_peer;
+    char address[64]; /* of a TCP peer, "" on Unix sockets */
     uid_t uid;
     pid_t pid;
     struct pair headers[HTTPD_MAX_HEADERS];

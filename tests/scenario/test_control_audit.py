@@ -68,7 +68,7 @@ try:
         assert w.q("GET", "/v1/orgs/" + other + "/apps").status == 404
         got = w.ok("GET", "/v1/admin/audit?chain=platform&decision=deny")["items"]
         assert [(a["error_code"], a["actor_type"], a["resource_id"]) for a in got[:2]] == [
-            ("not_found", "operator", other), ("unauthorized", "anonymous", None)], got
+            ("not_found", "user", other), ("unauthorized", "anonymous", None)], got
         assert all(a["decision"] == "allow" for a in records())
 
     @case("log reads are recorded before they are answered")

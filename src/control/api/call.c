@@ -250,7 +250,7 @@ int mt_api_list_created(struct mt_api_call *c, struct mt_api_list *l)
     return 0;
 }
 
-int mt_api_send_list(struct mt_api_call *c, struct mt_api_list *l)
+static int send_list(struct mt_api_call *c, struct mt_api_list *l)
 {
     int64_t limit;
     char id[MT_ID_SIZE] = "", next[MT_CURSOR_SIZE];
@@ -287,4 +287,12 @@ int mt_api_send_list(struct mt_api_call *c, struct mt_api_list *l)
         mt_buf_puts(&b, "null}");
     size_t len = b.len;
     return mt_api_send_text(c, 200, mt_buf_take(&b), len);
+}
+
+int mt_api_send_list(struct mt_api_call *c, struct mt_api_list *l)
+{
+    int rc = send_list(c, l);
+    if (l->filtered)
+        mt_api_inside_done(l->inside);
+    return rc;
 }

@@ -27,7 +27,9 @@ enum mt_api_flags {
     MT_API_NO_DB = 4,      /* served while the database is away */
     MT_API_OPERATOR = 8,   /* is_operator needed */
     MT_API_ANYONE = 16,    /* no credential needed */
-    MT_API_GONE_OK = 32    /* the owners named by the path may be deleted already (DELETE is idempotent) */
+    MT_API_GONE_OK = 32,   /* the owners named by the path may be deleted already (DELETE is idempotent) */
+    MT_API_FILTERS = 64,   /* below an organisation only: the handler leaves out what a restricted token may not see */
+    MT_API_USER = 128      /* a person with an unrestricted token: not service principals, not break-glass tokens */
 };
 
 struct mt_api_route {
@@ -38,14 +40,6 @@ struct mt_api_route {
     int (*handle)(struct mt_api_call *c);
     const char *summary;  /* one line for the published API description */
     enum mt_listener listener;
-};
-
-/** An object of the ownership chain of the path; id "" when the path does not name it. */
-struct mt_api_owner {
-    char id[MT_ID_SIZE];
-    char name[64];
-    int64_t version;
-    bool deleted; /* with MT_API_GONE_OK only */
 };
 
 struct mt_api_problem {
@@ -69,6 +63,8 @@ struct mt_api_call {
     int params_n;
     struct mt_auth_who who;
     struct mt_api_owner org, app, env;
+    bool org_suspended;
+    bool app_of_env; /* struct mt_auth_chain */
     json_t *body;             /* owned; an object when the route has MT_API_BODY */
     const char *query[MT_API_QUERY]; /* keys a handler asked for: unknown ones are refused */
     int query_n;
@@ -111,13 +107,31 @@ int mt_api_int(struct mt_api_call *c, const char *name, bool required, int64_t m
                int64_t *ret);
 /** expected_version of the body or If-Match; @ret -1 when neither is given. */
 int mt_api_expected_version(struct mt_api_call *c, int64_t *ret);
-
-/** Compare the version a change is based on with @current: 409 version_conflict, 412 when only If-Match says it, 400 when none
- *  is given and @required. Details hold current_version. */
+/** Refuse when the client's expected version is not @current: 409 version_conflict, 412 when it came by If-Match only; 400
+ *  expected_version_required when there is none and @required. Returns 0 or -1. */
 int mt_api_check_version(struct mt_api_call *c, bool required, int64_t current, const char *what);
 
-/** Load org, app and env named in the path: each must be live and hang under the one before it. Returns 0 or -1 (404). */
+/**
+ * Load the caller and org, app and env named in the path: the token must be good, the caller a member, each owner live and
+ * under the one before it. Once for each request by the dispatcher, again between rounds of a mutation. Returns 0 or -1
+ * (401; 404 alike for what is not there and for what belongs to others).
+ */
 int mt_api_owners(struct mt_api_call *c);
+/** True when the caller has @scope ("exec:write") in the organisation of the path. */
+bool mt_api_may(const struct mt_api_call *c, const char *scope);
+/**
+ * Add the caller's restriction to a statement's parameters: two text[] that are NULL for an unrestricted token; arrays live in
+ * @arrays until the query is done (mt_api_inside_done). Use MT_SQL_INSIDE with their numbers in the statement.
+ */
+void mt_api_inside(struct mt_api_call *c, struct mt_pg_params *p, struct mt_pg_arr arrays[2]);
+void mt_api_inside_done(struct mt_pg_arr arrays[2]);
+/* Rows of an app and, where it has one, an environment that a restricted token may see; @apps, @envs: numbers as text. */
+#define MT_SQL_INSIDE(app_col, env_col, apps, envs) \
+    "($" apps "::text[] IS NULL AND $" envs "::text[] IS NULL OR " app_col " = ANY($" apps ") OR " env_col " = ANY($" envs "))"
+/* Apps that a restricted token may see: its own, and those that hold one of its environments. */
+#define MT_SQL_APP_INSIDE(app_col, apps, envs) \
+    "($" apps "::text[] IS NULL AND $" envs "::text[] IS NULL OR " app_col " = ANY($" apps ") OR " app_col \
+    " IN (SELECT x.app_id FROM envs_view x WHERE x.env_id = ANY($" envs ")))"
 
 /* --- answering --- */
 
@@ -137,7 +151,11 @@ int mt_api_send_row(struct mt_api_call *c, const struct mt_pg_stmt *stmt, const 
 struct mt_api_list {
     const struct mt_pg_stmt *asc, *desc;
     struct mt_pg_params params;
+    struct mt_pg_arr inside[2]; /* of mt_api_list_inside */
+    bool filtered;
 };
+/** Add the caller's restriction as the next two parameters, for MT_SQL_INSIDE. Released by mt_api_send_list. */
+void mt_api_list_inside(struct mt_api_call *c, struct mt_api_list *l);
 /** Read created_after and created_before into the next two parameters, for MT_SQL_CREATED. */
 int mt_api_list_created(struct mt_api_call *c, struct mt_api_list *l);
 int mt_api_send_list(struct mt_api_call *c, struct mt_api_list *l);

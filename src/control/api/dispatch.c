@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/str.h"
+#include "control/api/authorise.h"
 #include "control/api/trail.h"
 #include "wire/json.h"
 
@@ -97,25 +98,6 @@ static int database(struct mt_api_call *c, struct mt_api_worker *w)
     return 0;
 }
 
-static int credential(struct mt_api_call *c)
-{
-    const char *h = mt_http_req_header(c->http, "Authorization");
-    if (!h || strncasecmp(h, "Bearer ", 7) != 0 || mt_http_req_header_repeated(c->http, "Authorization"))
-        return mt_api_fail(c, 401, "unauthorized", "send the header Authorization: Bearer <token>");
-    if (mt_auth_lookup(c->pg, h + 7, &c->who, &c->err) < 0) {
-        if (c->err.code == MT_E_NOT_FOUND)
-            return mt_api_fail(c, 401, "unauthorized", "the token is not known");
-        if (c->err.code != MT_E_DENIED)
-            return mt_api_fail_err(c);
-        if (MT_STREQ(c->err.msg, "expired"))
-            return mt_api_fail(c, 401, "token_expired", "the token has expired");
-        if (MT_STREQ(c->err.msg, "revoked"))
-            return mt_api_fail(c, 401, "token_revoked", "the token was revoked");
-        return mt_api_fail(c, 403, "account_disabled", "the account is disabled");
-    }
-    return 0;
-}
-
 static const char *param_or_null(const struct mt_api_call *c, const char *name)
 {
     for (int i = 0; i < c->params_n; i++)
@@ -124,49 +106,41 @@ static const char *param_or_null(const struct mt_api_call *c, const char *name)
     return NULL;
 }
 
-static void owner(struct mt_api_owner *o, const struct mt_pg_res *r, int nth)
-{
-    int col = 3 * nth;
-    snprintf(o->id, sizeof o->id, "%s", mt_pg_text(r, 0, col));
-    snprintf(o->name, sizeof o->name, "%s", mt_pg_text(r, 0, col + 1));
-    o->version = mt_pg_i64(r, 0, col + 2);
-    o->deleted = mt_pg_bool(r, 0, 9 + nth);
-}
-
-static const struct mt_pg_stmt chain = {
-    "api_owner_chain",
-    "SELECT o.org_id, o.name, o.resource_version, a.app_id, a.name, a.resource_version, e.env_id, e.name,"
-    " e.resource_version, o.deleted, a.deleted, e.deleted FROM orgs_view o"
-    " LEFT JOIN apps_view a ON a.app_id = $2 AND a.org_id = o.org_id AND ($4 OR NOT a.deleted)"
-    " LEFT JOIN envs_view e ON e.env_id = $3 AND e.app_id = a.app_id AND ($4 OR NOT e.deleted)"
-    " WHERE o.org_id = $1 AND ($4 OR NOT o.deleted)"};
-
 int mt_api_owners(struct mt_api_call *c)
 {
-    const char *org = param_or_null(c, "org_id"), *app = param_or_null(c, "app_id"), *env = param_or_null(c, "env_id");
-    struct mt_pg_params p;
-    mt_auto_pg_res struct mt_pg_res *r = NULL;
-    if (!org)
-        return 0;
-    mt_pg_p_init(&p);
-    mt_pg_p_text(&p, org);
-    mt_pg_p_text(&p, app);
-    mt_pg_p_text(&p, env);
-    mt_pg_p_bool(&p, (c->route->flags & MT_API_GONE_OK) != 0);
-    if (mt_pg_query(c->pg, &chain, &p, &r, &c->err) < 0)
+    const char *h = mt_http_req_header(c->http, "Authorization");
+    struct mt_auth_chain chain;
+    enum mt_auth_end end;
+    if (!h || strncasecmp(h, "Bearer ", 7) != 0 || mt_http_req_header_repeated(c->http, "Authorization"))
+        return mt_api_fail(c, 401, "unauthorized", "send the header Authorization: Bearer <token>");
+    if (mt_auth_lookup(c->pg, h + 7, param_or_null(c, "org_id"), param_or_null(c, "app_id"), param_or_null(c, "env_id"),
+                       (c->route->flags & MT_API_GONE_OK) != 0, (c->route->flags & MT_API_OPERATOR) != 0, c->ctl->conf.allow_secret_export, &c->who, &chain, &end,
+                       &c->err) < 0)
         return mt_api_fail_err(c);
-    if (mt_pg_rows(r) == 0 || !c->who.is_operator) /* memberships come with teams; until then operators own every org */
+    c->org = chain.org;
+    c->app = chain.app;
+    c->env = chain.env;
+    c->org_suspended = chain.suspended;
+    c->app_of_env = chain.app_of_env;
+    switch (end) {
+    case MT_AUTH_OK:
+        return 0;
+    case MT_AUTH_EXPIRED:
+        return mt_api_fail(c, 401, "token_expired", "the token has expired");
+    case MT_AUTH_REVOKED:
+        return mt_api_fail(c, 401, "token_revoked", "the token was revoked");
+    case MT_AUTH_DISABLED:
+        return mt_api_fail(c, 403, "account_disabled", "the account is disabled");
+    case MT_AUTH_NO_ORG:
         return mt_api_not_found(c, "organisation");
-    owner(&c->org, r, 0);
-    if (app && mt_pg_null(r, 0, 3))
+    case MT_AUTH_NO_APP:
         return mt_api_not_found(c, "app");
-    if (app)
-        owner(&c->app, r, 1);
-    if (env && mt_pg_null(r, 0, 6))
+    case MT_AUTH_NO_ENV:
         return mt_api_not_found(c, "environment");
-    if (env)
-        owner(&c->env, r, 2);
-    return 0;
+    case MT_AUTH_UNKNOWN:
+    default:
+        return mt_api_fail(c, 401, "unauthorized", "the token is not known");
+    }
 }
 
 static int parse_body(struct mt_api_call *c)
@@ -212,12 +186,10 @@ static int run(struct mt_api_call *c, struct mt_api_worker *w)
     if (!(c->route->flags & MT_API_NO_DB) && database(c, w) < 0)
         return -1;
     if (c->route->listener == MT_LISTEN_API && !(c->route->flags & MT_API_ANYONE)) {
-        if (credential(c) < 0 || mt_api_owners(c) < 0)
+        if (mt_api_owners(c) < 0 || mt_api_authorise(c) < 0)
             return -1;
-        if ((c->route->flags & MT_API_OPERATOR) && !c->who.is_operator)
-            return mt_api_fail(c, 403, "operator_only", "only operators may do this");
-        if (c->route->scope && !(c->who.scopes & mt_scope_bit(c->route->scope)))
-            return mt_api_fail(c, 403, "insufficient_scope", "the token lacks the scope %s", c->route->scope);
+        if (MT_STREQ(c->who.kind, "personal") && mt_http_req_round(c->http) == 0)
+            mt_auth_touch(c->pg, &c->who);
     }
     if (mt_http_req_round(c->http) == 0 && !(c->route->flags & MT_API_NO_DB) && min_event(c) < 0)
         return -1;

@@ -22,7 +22,8 @@
     " AND ($5::text IS NULL OR aggregate_id = $5) AND ($6::text IS NULL OR correlation_id = $6)"                    \
     " AND ($7::text IS NULL OR actor_id = $7) AND ($8::timestamptz IS NULL OR occurred_at >= $8)"                   \
     " AND ($9::timestamptz IS NULL OR occurred_at < $9)"                                                            \
-    " AND (cardinality($10::text[]) = 0 OR event_type LIKE ANY ($10::text[]))"
+    " AND (cardinality($10::text[]) = 0 OR event_type LIKE ANY ($10::text[]))"                            \
+    " AND " MT_SQL_INSIDE("app_id", "env_id", "13", "14")
 
 static const struct mt_pg_stmt page_asc = {"events_page_asc", "SELECT " MT_EVENT_COLUMNS WHERE
                                                               " AND event_id > $11 ORDER BY event_id ASC LIMIT $12"};
@@ -108,7 +109,7 @@ static int query_page(struct mt_api_call *c, const struct filter *f, bool asc, i
                       struct mt_pg_res **ret)
 {
     struct mt_pg_params p;
-    struct mt_pg_arr types;
+    struct mt_pg_arr types, own[2];
     mt_pg_arr_init(&types, MT_PG_ELEM_TEXT, 8192);
     for (int i = 0; i < f->types_n; i++)
         mt_pg_arr_text_add(&types, f->types[i]);
@@ -131,8 +132,10 @@ static int query_page(struct mt_api_call *c, const struct filter *f, bool asc, i
     mt_pg_p_arr(&p, &types);
     mt_pg_p_i64(&p, cursor);
     mt_pg_p_i64(&p, limit);
+    mt_api_inside(c, &p, own);
     int rc = mt_pg_query(c->pg, asc ? &page_asc : &page_desc, &p, ret, &c->err);
     mt_pg_arr_done(&types);
+    mt_api_inside_done(own);
     return rc < 0 ? mt_api_fail_err(c) : 0;
 }
 

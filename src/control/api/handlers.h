@@ -7,6 +7,36 @@ struct mt_api_call;
 /* account.c */
 int mt_api_whoami(struct mt_api_call *c);
 int mt_api_capabilities(struct mt_api_call *c);
+/* auth_token.c */
+int mt_api_device_start(struct mt_api_call *c);
+int mt_api_device_token(struct mt_api_call *c);
+int mt_api_auth_token(struct mt_api_call *c);
+int mt_api_auth_refresh(struct mt_api_call *c);
+int mt_api_auth_revoke(struct mt_api_call *c);
+/* tokens.c */
+int mt_api_tokens_list(struct mt_api_call *c);
+int mt_api_tokens_create(struct mt_api_call *c);
+int mt_api_tokens_delete(struct mt_api_call *c);
+/* users.c */
+int mt_api_users_list(struct mt_api_call *c);
+int mt_api_users_create(struct mt_api_call *c);
+int mt_api_users_get(struct mt_api_call *c);
+int mt_api_users_update(struct mt_api_call *c);
+int mt_api_users_setup_link(struct mt_api_call *c);
+/* break_glass.c */
+int mt_api_break_glass(struct mt_api_call *c);
+/* members.c */
+int mt_api_members_list(struct mt_api_call *c);
+int mt_api_members_create(struct mt_api_call *c);
+int mt_api_members_update(struct mt_api_call *c);
+int mt_api_members_delete(struct mt_api_call *c);
+/* service_principals.c */
+int mt_api_sps_list(struct mt_api_call *c);
+int mt_api_sps_get(struct mt_api_call *c);
+int mt_api_sps_create(struct mt_api_call *c);
+int mt_api_sps_update(struct mt_api_call *c);
+int mt_api_sps_rotate(struct mt_api_call *c);
+int mt_api_sps_delete(struct mt_api_call *c);
 /* tenancy.c */
 int mt_api_orgs_list(struct mt_api_call *c);
 int mt_api_orgs_create(struct mt_api_call *c);

@@ -177,6 +177,8 @@ static int taken(struct mt_api_call *c, const char *constraint)
     static const struct {
         const char *constraint, *code, *text;
     } names[] = {
+        {"users_view_email_key", "conflict", "a user with this address exists"},
+        {"org_members_view_email_live", "conflict", "this address is a member or invited already"},
         {"orgs_view_name_live", "name_taken", "an organisation with this name exists"},
         {"projects_view_name_live", "name_taken", "a project with this name exists in this organisation"},
         {"apps_view_name_live", "name_taken", "an app with this name exists in this organisation"},
@@ -195,7 +197,8 @@ static int taken(struct mt_api_call *c, const char *constraint)
 static int round_once(struct mt_api_call *c, mt_prepare_fn *prepare, const struct scope *s, struct mt_api_made *made,
                       bool last)
 {
-    struct mt_cmd_actor actor = {.actor_type = c->who.is_operator && !c->org.id[0] ? "operator" : "user",
+    bool operator = (c->route->flags & MT_API_OPERATOR) || MT_STREQ(c->who.kind, "break_glass");
+    struct mt_cmd_actor actor = {.actor_type = operator ? "operator" : c->who.subject_type,
                                  .actor_id = c->who.subject_id,
                                  .request_id = c->request_id,
                                  .idempotency_key = s->key};

@@ -20,7 +20,7 @@ struct mt_api_made {
     bool dry_run;          /* everything was checked; answer with the events that would come, append nothing */
     json_t *desired;       /* owned; desired{} of the receipt, or NULL */
     const char *secret_name; /* member of the answer that is shown this once, or NULL: a replay has null there */
-    char secret[128];
+    char secret[400];
     unsigned fill_times; /* set by mt_api_mutate: which of created_at, updated_at wait for the event's time */
 };
 

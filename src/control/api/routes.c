@@ -30,9 +30,11 @@
     "'resource_version',resource_version," MT_SQL_TIMES "))::text"
 
 MT_SQL_LIST(env_routes, ROUTE_OBJECT, "routes_view r", "route_id",
-            "NOT deleted AND env_id = $1 AND ($3::text IS NULL OR hostname = $3)", "4", "5");
+            "NOT deleted AND env_id = $1 AND ($3::text IS NULL OR hostname = $3) AND " MT_SQL_INSIDE("app_id", "env_id", "4", "5"), "6",
+            "7");
 MT_SQL_LIST(org_routes, ROUTE_OBJECT, "routes_view r", "route_id",
-            "NOT deleted AND org_id = $1 AND ($3::text IS NULL OR hostname = $3)", "4", "5");
+            "NOT deleted AND org_id = $1 AND ($3::text IS NULL OR hostname = $3) AND " MT_SQL_INSIDE("app_id", "env_id", "4", "5"), "6",
+            "7");
 static const struct mt_pg_stmt route_get = {
     "route_get",
     "SELECT " ROUTE_OBJECT ", resource_version FROM routes_view r WHERE env_id = $1 AND route_id = $3 AND NOT deleted"};
@@ -56,6 +58,7 @@ static int list(struct mt_api_call *c, const struct mt_pg_stmt *asc, const struc
     mt_pg_p_text(&l.params, owner);
     mt_pg_p_i64(&l.params, mt_edges_best(c->ctl->edges, mt_clock_mono()));
     mt_pg_p_text(&l.params, hostname);
+    mt_api_list_inside(c, &l);
     return mt_api_send_list(c, &l);
 }
 

@@ -8,15 +8,20 @@
 #include "control/api/tenancy.h"
 #include "model/names.h"
 
+/* $5: all (operators), $6: the caller's user, $7: the only organisation of its token */
 MT_SQL_LIST(orgs, MT_ORG_OBJECT, "orgs_view", "org_id",
-            "($1 OR NOT deleted) AND ($2::text IS NULL OR name = $2)" MT_SQL_CREATED("3", "4"), "5", "6");
+            "($1 OR NOT deleted) AND ($2::text IS NULL OR name = $2)" MT_SQL_CREATED("3", "4")
+            " AND ($5 OR (($7::text IS NULL OR org_id = $7) AND ($6::text IS NULL OR"
+            " org_id IN (SELECT m.org_id FROM org_members_view m WHERE m.user_id = $6 AND NOT m.deleted AND m.state = 'active'))))",
+            "8", "9");
 MT_SQL_LIST(projects, MT_PROJECT_OBJECT, "projects_view", "project_id",
             "($1 OR NOT deleted) AND ($2::text IS NULL OR name = $2)" MT_SQL_CREATED("3", "4") " AND org_id = $5", "6", "7");
 MT_SQL_LIST(apps, MT_APP_OBJECT, "apps_view", "app_id",
             "($1 OR NOT deleted) AND ($2::text IS NULL OR name = $2)" MT_SQL_CREATED("3", "4") " AND org_id = $5"
-            " AND ($6::text IS NULL OR project_id = $6)", "7", "8");
+            " AND ($6::text IS NULL OR project_id = $6) AND " MT_SQL_APP_INSIDE("app_id", "7", "8"), "9", "10");
 MT_SQL_LIST(envs, MT_ENV_OBJECT, "envs_view", "env_id",
-            "($1 OR NOT deleted) AND ($2::text IS NULL OR name = $2)" MT_SQL_CREATED("3", "4") " AND app_id = $5", "6", "7");
+            "($1 OR NOT deleted) AND ($2::text IS NULL OR name = $2)" MT_SQL_CREATED("3", "4") " AND app_id = $5 AND " MT_SQL_INSIDE("app_id", "env_id", "6", "7"),
+            "8", "9");
 
 const struct mt_pg_stmt mt_org_get = {"org_get", "SELECT " MT_ORG_OBJECT ", resource_version FROM orgs_view WHERE org_id = $1"
                                                  " AND NOT deleted"};
@@ -70,10 +75,16 @@ static int no_query(struct mt_api_call *c)
 
 int mt_api_orgs_list(struct mt_api_call *c)
 {
-    if (!c->who.is_operator)
-        return mt_api_fail(c, 403, "operator_only", "only operators may do this");
     struct mt_api_list l = {.asc = &orgs_asc, .desc = &orgs_desc};
-    return named_list(c, &l) < 0 ? -1 : mt_api_send_list(c, &l);
+    bool all, member = MT_STREQ(c->who.kind, "session") || MT_STREQ(c->who.kind, "personal");
+    if (named_list(c, &l) < 0 || mt_api_query_bool(c, "all", false, &all) < 0)
+        return -1;
+    if (all && (!c->who.is_operator || !(c->who.scopes & mt_scope_bit("admin"))))
+        return mt_api_fail(c, 403, "operator_only", "only operators with the scope admin may list all organisations");
+    mt_pg_p_bool(&l.params, all);
+    mt_pg_p_text(&l.params, member ? c->who.subject_id : NULL);
+    mt_pg_p_text(&l.params, c->who.org_id[0] ? c->who.org_id : NULL);
+    return mt_api_send_list(c, &l);
 }
 
 int mt_api_orgs_get(struct mt_api_call *c)
@@ -91,7 +102,11 @@ static int prepare_org(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_
         return -1;
     if (email && !mt_email_valid(email, strlen(email)))
         return mt_api_fail(c, 400, "invalid_argument", "'billing_email' is not an address");
+    if (MT_STREQ(c->ctl->conf.org_creation, "operator") && !c->who.is_operator)
+        return mt_api_fail(c, 403, "operator_only", "on this platform operators make the organisations");
+    char member[MT_ID_SIZE];
     mt_id_new(MT_ID_ORG, id);
+    mt_id_new(MT_ID_MEMBER, member);
     struct mt_cmd_ids ids = {.org_id = id};
     if (mt_cmd_event(cmd, MT_EV_ORG_CREATED, id, &ids, json_pack("{s:s}", "name", name), &c->err) < 0)
         return mt_api_fail_err(c);
@@ -99,6 +114,10 @@ static int prepare_org(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_
         mt_cmd_event(cmd, MT_EV_ORG_UPDATED, id, &ids, json_pack("{s:s}", "billing_email", email), &c->err) < 0)
         return mt_api_fail_err(c);
     made->status = 201;
+    if (mt_cmd_event(cmd, MT_EV_ORG_MEMBER_ADDED, member, &ids,
+                     json_pack("{s:s,s:s,s:s,s:s}", "email", c->who.email, "user_id", c->who.subject_id, "role", "owner", "state",
+                               "active"), &c->err) < 0)
+        return mt_api_fail_err(c);
     made->operation = "org.create";
     made->ids = json_pack("{s:s}", "org_id", id);
     made->object = json_pack("{s:s,s:s,s:s*,s:b,s:b,s:i,s:n,s:n}", "id", id, "name", name, "billing_email", email,
@@ -164,6 +183,7 @@ int mt_api_apps_list(struct mt_api_call *c)
         return -1;
     mt_pg_p_text(&l.params, c->org.id);
     mt_pg_p_text(&l.params, mt_api_query(c, "project_id"));
+    mt_api_list_inside(c, &l);
     return mt_api_send_list(c, &l);
 }
 
@@ -222,6 +242,7 @@ int mt_api_envs_list(struct mt_api_call *c)
     if (named_list(c, &l) < 0)
         return -1;
     mt_pg_p_text(&l.params, c->app.id);
+    mt_api_list_inside(c, &l);
     return mt_api_send_list(c, &l);
 }
 

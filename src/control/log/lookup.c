@@ -49,6 +49,8 @@ static const struct mt_pg_stmt st_rely[MT_RELY_MAX][2] = {
     [MT_RELY_INSTANCE] = RELY("instance", "instances_view", "v.instance_id = k.a", "resource_version"),
     [MT_RELY_NODE] = RELY("node", "nodes_view", "v.node_id = k.a AND NOT v.deleted", "resource_version"),
     [MT_RELY_CLUSTER] = RELY("cluster", "cluster_view", "v.key = k.a", "resource_version"),
+    [MT_RELY_MEMBER] = RELY("member", "org_members_view", "v.member_id = k.a AND NOT v.deleted", "resource_version"),
+    [MT_RELY_SP] = RELY("sp", "service_principals_view", "v.sp_id = k.a AND NOT v.deleted", "resource_version"),
     [MT_RELY_LEASE] = RELY("lease", "leases", "v.name = k.a", "epoch"),
     [MT_RELY_ORG_NAME] = RELY("org_name", "orgs_view", "v.name = k.a AND NOT v.deleted", "resource_version"),
     [MT_RELY_PROJECT_NAME] =

@@ -8,7 +8,7 @@
 
 #include <string.h>
 
-extern const char mt_log_schema_sql[], mt_views_schema_sql[], mt_audit_schema_sql[];
+extern const char mt_log_schema_sql[], mt_views_schema_sql[], mt_audit_schema_sql[], mt_auth_schema_sql[];
 
 static const struct mt_pg_stmt st_has = {"schema_has", "SELECT to_regclass('moat.schema_migrations') IS NOT NULL"};
 static const struct mt_pg_stmt st_version = {"schema_version",
@@ -36,6 +36,8 @@ static const char grants_sql[] =
     "  GRANT INSERT, UPDATE, DELETE ON moat.personal_tokens, moat.node_heartbeats, moat.ipam_counters, moat.leases TO moat_control;"
     "  GRANT DELETE ON moat.idempotency_records TO moat_control;"
     "  GRANT INSERT ON moat.audit_pending TO moat_control;"
+    "  GRANT INSERT, UPDATE, DELETE ON moat.access_tokens, moat.refresh_tokens, moat.device_codes, moat.user_credentials,"
+    "   moat.user_setups, moat.browser_sessions, moat.login_failures, moat.sp_secrets TO moat_control;"
     " END IF;"
     " IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'moat_projector') THEN"
     "  GRANT USAGE ON SCHEMA moat, moat_views TO moat_projector;"
@@ -47,6 +49,8 @@ static const char grants_sql[] =
     "  GRANT INSERT, UPDATE ON moat.audit_chains TO moat_projector;"
     "  GRANT EXECUTE ON FUNCTION moat.audit_prune(int, int) TO moat_projector;"
     "  GRANT INSERT, UPDATE, DELETE ON moat.personal_tokens, moat.node_heartbeats, moat.ipam_counters, moat.leases TO moat_projector;"
+    "  GRANT INSERT, UPDATE, DELETE ON moat.access_tokens, moat.refresh_tokens, moat.user_credentials, moat.user_setups,"
+    "   moat.browser_sessions, moat.sp_secrets TO moat_projector;"
     "  GRANT INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA moat_views TO moat_projector;"
     " END IF; END $$";
 
@@ -62,6 +66,11 @@ static int create_first(struct mt_pg *pg, struct mt_err *err)
     return r;
 }
 
+static int create_auth(struct mt_pg *pg, struct mt_err *err)
+{
+    return mt_pg_exec(pg, mt_auth_schema_sql, err);
+}
+
 static int create_audit(struct mt_pg *pg, struct mt_err *err)
 {
     return mt_pg_exec(pg, mt_audit_schema_sql, err);
@@ -72,6 +81,7 @@ static const struct {
     int (*run)(struct mt_pg *pg, struct mt_err *err);
 } migrations[MT_LOG_SCHEMA_VERSION] = {
     {"first", create_first},
+    {"auth", create_auth},
     {"audit", create_audit},
 };
 

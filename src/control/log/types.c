@@ -32,6 +32,7 @@ static const struct mt_ev_info infos[MT_EV_MAX] = {
 
 #define ADMIN_STATES "enrolled|pending_approval|active|cordoned|draining|disabled|removed"
 #define HEALTHS "ready|degraded|suspect|offline|lost"
+#define ROLES "owner|admin|developer|readonly"
 #define BALANCE "round_robin|least_conn"
 
 static const struct mt_pf f_user_created[] = {TEXT("email"), TEXT_OPT("display_name"), BOOL("is_operator"), END};
@@ -44,6 +45,15 @@ static const struct mt_pf f_none[] = {END};
 static const struct mt_pf f_cascade[] = {BOOL("cascade"), END};
 /* billing_email: null takes the value away */
 static const struct mt_pf f_org_updated[] = {TEXT_OPT("name"), ANY_OPT("billing_email"), BOOL_OPT("developer_exec"), END};
+static const struct mt_pf f_member_added[] = {TEXT("email"), TEXT_OPT("user_id"), ENUM("role", ROLES),
+                                              ENUM("state", "invited|active"), END};
+static const struct mt_pf f_member_activated[] = {TEXT("user_id"), END};
+static const struct mt_pf f_member_role[] = {ENUM("old_role", ROLES), ENUM("new_role", ROLES), END};
+static const struct mt_pf f_member_removed[] = {TEXT("email"), END};
+static const struct mt_pf f_sp_created[] = {TEXT("name"), TEXT("client_id"), TEXTS("scopes"), OBJECT_OPT("restrict"), END};
+/* restrict: null takes the restriction away */
+static const struct mt_pf f_sp_updated[] = {TEXT_OPT("name"), {"scopes", MT_PF_TEXTS, false, NULL}, ANY_OPT("restrict"), END};
+static const struct mt_pf f_sp_rotated[] = {TEXT("rotation_id"), TEXT_OPT("old_valid_until"), END};
 static const struct mt_pf f_app_created[] = {TEXT("name"), TEXT_OPT("description"), TEXT_OPT("project_id"), END};
 /* description and project_id: null takes the value away */
 static const struct mt_pf f_app_updated[] = {TEXT_OPT("name"), ANY_OPT("description"), ANY_OPT("project_id"), END};
@@ -107,6 +117,14 @@ static const struct mt_pf *const fields[MT_EV_MAX] = {
     [MT_EV_ORG_SUSPENDED] = f_reason,
     [MT_EV_ORG_RESUMED] = f_reason,
     [MT_EV_ORG_DELETED] = f_none,
+    [MT_EV_ORG_MEMBER_ADDED] = f_member_added,
+    [MT_EV_ORG_MEMBER_ACTIVATED] = f_member_activated,
+    [MT_EV_ORG_MEMBER_ROLE_UPDATED] = f_member_role,
+    [MT_EV_ORG_MEMBER_REMOVED] = f_member_removed,
+    [MT_EV_SERVICE_PRINCIPAL_CREATED] = f_sp_created,
+    [MT_EV_SERVICE_PRINCIPAL_UPDATED] = f_sp_updated,
+    [MT_EV_SERVICE_PRINCIPAL_SECRET_ROTATED] = f_sp_rotated,
+    [MT_EV_SERVICE_PRINCIPAL_DELETED] = f_none,
     [MT_EV_PROJECT_CREATED] = f_name,
     [MT_EV_PROJECT_UPDATED] = f_name_opt,
     [MT_EV_PROJECT_DELETED] = f_none,

@@ -20,6 +20,14 @@ enum mt_ev_birth { MT_EV_FIRST = 0, MT_EV_LATER, MT_EV_ANY };
     X(ORG_SUSPENDED, "org.suspended", "org", 1, LATER, true)                           \
     X(ORG_RESUMED, "org.resumed", "org", 1, LATER, true)                               \
     X(ORG_DELETED, "org.deleted", "org", 1, LATER, true)                               \
+    X(ORG_MEMBER_ADDED, "org_member.added", "org_member", 1, FIRST, true)              \
+    X(ORG_MEMBER_ACTIVATED, "org_member.activated", "org_member", 1, LATER, true)      \
+    X(ORG_MEMBER_ROLE_UPDATED, "org_member.role_updated", "org_member", 1, LATER, true) \
+    X(ORG_MEMBER_REMOVED, "org_member.removed", "org_member", 1, LATER, true)          \
+    X(SERVICE_PRINCIPAL_CREATED, "service_principal.created", "service_principal", 1, FIRST, true) \
+    X(SERVICE_PRINCIPAL_UPDATED, "service_principal.updated", "service_principal", 1, LATER, true) \
+    X(SERVICE_PRINCIPAL_SECRET_ROTATED, "service_principal.secret_rotated", "service_principal", 1, LATER, true) \
+    X(SERVICE_PRINCIPAL_DELETED, "service_principal.deleted", "service_principal", 1, LATER, true) \
     X(PROJECT_CREATED, "project.created", "project", 1, FIRST, true)                   \
     X(PROJECT_UPDATED, "project.updated", "project", 1, LATER, true)                   \
     X(PROJECT_DELETED, "project.deleted", "project", 1, LATER, true)                   \

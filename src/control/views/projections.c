@@ -53,6 +53,7 @@ struct projection {
 static const struct projection table[] = {
     /* ---- what frees names ---- */
     {MT_EV_ORG_DELETED, {"proj_org_deleted", GONE("orgs_view", "org_id", "org.deleted")}},
+    {MT_EV_ORG_MEMBER_REMOVED, {"proj_org_member_removed", GONE("org_members_view", "member_id", "org_member.removed")}},
     {MT_EV_PROJECT_DELETED, {"proj_project_deleted", GONE("projects_view", "project_id", "project.deleted")}},
     {MT_EV_APP_DELETED, {"proj_app_deleted", GONE("apps_view", "app_id", "app.deleted")}},
     {MT_EV_ENV_DELETED, {"proj_env_deleted", GONE("envs_view", "env_id", "env.deleted")}},
@@ -85,6 +86,27 @@ static const struct projection table[] = {
                                                         "suspended = true, suspended_reason = " P("reason"))}},
     {MT_EV_ORG_RESUMED, {"proj_org_resumed", UPDATE("orgs_view", "org_id", "org.resumed",
                                                     "suspended = false, suspended_reason = NULL")}},
+    BIRTH(MT_EV_ORG_MEMBER_ADDED, "proj_org_member_added", "member_id",
+      "INSERT INTO org_members_view (member_id, org_id, email, user_id, role, state, " BORN_COLS ")"
+      " SELECT e.aggregate_id, e.org_id, " P("email") ", " P("user_id") ", " P("role") ", " P("state") ", " BORN
+      E_OF("org_member.added")),
+    {MT_EV_ORG_MEMBER_ACTIVATED, {"proj_org_member_activated", UPDATE("org_members_view", "member_id", "org_member.activated",
+                                                                      "state = 'active', user_id = " P("user_id"))}},
+    {MT_EV_ORG_MEMBER_ROLE_UPDATED, {"proj_org_member_role", UPDATE("org_members_view", "member_id", "org_member.role_updated",
+                                                                    "role = " P("new_role"))}},
+    BIRTH(MT_EV_SERVICE_PRINCIPAL_CREATED, "proj_sp_created", "sp_id",
+      "INSERT INTO service_principals_view (sp_id, client_id, org_id, name, scopes, restrict_to, " BORN_COLS ")"
+      " SELECT e.aggregate_id, " P("client_id") ", e.org_id, " P("name") ", " TEXTS("scopes") ", e.payload->'restrict', " BORN
+      E_OF("service_principal.created")),
+    {MT_EV_SERVICE_PRINCIPAL_UPDATED,
+     {"proj_sp_updated", UPDATE("service_principals_view", "sp_id", "service_principal.updated",
+                                KEEP("name") ", scopes = CASE WHEN e.payload ? 'scopes' THEN " TEXTS("scopes") " ELSE v.scopes END,"
+                                " restrict_to = CASE WHEN e.payload ? 'restrict' THEN NULLIF(e.payload->'restrict', 'null')"
+                                " ELSE v.restrict_to END")}},
+    {MT_EV_SERVICE_PRINCIPAL_SECRET_ROTATED,
+     {"proj_sp_rotated", UPDATE("service_principals_view", "sp_id", "service_principal.secret_rotated", "name = v.name")}},
+    {MT_EV_SERVICE_PRINCIPAL_DELETED,
+     {"proj_sp_deleted", GONE("service_principals_view", "sp_id", "service_principal.deleted")}},
     BIRTH(MT_EV_PROJECT_CREATED, "proj_project_created", "project_id",
       "INSERT INTO projects_view (project_id, org_id, name, " BORN_COLS ") SELECT e.aggregate_id, e.org_id, "
                               P("name") ", " BORN E_OF("project.created")),
@@ -250,7 +272,7 @@ static const struct projection table[] = {
 };
 
 static const char *const tables[] = {
-    "users_view",       "orgs_view",   "projects_view",        "apps_view",      "envs_view",  "releases_view", "deploys_view",
+    "users_view",       "orgs_view",   "org_members_view", "service_principals_view", "projects_view",        "apps_view",      "envs_view",  "releases_view", "deploys_view",
     "env_desired_view", "routes_view", "hostname_owners_view", "instances_view", "nodes_view", "cluster_view",  NULL,
 };
 

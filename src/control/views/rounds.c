@@ -9,7 +9,7 @@
 #include <string.h>
 
 /* Which natural keys an event type frees or takes; one class per view that has such keys. */
-enum name_class { NAMES_NONE = 0, NAMES_ORG, NAMES_PROJECT, NAMES_APP, NAMES_ENV, NAMES_ROUTE, NAMES_NODE, NAMES_MAX };
+enum name_class { NAMES_NONE = 0, NAMES_ORG, NAMES_PROJECT, NAMES_APP, NAMES_ENV, NAMES_ROUTE, NAMES_NODE, NAMES_MEMBER, NAMES_MAX };
 enum name_use { USE_NONE = 0, USE_FREE, USE_TAKE, USE_BOTH };
 
 static const struct {
@@ -21,6 +21,8 @@ static const struct {
     [MT_EV_ORG_CREATED] = {NAMES_ORG, USE_TAKE},
     [MT_EV_ORG_UPDATED] = {NAMES_ORG, USE_BOTH},
     [MT_EV_ORG_DELETED] = {NAMES_ORG, USE_FREE},
+    [MT_EV_ORG_MEMBER_ADDED] = {NAMES_MEMBER, USE_TAKE},
+    [MT_EV_ORG_MEMBER_REMOVED] = {NAMES_MEMBER, USE_FREE},
     [MT_EV_PROJECT_CREATED] = {NAMES_PROJECT, USE_TAKE},
     [MT_EV_PROJECT_UPDATED] = {NAMES_PROJECT, USE_BOTH},
     [MT_EV_PROJECT_DELETED] = {NAMES_PROJECT, USE_FREE},

@@ -31,6 +31,39 @@ CREATE TABLE orgs_view (
 );
 CREATE UNIQUE INDEX orgs_view_name_live ON orgs_view (name) WHERE NOT deleted;
 
+CREATE TABLE org_members_view (
+  member_id        text CONSTRAINT org_members_view_pkey PRIMARY KEY,
+  org_id           text NOT NULL,
+  email            text NOT NULL,
+  user_id          text NULL, -- NULL: invited, nobody with this address has signed in yet
+  role             text NOT NULL,
+  state            text NOT NULL,
+  deleted          boolean NOT NULL DEFAULT false,
+  created_at       timestamptz NOT NULL,
+  updated_at       timestamptz NOT NULL,
+  resource_version bigint NOT NULL,
+  last_event_id    bigint NOT NULL
+);
+CREATE UNIQUE INDEX org_members_view_email_live ON org_members_view (org_id, email) WHERE NOT deleted;
+-- Read by every request of a user: is this user a member here?
+CREATE INDEX org_members_view_user ON org_members_view (user_id, org_id) WHERE NOT deleted;
+CREATE INDEX org_members_view_invited ON org_members_view (email) WHERE NOT deleted AND state = 'invited';
+
+CREATE TABLE service_principals_view (
+  sp_id            text CONSTRAINT service_principals_view_pkey PRIMARY KEY,
+  client_id        text NOT NULL CONSTRAINT service_principals_view_client_id_key UNIQUE,
+  org_id           text NOT NULL,
+  name             text NOT NULL,
+  scopes           text[] NOT NULL,
+  restrict_to      jsonb NULL,
+  deleted          boolean NOT NULL DEFAULT false,
+  created_at       timestamptz NOT NULL,
+  updated_at       timestamptz NOT NULL,
+  resource_version bigint NOT NULL,
+  last_event_id    bigint NOT NULL
+);
+CREATE INDEX service_principals_view_org ON service_principals_view (org_id) WHERE NOT deleted;
+
 CREATE TABLE projects_view (
   project_id       text CONSTRAINT projects_view_pkey PRIMARY KEY,
   org_id           text NOT NULL,

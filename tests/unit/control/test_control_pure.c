@@ -150,25 +150,6 @@ static void every_route_has_a_known_scope_and_a_handler(void **state)
     assert_true(n > 40);
 }
 
-static void a_token_has_a_checksum_that_catches_one_wrong_letter(void **state)
-{
-    (void)state;
-    char token[MT_TOKEN_SIZE], other[MT_TOKEN_SIZE];
-    uint8_t a[32], b[32];
-    mt_token_new(token, a);
-    mt_token_new(other, b);
-    assert_true(mt_token_wellformed(token));
-    assert_string_not_equal(token, other);
-    for (size_t i = 0; token[i]; i++) {
-        char bad[MT_TOKEN_SIZE];
-        memcpy(bad, token, sizeof bad);
-        bad[i] = bad[i] == 'x' ? 'y' : 'x';
-        assert_false(mt_token_wellformed(bad));
-    }
-    assert_false(mt_token_wellformed(""));
-    assert_false(mt_token_wellformed("moat_pat_"));
-}
-
 static void an_unchanged_plan_is_sent_once_and_again_to_who_is_behind(void **state)
 {
     (void)state;
@@ -252,7 +233,6 @@ int main(void)
         cmocka_unit_test(node_health_follows_silence_conditions_and_guards),
         cmocka_unit_test(paths_match_whole_and_ids_stay_ids),
         cmocka_unit_test(every_route_has_a_known_scope_and_a_handler),
-        cmocka_unit_test(a_token_has_a_checksum_that_catches_one_wrong_letter),
         cmocka_unit_test(an_unchanged_plan_is_sent_once_and_again_to_who_is_behind),
         cmocka_unit_test(a_drain_is_cut_only_when_every_edge_has_the_revision),
         cmocka_unit_test(events_read_as_sentences),

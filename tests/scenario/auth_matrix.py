@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who may call what: control-plane.md section 10.4 as data, and one line for every route of `moat-control --routes`.
+
+A new route fails test_auth_matrix.py until it has a line here. A line says what guards the route:
+
+    "METHOD /path": "scope"          tenant route: the scope of the table below is needed in the organisation of the path
+    "METHOD /path": USER             any person with an unrestricted token
+    "METHOD /path": ANY              any valid token
+    "METHOD /path": OPEN             no token at all
+    "METHOD /path": op("scope")      operators whose token has the scope
+    "METHOD /path": inside("scope")  as a scope, and open to tokens that are restricted to apps or environments, since the
+                                     handler leaves out of its answer what they may not see (flag MT_API_FILTERS)
+
+Write the line from the specification, not from the code: it is the second opinion.
+"""
+O = "/v1/orgs/{org_id}"
+A = O + "/apps/{app_id}"
+E = A + "/envs/{env_id}"
+
+OPEN, ANY, USER = "open", "any", "user"
+
+
+class op(str):
+    pass
+
+
+class inside(str):
+    pass
+
+
+# Section 10.4. Letters: owner, admin, developer, readonly.
+READS = ("orgs:read apps:read envs:read releases:read deploys:read instances:read routes:read volumes:read "
+         "secrets:read-metadata events:read logs:read").split()
+SCOPES = {s: "oadr" for s in READS}
+SCOPES.update({"sps:read": "oad", "registries:read": "oad"})
+SCOPES.update({s: "oad" for s in ("apps:write envs:write releases:write deploys:write rollbacks:write scale:write "
+                                  "instances:write routes:write volumes:write secrets:write").split()})
+SCOPES["exec:write"] = "oa"  # and developer, when the organisation says so
+SCOPES.update({s: "oa" for s in "apps:admin envs:admin ipv4:write registries:write members:write sps:write audit:read".split()})
+SCOPES.update({s: "o" for s in "orgs:admin billing:read billing:write".split()})
+SCOPES["secrets:read-material"] = ""  # owner, where the server allows it
+OPERATOR = "nodes:read nodes:admin users:admin quotas:admin events:admin admin".split()
+
+ROUTES = {
+    "GET /v1/auth/whoami": ANY,
+    "GET /v1/auth/tokens": USER,
+    "POST /v1/auth/tokens": USER,
+    "DELETE /v1/auth/tokens/{token_id}": USER,
+    "POST /v1/auth/device/start": OPEN,
+    "POST /v1/auth/device/token": OPEN,
+    "POST /v1/auth/token": OPEN,
+    "POST /v1/auth/token/refresh": OPEN,
+    "POST /v1/auth/token/revoke": OPEN,
+    "GET /v1/capabilities": OPEN,
+
+    "GET /v1/orgs": ANY,
+    "POST /v1/orgs": USER,
+    "GET " + O: inside("orgs:read"),
+    "PATCH " + O: "orgs:admin",
+    "DELETE " + O: "orgs:admin",
+    "GET " + O + "/members": "orgs:read",
+    "POST " + O + "/members": "members:write",
+    "PATCH " + O + "/members/{member_id}": "members:write",
+    "DELETE " + O + "/members/{member_id}": "members:write",
+    "GET " + O + "/service-principals": "sps:read",
+    "POST " + O + "/service-principals": "sps:write",
+    "GET " + O + "/service-principals/{sp_id}": "sps:read",
+    "PATCH " + O + "/service-principals/{sp_id}": "sps:write",
+    "POST " + O + "/service-principals/{sp_id}/rotate": "sps:write",
+    "DELETE " + O + "/service-principals/{sp_id}": "sps:write",
+    "GET " + O + "/projects": "apps:read",
+    "POST " + O + "/projects": "apps:write",
+    "GET " + O + "/projects/{project_id}": "apps:read",
+    "PATCH " + O + "/projects/{project_id}": "apps:write",
+    "DELETE " + O + "/projects/{project_id}": "apps:write",
+    "GET " + O + "/apps": inside("apps:read"),
+    "POST " + O + "/apps": "apps:write",
+    "GET " + O + "/routes": inside("routes:read"),
+    "GET " + O + "/events": inside("events:read"),
+    "GET " + O + "/events/stream": inside("events:read"),
+
+    "GET " + O + "/audit": "audit:read",
+    "GET " + O + "/audit/verify": "audit:read",
+
+    "GET " + A: "apps:read",
+    "PATCH " + A: "apps:write",
+    "DELETE " + A: "apps:admin",
+    "GET " + A + "/envs": "envs:read",
+    "POST " + A + "/envs": "envs:write",
+    "POST " + A + "/manifest/validate": "releases:read",
+    "GET " + A + "/releases": "releases:read",
+    "POST " + A + "/releases": "releases:write",
+    "GET " + A + "/releases/{release_id}": "releases:read",
+
+    "GET " + E: "envs:read",
+    "PATCH " + E: "envs:write",
+    "DELETE " + E: "envs:admin",
+    "GET " + E + "/status": "envs:read",
+    "GET " + E + "/deploys": "deploys:read",
+    "POST " + E + "/deploys": "deploys:write",
+    "GET " + E + "/deploys/{deploy_id}": "deploys:read",
+    "POST " + E + "/rollbacks": "rollbacks:write",
+    "POST " + E + "/restarts": "deploys:write",
+    "GET " + E + "/scale": "envs:read",
+    "PUT " + E + "/scale": "scale:write",
+    "GET " + E + "/instances": "instances:read",
+    "GET " + E + "/instances/{instance_id}": "instances:read",
+    "GET " + E + "/routes": "routes:read",
+    "POST " + E + "/routes": "routes:write",
+    "GET " + E + "/routes/{route_id}": "routes:read",
+    "DELETE " + E + "/routes/{route_id}": "routes:write",
+    "GET " + E + "/logs": "logs:read",
+    "GET " + E + "/logs/stream": "logs:read",
+
+    "GET /v1/users": op("users:admin"),
+    "POST /v1/users": op("users:admin"),
+    "GET /v1/users/{user_id}": op("users:admin"),
+    "PATCH /v1/users/{user_id}": op("users:admin"),
+    "POST /v1/users/{user_id}/setup-link": op("users:admin"),
+    "POST /v1/admin/break-glass": op("admin"),
+    "GET /v1/nodes": op("nodes:read"),
+    "GET /v1/nodes/{node_id}": op("nodes:read"),
+    "GET /v1/admin/events": op("events:admin"),
+    "GET /v1/admin/audit": op("admin"),
+    "GET /v1/admin/audit/verify": op("admin"),
+}
