@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Flights: a batch as one trip, sent before the answer to the one before is there, so that the server goes from one flush
- * straight into the next transaction. Each flight carries a guard: it fails unless the log ends where the flight before was
- * to leave it. So after a failed flight the later ones fail too, and all of them run again by batch_run. */
+/* Flights: batches on two connections (lanes), one of which writes while the other one's batch is being committed. All that a
+ * batch writes is sent at once, but its end (lock, guard, COMMIT) only when the batch before is known to be flushed: so they
+ * commit in the order of their ids, none is visible before its forerunner, and after a crash at most the oldest one's fate is
+ * unknown. The guard fails unless the log ends where the flight before was to leave it. What two flights write does not meet
+ * (appender.c sees to it); where it does all the same, the younger waits for the older, or is rolled back for it. */
 #include "control/log/batch.h"
 
 #include "base/assert.h"
@@ -15,6 +17,11 @@ static const struct mt_pg_stmt st_guard = {
     "log_guard", "WITH moved AS (UPDATE event_counter SET last_event_id = $3, last_chain_hash = $4"
                  " WHERE last_event_id = $1 AND last_chain_hash = $2 RETURNING 1)"
                  " SELECT 1 / (SELECT count(*) FROM moved), pg_notify('moat_events', $5)"};
+/* The lock of the log without waiting: who has it may wait for rows of this transaction. */
+static const struct mt_pg_stmt st_try_lock = {"log_try_lock",
+                                              "SELECT 1 / pg_try_advisory_xact_lock(7885628624171986791)::int"};
+
+#define UNDER_LOCK (1u << MT_RELY_LEASE) /* its holders change without the log: asked as late as can be */
 
 /* Numbers of the aggregates from memory; false when one is not known or a command has to go the long way. */
 static bool seqs_known(const struct batch *b, struct mt_cmd **cmds, int n)
@@ -35,29 +42,46 @@ static bool seqs_known(const struct batch *b, struct mt_cmd **cmds, int n)
     return true;
 }
 
-static int send_all(struct batch *b, struct mt_cmd **cmds, int n, int64_t head, const uint8_t hash[32], int events, int64_t now,
-                    struct mt_err *err)
+static struct mt_pg *lane_of(const struct batch *b, const struct flight *f)
 {
-    struct mt_pg_params p;
-    mt_pg_p_init(&p);
-    char text[24];
-    (void)snprintf(text, sizeof text, "%lld", (long long)(head + events));
-    mt_pg_p_i64(&p, head);
-    mt_pg_p_bytes(&p, hash, 32);
-    mt_pg_p_i64(&p, head + events);
-    mt_pg_p_bytes(&p, b->hash, 32);
-    mt_pg_p_text(&p, text);
-    int r = mt_pg_pipe_send(b->pg, &batch_st_begin, NULL, err);
-    if (r < 0 || (r = mt_pg_pipe_send(b->pg, &batch_st_lock, NULL, err)) < 0 || (r = mt_pg_pipe_send(b->pg, &st_guard, &p, err)) < 0 ||
-        (r = batch_send_guards(b, cmds, n, err)) < 0 || (r = batch_send_writes(b, events, now, err)) < 0)
-        return r;
-    b->head += events;
-    if ((r = mt_pg_pipe_send(b->pg, &batch_st_commit, NULL, err)) < 0)
-        return r;
-    return mt_pg_pipe_mark(b->pg, err);
+    return f->lane == 0 ? b->pg : b->second;
 }
 
-int batch_ahead(struct batch *b, struct mt_cmd **cmds, int n, struct flight *f, struct mt_err *err)
+/* What ends a flight, all under the lock. */
+static int send_end(struct batch *b, struct flight *f, struct mt_err *err)
+{
+    struct mt_pg *pg = lane_of(b, f);
+    struct mt_pg_params p;
+    char text[24];
+    (void)snprintf(text, sizeof text, "%lld", (long long)f->head);
+    mt_pg_p_init(&p);
+    mt_pg_p_i64(&p, f->head_before);
+    mt_pg_p_bytes(&p, f->hash_before, 32);
+    mt_pg_p_i64(&p, f->head);
+    mt_pg_p_bytes(&p, f->hash, 32);
+    mt_pg_p_text(&p, text);
+    int r = mt_pg_pipe_send(pg, &st_guard, &p, err);
+    if (r < 0 || (r = batch_send_guards(b, pg, f->cmds, f->n, UNDER_LOCK, err)) < 0)
+        return r;
+    f->state = FLIGHT_ENDING; /* from here on it may commit, whatever becomes of the connection */
+    r = mt_pg_pipe_send(pg, &batch_st_commit, NULL, err);
+    return r < 0 ? r : mt_pg_pipe_mark(pg, err);
+}
+
+static int send_all(struct batch *b, struct flight *f, bool first, int events, int64_t now, struct mt_err *err)
+{
+    struct mt_pg *pg = lane_of(b, f);
+    int r = mt_pg_pipe_enter_once(pg, err);
+    if (r < 0 || (r = mt_pg_pipe_send(pg, &batch_st_begin, NULL, err)) < 0 ||
+        (first && (r = mt_pg_pipe_send(pg, &batch_st_lock, NULL, err)) < 0) ||
+        (r = batch_send_guards(b, pg, f->cmds, f->n, ~UNDER_LOCK, err)) < 0 ||
+        (r = batch_send_writes(b, pg, events, now, err)) < 0)
+        return r;
+    f->open = true;
+    return first ? send_end(b, f, err) : mt_pg_pipe_mark(pg, err);
+}
+
+int batch_ahead(struct batch *b, struct mt_cmd **cmds, int n, bool first, int lane, struct flight *f, struct mt_err *err)
 {
     if (!b->trusted)
         return 0;
@@ -72,25 +96,27 @@ int batch_ahead(struct batch *b, struct mt_cmd **cmds, int n, struct flight *f, 
         if (cmds[i]->out)
             return 0; /* refused: the long way answers it (and forgets this) */
     }
-    int64_t head = b->head, now = mt_clock_wall_us();
-    uint8_t hash[32];
-    memcpy(hash, b->hash, 32);
+    *f = (struct flight){.n = n, .lane = lane, .begun_at = mt_clock_mono(), .head_before = b->head};
+    memcpy(f->cmds, cmds, (size_t)n * sizeof *cmds);
+    memcpy(f->hash_before, b->hash, 32);
+    int64_t now = mt_clock_wall_us();
     int events = batch_gather(b, cmds, n, now, err);
-    int r = events;
-    if (events > 0 && (r = mt_pg_pipe_enter_once(b->pg, err)) == 0)
-        r = send_all(b, cmds, n, head, hash, events, now, err);
-    if (r < 0) {
-        b->trusted = false;
-        return r;
-    }
     if (events == 0) {
-        memcpy(b->hash, hash, 32);
+        memcpy(b->hash, f->hash_before, 32);
         return 0;
     }
-    f->n = n;
-    memcpy(f->cmds, cmds, (size_t)n * sizeof *cmds);
-    f->head = b->head;
-    memcpy(f->hash, b->hash, 32);
+    int r = events;
+    if (events > 0) {
+        f->head = f->head_before + events;
+        memcpy(f->hash, b->hash, 32);
+        r = send_all(b, f, first, events, now, err);
+    }
+    if (r < 0)
+        b->trusted = false;
+    if (r < 0 && f->state != FLIGHT_ENDING)
+        return r;
+    /* Also when the connection was lost with its end on the way: landing finds that out. */
+    b->head = f->head;
     for (int i = 0; i < n; i++)
         for (int k = 0; !cmds[i]->out && k < cmds[i]->n_events; k++)
             batch_seqs_put(b->seqs, &cmds[i]->events[k]);
@@ -99,27 +125,52 @@ int batch_ahead(struct batch *b, struct mt_cmd **cmds, int n, struct flight *f, 
     return 1;
 }
 
-int batch_land(struct batch *b, struct flight *f, struct mt_err *err)
+/* The answers to one group of the flight. */
+static int await(struct batch *b, struct flight *f, struct mt_err *err)
 {
-    int r = mt_pg_pipe_await(b->pg, NULL, 0, err);
-    if (r == 0)
-        batch_finish(b, f->cmds, f->n);
-    else if (mt_pg_alive(b->pg) && mt_pg_diag(b->pg)->stmt == &st_guard)
+    struct mt_pg *pg = lane_of(b, f);
+    int r = mt_pg_pipe_await(pg, NULL, 0, err);
+    f->open = false;
+    if (r == 0 || !mt_pg_alive(pg))
+        return r;
+    const struct mt_pg_diag *d = mt_pg_diag(pg);
+    if (d->stmt == &st_guard || d->stmt == &st_try_lock || strcmp(d->constraint, "events_pkey") == 0)
         b->careful = 8; /* another process writes: ask first for a while */
     return r;
 }
 
-int batch_ground(struct batch *b, int n_later, struct mt_err *err)
+int batch_end(struct batch *b, struct flight *f, struct mt_err *err)
+{
+    MT_ASSERT(f->state == FLIGHT_WRITING);
+    int r = await(b, f, err);
+    if (r < 0 || (r = mt_pg_pipe_send(lane_of(b, f), &st_try_lock, NULL, err)) < 0)
+        return r;
+    f->open = true;
+    return send_end(b, f, err);
+}
+
+int batch_land(struct batch *b, struct flight *f, struct mt_err *err)
+{
+    MT_ASSERT(f->state == FLIGHT_ENDING);
+    int r = await(b, f, err);
+    if (r == 0)
+        batch_finish(b, f->cmds, f->n);
+    return r;
+}
+
+bool batch_ground(struct batch *b, struct flight *f)
 {
     b->trusted = false;
     batch_seqs_clear(b->seqs);
+    struct mt_pg *pg = lane_of(b, f);
     struct mt_err ignored = {0};
-    for (int i = 0; i < n_later && mt_pg_alive(b->pg); i++) {
-        int r = mt_pg_pipe_await(b->pg, NULL, 0, &ignored);
-        MT_ASSERT(r < 0); /* its guard cannot hold */
-    }
-    if (!mt_pg_alive(b->pg))
-        return MT_FAIL(err, MT_E_UNAVAILABLE, "database: connection lost");
-    int r = mt_pg_pipe_leave(b->pg, err);
-    return r < 0 ? r : mt_pg_exec(b->pg, "ROLLBACK", err);
+    bool ended = f->state == FLIGHT_ENDING;
+    f->state = FLIGHT_DOWN;
+    /* Nothing of this was to commit, unless its end is on its way: then its answer tells. */
+    if (f->open && mt_pg_alive(pg) && mt_pg_pipe_await(pg, NULL, 0, &ignored) == 0)
+        MT_ASSERT(!ended); /* its guard cannot hold */
+    f->open = false;
+    if (mt_pg_alive(pg) && mt_pg_pipe_leave(pg, &ignored) == 0 && mt_pg_exec(pg, "ROLLBACK", &ignored) == 0)
+        return true;
+    return !ended;
 }

@@ -191,5 +191,7 @@ void mt_appender_free(struct mt_appender *ap);
 /** Counters, for metrics and the bench; each only grows. */
 struct mt_appender_stats {
     uint64_t batches, commands, events, replays, stale, taken, deferred, single_runs, reconnects, lock_takes;
+    uint64_t overlapped; /* batches written while another one was on its way */
+    uint64_t yielded;    /* of these, rolled back and run again because the older one waited for them */
 };
 void mt_appender_stats(struct mt_appender *ap, struct mt_appender_stats *ret);

@@ -21,7 +21,11 @@
 #define QUEUE_MAX 1024
 #define RECONNECT_NS (200 * MT_NS_PER_MS)
 #define SETTLE_NS (15 * MT_NS_PER_S)
-#define FLIGHTS_MAX 2
+#define SECOND_RETRY_NS (1 * MT_NS_PER_S)
+/* With so many commands at hand and nothing in the air, each lane gets its part; fewer do better to share one flush. */
+#define SPLIT_MIN 8
+/* The oldest flight does not wait for a younger one longer than this: the younger is rolled back and runs again. */
+#define YIELD_MS 200
 /* Those who were answered usually come back at once with their next command. A share of the last batch's duration is waited
  * for them, so that they share one flush with those who came meanwhile instead of taking turns in two half-full batches. */
 #define GATHER_MIN_NS (100 * INT64_C(1000))
@@ -53,11 +57,11 @@ struct mt_appender {
     uint64_t *keys;     /* open-addressed set of touched rows */
     uint32_t *used;     /* its slots in use, to clear them */
     uint32_t n_used;
-    struct flight flights[FLIGHTS_MAX]; /* in the air, oldest first */
+    struct flight flights[LANES]; /* in the air, oldest first */
     int n_flights;
-    int expect;           /* commands that wait soon if those answered last come back with more */
-    int64_t gather_until; /* how long that is waited for */
-    int64_t begun_at;
+    int64_t second_retry_at; /* no second lane before */
+    int expect;              /* commands that wait soon if those answered last come back with more */
+    int64_t gather_until;    /* how long that is waited for */
 };
 
 /* ---- choosing ---- */
@@ -118,14 +122,18 @@ static void note_writes(struct mt_appender *ap, const struct mt_cmd *c)
         note(ap, c->idem_hash);
 }
 
-/* Under the mutex: move the commands of the next batch from the queue to @ret. */
-static int choose(struct mt_appender *ap, struct mt_cmd **ret)
+/* Under the mutex: move the commands of the next batch, @max at most, from the queue to @ret. What touches a row that a flight
+ * in the air writes stays: it has to see that row. */
+static int choose(struct mt_appender *ap, int max, struct mt_cmd **ret)
 {
     int n = 0, events = 0, looked = 0;
     forget_all(ap);
+    for (int i = 0; i < ap->n_flights; i++)
+        for (int k = 0; k < ap->flights[i].n; k++)
+            note_writes(ap, ap->flights[i].cmds[k]);
     MT_LIST_EACH(pos, &ap->queue) {
         struct mt_cmd *c = MT_CONTAINER(pos, struct mt_cmd, link);
-        if (n == ap->batch_max || ++looked > ap->batch_max * 2 || events + c->n_events > BATCH_EVENTS_MAX)
+        if (n == max || ++looked > ap->batch_max * 2 || events + c->n_events > BATCH_EVENTS_MAX)
             break;
         bool clash = clashes(ap, c);
         events += c->n_events; /* counted also when left behind: its keys are noted */
@@ -152,9 +160,9 @@ static void fail_with(struct mt_cmd *c, const struct mt_err *err)
 }
 
 /* Not under the mutex. */
-static void answer_all(struct mt_appender *ap, struct mt_cmd **cmds, int n)
+static void answer_all(struct mt_appender *ap, struct mt_cmd **cmds, int n, int64_t begun_at)
 {
-    int64_t now = mt_clock_mono(), share = (now - ap->begun_at) / 2;
+    int64_t now = mt_clock_mono(), share = (now - begun_at) / 2;
     (void)pthread_mutex_lock(&ap->mutex);
     ap->stats = ap->own;
     ap->expect = n + ap->waiting < ap->batch_max ? n + ap->waiting : ap->batch_max;
@@ -175,17 +183,49 @@ static void answer_all(struct mt_appender *ap, struct mt_cmd **cmds, int n)
 
 /* ---- the thread ---- */
 
+static int connect_lane(struct mt_appender *ap, struct mt_pg **pg, struct mt_err *err)
+{
+    int r = *pg ? mt_pg_reset(*pg, err) : mt_pg_connect(&ap->pg, pg, err);
+    if (r == 0)
+        r = batch_session(*pg, err);
+    if (r == 0 && ap->session_sql)
+        r = mt_pg_exec(*pg, ap->session_sql, err);
+    if (r < 0 && *pg)
+        mt_pg_freep(pg);
+    return r;
+}
+
 static int connect_now(struct mt_appender *ap, struct mt_err *err)
 {
-    int r = ap->batch.pg ? mt_pg_reset(ap->batch.pg, err) : mt_pg_connect(&ap->pg, &ap->batch.pg, err);
     ap->batch.trusted = false;
-    if (r == 0)
-        r = batch_session(&ap->batch, err);
-    if (r == 0 && ap->session_sql)
-        r = mt_pg_exec(ap->batch.pg, ap->session_sql, err);
-    if (r < 0 && ap->batch.pg)
-        mt_pg_freep(&ap->batch.pg);
-    return r;
+    return connect_lane(ap, &ap->batch.pg, err);
+}
+
+/* The lane for the next flight, -1 when there is none now. */
+static int free_lane(struct mt_appender *ap)
+{
+    if (ap->n_flights == 0)
+        return 0;
+    if (ap->n_flights == LANES || ap->batch_max == 1 || ap->flights[0].state == FLIGHT_DOWN)
+        return -1;
+    if (ap->flights[0].lane == 1)
+        return ap->batch.pg && mt_pg_alive(ap->batch.pg) ? 0 : -1;
+    if (ap->batch.second && mt_pg_alive(ap->batch.second))
+        return 1;
+    return mt_clock_mono() >= ap->second_retry_at ? 1 : -1;
+}
+
+static bool lane_ready(struct mt_appender *ap, int lane)
+{
+    struct mt_err err = {0};
+    if (lane == 0)
+        return ap->batch.pg && mt_pg_alive(ap->batch.pg);
+    if (ap->batch.second && mt_pg_idle_check(ap->batch.second))
+        return true;
+    if (connect_lane(ap, &ap->batch.second, &err) == 0)
+        return true;
+    ap->second_retry_at = mt_clock_mono() + SECOND_RETRY_NS; /* one lane does it, slower */
+    return false;
 }
 
 static bool connected(struct mt_appender *ap)
@@ -200,6 +240,7 @@ static bool connected(struct mt_appender *ap)
     if (connect_now(ap, &ap->away) == 0) {
         if (!was_good)
             mt_log(MT_INFO, "appender.connected");
+        ap->retry_at = 0; /* the wait is for a database that is away */
         memset(&ap->away, 0, sizeof ap->away);
         ap->own.reconnects++;
         return true;
@@ -215,13 +256,13 @@ static void refuse_waiting(struct mt_appender *ap, const struct mt_err *why)
     for (;;) {
         struct mt_cmd *cmds[BATCH_CMDS_MAX];
         (void)pthread_mutex_lock(&ap->mutex);
-        int n = choose(ap, cmds);
+        int n = choose(ap, ap->batch_max, cmds);
         (void)pthread_mutex_unlock(&ap->mutex);
         if (n == 0)
             return;
         for (int i = 0; i < n; i++)
             fail_with(cmds[i], why);
-        answer_all(ap, cmds, n);
+        answer_all(ap, cmds, n, mt_clock_mono());
     }
 }
 
@@ -231,7 +272,7 @@ static int settle(struct mt_appender *ap, int64_t head, const uint8_t hash[32], 
     int64_t end = mt_clock_mono() + SETTLE_NS;
     do {
         struct mt_err why = {0};
-        int r = ap->batch.pg && mt_pg_alive(ap->batch.pg) ? 0 : connect_now(ap, &why);
+        int r = ap->batch.pg && mt_pg_alive(ap->batch.pg) ? mt_pg_pipe_leave(ap->batch.pg, &why) : connect_now(ap, &why);
         if (r == 0)
             r = batch_settle_at(&ap->batch, head, hash, &why);
         if (r >= 0) {
@@ -246,7 +287,8 @@ static int settle(struct mt_appender *ap, int64_t head, const uint8_t hash[32], 
 }
 
 /* Publish and answer. @r < 0: what has no outcome of its own gets @err. */
-static void conclude(struct mt_appender *ap, struct mt_cmd **cmds, int n, int64_t head, int r, const struct mt_err *err)
+static void conclude(struct mt_appender *ap, struct mt_cmd **cmds, int n, int64_t begun_at, int64_t head, int r,
+                     const struct mt_err *err)
 {
     bool any = false;
     for (int i = 0; i < n; i++) {
@@ -258,13 +300,14 @@ static void conclude(struct mt_appender *ap, struct mt_cmd **cmds, int n, int64_
         mt_log(MT_WARN, "appender.batch_failed", KV("commands", n), KV_ERR(err));
     if (any && ap->head)
         mt_log_head_publish(ap->head, head);
-    answer_all(ap, cmds, n);
+    answer_all(ap, cmds, n, begun_at);
 }
 
 /* The long way: look-ups first. Nothing is in the air. */
 static void run(struct mt_appender *ap, struct mt_cmd **cmds, int n)
 {
     struct mt_err err = {0};
+    int64_t begun_at = mt_clock_mono();
     int r = connected(ap) ? mt_pg_pipe_leave(ap->batch.pg, &err) : -(int)MT_E_UNAVAILABLE;
     if (!ap->batch.pg || r < 0)
         err = ap->away.code ? ap->away : err;
@@ -287,40 +330,92 @@ static void run(struct mt_appender *ap, struct mt_cmd **cmds, int n)
             batch_finish(&ap->batch, cmds, n);
         r = fate == 1 ? 0 : r;
     }
-    conclude(ap, cmds, n, head, r, &err);
+    conclude(ap, cmds, n, begun_at, head, r, &err);
 }
 
-/* A flight failed: find out what became of each, run again what did not take effect. */
+/* Is there an answer to the oldest flight, within @timeout_ns? */
+static bool answered(struct mt_appender *ap, int64_t timeout_ns)
+{
+    struct flight *f = &ap->flights[0];
+    struct mt_pg *pg = f->lane == 0 ? ap->batch.pg : ap->batch.second;
+    struct pollfd p = {.fd = mt_pg_fd(pg), .events = POLLIN};
+    const struct timespec t = {.tv_sec = (time_t)(timeout_ns / MT_NS_PER_S), .tv_nsec = (long)(timeout_ns % MT_NS_PER_S)};
+    return f->state == FLIGHT_DOWN || p.fd < 0 || ppoll(&p, 1, &t, NULL) != 0;
+}
+
+/* With flights in the air: until the oldest has an answer (true), enough commands wait for a free lane, or it is @until. */
+static bool await_flight(struct mt_appender *ap, int64_t until)
+{
+    struct flight *f = &ap->flights[0];
+    if (f->state == FLIGHT_DOWN)
+        return true;
+    struct mt_pg *pg = f->lane == 0 ? ap->batch.pg : ap->batch.second;
+    struct pollfd p[2] = {{.fd = mt_pg_fd(pg), .events = POLLIN}, {.fd = ap->wake_fd, .events = POLLIN}};
+    if (p[0].fd < 0)
+        return true;
+    int64_t wait = ap->n_flights > 1 ? YIELD_MS * MT_NS_PER_MS : MT_NS_PER_S;
+    int64_t left = until ? until - mt_clock_mono() : wait;
+    wait = left < 0 ? 0 : left < wait ? left : wait;
+    const struct timespec t = {.tv_sec = (time_t)(wait / MT_NS_PER_S), .tv_nsec = (long)(wait % MT_NS_PER_S)};
+    int n = ppoll(p, 2, &t, NULL);
+    uint64_t count;
+    if (n > 0 && p[1].revents && read(ap->wake_fd, &count, sizeof count) < 0)
+        return true;
+    if (n == 0 && !until && ap->n_flights > 1 && ap->flights[1].state == FLIGHT_WRITING) {
+        /* It may be the younger one that it waits for, which cannot commit before it. */
+        (void)batch_ground(&ap->batch, &ap->flights[1]);
+        ap->own.yielded++;
+        return false;
+    }
+    return n != 0 ? p[0].revents != 0 : !until;
+}
+
+/* The oldest flight failed: find out what became of each, run again what did not take effect. */
 static void recover(struct mt_appender *ap, struct mt_err *err)
 {
-    struct flight all[FLIGHTS_MAX];
+    struct flight all[LANES];
+    bool sure[LANES];
     int n = ap->n_flights;
     memcpy(all, ap->flights, (size_t)n * sizeof *all);
     ap->n_flights = 0;
-    bool lost = batch_ground(&ap->batch, n - 1, &(struct mt_err){0}) < 0;
+    for (int i = 0; i < n; i++)
+        sure[i] = all[i].state == FLIGHT_DOWN || batch_ground(&ap->batch, &all[i]);
     for (int i = 0; i < n; i++) {
-        int fate = lost ? settle(ap, all[i].head, all[i].hash, err) : 0;
+        int fate = sure[i] ? 0 : settle(ap, all[i].head, all[i].hash, err);
         if (fate == 1)
             batch_finish(&ap->batch, all[i].cmds, all[i].n);
         if (fate == 0)
             run(ap, all[i].cmds, all[i].n);
         else
-            conclude(ap, all[i].cmds, all[i].n, all[i].head, fate, err);
+            conclude(ap, all[i].cmds, all[i].n, all[i].begun_at, all[i].head, fate, err);
     }
 }
 
-static void land_oldest(struct mt_appender *ap)
+/* The oldest flight has an answer, or is to be waited for: bring it one step on. */
+static void advance(struct mt_appender *ap)
 {
     struct mt_err err = {0};
     struct flight *f = &ap->flights[0];
-    if (batch_land(&ap->batch, f, &err) < 0) {
+    if (f->state == FLIGHT_WRITING && batch_end(&ap->batch, f, &err) == 0)
+        return;
+    if (f->state != FLIGHT_ENDING || batch_land(&ap->batch, f, &err) < 0) {
         recover(ap, &err);
         return;
     }
     struct flight done = *f;
     ap->n_flights--;
     memmove(ap->flights, ap->flights + 1, (size_t)ap->n_flights * sizeof *ap->flights);
-    conclude(ap, done.cmds, done.n, done.head, 0, &err);
+    /* First the end of the next flight, so that the server has work while we answer. What fails here shows at its next step. */
+    if (ap->n_flights > 0 && f->state == FLIGHT_WRITING && answered(ap, 0))
+        advance(ap);
+    conclude(ap, done.cmds, done.n, done.begun_at, done.head, 0, &err);
+}
+
+static void land_all(struct mt_appender *ap)
+{
+    while (ap->n_flights > 0)
+        if (await_flight(ap, 0))
+            advance(ap);
 }
 
 static void dispatch(struct mt_appender *ap, struct mt_cmd **cmds, int n)
@@ -328,15 +423,17 @@ static void dispatch(struct mt_appender *ap, struct mt_cmd **cmds, int n)
     struct mt_err err = {0};
     if (ap->n_flights == 0 && ap->batch.pg)
         (void)mt_pg_idle_check(ap->batch.pg); /* a connection that died while idle has nothing in the air to be unsure of */
-    int r = ap->batch.pg && mt_pg_alive(ap->batch.pg) ? batch_ahead(&ap->batch, cmds, n, &ap->flights[ap->n_flights], &err) : 0;
+    int lane = free_lane(ap), r = 0;
+    if (lane >= 0 && ap->batch.trusted && lane_ready(ap, lane))
+        r = batch_ahead(&ap->batch, cmds, n, ap->n_flights == 0, lane, &ap->flights[ap->n_flights], &err);
     if (r == 1) {
+        ap->own.overlapped += ap->n_flights > 0;
         ap->n_flights++;
         return;
     }
-    /* The long way. A connection lost just now was lost with the flights; landing them finds that out, and what was queued
-     * for this one without its COMMIT has no effect. */
-    while (ap->n_flights > 0)
-        land_oldest(ap);
+    if (r < 0 && lane == 1)
+        mt_pg_freep(&ap->batch.second); /* what is queued there had no end yet */
+    land_all(ap);
     run(ap, cmds, n);
 }
 
@@ -358,36 +455,32 @@ static void gather(struct mt_appender *ap)
     ap->want = INT_MAX;
 }
 
-/* Wait until something is to be done; returns the commands of the next batch, 0 when a flight is to be waited for. */
-static int next_batch(struct mt_appender *ap, struct mt_cmd **cmds, bool *ret_stop)
+/* Wait until something is to be done; returns the commands of the next batch, 0 when a flight is to be waited for, at most
+ * until @ret_until (0: as long as it takes). */
+static int next_batch(struct mt_appender *ap, struct mt_cmd **cmds, int64_t *ret_until, bool *ret_stop)
 {
+    int n = 0;
+    *ret_until = 0;
     (void)pthread_mutex_lock(&ap->mutex);
     ap->wake_at = 0; /* the thread sleeps on `work` now, not on wake_fd */
     if (ap->n_flights == 0)
         gather(ap);
     *ret_stop = ap->stop && ap->n_flights == 0;
-    int n = 0;
-    /* Behind a flight only a full batch is sent: anything less does better to share the next flush with more. */
-    if (!ap->stop && (ap->n_flights == 0 || (ap->n_flights < FLIGHTS_MAX && ap->waiting >= ap->batch_max)))
-        n = choose(ap, cmds);
-    ap->wake_at = n == 0 && ap->n_flights > 0 && ap->n_flights < FLIGHTS_MAX ? ap->batch_max : 0;
+    if (!ap->stop && ap->n_flights == 0) {
+        bool split = ap->waiting >= SPLIT_MIN && ap->batch_max > 1 && ap->batch.trusted && ap->batch.careful == 0;
+        n = choose(ap, split ? (ap->waiting + 1) / 2 < ap->batch_max ? (ap->waiting + 1) / 2 : ap->batch_max : ap->batch_max, cmds);
+        ap->expect = split ? ap->waiting : ap->expect; /* the other half goes at once */
+    } else if (!ap->stop && free_lane(ap) >= 0) {
+        bool late = mt_clock_mono() >= ap->gather_until;
+        int want = late || ap->expect < 1 ? 1 : ap->expect;
+        if (ap->waiting >= want && (n = choose(ap, ap->batch_max, cmds)) == 0)
+            want = ap->waiting + 1; /* all that wait have to see what is in the air */
+        else if (n == 0 && !late)
+            *ret_until = ap->gather_until;
+        ap->wake_at = n == 0 ? want : 0;
+    }
     (void)pthread_mutex_unlock(&ap->mutex);
-    if (n > 0 && ap->n_flights == 0)
-        ap->begun_at = mt_clock_mono();
     return n;
-}
-
-/* With a flight in the air: until its answer comes or enough commands wait for the next one. True: land it. */
-static bool await_flight(struct mt_appender *ap)
-{
-    struct pollfd p[2] = {{.fd = mt_pg_fd(ap->batch.pg), .events = POLLIN}, {.fd = ap->wake_fd, .events = POLLIN}};
-    if (ap->n_flights == FLIGHTS_MAX || p[0].fd < 0)
-        return true;
-    (void)poll(p, 2, 1000);
-    uint64_t count;
-    if (p[1].revents && read(ap->wake_fd, &count, sizeof count) < 0)
-        return true;
-    return p[0].revents != 0 || !p[1].revents;
 }
 
 static void *appender_main(void *arg)
@@ -398,13 +491,14 @@ static void *appender_main(void *arg)
     for (;;) {
         struct mt_cmd *cmds[BATCH_CMDS_MAX];
         bool stop = false;
-        int n = next_batch(ap, cmds, &stop);
+        int64_t until;
+        int n = next_batch(ap, cmds, &until, &stop);
         if (stop)
             break;
         if (n > 0)
             dispatch(ap, cmds, n);
-        else if (ap->n_flights > 0 && await_flight(ap))
-            land_oldest(ap);
+        else if (ap->n_flights > 0 && await_flight(ap, until))
+            advance(ap);
     }
     return NULL;
 }
@@ -470,7 +564,7 @@ void mt_appender_free(struct mt_appender *ap)
         for (struct mt_list *l; (l = mt_list_pop_front(&ap->queue)) != NULL;) {
             struct mt_cmd *c = MT_CONTAINER(l, struct mt_cmd, link);
             fail_with(c, &err);
-            answer_all(ap, &c, 1);
+            answer_all(ap, &c, 1, mt_clock_mono());
         }
         batch_done(&ap->batch);
     }

@@ -67,6 +67,7 @@ int batch_init(struct batch *b, struct mt_appender_stats *stats, struct mt_err *
 void batch_done(struct batch *b)
 {
     mt_pg_freep(&b->pg);
+    mt_pg_freep(&b->second);
     for (int i = 0; i < COL_MAX; i++)
         mt_pg_arr_done(&b->cols[i]);
     for (int i = 0; i < IDEM_MAX; i++)
@@ -85,13 +86,14 @@ void batch_done(struct batch *b)
     b->rounds = NULL;
 }
 
-int batch_session(struct batch *b, struct mt_err *err)
+int batch_session(struct mt_pg *pg, struct mt_err *err)
 {
     /* Acknowledged means flushed, whatever the server's own setting. Generic plans by index: each statement touches a few
      * rows found by key, and a plan made while a table was small must not stay. */
-    return mt_pg_exec(b->pg,
+    return mt_pg_exec(pg,
                       "SET synchronous_commit = on; SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off;"
-                      " SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_bitmapscan = off; SET jit = off",
+                      " SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_bitmapscan = off; SET jit = off;"
+                      " SET idle_in_transaction_session_timeout = '10s'", /* a lane holds rows while this process decides */
                       err);
 }
 
@@ -210,7 +212,7 @@ int batch_gather(struct batch *b, struct mt_cmd **cmds, int n, int64_t now, stru
     return events;
 }
 
-static int send_events(struct batch *b, int64_t now, struct mt_err *err)
+static int send_events(struct batch *b, struct mt_pg *pg, int64_t now, struct mt_err *err)
 {
     struct mt_pg_params p;
     mt_pg_p_init(&p);
@@ -219,17 +221,17 @@ static int send_events(struct batch *b, int64_t now, struct mt_err *err)
     for (int i = 0; i < COL_MAX; i++)
         mt_pg_p_arr(&p, &b->cols[i]);
     mt_pg_p_i32(&p, (int32_t)b->cols[COL_SEQ].count);
-    int r = mt_pg_pipe_send(b->pg, &st_insert, &p, err);
-    return r < 0 ? r : mt_pg_pipe_flush(b->pg, err);
+    int r = mt_pg_pipe_send(pg, &st_insert, &p, err);
+    return r < 0 ? r : mt_pg_pipe_flush(pg, err);
 }
 
-static int send_views(struct batch *b, int events, struct mt_err *err)
+static int send_views(struct batch *b, struct mt_pg *pg, int events, struct mt_err *err)
 {
     int rounds = mt_proj_rounds(b->proj, events, b->rounds, err);
     int sent = 0;
     for (int i = 0; i < rounds; i++) {
         int64_t lo = b->head + 1 + b->rounds[i].first;
-        int r = mt_proj_send(b->pg, b->rounds[i].types, lo, lo + b->rounds[i].count - 1, err);
+        int r = mt_proj_send(pg, b->rounds[i].types, lo, lo + b->rounds[i].count - 1, err);
         if (r < 0)
             return r;
         sent += r;
@@ -237,7 +239,7 @@ static int send_views(struct batch *b, int events, struct mt_err *err)
     return rounds < 0 ? rounds : sent;
 }
 
-static int send_idem(struct batch *b, int64_t now, struct mt_err *err)
+static int send_idem(struct batch *b, struct mt_pg *pg, int64_t now, struct mt_err *err)
 {
     if (b->idem[IDEM_KEY].count == 0)
         return 0;
@@ -246,26 +248,26 @@ static int send_idem(struct batch *b, int64_t now, struct mt_err *err)
     for (int i = 0; i < IDEM_MAX; i++)
         mt_pg_p_arr(&p, &b->idem[i]);
     mt_pg_p_time(&p, now);
-    int r = mt_pg_pipe_send(b->pg, &st_idem_insert, &p, err);
+    int r = mt_pg_pipe_send(pg, &st_idem_insert, &p, err);
     return r < 0 ? r : 1;
 }
 
-static int send_audit(struct batch *b, struct mt_err *err)
+static int send_audit(struct batch *b, struct mt_pg *pg, struct mt_err *err)
 {
     if (b->audit.len == 0)
         return 0;
     struct mt_pg_params p;
     mt_pg_p_init(&p);
     mt_pg_p_text(&p, mt_buf_cstr(&b->audit));
-    int r = mt_pg_pipe_send(b->pg, &st_audit, &p, err);
+    int r = mt_pg_pipe_send(pg, &st_audit, &p, err);
     return r < 0 ? r : 1;
 }
 
-int batch_send_writes(struct batch *b, int events, int64_t now, struct mt_err *err)
+int batch_send_writes(struct batch *b, struct mt_pg *pg, int events, int64_t now, struct mt_err *err)
 {
-    int views, idem, audit, r = send_events(b, now, err);
-    if (r < 0 || (r = views = send_views(b, events, err)) < 0 || (r = idem = send_idem(b, now, err)) < 0 ||
-        (r = audit = send_audit(b, err)) < 0)
+    int views, idem, audit, r = send_events(b, pg, now, err);
+    if (r < 0 || (r = views = send_views(b, pg, events, err)) < 0 || (r = idem = send_idem(b, pg, now, err)) < 0 ||
+        (r = audit = send_audit(b, pg, err)) < 0)
         return r;
     return 1 + views + idem + audit;
 }
@@ -332,7 +334,7 @@ static int write_all(struct batch *b, struct mt_cmd **cmds, int n, int *ret_even
     *ret_events = events;
     if (events <= 0)
         return events;
-    if ((r = mt_pg_pipe_enter(b->pg, err)) < 0 || (r = sent = batch_send_writes(b, events, now, err)) < 0)
+    if ((r = mt_pg_pipe_enter(b->pg, err)) < 0 || (r = sent = batch_send_writes(b, b->pg, events, now, err)) < 0)
         return r;
     b->head += events;
     return has_sides(cmds, n) ? run_sides(b, cmds, n, sent, err) : 0;
@@ -360,7 +362,7 @@ static int rollback(struct batch *b, const char *sql)
         return -(int)MT_E_UNAVAILABLE;
     if (mt_pg_pipe_leave(b->pg, &ignored) < 0 || mt_pg_exec(b->pg, sql, &ignored) < 0) {
         /* What is queued and unsynced, or a session in an unknown state: begin anew. */
-        return mt_pg_reset(b->pg, &ignored) < 0 ? -(int)MT_E_UNAVAILABLE : batch_session(b, &ignored);
+        return mt_pg_reset(b->pg, &ignored) < 0 ? -(int)MT_E_UNAVAILABLE : batch_session(b->pg, &ignored);
     }
     return 0;
 }

@@ -18,7 +18,8 @@ enum { IDEM_ORG = 0, IDEM_ACTOR, IDEM_ROUTE, IDEM_KEY, IDEM_MAC, IDEM_STATUS, ID
 struct batch_seqs; /* numbers of aggregates that this appender wrote */
 
 struct batch {
-    struct mt_pg *pg; /* NULL while not connected */
+    struct mt_pg *pg;     /* NULL while not connected */
+    struct mt_pg *second; /* lane 1, connected when it is first of use; or NULL */
     int64_t head;     /* what was sent last, or of the transaction that runs */
     uint8_t hash[32];
     bool trusted;   /* head and hash are those of the log unless another process wrote meanwhile */
@@ -47,8 +48,8 @@ void batch_end_error(struct mt_cmd *c, const struct mt_err *err);
 /* batch.c */
 int batch_init(struct batch *b, struct mt_appender_stats *stats, struct mt_err *err);
 void batch_done(struct batch *b);
-/** Session settings of the appender's connection. */
-int batch_session(struct batch *b, struct mt_err *err);
+/** Session settings of a connection of the appender's. */
+int batch_session(struct mt_pg *pg, struct mt_err *err);
 
 /**
  * Append @n commands, none of which touches what an earlier one touches. Each gets its outcome in done/err.
@@ -62,26 +63,40 @@ int batch_settle_at(struct batch *b, int64_t head, const uint8_t hash[32], struc
 /** Fill in the outcome of commands whose batch turned out to be committed. */
 void batch_finish(struct batch *b, struct mt_cmd **cmds, int n);
 /** The parts of the second trip, for ahead.c. gather: ids, replies, chain, arrays; advances b->hash, not b->head; returns the
- * number of events. send: queue the inserts, the views and the records; returns the statements queued. */
+ * number of events. send: queue the inserts, the views and the records on @pg; returns the statements queued. */
 int batch_gather(struct batch *b, struct mt_cmd **cmds, int n, int64_t now, struct mt_err *err);
-int batch_send_writes(struct batch *b, int events, int64_t now, struct mt_err *err);
+int batch_send_writes(struct batch *b, struct mt_pg *pg, int events, int64_t now, struct mt_err *err);
 extern const struct mt_pg_stmt batch_st_commit;
 
-/* ahead.c: a whole batch in one trip, sent while the one before is still being flushed. It relies on what this appender
- * knows (head, numbers of aggregates) and on statements that fail when that, or what a command relied on, no longer holds. */
+/* ahead.c: a batch without look-ups on one of two connections, written while the batch before is still being flushed. It
+ * relies on what this appender knows (head, numbers of aggregates) and on statements that fail when that, or what a command
+ * relied on, no longer holds. */
+#define LANES 2
+enum flight_state {
+    FLIGHT_WRITING = 0, /* its writes are on their way; it cannot commit */
+    FLIGHT_ENDING,      /* guard and COMMIT are on their way: only the oldest flight is ever here */
+    FLIGHT_DOWN         /* rolled back; its commands run again by batch_run */
+};
 struct flight {
     struct mt_cmd *cmds[BATCH_CMDS_MAX];
     int n;
-    int64_t head; /* after it */
-    uint8_t hash[32];
+    int lane; /* 0: b->pg, 1: b->second */
+    enum flight_state state;
+    bool open; /* a group of statements is not answered yet */
+    int64_t begun_at;
+    int64_t head_before, head; /* last event id before and after it */
+    uint8_t hash_before[32], hash[32];
 };
-/** Send @cmds as one flight. 1 sent; 0 not possible now, use batch_run (nothing was sent); -code connection lost. */
-int batch_ahead(struct batch *b, struct mt_cmd **cmds, int n, struct flight *f, struct mt_err *err);
-/** Wait for the oldest flight: 0 committed and outcomes filled in, else -code; then, when the connection lives, neither this
- * nor a later flight took effect, and batch_ground() comes next. */
+/** Send @cmds as one flight on a lane that has none. @first: nothing else is in the air, so take the lock and commit in the
+ * same trip. 1 sent; 0 not possible now, use batch_run (nothing was sent); -code connection lost. */
+int batch_ahead(struct batch *b, struct mt_cmd **cmds, int n, bool first, int lane, struct flight *f, struct mt_err *err);
+/** The flight became the oldest: wait for its writes and send its end. -code: ground it and the later ones. */
+int batch_end(struct batch *b, struct flight *f, struct mt_err *err);
+/** Wait for the end of the oldest flight: 0 committed and outcomes filled in; -code: ground it and the later ones. */
 int batch_land(struct batch *b, struct flight *f, struct mt_err *err);
-/** After a failed flight: swallow the answers of @n_later others, roll back, trust nothing. */
-int batch_ground(struct batch *b, int n_later, struct mt_err *err);
+/** Swallow what is unanswered of a flight, roll it back, trust nothing any more. Oldest first, since a later one may wait for
+ * its rows. True: it has no effect; false: its connection was lost with its end on the way, ask batch_settle_at. */
+bool batch_ground(struct batch *b, struct flight *f);
 
 /* seqs.c */
 struct batch_seqs *batch_seqs_new(void);
@@ -91,5 +106,6 @@ void batch_seqs_clear(struct batch_seqs *s);
 /** Last number of an aggregate, 0 when not known. */
 int32_t batch_seqs_get(const struct batch_seqs *s, const struct cmd_event *e);
 void batch_seqs_put(struct batch_seqs *s, const struct cmd_event *e);
-/** Queue one statement per kind of reliance of @cmds that fails when one does not hold. lookup.c. */
-int batch_send_guards(struct batch *b, struct mt_cmd **cmds, int n, struct mt_err *err);
+/** Queue on @pg one statement per kind of reliance of @cmds, out of the set @wanted (bit mt_rely), that fails when one does
+ * not hold. lookup.c. */
+int batch_send_guards(struct batch *b, struct mt_pg *pg, struct mt_cmd **cmds, int n, unsigned wanted, struct mt_err *err);

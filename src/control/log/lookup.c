@@ -159,15 +159,16 @@ static int ask_seqs(struct batch *b, struct mt_cmd **cmds, int n, struct lookups
     return l->seqs = ask(b, l, &st_seqs, &p, err);
 }
 
-/* One statement per kind of reliance; @l NULL: the failing form. */
-static int ask_relies(struct batch *b, struct mt_cmd **cmds, int n, struct lookups *l, struct mt_err *err)
+/* One statement per kind of reliance out of the set @wanted; @l NULL: the failing form, on @pg. */
+static int ask_relies(struct batch *b, struct mt_pg *pg, struct mt_cmd **cmds, int n, unsigned wanted, struct lookups *l,
+                      struct mt_err *err)
 {
     unsigned kinds = 0;
     for (int i = 0; i < n; i++)
         for (int k = 0; k < cmds[i]->n_relies; k++)
             kinds |= 1u << cmds[i]->relies[k].what;
     for (unsigned what = 0; what < MT_RELY_MAX; what++) {
-        if (!(kinds >> what & 1))
+        if (!((kinds & wanted) >> what & 1))
             continue;
         mt_pg_arr_clear(&b->rely_key);
         mt_pg_arr_clear(&b->rely_key2);
@@ -190,7 +191,7 @@ static int ask_relies(struct batch *b, struct mt_cmd **cmds, int n, struct looku
         mt_pg_p_arr(&p, &b->rely_key2);
         mt_pg_p_arr(&p, &b->rely_version);
         mt_pg_p_arr(&p, &b->rely_at);
-        int at = l ? ask(b, l, &st_rely[what][0], &p, err) : mt_pg_pipe_send(b->pg, &st_rely[what][1], &p, err);
+        int at = l ? ask(b, l, &st_rely[what][0], &p, err) : mt_pg_pipe_send(pg, &st_rely[what][1], &p, err);
         if (at < 0)
             return at;
         if (l && l->rely < 0)
@@ -199,9 +200,9 @@ static int ask_relies(struct batch *b, struct mt_cmd **cmds, int n, struct looku
     return 0;
 }
 
-int batch_send_guards(struct batch *b, struct mt_cmd **cmds, int n, struct mt_err *err)
+int batch_send_guards(struct batch *b, struct mt_pg *pg, struct mt_cmd **cmds, int n, unsigned wanted, struct mt_err *err)
 {
-    return ask_relies(b, cmds, n, NULL, err);
+    return ask_relies(b, pg, cmds, n, wanted, NULL, err);
 }
 
 static int ask_idem(struct batch *b, struct mt_cmd **cmds, int n, struct lookups *l, struct mt_err *err)
@@ -302,7 +303,7 @@ int batch_look_up(struct batch *b, struct mt_cmd **cmds, int n, bool begin, stru
     } else if ((r = ask(b, &l, &st_savepoint, NULL, err)) < 0) {
         return r;
     }
-    if ((r = ask_idem(b, cmds, n, &l, err)) < 0 || (r = ask_relies(b, cmds, n, &l, err)) < 0 ||
+    if ((r = ask_idem(b, cmds, n, &l, err)) < 0 || (r = ask_relies(b, b->pg, cmds, n, ~0u, &l, err)) < 0 ||
         (r = ask_seqs(b, cmds, n, &l, err)) < 0 || (r = mt_pg_pipe_sync(b->pg, l.res, l.n, err)) < 0)
         return r;
     r = mt_pg_pipe_leave(b->pg, err);

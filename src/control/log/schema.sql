@@ -28,7 +28,6 @@ CREATE TABLE moat.events (
 );
 CREATE INDEX events_org ON moat.events (org_id, event_id);
 CREATE INDEX events_env ON moat.events (env_id, event_id) WHERE env_id IS NOT NULL;
-CREATE INDEX events_type ON moat.events (event_type, event_id);
 CREATE INDEX events_correlation ON moat.events (correlation_id) WHERE correlation_id IS NOT NULL;
 -- Times follow the ids: a block range index finds them as well, at a fraction of a tree's cost per event.
 CREATE INDEX events_occurred ON moat.events USING brin (occurred_at) WITH (pages_per_range = 16, autosummarize = on);

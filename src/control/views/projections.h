@@ -11,7 +11,7 @@
 struct mt_proj_keys {
     uint64_t row;  /* the aggregate's own row(s) */
     uint64_t part; /* one row among several of the aggregate (env and process type); 0 = all of them */
-    uint64_t also; /* a row of another aggregate (release.created: its app) */
+    uint64_t also; /* a row of another aggregate (release.created: its app; routes: the hostname) */
 };
 
 /** Hash of a row key; never 0. */

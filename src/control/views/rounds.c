@@ -17,6 +17,7 @@ static const struct {
     enum name_use use;
     const char *part; /* payload field that tells one row of the aggregate from another */
     bool also_app;
+    const char *also; /* payload field that names a row of another view */
 } kinds[MT_EV_MAX] = {
     [MT_EV_ORG_CREATED] = {NAMES_ORG, USE_TAKE},
     [MT_EV_ORG_UPDATED] = {NAMES_ORG, USE_BOTH},
@@ -32,8 +33,8 @@ static const struct {
     [MT_EV_ENV_CREATED] = {NAMES_ENV, USE_TAKE},
     [MT_EV_ENV_UPDATED] = {NAMES_ENV, USE_BOTH},
     [MT_EV_ENV_DELETED] = {NAMES_ENV, USE_FREE},
-    [MT_EV_ROUTE_CREATED] = {NAMES_ROUTE, USE_TAKE},
-    [MT_EV_ROUTE_DELETED] = {NAMES_ROUTE, USE_FREE},
+    [MT_EV_ROUTE_CREATED] = {NAMES_ROUTE, USE_TAKE, .also = "hostname"},
+    [MT_EV_ROUTE_DELETED] = {NAMES_ROUTE, USE_FREE, .also = "hostname"},
     [MT_EV_NODE_ENROLLED] = {NAMES_NODE, USE_TAKE},
     [MT_EV_NODE_REMOVED] = {NAMES_NODE, USE_FREE},
     [MT_EV_RELEASE_CREATED] = {.also_app = true},
@@ -68,6 +69,10 @@ void mt_proj_keys_of(enum mt_ev ev, const char *aggregate_id, const char *app_id
     }
     if (kinds[ev].also_app && app_id)
         ret->also = mt_proj_hash(app_id, NULL);
+    if (kinds[ev].also) {
+        const char *name = json_string_value(json_object_get(payload, kinds[ev].also));
+        ret->also = name ? mt_proj_hash(kinds[ev].also, name) : 0;
+    }
 }
 
 /* Highest rank that touched a row in this round; `wide` counts only events that touch all rows of the aggregate. */

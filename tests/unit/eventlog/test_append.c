@@ -283,6 +283,7 @@ static void threads_share_batches_and_ids_have_no_gaps(void **state)
     assert_int_equal(after.commands - before.commands, 1600);
     assert_true(after.batches - before.batches < 1600 / 2);
     assert_true(after.lock_takes - before.lock_takes == after.batches - before.batches);
+    assert_true(after.overlapped > before.overlapped); /* both lanes were in use */
     assert_string_equal(lab_text(&lab, "SELECT (max(event_id) = count(*) AND max(event_id) = (SELECT last_event_id FROM event_counter))::text FROM events"),
                         "true");
 }
@@ -309,6 +310,153 @@ static void a_command_after_a_landing_wakes_the_appender(void **state)
     }
     mt_appender_free(small);
     assert_int_equal(r, 0);
+}
+
+static json_t *route(const char *host, int port, const char *proto)
+{
+    return json_pack("{s:s,s:i,s:s,s:s,s:s,s:i,s:s,s:b,s:b,s:{s:i,s:s},s:s}", "hostname", host, "listen_port", port, "protocol", proto, "address_scope", "shared6",
+                     "backend_process_type", "web", "backend_port", 8443, "proxy_protocol", "off", "backend_expects_proxy_protocol", 0, "ipv4_required", 0,
+                     "options", "max_connections", 100, "balance", "least_conn", "managed_by", "api");
+}
+
+static struct mt_cmd *raw_route(const char *id, int port)
+{
+    struct mt_cmd *c = lab_cmd();
+    lab_event(c, MT_EV_ROUTE_CREATED, id, "org_y", "app_y", "env_y", route(id, port, "tcp_raw"));
+    return c;
+}
+
+static void await_text(const char *sql, const char *want)
+{
+    for (int i = 0; i < 1000 && strcmp(lab_text(&lab, sql), want) != 0; i++)
+        usleep(2000);
+    assert_string_equal(lab_text(&lab, sql), want);
+}
+
+/* An older batch that waits for a row of a younger one would wait for ever: the younger commits after it. Here the older one
+ * is held up by a row lock of ours until the younger has taken the port that the older one wants too. */
+static void a_younger_batch_gives_way_to_the_older(void **state)
+{
+    (void)state;
+    struct gather g = {.left = 2};
+    struct mt_err err = {0};
+    struct mt_appender_stats before, after;
+    mt_auto_pg struct mt_pg *holder = NULL;
+    assert_int_equal(pthread_mutex_init(&g.mutex, NULL), 0);
+    assert_int_equal(pthread_cond_init(&g.all, NULL), 0);
+    make_org("org_y", "yield");
+    for (int i = 0; i < 10; i++) { /* past the look-ups first that a failed guard orders */
+        struct mt_cmd *c = lab_cmd();
+        lab_event(c, MT_EV_ORG_UPDATED, "org_y", "org_y", NULL, NULL, json_pack("{s:s}", "billing_email", "x"));
+        (void)lab_done(&lab, c);
+    }
+    mt_appender_stats(lab.ap, &before);
+    assert_int_equal(mt_pg_connect(&(struct mt_pg_conf){.conninfo = lab.sc.super}, &holder, &err), 0);
+    assert_int_equal(mt_pg_exec(holder, "BEGIN; UPDATE orgs_view SET suspended = suspended WHERE org_id = 'org_y'", &err), 0);
+    struct mt_cmd *older = raw_route("rt_older", 7001);
+    lab_event(older, MT_EV_ORG_UPDATED, "org_y", "org_y", NULL, NULL, json_pack("{s:s}", "billing_email", "older"));
+    assert_int_equal(mt_append_async(lab.ap, older, on_done, &g, &err), 0);
+    await_text("SELECT count(*)::text FROM pg_stat_activity WHERE application_name = 'moat appender' AND wait_event_type = 'Lock'", "1");
+    assert_int_equal(mt_append_async(lab.ap, raw_route("rt_younger", 7001), on_done, &g, &err), 0);
+    await_text("SELECT count(*)::text FROM pg_stat_activity WHERE application_name = 'moat appender' AND state = 'idle in transaction'", "1");
+    assert_int_equal(mt_pg_exec(holder, "COMMIT", &err), 0);
+    gather_wait(&g);
+    mt_appender_stats(lab.ap, &after);
+    assert_int_equal(g.done, 1);
+    assert_int_equal(g.taken, 1);
+    assert_true(after.yielded == before.yielded + 1);
+    assert_string_equal(lab_text(&lab, "SELECT string_agg(route_id, ',') FROM routes_view WHERE env_id = 'env_y'"), "rt_older");
+    assert_string_equal(lab_text(&lab, "SELECT (max(event_id) = count(*) AND max(event_id) = (SELECT last_event_id FROM event_counter))::text FROM events"),
+                        "true");
+}
+
+/* What a batch on its way writes, the next one has to see: it is not sent beside it. */
+static void a_command_waits_for_the_row_that_is_on_its_way(void **state)
+{
+    (void)state;
+    struct gather g = {.left = 3};
+    struct mt_err err = {0};
+    struct mt_appender_stats before, after;
+    mt_auto_pg struct mt_pg *holder = NULL;
+    assert_int_equal(pthread_mutex_init(&g.mutex, NULL), 0);
+    assert_int_equal(pthread_cond_init(&g.all, NULL), 0);
+    make_org("org_z", "zeal");
+    make_org("org_z2", "zest");
+    mt_appender_stats(lab.ap, &before);
+    assert_int_equal(mt_pg_connect(&(struct mt_pg_conf){.conninfo = lab.sc.super}, &holder, &err), 0);
+    assert_int_equal(mt_pg_exec(holder, "BEGIN; UPDATE orgs_view SET suspended = suspended WHERE org_id = 'org_z'", &err), 0);
+    struct mt_cmd *c = lab_cmd();
+    lab_event(c, MT_EV_ORG_UPDATED, "org_z", "org_z", NULL, NULL, json_pack("{s:s}", "billing_email", "one"));
+    assert_int_equal(mt_append_async(lab.ap, c, on_done, &g, &err), 0);
+    await_text("SELECT count(*)::text FROM pg_stat_activity WHERE application_name = 'moat appender' AND wait_event_type = 'Lock'", "1");
+    c = lab_cmd(); /* relies on the row as the command before leaves it */
+    lab_event(c, MT_EV_ORG_UPDATED, "org_z", "org_z", NULL, NULL, json_pack("{s:s}", "billing_email", "two"));
+    assert_int_equal(mt_cmd_rely(c, MT_RELY_ORG, "org_z", NULL, 2, &err), 0);
+    assert_int_equal(mt_append_async(lab.ap, c, on_done, &g, &err), 0);
+    c = lab_cmd(); /* has nothing to do with it, goes at once */
+    lab_event(c, MT_EV_ORG_UPDATED, "org_z2", "org_z2", NULL, NULL, json_pack("{s:s}", "billing_email", "three"));
+    assert_int_equal(mt_append_async(lab.ap, c, on_done, &g, &err), 0);
+    await_text("SELECT count(*)::text FROM pg_stat_activity WHERE application_name = 'moat appender' AND state = 'idle in transaction'", "1");
+    assert_int_equal(mt_pg_exec(holder, "COMMIT", &err), 0);
+    gather_wait(&g);
+    mt_appender_stats(lab.ap, &after);
+    assert_int_equal(g.done, 3);
+    assert_int_equal(after.stale - before.stale, 0);
+    assert_string_equal(lab_text(&lab, "SELECT string_agg(payload->>'billing_email', ',' ORDER BY event_id) FROM events WHERE aggregate_id IN ('org_z', 'org_z2')"
+                                       " AND aggregate_seq > 1"), "one,three,two");
+}
+
+/* As a client does: the same key again until there is an answer. */
+static void *insist(void *arg)
+{
+    struct worker *w = arg;
+    for (int i = 0; i < 50; i++) {
+        char id[32];
+        int r = -1;
+        (void)snprintf(id, sizeof id, "org_w%d_%d", w->n, i);
+        for (int try = 0; try < 50 && r < 0; try++) {
+            struct mt_cmd *c = NULL;
+            struct mt_err err = {0};
+            struct mt_cmd_done done;
+            const struct mt_cmd_actor actor = {.actor_type = "user", .actor_id = "usr_w", .request_id = "req_w"};
+            if (mt_cmd_new(&actor, &c, &err) < 0 ||
+                mt_cmd_event(c, MT_EV_ORG_CREATED, id, &(struct mt_cmd_ids){.org_id = id}, json_pack("{s:s}", "name", id), &err) < 0 ||
+                mt_cmd_idempotency(c, "-", "usr_w", "POST /v1/orgs", id, (const uint8_t[32]){7}, &err) < 0)
+                break;
+            r = mt_append(w->ap, c, 10000, &done, &err);
+            mt_cmd_done_free(&done);
+            if (r < 0 && err.code != MT_E_UNAVAILABLE && err.code != MT_E_TIMEOUT)
+                break;
+            if (r < 0)
+                usleep(20000);
+        }
+        w->failed |= r < 0;
+    }
+    return NULL;
+}
+
+/* One connection goes, the other stays, at any step of a batch: each command is written once, and its caller hears of it. */
+static void a_lost_lane_loses_nothing(void **state)
+{
+    (void)state;
+    struct worker w[8];
+    for (int i = 0; i < 8; i++) {
+        w[i] = (struct worker){.n = 300 + i, .ap = lab.ap};
+        assert_int_equal(pthread_create(&w[i].thread, NULL, insist, &w[i]), 0);
+    }
+    for (int i = 0; i < 12; i++) {
+        usleep(15000);
+        (void)lab_text(&lab, "SELECT count(pg_terminate_backend(pid))::text FROM (SELECT pid FROM pg_stat_activity"
+                             " WHERE application_name = 'moat appender' AND state <> 'idle' ORDER BY random() LIMIT 1) one");
+    }
+    for (int i = 0; i < 8; i++) {
+        (void)pthread_join(w[i].thread, NULL);
+        assert_false(w[i].failed);
+    }
+    assert_string_equal(lab_text(&lab, "SELECT (max(event_id) = count(*) AND max(event_id) = (SELECT last_event_id FROM event_counter))::text FROM events"),
+                        "true");
+    assert_string_equal(lab_text(&lab, "SELECT count(*)::text FROM events WHERE aggregate_id LIKE 'org\\_w3__\\_%'"), "400");
+    assert_string_equal(lab_text(&lab, "SELECT count(*)::text FROM orgs_view WHERE name LIKE 'org\\_w3__\\_%' AND resource_version = 1"), "400");
 }
 
 static void two_appenders_take_turns_without_gaps(void **state)
@@ -445,13 +593,6 @@ static void walk_of_all_event_types(void **state)
                                        " n.admin_state FROM orgs_view o, apps_view a, envs_view e, projects_view p, users_view u, nodes_view n"
                                        " WHERE o.org_id = 'org_p' AND a.app_id = 'app_p' AND e.env_id = 'env_p'"),
                         "truefalse4truetrue4truetruetrue60qtruedisabledremoved");
-}
-
-static json_t *route(const char *host, int port, const char *proto)
-{
-    return json_pack("{s:s,s:i,s:s,s:s,s:s,s:i,s:s,s:b,s:b,s:{s:i,s:s},s:s}", "hostname", host, "listen_port", port, "protocol", proto, "address_scope", "shared6",
-                     "backend_process_type", "web", "backend_port", 8443, "proxy_protocol", "off", "backend_expects_proxy_protocol", 0, "ipv4_required", 0,
-                     "options", "max_connections", 100, "balance", "least_conn", "managed_by", "api");
 }
 
 static int try_route(const char *id, const char *env, const char *host, int port, const char *proto, char constraint[64])
@@ -668,6 +809,9 @@ int main(void)
         cmocka_unit_test(commands_for_one_row_keep_their_order),
         cmocka_unit_test(threads_share_batches_and_ids_have_no_gaps),
         cmocka_unit_test(a_command_after_a_landing_wakes_the_appender),
+        cmocka_unit_test(a_younger_batch_gives_way_to_the_older),
+        cmocka_unit_test(a_command_waits_for_the_row_that_is_on_its_way),
+        cmocka_unit_test(a_lost_lane_loses_nothing),
         cmocka_unit_test(two_appenders_take_turns_without_gaps),
         cmocka_unit_test(walk_of_all_event_types),
         cmocka_unit_test(a_hostname_belongs_to_one_env),
