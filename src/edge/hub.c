@@ -19,7 +19,8 @@ static unsigned core_count(void)
     return n < 1 ? 1 : n > 256 ? 256 : (unsigned)n;
 }
 
-/* Two descriptors for a connection out of 80 % of the limit, raised as far as allowed; the rest is for pipes and listeners. */
+/* Two descriptors for a connection; one in forty of the limit, raised as far as allowed, is left for pipes and listeners. A
+ * pipe that cannot be had is no fault: the bytes are copied then. */
 static uint64_t fit_descriptors(uint64_t max_conns)
 {
     struct rlimit rl;
@@ -28,7 +29,7 @@ static uint64_t fit_descriptors(uint64_t max_conns)
     rl.rlim_cur = rl.rlim_max;
     if (setrlimit(RLIMIT_NOFILE, &rl) == -1 && getrlimit(RLIMIT_NOFILE, &rl) == -1)
         return max_conns;
-    uint64_t fits = rl.rlim_cur / 10 * 4;
+    uint64_t fits = (rl.rlim_cur - rl.rlim_cur / 40) / 2;
     if (max_conns <= fits)
         return max_conns;
     mt_log(MT_INFO, "edge.descriptor_limit", KV("max_conns", max_conns), KV("fits", fits),

@@ -28,7 +28,7 @@ static const struct mt_conf_key keys[] = {
      "overlay address that connections to backends come from; empty: chosen by the kernel"},
     {"workers", MT_CONF_U64, OFF(workers), 0, 256, "0", "threads", "worker threads; 0: one for each core"},
     {"max_conns", MT_CONF_U64, OFF(max_conns), 1, 1000000, "200000", "connections",
-     "above this, accepting pauses; never more than 40 % of the descriptor limit"},
+     "above this, accepting pauses; never more than 48 % of the descriptor limit"},
     {"preroute_max", MT_CONF_U64, OFF(preroute_max), 1, 1000000, "16384", "connections",
      "connections that have not shown their name yet; the oldest goes"},
     {"hello_timeout_ms", MT_CONF_U64, OFF(hello_timeout_ms), 100, 30000, "3000", "ms",
