@@ -56,6 +56,11 @@ static void put_value(struct mt_buf *b, const struct mt_kv *kv)
     }
 }
 
+bool mt_log_on(enum mt_level level)
+{
+    return (int)level >= atomic_load_explicit(&log_min, memory_order_relaxed);
+}
+
 void mt_log_write(enum mt_level level, const char *msg, const struct mt_kv *kv, size_t n)
 {
     if ((int)level < atomic_load(&log_min))

@@ -52,9 +52,13 @@ void mt_log_level(enum mt_level min);
 /** Parse "debug", "info", "warn", "error"; -MT_E_INVALID. */
 int mt_level_parse(const char *s, enum mt_level *ret, struct mt_err *err);
 void mt_log_write(enum mt_level level, const char *msg, const struct mt_kv *kv, size_t n);
+/** Would a line of this level be written? Asked by mt_log before it gathers the fields. */
+bool mt_log_on(enum mt_level level);
 
 #define mt_log(level, msg, ...) \
     do { \
+        if (!mt_log_on(level)) \
+            break; \
         const struct mt_kv log_kv_[] = {{.key = NULL}, ##__VA_ARGS__}; \
         mt_log_write((level), (msg), log_kv_ + 1, sizeof log_kv_ / sizeof log_kv_[0] - 1); \
     } while (0)

@@ -187,7 +187,7 @@ void mt_edge_conn_refuse(struct mt_edge_conn *c, enum mt_edge_result result, uin
     mt_edge_conn_set_state(c, MT_EDGE_GOODBYE, mt_edge_result_name(result));
     mt_edge_wheel_set(&c->w->wheel, &c->timer, c->w->now + GOODBYE_NS);
     c->cl.rd = true;
-    if (!c->cl.watched && !mt_edge_worker_watch(c->w, c, false))
+    if (!c->cl.watched && !mt_edge_worker_watch(c->w, c, false, false))
         mt_edge_conn_close(c, result, false);
     else
         mt_edge_worker_again(c->w, c);
@@ -302,6 +302,16 @@ static void hello_step(struct mt_edge_conn *c)
             mt_hello_init(h, (uint32_t)opt->hello_max_bytes);
         }
         enum mt_hello_result r = mt_hello_feed(h, w->buf, (size_t)n);
+        if (r != MT_HELLO_MORE && !c->up.spill) {
+            /* the usual case, all in one read: the bytes stay in the shared buffer as long as this call lasts */
+            w->held_of = c;
+            w->held_len = (size_t)n;
+            hello_end(c, r, h);
+            if (w->held_of == c && c->state == MT_EDGE_DIAL && !mt_edge_spill(&c->up, w->buf, w->held_len))
+                mt_edge_conn_close(c, MT_EDGE_R_INTERNAL, true);
+            w->held_of = NULL;
+            return;
+        }
         if (!mt_edge_spill(&c->up, w->buf, (size_t)n)) {
             mt_edge_conn_close(c, MT_EDGE_R_INTERNAL, true);
             return;
@@ -319,7 +329,7 @@ static void hello_step(struct mt_edge_conn *c)
             *c->hello = first;
         }
     }
-    if (c->state == MT_EDGE_HELLO && !c->cl.watched && !mt_edge_worker_watch(w, c, false))
+    if (c->state == MT_EDGE_HELLO && !c->cl.watched && !mt_edge_worker_watch(w, c, false, false))
         mt_edge_conn_close(c, MT_EDGE_R_INTERNAL, true);
 }
 
@@ -442,6 +452,8 @@ void mt_edge_conn_step(struct mt_edge_conn *c)
 /* Idle or half-closed for too long? Bytes may have moved since the timer was set. */
 static void relay_timeout(struct mt_edge_conn *c)
 {
+    if (!c->settled)
+        mt_edge_dial_settle(c);
     int64_t still = c->w->now - c->moved_at;
     int64_t idle = (int64_t)c->route->idle_timeout_s * MT_NS_PER_S;
     int64_t half = (int64_t)c->w->hub->opt->half_close_ms * MT_NS_PER_MS;

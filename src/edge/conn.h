@@ -56,6 +56,7 @@ enum mt_edge_result {
 struct mt_edge_end {
     int fd;
     bool watched; /* in epoll */
+    bool out;     /* epoll tells of room to write too; asked for at the first full buffer, as most connections never have one */
     bool rd, wr;  /* may be read, may be written */
     bool hup;     /* the peer has closed its side: a short read is not the end of what is there */
 };
@@ -77,7 +78,8 @@ struct mt_edge_pump {
 struct mt_edge_conn {
     uint32_t magic;
     uint8_t state, result;
-    bool routed, counted_route, counted_backend, queued, backend_spoke, named;
+    bool routed, counted_route, counted_backend, backend_spoke, named;
+    bool prompt, settled; /* backend socket: small writes go at once; keepalive and user timeout are set (see dial.c) */
     uint8_t n_tried;
     uint32_t tried[MT_EDGE_TRIES]; /* backend indices of the route; the last is the current one */
     struct mt_edge_worker *w;
@@ -116,6 +118,10 @@ const char *mt_edge_result_name(enum mt_edge_result r);
 void mt_edge_dial_next(struct mt_edge_conn *c);
 /** The connect has an answer, or its time is over (@timeout). */
 void mt_edge_dial_answer(struct mt_edge_conn *c, bool timeout);
+/** It has lived long enough to deserve keepalive and user timeout at its backend's socket. */
+void mt_edge_dial_settle(struct mt_edge_conn *c);
+/** The second write to a backend: from now on small ones go at once (the first needs no asking). */
+void mt_edge_dial_prompt(struct mt_edge_conn *c);
 /** Index of the backend to try, -1 when all of @tried were tried. Pure but for the round-robin cursor. */
 int mt_edge_pick(struct mt_edge_route *r, const uint32_t *tried, unsigned n_tried, int64_t now);
 /** A connect failed, or a fresh connection died at once (@half): maybe eject. True when it was ejected now. */

@@ -87,9 +87,10 @@ static enum moved flush(struct mt_edge_worker *w, struct mt_edge_pump *p, struct
 }
 
 /* One read by copy and one write of it. Sets *ret_n to what was read. */
-static enum moved copy_once(struct mt_edge_worker *w, struct mt_edge_pump *p, struct mt_edge_end *src,
-                            struct mt_edge_end *dst, size_t *ret_n)
+static enum moved copy_once(struct mt_edge_conn *c, struct mt_edge_pump *p, struct mt_edge_end *src, struct mt_edge_end *dst,
+                            size_t *ret_n)
 {
+    struct mt_edge_worker *w = c->w;
     ssize_t n = recv(src->fd, w->buf, MT_EDGE_BUF, 0);
     if (n < 0) {
         if (!would_block())
@@ -107,7 +108,11 @@ static enum moved copy_once(struct mt_edge_worker *w, struct mt_edge_pump *p, st
         p->bulk = true;
     else if (!src->hup)
         src->rd = false; /* shorter than asked: empty now, the next arrival is a new edge */
-    ssize_t m = dst->wr ? send(dst->fd, w->buf, (size_t)n, MSG_NOSIGNAL) : 0;
+    if (dst == &c->be && !c->prompt)
+        mt_edge_dial_prompt(c);
+    /* the source has ended, so its end is read next and goes out in one segment with these bytes */
+    int more = src->hup ? MSG_MORE : 0;
+    ssize_t m = dst->wr ? send(dst->fd, w->buf, (size_t)n, MSG_NOSIGNAL | more) : 0;
     if (m < 0) {
         if (!would_block())
             return MOVED_DST_ERROR;
@@ -148,9 +153,18 @@ static enum moved splice_once(struct mt_edge_worker *w, struct mt_edge_pump *p, 
     return MOVED_ALL;
 }
 
+/* Bytes wait for @dst: let epoll tell of room. */
+static enum moved wait_for_room(struct mt_edge_conn *c, struct mt_edge_end *dst)
+{
+    if (!dst->out && !mt_edge_worker_watch(c->w, c, dst == &c->be, true))
+        return MOVED_DST_ERROR;
+    return MOVED_ALL;
+}
+
 /* One direction. MOVED_MORE: the bound was reached, there may be more to do at once. */
 static enum moved pump(struct mt_edge_conn *c, struct mt_edge_pump *p, struct mt_edge_end *src, struct mt_edge_end *dst)
 {
+    const struct mt_edge_pump *other = p == &c->up ? &c->down : &c->up;
     struct mt_edge_worker *w = c->w;
     size_t total = 0;
     for (;;) {
@@ -158,13 +172,13 @@ static enum moved pump(struct mt_edge_conn *c, struct mt_edge_pump *p, struct mt
         if (r == MOVED_DST_ERROR)
             return r;
         if (r == MOVED_MORE)
-            return MOVED_ALL; /* waits for room */
+            return wait_for_room(c, dst);
         if (p->eof || !src->rd)
             break;
         if (total >= TURN_BYTES)
             return MOVED_MORE;
         size_t n = 0;
-        r = p->bulk ? splice_once(w, p, src, &n) : copy_once(w, p, src, dst, &n);
+        r = p->bulk ? splice_once(w, p, src, &n) : copy_once(c, p, src, dst, &n);
         total += n;
         if (n > 0) {
             p->bytes += n;
@@ -175,7 +189,8 @@ static enum moved pump(struct mt_edge_conn *c, struct mt_edge_pump *p, struct mt
     }
     if (p->eof && !p->fin) {
         p->fin = true;
-        (void)shutdown(dst->fd, SHUT_WR);
+        if (!other->fin) /* else both are closed now, which says it too */
+            (void)shutdown(dst->fd, SHUT_WR);
         c->moved_at = w->now;
     }
     return MOVED_ALL;

@@ -66,6 +66,7 @@ struct mt_edge_health {
     _Atomic uint32_t active;   /* relaying connections, for least_conn */
     _Atomic uint32_t step_ms;  /* length of the last ejection, 0: healthy */
     _Atomic uint32_t halves;   /* half failures in a row */
+    _Atomic bool distant;      /* its connects were not done at once lately */
     _Atomic int64_t ejected_at, eject_until; /* monotonic ns */
 };
 

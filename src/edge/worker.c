@@ -29,14 +29,15 @@ static void *untagged(uint64_t v)
     return (void *)(uintptr_t)(v & ~(uint64_t)TAG_MASK);
 }
 
-bool mt_edge_worker_watch(struct mt_edge_worker *w, struct mt_edge_conn *c, bool backend)
+bool mt_edge_worker_watch(struct mt_edge_worker *w, struct mt_edge_conn *c, bool backend, bool out)
 {
     struct mt_edge_end *e = backend ? &c->be : &c->cl;
-    struct epoll_event ev = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
+    struct epoll_event ev = {.events = EPOLLIN | EPOLLRDHUP | EPOLLET | (out ? (uint32_t)EPOLLOUT : 0),
                              .data.u64 = tagged(c, backend ? TAG_BACKEND : TAG_CLIENT)};
-    if (epoll_ctl(w->epfd, EPOLL_CTL_ADD, e->fd, &ev) == -1)
+    if (epoll_ctl(w->epfd, e->watched ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, e->fd, &ev) == -1)
         return false;
     e->watched = true;
+    e->out = out;
     return true;
 }
 
@@ -159,7 +160,9 @@ static bool room_for_one(struct mt_edge_worker *w)
 static void on_listen(struct mt_edge_worker *w, struct mt_edge_lsock *s)
 {
     MT_CHECK(s, MT_EDGE_LSOCK_MAGIC);
-    for (unsigned i = 0; i < ACCEPTS && !w->accept_paused; i++) {
+    /* as many as were there lately, so that the call which finds nobody is rare; who is left is told again at once */
+    uint32_t most = s->burst < 1 ? 1 : s->burst;
+    for (uint32_t i = 0; i < most && !w->accept_paused; i++) {
         if (!room_for_one(w))
             return;
         union mt_edge_addr peer;
@@ -171,8 +174,11 @@ static void on_listen(struct mt_edge_worker *w, struct mt_edge_lsock *s)
             continue;
         }
         atomic_fetch_sub_explicit(&w->hub->totals.open, 1, memory_order_relaxed);
-        if (errno == EAGAIN)
+        if (errno == EAGAIN) {
+            s->burst = i;
+            s->full = 0;
             return;
+        }
         if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
             mt_log(MT_ERROR, "edge.accept_failed", KV("port", mt_edge_key_port(s->l->key)), KV("error", strerror(errno)),
                    KV("mend", "raise the descriptor limit or lower max_conns"));
@@ -181,6 +187,10 @@ static void on_listen(struct mt_edge_worker *w, struct mt_edge_lsock *s)
             return;
         }
         /* ECONNABORTED and network errors of the peer: the next one may be fine */
+    }
+    if (++s->full == 8) {
+        s->full = 0;
+        s->burst = most * 2 < ACCEPTS ? most * 2 : ACCEPTS;
     }
 }
 

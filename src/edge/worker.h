@@ -31,6 +31,8 @@ struct mt_edge_lsock {
     struct mt_edge_listener *l;
     struct mt_list node;
     struct mt_edge_lsock *next_cmd;
+    uint32_t burst; /* connections it had waiting lately */
+    uint32_t full;  /* times in a row that it had at least as many */
     bool remove; /* as a command: close the socket of the same listener and descriptor */
 };
 #define MT_EDGE_LSOCK_MAGIC 0x656c736bU
@@ -50,6 +52,8 @@ struct mt_edge_worker {
     struct mt_edge_pipes pipes;
     struct mt_list all, run, pre, dead, lsocks;
     uint8_t *buf;
+    struct mt_edge_conn *held_of; /* its first held_len client bytes are in buf, not yet copied anywhere; NULL outside of one call */
+    size_t held_len;
     uint64_t next_seq;
     uint32_t n_pre;
     bool accept_paused;
@@ -73,8 +77,8 @@ void mt_edge_worker_command(struct mt_edge_worker *w, struct mt_edge_lsock *s);
 void mt_edge_worker_done(struct mt_edge_worker *w);
 
 /* for conn.c, dial.c and relay.c, on the worker's own thread */
-/** Watch one end, edge-triggered, both directions. False when the kernel refuses. */
-bool mt_edge_worker_watch(struct mt_edge_worker *w, struct mt_edge_conn *c, bool backend);
+/** Watch one end, edge-triggered, for bytes and end, with @out for room to write too. False when the kernel refuses. */
+bool mt_edge_worker_watch(struct mt_edge_worker *w, struct mt_edge_conn *c, bool backend, bool out);
 /** Give the connection another step in this turn. */
 void mt_edge_worker_again(struct mt_edge_worker *w, struct mt_edge_conn *c);
 /** True when a connection line may be logged now; *ret_suppressed lines were dropped since the last one. */

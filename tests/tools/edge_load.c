@@ -377,6 +377,13 @@ static void open_all(char mode, unsigned n, int *fds)
     }
 }
 
+static void wait_for_end(void)
+{
+    char b[16];
+    while (read(0, b, sizeof b) > 0) {
+    }
+}
+
 static void ping(struct conn *c)
 {
     c->at = now_ns();
@@ -437,18 +444,18 @@ static int run_rtt(int64_t ms, unsigned n, unsigned rate)
     }
     (void)printf("done=%llu cut=%u secs=%.3f", (unsigned long long)done, cut, (double)(now_ns() - t0) / 1e9);
     print_latencies();
+    (void)fflush(stdout);
+    wait_for_end(); /* what closing them costs is not the measurement's */
     return 0;
 }
 
 static int run_idle(unsigned n)
 {
     int *fds = calloc(n, sizeof *fds);
-    char b[16];
     open_all('i', n, fds);
     (void)printf("ready\n");
     (void)fflush(stdout);
-    while (read(0, b, sizeof b) > 0) {
-    }
+    wait_for_end();
     return 0;
 }
 
