@@ -239,7 +239,6 @@ static void hello_end(struct mt_edge_conn *c, enum mt_hello_result r, const stru
 {
     const struct mt_edge_table *t = c->w->table;
     const struct mt_edge_listener_spec *l = t ? mt_edge_table_listener(t, c->l->key) : NULL;
-    struct mt_edge_route *fallback = l ? l->only : NULL; /* only dedicated listeners have one */
     switch (r) {
     case MT_HELLO_NAME: {
         struct mt_edge_route *route = t ? mt_edge_table_find(t, c->l->key, h->name, h->name_len) : NULL;
@@ -251,15 +250,17 @@ static void hello_end(struct mt_edge_conn *c, enum mt_hello_result r, const stru
     case MT_HELLO_NO_NAME:
     case MT_HELLO_BAD_NAME:
         drop_hello(c);
-        go_to(c, fallback, MT_EDGE_R_NO_SNI);
+        go_to(c, l ? mt_edge_table_only(t, l) : NULL, MT_EDGE_R_NO_SNI); /* only dedicated listeners have one */
         return;
-    case MT_HELLO_NOT_TLS:
+    case MT_HELLO_NOT_TLS: {
+        struct mt_edge_route *fallback = l ? mt_edge_table_only(t, l) : NULL;
         drop_hello(c);
         if (fallback && fallback->allow_non_tls)
             go_to(c, fallback, MT_EDGE_R_NOT_TLS);
         else
             mt_edge_conn_close(c, MT_EDGE_R_NOT_TLS, false);
         return;
+    }
     case MT_HELLO_TOO_BIG:
         mt_edge_conn_refuse(c, MT_EDGE_R_TOO_BIG, 50);
         return;
@@ -396,7 +397,7 @@ void mt_edge_conn_accept(struct mt_edge_worker *w, struct mt_edge_listener *l, i
     if (mt_edge_key_proto(l->key) == MT_EDGE_RAW) {
         const struct mt_edge_listener_spec *s = w->table ? mt_edge_table_listener(w->table, l->key) : NULL;
         c->cl.rd = false; /* told by epoll, watched once the backend is there */
-        go_to(c, s ? s->only : NULL, MT_EDGE_R_NO_ROUTE);
+        go_to(c, s ? mt_edge_table_only(w->table, s) : NULL, MT_EDGE_R_NO_ROUTE);
         return;
     }
     mt_edge_conn_set_state(c, MT_EDGE_HELLO, "accepted");

@@ -284,11 +284,12 @@ int mt_edge_hub_apply(struct mt_edge_hub *h, struct mt_edge_table *t, bool force
     open_wanted(h, t);
     atomic_store(&h->table, t);
     uint64_t g = atomic_fetch_add(&h->generation, 1) + 1;
-    mt_edge_table_mark_gone(t, old, now);
-    atomic_store(&h->purge_until, now + MT_EDGE_ROUTE_GRACE_NS + 5 * MT_NS_PER_S);
     for (unsigned i = 0; i < h->n_workers; i++)
         mt_edge_worker_wake(&h->workers[i]);
     wait_for_workers(h, g);
+    mt_edge_table_adopt(t, old); /* again, for routes that became live in the old one meanwhile */
+    mt_edge_table_mark_gone(t, old, now);
+    atomic_store(&h->purge_until, now + MT_EDGE_ROUTE_GRACE_NS + 5 * MT_NS_PER_S);
     close_unwanted(h, t);
     h->applied_wall_us = mt_clock_wall_us();
     (void)pthread_mutex_unlock(&h->lock);

@@ -13,6 +13,7 @@
 #include "os/notify.h"
 
 #include <getopt.h>
+#include <malloc.h>
 #include <sys/prctl.h>
 
 #define ROUTES_FILE_MAX (256U * 1024U * 1024U)
@@ -56,12 +57,15 @@ static int load_static(struct app *a, struct mt_err *err)
         return -(int)err->code;
     if (mt_edge_routes_parse(text, len, a->key, a->proxy_v2, &t, err) < 0)
         return mt_err_wrap(err, "%s", a->routes);
+    free(MT_TAKE(text));
     (void)snprintf(t->cluster_id, sizeof t->cluster_id, "static");
     t->epoch = 1;
     t->revision = ++a->reloads;
     uint32_t routes = t->n_routes;
     if (mt_edge_hub_apply(&a->hub, t, true, err) < 0)
         return -(int)err->code;
+    if (len > 1024 * 1024) /* what parsing took may be many times what the table needs; a small file is not worth the time */
+        (void)malloc_trim(0);
     atomic_fetch_add(&a->hub.totals.applied, 1);
     mt_log(MT_INFO, "edge.config_applied", KV("from", "static"), KV("routes", routes), KV("revision", a->reloads));
     return 0;

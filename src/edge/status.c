@@ -28,19 +28,24 @@ static void put_listeners(struct mt_edge_hub *h, struct mt_buf *b)
     }
 }
 
+struct route_list {
+    struct mt_buf *b;
+    bool more;
+};
+
 /* Routes that were ever used; the others have nothing to say. */
-static void put_routes(const struct mt_edge_table *t, struct mt_buf *b)
+static void put_route(struct mt_edge_route *r, void *arg)
 {
-    bool first = true;
-    for (uint32_t i = 0; i < t->n_routes; i++) {
-        struct mt_edge_stat *s = t->routes[i]->stat;
-        if (get(&s->connections) == 0)
-            continue;
-        if (!first)
-            mt_buf_putc(b, ',');
-        first = false;
-        mt_buf_put_json_str(b, t->routes[i]->route_id, strlen(t->routes[i]->route_id));
-        mt_buf_printf(b,
+    struct route_list *l = arg;
+    struct mt_buf *b = l->b;
+    struct mt_edge_stat *s = r->stat;
+    if (get(&s->connections) == 0)
+        return;
+    if (l->more)
+        mt_buf_putc(b, ',');
+    l->more = true;
+    mt_buf_put_json_str(b, r->route_id, strlen(r->route_id));
+    mt_buf_printf(b,
                       ":{\"connections\":%" PRIu64 ",\"active\":%u,\"bytes_in\":%" PRIu64 ",\"bytes_out\":%" PRIu64
                       ",\"connect_failures\":%" PRIu64 ",\"retries\":%" PRIu64 ",\"no_backend\":%" PRIu64
                       ",\"ejections\":%" PRIu64 ",\"limit_hits\":%" PRIu64 ",\"proxy_headers\":%" PRIu64
@@ -48,7 +53,6 @@ static void put_routes(const struct mt_edge_table *t, struct mt_buf *b)
                       get(&s->connections), atomic_load_explicit(&s->active, memory_order_relaxed), get(&s->bytes_in),
                       get(&s->bytes_out), get(&s->connect_failures), get(&s->retries), get(&s->no_backend),
                       get(&s->ejections), get(&s->limit_hits), get(&s->proxy_headers), get(&s->early_closes));
-    }
 }
 
 int mt_edge_status_json(struct mt_edge_hub *h, const struct mt_edge_rejected *rejected, struct mt_buf *b, struct mt_err *err)
@@ -70,8 +74,9 @@ int mt_edge_status_json(struct mt_edge_hub *h, const struct mt_edge_rejected *re
     mt_buf_puts(b, "\"listeners\":[");
     put_listeners(h, b);
     mt_buf_puts(b, "],\"routes\":{");
+    struct route_list list = {.b = b};
     if (t)
-        put_routes(t, b);
+        mt_edge_table_each_live(t, put_route, &list);
     mt_buf_puts(b, "}}");
     (void)pthread_mutex_unlock(&h->lock);
     return mt_buf_check(b, err);
@@ -145,11 +150,8 @@ int mt_edge_status_metrics(struct mt_edge_hub *h, struct mt_buf *b, struct mt_er
     metric(b, "moat_edge_config_apply_total", "counter", "{result=\"applied\"}", get(&t->applied));
     metric(b, "moat_edge_config_apply_total", NULL, "{result=\"rejected\"}", get(&t->rejected));
     const struct mt_edge_table *table = atomic_load(&h->table);
-    uint64_t backends = 0;
-    for (uint32_t i = 0; table && i < table->n_routes; i++)
-        backends += table->routes[i]->n_backends;
     metric(b, "moat_edge_routes", "gauge", "{state=\"configured\"}", table ? table->n_routes : 0);
-    metric(b, "moat_edge_backends", "gauge", "{state=\"ready\"}", backends);
+    metric(b, "moat_edge_backends", "gauge", "{state=\"ready\"}", table ? table->n_backends : 0);
     if (table)
         metric(b, "moat_edge_config_age_seconds", "gauge", "",
                (uint64_t)((mt_clock_wall_us() - h->applied_wall_us) / 1000000));

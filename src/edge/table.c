@@ -1,64 +1,30 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Routing table: building, checking, look-up by hash, taking over shared state from the table before. */
-#include "edge/table.h"
-
+/* Routing table: building, checking, look-up by hash. */
 #include "base/assert.h"
 #include "base/cleanup.h"
 #include "base/str.h"
+#include "edge/pack.h"
 #include "os/file.h"
 
 #include <arpa/inet.h>
 
-struct mt_edge_slot {
-    uint32_t hash;
-    uint32_t index; /* of routes, plus 1; 0: empty */
-};
+#define UNIT 8U
+#define OPTS_LOOKED_AT 8U /* the newest; routes of one kind come together */
 
 mt_edge_key mt_edge_key_of(enum mt_edge_proto proto, enum mt_edge_scope scope, struct in_addr v4, uint16_t port)
 {
     return ((uint64_t)proto << 56) | ((uint64_t)scope << 48) | ((uint64_t)v4.s_addr << 16) | port;
 }
 
-/* FNV-1a over key and name. Names stored come from checked configuration, so a seed is enough against aimed misses. */
+/* FNV-1a over key and name, mixed. Names stored come from checked configuration, so a seed is enough against aimed misses. */
 static uint32_t name_hash(uint32_t seed, mt_edge_key key, const char *name, size_t len)
 {
     uint64_t h = UINT64_C(14695981039346656037) ^ seed ^ (key * UINT64_C(0x9e3779b97f4a7c15));
     for (size_t i = 0; i < len; i++)
         h = (h ^ (uint8_t)name[i]) * UINT64_C(1099511628211);
-    return (uint32_t)(h ^ (h >> 32));
-}
-
-static void stat_unref(struct mt_edge_stat *s)
-{
-    if (s && atomic_fetch_sub(&s->refs, 1) == 1)
-        free(s);
-}
-
-static void health_unref(struct mt_edge_health *h)
-{
-    if (h && atomic_fetch_sub(&h->refs, 1) == 1)
-        free(h);
-}
-
-struct mt_edge_route *mt_edge_route_ref(struct mt_edge_route *r)
-{
-    MT_CHECK(r, MT_EDGE_ROUTE_MAGIC);
-    atomic_fetch_add_explicit(&r->refs, 1, memory_order_relaxed);
-    return r;
-}
-
-void mt_edge_route_unref(struct mt_edge_route *r)
-{
-    if (!r)
-        return;
-    MT_CHECK(r, MT_EDGE_ROUTE_MAGIC);
-    if (atomic_fetch_sub(&r->refs, 1) != 1)
-        return;
-    r->magic = 0;
-    for (uint32_t i = 0; i < r->n_backends; i++)
-        health_unref(r->backends[i].health);
-    stat_unref(r->stat);
-    free(r);
+    h ^= h >> 32;
+    h *= UINT64_C(0x9e3779b97f4a7c15);
+    return (uint32_t)(h >> 32);
 }
 
 struct mt_edge_table *mt_edge_table_new(void)
@@ -67,6 +33,11 @@ struct mt_edge_table *mt_edge_table_new(void)
     if (!t)
         return NULL;
     t->magic = MT_EDGE_TABLE_MAGIC;
+    t->lives = mt_edge_lives_new();
+    if (!t->lives) {
+        free(t);
+        return NULL;
+    }
     mt_random(&t->seed, sizeof t->seed);
     return t;
 }
@@ -77,9 +48,10 @@ void mt_edge_table_free(struct mt_edge_table *t)
         return;
     MT_CHECK(t, MT_EDGE_TABLE_MAGIC);
     t->magic = 0;
-    for (uint32_t i = 0; i < t->n_routes; i++)
-        mt_edge_route_unref(t->routes[i]);
-    free(t->routes);
+    mt_edge_lives_free(t->lives);
+    free(t->mem);
+    free(t->opts);
+    free(t->offs);
     free(t->listeners);
     free(t->slots);
     free(t);
@@ -111,76 +83,62 @@ int mt_edge_table_add_listener(struct mt_edge_table *t, mt_edge_key key, struct 
     return 0;
 }
 
-static const char *put_text(char **at, const char *s)
+/* Index of the options of @s, kept once for routes alike. */
+static int opts_of(struct mt_edge_table *t, const struct mt_edge_route_spec *s, uint32_t *ret, struct mt_err *err)
 {
-    size_t n = s ? strlen(s) + 1 : 1;
-    char *p = *at;
-    memcpy(p, s ? s : "", n);
-    *at += n;
-    return p;
-}
-
-static size_t text_size(const char *s)
-{
-    return (s ? strlen(s) : 0) + 1;
+    struct mt_edge_opts o;
+    memset(&o, 0, sizeof o); /* compared as bytes */
+    o.key = s->key;
+    o.idle_timeout_s = s->idle_timeout_s;
+    o.max_conns = s->max_conns;
+    o.min_tls = s->min_tls;
+    o.balance = (uint8_t)s->balance;
+    o.proxy_v2 = s->proxy_v2;
+    o.proxy_tlv = s->proxy_tlv;
+    o.disabled = s->disabled;
+    o.is_default = s->is_default;
+    o.allow_non_tls = s->allow_non_tls;
+    o.owners = (s->env_id && s->env_id[0]) || (s->org_id && s->org_id[0]);
+    for (uint32_t i = 0; i < OPTS_LOOKED_AT && i < t->n_opts; i++) {
+        if (memcmp(&t->opts[t->n_opts - 1 - i], &o, sizeof o) == 0) {
+            *ret = t->n_opts - 1 - i;
+            return 0;
+        }
+    }
+    void *array = t->opts;
+    if (grow(&array, t->n_opts, &t->cap_opts, sizeof o, err) < 0)
+        return -MT_E_NOMEM;
+    t->opts = array;
+    memcpy(&t->opts[t->n_opts], &o, sizeof o);
+    *ret = t->n_opts++;
+    return 0;
 }
 
 int mt_edge_table_add_route(struct mt_edge_table *t, const struct mt_edge_route_spec *s, struct mt_err *err)
 {
+    size_t size;
+    uint32_t opts;
     if (t->n_routes >= MT_EDGE_ROUTES_MAX)
         return MT_FAIL(err, MT_E_LIMIT, "more than %u routes", MT_EDGE_ROUTES_MAX);
-    if (s->n_backends > MT_EDGE_BACKENDS_MAX)
-        return MT_FAIL(err, MT_E_LIMIT, "more than %u backends", MT_EDGE_BACKENDS_MAX);
-    void *array = t->routes;
-    if (grow(&array, t->n_routes, &t->cap_routes, sizeof *t->routes, err) < 0)
+    if (mt_edge_pack_size(s, &size, err) < 0 || opts_of(t, s, &opts, err) < 0)
+        return -(int)err->code;
+    void *array = t->offs;
+    if (grow(&array, t->n_routes, &t->cap_routes, sizeof *t->offs, err) < 0)
         return -MT_E_NOMEM;
-    t->routes = array;
-
-    /* one block: route, backends, texts */
-    size_t size = sizeof(struct mt_edge_route) + s->n_backends * sizeof(struct mt_edge_backend) + text_size(s->route_id) +
-                  text_size(s->env_id) + text_size(s->org_id) + text_size(s->hostname);
-    for (uint32_t i = 0; i < s->n_backends; i++)
-        size += text_size(s->backends[i].instance_id);
-    struct mt_edge_route *r = calloc(1, size);
-    struct mt_edge_stat *stat = calloc(1, sizeof *stat);
-    if (!r || !stat) {
-        free(r);
-        free(stat);
-        return MT_FAIL(err, MT_E_NOMEM, "no memory for a route");
+    t->offs = array;
+    if (t->mem_len + size > t->mem_cap) {
+        size_t cap = t->mem_cap * 2 > t->mem_len + size ? t->mem_cap * 2 : t->mem_len + size + 4096;
+        uint8_t *mem = realloc(t->mem, cap);
+        if (!mem)
+            return MT_FAIL(err, MT_E_NOMEM, "no memory for a route");
+        t->mem = mem;
+        t->mem_cap = cap;
     }
-    r->magic = MT_EDGE_ROUTE_MAGIC;
-    atomic_store(&r->refs, 1);
-    atomic_store(&stat->refs, 1);
-    mt_random(&stat->cursor, sizeof stat->cursor);
-    r->stat = stat;
-    r->key = s->key;
-    r->idle_timeout_s = s->idle_timeout_s;
-    r->max_conns = s->max_conns;
-    r->balance = (uint8_t)s->balance;
-    r->proxy_v2 = s->proxy_v2;
-    r->proxy_tlv = s->proxy_tlv;
-    r->disabled = s->disabled;
-    r->is_default = s->is_default;
-    r->allow_non_tls = s->allow_non_tls;
-    r->backends = (struct mt_edge_backend *)(void *)(r + 1);
-    char *text = (char *)(r->backends + s->n_backends);
-    r->route_id = put_text(&text, s->route_id);
-    r->env_id = put_text(&text, s->env_id);
-    r->org_id = put_text(&text, s->org_id);
-    r->hostname = put_text(&text, s->hostname);
-    r->name_hash = name_hash(t->seed, r->key, r->hostname, strlen(r->hostname));
-    for (uint32_t i = 0; i < s->n_backends; i++) {
-        struct mt_edge_health *h = calloc(1, sizeof *h);
-        if (!h) {
-            mt_edge_route_unref(r);
-            return MT_FAIL(err, MT_E_NOMEM, "no memory for a backend");
-        }
-        atomic_store(&h->refs, 1);
-        r->backends[i] = (struct mt_edge_backend){.addr = s->backends[i].addr, .health = h};
-        r->backends[i].instance_id = put_text(&text, s->backends[i].instance_id);
-        r->n_backends = i + 1;
-    }
-    t->routes[t->n_routes++] = r;
+    memset(t->mem + t->mem_len, 0, size);
+    mt_edge_pack(t->mem + t->mem_len, s, opts);
+    t->offs[t->n_routes++] = (uint32_t)(t->mem_len / UNIT);
+    t->mem_len += size;
+    t->n_backends += s->n_backends;
     return 0;
 }
 
@@ -197,12 +155,6 @@ static int by_place(const void *a, const void *b)
     mt_edge_key x = ((const struct mt_edge_listener_spec *)a)->key & mask;
     mt_edge_key y = ((const struct mt_edge_listener_spec *)b)->key & mask;
     return (x > y) - (x < y);
-}
-
-static int by_route_id(const void *a, const void *b)
-{
-    const struct mt_edge_route *const *x = a, *const *y = b;
-    return strcmp((*x)->route_id, (*y)->route_id);
 }
 
 static struct mt_edge_listener_spec *listener_of(const struct mt_edge_table *t, mt_edge_key key)
@@ -223,21 +175,59 @@ const struct mt_edge_listener_spec *mt_edge_table_listener(const struct mt_edge_
     return listener_of(t, key);
 }
 
-struct mt_edge_route *mt_edge_table_find(const struct mt_edge_table *t, mt_edge_key key, const char *name, size_t len)
+static uint32_t first_slot(const struct mt_edge_table *t, uint32_t hash)
 {
+    return (uint32_t)(((uint64_t)hash * t->n_slots) >> 32);
+}
+
+/* Bits of the hash that a slot keeps above the place, so that other names are passed over without a look at them. */
+static uint32_t tag_of(const struct mt_edge_table *t, uint32_t hash)
+{
+    return t->off_bits >= 32 ? 0 : hash << t->off_bits; /* low bits: the high ones chose the slot */
+}
+
+static uint32_t place_mask(const struct mt_edge_table *t)
+{
+    return t->off_bits >= 32 ? UINT32_MAX : (UINT32_C(1) << t->off_bits) - 1;
+}
+
+/* The slot of the name, or the empty one where it would go. */
+static uint32_t slot_of(const struct mt_edge_table *t, mt_edge_key key, const char *name, size_t len, uint32_t hash)
+{
+    uint32_t mask = place_mask(t), tag = tag_of(t, hash), i = first_slot(t, hash);
+    for (;; i = i + 1 == t->n_slots ? 0 : i + 1) {
+        uint32_t v = t->slots[i];
+        if (v == 0)
+            return i;
+        if ((v & ~mask) != tag)
+            continue;
+        const struct mt_edge_rec *r = mt_edge_table_at(t, (size_t)((v & mask) - 1) * UNIT);
+        if (r->name_len == len && memcmp(mt_edge_rec_name(r), name, len) == 0 && t->opts[r->opts].key == key)
+            return i;
+    }
+}
+
+struct mt_edge_rec *mt_edge_table_rec(const struct mt_edge_table *t, mt_edge_key key, const char *name, size_t len)
+{
+    if (mt_edge_key_proto(key) == MT_EDGE_RAW) {
+        const struct mt_edge_listener_spec *l = listener_of(t, key);
+        return l ? l->only : NULL;
+    }
     if (t->n_slots == 0)
         return NULL;
-    uint32_t h = name_hash(t->seed, key, name, len);
-    for (uint32_t i = h & (t->n_slots - 1);; i = (i + 1) & (t->n_slots - 1)) {
-        const struct mt_edge_slot *s = &t->slots[i];
-        if (s->index == 0)
-            return NULL;
-        if (s->hash != h)
-            continue;
-        struct mt_edge_route *r = t->routes[s->index - 1];
-        if (r->key == key && strncmp(r->hostname, name, len) == 0 && r->hostname[len] == '\0')
-            return r;
-    }
+    uint32_t v = t->slots[slot_of(t, key, name, len, name_hash(t->seed, key, name, len))];
+    return v ? mt_edge_table_at(t, (size_t)((v & place_mask(t)) - 1) * UNIT) : NULL;
+}
+
+struct mt_edge_route *mt_edge_table_find(const struct mt_edge_table *t, mt_edge_key key, const char *name, size_t len)
+{
+    struct mt_edge_rec *rec = mt_edge_table_rec(t, key, name, len);
+    return rec ? mt_edge_table_live(t, rec) : NULL;
+}
+
+struct mt_edge_route *mt_edge_table_only(const struct mt_edge_table *t, const struct mt_edge_listener_spec *l)
+{
+    return l->only ? mt_edge_table_live(t, l->only) : NULL;
 }
 
 static int check_listeners(struct mt_edge_table *t, struct mt_err *err)
@@ -253,46 +243,111 @@ static int check_listeners(struct mt_edge_table *t, struct mt_err *err)
     return 0;
 }
 
-/* Put route @index under its name; -MT_E_INVALID when the name is taken. */
+static const char *shown_id(const struct mt_edge_rec *r, char ret[68])
+{
+    size_t len;
+    const char *id = mt_edge_rec_id(r, &len);
+    (void)snprintf(ret, 68, "%.*s", (int)(len < 67 ? len : 67), id);
+    return ret;
+}
+
+static struct mt_edge_rec *rec_of(const struct mt_edge_table *t, uint32_t i)
+{
+    return mt_edge_table_at(t, (size_t)t->offs[i] * UNIT);
+}
+
+/* Put a route under its name; -MT_E_INVALID when the name is taken. */
 static int put_name(struct mt_edge_table *t, uint32_t index, struct mt_err *err)
 {
-    struct mt_edge_route *r = t->routes[index];
-    uint32_t i = r->name_hash & (t->n_slots - 1);
-    while (t->slots[i].index != 0) {
-        const struct mt_edge_route *o = t->routes[t->slots[i].index - 1];
-        if (o->key == r->key && MT_STREQ(o->hostname, r->hostname))
-            return MT_FAIL(err, MT_E_INVALID, "routes '%s' and '%s' both have the name '%s' on port %u", o->route_id,
-                           r->route_id, r->hostname, mt_edge_key_port(r->key));
-        i = (i + 1) & (t->n_slots - 1);
+    const struct mt_edge_rec *r = rec_of(t, index);
+    mt_edge_key key = t->opts[r->opts].key;
+    uint32_t hash = name_hash(t->seed, key, mt_edge_rec_name(r), r->name_len);
+    uint32_t i = slot_of(t, key, mt_edge_rec_name(r), r->name_len, hash);
+    if (t->slots[i]) {
+        char a[68], b[68];
+        const struct mt_edge_rec *o = mt_edge_table_at(t, (size_t)((t->slots[i] & place_mask(t)) - 1) * UNIT);
+        return MT_FAIL(err, MT_E_INVALID, "routes '%s' and '%s' both have the name '%.*s' on port %u", shown_id(o, a), shown_id(r, b),
+                       r->name_len, mt_edge_rec_name(r), mt_edge_key_port(key));
     }
-    t->slots[i] = (struct mt_edge_slot){.hash = r->name_hash, .index = index + 1};
+    t->slots[i] = (t->offs[index] + 1) | tag_of(t, hash);
+    return 0;
+}
+
+/* Every route_id once. A route whose id is its host name needs no look: the name is there once for each listener. */
+static int check_ids(const struct mt_edge_table *t, struct mt_err *err)
+{
+    uint32_t n = 0, size = 16;
+    for (uint32_t i = 0; i < t->n_routes; i++)
+        n += rec_of(t, i)->id_len != MT_EDGE_ID_IS_NAME || t->n_listeners > 1;
+    if (n == 0)
+        return 0;
+    while (size < t->n_routes * 2)
+        size *= 2;
+    mt_auto_free uint32_t *seen = calloc(size, sizeof *seen);
+    if (!seen)
+        return MT_FAIL(err, MT_E_NOMEM, "no memory to check the routes");
+    for (uint32_t i = 0; i < t->n_routes; i++) {
+        size_t len, other_len;
+        const char *id = mt_edge_rec_id(rec_of(t, i), &len);
+        uint32_t at = name_hash(t->seed, 0, id, len) & (size - 1);
+        for (; seen[at]; at = (at + 1) & (size - 1)) {
+            char shown[68];
+            const char *other = mt_edge_rec_id(rec_of(t, seen[at] - 1), &other_len);
+            if (len == other_len && memcmp(id, other, len) == 0)
+                return MT_FAIL(err, MT_E_INVALID, "route '%s' is there twice", shown_id(rec_of(t, i), shown));
+        }
+        seen[at] = i + 1;
+    }
     return 0;
 }
 
 /* A nameless client on a dedicated tls listener goes to the default route, or to the only route. */
 static int choose_default(struct mt_edge_table *t, struct mt_err *err)
 {
-    for (uint32_t i = 0; i < t->n_routes; i++) {
-        struct mt_edge_route *r = t->routes[i];
-        if (mt_edge_key_proto(r->key) != MT_EDGE_TLS || mt_edge_key_scope(r->key) != MT_EDGE_IPV4 || !r->is_default)
-            continue;
-        struct mt_edge_listener_spec *l = listener_of(t, r->key);
-        if (l->only)
-            return MT_FAIL(err, MT_E_INVALID, "routes '%s' and '%s' are both the default of one listener", l->only->route_id,
-                           r->route_id);
-        l->only = r;
-    }
     mt_auto_free uint32_t *count = calloc(t->n_listeners ? t->n_listeners : 1, sizeof *count);
     if (!count)
         return MT_FAIL(err, MT_E_NOMEM, "no memory to check the routes");
-    for (uint32_t i = 0; i < t->n_routes; i++)
-        count[listener_of(t, t->routes[i]->key) - t->listeners]++;
-    for (uint32_t i = 0; i < t->n_routes; i++) {
-        struct mt_edge_route *r = t->routes[i];
-        struct mt_edge_listener_spec *l = listener_of(t, r->key);
-        if (!l->only && count[l - t->listeners] == 1 && mt_edge_key_scope(r->key) == MT_EDGE_IPV4)
+    for (unsigned round = 0; round < 2; round++) {
+        for (uint32_t i = 0; i < t->n_routes; i++) {
+            struct mt_edge_rec *r = rec_of(t, i);
+            const struct mt_edge_opts *o = &t->opts[r->opts];
+            if (mt_edge_key_proto(o->key) != MT_EDGE_TLS || mt_edge_key_scope(o->key) != MT_EDGE_IPV4)
+                continue;
+            struct mt_edge_listener_spec *l = listener_of(t, o->key);
+            if (round == 1) {
+                if (!l->only && count[l - t->listeners] == 1)
+                    l->only = r;
+                continue;
+            }
+            count[l - t->listeners]++;
+            if (!o->is_default)
+                continue;
+            char a[68], b[68];
+            if (l->only)
+                return MT_FAIL(err, MT_E_INVALID, "routes '%s' and '%s' are both the default of one listener", shown_id(l->only, a),
+                               shown_id(r, b));
             l->only = r;
+        }
     }
+    return 0;
+}
+
+/* Place @index on its listener: by name, or as the only one of a raw port. */
+static int place(struct mt_edge_table *t, uint32_t index, struct mt_err *err)
+{
+    char a[68], b[68];
+    struct mt_edge_rec *r = rec_of(t, index);
+    mt_edge_key key = t->opts[r->opts].key;
+    struct mt_edge_listener_spec *l = listener_of(t, key);
+    if (!l)
+        return MT_FAIL(err, MT_E_INVALID, "route '%s' uses port %u, which is no listener of its protocol", shown_id(r, a),
+                       mt_edge_key_port(key));
+    if (mt_edge_key_proto(key) != MT_EDGE_RAW)
+        return put_name(t, index, err);
+    if (l->only)
+        return MT_FAIL(err, MT_E_INVALID, "routes '%s' and '%s' share the raw port %u", shown_id(l->only, a), shown_id(r, b),
+                       mt_edge_key_port(key));
+    l->only = r;
     return 0;
 }
 
@@ -300,122 +355,28 @@ int mt_edge_table_finish(struct mt_edge_table *t, struct mt_err *err)
 {
     if (check_listeners(t, err) < 0)
         return -(int)err->code;
-    if (t->n_routes > 0)
-        qsort(t->routes, t->n_routes, sizeof(struct mt_edge_route *), by_route_id);
-    uint32_t slots = 16;
-    while (slots < t->n_routes * 2)
-        slots *= 2;
+    if (t->mem_len / UNIT >= UINT32_MAX)
+        return MT_FAIL(err, MT_E_LIMIT, "the routes take more than %u units of memory", UINT32_MAX);
+    if (t->mem_len > 0 && t->mem_len < t->mem_cap) {
+        uint8_t *mem = realloc(t->mem, t->mem_len); /* records stay where they are from here on */
+        t->mem = mem ? mem : t->mem;
+        t->mem_cap = mem ? t->mem_len : t->mem_cap;
+    }
+    while (t->off_bits < 32 && (t->mem_len / UNIT + 1) >> t->off_bits)
+        t->off_bits++;
+    uint32_t slots = t->n_routes + t->n_routes / 2 + 16;
     t->slots = calloc(slots, sizeof *t->slots);
     if (!t->slots)
         return MT_FAIL(err, MT_E_NOMEM, "no memory for %u names", t->n_routes);
     t->n_slots = slots;
-    for (uint32_t i = 0; i < t->n_routes; i++) {
-        struct mt_edge_route *r = t->routes[i];
-        if (i > 0 && MT_STREQ(t->routes[i - 1]->route_id, r->route_id))
-            return MT_FAIL(err, MT_E_INVALID, "route '%s' is there twice", r->route_id);
-        struct mt_edge_listener_spec *l = listener_of(t, r->key);
-        if (!l)
-            return MT_FAIL(err, MT_E_INVALID, "route '%s' uses port %u, which is no listener of its protocol", r->route_id,
-                           mt_edge_key_port(r->key));
-        if (mt_edge_key_proto(r->key) == MT_EDGE_RAW) {
-            if (l->only)
-                return MT_FAIL(err, MT_E_INVALID, "routes '%s' and '%s' share the raw port %u", l->only->route_id, r->route_id,
-                               mt_edge_key_port(r->key));
-            l->only = r;
-        } else if (put_name(t, i, err) < 0) {
-            return -MT_E_INVALID;
-        }
-    }
-    return choose_default(t, err);
-}
-
-static bool same_addr(const union mt_edge_addr *a, const union mt_edge_addr *b)
-{
-    if (a->sa.sa_family != b->sa.sa_family)
-        return false;
-    if (a->sa.sa_family == AF_INET)
-        return a->in4.sin_port == b->in4.sin_port && a->in4.sin_addr.s_addr == b->in4.sin_addr.s_addr;
-    return a->in6.sin6_port == b->in6.sin6_port && memcmp(&a->in6.sin6_addr, &b->in6.sin6_addr, 16) == 0;
-}
-
-static bool same_backend(const struct mt_edge_backend *a, const struct mt_edge_backend *b)
-{
-    return same_addr(&a->addr, &b->addr) && MT_STREQ(a->instance_id, b->instance_id);
-}
-
-static bool same_route(const struct mt_edge_route *a, const struct mt_edge_route *b)
-{
-    if (a->key != b->key || a->idle_timeout_s != b->idle_timeout_s || a->max_conns != b->max_conns ||
-        a->balance != b->balance || a->proxy_v2 != b->proxy_v2 || a->proxy_tlv != b->proxy_tlv ||
-        a->disabled != b->disabled || a->is_default != b->is_default || a->allow_non_tls != b->allow_non_tls ||
-        a->n_backends != b->n_backends || !MT_STREQ(a->hostname, b->hostname) || !MT_STREQ(a->env_id, b->env_id) ||
-        !MT_STREQ(a->org_id, b->org_id))
-        return false;
-    for (uint32_t i = 0; i < a->n_backends; i++)
-        if (!same_backend(&a->backends[i], &b->backends[i]))
-            return false;
-    return true;
-}
-
-/* Counters and health of @old go to @r, its next version. */
-static void inherit(struct mt_edge_route *r, struct mt_edge_route *old)
-{
-    stat_unref(r->stat);
-    r->stat = old->stat;
-    atomic_fetch_add(&r->stat->refs, 1);
-    for (uint32_t i = 0; i < r->n_backends; i++) {
-        for (uint32_t k = 0; k < old->n_backends; k++) {
-            if (!same_backend(&r->backends[i], &old->backends[k]))
-                continue;
-            health_unref(r->backends[i].health);
-            r->backends[i].health = old->backends[k].health;
-            atomic_fetch_add(&r->backends[i].health->refs, 1);
-            break;
-        }
-    }
-}
-
-void mt_edge_table_adopt(struct mt_edge_table *t, const struct mt_edge_table *old)
-{
-    if (!old)
-        return;
-    uint32_t k = 0;
-    for (uint32_t i = 0; i < t->n_routes; i++) {
-        struct mt_edge_route *r = t->routes[i];
-        while (k < old->n_routes && strcmp(old->routes[k]->route_id, r->route_id) < 0)
-            k++;
-        if (k >= old->n_routes || !MT_STREQ(old->routes[k]->route_id, r->route_id))
-            continue;
-        struct mt_edge_route *o = old->routes[k];
-        if (!same_route(r, o)) {
-            inherit(r, o);
-            continue;
-        }
-        struct mt_edge_listener_spec *l = listener_of(t, r->key);
-        if (l->only == r)
-            l->only = o;
-        t->routes[i] = mt_edge_route_ref(o);
-        mt_edge_route_unref(r);
-    }
-}
-
-void mt_edge_table_mark_gone(const struct mt_edge_table *t, const struct mt_edge_table *old, int64_t now)
-{
-    for (uint32_t i = 0; i < t->n_routes; i++) {
-        struct mt_edge_stat *s = t->routes[i]->stat;
-        int64_t was = 0;
-        if (!t->routes[i]->disabled)
-            atomic_store(&s->gone_at, 0);
-        else
-            (void)atomic_compare_exchange_strong(&s->gone_at, &was, now);
-    }
-    uint32_t k = 0;
-    for (uint32_t i = 0; old && i < old->n_routes; i++) {
-        const struct mt_edge_route *o = old->routes[i];
-        while (k < t->n_routes && strcmp(t->routes[k]->route_id, o->route_id) < 0)
-            k++;
-        int64_t was = 0;
-        if (k >= t->n_routes || !MT_STREQ(t->routes[k]->route_id, o->route_id))
-            (void)atomic_compare_exchange_strong(&o->stat->gone_at, &was, now);
-    }
+    if (check_ids(t, err) < 0)
+        return -(int)err->code;
+    for (uint32_t i = 0; i < t->n_routes; i++)
+        if (place(t, i, err) < 0)
+            return -(int)err->code;
+    if (choose_default(t, err) < 0)
+        return -(int)err->code;
+    free(t->offs);
+    t->offs = NULL;
+    return 0;
 }

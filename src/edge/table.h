@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The routing table: listeners, routes by (listener, exact name), backends. Built once, then never changed; workers read
- * it without locks and hub.c swaps it by pointer. What must outlive a swap (counters of a route, health of a backend) sits
- * in shared objects with a reference count, taken over from the table before.
+ * it without locks and hub.c swaps it by pointer. Routes are packed records (pack.h); the first connection of one makes it
+ * live: a struct mt_edge_route with a reference count, whose counters and health outlive a swap.
  *
  * Knows nothing of files, JSON or sockets. Source: networking.md 8.1, 8.4, 8.6, 8.7.
  */
@@ -83,9 +83,9 @@ struct mt_edge_route {
     mt_edge_key key;
     struct mt_edge_stat *stat;
     const char *route_id, *env_id, *org_id, *hostname; /* "" when not given; hostname normalised */
-    uint32_t name_hash;
     uint32_t idle_timeout_s;
     uint32_t max_conns;
+    uint16_t min_tls; /* lowest version a hello must offer, as on the wire (0x0303: TLS 1.2); 0: any */
     uint8_t balance;
     bool proxy_v2, proxy_tlv, disabled, is_default, allow_non_tls;
     uint32_t n_backends;
@@ -94,8 +94,12 @@ struct mt_edge_route {
 
 struct mt_edge_listener_spec {
     mt_edge_key key;
-    struct mt_edge_route *only; /* raw: its route; tls on a dedicated address: where a nameless client goes; else NULL; borrowed */
+    struct mt_edge_rec *only; /* raw: its route; tls on a dedicated address: where a nameless client goes; else NULL */
 };
+
+struct mt_edge_rec;
+struct mt_edge_opts;
+struct mt_edge_lives;
 
 #define MT_EDGE_TABLE_MAGIC 0x65746162U
 struct mt_edge_table {
@@ -106,10 +110,17 @@ struct mt_edge_table {
     uint32_t seed;
     struct mt_edge_listener_spec *listeners; /* sorted by key */
     uint32_t n_listeners, cap_listeners;
-    struct mt_edge_route **routes; /* sorted by route_id after finish; one reference each */
+    uint8_t *mem; /* records, one after the other */
+    size_t mem_len, mem_cap;
+    struct mt_edge_opts *opts;
+    uint32_t n_opts, cap_opts;
+    uint32_t *offs; /* of each record in units of 8 bytes; only while it is built */
     uint32_t n_routes, cap_routes;
-    struct mt_edge_slot *slots; /* open addressing, power of two */
+    uint64_t n_backends; /* of all routes */
+    uint32_t *slots;     /* open addressing: low off_bits: place of the record plus 1, rest: of its hash; 0: empty */
     uint32_t n_slots;
+    unsigned off_bits;
+    struct mt_edge_lives *lives; /* the routes that are live */
 };
 
 /* What a caller gives to add a route; text is copied. */
@@ -118,6 +129,7 @@ struct mt_edge_route_spec {
     const char *route_id, *env_id, *org_id, *hostname; /* route_id needed; others may be NULL; hostname normalised by the caller */
     uint32_t idle_timeout_s, max_conns;
     enum mt_edge_balance balance;
+    uint16_t min_tls;
     bool proxy_v2, proxy_tlv, disabled, is_default, allow_non_tls;
     uint32_t n_backends;
     const struct mt_edge_backend_spec *backends;
@@ -142,17 +154,31 @@ int mt_edge_table_add_route(struct mt_edge_table *t, const struct mt_edge_route_
  */
 int mt_edge_table_finish(struct mt_edge_table *t, struct mt_err *err);
 /**
- * Take over from the running table @old (may be NULL): routes that are equal become the same object, counters and backend
- * health go to the new version of a route. Both tables are finished; neither is read by workers through @t yet.
+ * Take over from the running table @old (may be NULL): live routes that are equal become the same object, counters and
+ * backend health go to the new version of a live route. Both tables are finished; workers may read @old, and @t too when
+ * this is done again after the swap for routes that became live meanwhile (one that is live in both keeps two sets of counters).
  */
 void mt_edge_table_adopt(struct mt_edge_table *t, const struct mt_edge_table *old);
-/** Mark routes of @old that @t serves no longer (deleted, disabled), at @now; clear the mark of those that came back. */
+/**
+ * Mark live routes of @old that @t serves no longer (deleted, disabled), at @now; clear the mark of those that came back.
+ * Workers must have left @old.
+ */
 void mt_edge_table_mark_gone(const struct mt_edge_table *t, const struct mt_edge_table *old, int64_t now);
 
-/** Route of a normalised name on a listener, NULL when there is none. Borrowed from the table. */
+/** Route of a normalised name on a listener, NULL when there is none (or no memory to make it live). Borrowed from the table. */
 struct mt_edge_route *mt_edge_table_find(const struct mt_edge_table *t, mt_edge_key key, const char *name, size_t len);
 /** The listener entry, NULL when the table has none. */
 const struct mt_edge_listener_spec *mt_edge_table_listener(const struct mt_edge_table *t, mt_edge_key key);
+/** The one route of a listener, as in its entry; NULL when there is none. Borrowed from the table. */
+struct mt_edge_route *mt_edge_table_only(const struct mt_edge_table *t, const struct mt_edge_listener_spec *l);
+/** Call @fn for each route that was ever asked for, under a lock that making routes live needs too. */
+void mt_edge_table_each_live(const struct mt_edge_table *t, void (*fn)(struct mt_edge_route *r, void *arg), void *arg);
+
+/* between table.c and route.c */
+struct mt_edge_lives *mt_edge_lives_new(void);
+void mt_edge_lives_free(struct mt_edge_lives *l);
+/** The live route of a record, made if need be. */
+struct mt_edge_route *mt_edge_table_live(const struct mt_edge_table *t, struct mt_edge_rec *rec);
 
 struct mt_edge_route *mt_edge_route_ref(struct mt_edge_route *r);
 /** NULL is fine. */

@@ -311,8 +311,11 @@ def serves_without_the_control_plane_and_hears_it_when_it_is_back():
 
 def saved(rev):
     def there():
-        with open(DATA + "/config.json") as f:
-            return f.readline().strip().endswith("revision=%d" % rev)
+        try:
+            with open(DATA + "/config.json") as f:
+                return f.readline().strip().endswith("revision=%d" % rev)
+        except FileNotFoundError:  # between the two renames
+            return False
     until(there, "revision %d on disk" % rev)
 
 

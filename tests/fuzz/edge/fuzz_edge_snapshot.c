@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Snapshot and static routes file under any bytes; what is taken must be usable and come apart again. */
+#include "edge/pack.h"
 #include "edge/snapshot.h"
 
 #include <stdlib.h>
@@ -10,13 +11,18 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 /* Every route of a tls listener is found under its own name. */
 static void use(struct mt_edge_table *t)
 {
-    for (uint32_t i = 0; i < t->n_routes; i++) {
-        const struct mt_edge_route *r = t->routes[i];
-        if (!mt_edge_table_listener(t, r->key))
+    uint32_t n = 0;
+    for (size_t at = 0; at < t->mem_len; n++) {
+        struct mt_edge_rec *rec = mt_edge_table_at(t, at);
+        const struct mt_edge_route *r = mt_edge_table_live(t, rec);
+        if (!r || !mt_edge_table_listener(t, r->key))
             abort();
         if (mt_edge_key_proto(r->key) == MT_EDGE_TLS && mt_edge_table_find(t, r->key, r->hostname, strlen(r->hostname)) != r)
             abort();
+        at += mt_edge_rec_size(rec, &t->opts[rec->opts]);
     }
+    if (n != t->n_routes)
+        abort();
     mt_edge_table_free(t);
 }
 

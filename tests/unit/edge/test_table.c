@@ -137,7 +137,7 @@ static void nameless_clients_go_to_the_only_or_the_default_route_of_a_dedicated_
     const struct mt_edge_listener_spec *l =
         mt_edge_table_listener(t, mt_edge_key_of(MT_EDGE_TLS, MT_EDGE_IPV4, v4, 443));
     assert_non_null(l);
-    assert_string_equal(l->only->route_id, "r");
+    assert_string_equal(mt_edge_table_only(t, l)->route_id, "r");
     assert_null(mt_edge_table_listener(t, key443())->only); /* shared: never guess */
     mt_edge_table_free(t);
 }
