@@ -15,8 +15,17 @@ struct mt_edge_bound {
     struct mt_edge_listener *l;
     union mt_edge_addr addr; /* with the local port */
     char local[72];          /* "[addr]:port" */
-    int *fds;                /* one for each worker, borrowed from the workers; NULL when not open */
+    int *fds;                /* at least one for each worker, borrowed from the workers; NULL when not open */
+    struct mt_edge_lsock **waiting; /* the sockets, until workers get them; NULL after */
+    unsigned n_fds;          /* socket i is served by worker i modulo their number */
     char error[120];         /* why it is not open */
+};
+
+/* A listening socket that the process before handed over and no listener has taken yet. */
+struct mt_edge_inherited {
+    mt_edge_key key;
+    union mt_edge_addr addr;
+    int fd;
 };
 
 /* Totals over all workers; relaxed atomics, only growing but for open. */
@@ -46,6 +55,8 @@ struct mt_edge_hub {
     size_t n_listeners, cap_listeners;
     struct mt_edge_bound *bounds;
     size_t n_bounds, cap_bounds;
+    struct mt_edge_inherited *inherited; /* until the first table is in force */
+    size_t n_inherited;
     int64_t applied_wall_us;
 };
 
@@ -56,11 +67,29 @@ int mt_edge_hub_init(struct mt_edge_hub *h, const struct mt_edge_options *opt, s
  * -MT_E_CONFLICT not newer, other cluster; -MT_E_INVALID shrink guard. Bind failures are no error: they are in the status.
  */
 int mt_edge_hub_apply(struct mt_edge_hub *h, struct mt_edge_table *t, bool force, struct mt_err *err);
+/** Keep a socket of the process before until the first table, whose listeners take theirs. Takes @fd in any case. */
+int mt_edge_hub_inherit(struct mt_edge_hub *h, mt_edge_key key, const union mt_edge_addr *addr, int fd, struct mt_err *err);
+/** Call @fn for every open listening socket, until it fails; no listener changes meanwhile. */
+int mt_edge_hub_each_socket(struct mt_edge_hub *h,
+                            int (*fn)(void *arg, mt_edge_key key, const union mt_edge_addr *addr, int fd, struct mt_err *err),
+                            void *arg, struct mt_err *err);
 /** Try again to open listeners that failed. */
 void mt_edge_hub_retry_listeners(struct mt_edge_hub *h);
 /** Epoch and revision of the running table, 0 before the first; @ret_cluster (65 bytes) may be NULL. */
 void mt_edge_hub_version(struct mt_edge_hub *h, uint64_t *ret_epoch, uint64_t *ret_revision, char *ret_cluster);
 /** Stop accepting; connections go on. */
 void mt_edge_hub_drain(struct mt_edge_hub *h);
+/** True when no worker accepts any more and no connection is left. */
+bool mt_edge_hub_drained(struct mt_edge_hub *h);
 /** End all connections and threads, free everything. */
 void mt_edge_hub_done(struct mt_edge_hub *h);
+
+/* listen.c, under h->lock */
+/** Open what @t wants and is not open. Nobody accepts from it yet. */
+void mt_edge_listen_open(struct mt_edge_hub *h, const struct mt_edge_table *t);
+/** Give what was opened to the workers: once the table with its routes is in force, or its first connections found none. */
+void mt_edge_listen_start(struct mt_edge_hub *h);
+/** Close what @t does not want. */
+void mt_edge_listen_close(struct mt_edge_hub *h, const struct mt_edge_table *t);
+/** Free what is kept about listeners; the sockets are the workers'. */
+void mt_edge_listen_done(struct mt_edge_hub *h);

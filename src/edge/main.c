@@ -5,6 +5,7 @@
 #include "base/num.h"
 #include "base/str.h"
 #include "edge/admin.h"
+#include "edge/handover.h"
 #include "edge/hub.h"
 #include "edge/snapshot.h"
 #include "edge/source.h"
@@ -19,6 +20,7 @@
 #define ROUTES_FILE_MAX (256U * 1024U * 1024U)
 #define EXIT_USAGE 2
 #define GRACE_STEP_MS 20
+#define DRAIN_STEP_MS 200
 
 struct app {
     struct mt_edge_options opt;
@@ -26,9 +28,10 @@ struct app {
     struct mt_loop *loop;
     struct mt_edge_source_poll *source;
     struct mt_edge_admin *admin;
+    struct mt_edge_handover *handover;
     struct mt_source *grace;
     int64_t stop_at;
-    bool stopping;
+    bool stopping, handed_over;
     /* static mode */
     const char *routes;
     mt_edge_key key;
@@ -40,7 +43,8 @@ static void usage(FILE *out)
 {
     (void)fputs("moat-edge: L4 proxy that routes TLS by server name and raw TCP by port\n\n"
                 "  moat-edge --config FILE [--check-config]\n"
-                "  moat-edge --static ROUTES --listen '[ADDR]:PORT' [--proxy-protocol v2] [--workers N] [--access-log]\n"
+                "  moat-edge --static ROUTES --listen '[ADDR]:PORT' [--proxy-protocol v2] [--workers N] [--handover SOCKET]\n"
+                "            [--access-log]\n"
                 "  moat-edge --config-help | --help | --version\n\n"
                 "ROUTES holds lines 'hostname backend_addr backend_port'; SIGHUP reads it again, a file with a fault is\n"
                 "named in the log and the running routes stay. Limits per source are off in static mode.\n"
@@ -53,6 +57,7 @@ static int load_static(struct app *a, struct mt_err *err)
     mt_auto_free char *text = NULL;
     size_t len;
     struct mt_edge_table *t = NULL;
+    int64_t began = mt_clock_mono();
     if (mt_file_read(a->routes, ROUTES_FILE_MAX, &text, &len, err) < 0)
         return -(int)err->code;
     if (mt_edge_routes_parse(text, len, a->key, a->proxy_v2, &t, err) < 0)
@@ -67,7 +72,8 @@ static int load_static(struct app *a, struct mt_err *err)
     if (len > 1024 * 1024) /* what parsing took may be many times what the table needs; a small file is not worth the time */
         (void)malloc_trim(0);
     atomic_fetch_add(&a->hub.totals.applied, 1);
-    mt_log(MT_INFO, "edge.config_applied", KV("from", "static"), KV("routes", routes), KV("revision", a->reloads));
+    mt_log(MT_INFO, "edge.config_applied", KV("from", "static"), KV("routes", routes), KV("revision", a->reloads),
+           KV("took_us", (mt_clock_mono() - began) / 1000));
     return 0;
 }
 
@@ -77,7 +83,7 @@ static void on_hup(struct mt_source *s, int signo, void *arg)
     struct mt_err err = {0};
     (void)s;
     (void)signo;
-    if (a->routes && load_static(a, &err) < 0)
+    if (a->routes && !a->stopping && load_static(a, &err) < 0)
         mt_log(MT_ERROR, "edge.config_rejected", KV_ERR(&err), KV("mend", "the running routes stay; correct the file, send SIGHUP again"));
 }
 
@@ -85,26 +91,85 @@ static void on_grace(struct mt_source *s, void *arg)
 {
     struct app *a = arg;
     (void)s;
-    if (atomic_load(&a->hub.totals.open) == 0 || mt_clock_mono() >= a->stop_at)
+    if (mt_edge_hub_drained(&a->hub) || mt_clock_mono() >= a->stop_at)
         mt_loop_stop(a->loop, 0);
     else
-        mt_loop_timer_after(a->grace, GRACE_STEP_MS);
+        mt_loop_timer_after(a->grace, a->handed_over ? DRAIN_STEP_MS : GRACE_STEP_MS);
 }
 
 static void on_term(struct mt_source *s, int signo, void *arg)
 {
     struct app *a = arg;
     (void)s;
-    if (a->stopping) {
+    if (a->stopping && !a->handed_over) {
         mt_loop_stop(a->loop, 0);
         return;
     }
     a->stopping = true;
+    a->handed_over = false; /* no longer as patient */
     a->stop_at = mt_clock_mono() + (int64_t)a->opt.stop_grace_ms * MT_NS_PER_MS;
     mt_log(MT_INFO, "edge.stopping", KV("signal", signo), KV("connections", atomic_load(&a->hub.totals.open)));
     mt_notify("STOPPING=1");
     mt_edge_hub_drain(&a->hub);
     mt_loop_timer_after(a->grace, 0);
+}
+
+/* A successor asks. What is in force goes to disk with the end of the poll, where it reads it. */
+static void on_handover_asked(void *arg)
+{
+    struct app *a = arg;
+    mt_edge_source_stop(a->source);
+    a->source = NULL;
+}
+
+static void on_handover_missed(void *arg)
+{
+    struct app *a = arg;
+    struct mt_err err = {0};
+    if (!a->routes)
+        a->source = mt_edge_source_start(&a->hub, &err);
+    if (!a->routes && !a->source)
+        mt_log(MT_ERROR, "edge.source_failed", KV_ERR(&err), KV("mend", "serving goes on with the last configuration; start moat-edge again"));
+}
+
+static void on_handover_done(void *arg)
+{
+    struct app *a = arg;
+    a->handed_over = a->stopping = true;
+    a->stop_at = mt_clock_mono() + (int64_t)a->opt.handover_grace_ms * MT_NS_PER_MS;
+    mt_log(MT_INFO, "edge.handed_over", KV("connections", atomic_load(&a->hub.totals.open)));
+    mt_edge_hub_drain(&a->hub);
+    mt_edge_admin_stop(a->admin);
+    a->admin = NULL;
+    mt_edge_handover_stop(a->handover, false);
+    a->handover = NULL;
+    mt_loop_timer_after(a->grace, 0);
+}
+
+/* Sockets with names: after the process before has let go of them. */
+static int open_names(struct app *a, struct mt_err *err)
+{
+    if (a->opt.admin_socket) {
+        a->admin = mt_edge_admin_start(a->loop, a->opt.admin_socket, &a->hub, err);
+        if (!a->admin)
+            return mt_err_wrap(err, "admin_socket");
+    }
+    if (a->opt.handover_socket) {
+        const struct mt_edge_handover_calls calls = {.asked = on_handover_asked, .missed = on_handover_missed,
+                                                     .done = on_handover_done, .arg = a};
+        a->handover = mt_edge_handover_serve(a->loop, a->opt.handover_socket, &a->hub, &calls, err);
+        if (!a->handover)
+            return mt_err_wrap(err, "handover_socket");
+    }
+    return 0;
+}
+
+/* The process before serves something that cannot be read here: it goes on, this one ends. */
+static int no_configuration(const struct app *a, struct mt_err *err)
+{
+    if (a->hub.n_inherited == 0)
+        return 0; /* it has none either */
+    return MT_FAIL(err, MT_E_UNAVAILABLE, "no usable configuration in '%s', so the sockets stay with the process before", a->opt.data_dir);
 }
 
 /* Loop and signals first: threads inherit the blocked signals. */
@@ -120,13 +185,17 @@ static int start(struct app *a, struct mt_err *err)
     a->grace = mt_loop_timer(a->loop, "grace", on_grace, a, err);
     if (!a->grace || mt_edge_hub_init(&a->hub, &a->opt, err) < 0)
         return -(int)err->code;
-    if (a->opt.admin_socket) {
-        a->admin = mt_edge_admin_start(a->loop, a->opt.admin_socket, &a->hub, err);
-        if (!a->admin)
-            return mt_err_wrap(err, "admin_socket");
-    }
+    mt_auto_fd int before = -1;
+    if (a->opt.handover_socket && mt_edge_handover_take(a->opt.handover_socket, &a->hub, &before, err) < 0)
+        return mt_err_wrap(err, "handover_socket '%s'", a->opt.handover_socket);
+    if (a->routes ? load_static(a, err) < 0 : (!mt_edge_source_load(&a->hub) && before >= 0 && no_configuration(a, err) < 0))
+        return -(int)err->code;
+    if (before >= 0 && mt_edge_handover_ready(&before, err) < 0)
+        return -(int)err->code;
+    if (open_names(a, err) < 0)
+        return -(int)err->code;
     if (a->routes)
-        return load_static(a, err);
+        return 0;
     a->source = mt_edge_source_start(&a->hub, err);
     return a->source ? 0 : -(int)err->code;
 }
@@ -141,6 +210,7 @@ static int run(struct app *a)
     mt_log(MT_INFO, "edge.started", KV("version", MOAT_VERSION), KV("workers", a->hub.n_workers));
     mt_notify("READY=1");
     int r = mt_loop_run(a->loop);
+    mt_edge_handover_stop(a->handover, false);
     mt_edge_admin_stop(a->admin);
     mt_edge_source_stop(a->source);
     mt_edge_hub_done(&a->hub);
@@ -171,7 +241,8 @@ static int parse_listen(struct app *a, const char *s, struct mt_err *err)
     return mt_edge_parse_addr(ip, 0, &a->opt.publics[0], err);
 }
 
-static int main_static(struct app *a, const char *listen, const char *workers, bool access_log, struct mt_err *err)
+static int main_static(struct app *a, const char *listen, const char *workers, const char *handover, bool access_log,
+                       struct mt_err *err)
 {
     uint64_t n = 0;
     if (!listen)
@@ -181,6 +252,7 @@ static int main_static(struct app *a, const char *listen, const char *workers, b
     if (workers && mt_parse_u64(workers, 1, 256, &n, err) < 0)
         return mt_err_wrap(err, "--workers");
     a->opt.workers = n;
+    a->opt.handover_socket = handover ? strdup(handover) : NULL;
     if (!access_log)
         a->opt.access_log_per_s = 0;
     a->opt.source_conns = a->opt.source_new_per_s = a->opt.source_preroute = 0;
@@ -193,13 +265,14 @@ int main(int argc, char **argv)
         {"config", required_argument, NULL, 'c'},  {"check-config", no_argument, NULL, 'C'},
         {"static", required_argument, NULL, 's'},  {"listen", required_argument, NULL, 'l'},
         {"workers", required_argument, NULL, 'w'}, {"proxy-protocol", required_argument, NULL, 'p'},
-        {"access-log", no_argument, NULL, 'a'},    {"config-help", no_argument, NULL, 'H'},
+        {"access-log", no_argument, NULL, 'a'},    {"handover", required_argument, NULL, 'o'},
+        {"config-help", no_argument, NULL, 'H'},
         {"help", no_argument, NULL, 'h'},          {"version", no_argument, NULL, 'v'},
         {NULL, 0, NULL, 0},
     };
     static struct app a;
     struct mt_err err = {0};
-    const char *config = NULL, *listen = NULL, *workers = NULL;
+    const char *config = NULL, *listen = NULL, *workers = NULL, *handover = NULL;
     bool check = false, access_log = false;
     int o;
     mt_log_init("edge", MT_INFO, true);
@@ -227,6 +300,9 @@ int main(int argc, char **argv)
             }
             a.proxy_v2 = MT_STREQ(optarg, "v2");
             break;
+        case 'o':
+            handover = optarg;
+            break;
         case 'a':
             access_log = true;
             break;
@@ -248,7 +324,7 @@ int main(int argc, char **argv)
         usage(stderr);
         return EXIT_USAGE;
     }
-    int r = config ? mt_edge_options_load(config, &a.opt, stderr, &err) : main_static(&a, listen, workers, access_log, &err);
+    int r = config ? mt_edge_options_load(config, &a.opt, stderr, &err) : main_static(&a, listen, workers, handover, access_log, &err);
     if (r < 0) {
         (void)fprintf(stderr, "moat-edge: %s\n", err.msg);
         return EXIT_USAGE;

@@ -177,7 +177,7 @@ static struct pair *match(const struct mt_edge_table *t, const struct mt_edge_ta
     return v;
 }
 
-static bool same_addr(const union mt_edge_addr *a, const union mt_edge_addr *b)
+bool mt_edge_same_addr(const union mt_edge_addr *a, const union mt_edge_addr *b)
 {
     if (a->sa.sa_family != b->sa.sa_family)
         return false;
@@ -188,7 +188,7 @@ static bool same_addr(const union mt_edge_addr *a, const union mt_edge_addr *b)
 
 static bool same_backend(const struct mt_edge_backend *a, const struct mt_edge_backend *b)
 {
-    return same_addr(&a->addr, &b->addr) && MT_STREQ(a->instance_id, b->instance_id);
+    return mt_edge_same_addr(&a->addr, &b->addr) && MT_STREQ(a->instance_id, b->instance_id);
 }
 
 static bool same_route(const struct mt_edge_route *a, const struct mt_edge_route *b)

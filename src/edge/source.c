@@ -99,7 +99,7 @@ static int take(struct mt_edge_hub *h, const char *text, size_t len, const char 
     return r;
 }
 
-static void load_from_disk(struct mt_edge_hub *h)
+bool mt_edge_source_load(struct mt_edge_hub *h)
 {
     for (unsigned prev = 0; prev < 2; prev++) {
         struct mt_err err = {0};
@@ -109,11 +109,12 @@ static void load_from_disk(struct mt_edge_hub *h)
         if (r == 0)
             r = take(h, text, len, prev ? "disk_prev" : "disk", &err);
         if (r == 0)
-            return;
+            return true;
         if (r != -MT_E_NOT_FOUND)
             mt_log(MT_ERROR, "edge.config_file_unusable", KV("prev", prev == 1), KV_ERR(&err),
                    KV("mend", "nothing to do when the control plane answers; else restore the file"));
     }
+    return false;
 }
 
 /* Write the newest snapshot unless one was written within the last second. */
@@ -226,7 +227,6 @@ static int start_thread(pthread_t *t, void *(*fn)(void *), void *arg)
 
 struct mt_edge_source_poll *mt_edge_source_start(struct mt_edge_hub *h, struct mt_err *err)
 {
-    load_from_disk(h);
     struct mt_edge_source_poll *s = calloc(1, sizeof *s);
     if (!s) {
         (void)MT_FAIL(err, MT_E_NOMEM, "no memory for the configuration source");

@@ -11,9 +11,11 @@
 struct mt_edge_source_poll;
 
 /**
- * Apply the last known good configuration of the data folder, if there is one, then start the threads.
+ * Start the threads.
  * NULL and @err only when threads or memory are refused.
  */
 struct mt_edge_source_poll *mt_edge_source_start(struct mt_edge_hub *h, struct mt_err *err);
+/** Apply the last known good configuration of the data folder, if there is one; false when there is none. */
+bool mt_edge_source_load(struct mt_edge_hub *h);
 /** Stop both threads and free. NULL is fine. */
 void mt_edge_source_stop(struct mt_edge_source_poll *s);

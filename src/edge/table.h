@@ -174,6 +174,9 @@ struct mt_edge_route *mt_edge_table_only(const struct mt_edge_table *t, const st
 /** Call @fn for each route that was ever asked for, under a lock that making routes live needs too. */
 void mt_edge_table_each_live(const struct mt_edge_table *t, void (*fn)(struct mt_edge_route *r, void *arg), void *arg);
 
+/** Same family, address and port. */
+bool mt_edge_same_addr(const union mt_edge_addr *a, const union mt_edge_addr *b);
+
 /* between table.c and route.c */
 struct mt_edge_lives *mt_edge_lives_new(void);
 void mt_edge_lives_free(struct mt_edge_lives *l);

@@ -103,9 +103,11 @@ static void accept_pause(struct mt_edge_worker *w, bool pause)
         listen_watch(w, MT_CONTAINER(n, struct mt_edge_lsock, node), EPOLL_CTL_MOD, pause ? 0 : EPOLLIN);
 }
 
-static void lsock_free(struct mt_edge_lsock *s)
+static void lsock_free(struct mt_edge_worker *w, struct mt_edge_lsock *s)
 {
     mt_list_remove(&s->node);
+    /* by name: closing takes it out only when no other process holds the socket, and a successor may */
+    (void)epoll_ctl(w->epfd, EPOLL_CTL_DEL, s->fd, NULL);
     mt_closep(&s->fd);
     s->magic = 0;
     free(s);
@@ -133,7 +135,7 @@ static void take_commands(struct mt_edge_worker *w)
         MT_LIST_EACH(n, &w->lsocks) {
             struct mt_edge_lsock *have = MT_CONTAINER(n, struct mt_edge_lsock, node);
             if (have->fd == s->fd && have->l == s->l) {
-                lsock_free(have);
+                lsock_free(w, have);
                 break;
             }
         }
@@ -294,7 +296,8 @@ static void turn(struct mt_edge_worker *w)
     w->stopping = atomic_load_explicit(&w->hub->drain, memory_order_relaxed);
     if (w->stopping) {
         MT_LIST_EACH(l, &w->lsocks)
-            lsock_free(MT_CONTAINER(l, struct mt_edge_lsock, node));
+            lsock_free(w, MT_CONTAINER(l, struct mt_edge_lsock, node));
+        atomic_store(&w->drained, true);
     } else if (w->accept_paused && w->now >= w->accept_again_at) {
         accept_pause(w, false);
     }
@@ -312,7 +315,7 @@ static void *worker_main(void *arg)
     free_dead(w);
     take_commands(w);
     MT_LIST_EACH(l, &w->lsocks)
-        lsock_free(MT_CONTAINER(l, struct mt_edge_lsock, node));
+        lsock_free(w, MT_CONTAINER(l, struct mt_edge_lsock, node));
     atomic_store(&w->seen, MT_EDGE_OFFLINE);
     return NULL;
 }

@@ -62,6 +62,7 @@ struct mt_edge_worker {
     int64_t log_filled_at, log_tokens;
     uint64_t log_suppressed;
     bool stopping;
+    _Atomic bool drained; /* accepts no more */
 
     pthread_mutex_t cmd_lock;
     struct mt_edge_lsock *cmds; /* newest first */
