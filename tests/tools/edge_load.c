@@ -60,12 +60,11 @@ static void make_hello(uint8_t h[HELLO], char mode, const char *name)
     const uint8_t head[] = {22, 3, 1, (HELLO - 5) >> 8, (HELLO - 5) & 255, 1, 0, (HELLO - 9) >> 8, (HELLO - 9) & 255, 3, 3};
     memcpy(h, head, sizeof head);
     p = sizeof head;
-    memset(h + p, 0x5a, 32);
-    h[p] = (uint8_t)mode;
-    p += 32;
+    for (unsigned i = 0; i < 32; i++)
+        h[p++] = i == 0 ? (uint8_t)mode : 0x5a;
     h[p++] = 32;
-    memset(h + p, 0xa5, 32);
-    p += 32;
+    for (unsigned i = 0; i < 32; i++)
+        h[p++] = 0xa5;
     h[p++] = 0;
     h[p++] = sizeof suites;
     memcpy(h + p, suites, sizeof suites);
@@ -83,8 +82,8 @@ static void make_hello(uint8_t h[HELLO], char mode, const char *name)
     static const uint8_t rest[] = {0, 43, 0, 5, 4, 3, 4, 3, 3, 0, 10, 0, 4, 0, 2, 0, 29, 0, 13, 0, 4, 0, 2, 4, 3, 0, 51, 0, 38, 0, 36, 0, 29, 0, 32};
     memcpy(h + p, rest, sizeof rest);
     p += sizeof rest;
-    memset(h + p, 0x11, 32);
-    p += 32;
+    for (unsigned i = 0; i < 32; i++)
+        h[p++] = 0x11;
     size_t pad = HELLO - p - 4;
     h[p++] = 0;
     h[p++] = 21;
