@@ -39,7 +39,8 @@ static void vmm_conf(const struct mt_agent *a, const char *vsock_path, struct mt
                                 .firecracker_path = a->conf.firecracker_path,
                                 .jailer_path = a->conf.jailer_path,
                                 .cgroup_parent = a->conf.cgroup_parent,
-                                .serial_off = !a->conf.serial};
+                                .serial_off = !a->conf.serial,
+                                .patience = (uint32_t)a->conf.patience};
 }
 
 int mt_agent_vmm_named(struct mt_agent *a, const char *driver, const char *accel, struct mt_vmm **ret, struct mt_err *err)

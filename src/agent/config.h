@@ -34,6 +34,7 @@ struct mt_agent_conf {
     char *qemu_path, *firecracker_path, *jailer_path, *nft_path, *mkfs_path;
     /* sizes */
     uint64_t reserve_memory_bytes; /* 0: the formula of scheduling-and-operations.md §1.1 */
+    uint64_t patience;             /* factor on the time limits of VMM and guest */
     uint64_t overhead_mib;         /* 0: the driver's own figure */
     uint64_t cpu_overcommit_percent, cpu_ceiling_percent;
     uint64_t parallel_boots;

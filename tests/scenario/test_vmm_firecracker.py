@@ -290,7 +290,7 @@ def compare(got, want):
 # ---- cases ----
 
 def api_calls_come_in_order_with_exact_bodies(w):
-    for version, mtu, serial in (("1.13.0", False, False), ("1.16.1", True, False), ("1.17.0-dev", True, True)):
+    for version, mtu, serial in (("1.12.1", False, False), ("1.16.1", True, False), ("1.17.0-dev", True, True)):
         w.conf(version)
         t = w.start("--mem", "200", "--vcpus", "2", "--tap", "mt0004d", "--volume", w.path("vol"))
         t.wait("launched")
@@ -303,10 +303,12 @@ def api_calls_come_in_order_with_exact_bodies(w):
     w.undo()
 
 
-def jailer_options_are_the_golden_ones(w):
+def jailer_options_are_the_golden_ones_and_the_jail_stays_roots(w):
     w.conf()
     t = w.start("--mem", "200")
     t.wait("launched")
+    s = os.stat(w.path("jail/firecracker/%s/root" % w.jail_id))  # the jailer gave it to the VM
+    check((s.st_uid, s.st_gid, s.st_mode & 0o777) == (0, UID, 0o750), "the jail's root is %d:%d %o" % (s.st_uid, s.st_gid, s.st_mode & 0o777))
     with open(w.path("fake/argv.json")) as f:
         argv = json.load(f)
     with open(os.path.join(ROOT, "tests/unit/vmm/jailer.argv")) as f:
@@ -410,7 +412,7 @@ def silent_api_times_out(w):
 
 
 def versions_are_checked(w):
-    for version, jailer, word in (("1.12.4", None, "1.13 or newer"), ("1.16.1", "1.16.0", "from one release"), ("x", None, "not a firecracker")):
+    for version, jailer, word in (("1.11.4", None, "1.12 or newer"), ("1.16.1", "1.16.0", "from one release"), ("x", None, "not a firecracker")):
         w.conf(version, jailer)
         e = w.start().wait("failed", "launched")
         check(e["event"] == "failed" and e["code"] == "invalid" and word in e["message"], "%s: %s" % (version, e))
@@ -469,7 +471,7 @@ def a_vm_that_does_not_run_fails_its_check(w):
     w.undo()
 
 
-CASES = [api_calls_come_in_order_with_exact_bodies, jailer_options_are_the_golden_ones, bodies_fit_the_published_api,
+CASES = [api_calls_come_in_order_with_exact_bodies, jailer_options_are_the_golden_ones_and_the_jail_stays_roots, bodies_fit_the_published_api,
          refusal_keeps_firecrackers_words_and_leaves_nothing, failing_jailer_is_reported_with_its_words, unconfined_monitor_is_killed,
          silent_api_times_out, versions_are_checked, too_long_a_path_is_refused_at_once, pid_is_recorded_before_the_first_call,
          a_crashed_agent_takes_its_vm_back, a_vm_that_does_not_run_fails_its_check]

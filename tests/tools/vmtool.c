@@ -7,7 +7,7 @@
  *   vmtool adopt    --jail-base D --vsock-program P --state F
  *   vmtool teardown --jail-base D --vsock-program P --state F      (or --id NAME instead of a state file)
  *   vmtool list     --jail-base D --vsock-program P
- *   vmtool probe    --jail-base D --vsock-program P --kernel K --initramfs I --cache F [--want auto]
+ *   vmtool probe    --jail-base D --vsock-program P --kernel K --initramfs I --cache F [--want auto] [--patience N]
  */
 #include "agent/vmm/probe.h"
 #include "agent/vmm/vmm.h"
@@ -289,7 +289,7 @@ static bool options(struct tool *t, int argc, char **argv)
         {"initramfs", 1, NULL, 'i'}, {"root", 1, NULL, 'r'}, {"scratch", 1, NULL, 's'}, {"state", 1, NULL, 't'}, {"id", 1, NULL, 'd'},
         {"tap", 1, NULL, 'p'}, {"mem", 1, NULL, 'm'}, {"slot", 1, NULL, 'l'}, {"console", 1, NULL, 'c'}, {"boot-args", 1, NULL, 'b'},
         {"cgroup-parent", 1, NULL, 'g'}, {"kvm", 0, NULL, 'K'}, {"cache", 1, NULL, 'C'}, {"want", 1, NULL, 'w'}, {"hold", 1, NULL, 'h'},
-        {"vcpus", 1, NULL, 'V'}, {"mountinfo", 1, NULL, 'M'}, {"volume", 1, NULL, 'o'}, {"disk-bps", 1, NULL, 'B'}, {"firecracker", 1, NULL, 'F'}, {"jailer", 1, NULL, 'J'}, {"qemu", 1, NULL, 'q'}, {NULL, 0, NULL, 0}};
+        {"vcpus", 1, NULL, 'V'}, {"mountinfo", 1, NULL, 'M'}, {"volume", 1, NULL, 'o'}, {"disk-bps", 1, NULL, 'B'}, {"firecracker", 1, NULL, 'F'}, {"jailer", 1, NULL, 'J'}, {"qemu", 1, NULL, 'q'}, {"patience", 1, NULL, 'P'}, {NULL, 0, NULL, 0}};
     uint64_t v;
     for (int o; (o = getopt_long(argc, argv, "", table, NULL)) != -1;) {
         switch (o) {
@@ -326,6 +326,11 @@ static bool options(struct tool *t, int argc, char **argv)
             t->conf.firecracker_path = optarg;
             t->kind = MT_VMM_FIRECRACKER;
             t->accel = MT_VMM_KVM;
+            break;
+        case 'P':
+            if (!number(optarg, 10, &v))
+                return false;
+            t->conf.patience = (uint32_t)v;
             break;
         case 'm':
             if (!number(optarg, 1 << 20, &v))

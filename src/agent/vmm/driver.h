@@ -34,6 +34,7 @@ struct mt_vmm {
     char qemu_path[MT_JAIL_PATH], vsock_path[MT_JAIL_PATH], firecracker_path[MT_JAIL_PATH], jailer_path[MT_JAIL_PATH];
     struct mt_cgroup_host cgroup;
     bool serial_off;
+    int patience; /* 1..10 */
     uint64_t tsc_khz;
     char version[64];
 };
@@ -42,6 +43,12 @@ struct mt_vmm {
 static inline uid_t mt_vmm_uid(uint32_t slot)
 {
     return (uid_t)(MT_VMM_UID_BASE + slot);
+}
+
+/** A time limit of the specification, stretched for this host. */
+static inline int mt_vmm_wait_ms(const struct mt_vmm *vmm, int ms)
+{
+    return ms * vmm->patience;
 }
 
 /** A regular file root owns, executable, writable by nobody else. -MT_E_NOT_FOUND, -MT_E_INVALID. */

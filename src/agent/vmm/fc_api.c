@@ -33,6 +33,7 @@ static bool at_least(const struct mt_fc_version *v, unsigned major, unsigned min
 /* ---- one exchange ---- */
 
 struct api {
+    const struct mt_vmm *vmm;
     int node; /* O_PATH of the socket: reached without following links below run/ */
     struct mt_http_client *http;
 };
@@ -72,13 +73,13 @@ static void fault(const struct mt_http_reply *reply, char *ret, size_t size)
 }
 
 /* @body is given up. @ret_reply may be NULL. */
-static int call(struct api *a, const char *method, const char *target, json_t *body, int expect, int64_t timeout_ms, json_t **ret_reply,
+static int call(struct api *a, const char *method, const char *target, json_t *body, int expect, int timeout_ms, json_t **ret_reply,
                 struct mt_err *err)
 {
     mt_auto_json json_t *owned = body;
     mt_auto_buf struct mt_buf text = MT_BUF_INIT(REPLY_MAX);
     mt_auto_http_reply struct mt_http_reply reply = {.status = 0};
-    struct mt_http_request req = {.method = method, .target = target, .timeout_ms = timeout_ms};
+    struct mt_http_request req = {.method = method, .target = target, .timeout_ms = mt_vmm_wait_ms(a->vmm, timeout_ms)};
     if (body) {
         if (mt_json_dump(body, &text, err) < 0)
             return mt_err_wrap(err, "%s %s", method, target);
@@ -178,7 +179,7 @@ static int put_serial(struct api *a, struct mt_err *err)
 int mt_fc_api_start(const struct mt_vmm *vmm, const struct mt_jail *jail, const struct mt_vmm_spec *spec,
                     const struct mt_fc_version *version, struct mt_err *err)
 {
-    mt_cleanup(api_done) struct api a = {.node = -1};
+    mt_cleanup(api_done) struct api a = {.vmm = vmm, .node = -1};
     char boot[MT_VMM_BOOT_ARGS_MAX];
     if (mt_fmt(boot, sizeof boot, err, "%s%s", spec->boot_args, vmm->serial_off ? " 8250.nr_uarts=0" : "") < 0)
         return MT_FAIL(err, MT_E_LIMIT, "boot arguments pass %d bytes", MT_VMM_BOOT_ARGS_MAX - 1);
@@ -205,11 +206,12 @@ int mt_fc_api_start(const struct mt_vmm *vmm, const struct mt_jail *jail, const 
     return r;
 }
 
-int mt_fc_api_version(const struct mt_jail *jail, struct mt_fc_version *ret, struct mt_err *err)
+int mt_fc_api_version(const struct mt_vmm *vmm, const struct mt_jail *jail, struct mt_fc_version *ret, struct mt_err *err)
 {
-    int64_t deadline = mt_clock_mono() + SOCKET_MS * MT_NS_PER_MS;
+    const int limit_ms = mt_vmm_wait_ms(vmm, SOCKET_MS);
+    int64_t deadline = mt_clock_mono() + limit_ms * MT_NS_PER_MS;
     for (;;) {
-        mt_cleanup(api_done) struct api a = {.node = -1};
+        mt_cleanup(api_done) struct api a = {.vmm = vmm, .node = -1};
         mt_auto_json json_t *j = NULL;
         const char *text;
         int r = api_open(&a, jail, err);
@@ -220,15 +222,15 @@ int mt_fc_api_version(const struct mt_jail *jail, struct mt_fc_version *ret, str
         if (a.http && r != -MT_E_UNAVAILABLE)
             return r;
         if (mt_clock_mono() >= deadline)
-            return mt_err_wrap(err, "firecracker's API did not answer in %d ms", SOCKET_MS);
+            return mt_err_wrap(err, "firecracker's API did not answer in %d ms", limit_ms);
         const struct timespec t = {.tv_nsec = POLL_MS * 1000000};
         (void)nanosleep(&t, NULL);
     }
 }
 
-int mt_fc_api_alive(const struct mt_jail *jail, struct mt_err *err)
+int mt_fc_api_alive(const struct mt_vmm *vmm, const struct mt_jail *jail, struct mt_err *err)
 {
-    mt_cleanup(api_done) struct api a = {.node = -1};
+    mt_cleanup(api_done) struct api a = {.vmm = vmm, .node = -1};
     mt_auto_json json_t *j = NULL;
     const char *state;
     int r = api_open(&a, jail, err);

@@ -12,14 +12,14 @@ struct mt_fc_version {
 int mt_fc_version_parse(const char *text, struct mt_fc_version *ret, struct mt_err *err);
 
 /**
- * Wait for the socket (3 s) and ask for the version.
+ * Wait for the socket (3 s) and ask for the version. All times here are stretched by the driver's patience.
  * Returns 0; -MT_E_TIMEOUT; -MT_E_UNAVAILABLE with Firecracker's fault_message.
  */
-int mt_fc_api_version(const struct mt_jail *jail, struct mt_fc_version *ret, struct mt_err *err);
+int mt_fc_api_version(const struct mt_vmm *vmm, const struct mt_jail *jail, struct mt_fc_version *ret, struct mt_err *err);
 
 /** Configure and start: PUT machine-config ... PUT actions, each within 5 s. The first refusal ends it, fault_message kept. */
 int mt_fc_api_start(const struct mt_vmm *vmm, const struct mt_jail *jail, const struct mt_vmm_spec *spec,
                     const struct mt_fc_version *version, struct mt_err *err);
 
 /** GET / within 2 s; the state must be "Running". */
-int mt_fc_api_alive(const struct mt_jail *jail, struct mt_err *err);
+int mt_fc_api_alive(const struct mt_vmm *vmm, const struct mt_jail *jail, struct mt_err *err);

@@ -22,7 +22,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
-enum { OVERHEAD_MIB = 64, VERSION_MS = 5000, PID_MS = 2000, POLL_MS = 5, CONSOLE_CHUNK = 4096, CONSOLE_TURN = 32, MIN_MINOR = 13,
+enum { OVERHEAD_MIB = 64, VERSION_MS = 5000, PID_MS = 2000, POLL_MS = 5, CONSOLE_CHUNK = 4096, CONSOLE_TURN = 32, MIN_MINOR = 12,
        PIDS_MAX = 128, OPEN_FILES = 1024 };
 #define MIB (UINT64_C(1) << 20)
 
@@ -100,12 +100,12 @@ int mt_fc_args(const struct mt_vmm *vmm, const struct mt_vmm_spec *spec, uint64_
 /* ---- open, prepare ---- */
 
 /* "Firecracker v1.13.1\n...", "Jailer v1.13.1\n" */
-static int program_version(const char *path, char *ret, size_t size, struct mt_err *err)
+static int program_version(const struct mt_vmm *vmm, const char *path, char *ret, size_t size, struct mt_err *err)
 {
     mt_auto_buf struct mt_buf out = MT_BUF_INIT(4096);
     const char *argv[] = {path, "--version", NULL};
     struct mt_spawn s = {.path = path, .argv = argv, .stdin_fd = -1, .stdout_fd = -1, .stderr_fd = -1, .netns_fd = -1};
-    int r = mt_run_ok(&s, NULL, 0, &out, VERSION_MS, err);
+    int r = mt_run_ok(&s, NULL, 0, &out, mt_vmm_wait_ms(vmm, VERSION_MS), err);
     if (r < 0)
         return r;
     const char *v = strstr(mt_buf_cstr(&out), " v");
@@ -124,8 +124,8 @@ static int fc_open(struct mt_vmm *vmm, struct mt_err *err)
         return -(int)(err ? err->code : MT_E_NOT_FOUND);
     if (vmm->cgroup.version != 2)
         return MT_FAIL(err, MT_E_UNAVAILABLE, "firecracker needs cgroup v2; this host has only v1 controllers");
-    if (program_version(vmm->firecracker_path, vmm->version, sizeof vmm->version, err) < 0 ||
-        program_version(vmm->jailer_path, jailer, sizeof jailer, err) < 0)
+    if (program_version(vmm, vmm->firecracker_path, vmm->version, sizeof vmm->version, err) < 0 ||
+        program_version(vmm, vmm->jailer_path, jailer, sizeof jailer, err) < 0)
         return -(int)(err ? err->code : MT_E_IO);
     if (!MT_STREQ(vmm->version, jailer))
         return MT_FAIL(err, MT_E_INVALID, "firecracker is %s but its jailer is %s; install both from one release", vmm->version, jailer);
@@ -210,7 +210,8 @@ static void pause_ms(long ms)
 static int read_pid(const struct mt_vmm *vmm, const struct mt_jail *jail, int jailer_pidfd, pid_t *ret, struct mt_err *err)
 {
     char path[MT_JAIL_PATH + 80], text[24];
-    int64_t deadline = mt_clock_mono() + PID_MS * MT_NS_PER_MS;
+    const int limit_ms = mt_vmm_wait_ms(vmm, PID_MS);
+    int64_t deadline = mt_clock_mono() + limit_ms * MT_NS_PER_MS;
     struct mt_run_result end;
     bool jailer_done = false;
     if (mt_fmt(path, sizeof path, err, "%s/%s.pid", jail->root, vmm->jail_driver) < 0)
@@ -233,7 +234,7 @@ static int read_pid(const struct mt_vmm *vmm, const struct mt_jail *jail, int ja
                 return MT_FAIL(err, MT_E_UNAVAILABLE, "the jailer failed (%s %d)", end.exited ? "exit" : "signal", end.status);
         }
         if (mt_clock_mono() >= deadline)
-            return MT_FAIL(err, MT_E_TIMEOUT, "the jailer wrote no pid file in %d ms", PID_MS);
+            return MT_FAIL(err, MT_E_TIMEOUT, "the jailer wrote no pid file in %d ms", limit_ms);
         pause_ms(POLL_MS);
     }
 }
@@ -250,25 +251,37 @@ static int record_one(pid_t pid, mt_vmm_record_fn *record, void *user, struct mt
     return record ? record(user, &run->ids, err) : 0;
 }
 
-/* amd64: KVM's timer thread works for this VM, so it is charged to it. Absent on other hosts. */
-static void adopt_pit_thread(const struct mt_vmm *vmm, const char *jail_id, pid_t pid)
+static bool proc_text_is(pid_t pid, const char *file, const char *want)
 {
-    char want[40];
+    char path[64];
+    mt_auto_free char *text = NULL;
+    size_t len;
+    (void)snprintf(path, sizeof path, "/proc/%d/%s", pid, file);
+    return mt_file_read(path, 256, &text, &len, NULL) == 0 && MT_STREQ(text, want);
+}
+
+/*
+ * amd64: KVM's timer thread works for this VM, so it is charged to it. Absent on other hosts.
+ * The kernel names it after the number Firecracker has in its own PID namespace, where it is always 1, so the name does not
+ * tell whose it is: ours is the first that was made after our Firecracker and that nobody has taken into a group yet.
+ */
+static void adopt_pit_thread(const struct mt_vmm *vmm, const struct mt_vmm_ids *ids)
+{
+    pid_t ours = 0;
+    uint64_t first = UINT64_MAX;
     mt_auto_dir DIR *proc = opendir("/proc");
-    (void)snprintf(want, sizeof want, "kvm-pit/%d\n", pid);
     for (struct dirent *e; proc && (e = readdir(proc));) {
-        char path[280];
-        mt_auto_free char *comm = NULL;
-        size_t len;
-        uint64_t other;
-        if (mt_parse_u64(e->d_name, 2, INT32_MAX, &other, NULL) < 0)
+        uint64_t pid, start;
+        if (mt_parse_u64(e->d_name, 2, INT32_MAX, &pid, NULL) < 0 || !proc_text_is((pid_t)pid, "comm", "kvm-pit/1\n") ||
+            !proc_text_is((pid_t)pid, "cgroup", "0::/\n") || mt_proc_start_time((pid_t)pid, &start, NULL) < 0)
             continue;
-        (void)snprintf(path, sizeof path, "/proc/%s/comm", e->d_name);
-        if (mt_file_read(path, 64, &comm, &len, NULL) == 0 && MT_STREQ(comm, want)) {
-            (void)mt_cgroup_join(&vmm->cgroup, jail_id, (int)other, NULL);
-            return;
+        if (start >= ids->proc[0].start_ticks && start < first) {
+            first = start;
+            ours = (pid_t)pid;
         }
     }
+    if (ours)
+        (void)mt_cgroup_join(&vmm->cgroup, ids->jail_id, ours, NULL);
 }
 
 static int start_jailer(struct mt_vmm *vmm, const struct mt_vmm_spec *spec, int console, int log, int *ret_pidfd, struct mt_err *err)
@@ -304,10 +317,12 @@ static int fc_launch(struct mt_vmm *vmm, const struct mt_jail *jail, const struc
     if (r < 0)
         return r;
     r = read_pid(vmm, jail, jailer, &pid, err);
+    if (r == 0) /* the jailer has given it to the VM, which could then rename what we look for by name */
+        r = mt_jail_own_root(jail, (gid_t)mt_vmm_uid(spec->slot), err);
     if (r == 0)
         r = record_one(pid, record, user, run, err);
     if (r == 0)
-        r = mt_fc_api_version(jail, &version, err);
+        r = mt_fc_api_version(vmm, jail, &version, err);
     if (r == 0)
         r = mt_fc_api_start(vmm, jail, spec, &version, err);
     if (r == 0)
@@ -324,15 +339,14 @@ static int fc_launch(struct mt_vmm *vmm, const struct mt_jail *jail, const struc
             (void)mt_err_set(err, err->code, 0, err->file, err->line, "%s: %s", what, said);
         return r;
     }
-    adopt_pit_thread(vmm, spec->jail_id, pid);
+    adopt_pit_thread(vmm, &run->ids);
     return 0;
 }
 
 static int fc_check(struct mt_vmm *vmm, const struct mt_jail *jail, const struct mt_vmm_run *run, struct mt_err *err)
 {
-    (void)vmm;
     (void)run;
-    return mt_fc_api_alive(jail, err);
+    return mt_fc_api_alive(vmm, jail, err);
 }
 
 const struct mt_vmm_driver mt_firecracker_driver = {

@@ -119,6 +119,14 @@ static int mount_points(int root, const char *const *dirs, const char *const *fi
     return 0;
 }
 
+int mt_jail_own_root(const struct mt_jail *jail, gid_t gid, struct mt_err *err)
+{
+    mt_auto_fd int root = open(jail->root, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (root == -1 || fchown(root, 0, gid) == -1 || fchmod(root, 0750) == -1)
+        return MT_FAIL_ERRNO(err, MT_E_IO, "set owner of '%s'", jail->root);
+    return 0;
+}
+
 int mt_jail_build(const struct mt_jail *jail, const struct mt_vmm_spec *spec, const char *const *empty_dirs,
                   const char *const *empty_files, struct mt_err *err)
 {
@@ -127,9 +135,11 @@ int mt_jail_build(const struct mt_jail *jail, const struct mt_vmm_spec *spec, co
         return -(int)(err ? err->code : MT_E_IO);
     if (mkdir(jail->root, 0750) == -1)
         return MT_FAIL_ERRNO(err, errno == EEXIST ? MT_E_CONFLICT : MT_E_IO, "make '%s'", jail->root);
+    if (mt_jail_own_root(jail, gid, err) < 0)
+        return -(int)(err ? err->code : MT_E_IO);
     mt_auto_fd int root = open(jail->root, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (root == -1 || fchown(root, 0, gid) == -1 || fchmod(root, 0750) == -1)
-        return MT_FAIL_ERRNO(err, MT_E_IO, "set owner of '%s'", jail->root);
+    if (root == -1)
+        return MT_FAIL_ERRNO(err, MT_E_IO, "open '%s'", jail->root);
     if (mkfifo(jail->log, 0600) == -1)
         return MT_FAIL_ERRNO(err, MT_E_IO, "make '%s'", jail->log);
     if (mount_points(root, empty_dirs, empty_files, err) < 0)

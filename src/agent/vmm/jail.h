@@ -33,6 +33,9 @@ int mt_jail_paths(const char *base, const char *driver, const char *jail_id, str
 int mt_jail_build(const struct mt_jail *jail, const struct mt_vmm_spec *spec, const char *const *empty_dirs,
                   const char *const *empty_files, struct mt_err *err);
 
+/** root/ is root's, and the VM's group may pass through it (0750): at building, and again after the jailer gave it to the VM. */
+int mt_jail_own_root(const struct mt_jail *jail, gid_t gid, struct mt_err *err);
+
 /** Remove the folder; a missing one is success. */
 int mt_jail_remove(const char *base, const char *driver, const char *jail_id, struct mt_err *err);
 

@@ -16,7 +16,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 
-enum { HELLO_PORT = 5161, PROBE_MS = 5000, PROBE_TCG_MS = 30000, PROBE_MIB = 96, CHECK_EVERY_MS = 250, CACHE_MAX = 8192, FORMAT = 1 };
+enum { HELLO_PORT = 5161, PROBE_MS = 5000, PROBE_TCG_MS = 30000, HELLO_MAX_MS = 300000, PROBE_MIB = 96, CHECK_EVERY_MS = 250, CACHE_MAX = 8192, FORMAT = 1 };
 enum { DISK_BYTES = 1 << 20, LINE = 512, KEY_MAX = 1024 };
 
 /* Named after the data folder, so that probes of two agents never meet; the same at each start, so that a killed one is found. */
@@ -63,7 +63,7 @@ static bool cache_read(const struct mt_vmm_probe_conf *c, const char *key, struc
         mt_json_get_str(j, "boot_id", 36, &got_boot, NULL) < 0 || mt_json_get_str(j, "key", KEY_MAX, &got_key, NULL) < 0 ||
         mt_json_get_bool(j, "ok", &ok, NULL) < 0 || mt_json_get_u64(j, "kind", 0, MT_VMM_QEMU, &kind, NULL) < 0 ||
         mt_json_get_u64(j, "accel_index", 0, MT_VMM_ACCEL_MAX - 1, &accel, NULL) < 0 ||
-        mt_json_get_u64(j, "hello_ms", 0, PROBE_TCG_MS, &hello, NULL) < 0 ||
+        mt_json_get_u64(j, "hello_ms", 0, HELLO_MAX_MS, &hello, NULL) < 0 ||
         mt_json_get_str(j, "version", sizeof ret->version - 1, &version, NULL) < 0 ||
         mt_json_get_str(j, "reason", sizeof ret->reason - 1, &reason, NULL) < 0 || !MT_STREQ(boot, got_boot) || !MT_STREQ(key, got_key))
         return false;
@@ -167,7 +167,7 @@ static int boot(const struct mt_vmm_probe_conf *c, const struct candidate *cand,
     char probe_id[32];
     probe_name(c, probe_id);
     mt_cleanup(probe_done) struct probe p = {.listener = -1, .guest = -1, .run = MT_VMM_RUN_NONE, .ids.slot = MT_VMM_SLOT_MAX};
-    int limit_ms = cand->accel == MT_VMM_TCG ? PROBE_TCG_MS : PROBE_MS;
+    int limit_ms;
     (void)mt_fmt(p.ids.jail_id, sizeof p.ids.jail_id, NULL, "%s", probe_id);
     if (mt_fmt(p.root, sizeof p.root, err, "%s/probe-root.img", c->scratch_dir) < 0 ||
         mt_fmt(p.scratch, sizeof p.scratch, err, "%s/probe-scratch.img", c->scratch_dir) < 0 ||
@@ -175,6 +175,7 @@ static int boot(const struct mt_vmm_probe_conf *c, const struct candidate *cand,
         return -MT_E_LIMIT;
     if (mt_vmm_open(&c->vmm, cand->kind, cand->accel, &p.vmm, err) < 0)
         return -(int)err->code;
+    limit_ms = mt_vmm_wait_ms(p.vmm, cand->accel == MT_VMM_TCG ? PROBE_TCG_MS : PROBE_MS);
     (void)mt_fmt(ret->version, sizeof ret->version, NULL, "%s", mt_vmm_version(p.vmm));
     if (mt_file_mkdirs(c->scratch_dir, 0711, err) < 0 || make_disk(p.root, 0444, err) < 0 || make_disk(p.scratch, 0600, err) < 0)
         return -(int)err->code;

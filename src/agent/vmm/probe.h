@@ -6,6 +6,7 @@
 #pragma once
 
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "agent/vmm/vmm.h"
 
@@ -30,7 +31,7 @@ struct mt_vmm_choice {
 };
 
 /**
- * Decide. Boots at most one probe VM after the other (firecracker, qemu+kvm: 5 s each; qemu+tcg: 30 s, usually 1.5 s),
+ * Decide. Boots at most one probe VM after the other (firecracker, qemu+kvm: 5 s each, times vmm.patience; qemu+tcg: 30 s, usually 1.5 s),
  * without network, slot 65535, and removes every trace. Blocks; run it in the worker pool.
  *
  * Returns 0 with @ret_choice filled, also when nothing boots (ok = false); a negative code only for a wrong

@@ -298,18 +298,20 @@ static bool ended(const struct mt_confined *box)
 }
 
 /* Until the monitor answers that it runs; then the check of every thread. */
-static int wait_ready(const struct mt_jail *jail, const struct mt_vmm_spec *spec, const struct mt_confined *box, struct mt_err *err)
+static int wait_ready(const struct mt_vmm *vmm, const struct mt_jail *jail, const struct mt_vmm_spec *spec, const struct mt_confined *box,
+                      struct mt_err *err)
 {
-    int64_t deadline = mt_clock_mono() + READY_MS * MT_NS_PER_MS;
+    const int limit_ms = mt_vmm_wait_ms(vmm, READY_MS);
+    int64_t deadline = mt_clock_mono() + limit_ms * MT_NS_PER_MS;
     char status[32];
     for (;;) {
-        int r = mt_qmp_status(jail, QMP_MS, status, sizeof status, err);
+        int r = mt_qmp_status(jail, mt_vmm_wait_ms(vmm, QMP_MS), status, sizeof status, err);
         if (r == 0)
             break;
         if (ended(box))
             return MT_FAIL(err, MT_E_UNAVAILABLE, "qemu or moat-vsock ended at once");
         if (mt_clock_mono() >= deadline)
-            return MT_FAIL(err, MT_E_TIMEOUT, "qemu's monitor did not answer in %d ms", READY_MS);
+            return MT_FAIL(err, MT_E_TIMEOUT, "qemu's monitor did not answer in %d ms", limit_ms);
         pause_ms(POLL_MS);
     }
     if (!MT_STREQ(status, "running"))
@@ -356,7 +358,7 @@ static int qemu_launch(struct mt_vmm *vmm, const struct mt_jail *jail, const str
             mt_closep(&w.vhost[i]);
             mt_closep(&w.console[i]);
         }
-        r = wait_ready(jail, spec, &box, err);
+        r = wait_ready(vmm, jail, spec, &box, err);
     }
     if (r < 0) {
         char said[160], what[80];
@@ -376,9 +378,8 @@ static int qemu_launch(struct mt_vmm *vmm, const struct mt_jail *jail, const str
 static int qemu_check(struct mt_vmm *vmm, const struct mt_jail *jail, const struct mt_vmm_run *run, struct mt_err *err)
 {
     char status[32];
-    (void)vmm;
     (void)run;
-    int r = mt_qmp_status(jail, QMP_MS, status, sizeof status, err);
+    int r = mt_qmp_status(jail, mt_vmm_wait_ms(vmm, QMP_MS), status, sizeof status, err);
     if (r < 0)
         return r;
     if (!MT_STREQ(status, "running"))

@@ -20,7 +20,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 
-enum { KILL_MS = 5000, HELLO_MS = 10000, HELLO_TCG_MS = 30000, PIDS_MAX = 128 };
+enum { KILL_MS = 5000, HELLO_MS = 10000, HELLO_TCG_MS = 30000, PIDS_MAX = 128, PATIENCE_MAX = 10 };
 enum { VCPU_MAX = 32, OVERHEAD_MIN = 16, OVERHEAD_MAX = 256, WEIGHT_MAX = 10000, MEM_MIN_MIB = 32, MEM_MAX_MIB = 1 << 22 };
 #define MIB (UINT64_C(1) << 20)
 
@@ -80,6 +80,8 @@ static int open_kvm(struct mt_err *err)
 
 static int fill(struct mt_vmm *v, const struct mt_vmm_conf *conf, struct mt_err *err)
 {
+    if (conf->patience > PATIENCE_MAX)
+        return MT_FAIL(err, MT_E_INVALID, "patience is %u, must be 1 to %d", conf->patience, PATIENCE_MAX);
     if (!conf->jail_base || conf->jail_base[0] != '/')
         return MT_FAIL(err, MT_E_INVALID, "the jail folder must be an absolute path");
     if (copy_path(v->jail_base, sizeof v->jail_base, conf->jail_base, NULL, err) < 0 ||
@@ -98,6 +100,7 @@ static int fill(struct mt_vmm *v, const struct mt_vmm_conf *conf, struct mt_err 
     if (mt_cgroup_open(&v->cgroup, conf->cgroup_mountinfo, conf->cgroup_parent ? conf->cgroup_parent : "moat.slice/instances", err) < 0)
         return -MT_E_UNAVAILABLE;
     v->serial_off = conf->serial_off;
+    v->patience = conf->patience ? (int)conf->patience : 1;
     return 0;
 }
 
@@ -159,7 +162,7 @@ uint32_t mt_vmm_default_overhead_mib(const struct mt_vmm *vmm)
 
 uint32_t mt_vmm_hello_timeout_ms(const struct mt_vmm *vmm)
 {
-    return vmm->accel == MT_VMM_TCG ? HELLO_TCG_MS : HELLO_MS;
+    return (uint32_t)mt_vmm_wait_ms(vmm, vmm->accel == MT_VMM_TCG ? HELLO_TCG_MS : HELLO_MS);
 }
 
 void mt_vmm_release(struct mt_vmm *vmm)

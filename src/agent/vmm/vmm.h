@@ -69,6 +69,7 @@ struct mt_vmm_conf {
     const char *cgroup_parent;    /* below each controller's root ["moat.slice/instances"] */
     const char *cgroup_mountinfo; /* only tests: another file instead of /proc/self/mountinfo */
     bool serial_off;              /* adds 8250.nr_uarts=0: no console at all */
+    uint32_t patience;            /* 1..10 [1]: every wait for a monitor or a guest is this many times as long (slow, nested hosts) */
 };
 
 /** A disk with its limits; 0 means no limit (ruling R11). */
@@ -164,7 +165,7 @@ int mt_vmm_cgroup_version(const struct mt_vmm *vmm);
 /** MiB to add to guest memory for this driver when the operator said nothing: 64 firecracker, 96 qemu. */
 uint32_t mt_vmm_default_overhead_mib(const struct mt_vmm *vmm);
 
-/** Longest wait for `hello`, ms: 10000, on TCG 30000 (runtime.md §20). */
+/** Longest wait for `hello`, ms: 10000, on TCG 30000 (runtime.md §20), times the patience. */
 uint32_t mt_vmm_hello_timeout_ms(const struct mt_vmm *vmm);
 
 /**

@@ -5,6 +5,7 @@
  *   deaf           runs, opens no port
  *   hog MIB        allocates and touches this much memory, then waits
  *   talk N         prints N numbered lines to stdout and stderr, then serves 8080
+ *   spin PORT      one process that does nothing but count; its count is the answer on plain HTTP
  *   ids            prints uid, gid and working folder, then serves 8080 */
 #define _GNU_SOURCE
 #include <netinet/in.h>
@@ -12,8 +13,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
+
+static volatile unsigned long long *count; /* shared with the process that counts; NULL when nothing does */
 
 static int serve(int port)
 {
@@ -30,7 +34,12 @@ static int serve(int port)
         int c = accept(s, NULL, NULL);
         if (c < 0)
             continue;
+        char number[32];
         const char *word = getenv("WORD") ? getenv("WORD") : "none";
+        if (count) {
+            snprintf(number, sizeof number, "%llu", *count);
+            word = number;
+        }
         if (read(c, buf, sizeof buf) > 0) {
             int n = snprintf(out, sizeof out, "HTTP/1.1 200 OK\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n%s", strlen(word), word);
             if (write(c, out, (size_t)n) != n)
@@ -48,6 +57,15 @@ int main(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);
     if (!strcmp(what, "serve"))
         return serve(n);
+    if (!strcmp(what, "spin")) {
+        count = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+        if (count == MAP_FAILED)
+            return 9;
+        if (fork() == 0)
+            for (;;)
+                (*count)++;
+        return serve(n);
+    }
     if (!strcmp(what, "exit")) {
         printf("testapp: about to exit with %d\n", n);
         usleep(200000);

@@ -242,6 +242,20 @@ static void versions_are_parsed_strictly(void **state)
     assert_int_equal(mt_fc_version_parse("new", &v, NULL), -MT_E_INVALID);
 }
 
+static void patience_stretches_every_wait_and_is_bounded(void **state)
+{
+    const struct mt_vmm slow = {.kind = MT_VMM_FIRECRACKER, .accel = MT_VMM_KVM, .patience = 10}, plain = {.accel = MT_VMM_TCG, .patience = 1};
+    struct mt_vmm *v = NULL;
+    struct mt_err err;
+    (void)state;
+    assert_int_equal(mt_vmm_hello_timeout_ms(&slow), 100000);
+    assert_int_equal(mt_vmm_hello_timeout_ms(&plain), 30000);
+    const struct mt_vmm_conf conf = {.jail_base = "/var/lib/moat/jail", .patience = 11};
+    assert_int_equal(mt_vmm_open(&conf, MT_VMM_QEMU, MT_VMM_TCG, &v, &err), -MT_E_INVALID);
+    assert_non_null(strstr(err.msg, "patience is 11"));
+    assert_null(v);
+}
+
 static void tsc_rate_is_stable(void **state)
 {
     uint64_t a = mt_tsc_khz(), b = mt_tsc_khz();
@@ -266,6 +280,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(planted_links_are_never_followed, setup, teardown),
         cmocka_unit_test_setup_teardown(console_ring_keeps_the_last_bytes, setup, teardown),
         cmocka_unit_test(versions_are_parsed_strictly),
+        cmocka_unit_test(patience_stretches_every_wait_and_is_bounded),
         cmocka_unit_test(tsc_rate_is_stable),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
