@@ -40,6 +40,11 @@ test: ## every tier that this machine can run; last line: N passed, N failed, N 
 	@$(MAKE) --no-print-directory build
 	@tests/run --build $(BUILD) --asan $(ASAN)
 
+test-lab: ## whole hosts under QEMU: Firecracker, nested KVM, cgroup v2 (as root; no KVM needed)
+	@packaging/deps/install build run test lab
+	@$(MAKE) --no-print-directory build
+	@tests/run --lab
+
 bench: $(BENCHES:%=bench-%) ## every benchmark
 
 $(BENCHES:%=bench-%): bench-%:

@@ -328,7 +328,7 @@ static bool options(struct tool *t, int argc, char **argv)
             t->accel = MT_VMM_KVM;
             break;
         case 'P':
-            if (!number(optarg, 10, &v))
+            if (!number(optarg, 30, &v))
                 return false;
             t->conf.patience = (uint32_t)v;
             break;

@@ -34,7 +34,7 @@ struct mt_vmm {
     char qemu_path[MT_JAIL_PATH], vsock_path[MT_JAIL_PATH], firecracker_path[MT_JAIL_PATH], jailer_path[MT_JAIL_PATH];
     struct mt_cgroup_host cgroup;
     bool serial_off;
-    int patience; /* 1..10 */
+    int patience; /* 1..30 */
     uint64_t tsc_khz;
     char version[64];
 };

@@ -20,7 +20,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 
-enum { KILL_MS = 5000, HELLO_MS = 10000, HELLO_TCG_MS = 30000, PIDS_MAX = 128, PATIENCE_MAX = 10 };
+enum { KILL_MS = 5000, HELLO_MS = 10000, HELLO_TCG_MS = 30000, PIDS_MAX = 128, PATIENCE_MAX = 30 };
 enum { VCPU_MAX = 32, OVERHEAD_MIN = 16, OVERHEAD_MAX = 256, WEIGHT_MAX = 10000, MEM_MIN_MIB = 32, MEM_MAX_MIB = 1 << 22 };
 #define MIB (UINT64_C(1) << 20)
 

@@ -69,7 +69,7 @@ struct mt_vmm_conf {
     const char *cgroup_parent;    /* below each controller's root ["moat.slice/instances"] */
     const char *cgroup_mountinfo; /* only tests: another file instead of /proc/self/mountinfo */
     bool serial_off;              /* adds 8250.nr_uarts=0: no console at all */
-    uint32_t patience;            /* 1..10 [1]: every wait for a monitor or a guest is this many times as long (slow, nested hosts) */
+    uint32_t patience;            /* 1..30 [1]: every wait for a monitor or a guest is this many times as long (slow, nested hosts) */
 };
 
 /** A disk with its limits; 0 means no limit (ruling R11). */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The program inside test images; static, one word says what it does:
- *   serve PORT     plain HTTP on [::]:PORT, answers 200 with its environment variable WORD
+ *   serve PORT     plain HTTP on [::]:PORT, answers 200 with its environment variable WORD; header X-Now is its clock
  *   exit CODE      prints a line and ends with this code after 200 ms
  *   deaf           runs, opens no port
  *   hog MIB        allocates and touches this much memory, then waits
@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 static volatile unsigned long long *count; /* shared with the process that counts; NULL when nothing does */
@@ -41,7 +42,8 @@ static int serve(int port)
             word = number;
         }
         if (read(c, buf, sizeof buf) > 0) {
-            int n = snprintf(out, sizeof out, "HTTP/1.1 200 OK\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n%s", strlen(word), word);
+            int n = snprintf(out, sizeof out, "HTTP/1.1 200 OK\r\nContent-Length: %zu\r\nX-Now: %lld\r\nConnection: close\r\n\r\n%s", strlen(word),
+                             (long long)time(NULL), word);
             if (write(c, out, (size_t)n) != n)
                 perror("write");
         }

@@ -250,9 +250,9 @@ static void patience_stretches_every_wait_and_is_bounded(void **state)
     (void)state;
     assert_int_equal(mt_vmm_hello_timeout_ms(&slow), 100000);
     assert_int_equal(mt_vmm_hello_timeout_ms(&plain), 30000);
-    const struct mt_vmm_conf conf = {.jail_base = "/var/lib/moat/jail", .patience = 11};
+    const struct mt_vmm_conf conf = {.jail_base = "/var/lib/moat/jail", .patience = 31};
     assert_int_equal(mt_vmm_open(&conf, MT_VMM_QEMU, MT_VMM_TCG, &v, &err), -MT_E_INVALID);
-    assert_non_null(strstr(err.msg, "patience is 11"));
+    assert_non_null(strstr(err.msg, "patience is 31"));
     assert_null(v);
 }
 

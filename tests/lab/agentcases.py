@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""moat-agent on a real host with one driver: the example in a VM, limits that bite, a crash of the agent, an end without traces.
+
+Not a test itself: test_agent_firecracker.py and test_agent_qemu.py run the same cases. Real: binaries, KVM, jailer, cgroup v2,
+nftables, tap, registry, image, guest. The control plane is the stand-in of agentkit.
+"""
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import agentkit as kit
+import imagekit
+import labkit
+from imagekit import want
+
+LONG = 300  # s: a VM in an emulated host starts in 6 to 10 on a quiet machine, in a minute on a busy one
+GUEST_MIB = 128
+
+
+def group_of(world, d):
+    with open("/proc/%d/cgroup" % d["pids"][0]) as f:
+        path = f.read().strip().split("::")[1]
+    return "/sys/fs/cgroup" + path
+
+
+def read(*path):
+    with open(os.path.join(*path)) as f:
+        return f.read().strip()
+
+
+def cpu_ns(group):
+    return int(dict(l.split() for l in read(group, "cpu.stat").splitlines())["usage_usec"]) * 1000
+
+
+class Suite:
+    def __init__(self, world, driver):
+        self.w, self.c, self.driver = world, world.control, driver
+        self.example = os.environ["LAB_EXAMPLE"]
+        self.hello = None  # lives over several cases
+        self.image = None
+
+    # -- helpers
+
+    def run_one(self, status="ready", image=None, **more):
+        wl = self.w.workload(image or self.image, **dict({"memory": GUEST_MIB}, **more))
+        self.c.want(wl["instance_id"], workload=wl)
+        return wl, self.c.wait_status(wl["instance_id"], status, LONG)
+
+    def gone(self, wl):
+        self.c.want(wl["instance_id"], "stopped")
+        return self.c.wait_status(wl["instance_id"], "stopped", LONG)
+
+    def page(self, wl):
+        """The example's page, over TLS that ends in the VM, its certificate checked; "" when there is none."""
+        r = subprocess.run(["curl", "-s", "-6", "-m", "30", "--cacert", os.path.join(self.example, "ca.pem"), "--resolve",
+                            "hello.moat.test:8443:[%s]" % wl["network"]["overlay_ipv6"], "https://hello.moat.test:8443/"],
+                           stdout=subprocess.PIPE)
+        return r.stdout.decode(errors="replace")
+
+    def get(self, wl, port=8080):
+        r = subprocess.run(["curl", "-s", "-6", "-m", "30", "http://[%s]:%d/" % (wl["network"]["overlay_ipv6"], port)], stdout=subprocess.PIPE)
+        return r.stdout.decode()
+
+    # -- cases, from basic to complex
+
+    def probe_boot_chooses_the_driver(self):
+        kind, accel = self.driver
+        chosen = kit.wait_for("the probe", lambda: self.w.log_events("vmm.chosen"), LONG)[-1]
+        print("# %s" % chosen["reason"], flush=True)
+        want(chosen["ok"] and (chosen["driver"], chosen["accel"]) == self.driver, chosen)
+        want("%s+%s taken" % self.driver in chosen["reason"] and "booted the bundle to hello in" in chosen["reason"], chosen)
+        if kind == "qemu":
+            want("firecracker+kvm not taken: '/nowhere/firecracker' is missing" in chosen["reason"], chosen["reason"])
+        rows = {f["check"]: f for f in self.w.ask({"op": "doctor"})}
+        want("%s + %s: " % self.driver in json.dumps(rows["agent.vmm"]) and chosen["reason"][:60] in json.dumps(rows["agent.vmm"]), rows["agent.vmm"])
+        want("v2" in json.dumps(rows["agent.cgroups"]), rows["agent.cgroups"])
+        beat = kit.wait_for("a heartbeat that knows", lambda: next((b for b in reversed(self.c.beats) if b["vmm"]["driver"] == kind), None), 60)
+        want(beat["vmm"]["accel"] == accel and beat["vmm"]["reason"] == chosen["reason"], beat["vmm"])
+
+    def the_example_boots_and_serves(self):
+        self.w.registry.push(os.path.join(self.example, "oci") + ":latest", "hello:t")
+        digest = json.load(open(os.path.join(self.example, "oci/index.json")))["manifests"][0]["digest"]
+        t0 = time.monotonic()
+        self.hello, _ = self.run_one(image=("%s/hello" % self.w.registry.host, digest), command=["/app/hello", "8443"], ports=(8443,),
+                                     health={"type": "tcp", "port": 8443, "interval_seconds": 5})
+        page = self.page(self.hello)
+        want("hello from a microVM" in page, "the page says %r" % page[:300])
+        d = self.w.describe(self.hello["instance_id"])
+        print("# ready after %.1f s: %s" % (time.monotonic() - t0, json.dumps(d["timing_ms"])), flush=True)
+        names = [os.path.basename(os.readlink("/proc/%d/exe" % p)) for p in d["pids"]]
+        want(names == (["firecracker"] if self.driver[0] == "firecracker" else ["moat-vsock", "qemu-system-x86_64"]), names)
+
+    def closed_ports_stay_closed(self):
+        address = self.hello["network"]["overlay_ipv6"]
+        r = subprocess.run(["curl", "-6", "-s", "-m", "3", "http://[%s]:9/" % address], stdout=subprocess.PIPE)
+        want(r.returncode == 28, "an undeclared port: curl says %d, not a timeout" % r.returncode)
+        r = subprocess.run(["setpriv", "--reuid", "65534", "--clear-groups", "curl", "-6", "-s", "-m", "3", "http://[%s]:8443/" % address])
+        want(r.returncode == 28, "a third user reached the VM: %d" % r.returncode)
+
+    def confined_and_limited(self):
+        d = self.w.describe(self.hello["instance_id"])
+        for pid in d["pids"]:
+            for tid in os.listdir("/proc/%d/task" % pid):
+                s = dict(l.split(":\t", 1) for l in read("/proc/%d/task/%s/status" % (pid, tid)).splitlines() if ":\t" in l)
+                want(s["Uid"].split() == [str(200000 + d["slot"])] * 4 and s["CapEff"] == "0" * 16 and s["NoNewPrivs"] == "1" and
+                     s["Seccomp"] == "2", "thread %s: %s %s %s %s" % (s["Name"], s["Uid"], s["CapEff"], s["NoNewPrivs"], s["Seccomp"]))
+        group = group_of(self.w, d)
+        overhead = 64 if self.driver[0] == "firecracker" else 96
+        want(read(group, "memory.max") == str((GUEST_MIB + overhead) << 20), "memory.max " + read(group, "memory.max"))
+        want(read(group, "memory.swap.max") == "0" and read(group, "memory.oom.group") == "1" and read(group, "pids.max") == "128", group)
+        want(int(read(group, "cpu.weight")) == self.hello["resources"].get("cpu_weight", 50), "cpu.weight " + read(group, "cpu.weight"))
+        want(int(read(group, "memory.current")) < (GUEST_MIB + overhead) << 20, "memory.current")
+        self.image = self.w.push()
+
+    def survives_kill_9_of_the_agent(self):
+        i = self.hello["instance_id"]
+        before = self.w.describe(i)
+        self.w.kill()
+        want("hello from a microVM" in self.page(self.hello), "traffic stopped with the agent")
+        n = len(self.c.reports_of(i))
+        self.start()
+        kit.wait_for("the guest to come back", lambda: self.w.describe(i)["guest_connected"], LONG)
+        after = self.w.describe(i)
+        want((after["pids"], after["boot_id"], after["boot_seq"]) == (before["pids"], before["boot_id"], before["boot_seq"]),
+             "the VM was started again: %s -> %s" % (before["pids"], after["pids"]))
+        self.c.wait_status(i, "ready", LONG, since=n)
+        want("hello from a microVM" in self.page(self.hello), "no page after the adoption")
+        chosen = kit.wait_for("the second choice", lambda: self.w.log_events("vmm.chosen")[1:], 60)[-1]
+        want(chosen["cached"] and (chosen["driver"], chosen["accel"]) == self.driver, "the second start probed again: %s" % chosen)
+
+    def guest_out_of_memory_is_reported(self):
+        wl, r = self.run_one("failed", command=["/app", "hog", "400"], ports=(),
+                             lifecycle={"restart_policy": "never", "stop_grace_seconds": 2, "backoff_seconds": 1})
+        want((r["reason_code"], r.get("reason_detail")) == ("oom_killed", "guest"), r)
+        self.gone(wl)
+
+    def memory_max_is_enforced_and_reported(self):
+        """The whole VM outgrows its cgroup: the kernel ends all of it at once, and nobody else."""
+        wl, _ = self.run_one(command=["/app", "serve", "8080"], ports=(8080,),
+                             lifecycle={"restart_policy": "never", "stop_grace_seconds": 2, "backoff_seconds": 1})
+        d = self.w.describe(wl["instance_id"])
+        group = group_of(self.w, d)
+        with open(os.path.join(group, "memory.max"), "w") as f:  # below what it uses: as if the guest had grown beyond its limit
+            f.write(str(int(read(group, "memory.current")) // 2))
+        r = self.c.wait_status(wl["instance_id"], "failed", LONG)
+        want((r["reason_code"], r.get("reason_detail")) == ("oom_killed", "cgroup"), r)
+        want(not any(os.path.exists("/proc/%d" % p) for p in d["pids"]), "a process of the VM is left")
+        want("hello from a microVM" in self.page(self.hello), "the neighbour suffered")
+        self.gone(wl)
+
+    def cpu_weight_divides_one_cpu(self):
+        """Two busy VMs at 1:3 on one CPU get 1:3, counted by the kernel and by the guests themselves."""
+        pair = [self.run_one(command=["/app", "spin", "8080"], resources={"cpu_millis": c, "cpu_weight": c // 10, "memory_bytes": GUEST_MIB << 20,
+                                                                           "disk_bytes": 1 << 30})[0] for c in (500, 1500)]
+        groups = [group_of(self.w, self.w.describe(wl["instance_id"])) for wl in pair]
+        want([read(g, "cpu.weight") for g in groups] == ["50", "150"], [read(g, "cpu.weight") for g in groups])
+        want(os.cpu_count() == 1, "this host has %d CPUs" % os.cpu_count())
+        time.sleep(2)
+        first = [cpu_ns(g) for g in groups], [int(self.get(wl)) for wl in pair]
+        time.sleep(15)
+        last = [cpu_ns(g) for g in groups], [int(self.get(wl)) for wl in pair]
+        cpu, work = [[b - a for a, b in zip(first[k], last[k])] for k in (0, 1)]
+        print("# cpu time 1:%.2f, work done in the guests 1:%.2f" % (cpu[1] / cpu[0], work[1] / work[0]), flush=True)
+        want(2.55 <= cpu[1] / cpu[0] <= 3.45, "cpu time %s" % cpu)
+        want(2.25 <= work[1] / work[0] <= 3.9, "work %s" % work)  # two HTTP requests lie between, served at the lower speed
+        for wl in pair:
+            self.gone(wl)
+
+    def keeps_time_and_stops_on_request(self):
+        wl, _ = self.run_one()
+        d = self.w.describe(wl["instance_id"])
+        group = group_of(self.w, d)
+        want(self.get(wl) == "moat", "it serves")
+        head = kit.sh("curl", "-s", "-6", "-m", "30", "-o", "/dev/null", "-D", "-", "http://[%s]:8080/" % wl["network"]["overlay_ipv6"])
+        now = int(dict(l.split(": ", 1) for l in head.splitlines() if ": " in l)["X-Now"])
+        want(abs(now - time.time()) < 10, "the guest's clock is %d s off" % (now - time.time()))
+        self.gone(wl)
+        want(not any(os.path.exists("/proc/%d" % p) for p in d["pids"]) and not os.path.exists(group), "processes or cgroup are left")
+        want("mt%05x" % d["slot"] not in kit.sh("ip", "-o", "link"), "its tap is left")
+
+    def leaves_nothing_behind(self, before):
+        got, rc = self.w.stop_all(60000)
+        want(got == [{"stopped": True, "clean": True}] and rc == 0, (got, rc))
+        after = self.w.host()
+        for key, value in before.items():
+            want(after[key] == value, "%s: before %s after %s" % (key, value, after[key]))
+
+    def start(self):
+        folder = os.environ.get("LAB_FIRECRACKER", "/nowhere") if self.driver[0] == "firecracker" else "/nowhere"
+        self.w.start(vmm="auto", **{"limits.patience": 30, "programs.firecracker": folder + "/firecracker", "programs.jailer": folder + "/jailer",
+                                    "reserve.memory_bytes": 256 << 20})
+
+
+NAMES = ["probe_boot_chooses_the_driver", "the_example_boots_and_serves", "closed_ports_stay_closed", "confined_and_limited",
+         "survives_kill_9_of_the_agent", "keeps_time_and_stops_on_request", "guest_out_of_memory_is_reported", "memory_max_is_enforced_and_reported",
+         "cpu_weight_divides_one_cpu"]
+
+
+def run(kind, accel):
+    labkit.modprobe("kvm_amd", "tun")
+    report = imagekit.Report()
+    # the bundle enters jails as hard links: on the filesystem of the data folder
+    os.makedirs("/data/boot")
+    name = os.path.basename(os.environ["MOAT_BUNDLE"])
+    shutil.copytree(os.environ["MOAT_BUNDLE"], "/data/boot/" + name)
+    os.symlink(name, "/data/boot/current")
+    os.environ["MOAT_BOOT_DIR"] = "/data/boot"
+    world = kit.World("lab")
+    try:
+        shutil.copy(os.path.join(os.environ["LAB_EXAMPLE"], "testapp"), world.dir)
+        world.bundle()
+        before = world.host()
+        suite = Suite(world, (kind, accel))
+        suite.start()
+        only = sys.argv[1:]
+        prefix = "agent on %s+%s: " % (kind, accel)
+        for n in NAMES:
+            if not only or n in only or NAMES.index(n) < 4:
+                t0 = time.monotonic()
+                report.case(prefix + n.replace("_", " "), getattr(suite, n))
+                print("# %.1f s" % (time.monotonic() - t0), flush=True)
+        report.case(prefix + "leaves nothing behind", suite.leaves_nothing_behind, before)
+        if report.failed:
+            with open(world.log_path, errors="replace") as f:
+                for line in f.readlines()[-40:]:
+                    print("# " + line.rstrip()[:400])
+            print(kit.sh("dmesg")[-3000:], flush=True)
+    finally:
+        world.close()
+    return 1 if report.failed else 0

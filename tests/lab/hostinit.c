@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * PID 1 of a lab host: from the initramfs to a test program, with as few processes as possible (a fork costs 30 ms under TCG).
+ *
+ * Its root is the root of the machine that runs the tests, read-only over virtiofs, with a tmpfs on top; /data is a real ext4
+ * on a scratch disk. /modules.list names the modules to load; /job holds the program, its arguments and its environment
+ * ("NAME=value" words first), each ended by NUL. The job's output goes to the virtio console, the kernel's to the serial line.
+ * The last line is "LAB-RC n"; then the host is off. Any failure is said on the console and switches the host off as well.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <net/if.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/reboot.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <termios.h>
+#include <unistd.h>
+
+enum { WORDS = 64, JOB_MAX = 16384 };
+
+static void off(const char *what)
+{
+    if (what)
+        dprintf(2, "LAB-FAILED %s: %s\n", what, strerror(errno));
+    sync();
+    (void)reboot(RB_POWER_OFF);
+    for (;;)
+        pause();
+}
+
+static void put(const char *source, const char *target, const char *type, unsigned long flags, const char *data)
+{
+    (void)mkdir(target, 0755);
+    if (mount(source, target, type, flags, data) == -1)
+        off(target);
+}
+
+static void load_modules(void)
+{
+    char line[256];
+    FILE *f = fopen("/modules.list", "re");
+    while (f && fgets(line, sizeof line, f)) {
+        line[strcspn(line, "\n")] = '\0';
+        int fd = open(line, O_RDONLY | O_CLOEXEC);
+        if (fd == -1 || (syscall(SYS_finit_module, fd, "", 0) == -1 && errno != EEXIST))
+            off(line);
+        (void)close(fd);
+    }
+    if (f)
+        (void)fclose(f);
+}
+
+static void loopback(void)
+{
+    struct ifreq r = {.ifr_name = "lo"};
+    int s = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (s == -1 || ioctl(s, SIOCGIFFLAGS, &r) == -1)
+        off("lo");
+    r.ifr_flags |= IFF_UP;
+    if (ioctl(s, SIOCSIFFLAGS, &r) == -1)
+        off("lo");
+    (void)close(s);
+}
+
+static void new_root(void)
+{
+    put("root", "/low", "virtiofs", MS_RDONLY, NULL);
+    put("upper", "/up", "tmpfs", 0, "mode=755");
+    (void)mkdir("/up/u", 0755);
+    (void)mkdir("/up/w", 0755);
+    put("root", "/new", "overlay", 0, "lowerdir=/low,upperdir=/up/u,workdir=/up/w");
+    put("mods", "/new/lib/modules", "virtiofs", MS_RDONLY, NULL);
+    put("/dev", "/new/dev", NULL, MS_MOVE, NULL);
+    if (umount("/proc") == -1)
+        off("/proc");
+    put("proc", "/new/proc", "proc", 0, NULL);
+    put("sys", "/new/sys", "sysfs", 0, NULL);
+    put("run", "/new/run", "tmpfs", 0, "mode=755");
+    put("pts", "/new/dev/pts", "devpts", 0, NULL);
+    put("shm", "/new/dev/shm", "tmpfs", 0, NULL);
+    put("cgroup", "/new/sys/fs/cgroup", "cgroup2", 0, NULL);
+    put("/new/dev/vda", "/new/data", "ext4", 0, NULL);
+    (void)mkdir("/new/run/lock", 0755);
+    if (symlink("/proc/self/fd", "/new/dev/fd") == -1)
+        off("/dev/fd");
+    /* not pivot_root: an initramfs cannot be left that way. Kernel threads share our root and see the new one too. */
+    if (chdir("/new") == -1 || mount(".", "/", NULL, MS_MOVE, NULL) == -1 || chroot(".") == -1 || chdir("/") == -1)
+        off("new root");
+}
+
+static pid_t start(char *job, size_t len)
+{
+    char *env[WORDS + 1] = {NULL}, *argv[WORDS + 1] = {NULL};
+    size_t envs = 0, args = 0;
+    for (char *p = job; p < job + len; p += strlen(p) + 1) {
+        if (args == 0 && strchr(p, '=') && envs < WORDS)
+            env[envs++] = p;
+        else if (args < WORDS)
+            argv[args++] = p;
+    }
+    pid_t pid = fork();
+    if (pid != 0)
+        return pid;
+    (void)setsid();
+    (void)execve(argv[0], argv, env);
+    dprintf(2, "LAB-FAILED exec %s: %s\n", argv[0], strerror(errno));
+    _exit(127);
+}
+
+int main(void)
+{
+    static char job[JOB_MAX];
+    put("dev", "/dev", "devtmpfs", 0, NULL);
+    put("proc", "/proc", "proc", 0, NULL);
+    load_modules();
+    int out = open("/dev/hvc0", O_RDWR | O_NOCTTY), in = open("/dev/null", O_RDONLY), fd = open("/job", O_RDONLY);
+    if (out == -1 || in == -1 || dup2(in, 0) == -1 || dup2(out, 1) == -1 || dup2(out, 2) == -1)
+        off("/dev/hvc0");
+    ssize_t len = read(fd, job, sizeof job - 1);
+    if (len <= 0)
+        off("/job");
+    (void)close(fd);
+    (void)close(in);
+    (void)close(out);
+    new_root();
+    loopback();
+    (void)sethostname("lab", 3);
+    dprintf(1, "LAB-UP\n");
+    pid_t pid = start(job, (size_t)len);
+    for (;;) {
+        int status;
+        pid_t ended = wait(&status);
+        if (ended == pid || (ended == -1 && errno == ECHILD)) {
+            (void)tcdrain(1);
+            dprintf(1, "LAB-RC %d\n", ended == -1 ? 126 : WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
+            (void)usleep(100000); /* the console is asynchronous: let the line leave before the power does */
+            off(NULL);
+        }
+    }
+}
