@@ -19,7 +19,7 @@ static const struct mt_pg_stmt nodes = {
     " (n.allocatable->>'memory_overhead_bytes')::bigint AS overhead, coalesce(u.cpu, 0) AS used_cpu,"
     " coalesce(u.memory, 0) AS used_memory, coalesce(u.disk, 0) AS used_disk, coalesce(u.booting, 0) AS booting,"
     " coalesce(u.failed, 0) AS failed, coalesce(u.n, 0) AS instances, coalesce(u.draining, 0) AS draining,"
-    " coalesce(c.next_address, 0) AS next_address, 'edge' = ANY (n.roles) AS edge, 'worker' = ANY (n.roles) AS worker"
+    " n.labels::text AS labels, coalesce(c.next_address, 0) AS next_address, 'edge' = ANY (n.roles) AS edge, 'worker' = ANY (n.roles) AS worker"
     " FROM nodes_view n LEFT JOIN moat.ipam_counters c USING (node_id) LEFT JOIN ("
     "  SELECT node_id, sum(cpu_millis)::bigint AS cpu, sum(memory_bytes)::bigint AS memory, sum(disk_bytes)::bigint AS disk,"
     "  count(*) AS n, count(*) FILTER (WHERE status = 'booting') AS booting,"
@@ -34,7 +34,7 @@ static const struct mt_pg_stmt groups = {
     "SELECT d.env_id, e.name AS env_name, d.app_id, a.name AS app_name, d.org_id, o.name AS org_name, d.process_type,"
     " d.release_id, d.deploy_id, d.desired_user, d.restart_generation, d.rebalance_generation, d.sched_condition,"
     " d.sched_reason, d.stable_spec, d.target_spec, d.resource_version, e.deleted OR a.deleted OR o.deleted AS gone,"
-    " o.suspended"
+    " o.suspended, e.label_selector::text AS selector"
     " FROM env_desired_view d JOIN envs_view e USING (env_id) JOIN apps_view a ON a.app_id = d.app_id"
     " JOIN orgs_view o ON o.org_id = d.org_id WHERE ($1 OR d.env_id = ANY ($2::text[]))"
     " AND (NOT (e.deleted OR a.deleted OR o.deleted) OR EXISTS (SELECT 1 FROM instances_view i WHERE i.env_id = d.env_id"
@@ -49,7 +49,7 @@ static const struct mt_pg_stmt instances = {
     "SELECT instance_id, process_type, node_id, release_id, spec_hash, cpu_millis, memory_bytes, disk_bytes, desired_state,"
     " desired_reason, status, reason_code, ready_at IS NOT NULL AS ever_ready, last_transition_at, desired_changed_at,"
     " coalesce(drain_delay_seconds, $2) AS drain_delay, coalesce(grace_seconds, 10) AS grace, image_digest, arch,"
-    " overlay_ipv6, resource_version, ready_at, replaces, created_at FROM instances_view"
+    " overlay_ipv6, resource_version, ready_at, replaces, created_at, restart_requested FROM instances_view"
     " WHERE env_id = $1 AND released_at IS NULL AND (status <> 'stopped' OR desired_state = 'running')"
     " ORDER BY instance_id COLLATE \"C\""};
 
@@ -71,7 +71,9 @@ static const struct mt_pg_stmt held = {
     " coalesce((SELECT max(event_id) FROM moat.events WHERE aggregate_type = 'env' AND aggregate_id = $1 AND ("
     "  (event_type IN ('env.desired_release_set', 'env.desired_release_cleared') AND payload->>'process_type' = $2)"
     "  OR (event_type = 'env.scale_set' AND payload->'scales' @> jsonb_build_array(jsonb_build_object('process_type', $2::text)))"
-    "  OR (event_type IN ('env.restart_requested', 'env.rebalance_requested') AND payload->'process_types' ? $2))), 0)"};
+    "  OR (event_type IN ('env.restart_requested', 'env.rebalance_requested') AND payload->'process_types' ? $2))), 0),"
+    " coalesce((SELECT max(event_id) FROM moat.events WHERE aggregate_type = 'env' AND aggregate_id = $1"
+    "  AND event_type = 'env.rebalance_requested' AND payload->'process_types' ? $2), 0)"};
 
 static const struct mt_pg_stmt deploys = {
     "pass_deploys",
@@ -112,6 +114,30 @@ static int out_of_memory(struct mt_err *err)
 
 /* ---------------------------------------------------------------- nodes */
 
+/* {"key": "value"} to a list in the arena; NULL text: none. */
+static int labels(struct mt_pass *p, const char *text, const struct mt_place_label **ret, size_t *ret_n, struct mt_err *err)
+{
+    json_error_t je;
+    const char *key;
+    json_t *v, *o = text ? json_loads(text, 0, &je) : NULL;
+    *ret = NULL;
+    *ret_n = 0;
+    if (!o)
+        return 0;
+    struct mt_place_label *list = room(p, json_object_size(o), sizeof *list);
+    bool ok = list != NULL;
+    json_object_foreach (o, key, v) {
+        if (!ok || !json_is_string(v))
+            continue;
+        list[*ret_n] = (struct mt_place_label){mt_arena_strdup(&p->arena, key), mt_arena_strdup(&p->arena, json_string_value(v))};
+        ok = list[*ret_n].key && list[*ret_n].value;
+        (*ret_n)++;
+    }
+    json_decref(o);
+    *ret = list;
+    return ok ? 0 : out_of_memory(err);
+}
+
 static int load_nodes(struct mt_pass *p, struct mt_err *err)
 {
     mt_auto_pg_res struct mt_pg_res *r = NULL;
@@ -148,6 +174,8 @@ static int load_nodes(struct mt_pass *p, struct mt_err *err)
         if (!mt_node_admin_parse(mt_pg_text(r, i, mt_pg_col(r, "admin_state")), &d->admin) ||
             !mt_node_health_parse(mt_pg_text(r, i, mt_pg_col(r, "health")), &d->health))
             return MT_FAIL(err, MT_E_CORRUPT, "node %s has an unknown state", d->node_id);
+        if ((rc = labels(p, mt_pg_text_or_null(r, i, mt_pg_col(r, "labels")), &d->labels, &d->n_labels, err)) < 0)
+            return rc;
         uint64_t next = (uint64_t)num(r, i, "next_address");
         p->node_more[p->n_nodes] = (struct mt_pass_node){
             .instance_prefix = col_dup(p, r, i, "instance_prefix"), .next_address = next ? next : 1, .stored_address = next};
@@ -247,6 +275,7 @@ static int want(struct mt_pass *p, struct mt_pass_env *e, struct mt_pass_group *
         rg->request.gates.secrets_missing = pr.secrets_required;
         rg->request.gates.org_suspended = mt_pg_bool(r, row, mt_pg_col(r, "suspended"));
         g->stop_grace_seconds = pr.stop_grace_seconds;
+        rc = labels(p, mt_pg_text_or_null(r, row, mt_pg_col(r, "selector")), &rg->request.selector, &rg->request.n_selector, err);
     }
     mt_manifest_process_done(&pr);
     return rc;
@@ -282,6 +311,8 @@ static int remembered(struct mt_pass *p, struct mt_pass_env *e, struct mt_pass_g
     if (rg->condition == MT_ROLL_HELD)
         rg->held_event = (uint64_t)mt_pg_i64(h, 0, 0);
     rg->command_event = (uint64_t)mt_pg_i64(h, 0, 1);
+    if (rg->command_event && mt_pg_i64(h, 0, 2) == mt_pg_i64(h, 0, 1))
+        rg->roll_reason = MT_REASON_REBALANCED;
     return 0;
 }
 
@@ -313,6 +344,7 @@ static int put_instance(struct mt_pass *p, struct mt_pass_group *g, struct mt_ro
         .stop_reason = reason ? mt_reason_from_code(reason) : MT_REASON_NONE,
         .reason_code = code ? mt_arena_strdup(&p->arena, code) : NULL,
         .ever_ready = mt_pg_bool(r, i, mt_pg_col(r, "ever_ready")),
+        .restart_requested = mt_pg_bool(r, i, mt_pg_col(r, "restart_requested")),
         .drain_delay_seconds = (uint32_t)num(r, i, "drain_delay"),
         .stop_grace_seconds = (uint32_t)num(r, i, "grace"),
     };

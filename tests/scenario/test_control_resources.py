@@ -82,8 +82,7 @@ try:
             refused(w.q("PATCH", path, {field: value, "expected_version": v}, If_Match='"%d"' % (v + 1)), 400, "invalid_argument")
             refused(w.q("PATCH", path, {field: value}, If_Match="%d" % v), 400, "invalid_argument")
             refused(w.q("PATCH", path, {"expected_version": v}), 400, "no_changes")
-            refused(w.q("PATCH", path, {field: old.json.get(field), "expected_version": v}), 400,
-                    "no_changes" if field in old.json else "no_changes")
+            refused(w.q("PATCH", path, {field: old.json.get(field), "expected_version": v}), 400, "no_changes")
             n = head()
             r = w.q("PATCH", path, {field: value}, If_Match='"%d"' % v)
             assert r.status == 200 and r.json[field] == value and r.json["resource_version"] == v + 1, r.text
@@ -115,8 +114,10 @@ try:
     @case("fields of the operator in an environment")
     def _():
         _, E = make("labels")
-        e = w.ok("PATCH", E, {"label_selector": {"disk": "nvme"}, "backup_interval_seconds": 3600, "expected_version": 1})
-        assert e["label_selector"] == {"disk": "nvme"} and e["backup_interval_seconds"] == 3600, e
+        e = w.ok("PATCH", E, {"label_selector": {"disk": "nvme"}, "expected_version": 1})
+        assert e["label_selector"] == {"disk": "nvme"}, e
+        for what in ({"private_network": True}, {"backup_interval_seconds": 3600}):
+            refused(w.q("PATCH", E, dict(what, expected_version=2)), 400, "not_supported")
         refused(w.q("PATCH", E, {"label_selector": {"a": 1}, "expected_version": 2}), 400, "invalid_argument")
         e = w.ok("PATCH", E, {"label_selector": None, "expected_version": 2})
         assert "label_selector" not in e and w.ok("GET", E) == e, e
@@ -256,7 +257,7 @@ try:
             ("POST", O + "/apps", {"name": "k-app"}, {"name": "k-app2"}),
             ("PATCH", B, {"description": "x", "expected_version": 1}, {"description": "y", "expected_version": 1}),
             ("POST", A + "/envs", {"name": "k-env"}, {"name": "k-env2"}),
-            ("PATCH", E, {"private_network": True, "expected_version": 1}, {"private_network": False, "expected_version": 1}),
+            ("PATCH", E, {"protected": True, "expected_version": 1}, {"name": "e2", "expected_version": 1}),
             ("POST", A + "/releases", {"manifest": manifest("200Mi"), "image_digest": D1, "verify_image": False},
              {"manifest": manifest("201Mi"), "image_digest": D1, "verify_image": False}),
             ("POST", E + "/routes", {"hostname": "k2.example.com", "backend_process_type": "web", "backend_port": 8443},
@@ -283,6 +284,7 @@ try:
             ids = w.pg.sql("SELECT count(DISTINCT request_id) FROM moat.events WHERE idempotency_key = '%s'" % key)
             assert ids == "1", (method, path, ids)
             refused(w.q(method, path, other, key=key), 409, "idempotency_key_reuse")
+        w.ok("PATCH", E, {"protected": False, "expected_version": 2})
         r = w.q("DELETE", A, key="casc")
         refused(r, 409, "has_dependents")  # not stored: asked again it is judged again
         assert w.q("DELETE", A + "?cascade=true", key="casc").status == 200
@@ -418,6 +420,332 @@ try:
                 409, "hostname_taken")
         refused(w.q("POST", A + "/envs?dry_run=true", {"name": "x"}), 400, "invalid_argument")
         assert events_after(n) == [], events_after(n)
+
+    # ---------------------------------------------------------------- running things
+
+    def settled(E, n=1):
+        wait_for("it to settle", lambda: w.ok("GET", E + "/deploys")["items"][0]["status"] == "succeeded", 20)
+        return wait_for("%d ready" % n, lambda: (lambda x: x if len(x) == n else None)(
+            [i["id"] for i in w.ok("GET", E + "/instances?status=ready")["items"]]), 20)
+
+    def scale(E, **want):
+        return w.ok("PUT", E + "/scale", {"processes": [{"process_type": k, "desired": v} for k, v in want.items()],
+                                          "expected_version": w.ok("GET", E + "/scale")["resource_version"]})
+
+    @case("one instance restarted: its replacement is ready before it drains, the others stay")
+    def _():
+        A, E = make("again")
+        w.ok("POST", E + "/deploys", {"release_id": release(A)["id"]})
+        settled(E)
+        scale(E, web=3)
+        old = settled(E, 3)
+        n = head()
+        r = w.ok("POST", E + "/instances/%s/restart" % old[1], {})
+        assert r["restart_requested"] is True and r["id"] == old[1], r
+        assert w.q("POST", E + "/instances/%s/restart" % old[1], {}).status == 200  # asked twice, replaced once
+        now = wait_for("the replacement", lambda: (lambda x: x if len(x) == 3 and old[1] not in x else None)(
+            [i["id"] for i in w.ok("GET", E + "/instances?status=ready")["items"]]), 20)
+        assert len(set(now) - set(old)) == 1, (old, now)
+        ev = [e for e in events_after(n) if e.get("env_id") == E.split("/")[-1]]
+        new = (set(now) - set(old)).pop()
+        at = {}
+        for e in ev:
+            at.setdefault((e["event_type"], e["aggregate_id"], e["payload"].get("status") or e["payload"].get("reason")), e["event_id"])
+        ready, drain = at[("instance.status_changed", new, "ready")], at[("instance.desired_state_changed", old[1], "restart_requested")]
+        assert ready < drain, ev
+        assert len([e for e in ev if e["event_type"] == "instance.allocated"]) == 1, ev
+        wait_for("its end", lambda: w.ok("GET", E + "/instances/" + old[1])["status"] == "stopped", 20)
+        refused(w.q("POST", E + "/instances/%s/restart" % old[1], {}), 409, "conflict")
+        refused(w.q("POST", E + "/instances/inst_nothing/restart", {}), 404, "not_found")
+
+    @case("rebalance places every instance of a process anew, and says rebalanced")
+    def _():
+        A, E = make("moved")
+        refused(w.q("POST", E + "/rebalance", {}), 409, "conflict")
+        w.ok("POST", E + "/deploys", {"release_id": release(A)["id"]})
+        old = settled(E)
+        s = w.ok("POST", E + "/rebalance", {"process_types": ["web"]})
+        assert s["processes"][0]["process_type"] == "web", s
+        wait_for("another", lambda: (lambda x: len(x) == 1 and x != old)([i["id"] for i in w.ok("GET", E + "/instances?status=ready")["items"]]), 20)
+        assert w.ok("GET", E + "/instances/" + old[0])["desired_reason"] == "rebalanced"
+        refused(w.q("POST", E + "/rebalance", {"process_types": ["nope"]}), 400, "unknown_process_type")
+        refused(w.q("POST", E + "/rebalance", {"process_types": []}), 400, "invalid_argument")
+
+    @case("restarts take the processes named, and only deployed ones")
+    def _():
+        A, E = make("partly")
+        two = manifest() + manifest(name="api").split("\n", 3)[3].replace("ref = \"registry.test:5000/hello:latest\"\n", "")
+        w.ok("POST", E + "/deploys", {"release_id": release(A, two)["id"]})
+        settled(E, 2)
+        kind = {i["id"]: i["process_type"] for i in w.ok("GET", E + "/instances?status=ready")["items"]}
+        d = w.ok("POST", E + "/restarts", {"process_types": ["api"]})
+        assert d["process_types"] == ["api"] and d["kind"] == "restart", d
+        settled(E, 2)
+        now = {i["id"]: i["process_type"] for i in w.ok("GET", E + "/instances?status=ready")["items"]}
+        assert {i for i, t in kind.items() if t == "web"} == {i for i, t in now.items() if t == "web"}, (kind, now)
+        assert {i for i, t in kind.items() if t == "api"} != {i for i, t in now.items() if t == "api"}, (kind, now)
+        refused(w.q("POST", E + "/restarts", {"process_types": ["nope"]}), 400, "unknown_process_type")
+
+    @case("acceptance 12: scale 3, 5, 3 leaves 3; without max above 1 may be asked, above max or below 0 not; reset goes back")
+    def _():
+        A, E = make("replicas")
+        w.ok("POST", E + "/deploys", {"release_id": release(A)["id"]})
+        settled(E)
+        for n in (3, 5, 3):
+            assert scale(E, web=n)["processes"][0] == {"process_type": "web", "desired": n, "source": "user", "max": 100}
+            settled(E, n)
+        for n in (-1, 101, 1.5, "2", True):
+            r = w.q("PUT", E + "/scale", {"processes": [{"process_type": "web", "desired": n}],
+                                          "expected_version": w.ok("GET", E + "/scale")["resource_version"]})
+            refused(r, 400, "invalid_argument")
+        r = w.q("PUT", E + "/scale", {"processes": [{"process_type": "web", "desired": 1}] * 2, "expected_version": w.ok("GET", E + "/scale")["resource_version"]})
+        refused(r, 400, "invalid_argument")
+        scale(E, web=0)
+        wait_for("none", lambda: w.ok("GET", E + "/instances?status=ready")["items"] == [], 20)
+        assert scale(E, web=None)["processes"][0]["source"] == "manifest"
+        settled(E, 1)
+        mounts = manifest(extra='[[processes.web.mounts]]\nvolume = "data"\npath = "/data"\n[[volumes]]\nname = "data"\nsize = "1Gi"\n')
+        v = w.ok("POST", A + "/manifest/validate", {"manifest": mounts})
+        assert v["ok"] and v["canonical"]["processes"]["web"]["scaling"]["max"] == 1, v
+        v = w.ok("POST", A + "/manifest/validate", {"manifest": manifest()})
+        assert v["canonical"]["processes"]["web"]["scaling"]["max"] == 100, v
+
+    @case("a user's scale survives a deploy and is clamped, with a warning, when the new release allows less")
+    def _():
+        A, E = make("clamped")
+        w.ok("POST", E + "/deploys", {"release_id": release(A)["id"]})
+        settled(E)
+        scale(E, web=3)
+        settled(E, 3)
+        low = release(A, manifest(extra="[processes.web.scaling]\nmax = 2\n"))
+        d = w.ok("POST", E + "/deploys", {"release_id": low["id"]})
+        want = [{"code": "scale_clamped", "process_type": "web", "desired": 3, "max": 2}]
+        assert d["warnings"] == want and w.ok("GET", E + "/deploys/" + d["id"])["warnings"] == want, d
+        settled(E, 2)
+        s = w.ok("GET", E + "/status")
+        assert [c for c in s["conditions"] if c["type"] == "scale_clamped"] == [
+            {"type": "scale_clamped", "process_type": "web", "wanted": 3, "desired": 2}], s
+        back = release(A, manifest("130Mi"))
+        d = w.ok("POST", E + "/deploys", {"release_id": back["id"]})
+        assert "warnings" not in d, d
+        settled(E, 3)
+
+    @case("scaling down takes the failed first, then the not ready, then the oldest")
+    def _():
+        A, E = make("order")
+        w.ok("POST", E + "/deploys", {"release_id": release(A)["id"]})
+        settled(E)
+        scale(E, web=3)
+        old = sorted(settled(E, 3))
+        ripe = "SELECT count(*) FROM instances_view WHERE env_id = '%s' AND now() - last_transition_at > interval '5.5 s'" % E.split("/")[-1]
+        wait_for("all to be available", lambda: w.pg.sql(ripe) == "3")  # ready for a while: else the younger would go
+        w.agent.behave = lambda a: "hang" if a["workload"]["env_vars"]["MOAT_APP"] == "order" else "ready"
+        scale(E, web=4)
+        slow = wait_for("a slow one", lambda: [i["id"] for i in w.ok("GET", E + "/instances?status=starting")["items"]])[0]
+        w.agent.report(old[2], "failed", reason_code="workload_exited", exit_code=1, boot_id="boot_" + old[2][5:])
+        w.agent.behave = lambda a: "ready"
+
+        def gone():
+            return {i["id"] for i in w.ok("GET", E + "/instances?include_stopped=true")["items"] if i["desired_state"] != "running"}
+        for n, who in ((3, old[2]), (2, slow), (1, old[0])):
+            before = gone()
+            scale(E, web=n)
+            wait_for("one to go", lambda: len(gone()) > len(before))
+            assert gone() - before == {who}, (n, who, gone() - before)
+
+    @case("acceptance 11: a failing release leaves the old serving and fails by the limits; on_failure=rollback goes back by itself, once")
+    def _():
+        A, E = make("broken")
+        good = release(A)
+        w.ok("POST", E + "/deploys", {"release_id": good["id"]})
+        old = settled(E)
+        w.agent.behave = lambda a: "exit" if a["workload"]["image"]["resolved_digest"] == D2 else "ready"
+        bad = release(A, digest=D2)
+        d = w.ok("POST", E + "/deploys", {"release_id": bad["id"], "on_failure": "rollback"})
+        wait_for("failure", lambda: w.ok("GET", E + "/deploys/" + d["id"])["status"] == "failed", 20)
+        back = wait_for("the rollback", lambda: [x for x in w.ok("GET", E + "/deploys?kind=rollback")["items"] if x["status"] == "succeeded"], 20)
+        assert len(back) == 1 and back[0]["release_id"] == good["id"] and back[0]["on_failure"] == "hold", back
+        assert [i["id"] for i in w.ok("GET", E + "/instances?status=ready")["items"]] == old, "the old one served all the time"
+        n = len(w.ok("GET", E + "/instances?include_stopped=true")["items"])
+        time.sleep(1)
+        assert len(w.ok("GET", E + "/instances?include_stopped=true")["items"]) == n, "thrash"
+        w.agent.behave = lambda a: "ready"
+
+    @case("a deploy that is not done in its time fails with timeout")
+    def _():
+        A, E = make("late")
+        w.agent.behave = lambda a: "hang" if a["workload"]["env_vars"]["MOAT_APP"] == "late" else "ready"
+        for bad in (9, 3601, "10"):
+            refused(w.q("POST", E + "/deploys", {"release_id": release(A)["id"], "timeout_seconds": bad}), 400, "invalid_argument")
+        d = w.ok("POST", E + "/deploys", {"release_id": release(A)["id"], "timeout_seconds": 10})
+        d = wait_for("failure", lambda: (lambda x: x if x["status"] == "failed" else None)(w.ok("GET", E + "/deploys/" + d["id"])), 25)
+        assert d["failed_reason"] == "timeout", d
+        w.agent.behave = lambda a: "ready"
+
+    # ---------------------------------------------------------------- routes
+
+    @case("acceptance 13: a host name has one environment; conflicts never tell whose; other ports of it are free there")
+    def _():
+        org = "/v1/orgs/" + w.ok("POST", "/v1/orgs", {"name": "rival"})["id"]
+        other = org + "/apps/" + w.ok("POST", org + "/apps", {"name": "a"})["id"]
+        F = other + "/envs/" + w.ok("POST", other + "/envs", {"name": "e"})["id"]
+        A, E = make("owner")
+        body = {"hostname": "one.example.org", "backend_process_type": "web", "backend_port": 8443}
+        w.ok("POST", E + "/routes", body)
+        for port in (443, 8443):
+            p = refused(w.q("POST", F + "/routes", dict(body, listen_port=port)), 409, "hostname_taken")
+            for secret in (E.split("/")[-1], A.split("/")[-1], O.split("/")[-1], "owner", "local"):
+                assert secret not in json.dumps(p).replace(F, ""), p
+        two = w.ok("POST", E + "/routes", dict(body, listen_port=8443))
+        refused(w.q("POST", E + "/routes", dict(body, listen_port=8443)), 409, "hostname_taken")
+        for r in w.ok("GET", E + "/routes")["items"]:
+            w.ok("DELETE", E + "/routes/" + r["id"])
+        w.ok("POST", F + "/routes", body)  # free at once
+        assert two["listen_port"] == 8443
+
+    @case("a route changes in every option, is checked as a new one, and never in what it listens on")
+    def _():
+        A, E = make("tuned")
+        w.ok("POST", E + "/deploys", {"release_id": release(A)["id"]})
+        r = w.ok("POST", E + "/routes", {"hostname": "tuned.example.com", "backend_process_type": "web", "backend_port": 8443})
+        path = E + "/routes/" + r["id"]
+        v = r["resource_version"]
+        for change in ({"max_connections": 100}, {"idle_timeout_seconds": 600}, {"balance": "least_conn"}, {"proxy_tlv": True},
+                       {"proxy_protocol": "v2", "backend_expects_proxy_protocol": True}, {"max_connections": None}, {"idle_timeout_seconds": None}):
+            r = w.ok("PATCH", path, dict(change, expected_version=v))
+            v += 1
+            assert r["resource_version"] == v and all(r.get(k) == x for k, x in change.items()), r
+            got = w.ok("GET", path)
+            assert {k: x for k, x in got.items() if k != "status"} == {k: x for k, x in r.items() if k != "status"}, (got, r)
+        wait_for("the edge to have it", lambda: any(x.get("hostname") == "tuned.example.com" and x["proxy_protocol"] == "v2" and
+                 x["balance"] == "least_conn" and "max_connections" not in x for x in (w.edge_config() or {}).get("routes", [])))
+        for body, status, code in (({"backend_expects_proxy_protocol": False}, 400, "invalid_argument"), ({"backend_port": 1}, 409, "route_backend_missing"),
+                                   ({"balance": "random"}, 400, "invalid_argument"), ({"idle_timeout_seconds": 10}, 400, "invalid_argument"),
+                                   ({"hostname": "x.example.com"}, 400, "not_supported"), ({"listen_port": 8443}, 400, "not_supported"),
+                                   ({"protocol": "tcp_raw"}, 400, "not_supported"), ({"ipv4_required": True}, 409, "ipv4_not_enabled"),
+                                   ({"disabled": True}, 400, "unknown_field"), ({"balance": None}, 400, "invalid_argument"),
+                                   ({"balance": "least_conn"}, 400, "no_changes")):
+            refused(w.q("PATCH", path, dict(body, expected_version=v)), status, code)
+        net = w.ok("GET", E + "/networking")
+        assert net["hostnames"] == ["tuned.example.com"] and net["listeners"] == [
+            {"protocol": "tls_passthrough", "address_scope": "shared6", "listen_port": 443, "routes": 1}], net
+
+    @case("manifest routes: made, changed and taken by full deploys only; those made by API stay; rollback touches none")
+    def _():
+        A, E = make("declared")
+
+        def entry(host, port="tls", process="web"):
+            return '[[routes]]\nenv = "prod"\nhostname = "%s"\nprocess = "%s"\nport = "%s"\n' % (host, process, port)
+        second = '[[processes.web.ports]]\nname = "alt"\ninternal = 9443\n'
+
+        def routes():
+            return {r["hostname"]: (r["backend_port"], r["managed_by"]) for r in w.ok("GET", E + "/routes")["items"]}
+
+        def deploy(text, **more):
+            return w.q("POST", E + "/deploys", dict({"release_id": release(A, text)["id"]}, **more))
+        w.ok("POST", E + "/routes", {"hostname": "api.decl.example.com", "backend_process_type": "web", "backend_port": 8443})
+        one = deploy(manifest(extra=entry("a.decl.example.com") + '[[routes]]\nenv = "staging"\nhostname = "s.decl.example.com"\nprocess = "web"\nport = "tls"\n'))
+        assert one.status == 201 and [c["action"] for c in one.json["routes"]] == ["create"], one.text
+        assert routes() == {"api.decl.example.com": (8443, "api"), "a.decl.example.com": (8443, "manifest")}, routes()
+        both = deploy(manifest(extra=second + entry("a.decl.example.com", "alt") + entry("api.decl.example.com", "alt")))
+        assert [c["action"] for c in both.json["routes"]] == ["update"], both.text
+        assert routes() == {"api.decl.example.com": (8443, "api"), "a.decl.example.com": (9443, "manifest")}, routes()
+        part = deploy(manifest("131Mi", extra=second), process_types=["web"])
+        assert part.json["routes"] == [] and len(routes()) == 2, part.text
+        gone = deploy(manifest("132Mi", extra=second))
+        assert [c["action"] for c in gone.json["routes"]] == ["delete"] and routes() == {"api.decl.example.com": (8443, "api")}, gone.text
+        d = w.ok("POST", E + "/rollbacks", {"release_id": both.json["release_id"]})
+        assert routes() == {"api.decl.example.com": (8443, "api")}, routes()
+        lost = manifest().replace("internal = 8443", "internal = 9000")
+        n = head()
+        refused(deploy(lost), 409, "route_backend_missing")
+        assert [e for e in events_after(n) if e["event_type"] != "release.created" and e["actor"]["type"] != "system"
+                and e["event_type"] != "instance.status_changed"] == [], events_after(n)
+        assert deploy(lost, force=True).status == 201
+        B, F = make("squatter")
+        w.ok("POST", F + "/routes", {"hostname": "held.example.com", "backend_process_type": "web", "backend_port": 8443})
+        n = len(w.ok("GET", E + "/deploys")["items"])
+        refused(deploy(manifest("133Mi", extra=entry("held.example.com")), force=True), 409, "hostname_taken")
+        assert len(w.ok("GET", E + "/deploys")["items"]) == n, "a deploy came out of a refused command"
+
+    # ---------------------------------------------------------------- releases
+
+    @case("what a release changes, field by field, against the one before or any other")
+    def _():
+        A, E = make("compared")
+        a = release(A)
+        b = release(A, manifest("256Mi", extra='[[processes.web.ports]]\nname = "m"\ninternal = 9100\n'))
+        c = release(A, manifest("256Mi", name="api"), D2)
+        d = w.ok("GET", A + "/releases/%s/diff" % b["id"])
+        assert d["from"]["release_id"] == a["id"] and d["to"]["number"] == 2 and d["image_changed"] is False and d["same"] is False, d
+        by = {x["path"]: x for x in d["changes"]}
+        assert by["processes.web.resources.memory_bytes"]["from"] == 128 << 20 and by["processes.web.resources.memory_bytes"]["to"] == 256 << 20, by
+        assert by["processes.web.ports[9100]"]["op"] == "add" and len(by) == 2, by
+        d = w.ok("GET", A + "/releases/%s/diff?against=%s" % (c["id"], a["id"]))
+        assert d["image_changed"] and d["processes"] == {"added": ["api"], "removed": ["web"], "changed": []}, d
+        assert [(x["path"], x["op"]) for x in d["changes"]] == [("processes.api", "add"), ("processes.web", "remove")], d
+        assert w.ok("GET", A + "/releases/%s/diff?against=%s" % (a["id"], a["id"]))["same"] is True
+        refused(w.q("GET", A + "/releases/%s/diff" % a["id"]), 400, "invalid_argument")
+        B, _ = make("compared-other")
+        refused(w.q("GET", A + "/releases/%s/diff?against=%s" % (a["id"], release(B)["id"])), 404, "not_found")
+        refused(w.q("GET", B + "/releases/%s/diff?against=%s" % (a["id"], a["id"])), 404, "not_found")
+
+    # ---------------------------------------------------------------- operator
+
+    @case("an organisation is suspended: it drains, its routes answer as if unknown, and resumed all comes back")
+    def _():
+        org = "/v1/orgs/" + w.ok("POST", "/v1/orgs", {"name": "abuser"})["id"]
+        A = org + "/apps/" + w.ok("POST", org + "/apps", {"name": "a"})["id"]
+        E = A + "/envs/" + w.ok("POST", A + "/envs", {"name": "e"})["id"]
+        w.ok("POST", E + "/deploys", {"release_id": release(A)["id"]})
+        w.ok("POST", E + "/routes", {"hostname": "abuser.example.com", "backend_process_type": "web", "backend_port": 8443})
+        old = settled(E)
+
+        def edge():
+            return [r["disabled"] for r in (w.edge_config() or {}).get("routes", []) if r.get("hostname") == "abuser.example.com"]
+        wait_for("the edge", lambda: edge() == [False])
+        refused(w.q("POST", org + "/suspend", {}), 400, "invalid_argument")
+        o = w.ok("POST", org + "/suspend", {"reason": "spam"})
+        assert o["suspended"] is True and o["suspended_reason"] == "spam" and w.ok("GET", org) == o, o
+        assert w.ok("POST", org + "/suspend", {"reason": "again"}) == o  # it is already
+        wait_for("the edge to refuse", lambda: edge() == [True])
+        wait_for("the drain", lambda: w.ok("GET", E + "/instances/" + old[0]).get("desired_reason") == "org_suspended")
+        s = wait_for("blocked", lambda: (lambda s: s if s["processes"][0]["sched_condition"] == "blocked" else None)(w.ok("GET", E + "/status")))
+        assert s["processes"][0]["reason"] == "org_suspended" and {"type": "org_suspended"} in s["conditions"], s
+        wait_for("nothing to run", lambda: w.ok("GET", E + "/instances?status=ready")["items"] == [], 20)
+        o = w.ok("POST", org + "/resume", {"reason": "sorry"})
+        assert o["suspended"] is False and "suspended_reason" not in o and w.ok("GET", org) == o, o
+        wait_for("it to be back", lambda: len(w.ok("GET", E + "/instances?status=ready")["items"]) == 1, 20)
+        wait_for("the edge to serve", lambda: edge() == [False])
+
+    @case("a route is disabled and enabled by the operator, and says so")
+    def _():
+        A, E = make("switched")
+        r = w.ok("POST", E + "/routes", {"hostname": "switched.example.com", "backend_process_type": "web", "backend_port": 8443})
+
+        def edge():
+            return [x["disabled"] for x in (w.edge_config() or {}).get("routes", []) if x.get("hostname") == "switched.example.com"]
+        refused(w.q("POST", "/v1/routes/%s/disable" % r["id"], {}), 400, "invalid_argument")
+        d = w.ok("POST", "/v1/routes/%s/disable" % r["id"], {"reason": "phishing"}, key="dis")
+        assert d["disabled"] is True and d["resource_version"] == 2 and w.ok("GET", E + "/routes/" + r["id"])["disabled"] is True, d
+        wait_for("the edge", lambda: edge() == [True])
+        s = w.ok("GET", E + "/status")
+        assert [c["type"] for c in s["conditions"]] == ["route_disabled"], s
+        e = [x for x in w.ok("GET", O + "/events?event_type=route.updated&limit=500")["items"] if x["aggregate_id"] == r["id"]]
+        assert e[-1]["payload"] == {"disabled": True, "reason": "phishing"} and e[-1]["actor"]["type"] == "operator", e
+        w.ok("POST", "/v1/routes/%s/enable" % r["id"], {"reason": "cleaned"})
+        wait_for("the edge", lambda: edge() == [False])
+        refused(w.q("POST", "/v1/routes/rt_nothing/enable", {"reason": "x"}), 404, "not_found")
+
+    @case("an environment's label selector keeps it off nodes without the label")
+    def _():
+        A, E = make("picky")
+        w.ok("PATCH", E, {"label_selector": {"disk": "nvme"}, "expected_version": 1})
+        w.ok("POST", E + "/deploys", {"release_id": release(A)["id"]})
+        s = wait_for("blocked", lambda: (lambda s: s if s["processes"] and s["processes"][0]["sched_condition"] == "blocked" else None)(w.ok("GET", E + "/status")))
+        assert s["processes"][0]["reason"] == "no_matching_label", s
+        w.ok("PATCH", E, {"label_selector": None, "expected_version": 2})
+        settled(E)
 
     @case("SIGTERM ends the process cleanly")
     def _():

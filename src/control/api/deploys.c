@@ -17,18 +17,20 @@
     "json_strip_nulls(json_build_object('id',deploy_id,'org_id',org_id,'app_id',app_id,'env_id',env_id,'kind',kind,"   \
     "'release_id',release_id,'release_ids',release_ids,'previous_release_ids',previous_release_ids,"                   \
     "'process_types',process_types,'strategy',strategy,'on_failure',on_failure,'status',status,'message',message,"     \
-    "'failed_reason',failed_reason,'superseded_by',superseded_by,'timeout_seconds',timeout_seconds,'note',note,"       \
+    "'failed_reason',failed_reason,'superseded_by',superseded_by,'timeout_seconds',timeout_seconds,'note',note,'warnings',warnings,"       \
     "'created_by',created_by,'deadline_at'," MT_SQL_TS("deadline_at") ",'finished_at'," MT_SQL_TS("finished_at") "," \
     "'resource_version',resource_version," MT_SQL_TIMES "))::text"
 
-MT_SQL_LIST(deploys, DEPLOY_OBJECT, "deploys_view", "deploy_id", "env_id = $1 AND ($2::text IS NULL OR status = $2)", "3", "4");
+MT_SQL_LIST(deploys, DEPLOY_OBJECT, "deploys_view", "deploy_id",
+            "env_id = $1 AND ($2::text IS NULL OR status = $2) AND ($3::text IS NULL OR $3 = ANY (process_types))"
+            " AND ($4::text IS NULL OR kind = $4)" MT_SQL_CREATED("5", "6"), "7", "8");
 static const struct mt_pg_stmt deploy_get = {
     "deploy_get", "SELECT " DEPLOY_OBJECT ", resource_version FROM deploys_view WHERE env_id = $1 AND deploy_id = $2"};
 
 static const struct mt_pg_stmt release_of_app = {
     "deploy_release", "SELECT " MT_RELEASE_COLUMNS " FROM releases_view r WHERE r.app_id = $1 AND r.release_id = $2"};
 static const struct mt_pg_stmt desired_rows = {
-    "deploy_desired", "SELECT process_type, release_id, resource_version FROM env_desired_view WHERE env_id = $1"
+    "deploy_desired", "SELECT process_type, release_id, resource_version, desired_user FROM env_desired_view WHERE env_id = $1"
                       " ORDER BY process_type COLLATE \"C\""};
 static const struct mt_pg_stmt open_deploys = {
     "deploy_open", "SELECT deploy_id, process_types, resource_version FROM deploys_view WHERE env_id = $1"
@@ -48,6 +50,7 @@ struct work {
     struct mt_pg_res *desired, *open;
     char deploy_id[MT_ID_SIZE];
     bool partial; /* process_types was given */
+    json_t *warnings;
 };
 
 static void work_done(struct work *w)
@@ -55,6 +58,7 @@ static void work_done(struct work *w)
     if (w->has_rel)
         mt_release_row_done(&w->rel);
     free(w->types.v);
+    json_decref(w->warnings);
     mt_pg_res_free(w->desired);
     mt_pg_res_free(w->open);
 }
@@ -178,6 +182,14 @@ static void add_open(struct work *w)
             w->plan.open[w->plan.n_open++] = (struct mt_deploy_open){mt_pg_text(w->open, i, 0), mt_pg_i64(w->open, i, 2)};
 }
 
+static void warn(struct work *w, json_t *warning)
+{
+    if (!w->warnings)
+        w->warnings = json_array();
+    json_array_append_new(w->warnings, warning);
+    w->plan.warnings = w->warnings;
+}
+
 /* What the release's processes need that this server can or cannot give; finds the longest startup timeout. */
 static int check_processes(struct mt_api_call *c, struct work *w, uint32_t *ret_startup)
 {
@@ -188,6 +200,11 @@ static int check_processes(struct mt_api_call *c, struct work *w, uint32_t *ret_
         if (mt_manifest_process_read(w->rel.manifest, type, &pr, &c->err) < 0)
             return mt_api_fail_err(c);
         uint32_t startup = mt_health_startup_timeout(&pr.health);
+        int row = desired_row(w, type);
+        int64_t user = row >= 0 ? mt_pg_i64_or(w->desired, row, 3, -1) : -1;
+        if (user > pr.scaling_max)
+            warn(w, json_pack("{s:s,s:s,s:I,s:i}", "code", "scale_clamped", "process_type", type, "desired", (json_int_t)user,
+                              "max", (int)pr.scaling_max));
         bool secrets = pr.secrets_required, mounts = pr.n_mounts > 0;
         mt_manifest_process_done(&pr);
         *ret_startup = startup > *ret_startup ? startup : *ret_startup;
@@ -382,6 +399,10 @@ int mt_api_deploys_list(struct mt_api_call *c)
     mt_pg_p_init(&l.params);
     mt_pg_p_text(&l.params, c->env.id);
     mt_pg_p_text(&l.params, status);
+    mt_pg_p_text(&l.params, mt_api_query(c, "process_type"));
+    mt_pg_p_text(&l.params, mt_api_query(c, "kind"));
+    if (mt_api_list_created(c, &l) < 0)
+        return -1;
     return mt_api_send_list(c, &l);
 }
 

@@ -15,6 +15,7 @@ static const struct mt_pg_stmt groups = {
     "'release_number',r.number,'desired',CASE WHEN d.release_id IS NULL THEN 0 ELSE least(coalesce(d.desired_user,"
     "(r.manifest->'processes'->d.process_type->'scaling'->>'min')::int,1),"
     "coalesce((r.manifest->'processes'->d.process_type->'scaling'->>'max')::int,100)) END,"
+    "'wanted',CASE WHEN d.desired_user > (r.manifest->'processes'->d.process_type->'scaling'->>'max')::int THEN d.desired_user END,"
     "'ready',count(i.instance_id) FILTER (WHERE i.status = 'ready' AND i.desired_state = 'running' AND i.spec_hash = d.target_spec),"
     "'starting',count(i.instance_id) FILTER (WHERE i.status IN ('booting','starting') AND i.desired_state = 'running'),"
     "'failed',count(i.instance_id) FILTER (WHERE i.status = 'failed' AND i.desired_state = 'running'),"

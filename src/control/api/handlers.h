@@ -64,6 +64,8 @@ int mt_api_manifest_validate(struct mt_api_call *c);
 int mt_api_releases_list(struct mt_api_call *c);
 int mt_api_releases_create(struct mt_api_call *c);
 int mt_api_releases_get(struct mt_api_call *c);
+/* release_diff.c */
+int mt_api_releases_diff(struct mt_api_call *c);
 /* deploys.c */
 int mt_api_deploys_list(struct mt_api_call *c);
 int mt_api_deploys_create(struct mt_api_call *c);
@@ -73,15 +75,25 @@ int mt_api_restarts_create(struct mt_api_call *c);
 /* scale.c */
 int mt_api_scale_get(struct mt_api_call *c);
 int mt_api_scale_put(struct mt_api_call *c);
+int mt_api_rebalance_create(struct mt_api_call *c);
 /* instances.c */
 int mt_api_instances_list(struct mt_api_call *c);
 int mt_api_instances_get(struct mt_api_call *c);
+int mt_api_instances_restart(struct mt_api_call *c);
 /* routes.c */
 int mt_api_routes_list(struct mt_api_call *c);
 int mt_api_routes_list_org(struct mt_api_call *c);
 int mt_api_routes_create(struct mt_api_call *c);
 int mt_api_routes_get(struct mt_api_call *c);
+int mt_api_routes_patch(struct mt_api_call *c);
 int mt_api_routes_delete(struct mt_api_call *c);
+/* switches.c */
+int mt_api_orgs_suspend(struct mt_api_call *c);
+int mt_api_orgs_resume(struct mt_api_call *c);
+int mt_api_routes_disable(struct mt_api_call *c);
+int mt_api_routes_enable(struct mt_api_call *c);
+/* networking.c */
+int mt_api_networking_get(struct mt_api_call *c);
 /* status.c */
 int mt_api_env_status(struct mt_api_call *c);
 /* events.c */

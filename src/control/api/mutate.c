@@ -262,6 +262,8 @@ static int round_once(struct mt_api_call *c, mt_prepare_fn *prepare, const struc
 int mt_api_mutate(struct mt_api_call *c, mt_prepare_fn *prepare)
 {
     struct scope s;
+    if (c->org_suspended && !c->who.is_operator && !MT_STREQ(c->route->method, "DELETE"))
+        return mt_api_fail(c, 403, "forbidden", "the organisation is suspended: reading and deleting are all that can be done");
     if (scope_make(c, &s) < 0)
         return -1;
     int rc = replay(c, &s);

@@ -20,7 +20,7 @@
     "'created_by',created_by,'resource_version',resource_version," MT_SQL_TIMES "))::text"
 
 MT_SQL_LIST(releases, RELEASE_OBJECT, "releases_view", "release_id",
-            "app_id = $1 AND ($2::text IS NULL OR number::text = $2)", "3", "4");
+            "app_id = $1 AND ($2::text IS NULL OR number::text = $2)" MT_SQL_CREATED("3", "4"), "5", "6");
 static const struct mt_pg_stmt release_get = {
     "release_get", "SELECT " RELEASE_OBJECT ", resource_version FROM releases_view WHERE app_id = $1 AND release_id = $2"};
 static const struct mt_pg_stmt release_same = {
@@ -312,6 +312,8 @@ int mt_api_releases_list(struct mt_api_call *c)
     mt_pg_p_init(&l.params);
     mt_pg_p_text(&l.params, c->app.id);
     mt_pg_p_text(&l.params, number);
+    if (mt_api_list_created(c, &l) < 0)
+        return -1;
     return mt_api_send_list(c, &l);
 }
 

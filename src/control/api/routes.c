@@ -2,9 +2,11 @@
 /* Routes: which name or port leads to which process of an environment. Their status is derived, never stored. */
 #include "control/api/handlers.h"
 
+#include "base/assert.h"
 #include "base/clock.h"
 #include "base/str.h"
-#include "control/api/mutate.h"
+#include "control/api/patch.h"
+#include "control/api/routes.h"
 #include "control/api/sql.h"
 #include "control/commands/route.h"
 #include "control/plans/edge_acks.h"
@@ -23,21 +25,25 @@
     "'backend_expects_proxy_protocol',backend_expects_proxy_protocol,'proxy_tlv',proxy_tlv,"                            \
     "'ipv4_required',ipv4_required,'max_connections',max_connections,'idle_timeout_seconds',idle_timeout_seconds,"      \
     "'balance',balance,'default_for_listener',default_for_listener,'allow_non_tls',allow_non_tls,"                      \
-    "'disabled',disabled,'managed_by',managed_by,'status',CASE WHEN " READY_BACKEND                                     \
+    "'disabled',disabled,'managed_by',managed_by,'deleted',CASE WHEN deleted THEN true END,'status',CASE WHEN disabled THEN 'degraded' WHEN " READY_BACKEND                                     \
     " THEN CASE WHEN r.last_event_id <= $2 THEN 'active' ELSE 'pending' END WHEN " EVER_BACKEND                         \
     " THEN 'degraded' ELSE 'pending' END,'hints','[]'::json,'addresses',(SELECT coalesce(json_agg(n.public_ipv6),'[]')" \
     " FROM nodes_view n WHERE 'edge' = ANY (n.roles) AND NOT n.deleted AND n.public_ipv6 IS NOT NULL),"                 \
     "'resource_version',resource_version," MT_SQL_TIMES "))::text"
 
 MT_SQL_LIST(env_routes, ROUTE_OBJECT, "routes_view r", "route_id",
-            "NOT deleted AND env_id = $1 AND ($3::text IS NULL OR hostname = $3) AND " MT_SQL_INSIDE("app_id", "env_id", "4", "5"), "6",
-            "7");
+            "($4 OR NOT deleted) AND env_id = $1 AND ($3::text IS NULL OR hostname = $3)"
+            " AND ($5::text IS NULL OR backend_process_type = $5)" MT_SQL_CREATED("6", "7") " AND "
+            MT_SQL_INSIDE("app_id", "env_id", "8", "9"), "10", "11");
 MT_SQL_LIST(org_routes, ROUTE_OBJECT, "routes_view r", "route_id",
-            "NOT deleted AND org_id = $1 AND ($3::text IS NULL OR hostname = $3) AND " MT_SQL_INSIDE("app_id", "env_id", "4", "5"), "6",
-            "7");
+            "($4 OR NOT deleted) AND org_id = $1 AND ($3::text IS NULL OR hostname = $3)"
+            " AND ($5::text IS NULL OR backend_process_type = $5)" MT_SQL_CREATED("6", "7") " AND "
+            MT_SQL_INSIDE("app_id", "env_id", "8", "9")
+            " AND ($10::text IS NULL OR app_id = $10) AND ($11::text IS NULL OR env_id = $11)", "12", "13");
 static const struct mt_pg_stmt route_get = {
     "route_get",
-    "SELECT " ROUTE_OBJECT ", resource_version FROM routes_view r WHERE env_id = $1 AND route_id = $3 AND NOT deleted"};
+    "SELECT " ROUTE_OBJECT ", resource_version FROM routes_view r WHERE ($1::text IS NULL OR env_id = $1) AND route_id = $3"
+    " AND NOT deleted"};
 static const struct mt_pg_stmt route_row = {
     "route_row", "SELECT hostname, listen_port, resource_version, deleted FROM routes_view WHERE env_id = $1 AND route_id = $2"};
 static const struct mt_pg_stmt shared_port = {
@@ -50,37 +56,63 @@ static const struct mt_pg_stmt desired_ports = {
     " WHERE (q->>'internal')::int = $3) FROM env_desired_view d JOIN releases_view r ON r.release_id = d.release_id"
     " WHERE d.env_id = $1 AND d.process_type = $2"};
 
-static int list(struct mt_api_call *c, const struct mt_pg_stmt *asc, const struct mt_pg_stmt *desc, const char *owner)
+/* $1 owner, $2 revision, $3 hostname, $4 include_deleted, $5 process_type, $6 and $7 times. */
+static int list_begin(struct mt_api_call *c, struct mt_api_list *l, const char *owner)
 {
-    struct mt_api_list l = {.asc = asc, .desc = desc};
-    const char *hostname = mt_api_query(c, "hostname");
-    mt_pg_p_init(&l.params);
-    mt_pg_p_text(&l.params, owner);
-    mt_pg_p_i64(&l.params, mt_edges_best(c->ctl->edges, mt_clock_mono()));
-    mt_pg_p_text(&l.params, hostname);
-    mt_api_list_inside(c, &l);
-    return mt_api_send_list(c, &l);
+    bool deleted;
+    mt_pg_p_init(&l->params);
+    mt_pg_p_text(&l->params, owner);
+    mt_pg_p_i64(&l->params, mt_edges_best(c->ctl->edges, mt_clock_mono()));
+    mt_pg_p_text(&l->params, mt_api_query(c, "hostname"));
+    if (mt_api_query_bool(c, "include_deleted", false, &deleted) < 0)
+        return -1;
+    mt_pg_p_bool(&l->params, deleted);
+    mt_pg_p_text(&l->params, mt_api_query(c, "process_type"));
+    if (mt_api_list_created(c, l) < 0)
+        return -1;
+    mt_api_list_inside(c, l);
+    return 0;
 }
 
 int mt_api_routes_list(struct mt_api_call *c)
 {
-    return list(c, &env_routes_asc, &env_routes_desc, c->env.id);
+    struct mt_api_list l = {.asc = &env_routes_asc, .desc = &env_routes_desc};
+    return list_begin(c, &l, c->env.id) < 0 ? -1 : mt_api_send_list(c, &l);
 }
 
 int mt_api_routes_list_org(struct mt_api_call *c)
 {
-    return list(c, &org_routes_asc, &org_routes_desc, c->org.id);
+    struct mt_api_list l = {.asc = &org_routes_asc, .desc = &org_routes_desc};
+    if (list_begin(c, &l, c->org.id) < 0)
+        return -1;
+    mt_pg_p_text(&l.params, mt_api_query(c, "app_id"));
+    mt_pg_p_text(&l.params, mt_api_query(c, "env_id"));
+    return mt_api_send_list(c, &l);
+}
+
+static struct mt_pg_params route_params(struct mt_api_call *c, const char *env_id, const char *id)
+{
+    struct mt_pg_params p;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, env_id);
+    mt_pg_p_i64(&p, mt_edges_best(c->ctl->edges, mt_clock_mono()));
+    mt_pg_p_text(&p, id);
+    return p;
+}
+
+int mt_api_route_load(struct mt_api_call *c, const char *env_id, const char *id, struct mt_pg_res **ret)
+{
+    struct mt_pg_params p = route_params(c, env_id, id);
+    if (mt_pg_query_one(c->pg, &route_get, &p, ret, &c->err) < 0)
+        return c->err.code == MT_E_NOT_FOUND ? mt_api_not_found(c, "route") : mt_api_fail_err(c);
+    return 0;
 }
 
 int mt_api_routes_get(struct mt_api_call *c)
 {
-    struct mt_pg_params p;
+    struct mt_pg_params p = route_params(c, c->env.id, mt_api_param(c, "route_id"));
     if (mt_api_query_done(c) < 0)
         return -1;
-    mt_pg_p_init(&p);
-    mt_pg_p_text(&p, c->env.id);
-    mt_pg_p_i64(&p, mt_edges_best(c->ctl->edges, mt_clock_mono()));
-    mt_pg_p_text(&p, mt_api_param(c, "route_id"));
     return mt_api_send_row(c, &route_get, &p, "route");
 }
 
@@ -206,6 +238,76 @@ static int prepare_create(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_a
 int mt_api_routes_create(struct mt_api_call *c)
 {
     return mt_api_mutate(c, prepare_create);
+}
+
+/* ---------------------------------------------------------------- change */
+
+static const char *text_of(const json_t *o, const char *name)
+{
+    const char *s = json_string_value(json_object_get(o, name));
+    return s ? s : "";
+}
+
+/* The patched object must be a route that could have been made so. */
+static int check_patched(struct mt_api_call *c, const json_t *o)
+{
+    const char *code;
+    struct mt_route_spec s = {
+        .listen_port = json_integer_value(json_object_get(o, "listen_port")),
+        .protocol = text_of(o, "protocol"),
+        .backend_process_type = text_of(o, "backend_process_type"),
+        .backend_port = json_integer_value(json_object_get(o, "backend_port")),
+        .proxy_protocol = text_of(o, "proxy_protocol"),
+        .backend_expects_proxy_protocol = json_is_true(json_object_get(o, "backend_expects_proxy_protocol")),
+        .proxy_tlv = json_is_true(json_object_get(o, "proxy_tlv")),
+        .ipv4_required = json_is_true(json_object_get(o, "ipv4_required")),
+        .max_connections = json_integer_value(json_object_get(o, "max_connections")),
+        .idle_timeout_seconds = json_integer_value(json_object_get(o, "idle_timeout_seconds")),
+        .balance = text_of(o, "balance"),
+    };
+    snprintf(s.hostname, sizeof s.hostname, "%s", text_of(o, "hostname"));
+    if (mt_route_check(&s, &code, &c->err) < 0)
+        return mt_api_fail(c, MT_STREQ(code, "ipv4_not_enabled") ? 409 : 400, code, "%s", c->err.msg);
+    return check_backend(c, &s);
+}
+
+static int patch(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made, struct mt_api_patch *p)
+{
+    static const char *const fixed[] = {"hostname", "listen_port", "protocol"};
+    static const char *const known[] = {"backend_process_type", "backend_port", "proxy_protocol",
+                                        "backend_expects_proxy_protocol", "proxy_tlv", "ipv4_required", "max_connections",
+                                        "idle_timeout_seconds", "balance", "expected_version", NULL};
+    const char *id = mt_api_param(c, "route_id");
+    struct mt_pg_params key = route_params(c, c->env.id, id);
+    for (size_t i = 0; i < MT_ARRAY_LEN(fixed); i++)
+        if (json_object_get(c->body, fixed[i]))
+            return mt_api_fail(c, 400, "not_supported", "'%s' of a route does not change; delete the route and create another", fixed[i]);
+    if (mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 || mt_api_patch_begin(c, &route_get, &key, "route", p) < 0 ||
+        mt_api_patch_text(c, p, "backend_process_type", 32, false) < 0 ||
+        mt_api_patch_int(c, p, "backend_port", 1, 65535, false) < 0 || mt_api_patch_text(c, p, "proxy_protocol", 8, false) < 0 ||
+        mt_api_patch_bool(c, p, "backend_expects_proxy_protocol") < 0 || mt_api_patch_bool(c, p, "proxy_tlv") < 0 ||
+        mt_api_patch_bool(c, p, "ipv4_required") < 0 || mt_api_patch_int(c, p, "max_connections", 1, 1000000, true) < 0 ||
+        mt_api_patch_int(c, p, "idle_timeout_seconds", 60, 86400, true) < 0 || mt_api_patch_text(c, p, "balance", 20, false) < 0 ||
+        check_patched(c, p->object) < 0 || mt_api_patch_end(c, p, made, "route.update", "route_id", id) < 0)
+        return -1;
+    if (mt_cmd_rely(cmd, MT_RELY_ROUTE, id, NULL, p->version, &c->err) < 0)
+        return mt_api_fail_err(c);
+    if (MT_STREQ(text_of(made->object, "status"), "active")) /* until an edge has applied it */
+        json_object_set_new(made->object, "status", json_string("pending"));
+    return mt_api_event(c, cmd, MT_EV_ROUTE_UPDATED, id, json_incref(p->payload));
+}
+
+static int prepare_patch(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made)
+{
+    struct mt_api_patch p = {0};
+    int rc = patch(c, cmd, made, &p);
+    mt_api_patch_done(&p);
+    return rc;
+}
+
+int mt_api_routes_patch(struct mt_api_call *c)
+{
+    return mt_api_mutate(c, prepare_patch);
 }
 
 /* ---------------------------------------------------------------- delete */

@@ -17,8 +17,8 @@ static const struct mt_pg_stmt last_deploy = {
 static const struct mt_pg_stmt routes = {
     "status_routes",
     "SELECT json_strip_nulls(json_build_object('id',route_id,'hostname',hostname,'listen_port',listen_port,'protocol',protocol,"
-    "'backend_process_type',backend_process_type,'backend_port',backend_port,'ready_backends',b.n,'status',"
-    "CASE WHEN b.n > 0 AND r.last_event_id <= $2 THEN 'active' WHEN b.n > 0 THEN 'pending' WHEN b.ever THEN 'degraded'"
+    "'backend_process_type',backend_process_type,'backend_port',backend_port,'ready_backends',b.n,'disabled',CASE WHEN r.disabled THEN true END,'status',"
+    "CASE WHEN r.disabled THEN 'degraded' WHEN b.n > 0 AND r.last_event_id <= $2 THEN 'active' WHEN b.n > 0 THEN 'pending' WHEN b.ever THEN 'degraded'"
     " ELSE 'pending' END))::text FROM routes_view r, LATERAL (SELECT count(*) FILTER (WHERE i.status = 'ready'"
     " AND i.desired_state = 'running' AND i.released_at IS NULL) AS n, bool_or(i.ready_at IS NOT NULL) AS ever"
     " FROM instances_view i WHERE i.env_id = r.env_id AND i.process_type = r.backend_process_type) b"
@@ -55,23 +55,55 @@ static int add_last_deploy(struct mt_api_call *c, json_t *o)
     return 0;
 }
 
-/* What is not as it should be, in words of the groups. */
-static json_t *conditions(const json_t *groups)
+static void say(json_t *list, json_t *condition)
 {
-    json_t *list = json_array(), *g;
+    if (condition)
+        json_array_append_new(list, condition);
+}
+
+static json_int_t n_of(const json_t *g, const char *name)
+{
+    return json_integer_value(json_object_get(g, name));
+}
+
+/* One group: why it is blocked or held, else how far it is. */
+static void group_condition(json_t *list, const json_t *g)
+{
+    const char *cond = json_string_value(json_object_get(g, "sched_condition"));
+    const char *type = json_string_value(json_object_get(g, "process_type"));
+    json_int_t desired = n_of(g, "desired"), ready = n_of(g, "ready"), failed = n_of(g, "failed");
+    if (cond && !MT_STREQ(cond, "ok"))
+        say(list, json_pack("{s:s,s:s,s:O*,s:O*}", "type", cond, "process_type", type, "reason", json_object_get(g, "reason"),
+                            "detail", json_object_get(g, "detail")));
+    else if (ready < desired)
+        say(list, json_pack("{s:s,s:s,s:I,s:I}", "type", failed ? "failing" : "progressing", "process_type", type, "ready", ready,
+                            "desired", desired));
+    if (json_object_get(g, "wanted"))
+        say(list, json_pack("{s:s,s:s,s:I,s:I}", "type", "scale_clamped", "process_type", type, "wanted", n_of(g, "wanted"),
+                            "desired", desired));
+}
+
+/* What is not as it should be; empty when all is well. */
+static json_t *conditions(struct mt_api_call *c, const json_t *o)
+{
+    json_t *list = json_array(), *v;
     size_t i;
-    json_array_foreach (groups, i, g) {
-        const char *cond = json_string_value(json_object_get(g, "sched_condition"));
-        const char *type = json_string_value(json_object_get(g, "process_type"));
-        json_int_t desired = json_integer_value(json_object_get(g, "desired"));
-        json_int_t ready = json_integer_value(json_object_get(g, "ready"));
-        if (cond && !MT_STREQ(cond, "ok"))
-            json_array_append_new(list, json_pack("{s:s,s:s,s:O*,s:O*}", "type", cond, "process_type", type, "reason",
-                                                  json_object_get(g, "reason"), "detail", json_object_get(g, "detail")));
-        else if (ready < desired)
-            json_array_append_new(list, json_pack("{s:s,s:s,s:I,s:I}", "type", "progressing", "process_type", type, "ready",
-                                                  ready, "desired", desired));
+    const json_t *deploy = json_object_get(o, "last_deploy");
+    if (c->org_suspended)
+        say(list, json_pack("{s:s}", "type", "org_suspended"));
+    json_array_foreach (json_object_get(o, "processes"), i, v)
+        group_condition(list, v);
+    json_array_foreach (json_object_get(o, "routes"), i, v) {
+        const char *status = json_string_value(json_object_get(v, "status"));
+        bool off = json_is_true(json_object_get(v, "disabled"));
+        if (off || (status && MT_STREQ(status, "degraded")))
+            say(list, json_pack("{s:s,s:O*,s:O*,s:O*}", "type", off ? "route_disabled" : "route_degraded", "route_id",
+                                json_object_get(v, "id"), "hostname", json_object_get(v, "hostname"), "listen_port",
+                                json_object_get(v, "listen_port")));
     }
+    if (deploy && MT_STREQ(json_string_value(json_object_get(deploy, "status")), "failed"))
+        say(list, json_pack("{s:s,s:O*,s:O*,s:O*}", "type", "deploy_failed", "deploy_id", json_object_get(deploy, "id"), "reason",
+                            json_object_get(deploy, "failed_reason"), "detail", json_object_get(deploy, "message")));
     return list;
 }
 
@@ -85,12 +117,12 @@ int mt_api_env_status(struct mt_api_call *c)
     json_t *groups = mt_api_groups(c, NULL);
     if (!groups)
         return -1;
-    json_t *o = json_pack("{s:s,s:s,s:o,s:O,s:[],s:I}", "env_id", c->env.id, "name", c->env.name, "conditions",
-                          conditions(groups), "processes", groups, "volumes", "as_of_event_id", (json_int_t)head);
-    json_decref(groups);
+    json_t *o = json_pack("{s:s,s:s,s:[],s:o,s:[],s:I}", "env_id", c->env.id, "name", c->env.name, "conditions", "processes",
+                          groups, "volumes", "as_of_event_id", (json_int_t)head);
     if (add_last_deploy(c, o) < 0 || add_routes(c, o) < 0 || mt_api_diagnose(c, NULL, o) < 0) {
         json_decref(o);
         return -1;
     }
+    json_object_set_new(o, "conditions", conditions(c, o));
     return mt_api_send(c, 200, o);
 }

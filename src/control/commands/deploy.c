@@ -69,6 +69,8 @@ int mt_deploy_events(struct mt_cmd *cmd, const struct mt_cmd_ids *ids, const str
                                 "release_ids", release_map(p, false), "process_types", type_list(p), "strategy", "rolling",
                                 "on_failure", p->on_failure, "timeout_seconds", (json_int_t)p->timeout_seconds,
                                 "previous_release_ids", release_map(p, true), "note", p->note);
+    if (payload && json_array_size(p->warnings))
+        json_object_set_new(payload, "warnings", json_deep_copy(p->warnings));
     if ((rc = mt_cmd_cause(cmd, p->deploy_id, 0, err)) < 0) {
         json_decref(payload);
         return rc;
@@ -81,10 +83,13 @@ int mt_deploy_events(struct mt_cmd *cmd, const struct mt_cmd_ids *ids, const str
 
 json_t *mt_deploy_object(const struct mt_cmd_ids *ids, const struct mt_deploy_plan *p, const char *created_by)
 {
-    return json_pack("{s:s,s:s,s:s,s:s,s:s,s:s*,s:o,s:o,s:o,s:s,s:s,s:s,s:I,s:s*,s:s,s:i,s:n,s:n}", "id", p->deploy_id,
+    json_t *o = json_pack("{s:s,s:s,s:s,s:s,s:s,s:s*,s:o,s:o,s:o,s:s,s:s,s:s,s:I,s:s*,s:s,s:i,s:n,s:n}", "id", p->deploy_id,
                      "org_id", ids->org_id, "app_id", ids->app_id, "env_id", ids->env_id, "kind", p->kind, "release_id",
                      p->release_id, "release_ids", release_map(p, false), "previous_release_ids", release_map(p, true),
                      "process_types", type_list(p), "strategy", "rolling", "on_failure", p->on_failure, "status", "queued",
                      "timeout_seconds", (json_int_t)p->timeout_seconds, "note", p->note, "created_by", created_by,
                      "resource_version", 1, "created_at", "updated_at");
+    if (o && json_array_size(p->warnings))
+        json_object_set_new(o, "warnings", json_deep_copy(p->warnings));
+    return o;
 }

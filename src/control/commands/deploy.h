@@ -30,6 +30,7 @@ struct mt_deploy_plan {
     const char *release_id; /* NULL when processes have different ones */
     const char *on_failure; /* hold, rollback */
     const char *note;       /* NULL: none */
+    const json_t *warnings; /* [{code, ...}], NULL or empty: none; borrowed */
     uint32_t timeout_seconds;
     struct mt_deploy_item items[MT_DEPLOY_TYPES_MAX]; /* ascending process_type */
     size_t n_items;

@@ -24,6 +24,7 @@ static const struct mt_ev_info infos[MT_EV_MAX] = {
 #define OBJECT_OPT(n) {n, MT_PF_OBJECT, false, NULL}
 #define TEXTS(n) {n, MT_PF_TEXTS, true, NULL}
 #define OBJECTS(n) {n, MT_PF_OBJECTS, true, NULL}
+#define OBJECTS_OPT(n) {n, MT_PF_OBJECTS, false, NULL}
 #define ENUM(n, v) {n, MT_PF_ENUM, true, v}
 #define ENUM_OPT(n, v) {n, MT_PF_ENUM, false, v}
 #define ANY(n) {n, MT_PF_ANY, true, NULL}
@@ -66,7 +67,7 @@ static const struct mt_pf f_release_created[] = {
 static const struct mt_pf f_deploy_created[] = {
     ENUM("kind", "deploy|rollback|restart"), TEXT_OPT("release_id"), OBJECT("release_ids"), TEXTS("process_types"),
     ENUM("strategy", "rolling"), ENUM("on_failure", "hold|rollback"), INT("timeout_seconds"), OBJECT("previous_release_ids"),
-    TEXT_OPT("note"), END};
+    TEXT_OPT("note"), OBJECTS_OPT("warnings"), END};
 static const struct mt_pf f_deploy_status[] = {ENUM("status", "queued|rolling|succeeded|failed|superseded"), TEXT_OPT("message"),
                                                TEXT_OPT("failed_reason"), TEXT_OPT("superseded_by"), END};
 static const struct mt_pf f_desired_set[] = {TEXT("process_type"), TEXT("release_id"), TEXT("deploy_id"), END};
@@ -84,7 +85,7 @@ static const struct mt_pf f_route_updated[] = {
     TEXT_OPT("backend_process_type"), INT_OPT("backend_port"), ENUM_OPT("proxy_protocol", "off|v2"),
     BOOL_OPT("backend_expects_proxy_protocol"), BOOL_OPT("ipv4_required"), BOOL_OPT("proxy_tlv"), ANY_OPT("max_connections"),
     ANY_OPT("idle_timeout_seconds"), ENUM_OPT("balance", BALANCE), BOOL_OPT("default_for_listener"), BOOL_OPT("allow_non_tls"),
-    BOOL_OPT("disabled"), END};
+    BOOL_OPT("disabled"), TEXT_OPT("reason"), END};
 static const struct mt_pf f_route_deleted[] = {TEXT_OPT("hostname"), INT("listen_port"), END};
 static const struct mt_pf f_allocated[] = {
     TEXT("process_type"), TEXT("node_id"), TEXT("release_id"), TEXT_OPT("deploy_id"), TEXT_OPT("secret_version_id"),
@@ -149,6 +150,7 @@ static const struct mt_pf *const fields[MT_EV_MAX] = {
     [MT_EV_INSTANCE_ALLOCATED] = f_allocated,
     [MT_EV_INSTANCE_DESIRED_STATE_CHANGED] = f_desired_state,
     [MT_EV_INSTANCE_STATUS_CHANGED] = f_status,
+    [MT_EV_INSTANCE_RESTART_REQUESTED] = f_none,
     [MT_EV_INSTANCE_RELEASED] = f_released,
     [MT_EV_NODE_ENROLLED] = f_enrolled,
     [MT_EV_NODE_ADMIN_STATE_CHANGED] = f_admin_state,

@@ -52,6 +52,7 @@ enum mt_ev_birth { MT_EV_FIRST = 0, MT_EV_LATER, MT_EV_ANY };
     X(INSTANCE_ALLOCATED, "instance.allocated", "instance", 1, FIRST, true)            \
     X(INSTANCE_DESIRED_STATE_CHANGED, "instance.desired_state_changed", "instance", 1, LATER, true) \
     X(INSTANCE_STATUS_CHANGED, "instance.status_changed", "instance", 1, LATER, true)  \
+    X(INSTANCE_RESTART_REQUESTED, "instance.restart_requested", "instance", 1, LATER, true) \
     X(INSTANCE_RELEASED, "instance.released", "instance", 1, LATER, true)              \
     X(NODE_ENROLLED, "node.enrolled", "node", 1, FIRST, false)                         \
     X(NODE_ADMIN_STATE_CHANGED, "node.admin_state_changed", "node", 1, LATER, false)   \

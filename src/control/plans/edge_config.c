@@ -12,8 +12,9 @@ static const struct mt_pg_stmt routes = {
     "'resource_version',resource_version,'protocol',protocol,'address_scope',address_scope,'hostname',hostname,"
     "'listen_port',listen_port,'backend_process_type',backend_process_type,'backend_port',backend_port,"
     "'proxy_protocol',proxy_protocol,'proxy_tlv',proxy_tlv,'balance',balance,'max_connections',max_connections,"
-    "'idle_timeout_seconds',idle_timeout_seconds,'disabled',disabled))::text, protocol, listen_port"
-    " FROM routes_view WHERE NOT deleted AND address_scope = 'shared6' ORDER BY route_id COLLATE \"C\""};
+    "'idle_timeout_seconds',idle_timeout_seconds,'disabled',disabled OR (SELECT o.suspended FROM orgs_view o"
+    " WHERE o.org_id = r.org_id)))::text, protocol, listen_port"
+    " FROM routes_view r WHERE NOT deleted AND address_scope = 'shared6' ORDER BY route_id COLLATE \"C\""};
 
 static const struct mt_pg_stmt listeners = {
     "edge_listeners",

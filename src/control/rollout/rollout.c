@@ -165,7 +165,7 @@ static void classify(struct mt_step *s)
         in->live = !in->lost;
         if (!in->live)
             continue;
-        in->evicted = !g->stateful && node && node->admin == MT_NODE_DRAINING;
+        in->evicted = !g->stateful && ((node && node->admin == MT_NODE_DRAINING) || i->restart_requested);
         if (i->status == MT_STATUS_READY && !gone && i->ready_since_ms > 0) {
             in->available = s->now_ms - i->ready_since_ms >= MT_ROLL_MIN_READY_MS;
             if (!in->available)
@@ -328,10 +328,8 @@ static void held(struct mt_step *s)
 
 /* ---- nothing wanted, and groups with volumes ---- */
 
-static void drain_all(struct mt_step *s)
+static void drain_all(struct mt_step *s, enum mt_reason why)
 {
-    enum mt_reason why = s->g->stop_all_reason == MT_REASON_NONE ? MT_REASON_SCALED_DOWN : s->g->stop_all_reason;
-
     for (size_t k = 0; k < s->n; k++) {
         struct mt_step_inst *in = &s->in[k];
         const struct mt_place_node *node = mt_step_node(s, in);
@@ -342,6 +340,16 @@ static void drain_all(struct mt_step *s)
         else if (in->live)
             mt_step_act(s, MT_ROLL_DRAIN, in, why);
     }
+}
+
+/* Everything goes, and comes back when the organisation is resumed: what is wanted stays as it is. */
+static void suspended(struct mt_step *s)
+{
+    struct mt_place_decision d = {.reason = MT_REASON_ORG_SUSPENDED};
+
+    drain_all(s, MT_REASON_ORG_SUSPENDED);
+    if (s->g->target_spec && s->g->desired > 0)
+        mt_step_blocked(s, &d);
 }
 
 /* At most one instance, on the home node; the next one starts when the last is confirmed stopped. */
@@ -371,14 +379,15 @@ static void stateful(struct mt_step *s)
         }
         if (!in->live || in->leaving || gone)
             continue;
-        if (in->matching && !kept)
+        bool stays = in->matching && !in->i->restart_requested;
+        if (stays && !kept)
             kept = in;
-        else if (in->matching)
+        else if (stays)
             mt_step_act(s, MT_ROLL_DRAIN, in, MT_REASON_SCALED_DOWN);
         else if (!g->may_allocate)
             continue; /* nothing could follow it */
         else if (mt_step_fits_without(s, in, &d))
-            mt_step_act(s, MT_ROLL_DRAIN, in, g->roll_reason);
+            mt_step_act(s, MT_ROLL_DRAIN, in, in->matching ? MT_REASON_RESTART_REQUESTED : g->roll_reason);
         else
             mt_step_blocked(s, &d); /* it would stop and nothing could take its place */
     }
@@ -453,8 +462,10 @@ int mt_roll_step(const struct mt_roll_group *g, struct mt_place_node *nodes, siz
 
     classify(&s);
     settle(&s);
-    if (!g->target_spec || g->desired == 0)
-        drain_all(&s);
+    if (g->request.gates.org_suspended)
+        suspended(&s);
+    else if (!g->target_spec || g->desired == 0)
+        drain_all(&s, g->stop_all_reason == MT_REASON_NONE ? MT_REASON_SCALED_DOWN : g->stop_all_reason);
     else if (is_held(&s))
         held(&s);
     else if (g->stateful)

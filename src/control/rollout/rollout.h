@@ -37,6 +37,7 @@ struct mt_roll_instance {
     enum mt_reason stop_reason; /* why desired left running; NONE while it is running */
     const char *reason_code;    /* last reported, or NULL */
     bool ever_ready;
+    bool restart_requested;        /* to be replaced by one of the target, although it matches */
     bool retry_pending;            /* failed, but the agent will try again (next_retry_at is set) */
     uint32_t consecutive_failures; /* attempts ended without readiness since the last readiness */
     int64_t ready_since_ms;        /* start of the present uninterrupted `ready`, else 0 */

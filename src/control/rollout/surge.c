@@ -73,7 +73,7 @@ static struct mt_step_inst *first_to_go(struct mt_step *s, bool extra, bool spar
             continue;
         const struct mt_place_node *node = mt_step_node(s, in);
         /* a node being drained gives up at most max(1, 20 %) of its instances at once */
-        if (in->evicted && in->matching && node && node->draining >= (node->instances / 5 > 1 ? node->instances / 5 : 1))
+        if (in->evicted && in->matching && node && node->admin == MT_NODE_DRAINING && node->draining >= (node->instances / 5 > 1 ? node->instances / 5 : 1))
             continue;
         int r = rank(s, in, extra);
         if (!best || r < best_rank || (r == best_rank && strcmp(in->i->instance_id, best->i->instance_id) < 0)) {
@@ -86,7 +86,11 @@ static struct mt_step_inst *first_to_go(struct mt_step *s, bool extra, bool spar
 
 static enum mt_reason why_old(const struct mt_step *s, const struct mt_step_inst *in)
 {
-    return in->matching ? MT_REASON_NODE_DRAINING : s->g->roll_reason;
+    const struct mt_place_node *node = mt_step_node(s, in);
+
+    if (!in->matching)
+        return s->g->roll_reason;
+    return node && node->admin == MT_NODE_DRAINING ? MT_REASON_NODE_DRAINING : MT_REASON_RESTART_REQUESTED;
 }
 
 static bool capacity(enum mt_reason reason)

@@ -144,10 +144,10 @@ static const struct projection table[] = {
     /* ---- deploys and what an environment wants ---- */
     BIRTH(MT_EV_DEPLOY_CREATED, "proj_deploy_created", "deploy_id",
       "INSERT INTO deploys_view (deploy_id, org_id, app_id, env_id, kind, release_id, release_ids, previous_release_ids,"
-      " process_types, strategy, on_failure, timeout_seconds, deadline_at, note, created_by, " BORN_COLS ")"
+      " process_types, strategy, on_failure, timeout_seconds, deadline_at, note, warnings, created_by, " BORN_COLS ")"
       " SELECT e.aggregate_id, e.org_id, e.app_id, e.env_id, " P("kind") ", " P("release_id") ", e.payload->'release_ids',"
       " e.payload->'previous_release_ids', " TEXTS("process_types") ", " P("strategy") ", " P("on_failure") ", "
-      PINT("timeout_seconds") ", e.occurred_at + make_interval(secs => " PINT("timeout_seconds") "), " P("note") ","
+      PINT("timeout_seconds") ", e.occurred_at + make_interval(secs => " PINT("timeout_seconds") "), " P("note") ", e.payload->'warnings',"
       " e.actor_id, " BORN E_OF("deploy.created")),
     {MT_EV_DEPLOY_STATUS_CHANGED,
      {"proj_deploy_status",
@@ -243,6 +243,8 @@ static const struct projection table[] = {
              ", ready_at = CASE WHEN " P("status") " = 'ready' THEN COALESCE(v.ready_at, e.occurred_at) ELSE v.ready_at END"
              ", last_transition_at = CASE WHEN v.status IS DISTINCT FROM " P("status")
              " THEN e.occurred_at ELSE v.last_transition_at END")}},
+    {MT_EV_INSTANCE_RESTART_REQUESTED,
+     {"proj_instance_restart", UPDATE("instances_view", "instance_id", "instance.restart_requested", "restart_requested = true")}},
     {MT_EV_INSTANCE_RELEASED,
      {"proj_instance_released", UPDATE("instances_view", "instance_id", "instance.released", "released_at = e.occurred_at")}},
     /* ---- nodes, cluster ---- */

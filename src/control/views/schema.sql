@@ -149,6 +149,7 @@ CREATE TABLE deploys_view (
   failed_reason        text NULL,
   superseded_by        text NULL,
   note                 text NULL,
+  warnings             jsonb NULL, -- [{code, ...}]: what was taken along in spite of it
   created_by           text NOT NULL,
   finished_at          timestamptz NULL,
   created_at           timestamptz NOT NULL,
@@ -251,6 +252,7 @@ CREATE TABLE instances_view (
   desired_state       text NOT NULL DEFAULT 'running',
   desired_reason      text NULL, -- why it left `running`
   desired_changed_at  timestamptz NOT NULL,
+  restart_requested   boolean NOT NULL DEFAULT false, -- a replacement comes first, then it drains
   grace_seconds       int NULL,
   drain_delay_seconds int NULL,
   status              text NOT NULL DEFAULT 'booting',

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "model/manifest.h"
+#include "model/manifest_diff.h"
 
 #include "wire/json.h"
 
@@ -464,6 +465,34 @@ static void the_minimal_manifest_passes_its_own_check(void **state)
     }
 }
 
+static void diff_is(const char *a, const char *b, const char *want)
+{
+    json_error_t je;
+    json_t *x = json_loads(a, 0, &je), *y = json_loads(b, 0, &je), *d = mt_manifest_diff(x, y), *back = mt_manifest_diff(y, x);
+    char *t = json_dumps(d, JSON_COMPACT | JSON_SORT_KEYS);
+    assert_string_equal(t, want);
+    assert_int_equal(json_array_size(d), json_array_size(back));
+    free(t);
+    json_decref(x);
+    json_decref(y);
+    json_decref(d);
+    json_decref(back);
+}
+
+static void a_diff_names_each_field_once(void **state)
+{
+    (void)state;
+    diff_is("{}", "{}", "[]");
+    diff_is("{\"a\":{\"b\":1,\"c\":[1,2]}}", "{\"a\":{\"b\":2,\"c\":[2,1]}}",
+            "[{\"from\":1,\"op\":\"replace\",\"path\":\"a.b\",\"to\":2},"
+            "{\"from\":[1,2],\"op\":\"replace\",\"path\":\"a.c\",\"to\":[2,1]}]");
+    diff_is("{\"ports\":[{\"internal\":1,\"name\":\"x\"},{\"internal\":2}]}", "{\"ports\":[{\"internal\":2},{\"internal\":1,\"name\":\"y\"}]}",
+            "[{\"from\":\"x\",\"op\":\"replace\",\"path\":\"ports[1].name\",\"to\":\"y\"}]");
+    diff_is("{\"routes\":[{\"env\":\"p\",\"listen_port\":443,\"hostname\":\"a\"}]}", "{\"routes\":[]}",
+            "[{\"from\":{\"env\":\"p\",\"hostname\":\"a\",\"listen_port\":443},\"op\":\"remove\",\"path\":\"routes[p:443:a]\"}]");
+    diff_is("{}", "{\"volumes\":[{\"name\":\"d\"}]}", "[{\"op\":\"add\",\"path\":\"volumes\",\"to\":[{\"name\":\"d\"}]}]");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -479,6 +508,7 @@ int main(void)
         cmocka_unit_test(options_change_what_is_needed),
         cmocka_unit_test(a_process_is_read_back_from_the_canonical_form),
         cmocka_unit_test(the_minimal_manifest_passes_its_own_check),
+        cmocka_unit_test(a_diff_names_each_field_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Single steps of a group; the long view is in tests/sim. A group is drawn as letters, one per instance:
  *   R ready new   S starting new   F failed new   r ready old   u unready old   d draining old   D draining new
- *   w ready new, but not for long enough   C completed new */
+ *   w ready new, but not for long enough   C completed new   X ready new, to be restarted */
 #include "control/rollout/rollout.h"
 
 #include "base/arena.h"
@@ -40,9 +40,9 @@ static void draw(struct scene *s, const char *letters, uint32_t desired)
     const struct mt_place_size size = {100, GIB, GIB};
     for (size_t i = 0; letters[i]; i++) {
         char c = letters[i];
-        bool new = strchr("RSFDwC", c) != NULL, ready = strchr("Rrw", c) != NULL;
+        bool new = strchr("RSFDwCX", c) != NULL, ready = strchr("RrwX", c) != NULL;
         s->in[i] = (struct mt_roll_instance){.instance_id = names[i], .node = 0, .spec_hash = new ? "new" : "old", .size = size,
-            .archs = amd64, .n_archs = 1, .ever_ready = strchr("Rrwud", c) != NULL, .retry_pending = true,
+            .archs = amd64, .n_archs = 1, .ever_ready = strchr("RrwudX", c) != NULL, .restart_requested = c == 'X', .retry_pending = true,
             .status = ready ? MT_STATUS_READY : c == 'S' ? MT_STATUS_STARTING : c == 'F' ? MT_STATUS_FAILED
                     : c == 'u' ? MT_STATUS_UNREADY : c == 'C' ? MT_STATUS_STOPPED : MT_STATUS_DRAINING,
             .desired = c == 'd' || c == 'D' ? MT_DESIRED_DRAINING : MT_DESIRED_RUNNING,
@@ -102,6 +102,11 @@ static void stateless_steps(void **state)
         {"rrrR", 3, "-i00", false},          /* available: the oldest old one goes */
         {"drrR", 3, "+b", false},            /* draining does not count */
         {"RRR", 3, "", true},                /* done */
+        {"RXR", 3, "+b", false},             /* one is to be restarted: its replacement first */
+        {"RXRS", 3, "", false},
+        {"RXRw", 3, "", false},
+        {"RXRR", 3, "-i01", false},          /* then that one and no other */
+        {"XX", 2, "+b", false},              /* one at a time within the surge */
         {"RRRr", 3, "-i03", false},
         {"RRw", 3, "", false},              /* all there, the last not for long enough */
         {"ruR", 2, "-i01", false},           /* the one without traffic first */
@@ -405,6 +410,44 @@ static void surge_is_a_quarter_rounded_up(void **state)
     assert_int_equal(mt_roll_surge(1, true), 0);
 }
 
+static void a_suspended_group_drains_and_forgets_nothing(void **state)
+{
+    (void)state;
+    struct scene s;
+    draw(&s, "RRd", 2);
+    s.g.stable_spec = s.g.recorded_target = "new";
+    s.g.request.gates.org_suspended = true;
+    assert_string_equal(step(&s), "-i00 -i01");
+    assert_int_equal(s.r.condition, MT_ROLL_BLOCKED);
+    assert_int_equal(s.r.reason, MT_REASON_ORG_SUSPENDED);
+    assert_string_equal(s.r.stable_spec, "new");
+    assert_false(s.r.satisfied);
+    draw(&s, "", 2);
+    s.g.stable_spec = s.g.recorded_target = "new";
+    assert_string_equal(step(&s), "+a +b"); /* resumed */
+}
+
+static void a_restart_of_one_with_volumes_drains_it_first(void **state)
+{
+    (void)state;
+    struct scene s;
+    draw(&s, "X", 1);
+    s.g.stateful = true;
+    assert_string_equal(step(&s), "-i00");
+    assert_int_equal(s.r.n_actions, 1);
+}
+
+static void a_group_that_wants_nothing_is_written_about_once(void **state)
+{
+    (void)state;
+    struct scene s;
+    draw(&s, "", 0);
+    s.g.target_spec = NULL;
+    s.g.stable_spec = s.g.recorded_target = "old";
+    assert_string_equal(step(&s), "");
+    assert_false(s.r.scheduling_changed);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -422,6 +465,9 @@ int main(void)
         cmocka_unit_test(volumes_stop_before_they_start),
         cmocka_unit_test(outside_a_rollout_a_crashing_one_moves_but_not_for_ever),
         cmocka_unit_test(surge_is_a_quarter_rounded_up),
+        cmocka_unit_test(a_suspended_group_drains_and_forgets_nothing),
+        cmocka_unit_test(a_restart_of_one_with_volumes_drains_it_first),
+        cmocka_unit_test(a_group_that_wants_nothing_is_written_about_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
