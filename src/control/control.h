@@ -23,6 +23,7 @@ enum mt_listener { MT_LISTEN_API = 0, MT_LISTEN_INTERNAL, MT_LISTEN_ADMIN, MT_LI
 
 struct mt_edges;   /* plans/edge_acks.h */
 struct mt_fanout;  /* streams/logs.h */
+struct mt_feed;    /* streams/feed.h */
 struct mt_plans;   /* plans/sent.h */
 struct mt_audit;   /* audit/seal.h */
 
@@ -35,6 +36,7 @@ struct mt_control {
     struct mt_edges *edges;          /* own lock */
     struct mt_plans *plans;          /* own lock */
     struct mt_fanout *fanout;        /* own lock */
+    struct mt_feed *feed;            /* own lock */
     struct mt_audit *audit;          /* own lock; NULL before ready */
     uint8_t mac_key[32];             /* HMAC of request bodies for idempotency records */
     uid_t agent_uid, edge_uid;       /* peers allowed on the internal socket */

@@ -14,6 +14,7 @@
 #include "control/controller.h"
 #include "control/plans/edge_acks.h"
 #include "control/plans/sent.h"
+#include "control/streams/feed.h"
 #include "control/streams/logs.h"
 #include "os/notify.h"
 #include "os/sock.h"
@@ -139,7 +140,9 @@ static int start_log(struct mt_control *ctl, struct mt_err *err)
     ac.head = ctl->head;
     struct mt_audit_conf uc = {.pg = ac.pg, .retention_days = (int)ctl->conf.audit_retention_days};
     rc = mt_audit_new(&uc, &ctl->audit, err);
-    return rc < 0 ? rc : mt_appender_new(&ac, &ctl->appender, err);
+    if (rc < 0 || (rc = mt_appender_new(&ac, &ctl->appender, err)) < 0)
+        return rc;
+    return mt_feed_new(&ctl->pg_conf, ctl->head, &ctl->feed, err);
 }
 
 /* Schema and bootstrap, tried until they succeed or a signal comes. 1: stopped by a signal. No session is opened before the
@@ -230,6 +233,7 @@ static void done(struct mt_control *ctl)
     mt_controller_free(controller);
     mt_fanout_free(ctl->fanout);
     mt_http_server_free(ctl->http);
+    mt_feed_free(ctl->feed); /* after the streams that it feeds */
     mt_appender_free(ctl->appender);
     mt_audit_free(ctl->audit); /* after whoever writes records: the last ones are sealed */
     mt_log_head_free(ctl->head);

@@ -18,9 +18,9 @@ static enum MHD_Result take_header(void *cls, enum MHD_ValueKind kind, const cha
 {
     struct mt_http_req *r = cls;
     (void)kind;
-    if (r->headers_n == HTTPD_MAX_HEADERS)
+    struct pair *p = httpd_pair_next(&r->headers, r->headers_n, HTTPD_MAX_HEADERS);
+    if (!p)
         return MHD_NO;
-    struct pair *p = &r->headers[r->headers_n];
     p->name = strdup(key);
     p->value = strdup(value ? value : "");
     r->headers_n++;

@@ -5,6 +5,9 @@
 #include "base/assert.h"
 #include "base/err.h"
 
+/* The library allocates this with each streamed answer, though chunks are read into the connection's own buffer. */
+#define STREAM_BLOCK 256
+
 void httpd_resume(struct mt_http_req *r)
 {
     if (r->suspended && r->conn) {
@@ -89,8 +92,11 @@ static ssize_t on_stream_read(void *cls, uint64_t pos, char *out, size_t max)
         size_t n = have < max ? have : max;
         memcpy(out, r->buf + r->buf_off, n);
         r->buf_off += n;
-        if (r->buf_off == r->buf_len)
-            r->buf_off = r->buf_len = 0;
+        if (r->buf_off == r->buf_len) { /* a stream that waits holds no buffer */
+            free(r->buf);
+            r->buf = NULL;
+            r->buf_off = r->buf_len = r->buf_cap = 0;
+        }
         got = (ssize_t)n;
     } else if (r->ended) {
         got = MHD_CONTENT_READER_END_OF_STREAM;
@@ -105,7 +111,7 @@ static ssize_t on_stream_read(void *cls, uint64_t pos, char *out, size_t max)
 void mt_http_stream_start(struct mt_http_req *r, const char *type, size_t max_buffer)
 {
     struct MHD_Response *resp =
-        MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 4096, on_stream_read, r, NULL);
+        MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK, on_stream_read, r, NULL);
     if (!resp) {
         mt_http_reply(r, 500, NULL, NULL, 0);
         return;
@@ -118,39 +124,54 @@ void mt_http_stream_start(struct mt_http_req *r, const char *type, size_t max_bu
     finish(r, 200, type, resp);
 }
 
+/* Append to the stream's buffer; r->mu is held. */
+static int queue(struct mt_http_req *r, const void *data, size_t len)
+{
+    if (r->buf_off && r->buf_len + len > r->buf_cap) {
+        memmove(r->buf, r->buf + r->buf_off, r->buf_len - r->buf_off);
+        r->buf_len -= r->buf_off;
+        r->buf_off = 0;
+    }
+    if (r->buf_len + len > r->buf_cap) {
+        size_t cap = r->buf_cap ? r->buf_cap : 1024;
+        while (cap < r->buf_len + len)
+            cap *= 2;
+        char *nb = realloc(r->buf, cap);
+        if (!nb)
+            return -MT_E_LIMIT;
+        r->buf = nb;
+        r->buf_cap = cap;
+    }
+    memcpy(r->buf + r->buf_len, data, len);
+    r->buf_len += len;
+    return 0;
+}
+
 int mt_http_stream_write(struct mt_http_req *r, const void *data, size_t len)
 {
     int rc = 0;
     pthread_mutex_lock(&r->mu);
-    if (r->gone || r->ended) {
+    if (r->gone || r->ended)
         rc = -MT_E_UNAVAILABLE;
-    } else if (len > r->buf_max - (r->buf_len - r->buf_off)) {
+    else if (len > r->buf_max - (r->buf_len - r->buf_off))
         rc = -MT_E_LIMIT;
-    } else {
-        if (r->buf_off && r->buf_len + len > r->buf_cap) {
-            memmove(r->buf, r->buf + r->buf_off, r->buf_len - r->buf_off);
-            r->buf_len -= r->buf_off;
-            r->buf_off = 0;
-        }
-        if (r->buf_len + len > r->buf_cap) {
-            size_t cap = r->buf_cap ? r->buf_cap : 1024;
-            while (cap < r->buf_len + len)
-                cap *= 2;
-            char *nb = realloc(r->buf, cap);
-            if (!nb) {
-                pthread_mutex_unlock(&r->mu);
-                return -MT_E_LIMIT;
-            }
-            r->buf = nb;
-            r->buf_cap = cap;
-        }
-        memcpy(r->buf + r->buf_len, data, len);
-        r->buf_len += len;
-        if (r->phase == PHASE_SENT)
-            httpd_resume(r);
-    }
+    else
+        rc = queue(r, data, len);
+    if (rc == 0 && r->phase == PHASE_SENT)
+        httpd_resume(r);
     pthread_mutex_unlock(&r->mu);
     return rc;
+}
+
+void mt_http_stream_finish(struct mt_http_req *r, const void *data, size_t len)
+{
+    pthread_mutex_lock(&r->mu);
+    if (!r->gone && !r->ended)
+        (void)queue(r, data, len);
+    r->ended = true;
+    if (r->phase == PHASE_SENT)
+        httpd_resume(r);
+    pthread_mutex_unlock(&r->mu);
 }
 
 void mt_http_stream_end(struct mt_http_req *r)

@@ -17,6 +17,20 @@ static void pairs_free(struct pair *p, size_t n)
     }
 }
 
+struct pair *httpd_pair_next(struct pair **list, size_t n, size_t max)
+{
+    if (n == max)
+        return NULL;
+    if (n == 0 || (n >= 4 && (n & (n - 1)) == 0)) { /* 4, 8, 16... */
+        struct pair *more = realloc(*list, (n ? n * 2 : 4) * sizeof *more);
+        if (!more)
+            return NULL;
+        *list = more;
+    }
+    (*list)[n] = (struct pair){0};
+    return &(*list)[n];
+}
+
 static void req_destroy(struct mt_http_req *r)
 {
     struct mt_http_server *s = r->s;
@@ -38,6 +52,8 @@ static void req_destroy(struct mt_http_req *r)
     pthread_mutex_unlock(&s->mu);
     pairs_free(r->headers, r->headers_n);
     pairs_free(r->query, r->query_n);
+    free(r->headers);
+    free(r->query);
     pairs_free(r->out, r->out_n);
     free(r->uri);
     free(r->body);
@@ -121,11 +137,11 @@ static void uri_parse(struct mt_http_req *r)
         if (eq)
             *eq = 0;
         if (*q) {
-            if (r->query_n == HTTPD_MAX_QUERY) {
+            struct pair *p = httpd_pair_next(&r->query, r->query_n, HTTPD_MAX_QUERY);
+            if (!p) {
                 r->bad_uri = true;
                 break;
             }
-            struct pair *p = &r->query[r->query_n];
             p->name = strdup(q);
             p->value = strdup(eq ? eq + 1 : "");
             r->query_n++;

@@ -146,6 +146,9 @@ int mt_http_stream_write(struct mt_http_req *req, const void *data, size_t len);
 /** No more bytes; what is queued still goes out. Ends the request. Any thread that holds a reference. */
 void mt_http_stream_end(struct mt_http_req *req);
 
+/** A last line, which goes out even when the buffer is full, then the end. @len at most some hundred bytes. */
+void mt_http_stream_finish(struct mt_http_req *req, const void *data, size_t len);
+
 /** The client closed its connection (known only after a write was tried). */
 bool mt_http_stream_gone(struct mt_http_req *req);
 

@@ -52,9 +52,9 @@ struct mt_http_req {
     char address[64]; /* of a TCP peer, "" on Unix sockets */
     uid_t uid;
     pid_t pid;
-    struct pair headers[HTTPD_MAX_HEADERS];
+    struct pair *headers; /* grown as they come: streams keep their request for hours */
     size_t headers_n;
-    struct pair query[HTTPD_MAX_QUERY];
+    struct pair *query;
     size_t query_n;
     char *body;
     size_t body_len, body_cap;
@@ -108,6 +108,9 @@ struct mt_http_server {
 /** Called by the library for every request line (@cls a struct httpd_listener): makes the request object, holding one reference for the
  * connection. */
 void *httpd_request_new(void *cls, const char *uri, struct MHD_Connection *conn);
+
+/** The next slot of a list that grows, empty; not counted yet. NULL: @max are there, or no memory. */
+struct pair *httpd_pair_next(struct pair **list, size_t n, size_t max);
 
 /* http_server.c; s->mu is held */
 

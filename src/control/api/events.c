@@ -6,13 +6,18 @@
 #include "base/str.h"
 #include "control/api/call.h"
 #include "control/streams/event_json.h"
+#include "control/streams/feed.h"
 #include "pg/array.h"
 
 #define PAGE 200
 #define HEARTBEAT_NS (15 * MT_NS_PER_S)
 #define STREAM_MAX_NS (3600 * MT_NS_PER_S)
 #define STREAM_BUFFER (1024u * 1024u)
-#define MAX_TYPES 16
+#define JOIN_TRIES 5
+#define TYPE_PATTERN 72
+#define REFILL_NS (50 * MT_NS_PER_MS)
+#define STALL_NS (30 * MT_NS_PER_S)
+#define RECHECK_NS (5 * MT_NS_PER_S) /* how long a revoked token may go on reading */
 
 /* $1 org or NULL, $2 app, $3 env, $4 aggregate_type, $5 aggregate_id, $6 correlation, $7 actor, $8 since, $9 until,
  * $10 LIKE patterns or NULL, $11 cursor, $12 limit */
@@ -30,16 +35,12 @@ static const struct mt_pg_stmt page_asc = {"events_page_asc", "SELECT " MT_EVENT
 static const struct mt_pg_stmt page_desc = {"events_page_desc", "SELECT " MT_EVENT_COLUMNS WHERE
                                                                 " AND event_id < $11 ORDER BY event_id DESC LIMIT $12"};
 
-struct filter {
-    char org[MT_ID_SIZE], app[80], env[80], agg_type[64], agg_id[80], correlation[80], actor[80];
-    int64_t since_us, until_us; /* 0: none */
-    char types[MAX_TYPES][72];  /* LIKE patterns */
-    int types_n;
-};
-
 struct stream {
-    struct filter f;
-    int64_t after, opened_ns, spoke_ns;
+    struct mt_event_filter f;
+    struct mt_feed_sub sub; /* the feed's once following */
+    struct mt_feed *feed;
+    bool following;
+    int64_t opened_ns, beat_ns;
 };
 
 static int take(struct mt_api_call *c, const char *name, char *ret, size_t size)
@@ -61,15 +62,20 @@ static int take_time(struct mt_api_call *c, const char *name, int64_t *ret)
 }
 
 /* "app.created" or "instance.*" into a LIKE pattern. */
-static int add_type(struct mt_api_call *c, struct filter *f, const char *type)
+static int add_type(struct mt_api_call *c, struct mt_event_filter *f, const char *type)
 {
     size_t n = strlen(type), o = 0;
     bool prefix = n > 2 && MT_STREQ(type + n - 2, ".*");
-    if (f->types_n == MAX_TYPES || n < 3 || n > 60)
-        return mt_api_fail(c, 400, "invalid_argument", "event_type: at most %d values of 3 to 60 characters", MAX_TYPES);
-    char *out = f->types[f->types_n];
+    if (f->types_n == MT_FILTER_TYPES || n < 3 || n > 60)
+        return mt_api_fail(c, 400, "invalid_argument", "event_type: at most %d values of 3 to 60 characters", MT_FILTER_TYPES);
+    char *out = malloc(TYPE_PATTERN);
+    if (!out) {
+        (void)MT_FAIL(&c->err, MT_E_NOMEM, "filter");
+        return mt_api_fail_err(c);
+    }
+    f->types[f->types_n++] = out;
     for (size_t i = 0; i < (prefix ? n - 1 : n); i++) {
-        if (!strchr("abcdefghijklmnopqrstuvwxyz_.", type[i]) || o + 3 > sizeof f->types[0])
+        if (!strchr("abcdefghijklmnopqrstuvwxyz_.", type[i]) || o + 3 > TYPE_PATTERN)
             return mt_api_fail(c, 400, "invalid_argument", "event_type is a name, or a prefix that ends in .*");
         if (type[i] == '_')
             out[o++] = '\\';
@@ -78,11 +84,10 @@ static int add_type(struct mt_api_call *c, struct filter *f, const char *type)
     if (prefix)
         out[o++] = '%';
     out[o] = 0;
-    f->types_n++;
     return 0;
 }
 
-static int read_filter(struct mt_api_call *c, struct filter *f)
+static int read_filter(struct mt_api_call *c, struct mt_event_filter *f)
 {
     const char *k, *v;
     memcpy(f->org, c->org.id, sizeof f->org);
@@ -105,7 +110,7 @@ static const char *null_if_empty(const char *s)
     return s[0] ? s : NULL;
 }
 
-static int query_page(struct mt_api_call *c, const struct filter *f, bool asc, int64_t cursor, int64_t limit,
+static int query_page(struct mt_api_call *c, const struct mt_event_filter *f, bool asc, int64_t cursor, int64_t limit,
                       struct mt_pg_res **ret)
 {
     struct mt_pg_params p;
@@ -139,12 +144,11 @@ static int query_page(struct mt_api_call *c, const struct filter *f, bool asc, i
     return rc < 0 ? mt_api_fail_err(c) : 0;
 }
 
-static int list(struct mt_api_call *c)
+static int list_with(struct mt_api_call *c, struct mt_event_filter *f)
 {
-    struct filter f = {0};
     int64_t after, before, limit, head, epoch;
     const char *order;
-    if (read_filter(c, &f) < 0 || mt_api_query_i64(c, "after_event_id", 0, INT64_MAX, 0, &after) < 0 ||
+    if (read_filter(c, f) < 0 || mt_api_query_i64(c, "after_event_id", 0, INT64_MAX, 0, &after) < 0 ||
         mt_api_query_i64(c, "before_event_id", 1, INT64_MAX, INT64_MAX, &before) < 0 ||
         mt_api_query_i64(c, "limit", 1, 500, 100, &limit) < 0)
         return -1;
@@ -158,7 +162,7 @@ static int list(struct mt_api_call *c)
     if (mt_log_position(c->pg, &head, &epoch, &c->err) < 0)
         return mt_api_fail_err(c);
     mt_auto_pg_res struct mt_pg_res *r = NULL;
-    if (query_page(c, &f, asc, asc ? after : before, limit, &r) < 0)
+    if (query_page(c, f, asc, asc ? after : before, limit, &r) < 0)
         return -1;
     mt_auto_buf struct mt_buf b = MT_BUF_INIT(64u * 1024u * 1024u);
     int n = mt_pg_rows(r);
@@ -177,6 +181,14 @@ static int list(struct mt_api_call *c)
     return mt_api_send_text(c, 200, mt_buf_take(&b), len);
 }
 
+static int list(struct mt_api_call *c)
+{
+    struct mt_event_filter f = {0};
+    int rc = list_with(c, &f);
+    mt_event_filter_done(&f);
+    return rc;
+}
+
 int mt_api_events_list(struct mt_api_call *c)
 {
     return list(c);
@@ -189,17 +201,17 @@ int mt_api_admin_events_list(struct mt_api_call *c)
 
 /* ---------------------------------------------------------------- stream */
 
-static int end_stream(struct mt_api_call *c, const struct stream *s, const char *reason)
+static int end_stream(struct mt_api_call *c, struct stream *s, const char *reason)
 {
     char line[160];
+    mt_feed_leave(s->feed, &s->sub);
     int n = snprintf(line, sizeof line, "{\"type\":\"end\",\"reason\":\"%s\",\"resume_after\":%lld}\n", reason,
-                     (long long)s->after);
-    (void)mt_http_stream_write(c->http, line, (size_t)n);
-    mt_http_stream_end(c->http);
+                     (long long)s->sub.after);
+    mt_http_stream_finish(c->http, line, (size_t)n);
     return 0;
 }
 
-/* Write everything up to the head. 0 all written; 1 the client is too slow; -1 problem. */
+/* Write everything up to the head. 0 all written; 1 the buffer is full; -1 problem. */
 static int pump(struct mt_api_call *c, struct stream *s)
 {
     for (;;) {
@@ -207,7 +219,7 @@ static int pump(struct mt_api_call *c, struct stream *s)
         if (mt_log_position(c->pg, &head, &epoch, &c->err) < 0)
             return mt_api_fail_err(c);
         mt_auto_pg_res struct mt_pg_res *r = NULL;
-        if (query_page(c, &s->f, true, s->after, PAGE, &r) < 0)
+        if (query_page(c, &s->f, true, s->sub.after, PAGE, &r) < 0)
             return -1;
         int n = mt_pg_rows(r);
         for (int i = 0; i < n; i++) {
@@ -217,54 +229,101 @@ static int pump(struct mt_api_call *c, struct stream *s)
             int rc = mt_http_stream_write(c->http, b.p, b.len);
             if (rc == -MT_E_LIMIT)
                 return 1;
-            s->after = id;
-            s->spoke_ns = mt_clock_mono();
+            s->sub.after = id;
+            s->sub.spoke_ns = mt_clock_mono();
         }
         if (n < PAGE) {
-            if (head > s->after)
-                s->after = head;
+            if (head > s->sub.after)
+                s->sub.after = head;
             return 0;
         }
     }
 }
 
-int mt_api_events_stream(struct mt_api_call *c)
+static void stream_free(void *state)
 {
-    struct stream *s = mt_http_req_state(c->http);
-    int64_t now = mt_clock_mono();
+    struct stream *s = state;
+    mt_feed_leave(s->feed, &s->sub);
+    mt_event_filter_done(&s->f);
+    free(s);
+}
+
+static int open_stream(struct mt_api_call *c, struct stream **ret)
+{
+    struct stream *s = calloc(1, sizeof *s);
     if (!s) {
-        struct filter f = {0};
-        int64_t after, head, epoch;
-        if (read_filter(c, &f) < 0 || mt_api_query_i64(c, "after_event_id", 0, INT64_MAX, -1, &after) < 0 ||
-            mt_api_query_done(c) < 0)
-            return -1;
-        if (mt_log_position(c->pg, &head, &epoch, &c->err) < 0)
-            return mt_api_fail_err(c);
-        s = calloc(1, sizeof *s);
-        if (!s) {
+        (void)MT_FAIL(&c->err, MT_E_NOMEM, "stream");
+        return mt_api_fail_err(c);
+    }
+    int64_t head, epoch, now = mt_clock_mono();
+    *s = (struct stream){.feed = c->ctl->feed, .opened_ns = now, .beat_ns = now};
+    s->sub = (struct mt_feed_sub){.req = c->http, .filter = &s->f, .spoke_ns = now};
+    mt_http_req_set_state(c->http, s, stream_free); /* from here on it goes with the request */
+    if (read_filter(c, &s->f) < 0 || mt_api_query_i64(c, "after_event_id", 0, INT64_MAX, -1, &s->sub.after) < 0 ||
+        mt_api_query_done(c) < 0)
+        return -1;
+    if (mt_log_position(c->pg, &head, &epoch, &c->err) < 0)
+        return mt_api_fail_err(c);
+    if (s->sub.after < 0)
+        s->sub.after = head;
+    if (c->who.restricted.on) {
+        s->f.inside = malloc(sizeof *s->f.inside);
+        if (!s->f.inside) {
             (void)MT_FAIL(&c->err, MT_E_NOMEM, "stream");
             return mt_api_fail_err(c);
         }
-        *s = (struct stream){.f = f, .after = after >= 0 ? after : head, .opened_ns = now, .spoke_ns = now};
-        mt_http_req_set_state(c->http, s, free);
-        mt_http_stream_start(c->http, "application/x-ndjson", STREAM_BUFFER);
+        *s->f.inside = c->who.restricted;
     }
-    int rc = pump(c, s);
+    mt_http_stream_start(c->http, "application/x-ndjson", STREAM_BUFFER);
+    *ret = s;
+    return 0;
+}
+
+/* The past from the database until the feed takes over. 0, 1 and -1 as pump. */
+static int follow(struct mt_api_call *c, struct stream *s)
+{
+    for (int i = 0; i < JOIN_TRIES && !s->following; i++) {
+        int rc = pump(c, s);
+        if (rc != 0)
+            return rc;
+        s->following = mt_feed_join(s->feed, &s->sub) == 1;
+    }
+    return 0;
+}
+
+int mt_api_events_stream(struct mt_api_call *c)
+{
+    struct stream *s = mt_http_req_state(c->http);
+    bool first = !s, ended;
+    int64_t after, spoke, now = mt_clock_mono();
+    if (first && open_stream(c, &s) < 0)
+        return -1;
+    int rc = s->following || mt_http_req_stopping(c->http) ? 0 : follow(c, s);
     if (rc < 0)
         return -1;
-    if (rc == 1)
-        return end_stream(c, s, "slow_consumer");
+    mt_feed_look(s->feed, &s->sub, &after, &spoke, &ended);
+    if (ended)
+        return 0; /* the feed has said why */
     if (mt_http_req_stopping(c->http))
         return end_stream(c, s, "shutdown");
+    if (rc == 1 && now - spoke > STALL_NS)
+        return end_stream(c, s, "slow_consumer");
+    if (rc == 1) { /* the past is read as fast as the client takes it; only the present can be too much */
+        mt_http_park(c->http, 0, now + REFILL_NS);
+        return 0;
+    }
     if (now - s->opened_ns > STREAM_MAX_NS)
         return end_stream(c, s, "max_duration");
-    if (now - s->spoke_ns >= HEARTBEAT_NS || mt_http_req_round(c->http) == 0) {
+    int64_t last = spoke > s->beat_ns ? spoke : s->beat_ns;
+    if (first || now - last >= HEARTBEAT_NS) {
         char line[96];
-        int n = snprintf(line, sizeof line, "{\"type\":\"heartbeat\",\"head_event_id\":%lld}\n", (long long)s->after);
+        int n = snprintf(line, sizeof line, "{\"type\":\"heartbeat\",\"head_event_id\":%lld}\n", (long long)after);
         if (mt_http_stream_write(c->http, line, (size_t)n) == -MT_E_LIMIT)
             return end_stream(c, s, "slow_consumer");
-        s->spoke_ns = now;
+        last = s->beat_ns = now;
     }
-    mt_http_park(c->http, MT_TOPIC_HEAD, s->spoke_ns + HEARTBEAT_NS);
+    /* The feed writes; this runs again for the heartbeat, and to ask whether the token still counts. */
+    int64_t next = last + HEARTBEAT_NS;
+    mt_http_park(c->http, s->following ? 0 : MT_TOPIC_HEAD, next < now + RECHECK_NS ? next : now + RECHECK_NS);
     return 0;
 }

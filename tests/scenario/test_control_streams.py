@@ -1,0 +1,165 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Event streams (control-plane.md 11.1): many at once, joined at any moment, each with every event it may see, once and in order;
+slow clients, revoked tokens, an outage of the database."""
+import json
+import os
+import signal
+import sys
+import threading
+import time
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import control_kit as kit  # noqa: E402
+from control_kit import case  # noqa: E402
+
+
+class Stream(threading.Thread):
+    """Reads a stream to its end; `lines` grows."""
+
+    def __init__(self, w, path, token=None):
+        super().__init__(daemon=True)
+        self.c = kit.UnixHTTP(w.api, 60)
+        self.c.request("GET", path, headers={"Authorization": "Bearer " + (token or w.token)})
+        self.r = self.c.getresponse()
+        if self.r.status != 200:
+            raise AssertionError("%s -> %d %s" % (path, self.r.status, self.r.read()))
+        self.lines = []
+        self.start()
+
+    def run(self):
+        try:
+            while True:
+                line = self.r.readline()
+                if not line:
+                    return
+                self.lines.append(json.loads(line))
+        except (OSError, ValueError):
+            return
+
+    def events(self):
+        return [e for e in self.lines if "event_id" in e]
+
+    def names(self):
+        return [e["payload"]["name"] for e in self.events()]
+
+    def end(self):
+        return next((e for e in self.lines if e.get("type") == "end"), None)
+
+
+def writers(w, org, prefix, threads, each, text=None):
+    def work(k):
+        for n in range(each):
+            body = {"name": "%s-%d-%d" % (prefix, k, n)}
+            if text:
+                body["description"] = text
+            w.ok("POST", "/v1/orgs/%s/apps" % org, body)
+    ts = [threading.Thread(target=work, args=(k,)) for k in range(threads)]
+    for t in ts:
+        t.start()
+    return ts
+
+
+def main():
+    if os.geteuid() != 0:
+        kit.skip("event streams", "needs root")
+        return
+    w = kit.World(max_connections=700)
+    a = w.ok("POST", "/v1/orgs", {"name": "stream-a"})["id"]
+    b = w.ok("POST", "/v1/orgs", {"name": "stream-b"})["id"]
+    A, B = "/v1/orgs/" + a, "/v1/orgs/" + b
+
+    @case("streams opened while commands run have every event of theirs, once, in order, and none of another organisation")
+    def _():
+        ts = writers(w, a, "w", 4, 60) + writers(w, b, "x", 2, 60)
+        streams = []
+        while any(t.is_alive() for t in ts) and len(streams) < 150:
+            streams.append(Stream(w, A + "/events/stream?after_event_id=0&event_type=app.*"))
+        for t in ts:
+            t.join()
+        want = [e["event_id"] for e in w.ok("GET", A + "/events?limit=500&event_type=app.*")["items"]]
+        assert len(want) == 240 and len(streams) > 5, (len(want), len(streams))
+        for i, s in enumerate(streams):
+            kit.wait_for("240 events at stream %d of %d" % (i, len(streams)), lambda s=s: len(s.events()) >= 240, 30)
+            got = [e["event_id"] for e in s.events()]
+            assert got == want, (i, got[:5], want[:5])
+            s.c.sock.close()
+
+    @case("filters of a live stream are those of the list; a stream starts at the head unless told otherwise")
+    def _():
+        app = w.ok("POST", A + "/apps", {"name": "filtered"})["id"]
+        one = Stream(w, A + "/events/stream?app_id=" + app)
+        env = Stream(w, A + "/events/stream?event_type=env.created")
+        under = Stream(w, A + "/events/stream?event_type=app_.*")  # the underscore stands for itself
+        kit.wait_for("heartbeats", lambda: one.lines and env.lines and under.lines)
+        w.ok("POST", A + "/apps", {"name": "other"})
+        w.ok("POST", A + "/apps/" + app + "/envs", {"name": "prod"})
+        kit.wait_for("the env", lambda: len(one.events()) == 1 and len(env.events()) == 1)
+        time.sleep(0.3)
+        assert [e["event_type"] for e in one.events()] == ["env.created"], one.lines
+        assert [e["event_type"] for e in env.events()] == ["env.created"] and under.events() == [], (env.lines, under.lines)
+
+    @case("a restricted token's stream holds what is inside its restriction only")
+    def _():
+        mine, other = (w.ok("POST", A + "/apps", {"name": n})["id"] for n in ("mine", "not-mine"))
+        t = w.ok("POST", "/v1/auth/tokens", {"name": "narrow", "scopes": ["events:read"], "restrict": {"app_ids": [mine], "env_ids": []}})
+        s = Stream(w, A + "/events/stream", t["token"])
+        kit.wait_for("heartbeat", lambda: s.lines)
+        w.ok("POST", A + "/apps/" + other + "/envs", {"name": "out"})
+        w.ok("POST", A + "/apps/" + mine + "/envs", {"name": "in"})
+        kit.wait_for("the env inside", lambda: s.events())
+        time.sleep(0.3)
+        assert s.names() == ["in"], s.lines
+
+    @case("a revoked token ends its stream within seconds, with the reason")
+    def _():
+        t = w.ok("POST", "/v1/auth/tokens", {"name": "short", "scopes": ["events:read"]})
+        s = Stream(w, A + "/events/stream", t["token"])
+        kit.wait_for("heartbeat", lambda: s.lines)
+        w.ok("DELETE", "/v1/auth/tokens/" + t["id"], want=(200, 204))
+        kit.wait_for("the end", s.end, 12)
+        assert s.end()["reason"] == "token_revoked", s.lines
+
+    @case("a client that does not read is ended as slow_consumer; from resume_after on nothing is missing or double")
+    def _():
+        c = kit.UnixHTTP(w.api, 60)
+        c.request("GET", B + "/events/stream", headers={"Authorization": "Bearer " + w.token})
+        r = c.getresponse()
+        first = json.loads(r.readline())
+        for t in writers(w, b, "slow", 8, 180, "d" * 1000):
+            t.join()
+        lines = [json.loads(x) for x in r.read().splitlines()]
+        assert lines[-1]["type"] == "end" and lines[-1]["reason"] == "slow_consumer", lines[-1]
+        got = [e["event_id"] for e in lines if "event_id" in e]
+        assert got and got[-1] == lines[-1]["resume_after"], (len(got), lines[-1])
+        rest = Stream(w, B + "/events/stream?after_event_id=%d" % lines[-1]["resume_after"])
+        kit.wait_for("the rest", lambda: len(got) + len(rest.events()) >= 1440, 20)
+        every = got + [e["event_id"] for e in rest.events()]
+        assert every == sorted(set(every)) and len(every) == 1440 and every[0] > first["head_event_id"], (len(every), every[:3])
+
+    @case("a history larger than the buffer is read to its end by a client that reads")
+    def _():
+        s = Stream(w, B + "/events/stream?after_event_id=0")
+        kit.wait_for("1,500 events", lambda: len(s.events()) >= 1561, 30)
+        ids = [e["event_id"] for e in s.events()]
+        assert ids == sorted(set(ids)) and s.end() is None, (len(ids), s.end())
+
+    @case("PostgreSQL stopped by SIGQUIT and started again: the streams go on without gap or double")
+    def _():
+        streams = [Stream(w, A + "/events/stream?event_type=app.created") for _ in range(20)]
+        kit.wait_for("heartbeats", lambda: all(s.lines for s in streams))
+        w.ok("POST", A + "/apps", {"name": "before"})
+        kit.wait_for("the first", lambda: all(s.names() == ["before"] for s in streams))
+        w.pg.stop(signal.SIGQUIT)
+        time.sleep(1)
+        w.pg.start()
+        kit.wait_for("a write", lambda: w.q("POST", A + "/apps", {"name": "after"}, key="after").status in (200, 201), 20)
+        kit.wait_for("the second", lambda: all(s.names() == ["before", "after"] for s in streams), 20)
+
+    w.close()
+
+
+if __name__ == "__main__":
+    main()
+    kit.finish()
