@@ -121,6 +121,20 @@ def main():
         kit.wait_for("the end", s.end, 12)
         assert s.end()["reason"] == "token_revoked", s.lines
 
+    @case("a personal token's use is noted once in ten minutes, without asking the database at each request")
+    def _():
+        t = w.ok("POST", "/v1/auth/tokens", {"name": "noted", "scopes": ["apps:read"]})
+        used = "FROM moat.personal_tokens WHERE token_id = '%s'" % t["id"]
+
+        def read():
+            return kit.call(w.api, "GET", A + "/apps", headers={"Authorization": "Bearer " + t["token"]}).status
+        assert w.pg.sql("SELECT last_used_at IS NULL " + used) == "t"
+        read()
+        assert w.pg.sql("SELECT last_used_at > now() - interval '1 minute' " + used) == "t"
+        w.pg.sql("UPDATE moat.personal_tokens SET last_used_at = NULL WHERE token_id = '%s'" % t["id"])
+        read()
+        assert w.pg.sql("SELECT last_used_at IS NULL " + used) == "t"
+
     @case("a client that does not read is ended as slow_consumer; from resume_after on nothing is missing or double")
     def _():
         c = kit.UnixHTTP(w.api, 60)
