@@ -52,6 +52,7 @@ ROUTES = {
     "POST /v1/auth/token/refresh": OPEN,
     "POST /v1/auth/token/revoke": OPEN,
     "GET /v1/capabilities": OPEN,
+    "GET /v1/schemas/events": OPEN,
 
     "GET /v1/orgs": ANY,
     "POST /v1/orgs": USER,

@@ -50,6 +50,8 @@ int mt_api_apps_get(struct mt_api_call *c);
 int mt_api_envs_list(struct mt_api_call *c);
 int mt_api_envs_create(struct mt_api_call *c);
 int mt_api_envs_get(struct mt_api_call *c);
+/* schemas.c */
+int mt_api_event_schemas(struct mt_api_call *c);
 /* tenancy_change.c */
 int mt_api_orgs_patch(struct mt_api_call *c);
 int mt_api_orgs_delete(struct mt_api_call *c);

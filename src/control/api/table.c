@@ -23,6 +23,7 @@ const struct mt_api_route mt_api_routes[] = {
     {"POST", "/v1/auth/token/refresh", NULL, MT_API_BODY | MT_API_ANYONE, mt_api_auth_refresh, "exchange a refresh token", MT_LISTEN_API},
     {"POST", "/v1/auth/token/revoke", NULL, MT_API_BODY | MT_API_ANYONE, mt_api_auth_revoke, "end a login or a token", MT_LISTEN_API},
     {"GET", "/v1/capabilities", NULL, MT_API_ANYONE | MT_API_NO_DB, mt_api_capabilities, "versions, features, limits", MT_LISTEN_API},
+    {"GET", "/v1/schemas/events", NULL, MT_API_ANYONE | MT_API_NO_DB, mt_api_event_schemas, "payload schemas of the event log", MT_LISTEN_API},
 
     {"GET", "/v1/orgs", "orgs:read", 0, mt_api_orgs_list, "organisations of the caller", MT_LISTEN_API},
     {"POST", "/v1/orgs", NULL, WRITE | MT_API_USER, mt_api_orgs_create, "org.create", MT_LISTEN_API},

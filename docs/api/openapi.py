@@ -1,0 +1,369 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""Writes docs/api/openapi.yaml: the route table of the program (`moat-control --routes`) joined with what is said here of
+requests and answers. Usage: docs/api/openapi.py bin/moat-control > docs/api/openapi.yaml
+
+A route without an entry in OPS, or an entry without a route, is an error. tests/scenario/test_openapi.py makes the file again
+and compares, then walks it against a running server: every answer must fit its schema, with no member left undescribed."""
+import json, re, subprocess, sys
+
+# Objects: "member[?]:type". Types: str int bool time id digest any object, Name (an object), [T], {T} (map), a|b|c (words),
+# str(max), int(min,max). "?" may be absent.
+VERSIONED = "resource_version:int created_at:time updated_at:time"
+OBJECTS = {
+    "Problem": "type:str title:str status:int detail:str instance?:str code:str request_id:str retryable:bool retry_after_seconds?:int "
+               "errors?:[FieldError] details?:object",
+    "FieldError": "field:str code:str message:str path?:str line?:int column?:int hint?:str severity?:str",
+    "Receipt": "operation:str resource_ids?:object event_id:any replayed:bool desired?:object next?:[NextStep]",
+    "NextStep": "label:str command:str",
+    "Change": "event_type:str aggregate_type:str aggregate_id:str payload:object",
+    "Deleted": "ok:bool already_deleted:bool dry_run?:bool changes?:[Change] receipt?:Receipt",
+    "Org": "id:id name:str billing_email?:str developer_exec:bool suspended:bool suspended_reason?:str deleted?:bool " + VERSIONED,
+    "Member": "id:id org_id:id email:str user_id?:id role:owner|admin|developer|readonly state:invited|active " + VERSIONED,
+    "Restrict": "app_ids?:[id] env_ids?:[id]",
+    "ServicePrincipal": "id:id org_id:id name:str client_id:str client_secret?:any secret_shown?:bool old_valid_until?:time scopes:[str] "
+                        "restrict?:Restrict last_used_at?:time " + VERSIONED,
+    "Project": "id:id org_id:id name:str deleted?:bool " + VERSIONED,
+    "App": "id:id org_id:id name:str description?:str project_id?:id deleted?:bool " + VERSIONED,
+    "Env": "id:id org_id:id app_id:id name:str private_network:bool protected:bool label_selector?:{str} backup_interval_seconds?:int "
+           "deleted?:bool " + VERSIONED,
+    "Platform": "os:str arch:str variant?:str digest:digest",
+    "Release": "id:id org_id:id app_id:id number:int image_ref:str image_digest:digest image_kind:manifest|index platforms:[Platform] "
+               "image_verified:bool manifest_hash:str manifest:object process_types:[str] created_by:str deduplicated?:bool dry_run?:bool "
+               "changes?:[Change] " + VERSIONED,
+    "ReleaseSide": "release_id:id number:int image_ref:str image_digest:digest",
+    "FieldChange": "path:str op:add|remove|replace from?:any to?:any",
+    "ProcessChanges": "added:[str] removed:[str] changed:[str]",
+    "ReleaseDiff": "from:ReleaseSide to:ReleaseSide same:bool image_changed:bool processes:ProcessChanges changes:[FieldChange]",
+    "ManifestVerdict": "ok:bool manifest_hash?:str canonical?:object errors:[object]",
+    "RouteChange": "action:create|update|delete route_id:id hostname?:str listen_port:int",
+    "Warning": "code:str process_type?:str desired?:int max?:int",
+    "Failure": "instance_id:id process_type?:str status:str reason_code:str reason_detail?:str reason_text?:str exit_code?:int "
+               "restart_count:int last_lines?:[str] last_console?:[str]",
+    "Group": "process_type:str release_id?:id release_number?:int desired:int wanted?:int ready:int starting:int failed:int old:int "
+             "old_ready:int draining:int sched_condition:ok|blocked|held reason?:str detail?:str",
+    "Deploy": "id:id org_id:id app_id:id env_id:id kind:deploy|rollback|restart release_id?:id release_ids:{id} previous_release_ids:{id} "
+              "process_types:[str] strategy:str on_failure:hold|rollback status:queued|rolling|succeeded|failed|superseded message?:str "
+              "failed_reason?:str superseded_by?:id timeout_seconds:int note?:str warnings?:[Warning] created_by:str deadline_at?:time "
+              "finished_at?:time progress?:[Group] failure?:Failure routes?:[RouteChange] dry_run?:bool changes?:[Change] " + VERSIONED,
+    "ScaleEntry": "process_type:str desired:int source:manifest|user max:int",
+    "Scale": "env_id:id processes:[ScaleEntry] resource_version:int dry_run?:bool changes?:[Change]",
+    "Instance": "id:id org_id:id app_id:id env_id:id process_type:str release_id:id deploy_id?:id node_id:id desired_state:running|draining|stopped "
+                "desired_reason?:str status:booting|starting|ready|unready|draining|stopped|failed status_detail?:str reason_code?:str "
+                "reason_detail?:str exit_code?:int restart_count:int restart_requested?:bool overlay_ipv6:str secret_version_id?:id "
+                "cpu_millis:int memory_bytes:int disk_bytes:int arch:str image_digest:digest generation:int spec_hash:str replaces?:id "
+                "boot_id?:str started_at?:time ready_at?:time last_transition_at:time released_at?:time " + VERSIONED,
+    "Route": "id:id org_id:id app_id:id env_id:id hostname?:str listen_port:int protocol:tls_passthrough|tcp_raw address_scope:shared6|ipv4 "
+             "backend_process_type:str backend_port:int proxy_protocol:off|v2 backend_expects_proxy_protocol:bool proxy_tlv:bool "
+             "ipv4_required:bool max_connections?:int idle_timeout_seconds?:int balance:round_robin|least_conn default_for_listener:bool "
+             "allow_non_tls:bool disabled:bool managed_by:api|manifest deleted?:bool status:pending|active|degraded hints:[str] "
+             "addresses?:[str] dry_run?:bool changes?:[Change] " + VERSIONED,
+    "Listener": "protocol:str address_scope:str listen_port:int routes:int",
+    "Networking": "env_id:id ipv6:[str] listeners:[Listener] hostnames:[str]",
+    "StatusRoute": "id:id hostname?:str listen_port:int protocol:str backend_process_type:str backend_port:int ready_backends:int "
+                   "disabled?:bool status:pending|active|degraded",
+    "StatusDeploy": "id:id kind:str release_id?:id status:str message?:str failed_reason?:str process_types:[str] created_at:time finished_at?:time",
+    "Condition": "type:blocked|held|failing|progressing|scale_clamped|route_disabled|route_degraded|deploy_failed|org_suspended "
+                 "process_type?:str reason?:str detail?:str ready?:int desired?:int wanted?:int route_id?:id hostname?:str listen_port?:int "
+                 "deploy_id?:id",
+    "EnvStatus": "env_id:id name:str conditions:[Condition] processes:[Group] last_deploy?:StatusDeploy routes:[StatusRoute] volumes:[any] "
+                 "failure?:Failure as_of_event_id:int",
+    "Actor": "type:user|service_principal|node|operator|system id:str",
+    "Event": "event_id:int occurred_at:time event_type:str event_version:int org_id?:id app_id?:id env_id?:id aggregate_type:str "
+             "aggregate_id:str aggregate_seq:int actor:Actor request_id:str correlation_id?:str causation_id?:int summary:str payload:object",
+    "EventPage": "items:[Event] next_after_event_id:int head_event_id:int epoch:int",
+    "EventSchema": "event_type:str event_version:int aggregate_type:str audience:tenant|operator payload:object",
+    "EventSchemas": "items:[EventSchema]",
+    "LogLine": "ts:time seq:int stream:stdout|stderr|system process_type:str instance_id:id line:str truncated:bool",
+    "LogPage": "items:[LogLine] next_cursor?:str missing_nodes:[id]",
+    "Audit": "id:id chain:str seq:int ts:time org_id:any app_id:any env_id:any actor_type:any actor_id:any token_id:any scopes:any action:str "
+             "resource_type:any resource_id:any decision:str reason:any request_id:any idempotency_key_hash:any source_ip:any user_agent:any "
+             "result:any error_code:any event_id:any prev_hash:str hash:str",
+    "AuditChain": "chain:str ok:bool records:int anchor_seq:int head_seq:int head_hash:str bad?:object",
+    "AuditVerdict": "ok:bool pending:int chains:[AuditChain]",
+    "Usage": "instances:int cpu_millis:int memory_bytes:int disk_bytes:int",
+    "Node": "id:id name:str roles:[str] admin_state:str admin_reason?:str health:str health_reason?:str conditions:[str] config:object vmm?:object "
+            "arch:str labels:{str} overlay_ipv6:str instance_prefix:str public_ipv6?:str public_ipv4?:str capacity:object allocatable:object "
+            "mtu?:int agent_version?:str last_heartbeat_at?:time applied_cursor_event_id?:int usage:Usage " + VERSIONED,
+    "User": "id:id email:str display_name?:str state:active|disabled is_operator:bool has_password:bool has_totp:bool setup_url?:any "
+            "secret_shown?:bool " + VERSIONED,
+    "Whoami": "subject_type:str subject_id:id email?:str is_operator:bool scopes:[str] restrict?:Restrict orgs:[object] token:object",
+    "Capabilities": "server_version:str api_versions:[str] manifest_versions:[str] features:object limits:object",
+    "Token": "id:id name:str scopes:[str] org_id?:id restrict?:Restrict created_at:time expires_at?:time last_used_at?:time token?:any secret_shown?:bool",
+    # requests
+    "Version": "expected_version?:int",
+    "OrgNew": "name:str billing_email?:str",
+    "OrgChange": "name?:str billing_email?:str? developer_exec?:bool expected_version?:int",
+    "Reason": "reason:str",
+    "Named": "name:str",
+    "NameChange": "name?:str expected_version?:int",
+    "AppNew": "name:str description?:str project_id?:str",
+    "AppChange": "name?:str description?:str? project_id?:str? expected_version?:int",
+    "EnvNew": "name:str private_network?:bool protected?:bool",
+    "EnvChange": "name?:str private_network?:bool protected?:bool label_selector?:{str}? backup_interval_seconds?:int? expected_version?:int",
+    "ManifestText": "manifest:str manifest_format?:toml image_ref?:str",
+    "ReleaseNew": "manifest:str manifest_format?:toml image_ref?:str image_digest?:str verify_image?:bool",
+    "DeployNew": "release_id:str process_types?:[str] on_failure?:hold|rollback timeout_seconds?:int force?:bool note?:str",
+    "RollbackNew": "release_id?:str process_types?:[str] on_failure?:hold|rollback timeout_seconds?:int note?:str",
+    "RestartNew": "process_types?:[str] on_failure?:hold|rollback",
+    "RebalanceNew": "process_types?:[str]",
+    "ScaleWanted": "process_type:str desired:int?",
+    "ScaleSet": "processes:[ScaleWanted] expected_version?:int",
+    "RouteNew": "hostname?:str listen_port?:int protocol?:tls_passthrough|tcp_raw backend_process_type:str backend_port:int proxy_protocol?:off|v2 "
+                "backend_expects_proxy_protocol?:bool proxy_tlv?:bool ipv4_required?:bool max_connections?:int idle_timeout_seconds?:int "
+                "balance?:round_robin|least_conn",
+    "RoutePatch": "backend_process_type?:str backend_port?:int proxy_protocol?:off|v2 backend_expects_proxy_protocol?:bool proxy_tlv?:bool "
+                  "ipv4_required?:bool max_connections?:int? idle_timeout_seconds?:int? balance?:round_robin|least_conn expected_version?:int",
+    "MemberNew": "email:str role:owner|admin|developer|readonly",
+    "MemberChange": "role:owner|admin|developer|readonly expected_version?:int",
+    "SpNew": "name:str scopes:[str] restrict?:Restrict",
+    "SpChange": "name?:str scopes?:[str] restrict?:Restrict? expected_version?:int",
+    "SpRotate": "overlap_seconds?:int",
+    "TokenNew": "name:str scopes:[str] org_id?:str restrict?:Restrict expires_in_days?:int",
+    "DeviceStart": "client_name:str scopes?:[str]",
+    "DeviceToken": "device_code:str",
+    "ClientToken": "grant_type:client_credentials client_id:str client_secret:str scopes?:[str]",
+    "Refresh": "refresh_token:str",
+    "Revoke": "token:str",
+    "UserNew": "email:str display_name?:str is_operator?:bool",
+    "UserChange": "display_name?:str is_operator?:bool state?:active|disabled expected_version?:int",
+    "BreakGlassNew": "org_id:str reason:str expires_in_seconds?:int",
+    "Empty": "",
+}
+
+LIST, TIMES = "limit cursor order", "created_after created_before"
+NAMED = "name include_deleted " + TIMES + " " + LIST
+EVENTS = ("app_id env_id event_type aggregate_type aggregate_id correlation_id actor_id since until after_event_id")
+LOGS = "process_type instance_id release_id since until limit stream contains"
+O, A, E = "/v1/orgs/{org_id}", "/v1/orgs/{org_id}/apps/{app_id}", "/v1/orgs/{org_id}/apps/{app_id}/envs/{env_id}"
+# (answer: Name, [Name] for a page of them, ndjson, or any), status of success, request, query parameters
+OPS = {
+    "GET /v1/auth/whoami": ("Whoami", 200, None, ""),
+    "GET /v1/auth/tokens": ("[Token]", 200, None, LIST),
+    "POST /v1/auth/tokens": ("Token", 201, "TokenNew", ""),
+    "DELETE /v1/auth/tokens/{token_id}": ("Deleted", 200, None, ""),
+    "POST /v1/auth/device/start": ("any", 200, "DeviceStart", ""),
+    "POST /v1/auth/device/token": ("any", 200, "DeviceToken", ""),
+    "POST /v1/auth/token": ("any", 200, "ClientToken", ""),
+    "POST /v1/auth/token/refresh": ("any", 200, "Refresh", ""),
+    "POST /v1/auth/token/revoke": ("any", 200, "Revoke", ""),
+    "GET /v1/capabilities": ("Capabilities", 200, None, ""),
+    "GET /v1/schemas/events": ("EventSchemas", 200, None, ""),
+    "GET /v1/orgs": ("[Org]", 200, None, NAMED + " all"),
+    "POST /v1/orgs": ("Org", 201, "OrgNew", ""),
+    "GET " + O: ("Org", 200, None, ""),
+    "PATCH " + O: ("Org", 200, "OrgChange", ""),
+    "DELETE " + O: ("Deleted", 200, "Version", "dry_run"),
+    "POST " + O + "/suspend": ("Org", 200, "Reason", ""),
+    "POST " + O + "/resume": ("Org", 200, "Reason", ""),
+    "GET " + O + "/members": ("[Member]", 200, None, "email " + LIST),
+    "POST " + O + "/members": ("Member", 201, "MemberNew", ""),
+    "PATCH " + O + "/members/{member_id}": ("Member", 200, "MemberChange", ""),
+    "DELETE " + O + "/members/{member_id}": ("Deleted", 200, "Version", ""),
+    "GET " + O + "/service-principals": ("[ServicePrincipal]", 200, None, "name " + LIST),
+    "POST " + O + "/service-principals": ("ServicePrincipal", 201, "SpNew", ""),
+    "GET " + O + "/service-principals/{sp_id}": ("ServicePrincipal", 200, None, ""),
+    "PATCH " + O + "/service-principals/{sp_id}": ("ServicePrincipal", 200, "SpChange", ""),
+    "POST " + O + "/service-principals/{sp_id}/rotate": ("any", 200, "SpRotate", ""),
+    "DELETE " + O + "/service-principals/{sp_id}": ("Deleted", 200, "Version", ""),
+    "GET " + O + "/projects": ("[Project]", 200, None, NAMED),
+    "POST " + O + "/projects": ("Project", 201, "Named", ""),
+    "GET " + O + "/projects/{project_id}": ("Project", 200, None, ""),
+    "PATCH " + O + "/projects/{project_id}": ("Project", 200, "NameChange", ""),
+    "DELETE " + O + "/projects/{project_id}": ("Deleted", 200, "Version", "dry_run"),
+    "GET " + O + "/apps": ("[App]", 200, None, NAMED + " project_id"),
+    "POST " + O + "/apps": ("App", 201, "AppNew", ""),
+    "GET " + A: ("App", 200, None, ""),
+    "PATCH " + A: ("App", 200, "AppChange", ""),
+    "DELETE " + A: ("Deleted", 200, "Version", "cascade dry_run"),
+    "GET " + A + "/envs": ("[Env]", 200, None, NAMED),
+    "POST " + A + "/envs": ("Env", 201, "EnvNew", ""),
+    "GET " + E: ("Env", 200, None, ""),
+    "PATCH " + E: ("Env", 200, "EnvChange", ""),
+    "DELETE " + E: ("Deleted", 200, "Version", "cascade dry_run"),
+    "GET " + E + "/status": ("EnvStatus", 200, None, ""),
+    "POST " + A + "/manifest/validate": ("ManifestVerdict", 200, "ManifestText", ""),
+    "GET " + A + "/releases": ("[Release]", 200, None, "number " + TIMES + " " + LIST),
+    "POST " + A + "/releases": ("Release", 201, "ReleaseNew", "dry_run"),
+    "GET " + A + "/releases/{release_id}": ("Release", 200, None, ""),
+    "GET " + A + "/releases/{release_id}/diff": ("ReleaseDiff", 200, None, "against"),
+    "GET " + E + "/deploys": ("[Deploy]", 200, None, "status process_type kind " + TIMES + " " + LIST),
+    "POST " + E + "/deploys": ("Deploy", 201, "DeployNew", "dry_run"),
+    "GET " + E + "/deploys/{deploy_id}": ("Deploy", 200, None, ""),
+    "POST " + E + "/rollbacks": ("Deploy", 201, "RollbackNew", "dry_run"),
+    "POST " + E + "/restarts": ("Deploy", 201, "RestartNew", ""),
+    "GET " + E + "/scale": ("Scale", 200, None, ""),
+    "PUT " + E + "/scale": ("Scale", 200, "ScaleSet", "dry_run"),
+    "POST " + E + "/rebalance": ("Scale", 200, "RebalanceNew", ""),
+    "GET " + E + "/instances": ("[Instance]", 200, None, "process_type status include_stopped release_id " + TIMES + " " + LIST),
+    "GET " + E + "/instances/{instance_id}": ("Instance", 200, None, ""),
+    "POST " + E + "/instances/{instance_id}/restart": ("Instance", 200, "Empty", ""),
+    "GET " + E + "/routes": ("[Route]", 200, None, "hostname include_deleted process_type " + TIMES + " " + LIST),
+    "GET " + O + "/routes": ("[Route]", 200, None, "hostname include_deleted process_type app_id env_id " + TIMES + " " + LIST),
+    "POST " + E + "/routes": ("Route", 201, "RouteNew", "dry_run"),
+    "GET " + E + "/routes/{route_id}": ("Route", 200, None, ""),
+    "PATCH " + E + "/routes/{route_id}": ("Route", 200, "RoutePatch", ""),
+    "DELETE " + E + "/routes/{route_id}": ("Deleted", 200, "Version", "dry_run"),
+    "POST /v1/routes/{route_id}/disable": ("Route", 200, "Reason", ""),
+    "POST /v1/routes/{route_id}/enable": ("Route", 200, "Reason", ""),
+    "GET " + E + "/networking": ("Networking", 200, None, ""),
+    "GET " + O + "/events": ("EventPage", 200, None, EVENTS + " before_event_id limit order"),
+    "GET " + O + "/events/stream": ("ndjson", 200, None, EVENTS),
+    "GET " + O + "/audit": ("[Audit]", 200, None, "actor_id action decision resource_id since until " + LIST),
+    "GET " + O + "/audit/verify": ("AuditVerdict", 200, None, ""),
+    "GET " + E + "/logs": ("LogPage", 200, None, LOGS + " cursor"),
+    "GET " + E + "/logs/stream": ("ndjson", 200, None, LOGS),
+    "GET /v1/users": ("[User]", 200, None, "email state " + LIST),
+    "POST /v1/users": ("any", 201, "UserNew", ""),
+    "GET /v1/users/{user_id}": ("User", 200, None, ""),
+    "PATCH /v1/users/{user_id}": ("any", 200, "UserChange", ""),
+    "POST /v1/users/{user_id}/setup-link": ("any", 201, "Empty", ""),
+    "POST /v1/admin/break-glass": ("any", 201, "BreakGlassNew", ""),
+    "GET /v1/nodes": ("[Node]", 200, None, "name " + LIST),
+    "GET /v1/nodes/{node_id}": ("Node", 200, None, ""),
+    "GET /v1/admin/events": ("EventPage", 200, None, EVENTS + " before_event_id limit order"),
+    "GET /v1/admin/audit": ("[Audit]", 200, None, "chain actor_id action decision resource_id since until " + LIST),
+    "GET /v1/admin/audit/verify": ("AuditVerdict", 200, None, ""),
+}
+QUERY = {
+    "limit": {"type": "integer", "minimum": 1}, "after_event_id": {"type": "integer", "minimum": 0}, "before_event_id": {"type": "integer", "minimum": 1},
+    "order": {"enum": ["asc", "desc"]}, "dry_run": {"type": "boolean"}, "cascade": {"type": "boolean"}, "include_deleted": {"type": "boolean"},
+    "include_stopped": {"type": "boolean"}, "all": {"type": "boolean"}, "created_after": {"type": "string", "format": "date-time"},
+    "created_before": {"type": "string", "format": "date-time"},
+}
+SIMPLE = {
+    "str": {"type": "string"}, "int": {"type": "integer"}, "bool": {"type": "boolean"}, "any": {}, "object": {"type": "object"},
+    "id": {"type": "string", "pattern": "^[a-z0-9]+_[0-9a-z]{26}$"},
+    "time": {"type": "string", "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$"},
+    "digest": {"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"},
+}
+
+
+def schema(t):
+    if t.endswith("?"):
+        return {"anyOf": [schema(t[:-1]), {"type": "null"}]}
+    if t[0] == "[":
+        return {"type": "array", "items": schema(t[1:-1])}
+    if t[0] == "{":
+        return {"type": "object", "additionalProperties": schema(t[1:-1])}
+    if t in SIMPLE:
+        return dict(SIMPLE[t])
+    if t in OBJECTS:
+        return {"$ref": "#/components/schemas/" + t}
+    return {"type": "string", "enum": t.split("|")}
+
+
+def members(name):
+    """[(member, type, required)] of an object."""
+    out = []
+    for word in OBJECTS[name].split():
+        m, t = word.split(":", 1)
+        out.append((m.rstrip("?"), t, not m.endswith("?")))
+    return out
+
+
+def is_request(name):
+    return list(OBJECTS).index(name) >= list(OBJECTS).index("Version")
+
+
+def component(name):
+    o = {"type": "object", "properties": {m: schema(t) for m, t, _ in members(name)}}
+    need = [m for m, _, r in members(name) if r]
+    if need:
+        o["required"] = need
+    if is_request(name):
+        o["additionalProperties"] = False
+    return o
+
+
+def routes(program):
+    """[(method, path, scope, words)] of the public listener, in the order of the table."""
+    out = []
+    for line in subprocess.run([program, "--routes"], stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines():
+        method, path, scope, words = line.split(None, 3)
+        if path.startswith("/v1/"):
+            out.append((method, path, scope, words))
+    return out
+
+
+def answer(kind):
+    if kind == "ndjson":
+        return {"application/x-ndjson": {"schema": {"type": "object"}}}
+    if kind.startswith("["):
+        page = {"type": "object", "required": ["items", "next_cursor"], "properties": {"items": schema(kind), "next_cursor": schema("str?")}}
+        return {"application/json": {"schema": page}}
+    return {"application/json": {"schema": schema("object" if kind == "any" else kind)}}
+
+
+def operation(method, path, scope, words):
+    kind, status, body, query = OPS[method + " " + path]
+    op = {"operationId": re.sub(r"[^a-z0-9]+", "_", (method + path.replace("/v1", "", 1)).lower()).strip("_"), "summary": words}
+    if scope != "-":
+        op["x-scope"] = scope
+    params = [{"name": p, "in": "path", "required": True, "schema": {"type": "string"}} for p in re.findall(r"{(\w+)}", path)]
+    params += [{"name": q, "in": "query", "schema": QUERY.get(q, {"type": "string"})} for q in query.split()]
+    if method != "GET":
+        params += [{"$ref": "#/components/parameters/IdempotencyKey"}]
+    if method in ("PATCH", "PUT", "DELETE"):
+        params += [{"$ref": "#/components/parameters/IfMatch"}]
+    if params:
+        op["parameters"] = params
+    if body:
+        op["requestBody"] = {"required": any(r for _, _, r in members(body)), "content": {"application/json": {"schema": schema(body)}}}
+    op["responses"] = {str(status): {"description": "done", "content": answer(kind)}}
+    if status == 201:
+        op["responses"]["200"] = {"description": "what was there already, or a dry run", "content": answer(kind)}
+    op["responses"]["default"] = {"$ref": "#/components/responses/Problem"}
+    return op
+
+
+def document(program):
+    table = routes(program)
+    have, said = {m + " " + p for m, p, _, _ in table}, set(OPS)
+    if have - said or said - have:
+        raise SystemExit("not described: %s; described and not there: %s" % (sorted(have - said), sorted(said - have)))
+    paths = {}
+    for method, path, scope, words in table:
+        paths.setdefault(path, {})[method.lower()] = operation(method, path, scope, words)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "moat", "version": "v1", "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+                 "description": "Generated by docs/api/openapi.py from the route table; do not edit."},
+        "security": [{"bearer": []}],
+        "paths": paths,
+        "components": {
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+            "parameters": {
+                "IdempotencyKey": {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "minLength": 1, "maxLength": 128},
+                                   "description": "the same key and body again is answered with the stored answer"},
+                "IfMatch": {"name": "If-Match", "in": "header", "schema": {"type": "string"},
+                            "description": "the quoted resource_version the change is based on, in place of expected_version"},
+            },
+            "responses": {"Problem": {"description": "refused, or failed", "content": {"application/problem+json": {"schema": schema("Problem")}}}},
+            "schemas": {n: component(n) for n in OBJECTS},
+        },
+    }
+
+
+def yaml(v, indent=0):
+    """Block style for what is long, JSON (which is YAML) for leaves and small things."""
+    pad = "  " * indent
+    flat = json.dumps(v)
+    if not isinstance(v, (dict, list)) or not v or len(flat) + len(pad) <= 110 and indent > 2:
+        return flat
+    if isinstance(v, list):
+        return "".join("\n%s- %s" % (pad, yaml(x, indent + 1).lstrip("\n ") if isinstance(x, dict) else yaml(x, indent + 1)) for x in v)
+    out = ""
+    for k, x in v.items():
+        key = k if re.fullmatch(r"[A-Za-z_][\w-]*", k) else json.dumps(k)
+        t = yaml(x, indent + 1)
+        out += "\n%s%s:%s%s" % (pad, key, "" if t.startswith("\n") else " ", t)
+    return out
+
+
+def text(program):
+    return "# generated by docs/api/openapi.py; do not edit\n" + yaml(document(program)).lstrip("\n") + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(text(sys.argv[1] if len(sys.argv) > 1 else "bin/moat-control"))

@@ -1,0 +1,339 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""docs/api/openapi.yaml is what the program serves: it is made again and compared, every call is answered as it says, with
+nothing undescribed, and every endpoint is given every kind of bad input, from tables that miss no route. Needs root."""
+import importlib.util, json, os, re, sys
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import control_kit as kit
+from control_kit import call, case, wait_for
+
+if os.geteuid() != 0:
+    kit.skip("openapi", "needs root")
+    sys.exit(0)
+if not kit.program("moat-control"):
+    kit.skip("openapi", "moat-control is not built")
+    sys.exit(0)
+try:
+    import jsonschema
+except ImportError:
+    kit.skip("openapi", "python3-jsonschema is not installed")
+    sys.exit(0)
+
+spec = importlib.util.spec_from_file_location("openapi", os.path.join(kit.ROOT, "docs/api/openapi.py"))
+gen = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(gen)
+FILE = os.path.join(kit.ROOT, "docs/api/openapi.yaml")
+O, A, E = gen.O, gen.A, gen.E
+D1 = "sha256:" + "1" * 64
+MANIFEST = """schema_version = "v1"
+[image]
+ref = "registry.test:5000/hello:latest"
+[processes.web]
+command = ["/hello"]
+[processes.web.resources]
+memory = "128Mi"
+[[processes.web.ports]]
+name = "tls"
+internal = 8443
+"""
+# A body that works, for each route that takes one. "$x" is the id of what the seeding made; "$v" the version of the object.
+BODIES = {
+    "POST /v1/auth/tokens": {"name": "ci", "scopes": ["apps:read"]},
+    "POST /v1/auth/device/start": {"client_name": "test"},
+    "POST /v1/auth/device/token": {"device_code": "moat_dc_x"},
+    "POST /v1/auth/token": {"grant_type": "client_credentials", "client_id": "x", "client_secret": "y"},
+    "POST /v1/auth/token/refresh": {"refresh_token": "x"},
+    "POST /v1/auth/token/revoke": {"token": "x"},
+    "POST /v1/orgs": {"name": "walk-org", "billing_email": "a@b.example"},
+    "PATCH " + O: {"developer_exec": True, "expected_version": "$v"},
+    "DELETE " + O: {},
+    "POST " + O + "/suspend": {"reason": "walk"},
+    "POST " + O + "/resume": {"reason": "walk"},
+    "POST " + O + "/members": {"email": "m@walk.example", "role": "readonly"},
+    "PATCH " + O + "/members/{member_id}": {"role": "developer", "expected_version": "$v"},
+    "DELETE " + O + "/members/{member_id}": {},
+    "POST " + O + "/service-principals": {"name": "bot", "scopes": ["apps:read"]},
+    "PATCH " + O + "/service-principals/{sp_id}": {"name": "bot2", "expected_version": "$v"},
+    "POST " + O + "/service-principals/{sp_id}/rotate": {"overlap_seconds": 60},
+    "DELETE " + O + "/service-principals/{sp_id}": {},
+    "POST " + O + "/projects": {"name": "walk"},
+    "PATCH " + O + "/projects/{project_id}": {"name": "walk2", "expected_version": "$v"},
+    "DELETE " + O + "/projects/{project_id}": {},
+    "POST " + O + "/apps": {"name": "walk", "description": "d"},
+    "PATCH " + A: {"description": "e", "expected_version": "$v"},
+    "DELETE " + A: {},
+    "POST " + A + "/envs": {"name": "walk", "protected": False},
+    "PATCH " + E: {"protected": True, "expected_version": "$v"},
+    "DELETE " + E: {},
+    "POST " + A + "/manifest/validate": {"manifest": MANIFEST},
+    "POST " + A + "/releases": {"manifest": MANIFEST.replace("128", "192"), "image_digest": D1, "verify_image": False},
+    "POST " + E + "/deploys": {"release_id": "$release_id", "note": "walk", "timeout_seconds": 60},
+    "POST " + E + "/rollbacks": {"release_id": "$release_id"},
+    "POST " + E + "/restarts": {"process_types": ["web"]},
+    "PUT " + E + "/scale": {"processes": [{"process_type": "web", "desired": 1}], "expected_version": "$v"},
+    "POST " + E + "/rebalance": {"process_types": ["web"]},
+    "POST " + E + "/instances/{instance_id}/restart": {},
+    "POST " + E + "/routes": {"hostname": "walk.example.com", "backend_process_type": "web", "backend_port": 8443, "max_connections": 5},
+    "PATCH " + E + "/routes/{route_id}": {"balance": "least_conn", "expected_version": "$v"},
+    "DELETE " + E + "/routes/{route_id}": {},
+    "POST /v1/routes/{route_id}/disable": {"reason": "walk"},
+    "POST /v1/routes/{route_id}/enable": {"reason": "walk"},
+    "POST /v1/users": {"email": "u@walk.example"},
+    "PATCH /v1/users/{user_id}": {"display_name": "W", "expected_version": "$v"},
+    "POST /v1/users/{user_id}/setup-link": {},
+    "POST /v1/admin/break-glass": {"org_id": "$org_id", "reason": "walk"},
+}
+QUERIES = {"GET " + A + "/releases/{release_id}/diff": "?against=$release_id", "DELETE " + E: "?cascade=true", "DELETE " + A: "?cascade=true"}
+# Where the sample of a walk is refused for a good reason: credentials that are made up, organisations that still have apps.
+REFUSED = {"POST /v1/auth/device/token": 400, "POST /v1/auth/token": 401, "POST /v1/auth/token/refresh": 401, "DELETE " + O: 409,
+           "POST /v1/auth/device/start": (200, 429)}
+LAST = ["DELETE " + E + "/routes/{route_id}", "DELETE " + O + "/members/{member_id}", "DELETE " + O + "/service-principals/{sp_id}", "DELETE " + E,
+        "DELETE " + A, "DELETE " + O + "/projects/{project_id}", "DELETE " + O, "DELETE /v1/auth/tokens/{token_id}"]
+EARLY = ["POST " + E + "/instances/{instance_id}/restart"]  # before what drains every instance
+
+w = kit.World()
+ids = {}
+
+
+def strict(doc):
+    """Answers may hold nothing that is not described."""
+    for name, s in doc["components"]["schemas"].items():
+        if not gen.is_request(name):
+            s["additionalProperties"] = False
+    return doc
+
+
+DOC = strict(json.loads(json.dumps(gen.document(kit.program("moat-control")))))
+
+
+def fits(value, schema, what):
+    v = jsonschema.Draft202012Validator(dict(schema, components=DOC["components"]))
+    bad = sorted(v.iter_errors(value), key=lambda e: list(e.path))
+    assert not bad, "%s: %s at %s" % (what, bad[0].message[:300], list(bad[0].path))
+
+
+def op_of(key):
+    method, path = key.split()
+    return DOC["paths"][path][method.lower()]
+
+
+def fill(key, deep):
+    text = json.dumps(deep)
+    for k, v in ids.items():
+        text = text.replace('"$%s"' % k, json.dumps(v))
+    if '"$v"' in text:
+        get = concrete(key.split()[1])
+        text = text.replace('"$v"', str(version_of(key, get)))
+    return json.loads(text)
+
+
+def version_of(key, path):
+    if "/members/" in path:
+        return [m for m in w.ok("GET", path.rsplit("/", 1)[0])["items"] if m["id"] == ids["member_id"]][0]["resource_version"]
+    return w.ok("GET", path)["resource_version"]
+
+
+def concrete(path):
+    return re.sub(r"{(\w+)}", lambda m: ids[m.group(1)], path)
+
+
+def check_problem(r, what):
+    assert r.status < 500, "%s -> %d %s" % (what, r.status, r.text[:300])
+    assert r.headers["Content-Type"] == "application/problem+json", (what, r.headers["Content-Type"], r.text[:200])
+    fits(r.json, gen.schema("Problem"), what)
+    assert r.json["status"] == r.status and r.json["type"] == "urn:moat:error:" + r.json["code"] and r.json["request_id"], (what, r.text)
+    return r.json
+
+
+def check_answer(key, r):
+    op = op_of(key)
+    if r.status >= 400:
+        return check_problem(r, key)
+    assert str(r.status) in op["responses"], "%s: status %d is not described" % (key, r.status)
+    content = op["responses"][str(r.status)]["content"]
+    if "application/json" in content:
+        fits(r.json, content["application/json"]["schema"], key)
+
+
+def seed():
+    ids["org_id"] = w.ok("GET", "/v1/orgs")["items"][0]["id"]
+    o = concrete(O)
+    ids["node_id"] = wait_for("a node", lambda: w.ok("GET", "/v1/nodes")["items"])[0]["id"]
+    ids["project_id"] = w.ok("POST", o + "/projects", {"name": "seed"})["id"]
+    ids["app_id"] = w.ok("POST", o + "/apps", {"name": "seed"})["id"]
+    ids["env_id"] = w.ok("POST", concrete(A) + "/envs", {"name": "prod"})["id"]
+    ids["release_id"] = w.ok("POST", concrete(A) + "/releases", {"manifest": MANIFEST, "image_digest": D1, "verify_image": False})["id"]
+    ids["deploy_id"] = w.ok("POST", concrete(E) + "/deploys", {"release_id": ids["release_id"]})["id"]
+    ids["instance_id"] = wait_for("an instance", lambda: w.ok("GET", concrete(E) + "/instances?status=ready")["items"])[0]["id"]
+    ids["route_id"] = w.ok("POST", concrete(E) + "/routes", {"hostname": "seed.example.com", "backend_process_type": "web", "backend_port": 8443})["id"]
+    ids["member_id"] = w.ok("POST", o + "/members", {"email": "seed@walk.example", "role": "readonly"})["id"]
+    ids["sp_id"] = w.ok("POST", o + "/service-principals", {"name": "seed", "scopes": ["apps:read"]})["id"]
+    ids["token_id"] = w.ok("POST", "/v1/auth/tokens", {"name": "seed", "scopes": ["apps:read"]})["id"]
+    u = w.ok("POST", "/v1/users", {"email": "seed-user@walk.example"})
+    ids["user_id"] = u["id"]
+
+
+def stream(path):
+    """Status and first line of an answer that does not end."""
+    c = kit.UnixHTTP(w.api, 10)
+    c.request("GET", path, headers={"Authorization": "Bearer " + w.token})
+    r = c.getresponse()
+    line = r.readline() if r.status == 200 and "/events/" in path else b"{}"
+    kind = r.headers["Content-Type"]
+    c.close()
+    return r.status, kind, line
+
+
+def wrong_types(schema):
+    """Values that a field must not take, by what it may."""
+    kinds = {json.dumps(s.get("type", s.get("$ref", "any"))) for s in schema.get("anyOf", [schema])}
+    if any("string" in k for k in kinds):
+        return [1, True, ["x"], {"x": 1}, ""]
+    if any("integer" in k for k in kinds):
+        return ["1", True, 1.5, [], -1, 9223372036854775807, -9223372036854775808]
+    if any("boolean" in k for k in kinds):
+        return ["true", 1, []]
+    if any("array" in k for k in kinds):
+        return ["x", 1, {}, [1], [[]]]
+    return ["x", 1, [1]]
+
+
+try:
+    w.agent.start()
+    seed()
+    keys = list(gen.OPS)
+
+    @case("openapi.yaml is made of the route table and nothing else")
+    def _():
+        have = open(FILE).read()
+        assert have == gen.text(kit.program("moat-control")), "run: docs/api/openapi.py bin/moat-control > docs/api/openapi.yaml"
+        try:
+            import yaml
+        except ImportError:
+            return
+        assert yaml.safe_load(have) == gen.document(kit.program("moat-control")), "the file does not read back as what was written"
+
+    @case("every route that takes a body has a sample, and no other")
+    def _():
+        want = {k for k, (_, _, body, _) in gen.OPS.items() if body is not None}
+        assert want == set(BODIES), want ^ set(BODIES)
+        changing = {m + " " + p for m, p, _, _ in gen.routes(kit.program("moat-control")) if m != "GET"}
+        assert changing - want == {"DELETE /v1/auth/tokens/{token_id}"}, changing ^ want  # that one reads none
+
+    @case("the registered event schemas are published, and every event of the log fits its own")
+    def _():
+        r = call(w.api, "GET", "/v1/schemas/events")
+        assert r.status == 200, r.text
+        by = {s["event_type"]: s for s in r.json["items"]}
+        assert len(by) == len(r.json["items"]) and "deploy.created" in by
+        n = 0
+        for e in w.ok("GET", "/v1/admin/events?limit=500")["items"]:
+            s = by[e["event_type"]]
+            assert s["aggregate_type"] == e["aggregate_type"] and s["event_version"] == e["event_version"], e
+            jsonschema.Draft202012Validator(s["payload"]).validate(e["payload"])
+            n += 1
+        assert n > 10, n
+
+    @case("every endpoint x bad body: oversized, duplicate keys, too deep, not UTF-8, no object, not JSON, wrong media type")
+    def _():
+        deep = b'{"x":' + b"[" * 33 + b"]" * 33 + b"}"
+        bad = [(b'{"x":"' + b"x" * (1 << 20) + b'"}', 413, "payload_too_large"), (b'{"x":1,"x":2}', 400, "invalid_json"), (deep, 400, "invalid_json"),
+               (b'{"x":"\xff\xfe"}', 400, "invalid_json"), (b'{"x":"\xed\xa0\x80"}', 400, "invalid_json"), (b'[]', 400, "invalid_json"),
+               (b'"x"', 400, "invalid_json"), (b"{", 400, "invalid_json"), (b'{"x":1e999}', 400, "invalid_json"), (b'{"x":"\\u0000"}', 400, None),
+               (b'{"x":99999999999999999999999}', 400, None), (b"{}trailing", 400, "invalid_json")]
+        for key in BODIES:
+            method, path = key.split()
+            for body, status, code in bad:
+                p = check_problem(w.q(method, concrete(path), body), "%s %r" % (key, body[:40]))
+                assert p["status"] in (status, 429) and (code is None or p["code"] in (code, "rate_limited")), (key, body[:40], p)
+            p = check_problem(w.q(method, concrete(path), b"{}", Content_Type="text/plain"), key)
+            assert p["code"] in ("unsupported_media_type", "rate_limited"), (key, p)
+
+    @case("every endpoint x every field: unknown, of a wrong type, out of range; none does anything")
+    def _():
+        n = 0
+        before = w.pg.sql("SELECT count(*) FROM moat.events WHERE actor_type <> 'system' AND actor_type <> 'node'")
+        for key, sample in BODIES.items():
+            method, path = key.split()
+            sample = fill(key, sample)
+            p = check_problem(w.q(method, concrete(path), dict(sample, zzz_unknown=1)), key)
+            assert p["code"] in ("unknown_field", "rate_limited"), (key, p)
+            assert p["code"] == "rate_limited" or "zzz_unknown" in p["detail"], (key, p)
+            for field, schema in DOC["components"]["schemas"][gen.OPS[key][2]].get("properties", {}).items():
+                for value in wrong_types(schema):
+                    if field == "manifest" and value == "":
+                        continue  # a text like any other; its faults are the manifest's
+                    r = w.q(method, concrete(path), dict(sample, **{field: value}))
+                    p = check_problem(r, "%s %s=%r" % (key, field, value))
+                    assert r.status in (400, 404, 409, 422, 429), (key, field, value, p)
+                    n += 1
+        after = w.pg.sql("SELECT count(*) FROM moat.events WHERE actor_type <> 'system' AND actor_type <> 'node'")
+        print("# %d wrong values" % n)
+        assert after == before, "something was changed by a refused request"
+
+    @case("every endpoint x bad query: unknown parameters and values out of range are refused by name")
+    def _():
+        for key, (_, _, body, query) in gen.OPS.items():
+            method, path = key.split()
+            p = check_problem(w.q(method, concrete(path) + "?zzz=1", {} if body else None), key)
+            assert p["code"] in ("invalid_argument", "rate_limited") and ("zzz" in p["detail"] or p["code"] == "rate_limited"), (key, p)
+            for q in query.split():
+                s = gen.QUERY.get(q)
+                for bad in ([] if not s else ["maybe"] if s.get("type") == "boolean" else ["x", "-1", "99999999999999999999"] if s.get("type") == "integer"
+                            else ["sideways"] if "enum" in s else ["yesterday"]):
+                    p = check_problem(w.q(method, concrete(path) + "?%s=%s" % (q, bad), {} if body else None), "%s ?%s=%s" % (key, q, bad))
+                    assert p["status"] == 400, (key, q, bad, p)
+
+    @case("every endpoint x ids that are none")
+    def _():
+        for key, (_, _, body, _) in gen.OPS.items():
+            method, path = key.split()
+            names = re.findall(r"{(\w+)}", path)
+            for name in names:
+                for bad in (ids[name][:-1] + ("0" if ids[name][-1] != "0" else "1"), "x", "a" * 70, "..", "%00", "%2e%2e%2f", "a b".replace(" ", "%20")):
+                    target = re.sub(r"{(\w+)}", lambda m: bad if m.group(1) == name else ids[m.group(1)], path)
+                    sample = None if body is None else {} if "$v" in json.dumps(BODIES[key]) else fill(key, BODIES[key])
+                    try:
+                        r = w.q(method, target, sample)
+                    except (BrokenPipeError, ConnectionResetError):  # refused before the body was read
+                        r = w.q(method, target)
+                    p = check_problem(r, "%s %s=%s" % (key, name, bad))
+                    assert p["status"] in (400, 404), (key, name, bad, p)
+
+    @case("every call is answered as described, with nothing undescribed")
+    def _():
+        seen = {}
+        for key in EARLY + [k for k in keys if k not in LAST and k not in EARLY] + LAST:
+            method, path = key.split()
+            target = concrete(path) + re.sub(r"\$(\w+)", lambda m: ids[m.group(1)], QUERIES.get(key, ""))
+            if key == "DELETE " + E:
+                w.ok("PATCH", concrete(E), {"protected": False, "expected_version": w.ok("GET", concrete(E))["resource_version"]})
+            if gen.OPS[key][0] == "ndjson":
+                status, kind, line = stream(target)
+                assert status == 200 and kind.startswith("application/x-ndjson"), (key, status, kind)
+                json.loads(line)
+                continue
+            body = fill(key, BODIES[key]) if key in BODIES else None
+            r = w.q(method, target, body)
+            check_answer(key, r)
+            want = REFUSED.get(key, gen.OPS[key][1])
+            assert r.status in (want if isinstance(want, tuple) else (want,)), "%s -> %d %s" % (key, r.status, r.text[:300])
+            seen[key] = r.status
+            if r.status == 201 and r.headers["Location"] and "/v1/auth" not in path and "/members" not in path:
+                again = w.q("GET", r.headers["Location"])
+                assert again.status == 200, (key, r.headers["Location"], again.text)
+        assert len(seen) + sum(v[0] == "ndjson" for v in gen.OPS.values()) == len(gen.OPS)
+
+    @case("methods that a path does not have are 405, paths that are none 404")
+    def _():
+        for path, ops in DOC["paths"].items():
+            for method in {"GET", "POST", "PUT", "PATCH", "DELETE"} - {m.upper() for m in ops}:
+                p = check_problem(w.q(method, concrete(path), {} if method != "GET" else None), "%s %s" % (method, path))
+                assert p["code"] == "method_not_allowed", (method, path, p)
+        for path in ("/v1", "/v1/", "/v1/nothing", "/v1/orgs/", concrete(O) + "/apps/", "/v2/orgs", "/v1/orgs//apps"):
+            p = check_problem(w.q("GET", path), path)
+            assert p["status"] == 404, (path, p)
+finally:
+    w.close()
+kit.finish()
