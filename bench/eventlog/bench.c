@@ -6,6 +6,8 @@
 #include "control/log/read.h"
 #include "control/log/schema.h"
 #include "control/log/verify.h"
+#include "control/views/rebuild.h"
+#include "history.h"
 #include "pg/cluster.h"
 
 #include "base/clock.h"
@@ -278,6 +280,102 @@ static int measure_verify(const char *control, struct mt_err *err)
     return 0;
 }
 
+/* ---- rebuild of the views ---- */
+
+static struct mt_appender *fill_appender;
+static _Atomic int64_t filled;
+static int64_t fill_to;
+
+static void *fill_main(void *arg)
+{
+    struct history *h = arg;
+    struct mt_err err = {0};
+    while (filled < fill_to) {
+        struct mt_cmd *c = NULL;
+        struct mt_cmd_done done;
+        int64_t before = h->events;
+        if (history_next(h, &c, &err) < 0 || mt_append(fill_appender, c, 30000, &done, &err) < 0) {
+            (void)fprintf(stderr, "fill: %s\n", err.msg);
+            return h;
+        }
+        mt_cmd_done_free(&done);
+        filled += h->events - before;
+    }
+    return NULL;
+}
+
+/* Histories of CLIENTS_MAX organisations, side by side, until the log holds @events. */
+static int fill(const char *control, int64_t events, struct mt_err *err)
+{
+    static struct history h[CLIENTS_MAX];
+    pthread_t t[CLIENTS_MAX];
+    int64_t head = 0, from = mt_clock_mono();
+    mt_auto_pg struct mt_pg *pg = NULL;
+    const struct mt_appender_conf conf = {.pg = {.conninfo = control, .role = "moat_projector"}};
+    int r = mt_pg_connect(&conf.pg, &pg, err);
+    if (r < 0 || (r = mt_log_position(pg, &head, NULL, err)) < 0 || (r = mt_appender_new(&conf, &fill_appender, err)) < 0)
+        return r;
+    filled = head;
+    fill_to = events;
+    for (int i = 0; i < CLIENTS_MAX; i++) {
+        char tag[32];
+        (void)snprintf(tag, sizeof tag, "%llx%02d", (unsigned long long)mt_clock_wall_us() & 0xffffffff, i);
+        history_init(&h[i], tag, (uint64_t)i + 1);
+        if (pthread_create(&t[i], NULL, fill_main, &h[i]) != 0)
+            return MT_FAIL(err, MT_E_NOMEM, "no thread");
+    }
+    for (int i = 0; i < CLIENTS_MAX; i++) {
+        void *failed = NULL;
+        (void)pthread_join(t[i], &failed);
+        if (failed)
+            r = MT_FAIL(err, MT_E_IO, "filling failed");
+    }
+    mt_appender_free(fill_appender);
+    int64_t took = mt_clock_mono() - from;
+    printf("fill %d 0 %.0f %lld 0 0 0\n", CLIENTS_MAX, (double)(filled - head) * 1e9 / (double)took, (long long)(took / 1000));
+    return r;
+}
+
+static const struct mt_pg_stmt st_backend = {"bench_backend", "SELECT pg_backend_pid()"};
+
+/* Processor time of the server's process behind @pg and of our own, microseconds. */
+static int cpu_us(struct mt_pg *pg, int64_t *ret, struct mt_err *err)
+{
+    mt_auto_pg_res struct mt_pg_res *res = NULL;
+    struct rusage ru;
+    char path[64], text[1024] = "";
+    unsigned long user = 0, system = 0;
+    int r = mt_pg_query_one(pg, &st_backend, NULL, &res, err);
+    if (r < 0)
+        return r;
+    (void)snprintf(path, sizeof path, "/proc/%lld/stat", (long long)mt_pg_i64(res, 0, 0));
+    FILE *f = fopen(path, "re");
+    if (f) {
+        const char *at = fgets(text, sizeof text, f) ? strrchr(text, ')') : NULL;
+        if (!at || sscanf(at, ") %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &system) != 2)
+            user = system = 0;
+        (void)fclose(f);
+    }
+    (void)getrusage(RUSAGE_SELF, &ru);
+    int64_t own = (ru.ru_utime.tv_sec + ru.ru_stime.tv_sec) * 1000000 + ru.ru_utime.tv_usec + ru.ru_stime.tv_usec;
+    *ret = own + (int64_t)(user + system) * 10000;
+    return 0;
+}
+
+/* "rebuild 1 0 EVENTS_PER_S WALL_US EVENTS_PER_CPU_S STALL_US EVENTS" */
+static int measure_rebuild(const char *owner, struct mt_err *err)
+{
+    mt_auto_pg struct mt_pg *pg = NULL;
+    struct mt_rebuild_report rep;
+    int64_t before, after;
+    int r = mt_pg_connect(&(struct mt_pg_conf){.conninfo = owner}, &pg, err);
+    if (r < 0 || (r = cpu_us(pg, &before, err)) < 0 || (r = mt_views_rebuild(pg, NULL, NULL, &rep, err)) < 0 || (r = cpu_us(pg, &after, err)) < 0)
+        return r;
+    printf("rebuild 1 0 %.0f %lld %.0f %lld %lld\n", (double)rep.events * 1e6 / (double)rep.took_us, (long long)rep.took_us,
+           (double)rep.events * 1e6 / (double)(after - before), (long long)rep.stall_us, (long long)rep.events);
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     static const struct {
@@ -307,6 +405,14 @@ int main(int argc, char **argv)
         return 1;
     }
     mt_pg_free(pg);
+    if (argc == 5 && MT_STREQ(argv[3], "fill") && fill(control, strtoll(argv[4], NULL, 10), &err) == 0)
+        return 0;
+    if (argc == 4 && MT_STREQ(argv[3], "rebuild") && measure_rebuild(owner, &err) == 0)
+        return 0;
+    if (err.code) {
+        (void)fprintf(stderr, "error: %s\n", err.msg);
+        return 1;
+    }
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         bool want = argc == 3;
         for (int k = 3; k < argc && !want; k++)

@@ -181,7 +181,9 @@ static int load(struct mt_controller *c, struct mt_pass *p, struct mt_err *err)
         return MT_FAIL(err, MT_E_NOMEM, "pass");
     while (mt_map_next(&c->dirty, &pos, &id, &v))
         ids[n++] = id;
-    int rc = mt_pg_exec(p->pg, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", err);
+    int rc = mt_pg_exec(p->pg, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"
+                                " LOCK TABLE moat.views_state IN ACCESS SHARE MODE", /* no swap of views under one snapshot */
+                         err);
     if (rc == 0) {
         rc = mt_pass_load(p, c->dirty_all ? NULL : ids, n, err);
         struct mt_err ignored = {0};

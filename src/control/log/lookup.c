@@ -2,6 +2,7 @@
 /* What a batch asks under the lock before it writes: the counter, idempotency records, rows relied on, numbers of
  * aggregates; and the outcomes that follow. */
 #include "control/log/batch.h"
+#include "control/log/locks.h"
 
 #include "base/assert.h"
 #include "os/digest.h"
@@ -12,8 +13,8 @@
 #define LOOKUPS_MAX (4 + MT_RELY_MAX + 2)
 
 const struct mt_pg_stmt batch_st_begin = {"log_begin", "BEGIN ISOLATION LEVEL READ COMMITTED"};
-/* The lock of the log, "moat.log" as a number. Its own statement: what follows gets a snapshot taken under the lock. */
-const struct mt_pg_stmt batch_st_lock = {"log_lock", "SELECT pg_advisory_xact_lock(7885628624171986791)"};
+/* Its own statement: what follows gets a snapshot taken under the lock. */
+const struct mt_pg_stmt batch_st_lock = {"log_lock", "SELECT pg_advisory_xact_lock(" MT_LOCK_LOG ")"};
 static const struct mt_pg_stmt st_savepoint = {"log_savepoint", "SAVEPOINT one_command"};
 static const struct mt_pg_stmt st_counter = {"log_counter", "SELECT last_event_id, last_chain_hash FROM event_counter"};
 static const struct mt_pg_stmt st_seqs = {

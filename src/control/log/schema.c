@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Migrations. Number 1 is log/schema.sql and views/schema.sql as they stood at the first release; later ones only add. */
 #include "control/log/schema.h"
+#include "control/log/locks.h"
+#include "control/views/rebuild.h"
 
 #include "base/assert.h"
 #include "base/log.h"
@@ -8,14 +10,13 @@
 
 #include <string.h>
 
-extern const char mt_log_schema_sql[], mt_views_schema_sql[], mt_audit_schema_sql[], mt_auth_schema_sql[];
+extern const char mt_log_schema_sql[], mt_views_schema_sql[], mt_audit_schema_sql[], mt_auth_schema_sql[], mt_views_rebuild_sql[];
 
 static const struct mt_pg_stmt st_has = {"schema_has", "SELECT to_regclass('moat.schema_migrations') IS NOT NULL"};
 static const struct mt_pg_stmt st_version = {"schema_version",
                                              "SELECT COALESCE(max(version), 0)::int FROM moat.schema_migrations"};
 static const struct mt_pg_stmt st_record = {"schema_record", "INSERT INTO moat.schema_migrations (version, name) VALUES ($1, $2)"};
-/* "moat.mig" as a number; held for the session of the migration */
-static const struct mt_pg_stmt st_lock = {"schema_lock", "SELECT pg_advisory_xact_lock(7885628624172050791)"};
+static const struct mt_pg_stmt st_lock = {"schema_lock", "SELECT pg_advisory_xact_lock(" MT_LOCK_MIGRATE ")"};
 static const struct mt_pg_stmt st_checkpoint = {
     "schema_checkpoint", "INSERT INTO moat.projection_checkpoints (projection, schema_version, state, last_applied_event_id)"
                          " SELECT tablename, $1, 'live', 0 FROM pg_tables WHERE schemaname = 'moat_views' ON CONFLICT DO NOTHING"};
@@ -38,6 +39,7 @@ static const char grants_sql[] =
     "  GRANT INSERT ON moat.audit_pending TO moat_control;"
     "  GRANT INSERT, UPDATE, DELETE ON moat.access_tokens, moat.refresh_tokens, moat.device_codes, moat.user_credentials,"
     "   moat.user_setups, moat.browser_sessions, moat.login_failures, moat.sp_secrets TO moat_control;"
+    "  GRANT INSERT, UPDATE, DELETE ON moat.rebuild_requests TO moat_control;"
     " END IF;"
     " IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'moat_projector') THEN"
     "  GRANT USAGE ON SCHEMA moat, moat_views TO moat_projector;"
@@ -76,14 +78,21 @@ static int create_audit(struct mt_pg *pg, struct mt_err *err)
     return mt_pg_exec(pg, mt_audit_schema_sql, err);
 }
 
+static int create_rebuild(struct mt_pg *pg, struct mt_err *err)
+{
+    return mt_pg_exec(pg, mt_views_rebuild_sql, err);
+}
+
 static const struct {
     const char *name;
     int (*run)(struct mt_pg *pg, struct mt_err *err);
-} migrations[MT_LOG_SCHEMA_VERSION] = {
+} migrations[] = {
     {"first", create_first},
     {"auth", create_auth},
     {"audit", create_audit},
+    {"rebuild", create_rebuild},
 };
+_Static_assert(MT_ARRAY_LEN(migrations) == MT_LOG_SCHEMA_VERSION, "one migration for each version");
 
 int mt_log_schema_version(struct mt_pg *pg, int *ret, struct mt_err *err)
 {
@@ -127,6 +136,8 @@ static int migrate_locked(struct mt_pg *pg, struct mt_err *err)
     mt_pg_p_i32(&p, MT_LOG_SCHEMA_VERSION);
     if ((r = mt_pg_query(pg, &st_checkpoint, &p, NULL, err)) < 0)
         return r;
+    if (have == 0 && (r = mt_views_made(pg, err)) < 0)
+        return r;
     return mt_pg_exec(pg, grants_sql, err);
 }
 
@@ -136,10 +147,28 @@ int mt_log_migrate(struct mt_pg *pg, struct mt_err *err)
     if (r < 0)
         return r;
     if ((r = migrate_locked(pg, err)) == 0)
-        return mt_pg_exec(pg, "COMMIT", err);
+        r = mt_pg_exec(pg, "COMMIT", err);
+    if (r == 0)
+        return mt_views_settle(pg, NULL, err);
     struct mt_err ignored;
     (void)mt_pg_exec(pg, "ROLLBACK", &ignored);
     return r;
+}
+
+int mt_views_grant(struct mt_pg *pg, const char *name, struct mt_err *err)
+{
+    char sql[800];
+    int r = mt_fmt(sql, sizeof sql, err,
+                   "DO $$ BEGIN"
+                   " IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'moat_control') THEN"
+                   "  GRANT USAGE ON SCHEMA %s TO moat_control; GRANT SELECT ON ALL TABLES IN SCHEMA %s TO moat_control;"
+                   " END IF;"
+                   " IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'moat_projector') THEN"
+                   "  GRANT USAGE ON SCHEMA %s TO moat_projector;"
+                   "  GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA %s TO moat_projector;"
+                   " END IF; END $$",
+                   name, name, name, name);
+    return r < 0 ? r : mt_pg_exec(pg, sql, err);
 }
 
 int mt_views_create(struct mt_pg *pg, const char *name, struct mt_err *err)

@@ -5,16 +5,19 @@
 #include "pg/pg.h"
 
 /** Version that this binary knows. */
-#define MT_LOG_SCHEMA_VERSION 3
+#define MT_LOG_SCHEMA_VERSION 4
 
 /**
  * Bring the database up to MT_LOG_SCHEMA_VERSION and set the grants of the roles moat_control and moat_projector where these
- * exist. @pg is connected as the owner of the database. Running it again changes nothing. Sessions opened before the first
- * run lack the search path: open them afterwards.
+ * exist; then rebuild the views when their definition changed (views/rebuild.h). @pg is connected as the owner of the
+ * database and fit for nothing else afterwards. Running it again changes nothing. Sessions opened before the first run lack
+ * the search path: open them afterwards.
  * -MT_E_CONFLICT when the database is newer than this binary.
  */
 int mt_log_migrate(struct mt_pg *pg, struct mt_err *err);
 /** Version of the database; 0 when there is no schema yet. */
 int mt_log_schema_version(struct mt_pg *pg, int *ret, struct mt_err *err);
+/** Give the application's roles what they need on the views in schema @name. Trusted name. */
+int mt_views_grant(struct mt_pg *pg, const char *name, struct mt_err *err);
 /** Make the tables of the projections in schema @name, which must not exist (rebuild, verify). Trusted name, [a-z_]+. */
 int mt_views_create(struct mt_pg *pg, const char *name, struct mt_err *err);

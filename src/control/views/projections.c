@@ -6,6 +6,10 @@
 #include "control/views/rank.h"
 
 #include "base/assert.h"
+#include "base/str.h"
+
+#include <stdio.h>
+#include <string.h>
 
 /* Each statement goes through the range and picks its type: an index by type would cost each event more than that. */
 #define OF(type) "e.event_id >= $1 AND e.event_id <= $2 AND e.event_type = '" type "'"
@@ -292,6 +296,74 @@ int mt_proj_rank(enum mt_ev ev)
         if (table[i].ev == ev)
             return (int)i;
     return -1;
+}
+
+_Static_assert(MT_ARRAY_LEN(tables) <= 64, "a set of views is one word");
+
+int mt_proj_table(const char *view)
+{
+    for (int i = 0; tables[i]; i++)
+        if (MT_STREQ(tables[i], view))
+            return i;
+    return -1;
+}
+
+/* The view a statement writes: the word after UPDATE or INSERT INTO. */
+static int target(const char *sql)
+{
+    char name[64];
+    const char *at = mt_starts_with(sql, "UPDATE ") ? sql + 7 : mt_starts_with(sql, "INSERT INTO ") ? sql + 12 : "";
+    size_t n = strcspn(at, " (");
+    (void)snprintf(name, sizeof name, "%.*s", (int)n, at);
+    int i = mt_proj_table(name);
+    MT_ASSERT(i >= 0);
+    return i;
+}
+
+static bool names(const char *sql, const char *view)
+{
+    static const char word[] = "abcdefghijklmnopqrstuvwxyz0123456789_";
+    size_t n = strlen(view);
+    for (const char *at = sql; (at = strstr(at, view)) != NULL; at += n)
+        if ((at == sql || !strchr(word, at[-1])) && (at[n] == 0 || !strchr(word, at[n])))
+            return true;
+    return false;
+}
+
+uint64_t mt_proj_closure(uint64_t views)
+{
+    for (uint64_t before = 0; before != views;) {
+        before = views;
+        for (size_t i = 0; i < MT_ARRAY_LEN(table); i++)
+            for (int k = 0; (views >> target(table[i].stmt.sql) & 1) && tables[k]; k++)
+                if (names(table[i].stmt.sql, tables[k]))
+                    views |= UINT64_C(1) << k;
+    }
+    return views;
+}
+
+void mt_proj_fingerprint(void (*add)(void *arg, const char *text), void *arg)
+{
+    for (size_t i = 0; i < MT_ARRAY_LEN(table); i++)
+        add(arg, table[i].stmt.sql);
+}
+
+int mt_proj_send_views(struct mt_pg *pg, mt_ev_mask types, int64_t lo, int64_t hi, uint64_t views, struct mt_err *err)
+{
+    struct mt_pg_params p;
+    mt_pg_p_init(&p);
+    mt_pg_p_i64(&p, lo);
+    mt_pg_p_i64(&p, hi);
+    int n = 0;
+    for (size_t i = 0; i < MT_ARRAY_LEN(table); i++) {
+        if (!(types & MT_EV_BIT(table[i].ev)) || !(views >> target(table[i].stmt.sql) & 1))
+            continue;
+        int r = mt_pg_pipe_send(pg, &table[i].stmt, &p, err);
+        if (r < 0)
+            return r;
+        n++;
+    }
+    return n;
 }
 
 static int send(struct mt_pg *pg, mt_ev_mask types, int64_t lo, int64_t hi, bool again, struct mt_err *err)

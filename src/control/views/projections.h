@@ -22,6 +22,13 @@ struct mt_proj_event {
     struct mt_proj_keys keys;
 };
 
+/** Payload fields that hold keys: the part, and the natural key of a row of another view. NULL where a type has none. */
+const char *mt_proj_part_field(enum mt_ev ev);
+const char *mt_proj_also_field(enum mt_ev ev);
+
+/** Keys out of the texts of those two fields, NULL when absent. */
+void mt_proj_keys_from(enum mt_ev ev, const char *aggregate_id, const char *app_id, const char *part, const char *also,
+                       struct mt_proj_keys *ret);
 /** Keys of an event; @payload as given to mt_cmd_event. */
 void mt_proj_keys_of(enum mt_ev ev, const char *aggregate_id, const char *app_id, const json_t *payload,
                      struct mt_proj_keys *ret);
@@ -41,12 +48,29 @@ struct mt_proj_round {
 int mt_proj_rounds(const struct mt_proj_event *events, int n, struct mt_proj_round *ret, struct mt_err *err);
 
 /**
+ * The same for a replay, where whole batches are at hand: each event gets the earliest wave in which every row still sees
+ * its events in the order of their ids. Events of other rows overtake each other, so a name may be taken before it is free:
+ * only for tables without their unique indexes on names.
+ * @ret_wave  one entry per event, 0 and up. Returns the number of waves, -MT_E_NOMEM.
+ */
+int mt_proj_waves(const struct mt_proj_event *events, int n, int32_t *ret_wave, struct mt_err *err);
+
+/**
  * Queue the statements of one round on a pipeline for event ids @lo..@hi, none of which the views have seen. Returns how
  * many were queued, or -code.
  */
 int mt_proj_send(struct mt_pg *pg, mt_ev_mask types, int64_t lo, int64_t hi, struct mt_err *err);
 /** The same for events that the views may have seen: what was applied before is skipped. */
 int mt_proj_send_again(struct mt_pg *pg, mt_ev_mask types, int64_t lo, int64_t hi, struct mt_err *err);
+
+/** As mt_proj_send, only the statements that write one of @views (bit i: mt_proj_tables()[i]). */
+int mt_proj_send_views(struct mt_pg *pg, mt_ev_mask types, int64_t lo, int64_t hi, uint64_t views, struct mt_err *err);
+/** Index of a view in mt_proj_tables(), -1 when there is none of that name. */
+int mt_proj_table(const char *view);
+/** @views and all that their statements read. */
+uint64_t mt_proj_closure(uint64_t views);
+/** Give the text of every statement to @add, for a fingerprint of what the views hold. */
+void mt_proj_fingerprint(void (*add)(void *arg, const char *text), void *arg);
 
 /** Names of the view tables, NULL terminated, for rebuild and verify. */
 const char *const *mt_proj_tables(void);

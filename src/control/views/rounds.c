@@ -58,21 +58,41 @@ uint64_t mt_proj_hash(const char *a, const char *b)
     return h ? h : 1;
 }
 
+const char *mt_proj_part_field(enum mt_ev ev)
+{
+    MT_ASSERT(ev < MT_EV_MAX);
+    return kinds[ev].part;
+}
+
+const char *mt_proj_also_field(enum mt_ev ev)
+{
+    MT_ASSERT(ev < MT_EV_MAX);
+    return kinds[ev].also;
+}
+
+void mt_proj_keys_from(enum mt_ev ev, const char *aggregate_id, const char *app_id, const char *part, const char *also,
+                       struct mt_proj_keys *ret)
+{
+    MT_ASSERT(ev < MT_EV_MAX);
+    *ret = (struct mt_proj_keys){.row = mt_proj_hash(aggregate_id, NULL)};
+    if (kinds[ev].part)
+        ret->part = mt_proj_hash(aggregate_id, part ? part : "");
+    if (kinds[ev].also_app && app_id)
+        ret->also = mt_proj_hash(app_id, NULL);
+    else if (kinds[ev].also && also)
+        ret->also = mt_proj_hash(kinds[ev].also, also);
+}
+
+static const char *text_of(const json_t *payload, const char *field)
+{
+    return field ? json_string_value(json_object_get(payload, field)) : NULL;
+}
+
 void mt_proj_keys_of(enum mt_ev ev, const char *aggregate_id, const char *app_id, const json_t *payload,
                      struct mt_proj_keys *ret)
 {
     MT_ASSERT(ev < MT_EV_MAX);
-    *ret = (struct mt_proj_keys){.row = mt_proj_hash(aggregate_id, NULL)};
-    if (kinds[ev].part) {
-        const char *part = json_string_value(json_object_get(payload, kinds[ev].part));
-        ret->part = mt_proj_hash(aggregate_id, part ? part : "");
-    }
-    if (kinds[ev].also_app && app_id)
-        ret->also = mt_proj_hash(app_id, NULL);
-    if (kinds[ev].also) {
-        const char *name = json_string_value(json_object_get(payload, kinds[ev].also));
-        ret->also = name ? mt_proj_hash(kinds[ev].also, name) : 0;
-    }
+    mt_proj_keys_from(ev, aggregate_id, app_id, text_of(payload, kinds[ev].part), text_of(payload, kinds[ev].also), ret);
 }
 
 /* Highest rank that touched a row in this round; `wide` counts only events that touch all rows of the aggregate. */
@@ -157,4 +177,86 @@ int mt_proj_rounds(const struct mt_proj_event *events, int n, struct mt_proj_rou
     }
     free(cells);
     return rounds;
+}
+
+/* ---- waves ---- */
+
+/* A place in a replay: wave, then rank inside it. */
+static int64_t place(int wave, int rank)
+{
+    return (int64_t)wave << 32 | (int64_t)rank;
+}
+
+struct mark {
+    uint64_t key;
+    int64_t any, wide; /* place of the last event that touched the row, and all rows of the aggregate; -1 none */
+};
+
+static struct mark *mark_of(struct mark *marks, size_t mask, uint64_t key)
+{
+    for (size_t i = key;; i++) {
+        struct mark *m = &marks[i & mask];
+        if (!m->key)
+            *m = (struct mark){.key = key, .any = -1, .wide = -1};
+        if (m->key == key)
+            return m;
+    }
+}
+
+/* Earliest wave in which @rank comes after place @last (or at it, with @or_equal). */
+static int wave_after(int64_t last, int rank, bool or_equal)
+{
+    if (last < 0)
+        return 0;
+    int wave = (int)(last >> 32), had = (int)(last & INT32_MAX);
+    return rank > had || (or_equal && rank == had) ? wave : wave + 1;
+}
+
+static int larger(int a, int b)
+{
+    return a > b ? a : b;
+}
+
+static int64_t later(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+static int wave_of(struct mark *marks, size_t mask, const struct mt_proj_event *e, int rank)
+{
+    struct mark *row = mark_of(marks, mask, e->keys.row);
+    struct mark *part = e->keys.part ? mark_of(marks, mask, e->keys.part) : NULL;
+    struct mark *also = e->keys.also ? mark_of(marks, mask, e->keys.also) : NULL;
+    int wave = part ? larger(wave_after(row->wide, rank, false), wave_after(part->any, rank, false))
+                    : wave_after(row->any, rank, false);
+    if (also)
+        wave = larger(wave, wave_after(also->any, rank, true));
+    int64_t at = place(wave, rank);
+    if (part)
+        part->any = at;
+    else
+        row->wide = at;
+    row->any = later(row->any, at);
+    if (also)
+        also->any = later(also->any, at);
+    return wave;
+}
+
+int mt_proj_waves(const struct mt_proj_event *events, int n, int32_t *ret_wave, struct mt_err *err)
+{
+    size_t cap = 64;
+    while (cap < (size_t)n * 6)
+        cap *= 2;
+    struct mark *marks = calloc(cap, sizeof *marks);
+    if (!marks)
+        return MT_FAIL(err, MT_E_NOMEM, "no memory for %d events", n);
+    int waves = 0;
+    for (int i = 0; i < n; i++) {
+        int rank = mt_proj_rank(events[i].ev);
+        MT_ASSERT(rank >= 0);
+        ret_wave[i] = wave_of(marks, cap - 1, &events[i], rank);
+        waves = larger(waves, ret_wave[i] + 1);
+    }
+    free(marks);
+    return waves;
 }
