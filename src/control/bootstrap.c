@@ -32,17 +32,22 @@ static const struct mt_pg_stmt token_put = {
     "bootstrap_token_put", "INSERT INTO moat.personal_tokens (token_id, user_id, name, token_hash, scopes)"
                            " VALUES ($1, $2, 'bootstrap', $3, $4)"};
 
-int mt_bootstrap_migrate(const struct mt_control_conf *conf, struct mt_err *err)
+int mt_bootstrap_owner(const struct mt_control_conf *conf, const char *application_name, struct mt_pg **ret, struct mt_err *err)
 {
-    mt_auto_pg struct mt_pg *pg = NULL;
     /* The owner comes by another user name of the same connection string (peer authentication maps it). */
     mt_auto_free char *info = strstr(conf->database_url, "://")
                                   ? strdup(conf->database_url)
                                   : mt_asprintf("%s user=%s", conf->database_url, conf->owner_role);
-    struct mt_pg_conf pc = {.conninfo = info, .application_name = "moat-control migrate", .call_timeout_ms = 60000};
+    struct mt_pg_conf pc = {.conninfo = info, .application_name = application_name, .call_timeout_ms = 60000};
     if (!info)
-        return MT_FAIL(err, MT_E_NOMEM, "migrate");
-    int rc = mt_pg_connect(&pc, &pg, err);
+        return MT_FAIL(err, MT_E_NOMEM, "connecting as the owner");
+    return mt_pg_connect(&pc, ret, err);
+}
+
+int mt_bootstrap_migrate(const struct mt_control_conf *conf, struct mt_err *err)
+{
+    mt_auto_pg struct mt_pg *pg = NULL;
+    int rc = mt_bootstrap_owner(conf, "moat-control migrate", &pg, err);
     return rc < 0 ? rc : mt_log_migrate(pg, err);
 }
 

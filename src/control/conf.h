@@ -31,6 +31,8 @@ struct mt_control_conf {
     char *egress_mode;         /* none, routed, nat66 */
     char *log_level;
     struct mt_conf_list insecure_registries, local_registries, vmm_allowed, node_roles;
+    struct mt_conf_list roles; /* singleton roles this process may hold */
+    uint64_t idempotency_retention_days;
     uint64_t workers, max_connections;
     uint64_t cpu_overcommit_percent, cpu_ceiling_percent;
     uint64_t heartbeat_seconds, suspect_seconds, offline_seconds, drain_delay_seconds;

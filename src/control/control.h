@@ -25,6 +25,8 @@ struct mt_edges;   /* plans/edge_acks.h */
 struct mt_fanout;  /* streams/logs.h */
 struct mt_feed;    /* streams/feed.h */
 struct mt_plans;   /* plans/sent.h */
+struct mt_roles;   /* roles.h */
+struct mt_keeper;  /* keeper.h */
 struct mt_audit;   /* audit/seal.h */
 
 struct mt_control {
@@ -37,6 +39,8 @@ struct mt_control {
     struct mt_plans *plans;          /* own lock */
     struct mt_fanout *fanout;        /* own lock */
     struct mt_feed *feed;            /* own lock */
+    struct mt_roles *roles;          /* own lock */
+    struct mt_keeper *keeper;        /* own lock */
     struct mt_audit *audit;          /* own lock; NULL before ready */
     uint8_t mac_key[32];             /* HMAC of request bodies for idempotency records */
     uid_t agent_uid, edge_uid;       /* peers allowed on the internal socket */

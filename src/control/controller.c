@@ -10,6 +10,7 @@
 #include "base/str.h"
 #include "control/liveness.h"
 #include "control/pass.h"
+#include "control/roles.h"
 #include "os/file.h"
 
 #include <poll.h>
@@ -18,7 +19,6 @@
 
 #define TICK_MS 1000
 #define FULL_PASS_NS (30 * MT_NS_PER_S)
-#define LOCK_KEY "7307218417"
 #define PASS_BYTES (256u * 1024u * 1024u)
 #define NEWS_MAX 500
 #define ROUNDS_MAX 50 /* passes without waiting while there is something to do */
@@ -45,11 +45,6 @@ struct mt_controller {
 
 static char present; /* value of the dirty set */
 
-static const struct mt_pg_stmt try_lock = {"controller_lock", "SELECT pg_try_advisory_lock(" LOCK_KEY ")"};
-static const struct mt_pg_stmt new_lease = {
-    "controller_lease",
-    "INSERT INTO moat.leases (name, holder, epoch) VALUES ('scheduler', $1, 1) ON CONFLICT (name) DO UPDATE SET"
-    " holder = excluded.holder, epoch = leases.epoch + 1, acquired_at = now(), renewed_at = now() RETURNING epoch"};
 static const struct mt_pg_stmt news = {
     "controller_news", "SELECT event_id, event_type, env_id, aggregate_type FROM moat.events WHERE event_id > $1"
                        " ORDER BY event_id LIMIT 500"};
@@ -63,34 +58,37 @@ static void step_down(struct mt_controller *c)
     c->leader = false;
 }
 
-static int become_leader(struct mt_controller *c, struct mt_err *err)
+static int become_leader(struct mt_controller *c, int64_t lease, struct mt_err *err)
 {
-    mt_auto_pg_res struct mt_pg_res *r = NULL;
-    mt_auto_pg_res struct mt_pg_res *l = NULL;
-    struct mt_pg_params p;
-    char holder[64];
     int64_t epoch;
-    int rc;
-    if (!c->pg)
-        rc = mt_pg_connect(&c->ctl->pg_conf, &c->pg, err);
-    else
-        rc = mt_pg_alive(c->pg) ? 0 : mt_pg_reset(c->pg, err);
-    if (rc < 0 || (rc = mt_pg_query_one(c->pg, &try_lock, NULL, &r, err)) < 0)
+    int rc = mt_log_position(c->pg, &c->cursor, &epoch, err);
+    if (rc < 0)
         return rc;
-    if (!mt_pg_bool(r, 0, 0))
-        return 0; /* another server leads */
-    snprintf(holder, sizeof holder, "pid %d", (int)getpid());
-    mt_pg_p_init(&p);
-    mt_pg_p_text(&p, holder);
-    if ((rc = mt_pg_query_one(c->pg, &new_lease, &p, &l, err)) < 0 || (rc = mt_log_position(c->pg, &c->cursor, &epoch, err)) < 0)
-        return rc;
-    c->lease_epoch = mt_pg_i64(l, 0, 0);
+    c->lease_epoch = lease;
     c->leader = true;
     c->dirty_all = true;
     mt_liveness_done(&c->liveness);
     mt_liveness_init(&c->liveness, mt_clock_mono());
     mt_log(MT_INFO, "controller.leader", KV("lease_epoch", c->lease_epoch), KV("cursor", c->cursor));
     return 0;
+}
+
+/* A connection, and leadership as the roles' thread has it. */
+static int settle_role(struct mt_controller *c, struct mt_err *err)
+{
+    int64_t lease = mt_roles_epoch(c->ctl->roles, MT_LEAD_SCHEDULER), head;
+    int rc = 0;
+    if (!c->pg)
+        rc = mt_pg_connect(&c->ctl->pg_conf, &c->pg, err);
+    else if (!mt_pg_idle_check(c->pg))
+        rc = mt_pg_reset(c->pg, err);
+    if (rc < 0)
+        return rc;
+    if (c->leader && c->lease_epoch != lease)
+        step_down(c);
+    if (lease && !c->leader)
+        return become_leader(c, lease, err);
+    return lease ? 0 : mt_log_position(c->pg, &head, NULL, err); /* the database answers: that is worth knowing too */
 }
 
 /* ---------------------------------------------------------------- what to step */
@@ -245,7 +243,7 @@ static int turn(struct mt_controller *c, struct mt_err *err)
 {
     int rc;
     int64_t now = mt_clock_mono();
-    if ((!c->leader || !mt_pg_alive(c->pg)) && (step_down(c), (rc = become_leader(c, err)) < 0))
+    if ((rc = settle_role(c, err)) < 0)
         return rc;
     atomic_store(&c->ctl->db_seen_ns, now);
     if (!c->leader)
@@ -281,8 +279,6 @@ static void *controller_main(void *arg)
             if (!MT_STREQ(err.msg, c->last_err.msg))
                 mt_log(MT_WARN, "controller.turn_failed", KV_ERR(&err));
             c->last_err = err;
-            if (c->pg && !mt_pg_alive(c->pg))
-                step_down(c);
         } else {
             c->last_err = (struct mt_err){0};
             timeout = (int)next_wake_ms(c);

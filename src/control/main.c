@@ -12,6 +12,8 @@
 #include "control/audit/verify.h"
 #include "control/bootstrap.h"
 #include "control/controller.h"
+#include "control/keeper.h"
+#include "control/offline.h"
 #include "control/plans/edge_acks.h"
 #include "control/plans/sent.h"
 #include "control/streams/feed.h"
@@ -57,6 +59,13 @@ static void *waker_main(void *arg)
         }
     }
     return NULL;
+}
+
+static void roles_changed(void *arg)
+{
+    struct mt_control *ctl = arg;
+    mt_controller_poke(controller);
+    mt_keeper_poke(ctl->keeper);
 }
 
 /* ---------------------------------------------------------------- start */
@@ -195,8 +204,9 @@ static int init(struct mt_control *ctl, struct mt_err *err)
 static int operate(struct mt_control *ctl, int sig_fd, struct mt_err *err)
 {
     pthread_t waker;
-    int rc = mt_controller_start(ctl, &controller, err);
-    if (rc < 0)
+    int rc = mt_roles_new(ctl, roles_changed, ctl, &ctl->roles, err);
+    if (rc < 0 || (rc = mt_controller_start(ctl, &controller, err)) < 0 || (rc = mt_keeper_start(ctl, ctl->roles, &ctl->keeper, err)) < 0 ||
+        (rc = mt_roles_start(ctl->roles, err)) < 0)
         return rc;
     if (pthread_create(&waker, NULL, waker_main, ctl) != 0)
         return MT_FAIL(err, MT_E_NOMEM, "waker thread");
@@ -231,6 +241,8 @@ static int run(struct mt_control *ctl, int sig_fd, struct mt_err *err)
 static void done(struct mt_control *ctl)
 {
     mt_controller_free(controller);
+    mt_keeper_free(ctl->keeper);
+    mt_roles_free(ctl->roles);
     mt_fanout_free(ctl->fanout);
     mt_http_server_free(ctl->http);
     mt_feed_free(ctl->feed); /* after the streams that it feeds */
@@ -280,6 +292,10 @@ static int verify_audit(const struct mt_control_conf *conf, struct mt_err *err)
 static int usage(FILE *to)
 {
     fprintf(to, "usage: moat-control --config FILE [--check-config | --migrate | --verify-audit]\n"
+                "       moat-control --config FILE init | migrate | check-config | verify-log | verify-views\n"
+                "       moat-control --config FILE rebuild [--view NAME|all]\n"
+                "       moat-control --config FILE append --type TYPE --id AGGREGATE [--org ID] [--app ID] [--env ID]\n"
+                "                    [--payload JSON|@FILE] --reason TEXT\n"
                 "       moat-control --help-config | --routes | --version\n");
     return to == stderr ? 2 : 0;
 }
@@ -289,12 +305,23 @@ int main(int argc, char **argv)
     static const struct option opts[] = {{"config", 1, NULL, 'c'},       {"check-config", 0, NULL, 'k'},
                                          {"migrate", 0, NULL, 'm'},      {"verify-audit", 0, NULL, 'A'}, {"help-config", 0, NULL, 'H'},
                                          {"routes", 0, NULL, 'r'},       {"version", 0, NULL, 'v'},
-                                         {"help", 0, NULL, 'h'},         {NULL, 0, NULL, 0}};
+                                         {"help", 0, NULL, 'h'},         {"view", 1, NULL, 'w'},
+                                         {"type", 1, NULL, 't'},         {"id", 1, NULL, 'i'},
+                                         {"org", 1, NULL, 'o'},          {"app", 1, NULL, 'a'},
+                                         {"env", 1, NULL, 'e'},          {"payload", 1, NULL, 'p'},
+                                         {"reason", 1, NULL, 'R'},       {NULL, 0, NULL, 0}};
     static struct mt_control ctl;
     const char *config = NULL;
     bool check = false, migrate = false, audit = false;
     struct mt_err err = {0};
+    struct mt_offline_args off = {0};
     for (int o; (o = getopt_long(argc, argv, "c:h", opts, NULL)) != -1;) {
+        const char **to = o == 'w' ? &off.view : o == 't' ? &off.type : o == 'i' ? &off.id : o == 'o' ? &off.org
+                        : o == 'a' ? &off.app : o == 'e' ? &off.env : o == 'p' ? &off.payload : o == 'R' ? &off.reason : NULL;
+        if (to) {
+            *to = optarg;
+            continue;
+        }
         if (o == 'c')
             config = optarg;
         else if (o == 'k')
@@ -312,7 +339,8 @@ int main(int argc, char **argv)
         else
             return usage(o == 'h' ? stdout : stderr);
     }
-    if (!config || optind != argc)
+    off.verb = optind + 1 == argc ? argv[optind] : NULL;
+    if (!config || (optind != argc && (!off.verb || !mt_offline_verb(off.verb))))
         return usage(stderr);
     mt_log_init("control", MT_INFO, true);
     if (mt_conf_load(config, mt_control_keys, mt_control_keys_n, &ctl.conf, stderr, &err) < 0) {
@@ -335,6 +363,11 @@ int main(int argc, char **argv)
             fprintf(stderr, "moat-control: %s\n", err.msg);
         mt_conf_done(mt_control_keys, mt_control_keys_n, &ctl.conf);
         return rc != 0;
+    }
+    if (off.verb) {
+        int status = mt_offline_run(&ctl, &off);
+        mt_conf_done(mt_control_keys, mt_control_keys_n, &ctl.conf);
+        return status;
     }
     sigset_t set;
     sigemptyset(&set);

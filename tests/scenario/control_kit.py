@@ -295,7 +295,8 @@ class World:
         os.makedirs(self.edge_dir)
         os.chown(self.edge_dir, 65534, 65534)
         self.pg = Postgres(self.d)
-        self.control = self.edge = None
+        self.control = self.edge = self.twin = None
+        self.apis, self.asked = [self.api], 0  # requests take turns
         self.conf = conf
         self.write_config()
         self.agent = Agent(self)
@@ -310,9 +311,24 @@ class World:
                  "edge_user": "nobody", "internal_group": "nogroup", "fetch_program": "/bin/false"}
         more = {"vmm_allowed": ["qemu-tcg"]}
         more.update(self.conf)
-        with open(self.d + "/control.toml", "w") as f:
-            for k, v in list(lines.items()) + list(more.items()):
-                f.write("%s = %s\n" % (k, json.dumps(v)))
+        for n, own in ((0, {}), (1, {"listen_api": self.d + "/api2.sock", "listen_internal": self.d + "/int2.sock"})):
+            with open(self.d + ("/control2.toml" if n else "/control.toml"), "w") as f:
+                for k, v in {**lines, **more, **own}.items():
+                    f.write("%s = %s\n" % (k, json.dumps(v)))
+
+    def start_twin(self):
+        """A second moat-control beside the first, on the same database and data folder."""
+        self.twin = subprocess.Popen([program("moat-control"), "--config", self.d + "/control2.toml"], stderr=open(self.d + "/control2.log", "ab"))
+
+        def up():
+            try:
+                return call(self.d + "/api2.sock", "GET", "/readyz", timeout=5).status == 200
+            except OSError:
+                return False
+        wait_for("the second moat-control ready", lambda: self.twin.poll() is not None or up(), 30)
+        if self.twin.poll() is not None:
+            raise AssertionError("the second moat-control ended: " + open(self.d + "/control2.log").read()[-2000:])
+        self.apis = [self.api, self.d + "/api2.sock"]
 
     def start_control(self):
         prog = program("moat-control")
@@ -321,10 +337,12 @@ class World:
         if self.control.poll() is not None:
             raise AssertionError("moat-control ended: " + open(self.d + "/control.log").read()[-2000:])
         self.token = open(self.d + "/operator.token").read().strip()
+        if os.environ.get("MOAT_REPLICAS") == "2" and not self.twin:
+            self.start_twin()
 
     def ready(self):
         try:
-            return call(self.api, "GET", "/readyz", timeout=5).status == 200
+            return all(call(a, "GET", "/readyz", timeout=5).status == 200 for a in self.apis)
         except OSError:
             return False
 
@@ -349,7 +367,8 @@ class World:
         if key:
             h["Idempotency-Key"] = key
         h.update({k.replace("_", "-"): v for k, v in headers.items()})
-        return call(self.api, method, target, body, h)
+        self.asked += 1
+        return call(self.apis[self.asked % len(self.apis)], method, target, body, h)
 
     def ok(self, method, target, body=None, key=None, want=(200, 201), **headers):
         r = self.q(method, target, body, key, **headers)
@@ -363,10 +382,10 @@ class World:
             print("# moat-control ended with %s; its last lines:" % self.control.returncode)
             for line in open(self.d + "/control.log", errors="replace").read().splitlines()[-25:]:
                 print("#   " + line[:400])
-        for p in (self.edge, self.control):
+        for p in (self.edge, self.control, self.twin):
             if p and p.poll() is None:
                 p.terminate()
-        for p in (self.edge, self.control):
+        for p in (self.edge, self.control, self.twin):
             if p:
                 try:
                     p.wait(25)

@@ -119,6 +119,9 @@ int mt_api_plan(struct mt_api_call *c);
 int mt_api_node_status(struct mt_api_call *c);
 int mt_api_edge_config(struct mt_api_call *c);
 int mt_api_edge_status(struct mt_api_call *c);
+/* projections.c */
+int mt_api_projections_list(struct mt_api_call *c);
+int mt_api_projections_rebuild(struct mt_api_call *c);
 /* admin.c */
 int mt_api_livez(struct mt_api_call *c);
 int mt_api_readyz(struct mt_api_call *c);

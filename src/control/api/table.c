@@ -105,6 +105,10 @@ const struct mt_api_route mt_api_routes[] = {
     {"GET", "/v1/admin/audit", "admin", MT_API_OPERATOR, mt_api_admin_audit_list, "the audit log of the platform and of all organisations", MT_LISTEN_API},
     {"GET", "/v1/admin/audit/verify", "admin", MT_API_OPERATOR, mt_api_admin_audit_verify, "check every chain of the audit log", MT_LISTEN_API},
 
+    {"GET", "/v1/admin/projections", "admin", MT_API_OPERATOR, mt_api_projections_list, "views, their state and rebuilds", MT_LISTEN_API},
+    {"POST", "/v1/admin/projections/{name}/rebuild", "admin", MT_API_OPERATOR | MT_API_BODY, mt_api_projections_rebuild,
+     "make a view (or all) again from the log", MT_LISTEN_API},
+
     {"POST", N "/heartbeat", NULL, MT_API_BODY, mt_api_heartbeat, "an agent lives", MT_LISTEN_INTERNAL},
     {"GET", N "/plan", NULL, 0, mt_api_plan, "what a node shall run (long poll)", MT_LISTEN_INTERNAL},
     {"POST", N "/status", NULL, MT_API_BODY, mt_api_node_status, "transitions of instances", MT_LISTEN_INTERNAL},

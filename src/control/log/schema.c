@@ -47,6 +47,7 @@ static const char grants_sql[] =
     "  GRANT INSERT ON moat.events, moat.idempotency_records TO moat_projector;"
     "  GRANT UPDATE ON moat.event_counter, moat.projection_checkpoints TO moat_projector;"
     "  GRANT INSERT, DELETE ON moat.audit_pending TO moat_projector;"
+    "  GRANT INSERT ON moat.corrections TO moat_projector;"
     "  GRANT INSERT ON moat.audit_log TO moat_projector;"
     "  GRANT INSERT, UPDATE ON moat.audit_chains TO moat_projector;"
     "  GRANT EXECUTE ON FUNCTION moat.audit_prune(int, int) TO moat_projector;"

@@ -18,3 +18,11 @@ CREATE TABLE moat.rebuild_requests (
   requested_by text NOT NULL,
   failed       text NULL -- why it will not be tried again
 );
+
+-- Why an operator appended an event by hand (`moat-control append`).
+CREATE TABLE moat.corrections (
+  event_id bigint PRIMARY KEY,
+  reason   text NOT NULL,
+  os_user  text NOT NULL,
+  made_at  timestamptz NOT NULL DEFAULT now()
+);

@@ -120,6 +120,34 @@ static void a_changed_row_makes_a_command_stale(void **state)
     assert_int_equal(done.rely, MT_RELY_ORG_NAME);
 }
 
+static int as_leader(const char *org, int64_t epoch, struct mt_cmd_done *done)
+{
+    struct mt_err err = {0};
+    struct mt_cmd *c = lab_cmd();
+    lab_event(c, MT_EV_ORG_CREATED, org, org, NULL, NULL, json_pack("{s:s}", "name", org));
+    assert_int_equal(mt_cmd_rely(c, MT_RELY_LEASE, "scheduler", NULL, epoch, &err), 0);
+    int r = mt_append(lab.ap, c, 10000, done, &err);
+    mt_cmd_done_free(done);
+    return r;
+}
+
+static void a_former_leader_appends_nothing(void **state)
+{
+    (void)state;
+    struct mt_cmd_done done;
+    struct mt_err err = {0};
+    assert_int_equal(mt_pg_exec(lab.pg, "INSERT INTO moat.leases (name, holder, epoch) VALUES ('scheduler', 'one', 7)", &err), 0);
+    assert_int_equal(as_leader("org_lead1", 7, &done), 0);
+    assert_int_equal(as_leader("org_lead2", 7, &done), 0); /* by now without looking first */
+    assert_int_equal(mt_pg_exec(lab.pg, "UPDATE moat.leases SET holder = 'two', epoch = 8 WHERE name = 'scheduler'", &err), 0);
+    assert_int_equal(as_leader("org_lead3", 7, &done), -MT_E_CONFLICT);
+    assert_int_equal(done.end, MT_END_STALE);
+    assert_int_equal(done.rely, MT_RELY_LEASE);
+    assert_int_equal(done.rely_version, 8);
+    assert_int_equal(as_leader("org_lead4", 8, &done), 0);
+    assert_string_equal(lab_text(&lab, "SELECT string_agg(org_id, ' ' ORDER BY org_id) FROM orgs_view WHERE org_id LIKE 'org_lead%'"), "org_lead1 org_lead2 org_lead4");
+}
+
 static void a_taken_name_is_reported_by_its_index(void **state)
 {
     (void)state;
@@ -803,6 +831,7 @@ int main(void)
         cmocka_unit_test(a_command_gets_ids_a_row_and_a_reply),
         cmocka_unit_test(the_same_key_replays_and_another_body_is_refused),
         cmocka_unit_test(a_changed_row_makes_a_command_stale),
+        cmocka_unit_test(a_former_leader_appends_nothing),
         cmocka_unit_test(a_taken_name_is_reported_by_its_index),
         cmocka_unit_test(a_birth_happens_once_and_before_all_else),
         cmocka_unit_test(one_bad_command_does_not_harm_its_neighbours),

@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* See offline.h. Each verb opens what it needs itself; a running server need not know of it. */
+#include "control/offline.h"
+
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/str.h"
+#include "control/bootstrap.h"
+#include "control/log/verify.h"
+#include "control/views/rebuild.h"
+#include "model/ids.h"
+#include "os/file.h"
+#include "wire/json.h"
+
+#include <inttypes.h>
+#include <pwd.h>
+#include <unistd.h>
+
+#define CALL_MS 600000
+
+static int complain(const struct mt_err *err)
+{
+    fprintf(stderr, "moat-control: %s\n", err->msg);
+    return 1;
+}
+
+static int misuse(const char *what)
+{
+    fprintf(stderr, "moat-control: %s\n", what);
+    return 2;
+}
+
+/* Progress for people only. */
+static bool progress(void *arg, int64_t done, int64_t head)
+{
+    const char *what = arg;
+    if (isatty(STDERR_FILENO))
+        fprintf(stderr, "\r%s %" PRId64 " of %" PRId64 " events%s", what, done, head, done >= head ? "\n" : "");
+    return true;
+}
+
+static int verify_log(struct mt_control *ctl)
+{
+    mt_auto_pg struct mt_pg *pg = NULL;
+    struct mt_err err = {0};
+    struct mt_log_verdict v;
+    char what[] = "verified";
+    const struct mt_pg_conf pc = {.conninfo = ctl->conf.database_url, .role = ctl->conf.database_role, .call_timeout_ms = CALL_MS};
+    if (mt_pg_connect(&pc, &pg, &err) < 0 || mt_log_verify(pg, progress, what, &v, &err) < 0)
+        return complain(&err);
+    if (!v.bad_event_id) {
+        printf("the log is whole: %" PRId64 " events\n", v.events);
+        return 0;
+    }
+    printf("the log is damaged at event %" PRId64 ": %s\n", v.bad_event_id, v.what);
+    return 1;
+}
+
+static int verify_views(struct mt_control *ctl)
+{
+    mt_auto_pg struct mt_pg *pg = NULL;
+    struct mt_err err = {0};
+    struct mt_views_verdict v;
+    char what[] = "replayed";
+    const struct mt_rebuild_conf conf = {.progress = progress, .arg = what};
+    if (mt_bootstrap_owner(&ctl->conf, "moat-control verify-views", &pg, &err) < 0 || mt_views_verify(pg, &conf, &v, &err) < 0)
+        return complain(&err);
+    if (!v.differences) {
+        printf("the views are what the log says: %" PRId64 " rows after %" PRId64 " events\n", v.rows, v.events);
+        return 0;
+    }
+    printf("%" PRId64 " rows differ, the first in %s%s%s\n  live    %s\n  rebuilt %s\nmend it with: moat-control rebuild --view all\n",
+           v.differences, v.view, v.column[0] ? ", column " : "", v.column, v.live[0] ? v.live : "no row", v.rebuilt[0] ? v.rebuilt : "no row");
+    return 1;
+}
+
+static int rebuild(struct mt_control *ctl, const char *view)
+{
+    mt_auto_pg struct mt_pg *pg = NULL;
+    struct mt_err err = {0};
+    struct mt_rebuild_report rep;
+    char what[] = "replayed";
+    const struct mt_rebuild_conf conf = {.progress = progress, .arg = what};
+    bool all = !view || MT_STREQ(view, "all");
+    if (mt_bootstrap_owner(&ctl->conf, "moat-control rebuild", &pg, &err) < 0 ||
+        mt_views_rebuild(pg, all ? NULL : view, &conf, &rep, &err) < 0)
+        return complain(&err);
+    printf("rebuilt %s from %" PRId64 " events in %" PRId64 ".%03" PRId64 " s; appending waited %" PRId64 " ms\n", all ? "all views" : view,
+           rep.events, rep.took_us / 1000000, rep.took_us / 1000 % 1000, rep.stall_us / 1000);
+    return 0;
+}
+
+/* ---- append ---- */
+
+static const struct mt_pg_stmt st_correction = {
+    "offline_correction", "INSERT INTO moat.corrections (event_id, reason, os_user) SELECT max(event_id), $1, $2 FROM moat.events"};
+
+static int read_payload(const char *arg, json_t **ret, struct mt_err *err)
+{
+    mt_auto_free char *text = NULL;
+    size_t n = 0;
+    int rc = 0;
+    if (!arg || arg[0] != '@') {
+        const char *t = arg ? arg : "{}";
+        return mt_json_parse(t, strlen(t), MT_EV_PAYLOAD_MAX, 32, ret, err);
+    }
+    if ((rc = mt_file_read(arg + 1, MT_EV_PAYLOAD_MAX, &text, &n, err)) < 0)
+        return rc;
+    return mt_json_parse(text, n, MT_EV_PAYLOAD_MAX, 32, ret, err);
+}
+
+static int correction(const struct mt_offline_args *a, struct mt_cmd **ret, struct mt_err *err)
+{
+    char buf[1024], who[96] = "root", id[MT_ID_SIZE];
+    struct passwd pw, *found = NULL;
+    if (getpwuid_r(getuid(), &pw, buf, sizeof buf, &found) == 0 && found)
+        snprintf(who, sizeof who, "%s", pw.pw_name);
+    enum mt_ev ev = mt_ev_by_name(a->type);
+    json_t *payload = NULL;
+    struct mt_pg_params p;
+    mt_id_new(MT_ID_REQUEST, id);
+    const struct mt_cmd_actor actor = {.actor_type = "operator", .actor_id = who, .request_id = id};
+    const struct mt_cmd_ids ids = {.org_id = a->org, .app_id = a->app, .env_id = a->env};
+    if (ev == MT_EV_MAX)
+        return MT_FAIL(err, MT_E_INVALID, "there is no event type '%s'", a->type);
+    int rc = read_payload(a->payload, &payload, err);
+    if (rc < 0)
+        return mt_err_wrap(err, "--payload");
+    if ((rc = mt_cmd_new(&actor, ret, err)) < 0) {
+        json_decref(payload);
+        return rc;
+    }
+    if ((rc = mt_cmd_event(*ret, ev, a->id, &ids, payload, err)) < 0)
+        return rc;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, a->reason);
+    mt_pg_p_text(&p, who);
+    return mt_cmd_side(*ret, &st_correction, &p, 1, err);
+}
+
+static int start_appender(struct mt_control *ctl, struct mt_err *err)
+{
+    const struct mt_appender_conf ac = {
+        .pg = {.conninfo = ctl->conf.database_url, .role = ctl->conf.appender_role, .application_name = "moat-control offline"}};
+    ctl->pg_conf = (struct mt_pg_conf){.conninfo = ctl->conf.database_url, .role = ctl->conf.database_role};
+    return mt_appender_new(&ac, &ctl->appender, err);
+}
+
+static int append(struct mt_control *ctl, const struct mt_offline_args *a)
+{
+    mt_auto_cmd struct mt_cmd *cmd = NULL;
+    struct mt_err err = {0};
+    struct mt_cmd_done done = {0};
+    if (!a->type || !a->id || !a->reason || strlen(a->reason) < 3)
+        return misuse("append needs --type, --id (the aggregate's) and --reason");
+    int rc = correction(a, &cmd, &err);
+    if (rc == 0 && (rc = start_appender(ctl, &err)) == 0) {
+        rc = mt_append(ctl->appender, MT_TAKE(cmd), 30000, &done, &err);
+        mt_cmd_done_free(&done);
+    }
+    mt_appender_free(MT_TAKE(ctl->appender));
+    if (rc < 0)
+        return complain(&err);
+    printf("appended event %" PRId64 " (%s of %s)\n", done.event_id, a->type, a->id);
+    return 0;
+}
+
+/* ---- init, migrate ---- */
+
+static int init(struct mt_control *ctl)
+{
+    struct mt_err err = {0};
+    int rc = mt_bootstrap_migrate(&ctl->conf, &err);
+    if (rc == 0 && (rc = mt_bootstrap_mac_key(ctl, &err)) == 0 && (rc = start_appender(ctl, &err)) == 0)
+        rc = mt_bootstrap(ctl, &err);
+    mt_appender_free(MT_TAKE(ctl->appender));
+    if (rc < 0)
+        return complain(&err);
+    printf("initialised cluster %s, prefix %s; the first operator's token is in %s\n", ctl->cluster_id, ctl->prefix,
+           ctl->conf.operator_token_file);
+    return 0;
+}
+
+static int migrate(struct mt_control *ctl)
+{
+    struct mt_err err = {0};
+    if (mt_bootstrap_migrate(&ctl->conf, &err) < 0)
+        return complain(&err);
+    printf("the schema is current\n");
+    return 0;
+}
+
+static const char *const verbs[] = {"init", "migrate", "check-config", "verify-log", "verify-views", "rebuild", "append", NULL};
+
+bool mt_offline_verb(const char *verb)
+{
+    for (int i = 0; verbs[i]; i++)
+        if (MT_STREQ(verbs[i], verb))
+            return true;
+    return false;
+}
+
+int mt_offline_run(struct mt_control *ctl, const struct mt_offline_args *a)
+{
+    if (MT_STREQ(a->verb, "init"))
+        return init(ctl);
+    if (MT_STREQ(a->verb, "migrate"))
+        return migrate(ctl);
+    if (MT_STREQ(a->verb, "verify-log"))
+        return verify_log(ctl);
+    if (MT_STREQ(a->verb, "verify-views"))
+        return verify_views(ctl);
+    if (MT_STREQ(a->verb, "rebuild"))
+        return rebuild(ctl, a->view);
+    if (MT_STREQ(a->verb, "append"))
+        return append(ctl, a);
+    return 0; /* check-config: it was loaded */
+}

@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What an operator does on the machine of the database, without the API (control-plane.md §17): init, migrate, check-config,
+ * verify-log, verify-views, rebuild, append. Results on stdout, reasons on stderr. */
+#pragma once
+
+#include "control/control.h"
+
+/** Options of all verbs. */
+struct mt_offline_args {
+    const char *verb;
+    const char *view;                                      /* rebuild: a name or "all" */
+    const char *type, *id, *org, *app, *env, *payload, *reason; /* append; payload: JSON or @FILE */
+};
+
+/** True when @verb is one of ours. */
+bool mt_offline_verb(const char *verb);
+/** Carry it out with a loaded configuration. Exit status: 0 done and good, 1 failed or not good, 2 wrong usage. */
+int mt_offline_run(struct mt_control *ctl, const struct mt_offline_args *a);
