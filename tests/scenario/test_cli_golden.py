@@ -331,6 +331,13 @@ def a_stream_goes_on_where_it_ended(b):
     assert [r["event_id"] for r in rows][:3] == [1, 2, 3] and all(r["type"] == "event" and r["ts"] for r in rows), rows
 
 
+def few_libraries_are_loaded_at_the_start(b):
+    """libpq brings twenty others and 5 ms; it is loaded when a command needs a database (src/pg/lazy.c)"""
+    out = subprocess.run([MOAT, "--version"], capture_output=True, text=True, timeout=10, env=dict(b.env, LD_TRACE_LOADED_OBJECTS="1")).stdout
+    names = [line.split()[0] for line in out.splitlines()]
+    assert "libc.so.6" in names and len(names) < 8 and not any("libpq" in n for n in names), names
+
+
 def a_closed_pipe_ends_quietly(b):
     p = subprocess.Popen([MOAT, "logs", "-f"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=b.env, cwd=b.dir)
     p.stdout.close()
@@ -385,7 +392,7 @@ def main():
         cases += [("every command has a golden answer", lambda: every_command_has_one(b))]
         for f in (help_names_every_command, errors_have_categories, a_dead_socket_is_transient, a_slow_answer_is_transient, an_answer_that_is_none_is_internal, a_wrong_token_is_auth,
                   no_platform_is_usage, the_target_is_resolved_in_order, a_key_given_is_the_key_sent, scaling_waits_until_it_is_so, watching_is_no_json, waiting_ends_in_time, an_interrupt_ends_the_waiting_only,
-                  a_stream_goes_on_where_it_ended, a_closed_pipe_ends_quietly, doctor_reaches_the_platform, on_a_terminal):
+                  a_stream_goes_on_where_it_ended, a_closed_pipe_ends_quietly, doctor_reaches_the_platform, few_libraries_are_loaded_at_the_start, on_a_terminal):
             cases.append((f.__name__.replace("_", " "), lambda f=f: f(b)))
         for name, case in cases:
             try:
