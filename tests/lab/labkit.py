@@ -14,6 +14,7 @@ import importlib.util
 import json
 import os
 import queue
+import resource
 import shutil
 import signal
 import subprocess
@@ -296,12 +297,12 @@ def attempt(argv, env, memory_mib, limit):
                 print(line, flush=True)
         if status is None:
             print("not ok - the host: it ended before its work did, QEMU with status %s" % host.qemu.wait(), flush=True)
-            print(host.log("qemu.log"), flush=True)
-        if status != 0:
-            print(host.log("console"), flush=True)
+            print(host.log("qemu.log") + "\n" + host.log("console"), flush=True)
         return 1 if status is None else status
     finally:
         host.close()
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        say("host off after %.0f s, %.0f s of CPU" % (time.monotonic() - host.begun, used.ru_utime + used.ru_stime))
 
 
 def run(argv, env=None, memory_mib=2048, limit=JOB_LIMIT):
