@@ -42,7 +42,7 @@ INITRAMFS_MODULES = ["virtio_blk", "overlay"]
 # and then the host's clock runs too fast.
 APPEND = "console=ttyS0 quiet panic=-1 tsc=reliable tsc_early_khz=%d mitigations=off nokaslr"
 BOOT_LIMIT = 120  # s to the first line of the host; it takes 3 to 6, on a machine that is very busy 30
-JOB_LIMIT = 780   # s for everything a file does
+JOB_LIMIT = 1500  # s for everything a file does
 # TCG has no such feature of this model: said for each of 18, harmless.
 NOISE = "TCG doesn't support requested feature"
 
