@@ -41,7 +41,7 @@ INITRAMFS_MODULES = ["virtio_blk", "overlay"]
 # The host's TSC is this machine's: told, because measuring it against an emulated timer goes wrong by a factor on a busy machine,
 # and then the host's clock runs too fast.
 APPEND = "console=ttyS0 quiet panic=-1 tsc=reliable tsc_early_khz=%d mitigations=off nokaslr"
-BOOT_LIMIT = 120  # s to the first line of the host; it takes 3 to 6, on a machine that is very busy 30
+BOOT_LIMIT = 120  # s to the first line of the host; it takes 3 to 6, on a machine that is very busy 38
 JOB_LIMIT = 1500  # s for everything a file does
 # TCG has no such feature of this model: said for each of 18, harmless.
 NOISE = "TCG doesn't support requested feature"
@@ -196,8 +196,8 @@ class Hung(Exception):
     pass
 
 
-# One CPU. With two, each on its own thread, the host's kernel died now and then (2 of 8 runs) of a breakpoint in __schedule: starting and
-# ending VMs patches code there, and QEMU 7.2 does not keep the other CPU from running what was there before.
+# One CPU. With two, each on its own thread, a host's kernel died of a stray breakpoint in __schedule (1 of 11 runs, a second ended without
+# a word): starting and ending VMs patches code there, and the other CPU can meet what was there before.
 def qemu_argv(place, tmp, memory_mib):
     import guestvm
     share = []
