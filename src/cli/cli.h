@@ -217,6 +217,7 @@ int cmd_admin_audit(struct cli *c);
 int cmd_admin_audit_verify(struct cli *c);
 int cmd_releases_list(struct cli *c);
 int cmd_releases_get(struct cli *c);
+int cmd_edge_explain(struct cli *c);
 int cmd_routes_list(struct cli *c);
 int cmd_routes_create(struct cli *c);
 int cmd_routes_delete(struct cli *c);

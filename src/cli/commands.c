@@ -102,6 +102,14 @@ static const struct cli_option events_options[] = {
 static const struct cli_option audit_options[] = {AUDIT_OPTIONS, {NULL, 0, NULL, NULL}};
 static const struct cli_option admin_audit_options[] = {
     AUDIT_OPTIONS, {"all", 0, NULL, "those of every organisation too"}, {NULL, 0, NULL, NULL}};
+static const struct cli_option edge_explain_options[] = {
+    {"from-hello", 0, "FILE", "first bytes of a connection, as a capture holds them"},
+    {"listen", 0, "PORT", "listen port of the route (default 443)"},
+    {"address", 0, "IPV4", "dedicated address (default: the shared listener)"},
+    {"socket", 0, "PATH", "admin_socket of the edge (default: of the platform in --data-dir)"},
+    {"data-dir", 0, "DIR", "folder given to moat up (default /var/lib/moat)"},
+    {NULL, 0, NULL, NULL},
+};
 static const struct cli_option routes_list_options[] = {{"all", 0, NULL, "routes of every environment"}, {NULL, 0, NULL, NULL}};
 static const struct cli_option routes_create_options[] = {
     {"process", 0, "NAME", "process type behind it (default web)"},
@@ -151,6 +159,7 @@ const struct cli_command cli_commands[] = {
     {CLI_ROUTES, "routes list", "", "routes of the environment", routes_list_options, cmd_routes_list},
     {CLI_ROUTES, "routes create", "[HOSTNAME]", "make a port of a process reachable", routes_create_options, cmd_routes_create},
     {CLI_ROUTES, "routes delete", "ROUTE", "remove a route, by host name or id", NULL, cmd_routes_delete},
+    {CLI_ROUTES, "edge explain", "[HOST]", "where the edge of this machine would send a client, and why", edge_explain_options, cmd_edge_explain},
     {CLI_MORE, "admin audit", "", "the audit log of the platform", admin_audit_options, cmd_admin_audit},
     {CLI_MORE, "admin audit verify", "", "check every chain of the audit log", NULL, cmd_admin_audit_verify},
     {CLI_MORE, "orgs list", "", "organisations you belong to", NULL, cmd_orgs_list},

@@ -6,8 +6,8 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/str.h"
+#include "edge/decide.h"
 #include "edge/hub.h"
-#include "wire/clienthello.h"
 
 #include <sys/epoll.h>
 
@@ -31,6 +31,7 @@ static const char *const result_name[MT_EDGE_R_MAX] = {
     [MT_EDGE_R_NO_ROUTE] = "no_route",
     [MT_EDGE_R_NO_SNI] = "no_sni",
     [MT_EDGE_R_NOT_TLS] = "not_tls",
+    [MT_EDGE_R_TLS_VERSION] = "tls_version",
     [MT_EDGE_R_MALFORMED] = "malformed",
     [MT_EDGE_R_TOO_BIG] = "too_big",
     [MT_EDGE_R_SNIFF_TIMEOUT] = "sniff_timeout",
@@ -209,17 +210,9 @@ static void goodbye_step(struct mt_edge_conn *c)
         mt_edge_worker_again(c->w, c);
 }
 
-/* The route is chosen (or not): take its place in the counts and dial. */
-static void go_to(struct mt_edge_conn *c, struct mt_edge_route *r, enum mt_edge_result otherwise)
+/* The route is chosen: take a place in its counts and dial. */
+static void go_to(struct mt_edge_conn *c, struct mt_edge_route *r)
 {
-    if (!r) {
-        mt_edge_conn_refuse(c, otherwise, 112);
-        return;
-    }
-    if (r->disabled) {
-        mt_edge_conn_refuse(c, MT_EDGE_R_SUSPENDED, 112);
-        return;
-    }
     c->route = mt_edge_route_ref(r);
     atomic_fetch_add_explicit(&r->stat->connections, 1, memory_order_relaxed);
     c->counted_route = true;
@@ -234,42 +227,16 @@ static void go_to(struct mt_edge_conn *c, struct mt_edge_route *r, enum mt_edge_
     mt_edge_dial_next(c);
 }
 
-/* The hello has a final result: the outcome table of networking.md 8.4. */
+/* The hello has a final result. */
 static void hello_end(struct mt_edge_conn *c, enum mt_hello_result r, const struct mt_hello *h)
 {
-    const struct mt_edge_table *t = c->w->table;
-    const struct mt_edge_listener_spec *l = t ? mt_edge_table_listener(t, c->l->key) : NULL;
-    switch (r) {
-    case MT_HELLO_NAME: {
-        struct mt_edge_route *route = t ? mt_edge_table_find(t, c->l->key, h->name, h->name_len) : NULL;
-        c->named = route && !route->disabled;
-        drop_hello(c);
-        go_to(c, route, MT_EDGE_R_NO_ROUTE);
-        return;
-    }
-    case MT_HELLO_NO_NAME:
-    case MT_HELLO_BAD_NAME:
-        drop_hello(c);
-        go_to(c, l ? mt_edge_table_only(t, l) : NULL, MT_EDGE_R_NO_SNI); /* only dedicated listeners have one */
-        return;
-    case MT_HELLO_NOT_TLS: {
-        struct mt_edge_route *fallback = l ? mt_edge_table_only(t, l) : NULL;
-        drop_hello(c);
-        if (fallback && fallback->allow_non_tls)
-            go_to(c, fallback, MT_EDGE_R_NOT_TLS);
-        else
-            mt_edge_conn_close(c, MT_EDGE_R_NOT_TLS, false);
-        return;
-    }
-    case MT_HELLO_TOO_BIG:
-        mt_edge_conn_refuse(c, MT_EDGE_R_TOO_BIG, 50);
-        return;
-    case MT_HELLO_MALFORMED:
-    case MT_HELLO_MORE:
-    case MT_HELLO_RESULT_MAX:
-        break;
-    }
-    mt_edge_conn_refuse(c, MT_EDGE_R_MALFORMED, 50);
+    const struct mt_edge_verdict v = mt_edge_decide(c->w->table, c->l->key, h, r);
+    drop_hello(c);
+    c->named = v.route && r == MT_HELLO_NAME;
+    if (v.route)
+        go_to(c, v.route);
+    else
+        mt_edge_conn_refuse(c, v.why, v.alert);
 }
 
 static void hello_step(struct mt_edge_conn *c)
@@ -397,7 +364,11 @@ void mt_edge_conn_accept(struct mt_edge_worker *w, struct mt_edge_listener *l, i
     if (mt_edge_key_proto(l->key) == MT_EDGE_RAW) {
         const struct mt_edge_listener_spec *s = w->table ? mt_edge_table_listener(w->table, l->key) : NULL;
         c->cl.rd = false; /* told by epoll, watched once the backend is there */
-        go_to(c, s ? mt_edge_table_only(w->table, s) : NULL, MT_EDGE_R_NO_ROUTE);
+        struct mt_edge_route *r = s ? mt_edge_table_only(w->table, s) : NULL;
+        if (r && !r->disabled)
+            go_to(c, r);
+        else
+            mt_edge_conn_refuse(c, r ? MT_EDGE_R_SUSPENDED : MT_EDGE_R_NO_ROUTE, 0);
         return;
     }
     mt_edge_conn_set_state(c, MT_EDGE_HELLO, "accepted");

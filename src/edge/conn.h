@@ -32,6 +32,7 @@ enum mt_edge_result {
     MT_EDGE_R_NO_ROUTE,
     MT_EDGE_R_NO_SNI,
     MT_EDGE_R_NOT_TLS,
+    MT_EDGE_R_TLS_VERSION, /* older than the route asks for */
     MT_EDGE_R_MALFORMED,
     MT_EDGE_R_TOO_BIG,
     MT_EDGE_R_SNIFF_TIMEOUT,

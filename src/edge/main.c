@@ -46,7 +46,8 @@ static void usage(FILE *out)
                 "  moat-edge --static ROUTES --listen '[ADDR]:PORT' [--proxy-protocol v2] [--workers N] [--handover SOCKET]\n"
                 "            [--access-log]\n"
                 "  moat-edge --config-help | --help | --version\n\n"
-                "ROUTES holds lines 'hostname backend_addr backend_port'; SIGHUP reads it again, a file with a fault is\n"
+                "ROUTES holds lines 'hostname backend_addr backend_port [balance=least_conn] [min_tls=1.2]'; several lines of one\n"
+                "name are several backends. SIGHUP reads it again, a file with a fault is\n"
                 "named in the log and the running routes stay. Limits per source are off in static mode.\n"
                 "SIGTERM stops accepting, gives connections stop_grace_ms to end, then ends; a second one ends at once.\n",
                 out);

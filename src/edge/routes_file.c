@@ -14,7 +14,8 @@ struct line {
     uint32_t name; /* place of the normalised name in names, with its NUL */
     uint32_t next; /* line of the same name plus 1; 0: none */
     in_port_t port;
-    bool v4, first;
+    bool v4, first, least_conn;
+    uint8_t min_tls; /* low byte of the version */
     uint8_t ip[16];
 };
 
@@ -47,13 +48,22 @@ static bool word(const char **p, const char *end, char *ret, size_t size)
 
 static int read_line(struct lines *ls, const char *p, const char *end, struct mt_err *err)
 {
-    char name[300], normal[256], ip[64], port_text[16], more[2];
+    char name[300], normal[256], ip[64], port_text[16], more[32];
     uint64_t port;
     union mt_edge_addr addr;
     if (!word(&p, end, name, sizeof name) || !word(&p, end, ip, sizeof ip) || !word(&p, end, port_text, sizeof port_text))
         return MT_FAIL(err, MT_E_INVALID, "must be 'hostname backend_addr backend_port'");
-    if (word(&p, end, more, sizeof more) || p != end)
-        return MT_FAIL(err, MT_E_INVALID, "has more than 'hostname backend_addr backend_port'");
+    struct line l = {.name = (uint32_t)ls->names.len};
+    while (word(&p, end, more, sizeof more)) {
+        if (MT_STREQ(more, "balance=least_conn"))
+            l.least_conn = true;
+        else if (strncmp(more, "min_tls=", 8) == 0 && mt_edge_tls_version(more + 8))
+            l.min_tls = (uint8_t)mt_edge_tls_version(more + 8);
+        else
+            return MT_FAIL(err, MT_E_INVALID, "'%s' is not known: after the port come balance=least_conn, min_tls=1.0 to 1.3", more);
+    }
+    if (p != end)
+        return MT_FAIL(err, MT_E_INVALID, "has more than 'hostname backend_addr backend_port' and options");
     size_t len = mt_hello_normal_name(name, strlen(name), normal);
     if (len == 0) {
         char shown[64];
@@ -61,7 +71,7 @@ static int read_line(struct lines *ls, const char *p, const char *end, struct mt
     }
     if (mt_parse_u64(port_text, 1, 65535, &port, err) < 0 || mt_edge_parse_addr(ip, (uint16_t)port, &addr, err) < 0)
         return -(int)err->code;
-    struct line l = {.name = (uint32_t)ls->names.len, .v4 = addr.sa.sa_family == AF_INET};
+    l.v4 = addr.sa.sa_family == AF_INET;
     l.port = l.v4 ? addr.in4.sin_port : addr.in6.sin6_port;
     memcpy(l.ip, l.v4 ? (const void *)&addr.in4.sin_addr : (const void *)&addr.in6.sin6_addr, l.v4 ? 4 : 16);
     mt_buf_put(&ls->names, normal, len + 1);
@@ -160,10 +170,14 @@ static int add_routes(struct mt_edge_table *t, struct lines *ls, mt_edge_key key
         for (uint32_t k = (uint32_t)i + 1; k; k = ls->v[k - 1].next) {
             if (n == MT_EDGE_BACKENDS_MAX)
                 return MT_FAIL(err, MT_E_LIMIT, "'%s' has more than %u backends", name, MT_EDGE_BACKENDS_MAX);
+            if (ls->v[k - 1].least_conn != ls->v[i].least_conn || ls->v[k - 1].min_tls != ls->v[i].min_tls)
+                return MT_FAIL(err, MT_E_INVALID, "the lines of '%s' have different options", name);
             backend_of(&ls->v[k - 1], &b[n++]);
         }
         const struct mt_edge_route_spec s = {.key = key, .route_id = name, .hostname = name, .max_conns = 1000000,
-                                             .proxy_v2 = proxy_v2, .n_backends = n, .backends = b};
+                                             .proxy_v2 = proxy_v2, .n_backends = n, .backends = b,
+                                             .min_tls = ls->v[i].min_tls ? (uint16_t)(0x0300U | ls->v[i].min_tls) : 0,
+                                             .balance = ls->v[i].least_conn ? MT_EDGE_LEAST_CONN : MT_EDGE_ROUND_ROBIN};
         if (mt_edge_table_add_route(t, &s, err) < 0)
             return -(int)err->code;
         memset(b, 0, n * sizeof *b);

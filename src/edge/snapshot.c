@@ -152,6 +152,7 @@ static int read_route(struct mt_edge_table *t, const json_t *o, const json_t *ba
     struct mt_edge_route_spec s = {0};
     uint64_t idle, max_conns;
     unsigned balance, proxy;
+    const char *min_tls;
     char name[256];
     if (get_id(o, "route_id", false, &s.route_id, err) < 0 || get_id(o, "env_id", false, &s.env_id, err) < 0 ||
         get_id(o, "org_id", true, &s.org_id, err) < 0 || get_key(o, "listen_port", &s.key, err) < 0 ||
@@ -163,8 +164,12 @@ static int read_route(struct mt_edge_table *t, const json_t *o, const json_t *ba
         mt_json_opt_bool(o, "proxy_tlv", false, &s.proxy_tlv, err) < 0 ||
         mt_json_opt_bool(o, "disabled", false, &s.disabled, err) < 0 ||
         mt_json_opt_bool(o, "default_for_listener", false, &s.is_default, err) < 0 ||
-        mt_json_opt_bool(o, "allow_non_tls", false, &s.allow_non_tls, err) < 0)
+        mt_json_opt_bool(o, "allow_non_tls", false, &s.allow_non_tls, err) < 0 ||
+        mt_json_opt_str(o, "min_tls_version", 8, "", &min_tls, err) < 0)
         return -(int)err->code;
+    s.min_tls = mt_edge_tls_version(min_tls);
+    if (min_tls[0] && (s.min_tls == 0 || mt_edge_key_proto(s.key) != MT_EDGE_TLS))
+        return MT_FAIL(err, MT_E_INVALID, "min_tls_version: must be 1.0 to 1.3, on a tls route");
     if (idle > 0 && idle < 60)
         return MT_FAIL(err, MT_E_INVALID, "idle_timeout_seconds: must be 0 or 60..86400");
     if (mt_edge_key_proto(s.key) == MT_EDGE_TLS) {

@@ -110,7 +110,7 @@ static void put_sni_metrics(struct mt_edge_hub *h, struct mt_buf *b)
 {
     static const enum mt_edge_result sniffed[] = {
         MT_EDGE_R_NO_SNI,  MT_EDGE_R_SNIFF_TIMEOUT, MT_EDGE_R_NOT_TLS,  MT_EDGE_R_MALFORMED,
-        MT_EDGE_R_TOO_BIG, MT_EDGE_R_CLIENT_EOF,    MT_EDGE_R_NO_ROUTE, MT_EDGE_R_SUSPENDED,
+        MT_EDGE_R_TOO_BIG, MT_EDGE_R_CLIENT_EOF,    MT_EDGE_R_NO_ROUTE, MT_EDGE_R_SUSPENDED,    MT_EDGE_R_TLS_VERSION,
     };
     static const enum mt_edge_result routed[] = {
         MT_EDGE_R_OK,           MT_EDGE_R_NO_BACKEND,    MT_EDGE_R_CONNECT_FAILED, MT_EDGE_R_ROUTE_LIMIT, MT_EDGE_R_CLIENT_RESET,

@@ -27,6 +27,23 @@ static uint32_t name_hash(uint32_t seed, mt_edge_key key, const char *name, size
     return (uint32_t)(h >> 32);
 }
 
+static const char *const tls_names[] = {"1.0", "1.1", "1.2", "1.3"};
+
+const char *mt_edge_tls_name(uint16_t version)
+{
+    if (version < 0x0301)
+        return "older";
+    return version > 0x0304 ? "newer" : tls_names[version - 0x0301];
+}
+
+uint16_t mt_edge_tls_version(const char *name)
+{
+    for (uint16_t i = 0; i < 4; i++)
+        if (MT_STREQ(name, tls_names[i]))
+            return (uint16_t)(0x0301 + i);
+    return 0;
+}
+
 struct mt_edge_table *mt_edge_table_new(void)
 {
     struct mt_edge_table *t = calloc(1, sizeof *t);

@@ -174,6 +174,11 @@ struct mt_edge_route *mt_edge_table_only(const struct mt_edge_table *t, const st
 /** Call @fn for each route that was ever asked for, under a lock that making routes live needs too. */
 void mt_edge_table_each_live(const struct mt_edge_table *t, void (*fn)(struct mt_edge_route *r, void *arg), void *arg);
 
+/** "1.2" of 0x0303; "older" or "newer" for what is not 1.0 to 1.3. */
+const char *mt_edge_tls_name(uint16_t version);
+/** 0x0303 of "1.2"; 0 for anything else than 1.0 to 1.3. */
+uint16_t mt_edge_tls_version(const char *name);
+
 /** Same family, address and port. */
 bool mt_edge_same_addr(const union mt_edge_addr *a, const union mt_edge_addr *b);
 
