@@ -10,6 +10,9 @@
  *   edge_load probe PORT NAME MS        try one name until it answers; prints the monotonic time in ns
  *   edge_load open  PORT MS RATE ROUTES new connections at a fixed pace, each as `short`; latencies
  *
+ * A reply begins with the port of its backend (big-endian). With EDGE_LOAD_BASE=PORT and EDGE_LOAD_CLASSES=N in its environment `short` and
+ * `open` count as wrong what did not come from a backend whose port is PORT + route modulo N.
+ *
  * Each client prints one line: key=value words. Names are r<i>.bench.test. Exit status 1 only when the load itself cannot run.
  */
 #include <arpa/inet.h>
@@ -94,6 +97,7 @@ static void make_hello(uint8_t h[HELLO], char mode, const char *name)
 struct conn {
     int fd;
     uint32_t got, route;
+    uint16_t port;
     char mode;
     bool open, ready, waiting;
     int64_t at;
@@ -160,7 +164,8 @@ static void serve_event(struct conn *c, uint32_t events)
             if (c->got < HELLO)
                 return;
             if (c->mode == 's') {
-                (void)send(c->fd, block, REPLY, MSG_NOSIGNAL);
+                char reply[REPLY] = {(char)(c->port >> 8), (char)c->port};
+                (void)send(c->fd, reply, REPLY, MSG_NOSIGNAL);
                 drop(c);
                 return;
             }
@@ -204,7 +209,7 @@ static _Noreturn void serve(uint16_t port, unsigned count)
                 while ((c = accept4(fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
                     if (c >= MAX_FD)
                         die("descriptors");
-                    conns[c] = (struct conn){.fd = c, .open = true};
+                    conns[c] = (struct conn){.fd = c, .open = true, .port = (uint16_t)(port + (fd - first))};
                     watch(c, EPOLLIN, EPOLL_CTL_ADD);
                 }
             } else if (conns[fd].open) {
@@ -279,7 +284,9 @@ static void print_latencies(void)
 /* @conc at once, or @rate a second when it is not 0 */
 static int run_short(int64_t ms, unsigned conc, unsigned rate)
 {
-    uint64_t done = 0, failed = 0, route = 0, started = 0;
+    uint64_t done = 0, failed = 0, route = 0, started = 0, wrong = 0;
+    const char *base = getenv("EDGE_LOAD_BASE"), *classes = getenv("EDGE_LOAD_CLASSES");
+    unsigned from = base ? (unsigned)strtoul(base, NULL, 10) : 0, of = classes ? (unsigned)strtoul(classes, NULL, 10) : 0;
     int64_t t0 = now_ns(), end = t0 + ms * 1000000;
     unsigned live = 0;
     for (;;) {
@@ -300,6 +307,8 @@ static int run_short(int64_t ms, unsigned conc, unsigned rate)
             char buf[4096];
             ssize_t k = recv(c->fd, buf, sizeof buf, 0);
             if (k > 0) {
+                if (c->got == 0 && k >= 2)
+                    c->port = (uint16_t)((uint8_t)buf[0] << 8 | (uint8_t)buf[1]);
                 c->got += (uint32_t)k;
                 continue;
             }
@@ -307,6 +316,7 @@ static int run_short(int64_t ms, unsigned conc, unsigned rate)
                 continue;
             if (k == 0 && c->got == REPLY) {
                 done++;
+                wrong += of > 0 && (c->port - from) % of != c->route % of;
                 note(now_ns() - c->at);
             } else {
                 failed++;
@@ -315,7 +325,8 @@ static int run_short(int64_t ms, unsigned conc, unsigned rate)
             live--;
         }
     }
-    (void)printf("done=%llu failed=%llu stuck=%u secs=%.3f", (unsigned long long)done, (unsigned long long)failed, live,
+    (void)printf("done=%llu failed=%llu wrong=%llu stuck=%u secs=%.3f", (unsigned long long)done, (unsigned long long)failed,
+                 (unsigned long long)wrong, live,
                  (double)(now_ns() - t0) / 1e9);
     print_latencies();
     return 0;

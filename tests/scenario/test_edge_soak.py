@@ -1,0 +1,205 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""RUN ALONE: the edge under bounded load for a while, with reloads and dying backends; and under attack, with others watching their p99.
+
+SOAK_S (default 45; 600 by hand) and SOAK_RATE (new connections a second, default 500; 2000 by hand) choose the soak.
+"""
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from edgekit import ROOT, Backend, Control, Edge, Scratch, check, client_hello, connect, free_port, run_cases, snapshot, until  # noqa: E402
+
+LOAD = os.path.join(os.environ.get("MOAT_BUILD") or os.path.join(ROOT, "build"), "tests/tools/edge_load")
+SOAK_S, RATE = int(os.environ.get("SOAK_S", "45")), int(os.environ.get("SOAK_RATE", "500"))
+CLASSES, ROUTES = 4, 200
+scratch = Scratch()
+procs = []
+
+
+def ports(n):
+    for base in range(30000, 31000, 16):
+        socks = [socket.socket(socket.AF_INET6) for _ in range(n)]
+        try:
+            for i, s in enumerate(socks):
+                s.bind(("::1", base + i))
+            return base
+        except OSError:
+            continue
+        finally:
+            for s in socks:
+                s.close()
+    raise AssertionError("no free ports")
+
+
+def serve(base, n):
+    p = subprocess.Popen([LOAD, "serve", str(base), str(n)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    procs.append(p)
+    check(p.stdout.readline().strip() == "ready", "the backend did not start")
+    return p
+
+
+def start_load(mode, *args, env=None):
+    return subprocess.Popen([LOAD, mode] + [str(x) for x in args], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=env)
+
+
+def words(p):
+    out = p.communicate()[0].strip().split("\n")[-1]
+    return {k: float(v) for k, v in (w.split("=") for w in out.split() if "=" in w)}
+
+
+def soak_with_reloads_and_dying_backends_sends_nothing_wrong_and_leaks_nothing():
+    # two backends for each class: ports base..+3 in one process, +4..+7 in another, which dies and returns
+    base, port = ports(2 * CLASSES), free_port()
+    serve(base, CLASSES)
+    second = serve(base + CLASSES, CLASSES)
+
+    def routes(turn):
+        """the same names always; order, and further names, differ with each turn"""
+        lines = ["r%d.bench.test ::1 %d\nr%d.bench.test ::1 %d\n" % (i, base + i % CLASSES, i, base + CLASSES + i % CLASSES) for i in range(ROUTES)]
+        lines += ["x%d.bench.test ::1 %d\n" % (i, base) for i in range(turn % 50)]
+        return "".join(lines[turn % 7:] + lines[:turn % 7])
+    e = Edge(["--static", scratch.write("routes", routes(0)), "--listen", "[::1]:%d" % port, "--workers", "2"])
+    procs.append(e.proc)
+    e.wait("edge.started")
+    env = dict(os.environ, EDGE_LOAD_BASE=str(base), EDGE_LOAD_CLASSES=str(CLASSES))
+    warm = words(start_load("open", port, 3000, RATE, ROUTES, env=env))
+    check(warm["done"] > 0 and warm["wrong"] == 0, warm)
+    until(lambda: e.fds() < 120, "connections to end", 10)
+    fds, pss = e.fds(), e.pss_kib()
+    load = start_load("open", port, SOAK_S * 1000, RATE, ROUTES, env=env)
+    end, turn, deaths, peak = time.monotonic() + SOAK_S - 2, 0, 0, 0
+    while time.monotonic() < end:
+        turn += 1
+        scratch.write("routes.new", routes(turn))
+        os.rename(scratch.path("routes.new"), scratch.path("routes"))
+        e.kill(signal.SIGHUP)
+        if turn % 5 == 2:
+            second.kill()
+            second.wait()
+            deaths += 1
+        if turn % 5 == 4:
+            second = serve(base + CLASSES, CLASSES)
+        time.sleep(1)
+        peak = max(peak, e.pss_kib())
+    got = words(load)
+    applied = len(e.find("edge.config_applied"))
+    print("# %d connections, %d failed, %d wrong; %d reloads, %d deaths; descriptors %d -> %d; Pss %d -> %d KiB (peak %d)" %
+          (got["done"], got["failed"], got["wrong"], applied, deaths, fds, e.fds(), pss, e.pss_kib(), peak))
+    check(got["wrong"] == 0, "%d connections reached a backend of another route" % got["wrong"])
+    check(got["stuck"] == 0, "%d connections never ended" % got["stuck"])
+    # a backend that dies takes the connections it holds with it; those are the only ones that may fail
+    check(got["failed"] <= deaths * 40, "%d failed with %d deaths" % (got["failed"], deaths))
+    check(applied >= turn * 0.9, "%d of %d reloads were applied" % (applied, turn))
+    until(lambda: e.fds() <= fds + 64, "descriptors to come back (%d before)" % fds, 10)  # kept pipes may be more
+    check(e.pss_kib() <= pss + 1024, "memory grew from %d to %d KiB" % (pss, e.pss_kib()))
+    check(e.end() == 0, "exit status")
+
+
+def others_do_not_feel_the_attacks():
+    base, port = ports(1), free_port()
+    serve(base, 1)
+    mute = Backend(lambda c: time.sleep(60))  # neither reads nor writes
+    greedy = Backend(lambda c: [c.sendall(bytes(65536)) for _ in range(10000)])
+    control = Control(scratch.path("control"))
+    os.mkdir(scratch.path("data"), 0o700)
+    e = Edge(["--config", scratch.write("edge.toml", 'data_dir = "%s"\ncontrol_socket = "%s"\npublic_addresses = ["::1"]\nworkers = 2\npreroute_max = 400\n'
+                                        'access_log = "off"\n[port_map]\n443 = %d\n' % (scratch.path("data"), scratch.path("control"), port))])
+    procs.append(e.proc)
+    control.set(snapshot(1, [{"name": "r0.bench.test", "port": 443, "backends": [("inst_0", base)]},
+                             {"name": "mute.example.com", "port": 443, "backends": [("inst_m", mute.port)], "max_connections": 100},
+                             {"name": "greedy.example.com", "port": 443, "backends": [("inst_g", greedy.port)], "max_connections": 100}]))
+    until(lambda: [s for s in list(control.statuses) if s["revision"] == 1], "the configuration")
+    hello, stop, kept = client_hello("r0.bench.test"), threading.Event(), []
+
+    def attack(fn):
+        while not stop.is_set():
+            try:
+                fn()
+            except OSError:
+                pass
+            stop.wait(0.02)
+
+    def slow_hello():  # half-open ones, a few bytes each, up to the limit and over it
+        s = connect(port)
+        s.sendall(hello[:9])
+        kept.append(s)
+        if len(kept) > 600:
+            kept.pop(0).close()
+
+    def tiny_segments():
+        s = connect(port)
+        for i in range(0, 200):
+            s.sendall(hello[i:i + 1])
+        s.close()
+
+    def huge_extensions():
+        s = connect(port)
+        s.sendall(b"\x16\x03\x01\x40\x00\x01\x00\x3f\xfc\x03\x03" + bytes(32) + b"\x00\x00\x02\x13\x01\x01\x00\x3f\xd1\xff\x01\x3f\xcd" + bytes(16000))
+        s.close()
+
+    def never_read_by(name):
+        def go():
+            s = connect(port)
+            s.sendall(client_hello(name))
+            s.setblocking(False)
+            try:
+                s.send(bytes(1 << 20))
+            except BlockingIOError:
+                pass
+            kept.append(s)
+        return go
+
+    def measure():
+        got = words(start_load("open", port, 2500, 100, 1))
+        check(got["failed"] == 0 and got["stuck"] == 0 and got["done"] > 50, "others suffer: %s" % got)
+        return got["p99_us"]
+    pss = e.pss_kib()
+    ratios = []
+    for _ in range(5):
+        if len(ratios) == 3:
+            break
+        quiet = measure()
+        stop.clear()
+        threads = [threading.Thread(target=attack, args=(f,)) for f in (slow_hello, tiny_segments, huge_extensions, never_read_by("mute.example.com"),
+                                                                        never_read_by("greedy.example.com"))]
+        for t in threads:
+            t.start()
+        time.sleep(0.5)
+        loud = measure()
+        stop.set()
+        for t in threads:
+            t.join()
+        after = measure()
+        print("# p99 %.1f ms quiet, %.1f ms under attack, %.1f ms quiet again" % (quiet / 1000, loud / 1000, after / 1000))
+        if max(quiet, after) <= 20000:
+            ratios.append(loud / max(quiet, after, 5000))  # under 5 ms the scheduler of a shared machine decides
+    if len(ratios) < 2:
+        print("# SKIP the comparison of p99: this machine is so busy that it is over 20 ms without any attack")
+    else:
+        check(statistics.median(ratios) <= 2.0, "p99 grew by %s" % ["%.1f" % r for r in ratios])
+    check(e.pss_kib() < pss + 24 * 1024, "memory grew from %d to %d KiB" % (pss, e.pss_kib()))
+    for s in kept:
+        s.close()
+    check(e.proc.poll() is None, "it ended")
+    control.end()
+
+
+CASES = [soak_with_reloads_and_dying_backends_sends_nothing_wrong_and_leaks_nothing, others_do_not_feel_the_attacks]
+
+if __name__ == "__main__":
+    try:
+        status = run_cases(CASES)
+    finally:
+        for p in procs:
+            if p.poll() is None:
+                p.kill()
+        scratch.end()
+    sys.exit(status)
