@@ -100,12 +100,23 @@ int mt_api_not_found(struct mt_api_call *c, const char *what)
     return mt_api_fail(c, 404, "not_found", "there is no such %s", what);
 }
 
+/* The server answers, and refuses to write: read-only (25006), out of disk, memory or connections (53...). src/pg/conn.c puts the
+ * state in brackets behind the server's text. */
+static bool takes_no_writes(const struct mt_err *err)
+{
+    return strstr(err->msg, " (25006") || strstr(err->msg, " (53");
+}
+
 int mt_api_fail_err(struct mt_api_call *c)
 {
     switch (c->err.code) {
     case MT_E_UNAVAILABLE:
     case MT_E_TIMEOUT:
     case MT_E_CANCELLED:
+        if (takes_no_writes(&c->err)) {
+            mt_log(MT_ERROR, "api.database_takes_no_writes", KV("request_id", c->request_id), KV_ERR(&c->err));
+            return mt_api_fail(c, 503, "unavailable", "the database takes no changes at the moment (read-only, or its disk is full)");
+        }
         mt_log(MT_WARN, "api.database_unavailable", KV("request_id", c->request_id), KV_ERR(&c->err));
         return mt_api_fail(c, 503, "database_unavailable", "the database is not reachable; nothing is known to be changed");
     case MT_E_LIMIT:

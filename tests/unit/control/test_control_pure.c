@@ -198,6 +198,28 @@ static void events_read_as_sentences(void **state)
     assert_string_equal(s, "instance inst_1 is failed: oom_killed");
     mt_event_summary("app.created", "app_1", "{\"name\":\"x\"}", s, sizeof s);
     assert_string_equal(s, "app 'x' is made");
+    static const struct {
+        const char *type, *payload, *want;
+    } said[] = {
+        {"env.scale_set", "{\"scales\":[{\"process_type\":\"web\",\"desired\":3},{\"process_type\":\"worker\",\"desired\":0}]}", "replicas wanted: web=3, worker=0"},
+        {"env.restart_requested", "{\"process_types\":[\"web\",\"worker\"]}", "a rolling restart is asked for: web, worker"},
+        {"instance.status_changed", "{\"status\":\"ready\"}", "instance x is ready"},
+        {"instance.status_changed", "{\"status\":\"failed\",\"status_detail\":\"backoff\",\"reason_code\":\"oom_killed\",\"reason_detail\":\"d\"}",
+         "instance x is failed, backoff: oom_killed/d"},
+        {"deploy.status_changed", "{\"status\":\"failed\",\"failed_reason\":\"\",\"message\":\"m\"}", "deploy x is failed - m"},
+        {"app.updated", "{\"name\":\"shop\",\"description\":null}", "app x changed: name, description, its name is now 'shop'"},
+        {"app.updated", "{\"description\":null}", "app x changed: description"},
+        {"node.config_set", "{\"changed\":{\"rate\":5,\"mtu\":1400},\"previous\":{},\"reason\":\"slow\"}", "node x has new settings (rate, mtu): slow"},
+        {"cluster.config_set", "{\"key\":\"mtu\",\"value\":1400,\"reason\":\"vpn\"}", "cluster setting mtu is 1400: vpn"},
+        {"route.deleted", "[1]", "route : is removed"}, /* no payload of ours; said without falling over */
+    };
+    for (size_t i = 0; i < sizeof said / sizeof *said; i++) {
+        mt_event_summary(said[i].type, "x", said[i].payload, s, sizeof s);
+        assert_string_equal(s, said[i].want);
+    }
+    char small[32];
+    mt_event_summary("app.created", "x", "{\"name\":\"\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4\"}", small, sizeof small);
+    assert_true(mt_utf8_valid(small, strlen(small)) && strlen(small) >= 28);
     mt_event_summary("unknown.thing_happened", "a", "not json", s, sizeof s);
     assert_string_equal(s, "unknown a: thing happened");
 }
