@@ -200,8 +200,13 @@ int cli_parse(struct cli *c, int argc, char **argv)
     if (words == 1 && c->argc > 0 && strchr(c->command->name, ' ')) /* "routes" stands for "routes list": a verb it does not know */
         return unknown_command(c, argv[1], c->argv[0]);
     const char *usage_args = c->command->args;
-    int max = !*usage_args ? 0 : strstr(usage_args, "...") ? 1000 : 1;
-    int min = *usage_args && *usage_args != '[' ? 1 : 0;
+    int max = 0, min = 0; /* one for each word, "[WORD]" may be left out, "WORD..." repeats */
+    for (const char *p = usage_args; *p; p += strcspn(p, " ")) {
+        p += strspn(p, " ");
+        max += *p != 0;
+        min += *p && *p != '[';
+    }
+    max = strstr(usage_args, "...") ? 1000 : max;
     if (c->argc > max)
         return cli_usage(c, "'%.60s' is one argument too many", c->argv[max]);
     if (c->argc < min)

@@ -68,6 +68,12 @@ static const struct cli_option deploy_options[] = {
     WAIT_OPTIONS,
     {NULL, 0, NULL, NULL},
 };
+static const struct cli_option plan_options[] = {
+    MANIFEST_OPTION,
+    {"image", 0, "REF", "image, instead of the manifest's"},
+    {"release", 0, "RELEASE", "an existing release (v3 or its id)"},
+    {NULL, 0, NULL, NULL},
+};
 static const struct cli_option rollback_options[] = {
     {"to", 0, "RELEASE", "release to go back to (default: the last one that succeeded)"}, WAIT_OPTIONS, {NULL, 0, NULL, NULL}};
 static const struct cli_option process_wait_options[] = {{"process", 0, "NAME", "only this process type; may be repeated"}, WAIT_OPTIONS, {NULL, 0, NULL, NULL}};
@@ -119,6 +125,29 @@ static const struct cli_option routes_create_options[] = {
     {"proxy", 0, "v2", "send a PROXY protocol v2 header; the process must expect it"},
     {NULL, 0, NULL, NULL},
 };
+static const struct cli_option routes_update_options[] = {
+    {"process", 0, "NAME", "process type behind it"},
+    {"port", 'p', "PORT", "port of that process"},
+    {"proxy", 0, "v2|off", "PROXY protocol towards the process, which must expect it"},
+    {"max-connections", 0, "N", "connections at once; none takes the limit away"},
+    {"idle-timeout", 0, "SECONDS", "close after this long without a byte, 60 to 86400; none takes it away"},
+    {"balance", 0, "WAY", "round_robin or least_conn"},
+    {NULL, 0, NULL, NULL},
+};
+static const struct cli_option cascade_options[] = {{"cascade", 0, NULL, "with everything that hangs below it"}, {NULL, 0, NULL, NULL}};
+static const struct cli_option process_options[] = {{"process", 0, "NAME", "only this process type; may be repeated"}, {NULL, 0, NULL, NULL}};
+static const struct cli_option orgs_create_options[] = {{"billing-email", 0, "EMAIL", "address for bills"}, {NULL, 0, NULL, NULL}};
+static const struct cli_option apps_update_options[] = {
+    {"name", 0, "NAME", "a new name"},
+    {"description", 0, "TEXT", "what it is; empty takes it away"},
+    {"project", 0, "NAME", "project it belongs to; empty: none"},
+    {NULL, 0, NULL, NULL},
+};
+static const struct cli_option envs_update_options[] = {
+    {"name", 0, "NAME", "a new name"},
+    {"protected", 0, "on|off", "refuse to delete it"},
+    {NULL, 0, NULL, NULL},
+};
 static const struct cli_option manifest_options[] = {MANIFEST_OPTION, {NULL, 0, NULL, NULL}};
 static const struct cli_option manifest_fmt_options[] = {
     MANIFEST_OPTION, {"check", 0, NULL, "write nothing; exit 1 when it is not in canonical form"}, {NULL, 0, NULL, NULL}};
@@ -132,13 +161,22 @@ const struct cli_command cli_commands[] = {
     {CLI_APPS, "run", "IMAGE", "deploy an image without a file: makes and shows the manifest", run_options, cmd_run},
     {CLI_APPS, "init", "", "write a minimal moat.toml", init_options, cmd_init},
     {CLI_APPS, "deploy", "", "make a release of moat.toml and roll it out", deploy_options, cmd_deploy},
+    {CLI_APPS, "plan", "", "what a deploy would change, without changing it", plan_options, cmd_plan},
     {CLI_APPS, "rollback", "", "go back to an earlier release", rollback_options, cmd_rollback},
     {CLI_APPS, "scale", "[PROCESS=N]...", "set or show the number of replicas", wait_options, cmd_scale},
+    {CLI_APPS, "scale reset", "PROCESS...", "back to the number in the manifest", wait_options, cmd_scale_reset},
     {CLI_APPS, "restart", "", "rolling restart", process_wait_options, cmd_restart},
     {CLI_APPS, "apps list", "", "apps of the organisation", NULL, cmd_apps_list},
     {CLI_APPS, "apps create", "NAME", "make an app", NULL, cmd_apps_create},
+    {CLI_APPS, "apps get", "APP", "one app", NULL, cmd_apps_get},
+    {CLI_APPS, "apps update", "APP", "rename or describe an app", apps_update_options, cmd_apps_update},
+    {CLI_APPS, "apps delete", "APP", "remove an app", cascade_options, cmd_apps_delete},
     {CLI_APPS, "envs list", "", "environments of the app", NULL, cmd_envs_list},
     {CLI_APPS, "envs create", "NAME", "make an environment", NULL, cmd_envs_create},
+    {CLI_APPS, "envs get", "ENV", "one environment", NULL, cmd_envs_get},
+    {CLI_APPS, "envs update", "ENV", "rename or protect an environment", envs_update_options, cmd_envs_update},
+    {CLI_APPS, "envs delete", "ENV", "remove an environment; what runs in it is drained", cascade_options, cmd_envs_delete},
+    {CLI_APPS, "envs rebalance", "", "place every instance anew, replacements first", process_options, cmd_envs_rebalance},
     {CLI_APPS, "manifest validate", "", "check a manifest, offline", manifest_options, cmd_manifest_validate},
     {CLI_APPS, "manifest show", "", "the manifest in canonical form, offline", manifest_options, cmd_manifest_show},
     {CLI_APPS, "manifest fmt", "", "write it in canonical TOML, comments kept, offline", manifest_fmt_options, cmd_manifest_fmt},
@@ -151,18 +189,31 @@ const struct cli_command cli_commands[] = {
     {CLI_LOOK, "audit verify", "", "check that nobody altered the audit log", NULL, cmd_audit_verify},
     {CLI_LOOK, "instances list", "", "the same as ps", instances_options, cmd_instances_list},
     {CLI_LOOK, "instances get", "ID", "one instance", NULL, cmd_instances_get},
+    {CLI_LOOK, "instances restart", "ID", "replace one instance, its replacement first", NULL, cmd_instances_restart},
     {CLI_LOOK, "releases list", "", "releases of the app", NULL, cmd_releases_list},
     {CLI_LOOK, "releases get", "RELEASE", "one release, by v3 or its id", NULL, cmd_releases_get},
+    {CLI_LOOK, "releases diff", "[FROM] TO", "what a release changes, against the one before or FROM", NULL, cmd_releases_diff},
     {CLI_LOOK, "deploys list", "", "deploys of the environment", NULL, cmd_deploys_list},
     {CLI_LOOK, "deploys get", "ID", "one deploy, with what went wrong", NULL, cmd_deploys_get},
     {CLI_LOOK, "deploys wait", "ID", "wait until a deploy has ended", wait_options, cmd_deploys_wait},
     {CLI_ROUTES, "routes list", "", "routes of the environment", routes_list_options, cmd_routes_list},
     {CLI_ROUTES, "routes create", "[HOSTNAME]", "make a port of a process reachable", routes_create_options, cmd_routes_create},
+    {CLI_ROUTES, "routes get", "ROUTE", "one route, by host name or id", NULL, cmd_routes_get},
+    {CLI_ROUTES, "routes update", "ROUTE", "change a route", routes_update_options, cmd_routes_update},
     {CLI_ROUTES, "routes delete", "ROUTE", "remove a route, by host name or id", NULL, cmd_routes_delete},
     {CLI_ROUTES, "edge explain", "[HOST]", "where the edge of this machine would send a client, and why", edge_explain_options, cmd_edge_explain},
     {CLI_MORE, "admin audit", "", "the audit log of the platform", admin_audit_options, cmd_admin_audit},
     {CLI_MORE, "admin audit verify", "", "check every chain of the audit log", NULL, cmd_admin_audit_verify},
     {CLI_MORE, "orgs list", "", "organisations you belong to", NULL, cmd_orgs_list},
+    {CLI_MORE, "orgs create", "NAME", "make an organisation", orgs_create_options, cmd_orgs_create},
+    {CLI_MORE, "orgs get", "ORG", "one organisation", NULL, cmd_orgs_get},
+    {CLI_MORE, "orgs rename", "ORG NAME", "rename an organisation", NULL, cmd_orgs_rename},
+    {CLI_MORE, "orgs delete", "ORG", "remove an organisation without apps", NULL, cmd_orgs_delete},
+    {CLI_MORE, "projects list", "", "projects of the organisation", NULL, cmd_projects_list},
+    {CLI_MORE, "projects create", "NAME", "make a project", NULL, cmd_projects_create},
+    {CLI_MORE, "projects get", "PROJECT", "one project", NULL, cmd_projects_get},
+    {CLI_MORE, "projects rename", "PROJECT NAME", "rename a project", NULL, cmd_projects_rename},
+    {CLI_MORE, "projects delete", "PROJECT", "remove a project without apps", NULL, cmd_projects_delete},
     {CLI_MORE, "whoami", "", "who the token belongs to", NULL, cmd_whoami},
     {CLI_MORE, "completion", "SHELL", "completion script for bash or zsh", NULL, cmd_completion},
     {CLI_MORE, "version", "", "version of this program", NULL, cmd_version},

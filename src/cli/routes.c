@@ -122,3 +122,75 @@ int cmd_routes_delete(struct cli *c)
     cli_say(c, "route %s deleted", cli_str(route, "id"));
     return CLI_OK;
 }
+
+/* The route called @word of the environment: *ret is borrowed from *ret_items (owned by the caller). */
+static int load_route(struct cli *c, const char *word, json_t **ret_items, const json_t **ret)
+{
+    int code = cli_need_env(c);
+    mt_auto_free char *list = code == CLI_OK ? cli_env_path(c, "/routes") : NULL;
+    if (code == CLI_OK)
+        code = cli_list(c, list, ret_items);
+    return code == CLI_OK ? find_route(c, *ret_items, word, ret) : code;
+}
+
+int cmd_routes_get(struct cli *c)
+{
+    const json_t *route = NULL;
+    mt_auto_json json_t *items = NULL;
+    int code = load_route(c, c->argv[0], &items, &route);
+    return code == CLI_OK ? cli_show_object(c, cli_env_path(c, "/routes/%s", cli_str(route, "id")), "Route") : code;
+}
+
+/* A number of @min to @max, or none: null. */
+static int put_limit(struct cli *c, json_t *body, const char *option, const char *field, uint64_t min, uint64_t max)
+{
+    uint64_t n;
+    struct mt_err err;
+    if (!cli_has(c, option))
+        return CLI_OK;
+    if (MT_STREQ(cli_opt(c, option), "none"))
+        (void)json_object_set_new(body, field, json_null());
+    else if (mt_parse_u64(cli_opt(c, option), min, max, &n, &err) < 0)
+        return cli_usage(c, "--%s: %s", option, err.msg);
+    else
+        (void)json_object_set_new(body, field, json_integer((json_int_t)n));
+    return CLI_OK;
+}
+
+static int read_changes(struct cli *c, json_t *body)
+{
+    int code = put_limit(c, body, "port", "backend_port", 1, 65535);
+    if (code == CLI_OK)
+        code = put_limit(c, body, "max-connections", "max_connections", 1, 1000000);
+    if (code == CLI_OK)
+        code = put_limit(c, body, "idle-timeout", "idle_timeout_seconds", 60, 86400);
+    if (code != CLI_OK)
+        return code;
+    if (cli_has(c, "process"))
+        (void)mt_json_set_str(body, "backend_process_type", cli_opt(c, "process"));
+    if (cli_has(c, "balance"))
+        (void)mt_json_set_str(body, "balance", cli_opt(c, "balance"));
+    if (cli_has(c, "proxy")) {
+        bool v2 = MT_STREQ(cli_opt(c, "proxy"), "v2");
+        if (!v2 && !MT_STREQ(cli_opt(c, "proxy"), "off"))
+            return cli_usage(c, "--proxy is v2 or off");
+        (void)json_object_set_new(body, "proxy_protocol", json_string(v2 ? "v2" : "off"));
+        (void)json_object_set_new(body, "backend_expects_proxy_protocol", json_boolean(v2));
+    }
+    return json_object_size(body) ? CLI_OK : cli_usage(c, "nothing to change is given");
+}
+
+int cmd_routes_update(struct cli *c)
+{
+    const json_t *route = NULL;
+    mt_auto_json json_t *items = NULL, *body = json_object(), *r = NULL;
+    int code = read_changes(c, body);
+    if (code == CLI_OK)
+        code = load_route(c, c->argv[0], &items, &route);
+    if (code != CLI_OK)
+        return code;
+    (void)json_object_set_new(body, "expected_version", json_integer((json_int_t)cli_int(route, "resource_version")));
+    mt_auto_free char *path = cli_env_path(c, "/routes/%s", cli_str(route, "id"));
+    code = cli_call(c, "PATCH", path, body, &r);
+    return code == CLI_OK ? cli_receipt(c, "route", r) : code;
+}

@@ -51,6 +51,26 @@ static int wait_scaled(struct cli *c)
     return code;
 }
 
+/* Set the scale to @list ([{process_type, desired|null}]); an empty one shows it. */
+static int set_scale(struct cli *c, json_t *list)
+{
+    int code = cli_need_env(c);
+    if (code != CLI_OK)
+        return code;
+    mt_auto_json json_t *now = NULL;
+    mt_auto_free char *path = cli_env_path(c, "/scale");
+    code = cli_call(c, "GET", path, NULL, &now);
+    if (code != CLI_OK || json_array_size(list) == 0)
+        return code != CLI_OK ? code : show(c, now);
+    cli_say(c, "scaling %s/%s@%s", c->org, c->app, c->env);
+    mt_auto_json json_t *body = json_pack("{s:O,s:I}", "processes", list, "expected_version", (json_int_t)cli_int(now, "resource_version"));
+    mt_auto_json json_t *after = NULL;
+    code = cli_call(c, "PUT", path, body, &after);
+    if (code == CLI_OK && cli_wants_wait(c))
+        code = wait_scaled(c);
+    return code == CLI_OK ? show(c, after) : code;
+}
+
 int cmd_scale(struct cli *c)
 {
     mt_auto_json json_t *list = json_array();
@@ -68,19 +88,20 @@ int cmd_scale(struct cli *c)
         (void)json_object_set_new(one, "desired", reset ? json_null() : json_integer((json_int_t)n));
         (void)json_array_append_new(list, one);
     }
-    int code = cli_need_env(c);
-    if (code != CLI_OK)
-        return code;
-    mt_auto_json json_t *now = NULL;
-    mt_auto_free char *path = cli_env_path(c, "/scale");
-    code = cli_call(c, "GET", path, NULL, &now);
-    if (code != CLI_OK || c->argc == 0)
-        return code != CLI_OK ? code : show(c, now);
-    cli_say(c, "scaling %s/%s@%s", c->org, c->app, c->env);
-    mt_auto_json json_t *body = json_pack("{s:O,s:I}", "processes", list, "expected_version", (json_int_t)cli_int(now, "resource_version"));
-    mt_auto_json json_t *after = NULL;
-    code = cli_call(c, "PUT", path, body, &after);
-    if (code == CLI_OK && cli_wants_wait(c))
-        code = wait_scaled(c);
-    return code == CLI_OK ? show(c, after) : code;
+    return set_scale(c, list);
+}
+
+int cmd_scale_reset(struct cli *c)
+{
+    mt_auto_json json_t *list = json_array();
+    for (int i = 0; i < c->argc; i++) {
+        json_t *one = json_object();
+        if (mt_json_set_str(one, "process_type", c->argv[i]) < 0) {
+            json_decref(one);
+            return cli_usage(c, "'%.40s' is not a process type", c->argv[i]);
+        }
+        (void)json_object_set_new(one, "desired", json_null());
+        (void)json_array_append_new(list, one);
+    }
+    return set_scale(c, list);
 }

@@ -15,6 +15,8 @@ def oid(prefix, n):
 ORG, APP, ENV, NODE = oid("org", 1), oid("app", 1), oid("env", 1), oid("node", 1)
 REL1, REL2, DEP, DEP_BAD, INST, INST_BAD, ROUTE = (oid("rel", 1), oid("rel", 2), oid("dep", 1), oid("dep", 2), oid("inst", 1), oid("inst", 2),
                                                    oid("rt", 1))
+PRJ = oid("prj", 1)
+MANIFEST_2 = {"app": {"name": "web"}, "processes": {"web": {"command": ["/b"]}}}
 T = "2001-01-01T00:00:%02d.%06dZ"
 O, A, E = f"/v1/orgs/{ORG}", f"/v1/orgs/{ORG}/apps/{APP}", f"/v1/orgs/{ORG}/apps/{APP}/envs/{ENV}"
 DIGEST = "sha256:" + "4a" * 32
@@ -57,7 +59,7 @@ INSTANCES = [
     {"id": oid("inst", 3), "process_type": "web", "release_id": REL1, "status": "stopped", "restart_count": 0, "overlay_ipv6": "fd00::3"},
 ]
 STATUS = {"env_id": ENV, "name": "prod", "routes": [ROUTE_OBJ],
-          "processes": [{"process_type": "web", "release_number": 1, "desired": 2, "ready": 1, "old": 1, "sched_condition": "blocked",
+          "processes": [{"process_type": "web", "release_id": REL1, "release_number": 1, "desired": 2, "ready": 1, "old": 1, "sched_condition": "blocked",
                          "reason": "no_capacity", "detail": f"no node has 512 MiB{ESC}"}],
           "last_deploy": deploy(DEP, "failed", failed_reason="instance_failed", message=f"web did not get ready {ESC}"), "failure": FAILURE}
 
@@ -129,6 +131,33 @@ ANSWERS = {
     ("GET", f"{E}/routes"): lst(ROUTE_OBJ, RAW_ROUTE),
     ("GET", f"{O}/routes"): lst(ROUTE_OBJ, RAW_ROUTE),
     ("POST", f"{E}/routes"): receipt("route.create", ROUTE_OBJ),
+    ("GET", f"{E}/routes/{ROUTE}"): dict(ROUTE_OBJ, resource_version=3),
+    ("PATCH", f"{E}/routes/{ROUTE}"): receipt("route.update", dict(ROUTE_OBJ, resource_version=4)),
+    ("POST", "/v1/orgs"): receipt("org.create", named(oid("org", 2), "acme")),
+    ("GET", O): dict(named(ORG, "local"), developer_exec=False, suspended=False, resource_version=7),
+    ("PATCH", O): receipt("org.update", dict(named(ORG, "corp"), resource_version=8)),
+    ("DELETE", O): {"ok": True, "already_deleted": False},
+    ("GET", f"{O}/projects"): lst(named(PRJ, "team")),
+    ("POST", f"{O}/projects"): receipt("project.create", named(oid("prj", 2), "crew")),
+    ("GET", f"{O}/projects/{PRJ}"): dict(named(PRJ, "team"), resource_version=1),
+    ("PATCH", f"{O}/projects/{PRJ}"): receipt("project.update", dict(named(PRJ, "crew"), resource_version=2)),
+    ("DELETE", f"{O}/projects/{PRJ}"): {"ok": True, "already_deleted": True},
+    ("GET", A): dict(named(APP, "web"), description=f"the site {ESC}", resource_version=2),
+    ("PATCH", A): receipt("app.update", dict(named(APP, "shop"), resource_version=3)),
+    ("DELETE", A): {"ok": True, "already_deleted": False},
+    ("GET", E): dict(named(ENV, "prod"), protected=False, private_network=False, resource_version=5),
+    ("PATCH", E): receipt("env.update", dict(named(ENV, "live"), protected=True, resource_version=6)),
+    ("DELETE", E): {"ok": True, "already_deleted": False},
+    ("POST", f"{E}/rebalance"): {"resource_version": 4, "processes": [{"process_type": "web", "desired": 1, "source": "manifest", "max": 100}]},
+    ("POST", f"{E}/instances/{INST}/restart"): receipt("instance.restart", dict(INSTANCES[0], restart_requested=True)),
+    ("GET", f"{A}/releases/{REL2}"): dict(release(REL2, 2), manifest=MANIFEST_2),
+    ("POST", f"{A}/releases?dry_run=true"): dict(release(REL2, 3), manifest=MANIFEST_2, dry_run=True),
+    ("GET", f"{A}/releases/{REL2}/diff"): {
+        "from": {"release_id": REL1, "number": 1, "image_ref": "registry.test/web:1", "image_digest": DIGEST},
+        "to": {"release_id": REL2, "number": 2, "image_ref": "registry.test/web:2", "image_digest": DIGEST}, "same": False, "image_changed": True,
+        "processes": {"added": [], "removed": [], "changed": ["web"]},
+        "changes": [{"path": f"processes.web.command{ESC}", "op": "replace", "from": ["/a"], "to": ["/b"]},
+                    {"path": "processes.web.ports[9000]", "op": "add", "to": {"internal": 9000, "name": "m"}}]},
     ("DELETE", f"{E}/routes/{ROUTE}"): {"id": ROUTE, "deleted": True},
     ("GET", f"{E}/logs"): dict(lst(*LOGS), missing_nodes=[NODE]),
     ("GET", f"{O}/events"): {"kind": "List", "items": EVENTS[::-1], "head_event_id": 2},
@@ -160,7 +189,7 @@ class Fixture:
                 body = self.rfile.read(n).decode() if n else ""
                 fixture.serve(self, body)
 
-            do_GET = do_POST = do_PUT = do_DELETE = handle_any
+            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any
 
         class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
             daemon_threads = True
