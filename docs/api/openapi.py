@@ -90,6 +90,8 @@ OBJECTS = {
     "Whoami": "subject_type:str subject_id:id email?:str is_operator:bool scopes:[str] restrict?:Restrict orgs:[object] token:object",
     "Capabilities": "server_version:str api_versions:[str] manifest_versions:[str] features:object limits:object",
     "Token": "id:id name:str scopes:[str] org_id?:id restrict?:Restrict created_at:time expires_at?:time last_used_at?:time token?:any secret_shown?:bool",
+    "Rebuild": "view:str requested_at:time requested_by:str failed?:any",
+    "Projection": "name:str state:str last_applied_event_id:int head_event_id:int updated_at:time rebuild?:Rebuild",
     # requests
     "Version": "expected_version?:int",
     "OrgNew": "name:str billing_email?:str",
@@ -222,6 +224,8 @@ OPS = {
     "GET /v1/nodes": ("[Node]", 200, None, "name " + LIST),
     "GET /v1/nodes/{node_id}": ("Node", 200, None, ""),
     "GET /v1/admin/events": ("EventPage", 200, None, EVENTS + " before_event_id limit order"),
+    "GET /v1/admin/projections": ("[Projection]", 200, None, ""),
+    "POST /v1/admin/projections/{name}/rebuild": ("Rebuild", 200, "Empty", ""),
     "GET /v1/admin/audit": ("[Audit]", 200, None, "chain actor_id action decision resource_id since until " + LIST),
     "GET /v1/admin/audit/verify": ("AuditVerdict", 200, None, ""),
 }

@@ -82,6 +82,7 @@ BODIES = {
     "POST /v1/users": {"email": "u@walk.example"},
     "PATCH /v1/users/{user_id}": {"display_name": "W", "expected_version": "$v"},
     "POST /v1/users/{user_id}/setup-link": {},
+    "POST /v1/admin/projections/{name}/rebuild": {},
     "POST /v1/admin/break-glass": {"org_id": "$org_id", "reason": "walk"},
 }
 QUERIES = {"GET " + A + "/releases/{release_id}/diff": "?against=$release_id", "DELETE " + E: "?cascade=true", "DELETE " + A: "?cascade=true"}
@@ -172,6 +173,7 @@ def seed():
     ids["token_id"] = w.ok("POST", "/v1/auth/tokens", {"name": "seed", "scopes": ["apps:read"]})["id"]
     u = w.ok("POST", "/v1/users", {"email": "seed-user@walk.example"})
     ids["user_id"] = u["id"]
+    ids["name"] = "users_view"
 
 
 def stream(path):
@@ -291,7 +293,7 @@ try:
             method, path = key.split()
             names = re.findall(r"{(\w+)}", path)
             for name in names:
-                for bad in (ids[name][:-1] + ("0" if ids[name][-1] != "0" else "1"), "x", "a" * 70, "..", "%00", "%2e%2e%2f", "a b".replace(" ", "%20")):
+                for bad in (ids[name][:-1] + ("x" if name == "name" else "0" if ids[name][-1] != "0" else "1"), "x", "a" * 70, "..", "%00", "%2e%2e%2f", "a b".replace(" ", "%20")):
                     target = re.sub(r"{(\w+)}", lambda m: bad if m.group(1) == name else ids[m.group(1)], path)
                     sample = None if body is None else {} if "$v" in json.dumps(BODIES[key]) else fill(key, BODIES[key])
                     try:
