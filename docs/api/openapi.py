@@ -71,6 +71,7 @@ OBJECTS = {
     "Actor": "type:user|service_principal|node|operator|system id:str",
     "Event": "event_id:int occurred_at:time event_type:str event_version:int org_id?:id app_id?:id env_id?:id aggregate_type:str "
              "aggregate_id:str aggregate_seq:int actor:Actor request_id:str correlation_id?:str causation_id?:int summary:str payload:object",
+    "Why": "instance_id:id items:[Event]",
     "EventPage": "items:[Event] next_after_event_id:int head_event_id:int epoch:int",
     "EventSchema": "event_type:str event_version:int aggregate_type:str audience:tenant|operator payload:object",
     "EventSchemas": "items:[EventSchema]",
@@ -199,6 +200,7 @@ OPS = {
     "POST " + E + "/rebalance": ("Scale", 200, "RebalanceNew", ""),
     "GET " + E + "/instances": ("[Instance]", 200, None, "process_type status include_stopped release_id " + TIMES + " " + LIST),
     "GET " + E + "/instances/{instance_id}": ("Instance", 200, None, ""),
+    "GET " + E + "/instances/{instance_id}/why": ("Why", 200, None, ""),
     "POST " + E + "/instances/{instance_id}/restart": ("Instance", 200, "Empty", ""),
     "GET " + E + "/routes": ("[Route]", 200, None, "hostname include_deleted process_type " + TIMES + " " + LIST),
     "GET " + O + "/routes": ("[Route]", 200, None, "hostname include_deleted process_type app_id env_id " + TIMES + " " + LIST),

@@ -211,6 +211,7 @@ int cmd_status(struct cli *c);
 int cmd_instances_list(struct cli *c);
 int cmd_instances_get(struct cli *c);
 int cmd_instances_restart(struct cli *c);
+int cmd_why(struct cli *c);
 int cmd_logs(struct cli *c);
 int cmd_events(struct cli *c);
 int cmd_audit(struct cli *c);

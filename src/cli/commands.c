@@ -188,6 +188,7 @@ const struct cli_command cli_commands[] = {
     {CLI_LOOK, "audit", "", "who did what, and who was refused", audit_options, cmd_audit},
     {CLI_LOOK, "audit verify", "", "check that nobody altered the audit log", NULL, cmd_audit_verify},
     {CLI_LOOK, "instances list", "", "the same as ps", instances_options, cmd_instances_list},
+    {CLI_LOOK, "why", "INSTANCE", "the chain of causes of an instance, event by event", NULL, cmd_why},
     {CLI_LOOK, "instances get", "ID", "one instance", NULL, cmd_instances_get},
     {CLI_LOOK, "instances restart", "ID", "replace one instance, its replacement first", NULL, cmd_instances_restart},
     {CLI_LOOK, "releases list", "", "releases of the app", NULL, cmd_releases_list},

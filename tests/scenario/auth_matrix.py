@@ -131,6 +131,9 @@ ROUTES = {
     "GET /v1/nodes": op("nodes:read"),
     "GET /v1/nodes/{node_id}": op("nodes:read"),
     "GET /v1/admin/events": op("events:admin"),
+    "GET /v1/admin/projections": op("admin"),
+    "POST /v1/admin/projections/{name}/rebuild": op("admin"),
+    "GET " + E + "/instances/{instance_id}/why": "events:read",
     "GET /v1/admin/audit": op("admin"),
     "GET /v1/admin/audit/verify": op("admin"),
 }

@@ -119,6 +119,8 @@ int mt_api_plan(struct mt_api_call *c);
 int mt_api_node_status(struct mt_api_call *c);
 int mt_api_edge_config(struct mt_api_call *c);
 int mt_api_edge_status(struct mt_api_call *c);
+/* why.c */
+int mt_api_instance_why(struct mt_api_call *c);
 /* projections.c */
 int mt_api_projections_list(struct mt_api_call *c);
 int mt_api_projections_rebuild(struct mt_api_call *c);

@@ -76,6 +76,7 @@ const struct mt_api_route mt_api_routes[] = {
     {"GET", E "/instances", "instances:read", 0, mt_api_instances_list, "instances of an environment", MT_LISTEN_API},
     {"GET", E "/instances/{instance_id}", "instances:read", 0, mt_api_instances_get, "one instance", MT_LISTEN_API},
     {"POST", E "/instances/{instance_id}/restart", "instances:write", WRITE, mt_api_instances_restart, "instance.restart", MT_LISTEN_API},
+    {"GET", E "/instances/{instance_id}/why", "events:read", 0, mt_api_instance_why, "the chain of causes of an instance", MT_LISTEN_API},
     {"GET", E "/routes", "routes:read", 0, mt_api_routes_list, "routes of an environment", MT_LISTEN_API},
     {"GET", O "/routes", "routes:read", MT_API_FILTERS, mt_api_routes_list_org, "routes of all environments", MT_LISTEN_API},
     {"POST", E "/routes", "routes:write", WRITE, mt_api_routes_create, "route.create", MT_LISTEN_API},

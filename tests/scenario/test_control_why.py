@@ -1,0 +1,70 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""`moat why INSTANCE` and its endpoint: the chain of causes from the log, nobody else's events in it."""
+import os, subprocess, sys
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import control_kit as kit
+from control_kit import case, wait_for
+
+if os.geteuid() != 0:
+    kit.skip("control why", "needs root")
+    sys.exit(0)
+M = """schema_version = "v1"
+[image]
+ref = "r.test:5000/h:l"
+[processes.%s]
+command = ["/h"]
+[processes.%s.resources]
+memory = "100Mi"
+"""
+w = kit.World()
+
+
+def deployed(name, process):
+    a = O + "/apps/" + w.ok("POST", O + "/apps", {"name": name})["id"]
+    e = a + "/envs/" + w.ok("POST", a + "/envs", {"name": "prod"})["id"]
+    r = w.ok("POST", a + "/releases", {"manifest": M % (process, process), "image_digest": "sha256:" + "1" * 64, "verify_image": False})
+    d = w.ok("POST", e + "/deploys", {"release_id": r["id"]})["id"]
+    wait_for("success", lambda: w.ok("GET", e + "/deploys/" + d)["status"] == "succeeded", 60)
+    return e, r["id"], d, w.ok("GET", e + "/instances")["items"][0]["id"]
+
+
+try:
+    w.agent.start()
+    O = "/v1/orgs/" + w.ok("GET", "/v1/orgs")["items"][0]["id"]
+    wait_for("the node", lambda: [n for n in w.ok("GET", "/v1/nodes")["items"] if n["health"] == "ready"], 30)
+    one, two = deployed("one", "web"), deployed("two", "worker")
+
+    @case("an instance is explained from its release to its readiness, in order")
+    def _():
+        e, rel, dep, inst = one
+        got = w.ok("GET", e + "/instances/%s/why" % inst)
+        items = got["items"]
+        types = [i["event_type"] for i in items]
+        assert got["instance_id"] == inst and [i["event_id"] for i in items] == sorted(i["event_id"] for i in items)
+        at = -1
+        for t in ("release.created", "deploy.created", "env.desired_release_set", "instance.allocated", "instance.status_changed"):
+            assert t in types and types.index(t) > at, (t, types)
+            at = types.index(t)
+        assert all(i["summary"] for i in items)
+        assert {i["aggregate_id"] for i in items if i["aggregate_type"] == "instance"} == {inst}
+        assert {i["aggregate_id"] for i in items if i["aggregate_type"] == "deploy"} == {dep}
+        assert {i.get("env_id", e.split("/")[-1]) for i in items} == {e.split("/")[-1]}
+        assert "node" not in {i["aggregate_type"] for i in items}
+
+    @case("in another environment it does not exist")
+    def _():
+        assert w.q("GET", one[0] + "/instances/%s/why" % two[3]).status == 404
+        assert w.q("GET", one[0] + "/instances/inst_none/why").status == 404
+
+    @case("the command tells the same in plain words")
+    def _():
+        env = dict(os.environ, MOAT_API="unix:" + w.api, MOAT_TOKEN=w.token, HOME=w.d, XDG_CONFIG_HOME=w.d, XDG_STATE_HOME=w.d)
+        r = subprocess.run([kit.program("moat"), "why", one[3], "--org", "local", "--app", "one", "--env", "prod"], env=env, capture_output=True, text=True, timeout=30)
+        assert r.returncode == 0, r.stderr
+        for words in ("release v1 of", "is accepted", "web shall run", "is placed on", one[3] + " is ready"):
+            assert words in r.stdout, (words, r.stdout)
+        assert two[3] not in r.stdout
+finally:
+    w.close()
+kit.finish()
