@@ -99,7 +99,8 @@ def soak_with_reloads_and_dying_backends_sends_nothing_wrong_and_leaks_nothing()
     check(got["failed"] <= deaths * 40, "%d failed with %d deaths" % (got["failed"], deaths))
     check(applied >= turn * 0.9, "%d of %d reloads were applied" % (applied, turn))
     until(lambda: e.fds() <= fds + 64, "descriptors to come back (%d before)" % fds, 10)  # kept pipes may be more
-    check(e.pss_kib() <= pss + 1024, "memory grew from %d to %d KiB" % (pss, e.pss_kib()))
+    # pools keep what the most connections at one time took: 8,192 of the load program, about 0.6 KiB each
+    check(e.pss_kib() <= pss + 6 * 1024, "memory grew from %d to %d KiB" % (pss, e.pss_kib()))
     check(e.end() == 0, "exit status")
 
 
