@@ -48,6 +48,8 @@ struct cli {
     /* target */
     char *api;   /* path of the Unix socket */
     char *token; /* bearer token */
+    bool anonymous; /* no token is looked for: signing in and out */
+    int token_from; /* 0 none, 1 given, 2 client credentials, 3 a stored login, 4 the configured file */
     const char *org, *app, *env;
     char org_id[40], app_id[40], env_id[40];
     char *config_org, *config_app, *config_env, *config_data_dir;
@@ -190,10 +192,37 @@ void cli_app_name_of_image(const char *ref, char ret[64]);
 /** The generated manifest of init and run, malloc'ed; NULL with the error printed and *ret_code set. */
 char *cli_generate_manifest(struct cli *c, const char *image, int *ret_code);
 
+/** Words of an option that may be repeated or hold a list with commas; NULL when it was not given. Owned by the caller. */
+json_t *cli_words(struct cli *c, const char *option);
+/** {app_ids, env_ids} of --restrict-app and --restrict-env, NULL when neither was given. Owned by the caller. */
+json_t *cli_restrict(struct cli *c);
+/** Print what is shown once: @member of @made alone on stdout, words about it on stderr; the whole object with --json. */
+int cli_show_secret(struct cli *c, const char *kind, const char *type, const json_t *made, const char *member);
 /** Parse "500ms", "30s", "5m", "1h" to milliseconds. */
 int cli_parse_duration(const char *s, int64_t *ret_ms, struct mt_err *err);
 
 /* commands, one file per noun */
+int cmd_auth_login(struct cli *c);
+int cmd_auth_logout(struct cli *c);
+int cmd_auth_status(struct cli *c);
+int cmd_tokens_list(struct cli *c);
+int cmd_tokens_create(struct cli *c);
+int cmd_tokens_revoke(struct cli *c);
+int cmd_members_list(struct cli *c);
+int cmd_members_add(struct cli *c);
+int cmd_members_set_role(struct cli *c);
+int cmd_members_remove(struct cli *c);
+int cmd_sps_list(struct cli *c);
+int cmd_sps_create(struct cli *c);
+int cmd_sps_update(struct cli *c);
+int cmd_sps_rotate(struct cli *c);
+int cmd_sps_delete(struct cli *c);
+int cmd_users_list(struct cli *c);
+int cmd_users_create(struct cli *c);
+int cmd_users_disable(struct cli *c);
+int cmd_users_enable(struct cli *c);
+int cmd_users_setup_link(struct cli *c);
+int cmd_break_glass(struct cli *c);
 int cmd_up(struct cli *c);
 int cmd_down(struct cli *c);
 int cmd_doctor(struct cli *c);

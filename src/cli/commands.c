@@ -153,6 +153,34 @@ static const struct cli_option manifest_fmt_options[] = {
     MANIFEST_OPTION, {"check", 0, NULL, "write nothing; exit 1 when it is not in canonical form"}, {NULL, 0, NULL, NULL}};
 static const struct cli_option manifest_schema_options[] = {{"markdown", 0, NULL, "all fields as a table for people"}, {NULL, 0, NULL, NULL}};
 
+static const struct cli_option login_options[] = {
+    {"no-browser", 0, NULL, "only print the address"},
+    {"scopes", 0, "SCOPES", "ask for these only, with commas between (default: all that you have)"},
+    {NULL, 0, NULL, NULL},
+};
+#define RESTRICT_OPTIONS \
+    {"restrict-app", 0, "ID", "only this app; may be repeated"}, {"restrict-env", 0, "ID", "only this environment; may be repeated"}
+static const struct cli_option token_options[] = {
+    {"name", 0, "NAME", "what it is for"},
+    {"scope", 0, "SCOPES", "what it may, with commas between"},
+    {"expires", 0, "DAYS", "1d to 365d (default 90d)"},
+    RESTRICT_OPTIONS,
+    {NULL, 0, NULL, NULL},
+};
+static const struct cli_option role_options[] = {{"role", 0, "ROLE", "owner, admin, developer (default) or readonly"}, {NULL, 0, NULL, NULL}};
+static const struct cli_option sps_options[] = {{"scope", 0, "SCOPES", "what it may, with commas between"}, RESTRICT_OPTIONS, {NULL, 0, NULL, NULL}};
+static const struct cli_option sps_update_options[] = {
+    {"name", 0, "NAME", "new name"},
+    {"scope", 0, "SCOPES", "what it may from now on"},
+    RESTRICT_OPTIONS,
+    {"no-restrict", 0, NULL, "take the restriction away"},
+    {NULL, 0, NULL, NULL},
+};
+static const struct cli_option rotate_options[] = {{"overlap", 0, "DURATION", "the old secret works on this long (default: it ends now)"}, {NULL, 0, NULL, NULL}};
+static const struct cli_option user_options[] = {
+    {"name", 0, "NAME", "name for people"}, {"operator", 0, NULL, "an operator of the platform"}, {NULL, 0, NULL, NULL}};
+static const struct cli_option reason_options[] = {{"reason", 0, "TEXT", "why; kept in the audit log"}, {NULL, 0, NULL, NULL}};
+
 const struct cli_command cli_commands[] = {
     {CLI_PLATFORM, "up", "", "run a whole platform on this machine", up_options, cmd_up},
     {CLI_PLATFORM, "down", "", "stop what `moat up` runs", down_options, cmd_down},
@@ -215,6 +243,28 @@ const struct cli_command cli_commands[] = {
     {CLI_MORE, "projects get", "PROJECT", "one project", NULL, cmd_projects_get},
     {CLI_MORE, "projects rename", "PROJECT NAME", "rename a project", NULL, cmd_projects_rename},
     {CLI_MORE, "projects delete", "PROJECT", "remove a project without apps", NULL, cmd_projects_delete},
+    {CLI_MORE, "orgs members list", "", "members of the organisation", NULL, cmd_members_list},
+    {CLI_MORE, "orgs members add", "EMAIL", "invite somebody; active from their next sign-in on", role_options, cmd_members_add},
+    {CLI_MORE, "orgs members set-role", "EMAIL", "change what a member may do", role_options, cmd_members_set_role},
+    {CLI_MORE, "orgs members remove", "EMAIL", "take somebody out", NULL, cmd_members_remove},
+    {CLI_MORE, "auth login", "", "sign in: shows an address and a code for a browser", login_options, cmd_auth_login},
+    {CLI_MORE, "auth logout", "", "end the login of this machine", NULL, cmd_auth_logout},
+    {CLI_MORE, "auth status", "", "where the credential comes from and what it is good for", NULL, cmd_auth_status},
+    {CLI_MORE, "auth whoami", "", "the same as whoami", NULL, cmd_whoami},
+    {CLI_MORE, "auth tokens list", "", "your personal tokens", NULL, cmd_tokens_list},
+    {CLI_MORE, "auth tokens create", "", "make a personal token; it is shown once", token_options, cmd_tokens_create},
+    {CLI_MORE, "auth tokens revoke", "ID", "end a personal token", NULL, cmd_tokens_revoke},
+    {CLI_MORE, "sps list", "", "service principals of the organisation", NULL, cmd_sps_list},
+    {CLI_MORE, "sps create", "NAME", "make one; its secret is shown once", sps_options, cmd_sps_create},
+    {CLI_MORE, "sps update", "NAME", "change name, scopes or restriction", sps_update_options, cmd_sps_update},
+    {CLI_MORE, "sps rotate", "NAME", "a new secret; it is shown once", rotate_options, cmd_sps_rotate},
+    {CLI_MORE, "sps delete", "NAME", "remove one with its secret and tokens", NULL, cmd_sps_delete},
+    {CLI_MORE, "admin users list", "", "users of the platform", NULL, cmd_users_list},
+    {CLI_MORE, "admin users create", "EMAIL", "make a user; prints the one-time setup link", user_options, cmd_users_create},
+    {CLI_MORE, "admin users disable", "EMAIL", "no token and no sign-in works any more", NULL, cmd_users_disable},
+    {CLI_MORE, "admin users enable", "EMAIL", "the opposite", NULL, cmd_users_enable},
+    {CLI_MORE, "admin users setup-link", "EMAIL", "a new one-time link, for a forgotten password", NULL, cmd_users_setup_link},
+    {CLI_MORE, "admin break-glass", "ORG", "a token for an organisation that is not yours", reason_options, cmd_break_glass},
     {CLI_MORE, "whoami", "", "who the token belongs to", NULL, cmd_whoami},
     {CLI_MORE, "completion", "SHELL", "completion script for bash or zsh", NULL, cmd_completion},
     {CLI_MORE, "version", "", "version of this program", NULL, cmd_version},

@@ -46,6 +46,28 @@ static void put_verbs(void)
         (void)printf("' ;;\n");
 }
 
+/* Length of the first two words of a command of three, 0 for others. */
+static size_t two_words(const char *name)
+{
+    const char *a = strchr(name, ' '), *b = a ? strchr(a + 1, ' ') : NULL;
+    return b ? (size_t)(b - name) : 0;
+}
+
+/* One `'NOUN VERB') ...` for each pair of words that has third ones; the table keeps them together. */
+static void put_thirds(void)
+{
+    for (const struct cli_command *k = cli_commands; k->name; k++) {
+        size_t n = two_words(k->name);
+        if (!n)
+            continue;
+        bool first = k == cli_commands || two_words(k[-1].name) != n || strncmp(k[-1].name, k->name, n) != 0;
+        bool last = !k[1].name || two_words(k[1].name) != n || strncmp(k[1].name, k->name, n) != 0;
+        if (first)
+            (void)printf("    '%.*s') thirds='", (int)n, k->name);
+        (void)printf("%s%s%s", first ? "" : " ", k->name + n + 1, last ? "' ;;\n" : "");
+    }
+}
+
 static void put_options(const struct cli_option *o)
 {
     for (; o && o->name; o++)
@@ -61,7 +83,7 @@ int cmd_completion(struct cli *c)
         return cli_usage(c, "a completion script is no JSON");
     if (zsh)
         (void)printf("autoload -U +X bashcompinit && bashcompinit\n");
-    (void)printf("_moat() {\n  local word=${COMP_WORDS[COMP_CWORD]} one=${COMP_WORDS[1]} two=${COMP_WORDS[2]} verbs='' options=''\n"
+    (void)printf("_moat() {\n  local word=${COMP_WORDS[COMP_CWORD]} one=${COMP_WORDS[1]} two=${COMP_WORDS[2]} verbs='' thirds='' options=''\n"
                  "  case ${COMP_WORDS[COMP_CWORD-1]} in\n    -f|--manifest|--data-dir) compopt -o default 2>/dev/null; COMPREPLY=(); return ;;\n  esac\n"
                  "  case $one in\n");
     put_verbs();
@@ -70,6 +92,10 @@ int cmd_completion(struct cli *c)
     (void)printf("' -- \"$word\")); return; fi\n"
                  "  if [ \"$COMP_CWORD\" -eq 2 ] && [ -n \"$verbs\" ] && [ \"${word#-}\" = \"$word\" ]; then COMPREPLY=($(compgen -W \"$verbs\" -- \"$word\")); return; fi\n"
                  "  [ -n \"$verbs\" ] && one=\"$one $two\"\n  case $one in\n");
+    put_thirds();
+    (void)printf("  esac\n"
+                 "  if [ \"$COMP_CWORD\" -eq 3 ] && [ -n \"$thirds\" ] && [ \"${word#-}\" = \"$word\" ]; then COMPREPLY=($(compgen -W \"$thirds\" -- \"$word\")); return; fi\n"
+                 "  [ -n \"$thirds\" ] && one=\"$one ${COMP_WORDS[3]}\"\n  case $one in\n");
     for (const struct cli_command *k = cli_commands; k->name; k++)
         if (k->options) {
             (void)printf("    '%s') options='", k->name);

@@ -2,6 +2,8 @@
 /* Which platform: the configuration file, the environment, the token (control-plane.md §15.2). */
 #include "cli/cli.h"
 
+#include "cli/creds.h"
+
 #include "base/assert.h"
 #include "base/cleanup.h"
 #include "base/str.h"
@@ -71,6 +73,23 @@ static const char *first_of(const char *a, const char *b, const char *d)
     return a && *a ? a : b && *b ? b : d;
 }
 
+/* A login or client credentials when there are any, else the file that the configuration names. */
+static int stored_credential(struct cli *c, const char *token_file)
+{
+    struct mt_err err;
+    bool found;
+    int code = cli_credential(c, &found);
+    if (code != CLI_OK || found || !token_file)
+        return code;
+    char *token = take_token(token_file, &err);
+    if (!token)
+        return cli_error(c, CLI_AUTH, err.msg, "run as the user that owns the token file (root for a local platform), set MOAT_TOKEN, or `moat auth login`");
+    free(c->token);
+    c->token = token;
+    c->token_from = 4;
+    return CLI_OK;
+}
+
 int cli_connect(struct cli *c)
 {
     if (c->http)
@@ -89,21 +108,21 @@ int cli_connect(struct cli *c)
     c->env = first_of(cli_opt(c, "env"), getenv("MOAT_ENV"), c->config_env);
     const char *api = first_of(cli_opt(c, "api"), getenv("MOAT_API"), conf.api);
     const char *token = first_of(cli_opt(c, "token"), getenv("MOAT_TOKEN"), NULL);
-    struct mt_err err;
     if (!api)
         code = cli_error(c, CLI_USAGE, "no platform is known", "run `moat up` here, or give --api unix:/path/to/api.sock");
     else if (!mt_starts_with(api, "unix:/"))
         code = cli_error(c, CLI_USAGE, "this version reaches the control plane over its Unix socket only", "--api unix:/path/to/api.sock");
     if (code == CLI_OK) {
         c->api = strdup(api + 5);
-        c->token = token ? strdup(token) : conf.token_file ? take_token(conf.token_file, &err) : strdup("");
-        if (!c->token)
-            code = cli_error(c, CLI_AUTH, err.msg, "run as the user that owns the token file (root for a local platform), or set MOAT_TOKEN");
-        else if (!c->api || !(c->http = mt_http_client_new(c->api)))
+        c->token = strdup(token ? token : "");
+        c->token_from = token ? 1 : 0;
+        if (!c->token || !c->api || !(c->http = mt_http_client_new(c->api)))
             code = cli_error(c, CLI_FAILURE, "out of memory", NULL);
         struct stat st;
         if (code == CLI_OK && !token && conf.token_file && stat(conf.token_file, &st) == 0)
             mt_http_client_trust(c->http, (const uid_t[]){0, geteuid(), st.st_uid}, 3); /* who could read the token anyway */
+        if (code == CLI_OK && !token && !c->anonymous)
+            code = stored_credential(c, conf.token_file);
     }
     mt_conf_done(conf_keys, MT_ARRAY_LEN(conf_keys), &conf);
     return code;

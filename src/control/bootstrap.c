@@ -268,7 +268,9 @@ int mt_bootstrap(struct mt_control *ctl, struct mt_err *err)
     if ((rc = cluster_key(ctl, pg, "cluster_id", cluster, ctl->cluster_id, sizeof ctl->cluster_id, err)) < 0 ||
         (rc = mt_prefix_parse(prefix, &parsed, &len, err)) < 0 ||
         (rc = cluster_key(ctl, pg, "cluster_ipv6_prefix", prefix, ctl->prefix, sizeof ctl->prefix, err)) < 0 ||
-        (rc = operator_user(ctl, pg, user, err)) < 0 || (rc = operator_token(ctl, pg, user, err)) < 0)
+        !ctl->conf.operator_token_file) /* then people begin with `moat-control init` */
+        return rc;
+    if ((rc = operator_user(ctl, pg, user, err)) < 0 || (rc = operator_token(ctl, pg, user, err)) < 0)
         return rc;
     return first_org(ctl, pg, user, err);
 }

@@ -26,6 +26,7 @@ struct mt_control_conf {
     bool allow_secret_export;  /* owners may hold secrets:read-material */
     char *listen_http;         /* loopback address:port for pages and API in plain HTTP, NULL: none */
     char *client_ip_header;    /* NULL: none */
+    bool require_operator_totp;
     char *org_creation;        /* any, operator */
     char *bootstrap_org;
     char *egress_mode;         /* none, routed, nat66 */

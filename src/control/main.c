@@ -292,7 +292,8 @@ static int verify_audit(const struct mt_control_conf *conf, struct mt_err *err)
 static int usage(FILE *to)
 {
     fprintf(to, "usage: moat-control --config FILE [--check-config | --migrate | --verify-audit]\n"
-                "       moat-control --config FILE init | migrate | check-config | verify-log | verify-views\n"
+                "       moat-control --config FILE init [--force]   (prints the link that makes the first operator)\n"
+                "       moat-control --config FILE migrate | check-config | verify-log | verify-views\n"
                 "       moat-control --config FILE rebuild [--view NAME|all]\n"
                 "       moat-control --config FILE append --type TYPE --id AGGREGATE [--org ID] [--app ID] [--env ID]\n"
                 "                    [--payload JSON|@FILE] --reason TEXT\n"
@@ -303,7 +304,8 @@ static int usage(FILE *to)
 int main(int argc, char **argv)
 {
     static const struct option opts[] = {{"config", 1, NULL, 'c'},       {"check-config", 0, NULL, 'k'},
-                                         {"migrate", 0, NULL, 'm'},      {"verify-audit", 0, NULL, 'A'}, {"help-config", 0, NULL, 'H'},
+                                         {"migrate", 0, NULL, 'm'},      {"force", 0, NULL, 'f'},
+                                         {"verify-audit", 0, NULL, 'A'}, {"help-config", 0, NULL, 'H'},
                                          {"routes", 0, NULL, 'r'},       {"version", 0, NULL, 'v'},
                                          {"help", 0, NULL, 'h'},         {"view", 1, NULL, 'w'},
                                          {"type", 1, NULL, 't'},         {"id", 1, NULL, 'i'},
@@ -330,6 +332,8 @@ int main(int argc, char **argv)
             migrate = true;
         else if (o == 'A')
             audit = true;
+        else if (o == 'f')
+            off.force = true;
         else if (o == 'H')
             return mt_conf_help(mt_control_keys, mt_control_keys_n, stdout), 0;
         else if (o == 'r')

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* See offline.h. Each verb opens what it needs itself; a running server need not know of it. */
+#include "control/first_operator.h"
 #include "control/offline.h"
 
 #include "base/cleanup.h"
@@ -168,7 +169,7 @@ static int append(struct mt_control *ctl, const struct mt_offline_args *a)
 
 /* ---- init, migrate ---- */
 
-static int init(struct mt_control *ctl)
+static int init(struct mt_control *ctl, bool again)
 {
     struct mt_err err = {0};
     int rc = mt_bootstrap_migrate(&ctl->conf, &err);
@@ -177,9 +178,10 @@ static int init(struct mt_control *ctl)
     mt_appender_free(MT_TAKE(ctl->appender));
     if (rc < 0)
         return complain(&err);
-    printf("initialised cluster %s, prefix %s; the first operator's token is in %s\n", ctl->cluster_id, ctl->prefix,
-           ctl->conf.operator_token_file);
-    return 0;
+    printf("initialised cluster %s, prefix %s\n", ctl->cluster_id, ctl->prefix);
+    if (ctl->conf.operator_token_file)
+        printf("the local operator's token is in %s\n", ctl->conf.operator_token_file);
+    return mt_first_operator(&ctl->conf, ctl->mac_key, again, &err) < 0 ? complain(&err) : 0;
 }
 
 static int migrate(struct mt_control *ctl)
@@ -204,7 +206,7 @@ bool mt_offline_verb(const char *verb)
 int mt_offline_run(struct mt_control *ctl, const struct mt_offline_args *a)
 {
     if (MT_STREQ(a->verb, "init"))
-        return init(ctl);
+        return init(ctl, a->force);
     if (MT_STREQ(a->verb, "migrate"))
         return migrate(ctl);
     if (MT_STREQ(a->verb, "verify-log"))

@@ -7,6 +7,7 @@
 
 /** Options of all verbs. */
 struct mt_offline_args {
+    bool force; /* init: a link although an operator can sign in */
     const char *verb;
     const char *view;                                      /* rebuild: a name or "all" */
     const char *type, *id, *org, *app, *env, *payload, *reason; /* append; payload: JSON or @FILE */

@@ -130,6 +130,8 @@ ROUTES = {
     "POST /v1/admin/break-glass": op("admin"),
     "GET /v1/nodes": op("nodes:read"),
     "GET /v1/nodes/{node_id}": op("nodes:read"),
+    "GET /v1/admin/projections": op("admin"),
+    "POST /v1/admin/projections/{name}/rebuild": op("admin"),
     "GET /v1/admin/events": op("events:admin"),
     "GET /v1/admin/projections": op("admin"),
     "POST /v1/admin/projections/{name}/rebuild": op("admin"),

@@ -47,7 +47,7 @@ COMMANDS = {
     "logs-follow": ["logs -f"],
     "events": ["events", "events --type instance.* -n 5", "events --after x"],
     "audit": ["audit", "audit --since 2001-01-01T00:00:00Z --actor usr_1 --action app.* --denied -n 5", "audit --since never", "audit verify",
-              "admin audit", "admin audit --all", "admin audit verify", "admin nothing", "help admin audit verify"],
+              "admin audit", "admin audit --all", "admin audit verify", "help admin audit verify"],
     "routes": ["routes", "routes --all", "routes create web.test --port 8443", "routes create --raw --port 5432 --listen 5432 --proxy v2 --process db",
                "routes create", "routes create a --port 70000", "routes delete web.test", "routes delete " + ROUTE, "routes delete nothing", "routes get web.test", "routes get nothing", "routes update web.test --max-connections 5 --idle-timeout none --proxy v2 --balance least_conn", "routes update web.test --port 70000", "routes update web.test"],
     "scale": ["scale", "scale web=2", "scale web=default", "scale web", "scale web=101", "scale web=2 --wait --wait-timeout 200ms", "scale web=2 --wait-timeout never --wait", "scale reset web", "scale reset"],
@@ -65,8 +65,8 @@ COMMANDS = {
     "manifest": ["| manifest validate -f -", "| manifest show -f -", "manifest validate", "| manifest fmt -f -", "| manifest fmt --check -f -", "manifest schema", "manifest schema --markdown"],
     "help": ["version", "help routes", "help deploy", "help routes create", "help nothing", "completion tcsh"],
 }
-# What cannot be shown against fixed answers: up, down and doctor ask this machine.
-ELSEWHERE = {"up", "down", "doctor"}
+# What cannot be shown against fixed answers: up, down and doctor ask this machine; auth and sps are in test_cli_auth.py.
+ELSEWHERE = {"up", "down", "doctor", "auth", "sps"}
 NOT_JSON = {"help admin audit verify", "help", "help routes", "help deploy", "help routes create", "logs -f", "deploys wait " + DEP, "deploys wait " + DEP_BAD, "rollback --to v1 --wait",
             "restart --wait", "| deploy -f - --wait"}
 

@@ -25,6 +25,14 @@ int mt_api_users_update(struct mt_api_call *c);
 int mt_api_users_setup_link(struct mt_api_call *c);
 /* break_glass.c */
 int mt_api_break_glass(struct mt_api_call *c);
+/* pages/device_page.c, pages/setup_page.c */
+int mt_page_device_get(struct mt_api_call *c);
+int mt_page_device_post(struct mt_api_call *c);
+int mt_page_device_approved(struct mt_api_call *c);
+int mt_page_device_denied(struct mt_api_call *c);
+int mt_page_setup_get(struct mt_api_call *c);
+int mt_page_setup_post(struct mt_api_call *c);
+int mt_page_setup_done(struct mt_api_call *c);
 /* members.c */
 int mt_api_members_list(struct mt_api_call *c);
 int mt_api_members_create(struct mt_api_call *c);

@@ -22,6 +22,13 @@ const struct mt_api_route mt_api_routes[] = {
     {"POST", "/v1/auth/token", NULL, MT_API_BODY | MT_API_ANYONE, mt_api_auth_token, "exchange client credentials", MT_LISTEN_API},
     {"POST", "/v1/auth/token/refresh", NULL, MT_API_BODY | MT_API_ANYONE, mt_api_auth_refresh, "exchange a refresh token", MT_LISTEN_API},
     {"POST", "/v1/auth/token/revoke", NULL, MT_API_BODY | MT_API_ANYONE, mt_api_auth_revoke, "end a login or a token", MT_LISTEN_API},
+    {"GET", "/device", NULL, MT_API_ANYONE, mt_page_device_get, "page: sign in, see what a device asks for", MT_LISTEN_API},
+    {"POST", "/device", NULL, MT_API_ANYONE, mt_page_device_post, "page: sign in, approve, deny, sign out", MT_LISTEN_API},
+    {"GET", "/device/approved", NULL, MT_API_ANYONE | MT_API_NO_DB, mt_page_device_approved, "page: approved", MT_LISTEN_API},
+    {"GET", "/device/denied", NULL, MT_API_ANYONE | MT_API_NO_DB, mt_page_device_denied, "page: denied", MT_LISTEN_API},
+    {"GET", "/setup", NULL, MT_API_ANYONE, mt_page_setup_get, "page: set a password by a one-time link", MT_LISTEN_API},
+    {"POST", "/setup", NULL, MT_API_ANYONE, mt_page_setup_post, "page: set it", MT_LISTEN_API},
+    {"GET", "/setup/done", NULL, MT_API_ANYONE | MT_API_NO_DB, mt_page_setup_done, "page: it is set", MT_LISTEN_API},
     {"GET", "/v1/capabilities", NULL, MT_API_ANYONE | MT_API_NO_DB, mt_api_capabilities, "versions, features, limits", MT_LISTEN_API},
     {"GET", "/v1/schemas/events", NULL, MT_API_ANYONE | MT_API_NO_DB, mt_api_event_schemas, "payload schemas of the event log", MT_LISTEN_API},
 

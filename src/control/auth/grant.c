@@ -30,10 +30,9 @@ static const struct mt_pg_stmt access_end = {
     "grant_access_end", "UPDATE moat.access_tokens SET revoked_at = now() WHERE token_hash = $1 AND revoked_at IS NULL"};
 static const struct mt_pg_stmt personal_end = {
     "grant_personal_end", "UPDATE moat.personal_tokens SET revoked_at = now() WHERE token_hash = $1 AND revoked_at IS NULL"};
-static const struct mt_pg_stmt user_end[4] = {
+static const struct mt_pg_stmt user_end[3] = {
     {"grant_user_end_rt", "UPDATE moat.refresh_tokens SET revoked_at = now() WHERE user_id = $1 AND revoked_at IS NULL"},
     {"grant_user_end_at", "UPDATE moat.access_tokens SET revoked_at = now() WHERE user_id = $1 AND revoked_at IS NULL"},
-    {"grant_user_end_pat", "UPDATE moat.personal_tokens SET revoked_at = now() WHERE user_id = $1 AND revoked_at IS NULL"},
     {"grant_user_end_bs", "DELETE FROM moat.browser_sessions WHERE user_id = $1"},
 };
 static const struct mt_pg_stmt client_find = {

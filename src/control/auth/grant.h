@@ -47,7 +47,7 @@ int mt_grant_break_glass(struct mt_pg *pg, const char *user_id, const char *org_
 
 /** Revoke what @token is: a refresh or session token with its family, another token alone. Unknown text does nothing. */
 int mt_grant_revoke(struct mt_pg *pg, const char *token, struct mt_err *err);
-/** Revoke all sessions, personal tokens and browser sessions of a user. */
+/** Revoke all sessions of a user, in browsers as well. Personal tokens stay: they are ended by name. */
 int mt_grant_revoke_user(struct mt_pg *pg, const char *user_id, struct mt_err *err);
 
 /** Delete rows that ended long ago; cheap, called when tokens are given out. */

@@ -3,6 +3,9 @@
 #include "base/assert.h"
 #include "base/str.h"
 #include "control/auth/auth.h"
+#include "control/auth/form.h"
+#include "control/auth/password.h"
+#include "control/auth/totp.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -108,6 +111,68 @@ static void a_restriction_that_cannot_be_read_allows_nothing(void **state)
     }
 }
 
+/* RFC 6238 appendix B, the SHA-1 rows, last six digits. */
+static void one_time_codes_are_those_of_the_rfc_and_work_once(void **state)
+{
+    (void)state;
+    static const struct {
+        int64_t at;
+        const char *code;
+    } t[] = {{59, "287082"}, {1111111109, "081804"}, {1111111111, "050471"}, {1234567890, "005924"}, {2000000000, "279037"}};
+    const uint8_t secret[MT_TOTP_SECRET] = {'1', '2', '3', '4', '5', '6', '7', '8', '9', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', '0'};
+    char text[MT_TOTP_BASE32];
+    mt_totp_base32(secret, text);
+    assert_string_equal(text, "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ");
+    for (size_t i = 1; i < MT_ARRAY_LEN(t); i++) {
+        uint64_t step = (uint64_t)t[i].at / 30;
+        assert_int_equal(mt_totp_check(secret, t[i].code, t[i].at, 0), step);
+        assert_int_equal(mt_totp_check(secret, t[i].code, t[i].at + 30, 0), step);
+        assert_int_equal(mt_totp_check(secret, t[i].code, t[i].at + 61, 0), 0);
+        assert_int_equal(mt_totp_check(secret, t[i].code, t[i].at, step), 0);
+    }
+    assert_int_equal(mt_totp_code(secret, 1), 287082);
+    assert_int_equal(mt_totp_check(secret, "08180", 1111111109, 0), 0);
+    assert_int_equal(mt_totp_check(secret, "0818040", 1111111109, 0), 0);
+    assert_int_equal(mt_totp_check(secret, "08180x", 1111111109, 0), 0);
+    uint8_t key[32] = {7}, other[32] = {8}, blob[MT_TOTP_BLOB], a[MT_TOTP_SECRET], b[MT_TOTP_SECRET];
+    mt_totp_new(key, blob);
+    mt_totp_open(key, blob, a);
+    mt_totp_open(other, blob, b);
+    assert_memory_not_equal(a, b, sizeof a);
+    assert_memory_not_equal(a, blob + MT_TOTP_BLOB - MT_TOTP_SECRET, sizeof a);
+}
+
+static void passwords_are_hashed_with_argon2id_and_told_apart(void **state)
+{
+    (void)state;
+    char hash[MT_PASSWORD_HASH];
+    struct mt_err err = {0};
+    bool right = false;
+    assert_int_equal(mt_password_hash("correct horse battery", hash, &err), 0);
+    assert_true(mt_starts_with(hash, "$argon2id$v=19$m=65536,t=3,p=1$"));
+    assert_int_equal(mt_password_check(hash, "correct horse battery", &right, &err), 0);
+    assert_true(right);
+    assert_int_equal(mt_password_check(hash, "correct horse batterz", &right, &err), 0);
+    assert_false(right);
+    assert_int_equal(mt_password_check(NULL, "correct horse battery", &right, &err), 0);
+    assert_false(right);
+    assert_non_null(mt_password_fault("short"));
+    assert_null(mt_password_fault("correct horse battery"));
+}
+
+static void cookies_are_found_by_their_whole_name_and_once(void **state)
+{
+    (void)state;
+    char v[8];
+    assert_true(mt_cookie_get("a=1; moat=two; b=3", "moat", v, sizeof v));
+    assert_string_equal(v, "two");
+    assert_true(mt_cookie_get("moat=", "moat", v, sizeof v));
+    assert_string_equal(v, "");
+    assert_false(mt_cookie_get("xmoat=1; moatx=2; moat", "moat", v, sizeof v));
+    assert_false(mt_cookie_get("moat=1; moat=2", "moat", v, sizeof v));
+    assert_false(mt_cookie_get("moat=12345678", "moat", v, sizeof v));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -115,6 +180,9 @@ int main(void)
         cmocka_unit_test(user_codes_are_read_as_people_type_them),
         cmocka_unit_test(roles_carry_what_the_table_says),
         cmocka_unit_test(a_restriction_that_cannot_be_read_allows_nothing),
+        cmocka_unit_test(one_time_codes_are_those_of_the_rfc_and_work_once),
+        cmocka_unit_test(passwords_are_hashed_with_argon2id_and_told_apart),
+        cmocka_unit_test(cookies_are_found_by_their_whole_name_and_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
