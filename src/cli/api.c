@@ -10,7 +10,7 @@
 
 #include <inttypes.h>
 
-enum { MAX_BODY = 8 * 1024 * 1024, TRIES = 5 };
+enum { MAX_BODY = 8 * 1024 * 1024, TRIES = 5, RETRY_BUDGET_MS = 30000 };
 
 int cli_exit_of_status(int status)
 {
@@ -114,6 +114,17 @@ static void new_key(char ret[65])
     mt_hex_encode(bytes, sizeof bytes, ret);
 }
 
+/* How long to wait before the next try: half the step for sure, the other half by chance, so that many clients do not come back at
+ * once; never sooner than the server asked for. */
+static int64_t pause_ms(int attempt, unsigned retry_after_s)
+{
+    uint32_t chance;
+    int64_t step = INT64_C(200) << (attempt - 1);
+    mt_random(&chance, sizeof chance);
+    int64_t ms = step / 2 + (int64_t)(chance % (uint32_t)(step / 2 + 1));
+    return retry_after_s * INT64_C(1000) > ms ? retry_after_s * INT64_C(1000) + chance % 100 : ms;
+}
+
 int cli_call_allow(struct cli *c, const char *method, const char *target, const json_t *body, int allow, json_t **ret)
 {
     int code = target ? cli_connect(c) : cli_error(c, CLI_FAILURE, "out of memory", NULL);
@@ -123,7 +134,7 @@ int cli_call_allow(struct cli *c, const char *method, const char *target, const 
     mt_auto_buf struct mt_buf auth = MT_BUF_INIT(512);
     mt_buf_printf(&auth, "Bearer %s", c->token);
     bool mutation = strcmp(method, "GET") != 0;
-    char key[65] = "";
+    char key[129] = "";
     if (mutation && *c->idempotency_key)
         (void)snprintf(key, sizeof key, "%s", c->idempotency_key);
     else if (mutation)
@@ -134,6 +145,9 @@ int cli_call_allow(struct cli *c, const char *method, const char *target, const 
     struct mt_http_header headers[3] = {{"Authorization", mt_buf_cstr(&auth)}, {"Prefer", "return=receipt"}, {"Idempotency-Key", key}};
     struct mt_http_request req = {.method = method, .target = target, .headers = headers, .header_count = mutation ? 3 : 2,
                                   .body = body ? mt_buf_cstr(&text) : NULL, .body_len = text.len, .timeout_ms = c->timeout_ms};
+    if (mutation)
+        cli_say_target(c, "target");
+    int64_t started = mt_clock_mono();
     for (int attempt = 1;; attempt++) {
         mt_auto_http_reply struct mt_http_reply r = {0};
         int64_t began = mt_clock_mono();
@@ -142,17 +156,18 @@ int cli_call_allow(struct cli *c, const char *method, const char *target, const 
             (void)fprintf(stderr, "%s %s -> %s%d in %" PRId64 " ms %s\n", method, target, e < 0 ? "error " : "", e < 0 ? -e : r.status,
                           (mt_clock_mono() - began) / MT_NS_PER_MS, r.request_id);
         bool again = e < 0 ? e == -MT_E_UNAVAILABLE : r.status == 429 || (r.status >= 502 && r.status <= 504);
-        if (again && attempt < TRIES) {
-            uint32_t jitter;
-            mt_random(&jitter, sizeof jitter);
-            int64_t ms = (INT64_C(100) << attempt) / 2 + jitter % 100;
-            if (e == 0 && r.retry_after_s)
-                ms = r.retry_after_s * 1000 < 5000 ? r.retry_after_s * 1000 : 5000;
-            (void)nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * MT_NS_PER_MS}, NULL);
-            continue;
+        if (again && attempt < TRIES && !c->once) {
+            int64_t ms = pause_ms(attempt, e == 0 ? r.retry_after_s : 0);
+            if ((mt_clock_mono() - started) / MT_NS_PER_MS + ms <= RETRY_BUDGET_MS) {
+                if (c->debug)
+                    (void)fprintf(stderr, "again in %" PRId64 " ms (try %d of %d)\n", ms, attempt + 1, TRIES);
+                (void)nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * MT_NS_PER_MS}, NULL);
+                continue;
+            }
         }
         if (e < 0)
             return unreachable(c, &err);
+        c->replayed = r.idempotent_replay;
         if (r.status == allow) {
             *ret = NULL;
             return CLI_OK;
@@ -175,6 +190,15 @@ int cli_call_allow(struct cli *c, const char *method, const char *target, const 
 int cli_call(struct cli *c, const char *method, const char *target, const json_t *body, json_t **ret)
 {
     return cli_call_allow(c, method, target, body, 0, ret);
+}
+
+int cli_call_once(struct cli *c, const char *target, json_t **ret)
+{
+    bool before = c->once;
+    c->once = true;
+    int code = cli_call(c, "GET", target, NULL, ret);
+    c->once = before;
+    return code;
 }
 
 struct follow {

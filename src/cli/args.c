@@ -4,6 +4,7 @@
 
 #include "base/assert.h"
 #include "base/str.h"
+#include "model/names.h"
 
 #include <getopt.h>
 #include <unistd.h>
@@ -147,7 +148,12 @@ static int parse_options(struct cli *c, int argc, char **argv)
 /* What the global options mean. */
 static int settle(struct cli *c)
 {
-    c->json = cli_has(c, "json");
+    const char *mode = cli_opt(c, "output") ? cli_opt(c, "output") : getenv("MOAT_OUTPUT");
+    if (mode && *mode && !MT_STREQ(mode, "table") && !MT_STREQ(mode, "wide") && !MT_STREQ(mode, "json"))
+        return cli_usage(c, "%s: '%.20s' is not table, wide or json", cli_opt(c, "output") ? "--output" : "MOAT_OUTPUT", mode);
+    c->ndjson = cli_has(c, "ndjson");
+    c->json = cli_has(c, "json") || c->ndjson || (mode && MT_STREQ(mode, "json"));
+    c->wide = mode && MT_STREQ(mode, "wide");
     c->quiet = cli_has(c, "quiet");
     c->debug = cli_has(c, "debug");
     c->tty = isatty(STDOUT_FILENO) && isatty(STDERR_FILENO);
@@ -160,8 +166,8 @@ static int settle(struct cli *c)
     if (cli_has(c, "wait-timeout") && cli_parse_duration(cli_opt(c, "wait-timeout"), &c->wait_ms, &err) < 0) /* known before anything is changed */
         return cli_usage(c, "--wait-timeout: %s", err.msg);
     const char *key = cli_opt(c, "idempotency-key");
-    if (key && (strlen(key) > 64 || !*key || strspn(key, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") != strlen(key)))
-        return cli_usage(c, "--idempotency-key: 1 to 64 letters, digits, '.', '_', '-'");
+    if (key && !mt_idempotency_key_valid(key, strlen(key)))
+        return cli_usage(c, "--idempotency-key: 1 to 128 printable characters without blanks");
     if (key)
         (void)snprintf(c->idempotency_key, sizeof c->idempotency_key, "%s", key);
     return 0;
@@ -179,7 +185,8 @@ int cli_parse(struct cli *c, int argc, char **argv)
         return -1;
     }
     for (int i = 1; i < argc && !MT_STREQ(argv[i], "--"); i++) /* so that the first error is printed in the right mode */
-        c->json = c->json || MT_STREQ(argv[i], "--json");
+        c->json = c->json || MT_STREQ(argv[i], "--json") || MT_STREQ(argv[i], "--ndjson") || MT_STREQ(argv[i], "--output=json") ||
+                  ((MT_STREQ(argv[i], "--output") || MT_STREQ(argv[i], "-o")) && i + 1 < argc && MT_STREQ(argv[i + 1], "json"));
     if (argv[1][0] == '-' && !MT_STREQ(argv[1], "--version"))
         return cli_usage(c, "no command is given");
     int words;
@@ -210,7 +217,7 @@ int cli_parse(struct cli *c, int argc, char **argv)
     if (c->argc > max)
         return cli_usage(c, "'%.60s' is one argument too many", c->argv[max]);
     if (c->argc < min)
-        return cli_usage(c, "%s is missing", usage_args);
+        return c->argc ? cli_usage(c, "'%s': the last one is missing", usage_args) : cli_usage(c, "%s is missing", usage_args);
     return 0;
 }
 

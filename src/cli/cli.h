@@ -43,6 +43,9 @@ struct cli {
     const struct cli_command *command;
     /* output */
     bool json, quiet, color, tty, debug;
+    bool ndjson; /* lists as one object per line; implies json */
+    bool wide;   /* tables as wide as they are */
+    bool said;   /* the target has been named on stderr, or need not be */
     bool hush;        /* errors are not printed: the caller tells them in its own words */
     unsigned columns; /* width of the screen for tables; 0: ask the terminal, or no limit */
     /* target */
@@ -50,12 +53,14 @@ struct cli {
     char *token; /* bearer token */
     bool anonymous; /* no token is looked for: signing in and out */
     int token_from; /* 0 none, 1 given, 2 client credentials, 3 a stored login, 4 the configured file */
-    const char *org, *app, *env;
-    char org_id[40], app_id[40], env_id[40];
-    char *config_org, *config_app, *config_env, *config_data_dir;
+    const char *org, *project, *app, *env;
+    char org_id[40], project_id[40], app_id[40], env_id[40];
+    char *config_org, *config_project, *config_app, *config_env, *config_data_dir;
+    bool once;     /* no retries */
+    bool replayed; /* the last answer was that of an earlier request with the same key */
     uint64_t tls_port; /* local port behind route port 443; 0: 443 itself */
     struct mt_http_client *http;
-    char idempotency_key[65];
+    char idempotency_key[129];
     int64_t timeout_ms; /* of one request */
     int64_t wait_ms;    /* --wait-timeout */
 };
@@ -89,6 +94,14 @@ bool cli_has(const struct cli *c, const char *name);
 const char *cli_opt_n(const struct cli *c, const char *name, size_t i);
 /** Help on @topic ("deploy", "routes", "routes create"; NULL: all commands); false when it is no command. */
 bool cli_help(FILE *out, const char *topic);
+
+/** A page of help: text and examples of a command, or a topic. */
+struct cli_page {
+    const char *name, *text;
+    const char *examples; /* NULL: none */
+};
+const struct cli_page *cli_page_of(const char *command);
+const struct cli_page *cli_topic(const char *name);
 
 /* errors and output (out.c); each error call returns the exit code to give back */
 int cli_error(struct cli *c, int code, const char *what, const char *hint);
@@ -142,6 +155,8 @@ void cli_done(struct cli *c);
 /** Call the API. On a 2xx *ret is the body (owned by the caller, may be NULL for none) and 0 comes back; otherwise the error has been printed
  * and its exit code comes back. Safe calls and calls with an idempotency key are retried (§15.2). */
 int cli_call(struct cli *c, const char *method, const char *target, const json_t *body, json_t **ret);
+/** GET without any retry. Exit code; the error has been printed. */
+int cli_call_once(struct cli *c, const char *target, json_t **ret);
 /** As cli_call, but an answer with status @allow gives 0 and *ret = NULL. */
 int cli_call_allow(struct cli *c, const char *method, const char *target, const json_t *body, int allow, json_t **ret);
 /** Stream NDJSON: @line is called with each object, non-zero ends it. Returns 0, or an exit code with the error printed. */
@@ -150,6 +165,8 @@ int cli_follow(struct cli *c, const char *target, int (*line)(struct cli *c, jso
 void cli_put_filter(const struct cli *c, struct mt_buf *q, const char *option, const char *param);
 /** Ids of the target by name (--org, --app, --env, MOAT_*, configuration, the manifest's app.name). */
 int cli_need_org(struct cli *c);
+/** As the others; without a name and with exactly one project that one. */
+int cli_need_project(struct cli *c);
 int cli_need_app(struct cli *c);
 int cli_need_env(struct cli *c);
 /** Target path of the environment, "/v1/orgs/…/apps/…/envs/…" plus @suffix; malloc'ed. */
@@ -178,12 +195,16 @@ void cli_app_of_manifest(struct cli *c);
 int cli_ensure_env(struct cli *c);
 /** True when the command should wait for convergence. */
 bool cli_wants_wait(const struct cli *c);
+/** Ctrl-C from now on ends the waiting only: says that @what goes on, and @resume as the hint; exit 130. */
+void cli_catch_interrupt(const struct cli *c, const char *what, const char *resume);
 /** Follow a deploy to its end, printing steps; exit code as §15.4. @after is the event id that created it. */
 int cli_wait_deploy(struct cli *c, const char *deploy_id, uint64_t after);
 /** Print the object that the API gives under "failure" (reason, exit code, last lines); NULL prints nothing. */
 void cli_print_failure(struct cli *c, FILE *out, const json_t *failure);
 /** Print the receipt of a mutation: for people one line and the next commands, or the JSON document. */
 int cli_receipt(struct cli *c, const char *type, const json_t *body);
+/** The JSON receipt (§15.5) of an answer @body about a @type; @operation when the answer names none. Owned by the caller. */
+json_t *cli_receipt_json(struct cli *c, const char *type, const char *operation, const json_t *body);
 /** "https://host:port/" of a TLS route as this machine reaches it, or "host:port"; into @ret. */
 const char *cli_route_url(const struct cli *c, const json_t *route, char *ret, size_t size);
 
@@ -200,6 +221,22 @@ json_t *cli_restrict(struct cli *c);
 int cli_show_secret(struct cli *c, const char *kind, const char *type, const json_t *made, const char *member);
 /** Parse "500ms", "30s", "5m", "1h" to milliseconds. */
 int cli_parse_duration(const char *s, int64_t *ret_ms, struct mt_err *err);
+
+/** Say on stderr, once, what a mutation is about: "deploying org/app@env". Done by cli_call for mutations that have not. */
+void cli_say_target(struct cli *c, const char *doing);
+/** The object behind KIND and ID for describe, wait and others: its API path, malloc'ed; NULL with the error printed. */
+struct cli_kind {
+    const char *name;   /* "deploy" */
+    const char *prefix; /* of its ids, "dep_" */
+    const char *type;   /* "Deploy" */
+    const char *list;   /* command that lists the ids */
+};
+/** The kind of a word, or NULL. */
+const struct cli_kind *cli_kind_of(const char *word);
+/** All kinds, for messages: "app, env, ...". */
+const char *cli_kind_names(void);
+/** Read one object by kind and id. Exit code; *ret owned by the caller. */
+int cli_get_kind(struct cli *c, const struct cli_kind *k, const char *id, json_t **ret);
 
 /* commands, one file per noun */
 int cmd_auth_login(struct cli *c);
@@ -223,6 +260,14 @@ int cmd_users_disable(struct cli *c);
 int cmd_users_enable(struct cli *c);
 int cmd_users_setup_link(struct cli *c);
 int cmd_break_glass(struct cli *c);
+int cmd_context_show(struct cli *c);
+int cmd_context_set(struct cli *c);
+int cmd_context_clear(struct cli *c);
+int cmd_context_use(struct cli *c);
+int cmd_describe(struct cli *c);
+int cmd_wait(struct cli *c);
+int cmd_support_bundle(struct cli *c);
+int cmd_launch(struct cli *c);
 int cmd_up(struct cli *c);
 int cmd_down(struct cli *c);
 int cmd_doctor(struct cli *c);

@@ -3,12 +3,16 @@
 #include "cli/cli.h"
 
 const struct cli_option cli_global_options[] = {
-    {"org", 0, "NAME", "organisation"},
-    {"app", 'a', "NAME", "app"},
-    {"env", 'e', "NAME", "environment"},
-    {"api", 0, "URL", "server, unix:/path/to/api.sock"},
+    {"org", 0, "NAME", "organisation, by name or id (MOAT_ORG)"},
+    {"project", 0, "NAME", "project (MOAT_PROJECT); apps create and update: it belongs there, empty: to none"},
+    {"app", 'a', "NAME", "app (MOAT_APP, app.name of ./moat.toml)"},
+    {"env", 'e', "NAME", "environment (MOAT_ENV)"},
+    {"api", 0, "URL", "server, unix:/path/to/api.sock (MOAT_API)"},
+    {"profile", 0, "NAME", "section of the configuration file (MOAT_PROFILE)"},
     {"token", 0, "TOKEN", "bearer token (rather MOAT_TOKEN or the configuration)"},
     {"json", 0, NULL, "one JSON document on stdout (streams: one object per line)"},
+    {"ndjson", 0, NULL, "one JSON object per line, lists too"},
+    {"output", 'o', "MODE", "table, wide or json (MOAT_OUTPUT)"},
     {"quiet", 'q', NULL, "ids only"},
     {"no-color", 0, NULL, "no colours"},
     {"no-input", 0, NULL, "never ask"},
@@ -21,7 +25,7 @@ const struct cli_option cli_global_options[] = {
 };
 
 #define WAIT_OPTIONS \
-    {"wait", 0, NULL, "wait until it has converged (default on a terminal)"}, {"no-wait", 0, NULL, "return once it is accepted"}, \
+    {"wait", 0, NULL, "wait until it has converged (deploy, run and rollback do on a terminal)"}, {"no-wait", 0, NULL, "return once it is accepted"}, \
     {"wait-timeout", 0, "DURATION", "stop waiting after this long, exit 6 (default 15m)"}
 static const struct cli_option wait_options[] = {WAIT_OPTIONS, {NULL, 0, NULL, NULL}};
 
@@ -65,6 +69,7 @@ static const struct cli_option deploy_options[] = {
     {"note", 0, "TEXT", "kept with the deploy"},
     {"dry-run", 0, NULL, "run all checks, change nothing"},
     {"force", 0, NULL, "deploy even if a route loses its port"},
+    {"app-override", 0, NULL, "deploy to --app although app.name of the manifest is another"},
     WAIT_OPTIONS,
     {NULL, 0, NULL, NULL},
 };
@@ -86,6 +91,7 @@ static const struct cli_option logs_options[] = {
     {"instance", 0, "ID", "only this instance"},
     {"lines", 'n', "N", "at most this many lines of history (default 100)"},
     {"since", 0, "TIME", "from this RFC 3339 time"},
+    {"until", 0, "TIME", "to this RFC 3339 time"},
     {"stream", 0, "NAME", "stdout, stderr or system"},
     {"contains", 0, "TEXT", "only lines that hold this text"},
     {NULL, 0, NULL, NULL},
@@ -96,6 +102,8 @@ static const struct cli_option events_options[] = {
     {"deploy", 0, "ID", "only what this deploy caused"},
     {"instance", 0, "ID", "only this instance"},
     {"after", 0, "EVENT_ID", "only later events"},
+    {"since", 0, "TIME", "from this RFC 3339 time"},
+    {"until", 0, "TIME", "to this RFC 3339 time"},
     {"lines", 'n', "N", "at most this many (default 50)"},
     {NULL, 0, NULL, NULL},
 };
@@ -140,7 +148,6 @@ static const struct cli_option orgs_create_options[] = {{"billing-email", 0, "EM
 static const struct cli_option apps_update_options[] = {
     {"name", 0, "NAME", "a new name"},
     {"description", 0, "TEXT", "what it is; empty takes it away"},
-    {"project", 0, "NAME", "project it belongs to; empty: none"},
     {NULL, 0, NULL, NULL},
 };
 static const struct cli_option envs_update_options[] = {
@@ -180,6 +187,12 @@ static const struct cli_option rotate_options[] = {{"overlap", 0, "DURATION", "t
 static const struct cli_option user_options[] = {
     {"name", 0, "NAME", "name for people"}, {"operator", 0, NULL, "an operator of the platform"}, {NULL, 0, NULL, NULL}};
 static const struct cli_option reason_options[] = {{"reason", 0, "TEXT", "why; kept in the audit log"}, {NULL, 0, NULL, NULL}};
+static const struct cli_option wait_for_options[] = {
+    {"for", 0, "STATUS", "wait for this status (default: deploy succeeded, instance ready, route active, volume available)"},
+    {"wait-timeout", 0, "DURATION", "stop waiting after this long, exit 6 (default 15m)"},
+    {NULL, 0, NULL, NULL},
+};
+static const struct cli_option version_options[] = {{"client", 0, NULL, "of this program only; asks no server"}, {NULL, 0, NULL, NULL}};
 
 const struct cli_command cli_commands[] = {
     {CLI_PLATFORM, "up", "", "run a whole platform on this machine", up_options, cmd_up},
@@ -188,6 +201,7 @@ const struct cli_command cli_commands[] = {
     {CLI_PLATFORM, "nodes", "", "machines of the platform", NULL, cmd_nodes_list},
     {CLI_APPS, "run", "IMAGE", "deploy an image without a file: makes and shows the manifest", run_options, cmd_run},
     {CLI_APPS, "init", "", "write a minimal moat.toml", init_options, cmd_init},
+    {CLI_APPS, "launch", "", "init, and make the app and its environment", init_options, cmd_launch},
     {CLI_APPS, "deploy", "", "make a release of moat.toml and roll it out", deploy_options, cmd_deploy},
     {CLI_APPS, "plan", "", "what a deploy would change, without changing it", plan_options, cmd_plan},
     {CLI_APPS, "rollback", "", "go back to an earlier release", rollback_options, cmd_rollback},
@@ -211,8 +225,12 @@ const struct cli_command cli_commands[] = {
     {CLI_APPS, "manifest schema", "", "JSON Schema of the manifest, for editors", manifest_schema_options, cmd_manifest_schema},
     {CLI_LOOK, "status", "", "desired and observed state, and why they differ", status_options, cmd_status},
     {CLI_LOOK, "ps", "", "instances of the environment", instances_options, cmd_instances_list},
+    {CLI_LOOK, "describe", "KIND ID", "everything about one object, with its last events", NULL, cmd_describe},
+    {CLI_LOOK, "wait", "KIND ID", "wait until an object is as wanted", wait_for_options, cmd_wait},
     {CLI_LOOK, "logs", "", "log lines of the environment", logs_options, cmd_logs},
+    {CLI_LOOK, "logs tail", "", "the same as logs -f", logs_options, cmd_logs},
     {CLI_LOOK, "events", "", "what happened", events_options, cmd_events},
+    {CLI_LOOK, "events tail", "", "the same as events -f", events_options, cmd_events},
     {CLI_LOOK, "audit", "", "who did what, and who was refused", audit_options, cmd_audit},
     {CLI_LOOK, "audit verify", "", "check that nobody altered the audit log", NULL, cmd_audit_verify},
     {CLI_LOOK, "instances list", "", "the same as ps", instances_options, cmd_instances_list},
@@ -233,6 +251,12 @@ const struct cli_command cli_commands[] = {
     {CLI_ROUTES, "edge explain", "[HOST]", "where the edge of this machine would send a client, and why", edge_explain_options, cmd_edge_explain},
     {CLI_MORE, "admin audit", "", "the audit log of the platform", admin_audit_options, cmd_admin_audit},
     {CLI_MORE, "admin audit verify", "", "check every chain of the audit log", NULL, cmd_admin_audit_verify},
+    {CLI_ROUTES, "endpoints", "", "the same as routes list", routes_list_options, cmd_routes_list},
+    {CLI_ROUTES, "expose", "[HOSTNAME]", "the same as routes create", routes_create_options, cmd_routes_create},
+    {CLI_MORE, "context show", "", "the saved target", NULL, cmd_context_show},
+    {CLI_MORE, "context set", "", "save --org, --project, --app, --env, --api; an empty value removes", NULL, cmd_context_set},
+    {CLI_MORE, "context use", "ORG[/PROJECT]/APP@ENV", "save a whole target", NULL, cmd_context_use},
+    {CLI_MORE, "context clear", "", "forget the saved target", NULL, cmd_context_clear},
     {CLI_MORE, "orgs list", "", "organisations you belong to", NULL, cmd_orgs_list},
     {CLI_MORE, "orgs create", "NAME", "make an organisation", orgs_create_options, cmd_orgs_create},
     {CLI_MORE, "orgs get", "ORG", "one organisation", NULL, cmd_orgs_get},
@@ -266,8 +290,9 @@ const struct cli_command cli_commands[] = {
     {CLI_MORE, "admin users setup-link", "EMAIL", "a new one-time link, for a forgotten password", NULL, cmd_users_setup_link},
     {CLI_MORE, "admin break-glass", "ORG", "a token for an organisation that is not yours", reason_options, cmd_break_glass},
     {CLI_MORE, "whoami", "", "who the token belongs to", NULL, cmd_whoami},
-    {CLI_MORE, "completion", "SHELL", "completion script for bash or zsh", NULL, cmd_completion},
-    {CLI_MORE, "version", "", "version of this program", NULL, cmd_version},
+    {CLI_MORE, "support-bundle", "DIR", "a folder with state, events and versions, secrets left out", NULL, cmd_support_bundle},
+    {CLI_MORE, "completion", "SHELL", "completion script for bash, zsh or fish", NULL, cmd_completion},
+    {CLI_MORE, "version", "", "versions of this program and of the server", version_options, cmd_version},
     {CLI_MORE, "help", "[COMMAND]...", "help for a command", NULL, cmd_help},
     {CLI_GROUP_MAX, NULL, NULL, NULL, NULL, NULL},
 };

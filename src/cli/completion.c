@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* completion: scripts for bash and zsh, made from the table of commands. They complete words and options, and ask no server. */
+/* completion: scripts for bash, zsh and fish, made from the table of commands. They complete words and options, and ask no server. */
 #include "cli/cli.h"
 
 #include "base/str.h"
@@ -74,36 +74,104 @@ static void put_options(const struct cli_option *o)
         (void)printf(" --%s", o->name);
 }
 
-int cmd_completion(struct cli *c)
+/* Options of every command of @words words, as branches of a case. */
+static void put_cases(int words)
 {
-    bool zsh = MT_STREQ(c->argv[0], "zsh");
-    if (!zsh && !MT_STREQ(c->argv[0], "bash"))
-        return cli_usage(c, "'%.40s' is not bash or zsh", c->argv[0]);
-    if (c->json)
-        return cli_usage(c, "a completion script is no JSON");
-    if (zsh)
-        (void)printf("autoload -U +X bashcompinit && bashcompinit\n");
+    for (const struct cli_command *k = cli_commands; k->name; k++)
+        if (k->options && 1 + (strchr(k->name, ' ') != NULL) + (strchr(k->name, ' ') != strrchr(k->name, ' ')) == words) {
+            (void)printf("    '%s') options='", k->name);
+            put_options(k->options);
+            (void)printf("' ;;\n");
+        }
+}
+
+static void put_bash(void)
+{
     (void)printf("_moat() {\n  local word=${COMP_WORDS[COMP_CWORD]} one=${COMP_WORDS[1]} two=${COMP_WORDS[2]} verbs='' thirds='' options=''\n"
-                 "  case ${COMP_WORDS[COMP_CWORD-1]} in\n    -f|--manifest|--data-dir) compopt -o default 2>/dev/null; COMPREPLY=(); return ;;\n  esac\n"
+                 "  case ${COMP_WORDS[COMP_CWORD-1]} in\n    -f|--manifest|--data-dir) compopt -o default 2>/dev/null; COMPREPLY=(); return ;;\n"
+                 "    -o|--output) COMPREPLY=($(compgen -W 'table wide json' -- \"$word\")); return ;;\n  esac\n"
                  "  case $one in\n");
     put_verbs();
     (void)printf("  esac\n  if [ \"$COMP_CWORD\" -eq 1 ]; then COMPREPLY=($(compgen -W '");
     put_nouns();
     (void)printf("' -- \"$word\")); return; fi\n"
                  "  if [ \"$COMP_CWORD\" -eq 2 ] && [ -n \"$verbs\" ] && [ \"${word#-}\" = \"$word\" ]; then COMPREPLY=($(compgen -W \"$verbs\" -- \"$word\")); return; fi\n"
-                 "  [ -n \"$verbs\" ] && one=\"$one $two\"\n  case $one in\n");
+                 "  case \"$one\" in\n    describe|wait) if [ \"$COMP_CWORD\" -eq 2 ]; then COMPREPLY=($(compgen -W '");
+    for (const char *p = cli_kind_names(); *p; p++)
+        (void)putchar(*p == ',' ? ' ' : *p);
+    (void)printf("' -- \"$word\")); return; fi ;;\n  esac\n  case \"$one $two\" in\n");
     put_thirds();
     (void)printf("  esac\n"
                  "  if [ \"$COMP_CWORD\" -eq 3 ] && [ -n \"$thirds\" ] && [ \"${word#-}\" = \"$word\" ]; then COMPREPLY=($(compgen -W \"$thirds\" -- \"$word\")); return; fi\n"
-                 "  [ -n \"$thirds\" ] && one=\"$one ${COMP_WORDS[3]}\"\n  case $one in\n");
-    for (const struct cli_command *k = cli_commands; k->name; k++)
-        if (k->options) {
-            (void)printf("    '%s') options='", k->name);
-            put_options(k->options);
-            (void)printf("' ;;\n");
-        }
+                 "  case $one in\n");
+    put_cases(1);
+    (void)printf("  esac\n  case \"$one $two\" in\n");
+    put_cases(2);
+    (void)printf("  esac\n  case \"$one $two ${COMP_WORDS[3]}\" in\n");
+    put_cases(3);
     (void)printf("  esac\n  COMPREPLY=($(compgen -W \"$options");
     put_options(cli_global_options);
     (void)printf("\" -- \"$word\"))\n}\ncomplete -F _moat moat\n");
+}
+
+/* Text between single quotes of fish. */
+static void put_quoted(const char *s)
+{
+    (void)putchar('\'');
+    for (; *s; s++) {
+        if (*s == '\'' || *s == '\\')
+            (void)putchar('\\');
+        (void)putchar(*s);
+    }
+    (void)putchar('\'');
+}
+
+static void put_fish_options(const char *when, const struct cli_option *o)
+{
+    for (; o && o->name; o++) {
+        (void)printf("complete -c moat%s%s%s -l %s", *when ? " -n \"" : "", when, *when ? "\"" : "", o->name);
+        if (o->short_name)
+            (void)printf(" -s %c", o->short_name);
+        if (o->arg)
+            (void)printf(" %s", MT_STREQ(o->arg, "PATH") || MT_STREQ(o->arg, "DIR") ? "-rF" : "-x");
+        (void)printf(" -d ");
+        put_quoted(o->help);
+        (void)putchar('\n');
+    }
+}
+
+static void put_fish(void)
+{
+    (void)printf("function __moat_words\n  set -l words (commandline -opc | string match -v -- '-*')\n  test \"$words[2..]\" = \"$argv\"\nend\n"
+                 "function __moat_in\n  string match -q -- \"$argv*\" (string join ' ' (commandline -opc | string match -v -- '-*')[2..])\nend\n"
+                 "complete -c moat -f\n");
+    for (const struct cli_command *k = cli_commands; k->name; k++) {
+        const char *last = strrchr(k->name, ' ');
+        (void)printf("complete -c moat -n \"__moat_words%s%.*s\" -a %s -d ", last ? " " : "", last ? (int)(last - k->name) : 0, k->name, last ? last + 1 : k->name);
+        put_quoted(k->summary);
+        (void)putchar('\n');
+        if (last && strncmp(k[1].name ? k[1].name : "", k->name, (size_t)(last - k->name) + 1) != 0) /* the noun, once */
+            (void)printf("complete -c moat -n __moat_words -a %.*s\n", (int)strcspn(k->name, " "), k->name);
+        char when[120];
+        (void)snprintf(when, sizeof when, "__moat_in %s", k->name);
+        put_fish_options(when, k->options);
+    }
+    put_fish_options("", cli_global_options);
+}
+
+int cmd_completion(struct cli *c)
+{
+    const char *shell = c->argv[0];
+    if (!MT_STREQ(shell, "bash") && !MT_STREQ(shell, "zsh") && !MT_STREQ(shell, "fish"))
+        return cli_usage(c, "'%.40s' is not bash, zsh or fish", shell);
+    if (c->json)
+        return cli_usage(c, "a completion script is no JSON");
+    if (MT_STREQ(shell, "fish")) {
+        put_fish();
+    } else {
+        if (MT_STREQ(shell, "zsh"))
+            (void)printf("autoload -U +X bashcompinit && bashcompinit\n");
+        put_bash();
+    }
     return fflush(stdout) == EOF ? CLI_FAILURE : CLI_OK;
 }

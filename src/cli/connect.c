@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Which platform: the configuration file, the environment, the token (control-plane.md §15.2). */
-#include "cli/cli.h"
+#include "cli/config.h"
 
 #include "cli/creds.h"
 
@@ -8,54 +8,8 @@
 #include "base/cleanup.h"
 #include "base/str.h"
 #include "os/file.h"
-#include "wire/conf.h"
 
 #include <sys/stat.h>
-
-enum { MAX_CONFIG_PATH = 4096 };
-
-struct cli_conf {
-    char *api, *token_file, *org, *app, *env, *data_dir;
-    uint64_t tls_port;
-};
-
-static const struct mt_conf_key conf_keys[] = {
-    {"api", MT_CONF_STRING, offsetof(struct cli_conf, api), 1, 200, MT_CONF_NONE, "URL", "server, unix:/path/to/api.sock"},
-    {"token_file", MT_CONF_STRING, offsetof(struct cli_conf, token_file), 1, 4000, MT_CONF_NONE, "path", "file that holds the bearer token"},
-    {"org", MT_CONF_STRING, offsetof(struct cli_conf, org), 1, 64, MT_CONF_NONE, "", "organisation when none is named"},
-    {"app", MT_CONF_STRING, offsetof(struct cli_conf, app), 1, 64, MT_CONF_NONE, "", "app when none is named"},
-    {"env", MT_CONF_STRING, offsetof(struct cli_conf, env), 1, 64, MT_CONF_NONE, "", "environment when none is named"},
-    {"data_dir", MT_CONF_STRING, offsetof(struct cli_conf, data_dir), 1, 200, MT_CONF_NONE, "path", "data folder of the local platform"},
-    {"tls_port", MT_CONF_U64, offsetof(struct cli_conf, tls_port), 0, 65535, "0", "port", "local port of the edge that stands for 443; 0: 443 itself"},
-};
-
-static int load_conf(struct cli *c, struct cli_conf *conf)
-{
-    char path[MAX_CONFIG_PATH] = "";
-    struct mt_err err;
-    const char *given = getenv("MOAT_CONFIG"), *xdg = getenv("XDG_CONFIG_HOME"), *home = getenv("HOME");
-    const char *tries[3] = {0};
-    char own[MAX_CONFIG_PATH];
-    if (given && *given) {
-        tries[0] = given;
-    } else {
-        if (xdg && *xdg)
-            (void)snprintf(own, sizeof own, "%s/moat/config.toml", xdg);
-        else
-            (void)snprintf(own, sizeof own, "%s/.config/moat/config.toml", home ? home : "/");
-        tries[0] = own;
-        tries[1] = "/var/lib/moat/etc/cli.toml";
-    }
-    for (size_t i = 0; tries[i]; i++) {
-        (void)snprintf(path, sizeof path, "%s", tries[i]);
-        int r = mt_conf_load(path, conf_keys, MT_ARRAY_LEN(conf_keys), conf, stderr, &err);
-        if (r == 0)
-            return CLI_OK;
-        if (r != -MT_E_NOT_FOUND || given)
-            return cli_error(c, CLI_USAGE, err.msg, "MOAT_CONFIG names the configuration file");
-    }
-    return CLI_OK;
-}
 
 static char *take_token(const char *file, struct mt_err *err)
 {
@@ -95,15 +49,17 @@ int cli_connect(struct cli *c)
     if (c->http)
         return CLI_OK;
     struct cli_conf conf = {0};
-    int code = load_conf(c, &conf);
+    int code = cli_conf_load(c, &conf);
     if (code != CLI_OK)
         return code;
     c->config_org = MT_TAKE(conf.org);
+    c->config_project = MT_TAKE(conf.project);
     c->config_app = MT_TAKE(conf.app);
     c->config_env = MT_TAKE(conf.env);
     c->config_data_dir = MT_TAKE(conf.data_dir);
     c->tls_port = conf.tls_port;
     c->org = first_of(cli_opt(c, "org"), getenv("MOAT_ORG"), c->config_org);
+    c->project = first_of(cli_opt(c, "project"), getenv("MOAT_PROJECT"), c->config_project);
     c->app = first_of(cli_opt(c, "app"), getenv("MOAT_APP"), NULL);
     c->env = first_of(cli_opt(c, "env"), getenv("MOAT_ENV"), c->config_env);
     const char *api = first_of(cli_opt(c, "api"), getenv("MOAT_API"), conf.api);
@@ -124,7 +80,7 @@ int cli_connect(struct cli *c)
         if (code == CLI_OK && !token && !c->anonymous)
             code = stored_credential(c, conf.token_file);
     }
-    mt_conf_done(conf_keys, MT_ARRAY_LEN(conf_keys), &conf);
+    cli_conf_done(&conf);
     return code;
 }
 
@@ -136,6 +92,7 @@ void cli_done(struct cli *c)
         explicit_bzero(c->token, strlen(c->token));
     free(c->token);
     free(c->config_org);
+    free(c->config_project);
     free(c->config_app);
     free(c->config_env);
     free(c->config_data_dir);

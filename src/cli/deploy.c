@@ -58,6 +58,7 @@ static int print_plan(struct cli *c, const json_t *plan)
 
 static int deploy_release(struct cli *c, const char *release_id)
 {
+    cli_say_target(c, "deploying");
     mt_auto_json json_t *body = json_pack("{s:s}", "release_id", release_id);
     json_t *processes = process_list(c);
     if (processes)
@@ -89,7 +90,7 @@ static int deploy_manifest(struct cli *c, const char *text, size_t len, const ch
         code = cli_ensure_env(c);
     if (code != CLI_OK)
         return code;
-    cli_say(c, "deploying %s%s/%s@%s%s", cli_color(c, "bold"), c->org, c->app, c->env, cli_color(c, "reset"));
+    cli_say_target(c, "deploying");
     mt_auto_json json_t *body = json_pack("{s:s%,s:s}", "manifest", text, len, "manifest_format", "toml");
     if (cli_has(c, "image") && body)
         (void)mt_json_set_str(body, "image_ref", cli_opt(c, "image"));
@@ -133,8 +134,10 @@ int cmd_run(struct cli *c)
     if (!c->json && !c->quiet)
         (void)fprintf(stderr, "%s%s%s\n", cli_color(c, "dim"), text, cli_color(c, "reset"));
     code = deploy_manifest(c, text, strlen(text), "generated manifest");
+    if (code == CLI_OK) /* without a file, later commands would have to be told the app each time */
+        cli_say(c, "\nmoat context use %s/%s@%s makes it the target of later commands", c->org, c->app, c->env);
     if (code == CLI_OK)
-        cli_say(c, "\nkeep it: moat init --image %s%s%s%s%s > moat.toml", c->argv[0], cli_has(c, "port") ? " --port " : "",
+        cli_say(c, "keep it: moat init --image %s%s%s%s%s > moat.toml", c->argv[0], cli_has(c, "port") ? " --port " : "",
                 cli_has(c, "port") ? cli_opt(c, "port") : "", cli_has(c, "hostname") ? " --hostname " : "", cli_has(c, "hostname") ? cli_opt(c, "hostname") : "");
     return code;
 }
@@ -152,7 +155,7 @@ int cmd_rollback(struct cli *c)
             return code;
         (void)mt_json_set_str(body, "release_id", id);
     }
-    cli_say(c, "rolling back %s/%s@%s", c->org, c->app, c->env);
+    cli_say_target(c, "rolling back");
     return submit_deploy(c, cli_env_path(c, "/rollbacks"), body);
 }
 
@@ -165,7 +168,7 @@ int cmd_restart(struct cli *c)
     json_t *processes = process_list(c);
     if (processes)
         (void)json_object_set_new(body, "process_types", processes);
-    cli_say(c, "restarting %s/%s@%s", c->org, c->app, c->env);
+    cli_say_target(c, "restarting");
     return submit_deploy(c, cli_env_path(c, "/restarts"), body);
 }
 

@@ -31,6 +31,11 @@ static int print_event(struct cli *c, json_t *ev, void *arg)
     return fflush(stdout) == EOF ? CLI_OK + 1 : 0;
 }
 
+static bool follows(const struct cli *c)
+{
+    return cli_has(c, "follow") || MT_STREQ(c->command->name, "events tail");
+}
+
 int cmd_events(struct cli *c)
 {
     uint64_t lines = 50, after = 0;
@@ -48,6 +53,8 @@ int cmd_events(struct cli *c)
     cli_put_filter(c, &q, "type", "event_type");
     cli_put_filter(c, &q, "deploy", "correlation_id");
     cli_put_filter(c, &q, "instance", "aggregate_id");
+    cli_put_filter(c, &q, "since", "since");
+    cli_put_filter(c, &q, "until", "until");
     if (*c->app_id)
         mt_buf_printf(&q, "&app_id=%s", c->app_id);
     if (*c->env_id)
@@ -62,7 +69,7 @@ int cmd_events(struct cli *c)
         return code;
     json_t *items = json_object_get(j, "items");
     struct tail tail = {.last = (uint64_t)cli_int(j, "head_event_id")};
-    if (c->json && !cli_has(c, "follow"))
+    if (c->json && !follows(c))
         return cli_print_list(c, items);
     size_t n = json_array_size(items);
     for (size_t i = 0; i < n; i++) { /* oldest first on the screen, whatever the order asked for */
@@ -70,7 +77,7 @@ int cmd_events(struct cli *c)
         if (r)
             return r - 1;
     }
-    if (!cli_has(c, "follow")) {
+    if (!follows(c)) {
         if (n == 0)
             cli_say(c, "no events");
         return CLI_OK;

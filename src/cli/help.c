@@ -33,6 +33,8 @@ static void print_options(FILE *out, const struct cli_option *o)
 {
     for (; o && o->name; o++) {
         char left[48];
+        if (MT_STREQ(o->name, "token")) /* it works, but a token on a command line is seen by all of the machine: MOAT_TOKEN is not */
+            continue;
         (void)snprintf(left, sizeof left, "%c%c%s --%s%s%s", o->short_name ? '-' : ' ', o->short_name ? o->short_name : ' ',
                        o->short_name ? "," : " ", o->name, o->arg ? " " : "", o->arg ? o->arg : "");
         (void)fprintf(out, "  %-30s %s\n", left, o->help);
@@ -43,18 +45,22 @@ static void print_command(FILE *out, const struct cli_command *k)
 {
     char left[48];
     (void)snprintf(left, sizeof left, "%s %s", k->name, k->args);
-    (void)fprintf(out, "  %-26s %s\n", left, k->summary);
+    (void)fprintf(out, "  %-26s%s %s\n", left, strlen(left) > 26 ? " " : "", k->summary); /* two blanks part them, however long the left is */
 }
 
 static void help_of_command(FILE *out, const struct cli_command *k)
 {
+    const struct cli_page *page = cli_page_of(k->name);
     (void)fprintf(out, "usage: moat %s%s%s [options]\n\n%s\n", k->name, *k->args ? " " : "", k->args, k->summary);
+    if (page)
+        (void)fprintf(out, "\n%s\n", page->text);
     if (k->options) {
         (void)fprintf(out, "\noptions:\n");
         print_options(out, k->options);
     }
-    (void)fprintf(out, "\noptions of every command:\n");
-    print_options(out, cli_global_options);
+    if (page && page->examples)
+        (void)fprintf(out, "\nexamples:\n%s\n", page->examples);
+    (void)fprintf(out, "\n`moat help options` shows the options of every command, `moat help exit-codes` what it may end with.\n");
 }
 
 /* Commands of a noun, "routes ..."; false when there is none. */
@@ -73,6 +79,15 @@ static bool help_of_noun(FILE *out, const char *noun)
     return found > 0;
 }
 
+/* True for a command of exactly this name: "logs" is one, although "logs tail" is another. */
+static bool exact(const char *name)
+{
+    for (const struct cli_command *k = cli_commands; k->name; k++)
+        if (MT_STREQ(k->name, name))
+            return true;
+    return false;
+}
+
 bool cli_help(FILE *out, const char *topic)
 {
     static const char *const title[CLI_GROUP_MAX] = {
@@ -80,7 +95,17 @@ bool cli_help(FILE *out, const char *topic)
     if (topic) {
         char copy[128];
         (void)snprintf(copy, sizeof copy, "%s", topic);
-        if (help_of_noun(out, copy))
+        const struct cli_page *page = cli_topic(copy);
+        if (MT_STREQ(copy, "options")) {
+            (void)fprintf(out, "options of every command:\n");
+            print_options(out, cli_global_options);
+            return true;
+        }
+        if (page) {
+            (void)fprintf(out, "%s\n", page->text);
+            return true;
+        }
+        if (!exact(copy) && help_of_noun(out, copy))
             return true;
         const char *word[3] = {copy};
         int given = 1, words;
@@ -101,7 +126,8 @@ bool cli_help(FILE *out, const char *topic)
             if (k->group == g)
                 print_command(out, k);
     }
-    (void)fprintf(out, "\n`moat help COMMAND` shows its options; a noun alone lists: `moat routes`, `moat releases`.\n");
+    (void)fprintf(out, "\n`moat help COMMAND` shows its options; a noun alone lists: `moat routes`, `moat releases`.\n"
+                       "topics: `moat help options`, `moat help exit-codes`, `moat help environment`.\n");
     return true;
 }
 
@@ -118,10 +144,21 @@ int cmd_help(struct cli *c)
 
 int cmd_version(struct cli *c)
 {
-    if (!c->json) {
-        (void)printf("moat %s\n", MOAT_VERSION);
-        return CLI_OK;
+    mt_auto_json json_t *server = NULL;
+    if (!cli_has(c, "client")) {
+        c->hush = true; /* the version of this program is worth knowing without a server, too */
+        c->timeout_ms = c->timeout_ms < 5000 ? c->timeout_ms : 5000;
+        if (cli_connect(c) == CLI_OK)
+            (void)cli_call_once(c, "/v1/capabilities", &server);
+        c->hush = false;
     }
-    mt_auto_json json_t *v = json_pack("{s:s}", "client_version", MOAT_VERSION);
-    return cli_print_object(c, "Version", v);
+    const char *v = cli_str(server, "server_version");
+    if (c->json) {
+        mt_auto_json json_t *j = json_pack("{s:s,s:s?}", "client_version", MOAT_VERSION, "server_version", *v ? v : NULL);
+        return cli_print_object(c, "Version", j);
+    }
+    (void)printf("moat %s\n", MOAT_VERSION);
+    if (*v)
+        (void)printf("server %s\n", v);
+    return CLI_OK;
 }

@@ -62,12 +62,23 @@ char *cli_generate_manifest(struct cli *c, const char *image, int *ret_code)
     return mt_buf_take(&b);
 }
 
+/* Keep the manifest in its file, which must not be there yet. */
+static int keep(struct cli *c, const char *file, const char *text)
+{
+    struct mt_err err;
+    char what[300];
+    if (access(file, F_OK) == 0 && !cli_has(c, "force")) {
+        (void)snprintf(what, sizeof what, "'%.200s' is there already", file);
+        return cli_error(c, CLI_CONFLICT, what, "--force replaces it, -f PATH writes another file");
+    }
+    return mt_file_write(file, text, strlen(text), 0644, &err) < 0 ? cli_fail(c, &err, NULL) : CLI_OK;
+}
+
 int cmd_init(struct cli *c)
 {
     const char *file = cli_manifest_file(c);
     const char *image = cli_opt(c, "image");
     int code;
-    struct mt_err err;
     if (!image)
         return cli_usage(c, "--image REF is missing");
     mt_auto_free char *text = cli_generate_manifest(c, image, &code);
@@ -75,21 +86,47 @@ int cmd_init(struct cli *c)
         return code;
     mt_auto_json json_t *shown = json_pack("{s:s,s:s}", "path", cli_file_name(file), "manifest", text);
     if (c->json && MT_STREQ(file, "-"))
-        return cli_print_object(c, "Manifest", shown);
+        return cli_print_object(c, "ManifestText", shown);
     if (MT_STREQ(file, "-") || (!cli_has(c, "manifest") && !isatty(STDOUT_FILENO) && !c->json)) {
         (void)fputs(text, stdout);
         return CLI_OK;
     }
-    if (access(file, F_OK) == 0 && !cli_has(c, "force")) {
-        char what[300];
-        (void)snprintf(what, sizeof what, "'%.200s' is there already", file);
-        return cli_error(c, CLI_CONFLICT, what, "--force replaces it, -f PATH writes another file");
-    }
-    if (mt_file_write(file, text, strlen(text), 0644, &err) < 0)
-        return cli_fail(c, &err, NULL);
+    if ((code = keep(c, file, text)) != CLI_OK)
+        return code;
     if (c->json)
-        return cli_print_object(c, "Manifest", shown);
+        return cli_print_object(c, "ManifestText", shown);
     (void)printf("%s\n", text);
     cli_say(c, "wrote %s; next: moat deploy", file);
+    return CLI_OK;
+}
+
+/* init, then the app and the environment it is for. */
+int cmd_launch(struct cli *c)
+{
+    char name[64];
+    int code = cli_has(c, "image") ? cli_connect(c) : cli_usage(c, "--image REF is missing");
+    if (code != CLI_OK)
+        return code;
+    const char *file = cli_manifest_file(c);
+    mt_auto_free char *text = cli_generate_manifest(c, cli_opt(c, "image"), &code);
+    if (!text || (code = keep(c, file, text)) != CLI_OK)
+        return code;
+    cli_say(c, "wrote %s", file);
+    if (cli_has(c, "name"))
+        (void)snprintf(name, sizeof name, "%s", cli_opt(c, "name"));
+    else
+        cli_app_name_of_image(cli_opt(c, "image"), name);
+    free(c->config_app);
+    c->app = c->config_app = strdup(name);
+    code = c->app ? cli_ensure_env(c) : cli_error(c, CLI_FAILURE, "out of memory", NULL);
+    if (code != CLI_OK)
+        return code;
+    mt_auto_json json_t *made = json_pack("{s:s,s:s,s:s,s:s}", "id", c->env_id, "name", c->env, "app_id", c->app_id, "manifest", file);
+    if (c->json) {
+        mt_auto_json json_t *doc = cli_receipt_json(c, "env", "launch", made);
+        return cli_print_line(c, doc);
+    }
+    (void)printf("%s\n", c->env_id);
+    cli_say(c, "next: moat deploy --env %s", c->env);
     return CLI_OK;
 }

@@ -25,6 +25,11 @@ static int print_line(struct cli *c, json_t *l, void *arg)
     return fflush(stdout) == EOF ? CLI_OK + 1 : 0; /* a closed pipe ends the stream quietly */
 }
 
+static bool follows(const struct cli *c)
+{
+    return cli_has(c, "follow") || MT_STREQ(c->command->name, "logs tail");
+}
+
 int cmd_logs(struct cli *c)
 {
     uint64_t lines = 100;
@@ -39,9 +44,10 @@ int cmd_logs(struct cli *c)
     cli_put_filter(c, &q, "process", "process_type");
     cli_put_filter(c, &q, "instance", "instance_id");
     cli_put_filter(c, &q, "since", "since");
+    cli_put_filter(c, &q, "until", "until");
     cli_put_filter(c, &q, "stream", "stream");
     cli_put_filter(c, &q, "contains", "contains");
-    if (cli_has(c, "follow")) {
+    if (follows(c)) {
         mt_auto_free char *path = cli_env_path(c, "/logs/stream%s", mt_buf_cstr(&q));
         return cli_follow(c, path, print_line, NULL, 60000);
     }

@@ -81,10 +81,12 @@ int cli_check_manifest(struct cli *c, const char *text, size_t len, const char *
         return refuse(c, m, name);
     if (m->n_problems && !c->json)
         print_problems(c, m, name);
-    const char *given = cli_opt(c, "app");
-    if (given && m->app_name && !MT_STREQ(given, m->app_name))
-        return cli_usage(c, "--app says '%s' but app.name in %s says '%s'", given, name, m->app_name);
-    if (m->app_name) {
+    const char *flag = cli_opt(c, "app"), *variable = getenv("MOAT_APP"), *given = flag ? flag : variable && *variable ? variable : NULL;
+    bool differ = given && m->app_name && !MT_STREQ(given, m->app_name);
+    if (differ && !cli_has(c, "app-override"))
+        return cli_usage(c, "%s says '%s' but app.name in %s says '%s': add --app-override to deploy it there all the same", flag ? "--app" : "MOAT_APP", given,
+                         name, m->app_name);
+    if (m->app_name && !differ) {
         free(c->config_app);
         c->config_app = MT_TAKE(m->app_name);
         c->app = c->config_app;

@@ -122,7 +122,15 @@ int cli_print_object(struct cli *c, const char *kind, const json_t *data)
 
 int cli_print_list(struct cli *c, const json_t *items)
 {
-    (void)c;
+    for (size_t i = 0; c->ndjson && i < json_array_size(items); i++) {
+        mt_auto_json json_t *line = json_copy(json_array_get(items, i));
+        if (!json_object_get(line, "type"))
+            (void)json_object_set_new(line, "type", json_string("item"));
+        if (put_json(line) != CLI_OK)
+            return CLI_FAILURE;
+    }
+    if (c->ndjson)
+        return CLI_OK;
     mt_auto_json json_t *j = json_pack("{s:s,s:s,s:O,s:n}", "api", "v1", "kind", "List", "items", items, "next_cursor");
     return put_json(j);
 }
@@ -131,6 +139,14 @@ int cli_print_line(struct cli *c, const json_t *obj)
 {
     (void)c;
     return put_json(obj);
+}
+
+void cli_say_target(struct cli *c, const char *doing)
+{
+    if (!c->said && c->org)
+        cli_say(c, "%s %s%s%s%s%s%s%s", doing, cli_color(c, "bold"), c->org, c->app && *c->app_id ? "/" : "", c->app && *c->app_id ? c->app : "",
+                c->env && *c->env_id ? "@" : "", c->env && *c->env_id ? c->env : "", cli_color(c, "reset"));
+    c->said = true;
 }
 
 void cli_say(struct cli *c, const char *fmt, ...)

@@ -38,8 +38,14 @@ static int take_away(struct cli *c, char *path_taken, const char *type, const ch
     code = cli_call(c, "DELETE", target, NULL, &r);
     if (code != CLI_OK)
         return code;
-    if (c->json)
-        return cli_print_object(c, "Deleted", r);
+    if (c->json) {
+        char operation[64];
+        (void)snprintf(operation, sizeof operation, "%s.delete", type);
+        mt_auto_json json_t *about = json_pack("{s:s,s:s}", "id", strrchr(path, '/') + 1, "name", name);
+        (void)json_object_update(about, r);
+        mt_auto_json json_t *doc = cli_receipt_json(c, type, operation, about);
+        return doc ? cli_print_line(c, doc) : cli_error(c, CLI_FAILURE, "out of memory", NULL);
+    }
     cli_say(c, "%s %s %s", type, name, json_is_true(json_object_get(r, "already_deleted")) ? "was deleted already" : "deleted");
     return CLI_OK;
 }

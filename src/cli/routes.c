@@ -117,8 +117,12 @@ int cmd_routes_delete(struct cli *c)
     code = cli_call(c, "DELETE", path, NULL, &r);
     if (code != CLI_OK)
         return code;
-    if (c->json)
-        return cli_print_object(c, "Deleted", r ? r : route);
+    if (c->json) {
+        mt_auto_json json_t *about = json_copy((json_t *)(uintptr_t)route);
+        (void)json_object_update(about, r);
+        mt_auto_json json_t *doc = cli_receipt_json(c, "route", "route.delete", about);
+        return cli_print_line(c, doc);
+    }
     cli_say(c, "route %s deleted", cli_str(route, "id"));
     return CLI_OK;
 }

@@ -25,6 +25,7 @@ static int wait_scaled(struct cli *c)
     int64_t began = mt_clock_mono(), deadline = began + c->wait_ms * MT_NS_PER_MS;
     int code = CLI_OK;
     mt_auto_free char *path = cli_env_path(c, "/status");
+    cli_catch_interrupt(c, "scaling", "moat status");
     for (char shown[64] = ""; code == CLI_OK;) {
         mt_auto_json json_t *st = NULL;
         code = cli_call(c, "GET", path, NULL, &st);
@@ -62,13 +63,20 @@ static int set_scale(struct cli *c, json_t *list)
     code = cli_call(c, "GET", path, NULL, &now);
     if (code != CLI_OK || json_array_size(list) == 0)
         return code != CLI_OK ? code : show(c, now);
-    cli_say(c, "scaling %s/%s@%s", c->org, c->app, c->env);
+    cli_say_target(c, "scaling");
     mt_auto_json json_t *body = json_pack("{s:O,s:I}", "processes", list, "expected_version", (json_int_t)cli_int(now, "resource_version"));
     mt_auto_json json_t *after = NULL;
     code = cli_call(c, "PUT", path, body, &after);
-    if (code == CLI_OK && cli_wants_wait(c))
-        code = wait_scaled(c);
-    return code == CLI_OK ? show(c, after) : code;
+    if (code != CLI_OK)
+        return code;
+    if (cli_wants_wait(c) && (code = wait_scaled(c)) != CLI_OK)
+        return code;
+    if (!c->json)
+        return show(c, after);
+    mt_auto_json json_t *about = json_copy(after);
+    (void)json_object_set_new(about, "id", json_string(c->env_id));
+    mt_auto_json json_t *doc = cli_receipt_json(c, "scale", "scale.set", about);
+    return cli_print_line(c, doc);
 }
 
 int cmd_scale(struct cli *c)

@@ -141,7 +141,7 @@ int cli_print_table(struct cli *c, const json_t *items, const struct cli_column 
         }
     }
     struct winsize ws;
-    if (c->columns || (c->tty && ioctl(STDOUT_FILENO, TIOCGWINSZ, &ws) == 0 && ws.ws_col))
+    if (!c->wide && (c->columns || (c->tty && ioctl(STDOUT_FILENO, TIOCGWINSZ, &ws) == 0 && ws.ws_col)))
         fit(width, cols, n, c->columns ? c->columns : ws.ws_col);
     (void)printf("%s", cli_color(c, "dim"));
     for (size_t k = 0; k < n; k++)

@@ -17,7 +17,7 @@ static int resolve(struct cli *c, const char *list, const char *noun, const char
         (void)snprintf(ret_id, 40, "%s", name);
         return CLI_OK;
     }
-    mt_buf_printf(&t, "%s?name=", list);
+    mt_buf_printf(&t, "%s%cname=", list, strchr(list, '?') ? '&' : '?');
     mt_http_put_query(&t, name);
     int code = cli_call(c, "GET", mt_buf_cstr(&t), NULL, &j);
     if (code != CLI_OK)
@@ -42,14 +42,47 @@ int cli_check_id(struct cli *c, const char *word, const char *prefix, const char
     return cli_error(c, CLI_USAGE, what, hint);
 }
 
+/* The one object of a list when there is exactly one; else @unnamed is the error. */
+static int only_one(struct cli *c, const char *list, const char *unnamed, const char *make, char **keep, const char **ret_name, char ret_id[40])
+{
+    mt_auto_json json_t *items = NULL;
+    int code = cli_list(c, list, &items);
+    if (code != CLI_OK)
+        return code;
+    if (json_array_size(items) != 1)
+        return json_array_size(items) ? cli_usage(c, "%s", unnamed) : cli_error(c, CLI_USAGE, unnamed, make);
+    (void)snprintf(ret_id, 40, "%s", cli_str(json_array_get(items, 0), "id"));
+    free(*keep);
+    *ret_name = *keep = strdup(cli_str(json_array_get(items, 0), "name"));
+    return CLI_OK;
+}
+
 int cli_need_org(struct cli *c)
 {
     int code = cli_connect(c);
     if (code != CLI_OK || *c->org_id)
         return code;
-    if (!c->org)
-        return cli_usage(c, "no organisation is named: add --org NAME");
+    if (!c->org) /* exactly one: no guess is needed */
+        return only_one(c, "/v1/orgs", "no organisation is named: add --org NAME", "moat orgs create NAME", &c->config_org, &c->org, c->org_id);
     return resolve(c, "/v1/orgs", "organisation", c->org, "moat orgs list", c->org_id);
+}
+
+int cli_need_project(struct cli *c)
+{
+    char list[100];
+    int code = cli_need_org(c);
+    if (code != CLI_OK || *c->project_id)
+        return code;
+    (void)snprintf(list, sizeof list, "/v1/orgs/%s/projects", c->org_id);
+    if (!c->project)
+        return only_one(c, list, "no project is named: add --project NAME", "moat projects create NAME", &c->config_project, &c->project, c->project_id);
+    return resolve(c, list, "project", c->project, "moat projects list", c->project_id);
+}
+
+/* `apps update --project` names where the app shall go, not where it is. */
+static bool own_project(const struct cli *c)
+{
+    return c->command && (MT_STREQ(c->command->name, "apps update") || MT_STREQ(c->command->name, "apps create"));
 }
 
 int cli_need_app(struct cli *c)
@@ -61,24 +94,12 @@ int cli_need_app(struct cli *c)
         cli_app_of_manifest(c);
     if (!c->app)
         c->app = c->config_app;
-    if (!c->app) { /* exactly one app: no guess is needed */
-        mt_auto_json json_t *items = NULL;
-        char target[100];
-        (void)snprintf(target, sizeof target, "/v1/orgs/%s/apps", c->org_id);
-        code = cli_list(c, target, &items);
-        if (code != CLI_OK)
-            return code;
-        if (json_array_size(items) == 0)
-            return cli_error(c, CLI_NOT_FOUND, "there is no app yet", "moat run IMAGE");
-        if (json_array_size(items) > 1)
-            return cli_usage(c, "no app is named: add --app NAME, or run it beside a moat.toml with app.name");
-        (void)snprintf(c->app_id, sizeof c->app_id, "%s", cli_str(json_array_get(items, 0), "id"));
-        free(c->config_app);
-        c->app = c->config_app = strdup(cli_str(json_array_get(items, 0), "name"));
-        return CLI_OK;
-    }
-    char list[100];
-    (void)snprintf(list, sizeof list, "/v1/orgs/%s/apps", c->org_id);
+    if (!c->app) /* never guessed, not even the only one */
+        return cli_usage(c, "no app is named: add --app NAME, or run it beside a moat.toml with app.name");
+    if (c->project && !own_project(c) && (cli_opt(c, "project") || getenv("MOAT_PROJECT")) && (code = cli_need_project(c)) != CLI_OK)
+        return code; /* a project that is named has to be there, and the app in it */
+    char list[160];
+    (void)snprintf(list, sizeof list, "/v1/orgs/%s/apps%s%s", c->org_id, *c->project_id ? "?project_id=" : "", c->project_id);
     return resolve(c, list, "app", c->app, "moat apps list", c->app_id);
 }
 

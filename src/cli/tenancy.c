@@ -84,10 +84,12 @@ static int ensure(struct cli *c, const char *list_path, const char *noun, const 
         memcpy(pinned, c->idempotency_key, sizeof pinned);
         *c->idempotency_key = '\0';
         mt_auto_json json_t *body = json_pack("{s:s}", "name", name);
+        c->said = true; /* the deploy names the target */
         code = body ? cli_call(c, "POST", list_path, body, &made) : cli_usage(c, "'%.40s' is not a name", name);
         memcpy(c->idempotency_key, pinned, sizeof pinned);
         if (code != CLI_OK)
             return code;
+        c->said = false;
         cli_say(c, "%s✓%s made %s %s", cli_color(c, "green"), cli_color(c, "reset"), noun, name);
         first = made;
     }

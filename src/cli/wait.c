@@ -23,6 +23,8 @@ struct watch {
     char first[40];   /* instance whose steps are timed */
     char status[16];
     bool lines;       /* --json: one line per event */
+    uint64_t after;   /* event id of the mutation; 0: somebody else's */
+    bool past;        /* what is told has been long ago */
 };
 
 enum { DONE = 1 };
@@ -31,7 +33,8 @@ bool cli_wants_wait(const struct cli *c)
 {
     if (cli_has(c, "no-wait"))
         return false;
-    return cli_has(c, "wait") || c->tty;
+    const char *name = c->command->name;
+    return cli_has(c, "wait") || (c->tty && (MT_STREQ(name, "deploy") || MT_STREQ(name, "run") || MT_STREQ(name, "rollback")));
 }
 
 static bool final_status(const char *s)
@@ -135,7 +138,7 @@ static int on_event(struct cli *c, json_t *ev, void *arg)
     }
     if (MT_STREQ(type, "deploy.created"))
         mark(w, STEP_ACCEPTED, us);
-    bool ready_before = w->at[STEP_READY] != 0;
+    bool ready_before = w->at[STEP_READY] != 0 || w->past;
     if (mt_starts_with(type, "instance."))
         on_instance(c, w, ev, us);
     if (!ready_before && w->at[STEP_READY])
@@ -183,10 +186,15 @@ static int outcome(struct cli *c, struct watch *w, const json_t *dep)
     const char *status = cli_str(dep, "status");
     int code = MT_STREQ(status, "succeeded") ? CLI_OK : CLI_NOT_CONVERGED;
     if (c->json) {
-        mt_auto_json json_t *r = json_pack("{s:s,s:s,s:s,s:{s:s,s:s?,s:s?},s:o,s:{s:s,s:s},s:O,s:o}", "type", "receipt", "api", "v1", "kind", "Receipt",
-                                           "target", "org", c->org, "app", c->app, "env", c->env, "ts",
-                                           json_string(mt_rfc3339(mt_clock_wall_us(), (char[MT_RFC3339_LEN]){0})), "resource", "type", "deploy", "id",
-                                           w->deploy_id, "observed", dep, "timeline_ms", timeline_json(w));
+        char op[64];
+        (void)snprintf(op, sizeof op, "%s.create", *cli_str(dep, "kind") ? cli_str(dep, "kind") : "deploy");
+        mt_auto_json json_t *r = cli_receipt_json(c, "deploy", w->after ? op : "deploy.wait", dep);
+        (void)json_object_set_new(r, "changed", json_boolean(w->after != 0));
+        if (w->after)
+            (void)json_object_set_new(r, "event_id", json_integer((json_int_t)w->after));
+        (void)json_object_set_new(r, "type", json_string("receipt"));
+        (void)json_object_set_new(r, "ts", json_string(mt_rfc3339(mt_clock_wall_us(), (char[MT_RFC3339_LEN]){0})));
+        (void)json_object_set_new(r, "timeline_ms", timeline_json(w));
         (void)cli_print_line(c, r);
         return code;
     }
@@ -209,7 +217,7 @@ static int outcome(struct cli *c, struct watch *w, const json_t *dep)
 }
 
 /* Ctrl-C ends the waiting, not the deploy: what the handler says, made before it can be called. */
-static char interrupt_text[240];
+static char interrupt_text[400];
 static int interrupt_fd;
 
 static void on_interrupt(int sig)
@@ -220,27 +228,53 @@ static void on_interrupt(int sig)
     _exit(CLI_INTERRUPTED);
 }
 
-static void catch_interrupt(const struct cli *c, const char *deploy_id)
+void cli_catch_interrupt(const struct cli *c, const char *what, const char *resume)
 {
     interrupt_fd = c->json ? STDOUT_FILENO : STDERR_FILENO;
     (void)snprintf(interrupt_text, sizeof interrupt_text,
-                   c->json ? "{\"error\":{\"category\":\"interrupted\",\"code\":\"interrupted\",\"message\":\"the deploy goes on\",\"hint\":\"moat deploys wait %.40s\","
+                   c->json ? "{\"error\":{\"category\":\"interrupted\",\"code\":\"interrupted\",\"message\":\"%.60s goes on\",\"hint\":\"%.100s\","
                              "\"retryable\":true}}\n"
-                           : "\ninterrupted; the deploy goes on\nhint: moat deploys wait %.40s\n",
-                   deploy_id);
+                           : "\ninterrupted; %.60s goes on\nhint: %.100s\n",
+                   what, resume);
     (void)sigaction(SIGINT, &(struct sigaction){.sa_handler = on_interrupt}, NULL);
+}
+
+/* Somebody else's deploy: is there one, and has it ended? Then its steps are told from the log, and nothing is waited for. -1: it goes on. */
+static int ended_before(struct cli *c, struct watch *w, const char *path)
+{
+    mt_auto_json json_t *dep = NULL, *page = NULL;
+    char target[200];
+    size_t i;
+    json_t *ev;
+    int code = cli_call(c, "GET", path, NULL, &dep);
+    if (code != CLI_OK)
+        return code;
+    if (!final_status(cli_str(dep, "status")))
+        return -1;
+    (void)snprintf(target, sizeof target, "/v1/orgs/%s/events?limit=500&order=asc&correlation_id=%s", c->org_id, w->deploy_id);
+    w->past = true;
+    c->hush = true; /* how it ended is known without them */
+    if (cli_call(c, "GET", target, NULL, &page) == CLI_OK)
+        json_array_foreach(json_object_get(page, "items"), i, ev) (void)on_event(c, ev, w);
+    c->hush = false;
+    return outcome(c, w, dep);
 }
 
 int cli_wait_deploy(struct cli *c, const char *deploy_id, uint64_t after)
 {
-    struct watch w = {.deploy_id = deploy_id, .lines = c->json, .deadline = mt_clock_mono() + c->wait_ms * MT_NS_PER_MS};
+    struct watch w = {.deploy_id = deploy_id, .lines = c->json, .after = after, .deadline = mt_clock_mono() + c->wait_ms * MT_NS_PER_MS};
     char target[300];
     /* from just before the command's own events: it wrote fewer than 100 */
     (void)snprintf(target, sizeof target, "/v1/orgs/%s/events/stream?after_event_id=%" PRIu64 "&correlation_id=%s", c->org_id,
                    after > 100 ? after - 100 : 0, deploy_id);
     mt_auto_free char *path = cli_env_path(c, "/deploys/%s", deploy_id);
     bool told = false;
-    catch_interrupt(c, deploy_id);
+    char resume[80];
+    (void)snprintf(resume, sizeof resume, "moat deploys wait %.40s", deploy_id);
+    cli_catch_interrupt(c, "the deploy", resume);
+    int before = after || !path ? -1 : ended_before(c, &w, path);
+    if (before != -1)
+        return before;
     for (;;) {
         int64_t left_ms = (w.deadline - mt_clock_mono()) / MT_NS_PER_MS;
         c->hush = true; /* the deploy itself, asked next, tells what is wrong */

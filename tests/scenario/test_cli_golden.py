@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 """Every command of the CLI against fixed answers: stdout, stderr, exit code and the requests it makes, as text and with --json.
 What is expected lies in golden/; MOAT_GOLDEN=update writes it anew. Needs no root and no platform."""
@@ -6,6 +6,7 @@ import difflib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import time
 sys.dont_write_bytecode = True
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "lib"))
+import cli_schema  # noqa: E402
 from cli_fixture import *  # noqa: E402,F403
 
 ROOT = os.environ.get("MOAT_ROOT", os.path.dirname(os.path.dirname(HERE)))
@@ -63,18 +65,32 @@ COMMANDS = {
     "init": ["init --image registry.test/my_app:1 --port 8443", "init --image registry.test/My_App:1", "init --image registry.test/web:1 -f -", "init --image registry.test/web:1 -f out/moat.toml", "init --image registry.test/web:1 -f out/moat.toml",
              "init"],
     "manifest": ["| manifest validate -f -", "| manifest show -f -", "manifest validate", "| manifest fmt -f -", "| manifest fmt --check -f -", "manifest schema", "manifest schema --markdown"],
-    "help": ["version", "help routes", "help deploy", "help routes create", "help nothing", "completion tcsh"],
+    "context": ["context show", "context set --env staging", "context set", "context set --app= --org acme", "context use acme/billing/invoices@prod",
+                "context use acme/invoices", "context use a/b/c/d@e", "context clear", "context show -q"],
+    "describe": ["describe deploy " + DEP_BAD, "describe env prod", "describe app web", "describe release v1", "describe route " + ROUTE, "describe node " + NODE,
+                 "describe nodes " + NODE, "describe deploy", "describe instance dep_1"],
+    "wait": ["wait instance " + INST, "wait route " + ROUTE, "wait instance " + INST_BAD, "wait deploy " + DEP, "wait node " + NODE],
+    "aliases": ["endpoints --all", "expose web.test --port 8443"],
+    "tails": ["logs tail"],
+    "launch": ["launch --image registry.test/web:1 --name web -f out/launched.toml --force", "launch"],
+    "support-bundle": ["support-bundle out/bundle"],
+    "modes": ["apps list --output json", "apps list -o wide", "apps list -o yaml", "apps list --ndjson", "releases -o wide"],
+    "help": ["version", "version --client", "help routes", "help deploy", "help routes create", "help describe", "help exit-codes", "help environment", "help options", "help logs", "help nothing", "completion tcsh"],
 }
-# What cannot be shown against fixed answers: up, down and doctor ask this machine; auth and sps are in test_cli_auth.py.
-ELSEWHERE = {"up", "down", "doctor", "auth", "sps"}
+# What cannot be shown against fixed answers: up, down and doctor ask this machine, edge explain the edge's own
+# socket; auth, sps, members and users are in test_cli_auth.py, why in test_control_why.py.
+ELSEWHERE = {"auth", "sps", "orgs members", "admin users", "admin break-glass", "why", "up", "down", "doctor", "edge explain", "help", "completion"}
+SAME = {"events tail"}  # the stream goes on for ever; a_stream_goes_on_where_it_ended follows events -f, which is the same
 NOT_JSON = {"help admin audit verify", "help", "help routes", "help deploy", "help routes create", "logs -f", "deploys wait " + DEP, "deploys wait " + DEP_BAD, "rollback --to v1 --wait",
-            "restart --wait", "| deploy -f - --wait"}
+            "restart --wait", "| deploy -f - --wait", "logs tail", "wait instance " + INST, "wait route " + ROUTE, "wait instance " + INST_BAD, "wait deploy " + DEP, "apps list --ndjson", "help describe", "help exit-codes",
+            "help environment", "help options", "help logs"}
 
 
 class Bench:
     def __init__(self, folder):
         self.dir = folder
         self.fixture = Fixture(folder)
+        self.codes = set()
         os.makedirs(os.path.join(folder, "home"))
         os.makedirs(os.path.join(folder, "out"))
         self.env = {"PATH": "/usr/bin:/bin", "HOME": os.path.join(folder, "home"), "MOAT_API": "unix:" + self.fixture.path, "MOAT_TOKEN": "secret",
@@ -90,12 +106,14 @@ class Bench:
         if "--app" in words or words[0] == "deploy":
             e.pop("MOAT_APP", None)
         r = subprocess.run([MOAT] + words, input=stdin, capture_output=True, text=True, timeout=30, env=e, cwd=self.dir)
+        self.codes.add(r.returncode)
         return r.returncode, r.stdout, r.stderr
 
     def plain(self, text):
         text = text.replace(self.dir, "$D")
         text = re.sub(r"\b20(?!01-)\d\d-\d\d-\d\dT[0-9:.]+Z", "NOW", text)
         text = re.sub(r" *\d{6,}\.\d\d s", " N s", text)
+        text = re.sub(r" +\d\.\d\d s  (ready|active|failed|stopped)", r" N s \1", text)  # how long wait has waited
         text = re.sub(r" +\d\.\d\d s  (\d/\d ready)", r" N s \1", text)  # how long scale has waited
         text = re.sub(r'"routed":\d+', '"routed":0', text)
         return re.sub(r"moat \d+\.\d+\.\d+|(?<=client_version\":\")[^\"]+", "VERSION", text)
@@ -112,14 +130,15 @@ def record(b, lines):
         for mode in ([], ["--json"]):
             b.fixture.reset()
             code, stdout, stderr = b.run(line, *mode)
+            shutil.rmtree(os.path.join(b.dir, "out", "bundle"), ignore_errors=True)
             if os.path.exists(os.path.join(b.dir, "moat.toml")):  # init with --json keeps what it made; later commands would read it
                 os.unlink(os.path.join(b.dir, "moat.toml"))
             if mode:
                 docs = stdout.splitlines()
-                assert line in NOT_JSON or len(docs) == 1, f"{line} --json: {len(docs)} documents"
+                assert line in NOT_JSON or len(docs) == 1 or line.startswith("help"), f"{line} --json: {len(docs)} documents"
                 if not line.startswith("help") or code != 0:
-                    for d in docs:
-                        json.loads(d)
+                    bad = cli_schema.faults(line, [json.loads(d) for d in docs])
+                    assert not bad, f"{line} --json is not as docs/api/cli-schemas.json says: {bad[:3]}"
                     assert docs, f"{line} --json: nothing on stdout"
             else:
                 no_control_bytes(line, stdout + stderr)
@@ -141,19 +160,25 @@ def compare(name, text):
     assert not diff, "differs from " + path + "\n" + "\n".join(diff[:60])
 
 
+def commands_of(b):
+    """Names of all commands, from the list that people see."""
+    _, out, _ = b.run("help")
+    return re.findall(r"^  ([a-z0-9][a-z0-9 -]*?)(?: [A-Z\[].*?)?  +\S", out, re.M)
+
+
 def every_command_has_one(b):
-    _, out, _ = b.run("completion bash")
-    words = re.search(r"compgen -W '([^']*)'", out).group(1).split()
-    covered = {line.replace("| ", "").split()[0] for lines in COMMANDS.values() for line in lines}
-    assert set(words) == covered | ELSEWHERE, f"commands without a golden answer: {set(words) ^ (covered | ELSEWHERE)}"
+    lines = [line.replace("| ", "") for lines in COMMANDS.values() for line in lines]
+    bare = [n for n in commands_of(b) if not any(n == e or n.startswith(e + " ") for e in ELSEWHERE | SAME) and not any(x == n or x.startswith(n + " ") for x in lines)]
+    # "routes" alone stands for "routes list"
+    bare = [n for n in bare if not (n.endswith(" list") and any(x == n[:-5] or x.startswith(n[:-5] + " -") for x in lines))]
+    assert not bare, f"commands without a golden answer: {bare}"
 
 
 def help_names_every_command(b):
     """Not golden: the list of all commands changes with each of them."""
-    _, out, _ = b.run("help")
     code, script, _ = b.run("completion bash")
     assert code == 0
-    names = re.findall(r"^  ([a-z0-9][a-z0-9 -]*?)(?: [A-Z\[].*?)?  +\S", out, re.M)
+    names = commands_of(b)
     assert len(names) > 30 and "routes create" in names and "up" in names, names
     for name in names:
         code, text, _ = b.run("help " + name)
@@ -245,8 +270,18 @@ def no_platform_is_usage(b):
 
 def the_target_is_resolved_in_order(b):
     b.fixture.reset()
-    b.run("status", env={"MOAT_APP": "", "MOAT_ENV": "prod"})
-    assert any(s.startswith(f"GET {O}/apps?limit") for s in b.fixture.seen), b.fixture.seen  # the only app there is
+    doc, _ = both(b, "status", 2, "usage", env={"MOAT_APP": ""})
+    assert "--app" in doc["message"] and b.fixture.seen == ["GET /v1/orgs?name=local"] * 2, (doc, b.fixture.seen)  # not even the only app is guessed
+    b.fixture.reset()
+    b.run("apps", env={"MOAT_ORG": ""})
+    assert b.fixture.seen == ["GET /v1/orgs?limit=200", f"GET {O}/apps?limit=200"], b.fixture.seen  # the only organisation there is
+    b.fixture.answers[("GET", "/v1/orgs")] = lst(named(ORG, "local"), named(oid("org", 2), "other"))
+    doc, _ = both(b, "apps", 2, "usage", env={"MOAT_ORG": ""})
+    b.fixture.answers[("GET", "/v1/orgs")] = lst(named(ORG, "local"))
+    assert "--org" in doc["message"], doc
+    b.fixture.reset()
+    b.run("status --project billing")
+    assert f"GET {O}/projects?name=billing" in b.fixture.seen and f"GET {O}/apps?project_id={oid('prj', 1)}&name=web" in b.fixture.seen, b.fixture.seen
     with open(os.path.join(b.dir, "moat.toml"), "w") as f:
         f.write(MANIFEST.replace('"web"', '"of-the-manifest"', 1))
     try:
@@ -260,11 +295,119 @@ def the_target_is_resolved_in_order(b):
         os.unlink(os.path.join(b.dir, "moat.toml"))
     doc, _ = both(b, "restart", 2, "usage", env={"MOAT_ENV": ""})
     assert "--env" in doc["message"], doc
+    context_comes_last(b)
+
+
+def context_comes_last(b):
+    """flag, variable, manifest, saved context; profiles are contexts of their own; what others may write is not believed."""
+    conf = os.path.join(b.dir, "ctx.toml")
+    bare = {"MOAT_CONFIG": conf, "MOAT_ORG": "", "MOAT_APP": "", "MOAT_ENV": ""}
+    with open(conf, "w") as f:
+        f.write("# mine\norg = 'from-context' # kept\n\n[profiles.work]\norg = 'from-profile'\n")
+    for words, env, want in (("apps --org flag", {"MOAT_ORG": "variable"}, "flag"), ("apps", {"MOAT_ORG": "variable"}, "variable"), ("apps", {}, "from-context"),
+                             ("apps --profile work", {}, "from-profile"), ("apps", {"MOAT_PROFILE": "work"}, "from-profile")):
+        b.fixture.reset()
+        b.run(words, env=dict(bare, **env))
+        assert b.fixture.seen[0] == f"GET /v1/orgs?name={want}", (words, env, b.fixture.seen)
+    doc, _ = both(b, "apps --profile wrok", 2, "usage", env=bare)
+    assert "work" in doc["hint"], doc
+    code, out, err = b.run("context use acme/shop@dev --profile new", env=bare)
+    assert code == 0, err
+    code, out, err = b.run("context set --org other --env prod", env=bare)
+    text = open(conf).read()
+    assert text == "env = \"prod\"\n# mine\norg = \"other\"\n\n[profiles.work]\norg = 'from-profile'\n\n[profiles.new]\norg = \"acme\"\napp = \"shop\"\nenv = \"dev\"\n", text
+    assert oct(os.stat(conf).st_mode)[-3:] == "600", oct(os.stat(conf).st_mode)
     b.fixture.reset()
-    b.fixture.answers[("GET", f"{O}/apps")] = lst(named(APP, "web"), named(oid("app", 2), "shop"))
-    doc, _ = both(b, "status", 2, "usage", env={"MOAT_APP": ""})
-    b.fixture.answers[("GET", f"{O}/apps")] = lst(named(APP, "web"))
-    assert "--app" in doc["message"], doc
+    b.run("restart --no-wait", env=dict(bare, MOAT_ORG="local", MOAT_APP="web"))
+    assert any(s.startswith("POST") for s in b.fixture.seen), b.fixture.seen  # a saved environment is named, not guessed
+    for bad, what in (("orgg = 'x'", "did you mean 'org'"), ("org = 5", "'org' must be a text"), ("org = ", "value is missing"), ("tls_port = 70000", "tls_port")):
+        with open(conf, "w") as f:
+            f.write(bad + "\n")
+        doc, _ = both(b, "apps", 2, "usage", env=bare)
+        assert what in doc["message"] and "ctx.toml:1:" in doc["message"], (bad, doc)
+    os.chmod(conf, 0o666)
+    doc, _ = both(b, "apps", 2, "usage", env=bare)
+    assert "written by others" in doc["message"], doc
+
+
+def retry_after_is_kept(b):
+    """Two refusals with Retry-After: 1, then an answer: asked three times, not before the time; a wait over the budget is not begun."""
+    b.fixture.reset()
+    b.fixture.refuse = [(429, 1), (503, 1)]
+    start = time.monotonic()
+    code, out, err = b.run("whoami --debug")
+    took = time.monotonic() - start
+    assert code == 0 and len(b.fixture.seen) == 3 and took >= 2.0, (code, err, b.fixture.seen, took)
+    assert "again in" in err and "try 2 of 5" in err, err
+    b.fixture.reset()
+    b.fixture.refuse = [(503, 600)]
+    start = time.monotonic()
+    code, out, err = b.run("whoami")
+    assert code == 6 and len(b.fixture.seen) == 1 and time.monotonic() - start < 5, (code, err, b.fixture.seen)
+
+
+def mutations_keep_their_key_when_tried_again(b):
+    b.fixture.reset()
+    b.fixture.refuse, b.fixture.refuse_method = [(503, 0)], "POST"
+    code, out, err = b.run("apps create shop")
+    assert code == 0 and len(b.fixture.keys) == 2 and b.fixture.keys[0] == b.fixture.keys[1], (code, err, b.fixture.keys)
+
+
+def debug_shows_no_secret(b):
+    for words in ("whoami --debug --token sekrit", "apps create shop --debug --token sekrit"):
+        b.fixture.reset()
+        code, out, err = b.run(words)
+        assert "sekrit" not in out + err and "/v1/" in err and "Bearer" not in err, err
+
+
+def completion_runs_in_the_shells(b):
+    if not shutil.which("bash") or not shutil.which("zsh") or not shutil.which("fish"):
+        print("skip - completion in zsh and fish: not all of bash, zsh, fish are installed", flush=True)
+    asks = [("moat ro", "routes"), ("moat routes cr", "create"), ("moat routes create --pro", "--process"), ("moat logs --fol", "--follow"), ("moat logs ta", "tail"),
+            ("moat manifest fmt --ch", "--check"), ("moat deploy --no-", "--no-wait"), ("moat --prof", "--profile")]
+    code, script, _ = b.run("completion bash")
+    path = os.path.join(b.dir, "moat.bash")
+    open(path, "w").write(script)
+    for line, want in asks[:-1] + [("moat describe dep", "deploy"), ("moat apps -o ta", "table")]:
+        words = line.split(" ")
+        probe = f"source {path}; COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}; _moat; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+        r = subprocess.run(["bash", "--norc", "-c", probe], capture_output=True, text=True, timeout=30)
+        assert want in r.stdout.split() and not r.stderr, (line, r.stdout, r.stderr)
+    if shutil.which("zsh"):
+        code, script, _ = b.run("completion zsh")
+        open(path, "w").write(script)
+        probe = f"autoload -U compinit && compinit -u -D; source {path}; print -r -- ${{_comps[moat]}}"
+        r = subprocess.run(["zsh", "-f", "-c", probe], capture_output=True, text=True, timeout=30, env=dict(b.env, HOME=b.dir))
+        assert r.returncode == 0 and "_moat" in r.stdout and not r.stderr, (r.stdout, r.stderr)
+    if shutil.which("fish"):
+        code, script, _ = b.run("completion fish")
+        path = os.path.join(b.dir, "moat.fish")
+        open(path, "w").write(script)
+        for line, want in asks:
+            r = subprocess.run(["fish", "--no-config", "-c", f"source {path}; complete -C '{line}'"], capture_output=True, text=True, timeout=60, env=dict(b.env, HOME=b.dir))
+            assert want in [x.split("\t")[0] for x in r.stdout.splitlines()] and not r.stderr, (line, r.stdout[:300], r.stderr[:300])
+
+
+def a_bundle_holds_no_secret(b):
+    b.fixture.reset()
+    planted = "planted-S3CRET"
+    b.fixture.answers[("GET", f"{A}/releases")] = lst(dict(release(REL1, 1), manifest={"env": {"vars": {"A": planted}}, "processes": {"web": {"vars": {"B": planted}}}}))
+    b.fixture.faults[("GET", "/v1/auth/whoami")] = (200, {"subject_id": oid("usr", 1), "token": {"id": "tok_1", "secret": planted}})
+    b.fixture.faults[("GET", "/v1/nodes")] = (503, problem("unavailable"))
+    code, out, err = b.run("support-bundle out/b --json --token secret")
+    assert code == 0, (out, err)
+    doc = json.loads(out)["data"]
+    text = ""
+    for name in doc["files"]:
+        path = os.path.join(b.dir, "out/b", name)
+        assert oct(os.stat(path).st_mode)[-3:] == "600"
+        text += open(path).read()
+    assert planted not in text and '"secret"' not in text.replace('"secret": "[redacted]"', "") and "[redacted]" in text, text[:2000]
+    assert json.load(open(os.path.join(b.dir, "out/b/nodes.json"))) == {"unavailable": "transient"}
+    assert json.load(open(os.path.join(b.dir, "out/b/events.json")))["items"], "events are missing"
+    both(b, "support-bundle out/b", 5, "conflict")
+    b.fixture.answers[("GET", f"{A}/releases")] = lst(release(REL2, 2), release(REL1, 1))
+    shutil.rmtree(os.path.join(b.dir, "out/b"))
 
 
 def a_key_given_is_the_key_sent(b):
@@ -301,9 +444,32 @@ def waiting_ends_in_time(b):
     assert doc["details"]["reason"] == "wait_timeout" and DEP in doc["hint"] and "goes on" in err, (doc, err)
 
 
+def waiting_for_an_object_ends_in_time(b):
+    b.fixture.reset()
+    start = time.monotonic()
+    code, out, err = b.run(f"wait instance {INST} --for stopped --wait-timeout 500ms --json")
+    doc = json.loads(out.splitlines()[-1])["error"]
+    assert code == 6 and doc["details"]["reason"] == "wait_timeout" and doc["hint"] == f"moat wait instance {INST} --for stopped", (code, out)
+    assert time.monotonic() - start < 5 and len(b.fixture.seen) < 20, b.fixture.seen
+    code, out, err = b.run(f"wait instance {INST} --for stopped --wait-timeout 300ms")
+    assert code == 6 and "it goes on" in err and f"hint: moat wait instance {INST} --for stopped" in err, err
+    b.fixture.reset()
+    b.fixture.hold = True
+    p = subprocess.Popen([MOAT, "wait", "route", ROUTE, "--for", "deleted"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=b.env, cwd=b.dir)
+    end = time.monotonic() + 10
+    while not any("stream" in s for s in b.fixture.seen) and time.monotonic() < end:
+        time.sleep(0.01)
+    p.send_signal(signal.SIGINT)
+    out, err = p.communicate(timeout=10)
+    assert p.returncode == 130 and f"moat wait route {ROUTE} --for deleted" in err, (p.returncode, out, err)
+    b.fixture.released.set()
+    b.fixture.released.clear()
+
+
 def an_interrupt_ends_the_waiting_only(b):
     for mode in ([], ["--json"]):
         b.fixture.reset()
+        b.fixture.faults[("GET", f"{E}/deploys/{DEP}")] = (200, deploy(DEP, "rolling"))
         b.fixture.hold = True
         p = subprocess.Popen([MOAT, "deploys", "wait", DEP] + mode, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=b.env, cwd=b.dir)
         end = time.monotonic() + 10
@@ -386,6 +552,61 @@ def on_a_terminal(b):
         assert REL1 in shown and "…" in shown, shown
 
 
+def progress_on_a_terminal(b):
+    """Steps with their seconds, coloured on a terminal; elsewhere the same words without escapes."""
+    import pty
+    b.fixture.reset()
+    main_fd, side = pty.openpty()
+    p = subprocess.Popen([MOAT, "restart", "--wait"], stdin=side, stdout=side, stderr=side, env=b.env, cwd=b.dir)
+    os.close(side)
+    text = b""
+    while True:
+        try:
+            part = os.read(main_fd, 65536)
+        except OSError:
+            break
+        if not part:
+            break
+        text += part
+    os.close(main_fd)
+    assert p.wait(timeout=10) == 0, text
+    assert b"\x1b[" in text
+    plain = re.sub(r"\x1b\[\d+m", "", text.decode()).replace("\r\n", "\n")
+    code, out, err = b.run("restart --wait")
+    no_control_bytes("restart --wait", err)
+    steps = lambda t: re.findall(r"^ +(\d+\.\d\d) s  (\w+)", t, re.M)  # noqa: E731
+    assert [w for _, w in steps(plain)][:5] == ["scheduled", "booting", "starting", "ready", "routed"] or "ready" in [w for _, w in steps(plain)], plain
+    assert [w for _, w in steps(plain)] == [w for _, w in steps(err)] and "timeline" in plain, (plain, err)
+
+
+def every_exit_code_was_seen(b):
+    """Of control-plane.md 15.4; 130 has a case of its own."""
+    assert b.codes == set(range(9)), b.codes
+
+
+def the_app_of_the_file_and_of_the_flag_must_agree(b):
+    for words, env, where in (("deploy -f - --app other --no-wait", {}, "--app"), ("deploy -f - --no-wait", {"MOAT_APP": "other"}, "MOAT_APP")):
+        b.fixture.reset()
+        e = dict(b.env, **env) if env else {k: v for k, v in b.env.items() if k != "MOAT_APP"}
+        r = subprocess.run([MOAT] + words.split(), input=MANIFEST, capture_output=True, text=True, env=e, cwd=b.dir)
+        assert r.returncode == 2 and where + " says 'other'" in r.stderr and "--app-override" in r.stderr and not b.fixture.keys, (r, b.fixture.seen)
+        r = subprocess.run([MOAT] + words.split() + ["--app-override"], input=MANIFEST, capture_output=True, text=True, env=e, cwd=b.dir)
+        assert r.returncode == 0 and f"GET {O}/apps?name=other" in b.fixture.seen, (r, b.fixture.seen)
+
+
+def schemas_see_what_is_wrong(b):
+    """The check itself: documents that a command must not print."""
+    if not cli_schema.jsonschema:
+        print("skip - answers against docs/api/cli-schemas.json: python3-jsonschema is not installed", flush=True)
+        return
+    good = {"api": "v1", "kind": "List", "items": [{"id": APP, "name": "web"}], "next_cursor": None}
+    assert not cli_schema.faults("apps", [good])
+    for bad in (dict(good, items=[{"id": "web"}]), dict(good, more=1), {"api": "v1", "kind": "List", "items": []}, {"api": "v1", "kind": "Nothing", "data": {}},
+                {"api": "v1", "kind": "Version", "data": {"client_version": 1}}, {"api": "v1", "kind": "Receipt", "operation": "x"},
+                {"error": {"category": "bad"}}, {"type": "event", "event_id": 1}):
+        assert cli_schema.faults("apps", [bad]), bad
+
+
 def main():
     failed = 0
     with tempfile.TemporaryDirectory(prefix="mt-cli-", dir="/tmp") as folder:
@@ -393,8 +614,10 @@ def main():
         cases = [(f"golden {n}", lambda n=n: compare(n, record(b, COMMANDS[n]))) for n in COMMANDS]
         cases += [("every command has a golden answer", lambda: every_command_has_one(b))]
         for f in (help_names_every_command, errors_have_categories, a_dead_socket_is_transient, a_slow_answer_is_transient, an_answer_that_is_none_is_internal, a_wrong_token_is_auth,
-                  no_platform_is_usage, the_target_is_resolved_in_order, a_key_given_is_the_key_sent, scaling_waits_until_it_is_so, watching_is_no_json, waiting_ends_in_time, an_interrupt_ends_the_waiting_only,
-                  a_stream_goes_on_where_it_ended, a_closed_pipe_ends_quietly, doctor_reaches_the_platform, few_libraries_are_loaded_at_the_start, on_a_terminal):
+                  no_platform_is_usage, the_target_is_resolved_in_order, a_key_given_is_the_key_sent, scaling_waits_until_it_is_so, watching_is_no_json, waiting_ends_in_time, waiting_for_an_object_ends_in_time, an_interrupt_ends_the_waiting_only,
+                  a_stream_goes_on_where_it_ended, a_closed_pipe_ends_quietly, doctor_reaches_the_platform, few_libraries_are_loaded_at_the_start, on_a_terminal, progress_on_a_terminal, retry_after_is_kept,
+                  mutations_keep_their_key_when_tried_again, debug_shows_no_secret, completion_runs_in_the_shells, schemas_see_what_is_wrong, a_bundle_holds_no_secret, the_app_of_the_file_and_of_the_flag_must_agree,
+                  every_exit_code_was_seen):
             cases.append((f.__name__.replace("_", " "), lambda f=f: f(b)))
         for name, case in cases:
             try:

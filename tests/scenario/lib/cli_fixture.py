@@ -108,6 +108,13 @@ ANSWERS = {
     ("GET", "/v1/nodes"): lst({"id": NODE, "name": "vm", "admin_state": "active", "health": "ready", "conditions": ["disk_pressure"],
                                "vmm": {"driver": "qemu", "accel": "tcg", "reason": "no KVM"}, "overlay_ipv6": "fd00::100"}),
     ("GET", "/v1/auth/whoami"): {"subject_type": "user", "subject_id": oid("usr", 1), "email": "operator@localhost"},
+    ("GET", "/v1/capabilities"): {"server_version": "9.9.9", "api_versions": ["v1"], "manifest_versions": ["v1"], "features": {"logs": True}, "limits": {}},
+    ("GET", f"/v1/nodes/{NODE}"): {"id": NODE, "name": "vm", "health": "ready", "conditions": [], "vmm": {"driver": "qemu", "accel": "tcg", "reason": "no KVM"}},
+    ("GET", f"{O}/apps/{APP}"): dict(named(APP, "web"), project_id=oid("prj", 1)),
+    ("GET", f"{A}/envs/{ENV}"): dict(named(ENV, "prod"), app_id=APP, conditions=[{"type": "ready", "status": "false", "reason": f"no_capacity {ESC}"}]),
+    ("GET", f"{E}/routes/{ROUTE}"): ROUTE_OBJ,
+    ("GET", f"{E}/instances/{INST}"): INSTANCES[0],
+    ("GET", f"{O}/projects"): lst(named(oid("prj", 1), "billing")),
     ("GET", f"{O}/apps"): lst(named(APP, "web")),
     ("POST", f"{O}/apps"): receipt("app.create", named(oid("app", 2), "shop")),
     ("GET", f"{A}/envs"): lst(named(ENV, "prod")),
@@ -170,6 +177,7 @@ class Fixture:
     def __init__(self, folder):
         self.path = os.path.join(folder, "api.sock")
         self.faults, self.seen, self.keys, self.hold, self.delay = {}, [], [], False, 0.0
+        self.refuse, self.refuse_method = [], None  # (status, Retry-After) of the next answers, to requests of one method
         self.answers = copy.deepcopy(ANSWERS)
         self.released = threading.Event()
         fixture = self
@@ -201,7 +209,7 @@ class Fixture:
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
     def reset(self):
-        self.faults, self.seen, self.keys, self.hold, self.delay = {}, [], [], False, 0.0
+        self.faults, self.seen, self.keys, self.hold, self.delay, self.refuse, self.refuse_method = {}, [], [], False, 0.0, [], None
 
     def serve(self, h, body):
         path, _, _ = h.path.partition("?")
@@ -214,6 +222,9 @@ class Fixture:
             return self.reply(h, 400, {"code": "bad_request", "detail": "no Idempotency-Key"})
         if self.delay:
             self.released.wait(self.delay)
+        if self.refuse and self.refuse_method in (None, h.command):
+            status, after = self.refuse.pop(0)
+            return self.reply(h, status, {"code": "unavailable", "detail": "not now", "retryable": True}, [("Retry-After", str(after))] if after else [])
         fault = self.faults.get((h.command, path))
         if fault:
             return self.reply(h, *fault)
@@ -223,6 +234,9 @@ class Fixture:
             return self.stream(h, rows)
         if path == f"{E}/logs/stream":
             return self.stream(h, LOGS + [{"type": "end"}])
+        if path == f"{O}/events" and "correlation_id" in h.path and "order=asc" in h.path:
+            dep = DEP_BAD if DEP_BAD in h.path else DEP
+            return self.reply(h, 200, {"kind": "List", "items": rollout(dep, "failed" if dep == DEP_BAD else "succeeded"), "head_event_id": 106})
         answer = self.answers.get((h.command, h.path), self.answers.get((h.command, path)))
         if answer is None:
             return self.reply(h, 404, {"code": "not_found", "detail": f"nothing is at {path}", "retryable": False})

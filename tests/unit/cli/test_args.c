@@ -119,7 +119,7 @@ static const struct {
     {{"--json"}, "no command is given"},
     {{"status", "--timeout", "soon"}, "--timeout: 'soon' is not a duration such as 500ms, 30s, 5m, 1h"},
     {{"scale", "web=2", "--wait-timeout", "1"}, "--wait-timeout: '1' is not a duration such as 500ms, 30s, 5m, 1h"},
-    {{"scale", "--idempotency-key", "a b"}, "--idempotency-key: 1 to 64 letters, digits, '.', '_', '-'"},
+    {{"scale", "--idempotency-key", "a b"}, "--idempotency-key: 1 to 128 printable characters without blanks"},
     {{"st\x1b[2Jatus-of-it"}, "unknown command 'st?[2Jatus-of-it'"},
 };
 
