@@ -82,6 +82,9 @@ OBJECTS = {
              "result:any error_code:any event_id:any prev_hash:str hash:str",
     "AuditChain": "chain:str ok:bool records:int anchor_seq:int head_seq:int head_hash:str bad?:object",
     "AuditVerdict": "ok:bool pending:int chains:[AuditChain]",
+    "Quota": "dimension:str limit:any used:int source:str counts:str",
+    "UsageHour": "env_id:id app_id:id kind:vcpu|memory unit:str from:time to:time quantity:int final:bool",
+    "Maintenance": "on:bool reason?:str changed_at?:time",
     "Usage": "instances:int cpu_millis:int memory_bytes:int disk_bytes:int",
     "Node": "id:id name:str roles:[str] admin_state:str admin_reason?:str health:str health_reason?:str conditions:[str] config:object vmm?:object "
             "arch:str labels:{str} overlay_ipv6:str instance_prefix:str public_ipv6?:str public_ipv4?:str capacity:object allocatable:object "
@@ -95,6 +98,8 @@ OBJECTS = {
     "Projection": "name:str state:str last_applied_event_id:int head_event_id:int updated_at:time rebuild?:Rebuild",
     # requests
     "Version": "expected_version?:int",
+    "QuotaSet": "limit:any reason:str",
+    "MaintenanceSet": "on:bool reason:str",
     "OrgNew": "name:str billing_email?:str",
     "OrgChange": "name?:str billing_email?:str? developer_exec?:bool expected_version?:int",
     "Reason": "reason:str",
@@ -213,7 +218,10 @@ OPS = {
     "GET " + E + "/networking": ("Networking", 200, None, ""),
     "GET " + O + "/events": ("EventPage", 200, None, EVENTS + " before_event_id limit order"),
     "GET " + O + "/events/stream": ("ndjson", 200, None, EVENTS),
-    "GET " + O + "/audit": ("[Audit]", 200, None, "actor_id action decision resource_id since until " + LIST),
+    "GET " + O + "/audit": ("[Audit]", 200, None, "actor action decision resource since until " + LIST),
+    "GET " + O + "/quotas": ("[Quota]", 200, None, ""),
+    "PUT " + O + "/quotas/{dimension}": ("Quota", 200, "QuotaSet", ""),
+    "GET " + O + "/usage": ("[UsageHour]", 200, None, "since until env_id kind " + LIST),
     "GET " + O + "/audit/verify": ("AuditVerdict", 200, None, ""),
     "GET " + E + "/logs": ("LogPage", 200, None, LOGS + " cursor"),
     "GET " + E + "/logs/stream": ("ndjson", 200, None, LOGS),
@@ -228,7 +236,9 @@ OPS = {
     "GET /v1/admin/events": ("EventPage", 200, None, EVENTS + " before_event_id limit order"),
     "GET /v1/admin/projections": ("[Projection]", 200, None, ""),
     "POST /v1/admin/projections/{name}/rebuild": ("Rebuild", 200, "Empty", ""),
-    "GET /v1/admin/audit": ("[Audit]", 200, None, "chain actor_id action decision resource_id since until " + LIST),
+    "GET /v1/admin/audit": ("[Audit]", 200, None, "chain actor action decision resource since until " + LIST),
+    "GET /v1/admin/maintenance": ("Maintenance", 200, None, ""),
+    "POST /v1/admin/maintenance": ("Maintenance", 200, "MaintenanceSet", ""),
     "GET /v1/admin/audit/verify": ("AuditVerdict", 200, None, ""),
 }
 QUERY = {

@@ -113,6 +113,12 @@ static const struct cli_option events_options[] = {
     {"action", 0, "NAME", "only this action, or a group such as app.*"}, \
     {"resource", 0, "ID", "only what was done to this"}, {"denied", 0, NULL, "only what was refused"}, \
     {"lines", 'n', "N", "at most this many (default 50)"}
+static const struct cli_option usage_options[] = {
+    {"since", 0, "TIME", "from this RFC 3339 time, or so long ago (default 24 hours)"},
+    {"until", 0, "TIME", "before this time"},
+    {"kind", 0, "NAME", "vcpu or memory"},
+    {NULL, 0, NULL, NULL},
+};
 static const struct cli_option audit_options[] = {AUDIT_OPTIONS, {NULL, 0, NULL, NULL}};
 static const struct cli_option admin_audit_options[] = {
     AUDIT_OPTIONS, {"all", 0, NULL, "those of every organisation too"}, {NULL, 0, NULL, NULL}};
@@ -249,6 +255,13 @@ const struct cli_command cli_commands[] = {
     {CLI_ROUTES, "routes update", "ROUTE", "change a route", routes_update_options, cmd_routes_update},
     {CLI_ROUTES, "routes delete", "ROUTE", "remove a route, by host name or id", NULL, cmd_routes_delete},
     {CLI_ROUTES, "edge explain", "[HOST]", "where the edge of this machine would send a client, and why", edge_explain_options, cmd_edge_explain},
+    {CLI_MORE, "usage", "", "processor and memory taken, by environment and hour", usage_options, cmd_usage},
+    {CLI_MORE, "admin quotas set", "DIMENSION LIMIT", "set a limit of the organisation, or default", reason_options, cmd_admin_quotas_set},
+    {CLI_MORE, "admin orgs suspend", "", "stop what an organisation runs and refuse its changes", reason_options, cmd_admin_orgs_suspend},
+    {CLI_MORE, "admin orgs resume", "", "end the suspension of an organisation", reason_options, cmd_admin_orgs_resume},
+    {CLI_MORE, "admin maintenance", "", "is the platform in maintenance", NULL, cmd_admin_maintenance},
+    {CLI_MORE, "admin maintenance on", "", "refuse all changes; what runs goes on", reason_options, cmd_admin_maintenance_on},
+    {CLI_MORE, "admin maintenance off", "", "allow changes again", reason_options, cmd_admin_maintenance_off},
     {CLI_MORE, "admin audit", "", "the audit log of the platform", admin_audit_options, cmd_admin_audit},
     {CLI_MORE, "admin audit verify", "", "check every chain of the audit log", NULL, cmd_admin_audit_verify},
     {CLI_ROUTES, "endpoints", "", "the same as routes list", routes_list_options, cmd_routes_list},
@@ -262,6 +275,7 @@ const struct cli_command cli_commands[] = {
     {CLI_MORE, "orgs get", "ORG", "one organisation", NULL, cmd_orgs_get},
     {CLI_MORE, "orgs rename", "ORG NAME", "rename an organisation", NULL, cmd_orgs_rename},
     {CLI_MORE, "orgs delete", "ORG", "remove an organisation without apps", NULL, cmd_orgs_delete},
+    {CLI_MORE, "orgs quotas", "", "limits of the organisation and what is used", NULL, cmd_orgs_quotas},
     {CLI_MORE, "projects list", "", "projects of the organisation", NULL, cmd_projects_list},
     {CLI_MORE, "projects create", "NAME", "make a project", NULL, cmd_projects_create},
     {CLI_MORE, "projects get", "PROJECT", "one project", NULL, cmd_projects_get},

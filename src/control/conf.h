@@ -31,6 +31,7 @@ struct mt_control_conf {
     char *bootstrap_org;
     char *egress_mode;         /* none, routed, nat66 */
     char *log_level;
+    char *quota_tier;          /* free, paid, unlimited */
     struct mt_conf_list insecure_registries, local_registries, vmm_allowed, node_roles;
     struct mt_conf_list roles; /* singleton roles this process may hold */
     uint64_t idempotency_retention_days;
@@ -39,7 +40,7 @@ struct mt_control_conf {
     uint64_t heartbeat_seconds, suspect_seconds, offline_seconds, drain_delay_seconds;
     uint64_t startup_grace_seconds;
     uint64_t registry_timeout_seconds, max_image_bytes, mtu;
-    uint64_t audit_retention_days;
+    uint64_t audit_retention_days, rate_limit_percent;
 };
 
 extern const struct mt_conf_key mt_control_keys[];

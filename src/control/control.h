@@ -8,6 +8,7 @@
 #include "control/conf.h"
 #include "control/log/append.h"
 #include "control/log/read.h"
+#include "model/quota.h"
 #include "pg/pg.h"
 #include "wire/http_server.h"
 
@@ -28,6 +29,7 @@ struct mt_plans;   /* plans/sent.h */
 struct mt_roles;   /* roles.h */
 struct mt_keeper;  /* keeper.h */
 struct mt_audit;   /* audit/seal.h */
+struct mt_limits;  /* limits/limits.h */
 
 struct mt_control {
     struct mt_control_conf conf;
@@ -41,6 +43,8 @@ struct mt_control {
     struct mt_feed *feed;            /* own lock */
     struct mt_roles *roles;          /* own lock */
     struct mt_keeper *keeper;        /* own lock */
+    struct mt_limits *limits;        /* own lock; NULL before ready */
+    _Atomic uint64_t quota_rejections[MT_QUOTA_MAX];
     struct mt_audit *audit;          /* own lock; NULL before ready */
     uint8_t mac_key[32];             /* HMAC of request bodies for idempotency records */
     uid_t agent_uid, edge_uid;       /* peers allowed on the internal socket */

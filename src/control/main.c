@@ -14,6 +14,7 @@
 #include "control/controller.h"
 #include "control/keeper.h"
 #include "control/offline.h"
+#include "control/limits/limits.h"
 #include "control/plans/edge_acks.h"
 #include "control/plans/sent.h"
 #include "control/streams/feed.h"
@@ -148,7 +149,8 @@ static int start_log(struct mt_control *ctl, struct mt_err *err)
     ac.pg.application_name = "moat-control appender";
     ac.head = ctl->head;
     struct mt_audit_conf uc = {.pg = ac.pg, .retention_days = (int)ctl->conf.audit_retention_days};
-    rc = mt_audit_new(&uc, &ctl->audit, err);
+    if ((rc = mt_limits_new(&ctl->pg_conf, (unsigned)ctl->conf.rate_limit_percent, &ctl->limits, err)) == 0)
+        rc = mt_audit_new(&uc, &ctl->audit, err);
     if (rc < 0 || (rc = mt_appender_new(&ac, &ctl->appender, err)) < 0)
         return rc;
     return mt_feed_new(&ctl->pg_conf, ctl->head, &ctl->feed, err);
@@ -247,6 +249,7 @@ static void done(struct mt_control *ctl)
     mt_http_server_free(ctl->http);
     mt_feed_free(ctl->feed); /* after the streams that it feeds */
     mt_appender_free(ctl->appender);
+    mt_limits_free(ctl->limits);
     mt_audit_free(ctl->audit); /* after whoever writes records: the last ones are sealed */
     mt_log_head_free(ctl->head);
     mt_edges_free(ctl->edges);
@@ -289,6 +292,15 @@ static int verify_audit(const struct mt_control_conf *conf, struct mt_err *err)
     return bad ? 1 : 0;
 }
 
+static int print_quotas(void)
+{
+    printf("%-28s %20s %20s  %s\n", "dimension", "free", "paid", "counts");
+    for (unsigned q = 0; q < MT_QUOTA_MAX; q++)
+        printf("%-28s %20lld %20lld  %s\n", mt_quota_name((enum mt_quota)q), (long long)mt_quota_default((enum mt_quota)q, MT_TIER_FREE),
+               (long long)mt_quota_default((enum mt_quota)q, MT_TIER_PAID), mt_quota_counts((enum mt_quota)q));
+    return 0;
+}
+
 static int usage(FILE *to)
 {
     fprintf(to, "usage: moat-control --config FILE [--check-config | --migrate | --verify-audit]\n"
@@ -297,7 +309,7 @@ static int usage(FILE *to)
                 "       moat-control --config FILE rebuild [--view NAME|all]\n"
                 "       moat-control --config FILE append --type TYPE --id AGGREGATE [--org ID] [--app ID] [--env ID]\n"
                 "                    [--payload JSON|@FILE] --reason TEXT\n"
-                "       moat-control --help-config | --routes | --version\n");
+                "       moat-control --help-config | --routes | --quotas | --version\n");
     return to == stderr ? 2 : 0;
 }
 
@@ -306,7 +318,7 @@ int main(int argc, char **argv)
     static const struct option opts[] = {{"config", 1, NULL, 'c'},       {"check-config", 0, NULL, 'k'},
                                          {"migrate", 0, NULL, 'm'},      {"force", 0, NULL, 'f'},
                                          {"verify-audit", 0, NULL, 'A'}, {"help-config", 0, NULL, 'H'},
-                                         {"routes", 0, NULL, 'r'},       {"version", 0, NULL, 'v'},
+                                         {"routes", 0, NULL, 'r'},       {"quotas", 0, NULL, 'q'},       {"version", 0, NULL, 'v'},
                                          {"help", 0, NULL, 'h'},         {"view", 1, NULL, 'w'},
                                          {"type", 1, NULL, 't'},         {"id", 1, NULL, 'i'},
                                          {"org", 1, NULL, 'o'},          {"app", 1, NULL, 'a'},
@@ -338,6 +350,8 @@ int main(int argc, char **argv)
             return mt_conf_help(mt_control_keys, mt_control_keys_n, stdout), 0;
         else if (o == 'r')
             return print_routes();
+        else if (o == 'q')
+            return print_quotas();
         else if (o == 'v')
             return printf("moat-control %s\n", MOAT_VERSION) < 0;
         else
@@ -357,6 +371,11 @@ int main(int argc, char **argv)
         return 2;
     }
     mt_log_level(level);
+    enum mt_quota_tier tier;
+    if (!mt_quota_tier_parse(ctl.conf.quota_tier, &tier)) {
+        fprintf(stderr, "moat-control: quota_tier: '%s' is not free, paid or unlimited\n", ctl.conf.quota_tier);
+        return 2;
+    }
     if (check) {
         mt_conf_done(mt_control_keys, mt_control_keys_n, &ctl.conf);
         return 0;

@@ -56,6 +56,11 @@ struct mt_pass_env {
     size_t n_deploys;
 };
 
+struct mt_pass_org {
+    char org_id[MT_ID_SIZE];
+    struct mt_place_quota quota;
+};
+
 struct mt_pass {
     struct mt_control *ctl;
     struct mt_pg *pg;
@@ -71,6 +76,8 @@ struct mt_pass {
     size_t n_envs;
     struct mt_release_row **releases; /* every release read in this pass */
     size_t n_releases, cap_releases;
+    struct mt_pass_org *orgs; /* what each organisation may still take; shared by its environments */
+    size_t n_orgs;
     json_t **owned; /* JSON to drop at the end */
     size_t n_owned, cap_owned;
 };

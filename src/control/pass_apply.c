@@ -13,6 +13,7 @@
 
 #define EVENTS_MAX 200 /* per command; the rest waits for the next pass, which follows at once */
 #define APPEND_TIMEOUT_MS 10000
+#define QUOTA_RETRY_MS 5000
 
 static const struct mt_pg_stmt take_addresses = {
     "ipam_take",
@@ -201,12 +202,19 @@ static int deploy_events(struct mt_pass *p, struct mt_pass_env *e, struct mt_pas
 
 static int step_groups(struct mt_pass *p, struct mt_pass_env *e, int64_t *wake, struct mt_err *err)
 {
-    struct mt_place_quota quota = MT_PLACE_QUOTA_NONE;
+    struct mt_place_quota none = {0, 0, 0}, *quota = &none; /* an organisation that is not there may nothing */
+    for (size_t i = 0; i < p->n_orgs; i++)
+        if (MT_STREQ(p->orgs[i].org_id, e->org_id))
+            quota = &p->orgs[i].quota;
     for (size_t i = 0; i < e->n_groups; i++) {
         struct mt_pass_group *g = &e->groups[i];
-        int rc = mt_roll_step(&g->group, p->nodes, p->n_nodes, &quota, p->now_ms, &p->arena, &g->result, err);
+        int rc = mt_roll_step(&g->group, p->nodes, p->n_nodes, quota, p->now_ms, &p->arena, &g->result, err);
         if (rc < 0)
             return rc;
+        /* Others of the organisation make room without a word to this environment. */
+        if (g->result.condition == MT_ROLL_BLOCKED && g->result.reason == MT_REASON_ORG_QUOTA_EXCEEDED &&
+            p->now_ms + QUOTA_RETRY_MS < g->result.wake_at_ms)
+            g->result.wake_at_ms = p->now_ms + QUOTA_RETRY_MS;
         if (g->result.wake_at_ms < *wake)
             *wake = g->result.wake_at_ms;
     }

@@ -5,6 +5,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/str.h"
+#include "control/quota/claims.h"
 #include "pg/array.h"
 
 #define BOOT_LIMITS_SECONDS 1800u /* image pull (30 min); boot and prestart are added */
@@ -579,6 +580,25 @@ static int load_env(struct mt_pass *p, struct mt_pass_env *e, const struct mt_pg
     return load_deploys(p, e, err);
 }
 
+/* What each organisation may still take, of all of them: few rows, and the same for every environment of the pass. */
+static int load_orgs(struct mt_pass *p, struct mt_err *err)
+{
+    mt_auto_free struct mt_quota_room *rooms = NULL;
+    size_t n = 0;
+    int rc = mt_quota_rooms(p->pg, mt_quota_tier_of(p->ctl), NULL, &rooms, &n, err);
+    if (rc < 0)
+        return rc;
+    p->orgs = room(p, n, sizeof *p->orgs);
+    if (!p->orgs)
+        return out_of_memory(err);
+    for (size_t i = 0; i < n; i++) {
+        memcpy(p->orgs[i].org_id, rooms[i].org_id, sizeof p->orgs[i].org_id);
+        p->orgs[i].quota = mt_quota_left(&rooms[i]);
+    }
+    p->n_orgs = n;
+    return 0;
+}
+
 int mt_pass_load(struct mt_pass *p, const char *const *env_ids, size_t n, struct mt_err *err)
 {
     struct mt_pg_params pp;
@@ -586,7 +606,7 @@ int mt_pass_load(struct mt_pass *p, const char *const *env_ids, size_t n, struct
     mt_auto_pg_res struct mt_pg_res *now = NULL;
     mt_auto_pg_res struct mt_pg_res *r = NULL;
     int rc = mt_pg_query_one(p->pg, &clock_now, NULL, &now, err);
-    if (rc < 0 || (rc = load_nodes(p, err)) < 0)
+    if (rc < 0 || (rc = load_nodes(p, err)) < 0 || (rc = load_orgs(p, err)) < 0)
         return rc;
     p->now_ms = mt_pg_time(now, 0, 0) / 1000;
     mt_pg_arr_init(&ids, MT_PG_ELEM_TEXT, 4u * 1024u * 1024u);

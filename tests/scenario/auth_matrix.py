@@ -136,6 +136,11 @@ ROUTES = {
     "GET /v1/admin/projections": op("admin"),
     "POST /v1/admin/projections/{name}/rebuild": op("admin"),
     "GET " + E + "/instances/{instance_id}/why": "events:read",
+    "GET " + O + "/quotas": "orgs:read",
+    "GET " + O + "/usage": "orgs:read",
+    "PUT " + O + "/quotas/{dimension}": op("quotas:admin"),
+    "GET /v1/admin/maintenance": op("admin"),
+    "POST /v1/admin/maintenance": op("admin"),
     "GET /v1/admin/audit": op("admin"),
     "GET /v1/admin/audit/verify": op("admin"),
 }

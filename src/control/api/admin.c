@@ -5,6 +5,7 @@
 #include "base/str.h"
 #include "control/api/call.h"
 #include "control/audit/seal.h"
+#include "control/limits/limits.h"
 
 int mt_api_livez(struct mt_api_call *c)
 {
@@ -19,6 +20,18 @@ int mt_api_readyz(struct mt_api_call *c)
         return mt_api_fail(c, 503, "unavailable", "the server is stopping");
     return mt_api_send(c, 200, json_pack("{s:s,s:I}", "status", "ok", "head_event_id",
                                          (json_int_t)mt_log_head_get(c->ctl->head)));
+}
+
+static void put_refusals(struct mt_api_call *c, bool ready, struct mt_buf *b)
+{
+    mt_buf_puts(b, "# TYPE moat_quota_rejections_total counter\n");
+    for (unsigned q = 0; q < MT_QUOTA_MAX; q++)
+        mt_buf_printf(b, "moat_quota_rejections_total{dimension=\"%s\"} %llu\n", mt_quota_name((enum mt_quota)q),
+                      (unsigned long long)atomic_load(&c->ctl->quota_rejections[q]));
+    mt_buf_puts(b, "# TYPE moat_rate_limited_total counter\n");
+    for (unsigned i = 0; i < MT_LIMIT_MAX && ready; i++)
+        mt_buf_printf(b, "moat_rate_limited_total{dimension=\"%s\"} %llu\n", mt_limit_name((enum mt_limit)i),
+                      (unsigned long long)mt_limits_refused(c->ctl->limits, (enum mt_limit)i));
 }
 
 int mt_api_metrics(struct mt_api_call *c)
@@ -50,10 +63,16 @@ int mt_api_metrics(struct mt_api_call *c)
                           (unsigned long long)a.stale, (unsigned long long)a.reconnects, (unsigned long long)u.sealed,
                           (unsigned long long)(u.dropped + u.failures), (unsigned long long)h.requests,
                           h.parked, h.streams, h.busy);
-    if (!t) {
+    mt_auto_buf struct mt_buf b = MT_BUF_INIT(1u << 20);
+    bool made = t != NULL;
+    mt_buf_puts(&b, made ? t : "");
+    free(t);
+    put_refusals(c, ready, &b);
+    if (!made || mt_buf_check(&b, &c->err) < 0) {
         (void)MT_FAIL(&c->err, MT_E_NOMEM, "metrics");
         return mt_api_fail_err(c);
     }
-    mt_http_reply(c->http, 200, "text/plain; version=0.0.4", t, strlen(t));
+    size_t len = b.len;
+    mt_http_reply(c->http, 200, "text/plain; version=0.0.4", mt_buf_take(&b), len);
     return 0;
 }

@@ -8,6 +8,7 @@
 #include "base/str.h"
 #include "control/api/authorise.h"
 #include "control/api/trail.h"
+#include "control/limits/request.h"
 #include "wire/json.h"
 
 #define BODY_MAX (1024u * 1024u)
@@ -187,6 +188,8 @@ static int run(struct mt_api_call *c, struct mt_api_worker *w)
         return -1;
     if (c->route->listener == MT_LISTEN_API && !(c->route->flags & MT_API_ANYONE)) {
         if (mt_api_owners(c) < 0 || mt_api_authorise(c) < 0)
+            return -1;
+        if (mt_limits_request(c) < 0)
             return -1;
         if (MT_STREQ(c->who.kind, "personal") && mt_http_req_round(c->http) == 0)
             mt_auth_touch(c->pg, &c->who);

@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/str.h"
 #include "control/api/call.h"
+#include "control/limits/request.h"
 #include "control/streams/event_json.h"
 #include "control/streams/feed.h"
 #include "pg/array.h"
@@ -41,6 +42,7 @@ struct stream {
     struct mt_feed *feed;
     bool following;
     int64_t opened_ns, beat_ns;
+    struct mt_stream_place place;
 };
 
 static int take(struct mt_api_call *c, const char *name, char *ret, size_t size)
@@ -244,6 +246,7 @@ static void stream_free(void *state)
 {
     struct stream *s = state;
     mt_feed_leave(s->feed, &s->sub);
+    mt_limits_stream_leave(&s->place);
     mt_event_filter_done(&s->f);
     free(s);
 }
@@ -266,6 +269,8 @@ static int open_stream(struct mt_api_call *c, struct stream **ret)
         return mt_api_fail_err(c);
     if (s->sub.after < 0)
         s->sub.after = head;
+    if (mt_limits_stream(c, &s->place) < 0)
+        return -1;
     if (c->who.restricted.on) {
         s->f.inside = malloc(sizeof *s->f.inside);
         if (!s->f.inside) {

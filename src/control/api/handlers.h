@@ -115,6 +115,14 @@ int mt_api_audit_list(struct mt_api_call *c);
 int mt_api_audit_verify(struct mt_api_call *c);
 int mt_api_admin_audit_list(struct mt_api_call *c);
 int mt_api_admin_audit_verify(struct mt_api_call *c);
+/* quotas.c */
+int mt_api_quotas_get(struct mt_api_call *c);
+int mt_api_quotas_put(struct mt_api_call *c);
+/* usage.c */
+int mt_api_usage_list(struct mt_api_call *c);
+/* maintenance.c */
+int mt_api_maintenance_get(struct mt_api_call *c);
+int mt_api_maintenance_post(struct mt_api_call *c);
 /* logs.c */
 int mt_api_logs_list(struct mt_api_call *c);
 int mt_api_logs_stream(struct mt_api_call *c);

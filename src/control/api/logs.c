@@ -7,6 +7,7 @@
 #include "base/str.h"
 #include "control/api/call.h"
 #include "control/api/trail.h"
+#include "control/limits/request.h"
 #include "control/streams/agent.h"
 #include "control/streams/logs.h"
 #include "pg/array.h"
@@ -41,7 +42,15 @@ struct stream {
     struct position seen[INSTANCES_MAX]; /* instances that are followed, with the seq their following began at */
     size_t seen_n;
     int64_t opened_ns, spoke_ns;
+    struct mt_stream_place place;
 };
+
+static void stream_end(void *state)
+{
+    struct stream *s = state;
+    mt_limits_stream_leave(&s->place);
+    free(s);
+}
 
 static int take(struct mt_api_call *c, const char *name, char *ret, size_t size)
 {
@@ -343,7 +352,12 @@ static int open_stream(struct mt_api_call *c, struct stream **ret)
     struct stream *s = rc == 0 ? calloc(1, sizeof *s) : NULL;
     if (s) {
         *s = (struct stream){.f = f, .opened_ns = mt_clock_mono(), .spoke_ns = mt_clock_mono()};
-        mt_http_req_set_state(c->http, s, free);
+        if (mt_limits_stream(c, &s->place) < 0) {
+            free(s);
+            history_done(&h);
+            return -1;
+        }
+        mt_http_req_set_state(c->http, s, stream_end);
         mt_http_stream_start(c->http, "application/x-ndjson", STREAM_BUFFER);
         write_history(c, &h, limit);
         rc = follow_new(c, s, src, &h);

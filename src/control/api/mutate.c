@@ -6,7 +6,9 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/str.h"
+#include "control/api/gate.h"
 #include "control/api/trail.h"
+#include "control/quota/claims.h"
 #include "model/names.h"
 #include "os/digest.h"
 
@@ -206,7 +208,7 @@ static int round_once(struct mt_api_call *c, mt_prepare_fn *prepare, const struc
     struct mt_cmd_done done = {0};
     if (mt_cmd_new(&actor, &cmd, &c->err) < 0)
         return mt_api_fail_err(c);
-    if (prepare(c, cmd, made) < 0)
+    if (prepare(c, cmd, made) < 0 || mt_quota_claim(c, cmd) < 0)
         return -1;
     if (made->dry_run) {
         made->nothing = true;
@@ -250,6 +252,9 @@ static int round_once(struct mt_api_call *c, mt_prepare_fn *prepare, const struc
     case MT_END_TAKEN:
         rc = (mt_starts_with(done.constraint, "releases_view_") && !last) ? 1 : taken(c, done.constraint);
         break;
+    case MT_END_QUOTA:
+        rc = mt_quota_refused(c, &done.quota);
+        break;
     case MT_END_ERROR:
     default:
         rc = mt_api_fail_err(c);
@@ -262,9 +267,7 @@ static int round_once(struct mt_api_call *c, mt_prepare_fn *prepare, const struc
 int mt_api_mutate(struct mt_api_call *c, mt_prepare_fn *prepare)
 {
     struct scope s;
-    if (c->org_suspended && !c->who.is_operator && !MT_STREQ(c->route->method, "DELETE"))
-        return mt_api_fail(c, 403, "forbidden", "the organisation is suspended: reading and deleting are all that can be done");
-    if (scope_make(c, &s) < 0)
+    if (mt_api_gate(c) < 0 || scope_make(c, &s) < 0)
         return -1;
     int rc = replay(c, &s);
     if (rc)

@@ -96,6 +96,8 @@ const struct mt_api_route mt_api_routes[] = {
 
     {"GET", O "/events", "events:read", MT_API_FILTERS, mt_api_events_list, "the event log of an organisation", MT_LISTEN_API},
     {"GET", O "/events/stream", "events:read", MT_API_FILTERS, mt_api_events_stream, "events as they happen (NDJSON)", MT_LISTEN_API},
+    {"GET", O "/quotas", "orgs:read", 0, mt_api_quotas_get, "limits of an organisation and what is used", MT_LISTEN_API},
+    {"GET", O "/usage", "orgs:read", 0, mt_api_usage_list, "processor and memory taken, by environment and hour", MT_LISTEN_API},
     {"GET", O "/audit", "audit:read", 0, mt_api_audit_list, "the audit log of an organisation", MT_LISTEN_API},
     {"GET", O "/audit/verify", "audit:read", 0, mt_api_audit_verify, "check the chain of the audit log", MT_LISTEN_API},
     {"GET", E "/logs", "logs:read", 0, mt_api_logs_list, "log lines", MT_LISTEN_API},
@@ -110,6 +112,9 @@ const struct mt_api_route mt_api_routes[] = {
     {"GET", "/v1/nodes", "nodes:read", MT_API_OPERATOR, mt_api_nodes_list, "nodes", MT_LISTEN_API},
     {"GET", "/v1/nodes/{node_id}", "nodes:read", MT_API_OPERATOR, mt_api_nodes_get, "one node", MT_LISTEN_API},
     {"GET", "/v1/admin/events", "events:admin", MT_API_OPERATOR, mt_api_admin_events_list, "the whole event log", MT_LISTEN_API},
+    {"PUT", O "/quotas/{dimension}", "quotas:admin", WRITE | MT_API_OPERATOR, mt_api_quotas_put, "quota.set", MT_LISTEN_API},
+    {"GET", "/v1/admin/maintenance", "admin", MT_API_OPERATOR, mt_api_maintenance_get, "is the platform in maintenance", MT_LISTEN_API},
+    {"POST", "/v1/admin/maintenance", "admin", WRITE | MT_API_OPERATOR | MT_API_ALWAYS, mt_api_maintenance_post, "maintenance.set", MT_LISTEN_API},
     {"GET", "/v1/admin/audit", "admin", MT_API_OPERATOR, mt_api_admin_audit_list, "the audit log of the platform and of all organisations", MT_LISTEN_API},
     {"GET", "/v1/admin/audit/verify", "admin", MT_API_OPERATOR, mt_api_admin_audit_verify, "check every chain of the audit log", MT_LISTEN_API},
 

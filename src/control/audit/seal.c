@@ -49,6 +49,7 @@ struct chain {
 struct rec {
     struct mt_audit_rec r;
     json_t *tree;
+    int at;                  /* order of arrival */
     char id[48], reason[80]; /* of a line that could not be read */
     struct chain *chain;
 };
@@ -121,6 +122,7 @@ static int add_line(struct pass *p, const char *line, size_t len, struct mt_err 
     struct rec *x = &p->recs[p->n];
     struct mt_err why = {0};
     memset(x, 0, sizeof *x);
+    x->at = p->n;
     int r = mt_audit_parse_line(line, len, &x->r, &x->tree, &why);
     if (r == 0 && strlen(mt_audit_chain(&x->r)) >= sizeof p->chains->name)
         r = MT_FAIL(&why, MT_E_CORRUPT, "audit line: an organisation id is too long");
@@ -144,6 +146,15 @@ static void settle_pointers(struct pass *p)
         x->r.text[MT_AUDIT_T_audit_id] = x->id;
         x->r.text[MT_AUDIT_T_reason] = x->reason;
     }
+}
+
+/* By time, as far as one pass sees; lines of one batch keep their order. */
+static int by_time(const void *a, const void *b)
+{
+    const struct rec *x = a, *y = b;
+    if (x->r.ts_us != y->r.ts_us)
+        return x->r.ts_us < y->r.ts_us ? -1 : 1;
+    return (x->at > y->at) - (x->at < y->at);
 }
 
 static int add_body(struct pass *p, const char *body, struct mt_err *err)
@@ -280,6 +291,8 @@ static int seal_locked(struct mt_pg *pg, struct pass *p, char *const *extra, int
     for (int i = 0; i < n; i++)
         if ((r = add_body(p, extra[i], err)) < 0)
             return r;
+    if (p->n > 1)
+        qsort(p->recs, (size_t)p->n, sizeof *p->recs, by_time);
     settle_pointers(p);
     if (p->n == 0 && p->ids.count == 0)
         return 0;

@@ -61,7 +61,8 @@ static int send_end(struct batch *b, struct flight *f, struct mt_err *err)
     mt_pg_p_bytes(&p, f->hash, 32);
     mt_pg_p_text(&p, text);
     int r = mt_pg_pipe_send(pg, &st_guard, &p, err);
-    if (r < 0 || (r = batch_send_guards(b, pg, f->cmds, f->n, UNDER_LOCK, err)) < 0)
+    if (r < 0 || (r = batch_send_guards(b, pg, f->cmds, f->n, UNDER_LOCK, err)) < 0 ||
+        (r = batch_quota_guard(b, pg, f->cmds, f->n, err)) < 0)
         return r;
     f->state = FLIGHT_ENDING; /* from here on it may commit, whatever becomes of the connection */
     r = mt_pg_pipe_send(pg, &batch_st_commit, NULL, err);

@@ -15,6 +15,7 @@
 #pragma once
 
 #include "control/log/types.h"
+#include "model/quota.h"
 #include "pg/pg.h"
 
 struct mt_cmd;
@@ -124,6 +125,27 @@ int mt_cmd_idempotency(struct mt_cmd *cmd, const char *org_id, const char *actor
  */
 int mt_cmd_audit(struct mt_cmd *cmd, const char *json, size_t len, struct mt_err *err);
 
+/**
+ * The command adds @delta to a quota of @org_id: it holds only if the sum, with that, stays within the organisation's limit at the
+ * moment of appending. @scope narrows the sum (the environment of deploys per hour) or is NULL; @unless_set is the limit where no
+ * override is set, MT_QUOTA_UNLIMITED for none. What takes away (@delta <= 0) is no claim and always passes.
+ */
+int mt_cmd_quota(struct mt_cmd *cmd, enum mt_quota dim, const char *org_id, const char *scope, int64_t delta, int64_t unless_set,
+                 struct mt_err *err);
+
+/** Why a quota refused: @current is used, @requested more were asked for. */
+struct mt_cmd_refused_quota {
+    enum mt_quota dimension;
+    int64_t limit, current, requested;
+};
+/** The same check now, on the caller's connection, so that what cannot pass does not get as far as the appender. 0 passes,
+ * 1 refused with *ret filled, -code. */
+int mt_cmd_quota_check(struct mt_cmd *cmd, struct mt_pg *pg, struct mt_cmd_refused_quota *ret, struct mt_err *err);
+/** Sums and limits of an organisation as the command check sees them: for instances, memory and processor the replicas wanted.
+ * Limits below 0 are none. */
+int mt_quota_used(struct mt_pg *pg, const char *org_id, enum mt_quota_tier tier, int64_t used[MT_QUOTA_MAX],
+                  int64_t limit[MT_QUOTA_MAX], struct mt_err *err);
+
 /** What the ids turned out to be; given to the reply builder. */
 struct mt_cmd_ids_given {
     int64_t first_event_id; /* event i has first_event_id + i */
@@ -146,7 +168,8 @@ enum mt_cmd_end {
     MT_END_REPLAY,    /* same key, same body: status and body are the stored ones, no event */
     MT_END_KEY_REUSE, /* same key, other body: 409 idempotency_key_reuse */
     MT_END_STALE,     /* a relied-on row changed: load again and prepare again, or 409 version_conflict; see rely_* */
-    MT_END_TAKEN      /* a unique index or check refused: see constraint */
+    MT_END_TAKEN,     /* a unique index or check refused: see constraint */
+    MT_END_QUOTA      /* a quota refused: see quota */
 };
 
 struct mt_cmd_done {
@@ -159,6 +182,7 @@ struct mt_cmd_done {
     char rely_key[80];             /*   its key, */
     int64_t rely_version;          /*   and the current version, 0 = no live row */
     char constraint[64];           /* TAKEN: name as in schema.sql */
+    struct mt_cmd_refused_quota quota; /* QUOTA */
 };
 void mt_cmd_done_free(struct mt_cmd_done *done);
 

@@ -55,6 +55,7 @@ int batch_init(struct batch *b, struct mt_appender_stats *stats, struct mt_err *
     mt_pg_arr_init(&b->rely_at, MT_PG_ELEM_I32, 1u << 20);
     mt_buf_init(&b->scratch, 1u << 20);
     mt_buf_init(&b->audit, 4u << 20);
+    batch_quota_init(b);
     b->proj = calloc(BATCH_EVENTS_MAX, sizeof *b->proj);
     b->rounds = calloc(BATCH_EVENTS_MAX, sizeof *b->rounds);
     b->seqs = batch_seqs_new();
@@ -78,6 +79,7 @@ void batch_done(struct batch *b)
     mt_pg_arr_done(&b->rely_at);
     mt_buf_done(&b->scratch);
     mt_buf_done(&b->audit);
+    batch_quota_done(b);
     free(b->proj);
     free(b->rounds);
     batch_seqs_free(b->seqs);
@@ -391,6 +393,8 @@ static int run_one(struct batch *b, struct mt_cmd *c, struct mt_err *err)
     memcpy(hash, b->hash, 32);
     b->stats->single_runs++;
     int r = batch_look_up(b, &c, 1, false, err);
+    if (r == 0)
+        r = batch_quota_ask(b, &c, 1, err);
     if (r == 0 && !c->out)
         r = write_all(b, &c, 1, &events, err);
     if (r == 0) {
@@ -460,7 +464,7 @@ static int run_set(struct batch *b, struct mt_cmd **cmds, int n, struct mt_err *
         batch_seqs_clear(b->seqs);
         b->careful = b->trusted ? CAREFUL_BATCHES : b->careful;
     }
-    if ((r = write_all(b, cmds, n, &events, err)) < 0)
+    if ((r = batch_quota_ask(b, cmds, n, err)) < 0 || (r = write_all(b, cmds, n, &events, err)) < 0)
         return r;
     return events == 0 ? mt_pg_exec(b->pg, "ROLLBACK", err) : commit(b, err);
 }

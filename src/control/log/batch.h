@@ -15,6 +15,8 @@ enum {
 };
 enum { IDEM_ORG = 0, IDEM_ACTOR, IDEM_ROUTE, IDEM_KEY, IDEM_MAC, IDEM_STATUS, IDEM_BODY, IDEM_EVENT, IDEM_MAX };
 
+#define QUOTA_COLS 6
+
 struct batch_seqs; /* numbers of aggregates that this appender wrote */
 
 struct batch {
@@ -29,6 +31,7 @@ struct batch {
     struct mt_pg_arr cols[COL_MAX], idem[IDEM_MAX], rely_key, rely_key2, rely_version, rely_at;
     struct mt_buf scratch;
     struct mt_buf audit; /* lines of the commands still in */
+    struct mt_pg_arr quota[QUOTA_COLS];
     struct mt_proj_event *proj;   /* BATCH_EVENTS_MAX each */
     struct mt_proj_round *rounds;
     struct mt_appender_stats *stats; /* written by the appender's thread only */
@@ -109,3 +112,12 @@ void batch_seqs_put(struct batch_seqs *s, const struct cmd_event *e);
 /** Queue on @pg one statement per kind of reliance of @cmds, out of the set @wanted (bit mt_rely), that fails when one does
  * not hold. lookup.c. */
 int batch_send_guards(struct batch *b, struct mt_pg *pg, struct mt_cmd **cmds, int n, unsigned wanted, struct mt_err *err);
+
+/* quota.c */
+void batch_quota_init(struct batch *b);
+void batch_quota_done(struct batch *b);
+/** Queue on @pg, behind the writes of @cmds and under the lock, a statement that fails when a sum that they add to is past its
+ * limit; nothing when they add nothing. */
+int batch_quota_guard(struct batch *b, struct mt_pg *pg, struct mt_cmd **cmds, int n, struct mt_err *err);
+/** Ask for the sums and limits that @cmds touch, and take those out that pass a limit, in their order. Not in a pipeline. */
+int batch_quota_ask(struct batch *b, struct mt_cmd **cmds, int n, struct mt_err *err);

@@ -12,6 +12,7 @@
 
 #define CMD_MAGIC 0x636d6474u
 #define CMD_SIDES_MAX 16
+#define CMD_CLAIMS_MAX 24
 
 struct cmd_event {
     enum mt_ev ev;
@@ -29,6 +30,12 @@ struct cmd_rely {
     int64_t version;
     uint64_t hash; /* a write of this key by an earlier command of the batch makes this one wait */
     uint64_t note; /* what a later command must wait for because this one relied on it; 0: nothing */
+};
+
+struct cmd_claim {
+    enum mt_quota dim;
+    const char *org, *scope;
+    int64_t delta, unless_set;
 };
 
 struct cmd_side {
@@ -49,6 +56,8 @@ struct mt_cmd {
     struct cmd_event *events; /* malloc'ed, grows */
     int n_relies;
     struct cmd_rely relies[MT_CMD_RELIES_MAX];
+    int n_claims;
+    struct cmd_claim claims[CMD_CLAIMS_MAX];
     int n_sides;
     struct cmd_side *sides[CMD_SIDES_MAX];
     bool idempotent;

@@ -10,7 +10,7 @@
 
 #include <string.h>
 
-extern const char mt_log_schema_sql[], mt_views_schema_sql[], mt_audit_schema_sql[], mt_auth_schema_sql[], mt_views_rebuild_sql[];
+extern const char mt_log_schema_sql[], mt_views_schema_sql[], mt_audit_schema_sql[], mt_auth_schema_sql[], mt_views_rebuild_sql[], mt_limits_schema_sql[];
 
 static const struct mt_pg_stmt st_has = {"schema_has", "SELECT to_regclass('moat.schema_migrations') IS NOT NULL"};
 static const struct mt_pg_stmt st_version = {"schema_version",
@@ -40,6 +40,7 @@ static const char grants_sql[] =
     "  GRANT INSERT, UPDATE, DELETE ON moat.access_tokens, moat.refresh_tokens, moat.device_codes, moat.user_credentials,"
     "   moat.user_setups, moat.browser_sessions, moat.login_failures, moat.sp_secrets TO moat_control;"
     "  GRANT INSERT, UPDATE, DELETE ON moat.rebuild_requests TO moat_control;"
+    "  GRANT INSERT, UPDATE, DELETE ON moat.rate_buckets TO moat_control;"
     " END IF;"
     " IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'moat_projector') THEN"
     "  GRANT USAGE ON SCHEMA moat, moat_views TO moat_projector;"
@@ -84,6 +85,11 @@ static int create_rebuild(struct mt_pg *pg, struct mt_err *err)
     return mt_pg_exec(pg, mt_views_rebuild_sql, err);
 }
 
+static int create_limits(struct mt_pg *pg, struct mt_err *err)
+{
+    return mt_pg_exec(pg, mt_limits_schema_sql, err);
+}
+
 static const struct {
     const char *name;
     int (*run)(struct mt_pg *pg, struct mt_err *err);
@@ -92,6 +98,7 @@ static const struct {
     {"auth", create_auth},
     {"audit", create_audit},
     {"rebuild", create_rebuild},
+    {"limits", create_limits},
 };
 _Static_assert(MT_ARRAY_LEN(migrations) == MT_LOG_SCHEMA_VERSION, "one migration for each version");
 

@@ -42,6 +42,8 @@ static const struct mt_pf f_user_updated[] = {TEXT_OPT("display_name"), BOOL_OPT
 static const struct mt_pf f_name[] = {TEXT("name"), END};
 static const struct mt_pf f_name_opt[] = {TEXT_OPT("name"), END};
 static const struct mt_pf f_reason[] = {TEXT("reason"), END};
+/* limit and previous: null is no override */
+static const struct mt_pf f_quota_set[] = {TEXT("dimension"), ANY("limit"), ANY_OPT("previous"), TEXT("reason"), END};
 static const struct mt_pf f_none[] = {END};
 static const struct mt_pf f_cascade[] = {BOOL("cascade"), END};
 /* billing_email: null takes the value away */
@@ -117,6 +119,7 @@ static const struct mt_pf *const fields[MT_EV_MAX] = {
     [MT_EV_ORG_UPDATED] = f_org_updated,
     [MT_EV_ORG_SUSPENDED] = f_reason,
     [MT_EV_ORG_RESUMED] = f_reason,
+    [MT_EV_ORG_QUOTA_SET] = f_quota_set,
     [MT_EV_ORG_DELETED] = f_none,
     [MT_EV_ORG_MEMBER_ADDED] = f_member_added,
     [MT_EV_ORG_MEMBER_ACTIVATED] = f_member_activated,

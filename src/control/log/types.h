@@ -19,6 +19,7 @@ enum mt_ev_birth { MT_EV_FIRST = 0, MT_EV_LATER, MT_EV_ANY };
     X(ORG_UPDATED, "org.updated", "org", 1, LATER, true)                               \
     X(ORG_SUSPENDED, "org.suspended", "org", 1, LATER, true)                           \
     X(ORG_RESUMED, "org.resumed", "org", 1, LATER, true)                               \
+    X(ORG_QUOTA_SET, "org.quota_set", "org", 1, LATER, true)                           \
     X(ORG_DELETED, "org.deleted", "org", 1, LATER, true)                               \
     X(ORG_MEMBER_ADDED, "org_member.added", "org_member", 1, FIRST, true)              \
     X(ORG_MEMBER_ACTIVATED, "org_member.activated", "org_member", 1, LATER, true)      \

@@ -114,6 +114,13 @@ static const struct projection table[] = {
      {"proj_sp_rotated", UPDATE("service_principals_view", "sp_id", "service_principal.secret_rotated", "name = v.name")}},
     {MT_EV_SERVICE_PRINCIPAL_DELETED,
      {"proj_sp_deleted", GONE("service_principals_view", "sp_id", "service_principal.deleted")}},
+    {MT_EV_ORG_QUOTA_SET,
+     {"proj_org_quota_set",
+      "INSERT INTO org_quotas_view (org_id, dimension, limit_value, " BORN_COLS ") SELECT e.aggregate_id, " P("dimension") ", "
+      "(e.payload->>'limit')::int8, " BORN E_OF("org.quota_set")
+      " ON CONFLICT (org_id, dimension) DO UPDATE SET limit_value = excluded.limit_value, updated_at = excluded.updated_at,"
+      " resource_version = org_quotas_view.resource_version + 1, last_event_id = excluded.last_event_id"
+      " WHERE org_quotas_view.last_event_id < excluded.last_event_id"}},
     BIRTH(MT_EV_PROJECT_CREATED, "proj_project_created", "project_id",
       "INSERT INTO projects_view (project_id, org_id, name, " BORN_COLS ") SELECT e.aggregate_id, e.org_id, "
                               P("name") ", " BORN E_OF("project.created")),
@@ -282,6 +289,7 @@ static const struct projection table[] = {
 
 static const char *const tables[] = {
     "users_view",       "orgs_view",   "org_members_view", "service_principals_view", "projects_view",        "apps_view",      "envs_view",  "releases_view", "deploys_view",
+    "org_quotas_view",
     "env_desired_view", "routes_view", "hostname_owners_view", "instances_view", "nodes_view", "cluster_view",  NULL,
 };
 

@@ -64,6 +64,18 @@ CREATE TABLE service_principals_view (
 );
 CREATE INDEX service_principals_view_org ON service_principals_view (org_id) WHERE NOT deleted;
 
+-- Limits that an operator set; NULL: taken back, the tier's default counts again.
+CREATE TABLE org_quotas_view (
+  org_id           text NOT NULL,
+  dimension        text NOT NULL,
+  limit_value      bigint NULL,
+  created_at       timestamptz NOT NULL,
+  updated_at       timestamptz NOT NULL,
+  resource_version bigint NOT NULL,
+  last_event_id    bigint NOT NULL,
+  CONSTRAINT org_quotas_view_pkey PRIMARY KEY (org_id, dimension)
+);
+
 CREATE TABLE projects_view (
   project_id       text CONSTRAINT projects_view_pkey PRIMARY KEY,
   org_id           text NOT NULL,

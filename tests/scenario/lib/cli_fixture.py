@@ -99,7 +99,17 @@ CHAIN = {"chain": ORG, "ok": True, "records": 2, "anchor_seq": 0, "head_seq": 2,
 BROKEN = {"chain": "platform", "ok": False, "records": 6, "anchor_seq": 0, "head_seq": 9, "head_hash": "cd" * 32,
           "bad": {"seq": 7, "audit_id": oid("aud", 7), "what": "the hash does not fit the record: it was altered"}}
 
+QUOTA = {"dimension": "max_apps", "limit": 20, "used": 1, "source": "override", "counts": "live apps"}
+
 ANSWERS = {
+    ("GET", f"{O}/quotas"): lst(QUOTA, {"dimension": "max_envs", "limit": None, "used": 3, "source": "unlimited", "counts": "live environments"}),
+    ("PUT", f"{O}/quotas/max_apps"): QUOTA,
+    ("POST", f"{O}/suspend"): {"id": ORG, "name": "local", "suspended": True, "resource_version": 3},
+    ("POST", f"{O}/resume"): {"id": ORG, "name": "local", "suspended": False, "resource_version": 4},
+    ("GET", "/v1/admin/maintenance"): {"on": False, "reason": f"done {ESC}", "changed_at": T % (9, 0)},
+    ("POST", "/v1/admin/maintenance"): {"on": True, "reason": "move"},
+    ("GET", f"{O}/usage"): lst({"env_id": ENV, "app_id": APP, "kind": "vcpu", "unit": "vcpu_milliseconds", "from": "2001-01-01T00:00:00.000000Z",
+                                "to": "2001-01-01T01:00:00.000000Z", "quantity": 1800000, "final": True}),
     ("GET", f"{O}/audit"): lst(*AUDIT),
     ("GET", f"{O}/audit/verify"): {"ok": True, "pending": 0, "chains": [CHAIN]},
     ("GET", "/v1/admin/audit"): lst(*AUDIT),

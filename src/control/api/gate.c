@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* One look at two switches before a mutation; reads never come here. */
+#include "control/api/gate.h"
+
+#include "base/str.h"
+
+static const struct mt_pg_stmt maintenance = {"gate_maintenance",
+                                              "SELECT reason FROM cluster_view WHERE key = 'maintenance' AND value = 'true'::jsonb"};
+
+int mt_api_gate(struct mt_api_call *c)
+{
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    if (c->route->flags & MT_API_ALWAYS)
+        return 0;
+    if (mt_pg_query(c->pg, &maintenance, NULL, &r, &c->err) < 0)
+        return mt_api_fail_err(c);
+    if (mt_pg_rows(r) > 0) {
+        const char *why = mt_pg_text_or_null(r, 0, 0);
+        c->problem.retry_after = 30;
+        return mt_api_fail(c, 503, "maintenance", "the platform is in maintenance, nothing can be changed now: %.300s", why ? why : "");
+    }
+    if (c->org_suspended && !c->who.is_operator && !MT_STREQ(c->route->method, "DELETE")) {
+        c->problem.details = json_pack("{s:s}", "reason", "org_suspended");
+        return mt_api_fail(c, 403, "forbidden", "the organisation is suspended: reading and deleting are all that can be done");
+    }
+    return 0;
+}

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Quotas of an organisation: the one table of dimensions with the limits of the tiers (control-plane.md §14). It drives
+ * enforcement, `moat orgs quotas`, and docs/api/quotas.txt (`moat-control --quotas`). Pure.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define MT_QUOTA_GIB INT64_C(1073741824)
+#define MT_QUOTA_TIB (INT64_C(1024) * MT_QUOTA_GIB)
+#define MT_QUOTA_OVERHEAD INT64_C(67108864) /* bytes counted with each instance's memory */
+#define MT_QUOTA_UNLIMITED INT64_C(-1)
+#define MT_QUOTA_LIMIT_MAX INT64_C(9007199254740991)
+
+/* X(symbol, dimension, free, paid, what is counted) */
+#define MT_QUOTAS(X)                                                                                                       \
+    X(PROJECTS, "max_projects", 5, 50, "live projects")                                                                    \
+    X(APPS, "max_apps", 10, 200, "live apps")                                                                              \
+    X(ENVS, "max_envs", 20, 600, "live environments of all apps")                                                          \
+    X(INSTANCES, "max_instances", 10, 500, "instances not asked to stop; those that fail or drain count")                  \
+    X(TOTAL_MEMORY, "max_total_memory_bytes", 8 * MT_QUOTA_GIB, 1 * MT_QUOTA_TIB, "memory caps of the instances and 64 MiB each") \
+    X(TOTAL_CPU, "max_total_cpu_millis", 8000, 512000, "processor requests of the instances")                              \
+    X(INSTANCE_MEMORY, "max_instance_memory_bytes", 4 * MT_QUOTA_GIB, 64 * MT_QUOTA_GIB, "memory cap of one instance")     \
+    X(ROUTES, "max_routes", 10, 500, "live routes")                                                                        \
+    X(PUBLIC_PORTS, "max_public_ports", 10, 500, "different ports that live routes use on an address")                     \
+    X(SERVICE_PRINCIPALS, "max_service_principals", 5, 50, "live service principals")                                      \
+    X(MEMBERS, "max_members", 5, 100, "members and those invited")                                                         \
+    X(DEPLOYS_PER_ENV_HOUR, "max_deploys_per_env_hour", 30, 120, "deploys, rollbacks and restarts of one environment in an hour") \
+    X(STREAMS, "max_log_streams", 5, 50, "open event and log streams, on one server")
+
+enum mt_quota {
+#define X(symbol, name, free, paid, counts) MT_QUOTA_##symbol,
+    MT_QUOTAS(X)
+#undef X
+    MT_QUOTA_MAX
+};
+
+enum mt_quota_tier { MT_TIER_FREE = 0, MT_TIER_PAID, MT_TIER_UNLIMITED, MT_TIER_MAX };
+
+/** "max_apps". */
+const char *mt_quota_name(enum mt_quota q);
+/** By name; MT_QUOTA_MAX when there is no such dimension. */
+enum mt_quota mt_quota_by_name(const char *name);
+/** What the dimension counts, in words. */
+const char *mt_quota_counts(enum mt_quota q);
+/** Limit of a tier; MT_QUOTA_UNLIMITED when it has none. */
+int64_t mt_quota_default(enum mt_quota q, enum mt_quota_tier tier);
+/** "free", "paid", "unlimited"; false when it is none of these. */
+bool mt_quota_tier_parse(const char *name, enum mt_quota_tier *ret);
+const char *mt_quota_tier_name(enum mt_quota_tier tier);

@@ -1,0 +1,391 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""Limits of organisations, rates of requests, the operators' switches and usage, over the API with a real PostgreSQL."""
+import concurrent.futures, datetime, json, os, socket, subprocess, sys, time
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import control_kit as kit
+from control_kit import case, wait_for, call
+
+if os.geteuid() != 0:
+    kit.skip("control governance", "needs root")
+    sys.exit(0)
+if not kit.program("moat-control"):
+    kit.skip("control governance", "moat-control is not built")
+    sys.exit(0)
+
+w = kit.World()
+D1, D2 = ("sha256:" + c * 64 for c in "12")
+MIB, GIB = 1 << 20, 1 << 30
+
+
+def manifest(memory="128Mi", cpu="0.5", scale=1, host=None):
+    routes = '[[routes]]\nenv = "prod"\nhostname = "%s"\nprocess = "web"\nport = "tls"\n' % host if host else ""
+    return """schema_version = "v1"
+[app]
+name = "hello"
+[image]
+ref = "registry.test:5000/hello:latest"
+[processes.web]
+command = ["/hello"]
+[processes.web.resources]
+memory = "%s"
+cpu = %s
+[processes.web.scaling]
+min = %d
+[[processes.web.ports]]
+name = "tls"
+internal = 8443
+%s""" % (memory, cpu, scale, routes)
+
+
+# One request after the other as nobody, on one connection: "METHOD TARGET [BODY]" in, status and chosen headers out.
+AS_NOBODY = r"""
+import json, sys, http.client
+sys.path.insert(0, sys.argv[2]); from control_kit import UnixHTTP
+c = UnixHTTP(sys.argv[1], 20)
+for line in sys.stdin:
+    method, target, body = json.loads(line)
+    h = {"Authorization": "Bearer " + sys.argv[3]}
+    if body is not None: h["Content-Type"] = "application/json"
+    c.request(method, target, None if body is None else json.dumps(body), h)
+    r = c.getresponse(); text = r.read().decode()
+    print(json.dumps({"status": r.status, "body": text, "headers": {k.lower(): v for k, v in r.getheaders()}}), flush=True)
+"""
+
+
+class Nobody:
+    def __init__(self):
+        self.p = subprocess.Popen(["/usr/bin/python3", "-c", AS_NOBODY, w.api, os.path.dirname(os.path.abspath(__file__)), w.token],
+                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, user=65534, group=65534, extra_groups=[])
+
+    def q(self, method, target, body=None):
+        self.p.stdin.write(json.dumps([method, target, body]) + "\n")
+        self.p.stdin.flush()
+        return json.loads(self.p.stdout.readline())
+
+    def close(self):
+        self.p.stdin.close()
+        self.p.wait(20)
+
+
+try:
+    org = w.ok("GET", "/v1/orgs")["items"][0]
+    O = "/v1/orgs/" + org["id"]
+    w.agent.start()
+    w.start_edge()
+
+    def quota(dimension):
+        return [q for q in w.ok("GET", O + "/quotas")["items"] if q["dimension"] == dimension][0]
+
+    def limit(dimension, n, where=None):
+        return w.ok("PUT", (where or O) + "/quotas/" + dimension, {"limit": n, "reason": "test"})
+
+    def refused(r, dimension):
+        assert r.status == 409 and r.json["code"] == "quota_exceeded", r.text
+        assert r.json["details"]["dimension"] == dimension, r.text
+        return r.json["details"]
+
+    def make_env(app, env, rel_manifest=None):
+        a = w.ok("POST", O + "/apps", {"name": app})["id"]
+        e = w.ok("POST", O + "/apps/%s/envs" % a, {"name": env})["id"]
+        return O + "/apps/" + a, O + "/apps/%s/envs/%s" % (a, e)
+
+    def release(A, text, digest=D1):
+        return w.ok("POST", A + "/releases", {"manifest": text, "image_digest": digest, "verify_image": False})["id"]
+
+    def deployed(E, rel):
+        d = w.ok("POST", E + "/deploys", {"release_id": rel})
+        wait_for("success", lambda: w.ok("GET", E + "/deploys/" + d["id"])["status"] == "succeeded", 30)
+        return d
+
+    def put_scale(E, n, version=None):
+        v = w.ok("GET", E + "/scale")["resource_version"] if version is None else version
+        return w.q("PUT", E + "/scale", {"processes": [{"process_type": "web", "desired": n}], "expected_version": v})
+
+    @case("quotas are told with limit, use and source; overrides are set with a reason, and taken back")
+    def _():
+        q = quota("max_apps")
+        assert q["limit"] == 200 and q["used"] == 0 and q["source"] == "paid", q
+        assert w.q("PUT", O + "/quotas/max_apps", {"limit": 3}).status == 400  # a reason is needed
+        assert w.q("PUT", O + "/quotas/max_apps", {"limit": -1, "reason": "x"}).status == 400
+        assert w.q("PUT", O + "/quotas/max_apps", {"limit": "3", "reason": "x"}).status == 400
+        assert w.q("PUT", O + "/quotas/max_nothing", {"limit": 3, "reason": "x"}).status == 404
+        r = limit("max_apps", 3)
+        assert r["limit"] == 3 and r["source"] == "override", r
+        ev = w.ok("GET", O + "/events?event_type=org.quota_set")["items"][-1]
+        assert ev["payload"] == {"dimension": "max_apps", "limit": 3, "previous": None, "reason": "test"}, ev
+        a = w.ok("GET", O + "/audit?action=quota.set")["items"]
+        ok = [x for x in a if x["result"] == "ok"]
+        assert len(ok) == 1 and ok[0]["event_id"] == ev["event_id"] and ok[0]["reason"] == "test", a
+        assert limit("max_apps", None)["source"] == "paid"
+        assert quota("max_apps")["limit"] == 200
+
+    @case("a count at its limit refuses one more and says by how much; a delete makes room")
+    def _():
+        limit("max_projects", 2)
+        ids = [w.ok("POST", O + "/projects", {"name": n})["id"] for n in ("one", "two")]
+        d = refused(w.q("POST", O + "/projects", {"name": "three"}), "max_projects")
+        assert d == {"dimension": "max_projects", "limit": 2, "current": 2, "requested": 1}, d
+        r = w.q("POST", O + "/projects?dry_run=true", {"name": "three"})
+        assert r.status in (400, 409), r.text  # where a dry run is offered, the check runs in it
+        v = w.ok("GET", O + "/projects/" + ids[0])["resource_version"]
+        w.ok("DELETE", O + "/projects/" + ids[0], None, None, (200,), If_Match='"%d"' % v)
+        w.ok("POST", O + "/projects", {"name": "three"})
+        limit("max_projects", 1)  # below what is there: nothing is taken away, nothing more is made
+        assert quota("max_projects")["used"] == 2
+        refused(w.q("POST", O + "/projects", {"name": "four"}), "max_projects")
+        w.ok("DELETE", O + "/projects/" + ids[1])
+        limit("max_projects", None)
+
+    @case("fifty makers at once and five places: exactly five are made")
+    def _():
+        used = quota("max_apps")["used"]
+        limit("max_apps", used + 5)
+        with concurrent.futures.ThreadPoolExecutor(50) as ex:
+            rs = list(ex.map(lambda i: w.q("POST", O + "/apps", {"name": "race-%d" % i}), range(50)))
+        assert sorted({r.status for r in rs}) == [201, 409], [(r.status, r.text) for r in rs][:3]
+        assert sum(r.status == 201 for r in rs) == 5
+        for r in rs:
+            if r.status != 201:
+                refused(r, "max_apps")
+        assert quota("max_apps")["used"] == used + 5
+        limit("max_apps", None)
+
+    @case("14: two scale-ups that together exceed: one succeeds")
+    def _():
+        envs = []
+        for i in range(8):
+            A, E = make_env("scale-%d" % i, "prod")
+            deployed(E, release(A, manifest(memory="64Mi", cpu="0.1")))
+            envs.append(E)
+        for turn in range(6):
+            limit("max_instances", 8 + 3)  # eight run; each scale-up wants two more
+            versions = [w.ok("GET", E + "/scale")["resource_version"] for E in envs]
+            with concurrent.futures.ThreadPoolExecutor(8) as ex:
+                rs = list(ex.map(lambda k: put_scale(envs[k], 3, versions[k]), range(8)))
+            won = [i for i, r in enumerate(rs) if r.status == 200]
+            assert len(won) == 1, [(r.status, r.text) for r in rs]
+            for i, r in enumerate(rs):
+                if i not in won:
+                    d = refused(r, "max_instances")
+                    assert (d["limit"], d["requested"]) == (11, 2) and d["current"] in (8, 10), d
+            assert put_scale(envs[won[0]], None).status == 200  # going down is always allowed
+        limit("max_instances", 2)
+        assert put_scale(envs[0], 1).status == 200  # above the limit: the same and less pass, more does not
+        refused(put_scale(envs[0], 2), "max_instances")
+        limit("max_instances", None)
+
+    @case("memory and processor sums count caps with overhead, and the size of one instance")
+    def _():
+        A, E = make_env("sums", "prod")
+        rel = release(A, manifest(memory="256Mi", cpu="1.0", scale=2))
+        before = {d: quota(d)["used"] for d in ("max_total_memory_bytes", "max_total_cpu_millis")}
+        wanted = w.pg.sql("SELECT count(*) FROM instances_view WHERE released_at IS NULL AND status <> 'stopped'")
+        assert int(wanted) >= 8
+        limit("max_instance_memory_bytes", 255 * MIB)
+        d = refused(w.q("POST", E + "/deploys", {"release_id": rel}), "max_instance_memory_bytes")
+        assert d["limit"] == 255 * MIB and d["requested"] == 256 * MIB, d
+        limit("max_instance_memory_bytes", None)
+        total = 8 * (64 + 64) * MIB  # the eight of the case before, as wanted
+        limit("max_total_memory_bytes", total + 2 * (256 + 64) * MIB - 1)
+        d = refused(w.q("POST", E + "/deploys", {"release_id": rel}), "max_total_memory_bytes")
+        assert d["current"] == total and d["requested"] == 2 * (256 + 64) * MIB, d
+        limit("max_total_memory_bytes", None)
+        limit("max_total_cpu_millis", 8 * 100 + 1999)
+        d = refused(w.q("POST", E + "/deploys", {"release_id": rel}), "max_total_cpu_millis")
+        assert d["current"] == 800 and d["requested"] == 2000, d
+        limit("max_total_cpu_millis", 8 * 100 + 2000)
+        deployed(E, rel)
+        limit("max_total_cpu_millis", None)
+        assert quota("max_total_cpu_millis")["used"] >= before["max_total_cpu_millis"] + 2000
+
+    @case("routes and ports of a manifest count too; a second name on the same port is no new port")
+    def _():
+        A, E = make_env("routed", "prod")
+        limit("max_routes", 0)
+        refused(w.q("POST", E + "/deploys", {"release_id": release(A, manifest(host="r.example.com"))}), "max_routes")
+        limit("max_routes", None)
+        limit("max_public_ports", 1)
+        deployed(E, release(A, manifest(host="r.example.com")))
+        w.ok("POST", E + "/routes", {"hostname": "s.example.com", "backend_process_type": "web", "backend_port": 8443})
+        refused(w.q("POST", E + "/routes", {"protocol": "tcp_raw", "backend_process_type": "web", "backend_port": 8443}), "max_public_ports")
+        limit("max_public_ports", None)
+
+    @case("deploys of an environment are counted over the hour")
+    def _():
+        A, E = make_env("often", "prod")
+        rel = release(A, manifest(memory="64Mi", cpu="0.1"))
+        limit("max_deploys_per_env_hour", 2)
+        deployed(E, rel)
+        w.ok("POST", E + "/restarts", {})
+        d = refused(w.q("POST", E + "/restarts", {}), "max_deploys_per_env_hour")
+        assert d["current"] == 2, d
+        limit("max_deploys_per_env_hour", None)
+
+    @case("the scheduler blocks a group for quota, names the dimension, and goes on when there is room")
+    def _():
+        A, E = make_env("blocked", "prod")
+        deployed(E, release(A, manifest(memory="64Mi", cpu="0.1")))
+        assert put_scale(E, 3).status == 200
+        wait_for("three", lambda: len(w.ok("GET", E + "/instances?status=ready")["items"]) == 3, 30)
+        limit("max_instances", 0)
+        w.ok("POST", E + "/restarts", {})  # asks for no more than is there, but has to start before it stops
+        s = wait_for("blocked", lambda: (lambda p: p if p["sched_condition"] == "blocked" else None)(w.ok("GET", E + "/status")["processes"][0]), 40)
+        assert s["reason"] == "org_quota_exceeded" and "max_instances" in json.dumps(s), s
+        assert len(w.ok("GET", E + "/instances?status=ready")["items"]) == 3, "lowering a limit took work away"
+        limit("max_instances", None)
+        wait_for("ok again", lambda: w.ok("GET", E + "/status")["processes"][0]["sched_condition"] == "ok", 40)
+        wait_for("three ready", lambda: len(w.ok("GET", E + "/instances?status=ready")["items"]) == 3, 40)
+
+    @case("usage per environment and hour equals a replay of the log")
+    def _():
+        u = [x for kind in ("vcpu", "memory") for x in w.ok("GET", O + "/usage?limit=200&kind=" + kind)["items"]]
+        assert u, "no usage"
+        ev = json.loads(w.pg.sql("SELECT json_agg(json_build_object('t', event_type, 'id', aggregate_id, 'env', env_id, 'p', payload,"
+                                 " 'us', (extract(epoch FROM occurred_at) * 1000000)::bigint) ORDER BY event_id) FROM moat.events"
+                                 " WHERE event_type IN ('instance.allocated', 'instance.released')"))
+        live, spans = {}, []
+        for e in ev:
+            if e["t"] == "instance.allocated":
+                live[e["id"]] = e
+            else:
+                a = live.pop(e["id"])
+                spans.append((a["env"], a["p"]["resources"], a["us"], e["us"]))
+        assert spans, "nothing was released"
+        ended = {s[0] for s in spans} - {e["env"] for e in live.values()}
+        hour = 3600 * 10**6
+        want = {}
+        for env, res, a, b in spans:
+            for h in range(a // hour, b // hour + 1):
+                us = min(b, (h + 1) * hour) - max(a, h * hour)
+                for kind, size, per in (("vcpu", res["cpu_millis"], 10**6), ("memory", res["memory_bytes"], MIB * 10**6)):
+                    n, _ = want.get((env, h, kind), (0, 0))
+                    want[(env, h, kind)] = (n + size * us, per)
+        got = {}
+        for x in u:
+            t = datetime.datetime.fromisoformat(x["from"].replace("Z", "+00:00"))
+            got[(x["env_id"], int(t.timestamp()) // 3600, x["kind"])] = x["quantity"]
+        for k, (n, per) in want.items():
+            if k[0] in ended:
+                assert got[k] == n // per, (k, got.get(k), n // per)
+            else:
+                assert got[k] >= n // per, (k, got[k], n // per)
+        for bad in ("since=2026-01-01T00:00:00Z&until=2026-03-01T00:00:00Z", "kind=disk", "env_id=x", "until=2026-01-01T00:00:00Z&since=2026-01-02T00:00:00Z"):
+            assert w.q("GET", O + "/usage?" + bad).status == 400, bad
+
+    @case("maintenance: changes are refused, reads and what runs go on, the operator ends it")
+    def _():
+        assert w.q("POST", "/v1/admin/maintenance", {"on": True}).status == 400
+        w.ok("POST", "/v1/admin/maintenance", {"on": True, "reason": "moving the database"})
+        r = w.q("POST", O + "/projects", {"name": "later"})
+        assert r.status == 503 and r.json["code"] == "maintenance" and r.json["retryable"] and int(r.headers["Retry-After"]) > 0, r.text
+        assert "moving the database" in r.json["detail"], r.text
+        assert w.q("POST", O + "/suspend", {"reason": "x"}).status == 503
+        assert w.ok("GET", O + "/apps")["items"] and w.ok("GET", "/v1/admin/maintenance")["on"]
+        assert w.agent.heartbeat().status == 200
+        assert w.ok("POST", "/v1/admin/maintenance", {"on": False, "reason": "done"})["on"] is False
+        w.ok("POST", O + "/projects", {"name": "later"})
+        got = [a["action"] for a in w.ok("GET", "/v1/admin/audit?chain=platform&action=maintenance.*")["items"]]
+        assert got == ["maintenance.off", "maintenance.on", "maintenance.set"], got  # the one without a reason is told too
+
+    @case("a suspended organisation: changes refused with the reason, reads go on, its instances stop, its routes are closed")
+    def _():
+        E = [O + "/apps/%s/envs/%s" % (r["app_id"], r["env_id"]) for r in w.ok("GET", O + "/routes")["items"]][0]
+        wait_for("backends", lambda: any((w.edge_config() or {}).get("backends", {}).values()))
+        w.ok("POST", O + "/suspend", {"reason": "unpaid"})
+        w.pg.sql("UPDATE moat_views.users_view SET is_operator = false")  # the owner, for once no operator
+        try:
+            r = w.q("POST", O + "/projects", {"name": "no"})
+            assert r.status == 403 and r.json["code"] == "forbidden" and r.json["details"]["reason"] == "org_suspended", r.text
+            assert w.ok("GET", O)["suspended"] and w.ok("GET", E + "/status")
+            assert w.ok("DELETE", O + "/projects/" + [p for p in w.ok("GET", O + "/projects")["items"] if p["name"] == "later"][0]["id"])
+        finally:
+            w.pg.sql("UPDATE moat_views.users_view SET is_operator = true")
+        s = wait_for("blocked", lambda: (lambda p: p if p.get("reason") == "org_suspended" else None)(w.ok("GET", E + "/status")["processes"][0]), 20)
+        assert s["sched_condition"] == "blocked", s
+        try:
+            wait_for("stopped", lambda: quota("max_instances")["used"] == 0, 40)
+        except AssertionError:
+            print("# " + w.pg.sql("SELECT instance_id, desired_state, desired_reason, status, drain_delay_seconds FROM instances_view"
+                                  " WHERE released_at IS NULL").replace("\n", "\n# "))
+            raise
+        assert all(r["disabled"] for r in w.edge_config()["routes"]), w.edge_config()["routes"]
+        reasons = {e["payload"]["reason"] for e in w.ok("GET", O + "/events?event_type=instance.desired_state_changed&limit=200&order=desc")["items"][:10]}
+        assert "org_suspended" in reasons, reasons
+        limit("max_projects", 60)  # operators' own switches work on
+        limit("max_projects", None)
+        w.ok("POST", O + "/resume", {"reason": "paid"})
+        wait_for("ready again", lambda: w.ok("GET", E + "/status")["processes"][0]["ready"] >= 1, 40)
+        wait_for("routes open", lambda: not any(r["disabled"] for r in w.edge_config()["routes"]), 20)
+        w.ok("POST", O + "/projects", {"name": "again"})
+
+    @case("rates: the headers count down, the bucket's end is 429 with Retry-After, the local operator is never held up")
+    def _():
+        n = Nobody()
+        r = n.q("GET", O + "/apps")
+        assert r["status"] == 200 and r["headers"]["ratelimit-limit"] == "600", r["headers"]
+        left = int(r["headers"]["ratelimit-remaining"])
+        for _ in range(20):
+            r = n.q("GET", O + "/projects")
+        assert left - 20 <= int(r["headers"]["ratelimit-remaining"]) <= left, (left, r["headers"])
+        seen = None
+        for i in range(400):  # writes: 120 a minute
+            r = n.q("PUT", O + "/quotas/max_apps", {"limit": None, "reason": "x"})
+            if r["status"] == 429:
+                seen = i
+                break
+        assert seen is not None and 100 <= seen <= 150, seen
+        p = json.loads(r["body"])
+        assert p["code"] == "rate_limited" and p["retryable"] and p["details"]["limit"] == "write_token", p
+        assert int(r["headers"]["retry-after"]) >= 1 and r["headers"]["ratelimit-remaining"] == "0", r["headers"]
+        assert n.q("GET", O + "/apps")["status"] == 200  # reads have their own bucket
+        for _ in range(10):  # the same token, by root over the local socket
+            r2 = w.q("PUT", O + "/quotas/max_apps", {"limit": None, "reason": "x"})
+            assert r2.status == 200 and r2.headers["RateLimit-Limit"] is None, r2.text
+        deny = [a for a in w.ok("GET", O + "/audit?decision=deny")["items"] if a["error_code"] == "rate_limited"]
+        assert deny and deny[0]["source_ip"] == "unix:uid=65534", deny[:1]
+        n.close()
+
+    @case("rates are shared through the database: a restart of the server does not fill the bucket")
+    def _():
+        time.sleep(1.5)  # at most a second until what was spent is written
+        w.control.terminate()
+        w.control.wait()
+        w.start_control()
+        n = Nobody()
+        rs = [n.q("PUT", O + "/quotas/max_apps", {"limit": None, "reason": "x"})["status"] for _ in range(2)]
+        wait_for("the shared bucket", lambda: n.q("PUT", O + "/quotas/max_apps", {"limit": None, "reason": "x"})["status"] == 429, 3)
+        n.close()
+
+    @case("streams: five for a token, the sixth is refused, a place is free again when one ends")
+    def _():
+        def open_stream():
+            s = subprocess.Popen(["/usr/bin/python3", "-c", "import sys, time\nsys.path.insert(0, sys.argv[2]); from control_kit import UnixHTTP\n"
+                                  "c = UnixHTTP(sys.argv[1], 60)\nc.request('GET', sys.argv[4], headers={'Authorization': 'Bearer ' + sys.argv[3]})\n"
+                                  "r = c.getresponse(); print(r.status, flush=True)\nif r.status == 200: r.read(1); print('on', flush=True); r.read()",
+                                  w.api, os.path.dirname(os.path.abspath(__file__)), w.token, O + "/events/stream"],
+                                 stdout=subprocess.PIPE, text=True, user=65534, group=65534, extra_groups=[])
+            return s, s.stdout.readline().strip()
+        open_ones = [open_stream() for _ in range(6)]
+        assert [x[1] for x in open_ones] == ["200"] * 5 + ["429"], [x[1] for x in open_ones]
+        wait_for("counted", lambda: quota("max_log_streams")["used"] == 5)
+        open_ones[0][0].kill()
+        def again():
+            w.ok("POST", O + "/projects", {"name": "s%d" % int(time.time() * 1000)})  # a write tells the server who is gone
+            s = open_stream()
+            open_ones.append(s)
+            return s[1] == "200"
+        wait_for("a free place", again, 20)
+        for s, _ in open_ones:
+            s.kill()
+            s.wait()
+
+    @case("counters of refusals are on the metrics page")
+    def _():
+        t = call(w.api, "GET", "/metrics").text.decode()
+        for line in ('moat_quota_rejections_total{dimension="max_instances"}', 'moat_rate_limited_total{dimension="write_token"}',
+                     "moat_audit_append_failures_total 0"):
+            assert line in t, line
+finally:
+    w.close()
+kit.finish()
