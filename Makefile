@@ -56,6 +56,7 @@ lint: ## formatting, forbidden words, static analysis
 	@tests/lint
 
 fuzz: ## run every fuzz target for SECONDS each (default 60)
+	@packaging/deps/install build fuzz
 	@tests/fuzz/run $(or $(SECONDS),60)
 
 clean: ## remove what was built
