@@ -170,14 +170,18 @@ bool mt_pg_alive(const struct mt_pg *pg)
     return pg->conn != NULL;
 }
 
+#define IDLE_READS_MAX 16
+
 bool mt_pg_idle_check(struct mt_pg *pg)
 {
     MT_CHECK(pg, PG_MAGIC);
     if (!pg->conn)
         return false;
+    /* A server that ends says so before it closes: the message and the end of the stream are two reads. */
     struct pollfd p = {.fd = PQsocket(pg->conn), .events = POLLIN};
-    if (poll(&p, 1, 0) > 0 && (!PQconsumeInput(pg->conn) || PQstatus(pg->conn) == CONNECTION_BAD))
-        pg_drop(pg);
+    for (int i = 0; pg->conn && i < IDLE_READS_MAX && poll(&p, 1, 0) > 0; i++)
+        if ((p.revents & (POLLHUP | POLLERR)) || !PQconsumeInput(pg->conn) || PQstatus(pg->conn) == CONNECTION_BAD)
+            pg_drop(pg);
     return pg->conn != NULL;
 }
 
