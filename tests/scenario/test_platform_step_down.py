@@ -69,6 +69,7 @@ class StepDown:
     def step(self, name):
         p = self.p
         p.up()
+        wait_until(lambda: not p.instances(), 30, "what the step before left has ended")  # or the agent dies of that
         agent = self.agent_that_dies(name)
         try:
             self.scale(1)
