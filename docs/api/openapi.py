@@ -82,7 +82,7 @@ OBJECTS = {
              "result:any error_code:any event_id:any prev_hash:str hash:str",
     "AuditChain": "chain:str ok:bool records:int anchor_seq:int head_seq:int head_hash:str bad?:object",
     "AuditVerdict": "ok:bool pending:int chains:[AuditChain]",
-    "Quota": "dimension:str limit:any used:int source:str counts:str",
+    "Quota": "dimension:str limit:int? used:int source:str counts:str",
     "UsageHour": "env_id:id app_id:id kind:vcpu|memory unit:str from:time to:time quantity:int final:bool",
     "Maintenance": "on:bool reason?:str changed_at?:time",
     "Usage": "instances:int cpu_millis:int memory_bytes:int disk_bytes:int",
@@ -98,7 +98,7 @@ OBJECTS = {
     "Projection": "name:str state:str last_applied_event_id:int head_event_id:int updated_at:time rebuild?:Rebuild",
     # requests
     "Version": "expected_version?:int",
-    "QuotaSet": "limit:any reason:str",
+    "QuotaSet": "limit:int? reason:str",
     "MaintenanceSet": "on:bool reason:str",
     "OrgNew": "name:str billing_email?:str",
     "OrgChange": "name?:str billing_email?:str? developer_exec?:bool expected_version?:int",
@@ -371,7 +371,7 @@ def yaml(v, indent=0):
         return "".join("\n%s- %s" % (pad, yaml(x, indent + 1).lstrip("\n ") if isinstance(x, dict) else yaml(x, indent + 1)) for x in v)
     out = ""
     for k, x in v.items():
-        key = k if re.fullmatch(r"[A-Za-z_][\w-]*", k) else json.dumps(k)
+        key = k if re.fullmatch(r"[A-Za-z_][\w-]*", k) and k not in ("on", "off", "yes", "no") else json.dumps(k)  # YAML 1.1 reads those as booleans
         t = yaml(x, indent + 1)
         out += "\n%s%s:%s%s" % (pad, key, "" if t.startswith("\n") else " ", t)
     return out

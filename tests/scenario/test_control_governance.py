@@ -179,6 +179,7 @@ try:
     def _():
         A, E = make_env("sums", "prod")
         rel = release(A, manifest(memory="256Mi", cpu="1.0", scale=2))
+        wait_for("what was scaled down to be gone", lambda: quota("max_instances")["used"] == 8, 60)
         before = {d: quota(d)["used"] for d in ("max_total_memory_bytes", "max_total_cpu_millis")}
         wanted = w.pg.sql("SELECT count(*) FROM instances_view WHERE released_at IS NULL AND status <> 'stopped'")
         assert int(wanted) >= 8

@@ -83,6 +83,8 @@ BODIES = {
     "PATCH /v1/users/{user_id}": {"display_name": "W", "expected_version": "$v"},
     "POST /v1/users/{user_id}/setup-link": {},
     "POST /v1/admin/projections/{name}/rebuild": {},
+    "PUT " + O + "/quotas/{dimension}": {"limit": 100, "reason": "walk"},
+    "POST /v1/admin/maintenance": {"on": False, "reason": "walk"},
     "POST /v1/admin/break-glass": {"org_id": "$org_id", "reason": "walk"},
 }
 QUERIES = {"GET " + A + "/releases/{release_id}/diff": "?against=$release_id", "DELETE " + E: "?cascade=true", "DELETE " + A: "?cascade=true"}
@@ -174,6 +176,7 @@ def seed():
     u = w.ok("POST", "/v1/users", {"email": "seed-user@walk.example"})
     ids["user_id"] = u["id"]
     ids["name"] = "users_view"
+    ids["dimension"] = "max_apps"
 
 
 def stream(path):
@@ -293,7 +296,7 @@ try:
             method, path = key.split()
             names = re.findall(r"{(\w+)}", path)
             for name in names:
-                for bad in (ids[name][:-1] + ("x" if name == "name" else "0" if ids[name][-1] != "0" else "1"), "x", "a" * 70, "..", "%00", "%2e%2e%2f", "a b".replace(" ", "%20")):
+                for bad in (ids[name][:-1] + ("x" if name in ("name", "dimension") else "0" if ids[name][-1] != "0" else "1"), "x", "a" * 70, "..", "%00", "%2e%2e%2f", "a b".replace(" ", "%20")):
                     target = re.sub(r"{(\w+)}", lambda m: bad if m.group(1) == name else ids[m.group(1)], path)
                     sample = None if body is None else {} if "$v" in json.dumps(BODIES[key]) else fill(key, BODIES[key])
                     try:
