@@ -152,6 +152,7 @@ void mt_pg_free(struct mt_pg *pg)
         return;
     MT_CHECK(pg, PG_MAGIC);
     pg_drop(pg);
+    free(pg->ops);
     free(pg->conninfo);
     free(pg->application_name);
     free(pg->role);

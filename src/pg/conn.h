@@ -8,7 +8,8 @@
 
 #define PG_MAGIC 0x70676d74u
 #define STMT_SLOTS 512 /* statements known on one connection, power of two */
-#define PIPE_MAX 2048  /* queued operations not yet answered, power of two */
+#define PIPE_MIN 256   /* queued operations not yet answered: room at first, power of two */
+#define PIPE_MAX 65536 /* and at most; what would queue more is refused */
 
 enum stmt_state { STMT_NEW = 0, STMT_QUEUED, STMT_READY };
 
@@ -34,7 +35,8 @@ struct mt_pg {
     int n_stmts;
     struct stmt_slot stmts[STMT_SLOTS];
     unsigned ops_first, ops_end; /* a ring: what was queued and not yet answered */
-    struct pipe_op ops[PIPE_MAX];
+    unsigned ops_cap;            /* 0 or a power of two */
+    struct pipe_op *ops;
 };
 
 /** Start the clock of a call; -MT_E_UNAVAILABLE when there is no connection. */

@@ -127,10 +127,33 @@ int mt_pg_pipe_enter_once(struct mt_pg *pg, struct mt_err *err)
     return pg->conn && pg->piping ? 0 : mt_pg_pipe_enter(pg, err);
 }
 
+/* Room for @more operations, before anything of them is sent. Without it the pipeline cannot be ended in order: the connection goes. */
+static int ops_room(struct mt_pg *pg, unsigned more, struct mt_err *err)
+{
+    unsigned used = pg->ops_end - pg->ops_first;
+    if (used + more <= pg->ops_cap)
+        return 0;
+    unsigned cap = pg->ops_cap ? pg->ops_cap * 2 : PIPE_MIN;
+    struct pipe_op *ops = cap > PIPE_MAX ? NULL : calloc(cap, sizeof *ops);
+    if (!ops) {
+        pg_drop(pg);
+        return cap > PIPE_MAX ? MT_FAIL(err, MT_E_LIMIT, "more than %d statements in one pipeline", PIPE_MAX)
+                              : MT_FAIL(err, MT_E_NOMEM, "queueing a statement: out of memory");
+    }
+    for (unsigned i = 0; i < used; i++)
+        ops[i] = pg->ops[(pg->ops_first + i) % pg->ops_cap];
+    free(pg->ops);
+    pg->ops = ops;
+    pg->ops_cap = cap;
+    pg->ops_first = 0;
+    pg->ops_end = used;
+    return 0;
+}
+
 static void op_add(struct mt_pg *pg, struct stmt_slot *slot, bool prepare)
 {
-    MT_ASSERT(pg->ops_end - pg->ops_first < PIPE_MAX);
-    pg->ops[pg->ops_end++ % PIPE_MAX] = (struct pipe_op){.slot = slot, .prepare = prepare};
+    MT_ASSERT(pg->ops_end - pg->ops_first < pg->ops_cap); /* ops_room was asked */
+    pg->ops[pg->ops_end++ % pg->ops_cap] = (struct pipe_op){.slot = slot, .prepare = prepare};
 }
 
 int mt_pg_pipe_send(struct mt_pg *pg, const struct mt_pg_stmt *stmt, const struct mt_pg_params *p, struct mt_err *err)
@@ -139,7 +162,9 @@ int mt_pg_pipe_send(struct mt_pg *pg, const struct mt_pg_stmt *stmt, const struc
         return MT_FAIL(err, MT_E_UNAVAILABLE, "database: not connected");
     MT_ASSERT(pg->piping);
     struct stmt_slot *slot = pg_slot(pg, stmt);
-    int r;
+    int r = ops_room(pg, 2, err);
+    if (r < 0)
+        return r;
     if (slot->state == STMT_NEW) {
         if ((r = send_prepare(pg, stmt, p, err)) < 0)
             return r;
@@ -197,6 +222,8 @@ int mt_pg_pipe_mark(struct mt_pg *pg, struct mt_err *err)
     if (r < 0)
         return r;
     MT_ASSERT(pg->piping);
+    if ((r = ops_room(pg, 1, err)) < 0)
+        return r;
     if (!PQpipelineSync(pg->conn))
         return pg_broken(pg, "sending", err);
     op_add(pg, NULL, false);
@@ -208,7 +235,7 @@ static int group_results(struct mt_pg *pg, struct mt_pg_res **ret_res, int n, in
 {
     for (;;) {
         MT_ASSERT(pg->ops_first != pg->ops_end);
-        struct pipe_op op = pg->ops[pg->ops_first++ % PIPE_MAX];
+        struct pipe_op op = pg->ops[pg->ops_first++ % pg->ops_cap];
         PGresult *res = NULL;
         int r;
         if (!op.slot) {

@@ -249,6 +249,30 @@ static void commands_for_one_row_keep_their_order(void **state)
                                        " AND aggregate_seq BETWEEN 2 AND 5"), "m0,m1,m2,m3");
 }
 
+/* Each event of one row is a round of its own: thousands of statements are in the air at once. */
+static void full_commands_for_one_row_fit_in_a_batch(void **state)
+{
+    (void)state;
+    enum { COMMANDS = 24 };
+    struct gather g = {.left = COMMANDS};
+    struct mt_err err = {0};
+    assert_int_equal(pthread_mutex_init(&g.mutex, NULL), 0);
+    assert_int_equal(pthread_cond_init(&g.all, NULL), 0);
+    make_org("org_full", "full");
+    for (int i = 0; i < COMMANDS; i++) {
+        struct mt_cmd *c = lab_cmd();
+        for (int k = 0; k < MT_CMD_EVENTS_MAX; k++) {
+            char mail[32];
+            (void)snprintf(mail, sizeof mail, "m%d-%d", i, k);
+            lab_event(c, MT_EV_ORG_UPDATED, "org_full", "org_full", NULL, NULL, json_pack("{s:s}", "billing_email", mail));
+        }
+        assert_int_equal(mt_append_async(lab.ap, c, on_done, &g, &err), 0);
+    }
+    gather_wait(&g);
+    assert_int_equal(g.done, COMMANDS);
+    assert_string_equal(lab_text(&lab, "SELECT billing_email || ' ' || resource_version FROM orgs_view WHERE org_id = 'org_full'"), "m23-255 6145");
+}
+
 struct worker {
     pthread_t thread;
     int n;
@@ -836,6 +860,7 @@ int main(void)
         cmocka_unit_test(a_birth_happens_once_and_before_all_else),
         cmocka_unit_test(one_bad_command_does_not_harm_its_neighbours),
         cmocka_unit_test(commands_for_one_row_keep_their_order),
+        cmocka_unit_test(full_commands_for_one_row_fit_in_a_batch),
         cmocka_unit_test(threads_share_batches_and_ids_have_no_gaps),
         cmocka_unit_test(a_command_after_a_landing_wakes_the_appender),
         cmocka_unit_test(a_younger_batch_gives_way_to_the_older),

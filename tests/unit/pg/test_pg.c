@@ -128,6 +128,33 @@ static void a_failing_statement_skips_the_rest_and_the_connection_lives_on(void 
     mt_pg_free(pg);
 }
 
+static void a_pipeline_grows_with_what_is_queued_and_is_refused_past_its_bound(void **state)
+{
+    (void)state;
+    enum { MANY = 3000, MARKS = 66000 };
+    struct mt_pg *pg = open_pg(sc.owner);
+    struct mt_err err = {0};
+    struct mt_pg_res **res = calloc(MANY, sizeof(struct mt_pg_res *));
+    assert_non_null(res);
+    assert_int_equal(mt_pg_pipe_enter(pg, &err), 0);
+    for (int i = 0; i < MANY; i++)
+        assert_int_equal(mt_pg_pipe_send(pg, i % 2 ? &st_two : &st_one, NULL, &err), 0);
+    assert_int_equal(mt_pg_pipe_sync(pg, res, MANY, &err), 0);
+    for (int i = 0; i < MANY; i++) {
+        assert_true(mt_pg_i64(res[i], 0, 0) == 1 + i % 2);
+        mt_pg_res_freep(&res[i]);
+    }
+    int r = 0, n = 0;
+    for (; n < MARKS && r == 0; n++)
+        r = mt_pg_pipe_send(pg, &st_one, NULL, &err);
+    assert_int_equal(r, -MT_E_LIMIT);
+    assert_false(mt_pg_alive(pg)); /* what was queued had no end yet: nothing of it counts */
+    assert_int_equal(mt_pg_reset(pg, &err), 0);
+    assert_int_equal(mt_pg_query(pg, &st_one, NULL, NULL, &err), 0);
+    free(res);
+    mt_pg_free(pg);
+}
+
 static void a_unique_violation_names_its_constraint(void **state)
 {
     (void)state;
@@ -273,6 +300,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(values_come_back_as_they_went),
         cmocka_unit_test(a_failing_statement_skips_the_rest_and_the_connection_lives_on),
+        cmocka_unit_test(a_pipeline_grows_with_what_is_queued_and_is_refused_past_its_bound),
         cmocka_unit_test(a_unique_violation_names_its_constraint),
         cmocka_unit_test(a_call_past_its_deadline_drops_the_connection),
         cmocka_unit_test(a_notification_wakes_a_listener),
