@@ -249,7 +249,7 @@ static void commands_for_one_row_keep_their_order(void **state)
                                        " AND aggregate_seq BETWEEN 2 AND 5"), "m0,m1,m2,m3");
 }
 
-/* Each event of one row is a round of its own: thousands of statements are in the air at once. */
+/* The most that a batch can hold for one row. */
 static void full_commands_for_one_row_fit_in_a_batch(void **state)
 {
     (void)state;
