@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """The agent dies at each recorded step of an instance, the supervisor with it, and `moat down` alone has to give the host back: links,
-addresses, routes, firewall tables, mounts, cgroups, processes are what they were before the platform was ever started.
+addresses, routes, firewall tables, mounts, cgroups, processes are what they were before the platform was ever started. RUN EARLY.
 
 The list of steps comes from the agent itself (--list-steps). Arguments: names of steps to try instead of all.
 """
