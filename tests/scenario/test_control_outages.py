@@ -81,6 +81,7 @@ try:
     w.agent.start()
     w.start_edge()
     O = "/v1/orgs/" + w.ok("GET", "/v1/orgs")["items"][0]["id"]
+    w.ok("PUT", O + "/quotas/max_apps", {"limit": 1000000, "reason": "each change of this test makes one"})
     A = O + "/apps/" + w.ok("POST", O + "/apps", {"name": "hello"})["id"]
     E = A + "/envs/" + w.ok("POST", A + "/envs", {"name": "prod"})["id"]
     wait_for("the node", lambda: w.ok("GET", "/v1/nodes")["items"])
