@@ -69,6 +69,8 @@ def main():
     a = w.ok("POST", "/v1/orgs", {"name": "stream-a"})["id"]
     b = w.ok("POST", "/v1/orgs", {"name": "stream-b"})["id"]
     A, B = "/v1/orgs/" + a, "/v1/orgs/" + b
+    for org in (A, B):
+        w.ok("PUT", org + "/quotas/max_apps", {"limit": 100000, "reason": "each event of this test is an app"})
 
     @case("streams opened while commands run have every event of theirs, once, in order, and none of another organisation")
     def _():
