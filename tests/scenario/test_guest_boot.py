@@ -248,7 +248,7 @@ def time_limits(_):
     print("  machine: %.2f times slower than when the limits were set" % slow)
     if wall <= 2.0 * slow and start <= 0.25 * slow:
         return
-    check(cpu < 0.75 * wall and cpu <= 2.0 * slow, "hello took %.2f s (%.2f s of CPU), config to started %.0f ms" % (wall, cpu, start * 1000))
+    check(cpu <= 4.0, "hello took %.2f s (%.2f s of CPU), config to started %.0f ms" % (wall, cpu, start * 1000))
     raise Skip("machine busy: %.2f s of CPU in %.2f s until hello" % (cpu, wall))
 
 

