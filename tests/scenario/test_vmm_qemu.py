@@ -214,22 +214,19 @@ def undo(w):
 # ---- cases; `hello_within_two_seconds` leaves its VM to the ones that look at it ----
 
 def hello_within_two_seconds(w):
-    limit = HELLO_LIMIT_MS
     took = []
-    for turn in range(3):  # the machine is shared: the best of three counts, the others are printed
+    for _ in range(3):  # the machine is shared: the best of three counts, the others are printed
         t = w.start()
         t.wait("launched")
         check(t.wait("guest_connected")["uid"] == UID, "moat-vsock is not the VM's user")
         hello = t.wait("guest_said")
         check('"hello"' in hello["text"] and ("inst_" + INSTANCE) in hello["text"], "not a hello: %s" % hello)
         took.append(hello["ms"])
-        if hello["ms"] <= limit or turn == 2:
+        if hello["ms"] <= HELLO_LIMIT_MS:
             break
         undo(w)
     print("# hello after %s ms" % took, flush=True)
-    check(min(took) <= 2 * limit, "hello took %s ms" % took)
-    if min(took) > limit:
-        raise StoodStill("the machine is slow now: hello after %s ms" % took)
+    check(min(took) <= HELLO_LIMIT_MS, "hello took %s ms" % took)
 
 
 def monitor_answers_and_figures_are_there(w):
@@ -286,10 +283,6 @@ def the_jail_is_all_they_see(w):
         check((s.st_uid, s.st_mode & 0o777) == want, "%s is %d %o" % (name, s.st_uid, s.st_mode & 0o777))
 
 
-class StoodStill(Exception):
-    """Cannot be judged now, for a reason that is told. The VM is left to the next case."""
-
-
 def a_crashed_agent_takes_its_vm_back(w):
     pids = w.tools[-1].pids
     w.end_tools()
@@ -298,13 +291,7 @@ def a_crashed_agent_takes_its_vm_back(w):
     t.wait("adopted")
     t.pids = pids
     t.ask("check")
-    try:
-        t.wait("guest_connected", 30)  # the guest finds the new listener by itself
-    except AssertionError as e:
-        if PATIENCE == 1:
-            raise
-        check(all(alive(p) for p in pids), "the VM was restarted")
-        raise StoodStill("the nested guest stood still, which is not explained yet (tests/lab/README.md): %s" % e) from None
+    t.wait("guest_connected", 30)  # the guest finds the new listener by itself
     check(all(alive(p) for p in pids), "the VM was restarted")
 
 
@@ -458,8 +445,6 @@ def run_cases(cases, prefix="", w=None):
             try:
                 case(w)
                 print("ok - " + name, flush=True)
-            except StoodStill as e:
-                print("skip - %s: %s" % (name, e), flush=True)
             except Exception as e:  # every case is reported, whatever it trips over
                 failed += 1
                 print("not ok - %s: %s: %s" % (name, type(e).__name__, e), flush=True)

@@ -26,19 +26,6 @@ ADDRESS = "fd00:77::2"
 CLONE_NEWNET = 0x40000000
 
 
-def slowness():
-    """How much slower this machine is now than when the limits of boot times were set: 1.0 or more. A fixed piece of work, best of three
-    (taken as 0.5 s of CPU then). Boot under emulation is CPU work alone, so a limit stretches with it."""
-    best = 1e9
-    for _ in range(3):
-        start, x = time.process_time(), 0
-        for i in range(10000000):
-            x += i
-        best = min(best, time.process_time() - start)
-    return max(1.0, best / 0.5)
-
-
-
 def missing():
     """None, or why these tests cannot run here"""
     if os.geteuid() != 0:
