@@ -56,7 +56,7 @@ static void tcg_command_line_is_the_measured_one(void **state)
     (void)state;
     static const char want[] =
         "/usr/bin/qemu-system-x86_64 -M microvm,acpi=on,pit=on,pic=on,rtc=on,isa-serial=on,x-option-roms=off,memory-backend=mem"
-        " -accel tcg,thread=single,tb-size=32 -cpu max -smp 1 -m 128M -object memory-backend-memfd,id=mem,size=128M,share=on"
+        " -accel tcg,thread=single,tb-size=32 -cpu max,-erms -smp 1 -m 128M -object memory-backend-memfd,id=mem,size=128M,share=on"
         " -nodefaults -no-user-config -display none -no-reboot"
         " -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny -kernel /vmlinux -initrd /initramfs"
         " -chardev socket,id=con,fd=4 -serial chardev:con -device i8042"
@@ -67,7 +67,7 @@ static void tcg_command_line_is_the_measured_one(void **state)
         " -chardev socket,id=vs,fd=3 -device vhost-user-vsock-device,chardev=vs"
         " -object rng-random,id=rng,filename=/dev/urandom -device virtio-rng-device,rng=rng"
         " -chardev socket,id=qmp,path=/run/qmp.sock,server=on,wait=off -mon chardev=qmp,mode=control"
-        " -append console=ttyS0 moat.proto=1 tsc_early_khz=2596000 no_timer_check cryptomgr.notests"
+        " -append console=ttyS0 moat.proto=1 tsc_early_khz=2596000 no_timer_check cryptomgr.notests pci=off 8250.nr_uarts=1"
         " initcall_blacklist=load_system_certificate_list,jent_mod_init,trace_eval_init";
     const char *got = line(&v, &base);
     size_t same = 0;
