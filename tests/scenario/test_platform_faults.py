@@ -176,14 +176,7 @@ def main():
             for what in ("control", "agent", "edge"):
                 c.run(f"kill -9 of {what} in the middle of a deploy: it completes", deploy_survives, what)
     finally:
-        if c.failed:
-            for n in ("up", "control", "agent", "edge"):
-                print(f"--- log of {n}\n{p.log(n)}")
-
-        def down():
-            left = p.close()
-            check(not left, "; ".join(left))
-        c.run("moat down leaves the host as it was", down)
+        p.finish(c)
     return 1 if c.failed else 0
 
 

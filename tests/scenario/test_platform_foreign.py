@@ -53,14 +53,7 @@ def main():
         if c.run("an image of Debian's nginx is made and pushed", build) and hasattr(p, "image"):
             c.run("it serves over TLS through the edge", deploy)
     finally:
-        if c.failed:
-            for n in ("up", "control", "agent", "edge"):
-                print(f"--- log of {n}\n{p.log(n)}")
-
-        def down():
-            left = p.close()
-            check(not left, "; ".join(left))
-        c.run("moat down leaves the host as it was", down)
+        p.finish(c)
     return 1 if c.failed else 0
 
 

@@ -704,14 +704,7 @@ def main():
             c.run("secrets: not in logs, console, process lists, open files", hygiene)
             c.run("names in run/ taken while their owner is dead: it comes back", squat_while_down)
     finally:
-        if c.failed:
-            for n in ("up", "control", "agent", "edge"):
-                print(f"--- log of {n}\n{p.log(n)}")
-
-        def down():
-            left = p.close()
-            check(not left, "; ".join(left))
-        c.run("moat down leaves the host as it was", down)
+        p.finish(c)
     return 1 if c.failed else 0
 
 

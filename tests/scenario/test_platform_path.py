@@ -193,10 +193,6 @@ def main():
         left = p.host_differs()
         check(not left, "; ".join(left))
 
-    def down():
-        left = p.close()
-        check(not left, "; ".join(left))
-
     try:
         if c.run("moat up starts a platform", up):
             c.run("a second start is ready within 6 s", up_is_fast)
@@ -218,10 +214,7 @@ def main():
                 c.run("errors name the thing, the reason and the mend", errors_are_clear)
                 c.run("Ctrl-C ends a platform in the foreground and gives the host back", ctrl_c)
     finally:
-        if c.failed:
-            for n in ("up", "control", "agent", "edge"):
-                print(f"--- log of {n}\n{p.log(n)}")
-        c.run("moat down leaves the host as it was", down)
+        p.finish(c)
     return 1 if c.failed else 0
 
 

@@ -18,7 +18,6 @@
 #include "os/spawn.h"
 
 #include <fcntl.h>
-#include <stdarg.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -28,72 +27,53 @@ enum { OVERHEAD_MIB = 64, VERSION_MS = 5000, PID_MS = 2000, POLL_MS = 5, CONSOLE
 
 /* ---- command line ---- */
 
-__attribute__((format(printf, 2, 3))) static void arg(struct mt_fc_args *a, const char *fmt, ...)
-{
-    va_list ap;
-    if (a->failed || a->count == MT_FC_ARGS) {
-        a->failed = true;
-        return;
-    }
-    va_start(ap, fmt);
-    int n = vsnprintf(a->text + a->used, sizeof a->text - a->used, fmt, ap);
-    va_end(ap);
-    if (n < 0 || (size_t)n >= sizeof a->text - a->used) {
-        a->failed = true;
-        return;
-    }
-    a->argv[a->count++] = a->text + a->used;
-    a->used += (size_t)n + 1;
-}
-
-int mt_fc_args(const struct mt_vmm *vmm, const struct mt_vmm_spec *spec, uint64_t file_bytes, struct mt_fc_args *a, struct mt_err *err)
+int mt_fc_args(const struct mt_vmm *vmm, const struct mt_vmm_spec *spec, uint64_t file_bytes, struct mt_argv *a, struct mt_err *err)
 {
     uid_t uid = mt_vmm_uid(spec->slot);
-    *a = (struct mt_fc_args){.count = 0};
-    arg(a, "%s", vmm->jailer_path);
-    arg(a, "--id");
-    arg(a, "%s", spec->jail_id);
-    arg(a, "--exec-file");
-    arg(a, "%s", vmm->firecracker_path);
-    arg(a, "--uid");
-    arg(a, "%u", uid);
-    arg(a, "--gid");
-    arg(a, "%u", uid);
-    arg(a, "--chroot-base-dir");
-    arg(a, "%s", vmm->jail_base);
-    arg(a, "--new-pid-ns");
-    arg(a, "--cgroup-version");
-    arg(a, "2");
-    arg(a, "--parent-cgroup");
-    arg(a, "%s", vmm->cgroup.parent);
-    arg(a, "--cgroup");
-    arg(a, "memory.max=%llu", (unsigned long long)(((uint64_t)spec->mem_mib + spec->overhead_mib) * MIB));
-    arg(a, "--cgroup");
-    arg(a, "memory.swap.max=0");
-    arg(a, "--cgroup");
-    arg(a, "memory.oom.group=1");
-    arg(a, "--cgroup");
-    arg(a, "cpu.weight=%u", spec->cpu_weight);
-    arg(a, "--cgroup");
-    arg(a, "pids.max=%d", PIDS_MAX);
-    arg(a, "--cgroup");
-    arg(a, "io.weight=100");
-    arg(a, "--resource-limit");
-    arg(a, "no-file=%d", OPEN_FILES);
-    arg(a, "--resource-limit");
-    arg(a, "fsize=%llu", (unsigned long long)file_bytes);
-    arg(a, "--");
-    arg(a, "--api-sock");
-    arg(a, "/run/api.sock");
-    arg(a, "--log-path");
-    arg(a, "/run/fc.log");
-    arg(a, "--level");
-    arg(a, "Warning");
-    arg(a, "--http-api-max-payload-size");
-    arg(a, "65536");
+    *a = (struct mt_argv){.count = 0};
+    mt_argv_add(a, "%s", vmm->jailer_path);
+    mt_argv_add(a, "--id");
+    mt_argv_add(a, "%s", spec->jail_id);
+    mt_argv_add(a, "--exec-file");
+    mt_argv_add(a, "%s", vmm->firecracker_path);
+    mt_argv_add(a, "--uid");
+    mt_argv_add(a, "%u", uid);
+    mt_argv_add(a, "--gid");
+    mt_argv_add(a, "%u", uid);
+    mt_argv_add(a, "--chroot-base-dir");
+    mt_argv_add(a, "%s", vmm->jail_base);
+    mt_argv_add(a, "--new-pid-ns");
+    mt_argv_add(a, "--cgroup-version");
+    mt_argv_add(a, "2");
+    mt_argv_add(a, "--parent-cgroup");
+    mt_argv_add(a, "%s", vmm->cgroup.parent);
+    mt_argv_add(a, "--cgroup");
+    mt_argv_add(a, "memory.max=%llu", (unsigned long long)(((uint64_t)spec->mem_mib + spec->overhead_mib) * MIB));
+    mt_argv_add(a, "--cgroup");
+    mt_argv_add(a, "memory.swap.max=0");
+    mt_argv_add(a, "--cgroup");
+    mt_argv_add(a, "memory.oom.group=1");
+    mt_argv_add(a, "--cgroup");
+    mt_argv_add(a, "cpu.weight=%u", spec->cpu_weight);
+    mt_argv_add(a, "--cgroup");
+    mt_argv_add(a, "pids.max=%d", PIDS_MAX);
+    mt_argv_add(a, "--cgroup");
+    mt_argv_add(a, "io.weight=100");
+    mt_argv_add(a, "--resource-limit");
+    mt_argv_add(a, "no-file=%d", OPEN_FILES);
+    mt_argv_add(a, "--resource-limit");
+    mt_argv_add(a, "fsize=%llu", (unsigned long long)file_bytes);
+    mt_argv_add(a, "--");
+    mt_argv_add(a, "--api-sock");
+    mt_argv_add(a, "/run/api.sock");
+    mt_argv_add(a, "--log-path");
+    mt_argv_add(a, "/run/fc.log");
+    mt_argv_add(a, "--level");
+    mt_argv_add(a, "Warning");
+    mt_argv_add(a, "--http-api-max-payload-size");
+    mt_argv_add(a, "65536");
     if (a->failed)
-        return MT_FAIL(err, MT_E_LIMIT, "jailer command line passes %d bytes", MT_FC_TEXT);
-    a->argv[a->count] = NULL;
+        return MT_FAIL(err, MT_E_LIMIT, "jailer command line passes %d bytes", MT_ARGV_TEXT);
     return 0;
 }
 
@@ -286,15 +266,15 @@ static void adopt_pit_thread(const struct mt_vmm *vmm, const struct mt_vmm_ids *
 
 static int start_jailer(struct mt_vmm *vmm, const struct mt_vmm_spec *spec, int console, int log, int *ret_pidfd, struct mt_err *err)
 {
-    mt_auto_free struct mt_fc_args *a = calloc(1, sizeof *a);
+    mt_auto_free struct mt_argv *a = calloc(1, sizeof *a);
     pid_t pid;
     if (!a)
         return MT_FAIL(err, MT_E_NOMEM, "jailer command line");
     int r = mt_fc_args(vmm, spec, file_limit(spec), a, err);
     if (r < 0)
         return r;
-    const struct mt_spawn s = {.path = vmm->jailer_path, .argv = a->argv, .stdin_fd = -1, .stdout_fd = console, .stderr_fd = log,
-        .new_session = true, .netns_fd = -1};
+    const struct mt_spawn s = {.path = vmm->jailer_path, .argv = (const char *const *)a->argv, .stdin_fd = -1, .stdout_fd = console,
+                               .stderr_fd = log, .new_session = true, .netns_fd = -1};
     return mt_spawn(&s, &pid, ret_pidfd, err);
 }
 

@@ -17,7 +17,6 @@
 
 #include <fcntl.h>
 #include <poll.h>
-#include <stdarg.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 
@@ -30,24 +29,6 @@ static const char *const jail_dirs[] = {"dev", "lib", "lib64", "usr", "usr/bin",
 static const char *const jail_files[] = {"usr/bin/moat-vsock", "usr/bin/qemu-system-x86_64", NULL};
 
 /* ---- command line ---- */
-
-__attribute__((format(printf, 2, 3))) static void arg(struct mt_qemu_args *a, const char *fmt, ...)
-{
-    va_list ap;
-    if (a->failed || a->count == MT_QEMU_ARGS) {
-        a->failed = true;
-        return;
-    }
-    va_start(ap, fmt);
-    int n = vsnprintf(a->text + a->used, sizeof a->text - a->used, fmt, ap);
-    va_end(ap);
-    if (n < 0 || (size_t)n >= sizeof a->text - a->used) {
-        a->failed = true;
-        return;
-    }
-    a->argv[a->count++] = a->text + a->used;
-    a->used += (size_t)n + 1;
-}
 
 /*
  * Boot arguments only QEMU needs: on Firecracker the KVM clock makes them unnecessary. Never `nolapic_timer`:
@@ -66,69 +47,69 @@ static int boot_args(const struct mt_vmm *vmm, const struct mt_vmm_spec *spec, c
     return 0;
 }
 
-static void disk_arg(struct mt_qemu_args *a, size_t n, const char *file, const struct mt_vmm_disk *d, const char *cache)
+static void disk_arg(struct mt_argv *a, size_t n, const char *file, const struct mt_vmm_disk *d, const char *cache)
 {
     char limit[96] = "";
     if (d->bytes_per_s || d->ops_per_s)
         (void)snprintf(limit, sizeof limit, ",throttling.bps-total=%llu,throttling.iops-total=%llu", (unsigned long long)d->bytes_per_s,
                        (unsigned long long)d->ops_per_s);
-    arg(a, "-drive");
-    arg(a, "id=d%zu,file=/%s,format=raw,if=none,cache=%s%s%s", n, file, cache, d->read_only ? ",readonly=on" : "", limit);
-    arg(a, "-device");
-    arg(a, "virtio-blk-device,drive=d%zu", n);
+    mt_argv_add(a, "-drive");
+    mt_argv_add(a, "id=d%zu,file=/%s,format=raw,if=none,cache=%s%s%s", n, file, cache, d->read_only ? ",readonly=on" : "", limit);
+    mt_argv_add(a, "-device");
+    mt_argv_add(a, "virtio-blk-device,drive=d%zu", n);
 }
 
-static void machine_args(const struct mt_vmm *vmm, const struct mt_vmm_spec *spec, struct mt_qemu_args *a)
+static void machine_args(const struct mt_vmm *vmm, const struct mt_vmm_spec *spec, struct mt_argv *a)
 {
     bool many_tcg = vmm->accel == MT_VMM_TCG && spec->vcpu_count > 1;
-    arg(a, "-M");
-    arg(a, "microvm,acpi=on,%s,rtc=on,isa-serial=on,x-option-roms=off,memory-backend=mem", many_tcg ? "pit=off,pic=off" : "pit=on,pic=on");
-    arg(a, "-accel");
+    mt_argv_add(a, "-M");
+    mt_argv_add(a, "microvm,acpi=on,%s,rtc=on,isa-serial=on,x-option-roms=off,memory-backend=mem", many_tcg ? "pit=off,pic=off" : "pit=on,pic=on");
+    mt_argv_add(a, "-accel");
     if (vmm->accel == MT_VMM_KVM)
-        arg(a, "kvm");
+        mt_argv_add(a, "kvm");
     else
-        arg(a, "tcg,thread=%s,tb-size=32", many_tcg ? "multi" : "single"); /* the default cache could grow to 1 GiB */
-    arg(a, "-cpu");
+        mt_argv_add(a, "tcg,thread=%s,tb-size=32", many_tcg ? "multi" : "single"); /* the default cache could grow to 1 GiB */
+    mt_argv_add(a, "-cpu");
     /* without ERMS the kernel clears and copies by words: TCG runs `rep stosb` a byte at a time, 5 to 10 % of a boot */
-    arg(a, "%s", vmm->accel == MT_VMM_KVM ? "host" : "max,-erms");
-    arg(a, "-smp");
-    arg(a, "%u", spec->vcpu_count);
-    arg(a, "-m");
-    arg(a, "%uM", spec->mem_mib);
-    arg(a, "-object");
-    arg(a, "memory-backend-memfd,id=mem,size=%uM,share=on", spec->mem_mib);
-    arg(a, "-nodefaults");
-    arg(a, "-no-user-config");
-    arg(a, "-display");
-    arg(a, "none");
-    arg(a, "-no-reboot");
-    arg(a, "-sandbox");
-    arg(a, "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+    mt_argv_add(a, "%s", vmm->accel == MT_VMM_KVM ? "host" : "max,-erms");
+    mt_argv_add(a, "-smp");
+    mt_argv_add(a, "%u", spec->vcpu_count);
+    mt_argv_add(a, "-m");
+    mt_argv_add(a, "%uM", spec->mem_mib);
+    mt_argv_add(a, "-object");
+    mt_argv_add(a, "memory-backend-memfd,id=mem,size=%uM,share=on", spec->mem_mib);
+    mt_argv_add(a, "-nodefaults");
+    mt_argv_add(a, "-no-user-config");
+    mt_argv_add(a, "-display");
+    mt_argv_add(a, "none");
+    mt_argv_add(a, "-no-reboot");
+    mt_argv_add(a, "-sandbox");
+    mt_argv_add(a, "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
 }
 
-int mt_qemu_args(const struct mt_vmm *vmm, const struct mt_vmm_spec *spec, struct mt_qemu_args *a, struct mt_err *err)
+int mt_qemu_args(const struct mt_vmm *vmm, const struct mt_vmm_spec *spec, struct mt_argv *a, struct mt_err *err)
 {
     char boot[MT_VMM_BOOT_ARGS_MAX], mac[18];
-    *a = (struct mt_qemu_args){.count = 0};
+    *a = (struct mt_argv){.count = 0};
     if (boot_args(vmm, spec, boot, sizeof boot, err) < 0)
         return -MT_E_LIMIT;
-    arg(a, "/usr/bin/qemu-system-x86_64");
+    mt_argv_add(a, "/usr/bin/qemu-system-x86_64");
     machine_args(vmm, spec, a);
-    arg(a, "-kernel");
-    arg(a, "/vmlinux");
-    arg(a, "-initrd");
-    arg(a, "/initramfs");
+    mt_argv_add(a, "-kernel");
+    mt_argv_add(a, "/vmlinux");
+    mt_argv_add(a, "-initrd");
+    mt_argv_add(a, "/initramfs");
     if (vmm->serial_off) {
-        arg(a, "-serial");
-        arg(a, "null");
+        mt_argv_add(a, "-serial");
+        mt_argv_add(a, "null");
     } else {
-        arg(a, "-chardev");
-        arg(a, "socket,id=con,fd=%d", MT_QEMU_FD_CONSOLE);
-        arg(a, "-serial");
-        arg(a, "chardev:con");
+        mt_argv_add(a, "-chardev");
+        mt_argv_add(a, "socket,id=con,fd=%d", MT_QEMU_FD_CONSOLE);
+        mt_argv_add(a, "-serial");
+        mt_argv_add(a, "chardev:con");
     }
-    arg(a, "-device");
-    arg(a, "i8042"); /* so that reboot=k ends it */
+    mt_argv_add(a, "-device");
+    mt_argv_add(a, "i8042"); /* so that reboot=k ends it */
     disk_arg(a, 0, "root.ext4", &spec->root, "unsafe");
     disk_arg(a, 1, "scratch.ext4", &spec->scratch, "unsafe");
     for (size_t i = 0; i < spec->volume_count; i++) {
@@ -138,31 +119,30 @@ int mt_qemu_args(const struct mt_vmm *vmm, const struct mt_vmm_spec *spec, struc
     }
     if (spec->tap) {
         mt_vmm_mac_text(spec->guest_mac, mac);
-        arg(a, "-netdev");
-        arg(a, "tap,id=n0,ifname=%s,script=no,downscript=no", spec->tap);
-        arg(a, "-device");
+        mt_argv_add(a, "-netdev");
+        mt_argv_add(a, "tap,id=n0,ifname=%s,script=no,downscript=no", spec->tap);
+        mt_argv_add(a, "-device");
         if (spec->mtu)
-            arg(a, "virtio-net-device,netdev=n0,mac=%s,host_mtu=%u", mac, spec->mtu);
+            mt_argv_add(a, "virtio-net-device,netdev=n0,mac=%s,host_mtu=%u", mac, spec->mtu);
         else
-            arg(a, "virtio-net-device,netdev=n0,mac=%s", mac);
+            mt_argv_add(a, "virtio-net-device,netdev=n0,mac=%s", mac);
     }
-    arg(a, "-chardev");
-    arg(a, "socket,id=vs,fd=%d", MT_QEMU_FD_VHOST);
-    arg(a, "-device");
-    arg(a, "vhost-user-vsock-device,chardev=vs");
-    arg(a, "-object");
-    arg(a, "rng-random,id=rng,filename=/dev/urandom");
-    arg(a, "-device");
-    arg(a, "virtio-rng-device,rng=rng");
-    arg(a, "-chardev");
-    arg(a, "socket,id=qmp,path=/run/qmp.sock,server=on,wait=off");
-    arg(a, "-mon");
-    arg(a, "chardev=qmp,mode=control");
-    arg(a, "-append");
-    arg(a, "%s", boot);
+    mt_argv_add(a, "-chardev");
+    mt_argv_add(a, "socket,id=vs,fd=%d", MT_QEMU_FD_VHOST);
+    mt_argv_add(a, "-device");
+    mt_argv_add(a, "vhost-user-vsock-device,chardev=vs");
+    mt_argv_add(a, "-object");
+    mt_argv_add(a, "rng-random,id=rng,filename=/dev/urandom");
+    mt_argv_add(a, "-device");
+    mt_argv_add(a, "virtio-rng-device,rng=rng");
+    mt_argv_add(a, "-chardev");
+    mt_argv_add(a, "socket,id=qmp,path=/run/qmp.sock,server=on,wait=off");
+    mt_argv_add(a, "-mon");
+    mt_argv_add(a, "chardev=qmp,mode=control");
+    mt_argv_add(a, "-append");
+    mt_argv_add(a, "%s", boot);
     if (a->failed)
-        return MT_FAIL(err, MT_E_LIMIT, "qemu command line passes %d bytes", MT_QEMU_TEXT);
-    a->argv[a->count] = NULL;
+        return MT_FAIL(err, MT_E_LIMIT, "qemu command line passes %d bytes", MT_ARGV_TEXT);
     return 0;
 }
 
@@ -330,7 +310,7 @@ static int qemu_launch(struct mt_vmm *vmm, const struct mt_jail *jail, const str
 {
     mt_cleanup(wires_done) struct wires w = {.vhost = {-1, -1}, .console = {-1, -1}, .ring = -1, .log = -1,
         .cgroup = {-1, -1, -1, -1, -1}};
-    mt_auto_free struct mt_qemu_args *qemu = calloc(1, sizeof *qemu);
+    mt_auto_free struct mt_argv *qemu = calloc(1, sizeof *qemu);
     struct mt_confine c = {.bind_count = 0};
     struct mt_confined box;
     struct mt_err local = {.code = MT_OK};

@@ -2,18 +2,10 @@
 /* The command line of QEMU, apart so that a test can look at it. Internal to this folder. */
 #pragma once
 
+#include "agent/vmm/argv.h"
 #include "agent/vmm/driver.h"
 
 enum { MT_QEMU_FD_VHOST = 3, MT_QEMU_FD_CONSOLE = 4 }; /* descriptors QEMU inherits */
-enum { MT_QEMU_ARGS = 96, MT_QEMU_TEXT = 8192 };
-
-struct mt_qemu_args {
-    char *argv[MT_QEMU_ARGS + 1]; /* NULL terminated, into text */
-    size_t count;
-    char text[MT_QEMU_TEXT];
-    size_t used;
-    bool failed; /* did not fit */
-};
 
 /** Fill @ret for @spec. -MT_E_LIMIT when the kernel command line or the whole passes its bound. */
-int mt_qemu_args(const struct mt_vmm *vmm, const struct mt_vmm_spec *spec, struct mt_qemu_args *ret, struct mt_err *err);
+int mt_qemu_args(const struct mt_vmm *vmm, const struct mt_vmm_spec *spec, struct mt_argv *ret, struct mt_err *err);

@@ -163,6 +163,18 @@ class Platform:
             shutil.rmtree(self.dir, ignore_errors=True)
         return left
 
+    def finish(self, cases):
+        """The end of a file: the daemons' logs when a case failed, then `moat down` as the last case."""
+        if cases.failed:
+            for n in ("up", "control", "agent", "edge"):
+                print(f"--- log of {n}\n{self.log(n)}")
+
+        def down():
+            left = self.close()
+            if left:
+                raise Failed("; ".join(left))
+        cases.run("moat down leaves the host as it was", down)
+
     def host_differs(self):
         """What is on the host now and was not before the platform, or the other way round."""
         left = [f"process {pid} {cmd[:120]}" for pid, cmd in processes_of(self.data + "/")]

@@ -40,8 +40,8 @@ static const struct mt_vmm_spec base = {.jail_id = "x-1", .vcpu_count = 1, .mem_
 /* The arguments as one line. */
 static const char *line(const struct mt_vmm *v, const struct mt_vmm_spec *s)
 {
-    static char text[MT_QEMU_TEXT];
-    static struct mt_qemu_args a;
+    static char text[MT_ARGV_TEXT];
+    static struct mt_argv a;
     size_t n = 0;
     assert_int_equal(mt_qemu_args(v, s, &a, NULL), 0);
     for (size_t i = 0; i < a.count; i++)
@@ -112,7 +112,7 @@ static void boot_arguments_are_bounded_with_the_drivers_own(void **state)
 {
     const struct mt_vmm v = {.kind = MT_VMM_QEMU, .accel = MT_VMM_TCG};
     static char args[MT_VMM_BOOT_ARGS_MAX];
-    static struct mt_qemu_args a;
+    static struct mt_argv a;
     struct mt_vmm_spec s = base;
     (void)state;
     memset(args, 'a', sizeof args - 1);
