@@ -16,6 +16,7 @@
 
 #define BLOCK ((uint32_t)4096)
 #define MIB ((uint64_t)1 << 20)
+#define INODE_SIZE 256
 #define OUT_SIZE ((size_t)1 << 20)
 #define EXTENT_BLOCKS 32768U /* the longest initialised extent */
 #define INLINE_EXTENTS 4
@@ -77,9 +78,12 @@ void mt_ext4_plan(const struct mt_tree *tree, uint64_t *ret_bytes, uint32_t *ret
         for (uint32_t pos = n->xattrs; mt_tree_next_xattr(tree, &pos, &x);)
             data += x.value_len > 2048 ? 2 * (uint64_t)x.value_len + BLOCK : 0;
     }
+    uint64_t inodes = entries + entries / 10 + 1024, table = inodes * INODE_SIZE;
     uint64_t bytes = data + data / 10 + 64 * MIB;
+    if (table > 32 * MIB) /* very many small files: the inode tables alone would fill the room for metadata */
+        bytes += table - 32 * MIB;
     *ret_bytes = (bytes + MIB - 1) / MIB * MIB;
-    *ret_inodes = (uint32_t)(entries + entries / 10 + 1024);
+    *ret_inodes = (uint32_t)inodes;
 }
 
 static bool all_zero(const uint8_t *p, size_t n)
@@ -545,7 +549,7 @@ static int make_fs(struct writer *w, const struct mt_ext4 *x)
     char name[16];
     p.s_rev_level = EXT2_DYNAMIC_REV;
     p.s_log_block_size = p.s_log_cluster_size = 2;
-    p.s_inode_size = 256;
+    p.s_inode_size = INODE_SIZE;
     p.s_inodes_count = x->inodes;
     p.s_log_groups_per_flex = 4;
     p.s_checksum_type = EXT2_CRC32C_CHKSUM;

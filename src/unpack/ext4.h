@@ -19,7 +19,8 @@ struct mt_ext4 {
     uint8_t uuid[16];  /* also the seed of folder hashes */
 };
 
-/** Size and inode count for @tree: data + 10 % + 64 MiB rounded up to 1 MiB, entries x 1.1 + 1024. */
+/** Size and inode count for @tree: data + 10 % + 64 MiB rounded up to 1 MiB, entries x 1.1 + 1024; inode tables
+ * above 32 MiB are counted on top (some 120,000 entries). */
 void mt_ext4_plan(const struct mt_tree *tree, uint64_t *ret_bytes, uint32_t *ret_inodes);
 
 /** Write it. 0 with *ret_used = bytes in use; MT_EXT4_NO_ROOM; -1 with @f set. Sets disk_ino in the nodes. */

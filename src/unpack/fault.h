@@ -7,12 +7,14 @@
 
 struct mt_fault {
     const char *reason; /* static text; NULL while all is well */
-    char detail[160];   /* "U1 ../etc/passwd", "unpacked_bytes 53687091200", "mke2fs", "images" */
+    char detail[160];   /* "U1 ../etc/passwd (layer 2 of 3)", "unpacked_bytes 53687091200", "mke2fs", "images" */
     char message[400];
 };
 
 /** A layer breaks rule @rule ("U1".."U13", "media_type", "diff_id") at @path (@len bytes, untrusted). Returns -1. */
 int mt_fault_rule(struct mt_fault *f, const char *rule, const char *path, size_t len, const char *why);
+/** Name the layer a fault was found in, counted from 1: " (layer 2 of 3)" behind the detail of a broken rule, and in the message. */
+void mt_fault_in_layer(struct mt_fault *f, size_t layer, size_t layers);
 /** A limit was hit: image_too_large. Returns -1. */
 int mt_fault_limit(struct mt_fault *f, const char *limit, uint64_t value);
 /** The operating system failed: disk_full for ENOSPC and EDQUOT, else rootfs_build_failed with @detail. Returns -1. */

@@ -44,6 +44,8 @@ static int apply_layer(struct mt_apply *a, struct mt_stream *stream, const struc
     mt_tar_free(tar);
     if (r == 0 && strcmp(hex, image->config.diff_ids[i] + strlen("sha256:")) != 0)
         r = mt_fault_rule(f, "diff_id", NULL, 0, "the layer's uncompressed bytes do not have the digest that the config names");
+    if (r < 0)
+        mt_fault_in_layer(f, i + 1, image->manifest.layer_count);
     return r;
 }
 

@@ -57,6 +57,8 @@ def main():
         code, out, err = p.cli("deploy", "-f", "-", "--wait", stdin=manifest("evil", image, ["/app", "deaf"]), want=8, timeout=120)
         seen = err + reasons(p, "evil")
         check("image_layer_invalid" in seen and "U1" in seen, seen[-600:])
+        told = [e["payload"] for e in p.json("events", "--app", "evil", "--type", "instance.status_changed", "-n", "200")["items"]]
+        check(any(e.get("reason_code") == "image_layer_invalid" and e.get("reason_detail", "").startswith("U1 ../../escape (layer ") for e in told), json.dumps(told)[-600:])
         check(not os.path.exists("/escape") and not os.path.exists(f"{p.data}/escape"), "a file escaped")
 
     def device_is_skipped():
