@@ -79,7 +79,7 @@ static const struct mt_pg_stmt held = {
 static const struct mt_pg_stmt deploys = {
     "pass_deploys",
     "SELECT deploy_id, status, created_at, timeout_seconds, on_failure, kind, message, process_types, previous_release_ids,"
-    " resource_version FROM deploys_view WHERE env_id = $1 AND status IN ('queued', 'rolling') ORDER BY deploy_id"};
+    " resource_version FROM deploys_view WHERE env_id = $1 AND finished_at IS NULL ORDER BY deploy_id"};
 
 static const struct mt_pg_stmt crashes = {
     "pass_crashes",

@@ -14,6 +14,7 @@ static const struct {
     [MT_PG_ELEM_TEXT] = {MT_OID_TEXT, MT_OID_TEXT_ARRAY},     [MT_PG_ELEM_I64] = {MT_OID_INT8, MT_OID_INT8_ARRAY},
     [MT_PG_ELEM_I32] = {MT_OID_INT4, MT_OID_INT4_ARRAY},      [MT_PG_ELEM_BYTES] = {MT_OID_BYTEA, MT_OID_BYTEA_ARRAY},
     [MT_PG_ELEM_JSON] = {MT_OID_JSONB, MT_OID_JSONB_ARRAY},   [MT_PG_ELEM_TIME] = {MT_OID_TIMESTAMPTZ, MT_OID_TIMESTAMPTZ_ARRAY},
+    [MT_PG_ELEM_UUID] = {MT_OID_UUID, MT_OID_UUID_ARRAY},
 };
 
 static void put_header(struct mt_pg_arr *a)
@@ -79,6 +80,14 @@ void mt_pg_arr_bytes(struct mt_pg_arr *a, const void *data, size_t n)
     MT_ASSERT(a->elem == MT_PG_ELEM_BYTES && n <= INT32_MAX);
     mt_buf_put_be32(&a->b, (uint32_t)n);
     mt_buf_put(&a->b, data, n);
+    a->count++;
+}
+
+void mt_pg_arr_uuid(struct mt_pg_arr *a, const uint8_t v[16])
+{
+    MT_ASSERT(a->elem == MT_PG_ELEM_UUID);
+    mt_buf_put_be32(&a->b, 16);
+    mt_buf_put(&a->b, v, 16);
     a->count++;
 }
 

@@ -12,6 +12,7 @@ enum mt_pg_elem {
     MT_PG_ELEM_BYTES,
     MT_PG_ELEM_JSON, /* jsonb */
     MT_PG_ELEM_TIME, /* timestamptz */
+    MT_PG_ELEM_UUID,
     MT_PG_ELEM_MAX
 };
 
@@ -32,6 +33,7 @@ void mt_pg_arr_text_add(struct mt_pg_arr *a, const char *s);
 void mt_pg_arr_i64(struct mt_pg_arr *a, int64_t v);
 void mt_pg_arr_i32(struct mt_pg_arr *a, int32_t v);
 void mt_pg_arr_bytes(struct mt_pg_arr *a, const void *data, size_t n);
+void mt_pg_arr_uuid(struct mt_pg_arr *a, const uint8_t v[16]);
 void mt_pg_arr_json(struct mt_pg_arr *a, const char *text, size_t n);
 /** Microseconds since 1970-01-01 UTC. */
 void mt_pg_arr_time(struct mt_pg_arr *a, int64_t wall_us);

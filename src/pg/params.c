@@ -84,6 +84,11 @@ void mt_pg_p_bytes(struct mt_pg_params *p, const void *data, size_t n)
     add(p, MT_OID_BYTEA, data, data ? n : 0, 1);
 }
 
+void mt_pg_p_uuid(struct mt_pg_params *p, const uint8_t v[16])
+{
+    add(p, MT_OID_UUID, (const char *)v, 16, 1);
+}
+
 void mt_pg_p_arr(struct mt_pg_params *p, struct mt_pg_arr *a)
 {
     mt_pg_arr_seal(a);

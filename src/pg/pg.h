@@ -59,6 +59,8 @@ void mt_pg_p_time(struct mt_pg_params *p, int64_t wall_us);
 void mt_pg_p_time_null(struct mt_pg_params *p);
 /** bytea; @data NULL is SQL NULL. */
 void mt_pg_p_bytes(struct mt_pg_params *p, const void *data, size_t n);
+/** 16 bytes, borrowed. */
+void mt_pg_p_uuid(struct mt_pg_params *p, const uint8_t v[16]);
 /** One-dimensional array in binary form made with mt_pg_arr_* (array.h); borrowed. */
 struct mt_pg_arr;
 void mt_pg_p_arr(struct mt_pg_params *p, struct mt_pg_arr *a);

@@ -323,7 +323,7 @@ try:
         sp = p.ok("POST", S, {"name": "ci", "scopes": ["apps:read", "apps:write"]}, Idempotency_Key="sp")
         again = p.q("POST", S, {"name": "ci", "scopes": ["apps:read", "apps:write"]}, Idempotency_Key="sp").json
         assert again["id"] == sp["id"] and again["client_secret"] is None and again["secret_shown"], again
-        assert sp["client_secret"] not in w.pg.sql("SELECT response_body FROM moat.idempotency_records WHERE key = 'sp'")
+        assert sp["client_secret"] not in w.pg.sql("SELECT response_body FROM moat.idempotency_records JOIN moat.events USING (event_id) WHERE idempotency_key = 'sp'")
         t = mint(sp, sp["client_secret"]).json
         assert t["scopes"] == ["apps:read", "apps:write"] and "refresh_token" not in t, t
         assert mint(sp, sp["client_secret"], ["apps:read"]).json["scopes"] == ["apps:read"]

@@ -86,8 +86,8 @@ try:
     report(log.startswith("log ") and log.endswith(" good"), "the log has no gap, its chain and numbers are whole", log or out.stderr)
     report(views.startswith("views ") and views.split()[2] == "0", "every view equals a rebuild", views)
     sql = subprocess.run(["psql", "-h", where + "/sock", "-U", "moat_super", "-AtF", " ", "-c",
-                          "SELECT e.idempotency_key, count(*), max(e.event_id), max(e.event_id) - min(e.event_id), max(r.event_id) FROM moat.events e"
-                          " LEFT JOIN moat.idempotency_records r ON r.key = e.idempotency_key GROUP BY 1", "moat"],
+                          "SELECT e.idempotency_key, count(*), max(e.event_id), max(e.event_id) - min(e.event_id), sum(r.event_id) FROM moat.events e"
+                          " LEFT JOIN moat.idempotency_records r USING (event_id) GROUP BY 1", "moat"],
                          capture_output=True, text=True, check=True).stdout
     there = {f[0]: tuple(map(int, f[1:])) for f in (line.split(" ") for line in sql.splitlines())}
     lost = [k for k, n in acks.items() if there.get(k, (0, 0))[1] != n]

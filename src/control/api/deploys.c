@@ -34,7 +34,7 @@ static const struct mt_pg_stmt desired_rows = {
                       " ORDER BY process_type COLLATE \"C\""};
 static const struct mt_pg_stmt open_deploys = {
     "deploy_open", "SELECT deploy_id, process_types, resource_version FROM deploys_view WHERE env_id = $1"
-                   " AND status IN ('queued', 'rolling') ORDER BY deploy_id"};
+                   " AND finished_at IS NULL ORDER BY deploy_id"};
 static const struct mt_pg_stmt rollback_target = {
     "deploy_rollback_target",
     "SELECT release_id FROM deploys_view d WHERE env_id = $1 AND status = 'succeeded' AND release_id IS NOT NULL"

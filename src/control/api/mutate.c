@@ -26,8 +26,7 @@ struct scope {
 
 static const struct mt_pg_stmt find_record = {
     "idempotency_find",
-    "SELECT request_mac, status, response_body, event_id FROM moat.idempotency_records"
-    " WHERE org_id = $1 AND actor_id = $2 AND route = $3 AND key = $4"};
+    "SELECT request_mac, status, response_body, event_id FROM moat.idempotency_records WHERE scope = $1"};
 
 static const char *const times[] = {"created_at", "updated_at"};
 
@@ -120,15 +119,14 @@ static int answer(struct mt_api_call *c, const struct mt_api_made *made, int sta
 /* 1: answered as a replay; 0: no record; -1: problem. */
 static int replay(struct mt_api_call *c, const struct scope *s)
 {
+    uint8_t scope[MT_IDEM_SCOPE_LEN];
     struct mt_pg_params p;
     mt_auto_pg_res struct mt_pg_res *r = NULL;
     if (!s->key)
         return 0;
     mt_pg_p_init(&p);
-    mt_pg_p_text(&p, s->org);
-    mt_pg_p_text(&p, c->who.subject_id);
-    mt_pg_p_text(&p, s->route);
-    mt_pg_p_text(&p, s->key);
+    mt_idempotency_scope(s->org, c->who.subject_id, s->route, s->key, scope);
+    mt_pg_p_uuid(&p, scope);
     if (mt_pg_query(c->pg, &find_record, &p, &r, &c->err) < 0)
         return mt_api_fail_err(c);
     if (mt_pg_rows(r) == 0)

@@ -169,7 +169,7 @@ static const struct mt_pg_stmt routes_of_env = {
     "below_env", "SELECT route_id, coalesce(hostname || ':', '') || listen_port, last_event_id, hostname, listen_port"
                  " FROM routes_view WHERE env_id = $1 AND NOT deleted ORDER BY route_id"};
 static const struct mt_pg_stmt open_of_env = {
-    "open_of_env", "SELECT deploy_id, resource_version FROM deploys_view WHERE env_id = $1 AND status IN ('queued', 'rolling')"
+    "open_of_env", "SELECT deploy_id, resource_version FROM deploys_view WHERE env_id = $1 AND finished_at IS NULL"
                    " ORDER BY deploy_id"};
 
 /* The version that MT_RELY_*_APPS, _ENVS and _ROUTES compare: a sum that moves with every change below. */

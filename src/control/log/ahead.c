@@ -5,6 +5,7 @@
  * unknown. The guard fails unless the log ends where the flight before was to leave it. What two flights write does not meet
  * (appender.c sees to it); where it does all the same, the younger waits for the older, or is rolled back for it. */
 #include "control/log/batch.h"
+#include "control/log/locks.h"
 
 #include "base/assert.h"
 #include "base/clock.h"
@@ -12,14 +13,12 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Guard, counter and notification in one: nothing else under the lock depends on when the counter moves. */
+/* Lock, guard, counter and notification in one. The lock is taken without waiting: who has it may wait for rows of this transaction.
+ * The row is looked at before the lock is had, but an UPDATE that finds it changed meanwhile asks again of what is there then. */
 static const struct mt_pg_stmt st_guard = {
     "log_guard", "WITH moved AS (UPDATE event_counter SET last_event_id = $3, last_chain_hash = $4"
-                 " WHERE last_event_id = $1 AND last_chain_hash = $2 RETURNING 1)"
+                 " WHERE last_event_id = $1 AND last_chain_hash = $2 AND pg_try_advisory_xact_lock(" MT_LOCK_LOG ") RETURNING 1)"
                  " SELECT 1 / (SELECT count(*) FROM moved), pg_notify('moat_events', $5)"};
-/* The lock of the log without waiting: who has it may wait for rows of this transaction. */
-static const struct mt_pg_stmt st_try_lock = {"log_try_lock",
-                                              "SELECT 1 / pg_try_advisory_xact_lock(7885628624171986791)::int"};
 
 #define UNDER_LOCK (1u << MT_RELY_LEASE) /* its holders change without the log: asked as late as can be */
 
@@ -135,7 +134,7 @@ static int await(struct batch *b, struct flight *f, struct mt_err *err)
     if (r == 0 || !mt_pg_alive(pg))
         return r;
     const struct mt_pg_diag *d = mt_pg_diag(pg);
-    if (d->stmt == &st_guard || d->stmt == &st_try_lock || strcmp(d->constraint, "events_pkey") == 0)
+    if (d->stmt == &st_guard || strcmp(d->constraint, "events_pkey") == 0)
         b->careful = 8; /* another process writes: ask first for a while */
     return r;
 }
@@ -144,7 +143,7 @@ int batch_end(struct batch *b, struct flight *f, struct mt_err *err)
 {
     MT_ASSERT(f->state == FLIGHT_WRITING);
     int r = await(b, f, err);
-    if (r < 0 || (r = mt_pg_pipe_send(lane_of(b, f), &st_try_lock, NULL, err)) < 0)
+    if (r < 0)
         return r;
     f->open = true;
     return send_end(b, f, err);

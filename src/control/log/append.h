@@ -37,6 +37,8 @@ struct mt_cmd_ids {
 #define MT_CMD_EVENTS_MAX 256
 #define MT_CMD_RELIES_MAX 64
 
+/** One of the five of §6.2? */
+bool mt_actor_type_known(const char *type);
 /** New empty command; -MT_E_NOMEM, -MT_E_INVALID for an unknown actor type. */
 int mt_cmd_new(const struct mt_cmd_actor *actor, struct mt_cmd **ret_cmd, struct mt_err *err);
 /** Free a command that was not given to the appender. */
@@ -115,9 +117,17 @@ int mt_cmd_n_events(const struct mt_cmd *cmd);
 int mt_cmd_side(struct mt_cmd *cmd, const struct mt_pg_stmt *stmt, const struct mt_pg_params *p, int64_t affected,
                 struct mt_err *err);
 
-/** Scope and request MAC of §7; strings copied. @org_id "-" when none. */
+/** Scope and request MAC of §7. @org_id "-" when none. */
 int mt_cmd_idempotency(struct mt_cmd *cmd, const char *org_id, const char *actor_id, const char *route, const char *key,
                        const uint8_t mac[32], struct mt_err *err);
+
+/**
+ * What an idempotency record is found by: 16 bytes of SHA-256 over the whole scope (docs/formats/event-log.md). Ids of at most 200
+ * bytes, a route of 400, a key of 128.
+ */
+#define MT_IDEM_SCOPE_LEN 16
+void mt_idempotency_scope(const char *org_id, const char *actor_id, const char *route, const char *key,
+                          uint8_t ret[MT_IDEM_SCOPE_LEN]);
 
 /**
  * The audit record of this command: the JSON object of mt_audit_put(), copied. It is written in the command's transaction

@@ -26,9 +26,8 @@ static const struct mt_pg_stmt st_insert = {
     " unnest($13::int8[]), unnest($14::text[]), unnest($15::text[]), unnest($16::text[]), unnest($17::jsonb[]), unnest($18::bytea[])"};
 static const struct mt_pg_stmt st_idem_insert = {
     "log_idem_insert",
-    "INSERT INTO idempotency_records (org_id, actor_id, route, key, request_mac, status, response_body, event_id, created_at)"
-    " SELECT unnest($1::text[]), unnest($2::text[]), unnest($3::text[]), unnest($4::text[]), unnest($5::bytea[]), unnest($6::int4[]),"
-    " unnest($7::text[]), unnest($8::int8[]), $9"};
+    "INSERT INTO idempotency_records (scope, event_id, status, request_mac, response_body, created_at)"
+    " SELECT unnest($1::uuid[]), unnest($2::int8[]), unnest($3::int4[]), unnest($4::bytea[]), unnest($5::text[]), $6"};
 static const struct mt_pg_stmt st_advance = {"log_advance",
                                              "UPDATE event_counter SET last_event_id = $1, last_chain_hash = $2"};
 static const struct mt_pg_stmt st_notify = {"log_notify", "SELECT pg_notify('moat_events', $1)"};
@@ -42,7 +41,7 @@ int batch_init(struct batch *b, struct mt_appender_stats *stats, struct mt_err *
         [COL_SEQ] = MT_PG_ELEM_I32,       [COL_VERSION] = MT_PG_ELEM_I32, [COL_CAUSATION] = MT_PG_ELEM_I64,
         [COL_PAYLOAD] = MT_PG_ELEM_JSON, [COL_CHAIN] = MT_PG_ELEM_BYTES};
     static const enum mt_pg_elem idem_kind[IDEM_MAX] = {
-        [IDEM_MAC] = MT_PG_ELEM_BYTES, [IDEM_STATUS] = MT_PG_ELEM_I32, [IDEM_EVENT] = MT_PG_ELEM_I64};
+        [IDEM_SCOPE] = MT_PG_ELEM_UUID, [IDEM_EVENT] = MT_PG_ELEM_I64, [IDEM_STATUS] = MT_PG_ELEM_I32, [IDEM_MAC] = MT_PG_ELEM_BYTES};
     memset(b, 0, sizeof *b);
     b->stats = stats;
     for (int i = 0; i < COL_MAX; i++)
@@ -162,14 +161,24 @@ static int put_event(struct batch *b, const struct mt_cmd *c, const struct cmd_e
 
 static void put_idem(struct batch *b, struct mt_cmd *c)
 {
-    mt_pg_arr_text_add(&b->idem[IDEM_ORG], c->idem_org);
-    mt_pg_arr_text_add(&b->idem[IDEM_ACTOR], c->idem_actor);
-    mt_pg_arr_text_add(&b->idem[IDEM_ROUTE], c->idem_route);
-    mt_pg_arr_text_add(&b->idem[IDEM_KEY], c->idem_key);
-    mt_pg_arr_bytes(&b->idem[IDEM_MAC], c->idem_mac, 32);
-    mt_pg_arr_i32(&b->idem[IDEM_STATUS], c->status);
-    mt_pg_arr_text_n(&b->idem[IDEM_BODY], mt_buf_cstr(&c->body), c->body.len);
+    mt_pg_arr_uuid(&b->idem[IDEM_SCOPE], c->idem_scope);
     mt_pg_arr_i64(&b->idem[IDEM_EVENT], c->first_id + c->n_events - 1);
+    mt_pg_arr_i32(&b->idem[IDEM_STATUS], c->status);
+    mt_pg_arr_bytes(&b->idem[IDEM_MAC], c->idem_mac, 32);
+    mt_pg_arr_text_n(&b->idem[IDEM_BODY], mt_buf_cstr(&c->body), c->body.len);
+}
+
+/* A cause lies before its effect: ids are gap-free and events stay for ever, so that every smaller id exists. */
+static bool causes_exist(const struct mt_cmd *c, struct mt_err *err)
+{
+    for (int k = 0; k < c->n_events; k++) {
+        if (c->events[k].causation_id < c->first_id + k)
+            continue;
+        (void)MT_FAIL(err, MT_E_INVALID, "there is no event %lld to be the cause of event %lld",
+                      (long long)c->events[k].causation_id, (long long)c->first_id + k);
+        return false;
+    }
+    return true;
 }
 
 /* Ids, replies, chain and arrays of all commands still in. Returns the number of events. */
@@ -188,7 +197,7 @@ int batch_gather(struct batch *b, struct mt_cmd **cmds, int n, int64_t now, stru
         c->first_id = b->head + 1 + events;
         c->done.given = (struct mt_cmd_ids_given){.first_event_id = c->first_id, .n_events = c->n_events, .occurred_us = now};
         struct mt_err local = {0};
-        if (build_reply(c, &c->done.given, &local) < 0) {
+        if (!causes_exist(c, &local) || build_reply(c, &c->done.given, &local) < 0) {
             batch_end_error(c, &local);
             continue;
         }
@@ -243,7 +252,7 @@ static int send_views(struct batch *b, struct mt_pg *pg, int events, struct mt_e
 
 static int send_idem(struct batch *b, struct mt_pg *pg, int64_t now, struct mt_err *err)
 {
-    if (b->idem[IDEM_KEY].count == 0)
+    if (b->idem[IDEM_SCOPE].count == 0)
         return 0;
     struct mt_pg_params p;
     mt_pg_p_init(&p);

@@ -4,12 +4,15 @@
 
 #include "base/assert.h"
 #include "base/str.h"
+#include "os/digest.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #define CMD_BYTES_MAX (8u << 20)
 #define ID_MAX 200
+#define ROUTE_MAX 400
+#define KEY_MAX 128
 
 static int no_memory(struct mt_err *err)
 {
@@ -38,13 +41,18 @@ static int copy_text(struct mt_cmd *cmd, const char *what, const char *s, const 
     return *ret ? 0 : no_memory(err);
 }
 
-int mt_cmd_new(const struct mt_cmd_actor *actor, struct mt_cmd **ret_cmd, struct mt_err *err)
+bool mt_actor_type_known(const char *type)
 {
     static const char *const types[] = {"user", "service_principal", "node", "operator", "system"};
     bool known = false;
     for (size_t i = 0; i < MT_ARRAY_LEN(types) && !known; i++)
-        known = actor->actor_type && MT_STREQ(actor->actor_type, types[i]);
-    if (!known)
+        known = MT_STREQ(type, types[i]);
+    return known;
+}
+
+int mt_cmd_new(const struct mt_cmd_actor *actor, struct mt_cmd **ret_cmd, struct mt_err *err)
+{
+    if (!actor->actor_type || !mt_actor_type_known(actor->actor_type))
         return MT_FAIL(err, MT_E_INVALID, "unknown actor type '%.40s'", actor->actor_type ? actor->actor_type : "");
     mt_auto_cmd struct mt_cmd *cmd = calloc(1, sizeof *cmd);
     if (!cmd)
@@ -262,23 +270,41 @@ int mt_cmd_side(struct mt_cmd *cmd, const struct mt_pg_stmt *stmt, const struct 
     return 0;
 }
 
+void mt_idempotency_scope(const char *org_id, const char *actor_id, const char *route, const char *key,
+                          uint8_t ret[MT_IDEM_SCOPE_LEN])
+{
+    const char *const part[] = {org_id, actor_id, route, key};
+    char all[2 * ID_MAX + ROUTE_MAX + KEY_MAX + 4];
+    uint8_t sum[MT_SHA256_LEN];
+    size_t at = 0;
+    for (size_t i = 0; i < MT_ARRAY_LEN(part); i++) {
+        size_t n = strlen(part[i]) + 1; /* with its NUL, which no part holds: the parts stay told apart */
+        MT_ASSERT(at + n <= sizeof all);
+        memcpy(all + at, part[i], n);
+        at += n;
+    }
+    mt_sha256_of(all, at - 1, sum);
+    memcpy(ret, sum, MT_IDEM_SCOPE_LEN);
+}
+
 int mt_cmd_idempotency(struct mt_cmd *cmd, const char *org_id, const char *actor_id, const char *route, const char *key,
                        const uint8_t mac[32], struct mt_err *err)
 {
     MT_CHECK(cmd, CMD_MAGIC);
-    int r = text_ok("idempotency route", route, 400, err);
+    org_id = org_id ? org_id : "-";
+    int r = text_ok("idempotency route", route, ROUTE_MAX, err);
     if (r == 0)
-        r = text_ok("idempotency key", key, 128, err);
+        r = text_ok("idempotency key", key, KEY_MAX, err);
+    if (r == 0)
+        r = text_ok("idempotency org", org_id, ID_MAX, err);
+    if (r == 0)
+        r = text_ok("idempotency actor", actor_id, ID_MAX, err);
     if (r < 0)
         return r;
-    cmd->idem_org = mt_arena_strdup(&cmd->arena, org_id ? org_id : "-");
-    cmd->idem_actor = mt_arena_strdup(&cmd->arena, actor_id);
-    cmd->idem_route = mt_arena_strdup(&cmd->arena, route);
-    cmd->idem_key = mt_arena_strdup(&cmd->arena, key);
-    if (!cmd->idem_org || !cmd->idem_actor || !cmd->idem_route || !cmd->idem_key)
-        return no_memory(err);
+    mt_idempotency_scope(org_id, actor_id, route, key, cmd->idem_scope);
     memcpy(cmd->idem_mac, mac, 32);
-    cmd->idem_hash = mt_proj_hash(cmd->idem_org, cmd->idem_actor) ^ (mt_proj_hash(cmd->idem_route, cmd->idem_key) << 1);
+    memcpy(&cmd->idem_hash, cmd->idem_scope, sizeof cmd->idem_hash);
+    cmd->idem_hash |= 1; /* 0 is no key */
     cmd->idempotent = true;
     return 0;
 }

@@ -61,8 +61,7 @@ struct mt_cmd {
     int n_sides;
     struct cmd_side *sides[CMD_SIDES_MAX];
     bool idempotent;
-    const char *idem_org, *idem_actor, *idem_route, *idem_key;
-    uint8_t idem_mac[32];
+    uint8_t idem_scope[MT_IDEM_SCOPE_LEN], idem_mac[32];
     uint64_t idem_hash;
     const char *audit; /* record as JSON, or NULL */
     size_t audit_len;

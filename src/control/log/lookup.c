@@ -23,12 +23,11 @@ static const struct mt_pg_stmt st_seqs = {
                 " FROM unnest($1::text[], $2::text[]) WITH ORDINALITY k(t, i, n) ORDER BY k.n"};
 static const struct mt_pg_stmt st_idem_find = {
     "log_idem_find", "SELECT k.n, r.request_mac, r.status, r.response_body, r.event_id"
-                     " FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::int4[]) k(o, a, p, i, n)"
-                     " JOIN idempotency_records r ON r.org_id = k.o AND r.actor_id = k.a AND r.route = k.p AND r.key = k.i"};
+                     " FROM unnest($1::uuid[], $2::int4[]) k(s, n) JOIN idempotency_records r ON r.scope = k.s"};
 /* Each answers with the reliances that do not hold and the version that is there. */
 #define RELY_FROM(view, match, version) \
-    " FROM unnest($1::text[], $2::text[], $3::int8[], $4::int4[]) k(a, b, want, n) LEFT JOIN " view " v ON " match \
-    " WHERE COALESCE(v." version ", 0) <> k.want"
+    " FROM (SELECT unnest($1::text[]) AS a, unnest($2::text[]) AS b, unnest($3::int8[]) AS want, unnest($4::int4[]) AS n) k LEFT JOIN " view \
+    " v ON " match " WHERE COALESCE(v." version ", 0) <> k.want"
 /* [0] lists them, [1] fails with a division by zero when there is one */
 #define RELY(name, view, match, version) \
     {{"log_rely_" name, "SELECT k.n, COALESCE(v." version ", 0)" RELY_FROM(view, match, version)}, \
@@ -214,18 +213,14 @@ static int ask_idem(struct batch *b, struct mt_cmd **cmds, int n, struct lookups
         const struct mt_cmd *c = cmds[i];
         if (!c->idempotent)
             continue;
-        mt_pg_arr_text_add(&b->idem[IDEM_ORG], c->idem_org);
-        mt_pg_arr_text_add(&b->idem[IDEM_ACTOR], c->idem_actor);
-        mt_pg_arr_text_add(&b->idem[IDEM_ROUTE], c->idem_route);
-        mt_pg_arr_text_add(&b->idem[IDEM_KEY], c->idem_key);
+        mt_pg_arr_uuid(&b->idem[IDEM_SCOPE], c->idem_scope);
         mt_pg_arr_i32(&b->idem[IDEM_STATUS], i);
     }
     if (b->idem[IDEM_STATUS].count == 0)
         return 0;
     struct mt_pg_params p;
     mt_pg_p_init(&p);
-    for (int i = IDEM_ORG; i <= IDEM_KEY; i++)
-        mt_pg_p_arr(&p, &b->idem[i]);
+    mt_pg_p_arr(&p, &b->idem[IDEM_SCOPE]);
     mt_pg_p_arr(&p, &b->idem[IDEM_STATUS]);
     return l->idem = ask(b, l, &st_idem_find, &p, err);
 }

@@ -10,7 +10,7 @@
 
 #include <string.h>
 
-extern const char mt_log_schema_sql[], mt_views_schema_sql[], mt_audit_schema_sql[], mt_auth_schema_sql[], mt_views_rebuild_sql[], mt_limits_schema_sql[];
+extern const char mt_log_schema_sql[], mt_views_schema_sql[], mt_audit_schema_sql[], mt_auth_schema_sql[], mt_views_rebuild_sql[], mt_limits_schema_sql[], mt_log_lean_sql[];
 
 static const struct mt_pg_stmt st_has = {"schema_has", "SELECT to_regclass('moat.schema_migrations') IS NOT NULL"};
 static const struct mt_pg_stmt st_version = {"schema_version",
@@ -90,6 +90,11 @@ static int create_limits(struct mt_pg *pg, struct mt_err *err)
     return mt_pg_exec(pg, mt_limits_schema_sql, err);
 }
 
+static int make_lean(struct mt_pg *pg, struct mt_err *err)
+{
+    return mt_pg_exec(pg, mt_log_lean_sql, err);
+}
+
 static const struct {
     const char *name;
     int (*run)(struct mt_pg *pg, struct mt_err *err);
@@ -99,6 +104,7 @@ static const struct {
     {"audit", create_audit},
     {"rebuild", create_rebuild},
     {"limits", create_limits},
+    {"lean", make_lean},
 };
 _Static_assert(MT_ARRAY_LEN(migrations) == MT_LOG_SCHEMA_VERSION, "one migration for each version");
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* verify-log: recompute the chain over every event. A second thread fetches, this one hashes. */
 #include "control/log/verify.h"
+#include "control/log/append.h"
 #include "control/log/canon.h"
 #include "control/log/read.h"
 
@@ -113,6 +114,10 @@ static void check_range(struct check *c, const struct mt_pg_res *res, int64_t lo
         mt_log_page_get(&page, i, &e);
         if (e.event_id != want) {
             verdict(v, want, "missing");
+            return;
+        }
+        if (!mt_actor_type_known(e.actor_type) || e.causation_id < 0 || e.causation_id >= want) {
+            verdict(v, want, "its actor type is none, or its cause is no earlier event");
             return;
         }
         mt_buf_reset(&c->payload);

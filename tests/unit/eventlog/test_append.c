@@ -93,6 +93,31 @@ static void the_same_key_replays_and_another_body_is_refused(void **state)
     assert_int_equal(mt_append(lab.ap, keyed_org("org_other", "other", "key-1", 8), 5000, &done, &err), -MT_E_CONFLICT);
     assert_int_equal(done.end, MT_END_KEY_REUSE);
     assert_string_equal(lab_text(&lab, "SELECT last_event_id::text FROM event_counter"), "1");
+    /* What the migration computes for records of before is what the program computes. */
+    assert_string_equal(lab_text(&lab, "SELECT (scope = encode(substring(sha256('\\x2d00'::bytea || 'usr_1' || '\\x00' || 'POST /v1/orgs' || '\\x00' || 'key-1') FOR 16), 'hex')::uuid)::text"
+                                       " FROM idempotency_records"), "true");
+}
+
+static void a_cause_is_an_earlier_event(void **state)
+{
+    (void)state;
+    struct mt_cmd_done done;
+    struct mt_err err = {0};
+    for (int i = 0; i < 4; i++) { /* the first after another's batch goes the long way, later ones ahead */
+        char id[32], head[32];
+        (void)snprintf(id, sizeof id, "org_cause%d", i);
+        (void)snprintf(head, sizeof head, "%s", lab_text(&lab, "SELECT last_event_id::text FROM event_counter"));
+        struct mt_cmd *c = lab_cmd();
+        assert_int_equal(mt_cmd_cause(c, NULL, strtoll(head, NULL, 10) + 1, &err), 0);
+        lab_event(c, MT_EV_ORG_CREATED, id, id, NULL, NULL, json_pack("{s:s}", "name", id));
+        assert_int_equal(mt_append(lab.ap, c, 5000, &done, &err), -MT_E_INVALID);
+        assert_int_equal(done.end, MT_END_ERROR);
+        assert_string_equal(lab_text(&lab, "SELECT last_event_id::text FROM event_counter"), head);
+        c = lab_cmd();
+        assert_int_equal(mt_cmd_cause(c, NULL, strtoll(head, NULL, 10), &err), 0);
+        lab_event(c, MT_EV_ORG_CREATED, id, id, NULL, NULL, json_pack("{s:s}", "name", id));
+        (void)lab_done(&lab, c);
+    }
 }
 
 static void a_changed_row_makes_a_command_stale(void **state)
@@ -811,6 +836,8 @@ static void verify_accepts_the_log_and_names_a_flipped_byte(void **state)
         {"chain_hash = set_byte(chain_hash, 31, get_byte(chain_hash, 31) # 1)", "chain_hash = set_byte(chain_hash, 31, get_byte(chain_hash, 31) # 1)", 5},
         {"occurred_at = occurred_at + '1 microsecond'", "occurred_at = occurred_at - interval '1 microsecond'", 9},
         {"org_id = NULL", "org_id = aggregate_id", 1},
+        {"causation_id = 3", "causation_id = NULL", 3},
+        {"actor_type = 'owner'", "actor_type = 'operator'", 1},
         {"event_id = 1000000", "event_id = 6", 6},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -821,7 +848,7 @@ static void verify_accepts_the_log_and_names_a_flipped_byte(void **state)
         assert_int_equal(mt_log_verify(lab.pg, NULL, NULL, &v, &err), 0);
         assert_int_equal(v.bad_event_id, cases[i].id);
         (void)snprintf(sql, sizeof sql, "SET session_replication_role = replica; UPDATE events SET %s WHERE event_id = %lld; SET session_replication_role = origin",
-                       cases[i].back, (long long)(i == 4 ? 1000000 : cases[i].id));
+                       cases[i].back, (long long)(i == 6 ? 1000000 : cases[i].id));
         assert_int_equal(mt_pg_exec(lab.pg, sql, &err), 0);
     }
     assert_int_equal(mt_log_verify(lab.pg, NULL, NULL, &v, &err), 0);
@@ -871,6 +898,7 @@ int main(void)
         cmocka_unit_test(a_hostname_belongs_to_one_env),
         cmocka_unit_test(replaying_events_changes_nothing),
         cmocka_unit_test(pages_filter_and_go_on_past_what_they_skip),
+        cmocka_unit_test(a_cause_is_an_earlier_event),
         cmocka_unit_test(the_application_cannot_change_the_log),
         cmocka_unit_test(side_writes_decide_with_their_counts),
         cmocka_unit_test(verify_accepts_the_log_and_names_a_flipped_byte),
