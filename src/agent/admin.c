@@ -3,6 +3,7 @@
 #include "agent/admin.h"
 
 #include "agent/describe.h"
+#include "agent/exec.h"
 #include "agent/logstore.h"
 #include "base/cleanup.h"
 #include "base/list.h"
@@ -14,7 +15,7 @@
 #include <sys/socket.h>
 
 #define CLIENTS_MAX 64
-#define REQUEST_MAX 16384
+#define REQUEST_MAX 98304 /* an exec grant holds a whole command line */
 #define OUT_HIGH (256U << 10) /* no more records are read while this much waits */
 #define OUT_MAX (8U << 20)    /* one answer that is not a stream */
 #define RECORDS_PER_TURN 256
@@ -29,6 +30,7 @@ struct client {
     bool asked;   /* the request line was read */
     bool closing; /* close when `out` is empty */
     bool waits_stop;
+    bool handed_over; /* the connection is an exec session's from here on */
     struct mt_log_reader *reader;
     bool follow;
     uint64_t left; /* records still wanted */
@@ -171,6 +173,24 @@ static int op_stop_all(struct client *c, const json_t *rq, struct mt_err *err)
     return 0;
 }
 
+/* The connection leaves this room: frames follow, both ways. */
+static int op_exec(struct client *c, const json_t *rq, struct mt_err *err)
+{
+    json_t *grant;
+    if (c->uid != 0 && c->uid != geteuid() && c->uid != c->ad->a->control_uid)
+        return MT_FAIL(err, MT_E_DENIED, "exec is for the control plane");
+    int rc = mt_json_get_object(rq, "grant", &grant, err);
+    if (rc < 0)
+        return rc;
+    const char *end = memchr(c->in.p, '\n', c->in.len);
+    size_t line = (size_t)(end - (const char *)c->in.p) + 1;
+    mt_loop_del(c->src);
+    c->src = NULL;
+    c->handed_over = true;
+    mt_exec_relays_open(c->ad->a->exec, grant, MT_TAKE_FD(c->fd), c->in.p + line, c->in.len - line);
+    return 0;
+}
+
 static int dispatch(struct client *c, const char *line, size_t len, struct mt_err *err)
 {
     mt_auto_json json_t *rq = NULL;
@@ -186,6 +206,8 @@ static int dispatch(struct client *c, const char *line, size_t len, struct mt_er
         return op_logs(c, rq, err);
     if (strcmp(op, "stop-all") == 0)
         return op_stop_all(c, rq, err);
+    if (strcmp(op, "exec") == 0)
+        return op_exec(c, rq, err);
     c->closing = true;
     if (strcmp(op, "list") == 0)
         return mt_describe_list(a, &c->out, err);
@@ -199,7 +221,7 @@ static int dispatch(struct client *c, const char *line, size_t len, struct mt_er
             return rc;
         return op[0] == 'd' ? mt_describe_instance(a, id, &c->out, err) : mt_describe_console(a, id, &c->out, err);
     }
-    return MT_FAIL(err, MT_E_INVALID, "no op '%.32s'; known are logs, console, list, describe, doctor, stop-all", op);
+    return MT_FAIL(err, MT_E_INVALID, "no op '%.32s'; known are logs, console, list, describe, doctor, exec, stop-all", op);
 }
 
 static void on_client(struct mt_source *s, int fd, uint32_t revents, void *arg)
@@ -234,6 +256,10 @@ static void on_client(struct mt_source *s, int fd, uint32_t revents, void *arg)
     c->asked = true;
     int rc = end ? dispatch(c, (const char *)c->in.p, (size_t)(end - (const char *)c->in.p), &err)
                  : MT_FAIL(&err, MT_E_LIMIT, "request longer than %d bytes", REQUEST_MAX);
+    if (c->handed_over) {
+        client_free(c);
+        return;
+    }
     if (rc < 0)
         put_error(c, &err);
     (void)flush(c);

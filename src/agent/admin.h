@@ -2,8 +2,8 @@
 /*
  * The local socket: one request line of JSON, NDJSON answers (docs/formats/agent-socket.md).
  *
- * Ops: logs, console, list, describe, doctor, stop-all. Only root and the control plane's user are let in. Bounded:
- * 64 clients, 16 KiB of request, 256 KiB waiting for a client that does not read.
+ * Ops: logs, console, list, describe, doctor, exec, stop-all. Only root and the control plane's user are let in. Bounded:
+ * 64 clients, 96 KiB of request, 256 KiB waiting for a client that does not read.
  */
 #pragma once
 

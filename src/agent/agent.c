@@ -6,6 +6,7 @@
 #include "agent/bundle.h"
 #include "agent/control.h"
 #include "agent/drift.h"
+#include "agent/exec.h"
 #include "agent/instance/inst.h"
 #include "agent/net/tap.h"
 #include "agent/netstate.h"
@@ -650,7 +651,8 @@ static int open_all(struct mt_agent *a, struct mt_err *err)
     if (rc < 0)
         return rc;
     a->report = mt_report_new(a, err);
-    a->admin = mt_admin_new(a, err);
+    a->exec = mt_exec_relays_new(a, err);
+    a->admin = a->exec ? mt_admin_new(a, err) : NULL;
     if (!a->report || !a->admin)
         return -(int)(err->code ? err->code : MT_E_IO);
     remember_all(a);
@@ -677,6 +679,8 @@ static void close_all(struct mt_agent *a)
     a->control = NULL;
     mt_admin_free(a->admin);
     a->admin = NULL;
+    mt_exec_relays_free(a->exec);
+    a->exec = NULL;
     if (a->images) {
         while (mt_map_next(&a->insts, &pos, NULL, &value)) {
             struct mt_inst *in = value;

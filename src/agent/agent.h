@@ -26,6 +26,7 @@ struct mt_inst;
 struct mt_report;
 struct mt_control;
 struct mt_admin;
+struct mt_exec_relays;
 
 /** The kernel and init that new boots use. */
 struct mt_bundle {
@@ -81,6 +82,7 @@ struct mt_agent {
     struct mt_report *report;
     struct mt_control *control;
     struct mt_admin *admin;
+    struct mt_exec_relays *exec;
     uid_t control_uid, edge_uid;
     gid_t control_gid;
     uid_t worker_uid;

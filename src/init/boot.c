@@ -40,8 +40,6 @@ int mt_boot_accept(const struct mt_guest_config *c, const struct mt_cmdline *cmd
         return mt_boot_fail(ret, reason, "unknown_feature: secrets");
     if (c->mounts_count > 0)
         return mt_boot_fail(ret, reason, "unknown_feature: mounts");
-    if (c->exec.enabled)
-        return mt_boot_fail(ret, reason, "unknown_feature: exec");
     return 0;
 }
 

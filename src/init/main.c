@@ -2,7 +2,7 @@
 /*
  * moat-init: PID 1 of every microVM. Entry, early steps, the wait loop, the reset.
  *
- * The loop is poll(), not epoll: six descriptors at most, whose interest changes with every turn, so that
+ * The loop is poll(), not epoll: two dozen descriptors at most, whose interest changes with every turn, so that
  * computing the set afresh is shorter than keeping a kernel copy of it right.
  */
 #include <fcntl.h>
@@ -108,7 +108,7 @@ static int timeout_ms(int64_t now)
     return ms > 60000 ? 60000 : (int)ms;
 }
 
-enum { POLL_SIGNALS = 0, POLL_STDOUT, POLL_STDERR, POLL_CONTROL, POLL_LOGS, POLL_MAX };
+enum { POLL_SIGNALS = 0, POLL_STDOUT, POLL_STDERR, POLL_CONTROL, POLL_LOGS, POLL_EXEC, POLL_MAX = POLL_EXEC + MT_EXEC_POLLFDS };
 
 static void one_turn(int signal_fd)
 {
@@ -123,6 +123,7 @@ static void one_turn(int signal_fd)
                                             (mt_channel_wants_write(&pid1.channel) ? POLLOUT : 0))},
         [POLL_LOGS] = {.fd = logs->fd, .events = (short)(logs_write ? POLLOUT : 0)},
     };
+    mt_exec_poll(&pid1.exec, fds + POLL_EXEC);
     if (poll(fds, POLL_MAX, timeout_ms(mt_clock_mono())) < 0)
         MT_ASSERT(errno == EINTR || errno == EAGAIN || errno == ENOMEM);
     int64_t now = mt_clock_mono();
@@ -140,6 +141,7 @@ static void one_turn(int signal_fd)
         mt_pid1_control_ready(&pid1, now);
     if (fds[POLL_SIGNALS].revents)
         read_signals(signal_fd, now);
+    mt_exec_turn(&pid1.exec, fds + POLL_EXEC, now);
     mt_pid1_tick(&pid1, now);
 }
 

@@ -137,6 +137,7 @@ static bool alone(void)
 static void begin_ending(struct mt_pid1 *p, int64_t now)
 {
     set_stage(p, MT_PID1_ENDING);
+    mt_exec_stopping(&p->exec);
     p->pid = 0;
     p->prestart_until = 0;
     p->handshake_until = 0;
@@ -263,7 +264,7 @@ void mt_pid1_reap(struct mt_pid1 *p, int64_t now)
     int status;
     pid_t pid;
     while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
-        if (pid != p->pid)
+        if (mt_exec_reaped(&p->exec, pid, status, now) || pid != p->pid)
             continue;
         if (p->stage == MT_PID1_PRESTART)
             prestart_ended(p, status, now);
@@ -317,6 +318,11 @@ static void take_config(struct mt_pid1 *p, const char *line, size_t len, int64_t
     if (mt_workload_env(&p->config.process, &p->user, &p->env, &err) < 0) {
         fail(p, "config_fetch_failed", err.msg, now);
         return;
+    }
+    if (p->config.exec.enabled) {
+        mt_exec_setup(&p->exec, &p->config.process, &p->user, p->config.exec.max_sessions);
+        if (mt_exec_listen(&p->exec, p->config.exec.port, &err) < 0)
+            mt_say(MT_SAY_WARN, "no exec: %s", err.msg);
     }
     start_next(p, now);
 }
@@ -573,7 +579,7 @@ int64_t mt_pid1_deadline(const struct mt_pid1 *p)
 {
     const int64_t all[] = {p->handshake_until, p->redial_at, p->logs_redial_at, p->prestart_until,
                            p->kill_at,         p->drain_until, p->bye_until,    p->report_until};
-    int64_t next = INT64_MAX;
+    int64_t next = mt_exec_deadline(&p->exec);
     for (size_t i = 0; i < MT_ARRAY_LEN(all); i++)
         if (all[i] != 0 && all[i] < next)
             next = all[i];
@@ -593,6 +599,7 @@ void mt_pid1_init(struct mt_pid1 *p, const struct mt_cmdline *cmdline, char *in_
         (void)snprintf(p->kernel, sizeof p->kernel, "%s", uts.release);
     mt_channel_init(&p->channel, in_buf, in_cap);
     mt_logs_init(&p->logs);
+    mt_exec_init(&p->exec);
     mt_stats_open(&p->stats, "/proc", "/");
     p->redial_at = now;
     p->handshake_until = now + MS(p->slow ? HANDSHAKE_SLOW_MS : HANDSHAKE_MS);

@@ -9,6 +9,7 @@
 
 #include "init/boot.h"
 #include "init/channel.h"
+#include "init/exec.h"
 #include "init/logs.h"
 #include "init/stats.h"
 #include "init/workload.h"
@@ -39,6 +40,7 @@ struct mt_pid1 {
     bool accepted;
     struct mt_user user;
     struct mt_workload_env env;
+    struct mt_exec exec;
     pid_t pid; /**< of the workload or the prestart command; 0 none */
     size_t prestart_at;
     uint64_t oom_at_start;

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <grp.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -174,7 +175,11 @@ __attribute__((noreturn)) static void child(const struct mt_workload_spec *spec,
     (void)setsid();
     int null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
     /* fail_fd was moved to 3 or above by the parent, so these three cannot hit it */
-    if (null_fd < 0 || dup2(null_fd, 0) < 0 || dup2(spec->stdout_fd, 1) < 0 || dup2(spec->stderr_fd, 2) < 0)
+    if (null_fd < 0 || dup2(spec->has_stdin ? spec->stdin_fd : null_fd, 0) < 0 || dup2(spec->stdout_fd, 1) < 0 || dup2(spec->stderr_fd, 2) < 0)
+        child_fail(fail_fd, STEP_SETUP, errno);
+    if (spec->terminal && ioctl(0, TIOCSCTTY, 0) != 0)
+        child_fail(fail_fd, STEP_SETUP, errno);
+    if (spec->has_cgroup && write(spec->cgroup_procs_fd, "0", 1) != 1)
         child_fail(fail_fd, STEP_SETUP, errno);
     (void)syscall(SYS_close_range, 3U, ~0U, CLOSE_RANGE_CLOEXEC_FLAG);
     child_limits(spec, fail_fd);

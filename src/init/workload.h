@@ -26,11 +26,16 @@ struct mt_workload_spec {
     const char *cwd;
     const struct mt_user *user;
     int stdout_fd, stderr_fd; /**< borrowed */
+    bool has_stdin;           /**< else stdin is /dev/null */
+    int stdin_fd;             /**< borrowed */
+    bool terminal;            /**< stdin becomes the controlling terminal */
+    bool has_cgroup;          /**< the child joins the group of this open cgroup.procs first */
+    int cgroup_procs_fd;      /**< borrowed */
     uint64_t nofile;          /**< 0: 65536 */
 };
 
 /**
- * Fork and exec in a new session. stdin is /dev/null, every other descriptor is closed, signals are reset.
+ * Fork and exec in a new session. Without has_stdin stdin is /dev/null; every other descriptor is closed, signals are reset.
  * Returns 0 and @ret_pid when the program runs. Else -MT_E_NOT_FOUND, -MT_E_DENIED or -MT_E_IO with
  * @ret_reason, a reason code of runtime.md 6 (workdir_missing, exec_not_found, exec_denied), static text;
  * the child has been reaped.

@@ -6,6 +6,7 @@
 #include "base/arena.h"
 #include "base/assert.h"
 #include "base/str.h"
+#include "wire/exec.h"
 
 #include <string.h>
 
@@ -200,6 +201,7 @@ int mt_inst_send_config(struct mt_inst *in, enum mt_reason *ret_reason, struct m
         c->network.dns = a->plan->network.dns.v;
         c->network.dns_count = a->plan->network.dns.n;
     }
+    c->exec = (struct mt_guest_exec){.enabled = true, .port = MT_GUEST_PORT_EXEC, .max_sessions = MT_EXEC_SESSIONS_MAX};
     c->logs = (struct mt_guest_logs){.port = MT_GUEST_PORT_LOG, .line_max = 16384, .ring_bytes = 1048576};
     c->time_ns = mt_clock_wall_us() * 1000;
     return mt_channel_send(in->chan, &msg, in->config_sha256, err);

@@ -2,6 +2,7 @@
 /* The running VM: processes, channels, deadlines, health, stop. See inst.h. */
 #include "agent/instance/inst.h"
 
+#include "agent/exec.h"
 #include "base/assert.h"
 #include "base/cleanup.h"
 #include "base/log.h"
@@ -549,6 +550,7 @@ void mt_inst_live(struct mt_inst *in, bool adopted)
 
 void mt_inst_unlive(struct mt_inst *in)
 {
+    mt_exec_relays_stopped(in->a->exec, in->st.instance_id);
     mt_logchan_drain(in->logchan); /* what the guest said last is often what matters */
     health_end(in);
     for (int i = 0; i < MT_VMM_PROCS_MAX; i++) {

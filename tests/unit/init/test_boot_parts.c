@@ -180,14 +180,13 @@ static void features_that_are_absent_are_refused(void **state)
     static struct mt_guest_mount mounts[1];
     const struct mt_cmdline here = {.instance_id = "i", .boot_id = "b"};
     const struct mt_guest_config fine = {.instance_id = "i", .boot_id = "b"};
-    struct mt_guest_config rows[] = {fine, fine, fine, fine, fine, fine, fine};
+    struct mt_guest_config rows[] = {fine, fine, fine, fine, fine, fine};
     static const char *const want[][2] = {{"config_fetch_failed", "parse: "},
                                           {"config_fetch_failed", "parse: "},
                                           {"config_fetch_failed", "unknown_feature: teleport"},
                                           {"secrets_missing", ""},
                                           {"config_fetch_failed", "unknown_feature: secrets"},
-                                          {"config_fetch_failed", "unknown_feature: mounts"},
-                                          {"config_fetch_failed", "unknown_feature: exec"}};
+                                          {"config_fetch_failed", "unknown_feature: mounts"}};
     rows[0].instance_id = "other";
     rows[1].boot_id = "older";
     rows[2].required_features = features;
@@ -196,10 +195,9 @@ static void features_that_are_absent_are_refused(void **state)
     rows[4].secrets.present = true;
     rows[5].mounts = mounts;
     rows[5].mounts_count = 1;
-    rows[6].exec.enabled = true;
     struct mt_boot_failure f;
     assert_int_equal(mt_boot_accept(&fine, &here, &f), 0);
-    for (size_t i = 0; i < 7; i++) {
+    for (size_t i = 0; i < 6; i++) {
         assert_int_equal(mt_boot_accept(&rows[i], &here, &f), -1);
         assert_string_equal(f.reason, want[i][0]);
         assert_memory_equal(f.detail, want[i][1], strlen(want[i][1]));
