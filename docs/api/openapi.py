@@ -68,6 +68,26 @@ OBJECTS = {
                  "deploy_id?:id",
     "EnvStatus": "env_id:id name:str conditions:[Condition] processes:[Group] last_deploy?:StatusDeploy routes:[StatusRoute] volumes:[any] "
                  "failure?:Failure as_of_event_id:int",
+    "Moment": "asked:str event_id:int last_event_at:time",
+    "StateInstance": "id:id process_type:str release_id:id deploy_id?:id node_id:id desired_state:running|draining|stopped desired_reason?:str "
+                     "status:booting|starting|ready|unready|draining|stopped|failed status_detail?:str reason_code?:str reason_detail?:str exit_code?:int "
+                     "restart_count:int overlay_ipv6:str secret_version_id?:id generation:int started_at?:time ready_at?:time",
+    "EnvState": "env_id:id name:str private_network:bool protected:bool label_selector?:{str} backup_interval_seconds?:int conditions:[Condition] "
+                "processes:[Group] last_deploy?:StatusDeploy routes:[StatusRoute] volumes:[any] failure?:Failure instances:[StateInstance] "
+                "as_of_event_id?:int at?:Moment",
+    "StateRelease": "id:id number:int image_digest:digest manifest_hash:str",
+    "AppState": "app_id:id name:str description?:str project_id?:id releases_made:int releases:[StateRelease] envs:[EnvState] as_of_event_id?:int "
+                "at?:Moment",
+    "StateMember": "id:id email:str user_id?:id role:owner|admin|developer|readonly state:invited|active",
+    "StatePrincipal": "id:id name:str client_id:str scopes:[str] restrict?:Restrict",
+    "StateProject": "id:id name:str",
+    "StateLimit": "dimension:str limit:int",
+    "OrgState": "org_id:id name:str billing_email?:str developer_exec:bool suspended:bool suspended_reason?:str members:[StateMember] "
+                "service_principals:[StatePrincipal] projects:[StateProject] limits:[StateLimit] apps:[AppState] as_of_event_id?:int at?:Moment",
+    "StateChange": "kind:str text:str app_id?:id env_id?:id process_type?:str id?:id field?:str from?:any to?:any at?:time reason?:str reason_code?:str "
+                   "exit_code?:int",
+    "PatchStep": "op:add|remove|replace|move path:str from?:str value?:any",
+    "StateDiff": "of:organisation|app|environment from:Moment to:Moment same:bool changes:[StateChange] patch:[PatchStep]",
     "Actor": "type:user|service_principal|node|operator|system id:str",
     "Event": "event_id:int occurred_at:time event_type:str event_version:int org_id?:id app_id?:id env_id?:id aggregate_type:str "
              "aggregate_id:str aggregate_seq:int actor:Actor request_id:str correlation_id?:str causation_id?:int summary:str payload:object",
@@ -218,6 +238,12 @@ OPS = {
     "GET " + E + "/networking": ("Networking", 200, None, ""),
     "GET " + O + "/events": ("EventPage", 200, None, EVENTS + " before_event_id limit order"),
     "GET " + O + "/events/stream": ("ndjson", 200, None, EVENTS),
+    "GET " + O + "/history/status": ("OrgState", 200, None, "at"),
+    "GET " + O + "/history/diff": ("StateDiff", 200, None, "from to"),
+    "GET " + A + "/history/status": ("AppState", 200, None, "at"),
+    "GET " + A + "/history/diff": ("StateDiff", 200, None, "from to"),
+    "GET " + E + "/history/status": ("EnvState", 200, None, "at"),
+    "GET " + E + "/history/diff": ("StateDiff", 200, None, "from to"),
     "GET " + O + "/audit": ("[Audit]", 200, None, "actor action decision resource since until " + LIST),
     "GET " + O + "/quotas": ("[Quota]", 200, None, ""),
     "PUT " + O + "/quotas/{dimension}": ("Quota", 200, "QuotaSet", ""),

@@ -73,6 +73,7 @@ struct mt_api_call {
     struct mt_api_problem problem;
     struct mt_err err; /* scratch for calls that want one */
     void *prepared;    /* a handler's own state between rounds of mt_api_mutate */
+    int64_t past;      /* pg's views are those after this event (api/history.c); 0: the live ones */
 };
 
 /* --- refusing --- */

@@ -29,14 +29,14 @@ static const struct mt_pg_stmt groups = {
     " WHERE d.env_id = $1 AND ($2::text IS NULL OR d.process_type = $2)"
     " GROUP BY d.env_id, d.process_type, r.release_id ORDER BY d.process_type COLLATE \"C\""};
 
-/* The reason comes from the log: a later plain `stopped` of a failed instance takes it out of the view. With a deploy, its
- * instances that failed; without, what fails now, and the attempts that made the newest deploy fail. */
+/* The reason comes from the log, up to event $3: a later plain `stopped` of a failed instance takes it out of the view. With a
+ * deploy, its instances that failed; without, what fails now, and the attempts that made the newest deploy fail. */
 static const struct mt_pg_stmt failing = {
     "diagnose_failing",
     "SELECT i.instance_id, i.process_type, i.node_id, i.status, x.payload->>'reason_code', x.payload->>'reason_detail',"
     " (x.payload->>'exit_code')::int, (x.payload->>'restart_count')::int FROM instances_view i JOIN LATERAL ("
     "  SELECT e.payload FROM moat.events e WHERE e.aggregate_type = 'instance' AND e.aggregate_id = i.instance_id"
-    "  AND e.event_type = 'instance.status_changed' AND e.payload->>'reason_code' IS NOT NULL"
+    "  AND e.event_id <= $3 AND e.event_type = 'instance.status_changed' AND e.payload->>'reason_code' IS NOT NULL"
     "  AND e.payload->>'reason_code' <> 'completed' AND e.payload->>'status' <> 'draining'"
     "  ORDER BY e.aggregate_seq DESC LIMIT 1) x ON true"
     " WHERE i.env_id = $1 AND i.status <> 'ready' AND CASE WHEN $2::text IS NOT NULL"
@@ -92,6 +92,7 @@ int mt_api_diagnose(struct mt_api_call *c, const char *deploy_id, json_t *object
     mt_pg_p_init(&p);
     mt_pg_p_text(&p, c->env.id);
     mt_pg_p_text(&p, deploy_id);
+    mt_pg_p_i64(&p, c->past ? c->past : INT64_MAX);
     if (mt_pg_query(c->pg, &failing, &p, &r, &c->err) < 0)
         return mt_api_fail_err(c);
     if (mt_pg_rows(r) == 0)
@@ -101,8 +102,8 @@ int mt_api_diagnose(struct mt_api_call *c, const char *deploy_id, json_t *object
     json_t *f = json_pack("{s:s,s:s,s:s,s:s,s:s*,s:s*,s:I,s:o*,s:o*}", "instance_id", id, "process_type", mt_pg_text(r, 0, 1),
                           "status", mt_pg_text(r, 0, 3), "reason_code", code, "reason_detail", mt_pg_text_or_null(r, 0, 5),
                           "reason_text", reason == MT_REASON_NONE ? NULL : mt_reason_info(reason)->text, "restart_count",
-                          (json_int_t)mt_pg_i64(r, 0, 7), "last_lines", lines(c->ctl->conf.agent_socket, "logs", id),
-                          "last_console", lines(c->ctl->conf.agent_socket, "console", id));
+                          (json_int_t)mt_pg_i64(r, 0, 7), "last_lines", c->past ? NULL : lines(c->ctl->conf.agent_socket, "logs", id),
+                          "last_console", c->past ? NULL : lines(c->ctl->conf.agent_socket, "console", id));
     if (f && !mt_pg_null(r, 0, 6))
         json_object_set_new(f, "exit_code", json_integer(mt_pg_i64(r, 0, 6)));
     if (f)

@@ -135,6 +135,9 @@ int mt_api_plan(struct mt_api_call *c);
 int mt_api_node_status(struct mt_api_call *c);
 int mt_api_edge_config(struct mt_api_call *c);
 int mt_api_edge_status(struct mt_api_call *c);
+/* history.c */
+int mt_api_history_status(struct mt_api_call *c);
+int mt_api_history_diff(struct mt_api_call *c);
 /* why.c */
 int mt_api_instance_why(struct mt_api_call *c);
 /* projections.c */

@@ -6,6 +6,7 @@
 #include "base/str.h"
 #include "control/api/diagnose.h"
 #include "control/api/sql.h"
+#include "control/api/state.h"
 #include "control/plans/edge_acks.h"
 
 static const struct mt_pg_stmt last_deploy = {
@@ -31,7 +32,8 @@ static int add_routes(struct mt_api_call *c, json_t *o)
     json_error_t je;
     mt_pg_p_init(&p);
     mt_pg_p_text(&p, c->env.id);
-    mt_pg_p_i64(&p, mt_edges_best(c->ctl->edges, mt_clock_mono()));
+    /* What an edge had applied is not in the log: in the past a route counts as applied. */
+    mt_pg_p_i64(&p, c->past ? INT64_MAX : mt_edges_best(c->ctl->edges, mt_clock_mono()));
     if (mt_pg_query(c->pg, &routes, &p, &r, &c->err) < 0)
         return mt_api_fail_err(c);
     json_t *list = json_array();
@@ -107,6 +109,20 @@ static json_t *conditions(struct mt_api_call *c, const json_t *o)
     return list;
 }
 
+json_t *mt_api_status(struct mt_api_call *c)
+{
+    json_t *groups = mt_api_groups(c, NULL);
+    if (!groups)
+        return NULL;
+    json_t *o = json_pack("{s:s,s:s,s:[],s:o,s:[]}", "env_id", c->env.id, "name", c->env.name, "conditions", "processes", groups, "volumes");
+    if (add_last_deploy(c, o) < 0 || add_routes(c, o) < 0 || mt_api_diagnose(c, NULL, o) < 0) {
+        json_decref(o);
+        return NULL;
+    }
+    json_object_set_new(o, "conditions", conditions(c, o));
+    return o;
+}
+
 int mt_api_env_status(struct mt_api_call *c)
 {
     int64_t head, epoch;
@@ -114,15 +130,9 @@ int mt_api_env_status(struct mt_api_call *c)
         return -1;
     if (mt_log_position(c->pg, &head, &epoch, &c->err) < 0)
         return mt_api_fail_err(c);
-    json_t *groups = mt_api_groups(c, NULL);
-    if (!groups)
+    json_t *o = mt_api_status(c);
+    if (!o)
         return -1;
-    json_t *o = json_pack("{s:s,s:s,s:[],s:o,s:[],s:I}", "env_id", c->env.id, "name", c->env.name, "conditions", "processes",
-                          groups, "volumes", "as_of_event_id", (json_int_t)head);
-    if (add_last_deploy(c, o) < 0 || add_routes(c, o) < 0 || mt_api_diagnose(c, NULL, o) < 0) {
-        json_decref(o);
-        return -1;
-    }
-    json_object_set_new(o, "conditions", conditions(c, o));
+    json_object_set_new(o, "as_of_event_id", json_integer(head));
     return mt_api_send(c, 200, o);
 }

@@ -96,6 +96,12 @@ const struct mt_api_route mt_api_routes[] = {
 
     {"GET", O "/events", "events:read", MT_API_FILTERS, mt_api_events_list, "the event log of an organisation", MT_LISTEN_API},
     {"GET", O "/events/stream", "events:read", MT_API_FILTERS, mt_api_events_stream, "events as they happen (NDJSON)", MT_LISTEN_API},
+    {"GET", O "/history/status", "events:read", MT_API_GONE_OK, mt_api_history_status, "an organisation at a moment of the past", MT_LISTEN_API},
+    {"GET", O "/history/diff", "events:read", MT_API_GONE_OK, mt_api_history_diff, "what changed in it between two moments", MT_LISTEN_API},
+    {"GET", A "/history/status", "events:read", MT_API_GONE_OK, mt_api_history_status, "an app at a moment of the past", MT_LISTEN_API},
+    {"GET", A "/history/diff", "events:read", MT_API_GONE_OK, mt_api_history_diff, "what changed in it between two moments", MT_LISTEN_API},
+    {"GET", E "/history/status", "events:read", MT_API_GONE_OK, mt_api_history_status, "an environment at a moment of the past", MT_LISTEN_API},
+    {"GET", E "/history/diff", "events:read", MT_API_GONE_OK, mt_api_history_diff, "what changed in it between two moments", MT_LISTEN_API},
     {"GET", O "/quotas", "orgs:read", 0, mt_api_quotas_get, "limits of an organisation and what is used", MT_LISTEN_API},
     {"GET", O "/usage", "orgs:read", 0, mt_api_usage_list, "processor and memory taken, by environment and hour", MT_LISTEN_API},
     {"GET", O "/audit", "audit:read", 0, mt_api_audit_list, "the audit log of an organisation", MT_LISTEN_API},

@@ -18,6 +18,7 @@
     X(READ_ORG, "read_org", 2000, false, "reads in an organisation")                  \
     X(WRITE_TOKEN, "write_token", 120, false, "changes by a token")                   \
     X(WRITE_ORG, "write_org", 600, false, "changes in an organisation")               \
+    X(HISTORY, "history", 30, false, "looks into the past of an organisation")        \
     X(MINT, "mint", 30, true, "tokens minted for a subject")                          \
     X(DEVICE_START, "device_start", 10, true, "device logins started from an address") \
     X(LOGIN_FAILED, "login_failed", 5, true, "failed logins of an account")

@@ -18,8 +18,9 @@
 /* Payload fields that hold keys of any type, each once: columns of the look at a batch. */
 static const char *fields[FIELDS_MAX];
 static int n_fields;
-static char look_sql[2048];
+static char look_sql[2048], scoped_sql[2048];
 static struct mt_pg_stmt st_look = {"replay_look", look_sql};
+static struct mt_pg_stmt st_scoped = {"replay_scoped", scoped_sql};
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 enum { COL_ID = 0, COL_TYPE, COL_VERSION, COL_AGGREGATE, COL_APP, COL_FIELDS };
@@ -49,9 +50,13 @@ static void make_look(void)
     size_t n = (size_t)snprintf(look_sql, sizeof look_sql, "SELECT event_id, event_type, event_version, aggregate_id, app_id");
     for (int i = 0; i < n_fields; i++)
         n += (size_t)snprintf(look_sql + n, sizeof look_sql - n, ", payload->>'%s'", fields[i]);
-    n += (size_t)snprintf(look_sql + n, sizeof look_sql - n,
-                          " FROM moat.events WHERE event_id > $1 AND event_id <= $2 ORDER BY event_id");
-    MT_ASSERT(n < sizeof look_sql);
+    n += (size_t)snprintf(look_sql + n, sizeof look_sql - n, " FROM moat.events WHERE event_id > $1 AND event_id <= $2");
+    size_t k = (size_t)snprintf(scoped_sql, sizeof scoped_sql,
+                                "%s AND org_id = $3 AND ($4::text IS NULL OR app_id IS NULL OR app_id = $4)"
+                                " AND ($5::text IS NULL OR env_id IS NULL OR env_id = $5) ORDER BY event_id LIMIT %d",
+                                look_sql, MT_REPLAY_BATCH);
+    n += (size_t)snprintf(look_sql + n, sizeof look_sql - n, " ORDER BY event_id");
+    MT_ASSERT(n < sizeof look_sql && k < sizeof scoped_sql);
 }
 
 /* What projections may look at. */
@@ -69,6 +74,9 @@ static const struct mt_pg_stmt st_clear = {"replay_clear", "TRUNCATE pg_temp.rep
 static const struct mt_pg_stmt st_stage = {
     "replay_stage", "INSERT INTO pg_temp.replay_stage SELECT " COLS ", ($3::int4[])[event_id - $1::int8] FROM moat.events"
                     " WHERE event_id > $1 AND event_id <= $2"};
+static const struct mt_pg_stmt st_stage_ids = {
+    "replay_stage_ids", "INSERT INTO pg_temp.replay_stage SELECT " COLS ", x.w FROM unnest($1::int8[], $2::int4[]) x(id, w)"
+                        " JOIN moat.events ON event_id = x.id"};
 static const struct mt_pg_stmt st_wave = {"replay_wave", "SELECT set_config('moat.wave', $1, false)"};
 static const struct mt_pg_stmt st_payload = {"replay_payload", "SELECT payload FROM moat.events WHERE event_id = $1"};
 static const struct mt_pg_stmt st_upcast = {
@@ -81,7 +89,8 @@ int mt_replay_init(struct mt_replay *r, struct mt_pg *pg, uint64_t views, struct
     r->events = calloc(MT_REPLAY_BATCH, sizeof *r->events);
     r->wave = calloc(MT_REPLAY_BATCH, sizeof *r->wave);
     r->types = calloc(MT_REPLAY_BATCH, sizeof *r->types);
-    if (!r->events || !r->wave || !r->types)
+    r->ids = calloc(MT_REPLAY_BATCH, sizeof *r->ids);
+    if (!r->events || !r->wave || !r->types || !r->ids)
         return MT_FAIL(err, MT_E_NOMEM, "no memory for a batch of %d events", MT_REPLAY_BATCH);
     return mt_pg_exec(pg, stage_sql, err);
 }
@@ -91,6 +100,7 @@ void mt_replay_done(struct mt_replay *r)
     free(r->events);
     free(r->wave);
     free(r->types);
+    free(r->ids);
     *r = (struct mt_replay){0};
 }
 
@@ -159,6 +169,11 @@ static int keep_old(struct mt_replay *r, struct olds *o, int64_t id, enum mt_ev 
     return 0;
 }
 
+static bool scoped(const struct mt_replay *r)
+{
+    return r->scope.org_id[0] != 0;
+}
+
 /* Types and keys of the events of a batch. Returns their number. */
 static int look(struct mt_replay *r, int64_t to, struct olds *olds, struct mt_err *err)
 {
@@ -167,7 +182,12 @@ static int look(struct mt_replay *r, int64_t to, struct olds *olds, struct mt_er
     mt_pg_p_init(&p);
     mt_pg_p_i64(&p, r->cursor);
     mt_pg_p_i64(&p, to);
-    int rc = mt_pg_query(r->pg, &st_look, &p, &res, err);
+    if (scoped(r)) {
+        mt_pg_p_text(&p, r->scope.org_id);
+        mt_pg_p_text(&p, r->scope.app_id[0] ? r->scope.app_id : NULL);
+        mt_pg_p_text(&p, r->scope.env_id[0] ? r->scope.env_id : NULL);
+    }
+    int rc = mt_pg_query(r->pg, scoped(r) ? &st_scoped : &st_look, &p, &res, err);
     if (rc < 0)
         return rc;
     int n = mt_pg_rows(res);
@@ -178,7 +198,8 @@ static int look(struct mt_replay *r, int64_t to, struct olds *olds, struct mt_er
         const char *app = mt_pg_text_or_null(res, i, COL_APP);
         int version = (int)mt_pg_i64(res, i, COL_VERSION);
         enum mt_ev ev = mt_ev_by_name(type);
-        if (id != r->cursor + 1 + i)
+        r->ids[i] = id;
+        if (!scoped(r) && id != r->cursor + 1 + i)
             return MT_FAIL(err, MT_E_CORRUPT, "event %lld is missing", (long long)(r->cursor + 1 + i));
         if (ev == MT_EV_MAX)
             return MT_FAIL(err, MT_E_CORRUPT, "event %lld is a '%s', which this program does not know: use a newer program",
@@ -214,18 +235,27 @@ static int number_rounds(struct mt_replay *r, int n, struct mt_err *err)
 static int stage(struct mt_replay *r, int n, const struct olds *olds, struct mt_err *err)
 {
     struct mt_pg_params p;
-    struct mt_pg_arr waves;
+    struct mt_pg_arr waves, ids;
     mt_pg_arr_init(&waves, MT_PG_ELEM_I32, 16u << 20);
+    mt_pg_arr_init(&ids, MT_PG_ELEM_I64, 16u << 20);
     for (int i = 0; i < n; i++)
         mt_pg_arr_i32(&waves, r->wave[i]);
+    for (int i = 0; i < n && scoped(r); i++)
+        mt_pg_arr_i64(&ids, r->ids[i]);
     mt_pg_p_init(&p);
-    mt_pg_p_i64(&p, r->cursor);
-    mt_pg_p_i64(&p, r->cursor + n);
+    if (scoped(r)) {
+        mt_pg_p_arr(&p, &ids);
+    } else {
+        mt_pg_p_i64(&p, r->cursor);
+        mt_pg_p_i64(&p, r->cursor + n);
+    }
     mt_pg_p_arr(&p, &waves);
-    int rc = waves.b.failed ? MT_FAIL(err, MT_E_NOMEM, "no memory for %d waves", n) : mt_pg_pipe_send(r->pg, &st_clear, NULL, err);
+    int rc = waves.b.failed || ids.b.failed ? MT_FAIL(err, MT_E_NOMEM, "no memory for %d waves", n)
+                                            : mt_pg_pipe_send(r->pg, &st_clear, NULL, err);
     if (rc == 0)
-        rc = mt_pg_pipe_send(r->pg, &st_stage, &p, err);
+        rc = mt_pg_pipe_send(r->pg, scoped(r) ? &st_stage_ids : &st_stage, &p, err);
     mt_pg_arr_done(&waves);
+    mt_pg_arr_done(&ids);
     for (int i = 0; i < olds->n && rc == 0; i++) {
         mt_pg_p_init(&p);
         mt_pg_p_i64(&p, olds->v[i].id);
@@ -248,7 +278,7 @@ static int send_waves(struct mt_replay *r, int n, int waves, struct mt_err *err)
         mt_pg_p_init(&p);
         mt_pg_p_text(&p, text);
         int rc = mt_pg_pipe_send(r->pg, &st_wave, &p, err);
-        if (rc < 0 || (rc = mt_proj_send_views(r->pg, r->types[w], r->cursor + 1, r->cursor + n, r->views, err)) < 0)
+        if (rc < 0 || (rc = mt_proj_send_views(r->pg, r->types[w], r->ids[0], r->ids[n - 1], r->views, err)) < 0)
             return rc;
         queued += 1 + rc;
         if (queued > QUEUE_MAX) { /* a pipeline holds a bounded number of statements */
@@ -263,7 +293,7 @@ static int send_waves(struct mt_replay *r, int n, int waves, struct mt_err *err)
 int mt_replay_batch(struct mt_replay *r, int64_t to, bool ordered, struct mt_err *err)
 {
     struct olds olds = {0};
-    if (to > r->cursor + MT_REPLAY_BATCH)
+    if (!scoped(r) && to > r->cursor + MT_REPLAY_BATCH)
         to = r->cursor + MT_REPLAY_BATCH;
     int n = to > r->cursor ? look(r, to, &olds, err) : 0, waves = 0;
     if (n > 0)
@@ -279,6 +309,9 @@ int mt_replay_batch(struct mt_replay *r, int64_t to, bool ordered, struct mt_err
     olds_done(&olds);
     if (rc < 0)
         return rc;
-    r->cursor += n;
+    if (n > 0)
+        r->cursor = r->ids[n - 1];
+    if (scoped(r) && n < MT_REPLAY_BATCH && r->cursor < to) /* what is left up to there is of others */
+        r->cursor = to;
     return n;
 }

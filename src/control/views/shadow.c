@@ -8,6 +8,8 @@
 #include <stdio.h>
 #include <string.h>
 
+extern const char mt_views_schema_sql[];
+
 #define LOAD_FILL "50" /* per cent */
 
 /* Unique constraints, then indexes, of the schema $1 but the primary keys, by which the statements find their rows: how to drop
@@ -82,6 +84,20 @@ int mt_shadow_make(struct mt_pg *pg, const char *schema, struct mt_shadow *ret, 
     if (r == 0)
         r = each_table(pg, schema, "(fillfactor = " LOAD_FILL ")", err);
     return r < 0 ? r : each_table(pg, schema, "UNLOGGED", err);
+}
+
+static const struct mt_pg_stmt st_temp = {"shadow_temp", "SELECT pg_my_temp_schema()::regnamespace::text"};
+
+int mt_shadow_temp(struct mt_pg *pg, struct mt_err *err)
+{
+    mt_auto_pg_res struct mt_pg_res *name = NULL, *res = NULL;
+    int r = mt_pg_exec(pg, "SET client_min_messages = warning; SET search_path = pg_temp", err);
+    if (r < 0 || (r = mt_pg_exec(pg, mt_views_schema_sql, err)) < 0 || (r = mt_pg_exec(pg, "SET search_path = pg_temp, moat", err)) < 0 ||
+        (r = mt_pg_query_one(pg, &st_temp, NULL, &name, err)) < 0 || (r = rows_of(pg, &st_extras, mt_pg_text(name, 0, 0), &res, err)) < 0)
+        return r;
+    for (int i = 0; r == 0 && i < mt_pg_rows(res); i++)
+        r = mt_pg_exec(pg, mt_pg_text(res, i, 0), err);
+    return r;
 }
 
 static int run_all(struct mt_pg *pg, const json_t *list, struct mt_err *err)

@@ -20,3 +20,6 @@ int mt_shadow_finish(struct mt_pg *pg, const struct mt_shadow *s, struct mt_err 
 void mt_shadow_done(struct mt_shadow *s);
 /** Drop a schema with all in it, if it is there. Readers may still be in it: waits at most 5 s. */
 int mt_shadow_drop(struct mt_pg *pg, const char *schema, struct mt_err *err);
+/** The view tables as temporary ones of the session, empty and without indexes but the primary keys; the search path is then
+ * pg_temp, moat. They go with the connection. */
+int mt_shadow_temp(struct mt_pg *pg, struct mt_err *err);

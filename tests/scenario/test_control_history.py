@@ -1,0 +1,245 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""`moat status --at`, `moat diff` and their endpoints: the past out of the log is what was seen when it was the present."""
+import copy, json, os, random, subprocess, sys, time, datetime
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import control_kit as kit
+from control_kit import case, wait_for
+
+if os.geteuid() != 0:
+    kit.skip("control history", "needs root")
+    sys.exit(0)
+SEED = int(os.environ.get("MOAT_SEED", random.randrange(1 << 30)))
+STEPS, EVENTS = 60, 100000
+print("# MOAT_SEED=%d" % SEED, flush=True)
+rnd = random.Random(SEED)
+M = """schema_version = "v1"
+[image]
+ref = "r.test:5000/h:l"
+[processes.web]
+command = ["/h", "%d"]
+ports = [{ name = "tls", internal = 8443, protocol = "tcp" }]
+scaling = { min = %d, max = 9 }
+[processes.web.resources]
+memory = "100Mi"
+"""
+w = kit.World()
+
+
+def now():
+    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def apply(doc, patch):
+    """RFC 6902, the operations that a diff has."""
+    root = {"": copy.deepcopy(doc)}
+
+    def at(path):
+        parts = [""] + [p.replace("~1", "/").replace("~0", "~") for p in path.split("/")[1:]]
+        o = root
+        for p in parts[:-1]:
+            o = o[int(p)] if isinstance(o, list) else o[p]
+        return o, (int(parts[-1]) if isinstance(o, list) else parts[-1])
+
+    for s in patch:
+        if s["op"] == "move":
+            o, k = at(s["from"])
+            value = o.pop(k)
+        else:
+            value = copy.deepcopy(s.get("value"))
+        o, k = at(s["path"])
+        if s["op"] == "remove":
+            o.pop(k)
+        elif s["op"] == "replace" or isinstance(o, dict):
+            assert s["op"] != "replace" or s["path"] == "" or isinstance(o, list) and k < len(o) or k in o, s
+            o[k] = value
+        else:
+            assert k <= len(o), s
+            o.insert(k, value)
+    return root[""]
+
+
+def seen(status):
+    """What the log can know of an answer: not the workload's last lines, which lie on the node."""
+    s = copy.deepcopy(status)
+    for e in [s] + s.get("envs", []) + [e for a in s.get("apps", []) for e in a["envs"]]:
+        for k in ("last_lines", "last_console"):
+            e.get("failure", {}).pop(k, None)
+    s.pop("at", None)
+    return s
+
+
+class Shop:
+    """An app with an environment that lives, and what is done to it."""
+
+    def __init__(self, name):
+        self.name, self.a, self.e = name, O + "/apps/" + w.ok("POST", O + "/apps", {"name": name})["id"], None
+        self.releases, self.routes, self.n = [], [], 0
+
+    def make_env(self):
+        self.e = self.a + "/envs/" + w.ok("POST", self.a + "/envs", {"name": "prod%d" % self.n})["id"]
+        self.routes = []
+        self.n += 1
+
+    def release(self):
+        self.releases.append(w.ok("POST", self.a + "/releases", {"manifest": M % (rnd.randrange(1 << 30), rnd.choice([1, 2])), "image_digest":
+                                  "sha256:%064x" % rnd.randrange(1 << 60), "verify_image": False})["id"])
+
+    def deploy(self):
+        if not self.releases or rnd.random() < 0.5:
+            self.release()
+        w.q("POST", self.e + "/deploys", {"release_id": rnd.choice(self.releases), "timeout_seconds": 60})
+
+    def scale(self):
+        have = w.ok("GET", self.e + "/scale")
+        w.q("PUT", self.e + "/scale", {"processes": [{"process_type": "web", "desired": rnd.choice([0, 1, 2, 3, None])}], "expected_version": have["resource_version"]})
+
+    def route(self):
+        if self.routes and rnd.random() < 0.5:
+            w.q("DELETE", self.e + "/routes/" + self.routes.pop(rnd.randrange(len(self.routes))), {})
+            return
+        r = w.q("POST", self.e + "/routes", {"hostname": "h%d.%s.test" % (rnd.randrange(4), self.name), "backend_process_type": "web", "backend_port": 8443})
+        if r.status == 201:
+            self.routes.append(r.json["id"])
+
+    def protect(self):
+        v = w.ok("GET", self.e)
+        w.q("PATCH", self.e, {"name": "prod%d%s" % (self.n, rnd.choice("abc")), "expected_version": v["resource_version"]})
+
+    def restart(self):
+        w.q("POST", self.e + "/restarts", {})
+
+    def new_env(self):
+        w.q("DELETE", self.e + "?cascade=true", {})
+        self.make_env()
+
+
+def member():
+    have = w.ok("GET", O + "/members")["items"]
+    mine = [m for m in have if m["email"].endswith("@crew.test")]
+    if mine and rnd.random() < 0.4:
+        w.q("DELETE", O + "/members/" + rnd.choice(mine)["id"], {})
+    elif mine and rnd.random() < 0.5:
+        m = rnd.choice(mine)
+        w.q("PATCH", O + "/members/" + m["id"], {"role": rnd.choice(["admin", "developer", "readonly"]), "expected_version": m["resource_version"]})
+    else:
+        w.q("POST", O + "/members", {"email": "m%d@crew.test" % rnd.randrange(6), "role": "developer"})
+
+
+def limit():
+    w.q("PUT", O + "/quotas/max_apps", {"limit": rnd.choice([None, 50, 60]), "reason": "a test"})
+
+
+def behave(a):
+    return rnd.choice(["ready", "ready", "ready", "ready", "exit", "hang"])
+
+
+records = []  # (time, {path: state}) of moments when nothing moved
+
+
+def settled():
+    """A moment at which the live answers of all paths are of one event."""
+    paths = [O] + [s.a for s in shops] + [s.e for s in shops]
+    for _ in range(400):
+        head = w.ok("GET", O + "/events?order=desc&limit=1")["head_event_id"]
+        w.edge_acked(head)
+        states = {p: w.ok("GET", p + "/history/status") for p in paths}
+        plain = {s.e: w.ok("GET", s.e + "/status") for s in shops}
+        t = now()
+        if {s["as_of_event_id"] for s in list(states.values()) + list(plain.values())} == {head}:
+            for e, p in plain.items():
+                part = {k: v for k, v in states[e].items() if k in p}
+                assert seen(part) == seen(p), (part, p)
+            records.append((t, head, {p: seen(s) for p, s in states.items()}))
+            return
+        time.sleep(0.02)
+    raise AssertionError("the platform never stood still")
+
+
+def edge_acked(head):
+    if head:
+        kit.call(w.internal, "POST", "/internal/v1/edge/status", {"epoch": 1, "revision": head})
+
+
+def cli(*argv, code=0, json_out=False):
+    env = dict(os.environ, MOAT_API="unix:" + w.api, MOAT_TOKEN=w.token, HOME=w.d, XDG_CONFIG_HOME=w.d, XDG_STATE_HOME=w.d, NO_COLOR="1")
+    r = subprocess.run([kit.program("moat"), *argv], env=env, capture_output=True, text=True, timeout=60)
+    assert r.returncode == code, (r.returncode, r.stdout, r.stderr)
+    return json.loads(r.stdout)["data"] if json_out else r.stdout + r.stderr
+
+
+try:
+    w.agent.behave = behave
+    w.agent.start()
+    O = "/v1/orgs/" + w.ok("GET", "/v1/orgs")["items"][0]["id"]
+    wait_for("the node", lambda: [n for n in w.ok("GET", "/v1/nodes")["items"] if n["health"] == "ready"], 30)
+    w.edge_acked = lambda head: subprocess.run(["/usr/bin/python3", "-c", "import sys; sys.path.insert(0, sys.argv[2]); from control_kit import call\n"
+        "call(sys.argv[1], 'POST', '/internal/v1/edge/status', {'epoch': 1, 'revision': int(sys.argv[3])})", w.internal, kit.HERE, str(head)],
+        user=65534, group=65534, extra_groups=[], check=True)
+    shops = [Shop("alpha"), Shop("beta")]
+    for s in shops:
+        s.make_env()
+    steps = ["deploy"] * 4 + ["scale"] * 3 + ["route"] * 3 + ["protect", "restart", "new_env"]
+
+    @case("a random history is driven and what is seen at %d moments is kept" % (STEPS // 2))
+    def _():
+        for i in range(STEPS):
+            if rnd.random() < 0.2:
+                rnd.choice([member, limit])()
+            else:
+                getattr(rnd.choice(shops), rnd.choice(steps))()
+            if i % 2:
+                settled()
+        assert len(records) == STEPS // 2
+        print("# %d events" % records[-1][1])
+
+    @case("status at each of them, by event and by time, is what was seen then")
+    def _():
+        assert records
+        for t, head, states in records:
+            for p, want in states.items():
+                for at in ("@%d" % head, t):
+                    got = w.ok("GET", "%s/history/status?at=%s" % (p, at))
+                    assert got["at"]["event_id"] >= head and got["at"]["asked"] == at
+                    got["as_of_event_id"] = head  # between the last event seen and the time there was none that matters
+                    assert seen(got) == want, (p, at, mismatch(want, seen(got)))
+
+    @case("the difference of two moments makes the later state out of the earlier")
+    def _():
+        told = set()
+        for _ in range(60):
+            (t1, h1, s1), (t2, h2, s2) = sorted(rnd.sample(records, 2), key=lambda r: r[1])
+            p = rnd.choice(sorted(set(s1) & set(s2)))
+            d = w.ok("GET", "%s/history/diff?from=@%d&to=%s" % (p, h1, t2))
+            got = apply(s1[p], d["patch"])
+            got["as_of_event_id"] = h2
+            assert got == s2[p], (p, h1, h2, mismatch(s2[p], got))
+            assert d["same"] == ({**s1[p], "as_of_event_id": 0} == {**s2[p], "as_of_event_id": 0}), d
+            told |= {c["kind"] for c in d["changes"]}
+            ready = {c["id"] for c in d["changes"] if c["kind"] == "instance_started"} - {c["id"] for c in d["changes"] if c["kind"] == "instance_ended"}
+            if p in [s.e for s in shops]:
+                before, after = ({i["id"] for i in s[p]["instances"] if i["status"] != "stopped"} for s in (s1, s2))
+                assert ready >= after - before, (ready, before, after)
+                assert {c["id"] for c in d["changes"] if c["kind"] == "instance_ended"} >= before - after
+        print("# told: " + " ".join(sorted(told)))
+        assert {"release", "scale", "ready", "instance_started", "instance_ended", "deploy", "route_added"} <= told, told
+finally:
+    pass
+
+
+def mismatch(a, b, path=""):
+    if type(a) is not type(b):
+        return "%s: %r / %r" % (path, a, b)
+    if isinstance(a, dict):
+        for k in sorted(set(a) | set(b)):
+            if a.get(k) != b.get(k):
+                return mismatch(a.get(k), b.get(k), path + "/" + k)
+    if isinstance(a, list) and len(a) == len(b):
+        for i, (x, y) in enumerate(zip(a, b)):
+            if x != y:
+                return mismatch(x, y, "%s/%d" % (path, i))
+    return "%s: %r / %r" % (path, a, b)
+
+
+w.close()
+kit.finish()
