@@ -181,6 +181,10 @@ int cli_check_id(struct cli *c, const char *word, const char *prefix, const char
 /** All items of a list endpoint (pages followed), one array owned by the caller. */
 int cli_list(struct cli *c, const char *target, json_t **ret_items);
 
+/** GET the state or the difference (@what: "status", "diff") of what --of names, with --at, --from and --to. Exit code; the error has
+ * been printed. */
+int cli_history(struct cli *c, const char *what, json_t **ret);
+
 /** Path given with --manifest, else moat.toml. */
 const char *cli_manifest_file(const struct cli *c);
 /** How a path is called in messages: "stdin" for "-". */
@@ -303,6 +307,7 @@ int cmd_admin_audit_verify(struct cli *c);
 int cmd_releases_list(struct cli *c);
 int cmd_releases_get(struct cli *c);
 int cmd_releases_diff(struct cli *c);
+int cmd_diff(struct cli *c);
 int cmd_plan(struct cli *c);
 int cmd_edge_explain(struct cli *c);
 int cmd_routes_list(struct cli *c);

@@ -82,7 +82,13 @@ static const struct cli_option plan_options[] = {
 static const struct cli_option rollback_options[] = {
     {"to", 0, "RELEASE", "release to go back to (default: the last one that succeeded)"}, WAIT_OPTIONS, {NULL, 0, NULL, NULL}};
 static const struct cli_option process_wait_options[] = {{"process", 0, "NAME", "only this process type; may be repeated"}, WAIT_OPTIONS, {NULL, 0, NULL, NULL}};
-static const struct cli_option status_options[] = {{"watch", 'w', NULL, "refresh until interrupted"}, {NULL, 0, NULL, NULL}};
+#define OF_OPTION {"of", 0, "WHAT", "env (default), app or org"}
+static const struct cli_option status_options[] = {{"watch", 'w', NULL, "refresh until interrupted"},
+                                                   {"at", 0, "TIME", "as it was at a moment: a time, -2h, @EVENT_ID"},
+                                                   OF_OPTION,
+                                                   {NULL, 0, NULL, NULL}};
+static const struct cli_option diff_options[] = {
+    {"from", 0, "TIME", "the earlier moment: a time, -2h, @EVENT_ID"}, {"to", 0, "TIME", "the later one (default now)"}, OF_OPTION, {NULL, 0, NULL, NULL}};
 static const struct cli_option instances_options[] = {
     {"all", 0, NULL, "stopped ones too"}, {"process", 0, "NAME", "only this process type"}, {NULL, 0, NULL, NULL}};
 static const struct cli_option logs_options[] = {
@@ -230,6 +236,7 @@ const struct cli_command cli_commands[] = {
     {CLI_APPS, "manifest fmt", "", "write it in canonical TOML, comments kept, offline", manifest_fmt_options, cmd_manifest_fmt},
     {CLI_APPS, "manifest schema", "", "JSON Schema of the manifest, for editors", manifest_schema_options, cmd_manifest_schema},
     {CLI_LOOK, "status", "", "desired and observed state, and why they differ", status_options, cmd_status},
+    {CLI_LOOK, "diff", "", "what changed between two moments, in plain words", diff_options, cmd_diff},
     {CLI_LOOK, "ps", "", "instances of the environment", instances_options, cmd_instances_list},
     {CLI_LOOK, "describe", "KIND ID", "everything about one object, with its last events", NULL, cmd_describe},
     {CLI_LOOK, "wait", "KIND ID", "wait until an object is as wanted", wait_for_options, cmd_wait},

@@ -32,8 +32,13 @@ static const struct cli_page pages[] = {
      "  moat manifest fmt\n  moat manifest fmt --check || exit 1"},
     {"manifest show", "Prints every field with its default filled in, as the release will hold it.", "  moat manifest show --json | jq .data.processes.web"},
     {"manifest schema", "For editors that check TOML by JSON Schema. --markdown prints the fields as a table.", "  moat manifest schema > moat.schema.json"},
-    {"status", "What is wanted, what runs, and why the two differ; routes, the last deploy, the last failure.",
-     "  moat status --env prod\n  watch -n 5 moat status\n  moat status --json | jq '.data.processes[] | {process_type, ready, desired}'"},
+    {"status", "What is wanted, what runs, and why the two differ; routes, the last deploy, the last failure. --at tells it of a moment of the\n"
+               "past, out of the event log: a time (2026-11-28T21:00:00Z), a span before now (-2h30m), or after an event (@4711). --of app and\n"
+               "--of org tell everything below.",
+     "  moat status --env prod\n  moat status --at -2h\n  moat status --of org --at @4711\n  watch -n 5 moat status\n  moat status --json | jq '.data.processes[] | {process_type, ready, desired}'"},
+    {"diff", "Releases, replicas, instances that came and went and why, routes, the last deploy; with --of org also members, limits and apps.\n"
+             "--json has them with their values, and a JSON Patch (RFC 6902) that makes the later state out of the earlier.",
+     "  moat diff --from -1h\n  moat diff --from 2026-11-28T21:00:00Z --to @4711 --of app\n  moat diff --from -1d --json | jq -r '.data.changes[].text'"},
     {"describe", "KIND is one of app, env, release, deploy, instance, route, volume, snapshot, restore, migration, secret-bundle, node. Shows the whole\n"
                  "object, the ids it names and its last 20 events. A release may be v3, an app or environment a name.",
      "  moat describe deploy dep_01jd...\n  moat describe release v3\n  moat describe env prod --json"},

@@ -46,24 +46,11 @@ static void print_instance(struct cli *c, const json_t *in)
     (void)printf("  %s%s%s\n", cli_color(c, "dim"), cli_str(in, "overlay_ipv6"), cli_color(c, "reset"));
 }
 
-static int show(struct cli *c)
+static void print_env(struct cli *c, const json_t *st, json_t *instances)
 {
-    mt_auto_json json_t *st = NULL;
-    mt_auto_free char *path = cli_env_path(c, "/status");
-    int code = cli_call(c, "GET", path, NULL, &st);
-    if (code != CLI_OK)
-        return code;
-    if (c->json)
-        return cli_print_object(c, "Status", st);
-    mt_auto_json json_t *instances = NULL;
-    mt_auto_free char *ipath = cli_env_path(c, "/instances");
-    code = cli_list(c, ipath, &instances);
-    if (code != CLI_OK)
-        return code;
     size_t i, k;
     json_t *p, *in, *r;
     char url[300], safe[400];
-    (void)printf("%s%s/%s@%s%s\n", cli_color(c, "bold"), c->org, c->app, c->env, cli_color(c, "reset"));
     if (json_array_size(json_object_get(st, "processes")) == 0)
         (void)printf("  nothing is deployed\n");
     json_array_foreach(json_object_get(st, "processes"), i, p)
@@ -87,11 +74,87 @@ static int show(struct cli *c)
             (void)printf("    %s\n", mt_printable(cli_str(d, "message"), strlen(cli_str(d, "message")), safe, sizeof safe));
     }
     cli_print_failure(c, stdout, cli_member(st, "failure"));
+}
+
+static int show(struct cli *c)
+{
+    mt_auto_json json_t *st = NULL;
+    mt_auto_free char *path = cli_env_path(c, "/status");
+    int code = cli_call(c, "GET", path, NULL, &st);
+    if (code != CLI_OK)
+        return code;
+    if (c->json)
+        return cli_print_object(c, "Status", st);
+    mt_auto_json json_t *instances = NULL;
+    mt_auto_free char *ipath = cli_env_path(c, "/instances");
+    code = cli_list(c, ipath, &instances);
+    if (code != CLI_OK)
+        return code;
+    (void)printf("%s%s/%s@%s%s\n", cli_color(c, "bold"), c->org, c->app, c->env, cli_color(c, "reset"));
+    print_env(c, st, instances);
+    return fflush(stdout) == EOF ? CLI_FAILURE : CLI_OK;
+}
+
+/* ---- a moment of the past, or more than one environment ---- */
+
+static void print_app(struct cli *c, const json_t *app)
+{
+    size_t i;
+    json_t *env;
+    (void)printf("%sapp %s%s, %" PRId64 " releases\n", cli_color(c, "bold"), cli_str(app, "name"), cli_color(c, "reset"), cli_int(app, "releases_made"));
+    json_array_foreach(json_object_get(app, "envs"), i, env)
+    {
+        (void)printf("%s%s@%s%s\n", cli_color(c, "bold"), cli_str(app, "name"), cli_str(env, "name"), cli_color(c, "reset"));
+        print_env(c, env, json_object_get(env, "instances"));
+    }
+}
+
+static void print_org(struct cli *c, const json_t *org)
+{
+    size_t i;
+    json_t *v;
+    (void)printf("%sorganisation %s%s%s\n", cli_color(c, "bold"), cli_str(org, "name"), cli_color(c, "reset"),
+                 json_is_true(json_object_get(org, "suspended")) ? ", suspended" : "");
+    json_array_foreach(json_object_get(org, "members"), i, v)
+        (void)printf("  member %s  %s%s\n", cli_str(v, "email"), cli_str(v, "role"), MT_STREQ(cli_str(v, "state"), "invited") ? ", invited" : "");
+    json_array_foreach(json_object_get(org, "service_principals"), i, v)
+        (void)printf("  service principal %s  %s\n", cli_str(v, "name"), cli_str(v, "client_id"));
+    json_array_foreach(json_object_get(org, "limits"), i, v)
+        (void)printf("  limit %s  %" PRId64 "\n", cli_str(v, "dimension"), cli_int(v, "limit"));
+    json_array_foreach(json_object_get(org, "apps"), i, v)
+        print_app(c, v);
+}
+
+static int show_state(struct cli *c)
+{
+    mt_auto_json json_t *st = NULL;
+    int code = cli_history(c, "status", &st);
+    if (code != CLI_OK)
+        return code;
+    bool org = json_object_get(st, "org_id") != NULL, app = !org && json_object_get(st, "app_id") != NULL;
+    if (c->json)
+        return cli_print_object(c, org ? "OrgState" : app ? "AppState" : "Status", st);
+    cli_tame(st);
+    if (cli_member(st, "at"))
+        (void)printf("%sas after event @%" PRId64 " (%s)%s\n", cli_color(c, "dim"), cli_int(st, "at.event_id"),
+                     cli_str(st, "at.last_event_at"), cli_color(c, "reset"));
+    if (org)
+        print_org(c, st);
+    else if (app)
+        print_app(c, st);
+    else {
+        (void)printf("%s%s/%s@%s%s\n", cli_color(c, "bold"), c->org, c->app, cli_str(st, "name"), cli_color(c, "reset"));
+        print_env(c, st, json_object_get(st, "instances"));
+    }
     return fflush(stdout) == EOF ? CLI_FAILURE : CLI_OK;
 }
 
 int cmd_status(struct cli *c)
 {
+    if ((cli_has(c, "at") || cli_has(c, "of")) && cli_has(c, "watch"))
+        return cli_usage(c, "--watch shows the environment as it is now; it does not go with --at or --of");
+    if (cli_has(c, "at") || cli_has(c, "of"))
+        return show_state(c);
     int code = cli_need_env(c);
     if (code != CLI_OK)
         return code;

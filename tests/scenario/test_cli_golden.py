@@ -43,7 +43,8 @@ COMMANDS = {
     "envs": ["envs list --app web", "envs create staging --app web", "envs get prod --app web", "envs update prod --name live --protected on --app web", "envs update prod --protected maybe --app web", "envs delete prod --app web", "envs delete prod --cascade --app web", "envs rebalance --app web", "envs rebalance --process web --app web"],
     "releases": ["releases", "releases list", "releases get v1", "releases get " + REL1, "releases get v9", "releases get 9", "releases diff v1 v2", "releases diff v2"],
     "deploys": ["deploys", "deploys get " + DEP, "deploys get " + DEP_BAD, "deploys get 1", "deploys wait " + DEP, "deploys wait " + DEP_BAD],
-    "status": ["status", "status --app nothing"],
+    "status": ["status", "status --app nothing", "status --at @2", "status --of app", "status --of org --at -2h", "status --of node", "status --at -2h --watch"],
+    "diff": ["diff --from @2", "diff --of app --from -1h --to 2001-01-01T00:00:00Z", "diff", "help diff"],
     "instances": ["ps", "ps --all", "ps --process web", "instances list", "instances get " + INST_BAD, "instances get x", "instances restart " + INST, "instances restart x"],
     "logs": ["logs", "logs -n 1 --stream stderr --contains a&b", "logs -n 0"],
     "logs-follow": ["logs -f"],
@@ -85,7 +86,7 @@ COMMANDS = {
 # socket; auth, sps, members and users are in test_cli_auth.py, why in test_control_why.py.
 ELSEWHERE = {"auth", "sps", "orgs members", "admin users", "admin break-glass", "why", "up", "down", "doctor", "edge explain", "help", "completion"}
 SAME = {"events tail"}  # the stream goes on for ever; a_stream_goes_on_where_it_ended follows events -f, which is the same
-NOT_JSON = {"help admin audit verify", "help", "help routes", "help deploy", "help routes create", "logs -f", "deploys wait " + DEP, "deploys wait " + DEP_BAD, "rollback --to v1 --wait",
+NOT_JSON = {"help diff", "help admin audit verify", "help", "help routes", "help deploy", "help routes create", "logs -f", "deploys wait " + DEP, "deploys wait " + DEP_BAD, "rollback --to v1 --wait",
             "restart --wait", "| deploy -f - --wait", "logs tail", "wait instance " + INST, "wait route " + ROUTE, "wait instance " + INST_BAD, "wait deploy " + DEP, "apps list --ndjson", "help describe", "help exit-codes",
             "help environment", "help options", "help logs"}
 

@@ -101,7 +101,25 @@ BROKEN = {"chain": "platform", "ok": False, "records": 6, "anchor_seq": 0, "head
 
 QUOTA = {"dimension": "max_apps", "limit": 20, "used": 1, "source": "override", "counts": "live apps"}
 
+MOMENT = {"asked": "@2", "event_id": 2, "last_event_at": T % (2, 0)}
+PAST = dict(STATUS, private_network=False, protected=False, instances=[dict(i, restart_count=0) for i in INSTANCES], as_of_event_id=2, at=MOMENT)
+PAST_APP = {"app_id": APP, "name": f"web{ESC}", "releases_made": 2, "releases": [], "envs": [{k: v for k, v in PAST.items() if k not in ("at", "as_of_event_id")}],
+            "as_of_event_id": 2, "at": MOMENT}
+STATE_DIFF = {
+    "of": "environment", "from": MOMENT, "to": {"asked": "now", "event_id": 9, "last_event_at": T % (9, 0)}, "same": False,
+    "changes": [{"kind": "release", "text": "web shall run release v2, was v1", "env_id": ENV, "process_type": "web", "from": 1, "to": 2},
+                {"kind": "instance_ended", "text": f"web {INST} ended: a newer instance took its place{ESC}", "env_id": ENV, "id": INST, "at": T % (5, 0)}],
+    "patch": [{"op": "replace", "path": "/processes/0/release_number", "value": 2}]}
+
 ANSWERS = {
+    ("GET", f"{E}/history/status?at=%402"): PAST,
+    ("GET", f"{A}/history/status"): {k: v for k, v in PAST_APP.items() if k != "at"},
+    ("GET", f"{O}/history/status?at=-2h"): {
+        "org_id": ORG, "name": "local", "developer_exec": False, "suspended": True, "members": [{"id": oid("mem", 1), "email": "a@b.example", "role": "owner", "state": "active"}],
+        "service_principals": [{"id": oid("sp", 1), "name": "ci", "client_id": "cid", "scopes": ["apps:read"]}], "projects": [], "limits": [{"dimension": "max_apps", "limit": 20}],
+        "apps": [{k: v for k, v in PAST_APP.items() if k not in ("at", "as_of_event_id")}], "as_of_event_id": 2, "at": MOMENT},
+    ("GET", f"{E}/history/diff?from=%402"): STATE_DIFF,
+    ("GET", f"{A}/history/diff?from=-1h&to=2001-01-01T00%3A00%3A00Z"): dict(STATE_DIFF, of="app", same=True, changes=[], patch=[]),
     ("GET", f"{O}/quotas"): lst(QUOTA, {"dimension": "max_envs", "limit": None, "used": 3, "source": "unlimited", "counts": "live environments"}),
     ("PUT", f"{O}/quotas/max_apps"): QUOTA,
     ("POST", f"{O}/suspend"): {"id": ORG, "name": "local", "suspended": True, "resource_version": 3},
