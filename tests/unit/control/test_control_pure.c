@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The pure parts of the control plane: addresses, route rules, node health, path matching, tokens, sentences. */
 #include "base/str.h"
+#include "control/api/changes.h"
 #include "control/api/cursor.h"
 #include "control/api/dispatch.h"
+#include "control/api/moment.h"
 #include "control/auth/auth.h"
 #include "control/commands/route.h"
 #include "control/liveness.h"
@@ -10,6 +12,8 @@
 #include "control/plans/edge_acks.h"
 #include "control/plans/sent.h"
 #include "control/streams/event_json.h"
+#include "model/json_patch.h"
+#include "wire/json.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -247,6 +251,80 @@ static void a_cursor_reads_back_for_its_own_list_only(void **state)
     }
 }
 
+static void a_span_before_now_is_read_whole_or_not_at_all(void **state)
+{
+    static const struct {
+        const char *text;
+        int64_t seconds; /* -1: refused */
+    } spans[] = {{"2h", 7200}, {"1h30m", 5400}, {"0s", 0}, {"1w1d", 691200}, {"90m10s", 5410}, {"", -1}, {"2", -1}, {"h", -1}, {"2H", -1}, {"2h ", -1},
+                 {" 2h", -1}, {"-2h", -1}, {"+2h", -1}, {"2.5h", -1}, {"12345678s", -1}, {"9999999w", -1}, {"200000d", -1}, {"2h\n", -1}, {"2hh", -1}};
+    (void)state;
+    for (size_t i = 0; i < sizeof spans / sizeof spans[0]; i++) {
+        struct mt_err err = {0};
+        int64_t us = -7;
+        int r = mt_moment_ago(spans[i].text, &us, &err);
+        assert_int_equal(r < 0, spans[i].seconds < 0);
+        assert_int_equal(us, spans[i].seconds < 0 ? -7 : spans[i].seconds * 1000000);
+    }
+    uint32_t x = 1;
+    for (int n = 0; n < 20000; n++) { /* any text: an answer, and within its bounds */
+        static const char some[] = "0123456789smhdw-+. ";
+        char text[24];
+        struct mt_err err = {0};
+        int64_t us = 0;
+        size_t len = x % sizeof text;
+        for (size_t i = 0; i < len; i++)
+            text[i] = some[(x = x * 1664525 + 1013904223) >> 8 & 15];
+        text[len ? len - 1 : 0] = 0;
+        x += 7;
+        if (mt_moment_ago(text, &us, &err) == 0)
+            assert_in_range(us, 0, INT64_C(200) * 366 * 86400 * 1000000);
+    }
+}
+
+static void patches_name_the_smallest_steps(void **state)
+{
+    static const struct {
+        const char *from, *to, *patch;
+    } cases[] = {
+        {"{\"a\":1}", "{\"a\":1}", "[]"},
+        {"null", "{\"a\":1}", "[{\"op\":\"replace\",\"path\":\"\",\"value\":{\"a\":1}}]"},
+        {"{\"a/b\":1,\"c~\":2}", "{\"a/b\":2,\"d\":null}",
+         "[{\"op\":\"remove\",\"path\":\"/c~0\"},{\"op\":\"replace\",\"path\":\"/a~1b\",\"value\":2},{\"op\":\"add\",\"path\":\"/d\",\"value\":null}]"},
+        {"{\"l\":[1,2]}", "{\"l\":[2]}", "[{\"op\":\"replace\",\"path\":\"/l\",\"value\":[2]}]"},
+        {"[{\"id\":\"a\",\"n\":1},{\"id\":\"b\"},{\"id\":\"c\"}]", "[{\"id\":\"c\"},{\"id\":\"a\",\"n\":2},{\"id\":\"d\"}]",
+         "[{\"op\":\"remove\",\"path\":\"/1\"},{\"op\":\"move\",\"path\":\"/0\",\"from\":\"/1\"},{\"op\":\"replace\",\"path\":\"/1/n\",\"value\":2},"
+         "{\"op\":\"add\",\"path\":\"/2\",\"value\":{\"id\":\"d\"}}]"},
+        {"[{\"id\":\"a\"},{\"id\":\"a\"}]", "[{\"id\":\"a\"}]", "[{\"op\":\"replace\",\"path\":\"\",\"value\":[{\"id\":\"a\"}]}]"},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        mt_auto_json json_t *from = json_loads(cases[i].from, JSON_DECODE_ANY, NULL), *to = json_loads(cases[i].to, JSON_DECODE_ANY, NULL);
+        mt_auto_json json_t *want = json_loads(cases[i].patch, 0, NULL), *got = mt_json_patch(from, to);
+        assert_non_null(want);
+        assert_true(json_equal(want, got));
+    }
+}
+
+static void an_instance_that_ended_says_why(void **state)
+{
+    (void)state;
+    mt_auto_json json_t *before = json_loads("{\"instances\":[{\"id\":\"inst_1\",\"status\":\"ready\"},{\"id\":\"inst_2\",\"status\":\"stopped\"}]}", 0, NULL);
+    mt_auto_json json_t *rows = json_loads(
+        "[{\"id\":\"inst_1\",\"env_id\":\"env_1\",\"where\":\"shop/prod\",\"process_type\":\"web\",\"born\":false,\"status\":\"stopped\",\"released\":true,"
+        "\"reason\":\"replaced\",\"at\":\"2026-01-01T00:00:00.000000Z\"},"
+        "{\"id\":\"inst_2\",\"env_id\":\"env_1\",\"where\":\"\",\"process_type\":\"web\",\"born\":false,\"status\":\"stopped\",\"released\":true},"
+        "{\"id\":\"inst_3\",\"env_id\":\"env_1\",\"where\":\"\",\"process_type\":\"web\",\"born\":true,\"release_number\":3,\"status\":\"stopped\",\"released\":false,"
+        "\"reason_code\":\"workload_exited\",\"exit_code\":7}]", 0, NULL);
+    mt_auto_json json_t *out = json_array();
+    assert_int_equal(mt_changes_instances(out, before, rows), 0);
+    assert_int_equal(json_array_size(out), 3); /* the second had ended before */
+    assert_string_equal(json_string_value(json_object_get(json_array_get(out, 0), "text")), "shop/prod: web inst_1 ended: a newer instance took its place");
+    assert_string_equal(json_string_value(json_object_get(json_array_get(out, 1), "text")), "web inst_3 started, release v3");
+    assert_string_equal(json_string_value(json_object_get(json_array_get(out, 2), "text")),
+                        "web inst_3 ended: the process ended with a non-zero exit code, exit code 7");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -259,6 +337,9 @@ int main(void)
         cmocka_unit_test(a_drain_is_cut_only_when_every_edge_has_the_revision),
         cmocka_unit_test(events_read_as_sentences),
         cmocka_unit_test(a_cursor_reads_back_for_its_own_list_only),
+        cmocka_unit_test(a_span_before_now_is_read_whole_or_not_at_all),
+        cmocka_unit_test(patches_name_the_smallest_steps),
+        cmocka_unit_test(an_instance_that_ended_says_why),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
