@@ -19,6 +19,7 @@ static void add(struct mt_pg_params *p, uint32_t type, const char *value, size_t
     MT_ASSERT(p->n < MT_PG_PARAMS_MAX && len <= INT32_MAX);
     p->type[p->n] = type;
     p->value[p->n] = value;
+    p->own[p->n] = 0;
     p->len[p->n] = (int)len;
     p->format[p->n] = format;
     p->n++;
@@ -28,10 +29,12 @@ static void add_be(struct mt_pg_params *p, uint32_t type, uint64_t v, size_t byt
 {
     MT_ASSERT(p->used + bytes <= sizeof p->num);
     char *at = p->num + p->used;
+    uint16_t own = (uint16_t)(p->used + 1);
     p->used += (unsigned)bytes;
     for (size_t i = 0; i < bytes; i++)
         at[i] = (char)(v >> (8 * (bytes - 1 - i)));
-    add(p, type, at, bytes, 1);
+    add(p, type, NULL, bytes, 1);
+    p->own[p->n - 1] = own;
 }
 
 void mt_pg_p_text(struct mt_pg_params *p, const char *v)

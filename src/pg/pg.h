@@ -33,11 +33,13 @@ struct mt_pg_stmt {
 #define MT_PG_PARAMS_MAX 40
 #define MT_PG_INLINE_BYTES 512
 
-/** Parameters of one execution, in order $1, $2, ... Text and bytes are borrowed until the call returns; numbers are kept inside. */
+/** Parameters of one execution, in order $1, $2, ... Text and bytes are borrowed until the call returns; numbers are kept inside, by
+ * their place, so that a copy is as good as the original. */
 struct mt_pg_params {
     int n;
     uint32_t type[MT_PG_PARAMS_MAX];
     const char *value[MT_PG_PARAMS_MAX];
+    uint16_t own[MT_PG_PARAMS_MAX]; /* 1 + where in num the value is; 0: it is borrowed */
     int len[MT_PG_PARAMS_MAX];
     int format[MT_PG_PARAMS_MAX];
     unsigned used;                 /* bytes of num in use */

@@ -64,7 +64,10 @@ static int send_prepare(struct mt_pg *pg, const struct mt_pg_stmt *stmt, const s
 
 static int send_exec(struct mt_pg *pg, const struct mt_pg_stmt *stmt, const struct mt_pg_params *p, struct mt_err *err)
 {
-    int ok = PQsendQueryPrepared(pg->conn, stmt->name, p ? p->n : 0, p ? p->value : NULL, p ? p->len : NULL,
+    const char *value[MT_PG_PARAMS_MAX];
+    for (int i = 0; p && i < p->n; i++)
+        value[i] = p->own[i] ? p->num + p->own[i] - 1 : p->value[i];
+    int ok = PQsendQueryPrepared(pg->conn, stmt->name, p ? p->n : 0, p ? value : NULL, p ? p->len : NULL,
                                  p ? p->format : NULL, 1);
     return ok ? 0 : pg_broken(pg, "sending", err);
 }

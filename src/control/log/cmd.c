@@ -256,13 +256,9 @@ int mt_cmd_side(struct mt_cmd *cmd, const struct mt_pg_stmt *stmt, const struct 
         return 0;
     s->p = *p;
     for (int i = 0; i < p->n; i++) {
-        if (!p->value[i])
+        if (!p->value[i]) /* NULL, or a number that came with the copy */
             continue;
-        const char *c;
-        if (p->value[i] >= p->num && p->value[i] < p->num + sizeof p->num)
-            c = s->p.num + (p->value[i] - p->num);
-        else
-            c = mt_arena_strndup(&cmd->arena, p->value[i], (size_t)p->len[i]);
+        const char *c = mt_arena_strndup(&cmd->arena, p->value[i], (size_t)p->len[i]);
         if (!c)
             return no_memory(err);
         s->p.value[i] = c;

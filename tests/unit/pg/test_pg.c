@@ -97,6 +97,38 @@ static void values_come_back_as_they_went(void **state)
     mt_pg_free(pg);
 }
 
+/* Made in a frame that is gone when they are used. */
+static struct mt_pg_params __attribute__((noinline)) made_elsewhere(int64_t v, const char *text)
+{
+    struct mt_pg_params p;
+    mt_pg_p_init(&p);
+    mt_pg_p_i64(&p, v);
+    mt_pg_p_text(&p, text);
+    mt_pg_p_i32(&p, -5);
+    return p;
+}
+
+static void a_copy_of_parameters_is_as_good_as_they_are(void **state)
+{
+    static const struct mt_pg_stmt st = {"t_copy", "SELECT $1::int8, $2::text, $3::int4"};
+    (void)state;
+    struct mt_pg *pg = open_pg(sc.owner);
+    struct mt_err err = {0};
+    struct mt_pg_res *res = NULL;
+    struct mt_pg_params p = made_elsewhere(42, "x"), other, copy;
+    other = made_elsewhere(7, "y");
+    copy = p;
+    p = other; /* what the copy was made of says something else now */
+    assert_int_equal(mt_pg_query_one(pg, &st, &copy, &res, &err), 0);
+    assert_true(mt_pg_i64(res, 0, 0) == 42 && mt_pg_i64(res, 0, 2) == -5);
+    assert_string_equal(mt_pg_text(res, 0, 1), "x");
+    mt_pg_res_freep(&res);
+    assert_int_equal(mt_pg_query_one(pg, &st, &p, &res, &err), 0);
+    assert_true(mt_pg_i64(res, 0, 0) == 7);
+    mt_pg_res_freep(&res);
+    mt_pg_free(pg);
+}
+
 static const struct mt_pg_stmt st_one = {"t_one", "SELECT 1"};
 static const struct mt_pg_stmt st_two = {"t_two", "SELECT 2"};
 static const struct mt_pg_stmt st_div = {"t_div", "SELECT 1 / $1::int8"};
@@ -299,6 +331,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(values_come_back_as_they_went),
+        cmocka_unit_test(a_copy_of_parameters_is_as_good_as_they_are),
         cmocka_unit_test(a_failing_statement_skips_the_rest_and_the_connection_lives_on),
         cmocka_unit_test(a_pipeline_grows_with_what_is_queued_and_is_refused_past_its_bound),
         cmocka_unit_test(a_unique_violation_names_its_constraint),
