@@ -42,6 +42,8 @@ static struct MHD_Response *text_response(struct mt_http_req *r, unsigned status
         return NULL;
     }
     (void)MHD_add_response_header(resp, MHD_HTTP_HEADER_CONTENT_TYPE, type);
+    for (size_t i = 0; i < r->out_n; i++)
+        (void)MHD_add_response_header(resp, r->out[i].name, r->out[i].value);
     if (status == 503)
         (void)MHD_add_response_header(resp, MHD_HTTP_HEADER_RETRY_AFTER, "1");
     return resp;

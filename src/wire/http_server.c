@@ -118,10 +118,15 @@ static void *lot_main(void *arg)
 /* The server ends and nobody will run @r again. A connection left suspended would never be answered. */
 static void turn_away(struct mt_http_req *r)
 {
-    if (r->streaming)
+    const struct mt_http_conf *conf = &r->s->conf;
+    const char *type = NULL;
+    size_t len = 0;
+    if (r->streaming) {
         mt_http_stream_end(r);
-    else
-        mt_http_reply(r, 503, NULL, NULL, 0);
+    } else {
+        char *body = conf->own_answer ? conf->own_answer(r, 503, &type, &len, conf->arg) : NULL;
+        mt_http_reply(r, 503, type, body, len);
+    }
 }
 
 static void run_request(struct mt_http_server *s, struct mt_http_req *r, void *worker)

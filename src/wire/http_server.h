@@ -47,9 +47,10 @@ struct mt_http_conf {
     void (*worker_stop)(void *arg, void *worker);
     /** The handler. Must reply, park, or have started a stream and parked or ended it. */
     void (*handle)(struct mt_http_req *req, void *worker, void *arg);
-    /** Makes the body of an answer the server gives by itself (413, 503, 500 when a handler returned
-     *  without an outcome). Returns malloc'ed text and sets @ret_type (static string) and @ret_len.
-     *  May be NULL: then a short plain text is sent. */
+    /** Makes the body of an answer the server gives by itself (400, 413, 503, 500 when a handler returned
+     *  without an outcome), and may add headers. Returns malloc'ed text and sets @ret_type (static string)
+     *  and @ret_len. May be NULL: then a short plain text is sent. What libmicrohttpd refuses before a request
+     *  exists (a malformed request line, 431 headers beyond its memory) it answers itself, without this. */
     char *(*own_answer)(struct mt_http_req *req, unsigned status, const char **ret_type,
                         size_t *ret_len, void *arg);
     void *arg;

@@ -266,6 +266,13 @@ try:
         assert w.ok("DELETE", E + "/routes/" + rid) == {"ok": True, "already_deleted": False}
         assert w.ok("DELETE", E + "/routes/" + rid) == {"ok": True, "already_deleted": True}
 
+    @case("answers that the server gives by itself carry the request's id, the client's own where it sent one")
+    def _():
+        for body, headers, status in ((b" " * (3 << 20), {}, 413), (b" " * (3 << 20), {"X-Request-Id": "mine-1"}, 413), (None, {"H%d" % i: "x" for i in range(200)}, 400)):
+            r = kit.call(w.api, "POST" if body else "GET", "/v1/orgs", body, {"Authorization": "Bearer " + w.token, **headers})
+            assert r.status == status and r.json["request_id"] == r.headers["X-Request-Id"] and r.headers["X-Api-Version"] == "v1", (r.status, r.text[:300])
+            assert headers.get("X-Request-Id", r.headers["X-Request-Id"]) == r.headers["X-Request-Id"] and len(r.headers.get_all("X-Request-Id")) == 1
+
     @case("no room is told as no_capacity_memory with counts")
     def _():
         e2 = w.ok("POST", A + "/envs", {"name": "big"})

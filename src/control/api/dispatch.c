@@ -271,12 +271,15 @@ char *mt_api_own_answer(struct mt_http_req *req, unsigned status, const char **r
                          : status == 503 ? "the server is busy or stopping"
                          : status == 400 ? "the request line or headers are malformed"
                                          : "the request could not be carried out";
-    char id[MT_ID_SIZE];
-    (void)req;
-    mt_id_new(MT_ID_REQUEST, id);
+    struct mt_api_call c = {.http = req};
+    request_id(&c);
+    if (mt_http_req_round(req) == 0) { /* later rounds have them */
+        mt_http_add_header(req, "X-Request-Id", c.request_id);
+        mt_http_add_header(req, "X-Api-Version", "v1");
+    }
     char *t = mt_asprintf("{\"type\":\"urn:moat:error:%s\",\"title\":\"%s\",\"status\":%u,\"detail\":\"%s\",\"code\":\"%s\","
                           "\"request_id\":\"%s\",\"retryable\":%s}",
-                          code, detail, status, detail, code, id, status == 503 ? "true" : "false");
+                          code, detail, status, detail, code, c.request_id, status == 503 ? "true" : "false");
     *ret_type = "application/problem+json";
     *ret_len = t ? strlen(t) : 0;
     return t;
