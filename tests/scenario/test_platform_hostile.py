@@ -122,7 +122,7 @@ def routes_of_table():
     for name, value in re.findall(r"^#define (\w) (.+)$", text, re.M):
         macros[name] = "".join(macros[x] if x in macros else x.strip('"') for x in re.findall(r'"[^"]*"|\b\w\b', value))
     found = []
-    for method, path, flags, listener in re.findall(r'\{"(\w+)", ((?:\w )?(?:"[^"]*")?\w?), [^,]+, ([^,]+), \w+, "[^"]*", (\w+)\}', text):
+    for method, path, flags, listener in re.findall(r'\{"(\w+)", ((?:\w )?(?:"[^"]*")?\w?), [^,]+, ([^,]+), \w+,\s+"[^"]*",\s+(\w+)\}', text):
         whole = "".join(macros[x] if x in macros else x.strip('"') for x in re.findall(r'"[^"]*"|\b\w\b', path))
         found.append((method, whole, flags, listener))
     return found
@@ -141,6 +141,9 @@ PATHS = [  # what stands in the place of a path parameter, and how it is refused
     ("id of another kind", f"usr_{ID}", {404: {"not_found"}, 400: {"invalid_id"}}),
     ("id that is not there", "{kind}_" + ID, {404: {"not_found"}, 400: {"invalid_id"}}),
 ]
+NEEDED = {  # what a body must hold before the path is looked at
+    "/members/{member_id}": b'{"role":"viewer"}', "/disable": b'{"reason":"x"}', "/enable": b'{"reason":"x"}', "/quotas/{dimension}": b'{"reason":"x","limit":1}',
+}
 TOKENS = [
     ("none", None), ("empty", ""), ("short", "moat_pat_x"), ("wrong", "moat_pat_" + "A" * 49), ("long", "moat_pat_" + "A" * 6000),
     ("bytes", "moat_pat_\xff\xfe"), ("sql", "' or true --"),
@@ -194,7 +197,8 @@ class Api:
 
     def target(self, path, name=None, value=None):
         kinds = {"org_id": "org", "app_id": "app", "env_id": "env", "release_id": "rel", "deploy_id": "dep", "instance_id": "inst", "route_id": "rt",
-                 "project_id": "proj", "node_id": "node"}
+                 "project_id": "proj", "node_id": "node", "user_id": "usr", "member_id": "usr", "sp_id": "sp", "token_id": "tok", "name": "name",
+                 "dimension": "dimension"}
 
         def one(m):
             kind = kinds[m.group(1)]
@@ -226,7 +230,9 @@ class Api:
 
     def verdict(self):
         bad, self.bad = self.bad, []
-        check(self.n > 4 and not bad, f"{len(bad)} of {self.n}: " + " | ".join(bad[:12]))
+        for line in bad[:40]:
+            print(f"  {line}")
+        check(self.n > 4 and not bad, f"{len(bad)} of {self.n} requests, the first: {bad and bad[0]}")
         print(f"  {self.n} requests")
         self.n = 0
 
@@ -409,12 +415,13 @@ def main():
 
     def api_paths():
         for method, path, flags, _ in outside():
+            needed = next((v for k, v in NEEDED.items() if path.endswith(k)), b"{}")
             for name in re.findall(r"\{(\w+)\}", path):
                 for what, value, want in PATHS:
                     if what == "id that is not there" and name == "release_id":
                         want = {404: {"not_found"}}
                     api.expect(f"{method} {path} {name} {what}", request(method, api.target(path, name, value), api.token,
-                                                                         b"{}" if method in ("POST", "PUT") else None), want)
+                                                                         needed if method in ("POST", "PUT", "PATCH") else None), want)
         for what, line in (("no such path", "GET /v1/nothing"), ("no path", "GET nothing"), ("long path", "GET /" + "a" * 9000), ("method", "BREW /v1/orgs"),
                            ("wrong method", "DELETE /v1/orgs"), ("absolute", "GET http://x/v1/orgs"), ("internal path", "GET /internal/v1/edge/config")):
             status, _, body = raw_http(api.sock, f"{line} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {api.token}\r\n\r\n".encode())

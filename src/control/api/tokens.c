@@ -101,9 +101,10 @@ int mt_api_tokens_create(struct mt_api_call *c)
 
 int mt_api_tokens_delete(struct mt_api_call *c)
 {
+    static const char *const known[] = {NULL};
     mt_auto_pg_res struct mt_pg_res *r = NULL;
     struct mt_pg_params p;
-    if (mt_api_query_done(c) < 0)
+    if (mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0)
         return -1;
     mt_pg_p_init(&p);
     mt_pg_p_text(&p, c->who.subject_id);
