@@ -92,6 +92,11 @@ OBJECTS = {
     "Event": "event_id:int occurred_at:time event_type:str event_version:int org_id?:id app_id?:id env_id?:id aggregate_type:str "
              "aggregate_id:str aggregate_seq:int actor:Actor request_id:str correlation_id?:str causation_id?:int summary:str payload:object",
     "Why": "instance_id:id items:[Event]",
+    "ExecSession": "id:id org_id:id app_id:id env_id:id instance_id:id actor_type:str actor_id:str command:[str] tty:bool user?:str "
+                   "status:granted|connected|ended expires_at:time max_duration_seconds:int connected_at?:time ended_at?:time exit_code?:int "
+                   "signal?:str end_reason?:exited|killed|timeout|connect_timeout|client_disconnect|revoked|instance_stopped|agent_unreachable|"
+                   "start_failed|protocol_error stdin_bytes?:int output_bytes?:int " + VERSIONED,
+    "ExecGrant": "exec_session_id:id instance_id:id expires_at:time connect_url:str session_token:str? secret_shown?:bool",
     "EventPage": "items:[Event] next_after_event_id:int head_event_id:int epoch:int",
     "EventSchema": "event_type:str event_version:int aggregate_type:str audience:tenant|operator payload:object",
     "EventSchemas": "items:[EventSchema]",
@@ -137,6 +142,7 @@ OBJECTS = {
     "RebalanceNew": "process_types?:[str]",
     "ScaleWanted": "process_type:str desired:int?",
     "ScaleSet": "processes:[ScaleWanted] expected_version?:int",
+    "ExecNew": "command:[str] tty?:bool cols?:int rows?:int env?:{str} user?:str stdin?:bool max_duration_seconds?:int",
     "RouteNew": "hostname?:str listen_port?:int protocol?:tls_passthrough|tcp_raw backend_process_type:str backend_port:int proxy_protocol?:off|v2 "
                 "backend_expects_proxy_protocol?:bool proxy_tlv?:bool ipv4_required?:bool max_connections?:int idle_timeout_seconds?:int "
                 "balance?:round_robin|least_conn",
@@ -227,6 +233,11 @@ OPS = {
     "GET " + E + "/instances/{instance_id}": ("Instance", 200, None, ""),
     "GET " + E + "/instances/{instance_id}/why": ("Why", 200, None, ""),
     "POST " + E + "/instances/{instance_id}/restart": ("Instance", 200, "Empty", ""),
+    "POST " + E + "/instances/{instance_id}/exec": ("ExecGrant", 201, "ExecNew", ""),
+    "GET " + E + "/exec-sessions": ("[ExecSession]", 200, None, "instance_id status " + TIMES + " " + LIST),
+    "GET " + E + "/exec-sessions/{exec_session_id}": ("ExecSession", 200, None, ""),
+    "DELETE " + E + "/exec-sessions/{exec_session_id}": ("Deleted", 200, "Empty", ""),
+    "GET /v1/exec-sessions/{exec_session_id}/connect": ("any", 101, None, ""),
     "GET " + E + "/routes": ("[Route]", 200, None, "hostname include_deleted process_type " + TIMES + " " + LIST),
     "GET " + O + "/routes": ("[Route]", 200, None, "hostname include_deleted process_type app_id env_id " + TIMES + " " + LIST),
     "POST " + E + "/routes": ("Route", 201, "RouteNew", "dry_run"),

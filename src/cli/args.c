@@ -126,6 +126,9 @@ static int parse_options(struct cli *c, int argc, char **argv)
     char shorts[64] = ": "; /* leading ':': a missing value is told apart; the blank matches no option */
     size_t n = add_options(longs, 0, by_index, shorts, c->command->options);
     n = add_options(longs, n, by_index, shorts, cli_global_options);
+    c->behind_dashes = -1;
+    for (int i = 1; i < argc && c->behind_dashes < 0; i++) /* getopt takes the -- away */
+        c->behind_dashes = MT_STREQ(argv[i], "--") ? argc - i - 1 : -1;
     optind = 0; /* glibc: begin anew, whatever was parsed before */
     opterr = 0;
     for (int k; (k = getopt_long(argc, argv, shorts, longs, NULL)) != -1;) {

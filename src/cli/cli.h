@@ -40,6 +40,7 @@ struct cli {
     size_t value_count;
     int argc; /* positional arguments */
     char **argv;
+    int behind_dashes; /* how many of them stood behind --; -1: there was none */
     const struct cli_command *command;
     /* output */
     bool json, quiet, color, tty, debug;
@@ -288,6 +289,7 @@ int cmd_restart(struct cli *c);
 int cmd_status(struct cli *c);
 int cmd_instances_list(struct cli *c);
 int cmd_instances_get(struct cli *c);
+int cmd_exec(struct cli *c);
 int cmd_instances_restart(struct cli *c);
 int cmd_why(struct cli *c);
 int cmd_logs(struct cli *c);

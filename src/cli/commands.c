@@ -102,6 +102,15 @@ static const struct cli_option logs_options[] = {
     {"contains", 0, "TEXT", "only lines that hold this text"},
     {NULL, 0, NULL, NULL},
 };
+static const struct cli_option exec_options[] = {
+    {"interactive", 'i', NULL, "pass stdin on"},
+    {"tty", 't', NULL, "with a terminal; stdin goes there"},
+    {"process", 0, "NAME", "the newest ready instance of this process type"},
+    {"user", 'u', "USER", "as this user of the image, name or id[:group] (default: the workload's)"},
+    {"variable", 'e', "KEY=VALUE", "one more environment variable; may be repeated"},
+    {"limit", 0, "DURATION", "end the session after this long (1m to 24h, default 1h)"},
+    {NULL, 0, NULL, NULL},
+};
 static const struct cli_option events_options[] = {
     {"follow", 'f', NULL, "keep printing what comes"},
     {"type", 0, "TYPE", "event type, or a prefix such as instance.*"},
@@ -240,6 +249,7 @@ const struct cli_command cli_commands[] = {
     {CLI_LOOK, "ps", "", "instances of the environment", instances_options, cmd_instances_list},
     {CLI_LOOK, "describe", "KIND ID", "everything about one object, with its last events", NULL, cmd_describe},
     {CLI_LOOK, "wait", "KIND ID", "wait until an object is as wanted", wait_for_options, cmd_wait},
+    {CLI_LOOK, "exec", "[INSTANCE] [-- COMMAND...]", "run a command in an instance", exec_options, cmd_exec},
     {CLI_LOOK, "logs", "", "log lines of the environment", logs_options, cmd_logs},
     {CLI_LOOK, "logs tail", "", "the same as logs -f", logs_options, cmd_logs},
     {CLI_LOOK, "events", "", "what happened", events_options, cmd_events},

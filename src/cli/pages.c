@@ -48,6 +48,9 @@ static const struct cli_page pages[] = {
     {"deploys wait", "The same as `moat wait deploy ID`.", "  moat deploys wait dep_01jd..."},
     {"logs", "Lines of what runs and of what ended lately, oldest first. They lie on the nodes and are read through the control plane.",
      "  moat logs -f --process web\n  moat logs --instance inst_01jd... -n 1000 --contains error"},
+    {"exec", "INSTANCE is an id, or a process type: then its newest ready instance is taken and named. Without one any process will do. The exit status\n"
+             "is that of the command, 128+n when signal n killed it, 255 when it could not be started or the session broke.",
+     "  moat exec web -- ls -l /\n  moat exec -it web -- sh\n  moat exec inst_01jd... -- cat /data/dump > dump\n  moat exec -i web -- tar xf - -C /tmp < files.tar"},
     {"events", "The event log: who did what, and what came of it. With -f it goes on where it ended, without gap or repetition.",
      "  moat events --deploy dep_01jd...\n  moat events -f --type 'instance.*' --ndjson"},
     {"routes create", "The name leads to a port of a process by TLS passthrough: the process holds the certificate. --raw takes a port instead of a name.",

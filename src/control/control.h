@@ -25,6 +25,7 @@ enum mt_listener { MT_LISTEN_API = 0, MT_LISTEN_INTERNAL, MT_LISTEN_ADMIN, MT_LI
 struct mt_edges;   /* plans/edge_acks.h */
 struct mt_fanout;  /* streams/logs.h */
 struct mt_feed;    /* streams/feed.h */
+struct mt_gateway; /* exec/gateway.h */
 struct mt_plans;   /* plans/sent.h */
 struct mt_roles;   /* roles.h */
 struct mt_keeper;  /* keeper.h */
@@ -40,6 +41,7 @@ struct mt_control {
     struct mt_edges *edges;          /* own lock */
     struct mt_plans *plans;          /* own lock */
     struct mt_fanout *fanout;        /* own lock */
+    struct mt_gateway *gateway;      /* own lock */
     struct mt_feed *feed;            /* own lock */
     struct mt_roles *roles;          /* own lock */
     struct mt_keeper *keeper;        /* own lock */

@@ -12,6 +12,7 @@
 #include "control/audit/verify.h"
 #include "control/bootstrap.h"
 #include "control/controller.h"
+#include "control/exec/gateway.h"
 #include "control/keeper.h"
 #include "control/offline.h"
 #include "control/limits/limits.h"
@@ -199,6 +200,8 @@ static int init(struct mt_control *ctl, struct mt_err *err)
     ctl->plans = mt_plans_new();
     if (!ctl->edges || !ctl->plans)
         return MT_FAIL(err, MT_E_NOMEM, "start");
+    if ((rc = mt_gateway_new(ctl, &ctl->gateway, err)) < 0)
+        return rc;
     return mt_fanout_new(&ctl->fanout, err);
 }
 
@@ -242,11 +245,13 @@ static int run(struct mt_control *ctl, int sig_fd, struct mt_err *err)
 
 static void done(struct mt_control *ctl)
 {
+    mt_gateway_stop(ctl->gateway);
     mt_controller_free(controller);
     mt_keeper_free(ctl->keeper);
     mt_roles_free(ctl->roles);
     mt_fanout_free(ctl->fanout);
     mt_http_server_free(ctl->http);
+    mt_gateway_free(ctl->gateway);
     mt_feed_free(ctl->feed); /* after the streams that it feeds */
     mt_appender_free(ctl->appender);
     mt_limits_free(ctl->limits);

@@ -52,6 +52,11 @@ void mt_sha256_of(const void *data, size_t n, uint8_t ret[MT_SHA256_LEN])
     MT_ASSERT(EVP_Digest(data, n, ret, NULL, EVP_sha256(), NULL) == 1);
 }
 
+void mt_sha1_of(const void *data, size_t n, uint8_t ret[MT_SHA1_LEN])
+{
+    MT_ASSERT(EVP_Digest(data, n, ret, NULL, EVP_sha1(), NULL) == 1);
+}
+
 void mt_sha256_hex(const void *data, size_t n, char ret[MT_SHA256_HEX])
 {
     uint8_t d[MT_SHA256_LEN];

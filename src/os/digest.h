@@ -21,6 +21,9 @@ void mt_sha256_of(const void *data, size_t n, uint8_t ret[MT_SHA256_LEN]);
 void mt_sha256_hex(const void *data, size_t n, char ret[MT_SHA256_HEX]);
 /** SHA-256 of a whole file as lower-case hex. */
 int mt_sha256_file(const char *path, char ret[MT_SHA256_HEX], struct mt_err *err);
+#define MT_SHA1_LEN 20
+/** SHA-1, for the handshake of RFC 6455 only: it proves nothing. */
+void mt_sha1_of(const void *data, size_t n, uint8_t ret[MT_SHA1_LEN]);
 /** HMAC-SHA-256, RFC 2104. */
 void mt_hmac_sha256(const void *key, size_t key_len, const void *data, size_t n, uint8_t ret[MT_SHA256_LEN]);
 /** Constant-time comparison. */

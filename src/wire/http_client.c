@@ -371,12 +371,12 @@ static int send_request(struct mt_http_client *c, const struct mt_http_request *
     return r;
 }
 
-static int check_peer(struct mt_http_client *c, struct mt_err *err)
+static int check_peer(const struct mt_http_client *c, int fd, struct mt_err *err)
 {
     uid_t uid;
     if (c->trusted_count == 0)
         return 0;
-    int r = mt_sock_peercred(c->fd, &uid, NULL, NULL, err);
+    int r = mt_sock_peercred(fd, &uid, NULL, NULL, err);
     for (size_t i = 0; r == 0 && i < c->trusted_count; i++)
         if (c->trusted[i] == uid)
             return 0;
@@ -389,11 +389,24 @@ static int connect_now(struct mt_http_client *c, struct mt_err *err)
     mt_buf_reset(&c->in);
     int r = mt_sock_unix_connect(c->path, &c->fd, err);
     if (r == 0)
-        r = check_peer(c, err);
+        r = check_peer(c, c->fd, err);
     if (r == 0)
         r = mt_sock_nonblock(c->fd, true, err);
     if (r < 0)
         mt_closep(&c->fd);
+    return r;
+}
+
+int mt_http_client_dial(const struct mt_http_client *c, int *ret_fd, struct mt_err *err)
+{
+    mt_auto_fd int fd = -1;
+    int r = mt_sock_unix_connect(c->path, &fd, err);
+    if (r == 0)
+        r = check_peer(c, fd, err);
+    if (r == 0)
+        r = mt_sock_nonblock(fd, true, err);
+    if (r == 0)
+        *ret_fd = MT_TAKE_FD(fd);
     return r;
 }
 

@@ -45,6 +45,8 @@ enum { MT_HTTP_TRUST_MAX = 4 };
 /** Talk only to a server whose process belongs to one of @uids (1..MT_HTTP_TRUST_MAX, copied): a request carries secrets, its answer is
  * obeyed, and somebody else may have made a socket of that name first. Others are -MT_E_DENIED. Without this call everybody is trusted. */
 void mt_http_client_trust(struct mt_http_client *c, const uid_t *uids, size_t n);
+/** A connection of its own to the same server, under the same rule of trust, for what is no longer HTTP. Non-blocking; @ret_fd is the caller's. */
+int mt_http_client_dial(const struct mt_http_client *c, int *ret_fd, struct mt_err *err);
 /** From another thread: make the running and all later requests fail with -MT_E_CANCELLED. */
 void mt_http_client_cancel(struct mt_http_client *c);
 /**

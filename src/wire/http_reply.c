@@ -5,6 +5,8 @@
 #include "base/assert.h"
 #include "base/err.h"
 
+#include <fcntl.h>
+
 /* The library allocates this with each streamed answer, though chunks are read into the connection's own buffer. */
 #define STREAM_BLOCK 256
 
@@ -71,6 +73,36 @@ void mt_http_reply(struct mt_http_req *r, unsigned status, const char *type, cha
         status = 500;
     }
     finish(r, status, body ? type : NULL, resp);
+}
+
+/* The library has sent the 101. It closes its own descriptor and forgets the connection; ours is a copy. */
+static void on_upgrade(void *cls, struct MHD_Connection *conn, void *con_cls, const char *early, size_t early_len, MHD_socket sock,
+                       struct MHD_UpgradeResponseHandle *urh)
+{
+    struct mt_http_req *r = cls;
+    int fd = fcntl(sock, F_DUPFD_CLOEXEC, 3);
+    (void)conn;
+    (void)con_cls;
+    if (fd >= 0) {
+        void *state = r->state;
+        r->state = NULL;
+        r->destroy = NULL;
+        r->upgraded(state, fd, early, early_len);
+    }
+    (void)MHD_upgrade_action(urh, MHD_UPGRADE_ACTION_CLOSE);
+}
+
+void mt_http_upgrade(struct mt_http_req *r, const char *protocol, mt_http_upgraded_fn fn)
+{
+    r->upgraded = fn;
+    struct MHD_Response *resp = MHD_create_response_for_upgrade(on_upgrade, r);
+    if (!resp || MHD_add_response_header(resp, MHD_HTTP_HEADER_UPGRADE, protocol) != MHD_YES) {
+        if (resp)
+            MHD_destroy_response(resp);
+        mt_http_reply(r, 500, NULL, NULL, 0);
+        return;
+    }
+    finish(r, 101, NULL, resp);
 }
 
 void mt_http_park(struct mt_http_req *r, unsigned topics, int64_t deadline_ns)

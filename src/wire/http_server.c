@@ -260,7 +260,7 @@ int mt_http_server_start(const struct mt_http_conf *conf, struct mt_http_server 
         struct httpd_listener *l = &s->listeners[fds_left];
         *l = (struct httpd_listener){.s = s, .tag = conf->listeners[fds_left].tag};
         struct MHD_Daemon *d = MHD_start_daemon(
-            MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC | MHD_USE_ERROR_LOG, 0,
+            MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_ALLOW_UPGRADE | MHD_USE_ITC | MHD_USE_ERROR_LOG, 0,
             NULL, NULL, httpd_on_access, l, MHD_OPTION_EXTERNAL_LOGGER, httpd_on_log, NULL, MHD_OPTION_LISTEN_SOCKET,
             conf->listeners[fds_left].fd, MHD_OPTION_CONNECTION_LIMIT, conf->max_conns,
             MHD_OPTION_CONNECTION_TIMEOUT, conf->idle_seconds, MHD_OPTION_CONNECTION_MEMORY_LIMIT,

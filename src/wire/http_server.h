@@ -150,6 +150,15 @@ void mt_http_stream_end(struct mt_http_req *req);
 /** A last line, which goes out even when the buffer is full, then the end. @len at most some hundred bytes. */
 void mt_http_stream_finish(struct mt_http_req *req, const void *data, size_t len);
 
+/** What becomes of an upgraded connection: @fd is the callee's, with @early bytes that the client sent behind its request. Network thread. */
+typedef void (*mt_http_upgraded_fn)(void *state, int fd, const void *early, size_t early_len);
+/**
+ * Answer 101 and give the connection away: @fn gets it with the request's state (mt_http_req_set_state), which is @fn's from then on; when the
+ * client goes away before, the state's destroy is called as ever. The connection no longer counts as one of the server's.
+ * @protocol  static string for the Upgrade header
+ */
+void mt_http_upgrade(struct mt_http_req *req, const char *protocol, mt_http_upgraded_fn fn);
+
 /** The client closed its connection (known only after a write was tried). */
 bool mt_http_stream_gone(struct mt_http_req *req);
 

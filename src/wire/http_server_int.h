@@ -63,6 +63,7 @@ struct mt_http_req {
     unsigned round;
     void *state;
     void (*destroy)(void *);
+    mt_http_upgraded_fn upgraded;
     struct pair out[16];
     size_t out_n;
     bool answered, park_asked;

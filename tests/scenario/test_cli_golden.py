@@ -47,6 +47,7 @@ COMMANDS = {
     "diff": ["diff --from @2", "diff --of app --from -1h --to 2001-01-01T00:00:00Z", "diff", "help diff"],
     "instances": ["ps", "ps --all", "ps --process web", "instances list", "instances get " + INST_BAD, "instances get x", "instances restart " + INST, "instances restart x"],
     "logs": ["logs", "logs -n 1 --stream stderr --contains a&b", "logs -n 0"],
+    "exec": ["exec web", "exec"],
     "logs-follow": ["logs -f"],
     "events": ["events", "events --type instance.* -n 5", "events --after x"],
     "quotas": ["orgs quotas", "admin quotas set max_apps 20 --reason more", "admin quotas set max_apps default --reason less", "admin quotas set max_apps 20",
@@ -80,15 +81,15 @@ COMMANDS = {
     "launch": ["launch --image registry.test/web:1 --name web -f out/launched.toml --force", "launch"],
     "support-bundle": ["support-bundle out/bundle"],
     "modes": ["apps list --output json", "apps list -o wide", "apps list -o yaml", "apps list --ndjson", "releases -o wide"],
-    "help": ["version", "version --client", "help routes", "help deploy", "help routes create", "help describe", "help exit-codes", "help environment", "help options", "help logs", "help nothing", "completion tcsh"],
+    "help": ["version", "version --client", "help routes", "help deploy", "help routes create", "help describe", "help exit-codes", "help environment", "help options", "help logs", "help exec", "help nothing", "completion tcsh"],
 }
 # What cannot be shown against fixed answers: up, down and doctor ask this machine, edge explain the edge's own
-# socket; auth, sps, members and users are in test_cli_auth.py, why in test_control_why.py.
+# socket; a session of exec is in test_exec.py; auth, sps, members and users are in test_cli_auth.py, why in test_control_why.py.
 ELSEWHERE = {"auth", "sps", "orgs members", "admin users", "admin break-glass", "why", "up", "down", "doctor", "edge explain", "help", "completion"}
 SAME = {"events tail"}  # the stream goes on for ever; a_stream_goes_on_where_it_ended follows events -f, which is the same
 NOT_JSON = {"help diff", "help admin audit verify", "help", "help routes", "help deploy", "help routes create", "logs -f", "deploys wait " + DEP, "deploys wait " + DEP_BAD, "rollback --to v1 --wait",
             "restart --wait", "| deploy -f - --wait", "logs tail", "wait instance " + INST, "wait route " + ROUTE, "wait instance " + INST_BAD, "wait deploy " + DEP, "apps list --ndjson", "help describe", "help exit-codes",
-            "help environment", "help options", "help logs"}
+            "help environment", "help options", "help logs", "help exec"}
 
 
 class Bench:

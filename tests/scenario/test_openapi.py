@@ -74,6 +74,8 @@ BODIES = {
     "PUT " + E + "/scale": {"processes": [{"process_type": "web", "desired": 1}], "expected_version": "$v"},
     "POST " + E + "/rebalance": {"process_types": ["web"]},
     "POST " + E + "/instances/{instance_id}/restart": {},
+    "POST " + E + "/instances/{instance_id}/exec": {"command": ["true"], "cols": 100},
+    "DELETE " + E + "/exec-sessions/{exec_session_id}": {},
     "POST " + E + "/routes": {"hostname": "walk.example.com", "backend_process_type": "web", "backend_port": 8443, "max_connections": 5},
     "PATCH " + E + "/routes/{route_id}": {"balance": "least_conn", "expected_version": "$v"},
     "DELETE " + E + "/routes/{route_id}": {},
@@ -89,11 +91,11 @@ BODIES = {
 }
 QUERIES = {**{"GET " + p + "/history/diff": "?from=-1s" for p in (O, A, E)}, "GET " + A + "/releases/{release_id}/diff": "?against=$release_id", "DELETE " + E: "?cascade=true", "DELETE " + A: "?cascade=true"}
 # Where the sample of a walk is refused for a good reason: credentials that are made up, organisations that still have apps.
-REFUSED = {"POST /v1/auth/device/token": 400, "POST /v1/auth/token": 401, "POST /v1/auth/token/refresh": 401, "DELETE " + O: 409,
+REFUSED = {"GET /v1/exec-sessions/{exec_session_id}/connect": 400, "POST /v1/auth/device/token": 400, "POST /v1/auth/token": 401, "POST /v1/auth/token/refresh": 401, "DELETE " + O: 409,
            "POST /v1/auth/device/start": (200, 429)}
 LAST = ["DELETE " + E + "/routes/{route_id}", "DELETE " + O + "/members/{member_id}", "DELETE " + O + "/service-principals/{sp_id}", "DELETE " + E,
         "DELETE " + A, "DELETE " + O + "/projects/{project_id}", "DELETE " + O, "DELETE /v1/auth/tokens/{token_id}"]
-EARLY = ["POST " + E + "/instances/{instance_id}/restart"]  # before what drains every instance
+EARLY = ["POST " + E + "/instances/{instance_id}/exec", "POST " + E + "/instances/{instance_id}/restart"]  # before what drains every instance
 
 w = kit.World()
 ids = {}
@@ -169,6 +171,7 @@ def seed():
     ids["release_id"] = w.ok("POST", concrete(A) + "/releases", {"manifest": MANIFEST, "image_digest": D1, "verify_image": False})["id"]
     ids["deploy_id"] = w.ok("POST", concrete(E) + "/deploys", {"release_id": ids["release_id"]})["id"]
     ids["instance_id"] = wait_for("an instance", lambda: w.ok("GET", concrete(E) + "/instances?status=ready")["items"])[0]["id"]
+    ids["exec_session_id"] = w.ok("POST", concrete(E) + "/instances/" + ids["instance_id"] + "/exec", {"command": ["true"]})["exec_session_id"]
     ids["route_id"] = w.ok("POST", concrete(E) + "/routes", {"hostname": "seed.example.com", "backend_process_type": "web", "backend_port": 8443})["id"]
     ids["member_id"] = w.ok("POST", o + "/members", {"email": "seed@walk.example", "role": "readonly"})["id"]
     ids["sp_id"] = w.ok("POST", o + "/service-principals", {"name": "seed", "scopes": ["apps:read"]})["id"]

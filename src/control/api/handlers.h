@@ -90,6 +90,12 @@ int mt_api_rebalance_create(struct mt_api_call *c);
 int mt_api_instances_list(struct mt_api_call *c);
 int mt_api_instances_get(struct mt_api_call *c);
 int mt_api_instances_restart(struct mt_api_call *c);
+/* exec.c */
+int mt_api_exec_create(struct mt_api_call *c);
+int mt_api_exec_sessions_list(struct mt_api_call *c);
+int mt_api_exec_sessions_get(struct mt_api_call *c);
+int mt_api_exec_sessions_delete(struct mt_api_call *c);
+int mt_api_exec_connect(struct mt_api_call *c);
 /* routes.c */
 int mt_api_routes_list(struct mt_api_call *c);
 int mt_api_routes_list_org(struct mt_api_call *c);

@@ -80,6 +80,7 @@ enum mt_rely {
     MT_RELY_CLUSTER,   /* (key) of cluster_view */
     MT_RELY_MEMBER,    /* (member_id) */
     MT_RELY_SP,        /* (sp_id) of a service principal */
+    MT_RELY_EXEC_SESSION, /* (session_id) */
     MT_RELY_LEASE,     /* (name); version = epoch of the lease: fences a former leader */
     MT_RELY_ORG_NAME,  /* (name): only with version 0 = free among live rows; the same for the next four */
     MT_RELY_PROJECT_NAME, /* (org_id, name) */

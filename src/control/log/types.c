@@ -100,6 +100,15 @@ static const struct mt_pf f_status[] = {
     TEXT_OPT("boot_id"), INT_OPT("exit_code"), TEXT_OPT("reason_code"), TEXT_OPT("reason_detail"), INT("restart_count"),
     TEXT("reported_at"), END};
 static const struct mt_pf f_released[] = {TEXT("overlay_ipv6"), END};
+#define EXEC_ENDS \
+    "exited|killed|timeout|connect_timeout|client_disconnect|revoked|instance_stopped|agent_unreachable|start_failed|protocol_error"
+/* command: an array of texts, of which some may be the same */
+static const struct mt_pf f_exec_granted[] = {TEXT("instance_id"), ANY("command"), BOOL("tty"), TEXT_OPT("user"), TEXT("expires_at"),
+                                              INT("max_duration_seconds"), END};
+static const struct mt_pf f_exec_connected[] = {TEXT("instance_id"), TEXT("source_ip"), END};
+static const struct mt_pf f_exec_revoked[] = {TEXT("instance_id"), END};
+static const struct mt_pf f_exec_ended[] = {TEXT("instance_id"), ENUM("end_reason", EXEC_ENDS), INT_OPT("exit_code"),
+                                            TEXT_OPT("signal"), INT_OPT("stdin_bytes"), INT_OPT("output_bytes"), END};
 static const struct mt_pf f_enrolled[] = {
     TEXT("name"), TEXTS("roles"), TEXT("arch"), TEXT("wireguard_public_key"), TEXT("cert_fingerprint"), TEXT("overlay_ipv6"),
     TEXT("instance_prefix"), TEXT_OPT("public_ipv6"), TEXT_OPT("public_ipv4"), OBJECT("labels"), OBJECT("capacity"),
@@ -155,6 +164,10 @@ static const struct mt_pf *const fields[MT_EV_MAX] = {
     [MT_EV_INSTANCE_STATUS_CHANGED] = f_status,
     [MT_EV_INSTANCE_RESTART_REQUESTED] = f_none,
     [MT_EV_INSTANCE_RELEASED] = f_released,
+    [MT_EV_EXEC_SESSION_GRANTED] = f_exec_granted,
+    [MT_EV_EXEC_SESSION_CONNECTED] = f_exec_connected,
+    [MT_EV_EXEC_SESSION_REVOKED] = f_exec_revoked,
+    [MT_EV_EXEC_SESSION_ENDED] = f_exec_ended,
     [MT_EV_NODE_ENROLLED] = f_enrolled,
     [MT_EV_NODE_ADMIN_STATE_CHANGED] = f_admin_state,
     [MT_EV_NODE_HEALTH_CHANGED] = f_health,

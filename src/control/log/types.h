@@ -55,6 +55,10 @@ enum mt_ev_birth { MT_EV_FIRST = 0, MT_EV_LATER, MT_EV_ANY };
     X(INSTANCE_STATUS_CHANGED, "instance.status_changed", "instance", 1, LATER, true)  \
     X(INSTANCE_RESTART_REQUESTED, "instance.restart_requested", "instance", 1, LATER, true) \
     X(INSTANCE_RELEASED, "instance.released", "instance", 1, LATER, true)              \
+    X(EXEC_SESSION_GRANTED, "exec_session.granted", "exec_session", 1, FIRST, true)    \
+    X(EXEC_SESSION_CONNECTED, "exec_session.connected", "exec_session", 1, LATER, true) \
+    X(EXEC_SESSION_REVOKED, "exec_session.revoked", "exec_session", 1, LATER, true)    \
+    X(EXEC_SESSION_ENDED, "exec_session.ended", "exec_session", 1, LATER, true)        \
     X(NODE_ENROLLED, "node.enrolled", "node", 1, FIRST, false)                         \
     X(NODE_ADMIN_STATE_CHANGED, "node.admin_state_changed", "node", 1, LATER, false)   \
     X(NODE_HEALTH_CHANGED, "node.health_changed", "node", 1, LATER, false)             \

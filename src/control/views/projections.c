@@ -258,6 +258,22 @@ static const struct projection table[] = {
      {"proj_instance_restart", UPDATE("instances_view", "instance_id", "instance.restart_requested", "restart_requested = true")}},
     {MT_EV_INSTANCE_RELEASED,
      {"proj_instance_released", UPDATE("instances_view", "instance_id", "instance.released", "released_at = e.occurred_at")}},
+    /* ---- exec sessions ---- */
+    BIRTH(MT_EV_EXEC_SESSION_GRANTED, "proj_exec_granted", "session_id",
+      "INSERT INTO exec_sessions_view (session_id, org_id, app_id, env_id, instance_id, actor_type, actor_id, command, tty, run_as,"
+      " expires_at, max_duration_seconds, " BORN_COLS ") SELECT e.aggregate_id, e.org_id, e.app_id, e.env_id, " P("instance_id")
+      ", e.actor_type, e.actor_id, e.payload->'command', " PBOOL("tty") ", " P("user") ", (" P("expires_at") ")::timestamptz, "
+      PINT("max_duration_seconds") ", " BORN E_OF("exec_session.granted")),
+    {MT_EV_EXEC_SESSION_CONNECTED,
+     {"proj_exec_connected", UPDATE("exec_sessions_view", "session_id", "exec_session.connected",
+                                    "status = 'connected', connected_at = e.occurred_at")}},
+    {MT_EV_EXEC_SESSION_REVOKED,
+     {"proj_exec_revoked", UPDATE("exec_sessions_view", "session_id", "exec_session.revoked", "revoked = true")}},
+    {MT_EV_EXEC_SESSION_ENDED,
+     {"proj_exec_ended", UPDATE("exec_sessions_view", "session_id", "exec_session.ended",
+                                "status = 'ended', ended_at = e.occurred_at, end_reason = " P("end_reason") ", exit_code = "
+                                PINT("exit_code") ", signal = " P("signal") ", stdin_bytes = (" P("stdin_bytes") ")::bigint,"
+                                " output_bytes = (" P("output_bytes") ")::bigint")}},
     /* ---- nodes, cluster ---- */
     BIRTH(MT_EV_NODE_ENROLLED, "proj_node_enrolled", "node_id",
       "INSERT INTO nodes_view (node_id, name, roles, arch, wireguard_public_key, cert_fingerprint, overlay_ipv6,"
@@ -290,7 +306,7 @@ static const struct projection table[] = {
 static const char *const tables[] = {
     "users_view",       "orgs_view",   "org_members_view", "service_principals_view", "projects_view",        "apps_view",      "envs_view",  "releases_view", "deploys_view",
     "org_quotas_view",
-    "env_desired_view", "routes_view", "hostname_owners_view", "instances_view", "nodes_view", "cluster_view",  NULL,
+    "env_desired_view", "routes_view", "hostname_owners_view", "instances_view", "exec_sessions_view", "nodes_view", "cluster_view",  NULL,
 };
 
 const char *const *mt_proj_tables(void)

@@ -287,6 +287,37 @@ CREATE TABLE instances_view (
 CREATE INDEX instances_view_env ON instances_view (env_id, process_type) WHERE released_at IS NULL;
 CREATE INDEX instances_view_node ON instances_view (node_id) WHERE released_at IS NULL;
 
+CREATE TABLE exec_sessions_view (
+  session_id           text CONSTRAINT exec_sessions_view_pkey PRIMARY KEY,
+  org_id               text NOT NULL,
+  app_id               text NOT NULL,
+  env_id               text NOT NULL,
+  instance_id          text NOT NULL,
+  actor_type           text NOT NULL,
+  actor_id             text NOT NULL,
+  command              jsonb NOT NULL,
+  tty                  boolean NOT NULL,
+  run_as               text NULL,
+  status               text NOT NULL DEFAULT 'granted',
+  revoked              boolean NOT NULL DEFAULT false,
+  expires_at           timestamptz NOT NULL,
+  max_duration_seconds int NOT NULL,
+  connected_at         timestamptz NULL,
+  ended_at             timestamptz NULL,
+  exit_code            int NULL,
+  signal               text NULL,
+  end_reason           text NULL,
+  stdin_bytes          bigint NULL,
+  output_bytes         bigint NULL,
+  created_at           timestamptz NOT NULL,
+  updated_at           timestamptz NOT NULL,
+  resource_version     bigint NOT NULL,
+  last_event_id        bigint NOT NULL
+);
+CREATE INDEX exec_sessions_view_env ON exec_sessions_view (env_id, session_id);
+CREATE INDEX exec_sessions_view_live ON exec_sessions_view (instance_id) WHERE status <> 'ended';
+CREATE INDEX exec_sessions_view_org ON exec_sessions_view (org_id, created_at);
+
 CREATE TABLE nodes_view (
   node_id              text CONSTRAINT nodes_view_pkey PRIMARY KEY,
   name                 text NOT NULL,
