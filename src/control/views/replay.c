@@ -14,11 +14,12 @@
 
 #define FIELDS_MAX 16
 #define QUEUE_MAX 500
+#define INDEX_AFTER 5000 /* events */
 
 /* Payload fields that hold keys of any type, each once: columns of the look at a batch. */
 static const char *fields[FIELDS_MAX];
 static int n_fields;
-static char look_sql[2048], scoped_sql[2048];
+static char look_sql[4096], scoped_sql[4096];
 static struct mt_pg_stmt st_look = {"replay_look", look_sql};
 static struct mt_pg_stmt st_scoped = {"replay_scoped", scoped_sql};
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -48,8 +49,14 @@ static void make_look(void)
         add_field(mt_proj_also_field((enum mt_ev)ev));
     }
     size_t n = (size_t)snprintf(look_sql, sizeof look_sql, "SELECT event_id, event_type, event_version, aggregate_id, app_id");
-    for (int i = 0; i < n_fields; i++)
-        n += (size_t)snprintf(look_sql + n, sizeof look_sql - n, ", payload->>'%s'", fields[i]);
+    for (int i = 0; i < n_fields; i++) {
+        /* Only where the type has it: most payloads need not be opened. */
+        n += (size_t)snprintf(look_sql + n, sizeof look_sql - n, ", CASE WHEN event_type IN (''");
+        for (unsigned ev = 0; ev < MT_EV_MAX; ev++)
+            if (field_col(mt_proj_part_field((enum mt_ev)ev)) == COL_FIELDS + i || field_col(mt_proj_also_field((enum mt_ev)ev)) == COL_FIELDS + i)
+                n += (size_t)snprintf(look_sql + n, sizeof look_sql - n, ", '%s'", mt_ev_info((enum mt_ev)ev)->type);
+        n += (size_t)snprintf(look_sql + n, sizeof look_sql - n, ") THEN payload->>'%s' END", fields[i]);
+    }
     n += (size_t)snprintf(look_sql + n, sizeof look_sql - n, " FROM moat.events WHERE event_id > $1 AND event_id <= $2");
     size_t k = (size_t)snprintf(scoped_sql, sizeof scoped_sql,
                                 "%s AND org_id = $3 AND ($4::text IS NULL OR app_id IS NULL OR app_id = $4)"
@@ -62,15 +69,19 @@ static void make_look(void)
 /* What projections may look at. */
 #define COLS "event_id, occurred_at, org_id, app_id, env_id, aggregate_id, event_type, actor_type, actor_id, correlation_id, payload"
 
+#define STAGE_INDEX "CREATE INDEX replay_stage_key ON pg_temp.replay_stage (wave, event_type, event_id)"
+
 static const char stage_sql[] =
     /* One batch fits into the session's own buffers; each statement finds its rows by key. */
     "SET temp_buffers = '64MB'; SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_hashjoin = off;"
     "SET enable_mergejoin = off; SET enable_bitmapscan = off; SET jit = off; SET client_min_messages = warning;"
     "DROP VIEW IF EXISTS pg_temp.events; DROP TABLE IF EXISTS pg_temp.replay_stage;"
     "CREATE TEMP TABLE replay_stage AS SELECT " COLS ", 0::int4 AS wave FROM moat.events LIMIT 0;"
-    "CREATE INDEX replay_stage_key ON pg_temp.replay_stage (wave, event_type, event_id);"
+    STAGE_INDEX ";"
     "CREATE TEMP VIEW events AS SELECT " COLS " FROM pg_temp.replay_stage WHERE wave = current_setting('moat.wave')::int4";
 static const struct mt_pg_stmt st_clear = {"replay_clear", "TRUNCATE pg_temp.replay_stage"};
+static const struct mt_pg_stmt st_unindex = {"replay_unindex", "DROP INDEX pg_temp.replay_stage_key"};
+static const struct mt_pg_stmt st_index = {"replay_index", STAGE_INDEX};
 static const struct mt_pg_stmt st_stage = {
     "replay_stage", "INSERT INTO pg_temp.replay_stage SELECT " COLS ", ($3::int4[])[event_id - $1::int8] FROM moat.events"
                     " WHERE event_id > $1 AND event_id <= $2"};
@@ -252,8 +263,13 @@ static int stage(struct mt_replay *r, int n, const struct olds *olds, struct mt_
     mt_pg_p_arr(&p, &waves);
     int rc = waves.b.failed || ids.b.failed ? MT_FAIL(err, MT_E_NOMEM, "no memory for %d waves", n)
                                             : mt_pg_pipe_send(r->pg, &st_clear, NULL, err);
+    bool sorted = n >= INDEX_AFTER; /* an index is sorted in one go at less than half of what its entries cost one by one */
+    if (rc == 0 && sorted)
+        rc = mt_pg_pipe_send(r->pg, &st_unindex, NULL, err);
     if (rc == 0)
         rc = mt_pg_pipe_send(r->pg, scoped(r) ? &st_stage_ids : &st_stage, &p, err);
+    if (rc == 0 && sorted)
+        rc = mt_pg_pipe_send(r->pg, &st_index, NULL, err);
     mt_pg_arr_done(&waves);
     mt_pg_arr_done(&ids);
     for (int i = 0; i < olds->n && rc == 0; i++) {
