@@ -211,6 +211,10 @@ static int pass(struct mt_controller *c, struct mt_err *err)
         clear_dirty(c);
     }
     for (size_t i = 0; rc >= 0 && i < p.n_envs; i++) {
+        if (atomic_load(&c->stop)) { /* thousands of environments take longer than whoever stops us waits */
+            c->dirty_all = true;
+            break;
+        }
         int events = 0;
         int64_t wake = INT64_MAX;
         struct mt_err why = {0};
@@ -231,7 +235,7 @@ static int pass(struct mt_controller *c, struct mt_err *err)
         set_wake(c, p.envs[i].env_id, wake);
         total += events;
     }
-    if (rc >= 0 && (rc = mt_pass_settle(&p, err)) >= 0)
+    if (rc >= 0 && !atomic_load(&c->stop) && (rc = mt_pass_settle(&p, err)) >= 0)
         total += rc;
     else if (rc == -MT_E_CONFLICT)
         rc = 0;
