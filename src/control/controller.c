@@ -203,12 +203,14 @@ static void clear_dirty(struct mt_controller *c)
 /* Returns events appended, or -code. -MT_E_CONFLICT: rows moved under us, look again. */
 static int pass(struct mt_controller *c, struct mt_err *err)
 {
-    struct mt_pass p = {.ctl = c->ctl, .pg = c->pg, .lease_epoch = c->lease_epoch};
+    struct mt_pass p = {.ctl = c->ctl, .pg = c->pg, .lease_epoch = c->lease_epoch, .stop = &c->stop};
     int total = 0, rc;
     mt_arena_init(&p.arena, PASS_BYTES);
     if ((rc = load(c, &p, err)) == 0) {
         c->clock_delta_ms = p.now_ms - mt_clock_wall_us() / 1000;
         clear_dirty(c);
+    } else if (atomic_load(&c->stop)) {
+        rc = 0;
     }
     for (size_t i = 0; rc >= 0 && i < p.n_envs; i++) {
         if (atomic_load(&c->stop)) { /* thousands of environments take longer than whoever stops us waits */

@@ -67,6 +67,7 @@ struct mt_pass {
     struct mt_arena arena;
     int64_t now_ms; /* the database's clock */
     int64_t lease_epoch;
+    const _Atomic bool *stop; /* loading gives up with -MT_E_CANCELLED when it is set; or NULL */
     struct mt_place_node *nodes;
     struct mt_pass_node *node_more;
     size_t n_nodes;

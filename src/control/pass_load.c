@@ -624,6 +624,8 @@ int mt_pass_load(struct mt_pass *p, const char *const *env_ids, size_t n, struct
     if (!p->envs)
         return out_of_memory(err);
     for (int i = 0; i < rows;) {
+        if (p->stop && atomic_load(p->stop))
+            return MT_FAIL(err, MT_E_CANCELLED, "stopping");
         int k = i;
         while (k < rows && MT_STREQ(mt_pg_text(r, k, col), mt_pg_text(r, i, col)))
             k++;

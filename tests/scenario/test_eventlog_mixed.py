@@ -171,7 +171,9 @@ try:
         c.join(120)
         if c.is_alive():
             odd.append("caller %d has had no answer for 120 s" % c.n)
+    since = time.monotonic()
     report(control.stop() == 0, "moat-control ends in order", control.p.returncode)
+    print("# moat-control ended %.1f s after SIGTERM" % (time.monotonic() - since), flush=True)
     asked = sum(k.startswith("api-") for k in acks)
     print("# %d commands acknowledged of %d, %d of them over the API; %d immediate stops, %d kills of the writer, %d of moat-control"
           % (len(acks), len(tries), asked, quits, kills, control.kills), flush=True)
