@@ -101,6 +101,13 @@ OBJECTS = {
     "EventSchema": "event_type:str event_version:int aggregate_type:str audience:tenant|operator payload:object",
     "EventSchemas": "items:[EventSchema]",
     "LogLine": "ts:time seq:int stream:stdout|stderr|system process_type:str instance_id:id line:str truncated:bool",
+    "AutopsyHealth": "type:http|tcp port:int path?:str failures:int error?:str status?:int body?:str",
+    "AutopsyOom": "guest_kills:int cgroup_kills:int memory_bytes?:int memory_available_bytes?:int",
+    "AutopsyLine": "ts:time stream:stdout|stderr|system line:str",
+    "AutopsyRecord": "boot_id:id boot_seq:int ended_at:time reason_code:str reason_detail?:str explain?:str phase?:str step?:str exit_code?:int signal?:str vmm?:str"
+    " oom:AutopsyOom health?:AutopsyHealth console:[str] log:[AutopsyLine]",
+    "Autopsy": "boot_id:id instance_id:id release_id:id process_type:str node_id:id ended_at:time reason_code:str reason_text?:str record:AutopsyRecord",
+    "Autopsies": "items:[Autopsy]",
     "LogPage": "items:[LogLine] next_cursor?:str missing_nodes:[id]",
     "Audit": "id:id chain:str seq:int ts:time org_id:any app_id:any env_id:any actor_type:any actor_id:any token_id:any scopes:any action:str "
              "resource_type:any resource_id:any decision:str reason:any request_id:any idempotency_key_hash:any source_ip:any user_agent:any "
@@ -168,7 +175,7 @@ OBJECTS = {
 LIST, TIMES = "limit cursor order", "created_after created_before"
 NAMED = "name include_deleted " + TIMES + " " + LIST
 EVENTS = ("app_id env_id event_type aggregate_type aggregate_id correlation_id actor_id since until after_event_id")
-LOGS = "process_type instance_id release_id since until limit stream contains"
+LOGS = "process_type instance_id release_id since until limit stream contains previous"
 O, A, E = "/v1/orgs/{org_id}", "/v1/orgs/{org_id}/apps/{app_id}", "/v1/orgs/{org_id}/apps/{app_id}/envs/{env_id}"
 # (answer: Name, [Name] for a page of them, ndjson, or any), status of success, request, query parameters
 OPS = {
@@ -260,8 +267,9 @@ OPS = {
     "PUT " + O + "/quotas/{dimension}": ("Quota", 200, "QuotaSet", ""),
     "GET " + O + "/usage": ("[UsageHour]", 200, None, "since until env_id kind " + LIST),
     "GET " + O + "/audit/verify": ("AuditVerdict", 200, None, ""),
+    "GET " + E + "/autopsies": ("Autopsies", 200, None, "release_id instance_id process_type limit"),
     "GET " + E + "/logs": ("LogPage", 200, None, LOGS + " cursor"),
-    "GET " + E + "/logs/stream": ("ndjson", 200, None, LOGS),
+    "GET " + E + "/logs/stream": ("ndjson", 200, None, LOGS + " cursor positions"),
     "GET /v1/users": ("[User]", 200, None, "email state " + LIST),
     "POST /v1/users": ("any", 201, "UserNew", ""),
     "GET /v1/users/{user_id}": ("User", 200, None, ""),
@@ -281,7 +289,7 @@ OPS = {
 QUERY = {
     "limit": {"type": "integer", "minimum": 1}, "after_event_id": {"type": "integer", "minimum": 0}, "before_event_id": {"type": "integer", "minimum": 1},
     "order": {"enum": ["asc", "desc"]}, "dry_run": {"type": "boolean"}, "cascade": {"type": "boolean"}, "include_deleted": {"type": "boolean"},
-    "include_stopped": {"type": "boolean"}, "all": {"type": "boolean"}, "created_after": {"type": "string", "format": "date-time"},
+    "include_stopped": {"type": "boolean"}, "previous": {"type": "boolean"}, "positions": {"type": "boolean"}, "all": {"type": "boolean"}, "created_after": {"type": "string", "format": "date-time"},
     "created_before": {"type": "string", "format": "date-time"},
 }
 SIMPLE = {

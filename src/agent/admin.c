@@ -4,6 +4,7 @@
 
 #include "agent/describe.h"
 #include "agent/exec.h"
+#include "agent/instance/inst.h"
 #include "agent/logstore.h"
 #include "base/cleanup.h"
 #include "base/list.h"
@@ -34,6 +35,7 @@ struct client {
     struct mt_log_reader *reader;
     bool follow;
     uint64_t left; /* records still wanted */
+    uint64_t until; /* the last one; UINT64_MAX: whatever comes */
     char instance_id[MT_ID_SIZE];
 };
 
@@ -89,6 +91,10 @@ static void pump(struct client *c)
             return;
         }
         int rc = mt_log_reader_next(c->reader, &r, &err);
+        if (rc == 1 && r.seq > c->until) {
+            c->closing = true;
+            return;
+        }
         if (rc == 1) {
             put_record(c, &r);
             c->left--;
@@ -127,11 +133,44 @@ static bool flush(struct client *c)
     return true;
 }
 
+/* The attempt before the present one; of an instance that does not run, the one that ended last. 0: the newest that has lines. */
+static uint32_t previous_boot(struct mt_agent *a, const char *id)
+{
+    const struct mt_inst *in = mt_map_get(&a->insts, id);
+    if (!in || in->st.boot_seq == 0)
+        return 0;
+    bool running = in->st.phase == MT_PH_PREPARING || mt_phase_live(in->st.phase);
+    return running ? (uint32_t)in->st.boot_seq - 1 : (uint32_t)in->st.boot_seq;
+}
+
+/* What of the log is the previous attempt's: *@since is before its first record. Nothing of it there: nothing before the present one. */
+static int previous_range(struct client *c, const char *id, uint64_t limit, bool follow, uint64_t *ret_since, struct mt_err *err)
+{
+    struct mt_agent *a = c->ad->a;
+    uint32_t boot = previous_boot(a, id);
+    uint64_t first, last, next, ignored;
+    const struct mt_inst *in = mt_map_get(&a->insts, id);
+    int rc = in && in->st.boot_seq && boot == 0 ? -MT_E_NOT_FOUND : mt_log_boot_range(a->conf.logs_dir, id, boot, &first, &last, err);
+    if (rc == 0) {
+        *ret_since = !follow && limit && last - first + 1 > limit ? last - limit : first - 1;
+        c->until = follow ? UINT64_MAX : last;
+        return 0;
+    }
+    if (rc != -MT_E_NOT_FOUND)
+        return rc;
+    if (boot < UINT32_MAX && mt_log_boot_range(a->conf.logs_dir, id, boot + 1, &next, &ignored, NULL) == 0)
+        *ret_since = next - 1;
+    else if (mt_log_last_seq(a->conf.logs_dir, id, ret_since, err) < 0)
+        return -MT_E_NOT_FOUND;
+    c->until = follow ? UINT64_MAX : 0;
+    return 0;
+}
+
 static int op_logs(struct client *c, const json_t *rq, struct mt_err *err)
 {
     const char *id;
     uint64_t since, limit, last = 0;
-    bool follow, has_since = json_is_integer(json_object_get(rq, "since_seq"));
+    bool follow, previous, has_since = json_is_integer(json_object_get(rq, "since_seq"));
     int rc = mt_json_get_str(rq, "instance_id", MT_ID_SIZE - 1, &id, err);
     if (rc == 0)
         rc = mt_json_opt_u64(rq, "since_seq", 0, UINT64_MAX / 2, 0, &since, err);
@@ -140,10 +179,17 @@ static int op_logs(struct client *c, const json_t *rq, struct mt_err *err)
     if (rc == 0)
         rc = mt_json_opt_bool(rq, "follow", false, &follow, err);
     if (rc == 0)
+        rc = mt_json_opt_bool(rq, "previous", false, &previous, err);
+    if (rc == 0)
         rc = mt_id_check(MT_ID_INSTANCE, id, err);
     if (rc < 0)
         return rc;
-    if (!has_since && limit > 0) { /* the last `limit` records */
+    c->until = UINT64_MAX;
+    if (!has_since && previous) {
+        rc = previous_range(c, id, limit, follow, &since, err);
+        if (follow)
+            limit = 0;
+    } else if (!has_since && limit > 0) { /* the last `limit` records */
         rc = mt_log_last_seq(c->ad->a->conf.logs_dir, id, &last, err);
         since = last > limit ? last - limit : 0;
         if (follow)

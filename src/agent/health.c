@@ -7,6 +7,7 @@
 
 #include <arpa/inet.h>
 #include <netinet/tcp.h>
+#include <string.h>
 #include <sys/socket.h>
 
 #define FAST_NS (5 * MT_NS_PER_S)
@@ -14,6 +15,7 @@
 #define NO_CHECK_READY_NS (5 * MT_NS_PER_S)
 #define GIVE_UP_TIMES 3
 #define READ_MAX 4096
+#define BODY_WAIT_MS 100
 
 struct mt_health_conf mt_health_conf_of(const struct mt_workload *w)
 {
@@ -94,8 +96,9 @@ struct mt_probe {
     void *arg;
     bool sent;
     bool over;
+    int status; /* of an answer that is a failure; 0 so far */
     size_t got;
-    char head[32]; /* start of the answer: "HTTP/1.1 200" is all that counts */
+    char head[READ_MAX]; /* start of the answer: "HTTP/1.1 200" decides, the body of a failure is kept for its autopsy */
 };
 
 static void finish(struct mt_probe *p, bool ok, const char *why)
@@ -138,9 +141,27 @@ static int send_request(struct mt_probe *p)
     return n == 0 || send(p->fd, text, n, MSG_NOSIGNAL) == (ssize_t)n ? 0 : -1;
 }
 
-/* True when the status line is complete and decided. */
+/* True once the headers of what was read are over; the body's place in *@ret. */
+static bool body_at(const struct mt_probe *p, size_t *ret)
+{
+    const char *end = memmem(p->head, p->got, "\r\n\r\n", 4);
+    if (!end)
+        return false;
+    *ret = (size_t)(end - p->head) + 4;
+    return true;
+}
+
+static void fail_by_status(struct mt_probe *p)
+{
+    char why[32];
+    (void)snprintf(why, sizeof why, "http_%d", p->status);
+    finish(p, false, why);
+}
+
+/* Ends the probe when the status line is decided: at once when it is good; when it is not, what the answer says is worth a short wait. */
 static void judge_http(struct mt_probe *p, bool eof)
 {
+    size_t body;
     if (p->got < 12) {
         if (eof)
             finish(p, false, "no HTTP answer");
@@ -158,9 +179,28 @@ static void judge_http(struct mt_probe *p, bool eof)
         }
         code = code * 10 + (p->head[i] - '0');
     }
-    char why[32];
-    (void)snprintf(why, sizeof why, "http_%d", code);
-    finish(p, code >= 200 && code <= 399, code >= 200 && code <= 399 ? NULL : why);
+    if (code >= 200 && code <= 399) {
+        finish(p, true, NULL);
+        return;
+    }
+    bool first = p->status == 0;
+    p->status = code;
+    if (eof || p->got == sizeof p->head || (body_at(p, &body) && p->got - body >= MT_PROBE_BODY_MAX))
+        fail_by_status(p);
+    else if (first)
+        mt_loop_timer_after(p->timer, BODY_WAIT_MS);
+}
+
+int mt_probe_answer(const struct mt_probe *p, const char **ret_body, size_t *ret_len)
+{
+    size_t at;
+    *ret_body = "";
+    *ret_len = 0;
+    if (p->status && body_at(p, &at)) {
+        *ret_body = p->head + at;
+        *ret_len = p->got - at < MT_PROBE_BODY_MAX ? p->got - at : MT_PROBE_BODY_MAX;
+    }
+    return p->status;
 }
 
 static void on_io(struct mt_source *s, int fd, uint32_t revents, void *arg)
@@ -189,25 +229,29 @@ static void on_io(struct mt_source *s, int fd, uint32_t revents, void *arg)
             finish(p, false, "poll failed");
         return;
     }
-    char buf[READ_MAX];
-    ssize_t n = recv(fd, buf, sizeof buf, 0);
+    ssize_t n = recv(fd, p->head + p->got, sizeof p->head - p->got, 0);
     if (n < 0 && (errno == EAGAIN || errno == EINTR))
         return;
+    if (n < 0 && p->status) {
+        fail_by_status(p);
+        return;
+    }
     if (n < 0) {
         finish(p, false, "connection reset");
         return;
     }
-    size_t room = sizeof p->head - p->got;
-    size_t take = (size_t)n < room ? (size_t)n : room;
-    memcpy(p->head + p->got, buf, take);
-    p->got += take;
+    p->got += (size_t)n;
     judge_http(p, n == 0);
 }
 
 static void on_timeout(struct mt_source *s, void *arg)
 {
+    struct mt_probe *p = arg;
     (void)s;
-    finish(arg, false, ((struct mt_probe *)arg)->sent ? "no answer in time" : "connect timed out");
+    if (p->status)
+        fail_by_status(p);
+    else
+        finish(p, false, p->sent ? "no answer in time" : "connect timed out");
 }
 
 /* A failure found before the loop saw the socket: told from the loop all the same. */

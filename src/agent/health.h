@@ -46,6 +46,7 @@ int64_t mt_health_next_ns(const struct mt_health_count *c, const struct mt_healt
 
 struct mt_probe;
 /** @why is NULL on success, else short text. The probe is over; mt_probe_free must still be called. */
+#define MT_PROBE_BODY_MAX 512
 typedef void (*mt_probe_fn)(void *arg, bool ok, const char *why);
 
 /**
@@ -57,3 +58,5 @@ struct mt_probe *mt_probe_start(struct mt_loop *loop, const struct mt_health *ch
                                 struct mt_err *err);
 /** End and free; NULL is fine. Safe inside @fn. */
 void mt_probe_free(struct mt_probe *p);
+/** Of an HTTP check that failed by its status: that status, and the first bytes of the body (borrowed, valid inside @fn). 0: none. */
+int mt_probe_answer(const struct mt_probe *p, const char **ret_body, size_t *ret_len);

@@ -25,6 +25,9 @@
 #define REST_MAX (FIXED_LEN + MT_LOG_LINE_MAX)
 #define RATE_BYTES_PER_S (1LL << 20)
 #define BURST_BYTES (8LL << 20)
+#define BOOTS_FILE "attempts"
+#define BOOT_LEN 16    /* boot, crc32c, first sequence number */
+#define BOOTS_MAX 4096 /* entries that are looked at, the newest */
 
 struct mt_log_store {
     char dir[PATH_MAX];
@@ -33,6 +36,7 @@ struct mt_log_store {
     off_t size; /* of the open segment */
     uint32_t last_boot;
     uint64_t last_guest_seq;
+    uint32_t noted_boot; /* the newest attempt in the file of attempts; 0 none */
     int64_t tokens, tokens_at_ns; /* bytes that may be written now */
     uint64_t dropped;             /* bytes refused since the last stored record */
 };
@@ -143,6 +147,67 @@ static int read_record(int fd, off_t at, uint8_t *buf, struct mt_log_record *ret
     return 1;
 }
 
+/* ---- where each attempt begins ----------------------------------------------------------- */
+
+struct attempt {
+    uint32_t boot;
+    uint64_t first;
+};
+
+/* The entries of the file of attempts, oldest first, malloc'ed; an entry that fails its check ends the list. */
+static size_t read_attempts(const char *dir, struct attempt **ret)
+{
+    char path[PATH_MAX];
+    struct stat st;
+    *ret = NULL;
+    if (mt_fmt(path, sizeof path, NULL, "%s/" BOOTS_FILE, dir) < 0)
+        return 0;
+    mt_auto_fd int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0 || fstat(fd, &st) < 0)
+        return 0;
+    size_t all = (size_t)st.st_size / BOOT_LEN, n = all < BOOTS_MAX ? all : BOOTS_MAX;
+    mt_auto_free uint8_t *raw = malloc(n * BOOT_LEN + 1);
+    struct attempt *a = malloc((n + 1) * sizeof *a);
+    if (!raw || !a || pread(fd, raw, n * BOOT_LEN, (off_t)((all - n) * BOOT_LEN)) != (ssize_t)(n * BOOT_LEN)) {
+        free(a);
+        return 0;
+    }
+    size_t good = 0;
+    for (; good < n; good++) {
+        struct mt_rd r = mt_rd_of(raw + good * BOOT_LEN, BOOT_LEN);
+        uint32_t boot = mt_rd_be32(&r), crc = mt_rd_be32(&r);
+        uint8_t check[12];
+        memcpy(check, raw + good * BOOT_LEN, 4);
+        memcpy(check + 4, raw + good * BOOT_LEN + 8, 8);
+        if (mt_crc32c(0, check, sizeof check) != crc)
+            break;
+        a[good] = (struct attempt){.boot = boot, .first = mt_rd_be64(&r)};
+    }
+    *ret = a;
+    return good;
+}
+
+/* The next record is the first of @boot. Written before it, so that a record of an attempt is never before its entry. */
+static int note_attempt(struct mt_log_store *s, uint32_t boot, struct mt_err *err)
+{
+    char path[PATH_MAX];
+    struct stat st;
+    uint8_t check[12];
+    mt_auto_buf struct mt_buf b = MT_BUF_INIT(BOOT_LEN), c = MT_BUF_INIT(sizeof check);
+    mt_buf_put_be32(&c, boot);
+    mt_buf_put_be64(&c, s->next_seq);
+    mt_buf_put_be32(&b, boot);
+    mt_buf_put_be32(&b, mt_crc32c(0, c.p, c.len));
+    mt_buf_put_be64(&b, s->next_seq);
+    if (mt_buf_check(&b, err) < 0 || mt_fmt(path, sizeof path, err, "%s/" BOOTS_FILE, s->dir) < 0)
+        return -MT_E_LIMIT;
+    mt_auto_fd int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0 || fstat(fd, &st) < 0 || pwrite(fd, b.p, b.len, st.st_size / BOOT_LEN * BOOT_LEN) != (ssize_t)b.len)
+        return MT_FAIL_ERRNO(err, MT_E_IO, "write '%s'", path);
+    s->noted_boot = boot;
+    return 0;
+}
+
 /* ---- appending --------------------------------------------------------------------------- */
 
 static int new_segment(struct mt_log_store *s, struct mt_err *err)
@@ -216,6 +281,12 @@ int mt_log_store_open(const char *logs_dir, const char *env_id, const char *inst
         rc = pick_segment(s->dir, UINT64_MAX, &first, err);
     if (rc == 0 && first)
         rc = recover(s, first, err);
+    if (rc == 0) {
+        struct attempt *a;
+        size_t n = read_attempts(s->dir, &a);
+        s->noted_boot = n ? a[n - 1].boot : 0;
+        free(a);
+    }
     if (rc < 0) {
         mt_log_store_close(s);
         return rc;
@@ -246,9 +317,13 @@ static int write_record(struct mt_log_store *s, const struct mt_log_record *r, u
     bool gone = s->fd >= 0 && (fstat(s->fd, &st) < 0 || st.st_nlink == 0);
     if (s->fd < 0 || gone || s->size >= (off_t)MT_LOG_SEGMENT_BYTES) {
         /* retention also removes a folder that is empty, which a new instance's is */
+        if (gone)
+            s->noted_boot = 0;
         if (mt_file_mkdirs(s->dir, 0700, err) < 0 || new_segment(s, err) < 0)
             return -MT_E_IO;
     }
+    if (r->boot != s->noted_boot && note_attempt(s, r->boot, err) < 0)
+        return -MT_E_IO;
     mt_buf_put_be32(&b, (uint32_t)(FIXED_LEN + len));
     mt_buf_put_be32(&b, 0);
     mt_buf_put_be64(&b, s->next_seq);
@@ -455,6 +530,33 @@ void mt_log_reader_close(struct mt_log_reader *r)
     free(r);
 }
 
+int mt_log_boot_range(const char *logs_dir, const char *instance_id, uint32_t boot, uint64_t *ret_first, uint64_t *ret_last,
+                      struct mt_err *err)
+{
+    char dir[PATH_MAX];
+    struct attempt *a;
+    uint64_t last = 0;
+    int rc = find_dir(logs_dir, instance_id, dir, err);
+    if (rc == 0)
+        rc = mt_log_last_seq(logs_dir, instance_id, &last, err);
+    if (rc < 0)
+        return rc;
+    size_t n = read_attempts(dir, &a), i = 0;
+    if (n && boot == 0)
+        boot = a[n - 1].boot;
+    while (i < n && a[i].boot != boot)
+        i++;
+    bool found = i < n;
+    if (found) {
+        *ret_first = a[i].first;
+        while (i < n && a[i].boot == boot) /* told twice after a crash */
+            i++;
+        *ret_last = i < n ? a[i].first - 1 : last;
+    }
+    free(a);
+    return found ? 0 : MT_FAIL(err, MT_E_NOT_FOUND, "attempt %u of '%s' has no lines here", boot, instance_id);
+}
+
 int mt_log_last_seq(const char *logs_dir, const char *instance_id, uint64_t *ret, struct mt_err *err)
 {
     char dir[PATH_MAX];
@@ -500,6 +602,7 @@ static void retain_instance(const char *dir, uint64_t days, uint64_t max_bytes, 
             most = v > most ? v : most;
         }
         if (least == 0) {
+            (void)unlinkat(dirfd(d), BOOTS_FILE, 0);
             (void)rmdir(dir);
             return;
         }

@@ -77,5 +77,11 @@ int mt_log_reader_open(const char *logs_dir, const char *instance_id, uint64_t s
  */
 int mt_log_reader_next(struct mt_log_reader *r, struct mt_log_record *ret, struct mt_err *err);
 void mt_log_reader_close(struct mt_log_reader *r);
+/**
+ * Records of one attempt: *@ret_first..*@ret_last. @boot 0: the newest attempt that has records. 0; -MT_E_NOT_FOUND it has none (or
+ * they were written before attempts were noted).
+ */
+int mt_log_boot_range(const char *logs_dir, const char *instance_id, uint32_t boot, uint64_t *ret_first, uint64_t *ret_last,
+                      struct mt_err *err);
 /** Last sequence number stored for the instance, 0 when there is none. */
 int mt_log_last_seq(const char *logs_dir, const char *instance_id, uint64_t *ret, struct mt_err *err);

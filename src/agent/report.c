@@ -16,10 +16,12 @@
 #define RETRY_FIRST_MS 250
 #define RETRY_MAX_MS 5000
 #define RESYNC_MS 60000
+#define AUTOPSIES_MAX 40 /* of at most 16 KiB each, in a body of at most 1 MiB */
 
 struct sent {
     char instance_id[MT_ID_SIZE];
     uint64_t seq;
+    char autopsy[MT_ID_SIZE]; /* boot id of the record that went along, "" none */
 };
 
 struct mt_report {
@@ -129,13 +131,19 @@ static void send_batch(struct mt_report *r)
     struct mt_status_report *v = calloc(MT_STATUS_BATCH_MAX, sizeof *v);
     struct texts *t = calloc(MT_STATUS_BATCH_MAX, sizeof *t);
     struct mt_status_batch batch = {.agent_version = MOAT_VERSION, .resync = resync, .reports = v};
+    size_t autopsies = 0;
     r->sent_n = 0;
     while (v && t && batch.n_reports < MT_STATUS_BATCH_MAX && mt_map_next(&a->insts, &pos, NULL, &value)) {
         struct mt_inst *in = value;
         if (in->st.phase == MT_PH_NONE || (!in->report_due && !r->resync))
             continue;
+        if (in->autopsy && autopsies == AUTOPSIES_MAX)
+            continue; /* with the next batch */
         size_t i = batch.n_reports++;
         fill(in, &v[i], &t[i]);
+        v[i].autopsy = in->autopsy;
+        autopsies += in->autopsy != NULL;
+        (void)snprintf(r->sent[i].autopsy, sizeof r->sent[i].autopsy, "%s", in->autopsy ? mt_inst_autopsy_boot(in) : "");
         memcpy(r->sent[i].instance_id, in->st.instance_id, sizeof r->sent[i].instance_id);
         r->sent[i].seq = in->seq;
         r->sent_n = i + 1;
@@ -231,6 +239,8 @@ void mt_report_answer(struct mt_report *r, int http_status, const char *detail)
         r->retry_ms = RETRY_FIRST_MS;
         for (size_t i = 0; i < r->sent_n; i++) {
             struct mt_inst *in = mt_map_get(&r->a->insts, r->sent[i].instance_id);
+            if (in && r->sent[i].autopsy[0])
+                mt_inst_autopsy_told(in, r->sent[i].autopsy);
             if (in)
                 mt_inst_acked(in, r->sent[i].seq);
         }

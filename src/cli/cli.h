@@ -206,6 +206,9 @@ void cli_catch_interrupt(const struct cli *c, const char *what, const char *resu
 int cli_wait_deploy(struct cli *c, const char *deploy_id, uint64_t after);
 /** Print the object that the API gives under "failure" (reason, exit code, last lines); NULL prints nothing. */
 void cli_print_failure(struct cli *c, FILE *out, const json_t *failure);
+/** Attempts that failed, newest first, of what @filter (release_id, instance_id) names by @id; NULL: of the whole environment. @ret owned. */
+int cli_autopsies(struct cli *c, const char *filter, const char *id, int limit, json_t **ret);
+void cli_print_autopsies(struct cli *c, const json_t *items);
 /** Print the receipt of a mutation: for people one line and the next commands, or the JSON document. */
 int cli_receipt(struct cli *c, const char *type, const json_t *body);
 /** The JSON receipt (§15.5) of an answer @body about a @type; @operation when the answer names none. Owned by the caller. */
@@ -270,6 +273,8 @@ int cmd_context_set(struct cli *c);
 int cmd_context_clear(struct cli *c);
 int cmd_context_use(struct cli *c);
 int cmd_describe(struct cli *c);
+int cmd_instances_describe(struct cli *c);
+int cmd_releases_autopsy(struct cli *c);
 int cmd_wait(struct cli *c);
 int cmd_support_bundle(struct cli *c);
 int cmd_launch(struct cli *c);

@@ -166,16 +166,18 @@ static void print_nested(struct cli *c, const json_t *obj)
     }
 }
 
-int cmd_describe(struct cli *c)
+static int describe(struct cli *c, const struct cli_kind *k, const char *id)
 {
-    const struct cli_kind *k = NULL;
-    char id[64];
-    mt_auto_json json_t *obj = NULL;
-    int code = kind_and_id(c, &k, id);
-    if (code == CLI_OK)
-        code = cli_get_kind(c, k, id, &obj);
+    mt_auto_json json_t *obj = NULL, *autopsies = NULL;
+    int code = cli_get_kind(c, k, id, &obj);
     if (code != CLI_OK)
         return code;
+    if (MT_STREQ(k->name, "instance")) {
+        bool hush = c->hush;
+        c->hush = true; /* without the right to read logs the object is still worth showing */
+        (void)cli_autopsies(c, "instance_id", id, 3, &autopsies);
+        c->hush = hush;
+    }
     bool caused = MT_STREQ(k->name, "deploy");
     mt_auto_json json_t *events = events_of(c, id, caused ? "correlation_id" : "aggregate_id");
     mt_auto_json json_t *related = related_of(obj);
@@ -183,6 +185,8 @@ int cmd_describe(struct cli *c)
         json_t *conditions = json_object_get(obj, "conditions");
         mt_auto_json json_t *d = json_pack("{s:s,s:s,s:O,s:o,s:O,s:O}", "kind", k->name, "id", id, "object", obj, "conditions",
                                            json_is_array(conditions) ? json_incref(conditions) : json_array(), "related", related, "events", events);
+        if (autopsies)
+            (void)json_object_set(d, "autopsies", autopsies);
         return cli_print_object(c, "Description", d);
     }
     code = cli_print_fields(c, obj);
@@ -190,6 +194,10 @@ int cmd_describe(struct cli *c)
         return code;
     print_nested(c, obj);
     cli_print_failure(c, stdout, cli_member(obj, "failure"));
+    if (json_array_size(autopsies) > 0) {
+        (void)printf("%sfailed attempts%s\n", cli_color(c, "bold"), cli_color(c, "reset"));
+        cli_print_autopsies(c, autopsies);
+    }
     (void)printf("%sevents%s\n", cli_color(c, "bold"), cli_color(c, "reset"));
     size_t i;
     json_t *ev;
@@ -203,6 +211,19 @@ int cmd_describe(struct cli *c)
     if (json_array_size(events) == 0)
         cli_say(c, "  no events");
     return fflush(stdout) == EOF ? CLI_FAILURE : CLI_OK;
+}
+
+int cmd_describe(struct cli *c)
+{
+    const struct cli_kind *k = NULL;
+    char id[64];
+    int code = kind_and_id(c, &k, id);
+    return code == CLI_OK ? describe(c, k, id) : code;
+}
+
+int cmd_instances_describe(struct cli *c)
+{
+    return describe(c, cli_kind_of("instance"), c->argv[0]);
 }
 
 /* ---- wait ---- */

@@ -137,6 +137,7 @@ struct mt_status_report {
     const char *next_retry_at; /* RFC 3339 or NULL */
     const char *reported_at;   /* RFC 3339 by the agent's clock */
     uint64_t seq;              /* per-instance counter kept on disk; lower ones are dropped */
+    const json_t *autopsy;     /* object of docs/formats/autopsy.md: the newest attempt that failed and is not told yet; or NULL */
 };
 
 struct mt_status_batch {

@@ -28,6 +28,7 @@ static int opt_time(const json_t *o, const char *key, const char **ret, struct m
 static int dec_report(const json_t *o, struct mt_status_report *r, struct mt_err *err)
 {
     const char *status;
+    json_t *autopsy;
     uint64_t code, restarts;
     int rc;
 
@@ -46,8 +47,10 @@ static int dec_report(const json_t *o, struct mt_status_report *r, struct mt_err
         (rc = mt_json_opt_u64(o, "restart_count", 0, UINT32_MAX, 0, &restarts, err)) < 0 ||
         (rc = opt_time(o, "next_retry_at", &r->next_retry_at, err)) < 0 ||
         (rc = opt_time(o, "reported_at", &r->reported_at, err)) < 0 ||
-        (rc = mt_json_get_u64(o, "seq", 1, JSON_INT_MAX, &r->seq, err)) < 0)
+        (rc = mt_json_get_u64(o, "seq", 1, JSON_INT_MAX, &r->seq, err)) < 0 ||
+        (rc = mt_json_opt_object(o, "autopsy", &autopsy, err)) < 0)
         return rc;
+    r->autopsy = autopsy;
     if (r->boot_id && (rc = mt_id_check(MT_ID_BOOT, r->boot_id, err)) < 0)
         return rc;
     if (!mt_instance_status_parse(status, &r->status))
@@ -115,6 +118,8 @@ static json_t *enc_report(const struct mt_status_report *r)
     mt_jout_str(&o, "next_retry_at", r->next_retry_at);
     mt_jout_str(&o, "reported_at", r->reported_at);
     mt_jout_u64(&o, "seq", r->seq);
+    if (r->autopsy)
+        mt_jout_json(&o, "autopsy", json_deep_copy(r->autopsy));
     return mt_jout_take(&o);
 }
 

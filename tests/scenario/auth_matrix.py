@@ -124,6 +124,7 @@ ROUTES = {
     "GET " + E + "/networking": "routes:read",
     "POST /v1/routes/{route_id}/disable": op("admin"),
     "POST /v1/routes/{route_id}/enable": op("admin"),
+    "GET " + E + "/autopsies": "logs:read",
     "GET " + E + "/logs": "logs:read",
     "GET " + E + "/logs/stream": "logs:read",
 

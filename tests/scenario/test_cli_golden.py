@@ -41,14 +41,13 @@ COMMANDS = {
     "nodes": ["nodes"],
     "apps": ["apps list", "apps create shop", "apps list -q", "apps get web", "apps update web --name shop --description x", "apps update web --project team", "apps update web --project nothing", "apps update web", "apps delete web", "apps delete web --cascade"],
     "envs": ["envs list --app web", "envs create staging --app web", "envs get prod --app web", "envs update prod --name live --protected on --app web", "envs update prod --protected maybe --app web", "envs delete prod --app web", "envs delete prod --cascade --app web", "envs rebalance --app web", "envs rebalance --process web --app web"],
-    "releases": ["releases", "releases list", "releases get v1", "releases get " + REL1, "releases get v9", "releases get 9", "releases diff v1 v2", "releases diff v2"],
+    "releases": ["releases", "releases list", "releases get v1", "releases get " + REL1, "releases get v9", "releases get 9", "releases diff v1 v2", "releases diff v2", "releases autopsy", "releases autopsy v2", "releases autopsy v9"],
     "deploys": ["deploys", "deploys get " + DEP, "deploys get " + DEP_BAD, "deploys get 1", "deploys wait " + DEP, "deploys wait " + DEP_BAD],
     "status": ["status", "status --app nothing", "status --at @2", "status --of app", "status --of org --at -2h", "status --of node", "status --at -2h --watch"],
     "diff": ["diff --from @2", "diff --of app --from -1h --to 2001-01-01T00:00:00Z", "diff", "help diff"],
-    "instances": ["ps", "ps --all", "ps --process web", "instances list", "instances get " + INST_BAD, "instances get x", "instances restart " + INST, "instances restart x"],
-    "logs": ["logs", "logs -n 1 --stream stderr --contains a&b", "logs -n 0"],
+    "instances": ["ps", "ps --all", "ps --process web", "instances list", "instances get " + INST_BAD, "instances get x", "instances describe " + INST_BAD, "instances describe x", "instances restart " + INST, "instances restart x"],
+    "logs": ["logs", "logs -n 1 --stream stderr --contains a&b", "logs -n 0", "logs --previous -n 5"],
     "exec": ["exec web", "exec"],
-    "logs-follow": ["logs -f"],
     "events": ["events", "events --type instance.* -n 5", "events --after x"],
     "quotas": ["orgs quotas", "admin quotas set max_apps 20 --reason more", "admin quotas set max_apps default --reason less", "admin quotas set max_apps 20",
                "admin quotas set max_apps some --reason x", "admin quotas set ../x 1 --reason x", "admin orgs suspend --yes --reason unpaid",
@@ -77,7 +76,6 @@ COMMANDS = {
                  "describe nodes " + NODE, "describe deploy", "describe instance dep_1"],
     "wait": ["wait instance " + INST, "wait route " + ROUTE, "wait instance " + INST_BAD, "wait deploy " + DEP, "wait node " + NODE],
     "aliases": ["endpoints --all", "expose web.test --port 8443"],
-    "tails": ["logs tail"],
     "launch": ["launch --image registry.test/web:1 --name web -f out/launched.toml --force", "launch"],
     "support-bundle": ["support-bundle out/bundle"],
     "modes": ["apps list --output json", "apps list -o wide", "apps list -o yaml", "apps list --ndjson", "releases -o wide"],
@@ -86,9 +84,9 @@ COMMANDS = {
 # What cannot be shown against fixed answers: up, down and doctor ask this machine, edge explain the edge's own
 # socket; a session of exec is in test_exec.py; auth, sps, members and users are in test_cli_auth.py, why in test_control_why.py.
 ELSEWHERE = {"auth", "sps", "orgs members", "admin users", "admin break-glass", "why", "up", "down", "doctor", "edge explain", "help", "completion"}
-SAME = {"events tail"}  # the stream goes on for ever; a_stream_goes_on_where_it_ended follows events -f, which is the same
-NOT_JSON = {"help diff", "help admin audit verify", "help", "help routes", "help deploy", "help routes create", "logs -f", "deploys wait " + DEP, "deploys wait " + DEP_BAD, "rollback --to v1 --wait",
-            "restart --wait", "| deploy -f - --wait", "logs tail", "wait instance " + INST, "wait route " + ROUTE, "wait instance " + INST_BAD, "wait deploy " + DEP, "apps list --ndjson", "help describe", "help exit-codes",
+SAME = {"events tail", "logs tail"}  # these streams go on for ever; a_stream_goes_on_where_it_ended and a_log_stream_does_too follow them
+NOT_JSON = {"help diff", "help admin audit verify", "help", "help routes", "help deploy", "help routes create", "deploys wait " + DEP, "deploys wait " + DEP_BAD, "rollback --to v1 --wait",
+            "restart --wait", "| deploy -f - --wait", "wait instance " + INST, "wait route " + ROUTE, "wait instance " + INST_BAD, "wait deploy " + DEP, "apps list --ndjson", "help describe", "help exit-codes",
             "help environment", "help options", "help logs", "help exec"}
 
 
@@ -505,6 +503,26 @@ def a_stream_goes_on_where_it_ended(b):
     assert [r["event_id"] for r in rows][:3] == [1, 2, 3] and all(r["type"] == "event" and r["ts"] for r in rows), rows
 
 
+def a_log_stream_does_too(b):
+    """The server ends the stream, or is away for a while: taken up after what each instance has shown, and nothing is shown twice."""
+    for line in ("logs -f --json", "logs tail --json", "logs -f --previous --json"):
+        b.fixture.reset()
+        p = subprocess.Popen([MOAT] + line.split(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=b.env, cwd=b.dir)
+        rows = [json.loads(p.stdout.readline()) for _ in range(3)]
+        end = time.monotonic() + 10
+        asked = []
+        while len(asked) < 3 and time.monotonic() < end:  # a third one: nothing of the second is shown again
+            time.sleep(0.01)
+            asked = [s for s in b.fixture.seen if "/logs/stream" in s]
+        p.terminate()
+        out, err = p.communicate(timeout=10)
+        assert [r["seq"] for r in rows] == [1, 2, 3] and out == "" and err == "", (rows, out, err)
+        assert "?limit=100&positions=true" in asked[0] and "cursor" not in asked[0], asked
+        at = [json.loads(bytes.fromhex(s.split("cursor=")[1].split("&")[0])) for s in asked[1:]]
+        assert at[0] == {INST: 2, INST_BAD: 7} and at[1] == {INST: 3, INST_BAD: 7}, at
+        assert all(("previous=true" in s) == ("--previous" in line) for s in asked), asked
+
+
 def few_libraries_are_loaded_at_the_start(b):
     """libpq brings twenty others and 5 ms; it is loaded when a command needs a database (src/pg/lazy.c)"""
     out = subprocess.run([MOAT, "--version"], capture_output=True, text=True, timeout=10, env=dict(b.env, LD_TRACE_LOADED_OBJECTS="1")).stdout
@@ -621,7 +639,7 @@ def main():
         cases += [("every command has a golden answer", lambda: every_command_has_one(b))]
         for f in (help_names_every_command, errors_have_categories, a_dead_socket_is_transient, a_slow_answer_is_transient, an_answer_that_is_none_is_internal, a_wrong_token_is_auth,
                   no_platform_is_usage, the_target_is_resolved_in_order, a_key_given_is_the_key_sent, scaling_waits_until_it_is_so, watching_is_no_json, waiting_ends_in_time, waiting_for_an_object_ends_in_time, an_interrupt_ends_the_waiting_only,
-                  a_stream_goes_on_where_it_ended, a_closed_pipe_ends_quietly, doctor_reaches_the_platform, few_libraries_are_loaded_at_the_start, on_a_terminal, progress_on_a_terminal, retry_after_is_kept,
+                  a_stream_goes_on_where_it_ended, a_log_stream_does_too, a_closed_pipe_ends_quietly, doctor_reaches_the_platform, few_libraries_are_loaded_at_the_start, on_a_terminal, progress_on_a_terminal, retry_after_is_kept,
                   mutations_keep_their_key_when_tried_again, debug_shows_no_secret, completion_runs_in_the_shells, schemas_see_what_is_wrong, a_bundle_holds_no_secret, the_app_of_the_file_and_of_the_flag_must_agree,
                   every_exit_code_was_seen):
             cases.append((f.__name__.replace("_", " "), lambda f=f: f(b)))

@@ -104,6 +104,7 @@ static int load_one(struct mt_agent *a, const char *id, struct mt_err *err)
     in->st = st;
     in->seq = mt_max_u64(st.seq_reserved, now_ms);
     in->next_retry_ns = st.next_retry_us ? mono_of_wall(st.next_retry_us) : 0;
+    mt_inst_load_autopsy(in);
     rc = load_spec(in, err);
     if (rc < 0 && st.spec_hash[0]) {
         /* undo needs no spec; a new attempt takes it from the plan */
@@ -147,6 +148,7 @@ void mt_inst_free(struct mt_inst *in)
     mt_rootdisk_done(&in->disk);
     mt_workload_free(in->spec);
     mt_log_store_close(in->log);
+    json_decref(in->autopsy);
     in->magic = 0;
     free(in);
 }
@@ -157,6 +159,7 @@ struct save_job {
     struct mt_inst *in;
     struct mt_state st;
     char dir[PATH_MAX];
+    json_t *autopsy; /* to be written too; NULL none. A copy: reference counts are not for two threads */
     int rc;
     struct mt_err err;
 };
@@ -164,12 +167,15 @@ struct save_job {
 static void save_work(void *arg)
 {
     struct save_job *j = arg;
+    struct mt_err err = {0};
+    if (j->autopsy && mt_inst_save_autopsy(j->dir, j->autopsy, &err) < 0)
+        mt_log(MT_WARN, "autopsy.not_saved", KV("instance_id", j->st.instance_id), KV_ERR(&err));
     j->rc = mt_state_save(j->dir, &j->st, &j->err);
 }
 
 bool mt_inst_removable(const struct mt_inst *in)
 {
-    return in->removing && in->st.phase == MT_PH_STOPPED && !in->as && mt_inst_at_rest(in);
+    return in->removing && in->st.phase == MT_PH_STOPPED && !in->as && mt_inst_at_rest(in) && !(in->autopsy && in->report_due);
 }
 
 void mt_inst_remove(struct mt_inst *in)
@@ -220,6 +226,7 @@ static void save_done(void *arg)
         /* carried on in memory: the next change tries again; undo stays complete because steps save themselves */
         mt_log(MT_ERROR, "instance.save_failed", KV("instance_id", in->st.instance_id), KV_ERR(&j->err));
     }
+    json_decref(j->autopsy);
     free(j);
     /* a waiting job carries the newest state in its copy and writes it itself */
     if (in->job_waits)
@@ -242,10 +249,14 @@ static void start_save(struct mt_inst *in)
         j->in = in;
         j->st = in->st;
         memcpy(j->dir, in->dir, sizeof j->dir);
+        j->autopsy = in->autopsy_unsaved ? json_deep_copy(in->autopsy) : NULL;
         in->saving = true;
-        if (mt_pool_submit(in->a->steps, save_work, save_done, j, &err) == 0)
+        if (mt_pool_submit(in->a->steps, save_work, save_done, j, &err) == 0) {
+            in->autopsy_unsaved = false;
             return;
+        }
         in->saving = false;
+        json_decref(j->autopsy);
         free(j);
     }
     /* queue full or no memory: write here, slowly but surely */
@@ -305,6 +316,7 @@ void mt_inst_end(struct mt_inst *in, enum mt_reason reason, const char *detail)
 {
     if (in->st.end.reason[0])
         return;
+    mt_inst_note_place(in);
     (void)snprintf(in->st.end.reason, sizeof in->st.end.reason, "%s", mt_reason_code(reason));
     (void)mt_printable(detail ? detail : "", detail ? strlen(detail) : 0, in->st.end.detail, sizeof in->st.end.detail);
     mt_log(MT_INFO, "instance.ended", KV("instance_id", in->st.instance_id), KV("boot_id", in->st.boot_id),

@@ -5,6 +5,7 @@
  * inst.c   life: creation, phases, decisions, ends of attempts, saving
  * work.c   jobs on workers: image, prepare, teardown, adoption
  * live.c   the running VM: channels, deadlines, health, stop
+ * told.c   the autopsy of an attempt that failed, until the control plane has it
  * guest_config.c the config line for the guest
  * Loop thread only, but for the jobs of work.c, which see copies and immutable parts.
  */
@@ -13,6 +14,7 @@
 #include "agent/agent.h"
 #include "agent/channel.h"
 #include "agent/health.h"
+#include "agent/instance/autopsy.h"
 #include "agent/instance/state.h"
 #include "agent/logchan.h"
 #include "agent/logstore.h"
@@ -87,8 +89,17 @@ struct mt_inst {
     struct mt_probe *probe;
     struct mt_source *health_timer;
     char health_why[96];
+    int health_status; /* of the last answer that was a failure, and what it said */
+    char health_body[MT_PROBE_BODY_MAX];
+    size_t health_body_len;
     int64_t ready_since_ns;
     int64_t ready_total_ns; /* in this attempt */
+
+    /* autopsy */
+    const char *end_phase, *end_step; /* where the attempt was when it failed; static texts, NULL while it has not */
+    char explain[256];                /* a sentence about it, "" none */
+    json_t *autopsy;                  /* of the newest attempt that failed, while the control plane does not have it; owned */
+    bool autopsy_unsaved;
 
     /* reports */
     uint64_t seq;       /* of the newest change */
@@ -118,12 +129,27 @@ void mt_inst_end(struct mt_inst *in, enum mt_reason reason, const char *detail);
 void mt_inst_attempt_over(struct mt_inst *in);
 /** The control plane has the report numbered @seq. */
 void mt_inst_acked(struct mt_inst *in, uint64_t seq);
+/** Remember where the attempt is, unless it has failed already. */
+void mt_inst_note_place(struct mt_inst *in);
 /** May the instance be forgotten now? */
 bool mt_inst_removable(const struct mt_inst *in);
 /** Remove its folder and free it; only when removable. */
 void mt_inst_remove(struct mt_inst *in);
 /** True when the planned end of the platform has nothing left to do here. */
 bool mt_inst_at_rest(const struct mt_inst *in);
+
+/* ---- told.c ------------------------------------------------------------------------------ */
+
+/** The attempt failed and is taken down: make its record, to be saved with the state and sent with the next report. */
+void mt_inst_make_autopsy(struct mt_inst *in, const char *console, size_t console_len, const struct mt_autopsy_tail *tail, uint64_t oom_cgroup);
+/** After an agent start: the record that was not told yet, if there is one. */
+void mt_inst_load_autopsy(struct mt_inst *in);
+/** Write @record to @dir; on a worker. */
+int mt_inst_save_autopsy(const char *dir, const json_t *record, struct mt_err *err);
+/** The control plane has the record of @boot_id. */
+void mt_inst_autopsy_told(struct mt_inst *in, const char *boot_id);
+/** Boot id of the record that waits, NULL none. */
+const char *mt_inst_autopsy_boot(const struct mt_inst *in);
 
 /* ---- work.c ------------------------------------------------------------------------------ */
 

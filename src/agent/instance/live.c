@@ -428,6 +428,9 @@ static void health_result(struct mt_inst *in, bool ok, const char *why)
 static void on_probe(void *arg, bool ok, const char *why)
 {
     struct mt_inst *in = arg;
+    const char *body;
+    in->health_status = mt_probe_answer(in->probe, &body, &in->health_body_len);
+    memcpy(in->health_body, body, in->health_body_len);
     mt_probe_free(in->probe);
     in->probe = NULL;
     health_result(in, ok, why);

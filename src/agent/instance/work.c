@@ -47,7 +47,11 @@ struct mt_job {
     struct mt_vmm_run run;
     int listen_fds[2];
     uint64_t oom_kills;
+    char explain[256]; /* what failed, as a sentence */
     char console_line[200];
+    char *console; /* tail of it, of an attempt that was not ended as wanted; owned */
+    size_t console_len;
+    struct mt_autopsy_tail *tail; /* what the workload said last; owned, NULL as above */
 };
 
 static int64_t wall(void)
@@ -101,6 +105,8 @@ static struct mt_job *job_new(struct mt_inst *in, enum job_kind kind)
 static void job_free(struct mt_job *j)
 {
     mt_rootdisk_done(&j->disk);
+    free(j->console);
+    free(j->tail);
     mt_vmm_run_done(&j->run);
     mt_closep(&j->listen_fds[0]);
     mt_closep(&j->listen_fds[1]);
@@ -253,6 +259,7 @@ static void pull_work(void *arg)
         }
         mt_log(MT_WARN, "image.failed", KV("instance_id", j->st.instance_id), KV("digest", rq.digest ? rq.digest : ""),
                KV("reason_code", mt_reason_code(f.reason)), KV("detail", f.detail), KV_ERR(&j->err));
+        (void)snprintf(j->explain, sizeof j->explain, "%s", j->err.msg);
         if (f.detail[0])
             (void)mt_err_wrap(&j->err, "%s", f.detail);
         (void)fail(j, f.reason);
@@ -378,6 +385,34 @@ static void boot_work(void *arg)
 
 /* ---- teardown ---------------------------------------------------------------------------- */
 
+#define CONSOLE_TAIL 6144
+
+/* The last CONSOLE_TAIL bytes of @text. */
+static char *memdup_tail(const char *text, size_t n, size_t *ret_len)
+{
+    size_t skip = n > CONSOLE_TAIL ? n - CONSOLE_TAIL : 0;
+    char *copy = malloc(n - skip + 1);
+    *ret_len = copy ? n - skip : 0;
+    if (copy)
+        memcpy(copy, text + skip, n - skip);
+    return copy;
+}
+
+/* A panic is followed by more registers than lines are kept: what counts begins a little before it, and ends where the room does. */
+static size_t panic_window(const char *text, size_t n, const char *hit, size_t *ret_len)
+{
+    size_t from = (size_t)(hit - text), to, lines = 0;
+    for (; from > 0 && lines < 5; from--) {
+        if (text[from - 1] == '\n' && ++lines == 5)
+            break;
+    }
+    lines = 0;
+    for (to = from; to < n && lines < MT_AUTOPSY_LINES; to++)
+        lines += text[to] == '\n';
+    *ret_len = to - from;
+    return from;
+}
+
 /* The line of the serial console that tells most about why a VM died: a panic or an out-of-memory report, else the last one. */
 static void note_console(struct mt_job *j)
 {
@@ -390,6 +425,8 @@ static void note_console(struct mt_job *j)
     while (n > 0 && (buf[n - 1] == '\n' || buf[n - 1] == '\r' || buf[n - 1] == ' '))
         n--;
     buf[n] = '\0';
+    free(j->console);
+    j->console = memdup_tail(buf, n, &j->console_len);
     const char *line = buf;
     for (size_t i = 0; i < n; i++) {
         if (buf[i] == '\n')
@@ -399,6 +436,11 @@ static void note_console(struct mt_job *j)
         const char *hit = memmem(buf, n, telling[i], strlen(telling[i]));
         if (hit) {
             line = hit;
+            if (i == 0) {
+                size_t len, from = panic_window(buf, n, hit, &len);
+                free(j->console);
+                j->console = memdup_tail(buf + from, len, &j->console_len);
+            }
             break;
         }
     }
@@ -449,6 +491,10 @@ static void teardown_work(void *arg)
         if (j->rc < 0)
             return;
     }
+    if (!j->st.planned && !j->st.interrupted && j->st.t.launch && (j->tail = calloc(1, sizeof *j->tail)))
+        mt_autopsy_tail(j->a->conf.logs_dir, j->st.instance_id, (uint32_t)j->st.boot_seq, j->tail);
+    if (j->tail && j->vmm && !(j->st.undo & MT_STEP_BIT(MT_STEP_LAUNCH)))
+        note_console(j); /* an agent before this one took the VM down and was killed */
     /* the state on disk says teardown, with the whole undo list, before the first thing is undone */
     if (mt_state_save(j->dir, &j->st, &j->err) < 0)
         mt_log(MT_ERROR, "instance.save_failed", KV("instance_id", j->st.instance_id), KV_ERR(&j->err));
@@ -537,6 +583,7 @@ static void image_done(void *arg)
     struct mt_inst *in = j->in;
 
     take_results(in, j);
+    (void)snprintf(in->explain, sizeof in->explain, "%s", j->explain);
     if (j->was_cancelled || atomic_load(&in->cancelled)) {
         broken_off(in);
     } else if (j->rc < 0) {
@@ -625,6 +672,8 @@ static void teardown_done(void *arg)
     } else if (strcmp(in->st.end.reason, mt_reason_code(MT_REASON_BOOT_TIMEOUT)) == 0 && !in->st.end.detail[0]) {
         (void)snprintf(in->st.end.detail, sizeof in->st.end.detail, "%s", j->console_line);
     }
+    if (!in->st.planned && !in->st.interrupted && strcmp(in->st.end.reason, mt_reason_code(MT_REASON_COMPLETED)) != 0)
+        mt_inst_make_autopsy(in, j->console, j->console_len, j->tail, j->oom_kills);
     mt_rootdisk_done(&in->disk);
     in->have_disk = false;
     if (in->st.slot != MT_STATE_NO_SLOT)
@@ -711,6 +760,7 @@ void mt_inst_teardown(struct mt_inst *in, const char *why)
     MT_ASSERT(!in->job);
     in->teardown_waiting = false;
     in->waiting_boot = false;
+    mt_inst_note_place(in);
     mt_inst_unlive(in);
     if (in->st.phase != MT_PH_TEARDOWN && mt_phase_may(in->st.phase, MT_PH_TEARDOWN))
         mt_inst_set_phase(in, MT_PH_TEARDOWN, why);
@@ -786,7 +836,13 @@ void mt_inst_begin(struct mt_inst *in)
     (void)snprintf(st->driver, sizeof st->driver, "%s", mt_vmm_kind_name(mt_vmm_kind(in->vmm)));
     (void)snprintf(st->accel, sizeof st->accel, "%s", mt_vmm_accel_name(mt_vmm_accel(in->vmm)));
     in->ready_total_ns = in->ready_since_ns = 0;
-    in->health_why[0] = '\0';
+    in->health_why[0] = in->explain[0] = '\0';
+    in->health_status = 0;
+    in->health_body_len = 0;
+    in->end_phase = in->end_step = NULL;
+    in->oom_kills = 0;
+    in->pong = (struct mt_guest_pong){0};
+    in->hcount = (struct mt_health_count){0};
     atomic_store(&in->cancelled, false);
     mt_inst_set_phase(in, MT_PH_PREPARING, "wanted");
     mt_inst_report(in, false);

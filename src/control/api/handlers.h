@@ -144,6 +144,8 @@ int mt_api_edge_status(struct mt_api_call *c);
 /* history.c */
 int mt_api_history_status(struct mt_api_call *c);
 int mt_api_history_diff(struct mt_api_call *c);
+/* autopsies.c */
+int mt_api_autopsies_list(struct mt_api_call *c);
 /* why.c */
 int mt_api_instance_why(struct mt_api_call *c);
 /* projections.c */

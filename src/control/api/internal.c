@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/str.h"
 #include "control/api/call.h"
+#include "control/autopsy/autopsy.h"
 #include "control/local_node.h"
 #include "control/plans/edge_acks.h"
 #include "control/plans/edge_config.h"
@@ -212,6 +213,23 @@ static int settle_missing(struct mt_api_call *c, struct mt_cmd *cmd, const struc
     return 0;
 }
 
+/* Before the events: once a report is acknowledged the agent forgets its record. One that cannot be kept must not hold up reports. */
+static int take_autopsies(struct mt_api_call *c, const char *node_id, const struct mt_status_batch *b)
+{
+    for (size_t i = 0; i < b->n_reports; i++) {
+        const struct mt_status_report *s = &b->reports[i];
+        if (!s->autopsy)
+            continue;
+        int rc = mt_autopsy_keep(c->pg, node_id, s->instance_id, s->autopsy, &c->err);
+        if (rc == -MT_E_UNAVAILABLE || rc == -MT_E_TIMEOUT || rc == -MT_E_NOMEM)
+            return mt_api_fail_err(c);
+        if (rc < 0)
+            mt_log(MT_WARN, "autopsy.not_kept", KV("instance_id", s->instance_id), KV_ERR(&c->err));
+    }
+    c->err = (struct mt_err){0};
+    return 0;
+}
+
 static int take_reports(struct mt_api_call *c, const struct mt_local_node *node, const struct mt_status_batch *b)
 {
     struct mt_pg_params p;
@@ -262,7 +280,9 @@ int mt_api_node_status(struct mt_api_call *c)
         return -1;
     if (mt_status_batch_decode(c->body, &b, &c->err) < 0)
         return mt_api_fail_err(c);
-    int rc = take_reports(c, &node, b);
+    int rc = take_autopsies(c, node.node_id, b);
+    if (rc == 0)
+        rc = take_reports(c, &node, b);
     mt_status_batch_free(b);
     return rc;
 }

@@ -29,6 +29,7 @@ static const struct mt_pg_stmt sources = {
 struct filter {
     char process[40], instance[48], release[48], stream[16], contains[256];
     int64_t since_us, until_us; /* 0: none */
+    bool previous;              /* of the attempt before the present one */
 };
 
 /* A position: how far an instance has been read. */
@@ -41,6 +42,7 @@ struct stream {
     struct filter f;
     struct position seen[INSTANCES_MAX]; /* instances that are followed, with the seq their following began at */
     size_t seen_n;
+    json_t *cursor; /* {instance: seq} the client has, of a stream that goes on; NULL: a new one. Owned */
     int64_t opened_ns, spoke_ns;
     struct mt_stream_place place;
 };
@@ -49,6 +51,7 @@ static void stream_end(void *state)
 {
     struct stream *s = state;
     mt_limits_stream_leave(&s->place);
+    json_decref(s->cursor);
     free(s);
 }
 
@@ -86,7 +89,7 @@ static int read_filter(struct mt_api_call *c, struct filter *f)
         take(c, "instance_id", f->instance, sizeof f->instance) < 0 ||
         take(c, "release_id", f->release, sizeof f->release) < 0 || take(c, "stream", f->stream, sizeof f->stream) < 0 ||
         take(c, "contains", f->contains, sizeof f->contains) < 0 || take_time(c, "since", &f->since_us) < 0 ||
-        take_time(c, "until", &f->until_us) < 0)
+        take_time(c, "until", &f->until_us) < 0 || mt_api_query_bool(c, "previous", false, &f->previous) < 0)
         return -1;
     if (f->stream[0] && !MT_STREQ(f->stream, "stdout") && !MT_STREQ(f->stream, "stderr") && !MT_STREQ(f->stream, "system"))
         return mt_api_fail(c, 400, "invalid_argument", "stream is stdout, stderr or system");
@@ -138,6 +141,7 @@ struct history {
     json_t **item; /* owned array of owned items */
     size_t n;
     json_t *missing; /* node ids that did not answer, owned */
+    json_t *last;    /* {instance: seq} of the newest record that was looked at, wanted or not; owned */
 };
 
 static void history_done(struct history *h)
@@ -146,6 +150,7 @@ static void history_done(struct history *h)
         json_decref(h->item[i]);
     free(h->item);
     json_decref(h->missing);
+    json_decref(h->last);
 }
 
 static uint64_t after_of(const json_t *cursor, const char *id)
@@ -173,6 +178,8 @@ static int add_items(struct history *h, const struct filter *f, const json_t *re
     h->item = more;
     json_array_foreach (records, i, r) {
         json_t *item = mt_log_item(r, id, process);
+        if (item)
+            json_object_set(h->last, id, json_object_get(item, "seq")); /* the agent sends them in order */
         if (item && mt_log_item_wanted(item, or_null(f->stream), or_null(f->contains)) && in_window(f, item))
             h->item[h->n++] = item;
         else
@@ -184,7 +191,7 @@ static int add_items(struct history *h, const struct filter *f, const json_t *re
 static int load_history(struct mt_api_call *c, const struct filter *f, const struct mt_pg_res *src, const json_t *cursor,
                         int64_t limit, struct history *h)
 {
-    *h = (struct history){.missing = json_array()};
+    *h = (struct history){.missing = json_array(), .last = json_object()};
     for (int i = 0; i < mt_pg_rows(src); i++) {
         const char *id = mt_pg_text(src, i, 0);
         uint64_t after = after_of(cursor, id);
@@ -194,6 +201,8 @@ static int load_history(struct mt_api_call *c, const struct filter *f, const str
                                 (json_int_t)(f->since_us || f->contains[0] ? 5000 : limit));
         if (ask && cursor) /* without it the agent gives the newest */
             json_object_set_new(ask, "since_seq", json_integer((json_int_t)after));
+        else if (ask && f->previous)
+            json_object_set_new(ask, "previous", json_true());
         int rc = mt_agent_ask(c->ctl->conf.agent_socket, ask, AGENT_TIMEOUT_MS, &records, &err);
         if (rc < 0) {
             note_missing(h, mt_pg_text(src, i, 2));
@@ -285,22 +294,22 @@ static bool followed(const struct stream *s, const char *id)
     return false;
 }
 
-/* Follow every source that is not followed yet, from the seq it was read to. */
+/* Follow every source that is not followed yet, from where the client has it, or the seq it was read to. */
 static int follow_new(struct mt_api_call *c, struct stream *s, const struct mt_pg_res *src, const struct history *h)
 {
     for (int i = 0; i < mt_pg_rows(src) && s->seen_n < INSTANCES_MAX; i++) {
         const char *id = mt_pg_text(src, i, 0);
-        uint64_t after = 0;
         if (followed(s, id))
             continue;
-        for (size_t k = 0; h && k < h->n; k++)
-            if (MT_STREQ(json_string_value(json_object_get(h->item[k], "instance_id")), id)) {
-                uint64_t q = (uint64_t)json_integer_value(json_object_get(h->item[k], "seq"));
-                after = q > after ? q : after;
-            }
+        json_t *had = json_object_get(s->cursor, id), *at = had ? had : h ? json_object_get(h->last, id) : NULL;
+        uint64_t after = json_is_integer(at) && json_integer_value(at) > 0 ? (uint64_t)json_integer_value(at) : 0;
         struct mt_follow w = {.instance_id = id, .process_type = mt_pg_text(src, i, 1), .stream = or_null(s->f.stream),
                               .contains = or_null(s->f.contains)};
-        json_t *ask = json_pack("{s:s,s:s,s:I,s:b}", "op", "logs", "instance_id", id, "since_seq", (json_int_t)after, "follow", true);
+        json_t *ask = json_pack("{s:s,s:s,s:b}", "op", "logs", "instance_id", id, "follow", true);
+        if (ask && s->f.previous && !at) /* the agent knows where it begins */
+            json_object_set_new(ask, "previous", json_true());
+        else if (ask)
+            json_object_set_new(ask, "since_seq", json_integer((json_int_t)after));
         struct mt_err err = {0};
         if (mt_agent_open(c->ctl->conf.agent_socket, ask, AGENT_TIMEOUT_MS, &w.fd, &err) < 0)
             return 1; /* the agent is away: again at the next look */
@@ -338,29 +347,51 @@ static int say(struct mt_api_call *c, struct stream *s, const char *type, const 
     return 0;
 }
 
+/* Where each source is followed from: a client that comes back with this, moved on by the lines it got, loses and repeats nothing. */
+static void write_position(struct mt_api_call *c, const struct stream *s)
+{
+    mt_auto_json json_t *at = json_object();
+    mt_auto_buf struct mt_buf b = MT_BUF_INIT(64u * 1024u);
+    for (size_t i = 0; i < s->seen_n; i++)
+        if (s->seen[i].seq) /* 0 with `previous`: only the agent knows */
+            json_object_set_new(at, s->seen[i].instance_id, json_integer((json_int_t)s->seen[i].seq));
+    mt_auto_json json_t *line = json_pack("{s:s,s:O}", "type", "position", "positions", at);
+    if (line && mt_json_dump(line, &b, &c->err) == 0) {
+        mt_buf_putc(&b, '\n');
+        (void)mt_http_stream_write(c->http, b.p, b.len);
+    }
+}
+
 static int open_stream(struct mt_api_call *c, struct stream **ret)
 {
     struct filter f = {0};
     struct history h = {0};
     int64_t limit;
+    mt_auto_json json_t *cursor = NULL;
     mt_auto_pg_res struct mt_pg_res *src = NULL;
-    if (read_filter(c, &f) < 0 || mt_api_query_i64(c, "limit", 0, 5000, 100, &limit) < 0 || mt_api_query_done(c) < 0 ||
-        mt_api_trail_read(c, "logs.follow", NULL, NULL) < 0 ||
-        load_sources(c, &f, &src) < 0)
+    bool positions;
+    if (read_filter(c, &f) < 0 || mt_api_query_i64(c, "limit", 0, 5000, 100, &limit) < 0 || read_cursor(c, &cursor) < 0 ||
+        mt_api_query_bool(c, "positions", false, &positions) < 0 || mt_api_query_done(c) < 0 || mt_api_trail_read(c, "logs.follow", NULL, NULL) < 0 || load_sources(c, &f, &src) < 0)
         return -1;
-    int rc = load_history(c, &f, src, NULL, limit ? limit : 1, &h);
+    /* A stream that goes on, or begins with an attempt's first line, has no history of its own: following gives all of it. */
+    bool direct = cursor || f.previous;
+    int rc = direct ? 0 : load_history(c, &f, src, NULL, limit ? limit : 1, &h);
     struct stream *s = rc == 0 ? calloc(1, sizeof *s) : NULL;
     if (s) {
-        *s = (struct stream){.f = f, .opened_ns = mt_clock_mono(), .spoke_ns = mt_clock_mono()};
+        *s = (struct stream){.f = f, .cursor = MT_TAKE(cursor), .opened_ns = mt_clock_mono(), .spoke_ns = mt_clock_mono()};
         if (mt_limits_stream(c, &s->place) < 0) {
+            json_decref(s->cursor);
             free(s);
             history_done(&h);
             return -1;
         }
         mt_http_req_set_state(c->http, s, stream_end);
         mt_http_stream_start(c->http, "application/x-ndjson", STREAM_BUFFER);
-        write_history(c, &h, limit);
-        rc = follow_new(c, s, src, &h);
+        if (!direct)
+            write_history(c, &h, limit);
+        rc = follow_new(c, s, src, direct ? NULL : &h);
+        if (rc >= 0 && positions)
+            write_position(c, s);
         *ret = s;
     } else if (rc == 0) {
         (void)MT_FAIL(&c->err, MT_E_NOMEM, "log stream");

@@ -89,6 +89,7 @@ const struct mt_api_route mt_api_routes[] = {
     {"GET", E "/exec-sessions/{exec_session_id}", "exec:write", 0, mt_api_exec_sessions_get, "one exec session", MT_LISTEN_API},
     {"DELETE", E "/exec-sessions/{exec_session_id}", "exec:write", WRITE, mt_api_exec_sessions_delete, "exec_session.revoke", MT_LISTEN_API},
     {"GET", "/v1/exec-sessions/{exec_session_id}/connect", NULL, MT_API_ANYONE, mt_api_exec_connect, "WebSocket of a session (moat.exec.v1)", MT_LISTEN_API},
+    {"GET", E "/autopsies", "logs:read", 0, mt_api_autopsies_list, "attempts of instances that failed, with their last words", MT_LISTEN_API},
     {"GET", E "/routes", "routes:read", 0, mt_api_routes_list, "routes of an environment", MT_LISTEN_API},
     {"GET", O "/routes", "routes:read", MT_API_FILTERS, mt_api_routes_list_org, "routes of all environments", MT_LISTEN_API},
     {"POST", E "/routes", "routes:write", WRITE, mt_api_routes_create, "route.create", MT_LISTEN_API},

@@ -10,7 +10,7 @@
 
 #include <string.h>
 
-extern const char mt_log_schema_sql[], mt_views_schema_sql[], mt_audit_schema_sql[], mt_auth_schema_sql[], mt_views_rebuild_sql[], mt_limits_schema_sql[], mt_log_lean_sql[], mt_exec_schema_sql[];
+extern const char mt_log_schema_sql[], mt_views_schema_sql[], mt_audit_schema_sql[], mt_auth_schema_sql[], mt_views_rebuild_sql[], mt_limits_schema_sql[], mt_log_lean_sql[], mt_exec_schema_sql[], mt_autopsy_schema_sql[];
 
 static const struct mt_pg_stmt st_has = {"schema_has", "SELECT to_regclass('moat.schema_migrations') IS NOT NULL"};
 static const struct mt_pg_stmt st_version = {"schema_version",
@@ -42,6 +42,7 @@ static const char grants_sql[] =
     "  GRANT INSERT, UPDATE, DELETE ON moat.rebuild_requests TO moat_control;"
     "  GRANT INSERT, UPDATE, DELETE ON moat.rate_buckets TO moat_control;"
     "  GRANT UPDATE ON moat.exec_tokens TO moat_control;"
+    "  GRANT INSERT, DELETE ON moat.autopsies TO moat_control;"
     " END IF;"
     " IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'moat_projector') THEN"
     "  GRANT USAGE ON SCHEMA moat, moat_views TO moat_projector;"
@@ -102,6 +103,11 @@ static int create_exec(struct mt_pg *pg, struct mt_err *err)
     return mt_pg_exec(pg, mt_exec_schema_sql, err);
 }
 
+static int create_autopsies(struct mt_pg *pg, struct mt_err *err)
+{
+    return mt_pg_exec(pg, mt_autopsy_schema_sql, err);
+}
+
 static const struct {
     const char *name;
     int (*run)(struct mt_pg *pg, struct mt_err *err);
@@ -113,6 +119,7 @@ static const struct {
     {"limits", create_limits},
     {"lean", make_lean},
     {"exec", create_exec},
+    {"autopsies", create_autopsies},
 };
 _Static_assert(MT_ARRAY_LEN(migrations) == MT_LOG_SCHEMA_VERSION, "one migration for each version");
 

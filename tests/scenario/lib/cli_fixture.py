@@ -47,6 +47,15 @@ def receipt(op, body):
 
 FAILURE = {"instance_id": INST_BAD, "status": "failed", "reason_code": "workload_exited", "reason_text": "the process ended by itself",
            "reason_detail": f"it said {ESC}", "exit_code": 7, "last_lines": ["one", f"two {ESC}"], "last_console": []}
+AUTOPSY = {"boot_id": oid("boot", 1), "instance_id": INST_BAD, "release_id": REL2, "process_type": "web", "node_id": NODE, "ended_at": T % (8, 0),
+           "reason_code": "healthcheck_failed", "reason_text": "health was lost",
+           "record": {"boot_id": oid("boot", 1), "boot_seq": 2, "ended_at": T % (8, 0), "reason_code": "healthcheck_failed", "reason_detail": f"http_503 {ESC}", "phase": "starting",
+                      "vmm": "qemu/tcg", "oom": {"guest_kills": 1, "cgroup_kills": 0, "memory_bytes": 134217728, "memory_available_bytes": 1048576},
+                      "health": {"type": "http", "port": 8443, "path": "/healthz", "failures": 9, "error": "http_503", "status": 503, "body": f"no database {ESC}"},
+                      "console": [f"[    1.0] moat {ESC}"], "log": [{"ts": T % (7, 0), "stream": "stderr", "line": f"cannot connect {ESC}"}]}}
+AUTOPSY_EXIT = {"boot_id": oid("boot", 2), "instance_id": INST, "release_id": REL1, "process_type": "web", "node_id": NODE, "ended_at": T % (6, 0), "reason_code": "workload_signaled",
+                "record": {"boot_id": oid("boot", 2), "boot_seq": 1, "ended_at": T % (6, 0), "reason_code": "workload_signaled", "reason_detail": "SIGSEGV", "exit_code": 139, "signal": "SIGSEGV",
+                           "phase": "preparing", "step": "building_rootfs", "explain": "layer 1 of 1: mend it", "oom": {"guest_kills": 0, "cgroup_kills": 0}, "console": [], "log": []}}
 ROUTE_OBJ = {"id": ROUTE, "hostname": "web.test", "protocol": "tls_passthrough", "listen_port": 443, "backend_process_type": "web",
              "backend_port": 8443, "proxy_protocol": "off", "managed_by": "api", "status": "active"}
 RAW_ROUTE = {"id": oid("rt", 2), "hostname": None, "protocol": "tcp_raw", "listen_port": 5432, "backend_process_type": "db", "backend_port": 5432,
@@ -194,6 +203,7 @@ ANSWERS = {
         "changes": [{"path": f"processes.web.command{ESC}", "op": "replace", "from": ["/a"], "to": ["/b"]},
                     {"path": "processes.web.ports[9000]", "op": "add", "to": {"internal": 9000, "name": "m"}}]},
     ("DELETE", f"{E}/routes/{ROUTE}"): {"id": ROUTE, "deleted": True},
+    ("GET", f"{E}/autopsies"): {"items": [AUTOPSY, AUTOPSY_EXIT]},
     ("GET", f"{E}/logs"): dict(lst(*LOGS), missing_nodes=[NODE]),
     ("GET", f"{O}/events"): {"kind": "List", "items": EVENTS[::-1], "head_event_id": 2},
 }
@@ -261,7 +271,9 @@ class Fixture:
             rows = rollout(dep, "failed" if dep == DEP_BAD else "succeeded") if "correlation_id" in h.path else [event(3, "env.created", ENV, {}, 2, "env")]
             return self.stream(h, rows)
         if path == f"{E}/logs/stream":
-            return self.stream(h, LOGS + [{"type": "end"}])
+            first = "cursor=" not in h.path
+            return self.stream(h, LOGS + [{"type": "position", "positions": {INST: 1, INST_BAD: 7}}, {"type": "end", "reason": "shutdown"}] if first
+                               else [LOGS[1], dict(LOGS[1], seq=3), {"type": "end", "reason": "max_duration"}])
         if path == f"{O}/events" and "correlation_id" in h.path and "order=asc" in h.path:
             dep = DEP_BAD if DEP_BAD in h.path else DEP
             return self.reply(h, 200, {"kind": "List", "items": rollout(dep, "failed" if dep == DEP_BAD else "succeeded"), "head_event_id": 106})

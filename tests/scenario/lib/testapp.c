@@ -6,6 +6,9 @@
  *   hog MIB        allocates and touches this much memory, then waits
  *   talk N         prints N numbered lines to stdout and stderr, then serves 8080
  *   spin PORT      one process that does nothing but count; its count is the answer on plain HTTP
+ *   count N PER_S  prints N numbered lines at this rate, says how late it was, then waits
+ *   sick PORT      plain HTTP that answers 503 with a body, and says so once
+ *   panic          prints a line, then crashes the kernel (SysRq)
  *   ids            prints uid, gid and working folder, then serves 8080 */
 #define _GNU_SOURCE
 #include <netinet/in.h>
@@ -19,6 +22,8 @@
 #include <unistd.h>
 
 static volatile unsigned long long *count; /* shared with the process that counts; NULL when nothing does */
+
+static int sick;
 
 static int serve(int port)
 {
@@ -41,7 +46,11 @@ static int serve(int port)
             snprintf(number, sizeof number, "%llu", *count);
             word = number;
         }
-        if (read(c, buf, sizeof buf) > 0) {
+        if (read(c, buf, sizeof buf) > 0 && sick) {
+            int n = snprintf(out, sizeof out, "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\n\r\nthe database says: %s", "too many clients");
+            if (write(c, out, (size_t)n) != n)
+                perror("write");
+        } else if (!sick) {
             int n = snprintf(out, sizeof out, "HTTP/1.1 200 OK\r\nContent-Length: %zu\r\nX-Now: %lld\r\nConnection: close\r\n\r\n%s", strlen(word),
                              (long long)time(NULL), word);
             if (write(c, out, (size_t)n) != n)
@@ -59,6 +68,36 @@ int main(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);
     if (!strcmp(what, "serve"))
         return serve(n);
+    if (!strcmp(what, "count")) {
+        static char big[1 << 16];
+        int rate = argc > 3 ? atoi(argv[3]) : 10;
+        struct timespec t0, t;
+        setvbuf(stdout, big, rate > 1000 ? _IOFBF : _IOLBF, sizeof big);
+        clock_gettime(CLOCK_MONOTONIC, &t0);
+        for (int i = 0; i < n;) {
+            clock_gettime(CLOCK_MONOTONIC, &t);
+            double due = ((double)(t.tv_sec - t0.tv_sec) + (double)(t.tv_nsec - t0.tv_nsec) / 1e9) * rate;
+            while (i < n && i < due)
+                printf("n %d\n", i++);
+            fflush(stdout); /* a writer that logging blocked would fall behind its clock */
+            usleep(rate > 1000 ? 2000 : 20000);
+        }
+        clock_gettime(CLOCK_MONOTONIC, &t);
+        printf("done in %ld ms\n", (t.tv_sec - t0.tv_sec) * 1000 + (t.tv_nsec - t0.tv_nsec) / 1000000);
+        fflush(stdout);
+        n = 0;
+    }
+    if (!strcmp(what, "sick")) {
+        sick = 1;
+        return serve(n);
+    }
+    if (!strcmp(what, "panic")) {
+        printf("testapp: about to crash the kernel\n");
+        usleep(300000); /* the line is to leave the guest first */
+        FILE *f = fopen("/proc/sysrq-trigger", "w");
+        if (!f || fputc('c', f) == EOF || fflush(f))
+            perror("testapp: sysrq");
+    }
     if (!strcmp(what, "spin")) {
         count = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
         if (count == MAP_FAILED)

@@ -85,6 +85,10 @@ struct seen {
     int calls;
     bool ok;
     char why[64];
+    struct mt_probe *probe;
+    int status;
+    char body[MT_PROBE_BODY_MAX + 1];
+    size_t body_len;
 };
 
 static void on_result(void *arg, bool ok, const char *why)
@@ -93,6 +97,9 @@ static void on_result(void *arg, bool ok, const char *why)
     v->calls++;
     v->ok = ok;
     (void)snprintf(v->why, sizeof v->why, "%s", why ? why : "");
+    const char *body;
+    v->status = mt_probe_answer(v->probe, &body, &v->body_len);
+    memcpy(v->body, body, v->body_len);
     mt_loop_stop(v->loop, 0);
 }
 
@@ -119,6 +126,7 @@ static struct seen probe(const struct server *srv, enum mt_health_type type, con
     struct mt_health h = {.type = type, .port = srv->port, .path = "/health"};
     struct mt_probe *p = mt_probe_start(v.loop, &h, &in6addr_loopback, &in6addr_loopback, ms, on_result, &v, &err);
     mt_auto_fd int client = -1;
+    v.probe = p;
     assert_non_null(p);
     assert_int_equal(v.calls, 0); /* never from inside the start */
     if (answer) {
@@ -152,6 +160,27 @@ static void tcp_and_http_probes_tell_what_they_saw(void **s)
     assert_string_equal(probe(&srv, MT_HEALTH_TCP, NULL, 1000).why, "connection refused");
 }
 
+/* The server keeps the connection open: what it said so far counts, after a short wait. */
+static void a_failing_answer_is_kept_for_its_autopsy(void **s)
+{
+    (void)s;
+    static char text[3000], many[2500];
+    struct server srv = listener();
+    struct seen v = probe(&srv, MT_HEALTH_HTTP, "HTTP/1.1 503 Busy\r\nX: y\r\n\r\nno database", 1000);
+    assert_int_equal(v.status, 503);
+    assert_string_equal(v.body, "no database");
+    assert_string_equal(v.why, "http_503");
+    memset(many, 'b', sizeof many - 1);
+    (void)snprintf(text, sizeof text, "HTTP/1.1 500 Oops\r\n\r\n%s", many);
+    v = probe(&srv, MT_HEALTH_HTTP, text, 1000);
+    assert_int_equal(v.body_len, MT_PROBE_BODY_MAX);
+    assert_int_equal(probe(&srv, MT_HEALTH_HTTP, "HTTP/1.1 200 OK\r\n\r\nfine", 1000).status, 0);
+    v = probe(&srv, MT_HEALTH_HTTP, "HTTP/1.1 404 No\r\nno end of the headers", 50);
+    assert_int_equal(v.status, 404);
+    assert_int_equal(v.body_len, 0);
+    (void)close(srv.fd);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -161,6 +190,7 @@ int main(void)
         cmocka_unit_test(lost_health_makes_unready_then_ends),
         cmocka_unit_test(never_ready_ends_at_the_startup_timeout),
         cmocka_unit_test(tcp_and_http_probes_tell_what_they_saw),
+        cmocka_unit_test(a_failing_answer_is_kept_for_its_autopsy),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

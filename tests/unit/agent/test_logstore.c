@@ -172,6 +172,49 @@ static void made_up_gaps_are_cut_too(void **s)
     mt_log_store_close(st);
 }
 
+static void attempts_are_found_again(void **s)
+{
+    (void)s;
+    struct mt_err err = {0};
+    uint64_t first = 0, last = 0;
+    struct mt_log_store *st = open_store();
+    assert_int_equal(mt_log_boot_range(dir, INST, 0, &first, &last, &err), -MT_E_NOT_FOUND);
+    assert_int_equal(put(st, "a1", 1, 1, 1), 1);
+    assert_int_equal(put(st, "a2", 1, 2, 1), 2);
+    assert_int_equal(put(st, "b1", 3, 1, 1), 3); /* attempt 2 said nothing */
+    mt_log_store_close(st);
+    st = open_store(); /* the agent was restarted: attempt 3 goes on */
+    assert_int_equal(put(st, "b2", 3, 2, 1), 4);
+    assert_int_equal(put(st, "c1", 4, 1, 1), 5);
+    assert_int_equal(mt_log_boot_range(dir, INST, 1, &first, &last, &err), 0);
+    assert_true(first == 1 && last == 2);
+    assert_int_equal(mt_log_boot_range(dir, INST, 2, &first, &last, &err), -MT_E_NOT_FOUND);
+    assert_int_equal(mt_log_boot_range(dir, INST, 3, &first, &last, &err), 0);
+    assert_true(first == 3 && last == 4);
+    assert_int_equal(mt_log_boot_range(dir, INST, 0, &first, &last, &err), 0);
+    assert_true(first == 5 && last == 5);
+    mt_log_store_close(st);
+    /* A torn entry is written over, a changed one ends the list. */
+    char path[200];
+    struct stat sb;
+    (void)snprintf(path, sizeof path, "%s/" ENV "/" INST "/attempts", dir);
+    assert_int_equal(stat(path, &sb), 0);
+    assert_int_equal(sb.st_size, 3 * 16);
+    assert_int_equal(truncate(path, 2 * 16 + 7), 0);
+    st = open_store();
+    assert_int_equal(put(st, "c2", 4, 2, 1), 6);
+    assert_int_equal(mt_log_boot_range(dir, INST, 4, &first, &last, &err), 0);
+    assert_true(first == 6 && last == 6);
+    mt_log_store_close(st);
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    assert_int_equal(pwrite(fd, "\xff", 1, 16 + 9), 1);
+    (void)close(fd);
+    assert_int_equal(mt_log_boot_range(dir, INST, 1, &first, &last, &err), 0);
+    assert_int_equal(mt_log_boot_range(dir, INST, 3, &first, &last, &err), -MT_E_NOT_FOUND);
+    mt_log_retain(dir, 0, 0, mt_clock_wall_us() + INT64_C(10) * 86400 * 1000000);
+    assert_int_equal(stat(path, &sb), -1); /* it goes with the last segment */
+}
+
 static void foreign_names_open_nothing(void **s)
 {
     (void)s;
@@ -189,6 +232,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(segments_follow_each_other, setup, teardown),
         cmocka_unit_test_setup_teardown(a_flood_is_cut_and_says_so, setup, teardown),
         cmocka_unit_test_setup_teardown(made_up_gaps_are_cut_too, setup, teardown),
+        cmocka_unit_test_setup_teardown(attempts_are_found_again, setup, teardown),
         cmocka_unit_test_setup_teardown(foreign_names_open_nothing, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
