@@ -11,6 +11,8 @@ static int print_line(struct cli *c, json_t *l, void *arg)
 {
     json_t *at = arg, *seq;
     const char *id = cli_str(l, "instance_id");
+    if (at)
+        c->hush = true; /* the stream stands: that it breaks off is no error any more */
     if (at && MT_STREQ(cli_str(l, "type"), "position")) {
         const char *key;
         json_object_foreach(json_object_get(l, "positions"), key, seq)
@@ -55,11 +57,16 @@ static int follow(struct cli *c, const char *filters, uint64_t lines)
         }
         mt_buf_printf(&q, "&positions=true%s", filters);
         mt_auto_free char *path = q.failed ? NULL : cli_env_path(c, "/logs/stream%s", mt_buf_cstr(&q));
-        c->hush = away; /* said once; it may come back */
+        c->hush = !first;
         int code = cli_follow(c, path, print_line, at, 60000);
+        bool stood = c->hush;
         c->hush = false;
-        if (code != CLI_OK && (code != CLI_TRANSIENT || first))
+        if (code != CLI_OK && code != CLI_TRANSIENT)
+            return stood ? cli_error(c, code, "the log stream is refused now", "moat logs") : code;
+        if (code == CLI_TRANSIENT && !stood)
             return code;
+        if (code == CLI_TRANSIENT && !away)
+            cli_say(c, "the server is away; the stream goes on when it is back");
         away = code == CLI_TRANSIENT;
         first = false;
         if (ferror(stdout))

@@ -72,18 +72,23 @@ int main(int argc, char **argv)
         static char big[1 << 16];
         int rate = argc > 3 ? atoi(argv[3]) : 10;
         struct timespec t0, t;
+        long ms[2];
+        FILE *out[2] = {fopen("/dev/null", "w"), stdout}; /* what the same takes when nobody reads */
         setvbuf(stdout, big, rate > 1000 ? _IOFBF : _IOLBF, sizeof big);
-        clock_gettime(CLOCK_MONOTONIC, &t0);
-        for (int i = 0; i < n;) {
+        for (int k = rate > 1000 ? 0 : 1; k < 2; k++) {
+            clock_gettime(CLOCK_MONOTONIC, &t0);
+            for (int i = 0; i < n;) {
+                clock_gettime(CLOCK_MONOTONIC, &t);
+                double due = ((double)(t.tv_sec - t0.tv_sec) + (double)(t.tv_nsec - t0.tv_nsec) / 1e9) * rate;
+                while (i < n && i < due)
+                    fprintf(out[k], "n %d\n", i++);
+                fflush(out[k]); /* a writer that logging blocked would fall behind its clock */
+                usleep(rate > 1000 ? 2000 : 20000);
+            }
             clock_gettime(CLOCK_MONOTONIC, &t);
-            double due = ((double)(t.tv_sec - t0.tv_sec) + (double)(t.tv_nsec - t0.tv_nsec) / 1e9) * rate;
-            while (i < n && i < due)
-                printf("n %d\n", i++);
-            fflush(stdout); /* a writer that logging blocked would fall behind its clock */
-            usleep(rate > 1000 ? 2000 : 20000);
+            ms[k] = (t.tv_sec - t0.tv_sec) * 1000 + (t.tv_nsec - t0.tv_nsec) / 1000000;
         }
-        clock_gettime(CLOCK_MONOTONIC, &t);
-        printf("done in %ld ms\n", (t.tv_sec - t0.tv_sec) * 1000 + (t.tv_nsec - t0.tv_nsec) / 1000000);
+        printf("done in %ld ms, to nowhere in %ld\n", ms[1], rate > 1000 ? ms[0] : ms[1]);
         fflush(stdout);
         n = 0;
     }
