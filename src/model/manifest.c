@@ -232,7 +232,7 @@ int mt_manifest_parse(const char *text, size_t len, const struct mt_manifest_opt
         *ret = MT_TAKE(m);
         return 0;
     }
-    int rc = mt_toml_parse(text, len, &toml, err);
+    int rc = options && options->json ? mt_toml_from_json(text, len, &toml, err) : mt_toml_parse(text, len, &toml, err);
     if (rc < 0)
         return rc;
     c.toml = toml;

@@ -50,6 +50,7 @@ struct mt_manifest_problem {
 };
 
 struct mt_manifest_options {
+    bool json;                 /* the text is JSON with the same names */
     bool image_given;          /* --image was passed: image.ref may be absent */
     uint64_t max_memory_bytes; /* operator's maximum per process; 0 = 64 GiB */
 };
@@ -71,7 +72,7 @@ struct mt_manifest {
 /**
  * Read and check a manifest. Problems of the manifest are not an error of this call: look at ret->n_errors.
  *
- * @text, @len   TOML, any bytes; more than MT_MANIFEST_BYTES_MAX is the problem E_TOO_LARGE
+ * @text, @len   TOML, or JSON when the options say so, any bytes; more than MT_MANIFEST_BYTES_MAX is the problem E_TOO_LARGE
  * @options      NULL for the defaults
  * @ret          freed by mt_manifest_free
  * Returns 0; -MT_E_NOMEM.

@@ -506,11 +506,8 @@ static int by_pos(const void *a, const void *b)
     return (x->pos.column > y->pos.column) - (x->pos.column < y->pos.column);
 }
 
-int mt_toml_parse(const char *text, size_t len, struct mt_toml **ret, struct mt_err *err)
+int mt_tp_begin(struct mt_tp *ret_t, const char *text, size_t len, struct mt_toml **ret, struct mt_err *err)
 {
-    if (len > MT_TOML_BYTES_MAX)
-        return MT_FAIL(err, MT_E_LIMIT, "text of %zu bytes is above the limit of %u", len, MT_TOML_BYTES_MAX);
-
     mt_auto_toml struct mt_toml *doc = calloc(1, sizeof *doc);
     struct mt_tp_memory *mem = calloc(1, sizeof *mem);
     if (!doc || !mem) {
@@ -530,6 +527,20 @@ int mt_toml_parse(const char *text, size_t len, struct mt_toml **ret, struct mt_
         return MT_FAIL(err, MT_E_NOMEM, "out of memory");
     doc->root->state = MT_TP_EXPLICIT;
     t.current = doc->root;
+    *ret_t = t;
+    *ret = MT_TAKE(doc);
+    return 0;
+}
+
+int mt_toml_parse(const char *text, size_t len, struct mt_toml **ret, struct mt_err *err)
+{
+    mt_auto_toml struct mt_toml *doc = NULL;
+    struct mt_tp t;
+    if (len > MT_TOML_BYTES_MAX)
+        return MT_FAIL(err, MT_E_LIMIT, "text of %zu bytes is above the limit of %u", len, MT_TOML_BYTES_MAX);
+    int r = mt_tp_begin(&t, text, len, &doc, err);
+    if (r < 0)
+        return r;
     if (len >= 3 && memcmp(text, "\xEF\xBB\xBF", 3) == 0) { /* a byte order mark is allowed and ignored */
         t.p += 3;
         t.line_start = t.p;

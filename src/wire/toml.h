@@ -116,6 +116,12 @@ struct mt_toml {
  */
 int mt_toml_parse(const char *text, size_t len, struct mt_toml **ret, struct mt_err *err);
 
+/**
+ * The same tree from JSON (RFC 8259) with the schema's names: objects are tables, numbers keep their text, null is a problem, nesting at
+ * most MT_TOML_DEPTH_MAX. Text that is no JSON is one problem at its start that names the place. Comments: none.
+ */
+int mt_toml_from_json(const char *text, size_t len, struct mt_toml **ret, struct mt_err *err);
+
 void mt_toml_free(struct mt_toml *toml);
 static inline void mt_toml_freep(struct mt_toml **toml)
 {

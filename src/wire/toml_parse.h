@@ -50,6 +50,8 @@ struct mt_tp_part {
 };
 
 /* toml.c */
+/** An empty document and a parser at the start of @text; -MT_E_NOMEM. t->slots is the caller's to free. */
+int mt_tp_begin(struct mt_tp *ret_t, const char *text, size_t len, struct mt_toml **ret, struct mt_err *err);
 struct mt_toml_pos mt_tp_pos(struct mt_tp *t, const char *at);
 int mt_tp_fail_pos(struct mt_tp *t, struct mt_toml_pos pos, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 #define mt_tp_fail(t, at, ...) mt_tp_fail_pos((t), mt_tp_pos((t), (at)), __VA_ARGS__)

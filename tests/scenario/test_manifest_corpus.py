@@ -315,6 +315,55 @@ try:
         for name, path in BAD.items():
             r = validate(path)
             assert not r["ok"] and r["errors"] == problems[name] and "manifest_hash" not in r, (name, r["errors"][:3], problems[name][:3])
+    def as_json(text, rng):
+        """The same manifest in JSON, with blanks and escapes as they fall."""
+        doc = json.dumps(tomllib.loads(text.decode("utf-8-sig")), ensure_ascii=rng.random() < 0.5, indent=rng.choice((None, 1, "\t")))
+        return doc if rng.random() < 0.5 else "\n " + doc.replace("/", "\\/") + " \n"
+
+    def validate_json(text):
+        return w.ok("POST", "/v1/orgs/%s/apps/%s/manifest/validate" % (org, app), {"manifest": text, "manifest_format": "json"})
+
+    @case("in JSON every good manifest has the hash and the canonical form that it has in TOML")
+    def _():
+        rng = random.Random(SEED)
+        for name, path in GOOD.items():
+            text = open(path, "rb").read()
+            r = validate_json(as_json(text, rng))
+            assert r["ok"] and r["manifest_hash"] == hashes[name] and r["canonical"] == canonical(text), (name, r)
+
+    @case("in JSON every bad manifest that is TOML at all has the same problems, each at its place")
+    def _():
+        rng, n = random.Random(SEED + 1), 0
+        spelled = {"cpu-exponent"}  # wrong by how a number is written; Python writes it anew
+        for name, path in BAD.items():
+            if name in spelled:
+                continue
+            text = open(path, "rb").read()
+            try:
+                doc = as_json(text, rng)
+            except (ValueError, TypeError):  # no TOML, or dates: JSON has none
+                continue
+            if len(doc.encode()) > 65536 or len(text) > 65536 or "NaN" in doc or "Infinity" in doc or "\\u0000" in doc:
+                continue
+            r = validate_json(doc)
+            assert not r["ok"], name
+            short = lambda ps: sorted((p["code"], p["path"], p["message"]) for p in ps)
+            if len(r["errors"]) < 100:
+                assert short(r["errors"]) == short(problems[name]), (name, short(r["errors"])[:3], short(problems[name])[:3])
+            lines = doc.split("\n")
+            assert all(1 <= p["line"] <= len(lines) and 1 <= p["column"] <= len(lines[p["line"] - 1]) + 1 for p in r["errors"]), (name, r["errors"])
+            n += 1
+        assert n > 100, n
+
+    @case("what is no JSON, or null, is one problem with its place; another format is refused")
+    def _():
+        for text, words, place in (("{", "not JSON: line 1", (1, 1)), ("[]", "one object", (1, 1)), ('{"a":1,"a":2}', "not JSON", (1, 1)), ('\n{ "image": null}', "null is no value", (2, 12)),
+                                   ("[" * 40 + "]" * 40, "not JSON", (1, 1)), ("", "not JSON", (1, 1))):
+            r = w.q("POST", "/v1/orgs/%s/apps/%s/manifest/validate" % (org, app), {"manifest": text, "manifest_format": "json"}).json
+            e = [x for x in r["errors"] if x["code"] == "E_TOML_SYNTAX"]
+            assert not r["ok"] and len(e) == 1 and words in e[0]["message"] and (e[0]["line"], e[0]["column"]) == place, (text, r)
+        r = w.q("POST", "/v1/orgs/%s/apps/%s/manifest/validate" % (org, app), {"manifest": "x", "manifest_format": "yaml"})
+        assert r.status == 400 and "toml or json" in r.json["detail"], r.text
 finally:
     w.close()
 kit.finish()

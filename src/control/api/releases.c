@@ -73,10 +73,11 @@ static int read_manifest(struct mt_api_call *c, bool image_given, struct mt_mani
     struct mt_manifest_options o = {.image_given = image_given};
     if (mt_api_text(c, "manifest_format", false, 8, &format) < 0)
         return -1;
-    if (format && !MT_STREQ(format, "toml"))
-        return mt_api_fail(c, 400, "not_supported", "manifest_format '%s' is not supported in this version; send toml", format);
+    o.json = format && MT_STREQ(format, "json");
+    if (format && !o.json && !MT_STREQ(format, "toml"))
+        return mt_api_fail(c, 400, "not_supported", "manifest_format '%s' is not supported in this version; it is toml or json", format);
     if (!json_is_string(text))
-        return mt_api_fail(c, 400, "invalid_argument", "'manifest': is required and is the text of a moat.toml");
+        return mt_api_fail(c, 400, "invalid_argument", "'manifest': is required and is the text of a moat.toml%s", o.json ? " as JSON, in a string" : "");
     if (mt_manifest_parse(json_string_value(text), json_string_length(text), &o, ret, &c->err) < 0)
         return mt_api_fail_err(c);
     return 0;

@@ -77,6 +77,21 @@ static void formatted(const uint8_t *data, size_t len, const struct mt_manifest 
     }
 }
 
+/* The same bytes as JSON; and what is good in JSON is good, and the same, downstream. */
+static void as_json(const uint8_t *data, size_t len)
+{
+    const struct mt_manifest_options json = {.json = true};
+    mt_auto_manifest struct mt_manifest *m = NULL;
+    struct mt_err err;
+
+    MT_ASSERT(mt_manifest_parse((const char *)data, len, &json, &m, &err) == 0);
+    MT_ASSERT((m->n_errors == 0) == (m->canonical != NULL));
+    for (size_t i = 0; i < m->n_problems; i++)
+        MT_ASSERT(m->problems[i].line >= 1 && m->problems[i].column >= 1 && m->problems[i].message[0]);
+    if (m->canonical)
+        downstream(m);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
     struct mt_manifest *m = NULL;
@@ -92,5 +107,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
     }
     json_decref(mt_manifest_problems_json(m, true));
     mt_manifest_free(m);
+    as_json(data, len);
     return 0;
 }
