@@ -5,6 +5,7 @@ and `moat instances describe` tell of each, and that no value of the environment
 import json
 import os
 import signal
+import subprocess
 import sys
 
 sys.dont_write_bytecode = True
@@ -105,6 +106,41 @@ def main():
         wait_until(lambda: not os.path.exists(kept), 30, "what is told is not kept")
         p.cli("scale", "web=0", "--app", "away")
 
+    def previous():
+        """The attempt before the present one, alone; with -f from its first line on."""
+        p.cli("deploy", "-f", "-", "--no-wait", stdin=manifest("again", f"{p.registry}/app:latest", ["/app", "exit", "5"]))
+        try:
+            wait_until(lambda: [i for i in p.instances("again") if i.get("restart_count", 0) >= 1], 240, "a second attempt")
+            wait_until(lambda: len([x for x in p.json("logs", "--app", "again", "-n", "500")["items"] if "about to exit" in x["line"]]) >= 2, 240, "lines of two attempts")
+            lines = [x["line"] for x in p.json("logs", "--previous", "--app", "again")["items"]]
+            check(lines.count("testapp: about to exit with 5") == 1, lines)
+            check(len(p.json("logs", "--previous", "--app", "again", "-n", "1")["items"]) == 1, "-n")
+        finally:
+            p.cli("scale", "web=0", "--app", "again")
+
+    def follow_through_a_restart():
+        """`moat logs -f` while moat-control is killed, twice: every line once, in order."""
+        p.cli("deploy", "-f", "-", "--no-wait", stdin=manifest("tail", f"{p.registry}/app:latest", ["/app", "count", "1500", "100"]))
+        p.ready("tail", seconds=150)
+        out = open(f"{p.work}/tail.out", "wb")
+        f = subprocess.Popen([f"{BIN}/moat", "logs", "-f", "-n", "5000", "--json", "--app", "tail"], stdout=out, stderr=subprocess.PIPE, env=p.env, cwd=p.work)
+
+        def rows():
+            return [json.loads(x) for x in open(f"{p.work}/tail.out").read().splitlines(True) if x.endswith("\n")]
+        try:
+            for at in (100, 600):
+                wait_until(lambda: sum(r["line"].startswith("n ") for r in rows()) > at, 120, f"line {at}")
+                check(f.poll() is None, "moat logs -f ended")
+                old = p.kill("control")
+                wait_until(lambda: p.pid("control") != old, 30, "moat-control is back")
+            wait_until(lambda: [r for r in rows() if r["line"].startswith("done")], 60, "the last line")
+            seen = [int(r["line"].split()[1]) for r in rows() if r["line"].startswith("n ")]
+            check(seen == list(range(1500)), f"{len(seen)} lines, first wrong: {[(i, x) for i, x in enumerate(seen) if i != x][:3]}")
+        finally:
+            f.kill()
+            f.communicate()
+            p.cli("scale", "web=0", "--app", "tail")
+
     try:
         if c.run("a platform and an image", start):
             c.run("a program that is not there: exec_not_found", not_found)
@@ -114,6 +150,8 @@ def main():
             c.run("a kernel panic: the console's last lines", panics)
             c.run("no VM at all: reason without lines", no_memory_for_a_kernel)
             c.run("failed while control and agent were away: told later", outage)
+            c.run("logs --previous: the attempt before", previous)
+            c.run("logs -f goes on through two kills of moat-control", follow_through_a_restart)
     finally:
         p.finish(c)
     return 1 if c.failed else 0
