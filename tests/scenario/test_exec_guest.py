@@ -237,7 +237,7 @@ class Suite:
         want(time.monotonic() - start > 25, "killed after %.1f s" % (time.monotonic() - start))
 
     def agent_killed_in_a_session(self):
-        s = self.run("sh", "-c", "trap 'echo gone >/tmp/b; exit' HUP; echo go; while :; do sleep 0.1; done")
+        s = self.run("sh", "-c", "trap 'echo gone >/tmp/b; exit' HUP; echo go; exec >/dev/null 2>&1; while :; do sleep 0.1; done")
         s.until("go", lambda: s.out == b"go\n")
         self.w.kill()
         kit.wait_for("the end", lambda: (s.pump(0.1), s.ended)[1], 5)
