@@ -4,9 +4,10 @@
 #include <stdint.h>
 #include <string.h>
 
-static const char alphabet[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+static const char url[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+static const char standard[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
-size_t mt_b64url_encode(const void *data, size_t n, char *ret)
+static size_t encode(const char *alphabet, const void *data, size_t n, char *ret)
 {
     const uint8_t *p = data;
     size_t len = 0;
@@ -20,7 +21,7 @@ size_t mt_b64url_encode(const void *data, size_t n, char *ret)
     return len;
 }
 
-ssize_t mt_b64url_decode(const char *text, size_t n, void *ret, size_t size)
+static ssize_t decode(const char *alphabet, const char *text, size_t n, void *ret, size_t size)
 {
     uint8_t *out = ret;
     size_t len = n / 4 * 3 + (n % 4 ? n % 4 - 1 : 0);
@@ -38,4 +39,31 @@ ssize_t mt_b64url_decode(const char *text, size_t n, void *ret, size_t size)
     if ((n % 4 == 2 && (v & 15)) || (n % 4 == 3 && (v & 3)))
         return -1;
     return (ssize_t)len;
+}
+
+size_t mt_b64url_encode(const void *data, size_t n, char *ret)
+{
+    return encode(url, data, n, ret);
+}
+
+ssize_t mt_b64url_decode(const char *text, size_t n, void *ret, size_t size)
+{
+    return decode(url, text, n, ret, size);
+}
+
+size_t mt_b64_encode(const void *data, size_t n, char *ret)
+{
+    size_t len = encode(standard, data, n, ret);
+    while (len % 4)
+        ret[len++] = '=';
+    ret[len] = '\0';
+    return len;
+}
+
+ssize_t mt_b64_decode(const char *text, size_t n, void *ret, size_t size)
+{
+    if (n && n % 4 == 0)
+        for (int i = 0; i < 2 && text[n - 1] == '='; i++) /* a third one is left and is no digit */
+            n--;
+    return decode(standard, text, n, ret, size);
 }
