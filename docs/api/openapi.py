@@ -117,6 +117,17 @@ OBJECTS = {
     "Quota": "dimension:str limit:int? used:int source:str counts:str",
     "UsageHour": "env_id:id app_id:id kind:vcpu|memory unit:str from:time to:time quantity:int final:bool",
     "Maintenance": "on:bool reason?:str changed_at?:time",
+    "Delivery": "process_type:str instances_on_current:int instances_total:int",
+    "Secrets": "env_id:id config_gate:unset|confirmed_none|set bundle_id?:id version_id?:id version_number:int key_count:int key_names:[str] "
+               "size_bytes?:int data_hash?:str updated_at?:time updated_by?:str resource_version:int delivery:[Delivery]",
+    "SecretsChanged": "env_id:id config_gate:confirmed_none|set bundle_id:id version_id:id version_number:int key_count:int key_names:[str] "
+                      "size_bytes:int data_hash:str updated_by:str unchanged:bool resource_version:int",
+    "SecretVersion": "id:id bundle_id:id env_id:id version_number:int data_hash:str key_names:[str] size_bytes:int source:put|patch|activate "
+                     "created_by:str material_state:present|shredded current:bool created_at:time",
+    "MasterKey": "id:str state:active|retired|missing rows:int",
+    "MasterKeys": "keys:[MasterKey] problem?:str",
+    "Rewrapped": "rewrapped:int remaining:int failed:int",
+    "KeysVerified": "wrapped_keys:int opened:int envelopes:int envelopes_opened:int",
     "Usage": "instances:int cpu_millis:int memory_bytes:int disk_bytes:int",
     "Node": "id:id name:str roles:[str] admin_state:str admin_reason?:str health:str health_reason?:str conditions:[str] config:object vmm?:object "
             "arch:str labels:{str} overlay_ipv6:str instance_prefix:str public_ipv6?:str public_ipv4?:str capacity:object allocatable:object "
@@ -131,6 +142,8 @@ OBJECTS = {
     # requests
     "Version": "expected_version?:int",
     "QuotaSet": "limit:int? reason:str",
+    "SecretsSet": "format?:str data?:str values?:{str} values_base64?:{str} expected_version:int",
+    "SecretsChange": "set?:{str} set_base64?:{str} unset?:[str] expected_version?:int",
     "MaintenanceSet": "on:bool reason:str",
     "OrgNew": "name:str billing_email?:str",
     "OrgChange": "name?:str billing_email?:str? developer_exec?:bool expected_version?:int",
@@ -253,6 +266,15 @@ OPS = {
     "DELETE " + E + "/routes/{route_id}": ("Deleted", 200, "Version", "dry_run"),
     "POST /v1/routes/{route_id}/disable": ("Route", 200, "Reason", ""),
     "POST /v1/routes/{route_id}/enable": ("Route", 200, "Reason", ""),
+    "GET " + E + "/secrets": ("Secrets", 200, None, ""),
+    "PUT " + E + "/secrets": ("SecretsChanged", 200, "SecretsSet", ""),
+    "PATCH " + E + "/secrets": ("SecretsChanged", 200, "SecretsChange", ""),
+    "POST " + E + "/secrets/confirm-none": ("SecretsChanged", 200, "Empty", ""),
+    "GET " + E + "/secrets/versions": ("[SecretVersion]", 200, None, LIST),
+    "POST " + E + "/secrets/versions/{version_id}/activate": ("SecretsChanged", 200, "Empty", ""),
+    "GET /v1/admin/keys": ("MasterKeys", 200, None, ""),
+    "POST /v1/admin/keys/rewrap": ("Rewrapped", 200, "Empty", ""),
+    "POST /v1/admin/keys/verify": ("KeysVerified", 200, "Empty", ""),
     "GET " + E + "/networking": ("Networking", 200, None, ""),
     "GET " + O + "/events": ("EventPage", 200, None, EVENTS + " before_event_id limit order"),
     "GET " + O + "/events/stream": ("ndjson", 200, None, EVENTS),

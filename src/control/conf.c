@@ -23,6 +23,8 @@ const struct mt_conf_key mt_control_keys[] = {
     {"data_dir", MT_CONF_STRING, OFF(data_dir), 1, 255, NULL, "path", "folder of the server's own secrets (mode 0700)"},
     {"operator_token_file", MT_CONF_STRING, OFF(operator_token_file), 1, 255, MT_CONF_NONE, "path",
      "a local operator's token is written here, mode 0600; absent: `moat-control init` makes the first operator"},
+    {"master_keys_file", MT_CONF_STRING, OFF(master_keys_file), 1, 255, MT_CONF_NONE, "path",
+     "keys that open secrets, mode 0400, made by `moat admin keys generate`; read again on SIGHUP; absent: no secrets"},
     {"public_url", MT_CONF_STRING, OFF(public_url), 1, 255, "http://localhost", "", "base of links in answers"},
     {"agent_socket", MT_CONF_STRING, OFF(agent_socket), 1, 107, NULL, "path", "Unix socket of the agent for log reads"},
     {"agent_user", MT_CONF_STRING, OFF(agent_user), 1, 32, "root", "", "user whose processes are the agent"},

@@ -14,6 +14,7 @@ struct mt_control_conf {
     char *owner_role;          /* who owns the schema and runs migrations */
     char *data_dir;            /* the server's MAC key */
     char *operator_token_file; /* made on the first start, 0600 */
+    char *master_keys_file;    /* NULL: secrets cannot be used */
     char *public_url;
     char *agent_socket;        /* Unix socket of the local agent for logs */
     char *agent_user;          /* the agent's user on this machine */

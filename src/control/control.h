@@ -30,6 +30,7 @@ struct mt_plans;   /* plans/sent.h */
 struct mt_roles;   /* roles.h */
 struct mt_keeper;  /* keeper.h */
 struct mt_audit;   /* audit/seal.h */
+struct mt_keys;    /* secrets/keys.h */
 struct mt_limits;  /* limits/limits.h */
 
 struct mt_control {
@@ -46,6 +47,8 @@ struct mt_control {
     struct mt_roles *roles;          /* own lock */
     struct mt_keeper *keeper;        /* own lock */
     struct mt_limits *limits;        /* own lock; NULL before ready */
+    struct mt_keys *keys;            /* own lock */
+    _Atomic uint64_t deliveries[3];  /* of secrets: done, forbidden, failed */
     _Atomic uint64_t quota_rejections[MT_QUOTA_MAX];
     struct mt_audit *audit;          /* own lock; NULL before ready */
     uint8_t mac_key[32];             /* HMAC of request bodies for idempotency records */

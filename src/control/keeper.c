@@ -7,6 +7,7 @@
 #include "base/str.h"
 #include "control/autopsy/autopsy.h"
 #include "control/bootstrap.h"
+#include "control/secrets/store.h"
 #include "control/views/rebuild.h"
 
 #include <poll.h>
@@ -57,12 +58,14 @@ static int collect(struct mt_keeper *k, struct mt_err *err)
         replies += n = mt_pg_affected(res);
     }
     mt_auto_pg_res struct mt_pg_res *beats = NULL;
-    int64_t autopsies = 0;
+    int64_t autopsies = 0, shredded = 0;
     int rc = mt_pg_query(k->pg, &prune_heartbeats, NULL, &beats, err);
     if (rc == 0)
         rc = mt_autopsy_prune(k->pg, &autopsies, err);
     if (rc == 0)
-        mt_log(MT_INFO, "gc.done", KV("idempotency_records", replies), KV("heartbeats", mt_pg_affected(beats)), KV("autopsies", autopsies));
+        rc = mt_secrets_collect(k->pg, &shredded, err);
+    if (rc == 0)
+        mt_log(MT_INFO, "gc.done", KV("secrets", shredded), KV("idempotency_records", replies), KV("heartbeats", mt_pg_affected(beats)), KV("autopsies", autopsies));
     return rc;
 }
 

@@ -18,13 +18,17 @@
 #include "control/limits/limits.h"
 #include "control/plans/edge_acks.h"
 #include "control/plans/sent.h"
+#include "control/secrets/keys.h"
 #include "control/streams/feed.h"
 #include "control/streams/logs.h"
+#include "os/lockmem.h"
 #include "os/notify.h"
 #include "os/sock.h"
 
 #include <getopt.h>
 #include <grp.h>
+#include <jansson.h>
+#include <malloc.h>
 #include <poll.h>
 #include <pwd.h>
 #include <sys/signalfd.h>
@@ -157,6 +161,25 @@ static int start_log(struct mt_control *ctl, struct mt_err *err)
     return mt_feed_new(&ctl->pg_conf, ctl->head, &ctl->feed, err);
 }
 
+/* Waits for a signal, @timeout_ms at most (-1: for ever). True when it is one to end by; SIGHUP reads the master keys again. */
+static bool told_to_stop(struct mt_control *ctl, int sig_fd, int timeout_ms)
+{
+    struct pollfd p = {.fd = sig_fd, .events = POLLIN};
+    struct signalfd_siginfo si;
+    struct mt_err err;
+    do {
+        int n = poll(&p, 1, timeout_ms);
+        if (n == 0)
+            return false;
+        if (n < 0 || read(sig_fd, &si, sizeof si) != sizeof si)
+            continue;
+        if (si.ssi_signo != SIGHUP)
+            return true;
+        (void)mt_keys_reload(ctl->keys, &err); /* says how it went */
+    } while (timeout_ms < 0);
+    return false;
+}
+
 /* Schema and bootstrap, tried until they succeed or a signal comes. 1: stopped by a signal. No session is opened before the
  * schema is there: sessions take their search path when they begin. */
 static int wait_for_database(struct mt_control *ctl, int sig_fd, struct mt_err *err)
@@ -177,8 +200,7 @@ static int wait_for_database(struct mt_control *ctl, int sig_fd, struct mt_err *
         if (!MT_STREQ(last, why.msg))
             mt_log(MT_WARN, "control.waiting_for_database", KV_ERR(&why));
         snprintf(last, sizeof last, "%s", why.msg);
-        struct pollfd p = {.fd = sig_fd, .events = POLLIN};
-        if (poll(&p, 1, delay) > 0)
+        if (told_to_stop(ctl, sig_fd, delay))
             return 1;
         delay = delay * 2 > RETRY_MAX_MS ? RETRY_MAX_MS : delay * 2;
     }
@@ -195,6 +217,8 @@ static int init(struct mt_control *ctl, struct mt_err *err)
                                        .call_timeout_ms = 10000};
     if ((rc = user_id(ctl->conf.agent_user, &ctl->agent_uid, err)) < 0 ||
         (rc = user_id(ctl->conf.edge_user, &ctl->edge_uid, err)) < 0 || (rc = mt_bootstrap_mac_key(ctl, err)) < 0)
+        return rc;
+    if ((rc = mt_keys_new(ctl->conf.master_keys_file, &ctl->keys, err)) < 0)
         return rc;
     ctl->edges = mt_edges_new();
     ctl->plans = mt_plans_new();
@@ -219,9 +243,7 @@ static int operate(struct mt_control *ctl, int sig_fd, struct mt_err *err)
     atomic_store(&ctl->ready, true);
     mt_log(MT_INFO, "control.ready", KV("cluster_id", (const char *)ctl->cluster_id), KV("prefix", (const char *)ctl->prefix),
            KV("took_ms", (mt_clock_wall_us() - ctl->started_us) / 1000));
-    struct pollfd p = {.fd = sig_fd, .events = POLLIN};
-    while (poll(&p, 1, -1) < 0 && errno == EINTR)
-        ;
+    (void)told_to_stop(ctl, sig_fd, -1);
     mt_notify("STOPPING=1");
     mt_log(MT_INFO, "control.stopping");
     mt_http_server_drain(ctl->http, DRAIN_MS);
@@ -259,6 +281,7 @@ static void done(struct mt_control *ctl)
     mt_log_head_free(ctl->head);
     mt_edges_free(ctl->edges);
     mt_plans_free(ctl->plans);
+    mt_keys_free(ctl->keys);
     mt_conf_done(mt_control_keys, mt_control_keys_n, &ctl->conf);
 }
 
@@ -316,6 +339,14 @@ static int usage(FILE *to)
                 "                    [--payload JSON|@FILE] --reason TEXT\n"
                 "       moat-control --help-config | --routes | --quotas | --version\n");
     return to == stderr ? 2 : 0;
+}
+
+/* Bodies of requests may hold secrets; whatever of JSON is given back is wiped. */
+static void wipe_free(void *p)
+{
+    if (p)
+        explicit_bzero(p, malloc_usable_size(p));
+    free(p);
 }
 
 int main(int argc, char **argv)
@@ -399,6 +430,9 @@ int main(int argc, char **argv)
     }
     sigset_t set;
     sigemptyset(&set);
+    mt_process_hide();
+    json_set_alloc_funcs(malloc, wipe_free);
+    sigaddset(&set, SIGHUP);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
     pthread_sigmask(SIG_BLOCK, &set, NULL); /* before any thread exists */

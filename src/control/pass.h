@@ -22,7 +22,7 @@ struct mt_pass_node {
 
 struct mt_pass_instance {
     const char *release_id;
-    const char *image_digest, *arch, *overlay_ipv6;
+    const char *image_digest, *arch, *overlay_ipv6, *secret_version_id;
     int64_t version;
 };
 
@@ -32,6 +32,7 @@ struct mt_pass_group {
     struct mt_roll_result result;
     const char *process_type, *deploy_id; /* deploy_id: open deploy that covers it, else the one that set the release */
     char target_spec[MT_SPEC_HASH_SIZE];
+    const char *secret_version_id;  /* what new instances get, NULL: no secrets */
     struct mt_release_row *release; /* NULL: none desired */
     struct mt_pass_instance *more;
     int64_t desired_version;

@@ -30,7 +30,7 @@ static int allocate(struct mt_pass *p, const struct mt_pass_env *e, struct mt_pa
     struct mt_place_node *node = &p->nodes[a->node];
     struct mt_pass_node *more = &p->node_more[a->node];
     struct mt_release_row *rel = g->release;
-    const char *spec = g->target_spec;
+    const char *spec = g->target_spec, *secret = g->secret_version_id;
     struct mt_place_size size = g->group.request.size;
     char id[MT_ID_SIZE], address[MT_ADDR_SIZE];
     int rc;
@@ -40,6 +40,7 @@ static int allocate(struct mt_pass *p, const struct mt_pass_env *e, struct mt_pa
         if (!rel)
             return -(int)err->code;
         spec = a->copy_of->spec_hash;
+        secret = g->more[k].secret_version_id;
         size = a->copy_of->size;
     }
     const char *digest = mt_release_row_digest(rel, node->arch);
@@ -51,12 +52,12 @@ static int allocate(struct mt_pass *p, const struct mt_pass_env *e, struct mt_pa
     more->next_address++;
     more->touched = true;
     mt_id_new(MT_ID_INSTANCE, id);
-    json_t *payload = json_pack("{s:s,s:s,s:s,s:s*,s:s,s:{s:I,s:I,s:I},s:s,s:s,s:s,s:i,s:s*}", "process_type", g->process_type,
+    json_t *payload = json_pack("{s:s,s:s,s:s,s:s*,s:s,s:{s:I,s:I,s:I},s:s,s:s,s:s,s:i,s:s*,s:s*}", "process_type", g->process_type,
                                 "node_id", node->node_id, "release_id", rel->release_id, "deploy_id", g->deploy_id,
                                 "overlay_ipv6", address, "resources", "cpu_millis", (json_int_t)size.cpu_millis, "memory_bytes",
                                 (json_int_t)size.memory_bytes, "disk_bytes", (json_int_t)size.disk_bytes, "arch", node->arch,
                                 "image_digest", digest, "spec_hash", spec, "generation", 1, "replaces",
-                                a->instance ? a->instance->instance_id : NULL);
+                                a->instance ? a->instance->instance_id : NULL, "secret_version_id", secret);
     if ((rc = mt_cmd_event(cmd, MT_EV_INSTANCE_ALLOCATED, id, ids, payload, err)) < 0)
         return rc;
     mt_log(MT_INFO, "scheduler.allocated", KV("instance_id", id), KV("env_id", e->env_id), KV("process_type", g->process_type),

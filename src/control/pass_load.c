@@ -35,9 +35,9 @@ static const struct mt_pg_stmt groups = {
     "SELECT d.env_id, e.name AS env_name, d.app_id, a.name AS app_name, d.org_id, o.name AS org_name, d.process_type,"
     " d.release_id, d.deploy_id, d.desired_user, d.restart_generation, d.rebalance_generation, d.sched_condition,"
     " d.sched_reason, d.stable_spec, d.target_spec, d.resource_version, e.deleted OR a.deleted OR o.deleted AS gone,"
-    " o.suspended, e.label_selector::text AS selector"
+    " o.suspended, e.label_selector::text AS selector, CASE WHEN b.key_count > 0 THEN b.current_version_id END AS secret_version_id"
     " FROM env_desired_view d JOIN envs_view e USING (env_id) JOIN apps_view a ON a.app_id = d.app_id"
-    " JOIN orgs_view o ON o.org_id = d.org_id WHERE ($1 OR d.env_id = ANY ($2::text[]))"
+    " JOIN orgs_view o ON o.org_id = d.org_id LEFT JOIN secret_bundles_view b ON b.env_id = d.env_id AND NOT b.deleted WHERE ($1 OR d.env_id = ANY ($2::text[]))"
     " AND (NOT (e.deleted OR a.deleted OR o.deleted) OR EXISTS (SELECT 1 FROM instances_view i WHERE i.env_id = d.env_id"
     "  AND i.process_type = d.process_type AND i.released_at IS NULL))"
     " ORDER BY d.env_id COLLATE \"C\", d.process_type COLLATE \"C\""};
@@ -50,7 +50,7 @@ static const struct mt_pg_stmt instances = {
     "SELECT instance_id, process_type, node_id, release_id, spec_hash, cpu_millis, memory_bytes, disk_bytes, desired_state,"
     " desired_reason, status, reason_code, ready_at IS NOT NULL AS ever_ready, last_transition_at, desired_changed_at,"
     " coalesce(drain_delay_seconds, $2) AS drain_delay, coalesce(grace_seconds, 10) AS grace, image_digest, arch,"
-    " overlay_ipv6, resource_version, ready_at, replaces, created_at, restart_requested FROM instances_view"
+    " overlay_ipv6, secret_version_id, resource_version, ready_at, replaces, created_at, restart_requested FROM instances_view"
     " WHERE env_id = $1 AND released_at IS NULL AND (status <> 'stopped' OR desired_state = 'running')"
     " ORDER BY instance_id COLLATE \"C\""};
 
@@ -69,10 +69,11 @@ static const struct mt_pg_stmt held = {
     "pass_held",
     "SELECT coalesce((SELECT max(event_id) FROM moat.events WHERE aggregate_type = 'env' AND aggregate_id = $1 AND event_type ="
     " 'env.scheduling_changed' AND payload->>'process_type' = $2 AND payload->>'condition' = 'held'), 0),"
-    " coalesce((SELECT max(event_id) FROM moat.events WHERE aggregate_type = 'env' AND aggregate_id = $1 AND ("
+    " coalesce(greatest((SELECT max(event_id) FROM moat.events WHERE aggregate_type = 'env' AND aggregate_id = $1 AND ("
     "  (event_type IN ('env.desired_release_set', 'env.desired_release_cleared') AND payload->>'process_type' = $2)"
     "  OR (event_type = 'env.scale_set' AND payload->'scales' @> jsonb_build_array(jsonb_build_object('process_type', $2::text)))"
-    "  OR (event_type IN ('env.restart_requested', 'env.rebalance_requested') AND payload->'process_types' ? $2))), 0),"
+    "  OR (event_type IN ('env.restart_requested', 'env.rebalance_requested') AND payload->'process_types' ? $2))),"
+    "  (SELECT b.last_event_id FROM secret_bundles_view b WHERE b.env_id = $1 AND NOT b.deleted)), 0),"
     " coalesce((SELECT max(event_id) FROM moat.events WHERE aggregate_type = 'env' AND aggregate_id = $1"
     "  AND event_type = 'env.rebalance_requested' AND payload->'process_types' ? $2), 0)"};
 
@@ -239,6 +240,7 @@ static int want(struct mt_pass *p, struct mt_pass_env *e, struct mt_pass_group *
     struct mt_manifest_process pr;
     const char *release_id = mt_pg_text_or_null(r, row, mt_pg_col(r, "release_id"));
     struct mt_roll_group *rg = &g->group;
+    g->secret_version_id = col_dup(p, r, row, "secret_version_id");
     if (!release_id || mt_pg_bool(r, row, mt_pg_col(r, "gone")))
         return 0;
     g->release = mt_pass_release(p, release_id, err);
@@ -251,6 +253,7 @@ static int want(struct mt_pass *p, struct mt_pass_env *e, struct mt_pass_group *
                                .env_id = e->env_id,
                                .env_name = e->env_name,
                                .process_type = g->process_type,
+                               .secret_version_id = g->secret_version_id,
                                .restart_generation = (uint64_t)num(r, row, "restart_generation"),
                                .rebalance_generation = (uint64_t)num(r, row, "rebalance_generation")};
     mt_release_row_group(g->release, &sg);
@@ -273,7 +276,7 @@ static int want(struct mt_pass *p, struct mt_pass_env *e, struct mt_pass_group *
         rg->request.archs = archs;
         rg->request.n_archs = mt_release_row_archs(g->release, archs);
         rg->request.quota = (struct mt_place_quota)MT_PLACE_QUOTA_NONE;
-        rg->request.gates.secrets_missing = pr.secrets_required;
+        rg->request.gates.secrets_missing = pr.secrets_required && !g->secret_version_id;
         rg->request.gates.org_suspended = mt_pg_bool(r, row, mt_pg_col(r, "suspended"));
         g->stop_grace_seconds = pr.stop_grace_seconds;
         rc = labels(p, mt_pg_text_or_null(r, row, mt_pg_col(r, "selector")), &rg->request.selector, &rg->request.n_selector, err);
@@ -336,6 +339,7 @@ static int put_instance(struct mt_pass *p, struct mt_pass_group *g, struct mt_ro
                                       .image_digest = col_dup(p, r, i, "image_digest"),
                                       .arch = col_dup(p, r, i, "arch"),
                                       .overlay_ipv6 = col_dup(p, r, i, "overlay_ipv6"),
+                                      .secret_version_id = col_dup(p, r, i, "secret_version_id"),
                                       .version = num(r, i, "resource_version")};
     *in = (struct mt_roll_instance){
         .instance_id = col_dup(p, r, i, "instance_id"),

@@ -131,9 +131,14 @@ enum MHD_Result httpd_on_access(void *cls, struct MHD_Connection *conn, const ch
             size_t cap = r->body_cap ? r->body_cap * 2 : 1024;
             while (cap < r->body_len + n + 1)
                 cap *= 2;
-            char *nb = realloc(r->body, cap);
+            char *nb = malloc(cap); /* a body may hold secrets: no copy of it stays behind */
             if (!nb)
                 return MHD_NO;
+            if (r->body) {
+                memcpy(nb, r->body, r->body_len);
+                explicit_bzero(r->body, r->body_cap);
+                free(r->body);
+            }
             r->body = nb;
             r->body_cap = cap;
         }

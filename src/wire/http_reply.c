@@ -6,6 +6,7 @@
 #include "base/err.h"
 
 #include <fcntl.h>
+#include <malloc.h>
 
 /* The library allocates this with each streamed answer, though chunks are read into the connection's own buffer. */
 #define STREAM_BLOCK 256
@@ -61,10 +62,17 @@ static void finish(struct mt_http_req *r, unsigned status, const char *type, str
     pthread_mutex_unlock(&r->mu);
 }
 
+/* Some answers hold secrets; none stays in freed memory. */
+static void wipe_free(void *body)
+{
+    explicit_bzero(body, malloc_usable_size(body));
+    free(body);
+}
+
 void mt_http_reply(struct mt_http_req *r, unsigned status, const char *type, char *body, size_t len)
 {
     struct MHD_Response *resp =
-        body ? MHD_create_response_from_buffer(len, body, MHD_RESPMEM_MUST_FREE)
+        body ? MHD_create_response_from_buffer_with_free_callback(len, body, wipe_free)
              : MHD_create_response_from_buffer(0, (void *)(uintptr_t) "", MHD_RESPMEM_PERSISTENT);
     if (!resp) {
         free(body);

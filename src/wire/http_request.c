@@ -56,6 +56,8 @@ static void req_destroy(struct mt_http_req *r)
     free(r->query);
     pairs_free(r->out, r->out_n);
     free(r->uri);
+    if (r->body)
+        explicit_bzero(r->body, r->body_cap);
     free(r->body);
     free(r->buf);
     pthread_mutex_destroy(&r->mu);

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A real PostgreSQL, a real moat-control, and fakes of agent and edge over its Unix sockets. Needs root."""
-import glob, http.client, json, os, pwd, shutil, signal, socket, subprocess, sys, tempfile, threading, time
+import base64, glob, hashlib, http.client, json, os, pwd, shutil, signal, socket, subprocess, sys, tempfile, threading, time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
@@ -294,6 +294,10 @@ class World:
         self.edge_dir = self.d + "/edge"
         os.makedirs(self.edge_dir)
         os.chown(self.edge_dir, 65534, 65534)
+        key = os.urandom(32)
+        fd = os.open(self.d + "/master-keys", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o400)
+        os.write(fd, b"%s active %s\n" % (hashlib.sha256(b"moat-master-key-v1\0" + key).hexdigest()[:16].encode(), base64.b64encode(key)))
+        os.close(fd)
         self.pg = Postgres(self.d)
         self.control = self.edge = self.twin = None
         self.apis, self.asked = [self.api], 0  # requests take turns
@@ -309,7 +313,7 @@ class World:
                  "database_url": "host=%s dbname=moat user=moat_control" % self.pg.sock,
                  "operator_token_file": self.d + "/operator.token", "agent_socket": self.agent_sock, "agent_user": "root",
                  "edge_user": "nobody", "internal_group": "nogroup", "fetch_program": "/bin/false"}
-        more = {"vmm_allowed": ["qemu-tcg"]}
+        more = {"vmm_allowed": ["qemu-tcg"], "master_keys_file": self.d + "/master-keys"}
         more.update(self.conf)
         for n, own in ((0, {}), (1, {"listen_api": self.d + "/api2.sock", "listen_internal": self.d + "/int2.sock"})):
             with open(self.d + ("/control2.toml" if n else "/control.toml"), "w") as f:

@@ -72,6 +72,12 @@ BODIES = {
     "POST " + E + "/rollbacks": {"release_id": "$release_id"},
     "POST " + E + "/restarts": {"process_types": ["web"]},
     "PUT " + E + "/scale": {"processes": [{"process_type": "web", "desired": 1}], "expected_version": "$v"},
+    "PUT " + E + "/secrets": {"values": {"A": "1"}, "expected_version": "$v"},
+    "PATCH " + E + "/secrets": {"set": {"B": "2"}, "unset": ["A"]},
+    "POST " + E + "/secrets/confirm-none": {},
+    "POST " + E + "/secrets/versions/{version_id}/activate": {},
+    "POST /v1/admin/keys/rewrap": {},
+    "POST /v1/admin/keys/verify": {},
     "POST " + E + "/rebalance": {"process_types": ["web"]},
     "POST " + E + "/instances/{instance_id}/restart": {},
     "POST " + E + "/instances/{instance_id}/exec": {"command": ["true"], "cols": 100},
@@ -169,6 +175,7 @@ def seed():
     ids["app_id"] = w.ok("POST", o + "/apps", {"name": "seed"})["id"]
     ids["env_id"] = w.ok("POST", concrete(A) + "/envs", {"name": "prod"})["id"]
     ids["release_id"] = w.ok("POST", concrete(A) + "/releases", {"manifest": MANIFEST, "image_digest": D1, "verify_image": False})["id"]
+    ids["version_id"] = w.ok("PATCH", concrete(E) + "/secrets", {"set": {"SEED": "1"}})["version_id"]
     ids["deploy_id"] = w.ok("POST", concrete(E) + "/deploys", {"release_id": ids["release_id"]})["id"]
     ids["instance_id"] = wait_for("an instance", lambda: w.ok("GET", concrete(E) + "/instances?status=ready")["items"])[0]["id"]
     ids["exec_session_id"] = w.ok("POST", concrete(E) + "/instances/" + ids["instance_id"] + "/exec", {"command": ["true"]})["exec_session_id"]

@@ -2,10 +2,12 @@
 /* Liveness, readiness, metrics (control-plane.md §17). Answered without the database. */
 #include "control/api/handlers.h"
 
+#include "base/assert.h"
 #include "base/str.h"
 #include "control/api/call.h"
 #include "control/audit/seal.h"
 #include "control/limits/limits.h"
+#include "control/secrets/keys.h"
 
 int mt_api_livez(struct mt_api_call *c)
 {
@@ -32,6 +34,17 @@ static void put_refusals(struct mt_api_call *c, bool ready, struct mt_buf *b)
     for (unsigned i = 0; i < MT_LIMIT_MAX && ready; i++)
         mt_buf_printf(b, "moat_rate_limited_total{dimension=\"%s\"} %llu\n", mt_limit_name((enum mt_limit)i),
                       (unsigned long long)mt_limits_refused(c->ctl->limits, (enum mt_limit)i));
+}
+
+static void put_deliveries(struct mt_api_call *c, struct mt_buf *b)
+{
+    static const char *const results[] = {"delivered", "forbidden", "failed"};
+    struct mt_key_info keys[MT_MASTERKEYS_MAX];
+    mt_buf_puts(b, "# TYPE moat_secrets_deliveries_total counter\n");
+    for (size_t i = 0; i < MT_ARRAY_LEN(results); i++)
+        mt_buf_printf(b, "moat_secrets_deliveries_total{result=\"%s\"} %llu\n", results[i],
+                      (unsigned long long)atomic_load(&c->ctl->deliveries[i]));
+    mt_buf_printf(b, "# TYPE moat_master_keys gauge\nmoat_master_keys %zu\n", mt_keys_list(c->ctl->keys, keys, MT_MASTERKEYS_MAX));
 }
 
 int mt_api_metrics(struct mt_api_call *c)
@@ -68,6 +81,7 @@ int mt_api_metrics(struct mt_api_call *c)
     mt_buf_puts(&b, made ? t : "");
     free(t);
     put_refusals(c, ready, &b);
+    put_deliveries(c, &b);
     if (!made || mt_buf_check(&b, &c->err) < 0) {
         (void)MT_FAIL(&c->err, MT_E_NOMEM, "metrics");
         return mt_api_fail_err(c);

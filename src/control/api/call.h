@@ -30,6 +30,7 @@ enum mt_api_flags {
     MT_API_GONE_OK = 32,   /* the owners named by the path may be deleted already (DELETE is idempotent) */
     MT_API_FILTERS = 64,   /* below an organisation only: the handler leaves out what a restricted token may not see */
     MT_API_USER = 128,     /* a person with an unrestricted token: not service principals, not break-glass tokens */
+    MT_API_SECRET = 1 << 11, /* the body holds secret values: bounded at 512 KiB, wiped from memory with the request */
     MT_API_ALWAYS = 1 << 10 /* a change that maintenance mode does not stop */
 };
 

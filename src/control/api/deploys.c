@@ -12,6 +12,7 @@
 #include "control/api/manifest_routes.h"
 #include "control/plans/release_row.h"
 #include "control/rollout/deploy.h"
+#include "control/secrets/store.h"
 
 #define DEPLOY_OBJECT                                                                                                  \
     "json_strip_nulls(json_build_object('id',deploy_id,'org_id',org_id,'app_id',app_id,'env_id',env_id,'kind',kind,"   \
@@ -193,6 +194,8 @@ static void warn(struct work *w, json_t *warning)
 /* What the release's processes need that this server can or cannot give; finds the longest startup timeout. */
 static int check_processes(struct mt_api_call *c, struct work *w, uint32_t *ret_startup)
 {
+    struct mt_secrets_now have = {.key_count = -1};
+    int keys = -1;
     *ret_startup = 0;
     for (size_t i = 0; i < w->plan.n_items; i++) {
         struct mt_manifest_process pr;
@@ -208,8 +211,12 @@ static int check_processes(struct mt_api_call *c, struct work *w, uint32_t *ret_
         bool secrets = pr.secrets_required, mounts = pr.n_mounts > 0;
         mt_manifest_process_done(&pr);
         *ret_startup = startup > *ret_startup ? startup : *ret_startup;
-        if (secrets)
-            return mt_api_fail(c, 409, "secrets_missing", "process '%s' requires secrets and the environment has none", type);
+        if (secrets && keys < 0 && mt_secrets_now(c->pg, c->env.id, &have, &c->err) < 0)
+            return mt_api_fail_err(c);
+        keys = have.key_count;
+        if (secrets && keys == 0)
+            return mt_api_fail(c, 409, "secrets_missing", "process '%s' requires secrets and the environment has none; `moat secrets"
+                                                          " set` gives it some", type);
         if (mounts)
             return mt_api_fail(c, 400, "not_supported",
                                "process '%s' mounts volumes, which this version cannot run; keep state outside or remove the mounts",

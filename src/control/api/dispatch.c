@@ -12,6 +12,7 @@
 #include "wire/json.h"
 
 #define BODY_MAX (1024u * 1024u)
+#define SECRET_BODY_MAX (512u * 1024u)
 #define BODY_DEPTH 32
 #define MIN_EVENT_WAIT_MS 5000
 
@@ -155,7 +156,12 @@ static int parse_body(struct mt_api_call *c)
     }
     if (ct && strncasecmp(ct, "application/json", 16) != 0)
         return mt_api_fail(c, 415, "unsupported_media_type", "the body must be application/json");
-    if (mt_json_parse(text, len, BODY_MAX, BODY_DEPTH, &c->body, &c->err) < 0)
+    bool secret = (c->route->flags & MT_API_SECRET) != 0;
+    if (secret && len > SECRET_BODY_MAX)
+        return mt_api_fail(c, 413, "payload_too_large", "the body is above 512 KiB");
+    if (mt_json_parse(text, len, BODY_MAX, BODY_DEPTH, &c->body, &c->err) < 0 && secret)
+        return mt_api_fail(c, 400, "invalid_json", "the body is not a JSON object without double keys"); /* the parser quotes */
+    else if (!c->body)
         return mt_api_fail(c, 400, "invalid_json", "%s", c->err.msg);
     if (!json_is_object(c->body))
         return mt_api_fail(c, 400, "invalid_json", "the body must be a JSON object");

@@ -109,6 +109,12 @@ int mt_api_orgs_resume(struct mt_api_call *c);
 int mt_api_routes_disable(struct mt_api_call *c);
 int mt_api_routes_enable(struct mt_api_call *c);
 /* networking.c */
+int mt_api_secrets_get(struct mt_api_call *c);
+int mt_api_secrets_put(struct mt_api_call *c);
+int mt_api_secrets_patch(struct mt_api_call *c);
+int mt_api_secrets_confirm_none(struct mt_api_call *c);
+int mt_api_secret_versions_list(struct mt_api_call *c);
+int mt_api_secrets_activate(struct mt_api_call *c);
 int mt_api_networking_get(struct mt_api_call *c);
 /* status.c */
 int mt_api_env_status(struct mt_api_call *c);
@@ -138,6 +144,10 @@ int mt_api_nodes_get(struct mt_api_call *c);
 /* internal.c */
 int mt_api_heartbeat(struct mt_api_call *c);
 int mt_api_plan(struct mt_api_call *c);
+int mt_api_node_secrets(struct mt_api_call *c);
+int mt_api_master_keys_get(struct mt_api_call *c);
+int mt_api_master_keys_rewrap(struct mt_api_call *c);
+int mt_api_master_keys_verify(struct mt_api_call *c);
 int mt_api_node_status(struct mt_api_call *c);
 int mt_api_edge_config(struct mt_api_call *c);
 int mt_api_edge_status(struct mt_api_call *c);
@@ -155,3 +165,7 @@ int mt_api_projections_rebuild(struct mt_api_call *c);
 int mt_api_livez(struct mt_api_call *c);
 int mt_api_readyz(struct mt_api_call *c);
 int mt_api_metrics(struct mt_api_call *c);
+
+struct mt_local_node;
+/** Refuse everybody but the agent of this machine; its node into @ret. Returns 0 or -1 with a problem. */
+int mt_api_agent_only(struct mt_api_call *c, struct mt_local_node *ret);

@@ -35,6 +35,11 @@ static int local_node(struct mt_api_call *c, struct mt_local_node *ret)
     return 0;
 }
 
+int mt_api_agent_only(struct mt_api_call *c, struct mt_local_node *ret)
+{
+    return peer_is(c, c->ctl->agent_uid, "agent") < 0 ? -1 : local_node(c, ret);
+}
+
 /* ---------------------------------------------------------------- heartbeat */
 
 static const struct mt_pg_stmt keep_heartbeat = {

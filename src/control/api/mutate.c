@@ -54,6 +54,8 @@ static int scope_make(struct mt_api_call *c, struct scope *s)
     mt_auto_free char *canonical = json_dumps(c->body, JSON_COMPACT | JSON_SORT_KEYS);
     mt_auto_buf struct mt_buf all = MT_BUF_INIT(4u * 1024u * 1024u);
     const char *k, *v;
+    if (canonical) /* at once: what grows leaves copies behind */
+        (void)mt_buf_reserve(&all, strlen(canonical) + 4096);
     mt_buf_puts(&all, canonical ? canonical : "");
     for (size_t i = 0; mt_http_req_query_at(c->http, i, &k, &v); i++) /* ?cascade=true asks for something else */
         if (!MT_STREQ(k, "min_event_id"))
@@ -63,6 +65,10 @@ static int scope_make(struct mt_api_call *c, struct scope *s)
         return mt_api_fail_err(c);
     }
     mt_hmac_sha256(c->ctl->mac_key, sizeof c->ctl->mac_key, all.p, all.len, s->mac);
+    if (c->route->flags & MT_API_SECRET) {
+        explicit_bzero(canonical, strlen(canonical));
+        explicit_bzero(all.p, all.len);
+    }
     return 0;
 }
 

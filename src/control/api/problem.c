@@ -13,6 +13,12 @@ static const struct {
     bool retryable;
     const char *title;
 } codes[] = {
+    {"invalid_secrets_format", 400, false, "The secrets file is malformed"},
+    {"secrets_too_large", 400, false, "The secrets are too large together"},
+    {"too_many_keys", 400, false, "There are too many secrets"},
+    {"invalid_key", 400, false, "The name of a secret is not valid"},
+    {"value_too_large", 400, false, "The value of a secret is too large"},
+    {"reserved_key", 400, false, "The name belongs to the platform"},
     {"invalid_argument", 400, false, "The request has a bad value"},
     {"invalid_json", 400, false, "The body is not the JSON object expected"},
     {"unknown_field", 400, false, "The body has a field that is not known"},
@@ -58,6 +64,7 @@ static const struct {
     {"ipv4_not_enabled", 409, false, "The environment has no IPv4 address"},
     {"volume_replica_limit", 409, false, "A process with volumes has one replica at most"},
     {"no_rollback_target", 409, false, "There is no release to go back to"},
+    {"material_shredded", 410, false, "The content is destroyed"},
     {"precondition_failed", 412, false, "The precondition does not hold"},
     {"payload_too_large", 413, false, "The body is too large"},
     {"unsupported_media_type", 415, false, "The body must be JSON"},
@@ -65,7 +72,9 @@ static const struct {
     {"rate_limited", 429, true, "Too many requests"},
     {"too_many_streams", 429, true, "Too many streams are open"},
     {"internal", 500, false, "Something went wrong on the server"},
+    {"decrypt_failed", 500, false, "Stored secrets do not open"},
     {"unavailable", 503, true, "The server cannot do this at the moment"},
+    {"master_key_unavailable", 503, true, "A key of the server is missing"},
     {"maintenance", 503, true, "The platform is in maintenance"},
     {"database_unavailable", 503, true, "The database is not available"},
     {"registry_unavailable", 503, true, "The registry is not available"},

@@ -5,6 +5,7 @@
 #include "base/str.h"
 #include "control/api/patch.h"
 #include "control/api/tenancy.h"
+#include "control/secrets/store.h"
 #include "model/names.h"
 
 #define SHOWN 20 /* dependents that a refusal lists */
@@ -213,6 +214,8 @@ static int end_env(struct mt_api_call *c, struct mt_cmd *cmd, const char *env_id
                                    "the environment was deleted"),
                          &c->err) < 0)
             return c->problem.status ? -1 : mt_api_fail_err(c);
+    if (mt_secrets_end(c->pg, cmd, &ids, &c->err) < 0)
+        return mt_api_fail_err(c);
     if (mt_cmd_event(cmd, MT_EV_ENV_DELETED, env_id, &ids, json_pack("{s:b}", "cascade", cascade), &c->err) < 0)
         return mt_api_fail_err(c);
     return 0;
@@ -248,7 +251,7 @@ static int prepare_app_delete(struct mt_api_call *c, struct mt_cmd *cmd, struct 
         return mt_api_fail_err(c);
     if (mt_pg_rows(envs) && !cascade)
         return dependents(c, envs, "env", "the app still has environments; delete them or ask with cascade=true");
-    if (mt_pg_rows(envs) * 2 > CASCADE_RELIES)
+    if (mt_pg_rows(envs) * 3 > CASCADE_RELIES)
         return too_much(c);
     for (int i = 0; i < mt_pg_rows(envs); i++)
         if (mt_pg_bool(envs, i, 4))

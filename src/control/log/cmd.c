@@ -216,7 +216,7 @@ int mt_cmd_rely(struct mt_cmd *cmd, enum mt_rely what, const char *key, const ch
     MT_ASSERT(what < MT_RELY_MAX && version >= 0);
     bool two = what == MT_RELY_DESIRED || (what >= MT_RELY_PROJECT_NAME && what <= MT_RELY_RELEASE_CONTENT);
     MT_ASSERT(key && two == (key2 != NULL));
-    bool name = what >= MT_RELY_ORG_NAME && what <= MT_RELY_RELEASE_CONTENT;
+    bool name = what >= MT_RELY_ENV_BUNDLE && what <= MT_RELY_RELEASE_CONTENT;
     MT_ASSERT(!name || version == 0);
     if (cmd->n_relies == MT_CMD_RELIES_MAX)
         return MT_FAIL(err, MT_E_LIMIT, "a command relies on at most %d rows", MT_CMD_RELIES_MAX);

@@ -52,6 +52,8 @@ static const struct mt_pg_stmt st_rely[MT_RELY_MAX][2] = {
     [MT_RELY_MEMBER] = RELY("member", "org_members_view", "v.member_id = k.a AND NOT v.deleted", "resource_version"),
     [MT_RELY_SP] = RELY("sp", "service_principals_view", "v.sp_id = k.a AND NOT v.deleted", "resource_version"),
     [MT_RELY_EXEC_SESSION] = RELY("exec_session", "exec_sessions_view", "v.session_id = k.a", "resource_version"),
+    [MT_RELY_BUNDLE] = RELY("bundle", "secret_bundles_view", "v.bundle_id = k.a AND NOT v.deleted", "resource_version"),
+    [MT_RELY_ENV_BUNDLE] = RELY("env_bundle", "secret_bundles_view", "v.env_id = k.a AND NOT v.deleted", "resource_version"),
     [MT_RELY_LEASE] = RELY("lease", "leases", "v.name = k.a", "epoch"),
     [MT_RELY_ORG_NAME] = RELY("org_name", "orgs_view", "v.name = k.a AND NOT v.deleted", "resource_version"),
     [MT_RELY_PROJECT_NAME] =

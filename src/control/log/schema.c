@@ -10,7 +10,7 @@
 
 #include <string.h>
 
-extern const char mt_log_schema_sql[], mt_views_schema_sql[], mt_audit_schema_sql[], mt_auth_schema_sql[], mt_views_rebuild_sql[], mt_limits_schema_sql[], mt_log_lean_sql[], mt_exec_schema_sql[], mt_autopsy_schema_sql[];
+extern const char mt_log_schema_sql[], mt_views_schema_sql[], mt_audit_schema_sql[], mt_auth_schema_sql[], mt_views_rebuild_sql[], mt_limits_schema_sql[], mt_log_lean_sql[], mt_exec_schema_sql[], mt_autopsy_schema_sql[], mt_secrets_schema_sql[];
 
 static const struct mt_pg_stmt st_has = {"schema_has", "SELECT to_regclass('moat.schema_migrations') IS NOT NULL"};
 static const struct mt_pg_stmt st_version = {"schema_version",
@@ -43,6 +43,7 @@ static const char grants_sql[] =
     "  GRANT INSERT, UPDATE, DELETE ON moat.rate_buckets TO moat_control;"
     "  GRANT UPDATE ON moat.exec_tokens TO moat_control;"
     "  GRANT INSERT, DELETE ON moat.autopsies TO moat_control;"
+    "  GRANT UPDATE, DELETE ON moat.secret_bundle_keys, moat.secret_versions, moat.secret_material TO moat_control;"
     " END IF;"
     " IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'moat_projector') THEN"
     "  GRANT USAGE ON SCHEMA moat, moat_views TO moat_projector;"
@@ -58,6 +59,7 @@ static const char grants_sql[] =
     "  GRANT INSERT, UPDATE, DELETE ON moat.access_tokens, moat.refresh_tokens, moat.user_credentials, moat.user_setups,"
     "   moat.browser_sessions, moat.sp_secrets TO moat_projector;"
     "  GRANT INSERT, UPDATE, DELETE ON moat.exec_tokens TO moat_projector;"
+    "  GRANT INSERT, UPDATE, DELETE ON moat.secret_bundle_keys, moat.secret_versions, moat.secret_material TO moat_projector;"
     "  GRANT INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA moat_views TO moat_projector;"
     " END IF; END $$";
 
@@ -108,6 +110,11 @@ static int create_autopsies(struct mt_pg *pg, struct mt_err *err)
     return mt_pg_exec(pg, mt_autopsy_schema_sql, err);
 }
 
+static int create_secrets(struct mt_pg *pg, struct mt_err *err)
+{
+    return mt_pg_exec(pg, mt_secrets_schema_sql, err);
+}
+
 static const struct {
     const char *name;
     int (*run)(struct mt_pg *pg, struct mt_err *err);
@@ -120,6 +127,7 @@ static const struct {
     {"lean", make_lean},
     {"exec", create_exec},
     {"autopsies", create_autopsies},
+    {"secrets", create_secrets},
 };
 _Static_assert(MT_ARRAY_LEN(migrations) == MT_LOG_SCHEMA_VERSION, "one migration for each version");
 

@@ -89,6 +89,10 @@ static const struct mt_pf f_route_updated[] = {
     ANY_OPT("idle_timeout_seconds"), ENUM_OPT("balance", BALANCE), BOOL_OPT("default_for_listener"), BOOL_OPT("allow_non_tls"),
     BOOL_OPT("disabled"), TEXT_OPT("reason"), END};
 static const struct mt_pf f_route_deleted[] = {TEXT_OPT("hostname"), INT("listen_port"), END};
+static const struct mt_pf f_bundle_created[] = {ENUM("format", "moat_env_v1"), END};
+/* neither values nor names of keys */
+static const struct mt_pf f_version_set[] = {TEXT("version_id"), INT("version_number"), TEXT("data_hash"), INT("key_count"),
+                                             BOOL("confirmed_none"), ENUM("source", "put|patch|activate"), END};
 static const struct mt_pf f_allocated[] = {
     TEXT("process_type"), TEXT("node_id"), TEXT("release_id"), TEXT_OPT("deploy_id"), TEXT_OPT("secret_version_id"),
     TEXT("overlay_ipv6"), OBJECT("resources"), TEXT("arch"), TEXT("image_digest"), TEXT("spec_hash"), INT("generation"),
@@ -159,6 +163,9 @@ static const struct mt_pf *const fields[MT_EV_MAX] = {
     [MT_EV_ROUTE_CREATED] = f_route_created,
     [MT_EV_ROUTE_UPDATED] = f_route_updated,
     [MT_EV_ROUTE_DELETED] = f_route_deleted,
+    [MT_EV_SECRET_BUNDLE_CREATED] = f_bundle_created,
+    [MT_EV_SECRET_BUNDLE_VERSION_SET] = f_version_set,
+    [MT_EV_SECRET_BUNDLE_DELETED] = f_none,
     [MT_EV_INSTANCE_ALLOCATED] = f_allocated,
     [MT_EV_INSTANCE_DESIRED_STATE_CHANGED] = f_desired_state,
     [MT_EV_INSTANCE_STATUS_CHANGED] = f_status,

@@ -50,6 +50,9 @@ enum mt_ev_birth { MT_EV_FIRST = 0, MT_EV_LATER, MT_EV_ANY };
     X(ROUTE_CREATED, "route.created", "route", 1, FIRST, true)                         \
     X(ROUTE_UPDATED, "route.updated", "route", 1, LATER, true)                         \
     X(ROUTE_DELETED, "route.deleted", "route", 1, LATER, true)                         \
+    X(SECRET_BUNDLE_CREATED, "secret_bundle.created", "secret_bundle", 1, FIRST, true) \
+    X(SECRET_BUNDLE_VERSION_SET, "secret_bundle.version_set", "secret_bundle", 1, LATER, true) \
+    X(SECRET_BUNDLE_DELETED, "secret_bundle.deleted", "secret_bundle", 1, LATER, true) \
     X(INSTANCE_ALLOCATED, "instance.allocated", "instance", 1, FIRST, true)            \
     X(INSTANCE_DESIRED_STATE_CHANGED, "instance.desired_state_changed", "instance", 1, LATER, true) \
     X(INSTANCE_STATUS_CHANGED, "instance.status_changed", "instance", 1, LATER, true)  \

@@ -92,6 +92,7 @@ static json_t *workload(const struct mt_pg_res *r, int row, struct mt_err *err)
         .env_name = text(r, row, "env_name"),
         .process_type = text(r, row, "process_type"),
         .secret_version_id = text(r, row, "secret_version_id"),
+        .secrets_file = text(r, row, "secret_version_id") != NULL, /* a version without keys is not pinned */
     };
     mt_release_row_group(&rel, &g);
     struct mt_spec_instance in = {

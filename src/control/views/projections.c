@@ -74,6 +74,7 @@ static const struct projection table[] = {
       "  AND r.protocol = 'tls_passthrough' GROUP BY r.hostname) g"
       " WHERE v.hostname = g.hostname AND v.last_event_id < g.id"}},
     {MT_EV_ROUTE_DELETED, {"proj_route_deleted", GONE("routes_view", "route_id", "route.deleted")}},
+    {MT_EV_SECRET_BUNDLE_DELETED, {"proj_bundle_deleted", GONE("secret_bundles_view", "bundle_id", "secret_bundle.deleted")}},
     {MT_EV_NODE_REMOVED,
      {"proj_node_removed", UPDATE("nodes_view", "node_id", "node.removed",
                                   "deleted = true, admin_state = 'removed', admin_reason = " P("reason"))}},
@@ -228,6 +229,15 @@ static const struct projection table[] = {
              KEEP_BOOL("backend_expects_proxy_protocol") ", " KEEP_BOOL("ipv4_required") ", " KEEP_BOOL("proxy_tlv") ", "
              SET_OR_NULL_INT("max_connections") ", " SET_OR_NULL_INT("idle_timeout_seconds") ", " KEEP("balance") ", "
              KEEP_BOOL("default_for_listener") ", " KEEP_BOOL("allow_non_tls") ", " KEEP_BOOL("disabled"))}},
+    /* ---- secrets ---- */
+    BIRTH(MT_EV_SECRET_BUNDLE_CREATED, "proj_bundle_created", "bundle_id",
+      "INSERT INTO secret_bundles_view (bundle_id, org_id, app_id, env_id, format, " BORN_COLS ") SELECT e.aggregate_id, e.org_id,"
+      " e.app_id, e.env_id, " P("format") ", " BORN E_OF("secret_bundle.created")),
+    {MT_EV_SECRET_BUNDLE_VERSION_SET,
+     {"proj_bundle_version",
+      UPDATE("secret_bundles_view", "bundle_id", "secret_bundle.version_set",
+             "current_version_id = " P("version_id") ", version_number = " PINT("version_number") ", data_hash = " P("data_hash")
+             ", key_count = " PINT("key_count") ", confirmed_none = " PBOOL("confirmed_none"))}},
     /* ---- instances ---- */
     BIRTH(MT_EV_INSTANCE_ALLOCATED, "proj_instance_allocated", "instance_id",
       "INSERT INTO instances_view (instance_id, org_id, app_id, env_id, process_type, node_id, release_id, deploy_id,"
@@ -305,7 +315,7 @@ static const struct projection table[] = {
 
 static const char *const tables[] = {
     "users_view",       "orgs_view",   "org_members_view", "service_principals_view", "projects_view",        "apps_view",      "envs_view",  "releases_view", "deploys_view",
-    "org_quotas_view",
+    "org_quotas_view",  "secret_bundles_view",
     "env_desired_view", "routes_view", "hostname_owners_view", "instances_view", "exec_sessions_view", "nodes_view", "cluster_view",  NULL,
 };
 

@@ -9,7 +9,7 @@
 #include <string.h>
 
 /* Which natural keys an event type frees or takes; one class per view that has such keys. */
-enum name_class { NAMES_NONE = 0, NAMES_ORG, NAMES_PROJECT, NAMES_APP, NAMES_ENV, NAMES_ROUTE, NAMES_NODE, NAMES_MEMBER, NAMES_MAX };
+enum name_class { NAMES_NONE = 0, NAMES_ORG, NAMES_PROJECT, NAMES_APP, NAMES_ENV, NAMES_ROUTE, NAMES_NODE, NAMES_MEMBER, NAMES_BUNDLE, NAMES_MAX };
 enum name_use { USE_NONE = 0, USE_FREE, USE_TAKE, USE_BOTH };
 
 static const struct {
@@ -35,6 +35,8 @@ static const struct {
     [MT_EV_ENV_DELETED] = {NAMES_ENV, USE_FREE},
     [MT_EV_ROUTE_CREATED] = {NAMES_ROUTE, USE_TAKE, .also = "hostname"},
     [MT_EV_ROUTE_DELETED] = {NAMES_ROUTE, USE_FREE, .also = "hostname"},
+    [MT_EV_SECRET_BUNDLE_CREATED] = {NAMES_BUNDLE, USE_TAKE},
+    [MT_EV_SECRET_BUNDLE_DELETED] = {NAMES_BUNDLE, USE_FREE},
     [MT_EV_NODE_ENROLLED] = {NAMES_NODE, USE_TAKE},
     [MT_EV_NODE_REMOVED] = {NAMES_NODE, USE_FREE},
     [MT_EV_RELEASE_CREATED] = {.also_app = true},

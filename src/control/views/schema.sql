@@ -243,6 +243,26 @@ CREATE TABLE hostname_owners_view (
   last_event_id    bigint NOT NULL
 );
 
+-- One for each environment that has secrets or has said that it needs none. Names, sizes and material: moat.secret_versions.
+CREATE TABLE secret_bundles_view (
+  bundle_id          text CONSTRAINT secret_bundles_view_pkey PRIMARY KEY,
+  org_id             text NOT NULL,
+  app_id             text NOT NULL,
+  env_id             text NOT NULL,
+  format             text NOT NULL,
+  current_version_id text NULL,
+  version_number     int NOT NULL DEFAULT 0,
+  data_hash          text NULL,
+  key_count          int NOT NULL DEFAULT 0,
+  confirmed_none     boolean NOT NULL DEFAULT false,
+  deleted            boolean NOT NULL DEFAULT false,
+  created_at         timestamptz NOT NULL,
+  updated_at         timestamptz NOT NULL,
+  resource_version   bigint NOT NULL,
+  last_event_id      bigint NOT NULL
+);
+CREATE UNIQUE INDEX secret_bundles_view_env_live ON secret_bundles_view (env_id) WHERE NOT deleted;
+
 CREATE TABLE instances_view (
   instance_id         text CONSTRAINT instances_view_pkey PRIMARY KEY,
   org_id              text NOT NULL,

@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Secrets leave the control plane here and nowhere else (storage-and-secrets.md §9.1): to the node that hosts an instance
+ * which pins exactly that version. That assignment is the authorisation; each release is in the audit log before it goes. */
+#include "control/api/handlers.h"
+
+#include "base/assert.h"
+#include "base/b64.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/str.h"
+#include "control/api/trail.h"
+#include "control/local_node.h"
+#include "control/secrets/store.h"
+#include "model/secretfile.h"
+#include "wire/json.h"
+
+static const struct mt_pg_stmt assigned = {
+    "delivery_assigned", "SELECT org_id, app_id, env_id, node_id = $2 AND desired_state IN ('running', 'draining') AND released_at IS NULL"
+                         " AND secret_version_id IS NOT DISTINCT FROM $3 FROM instances_view WHERE instance_id = $1"};
+
+enum outcome { DELIVERED = 0, FORBIDDEN, FAILED };
+
+static void count(struct mt_api_call *c, enum outcome o, const char *why)
+{
+    atomic_fetch_add(&c->ctl->deliveries[o], 1);
+    if (o != DELIVERED)
+        mt_log(MT_WARN, "secrets.not_delivered", KV("request_id", (const char *)c->request_id), KV("reason", why));
+}
+
+static int forbidden(struct mt_api_call *c, const char *instance_id)
+{
+    count(c, FORBIDDEN, "forbidden");
+    mt_api_trail_note(c, "secrets.deliver", "deny", "forbidden", "instance", instance_id, NULL);
+    return mt_api_fail(c, 403, "forbidden", "instance %s is not on this node, shall not run, or has another version", instance_id);
+}
+
+/* Who asks becomes the actor, whose environment it is the place of the audit record. */
+static int check_assignment(struct mt_api_call *c, const char *node_id, const char *instance_id, const char *version_id)
+{
+    struct mt_pg_params p;
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    snprintf(c->who.subject_id, sizeof c->who.subject_id, "%s", node_id);
+    snprintf(c->who.subject_type, sizeof c->who.subject_type, "node");
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, instance_id);
+    mt_pg_p_text(&p, node_id);
+    mt_pg_p_text(&p, version_id);
+    if (mt_pg_query(c->pg, &assigned, &p, &r, &c->err) < 0)
+        return mt_api_fail_err(c);
+    if (mt_pg_rows(r) == 0)
+        return forbidden(c, instance_id);
+    snprintf(c->org.id, sizeof c->org.id, "%s", mt_pg_text(r, 0, 0));
+    snprintf(c->app.id, sizeof c->app.id, "%s", mt_pg_text(r, 0, 1));
+    snprintf(c->env.id, sizeof c->env.id, "%s", mt_pg_text(r, 0, 2));
+    return mt_pg_bool(r, 0, 3) ? 0 : forbidden(c, instance_id);
+}
+
+static int not_opened(struct mt_api_call *c, const char *version_id)
+{
+    bool key = c->err.code == MT_E_UNAVAILABLE && strstr(c->err.msg, "master key");
+    bool broken = c->err.code == MT_E_CORRUPT || c->err.code == MT_E_NOT_FOUND || c->err.code == MT_E_LIMIT;
+    count(c, FAILED, key ? "master_key_unavailable" : broken ? "decrypt_failed" : "unavailable");
+    if (!key && !broken)
+        return mt_api_fail_err(c);
+    /* The one place where an operator learns that a row was tampered with or a key is gone. */
+    mt_log(MT_ERROR, "secrets.do_not_open", KV("version_id", version_id), KV("env_id", (const char *)c->env.id), KV_ERR(&c->err));
+    mt_api_trail_note(c, "secrets.deliver", "allow", key ? "master_key_unavailable" : "decrypt_failed", "secret_version", version_id, NULL);
+    return key ? mt_api_fail(c, 503, "master_key_unavailable", "the master key of %s is not loaded", version_id)
+               : mt_api_fail(c, 500, "decrypt_failed", "%s does not open", version_id);
+}
+
+/* {"version_id","encoding","data","sha256"}; the text is wiped when it was sent (wire/http_reply.c). */
+static int reply(struct mt_api_call *c, const char *version_id, const struct mt_lockmem *m)
+{
+    char sha[MT_SHA256_HEX];
+    mt_sha256_hex(m->p, m->len, sha);
+    char *t = malloc(MT_B64_SIZE(m->len) + 256);
+    if (!t) {
+        (void)MT_FAIL(&c->err, MT_E_NOMEM, "secrets");
+        return mt_api_fail_err(c);
+    }
+    int n = snprintf(t, 256, "{\"version_id\":\"%s\",\"encoding\":\"base64\",\"sha256\":\"%s\",\"data\":\"", version_id, sha);
+    size_t len = (size_t)n + mt_b64_encode(m->p, m->len, t + n);
+    memcpy(t + len, "\"}", 3);
+    return mt_api_send_text(c, 200, t, len + 2);
+}
+
+int mt_api_node_secrets(struct mt_api_call *c)
+{
+    struct mt_local_node node;
+    const char *instance_id, *version_id;
+    mt_auto_lockmem struct mt_lockmem m = {0};
+    int64_t began = mt_clock_mono();
+    if (mt_api_query_done(c) < 0 || mt_api_agent_only(c, &node) < 0)
+        return -1;
+    if (mt_json_get_str(c->body, "instance_id", MT_ID_SIZE, &instance_id, &c->err) < 0 ||
+        mt_json_get_str(c->body, "version_id", MT_ID_SIZE, &version_id, &c->err) < 0 ||
+        mt_id_check(MT_ID_INSTANCE, instance_id, &c->err) < 0 || mt_id_check(MT_ID_SECRET_VERSION, version_id, &c->err) < 0)
+        return mt_api_fail_err(c);
+    if (check_assignment(c, node.node_id, instance_id, version_id) < 0)
+        return -1;
+    if (mt_secrets_open(c->ctl->keys, c->pg, c->env.id, version_id, &m, &c->err) < 0)
+        return not_opened(c, version_id);
+    if (mt_api_trail_read(c, "secrets.deliver", "secret_version", version_id) < 0) {
+        count(c, FAILED, "audit");
+        return -1;
+    }
+    count(c, DELIVERED, "");
+    mt_log(MT_INFO, "secrets.delivered", KV("version_id", version_id), KV("instance_id", instance_id), KV("bytes", m.len),
+           KV("took_us", (mt_clock_mono() - began) / 1000));
+    return reply(c, version_id, &m);
+}

@@ -1,0 +1,418 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""Secrets over the API with a real PostgreSQL: written and never given back, versions, who may, what a node gets, tampering,
+rotation, and a search for planted values in everything that is kept."""
+import base64, hashlib, json, os, re, signal, subprocess, sys, time
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import control_kit as kit
+from control_kit import case, wait_for, call
+
+if os.geteuid() != 0:
+    kit.skip("control secrets", "needs root")
+    sys.exit(0)
+if not kit.program("moat-control"):
+    kit.skip("control secrets", "moat-control is not built")
+    sys.exit(0)
+
+
+def key_line(fill, state):
+    key = bytes([fill]) * 32
+    kid = hashlib.sha256(b"moat-master-key-v1\0" + key).hexdigest()[:16]
+    return kid, "%s %s %s\n" % (kid, state, base64.b64encode(key).decode())
+
+
+def put_keys(path, *lines):
+    if os.path.exists(path):
+        os.unlink(path)
+    fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o400)
+    os.write(fd, "".join(lines).encode())
+    os.close(fd)
+
+
+KEYS = "/tmp/mtc-keys.%d" % os.getpid()
+K1, L1 = key_line(1, "active")
+put_keys(KEYS, "# test\n", L1)
+w = kit.World(master_keys_file=KEYS)
+CANARY = "cAnArY-7f3b9e-"
+H = "# MOAT_SECRETS_V1\n"
+planted = []
+
+
+def canary(n):
+    planted.append(CANARY + n)
+    return CANARY + n
+
+
+def manifest(required, scale=2):
+    return """schema_version = "v1"
+[app]
+name = "hello"
+[image]
+ref = "registry.test:5000/hello:latest"
+[processes.web]
+command = ["/hello"]
+[processes.web.resources]
+memory = "128Mi"
+cpu = 0.1
+[processes.web.scaling]
+min = %d
+[processes.web.secrets]
+required = %s
+""" % (scale, required)
+
+
+def forms(value):
+    """What a value may look like where it must not be."""
+    raw = value.encode()
+    out = {raw, raw.hex().encode(), raw.hex().upper().encode()}
+    for pad in range(3):  # base64 of it at each alignment
+        b = base64.b64encode(b"x" * pad + raw)
+        out.add(b[4 if pad else 0:-4])
+    return out
+
+
+def search(name, data, found):
+    for v in planted:
+        for f in forms(v):
+            if f in data:
+                found.append("%s holds %s" % (name, v))
+
+
+def dump():
+    return subprocess.run([w.pg.bin + "/pg_dump", "-h", w.pg.sock, "-U", "postgres", "moat"], stdout=subprocess.PIPE, check=True,
+                          preexec_fn=w.pg.as_user, cwd="/").stdout
+
+
+def files_below(*tops):
+    for top in tops:
+        if os.path.isfile(top):
+            yield top
+        for d, _, names in os.walk(top):
+            for n in names:
+                p = os.path.join(d, n)
+                if os.path.isfile(p) and not os.path.islink(p):
+                    yield p
+
+
+def everywhere():
+    found = []
+    search("dump", dump(), found)
+    w.pg.sql("CHECKPOINT")
+    for p in files_below(w.d):  # the cluster's files with their WAL, logs, configuration, data folder
+        try:
+            search(p, open(p, "rb").read(), found)
+        except OSError:
+            pass
+    for t in ("/metrics", "/livez"):
+        search(t, call(w.api, "GET", t).text, found)
+    return found
+
+
+def raw_call(method, target, body):
+    c = kit.UnixHTTP(w.api, 20)
+    c.request(method, target, body, {"Authorization": "Bearer " + w.token, "Content-Type": "application/json"})
+    r = c.getresponse()
+    return r.status, r.read()
+
+
+def ask(instance, version):
+    return w.agent.post("secrets", {"instance_id": instance, "version_id": version})
+
+
+try:
+    org = w.ok("GET", "/v1/orgs")["items"][0]
+    O = "/v1/orgs/" + org["id"]
+    w.agent.start()
+    w.start_edge()
+
+    def make_env(app, env="prod"):
+        a = w.ok("POST", O + "/apps", {"name": app})["id"]
+        e = w.ok("POST", O + "/apps/%s/envs" % a, {"name": env})["id"]
+        return O + "/apps/" + a, O + "/apps/%s/envs/%s" % (a, e)
+
+    def release(A, text, digest="sha256:" + "1" * 64):
+        return w.ok("POST", A + "/releases", {"manifest": text, "image_digest": digest, "verify_image": False})["id"]
+
+    def running(E, version):
+        items = [i for i in w.ok("GET", E + "/instances")["items"] if i["desired_state"] == "running" and i["status"] == "ready"]
+        return items if items and all(i.get("secret_version_id") == version for i in items) else None
+
+    A, E = make_env("hello")
+    S = E + "/secrets"
+
+    @case("an environment without secrets says so")
+    def _():
+        m = w.ok("GET", S)
+        assert m["config_gate"] == "unset" and m["key_names"] == [] and m["resource_version"] == 0, m
+
+    @case("values are set and never come back; names, numbers and the author do")
+    def _():
+        r = w.q("PATCH", S, {"set": {"DB_PASS": canary("db"), "A": ""}, "set_base64": {"RAW": base64.b64encode(canary("raw").encode()).decode()}}, "k-1")
+        assert r.status == 200 and r.json["version_number"] == 1 and r.json["key_names"] == ["A", "DB_PASS", "RAW"], r.text
+        again = w.q("PATCH", S, {"set": {"DB_PASS": canary("db"), "A": ""}, "set_base64": {"RAW": base64.b64encode(canary("raw").encode()).decode()}}, "k-1")
+        assert again.json["version_id"] == r.json["version_id"] and again.headers.get("Idempotent-Replay") == "true", again.text
+        other = w.q("PATCH", S, {"set": {"DB_PASS": canary("other")}}, "k-1")
+        assert other.status == 409 and other.json["code"] == "idempotency_key_reuse", other.text
+        m = w.ok("GET", S)
+        assert m["config_gate"] == "set" and m["key_count"] == 3 and m["version_id"] == r.json["version_id"] and m["updated_by"], m
+        same = w.ok("PATCH", S, {"set": {"A": ""}})
+        assert same["unchanged"] and same["version_id"] == r.json["version_id"], same
+        v = w.ok("GET", S + "/versions")["items"]
+        assert len(v) == 1 and v[0]["current"] and v[0]["material_state"] == "present", v
+        ev = [e for e in w.ok("GET", O + "/events?aggregate_type=secret_bundle")["items"]]
+        assert [e["event_type"] for e in ev] == ["secret_bundle.created", "secret_bundle.version_set"], ev
+        assert set(ev[1]["payload"]) == {"version_id", "version_number", "data_hash", "key_count", "confirmed_none", "source"}, ev
+
+    @case("a file replaces all, against a version; malformed ones are refused with their code and without their content")
+    def _():
+        v = w.ok("GET", S)["resource_version"]
+        bad = [({"format": "moat_env_v1", "data": H + "A=1\nA=" + canary("twice")}, "invalid_secrets_format"),
+               ({"format": "moat_env_v1", "data": "A=" + canary("nohead")}, "invalid_secrets_format"),
+               ({"format": "moat_env_v1", "data": H + canary("line")}, "invalid_secrets_format"),
+               ({"values": {canary("key") + " x": "1"}}, "invalid_key"),
+               ({"values": {"MOAT_X": canary("res")}}, "reserved_key"),
+               ({"values": {"A": canary("big") * 8000}}, "value_too_large"),
+               ({"values": {"K%d" % i: canary("many") for i in range(257)}}, "too_many_keys"),
+               ({"values": {"K%d" % i: "x" * 60000 for i in range(5)}}, "secrets_too_large"),
+               ({"values_base64": {"A": canary("b64") + "!"}}, "invalid_argument"),
+               ({"values": {"A": 1}}, "invalid_argument"), ({"format": "x", "data": H}, "invalid_argument"), ({}, "invalid_argument"),
+               ({"values": {"A": "1"}, canary("field"): 1}, "unknown_field")]
+        for body, code in bad:
+            r = w.q("PUT", S, dict(body, expected_version=v))
+            assert r.status == 400 and r.json["code"] == code, (code, r.text[:300])
+            if code != "unknown_field":
+                assert CANARY.encode() not in r.text, r.text
+        planted.remove(CANARY + "field")  # the name of a field is no value
+        for raw in (b'{"set": {"A": "%s" "B"' % canary("json").encode(), b'{"set": {"A": "%s", "A": "2"}}' % canary("dup").encode()):
+            r = raw_call("PATCH", S, raw)
+            assert r[0] == 400 and b"invalid_json" in r[1] and CANARY.encode() not in r[1], r
+        r = raw_call("PUT", S, b'{"values": {"A": "' + b"x" * 600000 + b'"}}')
+        assert r[0] == 413, r
+        assert w.q("PUT", S, {"values": {"A": "1"}}).json["code"] == "expected_version_required"
+        r = w.q("PUT", S, {"values": {"A": "1"}, "expected_version": v + 7})
+        assert r.status == 409 and r.json["code"] == "version_conflict", r.text
+        r = w.ok("PUT", S, {"format": "moat_env_v1", "data": H.replace("\n", "\r\n") + "DB_PASS=" + canary("file") + "\r\n", "expected_version": v})
+        assert r["version_number"] == 2 and r["key_names"] == ["DB_PASS"], r
+
+    @case("others: another organisation, a reader, a token without the scope")
+    def _():
+        o2 = w.ok("POST", "/v1/orgs", {"name": "other-org"})["id"]
+        for path in (S, S + "/versions"):
+            assert w.q("GET", path.replace(org["id"], o2)).status == 404
+        sp = w.ok("POST", O + "/service-principals", {"name": "reader", "scopes": ["secrets:read-metadata"]})
+        t = call(w.api, "POST", "/v1/auth/token", {"grant_type": "client_credentials", "client_id": sp["client_id"], "client_secret": sp["client_secret"]}).json["access_token"]
+        h = {"Authorization": "Bearer " + t}
+        assert call(w.api, "GET", S, None, h).status == 200
+        r = call(w.api, "PATCH", S, {"set": {"X": canary("denied")}}, h)
+        assert r.status == 403 and r.json["code"] == "insufficient_scope", r.text
+        sp = w.ok("POST", O + "/service-principals", {"name": "deployer", "scopes": ["deploys:write", "envs:read"]})
+        t = call(w.api, "POST", "/v1/auth/token", {"grant_type": "client_credentials", "client_id": sp["client_id"], "client_secret": sp["client_secret"]}).json["access_token"]
+        assert call(w.api, "GET", S, None, {"Authorization": "Bearer " + t}).status == 403
+
+    @case("required and missing: the deploy is refused, and a group that lost its secrets is blocked with the reason")
+    def _():
+        A2, E2 = make_env("needy")
+        rel = release(A2, manifest("true"))
+        r = w.q("POST", E2 + "/deploys", {"release_id": rel})
+        assert r.status == 409 and r.json["code"] == "secrets_missing", r.text
+        w.ok("PATCH", E2 + "/secrets", {"set": {"X": canary("needy")}})
+        d = w.ok("POST", E2 + "/deploys", {"release_id": rel})
+        wait_for("success", lambda: w.ok("GET", E2 + "/deploys/" + d["id"])["status"] == "succeeded", 30)
+        w.ok("PATCH", E2 + "/secrets", {"unset": ["X"]})
+
+        def blocked():
+            p = w.ok("GET", E2 + "/status")["processes"][0]
+            return p["sched_condition"] == "blocked" and p["reason"] == "secrets_missing" and p
+        wait_for("the group is blocked", blocked, 10)
+        assert len([i for i in w.ok("GET", E2 + "/instances")["items"] if i["desired_state"] == "running"]) == 2  # they serve on
+
+    @case("a version is rolled to every instance; only its node gets the content, with the record in the audit log first")
+    def _():
+        d = w.ok("POST", E + "/deploys", {"release_id": release(A, manifest("true"))})
+        wait_for("success", lambda: w.ok("GET", E + "/deploys/" + d["id"])["status"] == "succeeded", 30)
+        one = w.ok("GET", S)["version_id"]
+        old = running(E, one)
+        assert len(old) == 2
+        r = ask(old[0]["id"], one)
+        text = base64.b64decode(r.json["data"])
+        assert text == (H + "DB_PASS=" + CANARY + "file\n").encode() and r.json["sha256"] == hashlib.sha256(text).hexdigest(), r.text
+        assert ask("inst_01j" + "0" * 23, one).status == 403 and ask(old[0]["id"], "sv_01j" + "0" * 23).status == 403
+        two = w.ok("PATCH", S, {"set": {"NEW": canary("new")}})["version_id"]
+        new = wait_for("rolled", lambda: running(E, two), 30)
+        assert not {i["id"] for i in new} & {i["id"] for i in old}
+        wait_for("the old ones are gone", lambda: all(ask(i["id"], one).status == 403 for i in old), 15)
+        assert ask(new[0]["id"], two).status == 200 and ask(new[0]["id"], one).status == 403
+        m = w.ok("GET", S)
+        assert m["delivery"] == [{"process_type": "web", "instances_on_current": 2, "instances_total": 2}], m
+        wait_for("audit", lambda: [x for x in w.ok("GET", O + "/audit?action=secrets.deliver")["items"]
+                                   if x["resource_id"] == two and x["actor_id"] == w.agent.node_id and x["result"] == "ok"], 5)
+        wait_for("audit of a denial", lambda: [x for x in w.ok("GET", O + "/audit?action=secrets.deliver")["items"] if x["decision"] == "deny"], 5)
+        assert w.ok("GET", O + "/audit?action=secrets.change")["items"] and w.ok("GET", O + "/audit?action=secrets.replace")["items"]
+        assert call(w.internal, "POST", "/internal/v1/nodes/self/secrets", {"instance_id": new[0]["id"], "version_id": two}).status == 200
+
+    @case("nobody but the agent may ask")
+    def _():
+        i = running(E, w.ok("GET", S)["version_id"])[0]
+        code = ("import sys; sys.path.insert(0, %r); from control_kit import call; print(call(%r, 'POST', '/internal/v1/nodes/self/secrets',"
+                " {'instance_id': %r, 'version_id': %r}).status)" % (kit.HERE, w.internal, i["id"], i["secret_version_id"]))
+        out = subprocess.run(["/usr/bin/python3", "-c", code], stdout=subprocess.PIPE, text=True, user=65534, group=65534, extra_groups=[]).stdout
+        assert out.strip() == "403", out
+
+    @case("a version that does not become ready is held with the old one serving; activating an older one recovers")
+    def _():
+        good = w.ok("GET", S)["version_id"]
+        serving = {i["id"] for i in running(E, good)}
+        w.agent.behave = lambda a: "ready" if a["workload"]["secrets"]["version_id"] == good or a["instance_id"] in serving else "exit"
+        bad = w.ok("PATCH", S, {"set": {"NEW": canary("bad")}})["version_id"]
+        wait_for("held", lambda: w.ok("GET", E + "/status")["processes"][0]["sched_condition"] == "held", 30)
+        assert serving <= {i["id"] for i in w.ok("GET", E + "/instances")["items"] if i["status"] == "ready" and i["desired_state"] == "running"}
+        w.agent.behave = lambda a: "ready"
+        r = w.ok("POST", S + "/versions/%s/activate" % good, {})
+        assert r["version_id"] not in (good, bad) and r["version_number"] == 5, r
+        a, b = [[v for v in w.ok("GET", S + "/versions")["items"] if v["id"] == x][0] for x in (good, r["version_id"])]
+        assert a["data_hash"] == b["data_hash"] and b["source"] == "activate", (a, b)
+        wait_for("rolled", lambda: running(E, r["version_id"]), 30)
+        wait_for("not held", lambda: w.ok("GET", E + "/status")["processes"][0]["sched_condition"] == "ok", 10)
+        assert w.q("POST", S + "/versions/sv_01j%s/activate" % ("0" * 23), {}).status == 404
+
+    @case("moved, swapped, flipped and replayed rows are refused, with a line for the operator")
+    def _():
+        cur = w.ok("GET", S)["version_id"]
+        inst = running(E, cur)[0]["id"]
+        other = [v["id"] for v in w.ok("GET", S + "/versions")["items"] if v["id"] != cur][0]
+        w.pg.sql("CREATE TABLE public.keep AS SELECT * FROM moat.secret_material")
+        back = "UPDATE moat.secret_material m SET envelope = k.envelope, wrapped_data_key = k.wrapped_data_key, master_key_id = k.master_key_id FROM public.keep k WHERE k.version_id = m.version_id"
+        for what, sql in (("envelope flipped", "UPDATE moat.secret_material SET envelope = set_byte(envelope, 30, get_byte(envelope, 30) # 1) WHERE version_id = '%s'" % cur),
+                          ("wrapped key flipped", "UPDATE moat.secret_material SET wrapped_data_key = set_byte(wrapped_data_key, 40, get_byte(wrapped_data_key, 40) # 1) WHERE version_id = '%s'" % cur),
+                          ("row of another version", "UPDATE moat.secret_material m SET envelope = o.envelope, wrapped_data_key = o.wrapped_data_key FROM moat.secret_material o WHERE m.version_id = '%s' AND o.version_id = '%s'" % (cur, other)),
+                          ("wrapped key of another version", "UPDATE moat.secret_material m SET wrapped_data_key = o.wrapped_data_key FROM moat.secret_material o WHERE m.version_id = '%s' AND o.version_id = '%s'" % (cur, other)),
+                          ("cut", "UPDATE moat.secret_material SET envelope = substr(envelope, 1, 41) WHERE version_id = '%s'" % cur)):
+            w.pg.sql(sql)
+            r = ask(inst, cur)
+            assert r.status == 500 and r.json["code"] == "decrypt_failed", (what, r.text)
+            p = w.q("PATCH", S, {"set": {"X": "1"}})
+            assert p.status == 500 and b"do not open" in p.text, (what, p.text)
+            w.pg.sql(back)
+            assert ask(inst, cur).status == 200, what
+        log = open(w.d + "/control.log").read()
+        assert log.count("secrets.do_not_open") >= 5 and cur in log
+
+    @case("keys: SIGHUP takes a new file, a bad one keeps the old; without its key nothing opens and nothing else stops")
+    def _():
+        cur = w.ok("GET", S)["version_id"]
+        inst = running(E, cur)[0]["id"]
+        K2, L2 = key_line(2, "active")
+
+        def hup(want):
+            n = open(w.d + "/control.log").read().count(want)
+            w.control.send_signal(signal.SIGHUP)
+            wait_for(want, lambda: open(w.d + "/control.log").read().count(want) > n, 5)
+        put_keys(KEYS, "nonsense\n")
+        hup("master_keys.kept_old")
+        assert ask(inst, cur).status == 200
+        put_keys(KEYS, L2)
+        hup("master_keys.loaded")
+        r = ask(inst, cur)
+        assert r.status == 503 and r.json["code"] == "master_key_unavailable", r.text
+        r = w.q("PATCH", S, {"set": {"X": "1"}})
+        assert r.status == 503 and r.json["code"] == "master_key_unavailable", r.text
+        assert w.q("GET", S).status == 200
+        put_keys(KEYS, L2, key_line(1, "retired")[1])
+        hup("master_keys.loaded")
+        assert ask(inst, cur).status == 200
+        v = w.ok("PATCH", S, {"set": {"X": canary("k2")}})["version_id"]
+        assert w.pg.sql("SELECT master_key_id FROM moat.secret_material WHERE version_id = '%s'" % v).strip() == K2
+
+    @case("keys: status, rewrap that goes on after kill -9, verify, retire, by the CLI")
+    def _():
+        moat = kit.program("moat") or os.path.join(os.environ.get("MOAT_BIN", ""), "moat")
+        env = {"PATH": "/usr/bin:/bin", "HOME": w.d, "MOAT_API": "unix:" + w.api, "MOAT_TOKEN": w.token, "MOAT_CONFIG": w.d + "/cli.toml"}
+        open(w.d + "/cli.toml", "w").close()
+
+        def cli(*argv, rc=0):
+            r = subprocess.run([moat] + list(argv), stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, env=env)
+            assert r.returncode == rc, (argv, r.returncode, r.stdout, r.stderr)
+            return r.stdout, r.stderr
+
+        def under(kid):
+            return int(w.pg.sql("SELECT (SELECT count(*) FROM moat.secret_material WHERE master_key_id = '%s') + (SELECT count(*) FROM moat.secret_bundle_keys"
+                                " WHERE master_key_id = '%s')" % (kid, kid)))
+        line = cli("admin", "keys", "generate")[0]
+        kid, state, text = line.split()
+        assert state == "active" and kid == hashlib.sha256(b"moat-master-key-v1\0" + base64.b64decode(text)).hexdigest()[:16], line
+        assert " retired " in cli("admin", "keys", "generate", "--retired")[0]
+        m = json.loads(cli("admin", "keys", "status", "--json")[0])["data"]["keys"]
+        assert {k["id"]: k["state"] for k in m} == {K1: "retired", key_line(2, "active")[0]: "active"} and under(K1) > 3, m
+        before = {v["id"]: v["data_hash"] for v in w.ok("GET", S + "/versions")["items"]}
+        assert "still holds" in cli("admin", "keys", "retire", K1, "--file", KEYS, rc=5)[1]
+        w.pg.sql("CREATE FUNCTION public.slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.2); RETURN NEW; END $$")
+        w.pg.sql("CREATE TRIGGER slow BEFORE UPDATE ON moat.secret_material FOR EACH ROW EXECUTE FUNCTION public.slow()")
+        p = subprocess.Popen([moat, "admin", "keys", "rewrap"], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_for("it is at work", lambda: int(w.pg.sql("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%rewrap_put%' OR query LIKE 'UPDATE moat.secret_material%'")) > 0, 10)
+        w.kill_control()
+        p.kill()
+        p.wait()
+        w.pg.sql("DROP TRIGGER slow ON moat.secret_material")
+        w.start_control()
+        assert json.loads(cli("admin", "keys", "rewrap", "--json")[0])["data"]["remaining"] == 0
+        assert under(K1) == 0
+        out = json.loads(cli("admin", "keys", "verify", "--json")[0])["data"]
+        assert out["wrapped_keys"] == out["opened"] > 5 and out["envelopes"] == out["envelopes_opened"] > 0, out
+        assert before == {v["id"]: v["data_hash"] for v in w.ok("GET", S + "/versions")["items"]}  # ids and contents stay
+        cli("admin", "keys", "retire", K1, "--file", KEYS)
+        assert K1 not in open(KEYS).read() and os.stat(KEYS).st_mode & 0o7777 == 0o400
+        w.control.send_signal(signal.SIGHUP)
+        wait_for("one key", lambda: len(w.ok("GET", "/v1/admin/keys")["keys"]) == 1, 5)
+        cur = w.ok("GET", S)["version_id"]
+        wait_for("it is delivered", lambda: (running(E, cur) or [None])[0] and ask(running(E, cur)[0]["id"], cur).status == 200, 30)
+        w.pg.sql("UPDATE moat.secret_material SET wrapped_data_key = set_byte(wrapped_data_key, 40, get_byte(wrapped_data_key, 40) # 1) WHERE version_id = '%s'" % cur)
+        assert json.loads(cli("admin", "keys", "verify", "--json", rc=1)[0])["data"]["envelopes_opened"] == out["envelopes"] - 1
+        w.pg.sql("UPDATE moat.secret_material SET wrapped_data_key = set_byte(wrapped_data_key, 40, get_byte(wrapped_data_key, 40) # 1) WHERE version_id = '%s'" % cur)
+
+    @case("none is confirmed, and not over keys; old content is destroyed after 20 versions")
+    def _():
+        A3, E3 = make_env("many")
+        r = w.ok("POST", E3 + "/secrets/confirm-none", {})
+        assert r["config_gate"] == "confirmed_none" and r["version_number"] == 1, r
+        assert w.ok("POST", E3 + "/secrets/confirm-none", {})["unchanged"]
+        for i in range(22):
+            w.ok("PATCH", E3 + "/secrets", {"set": {"N": str(i)}})
+        assert w.q("POST", E3 + "/secrets/confirm-none", {}).status == 409
+        v = w.ok("GET", E3 + "/secrets/versions?limit=100")["items"]
+        assert [x["material_state"] for x in v].count("shredded") == 3 and len(v) == 23, v
+        first = [x for x in v if x["version_number"] == 2][0]
+        r = w.q("POST", E3 + "/secrets/versions/%s/activate" % first["id"], {})
+        assert r.status == 410 and r.json["code"] == "material_shredded", r.text
+        env = E3.rsplit("/", 1)[1]
+        assert w.pg.sql("SELECT count(*) FROM moat.secret_versions JOIN moat.secret_material USING (version_id) WHERE env_id = '%s'" % env).strip() == "20"
+        w.ok("DELETE", E3 + "?cascade=true")
+        ev = w.ok("GET", O + "/events?event_type=secret_bundle.deleted")["items"]
+        assert len(ev) == 1 and ev[0]["env_id"] == env, ev
+
+    @case("views are the same when made again from the log")
+    def _():
+        r = subprocess.run([kit.program("moat-control"), "--config", w.d + "/control.toml", "verify-views"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert r.returncode == 0, r.stdout[-1500:]
+
+    @case("no planted value is in the database, its WAL, any log, record, metric or file; and the search finds what is there")
+    def _():
+        found = everywhere()
+        assert not found, found[:5]
+        mac = w.pg.sql("SELECT count(*) FROM moat.idempotency_records").strip()
+        assert int(mac) > 0
+        w.pg.sql("CREATE TABLE public.leak AS SELECT '%s'::text AS v" % planted[0])
+        assert any(f.startswith("dump") for f in everywhere())
+        open(w.d + "/leak.log", "w").write(base64.b64encode(("x" + planted[0]).encode()).decode())
+        assert any("leak.log" in f for f in everywhere())
+
+    @case("the server holds keys in locked memory, may not be dumped, and its core would hold none")
+    def _():
+        lim = open("/proc/%d/limits" % w.control.pid).read()
+        assert re.search(r"Max core file size +0 +0 ", lim), lim
+        smaps = open("/proc/%d/smaps" % w.control.pid).read()
+        assert any(" lo " in l + " " and " dd" in l for l in smaps.splitlines() if l.startswith("VmFlags")), "no locked, undumped page"
+finally:
+    w.close()
+    if os.path.exists(KEYS):
+        os.unlink(KEYS)
+kit.finish()
