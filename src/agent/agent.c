@@ -11,6 +11,7 @@
 #include "agent/net/tap.h"
 #include "agent/netstate.h"
 #include "agent/report.h"
+#include "agent/secrets.h"
 #include "base/assert.h"
 #include "base/cleanup.h"
 #include "base/log.h"
@@ -142,6 +143,21 @@ bool mt_agent_may_boot(struct mt_agent *a)
 
 /* ---- plans ------------------------------------------------------------------------------- */
 
+/* An instance that runs or is to run pins the version. */
+static bool secret_used(void *arg, const char *version_id)
+{
+    struct mt_agent *a = arg;
+    size_t pos = 0;
+    void *value;
+    while (mt_map_next(&a->insts, &pos, NULL, &value)) {
+        const struct mt_inst *in = value;
+        const char *pinned = in->spec ? in->spec->secrets.version_id : NULL;
+        if (pinned && MT_STREQ(pinned, version_id) && in->st.phase != MT_PH_STOPPED && in->st.phase != MT_PH_FAILED)
+            return true;
+    }
+    return false;
+}
+
 static void look_all(struct mt_source *s, void *arg)
 {
     struct mt_agent *a = arg;
@@ -162,6 +178,7 @@ static void look_all(struct mt_source *s, void *arg)
         if (mt_inst_removable(all[i]))
             mt_inst_remove(all[i]);
     }
+    mt_secret_store_sweep(a->secrets, secret_used, a);
     if (!mt_loop_timer_armed(a->look_timer) && next != INT64_MAX)
         mt_loop_timer_set(a->look_timer, next);
 }
@@ -609,6 +626,16 @@ static void adopt_all(struct mt_agent *a)
         mt_inst_adopt(all[i]);
 }
 
+static int open_secrets(struct mt_agent *a, struct mt_err *err)
+{
+    char dir[PATH_MAX];
+    const uid_t trusted[] = {0, geteuid(), a->control_uid}; /* as for plans */
+    const struct mt_secret_store_conf conf = {.dir = dir, .control_socket = a->conf.control_socket, .trusted = trusted,
+                                              .trusted_n = MT_ARRAY_LEN(trusted)};
+    int rc = mt_fmt(dir, sizeof dir, err, "%s/secrets", a->conf.run_dir);
+    return rc < 0 ? rc : mt_secret_store_new(&conf, &a->secrets, err);
+}
+
 static int open_all(struct mt_agent *a, struct mt_err *err)
 {
     char lock[PATH_MAX];
@@ -646,6 +673,8 @@ static int open_all(struct mt_agent *a, struct mt_err *err)
         !mt_loop_signal(a->loop, SIGINT, on_signal, a, err))
         return -(int)(err->code ? err->code : MT_E_IO);
     rc = open_images(a, err);
+    if (rc == 0)
+        rc = open_secrets(a, err);
     if (rc == 0)
         rc = mt_inst_load_all(a, err);
     if (rc < 0)
@@ -692,6 +721,9 @@ static void close_all(struct mt_agent *a)
     mt_pool_free(a->steps);
     mt_report_free(a->report);
     mt_image_store_close(a->images);
+    if (a->secrets) /* after the planned end nothing is in use; else the VMs go on and so do their secrets */
+        mt_secret_store_sweep(a->secrets, secret_used, a);
+    mt_secret_store_free(a->secrets);
     mt_fw_free(a->fw);
     mt_plan_free(a->plan);
     mt_slots_done(&a->slots);

@@ -83,6 +83,7 @@ struct mt_agent {
     struct mt_control *control;
     struct mt_admin *admin;
     struct mt_exec_relays *exec;
+    struct mt_secret_store *secrets; /* own lock */
     uid_t control_uid, edge_uid;
     gid_t control_gid;
     uid_t worker_uid;

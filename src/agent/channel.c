@@ -29,12 +29,20 @@ struct mt_channel {
     uint32_t seq_in, seq_out;
     struct mt_guest_lines lines;
     struct mt_buf out;
+    bool out_secret; /* it holds or held secrets: wiped when it is empty or given up */
     int64_t milli_tokens, tokens_at_ns; /* thousandths of a message */
     int64_t heard_ns;
     uint64_t breaches;
     bool *freed; /* set while a message is handed out: the receiver may end the VM and free this channel */
     struct mt_guest_mem mem;
 };
+
+static void wipe_out(struct mt_channel *c)
+{
+    if (c->out_secret && c->out.p)
+        explicit_bzero(c->out.p, c->out.cap);
+    c->out_secret = false;
+}
 
 void mt_channel_drop(struct mt_channel *c, const char *why)
 {
@@ -43,6 +51,7 @@ void mt_channel_drop(struct mt_channel *c, const char *why)
     mt_loop_del(c->src);
     c->src = NULL;
     mt_closep(&c->fd);
+    wipe_out(c);
     mt_buf_done(&c->out);
     c->lines.len = c->lines.taken = 0;
     c->ev.closed(c->arg, why);
@@ -115,6 +124,8 @@ static void flush(struct mt_channel *c)
         }
         mt_buf_consume(&c->out, (size_t)n);
     }
+    if (c->out.len == 0)
+        wipe_out(c);
     if (c->src)
         (void)mt_loop_fd_events(c->src, c->out.len ? EPOLLIN | EPOLLOUT : EPOLLIN, NULL);
 }
@@ -223,6 +234,7 @@ void mt_channel_free(struct mt_channel *c)
     mt_loop_del(c->listen_src);
     mt_closep(&c->fd);
     mt_closep(&c->listen_fd);
+    wipe_out(c);
     mt_buf_done(&c->out);
     free(c->lines.buf);
     free(c->mem.base);
@@ -239,17 +251,27 @@ int mt_channel_send(struct mt_channel *c, struct mt_guest_msg *msg, char ret_sha
 {
     if (!mt_channel_connected(c))
         return MT_FAIL(err, MT_E_UNAVAILABLE, "the guest is not connected");
-    size_t cap = msg->type == MT_GUEST_CONFIG ? MT_GUEST_LINE_TO_GUEST_MAX + 1 : 4096, len = 0;
+    bool secret = msg->type == MT_GUEST_SECRETS;
+    size_t cap = msg->type == MT_GUEST_CONFIG ? MT_GUEST_LINE_TO_GUEST_MAX + 1 : secret ? strlen(msg->u.secrets.data) + 1024 : 4096, len = 0;
     mt_auto_free char *line = malloc(cap);
     if (!line)
         return MT_FAIL(err, MT_E_NOMEM, "control channel: out of memory");
     msg->seq = ++c->seq_out;
     int rc = mt_guest_encode(msg, line, cap, &len, err);
-    if (rc < 0)
+    if (rc < 0) {
+        if (secret)
+            explicit_bzero(line, cap);
         return rc;
+    }
+    if (secret) {
+        c->out_secret = true;
+        (void)mt_buf_reserve(&c->out, len + 65536); /* what follows must not make it move: a copy would stay behind */
+    }
     if (ret_sha256)
         mt_sha256_hex(line, len - 1, ret_sha256); /* without the line end, as the guest hashes it */
     mt_buf_put(&c->out, line, len);
+    if (secret)
+        explicit_bzero(line, cap);
     if (mt_buf_check(&c->out, err) < 0) {
         breach(c, "the guest does not read");
         return -MT_E_LIMIT;

@@ -4,6 +4,7 @@
 
 #include "agent/instance/steps.h"
 #include "base/log.h"
+#include "os/lockmem.h"
 
 #include <getopt.h>
 
@@ -42,6 +43,7 @@ static int run(const char *path, bool check)
         (void)fprintf(stderr, "moat-agent: MT_TEST_KILL_STEP names no step; --list-steps prints them\n");
         return 2;
     }
+    mt_process_hide(); /* it holds secrets of its instances */
     int rc = mt_agent_run(&conf, &err);
     if (rc < 0) {
         mt_log(MT_ERROR, "agent.failed", KV_ERR(&err));

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "init/channel.h"
 
+#include <string.h>
 #include <sys/socket.h>
 
 #include "base/cleanup.h"
@@ -84,4 +85,11 @@ int mt_channel_fill(struct mt_channel *c, struct mt_err *err)
 int mt_channel_next(struct mt_channel *c, const char **ret_line, size_t *ret_len)
 {
     return mt_guest_lines_next(&c->in, ret_line, ret_len);
+}
+
+void mt_channel_wipe(struct mt_channel *c)
+{
+    struct mt_guest_lines *l = &c->in;
+    explicit_bzero(l->buf, l->taken);
+    explicit_bzero(l->buf + l->len, l->cap - l->len); /* where longer content was moved away from */
 }

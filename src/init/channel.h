@@ -44,3 +44,5 @@ int mt_channel_flush(struct mt_channel *c, struct mt_err *err);
 int mt_channel_fill(struct mt_channel *c, struct mt_err *err);
 /** The next whole line: 1, 0 none yet, -MT_E_LIMIT. Valid until the next call on @c. */
 int mt_channel_next(struct mt_channel *c, const char **ret_line, size_t *ret_len);
+/** Forget the bytes of lines that were taken, whatever they held; the line taken last is no longer valid. */
+void mt_channel_wipe(struct mt_channel *c);

@@ -6,10 +6,12 @@
 #include <unistd.h>
 
 #include "base/assert.h"
+#include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/str.h"
 #include "init/mounts.h"
 #include "init/say.h"
+#include "init/secrets.h"
 #include "init/sha256.h"
 #include "init/vsock.h"
 
@@ -26,12 +28,13 @@ enum {
     REPORT_MS = 60000,
 };
 
-static const char *const stage_names[MT_PID1_STAGE_MAX] = {"handshake", "prestart", "running",   "stopping",
+static const char *const stage_names[MT_PID1_STAGE_MAX] = {"handshake", "secrets", "prestart", "running",   "stopping",
                                                            "ending",    "draining", "reporting", "gone"};
 
 #define TO(s) (1U << (s))
 static const unsigned may[MT_PID1_STAGE_MAX] = {
-    [MT_PID1_HANDSHAKE] = TO(MT_PID1_PRESTART) | TO(MT_PID1_RUNNING) | TO(MT_PID1_ENDING) | TO(MT_PID1_GONE),
+    [MT_PID1_HANDSHAKE] = TO(MT_PID1_SECRETS) | TO(MT_PID1_PRESTART) | TO(MT_PID1_RUNNING) | TO(MT_PID1_ENDING) | TO(MT_PID1_GONE),
+    [MT_PID1_SECRETS] = TO(MT_PID1_PRESTART) | TO(MT_PID1_RUNNING) | TO(MT_PID1_ENDING) | TO(MT_PID1_GONE),
     [MT_PID1_PRESTART] = TO(MT_PID1_RUNNING) | TO(MT_PID1_ENDING) | TO(MT_PID1_GONE),
     [MT_PID1_RUNNING] = TO(MT_PID1_STOPPING) | TO(MT_PID1_ENDING) | TO(MT_PID1_GONE),
     [MT_PID1_STOPPING] = TO(MT_PID1_ENDING) | TO(MT_PID1_GONE),
@@ -141,6 +144,7 @@ static void begin_ending(struct mt_pid1 *p, int64_t now)
     p->pid = 0;
     p->prestart_until = 0;
     p->handshake_until = 0;
+    p->secrets_until = 0;
     if (alone()) {
         begin_draining(p, now);
         return;
@@ -216,7 +220,7 @@ static void start_next(struct mt_pid1 *p, int64_t now)
         start_workload(p, now);
         return;
     }
-    if (p->stage == MT_PID1_HANDSHAKE)
+    if (p->stage == MT_PID1_HANDSHAKE || p->stage == MT_PID1_SECRETS)
         set_stage(p, MT_PID1_PRESTART);
     start_prestart(p, now);
 }
@@ -324,6 +328,11 @@ static void take_config(struct mt_pid1 *p, const char *line, size_t len, int64_t
         if (mt_exec_listen(&p->exec, p->config.exec.port, &err) < 0)
             mt_say(MT_SAY_WARN, "no exec: %s", err.msg);
     }
+    if (p->config.secrets.present) { /* they follow the ack; without them nothing of the workload starts */
+        set_stage(p, MT_PID1_SECRETS);
+        p->secrets_until = now + MS(p->slow ? HANDSHAKE_SLOW_MS : HANDSHAKE_MS);
+        return;
+    }
     start_next(p, now);
 }
 
@@ -342,12 +351,31 @@ static void repeat_config(struct mt_pid1 *p, const char *line, size_t len, int64
     send_last(p, now);
 }
 
+static void take_secrets(struct mt_pid1 *p, const struct mt_guest_secrets_data *data, int64_t now)
+{
+    struct mt_err err = {0};
+    const char *what = "write_failed";
+    char detail[320];
+    mt_auto_fd int dir = -1;
+    int res = mt_secrets_mount(MT_SECRETS_DIR, &dir, &err);
+    if (res == 0)
+        res = mt_secrets_put(dir, &p->config.secrets, data, &p->user, &what, &err);
+    p->secrets_until = 0;
+    if (res < 0) {
+        (void)snprintf(detail, sizeof detail, "%s: %.40s: %s", what, p->config.secrets.version_id ? p->config.secrets.version_id : "", err.msg);
+        fail(p, "secrets_injection_failed", detail, now);
+        return;
+    }
+    start_next(p, now);
+}
+
 static void take_shutdown(struct mt_pid1 *p, const struct mt_guest_shutdown *s, int64_t now)
 {
     int64_t kill_at = now + MS(s->grace_ms);
     const char *reason = s->reason ? s->reason : "terminated_by_operator";
     switch (p->stage) {
     case MT_PID1_HANDSHAKE:
+    case MT_PID1_SECRETS:
     case MT_PID1_PRESTART: {
         char copy[64]; /* the message's memory is reused; the status outlives it */
         static char kept[64];
@@ -411,6 +439,12 @@ static void take_message(struct mt_pid1 *p, const struct mt_guest_msg *msg, cons
     case MT_GUEST_SHUTDOWN:
         take_shutdown(p, &msg->u.shutdown, now);
         break;
+    case MT_GUEST_SECRETS:
+        if (p->stage == MT_PID1_SECRETS)
+            take_secrets(p, &msg->u.secrets, now);
+        else
+            p->ignored++;
+        break;
     case MT_GUEST_UNKNOWN:
     case MT_GUEST_HELLO:
     case MT_GUEST_ACK:
@@ -449,6 +483,10 @@ static void take_lines(struct mt_pid1 *p, int64_t now)
             }
             p->channel.rx_seq = msg.seq;
             take_message(p, &msg, line, len, now);
+            if (msg.type == MT_GUEST_SECRETS) {
+                explicit_bzero(mem->base, mem->used);
+                mt_channel_wipe(&p->channel);
+            }
             continue;
         }
         p->ignored++;
@@ -553,6 +591,10 @@ void mt_pid1_tick(struct mt_pid1 *p, int64_t now)
         set_stage(p, MT_PID1_GONE);
         return;
     }
+    if (due(p->secrets_until, now)) {
+        p->secrets_until = 0;
+        fail(p, "secrets_injection_failed", "transfer_failed: nothing came in time", now);
+    }
     if (due(p->redial_at, now))
         dial(p, now);
     if (due(p->logs_redial_at, now))
@@ -577,7 +619,7 @@ void mt_pid1_tick(struct mt_pid1 *p, int64_t now)
 
 int64_t mt_pid1_deadline(const struct mt_pid1 *p)
 {
-    const int64_t all[] = {p->handshake_until, p->redial_at, p->logs_redial_at, p->prestart_until,
+    const int64_t all[] = {p->handshake_until, p->secrets_until, p->redial_at, p->logs_redial_at, p->prestart_until,
                            p->kill_at,         p->drain_until, p->bye_until,    p->report_until};
     int64_t next = mt_exec_deadline(&p->exec);
     for (size_t i = 0; i < MT_ARRAY_LEN(all); i++)

@@ -15,7 +15,8 @@
 #include "init/workload.h"
 
 enum mt_pid1_stage {
-    MT_PID1_HANDSHAKE = 0, /**< connecting, hello, waiting for config */
+    MT_PID1_HANDSHAKE = 0,
+    MT_PID1_SECRETS, /**< configured; waits for the secrets that the config announced */ /**< connecting, hello, waiting for config */
     MT_PID1_PRESTART,      /**< a prestart command runs */
     MT_PID1_RUNNING,       /**< the workload runs */
     MT_PID1_STOPPING,      /**< shutdown asked: stop signal sent, grace runs */
@@ -49,7 +50,7 @@ struct mt_pid1 {
     char last_detail[MT_GUEST_TEXT_MAX], last_signal[16];
     bool have_last;
     /* deadlines, CLOCK_MONOTONIC ns; 0 none */
-    int64_t handshake_until, redial_at, logs_redial_at, prestart_until, kill_at, drain_until, bye_until,
+    int64_t handshake_until, secrets_until, redial_at, logs_redial_at, prestart_until, kill_at, drain_until, bye_until,
         report_until;
     uint64_t ignored; /**< messages of unknown type or broken lines */
 };

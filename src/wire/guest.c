@@ -26,6 +26,7 @@ static const struct {
     [MT_GUEST_PING] = {"ping", MT_GUEST_FROM_HOST},
     [MT_GUEST_PONG] = {"pong", MT_GUEST_FROM_GUEST},
     [MT_GUEST_SHUTDOWN] = {"shutdown", MT_GUEST_FROM_HOST},
+    [MT_GUEST_SECRETS] = {"secrets", MT_GUEST_FROM_HOST},
 };
 
 static const char *const phases[MT_GUEST_PHASE_MAX] = {"boot", "running"};
@@ -205,6 +206,20 @@ static void decode_ack(struct mt_guest_fields *f, struct mt_guest_ack *a)
         wrong(f, "config_sha256", "must be 64 lower-case hex digits");
 }
 
+static void decode_secrets(struct mt_guest_fields *f, struct mt_guest_secrets_data *s)
+{
+    const char *encoding = mt_guest_get_str(f, "encoding", MT_GUEST_REQUIRED);
+    s->version_id = mt_guest_get_str(f, "version_id", MT_GUEST_REQUIRED);
+    s->data = mt_guest_get_str(f, "data", MT_GUEST_REQUIRED);
+    s->sha256 = mt_guest_get_str(f, "sha256", MT_GUEST_REQUIRED);
+    if (f->res < 0)
+        return;
+    if (!MT_STREQ(encoding, "base64"))
+        wrong(f, "encoding", "must be base64");
+    if (!is_hex(s->sha256, 64))
+        wrong(f, "sha256", "must be 64 lower-case hex digits");
+}
+
 static int decode_envelope(struct mt_guest_fields *f, enum mt_guest_from from, struct mt_guest_msg *msg)
 {
     if (mt_guest_get_uint(f, "v", MT_GUEST_REQUIRED, 0, UINT32_MAX) != 1)
@@ -263,6 +278,9 @@ int mt_guest_decode(enum mt_guest_from from, const char *line, size_t len, struc
     case MT_GUEST_SHUTDOWN:
         msg.u.shutdown.grace_ms = mt_guest_get_uint(&f, "grace_ms", MT_GUEST_REQUIRED, 0, 3600000);
         msg.u.shutdown.reason = mt_guest_get_str(&f, "reason", MT_GUEST_OPTIONAL);
+        break;
+    case MT_GUEST_SECRETS:
+        decode_secrets(&f, &msg.u.secrets);
         break;
     case MT_GUEST_BYE:
     case MT_GUEST_RESUME:
@@ -376,6 +394,14 @@ static const char *encode_fields(const struct mt_guest_msg *msg, struct mt_guest
             return "shutdown grace_ms is above 3600000";
         mt_guest_json_put_uint(out, "grace_ms", msg->u.shutdown.grace_ms);
         put_text(out, "reason", msg->u.shutdown.reason);
+        return NULL;
+    case MT_GUEST_SECRETS:
+        if (!msg->u.secrets.version_id || !msg->u.secrets.data || !is_hex(msg->u.secrets.sha256, 64))
+            return "secrets need version_id, data and sha256 of 64 lower-case hex digits";
+        mt_guest_json_put_str(out, "version_id", msg->u.secrets.version_id);
+        mt_guest_json_put_str(out, "encoding", "base64");
+        mt_guest_json_put_str(out, "data", msg->u.secrets.data);
+        mt_guest_json_put_str(out, "sha256", msg->u.secrets.sha256);
         return NULL;
     case MT_GUEST_BYE:
     case MT_GUEST_RESUME:

@@ -65,6 +65,7 @@ enum mt_guest_type {
     MT_GUEST_PING,        /**< host to guest */
     MT_GUEST_PONG,        /**< guest to host */
     MT_GUEST_SHUTDOWN,    /**< host to guest */
+    MT_GUEST_SECRETS,     /**< host to guest, after the ack of a config that announces them; either end wipes it */
     MT_GUEST_TYPE_MAX,
 };
 
@@ -193,8 +194,15 @@ struct mt_guest_network {
 struct mt_guest_secrets {
     bool present, required;
     const char *version_id, *path, *sha256;
-    uint32_t mode, uid, gid;
+    uint32_t mode, uid, gid; /**< ids: UINT32_MAX (as absent on the wire): those of the workload */
     uint64_t bytes;
+};
+
+/** The content that the config announced; a message of its own, so that a config can be kept and logged. */
+struct mt_guest_secrets_data {
+    const char *version_id;
+    const char *data;   /**< base64 with padding of at most 262144 bytes */
+    const char *sha256; /**< of the bytes, 64 lower-case hex digits */
 };
 
 struct mt_guest_exec {
@@ -243,6 +251,7 @@ struct mt_guest_msg {
         struct mt_guest_ping ping;
         struct mt_guest_pong pong;
         struct mt_guest_shutdown shutdown;
+        struct mt_guest_secrets_data secrets;
     } u;
 };
 

@@ -390,8 +390,8 @@ static int decode_secrets(struct mt_guest_fields *top, struct mt_guest_secrets *
     s->path = mt_guest_get_str(&f, "path", MT_GUEST_OPTIONAL);
     s->sha256 = mt_guest_get_str(&f, "sha256", MT_GUEST_OPTIONAL);
     s->mode = (uint32_t)mt_guest_get_uint(&f, "mode", MT_GUEST_OPTIONAL, 0, 07777);
-    s->uid = (uint32_t)mt_guest_get_uint(&f, "uid", MT_GUEST_OPTIONAL, 0, UINT32_MAX);
-    s->gid = (uint32_t)mt_guest_get_uint(&f, "gid", MT_GUEST_OPTIONAL, 0, UINT32_MAX);
+    s->uid = (uint32_t)mt_guest_get_uint(&f, "uid", MT_GUEST_OPTIONAL, UINT32_MAX, UINT32_MAX);
+    s->gid = (uint32_t)mt_guest_get_uint(&f, "gid", MT_GUEST_OPTIONAL, UINT32_MAX, UINT32_MAX);
     s->bytes = mt_guest_get_uint(&f, "bytes", MT_GUEST_OPTIONAL, 0, INT64_MAX);
     return f.res;
 }
@@ -541,8 +541,10 @@ static void put_secrets(struct mt_guest_json_out *out, const struct mt_guest_sec
         put_optional(out, "version_id", s->version_id);
         put_optional(out, "path", s->path);
         mt_guest_json_put_uint(out, "mode", s->mode);
-        mt_guest_json_put_uint(out, "uid", s->uid);
-        mt_guest_json_put_uint(out, "gid", s->gid);
+        if (s->uid != UINT32_MAX)
+            mt_guest_json_put_uint(out, "uid", s->uid);
+        if (s->gid != UINT32_MAX)
+            mt_guest_json_put_uint(out, "gid", s->gid);
         mt_guest_json_put_uint(out, "bytes", s->bytes);
         put_optional(out, "sha256", s->sha256);
     }

@@ -4,7 +4,9 @@
 Not a test itself. The control plane is a small HTTP/1.1 server on a Unix socket that hands out one plan and keeps every
 report; everything below it is real: registry, image, QEMU, moat-vsock, moat-init, tap, nft.
 """
+import base64
 import ctypes
+import hashlib
 import http.server
 import json
 import os
@@ -71,6 +73,7 @@ class Control:
         self.cursor, self.epoch, self.assignments = 1, 1, {}
         self.extra = {}
         self.reports, self.beats, self.polls = [], [], []
+        self.secrets, self.asked = {}, []  # version id to (instance ids that may, content) or (status, code); who asked for what
         self.fail = 0  # status to answer to reports instead of 200
         self.plan_id = ulid()
         self.server, self.down = None, False
@@ -86,7 +89,7 @@ class Control:
                 pass
 
             def reply(self, status, body=None):
-                data = json.dumps(body).encode() if body is not None else b""
+                data = json.dumps(body, separators=(",", ":")).encode() if body is not None else b""
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
@@ -115,6 +118,8 @@ class Control:
                         outer.beats.append(body)
                         outer.lock.notify_all()
                     return self.reply(200, {"admin_state": "active", "epoch": 1, "plan_cursor": outer.cursor})
+                if self.path.endswith("/secrets"):
+                    return self.reply(*outer.secret(body))
                 if outer.fail:
                     return self.reply(outer.fail, {"code": "unavailable"})
                 with outer.lock:
@@ -145,6 +150,18 @@ class Control:
         self.server.shutdown()
         self.server.server_close()
         os.unlink(self.path)
+
+    def secret(self, body):
+        """What moat-control answers (src/control/api/delivery.c)."""
+        with self.lock:
+            self.asked.append((body["instance_id"], body["version_id"]))
+        may, content = self.secrets.get(body["version_id"], ((), b""))
+        if isinstance(may, int):
+            return may, {"code": content}
+        if body["instance_id"] not in may:
+            return 403, {"code": "forbidden"}
+        return 200, {"version_id": body["version_id"], "encoding": "base64", "sha256": hashlib.sha256(content).hexdigest(),
+                     "data": base64.b64encode(content).decode()}
 
     def plan(self):
         return dict({"spec_version": "v1", "cluster_id": self.cluster_id, "node_id": self.node_id, "epoch": self.epoch,

@@ -3,9 +3,11 @@
 #include "agent/instance/inst.h"
 
 #include "agent/net/tap.h"
+#include "agent/secrets.h"
 #include "base/arena.h"
 #include "base/assert.h"
 #include "base/str.h"
+#include "os/digest.h"
 #include "wire/exec.h"
 
 #include <string.h>
@@ -202,7 +204,42 @@ int mt_inst_send_config(struct mt_inst *in, enum mt_reason *ret_reason, struct m
         c->network.dns_count = a->plan->network.dns.n;
     }
     c->exec = (struct mt_guest_exec){.enabled = true, .port = MT_GUEST_PORT_EXEC, .max_sessions = MT_EXEC_SESSIONS_MAX};
+    if (w->secrets.version_id) {
+        size_t bytes = 0;
+        char *sha = mt_arena_alloc(&ar, MT_SHA256_HEX);
+        if (!sha)
+            return MT_FAIL(err, MT_E_NOMEM, "guest configuration: out of memory");
+        rc = mt_secret_store_info(a->secrets, w->secrets.version_id, &bytes, sha, err);
+        if (rc < 0) {
+            *ret_reason = MT_REASON_SECRETS_INJECTION_FAILED;
+            return MT_FAIL(err, MT_E_UNAVAILABLE, "unavailable: %s", w->secrets.version_id);
+        }
+        c->secrets = (struct mt_guest_secrets){.present = true,
+                                               .required = w->secrets.required,
+                                               .version_id = w->secrets.version_id,
+                                               .path = MT_SECRETS_PATH,
+                                               .sha256 = sha,
+                                               .mode = w->secrets.mode,
+                                               .uid = w->secrets.has_uid ? w->secrets.uid : UINT32_MAX,
+                                               .gid = w->secrets.has_gid ? w->secrets.gid : UINT32_MAX,
+                                               .bytes = bytes};
+    }
     c->logs = (struct mt_guest_logs){.port = MT_GUEST_PORT_LOG, .line_max = 16384, .ring_bytes = 1048576};
     c->time_ns = mt_clock_wall_us() * 1000;
     return mt_channel_send(in->chan, &msg, in->config_sha256, err);
+}
+
+int mt_inst_send_secrets(struct mt_inst *in, struct mt_err *err)
+{
+    const char *version = in->spec->secrets.version_id;
+    mt_auto_lockmem struct mt_lockmem text = {0};
+    char sha[MT_SHA256_HEX];
+    if (!version)
+        return 0;
+    int rc = mt_secret_store_text(in->a->secrets, version, &text, sha, err);
+    if (rc < 0)
+        return rc;
+    struct mt_guest_msg msg = {.type = MT_GUEST_SECRETS,
+                               .u.secrets = {.version_id = version, .data = (const char *)text.p, .sha256 = sha}};
+    return mt_channel_send(in->chan, &msg, NULL, err);
 }

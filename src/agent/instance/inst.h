@@ -187,3 +187,5 @@ void mt_inst_send_bye(struct mt_inst *in);
 
 /** Build and send the config line. Returns 0 or the reason why this workload cannot be configured. */
 int mt_inst_send_config(struct mt_inst *in, enum mt_reason *ret_reason, struct mt_err *err);
+/** Send what the config announced as a message of its own; nothing to do without secrets. */
+int mt_inst_send_secrets(struct mt_inst *in, struct mt_err *err);

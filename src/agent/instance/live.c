@@ -96,6 +96,17 @@ static void on_deadline(struct mt_source *s, void *arg)
 
 /* ---- what the guest says ----------------------------------------------------------------- */
 
+static void give_secrets(struct mt_inst *in)
+{
+    struct mt_err err = {0};
+    char detail[160];
+    if (!in->spec || mt_inst_send_secrets(in, &err) == 0)
+        return;
+    (void)snprintf(detail, sizeof detail, "transfer_failed: %s: %.80s", in->spec->secrets.version_id, err.msg);
+    mt_inst_end(in, MT_REASON_SECRETS_INJECTION_FAILED, detail);
+    kill_vm(in, "secrets");
+}
+
 static void on_hello(struct mt_inst *in, const struct mt_guest_hello *h)
 {
     struct mt_err err = {0};
@@ -117,6 +128,8 @@ static void on_hello(struct mt_inst *in, const struct mt_guest_hello *h)
     if (h->phase == MT_GUEST_PHASE_RUNNING) {
         struct mt_guest_msg msg = {.type = MT_GUEST_RESUME};
         (void)mt_channel_send(in->chan, &msg, NULL, NULL);
+        if (in->st.phase == MT_PH_BOOTING) /* it may have come back before it got them; one that has them ignores these */
+            give_secrets(in);
         if (in->st.phase == MT_PH_STOPPING && !in->saving)
             mt_inst_send_shutdown(in);
         return;
@@ -228,6 +241,10 @@ static void on_message(void *arg, const struct mt_guest_msg *msg)
         }
         in->config_acked = true;
         set_deadline(in, "timeout: not configured", stretch(in, CONFIGURED_MS));
+        if (in->spec->secrets.version_id) {
+            in->detail = "delivering_secrets";
+            give_secrets(in);
+        }
         break;
     case MT_GUEST_STATUS:
         if (msg->u.status.state == MT_GUEST_STATE_CONFIGURED)
@@ -247,6 +264,7 @@ static void on_message(void *arg, const struct mt_guest_msg *msg)
     case MT_GUEST_REJECT:
     case MT_GUEST_PING:
     case MT_GUEST_SHUTDOWN:
+    case MT_GUEST_SECRETS:
     case MT_GUEST_TYPE_MAX:
         break;
     }

@@ -9,6 +9,7 @@
 
 #include "agent/instance/scratch.h"
 #include "agent/net/tap.h"
+#include "agent/secrets.h"
 #include "base/assert.h"
 #include "base/cleanup.h"
 #include "base/log.h"
@@ -375,10 +376,21 @@ static int do_vm(struct mt_job *j)
     return 0;
 }
 
+/* At hand before anything of the host changes: the control plane may have to be asked. */
+static int do_secrets(struct mt_job *j)
+{
+    const char *version = j->spec->secrets.version_id, *detail = "unavailable";
+    if (!version || mt_secret_store_fetch(j->a->secrets, j->st.instance_id, version, &detail, &j->err) == 0)
+        return 0;
+    mt_log(MT_WARN, "secrets.not_fetched", KV("instance_id", j->st.instance_id), KV("version_id", version), KV("detail", detail), KV_ERR(&j->err));
+    (void)MT_FAIL(&j->err, j->err.code, "%s: %s", detail, version);
+    return fail(j, MT_REASON_SECRETS_INJECTION_FAILED);
+}
+
 static void boot_work(void *arg)
 {
     struct mt_job *j = arg;
-    if (do_scratch(j) < 0 || do_network(j) < 0)
+    if (do_secrets(j) < 0 || do_scratch(j) < 0 || do_network(j) < 0)
         return;
     (void)do_vm(j);
 }
@@ -861,9 +873,9 @@ void mt_inst_begin(struct mt_inst *in)
         reason = MT_REASON_SPEC_UNSUPPORTED;
         rc = MT_FAIL(&err, MT_E_INVALID, "mounts: this node has no volume storage");
     }
-    if (rc == 0 && w->secrets.present && w->secrets.required) {
-        reason = MT_REASON_SPEC_UNSUPPORTED;
-        rc = MT_FAIL(&err, MT_E_INVALID, "secrets: this node cannot deliver secrets");
+    if (rc == 0 && w->secrets.required && !w->secrets.version_id) {
+        reason = MT_REASON_SECRETS_MISSING;
+        rc = MT_FAIL(&err, MT_E_INVALID, "required, and no version is pinned");
     }
     if (rc == 0 && !mt_slots_take(&a->slots, mt_loop_now(a->loop), &st->slot)) {
         reason = MT_REASON_NODE_CAPACITY_EXCEEDED;

@@ -9,6 +9,7 @@
  *   count N PER_S  prints N numbered lines at this rate, says how late it was, then waits
  *   sick PORT      plain HTTP that answers 503 with a body, and says so once
  *   panic          prints a line, then crashes the kernel (SysRq)
+ *   secret         prints owner, mode, size and an FNV-1a sum of its secrets file and what its folder is, then serves 8080
  *   ids            prints uid, gid and working folder, then serves 8080 */
 #define _GNU_SOURCE
 #include <netinet/in.h>
@@ -18,6 +19,8 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -58,6 +61,28 @@ static int serve(int port)
         }
         close(c);
     }
+}
+
+static void tell_secret(void)
+{
+    const char *path = getenv("MOAT_SECRETS_FILE") ? getenv("MOAT_SECRETS_FILE") : "/run/secrets/platform.env";
+    struct stat f, d;
+    struct statfs fs;
+    if (stat(path, &f) != 0) {
+        printf("secret none\n");
+        return;
+    }
+    if (stat("/run/secrets", &d) != 0 || statfs("/run/secrets", &fs) != 0)
+        return;
+    unsigned long long sum = 0xcbf29ce484222325ULL;
+    FILE *in = fopen(path, "r");
+    for (int ch; in && (ch = getc(in)) != EOF;)
+        sum = (sum ^ (unsigned char)ch) * 0x100000001b3ULL;
+    if (in)
+        fclose(in);
+    printf("secret uid %d gid %d mode %o size %lld sum %016llx dir %d:%d %o type %lx flags %lx blocks %lld\n", f.st_uid, f.st_gid,
+           f.st_mode & 07777, (long long)f.st_size, in ? sum : 0, d.st_uid, d.st_gid, d.st_mode & 07777, (long)fs.f_type, (long)fs.f_flags,
+           (long long)fs.f_blocks * fs.f_bsize);
 }
 
 int main(int argc, char **argv)
@@ -131,6 +156,9 @@ int main(int argc, char **argv)
             printf("out %d\n", i);
             fprintf(stderr, "err %d\n", i);
         }
+        return serve(8080);
+    } else if (!strcmp(what, "secret")) {
+        tell_secret();
         return serve(8080);
     } else if (!strcmp(what, "ids")) {
         char cwd[256];

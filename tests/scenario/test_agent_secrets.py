@@ -1,0 +1,209 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""Secrets from the agent into real microVMs: owner, mode and tmpfs, kept over crash of the agent and absence of the control
+plane, every way in which it cannot be had, and the planted value in none of the node's files, logs and consoles.
+
+It measures nothing: the guests have three times the usual time."""
+import base64
+import os
+import sys
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import agentkit as kit  # noqa: E402
+from imagekit import Report, want  # noqa: E402
+
+HEADER = b"# MOAT_SECRETS_V1\n"
+CANARY = b"cAnArY-5e1d-in-the-guest"
+TMPFS = "1021994"
+
+
+def fnv(data):
+    h = 0xcbf29ce484222325
+    for b in data:
+        h = (h ^ b) * 0x100000001b3 & (1 << 64) - 1
+    return "%016x" % h
+
+
+def forms(raw):
+    out = {raw, raw.hex().encode()}
+    for pad in range(3):
+        out.add(base64.b64encode(b"x" * pad + raw)[4 if pad else 0:-4])
+    return out
+
+
+class Suite:
+    def __init__(self, world):
+        self.w, self.c = world, world.control
+        self.image = world.push()
+        self.tmpfs = os.path.join(world.dir, "run/secrets")
+
+    def start(self, content, secrets=None, status="ready", user=None, **more):
+        version = kit.new_id("sv")
+        wl = self.w.workload(self.image, command=["/app", "secret"],
+                             secrets=dict({"required": True, "version_id": version}, **(secrets or {})), **more)
+        if user:
+            wl["user"] = user
+        self.c.secrets[version] = ([wl["instance_id"]], content) if not isinstance(content, tuple) else content
+        self.c.want(wl["instance_id"], workload=wl)
+        return wl, version, self.c.wait_status(wl["instance_id"], status, 90) if status else None
+
+    def said(self, wl, nth=1, seconds=20):
+        def look():
+            rows = [r["line"] for r in self.w.ask({"op": "logs", "instance_id": wl["instance_id"]}) if "secret " in r.get("line", "")]
+            return rows[nth - 1] if len(rows) >= nth else None
+        return kit.wait_for("the workload tells", look, seconds)
+
+    def gone(self, wl):
+        self.c.want(wl["instance_id"], "stopped")
+        self.c.wait_status(wl["instance_id"], "stopped", 60)
+        self.c.drop(wl["instance_id"])
+
+    def exact_bytes_owner_and_mode(self):
+        content = HEADER + b"A=" + CANARY + b"\nB=base64:AAH/\n"
+        wl, version, _ = self.start(content)
+        line = self.said(wl)
+        want("uid 0 gid 0 mode 400 size %d sum %s dir 0:0 755 type %s" % (len(content), fnv(content), TMPFS) in line, line)
+        flags = int(line.split(" flags ")[1].split()[0], 16)
+        want(flags & 0xe == 0xe and int(line.split("blocks ")[1]) == 1 << 20, line)  # nosuid, nodev, noexec; 1 MiB
+        want(self.c.asked == [(wl["instance_id"], version)], self.c.asked)
+        return wl
+
+    def the_user_of_the_process_owns_it(self):
+        wl, _, _ = self.start(HEADER + b"A=1\n", user="1234:77", secrets={"mode": "0440"})
+        want("uid 1234 gid 77 mode 440" in self.said(wl), self.said(wl))
+        self.gone(wl)
+
+    def the_largest_file_arrives(self):
+        content = HEADER + b"".join(b"K%03d=" % i + b"v" * 8180 + b"\n" for i in range(32))[:262144 - len(HEADER) - 1] + b"\n"
+        wl, _, _ = self.start(content)
+        want("size %d sum %s" % (len(content), fnv(content)) in self.said(wl), self.said(wl))
+        self.gone(wl)
+
+    def none_means_no_file(self):
+        wl = self.w.workload(self.image, command=["/app", "secret"])
+        self.c.want(wl["instance_id"], workload=wl)
+        self.c.wait_status(wl["instance_id"], "ready", 90)
+        want(self.said(wl).endswith("secret none"), self.said(wl))
+        self.gone(wl)
+
+    def a_crash_starts_again_without_the_control_plane(self):
+        content = HEADER + b"A=" + CANARY + b"-held\n"
+        wl, version, _ = self.start(content)
+        want(os.listdir(self.tmpfs) and version in os.listdir(self.tmpfs), os.listdir(self.tmpfs))
+        st = os.stat(os.path.join(self.tmpfs, version))
+        want(st.st_mode & 0o7777 == 0o600 and st.st_uid == 0 and os.stat(self.tmpfs).st_mode & 0o7777 == 0o700, oct(st.st_mode))
+        with open("/proc/self/mountinfo") as f:
+            want(any(" %s " % self.tmpfs in l and " - tmpfs " in l for l in f), "not a tmpfs")
+        asked = len(self.c.asked)
+        self.w.kill()  # the agent
+        self.c.stop()  # and the control plane
+        for pid, name in self.w.vm_processes().items():
+            if "qemu" in name:
+                os.kill(pid, 9)
+        self.w.start(**{"limits.patience": 3})
+        kit.wait_for("a second start of the workload", lambda: self.w.describe(wl["instance_id"])["phase"] == "ready" and self.said(wl, 2, 90), 100)
+        want("size %d sum %s" % (len(content), fnv(content)) in self.said(wl, 2), self.said(wl, 2))
+        self.c.start()
+        want(len(self.c.asked) == asked, self.c.asked)
+        self.gone(wl)
+        kit.wait_for("wiped", lambda: not os.path.exists(os.path.join(self.tmpfs, version)), 20)
+
+    def unused_versions_are_wiped(self):
+        wl, a, _ = self.start(HEADER + b"A=1\n")
+        wl2, b, _ = self.start(HEADER + b"A=2\n")
+        want({a, b} <= set(os.listdir(self.tmpfs)), os.listdir(self.tmpfs))
+        self.gone(wl2)
+        kit.wait_for("one is wiped", lambda: b not in os.listdir(self.tmpfs), 20)
+        want(a in os.listdir(self.tmpfs), "the other is gone too")
+        self.gone(wl)
+        kit.wait_for("the other", lambda: not os.path.exists(os.path.join(self.tmpfs, a)), 20)
+
+    def refusals_have_their_detail_and_wait(self):
+        for answer, detail in (((403, "forbidden"), "forbidden"), ((503, "master_key_unavailable"), "master_key_unavailable"),
+                               ((500, "decrypt_failed"), "decrypt_failed"), ((500, "internal"), "unavailable")):
+            wl, version, _ = self.start(answer, status=None)
+            r = self.c.wait_status(wl["instance_id"], "booting", 30, reason_code="secrets_injection_failed")
+            want(r["reason_detail"] == "%s: %s" % (detail, version), r)
+            if detail == "unavailable":  # and it comes by itself once it can be had
+                self.c.secrets[version] = ([wl["instance_id"]], HEADER + b"A=late\n")
+                self.c.wait_status(wl["instance_id"], "ready", 90)
+            self.c.want(wl["instance_id"], "stopped")
+            self.c.wait_status(wl["instance_id"], "stopped", 60)
+            self.c.drop(wl["instance_id"])
+
+    def a_wrong_digest_is_refused(self):
+        plain = self.c.secret
+        try:
+            self.c.secret = lambda body: (200, dict(plain(body)[1], sha256="0" * 64))
+            wl, version, _ = self.start(HEADER + b"A=1\n", status=None)
+            r = self.c.wait_status(wl["instance_id"], "booting", 30, reason_code="secrets_injection_failed")
+            want(r["reason_detail"] == "hash_mismatch: " + version, r)
+        finally:
+            self.c.secret = plain
+        self.gone(wl)
+
+    def the_value_is_nowhere_on_the_node(self, wl):
+        found = []
+        tops = [self.w.dir]
+        for top in tops:
+            for d, _, names in os.walk(top):
+                if d.startswith(self.tmpfs):
+                    continue
+                for n in names:
+                    p = os.path.join(d, n)
+                    if os.path.islink(p) or not os.path.isfile(p):
+                        continue
+                    with open(p, "rb") as f:
+                        data = f.read()
+                    found += [p for v in forms(CANARY) if v in data]
+        want(not found, found)
+        for op in ({"op": "list"}, {"op": "describe", "instance_id": wl["instance_id"]}, {"op": "logs", "instance_id": wl["instance_id"]},
+                   {"op": "console", "instance_id": wl["instance_id"]}):
+            text = repr(self.w.ask(op)).encode()
+            want(not any(v in text for v in forms(CANARY)), op)
+        with open(os.path.join(self.w.dir, "planted"), "wb") as f:
+            f.write(b"..." + base64.b64encode(b"xy" + CANARY))
+        with open(os.path.join(self.w.dir, "planted"), "rb") as f:
+            data = f.read()
+        want(any(v in data for v in forms(CANARY)), "the search finds nothing at all")
+        with open("/proc/%d/limits" % self.w.proc.pid) as f:
+            want([l for l in f if l.startswith("Max core file size")][0].split()[4:6] == ["0", "0"], "core dumps")
+
+    def planned_end_leaves_nothing(self, before):
+        got, rc = self.w.stop_all()
+        want(got == [{"stopped": True, "clean": True}] and rc == 0, (got, rc))
+        after = self.w.host()
+        want(after["mounts"] == before["mounts"], after["mounts"])
+
+
+def main():
+    report = Report()
+    if os.geteuid() != 0:
+        print("skip - secrets into real VMs: needs root")
+        return 0
+    kit.own_network()
+    world = kit.World("secrets")
+    try:
+        world.bundle()
+        before = world.host()
+        world.start(**{"limits.patience": 3})
+        s = Suite(world)
+        kept = []
+        report.case("agent secrets: exact bytes, owner and mode on a tmpfs of its own", lambda: kept.append(s.exact_bytes_owner_and_mode()))
+        for name in ("the_user_of_the_process_owns_it", "the_largest_file_arrives", "none_means_no_file", "refusals_have_their_detail_and_wait",
+                     "a_wrong_digest_is_refused", "unused_versions_are_wiped", "a_crash_starts_again_without_the_control_plane"):
+            report.case("agent secrets: " + name.replace("_", " "), getattr(s, name))
+        if kept:
+            report.case("agent secrets: the value is in no file, log, console or answer of the node", s.the_value_is_nowhere_on_the_node, kept[0])
+        report.case("agent secrets: planned end leaves nothing", s.planned_end_leaves_nothing, before)
+        if report.failed:
+            print("agent log: " + world.tail(20), flush=True)
+    finally:
+        os.system("umount %s 2> /dev/null" % os.path.join(world.dir, "run/secrets"))
+        world.close()
+    return 1 if report.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
