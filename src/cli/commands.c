@@ -208,6 +208,10 @@ static const struct cli_option sps_update_options[] = {
 static const struct cli_option rotate_options[] = {{"overlap", 0, "DURATION", "the old secret works on this long (default: it ends now)"}, {NULL, 0, NULL, NULL}};
 static const struct cli_option user_options[] = {
     {"name", 0, "NAME", "name for people"}, {"operator", 0, NULL, "an operator of the platform"}, {NULL, 0, NULL, NULL}};
+static const struct cli_option keys_generate_options[] = {{"retired", 0, NULL, "not the active one"}, {NULL, 0, NULL, NULL}};
+static const struct cli_option keys_retire_options[] = {{"file", 0, "FILE", "the file of master keys on this machine"}, {NULL, 0, NULL, NULL}};
+static const struct cli_option import_options[] = {{"replace", 0, NULL, "what the file does not name goes away"}, {NULL, 0, NULL, NULL}};
+static const struct cli_option render_options[] = {{"local", 0, "FILE", "print the canonical bytes of this file instead (- reads stdin)"}, {NULL, 0, NULL, NULL}};
 static const struct cli_option reason_options[] = {{"reason", 0, "TEXT", "why; kept in the audit log"}, {NULL, 0, NULL, NULL}};
 static const struct cli_option wait_for_options[] = {
     {"for", 0, "STATUS", "wait for this status (default: deploy succeeded, instance ready, route active, volume available)"},
@@ -241,6 +245,15 @@ const struct cli_command cli_commands[] = {
     {CLI_APPS, "envs update", "ENV", "rename or protect an environment", envs_update_options, cmd_envs_update},
     {CLI_APPS, "envs delete", "ENV", "remove an environment; what runs in it is drained", cascade_options, cmd_envs_delete},
     {CLI_APPS, "envs rebalance", "", "place every instance anew, replacements first", process_options, cmd_envs_rebalance},
+    {CLI_APPS, "secrets list", "", "names of the environment's secrets; values never come back", NULL, cmd_secrets_list},
+    {CLI_APPS, "secrets set", "KEY[=-|=@FILE]...", "set secrets from stdin, files or a prompt; every process is rolled", NULL, cmd_secrets_set},
+    {CLI_APPS, "secrets unset", "KEY...", "take secrets away", NULL, cmd_secrets_unset},
+    {CLI_APPS, "secrets import", "FILE", "set what a secrets file holds (- reads stdin)", import_options, cmd_secrets_import},
+    {CLI_APPS, "secrets history", "", "versions of the secrets", NULL, cmd_secrets_history},
+    {CLI_APPS, "secrets rollback", "[VERSION]", "make an older version the current one", NULL, cmd_secrets_rollback},
+    {CLI_APPS, "secrets render", "", "the file that instances get, with values masked", render_options, cmd_secrets_render},
+    {CLI_APPS, "secrets confirm-none", "", "say that the environment needs no secrets", NULL, cmd_secrets_confirm_none},
+    {CLI_APPS, "secrets status", "", "how many instances run with the current version", NULL, cmd_secrets_status},
     {CLI_APPS, "manifest validate", "", "check a manifest, offline", manifest_options, cmd_manifest_validate},
     {CLI_APPS, "manifest show", "", "the manifest in canonical form, offline", manifest_options, cmd_manifest_show},
     {CLI_APPS, "manifest fmt", "", "write it in canonical TOML, comments kept, offline", manifest_fmt_options, cmd_manifest_fmt},
@@ -282,6 +295,11 @@ const struct cli_command cli_commands[] = {
     {CLI_MORE, "admin maintenance", "", "is the platform in maintenance", NULL, cmd_admin_maintenance},
     {CLI_MORE, "admin maintenance on", "", "refuse all changes; what runs goes on", reason_options, cmd_admin_maintenance_on},
     {CLI_MORE, "admin maintenance off", "", "allow changes again", reason_options, cmd_admin_maintenance_off},
+    {CLI_MORE, "admin keys generate", "", "make a master key: one line for the file of master keys", keys_generate_options, cmd_admin_keys_generate},
+    {CLI_MORE, "admin keys status", "", "master keys and how many wrapped keys each holds", NULL, cmd_admin_keys_status},
+    {CLI_MORE, "admin keys rewrap", "", "wrap everything under the active master key", NULL, cmd_admin_keys_rewrap},
+    {CLI_MORE, "admin keys verify", "", "open every wrapped key and a sample of contents", NULL, cmd_admin_keys_verify},
+    {CLI_MORE, "admin keys retire", "ID", "take a key that holds nothing out of the file", keys_retire_options, cmd_admin_keys_retire},
     {CLI_MORE, "admin audit", "", "the audit log of the platform", admin_audit_options, cmd_admin_audit},
     {CLI_MORE, "admin audit verify", "", "check every chain of the audit log", NULL, cmd_admin_audit_verify},
     {CLI_ROUTES, "endpoints", "", "the same as routes list", routes_list_options, cmd_routes_list},

@@ -57,6 +57,12 @@ COMMANDS = {
               "admin audit", "admin audit --all", "admin audit verify", "help admin audit verify"],
     "routes": ["routes", "routes --all", "routes create web.test --port 8443", "routes create --raw --port 5432 --listen 5432 --proxy v2 --process db",
                "routes create", "routes create a --port 70000", "routes delete web.test", "routes delete " + ROUTE, "routes delete nothing", "routes get web.test", "routes get nothing", "routes update web.test --max-connections 5 --idle-timeout none --proxy v2 --balance least_conn", "routes update web.test --port 70000", "routes update web.test"],
+    "secrets": ["secrets", "| secrets set DB_PASS=-", "secrets set A=on-the-line", "secrets set A", "secrets set lower=hidden", "secrets set MOAT_X=hidden",
+                "secrets set A=-hidden", "secrets set A=@missing", "secrets set A=1 A=2", "secrets unset A", "secrets unset a", "| secrets import -",
+                "secrets import missing", "secrets history", "secrets rollback", "secrets rollback " + SV1, "secrets rollback sv_x", "secrets render",
+                "| secrets render --local -", "secrets confirm-none", "secrets status"],
+    "keys": ["admin keys status", "admin keys rewrap", "admin keys verify", "admin keys retire b90bc12db23d7ce4 --file missing", "admin keys retire zz --file missing",
+             "admin keys retire b90bc12db23d7ce4", "admin keys retire " + "11" * 8 + " --file missing"],
     "scale": ["scale", "scale web=2", "scale web=default", "scale web", "scale web=101", "scale web=2 --wait --wait-timeout 200ms", "scale web=2 --wait-timeout never --wait", "scale reset web", "scale reset"],
     "projects": ["projects", "projects create crew", "projects get team", "projects rename team crew", "projects delete team", "projects get nothing"],
     "plan": ["plan --release v2", "| plan -f -", "plan -f missing.toml"],
@@ -82,8 +88,8 @@ COMMANDS = {
     "help": ["version", "version --client", "help routes", "help deploy", "help routes create", "help describe", "help exit-codes", "help environment", "help options", "help logs", "help exec", "help nothing", "completion tcsh"],
 }
 # What cannot be shown against fixed answers: up, down and doctor ask this machine, edge explain the edge's own
-# socket; a session of exec is in test_exec.py; auth, sps, members and users are in test_cli_auth.py, why in test_control_why.py.
-ELSEWHERE = {"auth", "sps", "orgs members", "admin users", "admin break-glass", "why", "up", "down", "doctor", "edge explain", "help", "completion"}
+# socket; a session of exec is in test_exec.py; admin keys generate is random and in test_control_secrets.py; auth, sps, members and users are in test_cli_auth.py, why in test_control_why.py.
+ELSEWHERE = {"auth", "sps", "orgs members", "admin users", "admin break-glass", "admin keys generate", "why", "up", "down", "doctor", "edge explain", "help", "completion"}
 SAME = {"events tail", "logs tail"}  # these streams go on for ever; a_stream_goes_on_where_it_ended and a_log_stream_does_too follow them
 NOT_JSON = {"help diff", "help admin audit verify", "help", "help routes", "help deploy", "help routes create", "deploys wait " + DEP, "deploys wait " + DEP_BAD, "rollback --to v1 --wait",
             "restart --wait", "| deploy -f - --wait", "wait instance " + INST, "wait route " + ROUTE, "wait instance " + INST_BAD, "wait deploy " + DEP, "apps list --ndjson", "help describe", "help exit-codes",

@@ -4,7 +4,10 @@
 
 #include "base/buf.h"
 #include "base/cleanup.h"
+#include "model/masterkey.h"
 #include "os/file.h"
+
+#include <unistd.h>
 
 static int put(const struct up_layout *l, const char *name, mode_t mode, struct mt_buf *b, struct mt_err *err)
 {
@@ -30,10 +33,11 @@ static void control(const struct up_layout *l, struct mt_buf *b)
                   "listen_api = \"%s/run/control/api.sock\"\nlisten_internal = \"%s/run/control/internal.sock\"\n"
                   "database_url = \"host=%s/run/pg dbname=moat user=moat_control\"\n"
                   "data_dir = \"%s/control\"\noperator_token_file = \"%s/control/operator.token\"\n"
+                  "master_keys_file = \"%s/etc/master-keys\"\n"
                   "agent_socket = \"%s/run/agent.sock\"\nagent_user = \"root\"\nedge_user = \"moat-edge\"\n"
                   "internal_group = \"moat\"\nfetch_program = \"%s/moat-fetch\"\n"
                   "vmm_allowed = [\"firecracker\", \"qemu-kvm\", \"qemu-tcg\"]\nbootstrap_org = \"local\"\n",
-                  l->dir, l->dir, l->dir, l->dir, l->dir, l->dir, l->bin);
+                  l->dir, l->dir, l->dir, l->dir, l->dir, l->dir, l->dir, l->bin);
     registries(l, b, "");
 }
 
@@ -82,6 +86,25 @@ static void registry(const struct up_layout *l, struct mt_buf *b)
                   l->dir, l->registry);
 }
 
+/* The platform's first master key, made once. Without this file the secrets in the database are lost: it is part of a backup. */
+static int master_key(const struct up_layout *l, struct mt_err *err)
+{
+    char path[UP_PATH], line[MT_MASTERKEY_LINE];
+    struct mt_masterkey k = {.active = true};
+    int r = 0;
+    if (access(up_path(l, path, "etc/master-keys"), F_OK) != 0) {
+        mt_random(k.key, sizeof k.key);
+        mt_masterkey_id(k.key, k.id);
+        mt_masterkey_line(&k, line);
+        r = mt_file_write(path, line, strlen(line), 0400, err);
+        explicit_bzero(&k, sizeof k);
+        explicit_bzero(line, sizeof line);
+    }
+    if (r == 0 && lchown(path, l->users.control, l->users.moat) < 0)
+        r = MT_FAIL_ERRNO(err, MT_E_IO, "give '%s' to the control plane", path);
+    return r;
+}
+
 int up_config_write(const struct up_layout *l, struct mt_err *err)
 {
     mt_auto_buf struct mt_buf b = MT_BUF_INIT(16384);
@@ -94,5 +117,6 @@ int up_config_write(const struct up_layout *l, struct mt_err *err)
     cli(l, &b);
     r = r == 0 ? put(l, "etc/cli.toml", 0644, &b, err) : r;
     registry(l, &b);
+    r = r == 0 ? master_key(l, err) : r;
     return r == 0 ? put(l, "etc/registry.yml", 0644, &b, err) : r;
 }

@@ -11,6 +11,7 @@
 #include "os/file.h"
 #include "os/spawn.h"
 
+#include <sys/mount.h>
 #include <fcntl.h>
 
 enum { SUPERVISOR_MS = 90000 };
@@ -107,6 +108,7 @@ static int purge(struct cli *c, const struct up_layout *l)
     struct mt_err err;
     if (access(up_path(l, mark, "etc/moat-data-folder"), F_OK) != 0)
         return cli_error(c, CLI_USAGE, "the data folder does not carry moat's mark (etc/moat-data-folder); nothing was removed", NULL);
+    (void)umount2(up_path(l, mark, "run/secrets"), UMOUNT_NOFOLLOW); /* left there by an agent that was killed */
     if (mt_file_remove_tree(AT_FDCWD, l->dir, &err) < 0)
         return cli_fail(c, &err, NULL);
     cli_say(c, "removed %s", l->dir);

@@ -120,6 +120,18 @@ STATE_DIFF = {
                 {"kind": "instance_ended", "text": f"web {INST} ended: a newer instance took its place{ESC}", "env_id": ENV, "id": INST, "at": T % (5, 0)}],
     "patch": [{"op": "replace", "path": "/processes/0/release_number", "value": 2}]}
 
+SV1, SV2 = oid("sv", 1), oid("sv", 2)
+SECRETS = {"env_id": ENV, "config_gate": "set", "bundle_id": oid("sb", 1), "version_id": SV2, "version_number": 2, "key_count": 2, "key_names": ["A", "DB_PASS"],
+           "size_bytes": 60, "data_hash": "ab" * 32, "updated_at": T % (5, 0), "updated_by": oid("usr", 1), "resource_version": 3,
+           "delivery": [{"process_type": "web", "instances_on_current": 1, "instances_total": 2}]}
+CHANGED = dict({k: v for k, v in SECRETS.items() if k not in ("delivery", "updated_at")}, unchanged=False)
+
+
+def version(i, n, **more):
+    return dict({"id": i, "bundle_id": oid("sb", 1), "env_id": ENV, "version_number": n, "data_hash": "ab" * 32, "key_names": ["A", "DB_PASS"][:n], "size_bytes": 60,
+                 "source": "patch", "created_by": oid("usr", 1), "material_state": "present", "current": False, "created_at": T % (n, 0)}, **more)
+
+
 ANSWERS = {
     ("GET", f"{E}/history/status?at=%402"): PAST,
     ("GET", f"{A}/history/status"): {k: v for k, v in PAST_APP.items() if k != "at"},
@@ -129,6 +141,16 @@ ANSWERS = {
         "apps": [{k: v for k, v in PAST_APP.items() if k not in ("at", "as_of_event_id")}], "as_of_event_id": 2, "at": MOMENT},
     ("GET", f"{E}/history/diff?from=%402"): STATE_DIFF,
     ("GET", f"{A}/history/diff?from=-1h&to=2001-01-01T00%3A00%3A00Z"): dict(STATE_DIFF, of="app", same=True, changes=[], patch=[]),
+    ("GET", f"{E}/secrets"): SECRETS,
+    ("PATCH", f"{E}/secrets"): receipt("secrets.change", CHANGED),
+    ("PUT", f"{E}/secrets"): receipt("secrets.replace", CHANGED),
+    ("POST", f"{E}/secrets/confirm-none"): receipt("secrets.confirm_none", dict(CHANGED, unchanged=True)),
+    ("GET", f"{E}/secrets/versions"): lst(version(SV1, 1), version(SV2, 2, current=True)),
+    ("POST", f"{E}/secrets/versions/{SV1}/activate"): receipt("secrets.activate", CHANGED),
+    ("GET", "/v1/admin/keys"): {"keys": [{"id": "b90bc12db23d7ce4", "state": "active", "rows": 3}, {"id": "00" * 8, "state": "missing", "rows": 1}],
+                                "problem": f"no file {ESC}"},
+    ("POST", "/v1/admin/keys/rewrap"): {"rewrapped": 3, "remaining": 0, "failed": 0},
+    ("POST", "/v1/admin/keys/verify"): {"wrapped_keys": 4, "opened": 3, "envelopes": 2, "envelopes_opened": 2},
     ("GET", f"{O}/quotas"): lst(QUOTA, {"dimension": "max_envs", "limit": None, "used": 3, "source": "unlimited", "counts": "live environments"}),
     ("PUT", f"{O}/quotas/max_apps"): QUOTA,
     ("POST", f"{O}/suspend"): {"id": ORG, "name": "local", "suspended": True, "resource_version": 3},
