@@ -73,7 +73,7 @@ BODIES = {
     "POST " + E + "/restarts": {"process_types": ["web"]},
     "PUT " + E + "/scale": {"processes": [{"process_type": "web", "desired": 1}], "expected_version": "$v"},
     "PUT " + E + "/secrets": {"values": {"A": "1"}, "expected_version": "$v"},
-    "PATCH " + E + "/secrets": {"set": {"B": "2"}, "unset": ["A"]},
+    "PATCH " + E + "/secrets": {"set": {}, "unset": ["A"]},
     "POST " + E + "/secrets/confirm-none": {},
     "POST " + E + "/secrets/versions/{version_id}/activate": {},
     "POST /v1/admin/keys/rewrap": {},

@@ -9,6 +9,8 @@
 
 #define REWRAP_MS 5000
 
+static const char *const no_fields[] = {NULL};
+
 static int failed(struct mt_api_call *c)
 {
     if (c->err.code == MT_E_UNAVAILABLE && strstr(c->err.msg, "master key"))
@@ -48,7 +50,7 @@ int mt_api_master_keys_get(struct mt_api_call *c)
 int mt_api_master_keys_rewrap(struct mt_api_call *c)
 {
     struct mt_rewrap_done d;
-    if (mt_api_query_done(c) < 0 || mt_api_trail_read(c, "master_keys.rewrap", NULL, NULL) < 0)
+    if (mt_api_query_done(c) < 0 || mt_api_fields(c, no_fields) < 0 || mt_api_trail_read(c, "master_keys.rewrap", NULL, NULL) < 0)
         return -1;
     if (mt_rewrap(c->ctl->keys, c->pg, REWRAP_MS, &d, &c->err) < 0)
         return failed(c);
@@ -59,7 +61,7 @@ int mt_api_master_keys_rewrap(struct mt_api_call *c)
 int mt_api_master_keys_verify(struct mt_api_call *c)
 {
     struct mt_verify_done d;
-    if (mt_api_query_done(c) < 0 || mt_api_trail_read(c, "master_keys.verify", NULL, NULL) < 0)
+    if (mt_api_query_done(c) < 0 || mt_api_fields(c, no_fields) < 0 || mt_api_trail_read(c, "master_keys.verify", NULL, NULL) < 0)
         return -1;
     if (mt_secrets_verify(c->ctl->keys, c->pg, &d, &c->err) < 0)
         return failed(c);

@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include "init/secrets.h"
 #include "init/boot.h"
 #include "init/cmdline.h"
 #include "init/etc.h"
@@ -180,33 +181,63 @@ static void features_that_are_absent_are_refused(void **state)
     static struct mt_guest_mount mounts[1];
     const struct mt_cmdline here = {.instance_id = "i", .boot_id = "b"};
     const struct mt_guest_config fine = {.instance_id = "i", .boot_id = "b"};
-    struct mt_guest_config rows[] = {fine, fine, fine, fine, fine, fine};
+    struct mt_guest_config rows[] = {fine, fine, fine, fine, fine};
     static const char *const want[][2] = {{"config_fetch_failed", "parse: "},
                                           {"config_fetch_failed", "parse: "},
                                           {"config_fetch_failed", "unknown_feature: teleport"},
                                           {"secrets_missing", ""},
-                                          {"config_fetch_failed", "unknown_feature: secrets"},
                                           {"config_fetch_failed", "unknown_feature: mounts"}};
     rows[0].instance_id = "other";
     rows[1].boot_id = "older";
     rows[2].required_features = features;
     rows[2].required_features_count = 1;
     rows[3].secrets.required = true;
-    rows[4].secrets.present = true;
-    rows[5].mounts = mounts;
-    rows[5].mounts_count = 1;
+    rows[4].mounts = mounts;
+    rows[4].mounts_count = 1;
     struct mt_boot_failure f;
     assert_int_equal(mt_boot_accept(&fine, &here, &f), 0);
-    for (size_t i = 0; i < 6; i++) {
+    for (size_t i = 0; i < 5; i++) {
         assert_int_equal(mt_boot_accept(&rows[i], &here, &f), -1);
         assert_string_equal(f.reason, want[i][0]);
         assert_memory_equal(f.detail, want[i][1], strlen(want[i][1]));
     }
 }
 
+static void only_the_announced_secrets_become_the_file(void **state)
+{
+    (void)state;
+    char folder[] = "/tmp/moat-test-secrets-XXXXXX", sha[65];
+    char good[] = "QT0xCg==", spoilt[] = "QT0xC*==", other[] = "QT0yCg=="; /* decoded in place */
+    assert_non_null(mkdtemp(folder));
+    int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    assert_true(fd >= 0);
+    mt_sha256_hex("A=1\n", 4, sha);
+    const struct mt_guest_secrets config = {.present = true, .version_id = "sv_1", .sha256 = sha, .bytes = 4, .mode = 0440,
+                                            .uid = UINT32_MAX, .gid = UINT32_MAX};
+    const struct mt_user owner = {.uid = getuid(), .gid = getgid()};
+    struct mt_guest_secrets_data rows[] = {{"sv_2", good, sha}, {"sv_1", spoilt, sha}, {"sv_1", other, sha}, {"sv_1", good, sha}};
+    static const char *const want[] = {"format_invalid", "format_invalid", "hash_mismatch"};
+    const char *what;
+    struct mt_err err;
+    struct stat st;
+    for (size_t i = 0; i < 3; i++) {
+        assert_true(mt_secrets_put(fd, &config, &rows[i], &owner, &what, &err) < 0);
+        assert_string_equal(what, want[i]);
+        assert_int_equal(fstatat(fd, "platform.env", &st, 0), -1);
+    }
+    assert_int_equal(mt_secrets_put(fd, &config, &rows[3], &owner, &what, &err), 0);
+    assert_int_equal(fstatat(fd, "platform.env", &st, 0), 0);
+    assert_int_equal(st.st_mode & 07777, 0440);
+    assert_int_equal(st.st_size, 4);
+    assert_int_equal(unlinkat(fd, "platform.env", 0), 0);
+    (void)close(fd);
+    assert_int_equal(rmdir(folder), 0); /* and no temporary is left */
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(only_the_announced_secrets_become_the_file),
         cmocka_unit_test(command_line_is_parsed_strictly),
         cmocka_unit_test(hash_matches_the_standard),
         cmocka_unit_test(figures_are_read_from_proc_text),
