@@ -128,6 +128,13 @@ OBJECTS = {
     "MasterKeys": "keys:[MasterKey] problem?:str",
     "Rewrapped": "rewrapped:int remaining:int failed:int",
     "KeysVerified": "wrapped_keys:int opened:int envelopes:int envelopes_opened:int",
+    "RecoveryCounts": "adopt:int start:int stop:int ignore:int unknown:int",
+    "RecoveryNode": "node_id:id name:str listed_at?:time heartbeat_at?:time epoch?:int cursor_event_id?:int next_address?:int",
+    "RecoveryItem": "node_id:id instance_id:id action:adopt|start|stop|ignore|unknown reported?:str wanted?:str address?:str app_id?:id env_id?:id "
+                    "process_type?:str",
+    "Recovery": "state:none|frozen|applied epoch:int head_event_id:int changed_at?:time reason?:str counts:RecoveryCounts nodes:[RecoveryNode] "
+                "items:[RecoveryItem]",
+    "RecoveryDecision": "state:none|applied epoch:int reason:str",
     "Usage": "instances:int cpu_millis:int memory_bytes:int disk_bytes:int",
     "Node": "id:id name:str roles:[str] admin_state:str admin_reason?:str health:str health_reason?:str conditions:[str] config:object vmm?:object "
             "arch:str labels:{str} overlay_ipv6:str instance_prefix:str public_ipv6?:str public_ipv4?:str capacity:object allocatable:object "
@@ -145,6 +152,7 @@ OBJECTS = {
     "SecretsSet": "format?:str data?:str values?:{str} values_base64?:{str} expected_version:int",
     "SecretsChange": "set?:{str} set_base64?:{str} unset?:[str] expected_version?:int",
     "MaintenanceSet": "on:bool reason:str",
+    "RecoverySet": "reason:str",
     "OrgNew": "name:str billing_email?:str",
     "OrgChange": "name?:str billing_email?:str? developer_exec?:bool expected_version?:int",
     "Reason": "reason:str",
@@ -306,6 +314,9 @@ OPS = {
     "GET /v1/admin/audit": ("[Audit]", 200, None, "chain actor action decision resource since until " + LIST),
     "GET /v1/admin/maintenance": ("Maintenance", 200, None, ""),
     "POST /v1/admin/maintenance": ("Maintenance", 200, "MaintenanceSet", ""),
+    "GET /v1/admin/recovery": ("Recovery", 200, None, ""),
+    "POST /v1/admin/recovery/apply": ("RecoveryDecision", 200, "RecoverySet", ""),
+    "POST /v1/admin/recovery/finish": ("RecoveryDecision", 200, "RecoverySet", ""),
     "GET /v1/admin/audit/verify": ("AuditVerdict", 200, None, ""),
 }
 QUERY = {

@@ -196,7 +196,7 @@ static void count_absence(struct mt_agent *a)
     void *value;
     while (mt_map_next(&a->insts, &pos, NULL, &value)) {
         struct mt_inst *in = value;
-        if (mt_absence_seen(&in->absent_since_ns, in->as != NULL, false, now) && !in->absent) {
+        if (mt_absence_seen(&in->absent_since_ns, in->as != NULL, a->recovery || a->plan->recovery, now) && !in->absent) {
             mt_log(MT_INFO, "instance.absent", KV("instance_id", in->st.instance_id));
             in->absent = true;
         }
@@ -288,6 +288,16 @@ static void pin_cluster(struct mt_agent *a, const char *cluster_id)
     json_decref(doc);
 }
 
+void mt_agent_recovery(struct mt_agent *a, bool on)
+{
+    if (a->recovery == on)
+        return;
+    mt_log(MT_WARN, "control.recovery", KV("on", on));
+    a->recovery = on;
+    /* Its log knows less than we do, or takes reports again: tell all. */
+    mt_report_resync(a->report);
+}
+
 void mt_agent_plan_unchanged(struct mt_agent *a)
 {
     if (!a->plan)
@@ -316,7 +326,7 @@ void mt_agent_plan(struct mt_agent *a, struct mt_plan *p, const char *text, size
         a->plans_stale++;
         mt_log(MT_WARN, "plan.stale", KV("epoch", pos.epoch), KV("cursor", pos.cursor));
         mt_plan_free(p);
-        mt_control_applied(a->control, a->pos.cursor, true);
+        mt_control_applied(a->control, a->pos.epoch, a->pos.cursor, true);
         return;
     case MT_PLAN_SAME:
         mt_plan_free(p);
@@ -362,7 +372,7 @@ static void load_plan(struct mt_agent *a)
         rc = mt_plan_decode(doc, &p, &err);
     if (rc == 0) {
         mt_agent_plan(a, p, NULL, 0);
-        mt_control_applied(a->control, a->pos.cursor, a->plan != NULL);
+        mt_control_applied(a->control, a->pos.epoch, a->pos.cursor, a->plan != NULL);
     } else if (rc != -MT_E_NOT_FOUND) {
         mt_log(MT_WARN, "plan.not_loaded", KV_ERR(&err));
     }
@@ -694,7 +704,7 @@ static int open_all(struct mt_agent *a, struct mt_err *err)
     a->control = mt_control_new(a, err);
     if (!a->control)
         return -(int)(err->code ? err->code : MT_E_IO);
-    mt_control_applied(a->control, a->pos.cursor, a->plan != NULL);
+    mt_control_applied(a->control, a->pos.epoch, a->pos.cursor, a->plan != NULL);
     mt_loop_timer_after(a->drift_timer, 2000);
     return 0;
 }

@@ -9,6 +9,7 @@
 #include "base/str.h"
 #include "os/file.h"
 #include "wire/http_client.h"
+#include "wire/json.h"
 
 #include <inttypes.h>
 #include <pthread.h>
@@ -34,7 +35,7 @@ struct mt_control {
     /* under lock */
     bool quit;
     char *status, *beat; /* bodies waiting to be sent, owned */
-    uint64_t after;
+    uint64_t after, epoch;
     bool have_after;
     unsigned welcomes; /* times that a heartbeat was taken after one was not: the plan is worth asking for at once */
     atomic_bool reachable;
@@ -78,6 +79,7 @@ struct answer {
     bool status; /* of a status batch, else of a heartbeat */
     int http;
     bool was_away;
+    bool recovery; /* of a heartbeat: the control plane is in recovery */
     char detail[240];
 };
 
@@ -90,6 +92,8 @@ static void on_answer(void *arg)
         mt_log(MT_WARN, "heartbeat.refused", KV("status", an->http), KV("detail", an->detail));
     if (!an->status && (an->http == 0 || an->http >= 500) && an->c->a->conf.heartbeat_ms > BEAT_RETRY_MS)
         mt_loop_timer_after(an->c->beat_timer, BEAT_RETRY_MS);
+    if (!an->status && an->http == 200)
+        mt_agent_recovery(an->c->a, an->recovery);
     if (an->was_away && !an->status)
         mt_report_resync(an->c->a->report); /* it may have lost what it knew: tell all again */
     free(an);
@@ -126,11 +130,11 @@ static int ask_plan(struct mt_control *c, struct mt_err *err)
     struct mt_http_reply reply;
 
     (void)pthread_mutex_lock(&c->lock);
-    uint64_t after = c->after;
+    uint64_t after = c->after, epoch = c->epoch;
     bool have = c->have_after;
     (void)pthread_mutex_unlock(&c->lock);
     if (have)
-        (void)snprintf(target, sizeof target, PLAN_TARGET "?after=%" PRIu64 "&wait=%d", after, WAIT_S);
+        (void)snprintf(target, sizeof target, PLAN_TARGET "?after=%" PRIu64 "&epoch=%" PRIu64 "&wait=%d", after, epoch, WAIT_S);
     else
         (void)snprintf(target, sizeof target, PLAN_TARGET "?after=0&wait=0");
     struct mt_http_header header = {"X-Moat-Agent-Version", MOAT_VERSION};
@@ -156,6 +160,7 @@ static int ask_plan(struct mt_control *c, struct mt_err *err)
             /* ask for newer from here on, even before the loop has looked at it */
             (void)pthread_mutex_lock(&c->lock);
             c->after = p->plan->cursor_event_id;
+            c->epoch = p->plan->epoch;
             c->have_after = true;
             (void)pthread_mutex_unlock(&c->lock);
         }
@@ -208,6 +213,7 @@ static bool post(struct mt_control *c, bool status, char *body, bool was_away)
 {
     struct mt_err err = {0};
     struct mt_http_reply reply;
+    mt_auto_json json_t *doc = NULL;
     struct answer *an = calloc(1, sizeof *an);
     struct mt_http_header header = {"X-Moat-Agent-Version", MOAT_VERSION};
     struct mt_http_request rq = {.method = "POST",
@@ -228,6 +234,8 @@ static bool post(struct mt_control *c, bool status, char *body, bool was_away)
             (void)snprintf(an->detail, sizeof an->detail, "%s", err.msg);
         else if (reply.status >= 400)
             (void)mt_printable((const char *)reply.body.p, reply.body.len, an->detail, sizeof an->detail);
+        else if (!status && mt_json_parse((const char *)reply.body.p, reply.body.len, ANSWER_MAX, 8, &doc, NULL) == 0)
+            an->recovery = json_is_true(json_object_get(doc, "recovery"));
         if (mt_loop_post(c->a->loop, on_answer, an) < 0)
             free(an);
     }
@@ -301,12 +309,13 @@ int mt_control_status(struct mt_control *c, char *body)
     return taken ? 0 : -MT_E_CONFLICT;
 }
 
-void mt_control_applied(struct mt_control *c, uint64_t cursor, bool any)
+void mt_control_applied(struct mt_control *c, uint64_t epoch, uint64_t cursor, bool any)
 {
     if (!c)
         return;
     (void)pthread_mutex_lock(&c->lock);
     c->after = cursor;
+    c->epoch = epoch;
     c->have_after = any;
     (void)pthread_mutex_unlock(&c->lock);
 }

@@ -18,7 +18,7 @@ void mt_control_free(struct mt_control *c);
 /** Send a status batch; ownership of @body passes. -MT_E_CONFLICT when one is under way, -MT_E_NOMEM for NULL. */
 int mt_control_status(struct mt_control *c, char *body);
 /** Tell the poller what is applied, so that it asks for newer. Loop thread. */
-void mt_control_applied(struct mt_control *c, uint64_t cursor, bool any);
+void mt_control_applied(struct mt_control *c, uint64_t epoch, uint64_t cursor, bool any);
 /** Something a heartbeat tells has changed: send one now. */
 void mt_control_beat_now(struct mt_control *c);
 /** True while the last exchange worked. */

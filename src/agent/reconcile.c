@@ -117,8 +117,10 @@ bool mt_absence_seen(int64_t *absent_since_ns, bool present, bool recovery, int6
         *absent_since_ns = 0;
         return false;
     }
-    if (recovery)
+    if (recovery) {
+        *absent_since_ns = 0; /* counted from the end of it */
         return false;
+    }
     if (*absent_since_ns == 0) {
         *absent_since_ns = now_ns > 0 ? now_ns : 1;
         return false;

@@ -92,7 +92,8 @@ enum mt_plan_verdict mt_plan_verdict(const struct mt_plan_pos *have, const struc
 /**
  * One acceptance (a plan applied, or the same one confirmed by a repeat or a 304) was seen at
  * @now_ns; @present says whether it names the instance. *@absent_since_ns is the instance's memory
- * (0 = not missing) and is updated. @recovery: nothing is drained for absence.
+ * (0 = not missing) and is updated. @recovery: nothing is drained for absence,
+ * which counts anew when it is over.
  * Returns true when the absence is confirmed.
  */
 bool mt_absence_seen(int64_t *absent_since_ns, bool present, bool recovery, int64_t now_ns);

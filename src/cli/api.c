@@ -114,6 +114,15 @@ static void new_key(char ret[65])
     mt_hex_encode(bytes, sizeof bytes, ret);
 }
 
+/* Said once: what is read is the log as it was restored. */
+static void warn_of_recovery(struct cli *c, const char *state)
+{
+    if (!*state || c->recovery_told || c->quiet)
+        return;
+    c->recovery_told = true;
+    (void)fprintf(stderr, "! the platform is in recovery (%s): its database was restored to an older point; moat admin recovery plan\n", state);
+}
+
 /* How long to wait before the next try: half the step for sure, the other half by chance, so that many clients do not come back at
  * once; never sooner than the server asked for. */
 static int64_t pause_ms(int attempt, unsigned retry_after_s)
@@ -168,6 +177,7 @@ int cli_call_allow(struct cli *c, const char *method, const char *target, const 
         if (e < 0)
             return unreachable(c, &err);
         c->replayed = r.idempotent_replay;
+        warn_of_recovery(c, r.recovery);
         if (r.status == allow) {
             *ret = NULL;
             return CLI_OK;

@@ -58,6 +58,7 @@ struct cli {
     char org_id[40], project_id[40], app_id[40], env_id[40];
     char *config_org, *config_project, *config_app, *config_env, *config_data_dir;
     bool once;     /* no retries */
+    bool recovery_told; /* said that the platform is in recovery */
     bool replayed; /* the last answer was that of an earlier request with the same key */
     uint64_t tls_port; /* local port behind route port 443; 0: 443 itself */
     struct mt_http_client *http;
@@ -307,6 +308,9 @@ int cmd_admin_orgs_resume(struct cli *c);
 int cmd_admin_maintenance(struct cli *c);
 int cmd_admin_maintenance_on(struct cli *c);
 int cmd_admin_maintenance_off(struct cli *c);
+int cmd_admin_recovery_plan(struct cli *c);
+int cmd_admin_recovery_apply(struct cli *c);
+int cmd_admin_recovery_finish(struct cli *c);
 int cmd_audit(struct cli *c);
 int cmd_audit_verify(struct cli *c);
 int cmd_admin_audit(struct cli *c);

@@ -77,6 +77,7 @@ int mt_bootstrap_mac_key(struct mt_control *ctl, struct mt_err *err)
 static int append(struct mt_control *ctl, struct mt_cmd *cmd, struct mt_err *err)
 {
     struct mt_cmd_done done = {0};
+    mt_cmd_in_recovery(cmd); /* without these nobody could sign in to end it */
     int rc = mt_append(ctl->appender, cmd, APPEND_TIMEOUT_MS, &done, err);
     mt_cmd_done_free(&done);
     return rc;

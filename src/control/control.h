@@ -32,12 +32,16 @@ struct mt_keeper;  /* keeper.h */
 struct mt_audit;   /* audit/seal.h */
 struct mt_keys;    /* secrets/keys.h */
 struct mt_limits;  /* limits/limits.h */
+struct mt_history; /* log/history.h */
 
 struct mt_control {
     struct mt_control_conf conf;
     struct mt_pg_conf pg_conf;       /* for workers and controllers */
     struct mt_log_head *head;
     struct mt_appender *appender;
+    struct mt_history *history;      /* own lock; NULL before the database was reached */
+    _Atomic int64_t epoch;           /* of the log, as this process has adjusted to it; 0: not looked yet */
+    atomic_int recovery;             /* enum mt_recovery, as last told (recovery/recovery.h) */
     struct mt_http_server *http;
     struct mt_edges *edges;          /* own lock */
     struct mt_plans *plans;          /* own lock */

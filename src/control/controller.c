@@ -10,6 +10,7 @@
 #include "base/str.h"
 #include "control/liveness.h"
 #include "control/pass.h"
+#include "control/recovery/recovery.h"
 #include "control/roles.h"
 #include "os/file.h"
 
@@ -37,7 +38,7 @@ struct mt_controller {
     bool dirty_all;
     struct mt_map dirty;    /* env ids to step now */
     struct mt_map wake;     /* env id -> int64_t, database ms when time changes its answer */
-    int64_t full_ns, live_ns;
+    int64_t full_ns, live_ns, looked_ns;
     struct mt_liveness liveness;
     int64_t clock_delta_ms; /* database clock minus ours */
     struct mt_err last_err; /* logged once while it repeats */
@@ -86,7 +87,7 @@ static int settle_role(struct mt_controller *c, struct mt_err *err)
         return rc;
     if (c->leader && c->lease_epoch != lease)
         step_down(c);
-    if (lease && !c->leader)
+    if (lease && !c->leader && mt_history_state(c->ctl->history) != MT_RECOVERY_FROZEN)
         return become_leader(c, lease, err);
     return lease ? 0 : mt_log_position(c->pg, &head, NULL, err); /* the database answers: that is worth knowing too */
 }
@@ -252,6 +253,15 @@ static int turn(struct mt_controller *c, struct mt_err *err)
     if ((rc = settle_role(c, err)) < 0)
         return rc;
     atomic_store(&c->ctl->db_seen_ns, now);
+    if (now - c->looked_ns >= TICK_MS * MT_NS_PER_MS || mt_history_state(c->ctl->history) == MT_RECOVERY_FROZEN) {
+        if ((rc = mt_recovery_look(c->ctl, c->pg, NULL, err)) < 0)
+            return rc;
+        c->looked_ns = now;
+    }
+    if (mt_history_state(c->ctl->history) == MT_RECOVERY_FROZEN) {
+        step_down(c); /* what it knows is of a history that may be gone */
+        return 0;
+    }
     if (!c->leader)
         return 0;
     if (now - c->live_ns >= TICK_MS * MT_NS_PER_MS) {

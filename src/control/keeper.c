@@ -7,6 +7,7 @@
 #include "base/str.h"
 #include "control/autopsy/autopsy.h"
 #include "control/bootstrap.h"
+#include "control/log/history.h"
 #include "control/secrets/store.h"
 #include "control/views/rebuild.h"
 
@@ -123,7 +124,7 @@ static int turn(struct mt_keeper *k, struct mt_err *err)
 {
     int64_t gc = mt_roles_epoch(k->roles, MT_LEAD_GC), projector = mt_roles_epoch(k->roles, MT_LEAD_PROJECTOR), now = mt_clock_mono();
     int rc = 0;
-    if (!gc && !projector)
+    if ((!gc && !projector) || mt_history_state(k->ctl->history) == MT_RECOVERY_FROZEN)
         return 0;
     if (!k->pg)
         rc = mt_pg_connect(&k->ctl->pg_conf, &k->pg, err);

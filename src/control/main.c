@@ -16,8 +16,10 @@
 #include "control/keeper.h"
 #include "control/offline.h"
 #include "control/limits/limits.h"
+#include "control/log/history.h"
 #include "control/plans/edge_acks.h"
 #include "control/plans/sent.h"
+#include "control/recovery/recovery.h"
 #include "control/secrets/keys.h"
 #include "control/streams/feed.h"
 #include "control/streams/logs.h"
@@ -153,6 +155,9 @@ static int start_log(struct mt_control *ctl, struct mt_err *err)
     ac.pg.role = ctl->conf.appender_role;
     ac.pg.application_name = "moat-control appender";
     ac.head = ctl->head;
+    if ((rc = mt_history_new(ctl->conf.data_dir, ctl->head, &ctl->history, err)) < 0)
+        return rc;
+    ac.history = ctl->history;
     struct mt_audit_conf uc = {.pg = ac.pg, .retention_days = (int)ctl->conf.audit_retention_days};
     if ((rc = mt_limits_new(&ctl->pg_conf, (unsigned)ctl->conf.rate_limit_percent, &ctl->limits, err)) == 0)
         rc = mt_audit_new(&uc, &ctl->audit, err);
@@ -180,6 +185,14 @@ static bool told_to_stop(struct mt_control *ctl, int sig_fd, int timeout_ms)
     return false;
 }
 
+/* Is it the database that this server has left? Before anything else is asked of it. */
+static int recognise(struct mt_control *ctl, struct mt_err *err)
+{
+    mt_auto_pg struct mt_pg *pg = NULL;
+    int rc = mt_pg_connect(&ctl->pg_conf, &pg, err);
+    return rc < 0 ? rc : mt_recovery_look(ctl, pg, NULL, err);
+}
+
 /* Schema and bootstrap, tried until they succeed or a signal comes. 1: stopped by a signal. No session is opened before the
  * schema is there: sessions take their search path when they begin. */
 static int wait_for_database(struct mt_control *ctl, int sig_fd, struct mt_err *err)
@@ -191,7 +204,7 @@ static int wait_for_database(struct mt_control *ctl, int sig_fd, struct mt_err *
         int rc = mt_bootstrap_migrate(&ctl->conf, &why);
         if (rc == 0 && !ctl->appender && (rc = start_log(ctl, err)) < 0)
             return rc;
-        if (rc == 0 && (rc = mt_bootstrap(ctl, &why)) == 0)
+        if (rc == 0 && (rc = recognise(ctl, &why)) == 0 && (rc = mt_bootstrap(ctl, &why)) == 0)
             return 0;
         if (why.code != MT_E_UNAVAILABLE && why.code != MT_E_TIMEOUT && why.code != MT_E_CANCELLED) {
             *err = why;
@@ -276,6 +289,7 @@ static void done(struct mt_control *ctl)
     mt_gateway_free(ctl->gateway);
     mt_feed_free(ctl->feed); /* after the streams that it feeds */
     mt_appender_free(ctl->appender);
+    mt_history_free(ctl->history); /* after whoever appends: it saves where the log ends */
     mt_limits_free(ctl->limits);
     mt_audit_free(ctl->audit); /* after whoever writes records: the last ones are sealed */
     mt_log_head_free(ctl->head);

@@ -12,6 +12,8 @@
 
 static const struct mt_pg_stmt clock_now = {"pass_clock", "SELECT clock_timestamp()"};
 
+/* first_address: where a node without a counter begins; 2^20 further with each epoch, as the counters that there are
+ * (recovery/recovery.c): a node that the restored log does not know may have given out addresses too. */
 static const struct mt_pg_stmt nodes = {
     "pass_nodes",
     "SELECT n.node_id, n.labels->>'zone' AS zone, n.arch, n.admin_state, n.health, n.instance_prefix,"
@@ -20,7 +22,8 @@ static const struct mt_pg_stmt nodes = {
     " (n.allocatable->>'memory_overhead_bytes')::bigint AS overhead, coalesce(u.cpu, 0) AS used_cpu,"
     " coalesce(u.memory, 0) AS used_memory, coalesce(u.disk, 0) AS used_disk, coalesce(u.booting, 0) AS booting,"
     " coalesce(u.failed, 0) AS failed, coalesce(u.n, 0) AS instances, coalesce(u.draining, 0) AS draining,"
-    " n.labels::text AS labels, coalesce(c.next_address, 0) AS next_address, 'edge' = ANY (n.roles) AS edge, 'worker' = ANY (n.roles) AS worker"
+    " n.labels::text AS labels, coalesce(c.next_address, 0) AS next_address,"
+    " (((SELECT epoch FROM moat.event_counter) - 1) << 20) + 1 AS first_address, 'edge' = ANY (n.roles) AS edge, 'worker' = ANY (n.roles) AS worker"
     " FROM nodes_view n LEFT JOIN moat.ipam_counters c USING (node_id) LEFT JOIN ("
     "  SELECT node_id, sum(cpu_millis)::bigint AS cpu, sum(memory_bytes)::bigint AS memory, sum(disk_bytes)::bigint AS disk,"
     "  count(*) AS n, count(*) FILTER (WHERE status = 'booting') AS booting,"
@@ -180,7 +183,7 @@ static int load_nodes(struct mt_pass *p, struct mt_err *err)
             return rc;
         uint64_t next = (uint64_t)num(r, i, "next_address");
         p->node_more[p->n_nodes] = (struct mt_pass_node){
-            .instance_prefix = col_dup(p, r, i, "instance_prefix"), .next_address = next ? next : 1, .stored_address = next};
+            .instance_prefix = col_dup(p, r, i, "instance_prefix"), .next_address = next ? next : (uint64_t)num(r, i, "first_address"), .stored_address = next};
         if (mt_pg_bool(r, i, mt_pg_col(r, "edge")) && d->admin == MT_NODE_ACTIVE &&
             (d->health == MT_NODE_READY || d->health == MT_NODE_DEGRADED))
             p->edges[p->n_edges++] = d->node_id;

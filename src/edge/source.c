@@ -158,8 +158,8 @@ static void *poll_main(void *arg)
         struct mt_err err = {0};
         int64_t nap = 0;
         mt_edge_hub_version(s->hub, &epoch, &revision, NULL);
-        (void)snprintf(target, sizeof target, "/internal/v1/edge/config?after=%llu&wait=%d", (unsigned long long)revision,
-                       s->unsaved ? 1 : POLL_WAIT_S);
+        (void)snprintf(target, sizeof target, "/internal/v1/edge/config?after=%llu&epoch=%llu&wait=%d", (unsigned long long)revision,
+                       (unsigned long long)epoch, s->unsaved ? 1 : POLL_WAIT_S);
         const struct mt_http_request q = {.method = "GET", .target = target, .timeout_ms = POLL_TIMEOUT_MS};
         struct mt_http_reply reply = {0};
         int r = mt_http_do(s->poll, &q, MT_EDGE_SNAPSHOT_MAX, &reply, &err);

@@ -277,6 +277,7 @@ int mt_plan_decode(json_t *json, struct mt_plan **ret, struct mt_err *err)
         (rc = mt_json_get_u64(json, "cursor_event_id", 0, JSON_INT_MAX, &p->cursor_event_id, err)) < 0 ||
         (rc = mt_json_get_str(json, "plan_id", MT_ULID_LEN, &p->plan_id, err)) < 0 ||
         (rc = mt_json_opt_bool(json, "allow_empty", false, &p->allow_empty, err)) < 0 ||
+        (rc = mt_json_opt_bool(json, "recovery", false, &p->recovery, err)) < 0 ||
         (rc = dec_network(json, &p->network, err)) < 0 || (rc = dec_node_config(json, &p->node_config, err)) < 0 ||
         (rc = mt_json_get_array(json, "instances", MT_PLAN_INSTANCES_MAX, &list, err)) < 0)
         return rc;
@@ -410,6 +411,8 @@ int mt_plan_encode(const struct mt_plan *p, json_t **ret, struct mt_err *err)
     mt_jout_str(&o, "plan_id", p->plan_id);
     if (p->allow_empty)
         mt_jout_bool(&o, "allow_empty", true);
+    if (p->recovery)
+        mt_jout_bool(&o, "recovery", true);
     for (size_t i = 0; i < p->n_instances; i++)
         o.failed = !push(instances, enc_assignment(&p->instances[i])) || o.failed;
     mt_jout_json(&o, "instances", instances);

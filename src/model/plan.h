@@ -96,6 +96,7 @@ struct mt_plan {
     uint64_t cursor_event_id;
     const char *plan_id; /* bare ULID */
     bool allow_empty;
+    bool recovery; /* the control plane is in recovery: nothing is drained for being absent */
     struct mt_assignment *instances;
     size_t n_instances;
     struct mt_plan_network network;

@@ -179,6 +179,8 @@ static int header_line(const char *line, struct mt_http_reply *ret, struct body 
             ret->retry_after_s = (unsigned)n;
     } else if (has_name(line, "Idempotent-Replay", &v)) {
         ret->idempotent_replay = strcasecmp(v, "true") == 0;
+    } else if (has_name(line, "X-Moat-Recovery", &v)) {
+        (void)mt_printable(v, strlen(v), ret->recovery, sizeof ret->recovery);
     }
     return 0;
 }

@@ -32,6 +32,7 @@ struct mt_http_reply {
     uint64_t event_id;   /* X-Event-Id, 0 when absent */
     unsigned retry_after_s;
     bool idempotent_replay;
+    char recovery[16]; /* X-Moat-Recovery, "" when there is none */
     struct mt_buf body; /* release with mt_http_reply_done */
 };
 

@@ -162,6 +162,9 @@ ROUTES = {
     "PUT " + O + "/quotas/{dimension}": op("quotas:admin"),
     "GET /v1/admin/maintenance": op("admin"),
     "POST /v1/admin/maintenance": op("admin"),
+    "GET /v1/admin/recovery": op("admin"),
+    "POST /v1/admin/recovery/apply": op("admin"),
+    "POST /v1/admin/recovery/finish": op("admin"),
     "GET /v1/admin/audit": op("admin"),
     "GET /v1/admin/audit/verify": op("admin"),
 }

@@ -126,6 +126,22 @@ class Postgres:
             self.proc.wait(20)
         self.proc = None
 
+    def backup(self, to):
+        """A base backup of the running server, as an operator makes one."""
+        os.makedirs(to, 0o700)
+        os.chown(to, self.pw.pw_uid, self.pw.pw_gid)
+        self.run(self.bin + "/pg_basebackup", "-h", self.sock, "-U", "postgres", "-D", to, "-X", "stream", "-c", "fast", "--no-sync")
+
+    def restore(self, backup):
+        """The server ends, its data are replaced by @backup, it starts again."""
+        self.stop()
+        shutil.rmtree(self.data)
+        shutil.copytree(backup, self.data, symlinks=True)
+        for where, dirs, files in os.walk(self.data):
+            for n in [where] + [os.path.join(where, f) for f in files]:
+                os.chown(n, self.pw.pw_uid, self.pw.pw_gid)
+        self.start()
+
     def sql(self, text, db="moat", user="postgres"):
         r = subprocess.run([self.bin + "/psql", "-h", self.sock, "-U", user, "-v", "ON_ERROR_STOP=1", "-tAc", text, db],
                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -141,7 +157,8 @@ class Agent(threading.Thread):
         super().__init__(daemon=True)
         self.w, self.stopped = world, threading.Event()
         self.node_id = "node_01j" + "0" * 23
-        self.memory, self.after, self.seq = memory, 0, {}
+        self.memory, self.after, self.epoch, self.seq = memory, 0, 1, {}
+        self.recovery, self.last = False, {}  # what the last heartbeat was told; the last report of each instance
         self.plans, self.plan_at, self.state, self.behave = [], {}, {}, lambda a: "ready"
         self.lock = threading.Lock()
 
@@ -151,7 +168,7 @@ class Agent(threading.Thread):
     def heartbeat(self):
         return self.post("heartbeat", {
             "node_id": self.node_id, "agent_version": "test", "arch": "amd64", "conditions": [], "protocols": ["v1"],
-            "vmm": {"driver": "qemu", "accel": "tcg", "reason": "test"}, "epoch": 1, "cursor_event_id": self.after,
+            "vmm": {"driver": "qemu", "accel": "tcg", "reason": "test"}, "epoch": self.epoch, "cursor_event_id": self.after,
             "allocatable": {"cpu_millis": 8000, "memory_bytes": self.memory, "disk_bytes": 100 << 30},
             "used": {"cpu_millis": 0, "memory_bytes": 0, "disk_bytes": 0}, "clock_unix_ms": int(time.time() * 1000)})
 
@@ -161,6 +178,7 @@ class Agent(threading.Thread):
             seq = self.seq[instance]
         r = {"instance_id": instance, "generation": 1, "status": status, "restart_count": 0, "seq": seq}
         r.update(more)
+        self.last[instance] = dict(r)
         while not self.stopped.wait(0.05 if "sent" in r else 0):  # retried until acknowledged, as an agent does
             r.pop("sent", None)
             try:
@@ -173,10 +191,19 @@ class Agent(threading.Thread):
             r["sent"] = True
         return None
 
+    def resync(self):
+        """The full list, as an agent sends it every 60 s and when it is told that a recovery began or ended."""
+        with self.lock:
+            rows = []
+            for i, r in list(self.last.items()):
+                if r["status"] != "stopped":
+                    rows.append(r)
+        return self.post("status", {"agent_version": "test", "resync": True, "instances": rows})
+
     def apply(self, plan):
         for a in plan["instances"]:
             i, want, have = a["instance_id"], a["desired_state"], self.state.get(a["instance_id"])
-            if want == "running" and have is None:
+            if want == "running" and have in (None, "stopped"):  # stopped: a restored log may ask for it again
                 self.plan_at.setdefault(i, time.monotonic())
                 what = self.behave(a)
                 boot = "boot_" + i[5:]
@@ -201,12 +228,16 @@ class Agent(threading.Thread):
         while not self.stopped.is_set():
             try:
                 if time.monotonic() - beat > 2:
-                    if self.heartbeat().status == 200:
+                    h = self.heartbeat()
+                    if h.status == 200:
                         beat = time.monotonic()
-                r = call(self.w.internal, "GET", "/internal/v1/nodes/self/plan?after=%d&wait=2" % self.after)
+                        if h.json["recovery"] != self.recovery and self.resync().status == 200:
+                            self.recovery = h.json["recovery"]
+                r = call(self.w.internal, "GET", "/internal/v1/nodes/self/plan?after=%d&epoch=%d&wait=%d" %
+                         (self.after, self.epoch, 1 if self.recovery else 2))
                 if r.status == 200:
                     plan = r.json
-                    self.after = plan["cursor_event_id"]
+                    self.after, self.epoch = plan["cursor_event_id"], plan["epoch"]
                     self.plans.append(plan)
                     self.apply(plan)
                 elif r.status != 304:
@@ -269,18 +300,18 @@ class AgentSocket(threading.Thread):
 EDGE = r"""
 import http.client, json, os, socket, sys, time
 sys.path.insert(0, sys.argv[3]); from control_kit import call
-after = 0
+after, epoch = 0, 1
 while True:
     try:
-        r = call(sys.argv[1], "GET", "/internal/v1/edge/config?after=%d&wait=5" % after)
+        r = call(sys.argv[1], "GET", "/internal/v1/edge/config?after=%d&epoch=%d&wait=5" % (after, epoch))
         if r.status == 200:
-            c = r.json; after = c["revision"]
+            c = r.json; after, epoch = c["revision"], c["epoch"]
             with open(sys.argv[2] + ".tmp", "w") as f: json.dump(c, f)
             os.rename(sys.argv[2] + ".tmp", sys.argv[2])
         elif r.status != 304:
             time.sleep(0.1)
         if after and os.path.exists(sys.argv[2] + ".ack"):
-            call(sys.argv[1], "POST", "/internal/v1/edge/status", {"epoch": 1, "revision": after})
+            call(sys.argv[1], "POST", "/internal/v1/edge/status", {"epoch": epoch, "revision": after})
     except (OSError, http.client.HTTPException):
         time.sleep(0.1)
 """

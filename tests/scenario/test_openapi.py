@@ -93,12 +93,14 @@ BODIES = {
     "POST /v1/admin/projections/{name}/rebuild": {},
     "PUT " + O + "/quotas/{dimension}": {"limit": 100, "reason": "walk"},
     "POST /v1/admin/maintenance": {"on": False, "reason": "walk"},
+    "POST /v1/admin/recovery/apply": {"reason": "walk"},
+    "POST /v1/admin/recovery/finish": {"reason": "walk"},
     "POST /v1/admin/break-glass": {"org_id": "$org_id", "reason": "walk"},
 }
 QUERIES = {**{"GET " + p + "/history/diff": "?from=-1s" for p in (O, A, E)}, "GET " + A + "/releases/{release_id}/diff": "?against=$release_id", "DELETE " + E: "?cascade=true", "DELETE " + A: "?cascade=true"}
 # Where the sample of a walk is refused for a good reason: credentials that are made up, organisations that still have apps.
 REFUSED = {"GET /v1/exec-sessions/{exec_session_id}/connect": 400, "POST /v1/auth/device/token": 400, "POST /v1/auth/token": 401, "POST /v1/auth/token/refresh": 401, "DELETE " + O: 409,
-           "POST /v1/auth/device/start": (200, 429)}
+           "POST /v1/auth/device/start": (200, 429), "POST /v1/admin/recovery/apply": 409, "POST /v1/admin/recovery/finish": 409}
 LAST = ["DELETE " + E + "/routes/{route_id}", "DELETE " + O + "/members/{member_id}", "DELETE " + O + "/service-principals/{sp_id}", "DELETE " + E,
         "DELETE " + A, "DELETE " + O + "/projects/{project_id}", "DELETE " + O, "DELETE /v1/auth/tokens/{token_id}"]
 EARLY = ["POST " + E + "/instances/{instance_id}/exec", "POST " + E + "/instances/{instance_id}/restart"]  # before what drains every instance

@@ -7,6 +7,7 @@
 #include "control/api/call.h"
 #include "control/audit/seal.h"
 #include "control/limits/limits.h"
+#include "control/log/history.h"
 #include "control/secrets/keys.h"
 
 int mt_api_livez(struct mt_api_call *c)
@@ -82,6 +83,11 @@ int mt_api_metrics(struct mt_api_call *c)
     free(t);
     put_refusals(c, ready, &b);
     put_deliveries(c, &b);
+    mt_buf_printf(&b, "# TYPE moat_eventlog_epoch gauge\nmoat_eventlog_epoch %lld\n# TYPE moat_recovery gauge\n",
+                  (long long)mt_history_epoch(c->ctl->history));
+    for (int i = MT_RECOVERY_FROZEN; i <= MT_RECOVERY_APPLIED; i++)
+        mt_buf_printf(&b, "moat_recovery{state=\"%s\"} %d\n", mt_recovery_name((enum mt_recovery)i),
+                      mt_history_state(c->ctl->history) == (enum mt_recovery)i);
     if (!made || mt_buf_check(&b, &c->err) < 0) {
         (void)MT_FAIL(&c->err, MT_E_NOMEM, "metrics");
         return mt_api_fail_err(c);

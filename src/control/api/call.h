@@ -31,7 +31,7 @@ enum mt_api_flags {
     MT_API_FILTERS = 64,   /* below an organisation only: the handler leaves out what a restricted token may not see */
     MT_API_USER = 128,     /* a person with an unrestricted token: not service principals, not break-glass tokens */
     MT_API_SECRET = 1 << 11, /* the body holds secret values: bounded at 512 KiB, wiped from memory with the request */
-    MT_API_ALWAYS = 1 << 10 /* a change that maintenance mode does not stop */
+    MT_API_ALWAYS = 1 << 10 /* a change that neither maintenance mode nor recovery stops */
 };
 
 struct mt_api_route {
@@ -84,6 +84,8 @@ int mt_api_fail(struct mt_api_call *c, int status, const char *code, const char 
     __attribute__((format(printf, 4, 5)));
 /** A problem out of c->err, for failures of the database, the appender, the system. Returns -1. */
 int mt_api_fail_err(struct mt_api_call *c);
+/** 503 recovery: the database was restored, an operator has to decide first. Returns -1. */
+int mt_api_in_recovery(struct mt_api_call *c);
 /** 404 not_found for the thing called @what. Returns -1. */
 int mt_api_not_found(struct mt_api_call *c, const char *what);
 /** Send the recorded problem. */

@@ -8,6 +8,7 @@
 #include "base/str.h"
 #include "control/api/authorise.h"
 #include "control/api/trail.h"
+#include "control/log/history.h"
 #include "control/limits/request.h"
 #include "wire/json.h"
 
@@ -187,6 +188,14 @@ static int min_event(struct mt_api_call *c)
     return 0;
 }
 
+/* What is read now is the restored log: who reads it is told. */
+static void warn_of_recovery(struct mt_api_call *c)
+{
+    enum mt_recovery r = mt_history_state(c->ctl->history);
+    if (r != MT_RECOVERY_NONE)
+        mt_http_add_header(c->http, "X-Moat-Recovery", mt_recovery_name(r));
+}
+
 static int run(struct mt_api_call *c, struct mt_api_worker *w)
 {
     enum mt_listener at = (enum mt_listener)mt_http_req_listener(c->http);
@@ -229,6 +238,7 @@ void mt_api_handle(struct mt_http_req *req, void *worker, void *arg)
     if (mt_http_req_round(req) == 0) {
         mt_http_add_header(req, "X-Request-Id", c.request_id);
         mt_http_add_header(req, "X-Api-Version", "v1");
+        warn_of_recovery(&c);
     }
     int rc = run(&c, worker);
     if (rc < 0 && c.problem.status == 0) /* a handler that failed without saying why is our bug */

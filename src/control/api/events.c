@@ -175,8 +175,8 @@ static int list_with(struct mt_api_call *c, struct mt_event_filter *f)
             mt_buf_putc(&b, ',');
         last = mt_event_json(r, i, &b);
     }
-    if (asc && n < limit)
-        last = last > head ? last : head; /* nothing more up to the head: advance past filtered rows */
+    if (asc && n < limit && (n == 0 || last < head))
+        last = head; /* nothing more up to the head: advance past filtered rows, and back to it from a history that is gone */
     mt_buf_printf(&b, "],\"next_after_event_id\":%lld,\"head_event_id\":%lld,\"epoch\":%lld}", (long long)last,
                   (long long)head, (long long)epoch);
     size_t len = b.len;
@@ -213,13 +213,17 @@ static int end_stream(struct mt_api_call *c, struct stream *s, const char *reaso
     return 0;
 }
 
-/* Write everything up to the head. 0 all written; 1 the buffer is full; -1 problem. */
+/* Write everything up to the head. 0 all written; 1 the buffer is full; 2 the cursor is ahead of the log; -1 problem. */
 static int pump(struct mt_api_call *c, struct stream *s)
 {
     for (;;) {
         int64_t head, epoch;
         if (mt_log_position(c->pg, &head, &epoch, &c->err) < 0)
             return mt_api_fail_err(c);
+        if (s->sub.after > head) { /* of a history that is gone: reset, or what comes next would be skipped */
+            s->sub.after = head;
+            return 2;
+        }
         mt_auto_pg_res struct mt_pg_res *r = NULL;
         if (query_page(c, &s->f, true, s->sub.after, PAGE, &r) < 0)
             return -1;
@@ -284,7 +288,7 @@ static int open_stream(struct mt_api_call *c, struct stream **ret)
     return 0;
 }
 
-/* The past from the database until the feed takes over. 0, 1 and -1 as pump. */
+/* The past from the database until the feed takes over. 0, 1, 2 and -1 as pump. */
 static int follow(struct mt_api_call *c, struct stream *s)
 {
     for (int i = 0; i < JOIN_TRIES && !s->following; i++) {
@@ -311,6 +315,8 @@ int mt_api_events_stream(struct mt_api_call *c)
         return 0; /* the feed has said why */
     if (mt_http_req_stopping(c->http))
         return end_stream(c, s, "shutdown");
+    if (rc == 2)
+        return end_stream(c, s, "reset");
     if (rc == 1 && now - spoke > STALL_NS)
         return end_stream(c, s, "slow_consumer");
     if (rc == 1) { /* the past is read as fast as the client takes it; only the present can be too much */

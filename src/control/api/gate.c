@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One look at two switches before a mutation; reads never come here. */
+/* One look at the switches before a mutation; reads never come here. */
 #include "control/api/gate.h"
+#include "control/log/history.h"
 
 #include "base/str.h"
 
-static const struct mt_pg_stmt maintenance = {"gate_maintenance",
-                                              "SELECT reason FROM cluster_view WHERE key = 'maintenance' AND value = 'true'::jsonb"};
+static const struct mt_pg_stmt maintenance = {
+    "gate_maintenance", "SELECT reason, key = 'recovery' FROM cluster_view WHERE (key = 'maintenance' AND value = 'true'::jsonb)"
+                        " OR (key = 'recovery' AND value->>'state' = 'frozen') ORDER BY key DESC"};
 
 int mt_api_gate(struct mt_api_call *c)
 {
@@ -14,6 +16,8 @@ int mt_api_gate(struct mt_api_call *c)
         return 0;
     if (mt_pg_query(c->pg, &maintenance, NULL, &r, &c->err) < 0)
         return mt_api_fail_err(c);
+    if ((mt_pg_rows(r) > 0 && mt_pg_bool(r, 0, 1)) || mt_history_state(c->ctl->history) == MT_RECOVERY_FROZEN)
+        return mt_api_in_recovery(c);
     if (mt_pg_rows(r) > 0) {
         const char *why = mt_pg_text_or_null(r, 0, 0);
         c->problem.retry_after = 30;

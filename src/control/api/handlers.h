@@ -135,6 +135,9 @@ int mt_api_usage_list(struct mt_api_call *c);
 /* maintenance.c */
 int mt_api_maintenance_get(struct mt_api_call *c);
 int mt_api_maintenance_post(struct mt_api_call *c);
+int mt_api_recovery_get(struct mt_api_call *c);
+int mt_api_recovery_apply(struct mt_api_call *c);
+int mt_api_recovery_finish(struct mt_api_call *c);
 /* logs.c */
 int mt_api_logs_list(struct mt_api_call *c);
 int mt_api_logs_stream(struct mt_api_call *c);

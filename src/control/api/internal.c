@@ -13,6 +13,7 @@
 #include "control/plans/edge_config.h"
 #include "control/plans/node_plan.h"
 #include "control/plans/sent.h"
+#include "control/recovery/recovery.h"
 #include "wire/json.h"
 
 #define WAIT_MAX 60
@@ -58,7 +59,22 @@ int mt_api_heartbeat(struct mt_api_call *c)
         return -1;
     if (mt_heartbeat_decode(c->body, &hb, &c->err) < 0)
         return mt_api_fail_err(c);
-    int rc = mt_local_node_find(c->pg, &node, &c->err);
+    struct mt_history_look look;
+    char who[MT_ID_SIZE + 8];
+    snprintf(who, sizeof who, "node %s", hb->node_id);
+    int rc = mt_recovery_look(c->ctl, c->pg, &look, &c->err);
+    if (rc == 0)
+        rc = mt_recovery_reported(c->ctl, c->pg, who, hb->cursor_event_id ? (int64_t)hb->epoch : 0, (int64_t)hb->cursor_event_id, &c->err);
+    if (rc < 0) {
+        mt_heartbeat_free(hb);
+        return mt_api_fail_err(c);
+    }
+    bool frozen = mt_history_state(c->ctl->history) == MT_RECOVERY_FROZEN;
+    rc = mt_local_node_find(c->pg, &node, &c->err);
+    if (rc == -MT_E_NOT_FOUND && frozen) {
+        mt_heartbeat_free(hb);
+        return mt_api_fail(c, 503, "recovery", MT_HISTORY_REFUSAL ": a node that the log does not know is enrolled after it is applied");
+    }
     if (rc == -MT_E_NOT_FOUND) {
         rc = mt_local_node_enrol(c->ctl, c->pg, hb, c->request_id, &c->err);
         if (rc == 0)
@@ -84,7 +100,7 @@ int mt_api_heartbeat(struct mt_api_call *c)
         mt_pg_p_json(&p, mt_buf_cstr(&body));
         rc = mt_pg_query(c->pg, &keep_heartbeat, &p, NULL, &c->err);
     }
-    if (rc == 0)
+    if (rc == 0 && !frozen)
         rc = mt_local_node_refresh(c->ctl, c->pg, &node, hb, c->request_id, &c->err);
     if (rc == 0)
         rc = mt_log_position(c->pg, &head, &epoch, &c->err);
@@ -93,18 +109,20 @@ int mt_api_heartbeat(struct mt_api_call *c)
     if (rc < 0)
         return mt_api_fail_err(c);
     return mt_api_send(c, 200,
-                       json_pack("{s:s,s:I,s:I,s:I,s:I,s:s}", "admin_state", node.admin_state, "epoch", (json_int_t)epoch,
+                       json_pack("{s:s,s:I,s:I,s:I,s:I,s:s,s:b}", "admin_state", node.admin_state, "epoch", (json_int_t)epoch,
                                  "plan_cursor", (json_int_t)head, "clock_skew_ms", (json_int_t)skew, "heartbeat_seconds",
-                                 (json_int_t)c->ctl->conf.heartbeat_seconds, "cluster_id", c->ctl->cluster_id));
+                                 (json_int_t)c->ctl->conf.heartbeat_seconds, "cluster_id", c->ctl->cluster_id, "recovery",
+                                 mt_history_state(c->ctl->history) != MT_RECOVERY_NONE));
 }
 
 /* ---------------------------------------------------------------- long polls */
 
-/* Deadline of a long poll in monotonic ns from its wait= parameter; counted from arrival. */
-static int poll_args(struct mt_api_call *c, int64_t *ret_after, int64_t *ret_deadline)
+/* What the caller has (@ret_epoch 0: it does not say), and the deadline of a long poll in monotonic ns from its wait= parameter,
+ * counted from arrival. */
+static int poll_args(struct mt_api_call *c, int64_t *ret_after, int64_t *ret_epoch, int64_t *ret_deadline)
 {
     int64_t wait;
-    if (mt_api_query_i64(c, "after", 0, INT64_MAX, 0, ret_after) < 0 ||
+    if (mt_api_query_i64(c, "after", 0, INT64_MAX, 0, ret_after) < 0 || mt_api_query_i64(c, "epoch", 0, INT64_MAX, 0, ret_epoch) < 0 ||
         mt_api_query_i64(c, "wait", 0, WAIT_MAX, 30, &wait) < 0 || mt_api_query_done(c) < 0)
         return -1;
     *ret_deadline = mt_http_req_arrived_ns(c->http) + wait * MT_NS_PER_S;
@@ -122,19 +140,41 @@ static int nothing_new(struct mt_api_call *c, int64_t deadline)
     return 0;
 }
 
+/* The state of the log before anything is made of it; the caller's own place tells too. */
+static int look(struct mt_api_call *c, const char *who, int64_t epoch, int64_t after, struct mt_history_look *ret)
+{
+    if (mt_recovery_look(c->ctl, c->pg, ret, &c->err) < 0 || mt_recovery_reported(c->ctl, c->pg, who, epoch, after, &c->err) < 0)
+        return mt_api_fail_err(c);
+    ret->recovery = mt_history_state(c->ctl->history);
+    return 0;
+}
+
+/* The first answer after an operator's decision may take away more than one that comes by itself. */
+static bool decided(const struct mt_history_look *l, int64_t epoch, int64_t after)
+{
+    return l->log.epoch > 1 && (epoch < l->log.epoch || after < l->changed_event_id);
+}
+
 int mt_api_plan(struct mt_api_call *c)
 {
     struct mt_local_node node;
-    int64_t after, deadline, cursor;
-    char fingerprint[65], *text = NULL;
+    struct mt_history_look now;
+    int64_t after, epoch, deadline, cursor;
+    char fingerprint[65], who[MT_ID_SIZE + 8], *text = NULL;
     size_t len;
-    if (poll_args(c, &after, &deadline) < 0 || peer_is(c, c->ctl->agent_uid, "agent") < 0 || local_node(c, &node) < 0)
+    if (poll_args(c, &after, &epoch, &deadline) < 0 || peer_is(c, c->ctl->agent_uid, "agent") < 0 || local_node(c, &node) < 0)
         return -1;
-    if (mt_node_plan_fingerprint(c->ctl, c->pg, &node, fingerprint, &c->err) < 0)
+    snprintf(who, sizeof who, "node %s", node.node_id);
+    if (look(c, who, epoch, after, &now) < 0)
+        return -1;
+    if (now.recovery == MT_RECOVERY_FROZEN)
+        return nothing_new(c, deadline); /* it keeps what it has */
+    const struct mt_node_plan_how how = {.recovery = now.recovery, .epoch = now.log.epoch, .decided = decided(&now, epoch, after)};
+    if (mt_node_plan_fingerprint(c->ctl, c->pg, &node, &how, fingerprint, &c->err) < 0)
         return mt_api_fail_err(c);
     if (mt_plans_unchanged(c->ctl->plans, node.node_id, fingerprint, after))
         return nothing_new(c, deadline);
-    if (mt_node_plan_build(c->ctl, c->pg, &node, &text, &len, &cursor, &c->err) < 0)
+    if (mt_node_plan_build(c->ctl, c->pg, &node, &how, &text, &len, &cursor, &c->err) < 0)
         return mt_api_fail_err(c);
     mt_plans_sent(c->ctl->plans, node.node_id, fingerprint, cursor);
     mt_log(MT_INFO, "plan.sent", KV("node_id", node.node_id), KV("cursor", cursor), KV("after", after), KV("bytes", len));
@@ -285,8 +325,13 @@ int mt_api_node_status(struct mt_api_call *c)
         return -1;
     if (mt_status_batch_decode(c->body, &b, &c->err) < 0)
         return mt_api_fail_err(c);
+    enum mt_recovery r = mt_history_state(c->ctl->history);
     int rc = take_autopsies(c, node.node_id, b);
-    if (rc == 0)
+    if (rc == 0 && r != MT_RECOVERY_NONE && mt_recovery_keep(c->pg, node.node_id, b, &c->err) < 0)
+        rc = mt_api_fail_err(c);
+    if (rc == 0 && r == MT_RECOVERY_FROZEN) /* seen, and told again in full when the log takes it */
+        rc = mt_api_send(c, 200, json_pack("{s:i,s:i,s:[]}", "accepted", 0, "ignored", (int)b->n_reports, "rejected"));
+    else if (rc == 0)
         rc = take_reports(c, &node, b);
     mt_status_batch_free(b);
     return rc;
@@ -297,13 +342,18 @@ int mt_api_node_status(struct mt_api_call *c)
 int mt_api_edge_config(struct mt_api_call *c)
 {
     struct mt_local_node node;
-    int64_t after, deadline, revision;
+    struct mt_history_look now;
+    int64_t after, epoch, deadline, revision;
     char fingerprint[65], who[MT_ID_SIZE + 8], *text = NULL;
     size_t len;
-    if (poll_args(c, &after, &deadline) < 0 || peer_is(c, c->ctl->edge_uid, "edge") < 0 || local_node(c, &node) < 0)
+    if (poll_args(c, &after, &epoch, &deadline) < 0 || peer_is(c, c->ctl->edge_uid, "edge") < 0 || local_node(c, &node) < 0)
         return -1;
     snprintf(who, sizeof who, "edge:%s", node.node_id);
-    if (mt_edge_config_build(c->ctl, c->pg, &text, &len, &revision, fingerprint, &c->err) < 0)
+    if (look(c, who, epoch, after, &now) < 0)
+        return -1;
+    if (now.recovery == MT_RECOVERY_FROZEN)
+        return nothing_new(c, deadline); /* it goes on serving */
+    if (mt_edge_config_build(c->ctl, c->pg, decided(&now, epoch, after), &text, &len, &revision, fingerprint, &c->err) < 0)
         return mt_api_fail_err(c);
     if (mt_plans_unchanged(c->ctl->plans, who, fingerprint, after)) {
         free(text);
@@ -317,6 +367,7 @@ int mt_api_edge_status(struct mt_api_call *c)
 {
     struct mt_local_node node;
     uint64_t revision, epoch;
+    char who[MT_ID_SIZE + 8];
     json_t *rejected;
     if (mt_api_query_done(c) < 0 || peer_is(c, c->ctl->edge_uid, "edge") < 0 || local_node(c, &node) < 0)
         return -1;
@@ -328,7 +379,11 @@ int mt_api_edge_status(struct mt_api_call *c)
         const char *detail = json_string_value(json_object_get(rejected, "detail"));
         mt_log(MT_ERROR, "edge.config_rejected", KV("node_id", node.node_id), KV("detail", detail ? detail : ""));
     }
-    mt_edges_note(c->ctl->edges, node.node_id, (int64_t)revision, mt_clock_mono());
+    snprintf(who, sizeof who, "edge:%s", node.node_id);
+    if (mt_recovery_reported(c->ctl, c->pg, who, revision ? (int64_t)epoch : 0, (int64_t)revision, &c->err) < 0)
+        return mt_api_fail_err(c);
+    /* A revision of an epoch before counts for nothing in this one. */
+    mt_edges_note(c->ctl->edges, node.node_id, (int64_t)epoch < mt_history_epoch(c->ctl->history) ? 0 : (int64_t)revision, mt_clock_mono());
     mt_control_poke(c->ctl);
     return mt_api_send(c, 200, json_pack("{s:b}", "ok", true));
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Refusals: the table of error codes (control-plane.md §9.2) and problem+json. */
 #include "control/api/call.h"
+#include "control/log/history.h"
 
 #include "base/log.h"
 #include "base/str.h"
@@ -75,6 +76,7 @@ static const struct {
     {"decrypt_failed", 500, false, "Stored secrets do not open"},
     {"unavailable", 503, true, "The server cannot do this at the moment"},
     {"master_key_unavailable", 503, true, "A key of the server is missing"},
+    {"recovery", 503, true, "The database was restored to an older point"},
     {"maintenance", 503, true, "The platform is in maintenance"},
     {"database_unavailable", 503, true, "The database is not available"},
     {"registry_unavailable", 503, true, "The registry is not available"},
@@ -112,6 +114,13 @@ int mt_api_not_found(struct mt_api_call *c, const char *what)
     return mt_api_fail(c, 404, "not_found", "there is no such %s", what);
 }
 
+int mt_api_in_recovery(struct mt_api_call *c)
+{
+    c->problem.retry_after = 30;
+    return mt_api_fail(c, 503, "recovery", MT_HISTORY_REFUSAL ": its database was restored to an older point, and nothing can be changed"
+                       " until an operator has decided (moat admin recovery plan). What runs goes on");
+}
+
 /* The server answers, and refuses to write: read-only (25006), out of disk, memory or connections (53...). src/pg/conn.c puts the
  * state in brackets behind the server's text. */
 static bool takes_no_writes(const struct mt_err *err)
@@ -125,6 +134,8 @@ int mt_api_fail_err(struct mt_api_call *c)
     case MT_E_UNAVAILABLE:
     case MT_E_TIMEOUT:
     case MT_E_CANCELLED:
+        if (strstr(c->err.msg, MT_HISTORY_REFUSAL))
+            return mt_api_in_recovery(c);
         if (takes_no_writes(&c->err)) {
             mt_log(MT_ERROR, "api.database_takes_no_writes", KV("request_id", c->request_id), KV_ERR(&c->err));
             return mt_api_fail(c, 503, "unavailable", "the database takes no changes at the moment (read-only, or its disk is full)");

@@ -133,6 +133,9 @@ const struct mt_api_route mt_api_routes[] = {
     {"PUT", O "/quotas/{dimension}", "quotas:admin", WRITE | MT_API_OPERATOR, mt_api_quotas_put, "quota.set", MT_LISTEN_API},
     {"GET", "/v1/admin/maintenance", "admin", MT_API_OPERATOR, mt_api_maintenance_get, "is the platform in maintenance", MT_LISTEN_API},
     {"POST", "/v1/admin/maintenance", "admin", WRITE | MT_API_OPERATOR | MT_API_ALWAYS, mt_api_maintenance_post, "maintenance.set", MT_LISTEN_API},
+    {"GET", "/v1/admin/recovery", "admin", MT_API_OPERATOR, mt_api_recovery_get, "what runs, and what the restored log knows of it", MT_LISTEN_API},
+    {"POST", "/v1/admin/recovery/apply", "admin", WRITE | MT_API_OPERATOR | MT_API_ALWAYS, mt_api_recovery_apply, "recovery.apply", MT_LISTEN_API},
+    {"POST", "/v1/admin/recovery/finish", "admin", WRITE | MT_API_OPERATOR | MT_API_ALWAYS, mt_api_recovery_finish, "recovery.finish", MT_LISTEN_API},
     {"GET", "/v1/admin/audit", "admin", MT_API_OPERATOR, mt_api_admin_audit_list, "the audit log of the platform and of all organisations", MT_LISTEN_API},
     {"GET", "/v1/admin/audit/verify", "admin", MT_API_OPERATOR, mt_api_admin_audit_verify, "check every chain of the audit log", MT_LISTEN_API},
 

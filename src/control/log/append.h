@@ -159,6 +159,9 @@ int mt_cmd_quota_check(struct mt_cmd *cmd, struct mt_pg *pg, struct mt_cmd_refus
 int mt_quota_used(struct mt_pg *pg, const char *org_id, enum mt_quota_tier tier, int64_t used[MT_QUOTA_MAX],
                   int64_t limit[MT_QUOTA_MAX], struct mt_err *err);
 
+/** The command may be appended while the platform is in recovery (history.h): it is part of getting out of it. */
+void mt_cmd_in_recovery(struct mt_cmd *cmd);
+
 /** What the ids turned out to be; given to the reply builder. */
 struct mt_cmd_ids_given {
     int64_t first_event_id; /* event i has first_event_id + i */
@@ -212,10 +215,12 @@ typedef void mt_append_fn(void *arg, struct mt_cmd_done *done, const struct mt_e
 int mt_append_async(struct mt_appender *ap, struct mt_cmd *cmd, mt_append_fn *fn, void *arg, struct mt_err *err);
 
 struct mt_log_head;
+struct mt_history; /* history.h */
 
 struct mt_appender_conf {
     struct mt_pg_conf pg;     /* role moat_projector */
     struct mt_log_head *head; /* told the new head after each commit (read.h); or NULL */
+    struct mt_history *history; /* looked at on each new connection: on a restored database nothing is appended; or NULL */
     int batch_max;            /* commands in one transaction; 0 = 64, at most 64 */
     const char *session_sql;  /* run on each new connection after the appender's own settings; tests only; or NULL */
 };

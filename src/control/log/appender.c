@@ -3,6 +3,7 @@
  * touches the same rows as something earlier, hands the rest to batch.c, answers after COMMIT. */
 #include "control/log/append.h"
 #include "control/log/batch.h"
+#include "control/log/history.h"
 #include "control/log/read.h"
 
 #include "base/assert.h"
@@ -37,6 +38,7 @@ struct mt_appender {
     struct mt_pg_conf pg;
     char *session_sql;
     struct mt_log_head *head;
+    struct mt_history *history;
     int batch_max;
     pthread_t thread;
     pthread_mutex_t mutex; /* queue, waiting, stop, stats, states of queued commands */
@@ -190,6 +192,10 @@ static int connect_lane(struct mt_appender *ap, struct mt_pg **pg, struct mt_err
         r = batch_session(*pg, err);
     if (r == 0 && ap->session_sql)
         r = mt_pg_exec(*pg, ap->session_sql, err);
+    /* A database can only have been put back while nobody had a session: before the first write is the moment to look. */
+    struct mt_history_look look;
+    if (r == 0 && ap->history)
+        r = mt_history_look(ap->history, *pg, &look, err);
     if (r < 0 && *pg)
         mt_pg_freep(pg);
     return r;
@@ -286,9 +292,10 @@ static int settle(struct mt_appender *ap, int64_t head, const uint8_t hash[32], 
     return mt_err_wrap(err, "outcome unknown, ask again with the same idempotency key");
 }
 
-/* Publish and answer. @r < 0: what has no outcome of its own gets @err. */
-static void conclude(struct mt_appender *ap, struct mt_cmd **cmds, int n, int64_t begun_at, int64_t head, int r,
-                     const struct mt_err *err)
+/* Publish and answer. The log ends with event @head, whose chain hash is @hash. @r < 0: what has no outcome of its own gets
+ * @err. */
+static void conclude(struct mt_appender *ap, struct mt_cmd **cmds, int n, int64_t begun_at, int64_t head, const uint8_t hash[32],
+                     int r, const struct mt_err *err)
 {
     bool any = false;
     for (int i = 0; i < n; i++) {
@@ -298,9 +305,34 @@ static void conclude(struct mt_appender *ap, struct mt_cmd **cmds, int n, int64_
     }
     if (r < 0)
         mt_log(MT_WARN, "appender.batch_failed", KV("commands", n), KV_ERR(err));
+    if (any && ap->history)
+        mt_history_note(ap->history, head, hash);
     if (any && ap->head)
         mt_log_head_publish(ap->head, head);
     answer_all(ap, cmds, n, begun_at);
+}
+
+/* In recovery: answer what may not be appended now. Returns how many are left in @cmds. */
+static int admit(struct mt_appender *ap, struct mt_cmd **cmds, int n)
+{
+    struct mt_err why = {0};
+    struct mt_history_look look;
+    int kept = 0;
+    if (mt_history_state(ap->history) != MT_RECOVERY_FROZEN)
+        return n;
+    /* Another server may have ended it. */
+    if (mt_history_look(ap->history, ap->batch.pg, &look, &why) == 0 && mt_history_state(ap->history) != MT_RECOVERY_FROZEN)
+        return n;
+    (void)MT_FAIL(&why, MT_E_UNAVAILABLE, MT_HISTORY_REFUSAL ": its database was restored to an older point");
+    for (int i = 0; i < n; i++) {
+        if (cmds[i]->in_recovery) {
+            cmds[kept++] = cmds[i];
+            continue;
+        }
+        fail_with(cmds[i], &why);
+        answer_all(ap, &cmds[i], 1, mt_clock_mono());
+    }
+    return kept;
 }
 
 /* The long way: look-ups first. Nothing is in the air. */
@@ -311,6 +343,8 @@ static void run(struct mt_appender *ap, struct mt_cmd **cmds, int n)
     int r = connected(ap) ? mt_pg_pipe_leave(ap->batch.pg, &err) : -(int)MT_E_UNAVAILABLE;
     if (!ap->batch.pg || r < 0)
         err = ap->away.code ? ap->away : err;
+    if (r == 0 && (n = admit(ap, cmds, n)) == 0)
+        return;
     if (r == 0)
         r = batch_run(&ap->batch, cmds, n, &err);
     /* An idle connection may have died long ago; nothing was sent under it that could have been committed. */
@@ -318,19 +352,21 @@ static void run(struct mt_appender *ap, struct mt_cmd **cmds, int n)
         connect_now(ap, &ap->away) == 0) {
         memset(&ap->away, 0, sizeof ap->away);
         ap->own.reconnects++;
+        if ((n = admit(ap, cmds, n)) == 0)
+            return;
         r = batch_run(&ap->batch, cmds, n, &err);
     }
     int64_t head = ap->batch.head;
+    uint8_t hash[32];
+    memcpy(hash, ap->batch.hash, 32);
     if (r < 0 && ap->batch.committing) {
-        uint8_t hash[32];
-        memcpy(hash, ap->batch.hash, 32);
         ap->batch.committing = false;
         int fate = settle(ap, head, hash, &err);
         if (fate == 1)
             batch_finish(&ap->batch, cmds, n);
         r = fate == 1 ? 0 : r;
     }
-    conclude(ap, cmds, n, begun_at, head, r, &err);
+    conclude(ap, cmds, n, begun_at, head, hash, r, &err);
 }
 
 /* Is there an answer to the oldest flight, within @timeout_ns? */
@@ -387,7 +423,7 @@ static void recover(struct mt_appender *ap, struct mt_err *err)
         if (fate == 0)
             run(ap, all[i].cmds, all[i].n);
         else
-            conclude(ap, all[i].cmds, all[i].n, all[i].begun_at, all[i].head, fate, err);
+            conclude(ap, all[i].cmds, all[i].n, all[i].begun_at, all[i].head, all[i].hash, fate, err);
     }
 }
 
@@ -408,7 +444,7 @@ static void advance(struct mt_appender *ap)
     /* First the end of the next flight, so that the server has work while we answer. What fails here shows at its next step. */
     if (ap->n_flights > 0 && f->state == FLIGHT_WRITING && answered(ap, 0))
         advance(ap);
-    conclude(ap, done.cmds, done.n, done.begun_at, done.head, 0, &err);
+    conclude(ap, done.cmds, done.n, done.begun_at, done.head, done.hash, 0, &err);
 }
 
 static void land_all(struct mt_appender *ap)
@@ -424,7 +460,7 @@ static void dispatch(struct mt_appender *ap, struct mt_cmd **cmds, int n)
     if (ap->n_flights == 0 && ap->batch.pg)
         (void)mt_pg_idle_check(ap->batch.pg); /* a connection that died while idle has nothing in the air to be unsure of */
     int lane = free_lane(ap), r = 0;
-    if (lane >= 0 && ap->batch.trusted && lane_ready(ap, lane))
+    if (lane >= 0 && ap->batch.trusted && mt_history_state(ap->history) != MT_RECOVERY_FROZEN && lane_ready(ap, lane))
         r = batch_ahead(&ap->batch, cmds, n, ap->n_flights == 0, lane, &ap->flights[ap->n_flights], &err);
     if (r == 1) {
         ap->own.overlapped += ap->n_flights > 0;
@@ -512,6 +548,7 @@ int mt_appender_new(const struct mt_appender_conf *conf, struct mt_appender **re
         return MT_FAIL(err, MT_E_NOMEM, "no memory for the appender");
     ap->magic = APPENDER_MAGIC;
     ap->head = conf->head;
+    ap->history = conf->history;
     ap->batch_max = conf->batch_max > 0 && conf->batch_max < BATCH_CMDS_MAX ? conf->batch_max : BATCH_CMDS_MAX;
     ap->pg = conf->pg;
     ap->pg.conninfo = conf->pg.conninfo ? strdup(conf->pg.conninfo) : NULL;

@@ -240,6 +240,12 @@ int mt_cmd_rely(struct mt_cmd *cmd, enum mt_rely what, const char *key, const ch
     return 0;
 }
 
+void mt_cmd_in_recovery(struct mt_cmd *cmd)
+{
+    MT_CHECK(cmd, CMD_MAGIC);
+    cmd->in_recovery = true;
+}
+
 int mt_cmd_side(struct mt_cmd *cmd, const struct mt_pg_stmt *stmt, const struct mt_pg_params *p, int64_t affected,
                 struct mt_err *err)
 {

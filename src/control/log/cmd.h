@@ -60,6 +60,7 @@ struct mt_cmd {
     struct cmd_claim claims[CMD_CLAIMS_MAX];
     int n_sides;
     struct cmd_side *sides[CMD_SIDES_MAX];
+    bool in_recovery; /* appended also while everything else is refused */
     bool idempotent;
     uint8_t idem_scope[MT_IDEM_SCOPE_LEN], idem_mac[32];
     uint64_t idem_hash;

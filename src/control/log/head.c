@@ -40,11 +40,11 @@ int64_t mt_log_head_get(const struct mt_log_head *h)
     return atomic_load(&h->head);
 }
 
-void mt_log_head_publish(struct mt_log_head *h, int64_t head)
+static void move(struct mt_log_head *h, int64_t head, bool down)
 {
     MT_CHECK(h, HEAD_MAGIC);
     (void)pthread_mutex_lock(&h->mutex);
-    if (head > atomic_load(&h->head)) {
+    if (head > atomic_load(&h->head) || down) {
         atomic_store(&h->head, head);
         (void)pthread_cond_broadcast(&h->moved);
         for (int i = 0; i < h->n_fds; i++) {
@@ -55,6 +55,16 @@ void mt_log_head_publish(struct mt_log_head *h, int64_t head)
         }
     }
     (void)pthread_mutex_unlock(&h->mutex);
+}
+
+void mt_log_head_publish(struct mt_log_head *h, int64_t head)
+{
+    move(h, head, false);
+}
+
+void mt_log_head_reset(struct mt_log_head *h, int64_t head)
+{
+    move(h, head, true);
 }
 
 int64_t mt_log_head_wait(struct mt_log_head *h, int64_t after, int timeout_ms)

@@ -74,6 +74,8 @@ void mt_log_head_free(struct mt_log_head *h);
 int64_t mt_log_head_get(const struct mt_log_head *h);
 /** Raise the head (never lowers it) and wake all waiters. */
 void mt_log_head_publish(struct mt_log_head *h, int64_t head);
+/** Set the head, also to less, and wake all waiters: the database was restored to an older point (history.h). */
+void mt_log_head_reset(struct mt_log_head *h, int64_t head);
 /** Wait until the head is > @after: returns it, or @after on timeout (@timeout_ms) or when the head is being closed. */
 int64_t mt_log_head_wait(struct mt_log_head *h, int64_t after, int timeout_ms);
 /** Subscribe an event descriptor (eventfd, non-blocking, owned by the caller): 1 is written on each move. At most 256. */

@@ -124,6 +124,7 @@ static const struct mt_pf f_node_updated[] = {OBJECT_OPT("labels"), TEXT_OPT("pu
                                               INT_OPT("mtu"), OBJECT_OPT("allocatable"), OBJECT_OPT("vmm"),
                                               TEXT_OPT("agent_version"), END};
 static const struct mt_pf f_cluster_config[] = {TEXT("key"), ANY_OPT("previous"), ANY("value"), TEXT("reason"), END};
+static const struct mt_pf f_epoch[] = {INT("epoch"), TEXT("reason"), END};
 
 static const struct mt_pf *const fields[MT_EV_MAX] = {
     [MT_EV_USER_CREATED] = f_user_created,
@@ -182,6 +183,8 @@ static const struct mt_pf *const fields[MT_EV_MAX] = {
     [MT_EV_NODE_UPDATED] = f_node_updated,
     [MT_EV_NODE_REMOVED] = f_reason,
     [MT_EV_CLUSTER_CONFIG_SET] = f_cluster_config,
+    [MT_EV_CLUSTER_EPOCH_BUMPED] = f_epoch,
+    [MT_EV_CLUSTER_RECOVERY_FINISHED] = f_epoch,
 };
 
 const struct mt_ev_info *mt_ev_info(enum mt_ev ev)

@@ -68,7 +68,9 @@ enum mt_ev_birth { MT_EV_FIRST = 0, MT_EV_LATER, MT_EV_ANY };
     X(NODE_CONFIG_SET, "node.config_set", "node", 1, LATER, false)                     \
     X(NODE_UPDATED, "node.updated", "node", 1, LATER, false)                           \
     X(NODE_REMOVED, "node.removed", "node", 1, LATER, false)                           \
-    X(CLUSTER_CONFIG_SET, "cluster.config_set", "cluster", 1, ANY, false)
+    X(CLUSTER_CONFIG_SET, "cluster.config_set", "cluster", 1, ANY, false)              \
+    X(CLUSTER_EPOCH_BUMPED, "cluster.epoch_bumped", "cluster", 1, ANY, false)          \
+    X(CLUSTER_RECOVERY_FINISHED, "cluster.recovery_finished", "cluster", 1, ANY, false)
 
 enum mt_ev {
 #define X(symbol, type, aggregate, version, birth, tenant) MT_EV_##symbol,

@@ -76,3 +76,10 @@ bool mt_edges_all_at(struct mt_edges *e, const char *const *node_ids, size_t n, 
     pthread_mutex_unlock(&e->mu);
     return n > 0 && found == n;
 }
+
+void mt_edges_clear(struct mt_edges *e)
+{
+    pthread_mutex_lock(&e->mu);
+    e->n = 0;
+    pthread_mutex_unlock(&e->mu);
+}

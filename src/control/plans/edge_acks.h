@@ -21,3 +21,5 @@ void mt_edges_note(struct mt_edges *e, const char *node_id, int64_t revision, in
 int64_t mt_edges_best(struct mt_edges *e, int64_t now_ns);
 /** True when every one of the @n edge nodes named has applied @revision or later. False for n = 0. */
 bool mt_edges_all_at(struct mt_edges *e, const char *const *node_ids, size_t n, int64_t revision);
+/** Forget all: revisions count anew. */
+void mt_edges_clear(struct mt_edges *e);

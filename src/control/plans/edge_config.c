@@ -33,7 +33,7 @@ static const struct mt_pg_stmt draining = {
     "edge_draining", "SELECT coalesce(string_agg(instance_id, ',' ORDER BY instance_id), '') FROM instances_view"
                      " WHERE released_at IS NULL AND desired_state <> 'running'"};
 
-int mt_edge_config_build(struct mt_control *ctl, struct mt_pg *pg, char **ret_text, size_t *ret_len, int64_t *ret_revision,
+int mt_edge_config_build(struct mt_control *ctl, struct mt_pg *pg, bool allow_shrink, char **ret_text, size_t *ret_len, int64_t *ret_revision,
                          char ret_fingerprint[65], struct mt_err *err)
 {
     mt_auto_pg_res struct mt_pg_res *rr = NULL;
@@ -73,6 +73,8 @@ int mt_edge_config_build(struct mt_control *ctl, struct mt_pg *pg, char **ret_te
     mt_buf_printf(&doc,
                   "{\"format\":1,\"cluster_id\":\"%s\",\"epoch\":%lld,\"revision\":%lld,\"generated_at\":\"%s\",",
                   ctl->cluster_id, (long long)epoch, (long long)head, mt_rfc3339(mt_clock_wall_us(), ts));
+    if (allow_shrink)
+        mt_buf_puts(&doc, "\"allow_shrink\":true,");
     mt_buf_put(&doc, content.p, content.len);
     mt_buf_putc(&doc, '}');
     const char *drain = mt_pg_text(dr, 0, 0);

@@ -35,14 +35,14 @@ static const struct mt_pg_stmt edges = {
     "plan_edges", "SELECT overlay_ipv6 FROM nodes_view WHERE NOT deleted AND 'edge' = ANY (roles) AND admin_state = 'active'"
                   " ORDER BY node_id"};
 
-int mt_node_plan_fingerprint(struct mt_control *ctl, struct mt_pg *pg, const struct mt_local_node *node, char ret[65],
-                             struct mt_err *err)
+int mt_node_plan_fingerprint(struct mt_control *ctl, struct mt_pg *pg, const struct mt_local_node *node, const struct mt_node_plan_how *how,
+                             char ret[65], struct mt_err *err)
 {
     struct mt_pg_params p;
     mt_auto_pg_res struct mt_pg_res *r = NULL;
-    char conf[64];
-    snprintf(conf, sizeof conf, "|%llu %s %llu", (unsigned long long)ctl->conf.mtu, ctl->conf.egress_mode,
-             (unsigned long long)ctl->conf.drain_delay_seconds);
+    char conf[120];
+    snprintf(conf, sizeof conf, "|%llu %s %llu|%lld %d", (unsigned long long)ctl->conf.mtu, ctl->conf.egress_mode,
+             (unsigned long long)ctl->conf.drain_delay_seconds, (long long)how->epoch, (int)how->recovery);
     mt_pg_p_init(&p);
     mt_pg_p_text(&p, node->node_id);
     mt_pg_p_text(&p, conf);
@@ -136,8 +136,8 @@ static void put_assignment(struct mt_control *ctl, const struct mt_pg_res *r, in
         json_array_append_new(list, a);
 }
 
-int mt_node_plan_build(struct mt_control *ctl, struct mt_pg *pg, const struct mt_local_node *node, char **ret_text,
-                       size_t *ret_len, int64_t *ret_cursor, struct mt_err *err)
+int mt_node_plan_build(struct mt_control *ctl, struct mt_pg *pg, const struct mt_local_node *node, const struct mt_node_plan_how *how,
+                       char **ret_text, size_t *ret_len, int64_t *ret_cursor, struct mt_err *err)
 {
     struct mt_pg_params p;
     mt_auto_pg_res struct mt_pg_res *r = NULL;
@@ -164,6 +164,10 @@ int mt_node_plan_build(struct mt_control *ctl, struct mt_pg *pg, const struct mt
                              (json_int_t)ctl->conf.mtu, "cluster_prefix", ctl->prefix, "overlay_ipv6", node->overlay_ipv6,
                              "instance_prefix", node->instance_prefix, "dns", "edges", edge_list, "gateways", "egress_mode",
                              ctl->conf.egress_mode, "node_config");
+    if (plan && how->recovery != MT_RECOVERY_NONE)
+        json_object_set_new(plan, "recovery", json_true());
+    if (plan && how->decided)
+        json_object_set_new(plan, "allow_empty", json_true());
     *ret_text = plan ? json_dumps(plan, JSON_COMPACT) : NULL;
     json_decref(plan);
     if (!*ret_text)

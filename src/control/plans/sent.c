@@ -107,3 +107,14 @@ void mt_plans_seq_undo(struct mt_plans *p, const char *id)
 {
     mt_plans_seq_forget(p, id); /* the agent sends it again; the view tells repeats from news */
 }
+
+void mt_plans_clear(struct mt_plans *p)
+{
+    pthread_mutex_lock(&p->mu);
+    uint64_t sent = p->sent.seed, seq = p->seq.seed;
+    free_values(&p->sent);
+    free_values(&p->seq);
+    mt_map_init(&p->sent, sent);
+    mt_map_init(&p->seq, seq);
+    pthread_mutex_unlock(&p->mu);
+}

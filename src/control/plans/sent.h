@@ -25,3 +25,5 @@ bool mt_plans_seq(struct mt_plans *p, const char *instance_id, uint64_t seq);
 /** Put the seq back when the report could not be stored. */
 void mt_plans_seq_undo(struct mt_plans *p, const char *instance_id);
 void mt_plans_seq_forget(struct mt_plans *p, const char *instance_id);
+/** Forget what was sent and which reports came: the log has another past now. */
+void mt_plans_clear(struct mt_plans *p);

@@ -210,6 +210,23 @@ void mt_feed_look(struct mt_feed *f, const struct mt_feed_sub *s, int64_t *ret_a
     pthread_mutex_unlock(&f->mu);
 }
 
+void mt_feed_reset(struct mt_feed *f, int64_t head)
+{
+    char line[120];
+    int n = snprintf(line, sizeof line, "{\"type\":\"end\",\"reason\":\"reset\",\"resume_after\":%lld}\n", (long long)head);
+    pthread_mutex_lock(&f->mu);
+    ring_clear(f);
+    f->cursor = head;
+    while (f->subs) {
+        struct mt_feed_sub *s = f->subs;
+        s->after = head;
+        s->ended = true;
+        mt_http_stream_finish(s->req, line, (size_t)n);
+        drop(s);
+    }
+    pthread_mutex_unlock(&f->mu);
+}
+
 /* ---------------------------------------------------------------- the thread */
 
 static const char *keep(char **at, const char *s)

@@ -56,3 +56,6 @@ int mt_feed_join(struct mt_feed *f, struct mt_feed_sub *s);
 void mt_feed_leave(struct mt_feed *f, struct mt_feed_sub *s);
 /** after, spoke_ns, ended as of now. */
 void mt_feed_look(struct mt_feed *f, const struct mt_feed_sub *s, int64_t *ret_after, int64_t *ret_spoke_ns, bool *ret_ended);
+/** The log was restored to an older point and ends with @head: every stream is ended with reason `reset` and goes on from there
+ * when its client comes back. */
+void mt_feed_reset(struct mt_feed *f, int64_t head);

@@ -60,6 +60,8 @@ static const char *const sentences[MT_EV_MAX] = {
     [MT_EV_NODE_UPDATED] = "node {id} tells of itself: {*}",
     [MT_EV_NODE_REMOVED] = "node {id} is removed: {reason}",
     [MT_EV_CLUSTER_CONFIG_SET] = "cluster setting {key} is {value}: {reason}",
+    [MT_EV_CLUSTER_EPOCH_BUMPED] = "the log was restored to an older point, epoch {epoch} begins: {reason}",
+    [MT_EV_CLUSTER_RECOVERY_FINISHED] = "recovery of epoch {epoch} is finished: {reason}",
 };
 
 struct line {

@@ -44,6 +44,12 @@
     " ON CONFLICT (env_id, process_type) DO UPDATE SET " set ", updated_at = excluded.updated_at," \
     " resource_version = env_desired_view.resource_version + 1, last_event_id = excluded.last_event_id" \
     " WHERE env_desired_view.last_event_id < excluded.last_event_id"
+#define CLUSTER_UPSERT(key, value, type) \
+    "INSERT INTO cluster_view (key, value, reason, " BORN_COLS ") SELECT " key ", " value ", " P("reason") ", " BORN E_OF(type) \
+    " ON CONFLICT (key) DO UPDATE SET value = excluded.value, reason = excluded.reason, updated_at = excluded.updated_at," \
+    " resource_version = cluster_view.resource_version + 1, last_event_id = excluded.last_event_id" \
+    " WHERE cluster_view.last_event_id < excluded.last_event_id"
+#define RECOVERY(state) "jsonb_build_object('state', '" state "', 'epoch', e.payload->'epoch')"
 #define DESIRED_EACH(type) \
     " FROM events e CROSS JOIN LATERAL jsonb_array_elements_text(e.payload->'process_types') p(name)" \
     " WHERE " OF(type)
@@ -304,13 +310,11 @@ static const struct projection table[] = {
       UPDATE("nodes_view", "node_id", "node.updated",
              KEEP_JSON("labels") ", " KEEP("public_ipv6") ", " KEEP("public_ipv4") ", " KEEP_INT("mtu") ", "
              KEEP_JSON("allocatable") ", " KEEP_JSON("vmm") ", " KEEP("agent_version"))}},
-    {MT_EV_CLUSTER_CONFIG_SET,
-     {"proj_cluster_config",
-      "INSERT INTO cluster_view (key, value, reason, " BORN_COLS ") SELECT " P("key") ", e.payload->'value', " P("reason") ", "
-      BORN E_OF("cluster.config_set")
-      " ON CONFLICT (key) DO UPDATE SET value = excluded.value, reason = excluded.reason, updated_at = excluded.updated_at,"
-      " resource_version = cluster_view.resource_version + 1, last_event_id = excluded.last_event_id"
-      " WHERE cluster_view.last_event_id < excluded.last_event_id"}},
+    {MT_EV_CLUSTER_CONFIG_SET, {"proj_cluster_config", CLUSTER_UPSERT(P("key"), "e.payload->'value'", "cluster.config_set")}},
+    /* The state of a recovery is the row of the key `recovery`, its middle state set as a setting of that key. */
+    {MT_EV_CLUSTER_EPOCH_BUMPED, {"proj_cluster_epoch", CLUSTER_UPSERT("'recovery'", RECOVERY("frozen"), "cluster.epoch_bumped")}},
+    {MT_EV_CLUSTER_RECOVERY_FINISHED,
+     {"proj_cluster_recovered", CLUSTER_UPSERT("'recovery'", RECOVERY("finished"), "cluster.recovery_finished")}},
 };
 
 static const char *const tables[] = {

@@ -140,6 +140,9 @@ static void absence_needs_two_acceptances_ten_seconds_apart(void **s)
     assert_int_equal(since, 0);
     assert_false(mt_absence_seen(&since, false, false, 112 * SEC));
     assert_false(mt_absence_seen(&since, false, true, 200 * SEC)); /* recovery drains nothing */
+    assert_false(mt_absence_seen(&since, false, false, 201 * SEC)); /* and the count starts over behind it */
+    assert_false(mt_absence_seen(&since, false, false, 210 * SEC));
+    assert_true(mt_absence_seen(&since, false, false, 211 * SEC));
 }
 
 static void an_empty_plan_needs_permission_when_much_runs(void **s)

@@ -215,6 +215,9 @@ static void events_read_as_sentences(void **state)
         {"app.updated", "{\"description\":null}", "app x changed: description"},
         {"node.config_set", "{\"changed\":{\"rate\":5,\"mtu\":1400},\"previous\":{},\"reason\":\"slow\"}", "node x has new settings (rate, mtu): slow"},
         {"cluster.config_set", "{\"key\":\"mtu\",\"value\":1400,\"reason\":\"vpn\"}", "cluster setting mtu is 1400: vpn"},
+        {"cluster.epoch_bumped", "{\"epoch\":2,\"reason\":\"node x is ahead\"}",
+         "the log was restored to an older point, epoch 2 begins: node x is ahead"},
+        {"cluster.recovery_finished", "{\"epoch\":2,\"reason\":\"done\"}", "recovery of epoch 2 is finished: done"},
         {"route.deleted", "[1]", "route : is removed"}, /* no payload of ours; said without falling over */
     };
     for (size_t i = 0; i < sizeof said / sizeof *said; i++) {
