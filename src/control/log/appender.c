@@ -59,6 +59,7 @@ struct mt_appender {
     uint64_t *keys;     /* open-addressed set of touched rows */
     uint32_t *used;     /* its slots in use, to clear them */
     uint32_t n_used;
+    struct session sessions[LANES]; /* of the lanes' connections */
     struct flight flights[LANES]; /* in the air, oldest first */
     int n_flights;
     int64_t second_retry_at; /* no second lane before */
@@ -185,11 +186,14 @@ static void answer_all(struct mt_appender *ap, struct mt_cmd **cmds, int n, int6
 
 /* ---- the thread ---- */
 
-static int connect_lane(struct mt_appender *ap, struct mt_pg **pg, struct mt_err *err)
+static int connect_lane(struct mt_appender *ap, int lane, struct mt_err *err)
 {
+    struct mt_pg **pg = lane == 0 ? &ap->batch.pg : &ap->batch.second;
     int r = *pg ? mt_pg_reset(*pg, err) : mt_pg_connect(&ap->pg, pg, err);
     if (r == 0)
         r = batch_session(*pg, err);
+    if (r == 0)
+        r = batch_who(*pg, &ap->sessions[lane], err);
     if (r == 0 && ap->session_sql)
         r = mt_pg_exec(*pg, ap->session_sql, err);
     /* A database can only have been put back while nobody had a session: before the first write is the moment to look. */
@@ -204,7 +208,7 @@ static int connect_lane(struct mt_appender *ap, struct mt_pg **pg, struct mt_err
 static int connect_now(struct mt_appender *ap, struct mt_err *err)
 {
     ap->batch.trusted = false;
-    return connect_lane(ap, &ap->batch.pg, err);
+    return connect_lane(ap, 0, err);
 }
 
 /* The lane for the next flight, -1 when there is none now. */
@@ -228,7 +232,7 @@ static bool lane_ready(struct mt_appender *ap, int lane)
         return ap->batch.pg && mt_pg_alive(ap->batch.pg);
     if (ap->batch.second && mt_pg_idle_check(ap->batch.second))
         return true;
-    if (connect_lane(ap, &ap->batch.second, &err) == 0)
+    if (connect_lane(ap, 1, &err) == 0)
         return true;
     ap->second_retry_at = mt_clock_mono() + SECOND_RETRY_NS; /* one lane does it, slower */
     return false;
@@ -272,13 +276,16 @@ static void refuse_waiting(struct mt_appender *ap, const struct mt_err *why)
     }
 }
 
-/* The connection went while COMMIT was on its way: only the log itself can tell. 1 committed, 0 not, -code no answer. */
-static int settle(struct mt_appender *ap, int64_t head, const uint8_t hash[32], struct mt_err *err)
+/* The connection of session @lost went while COMMIT was on its way: only the log itself can tell, once nothing of it can come any
+ * more. 1 committed, 0 not, -code no answer. */
+static int settle(struct mt_appender *ap, const struct session *lost, int64_t head, const uint8_t hash[32], struct mt_err *err)
 {
     int64_t end = mt_clock_mono() + SETTLE_NS;
     do {
         struct mt_err why = {0};
         int r = ap->batch.pg && mt_pg_alive(ap->batch.pg) ? mt_pg_pipe_leave(ap->batch.pg, &why) : connect_now(ap, &why);
+        if (r == 0)
+            r = batch_end_session(&ap->pg, lost, end, &why);
         if (r == 0)
             r = batch_settle_at(&ap->batch, head, hash, &why);
         if (r >= 0) {
@@ -361,7 +368,8 @@ static void run(struct mt_appender *ap, struct mt_cmd **cmds, int n)
     memcpy(hash, ap->batch.hash, 32);
     if (r < 0 && ap->batch.committing) {
         ap->batch.committing = false;
-        int fate = settle(ap, head, hash, &err);
+        const struct session lost = ap->sessions[0];
+        int fate = settle(ap, &lost, head, hash, &err);
         if (fate == 1)
             batch_finish(&ap->batch, cmds, n);
         r = fate == 1 ? 0 : r;
@@ -410,14 +418,16 @@ static bool await_flight(struct mt_appender *ap, int64_t until)
 static void recover(struct mt_appender *ap, struct mt_err *err)
 {
     struct flight all[LANES];
+    struct session lost[LANES]; /* settling connects anew */
     bool sure[LANES];
     int n = ap->n_flights;
     memcpy(all, ap->flights, (size_t)n * sizeof *all);
+    memcpy(lost, ap->sessions, sizeof lost);
     ap->n_flights = 0;
     for (int i = 0; i < n; i++)
         sure[i] = all[i].state == FLIGHT_DOWN || batch_ground(&ap->batch, &all[i]);
     for (int i = 0; i < n; i++) {
-        int fate = sure[i] ? 0 : settle(ap, all[i].head, all[i].hash, err);
+        int fate = sure[i] ? 0 : settle(ap, &lost[all[i].lane], all[i].head, all[i].hash, err);
         if (fate == 1)
             batch_finish(&ap->batch, all[i].cmds, all[i].n);
         if (fate == 0)

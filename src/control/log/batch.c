@@ -33,7 +33,6 @@ static const struct mt_pg_stmt st_advance = {"log_advance",
 static const struct mt_pg_stmt st_notify = {"log_notify", "SELECT pg_notify('moat_events', $1)"};
 /* One row for the whole batch: the sealer takes it apart later, outside the lock (audit/seal.h). */
 static const struct mt_pg_stmt st_audit = {"log_audit", "INSERT INTO audit_pending (body) VALUES ($1)"};
-static const struct mt_pg_stmt st_settle = {"log_settle", "SELECT chain_hash FROM events WHERE event_id = $1"};
 
 int batch_init(struct batch *b, struct mt_appender_stats *stats, struct mt_err *err)
 {
@@ -494,23 +493,6 @@ int batch_run(struct batch *b, struct mt_cmd **cmds, int n, struct mt_err *err)
     if (r == 0)
         trust(b, cmds, n);
     return r;
-}
-
-int batch_settle_at(struct batch *b, int64_t head, const uint8_t hash[32], struct mt_err *err)
-{
-    /* The old session may still be committing: it holds the log's lock until its fate is decided. */
-    int r = mt_pg_exec(b->pg, "BEGIN", err);
-    if (r < 0 || (r = mt_pg_query(b->pg, &batch_st_lock, NULL, NULL, err)) < 0)
-        return r;
-    mt_auto_pg_res struct mt_pg_res *res = NULL;
-    struct mt_pg_params p;
-    mt_pg_p_init(&p);
-    mt_pg_p_i64(&p, head);
-    if ((r = mt_pg_query(b->pg, &st_settle, &p, &res, err)) < 0 || (r = mt_pg_exec(b->pg, "ROLLBACK", err)) < 0)
-        return r;
-    size_t len = 0;
-    const void *there = mt_pg_rows(res) == 1 ? mt_pg_bytes(res, 0, 0, &len) : NULL;
-    return there && len == 32 && memcmp(there, hash, 32) == 0; /* the chain hash names the batch */
 }
 
 void batch_finish(struct batch *b, struct mt_cmd **cmds, int n)

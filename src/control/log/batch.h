@@ -61,7 +61,17 @@ int batch_session(struct mt_pg *pg, struct mt_err *err);
  */
 int batch_run(struct batch *b, struct mt_cmd **cmds, int n, struct mt_err *err);
 
-/** Was the batch that ended with event @head and chain hash @hash committed? 1 yes, 0 no. For a new connection. */
+/* settle.c */
+/** A session of the database: its process, and a time of the server's at which it was there. pid 0: none. */
+struct session {
+    int32_t pid;
+    int64_t seen_us;
+};
+int batch_who(struct mt_pg *pg, struct session *ret, struct mt_err *err);
+/** End a lost session and wait until it is gone, so that nothing which is on its way to it can take effect any more. */
+int batch_end_session(const struct mt_pg_conf *conf, const struct session *s, int64_t until_ns, struct mt_err *err);
+/** Was the batch that ended with event @head and chain hash @hash committed? 1 yes, 0 no. On another connection, when the batch's
+ * session is gone. */
 int batch_settle_at(struct batch *b, int64_t head, const uint8_t hash[32], struct mt_err *err);
 /** Fill in the outcome of commands whose batch turned out to be committed. */
 void batch_finish(struct batch *b, struct mt_cmd **cmds, int n);
