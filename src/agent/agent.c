@@ -192,11 +192,13 @@ void mt_agent_look_soon(struct mt_agent *a)
 static void count_absence(struct mt_agent *a)
 {
     int64_t now = mt_loop_now(a->loop);
+    /* A plan of the epoch says by itself whether it may stop what it does not name; one of an epoch before may not. */
+    bool recovery = a->plan->recovery || a->recovery_epoch > a->pos.epoch;
     size_t pos = 0;
     void *value;
     while (mt_map_next(&a->insts, &pos, NULL, &value)) {
         struct mt_inst *in = value;
-        if (mt_absence_seen(&in->absent_since_ns, in->as != NULL, a->recovery || a->plan->recovery, now) && !in->absent) {
+        if (mt_absence_seen(&in->absent_since_ns, in->as != NULL, recovery, now) && !in->absent) {
             mt_log(MT_INFO, "instance.absent", KV("instance_id", in->st.instance_id));
             in->absent = true;
         }
@@ -288,12 +290,12 @@ static void pin_cluster(struct mt_agent *a, const char *cluster_id)
     json_decref(doc);
 }
 
-void mt_agent_recovery(struct mt_agent *a, bool on)
+void mt_agent_recovery(struct mt_agent *a, uint64_t epoch)
 {
-    if (a->recovery == on)
+    if (a->recovery_epoch == epoch)
         return;
-    mt_log(MT_WARN, "control.recovery", KV("on", on));
-    a->recovery = on;
+    mt_log(MT_WARN, "control.recovery", KV("on", epoch > 0), KV("epoch", epoch));
+    a->recovery_epoch = epoch;
     /* Its log knows less than we do, or takes reports again: tell all. */
     mt_report_resync(a->report);
 }

@@ -67,7 +67,7 @@ struct mt_agent {
 
     struct mt_plan *plan; /* last accepted, NULL before */
     struct mt_plan_pos pos;
-    bool recovery;   /* the control plane said so in its last answer to a heartbeat */
+    uint64_t recovery_epoch; /* in which the control plane is in recovery, as its last answer to a heartbeat said; 0: it is not */
     bool plan_fresh; /* accepted by this process, not only read from disk */
     uint64_t plans_stale, plans_rejected;
     char plan_rejected[240]; /* last reason, "" when the last plan was fine */
@@ -95,8 +95,8 @@ struct mt_agent {
 void mt_agent_look_soon(struct mt_agent *a);
 /** Take a plan in (ownership passes); @text is its bytes for plan.json, NULL when it came from there. */
 void mt_agent_plan(struct mt_agent *a, struct mt_plan *plan, const char *text, size_t len);
-/** The control plane is, or is no longer, in recovery: until it is over nothing is stopped for being absent from the plan. */
-void mt_agent_recovery(struct mt_agent *a, bool on);
+/** The control plane is in recovery in @epoch, 0: no longer. A plan of an epoch before stops nothing for not naming it. */
+void mt_agent_recovery(struct mt_agent *a, uint64_t epoch);
 /** The control plane answered that nothing changed: one more acceptance of the plan (ruling R10). */
 void mt_agent_plan_unchanged(struct mt_agent *a);
 

@@ -79,7 +79,7 @@ struct answer {
     bool status; /* of a status batch, else of a heartbeat */
     int http;
     bool was_away;
-    bool recovery; /* of a heartbeat: the control plane is in recovery */
+    uint64_t recovery; /* of a heartbeat: the epoch in which the control plane is in recovery, 0: it is not */
     char detail[240];
 };
 
@@ -235,7 +235,7 @@ static bool post(struct mt_control *c, bool status, char *body, bool was_away)
         else if (reply.status >= 400)
             (void)mt_printable((const char *)reply.body.p, reply.body.len, an->detail, sizeof an->detail);
         else if (!status && mt_json_parse((const char *)reply.body.p, reply.body.len, ANSWER_MAX, 8, &doc, NULL) == 0)
-            an->recovery = json_is_true(json_object_get(doc, "recovery"));
+            an->recovery = json_is_true(json_object_get(doc, "recovery")) ? (uint64_t)json_integer_value(json_object_get(doc, "epoch")) : 0;
         if (mt_loop_post(c->a->loop, on_answer, an) < 0)
             free(an);
     }
