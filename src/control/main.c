@@ -60,7 +60,8 @@ static void *waker_main(void *arg)
     struct mt_control *ctl = arg;
     int64_t seen = mt_log_head_get(ctl->head);
     while (!atomic_load(&ctl->stopping)) {
-        int64_t head = mt_log_head_wait(ctl->head, seen, 500);
+        int64_t head = mt_log_head_wait(ctl->head, seen, 500), now = mt_log_head_get(ctl->head);
+        head = now < seen ? now : head; /* restored to an older point: what is new counts from there */
         if (head != seen) {
             seen = head;
             mt_http_server_wake(ctl->http, MT_TOPIC_HEAD);

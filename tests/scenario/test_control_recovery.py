@@ -192,6 +192,19 @@ def play(name, restart, forget, twin):
             assert set(c.all) <= set(c.running())
             e = wait_for("an edge configuration", lambda: (lambda x: x if x["epoch"] == 2 else None)(w.edge_config()), 10)
             assert sorted(r["hostname"] for r in e["routes"]) == ["kept.example.com", "rolled.example.com"], e["routes"]
+            # A poll that waits hears of what is new at once, though the log is still shorter than it was.
+            at, got = w.agent.after, []
+            there = w.d + "/int2.sock" if w.twin else w.internal  # the second server was never started again
+            target = "/internal/v1/nodes/self/plan?after=%d&epoch=2&wait=" % at
+            call(there, "GET", target + "0")  # it has sent this plan now
+            poll = threading.Thread(target=lambda: got.append(call(there, "GET", target + "40").status))
+            poll.start()
+            time.sleep(0.5)
+            begun = time.monotonic()
+            v = w.ok("GET", c.kept[1] + "/scale")["resource_version"]
+            w.ok("PUT", c.kept[1] + "/scale", {"processes": [{"process_type": "web", "desired": 3}], "expected_version": v})
+            poll.join(30)
+            assert got == [200] and time.monotonic() - begun < 8, (got, time.monotonic() - begun)
 
         @case(name + ": what was lost is deployed again; no id and no address is given twice")
         def _():
