@@ -195,8 +195,9 @@ def play(name, restart, forget, twin):
             # A poll that waits hears of what is new at once, though the log is still shorter than it was.
             at, got = w.agent.after, []
             there = w.d + "/int2.sock" if w.twin else w.internal  # the second server was never started again
-            target = "/internal/v1/nodes/self/plan?after=%d&epoch=2&wait=" % at
-            call(there, "GET", target + "0")  # it has sent this plan now
+            target = "/internal/v1/nodes/self/plan?epoch=2&after=%d&wait="
+            first = call(there, "GET", target % at + "0")  # a server that has sent nothing yet answers at once
+            target %= first.json["cursor_event_id"] if first.status == 200 else at
             poll = threading.Thread(target=lambda: got.append(call(there, "GET", target + "40").status))
             poll.start()
             time.sleep(0.5)
