@@ -152,7 +152,9 @@ static bool secret_used(void *arg, const char *version_id)
     while (mt_map_next(&a->insts, &pos, NULL, &value)) {
         const struct mt_inst *in = value;
         const char *pinned = in->spec ? in->spec->secrets.version_id : NULL;
-        if (pinned && MT_STREQ(pinned, version_id) && in->st.phase != MT_PH_STOPPED && in->st.phase != MT_PH_FAILED)
+        /* between two attempts it is in use; not when the whole agent stops and there will be no other attempt */
+        bool over = in->st.phase == MT_PH_STOPPED || in->st.phase == MT_PH_FAILED || (a->stop_all && in->st.phase == MT_PH_NONE);
+        if (pinned && !over && MT_STREQ(pinned, version_id))
             return true;
     }
     return false;
