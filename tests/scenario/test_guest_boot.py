@@ -217,9 +217,9 @@ def refuse(shared, change, reason, detail, acked, limit=15):
 
 
 def refuses_what_it_cannot_do(shared):
-    refuse(shared, lambda c: c["secrets"].update(present=True, required=True, version_id="v", path="/run/secrets/platform.env",
-                                                 mode=256, uid=0, gid=0, bytes=1, sha256="0" * 64),
-           "config_fetch_failed", "unknown_feature: secrets", acked=False)
+    volume = {"name": "data", "volume_id": "vol_1", "device": "/dev/vdc", "fs_uuid": "00000000-0000-4000-8000-000000000000", "path": "/data", "ro": False}
+    refuse(shared, lambda c: c.update(mounts=[volume]), "config_fetch_failed", "unknown_feature: mounts", acked=False)
+    refuse(shared, lambda c: c.update(required_features=["teleport"]), "config_fetch_failed", "unknown_feature: teleport", acked=False)
     refuse(shared, lambda c: c["process"].update(nofile=1.5), "config_fetch_failed", "parse: ", acked=False)
 
 
