@@ -22,6 +22,7 @@ enum {
     REDIAL_EVERY_MS = 1000,    /* afterwards, and for the log connection */
     HANDSHAKE_MS = 10000,      /* to connect; again to get the config */
     HANDSHAKE_SLOW_MS = 30000, /* the same under TCG */
+    SILENT_MS = 35000,         /* three pings of the host and a half: the end of a connection may be lost on its way (below) */
     TERM_MS = 1000,            /* other processes, between TERM and KILL */
     DRAIN_MS = 2000,
     BYE_MS = 5000,
@@ -460,6 +461,7 @@ static void drop_control(struct mt_pid1 *p, const char *why, int64_t now)
 {
     mt_say(MT_SAY_INFO, "control connection: %s", why);
     mt_channel_close(&p->channel);
+    p->heard_until = 0;
     p->bye_until = 0; /* nobody is there to say it; report_until bounds the retries */
     p->redial_at = now + MS(p->stage == MT_PID1_HANDSHAKE ? DIAL_EVERY_MS : REDIAL_EVERY_MS);
 }
@@ -482,6 +484,7 @@ static void take_lines(struct mt_pid1 *p, int64_t now)
                 continue;
             }
             p->channel.rx_seq = msg.seq;
+            p->heard_until = now + MS(SILENT_MS);
             take_message(p, &msg, line, len, now);
             if (msg.type == MT_GUEST_SECRETS) {
                 explicit_bzero(mem->base, mem->used);
@@ -501,6 +504,30 @@ static void take_lines(struct mt_pid1 *p, int64_t now)
     }
 }
 
+static bool due(int64_t at, int64_t now)
+{
+    return at != 0 && now >= at;
+}
+
+static int64_t handshake_ns(const struct mt_pid1 *p)
+{
+    return MS(p->slow ? HANDSHAKE_SLOW_MS : HANDSHAKE_MS);
+}
+
+/*
+ * A monitor can lose the end of a connection (seen with Firecracker 1.12: an agent killed just after the hello), and then the guest
+ * waits on a line that leads nowhere. So a host that says nothing is dialled again: in the handshake once, after a third of its time
+ * and without more of it, so that a host that is only slow is not chased; later after three pings that did not come.
+ */
+static void silent_host(struct mt_pid1 *p, int64_t now)
+{
+    p->heard_until = 0;
+    if (!mt_channel_up(&p->channel) || (p->stage == MT_PID1_HANDSHAKE && p->unheard))
+        return;
+    p->unheard = true;
+    drop_control(p, "nothing heard from the host", now);
+}
+
 void mt_pid1_control_ready(struct mt_pid1 *p, int64_t now)
 {
     struct mt_err err;
@@ -511,8 +538,9 @@ void mt_pid1_control_ready(struct mt_pid1 *p, int64_t now)
             return;
         }
         p->channel.connecting = false;
-        if (p->stage == MT_PID1_HANDSHAKE)
-            p->handshake_until = now + MS(p->slow ? HANDSHAKE_SLOW_MS : HANDSHAKE_MS);
+        if (p->stage == MT_PID1_HANDSHAKE && !p->unheard)
+            p->handshake_until = now + handshake_ns(p);
+        p->heard_until = now + (p->stage == MT_PID1_HANDSHAKE ? handshake_ns(p) / 3 : MS(SILENT_MS));
         send_hello(p, now);
         return;
     }
@@ -564,11 +592,6 @@ static void dial_logs(struct mt_pid1 *p, int64_t now)
         p->logs_redial_at = now + MS(REDIAL_EVERY_MS);
 }
 
-static bool due(int64_t at, int64_t now)
-{
-    return at != 0 && now >= at;
-}
-
 static void kill_due(struct mt_pid1 *p, int64_t now)
 {
     p->kill_at = 0;
@@ -595,6 +618,8 @@ void mt_pid1_tick(struct mt_pid1 *p, int64_t now)
         p->secrets_until = 0;
         fail(p, "secrets_injection_failed", "transfer_failed: nothing came in time", now);
     }
+    if (due(p->heard_until, now))
+        silent_host(p, now);
     if (due(p->redial_at, now))
         dial(p, now);
     if (due(p->logs_redial_at, now))
@@ -619,7 +644,7 @@ void mt_pid1_tick(struct mt_pid1 *p, int64_t now)
 
 int64_t mt_pid1_deadline(const struct mt_pid1 *p)
 {
-    const int64_t all[] = {p->handshake_until, p->secrets_until, p->redial_at, p->logs_redial_at, p->prestart_until,
+    const int64_t all[] = {p->handshake_until, p->heard_until, p->secrets_until, p->redial_at, p->logs_redial_at, p->prestart_until,
                            p->kill_at,         p->drain_until, p->bye_until,    p->report_until};
     int64_t next = mt_exec_deadline(&p->exec);
     for (size_t i = 0; i < MT_ARRAY_LEN(all); i++)
@@ -644,5 +669,5 @@ void mt_pid1_init(struct mt_pid1 *p, const struct mt_cmdline *cmdline, char *in_
     mt_exec_init(&p->exec);
     mt_stats_open(&p->stats, "/proc", "/");
     p->redial_at = now;
-    p->handshake_until = now + MS(p->slow ? HANDSHAKE_SLOW_MS : HANDSHAKE_MS);
+    p->handshake_until = now + handshake_ns(p);
 }

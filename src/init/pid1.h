@@ -49,8 +49,9 @@ struct mt_pid1 {
     struct mt_guest_status last; /**< strings in last_detail and static text */
     char last_detail[MT_GUEST_TEXT_MAX], last_signal[16];
     bool have_last;
+    bool unheard; /**< a silent host was dialled again; in the handshake once */
     /* deadlines, CLOCK_MONOTONIC ns; 0 none */
-    int64_t handshake_until, secrets_until, redial_at, logs_redial_at, prestart_until, kill_at, drain_until, bye_until,
+    int64_t handshake_until, heard_until, secrets_until, redial_at, logs_redial_at, prestart_until, kill_at, drain_until, bye_until,
         report_until;
     uint64_t ignored; /**< messages of unknown type or broken lines */
 };

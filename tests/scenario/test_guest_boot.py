@@ -223,6 +223,24 @@ def refuses_what_it_cannot_do(shared):
     refuse(shared, lambda c: c["process"].update(nofile=1.5), "config_fetch_failed", "parse: ", acked=False)
 
 
+def dials_again_when_the_host_is_silent(shared):
+    """The end of a connection can be lost on its way: the guest must not wait on it for ever."""
+    with Boot(shared) as g:
+        g.connect()
+        g.expect("hello")
+        silent, g.control = g.control, None  # stays open, says nothing
+        g.connect(25)  # a third of the handshake, 10 s under TCG
+        check(g.expect("hello")["phase"] == "boot", "the second hello")
+        silent.close()
+        g.send("config", **g.config(["sh", "-c", "exit 3"]))
+        g.expect("ack")
+        g.expect("status", "configured")
+        g.expect("status", "started")
+        check(g.expect("status", "exited", limit=30)["exit_code"] == 3, "exit code")
+        g.send("bye")
+        check(g.wait_exit() == 0, "QEMU status")
+
+
 def refuses_wrong_disk(shared):
     refuse(shared, lambda c: c["root"].update(lower_uuid="00000000-0000-4000-8000-000000000000"), "rootfs_mount_failed", "UUID",
            acked=True)
@@ -256,7 +274,8 @@ def main():
         disk = os.path.join(tmp, "root.ext4")
         shared = (boot, guestvm.tsc_khz(), disk, guestvm.make_root_disk(disk, FILES))
         for case in (serves_http_and_stops, workload_sees_what_the_config_says, exit_codes, out_of_memory,
-                     stubborn_workload_and_flood, refuses_what_it_cannot_do, refuses_wrong_disk, reports_failed_starts, time_limits):
+                     stubborn_workload_and_flood, refuses_what_it_cannot_do,
+                     dials_again_when_the_host_is_silent, refuses_wrong_disk, reports_failed_starts, time_limits):
             name = case.__name__.replace("_", " ")
             try:
                 case(shared)
