@@ -447,6 +447,56 @@ try:
             r = subprocess.run([kit.program("moat-control"), "--config", w.d + "/bad.toml"], stderr=subprocess.PIPE, text=True, timeout=20)
             assert r.returncode == 1 and ("loopback" in r.stderr or "address:port" in r.stderr), (bad, r.stderr)
 
+    @case("sign-ins have their rates: device starts by address, minting by subject, failures by account; the local operator has none")
+    def _():
+        def tcp(path, body, address=None, form=None, cookie=None):
+            c = http.client.HTTPConnection("127.0.0.1", PORT, timeout=20)
+            h = {"Content-Type": "application/json" if form is None else "application/x-www-form-urlencoded"}
+            if address:
+                h["X-Forwarded-For"] = address
+            if cookie:
+                h["Cookie"] = "__Host-moat=" + cookie
+            c.request("POST", path, json.dumps(body) if form is None else urllib.parse.urlencode(form), h)
+            r = c.getresponse()
+            text = r.read().decode()
+            c.close()
+            return r.status, text if form is not None else json.loads(text), r.headers
+
+        def until_refused(n, ask, good):
+            for i in range(3 * n):
+                status, body, headers = ask()
+                if status == 429:
+                    assert i >= n and int(headers["Retry-After"]) > 0 and body["code"] == "rate_limited", (i, body)
+                    return body["details"]
+                assert status in good, (status, body)
+            raise AssertionError("%d requests, none refused" % (3 * n))
+
+        begin = lambda address: lambda: tcp("/v1/auth/device/start", {"client_name": "x"}, address)
+        assert until_refused(10, begin("2001:db8::d1"), (200,)) == {"limit": "device_start", "per_minute": 10}
+        assert begin("2001:db8::d2")()[0] == 200
+        for _ in range(12):
+            start()
+        p = Person(w, "rate@a.example")
+        sps = "/v1/orgs/" + p.ok("POST", "/v1/orgs", {"name": "rates"})["id"] + "/service-principals"
+        sp = p.ok("POST", sps, {"name": "ci", "scopes": ["apps:read"]})
+        ask = lambda secret, address: lambda: tcp("/v1/auth/token", {"grant_type": "client_credentials", "client_id": sp["client_id"], "client_secret": secret}, address)
+        assert until_refused(5, ask(new_token("moat_sps_"), "2001:db8::bad"), (401,))["limit"] == "login_failed"
+        assert ask(sp["client_secret"], "2001:db8::bad")()[0] == 429  # who guesses waits, right or wrong
+        assert ask(sp["client_secret"], "2001:db8::c1")()[0] == 200  # and locks nobody else out
+        assert until_refused(29, ask(sp["client_secret"], "2001:db8::c1"), (200,))["limit"] == "mint"
+        seen = kit.wait_for("the audit record", lambda: [a for a in w.ok("GET", "/v1/admin/audit?action=auth.client_credentials")["items"] if a["reason"] == sp["client_id"]])
+        assert seen[0]["source_ip"] == "2001:db8::c1", seen[0]
+        b = Browser()
+        b.go("GET", "/device")
+        form = {"csrf": b.csrf(), "action": "login", "user_code": "", "email": "Rate@a.example", "password": "wrong wrong wrong", "otp": ""}
+        for i in range(40):
+            w.pg.sql("DELETE FROM moat.login_failures")  # the growing pauses are another case
+            status, text, headers = tcp("/device", None, "2001:db8::%x" % (i + 16), form, b.cookie)
+            if status == 429:
+                break
+            assert status == 403, (status, text[:300])
+        assert status == 429 and 5 <= i < 15 and int(headers["Retry-After"]) > 0, (i, status)
+
     @case("no secret is in the log of the server, nor in clear in its database")
     def _():
         log = open(w.d + "/control.log").read()

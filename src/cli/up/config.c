@@ -62,8 +62,8 @@ static void edge(const struct up_layout *l, struct mt_buf *b)
     mt_buf_printf(b,
                   "# written by moat up\n"
                   "data_dir = \"%s/edge\"\ncontrol_socket = \"%s/run/control/internal.sock\"\n"
-                  "public_addresses = [\"%s\"]\nadmin_socket = \"%s/run/edge/edge.sock\"\n",
-                  l->dir, l->dir, l->listen, l->dir);
+                  "public_addresses = [\"%s\"]\nadmin_socket = \"%s/run/edge/edge.sock\"\nhandover_socket = \"%s/run/edge/handover.sock\"\n",
+                  l->dir, l->dir, l->listen, l->dir, l->dir);
     if (l->tls_port != 443)
         mt_buf_printf(b, "\n[port_map]\n443 = %u\n", l->tls_port);
 }

@@ -208,6 +208,22 @@ static void on_timer(struct mt_source *t, void *arg)
     }
 }
 
+/* An edge that took over from the one that has just ended (handover_socket) was started by somebody else: it has our command line
+ * and ends with us. False: there is none. */
+static bool end_successor(struct service *s)
+{
+    struct mt_err err;
+    s->pid = s->bring_up ? 0 : service_find(s);
+    if (!s->pid || mt_pidfd_open(s->pid, &s->pidfd, &err) < 0)
+        return s->pid = 0, false;
+    s->child = mt_loop_child(s->loop, s->name, s->pid, s->pidfd, on_end, s, &err);
+    if (!s->child)
+        return mt_closep(&s->pidfd), s->pid = 0, false;
+    (void)mt_pidfd_kill(s->pidfd, s->stop_signal, NULL);
+    mt_loop_timer_after(s->timer, s->stop_ms);
+    return true;
+}
+
 static void on_end(struct mt_source *c, pid_t pid, int code, int status, void *arg)
 {
     struct service *s = arg;
@@ -217,8 +233,8 @@ static void on_end(struct mt_source *c, pid_t pid, int code, int status, void *a
     mt_closep(&s->pidfd);
     mt_loop_timer_set(s->timer, -1);
     if (s->stopping) {
-        s->pid = 0;
-        set_state(s, SERVICE_ENDED);
+        if (!end_successor(s))
+            set_state(s, SERVICE_ENDED);
         return;
     }
     if (mt_clock_mono() - s->started_ns > 30 * MT_NS_PER_S)

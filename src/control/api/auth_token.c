@@ -9,6 +9,7 @@
 #include "control/api/trail.h"
 #include "control/auth/device.h"
 #include "control/commands/members.h"
+#include "control/limits/request.h"
 
 static int send_tokens(struct mt_api_call *c, struct mt_granted *g)
 {
@@ -39,8 +40,10 @@ int mt_api_device_start(struct mt_api_call *c)
         mt_api_text(c, "client_name", true, MT_DEVICE_CLIENT_MAX, &client) < 0 ||
         mt_grant_scopes(c, false, mt_scopes_every(), mt_scopes_every(), &scopes) < 0)
         return -1;
+    if (mt_limits_subject(c, MT_LIMIT_DEVICE_START, mt_api_client_ip(c, ip)) < 0)
+        return -1;
     mt_grant_prune(c->pg);
-    if (mt_device_start(c->pg, client, mt_api_client_ip(c, ip), scopes, &d, &c->err) < 0)
+    if (mt_device_start(c->pg, client, ip, scopes, &d, &c->err) < 0)
         return c->err.code == MT_E_LIMIT ? mt_api_fail(c, 429, "rate_limited", "too many logins are pending; wait until some have ended")
                                          : mt_api_fail_err(c);
     char uri[320], complete[360];
@@ -86,6 +89,7 @@ int mt_api_auth_token(struct mt_api_call *c)
 {
     static const char *const known[] = {"grant_type", "client_id", "client_secret", "scopes", NULL};
     const char *type, *client, *secret;
+    char ip[MT_CLIENT_IP_SIZE], guesser[MT_CLIENT_IP_SIZE + 72];
     struct mt_granted g;
     uint64_t scopes;
     if (mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 || mt_api_text(c, "grant_type", true, 40, &type) < 0)
@@ -95,11 +99,22 @@ int mt_api_auth_token(struct mt_api_call *c)
     if (mt_api_text(c, "client_id", true, 64, &client) < 0 || mt_api_text(c, "client_secret", true, 200, &secret) < 0 ||
         mt_grant_scopes(c, false, mt_scopes_every(), 0, &scopes) < 0)
         return -1;
+    /* A client id is no secret: guesses are counted with where they come from, or they would lock the client out; minting is counted
+     * only once the secret was right. */
+    mt_api_client_ip(c, ip);
+    snprintf(guesser, sizeof guesser, "%s from %s", client, ip);
+    if (mt_limits_room(c, MT_LIMIT_LOGIN_FAILED, guesser) < 0 || mt_limits_room(c, MT_LIMIT_MINT, client) < 0)
+        return -1;
     if (mt_grant_client(c->pg, client, secret, scopes, &g, &c->err) < 0) {
+        if (c->err.code == MT_E_NOT_FOUND && mt_limits_subject(c, MT_LIMIT_LOGIN_FAILED, guesser) < 0)
+            return -1;
         if (c->err.code == MT_E_NOT_FOUND)
             return mt_api_fail(c, 401, "invalid_client", "%s", c->err.msg);
         return c->err.code == MT_E_DENIED ? mt_api_fail(c, 403, "insufficient_scope", "%s", c->err.msg) : mt_api_fail_err(c);
     }
+    struct mt_limit_state spent;
+    if (!mt_limits_local(c))
+        (void)mt_limits_take(c->ctl->limits, MT_LIMIT_MINT, client, &spent);
     mt_grant_prune(c->pg);
     mt_api_trail_note(c, "auth.client_credentials", "allow", NULL, "token", g.token_id, client);
     return send_tokens(c, &g);
@@ -109,10 +124,15 @@ int mt_api_auth_refresh(struct mt_api_call *c)
 {
     static const char *const known[] = {"refresh_token", NULL};
     const char *token;
+    char user[MT_ID_SIZE];
     struct mt_granted g;
     enum mt_refresh_end end;
     if (mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 || mt_api_text(c, "refresh_token", true, 200, &token) < 0)
         return -1;
+    if (mt_grant_refresh_user(c->pg, token, user, &c->err) < 0)
+        return mt_api_fail_err(c);
+    if (user[0] && mt_limits_subject(c, MT_LIMIT_MINT, user) < 0)
+        return -1; /* the token is not used up: it is good for the next try */
     if (mt_grant_refresh(c->pg, token, &g, &end, &c->err) < 0)
         return mt_api_fail_err(c);
     if (end == MT_REFRESH_REUSED) {

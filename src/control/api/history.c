@@ -36,7 +36,7 @@ static int no_memory(struct mt_api_call *c)
 /* A look costs a replay: fewer of them than of other reads. */
 static int limited(struct mt_api_call *c)
 {
-    return mt_limits_local(c) ? 0 : mt_limits_subject(c, MT_LIMIT_HISTORY, c->org.id);
+    return mt_limits_subject(c, MT_LIMIT_HISTORY, c->org.id);
 }
 
 static int fail_past(struct mt_api_call *c)

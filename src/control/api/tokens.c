@@ -8,6 +8,7 @@
 #include "control/api/grants.h"
 #include "control/api/sql.h"
 #include "control/api/trail.h"
+#include "control/limits/request.h"
 #include "model/names.h"
 
 #define TOKEN_OBJECT                                                                                                  \
@@ -66,6 +67,8 @@ int mt_api_tokens_create(struct mt_api_call *c)
         return -1;
     if (key && !mt_idempotency_key_valid(key, strlen(key)))
         return mt_api_fail(c, 400, "invalid_argument", "Idempotency-Key is one value of 1 to 128 printable ASCII characters");
+    if (mt_limits_subject(c, MT_LIMIT_MINT, c->who.subject_id) < 0)
+        return -1;
     char token[MT_TOKEN_SIZE], id[MT_ID_SIZE];
     uint8_t hash[32];
     struct mt_pg_params p;

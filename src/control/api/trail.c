@@ -4,13 +4,16 @@
 
 #include "base/clock.h"
 #include "base/str.h"
+#include "control/api/client_ip.h"
 #include "control/audit/seal.h"
 #include "os/digest.h"
+
+#include <arpa/inet.h>
 
 /* Texts that a record points to while it is made. */
 struct made {
     struct mt_audit_rec r;
-    char audit_id[MT_ID_SIZE], action[160], scopes[MT_AUDIT_TEXT_MAX + 1], key_hash[33], source[40];
+    char audit_id[MT_ID_SIZE], action[160], scopes[MT_AUDIT_TEXT_MAX + 1], key_hash[33], source[MT_CLIENT_IP_SIZE];
 };
 
 static const char *or_null(const char *s)
@@ -45,12 +48,17 @@ static const char *param(const struct mt_api_call *c, const char *name)
 
 static void put_source(struct mt_api_call *c, struct made *m)
 {
+    struct in6_addr six;
+    struct in_addr four;
     uid_t uid;
     pid_t pid;
-    if (mt_http_req_peer(c->http, &uid, &pid) == 0) {
+    const char *ip = mt_api_client_ip(c, m->source);
+    if (inet_pton(AF_INET6, ip, &six) != 1 && inet_pton(AF_INET, ip, &four) != 1) {
+        if (mt_http_req_peer(c->http, &uid, &pid) < 0)
+            return;
         snprintf(m->source, sizeof m->source, "unix:uid=%u", (unsigned)uid);
-        m->r.text[MT_AUDIT_T_source_ip] = m->source;
     }
+    m->r.text[MT_AUDIT_T_source_ip] = m->source;
 }
 
 /* Who, from where, with what; and what was asked, where the route says it. */

@@ -187,6 +187,24 @@ int mt_grant_refresh(struct mt_pg *pg, const char *token, struct mt_granted *ret
     return rc < 0 ? rc : end(pg, refresh(pg, hash, ret, ret_end, err), err);
 }
 
+static const struct mt_pg_stmt refresh_user = {"grant_refresh_user", "SELECT user_id FROM moat.refresh_tokens WHERE token_hash = $1"};
+
+int mt_grant_refresh_user(struct mt_pg *pg, const char *token, char ret_user_id[MT_ID_SIZE], struct mt_err *err)
+{
+    uint8_t hash[32];
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    struct mt_pg_params p;
+    ret_user_id[0] = 0;
+    if (!mt_token_hash(MT_TOKEN_REFRESH, token, hash))
+        return 0;
+    mt_pg_p_init(&p);
+    mt_pg_p_bytes(&p, hash, sizeof hash);
+    int rc = mt_pg_query(pg, &refresh_user, &p, &r, err);
+    if (rc == 0 && mt_pg_rows(r) == 1)
+        snprintf(ret_user_id, MT_ID_SIZE, "%s", mt_pg_text(r, 0, 0));
+    return rc;
+}
+
 int mt_grant_client(struct mt_pg *pg, const char *client_id, const char *secret, uint64_t asked, struct mt_granted *ret,
                     struct mt_err *err)
 {

@@ -33,6 +33,8 @@ enum mt_refresh_end { MT_REFRESH_OK = 0, MT_REFRESH_UNKNOWN, MT_REFRESH_ENDED, M
  * use means that two parties hold it: the whole family is revoked (MT_REFRESH_REUSED, @ret->user_id tells whose).
  */
 int mt_grant_refresh(struct mt_pg *pg, const char *refresh, struct mt_granted *ret, enum mt_refresh_end *ret_end, struct mt_err *err);
+/** Whose refresh token that is, "" when nobody's; spends nothing. */
+int mt_grant_refresh_user(struct mt_pg *pg, const char *token, char ret_user_id[MT_ID_SIZE], struct mt_err *err);
 
 /**
  * Exchange a service principal's secret. @asked scopes wanted, 0 for all it has.

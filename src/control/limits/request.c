@@ -13,6 +13,9 @@ bool mt_limits_local(const struct mt_api_call *c)
 {
     uid_t uid;
     pid_t pid;
+    const char *proxied = c->ctl->conf.client_ip_header;
+    if (proxied && mt_http_req_header(c->http, proxied)) /* a proxy speaks for somebody else */
+        return false;
     return mt_http_req_peer(c->http, &uid, &pid) == 0 && (uid == 0 || uid == geteuid());
 }
 
@@ -43,7 +46,15 @@ static int refuse(struct mt_api_call *c, const struct mt_limit_state *s, enum mt
 int mt_limits_subject(struct mt_api_call *c, enum mt_limit which, const char *subject)
 {
     struct mt_limit_state s;
-    if (mt_limits_take(c->ctl->limits, which, subject, &s))
+    if (mt_limits_local(c) || mt_limits_take(c->ctl->limits, which, subject, &s))
+        return 0;
+    return refuse(c, &s, which);
+}
+
+int mt_limits_room(struct mt_api_call *c, enum mt_limit which, const char *subject)
+{
+    struct mt_limit_state s;
+    if (mt_limits_local(c) || mt_limits_peek(c->ctl->limits, which, subject, &s))
         return 0;
     return refuse(c, &s, which);
 }

@@ -7,6 +7,7 @@
 #include "control/api/trail.h"
 #include "control/auth/session.h"
 #include "control/commands/members.h"
+#include "control/limits/request.h"
 #include "control/pages/page.h"
 #include "model/names.h"
 
@@ -136,16 +137,30 @@ static int go_to_code(struct mt_page *p, const char *typed)
     return mt_page_redirect(p, path);
 }
 
+static int wait_page(struct mt_page *p, int seconds, const char *given_email, const char *email, const char *user_code)
+{
+    char text[120], number[16];
+    mt_api_trail_note(p->c, "auth.login", "deny", "rate_limited", NULL, NULL, email);
+    snprintf(text, sizeof text, "Too many attempts. Try again in %d second%s.", seconds, seconds == 1 ? "" : "s");
+    snprintf(number, sizeof number, "%d", seconds);
+    mt_http_add_header(p->c->http, "Retry-After", number);
+    return sign_in(p, 429, text, given_email, user_code);
+}
+
 static int log_in(struct mt_page *p, const struct mt_form *f)
 {
     struct mt_api_call *c = p->c;
     const char *given_email = mt_form_get(f, "email"), *code = mt_form_get(f, "user_code");
-    char email[321], ip[MT_CLIENT_IP_SIZE], user[MT_ID_SIZE] = "", cookie[MT_TOKEN_SIZE], text[120];
+    char email[321], ip[MT_CLIENT_IP_SIZE], user[MT_ID_SIZE] = "", cookie[MT_TOKEN_SIZE];
     enum mt_login_end end;
     int wait = 1;
     if (!mt_email_valid(given_email, strlen(given_email)))
         return sign_in(p, 400, "That is not an email address.", given_email, code);
     mt_email_fold(given_email, email, sizeof email);
+    struct mt_limit_state room = {0};
+    bool counted = !mt_limits_local(c);
+    if (counted && !mt_limits_peek(c->ctl->limits, MT_LIMIT_LOGIN_FAILED, email, &room))
+        return wait_page(p, room.retry_seconds > 0 ? room.retry_seconds : 1, given_email, email, code);
     int rc = mt_login(c->pg, email, mt_form_get(f, "password"), mt_form_get(f, "otp"), mt_api_client_ip(c, ip), c->ctl->conf.require_operator_totp,
                       c->ctl->mac_key, user, &wait, &end, &c->err);
     if (rc == -MT_E_LIMIT) {
@@ -154,19 +169,19 @@ static int log_in(struct mt_page *p, const struct mt_form *f)
     } else if (rc < 0) {
         return failed(p);
     }
+    if (end == MT_LOGIN_WAIT)
+        return wait_page(p, wait, given_email, email, code);
     if (end != MT_LOGIN_OK)
-        mt_api_trail_note(c, "auth.login", "deny", end == MT_LOGIN_WAIT ? "rate_limited" : "unauthorized", NULL, NULL, email);
+        mt_api_trail_note(c, "auth.login", "deny", "unauthorized", NULL, NULL, email);
+    if (counted && end == MT_LOGIN_WRONG)
+        (void)mt_limits_take(c->ctl->limits, MT_LIMIT_LOGIN_FAILED, email, &room);
     switch (end) {
-    case MT_LOGIN_WAIT:
-        snprintf(text, sizeof text, "Too many attempts. Try again in %d second%s.", wait, wait == 1 ? "" : "s");
-        snprintf(ip, sizeof ip, "%d", wait);
-        mt_http_add_header(c->http, "Retry-After", ip);
-        return sign_in(p, 429, text, given_email, code);
     case MT_LOGIN_WRONG:
         return sign_in(p, 403, "Email, password or one-time code is wrong.", given_email, code);
     case MT_LOGIN_NO_TOTP:
         return sign_in(p, 403, "Operators need a one-time code. Ask another operator for a new setup link.", given_email, code);
     case MT_LOGIN_OK:
+    case MT_LOGIN_WAIT:
     default:
         break;
     }
