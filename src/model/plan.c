@@ -146,6 +146,39 @@ static int addresses(const json_t *o, const char *key, size_t max, struct mt_str
     return rc;
 }
 
+static int dec_rotation(const json_t *of, struct mt_plan_rotation *ret, struct mt_err *err)
+{
+    json_t *o;
+    int rc = mt_json_opt_object(of, "rotation", &o, err);
+
+    if (rc < 0 || !o)
+        return rc;
+    if ((rc = mt_json_get_str(o, "next_public_key", 44, &ret->next_public_key, err)) < 0 ||
+        (rc = mt_json_get_u64(o, "cutover_unix_ms", 1, JSON_INT_MAX, &ret->cutover_unix_ms, err)) < 0)
+        return mt_err_wrap(err, "rotation");
+    return 0;
+}
+
+static int dec_mesh(const json_t *network, struct mt_plan_mesh *m, struct mt_err *err)
+{
+    uint64_t port;
+    json_t *o;
+    int rc = mt_json_opt_object(network, "mesh", &o, err);
+
+    if (rc < 0 || !o)
+        return rc;
+    if ((rc = mt_json_get_u64(o, "revision", 1, JSON_INT_MAX, &m->revision, err)) < 0 ||
+        (rc = mt_json_get_u64(o, "listen_port", 1, 65535, &port, err)) < 0 ||
+        (rc = mt_json_get_str(o, "public_key", 44, &m->public_key, err)) < 0 ||
+        (rc = mt_json_opt_u64(o, "key_generation", 0, JSON_INT_MAX, 0, &m->key_generation, err)) < 0 ||
+        (rc = dec_rotation(o, &m->rotation, err)) < 0 ||
+        (rc = mt_json_opt_bool(o, "allow_mass_removal", false, &m->allow_mass_removal, err)) < 0)
+        return mt_err_wrap(err, "mesh");
+    m->listen_port = (uint32_t)port;
+    m->present = true;
+    return 0;
+}
+
 static int dec_peers(const json_t *o, struct mt_plan_network *n, struct mt_err *err)
 {
     json_t *list, *p;
@@ -168,8 +201,10 @@ static int dec_peers(const json_t *o, struct mt_plan_network *n, struct mt_err *
             (rc = mt_json_get_str(p, "public_key", 44, &peer->public_key, err)) < 0 ||
             (rc = mt_strings_read(p, "endpoints", 8, 64, &peer->endpoints, err)) < 0 ||
             (rc = mt_strings_read(p, "allowed_ips", 8, 64, &peer->allowed_ips, err)) < 0 ||
+            (rc = mt_strings_read(p, "roles", 8, 16, &peer->roles, err)) < 0 ||
             (rc = mt_json_opt_u64(p, "keepalive", 0, 65535, 0, &keepalive, err)) < 0 ||
-            (rc = mt_json_opt_u64(p, "key_generation", 0, JSON_INT_MAX, 0, &peer->key_generation, err)) < 0)
+            (rc = mt_json_opt_u64(p, "key_generation", 0, JSON_INT_MAX, 0, &peer->key_generation, err)) < 0 ||
+            (rc = dec_rotation(p, &peer->rotation, err)) < 0)
             return rc;
         peer->keepalive = (uint32_t)keepalive;
         for (size_t k = 0; k < peer->allowed_ips.n; k++)
@@ -197,7 +232,8 @@ static int dec_network(const json_t *plan, struct mt_plan_network *n, struct mt_
         (rc = addresses(o, "dns", MT_WORKLOAD_DNS_MAX, &n->dns, err)) < 0 ||
         (rc = addresses(o, "edges", 256, &n->edges, err)) < 0 ||
         (rc = addresses(o, "gateways", 256, &n->gateways, err)) < 0 ||
-        (rc = mt_json_opt_str(o, "egress_mode", 16, "none", &n->egress_mode, err)) < 0 || (rc = dec_peers(o, n, err)) < 0)
+        (rc = mt_json_opt_str(o, "egress_mode", 16, "none", &n->egress_mode, err)) < 0 ||
+        (rc = dec_mesh(o, &n->mesh, err)) < 0 || (rc = dec_peers(o, n, err)) < 0)
         return mt_err_wrap(err, "network");
     n->mtu = (uint32_t)mtu;
     if (!ipv6_text(n->cluster_prefix, -1))
@@ -322,6 +358,7 @@ void mt_plan_free(struct mt_plan *p)
     for (size_t i = 0; i < p->network.n_peers; i++) {
         mt_strings_done(&p->network.peers[i].endpoints);
         mt_strings_done(&p->network.peers[i].allowed_ips);
+        mt_strings_done(&p->network.peers[i].roles);
     }
     free(p->network.peers);
     json_decref(p->doc);
@@ -355,6 +392,32 @@ static json_t *enc_assignment(const struct mt_assignment *a)
     return mt_jout_take(&o);
 }
 
+static void enc_rotation(struct mt_jout *to, const struct mt_plan_rotation *r)
+{
+    struct mt_jout o;
+
+    if (!r->next_public_key)
+        return;
+    o = mt_jout_new();
+    mt_jout_str(&o, "next_public_key", r->next_public_key);
+    mt_jout_u64(&o, "cutover_unix_ms", r->cutover_unix_ms);
+    mt_jout_json(to, "rotation", mt_jout_take(&o));
+}
+
+static json_t *enc_mesh(const struct mt_plan_mesh *m)
+{
+    struct mt_jout o = mt_jout_new();
+
+    mt_jout_u64(&o, "revision", m->revision);
+    mt_jout_u64(&o, "listen_port", m->listen_port);
+    mt_jout_str(&o, "public_key", m->public_key);
+    mt_jout_u64(&o, "key_generation", m->key_generation);
+    enc_rotation(&o, &m->rotation);
+    if (m->allow_mass_removal)
+        mt_jout_bool(&o, "allow_mass_removal", true);
+    return mt_jout_take(&o);
+}
+
 static json_t *enc_peer(const struct mt_plan_peer *peer)
 {
     struct mt_jout o = mt_jout_new();
@@ -363,8 +426,10 @@ static json_t *enc_peer(const struct mt_plan_peer *peer)
     mt_jout_str(&o, "public_key", peer->public_key);
     mt_jout_json(&o, "endpoints", mt_jout_strings(&peer->endpoints));
     mt_jout_json(&o, "allowed_ips", mt_jout_strings(&peer->allowed_ips));
+    mt_jout_json(&o, "roles", mt_jout_strings(&peer->roles));
     mt_jout_u64(&o, "keepalive", peer->keepalive);
     mt_jout_u64(&o, "key_generation", peer->key_generation);
+    enc_rotation(&o, &peer->rotation);
     return mt_jout_take(&o);
 }
 
@@ -381,6 +446,8 @@ static json_t *enc_network(const struct mt_plan_network *n)
     mt_jout_json(&o, "edges", mt_jout_strings(&n->edges));
     mt_jout_json(&o, "gateways", mt_jout_strings(&n->gateways));
     mt_jout_str(&o, "egress_mode", n->egress_mode);
+    if (n->mesh.present)
+        mt_jout_json(&o, "mesh", enc_mesh(&n->mesh));
     for (size_t i = 0; i < n->n_peers; i++)
         o.failed = !push(peers, enc_peer(&n->peers[i])) || o.failed;
     mt_jout_json(&o, "peers", peers);

@@ -58,14 +58,33 @@ struct mt_assignment {
     const char *secret_ref;       /* sv_... or NULL */
 };
 
-/* A peer of the mesh; only names and addresses, so that one machine alone leaves the list empty. */
+/* A key that takes over from the present one at the same moment on all nodes (networking.md 2.4). */
+struct mt_plan_rotation {
+    const char *next_public_key; /* NULL: no rotation runs */
+    uint64_t cutover_unix_ms;
+};
+
+/* A peer of the mesh. What must hold of all peers together is asked by mt_mesh_check (mesh.h). */
 struct mt_plan_peer {
     const char *node_id;
-    const char *public_key;
-    struct mt_strings endpoints;
+    const char *public_key;       /* base64 of 32 bytes */
+    struct mt_strings endpoints;  /* "192.0.2.1:51820", "[2001:db8::1]:51820", in the order to try; may be empty: the peer calls */
     struct mt_strings allowed_ips;
-    uint32_t keepalive;
+    struct mt_strings roles;      /* worker, edge, control */
+    uint32_t keepalive;           /* s, 0: none */
     uint64_t key_generation;
+    struct mt_plan_rotation rotation;
+};
+
+/* The node's own side of the mesh (docs/formats/mesh-plan.md). */
+struct mt_plan_mesh {
+    bool present; /* false: this node is in no mesh (one machine alone); there are no peers then */
+    uint64_t revision;
+    uint32_t listen_port;
+    const char *public_key; /* the key that the peers know as this node's */
+    uint64_t key_generation;
+    struct mt_plan_rotation rotation; /* of this node's own key */
+    bool allow_mass_removal;          /* an operator wants more than half of the peers gone */
 };
 
 struct mt_plan_network {
@@ -77,7 +96,8 @@ struct mt_plan_network {
     struct mt_strings edges;      /* overlay addresses of active edge nodes */
     struct mt_strings gateways;   /* overlay addresses of control nodes */
     const char *egress_mode;      /* "none", "routed" or "nat66" */
-    struct mt_plan_peer *peers;
+    struct mt_plan_mesh mesh;
+    struct mt_plan_peer *peers; /* sorted by node_id */
     size_t n_peers;
 };
 
@@ -178,6 +198,7 @@ struct mt_heartbeat {
     uint32_t counts[MT_STATUS_MAX]; /* instances by status */
     bool disk_pressure, memory_pressure;
     int64_t clock_unix_ms; /* the agent's wall clock; the receiver computes the offset */
+    json_t *mesh;          /* object of docs/formats/mesh-plan.md, borrowed; NULL: in no mesh */
 };
 
 int mt_heartbeat_decode(json_t *json, struct mt_heartbeat **ret, struct mt_err *err);

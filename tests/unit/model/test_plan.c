@@ -184,6 +184,11 @@ static void a_bad_plan_is_refused_whole(void **state)
         {"'instances':[", "'instances':[5,"},
         {"'instances':[", "'instances':[{'assignment_id':'a2','instance_id':'inst_" ULID "1','generation':3,'desired_state':'stopped'},"},
         {"'peers':[]", "'peers':[{'node_id':'node_" ULID "1','public_key':'x','allowed_ips':['::/x']}]"},
+        {"'peers':[]", "'peers':[{'node_id':'node_" ULID "1','public_key':'x','rotation':{'next_public_key':'y'}}]"},
+        {"'peers':[]", "'peers':[],'mesh':[]"},
+        {"'peers':[]", "'peers':[],'mesh':{'revision':0,'listen_port':51820,'public_key':'x'}"},
+        {"'peers':[]", "'peers':[],'mesh':{'revision':1,'listen_port':65536,'public_key':'x'}"},
+        {"'peers':[]", "'peers':[],'mesh':{'revision':1,'listen_port':51820}"},
     };
     for (size_t i = 0; i < MT_ARRAY_LEN(rows); i++) {
         char *text = edited(PLAN(ASSIGNMENT), rows[i].from, rows[i].to);
