@@ -2,13 +2,17 @@
 #include "os/sock.h"
 
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/num.h"
 #include "base/str.h"
 #include "os/file.h"
 
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <netdb.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
 #include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/un.h>
@@ -136,8 +140,8 @@ int mt_sock_timeout(int fd, int64_t ms, struct mt_err *err)
     return 0;
 }
 
-/* "127.0.0.1:80", "[::1]:80" into an address of the loopback network. */
-static int loopback_parse(const char *text, struct sockaddr_storage *ret, socklen_t *ret_len, struct mt_err *err)
+/* "127.0.0.1:80", "[::1]:80" into an address; with @loopback, of the loopback network only. */
+static int address_parse(const char *text, bool loopback, struct sockaddr_storage *ret, socklen_t *ret_len, struct mt_err *err)
 {
     char host[64];
     uint64_t port;
@@ -150,24 +154,26 @@ static int loopback_parse(const char *text, struct sockaddr_storage *ret, sockle
     bool brackets = text[0] == '[' && text[n - 1] == ']';
     memcpy(host, text + brackets, n - 2 * (size_t)brackets);
     host[n - 2 * (size_t)brackets] = 0;
-    if (brackets && inet_pton(AF_INET6, host, &six.sin6_addr) == 1 && IN6_IS_ADDR_LOOPBACK(&six.sin6_addr)) {
+    if (brackets && inet_pton(AF_INET6, host, &six.sin6_addr) == 1 && (!loopback || IN6_IS_ADDR_LOOPBACK(&six.sin6_addr))) {
         six.sin6_port = htons((uint16_t)port);
         memcpy(ret, &six, *ret_len = sizeof six);
         return 0;
     }
-    if (!brackets && inet_pton(AF_INET, host, &four.sin_addr) == 1 && ntohl(four.sin_addr.s_addr) >> 24 == 127) {
+    if (!brackets && inet_pton(AF_INET, host, &four.sin_addr) == 1 && (!loopback || ntohl(four.sin_addr.s_addr) >> 24 == 127)) {
         four.sin_port = htons((uint16_t)port);
         memcpy(ret, &four, *ret_len = sizeof four);
         return 0;
     }
+    if (!loopback)
+        return MT_FAIL(err, MT_E_INVALID, "'%s' is not address:port with an IP address ([IPv6]:port)", text);
     return MT_FAIL(err, MT_E_INVALID, "'%s' is not a loopback address: plain HTTP is served there only", text);
 }
 
-int mt_sock_loopback_listen(const char *address, int *ret_fd, struct mt_err *err)
+static int tcp_listen(const char *address, bool loopback, int *ret_fd, struct mt_err *err)
 {
     struct sockaddr_storage ss = {0};
     socklen_t n = 0;
-    int one = 1, rc = loopback_parse(address, &ss, &n, err);
+    int one = 1, rc = address_parse(address, loopback, &ss, &n, err);
     if (rc < 0)
         return rc;
     mt_auto_fd int fd = socket(ss.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -177,4 +183,66 @@ int mt_sock_loopback_listen(const char *address, int *ret_fd, struct mt_err *err
         return MT_FAIL_ERRNO(err, MT_E_IO, "listen on '%s'", address);
     *ret_fd = MT_TAKE_FD(fd);
     return 0;
+}
+
+int mt_sock_loopback_listen(const char *address, int *ret_fd, struct mt_err *err)
+{
+    return tcp_listen(address, true, ret_fd, err);
+}
+
+int mt_sock_tcp_listen(const char *address, int *ret_fd, struct mt_err *err)
+{
+    return tcp_listen(address, false, ret_fd, err);
+}
+
+/* One address. 0 connected, -code. */
+static int connect_one(const struct addrinfo *a, int64_t deadline_ns, int cancel_fd, int *ret_fd, struct mt_err *err)
+{
+    const int one = 1;
+    int bad = 0;
+    socklen_t n = sizeof bad;
+    mt_auto_fd int fd = socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0)
+        return MT_FAIL_ERRNO(err, MT_E_IO, "socket");
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    (void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
+    if (connect(fd, a->ai_addr, a->ai_addrlen) < 0 && errno != EINPROGRESS && errno != EINTR)
+        return MT_FAIL_ERRNO(err, MT_E_UNAVAILABLE, "connect");
+    for (;;) {
+        int64_t left = (deadline_ns - mt_clock_mono() + MT_NS_PER_MS - 1) / MT_NS_PER_MS;
+        struct pollfd pf[2] = {{.fd = fd, .events = POLLOUT}, {.fd = cancel_fd, .events = POLLIN}};
+        if (left <= 0)
+            return MT_FAIL(err, MT_E_TIMEOUT, "no connection in time");
+        int k = poll(pf, 2, left > 3600000 ? 3600000 : (int)left);
+        if (k > 0 && pf[1].revents)
+            return MT_FAIL(err, MT_E_CANCELLED, "cancelled");
+        if (k > 0)
+            break;
+        if (k < 0 && errno != EINTR)
+            return MT_FAIL_ERRNO(err, MT_E_IO, "wait for a connection");
+    }
+    if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &bad, &n) < 0 || bad != 0) {
+        errno = bad ? bad : errno;
+        return MT_FAIL_ERRNO(err, MT_E_UNAVAILABLE, "connect");
+    }
+    *ret_fd = MT_TAKE_FD(fd);
+    return 0;
+}
+
+int mt_sock_tcp_connect(const char *host, uint16_t port, int64_t deadline_ns, int cancel_fd, int *ret_fd, struct mt_err *err)
+{
+    const struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV};
+    struct addrinfo *all = NULL;
+    char service[8];
+    (void)snprintf(service, sizeof service, "%u", (unsigned)port);
+    int bad = getaddrinfo(host, service, &hints, &all), r = -MT_E_UNAVAILABLE;
+    if (bad != 0)
+        return MT_FAIL(err, MT_E_UNAVAILABLE, "look up '%.100s': %s", host, gai_strerror(bad));
+    for (const struct addrinfo *a = all; a; a = a->ai_next) {
+        r = connect_one(a, deadline_ns, cancel_fd, ret_fd, err);
+        if (r == 0 || r == -MT_E_TIMEOUT || r == -MT_E_CANCELLED)
+            break;
+    }
+    freeaddrinfo(all);
+    return r < 0 ? mt_err_wrap(err, "'%.100s' port %u", host, (unsigned)port) : 0;
 }

@@ -15,6 +15,12 @@ int mt_sock_unix_listen(const char *path, mode_t mode, uid_t uid, gid_t gid, int
 /** Non-blocking TCP listener at @address ("127.0.0.1:7070", "[::1]:7070"; port 0: the system chooses), loopback only: anything else is
  * -MT_E_INVALID. */
 int mt_sock_loopback_listen(const char *address, int *ret_fd, struct mt_err *err);
+/** Non-blocking TCP listener at @address ("[::]:443", "192.0.2.1:8443"; port 0: the system chooses). "[::]" takes IPv4 too. */
+int mt_sock_tcp_listen(const char *address, int *ret_fd, struct mt_err *err);
+/** Non-blocking TCP client of @host (a name or an IP literal without brackets), its addresses tried in turn until @deadline_ns (monotonic);
+ * @cancel_fd readable (-1: none) ends it with -MT_E_CANCELLED. -MT_E_UNAVAILABLE nobody there, -MT_E_TIMEOUT. The name is looked up by the
+ * system's resolver, which keeps its own time. */
+int mt_sock_tcp_connect(const char *host, uint16_t port, int64_t deadline_ns, int cancel_fd, int *ret_fd, struct mt_err *err);
 /** Blocking Unix stream client. -MT_E_UNAVAILABLE when nobody listens, or when a listener with a full queue accepts nobody for ten seconds. */
 int mt_sock_unix_connect(const char *path, int *ret_fd, struct mt_err *err);
 /** Credentials of the peer of a Unix stream socket (SO_PEERCRED). */

@@ -7,16 +7,23 @@
 #include "base/num.h"
 #include "base/str.h"
 #include "os/sock.h"
+#include "os/tls_relay.h"
 
 #include <poll.h>
 #include <pthread.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 
-enum { HEAD_MAX = 16 * 1024, PART = 16 * 1024 };
+enum { HEAD_MAX = 16 * 1024, PART = 16 * 1024, DIAL_MS = 10000 };
 
 struct mt_http_client {
-    char *path;
+    char *path;        /* of the socket; with TLS "https://host:port", for messages */
+    char *host;        /* TLS: where to */
+    char *server_name; /* TLS: NULL any */
+    char *authority;   /* of the Host header */
+    uint16_t port;
+    struct mt_tls_ctx *ctx; /* NULL: a Unix socket */
+    struct mt_tls *tls;     /* of the kept connection */
     int fd;            /* kept connection, -1 */
     int cancel_fd;     /* eventfd, readable for ever once cancelled */
     struct mt_buf in;  /* received, not yet consumed */
@@ -27,30 +34,80 @@ struct mt_http_client {
     size_t trusted_count; /* 0: everybody */
 };
 
-struct mt_http_client *mt_http_client_new(const char *path)
+static struct mt_http_client *client_new(void)
 {
     struct mt_http_client *c = calloc(1, sizeof *c);
     if (!c)
         return NULL;
     c->fd = -1;
     c->cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    c->path = strdup(path);
     mt_buf_init(&c->in, HEAD_MAX + PART);
-    if (!c->path || c->cancel_fd < 0) {
+    return c;
+}
+
+struct mt_http_client *mt_http_client_new(const char *path)
+{
+    struct mt_http_client *c = client_new();
+    if (!c)
+        return NULL;
+    c->path = strdup(path);
+    c->authority = strdup("localhost");
+    if (!c->path || !c->authority || c->cancel_fd < 0) {
         mt_http_client_free(c);
         return NULL;
     }
     return c;
 }
 
+struct mt_http_client *mt_http_client_new_tls(const char *host, uint16_t port, struct mt_tls_ctx *ctx, const char *server_name)
+{
+    struct mt_http_client *c = client_new();
+    bool six = strchr(host, ':') != NULL, any = server_name && !*server_name;
+    if (!c)
+        return NULL;
+    c->port = port;
+    c->ctx = mt_tls_ctx_ref(ctx);
+    c->host = strdup(host);
+    c->authority = mt_asprintf(port == 443 ? "%s%s%s" : "%s%s%s:%u", six ? "[" : "", host, six ? "]" : "", (unsigned)port);
+    c->path = c->authority ? mt_asprintf("https://%s", c->authority) : NULL;
+    c->server_name = any ? NULL : strdup(server_name ? server_name : host);
+    if (!c->host || !c->path || (!any && !c->server_name) || c->cancel_fd < 0) {
+        mt_http_client_free(c);
+        return NULL;
+    }
+    return c;
+}
+
+static void hang_up(struct mt_http_client *c)
+{
+    if (c->tls)
+        mt_tls_goodbye(c->tls);
+    mt_tls_free(c->tls);
+    c->tls = NULL;
+    mt_closep(&c->fd);
+}
+
+void mt_http_client_set_tls(struct mt_http_client *c, struct mt_tls_ctx *ctx)
+{
+    MT_ASSERT(c->ctx);
+    hang_up(c);
+    struct mt_tls_ctx *before = c->ctx;
+    c->ctx = mt_tls_ctx_ref(ctx);
+    mt_tls_ctx_unref(before);
+}
+
 void mt_http_client_free(struct mt_http_client *c)
 {
     if (!c)
         return;
-    mt_closep(&c->fd);
+    hang_up(c);
     mt_closep(&c->cancel_fd);
     mt_buf_done(&c->in);
+    mt_tls_ctx_unref(c->ctx);
     free(c->path);
+    free(c->host);
+    free(c->server_name);
+    free(c->authority);
     free(c);
 }
 
@@ -72,11 +129,11 @@ void mt_http_reply_done(struct mt_http_reply *r)
     mt_buf_done(&r->body);
 }
 
-static int wait_for(struct mt_http_client *c, short events, struct mt_err *err)
+static int wait_on(const struct mt_http_client *c, int fd, short events, int64_t deadline, struct mt_err *err)
 {
     for (;;) {
-        int64_t left = (c->deadline - mt_clock_mono() + MT_NS_PER_MS - 1) / MT_NS_PER_MS;
-        struct pollfd pf[2] = {{.fd = c->fd, .events = events}, {.fd = c->cancel_fd, .events = POLLIN}};
+        int64_t left = (deadline - mt_clock_mono() + MT_NS_PER_MS - 1) / MT_NS_PER_MS;
+        struct pollfd pf[2] = {{.fd = fd, .events = events}, {.fd = c->cancel_fd, .events = POLLIN}};
         int n = poll(pf, 2, left < 0 ? 0 : left > 3600000 ? 3600000 : (int)left);
         if (n > 0 && pf[1].revents)
             return MT_FAIL(err, MT_E_CANCELLED, "request to '%s' was cancelled", c->path);
@@ -84,14 +141,45 @@ static int wait_for(struct mt_http_client *c, short events, struct mt_err *err)
             return 0;
         if (n < 0 && errno != EINTR)
             return MT_FAIL_ERRNO(err, MT_E_IO, "wait for '%s'", c->path);
-        if (n == 0 && mt_clock_mono() >= c->deadline)
+        if (n == 0 && mt_clock_mono() >= deadline)
             return MT_FAIL(err, MT_E_TIMEOUT, "no answer from '%s' in time", c->path);
     }
+}
+
+static int wait_for(struct mt_http_client *c, short events, struct mt_err *err)
+{
+    return wait_on(c, c->fd, events, c->deadline, err);
+}
+
+static short events_of(int step)
+{
+    return step == MT_TLS_WANT_WRITE ? POLLOUT : POLLIN;
+}
+
+static int send_tls(struct mt_http_client *c, const char *p, size_t len, struct mt_err *err)
+{
+    while (len > 0) {
+        size_t n = 0;
+        int step = mt_tls_write(c->tls, p, len, &n, err);
+        if (step < 0)
+            return step == -MT_E_DENIED ? mt_err_wrap(err, "'%s'", c->path) : MT_FAIL(err, MT_E_UNAVAILABLE, "'%s' closed the connection", c->path);
+        if (step != MT_TLS_DONE) {
+            int r = wait_for(c, events_of(step), err);
+            if (r < 0)
+                return r;
+            continue;
+        }
+        p += n;
+        len -= n;
+    }
+    return 0;
 }
 
 static int send_all(struct mt_http_client *c, const void *data, size_t len, struct mt_err *err)
 {
     const char *p = data;
+    if (c->tls)
+        return send_tls(c, p, len, err);
     while (len > 0) {
         ssize_t n = send(c->fd, p, len, MSG_NOSIGNAL);
         if (n > 0) {
@@ -118,7 +206,24 @@ static int receive(struct mt_http_client *c, struct mt_err *err)
             return MT_FAIL(err, MT_E_TIMEOUT, "no whole answer from '%s' in time", c->path);
         if (room == 0)
             return MT_FAIL(err, MT_E_CORRUPT, "'%s' sent a header over %d bytes", c->path, HEAD_MAX);
-        ssize_t n = recv(c->fd, part, room < sizeof part ? room : sizeof part, 0);
+        ssize_t n;
+        if (c->tls) {
+            size_t got = 0;
+            int step = mt_tls_read(c->tls, part, room < sizeof part ? room : sizeof part, &got, err);
+            if (step == -MT_E_DENIED) /* with TLS 1.3 a client hears only here that its certificate was refused */
+                return mt_err_wrap(err, "'%s'", c->path);
+            if (step < 0) /* not said to be the end: an answer that only this would end is cut */
+                return MT_FAIL(err, MT_E_UNAVAILABLE, "'%s' closed the connection", c->path);
+            if (step != MT_TLS_DONE) {
+                int r = wait_for(c, events_of(step), err);
+                if (r < 0)
+                    return r;
+                continue;
+            }
+            n = (ssize_t)got;
+        } else {
+            n = recv(c->fd, part, room < sizeof part ? room : sizeof part, 0);
+        }
         if (n > 0) {
             c->got_bytes = true;
             mt_buf_put(&c->in, part, (size_t)n);
@@ -357,7 +462,7 @@ static int check_request(const struct mt_http_request *req, struct mt_err *err)
 static int send_request(struct mt_http_client *c, const struct mt_http_request *req, struct mt_err *err)
 {
     mt_auto_buf struct mt_buf b = MT_BUF_INIT(HEAD_MAX);
-    mt_buf_printf(&b, "%s %s HTTP/1.1\r\nHost: localhost\r\n", req->method, req->target);
+    mt_buf_printf(&b, "%s %s HTTP/1.1\r\nHost: %s\r\n", req->method, req->target, c->authority);
     for (size_t i = 0; i < req->header_count; i++)
         mt_buf_printf(&b, "%s: %s\r\n", req->headers[i].name, req->headers[i].value);
     if (req->body)
@@ -385,21 +490,30 @@ static int check_peer(const struct mt_http_client *c, int fd, struct mt_err *err
     return r < 0 ? r : MT_FAIL(err, MT_E_DENIED, "'%s' is served by user %u, who is not trusted with it: find out who made that socket", c->path, uid);
 }
 
-static int connect_now(struct mt_http_client *c, struct mt_err *err)
+/* A connection of TCP and TLS, made until @deadline. */
+static int dial_tls(const struct mt_http_client *c, int64_t deadline, int *ret_fd, struct mt_tls **ret, struct mt_err *err)
 {
-    mt_closep(&c->fd);
-    mt_buf_reset(&c->in);
-    int r = mt_sock_unix_connect(c->path, &c->fd, err);
+    mt_auto_fd int fd = -1;
+    struct mt_tls *t = NULL;
+    int r = mt_sock_tcp_connect(c->host, c->port, deadline, c->cancel_fd, &fd, err);
     if (r == 0)
-        r = check_peer(c, c->fd, err);
-    if (r == 0)
-        r = mt_sock_nonblock(c->fd, true, err);
-    if (r < 0)
-        mt_closep(&c->fd);
-    return r;
+        r = mt_tls_new(c->ctx, fd, c->server_name, &t, err);
+    while (r == 0) {
+        int step = mt_tls_handshake(t, err);
+        if (step == MT_TLS_DONE)
+            break;
+        r = step < 0 ? mt_err_wrap(err, "'%s'", c->path) : wait_on(c, fd, events_of(step), deadline, err);
+    }
+    if (r < 0) {
+        mt_tls_free(t);
+        return r;
+    }
+    *ret_fd = MT_TAKE_FD(fd);
+    *ret = t;
+    return 0;
 }
 
-int mt_http_client_dial(const struct mt_http_client *c, int *ret_fd, struct mt_err *err)
+static int dial_unix(const struct mt_http_client *c, int *ret_fd, struct mt_err *err)
 {
     mt_auto_fd int fd = -1;
     int r = mt_sock_unix_connect(c->path, &fd, err);
@@ -412,12 +526,29 @@ int mt_http_client_dial(const struct mt_http_client *c, int *ret_fd, struct mt_e
     return r;
 }
 
+static int connect_now(struct mt_http_client *c, struct mt_err *err)
+{
+    hang_up(c);
+    mt_buf_reset(&c->in);
+    return c->ctx ? dial_tls(c, c->deadline, &c->fd, &c->tls, err) : dial_unix(c, &c->fd, err);
+}
+
+int mt_http_client_dial(const struct mt_http_client *c, int *ret_fd, struct mt_err *err)
+{
+    int fd;
+    struct mt_tls *t;
+    if (!c->ctx)
+        return dial_unix(c, ret_fd, err);
+    int r = dial_tls(c, mt_clock_mono() + DIAL_MS * MT_NS_PER_MS, &fd, &t, err);
+    return r < 0 ? r : mt_tls_relay_thread(t, fd, ret_fd, err);
+}
+
 /* A kept connection is used again while it is open and silent. Bytes behind the last answer belong to no request: they must not become the
  * answer to this one. */
 static bool reusable(const struct mt_http_client *c)
 {
     char byte;
-    return c->fd >= 0 && c->in.len == 0 && recv(c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && errno == EAGAIN;
+    return c->fd >= 0 && c->in.len == 0 && !(c->tls && mt_tls_pending(c->tls)) && recv(c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && errno == EAGAIN;
 }
 
 static int exchange(struct mt_http_client *c, const struct mt_http_request *req, const struct sink *stream, struct mt_http_reply *ret,
@@ -460,7 +591,7 @@ int mt_http_stream(struct mt_http_client *c, const struct mt_http_request *req, 
         c->got_bytes = false;
         r = exchange(c, req, &(struct sink){.part = part, .arg = arg}, ret, &b, err);
         if (r != 0 || b.close)
-            mt_closep(&c->fd);
+            hang_up(c);
         if (r == 0)
             return 0;
         mt_http_reply_done(ret);

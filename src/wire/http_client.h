@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A small blocking HTTP/1.1 client over Unix sockets, with deadlines: for the CLI, and for threads of the agent and the edge.
+/* A small blocking HTTP/1.1 client over Unix sockets and TLS, with deadlines: for the CLI, and for threads of the agent and the edge.
  * One request at a time per client; the connection is kept and re-made when the peer has closed it. Nothing is retried
  * but a request that found a kept connection closed before any byte of an answer came. Source: RFC 9112. */
 #pragma once
@@ -10,6 +10,7 @@
 #include <sys/types.h>
 
 struct mt_http_client;
+struct mt_tls_ctx;
 
 struct mt_http_header {
     const char *name; /* compared without case */
@@ -41,12 +42,20 @@ typedef int (*mt_http_part_fn)(const char *data, size_t len, void *arg);
 
 /** Client of the server behind Unix socket @path; connects at the first request. NULL when memory is out. */
 struct mt_http_client *mt_http_client_new(const char *path);
+/**
+ * Client of https://@host:@port (name, or IP literal without brackets). @ctx is referenced; its certificate, CA and pin say who both sides are.
+ * @server_name  what the server's certificate must be for; NULL: @host. "": any name, when @ctx verifies by itself (node certificates)
+ */
+struct mt_http_client *mt_http_client_new_tls(const char *host, uint16_t port, struct mt_tls_ctx *ctx, const char *server_name);
+/** Another certificate or trust from the next connection on (a renewed certificate); the kept connection is not used again. */
+void mt_http_client_set_tls(struct mt_http_client *c, struct mt_tls_ctx *ctx);
 void mt_http_client_free(struct mt_http_client *c);
 enum { MT_HTTP_TRUST_MAX = 4 };
-/** Talk only to a server whose process belongs to one of @uids (1..MT_HTTP_TRUST_MAX, copied): a request carries secrets, its answer is
+/** Unix sockets: talk only to a server whose process belongs to one of @uids (1..MT_HTTP_TRUST_MAX, copied): a request carries secrets, its answer is
  * obeyed, and somebody else may have made a socket of that name first. Others are -MT_E_DENIED. Without this call everybody is trusted. */
 void mt_http_client_trust(struct mt_http_client *c, const uid_t *uids, size_t n);
-/** A connection of its own to the same server, under the same rule of trust, for what is no longer HTTP. Non-blocking; @ret_fd is the caller's. */
+/** A connection of its own to the same server, under the same rule of trust, for what is no longer HTTP. Non-blocking; @ret_fd is the caller's.
+ * Over TLS it is the plain end of a relay (os/tls_relay.h) with a thread of its own, ten seconds at most until it is made. */
 int mt_http_client_dial(const struct mt_http_client *c, int *ret_fd, struct mt_err *err);
 /** From another thread: make the running and all later requests fail with -MT_E_CANCELLED. */
 void mt_http_client_cancel(struct mt_http_client *c);

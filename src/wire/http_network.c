@@ -63,30 +63,57 @@ static enum MHD_Result answer_now(struct mt_http_req *r, unsigned status)
 }
 
 /* A mapped IPv4 address is shown as the IPv4 address it is. */
-static void httpd_peer_address(int fd, char *ret, size_t size)
+void httpd_address_text(const struct sockaddr_storage *ss, char *ret, size_t size)
 {
-    struct sockaddr_storage ss = {0};
     struct sockaddr_in6 six;
     struct sockaddr_in four;
-    socklen_t n = sizeof ss;
     ret[0] = 0;
-    if (getpeername(fd, (struct sockaddr *)&ss, &n) < 0)
-        return;
-    memcpy(&six, &ss, sizeof six);
-    memcpy(&four, &ss, sizeof four);
-    if (ss.ss_family == AF_INET6 && IN6_IS_ADDR_V4MAPPED(&six.sin6_addr))
+    memcpy(&six, ss, sizeof six);
+    memcpy(&four, ss, sizeof four);
+    if (ss->ss_family == AF_INET6 && IN6_IS_ADDR_V4MAPPED(&six.sin6_addr))
         (void)inet_ntop(AF_INET, &six.sin6_addr.s6_addr[12], ret, (socklen_t)size);
-    else if (ss.ss_family == AF_INET6)
+    else if (ss->ss_family == AF_INET6)
         (void)inet_ntop(AF_INET6, &six.sin6_addr, ret, (socklen_t)size);
-    else if (ss.ss_family == AF_INET)
+    else if (ss->ss_family == AF_INET)
         (void)inet_ntop(AF_INET, &four.sin_addr, ret, (socklen_t)size);
+}
+
+/* Who is at the other end of the socket. */
+static void take_peer(struct mt_http_req *r, int fd)
+{
+    struct sockaddr_storage ss = {0};
+    struct ucred uc;
+    socklen_t n = sizeof ss, ul = sizeof uc;
+    if (getpeername(fd, (struct sockaddr *)&ss, &n) == 0)
+        httpd_address_text(&ss, r->address, sizeof r->address);
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &uc, &ul) == 0 && uc.pid > 0) {
+        r->has_peer = true;
+        r->uid = uc.uid;
+        r->pid = uc.pid;
+    }
+}
+
+/* The socket behind a TLS connection is one of our own: its peer credentials are this process's and say nothing of the client. */
+static bool take_origin(struct mt_http_req *r, const struct httpd_origin *o)
+{
+    r->tls = true;
+    if (!o)
+        return false;
+    memcpy(r->address, o->address, sizeof r->address);
+    if (!o->has_peer)
+        return true;
+    r->tls_peer = malloc(sizeof *r->tls_peer);
+    if (r->tls_peer)
+        *r->tls_peer = o->peer;
+    return r->tls_peer != NULL;
 }
 
 enum MHD_Result httpd_on_access(void *cls, struct MHD_Connection *conn, const char *url,
                                  const char *method, const char *version, const char *data,
                                  size_t *data_len, void **con_cls)
 {
-    struct mt_http_server *s = ((const struct httpd_listener *)cls)->s;
+    const struct httpd_listener *l = cls;
+    struct mt_http_server *s = l->s;
     struct mt_http_req *r = *con_cls;
     (void)url;
     (void)version;
@@ -95,16 +122,12 @@ enum MHD_Result httpd_on_access(void *cls, struct MHD_Connection *conn, const ch
     MT_ASSERT(r->magic == HTTPD_REQ_MAGIC);
     if (!r->method[0]) { /* headers are complete, no body read yet */
         snprintf(r->method, sizeof r->method, "%s", method);
-        const union MHD_ConnectionInfo *ci = MHD_get_connection_info(conn, MHD_CONNECTION_INFO_CONNECTION_FD);
-        struct ucred uc;
-        socklen_t ul = sizeof uc;
-        if (ci)
-            httpd_peer_address(ci->connect_fd, r->address, sizeof r->address);
-        if (ci && getsockopt(ci->connect_fd, SOL_SOCKET, SO_PEERCRED, &uc, &ul) == 0 && uc.pid > 0) {
-            r->has_peer = true;
-            r->uid = uc.uid;
-            r->pid = uc.pid;
-        }
+        const union MHD_ConnectionInfo *ci =
+            MHD_get_connection_info(conn, l->front ? MHD_CONNECTION_INFO_SOCKET_CONTEXT : MHD_CONNECTION_INFO_CONNECTION_FD);
+        if (l->front && !take_origin(r, ci ? ci->socket_context : NULL))
+            return MHD_NO;
+        if (!l->front && ci)
+            take_peer(r, ci->connect_fd);
         size_t before = r->headers_n;
         int total = MHD_get_connection_values(conn, MHD_HEADER_KIND, take_header, r);
         if (total < 0 || (size_t)total != r->headers_n - before || r->headers_n == HTTPD_MAX_HEADERS)

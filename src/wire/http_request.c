@@ -60,6 +60,7 @@ static void req_destroy(struct mt_http_req *r)
         explicit_bzero(r->body, r->body_cap);
     free(r->body);
     free(r->buf);
+    free(r->tls_peer);
     pthread_mutex_destroy(&r->mu);
     r->magic = 0;
     free(r);
@@ -249,6 +250,16 @@ int mt_http_req_address(const struct mt_http_req *r, char *ret, size_t size)
         return -MT_E_NOT_FOUND;
     snprintf(ret, size, "%s", r->address);
     return 0;
+}
+
+bool mt_http_req_tls(const struct mt_http_req *r)
+{
+    return r->tls;
+}
+
+const struct mt_tls_peer *mt_http_req_tls_peer(const struct mt_http_req *r)
+{
+    return r->tls_peer;
 }
 
 unsigned mt_http_req_round(const struct mt_http_req *r)

@@ -205,7 +205,7 @@ static void *worker_main(void *arg)
 
 /* ---------------------------------------------------------------- start and stop */
 
-static int start_thread(pthread_t *t, void *(*fn)(void *), void *arg, struct mt_err *err)
+int httpd_start_thread(pthread_t *t, void *(*fn)(void *), void *arg, struct mt_err *err)
 {
     pthread_attr_t a;
     pthread_attr_init(&a);
@@ -217,6 +217,20 @@ static int start_thread(pthread_t *t, void *(*fn)(void *), void *arg, struct mt_
         return MT_FAIL_ERRNO(err, MT_E_NOMEM, "start a thread");
     }
     return 0;
+}
+
+/* @fd -1: connections are brought by the listener's front. */
+static struct MHD_Daemon *listen_start(struct mt_http_server *s, struct httpd_listener *l, int fd)
+{
+    const unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_ALLOW_UPGRADE | MHD_USE_ITC | MHD_USE_ERROR_LOG;
+    const struct MHD_OptionItem own[] = {{fd < 0 ? MHD_OPTION_NOTIFY_CONNECTION : MHD_OPTION_LISTEN_SOCKET,
+                                          fd < 0 ? (intptr_t)httpd_on_connection : fd, fd < 0 ? l : NULL},
+                                         {MHD_OPTION_END, 0, NULL}};
+    return MHD_start_daemon(flags | (fd < 0 ? MHD_USE_NO_LISTEN_SOCKET : 0), 0, NULL, NULL, httpd_on_access, l, MHD_OPTION_EXTERNAL_LOGGER,
+                            httpd_on_log, NULL, MHD_OPTION_ARRAY, own, MHD_OPTION_CONNECTION_LIMIT, s->conf.max_conns,
+                            MHD_OPTION_CONNECTION_TIMEOUT, s->conf.idle_seconds, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)24 * 1024,
+                            MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_URI_LOG_CALLBACK, httpd_request_new, l, MHD_OPTION_NOTIFY_COMPLETED,
+                            httpd_on_completed, l, MHD_OPTION_END);
 }
 
 int mt_http_server_start(const struct mt_http_conf *conf, struct mt_http_server **ret, struct mt_err *err)
@@ -242,7 +256,7 @@ int mt_http_server_start(const struct mt_http_conf *conf, struct mt_http_server 
     s->workers = calloc(conf->workers, sizeof *s->workers);
     if (!s->workers)
         goto nomem;
-    if (start_thread(&s->lot_thread, lot_main, s, err) < 0)
+    if (httpd_start_thread(&s->lot_thread, lot_main, s, err) < 0)
         goto fail;
     s->lot_started = true;
     for (unsigned i = 0; i < conf->workers; i++) {
@@ -250,27 +264,28 @@ int mt_http_server_start(const struct mt_http_conf *conf, struct mt_http_server 
         if (!wa)
             goto nomem;
         *wa = (struct worker_arg){.s = s, .index = i};
-        if (start_thread(&s->workers[i], worker_main, wa, err) < 0) {
+        if (httpd_start_thread(&s->workers[i], worker_main, wa, err) < 0) {
             free(wa);
             goto fail;
         }
         s->workers_n++;
     }
     for (; fds_left < conf->listeners_n; fds_left++) {
+        const struct mt_http_listener *from = &conf->listeners[fds_left];
         struct httpd_listener *l = &s->listeners[fds_left];
-        *l = (struct httpd_listener){.s = s, .tag = conf->listeners[fds_left].tag};
-        struct MHD_Daemon *d = MHD_start_daemon(
-            MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_ALLOW_UPGRADE | MHD_USE_ITC | MHD_USE_ERROR_LOG, 0,
-            NULL, NULL, httpd_on_access, l, MHD_OPTION_EXTERNAL_LOGGER, httpd_on_log, NULL, MHD_OPTION_LISTEN_SOCKET,
-            conf->listeners[fds_left].fd, MHD_OPTION_CONNECTION_LIMIT, conf->max_conns,
-            MHD_OPTION_CONNECTION_TIMEOUT, conf->idle_seconds, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
-            (size_t)24 * 1024, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_URI_LOG_CALLBACK, httpd_request_new, l,
-            MHD_OPTION_NOTIFY_COMPLETED, httpd_on_completed, l, MHD_OPTION_END);
-        if (!d) {
+        *l = (struct httpd_listener){.s = s, .tag = from->tag};
+        if (from->tls && httpd_front_new(l, from, conf->max_conns, &l->front, err) < 0)
+            goto fail;
+        s->daemons[fds_left] = listen_start(s, l, from->tls ? -1 : from->fd);
+        if (!s->daemons[fds_left]) {
             (void)MT_FAIL(err, MT_E_IO, "http server: listener %zu does not start", fds_left);
             goto fail;
         }
-        s->daemons[s->daemons_n++] = d;
+        s->daemons_n = fds_left + 1;
+        if (from->tls && httpd_front_start(l->front, s->daemons[fds_left], from->fd, err) < 0) {
+            fds_left++; /* the front has it */
+            goto fail;
+        }
     }
     *ret = s;
     return 0;
@@ -295,6 +310,10 @@ static void wait_idle(struct mt_http_server *s, unsigned ms)
 void mt_http_server_drain(struct mt_http_server *s, unsigned deadline_ms)
 {
     for (size_t i = 0; i < s->daemons_n; i++) {
+        if (s->listeners[i].front) {
+            httpd_front_quiesce(s->listeners[i].front);
+            continue;
+        }
         int fd = MHD_quiesce_daemon(s->daemons[i]);
         if (fd >= 0)
             close(fd);
@@ -350,12 +369,21 @@ void mt_http_server_free(struct mt_http_server *s)
     pthread_mutex_unlock(&s->mu);
     for (size_t i = 0; i < s->daemons_n; i++)
         MHD_stop_daemon(s->daemons[i]);
+    for (size_t i = 0; i < HTTPD_MAX_LISTENERS; i++)
+        httpd_front_free(s->listeners[i].front);
     free(s->workers);
     pthread_cond_destroy(&s->work);
     pthread_cond_destroy(&s->lot_cv);
     pthread_cond_destroy(&s->idle_cv);
     pthread_mutex_destroy(&s->mu);
     free(s);
+}
+
+void mt_http_server_set_tls(struct mt_http_server *s, int tag, struct mt_tls_ctx *ctx)
+{
+    for (size_t i = 0; i < s->daemons_n; i++)
+        if (s->listeners[i].tag == tag && s->listeners[i].front)
+            httpd_front_set(s->listeners[i].front, ctx);
 }
 
 void mt_http_server_stats(struct mt_http_server *s, struct mt_http_stats *ret)
@@ -367,4 +395,7 @@ void mt_http_server_stats(struct mt_http_server *s, struct mt_http_stats *ret)
                                   .streams = s->streams,
                                   .requests = s->requests};
     pthread_mutex_unlock(&s->mu);
+    for (size_t i = 0; i < s->daemons_n; i++)
+        if (s->listeners[i].front)
+            httpd_front_stats(s->listeners[i].front, ret);
 }

@@ -22,6 +22,8 @@
 struct mt_err;
 struct mt_http_server;
 struct mt_http_req;
+struct mt_tls_ctx;
+struct mt_tls_peer;
 
 /* Topics a parked request can wait for: bits 0..MT_HTTP_TOPICS-1 of a mask. */
 #define MT_HTTP_TOPICS 8
@@ -31,6 +33,8 @@ struct mt_http_req;
 struct mt_http_listener {
     int fd;
     int tag;
+    struct mt_tls_ctx *tls;  /* a server's context: TLS on a TCP socket; NULL: plain. Referenced by the server */
+    unsigned max_per_source; /* TLS: connections from one IPv4 address or IPv6 /64, more are closed at once; 0: no such limit */
 };
 
 struct mt_http_conf {
@@ -64,6 +68,9 @@ struct mt_http_conf {
  */
 int mt_http_server_start(const struct mt_http_conf *conf, struct mt_http_server **ret, struct mt_err *err);
 
+/** New connections of the TLS listener with @tag use @ctx from now on (a renewed certificate, another trust). Any thread. */
+void mt_http_server_set_tls(struct mt_http_server *s, int tag, struct mt_tls_ctx *ctx);
+
 /** No new connections; parked requests and streams are run once more with mt_http_req_stopping() true,
  *  so that streams can say where to resume. Returns when all requests have ended or @deadline_ms passed. */
 void mt_http_server_drain(struct mt_http_server *s, unsigned deadline_ms);
@@ -78,6 +85,7 @@ void mt_http_server_wake(struct mt_http_server *s, unsigned topics);
 struct mt_http_stats {
     unsigned parked, queued, busy, streams;
     uint64_t requests;
+    uint64_t tls_refused, tls_failed; /* connections over a source's limit; handshakes that failed or took too long */
 };
 void mt_http_server_stats(struct mt_http_server *s, struct mt_http_stats *ret);
 
@@ -101,6 +109,11 @@ const char *mt_http_req_body(const struct mt_http_req *req, size_t *ret_len);
 int mt_http_req_peer(const struct mt_http_req *req, uid_t *ret_uid, pid_t *ret_pid);
 /** Address of the peer of a TCP socket as text ("2001:db8::1", "192.0.2.1"). Returns 0, or -MT_E_NOT_FOUND on a Unix socket. */
 int mt_http_req_address(const struct mt_http_req *req, char *ret, size_t size);
+/** The request came over TLS. */
+bool mt_http_req_tls(const struct mt_http_req *req);
+/** The client's certificate, verified as the listener's context says; NULL without TLS and when it showed none. As it was when the connection
+ *  began: whether it is revoked since is for the handler to ask. */
+const struct mt_tls_peer *mt_http_req_tls_peer(const struct mt_http_req *req);
 /** How often the handler ran for this request before (0 = first time). */
 unsigned mt_http_req_round(const struct mt_http_req *req);
 /** Monotonic nanoseconds when the request was complete. */

@@ -1,20 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Inside the HTTP server of http_server.h, shared by http_server.c (threads, queue, lot), http_network.c (the library's callbacks),
- * http_request.c (the request object) and http_reply.c (answers and streams). Only these include microhttpd.h.
+ * http_request.c (the request object), http_reply.c (answers and streams) and http_tls.c (TLS in front of a listener). Only these include
+ * microhttpd.h.
  *
  * One network thread per listener, so the agents' connections cannot be used up by tenants; one pool of workers; one thread that keeps
- * the deadlines of parked requests.
+ * the deadlines of parked requests. A listener with TLS has a second thread in front (http_tls.c).
  *
  * Locks: s->mu guards the queue, the lot and the list of live requests; req->mu guards one request's phase, connection and stream
  * buffer. s->mu is never taken while req->mu is held.
  */
 #pragma once
 
+#include "os/tls.h"
 #include "wire/http_server.h"
 
 #include <microhttpd.h>
 #include <pthread.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 
 #define HTTPD_REQ_MAGIC 0x9d3c71e5u
 #define HTTPD_MAX_HEADERS 64
@@ -33,6 +37,15 @@ struct pair {
     char *name, *value;
 };
 
+/* Of a connection that came over TLS: belongs to the library's connection. */
+struct httpd_origin {
+    char address[64];
+    bool has_peer;
+    struct mt_tls_peer peer;
+};
+
+struct httpd_front;
+
 struct mt_http_req {
     uint32_t magic;
     struct mt_http_server *s;
@@ -48,7 +61,8 @@ struct mt_http_req {
     char *uri; /* as sent; path and query point into it */
     char method[16];
     const char *path;
-    bool bad_uri, too_large, has_peer;
+    bool bad_uri, too_large, has_peer, tls;
+    struct mt_tls_peer *tls_peer; /* own copy, NULL without */
     char address[64]; /* of a TCP peer, "" on Unix sockets */
     uid_t uid;
     pid_t pid;
@@ -84,6 +98,7 @@ struct mt_http_req {
 struct httpd_listener {
     struct mt_http_server *s;
     int tag;
+    struct httpd_front *front; /* NULL: plain */
 };
 
 struct mt_http_server {
@@ -113,6 +128,10 @@ void *httpd_request_new(void *cls, const char *uri, struct MHD_Connection *conn)
 /** The next slot of a list that grows, empty; not counted yet. NULL: @max are there, or no memory. */
 struct pair *httpd_pair_next(struct pair **list, size_t n, size_t max);
 
+/* http_server.c */
+
+int httpd_start_thread(pthread_t *t, void *(*fn)(void *), void *arg, struct mt_err *err);
+
 /* http_server.c; s->mu is held */
 
 void httpd_queue_push(struct mt_http_server *s, struct mt_http_req *r);
@@ -124,6 +143,22 @@ enum MHD_Result httpd_on_access(void *cls, struct MHD_Connection *conn, const ch
                                 const char *data, size_t *data_len, void **con_cls);
 void httpd_on_completed(void *cls, struct MHD_Connection *conn, void **con_cls, enum MHD_RequestTerminationCode code);
 void httpd_on_log(void *cls, const char *fmt, va_list ap);
+
+/** "2001:db8::1", "192.0.2.1" (also when mapped), "" for other families. */
+void httpd_address_text(const struct sockaddr_storage *ss, char *ret, size_t size);
+
+/* http_tls.c */
+
+int httpd_front_new(struct httpd_listener *l, const struct mt_http_listener *conf, unsigned max_conns, struct httpd_front **ret,
+                    struct mt_err *err);
+/** Accept from @listen_fd, which belongs to @f from here on, for @daemon. */
+int httpd_front_start(struct httpd_front *f, struct MHD_Daemon *daemon, int listen_fd, struct mt_err *err);
+void httpd_front_quiesce(struct httpd_front *f);
+/** After its daemon has stopped: the last bytes go out, then the thread ends. */
+void httpd_front_free(struct httpd_front *f);
+void httpd_front_set(struct httpd_front *f, struct mt_tls_ctx *ctx);
+void httpd_front_stats(struct httpd_front *f, struct mt_http_stats *add);
+void httpd_on_connection(void *cls, struct MHD_Connection *conn, void **context, enum MHD_ConnectionNotificationCode code);
 
 /* http_reply.c */
 
