@@ -247,6 +247,11 @@ bool mt_channel_connected(const struct mt_channel *c)
     return c && c->fd >= 0;
 }
 
+bool mt_channel_greeted(const struct mt_channel *c)
+{
+    return mt_channel_connected(c) && c->seq_in > 0;
+}
+
 int mt_channel_send(struct mt_channel *c, struct mt_guest_msg *msg, char ret_sha256[65], struct mt_err *err)
 {
     if (!mt_channel_connected(c))

@@ -32,6 +32,8 @@ struct mt_channel *mt_channel_new(struct mt_loop *loop, int listen_fd, uid_t vm_
 void mt_channel_free(struct mt_channel *c);
 
 bool mt_channel_connected(const struct mt_channel *c);
+/** Whether the guest has said something valid on this very connection. */
+bool mt_channel_greeted(const struct mt_channel *c);
 /** Send one message; its seq is filled in. -MT_E_UNAVAILABLE without a connection, -MT_E_LIMIT the guest does not read. */
 int mt_channel_send(struct mt_channel *c, struct mt_guest_msg *msg, char ret_sha256[65], struct mt_err *err);
 /** Close the connection, not the listener. `closed` is called. */

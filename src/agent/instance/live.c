@@ -353,7 +353,7 @@ static void on_tick(struct mt_source *s, void *arg)
     int64_t now = mt_loop_now(in->a->loop), heard = mt_channel_heard_ns(in->chan);
 
     mt_loop_timer_after(s, TICK_MS);
-    if (in->guest_known && mt_channel_connected(in->chan)) {
+    if (in->guest_known && mt_channel_greeted(in->chan)) { /* whoever has just connected may be anything in the guest */
         struct mt_guest_msg ping = {.type = MT_GUEST_PING, .u.ping = {.ts_ns = mt_clock_wall_us() * 1000}};
         (void)mt_channel_send(in->chan, &ping, NULL, NULL);
     }

@@ -114,11 +114,28 @@ static void new_connections_bring_no_new_burst(void **s)
     assert_true(mt_channel_breaches(f->chan) > 0);
 }
 
+static void a_connection_is_greeted_by_its_own_first_message(void **s)
+{
+    struct fixture *f = *s;
+    mt_auto_fd int one = -1;
+    mt_auto_fd int two = -1;
+    assert_int_equal(mt_sock_unix_connect(f->path, &one, NULL), 0);
+    turns(f);
+    assert_true(mt_channel_connected(f->chan) && !mt_channel_greeted(f->chan));
+    send_pongs(one, 1);
+    turns(f);
+    assert_true(mt_channel_greeted(f->chan));
+    assert_int_equal(mt_sock_unix_connect(f->path, &two, NULL), 0); /* takes the place of the first */
+    turns(f);
+    assert_true(mt_channel_connected(f->chan) && !mt_channel_greeted(f->chan));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(a_receiver_may_free_the_channel, setup, teardown),
         cmocka_unit_test_setup_teardown(new_connections_bring_no_new_burst, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_connection_is_greeted_by_its_own_first_message, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
