@@ -3,7 +3,8 @@
 """Secrets from the agent into real microVMs: owner, mode and tmpfs, kept over crash of the agent and absence of the control
 plane, every way in which it cannot be had, and the planted value in none of the node's files, logs and consoles.
 
-It measures nothing: the guests have three times the usual time."""
+It measures nothing: the guests have three times the usual time.
+COST 45 s, 25 s of processor."""
 import base64
 import os
 import sys

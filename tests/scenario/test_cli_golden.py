@@ -1,7 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 """Every command of the CLI against fixed answers: stdout, stderr, exit code and the requests it makes, as text and with --json.
-What is expected lies in golden/; MOAT_GOLDEN=update writes it anew. Needs no root and no platform."""
+What is expected lies in golden/; MOAT_GOLDEN=update writes it anew. Needs no root and no platform.
+COST 30 s, 5 s of processor."""
 import difflib
 import json
 import os

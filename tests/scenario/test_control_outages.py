@@ -1,7 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 """PostgreSQL goes away again and again, cleanly and by SIGQUIT, under writes, deploys and streams: moat-control stays up, what
-it acknowledged is there, nothing is there twice, and a deploy completes afterwards. Seed: first argument."""
+it acknowledged is there, nothing is there twice, and a deploy completes afterwards. Seed: first argument.
+COST 50 s, 18 s of processor."""
 import os, random, signal, sys, threading, time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import control_kit as kit

@@ -1,7 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 """Secrets over the API with a real PostgreSQL: written and never given back, versions, who may, what a node gets, tampering,
-rotation, and a search for planted values in everything that is kept."""
+rotation, and a search for planted values in everything that is kept.
+COST 112 s, 45 s of processor."""
 import base64, hashlib, json, os, re, signal, subprocess, sys, time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import control_kit as kit

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Event streams (control-plane.md 11.1): many at once, joined at any moment, each with every event it may see, once and in order;
-slow clients, revoked tokens, an outage of the database."""
+slow clients, revoked tokens, an outage of the database.
+COST 45 s, 18 s of processor."""
 import json
 import os
 import signal

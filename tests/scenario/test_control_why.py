@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""`moat why INSTANCE` and its endpoint: the chain of causes from the log, nobody else's events in it."""
+"""`moat why INSTANCE` and its endpoint: the chain of causes from the log, nobody else's events in it. COST 12 s, 4 s of processor."""
 import os, subprocess, sys
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import control_kit as kit

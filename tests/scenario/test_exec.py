@@ -97,7 +97,7 @@ def main():
     if not os.path.exists("/usr/bin/busybox"):
         print("skip - all: needs /usr/bin/busybox (busybox-static)")
         return 0
-    own_network()
+    own_host()
     p = Platform("x")
     c = Cases()
 

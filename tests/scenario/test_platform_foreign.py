@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""An image nobody here wrote: Debian's nginx, installed by mmdebstrap into an image, served over TLS. RUN ALONE."""
+"""An image nobody here wrote: Debian's nginx, installed by mmdebstrap into an image, served over TLS. COST 70 s, 50 s of processor."""
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib"))
@@ -19,25 +21,39 @@ SITE = """server {
 """
 
 
+def debian(work):
+    """The file system in work/nginx.tar, its CA and certificate in work/hello; asks the Debian archive. Returns mmdebstrap's result."""
+    subprocess.run([f"{ROOT}/examples/hello/build-image", f"{work}/hello", "--hostname", HOST], check=True, capture_output=True)
+    with open(f"{work}/site", "w") as f:
+        f.write(SITE)
+    return subprocess.run(["mmdebstrap", "--variant=essential", "--include=nginx-light", "--customize-hook",
+                           f"upload {work}/hello/{HOST}.pem /etc/nginx/cert.pem", "--customize-hook",
+                           f"upload {work}/hello/{HOST}.key /etc/nginx/key.pem", "--customize-hook", f"upload {work}/site /etc/nginx/sites-enabled/default",
+                           "bookworm", f"{work}/nginx.tar"], capture_output=True, text=True, timeout=240)
+
+
 def main():
     need_root()
+    work = tempfile.mkdtemp(prefix="mtforeign", dir="/var/tmp")
+    try:
+        return serve(work, debian(work))
+    finally:
+        shutil.rmtree(work)
+
+
+def serve(work, made):
+    own_host()  # only now: the archive is out there
     p = Platform("n")
     c = Cases()
 
     def build():
-        p.push = None
-        p.up()
-        p.push_hello("ca")  # makes the CA and the certificate
-        tar = f"{p.work}/nginx.tar"
-        r = subprocess.run(["mmdebstrap", "--variant=essential", "--include=nginx-light", "--customize-hook",
-                            f"upload {p.work}/hello/{HOST}.pem /etc/nginx/cert.pem", "--customize-hook",
-                            f"upload {p.work}/hello/{HOST}.key /etc/nginx/key.pem", "--customize-hook", f"upload {p.work}/site /etc/nginx/sites-enabled/default",
-                            "bookworm", tar], capture_output=True, text=True, timeout=240)
-        if r.returncode:
-            if "Could not resolve" in r.stderr or "Temporary failure" in r.stderr:
+        if made.returncode:
+            if "Could not resolve" in made.stderr or "Temporary failure" in made.stderr:
                 raise Skip("the Debian archive cannot be reached")
-            raise Failed(r.stderr[-600:])
-        with open(tar, "rb") as f:
+            raise Failed(made.stderr[-600:])
+        p.up()
+        shutil.copytree(f"{work}/hello", f"{p.work}/hello")
+        with open(f"{work}/nginx.tar", "rb") as f:
             write_oci(f"{p.work}/nginx", [f.read()], {"Cmd": ["/usr/sbin/nginx", "-g", "daemon off;"]})
         p.image = p.push_oci(f"{p.work}/nginx:latest", "nginx:debian")
 
@@ -48,8 +64,6 @@ def main():
         check("nginx of Debian" in body, body)
 
     try:
-        with open(f"{p.work}/site", "w") as f:
-            f.write(SITE)
         if c.run("an image of Debian's nginx is made and pushed", build) and hasattr(p, "image"):
             c.run("it serves over TLS through the edge", deploy)
     finally:

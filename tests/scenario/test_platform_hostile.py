@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Attacks on a real platform: from inside a VM, over the API, by other users of the machine, at the edge. What is right to happen is data.
-RUN ALONE: it measures memory and requests while it floods."""
+COST 100 s, 60 s of processor."""
 import glob
 import json
 import os
@@ -240,6 +240,7 @@ class Api:
 
 def main():
     need_root()
+    own_host()
     p = Platform("h")
     c = Cases()
     api = None

@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """A whole platform for a scenario: `moat up` on a scratch data folder, images made here and pushed to its registry, the CLI as the
 user types it, pages fetched through the edge. Everything is real; what the host looked like before is compared at the end."""
+import atexit
+import contextlib
+import ctypes
+import fcntl
 import gzip
 import hashlib
 import io
 import json
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -120,7 +125,8 @@ def pss_kib(pid):
 
 
 class Platform:
-    def __init__(self, name="t"):
+    def __init__(self, name="t", own_bundle=False):
+        self.own_bundle = own_bundle
         self.dir = tempfile.mkdtemp(prefix=f"mt{name}", dir="/var/tmp")
         os.chmod(self.dir, 0o755)
         self.data = os.path.join(self.dir, "d")
@@ -133,9 +139,10 @@ class Platform:
 
     # -- life ------------------------------------------------------------------------------------------------------------------
     def up(self, *args, timeout=180, env=None):
-        # share the kernel bundle between scenario files: it only depends on the archive and on moat-init
-        p = subprocess.run([f"{BIN}/moat", "up", "--detach", "--data-dir", self.data, *args], capture_output=True, text=True, timeout=timeout,
-                           env=dict(self.env, **(env or {})))
+        self.lend_bundle()
+        with first_of_host():
+            p = subprocess.run([f"{BIN}/moat", "up", "--detach", "--data-dir", self.data, *args], capture_output=True, text=True, timeout=timeout,
+                               env=dict(self.env, **(env or {})))
         if p.returncode:
             raise Failed(f"moat up ended with {p.returncode}: {p.stdout[-1500:]}{p.stderr[-1500:]}")
         with open(f"{self.data}/etc/up.json") as f:
@@ -143,6 +150,16 @@ class Platform:
         self.port = j["tls_port"]
         self.registry = f"127.0.0.1:{j['registry_port']}"
         return p.stderr
+
+    def lend_bundle(self):
+        """A copy of the kernel bundle that tests/run made of this very moat-init: `moat up` then finds it as a second start does.
+        Without it, or with own_bundle, it makes its own (7 s of processor)."""
+        made = os.environ.get("MOAT_BOOT_DIR")
+        if made and not self.own_bundle and not os.path.exists(f"{self.data}/boot"):
+            version = os.readlink(f"{made}/current")
+            os.makedirs(f"{self.data}/boot", mode=0o755)
+            shutil.copytree(f"{made}/{version}", f"{self.data}/boot/{version}", copy_function=shutil.copy)
+            os.symlink(version, f"{self.data}/boot/current")
 
     def down(self, *args, timeout=120):
         return subprocess.run([f"{BIN}/moat", "down", "--data-dir", self.data, *args], capture_output=True, text=True, timeout=timeout, env=self.env)
@@ -382,16 +399,76 @@ def need_root():
         sys.exit(0)
 
 
-def own_network():
-    """Run this file again in a network namespace of its own: taps, addresses and the firewall table of a platform are then nobody else's,
-    and several such files can run at once. What has to come from the Debian archive is fetched before."""
-    if os.environ.get("MOAT_OWN_NETWORK"):
-        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-        return
+# What one host has once for all platforms. Everything else of a platform is below its data folder or named by it.
+CLONE_NEWNS, CLONE_NEWNET, MS_BIND, MS_REC, MS_PRIVATE, MNT_DETACH = 0x20000, 0x40000000, 4096, 16384, 1 << 18, 2
+USERS = ("moat-pg", "moat-control", "moat-edge", "moat-registry", "moat-fetch")
+
+
+def own_host():
+    """From here on this process and all that it starts have a host of their own as far as a platform uses one: network namespace (taps,
+    addresses, routes, ports, the firewall's table), mounts, and cgroups (a group of our own is mounted over each hierarchy's root). What is
+    looked at "on the whole host" is then all of ours and nobody else's, and such files run beside each other. Needs to be called first.
+    What has to come from the Debian archive is fetched before."""
     cache = "/var/cache/moat"
     if not os.path.isdir(cache) or not any(f.endswith(".deb") for f in os.listdir(cache)):
         with tempfile.TemporaryDirectory(dir="/var/tmp") as t:
             subprocess.run([f"{ROOT}/packaging/bundle/make-bundle", "--init", f"{BIN}/moat-init", "--out", t, "--cache", cache], check=True,
                            stdout=subprocess.DEVNULL)
-    os.environ["MOAT_OWN_NETWORK"] = "1"
-    os.execvp("unshare", ["unshare", "--net", "--", sys.executable, *sys.argv])
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def done(r, what):
+        if r:
+            raise OSError(ctypes.get_errno(), what)
+    done(libc.unshare(CLONE_NEWNS | CLONE_NEWNET), "unshare")
+    done(libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None), "make mounts private")
+    for line in reversed(open("/proc/self/mountinfo").readlines()):
+        where = line.split()[4]
+        # what others have mounted in their scratch folders goes when they remove those, also here: not ours, so away with it now
+        if where.startswith(("/tmp/", "/var/tmp/")) and not f"{ROOT}/".startswith(f"{where}/"):
+            libc.umount2(where.encode(), MNT_DETACH)
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    ours, outside = f"moat-test-own-{os.getpid()}", []
+    for line in open("/proc/self/mountinfo"):
+        where, kind = line.split()[4], line.split(" - ")[1].split()[0]
+        if kind == "cgroup" or (kind == "cgroup2" and "memory" in open(f"{where}/cgroup.controllers").read().split()):
+            outside.append((where, kind, os.open(where, os.O_RDONLY | os.O_DIRECTORY)))
+    for where, kind, fd in outside:
+        if kind == "cgroup2":
+            with open(f"{where}/cgroup.subtree_control", "w") as f:
+                f.write("+cpu +memory +pids")
+        if kind == "cgroup" and os.path.exists(f"{where}/cpuset.cpus"):
+            continue  # nothing of ours joins it
+        os.mkdir(f"{where}/{ours}")
+        done(libc.mount(f"{where}/{ours}".encode(), where.encode(), None, MS_BIND, None), f"bind {where}")
+        atexit.register(drop_cgroup, ours, fd, os.getpid())
+
+
+def drop_cgroup(name, fd, pid):
+    """Remove a group and those below, seen from outside; children of this process, which inherit this call, must not."""
+    if os.getpid() != pid:
+        return
+    for base, dirs, _, at in os.fwalk(name, topdown=False, dir_fd=fd):
+        for d in dirs:
+            try:
+                os.rmdir(d, dir_fd=at)
+            except OSError:
+                pass  # still a process in it: the file has failed already, or is about to
+    try:
+        os.rmdir(name, dir_fd=fd)
+    except OSError:
+        pass
+
+
+@contextlib.contextmanager
+def first_of_host():
+    """One at a time while the users of a platform do not exist yet: useradd refuses a second caller."""
+    def missing():
+        return not {u.pw_name for u in pwd.getpwall()} >= set(USERS)
+    if not missing():
+        yield
+        return
+    with open("/run/moat-test-users.lock", "w") as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        if not missing():
+            fcntl.flock(f, fcntl.LOCK_UN)
+        yield
