@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A real PostgreSQL, a real moat-control, and fakes of agent and edge over its Unix sockets. Needs root."""
-import base64, glob, hashlib, http.client, json, os, pwd, shutil, signal, socket, subprocess, sys, tempfile, threading, time
+import atexit, base64, glob, hashlib, http.client, json, os, pwd, shutil, signal, socket, subprocess, sys, tempfile, threading, time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
@@ -40,6 +40,14 @@ def finish():
 
 def skip(name, why):
     print("skip - %s: %s" % (name, why), flush=True)
+
+
+def need(what, *programs):
+    """The file ends as skipped unless root runs it and moat-control (and @programs) is built."""
+    missing = [p for p in ("moat-control",) + programs if not program(p)]
+    if os.geteuid() != 0 or missing:
+        skip(what, "needs root" if os.geteuid() != 0 else missing[0] + " is not built")
+        sys.exit(0)
 
 
 def wait_for(what, fn, seconds=10):
@@ -179,16 +187,19 @@ class Agent(threading.Thread):
         r = {"instance_id": instance, "generation": 1, "status": status, "restart_count": 0, "seq": seq}
         r.update(more)
         self.last[instance] = dict(r)
-        while not self.stopped.wait(0.05 if "sent" in r else 0):  # retried until acknowledged, as an agent does
-            r.pop("sent", None)
+        end, why = time.monotonic() + REPORT_S, None
+        while not self.stopped.wait(0.05 if why else 0):  # retried until acknowledged, as an agent does, but not for ever
             try:
                 got = self.post("status", {"agent_version": "test", "instances": [r]})
                 if got.status == 200:
                     self.state[instance] = status
                     return got
-            except (OSError, http.client.HTTPException):
-                pass
-            r["sent"] = True
+                why = "%d %s" % (got.status, got.text.decode(errors="replace")[:300])
+            except (OSError, http.client.HTTPException) as e:
+                why = repr(e)
+            if time.monotonic() > end:
+                print("# report %s refused for %d s: %s" % (r, REPORT_S, why), flush=True)
+                raise AssertionError("report of %s as %s is refused: %s" % (instance, status, why))
         return None
 
     def resync(self):
@@ -297,6 +308,7 @@ class AgentSocket(threading.Thread):
         have.append({"ts": ts, "seq": len(have) + 1, "stream": stream, "line": line, "truncated": False})
 
 
+REPORT_S = 120  # longer than any outage that a test makes
 EDGE = r"""
 import http.client, json, os, socket, sys, time
 sys.path.insert(0, sys.argv[3]); from control_kit import call
@@ -329,12 +341,13 @@ class World:
         fd = os.open(self.d + "/master-keys", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o400)
         os.write(fd, b"%s active %s\n" % (hashlib.sha256(b"moat-master-key-v1\0" + key).hexdigest()[:16].encode(), base64.b64encode(key)))
         os.close(fd)
+        self.agent = Agent(self)
         self.pg = Postgres(self.d)
         self.control = self.edge = self.twin = None
+        atexit.register(self.close)  # whatever is raised before the file's own try: nothing is left that keeps its output open
         self.apis, self.asked = [self.api], 0  # requests take turns
         self.conf = conf
         self.write_config()
-        self.agent = Agent(self)
         self.logs = AgentSocket(self.agent_sock)
         self.logs.start()
         self.start_control()
@@ -411,7 +424,33 @@ class World:
             raise AssertionError("%s %s -> %d %s" % (method, target, r.status, r.text.decode()[:500]))
         return r.json
 
+    def org(self):
+        """Path of the organisation that a new platform has."""
+        return "/v1/orgs/" + self.ok("GET", "/v1/orgs")["items"][0]["id"]
+
+    def make_app(self, name, env="prod"):
+        """A new app of it with one environment: their paths."""
+        a = self.org() + "/apps/"
+        a += self.ok("POST", a[:-1], {"name": name})["id"]
+        return a, a + "/envs/" + self.ok("POST", a + "/envs", {"name": env})["id"]
+
+    def open(self):
+        """The agent runs and its node is ready: the path of the organisation."""
+        if not self.agent.is_alive():
+            self.agent.start()
+        wait_for("the node", lambda: [n for n in self.ok("GET", "/v1/nodes")["items"] if n["health"] == "ready"], 30)
+        return self.org()
+
+    def deploy(self, app, env, manifest, seconds=60):
+        """A release of @manifest is deployed and has succeeded: the ids of release and deploy."""
+        r = self.ok("POST", app + "/releases", {"manifest": manifest, "image_digest": "sha256:" + "1" * 64, "verify_image": False})["id"]
+        d = self.ok("POST", env + "/deploys", {"release_id": r})["id"]
+        wait_for("success", lambda: self.ok("GET", env + "/deploys/" + d)["status"] == "succeeded", seconds)
+        return r, d
+
     def close(self):
+        """Once: a second call does nothing."""
+        atexit.unregister(self.close)
         self.agent.stopped.set()
         if self.control and self.control.poll() not in (None, 0):
             print("# moat-control ended with %s; its last lines:" % self.control.returncode)

@@ -10,12 +10,7 @@ import control_kit as kit
 from authkit import Person, new_token, token_hash
 from control_kit import call, case
 
-if os.geteuid() != 0:
-    kit.skip("auth login", "needs root")
-    sys.exit(0)
-if not kit.program("moat-control"):
-    kit.skip("auth login", "moat-control is not built")
-    sys.exit(0)
+kit.need("auth login")
 
 with socket.socket() as probe:
     probe.bind(("127.0.0.1", 0))

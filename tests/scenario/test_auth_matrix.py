@@ -11,12 +11,7 @@ import control_kit as kit
 from authkit import Person, new_token, token_hash
 from control_kit import call, case
 
-if os.geteuid() != 0:
-    kit.skip("auth matrix", "needs root")
-    sys.exit(0)
-if not kit.program("moat-control"):
-    kit.skip("auth matrix", "moat-control is not built")
-    sys.exit(0)
+kit.need("auth matrix")
 
 table = []  # (method, path) of what the API listener serves
 for line in subprocess.run([kit.program("moat-control"), "--routes"], stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines():

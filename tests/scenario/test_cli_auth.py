@@ -9,12 +9,7 @@ import control_kit as kit
 from authkit import Person
 from control_kit import call, case, wait_for
 
-if os.geteuid() != 0:
-    kit.skip("cli auth", "needs root")
-    sys.exit(0)
-if not kit.program("moat-control") or not kit.program("moat"):
-    kit.skip("cli auth", "moat is not built")
-    sys.exit(0)
+kit.need("cli auth", "moat")
 
 w = kit.World(public_url="https://moat.test")
 authkit.prepare(w)

@@ -10,9 +10,7 @@ import control_kit as kit
 from control_kit import case, wait_for
 import cli_schema
 
-if os.geteuid() != 0 or not kit.program("moat-control"):
-    kit.skip("cli live", "needs root and moat-control")
-    sys.exit(0)
+kit.need("cli live")
 MOAT = kit.program("moat")
 w = kit.World()
 D1, D2 = ("sha256:" + c * 64 for c in "12")

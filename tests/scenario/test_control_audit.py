@@ -7,12 +7,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import control_kit as kit
 from control_kit import case, call
 
-if os.geteuid() != 0:
-    kit.skip("control audit", "needs root")
-    sys.exit(0)
-if not kit.program("moat-control"):
-    kit.skip("control audit", "moat-control is not built")
-    sys.exit(0)
+kit.need("control audit")
 
 w = kit.World()
 PLANTED = "planted-7f3a9c-never-in-the-audit-log"

@@ -7,12 +7,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import control_kit as kit
 from control_kit import case, wait_for, call
 
-if os.geteuid() != 0:
-    kit.skip("control governance", "needs root")
-    sys.exit(0)
-if not kit.program("moat-control"):
-    kit.skip("control governance", "moat-control is not built")
-    sys.exit(0)
+kit.need("control governance")
 
 w = kit.World()
 D1, D2 = ("sha256:" + c * 64 for c in "12")

@@ -8,9 +8,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import control_kit as kit
 from control_kit import case, wait_for
 
-if os.geteuid() != 0 or not kit.program("moat-control"):
-    kit.skip("control outages", "needs root and a built moat-control")
-    sys.exit(0)
+kit.need("control outages")
 
 seed = int(sys.argv[1]) if len(sys.argv) > 1 else int(time.time())
 seconds = float(sys.argv[2]) if len(sys.argv) > 2 else 25

@@ -10,9 +10,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import control_kit as kit
 from control_kit import call, case, wait_for
 
-if os.geteuid() != 0 or not kit.program("moat-control"):
-    kit.skip("control recovery", "needs root and a built moat-control")
-    sys.exit(0)
+kit.need("control recovery")
 M = """schema_version = "v1"
 [image]
 ref = "r.test:5000/h:l"
@@ -42,14 +40,10 @@ class Case:
         self.ever = {}  # instance -> address, of every plan there was
 
     def app(self, name):
-        w = self.w
-        a = self.O + "/apps/" + w.ok("POST", self.O + "/apps", {"name": name})["id"]
-        return a, a + "/envs/" + w.ok("POST", a + "/envs", {"name": "prod"})["id"]
+        return self.w.make_app(name)
 
     def deploy(self, app, name, n, v):
-        r = self.w.ok("POST", app[0] + "/releases", {"manifest": M % (n, v, name), "image_digest": "sha256:" + "1" * 64, "verify_image": False})
-        d = self.w.ok("POST", app[1] + "/deploys", {"release_id": r["id"]})["id"]
-        wait_for("deploy of " + name, lambda: self.w.ok("GET", app[1] + "/deploys/" + d)["status"] == "succeeded", 60)
+        self.w.deploy(*app, M % (n, v, name))
 
     def running(self):
         return sorted(i for i, s in self.w.agent.state.items() if s == "ready")
@@ -62,10 +56,8 @@ class Case:
 
     def before(self):
         w = self.w
-        w.agent.start()
         w.start_edge()
-        self.O = "/v1/orgs/" + w.ok("GET", "/v1/orgs")["items"][0]["id"]
-        wait_for("the node", lambda: [n for n in w.ok("GET", "/v1/nodes")["items"] if n["health"] == "ready"], 30)
+        self.O = w.open()
         self.kept, self.rolled = self.app("kept"), self.app("rolled")
         self.deploy(self.kept, "kept", 2, "a")
         self.deploy(self.rolled, "rolled", 1, "a")

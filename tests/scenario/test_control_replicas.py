@@ -7,9 +7,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import control_kit as kit
 from control_kit import call, case, wait_for
 
-if os.geteuid() != 0:
-    kit.skip("control replicas", "needs root")
-    sys.exit(0)
+kit.need("control replicas")
 M = """schema_version = "v1"
 [image]
 ref = "r.test:5000/h:l"
@@ -46,11 +44,8 @@ def succeeded(d, seconds=60):
 
 try:
     w.start_twin()
-    w.agent.start()
-    O = "/v1/orgs/" + w.ok("GET", "/v1/orgs")["items"][0]["id"]
-    A = O + "/apps/" + w.ok("POST", O + "/apps", {"name": "hello"})["id"]
-    E = A + "/envs/" + w.ok("POST", A + "/envs", {"name": "prod"})["id"]
-    wait_for("the node", lambda: [n for n in w.ok("GET", "/v1/nodes")["items"] if n["health"] == "ready"], 30)
+    O = w.open()
+    A, E = w.make_app("hello")
 
     @case("one holds every role; a reply is replayed by the other one")
     def _():

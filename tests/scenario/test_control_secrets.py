@@ -8,12 +8,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import control_kit as kit
 from control_kit import case, wait_for, call
 
-if os.geteuid() != 0:
-    kit.skip("control secrets", "needs root")
-    sys.exit(0)
-if not kit.program("moat-control"):
-    kit.skip("control secrets", "moat-control is not built")
-    sys.exit(0)
+kit.need("control secrets")
 
 
 def key_line(fill, state):
@@ -121,15 +116,9 @@ def ask(instance, version):
 
 
 try:
-    org = w.ok("GET", "/v1/orgs")["items"][0]
-    O = "/v1/orgs/" + org["id"]
-    w.agent.start()
     w.start_edge()
-
-    def make_env(app, env="prod"):
-        a = w.ok("POST", O + "/apps", {"name": app})["id"]
-        e = w.ok("POST", O + "/apps/%s/envs" % a, {"name": env})["id"]
-        return O + "/apps/" + a, O + "/apps/%s/envs/%s" % (a, e)
+    O = w.open()
+    make_env = w.make_app
 
     def release(A, text, digest="sha256:" + "1" * 64):
         return w.ok("POST", A + "/releases", {"manifest": text, "image_digest": digest, "verify_image": False})["id"]
@@ -199,7 +188,7 @@ try:
     def _():
         o2 = w.ok("POST", "/v1/orgs", {"name": "other-org"})["id"]
         for path in (S, S + "/versions"):
-            assert w.q("GET", path.replace(org["id"], o2)).status == 404
+            assert w.q("GET", path.replace(O.split("/")[-1], o2)).status == 404
         sp = w.ok("POST", O + "/service-principals", {"name": "reader", "scopes": ["secrets:read-metadata"]})
         t = call(w.api, "POST", "/v1/auth/token", {"grant_type": "client_credentials", "client_id": sp["client_id"], "client_secret": sp["client_secret"]}).json["access_token"]
         h = {"Authorization": "Bearer " + t}

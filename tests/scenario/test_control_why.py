@@ -6,9 +6,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import control_kit as kit
 from control_kit import case, wait_for
 
-if os.geteuid() != 0:
-    kit.skip("control why", "needs root")
-    sys.exit(0)
+kit.need("control why")
 M = """schema_version = "v1"
 [image]
 ref = "r.test:5000/h:l"
@@ -21,18 +19,13 @@ w = kit.World()
 
 
 def deployed(name, process):
-    a = O + "/apps/" + w.ok("POST", O + "/apps", {"name": name})["id"]
-    e = a + "/envs/" + w.ok("POST", a + "/envs", {"name": "prod"})["id"]
-    r = w.ok("POST", a + "/releases", {"manifest": M % (process, process), "image_digest": "sha256:" + "1" * 64, "verify_image": False})
-    d = w.ok("POST", e + "/deploys", {"release_id": r["id"]})["id"]
-    wait_for("success", lambda: w.ok("GET", e + "/deploys/" + d)["status"] == "succeeded", 60)
-    return e, r["id"], d, w.ok("GET", e + "/instances")["items"][0]["id"]
+    a, e = w.make_app(name)
+    r, d = w.deploy(a, e, M % (process, process))
+    return e, r, d, w.ok("GET", e + "/instances")["items"][0]["id"]
 
 
 try:
-    w.agent.start()
-    O = "/v1/orgs/" + w.ok("GET", "/v1/orgs")["items"][0]["id"]
-    wait_for("the node", lambda: [n for n in w.ok("GET", "/v1/nodes")["items"] if n["health"] == "ready"], 30)
+    w.open()
     one, two = deployed("one", "web"), deployed("two", "worker")
 
     @case("an instance is explained from its release to its readiness, in order")

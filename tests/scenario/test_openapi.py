@@ -8,12 +8,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import control_kit as kit
 from control_kit import call, case, wait_for
 
-if os.geteuid() != 0:
-    kit.skip("openapi", "needs root")
-    sys.exit(0)
-if not kit.program("moat-control"):
-    kit.skip("openapi", "moat-control is not built")
-    sys.exit(0)
+kit.need("openapi")
 try:
     import jsonschema
 except ImportError:
