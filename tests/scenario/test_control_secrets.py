@@ -376,7 +376,7 @@ try:
         env = E3.rsplit("/", 1)[1]
         assert w.pg.sql("SELECT count(*) FROM moat.secret_versions JOIN moat.secret_material USING (version_id) WHERE env_id = '%s'" % env).strip() == "20"
         w.ok("DELETE", E3 + "?cascade=true")
-        ev = w.ok("GET", O + "/events?event_type=secret_bundle.deleted")["items"]
+        ev = wait_for("the event", lambda: w.ok("GET", O + "/events?event_type=secret_bundle.deleted")["items"])
         assert len(ev) == 1 and ev[0]["env_id"] == env, ev
 
     @case("views are the same when made again from the log")

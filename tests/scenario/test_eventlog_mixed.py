@@ -4,7 +4,8 @@
 either is killed (kill -9) and the database stopped at once (SIGQUIT to the postmaster) at random points. Afterwards the log is gap-free
 and its chain whole, numbers of aggregates have no gaps, every view equals a rebuild, every acknowledged command is there with the id it
 was given, and no command is half there. About 40 s, or until MOAT_MIXED_COMMANDS commands were acknowledged (100000 by hand);
-MOAT_SEED repeats a run."""
+MOAT_SEED repeats a run.
+COST 40 s, 22 s of processor."""
 import http.client, json, os, random, shutil, signal, subprocess, sys, tempfile, threading, time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from control_kit import call, program
