@@ -8,7 +8,9 @@
 #include "agent/drift.h"
 #include "agent/exec.h"
 #include "agent/instance/inst.h"
+#include "agent/mesh/mesh.h"
 #include "agent/net/tap.h"
+#include "agent/netdrift.h"
 #include "agent/netstate.h"
 #include "agent/report.h"
 #include "agent/secrets.h"
@@ -355,6 +357,7 @@ void mt_agent_plan(struct mt_agent *a, struct mt_plan *p, const char *text, size
         count_absence(a);
     }
     keep_images(a);
+    mt_mesh_plan(a->mesh, p);
     mt_netstate_plan(a, p);
     if (bundle && text && p->node_config.kernel_version && strcmp(p->node_config.kernel_version, a->bundle.version) != 0)
         mt_agent_find_bundle(a);
@@ -492,6 +495,8 @@ static void on_quit_tick(struct mt_source *s, void *arg)
         a->exit_value = 1;
     } else {
         mt_drift_clean_all(a);
+        if (mt_mesh_remove(a->mesh, &err) < 0)
+            mt_log(MT_WARN, "mesh.not_removed", KV_ERR(&err));
         if (mt_netstate_restore(a, &err) < 0)
             a->exit_value = 1;
     }
@@ -696,7 +701,9 @@ static int open_all(struct mt_agent *a, struct mt_err *err)
     a->report = mt_report_new(a, err);
     a->exec = mt_exec_relays_new(a, err);
     a->admin = a->exec ? mt_admin_new(a, err) : NULL;
-    if (!a->report || !a->admin)
+    a->mesh = mt_mesh_new(a, err);
+    a->netdrift = mt_netdrift_new(a, err);
+    if (!a->report || !a->admin || !a->mesh || !a->netdrift)
         return -(int)(err->code ? err->code : MT_E_IO);
     remember_all(a);
     load_plan(a);
@@ -733,6 +740,9 @@ static void close_all(struct mt_agent *a)
     /* running steps finish and record themselves; what they would have told the loop is found by the next start */
     mt_pool_free(a->pulls);
     mt_pool_free(a->steps);
+    mt_netdrift_free(a->netdrift);
+    mt_mesh_free(a->mesh);
+    json_decref(a->net_section);
     mt_report_free(a->report);
     mt_image_store_close(a->images);
     if (a->secrets) /* after the planned end nothing is in use; else the VMs go on and so do their secrets */

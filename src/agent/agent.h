@@ -27,6 +27,8 @@ struct mt_report;
 struct mt_control;
 struct mt_admin;
 struct mt_exec_relays;
+struct mt_mesh;
+struct mt_netdrift;
 
 /** The kernel and init that new boots use. */
 struct mt_bundle {
@@ -72,7 +74,10 @@ struct mt_agent {
     uint64_t plans_stale, plans_rejected;
     char plan_rejected[240]; /* last reason, "" when the last plan was fine */
     struct mt_node_net net;
+    uint32_t mesh_mtu; /* what the mesh runs with, bytes; 0: not known */
+    json_t *net_section; /* `network` of the plan that `net` is of */
     bool fw_loading, fw_again, fw_loaded;
+    int64_t tampered_ns; /* when somebody else changed the firewall last, 0: never */
 
     bool stop_all; /* `op: stop-all`: everything ends, then the process */
     int64_t stop_deadline_ns;
@@ -85,6 +90,8 @@ struct mt_agent {
     struct mt_admin *admin;
     struct mt_exec_relays *exec;
     struct mt_secret_store *secrets; /* own lock */
+    struct mt_mesh *mesh;
+    struct mt_netdrift *netdrift;
     uid_t control_uid, edge_uid;
     gid_t control_gid;
     uid_t worker_uid;

@@ -4,6 +4,7 @@
 
 #include "base/assert.h"
 #include "base/cleanup.h"
+#include "base/num.h"
 #include "base/str.h"
 #include "model/ids.h"
 #include "os/sock.h"
@@ -34,6 +35,8 @@ static const struct mt_conf_key keys[] = {
     {"overlay_ipv6", MT_CONF_STRING, AT(overlay_ipv6), 2, 45, MT_CONF_NONE, "address", "the node's overlay address until a plan names it"},
     {"vmm", MT_CONF_STRING, AT(vmm), 1, 16, "auto", "", "auto, firecracker or qemu"},
     {"host_firewall", MT_CONF_STRING, AT(host_firewall), 1, 8, "full", "", "taps: only traffic of own taps is filtered; full: the host's input too"},
+    {"firewall_open", MT_CONF_STRINGS, AT(firewall_open), 0, 32, "22", "port", "with host_firewall = full: TCP ports of this host that stay open to the world, as \"22\" or an edge's \"443\""},
+    {"drift_seconds", MT_CONF_U64, AT(drift_seconds), 5, 300, "30", "s", "time between looks for what somebody else changed in firewall and mesh"},
     {"egress_mode", MT_CONF_STRING, AT(egress_mode), 0, 8, "", "", "none, routed or nat66; empty: as the plan says"},
     {"resolver", MT_CONF_STRING, AT(resolver), 0, 45, "", "address", "name server given to guests; empty: as the plan says"},
     {"serial", MT_CONF_BOOL, AT(serial), 0, 1, "true", "", "keep the guest's serial console for diagnosis"},
@@ -47,6 +50,8 @@ static const struct mt_conf_key keys[] = {
     {"programs.firecracker", MT_CONF_STRING, AT(firecracker_path), 1, 255, "/usr/lib/moat/firecracker", "path", "Firecracker"},
     {"programs.jailer", MT_CONF_STRING, AT(jailer_path), 1, 255, "/usr/lib/moat/jailer", "path", "its jailer, of the same version"},
     {"programs.nft", MT_CONF_STRING, AT(nft_path), 1, 255, "/usr/sbin/nft", "path", "nftables"},
+    {"programs.wg", MT_CONF_STRING, AT(wg_path), 1, 255, "/usr/bin/wg", "path", "wireguard-tools"},
+    {"programs.wireguard_go", MT_CONF_STRING, AT(wireguard_go_path), 1, 255, "/usr/bin/wireguard-go", "path", "WireGuard where the kernel has none"},
     {"programs.mkfs", MT_CONF_STRING, AT(mkfs_path), 1, 255, "/usr/sbin/mkfs.ext4", "path", "e2fsprogs"},
     {"reserve.memory_bytes", MT_CONF_U64, AT(reserve_memory_bytes), 0, UINT64_MAX, "0", "bytes", "kept from VMs; 0: max(1 GiB, 6 %) + max(512 MiB, 2 %)"},
     {"reserve.overhead_mib", MT_CONF_U64, AT(overhead_mib), 0, 256, "0", "MiB", "added to each VM's memory; 0: 64, QEMU 96"},
@@ -122,6 +127,11 @@ static int check(struct mt_agent_conf *c, struct mt_err *err)
         return MT_FAIL(err, MT_E_INVALID, "resolver '%s' is not an IPv6 address", c->resolver);
     if (c->overlay_ipv6 && inet_pton(AF_INET6, c->overlay_ipv6, &a) != 1)
         return MT_FAIL(err, MT_E_INVALID, "overlay_ipv6 '%s' is not an IPv6 address", c->overlay_ipv6);
+    for (size_t i = 0; i < c->firewall_open.n; i++) {
+        uint64_t port;
+        if (mt_parse_u64(c->firewall_open.v[i], 1, 65535, &port, err) < 0)
+            return mt_err_wrap(err, "firewall_open");
+    }
     const char *socks[] = {c->control_socket, c->admin_socket};
     for (size_t i = 0; i < 2; i++) {
         if (strlen(socks[i]) > MT_UNIX_PATH_MAX)

@@ -24,6 +24,8 @@ struct mt_agent_conf {
     /* choices */
     char *vmm;           /* auto, firecracker, qemu */
     char *host_firewall; /* taps, full */
+    struct mt_conf_list firewall_open; /* full: TCP ports that stay open to the world */
+    uint64_t drift_seconds;
     char *egress_mode;   /* "" = as the plan says; none, routed, nat66 */
     char *resolver;      /* "" = as the plan says */
     bool serial;
@@ -31,7 +33,7 @@ struct mt_agent_conf {
     char *log_level;
     char *cgroup_parent; /* below each controller's root */
     /* programs */
-    char *qemu_path, *firecracker_path, *jailer_path, *nft_path, *mkfs_path;
+    char *qemu_path, *firecracker_path, *jailer_path, *nft_path, *mkfs_path, *wg_path, *wireguard_go_path;
     /* sizes */
     uint64_t reserve_memory_bytes; /* 0: the formula of scheduling-and-operations.md §1.1 */
     uint64_t patience;             /* factor on the time limits of VMM and guest */

@@ -35,6 +35,7 @@ struct mt_control {
     /* under lock */
     bool quit;
     char *status, *beat; /* bodies waiting to be sent, owned */
+    struct note *note;   /* another document waiting to be sent, owned */
     uint64_t after, epoch;
     bool have_after;
     unsigned welcomes; /* times that a heartbeat was taken after one was not: the plan is worth asking for at once */
@@ -97,6 +98,31 @@ static void on_answer(void *arg)
     if (an->was_away && !an->status)
         mt_report_resync(an->c->a->report); /* it may have lost what it knew: tell all again */
     free(an);
+}
+
+struct note {
+    struct mt_control *c;
+    const char *target; /* static */
+    char *body;
+    mt_control_answer_fn *fn;
+    void *arg;
+    int http;
+    char detail[240];
+};
+
+static void note_free(struct note *n)
+{
+    if (!n)
+        return;
+    free(n->body);
+    free(n);
+}
+
+static void on_note(void *arg)
+{
+    struct note *n = arg;
+    n->fn(n->arg, n->http, n->detail);
+    note_free(n);
 }
 
 /* ---- threads ----------------------------------------------------------------------------- */
@@ -245,6 +271,25 @@ static bool post(struct mt_control *c, bool status, char *body, bool was_away)
     return ok;
 }
 
+static void post_note(struct mt_control *c, struct note *n)
+{
+    struct mt_err err = {0};
+    struct mt_http_reply reply;
+    struct mt_http_header header = {"X-Moat-Agent-Version", MOAT_VERSION};
+    struct mt_http_request rq = {.method = "POST", .target = n->target, .headers = &header, .header_count = 1, .body = n->body,
+                                 .body_len = strlen(n->body), .timeout_ms = POST_TIMEOUT_MS};
+    int rc = mt_http_do(c->post_client, &rq, ANSWER_MAX, &reply, &err);
+    if (rc < 0) {
+        (void)snprintf(n->detail, sizeof n->detail, "%s", err.msg);
+    } else {
+        n->http = reply.status;
+        (void)mt_printable((const char *)reply.body.p, reply.body.len, n->detail, sizeof n->detail);
+        mt_http_reply_done(&reply);
+    }
+    if (mt_loop_post(c->a->loop, on_note, n) < 0)
+        note_free(n);
+}
+
 static void *post_main(void *arg)
 {
     struct mt_control *c = arg;
@@ -252,18 +297,22 @@ static void *post_main(void *arg)
 
     for (;;) {
         (void)pthread_mutex_lock(&c->lock);
-        while (!c->quit && !c->status && !c->beat)
+        while (!c->quit && !c->status && !c->beat && !c->note)
             (void)pthread_cond_wait(&c->wake, &c->lock);
         bool quit = c->quit;
         char *status = MT_TAKE(c->status), *beat = MT_TAKE(c->beat);
+        struct note *note = MT_TAKE(c->note);
         (void)pthread_mutex_unlock(&c->lock);
         if (quit) {
             free(status);
             free(beat);
+            note_free(note);
             return NULL;
         }
         if (status)
             (void)post(c, true, status, false);
+        if (note)
+            post_note(c, note);
         if (!beat)
             continue;
         bool was_away = away;
@@ -307,6 +356,32 @@ int mt_control_status(struct mt_control *c, char *body)
     if (!taken)
         free(body);
     return taken ? 0 : -MT_E_CONFLICT;
+}
+
+int mt_control_post(struct mt_control *c, const char *target, json_t *body, mt_control_answer_fn *fn, void *arg, struct mt_err *err)
+{
+    mt_auto_buf struct mt_buf text = MT_BUF_INIT(65536);
+    struct note *n = body && c ? calloc(1, sizeof *n) : NULL;
+    int rc = n ? mt_json_dump(body, &text, err) : MT_FAIL(err, MT_E_NOMEM, "out of memory");
+
+    json_decref(body);
+    if (rc == 0 && !(n->body = mt_buf_take(&text)))
+        rc = MT_FAIL(err, MT_E_NOMEM, "out of memory");
+    if (rc == 0) {
+        n->c = c;
+        n->target = target;
+        n->fn = fn;
+        n->arg = arg;
+        (void)pthread_mutex_lock(&c->lock);
+        if (c->note)
+            rc = MT_FAIL(err, MT_E_CONFLICT, "another request to the control plane waits");
+        else
+            c->note = MT_TAKE(n);
+        (void)pthread_cond_broadcast(&c->wake);
+        (void)pthread_mutex_unlock(&c->lock);
+    }
+    note_free(n);
+    return rc;
 }
 
 void mt_control_applied(struct mt_control *c, uint64_t epoch, uint64_t cursor, bool any)
@@ -394,6 +469,7 @@ void mt_control_free(struct mt_control *c)
     mt_http_client_free(c->post_client);
     free(c->status);
     free(c->beat);
+    note_free(c->note);
     (void)pthread_cond_destroy(&c->wake);
     (void)pthread_mutex_destroy(&c->lock);
     free(c);

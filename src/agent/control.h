@@ -19,6 +19,10 @@ void mt_control_free(struct mt_control *c);
 int mt_control_status(struct mt_control *c, char *body);
 /** Tell the poller what is applied, so that it asks for newer. Loop thread. */
 void mt_control_applied(struct mt_control *c, uint64_t epoch, uint64_t cursor, bool any);
+/** Called on the loop's thread with the HTTP status, 0 when there was no answer. @detail is "" or the answer's text. */
+typedef void mt_control_answer_fn(void *arg, int status, const char *detail);
+/** Send one small document; a reference of @body passes (NULL: out of memory). -MT_E_CONFLICT while another one waits. */
+int mt_control_post(struct mt_control *c, const char *target, json_t *body, mt_control_answer_fn *fn, void *arg, struct mt_err *err);
 /** Something a heartbeat tells has changed: send one now. */
 void mt_control_beat_now(struct mt_control *c);
 /** True while the last exchange worked. */

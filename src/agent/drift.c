@@ -5,7 +5,6 @@
 #include "agent/instance/inst.h"
 #include "agent/logstore.h"
 #include "agent/net/tap.h"
-#include "agent/netstate.h"
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/str.h"
@@ -28,7 +27,6 @@ struct drift_job {
     struct mt_vmm *vmm;
     char **scratch; /* names, each owned */
     size_t scratch_n;
-    bool table;
     bool retain;
     /* repairs, filled by the loop before listing */
     struct mt_tap *repair;
@@ -101,7 +99,6 @@ static void list_work(void *arg)
         if (mt_tap_repair(&j->repair[i], &err) < 0 && err.code != MT_E_NOT_FOUND)
             mt_log(MT_WARN, "drift.repair_failed", KV("slot", j->repair[i].slot), KV_ERR(&err));
     }
-    j->table = mt_fw_present(j->a->fw);
     list_all(j);
     struct mt_image_gc_report gc;
     if (mt_image_gc(j->a->images, mt_clock_wall_us() / 1000000, &gc, &err) < 0)
@@ -236,12 +233,6 @@ static void list_done(void *arg)
     struct drift_job *j = arg;
     struct mt_agent *a = j->a;
 
-    if (!j->table && a->plan && !a->stop_all) {
-        if (a->fw_loaded)
-            mt_log(MT_WARN, "drift.table_missing");
-        a->fw_loaded = false;
-        mt_netstate_load(a);
-    }
     /* without a plan nothing is known about what should be here: kill nothing (runtime.md §5, state directory lost) */
     if (!a->plan || a->quitting || strike(j) == 0 || mt_pool_submit(a->steps, remove_work, remove_done, j, NULL) < 0)
         job_free(j);

@@ -5,10 +5,14 @@
 #include "agent/control.h"
 #include "agent/instance/inst.h"
 #include "agent/instance/state.h"
+#include "agent/mesh/mesh.h"
 #include "agent/net/tap.h"
+#include "base/assert.h"
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "base/num.h"
 #include "base/str.h"
+#include "model/mesh.h"
 
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -16,16 +20,18 @@
 #define MTU_DEFAULT 1420
 #define HOST_JSON_MAX 65536
 #define ADDRS_MAX 256
+#define UNDERLAY_MAX 1024
 #define FORWARDING "/proc/sys/net/ipv6/conf/all/forwarding"
 
 struct net_job {
     struct mt_agent *a;
     struct mt_fw_conf fw;
-    const char *edges[ADDRS_MAX + 1], *gateways[ADDRS_MAX + 1];
-    char *texts[2 * ADDRS_MAX];
+    const char *edges[ADDRS_MAX + 1], *gateways[ADDRS_MAX + 1], *underlay[UNDERLAY_MAX + 1];
+    char *texts[2 * ADDRS_MAX + UNDERLAY_MAX];
     size_t texts_n;
     struct mt_node_net net;
     bool forward;
+    bool in_mesh; /* the overlay address is on the mesh's device (ruling R29) */
     int rc;
     struct mt_err err;
 };
@@ -74,6 +80,14 @@ static int remember(const struct mt_agent *a, const char *key, const char *value
     }
     json_decref(doc);
     return rc;
+}
+
+static bool remembered(const struct mt_agent *a, const char *key)
+{
+    json_t *doc = host_load(a);
+    bool yes = json_object_get(doc, key) != NULL;
+    json_decref(doc);
+    return yes;
 }
 
 /* ---- applying ---------------------------------------------------------------------------- */
@@ -139,7 +153,13 @@ static int apply(struct net_job *j)
     char text[64];
     bool there = false;
 
-    if (j->net.has_node) {
+    if (j->net.has_node && j->in_mesh) {
+        char addr[INET6_ADDRSTRLEN];
+        (void)inet_ntop(AF_INET6, &j->net.node, addr, sizeof addr);
+        (void)snprintf(text, sizeof text, "lo %s", addr);
+        if (remembered(a, text) && mt_node_addr_del(&j->net.node, &j->err) < 0)
+            return -1;
+    } else if (j->net.has_node) {
         char addr[INET6_ADDRSTRLEN];
         (void)inet_ntop(AF_INET6, &j->net.node, addr, sizeof addr);
         (void)snprintf(text, sizeof text, "lo %s", addr);
@@ -215,6 +235,36 @@ static void copy_addrs(struct net_job *j, const struct mt_strings *from, const c
     }
 }
 
+/* IPv6 addresses of the other nodes outside the mesh; IPv4 ones are out of a VM's reach anyway. */
+static void copy_underlay(struct net_job *j, const struct mt_plan_network *n)
+{
+    char text[INET6_ADDRSTRLEN];
+    size_t count = 0;
+    for (size_t i = 0; i < n->n_peers; i++) {
+        for (size_t k = 0; k < n->peers[i].endpoints.n && count < UNDERLAY_MAX; k++) {
+            struct sockaddr_storage ss;
+            socklen_t len;
+            if (mt_mesh_endpoint_parse(n->peers[i].endpoints.v[k], &ss, &len, NULL) < 0 || ss.ss_family != AF_INET6)
+                continue;
+            (void)inet_ntop(AF_INET6, &((struct sockaddr_in6 *)&ss)->sin6_addr, text, sizeof text);
+            char *copy = mt_strndup(text, strlen(text));
+            if (!copy)
+                return;
+            j->texts[j->texts_n++] = copy;
+            j->underlay[count++] = copy;
+        }
+    }
+}
+
+static void open_ports(const struct mt_agent *a, struct mt_fw_conf *fw)
+{
+    uint64_t port;
+    for (size_t i = 0; i < a->conf.firewall_open.n && fw->open_count < MT_ARRAY_LEN(fw->open); i++) {
+        if (mt_parse_u64(a->conf.firewall_open.v[i], 1, 65535, &port, NULL) == 0)
+            fw->open[fw->open_count++] = (uint16_t)port;
+    }
+}
+
 void mt_netstate_load(struct mt_agent *a)
 {
     const struct mt_plan *p = a->plan;
@@ -240,12 +290,18 @@ void mt_netstate_load(struct mt_agent *a)
     (void)snprintf(j->fw.resolver, sizeof j->fw.resolver, "%s", a->conf.resolver);
     copy_addrs(j, &n->edges, j->edges);
     copy_addrs(j, &n->gateways, j->gateways);
+    copy_underlay(j, n);
+    j->fw.underlay = j->underlay;
+    j->fw.mesh_port = n->mesh.present ? (uint16_t)n->mesh.listen_port : 0;
+    open_ports(a, &j->fw);
     j->fw.edges = j->edges;
     j->fw.gateways = j->gateways;
     j->fw.uids[j->fw.uid_count++] = geteuid();
     if (a->edge_uid != (uid_t)-1 && a->edge_uid != geteuid())
         j->fw.uids[j->fw.uid_count++] = a->edge_uid;
-    j->forward = strcmp(egress, "none") != 0;
+    j->in_mesh = mt_mesh_has_device(a->mesh);
+    /* packets between the mesh and the taps are forwarded whether or not guests may go out */
+    j->forward = strcmp(egress, "none") != 0 || j->in_mesh;
     a->fw_loading = true;
     if (mt_pool_submit(a->steps, net_work, net_done, j, NULL) < 0) {
         a->fw_loading = false;
@@ -261,6 +317,12 @@ void mt_netstate_plan(struct mt_agent *a, const struct mt_plan *plan)
     struct mt_err err = {0};
     uint8_t plen;
 
+    if (a->net_section && a->fw_loaded && json_equal(a->net_section, json_object_get(plan->doc, "network")))
+        return; /* nothing of the network changed, and the check looks after the rest */
+    json_decref(a->net_section);
+    a->net_section = json_incref(json_object_get(plan->doc, "network"));
+    if (a->mesh_mtu && a->mesh_mtu < net.mtu)
+        net.mtu = a->mesh_mtu;
     const char *own = n->overlay_ipv6 ? n->overlay_ipv6 : a->conf.overlay_ipv6;
     if (own)
         net.has_node = mt_net_parse6(own, false, &net.node, &plen, &err) == 0;
@@ -272,6 +334,13 @@ void mt_netstate_plan(struct mt_agent *a, const struct mt_plan *plan)
         mt_log(MT_WARN, "network.bad_address", KV_ERR(&err));
     a->net = net;
     mt_netstate_load(a);
+}
+
+void mt_netstate_mtu(struct mt_agent *a, uint32_t mtu)
+{
+    uint32_t wish = a->plan && a->plan->network.mtu ? a->plan->network.mtu : MTU_DEFAULT;
+    a->mesh_mtu = mtu;
+    a->net.mtu = mtu && mtu < wish ? mtu : wish;
 }
 
 /* ---- leaving the host as it was ---------------------------------------------------------- */

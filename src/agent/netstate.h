@@ -13,5 +13,7 @@
 void mt_netstate_plan(struct mt_agent *a, const struct mt_plan *plan);
 /** Load (again) what the last plan said; `fw_loaded` tells when it is done. */
 void mt_netstate_load(struct mt_agent *a);
+/** The mesh runs with this MTU (bytes): taps follow at the next look, guests at their next boot. */
+void mt_netstate_mtu(struct mt_agent *a, uint32_t mtu);
 /** Put everything back: blocking, for the planned end, after the last VM is gone. */
 int mt_netstate_restore(struct mt_agent *a, struct mt_err *err);

@@ -5,6 +5,7 @@
 #include "agent/control.h"
 #include "agent/describe.h"
 #include "agent/instance/inst.h"
+#include "agent/mesh/mesh.h"
 #include "base/assert.h"
 #include "base/cleanup.h"
 #include "base/log.h"
@@ -12,6 +13,7 @@
 
 #include <sys/statvfs.h>
 
+#define TAMPERED_SHOWN_NS (INT64_C(600) * 1000000000)
 #define COALESCE_MS 100
 #define RETRY_FIRST_MS 250
 #define RETRY_MAX_MS 5000
@@ -280,6 +282,7 @@ size_t mt_report_conditions(struct mt_agent *a, const char **ret, size_t max)
         {!a->bundle.version[0], "no_boot_bundle"},
         {a->plan_rejected[0] != '\0', "plan_rejected"},
         {a->plan && !a->fw_loaded, "firewall_not_loaded"},
+        {a->tampered_ns && mt_loop_now(a->loop) - a->tampered_ns < TAMPERED_SHOWN_NS, "firewall_tampered"},
         {any_stuck(a), "vm_stuck"},
         {a->stop_all, "stopping"},
     };
@@ -288,7 +291,7 @@ size_t mt_report_conditions(struct mt_agent *a, const char **ret, size_t max)
         if (all[i].on)
             ret[n++] = all[i].word;
     }
-    return n;
+    return n + mt_mesh_conditions(a->mesh, ret + n, max - n);
 }
 
 static uint64_t scratch_total(const struct mt_agent *a)
@@ -343,7 +346,8 @@ char *mt_report_heartbeat(struct mt_agent *a)
         h.image_cache_bytes = usage.rootdisk_bytes + usage.blob_bytes;
         h.disk_pressure = usage.disk_pressure;
     }
-    mt_auto_json json_t *doc = NULL;
+    mt_auto_json json_t *doc = NULL, *mesh = mt_mesh_report(a->mesh);
+    h.mesh = mesh;
     mt_auto_buf struct mt_buf body = MT_BUF_INIT(1U << 20);
     if (mt_heartbeat_encode(&h, &doc, NULL) < 0 || mt_json_dump(doc, &body, NULL) < 0)
         return NULL;

@@ -217,14 +217,11 @@ static int dec_peers(const json_t *o, struct mt_plan_network *n, struct mt_err *
     return 0;
 }
 
-static int dec_network(const json_t *plan, struct mt_plan_network *n, struct mt_err *err)
+static int dec_network_fields(json_t *o, struct mt_plan_network *n, struct mt_err *err)
 {
     uint64_t mtu;
-    json_t *o;
     int rc;
 
-    if ((rc = mt_json_get_object(plan, "network", &o, err)) < 0)
-        return rc;
     if ((rc = mt_json_opt_u64(o, "mtu", 1280, 9000, 1420, &mtu, err)) < 0 ||
         (rc = mt_json_get_str(o, "cluster_prefix", 64, &n->cluster_prefix, err)) < 0 ||
         (rc = mt_json_get_str(o, "overlay_ipv6", 45, &n->overlay_ipv6, err)) < 0 ||
@@ -244,6 +241,28 @@ static int dec_network(const json_t *plan, struct mt_plan_network *n, struct mt_
         return MT_FAIL(err, MT_E_INVALID, "network: 'instance_prefix' is not an IPv6 /80");
     if (!MT_STREQ(n->egress_mode, "none") && !MT_STREQ(n->egress_mode, "routed") && !MT_STREQ(n->egress_mode, "nat66"))
         return MT_FAIL(err, MT_E_INVALID, "network: 'egress_mode' is not none, routed or nat66");
+    return 0;
+}
+
+static int dec_network(const json_t *plan, struct mt_plan_network *n, struct mt_err *err)
+{
+    json_t *o;
+    int rc = mt_json_get_object(plan, "network", &o, err);
+
+    return rc < 0 ? rc : dec_network_fields(o, n, err);
+}
+
+int mt_plan_network_decode(json_t *network, struct mt_plan_network *ret, struct mt_err *err)
+{
+    struct mt_err own = {0};
+    struct mt_plan_network n = {0};
+    int rc = json_is_object(network) ? dec_network_fields(network, &n, err ? err : &own)
+                                     : MT_FAIL(err, MT_E_INVALID, "network: not an object");
+    if (rc < 0) {
+        mt_plan_network_done(&n);
+        return rc;
+    }
+    *ret = n;
     return 0;
 }
 
@@ -345,6 +364,20 @@ int mt_plan_parse(const char *text, size_t len, struct mt_plan **ret, struct mt_
     return rc < 0 ? rc : mt_plan_decode(json, ret, err);
 }
 
+void mt_plan_network_done(struct mt_plan_network *n)
+{
+    mt_strings_done(&n->dns);
+    mt_strings_done(&n->edges);
+    mt_strings_done(&n->gateways);
+    for (size_t i = 0; i < n->n_peers; i++) {
+        mt_strings_done(&n->peers[i].endpoints);
+        mt_strings_done(&n->peers[i].allowed_ips);
+        mt_strings_done(&n->peers[i].roles);
+    }
+    free(n->peers);
+    *n = (struct mt_plan_network){0};
+}
+
 void mt_plan_free(struct mt_plan *p)
 {
     if (!p)
@@ -352,15 +385,7 @@ void mt_plan_free(struct mt_plan *p)
     for (size_t i = 0; i < p->n_instances; i++)
         mt_workload_free(p->instances[i].workload);
     free(p->instances);
-    mt_strings_done(&p->network.dns);
-    mt_strings_done(&p->network.edges);
-    mt_strings_done(&p->network.gateways);
-    for (size_t i = 0; i < p->network.n_peers; i++) {
-        mt_strings_done(&p->network.peers[i].endpoints);
-        mt_strings_done(&p->network.peers[i].allowed_ips);
-        mt_strings_done(&p->network.peers[i].roles);
-    }
-    free(p->network.peers);
+    mt_plan_network_done(&p->network);
     json_decref(p->doc);
     free(p);
 }

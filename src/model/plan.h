@@ -133,6 +133,10 @@ struct mt_plan {
  */
 int mt_plan_decode(json_t *json, struct mt_plan **ret, struct mt_err *err);
 
+/** Decode the `network` object alone, as an agent keeps it. Borrows from @network; release with mt_plan_network_done. */
+int mt_plan_network_decode(json_t *network, struct mt_plan_network *ret, struct mt_err *err);
+void mt_plan_network_done(struct mt_plan_network *n);
+
 /** Parse text (bounded, duplicate keys refused) and decode it. */
 int mt_plan_parse(const char *text, size_t len, struct mt_plan **ret, struct mt_err *err);
 

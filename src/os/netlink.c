@@ -11,6 +11,7 @@
 #include <linux/neighbour.h>
 #include <linux/rtnetlink.h>
 #include <net/if.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -128,6 +129,68 @@ int mt_nl_link_index(struct mt_nl *nl, const char *name, unsigned *ret_index, st
         return MT_FAIL_ERRNO(err, MT_E_IO, "look up link '%s'", name);
     }
     *ret_index = f.index;
+    return 0;
+}
+
+int mt_nl_link_add(struct mt_nl *nl, const char *name, const char *kind, struct mt_err *err)
+{
+    if (strlen(name) >= IFNAMSIZ)
+        return MT_FAIL(err, MT_E_INVALID, "link name '%s' is longer than %d bytes", name, IFNAMSIZ - 1);
+    struct nlmsghdr *h = begin(nl, RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL);
+    struct ifinfomsg *ifi = mnl_nlmsg_put_extra_header(h, sizeof *ifi);
+    ifi->ifi_family = AF_UNSPEC;
+    mnl_attr_put_strz(h, IFLA_IFNAME, name);
+    struct nlattr *info = mnl_attr_nest_start(h, IFLA_LINKINFO);
+    mnl_attr_put_strz(h, IFLA_INFO_KIND, kind);
+    mnl_attr_nest_end(h, info);
+    if (talk(nl, h, NULL, NULL) < 0 && errno != EEXIST)
+        return MT_FAIL_ERRNO(err, errno == EOPNOTSUPP ? MT_E_UNAVAILABLE : MT_E_IO, "make a link of kind '%s'", kind);
+    return 0;
+}
+
+static void read_kind(const struct nlattr *info, struct mt_nl_link_info *ret)
+{
+    const struct nlattr *a;
+    const char *tail = (const char *)info + mnl_attr_get_len(info);
+    for (a = mnl_attr_get_payload(info); mnl_attr_ok(a, (int)(tail - (const char *)a)); a = mnl_attr_next(a)) {
+        if (mnl_attr_get_type(a) == IFLA_INFO_KIND && mnl_attr_validate(a, MNL_TYPE_NUL_STRING) >= 0)
+            (void)snprintf(ret->kind, sizeof ret->kind, "%s", mnl_attr_get_str(a));
+    }
+}
+
+static int on_link_info(const struct nlmsghdr *h, void *arg)
+{
+    struct mt_nl_link_info *ret = arg;
+    const struct nlattr *a;
+    if (h->nlmsg_type != RTM_NEWLINK)
+        return MNL_CB_OK;
+    const struct ifinfomsg *ifi = mnl_nlmsg_get_payload(h);
+    ret->index = (unsigned)ifi->ifi_index;
+    ret->up = (ifi->ifi_flags & IFF_UP) != 0;
+    EACH_ATTR(a, h, sizeof *ifi) {
+        if (mnl_attr_get_type(a) == IFLA_MTU && mnl_attr_get_payload_len(a) == sizeof(uint32_t))
+            ret->mtu = mnl_attr_get_u32(a);
+        else if (mnl_attr_get_type(a) == IFLA_LINKINFO)
+            read_kind(a, ret);
+    }
+    return MNL_CB_OK;
+}
+
+int mt_nl_link_get(struct mt_nl *nl, const char *name, struct mt_nl_link_info *ret, struct mt_err *err)
+{
+    struct mt_nl_link_info info = {0};
+    if (strlen(name) >= IFNAMSIZ)
+        return MT_FAIL(err, MT_E_INVALID, "link name '%s' is longer than %d bytes", name, IFNAMSIZ - 1);
+    struct nlmsghdr *h = begin(nl, RTM_GETLINK, NLM_F_ACK);
+    struct ifinfomsg *ifi = mnl_nlmsg_put_extra_header(h, sizeof *ifi);
+    ifi->ifi_family = AF_UNSPEC;
+    mnl_attr_put_strz(h, IFLA_IFNAME, name);
+    if (talk(nl, h, on_link_info, &info) < 0) {
+        if (errno == ENODEV)
+            return MT_FAIL(err, MT_E_NOT_FOUND, "no link '%s'", name);
+        return MT_FAIL_ERRNO(err, MT_E_IO, "look up link '%s'", name);
+    }
+    *ret = info;
     return 0;
 }
 
@@ -253,6 +316,8 @@ static struct nlmsghdr *route_msg(struct mt_nl *nl, uint16_t type, uint16_t flag
     mnl_attr_put(h, RTA_DST, sizeof r->dst, &r->dst);
     if (r->oif)
         mnl_attr_put_u32(h, RTA_OIF, r->oif);
+    if (r->metric)
+        mnl_attr_put_u32(h, RTA_PRIORITY, r->metric);
     if (r->src && type == RTM_NEWROUTE)
         mnl_attr_put(h, RTA_PREFSRC, sizeof *r->src, r->src);
     return h;
@@ -351,6 +416,8 @@ static int on_route(const struct nlmsghdr *h, void *arg)
             memcpy(&r.dst, mnl_attr_get_payload(a), sizeof r.dst);
         } else if (mnl_attr_get_type(a) == RTA_OIF && len == sizeof(uint32_t)) {
             r.oif = mnl_attr_get_u32(a);
+        } else if (mnl_attr_get_type(a) == RTA_PRIORITY && len == sizeof(uint32_t)) {
+            r.metric = mnl_attr_get_u32(a);
         } else if (mnl_attr_get_type(a) == RTA_PREFSRC && len == sizeof src) {
             memcpy(&src, mnl_attr_get_payload(a), sizeof src);
             r.src = &src;

@@ -22,6 +22,21 @@ void mt_nl_close(struct mt_nl *nl);
 /** Index of the link called @name. Returns 0, -MT_E_NOT_FOUND, -MT_E_IO. */
 int mt_nl_link_index(struct mt_nl *nl, const char *name, unsigned *ret_index, struct mt_err *err);
 
+/**
+ * Make a link of @kind ("wireguard") called @name. 0 also when there is a link of that name; -MT_E_UNAVAILABLE when the kernel does not
+ * know the kind.
+ */
+int mt_nl_link_add(struct mt_nl *nl, const char *name, const char *kind, struct mt_err *err);
+
+struct mt_nl_link_info {
+    unsigned index;
+    uint32_t mtu; /* bytes */
+    bool up;
+    char kind[16]; /* "wireguard", "tun"; "" for hardware */
+};
+/** What the kernel says of a link. 0, -MT_E_NOT_FOUND, -MT_E_IO. */
+int mt_nl_link_get(struct mt_nl *nl, const char *name, struct mt_nl_link_info *ret, struct mt_err *err);
+
 /** What to change on a link; zero and NULL fields stay as they are. */
 struct mt_nl_link {
     uint32_t mtu;         /* bytes */
@@ -53,6 +68,7 @@ struct mt_nl_route6 {
     unsigned oif;               /* link index, 0 for a blackhole */
     const struct in6_addr *src; /* preferred source address, or NULL */
     bool blackhole;
+    uint32_t metric;            /* 0: the kernel's default (1024) */
 };
 
 /** Add or replace a route (protocol static). */

@@ -72,7 +72,7 @@ class Control:
         self.lock = threading.Condition()
         self.cursor, self.epoch, self.assignments = 1, 1, {}
         self.extra = {}
-        self.reports, self.beats, self.polls = [], [], []
+        self.reports, self.beats, self.polls, self.posts = [], [], [], []
         self.secrets, self.asked = {}, []  # version id to (instance ids that may, content) or (status, code); who asked for what
         self.fail = 0  # status to answer to reports instead of 200
         self.plan_id = ulid()
@@ -118,6 +118,8 @@ class Control:
                         outer.beats.append(body)
                         outer.lock.notify_all()
                     return self.reply(200, {"admin_state": "active", "epoch": 1, "plan_cursor": outer.cursor})
+                with outer.lock:
+                    outer.posts.append((self.path, body))
                 if self.path.endswith("/secrets"):
                     return self.reply(*outer.secret(body))
                 if outer.fail:

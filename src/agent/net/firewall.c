@@ -2,15 +2,24 @@
 /* The nftables table of the agent. See firewall.h; the rules are those of networking.md §5.2. */
 #include "agent/net/firewall.h"
 
+#include "agent/net/nfset.h"
 #include "base/cleanup.h"
+#include "base/log.h"
 #include "base/str.h"
+#include "os/digest.h"
 #include "os/spawn.h"
 
+#include <arpa/inet.h>
 #include <pthread.h>
 
+#define TABLE "moat"
 #define FW_TEXT_MAX (4U << 20)
 #define NFT_TIMEOUT_MS 10000
 #define ADDR_LIST_MAX 256
+#define UNDERLAY_MAX 1024
+#define TAPSRC_LEN 32 /* ifname 16, ipv6_addr 16 */
+#define SVC_LEN 20    /* ipv6_addr 16, inet_service 2, filled to 4 */
+#define VM_ELEMS (1 + 32)
 
 /* ---- text, pure -------------------------------------------------------------------------- */
 
@@ -26,13 +35,44 @@ static void put_addr_set(struct mt_buf *o, const char *name, const char *const *
     mt_buf_puts(o, " }\n");
 }
 
-static void put_sets(const struct mt_fw_conf *c, const struct mt_fw_vm *vms, size_t n, struct mt_buf *o)
+/* What a set is, without what comes and goes in it: two tables with the same text differ in elements and rules only. */
+static void put_fixed_sets(const struct mt_fw_conf *c, struct mt_buf *o)
 {
-    put_addr_set(o, "edges", c->edges);
     mt_buf_puts(o, "  set cluster6 { type ipv6_addr; flags interval;");
     if (c->cluster_prefix[0])
         mt_buf_printf(o, " elements = { %s }", c->cluster_prefix);
-    mt_buf_puts(o, " }\n  set tapsrc { type ifname . ipv6_addr;");
+    mt_buf_puts(o, " }\n"
+                   "  set blocked6 { type ipv6_addr; flags interval; auto-merge; elements = { fc00::/7, fe80::/10, "
+                   "fec0::/10, ::/96, ::ffff:0:0/96, 2001:db8::/32, ff00::/8, 64:ff9b:1::/48, 2001::/32, "
+                   "2002::/16 } }\n"
+                   "  set blocked_ports { type inet_service; elements = { 25 } }\n"
+                   "  set quarantine { type ipv6_addr; }\n"
+                   "  set newflows { type ipv6_addr; flags dynamic; size 65536; timeout 1m; }\n"
+                   "  set flows { type ipv6_addr; flags dynamic; size 65536; }\n");
+}
+
+/* An empty set whose name tells which fixed sets the table was made with: asked by a later process, kept by the kernel. */
+static void stamp_of(const struct mt_fw_conf *c, char ret[MT_FW_STAMP_MAX])
+{
+    uint8_t sum[MT_SHA256_LEN];
+    char hex[17];
+    mt_auto_buf struct mt_buf text = MT_BUF_INIT(16384);
+    mt_buf_puts(&text, "1 edges gateways underlay6 tapsrc svc\n"); /* raised with every change of the other sets */
+    put_fixed_sets(c, &text);
+    mt_sha256_of(mt_buf_cstr(&text), text.len, sum);
+    mt_hex_encode(sum, 8, hex);
+    hex[16] = '\0';
+    (void)snprintf(ret, MT_FW_STAMP_MAX, "made_%s", hex);
+}
+
+static void put_sets(const struct mt_fw_conf *c, const struct mt_fw_vm *vms, size_t n, struct mt_buf *o)
+{
+    char stamp[MT_FW_STAMP_MAX];
+    stamp_of(c, stamp);
+    mt_buf_printf(o, "  set %s { type inet_service; }\n", stamp);
+    put_addr_set(o, "edges", c->edges);
+    put_fixed_sets(c, o);
+    mt_buf_puts(o, "  set tapsrc { type ifname . ipv6_addr;");
     for (size_t i = 0; i < n; i++)
         mt_buf_printf(o, "%s\"%s\" . %s%s", i ? ", " : " elements = { ", vms[i].tap, vms[i].address,
                       i + 1 == n ? " }" : "");
@@ -46,14 +86,8 @@ static void put_sets(const struct mt_fw_conf *c, const struct mt_fw_vm *vms, siz
         }
     }
     mt_buf_puts(o, any ? " } }\n" : " }\n");
-    mt_buf_puts(o, "  set blocked6 { type ipv6_addr; flags interval; auto-merge; elements = { fc00::/7, fe80::/10, "
-                   "fec0::/10, ::/96, ::ffff:0:0/96, 2001:db8::/32, ff00::/8, 64:ff9b:1::/48, 2001::/32, "
-                   "2002::/16 } }\n"
-                   "  set blocked_ports { type inet_service; elements = { 25 } }\n"
-                   "  set quarantine { type ipv6_addr; }\n");
     put_addr_set(o, "gateways", c->gateways);
-    mt_buf_puts(o, "  set newflows { type ipv6_addr; flags dynamic; size 65536; timeout 1m; }\n"
-                   "  set flows { type ipv6_addr; flags dynamic; size 65536; }\n");
+    put_addr_set(o, "underlay6", c->underlay);
 }
 
 static void put_input(const struct mt_fw_conf *c, struct mt_buf *o)
@@ -71,9 +105,12 @@ static void put_input(const struct mt_fw_conf *c, struct mt_buf *o)
                        "    icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-advert, nd-redirect, "
                        "mld-listener-query } accept\n"
                        "    icmpv6 type echo-request limit rate 100/second accept\n"
-                       "    udp dport 51820 accept\n"
                        "    iifname \"wg-moat\" ip6 saddr @gateways tcp dport 5180 accept\n");
-    else
+    if (full && c->mesh_port)
+        mt_buf_printf(o, "    iifname != \"wg-moat\" udp dport %u accept\n", (unsigned)c->mesh_port);
+    for (size_t i = 0; full && i < c->open_count; i++)
+        mt_buf_printf(o, "    iifname != \"wg-moat\" tcp dport %u accept\n", (unsigned)c->open[i]);
+    if (!full)
         mt_buf_puts(o, "    iifname \"mt*\" ct state established,related accept\n"
                        "    iifname \"mt*\" jump guest_to_host\n");
     mt_buf_puts(o, "  }\n  chain guest_to_host {\n"
@@ -99,13 +136,17 @@ static void put_forward(const struct mt_fw_conf *c, struct mt_buf *o)
                          "parameter-problem } ct state related accept\n", match);
         mt_buf_printf(o, "    %sct state established,related accept\n", match);
     }
-    mt_buf_puts(o, "    oifname \"mt*\" ip6 saddr @edges ip6 daddr . tcp dport @svc ct state new accept\n");
+    /* an edge's address counts only where WireGuard has proved it: the filter at prerouting is not there in the mode for taps */
+    mt_buf_puts(o, "    iifname \"wg-moat\" oifname \"mt*\" ip6 saddr @edges ip6 daddr . tcp dport @svc ct state new accept\n");
     mt_buf_printf(o, "    oifname \"mt*\" limit rate 100/second %s", reject);
     mt_buf_puts(o, "    oifname \"mt*\" counter drop\n"
                    "    iifname \"mt*\" ip6 saddr @quarantine counter drop\n");
     mt_buf_printf(o, "    iifname \"mt*\" oifname \"wg-moat\" %s", reject);
     mt_buf_printf(o, "    iifname \"mt*\" ip6 daddr @cluster6 %s", reject);
     mt_buf_printf(o, "    iifname \"mt*\" ip6 daddr @blocked6 %s", reject);
+    /* other nodes, but for what anybody may reach there: the edge's and the API's public ports */
+    mt_buf_printf(o, "    iifname \"mt*\" ip6 daddr @underlay6 meta l4proto != tcp %s", reject);
+    mt_buf_printf(o, "    iifname \"mt*\" ip6 daddr @underlay6 tcp dport != { 80, 443 } %s", reject);
     mt_buf_printf(o, "    iifname \"mt*\" meta l4proto { tcp, udp } th dport @blocked_ports %s", reject);
     if (egress)
         mt_buf_puts(o, "    iifname \"mt*\" ct state new update @newflows { ip6 saddr limit rate over 200/second burst "
@@ -132,13 +173,10 @@ static void put_output(const struct mt_fw_conf *c, struct mt_buf *o)
     mt_buf_puts(o, "    oifname \"mt*\" counter drop\n  }\n");
 }
 
-void mt_fw_text(const struct mt_fw_conf *c, const struct mt_fw_vm *vms, size_t n, struct mt_buf *o)
+static void put_chains(const struct mt_fw_conf *c, struct mt_buf *o)
 {
     bool full = c->mode == MT_FW_FULL;
 
-    /* naming the table first makes the delete succeed when there was none */
-    mt_buf_puts(o, "table inet moat\ndelete table inet moat\ntable inet moat {\n");
-    put_sets(c, vms, n, o);
     mt_buf_puts(o, "  chain pre {\n    type filter hook prerouting priority raw; policy accept;\n"
                    "    iifname \"mt*\" jump guest_in\n");
     if (full) {
@@ -156,64 +194,108 @@ void mt_fw_text(const struct mt_fw_conf *c, const struct mt_fw_vm *vms, size_t n
     put_input(c, o);
     put_forward(c, o);
     put_output(c, o);
+    /* there in every mode, so that a change of mode changes rules only */
+    mt_buf_puts(o, "  chain post {\n    type nat hook postrouting priority srcnat; policy accept;\n");
     if (strcmp(c->egress_mode, "nat66") == 0 && c->cluster_prefix[0])
-        mt_buf_puts(o, "  chain post {\n    type nat hook postrouting priority srcnat; policy accept;\n"
-                       "    iifname \"mt*\" ip6 saddr @cluster6 oifname != { \"wg-moat\", \"lo\", \"mt*\" } masquerade fully-random\n"
-                       "  }\n");
+        mt_buf_puts(o, "    iifname \"mt*\" ip6 saddr @cluster6 oifname != { \"wg-moat\", \"lo\", \"mt*\" } masquerade fully-random\n");
+    mt_buf_puts(o, "  }\n");
     mt_buf_printf(o, "  chain mss {\n    type filter hook forward priority mangle; policy accept;\n");
     if (full)
         mt_buf_puts(o, "    tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu\n");
     else
         mt_buf_puts(o, "    iifname \"mt*\" tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu\n"
                        "    oifname \"mt*\" tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu\n");
-    mt_buf_puts(o, "  }\n}\n");
+    mt_buf_puts(o, "  }\n");
 }
 
-void mt_fw_vm_text(const struct mt_fw_vm *vm, bool add, struct mt_buf *o)
+void mt_fw_text(const struct mt_fw_conf *c, const struct mt_fw_vm *vms, size_t n, struct mt_buf *o)
 {
-    /* deleting what is absent fails the transaction; adding first makes it present either way */
-    for (int pass = 0; pass < (add ? 1 : 2); pass++) {
-        const char *verb = pass ? "delete" : "add";
-        mt_buf_printf(o, "%s element inet moat tapsrc { \"%s\" . %s }\n", verb, vm->tap, vm->address);
-        for (size_t i = 0; i < vm->port_count; i++)
-            mt_buf_printf(o, "%s element inet moat svc { %s . %u }\n", verb, vm->address,
-                          (unsigned)vm->ports[i]);
+    /* naming the table first makes the delete succeed when there was none */
+    mt_buf_puts(o, "table inet moat\ndelete table inet moat\ntable inet moat {\n");
+    put_sets(c, vms, n, o);
+    put_chains(c, o);
+    mt_buf_puts(o, "}\n");
+}
+
+void mt_fw_rules_text(const struct mt_fw_conf *c, struct mt_buf *o)
+{
+    /* of a table this takes the rules and leaves sets, their elements and what is counted in them */
+    mt_buf_puts(o, "flush table inet moat\ntable inet moat {\n");
+    put_chains(c, o);
+    mt_buf_puts(o, "}\n");
+}
+
+/* ---- elements ---------------------------------------------------------------------------- */
+
+static bool svc_key(const struct mt_fw_vm *vm, size_t port, uint8_t ret[SVC_LEN])
+{
+    uint16_t be = htons(vm->ports[port]);
+    memset(ret, 0, SVC_LEN);
+    memcpy(ret + 16, &be, sizeof be);
+    return inet_pton(AF_INET6, vm->address, ret) == 1;
+}
+
+static bool tapsrc_key(const struct mt_fw_vm *vm, uint8_t ret[TAPSRC_LEN])
+{
+    memset(ret, 0, TAPSRC_LEN);
+    memcpy(ret, vm->tap, strnlen(vm->tap, 15));
+    return inet_pton(AF_INET6, vm->address, ret + 16) == 1;
+}
+
+size_t mt_fw_vm_elems(const struct mt_fw_vm *vm, bool add, struct mt_nfset_elem *ret)
+{
+    size_t n = 0;
+    ret[n] = (struct mt_nfset_elem){.set = "tapsrc", .add = add, .len = TAPSRC_LEN};
+    if (!tapsrc_key(vm, ret[n++].key))
+        return 0;
+    for (size_t i = 0; i < vm->port_count; i++) {
+        ret[n] = (struct mt_nfset_elem){.set = "svc", .add = add, .len = SVC_LEN};
+        (void)svc_key(vm, i, ret[n++].key);
     }
+    return n;
 }
 
 /* ---- the kernel's side ------------------------------------------------------------------- */
 
+enum { LIST_EDGES = 0, LIST_GATEWAYS, LIST_UNDERLAY, LIST_MAX };
+static const char *const list_set[LIST_MAX] = {"edges", "gateways", "underlay6"};
+
 struct mt_fw {
     pthread_mutex_t lock; /* held over an nft run: transactions and the list stay in step */
     char *nft;
+    struct mt_nfset *nl; /* opened with the first need */
     bool configured;
     struct mt_fw_conf conf;
-    char *lists[2][ADDR_LIST_MAX + 1]; /* owned copies behind conf.edges and conf.gateways */
+    char **lists[LIST_MAX]; /* owned copies behind conf.edges, .gateways, .underlay */
+    uint8_t rules_sum[MT_SHA256_LEN]; /* of the text of the rules that this process loaded */
+    uint64_t rules; /* what the kernel said of them right after; 0: not loaded by this process */
+    struct mt_fw_stats stats;
     struct mt_fw_vm *vms;
     size_t n, cap;
 };
 
-static int run_nft(struct mt_fw *f, struct mt_buf *text, const char *const *argv, struct mt_err *err)
-{
-    struct mt_spawn s = {.path = f->nft, .argv = argv, .stdin_fd = -1, .stdout_fd = -1, .stderr_fd = -1};
-    if (text && mt_buf_check(text, err) < 0)
-        return mt_err_wrap(err, "firewall rules");
-    int rc = mt_run_ok(&s, text ? text->p : NULL, text ? text->len : 0, NULL, NFT_TIMEOUT_MS, err);
-    return rc < 0 ? mt_err_wrap(err, "nft") : 0;
-}
-
 static int run_text(struct mt_fw *f, struct mt_buf *text, struct mt_err *err)
 {
     const char *const argv[] = {"nft", "-f", "-", NULL};
-    return run_nft(f, text, argv, err);
+    struct mt_spawn s = {.path = f->nft, .argv = argv, .stdin_fd = -1, .stdout_fd = -1, .stderr_fd = -1};
+    if (mt_buf_check(text, err) < 0)
+        return mt_err_wrap(err, "firewall rules");
+    int rc = mt_run_ok(&s, text->p, text->len, NULL, NFT_TIMEOUT_MS, err);
+    return rc < 0 ? mt_err_wrap(err, "nft") : 0;
+}
+
+static int netlink(struct mt_fw *f, struct mt_err *err)
+{
+    return f->nl ? 0 : mt_nfset_open(&f->nl, err);
 }
 
 static void lists_done(struct mt_fw *f)
 {
-    for (int l = 0; l < 2; l++) {
-        for (size_t i = 0; f->lists[l][i]; i++)
+    for (int l = 0; l < LIST_MAX; l++) {
+        for (size_t i = 0; f->lists[l] && f->lists[l][i]; i++)
             free(f->lists[l][i]);
-        memset(f->lists[l], 0, sizeof f->lists[l]);
+        free(f->lists[l]);
+        f->lists[l] = NULL;
     }
 }
 
@@ -236,69 +318,185 @@ void mt_fw_free(struct mt_fw *f)
     if (!f)
         return;
     lists_done(f);
+    mt_nfset_close(f->nl);
     free(f->vms);
     free(f->nft);
     (void)pthread_mutex_destroy(&f->lock);
     free(f);
 }
 
-static int load_locked(struct mt_fw *f, struct mt_err *err)
+/*
+ * Run @text, which loads rules, and remember them by their handles. What the kernel holds after it is only ours when nobody else
+ * changed anything since before; else it is not known, and the next look loads once more.
+ */
+static int load_rules(struct mt_fw *f, struct mt_buf *text, const uint8_t sum[MT_SHA256_LEN], struct mt_err *err)
 {
-    mt_auto_buf struct mt_buf text = MT_BUF_INIT(FW_TEXT_MAX);
-    mt_fw_text(&f->conf, f->vms, f->n, &text);
-    return run_text(f, &text, err);
-}
+    uint32_t before = 0, after = 0;
+    bool sure = netlink(f, NULL) == 0 && mt_nfset_generation(f->nl, &before, NULL) == 0;
 
-static int copy_list(const char *const *from, char **to, struct mt_err *err)
-{
-    for (size_t i = 0; from && from[i]; i++) {
-        if (i == ADDR_LIST_MAX)
-            return MT_FAIL(err, MT_E_LIMIT, "more than %d addresses in a firewall set", ADDR_LIST_MAX);
-        to[i] = mt_strndup(from[i], strlen(from[i]));
-        if (!to[i])
-            return MT_FAIL(err, MT_E_NOMEM, "firewall: out of memory");
-    }
+    f->rules = 0;
+    int rc = run_text(f, text, err);
+    if (rc < 0)
+        return rc;
+    memcpy(f->rules_sum, sum, MT_SHA256_LEN);
+    if (!sure || mt_nfset_rules(f->nl, TABLE, &f->rules, NULL) < 0 || mt_nfset_generation(f->nl, &after, NULL) < 0 || after != before + 1)
+        f->rules = 0;
     return 0;
 }
 
-int mt_fw_load(struct mt_fw *f, const struct mt_fw_conf *c, struct mt_err *err)
+static int load_whole(struct mt_fw *f, const uint8_t sum[MT_SHA256_LEN], struct mt_err *err)
 {
-    (void)pthread_mutex_lock(&f->lock);
-    lists_done(f);
-    f->conf = *c;
-    int rc = copy_list(c->edges, f->lists[0], err);
-    if (rc == 0)
-        rc = copy_list(c->gateways, f->lists[1], err);
-    f->conf.edges = (const char *const *)f->lists[0];
-    f->conf.gateways = (const char *const *)f->lists[1];
-    f->configured = rc == 0;
-    if (rc == 0)
-        rc = load_locked(f, err);
-    (void)pthread_mutex_unlock(&f->lock);
+    mt_auto_buf struct mt_buf text = MT_BUF_INIT(FW_TEXT_MAX);
+    mt_fw_text(&f->conf, f->vms, f->n, &text);
+    f->stats.tables++;
+    return load_rules(f, &text, sum, err);
+}
+
+static int sync_list(struct mt_fw *f, int which, size_t *changed, struct mt_err *err)
+{
+    size_t n = 0, some = 0;
+    while (f->lists[which] && f->lists[which][n])
+        n++;
+    mt_auto_free uint8_t *keys = calloc(n + 1, 16);
+    if (!keys)
+        return MT_FAIL(err, MT_E_NOMEM, "firewall: out of memory");
+    for (size_t i = 0; i < n; i++) {
+        if (inet_pton(AF_INET6, f->lists[which][i], keys + i * 16) != 1)
+            return MT_FAIL(err, MT_E_INVALID, "'%s' is not an IPv6 address", f->lists[which][i]);
+    }
+    int rc = mt_nfset_sync(f->nl, TABLE, list_set[which], keys, 16, n, &some, err);
+    *changed += some;
     return rc;
 }
 
-int mt_fw_reload(struct mt_fw *f, struct mt_err *err)
+static int sync_vms(struct mt_fw *f, size_t *changed, struct mt_err *err)
 {
-    (void)pthread_mutex_lock(&f->lock);
-    int rc = f->configured ? load_locked(f, err)
-                           : MT_FAIL(err, MT_E_CONFLICT, "firewall has no configuration yet");
-    (void)pthread_mutex_unlock(&f->lock);
+    size_t ports = 0, some = 0;
+    for (size_t i = 0; i < f->n; i++)
+        ports += f->vms[i].port_count;
+    mt_auto_free uint8_t *taps = calloc(f->n + 1, TAPSRC_LEN);
+    mt_auto_free uint8_t *svc = calloc(ports + 1, SVC_LEN);
+    if (!taps || !svc)
+        return MT_FAIL(err, MT_E_NOMEM, "firewall: out of memory");
+    ports = 0;
+    for (size_t i = 0; i < f->n; i++) {
+        if (!tapsrc_key(&f->vms[i], taps + i * TAPSRC_LEN))
+            return MT_FAIL(err, MT_E_INVALID, "'%s' is not an IPv6 address", f->vms[i].address);
+        for (size_t k = 0; k < f->vms[i].port_count; k++)
+            (void)svc_key(&f->vms[i], k, svc + ports++ * SVC_LEN);
+    }
+    int rc = mt_nfset_sync(f->nl, TABLE, "tapsrc", taps, TAPSRC_LEN, f->n, &some, err);
+    *changed += some;
+    if (rc == 0)
+        rc = mt_nfset_sync(f->nl, TABLE, "svc", svc, SVC_LEN, ports, &some, err);
+    *changed += rc == 0 ? some : 0;
+    return rc;
+}
+
+static int sync_sets(struct mt_fw *f, size_t *changed, struct mt_err *err)
+{
+    int rc = sync_vms(f, changed, err);
+    for (int l = 0; rc == 0 && l < LIST_MAX; l++)
+        rc = sync_list(f, l, changed, err);
     return rc;
 }
 
 static bool present_locked(struct mt_fw *f)
 {
-    const char *const argv[] = {"nft", "list", "set", "inet", "moat", "tapsrc", NULL};
-    return run_nft(f, NULL, argv, NULL) == 0;
+    char stamp[MT_FW_STAMP_MAX];
+    bool there = false;
+    stamp_of(&f->conf, stamp);
+    return netlink(f, NULL) == 0 && mt_nfset_exists(f->nl, TABLE, stamp, &there, NULL) == 0 && there;
 }
 
-bool mt_fw_present(struct mt_fw *f)
+/* Only as much as differs: elements; rules when they are others; the table when its fixed sets are others or it is gone. */
+static int load_locked(struct mt_fw *f, size_t *ret_changed, struct mt_err *err)
+{
+    mt_auto_buf struct mt_buf text = MT_BUF_INIT(FW_TEXT_MAX);
+    uint8_t sum[MT_SHA256_LEN];
+    uint64_t rules = 0;
+    struct mt_err why = {0};
+
+    *ret_changed = 0;
+    mt_fw_rules_text(&f->conf, &text);
+    if (mt_buf_check(&text, err) < 0)
+        return mt_err_wrap(err, "firewall rules");
+    mt_sha256_of(text.p, text.len, sum);
+    if (!present_locked(f))
+        return load_whole(f, sum, err);
+    if (f->rules == 0 || memcmp(sum, f->rules_sum, sizeof sum) != 0 || mt_nfset_rules(f->nl, TABLE, &rules, &why) < 0 || rules != f->rules) {
+        f->stats.rules++;
+        if (load_rules(f, &text, sum, &why) < 0) {
+            mt_log(MT_WARN, "firewall.rules_not_replaced", KV_ERR(&why));
+            return load_whole(f, sum, err);
+        }
+    }
+    if (sync_sets(f, ret_changed, &why) < 0) {
+        mt_log(MT_WARN, "firewall.sets_not_synced", KV_ERR(&why));
+        return load_whole(f, sum, err);
+    }
+    f->stats.elements += *ret_changed;
+    return 0;
+}
+
+static int copy_list(const char *const *from, char ***to, size_t max, struct mt_err *err)
+{
+    size_t n = 0;
+    while (from && from[n])
+        n++;
+    if (n > max)
+        return MT_FAIL(err, MT_E_LIMIT, "more than %zu addresses in a firewall set", max);
+    *to = calloc(n + 1, sizeof **to);
+    for (size_t i = 0; *to && i < n; i++) {
+        (*to)[i] = mt_strndup(from[i], strlen(from[i]));
+        if (!(*to)[i])
+            return MT_FAIL(err, MT_E_NOMEM, "firewall: out of memory");
+    }
+    return *to ? 0 : MT_FAIL(err, MT_E_NOMEM, "firewall: out of memory");
+}
+
+int mt_fw_load(struct mt_fw *f, const struct mt_fw_conf *c, struct mt_err *err)
+{
+    size_t changed;
+    (void)pthread_mutex_lock(&f->lock);
+    lists_done(f);
+    f->conf = *c;
+    int rc = copy_list(c->edges, &f->lists[LIST_EDGES], ADDR_LIST_MAX, err);
+    if (rc == 0)
+        rc = copy_list(c->gateways, &f->lists[LIST_GATEWAYS], ADDR_LIST_MAX, err);
+    if (rc == 0)
+        rc = copy_list(c->underlay, &f->lists[LIST_UNDERLAY], UNDERLAY_MAX, err);
+    f->conf.edges = (const char *const *)f->lists[LIST_EDGES];
+    f->conf.gateways = (const char *const *)f->lists[LIST_GATEWAYS];
+    f->conf.underlay = (const char *const *)f->lists[LIST_UNDERLAY];
+    f->configured = rc == 0;
+    if (rc == 0)
+        rc = load_locked(f, &changed, err);
+    (void)pthread_mutex_unlock(&f->lock);
+    return rc;
+}
+
+int mt_fw_check(struct mt_fw *f, struct mt_fw_found *ret, struct mt_err *err)
+{
+    uint64_t rules = 0;
+    (void)pthread_mutex_lock(&f->lock);
+    *ret = (struct mt_fw_found){.loaded = f->configured};
+    int rc = 0;
+    if (f->configured) {
+        ret->table_missing = !present_locked(f);
+        ret->rules_changed = !ret->table_missing && f->rules && mt_nfset_rules(f->nl, TABLE, &rules, NULL) == 0 && rules != f->rules;
+        rc = load_locked(f, &ret->elements, err);
+    }
+    (void)pthread_mutex_unlock(&f->lock);
+    return rc;
+}
+
+struct mt_fw_stats mt_fw_stats(struct mt_fw *f)
 {
     (void)pthread_mutex_lock(&f->lock);
-    bool yes = present_locked(f);
+    struct mt_fw_stats s = f->stats;
     (void)pthread_mutex_unlock(&f->lock);
-    return yes;
+    return s;
 }
 
 static size_t find(const struct mt_fw *f, const char *tap)
@@ -335,17 +533,39 @@ int mt_fw_remember(struct mt_fw *f, const struct mt_fw_vm *vm, struct mt_err *er
     return rc;
 }
 
+/* Take @old away (may be NULL) and put @vm in (may be NULL), in one transaction. */
+static int change_locked(struct mt_fw *f, const struct mt_fw_vm *old, const struct mt_fw_vm *vm, struct mt_err *err)
+{
+    struct mt_nfset_elem e[3 * VM_ELEMS];
+    size_t n = 0;
+    int rc = netlink(f, err);
+    if (rc < 0)
+        return rc;
+    /* deleting what is absent fails the transaction; adding first makes it present either way */
+    for (int add = 1; old && add >= 0; add--)
+        n += mt_fw_vm_elems(old, add, e + n);
+    size_t before = n;
+    if (vm)
+        n += mt_fw_vm_elems(vm, true, e + n);
+    if (vm && n == before)
+        return MT_FAIL(err, MT_E_INVALID, "'%s' is not an IPv6 address", vm->address);
+    f->stats.elements += n;
+    return mt_nfset_change(f->nl, TABLE, e, n, err);
+}
+
 int mt_fw_admit(struct mt_fw *f, const struct mt_fw_vm *vm, struct mt_err *err)
 {
-    mt_auto_buf struct mt_buf text = MT_BUF_INIT(FW_TEXT_MAX);
+    size_t changed;
     (void)pthread_mutex_lock(&f->lock);
-    int rc = f->configured ? remember_locked(f, vm, err)
-                           : MT_FAIL(err, MT_E_CONFLICT, "firewall is not loaded yet");
+    int rc = f->configured ? 0 : MT_FAIL(err, MT_E_CONFLICT, "firewall is not loaded yet");
+    size_t i = find(f, vm->tap);
+    struct mt_fw_vm old = i < f->n ? f->vms[i] : (struct mt_fw_vm){0};
+    if (rc == 0)
+        rc = remember_locked(f, vm, err);
     if (rc == 0) {
-        mt_fw_vm_text(vm, true, &text);
-        rc = run_text(f, &text, err);
-        if (rc < 0 && !present_locked(f)) /* somebody removed the table: bring all of it back */
-            rc = load_locked(f, err);
+        rc = change_locked(f, old.tap[0] ? &old : NULL, vm, err);
+        if (rc < 0 && rc != -MT_E_INVALID) /* somebody removed the table or a set of it: bring back what is missing */
+            rc = load_locked(f, &changed, err);
     }
     (void)pthread_mutex_unlock(&f->lock);
     return rc;
@@ -353,14 +573,13 @@ int mt_fw_admit(struct mt_fw *f, const struct mt_fw_vm *vm, struct mt_err *err)
 
 int mt_fw_remove(struct mt_fw *f, const char *tap, struct mt_err *err)
 {
-    mt_auto_buf struct mt_buf text = MT_BUF_INIT(FW_TEXT_MAX);
     int rc = 0;
     (void)pthread_mutex_lock(&f->lock);
     size_t i = find(f, tap);
     if (i < f->n) {
-        mt_fw_vm_text(&f->vms[i], false, &text);
+        struct mt_fw_vm old = f->vms[i];
         f->vms[i] = f->vms[--f->n];
-        rc = run_text(f, &text, err);
+        rc = change_locked(f, &old, NULL, err);
         if (rc < 0 && !present_locked(f))
             rc = 0; /* no table, no element */
     }
@@ -375,6 +594,7 @@ int mt_fw_unload(struct mt_fw *f, struct mt_err *err)
     mt_buf_puts(&text, "table inet moat\ndelete table inet moat\n");
     int rc = run_text(f, &text, err);
     f->configured = false;
+    f->rules = 0;
     f->n = 0;
     (void)pthread_mutex_unlock(&f->lock);
     return rc;

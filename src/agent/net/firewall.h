@@ -2,9 +2,11 @@
 /*
  * The nftables table `inet moat`: text of the whole table, and set elements of single VMs.
  *
- * Rules go to the kernel as text through `nft -f -`, one atomic transaction each (ruling R20). Thread
- * safe; calls block for some milliseconds while nft runs, so they belong on a worker. Keeps the list
- * of admitted VMs itself, so that a reload brings every element back. Other tables are never touched.
+ * Rules go to the kernel as text through `nft -f -`, one atomic transaction each (ruling R20); elements of single
+ * VMs, edges, nodes by netlink (nfset.h). Loading changes as little as it can: a table that is there keeps its sets,
+ * so what is counted for each VM goes on. Thread safe; calls block for some milliseconds while nft runs, so they
+ * belong on a worker. Keeps the list of admitted VMs itself, so that a reload brings every element back. Other tables
+ * are never touched.
  * Source: networking.md §5; ruling R28 for the mode that filters own taps only.
  */
 #pragma once
@@ -13,6 +15,8 @@
 #include "base/err.h"
 
 #include <sys/types.h>
+
+#define MT_FW_STAMP_MAX 32
 
 enum mt_fw_mode {
     MT_FW_TAPS = 0, /* somebody's machine: only what goes to and from mt* is looked at */
@@ -28,10 +32,13 @@ struct mt_fw_conf {
     char egress_mode[8];     /* "none", "routed", "nat66" */
     const char *const *edges; /* overlay addresses, borrowed, NULL ended; may be NULL */
     const char *const *gateways;
+    const char *const *underlay; /* IPv6 addresses of the nodes outside the mesh: not for VMs but for public ports */
+    uint16_t mesh_port;          /* UDP port of WireGuard, 0: in no mesh */
+    uint16_t open[32];           /* full mode: TCP ports of this host that stay open to the world */
+    size_t open_count;
     uid_t uids[2]; /* agent, edge: may open connections to VMs from this host */
     size_t uid_count;
 };
-
 
 /** One VM as the firewall sees it. */
 struct mt_fw_vm {
@@ -43,21 +50,35 @@ struct mt_fw_vm {
 
 /** Text of the whole table with the elements of @vms; a pure function. Check @out afterwards. */
 void mt_fw_text(const struct mt_fw_conf *c, const struct mt_fw_vm *vms, size_t n, struct mt_buf *out);
-/** Text that adds or deletes the elements of one VM. */
-void mt_fw_vm_text(const struct mt_fw_vm *vm, bool add, struct mt_buf *out);
+/** Text that replaces the rules of a table that is there and leaves its sets alone; pure. */
+void mt_fw_rules_text(const struct mt_fw_conf *c, struct mt_buf *out);
+/** Elements of one VM into @ret (room for 33); 0 when its address is none. */
+struct mt_nfset_elem;
+size_t mt_fw_vm_elems(const struct mt_fw_vm *vm, bool add, struct mt_nfset_elem *ret);
 
 struct mt_fw;
+
+/** What a check found; everything found is repaired by it. */
+struct mt_fw_found {
+    bool loaded; /* false: there is no configuration yet, nothing was looked at */
+    bool table_missing, rules_changed;
+    size_t elements; /* added or taken away in sets that held something else */
+};
+
+/** How much was written since the start. */
+struct mt_fw_stats {
+    uint64_t tables, rules, elements;
+};
 
 /** @nft_path absolute path of nft. Nothing is loaded yet. NULL when out of memory. */
 struct mt_fw *mt_fw_new(const char *nft_path);
 void mt_fw_free(struct mt_fw *f);
 
-/** Take a new configuration (copied) and load the table with every admitted VM. */
+/** Take a new configuration (copied) and make the kernel's table that one, with every admitted VM. No process when nothing but elements differs. */
 int mt_fw_load(struct mt_fw *f, const struct mt_fw_conf *c, struct mt_err *err);
-/** Load again with the present configuration; -MT_E_CONFLICT when none was ever given. */
-int mt_fw_reload(struct mt_fw *f, struct mt_err *err);
-/** Is the table in the kernel? False when it must be reloaded. */
-bool mt_fw_present(struct mt_fw *f);
+/** Compare the kernel's table with what was loaded and mend what differs. No process when nothing does. */
+int mt_fw_check(struct mt_fw *f, struct mt_fw_found *ret, struct mt_err *err);
+struct mt_fw_stats mt_fw_stats(struct mt_fw *f);
 /** Remember @vm without touching the kernel: at start, before the first load. */
 int mt_fw_remember(struct mt_fw *f, const struct mt_fw_vm *vm, struct mt_err *err);
 /** Admit a VM: before its tap goes up. Repeating is harmless. Loads the table when it is missing. */

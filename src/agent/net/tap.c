@@ -136,14 +136,19 @@ int mt_tap_repair(const struct mt_tap *t, struct mt_err *err)
 {
     auto_nl struct mt_nl *nl = NULL;
     char name[IFNAMSIZ];
-    unsigned index;
+    struct mt_nl_link_info info;
 
     tap_name(t->slot, name);
     if (mt_nl_open(&nl, err) < 0)
         return -MT_E_IO;
-    int rc = mt_nl_link_index(nl, name, &index, err);
+    int rc = mt_nl_link_get(nl, name, &info, err);
+    if (rc == 0 && t->mtu && info.mtu != t->mtu) {
+        struct mt_nl_link change = {.mtu = t->mtu};
+        rc = mt_nl_link_set(nl, info.index, &change, err);
+    }
     if (rc < 0)
         return rc;
+    unsigned index = info.index;
     struct in6_addr gateway;
     (void)inet_pton(AF_INET6, "fe80::1", &gateway);
     if (mt_nl_addr6_add(nl, index, &gateway, 64, err) < 0)

@@ -29,7 +29,7 @@ void mt_tap_macs(uint32_t slot, uint8_t ret_host[6], uint8_t ret_guest[6]);
  */
 int mt_tap_up(const struct mt_tap *t, struct mt_err *err);
 
-/** Repair what is missing on a live tap: route and neighbour (drift pass). */
+/** Repair what is missing or other on a live tap: MTU, address, route and neighbour (drift pass). */
 int mt_tap_repair(const struct mt_tap *t, struct mt_err *err);
 
 /** Remove the tap of @slot; address, route and neighbour go with it. 0 also when there is none. */

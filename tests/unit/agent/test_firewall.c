@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Text of the firewall table. That it loads, and what it lets through, is tested with packets in tests/scenario. */
 #include "agent/net/firewall.h"
+#include "agent/net/nfset.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -73,14 +74,35 @@ static void without_egress_guests_go_nowhere(void **s)
     free(t);
 }
 
-static void deleting_what_is_absent_cannot_fail(void **s)
+static void rules_are_replaced_without_touching_sets(void **s)
 {
     (void)s;
-    struct mt_buf b = MT_BUF_INIT(4096);
-    mt_fw_vm_text(&vms[1], false, &b);
-    assert_string_equal(mt_buf_cstr(&b), "add element inet moat tapsrc { \"mt00001\" . fd00:1:2:1::2 }\n"
-                                         "delete element inet moat tapsrc { \"mt00001\" . fd00:1:2:1::2 }\n");
+    struct mt_buf b = MT_BUF_INIT(1 << 16);
+    struct mt_fw_conf c = {.mode = MT_FW_FULL, .cluster_prefix = "fd00:1:2::/48", .egress_mode = "nat66"};
+    mt_fw_rules_text(&c, &b);
+    assert_int_equal(strncmp(mt_buf_cstr(&b), "flush table inet moat\ntable inet moat {\n  chain pre {", 50), 0);
+    assert_null(strstr(mt_buf_cstr(&b), "  set "));
+    assert_null(strstr(mt_buf_cstr(&b), "delete"));
     mt_buf_done(&b);
+}
+
+/* the layout that the kernel keeps for `ifname . ipv6_addr` and `ipv6_addr . inet_service` */
+static void elements_have_the_kernels_layout(void **s)
+{
+    (void)s;
+    struct mt_nfset_elem e[33];
+    static const uint8_t address[16] = {0xfd, 0, 0, 1, 0, 2, 0, 1, [15] = 1};
+    assert_int_equal(mt_fw_vm_elems(&vms[0], true, e), 3);
+    assert_string_equal(e[0].set, "tapsrc");
+    assert_int_equal(e[0].len, 32);
+    assert_memory_equal(e[0].key, "mt00000\0\0\0\0\0\0\0\0", 16);
+    assert_memory_equal(e[0].key + 16, address, 16);
+    assert_string_equal(e[2].set, "svc");
+    assert_int_equal(e[2].len, 20);
+    assert_memory_equal(e[2].key, address, 16);
+    assert_memory_equal(e[2].key + 16, "\x23\x28\0\0", 4); /* 9000 */
+    struct mt_fw_vm bad = {.tap = "mt00002", .address = "none"};
+    assert_int_equal(mt_fw_vm_elems(&bad, true, e), 0);
 }
 
 int main(void)
@@ -89,7 +111,8 @@ int main(void)
         cmocka_unit_test(the_table_is_replaced_in_one_transaction),
         cmocka_unit_test(taps_mode_touches_taps_only),
         cmocka_unit_test(without_egress_guests_go_nowhere),
-        cmocka_unit_test(deleting_what_is_absent_cannot_fail),
+        cmocka_unit_test(rules_are_replaced_without_touching_sets),
+        cmocka_unit_test(elements_have_the_kernels_layout),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,331 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""Three nodes (then four) of a mesh: real moat-agent and wireguard-go in namespaces, a router between them, a stand-in control plane.
+
+Handshakes and full-size packets, sources that WireGuard refuses, plans that change nothing, drift of every kind, sections that are
+refused, no control plane, narrow links, key rotation under a running transfer with a kill -9 in it, a partition, join and leave."""
+import json
+import os
+import sys
+import time
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import meshkit as kit  # noqa: E402
+from agentkit import wait_for  # noqa: E402
+from imagekit import Report, want  # noqa: E402
+
+COPY = r"""
+import hashlib, socket, sys
+side, addr, port, size = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+if side == "recv":
+    s = socket.socket(socket.AF_INET6); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); s.bind((addr, port)); s.listen(); print("ready", flush=True)
+    c, _ = s.accept(); n = 0
+    while True:
+        d = c.recv(65536)
+        if not d: break
+        n += len(d)
+    print(n, flush=True)
+else:
+    import time
+    s = socket.create_connection((addr, port), 10); end = time.monotonic() + size; n = 0; block = bytes(16384); worst = 0
+    while time.monotonic() < end:
+        t = time.monotonic(); s.sendall(block); worst = max(worst, time.monotonic() - t); n += len(block); time.sleep(0.01)
+    s.close(); print(n, worst, flush=True)
+"""
+
+
+def echoes_in(node):
+    rows = dict(line.split() for line in node.place.run("cat", "/proc/net/snmp6").splitlines())
+    return int(rows["Icmp6InEchos"])
+
+
+def usage(proc):
+    """CPU of the process in ticks, and faults of its ended children: a child that ran leaves some"""
+    with open("/proc/%d/stat" % proc.pid) as f:
+        row = f.read().rsplit(") ", 1)[1].split()
+    return int(row[11]) + int(row[12]), int(row[8])
+
+
+class Suite:
+    def __init__(self):
+        self.c = kit.Cluster("mesh", 3, [["worker", "edge"], ["worker"], ["worker"]])
+        self.n1, self.n2, self.n3 = self.c.nodes
+        for n in (self.n1, self.n2):
+            n.conf = {"host_firewall": "taps"}  # transfers between the hosts themselves
+        self.n3.conf = {"host_firewall": "full"}
+
+    def start(self, *nodes):
+        for n in nodes:
+            n.start(**n.conf)
+
+    def three_nodes_find_each_other(self):
+        self.start(*self.c.nodes)
+        for n in self.c.nodes:
+            n.applied()
+        kit.wait_mesh(self.c.nodes)
+        for a in self.c.nodes:
+            others = [b for b in self.c.nodes if b is not a]
+            want({k: v[1] for k, v in a.peers().items()} == {b.public: sorted([b.overlay + "/128", b.prefix]) for b in others}, a.peers())
+            want(a.routes() == sorted([b.overlay for b in others] + [b.prefix for b in others]), a.routes())
+            addresses = a.place.run("ip", "-6", "-o", "addr", "show", "dev", "wg-moat")
+            want(addresses.count("inet6") == 1 and a.overlay + "/128" in addresses, addresses)
+
+    def packets_of_full_size_pass_and_larger_ones_do_not(self):
+        for a in self.c.nodes:
+            for b in self.c.nodes:
+                want(a is b or a.ping(b, 1420), "1420 bytes from %d to %d" % (a.number, b.number))
+        want(not self.n1.ping(self.n2, 1421, seconds=0.3), "1421 bytes went through whole")
+
+    def a_peer_cannot_speak_with_anothers_address(self):
+        forged = self.n3.prefix.split("/")[0] + "7"
+        self.n1.place.run("ip", "-6", "addr", "add", forged + "/128", "dev", "lo", "nodad")
+        try:
+            own = echoes_in(self.n2)
+            want(self.n1.ping(self.n2), "the honest one does not pass")
+            want(echoes_in(self.n2) > own, "echoes are not counted")
+            tries, before = 5, echoes_in(self.n2)
+            for _ in range(tries):
+                kit.ping(self.n1.place, forged, self.n2.overlay, seconds=0.1)
+            # the agents' own probes are counted too: fewer than the forged ones in this second
+            want(echoes_in(self.n2) - before < tries, "%d of %d forged packets came through" % (echoes_in(self.n2) - before, tries))
+        finally:
+            self.n1.place.run("ip", "-6", "addr", "del", forged + "/128", "dev", "lo")
+
+    def a_plan_that_changes_nothing_starts_nothing(self):
+        for attempt in range(3):  # the look of every 10 s does start wg, and may fall in between
+            looks, (cpu, faults) = len(self.n2.events("plan.accepted")), usage(self.n2.proc)
+            for i in range(20):
+                self.n2.control.publish()
+                wait_for("the plan", lambda: len(self.n2.events("plan.accepted")) > looks + i)
+            now, after = usage(self.n2.proc)
+            if after == faults:
+                break
+        want(after == faults, "20 plans without a change started processes")
+        print("# 20 plans without a change: %d ms of CPU" % ((now - cpu) * 1000 // os.sysconf("SC_CLK_TCK")), flush=True)
+
+    def what_somebody_changes_by_hand_is_mended(self):
+        n, place = self.n3, self.n3.place
+        before = (n.peers().keys(), n.routes())
+        rules = place.run("nft", "-s", "list", "table", "inet", "moat")
+        foreign = kit.keypair()[1]
+        ways = [("the table", ["nft", "delete", "table", "inet", "moat"]),
+                ("a chain's rules", ["nft", "flush", "chain", "inet", "moat", "through"]),
+                ("an element", ["nft", "delete", "element", "inet", "moat", "edges", "{ %s }" % self.n1.overlay]),
+                ("an element too many", ["nft", "add", "element", "inet", "moat", "tapsrc", '{ "mt00009" . %s9 }' % n.prefix.split("/")[0]])]
+        for what, argv in ways:
+            t = time.monotonic()
+            place.run(*argv)
+            if what == "an element too many":
+                wait_for("mending of " + what, lambda: "mt00009" not in place.run("nft", "list", "set", "inet", "moat", "tapsrc"), 7)  # drift_seconds
+            else:
+                wait_for("mending of " + what, lambda: place.run("nft", "-s", "list", "table", "inet", "moat", check=False) == rules, 3)
+            print("# %s: mended in %.2f s" % (what, time.monotonic() - t), flush=True)
+        want(n.events("firewall.tampered"), "nothing is said of it")
+        beats = len(n.control.beats)
+        wait_for("the condition", lambda: "firewall_tampered" in n.control.beats[-1]["conditions"] and len(n.control.beats) > beats, 5)
+        t = time.monotonic()
+        place.run("wg", "set", "wg-moat", "peer", self.n1.public, "remove")
+        place.run("wg", "set", "wg-moat", "peer", foreign, "allowed-ips", P_FOREIGN)
+        place.run("wg", "set", "wg-moat", "peer", self.n2.public, "allowed-ips", self.n2.overlay + "/128")
+        place.run("ip", "-6", "route", "del", self.n2.prefix, "dev", "wg-moat")
+        place.run("ip", "-6", "route", "add", "fd00:1:2:1:9::/80", "dev", "wg-moat")
+        place.run("ip", "-6", "addr", "del", n.overlay + "/128", "dev", "wg-moat")
+        place.run("ip", "link", "set", "wg-moat", "mtu", "1500")
+        wait_for("the mesh as it was", lambda: (n.peers().keys(), n.routes()) == before and "mtu 1420" in place.run("ip", "link", "show", "wg-moat") and
+                 n.overlay + "/128" in place.run("ip", "-6", "addr", "show", "dev", "wg-moat"), 15)
+        print("# peers, allowed IPs, routes, address, MTU: mended in %.1f s" % (time.monotonic() - t), flush=True)
+        want(n.events("mesh.repaired"), "nothing is said of it")
+        kit.wait_mesh(self.c.nodes)
+
+    def a_device_that_ends_is_made_again(self):
+        n = self.n3
+        old = n.go_pids()
+        want(len(old) == 1, old)
+        os.kill(old[0], 9)
+        wait_for("another wireguard-go", lambda: n.go_pids() and n.go_pids() != old, 10)
+        kit.wait_mesh(self.c.nodes)
+
+    def a_section_that_breaks_the_rules_is_refused_and_the_last_good_one_stays(self):
+        n = self.n2
+        peer = self.n3.peer()
+        bad = [("::/0", [dict(peer, allowed_ips=[self.n3.overlay + "/128", "::/0"])]),
+               ("own address", [dict(peer, allowed_ips=[n.overlay + "/128", self.n3.prefix])]),
+               ("overlap", [dict(self.n1.peer(), allowed_ips=[self.n1.overlay + "/128", self.n3.prefix]), peer]),
+               ("one key twice", [dict(self.n1.peer(), public_key=self.n3.public), peer])]
+        for what, peers in bad:
+            good = n.mesh()["revision"]
+            n.extra = {"peers": sorted(peers, key=lambda p: p["node_id"])}
+            self.c.publish(n)
+            said = wait_for("the refusal of " + what, lambda: n.mesh().get("rejected"), 5)
+            print("# %s: %s" % (what, said), flush=True)
+            want(n.mesh()["revision"] == good and "mesh_config_rejected" in n.control.beats[-1]["conditions"], n.mesh())
+            want(set(n.peers()) == {self.n1.public, self.n3.public}, n.peers())
+            n.extra = {}
+            n.control.publish()
+            wait_for("an end of it", lambda: "rejected" not in n.mesh() and n.mesh()["revision"] == self.c.revision, 5)
+        # the newest plan on disk is a bad one: the last good section has a file of its own
+        n.extra = {"peers": bad[0][1]}
+        self.c.publish(n)
+        wait_for("the refusal", lambda: n.mesh().get("rejected"), 5)
+        n.kill()
+        n.place.run("ip", "link", "del", "wg-moat")
+        n.control.stop()
+        self.start(n)
+        wait_for("the mesh of the last good section", lambda: n.events("mesh.last_good"), 10)
+        kit.wait_mesh([self.n1, n])
+        n.extra = {}
+        n.control.start()
+        self.c.publish()
+        for x in self.c.nodes:
+            x.applied()
+
+    def the_mesh_needs_neither_control_plane_nor_agent(self):
+        n = self.n3
+        n.kill()
+        want(n.ping(self.n1) and n.ping(self.n2), "the data path ended with the agent")
+        n.control.stop()
+        n.place.run("ip", "link", "del", "wg-moat")
+        wait_for("the end of wireguard-go", lambda: not n.go_pids(), 5)
+        self.start(n)
+        kit.wait_mesh([n, self.n1])
+        n.control.start()
+        n.applied(seconds=15)
+
+    def a_narrow_underlay_lowers_the_mtu_and_nothing_is_lost(self):
+        w = self.c.wire
+        w.run("ip", "link", "set", self.n3.dev, "mtu", "1400")
+        self.n3.place.run("ip", "link", "set", "eth0", "mtu", "1400")
+        # 3 sees it on its own link, 1 and 2 by the router's Packet Too Big
+        try:
+            for n in self.c.nodes:
+                wait_for("MTU 1320 on %d" % n.number, lambda: "mtu 1320" in n.place.run("ip", "link", "show", "wg-moat"), 40)
+            wait_for("full-size packets", lambda: self.n1.ping(self.n3, 1320) and self.n3.ping(self.n2, 1320), 10)
+            wait_for("the report", lambda: self.n1.mesh()["mtu"] == 1320 and self.n1.mesh()["underlay_mtu"] == 1400, 15)
+        finally:
+            w.run("ip", "link", "set", self.n3.dev, "mtu", "1500")
+            self.n3.place.run("ip", "link", "set", "eth0", "mtu", "1500")
+            for n in (self.n1, self.n2):
+                n.place.run("ip", "-6", "route", "flush", "cache")
+        wait_for("MTU 1420 again", lambda: all("mtu 1420" in n.place.run("ip", "link", "show", "wg-moat") for n in self.c.nodes), 40)
+
+    def a_key_is_rotated_under_a_transfer_with_a_kill_in_it(self):
+        a, b = self.n1, self.n2
+        private, public = kit.keypair()
+        old = a.public
+        recv = b.place.popen("python3", "-c", COPY, "recv", b.overlay, "7000", "0", stdout=-1)
+        want(recv.stdout.readline() == b"ready\n", "no receiver")
+        send = a.place.popen("python3", "-c", COPY, "send", b.overlay, "7000", "9", stdout=-1)
+        a.write_key("wg.key.next", private)
+        cut = time.time() + 3
+        a.rotation = {"next_public_key": public, "cutover_unix_ms": int(cut * 1000)}
+        self.c.publish()
+        b.applied()
+        a.kill()  # in mid-rotation, before the cut-over; the next process finds its place by plan, clock and files
+        self.start(a)
+        wait_for("the new key at 2", lambda: public in b.peers(), 8)
+        want(old not in b.peers() and public in self.n3.peers(), b.peers())
+        wait_for("the new key at 1", lambda: a.place.run("wg", "show", "wg-moat", "public-key").strip() == public, 8)
+        took = time.time() - cut
+        # the control plane ends the rotation: the next key is the key
+        a.public, a.rotation = public, None
+        self.c.publish()
+        for n in self.c.nodes:
+            n.applied()
+        wait_for("the file", lambda: not os.path.exists(os.path.join(a.dir, "keys/wg.key.next")), 5)
+        with open(os.path.join(a.dir, "keys/wg.key")) as f:
+            want(f.read().strip() == private, "wg.key is not the next key")
+        sent, worst = send.communicate(timeout=30)[0].split()
+        got = int(recv.communicate(timeout=30)[0])
+        want(int(sent) == got, "sent %s, got %d" % (sent.decode(), got))
+        print("# %d bytes in one connection, in force after %.2f s, longest stall of the sender %.2f s" % (got, took, float(worst)), flush=True)
+        want(float(worst) < 6, "stall of %s s" % worst.decode())
+        told = wait_for("the result", lambda: [p for p in a.control.posts if p[0].endswith("/wg-key/result")], 20)
+        want(told[-1][1] == {"public_key": public, "ok": True}, told)
+
+    def a_key_that_the_node_does_not_have_is_not_applied(self):
+        n, real = self.n3, self.n3.public
+        n.public = kit.keypair()[1]
+        self.c.publish(n)
+        wait_for("the fault", lambda: "another WireGuard key" in n.mesh().get("failed", ""), 5)
+        want(n.place.run("wg", "show", "wg-moat", "public-key").strip() == real and n.ping(self.n1), "the mesh went with it")
+        n.public = real
+        self.c.publish()
+        n.applied()
+
+    def a_cut_between_two_nodes_is_seen(self):
+        a, b = self.n1, self.n2
+        self.c.cut(a, b)
+        t = time.monotonic()
+        wait_for("three lost probes", lambda: a.sees(b).get("lost_in_row", 0) >= 3 and b.sees(a).get("lost_in_row", 0) >= 3, 60)
+        print("# seen by both after %.0f s" % (time.monotonic() - t), flush=True)
+        want(a.sees(self.n3)["lost_in_row"] == 0 and b.sees(self.n3)["lost_in_row"] == 0, (a.mesh(), b.mesh()))
+        self.c.cut(a, b, on=False)
+        wait_for("the end of it", lambda: a.sees(b)["lost_in_row"] == 0 and b.sees(a)["lost_in_row"] == 0, 30)
+
+    def a_node_joins_and_leaves(self):
+        n4 = kit.Node(self.c, 4, ["worker"])
+        n4.conf = {}
+        self.c.nodes.append(n4)
+        t = time.monotonic()
+        self.start(n4)
+        self.c.publish()
+        for n in self.c.nodes:
+            n.applied()
+        print("# configured everywhere after %.2f s" % (time.monotonic() - t), flush=True)
+        kit.wait_mesh([n4, self.n1])
+        self.c.nodes.remove(n4)
+        t = time.monotonic()
+        self.c.publish()
+        wait_for("nobody knows it", lambda: all(n4.public not in n.peers() and n4.overlay not in n.routes() for n in self.c.nodes), 10)
+        print("# gone everywhere after %.2f s" % (time.monotonic() - t), flush=True)
+        # a plan without a mesh takes all of it down, and the address goes back to lo
+        n4.extra = {"mesh": None, "peers": []}
+        plan = n4.control.plan
+        n4.control.plan = lambda: dict(plan(), network={k: v for k, v in plan()["network"].items() if v is not None})
+        n4.control.publish()
+        wait_for("the device is gone", lambda: not n4.place.ok("ip", "link", "show", "wg-moat") and not n4.go_pids(), 10)
+        wait_for("the address on lo", lambda: n4.overlay + "/128" in n4.place.run("ip", "-6", "addr", "show", "dev", "lo"), 5)
+        n4.close()
+
+    def a_planned_end_leaves_nothing(self):
+        n = self.n3
+        kit.kit.World.ask(type("W", (), {"dir": n.dir})(), {"op": "stop-all", "deadline_ms": 5000}, 15)
+        n.proc.wait(10)
+        want(not n.place.ok("ip", "link", "show", "wg-moat"), "the device is left")
+        wait_for("wireguard-go ends", lambda: not n.go_pids(), 5)
+        want("moat" not in n.place.run("nft", "list", "tables"), "the table is left")
+        want(n.overlay not in n.place.run("ip", "-6", "addr"), "the address is left")
+
+    def close(self):
+        self.c.close()
+
+
+P_FOREIGN = "fd00:1:2::99/128"
+
+
+def main():
+    why = kit.missing() or (None if os.geteuid() == 0 else "needs root")
+    if why:
+        print("skip - the mesh: %s" % why)
+        return 0
+    report, suite = Report(), Suite()
+    names = [n for n, v in vars(Suite).items() if n not in ("__init__", "start", "close") and callable(v)]
+    chosen = [n for n in names if not sys.argv[1:] or n in sys.argv[1:] or n == names[0]]
+    try:
+        for name in chosen:
+            t = time.monotonic()
+            report.case(name.replace("_", " "), getattr(suite, name))
+            if os.environ.get("MOAT_TIMES"):
+                print("# %.1f s" % (time.monotonic() - t))
+        if report.failed:
+            for n in suite.c.nodes:
+                print("# node %d: %s" % (n.number, n.tail(12)))
+                print("# %s" % json.dumps(n.mesh()))
+    finally:
+        suite.close()
+    return 1 if report.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
