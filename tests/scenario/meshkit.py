@@ -134,7 +134,7 @@ class Node:
         self.rotation = None
         self.overlay = "%s::%x" % (P, number)
         self.prefix = "%s:1:%x::/80" % (P, number)
-        self.underlay = "2001:db8:0:%x::2" % number
+        self.underlay = "2a00:fe:0:%x::2" % number
         self.endpoints = ["[%s]:51820" % self.underlay]
         self.extra, self.proc = {}, None
         self.log_path = os.path.join(self.dir, "agent.log")
@@ -142,9 +142,9 @@ class Node:
         w = cluster.wire
         w.run("ip", "link", "add", self.dev, "type", "veth", "peer", "name", "eth0", "netns", str(self.place.proc.pid))
         for place, dev, end in ((w, self.dev, 1), (self.place, "eth0", 2)):
-            place.run("ip", "-6", "addr", "add", "2001:db8:0:%x::%d/64" % (number, end), "dev", dev, "nodad")
+            place.run("ip", "-6", "addr", "add", "2a00:fe:0:%x::%d/64" % (number, end), "dev", dev, "nodad")
             place.run("ip", "link", "set", dev, "up")
-        self.place.run("ip", "-6", "route", "add", "default", "via", "2001:db8:0:%x::1" % number)
+        self.place.run("ip", "-6", "route", "add", "default", "via", "2a00:fe:0:%x::1" % number)
         self.control = Control(os.path.join(self.dir, "run/internal.sock"), self, cluster)
 
     def write_key(self, name, private):
