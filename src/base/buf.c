@@ -64,6 +64,10 @@ void mt_buf_puts(struct mt_buf *b, const char *s)
 
 void mt_buf_putc(struct mt_buf *b, char c)
 {
+    if (!b->failed && b->p && b->len < b->cap) { /* cap never passes max */
+        b->p[b->len++] = (uint8_t)c;
+        return;
+    }
     mt_buf_put(b, &c, 1);
 }
 

@@ -22,9 +22,30 @@ size_t mt_utf8_len(const char *s, size_t n)
     return len;
 }
 
+/* In each byte the high bit when that byte is 0. A borrow may set it in bytes above such a one too, never below. */
+static inline uint64_t zero_bytes(uint64_t w)
+{
+    return (w - 0x0101010101010101u) & ~w & 0x8080808080808080u;
+}
+
+size_t mt_plain_run(const char *s, size_t n)
+{
+    const uint64_t each = 0x0101010101010101u;
+    size_t i = 0;
+    for (uint64_t w; n - i >= sizeof w; i += sizeof w) {
+        memcpy(&w, s + i, sizeof w);
+        uint64_t below_blank = (w - each * 0x20) & ~w;
+        if (((w | below_blank) & each * 0x80) || zero_bytes(w ^ each * '"') || zero_bytes(w ^ each * '\\') || zero_bytes(w ^ each * 0x7f))
+            break;
+    }
+    while (i < n && s[i] >= 0x20 && s[i] < 0x7f && s[i] != '"' && s[i] != '\\')
+        i++;
+    return i;
+}
+
 bool mt_utf8_valid(const char *s, size_t n)
 {
-    for (size_t i = 0; i < n;) {
+    for (size_t i = mt_plain_run(s, n); i < n;) {
         size_t k = mt_utf8_len(s + i, n - i);
         if (k == 0 || s[i] == '\0')
             return false;

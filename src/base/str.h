@@ -13,6 +13,8 @@ static inline bool mt_starts_with(const char *s, const char *prefix)
 
 /** Length 1..4 of the valid UTF-8 character at @s (@n bytes left), 0 if it is not one (overlong, surrogate, > U+10FFFF). */
 size_t mt_utf8_len(const char *s, size_t n);
+/** How many of the first bytes are printable ASCII other than '"' and '\\', which no kind of text or JSON has to look at singly. */
+size_t mt_plain_run(const char *s, size_t n);
 /** True when all @n bytes are valid UTF-8 without NUL. */
 bool mt_utf8_valid(const char *s, size_t n);
 /** Lower-case hex of @n bytes into @ret, which holds 2n+1 bytes. */

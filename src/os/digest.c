@@ -9,6 +9,7 @@
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
+#include <pthread.h>
 
 struct mt_sha256 {
     EVP_MD_CTX *ctx;
@@ -47,9 +48,39 @@ void mt_sha256_free(struct mt_sha256 *s)
     free(s);
 }
 
+/* One digest context per thread, given back with it: fetching the algorithm costs more than hashing some hundred bytes. */
+static pthread_key_t ctx_key;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static EVP_MD *sha256;
+
+static void ctx_free(void *ctx)
+{
+    EVP_MD_CTX_free(ctx);
+}
+
+static void set_up(void)
+{
+    MT_ASSERT(pthread_key_create(&ctx_key, ctx_free) == 0);
+    sha256 = EVP_MD_fetch(NULL, "SHA256", NULL);
+}
+
+int mt_sha256_two(const void *a, size_t na, const void *b, size_t nb, uint8_t ret[MT_SHA256_LEN], struct mt_err *err)
+{
+    (void)pthread_once(&once, set_up);
+    EVP_MD_CTX *ctx = pthread_getspecific(ctx_key);
+    if (!ctx && (!(ctx = EVP_MD_CTX_new()) || pthread_setspecific(ctx_key, ctx) != 0)) {
+        EVP_MD_CTX_free(ctx);
+        return MT_FAIL(err, MT_E_NOMEM, "no memory for a digest");
+    }
+    if (!sha256 || EVP_DigestInit_ex2(ctx, sha256, NULL) != 1 || EVP_DigestUpdate(ctx, a, na) != 1 ||
+        EVP_DigestUpdate(ctx, b, nb) != 1 || EVP_DigestFinal_ex(ctx, ret, NULL) != 1)
+        return MT_FAIL(err, MT_E_NOMEM, "digest failed");
+    return 0;
+}
+
 void mt_sha256_of(const void *data, size_t n, uint8_t ret[MT_SHA256_LEN])
 {
-    MT_ASSERT(EVP_Digest(data, n, ret, NULL, EVP_sha256(), NULL) == 1);
+    MT_ASSERT(mt_sha256_two(data, n, NULL, 0, ret, NULL) == 0);
 }
 
 void mt_sha1_of(const void *data, size_t n, uint8_t ret[MT_SHA1_LEN])

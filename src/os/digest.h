@@ -17,6 +17,8 @@ void mt_sha256_final(struct mt_sha256 *s, uint8_t ret[MT_SHA256_LEN]);
 void mt_sha256_free(struct mt_sha256 *s);
 /** One-shot. */
 void mt_sha256_of(const void *data, size_t n, uint8_t ret[MT_SHA256_LEN]);
+/** One-shot over two pieces, one after the other. -MT_E_NOMEM when OpenSSL has no memory. */
+int mt_sha256_two(const void *a, size_t na, const void *b, size_t nb, uint8_t ret[MT_SHA256_LEN], struct mt_err *err);
 /** One-shot, lower-case hex with NUL. */
 void mt_sha256_hex(const void *data, size_t n, char ret[MT_SHA256_HEX]);
 /** SHA-256 of a whole file as lower-case hex. */

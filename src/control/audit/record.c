@@ -43,10 +43,10 @@ int mt_audit_genesis(const char *chain, uint8_t ret[32], struct mt_err *err)
 /* At most MT_AUDIT_TEXT_MAX bytes of UTF-8 without control bytes: what came from a client is shown, not trusted. */
 static void put_clean(struct mt_buf *b, const char *s)
 {
-    char clean[MT_AUDIT_TEXT_MAX + 1];
-    size_t n = strlen(s);
-    bool plain = n <= MT_AUDIT_TEXT_MAX && mt_utf8_valid(s, n);
-    for (size_t i = 0; i < n && plain; i++)
+    char clean[MT_AUDIT_TEXT_MAX + 1] __attribute__((uninitialized)); /* seldom needed; mt_printable ends what it writes */
+    size_t n = strlen(s), i = mt_plain_run(s, n);
+    bool plain = n <= MT_AUDIT_TEXT_MAX && mt_utf8_valid(s + i, n - i);
+    for (; i < n && plain; i++)
         plain = (unsigned char)s[i] >= 0x20 && s[i] != 0x7f;
     if (!plain) {
         s = mt_printable(s, n, clean, sizeof clean);
@@ -58,6 +58,8 @@ static void put_clean(struct mt_buf *b, const char *s)
 int mt_audit_put(const struct mt_audit_rec *r, struct mt_buf *b, struct mt_err *err)
 {
     char sep = '{';
+    if (!b->p && b->max >= 768)
+        (void)mt_buf_reserve(b, 768); /* what most take, instead of growing to it by doubling */
     for (size_t i = 0; i < MT_AUDIT_T_MAX; i++) {
         if (!r->text[i])
             continue;

@@ -149,6 +149,33 @@ static void nested_length_cannot_escape_its_parent(void **state)
     assert_true(big.bad && r.bad);
 }
 
+static bool is_plain(char c)
+{
+    return c >= 0x20 && c < 0x7f && c != '"' && c != '\\';
+}
+
+/* Each byte value at each place of texts that end in the middle of a word, against the rule byte by byte. */
+static void plain_run_ends_at_the_first_other_byte(void **state)
+{
+    (void)state;
+    for (size_t n = 0; n <= 26; n++) {
+        char s[32];
+        for (size_t at = 0; at < n; at++) {
+            for (int c = 0; c < 256; c++) {
+                memset(s, '!', sizeof s);
+                s[at] = (char)c;
+                s[n - 1] = at == n - 1 ? (char)c : (char)(c + 1); /* a second one behind it */
+                size_t want = 0;
+                while (want < n && is_plain(s[want]))
+                    want++;
+                assert_int_equal(mt_plain_run(s, n), want);
+            }
+        }
+        memset(s, '~', sizeof s);
+        assert_int_equal(mt_plain_run(s, n), n);
+    }
+}
+
 static void utf8_is_judged_strictly(void **state)
 {
     (void)state;
@@ -264,6 +291,7 @@ int main(void)
         cmocka_unit_test(a_buffer_stops_at_its_bound_and_stays_failed),
         cmocka_unit_test(nested_length_cannot_escape_its_parent),
         cmocka_unit_test(utf8_is_judged_strictly),
+        cmocka_unit_test(plain_run_ends_at_the_first_other_byte),
         cmocka_unit_test(the_nearest_name_is_offered_only_when_near),
         cmocka_unit_test(a_map_survives_growth_and_removal),
         cmocka_unit_test(an_arena_is_bounded),
