@@ -187,7 +187,8 @@ static int cmd_load(struct place *p, int clients, const char *sql)
     if (mt_log_head_new(&pg, &rd.head, &err) < 0 || mt_pg_connect(&pg, &rd.pg, &err) < 0 ||
         mt_log_position(rd.pg, &rd.cursor, NULL, &err) < 0)
         return complain(&err);
-    const struct mt_appender_conf conf = {.pg = {.conninfo = p->control, .role = "moat_projector"}, .head = rd.head, .session_sql = sql};
+    const struct mt_appender_conf conf = {.pg = {.conninfo = p->control, .role = "moat_projector"}, .head = rd.head, .session_sql = sql,
+                                           .lane_events = 1 /* as much as can be in the air when it is killed */};
     if (mt_appender_new(&conf, &appender, &err) < 0)
         return complain(&err);
     bool ok = pthread_create(&rd.thread, NULL, reader_main, &rd) == 0;

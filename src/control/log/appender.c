@@ -23,8 +23,13 @@
 #define RECONNECT_NS (200 * MT_NS_PER_MS)
 #define SETTLE_NS (15 * MT_NS_PER_S)
 #define SECOND_RETRY_NS (1 * MT_NS_PER_S)
-/* With so many commands at hand and nothing in the air, each lane gets its part; fewer do better to share one flush. */
-#define SPLIT_MIN 8
+/* A batch costs the server some thirty times what a single event in it does, whatever it holds: its statements, and a process that
+ * begins with cold caches. So a second one is begun beside another only for as many events as are worth that; fewer wait for the
+ * lane that is busy and share the next batch. With 32 clients on two cores, in one run: 71 us of processor time for a command in
+ * batches of 31 on one lane, 111 us in batches of 16 on two. */
+#define LANE_EVENTS 32
+/* Unless it is busy for longer than a batch takes: what holds that one up is no reason to hold up others. */
+#define LANE_WAIT_NS (10 * MT_NS_PER_MS)
 /* The oldest flight does not wait for a younger one longer than this: the younger is rolled back and runs again. */
 #define YIELD_MS 200
 /* Those who were answered usually come back at once with their next command. A share of the last batch's duration is waited
@@ -39,14 +44,16 @@ struct mt_appender {
     char *session_sql;
     struct mt_log_head *head;
     struct mt_history *history;
-    int batch_max;
+    int batch_max, lane_events;
     pthread_t thread;
     pthread_mutex_t mutex; /* queue, waiting, stop, stats, states of queued commands */
     pthread_cond_t work;
     struct mt_list queue;
     int waiting;
+    int waiting_events;
     int want;     /* with so many waiting, `work` is signalled */
-    int wake_at;  /* with so many waiting, wake_fd is written: the thread waits for a flight; 0: it does not */
+    int wake_at;  /* with so many waiting that are worth a lane, wake_fd is written: the thread waits for a flight; 0: it does not */
+    bool wake_any; /* they need not be worth a lane: it has been busy for long */
     int wake_fd;
     bool stop;
     struct mt_appender_stats stats; /* copy for readers */
@@ -149,6 +156,7 @@ static int choose(struct mt_appender *ap, int max, struct mt_cmd **ret)
         c->state = CMD_RUNNING;
         ret[n++] = c;
         ap->waiting--;
+        ap->waiting_events -= c->n_events;
     }
     return n;
 }
@@ -513,17 +521,20 @@ static int next_batch(struct mt_appender *ap, struct mt_cmd **cmds, int64_t *ret
         gather(ap);
     *ret_stop = ap->stop && ap->n_flights == 0;
     if (!ap->stop && ap->n_flights == 0) {
-        bool split = ap->waiting >= SPLIT_MIN && ap->batch_max > 1 && ap->batch.trusted && ap->batch.careful == 0;
+        bool split = ap->waiting_events >= 2 * ap->lane_events && ap->waiting > 1 && ap->batch_max > 1 && ap->batch.trusted &&
+                     ap->batch.careful == 0;
         n = choose(ap, split ? (ap->waiting + 1) / 2 < ap->batch_max ? (ap->waiting + 1) / 2 : ap->batch_max : ap->batch_max, cmds);
         ap->expect = split ? ap->waiting : ap->expect; /* the other half goes at once */
     } else if (!ap->stop && free_lane(ap) >= 0) {
-        bool late = mt_clock_mono() >= ap->gather_until;
-        int want = late || ap->expect < 1 ? 1 : ap->expect;
-        if (ap->waiting >= want && (n = choose(ap, ap->batch_max, cmds)) == 0)
+        int64_t now = mt_clock_mono(), stuck_at = ap->flights[0].begun_at + LANE_WAIT_NS;
+        bool late = now >= ap->gather_until, worth = ap->waiting_events >= ap->lane_events || now >= stuck_at;
+        int want = late || ap->expect < 1 || !worth ? 1 : ap->expect;
+        if (worth && ap->waiting >= want && (n = choose(ap, ap->batch_max, cmds)) == 0)
             want = ap->waiting + 1; /* all that wait have to see what is in the air */
-        else if (n == 0 && !late)
-            *ret_until = ap->gather_until;
+        else if (n == 0 && !(worth && late))
+            *ret_until = worth ? ap->gather_until : stuck_at;
         ap->wake_at = n == 0 ? want : 0;
+        ap->wake_any = now >= stuck_at;
     }
     (void)pthread_mutex_unlock(&ap->mutex);
     return n;
@@ -560,6 +571,7 @@ int mt_appender_new(const struct mt_appender_conf *conf, struct mt_appender **re
     ap->head = conf->head;
     ap->history = conf->history;
     ap->batch_max = conf->batch_max > 0 && conf->batch_max < BATCH_CMDS_MAX ? conf->batch_max : BATCH_CMDS_MAX;
+    ap->lane_events = conf->lane_events > 0 ? conf->lane_events : LANE_EVENTS;
     ap->pg = conf->pg;
     ap->pg.conninfo = conf->pg.conninfo ? strdup(conf->pg.conninfo) : NULL;
     ap->pg.role = conf->pg.role ? strdup(conf->pg.role) : NULL;
@@ -647,7 +659,8 @@ static int enqueue(struct mt_appender *ap, struct mt_cmd *cmd, struct mt_err *er
         mt_list_push_back(&ap->queue, &cmd->link);
         const uint64_t one = 1;
         ap->waiting++;
-        if (ap->wake_at > 0 && ap->waiting >= ap->wake_at) {
+        ap->waiting_events += cmd->n_events;
+        if (ap->wake_at > 0 && ap->waiting >= ap->wake_at && (ap->waiting_events >= ap->lane_events || ap->wake_any)) {
             ap->wake_at = 0;
             if (write(ap->wake_fd, &one, sizeof one) < 0)
                 mt_log(MT_ERROR, "appender.wake_failed", KV("errno", errno));
@@ -668,6 +681,7 @@ static bool withdraw(struct mt_appender *ap, struct mt_cmd *cmd, int timeout_ms)
     if (mine) {
         mt_list_remove(&cmd->link);
         ap->waiting--;
+        ap->waiting_events -= cmd->n_events;
         (void)MT_FAIL(&cmd->err, MT_E_TIMEOUT, "the command waited %d ms and was not begun", timeout_ms);
     }
     (void)pthread_mutex_unlock(&ap->mutex);

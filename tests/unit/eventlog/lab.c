@@ -25,7 +25,8 @@ int lab_up(struct lab *l, struct mt_err *err)
     const struct mt_pg_conf control = {.conninfo = l->sc.control};
     if ((r = mt_log_head_new(&control, &l->head, err)) < 0)
         return r;
-    const struct mt_appender_conf conf = {.pg = {.conninfo = l->sc.control, .role = "moat_projector"}, .head = l->head};
+    const struct mt_appender_conf conf = {.pg = {.conninfo = l->sc.control, .role = "moat_projector"}, .head = l->head,
+                                           .lane_events = 1 /* batches overlap whenever two can */};
     return mt_appender_new(&conf, &l->ap, err);
 }
 

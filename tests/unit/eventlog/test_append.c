@@ -483,6 +483,47 @@ static void a_command_waits_for_the_row_that_is_on_its_way(void **state)
                                        " AND aggregate_seq > 1"), "one,three,two");
 }
 
+/* Few events wait for the batch in the air and share the next one, unless that one does not end: then they go beside it. */
+static void few_events_do_not_wait_for_a_batch_that_is_held_up(void **state)
+{
+    (void)state;
+    struct gather g = {.left = 2};
+    struct mt_err err = {0};
+    struct mt_appender *usual = NULL;
+    struct mt_appender_stats stats;
+    mt_auto_pg struct mt_pg *holder = NULL;
+    const struct mt_appender_conf conf = {.pg = {.conninfo = lab.sc.control, .role = "moat_projector"}};
+    assert_int_equal(pthread_mutex_init(&g.mutex, NULL), 0);
+    assert_int_equal(pthread_cond_init(&g.all, NULL), 0);
+    make_org("org_h", "held");
+    make_org("org_h2", "free");
+    assert_int_equal(mt_appender_new(&conf, &usual, &err), 0);
+    for (int i = 0; i < 3; i++) { /* its first batch looks up; from then on it knows the head and the numbers of both */
+        struct mt_cmd *c = lab_cmd();
+        struct mt_cmd_done done;
+        lab_event(c, MT_EV_ORG_UPDATED, "org_h", "org_h", NULL, NULL, json_pack("{s:s}", "billing_email", "x"));
+        lab_event(c, MT_EV_ORG_UPDATED, "org_h2", "org_h2", NULL, NULL, json_pack("{s:s}", "billing_email", "x"));
+        assert_int_equal(mt_append(usual, c, 10000, &done, &err), 0);
+        mt_cmd_done_free(&done);
+    }
+    assert_int_equal(mt_pg_connect(&(struct mt_pg_conf){.conninfo = lab.sc.super}, &holder, &err), 0);
+    assert_int_equal(mt_pg_exec(holder, "BEGIN; UPDATE orgs_view SET suspended = suspended WHERE org_id = 'org_h'", &err), 0);
+    struct mt_cmd *c = lab_cmd();
+    lab_event(c, MT_EV_ORG_UPDATED, "org_h", "org_h", NULL, NULL, json_pack("{s:s}", "billing_email", "held"));
+    assert_int_equal(mt_append_async(usual, c, on_done, &g, &err), 0);
+    await_text("SELECT count(*)::text FROM pg_stat_activity WHERE application_name = 'moat appender' AND wait_event_type = 'Lock'", "1");
+    c = lab_cmd();
+    lab_event(c, MT_EV_ORG_UPDATED, "org_h2", "org_h2", NULL, NULL, json_pack("{s:s}", "billing_email", "beside"));
+    assert_int_equal(mt_append_async(usual, c, on_done, &g, &err), 0);
+    await_text("SELECT count(*)::text FROM pg_stat_activity WHERE application_name = 'moat appender' AND state = 'idle in transaction'", "1");
+    assert_int_equal(mt_pg_exec(holder, "COMMIT", &err), 0);
+    gather_wait(&g);
+    mt_appender_stats(usual, &stats);
+    mt_appender_free(usual);
+    assert_int_equal(g.done, 2);
+    assert_int_equal(stats.overlapped, 1);
+}
+
 /* As a client does: the same key again until there is an answer. */
 static void *insist(void *arg)
 {
@@ -542,7 +583,7 @@ static void two_appenders_take_turns_without_gaps(void **state)
     struct worker w[8];
     struct mt_appender *other = NULL;
     struct mt_err err = {0};
-    const struct mt_appender_conf conf = {.pg = {.conninfo = lab.sc.control, .role = "moat_projector"}};
+    const struct mt_appender_conf conf = {.pg = {.conninfo = lab.sc.control, .role = "moat_projector"}, .lane_events = 1};
     assert_int_equal(mt_appender_new(&conf, &other, &err), 0);
     for (int i = 0; i < 8; i++) {
         w[i] = (struct worker){.n = 100 + i, .ap = i % 2 ? other : lab.ap};
@@ -892,6 +933,7 @@ int main(void)
         cmocka_unit_test(a_command_after_a_landing_wakes_the_appender),
         cmocka_unit_test(a_younger_batch_gives_way_to_the_older),
         cmocka_unit_test(a_command_waits_for_the_row_that_is_on_its_way),
+        cmocka_unit_test(few_events_do_not_wait_for_a_batch_that_is_held_up),
         cmocka_unit_test(a_lost_lane_loses_nothing),
         cmocka_unit_test(two_appenders_take_turns_without_gaps),
         cmocka_unit_test(walk_of_all_event_types),

@@ -202,7 +202,7 @@ static void a_commit_that_lands_late_does_not_land_twice(void **s)
     rest += strcspn(rest, " ");
     (void)snprintf(dir, sizeof dir, "%s/px", lab.sc.dir);
     (void)snprintf(info, sizeof info, "host=%s%.180s", dir, rest);
-    const struct mt_appender_conf conf = {.pg = {.conninfo = info, .role = "moat_projector"}};
+    const struct mt_appender_conf conf = {.pg = {.conninfo = info, .role = "moat_projector"}, .lane_events = 1};
     assert_int_equal(mt_appender_new(&conf, &ap, &err), 0);
     for (int i = 1; i <= 12; i++) /* until batches go in one trip */
         assert_int_equal(set(ap, i, &err), 0);
