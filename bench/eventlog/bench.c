@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Speed of the append path against its plain alternatives on one cluster: bench DIR CONNINFO... see run. Prints one line per
- * measurement: "MODE CLIENTS COMMANDS_PER_S EVENTS_PER_S P50_US P99_US LOCKS_PER_BATCH COMMANDS_PER_BATCH". */
+ * measurement: "MODE CLIENTS COMMANDS_PER_S EVENTS_PER_S P50_US P99_US LOCKS_PER_BATCH COMMANDS_PER_BATCH SERVER_CPU_US
+ * OWN_CPU_US", the last two per command. */
 #include "control/audit/record.h"
 #include "control/log/append.h"
 #include "control/log/read.h"
@@ -14,13 +15,14 @@
 #include "base/log.h"
 #include "base/str.h"
 
+#include <dirent.h>
 #include <pthread.h>
 #include <pwd.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
+#include <time.h>
 
 #define CLIENTS_MAX 64
 #define SAMPLES_MAX 400000
@@ -44,6 +46,59 @@ struct client {
 
 static _Atomic bool go, over;
 static char run_id[24];
+
+static const char *cluster; /* folder of the cluster, as given */
+
+/* Processor time of process @pid so far, nanoseconds; 0 when it is gone. */
+static int64_t process_cpu_ns(long pid)
+{
+    char path[64];
+    long long ns = 0;
+    (void)snprintf(path, sizeof path, "/proc/%ld/schedstat", pid);
+    FILE *f = fopen(path, "re");
+    if (f && fscanf(f, "%lld", &ns) != 1)
+        ns = 0;
+    if (f)
+        (void)fclose(f);
+    return ns;
+}
+
+/* Processor time of the server's processes that live now, nanoseconds. Backends of a measurement live through all of it. */
+static int64_t server_cpu_ns(void)
+{
+    char path[512], text[1024];
+    long postmaster = 0;
+    int64_t ns = 0;
+    (void)snprintf(path, sizeof path, "%s/data/postmaster.pid", cluster);
+    FILE *f = fopen(path, "re");
+    if (f && fscanf(f, "%ld", &postmaster) != 1)
+        postmaster = 0;
+    if (f)
+        (void)fclose(f);
+    DIR *proc = opendir("/proc");
+    for (struct dirent *d; proc && (d = readdir(proc)) != NULL;) {
+        long pid = strtol(d->d_name, NULL, 10), parent = 0;
+        if (pid <= 0)
+            continue;
+        (void)snprintf(path, sizeof path, "/proc/%ld/stat", pid);
+        f = fopen(path, "re");
+        const char *at = f && fgets(text, sizeof text, f) ? strrchr(text, ')') : NULL;
+        if (at && sscanf(at, ") %*c %ld", &parent) == 1 && parent == postmaster)
+            ns += process_cpu_ns(pid);
+        if (f)
+            (void)fclose(f);
+    }
+    if (proc)
+        (void)closedir(proc);
+    return ns;
+}
+
+static int64_t own_cpu_ns(void)
+{
+    struct timespec t;
+    (void)clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (int64_t)t.tv_sec * MT_NS_PER_S + t.tv_nsec;
+}
 
 static int event10(struct mt_cmd *c, const char *org, const char *tag, struct mt_err *err)
 {
@@ -229,12 +284,15 @@ static int measure(enum mode mode, const char *name, int n, int events, int ms, 
             return MT_FAIL(err, MT_E_NOMEM, "no thread");
     if (shared)
         mt_appender_stats(shared, &before);
+    int64_t server = server_cpu_ns(), own = own_cpu_ns();
     int64_t from = mt_clock_mono();
     go = true;
     const struct timespec nap = {.tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * 1000000};
     (void)nanosleep(&nap, NULL);
     over = true;
     int64_t took = mt_clock_mono() - from;
+    server = server_cpu_ns() - server;
+    own = own_cpu_ns() - own;
     uint64_t commands = 0;
     static uint32_t all[CLIENTS_MAX * 40000];
     size_t n_all = 0;
@@ -258,8 +316,9 @@ static int measure(enum mode mode, const char *name, int n, int events, int ms, 
     mt_appender_free(shared);
     qsort(all, n_all, sizeof *all, by_value);
     double per_s = (double)commands * 1e9 / (double)took;
-    printf("%s %d %.0f %.0f %u %u %.2f %.1f\n", name, n, per_s, per_s * events, n_all ? all[n_all / 2] : 0, n_all ? all[n_all * 99 / 100] : 0,
-           batches ? (double)locks / (double)batches : 0, batches ? (double)commands / (double)batches : 0);
+    printf("%s %d %.0f %.0f %u %u %.2f %.1f %.1f %.1f\n", name, n, per_s, per_s * events, n_all ? all[n_all / 2] : 0, n_all ? all[n_all * 99 / 100] : 0,
+           batches ? (double)locks / (double)batches : 0, batches ? (double)commands / (double)batches : 0,
+           commands ? (double)server / 1e3 / (double)commands : 0, commands ? (double)own / 1e3 / (double)commands : 0);
     (void)fflush(stdout);
     return r;
 }
@@ -336,43 +395,23 @@ static int fill(const char *control, int64_t events, struct mt_err *err)
     return r;
 }
 
-static const struct mt_pg_stmt st_backend = {"bench_backend", "SELECT pg_backend_pid()"};
-
-/* Processor time of the server's process behind @pg and of our own, microseconds. */
-static int cpu_us(struct mt_pg *pg, int64_t *ret, struct mt_err *err)
-{
-    mt_auto_pg_res struct mt_pg_res *res = NULL;
-    struct rusage ru;
-    char path[64], text[1024] = "";
-    unsigned long user = 0, system = 0;
-    int r = mt_pg_query_one(pg, &st_backend, NULL, &res, err);
-    if (r < 0)
-        return r;
-    (void)snprintf(path, sizeof path, "/proc/%lld/stat", (long long)mt_pg_i64(res, 0, 0));
-    FILE *f = fopen(path, "re");
-    if (f) {
-        const char *at = fgets(text, sizeof text, f) ? strrchr(text, ')') : NULL;
-        if (!at || sscanf(at, ") %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &system) != 2)
-            user = system = 0;
-        (void)fclose(f);
-    }
-    (void)getrusage(RUSAGE_SELF, &ru);
-    int64_t own = (ru.ru_utime.tv_sec + ru.ru_stime.tv_sec) * 1000000 + ru.ru_utime.tv_usec + ru.ru_stime.tv_usec;
-    *ret = own + (int64_t)(user + system) * 10000;
-    return 0;
-}
-
 /* "rebuild 1 0 EVENTS_PER_S WALL_US EVENTS_PER_CPU_S STALL_US EVENTS" */
 static int measure_rebuild(const char *owner, struct mt_err *err)
 {
+    static const struct mt_pg_stmt st_backend = {"bench_backend", "SELECT pg_backend_pid()"};
     mt_auto_pg struct mt_pg *pg = NULL;
+    mt_auto_pg_res struct mt_pg_res *res = NULL;
     struct mt_rebuild_report rep;
-    int64_t before, after;
     int r = mt_pg_connect(&(struct mt_pg_conf){.conninfo = owner}, &pg, err);
-    if (r < 0 || (r = cpu_us(pg, &before, err)) < 0 || (r = mt_views_rebuild(pg, NULL, NULL, &rep, err)) < 0 || (r = cpu_us(pg, &after, err)) < 0)
+    if (r < 0 || (r = mt_pg_query_one(pg, &st_backend, NULL, &res, err)) < 0)
         return r;
+    long backend = (long)mt_pg_i64(res, 0, 0);
+    int64_t before = own_cpu_ns() + process_cpu_ns(backend);
+    if ((r = mt_views_rebuild(pg, NULL, NULL, &rep, err)) < 0)
+        return r;
+    int64_t cpu_us = (own_cpu_ns() + process_cpu_ns(backend) - before) / 1000;
     printf("rebuild 1 0 %.0f %lld %.0f %lld %lld\n", (double)rep.events * 1e6 / (double)rep.took_us, (long long)rep.took_us,
-           (double)rep.events * 1e6 / (double)(after - before), (long long)rep.stall_us, (long long)rep.events);
+           (double)rep.events * 1e6 / (double)cpu_us, (long long)rep.stall_us, (long long)rep.events);
     return 0;
 }
 
@@ -385,7 +424,7 @@ int main(int argc, char **argv)
     } rows[] = {
         {"bare", MODE_BARE, 32, 1},          {"combined", MODE_COMBINED, 32, 1},    {"locked", MODE_LOCKED, 32, 1},
         {"combined10", MODE_COMBINED, 32, 10}, {"combined8", MODE_COMBINED, 8, 1}, {"bare8", MODE_BARE, 8, 1},
-        {"unaudited", MODE_COMBINED, 32, 1},
+        {"unaudited", MODE_COMBINED, 32, 1},   {"combined16", MODE_COMBINED, 16, 1}, {"combined64", MODE_COMBINED, 64, 1},
     };
     struct mt_err err = {0};
     if (argc < 3) {
@@ -393,6 +432,7 @@ int main(int argc, char **argv)
         return 2;
     }
     mt_log_init("eventlog-bench", MT_ERROR, false);
+    cluster = argv[1];
     char control[256], owner[256];
     (void)snprintf(control, sizeof control, "host=%s/sock dbname=moat user=moat_control", argv[1]);
     (void)snprintf(owner, sizeof owner, "host=%s/sock dbname=moat user=moat_owner", argv[1]);
