@@ -752,6 +752,8 @@ static void a_hostname_belongs_to_one_env(void **state)
 static void replaying_events_changes_nothing(void **state)
 {
     (void)state;
+    static const struct mt_pg_stmt st_types = {"test_types", "SELECT event_type FROM events ORDER BY event_id"};
+    mt_auto_pg_res struct mt_pg_res *types = NULL;
     struct mt_err err = {0};
     char before[64], after[64];
     int64_t head = 0;
@@ -760,9 +762,15 @@ static void replaying_events_changes_nothing(void **state)
                       " hostname_owners_view t) || (SELECT string_agg(t::text, '' ORDER BY instance_id) FROM instances_view t) ||"
                       " (SELECT string_agg(t::text, '' ORDER BY env_id, process_type) FROM env_desired_view t))";
     (void)snprintf(before, sizeof before, "%s", lab_text(&lab, sum));
+    assert_int_equal(mt_pg_query(lab.pg, &st_types, NULL, &types, &err), 0);
+    assert_int_equal(mt_pg_rows(types), head);
     assert_int_equal(mt_pg_pipe_enter(lab.pg, &err), 0);
+    /* One by one, each by the statements of its own type; for some by all, of which those of other types find nothing. All for each of
+     * 9,000 events would take minutes. */
     for (int64_t id = 1; id <= head; id++) {
-        if (mt_proj_send_again(lab.pg, MT_EV_ALL, id, id, &err) < 0 || mt_pg_pipe_sync(lab.pg, NULL, 0, &err) < 0)
+        enum mt_ev ev = mt_ev_by_name(mt_pg_text(types, (int)id - 1, 0));
+        assert_true(ev < MT_EV_MAX);
+        if (mt_proj_send_again(lab.pg, id % 64 == 0 ? MT_EV_ALL : MT_EV_BIT(ev), id, id, &err) < 0 || mt_pg_pipe_sync(lab.pg, NULL, 0, &err) < 0)
             fail_msg("%s", err.msg);
     }
     assert_int_equal(mt_pg_pipe_leave(lab.pg, &err), 0);
