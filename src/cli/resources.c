@@ -68,11 +68,15 @@ static int put_switch(struct cli *c, json_t *fields, const char *option, const c
     return CLI_OK;
 }
 
-/* The named thing, not that of the context. */
-static void name_app(struct cli *c)
+/* The thing that the command names, not that of the context: what contains it is found first, since connecting sets the whole target. */
+static int need_named_app(struct cli *c)
 {
+    int code = cli_need_org(c);
+    if (code != CLI_OK)
+        return code;
     c->app = c->argv[0];
     *c->app_id = '\0';
+    return cli_need_app(c);
 }
 
 /* ---------------------------------------------------------------- organisations */
@@ -92,6 +96,9 @@ int cmd_orgs_create(struct cli *c)
 
 static int need_named_org(struct cli *c)
 {
+    int code = cli_connect(c);
+    if (code != CLI_OK)
+        return code;
     c->org = c->argv[0];
     *c->org_id = '\0';
     return cli_need_org(c);
@@ -184,15 +191,13 @@ int cmd_projects_delete(struct cli *c)
 
 int cmd_apps_get(struct cli *c)
 {
-    name_app(c);
-    int code = cli_need_app(c);
+    int code = need_named_app(c);
     return code == CLI_OK ? cli_show_object(c, cli_app_path(c, "%s", ""), "App") : code;
 }
 
 int cmd_apps_update(struct cli *c)
 {
-    name_app(c);
-    int code = cli_need_app(c);
+    int code = need_named_app(c);
     if (code != CLI_OK)
         return code;
     json_t *fields = json_object();
@@ -213,8 +218,7 @@ int cmd_apps_update(struct cli *c)
 
 int cmd_apps_delete(struct cli *c)
 {
-    name_app(c);
-    int code = cli_need_app(c);
+    int code = need_named_app(c);
     return code == CLI_OK ? take_away(c, cli_app_path(c, "%s", ""), "app", c->argv[0]) : code;
 }
 
@@ -222,6 +226,9 @@ int cmd_apps_delete(struct cli *c)
 
 static int need_named_env(struct cli *c)
 {
+    int code = cli_need_app(c);
+    if (code != CLI_OK)
+        return code;
     c->env = c->argv[0];
     *c->env_id = '\0';
     return cli_need_env(c);

@@ -62,6 +62,24 @@ try:
         for n, d in ((1, D1), (2, D2)):
             w.ok("POST", "/v1/orgs/%s/apps/%s/releases" % (org, shop), {"manifest": MANIFEST, "manifest_format": "toml", "image_digest": d, "verify_image": False}, key="rel%d" % n)
 
+    @case("what a command names is meant, whatever the context says")
+    def _():
+        docs("apps create spare")
+        docs("envs create staging --app spare")
+        docs("envs create prod --app spare")
+        assert docs("apps get spare")[0]["data"]["name"] == "spare" and docs("apps get shop --app spare")[0]["data"]["name"] == "shop"
+        assert docs("envs get staging --app spare")[0]["data"]["name"] == "staging"
+        assert docs("apps update spare --name extra")[0]["resource"]["name"] == "extra"
+        docs("envs update staging --app extra --protected on")
+        assert docs("envs get staging --app extra")[0]["data"]["protected"] and not docs("envs get prod --app extra")[0]["data"]["protected"]
+        docs("envs delete prod --app extra --yes")
+        assert [e["name"] for e in docs("envs list --app extra")[0]["items"]] == ["staging"]
+        moat("apps delete extra --cascade --yes", want=5)  # a protected environment holds its app
+        docs("envs update staging --app extra --protected off")
+        moat("apps delete extra --cascade --yes")
+        assert sorted(a["name"] for a in docs("apps list")[0]["items"]) == ["other", "shop"]
+        moat("orgs get elsewhere", want=4)
+
     @case("a deploy that is waited for is a stream whose last line is the receipt")
     def _():
         lines = docs("deploy --release v1 --wait --wait-timeout 50s")
