@@ -20,8 +20,8 @@
 struct mt_tls_ctx {
     atomic_uint refs;
     SSL_CTX *ssl;
-    bool server, has_ca, has_pin;
-    uint8_t pin[MT_SHA256_LEN];
+    bool server, has_ca, has_pin, has_root_pin;
+    uint8_t pin[MT_SHA256_LEN], root_pin[MT_SHA256_LEN];
     int64_t expired_grace_s, not_after_s;
     char spki[65];
     mt_tls_verify_fn verify;
@@ -34,6 +34,7 @@ struct mt_tls {
     SSL *ssl;
     struct mt_err refusal; /* of the verify callback */
     bool expired;          /* excused by expired_grace_s */
+    bool rooted;           /* the chain ends in the pinned root */
     bool dead;             /* a fatal error came: nothing may be asked of the library any more */
 };
 
@@ -191,6 +192,14 @@ static int on_verify(int ok, X509_STORE_CTX *store)
     bool pin_alone = c->has_pin && !c->has_ca;
     if (!ok && pin_alone)
         ok = 1; /* the key decides, below */
+    if (!ok && c->has_root_pin && why == X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN && x) {
+        uint8_t digest[MT_SHA256_LEN];
+        spki_of(x, digest);
+        t->rooted = mt_digest_equal(digest, c->root_pin, sizeof digest);
+        if (!t->rooted)
+            return MT_FAIL(&t->refusal, MT_E_DENIED, "the server's authority is not the pinned one: it belongs to another cluster") == 0;
+        ok = 1; /* the library goes on and checks every signature below it */
+    }
     if (!ok && depth == 0 && why == X509_V_ERR_CERT_HAS_EXPIRED && c->expired_grace_s > 0 && x &&
         (int64_t)time(NULL) - not_after(x) < c->expired_grace_s) {
         t->expired = true;
@@ -206,6 +215,11 @@ static int on_verify(int ok, X509_STORE_CTX *store)
     struct mt_tls_peer peer;
     describe(x, &peer);
     peer.expired = t->expired;
+    if (c->has_root_pin && !t->rooted) {
+        (void)MT_FAIL(&t->refusal, MT_E_DENIED, "the server's chain does not end in the pinned authority");
+        X509_STORE_CTX_set_error(store, X509_V_ERR_CERT_UNTRUSTED);
+        return 0;
+    }
     if (c->has_pin) {
         uint8_t digest[MT_SHA256_LEN];
         spki_of(x, digest);
@@ -273,6 +287,11 @@ static int load_trust(struct mt_tls_ctx *c, const struct mt_tls_conf *conf, stru
             return MT_FAIL(err, MT_E_INVALID, "'%.80s' is not a pin: 64 hex digits, the SHA-256 of the server's public key", conf->pin);
         c->has_pin = true;
     }
+    if (conf->root_pin) {
+        if (strlen(conf->root_pin) != 2 * MT_SHA256_LEN || mt_hex_decode(conf->root_pin, MT_SHA256_LEN, c->root_pin) < 0)
+            return MT_FAIL(err, MT_E_INVALID, "'%.80s' is not a pin: 64 hex digits, the SHA-256 of the authority's public key", conf->root_pin);
+        c->has_root_pin = true;
+    }
     if (conf->ca_file) {
         if ((r = readable(conf->ca_file, "CA file", err)) < 0)
             return r;
@@ -281,7 +300,7 @@ static int load_trust(struct mt_tls_ctx *c, const struct mt_tls_conf *conf, stru
         STACK_OF(X509_NAME) *names = conf->server ? SSL_load_client_CA_file(conf->ca_file) : NULL;
         if (names)
             SSL_CTX_set_client_CA_list(c->ssl, names);
-    } else if (!conf->server && !conf->pin) {
+    } else if (!conf->server && !conf->pin && !conf->root_pin) {
         (void)SSL_CTX_set_default_verify_paths(c->ssl); /* without it nothing is trusted: that is said at the handshake */
     }
     if (!conf->server)

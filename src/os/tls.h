@@ -41,6 +41,8 @@ struct mt_tls_conf {
                                  without it: no certificate is asked of clients */
     const char *pin;          /* client: SHA-256 of the server's public key, 64 hex digits. Without @ca_file it is trusted for that key alone,
                                  whatever name and issuer the certificate has; NULL: none */
+    const char *root_pin;     /* client: SHA-256 of the public key of the self-signed root that the server sends at the end of its chain: trusted
+                                 for that, instead of @ca_file; NULL: none */
     bool peer_required;       /* server with @ca_file: a client without certificate is refused */
     int64_t expired_grace_s;  /* a peer's certificate expired for less than this is accepted and marked; 0: never */
     mt_tls_verify_fn verify;  /* NULL: the chain (and a client's server name) decides */
