@@ -26,6 +26,9 @@ struct mt_control_conf {
     char *cluster_ipv6_prefix; /* NULL: a random ULA is made once */
     bool allow_secret_export;  /* owners may hold secrets:read-material */
     char *listen_http;         /* loopback address:port for pages and API in plain HTTP, NULL: none */
+    char *listen_nodes;        /* address:port of the node listener (mTLS), NULL: none */
+    char *nodes_address;       /* host:port under which nodes reach it, NULL: not said */
+    bool require_node_approval;
     char *client_ip_header;    /* NULL: none */
     bool require_operator_totp;
     char *org_creation;        /* any, operator */

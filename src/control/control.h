@@ -17,7 +17,7 @@
 #include <sys/types.h>
 
 /* Tags of the listeners. */
-enum mt_listener { MT_LISTEN_API = 0, MT_LISTEN_INTERNAL, MT_LISTEN_ADMIN, MT_LISTEN_MAX };
+enum mt_listener { MT_LISTEN_API = 0, MT_LISTEN_INTERNAL, MT_LISTEN_ADMIN, MT_LISTEN_NODES, MT_LISTEN_MAX };
 
 /* Topics of parked requests (wire/http_server.h). Woken whenever the head of the log moves. */
 #define MT_TOPIC_HEAD (1u << 0)
@@ -33,6 +33,7 @@ struct mt_audit;   /* audit/seal.h */
 struct mt_keys;    /* secrets/keys.h */
 struct mt_limits;  /* limits/limits.h */
 struct mt_history; /* log/history.h */
+struct mt_node_ca; /* nodes/ca.h */
 
 struct mt_control {
     struct mt_control_conf conf;
@@ -52,6 +53,7 @@ struct mt_control {
     struct mt_keeper *keeper;        /* own lock */
     struct mt_limits *limits;        /* own lock; NULL before ready */
     struct mt_keys *keys;            /* own lock */
+    struct mt_node_ca *node_ca;      /* never changes; NULL: no node listener, so nobody can join */
     _Atomic uint64_t deliveries[3];  /* of secrets: done, forbidden, failed */
     _Atomic uint64_t quota_rejections[MT_QUOTA_MAX];
     struct mt_audit *audit;          /* own lock; NULL before ready */

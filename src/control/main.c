@@ -24,8 +24,10 @@
 #include "control/streams/feed.h"
 #include "control/streams/logs.h"
 #include "os/lockmem.h"
+#include "control/nodes/ca.h"
 #include "os/notify.h"
 #include "os/sock.h"
+#include "os/tls.h"
 
 #include <getopt.h>
 #include <grp.h>
@@ -38,6 +40,8 @@
 #define MAX_BODY (1024u * 1024u)
 #define DRAIN_MS 20000
 #define RETRY_MAX_MS 2000
+#define NODE_GRACE_S (14 * 24 * 3600) /* an expired certificate still renews itself (networking.md §1.4) */
+#define NODE_CONNS_PER_SOURCE 256
 
 static struct mt_controller *controller;
 
@@ -102,12 +106,36 @@ static int group_id(const char *name, gid_t *ret, struct mt_err *err)
     return 0;
 }
 
+/* The node listener: its certificate is one of our own authority, and who shows one of that authority is told apart by its URI for each
+ * request (nodes/node.c). A machine that enrols has none yet. */
+static int nodes_listener(struct mt_control *ctl, struct mt_http_listener *ret, struct mt_err *err)
+{
+    struct mt_tls_ctx *tls = NULL;
+    int rc = mt_node_ca_open(ctl->conf.data_dir, &ctl->node_ca, err);
+    if (rc < 0)
+        return rc;
+    const struct mt_tls_conf tc = {.server = true,
+                                   .min = MT_TLS_1_3,
+                                   .cert_file = mt_node_ca_server_cert(ctl->node_ca),
+                                   .key_file = mt_node_ca_server_key(ctl->node_ca),
+                                   .ca_file = mt_node_ca_file(ctl->node_ca),
+                                   .expired_grace_s = NODE_GRACE_S};
+    if ((rc = mt_tls_ctx_new(&tc, &tls, err)) < 0)
+        return rc;
+    *ret = (struct mt_http_listener){.fd = -1, .tag = MT_LISTEN_NODES, .tls = tls, .max_per_source = NODE_CONNS_PER_SOURCE};
+    if ((rc = mt_sock_tcp_listen(ctl->conf.listen_nodes, &ret->fd, err)) < 0)
+        mt_tls_ctx_unref(tls);
+    else
+        mt_log(MT_INFO, "control.nodes_listener", KV("address", ctl->conf.listen_nodes), KV("ca_pin", mt_node_ca_pin(ctl->node_ca)));
+    return rc;
+}
+
 static int serve(struct mt_control *ctl, struct mt_err *err)
 {
     const struct mt_control_conf *conf = &ctl->conf;
     const char *path[MT_LISTEN_MAX] = {conf->listen_api, conf->listen_internal, conf->listen_admin};
     const char *group[MT_LISTEN_MAX] = {conf->api_group, conf->internal_group, conf->api_group};
-    struct mt_http_listener l[MT_LISTEN_MAX + 1];
+    struct mt_http_listener l[MT_LISTEN_MAX + 2] = {{0}};
     size_t n = 0;
     for (int i = 0; i < MT_LISTEN_MAX; i++) {
         gid_t gid;
@@ -132,6 +160,16 @@ static int serve(struct mt_control *ctl, struct mt_err *err)
         }
         l[n++].tag = MT_LISTEN_API;
     }
+    struct mt_tls_ctx *nodes_tls = NULL;
+    if (conf->listen_nodes) {
+        int rc = nodes_listener(ctl, &l[n], err);
+        if (rc < 0) {
+            while (n)
+                close(l[--n].fd);
+            return rc;
+        }
+        nodes_tls = l[n++].tls;
+    }
     struct mt_http_conf hc = {.listeners = l,
                               .listeners_n = n,
                               .workers = (unsigned)conf->workers,
@@ -144,7 +182,9 @@ static int serve(struct mt_control *ctl, struct mt_err *err)
                               .handle = mt_api_handle,
                               .own_answer = mt_api_own_answer,
                               .arg = ctl};
-    return mt_http_server_start(&hc, &ctl->http, err);
+    int rc = mt_http_server_start(&hc, &ctl->http, err);
+    mt_tls_ctx_unref(nodes_tls); /* the server has its own reference */
+    return rc;
 }
 
 static int start_log(struct mt_control *ctl, struct mt_err *err)
@@ -297,6 +337,7 @@ static void done(struct mt_control *ctl)
     mt_edges_free(ctl->edges);
     mt_plans_free(ctl->plans);
     mt_keys_free(ctl->keys);
+    mt_node_ca_free(ctl->node_ca);
     mt_conf_done(mt_control_keys, mt_control_keys_n, &ctl->conf);
 }
 

@@ -9,7 +9,7 @@
 #include "base/log.h"
 #include "base/str.h"
 #include "control/api/trail.h"
-#include "control/local_node.h"
+#include "control/nodes/local.h"
 #include "control/secrets/store.h"
 #include "model/secretfile.h"
 #include "wire/json.h"
@@ -87,11 +87,11 @@ static int reply(struct mt_api_call *c, const char *version_id, const struct mt_
 
 int mt_api_node_secrets(struct mt_api_call *c)
 {
-    struct mt_local_node node;
+    struct mt_node node;
     const char *instance_id, *version_id;
     mt_auto_lockmem struct mt_lockmem m = {0};
     int64_t began = mt_clock_mono();
-    if (mt_api_query_done(c) < 0 || mt_api_agent_only(c, &node) < 0)
+    if (mt_api_query_done(c) < 0 || mt_node_caller(c, MT_CERT_NODE, &node) < 0)
         return -1;
     if (mt_json_get_str(c->body, "instance_id", MT_ID_SIZE, &instance_id, &c->err) < 0 ||
         mt_json_get_str(c->body, "version_id", MT_ID_SIZE, &version_id, &c->err) < 0 ||

@@ -66,7 +66,8 @@ static int find_route(struct mt_api_call *c, enum mt_listener at)
     const char *method = mt_http_req_method(c->http), *path = mt_http_req_path(c->http);
     bool path_known = false;
     for (const struct mt_api_route *r = mt_api_routes; r->method; r++) {
-        bool here = r->listener == at || (r->listener == MT_LISTEN_ADMIN && at == MT_LISTEN_API);
+        bool here = r->listener == at || (r->listener == MT_LISTEN_ADMIN && at == MT_LISTEN_API) ||
+                    (r->listener == MT_LISTEN_INTERNAL && at == MT_LISTEN_NODES);
         if (!here || !mt_api_match(r->path, path, c))
             continue;
         path_known = true;

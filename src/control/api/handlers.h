@@ -169,6 +169,21 @@ int mt_api_livez(struct mt_api_call *c);
 int mt_api_readyz(struct mt_api_call *c);
 int mt_api_metrics(struct mt_api_call *c);
 
-struct mt_local_node;
-/** Refuse everybody but the agent of this machine; its node into @ret. Returns 0 or -1 with a problem. */
-int mt_api_agent_only(struct mt_api_call *c, struct mt_local_node *ret);
+/* enrollment.c */
+int mt_api_enrollment_tokens_list(struct mt_api_call *c);
+int mt_api_enrollment_tokens_create(struct mt_api_call *c);
+int mt_api_enrollment_tokens_delete(struct mt_api_call *c);
+/* enroll.c */
+int mt_api_enroll(struct mt_api_call *c);
+int mt_api_node_confirm(struct mt_api_call *c);
+int mt_api_node_cert(struct mt_api_call *c);
+/* node_key.c */
+int mt_api_node_wg_key(struct mt_api_call *c);
+int mt_api_node_wg_key_result(struct mt_api_call *c);
+/* node_states.c */
+int mt_api_nodes_approve(struct mt_api_call *c);
+int mt_api_nodes_cordon(struct mt_api_call *c);
+int mt_api_nodes_uncordon(struct mt_api_call *c);
+int mt_api_nodes_drain(struct mt_api_call *c);
+int mt_api_nodes_disable(struct mt_api_call *c);
+int mt_api_nodes_delete(struct mt_api_call *c);

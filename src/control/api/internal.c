@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Calls of agents and edges (control-plane.md §9.6, docs/api/internal.md). Identity is the peer's uid (ruling R26). */
+/* Calls of agents and edges (control-plane.md §9.6, docs/api/internal.md). Who calls is asked in nodes/node.c. */
 #include "control/api/handlers.h"
 
 #include "base/cleanup.h"
@@ -8,7 +8,7 @@
 #include "base/str.h"
 #include "control/api/call.h"
 #include "control/autopsy/autopsy.h"
-#include "control/local_node.h"
+#include "control/nodes/local.h"
 #include "control/plans/edge_acks.h"
 #include "control/plans/edge_config.h"
 #include "control/plans/node_plan.h"
@@ -17,29 +17,6 @@
 #include "wire/json.h"
 
 #define WAIT_MAX 60
-
-static int peer_is(struct mt_api_call *c, uid_t want, const char *who)
-{
-    uid_t uid;
-    pid_t pid;
-    if (mt_http_req_peer(c->http, &uid, &pid) < 0 || uid != want)
-        return mt_api_fail(c, 403, "forbidden", "this call is for the %s of this machine", who);
-    return 0;
-}
-
-static int local_node(struct mt_api_call *c, struct mt_local_node *ret)
-{
-    if (mt_local_node_find(c->pg, ret, &c->err) < 0)
-        return c->err.code == MT_E_NOT_FOUND
-                   ? mt_api_fail(c, 409, "conflict", "the node is not enrolled yet; its first heartbeat enrols it")
-                   : mt_api_fail_err(c);
-    return 0;
-}
-
-int mt_api_agent_only(struct mt_api_call *c, struct mt_local_node *ret)
-{
-    return peer_is(c, c->ctl->agent_uid, "agent") < 0 ? -1 : local_node(c, ret);
-}
 
 /* ---------------------------------------------------------------- heartbeat */
 
@@ -53,9 +30,10 @@ static const struct mt_pg_stmt keep_heartbeat = {
 int mt_api_heartbeat(struct mt_api_call *c)
 {
     struct mt_heartbeat *hb = NULL;
-    struct mt_local_node node;
+    struct mt_node node;
     int64_t now_ms = mt_clock_wall_us() / 1000, head, epoch;
-    if (mt_api_query_done(c) < 0 || peer_is(c, c->ctl->agent_uid, "agent") < 0)
+    bool local = mt_node_call_is_local(c);
+    if (mt_api_query_done(c) < 0 || (local ? mt_node_local_agent(c) : mt_node_caller(c, MT_CERT_NODE, &node)) < 0)
         return -1;
     if (mt_heartbeat_decode(c->body, &hb, &c->err) < 0)
         return mt_api_fail_err(c);
@@ -70,7 +48,8 @@ int mt_api_heartbeat(struct mt_api_call *c)
         return mt_api_fail_err(c);
     }
     bool frozen = mt_history_state(c->ctl->history) == MT_RECOVERY_FROZEN;
-    rc = mt_local_node_find(c->pg, &node, &c->err);
+    if (local)
+        rc = mt_node_find_local(c->pg, &node, &c->err);
     if (rc == -MT_E_NOT_FOUND && frozen) {
         mt_heartbeat_free(hb);
         return mt_api_fail(c, 503, "recovery", MT_HISTORY_REFUSAL ": a node that the log does not know is enrolled after it is applied");
@@ -78,14 +57,14 @@ int mt_api_heartbeat(struct mt_api_call *c)
     if (rc == -MT_E_NOT_FOUND) {
         rc = mt_local_node_enrol(c->ctl, c->pg, hb, c->request_id, &c->err);
         if (rc == 0)
-            rc = mt_local_node_find(c->pg, &node, &c->err);
+            rc = mt_node_find_local(c->pg, &node, &c->err);
     }
     if (rc < 0) {
         mt_heartbeat_free(hb);
         return mt_api_fail_err(c);
     }
     if (!MT_STREQ(node.node_id, hb->node_id)) {
-        rc = mt_api_fail(c, 409, "conflict", "the node of this machine is %s", node.node_id);
+        rc = mt_api_fail(c, 409, "conflict", "the node of this %s is %s", local ? "machine" : "certificate", node.node_id);
         mt_heartbeat_free(hb);
         return rc;
     }
@@ -101,7 +80,7 @@ int mt_api_heartbeat(struct mt_api_call *c)
         rc = mt_pg_query(c->pg, &keep_heartbeat, &p, NULL, &c->err);
     }
     if (rc == 0 && !frozen)
-        rc = mt_local_node_refresh(c->ctl, c->pg, &node, hb, c->request_id, &c->err);
+        rc = mt_node_refresh(c->ctl, c->pg, &node, hb, c->request_id, &c->err);
     if (rc == 0)
         rc = mt_log_position(c->pg, &head, &epoch, &c->err);
     int64_t skew = hb->clock_unix_ms ? hb->clock_unix_ms - now_ms : 0;
@@ -157,12 +136,12 @@ static bool decided(const struct mt_history_look *l, int64_t epoch, int64_t afte
 
 int mt_api_plan(struct mt_api_call *c)
 {
-    struct mt_local_node node;
+    struct mt_node node;
     struct mt_history_look now;
     int64_t after, epoch, deadline, cursor;
     char fingerprint[65], who[MT_ID_SIZE + 8], *text = NULL;
     size_t len;
-    if (poll_args(c, &after, &epoch, &deadline) < 0 || peer_is(c, c->ctl->agent_uid, "agent") < 0 || local_node(c, &node) < 0)
+    if (poll_args(c, &after, &epoch, &deadline) < 0 || mt_node_caller(c, MT_CERT_NODE, &node) < 0)
         return -1;
     snprintf(who, sizeof who, "node %s", node.node_id);
     if (look(c, who, epoch, after, &now) < 0)
@@ -275,7 +254,7 @@ static int take_autopsies(struct mt_api_call *c, const char *node_id, const stru
     return 0;
 }
 
-static int take_reports(struct mt_api_call *c, const struct mt_local_node *node, const struct mt_status_batch *b)
+static int take_reports(struct mt_api_call *c, const struct mt_node *node, const struct mt_status_batch *b)
 {
     struct mt_pg_params p;
     mt_auto_pg_res struct mt_pg_res *r = NULL;
@@ -320,8 +299,8 @@ static int take_reports(struct mt_api_call *c, const struct mt_local_node *node,
 int mt_api_node_status(struct mt_api_call *c)
 {
     struct mt_status_batch *b = NULL;
-    struct mt_local_node node;
-    if (mt_api_query_done(c) < 0 || peer_is(c, c->ctl->agent_uid, "agent") < 0 || local_node(c, &node) < 0)
+    struct mt_node node;
+    if (mt_api_query_done(c) < 0 || mt_node_caller(c, MT_CERT_NODE, &node) < 0)
         return -1;
     if (mt_status_batch_decode(c->body, &b, &c->err) < 0)
         return mt_api_fail_err(c);
@@ -341,12 +320,12 @@ int mt_api_node_status(struct mt_api_call *c)
 
 int mt_api_edge_config(struct mt_api_call *c)
 {
-    struct mt_local_node node;
+    struct mt_node node;
     struct mt_history_look now;
     int64_t after, epoch, deadline, revision;
     char fingerprint[65], who[MT_ID_SIZE + 8], *text = NULL;
     size_t len;
-    if (poll_args(c, &after, &epoch, &deadline) < 0 || peer_is(c, c->ctl->edge_uid, "edge") < 0 || local_node(c, &node) < 0)
+    if (poll_args(c, &after, &epoch, &deadline) < 0 || mt_node_caller(c, MT_CERT_EDGE, &node) < 0)
         return -1;
     snprintf(who, sizeof who, "edge:%s", node.node_id);
     if (look(c, who, epoch, after, &now) < 0)
@@ -365,11 +344,11 @@ int mt_api_edge_config(struct mt_api_call *c)
 
 int mt_api_edge_status(struct mt_api_call *c)
 {
-    struct mt_local_node node;
+    struct mt_node node;
     uint64_t revision, epoch;
     char who[MT_ID_SIZE + 8];
     json_t *rejected;
-    if (mt_api_query_done(c) < 0 || peer_is(c, c->ctl->edge_uid, "edge") < 0 || local_node(c, &node) < 0)
+    if (mt_api_query_done(c) < 0 || mt_node_caller(c, MT_CERT_EDGE, &node) < 0)
         return -1;
     if (mt_json_get_u64(c->body, "epoch", 0, INT64_MAX, &epoch, &c->err) < 0 ||
         mt_json_get_u64(c->body, "revision", 0, INT64_MAX, &revision, &c->err) < 0 ||

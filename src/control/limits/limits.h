@@ -21,7 +21,8 @@
     X(HISTORY, "history", 30, false, "looks into the past of an organisation")        \
     X(MINT, "mint", 30, true, "tokens minted for a subject")                          \
     X(DEVICE_START, "device_start", 10, true, "device logins started from an address") \
-    X(LOGIN_FAILED, "login_failed", 5, true, "failed logins of an account")
+    X(LOGIN_FAILED, "login_failed", 5, true, "failed logins of an account") \
+    X(ENROLL_FAILED, "enroll_failed", 10, true, "failed enrolments from an address")
 
 enum mt_limit {
 #define X(symbol, name, per_minute, closed, what) MT_LIMIT_##symbol,

@@ -23,6 +23,7 @@ static const struct mt_ev_info infos[MT_EV_MAX] = {
 #define OBJECT(n) {n, MT_PF_OBJECT, true, NULL}
 #define OBJECT_OPT(n) {n, MT_PF_OBJECT, false, NULL}
 #define TEXTS(n) {n, MT_PF_TEXTS, true, NULL}
+#define TEXTS_OPT(n) {n, MT_PF_TEXTS, false, NULL}
 #define OBJECTS(n) {n, MT_PF_OBJECTS, true, NULL}
 #define OBJECTS_OPT(n) {n, MT_PF_OBJECTS, false, NULL}
 #define ENUM(n, v) {n, MT_PF_ENUM, true, v}
@@ -116,13 +117,22 @@ static const struct mt_pf f_exec_ended[] = {TEXT("instance_id"), ENUM("end_reaso
 static const struct mt_pf f_enrolled[] = {
     TEXT("name"), TEXTS("roles"), TEXT("arch"), TEXT("wireguard_public_key"), TEXT("cert_fingerprint"), TEXT("overlay_ipv6"),
     TEXT("instance_prefix"), TEXT_OPT("public_ipv6"), TEXT_OPT("public_ipv4"), OBJECT("labels"), OBJECT("capacity"),
-    TEXT("enrollment_token_id"), END};
+    TEXT("enrollment_token_id"), TEXTS_OPT("endpoints"), END};
+/* renewed by the node itself; the fingerprint is that of the new key */
+static const struct mt_pf f_cert_renewed[] = {ENUM("kind", "node|edge"), TEXT("cert_fingerprint"), TEXT("serial"), TEXT("not_after"), END};
+static const struct mt_pf f_key_started[] = {TEXT("next_public_key"), INT("key_generation"), INT("cutover_unix_ms"), END};
+static const struct mt_pf f_key_rotated[] = {TEXT("wireguard_public_key"), INT("key_generation"), END};
+static const struct mt_pf f_key_back[] = {TEXT("wireguard_public_key"), INT("key_generation"), TEXT("reason"), END};
+static const struct mt_pf f_token_created[] = {TEXT("expires_at"), TEXTS("roles"), TEXT_OPT("node_name"), TEXT_OPT("source_cidr"),
+                                               BOOL("require_approval"), END};
+static const struct mt_pf f_token_used[] = {TEXT("node_id"), END};
 static const struct mt_pf f_admin_state[] = {ENUM("old", ADMIN_STATES), ENUM("new", ADMIN_STATES), TEXT_OPT("reason"), END};
 static const struct mt_pf f_health[] = {ENUM("old", HEALTHS), ENUM("new", HEALTHS), TEXTS("conditions"), TEXT_OPT("reason"), END};
 static const struct mt_pf f_node_config[] = {OBJECT("changed"), OBJECT("previous"), TEXT("reason"), END};
 static const struct mt_pf f_node_updated[] = {OBJECT_OPT("labels"), TEXT_OPT("public_ipv6"), TEXT_OPT("public_ipv4"),
                                               INT_OPT("mtu"), OBJECT_OPT("allocatable"), OBJECT_OPT("vmm"),
-                                              TEXT_OPT("agent_version"), END};
+                                              TEXT_OPT("agent_version"), TEXT_OPT("wireguard_public_key"),
+                                              TEXTS_OPT("endpoints"), END};
 static const struct mt_pf f_cluster_config[] = {TEXT("key"), ANY_OPT("previous"), ANY("value"), TEXT("reason"), END};
 static const struct mt_pf f_epoch[] = {INT("epoch"), TEXT("reason"), END};
 
@@ -182,6 +192,13 @@ static const struct mt_pf *const fields[MT_EV_MAX] = {
     [MT_EV_NODE_CONFIG_SET] = f_node_config,
     [MT_EV_NODE_UPDATED] = f_node_updated,
     [MT_EV_NODE_REMOVED] = f_reason,
+    [MT_EV_NODE_CERTIFICATE_RENEWED] = f_cert_renewed,
+    [MT_EV_NODE_KEY_ROTATION_STARTED] = f_key_started,
+    [MT_EV_NODE_KEY_ROTATED] = f_key_rotated,
+    [MT_EV_NODE_KEY_ROTATION_ROLLED_BACK] = f_key_back,
+    [MT_EV_ENROLLMENT_TOKEN_CREATED] = f_token_created,
+    [MT_EV_ENROLLMENT_TOKEN_USED] = f_token_used,
+    [MT_EV_ENROLLMENT_TOKEN_REVOKED] = f_none,
     [MT_EV_CLUSTER_CONFIG_SET] = f_cluster_config,
     [MT_EV_CLUSTER_EPOCH_BUMPED] = f_epoch,
     [MT_EV_CLUSTER_RECOVERY_FINISHED] = f_epoch,

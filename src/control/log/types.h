@@ -68,6 +68,13 @@ enum mt_ev_birth { MT_EV_FIRST = 0, MT_EV_LATER, MT_EV_ANY };
     X(NODE_CONFIG_SET, "node.config_set", "node", 1, LATER, false)                     \
     X(NODE_UPDATED, "node.updated", "node", 1, LATER, false)                           \
     X(NODE_REMOVED, "node.removed", "node", 1, LATER, false)                           \
+    X(NODE_CERTIFICATE_RENEWED, "node.certificate_renewed", "node", 1, LATER, false)   \
+    X(NODE_KEY_ROTATION_STARTED, "node.wireguard_key_rotation_started", "node", 1, LATER, false) \
+    X(NODE_KEY_ROTATED, "node.wireguard_key_rotated", "node", 1, LATER, false)         \
+    X(NODE_KEY_ROTATION_ROLLED_BACK, "node.wireguard_key_rotation_rolled_back", "node", 1, LATER, false) \
+    X(ENROLLMENT_TOKEN_CREATED, "enrollment_token.created", "enrollment_token", 1, FIRST, false) \
+    X(ENROLLMENT_TOKEN_USED, "enrollment_token.used", "enrollment_token", 1, LATER, false) \
+    X(ENROLLMENT_TOKEN_REVOKED, "enrollment_token.revoked", "enrollment_token", 1, LATER, false) \
     X(CLUSTER_CONFIG_SET, "cluster.config_set", "cluster", 1, ANY, false)              \
     X(CLUSTER_EPOCH_BUMPED, "cluster.epoch_bumped", "cluster", 1, ANY, false)          \
     X(CLUSTER_RECOVERY_FINISHED, "cluster.recovery_finished", "cluster", 1, ANY, false)

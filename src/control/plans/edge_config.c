@@ -26,7 +26,7 @@ static const struct mt_pg_stmt backends = {
     "SELECT r.route_id, json_agg(json_build_object('instance_id',i.instance_id,'address',i.overlay_ipv6,'port',r.backend_port,"
     "'weight',1,'state','ready') ORDER BY i.instance_id)::text FROM routes_view r JOIN instances_view i ON i.env_id = r.env_id"
     " AND i.process_type = r.backend_process_type AND i.released_at IS NULL AND i.desired_state = 'running'"
-    " AND i.status = 'ready' JOIN nodes_view n ON n.node_id = i.node_id AND n.admin_state <> 'disabled'"
+    " AND i.status = 'ready' JOIN nodes_view n ON n.node_id = i.node_id AND n.admin_state NOT IN ('disabled', 'removed')"
     " WHERE NOT r.deleted AND r.address_scope = 'shared6' GROUP BY r.route_id ORDER BY r.route_id COLLATE \"C\""};
 
 static const struct mt_pg_stmt draining = {

@@ -5,6 +5,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/str.h"
+#include "control/plans/mesh_plan.h"
 #include "control/plans/release_row.h"
 #include "model/workload.h"
 
@@ -17,6 +18,7 @@ static const struct mt_pg_stmt fingerprint = {
     "(SELECT overlay_ipv6 || ' ' || instance_prefix FROM nodes_view WHERE node_id = $1) || '|' ||"
     "coalesce((SELECT string_agg(overlay_ipv6, ',' ORDER BY node_id) FROM nodes_view"
     " WHERE NOT deleted AND 'edge' = ANY (roles) AND admin_state = 'active'), '') || '|' ||"
+    "coalesce((SELECT max(mesh_event_id) FROM nodes_view), 0) || '|' ||"
     "coalesce((SELECT string_agg(route_id || backend_process_type || backend_port, ',' ORDER BY route_id) FROM routes_view"
     " WHERE NOT deleted AND proxy_protocol = 'v2'), '') || $2, 'UTF8')), 'hex')"};
 
@@ -35,7 +37,7 @@ static const struct mt_pg_stmt edges = {
     "plan_edges", "SELECT overlay_ipv6 FROM nodes_view WHERE NOT deleted AND 'edge' = ANY (roles) AND admin_state = 'active'"
                   " ORDER BY node_id"};
 
-int mt_node_plan_fingerprint(struct mt_control *ctl, struct mt_pg *pg, const struct mt_local_node *node, const struct mt_node_plan_how *how,
+int mt_node_plan_fingerprint(struct mt_control *ctl, struct mt_pg *pg, const struct mt_node *node, const struct mt_node_plan_how *how,
                              char ret[65], struct mt_err *err)
 {
     struct mt_pg_params p;
@@ -136,12 +138,13 @@ static void put_assignment(struct mt_control *ctl, const struct mt_pg_res *r, in
         json_array_append_new(list, a);
 }
 
-int mt_node_plan_build(struct mt_control *ctl, struct mt_pg *pg, const struct mt_local_node *node, const struct mt_node_plan_how *how,
+int mt_node_plan_build(struct mt_control *ctl, struct mt_pg *pg, const struct mt_node *node, const struct mt_node_plan_how *how,
                        char **ret_text, size_t *ret_len, int64_t *ret_cursor, struct mt_err *err)
 {
     struct mt_pg_params p;
     mt_auto_pg_res struct mt_pg_res *r = NULL;
     mt_auto_pg_res struct mt_pg_res *er = NULL;
+    json_t *mesh = NULL, *peers = NULL, *gateways = NULL;
     int64_t head, epoch;
     char plan_id[MT_ULID_SIZE];
     int rc;
@@ -150,7 +153,8 @@ int mt_node_plan_build(struct mt_control *ctl, struct mt_pg *pg, const struct mt
         return rc;
     mt_pg_p_init(&p);
     mt_pg_p_text(&p, node->node_id);
-    if ((rc = mt_pg_query(pg, &assignments, &p, &r, err)) < 0 || (rc = mt_pg_query(pg, &edges, NULL, &er, err)) < 0)
+    if ((rc = mt_pg_query(pg, &assignments, &p, &r, err)) < 0 || (rc = mt_pg_query(pg, &edges, NULL, &er, err)) < 0 ||
+        (rc = mt_mesh_plan_build(pg, node, &mesh, &peers, &gateways, err)) < 0)
         return rc;
     json_t *list = json_array(), *edge_list = json_array();
     for (int i = 0; i < mt_pg_rows(r); i++)
@@ -158,12 +162,12 @@ int mt_node_plan_build(struct mt_control *ctl, struct mt_pg *pg, const struct mt
     for (int i = 0; i < mt_pg_rows(er); i++)
         json_array_append_new(edge_list, json_string(mt_pg_text(er, i, 0)));
     mt_ulid_new(plan_id);
-    json_t *plan = json_pack("{s:s,s:s,s:s,s:I,s:I,s:s,s:o,s:{s:I,s:s,s:s,s:s,s:[],s:o,s:[],s:s},s:{}}", "spec_version", "v1",
+    json_t *plan = json_pack("{s:s,s:s,s:s,s:I,s:I,s:s,s:o,s:{s:I,s:s,s:s,s:s,s:[],s:o,s:o,s:s,s:o,s:o*},s:{}}", "spec_version", "v1",
                              "cluster_id", ctl->cluster_id, "node_id", node->node_id, "epoch", (json_int_t)epoch,
                              "cursor_event_id", (json_int_t)head, "plan_id", plan_id, "instances", list, "network", "mtu",
                              (json_int_t)ctl->conf.mtu, "cluster_prefix", ctl->prefix, "overlay_ipv6", node->overlay_ipv6,
-                             "instance_prefix", node->instance_prefix, "dns", "edges", edge_list, "gateways", "egress_mode",
-                             ctl->conf.egress_mode, "node_config");
+                             "instance_prefix", node->instance_prefix, "dns", "edges", edge_list, "gateways", gateways, "egress_mode",
+                             ctl->conf.egress_mode, "peers", peers, "mesh", mesh, "node_config");
     if (plan && how->recovery != MT_RECOVERY_NONE)
         json_object_set_new(plan, "recovery", json_true());
     if (plan && how->decided)

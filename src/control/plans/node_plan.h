@@ -3,7 +3,7 @@
 #pragma once
 
 #include "control/control.h"
-#include "control/local_node.h"
+#include "control/nodes/local.h"
 #include "control/log/history.h"
 
 /** What a plan depends on beside the rows. */
@@ -14,7 +14,7 @@ struct mt_node_plan_how {
 };
 
 /** Hash of everything a plan is made of but its cursor; cheap, one query. @ret holds 65 bytes. */
-int mt_node_plan_fingerprint(struct mt_control *ctl, struct mt_pg *pg, const struct mt_local_node *node, const struct mt_node_plan_how *how,
+int mt_node_plan_fingerprint(struct mt_control *ctl, struct mt_pg *pg, const struct mt_node *node, const struct mt_node_plan_how *how,
                              char ret[65], struct mt_err *err);
 
 /**
@@ -22,5 +22,5 @@ int mt_node_plan_fingerprint(struct mt_control *ctl, struct mt_pg *pg, const str
  * instances of the node must not suffer.
  * @ret_text malloc'ed
  */
-int mt_node_plan_build(struct mt_control *ctl, struct mt_pg *pg, const struct mt_local_node *node, const struct mt_node_plan_how *how,
+int mt_node_plan_build(struct mt_control *ctl, struct mt_pg *pg, const struct mt_node *node, const struct mt_node_plan_how *how,
                        char **ret_text, size_t *ret_len, int64_t *ret_cursor, struct mt_err *err);

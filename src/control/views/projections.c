@@ -83,7 +83,8 @@ static const struct projection table[] = {
     {MT_EV_SECRET_BUNDLE_DELETED, {"proj_bundle_deleted", GONE("secret_bundles_view", "bundle_id", "secret_bundle.deleted")}},
     {MT_EV_NODE_REMOVED,
      {"proj_node_removed", UPDATE("nodes_view", "node_id", "node.removed",
-                                  "deleted = true, admin_state = 'removed', admin_reason = " P("reason"))}},
+                                  "deleted = true, admin_state = 'removed', mesh_event_id = e.event_id, admin_reason = " P("reason"))}},
+    {MT_EV_ENROLLMENT_TOKEN_REVOKED, {"proj_enr_revoked", GONE("enrollment_tokens_view", "enr_id", "enrollment_token.revoked")}},
     /* ---- users, organisations, projects ---- */
     BIRTH(MT_EV_USER_CREATED, "proj_user_created", "user_id",
       "INSERT INTO users_view (user_id, email, display_name, is_operator, " BORN_COLS ")"
@@ -293,13 +294,13 @@ static const struct projection table[] = {
     /* ---- nodes, cluster ---- */
     BIRTH(MT_EV_NODE_ENROLLED, "proj_node_enrolled", "node_id",
       "INSERT INTO nodes_view (node_id, name, roles, arch, wireguard_public_key, cert_fingerprint, overlay_ipv6,"
-      " instance_prefix, public_ipv6, public_ipv4, labels, capacity, allocatable, " BORN_COLS ")"
+      " instance_prefix, public_ipv6, public_ipv4, labels, capacity, allocatable, endpoints, mesh_event_id, " BORN_COLS ")"
       " SELECT e.aggregate_id, " P("name") ", " TEXTS("roles") ", " P("arch") ", " P("wireguard_public_key") ", "
       P("cert_fingerprint") ", " P("overlay_ipv6") ", " P("instance_prefix") ", " P("public_ipv6") ", " P("public_ipv4") ","
-      " e.payload->'labels', e.payload->'capacity', e.payload->'capacity', " BORN E_OF("node.enrolled")),
+      " e.payload->'labels', e.payload->'capacity', e.payload->'capacity', " TEXTS("endpoints") ", e.event_id, " BORN E_OF("node.enrolled")),
     {MT_EV_NODE_ADMIN_STATE_CHANGED,
      {"proj_node_admin_state", UPDATE("nodes_view", "node_id", "node.admin_state_changed",
-                                      "admin_state = " P("new") ", admin_reason = " P("reason"))}},
+                                      "admin_state = " P("new") ", admin_reason = " P("reason") ", mesh_event_id = e.event_id")}},
     {MT_EV_NODE_HEALTH_CHANGED,
      {"proj_node_health", UPDATE("nodes_view", "node_id", "node.health_changed",
                                  "health = " P("new") ", health_reason = " P("reason") ", conditions = " TEXTS("conditions"))}},
@@ -309,7 +310,30 @@ static const struct projection table[] = {
      {"proj_node_updated",
       UPDATE("nodes_view", "node_id", "node.updated",
              KEEP_JSON("labels") ", " KEEP("public_ipv6") ", " KEEP("public_ipv4") ", " KEEP_INT("mtu") ", "
-             KEEP_JSON("allocatable") ", " KEEP_JSON("vmm") ", " KEEP("agent_version"))}},
+             KEEP_JSON("allocatable") ", " KEEP_JSON("vmm") ", " KEEP("agent_version") ", " KEEP("wireguard_public_key")
+             ", endpoints = CASE WHEN e.payload ? 'endpoints' THEN " TEXTS("endpoints") " ELSE v.endpoints END, mesh_event_id ="
+             " CASE WHEN e.payload ?| '{endpoints,wireguard_public_key}' THEN e.event_id ELSE v.mesh_event_id END")}},
+    {MT_EV_NODE_CERTIFICATE_RENEWED,
+     {"proj_node_cert", UPDATE("nodes_view", "node_id", "node.certificate_renewed",
+                               "cert_fingerprint = CASE " P("kind") " WHEN 'node' THEN " P("cert_fingerprint") " ELSE v.cert_fingerprint END")}},
+    {MT_EV_NODE_KEY_ROTATION_STARTED,
+     {"proj_node_key_started", UPDATE("nodes_view", "node_id", "node.wireguard_key_rotation_started",
+                                      "next_public_key = " P("next_public_key") ", cutover_unix_ms = (" P("cutover_unix_ms")
+                                      ")::bigint, mesh_event_id = e.event_id")}},
+    {MT_EV_NODE_KEY_ROTATED,
+     {"proj_node_key_rotated", UPDATE("nodes_view", "node_id", "node.wireguard_key_rotated",
+                                      "retired_keys = v.retired_keys || v.wireguard_public_key, wireguard_public_key = " P("wireguard_public_key") ", key_generation = " PINT("key_generation")
+                                      ", next_public_key = NULL, cutover_unix_ms = NULL, mesh_event_id = e.event_id")}},
+    {MT_EV_NODE_KEY_ROTATION_ROLLED_BACK,
+     {"proj_node_key_back", UPDATE("nodes_view", "node_id", "node.wireguard_key_rotation_rolled_back",
+                                   "next_public_key = NULL, cutover_unix_ms = NULL, mesh_event_id = e.event_id")}},
+    BIRTH(MT_EV_ENROLLMENT_TOKEN_CREATED, "proj_enr_created", "enr_id",
+      "INSERT INTO enrollment_tokens_view (enr_id, roles, node_name, source_cidr, require_approval, expires_at, created_by, " BORN_COLS ")"
+      " SELECT e.aggregate_id, " TEXTS("roles") ", " P("node_name") ", " P("source_cidr") ", " PBOOL("require_approval") ", ("
+      P("expires_at") ")::timestamptz, e.actor_id, " BORN E_OF("enrollment_token.created")),
+    {MT_EV_ENROLLMENT_TOKEN_USED,
+     {"proj_enr_used", UPDATE("enrollment_tokens_view", "enr_id", "enrollment_token.used",
+                              "used_by = " P("node_id") ", used_at = e.occurred_at")}},
     {MT_EV_CLUSTER_CONFIG_SET, {"proj_cluster_config", CLUSTER_UPSERT(P("key"), "e.payload->'value'", "cluster.config_set")}},
     /* The state of a recovery is the row of the key `recovery`, its middle state set as a setting of that key. */
     {MT_EV_CLUSTER_EPOCH_BUMPED, {"proj_cluster_epoch", CLUSTER_UPSERT("'recovery'", RECOVERY("frozen"), "cluster.epoch_bumped")}},
@@ -320,7 +344,7 @@ static const struct projection table[] = {
 static const char *const tables[] = {
     "users_view",       "orgs_view",   "org_members_view", "service_principals_view", "projects_view",        "apps_view",      "envs_view",  "releases_view", "deploys_view",
     "org_quotas_view",  "secret_bundles_view",
-    "env_desired_view", "routes_view", "hostname_owners_view", "instances_view", "exec_sessions_view", "nodes_view", "cluster_view",  NULL,
+    "env_desired_view", "routes_view", "hostname_owners_view", "instances_view", "exec_sessions_view", "nodes_view", "cluster_view", "enrollment_tokens_view", NULL,
 };
 
 const char *const *mt_proj_tables(void)

@@ -361,6 +361,12 @@ CREATE TABLE nodes_view (
   allocatable          jsonb NOT NULL, -- capacity until the agent reports it
   mtu                  int NULL,
   agent_version        text NULL,
+  endpoints            text[] NOT NULL DEFAULT '{}', -- underlay, in the order to try
+  key_generation       int NOT NULL DEFAULT 1,
+  retired_keys         text[] NOT NULL DEFAULT '{}', -- WireGuard keys it had before: nobody gets them again
+  next_public_key      text NULL,           -- while a rotation of the WireGuard key runs
+  cutover_unix_ms      bigint NULL,
+  mesh_event_id        bigint NOT NULL,     -- newest event that changed what the mesh is made of
   deleted              boolean NOT NULL DEFAULT false,
   created_at           timestamptz NOT NULL,
   updated_at           timestamptz NOT NULL,
@@ -368,6 +374,23 @@ CREATE TABLE nodes_view (
   last_event_id        bigint NOT NULL
 ) WITH (fillfactor = 50);
 CREATE UNIQUE INDEX nodes_view_name_live ON nodes_view (name) WHERE NOT deleted;
+
+CREATE TABLE enrollment_tokens_view (
+  enr_id           text CONSTRAINT enrollment_tokens_view_pkey PRIMARY KEY,
+  roles            text[] NOT NULL,
+  node_name        text NULL,
+  source_cidr      text NULL,
+  require_approval boolean NOT NULL,
+  expires_at       timestamptz NOT NULL,
+  created_by       text NOT NULL,
+  used_by          text NULL,
+  used_at          timestamptz NULL,
+  deleted          boolean NOT NULL DEFAULT false, -- revoked
+  created_at       timestamptz NOT NULL,
+  updated_at       timestamptz NOT NULL,
+  resource_version bigint NOT NULL,
+  last_event_id    bigint NOT NULL
+);
 
 CREATE TABLE cluster_view (
   key              text CONSTRAINT cluster_view_pkey PRIMARY KEY,

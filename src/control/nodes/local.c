@@ -1,46 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Enrolment of the local machine and keeping its record true. The record is known by cert_fingerprint "local". */
-#include "control/local_node.h"
+#include "control/nodes/local.h"
 
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/str.h"
+#include "control/nodes/number.h"
 #include "control/plans/address.h"
 #include "model/names.h"
 #include "wire/json.h"
 
 #include <ctype.h>
 
-static const struct mt_pg_stmt find = {
-    "local_node_find",
-    "SELECT node_id, admin_state, health, coalesce(agent_version, '') AS agent_version, overlay_ipv6, instance_prefix,"
-    " resource_version FROM nodes_view WHERE cert_fingerprint = 'local' AND NOT deleted"};
-static const struct mt_pg_stmt count_nodes = {"local_node_count", "SELECT count(*) FROM nodes_view"};
 static const struct mt_pg_stmt differs = {
     "local_node_differs",
     "SELECT allocatable IS DISTINCT FROM $2::jsonb, vmm IS DISTINCT FROM $3::jsonb, agent_version IS DISTINCT FROM $4"
     " FROM nodes_view WHERE node_id = $1"};
-
-static void copy(char *ret, size_t size, const char *v)
-{
-    snprintf(ret, size, "%s", v);
-}
-
-int mt_local_node_find(struct mt_pg *pg, struct mt_local_node *ret, struct mt_err *err)
-{
-    mt_auto_pg_res struct mt_pg_res *r = NULL;
-    int rc = mt_pg_query_one(pg, &find, NULL, &r, err);
-    if (rc < 0)
-        return rc;
-    *ret = (struct mt_local_node){.version = mt_pg_i64(r, 0, 6)};
-    copy(ret->node_id, sizeof ret->node_id, mt_pg_text(r, 0, 0));
-    copy(ret->admin_state, sizeof ret->admin_state, mt_pg_text(r, 0, 1));
-    copy(ret->health, sizeof ret->health, mt_pg_text(r, 0, 2));
-    copy(ret->agent_version, sizeof ret->agent_version, mt_pg_text(r, 0, 3));
-    copy(ret->overlay_ipv6, sizeof ret->overlay_ipv6, mt_pg_text(r, 0, 4));
-    copy(ret->instance_prefix, sizeof ret->instance_prefix, mt_pg_text(r, 0, 5));
-    return 0;
-}
 
 /* What the scheduler needs to know about room, as kept in the record. */
 static json_t *allocatable(const struct mt_heartbeat *hb)
@@ -79,18 +54,13 @@ int mt_local_node_enrol(struct mt_control *ctl, struct mt_pg *pg, const struct m
                         struct mt_err *err)
 {
     char name[64], overlay[MT_ADDR_SIZE], prefix[MT_ADDR_SIZE], key[64];
-    mt_auto_pg_res struct mt_pg_res *r = NULL;
     mt_auto_cmd struct mt_cmd *cmd = NULL;
     struct mt_cmd_done done = {0};
     struct mt_cmd_actor actor = {.actor_type = "node", .actor_id = hb->node_id, .request_id = request_id};
-    int rc = mt_pg_query_one(pg, &count_nodes, NULL, &r, err);
-    if (rc < 0)
-        return rc;
-    uint32_t number = (uint32_t)mt_pg_i64(r, 0, 0) + 1;
     node_name(name);
     snprintf(key, sizeof key, "local:%s", hb->node_id);
-    if ((rc = mt_addr_node(ctl->prefix, number, overlay, err)) < 0 ||
-        (rc = mt_addr_node_prefix(ctl->prefix, number, prefix, err)) < 0 || (rc = mt_cmd_new(&actor, &cmd, err)) < 0)
+    int rc = mt_node_addresses_next(pg, ctl->prefix, overlay, prefix, err);
+    if (rc < 0 || (rc = mt_cmd_new(&actor, &cmd, err)) < 0)
         return rc;
     json_t *roles = json_array();
     for (size_t i = 0; i < ctl->conf.node_roles.n; i++)
@@ -118,7 +88,7 @@ int mt_local_node_enrol(struct mt_control *ctl, struct mt_pg *pg, const struct m
     return rc;
 }
 
-int mt_local_node_refresh(struct mt_control *ctl, struct mt_pg *pg, const struct mt_local_node *node,
+int mt_node_refresh(struct mt_control *ctl, struct mt_pg *pg, const struct mt_node *node,
                           const struct mt_heartbeat *hb, const char *request_id, struct mt_err *err)
 {
     mt_auto_json json_t *alloc = allocatable(hb);

@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* WireGuard keys of nodes (networking.md §2.4, docs/formats/mesh-plan.md): the first one of the machine's own node, and rotations: one node at
+ * a time, at one moment for everybody, taken back when the node says that it did not work. */
+#include "control/api/handlers.h"
+
+#include "base/clock.h"
+#include "base/str.h"
+#include "control/nodes/node.h"
+#include "model/mesh.h"
+
+#define APPEND_TIMEOUT_MS 10000
+#define CUTOVER_S 120
+
+static const struct mt_pg_stmt look = {
+    "node_key_look", "SELECT n.next_public_key, n.cutover_unix_ms, n.key_generation,"
+                     " (SELECT x.name FROM nodes_view x WHERE x.next_public_key IS NOT NULL AND NOT x.deleted AND x.admin_state <> 'disabled'"
+                     "  AND x.node_id <> n.node_id LIMIT 1),"
+                     " EXISTS (SELECT 1 FROM nodes_view x WHERE $2 IN (x.wireguard_public_key, x.next_public_key) OR $2 = ANY (x.retired_keys))"
+                     " FROM nodes_view n WHERE n.node_id = $1"};
+
+static int row(struct mt_api_call *c, const struct mt_node *n, const char *key, struct mt_pg_res **ret)
+{
+    struct mt_pg_params p;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, n->node_id);
+    mt_pg_p_text(&p, key);
+    return mt_pg_query_one(c->pg, &look, &p, ret, &c->err) < 0 ? mt_api_fail_err(c) : 0;
+}
+
+static int append_one(struct mt_api_call *c, const struct mt_node *n, enum mt_ev ev, json_t *payload)
+{
+    struct mt_cmd_actor actor = {.actor_type = "node", .actor_id = n->node_id, .request_id = c->request_id};
+    mt_auto_cmd struct mt_cmd *cmd = NULL;
+    struct mt_cmd_ids none = {0};
+    struct mt_cmd_done done = {0};
+    if (mt_cmd_new(&actor, &cmd, &c->err) < 0) {
+        json_decref(payload);
+        return mt_api_fail_err(c);
+    }
+    if (mt_cmd_event(cmd, ev, n->node_id, &none, payload, &c->err) < 0 || mt_cmd_rely(cmd, MT_RELY_NODE, n->node_id, NULL, n->version, &c->err) < 0)
+        return mt_api_fail_err(c);
+    struct mt_cmd *take = cmd;
+    cmd = NULL;
+    int rc = mt_append(c->ctl->appender, take, APPEND_TIMEOUT_MS, &done, &c->err);
+    mt_cmd_done_free(&done);
+    return rc < 0 ? mt_api_fail_err(c) : 0;
+}
+
+static int read_key(struct mt_api_call *c, const char **ret)
+{
+    uint8_t raw[MT_WG_KEY_LEN];
+    if (mt_api_text(c, "public_key", true, 64, ret) < 0)
+        return -1;
+    return mt_wg_key_decode(*ret, raw, &c->err) < 0 ? mt_api_fail(c, 422, "wireguard_key_invalid", "%s", c->err.msg) : 0;
+}
+
+int mt_api_node_wg_key(struct mt_api_call *c)
+{
+    static const char *const known[] = {"public_key", "endpoints", NULL};
+    const char *key;
+    struct mt_node n;
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    json_t *endpoints, *v;
+    size_t i;
+    if (mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 || read_key(c, &key) < 0 || mt_node_caller(c, MT_CERT_NODE, &n) < 0)
+        return -1;
+    endpoints = json_object_get(c->body, "endpoints");
+    if (endpoints && (!json_is_array(endpoints) || json_array_size(endpoints) > 4))
+        return mt_api_fail(c, 400, "invalid_argument", "'endpoints' is an array of at most 4 texts address:port");
+    json_array_foreach (endpoints, i, v) {
+        struct sockaddr_storage ss;
+        socklen_t len;
+        if (!json_is_string(v) || mt_mesh_endpoint_parse(json_string_value(v), &ss, &len, &c->err) < 0)
+            return mt_api_fail(c, 400, "invalid_argument", "'endpoints[%zu]' is not address:port", i);
+    }
+    if (row(c, &n, key, &r) < 0)
+        return -1;
+    int64_t generation = mt_pg_i64(r, 0, 2), cutover = mt_pg_i64_or(r, 0, 1, 0);
+    const char *next = mt_pg_text_or_null(r, 0, 0), *other = mt_pg_text_or_null(r, 0, 3);
+    bool first = mt_starts_with(n.wireguard_key, "local:");
+    if (!first && MT_STREQ(n.wireguard_key, key)) { /* where it is reached has changed, or nothing */
+        if (endpoints && append_one(c, &n, MT_EV_NODE_UPDATED, json_pack("{s:O}", "endpoints", endpoints)) < 0)
+            return -1;
+        return mt_api_send(c, 202, json_pack("{s:I,s:i}", "key_generation", (json_int_t)generation, "cutover_unix_ms", 0));
+    }
+    if (next && MT_STREQ(next, key)) /* a lost answer */
+        return mt_api_send(c, 202, json_pack("{s:I,s:I}", "key_generation", (json_int_t)generation + 1, "cutover_unix_ms", (json_int_t)cutover));
+    if (mt_pg_bool(r, 0, 4))
+        return mt_api_fail(c, 409, "wireguard_key_exists", "a node has or had this WireGuard key: make another one");
+    if (first) {
+        if (append_one(c, &n, MT_EV_NODE_UPDATED, json_pack("{s:s,s:O*}", "wireguard_public_key", key, "endpoints", endpoints)) < 0)
+            return -1;
+        return mt_api_send(c, 202, json_pack("{s:I,s:i}", "key_generation", (json_int_t)generation, "cutover_unix_ms", 0));
+    }
+    if (next || other)
+        return mt_api_fail(c, 409, "conflict", "the key of node %s is being rotated: one at a time", next ? n.name : other);
+    cutover = mt_clock_wall_us() / 1000 + CUTOVER_S * 1000;
+    if (append_one(c, &n, MT_EV_NODE_KEY_ROTATION_STARTED, json_pack("{s:s,s:I,s:I}", "next_public_key", key, "key_generation", (json_int_t)generation + 1,
+                                                                     "cutover_unix_ms", (json_int_t)cutover)) < 0)
+        return -1;
+    return mt_api_send(c, 202, json_pack("{s:I,s:I}", "key_generation", (json_int_t)generation + 1, "cutover_unix_ms", (json_int_t)cutover));
+}
+
+int mt_api_node_wg_key_result(struct mt_api_call *c)
+{
+    static const char *const known[] = {"public_key", "ok", "detail", NULL};
+    const char *key, *detail;
+    bool ok;
+    struct mt_node n;
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    if (mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 || read_key(c, &key) < 0 || mt_api_bool(c, "ok", false, &ok) < 0 ||
+        mt_api_text(c, "detail", false, 500, &detail) < 0 || mt_node_caller(c, MT_CERT_NODE, &n) < 0 || row(c, &n, key, &r) < 0)
+        return -1;
+    const char *next = mt_pg_text_or_null(r, 0, 0);
+    int64_t generation = mt_pg_i64(r, 0, 2);
+    if (!next) /* said before, or never begun */
+        return MT_STREQ(n.wireguard_key, key) == ok ? mt_api_send(c, 200, json_pack("{s:I}", "key_generation", (json_int_t)generation))
+                                                    : mt_api_fail(c, 409, "conflict", "no rotation of this node's key is under way");
+    if (!MT_STREQ(next, key))
+        return mt_api_fail(c, 409, "conflict", "the rotation under way is to another key");
+    if (ok && mt_clock_wall_us() / 1000 < mt_pg_i64_or(r, 0, 1, 0))
+        return mt_api_fail(c, 409, "conflict", "the moment of the rotation has not come yet");
+    json_t *payload = ok ? json_pack("{s:s,s:I}", "wireguard_public_key", key, "key_generation", (json_int_t)generation + 1)
+                         : json_pack("{s:s,s:I,s:s}", "wireguard_public_key", n.wireguard_key, "key_generation", (json_int_t)generation, "reason",
+                                     detail ? detail : "the node says that it did not work");
+    if (append_one(c, &n, ok ? MT_EV_NODE_KEY_ROTATED : MT_EV_NODE_KEY_ROTATION_ROLLED_BACK, payload) < 0)
+        return -1;
+    return mt_api_send(c, 200, json_pack("{s:I}", "key_generation", (json_int_t)generation + ok));
+}

@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What operators do with nodes (networking.md §1.3): the admin state, each change with its reason. The scheduler acts on it: a draining node's
+ * instances are replaced before they are drained, a disabled one's are replaced as those of a lost machine. */
+#include "control/api/handlers.h"
+
+#include "base/str.h"
+#include "control/api/mutate.h"
+#include "control/nodes/node.h"
+
+static const struct mt_pg_stmt certs_end = {
+    "node_certs_end", "UPDATE moat.node_certs SET revoked_at = coalesce(revoked_at, now()) WHERE node_id = $1"};
+static const struct mt_pg_stmt in_use = {
+    "node_in_use", "SELECT count(*) FROM instances_view WHERE node_id = $1 AND released_at IS NULL AND desired_state <> 'stopped'"};
+
+struct verb {
+    const char *operation, *to;
+    const char *from; /* states it is allowed in, with blanks around */
+};
+
+static const struct verb approve = {"node.approve", "active", " pending_approval "};
+static const struct verb cordon = {"node.cordon", "cordoned", " active draining "};
+static const struct verb uncordon = {"node.uncordon", "active", " cordoned draining "};
+static const struct verb drain = {"node.drain", "draining", " active cordoned "};
+static const struct verb disable = {"node.disable", "disabled", " enrolled pending_approval active cordoned draining "};
+
+static int load(struct mt_api_call *c, struct mt_node *ret, bool need_reason, const char **ret_reason)
+{
+    static const char *const known[] = {"reason", NULL};
+    if (mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 || mt_api_text(c, "reason", need_reason, 500, ret_reason) < 0)
+        return -1;
+    if (mt_node_find(c->pg, mt_api_param(c, "node_id"), ret, &c->err) < 0)
+        return c->err.code == MT_E_NOT_FOUND ? mt_api_not_found(c, "node") : mt_api_fail_err(c);
+    return 0;
+}
+
+static int end_certificates(struct mt_api_call *c, struct mt_cmd *cmd, const char *node_id)
+{
+    struct mt_pg_params p;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, node_id);
+    return mt_cmd_side(cmd, &certs_end, &p, -1, &c->err) < 0 ? mt_api_fail_err(c) : 0;
+}
+
+static int prepare(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made, const struct verb *v)
+{
+    struct mt_node n;
+    const char *reason;
+    char state[32];
+    if (load(c, &n, true, &reason) < 0)
+        return -1;
+    snprintf(state, sizeof state, " %s ", n.admin_state);
+    made->operation = v->operation;
+    made->ids = json_pack("{s:s}", "node_id", n.node_id);
+    made->nothing = MT_STREQ(n.admin_state, v->to);
+    made->object = json_pack("{s:s,s:s,s:s,s:I}", "id", n.node_id, "name", n.name, "admin_state", v->to, "resource_version",
+                             (json_int_t)n.version + !made->nothing);
+    if (made->nothing)
+        return 0;
+    if (!strstr(v->from, state))
+        return mt_api_fail(c, 409, "conflict", "node %s is %s, from which it cannot become %s%s", n.name, n.admin_state, v->to,
+                           MT_STREQ(n.admin_state, "disabled") ? ": remove it, and enrol the machine again with new keys" : "");
+    if (n.local && v == &disable)
+        return mt_api_fail(c, 409, "conflict", "node %s is the machine of the control plane itself: it is stopped there (moat down), or drained", n.name);
+    if (v == &disable && end_certificates(c, cmd, n.node_id) < 0)
+        return -1;
+    if (mt_cmd_rely(cmd, MT_RELY_NODE, n.node_id, NULL, n.version, &c->err) < 0)
+        return mt_api_fail_err(c);
+    return mt_api_event(c, cmd, MT_EV_NODE_ADMIN_STATE_CHANGED, n.node_id,
+                        json_pack("{s:s,s:s,s:s}", "old", n.admin_state, "new", v->to, "reason", reason));
+}
+
+#define HANDLER(verb)                                                                                         \
+    static int prepare_##verb(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made)            \
+    {                                                                                                         \
+        return prepare(c, cmd, made, &verb);                                                                  \
+    }                                                                                                         \
+    int mt_api_nodes_##verb(struct mt_api_call *c)                                                            \
+    {                                                                                                         \
+        return mt_api_mutate(c, prepare_##verb);                                                              \
+    }
+HANDLER(approve)
+HANDLER(cordon)
+HANDLER(uncordon)
+HANDLER(drain)
+HANDLER(disable)
+
+static int prepare_remove(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made)
+{
+    struct mt_node n;
+    const char *reason;
+    struct mt_pg_params p;
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    if (load(c, &n, false, &reason) < 0)
+        return -1;
+    if (!MT_STREQ(n.admin_state, "disabled"))
+        return mt_api_fail(c, 409, "conflict", "node %s is %s: disable it first, so that nothing of it is trusted any more", n.name, n.admin_state);
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, n.node_id);
+    if (mt_pg_query_one(c->pg, &in_use, &p, &r, &c->err) < 0)
+        return mt_api_fail_err(c);
+    if (mt_pg_i64(r, 0, 0) > 0)
+        return mt_api_fail(c, 409, "has_dependents", "%lld instances of node %s are not replaced yet", (long long)mt_pg_i64(r, 0, 0), n.name);
+    mt_api_deleted(made, "node.remove", "node_id", n.node_id, false);
+    if (end_certificates(c, cmd, n.node_id) < 0)
+        return -1;
+    if (mt_cmd_rely(cmd, MT_RELY_NODE, n.node_id, NULL, n.version, &c->err) < 0)
+        return mt_api_fail_err(c);
+    return mt_api_event(c, cmd, MT_EV_NODE_REMOVED, n.node_id, json_pack("{s:s}", "reason", reason ? reason : "removed by an operator"));
+}
+
+int mt_api_nodes_delete(struct mt_api_call *c)
+{
+    return mt_api_mutate(c, prepare_remove);
+}

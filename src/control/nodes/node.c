@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "control/nodes/node.h"
+
+#include "base/log.h"
+#include "base/str.h"
+#include "os/tls.h"
+
+#define NODE_COLUMNS                                                                                                              \
+    "node_id, name, admin_state, health, overlay_ipv6, instance_prefix, wireguard_public_key, key_generation, 'edge' = ANY (roles)," \
+    " cert_fingerprint = 'local', resource_version"
+
+static const struct mt_pg_stmt by_id = {"node_by_id", "SELECT " NODE_COLUMNS " FROM nodes_view WHERE node_id = $1 AND NOT deleted"};
+static const struct mt_pg_stmt by_socket = {"node_local", "SELECT " NODE_COLUMNS " FROM nodes_view WHERE cert_fingerprint = 'local' AND NOT deleted"};
+static const struct mt_pg_stmt certificate = {
+    "node_certificate", "SELECT revoked_at IS NOT NULL, first_used_at IS NULL, node_id = $2 AND kind = $3 FROM moat.node_certs WHERE serial = $1"};
+/* The first use of a new certificate ends the ones before it. */
+static const struct mt_pg_stmt first_use = {
+    "node_certificate_used", "UPDATE moat.node_certs SET first_used_at = CASE WHEN serial = $1 THEN coalesce(first_used_at, now()) ELSE first_used_at END,"
+                             " revoked_at = CASE WHEN serial = $1 THEN revoked_at ELSE coalesce(revoked_at, now()) END"
+                             " WHERE node_id = $2 AND kind = $3 AND (serial = $1 OR issued_at < (SELECT issued_at FROM moat.node_certs WHERE serial = $1))"};
+
+static void copy(char *ret, size_t size, const char *v)
+{
+    snprintf(ret, size, "%s", v);
+}
+
+static void read_row(const struct mt_pg_res *r, struct mt_node *ret)
+{
+    *ret = (struct mt_node){.key_generation = (int)mt_pg_i64(r, 0, 7),
+                            .edge = mt_pg_bool(r, 0, 8),
+                            .local = mt_pg_bool(r, 0, 9),
+                            .version = mt_pg_i64(r, 0, 10)};
+    copy(ret->node_id, sizeof ret->node_id, mt_pg_text(r, 0, 0));
+    copy(ret->name, sizeof ret->name, mt_pg_text(r, 0, 1));
+    copy(ret->admin_state, sizeof ret->admin_state, mt_pg_text(r, 0, 2));
+    copy(ret->health, sizeof ret->health, mt_pg_text(r, 0, 3));
+    copy(ret->overlay_ipv6, sizeof ret->overlay_ipv6, mt_pg_text(r, 0, 4));
+    copy(ret->instance_prefix, sizeof ret->instance_prefix, mt_pg_text(r, 0, 5));
+    copy(ret->wireguard_key, sizeof ret->wireguard_key, mt_pg_text(r, 0, 6));
+}
+
+int mt_node_find(struct mt_pg *pg, const char *node_id, struct mt_node *ret, struct mt_err *err)
+{
+    struct mt_pg_params p;
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, node_id);
+    int rc = mt_pg_query_one(pg, &by_id, &p, &r, err);
+    if (rc == 0)
+        read_row(r, ret);
+    return rc;
+}
+
+int mt_node_find_local(struct mt_pg *pg, struct mt_node *ret, struct mt_err *err)
+{
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    int rc = mt_pg_query_one(pg, &by_socket, NULL, &r, err);
+    if (rc == 0)
+        read_row(r, ret);
+    return rc;
+}
+
+bool mt_node_call_is_local(const struct mt_api_call *c)
+{
+    return mt_http_req_listener(c->http) == MT_LISTEN_INTERNAL;
+}
+
+static int peer_is(struct mt_api_call *c, uid_t want, const char *who)
+{
+    uid_t uid;
+    pid_t pid;
+    if (mt_http_req_peer(c->http, &uid, &pid) < 0 || uid != want)
+        return mt_api_fail(c, 403, "forbidden", "this call is for the %s of this machine", who);
+    return 0;
+}
+
+int mt_node_local_agent(struct mt_api_call *c)
+{
+    return peer_is(c, c->ctl->agent_uid, "agent");
+}
+
+/* A certificate that the database does not know is one of a database that was put back to an older point: our signature stands. */
+static int check_certificate(struct mt_api_call *c, const char *serial, const char *node_id, enum mt_cert_kind kind)
+{
+    struct mt_pg_params p;
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, serial);
+    mt_pg_p_text(&p, node_id);
+    mt_pg_p_text(&p, mt_cert_kind_name(kind));
+    if (mt_pg_query(c->pg, &certificate, &p, &r, &c->err) < 0)
+        return mt_api_fail_err(c);
+    if (mt_pg_rows(r) == 0)
+        return 0;
+    if (mt_pg_bool(r, 0, 0) || !mt_pg_bool(r, 0, 2))
+        return mt_api_fail(c, 403, "forbidden", "the certificate %s is revoked: the node has a newer one, or was disabled", serial);
+    if (!mt_pg_bool(r, 0, 1))
+        return 0;
+    return mt_pg_query(c->pg, &first_use, &p, NULL, &c->err) < 0 ? mt_api_fail_err(c) : 0;
+}
+
+static int by_certificate(struct mt_api_call *c, enum mt_cert_kind want, struct mt_node *ret)
+{
+    const struct mt_tls_peer *peer = mt_http_req_tls_peer(c->http);
+    enum mt_cert_kind kind;
+    char node_id[40];
+    if (!peer)
+        return mt_api_fail(c, 401, "unauthorized", "this call needs the certificate of a node");
+    if (!mt_node_uri_parse(peer->uri, c->ctl->cluster_id, &kind, node_id))
+        return mt_api_fail(c, 403, "forbidden", "the certificate is not one of a node of this cluster");
+    if (kind != want)
+        return mt_api_fail(c, 403, "forbidden", "this call is for the %s of a node; the certificate is one of its %s",
+                           want == MT_CERT_NODE ? "agent" : "edge", kind == MT_CERT_NODE ? "agent" : "edge");
+    if (peer->expired && !MT_STREQ(c->route->path, MT_NODE_CERT_PATH))
+        return mt_api_fail(c, 403, "forbidden", "the certificate has expired: it is good for its own renewal only");
+    if (mt_node_find(c->pg, node_id, ret, &c->err) < 0)
+        return c->err.code == MT_E_NOT_FOUND ? mt_api_fail(c, 403, "node_disabled", "node %s was removed, or this database does not know it", node_id)
+                                             : mt_api_fail_err(c);
+    return check_certificate(c, peer->serial, node_id, kind);
+}
+
+int mt_node_caller(struct mt_api_call *c, enum mt_cert_kind kind, struct mt_node *ret)
+{
+    if (!mt_node_call_is_local(c)) {
+        if (by_certificate(c, kind, ret) < 0)
+            return -1;
+    } else {
+        if (peer_is(c, kind == MT_CERT_NODE ? c->ctl->agent_uid : c->ctl->edge_uid, kind == MT_CERT_NODE ? "agent" : "edge") < 0)
+            return -1;
+        if (mt_node_find_local(c->pg, ret, &c->err) < 0)
+            return c->err.code == MT_E_NOT_FOUND
+                       ? mt_api_fail(c, 409, "conflict", "the node is not enrolled yet; its first heartbeat enrols it")
+                       : mt_api_fail_err(c);
+    }
+    if (MT_STREQ(ret->admin_state, "disabled"))
+        return mt_api_fail(c, 403, "node_disabled", "node %s is disabled: it has to be enrolled again, with new keys", ret->node_id);
+    if (kind == MT_CERT_EDGE && !ret->edge)
+        return mt_api_fail(c, 403, "forbidden", "node %s has no edge", ret->node_id);
+    return 0;
+}

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Nodes as the calls of agents and edges meet them: who is at the other end, and what their record says. On the machine's own Unix socket the
+ * peer's uid is the identity (ruling R26), on the node listener its certificate: signed by our authority, named in its URI, not revoked, of a
+ * node that is not disabled. Asked for every request anew.
+ */
+#pragma once
+
+#include "control/api/call.h"
+#include "control/nodes/ca.h"
+
+/* The one call that an expired certificate is good for. */
+#define MT_NODE_CERT_PATH "/internal/v1/nodes/self/cert"
+
+struct mt_node {
+    char node_id[MT_ID_SIZE];
+    char name[64];
+    char admin_state[24];
+    char health[16];
+    char overlay_ipv6[50], instance_prefix[50];
+    char wireguard_key[80]; /* "local:..." while the machine's own node has none */
+    int key_generation;
+    bool edge;              /* it has that role */
+    bool local;             /* of this machine, without a certificate */
+    int64_t version;
+};
+
+/** By id. -MT_E_NOT_FOUND when it is not there or removed. */
+int mt_node_find(struct mt_pg *pg, const char *node_id, struct mt_node *ret, struct mt_err *err);
+/** The node of the machine that this server runs on. -MT_E_NOT_FOUND before its first heartbeat. */
+int mt_node_find_local(struct mt_pg *pg, struct mt_node *ret, struct mt_err *err);
+
+/** The caller of a request must be the agent (or edge) of a node. 0 with the node, or -1 (problem recorded): 403 forbidden, 403
+ *  node_disabled, 409 before the machine's own node is enrolled. */
+int mt_node_caller(struct mt_api_call *c, enum mt_cert_kind kind, struct mt_node *ret);
+/** Only the question of the Unix socket: is the peer this machine's agent? 0 or -1. For the heartbeat that makes the record. */
+int mt_node_local_agent(struct mt_api_call *c);
+/** True when the request came over the machine's own socket. */
+bool mt_node_call_is_local(const struct mt_api_call *c);
