@@ -7,6 +7,7 @@
 #include "agent/control.h"
 #include "agent/drift.h"
 #include "agent/exec.h"
+#include "agent/identity/identity.h"
 #include "agent/instance/inst.h"
 #include "agent/mesh/mesh.h"
 #include "agent/net/tap.h"
@@ -14,6 +15,7 @@
 #include "agent/netstate.h"
 #include "agent/report.h"
 #include "agent/secrets.h"
+#include "agent/upkeep.h"
 #include "base/assert.h"
 #include "base/cleanup.h"
 #include "base/log.h"
@@ -593,6 +595,10 @@ static void load_node(struct mt_agent *a)
     char path[PATH_MAX];
     mt_auto_json json_t *doc = NULL;
     struct mt_err err = {0};
+    if (a->identity) {
+        (void)snprintf(a->cluster_id, sizeof a->cluster_id, "%s", mt_identity_cluster_id(a->identity));
+        return;
+    }
     if (a->conf.cluster_id) {
         (void)snprintf(a->cluster_id, sizeof a->cluster_id, "%s", a->conf.cluster_id);
         return;
@@ -649,7 +655,7 @@ static int open_secrets(struct mt_agent *a, struct mt_err *err)
 {
     char dir[PATH_MAX];
     const uid_t trusted[] = {0, geteuid(), a->control_uid}; /* as for plans */
-    const struct mt_secret_store_conf conf = {.dir = dir, .control_socket = a->conf.control_socket, .trusted = trusted,
+    const struct mt_secret_store_conf conf = {.dir = dir, .control_socket = a->conf.control_socket, .identity = a->identity, .trusted = trusted,
                                               .trusted_n = MT_ARRAY_LEN(trusted)};
     int rc = mt_fmt(dir, sizeof dir, err, "%s/secrets", a->conf.run_dir);
     return rc < 0 ? rc : mt_secret_store_new(&conf, &a->secrets, err);
@@ -713,7 +719,9 @@ static int open_all(struct mt_agent *a, struct mt_err *err)
     if (rc < 0)
         return rc;
     a->control = mt_control_new(a, err);
-    if (!a->control)
+    bool any;
+    a->upkeep = a->control ? mt_upkeep_new(a, &any, err) : NULL;
+    if (!a->control || (any && !a->upkeep))
         return -(int)(err->code ? err->code : MT_E_IO);
     mt_control_applied(a->control, a->pos.epoch, a->pos.cursor, a->plan != NULL);
     mt_loop_timer_after(a->drift_timer, 2000);
@@ -725,6 +733,7 @@ static void close_all(struct mt_agent *a)
     size_t pos = 0;
     void *value;
 
+    mt_upkeep_stop(a->upkeep);
     mt_control_free(a->control);
     a->control = NULL;
     mt_admin_free(a->admin);
@@ -755,13 +764,14 @@ static void close_all(struct mt_agent *a)
     /* instances, drivers and the loop end with the process: every descriptor of theirs is close-on-exec and ours alone */
 }
 
-int mt_agent_run(struct mt_agent_conf *conf, struct mt_err *err)
+int mt_agent_run(struct mt_agent_conf *conf, struct mt_identity *identity, struct mt_err *err)
 {
     static struct mt_agent agent; /* one per process; large tables of slots live here and not on the stack */
     struct mt_agent *a = &agent;
 
     a->conf = *conf;
     *conf = (struct mt_agent_conf){0};
+    a->identity = identity;
     (void)mallopt(M_ARENA_MAX, 2); /* fourteen worker threads must not have an arena each */
     (void)mallopt(M_TRIM_THRESHOLD, 128 << 10);
     (void)sigaction(SIGPIPE, &(struct sigaction){.sa_handler = SIG_IGN}, NULL);

@@ -25,6 +25,8 @@
 struct mt_inst;
 struct mt_report;
 struct mt_control;
+struct mt_identity;
+struct mt_upkeep;
 struct mt_admin;
 struct mt_exec_relays;
 struct mt_mesh;
@@ -87,6 +89,8 @@ struct mt_agent {
     struct mt_source *look_timer, *drift_timer, *quit_timer;
     struct mt_report *report;
     struct mt_control *control;
+    struct mt_identity *identity; /* of a machine that has joined; NULL: the control plane is here, behind its socket */
+    struct mt_upkeep *upkeep;
     struct mt_admin *admin;
     struct mt_exec_relays *exec;
     struct mt_secret_store *secrets; /* own lock */
@@ -127,7 +131,7 @@ int mt_agent_vmm_named(struct mt_agent *a, const char *driver, const char *accel
 struct mt_vmm *mt_agent_vmm(struct mt_agent *a);
 
 /** Open and run until told to end; returns the exit status of the process. */
-int mt_agent_run(struct mt_agent_conf *conf, struct mt_err *err);
+int mt_agent_run(struct mt_agent_conf *conf, struct mt_identity *identity, struct mt_err *err);
 
 /** Begin the planned end: every instance is stopped, then the host is left as found (ruling R27). */
 void mt_agent_stop_all(struct mt_agent *a, int64_t deadline_ms);

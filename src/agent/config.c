@@ -19,7 +19,7 @@
 
 /* clang-format off */
 static const struct mt_conf_key keys[] = {
-    {"node_id", MT_CONF_STRING, AT(node_id), 1, 40, NULL, "id", "identity of this node, node_<ulid>"},
+    {"node_id", MT_CONF_STRING, AT(node_id), 1, 40, MT_CONF_NONE, "id", "identity of this node, node_<ulid>; absent: the one that `moat-agent join` got"},
     {"cluster_id", MT_CONF_STRING, AT(cluster_id), 1, 64, MT_CONF_NONE, "id", "plans of another cluster are refused; absent: the first accepted plan's"},
     {"data_dir", MT_CONF_STRING, AT(data_dir), 1, 255, NULL, "path", "folder that holds everything the agent keeps"},
     PATH_KEY("run_dir", run_dir, "sockets and what a reboot may forget; default <data_dir>/run"),
@@ -30,6 +30,8 @@ static const struct mt_conf_key keys[] = {
     PATH_KEY("jail_dir", jail_dir, "chroots of the VMs; default <data_dir>/jail; one filesystem with images and scratch"),
     PATH_KEY("logs_dir", logs_dir, "workload logs; default <data_dir>/logs"),
     PATH_KEY("control_socket", control_socket, "internal socket of moat-control; default <run_dir>/internal.sock"),
+    {"control_address", MT_CONF_STRING, AT(control_address), 3, 260, MT_CONF_NONE, "host:port", "node listener of moat-control, for a node that has joined; absent: the one it joined by"},
+    {"mesh_endpoints", MT_CONF_STRINGS, AT(mesh_endpoints), 0, 4, "", "address:port", "where other nodes reach this machine's WireGuard; for the machine of the control plane: takes it into the mesh"},
     PATH_KEY("admin_socket", admin_socket, "local socket of the agent; default <run_dir>/agent.sock"),
     PATH_KEY("bin_dir", bin_dir, "folder of moat-fetch, moat-unpack and moat-vsock; default the agent's own"),
     {"overlay_ipv6", MT_CONF_STRING, AT(overlay_ipv6), 2, 45, MT_CONF_NONE, "address", "the node's overlay address until a plan names it"},
@@ -115,7 +117,7 @@ static int check(struct mt_agent_conf *c, struct mt_err *err)
     static const char *const egress[] = {"", "none", "routed", "nat66", NULL};
     struct in6_addr a;
 
-    if (mt_id_check(MT_ID_NODE, c->node_id, err) < 0)
+    if (c->node_id && mt_id_check(MT_ID_NODE, c->node_id, err) < 0)
         return mt_err_wrap(err, "node_id");
     if (!one_of(c->vmm, vmms))
         return MT_FAIL(err, MT_E_INVALID, "vmm is '%s'; it is auto, firecracker or qemu", c->vmm);

@@ -2,6 +2,7 @@
 /* Client of the control plane. See control.h. */
 #include "agent/control.h"
 
+#include "agent/identity/identity.h"
 #include "agent/report.h"
 #include "base/assert.h"
 #include "base/cleanup.h"
@@ -27,6 +28,7 @@
 struct mt_control {
     struct mt_agent *a;
     struct mt_http_client *plan_client, *post_client;
+    unsigned plan_generation, post_generation; /* of the identity's certificate, each its thread's */
     pthread_t plan_thread, post_thread;
     bool plan_started, post_started;
     struct mt_source *beat_timer;
@@ -166,6 +168,8 @@ static int ask_plan(struct mt_control *c, struct mt_err *err)
     struct mt_http_header header = {"X-Moat-Agent-Version", MOAT_VERSION};
     struct mt_http_request rq = {.method = "GET", .target = target, .headers = &header, .header_count = 1,
                                  .timeout_ms = POLL_TIMEOUT_MS};
+    if (c->a->identity)
+        mt_identity_follow(c->a->identity, c->plan_client, &c->plan_generation);
     int rc = mt_http_do(c->plan_client, &rq, MT_PLAN_BYTES_MAX, &reply, err);
     if (rc < 0)
         return rc;
@@ -249,6 +253,8 @@ static bool post(struct mt_control *c, bool status, char *body, bool was_away)
                                  .body = body,
                                  .body_len = strlen(body),
                                  .timeout_ms = POST_TIMEOUT_MS};
+    if (c->a->identity)
+        mt_identity_follow(c->a->identity, c->post_client, &c->post_generation);
     int rc = mt_http_do(c->post_client, &rq, ANSWER_MAX, &reply, &err);
     bool ok = rc == 0 && reply.status < 500;
     if (an) {
@@ -406,6 +412,19 @@ bool mt_control_reachable(const struct mt_control *c)
     return c && atomic_load(&c->reachable);
 }
 
+struct mt_http_client *mt_agent_client(struct mt_agent *a, unsigned *ret_generation)
+{
+    if (a->identity)
+        return mt_identity_client(a->identity, ret_generation);
+    /* a plan is obeyed by root: only control's own process may give one, not whoever made the socket while control was away */
+    const uid_t trusted[] = {0, geteuid(), a->control_uid};
+    struct mt_http_client *c = mt_http_client_new(a->conf.control_socket);
+    *ret_generation = 0;
+    if (c)
+        mt_http_client_trust(c, trusted, MT_ARRAY_LEN(trusted));
+    return c;
+}
+
 struct mt_control *mt_control_new(struct mt_agent *a, struct mt_err *err)
 {
     struct mt_control *c = calloc(1, sizeof *c);
@@ -424,16 +443,12 @@ struct mt_control *mt_control_new(struct mt_agent *a, struct mt_err *err)
     (void)pthread_condattr_destroy(&attr);
     (void)pthread_attr_init(&small);
     (void)pthread_attr_setstacksize(&small, 512U << 10);
-    c->plan_client = mt_http_client_new(a->conf.control_socket);
-    c->post_client = mt_http_client_new(a->conf.control_socket);
+    c->plan_client = mt_agent_client(a, &c->plan_generation);
+    c->post_client = mt_agent_client(a, &c->post_generation);
     c->beat_timer = mt_loop_timer(a->loop, "heartbeat", on_beat, c, err);
     if (!c->plan_client || !c->post_client || !c->beat_timer)
         (void)MT_FAIL(err, MT_E_NOMEM, "control client: out of memory");
     else {
-        /* a plan is obeyed by root: only control's own process may give one, not whoever made the socket while control was away */
-        const uid_t trusted[] = {0, geteuid(), a->control_uid};
-        mt_http_client_trust(c->plan_client, trusted, MT_ARRAY_LEN(trusted));
-        mt_http_client_trust(c->post_client, trusted, MT_ARRAY_LEN(trusted));
         c->plan_started = pthread_create(&c->plan_thread, &small, plan_main, c) == 0;
         c->post_started = pthread_create(&c->post_thread, &small, post_main, c) == 0;
         if (!c->plan_started || !c->post_started)

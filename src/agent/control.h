@@ -10,7 +10,10 @@
 #include "agent/agent.h"
 
 struct mt_control;
+struct mt_http_client;
 
+/** A client of the control plane: over TLS for a node that has joined, else over the socket, and then of trusted users only. NULL: no memory. */
+struct mt_http_client *mt_agent_client(struct mt_agent *a, unsigned *ret_generation);
 /** Start both threads. NULL and @err on failure. */
 struct mt_control *mt_control_new(struct mt_agent *a, struct mt_err *err);
 /** Break off what runs, join the threads, free. */

@@ -3,6 +3,7 @@
 #include "agent/describe.h"
 
 #include "agent/control.h"
+#include "agent/identity/identity.h"
 #include "agent/instance/inst.h"
 #include "agent/report.h"
 #include "base/assert.h"
@@ -274,7 +275,8 @@ int mt_describe_doctor(struct mt_agent *a, struct mt_buf *out, struct mt_err *er
         {"agent.tun", access("/dev/net/tun", R_OK | W_OK) == 0 ? 0 : 2, "/dev/net/tun", "modprobe tun"},
         {"agent.folders", same ? 0 : 2, "jail, images and scratch on one filesystem", "put the three folders on one filesystem"},
         {"agent.disk", fs.f_blocks && fs.f_bavail < fs.f_blocks / 20 ? 2 : 0, disk, "free space below the data folder"},
-        {"agent.control", mt_control_reachable(a->control) ? 0 : 1, a->conf.control_socket, "is moat-control running?"},
+        {"agent.control", mt_control_reachable(a->control) ? 0 : 1, a->identity ? mt_identity_control(a->identity) : a->conf.control_socket,
+         "is moat-control running?"},
         {"agent.edge_user", a->edge_uid != (uid_t)-1 ? 0 : 1, a->conf.edge_user, "`moat up` makes the system users"},
         {"agent.swap", swap_on() ? strict : 0, "swap off", "swapoff -a: memory of VMs must not reach a disk"},
         {"agent.ksm", read_int("/sys/kernel/mm/ksm/run") > 0 ? strict : 0, "KSM off", "echo 0 > /sys/kernel/mm/ksm/run"},

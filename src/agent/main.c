@@ -2,6 +2,7 @@
 /* moat-agent: arguments, configuration, then the loop. See agent.h. */
 #include "agent/agent.h"
 
+#include "agent/identity/identity.h"
 #include "agent/instance/steps.h"
 #include "base/log.h"
 #include "os/lockmem.h"
@@ -10,22 +11,92 @@
 
 static const char usage[] =
     "usage: moat-agent --config FILE [--check-config]\n"
+    "       moat-agent --config FILE join --control HOST:PORT --token -|@FILE [--name NAME] [--endpoint ADDRESS:PORT]...\n"
+    "                   make this machine a node: the token of `moat node token create` from stdin or a file\n"
     "       moat-agent --config-help   print every configuration key as a commented file\n"
     "       moat-agent --list-steps    print the recorded steps at which MT_TEST_KILL_STEP can end the agent\n"
     "       moat-agent --version\n";
 
-enum { OPT_CONFIG = 1, OPT_CHECK, OPT_KEYS, OPT_STEPS, OPT_VERSION, OPT_HELP };
+enum { OPT_CONFIG = 1, OPT_CHECK, OPT_KEYS, OPT_STEPS, OPT_VERSION, OPT_HELP, OPT_CONTROL, OPT_TOKEN, OPT_NAME, OPT_ENDPOINT };
 
 static const struct option options[] = {
     {"config", required_argument, NULL, OPT_CONFIG}, {"check-config", no_argument, NULL, OPT_CHECK},
     {"config-help", no_argument, NULL, OPT_KEYS},    {"list-steps", no_argument, NULL, OPT_STEPS},
     {"version", no_argument, NULL, OPT_VERSION},     {"help", no_argument, NULL, OPT_HELP},
+    {"control", required_argument, NULL, OPT_CONTROL}, {"token", required_argument, NULL, OPT_TOKEN},
+    {"name", required_argument, NULL, OPT_NAME},     {"endpoint", required_argument, NULL, OPT_ENDPOINT},
     {NULL, 0, NULL, 0},
 };
+
+/* The token, from stdin ("-") or a file ("@FILE"): on a command line everybody on the machine could read it. */
+static int read_token(const char *from, char ret[512], struct mt_err *err)
+{
+    FILE *f = strcmp(from, "-") == 0 ? stdin : *from == '@' ? fopen(from + 1, "re") : NULL;
+    if (!f)
+        return *from == '@' ? MT_FAIL_ERRNO(err, MT_E_IO, "open '%s'", from + 1)
+                            : MT_FAIL(err, MT_E_INVALID, "a token on the command line can be read by everybody on this machine: give it by stdin (--token -)"
+                                      " or in a file (--token @FILE)");
+    size_t n = fread(ret, 1, 511, f);
+    if (f != stdin)
+        (void)fclose(f);
+    ret[n] = '\0';
+    ret[strcspn(ret, " \r\n")] = '\0';
+    return *ret ? 0 : MT_FAIL(err, MT_E_INVALID, "there is no token in what was given");
+}
+
+static int join(const char *path, struct mt_join *j, const char *token_from)
+{
+    struct mt_agent_conf conf;
+    struct mt_err err = {0};
+    char token[512] = "";
+    char *text = NULL;
+    int rc = mt_agent_conf_load(path, &conf, &err);
+
+    if (rc == 0) {
+        j->data_dir = conf.data_dir;
+        j->control = j->control ? j->control : conf.control_address;
+        j->token = token;
+        if (j->n_endpoints == 0) {
+            j->endpoints = (const char *const *)conf.mesh_endpoints.v;
+            j->n_endpoints = conf.mesh_endpoints.n;
+        }
+        if (!j->control)
+            rc = MT_FAIL(&err, MT_E_INVALID, "which control plane? --control HOST:PORT, as `moat node token create` says");
+        else if (!token_from)
+            rc = MT_FAIL(&err, MT_E_INVALID, "--token - or --token @FILE is missing");
+        else if ((rc = read_token(token_from, token, &err)) == 0)
+            rc = mt_identity_join(j, &text, &err);
+        mt_agent_conf_done(&conf);
+    }
+    explicit_bzero(token, sizeof token);
+    if (rc < 0)
+        (void)fprintf(stderr, "moat-agent: %s\n", err.msg);
+    else
+        (void)puts(text);
+    free(text);
+    return rc == 0 ? 0 : err.code == MT_E_INVALID ? 2 : 1;
+}
+
+/* A node that has joined knows its name from there. */
+static int find_identity(struct mt_agent_conf *conf, struct mt_identity **ret, struct mt_err *err)
+{
+    int rc = mt_identity_load(conf->data_dir, conf->control_address, ret, err);
+    if (rc == -MT_E_NOT_FOUND)
+        return conf->node_id ? 0 : MT_FAIL(err, MT_E_INVALID, "this machine is no node yet: run `moat-agent join`, or set node_id for one on the control plane's machine");
+    if (rc < 0)
+        return rc;
+    if (conf->node_id && strcmp(conf->node_id, mt_identity_node_id(*ret)) != 0)
+        return MT_FAIL(err, MT_E_INVALID, "node_id is '%s', but this machine has joined as %s: take node_id out of the configuration", conf->node_id,
+                       mt_identity_node_id(*ret));
+    if (!conf->node_id && !(conf->node_id = strdup(mt_identity_node_id(*ret))))
+        return MT_FAIL(err, MT_E_NOMEM, "out of memory");
+    return 0;
+}
 
 static int run(const char *path, bool check)
 {
     struct mt_agent_conf conf;
+    struct mt_identity *identity = NULL;
     struct mt_err err = {0};
     enum mt_level level;
 
@@ -39,12 +110,16 @@ static int run(const char *path, bool check)
         return 0;
     }
     mt_log_init("agent", level, true);
+    if (find_identity(&conf, &identity, &err) < 0) {
+        (void)fprintf(stderr, "moat-agent: %s\n", err.msg);
+        return 2;
+    }
     if (!mt_kill_init(getenv("MT_TEST_KILL_STEP"))) {
         (void)fprintf(stderr, "moat-agent: MT_TEST_KILL_STEP names no step; --list-steps prints them\n");
         return 2;
     }
     mt_process_hide(); /* it holds secrets of its instances */
-    int rc = mt_agent_run(&conf, &err);
+    int rc = mt_agent_run(&conf, identity, &err);
     if (rc < 0) {
         mt_log(MT_ERROR, "agent.failed", KV_ERR(&err));
         return 1;
@@ -54,7 +129,9 @@ static int run(const char *path, bool check)
 
 int main(int argc, char **argv)
 {
-    const char *config = NULL;
+    const char *config = NULL, *token = NULL;
+    const char *endpoints[4];
+    struct mt_join how = {.endpoints = endpoints};
     bool check = false;
     size_t n;
 
@@ -62,6 +139,22 @@ int main(int argc, char **argv)
         switch (opt) {
         case OPT_CONFIG:
             config = optarg;
+            break;
+        case OPT_CONTROL:
+            how.control = optarg;
+            break;
+        case OPT_TOKEN:
+            token = optarg;
+            break;
+        case OPT_NAME:
+            how.name = optarg;
+            break;
+        case OPT_ENDPOINT:
+            if (how.n_endpoints == 4) {
+                (void)fputs("moat-agent: at most 4 endpoints\n", stderr);
+                return 2;
+            }
+            endpoints[how.n_endpoints++] = optarg;
             break;
         case OPT_CHECK:
             check = true;
@@ -86,6 +179,8 @@ int main(int argc, char **argv)
             return 2;
         }
     }
+    if (config && optind + 1 == argc && strcmp(argv[optind], "join") == 0)
+        return join(config, &how, token);
     if (!config || optind != argc) {
         (void)fputs(usage, stderr);
         return 2;

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "agent/secrets.h"
 
+#include "agent/identity/identity.h"
+
 #include "base/assert.h"
 #include "base/b64.h"
 #include "base/cleanup.h"
@@ -35,6 +37,7 @@ struct mt_secret_store {
     char *dir;
     int dir_fd; /* -1: not mounted; it is with the first version that comes */
     char *control_socket;
+    struct mt_identity *identity;
     uid_t trusted[MT_HTTP_TRUST_MAX];
     size_t trusted_n;
 };
@@ -221,11 +224,13 @@ static int ask(struct mt_secret_store *s, const char *instance_id, struct held *
 {
     char body[2 * MT_ID_SIZE + 64];
     struct mt_http_reply reply = {0};
-    struct mt_http_client *c = mt_http_client_new(s->control_socket);
+    unsigned generation;
+    struct mt_http_client *c = s->identity ? mt_identity_client(s->identity, &generation) : mt_http_client_new(s->control_socket);
     *ret_detail = "unavailable";
     if (!c)
         return MT_FAIL(err, MT_E_NOMEM, "secrets");
-    mt_http_client_trust(c, s->trusted, s->trusted_n);
+    if (!s->identity)
+        mt_http_client_trust(c, s->trusted, s->trusted_n);
     (void)snprintf(body, sizeof body, "{\"instance_id\":\"%s\",\"version_id\":\"%s\"}", instance_id, h->version_id);
     const struct mt_http_request rq = {.method = "POST", .target = TARGET, .body = body, .body_len = strlen(body), .timeout_ms = TIMEOUT_MS};
     int rc = mt_http_do(c, &rq, ANSWER_MAX, &reply, err);
@@ -363,6 +368,7 @@ int mt_secret_store_new(const struct mt_secret_store_conf *conf, struct mt_secre
     s->dir_fd = -1;
     memcpy(s->trusted, conf->trusted, conf->trusted_n * sizeof *conf->trusted);
     s->trusted_n = conf->trusted_n;
+    s->identity = conf->identity;
     if (is_tmpfs(s->dir) && open_dir(s, &why) < 0)
         mt_closep(&s->dir_fd);
     find_copies(s);

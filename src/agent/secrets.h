@@ -17,6 +17,7 @@ struct mt_secret_store;
 struct mt_secret_store_conf {
     const char *dir;            /* where the tmpfs is mounted; made when it is not there */
     const char *control_socket;
+    struct mt_identity *identity; /* of a node that has joined: TLS instead of the socket; borrowed; NULL */
     const uid_t *trusted;       /* whose control plane is believed */
     size_t trusted_n;
 };

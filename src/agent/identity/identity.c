@@ -1,0 +1,220 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "agent/identity/files.h"
+
+#include "base/assert.h"
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/str.h"
+#include "model/ids.h"
+#include "os/file.h"
+#include "os/x509.h"
+#include "wire/json.h"
+
+#include <pthread.h>
+#include <pwd.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+struct mt_identity {
+    char *data_dir, *control, *pem_path, *ca_path;
+    char node_id[MT_ID_SIZE], cluster_id[64], host[256];
+    uint16_t port;
+    bool edge;
+    pthread_mutex_t mu; /* what follows */
+    struct mt_tls_ctx *ctx;
+    unsigned generation;
+};
+
+void mt_identity_free(struct mt_identity *id)
+{
+    if (!id)
+        return;
+    mt_tls_ctx_unref(id->ctx);
+    pthread_mutex_destroy(&id->mu);
+    free(id->data_dir);
+    free(id->control);
+    free(id->pem_path);
+    free(id->ca_path);
+    free(id);
+}
+
+static void identity_freep(struct mt_identity **id)
+{
+    mt_identity_free(*id);
+}
+
+static int make_ctx(const struct mt_identity *id, struct mt_tls_ctx **ret, struct mt_err *err)
+{
+    const struct mt_tls_conf conf = {.min = MT_TLS_1_3, .cert_file = id->pem_path, .key_file = id->pem_path, .ca_file = id->ca_path};
+    return mt_tls_ctx_new(&conf, ret, err);
+}
+
+int mt_identity_load(const char *data_dir, const char *control, struct mt_identity **ret, struct mt_err *err)
+{
+    mt_auto_free char *path = mt_id_path(data_dir, "identity.json");
+    mt_auto_free char *text = NULL;
+    mt_auto_json json_t *doc = NULL;
+    const char *node, *cluster, *at;
+    if (!path)
+        return MT_FAIL(err, MT_E_NOMEM, "identity");
+    int rc = mt_id_read(path, &text, err);
+    if (rc < 0)
+        return rc;
+    mt_cleanup(identity_freep) struct mt_identity *id = calloc(1, sizeof *id);
+    if (!id)
+        return MT_FAIL(err, MT_E_NOMEM, "identity");
+    (void)pthread_mutex_init(&id->mu, NULL);
+    if ((rc = mt_json_parse(text, strlen(text), ID_TEXT_MAX, 4, &doc, err)) < 0 || (rc = mt_json_get_str(doc, "node_id", MT_ID_SIZE, &node, err)) < 0 ||
+        (rc = mt_id_check(MT_ID_NODE, node, err)) < 0 || (rc = mt_json_get_str(doc, "cluster_id", 63, &cluster, err)) < 0 ||
+        (rc = mt_json_get_str(doc, "control", 260, &at, err)) < 0 || (rc = mt_json_opt_bool(doc, "edge", false, &id->edge, err)) < 0)
+        return mt_err_wrap(err, "'%s'", path);
+    id->data_dir = strdup(data_dir);
+    id->control = strdup(control ? control : at);
+    id->pem_path = mt_id_path(data_dir, "node.pem");
+    id->ca_path = mt_id_path(data_dir, "ca.crt");
+    (void)snprintf(id->node_id, sizeof id->node_id, "%s", node);
+    (void)snprintf(id->cluster_id, sizeof id->cluster_id, "%s", cluster);
+    if (!id->data_dir || !id->control || !id->pem_path || !id->ca_path)
+        return MT_FAIL(err, MT_E_NOMEM, "identity");
+    if ((rc = mt_id_split(id->control, id->host, &id->port, err)) < 0 || (rc = make_ctx(id, &id->ctx, err)) < 0)
+        return rc;
+    *ret = MT_TAKE(id);
+    return 0;
+}
+
+const char *mt_identity_node_id(const struct mt_identity *id)
+{
+    return id->node_id;
+}
+
+const char *mt_identity_cluster_id(const struct mt_identity *id)
+{
+    return id->cluster_id;
+}
+
+const char *mt_identity_control(const struct mt_identity *id)
+{
+    return id->control;
+}
+
+struct mt_http_client *mt_identity_client(struct mt_identity *id, unsigned *ret_generation)
+{
+    (void)pthread_mutex_lock(&id->mu);
+    struct mt_http_client *c = mt_http_client_new_tls(id->host, id->port, id->ctx, "moat-control");
+    *ret_generation = id->generation;
+    (void)pthread_mutex_unlock(&id->mu);
+    return c;
+}
+
+void mt_identity_follow(struct mt_identity *id, struct mt_http_client *c, unsigned *generation)
+{
+    (void)pthread_mutex_lock(&id->mu);
+    if (*generation != id->generation) {
+        mt_http_client_set_tls(c, id->ctx);
+        *generation = id->generation;
+    }
+    (void)pthread_mutex_unlock(&id->mu);
+}
+
+int64_t mt_identity_not_after(struct mt_identity *id)
+{
+    (void)pthread_mutex_lock(&id->mu);
+    int64_t at = mt_tls_ctx_not_after(id->ctx);
+    (void)pthread_mutex_unlock(&id->mu);
+    return at;
+}
+
+/* ---------------------------------------------------------------- renewal */
+
+/* True when the certificate in @path is not there, not ours to use, or near its end. */
+static bool due(const char *path)
+{
+    mt_auto_free char *text = NULL;
+    struct mt_x509_cert about;
+    struct mt_err ignored;
+    if (mt_id_read(path, &text, &ignored) < 0 || mt_x509_read(text, &about, &ignored) < 0)
+        return true;
+    explicit_bzero(text, strlen(text));
+    int64_t now = mt_clock_wall_us() / 1000000;
+    return (about.not_after_s - now) * 3 < about.not_after_s - about.not_before_s;
+}
+
+/* A new key, a new certificate, into @path. */
+static int renew(struct mt_identity *id, const char *kind, const char *path, gid_t gid, struct mt_err *err)
+{
+    mt_auto_free char *key = NULL;
+    mt_auto_free char *csr = NULL;
+    mt_auto_json json_t *doc = NULL;
+    const char *cert;
+    unsigned generation;
+    struct mt_http_client *c = mt_identity_client(id, &generation);
+    int rc = c ? mt_x509_key_new(&key, err) : MT_FAIL(err, MT_E_NOMEM, "renewal");
+    if (rc == 0 && (rc = mt_x509_csr_new(key, id->node_id, &csr, err)) == 0 &&
+        (rc = mt_id_post(c, "/internal/v1/nodes/self/cert", json_pack("{s:s,s:s}", "csr", csr, "kind", kind), &doc, err)) == 0 &&
+        (rc = mt_json_get_str(doc, "certificate", MT_X509_PEM_MAX, &cert, err)) == 0)
+        rc = mt_x509_belongs(key, cert) ? mt_id_write_pem(path, cert, key, gid, err)
+                                        : MT_FAIL(err, MT_E_CORRUPT, "the new certificate is for another key");
+    mt_http_client_free(c);
+    if (key)
+        explicit_bzero(key, strlen(key));
+    if (rc == 0)
+        mt_log(MT_INFO, "identity.renewed", KV("kind", kind), KV("file", path));
+    return rc;
+}
+
+static int renew_own(struct mt_identity *id, struct mt_err *err)
+{
+    struct mt_tls_ctx *fresh = NULL;
+    int rc = renew(id, "node", id->pem_path, (gid_t)-1, err);
+    if (rc < 0 || (rc = make_ctx(id, &fresh, err)) < 0)
+        return rc;
+    (void)pthread_mutex_lock(&id->mu);
+    struct mt_tls_ctx *before = id->ctx;
+    id->ctx = fresh;
+    id->generation++;
+    (void)pthread_mutex_unlock(&id->mu);
+    mt_tls_ctx_unref(before);
+    return 0;
+}
+
+/* The edge is another user: it gets a certificate of its own in a folder that its group may read. */
+static int renew_edge(struct mt_identity *id, const char *edge_user, struct mt_err *err)
+{
+    char buf[4096];
+    struct passwd pw, *found = NULL;
+    mt_auto_free char *dir = mt_id_path(id->data_dir, "edge");
+    mt_auto_free char *pem = mt_id_path(id->data_dir, "edge/node.pem");
+    mt_auto_free char *ca = mt_id_path(id->data_dir, "edge/ca.crt");
+    mt_auto_free char *keys = mt_id_path(id->data_dir, "");
+    mt_auto_free char *text = NULL;
+    int rc;
+    if (!dir || !pem || !ca || !keys)
+        return MT_FAIL(err, MT_E_NOMEM, "edge's certificate");
+    if (!due(pem))
+        return 0;
+    if (getpwnam_r(edge_user, &pw, buf, sizeof buf, &found) != 0 || !found)
+        return MT_FAIL(err, MT_E_NOT_FOUND, "there is no user '%s' for the edge", edge_user);
+    if ((rc = mt_file_mkdirs(dir, 0750, err)) < 0 || (rc = mt_id_read(id->ca_path, &text, err)) < 0 ||
+        (rc = mt_file_write(ca, text, strlen(text), 0644, err)) < 0)
+        return rc;
+    /* the folder of the keys may be walked through, not read; what lies in it is 0600 */
+    if (chmod(keys, 0711) < 0 || chown(dir, (uid_t)-1, pw.pw_gid) < 0 || chmod(dir, 0750) < 0)
+        return MT_FAIL_ERRNO(err, MT_E_IO, "folder '%s'", dir);
+    rc = renew(id, "edge", pem, pw.pw_gid, err);
+    return rc < 0 ? rc : 1;
+}
+
+int mt_identity_renew(struct mt_identity *id, const char *edge_user, struct mt_err *err)
+{
+    int n = 0, rc;
+    if (due(id->pem_path)) {
+        if ((rc = renew_own(id, err)) < 0)
+            return rc;
+        n++;
+    }
+    if (!id->edge)
+        return n;
+    rc = renew_edge(id, edge_user, err);
+    return rc < 0 ? rc : n + rc;
+}
