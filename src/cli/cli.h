@@ -362,6 +362,16 @@ int cmd_envs_update(struct cli *c);
 int cmd_envs_delete(struct cli *c);
 int cmd_envs_rebalance(struct cli *c);
 int cmd_nodes_list(struct cli *c);
+/* nodes.c */
+int cmd_node_describe(struct cli *c);
+int cmd_node_activate(struct cli *c);
+int cmd_node_cordon(struct cli *c);
+int cmd_node_drain(struct cli *c);
+int cmd_node_disable(struct cli *c);
+int cmd_node_remove(struct cli *c);
+int cmd_node_token_create(struct cli *c);
+int cmd_node_token_list(struct cli *c);
+int cmd_node_token_revoke(struct cli *c);
 int cmd_whoami(struct cli *c);
 int cmd_manifest_validate(struct cli *c);
 int cmd_manifest_show(struct cli *c);

@@ -213,6 +213,14 @@ static const struct cli_option keys_retire_options[] = {{"file", 0, "FILE", "the
 static const struct cli_option import_options[] = {{"replace", 0, NULL, "what the file does not name goes away"}, {NULL, 0, NULL, NULL}};
 static const struct cli_option render_options[] = {{"local", 0, "FILE", "print the canonical bytes of this file instead (- reads stdin)"}, {NULL, 0, NULL, NULL}};
 static const struct cli_option reason_options[] = {{"reason", 0, "TEXT", "why; kept in the audit log"}, {NULL, 0, NULL, NULL}};
+static const struct cli_option node_token_options[] = {
+    {"roles", 0, "WORDS", "worker, edge, control, separated by commas (default worker)"},
+    {"name", 0, "NAME", "only for a machine of this name"},
+    {"source", 0, "CIDR", "only from these addresses"},
+    {"minutes", 0, "N", "good for so long, 5 to 1440 (default 60)"},
+    {"approve", 0, NULL, "the machine waits for `moat node activate`"},
+    {NULL, 0, NULL, NULL},
+};
 static const struct cli_option wait_for_options[] = {
     {"for", 0, "STATUS", "wait for this status (default: deploy succeeded, instance ready, route active, volume available)"},
     {"wait-timeout", 0, "DURATION", "stop waiting after this long, exit 6 (default 15m)"},
@@ -225,6 +233,15 @@ const struct cli_command cli_commands[] = {
     {CLI_PLATFORM, "down", "", "stop what `moat up` runs", down_options, cmd_down},
     {CLI_PLATFORM, "doctor", "", "check this machine and the connection to the platform", doctor_options, cmd_doctor},
     {CLI_PLATFORM, "nodes", "", "machines of the platform", NULL, cmd_nodes_list},
+    {CLI_PLATFORM, "node describe", "NODE", "one machine, by name or id", NULL, cmd_node_describe},
+    {CLI_PLATFORM, "node activate", "NODE", "let a machine in that waits for approval, or place on it again", reason_options, cmd_node_activate},
+    {CLI_PLATFORM, "node cordon", "NODE", "place nothing more on it", reason_options, cmd_node_cordon},
+    {CLI_PLATFORM, "node drain", "NODE", "replace what runs on it elsewhere, then stop it there", reason_options, cmd_node_drain},
+    {CLI_PLATFORM, "node disable", "NODE", "trust it no more, at once and for good", reason_options, cmd_node_disable},
+    {CLI_PLATFORM, "node remove", "NODE", "forget a disabled machine", reason_options, cmd_node_remove},
+    {CLI_PLATFORM, "node token create", "", "a token by which one machine joins", node_token_options, cmd_node_token_create},
+    {CLI_PLATFORM, "node token list", "", "tokens and what became of them", NULL, cmd_node_token_list},
+    {CLI_PLATFORM, "node token revoke", "ID", "end a token that was not used", NULL, cmd_node_token_revoke},
     {CLI_APPS, "run", "IMAGE", "deploy an image without a file: makes and shows the manifest", run_options, cmd_run},
     {CLI_APPS, "init", "", "write a minimal moat.toml", init_options, cmd_init},
     {CLI_APPS, "launch", "", "init, and make the app and its environment", init_options, cmd_launch},

@@ -39,7 +39,10 @@ disk = "1Gi"
 COMMANDS = {
     "whoami": ["whoami"],
     "orgs": ["orgs list", "orgs create acme --billing-email a@b.example", "orgs get local", "orgs rename local corp", "orgs delete local", "orgs get nothing"],
-    "nodes": ["nodes"],
+    "nodes": ["nodes", "node describe " + NODE, "node describe nothing", "node activate " + NODE + " --reason back", "node cordon " + NODE + " --reason x", "node drain " + NODE + " --reason move",
+              "node drain " + NODE, "node disable " + NODE + " --yes --reason stolen", "node remove " + NODE + " --yes --reason gone", "help node drain"],
+    "node-tokens": ["node token create", "node token create --roles worker,edge --name box --source 2001:db8::/32 --minutes 30 --approve", "node token create --minutes 1",
+                    "node token list", "node token revoke enr_00000000000000000000000001", "node token revoke tok_1"],
     "apps": ["apps list", "apps create shop", "apps list -q", "apps get web", "apps update web --name shop --description x", "apps update web --project team", "apps update web --project nothing", "apps update web", "apps delete web", "apps delete web --cascade"],
     "envs": ["envs list --app web", "envs create staging --app web", "envs get prod --app web", "envs update prod --name live --protected on --app web", "envs update prod --protected maybe --app web", "envs delete prod --app web", "envs delete prod --cascade --app web", "envs rebalance --app web", "envs rebalance --process web --app web"],
     "releases": ["releases", "releases list", "releases get v1", "releases get " + REL1, "releases get v9", "releases get 9", "releases diff v1 v2", "releases diff v2", "releases autopsy", "releases autopsy v2", "releases autopsy v9"],
@@ -93,7 +96,7 @@ COMMANDS = {
 # socket; a session of exec is in test_exec.py; admin keys generate is random and in test_control_secrets.py; auth, sps, members and users are in test_cli_auth.py, why in test_control_why.py.
 ELSEWHERE = {"auth", "sps", "orgs members", "admin users", "admin break-glass", "admin keys generate", "why", "up", "down", "doctor", "edge explain", "help", "completion"}
 SAME = {"events tail", "logs tail"}  # these streams go on for ever; a_stream_goes_on_where_it_ended and a_log_stream_does_too follow them
-NOT_JSON = {"help diff", "help admin audit verify", "help", "help routes", "help deploy", "help routes create", "deploys wait " + DEP, "deploys wait " + DEP_BAD, "rollback --to v1 --wait",
+NOT_JSON = {"help diff", "help node drain", "help admin audit verify", "help", "help routes", "help deploy", "help routes create", "deploys wait " + DEP, "deploys wait " + DEP_BAD, "rollback --to v1 --wait",
             "restart --wait", "| deploy -f - --wait", "wait instance " + INST, "wait route " + ROUTE, "wait instance " + INST_BAD, "wait deploy " + DEP, "apps list --ndjson", "help describe", "help exit-codes",
             "help environment", "help options", "help logs", "help exec"}
 

@@ -25,7 +25,7 @@ def one(name, value):
 def command_of(line):
     """Name of the list command of a line: "routes --all" is "routes list"."""
     words = [w for w in line.replace("| ", "").split() if not w.startswith("-")]
-    for name in (" ".join(words[:2]), words[0] + " list", words[0]):
+    for name in (" ".join(words[:3]), " ".join(words[:2]), words[0] + " list", words[0]):
         if name in SCHEMA["x-lists"]:
             return name
     return None

@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Machines of the platform: their states, and the tokens by which machines join. */
+#include "cli/cli.h"
+
+#include "base/assert.h"
+#include "base/cleanup.h"
+#include "base/num.h"
+#include "base/str.h"
+#include "wire/http_client.h"
+
+/* The node called @word, or with that id; *ret owned by the caller. */
+static int find(struct cli *c, const char *word, json_t **ret)
+{
+    mt_auto_json json_t *items = NULL;
+    mt_auto_buf struct mt_buf t = MT_BUF_INIT(1024);
+    char what[200];
+    if (mt_starts_with(word, "node_") && strlen(word) == 31 && strspn(word + 5, "0123456789abcdefghijklmnopqrstuvwxyz") == 26) {
+        mt_buf_printf(&t, "/v1/nodes/%s", word);
+        return cli_call(c, "GET", mt_buf_cstr(&t), NULL, ret);
+    }
+    mt_buf_puts(&t, "/v1/nodes?name=");
+    mt_http_put_query(&t, word);
+    int code = cli_list(c, mt_buf_cstr(&t), &items);
+    if (code != CLI_OK)
+        return code;
+    (void)snprintf(what, sizeof what, "there is no node '%.60s'", word);
+    if (json_array_size(items) != 1)
+        return cli_error(c, CLI_NOT_FOUND, what, "moat nodes lists them");
+    *ret = json_incref(json_array_get(items, 0));
+    return CLI_OK;
+}
+
+static int need_reason(struct cli *c, const char **ret)
+{
+    *ret = cli_opt(c, "reason");
+    return *ret && **ret ? CLI_OK : cli_usage(c, "--reason is needed: it is kept in the log and in the audit log");
+}
+
+/* POST /v1/nodes/ID/@verb; @verb NULL: what makes the node active from where it is. */
+static int change(struct cli *c, const char *verb)
+{
+    mt_auto_json json_t *n = NULL, *made = NULL;
+    const char *reason;
+    char path[120];
+    int code = need_reason(c, &reason);
+    if (code != CLI_OK || (code = find(c, c->argv[0], &n)) != CLI_OK)
+        return code;
+    if (!verb)
+        verb = MT_STREQ(cli_str(n, "admin_state"), "pending_approval") ? "approve" : "uncordon";
+    (void)snprintf(path, sizeof path, "/v1/nodes/%s/%s", cli_str(n, "id"), verb);
+    mt_auto_json json_t *body = json_pack("{s:s}", "reason", reason);
+    code = body ? cli_call(c, "POST", path, body, &made) : cli_usage(c, "--reason is not UTF-8");
+    return code == CLI_OK ? cli_receipt(c, "node", made) : code;
+}
+
+int cmd_node_activate(struct cli *c)
+{
+    return change(c, NULL);
+}
+
+int cmd_node_cordon(struct cli *c)
+{
+    return change(c, "cordon");
+}
+
+int cmd_node_drain(struct cli *c)
+{
+    return change(c, "drain");
+}
+
+int cmd_node_disable(struct cli *c)
+{
+    int code = cli_confirm(c, "node", c->argv[0]);
+    return code == CLI_OK ? change(c, "disable") : code;
+}
+
+int cmd_node_remove(struct cli *c)
+{
+    mt_auto_json json_t *n = NULL, *made = NULL;
+    const char *reason;
+    char path[120];
+    int code = need_reason(c, &reason);
+    if (code != CLI_OK || (code = cli_confirm(c, "node", c->argv[0])) != CLI_OK || (code = find(c, c->argv[0], &n)) != CLI_OK)
+        return code;
+    (void)snprintf(path, sizeof path, "/v1/nodes/%s", cli_str(n, "id"));
+    mt_auto_json json_t *body = json_pack("{s:s}", "reason", reason);
+    code = body ? cli_call(c, "DELETE", path, body, &made) : cli_usage(c, "--reason is not UTF-8");
+    if (code != CLI_OK)
+        return code;
+    if (c->json)
+        return cli_receipt(c, "node", made);
+    cli_say(c, "removed %s", cli_str(n, "name"));
+    return CLI_OK;
+}
+
+int cmd_node_describe(struct cli *c)
+{
+    mt_auto_json json_t *n = NULL;
+    int code = find(c, c->argv[0], &n);
+    if (code != CLI_OK)
+        return code;
+    return c->json ? cli_print_object(c, "Node", n) : cli_print_fields(c, n);
+}
+
+/* ---- tokens ---- */
+
+/* "worker,edge" as an array. NULL when memory is out or it is not UTF-8. */
+static json_t *words(const char *list)
+{
+    json_t *a = json_array();
+    while (a && *list) {
+        size_t n = strcspn(list, ",");
+        if (n && json_array_append_new(a, json_stringn(list, n)) != 0) {
+            json_decref(a);
+            return NULL;
+        }
+        list += n + (list[n] == ',');
+    }
+    return a;
+}
+
+int cmd_node_token_create(struct cli *c)
+{
+    mt_auto_json json_t *body = json_object(), *made = NULL;
+    uint64_t ttl_s = 0;
+    int code = cli_connect(c);
+    if (code != CLI_OK)
+        return code;
+    if (cli_has(c, "roles"))
+        (void)json_object_set_new(body, "roles", words(cli_opt(c, "roles")));
+    if (cli_has(c, "name"))
+        (void)json_object_set_new(body, "node_name", json_string(cli_opt(c, "name")));
+    if (cli_has(c, "source"))
+        (void)json_object_set_new(body, "source_cidr", json_string(cli_opt(c, "source")));
+    if (cli_has(c, "approve"))
+        (void)json_object_set_new(body, "require_approval", json_true());
+    if (cli_has(c, "minutes")) {
+        if (mt_parse_u64(cli_opt(c, "minutes"), 5, 1440, &ttl_s, NULL) < 0)
+            return cli_usage(c, "--minutes is a number from 5 to 1440");
+        (void)json_object_set_new(body, "ttl_seconds", json_integer((json_int_t)ttl_s * 60));
+    }
+    if ((code = cli_call(c, "POST", "/v1/enrollment-tokens", body, &made)) != CLI_OK)
+        return code;
+    if (c->json)
+        return cli_print_object(c, "EnrollmentToken", made);
+    const char *at = cli_str(made, "control_address");
+    (void)printf("%s\n", cli_str(made, "token"));
+    cli_say(c, "shown this once, good once, until %s. On the new machine, with the token on its stdin:", cli_str(made, "expires_at"));
+    cli_say(c, "  moat-agent --config /etc/moat/agent.toml join --control %s --token - --endpoint ADDRESS:51820", *at ? at : "HOST:PORT");
+    return CLI_OK;
+}
+
+int cmd_node_token_list(struct cli *c)
+{
+    static const struct cli_column cols[] = {{"ID", "id"}, {"STATE", "state"}, {"ROLES", "roles"}, {"NAME", "node_name"}, {"EXPIRES", "expires_at"},
+                                             {"USED BY", "used_by"}};
+    int code = cli_connect(c);
+    return code == CLI_OK ? cli_show_list(c, strdup("/v1/enrollment-tokens"), cols, MT_ARRAY_LEN(cols), "enrolment tokens") : code;
+}
+
+int cmd_node_token_revoke(struct cli *c)
+{
+    mt_auto_json json_t *made = NULL;
+    char path[120];
+    const char *id = c->argv[0];
+    if (!mt_starts_with(id, "enr_") || strlen(id) > 40 || strspn(id, "0123456789abcdefghijklmnopqrstuvwxyz_") != strlen(id))
+        return cli_usage(c, "'%.60s' is no id of an enrolment token: moat node token list shows them", id);
+    (void)snprintf(path, sizeof path, "/v1/enrollment-tokens/%s", id);
+    int code = cli_call(c, "DELETE", path, NULL, &made);
+    if (code != CLI_OK)
+        return code;
+    if (c->json)
+        return cli_receipt(c, "enrollment_token", made);
+    cli_say(c, "revoked %s", id);
+    return CLI_OK;
+}
