@@ -83,6 +83,14 @@ BODIES = {
     "DELETE " + E + "/routes/{route_id}": {},
     "POST /v1/routes/{route_id}/disable": {"reason": "walk"},
     "POST /v1/routes/{route_id}/enable": {"reason": "walk"},
+    "POST /v1/nodes/{node_id}/approve": {"reason": "walk"},
+    "POST /v1/nodes/{node_id}/cordon": {"reason": "walk"},
+    "POST /v1/nodes/{node_id}/uncordon": {"reason": "walk"},
+    "POST /v1/nodes/{node_id}/drain": {"reason": "walk"},
+    "POST /v1/nodes/{node_id}/disable": {"reason": "walk"},
+    "DELETE /v1/nodes/{node_id}": {"reason": "walk"},
+    "POST /v1/enrollment-tokens": {"roles": ["worker", "edge"], "node_name": "walk", "source_cidr": "2001:db8::/32"},
+    "DELETE /v1/enrollment-tokens/{enrollment_token_id}": {},
     "POST /v1/users": {"email": "u@walk.example"},
     "PATCH /v1/users/{user_id}": {"display_name": "W", "expected_version": "$v"},
     "POST /v1/users/{user_id}/setup-link": {},
@@ -96,12 +104,13 @@ BODIES = {
 QUERIES = {**{"GET " + p + "/history/diff": "?from=-1s" for p in (O, A, E)}, "GET " + A + "/releases/{release_id}/diff": "?against=$release_id", "DELETE " + E: "?cascade=true", "DELETE " + A: "?cascade=true"}
 # Where the sample of a walk is refused for a good reason: credentials that are made up, organisations that still have apps.
 REFUSED = {"GET /v1/exec-sessions/{exec_session_id}/connect": 400, "POST /v1/auth/device/token": 400, "POST /v1/auth/token": 401, "POST /v1/auth/token/refresh": 401, "DELETE " + O: 409,
-           "POST /v1/auth/device/start": (200, 429), "POST /v1/admin/recovery/apply": 409, "POST /v1/admin/recovery/finish": 409}
+           "POST /v1/auth/device/start": (200, 429), "POST /v1/admin/recovery/apply": 409, "POST /v1/admin/recovery/finish": 409,
+           "POST /v1/nodes/{node_id}/disable": 409, "DELETE /v1/nodes/{node_id}": 409}  # the machine's own node
 LAST = ["DELETE " + E + "/routes/{route_id}", "DELETE " + O + "/members/{member_id}", "DELETE " + O + "/service-principals/{sp_id}", "DELETE " + E,
         "DELETE " + A, "DELETE " + O + "/projects/{project_id}", "DELETE " + O, "DELETE /v1/auth/tokens/{token_id}"]
 EARLY = ["POST " + E + "/instances/{instance_id}/exec", "POST " + E + "/instances/{instance_id}/restart"]  # before what drains every instance
 
-w = kit.World()
+w = kit.World(listen_nodes="127.0.0.1:0", nodes_address="nodes.walk.example:7443")
 ids = {}
 
 
@@ -183,6 +192,7 @@ def seed():
     ids["token_id"] = w.ok("POST", "/v1/auth/tokens", {"name": "seed", "scopes": ["apps:read"]})["id"]
     u = w.ok("POST", "/v1/users", {"email": "seed-user@walk.example"})
     ids["user_id"] = u["id"]
+    ids["enrollment_token_id"] = w.ok("POST", "/v1/enrollment-tokens", {})["id"]
     ids["name"] = "users_view"
     ids["dimension"] = "max_apps"
 

@@ -143,6 +143,7 @@ PATHS = [  # what stands in the place of a path parameter, and how it is refused
 ]
 NEEDED = {  # what a body must hold before the path is looked at
     "/members/{member_id}": b'{"role":"developer"}', "/disable": b'{"reason":"x"}', "/enable": b'{"reason":"x"}', "/quotas/{dimension}": b'{"reason":"x","limit":1}',
+    **{"/" + verb: b'{"reason":"x"}' for verb in ("approve", "cordon", "uncordon", "drain")},
     "/exec": b'{"command":["/x"]}',
 }
 TOKENS = [
@@ -199,7 +200,7 @@ class Api:
     def target(self, path, name=None, value=None):
         kinds = {"org_id": "org", "app_id": "app", "env_id": "env", "release_id": "rel", "deploy_id": "dep", "instance_id": "inst", "route_id": "rt",
                  "project_id": "proj", "node_id": "node", "user_id": "usr", "member_id": "usr", "sp_id": "sp", "token_id": "tok", "exec_session_id": "exec",
-                 "version_id": "sv"}
+                 "version_id": "sv", "enrollment_token_id": "enr"}
 
         def one(m):
             kind = kinds.get(m.group(1), m.group(1))
@@ -467,7 +468,7 @@ def main():
 
     def api_internal():
         inner = [r for r in table if r[3] == "MT_LISTEN_INTERNAL"]
-        check(len(inner) == 6, str(inner))
+        check(len(inner) == 10, str(inner))
 
         def attack(method, path):
             if method != "POST":

@@ -1,0 +1,448 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""Machines become nodes: a real moat-control with its node listener, real agents in network namespaces of their own that join over it with
+tokens, and forged callers beside them: tokens, keys, requests and certificates that must not get in.
+COST 45 s, 12 s of processor."""
+import base64
+import ctypes
+import http.client
+import json
+import os
+import signal
+import ssl
+import subprocess
+import sys
+import time
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import control_kit as kit
+from control_kit import case, wait_for
+
+if os.geteuid() != 0:
+    kit.skip("nodes", "needs root")
+    sys.exit(0)
+if ctypes.CDLL(None, use_errno=True).unshare(0x40000000) != 0:
+    kit.skip("nodes", "no network namespace can be made here")
+    sys.exit(0)
+
+CONTROL = "10.77.0.1:7443"
+
+
+def sh(*argv, **kw):
+    return subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=True, text=True, **kw).stdout
+
+
+class Machine:
+    """A host of its own: a network namespace on the bridge, a data folder, an agent."""
+    number = 1
+
+    def __init__(self, name):
+        Machine.number += 1
+        self.name, self.ip = name, "10.77.0.%d" % Machine.number
+        self.d = w.d + "/m-" + name
+        os.makedirs(self.d)
+        self.holder = subprocess.Popen(["unshare", "-n", "sleep", "600"])
+        mine = os.readlink("/proc/self/ns/net")
+        wait_for("a namespace", lambda: os.readlink("/proc/%d/ns/net" % self.holder.pid) != mine)
+        link = "v%d" % Machine.number
+        sh("ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", str(self.holder.pid))
+        sh("ip", "link", "set", link, "master", "br0", "up")
+        self.ns("ip", "addr", "add", self.ip + "/24", "dev", "eth0")
+        self.ns("ip", "link", "set", "eth0", "up")
+        self.ns("ip", "link", "set", "lo", "up")
+        self.agent = None
+        self.configure()
+
+    def configure(self, **more):
+        conf = {"data_dir": self.d, "host_firewall": "taps", "edge_user": "nobody", "control_user": "nobody", "vmm": "qemu", "heartbeat_ms": 1000, "cgroup_parent": "moat-%d/%s" % (os.getpid(), self.name)}
+        conf.update(more)
+        with open(self.d + "/agent.toml", "w") as f:
+            for k, v in conf.items():
+                f.write("%s = %s\n" % (k, json.dumps(v)))
+
+    def ns(self, *argv, **kw):
+        return sh("nsenter", "--net=/proc/%d/ns/net" % self.holder.pid, *argv, **kw)
+
+    def join(self, token, *more, control=CONTROL, how="-"):
+        """(exit status, everything that was said)."""
+        r = subprocess.run(["nsenter", "--net=/proc/%d/ns/net" % self.holder.pid, kit.program("moat-agent"), "--config", self.d + "/agent.toml", "join",
+                            "--control", control, "--token", how, *more], input=token, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
+        return r.returncode, r.stdout
+
+    def identity(self):
+        return json.load(open(self.d + "/keys/identity.json"))
+
+    def start(self):
+        self.agent = subprocess.Popen(["nsenter", "--net=/proc/%d/ns/net" % self.holder.pid, kit.program("moat-agent"), "--config", self.d + "/agent.toml"],
+                                      stderr=open(self.d + "/agent.log", "ab"))
+
+    def stop(self, sig=signal.SIGTERM):
+        if self.agent and self.agent.poll() is None:
+            self.agent.send_signal(sig)
+            self.agent.wait(30)
+        self.agent = None
+
+    def log(self):
+        return open(self.d + "/agent.log").read()
+
+    def close(self):
+        self.stop(signal.SIGKILL)
+        self.holder.kill()
+        self.holder.wait()
+
+
+def post(target, body, cert=None, method="POST", timeout=40):
+    """A call to the node listener by somebody who trusts the cluster's authority; @cert: PEM file with certificate and key."""
+    ctx = ssl.create_default_context(cafile=w.d + "/control/node-ca.crt")
+    ctx.check_hostname = False
+    if cert:
+        ctx.load_cert_chain(cert)
+    host, port = CONTROL.split(":")
+    c = http.client.HTTPSConnection(host, int(port), context=ctx, timeout=timeout)
+    try:
+        c.request(method, target, json.dumps(body).encode() if body is not None else None, {"Content-Type": "application/json"})
+        return kit.Reply(c.getresponse())
+    finally:
+        c.close()
+
+
+def csr(cn, key=None, subject=None, more=()):
+    """A certificate request by openssl: an implementation that is not ours."""
+    key = key or w.d + "/k-%d.pem" % time.monotonic_ns()
+    if not os.path.exists(key):
+        sh("openssl", "genpkey", "-algorithm", "ed25519", "-out", key)
+    return sh("openssl", "req", "-new", "-key", key, "-subj", subject or "/CN=" + cn, *more)
+
+
+def wg():
+    return base64.b64encode(os.urandom(31) + b"\x42").decode()
+
+
+def wish(token, name="forged", **more):
+    body = {"token": token.split(".")[0], "csr": None, "name": name, "wireguard_public_key": wg(), "endpoints": [], "arch": "amd64",
+            "clock_unix_ms": int(time.time() * 1000), "agent_version": "test"}
+    body.update(more)
+    if body["csr"] is None:
+        body["csr"] = csr(body["name"])
+    return body
+
+
+def token(**more):
+    return w.ok("POST", "/v1/enrollment-tokens", more)
+
+
+def node(name):
+    found = [n for n in w.ok("GET", "/v1/nodes")["items"] if n["name"] == name]
+    return found[0] if found else None
+
+
+def events(kind):
+    return [e for e in w.ok("GET", "/v1/admin/events?limit=200&order=desc")["items"] if e["event_type"] == kind]
+
+
+sh("ip", "link", "add", "br0", "type", "bridge")
+sh("ip", "addr", "add", "10.77.0.1/24", "dev", "br0")
+sh("ip", "link", "set", "br0", "up")
+sh("ip", "link", "set", "lo", "up")
+w = kit.World(listen_nodes=CONTROL, nodes_address=CONTROL, rate_limit_percent=300)
+machines = []
+try:
+    one, two = Machine("one"), Machine("two")
+    machines += [one, two]
+
+    @case("a token is shown once, listed without its text, and stored as a hash")
+    def _():
+        t = token(roles=["worker"])
+        assert t["token"].startswith("moat_en_") and t["token"].count(".") == 1 and t["control_address"] == CONTROL, t
+        listed = w.ok("GET", "/v1/enrollment-tokens")["items"]
+        assert [x["state"] for x in listed if x["id"] == t["id"]] == ["unused"] and t["token"][:30] not in json.dumps(listed)
+        dump = w.pg.sql("SELECT encode(token_hash, 'hex') FROM moat.enrollment_token_hashes") + w.pg.sql("SELECT payload FROM moat.events")
+        assert t["token"].split(".")[0] not in dump and len(w.pg.sql("SELECT encode(token_hash, 'hex') FROM moat.enrollment_token_hashes")) >= 64
+        for bad in ({"roles": []}, {"roles": ["boss"]}, {"roles": ["edge", "edge"]}, {"ttl_seconds": 10}, {"ttl_seconds": 86401}, {"node_name": "No"},
+                    {"source_cidr": "10.0.0.0"}, {"source_cidr": "10.0.0.0/33"}, {"surprise": 1}):
+            r = w.q("POST", "/v1/enrollment-tokens", bad)
+            assert r.status == 400, (bad, r.status, r.text)
+
+    @case("a machine joins with one command and its agent lives over TLS")
+    def _():
+        global one_token
+        t = one_token = token(roles=["worker"])["token"]
+        status, said = one.join(t, "--name", "one", "--endpoint", one.ip + ":51820")
+        assert status == 0 and "is active" in said, (status, said)
+        keys = one.d + "/keys/"
+        assert all(os.stat(keys + f).st_mode & 0o777 == 0o600 for f in ("node.pem", "wg.key", "identity.json")), os.listdir(keys)
+        assert not os.path.exists(keys + "node.key")
+        one.start()
+        n = wait_for("a heartbeat", lambda: (node("one") or {}).get("last_heartbeat_at") and node("one"), 20)
+        assert n["admin_state"] == "active" and n["id"] == one.identity()["node_id"], n
+        wait_for("its plan", lambda: "plan.applied" in one.log() or "plan.accepted" in one.log() or os.path.exists(one.d + "/agent/plan.json"), 20)
+        names = [e["event_type"] for e in w.ok("GET", "/v1/admin/events?limit=200")["items"]]
+        for want in ("enrollment_token.created", "node.enrolled", "enrollment_token.used", "node.admin_state_changed"):
+            assert want in names, names
+        text = sh("openssl", "x509", "-in", keys + "node.pem", "-noout", "-text")
+        assert "URI:moat://" in text and "/node/" + n["id"] in text and "TLS Web Client Authentication" in text, text
+
+    @case("what is wrong with a token is refused alike, and a good one survives what is wrong with the request")
+    def _():
+        good = token(roles=["worker"])
+        used = one_token
+        revoked = token()
+        w.ok("DELETE", "/v1/enrollment-tokens/" + revoked["id"])
+        assert w.ok("DELETE", "/v1/enrollment-tokens/" + revoked["id"])["already_deleted"] is True
+        expired = token()
+        w.pg.sql("UPDATE moat_views.enrollment_tokens_view SET expires_at = now() - interval '1 s' WHERE enr_id = '%s'" % expired["id"])
+        elsewhere = token(source_cidr="192.0.2.0/24")
+        for t in (used, revoked["token"], expired["token"], elsewhere["token"], good["token"][:-60] + "x" * 6, "moat_en_", "nonsense"):
+            r = post("/internal/v1/enroll", wish(t))
+            assert r.status == 401 and r.json["code"] == "enroll_token_invalid", (t, r.status, r.text)
+        assert w.q("DELETE", "/v1/enrollment-tokens/" + [e["id"] for e in w.ok("GET", "/v1/enrollment-tokens")["items"] if e["state"] == "used"][0]).status == 409
+        p256 = w.d + "/p256.pem"
+        sh("openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", p256)
+        rsa = w.d + "/rsa.pem"
+        sh("openssl", "genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048", "-out", rsa)
+        raw = bytearray(base64.b64decode("".join(csr("forged").splitlines()[1:-1])))
+        raw[-3] ^= 1  # in the signature
+        broken = "-----BEGIN CERTIFICATE REQUEST-----\n%s\n-----END CERTIFICATE REQUEST-----\n" % base64.b64encode(raw).decode()
+        far = int(time.time() * 1000) - 603000
+        rows = [({"csr": csr("other")}, 422, "csr_invalid"), ({"csr": csr("", subject="/CN=forged/O=us")}, 422, "csr_invalid"),
+                ({"csr": csr("forged", more=("-addext", "subjectAltName=URI:moat://x/node/y"))}, 422, "csr_invalid"),
+                ({"csr": csr("forged", key=rsa)}, 422, "csr_invalid"), ({"csr": broken}, 422, "csr_invalid"), ({"csr": "-----BEGIN"}, 422, "csr_invalid"),
+                ({"wireguard_public_key": base64.b64encode(bytes(32)).decode()}, 422, "wireguard_key_invalid"), ({"wireguard_public_key": "short"}, 422, "wireguard_key_invalid"),
+                ({"clock_unix_ms": far}, 422, "clock_skew"), ({"clock_unix_ms": far + 1206000}, 422, "clock_skew"),
+                ({"name": "Bad Name", "csr": csr("x")}, 400, "invalid_argument"), ({"endpoints": ["host.example:1"]}, 400, "invalid_argument"),
+                ({"endpoints": ["192.0.2.1:1"] * 5}, 400, "invalid_argument"), ({"arch": "vax"}, 400, "invalid_argument"), ({"more": 1}, 400, None)]
+        for more, status, code in rows:
+            r = post("/internal/v1/enroll", wish(good["token"], **more))
+            assert r.status == status and (code is None or r.json["code"] == code), (more, r.status, r.text)
+            if code == "clock_skew":
+                assert "10 min" in r.json["detail"] and ("behind" in r.json["detail"]) == (more["clock_unix_ms"] == far), r.text
+        r = post("/internal/v1/enroll", wish(good["token"], csr=csr("forged", key=p256)))
+        assert r.status == 200, (r.status, r.text)
+        assert w.ok("GET", "/v1/nodes")["items"] and node("forged")["admin_state"] == "enrolled"
+
+    @case("the same machine that lost the answer gets it again, another with its token does not")
+    def _():
+        t = token()["token"]
+        body = wish(t, name="lost")
+        first, again = post("/internal/v1/enroll", body), post("/internal/v1/enroll", body)
+        assert first.status == again.status == 200 and first.json["certificate"] == again.json["certificate"], again.text
+        assert len([n for n in w.ok("GET", "/v1/nodes")["items"] if n["name"] == "lost"]) == 1
+        assert post("/internal/v1/enroll", wish(t, name="lost")).status == 401
+
+    @case("the agent refuses a control plane of another cluster before it shows the token, and tokens on the command line")
+    def _():
+        t = token()["token"]
+        head, pin = t.split(".")
+        false_pin = base64.urlsafe_b64encode(os.urandom(32)).decode().rstrip("=")
+        before = w.pg.sql("SELECT count(*) FROM moat.enrollment_token_hashes WHERE used_at IS NOT NULL")
+        status, said = two.join(head + "." + false_pin, "--name", "two")
+        assert status == 1 and "another cluster" in said, (status, said)
+        status, said = two.join("", how=t)
+        assert status == 2 and "stdin" in said, (status, said)
+        status, said = two.join("moat_en_x")
+        assert status == 2 and "node token create" in said, (status, said)
+        status, said = two.join(t, "--name", "one")
+        assert status == 1 and "--name" in said, (status, said)  # the name is taken; the token stays good
+        assert w.pg.sql("SELECT count(*) FROM moat.enrollment_token_hashes WHERE used_at IS NOT NULL") == before
+        key = open(two.d + "/keys/wg.key").read()
+        status, said = two.join(t, "--name", "two", "--endpoint", two.ip + ":51820")
+        assert status == 0 and open(two.d + "/keys/wg.key").read() == key, (status, said)
+        status, said = two.join(t, "--name", "two")
+        assert status == 1 and "a node already" in said, (status, said)
+
+    @case("two nodes with one WireGuard key: the second is refused and its token ends")
+    def _():
+        t = token()
+        key = sh("wg", "pubkey", input=open(one.d + "/keys/wg.key").read()).strip() if os.path.exists("/usr/bin/wg") else w.pg.sql(
+            "SELECT wireguard_public_key FROM moat_views.nodes_view WHERE name = 'one'")
+        assert key == w.pg.sql("SELECT wireguard_public_key FROM moat_views.nodes_view WHERE name = 'one'")
+        r = post("/internal/v1/enroll", wish(t["token"], name="copy", wireguard_public_key=key))
+        assert r.status == 409 and r.json["code"] == "wireguard_key_exists", (r.status, r.text)
+        assert post("/internal/v1/enroll", wish(t["token"], name="copy")).status == 401
+        assert [x["state"] for x in w.ok("GET", "/v1/enrollment-tokens")["items"] if x["id"] == t["id"]] == ["revoked"]
+
+    @case("both nodes are in each other's plan with exactly their two prefixes, and an agent applies it")
+    def _():
+        two.start()
+        plans = {}
+        for m in (one, two):
+            def has():
+                r = post("/internal/v1/nodes/self/plan?after=0&wait=0", None, cert=m.d + "/keys/node.pem", method="GET")
+                return r.status == 200 and len(r.json["network"]["peers"]) == 1 and r.json
+            plans[m.name] = wait_for("a peer", has, 20)
+        a, b = node("one"), node("two")
+        p = plans["one"]["network"]["peers"][0]
+        assert p["node_id"] == b["id"] and p["allowed_ips"] == [b["overlay_ipv6"] + "/128", b["instance_prefix"]] and p["endpoints"] == [two.ip + ":51820"], p
+        assert plans["two"]["network"]["peers"][0]["node_id"] == a["id"]
+        assert plans["one"]["network"]["mesh"]["revision"] == plans["two"]["network"]["mesh"]["revision"] > 0
+        assert a["instance_prefix"] != b["instance_prefix"] and a["overlay_ipv6"] != b["overlay_ipv6"]
+
+    @case("without a certificate, with one of another authority, or as another node nothing is answered")
+    def _():
+        assert post("/internal/v1/nodes/self/plan?wait=0", None, method="GET").status == 401
+        own = w.d + "/own"
+        sh("openssl", "req", "-x509", "-newkey", "ed25519", "-nodes", "-subj", "/CN=node", "-keyout", own + ".key", "-out", own + ".crt", "-days", "2",
+           "-addext", "subjectAltName=URI:moat://%s/node/%s" % (one.identity()["cluster_id"], one.identity()["node_id"]))
+        with open(own + ".pem", "w") as f:
+            f.write(open(own + ".crt").read() + open(own + ".key").read())
+        try:
+            assert post("/internal/v1/nodes/self/plan?wait=0", None, cert=own + ".pem", method="GET").status in (401, 403)
+        except (ssl.SSLError, OSError, http.client.HTTPException):
+            pass  # the handshake itself says no
+        beat = {"node_id": two.identity()["node_id"], "agent_version": "test", "arch": "amd64", "conditions": [], "protocols": ["v1"],
+                "vmm": {"driver": "qemu", "accel": "tcg", "reason": "test"}, "epoch": 0, "cursor_event_id": 0, "allocatable": {"cpu_millis": 1, "memory_bytes": 1, "disk_bytes": 1},
+                "used": {"cpu_millis": 0, "memory_bytes": 0, "disk_bytes": 0}}
+        r = post("/internal/v1/nodes/self/heartbeat", beat, cert=one.d + "/keys/node.pem")
+        assert r.status == 409 and "certificate" in r.json["detail"], (r.status, r.text)
+        r = post("/internal/v1/edge/config?wait=0", None, cert=one.d + "/keys/node.pem", method="GET")
+        assert r.status == 403, (r.status, r.text)  # it is the agent's, and the node has no edge
+        r = post("/internal/v1/nodes/self/cert", {"csr": csr(one.identity()["node_id"]), "kind": "edge"}, cert=one.d + "/keys/node.pem")
+        assert r.status == 403, (r.status, r.text)
+        assert post("/v1/nodes", None, cert=one.d + "/keys/node.pem", method="GET").status == 404  # the API is elsewhere
+
+    @case("a certificate is renewed with a new key only, for the caller only; the one before ends with the first use of the new")
+    def _():
+        me, old = two.identity()["node_id"], w.d + "/two-old.pem"
+        with open(old, "w") as f:
+            f.write(open(two.d + "/keys/node.pem").read())
+        two.stop()
+        for bad in (csr(one.identity()["node_id"]), csr("two"), csr(me, key=old)):
+            r = post("/internal/v1/nodes/self/cert", {"csr": bad}, cert=old)
+            assert r.status == 422 and r.json["code"] == "csr_invalid", (r.status, r.text)
+        key = w.d + "/two-new.key"
+        r = post("/internal/v1/nodes/self/cert", {"csr": csr(me, key=key)}, cert=old)
+        assert r.status == 200, (r.status, r.text)
+        assert post("/internal/v1/nodes/self/confirm", {}, cert=old).status == 200  # not used yet: the old one is all the node has
+        with open(two.d + "/keys/node.pem", "w") as f:
+            f.write(r.json["certificate"] + open(key).read())
+        assert post("/internal/v1/nodes/self/confirm", {}, cert=two.d + "/keys/node.pem").status == 200
+        r = post("/internal/v1/nodes/self/confirm", {}, cert=old)
+        assert r.status == 403 and "revoked" in r.json["detail"], (r.status, r.text)
+        assert events("node.certificate_renewed")
+        two.start()
+        wait_for("two lives with the new one", lambda: node("two")["last_heartbeat_at"] and "heartbeat.refused" not in two.log(), 10)
+
+    @case("an agent renews by itself what is near its end")
+    def _():
+        me, key = one.identity()["node_id"], w.d + "/short.key"
+        one.stop()
+        sh("openssl", "genpkey", "-algorithm", "ed25519", "-out", key)
+        with open(w.d + "/short.ext", "w") as f:
+            f.write("extendedKeyUsage=clientAuth\nsubjectAltName=URI:moat://%s/node/%s\n" % (one.identity()["cluster_id"], me))
+        with open(w.d + "/short.csr", "w") as f:
+            f.write(csr(me, key=key))
+        sh("openssl", "x509", "-req", "-in", w.d + "/short.csr", "-CA", w.d + "/control/node-ca.crt", "-CAkey", w.d + "/control/node-ca.key", "-days", "0",
+           "-set_serial", "4242", "-extfile", w.d + "/short.ext", "-out", w.d + "/short.crt")
+        with open(one.d + "/keys/node.pem", "w") as f:
+            f.write(open(w.d + "/short.crt").read() + open(key).read())
+        time.sleep(1.1)  # it has ended by now: good for its own renewal only
+        r = post("/internal/v1/nodes/self/confirm", {}, cert=one.d + "/keys/node.pem")
+        assert r.status == 403 and "renewal" in r.json["detail"], (r.status, r.text)
+        one.start()
+        wait_for("a new certificate", lambda: "identity.renewed" in one.log(), 20)
+        text = sh("openssl", "x509", "-in", one.d + "/keys/node.pem", "-noout", "-enddate", "-checkend", str(80 * 86400))
+        assert "will not expire" in text, text
+        at = node("one")["last_heartbeat_at"]
+        wait_for("heartbeats with it", lambda: node("one")["last_heartbeat_at"] > at, 20)
+
+    @case("a node that has to be approved waits, gets no mesh, and comes in by an operator's word")
+    def _():
+        t = token(require_approval=True, node_name="guest")["token"]
+        m = Machine("guest")
+        machines.append(m)
+        status, said = m.join(t, "--name", "other")
+        assert status == 2 and "guest" in said, (status, said)
+        status, said = m.join(t, "--name", "guest", "--endpoint", m.ip + ":51820")
+        assert status == 0 and "pending_approval" in said and "moat node activate" in said, (status, said)
+        plan = post("/internal/v1/nodes/self/plan?after=0&wait=0", None, cert=m.d + "/keys/node.pem", method="GET").json
+        assert plan["network"]["peers"] == [] and "mesh" not in plan["network"], plan["network"]
+        n = node("guest")
+        assert w.q("POST", "/v1/nodes/%s/drain" % n["id"], {"reason": "x"}).status == 409
+        assert w.q("POST", "/v1/nodes/%s/approve" % n["id"], {}).status == 400  # a reason is needed
+        w.ok("POST", "/v1/nodes/%s/approve" % n["id"], {"reason": "known"})
+        plan = post("/internal/v1/nodes/self/plan?after=0&wait=0", None, cert=m.d + "/keys/node.pem", method="GET").json
+        assert len(plan["network"]["peers"]) == 2 and plan["network"]["mesh"]["public_key"], plan["network"]
+
+    @case("cordon, drain, back; a disabled node is refused at once and for good, its name and addresses do not come back")
+    def _():
+        n = node("guest")
+        path = "/v1/nodes/" + n["id"]
+        for verb, state in (("cordon", "cordoned"), ("drain", "draining"), ("cordon", "cordoned"), ("uncordon", "active"), ("drain", "draining"), ("uncordon", "active")):
+            assert w.ok("POST", path + "/" + verb, {"reason": "test"})["admin_state"] == state
+            assert w.ok("GET", path)["admin_state"] == state
+        assert w.q("DELETE", path, {"reason": "x"}).status == 409  # disable it first
+        pem = next(m for m in machines if m.name == "guest").d + "/keys/node.pem"
+        import threading
+        got = {}
+        after = post("/internal/v1/nodes/self/plan?after=0&wait=0", None, cert=pem, method="GET").json["cursor_event_id"]
+        poll = threading.Thread(target=lambda: got.update(r=post("/internal/v1/nodes/self/plan?after=%d&wait=30" % after, None, cert=pem, method="GET")))
+        poll.start()
+        time.sleep(0.5)
+        t0 = time.monotonic()
+        w.ok("POST", path + "/disable", {"reason": "stolen"})
+        poll.join(10)
+        assert got["r"].status == 403 and got["r"].json["code"] in ("node_disabled", "forbidden") and time.monotonic() - t0 < 5, got["r"].text
+        for target, body in (("confirm", {}), ("cert", {"csr": csr(n["id"])}), ("wg-key", {"public_key": wg()})):
+            assert post("/internal/v1/nodes/self/" + target, body, cert=pem).status == 403, target
+        assert w.q("POST", path + "/uncordon", {"reason": "x"}).status == 409 and w.q("POST", path + "/approve", {"reason": "x"}).status == 409
+        peers = post("/internal/v1/nodes/self/plan?after=0&wait=0", None, cert=one.d + "/keys/node.pem", method="GET").json["network"]["peers"]
+        assert n["id"] not in [p["node_id"] for p in peers], peers
+        w.ok("DELETE", path, {"reason": "gone"})
+        assert w.q("GET", path).status == 404
+        r = post("/internal/v1/enroll", wish(token()["token"], name="guest"))
+        assert r.status == 200 and r.json["overlay_ipv6"] != n["overlay_ipv6"] and r.json["instance_prefix"] != n["instance_prefix"], r.text
+        key = w.pg.sql("SELECT wireguard_public_key FROM moat_views.nodes_view WHERE node_id = '%s'" % n["id"])
+        assert post("/internal/v1/enroll", wish(token()["token"], name="late", wireguard_public_key=key)).status == 409
+
+    @case("a key rotation runs for one node at a time, ends at its moment or is taken back")
+    def _():
+        a, b = one.d + "/keys/node.pem", two.d + "/keys/node.pem"
+        old, new = w.pg.sql("SELECT wireguard_public_key FROM moat_views.nodes_view WHERE name = 'one'"), wg()
+        r = post("/internal/v1/nodes/self/wg-key", {"public_key": new}, cert=a)
+        assert r.status == 202 and r.json["key_generation"] == 2 and r.json["cutover_unix_ms"] > time.time() * 1000 + 100000, r.text
+        assert post("/internal/v1/nodes/self/wg-key", {"public_key": new}, cert=a).json == r.json
+        assert post("/internal/v1/nodes/self/wg-key", {"public_key": wg()}, cert=b).status == 409
+        assert post("/internal/v1/nodes/self/wg-key", {"public_key": old}, cert=b).json["code"] == "wireguard_key_exists"
+        plan = lambda m: post("/internal/v1/nodes/self/plan?after=0&wait=0", None, cert=m.d + "/keys/node.pem", method="GET").json["network"]
+        peer = [p for p in plan(two)["peers"] if p["public_key"] == old][0]
+        assert peer["rotation"]["next_public_key"] == new == plan(one)["mesh"]["rotation"]["next_public_key"], peer
+        assert post("/internal/v1/nodes/self/wg-key/result", {"public_key": new, "ok": True}, cert=a).status == 409  # not yet
+        assert post("/internal/v1/nodes/self/wg-key/result", {"public_key": new, "ok": False, "detail": "no handshake"}, cert=a).status == 200
+        assert plan(one)["mesh"]["public_key"] == old and "rotation" not in plan(one)["mesh"] and events("node.wireguard_key_rotation_rolled_back")
+        third = wg()
+        assert post("/internal/v1/nodes/self/wg-key", {"public_key": third}, cert=a).status == 202
+        w.pg.sql("UPDATE moat_views.nodes_view SET cutover_unix_ms = 1 WHERE name = 'one'")
+        assert post("/internal/v1/nodes/self/wg-key/result", {"public_key": third, "ok": True}, cert=a).json["key_generation"] == 2
+        assert plan(one)["mesh"]["public_key"] == third and plan(one)["mesh"]["key_generation"] == 2
+        assert post("/internal/v1/nodes/self/wg-key", {"public_key": old}, cert=a).json["code"] == "wireguard_key_exists"  # retired for good
+
+    @case("without the control plane an agent goes on, and is back when it is")
+    def _():
+        at = node("one")["last_heartbeat_at"]
+        w.kill_control()
+        time.sleep(1)
+        assert one.agent.poll() is None and two.agent.poll() is None
+        w.start_control()
+        wait_for("one is back", lambda: node("one")["last_heartbeat_at"] > at, 30)
+        assert sh("openssl", "x509", "-in", w.d + "/control/node-ca.crt", "-noout", "-subject")
+
+    @case("the last number was given out: refused cleanly, the token stays good")
+    def _():
+        prefix = node("one")["overlay_ipv6"].rsplit("::", 1)[0]
+        t = token()
+        w.pg.sql("UPDATE moat_views.nodes_view SET overlay_ipv6 = '%s::ffff' WHERE name = 'lost'" % prefix)
+        r = post("/internal/v1/enroll", wish(t["token"], name="full"))
+        assert r.status == 503 and r.json["code"] == "ipam_exhausted", (r.status, r.text)
+        w.pg.sql("UPDATE moat_views.nodes_view SET overlay_ipv6 = '%s::fffe' WHERE name = 'lost'" % prefix)
+        r = post("/internal/v1/enroll", wish(t["token"], name="full"))
+        assert r.status == 200 and r.json["overlay_ipv6"].endswith("::ffff"), (r.status, r.text)
+
+    @case("who guesses tokens is stopped: ten tries a minute, here thirty")
+    def _():
+        seen = [post("/internal/v1/enroll", wish("moat_en_guess")).status for _ in range(32)]
+        assert seen[-1] == 429 and seen[0] in (401, 429), seen
+        assert "node.enroll" in json.dumps(w.ok("GET", "/v1/admin/audit?limit=200"))
+finally:
+    for m in machines:
+        m.close()
+    w.close()
+kit.finish()
