@@ -50,7 +50,10 @@ struct cli {
     bool hush;        /* errors are not printed: the caller tells them in its own words */
     unsigned columns; /* width of the screen for tables; 0: ask the terminal, or no limit */
     /* target */
-    char *api;   /* path of the Unix socket */
+    char *api;   /* path of the Unix socket, or https://host[:port] */
+    char *host;  /* of https */
+    uint16_t port;
+    struct mt_tls_ctx *tls; /* of https: whom to trust; NULL: a Unix socket */
     char *token; /* bearer token */
     bool anonymous; /* no token is looked for: signing in and out */
     int token_from; /* 0 none, 1 given, 2 client credentials, 3 a stored login, 4 the configured file */
@@ -153,6 +156,8 @@ int64_t cli_int(const json_t *obj, const char *path);
 /* the API (api.c) */
 /** Read configuration and connect settings; an exit code. */
 int cli_connect(struct cli *c);
+/** Another client of the same server; NULL when memory is out. After cli_connect. */
+struct mt_http_client *cli_client_new(const struct cli *c);
 void cli_done(struct cli *c);
 /** Call the API. On a 2xx *ret is the body (owned by the caller, may be NULL for none) and 0 comes back; otherwise the error has been printed
  * and its exit code comes back. Safe calls and calls with an idempotency key are retried (§15.2). */

@@ -22,9 +22,10 @@ static const struct {
     {"api", offsetof(struct cli_conf, api)},           {"token_file", offsetof(struct cli_conf, token_file)},
     {"org", offsetof(struct cli_conf, org)},           {"project", offsetof(struct cli_conf, project)},
     {"app", offsetof(struct cli_conf, app)},           {"env", offsetof(struct cli_conf, env)},
-    {"data_dir", offsetof(struct cli_conf, data_dir)},
+    {"data_dir", offsetof(struct cli_conf, data_dir)}, {"ca_file", offsetof(struct cli_conf, ca_file)},
+    {"pin", offsetof(struct cli_conf, pin)},
 };
-static const char *const key_names[] = {"api", "token_file", "org", "project", "app", "env", "data_dir", "tls_port", "profiles", NULL};
+static const char *const key_names[] = {"api", "token_file", "ca_file", "pin", "org", "project", "app", "env", "data_dir", "tls_port", "profiles", NULL};
 
 static char **text_of(struct cli_conf *conf, size_t i)
 {

@@ -6,7 +6,7 @@
 
 /** Words of a context or profile; each NULL when not said. Owned; cli_conf_done. */
 struct cli_conf {
-    char *api, *token_file, *org, *project, *app, *env, *data_dir;
+    char *api, *token_file, *ca_file, *pin, *org, *project, *app, *env, *data_dir;
     uint64_t tls_port; /* 0: none given */
 };
 

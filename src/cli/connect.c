@@ -6,8 +6,10 @@
 
 #include "base/assert.h"
 #include "base/cleanup.h"
+#include "base/num.h"
 #include "base/str.h"
 #include "os/file.h"
+#include "os/tls.h"
 
 #include <sys/stat.h>
 
@@ -44,6 +46,50 @@ static int stored_credential(struct cli *c, const char *token_file)
     return CLI_OK;
 }
 
+/* "https://host", "https://host:port", "https://[v6]:port", with or without a last slash. */
+static int parse_https(struct cli *c, const char *url)
+{
+    const char *host = url + strlen("https://"), *end = host + strcspn(host, "/"), *colon = NULL;
+    bool brackets = *host == '[';
+    if (brackets) {
+        const char *close = memchr(host, ']', (size_t)(end - host));
+        host++;
+        colon = close && close + 1 < end && close[1] == ':' ? close + 1 : NULL;
+        if (!close || (!colon && close + 1 != end))
+            host = end;
+        c->host = mt_strndup(host, host < end ? (size_t)(close - host) : 0);
+    } else {
+        colon = memchr(host, ':', (size_t)(end - host));
+        c->host = mt_strndup(host, (size_t)((colon ? colon : end) - host));
+    }
+    if (!c->host)
+        return cli_error(c, CLI_FAILURE, "out of memory", NULL);
+    uint64_t port = 443;
+    char digits[8] = "";
+    if (colon && (size_t)(end - colon - 1) < sizeof digits)
+        memcpy(digits, colon + 1, (size_t)(end - colon - 1));
+    if (!*c->host || strlen(c->host) > 253 || (*end && end[1]) || strpbrk(c->host, " \t\r\n@?#%") || (colon && mt_parse_u64(digits, 1, 65535, &port, NULL) < 0))
+        return cli_error(c, CLI_USAGE, "the server's address is not https://host[:port]", "--api https://moat.example.com:7443");
+    c->port = (uint16_t)port;
+    return CLI_OK;
+}
+
+/* Whom to trust as the server. What the configuration says of it holds for the server that it names, not for another one given beside it. */
+static int trust(struct cli *c, const struct cli_conf *conf, bool configured)
+{
+    struct mt_err err;
+    const struct mt_tls_conf tc = {.ca_file = first_of(cli_opt(c, "ca-file"), getenv("MOAT_CA_FILE"), configured ? conf->ca_file : NULL),
+                                   .pin = first_of(cli_opt(c, "pin"), getenv("MOAT_PIN"), configured ? conf->pin : NULL)};
+    if (mt_tls_ctx_new(&tc, &c->tls, &err) < 0)
+        return cli_error(c, CLI_USAGE, err.msg, "--ca-file FILE and --pin SHA256 say whom to trust; `moat help environment`");
+    return CLI_OK;
+}
+
+struct mt_http_client *cli_client_new(const struct cli *c)
+{
+    return c->tls ? mt_http_client_new_tls(c->host, c->port, c->tls, NULL) : mt_http_client_new(c->api);
+}
+
 int cli_connect(struct cli *c)
 {
     if (c->http)
@@ -66,19 +112,25 @@ int cli_connect(struct cli *c)
     const char *token = first_of(cli_opt(c, "token"), getenv("MOAT_TOKEN"), NULL);
     if (!api)
         code = cli_error(c, CLI_USAGE, "no platform is known", "run `moat up` here, or give --api unix:/path/to/api.sock");
-    else if (!mt_starts_with(api, "unix:/"))
-        code = cli_error(c, CLI_USAGE, "this version reaches the control plane over its Unix socket only", "--api unix:/path/to/api.sock");
+    else if (!mt_starts_with(api, "unix:/") && !mt_starts_with(api, "https://"))
+        code = cli_error(c, CLI_USAGE, "a server is https://host[:port] or unix:/path", "plain http is not spoken: tokens would be readable on the way");
+    bool https = api && mt_starts_with(api, "https://"), configured = api && conf.api && MT_STREQ(api, conf.api);
+    if (code == CLI_OK && https && (code = parse_https(c, api)) == CLI_OK)
+        code = trust(c, &conf, configured);
     if (code == CLI_OK) {
-        c->api = strdup(api + 5);
+        size_t n = strlen(api);
+        c->api = https ? mt_strndup(api, n - (api[n - 1] == '/')) : strdup(api + 5);
         c->token = strdup(token ? token : "");
         c->token_from = token ? 1 : 0;
-        if (!c->token || !c->api || !(c->http = mt_http_client_new(c->api)))
+        if (!c->token || !c->api || !(c->http = cli_client_new(c)))
             code = cli_error(c, CLI_FAILURE, "out of memory", NULL);
         struct stat st;
-        if (code == CLI_OK && !token && conf.token_file && stat(conf.token_file, &st) == 0)
+        /* a token in a file is for the server that the same configuration names: no other one, somewhere else, may be sent it */
+        const char *token_file = https && !configured ? NULL : conf.token_file;
+        if (code == CLI_OK && !https && !token && token_file && stat(token_file, &st) == 0)
             mt_http_client_trust(c->http, (const uid_t[]){0, geteuid(), st.st_uid}, 3); /* who could read the token anyway */
         if (code == CLI_OK && !token && !c->anonymous)
-            code = stored_credential(c, conf.token_file);
+            code = stored_credential(c, token_file);
     }
     cli_conf_done(&conf);
     return code;
@@ -88,6 +140,8 @@ void cli_done(struct cli *c)
 {
     mt_http_client_free(c->http);
     free(c->api);
+    free(c->host);
+    mt_tls_ctx_unref(c->tls);
     if (c->token)
         explicit_bzero(c->token, strlen(c->token));
     free(c->token);

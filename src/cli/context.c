@@ -14,7 +14,8 @@ static int show_saved(struct cli *c)
         return code;
     const char *profile = cli_opt(c, "profile") ? cli_opt(c, "profile") : getenv("MOAT_PROFILE");
     mt_auto_free char *path = cli_conf_path();
-    mt_auto_json json_t *j = json_pack("{s:s?,s:s?,s:s?,s:s?,s:s?,s:s?,s:s?}", "profile", profile && *profile ? profile : NULL, "api", conf.api, "org", conf.org,
+    mt_auto_json json_t *j = json_pack("{s:s?,s:s?,s:s?,s:s?,s:s?,s:s?,s:s?,s:s?,s:s?}", "profile", profile && *profile ? profile : NULL, "api", conf.api,
+                                       "ca_file", conf.ca_file, "pin", conf.pin, "org", conf.org,
                                        "project", conf.project, "app", conf.app, "env", conf.env, "file", path);
     cli_conf_done(&conf);
     if (!j)
@@ -48,14 +49,14 @@ static int change(struct cli *c, const struct cli_conf_change *changes, size_t n
 
 int cmd_context_set(struct cli *c)
 {
-    static const char *const keys[] = {"org", "project", "app", "env", "api"};
+    static const char *const keys[] = {"org", "project", "app", "env", "api", "ca-file", "pin"};
     struct cli_conf_change changes[MT_ARRAY_LEN(keys)];
     size_t n = 0;
     for (size_t i = 0; i < MT_ARRAY_LEN(keys); i++)
         if (cli_has(c, keys[i]))
-            changes[n++] = (struct cli_conf_change){keys[i], *cli_opt(c, keys[i]) ? cli_opt(c, keys[i]) : NULL};
+            changes[n++] = (struct cli_conf_change){MT_STREQ(keys[i], "ca-file") ? "ca_file" : keys[i], *cli_opt(c, keys[i]) ? cli_opt(c, keys[i]) : NULL};
     if (n == 0)
-        return cli_usage(c, "nothing to set: add --org, --project, --app, --env or --api");
+        return cli_usage(c, "nothing to set: add --org, --project, --app, --env, --api, --ca-file or --pin");
     return change(c, changes, n);
 }
 

@@ -87,6 +87,7 @@ static const struct cli_page topics[] = {
     {"environment",
      "MOAT_ORG, MOAT_PROJECT, MOAT_APP, MOAT_ENV   target, as the options\n"
      "MOAT_API                                     server\n"
+     "MOAT_CA_FILE, MOAT_PIN                       whom to trust as that server, with https\n"
      "MOAT_PROFILE                                 section of the configuration file\n"
      "MOAT_TOKEN                                   bearer token, wins over stored credentials\n"
      "MOAT_OUTPUT                                  table, wide or json\n"

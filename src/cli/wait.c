@@ -96,7 +96,7 @@ static void on_instance(struct cli *c, struct watch *w, const json_t *ev, int64_
 static void wait_routed(struct cli *c, struct watch *w)
 {
     mt_auto_free char *path = cli_env_path(c, "/status");
-    struct cli side = {.api = c->api, .token = c->token, .http = mt_http_client_new(c->api), .timeout_ms = 2000, .hush = true, .quiet = true};
+    struct cli side = {.api = c->api, .token = c->token, .http = cli_client_new(c), .timeout_ms = 2000, .hush = true, .quiet = true};
     int64_t end = mt_clock_mono() + 2 * MT_NS_PER_S;
     while (path && side.http && mt_clock_mono() < end) {
         mt_auto_json json_t *st = NULL;

@@ -29,6 +29,9 @@ struct mt_control_conf {
     char *listen_nodes;        /* address:port of the node listener (mTLS), NULL: none */
     char *nodes_address;       /* host:port under which nodes reach it, NULL: not said */
     bool require_node_approval;
+    char *listen_https;        /* address:port for pages and API with TLS, NULL: none */
+    char *tls_cert, *tls_key;  /* PEM files of listen_https */
+    char *tls_min_version;     /* 1.2, 1.3 */
     char *client_ip_header;    /* NULL: none */
     bool require_operator_totp;
     char *org_creation;        /* any, operator */
@@ -39,7 +42,7 @@ struct mt_control_conf {
     struct mt_conf_list insecure_registries, local_registries, vmm_allowed, node_roles;
     struct mt_conf_list roles; /* singleton roles this process may hold */
     uint64_t idempotency_retention_days;
-    uint64_t workers, max_connections;
+    uint64_t workers, max_connections, connections_per_source;
     uint64_t cpu_overcommit_percent, cpu_ceiling_percent;
     uint64_t heartbeat_seconds, suspect_seconds, offline_seconds, drain_delay_seconds;
     uint64_t startup_grace_seconds;

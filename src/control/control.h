@@ -44,6 +44,7 @@ struct mt_control {
     _Atomic int64_t epoch;           /* of the log, as this process has adjusted to it; 0: not looked yet */
     atomic_int recovery;             /* enum mt_recovery, as last told (recovery/recovery.h) */
     struct mt_http_server *http;
+    _Atomic int64_t api_cert_not_after_s; /* of listen_https, Unix seconds; 0: none */
     struct mt_edges *edges;          /* own lock */
     struct mt_plans *plans;          /* own lock */
     struct mt_fanout *fanout;        /* own lock */

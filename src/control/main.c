@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/str.h"
 #include "control/api/dispatch.h"
+#include "control/api_tls.h"
 #include "control/audit/seal.h"
 #include "control/audit/verify.h"
 #include "control/bootstrap.h"
@@ -135,7 +136,8 @@ static int serve(struct mt_control *ctl, struct mt_err *err)
     const struct mt_control_conf *conf = &ctl->conf;
     const char *path[MT_LISTEN_MAX] = {conf->listen_api, conf->listen_internal, conf->listen_admin};
     const char *group[MT_LISTEN_MAX] = {conf->api_group, conf->internal_group, conf->api_group};
-    struct mt_http_listener l[MT_LISTEN_MAX + 2] = {{0}};
+    struct mt_http_listener l[MT_LISTEN_MAX + 3] = {{0}}; /* and listen_http, listen_nodes, listen_https */
+    struct mt_tls_ctx *tls = NULL, *nodes_tls = NULL;
     size_t n = 0;
     for (int i = 0; i < MT_LISTEN_MAX; i++) {
         gid_t gid;
@@ -160,16 +162,22 @@ static int serve(struct mt_control *ctl, struct mt_err *err)
         }
         l[n++].tag = MT_LISTEN_API;
     }
-    struct mt_tls_ctx *nodes_tls = NULL;
-    if (conf->listen_nodes) {
-        int rc = nodes_listener(ctl, &l[n], err);
-        if (rc < 0) {
-            while (n)
-                close(l[--n].fd);
-            return rc;
-        }
+    int bad = conf->listen_nodes ? nodes_listener(ctl, &l[n], err) : 0;
+    if (bad == 0 && conf->listen_nodes)
         nodes_tls = l[n++].tls;
+    if (bad == 0)
+        bad = mt_api_tls_load(conf, &tls, err);
+    if (bad == 0 && tls)
+        bad = mt_sock_tcp_listen(conf->listen_https, &l[n].fd, err);
+    if (bad < 0) {
+        mt_tls_ctx_unref(tls);
+        mt_tls_ctx_unref(nodes_tls);
+        while (n)
+            close(l[--n].fd);
+        return bad;
     }
+    if (tls)
+        l[n] = (struct mt_http_listener){.fd = l[n].fd, .tag = MT_LISTEN_API, .tls = tls, .max_per_source = (unsigned)conf->connections_per_source}, n++;
     struct mt_http_conf hc = {.listeners = l,
                               .listeners_n = n,
                               .workers = (unsigned)conf->workers,
@@ -183,7 +191,10 @@ static int serve(struct mt_control *ctl, struct mt_err *err)
                               .own_answer = mt_api_own_answer,
                               .arg = ctl};
     int rc = mt_http_server_start(&hc, &ctl->http, err);
-    mt_tls_ctx_unref(nodes_tls); /* the server has its own reference */
+    mt_tls_ctx_unref(nodes_tls); /* the server has references of its own */
+    mt_tls_ctx_unref(tls);
+    if (rc == 0)
+        mt_api_tls_reload(ctl); /* says in the log whose certificate it is and when it ends */
     return rc;
 }
 
@@ -207,7 +218,8 @@ static int start_log(struct mt_control *ctl, struct mt_err *err)
     return mt_feed_new(&ctl->pg_conf, ctl->head, &ctl->feed, err);
 }
 
-/* Waits for a signal, @timeout_ms at most (-1: for ever). True when it is one to end by; SIGHUP reads the master keys again. */
+/* Waits for a signal, @timeout_ms at most (-1: for ever). True when it is one to end by; SIGHUP reads the master keys and the certificate
+ * again. */
 static bool told_to_stop(struct mt_control *ctl, int sig_fd, int timeout_ms)
 {
     struct pollfd p = {.fd = sig_fd, .events = POLLIN};
@@ -222,6 +234,7 @@ static bool told_to_stop(struct mt_control *ctl, int sig_fd, int timeout_ms)
         if (si.ssi_signo != SIGHUP)
             return true;
         (void)mt_keys_reload(ctl->keys, &err); /* says how it went */
+        mt_api_tls_reload(ctl);
     } while (timeout_ms < 0);
     return false;
 }
@@ -468,6 +481,12 @@ int main(int argc, char **argv)
         fprintf(stderr, "moat-control: quota_tier: '%s' is not free, paid or unlimited\n", ctl.conf.quota_tier);
         return 2;
     }
+    struct mt_tls_ctx *tls = NULL;
+    if ((check || (off.verb && MT_STREQ(off.verb, "check-config"))) && mt_api_tls_load(&ctl.conf, &tls, &err) < 0) {
+        fprintf(stderr, "moat-control: %s\n", err.msg);
+        return 2;
+    }
+    mt_tls_ctx_unref(tls);
     if (check) {
         mt_conf_done(mt_control_keys, mt_control_keys_n, &ctl.conf);
         return 0;

@@ -402,10 +402,10 @@ static int expect_name(struct mt_tls *t, const char *name, struct mt_err *err)
     bool literal = inet_pton(AF_INET6, name, &six) == 1 || inet_pton(AF_INET, name, &four) == 1;
     bool check = !(t->ctx->has_pin && !t->ctx->has_ca);
     int ok = 1;
-    if (literal)
+    if (literal) /* no SNI for those (RFC 6066 3) */
         ok = !check || X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(t->ssl), name);
     else
-        ok = SSL_set_tlsext_host_name(t->ssl, name) == 1 && (!check || SSL_set1_host(t->ssl, name) == 1);
+        ok = SSL_set_tlsext_host_name(t->ssl, (void *)(uintptr_t)name) == 1 && (!check || SSL_set1_host(t->ssl, name) == 1);
     return ok ? 0 : MT_FAIL(err, MT_E_INVALID, "'%.100s' cannot be the name of a server", name);
 }
 

@@ -279,7 +279,7 @@ def a_wrong_token_is_auth(b):
 
 def no_platform_is_usage(b):
     both(b, "whoami", 2, "usage", env={"MOAT_API": ""})
-    both(b, "whoami", 2, "usage", env={"MOAT_API": "https://moat.example"})
+    both(b, "whoami", 2, "usage", env={"MOAT_API": "http://moat.example"})
     both(b, "whoami", 2, "usage", env={"MOAT_CONFIG": "/nonexistent"})
 
 

@@ -14,6 +14,7 @@ import json
 import os
 import pty
 import select
+import shutil
 import signal
 import socket
 import struct
@@ -45,12 +46,12 @@ class Unix(http.client.HTTPConnection):
 class Tty:
     """The CLI with a terminal of its own."""
 
-    def __init__(self, p, *args, cols=80, rows=24):
+    def __init__(self, p, *args, cols=80, rows=24, env=None):
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
             time.sleep(0.2)  # until the size is set
             os.chdir(p.work)
-            os.execve(f"{BIN}/moat", ["moat", *args], p.env)
+            os.execve(f"{BIN}/moat", ["moat", *args], env or p.env)
         self.size(cols, rows)
         self.before = termios.tcgetattr(self.fd)
         self.out = b""
@@ -356,6 +357,36 @@ def main():
         check(t.wait() == 255 and b"agent_unreachable" in t.out, t.out[-200:])
         wait_until(lambda: box("web", "--", "true", want=None)[0] == 0, 60, "exec again")
 
+    def over_tls():
+        """The server opens a TLS listener of its own; a session through it, with the key pinned."""
+        cert, key, port = f"{p.data}/etc/api.pem", f"{p.data}/etc/api.key", 0
+        with socket.socket(socket.AF_INET6) as s:
+            s.bind(("::1", 0))
+            port = s.getsockname()[1]
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj", "/CN=moat",
+                        "-addext", "subjectAltName=IP:::1", "-keyout", key, "-out", cert], check=True, capture_output=True)
+        shutil.chown(key, "moat-control")
+        with open(f"{p.data}/etc/control.toml", "a") as f:
+            f.write(f'listen_https = "[::1]:{port}"\ntls_cert = "{cert}"\ntls_key = "{key}"\n')
+        p.kill("control")
+        env = dict(p.env, MOAT_API=f"https://[::1]:{port}", MOAT_CA_FILE=cert, MOAT_TOKEN=root_token)
+
+        def tls(*args, **kw):
+            return subprocess.run([f"{BIN}/moat", "exec", "--app", "box", "--env", "prod", *args], env=env, cwd=p.work, capture_output=True, timeout=120, **kw)
+        wait_until(lambda: tls("web", "--", "true").returncode == 0, 60, "exec over TLS")
+        r = tls("web", "--", "sh", "-c", "echo one; echo two >&2; exit 7")
+        check(r.returncode == 7 and r.stdout == b"one\n" and r.stderr.endswith(b"two\n"), r)
+        data = os.urandom(1 << 20) * 8
+        r = tls("-i", "web", "--", "cat", input=data)
+        check(r.returncode == 0 and hashlib.sha256(r.stdout).digest() == hashlib.sha256(data).digest(), (r.returncode, len(r.stdout), r.stderr))
+        t = Tty(p, "exec", "--app", "box", "--env", "prod", "-it", "web", "--", "sh", "-c", "stty size; read x; echo got $x", env=env, cols=101, rows=37)
+        t.until(b"37 101")
+        os.write(t.fd, b"yes\r")
+        check(t.wait() == 0 and b"got yes" in t.out, t.out[-200:])
+        other = dict(env, MOAT_CA_FILE="", MOAT_PIN="0" * 64)
+        r = subprocess.run([f"{BIN}/moat", "exec", "--app", "box", "--env", "prod", "web", "--", "true"], env=other, cwd=p.work, capture_output=True, timeout=60)
+        check(r.returncode == 255 and b"not the pinned one" in r.stderr, r)
+
     def instance_stopped():
         t = tty("sh", "-c", "echo go; sleep 986")
         t.until(b"go")
@@ -375,7 +406,7 @@ def main():
         env_path = f"/v1/orgs/{org}/apps/{one['app_id']}/envs/{one['env_id']}"
         only = sys.argv[1:]
         for fn in (codes_and_streams, pipes, terminal, ctrl_c_under_flood, signals_without_a_terminal, stop_and_go, limit, who_may,
-                   tokens_are_good_once, bad_frames, told, cli_killed, cli_terminated, agent_killed, control_killed, control_stopped, instance_stopped):
+                   tokens_are_good_once, bad_frames, told, cli_killed, cli_terminated, agent_killed, control_killed, control_stopped, over_tls, instance_stopped):
             if fn.__name__ in only or not only and fn.__name__ not in MEASURED:
                 c.run(fn.__name__.replace("_", " "), fn)
     p.finish(c)

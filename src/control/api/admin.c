@@ -3,6 +3,7 @@
 #include "control/api/handlers.h"
 
 #include "base/assert.h"
+#include "base/clock.h"
 #include "base/str.h"
 #include "control/api/call.h"
 #include "control/audit/seal.h"
@@ -83,6 +84,12 @@ int mt_api_metrics(struct mt_api_call *c)
     free(t);
     put_refusals(c, ready, &b);
     put_deliveries(c, &b);
+    int64_t cert_end = atomic_load(&c->ctl->api_cert_not_after_s);
+    if (cert_end)
+        mt_buf_printf(&b, "# TYPE moat_cert_expiry_seconds gauge\nmoat_cert_expiry_seconds{kind=\"api\"} %lld\n"
+                          "# TYPE moat_api_tls_handshake_failures_total counter\nmoat_api_tls_handshake_failures_total %llu\n"
+                          "# TYPE moat_api_tls_refused_total counter\nmoat_api_tls_refused_total %llu\n",
+                      (long long)(cert_end - mt_clock_wall_us() / 1000000), (unsigned long long)h.tls_failed, (unsigned long long)h.tls_refused);
     mt_buf_printf(&b, "# TYPE moat_eventlog_epoch gauge\nmoat_eventlog_epoch %lld\n# TYPE moat_recovery gauge\n",
                   (long long)mt_history_epoch(c->ctl->history));
     for (int i = MT_RECOVERY_FROZEN; i <= MT_RECOVERY_APPLIED; i++)

@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/str.h"
 #include "control/api/authorise.h"
+#include "control/api/handlers.h"
 #include "control/api/trail.h"
 #include "control/log/history.h"
 #include "control/limits/request.h"
@@ -68,6 +69,8 @@ static int find_route(struct mt_api_call *c, enum mt_listener at)
     for (const struct mt_api_route *r = mt_api_routes; r->method; r++) {
         bool here = r->listener == at || (r->listener == MT_LISTEN_ADMIN && at == MT_LISTEN_API) ||
                     (r->listener == MT_LISTEN_INTERNAL && at == MT_LISTEN_NODES);
+        if (here && r->handle == mt_api_metrics && mt_http_req_tls(c->http)) /* figures of the platform are not for the internet */
+            continue;
         if (!here || !mt_api_match(r->path, path, c))
             continue;
         path_known = true;
