@@ -55,7 +55,7 @@ OBJECTS = {
                 "boot_id?:str started_at?:time ready_at?:time last_transition_at:time released_at?:time " + VERSIONED,
     "Route": "id:id org_id:id app_id:id env_id:id hostname?:str listen_port:int protocol:tls_passthrough|tcp_raw address_scope:shared6|ipv4 "
              "backend_process_type:str backend_port:int proxy_protocol:off|v2 backend_expects_proxy_protocol:bool proxy_tlv:bool "
-             "ipv4_required:bool max_connections?:int idle_timeout_seconds?:int balance:round_robin|least_conn default_for_listener:bool "
+             "ipv4_required:bool max_connections?:int idle_timeout_seconds?:int balance:round_robin|least_conn min_tls_version?:1.0|1.1|1.2|1.3 default_for_listener:bool "
              "allow_non_tls:bool disabled:bool managed_by:api|manifest deleted?:bool status:pending|active|degraded hints:[str] "
              "addresses?:[str] dry_run?:bool changes?:[Change] " + VERSIONED,
     "Listener": "protocol:str address_scope:str listen_port:int routes:int",
@@ -176,9 +176,10 @@ OBJECTS = {
     "ExecNew": "command:[str] tty?:bool cols?:int rows?:int env?:{str} user?:str stdin?:bool max_duration_seconds?:int",
     "RouteNew": "hostname?:str listen_port?:int protocol?:tls_passthrough|tcp_raw backend_process_type:str backend_port:int proxy_protocol?:off|v2 "
                 "backend_expects_proxy_protocol?:bool proxy_tlv?:bool ipv4_required?:bool max_connections?:int idle_timeout_seconds?:int "
-                "balance?:round_robin|least_conn",
+                "balance?:round_robin|least_conn min_tls_version?:1.0|1.1|1.2|1.3",
     "RoutePatch": "backend_process_type?:str backend_port?:int proxy_protocol?:off|v2 backend_expects_proxy_protocol?:bool proxy_tlv?:bool "
-                  "ipv4_required?:bool max_connections?:int? idle_timeout_seconds?:int? balance?:round_robin|least_conn expected_version?:int",
+                  "ipv4_required?:bool max_connections?:int? idle_timeout_seconds?:int? balance?:round_robin|least_conn "
+                  "min_tls_version?:1.0|1.1|1.2|1.3? expected_version?:int",
     "MemberNew": "email:str role:owner|admin|developer|readonly",
     "MemberChange": "role:owner|admin|developer|readonly expected_version?:int",
     "SpNew": "name:str scopes:[str] restrict?:Restrict",

@@ -155,6 +155,7 @@ static const struct cli_option routes_create_options[] = {
     {"listen", 0, "PORT", "public port (default 443)"},
     {"raw", 0, NULL, "raw TCP by port instead of TLS by host name"},
     {"proxy", 0, "v2", "send a PROXY protocol v2 header; the process must expect it"},
+    {"min-tls", 0, "VERSION", "refuse clients that offer no TLS version of at least this: 1.0 to 1.3"},
     {NULL, 0, NULL, NULL},
 };
 static const struct cli_option routes_update_options[] = {
@@ -164,6 +165,7 @@ static const struct cli_option routes_update_options[] = {
     {"max-connections", 0, "N", "connections at once; none takes the limit away"},
     {"idle-timeout", 0, "SECONDS", "close after this long without a byte, 60 to 86400; none takes it away"},
     {"balance", 0, "WAY", "round_robin or least_conn"},
+    {"min-tls", 0, "VERSION", "lowest TLS version that clients must offer, 1.0 to 1.3; none takes it away"},
     {NULL, 0, NULL, NULL},
 };
 static const struct cli_option cascade_options[] = {{"cascade", 0, NULL, "with everything that hangs below it"}, {NULL, 0, NULL, NULL}};

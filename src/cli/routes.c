@@ -71,6 +71,8 @@ int cmd_routes_create(struct cli *c)
         (void)json_object_set_new(body, "proxy_protocol", json_string("v2"));
         (void)json_object_set_new(body, "backend_expects_proxy_protocol", json_true());
     }
+    if (cli_has(c, "min-tls"))
+        (void)mt_json_set_str(body, "min_tls_version", cli_opt(c, "min-tls"));
     mt_auto_json json_t *r = NULL;
     mt_auto_free char *path = cli_env_path(c, "/routes");
     code = cli_call(c, "POST", path, body, &r);
@@ -174,6 +176,8 @@ static int read_changes(struct cli *c, json_t *body)
         (void)mt_json_set_str(body, "backend_process_type", cli_opt(c, "process"));
     if (cli_has(c, "balance"))
         (void)mt_json_set_str(body, "balance", cli_opt(c, "balance"));
+    if (cli_has(c, "min-tls"))
+        (void)json_object_set_new(body, "min_tls_version", MT_STREQ(cli_opt(c, "min-tls"), "none") ? json_null() : json_string(cli_opt(c, "min-tls")));
     if (cli_has(c, "proxy")) {
         bool v2 = MT_STREQ(cli_opt(c, "proxy"), "v2");
         if (!v2 && !MT_STREQ(cli_opt(c, "proxy"), "off"))

@@ -28,6 +28,7 @@
     X(SERVICE_PRINCIPALS, "max_service_principals", 5, 50, "live service principals")                                      \
     X(MEMBERS, "max_members", 5, 100, "members and those invited")                                                         \
     X(DEPLOYS_PER_ENV_HOUR, "max_deploys_per_env_hour", 30, 120, "deploys, rollbacks and restarts of one environment in an hour") \
+    X(EXEC_SESSIONS, "max_exec_sessions", 4, 40, "exec sessions granted or connected")                                       \
     X(STREAMS, "max_log_streams", 5, 50, "open event and log streams, on one server")
 
 enum mt_quota {

@@ -4,6 +4,7 @@
 A new route fails test_auth_matrix.py until it has a line here. A line says what guards the route:
 
     "METHOD /path": "scope"          tenant route: the scope of the table below is needed in the organisation of the path
+    "METHOD /path": "one|other"      the same, and either scope suffices
     "METHOD /path": USER             any person with an unrestricted token
     "METHOD /path": ANY              any valid token
     "METHOD /path": OPEN             no token at all
@@ -112,8 +113,8 @@ ROUTES = {
     "GET " + E + "/instances/{instance_id}": "instances:read",
     "POST " + E + "/instances/{instance_id}/restart": "instances:write",
     "POST " + E + "/instances/{instance_id}/exec": "exec:write",
-    "GET " + E + "/exec-sessions": "exec:write",
-    "GET " + E + "/exec-sessions/{exec_session_id}": "exec:write",
+    "GET " + E + "/exec-sessions": "exec:write|audit:read",
+    "GET " + E + "/exec-sessions/{exec_session_id}": "exec:write|audit:read",
     "DELETE " + E + "/exec-sessions/{exec_session_id}": "exec:write",
     "GET /v1/exec-sessions/{exec_session_id}/connect": OPEN,
     "GET " + E + "/routes": "routes:read",

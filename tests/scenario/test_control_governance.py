@@ -270,6 +270,31 @@ try:
         for bad in ("since=2026-01-01T00:00:00Z&until=2026-03-01T00:00:00Z", "kind=disk", "env_id=x", "until=2026-01-01T00:00:00Z&since=2026-01-02T00:00:00Z"):
             assert w.q("GET", O + "/usage?" + bad).status == 400, bad
 
+    @case("exec grants that come at once: two for an instance, as many as the organisation may have, never one more")
+    def _():
+        E = [O + "/apps/%s/envs/%s" % (r["app_id"], r["env_id"]) for r in w.ok("GET", O + "/routes")["items"]][0]
+        one = wait_for("an instance", lambda: w.ok("GET", E + "/instances?status=ready")["items"], 20)[0]
+
+        def grant(_=None):
+            r = w.q("POST", E + "/instances/%s/exec" % one["id"], {"command": ["true"]})
+            return r.status, r.json.get("code") or r.json["exec_session_id"]
+        for limit, most in ((None, 2), (1, 1)):
+            w.ok("PUT", O + "/quotas/max_exec_sessions", {"limit": limit, "reason": "test"})
+            with concurrent.futures.ThreadPoolExecutor(16) as pool:
+                got = list(pool.map(grant, range(24)))
+            made = [x for s, x in got if s == 201]
+            assert len(made) == most and all(x == (429, "too_many_exec_sessions") for x in got if x[0] != 201), got
+            assert quota("max_exec_sessions")["used"] == most
+            for x in made:
+                w.ok("DELETE", E + "/exec-sessions/" + x)
+            assert quota("max_exec_sessions")["used"] == 0 and quota("max_exec_sessions")["source"] == ("override" if limit else "paid")
+        # an operator's higher limit is the organisation's: that of an instance stands
+        w.ok("PUT", O + "/quotas/max_exec_sessions", {"limit": 30, "reason": "test"})
+        assert [grant()[0] for _ in range(3)] == [201, 201, 429]
+        for x in w.ok("GET", E + "/exec-sessions?status=granted")["items"]:
+            w.ok("DELETE", E + "/exec-sessions/" + x["id"])
+        w.ok("PUT", O + "/quotas/max_exec_sessions", {"limit": None, "reason": "test"})
+
     @case("maintenance: changes are refused, reads and what runs go on, the operator ends it")
     def _():
         assert w.q("POST", "/v1/admin/maintenance", {"on": True}).status == 400

@@ -607,6 +607,7 @@ try:
         path = E + "/routes/" + r["id"]
         v = r["resource_version"]
         for change in ({"max_connections": 100}, {"idle_timeout_seconds": 600}, {"balance": "least_conn"}, {"proxy_tlv": True},
+                       {"min_tls_version": "1.2"}, {"min_tls_version": None}, {"min_tls_version": "1.3"},
                        {"proxy_protocol": "v2", "backend_expects_proxy_protocol": True}, {"max_connections": None}, {"idle_timeout_seconds": None}):
             r = w.ok("PATCH", path, dict(change, expected_version=v))
             v += 1
@@ -614,14 +615,20 @@ try:
             got = w.ok("GET", path)
             assert {k: x for k, x in got.items() if k != "status"} == {k: x for k, x in r.items() if k != "status"}, (got, r)
         wait_for("the edge to have it", lambda: any(x.get("hostname") == "tuned.example.com" and x["proxy_protocol"] == "v2" and
-                 x["balance"] == "least_conn" and "max_connections" not in x for x in (w.edge_config() or {}).get("routes", [])))
+                 x["balance"] == "least_conn" and "max_connections" not in x and x.get("min_tls_version") == "1.3" for x in (w.edge_config() or {}).get("routes", [])))
         for body, status, code in (({"backend_expects_proxy_protocol": False}, 400, "invalid_argument"), ({"backend_port": 1}, 409, "route_backend_missing"),
-                                   ({"balance": "random"}, 400, "invalid_argument"), ({"idle_timeout_seconds": 10}, 400, "invalid_argument"),
+                                   ({"balance": "random"}, 400, "invalid_argument"), ({"min_tls_version": "1.4"}, 400, "invalid_argument"),
+                                   ({"min_tls_version": 1}, 400, "invalid_argument"), ({"idle_timeout_seconds": 10}, 400, "invalid_argument"),
                                    ({"hostname": "x.example.com"}, 400, "not_supported"), ({"listen_port": 8443}, 400, "not_supported"),
                                    ({"protocol": "tcp_raw"}, 400, "not_supported"), ({"ipv4_required": True}, 409, "ipv4_not_enabled"),
                                    ({"disabled": True}, 400, "unknown_field"), ({"balance": None}, 400, "invalid_argument"),
                                    ({"balance": "least_conn"}, 400, "no_changes")):
             refused(w.q("PATCH", path, dict(body, expected_version=v)), status, code)
+        other = w.ok("POST", E + "/routes", {"hostname": "tuned2.example.com", "backend_process_type": "web", "backend_port": 8443, "min_tls_version": "1.2"})
+        assert other["min_tls_version"] == w.ok("GET", E + "/routes/" + other["id"])["min_tls_version"] == "1.2", other
+        w.ok("DELETE", E + "/routes/" + other["id"])
+        refused(w.q("POST", E + "/routes", {"protocol": "tcp_raw", "listen_port": 10777, "backend_process_type": "web", "backend_port": 8443,
+                                            "min_tls_version": "1.2"}), 400, "invalid_argument")
         net = w.ok("GET", E + "/networking")
         assert net["hostnames"] == ["tuned.example.com"] and net["listeners"] == [
             {"protocol": "tls_passthrough", "address_scope": "shared6", "listen_port": 443, "routes": 1}], net

@@ -29,16 +29,16 @@ static bool inside(const struct mt_api_call *c)
 int mt_api_authorise(struct mt_api_call *c)
 {
     const struct mt_api_route *r = c->route;
-    uint64_t need = r->scope ? mt_scope_bit(r->scope) : 0;
+    const uint64_t need = r->scope ? mt_scope_any(r->scope) : 0;
     if ((r->flags & MT_API_OPERATOR) && !c->who.is_operator)
         return mt_api_fail(c, 403, "operator_only", "only operators may do this");
     if ((r->flags & MT_API_USER) && (!MT_STREQ(c->who.subject_type, "user") || c->who.org_id[0]))
         return mt_api_fail(c, 403, "forbidden", "this needs the token of a user that is good for all of the user's organisations");
     if (c->who.restricted.on && !inside(c))
         return mt_api_fail(c, 403, "restricted_token", "the token is restricted to certain apps and environments, and this is outside");
-    if (need & ~c->who.scopes)
+    if (r->scope && !(need & c->who.scopes))
         return mt_api_fail(c, 403, "insufficient_scope", "the token lacks the scope %s", r->scope);
-    if (c->org.id[0] && !(r->flags & MT_API_OPERATOR) && (need & ~c->who.org_scopes))
+    if (c->org.id[0] && !(r->flags & MT_API_OPERATOR) && r->scope && !(need & c->who.scopes & c->who.org_scopes))
         return mt_api_fail(c, 403, "insufficient_scope", "the role %s does not carry the scope %s", mt_role_name(c->who.role),
                            r->scope);
     return 0;

@@ -38,10 +38,6 @@ static const struct mt_pg_stmt session_get = {
                         " WHERE env_id = $1 AND session_id = $2"};
 static const struct mt_pg_stmt target = {
     "exec_target", "SELECT i.desired_state, i.status, i.resource_version,"
-                   " (SELECT count(*) FROM exec_sessions_view s WHERE s.instance_id = i.instance_id AND s.status <> 'ended'"
-                   "  AND (s.status = 'connected' OR s.expires_at > now()))::int,"
-                   " (SELECT count(*) FROM exec_sessions_view s WHERE s.env_id = i.env_id AND s.status <> 'ended'"
-                   "  AND (s.status = 'connected' OR s.expires_at > now()))::int,"
                    " (SELECT count(*) FROM exec_sessions_view s WHERE s.org_id = i.org_id AND s.created_at > now() - interval '1 hour')::int"
                    " FROM instances_view i WHERE i.env_id = $1 AND i.instance_id = $2"};
 static const struct mt_pg_stmt token_put = {
@@ -146,13 +142,14 @@ static int check_target(struct mt_api_call *c, struct mt_cmd *cmd, const char *i
     if (!live || !MT_STREQ(desired, "running"))
         return mt_api_fail(c, 409, "instance_not_execable", "the instance is %s and shall be %s; exec needs one that is starting, ready or unready",
                            status, desired);
-    if (mt_pg_i64(r, 0, 3) >= PER_INSTANCE)
-        return mt_api_fail(c, 429, "too_many_exec_sessions", "%d sessions are open in this instance already", PER_INSTANCE);
-    if (mt_pg_i64(r, 0, 4) >= PER_ENV)
-        return mt_api_fail(c, 429, "too_many_exec_sessions", "%d sessions are open in this environment already", PER_ENV);
-    if (mt_pg_i64(r, 0, 5) >= PER_ORG_HOUR)
+    if (mt_pg_i64(r, 0, 3) >= PER_ORG_HOUR)
         return mt_api_fail(c, 429, "too_many_exec_sessions", "%d sessions were opened in the last hour", PER_ORG_HOUR);
-    return mt_cmd_rely(cmd, MT_RELY_INSTANCE, instance, NULL, mt_pg_i64(r, 0, 2), &c->err) < 0 ? mt_api_fail_err(c) : 0;
+    /* counted in the transaction, where grants that come at once see each other; the organisation's own limit is claimed for every command */
+    if (mt_cmd_quota(cmd, MT_QUOTA_EXEC_SESSIONS, c->org.id, instance, 1, PER_INSTANCE, &c->err) < 0 ||
+        mt_cmd_quota(cmd, MT_QUOTA_EXEC_SESSIONS, c->org.id, c->env.id, 1, PER_ENV, &c->err) < 0 ||
+        mt_cmd_rely(cmd, MT_RELY_INSTANCE, instance, NULL, mt_pg_i64(r, 0, 2), &c->err) < 0)
+        return mt_api_fail_err(c);
+    return 0;
 }
 
 static int put_token(struct mt_api_call *c, struct mt_cmd *cmd, const char *id, const char *grant, const char *expires,

@@ -24,7 +24,7 @@
     "'backend_process_type',backend_process_type,'backend_port',backend_port,'proxy_protocol',proxy_protocol,"          \
     "'backend_expects_proxy_protocol',backend_expects_proxy_protocol,'proxy_tlv',proxy_tlv,"                            \
     "'ipv4_required',ipv4_required,'max_connections',max_connections,'idle_timeout_seconds',idle_timeout_seconds,"      \
-    "'balance',balance,'default_for_listener',default_for_listener,'allow_non_tls',allow_non_tls,"                      \
+    "'balance',balance,'min_tls_version',min_tls_version,'default_for_listener',default_for_listener,'allow_non_tls',allow_non_tls," \
     "'disabled',disabled,'managed_by',managed_by,'deleted',CASE WHEN deleted THEN true END,'status',CASE WHEN disabled THEN 'degraded' WHEN " READY_BACKEND                                     \
     " THEN CASE WHEN r.last_event_id <= $2 THEN 'active' ELSE 'pending' END WHEN " EVER_BACKEND                         \
     " THEN 'degraded' ELSE 'pending' END,'hints','[]'::json,'addresses',(SELECT coalesce(json_agg(n.public_ipv6),'[]')" \
@@ -122,7 +122,7 @@ static int read_spec(struct mt_api_call *c, struct mt_route_spec *s)
 {
     static const char *const known[] = {"hostname", "listen_port", "protocol", "backend_process_type", "backend_port",
                                         "proxy_protocol", "backend_expects_proxy_protocol", "proxy_tlv", "ipv4_required",
-                                        "max_connections", "idle_timeout_seconds", "balance", NULL};
+                                        "max_connections", "idle_timeout_seconds", "balance", "min_tls_version", NULL};
     const char *hostname;
     *s = (struct mt_route_spec){0};
     if ( mt_api_fields(c, known) < 0 || mt_api_text(c, "hostname", false, 300, &hostname) < 0 ||
@@ -135,7 +135,7 @@ static int read_spec(struct mt_api_call *c, struct mt_route_spec *s)
         mt_api_bool(c, "proxy_tlv", false, &s->proxy_tlv) < 0 || mt_api_bool(c, "ipv4_required", false, &s->ipv4_required) < 0 ||
         mt_api_int(c, "max_connections", false, 1, 1000000, 0, &s->max_connections) < 0 ||
         mt_api_int(c, "idle_timeout_seconds", false, 0, 86400, 0, &s->idle_timeout_seconds) < 0 ||
-        mt_api_text(c, "balance", false, 20, &s->balance) < 0)
+        mt_api_text(c, "balance", false, 20, &s->balance) < 0 || mt_api_text(c, "min_tls_version", false, 8, &s->min_tls_version) < 0)
         return -1;
     s->protocol = s->protocol ? s->protocol : "tls_passthrough";
     s->proxy_protocol = s->proxy_protocol ? s->proxy_protocol : "off";
@@ -231,6 +231,8 @@ static int prepare_create(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_a
         json_object_set_new(made->object, "max_connections", json_integer(s.max_connections));
     if (made->object && s.idle_timeout_seconds)
         json_object_set_new(made->object, "idle_timeout_seconds", json_integer(s.idle_timeout_seconds));
+    if (made->object && s.min_tls_version && *s.min_tls_version)
+        json_object_set_new(made->object, "min_tls_version", json_string(s.min_tls_version));
     snprintf(made->location, sizeof made->location, "/v1/orgs/%s/apps/%s/envs/%s/routes/%s", c->org.id, c->app.id, c->env.id, id);
     return 0;
 }
@@ -264,6 +266,7 @@ static int check_patched(struct mt_api_call *c, const json_t *o)
         .max_connections = json_integer_value(json_object_get(o, "max_connections")),
         .idle_timeout_seconds = json_integer_value(json_object_get(o, "idle_timeout_seconds")),
         .balance = text_of(o, "balance"),
+        .min_tls_version = text_of(o, "min_tls_version"),
     };
     snprintf(s.hostname, sizeof s.hostname, "%s", text_of(o, "hostname"));
     if (mt_route_check(&s, &code, &c->err) < 0)
@@ -276,7 +279,7 @@ static int patch(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *
     static const char *const fixed[] = {"hostname", "listen_port", "protocol"};
     static const char *const known[] = {"backend_process_type", "backend_port", "proxy_protocol",
                                         "backend_expects_proxy_protocol", "proxy_tlv", "ipv4_required", "max_connections",
-                                        "idle_timeout_seconds", "balance", "expected_version", NULL};
+                                        "idle_timeout_seconds", "balance", "min_tls_version", "expected_version", NULL};
     const char *id = mt_api_param(c, "route_id");
     struct mt_pg_params key = route_params(c, c->env.id, id);
     for (size_t i = 0; i < MT_ARRAY_LEN(fixed); i++)
@@ -288,6 +291,7 @@ static int patch(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *
         mt_api_patch_bool(c, p, "backend_expects_proxy_protocol") < 0 || mt_api_patch_bool(c, p, "proxy_tlv") < 0 ||
         mt_api_patch_bool(c, p, "ipv4_required") < 0 || mt_api_patch_int(c, p, "max_connections", 1, 1000000, true) < 0 ||
         mt_api_patch_int(c, p, "idle_timeout_seconds", 60, 86400, true) < 0 || mt_api_patch_text(c, p, "balance", 20, false) < 0 ||
+        mt_api_patch_text(c, p, "min_tls_version", 8, true) < 0 ||
         check_patched(c, p->object) < 0 || mt_api_patch_end(c, p, made, "route.update", "route_id", id) < 0)
         return -1;
     if (mt_cmd_rely(cmd, MT_RELY_ROUTE, id, NULL, p->version, &c->err) < 0)

@@ -28,6 +28,18 @@ uint64_t mt_scope_bit(const char *scope)
     return 0;
 }
 
+uint64_t mt_scope_any(const char *scopes)
+{
+    uint64_t set = 0;
+    for (size_t n; *scopes; scopes += n + (scopes[n] == '|')) {
+        n = strcspn(scopes, "|");
+        for (unsigned i = 0; mt_scopes_all[i]; i++)
+            if (strlen(mt_scopes_all[i]) == n && memcmp(mt_scopes_all[i], scopes, n) == 0)
+                set |= UINT64_C(1) << i;
+    }
+    return set;
+}
+
 static uint64_t where(bool operators)
 {
     uint64_t set = 0;

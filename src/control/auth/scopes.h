@@ -59,6 +59,8 @@ extern const char *const mt_scopes_all[];
 
 /** Bit of a scope name, 0 when unknown. */
 uint64_t mt_scope_bit(const char *scope);
+/** Bits of "a|b": names of which any one suffices. A name that is unknown has none. */
+uint64_t mt_scope_any(const char *scopes);
 /** All scopes, those that only operators hold, and those that tenants can hold. */
 uint64_t mt_scopes_every(void);
 uint64_t mt_scopes_operator(void);

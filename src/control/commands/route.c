@@ -2,6 +2,7 @@
 /* Rules of routes that need no rows. */
 #include "control/commands/route.h"
 
+#include "base/assert.h"
 #include "base/str.h"
 
 #define RAW_MIN 10000
@@ -30,6 +31,15 @@ int mt_route_check(struct mt_route_spec *s, const char **ret_code, struct mt_err
     if (MT_STREQ(s->proxy_protocol, "v2") && !s->backend_expects_proxy_protocol)
         return MT_FAIL(err, MT_E_INVALID, "proxy_protocol v2 needs backend_expects_proxy_protocol = true: a backend that does "
                                           "not expect the header would break");
+    static const char *const versions[] = {"", "1.0", "1.1", "1.2", "1.3"};
+    const char *min = s->min_tls_version ? s->min_tls_version : "";
+    size_t v = 0;
+    while (v < MT_ARRAY_LEN(versions) && !MT_STREQ(versions[v], min))
+        v++;
+    if (v == MT_ARRAY_LEN(versions))
+        return MT_FAIL(err, MT_E_INVALID, "min_tls_version is 1.0, 1.1, 1.2 or 1.3");
+    if (*min && !tls)
+        return MT_FAIL(err, MT_E_INVALID, "min_tls_version is for tls_passthrough: of a tcp_raw route the edge reads no hello");
     if (s->idle_timeout_seconds && s->idle_timeout_seconds < 60)
         return MT_FAIL(err, MT_E_INVALID, "idle_timeout_seconds is 0 or 60 to 86400");
     if (s->ipv4_required) {
@@ -67,6 +77,8 @@ json_t *mt_route_payload(const struct mt_route_spec *s, const char *managed_by)
         json_object_set_new(options, "max_connections", json_integer(s->max_connections));
     if (options && s->idle_timeout_seconds)
         json_object_set_new(options, "idle_timeout_seconds", json_integer(s->idle_timeout_seconds));
+    if (options && s->min_tls_version && *s->min_tls_version)
+        json_object_set_new(options, "min_tls_version", json_string(s->min_tls_version));
     json_t *p = json_pack("{s:I,s:s,s:s,s:s,s:I,s:s,s:b,s:b,s:o,s:s}", "listen_port", (json_int_t)s->listen_port, "protocol",
                           s->protocol, "address_scope", s->address_scope, "backend_process_type", s->backend_process_type,
                           "backend_port", (json_int_t)s->backend_port, "proxy_protocol", s->proxy_protocol,

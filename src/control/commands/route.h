@@ -20,6 +20,7 @@ struct mt_route_spec {
     bool backend_expects_proxy_protocol, proxy_tlv, ipv4_required;
     int64_t max_connections, idle_timeout_seconds; /* 0: default, none */
     const char *balance;                           /* round_robin, least_conn */
+    const char *min_tls_version;                   /* 1.0 to 1.3; NULL or "": any */
 };
 
 /**

@@ -36,9 +36,13 @@
     " WHEN 'max_total_cpu_millis' THEN " GROUPS("(" PROCESS "->'resources'->>'cpu_millis')::int8")                             \
     " WHEN 'max_deploys_per_env_hour' THEN (SELECT count(*) FROM (SELECT v.created_at FROM deploys_view v WHERE v.env_id = k.scope" \
     "  ORDER BY v.deploy_id DESC LIMIT 2000) x WHERE x.created_at > now() - interval '1 hour')"                                \
+    " WHEN 'max_exec_sessions' THEN (SELECT count(*) FROM exec_sessions_view v WHERE v.status <> 'ended' AND v.org_id = k.org"   \
+    "  AND (v.status = 'connected' OR v.expires_at > now()) AND (k.scope = '' OR v.instance_id = k.scope OR v.env_id = k.scope))" \
     " ELSE 0 END"
-#define LIMIT \
-    "COALESCE((SELECT q.limit_value FROM org_quotas_view q WHERE q.org_id = k.org AND q.dimension = k.dim), k.def)"
+/* An operator sets limits of organisations; those of one instance or environment (a scope of max_exec_sessions) stand. */
+#define LIMIT                                                                                                             \
+    "COALESCE((SELECT q.limit_value FROM org_quotas_view q WHERE q.org_id = k.org AND q.dimension = k.dim"               \
+    " AND NOT (k.dim = 'max_exec_sessions' AND k.scope <> '')), k.def)"
 #define KEYS "unnest($1::text[], $2::text[], $3::text[], $4::int8[], $5::int8[], $6::int4[]) k(org, dim, scope, delta, def, n)"
 
 /* A limit below 0 is none. The guard runs when the writes of its own batch are in the sums already. */

@@ -87,7 +87,7 @@ static const struct mt_pf f_route_created[] = {
 static const struct mt_pf f_route_updated[] = {
     TEXT_OPT("backend_process_type"), INT_OPT("backend_port"), ENUM_OPT("proxy_protocol", "off|v2"),
     BOOL_OPT("backend_expects_proxy_protocol"), BOOL_OPT("ipv4_required"), BOOL_OPT("proxy_tlv"), ANY_OPT("max_connections"),
-    ANY_OPT("idle_timeout_seconds"), ENUM_OPT("balance", BALANCE), BOOL_OPT("default_for_listener"), BOOL_OPT("allow_non_tls"),
+    ANY_OPT("idle_timeout_seconds"), ENUM_OPT("balance", BALANCE), ANY_OPT("min_tls_version"), BOOL_OPT("default_for_listener"), BOOL_OPT("allow_non_tls"),
     BOOL_OPT("disabled"), TEXT_OPT("reason"), END};
 static const struct mt_pf f_route_deleted[] = {TEXT_OPT("hostname"), INT("listen_port"), END};
 static const struct mt_pf f_bundle_created[] = {ENUM("format", "moat_env_v1"), END};

@@ -11,7 +11,7 @@ static const struct mt_pg_stmt routes = {
     "SELECT route_id, json_strip_nulls(json_build_object('route_id',route_id,'org_id',org_id,'app_id',app_id,'env_id',env_id,"
     "'resource_version',resource_version,'protocol',protocol,'address_scope',address_scope,'hostname',hostname,"
     "'listen_port',listen_port,'backend_process_type',backend_process_type,'backend_port',backend_port,"
-    "'proxy_protocol',proxy_protocol,'proxy_tlv',proxy_tlv,'balance',balance,'max_connections',max_connections,"
+    "'proxy_protocol',proxy_protocol,'proxy_tlv',proxy_tlv,'balance',balance,'min_tls_version',min_tls_version,'max_connections',max_connections,"
     "'idle_timeout_seconds',idle_timeout_seconds,'disabled',disabled OR (SELECT o.suspended FROM orgs_view o"
     " WHERE o.org_id = r.org_id)))::text, protocol, listen_port"
     " FROM routes_view r WHERE NOT deleted AND address_scope = 'shared6' ORDER BY route_id COLLATE \"C\""};

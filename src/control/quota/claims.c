@@ -28,6 +28,9 @@ int mt_quota_refused(struct mt_api_call *c, const struct mt_cmd_refused_quota *q
     c->problem.details = json_pack("{s:s,s:I,s:I,s:I}", "dimension", mt_quota_name(q->dimension), "limit", (json_int_t)q->limit,
                                    "current", (json_int_t)q->current, "requested", (json_int_t)q->requested);
     atomic_fetch_add(&c->ctl->quota_rejections[q->dimension], 1);
+    if (q->dimension == MT_QUOTA_EXEC_SESSIONS) /* as with streams: it passes when one of them ends */
+        return mt_api_fail(c, 429, "too_many_exec_sessions", "%lld of %lld exec sessions are open already, in this instance, this environment or the "
+                           "organisation", (long long)q->current, (long long)q->limit);
     if (q->dimension == MT_QUOTA_INSTANCE_MEMORY)
         return mt_api_fail(c, 409, "quota_exceeded", "an instance may have %lld bytes of memory, %lld were asked for",
                            (long long)q->limit, (long long)q->requested);
@@ -49,6 +52,7 @@ static const struct {
     {MT_EV_SERVICE_PRINCIPAL_CREATED, MT_QUOTA_SERVICE_PRINCIPALS, 1},
     {MT_EV_SERVICE_PRINCIPAL_DELETED, MT_QUOTA_SERVICE_PRINCIPALS, -1},
     {MT_EV_ROUTE_CREATED, MT_QUOTA_ROUTES, 1},     {MT_EV_ROUTE_DELETED, MT_QUOTA_ROUTES, -1},
+    {MT_EV_EXEC_SESSION_GRANTED, MT_QUOTA_EXEC_SESSIONS, 1},
 };
 
 struct sums {

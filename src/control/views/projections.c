@@ -209,11 +209,11 @@ static const struct projection table[] = {
     BIRTH(MT_EV_ROUTE_CREATED, "proj_route_created", "route_id",
       "INSERT INTO routes_view (route_id, org_id, app_id, env_id, hostname, listen_port, protocol, address_scope,"
       " backend_process_type, backend_port, proxy_protocol, backend_expects_proxy_protocol, ipv4_required, proxy_tlv,"
-      " max_connections, idle_timeout_seconds, balance, default_for_listener, allow_non_tls, managed_by, " BORN_COLS ")"
+      " max_connections, idle_timeout_seconds, balance, min_tls_version, default_for_listener, allow_non_tls, managed_by, " BORN_COLS ")"
       " SELECT e.aggregate_id, e.org_id, e.app_id, e.env_id, " P("hostname") ", " PINT("listen_port") ", " P("protocol") ", "
       P("address_scope") ", " P("backend_process_type") ", " PINT("backend_port") ", " P("proxy_protocol") ", "
       PBOOL("backend_expects_proxy_protocol") ", " PBOOL("ipv4_required") ", COALESCE((o.x->>'proxy_tlv')::boolean, false),"
-      " (o.x->>'max_connections')::int, (o.x->>'idle_timeout_seconds')::int, COALESCE(o.x->>'balance', 'round_robin'),"
+      " (o.x->>'max_connections')::int, (o.x->>'idle_timeout_seconds')::int, COALESCE(o.x->>'balance', 'round_robin'), o.x->>'min_tls_version',"
       " COALESCE((o.x->>'default_for_listener')::boolean, false), COALESCE((o.x->>'allow_non_tls')::boolean, false), "
       P("managed_by") ", " BORN " FROM events e CROSS JOIN LATERAL (SELECT e.payload->'options') o(x)"
       " WHERE " OF("route.created")),
@@ -234,7 +234,7 @@ static const struct projection table[] = {
       UPDATE("routes_view", "route_id", "route.updated",
              KEEP("backend_process_type") ", " KEEP_INT("backend_port") ", " KEEP("proxy_protocol") ", "
              KEEP_BOOL("backend_expects_proxy_protocol") ", " KEEP_BOOL("ipv4_required") ", " KEEP_BOOL("proxy_tlv") ", "
-             SET_OR_NULL_INT("max_connections") ", " SET_OR_NULL_INT("idle_timeout_seconds") ", " KEEP("balance") ", "
+             SET_OR_NULL_INT("max_connections") ", " SET_OR_NULL_INT("idle_timeout_seconds") ", " KEEP("balance") ", " SET_OR_NULL("min_tls_version") ", "
              KEEP_BOOL("default_for_listener") ", " KEEP_BOOL("allow_non_tls") ", " KEEP_BOOL("disabled"))}},
     /* ---- secrets ---- */
     BIRTH(MT_EV_SECRET_BUNDLE_CREATED, "proj_bundle_created", "bundle_id",

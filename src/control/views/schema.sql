@@ -215,6 +215,7 @@ CREATE TABLE routes_view (
   max_connections      int NULL,
   idle_timeout_seconds int NULL,
   balance              text NOT NULL DEFAULT 'round_robin',
+  min_tls_version      text NULL,
   default_for_listener boolean NOT NULL DEFAULT false,
   allow_non_tls        boolean NOT NULL DEFAULT false,
   disabled             boolean NOT NULL DEFAULT false,
