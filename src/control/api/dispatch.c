@@ -11,6 +11,7 @@
 #include "control/api/trail.h"
 #include "control/log/history.h"
 #include "control/limits/request.h"
+#include "model/names.h"
 #include "wire/json.h"
 
 #define BODY_MAX (1024u * 1024u)
@@ -200,6 +201,15 @@ static void warn_of_recovery(struct mt_api_call *c)
         mt_http_add_header(c->http, "X-Moat-Recovery", mt_recovery_name(r));
 }
 
+/* Also for calls that are no commands: a client that sends a key must not think that it counts when it cannot. */
+static int idempotency_key(struct mt_api_call *c)
+{
+    const char *key = MT_STREQ(c->route->method, "GET") ? NULL : mt_http_req_header(c->http, "Idempotency-Key");
+    if (!key || (mt_idempotency_key_valid(key, strlen(key)) && !mt_http_req_header_repeated(c->http, "Idempotency-Key")))
+        return 0;
+    return mt_api_fail(c, 400, "invalid_argument", "Idempotency-Key is one value of 1 to 128 printable ASCII characters");
+}
+
 static int run(struct mt_api_call *c, struct mt_api_worker *w)
 {
     enum mt_listener at = (enum mt_listener)mt_http_req_listener(c->http);
@@ -215,7 +225,7 @@ static int run(struct mt_api_call *c, struct mt_api_worker *w)
         if (MT_STREQ(c->who.kind, "personal") && mt_http_req_round(c->http) == 0)
             mt_auth_touch(c->pg, &c->who);
     }
-    if (mt_http_req_round(c->http) == 0 && min_event(c) < 0)
+    if (idempotency_key(c) < 0 || (mt_http_req_round(c->http) == 0 && min_event(c) < 0))
         return -1;
     if ((c->route->flags & MT_API_BODY) && parse_body(c) < 0)
         return -1;

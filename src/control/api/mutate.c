@@ -46,8 +46,6 @@ static int scope_make(struct mt_api_call *c, struct scope *s)
     *s = (struct scope){.key = mt_http_req_header(c->http, "Idempotency-Key"), .org = c->org.id[0] ? c->org.id : "-"};
     if (!s->key)
         return 0;
-    if (!mt_idempotency_key_valid(s->key, strlen(s->key)) || mt_http_req_header_repeated(c->http, "Idempotency-Key"))
-        return mt_api_fail(c, 400, "invalid_argument", "Idempotency-Key is one value of 1 to 128 printable ASCII characters");
     int n = snprintf(s->route, sizeof s->route, "%s %s", c->route->method, c->route->path);
     for (int i = 0; i < c->params_n; i++)
         n += snprintf(s->route + n, sizeof s->route - (size_t)n, " %s", c->param[i].value);
