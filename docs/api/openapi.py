@@ -26,7 +26,8 @@ OBJECTS = {
     "Project": "id:id org_id:id name:str deleted?:bool " + VERSIONED,
     "App": "id:id org_id:id name:str description?:str project_id?:id deleted?:bool " + VERSIONED,
     "Env": "id:id org_id:id app_id:id name:str private_network:bool protected:bool label_selector?:{str} backup_interval_seconds?:int "
-           "deleted?:bool " + VERSIONED,
+           "config_gate:unset|confirmed_none|set secrets?:EnvSecrets deleted?:bool " + VERSIONED,
+    "EnvSecrets": "bundle_id:id version_id:id",
     "Platform": "os:str arch:str variant?:str digest:digest",
     "Release": "id:id org_id:id app_id:id number:int image_ref:str image_digest:digest image_kind:manifest|index platforms:[Platform] "
                "image_verified:bool manifest_hash:str manifest:object process_types:[str] created_by:str deduplicated?:bool dry_run?:bool "
@@ -66,14 +67,15 @@ OBJECTS = {
     "Condition": "type:blocked|held|failing|progressing|scale_clamped|route_disabled|route_degraded|deploy_failed|org_suspended "
                  "process_type?:str reason?:str detail?:str ready?:int desired?:int wanted?:int route_id?:id hostname?:str listen_port?:int "
                  "deploy_id?:id",
-    "EnvStatus": "env_id:id name:str conditions:[Condition] processes:[Group] last_deploy?:StatusDeploy routes:[StatusRoute] volumes:[any] "
+    "StatusSecrets": "config_gate:unset|confirmed_none|set version_id?:id version_number?:int key_count?:int",
+    "EnvStatus": "env_id:id name:str conditions:[Condition] processes:[Group] last_deploy?:StatusDeploy routes:[StatusRoute] secrets:StatusSecrets volumes:[any] "
                  "failure?:Failure as_of_event_id:int",
     "Moment": "asked:str event_id:int last_event_at:time",
     "StateInstance": "id:id process_type:str release_id:id deploy_id?:id node_id:id desired_state:running|draining|stopped desired_reason?:str "
                      "status:booting|starting|ready|unready|draining|stopped|failed status_detail?:str reason_code?:str reason_detail?:str exit_code?:int "
                      "restart_count:int overlay_ipv6:str secret_version_id?:id generation:int started_at?:time ready_at?:time",
     "EnvState": "env_id:id name:str private_network:bool protected:bool label_selector?:{str} backup_interval_seconds?:int conditions:[Condition] "
-                "processes:[Group] last_deploy?:StatusDeploy routes:[StatusRoute] volumes:[any] failure?:Failure instances:[StateInstance] "
+                "processes:[Group] last_deploy?:StatusDeploy routes:[StatusRoute] secrets:StatusSecrets volumes:[any] failure?:Failure instances:[StateInstance] "
                 "as_of_event_id?:int at?:Moment",
     "StateRelease": "id:id number:int image_digest:digest manifest_hash:str",
     "AppState": "app_id:id name:str description?:str project_id?:id releases_made:int releases:[StateRelease] envs:[EnvState] as_of_event_id?:int "

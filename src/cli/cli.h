@@ -59,6 +59,8 @@ struct cli {
     int token_from; /* 0 none, 1 given, 2 client credentials, 3 a stored login, 4 the configured file */
     const char *org, *project, *app, *env;
     char org_id[40], project_id[40], app_id[40], env_id[40];
+    char env_gate[16]; /* config_gate of the environment, "" when it was not asked for */
+    bool made;         /* cli_ensure_env made the environment */
     char *config_org, *config_project, *config_app, *config_env, *config_data_dir;
     bool once;     /* no retries */
     bool recovery_told; /* said that the platform is in recovery */
@@ -204,6 +206,11 @@ int cli_check_manifest(struct cli *c, const char *text, size_t len, const char *
 void cli_app_of_manifest(struct cli *c);
 /** Make app and environment when they are missing, and say so. */
 int cli_ensure_env(struct cli *c);
+/**
+ * The gate before a release (control-plane.md §5.2): goes on when secrets are set or somebody said that none are needed; says so itself
+ * when @confirm; else an error with the commands that mend it.
+ */
+int cli_pass_gate(struct cli *c, bool confirm);
 /** True when the command should wait for convergence. */
 bool cli_wants_wait(const struct cli *c);
 /** Ctrl-C from now on ends the waiting only: says that @what goes on, and @resume as the hint; exit 130. */

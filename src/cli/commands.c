@@ -61,7 +61,8 @@ static const struct cli_option init_options[] = {
     {"force", 0, NULL, "replace an existing manifest"},
     {NULL, 0, NULL, NULL},
 };
-static const struct cli_option run_options[] = {GENERATE_OPTIONS, WAIT_OPTIONS, {NULL, 0, NULL, NULL}};
+#define GATE_OPTION {"confirm-no-secrets", 0, NULL, "the environment needs no secrets: go on without"}
+static const struct cli_option run_options[] = {GENERATE_OPTIONS, GATE_OPTION, WAIT_OPTIONS, {NULL, 0, NULL, NULL}};
 static const struct cli_option deploy_options[] = {
     MANIFEST_OPTION,
     {"image", 0, "REF", "image, instead of the manifest's"},
@@ -70,6 +71,7 @@ static const struct cli_option deploy_options[] = {
     {"on-failure", 0, "ACTION", "hold (default) or rollback"},
     {"note", 0, "TEXT", "kept with the deploy"},
     {"dry-run", 0, NULL, "run all checks, change nothing"},
+    GATE_OPTION,
     {"force", 0, NULL, "deploy even if a route loses its port"},
     {"app-override", 0, NULL, "deploy to --app although app.name of the manifest is another"},
     WAIT_OPTIONS,

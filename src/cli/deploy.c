@@ -82,12 +82,15 @@ static int deploy_release(struct cli *c, const char *release_id)
     return submit_deploy(c, cli_env_path(c, "/deploys"), body);
 }
 
-/* Manifest text to release to deploy; text is borrowed. */
-static int deploy_manifest(struct cli *c, const char *text, size_t len, const char *name)
+/* Manifest text to release to deploy; text is borrowed. @bare: it was made here of an image alone, so an environment made here too
+ * needs no secrets. */
+static int deploy_manifest(struct cli *c, const char *text, size_t len, const char *name, bool bare)
 {
     int code = cli_check_manifest(c, text, len, name);
     if (code == CLI_OK)
         code = cli_ensure_env(c);
+    if (code == CLI_OK)
+        code = cli_pass_gate(c, cli_has(c, "confirm-no-secrets") || (bare && c->made));
     if (code != CLI_OK)
         return code;
     cli_say_target(c, "deploying");
@@ -115,12 +118,14 @@ int cmd_deploy(struct cli *c)
         code = cli_need_env(c);
         if (code == CLI_OK)
             code = cli_release_id(c, cli_opt(c, "release"), id);
+        if (code == CLI_OK)
+            code = cli_pass_gate(c, cli_has(c, "confirm-no-secrets"));
         return code == CLI_OK ? deploy_release(c, id) : code;
     }
     const char *file = cli_manifest_file(c);
     size_t len = 0;
     mt_auto_free char *text = cli_read_manifest(c, file, &len, &code);
-    return text ? deploy_manifest(c, text, len, cli_file_name(file)) : code;
+    return text ? deploy_manifest(c, text, len, cli_file_name(file), false) : code;
 }
 
 int cmd_run(struct cli *c)
@@ -133,7 +138,7 @@ int cmd_run(struct cli *c)
         return code;
     if (!c->json && !c->quiet)
         (void)fprintf(stderr, "%s%s%s\n", cli_color(c, "dim"), text, cli_color(c, "reset"));
-    code = deploy_manifest(c, text, strlen(text), "generated manifest");
+    code = deploy_manifest(c, text, strlen(text), "generated manifest", true);
     if (code == CLI_OK) /* without a file, later commands would have to be told the app each time */
         cli_say(c, "\nmoat context use %s/%s@%s makes it the target of later commands", c->org, c->app, c->env);
     if (code == CLI_OK)

@@ -271,6 +271,38 @@ int cmd_secrets_confirm_none(struct cli *c)
     return code != CLI_OK ? code : send_change(c, "POST", "/secrets/confirm-none", body);
 }
 
+int cli_pass_gate(struct cli *c, bool confirm)
+{
+    mt_auto_json json_t *env = NULL, *body = json_object(), *r = NULL;
+    char what[200], pinned[sizeof c->idempotency_key];
+    int code;
+    if (!*c->env_gate) { /* named by its id, or found without being made */
+        mt_auto_free char *path = cli_env_path(c, "%s", "");
+        if ((code = cli_call(c, "GET", path, NULL, &env)) != CLI_OK)
+            return code;
+        (void)snprintf(c->env_gate, sizeof c->env_gate, "%s", cli_str(env, "config_gate"));
+    }
+    if (!MT_STREQ(c->env_gate, "unset")) {
+        if (confirm && MT_STREQ(c->env_gate, "set"))
+            cli_say(c, "environment %s has secrets: there is nothing to confirm", c->env);
+        return CLI_OK; /* a server without the word decides by itself */
+    }
+    if (!confirm) {
+        (void)snprintf(what, sizeof what, "environment '%.60s' has no secrets, and nobody has said that it needs none", c->env);
+        return cli_error(c, CLI_CONFLICT, what, "moat secrets set KEY=- gives it some, --confirm-no-secrets says that it needs none");
+    }
+    if (cli_has(c, "dry-run"))
+        return cli_usage(c, "a dry run confirms nothing: run 'moat secrets confirm-none' before it");
+    memcpy(pinned, c->idempotency_key, sizeof pinned);
+    *c->idempotency_key = '\0'; /* it belongs to the release or deploy */
+    mt_auto_free char *path = cli_env_path(c, "/secrets/confirm-none");
+    code = cli_call(c, "POST", path, body, &r);
+    memcpy(c->idempotency_key, pinned, sizeof pinned);
+    if (code == CLI_OK)
+        cli_say(c, "%s✓%s confirmed: %s needs no secrets", cli_color(c, "green"), cli_color(c, "reset"), c->env);
+    return code;
+}
+
 int cmd_secrets_rollback(struct cli *c)
 {
     mt_auto_json json_t *body = json_object(), *items = NULL;

@@ -67,8 +67,8 @@ int cmd_whoami(struct cli *c)
     return CLI_OK;
 }
 
-/* POST a named thing unless it is there; *ret_id either way. */
-static int ensure(struct cli *c, const char *list_path, const char *noun, const char *name, char ret_id[40])
+/* POST a named thing unless it is there; *ret_id either way. @gate NULL, or for its config_gate. */
+static int ensure(struct cli *c, const char *list_path, const char *noun, const char *name, char ret_id[40], char *gate)
 {
     mt_auto_buf struct mt_buf t = MT_BUF_INIT(1024);
     mt_auto_json json_t *found = NULL;
@@ -94,6 +94,9 @@ static int ensure(struct cli *c, const char *list_path, const char *noun, const 
         first = made;
     }
     (void)snprintf(ret_id, 40, "%s", cli_str(first, "id"));
+    if (gate)
+        (void)snprintf(gate, sizeof c->env_gate, "%s", cli_str(first, "config_gate"));
+    c->made = made != NULL;
     return CLI_OK;
 }
 
@@ -110,9 +113,9 @@ int cli_ensure_env(struct cli *c)
     if (!c->env)
         return cli_usage(c, "no environment is named: add --env NAME");
     (void)snprintf(path, sizeof path, "/v1/orgs/%s/apps", c->org_id);
-    code = ensure(c, path, "app", c->app, c->app_id);
+    code = ensure(c, path, "app", c->app, c->app_id, NULL);
     if (code != CLI_OK)
         return code;
     (void)snprintf(path, sizeof path, "/v1/orgs/%s/apps/%s/envs", c->org_id, c->app_id);
-    return ensure(c, path, "environment", c->env, c->env_id);
+    return ensure(c, path, "environment", c->env, c->env_id, c->env_gate);
 }

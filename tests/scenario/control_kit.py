@@ -346,6 +346,7 @@ class World:
         self.control = self.edge = self.twin = None
         atexit.register(self.close)  # whatever is raised before the file's own try: nothing is left that keeps its output open
         self.apis, self.asked = [self.api], 0  # requests take turns
+        self.confirm = True  # environments that q() and ok() make get `secrets confirm-none`, so that deploys pass the gate
         self.conf = conf
         self.write_config()
         self.logs = AgentSocket(self.agent_sock)
@@ -416,7 +417,10 @@ class World:
             h["Idempotency-Key"] = key
         h.update({k.replace("_", "-"): v for k, v in headers.items()})
         self.asked += 1
-        return call(self.apis[self.asked % len(self.apis)], method, target, body, h)
+        r = call(self.apis[self.asked % len(self.apis)], method, target, body, h)
+        if self.confirm and method == "POST" and target.endswith("/envs") and r.status == 201 and r.json.get("config_gate") == "unset":
+            call(self.api, "POST", "%s/%s/secrets/confirm-none" % (target, r.json["id"]), {}, {"Authorization": "Bearer " + self.token})
+        return r
 
     def ok(self, method, target, body=None, key=None, want=(200, 201), **headers):
         r = self.q(method, target, body, key, **headers)

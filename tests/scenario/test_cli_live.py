@@ -54,6 +54,7 @@ try:
         r = docs("apps create shop")[0]
         assert r["operation"] == "app.create" and r["changed"] and r["event_id"] and r["resource"]["name"] == "shop", r
         docs("envs create prod")
+        docs("secrets confirm-none")
         again = docs("apps create other --idempotency-key k1")[0], docs("apps create other --idempotency-key k1")[0]
         assert [x["replayed"] for x in again] == [False, True] and again[0]["resource"] == again[1]["resource"], again
         docs("apps create shop", want=5)

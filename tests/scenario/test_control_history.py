@@ -81,6 +81,8 @@ def mismatch(a, b, path=""):
                 return mismatch(x, y, "%s/%d" % (path, i))
     return "%s: %r / %r" % (path, a, b)
 
+CANARY = "cAnArY-in-history-"
+
 
 class Shop:
     """An app with an environment that lives, and what is done to it."""
@@ -118,6 +120,9 @@ class Shop:
     def protect(self):
         v = w.ok("GET", self.e)
         w.q("PATCH", self.e, {"name": "prod%d%s" % (self.n, rnd.choice("abc")), "expected_version": v["resource_version"]})
+
+    def secrets(self):
+        w.q("PATCH", self.e + "/secrets", {"set": {"K%d" % rnd.randrange(3): CANARY + str(rnd.random())}})
 
     def restart(self):
         w.q("POST", self.e + "/restarts", {})
@@ -190,7 +195,7 @@ try:
     shops = [Shop("alpha"), Shop("beta")]
     for s in shops:
         s.make_env()
-    steps = ["deploy"] * 4 + ["scale"] * 3 + ["route"] * 3 + ["protect", "restart", "new_env"]
+    steps = ["deploy"] * 4 + ["scale"] * 3 + ["route"] * 3 + ["secrets"] * 2 + ["protect", "restart", "new_env"]
 
     @case("a random history is driven and what is seen at %d moments is kept" % (STEPS // 2))
     def _():
@@ -226,6 +231,7 @@ try:
             (t1, h1, s1), (t2, h2, s2) = sorted(rnd.sample(records, 2), key=lambda r: r[1])
             p = rnd.choice(sorted(set(s1) & set(s2)))
             d = w.ok("GET", "%s/history/diff?from=@%d&to=%s" % (p, h1, t2))
+            assert CANARY not in json.dumps([d, s1[p], s2[p]]), p  # versions and numbers, never values
             got = apply(s1[p], d["patch"])
             got["as_of_event_id"] = h2
             assert got == s2[p], (p, h1, h2, mismatch(s2[p], got))
@@ -237,7 +243,7 @@ try:
                 assert ready >= after - before, (ready, before, after)
                 assert {c["id"] for c in d["changes"] if c["kind"] == "instance_ended"} >= before - after
         print("# told: " + " ".join(sorted(told)))
-        assert {"release", "scale", "ready", "instance_started", "instance_ended", "deploy", "route_added"} <= told, told
+        assert {"release", "scale", "ready", "instance_started", "instance_ended", "deploy", "route_added", "secrets"} <= told, told
 
     def refused(target, status, code, *words):
         r = w.q("GET", target)

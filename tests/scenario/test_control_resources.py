@@ -144,7 +144,7 @@ try:
         r = w.q("DELETE", A + "?cascade=true")
         assert r.status == 200 and r.json == {"ok": True, "already_deleted": False}, r.text
         types = [e["event_type"] for e in events_after(n) if e["request_id"] == r.headers["X-Request-Id"]]
-        assert sorted(types) == ["app.deleted", "env.deleted", "env.deleted", "route.deleted"], types
+        assert sorted(types) == ["app.deleted", "env.deleted", "env.deleted", "route.deleted"] + ["secret_bundle.deleted"] * 2, types
         for path in (A, E, A + "/envs", E + "/status", E + "/routes"):
             refused(w.q("GET", path), 404, "not_found")
         i = w.pg.sql("SELECT instance_id FROM instances_view WHERE env_id = '%s'" % E.split("/")[-1])
@@ -404,8 +404,8 @@ try:
                 ("PUT", E + "/scale", {"processes": [{"process_type": "web", "desired": 2}], "expected_version": v}, ["env.scale_set"]),
                 ("POST", E + "/routes", {"hostname": "d2.example.com", "backend_process_type": "web", "backend_port": 8443}, ["route.created"]),
                 ("DELETE", E + "/routes/" + w.ok("GET", E + "/routes")["items"][0]["id"], {}, ["route.deleted"]),
-                ("DELETE", E + "?cascade=true", {}, ["route.deleted", "env.deleted"]),
-                ("DELETE", A + "?cascade=true", {}, ["route.deleted", "env.deleted", "app.deleted"])):
+                ("DELETE", E + "?cascade=true", {}, ["route.deleted", "secret_bundle.deleted", "env.deleted"]),
+                ("DELETE", A + "?cascade=true", {}, ["route.deleted", "secret_bundle.deleted", "env.deleted", "app.deleted"])):
             path += ("&" if "?" in path else "?") + "dry_run=true"
             r = w.q(method, path, body, key="dry-%s-%s" % (method, path[-60:].replace("/", "_")))
             assert r.status == 200 and r.json["dry_run"] is True, r.text

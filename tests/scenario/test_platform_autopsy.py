@@ -28,7 +28,7 @@ def main():
 
     def fails(app, argv, code, memory="128Mi", **kw):
         """Deploy what cannot work; its autopsies, once there is one with @code."""
-        p.cli("deploy", "-f", "-", "--no-wait", stdin=manifest(app, f"{p.registry}/app:latest", argv, memory=memory, more=SECRET, **kw))
+        p.cli("deploy", "-f", "-", "--confirm-no-secrets", "--no-wait", stdin=manifest(app, f"{p.registry}/app:latest", argv, memory=memory, more=SECRET, **kw))
         seen = []
 
         def told():
@@ -88,7 +88,7 @@ def main():
 
     def outage():
         """What fails while the control plane is away is told when it is back, also by an agent that was killed meanwhile."""
-        p.cli("deploy", "-f", "-", "--no-wait", stdin=manifest("away", f"{p.registry}/app:latest", ["/app", "serve", "8080"], port=8080))
+        p.cli("deploy", "-f", "-", "--confirm-no-secrets", "--no-wait", stdin=manifest("away", f"{p.registry}/app:latest", ["/app", "serve", "8080"], port=8080))
         inst = p.ready("away")[0]
         pid = p.pid("control")
         os.kill(pid, signal.SIGSTOP)
@@ -108,7 +108,7 @@ def main():
 
     def previous():
         """The attempt before the present one, alone; with -f from its first line on."""
-        p.cli("deploy", "-f", "-", "--no-wait", stdin=manifest("again", f"{p.registry}/app:latest", ["/app", "exit", "5"]))
+        p.cli("deploy", "-f", "-", "--confirm-no-secrets", "--no-wait", stdin=manifest("again", f"{p.registry}/app:latest", ["/app", "exit", "5"]))
         try:
             wait_until(lambda: [i for i in p.instances("again") if i.get("restart_count", 0) >= 1], 240, "a second attempt")
             wait_until(lambda: len([x for x in p.json("logs", "--app", "again", "-n", "500")["items"] if "about to exit" in x["line"]]) >= 2, 240, "lines of two attempts")
@@ -120,7 +120,7 @@ def main():
 
     def follow_through_a_restart():
         """`moat logs -f` while moat-control is killed, twice: every line once, in order."""
-        p.cli("deploy", "-f", "-", "--no-wait", stdin=manifest("tail", f"{p.registry}/app:latest", ["/app", "count", "1500", "100"]))
+        p.cli("deploy", "-f", "-", "--confirm-no-secrets", "--no-wait", stdin=manifest("tail", f"{p.registry}/app:latest", ["/app", "count", "1500", "100"]))
         p.ready("tail", seconds=150)
         out = open(f"{p.work}/tail.out", "wb")
         f = subprocess.Popen([f"{BIN}/moat", "logs", "-f", "-n", "5000", "--json", "--app", "tail"], stdout=out, stderr=subprocess.PIPE, env=p.env, cwd=p.work)

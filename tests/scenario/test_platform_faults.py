@@ -33,17 +33,17 @@ def main():
         p.curl()
 
     def image_missing():
-        _, _, err = p.cli("deploy", "-f", "-", stdin=manifest("missing", f"{p.registry}/nothing:1"), want=2)
+        _, _, err = p.cli("deploy", "-f", "-", "--confirm-no-secrets", stdin=manifest("missing", f"{p.registry}/nothing:1"), want=2)
         check("image_not_found" in err, err)
 
     def wrong_digest():
         ref = f"{p.registry}/hello@sha256:{'0' * 64}"
-        _, _, err = p.cli("deploy", "-f", "-", stdin=manifest("wrongdigest", ref), want=2)
+        _, _, err = p.cli("deploy", "-f", "-", "--confirm-no-secrets", stdin=manifest("wrongdigest", ref), want=2)
         check("image_not_found" in err, err)
 
     def wrong_arch():
         image = p.push_app("arm", arch="arm64")
-        code, out, err = p.cli("deploy", "-f", "-", "--wait", "--wait-timeout", "5s", stdin=manifest("arm", image), want=None, timeout=60)
+        code, out, err = p.cli("deploy", "-f", "-", "--confirm-no-secrets", "--wait", "--wait-timeout", "5s", stdin=manifest("arm", image), want=None, timeout=60)
         check(code != 0, "an arm64 image was deployed on amd64")
         check("image_platform_unsupported" in err or "no_matching_arch" in err + reasons(p, "arm"), err)
 
@@ -54,7 +54,7 @@ def main():
             t.size = 1
             tar.addfile(t, io.BytesIO(data))
         image = p.push_app("evil", extra=evil)
-        code, out, err = p.cli("deploy", "-f", "-", "--wait", stdin=manifest("evil", image, ["/app", "deaf"]), want=8, timeout=120)
+        code, out, err = p.cli("deploy", "-f", "-", "--confirm-no-secrets", "--wait", stdin=manifest("evil", image, ["/app", "deaf"]), want=8, timeout=120)
         seen = err + reasons(p, "evil")
         check("image_layer_invalid" in seen and "U1" in seen, seen[-600:])
         told = [e["payload"] for e in p.json("events", "--app", "evil", "--type", "instance.status_changed", "-n", "200")["items"]]
@@ -75,7 +75,7 @@ def main():
         image = p.push_app("deaf", cmd=["serve", "8080"])
         p.deploy(manifest("deaf", image, port=8080))
         health = ('type = "tcp"\nport = "main"\ninterval_seconds = 1\ntimeout_seconds = 1\ngrace_period_seconds = 0\nfailure_threshold = 1')
-        code, out, err = p.cli("deploy", "-f", "-", "--wait", stdin=manifest("deaf", image, ["/app", "deaf"], port=8080, health=health), want=8, timeout=240)
+        code, out, err = p.cli("deploy", "-f", "-", "--confirm-no-secrets", "--wait", stdin=manifest("deaf", image, ["/app", "deaf"], port=8080, health=health), want=8, timeout=240)
         seen = err + reasons(p, "deaf")
         check("healthcheck_failed" in seen or "startup_timeout" in seen, seen[-800:])
         check(any(i["status"] == "ready" for i in p.instances("deaf")), "the old release does not serve any more")
@@ -83,7 +83,7 @@ def main():
 
     def exits_at_once():
         image = p.push_app("exiter", cmd=["exit", "42"])
-        code, out, err = p.cli("deploy", "-f", "-", "--wait", stdin=manifest("exiter", image), want=8, timeout=180)
+        code, out, err = p.cli("deploy", "-f", "-", "--confirm-no-secrets", "--wait", stdin=manifest("exiter", image), want=8, timeout=180)
         seen = err + reasons(p, "exiter")
         check("42" in seen and "workload_exited" in seen, seen[-600:])
         check("about to exit with 42" in err, f"the last lines are not shown: {err[-600:]}")
@@ -93,23 +93,23 @@ def main():
             return len({e["payload"].get("boot_id") for e in p.json("events", "--deploy", d, "-n", "500")["items"]
                         if e["payload"].get("reason_code") == "workload_exited"})
         first = attempts()
-        p.cli("deploy", "-f", "-", "--wait", stdin=manifest("exiter", image), want=8, timeout=180)
+        p.cli("deploy", "-f", "-", "--confirm-no-secrets", "--wait", stdin=manifest("exiter", image), want=8, timeout=180)
         check(first >= 3 and attempts() >= first, f"{first} attempts, then {attempts()}")
 
     def guest_oom():
         image = p.push_app("hog", cmd=["hog", "400"])
-        code, out, err = p.cli("deploy", "-f", "-", "--wait", stdin=manifest("hog", image, memory="96Mi"), want=8, timeout=240)
+        code, out, err = p.cli("deploy", "-f", "-", "--confirm-no-secrets", "--wait", stdin=manifest("hog", image, memory="96Mi"), want=8, timeout=240)
         seen = err + reasons(p, "hog")
         check("oom_killed" in seen, seen[-800:])
 
     def too_little_memory():
-        code, out, err = p.cli("deploy", "-f", "-", "--wait", stdin=manifest("tiny", f"{p.registry}/hog:latest", ["/app", "deaf"], memory="64Mi"), want=8, timeout=120)
+        code, out, err = p.cli("deploy", "-f", "-", "--confirm-no-secrets", "--wait", stdin=manifest("tiny", f"{p.registry}/hog:latest", ["/app", "deaf"], memory="64Mi"), want=8, timeout=120)
         seen = err + reasons(p, "tiny")
         check("spec_unsupported" in seen and "needs at least" in seen, seen[-600:])
 
     def no_capacity():
         image = f"{p.registry}/exiter:latest"
-        code, out, err = p.cli("deploy", "-f", "-", "--wait", "--wait-timeout", "8s", stdin=manifest("huge", image, ["/app", "deaf"], memory="64Gi"), want=6, timeout=60)
+        code, out, err = p.cli("deploy", "-f", "-", "--confirm-no-secrets", "--wait", "--wait-timeout", "8s", stdin=manifest("huge", image, ["/app", "deaf"], memory="64Gi"), want=6, timeout=60)
         st = json.dumps(p.status("huge"))
         check("no_capacity_memory" in st, st)
         p.cli("scale", "web=0", "--app", "huge")
@@ -141,7 +141,7 @@ def main():
 
     def deploy_survives(what):
         image = p.push_hello("k" + what, what)
-        d = p.json("deploy", "-f", "-", "--no-wait", stdin=p.hello_manifest(image))
+        d = p.json("deploy", "-f", "-", "--confirm-no-secrets", "--no-wait", stdin=p.hello_manifest(image))
         time.sleep(0.4)
         old = p.kill(what)
         wait_until(lambda: p.pid(what) != old, 15, f"{what} is restarted")
@@ -153,7 +153,7 @@ def main():
     def registry_dies_mid_pull():
         image = p.push_app("big", files={"blob": (os.urandom(48 << 20), 0o644)}, cmd=["serve", "8080"])
         reg = processes_of(f"{p.data}/etc/registry.yml")[0][0]
-        d = p.json("deploy", "-f", "-", "--no-wait", stdin=manifest("big", image, port=8080))
+        d = p.json("deploy", "-f", "-", "--confirm-no-secrets", "--no-wait", stdin=manifest("big", image, port=8080))
         wait_until(lambda: any(i.get("status_detail") == "pulling_image" for i in p.instances("big")) or p.instances("big"), 10, "the pull begins")
         os.kill(reg, signal.SIGKILL)
         p.cli("deploys", "wait", d["resource"]["id"], "--app", "big", "--wait-timeout", "120s", timeout=150)

@@ -77,7 +77,7 @@ def main():
 
     def idempotent():
         text = p.hello_manifest(state["image"])
-        a = p.json("deploy", "-f", "-", "--no-wait", stdin=text)
+        a = p.json("deploy", "-f", "-", "--confirm-no-secrets", "--no-wait", stdin=text)
         check(a["kind"] == "Receipt", str(a))
         p.cli("deploys", "wait", a["resource"]["id"], "--app", "hello", "--wait")
         check(len(p.json("releases", "--app", "hello")["items"]) == 1, "the same image and manifest made a second release")
@@ -154,7 +154,7 @@ def main():
             check(v <= limits[d], f"{d} has {v:.1f} MiB Pss, more than {limits[d]}")
 
     def errors_are_clear():
-        code, out, err = p.cli("deploy", "-f", "-", stdin=p.hello_manifest(state["image"]).replace("memory", "memmory"), want=2)
+        code, out, err = p.cli("deploy", "-f", "-", "--confirm-no-secrets", stdin=p.hello_manifest(state["image"]).replace("memory", "memmory"), want=2)
         check("memmory" in err and "did you mean 'memory'" in err and "<" not in err.split(":")[0], err)
         code, out, err = p.cli("status", "--app", "nothing", want=4)
         code, out, err = p.cli("deploy", "-f", "missing.toml", want=2)

@@ -189,6 +189,21 @@ static void deploys(struct told *t, const json_t *a, const json_t *b)
     from_to(t, e, x ? json_object_get(x, "status") : NULL, json_object_get(y, "status"));
 }
 
+/* Which version is wanted; what is in it is in no state. */
+static void secrets(struct told *t, const json_t *a, const json_t *b)
+{
+    const json_t *x = json_object_get(a, "secrets"), *y = json_object_get(b, "secrets");
+    json_t *e = NULL;
+    if (same(x, y, "version_id") || !json_object_get(y, "version_id"))
+        return;
+    if (number(y, "key_count") == 0)
+        e = say(t, "secrets", "secrets: version %lld, without any", (long long)number(y, "version_number"));
+    else
+        e = say(t, "secrets", "secrets: version %lld, %lld keys", (long long)number(y, "version_number"), (long long)number(y, "key_count"));
+    with(t, e, "id", json_object_get(y, "version_id"));
+    from_to(t, e, x ? json_object_get(x, "version_number") : NULL, json_object_get(y, "version_number"));
+}
+
 static void env_changes(struct told *t, const json_t *a, const json_t *b)
 {
     static const char *const told[] = {"name", "private_network", "protected", "label_selector", "backup_interval_seconds", NULL};
@@ -207,6 +222,7 @@ static void env_changes(struct told *t, const json_t *a, const json_t *b)
                 one_process(t, v, NULL);
         json_array_foreach (items(b, "processes"), i, v)
             one_process(t, find(items(a, "processes"), "process_type", text(v, "process_type")), v);
+        secrets(t, a, b);
         routes(t, a, b);
         deploys(t, a, b);
     }

@@ -191,11 +191,24 @@ static void warn(struct work *w, json_t *warning)
     w->plan.warnings = w->warnings;
 }
 
-/* What the release's processes need that this server can or cannot give; finds the longest startup timeout. */
-static int check_processes(struct mt_api_call *c, struct work *w, uint32_t *ret_startup)
+/* The gate (control-plane.md §5.2): an environment gets no release before somebody has set its secrets or said that it needs none. */
+static int check_gate(struct mt_api_call *c, int *ret_keys)
 {
-    struct mt_secrets_now have = {.key_count = -1};
-    int keys = -1;
+    struct mt_secrets_now have;
+    if (mt_secrets_now(c->pg, c->env.id, &have, &c->err) < 0)
+        return mt_api_fail_err(c);
+    *ret_keys = have.key_count;
+    if (!have.version_id[0])
+        return mt_api_fail(c, 409, "config_gate_unmet",
+                           "environment '%s' has no secrets, and nobody has said that it needs none: `moat secrets set KEY=-` sets some,"
+                           " `moat secrets confirm-none` or `moat deploy --confirm-no-secrets` says so",
+                           c->env.name);
+    return 0;
+}
+
+/* What the release's processes need that this server can or cannot give; finds the longest startup timeout. */
+static int check_processes(struct mt_api_call *c, struct work *w, int keys, uint32_t *ret_startup)
+{
     *ret_startup = 0;
     for (size_t i = 0; i < w->plan.n_items; i++) {
         struct mt_manifest_process pr;
@@ -211,9 +224,6 @@ static int check_processes(struct mt_api_call *c, struct work *w, uint32_t *ret_
         bool secrets = pr.secrets_required, mounts = pr.n_mounts > 0;
         mt_manifest_process_done(&pr);
         *ret_startup = startup > *ret_startup ? startup : *ret_startup;
-        if (secrets && keys < 0 && mt_secrets_now(c->pg, c->env.id, &have, &c->err) < 0)
-            return mt_api_fail_err(c);
-        keys = have.key_count;
         if (secrets && keys == 0)
             return mt_api_fail(c, 409, "secrets_missing", "process '%s' requires secrets and the environment has none; `moat secrets"
                                                           " set` gives it some", type);
@@ -242,6 +252,7 @@ static int target_release(struct mt_api_call *c, struct work *w, const char *kin
 {
     int64_t timeout;
     uint32_t startup;
+    int keys = 0;
     if (load_release(c, release_id, w) < 0 || load_env(c, w) < 0 ||
         check_type_list(c, w, type_in_release, "the release") < 0 || read_policy(c, w) < 0 ||
         mt_api_int(c, "timeout_seconds", false, 10, 3600, 0, &timeout) < 0 ||
@@ -258,7 +269,7 @@ static int target_release(struct mt_api_call *c, struct work *w, const char *kin
         if (!mt_pg_null(w->desired, i, 1) && !type_in_release(w, mt_pg_text(w->desired, i, 0)))
             w->plan.cleared[w->plan.n_cleared++] =
                 (struct mt_deploy_cleared){mt_pg_text(w->desired, i, 0), mt_pg_i64(w->desired, i, 2)};
-    if (check_processes(c, w, &startup) < 0)
+    if (check_gate(c, &keys) < 0 || check_processes(c, w, keys, &startup) < 0)
         return -1;
     w->plan.timeout_seconds = timeout ? (uint32_t)timeout : mt_deploy_timeout_seconds(startup);
     add_open(w);

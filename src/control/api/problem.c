@@ -61,6 +61,7 @@ static const struct {
     {"quota_exceeded", 409, false, "A limit of the organisation is reached"},
     {"has_dependents", 409, false, "Other objects depend on this one"},
     {"route_backend_missing", 409, false, "A route would lose its backend"},
+    {"config_gate_unmet", 409, false, "Nobody has said what secrets the environment needs"},
     {"secrets_missing", 409, false, "Required secrets are missing"},
     {"ipv4_not_enabled", 409, false, "The environment has no IPv4 address"},
     {"volume_replica_limit", 409, false, "A process with volumes has one replica at most"},

@@ -109,13 +109,31 @@ static json_t *conditions(struct mt_api_call *c, const json_t *o)
     return list;
 }
 
+/* Which version is wanted; never more than that. */
+static int add_secrets(struct mt_api_call *c, json_t *o)
+{
+    static const struct mt_pg_stmt st = {
+        "status_secrets",
+        "SELECT json_strip_nulls(json_build_object('config_gate',CASE WHEN b.bundle_id IS NULL THEN 'unset' WHEN b.confirmed_none"
+        " THEN 'confirmed_none' ELSE 'set' END,'version_id',b.current_version_id,'version_number',b.version_number,'key_count',"
+        "b.key_count))::text FROM (SELECT $1::text AS env_id) e LEFT JOIN secret_bundles_view b ON b.env_id = e.env_id AND NOT b.deleted"};
+    struct mt_pg_params p;
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    json_error_t je;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, c->env.id);
+    if (mt_pg_query_one(c->pg, &st, &p, &r, &c->err) < 0)
+        return mt_api_fail_err(c);
+    return json_object_set_new(o, "secrets", json_loads(mt_pg_text(r, 0, 0), 0, &je));
+}
+
 json_t *mt_api_status(struct mt_api_call *c)
 {
     json_t *groups = mt_api_groups(c, NULL);
     if (!groups)
         return NULL;
     json_t *o = json_pack("{s:s,s:s,s:[],s:o,s:[]}", "env_id", c->env.id, "name", c->env.name, "conditions", "processes", groups, "volumes");
-    if (add_last_deploy(c, o) < 0 || add_routes(c, o) < 0 || mt_api_diagnose(c, NULL, o) < 0) {
+    if (add_last_deploy(c, o) < 0 || add_routes(c, o) < 0 || add_secrets(c, o) < 0 || mt_api_diagnose(c, NULL, o) < 0) {
         json_decref(o);
         return NULL;
     }

@@ -276,9 +276,9 @@ static int prepare_env(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_
     made->status = 201;
     made->operation = "env.create";
     made->ids = json_pack("{s:s}", "env_id", id);
-    made->object = json_pack("{s:s,s:s,s:s,s:s,s:b,s:b,s:i,s:n,s:n}", "id", id, "org_id", c->org.id, "app_id", c->app.id,
-                             "name", name, "private_network", private_network, "protected", protected, "resource_version",
-                             settings ? 2 : 1,
+    made->object = json_pack("{s:s,s:s,s:s,s:s,s:b,s:b,s:s,s:i,s:n,s:n}", "id", id, "org_id", c->org.id, "app_id", c->app.id,
+                             "name", name, "private_network", private_network, "protected", protected, "config_gate", "unset",
+                             "resource_version", settings ? 2 : 1,
                              "created_at", "updated_at");
     snprintf(made->location, sizeof made->location, "/v1/orgs/%s/apps/%s/envs/%s", c->org.id, c->app.id, id);
     return 0;

@@ -16,10 +16,14 @@
 #define MT_APP_OBJECT                                                                                          \
     "json_strip_nulls(json_build_object('id',app_id,'org_id',org_id,'name',name,'description',description,"   \
     "'project_id',project_id," MT_SQL_DELETED "'resource_version',resource_version," MT_SQL_TIMES "))::text"
+#define MT_ENV_BUNDLE "FROM secret_bundles_view b WHERE b.env_id = envs_view.env_id AND NOT b.deleted"
 #define MT_ENV_OBJECT                                                                                           \
     "json_strip_nulls(json_build_object('id',env_id,'org_id',org_id,'app_id',app_id,'name',name,"              \
     "'private_network',private_network,'protected',protected,'label_selector',label_selector,"                  \
-    "'backup_interval_seconds',backup_interval_seconds," MT_SQL_DELETED "'resource_version',resource_version,"  \
+    "'backup_interval_seconds',backup_interval_seconds,'config_gate',coalesce((SELECT CASE WHEN b.confirmed_none"    \
+    " THEN 'confirmed_none' ELSE 'set' END " MT_ENV_BUNDLE "), 'unset'),'secrets',(SELECT"                      \
+    " json_build_object('bundle_id',b.bundle_id,'version_id',b.current_version_id) " MT_ENV_BUNDLE "),"         \
+    MT_SQL_DELETED "'resource_version',resource_version,"                                                       \
     MT_SQL_TIMES "))::text"
 
 #define MT_NO_PRIVATE_NETWORK \

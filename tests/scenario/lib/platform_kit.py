@@ -301,7 +301,7 @@ class Platform:
 
     def deploy(self, text, *args, want=0, timeout=180):
         """Deploy manifest text with --wait --json; the receipt, or None when another exit code was wanted."""
-        code, out, err = self.cli("deploy", "-f", "-", "--wait", "--json", *args, stdin=text, want=want, timeout=timeout)
+        code, out, err = self.cli("deploy", "-f", "-", "--wait", "--json", "--confirm-no-secrets", *args, stdin=text, want=want, timeout=timeout)
         lines = [json.loads(line) for line in out.strip().splitlines() if line.startswith("{")]
         return lines[-1] if lines else None
 
