@@ -124,6 +124,7 @@ OBJECTS = {
                "size_bytes?:int data_hash?:str updated_at?:time updated_by?:str resource_version:int delivery:[Delivery]",
     "SecretsChanged": "env_id:id config_gate:confirmed_none|set bundle_id:id version_id:id version_number:int key_count:int key_names:[str] "
                       "size_bytes:int data_hash:str updated_by:str unchanged:bool resource_version:int",
+    "SecretsMaterial": "env_id:id version_number:int format:moat_env_v1 version_id:id encoding:base64 sha256:str data:str",
     "SecretVersion": "id:id bundle_id:id env_id:id version_number:int data_hash:str key_names:[str] size_bytes:int source:put|patch|activate "
                      "created_by:str material_state:present|shredded current:bool created_at:time",
     "MasterKey": "id:str state:active|retired|missing rows:int",
@@ -286,6 +287,7 @@ OPS = {
     "PUT " + E + "/secrets": ("SecretsChanged", 200, "SecretsSet", ""),
     "PATCH " + E + "/secrets": ("SecretsChanged", 200, "SecretsChange", ""),
     "POST " + E + "/secrets/confirm-none": ("SecretsChanged", 200, "Empty", ""),
+    "GET " + E + "/secrets/material": ("SecretsMaterial", 200, None, ""),
     "GET " + E + "/secrets/versions": ("[SecretVersion]", 200, None, LIST),
     "POST " + E + "/secrets/versions/{version_id}/activate": ("SecretsChanged", 200, "Empty", ""),
     "GET /v1/admin/keys": ("MasterKeys", 200, None, ""),

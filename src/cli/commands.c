@@ -216,8 +216,12 @@ static const struct cli_option user_options[] = {
     {"name", 0, "NAME", "name for people"}, {"operator", 0, NULL, "an operator of the platform"}, {NULL, 0, NULL, NULL}};
 static const struct cli_option keys_generate_options[] = {{"retired", 0, NULL, "not the active one"}, {NULL, 0, NULL, NULL}};
 static const struct cli_option keys_retire_options[] = {{"file", 0, "FILE", "the file of master keys on this machine"}, {NULL, 0, NULL, NULL}};
-static const struct cli_option import_options[] = {{"replace", 0, NULL, "what the file does not name goes away"}, {NULL, 0, NULL, NULL}};
-static const struct cli_option render_options[] = {{"local", 0, "FILE", "print the canonical bytes of this file instead (- reads stdin)"}, {NULL, 0, NULL, NULL}};
+static const struct cli_option import_options[] = {{"replace", 0, NULL, "what the file does not name goes away"}, WAIT_OPTIONS, {NULL, 0, NULL, NULL}};
+static const struct cli_option render_options[] = {
+    {"local", 0, "FILE", "print the canonical bytes of this file instead (- reads stdin)"},
+    {"values", 0, NULL, "with the values, for owners where the operator allows that"},
+    {NULL, 0, NULL, NULL},
+};
 static const struct cli_option reason_options[] = {{"reason", 0, "TEXT", "why; kept in the audit log"}, {NULL, 0, NULL, NULL}};
 static const struct cli_option node_token_options[] = {
     {"roles", 0, "WORDS", "worker, edge, control, separated by commas (default worker)"},
@@ -269,11 +273,11 @@ const struct cli_command cli_commands[] = {
     {CLI_APPS, "envs delete", "ENV", "remove an environment; what runs in it is drained", cascade_options, cmd_envs_delete},
     {CLI_APPS, "envs rebalance", "", "place every instance anew, replacements first", process_options, cmd_envs_rebalance},
     {CLI_APPS, "secrets list", "", "names of the environment's secrets; values never come back", NULL, cmd_secrets_list},
-    {CLI_APPS, "secrets set", "KEY[=-|=@FILE]...", "set secrets from stdin, files or a prompt; every process is rolled", NULL, cmd_secrets_set},
-    {CLI_APPS, "secrets unset", "KEY...", "take secrets away", NULL, cmd_secrets_unset},
-    {CLI_APPS, "secrets import", "FILE", "set what a secrets file holds (- reads stdin)", import_options, cmd_secrets_import},
+    {CLI_APPS, "secrets set", "KEY[=-|=@FILE]...", "set secrets from stdin, files or a prompt; every process is rolled", wait_options, cmd_secrets_set},
+    {CLI_APPS, "secrets unset", "KEY...", "take secrets away", wait_options, cmd_secrets_unset},
+    {CLI_APPS, "secrets import", "FILE", "set what a secrets file or a .env holds (- reads stdin)", import_options, cmd_secrets_import},
     {CLI_APPS, "secrets history", "", "versions of the secrets", NULL, cmd_secrets_history},
-    {CLI_APPS, "secrets rollback", "[VERSION]", "make an older version the current one", NULL, cmd_secrets_rollback},
+    {CLI_APPS, "secrets rollback", "[VERSION]", "make an older version the current one", wait_options, cmd_secrets_rollback},
     {CLI_APPS, "secrets render", "", "the file that instances get, with values masked", render_options, cmd_secrets_render},
     {CLI_APPS, "secrets confirm-none", "", "say that the environment needs no secrets", NULL, cmd_secrets_confirm_none},
     {CLI_APPS, "secrets status", "", "how many instances run with the current version", NULL, cmd_secrets_status},

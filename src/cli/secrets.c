@@ -5,8 +5,9 @@
 #include "base/assert.h"
 #include "base/b64.h"
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/str.h"
-#include "model/secretfile.h"
+#include "model/dotenv.h"
 #include "os/lockmem.h"
 
 #include <fcntl.h>
@@ -175,6 +176,65 @@ static int take_argument(struct cli *c, char *arg, json_t *set, bool *stdin_used
 
 /* ---------------------------------------------------------------- changing */
 
+/* True when every process runs as many ready instances as it shall, all of them with the version that is wanted now. */
+static bool rolled(const json_t *secrets, const json_t *status, const char **ret_held)
+{
+    bool all = true;
+    size_t i;
+    json_t *p;
+    *ret_held = NULL;
+    json_array_foreach(json_object_get(secrets, "delivery"), i, p) all &= cli_int(p, "instances_on_current") == cli_int(p, "instances_total");
+    json_array_foreach(json_object_get(status, "processes"), i, p)
+    {
+        all &= cli_int(p, "old") == 0 && cli_int(p, "starting") == 0 && cli_int(p, "ready") == cli_int(p, "desired");
+        if (MT_STREQ(cli_str(p, "sched_condition"), "held"))
+            *ret_held = cli_str(p, "process_type");
+    }
+    return all;
+}
+
+/* Wait until version @number has been rolled to every instance. */
+static int wait_rolled(struct cli *c, int64_t number)
+{
+    int64_t began = mt_clock_mono(), deadline = began + c->wait_ms * MT_NS_PER_MS, held_since = 0;
+    mt_auto_free char *secrets = cli_env_path(c, "/secrets"), *status = cli_env_path(c, "/status");
+    char shown[80] = "", now[80], what[160];
+    const char *held;
+    cli_catch_interrupt(c, "the rollout", "moat secrets status");
+    for (;;) {
+        mt_auto_json json_t *s = NULL, *st = NULL;
+        size_t i;
+        json_t *p;
+        int64_t on = 0, total = 0;
+        int code = cli_call(c, "GET", secrets, NULL, &s);
+        if (code != CLI_OK || (code = cli_call(c, "GET", status, NULL, &st)) != CLI_OK)
+            return code;
+        if (cli_int(s, "version_number") != number) {
+            (void)snprintf(what, sizeof what, "version %lld took over", (long long)cli_int(s, "version_number"));
+            return cli_error(c, CLI_NOT_CONVERGED, what, "moat secrets status");
+        }
+        json_array_foreach(json_object_get(s, "delivery"), i, p)
+        {
+            on += cli_int(p, "instances_on_current");
+            total += cli_int(p, "instances_total");
+        }
+        (void)snprintf(now, sizeof now, "%lld of %lld instances on version %lld", (long long)on, (long long)total, (long long)number);
+        if (!MT_STREQ(now, shown))
+            cli_say(c, "  %6.2f s  %s", (double)(mt_clock_mono() - began) / 1e9, now);
+        memcpy(shown, now, sizeof shown);
+        if (rolled(s, st, &held))
+            return CLI_OK;
+        held_since = !held ? 0 : held_since ? held_since : mt_clock_mono();
+        if (held && mt_clock_mono() - held_since > 3 * MT_NS_PER_S) { /* at first it may be the word on the version before */
+            (void)snprintf(what, sizeof what, "process '%.60s' does not become ready with version %lld", held, (long long)number);
+            return cli_error(c, CLI_NOT_CONVERGED, what, "the version before still serves; moat secrets rollback, moat status");
+        }
+        if (mt_clock_mono() >= deadline)
+            return cli_error_reason(c, CLI_TRANSIENT, "wait_timeout", "gave up waiting; the rollout goes on", "moat secrets status");
+        (void)usleep(300000);
+    }
+}
+
 static int send_change(struct cli *c, const char *method, const char *suffix, const json_t *body)
 {
     mt_auto_json json_t *r = NULL;
@@ -185,6 +245,8 @@ static int send_change(struct cli *c, const char *method, const char *suffix, co
     if (json_is_true(json_object_get(r, "unchanged")))
         cli_say(c, "nothing changed: version %lld goes on", (long long)cli_int(r, "version_number"));
     (void)json_object_set_new(r, "id", json_string(cli_str(r, "version_id")));
+    if (cli_wants_wait(c) && (code = wait_rolled(c, cli_int(r, "version_number"))) != CLI_OK)
+        return code;
     return cli_receipt(c, "secrets", r);
 }
 
@@ -224,7 +286,7 @@ int cmd_secrets_unset(struct cli *c)
     return send_change(c, "PATCH", "/secrets", body);
 }
 
-/* Read and check a secrets file; entries point into @mem. */
+/* Read and check a secrets file, or a .env of other tools; entries point into @mem. */
 static int read_file(struct cli *c, const char *path, struct mt_lockmem *text, struct mt_lockmem *mem, struct mt_secretfile *f)
 {
     struct mt_err err;
@@ -234,7 +296,8 @@ static int read_file(struct cli *c, const char *path, struct mt_lockmem *text, s
         return code;
     if (mt_lockmem_new(mem, text->len + 1, &err) < 0)
         return cli_fail(c, &err, NULL);
-    if (mt_secretfile_read(text->p, text->len, mem->p, f, &err) < 0)
+    bool own = mt_dotenv_is_secretfile(text->p, text->len);
+    if ((own ? mt_secretfile_read : mt_dotenv_read)(text->p, text->len, mem->p, f, &err) < 0)
         return cli_usage(c, "%s: %s", cli_file_name(path), err.msg);
     return CLI_OK;
 }
@@ -333,6 +396,20 @@ int cmd_secrets_rollback(struct cli *c)
 
 /* ---------------------------------------------------------------- rendering */
 
+/* Not by stdio: its buffer is not ours to wipe. */
+static int write_out(struct cli *c, const struct mt_lockmem *m)
+{
+    for (size_t at = 0; at < m->len;) {
+        ssize_t n = write(STDOUT_FILENO, m->p + at, m->len - at);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return cli_error(c, CLI_FAILURE, "stdout cannot be written", NULL);
+        at += (size_t)n;
+    }
+    return CLI_OK;
+}
+
 static int render_local(struct cli *c, const char *path)
 {
     static struct mt_secretfile f;
@@ -344,21 +421,40 @@ static int render_local(struct cli *c, const char *path)
         return code;
     if (mt_lockmem_new(&out, MT_SECRETFILE_MAX, &err) < 0 || mt_secretfile_write(&f, out.p, &out.len, &err) < 0)
         return cli_fail(c, &err, NULL);
-    for (size_t at = 0; at < out.len;) { /* not by stdio: its buffer is not ours to wipe */
-        ssize_t n = write(STDOUT_FILENO, out.p + at, out.len - at);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return cli_error(c, CLI_FAILURE, "stdout cannot be written", NULL);
-        at += (size_t)n;
-    }
-    return CLI_OK;
+    return write_out(c, &out);
+}
+
+/* What the server gives back where its operator allows that: written as it is, or the document with --json. */
+static int render_values(struct cli *c)
+{
+    mt_auto_json json_t *m = NULL;
+    mt_auto_lockmem struct mt_lockmem out = {0};
+    struct mt_err err;
+    mt_process_hide();
+    int code = cli_need_env(c);
+    mt_auto_free char *path = code == CLI_OK ? cli_env_path(c, "/secrets/material") : NULL;
+    if (code == CLI_OK)
+        code = cli_call(c, "GET", path, NULL, &m);
+    if (code != CLI_OK)
+        return code;
+    if (c->json)
+        return cli_print_object(c, "SecretsMaterial", m);
+    const char *data = cli_str(m, "data");
+    if (mt_lockmem_new(&out, MT_SECRETFILE_MAX + 3, &err) < 0)
+        return cli_fail(c, &err, NULL);
+    ssize_t n = mt_b64_decode(data, strlen(data), out.p, out.cap);
+    if (n < 0)
+        return cli_error(c, CLI_FAILURE, "the server's answer is not base64", NULL);
+    out.len = (size_t)n;
+    return write_out(c, &out);
 }
 
 int cmd_secrets_render(struct cli *c)
 {
     if (cli_has(c, "local"))
         return render_local(c, cli_opt(c, "local"));
+    if (cli_has(c, "values"))
+        return render_values(c);
     mt_auto_json json_t *m = NULL;
     int code = cli_need_env(c);
     mt_auto_free char *path = code == CLI_OK ? cli_env_path(c, "/secrets") : NULL;

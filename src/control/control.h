@@ -55,7 +55,8 @@ struct mt_control {
     struct mt_limits *limits;        /* own lock; NULL before ready */
     struct mt_keys *keys;            /* own lock */
     struct mt_node_ca *node_ca;      /* never changes; NULL: no node listener, so nobody can join */
-    _Atomic uint64_t deliveries[3];  /* of secrets: done, forbidden, failed */
+    _Atomic uint64_t deliveries[6];  /* of secrets, by how they ended (api/delivery.c) */
+    _Atomic uint64_t delivery_le[10], delivery_us; /* those that were made: by upper bound of their time, and all of it */
     _Atomic uint64_t quota_rejections[MT_QUOTA_MAX];
     struct mt_audit *audit;          /* own lock; NULL before ready */
     uint8_t mac_key[32];             /* HMAC of request bodies for idempotency records */

@@ -126,6 +126,7 @@ ROUTES = {
     "PUT " + E + "/secrets": "secrets:write",
     "PATCH " + E + "/secrets": "secrets:write",
     "POST " + E + "/secrets/confirm-none": "secrets:write",
+    "GET " + E + "/secrets/material": "secrets:read-material",
     "GET " + E + "/secrets/versions": "secrets:read-metadata",
     "POST " + E + "/secrets/versions/{version_id}/activate": "secrets:write",
     "GET /v1/admin/keys": op("admin"),

@@ -65,7 +65,7 @@ COMMANDS = {
     "secrets": ["secrets", "| secrets set DB_PASS=-", "secrets set A=on-the-line", "secrets set A", "secrets set lower=hidden", "secrets set MOAT_X=hidden",
                 "secrets set A=-hidden", "secrets set A=@missing", "secrets set A=1 A=2", "secrets unset A", "secrets unset a", "| secrets import -",
                 "secrets import missing", "secrets history", "secrets rollback", "secrets rollback " + SV1, "secrets rollback sv_x", "secrets render",
-                "| secrets render --local -", "secrets confirm-none", "secrets status"],
+                "| secrets render --local -", "secrets render --values", "secrets confirm-none", "secrets status"],
     "keys": ["admin keys status", "admin keys rewrap", "admin keys verify", "admin keys retire b90bc12db23d7ce4 --file missing", "admin keys retire zz --file missing",
              "admin keys retire b90bc12db23d7ce4", "admin keys retire " + "11" * 8 + " --file missing"],
     "scale": ["scale", "scale web=2", "scale web=default", "scale web", "scale web=101", "scale web=2 --wait --wait-timeout 200ms", "scale web=2 --wait-timeout never --wait", "scale reset web", "scale reset"],

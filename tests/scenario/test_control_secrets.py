@@ -3,7 +3,7 @@
 """Secrets over the API with a real PostgreSQL: written and never given back, versions, who may, what a node gets, tampering,
 rotation, and a search for planted values in everything that is kept.
 COST 112 s, 45 s of processor."""
-import base64, hashlib, json, os, re, signal, subprocess, sys, time
+import base64, hashlib, json, os, pty, random, re, signal, subprocess, sys, termios, time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import control_kit as kit
 from control_kit import case, wait_for, call
@@ -235,6 +235,84 @@ try:
         w.ok("POST", E4 + "/deploys", {"release_id": rel})
         w.ok("DELETE", E4 + "?cascade=true")
 
+    @case("export is off unless the operator says otherwise; then for owners, with the record first")
+    def _():
+        A5, E5 = make_env("exported")
+        M = E5 + "/secrets/material"
+        assert w.q("GET", M).status == 403 and b"allow_secret_export" in w.q("GET", M).text, w.q("GET", M).text
+        assert "allow_secret_export" in cli("secrets", "render", "--values", "--app", "exported", "--env", "prod", rc=3)[1]
+        w.conf["allow_secret_export"] = True
+        w.write_config()
+        w.kill_control()
+        w.start_control()
+        r = w.q("GET", M)
+        assert r.status == 404, r.text
+        w.ok("PATCH", E5 + "/secrets", {"set": {"P": canary("export"), "Q": "two\nlines"}})
+        r = w.ok("GET", M)
+        text = base64.b64decode(r["data"])
+        assert text == (H + "P=%sexport\nQ=base64:dHdvCmxpbmVz\n" % CANARY).encode() and r["sha256"] == hashlib.sha256(text).hexdigest(), r
+        assert (r["format"], r["encoding"], r["version_number"], r["env_id"]) == ("moat_env_v1", "base64", 1, E5.rsplit("/", 1)[1]), r
+        assert cli("secrets", "render", "--values", "--app", "exported", "--env", "prod")[0].encode() == text
+        masked = cli("secrets", "render", "--app", "exported", "--env", "prod")[0]
+        assert masked == H + "P=********\nQ=********\n", masked
+        seen = [x for x in w.ok("GET", O + "/audit?action=secrets.export")["items"] if x["result"] == "ok"]
+        assert len(seen) == 2 and all(x["resource_id"] == r["version_id"] and x["actor_id"] for x in seen), seen
+        # what goes out goes in again
+        v = w.ok("GET", E5 + "/secrets")
+        same = w.ok("PUT", E5 + "/secrets", {"format": r["format"], "data": text.decode(), "expected_version": v["resource_version"]})
+        assert same["unchanged"], same
+        sp = w.ok("POST", O + "/service-principals", {"name": "dev", "scopes": ["secrets:write", "secrets:read-metadata"]})
+        t = call(w.api, "POST", "/v1/auth/token", {"grant_type": "client_credentials", "client_id": sp["client_id"], "client_secret": sp["client_secret"]}).json["access_token"]
+        assert call(w.api, "GET", M, None, {"Authorization": "Bearer " + t}).json["code"] == "insufficient_scope"
+        w.conf["allow_secret_export"] = False
+        w.write_config()
+        w.kill_control()
+        w.start_control()
+        assert w.q("GET", M).status == 403
+
+    @case("the CLI: files of other tools are imported, values are typed unseen, --wait ends with the roll or says what holds it")
+    def _():
+        A6, E6 = make_env("shell")
+        at = ("--app", "shell", "--env", "prod")
+        dotenv = "# theirs\nexport DB_URL='%s'\nKEY=\"two\\nlines\" # c\nPLAIN=a b\n" % canary("dotenv")
+        out = cli("secrets", "import", "-", *at, stdin=dotenv)
+        assert CANARY not in out[0] + out[1] and w.ok("GET", E6 + "/secrets")["key_names"] == ["DB_URL", "KEY", "PLAIN"], out
+        assert cli("secrets", "render", "--local", "-", stdin=dotenv)[0] == H + "DB_URL=%sdotenv\nKEY=base64:dHdvCmxpbmVz\nPLAIN=a b\n" % CANARY
+        err = cli("secrets", "import", "-", *at, rc=2, stdin="A=1\nB='%s" % canary("open"))[1]
+        assert "line 2" in err and CANARY not in err, err
+        err = cli("secrets", "set", "A=" + canary("argv"), *at, says="shell's history")[1]
+        assert CANARY not in err
+        err = cli("secrets", "set", "A=-", "--debug", *at, stdin=canary("debug") + "\n")[1]
+        assert "PATCH" in err and not any(f in err.encode() for f in forms(CANARY)), err
+        env = {"PATH": "/usr/bin:/bin", "HOME": w.d, "MOAT_API": "unix:" + w.api, "MOAT_TOKEN": w.token, "MOAT_CONFIG": w.d + "/cli.toml", "TERM": "dumb"}
+        pid, tty = pty.fork()
+        if pid == 0:
+            os.execve(kit.program("moat"), ["moat", "secrets", "set", "TYPED", *at], env)
+        shown = b""
+        while b"TYPED:" not in shown:
+            shown += os.read(tty, 1000)
+        wait_for("echo is off", lambda: not termios.tcgetattr(tty)[3] & termios.ECHO, 5)
+        os.write(tty, canary("typed").encode() + b"\n")
+        try:
+            while True:
+                shown += os.read(tty, 1000)
+        except OSError:
+            pass
+        assert os.waitpid(pid, 0)[1] == 0 and CANARY.encode() not in shown and "TYPED" in w.ok("GET", E6 + "/secrets")["key_names"], shown
+        w.ok("POST", E6 + "/deploys", {"release_id": release(A6, manifest("true", 1))})
+        wait_for("success", lambda: w.ok("GET", E6 + "/deploys")["items"][0]["status"] == "succeeded", 30)
+        out = cli("secrets", "set", "B=-", "--wait", *at, stdin=canary("waited"), says="1 of 1 instances on version")
+        v = w.ok("GET", E6 + "/secrets")
+        assert running(E6, v["version_id"]) and v["delivery"] == [{"process_type": "web", "instances_on_current": 1, "instances_total": 1}], v
+        out = cli("secrets", "status", *at)
+        assert "version %d " % v["version_number"] in out[1] and re.search(r"web +1 +1", out[0]), out
+        w.agent.behave = lambda a: "exit"
+        cli("secrets", "unset", "B", "--wait", *at, rc=8, says="moat secrets rollback")
+        w.agent.behave = lambda a: "ready"
+        cli("secrets", "rollback", "--wait", *at)
+        assert running(E6, w.ok("GET", E6 + "/secrets")["version_id"])
+        w.ok("DELETE", E6 + "?cascade=true")
+
     @case("required and missing: the deploy is refused, and a group that lost its secrets is blocked with the reason")
     def _():
         A2, E2 = make_env("needy")
@@ -307,22 +385,48 @@ try:
         cur = w.ok("GET", S)["version_id"]
         inst = running(E, cur)[0]["id"]
         other = [v["id"] for v in w.ok("GET", S + "/versions")["items"] if v["id"] != cur][0]
+        A7, E7 = make_env("neighbour")
+        foreign = w.ok("PATCH", E7 + "/secrets", {"set": {"N": canary("neighbour")}})["version_id"]
         w.pg.sql("CREATE TABLE public.keep AS SELECT * FROM moat.secret_material")
-        back = "UPDATE moat.secret_material m SET envelope = k.envelope, wrapped_data_key = k.wrapped_data_key, master_key_id = k.master_key_id FROM public.keep k WHERE k.version_id = m.version_id"
+        back = "INSERT INTO moat.secret_material SELECT * FROM public.keep ON CONFLICT DO NOTHING; UPDATE moat.secret_material m SET envelope = k.envelope, wrapped_data_key = k.wrapped_data_key, master_key_id = k.master_key_id FROM public.keep k WHERE k.version_id = m.version_id"
+        told_before = open(w.d + "/control.log").read().count("secrets.do_not_open")
         for what, sql in (("envelope flipped", "UPDATE moat.secret_material SET envelope = set_byte(envelope, 30, get_byte(envelope, 30) # 1) WHERE version_id = '%s'" % cur),
                           ("wrapped key flipped", "UPDATE moat.secret_material SET wrapped_data_key = set_byte(wrapped_data_key, 40, get_byte(wrapped_data_key, 40) # 1) WHERE version_id = '%s'" % cur),
                           ("row of another version", "UPDATE moat.secret_material m SET envelope = o.envelope, wrapped_data_key = o.wrapped_data_key FROM moat.secret_material o WHERE m.version_id = '%s' AND o.version_id = '%s'" % (cur, other)),
                           ("wrapped key of another version", "UPDATE moat.secret_material m SET wrapped_data_key = o.wrapped_data_key FROM moat.secret_material o WHERE m.version_id = '%s' AND o.version_id = '%s'" % (cur, other)),
+                          ("envelope of another version", "UPDATE moat.secret_material m SET envelope = o.envelope FROM moat.secret_material o WHERE m.version_id = '%s' AND o.version_id = '%s'" % (cur, other)),
+                          ("content of another environment", "UPDATE moat.secret_material m SET envelope = o.envelope, wrapped_data_key = o.wrapped_data_key FROM moat.secret_material o WHERE m.version_id = '%s' AND o.version_id = '%s'" % (cur, foreign)),
+                          ("length changed", "UPDATE moat.secret_material SET envelope = set_byte(envelope, 11, get_byte(envelope, 11) # 1) WHERE version_id = '%s'" % cur),
+                          ("nonce changed", "UPDATE moat.secret_material SET envelope = set_byte(envelope, 13, get_byte(envelope, 13) # 128) WHERE version_id = '%s'" % cur),
+                          ("tag changed", "UPDATE moat.secret_material SET envelope = set_byte(envelope, length(envelope) - 1, get_byte(envelope, length(envelope) - 1) # 1) WHERE version_id = '%s'" % cur),
+                          ("row gone", "DELETE FROM moat.secret_material WHERE version_id = '%s'" % cur),
                           ("cut", "UPDATE moat.secret_material SET envelope = substr(envelope, 1, 41) WHERE version_id = '%s'" % cur)):
             w.pg.sql(sql)
             r = ask(inst, cur)
             assert r.status == 500 and r.json["code"] == "decrypt_failed", (what, r.text)
             p = w.q("PATCH", S, {"set": {"X": "1"}})
-            assert p.status == 500 and b"do not open" in p.text, (what, p.text)
+            assert (p.status, p.json["code"]) == (410, "material_shredded") if what == "row gone" else p.status == 500 and b"do not open" in p.text, (what, p.text)
+            told = [l for l in open(w.d + "/control.log").read().splitlines() if "secrets.do_not_open" in l]
+            assert cur in told[-1] and len(told) == told_before + 1, (what, told[-2:])  # the operator's line: which version, and why
+            told_before = len(told)
             w.pg.sql(back)
             assert ask(inst, cur).status == 200, what
-        log = open(w.d + "/control.log").read()
-        assert log.count("secrets.do_not_open") >= 5 and cur in log
+        for _ in range(3):  # any bit of either, by chance
+            for col, n in (("envelope", "length(envelope)"), ("wrapped_data_key", "72")):
+                bit = random.randrange(72 * 8)
+                w.pg.sql("UPDATE moat.secret_material SET %s = set_bit(%s, %d %% (%s * 8), 1 - get_bit(%s, %d %% (%s * 8))) WHERE version_id = '%s'" % (col, col, bit, n, col, bit, n, cur))
+                r = ask(inst, cur)
+                # a bit of the master key's name asks for a key that is not there
+                assert r.json["code"] == "decrypt_failed" or (col == "wrapped_data_key" and 32 <= bit < 96 and r.json["code"] == "master_key_unavailable"), (col, bit, r.text)
+                w.pg.sql(back)
+        # an old version replayed as the current one: events and pins name versions, so the node still asks for the one it has
+        assert ask(inst, other).status == 403
+        m = call(w.api, "GET", "/metrics").text.decode()
+        got = dict(re.findall(r'moat_secrets_deliveries_total\{result="\w+",reason="(\w*)"\} (\d+)', m))
+        assert int(got["decrypt_failed"]) >= 10 and int(got["forbidden"]) >= 1 and int(got[""]) >= 10, got
+        buckets = [int(n) for n in re.findall(r'moat_secrets_delivery_seconds_bucket\{le="[^"]+"\} (\d+)', m)]
+        assert len(buckets) == 10 and buckets == sorted(buckets) and buckets[-1] == int(got[""]) == int(re.search(r"delivery_seconds_count (\d+)", m)[1]), buckets
+        assert float(re.search(r"delivery_seconds_sum ([0-9.]+)", m)[1]) > 0
 
     @case("keys: SIGHUP takes a new file, a bad one keeps the old; without its key nothing opens and nothing else stops")
     def _():
@@ -344,6 +448,10 @@ try:
         r = w.q("PATCH", S, {"set": {"X": "1"}})
         assert r.status == 503 and r.json["code"] == "master_key_unavailable", r.text
         assert w.q("GET", S).status == 200
+        lying = L2 + "%s retired %s\n" % (K1, base64.b64encode(bytes([9]) * 32).decode())  # another key under the name of the right one
+        put_keys(KEYS, lying)
+        hup("master_keys.kept_old")
+        assert ask(inst, cur).json["code"] == "master_key_unavailable"
         put_keys(KEYS, L2, key_line(1, "retired")[1])
         hup("master_keys.loaded")
         assert ask(inst, cur).status == 200
@@ -405,6 +513,15 @@ try:
         assert w.pg.sql("SELECT count(*) FROM moat.secret_versions JOIN moat.secret_material USING (version_id) WHERE env_id = '%s'" % env).strip() == "20"
         w.ok("DELETE", E3 + "?cascade=true")
         wait_for("the event", lambda: env in [e["env_id"] for e in w.ok("GET", O + "/events?event_type=secret_bundle.deleted")["items"]])
+        # its content can still be recovered for a day; then the keys of it are destroyed, and with them every version
+        left = "SELECT (SELECT count(*) FROM moat.secret_material JOIN moat.secret_versions USING (version_id) WHERE env_id = '%s') || ' ' || (SELECT count(*) FROM moat.secret_bundle_keys WHERE env_id = '%s')" % (env, env)
+        assert w.pg.sql(left).strip() == "20 1", w.pg.sql(left)
+        w.pg.sql("UPDATE secret_bundles_view SET updated_at = updated_at - interval '25 hours' WHERE env_id = '%s'" % env)
+        w.kill_control()
+        w.start_control()  # the collector comes by at once
+        wait_for("the keys are destroyed", lambda: w.pg.sql(left).strip() == "0 0", 60)
+        w.pg.sql("UPDATE secret_bundles_view SET updated_at = updated_at + interval '25 hours' WHERE env_id = '%s'" % env)
+        assert w.pg.sql("SELECT DISTINCT material_state FROM moat.secret_versions WHERE env_id = '%s'" % env).strip() == "shredded"
 
     @case("views are the same when made again from the log")
     def _():

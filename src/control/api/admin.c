@@ -40,12 +40,8 @@ static void put_refusals(struct mt_api_call *c, bool ready, struct mt_buf *b)
 
 static void put_deliveries(struct mt_api_call *c, struct mt_buf *b)
 {
-    static const char *const results[] = {"delivered", "forbidden", "failed"};
     struct mt_key_info keys[MT_MASTERKEYS_MAX];
-    mt_buf_puts(b, "# TYPE moat_secrets_deliveries_total counter\n");
-    for (size_t i = 0; i < MT_ARRAY_LEN(results); i++)
-        mt_buf_printf(b, "moat_secrets_deliveries_total{result=\"%s\"} %llu\n", results[i],
-                      (unsigned long long)atomic_load(&c->ctl->deliveries[i]));
+    mt_api_delivery_metrics(c, b);
     mt_buf_printf(b, "# TYPE moat_master_keys gauge\nmoat_master_keys %zu\n", mt_keys_list(c->ctl->keys, keys, MT_MASTERKEYS_MAX));
 }
 

@@ -38,6 +38,8 @@ int mt_api_authorise(struct mt_api_call *c)
         return mt_api_fail(c, 403, "restricted_token", "the token is restricted to certain apps and environments, and this is outside");
     if (r->scope && !(need & c->who.scopes))
         return mt_api_fail(c, 403, "insufficient_scope", "the token lacks the scope %s", r->scope);
+    if (c->org.id[0] && need == mt_scope_bit("secrets:read-material") && !c->ctl->conf.allow_secret_export)
+        return mt_api_fail(c, 403, "insufficient_scope", "this server gives no secret values back; its operator can set allow_secret_export");
     if (c->org.id[0] && !(r->flags & MT_API_OPERATOR) && r->scope && !(need & c->who.scopes & c->who.org_scopes))
         return mt_api_fail(c, 403, "insufficient_scope", "the role %s does not carry the scope %s", mt_role_name(c->who.role),
                            r->scope);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Secrets leave the control plane here and nowhere else (storage-and-secrets.md §9.1): to the node that hosts an instance
- * which pins exactly that version. That assignment is the authorisation; each release is in the audit log before it goes. */
+ * which pins exactly that version. That assignment is the authorisation; each release is in the audit log before it goes. And to
+ * an owner, where the operator allows that (§7.2). */
 #include "control/api/handlers.h"
 
 #include "base/assert.h"
@@ -18,18 +19,50 @@ static const struct mt_pg_stmt assigned = {
     "delivery_assigned", "SELECT org_id, app_id, env_id, node_id = $2 AND desired_state IN ('running', 'draining') AND released_at IS NULL"
                          " AND secret_version_id IS NOT DISTINCT FROM $3 FROM instances_view WHERE instance_id = $1"};
 
-enum outcome { DELIVERED = 0, FORBIDDEN, FAILED };
+enum outcome { DELIVERED = 0, FORBIDDEN, NO_KEY, BROKEN, UNAVAILABLE, NO_AUDIT, OUTCOME_MAX };
+static const char *const reasons[OUTCOME_MAX] = {"", "forbidden", "master_key_unavailable", "decrypt_failed", "unavailable", "audit"};
+static const char *const bounds[] = {"0.001", "0.0025", "0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "1", "+Inf"}; /* seconds */
+static const int64_t bounds_us[] = {1000, 2500, 5000, 10000, 25000, 50000, 100000, 250000, 1000000, INT64_MAX};
+_Static_assert(MT_ARRAY_LEN(((struct mt_control *)0)->deliveries) == OUTCOME_MAX &&
+                   MT_ARRAY_LEN(((struct mt_control *)0)->delivery_le) == MT_ARRAY_LEN(bounds) && MT_ARRAY_LEN(bounds) == MT_ARRAY_LEN(bounds_us),
+               "one counter for each");
 
-static void count(struct mt_api_call *c, enum outcome o, const char *why)
+static void count(struct mt_api_call *c, enum outcome o)
 {
     atomic_fetch_add(&c->ctl->deliveries[o], 1);
     if (o != DELIVERED)
-        mt_log(MT_WARN, "secrets.not_delivered", KV("request_id", (const char *)c->request_id), KV("reason", why));
+        mt_log(MT_WARN, "secrets.not_delivered", KV("request_id", (const char *)c->request_id), KV("reason", reasons[o]));
+}
+
+static void took(struct mt_api_call *c, int64_t us)
+{
+    size_t i = 0;
+    while (us > bounds_us[i])
+        i++;
+    atomic_fetch_add(&c->ctl->delivery_le[i], 1);
+    atomic_fetch_add(&c->ctl->delivery_us, (uint64_t)us);
+}
+
+void mt_api_delivery_metrics(struct mt_api_call *c, struct mt_buf *b)
+{
+    uint64_t n = 0;
+    mt_buf_puts(b, "# TYPE moat_secrets_deliveries_total counter\n");
+    for (size_t i = 0; i < OUTCOME_MAX; i++)
+        mt_buf_printf(b, "moat_secrets_deliveries_total{result=\"%s\",reason=\"%s\"} %llu\n",
+                      i == DELIVERED ? "delivered" : i == FORBIDDEN ? "forbidden" : "failed", reasons[i],
+                      (unsigned long long)atomic_load(&c->ctl->deliveries[i]));
+    mt_buf_puts(b, "# TYPE moat_secrets_delivery_seconds histogram\n");
+    for (size_t i = 0; i < MT_ARRAY_LEN(bounds); i++) {
+        n += atomic_load(&c->ctl->delivery_le[i]);
+        mt_buf_printf(b, "moat_secrets_delivery_seconds_bucket{le=\"%s\"} %llu\n", bounds[i], (unsigned long long)n);
+    }
+    mt_buf_printf(b, "moat_secrets_delivery_seconds_sum %.6f\nmoat_secrets_delivery_seconds_count %llu\n",
+                  (double)atomic_load(&c->ctl->delivery_us) / 1e6, (unsigned long long)n);
 }
 
 static int forbidden(struct mt_api_call *c, const char *instance_id)
 {
-    count(c, FORBIDDEN, "forbidden");
+    count(c, FORBIDDEN);
     mt_api_trail_note(c, "secrets.deliver", "deny", "forbidden", "instance", instance_id, NULL);
     return mt_api_fail(c, 403, "forbidden", "instance %s is not on this node, shall not run, or has another version", instance_id);
 }
@@ -59,7 +92,7 @@ static int not_opened(struct mt_api_call *c, const char *version_id)
 {
     bool key = c->err.code == MT_E_UNAVAILABLE && strstr(c->err.msg, "master key");
     bool broken = c->err.code == MT_E_CORRUPT || c->err.code == MT_E_NOT_FOUND || c->err.code == MT_E_LIMIT;
-    count(c, FAILED, key ? "master_key_unavailable" : broken ? "decrypt_failed" : "unavailable");
+    count(c, key ? NO_KEY : broken ? BROKEN : UNAVAILABLE);
     if (!key && !broken)
         return mt_api_fail_err(c);
     /* The one place where an operator learns that a row was tampered with or a key is gone. */
@@ -69,17 +102,17 @@ static int not_opened(struct mt_api_call *c, const char *version_id)
                : mt_api_fail(c, 500, "decrypt_failed", "%s does not open", version_id);
 }
 
-/* {"version_id","encoding","data","sha256"}; the text is wiped when it was sent (wire/http_reply.c). */
-static int reply(struct mt_api_call *c, const char *version_id, const struct mt_lockmem *m)
+/* {<more>"version_id","encoding","data","sha256"}; the text is wiped when it was sent (wire/http_reply.c). */
+static int reply(struct mt_api_call *c, const char *more, const char *version_id, const struct mt_lockmem *m)
 {
     char sha[MT_SHA256_HEX];
     mt_sha256_hex(m->p, m->len, sha);
-    char *t = malloc(MT_B64_SIZE(m->len) + 256);
+    char *t = malloc(MT_B64_SIZE(m->len) + 384);
     if (!t) {
         (void)MT_FAIL(&c->err, MT_E_NOMEM, "secrets");
         return mt_api_fail_err(c);
     }
-    int n = snprintf(t, 256, "{\"version_id\":\"%s\",\"encoding\":\"base64\",\"sha256\":\"%s\",\"data\":\"", version_id, sha);
+    int n = snprintf(t, 384, "{%s\"version_id\":\"%s\",\"encoding\":\"base64\",\"sha256\":\"%s\",\"data\":\"", more, version_id, sha);
     size_t len = (size_t)n + mt_b64_encode(m->p, m->len, t + n);
     memcpy(t + len, "\"}", 3);
     return mt_api_send_text(c, 200, t, len + 2);
@@ -102,11 +135,40 @@ int mt_api_node_secrets(struct mt_api_call *c)
     if (mt_secrets_open(c->ctl->keys, c->pg, c->env.id, version_id, &m, &c->err) < 0)
         return not_opened(c, version_id);
     if (mt_api_trail_read(c, "secrets.deliver", "secret_version", version_id) < 0) {
-        count(c, FAILED, "audit");
+        count(c, NO_AUDIT);
         return -1;
     }
-    count(c, DELIVERED, "");
+    count(c, DELIVERED);
+    took(c, (mt_clock_mono() - began) / 1000);
     mt_log(MT_INFO, "secrets.delivered", KV("version_id", version_id), KV("instance_id", instance_id), KV("bytes", m.len),
            KV("took_us", (mt_clock_mono() - began) / 1000));
-    return reply(c, version_id, &m);
+    return reply(c, "", version_id, &m);
+}
+
+/* For an owner, where the operator has set allow_secret_export (the scope is carried by nobody else, and not at all without it). */
+int mt_api_secrets_material(struct mt_api_call *c)
+{
+    struct mt_secrets_now now;
+    mt_auto_lockmem struct mt_lockmem m = {0};
+    char more[160];
+    if (mt_api_query_done(c) < 0)
+        return -1;
+    if (mt_secrets_now(c->pg, c->env.id, &now, &c->err) < 0)
+        return mt_api_fail_err(c);
+    if (!now.version_id[0])
+        return mt_api_not_found(c, "version of secrets");
+    if (mt_secrets_open(c->ctl->keys, c->pg, c->env.id, now.version_id, &m, &c->err) < 0) {
+        bool key = c->err.code == MT_E_UNAVAILABLE && strstr(c->err.msg, "master key");
+        if (!key && c->err.code != MT_E_CORRUPT)
+            return mt_api_fail_err(c);
+        mt_log(MT_ERROR, "secrets.do_not_open", KV("version_id", (const char *)now.version_id), KV("env_id", (const char *)c->env.id), KV_ERR(&c->err));
+        return key ? mt_api_fail(c, 503, "master_key_unavailable", "the master key of %s is not loaded", now.version_id)
+                   : mt_api_fail(c, 500, "decrypt_failed", "%s does not open", now.version_id);
+    }
+    if (mt_api_trail_read(c, "secrets.export", "secret_version", now.version_id) < 0)
+        return -1;
+    mt_log(MT_WARN, "secrets.exported", KV("version_id", (const char *)now.version_id), KV("env_id", (const char *)c->env.id),
+           KV("subject_id", (const char *)c->who.subject_id));
+    (void)snprintf(more, sizeof more, "\"env_id\":\"%s\",\"version_number\":%d,\"format\":\"moat_env_v1\",", c->env.id, now.version_number);
+    return reply(c, more, now.version_id, &m);
 }

@@ -102,6 +102,7 @@ const struct mt_api_route mt_api_routes[] = {
     {"PUT", E "/secrets", "secrets:write", WRITE | MT_API_SECRET, mt_api_secrets_put, "secrets.replace", MT_LISTEN_API},
     {"PATCH", E "/secrets", "secrets:write", WRITE | MT_API_SECRET, mt_api_secrets_patch, "secrets.change", MT_LISTEN_API},
     {"POST", E "/secrets/confirm-none", "secrets:write", WRITE, mt_api_secrets_confirm_none, "secrets.confirm_none", MT_LISTEN_API},
+    {"GET", E "/secrets/material", "secrets:read-material", 0, mt_api_secrets_material, "values of the secrets, where the operator allows that", MT_LISTEN_API},
     {"GET", E "/secrets/versions", "secrets:read-metadata", 0, mt_api_secret_versions_list, "versions of the secrets", MT_LISTEN_API},
     {"POST", E "/secrets/versions/{version_id}/activate", "secrets:write", WRITE, mt_api_secrets_activate, "secrets.activate", MT_LISTEN_API},
     {"GET", E "/networking", "routes:read", 0, mt_api_networking_get, "where an environment is reached", MT_LISTEN_API},

@@ -145,6 +145,8 @@ ANSWERS = {
     ("PATCH", f"{E}/secrets"): receipt("secrets.change", CHANGED),
     ("PUT", f"{E}/secrets"): receipt("secrets.replace", CHANGED),
     ("POST", f"{E}/secrets/confirm-none"): receipt("secrets.confirm_none", dict(CHANGED, unchanged=True)),
+    ("GET", f"{E}/secrets/material"): {"env_id": ENV, "version_number": 2, "format": "moat_env_v1", "version_id": SV2, "encoding": "base64", "sha256": "ab" * 32,
+                                       "data": "IyBNT0FUX1NFQ1JFVFNfVjEKQT0xCg=="},
     ("GET", f"{E}/secrets/versions"): lst(version(SV1, 1), version(SV2, 2, current=True)),
     ("POST", f"{E}/secrets/versions/{SV1}/activate"): receipt("secrets.activate", CHANGED),
     ("GET", "/v1/admin/keys"): {"keys": [{"id": "b90bc12db23d7ce4", "state": "active", "rows": 3}, {"id": "00" * 8, "state": "missing", "rows": 1}],

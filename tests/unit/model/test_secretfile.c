@@ -5,6 +5,7 @@
 #include "base/assert.h"
 #include "base/b64.h"
 #include "base/str.h"
+#include "model/dotenv.h"
 #include "os/digest.h"
 
 #include <setjmp.h>
@@ -232,9 +233,64 @@ static void canonical_form_reads_back_to_the_same_map(void **state)
     }
 }
 
+/* ---- .env files ---- */
+
+static void env_is(const char *text, const char *want)
+{
+    size_t n;
+    assert_int_equal(mt_dotenv_read(text, strlen(text), mem, &file, &err), 0);
+    assert_int_equal(mt_secretfile_write(&file, out, &n, &err), 0);
+    assert_int_equal(n, strlen(want));
+    assert_memory_equal(out, want, n);
+}
+
+static void a_dotenv_file_is_read_as_shells_mean_it(void **state)
+{
+    (void)state;
+    env_is("", H);
+    env_is("# c\n\n  # c\nexport A=1\n\texport\tB_2 = two words # c\nC=#x\nD=a#b\nE=\nF= # c\n", H "A=1\nB_2=two words\nC=#x\nD=a#b\nE=\nF=\n");
+    env_is("A=\"a\\n\\t\\\"\\\\\\$B \\q\" # c\nB=\"two\nlines\"\nC='a\\n$B'\nD=\" x \"", H "A=base64:YQoJIlwkQiBccQ==\nB=base64:dHdvCmxpbmVz\nC=a\\n$B\n"
+           "D=base64:IHgg\n");
+    env_is("\xef\xbb\xbf" "A=1\r\nB='x\r\ny'\r\nC=base64:AA\r\n", H "A=1\nB=base64:eAp5\nC=base64:YmFzZTY0OkFB\n"); /* no base64 in a .env */
+    assert_true(mt_dotenv_is_secretfile(LIT("\n \n" H "A=1")));
+    assert_true(mt_dotenv_is_secretfile(LIT("\xef\xbb\xbf# MOAT_SECRETS_V2\n")));
+    assert_false(mt_dotenv_is_secretfile(LIT("A=1\n" H)) || mt_dotenv_is_secretfile(LIT("# MOAT")) || mt_dotenv_is_secretfile(LIT("")));
+}
+
+static void a_bad_dotenv_is_refused_with_its_line_and_without_its_value(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *s;
+        size_t n;
+        enum mt_secretfile_fault fault;
+        const char *says;
+    } bad[] = {
+        {LIT("A=1\nB=\"canary\nx\n"), MT_SECRETFILE_FORMAT, "line 2: the value of 'B' has no closing \""},
+        {LIT("A='x\ny' canary\n"), MT_SECRETFILE_FORMAT, "line 2: more than a comment after the closing '"},
+        {LIT("canary\n"), MT_SECRETFILE_FORMAT, "line 1: neither"},
+        {LIT("export canary x=1\n"), MT_SECRETFILE_FORMAT, "line 1: neither"},
+        {LIT("export\n"), MT_SECRETFILE_FORMAT, "line 1: neither"},
+        {LIT("A=1\n\nA=canary\n"), MT_SECRETFILE_FORMAT, "line 3: key 'A' is there twice"},
+        {LIT("canary=1\n"), MT_SECRETFILE_KEY, "line 1: a key is"},
+        {LIT("MOAT_X=canary\n"), MT_SECRETFILE_KEY_RESERVED, "line 1: key 'MOAT_X' is reserved"},
+        {LIT("A=canary\0\n"), MT_SECRETFILE_FORMAT, "line 1: a NUL byte"},
+        {LIT("A=canary\xff\n"), MT_SECRETFILE_FORMAT, "line 1: not UTF-8"},
+        {LIT("\nA=canary\rB=1\n"), MT_SECRETFILE_FORMAT, "line 2: a carriage return"},
+    };
+    for (size_t i = 0; i < MT_ARRAY_LEN(bad); i++) {
+        assert_int_equal(mt_dotenv_read(bad[i].s, bad[i].n, mem, &file, &err), -MT_E_INVALID);
+        assert_int_equal(file.fault, bad[i].fault);
+        if (!mt_starts_with(err.msg, bad[i].says) || strstr(err.msg, "canary"))
+            fail_msg("%zu: %s", i, err.msg);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_dotenv_file_is_read_as_shells_mean_it),
+        cmocka_unit_test(a_bad_dotenv_is_refused_with_its_line_and_without_its_value),
         cmocka_unit_test(vectors_of_the_specification_hold),
         cmocka_unit_test(what_must_be_rejected_is_and_no_message_holds_a_value),
         cmocka_unit_test(what_must_be_accepted_is),
