@@ -39,7 +39,7 @@ SCOPES.update({s: "oad" for s in ("apps:write envs:write releases:write deploys:
 SCOPES["exec:write"] = "oa"  # and developer, when the organisation says so
 SCOPES.update({s: "oa" for s in "apps:admin envs:admin ipv4:write registries:write members:write sps:write audit:read".split()})
 SCOPES.update({s: "o" for s in "orgs:admin billing:read billing:write".split()})
-SCOPES["secrets:read-material"] = ""  # owner, where the server allows it
+SCOPES["secrets:read-material"] = "o"  # where the server allows it, as the one of test_auth_matrix does
 OPERATOR = "nodes:read nodes:admin users:admin quotas:admin events:admin admin".split()
 
 ROUTES = {
