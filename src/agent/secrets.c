@@ -232,7 +232,7 @@ static int ask(struct mt_secret_store *s, const char *instance_id, struct held *
     if (!s->identity)
         mt_http_client_trust(c, s->trusted, s->trusted_n);
     (void)snprintf(body, sizeof body, "{\"instance_id\":\"%s\",\"version_id\":\"%s\"}", instance_id, h->version_id);
-    const struct mt_http_request rq = {.method = "POST", .target = TARGET, .body = body, .body_len = strlen(body), .timeout_ms = TIMEOUT_MS};
+    const struct mt_http_request rq = {.method = "POST", .target = TARGET, .body = body, .body_len = strlen(body), .timeout_ms = TIMEOUT_MS, .secret = true};
     int rc = mt_http_do(c, &rq, ANSWER_MAX, &reply, err);
     if (rc == 0) {
         char *text = (char *)(uintptr_t)mt_buf_cstr(&reply.body);

@@ -30,6 +30,7 @@ struct mt_http_client {
     int64_t idle_ns;   /* deadline step of the running exchange */
     int64_t deadline;  /* monotonic */
     bool got_bytes;    /* of the running exchange */
+    bool secret;       /* its answer is wiped from here */
     uid_t trusted[MT_HTTP_TRUST_MAX];
     size_t trusted_count; /* 0: everybody */
 };
@@ -227,6 +228,8 @@ static int receive(struct mt_http_client *c, struct mt_err *err)
         if (n > 0) {
             c->got_bytes = true;
             mt_buf_put(&c->in, part, (size_t)n);
+            if (c->secret)
+                explicit_bzero(part, (size_t)n);
             return c->in.failed ? MT_FAIL(err, MT_E_NOMEM, "no memory for an answer") : 1;
         }
         if (n == 0)
@@ -560,6 +563,8 @@ static int exchange(struct mt_http_client *c, const struct mt_http_request *req,
     if (r < 0)
         return r;
     struct sink s = stream->part && ret->status / 100 == 2 ? *stream : (struct sink){.body = &ret->body};
+    if (req->secret && b->kind == BODY_LENGTH && b->left <= ret->body.max)
+        (void)mt_buf_reserve(&ret->body, (size_t)b->left); /* growing would leave copies behind */
     switch (b->kind) {
     case BODY_NONE:
         return 0;
@@ -589,7 +594,14 @@ int mt_http_stream(struct mt_http_client *c, const struct mt_http_request *req, 
         struct body b = {0};
         *ret = (struct mt_http_reply){.body = MT_BUF_INIT(max_body)};
         c->got_bytes = false;
+        c->secret = req->secret;
+        if (c->secret)
+            (void)mt_buf_reserve(&c->in, c->in.max - c->in.len);
         r = exchange(c, req, &(struct sink){.part = part, .arg = arg}, ret, &b, err);
+        if (c->secret && c->in.p)
+            explicit_bzero(c->in.p + c->in.len, c->in.cap - c->in.len);
+        if (c->secret && r != 0 && ret->body.p)
+            explicit_bzero(ret->body.p, ret->body.cap);
         if (r != 0 || b.close)
             hang_up(c);
         if (r == 0)

@@ -25,6 +25,7 @@ struct mt_http_request {
     const char *body; /* NULL: none; sent with Content-Length and Content-Type: application/json */
     size_t body_len;
     int64_t timeout_ms; /* for the whole exchange; for a stream: for the head, and for each silence between parts */
+    bool secret;        /* the answer is: the client's own copies are wiped and its body never moves; the caller wipes that */
 };
 
 struct mt_http_reply {

@@ -7,6 +7,7 @@ It measures nothing: the guests have three times the usual time.
 COST 45 s, 35 s of processor."""
 import base64
 import os
+import re
 import sys
 
 sys.dont_write_bytecode = True
@@ -110,6 +111,35 @@ class Suite:
         self.gone(wl)
         kit.wait_for("wiped", lambda: not os.path.exists(os.path.join(self.tmpfs, version)), 20)
 
+    def where_in_memory(self, raw):
+        """How often any form of raw is in the agent's memory: (in pages that are locked and left out of dumps, elsewhere)."""
+        pattern = re.compile(b"|".join(re.escape(f) for f in forms(raw)))
+        found, region = [0, 0], None
+        with open("/proc/%d/smaps" % self.w.proc.pid) as maps, open("/proc/%d/mem" % self.w.proc.pid, "rb", 0) as mem:
+            for line in maps:
+                m = re.match("([0-9a-f]+)-([0-9a-f]+) (r?)", line)
+                if m:
+                    region = (int(m[1], 16), int(m[2], 16), m[3])
+                elif line.startswith("VmFlags:") and region[2] == "r":
+                    flags = line.split()
+                    try:
+                        mem.seek(region[0])
+                        data = mem.read(region[1] - region[0])
+                    except (OSError, OverflowError, ValueError):  # vvar, vsyscall
+                        continue
+                    found[not ("lo" in flags and "dd" in flags)] += len(pattern.findall(data))
+        return tuple(found)
+
+    def held_in_locked_memory_and_wiped_from_it(self):
+        marker = b"cAnArY-" + os.urandom(12).hex().encode()
+        wl, version, _ = self.start(HEADER + b"".join(b"K%d=%s\n" % (i, marker * 200) for i in range(16)))
+        self.said(wl)
+        kit.wait_for("copies on the way are wiped", lambda: self.where_in_memory(marker)[1] == 0, 5)
+        want(self.where_in_memory(marker)[0] > 0, "what is held was not found: the search is blind")
+        self.gone(wl)
+        kit.wait_for("wiped", lambda: not os.path.exists(os.path.join(self.tmpfs, version)), 20)
+        want(self.where_in_memory(marker) == (0, 0), self.where_in_memory(marker))
+
     def unused_versions_are_wiped(self):
         wl, a, _ = self.start(HEADER + b"A=1\n")
         wl2, b, _ = self.start(HEADER + b"A=2\n")
@@ -193,7 +223,7 @@ def main():
         kept = []
         report.case("agent secrets: exact bytes, owner and mode on a tmpfs of its own", lambda: kept.append(s.exact_bytes_owner_and_mode()))
         for name in ("the_user_of_the_process_owns_it", "the_largest_file_arrives", "none_means_no_file", "refusals_have_their_detail_and_wait",
-                     "a_wrong_digest_is_refused", "unused_versions_are_wiped", "a_crash_starts_again_without_the_control_plane"):
+                     "a_wrong_digest_is_refused", "held_in_locked_memory_and_wiped_from_it", "unused_versions_are_wiped", "a_crash_starts_again_without_the_control_plane"):
             report.case("agent secrets: " + name.replace("_", " "), getattr(s, name))
         if kept:
             report.case("agent secrets: the value is in no file, log, console or answer of the node", s.the_value_is_nowhere_on_the_node, kept[0])
