@@ -144,7 +144,7 @@ OBJECTS = {
                        "used_at?:time state:unused|used|expired|revoked control_address?:str ca_pin?:str token?:any secret_shown?:bool " + VERSIONED,
     "Node": "id:id name:str roles:[str] admin_state:str admin_reason?:str health:str health_reason?:str conditions:[str] config:object vmm?:object "
             "arch:str labels:{str} overlay_ipv6:str instance_prefix:str public_ipv6?:str public_ipv4?:str capacity:object allocatable:object "
-            "mtu?:int agent_version?:str last_heartbeat_at?:time applied_cursor_event_id?:int usage:Usage " + VERSIONED,
+            "mtu?:int agent_version?:str mesh?:object last_heartbeat_at?:time applied_cursor_event_id?:int usage:Usage " + VERSIONED,
     "User": "id:id email:str display_name?:str state:active|disabled is_operator:bool has_password:bool has_totp:bool setup_url?:any "
             "secret_shown?:bool " + VERSIONED,
     "Whoami": "subject_type:str subject_id:id email?:str is_operator:bool scopes:[str] restrict?:Restrict orgs:[object] token:object",

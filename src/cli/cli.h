@@ -384,6 +384,8 @@ int cmd_node_remove(struct cli *c);
 int cmd_node_token_create(struct cli *c);
 int cmd_node_token_list(struct cli *c);
 int cmd_node_token_revoke(struct cli *c);
+int cmd_net_status(struct cli *c);
+int cmd_net_verify(struct cli *c);
 int cmd_whoami(struct cli *c);
 int cmd_manifest_validate(struct cli *c);
 int cmd_manifest_show(struct cli *c);

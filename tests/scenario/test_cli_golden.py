@@ -43,6 +43,7 @@ COMMANDS = {
               "node drain " + NODE, "node disable " + NODE + " --yes --reason stolen", "node remove " + NODE + " --yes --reason gone", "help node drain"],
     "node-tokens": ["node token create", "node token create --roles worker,edge --name box --source 2001:db8::/32 --minutes 30 --approve", "node token create --minutes 1",
                     "node token list", "node token revoke enr_00000000000000000000000001", "node token revoke tok_1"],
+    "net": ["net status", "net verify", "help net verify"],
     "apps": ["apps list", "apps create shop", "apps list -q", "apps get web", "apps update web --name shop --description x", "apps update web --project team", "apps update web --project nothing", "apps update web", "apps delete web", "apps delete web --cascade"],
     "envs": ["envs list --app web", "envs create staging --app web", "envs get prod --app web", "envs update prod --name live --protected on --app web", "envs update prod --protected maybe --app web", "envs delete prod --app web", "envs delete prod --cascade --app web", "envs rebalance --app web", "envs rebalance --process web --app web"],
     "releases": ["releases", "releases list", "releases get v1", "releases get " + REL1, "releases get v9", "releases get 9", "releases diff v1 v2", "releases diff v2", "releases autopsy", "releases autopsy v2", "releases autopsy v9"],
@@ -642,6 +643,52 @@ def schemas_see_what_is_wrong(b):
         assert cli_schema.faults("apps", [bad]), bad
 
 
+def the_mesh_names_the_broken_pair(b):
+    """net verify: each state that a pair can have, its cause and the exit code."""
+    def node(name, **more):
+        return dict({"id": oid("node", ord(name)), "name": name, "health": "ready", "admin_state": "active"}, **more)
+
+    def peer(name, **more):
+        return dict({"node_id": oid("node", ord(name)), "handshake_age_s": 20, "rtt_us": 1500, "loss_percent": 0, "lost_in_row": 0, "mtu_ok": True}, **more)
+
+    def mesh(*peers, **more):
+        return dict({"revision": 4, "device": "kernel", "mtu": 1420, "repairs": 0, "peers": list(peers)}, **more)
+
+    def verify(*nodes):
+        b.fixture.reset()
+        b.fixture.answers[("GET", "/v1/nodes")] = lst(*nodes)
+        code, out, err = b.run("net verify", "--json")
+        doc = json.loads(out)
+        assert not cli_schema.faults("net verify", [doc]), doc
+        return code, {p["a"] + p["b"]: (p["state"], p.get("cause", "")) for p in doc["data"]["pairs"]}
+
+    before = b.fixture.answers.get(("GET", "/v1/nodes"))
+    try:
+        code, pairs = verify(node("a", mesh=mesh(peer("b"))), node("b", mesh=mesh(peer("a"))))
+        assert (code, pairs) == (0, {"ab": ("ok", "")}), (code, pairs)
+        cut = {"lost_in_row": 4, "loss_percent": 100, "handshake_age_s": 400}
+        code, pairs = verify(node("a", mesh=mesh(peer("b", **cut), peer("c"))), node("b", mesh=mesh(peer("a", **cut), peer("c"))), node("c", mesh=mesh(peer("a"), peer("b"))))
+        assert code == 1 and pairs["ab"][0] == "broken" and "path between the two is cut" in pairs["ab"][1] and pairs["ac"][0] == pairs["bc"][0] == "ok", pairs
+        code, pairs = verify(node("a", mesh=mesh(peer("b", **cut), peer("c", **cut))), node("b", mesh=mesh(peer("a", **cut), peer("c"))), node("c", mesh=mesh(peer("a", **cut), peer("b"))))
+        assert pairs["ab"][0] == pairs["ac"][0] == "broken" and "a reaches nobody" in pairs["ab"][1] and pairs["bc"][0] == "ok", pairs
+        never = {k: v for k, v in peer("b", **cut).items() if k != "handshake_age_s"}
+        code, pairs = verify(node("a", mesh=mesh(never)), node("b", mesh=mesh({**never, "node_id": oid("node", ord("a"))})))
+        assert pairs["ab"][0] == "broken" and "never a handshake" in pairs["ab"][1], pairs
+        code, pairs = verify(node("a", mesh=mesh(peer("b", **cut))), node("b", mesh=mesh(peer("a"))))
+        assert pairs["ab"][0] == "one-way" and "only b gets answers" in pairs["ab"][1], pairs
+        code, pairs = verify(node("a", mesh=mesh(peer("b", mtu_ok=False))), node("b", mesh=mesh(peer("a"))))
+        assert pairs["ab"][0] == "narrow" and "Packet Too Big" in pairs["ab"][1], pairs
+        code, pairs = verify(node("a", mesh=mesh(peer("b", loss_percent=33))), node("b", mesh=mesh(peer("a"))))
+        assert pairs["ab"] == ("lossy", "33 % of the last minute's probes lost"), pairs
+        code, pairs = verify(node("a", mesh=mesh()), node("b", mesh=mesh(peer("a"))))
+        assert pairs["ab"][0] == "missing" and "a does not have the other yet" in pairs["ab"][1], pairs
+        code, pairs = verify(node("a", mesh=mesh(peer("b"))), node("b", health="offline", mesh=mesh(peer("a"))))
+        assert pairs["ab"] == ("unknown", "b is offline: what it last said is old"), pairs
+    finally:
+        b.fixture.answers[("GET", "/v1/nodes")] = before
+        b.fixture.reset()
+
+
 def main():
     failed = 0
     with tempfile.TemporaryDirectory(prefix="mt-cli-", dir="/tmp") as folder:
@@ -652,7 +699,7 @@ def main():
                   no_platform_is_usage, the_target_is_resolved_in_order, a_key_given_is_the_key_sent, scaling_waits_until_it_is_so, watching_is_no_json, waiting_ends_in_time, waiting_for_an_object_ends_in_time, an_interrupt_ends_the_waiting_only,
                   a_stream_goes_on_where_it_ended, a_log_stream_does_too, a_closed_pipe_ends_quietly, doctor_reaches_the_platform, few_libraries_are_loaded_at_the_start, on_a_terminal, progress_on_a_terminal, retry_after_is_kept,
                   mutations_keep_their_key_when_tried_again, debug_shows_no_secret, completion_runs_in_the_shells, schemas_see_what_is_wrong, a_bundle_holds_no_secret, the_app_of_the_file_and_of_the_flag_must_agree,
-                  every_exit_code_was_seen):
+                  the_mesh_names_the_broken_pair, every_exit_code_was_seen):
             cases.append((f.__name__.replace("_", " "), lambda f=f: f(b)))
         for name, case in cases:
             try:
