@@ -6,6 +6,7 @@
 #include "agent/exec.h"
 #include "agent/instance/inst.h"
 #include "agent/logstore.h"
+#include "agent/mesh/mesh.h"
 #include "base/cleanup.h"
 #include "base/list.h"
 #include "base/log.h"
@@ -219,6 +220,17 @@ static int op_stop_all(struct client *c, const json_t *rq, struct mt_err *err)
     return 0;
 }
 
+/* A new WireGuard key for this node; what becomes of it is told by the heartbeat and the log. */
+static int op_rotate_key(struct client *c, struct mt_err *err)
+{
+    if (c->uid != 0 && c->uid != geteuid())
+        return MT_FAIL(err, MT_E_DENIED, "rotate-key is for root");
+    int rc = mt_mesh_rotate(c->ad->a->mesh, err);
+    if (rc == 0)
+        mt_buf_puts(&c->out, "{\"begun\":true}\n");
+    return rc;
+}
+
 /* The connection leaves this room: frames follow, both ways. */
 static int op_exec(struct client *c, const json_t *rq, struct mt_err *err)
 {
@@ -255,6 +267,8 @@ static int dispatch(struct client *c, const char *line, size_t len, struct mt_er
     if (strcmp(op, "exec") == 0)
         return op_exec(c, rq, err);
     c->closing = true;
+    if (strcmp(op, "rotate-key") == 0)
+        return op_rotate_key(c, err);
     if (strcmp(op, "list") == 0)
         return mt_describe_list(a, &c->out, err);
     if (strcmp(op, "doctor") == 0)
@@ -267,7 +281,7 @@ static int dispatch(struct client *c, const char *line, size_t len, struct mt_er
             return rc;
         return op[0] == 'd' ? mt_describe_instance(a, id, &c->out, err) : mt_describe_console(a, id, &c->out, err);
     }
-    return MT_FAIL(err, MT_E_INVALID, "no op '%.32s'; known are logs, console, list, describe, doctor, exec, stop-all", op);
+    return MT_FAIL(err, MT_E_INVALID, "no op '%.32s'; known are logs, console, list, describe, doctor, exec, rotate-key, stop-all", op);
 }
 
 static void on_client(struct mt_source *s, int fd, uint32_t revents, void *arg)

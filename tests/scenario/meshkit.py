@@ -171,6 +171,10 @@ class Node:
             self.proc = self.place.popen(os.path.join(BIN, "moat-agent"), "--config", path, stderr=log, stdout=log, start_new_session=True)
         return self
 
+    def ask(self, request):
+        """one op of the agent's local socket"""
+        return kit.World.ask(self, request, 15)
+
     def kill(self):
         self.proc.kill()
         self.proc.wait()
