@@ -25,6 +25,7 @@ enum {
     READ_MIN = 4096, /* no output is read into less room than this */
     READS_PER_TURN = 8,
     PIPE_BYTES = 262144,
+    BULK_MIN = 16384, /* less than this is cheaper to copy than to hand on */
 };
 
 void mt_exec_init(struct mt_exec *x)
@@ -84,8 +85,35 @@ static void put_exit(struct mt_exec_session *s, int code, const char *signal, co
     s->state = MT_EXEC_LAST;
 }
 
+static bool bulk_pending(const struct mt_exec_session *s)
+{
+    return s->bulk_head > 0 || s->bulk_left > 0;
+}
+
+static bool pending(const struct mt_exec_session *s)
+{
+    return bulk_pending(s) || s->out_at < s->out_len;
+}
+
+/* True once the frame that is handed on is out. */
+static bool flush_bulk(struct mt_exec_session *s)
+{
+    while (s->fd >= 0 && bulk_pending(s)) {
+        ssize_t n = s->bulk_head ? send(s->fd, s->head + sizeof s->head - s->bulk_head, s->bulk_head, MSG_NOSIGNAL | MSG_DONTWAIT)
+                                 : splice(s->bulk[0], NULL, s->fd, NULL, s->bulk_left, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return false; /* a broken connection shows when it is read */
+        *(s->bulk_head ? &s->bulk_head : &s->bulk_left) -= (size_t)n;
+    }
+    return !bulk_pending(s);
+}
+
 static void flush(struct mt_exec_session *s)
 {
+    if (!flush_bulk(s))
+        return; /* what is in `out` comes behind it */
     while (s->fd >= 0 && s->out_at < s->out_len) {
         ssize_t n = send(s->fd, s->out + s->out_at, s->out_len - s->out_at, MSG_NOSIGNAL | MSG_DONTWAIT);
         if (n < 0 && errno == EINTR)
@@ -106,11 +134,19 @@ static void close_pipes(struct mt_exec_session *s)
     mt_closep(&s->out_fds[1]);
 }
 
+static void drop_bulk(struct mt_exec_session *s)
+{
+    s->bulk_head = s->bulk_left = 0;
+    mt_closep(&s->bulk[0]);
+    mt_closep(&s->bulk[1]);
+}
+
 static void release(struct mt_exec_session *s)
 {
     char path[64];
     mt_closep(&s->fd);
     close_pipes(s);
+    drop_bulk(s);
     if (s->cgroup_fd >= 0) {
         mt_closep(&s->cgroup_fd);
         (void)snprintf(path, sizeof path, CGROUPS "/exec.%u", s->cgroup_number);
@@ -154,6 +190,7 @@ static void client_gone(struct mt_exec_session *s, int64_t now)
     s->state = MT_EXEC_GONE;
     ladder(s, now);
     close_pipes(s);
+    drop_bulk(s);
     if (!group_lives(s))
         release(s);
 }
@@ -176,7 +213,7 @@ static void finish(struct mt_exec_session *s, int64_t now)
     else
         put_exit(s, -1, mt_workload_signal_name(WTERMSIG(s->status)), s->reason ? s->reason : "killed", NULL);
     flush(s);
-    if (s->out_len == 0)
+    if (!pending(s))
         client_gone(s, now);
 }
 
@@ -489,8 +526,35 @@ static void read_host(struct mt_exec *x, struct mt_exec_session *s, int64_t now)
 
 /* --- output of the process --- */
 
+/*
+ * Much output goes from the process's pipe to the host without passing through init's memory. First into a pipe that nobody else can
+ * read: what the head promises is there, whatever the process does with its own end. False: copy it.
+ */
+static bool hand_on(struct mt_exec_session *s, size_t which)
+{
+    int ready = 0;
+    if (s->tty || pending(s) || ioctl(s->out_fds[which], FIONREAD, &ready) != 0 || ready < BULK_MIN)
+        return false;
+    if (s->bulk[0] < 0 && pipe2(s->bulk, O_CLOEXEC | O_NONBLOCK) != 0) {
+        s->bulk[0] = s->bulk[1] = -1;
+        return false;
+    }
+    ssize_t n = splice(s->out_fds[which], NULL, s->bulk[1], NULL, MT_EXEC_PAYLOAD_MAX, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+    if (n <= 0)
+        return false;
+    mt_exec_head(s->head, which ? MT_EXEC_STDERR : MT_EXEC_STDOUT, (size_t)n);
+    s->bulk_head = sizeof s->head;
+    s->bulk_left = (size_t)n;
+    flush(s);
+    return true;
+}
+
 static void read_output(struct mt_exec_session *s, size_t which)
 {
+    for (int i = 0; i < READS_PER_TURN && s->out_fds[which] >= 0 && hand_on(s, which); i++)
+        continue;
+    if (bulk_pending(s))
+        return;
     for (int i = 0; i < READS_PER_TURN && s->out_fds[which] >= 0 && data_room(s) >= READ_MIN; i++) {
         size_t max = data_room(s) < MT_EXEC_PAYLOAD_MAX ? data_room(s) : MT_EXEC_PAYLOAD_MAX;
         ssize_t n = read(s->out_fds[which], s->out + s->out_len + MT_EXEC_HEAD, max);
@@ -540,7 +604,7 @@ void mt_exec_take(struct mt_exec *x, int fd, int64_t now)
         memset(s, 0, offsetof(struct mt_exec_session, in));
         s->state = MT_EXEC_OPENING;
         s->fd = fd;
-        s->stdin_fd = s->out_fds[0] = s->out_fds[1] = s->cgroup_fd = -1;
+        s->stdin_fd = s->out_fds[0] = s->out_fds[1] = s->bulk[0] = s->bulk[1] = s->cgroup_fd = -1;
         s->open_until = now + MS(OPEN_MS);
         s->ticked_at = now;
         return;
@@ -568,14 +632,20 @@ static void accept_host(struct mt_exec *x, int64_t now)
 
 /* --- turns --- */
 
+/* A frame that is handed on has the socket for itself. */
+static bool takes_output(const struct mt_exec_session *s)
+{
+    return data_room(s) >= READ_MIN && !bulk_pending(s);
+}
+
 void mt_exec_poll(const struct mt_exec *x, struct pollfd fds[MT_EXEC_POLLFDS])
 {
     fds[0] = (struct pollfd){.fd = x->listen_fd, .events = POLLIN};
     for (size_t i = 0; i < MT_EXEC_SESSIONS_MAX; i++) {
         const struct mt_exec_session *s = &x->sessions[i];
         struct pollfd *p = fds + 1 + i * MT_EXEC_POLLS;
-        bool live = s->state != MT_EXEC_FREE, reads = live && data_room(s) >= READ_MIN;
-        bool writes = live && s->out_at < s->out_len;
+        bool live = s->state != MT_EXEC_FREE, reads = live && takes_output(s);
+        bool writes = live && pending(s);
         p[0] = (struct pollfd){.fd = live ? s->fd : -1, .events = (short)(POLLIN | (writes ? POLLOUT : 0))};
         p[1] = (struct pollfd){.fd = live && s->stdin_at < s->stdin_len ? s->stdin_fd : -1, .events = POLLOUT};
         p[2] = (struct pollfd){.fd = reads ? s->out_fds[0] : -1, .events = POLLIN};
@@ -610,12 +680,12 @@ static void tick(struct mt_exec_session *s, int64_t now)
             mt_say(MT_SAY_WARN, "exec: cgroup.kill failed");
         mt_closep(&fd);
     }
-    if (s->drain_until && data_room(s) < READ_MIN)
+    if (s->drain_until && !takes_output(s))
         s->drain_until += now - s->ticked_at; /* it waits for the reader, not the reader for it */
     s->ticked_at = now;
     if (s->state == MT_EXEC_RUNNING && s->dead && ((s->out_fds[0] < 0 && s->out_fds[1] < 0) || due(s->drain_until, now)))
         finish(s, now);
-    else if (s->state == MT_EXEC_LAST && s->out_len == 0)
+    else if (s->state == MT_EXEC_LAST && !pending(s))
         client_gone(s, now);
     else if (s->state == MT_EXEC_GONE && !group_lives(s))
         release(s);

@@ -29,6 +29,9 @@ struct mt_exec_session {
     bool dead, tty;
     int status;                      /**< of waitpid, when dead */
     int stdin_fd, out_fds[2];        /**< -1 closed; with a terminal out_fds[0] and stdin_fd are its master */
+    int bulk[2];                     /**< pipe of init's own: the payload of a frame that goes to the host without a copy; -1 not made */
+    size_t bulk_head, bulk_left;     /**< of that frame not sent yet: bytes of its head, of its payload */
+    uint8_t head[MT_EXEC_HEAD];
     int cgroup_fd;                   /**< its folder, -1: none */
     unsigned cgroup_number;
     const char *reason;              /**< an end reason that was decided already, static text, or NULL */

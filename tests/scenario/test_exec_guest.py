@@ -124,6 +124,25 @@ class Suite:
         want(total == 64 << 20 and got.digest() == sent.digest() and s.exit["exit_code"] == 0, (total, s.exit))
         print("  64 MiB in and out in %.1f s" % (time.monotonic() - start), flush=True)
 
+    def much_output_of_both_kinds_is_whole(self):
+        """Frames that are handed on without a copy, mixed with copied ones, with answers of init's own, and with a command that takes bytes
+        out of its own pipe while init looks at it."""
+        self.guest("dd if=/dev/urandom of=/tmp/big bs=1M count=3")
+        s = self.run("sh", "-c", "sha256sum /tmp/big >&2; for i in 1 2 3; do cat /tmp/big; echo $i; done; seq 1 300000 >&2").opened()
+        for t in range(20):
+            s.control(type="ping", t=t)
+            s.pump(0.1)
+        s.finish(60)
+        digest, _, rest = bytes(s.err).partition(b"\n")
+        parts = [bytes(s.out[i * ((3 << 20) + 2):(i + 1) * ((3 << 20) + 2)]) for i in range(3)]
+        want(len(s.out) == 3 * ((3 << 20) + 2), len(s.out))
+        for i, part in enumerate(parts):
+            want(hashlib.sha256(part[:-2]).hexdigest().encode() == digest.split()[0] and part[-2:] == b"%d\n" % (i + 1), "part %d differs" % i)
+        want(rest == b"".join(b"%d\n" % n for n in range(1, 300001)), "stderr differs: %d bytes" % len(rest))
+        want([c["t"] for c in s.controls if c["type"] == "pong"] == list(range(20)), s.controls)
+        out, _, end = self.result("sh", "-c", "head -c 2000000 /dev/zero & dd if=/proc/self/fd/1 of=/dev/null bs=4096 count=50 2>/dev/null; wait; echo over")
+        want(end["exit_code"] == 0 and out.endswith(b"over\n") and 1700000 < len(out) <= 2000005 and not out[:-5].strip(b"\0"), (len(out), end))
+
     def nothing_is_lost_to_a_slow_reader(self):
         """The command is over while its last output lies in the pipe, and nobody reads for longer than output is waited for after an end."""
         s = self.run("sh", "-c", "seq 1 2000000 & sleep 2; grep wchar /proc/$!/io >/tmp/written; kill -9 $!").opened()
@@ -276,7 +295,7 @@ def main():
         only = sys.argv[1:]
         names = ["output_is_apart_and_the_code_comes_back", "what_cannot_start_says_why", "environment_folder_and_user", "signals",
                  "signals_reach_the_whole_group", "a_terminal", "resize_is_seen", "input_and_its_end", "sixty_four_mib_through_cat",
-                 "nothing_is_lost_to_a_slow_reader", "memory_stays_bounded", "ctrl_c_under_flood", "two_at_once_and_the_limit",
+                 "much_output_of_both_kinds_is_whole", "nothing_is_lost_to_a_slow_reader", "memory_stays_bounded", "ctrl_c_under_flood", "two_at_once_and_the_limit",
                  "ping_is_answered_behind_full_input", "what_breaks_the_protocol_ends_it", "grants_that_are_not_obeyed", "a_time_limit",
                  "a_client_that_goes_away", "what_ignores_signals_is_killed", "agent_killed_in_a_session", "instance_stopped_in_a_session"]
         for name in names:
