@@ -133,18 +133,23 @@ static int fail(struct mt_job *j, enum mt_reason reason)
     return -1;
 }
 
-/* Record @step in the undo list, durably. */
-static int record(struct mt_job *j, enum mt_step step)
+/* Record steps (MT_STEP_BIT) in the undo list, durably, in one write: undoing one that was never begun finds nothing. */
+static int record(struct mt_job *j, uint32_t steps)
 {
     if (atomic_load(j->cancelled)) {
         j->was_cancelled = true;
         return -1;
     }
-    j->st.undo |= MT_STEP_BIT(step);
+    j->st.undo |= steps;
     if (mt_state_save(j->dir, &j->st, &j->err) < 0)
         return fail(j, j->err.sys_errno == ENOSPC ? MT_REASON_DISK_FULL : MT_REASON_VMM_START_FAILED);
-    mt_kill_here(MT_KILL_PREPARE, step, MT_KILL_RECORDED);
     return 0;
+}
+
+/* A recorded step begins. */
+static void begin(enum mt_step step)
+{
+    mt_kill_here(MT_KILL_PREPARE, step, MT_KILL_RECORDED);
 }
 
 static void done(enum mt_step step)
@@ -194,11 +199,11 @@ static void image_work(void *arg)
 {
     struct mt_job *j = arg;
 
-    if (record(j, MT_STEP_SLOT) < 0)
+    if (record(j, MT_STEP_BIT(MT_STEP_SLOT) | MT_STEP_BIT(MT_STEP_IMAGE)) < 0)
         return;
+    begin(MT_STEP_SLOT);
     done(MT_STEP_SLOT);
-    if (record(j, MT_STEP_IMAGE) < 0)
-        return;
+    begin(MT_STEP_IMAGE);
     const char *digest = j->spec->image.resolved_digest;
     if (!digest || mt_image_lookup(j->a->images, digest, &j->disk, &j->err) < 0) {
         j->need_pull = true;
@@ -216,6 +221,7 @@ struct phase_note {
     struct mt_agent *a;
     char instance_id[MT_ID_SIZE];
     const char *detail;
+    bool now;
 };
 
 static void note_phase(void *arg)
@@ -224,22 +230,25 @@ static void note_phase(void *arg)
     struct mt_inst *in = mt_map_get(&n->a->insts, n->instance_id);
     if (in && in->st.phase == MT_PH_PREPARING) {
         in->detail = n->detail;
-        mt_inst_report(in, false);
+        mt_inst_report(in, n->now);
     }
     free(n);
 }
 
-static void on_image_phase(void *arg, enum mt_image_phase phase)
+static void post_phase(const struct mt_job *j, const char *detail, bool now)
 {
-    struct mt_job *j = arg;
     struct phase_note *n = malloc(sizeof *n);
     if (!n)
         return;
-    n->a = j->a;
+    *n = (struct phase_note){.a = j->a, .detail = detail, .now = now};
     memcpy(n->instance_id, j->st.instance_id, sizeof n->instance_id);
-    n->detail = mt_image_phase_name(phase);
     if (mt_loop_post(j->a->loop, note_phase, n) < 0)
         free(n);
+}
+
+static void on_image_phase(void *arg, enum mt_image_phase phase)
+{
+    post_phase(arg, mt_image_phase_name(phase), false);
 }
 
 static void pull_work(void *arg)
@@ -274,8 +283,7 @@ static void pull_work(void *arg)
 static int do_scratch(struct mt_job *j)
 {
     char path[PATH_MAX];
-    if (record(j, MT_STEP_SCRATCH) < 0)
-        return -1;
+    begin(MT_STEP_SCRATCH);
     if (scratch_path(j, path, &j->err) < 0 ||
         mt_scratch_make(j->a->conf.mkfs_path, path, j->spec->resources.disk_bytes, j->st.scratch_uuid, &j->err) < 0)
         return fail(j, j->err.code == MT_E_LIMIT ? MT_REASON_DISK_FULL : MT_REASON_VMM_START_FAILED);
@@ -284,26 +292,69 @@ static int do_scratch(struct mt_job *j)
     return 0;
 }
 
-static int do_network(struct mt_job *j)
+/* Firewall and tap, on a thread of their own beside scratch disk and jail: they wait for other programs and other locks. */
+struct network {
+    struct mt_job *j;
+    pthread_t thread;
+    bool started;
+    int rc;
+    struct mt_err err;
+};
+
+static void do_network(struct network *n)
 {
+    struct mt_job *j = n->j;
     struct mt_fw_vm vm;
     struct mt_tap tap = {.slot = j->st.slot, .mtu = j->mtu, .guest = j->guest, .node = j->node, .has_node = j->has_node};
 
     fw_vm_of(&j->st, j->spec, &vm);
-    if (record(j, MT_STEP_FIREWALL) < 0)
-        return -1;
-    if (mt_fw_admit(j->a->fw, &vm, &j->err) < 0) {
-        (void)mt_err_wrap(&j->err, "nft");
-        return fail(j, MT_REASON_NETWORK_SETUP_FAILED);
+    begin(MT_STEP_FIREWALL);
+    n->rc = mt_fw_admit(j->a->fw, &vm, &n->err);
+    if (n->rc < 0) {
+        (void)mt_err_wrap(&n->err, "nft");
+        return;
     }
     done(MT_STEP_FIREWALL);
-    if (record(j, MT_STEP_TAP) < 0)
-        return -1;
-    if (mt_tap_up(&tap, &j->err) < 0)
-        return fail(j, MT_REASON_NETWORK_SETUP_FAILED);
+    begin(MT_STEP_TAP);
+    n->rc = mt_tap_up(&tap, &n->err);
+    if (n->rc < 0)
+        return;
     j->st.t.network = wall();
     done(MT_STEP_TAP);
-    return 0;
+}
+
+static void *network_main(void *arg)
+{
+    do_network(arg);
+    return NULL;
+}
+
+static void network_begin(struct network *n)
+{
+    pthread_attr_t attr;
+    (void)pthread_attr_init(&attr);
+    (void)pthread_attr_setstacksize(&attr, (size_t)256 << 10);
+    n->started = pthread_create(&n->thread, &attr, network_main, n) == 0;
+    (void)pthread_attr_destroy(&attr);
+}
+
+/* Whatever happened beside it, it has to end before the job does. Once more finds nothing to do. */
+static void network_end(struct network *n)
+{
+    if (n->started)
+        (void)pthread_join(n->thread, NULL);
+    n->started = false;
+}
+
+static int network_take(struct network *n)
+{
+    if (!n->started)
+        do_network(n); /* no thread was to be had: later, but done */
+    network_end(n);
+    if (n->rc == 0)
+        return 0;
+    n->j->err = n->err;
+    return fail(n->j, MT_REASON_NETWORK_SETUP_FAILED);
 }
 
 static int on_record(void *user, const struct mt_vmm_ids *ids, struct mt_err *err)
@@ -312,12 +363,16 @@ static int on_record(void *user, const struct mt_vmm_ids *ids, struct mt_err *er
     j->st.vmm = *ids;
     j->st.t.launch = wall(); /* the next thing that happens is the exec of the VMM */
     int rc = mt_state_save(j->dir, &j->st, err);
+    if (rc == 0) {
+        j->st.t.launch = wall(); /* writing took its time */
+        post_phase(j, "booting_vm", true);
+    }
     if (rc == 0)
         mt_kill_here(MT_KILL_LIFE, MT_LIFE_HELD, MT_KILL_RECORDED);
     return rc;
 }
 
-static int do_vm(struct mt_job *j)
+static int do_vm(struct mt_job *j, struct network *net)
 {
     const struct mt_workload *w = j->spec;
     char scratch[PATH_MAX], console[PATH_MAX], old[PATH_MAX], tap[IFNAMSIZ], identity[512];
@@ -356,8 +411,7 @@ static int do_vm(struct mt_job *j)
     s.net_rx_bytes_per_s = s.net_tx_bytes_per_s = j->limits.net_bytes_per_second;
     (void)rename(console, old); /* the ring of the attempt before stays readable */
 
-    if (record(j, MT_STEP_JAIL) < 0)
-        return -1;
+    begin(MT_STEP_JAIL);
     if (mt_vmm_prepare(j->vmm, &s, &j->err) < 0)
         return fail(j, strstr(j->err.msg, "cgroup") ? MT_REASON_CGROUP_SETUP_FAILED : MT_REASON_VMM_START_FAILED);
     static const uint32_t ports[2] = {MT_GUEST_PORT_CONTROL, MT_GUEST_PORT_LOG};
@@ -366,8 +420,9 @@ static int do_vm(struct mt_job *j)
             return fail(j, MT_REASON_VMM_START_FAILED);
     }
     done(MT_STEP_JAIL);
-    if (record(j, MT_STEP_LAUNCH) < 0)
+    if (network_take(net) < 0 || record(j, MT_STEP_BIT(MT_STEP_LAUNCH)) < 0)
         return -1;
+    begin(MT_STEP_LAUNCH);
     if (mt_vmm_launch(j->vmm, &s, on_record, j, &j->run, &j->err) < 0)
         return fail(j, MT_REASON_VMM_START_FAILED);
     j->st.vmm = j->run.ids;
@@ -390,9 +445,14 @@ static int do_secrets(struct mt_job *j)
 static void boot_work(void *arg)
 {
     struct mt_job *j = arg;
-    if (do_secrets(j) < 0 || do_scratch(j) < 0 || do_network(j) < 0)
+    struct network net = {.j = j};
+    if (do_secrets(j) < 0 || record(j, MT_STEP_BIT(MT_STEP_SCRATCH) | MT_STEP_BIT(MT_STEP_FIREWALL) | MT_STEP_BIT(MT_STEP_TAP) |
+                                           MT_STEP_BIT(MT_STEP_JAIL)) < 0)
         return;
-    (void)do_vm(j);
+    network_begin(&net);
+    if (do_scratch(j) == 0)
+        (void)do_vm(j, &net);
+    network_end(&net);
 }
 
 /* ---- teardown ---------------------------------------------------------------------------- */
@@ -629,10 +689,10 @@ static void prepare_done(void *arg)
         for (int i = 0; i < 2; i++)
             in->listen_fds[i] = MT_TAKE_FD(j->listen_fds[i]);
         mt_inst_set_phase(in, MT_PH_BOOTING, "launched");
-        in->detail = "booting_vm";
+        in->detail = "booting_vm"; /* said already when it was launched: no hurry */
         mt_inst_live(in, false);
         mt_inst_save(in, 0);
-        mt_inst_report(in, true);
+        mt_inst_report(in, false);
         if (atomic_load(&in->cancelled))
             mt_inst_look(in); /* cancelled too late: the row `booting` decides */
     } else if (j->was_cancelled) {
