@@ -240,8 +240,8 @@ static int send_views(struct batch *b, struct mt_pg *pg, int events, struct mt_e
     int rounds = mt_proj_rounds(b->proj, events, b->rounds, err);
     int sent = 0;
     for (int i = 0; i < rounds; i++) {
-        int64_t lo = b->head + 1 + b->rounds[i].first;
-        int r = mt_proj_send(pg, b->rounds[i].types, lo, lo + b->rounds[i].count - 1, err);
+        const struct mt_proj_round *at = &b->rounds[i];
+        int r = mt_proj_send(pg, b->proj + at->first, at->count, b->head + 1 + at->first, err);
         if (r < 0)
             return r;
         sent += r;

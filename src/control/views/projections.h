@@ -56,14 +56,14 @@ int mt_proj_rounds(const struct mt_proj_event *events, int n, struct mt_proj_rou
 int mt_proj_waves(const struct mt_proj_event *events, int n, int32_t *ret_wave, struct mt_err *err);
 
 /**
- * Queue the statements of one round on a pipeline for event ids @lo..@hi, none of which the views have seen. Returns how
- * many were queued, or -code.
+ * Queue the statements of one round on a pipeline for @events, whose ids are @lo, @lo + 1 and so on, none of which the views have
+ * seen. Where few of them are of a type, its statement is given their ids. Returns how many were queued, or -code.
  */
-int mt_proj_send(struct mt_pg *pg, mt_ev_mask types, int64_t lo, int64_t hi, struct mt_err *err);
-/** The same for events that the views may have seen: what was applied before is skipped. */
+int mt_proj_send(struct mt_pg *pg, const struct mt_proj_event *events, int n, int64_t lo, struct mt_err *err);
+/** The same for events @lo..@hi of @types, which the views may have seen: what was applied before is skipped. */
 int mt_proj_send_again(struct mt_pg *pg, mt_ev_mask types, int64_t lo, int64_t hi, struct mt_err *err);
 
-/** As mt_proj_send, only the statements that write one of @views (bit i: mt_proj_tables()[i]). */
+/** As mt_proj_send_again for events that are new, only the statements that write one of @views (bit i: mt_proj_tables()[i]). */
 int mt_proj_send_views(struct mt_pg *pg, mt_ev_mask types, int64_t lo, int64_t hi, uint64_t views, struct mt_err *err);
 /** Index of a view in mt_proj_tables(), -1 when there is none of that name. */
 int mt_proj_table(const char *view);
