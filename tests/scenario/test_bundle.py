@@ -71,11 +71,14 @@ def second_call_does_nothing(tmp):
     path = built(out)
     before = os.stat(os.path.join(path, "vmlinux"))
     start = time.monotonic()
+    before_cpu = os.times()
     check(built(out) == path, "another path")
-    took = time.monotonic() - start
+    took, cpu = time.monotonic() - start, os.times()
+    cpu = cpu.children_user + cpu.children_system - before_cpu.children_user - before_cpu.children_system
     after = os.stat(os.path.join(path, "vmlinux"))
     check((before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns), "it was built again")
-    check(took < 6, "nothing to do took %.1f s" % took)
+    # its own time: what the neighbours do must not count. Asking apt takes 2.4 s of processor, building 7
+    check(cpu < 4, "nothing to do took %.1f s of processor (%.1f s)" % (cpu, took))
 
 
 def same_input_gives_same_bytes(tmp):
