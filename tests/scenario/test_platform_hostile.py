@@ -670,7 +670,8 @@ def main():
                 s.setblocking(False)
             end = time.monotonic() + 4
             at = 0
-            while time.monotonic() < end:
+            # 4 s, or longer until the others have made the requests that are asked for below: on a busy machine they make fewer a second
+            while time.monotonic() < end or (load.ok <= 30 and time.monotonic() < end + 20):
                 for s in held[:200]:
                     try:
                         s.send(hello[at % len(hello):][:1])
