@@ -185,6 +185,10 @@ def play(name, restart, forget, twin):
             assert set(c.all) <= set(c.running())
             e = wait_for("an edge configuration", lambda: (lambda x: x if x["epoch"] == 2 else None)(w.edge_config()), 10)
             assert sorted(r["hostname"] for r in e["routes"]) == ["kept.example.com", "rolled.example.com"], e["routes"]
+            # the first answers after the decision may take away more than others may
+            first = w.agent.plans[plans]
+            assert first["epoch"] == 2 and first["allow_empty"] is True, {k: first.get(k) for k in ("epoch", "allow_empty", "cursor_event_id")}
+            assert e["allow_shrink"] is True, {k: v for k, v in e.items() if k not in ("routes", "backends")}
             # A poll that waits hears of what is new at once, though the log is still shorter than it was.
             at, got = w.agent.after, []
             there = w.d + "/int2.sock" if w.twin else w.internal  # the second server was never started again
@@ -220,6 +224,9 @@ def play(name, restart, forget, twin):
             assert rec["state"] == "none" and rec["epoch"] == 2, rec
             assert "X-Moat-Recovery" not in w.q("GET", c.O + "/apps").headers
             c.deploy(c.kept, "kept", 3, "c")
+            # and later ones not: the decision is known to who has heard of it
+            wait_for("a plan as ever", lambda: "allow_empty" not in w.agent.plans[-1], 10)
+            wait_for("a configuration as ever", lambda: "allow_shrink" not in w.edge_config(), 10)
             assert w.q("POST", "/v1/admin/recovery/apply", {"reason": "no"}).status == 409
             n, top = w.pg.sql("SELECT count(*), max(event_id) FROM moat.events").split("|")
             assert n == top, (n, top)
