@@ -320,6 +320,7 @@ while True:
             c = r.json; after, epoch = c["revision"], c["epoch"]
             with open(sys.argv[2] + ".tmp", "w") as f: json.dump(c, f)
             os.rename(sys.argv[2] + ".tmp", sys.argv[2])
+            with open(sys.argv[2] + ".seen", "a") as f: f.write(json.dumps([epoch, c.get("allow_shrink")]) + "\n")
         elif r.status != 304:
             time.sleep(0.1)
         if after and os.path.exists(sys.argv[2] + ".ack"):
