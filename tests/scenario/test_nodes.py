@@ -344,9 +344,14 @@ try:
         at = node("one")["last_heartbeat_at"]
         wait_for("heartbeats with it", lambda: node("one")["last_heartbeat_at"] > at, 20)
 
+    def edges_for(name):
+        """Addresses that may reach the VMs of a node, as its plan says."""
+        pem = next(m for m in machines if m.name == name).d + "/keys/node.pem"
+        return post("/internal/v1/nodes/self/plan?after=0&wait=0", None, cert=pem, method="GET").json["network"]["edges"]
+
     @case("a node that has to be approved waits, gets no mesh, and comes in by an operator's word")
     def _():
-        t = token(require_approval=True, node_name="guest")["token"]
+        t = token(require_approval=True, node_name="guest", roles=["worker", "edge"])["token"]
         m = Machine("guest")
         machines.append(m)
         status, said = m.join(t, "--name", "other")
@@ -356,6 +361,7 @@ try:
         plan = post("/internal/v1/nodes/self/plan?after=0&wait=0", None, cert=m.d + "/keys/node.pem", method="GET").json
         assert plan["network"]["peers"] == [] and "mesh" not in plan["network"], plan["network"]
         n = node("guest")
+        assert n["overlay_ipv6"] not in edges_for("one"), "an edge that is not approved may reach VMs"
         assert w.q("POST", "/v1/nodes/%s/drain" % n["id"], {"reason": "x"}).status == 409
         assert w.q("POST", "/v1/nodes/%s/approve" % n["id"], {}).status == 400  # a reason is needed
         w.ok("POST", "/v1/nodes/%s/approve" % n["id"], {"reason": "known"})
@@ -369,6 +375,7 @@ try:
         for verb, state in (("cordon", "cordoned"), ("drain", "draining"), ("cordon", "cordoned"), ("uncordon", "active"), ("drain", "draining"), ("uncordon", "active")):
             assert w.ok("POST", path + "/" + verb, {"reason": "test"})["admin_state"] == state
             assert w.ok("GET", path)["admin_state"] == state
+            assert n["overlay_ipv6"] in edges_for("one"), "a %s node's edge may no longer reach VMs" % state
         assert w.q("DELETE", path, {"reason": "x"}).status == 409  # disable it first
         pem = next(m for m in machines if m.name == "guest").d + "/keys/node.pem"
         import threading
@@ -386,6 +393,7 @@ try:
         assert w.q("POST", path + "/uncordon", {"reason": "x"}).status == 409 and w.q("POST", path + "/approve", {"reason": "x"}).status == 409
         peers = post("/internal/v1/nodes/self/plan?after=0&wait=0", None, cert=one.d + "/keys/node.pem", method="GET").json["network"]["peers"]
         assert n["id"] not in [p["node_id"] for p in peers], peers
+        assert n["overlay_ipv6"] not in edges_for("one"), "a disabled node's edge may still reach VMs"
         w.ok("DELETE", path, {"reason": "gone"})
         assert w.q("GET", path).status == 404
         r = post("/internal/v1/enroll", wish(token()["token"], name="guest"))

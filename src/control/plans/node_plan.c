@@ -17,7 +17,7 @@ static const struct mt_pg_stmt fingerprint = {
     " WHERE node_id = $1 AND released_at IS NULL), '') || '|' ||"
     "(SELECT overlay_ipv6 || ' ' || instance_prefix FROM nodes_view WHERE node_id = $1) || '|' ||"
     "coalesce((SELECT string_agg(overlay_ipv6, ',' ORDER BY node_id) FROM nodes_view"
-    " WHERE NOT deleted AND 'edge' = ANY (roles) AND admin_state = 'active'), '') || '|' ||"
+    " WHERE NOT deleted AND 'edge' = ANY (roles) AND admin_state IN ('active', 'cordoned', 'draining')), '') || '|' ||"
     "coalesce((SELECT max(mesh_event_id) FROM nodes_view), 0) || '|' ||"
     "coalesce((SELECT string_agg(route_id || backend_process_type || backend_port, ',' ORDER BY route_id) FROM routes_view"
     " WHERE NOT deleted AND proxy_protocol = 'v2'), '') || $2, 'UTF8')), 'hex')"};
@@ -34,7 +34,7 @@ static const struct mt_pg_stmt assignments = {
     " WHERE i.node_id = $1 AND i.released_at IS NULL ORDER BY i.instance_id"};
 
 static const struct mt_pg_stmt edges = {
-    "plan_edges", "SELECT overlay_ipv6 FROM nodes_view WHERE NOT deleted AND 'edge' = ANY (roles) AND admin_state = 'active'"
+    "plan_edges", "SELECT overlay_ipv6 FROM nodes_view WHERE NOT deleted AND 'edge' = ANY (roles) AND admin_state IN ('active', 'cordoned', 'draining')"
                   " ORDER BY node_id"};
 
 int mt_node_plan_fingerprint(struct mt_control *ctl, struct mt_pg *pg, const struct mt_node *node, const struct mt_node_plan_how *how,
