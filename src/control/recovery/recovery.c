@@ -136,7 +136,8 @@ int mt_recovery_reported(struct mt_control *ctl, struct mt_pg *pg, const char *w
     mt_history_doubt(ctl->history, epoch);
     if ((rc = mt_history_look(ctl->history, pg, &l, err)) < 0)
         return rc;
-    if (l.log.epoch > epoch) /* settled meanwhile */
+    bool seen_here = l.known.epoch >= epoch && (l.known.epoch > l.log.epoch || l.known.event_id > l.log.event_id);
+    if (seen_here || l.log.epoch > epoch) /* this server's own knowledge is the better reason; or settled meanwhile */
         return mt_recovery_look(ctl, pg, NULL, err);
     (void)snprintf(why, sizeof why, "%s has applied event %lld of epoch %lld, the database ends with event %lld of epoch %lld", who,
                    (long long)cursor, (long long)epoch, (long long)l.log.event_id, (long long)l.log.epoch);
