@@ -431,7 +431,7 @@ class World:
 
     def org(self):
         """Path of the organisation that a new platform has."""
-        return "/v1/orgs/" + self.ok("GET", "/v1/orgs")["items"][0]["id"]
+        return "/v1/orgs/" + self.ok("GET", "/v1/orgs?name=local")["items"][0]["id"]
 
     def make_app(self, name, env="prod"):
         """A new app of it with one environment: their paths."""

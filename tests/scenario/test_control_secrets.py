@@ -130,7 +130,7 @@ try:
 
     def cli(*argv, rc=0, says="", stdin=""):
         moat = kit.program("moat") or os.path.join(os.environ.get("MOAT_BIN", ""), "moat")
-        env = {"PATH": "/usr/bin:/bin", "HOME": w.d, "MOAT_API": "unix:" + w.api, "MOAT_TOKEN": w.token, "MOAT_CONFIG": w.d + "/cli.toml"}
+        env = {"PATH": "/usr/bin:/bin", "HOME": w.d, "MOAT_API": "unix:" + w.api, "MOAT_TOKEN": w.token, "MOAT_ORG": "local", "MOAT_CONFIG": w.d + "/cli.toml"}
         open(w.d + "/cli.toml", "w").close()
         r = subprocess.run([moat] + list(argv), stdout=subprocess.PIPE, stderr=subprocess.PIPE, input=stdin, text=True, env=env, cwd=w.d, timeout=60)
         assert r.returncode == rc and says in r.stderr, (argv, r.returncode, r.stdout, r.stderr)
@@ -284,7 +284,7 @@ try:
         assert CANARY not in err
         err = cli("secrets", "set", "A=-", "--debug", *at, stdin=canary("debug") + "\n")[1]
         assert "PATCH" in err and not any(f in err.encode() for f in forms(CANARY)), err
-        env = {"PATH": "/usr/bin:/bin", "HOME": w.d, "MOAT_API": "unix:" + w.api, "MOAT_TOKEN": w.token, "MOAT_CONFIG": w.d + "/cli.toml", "TERM": "dumb"}
+        env = {"PATH": "/usr/bin:/bin", "HOME": w.d, "MOAT_API": "unix:" + w.api, "MOAT_TOKEN": w.token, "MOAT_ORG": "local", "MOAT_CONFIG": w.d + "/cli.toml", "TERM": "dumb"}
         pid, tty = pty.fork()
         if pid == 0:
             os.execve(kit.program("moat"), ["moat", "secrets", "set", "TYPED", *at], env)
@@ -473,7 +473,7 @@ try:
         assert "still holds" in cli("admin", "keys", "retire", K1, "--file", KEYS, rc=5)[1]
         w.pg.sql("CREATE FUNCTION public.slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.2); RETURN NEW; END $$")
         w.pg.sql("CREATE TRIGGER slow BEFORE UPDATE ON moat.secret_material FOR EACH ROW EXECUTE FUNCTION public.slow()")
-        p = subprocess.Popen([kit.program("moat"), "admin", "keys", "rewrap"], env={"PATH": "/usr/bin:/bin", "HOME": w.d, "MOAT_API": "unix:" + w.api, "MOAT_TOKEN": w.token, "MOAT_CONFIG": w.d + "/cli.toml"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        p = subprocess.Popen([kit.program("moat"), "admin", "keys", "rewrap"], env={"PATH": "/usr/bin:/bin", "HOME": w.d, "MOAT_API": "unix:" + w.api, "MOAT_TOKEN": w.token, "MOAT_ORG": "local", "MOAT_CONFIG": w.d + "/cli.toml"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         wait_for("it is at work", lambda: int(w.pg.sql("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%rewrap_put%' OR query LIKE 'UPDATE moat.secret_material%'")) > 0, 10)
         w.kill_control()
         p.kill()
