@@ -58,6 +58,7 @@ def run_to_exit(g, argv, **process):
     check(hello["phase"] == "boot" and hello["instance_id"] == g.instance_id, "hello: %s" % hello)
     g.expect("status", "configured")
     started = g.expect("status", "started")
+    guest_times.append(time.monotonic() - g.config_sent)
     g.collect_logs()
     exited = g.expect("status", "exited", limit=30)
     g.send("bye")

@@ -189,7 +189,7 @@ class Guest:
                   % (self.instance_id, self.boot_id, self.khz, "" if self.plain else TCG_ARGS))
         self.console = os.path.join(self.dir, "console.log")
         argv = ["qemu-system-x86_64", "-M", "microvm,acpi=on,pit=on,pic=on,rtc=on,isa-serial=on,x-option-roms=off,memory-backend=mem",
-                "-accel", "tcg,thread=single,tb-size=%d" % (32 if self.plain else 48), "-cpu", "max" if self.plain else "max,-erms", "-smp", "1", "-m", str(self.memory_mib),
+                "-accel", "tcg,thread=single,tb-size=%d" % (32 if self.plain else 56), "-cpu", "max" if self.plain else "max,-erms", "-smp", "1", "-m", str(self.memory_mib),
                 "-object", "memory-backend-memfd,id=mem,size=%dM,share=on" % self.memory_mib,
                 "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
                 "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
@@ -291,6 +291,7 @@ class Guest:
         """hello, config, ack; returns the hello"""
         self.connect()
         hello = self.expect("hello")
+        self.config_sent = time.monotonic()
         self.send("config", **config)
         self.expect("ack")
         return hello

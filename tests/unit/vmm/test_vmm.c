@@ -56,7 +56,7 @@ static void tcg_command_line_is_the_measured_one(void **state)
     (void)state;
     static const char want[] =
         "/usr/bin/qemu-system-x86_64 -M microvm,acpi=on,pit=on,pic=on,rtc=on,isa-serial=on,x-option-roms=off,memory-backend=mem"
-        " -accel tcg,thread=single,tb-size=48 -cpu max,-erms -smp 1 -m 128M -object memory-backend-memfd,id=mem,size=128M,share=on"
+        " -accel tcg,thread=single,tb-size=56 -cpu max,-erms -smp 1 -m 128M -object memory-backend-memfd,id=mem,size=128M,share=on"
         " -nodefaults -no-user-config -display none -no-reboot"
         " -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny -kernel /vmlinux -initrd /initramfs"
         " -chardev socket,id=con,fd=4 -serial chardev:con -device i8042"
@@ -85,7 +85,7 @@ static void accelerator_and_vcpus_change_machine_and_boot_arguments(void **state
     (void)state;
     s.vcpu_count = 2;
     assert_non_null(strstr(line(&v, &s), "acpi=on,pit=off,pic=off,rtc=on"));
-    assert_non_null(strstr(line(&v, &s), "tcg,thread=multi,tb-size=48"));
+    assert_non_null(strstr(line(&v, &s), "tcg,thread=multi,tb-size=56"));
     assert_null(strstr(line(&v, &s), "nolapic_timer")); /* with it a guest never wakes from a sleep */
     v.accel = MT_VMM_KVM;
     assert_non_null(strstr(line(&v, &s), "-accel kvm -cpu host"));
