@@ -33,6 +33,19 @@ static const struct mt_pg_stmt draining = {
     "edge_draining", "SELECT coalesce(string_agg(instance_id, ',' ORDER BY instance_id), '') FROM instances_view"
                      " WHERE released_at IS NULL AND desired_state <> 'running'"};
 
+static int read_all(struct mt_pg *pg, int64_t *head, int64_t *epoch, struct mt_pg_res **rr, struct mt_pg_res **br, struct mt_pg_res **lr,
+                    struct mt_pg_res **dr, struct mt_err *err)
+{
+    int rc = mt_log_position(pg, head, epoch, err);
+    if (rc == 0)
+        rc = mt_pg_query(pg, &routes, NULL, rr, err);
+    if (rc == 0)
+        rc = mt_pg_query(pg, &backends, NULL, br, err);
+    if (rc == 0)
+        rc = mt_pg_query(pg, &listeners, NULL, lr, err);
+    return rc == 0 ? mt_pg_query_one(pg, &draining, NULL, dr, err) : rc;
+}
+
 int mt_edge_config_build(struct mt_control *ctl, struct mt_pg *pg, bool allow_shrink, char **ret_text, size_t *ret_len, int64_t *ret_revision,
                          char ret_fingerprint[65], struct mt_err *err)
 {
@@ -44,11 +57,20 @@ int mt_edge_config_build(struct mt_control *ctl, struct mt_pg *pg, bool allow_sh
     mt_auto_buf struct mt_buf doc = MT_BUF_INIT(64u * 1024u * 1024u + 4096u);
     int64_t head, epoch;
     char ts[MT_RFC3339_LEN];
-    int rc;
-    /* The revision first: what is read after it is that new or newer, so an acknowledgement never claims too much. */
-    if ((rc = mt_log_position(pg, &head, &epoch, err)) < 0 || (rc = mt_pg_query(pg, &routes, NULL, &rr, err)) < 0 ||
-        (rc = mt_pg_query(pg, &backends, NULL, &br, err)) < 0 || (rc = mt_pg_query(pg, &listeners, NULL, &lr, err)) < 0 ||
-        (rc = mt_pg_query_one(pg, &draining, NULL, &dr, err)) < 0)
+    struct mt_err ignored;
+    /*
+     * One snapshot for the revision and for what is read. Were the revision older than the content, an edge with all of it could acknowledge
+     * less for ever, since the next look finds nothing new: its drains would last their whole delay.
+     */
+    int rc = mt_pg_exec(pg, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE moat.views_state IN ACCESS SHARE MODE", err);
+    if (rc == 0)
+        rc = read_all(pg, &head, &epoch, &rr, &br, &lr, &dr, err);
+    if (rc < 0) {
+        if (mt_pg_alive(pg))
+            (void)mt_pg_exec(pg, "ROLLBACK", &ignored);
+        return rc;
+    }
+    if ((rc = mt_pg_exec(pg, "COMMIT", err)) < 0)
         return rc;
     mt_buf_puts(&content, "\"listeners\":[");
     for (int i = 0; i < mt_pg_rows(lr); i++)
@@ -58,8 +80,7 @@ int mt_edge_config_build(struct mt_control *ctl, struct mt_pg *pg, bool allow_sh
     for (int i = 0; i < mt_pg_rows(rr); i++)
         mt_buf_printf(&content, "%s%s", i ? "," : "", mt_pg_text(rr, i, 1));
     mt_buf_puts(&content, "],\"backends\":{");
-    /* Both lists are in order of route_id. A route made between the two queries has no entry in the first yet: its backends
-     * wait for the next look. */
+    /* Both lists are in order of route_id. */
     for (int i = 0, k = 0, shown = 0; i < mt_pg_rows(br); i++) {
         int order = -1;
         while (k < mt_pg_rows(rr) && (order = strcmp(mt_pg_text(rr, k, 0), mt_pg_text(br, i, 0))) < 0)
