@@ -170,15 +170,21 @@ int mt_recovery_keep(struct mt_pg *pg, const char *node_id, const struct mt_stat
         mt_pg_arr_text_add(&status, mt_instance_status_name(b->reports[i].status));
         mt_pg_arr_text_add(&boot, b->reports[i].boot_id ? b->reports[i].boot_id : "");
     }
-    mt_pg_p_init(&p);
-    mt_pg_p_text(&p, node_id);
-    mt_pg_p_arr(&p, &id);
-    if (b->resync)
-        rc = mt_pg_query(pg, &st_replace, &p, NULL, err);
-    mt_pg_p_arr(&p, &status);
-    mt_pg_p_arr(&p, &boot);
-    if (rc == 0 && b->n_reports > 0)
+    /* What the list holds before it counts as listed: nobody may see a node that seems to run nothing. */
+    if (b->n_reports > 0) {
+        mt_pg_p_init(&p);
+        mt_pg_p_text(&p, node_id);
+        mt_pg_p_arr(&p, &id);
+        mt_pg_p_arr(&p, &status);
+        mt_pg_p_arr(&p, &boot);
         rc = mt_pg_query(pg, &st_keep, &p, NULL, err);
+    }
+    if (rc == 0 && b->resync) {
+        mt_pg_p_init(&p);
+        mt_pg_p_text(&p, node_id);
+        mt_pg_p_arr(&p, &id);
+        rc = mt_pg_query(pg, &st_replace, &p, NULL, err);
+    }
     mt_pg_arr_done(&id);
     mt_pg_arr_done(&status);
     mt_pg_arr_done(&boot);
