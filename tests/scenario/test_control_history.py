@@ -333,6 +333,8 @@ try:
     def _():
         e = shops[0].e
         app, env = shops[0].a.split("/")[-1], e.split("/")[-1]
+        if not shops[0].releases:  # the random steps may have made none
+            shops[0].release()
         rel = shops[0].releases[0]
         w.control.terminate()
         w.control.wait(30)

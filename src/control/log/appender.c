@@ -25,8 +25,7 @@
 #define SECOND_RETRY_NS (1 * MT_NS_PER_S)
 /* A batch costs the server some thirty times what a single event in it does, whatever it holds: its statements, and a process that
  * begins with cold caches. So a second one is begun beside another only for as many events as are worth that; fewer wait for the
- * lane that is busy and share the next batch. With 32 clients on two cores, in one run: 71 us of processor time for a command in
- * batches of 31 on one lane, 111 us in batches of 16 on two. */
+ * lane that is busy and share the next batch. */
 #define LANE_EVENTS 32
 /* Unless it is busy for longer than a batch takes: what holds that one up is no reason to hold up others. */
 #define LANE_WAIT_NS (10 * MT_NS_PER_MS)
