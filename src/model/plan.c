@@ -334,7 +334,8 @@ int mt_plan_decode(json_t *json, struct mt_plan **ret, struct mt_err *err)
         (rc = mt_json_opt_bool(json, "allow_empty", false, &p->allow_empty, err)) < 0 ||
         (rc = mt_json_opt_bool(json, "recovery", false, &p->recovery, err)) < 0 ||
         (rc = dec_network(json, &p->network, err)) < 0 || (rc = dec_node_config(json, &p->node_config, err)) < 0 ||
-        (rc = mt_json_get_array(json, "instances", MT_PLAN_INSTANCES_MAX, &list, err)) < 0)
+        (rc = mt_json_get_array(json, "instances", MT_PLAN_INSTANCES_MAX, &list, err)) < 0 ||
+        (rc = mt_plan_storage_decode(json, &p->storage, err)) < 0)
         return rc;
     if (!mt_ulid_valid(p->plan_id, strlen(p->plan_id)))
         return MT_FAIL(err, MT_E_INVALID, "'plan_id' is not a ULID");
@@ -386,6 +387,7 @@ void mt_plan_free(struct mt_plan *p)
         mt_workload_free(p->instances[i].workload);
     free(p->instances);
     mt_plan_network_done(&p->network);
+    mt_plan_storage_done(&p->storage);
     json_decref(p->doc);
     free(p);
 }
@@ -510,9 +512,11 @@ int mt_plan_encode(const struct mt_plan *p, json_t **ret, struct mt_err *err)
     mt_jout_json(&o, "instances", instances);
     mt_jout_json(&o, "network", enc_network(&p->network));
     mt_jout_json(&o, "node_config", enc_node_config(&p->node_config));
-    json_t *json = mt_jout_take(&o);
+    mt_auto_json json_t *json = mt_jout_take(&o);
     if (!json)
         return MT_FAIL(err, MT_E_NOMEM, "out of memory encoding a plan (or a text that is not UTF-8)");
-    *ret = json;
-    return 0;
+    int rc = mt_plan_storage_encode(&p->storage, json, err);
+    if (rc == 0)
+        *ret = MT_TAKE(json);
+    return rc;
 }

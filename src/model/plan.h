@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "model/ids.h"
+#include "model/volume.h"
 #include "model/workload.h"
 
 struct mt_err;
@@ -121,6 +122,7 @@ struct mt_plan {
     size_t n_instances;
     struct mt_plan_network network;
     struct mt_plan_node_config node_config;
+    struct mt_plan_storage storage; /* volumes of this node, and the jobs on them (volume.h) */
 };
 
 /**
@@ -171,6 +173,7 @@ struct mt_status_batch {
     bool resync; /* the full list: what is not in it is not on the node */
     struct mt_status_report *reports;
     size_t n_reports;
+    struct mt_storage_reports storage; /* of volumes and jobs on them; with the reports at most MT_STATUS_BATCH_MAX */
 };
 
 int mt_status_batch_decode(json_t *json, struct mt_status_batch **ret, struct mt_err *err);
@@ -203,6 +206,7 @@ struct mt_heartbeat {
     bool disk_pressure, memory_pressure;
     int64_t clock_unix_ms; /* the agent's wall clock; the receiver computes the offset */
     json_t *mesh;          /* object of docs/formats/mesh-plan.md, borrowed; NULL: in no mesh */
+    struct mt_storage_figures storage; /* not present: no volumes can live here */
 };
 
 int mt_heartbeat_decode(json_t *json, struct mt_heartbeat **ret, struct mt_err *err);

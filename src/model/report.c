@@ -96,6 +96,8 @@ int mt_status_batch_decode(json_t *json, struct mt_status_batch **ret, struct mt
         }
         b->n_reports++;
     }
+    if ((rc = mt_storage_reports_decode(json, MT_STATUS_BATCH_MAX - b->n_reports, &b->storage, err)) < 0)
+        return rc;
     *ret = MT_TAKE(b);
     return 0;
 }
@@ -136,11 +138,13 @@ int mt_status_batch_encode(const struct mt_status_batch *b, json_t **ret, struct
             o.failed = true;
     }
     mt_jout_json(&o, "instances", list);
-    json_t *json = mt_jout_take(&o);
+    mt_auto_json json_t *json = mt_jout_take(&o);
     if (!json)
         return MT_FAIL(err, MT_E_NOMEM, "out of memory encoding a status batch (or a text that is not UTF-8)");
-    *ret = json;
-    return 0;
+    int rc = mt_storage_reports_encode(&b->storage, json, err);
+    if (rc == 0)
+        *ret = MT_TAKE(json);
+    return rc;
 }
 
 void mt_status_batch_free(struct mt_status_batch *b)
@@ -148,6 +152,7 @@ void mt_status_batch_free(struct mt_status_batch *b)
     if (!b)
         return;
     free(b->reports);
+    mt_storage_reports_done(&b->storage);
     json_decref(b->doc);
     free(b);
 }
@@ -236,7 +241,7 @@ int mt_heartbeat_decode(json_t *json, struct mt_heartbeat **ret, struct mt_err *
         (rc = mt_json_opt_bool(json, "disk_pressure", false, &h->disk_pressure, err)) < 0 ||
         (rc = mt_json_opt_bool(json, "memory_pressure", false, &h->memory_pressure, err)) < 0 ||
         (rc = mt_json_opt_u64(json, "clock_unix_ms", 0, JSON_INT_MAX, 0, &clock_ms, err)) < 0 ||
-        (rc = mt_json_opt_object(json, "mesh", &h->mesh, err)) < 0)
+        (rc = mt_json_opt_object(json, "mesh", &h->mesh, err)) < 0 || (rc = mt_storage_figures_decode(json, &h->storage, err)) < 0)
         return rc;
     h->clock_unix_ms = (int64_t)clock_ms;
     if (!MT_STREQ(h->arch, "amd64") && !MT_STREQ(h->arch, "arm64"))
@@ -290,11 +295,13 @@ int mt_heartbeat_encode(const struct mt_heartbeat *h, json_t **ret, struct mt_er
     mt_jout_json(&o, "clock_unix_ms", json_integer(h->clock_unix_ms));
     if (h->mesh)
         mt_jout_json(&o, "mesh", json_incref(h->mesh));
-    json_t *json = mt_jout_take(&o);
+    mt_auto_json json_t *json = mt_jout_take(&o);
     if (!json)
         return MT_FAIL(err, MT_E_NOMEM, "out of memory encoding a heartbeat (or a text that is not UTF-8)");
-    *ret = json;
-    return 0;
+    int rc = mt_storage_figures_encode(&h->storage, json, err);
+    if (rc == 0)
+        *ret = MT_TAKE(json);
+    return rc;
 }
 
 void mt_heartbeat_free(struct mt_heartbeat *h)
