@@ -112,6 +112,7 @@ int main(int argc, char **argv)
     (void)sigaction(SIGTERM, &sa, NULL);
     (void)signal(SIGPIPE, SIG_IGN);
     setvbuf(stdout, NULL, _IOLBF, 0);
+    (void)OPENSSL_init_ssl(OPENSSL_INIT_NO_LOAD_CONFIG, NULL); /* the image holds none */
     tls = SSL_CTX_new(TLS_server_method());
     if (!tls || SSL_CTX_use_certificate_chain_file(tls, "/app/cert.pem") != 1 || SSL_CTX_use_PrivateKey_file(tls, "/app/key.pem", SSL_FILETYPE_PEM) != 1) {
         ERR_print_errors_fp(stderr);
