@@ -105,6 +105,25 @@ def post(target, body, cert=None, method="POST", timeout=40):
         c.close()
 
 
+SECRETIVE = """schema_version = "v1"
+[app]
+name = "vault"
+[image]
+ref = "registry.test:5000/hello:latest"
+[processes.web]
+command = ["/hello"]
+[processes.web.resources]
+memory = "128Mi"
+[processes.web.secrets]
+required = true
+"""
+
+
+def kit_id(like):
+    """An id of the same kind that is nobody's."""
+    return like[:-4] + ("0000" if like[-4:] != "0000" else "1111")
+
+
 def csr(cn, key=None, subject=None, more=()):
     """A certificate request by openssl: an implementation that is not ours."""
     key = key or w.d + "/k-%d.pem" % time.monotonic_ns()
@@ -422,6 +441,40 @@ try:
         assert post("/internal/v1/nodes/self/wg-key/result", {"public_key": third, "ok": True}, cert=a).json["key_generation"] == 2
         assert plan(one)["mesh"]["public_key"] == third and plan(one)["mesh"]["key_generation"] == 2
         assert post("/internal/v1/nodes/self/wg-key", {"public_key": old}, cert=a).json["code"] == "wireguard_key_exists"  # retired for good
+
+    @case("secrets go over TLS to the node that hosts an instance of the version, to no other and not for another version")
+    def _():
+        key, pem = w.d + "/vault.key", w.d + "/vault.pem"
+        b = wish(token(roles=["worker"])["token"], name="vault", csr=csr("vault", key=key))
+        got = post("/internal/v1/enroll", b)
+        assert got.status == 200, (got.status, got.text)
+        with open(pem, "w") as f:
+            f.write(got.json["certificate"] + open(key).read())
+        assert post("/internal/v1/nodes/self/confirm", {}, cert=pem).status in (200, 204)
+        beat = {"node_id": got.json["node_id"], "agent_version": "test", "arch": "amd64", "conditions": [], "protocols": ["v1"],
+                "vmm": {"driver": "qemu", "accel": "tcg", "reason": "test"}, "epoch": 0, "cursor_event_id": 0,
+                "allocatable": {"cpu_millis": 8000, "memory_bytes": 8 << 30, "disk_bytes": 100 << 30}, "used": {"cpu_millis": 0, "memory_bytes": 0, "disk_bytes": 0}}
+        app, env = w.make_app("vault")
+        w.ok("PATCH", env + "/secrets", {"set": {"DB_PASS": "over-the-wire-7f3b"}})
+        version = w.ok("GET", env + "/secrets")["version_id"]
+        release = w.ok("POST", app + "/releases", {"manifest": SECRETIVE, "image_digest": "sha256:" + "1" * 64, "verify_image": False})["id"]
+        w.ok("POST", env + "/deploys", {"release_id": release})
+
+        def placed():
+            r = post("/internal/v1/nodes/self/heartbeat", beat, cert=pem)
+            assert r.status in (200, 204), (r.status, r.text)
+            return [i for i in w.ok("GET", env + "/instances")["items"] if i["node_id"] == beat["node_id"]]
+        i = wait_for("an instance on it", placed, 30)[0]
+        ask = {"instance_id": i["id"], "version_id": version}
+        r = post("/internal/v1/nodes/self/secrets", ask, cert=pem)
+        assert r.status == 200 and base64.b64decode(r.json["data"]) == b"# MOAT_SECRETS_V1\nDB_PASS=over-the-wire-7f3b\n", (r.status, r.text)
+        assert post("/internal/v1/nodes/self/secrets", ask).status == 401
+        for cert, body in ((one.d + "/keys/node.pem", ask), (pem, dict(ask, version_id=kit_id(version)))):
+            r = post("/internal/v1/nodes/self/secrets", body, cert=cert)
+            assert r.status == 403 and "over-the-wire" not in str(r.text), (r.status, r.text)
+        trail = w.ok("GET", "/v1/admin/audit?limit=200")["items"]
+        assert any("secrets.deliver" in json.dumps(t) and beat["node_id"] in json.dumps(t) for t in trail), trail[:5]
+        w.ok("DELETE", app + "?cascade=true")
 
     @case("without the control plane an agent goes on, and is back when it is")
     def _():
