@@ -26,7 +26,8 @@ struct client {
     struct mt_list link;
     struct mt_admin *ad;
     int fd;
-    uid_t uid;
+    uid_t uid;   /* -1: the control plane of another machine */
+    bool remote; /* that one: it may read and exec */
     struct mt_source *src;
     struct mt_buf in, out;
     bool asked;   /* the request line was read */
@@ -235,7 +236,7 @@ static int op_rotate_key(struct client *c, struct mt_err *err)
 static int op_exec(struct client *c, const json_t *rq, struct mt_err *err)
 {
     json_t *grant;
-    if (c->uid != 0 && c->uid != geteuid() && c->uid != c->ad->a->control_uid)
+    if (!c->remote && c->uid != 0 && c->uid != geteuid() && c->uid != c->ad->a->control_uid)
         return MT_FAIL(err, MT_E_DENIED, "exec is for the control plane");
     int rc = mt_json_get_object(rq, "grant", &grant, err);
     if (rc < 0)
@@ -260,6 +261,8 @@ static int dispatch(struct client *c, const char *line, size_t len, struct mt_er
         rc = mt_json_get_str(rq, "op", 32, &op, err);
     if (rc < 0)
         return rc;
+    if (c->remote && strcmp(op, "logs") != 0 && strcmp(op, "console") != 0 && strcmp(op, "exec") != 0)
+        return MT_FAIL(err, MT_E_DENIED, "from another machine logs, console and exec can be asked for, not '%.32s'", op);
     if (strcmp(op, "logs") == 0)
         return op_logs(c, rq, err);
     if (strcmp(op, "stop-all") == 0)
@@ -325,6 +328,37 @@ static void on_client(struct mt_source *s, int fd, uint32_t revents, void *arg)
     (void)flush(c);
 }
 
+/* @fd is taken. */
+static int client_new(struct mt_admin *ad, int fd, uid_t uid, bool remote)
+{
+    struct client *c = calloc(1, sizeof *c);
+    if (!c) {
+        (void)close(fd);
+        return -MT_E_NOMEM;
+    }
+    c->ad = ad;
+    c->fd = fd;
+    c->uid = uid;
+    c->remote = remote;
+    mt_buf_init(&c->in, REQUEST_MAX);
+    mt_buf_init(&c->out, OUT_MAX);
+    mt_list_push_back(&ad->clients, &c->link);
+    ad->n++;
+    c->src = mt_loop_fd(ad->a->loop, "admin.client", c->fd, EPOLLIN, on_client, c, NULL);
+    if (c->src)
+        return 0;
+    client_free(c);
+    return -MT_E_NOMEM;
+}
+
+int mt_admin_take(struct mt_admin *ad, int fd)
+{
+    if (ad && ad->n < CLIENTS_MAX)
+        return client_new(ad, fd, (uid_t)-1, true);
+    (void)close(fd);
+    return -MT_E_LIMIT;
+}
+
 static void on_accept(struct mt_source *s, int listen_fd, uint32_t revents, void *arg)
 {
     struct mt_admin *ad = arg;
@@ -338,19 +372,7 @@ static void on_accept(struct mt_source *s, int listen_fd, uint32_t revents, void
     if (mt_sock_peercred(fd, &uid, NULL, NULL, NULL) < 0 || (uid != 0 && uid != geteuid() && uid != ad->a->control_uid) ||
         ad->n >= CLIENTS_MAX)
         return;
-    struct client *c = calloc(1, sizeof *c);
-    if (!c)
-        return;
-    c->ad = ad;
-    c->fd = MT_TAKE_FD(fd);
-    c->uid = uid;
-    mt_buf_init(&c->in, REQUEST_MAX);
-    mt_buf_init(&c->out, OUT_MAX);
-    mt_list_push_back(&ad->clients, &c->link);
-    ad->n++;
-    c->src = mt_loop_fd(ad->a->loop, "admin.client", c->fd, EPOLLIN, on_client, c, NULL);
-    if (!c->src)
-        client_free(c);
+    (void)client_new(ad, MT_TAKE_FD(fd), uid, false);
 }
 
 void mt_admin_logs_grew(struct mt_admin *ad, const char *instance_id)

@@ -13,6 +13,9 @@ struct mt_admin;
 
 struct mt_admin *mt_admin_new(struct mt_agent *a, struct mt_err *err);
 void mt_admin_free(struct mt_admin *ad);
+/** A connection of the control plane of another machine (remote.h), already known to be that: logs, console and exec may be asked on it.
+ *  @fd (non-blocking) is taken, also when this fails: -MT_E_LIMIT, -MT_E_NOMEM. */
+int mt_admin_take(struct mt_admin *ad, int fd);
 /** Records were appended for @instance_id. */
 void mt_admin_logs_grew(struct mt_admin *ad, const char *instance_id);
 /** The planned end is over: tell whoever asked for it. */

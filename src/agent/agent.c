@@ -13,6 +13,7 @@
 #include "agent/net/tap.h"
 #include "agent/netdrift.h"
 #include "agent/netstate.h"
+#include "agent/remote.h"
 #include "agent/report.h"
 #include "agent/secrets.h"
 #include "agent/upkeep.h"
@@ -708,6 +709,8 @@ static int open_all(struct mt_agent *a, struct mt_err *err)
     a->exec = mt_exec_relays_new(a, err);
     a->admin = a->exec ? mt_admin_new(a, err) : NULL;
     a->mesh = mt_mesh_new(a, err);
+    if (a->identity && !(a->remote = mt_remote_new(a, err)))
+        return -(int)(err->code ? err->code : MT_E_NOMEM);
     a->netdrift = mt_netdrift_new(a, err);
     if (!a->report || !a->admin || !a->mesh || !a->netdrift)
         return -(int)(err->code ? err->code : MT_E_IO);
@@ -736,6 +739,8 @@ static void close_all(struct mt_agent *a)
     mt_upkeep_stop(a->upkeep);
     mt_control_free(a->control);
     a->control = NULL;
+    mt_remote_free(a->remote); /* the sockets' other ends are clients of the next */
+    a->remote = NULL;
     mt_admin_free(a->admin);
     a->admin = NULL;
     mt_exec_relays_free(a->exec);

@@ -92,6 +92,7 @@ struct mt_agent {
     struct mt_identity *identity; /* of a machine that has joined; NULL: the control plane is here, behind its socket */
     struct mt_upkeep *upkeep;
     struct mt_admin *admin;
+    struct mt_remote *remote; /* NULL without identity */
     struct mt_exec_relays *exec;
     struct mt_secret_store *secrets; /* own lock */
     struct mt_mesh *mesh;

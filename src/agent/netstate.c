@@ -7,6 +7,7 @@
 #include "agent/instance/state.h"
 #include "agent/mesh/mesh.h"
 #include "agent/net/tap.h"
+#include "agent/remote.h"
 #include "base/assert.h"
 #include "base/cleanup.h"
 #include "base/log.h"
@@ -333,6 +334,8 @@ void mt_netstate_plan(struct mt_agent *a, const struct mt_plan *plan)
     if (err.code)
         mt_log(MT_WARN, "network.bad_address", KV_ERR(&err));
     a->net = net;
+    if (net.has_node)
+        mt_remote_at(a->remote, &net.node);
     mt_netstate_load(a);
 }
 

@@ -22,6 +22,7 @@ enum mt_listener { MT_LISTEN_API = 0, MT_LISTEN_INTERNAL, MT_LISTEN_ADMIN, MT_LI
 /* Topics of parked requests (wire/http_server.h). Woken whenever the head of the log moves. */
 #define MT_TOPIC_HEAD (1u << 0)
 
+struct mt_agents;  /* streams/agent.h */
 struct mt_edges;   /* plans/edge_acks.h */
 struct mt_fanout;  /* streams/logs.h */
 struct mt_feed;    /* streams/feed.h */
@@ -45,6 +46,7 @@ struct mt_control {
     atomic_int recovery;             /* enum mt_recovery, as last told (recovery/recovery.h) */
     struct mt_http_server *http;
     _Atomic int64_t api_cert_not_after_s; /* of listen_https, Unix seconds; 0: none */
+    struct mt_agents *agents;        /* own lock */
     struct mt_edges *edges;          /* own lock */
     struct mt_plans *plans;          /* own lock */
     struct mt_fanout *fanout;        /* own lock */

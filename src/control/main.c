@@ -22,6 +22,7 @@
 #include "control/plans/sent.h"
 #include "control/recovery/recovery.h"
 #include "control/secrets/keys.h"
+#include "control/streams/agent.h"
 #include "control/streams/feed.h"
 #include "control/streams/logs.h"
 #include "os/lockmem.h"
@@ -165,6 +166,8 @@ static int serve(struct mt_control *ctl, struct mt_err *err)
     int bad = conf->listen_nodes ? nodes_listener(ctl, &l[n], err) : 0;
     if (bad == 0 && conf->listen_nodes)
         nodes_tls = l[n++].tls;
+    if (bad == 0)
+        bad = mt_agents_new(conf->agent_socket, ctl->node_ca, &ctl->agents, err);
     if (bad == 0)
         bad = mt_api_tls_load(conf, &tls, err);
     if (bad == 0 && tls)
@@ -347,6 +350,7 @@ static void done(struct mt_control *ctl)
     mt_limits_free(ctl->limits);
     mt_audit_free(ctl->audit); /* after whoever writes records: the last ones are sealed */
     mt_log_head_free(ctl->head);
+    mt_agents_free(ctl->agents);
     mt_edges_free(ctl->edges);
     mt_plans_free(ctl->plans);
     mt_keys_free(ctl->keys);

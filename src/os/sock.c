@@ -195,6 +195,22 @@ int mt_sock_tcp_listen(const char *address, int *ret_fd, struct mt_err *err)
     return tcp_listen(address, false, ret_fd, err);
 }
 
+int mt_sock_freebind_listen(const struct in6_addr *address, uint16_t port, int *ret_fd, struct mt_err *err)
+{
+    const struct sockaddr_in6 at = {.sin6_family = AF_INET6, .sin6_port = htons(port), .sin6_addr = *address};
+    const int one = 1;
+    mt_auto_fd int fd = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0)
+        return MT_FAIL_ERRNO(err, MT_E_IO, "socket");
+    if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) < 0 || setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof one) < 0 ||
+        setsockopt(fd, IPPROTO_IPV6, IPV6_FREEBIND, &one, sizeof one) < 0)
+        return MT_FAIL_ERRNO(err, MT_E_IO, "socket options");
+    if (bind(fd, (const struct sockaddr *)&at, sizeof at) < 0 || listen(fd, 128) < 0)
+        return MT_FAIL_ERRNO(err, errno == EADDRINUSE ? MT_E_CONFLICT : MT_E_IO, "listen at port %u of the address", port);
+    *ret_fd = MT_TAKE_FD(fd);
+    return 0;
+}
+
 /* One address. 0 connected, -code. */
 static int connect_one(const struct addrinfo *a, int64_t deadline_ns, int cancel_fd, int *ret_fd, struct mt_err *err)
 {

@@ -4,6 +4,7 @@
 
 #include "base/err.h"
 
+#include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/types.h>
 
@@ -17,6 +18,8 @@ int mt_sock_unix_listen(const char *path, mode_t mode, uid_t uid, gid_t gid, int
 int mt_sock_loopback_listen(const char *address, int *ret_fd, struct mt_err *err);
 /** Non-blocking TCP listener at @address ("[::]:443", "192.0.2.1:8443"; port 0: the system chooses). "[::]" takes IPv4 too. */
 int mt_sock_tcp_listen(const char *address, int *ret_fd, struct mt_err *err);
+/** The same at one IPv6 address, which need not be on this host yet (IPV6_FREEBIND) and is never reached by IPv4. */
+int mt_sock_freebind_listen(const struct in6_addr *address, uint16_t port, int *ret_fd, struct mt_err *err);
 /** Non-blocking TCP client of @host (a name or an IP literal without brackets), its addresses tried in turn until @deadline_ns (monotonic);
  * @cancel_fd readable (-1: none) ends it with -MT_E_CANCELLED. -MT_E_UNAVAILABLE nobody there, -MT_E_TIMEOUT. The name is looked up by the
  * system's resolver, which keeps its own time. */

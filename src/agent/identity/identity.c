@@ -117,6 +117,34 @@ void mt_identity_follow(struct mt_identity *id, struct mt_http_client *c, unsign
     (void)pthread_mutex_unlock(&id->mu);
 }
 
+/* The authority signs two kinds of certificates: for nodes and their edges, which carry a URI, and the control plane's own. */
+static int is_control(const struct mt_tls_peer *peer, void *arg, struct mt_err *err)
+{
+    (void)arg;
+    if (MT_STREQ(peer->cn, "moat-control") && peer->uri[0] == '\0')
+        return 0;
+    return MT_FAIL(err, MT_E_DENIED, "the caller's certificate is for '%s', not for the control plane", peer->cn);
+}
+
+int mt_identity_server(struct mt_identity *id, struct mt_tls_ctx **ctx, unsigned *generation, struct mt_err *err)
+{
+    const struct mt_tls_conf conf = {.server = true, .min = MT_TLS_1_3, .cert_file = id->pem_path, .key_file = id->pem_path, .ca_file = id->ca_path,
+                                     .peer_required = true, .verify = is_control};
+    struct mt_tls_ctx *fresh = NULL;
+    (void)pthread_mutex_lock(&id->mu);
+    unsigned now = id->generation;
+    (void)pthread_mutex_unlock(&id->mu);
+    if (*ctx && *generation == now)
+        return 0;
+    int rc = mt_tls_ctx_new(&conf, &fresh, err);
+    if (rc < 0)
+        return rc;
+    mt_tls_ctx_unref(*ctx);
+    *ctx = fresh;
+    *generation = now;
+    return 0;
+}
+
 int64_t mt_identity_not_after(struct mt_identity *id)
 {
     (void)pthread_mutex_lock(&id->mu);

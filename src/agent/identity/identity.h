@@ -32,6 +32,13 @@ struct mt_http_client *mt_identity_client(struct mt_identity *id, unsigned *ret_
 /** Before a request, by the thread that owns @c: use the renewed certificate when there is one. */
 void mt_identity_follow(struct mt_identity *id, struct mt_http_client *c, unsigned *generation);
 
+/**
+ * What this node serves with: its certificate, and callers must show the one that the cluster's authority gave to its control plane.
+ * @ctx       in: NULL or what a call before gave; out: the same, or a new one when the certificate was renewed since. The caller's to unref
+ * Returns 0; or -code, *ctx then stays as it was.
+ */
+int mt_identity_server(struct mt_identity *id, struct mt_tls_ctx **ctx, unsigned *generation, struct mt_err *err);
+
 /** Unix seconds when the certificate ends. */
 int64_t mt_identity_not_after(struct mt_identity *id);
 /**

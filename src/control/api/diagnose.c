@@ -64,13 +64,13 @@ json_t *mt_api_groups(struct mt_api_call *c, const char *process_type)
 }
 
 /* The texts of an agent's records: log lines under "line", console output under "line" or "text". */
-static json_t *lines(const char *socket_path, const char *op, const char *instance_id)
+static json_t *lines(struct mt_api_call *c, const char *op, const char *instance_id)
 {
     struct mt_err err = {0};
     json_t *records = NULL, *v, *out;
     size_t i, n;
     json_t *ask = json_pack("{s:s,s:s,s:b,s:i}", "op", op, "instance_id", instance_id, "follow", false, "limit", LAST_LINES);
-    if (mt_agent_ask(socket_path, ask, AGENT_TIMEOUT_MS, &records, &err) < 0)
+    if (mt_agent_ask(c->ctl, c->pg, instance_id, ask, AGENT_TIMEOUT_MS, &records, &err) < 0)
         return NULL;
     out = json_array();
     n = json_array_size(records);
@@ -102,8 +102,8 @@ int mt_api_diagnose(struct mt_api_call *c, const char *deploy_id, json_t *object
     json_t *f = json_pack("{s:s,s:s,s:s,s:s,s:s*,s:s*,s:I,s:o*,s:o*}", "instance_id", id, "process_type", mt_pg_text(r, 0, 1),
                           "status", mt_pg_text(r, 0, 3), "reason_code", code, "reason_detail", mt_pg_text_or_null(r, 0, 5),
                           "reason_text", reason == MT_REASON_NONE ? NULL : mt_reason_info(reason)->text, "restart_count",
-                          (json_int_t)mt_pg_i64(r, 0, 7), "last_lines", c->past ? NULL : lines(c->ctl->conf.agent_socket, "logs", id),
-                          "last_console", c->past ? NULL : lines(c->ctl->conf.agent_socket, "console", id));
+                          (json_int_t)mt_pg_i64(r, 0, 7), "last_lines", c->past ? NULL : lines(c, "logs", id),
+                          "last_console", c->past ? NULL : lines(c, "console", id));
     if (f && !mt_pg_null(r, 0, 6))
         json_object_set_new(f, "exit_code", json_integer(mt_pg_i64(r, 0, 6)));
     if (f)

@@ -336,7 +336,7 @@ int mt_api_exec_connect(struct mt_api_call *c)
         return -1;
     struct mt_gateway_open open = {.session_id = id, .org_id = k.org, .app_id = k.app, .env_id = k.env, .instance_id = k.instance, .agent_fd = -1};
     json_t *ask = json_pack("{s:s,s:O}", "op", "exec", "grant", grant);
-    if (mt_agent_open(c->ctl->conf.agent_socket, ask, AGENT_MS, &open.agent_fd, &c->err) < 0) {
+    if (mt_agent_open(c->ctl, c->pg, k.instance, ask, AGENT_MS, &open.agent_fd, &c->err) < 0) {
         mt_gateway_unreached(c->ctl->gateway, &open);
         return mt_api_fail(c, 503, "unavailable", "the agent of the instance's node does not answer");
     }

@@ -14,6 +14,7 @@
 #include "wire/json.h"
 
 #define AGENT_TIMEOUT_MS 3000
+#define HISTORY_NS (15 * MT_NS_PER_S) /* to ask all nodes; whose turn has not come by then is missing */
 #define INSTANCES_MAX 200
 #define STREAM_BUFFER (1024u * 1024u)
 #define HEARTBEAT_NS (15 * MT_NS_PER_S)
@@ -159,14 +160,20 @@ static uint64_t after_of(const json_t *cursor, const char *id)
     return json_is_integer(v) && json_integer_value(v) > 0 ? (uint64_t)json_integer_value(v) : 0;
 }
 
-static void note_missing(struct history *h, const char *node_id)
+static bool has_node(const json_t *nodes, const char *node_id)
 {
     size_t i;
     json_t *v;
-    json_array_foreach (h->missing, i, v)
+    json_array_foreach (nodes, i, v)
         if (MT_STREQ(json_string_value(v), node_id))
-            return;
-    json_array_append_new(h->missing, json_string(node_id));
+            return true;
+    return false;
+}
+
+static void note_node(json_t *nodes, const char *node_id)
+{
+    if (!has_node(nodes, node_id))
+        json_array_append_new(nodes, json_string(node_id));
 }
 
 static int add_items(struct history *h, const struct filter *f, const json_t *records, const char *id, const char *process)
@@ -191,9 +198,17 @@ static int add_items(struct history *h, const struct filter *f, const json_t *re
 static int load_history(struct mt_api_call *c, const struct filter *f, const struct mt_pg_res *src, const json_t *cursor,
                         int64_t limit, struct history *h)
 {
+    mt_auto_json json_t *away = json_array();
+    int64_t until = mt_clock_mono() + HISTORY_NS;
     *h = (struct history){.missing = json_array(), .last = json_object()};
     for (int i = 0; i < mt_pg_rows(src); i++) {
-        const char *id = mt_pg_text(src, i, 0);
+        const char *id = mt_pg_text(src, i, 0), *node = mt_pg_text(src, i, 2);
+        if (has_node(away, node))
+            continue;
+        if (mt_clock_mono() > until) { /* many nodes that do not answer: what there is is better than nothing */
+            note_node(h->missing, node);
+            continue;
+        }
         uint64_t after = after_of(cursor, id);
         json_t *records = NULL;
         struct mt_err err = {0};
@@ -203,11 +218,11 @@ static int load_history(struct mt_api_call *c, const struct filter *f, const str
             json_object_set_new(ask, "since_seq", json_integer((json_int_t)after));
         else if (ask && f->previous)
             json_object_set_new(ask, "previous", json_true());
-        int rc = mt_agent_ask(c->ctl->conf.agent_socket, ask, AGENT_TIMEOUT_MS, &records, &err);
+        int rc = mt_agent_ask(c->ctl, c->pg, id, ask, AGENT_TIMEOUT_MS, &records, &err);
         if (rc < 0) {
-            note_missing(h, mt_pg_text(src, i, 2));
-            if (rc == -MT_E_UNAVAILABLE || rc == -MT_E_TIMEOUT)
-                break; /* one agent serves all sources of this machine: the others would not answer either */
+            note_node(h->missing, node);
+            if (rc != -MT_E_LIMIT && rc != -MT_E_CORRUPT)
+                note_node(away, node); /* its other sources would not be answered either, each after as long */
             continue;
         }
         rc = add_items(h, f, records, id, mt_pg_text(src, i, 1));
@@ -297,9 +312,10 @@ static bool followed(const struct stream *s, const char *id)
 /* Follow every source that is not followed yet, from where the client has it, or the seq it was read to. */
 static int follow_new(struct mt_api_call *c, struct stream *s, const struct mt_pg_res *src, const struct history *h)
 {
+    mt_auto_json json_t *away = json_array();
     for (int i = 0; i < mt_pg_rows(src) && s->seen_n < INSTANCES_MAX; i++) {
-        const char *id = mt_pg_text(src, i, 0);
-        if (followed(s, id))
+        const char *id = mt_pg_text(src, i, 0), *node = mt_pg_text(src, i, 2);
+        if (followed(s, id) || has_node(away, node))
             continue;
         json_t *had = json_object_get(s->cursor, id), *at = had ? had : h ? json_object_get(h->last, id) : NULL;
         uint64_t after = json_is_integer(at) && json_integer_value(at) > 0 ? (uint64_t)json_integer_value(at) : 0;
@@ -311,8 +327,10 @@ static int follow_new(struct mt_api_call *c, struct stream *s, const struct mt_p
         else if (ask)
             json_object_set_new(ask, "since_seq", json_integer((json_int_t)after));
         struct mt_err err = {0};
-        if (mt_agent_open(c->ctl->conf.agent_socket, ask, AGENT_TIMEOUT_MS, &w.fd, &err) < 0)
-            return 1; /* the agent is away: again at the next look */
+        if (mt_agent_open(c->ctl, c->pg, id, ask, AGENT_TIMEOUT_MS, &w.fd, &err) < 0) {
+            note_node(away, node); /* again at the next look */
+            continue;
+        }
         if (mt_fanout_add(c->ctl->fanout, c->http, &w, &c->err) < 0)
             return mt_api_fail(c, 429, "too_many_streams", "too many log streams are open");
         snprintf(s->seen[s->seen_n].instance_id, sizeof s->seen[0].instance_id, "%s", id);
