@@ -17,7 +17,11 @@ static const struct mt_conf_key keys[] = {
     {"data_dir", MT_CONF_STRING, OFF(data_dir), 1, 255, MT_CONF_NONE, "path",
      "folder for the last known good configuration; must be there and writable"},
     {"control_socket", MT_CONF_STRING, OFF(control_socket), 1, MT_UNIX_PATH_MAX, MT_CONF_NONE, "path",
-     "Unix socket of the control plane's internal API"},
+     "Unix socket of the control plane's internal API, on its own machine"},
+    {"control_address", MT_CONF_STRING, OFF(control_address), 3, 260, MT_CONF_NONE, "",
+     "host:port of the control plane's node listener, for an edge of another node; instead of control_socket, with keys_dir"},
+    {"keys_dir", MT_CONF_STRING, OFF(keys_dir), 1, 255, MT_CONF_NONE, "path",
+     "folder with the edge's certificate, which this node's moat-agent makes and renews: <its data_dir>/keys/edge"},
     {"admin_socket", MT_CONF_STRING, OFF(admin_socket), 1, MT_UNIX_PATH_MAX, MT_CONF_NONE, "path",
      "Unix socket that answers GET /metrics, /livez, /readyz; none when absent"},
     {"handover_socket", MT_CONF_STRING, OFF(handover_socket), 1, MT_UNIX_PATH_MAX, MT_CONF_NONE, "path",
@@ -154,13 +158,35 @@ int mt_edge_options_check(struct mt_edge_options *o, struct mt_err *err)
     return 0;
 }
 
+/* What the static mode does without. */
+static int check_upstream(const struct mt_edge_options *o, struct mt_err *err)
+{
+    char host[256];
+    uint16_t port;
+    if (!o->data_dir)
+        return MT_FAIL(err, MT_E_INVALID, "'data_dir' is missing");
+    if (o->control_socket && o->control_address)
+        return MT_FAIL(err, MT_E_INVALID, "'control_socket' and 'control_address' exclude each other");
+    if (!o->control_socket && !o->control_address)
+        return MT_FAIL(err, MT_E_INVALID, "'control_socket' is missing (or 'control_address', for an edge of another node)");
+    if (!o->control_address)
+        return 0;
+    if (!o->keys_dir)
+        return MT_FAIL(err, MT_E_INVALID, "'keys_dir' is missing: 'control_address' needs the certificate in it");
+    int rc = mt_sock_split(o->control_address, host, &port, err);
+    return rc < 0 ? mt_err_wrap(err, "control_address") : 0;
+}
+
 int mt_edge_options_load(const char *path, struct mt_edge_options *o, FILE *problems, struct mt_err *err)
 {
     memset(o, 0, sizeof *o);
     if (mt_conf_load(path, keys, N_KEYS, o, problems, err) < 0)
         return -(int)err->code;
-    const char *missing = !o->data_dir ? "data_dir" : !o->control_socket ? "control_socket" : NULL;
-    int r = missing ? MT_FAIL(err, MT_E_INVALID, "%s: '%s' is missing", path, missing) : mt_edge_options_check(o, err);
+    int r = check_upstream(o, err);
+    if (r < 0)
+        (void)mt_err_wrap(err, "%s", path);
+    else
+        r = mt_edge_options_check(o, err);
     if (r < 0) {
         mt_edge_options_done(o);
         return r;

@@ -6,7 +6,7 @@
 #include "edge/snapshot.h"
 #include "edge/status.h"
 #include "edge/store.h"
-#include "wire/http_client.h"
+#include "edge/upstream.h"
 
 #include <malloc.h>
 
@@ -23,7 +23,7 @@
 
 struct mt_edge_source_poll {
     struct mt_edge_hub *hub;
-    struct mt_http_client *poll, *post;
+    struct mt_edge_upstream poll, post; /* each its thread's */
     pthread_t poll_thread, post_thread;
 
     pthread_mutex_t lock; /* what follows */
@@ -162,10 +162,12 @@ static void *poll_main(void *arg)
                        (unsigned long long)epoch, s->unsaved ? 1 : POLL_WAIT_S);
         const struct mt_http_request q = {.method = "GET", .target = target, .timeout_ms = POLL_TIMEOUT_MS};
         struct mt_http_reply reply = {0};
-        int r = mt_http_do(s->poll, &q, MT_EDGE_SNAPSHOT_MAX, &reply, &err);
+        int r = mt_edge_upstream_ready(&s->poll, &err);
+        if (r == 0)
+            r = mt_http_do(s->poll.client, &q, MT_EDGE_SNAPSHOT_MAX, &reply, &err);
         if (r == 0 && (reply.status == 200 || reply.status == 304)) {
             if (s->away)
-                mt_log(MT_INFO, "edge.control_back", KV("socket", (const char *)s->hub->opt->control_socket));
+                mt_log(MT_INFO, "edge.control_back", KV("socket", mt_edge_upstream_name(s->hub->opt)));
             s->away = false;
             backoff = BACKOFF_FIRST_MS;
             if (reply.status == 200 && !offered(s, &reply))
@@ -209,7 +211,7 @@ static void *post_main(void *arg)
         const struct mt_http_request q = {.method = "POST", .target = "/internal/v1/edge/status", .timeout_ms = STATUS_TIMEOUT_MS,
                                           .body = mt_buf_cstr(&body), .body_len = body.len};
         /* a failure is no news: the poll says that the control plane is away, and the next report is whole again */
-        if (mt_http_do(s->post, &q, 65536, &reply, &err) == 0)
+        if (mt_edge_upstream_ready(&s->post, &err) == 0 && mt_http_do(s->post.client, &q, 65536, &reply, &err) == 0)
             mt_http_reply_done(&reply);
     } while (!pause_ms(s, STATUS_EVERY_S * 1000, true));
     return NULL;
@@ -234,15 +236,14 @@ struct mt_edge_source_poll *mt_edge_source_start(struct mt_edge_hub *h, struct m
     }
     s->hub = h;
     s->saved_at = INT64_MIN / 2;
-    s->poll = mt_http_client_new(h->opt->control_socket);
-    s->post = mt_http_client_new(h->opt->control_socket);
     (void)pthread_mutex_init(&s->lock, NULL);
+    bool made = mt_edge_upstream_init(&s->poll, h->opt, &s->lock, err) == 0 && mt_edge_upstream_init(&s->post, h->opt, &s->lock, err) == 0;
     pthread_condattr_t ca;
     (void)pthread_condattr_init(&ca);
     (void)pthread_condattr_setclock(&ca, CLOCK_MONOTONIC);
     (void)pthread_cond_init(&s->wake, &ca);
     (void)pthread_condattr_destroy(&ca);
-    int e = !s->poll || !s->post ? ENOMEM : start_thread(&s->poll_thread, poll_main, s);
+    int e = !made ? ENOMEM : start_thread(&s->poll_thread, poll_main, s);
     if (e == 0)
         e = start_thread(&s->post_thread, post_main, s);
     if (e != 0) { /* the process ends now; what was made goes with it */
@@ -260,13 +261,13 @@ void mt_edge_source_stop(struct mt_edge_source_poll *s)
     (void)pthread_mutex_lock(&s->lock);
     s->stop = true;
     (void)pthread_cond_broadcast(&s->wake);
+    mt_edge_upstream_cancel(&s->poll);
+    mt_edge_upstream_cancel(&s->post);
     (void)pthread_mutex_unlock(&s->lock);
-    mt_http_client_cancel(s->poll);
-    mt_http_client_cancel(s->post);
     (void)pthread_join(s->poll_thread, NULL);
     (void)pthread_join(s->post_thread, NULL);
-    mt_http_client_free(s->poll);
-    mt_http_client_free(s->post);
+    mt_edge_upstream_done(&s->poll);
+    mt_edge_upstream_done(&s->post);
     free(s->unsaved);
     (void)pthread_cond_destroy(&s->wake);
     (void)pthread_mutex_destroy(&s->lock);

@@ -195,6 +195,24 @@ int mt_sock_tcp_listen(const char *address, int *ret_fd, struct mt_err *err)
     return tcp_listen(address, false, ret_fd, err);
 }
 
+int mt_sock_split(const char *at, char ret_host[256], uint16_t *ret_port, struct mt_err *err)
+{
+    const char *colon = strrchr(at, ':'), *begin = at, *end = colon;
+    uint64_t port;
+    if (*at == '[') {
+        begin++;
+        end = colon && colon > begin && colon[-1] == ']' ? colon - 1 : NULL;
+    } else if (colon && memchr(at, ':', (size_t)(colon - at))) {
+        end = NULL; /* an IPv6 address without brackets: where does the port begin? */
+    }
+    if (!end || end == begin || (size_t)(end - begin) > 255 || mt_parse_u64(colon + 1, 1, 65535, &port, NULL) < 0)
+        return MT_FAIL(err, MT_E_INVALID, "'%.260s' is not host:port or [address]:port", at);
+    memcpy(ret_host, begin, (size_t)(end - begin));
+    ret_host[end - begin] = '\0';
+    *ret_port = (uint16_t)port;
+    return 0;
+}
+
 int mt_sock_freebind_listen(const struct in6_addr *address, uint16_t port, int *ret_fd, struct mt_err *err)
 {
     const struct sockaddr_in6 at = {.sin6_family = AF_INET6, .sin6_port = htons(port), .sin6_addr = *address};

@@ -3,7 +3,6 @@
 
 #include "base/b64.h"
 #include "base/cleanup.h"
-#include "base/num.h"
 #include "base/str.h"
 #include "os/file.h"
 #include "os/x509.h"
@@ -71,24 +70,6 @@ int mt_id_write_pem(const char *path, const char *cert_pem, const char *key_pem,
     if (rc == 0 && gid != (gid_t)-1 && (chown(path, (uid_t)-1, gid) < 0 || chmod(path, 0640) < 0))
         rc = MT_FAIL_ERRNO(err, MT_E_IO, "give '%s' to its group", path);
     return rc;
-}
-
-int mt_id_split(const char *control, char ret_host[256], uint16_t *ret_port, struct mt_err *err)
-{
-    const char *colon = strrchr(control, ':'), *begin = control, *end = colon;
-    uint64_t port;
-    if (*control == '[') {
-        begin++;
-        end = colon && colon > begin && colon[-1] == ']' ? colon - 1 : NULL;
-    } else if (colon && memchr(control, ':', (size_t)(colon - control))) {
-        end = NULL; /* an IPv6 address without brackets: where does the port begin? */
-    }
-    if (!end || end == begin || (size_t)(end - begin) > 255 || mt_parse_u64(colon + 1, 1, 65535, &port, NULL) < 0)
-        return MT_FAIL(err, MT_E_INVALID, "'%.260s' is not host:port or [address]:port", control);
-    memcpy(ret_host, begin, (size_t)(end - begin));
-    ret_host[end - begin] = '\0';
-    *ret_port = (uint16_t)port;
-    return 0;
 }
 
 static int refused(int status, const json_t *doc, struct mt_err *err)

@@ -19,8 +19,6 @@ int mt_id_node_key(const char *path, char **ret_pem, struct mt_err *err);
 int mt_id_wg_key(const char *path, char ret_public[48], struct mt_err *err);
 /** Certificate and key as one file, replaced at once. @gid (gid_t)-1: ours alone (0600), else 0640 for that group. */
 int mt_id_write_pem(const char *path, const char *cert_pem, const char *key_pem, gid_t gid, struct mt_err *err);
-/** "host:port" or "[v6]:port" taken apart; @ret_host 256 bytes. */
-int mt_id_split(const char *control, char ret_host[256], uint16_t *ret_port, struct mt_err *err);
 /** POST a JSON object (taken) and get one: 0 with @ret (owned) for 2xx; else the problem's detail in @err: -MT_E_DENIED (401, 403),
  *  -MT_E_CONFLICT (409), -MT_E_INVALID (other 4xx), -MT_E_UNAVAILABLE. */
 int mt_id_post(struct mt_http_client *c, const char *target, json_t *body, json_t **ret, struct mt_err *err);

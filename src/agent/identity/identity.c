@@ -8,6 +8,7 @@
 #include "base/str.h"
 #include "model/ids.h"
 #include "os/file.h"
+#include "os/sock.h"
 #include "os/x509.h"
 #include "wire/json.h"
 
@@ -77,7 +78,7 @@ int mt_identity_load(const char *data_dir, const char *control, struct mt_identi
     (void)snprintf(id->cluster_id, sizeof id->cluster_id, "%s", cluster);
     if (!id->data_dir || !id->control || !id->pem_path || !id->ca_path)
         return MT_FAIL(err, MT_E_NOMEM, "identity");
-    if ((rc = mt_id_split(id->control, id->host, &id->port, err)) < 0 || (rc = make_ctx(id, &id->ctx, err)) < 0)
+    if ((rc = mt_sock_split(id->control, id->host, &id->port, err)) < 0 || (rc = make_ctx(id, &id->ctx, err)) < 0)
         return rc;
     *ret = MT_TAKE(id);
     return 0;

@@ -10,6 +10,7 @@
 #include "model/ids.h"
 #include "model/names.h"
 #include "os/file.h"
+#include "os/sock.h"
 #include "os/x509.h"
 #include "wire/json.h"
 
@@ -81,7 +82,7 @@ static int first_client(const struct mt_join *j, const char *pin, struct mt_http
     uint16_t port;
     struct mt_tls_ctx *ctx = NULL;
     const struct mt_tls_conf conf = {.min = MT_TLS_1_3, .root_pin = pin};
-    int rc = mt_id_split(j->control, host, &port, err);
+    int rc = mt_sock_split(j->control, host, &port, err);
     if (rc < 0 || (rc = mt_tls_ctx_new(&conf, &ctx, err)) < 0)
         return rc;
     *ret = mt_http_client_new_tls(host, port, ctx, "moat-control");

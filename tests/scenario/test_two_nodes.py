@@ -1,0 +1,318 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""A platform of three machines, all of it real: moat-control with its agent on one, moat-edge on the second, a microVM on the third, each a
+host of its own (network and mount namespace) on one link, WireGuard between them.
+
+The edge takes its configuration over TLS; a page is fetched through it out of the VM over the mesh; logs and exec of the instance go from the
+control plane to the agent over the mesh; who is not the control plane gets nothing there; a node that is away hides nobody else's lines.
+COST 45 s, 30 s of processor."""
+import json
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+
+sys.dont_write_bytecode = True
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [HERE, os.path.join(HERE, "lib")]
+import platform_kit  # noqa: E402
+if os.geteuid() != 0:
+    print("skip - two nodes: needs root")
+    sys.exit(0)
+platform_kit.own_host()
+import agentkit  # noqa: E402
+import control_kit as kit  # noqa: E402
+import imagekit  # noqa: E402
+import meshkit  # noqa: E402
+from control_kit import case, wait_for  # noqa: E402
+
+why = meshkit.missing()
+if why:
+    kit.skip("two nodes", why)
+    sys.exit(0)
+kit.need("two nodes", "moat-agent", "moat-edge", "moat")
+BIN, CONTROL, HOST, PORT = imagekit.BIN, "10.78.0.1:7443", "hello.moat.test", 8443
+
+
+def sh(*argv, **kw):
+    return subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=True, text=True, **kw).stdout
+
+
+class Machine:
+    """@number 1: where this process and the control plane are."""
+    all = []
+
+    def __init__(self, name, number):
+        Machine.all.append(self)
+        self.name, self.ip, self.d = name, "10.78.0.%d" % number, w.d + "/" + name
+        self.place = self.agent = self.edge = None
+        for d in ("", "/run", "/edge"):
+            os.makedirs(self.d + d, 0o755)
+        os.chown(self.d + "/edge", 65534, 65534)
+        os.symlink(boot, self.d + "/boot")
+        if number > 1:
+            self.place = meshkit.Place()
+            self.place.run("umount", "/sys")  # its own has no cgroups
+            sh("ip", "link", "add", "v%d" % number, "type", "veth", "peer", "name", "eth0", "netns", str(self.place.proc.pid))
+            sh("ip", "link", "set", "v%d" % number, "master", "br0", "up")
+            self.place.run("ip", "addr", "add", self.ip + "/24", "dev", "eth0")
+            self.place.run("ip", "link", "set", "eth0", "up")
+
+    def argv(self, *argv):
+        return self.place.argv(*argv) if self.place else list(argv)
+
+    def configure(self, **more):
+        conf = {"data_dir": self.d, "bin_dir": BIN, "host_firewall": "full" if self.place else "taps", "edge_user": "nobody", "control_user": "nobody", "worker_user": "nobody",
+                "vmm": "qemu", "heartbeat_ms": 500, "cgroup_parent": "moat-%d/%s" % (os.getpid(), self.name), "egress_mode": "none", **more}
+        with open(self.d + "/agent.toml", "w") as f:
+            f.write("".join("%s = %s\n" % (k, json.dumps(v)) for k, v in conf.items()))
+            f.write("[image]\nlocal_registries = [%s]\ninsecure_registries = [%s]\n" % (json.dumps(registry.host), json.dumps(registry.host)))
+
+    def join(self, *roles):
+        self.configure()
+        t = w.ok("POST", "/v1/enrollment-tokens", {"roles": list(roles)})["token"]
+        r = subprocess.run(self.argv(BIN + "/moat-agent", "--config", self.d + "/agent.toml", "join", "--control", CONTROL, "--token", "-", "--name", self.name,
+                                     "--endpoint", self.ip + ":51820"), input=t, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
+        assert r.returncode == 0, r.stdout
+        self.start()
+
+    def start(self):
+        self.agent = subprocess.Popen(self.argv(BIN + "/moat-agent", "--config", self.d + "/agent.toml"), stderr=open(self.d + "/agent.log", "ab"), start_new_session=True)
+
+    def start_edge(self):
+        with open(self.d + "/edge.toml", "w") as f:
+            f.write("data_dir = %s\ncontrol_address = %s\nkeys_dir = %s\nsource_address = %s\n[port_map]\n443 = %d\n" % (
+                *(json.dumps(x) for x in (self.d + "/edge", CONTROL, self.d + "/keys/edge", node(self.name)["overlay_ipv6"])), PORT))
+        self.edge = subprocess.Popen(self.argv("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", BIN + "/moat-edge", "--config", self.d + "/edge.toml"),
+                                     stderr=open(self.d + "/edge.log", "ab"), start_new_session=True)
+
+    def log(self, what="agent"):
+        return open(self.d + "/%s.log" % what, errors="replace").read()
+
+    def end(self, p):
+        if p and p.poll() is None:
+            p.terminate()
+            p.wait(20)
+
+    def close(self):
+        if self.agent and self.agent.poll() is None:
+            try:
+                s = socket.socket(socket.AF_UNIX)
+                s.settimeout(20)
+                s.connect(self.d + "/run/agent.sock")
+                s.sendall(b'{"op":"stop-all","deadline_ms":5000}\n')
+                s.recv(4096)
+                self.agent.wait(10)
+            except (OSError, subprocess.TimeoutExpired):
+                pass
+        for p in (self.edge, self.agent):
+            if p and p.poll() is None:
+                p.kill()
+                p.wait()
+        if self.place:
+            self.place.close()
+
+
+def node(name):
+    return next((n for n in w.ok("GET", "/v1/nodes")["items"] if n["name"] == name), None)
+
+
+def image():
+    """The hello image with the test program beside it: (repository, digest)."""
+    out = w.d + "/hello"
+    sh(sys.executable, platform_kit.ROOT + "/examples/hello/build-image", out, "--hostname", HOST, "--compression", "none")
+    blob = lambda digest: open(out + "/oci/blobs/sha256/" + digest.split(":")[1], "rb").read()
+    index = json.load(open(out + "/oci/index.json"))
+    manifest = json.loads(blob(index["manifests"][0]["digest"]))
+    if "manifests" in manifest:
+        manifest = json.loads(blob(manifest["manifests"][0]["digest"]))
+    exe = w.d + "/testapp"
+    sh("gcc", "-static", "-O1", "-o", exe, HERE + "/lib/testapp.c")
+    store = imagekit.Store(w.d + "/src")
+    layers = [blob(layer["digest"]) for layer in manifest["layers"]]
+    digest = store.image(layers + [imagekit.tar(imagekit.entry("testapp", data=open(exe, "rb").read(), mode=0o755))],
+                         config=json.loads(blob(manifest["config"]["digest"])).get("config") or {})
+    registry.push(imagekit.layout(store, w.d + "/layout", "t", digest), "hello:t")
+    return registry.host + "/hello:t", digest
+
+
+def cli(*args, want=0, timeout=60, **kw):
+    p = subprocess.run([BIN + "/moat", *args], env=dict(os.environ, MOAT_CONFIG=w.d + "/cli.toml", NO_COLOR="1"), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                       text=True, timeout=timeout, cwd=w.d, **kw)
+    assert p.returncode == want, "moat %s: %d %s %s" % (" ".join(args), p.returncode, p.stdout[-600:], p.stderr[-600:])
+    return p.stdout
+
+
+def curl():
+    p = subprocess.run(front.argv("curl", "-sS", "--fail", "-m", "10", "--cacert", w.d + "/hello/ca.pem", "--resolve", "%s:%d:[::1]" % (HOST, PORT),
+                                  "https://%s:%d/" % (HOST, PORT)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return p.returncode == 0 and p.stdout
+
+
+ASK = r"""
+import socket, ssl, sys
+address, ca, cert, line = sys.argv[1:5]
+c = ssl.create_default_context(cafile=ca); c.check_hostname = False
+if cert: c.load_cert_chain(cert)
+try:
+    s = c.wrap_socket(socket.create_connection((address, 5180), 5)); s.settimeout(5); s.sendall(line.encode() + b"\n"); got = b""
+    while True:
+        part = s.recv(65536)
+        if not part: break
+        got += part
+    print(got.decode())
+except (ssl.SSLError, ConnectionError) as e:
+    print("refused:", e)
+except TimeoutError as e:
+    print("silence:", e)
+"""
+
+
+def ask(cert, line, place=None):
+    """What the agent of `back` says at port 5180 to who shows @cert (None: nothing)."""
+    argv = [sys.executable, "-c", ASK, node("back")["overlay_ipv6"], w.d + "/control/node-ca.crt", cert or "", line]
+    return subprocess.run(place.argv(*argv) if place else argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=20).stdout
+
+
+sh("mount", "-t", "tmpfs", "none", "/run")
+os.makedirs("/run/wireguard")
+sh("ip", "link", "add", "br0", "type", "bridge")
+sh("ip", "addr", "add", "10.78.0.1/24", "dev", "br0")
+sh("ip", "link", "set", "br0", "up")
+boot = os.environ.get("MOAT_BOOT_DIR")
+if not boot:
+    boot = platform_kit.ROOT + "/build-bundle/boot"
+    sh(platform_kit.ROOT + "/packaging/bundle/make-bundle", "--init", BIN + "/moat-init", "--out", boot, "--cache", platform_kit.ROOT + "/build-bundle/cache")
+import tempfile  # noqa: E402
+regdir = tempfile.mkdtemp(prefix="mt2.", dir="/var/tmp")
+registry = imagekit.Registry(regdir)
+w = kit.World(listen_nodes=CONTROL, nodes_address=CONTROL, agent_socket="/run/agent-of-control.sock", local_registries=[registry.host],
+              insecure_registries=[registry.host], rate_limit_percent=300)
+with open(w.d + "/cli.toml", "w") as f:
+    f.write('api = "unix:%s"\ntoken_file = "%s/operator.token"\norg = "local"\nenv = "prod"\n' % (w.api, w.d))
+other_registry = None
+try:
+    here, front, back = Machine("here", 1), Machine("front", 2), Machine("back", 3)
+    other_registry = back.place.popen("docker-registry", "serve", registry.config, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    ref, digest = image()
+
+    @case("the control plane's machine is in the mesh, two others join: one for the edge, one for work")
+    def _():
+        here.configure(node_id=agentkit.new_id("node"), control_socket=w.internal, admin_socket="/run/agent-of-control.sock", mesh_endpoints=[here.ip + ":51820"])
+        here.start()
+        front.join("edge")
+        back.join("worker")
+        local = wait_for("three nodes", lambda: len([n for n in w.ok("GET", "/v1/nodes")["items"] if n["health"] == "ready"]) == 3 and
+                         [n for n in w.ok("GET", "/v1/nodes")["items"] if n["name"] not in ("front", "back")], 40)[0]
+        w.ok("POST", "/v1/nodes/%s/cordon" % local["id"], {"reason": "no work here"})
+        for m, others in ((front, (back, here)), (back, (front, here))):
+            for o in others:
+                at = node(o.name)["overlay_ipv6"] if o.place else local["overlay_ipv6"]
+                wait_for("%s reaches %s" % (m.name, o.name), lambda: meshkit.ping(m.place, node(m.name)["overlay_ipv6"], at, seconds=1), 30)
+
+    @case("an edge of another node gets its configuration with a certificate of its own")
+    def _():
+        front.start_edge()
+        wait_for("a configuration", lambda: '"control"' in front.log("edge") and "edge.config_applied" in front.log("edge"), 20)
+        st = os.stat(front.d + "/keys/edge/node.pem")
+        assert st.st_mode & 0o777 == 0o640 and st.st_gid == 65534, oct(st.st_mode)
+
+    @case("a page comes through the edge of one node out of a VM on another")
+    def _():
+        global app, env, instance
+        app, env = w.make_app("hello")
+        text = platform_kit.manifest("hello", ref, ["/app/hello", "8443"], port=8443, hostname=HOST)
+        r = w.ok("POST", app + "/releases", {"manifest": text, "image_digest": digest, "verify_image": False})["id"]
+        d = w.ok("POST", env + "/deploys", {"release_id": r})["id"]
+        wait_for("success", lambda: w.ok("GET", env + "/deploys/" + d)["status"] == "succeeded", 60)
+        instance = w.ok("GET", env + "/instances")["items"][0]
+        assert instance["node_id"] == node("back")["id"], instance
+        page = wait_for("the page", curl, 15)
+        assert "hello" in page.lower(), page[:200]
+
+    @case("logs of an instance on another node: history, follow, nothing twice")
+    def _():
+        out = cli("logs", "--app", "hello")
+        assert out.strip(), "no line of the instance"
+        p = subprocess.Popen([BIN + "/moat", "logs", "--app", "hello", "--follow"], env=dict(os.environ, MOAT_CONFIG=w.d + "/cli.toml", NO_COLOR="1"), stdout=subprocess.PIPE, text=True)
+        lines = []
+        t = threading.Thread(target=lambda: [lines.append(x) for x in p.stdout], daemon=True)
+        t.start()
+        try:
+            wait_for("the past", lambda: len(lines) >= len(out.splitlines()), 15)
+        finally:
+            p.terminate()
+            p.wait(10)
+        assert len(set(lines)) == len(lines), lines
+
+    @case("exec in an instance on another node: output, exit code, and its end in the log")
+    def _():
+        out = cli("exec", instance["id"], "--app", "hello", "--", "/testapp", "exit", "7", want=7)
+        assert out, "no output"
+        ended = wait_for("its end", lambda: [s for s in w.ok("GET", env + "/exec-sessions")["items"] if s["status"] == "ended"], 10)
+        assert ended[0]["exit_code"] == 7, ended
+
+    @case("who is not the control plane gets no answer at the agent's port, and the control plane's certificate only reads and execs")
+    def _():
+        logs = json.dumps({"op": "logs", "instance_id": instance["id"]})
+        server = w.d + "/control-both.pem"
+        with open(server, "w") as f:
+            f.write(open(w.d + "/control/node-server.crt").read() + open(w.d + "/control/node-server.key").read())
+        assert '"seq":1' in ask(server, logs), ask(server, logs)
+        for op in ("stop-all", "rotate-key", "list", "doctor", "describe"):
+            said = ask(server, json.dumps({"op": op, "instance_id": instance["id"], "deadline_ms": 1000}))
+            assert '"permission_denied"' in said or '"denied"' in said, (op, said)
+        for cert in (None, front.d + "/keys/node.pem", front.d + "/keys/edge/node.pem", back.d + "/keys/node.pem"):
+            assert ask(cert, logs).startswith("refused"), (cert, ask(cert, logs))
+        # and from a machine that is no gateway the firewall lets nothing in, whatever it shows
+        assert ask(server, logs, front.place).startswith("silence"), ask(server, logs, front.place)
+        assert back.agent.poll() is None and "remote.refused" in back.log()
+
+    @case("the agent away: logs say whose lines are missing, exec says so, and both are back with it")
+    def _():
+        back.agent.kill()
+        back.agent.wait()
+        t0 = time.monotonic()
+        got = w.ok("GET", env + "/logs?limit=10")
+        assert got["missing_nodes"] == [node("back")["id"]] and not got["items"] and time.monotonic() - t0 < 8, got
+        assert "does not answer" in subprocess.run([BIN + "/moat", "exec", instance["id"], "--app", "hello", "--", "/testapp", "exit", "0"], stderr=subprocess.PIPE, text=True,
+                                                   env=dict(os.environ, MOAT_CONFIG=w.d + "/cli.toml"), timeout=30).stderr
+        assert curl(), "the VM does not serve while its agent is away"
+        back.start()
+        wait_for("lines again", lambda: w.ok("GET", env + "/logs?limit=10")["items"], 20)
+        cli("exec", instance["id"], "--app", "hello", "--", "/testapp", "exit", "3", want=3)
+
+    @case("without the control plane the edge serves; with it back it polls again")
+    def _():
+        w.kill_control()
+        assert curl(), "no page without the control plane"
+        wait_for("noticed", lambda: "edge.control_away" in front.log("edge"), 20)
+        w.start_control()
+        wait_for("back", lambda: "edge.control_back" in front.log("edge"), 20)
+
+    @case("a disabled node is out: its edge gets nothing more, nothing is asked of its agent")
+    def _():
+        w.ok("POST", "/v1/nodes/%s/disable" % node("back")["id"], {"reason": "stolen"})
+        got = w.ok("GET", env + "/logs?limit=10&instance_id=" + instance["id"])
+        assert got["missing_nodes"] == [instance["node_id"]], got
+        w.ok("POST", "/v1/nodes/%s/disable" % node("front")["id"], {"reason": "stolen"})
+        wait_for("the edge is refused", lambda: front.log("edge").count("edge.control_away") >= 2, 10)
+finally:
+    if not all(kit.results):
+        for m in Machine.all:
+            for what in ("agent", "edge"):
+                if os.path.exists(m.d + "/%s.log" % what):
+                    print("--- %s %s\n%s" % (m.name, what, "\n".join(x[:300] for x in m.log(what).splitlines()[-12:])))
+        print("--- control\n" + open(w.d + "/control.log").read()[-2500:])
+    for m in Machine.all:
+        m.close()
+    w.close()
+    registry.stop()
+    if other_registry:
+        other_registry.kill()
+        other_registry.wait()
+    subprocess.run(["rm", "-rf", regdir])
+kit.finish()
