@@ -7,11 +7,13 @@ nftables, tap, registry, image, guest. The control plane is the stand-in of agen
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import time
 
 import agentkit as kit
+import execkit
 import imagekit
 import labkit
 from imagekit import want
@@ -198,6 +200,38 @@ class Suite:
         want(not os.path.exists(group), "its cgroup is left")
         want("mt%05x" % d["slot"] not in kit.sh("ip", "-o", "link"), "its tap is left")
 
+    def exec_sessions_over_vsock(self):
+        """Output apart, codes, a terminal, a signal, input with its end, bulk both ways: through agent, VMM's vsock and moat-init."""
+        wl, _ = self.run_one(image=execkit.push_busybox(self.w))
+
+        def start(*command, **more):
+            s = execkit.Session(os.path.join(self.w.dir, "run/agent.sock"), execkit.grant(wl["instance_id"], self.w.env, command, **more))
+            return s.until("OPENED", lambda: s.pid, LONG)
+        s = start("sh", "-c", "echo one; echo two >&2; exit 7")
+        end = s.finish(LONG)
+        want((bytes(s.out), bytes(s.err), end) == (b"one\n", b"two\n", {"exit_code": 7, "reason": "exited"}), (s.out, s.err, end))
+        s = start("sh", "-c", "tty; stty size", tty=True, cols=101, rows=37)
+        want(s.finish(LONG)["exit_code"] == 0 and bytes(s.out) == b"/dev/pts/0\r\n37 101\r\n", bytes(s.out))
+        s = start("sleep", "1000")
+        s.control(type="signal", name="INT")
+        want(s.finish(LONG) == {"signal": "INT", "reason": "killed"}, s.exit)
+        s = start("cat", stdin=True)
+        trips = []
+        for i in range(60):
+            t0, n = time.monotonic(), len(s.out)
+            s.write(b"x")
+            s.until("echo", lambda n=n: len(s.out) > n, LONG)
+            trips.append(time.monotonic() - t0)
+        s.out.clear()
+        t0, block = time.monotonic(), os.urandom(1 << 20)
+        for i in range(16):
+            s.write(bytes([i]) + block[1:])
+        s.send(execkit.STDIN)
+        want(s.finish(LONG) == {"exit_code": 0, "reason": "exited"}, s.exit)
+        want(bytes(s.out) == b"".join(bytes([i]) + block[1:] for i in range(16)), "16 MiB came back as %d bytes, or others" % len(s.out))
+        print("# a byte there and back %.2f ms, 16 MiB through cat in %.1f s" % (statistics.median(trips) * 1e3, time.monotonic() - t0), flush=True)
+        self.gone(wl)
+
     def leaves_nothing_behind(self, before):
         got, rc = self.w.stop_all(60000)
         want(got == [{"stopped": True, "clean": True}] and rc == 0, (got, rc))
@@ -212,8 +246,8 @@ class Suite:
 
 
 NAMES = ["probe_boot_chooses_the_driver", "the_example_boots_and_serves", "closed_ports_stay_closed", "confined_and_limited",
-         "survives_kill_9_of_the_agent", "keeps_time_and_stops_on_request", "guest_out_of_memory_is_reported", "memory_max_is_enforced_and_reported",
-         "cpu_weight_divides_one_cpu"]
+         "survives_kill_9_of_the_agent", "keeps_time_and_stops_on_request", "exec_sessions_over_vsock",
+         "guest_out_of_memory_is_reported", "memory_max_is_enforced_and_reported", "cpu_weight_divides_one_cpu"]
 
 
 def run(kind, accel):
