@@ -38,6 +38,11 @@ OBJECTS = {
     "ReleaseDiff": "from:ReleaseSide to:ReleaseSide same:bool image_changed:bool processes:ProcessChanges changes:[FieldChange]",
     "ManifestVerdict": "ok:bool manifest_hash?:str canonical?:object errors:[object]",
     "RouteChange": "action:create|update|delete route_id:id hostname?:str listen_port:int",
+    "VolumeChange": "action:create|attach|detach volume_id:id name:str process_type:str",
+    "VolumeAttachment": "id:id process_type:str mount_path:str read_only:bool managed_by:api|manifest",
+    "Volume": "id:id org_id:id app_id:id env_id:id name:str size_bytes:int resize_to_bytes?:int filesystem:ext4 fs_uuid?:str backup_enabled:bool "
+              "home_node_id:id state:creating|available|in_use|deleting|deleted|error error_reason?:str reachable?:bool deleted?:bool "
+              "attachment?:VolumeAttachment dry_run?:bool changes?:[Change] " + VERSIONED,
     "Warning": "code:str process_type?:str desired?:int max?:int",
     "Failure": "instance_id:id process_type?:str status:str reason_code:str reason_detail?:str reason_text?:str exit_code?:int "
                "restart_count:int last_lines?:[str] last_console?:[str]",
@@ -46,7 +51,7 @@ OBJECTS = {
     "Deploy": "id:id org_id:id app_id:id env_id:id kind:deploy|rollback|restart release_id?:id release_ids:{id} previous_release_ids:{id} "
               "process_types:[str] strategy:str on_failure:hold|rollback status:queued|rolling|succeeded|failed|superseded message?:str "
               "failed_reason?:str superseded_by?:id timeout_seconds:int note?:str warnings?:[Warning] created_by:str deadline_at?:time "
-              "finished_at?:time progress?:[Group] failure?:Failure routes?:[RouteChange] dry_run?:bool changes?:[Change] " + VERSIONED,
+              "finished_at?:time progress?:[Group] failure?:Failure routes?:[RouteChange] volumes?:[VolumeChange] dry_run?:bool changes?:[Change] " + VERSIONED,
     "ScaleEntry": "process_type:str desired:int source:manifest|user max:int",
     "Scale": "env_id:id processes:[ScaleEntry] resource_version:int dry_run?:bool changes?:[Change]",
     "Instance": "id:id org_id:id app_id:id env_id:id process_type:str release_id:id deploy_id?:id node_id:id desired_state:running|draining|stopped "
@@ -68,14 +73,14 @@ OBJECTS = {
                  "process_type?:str reason?:str detail?:str ready?:int desired?:int wanted?:int route_id?:id hostname?:str listen_port?:int "
                  "deploy_id?:id",
     "StatusSecrets": "config_gate:unset|confirmed_none|set version_id?:id version_number?:int key_count?:int",
-    "EnvStatus": "env_id:id name:str conditions:[Condition] processes:[Group] last_deploy?:StatusDeploy routes:[StatusRoute] secrets:StatusSecrets volumes:[any] "
+    "EnvStatus": "env_id:id name:str conditions:[Condition] processes:[Group] last_deploy?:StatusDeploy routes:[StatusRoute] secrets:StatusSecrets volumes:[Volume] "
                  "failure?:Failure as_of_event_id:int",
     "Moment": "asked:str event_id:int last_event_at:time",
     "StateInstance": "id:id process_type:str release_id:id deploy_id?:id node_id:id desired_state:running|draining|stopped desired_reason?:str "
                      "status:booting|starting|ready|unready|draining|stopped|failed status_detail?:str reason_code?:str reason_detail?:str exit_code?:int "
                      "restart_count:int overlay_ipv6:str secret_version_id?:id generation:int started_at?:time ready_at?:time",
     "EnvState": "env_id:id name:str private_network:bool protected:bool label_selector?:{str} backup_interval_seconds?:int conditions:[Condition] "
-                "processes:[Group] last_deploy?:StatusDeploy routes:[StatusRoute] secrets:StatusSecrets volumes:[any] failure?:Failure instances:[StateInstance] "
+                "processes:[Group] last_deploy?:StatusDeploy routes:[StatusRoute] secrets:StatusSecrets volumes:[Volume] failure?:Failure instances:[StateInstance] "
                 "as_of_event_id?:int at?:Moment",
     "StateRelease": "id:id number:int image_digest:digest manifest_hash:str",
     "AppState": "app_id:id name:str description?:str project_id?:id releases_made:int releases:[StateRelease] envs:[EnvState] as_of_event_id?:int "
@@ -177,6 +182,8 @@ OBJECTS = {
     "ScaleWanted": "process_type:str desired:int?",
     "ScaleSet": "processes:[ScaleWanted] expected_version?:int",
     "ExecNew": "command:[str] tty?:bool cols?:int rows?:int env?:{str} user?:str stdin?:bool max_duration_seconds?:int",
+    "VolumeNew": "name:str size_bytes:int filesystem?:ext4 backup_enabled?:bool",
+    "VolumeResize": "size_bytes:int",
     "RouteNew": "hostname?:str listen_port?:int protocol?:tls_passthrough|tcp_raw backend_process_type:str backend_port:int proxy_protocol?:off|v2 "
                 "backend_expects_proxy_protocol?:bool proxy_tlv?:bool ipv4_required?:bool max_connections?:int idle_timeout_seconds?:int "
                 "balance?:round_robin|least_conn min_tls_version?:1.0|1.1|1.2|1.3",
@@ -275,6 +282,12 @@ OPS = {
     "GET " + E + "/exec-sessions/{exec_session_id}": ("ExecSession", 200, None, ""),
     "DELETE " + E + "/exec-sessions/{exec_session_id}": ("Deleted", 200, "Empty", ""),
     "GET /v1/exec-sessions/{exec_session_id}/connect": ("any", 101, None, ""),
+    "GET " + E + "/volumes": ("[Volume]", 200, None, "include_deleted " + LIST),
+    "GET " + O + "/volumes": ("[Volume]", 200, None, "include_deleted " + LIST),
+    "POST " + E + "/volumes": ("Volume", 201, "VolumeNew", "dry_run"),
+    "GET " + E + "/volumes/{volume_id}": ("Volume", 200, None, ""),
+    "POST " + E + "/volumes/{volume_id}/resize": ("Volume", 200, "VolumeResize", "dry_run"),
+    "DELETE " + E + "/volumes/{volume_id}": ("Deleted", 200, "Version", "dry_run"),
     "GET " + E + "/routes": ("[Route]", 200, None, "hostname include_deleted process_type " + TIMES + " " + LIST),
     "GET " + O + "/routes": ("[Route]", 200, None, "hostname include_deleted process_type app_id env_id " + TIMES + " " + LIST),
     "POST " + E + "/routes": ("Route", 201, "RouteNew", "dry_run"),

@@ -151,6 +151,8 @@ static const struct cli_option edge_explain_options[] = {
     {NULL, 0, NULL, NULL},
 };
 static const struct cli_option routes_list_options[] = {{"all", 0, NULL, "routes of every environment"}, {NULL, 0, NULL, NULL}};
+static const struct cli_option volumes_list_options[] = {{"all", 0, NULL, "volumes of every environment"}, {NULL, 0, NULL, NULL}};
+static const struct cli_option volumes_size_options[] = {{"size", 0, "SIZE", "<number>Gi, or bytes"}, {NULL, 0, NULL, NULL}};
 static const struct cli_option routes_create_options[] = {
     {"process", 0, "NAME", "process type behind it (default web)"},
     {"port", 'p', "PORT", "port of that process"},
@@ -316,6 +318,11 @@ const struct cli_command cli_commands[] = {
     {CLI_ROUTES, "routes get", "ROUTE", "one route, by host name or id", NULL, cmd_routes_get},
     {CLI_ROUTES, "routes update", "ROUTE", "change a route", routes_update_options, cmd_routes_update},
     {CLI_ROUTES, "routes delete", "ROUTE", "remove a route, by host name or id", NULL, cmd_routes_delete},
+    {CLI_APPS, "volumes list", "", "volumes of the environment", volumes_list_options, cmd_volumes_list},
+    {CLI_APPS, "volumes create", "NAME", "a new volume, on the node with most room", volumes_size_options, cmd_volumes_create},
+    {CLI_APPS, "volumes get", "VOLUME", "one volume, by name or id", NULL, cmd_volumes_get},
+    {CLI_APPS, "volumes resize", "VOLUME", "grow a volume before the next start of its process", volumes_size_options, cmd_volumes_resize},
+    {CLI_APPS, "volumes delete", "VOLUME", "delete a volume and its data, by name or id", NULL, cmd_volumes_delete},
     {CLI_ROUTES, "edge explain", "[HOST]", "where the edge of this machine would send a client, and why", edge_explain_options, cmd_edge_explain},
     {CLI_MORE, "usage", "", "processor and memory taken, by environment and hour", usage_options, cmd_usage},
     {CLI_MORE, "admin quotas set", "DIMENSION LIMIT", "set a limit of the organisation, or default", reason_options, cmd_admin_quotas_set},

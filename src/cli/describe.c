@@ -25,7 +25,7 @@ static const struct kind {
     {{"deploy", "dep_", "Deploy", "moat deploys"}, ENV, "/deploys", "succeeded", "failed superseded cancelled "},
     {{"instance", "inst_", "Instance", "moat ps"}, ENV, "/instances", "ready", "failed stopped exited lost "},
     {{"route", "rt_", "Route", "moat routes"}, ENV, "/routes", "active", "failed deleted conflict "},
-    {{"volume", "vol_", "Volume", "moat volumes"}, ENV, "/volumes", "available", "failed deleted "},
+    {{"volume", "vol_", "Volume", "moat volumes"}, ENV, "/volumes", "available", "error deleting deleted "},
     {{"snapshot", "snap_", "Snapshot", "moat snapshots"}, ENV, "/snapshots", "succeeded", "failed "},
     {{"restore", "rst_", "Restore", "moat events"}, ENV, "/restores", "succeeded", "failed "},
     {{"migration", "mig_", "Migration", "moat events"}, ENV, "/migrations", "succeeded", "failed "},
@@ -316,7 +316,7 @@ int cmd_wait(struct cli *c)
         if (!MT_STREQ(shown, state_of(obj)))
             tell(c, k, id, obj, began);
         (void)snprintf(shown, sizeof shown, "%s", state_of(obj));
-        if (MT_STREQ(state_of(obj), want))
+        if (MT_STREQ(state_of(obj), want) || (MT_STREQ(want, "available") && MT_STREQ(state_of(obj), "in_use"))) /* of a volume: ready, and used already */
             return finished(c, k, obj, true);
         if (in_words(kind->failed, state_of(obj)))
             return finished(c, k, obj, false);

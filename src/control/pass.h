@@ -53,6 +53,10 @@ struct mt_pass_env {
     const char *env_id, *env_name, *app_id, *app_name, *org_id, *org_name;
     struct mt_pass_group *groups;
     size_t n_groups;
+    bool volumes_read; /* the next two are what the environment has; read when its first group with mounts comes */
+    struct mt_spec_volume *volumes;
+    struct mt_place_volume *homes; /* in step with volumes */
+    size_t n_volumes;
     struct mt_pass_deploy *deploys;
     size_t n_deploys;
 };

@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/str.h"
 #include "control/quota/claims.h"
+#include "control/volumes/volume_sql.h"
 #include "pg/array.h"
 
 #define BOOT_LIMITS_SECONDS 1800u /* image pull (30 min); boot and prestart are added */
@@ -67,6 +68,10 @@ static const struct mt_pg_stmt attempts = {
     " AND (e.payload->>'status' = 'ready' OR (e.payload->>'reason_code' IS NOT NULL"
     "  AND e.payload->>'status' IN ('booting', 'starting', 'failed', 'stopped')))"
     " ORDER BY e.event_id LIMIT 5000"};
+
+static const struct mt_pg_stmt volumes = {
+    "pass_volumes", "SELECT v.name, v.volume_id, v.home_node_id, " MT_SQL_VOLUME_HELD("v") " AS held FROM volumes_view v"
+                    " WHERE v.env_id = $1 AND NOT v.deleted ORDER BY v.volume_id COLLATE \"C\""};
 
 static const struct mt_pg_stmt held = {
     "pass_held",
@@ -236,6 +241,48 @@ struct mt_release_row *mt_pass_release(struct mt_pass *p, const char *id, struct
 
 /* ---------------------------------------------------------------- groups */
 
+static int load_volumes(struct mt_pass *p, struct mt_pass_env *e, struct mt_err *err)
+{
+    struct mt_pg_params pp;
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    if (e->volumes_read)
+        return 0;
+    mt_pg_p_init(&pp);
+    mt_pg_p_text(&pp, e->env_id);
+    int rc = mt_pg_query(p->pg, &volumes, &pp, &r, err);
+    if (rc < 0)
+        return rc;
+    e->volumes = room(p, (size_t)mt_pg_rows(r), sizeof *e->volumes);
+    e->homes = room(p, (size_t)mt_pg_rows(r), sizeof *e->homes);
+    if (!e->volumes || !e->homes)
+        return out_of_memory(err);
+    for (int i = 0; i < mt_pg_rows(r); i++, e->n_volumes++) {
+        const char *id = col_dup(p, r, i, "volume_id");
+        e->volumes[i] = (struct mt_spec_volume){.name = col_dup(p, r, i, "name"), .volume_id = id};
+        e->homes[i] = (struct mt_place_volume){.volume_id = id, .home_node_id = col_dup(p, r, i, "home_node_id"),
+                                               .in_use = mt_pg_bool(r, i, mt_pg_col(r, "held"))};
+        if (!id || !e->volumes[i].name || !e->homes[i].home_node_id)
+            return out_of_memory(err);
+    }
+    e->volumes_read = true;
+    return 0;
+}
+
+/* Where the volumes of a process live, for placement. One that the environment does not have is told by the spec. */
+static int put_homes(struct mt_pass *p, const struct mt_pass_env *e, const struct mt_manifest_process *pr, struct mt_place_request *ret,
+                     struct mt_err *err)
+{
+    struct mt_place_volume *list = room(p, pr->n_mounts, sizeof *list);
+    if (!list)
+        return out_of_memory(err);
+    for (size_t i = 0; i < pr->n_mounts; i++)
+        for (size_t k = 0; k < e->n_volumes; k++)
+            if (MT_STREQ(e->volumes[k].name, pr->mounts[i].volume))
+                list[ret->n_volumes++] = e->homes[k];
+    ret->volumes = list;
+    return 0;
+}
+
 /* Fill the wanted part of a group from its desired release. A release that cannot be read blocks the group, no more. */
 static int want(struct mt_pass *p, struct mt_pass_env *e, struct mt_pass_group *g, const struct mt_pg_res *r, int row,
                 struct mt_err *err)
@@ -260,7 +307,11 @@ static int want(struct mt_pass *p, struct mt_pass_env *e, struct mt_pass_group *
                                .restart_generation = (uint64_t)num(r, row, "restart_generation"),
                                .rebalance_generation = (uint64_t)num(r, row, "rebalance_generation")};
     mt_release_row_group(g->release, &sg);
-    int rc = mt_spec_hash(&sg, g->target_spec, err);
+    int rc = pr.n_mounts == 0 ? 0 : load_volumes(p, e, err);
+    sg.volumes = e->volumes;
+    sg.n_volumes = e->n_volumes;
+    if (rc == 0)
+        rc = mt_spec_hash(&sg, g->target_spec, err);
     if (rc == 0) {
         int col = mt_pg_col(r, "desired_user");
         int64_t wanted = mt_pg_i64_or(r, row, col, pr.scaling_min);
@@ -279,6 +330,11 @@ static int want(struct mt_pass *p, struct mt_pass_env *e, struct mt_pass_group *
         rg->request.archs = archs;
         rg->request.n_archs = mt_release_row_archs(g->release, archs);
         rg->request.quota = (struct mt_place_quota)MT_PLACE_QUOTA_NONE;
+        rg->request.gates.volume_constraints_invalid = pr.n_mounts > 0 && rg->desired > 1;
+        if (pr.n_mounts > 0 && (rc = put_homes(p, e, &pr, &rg->request, err)) < 0) {
+            mt_manifest_process_done(&pr);
+            return rc;
+        }
         rg->request.gates.secrets_missing = pr.secrets_required && !g->secret_version_id;
         rg->request.gates.org_suspended = mt_pg_bool(r, row, mt_pg_col(r, "suspended"));
         g->stop_grace_seconds = pr.stop_grace_seconds;

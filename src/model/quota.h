@@ -29,6 +29,9 @@
     X(MEMBERS, "max_members", 5, 100, "members and those invited")                                                         \
     X(DEPLOYS_PER_ENV_HOUR, "max_deploys_per_env_hour", 30, 120, "deploys, rollbacks and restarts of one environment in an hour") \
     X(EXEC_SESSIONS, "max_exec_sessions", 4, 40, "exec sessions granted or connected")                                       \
+    X(VOLUMES, "max_volumes", 5, 200, "live volumes")                                                                      \
+    X(VOLUME_BYTES, "max_total_volume_bytes", 50 * MT_QUOTA_GIB, 10 * MT_QUOTA_TIB, "sizes of the live volumes, asked-for growth included") \
+    X(VOLUME_ATTACHMENTS, "max_volume_attachments", 10, 400, "volumes attached to a process")                               \
     X(STREAMS, "max_log_streams", 5, 50, "open event and log streams, on one server")
 
 enum mt_quota {

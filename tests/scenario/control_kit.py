@@ -166,6 +166,8 @@ class Agent(threading.Thread):
         self.w, self.stopped = world, threading.Event()
         self.node_id = "node_01j" + "0" * 23
         self.memory, self.after, self.epoch, self.seq = memory, 0, 1, {}
+        self.pool = None  # bytes of storage for volumes; None: it tells of none
+        self.makes, self.vseq = True, 0  # volumes of its plan are made and removed
         self.recovery, self.last = False, {}  # what the last heartbeat was told; the last report of each instance
         self.plans, self.plan_at, self.state, self.behave = [], {}, {}, lambda a: "ready"
         self.lock = threading.Lock()
@@ -174,7 +176,9 @@ class Agent(threading.Thread):
         return call(self.w.internal, "POST", "/internal/v1/nodes/self/" + what, body)
 
     def heartbeat(self):
+        storage = {"storage": {"backend": "reflink", "pool_bytes": self.pool, "pool_used_bytes": 0, "healthy": True, "orphans": []}} if self.pool else {}
         return self.post("heartbeat", {
+            **storage,
             "node_id": self.node_id, "agent_version": "test", "arch": "amd64", "conditions": [], "protocols": ["v1"],
             "vmm": {"driver": "qemu", "accel": "tcg", "reason": "test"}, "epoch": self.epoch, "cursor_event_id": self.after,
             "allocatable": {"cpu_millis": 8000, "memory_bytes": self.memory, "disk_bytes": 100 << 30},
@@ -211,7 +215,16 @@ class Agent(threading.Thread):
                     rows.append(r)
         return self.post("status", {"agent_version": "test", "resync": True, "instances": rows})
 
+    def volume(self, volume_id, event, **more):
+        self.vseq += 1
+        return self.post("status", {"instances": [], "volumes": [dict(volume_id=volume_id, seq=self.vseq, event=event, **more)]})
+
     def apply(self, plan):
+        for v in plan.get("volumes", []) if self.makes else []:
+            if v["desired"] == "absent":
+                self.volume(v["volume_id"], "deleted")
+            elif not v["was_available"]:
+                self.volume(v["volume_id"], "provisioned", result="ok", fs_uuid=v["fs_uuid"], size_bytes=v["size_bytes"])
         for a in plan["instances"]:
             i, want, have = a["instance_id"], a["desired_state"], self.state.get(a["instance_id"])
             if want == "running" and have in (None, "stopped"):  # stopped: a restored log may ask for it again

@@ -63,6 +63,8 @@ COMMANDS = {
               "admin audit", "admin audit --all", "admin audit verify", "help admin audit verify"],
     "routes": ["routes", "routes --all", "routes create web.test --port 8443", "routes create --raw --port 5432 --listen 5432 --proxy v2 --process db",
                "routes create", "routes create b.test --port 8443 --min-tls 1.3", "routes update web.test --min-tls none", "routes create a --port 70000", "routes delete web.test", "routes delete " + ROUTE, "routes delete nothing", "routes get web.test", "routes get nothing", "routes update web.test --max-connections 5 --idle-timeout none --proxy v2 --balance least_conn", "routes update web.test --port 70000", "routes update web.test"],
+    "volumes": ["volumes", "volumes list --all", "volumes create spare --size 1Gi", "volumes create spare", "volumes create spare --size 1Ti", "volumes get data", "volumes get nothing",
+                "volumes resize data --size 20Gi", "volumes resize data", "volumes delete spare", "volumes delete nothing", "describe volume " + VOLUME, "wait volume " + VOLUME],
     "secrets": ["secrets", "| secrets set DB_PASS=-", "secrets set A=on-the-line", "secrets set A", "secrets set lower=hidden", "secrets set MOAT_X=hidden",
                 "secrets set A=-hidden", "secrets set A=@missing", "secrets set A=1 A=2", "secrets unset A", "secrets unset a", "| secrets import -",
                 "secrets import missing", "secrets history", "secrets rollback", "secrets rollback " + SV1, "secrets rollback sv_x", "secrets render",
@@ -98,7 +100,7 @@ COMMANDS = {
 ELSEWHERE = {"auth", "sps", "orgs members", "admin users", "admin break-glass", "admin keys generate", "why", "up", "down", "doctor", "edge explain", "help", "completion"}
 SAME = {"events tail", "logs tail"}  # these streams go on for ever; a_stream_goes_on_where_it_ended and a_log_stream_does_too follow them
 NOT_JSON = {"help diff", "help node drain", "help admin audit verify", "help", "help routes", "help deploy", "help routes create", "deploys wait " + DEP, "deploys wait " + DEP_BAD, "rollback --to v1 --wait",
-            "restart --wait", "| deploy -f - --wait", "wait instance " + INST, "wait route " + ROUTE, "wait instance " + INST_BAD, "wait deploy " + DEP, "apps list --ndjson", "help describe", "help exit-codes",
+            "restart --wait", "| deploy -f - --wait", "wait instance " + INST, "wait route " + ROUTE, "wait volume " + VOLUME, "wait instance " + INST_BAD, "wait deploy " + DEP, "apps list --ndjson", "help describe", "help exit-codes",
             "help environment", "help options", "help logs", "help exec"}
 
 

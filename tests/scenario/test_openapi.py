@@ -78,6 +78,9 @@ BODIES = {
     "POST " + E + "/instances/{instance_id}/restart": {},
     "POST " + E + "/instances/{instance_id}/exec": {"command": ["true"], "cols": 100},
     "DELETE " + E + "/exec-sessions/{exec_session_id}": {},
+    "POST " + E + "/volumes": {"name": "walk", "size_bytes": 1 << 30},
+    "POST " + E + "/volumes/{volume_id}/resize": {"size_bytes": 2 << 30},
+    "DELETE " + E + "/volumes/{volume_id}": {},
     "POST " + E + "/routes": {"hostname": "walk.example.com", "backend_process_type": "web", "backend_port": 8443, "max_connections": 5},
     "PATCH " + E + "/routes/{route_id}": {"balance": "least_conn", "expected_version": "$v"},
     "DELETE " + E + "/routes/{route_id}": {},
@@ -106,7 +109,7 @@ QUERIES = {**{"GET " + p + "/history/diff": "?from=-1s" for p in (O, A, E)}, "GE
 REFUSED = {"GET /v1/exec-sessions/{exec_session_id}/connect": 400, "POST /v1/auth/device/token": 400, "POST /v1/auth/token": 401, "POST /v1/auth/token/refresh": 401, "DELETE " + O: 409,
            "POST /v1/auth/device/start": (200, 429), "POST /v1/admin/recovery/apply": 409, "POST /v1/admin/recovery/finish": 409,
            "POST /v1/nodes/{node_id}/disable": 409, "DELETE /v1/nodes/{node_id}": 409}  # the machine's own node
-LAST = ["DELETE " + E + "/routes/{route_id}", "DELETE " + O + "/members/{member_id}", "DELETE " + O + "/service-principals/{sp_id}", "DELETE " + E,
+LAST = ["DELETE " + E + "/volumes/{volume_id}", "DELETE " + E + "/routes/{route_id}", "DELETE " + O + "/members/{member_id}", "DELETE " + O + "/service-principals/{sp_id}", "DELETE " + E,
         "DELETE " + A, "DELETE " + O + "/projects/{project_id}", "DELETE " + O, "DELETE /v1/auth/tokens/{token_id}"]
 EARLY = ["POST " + E + "/instances/{instance_id}/exec", "POST " + E + "/instances/{instance_id}/restart"]  # before what drains every instance
 
@@ -187,6 +190,8 @@ def seed():
     ids["instance_id"] = wait_for("an instance", lambda: w.ok("GET", concrete(E) + "/instances?status=ready")["items"])[0]["id"]
     ids["exec_session_id"] = w.ok("POST", concrete(E) + "/instances/" + ids["instance_id"] + "/exec", {"command": ["true"]})["exec_session_id"]
     ids["route_id"] = w.ok("POST", concrete(E) + "/routes", {"hostname": "seed.example.com", "backend_process_type": "web", "backend_port": 8443})["id"]
+    ids["volume_id"] = w.ok("POST", concrete(E) + "/volumes", {"name": "seed", "size_bytes": 1 << 30})["id"]
+    wait_for("the volume", lambda: w.ok("GET", concrete(E) + "/volumes/" + ids["volume_id"])["state"] == "available")
     ids["member_id"] = w.ok("POST", o + "/members", {"email": "seed@walk.example", "role": "readonly"})["id"]
     ids["sp_id"] = w.ok("POST", o + "/service-principals", {"name": "seed", "scopes": ["apps:read"]})["id"]
     ids["token_id"] = w.ok("POST", "/v1/auth/tokens", {"name": "seed", "scopes": ["apps:read"]})["id"]
@@ -223,6 +228,7 @@ def wrong_types(schema):
 
 
 try:
+    w.agent.pool = 64 << 30
     w.agent.start()
     seed()
     keys = list(gen.OPS)
@@ -331,6 +337,9 @@ try:
             method, path = key.split()
             target = concrete(path) + re.sub(r"\$(\w+)", lambda m: ids[m.group(1)], QUERIES.get(key, ""))
             if key == "DELETE " + E:
+                for v in w.ok("GET", concrete(E) + "/volumes")["items"]:  # with them it is never deleted
+                    w.ok("DELETE", concrete(E) + "/volumes/" + v["id"])
+                wait_for("no volume", lambda: not w.ok("GET", concrete(E) + "/volumes")["items"])
                 w.ok("PATCH", concrete(E), {"protected": False, "expected_version": w.ok("GET", concrete(E))["resource_version"]})
             if gen.OPS[key][0] == "ndjson":
                 status, kind, line = stream(target)

@@ -10,6 +10,7 @@
 #include "control/api/sql.h"
 #include "control/commands/deploy.h"
 #include "control/api/manifest_routes.h"
+#include "control/api/manifest_volumes.h"
 #include "control/plans/release_row.h"
 #include "control/rollout/deploy.h"
 #include "control/secrets/store.h"
@@ -221,16 +222,12 @@ static int check_processes(struct mt_api_call *c, struct work *w, int keys, uint
         if (user > pr.scaling_max)
             warn(w, json_pack("{s:s,s:s,s:I,s:i}", "code", "scale_clamped", "process_type", type, "desired", (json_int_t)user,
                               "max", (int)pr.scaling_max));
-        bool secrets = pr.secrets_required, mounts = pr.n_mounts > 0;
+        bool secrets = pr.secrets_required;
         mt_manifest_process_done(&pr);
         *ret_startup = startup > *ret_startup ? startup : *ret_startup;
         if (secrets && keys == 0)
             return mt_api_fail(c, 409, "secrets_missing", "process '%s' requires secrets and the environment has none; `moat secrets"
                                                           " set` gives it some", type);
-        if (mounts)
-            return mt_api_fail(c, 400, "not_supported",
-                               "process '%s' mounts volumes, which this version cannot run; keep state outside or remove the mounts",
-                               type);
     }
     return 0;
 }
@@ -307,6 +304,10 @@ static int prepare_deploy_with(struct mt_api_call *c, struct mt_cmd *cmd, struct
     if (mt_manifest_routes_apply(c, cmd, &in, &changes) < 0)
         return -1;
     json_object_set_new(made->object, "routes", changes);
+    json_t *volumes = NULL;
+    if (mt_manifest_volumes_apply(c, cmd, w->rel.manifest, &w->plan, &volumes) < 0)
+        return -1;
+    json_object_set_new(made->object, "volumes", volumes);
     made->dry_run = dry_run;
     return 0;
 }
@@ -350,6 +351,10 @@ static int prepare_rollback_with(struct mt_api_call *c, struct mt_cmd *cmd, stru
     }
     if (target_release(c, w, "rollback", release_id) < 0 || finish(c, cmd, w, made, "rollback.create") < 0)
         return -1;
+    json_t *volumes = NULL;
+    if (mt_manifest_volumes_apply(c, cmd, w->rel.manifest, &w->plan, &volumes) < 0)
+        return -1;
+    json_object_set_new(made->object, "volumes", volumes);
     made->dry_run = dry_run;
     return 0;
 }

@@ -2,6 +2,8 @@
 /* Every handler of the route table (api/table.c), by the file it lives in. All return 0 or -1 as api/call.h says. */
 #pragma once
 
+#include <jansson.h>
+
 struct mt_api_call;
 
 /* account.c */
@@ -96,6 +98,16 @@ int mt_api_exec_sessions_list(struct mt_api_call *c);
 int mt_api_exec_sessions_get(struct mt_api_call *c);
 int mt_api_exec_sessions_delete(struct mt_api_call *c);
 int mt_api_exec_connect(struct mt_api_call *c);
+/* volumes.c */
+int mt_api_volumes_list(struct mt_api_call *c);
+int mt_api_volumes_list_org(struct mt_api_call *c);
+int mt_api_volumes_create(struct mt_api_call *c);
+int mt_api_volumes_get(struct mt_api_call *c);
+int mt_api_volumes_resize(struct mt_api_call *c);
+int mt_api_volumes_delete(struct mt_api_call *c);
+/** Set `volumes` of an environment's status. Returns 0 or -1. */
+int mt_api_status_volumes(struct mt_api_call *c, json_t *o);
+
 /* routes.c */
 int mt_api_routes_list(struct mt_api_call *c);
 int mt_api_routes_list_org(struct mt_api_call *c);

@@ -187,6 +187,9 @@ static int taken(struct mt_api_call *c, const char *constraint)
         {"projects_view_name_live", "name_taken", "a project with this name exists in this organisation"},
         {"apps_view_name_live", "name_taken", "an app with this name exists in this organisation"},
         {"envs_view_name_live", "name_taken", "an environment with this name exists in this app"},
+        {"volumes_view_name_live", "name_taken", "a volume with this name exists in this environment"},
+        {"volume_attachments_view_volume_live", "volume_already_attached", "the volume is attached already"},
+        {"volume_attachments_view_path_live", "conflict", "something is mounted at this path of the process already"},
         {"routes_view_hostname_live", "hostname_taken", "the host name is already routed on this port"},
         {"hostname_owners_view_one_env", "hostname_taken", "the host name is already in use"},
         {"routes_view_port_live", "port_taken", "the port is already in use on this address"},
@@ -258,8 +261,8 @@ static int round_once(struct mt_api_call *c, mt_prepare_fn *prepare, const struc
         rc = mt_quota_refused(c, &done.quota);
         break;
     case MT_END_ERROR:
-    default:
-        rc = mt_api_fail_err(c);
+    default: /* a side write that found another row than was read is as good as a row that moved */
+        rc = c->err.code == MT_E_CONFLICT && !last ? 1 : mt_api_fail_err(c);
         break;
     }
     mt_cmd_done_free(&done);

@@ -12,6 +12,11 @@ static const struct mt_pg_stmt certs_end = {
 static const struct mt_pg_stmt in_use = {
     "node_in_use", "SELECT count(*) FROM instances_view WHERE node_id = $1 AND released_at IS NULL AND desired_state <> 'stopped'"};
 
+/* Asked again under the append lock: one row, or the command is prepared again. */
+static const struct mt_pg_stmt no_volumes = {
+    "node_no_volumes", "SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM volumes_view v WHERE v.home_node_id = $1 AND NOT v.deleted)"};
+static const struct mt_pg_stmt volumes_on = {"node_volumes", "SELECT count(*) FROM volumes_view v WHERE v.home_node_id = $1 AND NOT v.deleted"};
+
 struct verb {
     const char *operation, *to;
     const char *from; /* states it is allowed in, with blanks around */
@@ -100,6 +105,13 @@ static int prepare_remove(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_a
         return mt_api_fail_err(c);
     if (mt_pg_i64(r, 0, 0) > 0)
         return mt_api_fail(c, 409, "has_dependents", "%lld instances of node %s are not replaced yet", (long long)mt_pg_i64(r, 0, 0), n.name);
+    mt_auto_pg_res struct mt_pg_res *vr = NULL;
+    if (mt_pg_query_one(c->pg, &volumes_on, &p, &vr, &c->err) < 0)
+        return mt_api_fail_err(c);
+    if (mt_pg_i64(vr, 0, 0) > 0)
+        return mt_api_fail(c, 409, "node_has_volumes", "%lld volumes live on node %s, and with it their data would go", (long long)mt_pg_i64(vr, 0, 0), n.name);
+    if (mt_cmd_side(cmd, &no_volumes, &p, 1, &c->err) < 0)
+        return mt_api_fail_err(c);
     mt_api_deleted(made, "node.remove", "node_id", n.node_id, false);
     if (end_certificates(c, cmd, n.node_id) < 0)
         return -1;

@@ -79,6 +79,8 @@ static int take_one(struct mt_api_call *c, struct mt_cmd *cmd, const struct mt_p
         if (!MT_STREQ(mt_pg_text(r, i, TYPE), type) || mt_pg_bool(r, i, CLEARED))
             continue;
         int64_t max = mt_pg_i64_or(r, i, MAX, 100), n = json_integer_value(desired);
+        if (n > 1 && mt_pg_bool(r, i, STATEFUL))
+            return mt_api_fail(c, 409, "volume_replica_limit", "'%s' mounts volumes, and a volume belongs to one instance: it can have 0 or 1 replicas", type);
         if (json_is_integer(desired) && (n < 0 || n > max))
             return mt_api_fail(c, 400, "invalid_argument", "'%s' can have 0 to %lld replicas", type, (long long)max);
         if (mt_cmd_rely(cmd, MT_RELY_DESIRED, c->env.id, type, mt_pg_i64(r, i, VERSION), &c->err) < 0)

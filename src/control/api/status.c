@@ -133,7 +133,7 @@ json_t *mt_api_status(struct mt_api_call *c)
     if (!groups)
         return NULL;
     json_t *o = json_pack("{s:s,s:s,s:[],s:o,s:[]}", "env_id", c->env.id, "name", c->env.name, "conditions", "processes", groups, "volumes");
-    if (add_last_deploy(c, o) < 0 || add_routes(c, o) < 0 || add_secrets(c, o) < 0 || mt_api_diagnose(c, NULL, o) < 0) {
+    if (add_last_deploy(c, o) < 0 || add_routes(c, o) < 0 || add_secrets(c, o) < 0 || mt_api_status_volumes(c, o) < 0 || mt_api_diagnose(c, NULL, o) < 0) {
         json_decref(o);
         return NULL;
     }

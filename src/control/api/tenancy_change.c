@@ -169,6 +169,8 @@ static const struct mt_pg_stmt envs_of_app = {
 static const struct mt_pg_stmt routes_of_env = {
     "below_env", "SELECT route_id, coalesce(hostname || ':', '') || listen_port, last_event_id, hostname, listen_port"
                  " FROM routes_view WHERE env_id = $1 AND NOT deleted ORDER BY route_id"};
+static const struct mt_pg_stmt volumes_of_env = {
+    "volumes_of_env", "SELECT volume_id, name FROM volumes_view WHERE env_id = $1 AND NOT deleted ORDER BY volume_id"};
 static const struct mt_pg_stmt open_of_env = {
     "open_of_env", "SELECT deploy_id, resource_version FROM deploys_view WHERE env_id = $1 AND finished_at IS NULL"
                    " ORDER BY deploy_id"};
@@ -199,6 +201,13 @@ static int end_env(struct mt_api_call *c, struct mt_cmd *cmd, const char *env_id
         return dependents(c, routes, "route", "the environment still has routes; delete them or ask with cascade=true");
     if (mt_cmd_n_events(cmd) + mt_pg_rows(routes) + mt_pg_rows(open) > CASCADE_EVENTS)
         return too_much(c);
+    mt_auto_pg_res struct mt_pg_res *volumes = NULL;
+    if (mt_pg_query(c->pg, &volumes_of_env, &p, &volumes, &c->err) < 0)
+        return mt_api_fail_err(c);
+    if (mt_pg_rows(volumes)) /* with cascade too: data goes only by naming it */
+        return dependents(c, volumes, "volume", "the environment has volumes, whose data goes only when they are named: moat volumes delete");
+    if (rely(c, cmd, MT_RELY_ENV_VOLUMES, env_id, 0) < 0)
+        return -1;
     if (rely(c, cmd, MT_RELY_ENV, env_id, version) < 0 || rely(c, cmd, MT_RELY_ENV_ROUTES, env_id, sum_of(routes)) < 0)
         return -1;
     for (int i = 0; i < mt_pg_rows(routes); i++)

@@ -82,6 +82,7 @@ enum mt_rely {
     MT_RELY_SP,        /* (sp_id) of a service principal */
     MT_RELY_EXEC_SESSION, /* (session_id) */
     MT_RELY_BUNDLE,    /* (bundle_id) of an environment's secrets */
+    MT_RELY_VOLUME,    /* (volume_id) */
     MT_RELY_LEASE,     /* (name); version = epoch of the lease: fences a former leader */
     MT_RELY_ENV_BUNDLE, /* (env_id): only with version 0 = the environment has no secrets; as the names below */
     MT_RELY_ORG_NAME,  /* (name): only with version 0 = free among live rows; the same for the next four */
@@ -94,11 +95,14 @@ enum mt_rely {
     MT_RELY_PROJECT_LIVE, /* (project_id) */
     MT_RELY_APP_LIVE,     /* (app_id) */
     MT_RELY_ENV_LIVE,     /* (env_id) */
+    MT_RELY_VOLUME_LIVE,  /* (volume_id) */
     /* What is live below an owner: version = sum of last_event_id, 0 = nothing. For who takes the owner away. */
     MT_RELY_ORG_APPS,     /* (org_id) */
     MT_RELY_PROJECT_APPS, /* (project_id) */
     MT_RELY_APP_ENVS,     /* (app_id) */
     MT_RELY_ENV_ROUTES,   /* (env_id) */
+    MT_RELY_ENV_VOLUMES,  /* (env_id) */
+    MT_RELY_VOLUME_ATTACHMENTS, /* (volume_id) */
     MT_RELY_MAX
 };
 

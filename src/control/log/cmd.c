@@ -231,9 +231,9 @@ int mt_cmd_rely(struct mt_cmd *cmd, enum mt_rely what, const char *key, const ch
     if (name) {
         const char kind[3] = {'n', (char)('0' + (int)what), 0};
         y->note = y->hash = mt_proj_hash(key, key2) ^ mt_proj_hash(kind, NULL); /* who relies on a free name takes it */
-    } else if (what >= MT_RELY_ORG_LIVE && what <= MT_RELY_ENV_LIVE) {
+    } else if (what >= MT_RELY_ORG_LIVE && what <= MT_RELY_VOLUME_LIVE) {
         y->note = mt_proj_hash(key, "below");
-    } else if (what >= MT_RELY_ORG_APPS && what <= MT_RELY_ENV_ROUTES) {
+    } else if (what >= MT_RELY_ORG_APPS && what <= MT_RELY_VOLUME_ATTACHMENTS) {
         y->hash = mt_proj_hash(key, "below");
     }
     cmd->n_relies++;

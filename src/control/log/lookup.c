@@ -54,6 +54,7 @@ static const struct mt_pg_stmt st_rely[MT_RELY_MAX][2] = {
     [MT_RELY_EXEC_SESSION] = RELY("exec_session", "exec_sessions_view", "v.session_id = k.a", "resource_version"),
     [MT_RELY_BUNDLE] = RELY("bundle", "secret_bundles_view", "v.bundle_id = k.a AND NOT v.deleted", "resource_version"),
     [MT_RELY_ENV_BUNDLE] = RELY("env_bundle", "secret_bundles_view", "v.env_id = k.a AND NOT v.deleted", "resource_version"),
+    [MT_RELY_VOLUME] = RELY("volume", "volumes_view", "v.volume_id = k.a AND NOT v.deleted", "resource_version"),
     [MT_RELY_LEASE] = RELY("lease", "leases", "v.name = k.a", "epoch"),
     [MT_RELY_ORG_NAME] = RELY("org_name", "orgs_view", "v.name = k.a AND NOT v.deleted", "resource_version"),
     [MT_RELY_PROJECT_NAME] =
@@ -68,10 +69,13 @@ static const struct mt_pg_stmt st_rely[MT_RELY_MAX][2] = {
     [MT_RELY_PROJECT_LIVE] = RELY_LIVE("project_live", "projects_view", "project_id"),
     [MT_RELY_APP_LIVE] = RELY_LIVE("app_live", "apps_view", "app_id"),
     [MT_RELY_ENV_LIVE] = RELY_LIVE("env_live", "envs_view", "env_id"),
+    [MT_RELY_VOLUME_LIVE] = RELY_LIVE("volume_live", "volumes_view", "volume_id"),
     [MT_RELY_ORG_APPS] = RELY_BELOW("org_apps", "apps_view", "org_id"),
     [MT_RELY_PROJECT_APPS] = RELY_BELOW("project_apps", "apps_view", "project_id"),
     [MT_RELY_APP_ENVS] = RELY_BELOW("app_envs", "envs_view", "app_id"),
     [MT_RELY_ENV_ROUTES] = RELY_BELOW("env_routes", "routes_view", "env_id"),
+    [MT_RELY_ENV_VOLUMES] = RELY_BELOW("env_volumes", "volumes_view", "env_id"),
+    [MT_RELY_VOLUME_ATTACHMENTS] = RELY_BELOW("volume_attachments", "volume_attachments_view", "volume_id"),
 };
 
 /* ---- outcomes ---- */

@@ -38,6 +38,10 @@
     "  ORDER BY v.deploy_id DESC LIMIT 2000) x WHERE x.created_at > now() - interval '1 hour')"                                \
     " WHEN 'max_exec_sessions' THEN (SELECT count(*) FROM exec_sessions_view v WHERE v.status <> 'ended' AND v.org_id = k.org"   \
     "  AND (v.status = 'connected' OR v.expires_at > now()) AND (k.scope = '' OR v.instance_id = k.scope OR v.env_id = k.scope))" \
+    " WHEN 'max_volumes' THEN (SELECT count(*) FROM volumes_view v WHERE v.org_id = k.org AND NOT v.deleted)"                  \
+    " WHEN 'max_total_volume_bytes' THEN (SELECT COALESCE(sum(GREATEST(v.size_bytes, v.resize_to_bytes)), 0)::int8"            \
+    "  FROM volumes_view v WHERE v.org_id = k.org AND NOT v.deleted)"                                                          \
+    " WHEN 'max_volume_attachments' THEN (SELECT count(*) FROM volume_attachments_view v WHERE v.org_id = k.org AND NOT v.deleted)" \
     " ELSE 0 END"
 /* An operator sets limits of organisations; those of one instance or environment (a scope of max_exec_sessions) stand. */
 #define LIMIT                                                                                                             \

@@ -114,6 +114,18 @@ static const struct mt_pf f_exec_connected[] = {TEXT("instance_id"), TEXT("sourc
 static const struct mt_pf f_exec_revoked[] = {TEXT("instance_id"), END};
 static const struct mt_pf f_exec_ended[] = {TEXT("instance_id"), ENUM("end_reason", EXEC_ENDS), INT_OPT("exit_code"),
                                             TEXT_OPT("signal"), INT_OPT("stdin_bytes"), INT_OPT("output_bytes"), END};
+#define VOLUME_FAULTS \
+    "provision_timeout|unexpected_content|volume_not_present_on_node|filesystem_mismatch|resize_failed|remove_failed|no_space|internal_error"
+static const struct mt_pf f_volume_created[] = {TEXT("name"), INT("size_bytes"), ENUM("filesystem", "ext4"), BOOL("backup_enabled"),
+                                                TEXT("home_node_id"), TEXT_OPT("from_snapshot_id"), END};
+static const struct mt_pf f_volume_provisioned[] = {ENUM("result", "ok|failed"), TEXT_OPT("fs_uuid"), ENUM_OPT("error_reason", VOLUME_FAULTS), END};
+static const struct mt_pf f_volume_resize[] = {INT("size_bytes"), END};
+static const struct mt_pf f_volume_resized[] = {INT("size_bytes"), ENUM("result", "ok|failed"), ENUM_OPT("error_reason", VOLUME_FAULTS), END};
+static const struct mt_pf f_volume_state[] = {ENUM("state", "in_use|available|deleting|error"), TEXT_OPT("reason"), END};
+static const struct mt_pf f_volume_deleted[] = {BOOL("forced"), BOOL("delete_backups"), END};
+static const struct mt_pf f_attachment_created[] = {TEXT("volume_id"), TEXT("process_type"), TEXT("mount_path"), BOOL("read_only"),
+                                                    ENUM("managed_by", "api|manifest"), END};
+static const struct mt_pf f_attachment_deleted[] = {TEXT("volume_id"), TEXT("process_type"), BOOL("forced"), END};
 static const struct mt_pf f_enrolled[] = {
     TEXT("name"), TEXTS("roles"), TEXT("arch"), TEXT("wireguard_public_key"), TEXT("cert_fingerprint"), TEXT("overlay_ipv6"),
     TEXT("instance_prefix"), TEXT_OPT("public_ipv6"), TEXT_OPT("public_ipv4"), OBJECT("labels"), OBJECT("capacity"),
@@ -186,6 +198,14 @@ static const struct mt_pf *const fields[MT_EV_MAX] = {
     [MT_EV_EXEC_SESSION_CONNECTED] = f_exec_connected,
     [MT_EV_EXEC_SESSION_REVOKED] = f_exec_revoked,
     [MT_EV_EXEC_SESSION_ENDED] = f_exec_ended,
+    [MT_EV_VOLUME_CREATED] = f_volume_created,
+    [MT_EV_VOLUME_PROVISIONED] = f_volume_provisioned,
+    [MT_EV_VOLUME_RESIZE_REQUESTED] = f_volume_resize,
+    [MT_EV_VOLUME_RESIZED] = f_volume_resized,
+    [MT_EV_VOLUME_STATE_CHANGED] = f_volume_state,
+    [MT_EV_VOLUME_DELETED] = f_volume_deleted,
+    [MT_EV_VOLUME_ATTACHMENT_CREATED] = f_attachment_created,
+    [MT_EV_VOLUME_ATTACHMENT_DELETED] = f_attachment_deleted,
     [MT_EV_NODE_ENROLLED] = f_enrolled,
     [MT_EV_NODE_ADMIN_STATE_CHANGED] = f_admin_state,
     [MT_EV_NODE_HEALTH_CHANGED] = f_health,

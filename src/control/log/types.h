@@ -62,6 +62,14 @@ enum mt_ev_birth { MT_EV_FIRST = 0, MT_EV_LATER, MT_EV_ANY };
     X(EXEC_SESSION_CONNECTED, "exec_session.connected", "exec_session", 1, LATER, true) \
     X(EXEC_SESSION_REVOKED, "exec_session.revoked", "exec_session", 1, LATER, true)    \
     X(EXEC_SESSION_ENDED, "exec_session.ended", "exec_session", 1, LATER, true)        \
+    X(VOLUME_CREATED, "volume.created", "volume", 1, FIRST, true)                      \
+    X(VOLUME_PROVISIONED, "volume.provisioned", "volume", 1, LATER, true)              \
+    X(VOLUME_RESIZE_REQUESTED, "volume.resize_requested", "volume", 1, LATER, true)    \
+    X(VOLUME_RESIZED, "volume.resized", "volume", 1, LATER, true)                      \
+    X(VOLUME_STATE_CHANGED, "volume.state_changed", "volume", 1, LATER, true)          \
+    X(VOLUME_DELETED, "volume.deleted", "volume", 1, LATER, true)                      \
+    X(VOLUME_ATTACHMENT_CREATED, "volume_attachment.created", "volume_attachment", 1, FIRST, true) \
+    X(VOLUME_ATTACHMENT_DELETED, "volume_attachment.deleted", "volume_attachment", 1, LATER, true) \
     X(NODE_ENROLLED, "node.enrolled", "node", 1, FIRST, false)                         \
     X(NODE_ADMIN_STATE_CHANGED, "node.admin_state_changed", "node", 1, LATER, false)   \
     X(NODE_HEALTH_CHANGED, "node.health_changed", "node", 1, LATER, false)             \

@@ -20,10 +20,18 @@ static const struct mt_pg_stmt differs = {
 /* What the scheduler needs to know about room, as kept in the record. */
 static json_t *allocatable(const struct mt_heartbeat *hb)
 {
-    return json_pack("{s:I,s:I,s:I,s:I,s:I}", "cpu_millis", (json_int_t)hb->allocatable.cpu_millis, "memory_bytes",
+    const struct mt_storage_figures *f = &hb->storage;
+    json_t *o = json_pack("{s:I,s:I,s:I,s:I,s:I}", "cpu_millis", (json_int_t)hb->allocatable.cpu_millis, "memory_bytes",
                      (json_int_t)hb->allocatable.memory_bytes, "disk_bytes", (json_int_t)hb->allocatable.disk_bytes,
                      "ceiling_cpu_millis", (json_int_t)hb->ceiling_cpu_millis, "memory_overhead_bytes",
                      (json_int_t)hb->memory_overhead_bytes);
+    if (o && f->present) { /* no new volumes on a pool that is ill or nearly full (storage-and-secrets.md §3.4) */
+        bool room = f->pool_used_bytes < mt_storage_allocatable(f->pool_bytes) &&
+                    (f->meta_bytes == 0 || f->meta_used_bytes < mt_storage_allocatable(f->meta_bytes));
+        json_object_set_new(o, "volume_bytes", json_integer((json_int_t)mt_storage_allocatable(f->pool_bytes)));
+        json_object_set_new(o, "new_volumes", json_boolean(f->healthy && room));
+    }
+    return o;
 }
 
 static json_t *vmm(const struct mt_heartbeat *hb)

@@ -7,6 +7,7 @@
 #include "base/str.h"
 #include "control/plans/mesh_plan.h"
 #include "control/plans/release_row.h"
+#include "model/volume.h"
 #include "model/workload.h"
 
 static const struct mt_pg_stmt fingerprint = {
@@ -20,7 +21,9 @@ static const struct mt_pg_stmt fingerprint = {
     " WHERE NOT deleted AND 'edge' = ANY (roles) AND admin_state IN ('active', 'cordoned', 'draining')), '') || '|' ||"
     "coalesce((SELECT max(mesh_event_id) FROM nodes_view), 0) || '|' ||"
     "coalesce((SELECT string_agg(route_id || backend_process_type || backend_port, ',' ORDER BY route_id) FROM routes_view"
-    " WHERE NOT deleted AND proxy_protocol = 'v2'), '') || $2, 'UTF8')), 'hex')"};
+    " WHERE NOT deleted AND proxy_protocol = 'v2'), '') || '|' ||"
+    "coalesce((SELECT string_agg(volume_id || ' ' || resource_version, ',' ORDER BY volume_id) FROM volumes_view"
+    " WHERE home_node_id = $1 AND NOT deleted), '') || $2, 'UTF8')), 'hex')"};
 
 static const struct mt_pg_stmt assignments = {
     "plan_assignments",
@@ -28,10 +31,16 @@ static const struct mt_pg_stmt assignments = {
     " i.secret_version_id, i.process_type, i.org_id, o.name AS org_name, i.app_id, a.name AS app_name, i.env_id,"
     " e.name AS env_name, i.image_digest, " MT_RELEASE_COLUMNS ","
     " coalesce((SELECT array_agg(t.backend_port::text) FROM routes_view t WHERE t.env_id = i.env_id AND NOT t.deleted"
-    "  AND t.backend_process_type = i.process_type AND t.proxy_protocol = 'v2'), '{}') AS proxied"
+    "  AND t.backend_process_type = i.process_type AND t.proxy_protocol = 'v2'), '{}') AS proxied,"
+    " (SELECT json_object_agg(v.name, v.volume_id)::text FROM volumes_view v WHERE v.env_id = i.env_id AND NOT v.deleted) AS volumes"
     " FROM instances_view i JOIN releases_view r ON r.release_id = i.release_id JOIN orgs_view o ON o.org_id = i.org_id"
     " JOIN apps_view a ON a.app_id = i.app_id JOIN envs_view e ON e.env_id = i.env_id"
     " WHERE i.node_id = $1 AND i.released_at IS NULL ORDER BY i.instance_id"};
+
+static const struct mt_pg_stmt homed = {
+    "plan_volumes",
+    "SELECT volume_id, org_id, app_id, env_id, name, size_bytes, resize_to_bytes, state = 'deleting' AS absent, was_available"
+    " FROM volumes_view WHERE home_node_id = $1 AND NOT deleted ORDER BY volume_id COLLATE \"C\""};
 
 static const struct mt_pg_stmt edges = {
     "plan_edges", "SELECT overlay_ipv6 FROM nodes_view WHERE NOT deleted AND 'edge' = ANY (roles) AND admin_state IN ('active', 'cordoned', 'draining')"
@@ -78,6 +87,27 @@ static bool health_is_proxied(const struct mt_pg_res *r, int row, const struct m
     return yes;
 }
 
+/* The volumes of the environment by name; *ret_doc is what their texts live in. Uuids are kept in @uuids. */
+static size_t volumes_of(const struct mt_pg_res *r, int row, json_t **ret_doc, struct mt_spec_volume *list,
+                         char (*uuids)[MT_VOLUME_UUID_SIZE], size_t max)
+{
+    const char *t = text(r, row, "volumes"), *name;
+    json_error_t je;
+    json_t *id;
+    size_t n = 0;
+    *ret_doc = t ? json_loads(t, 0, &je) : NULL;
+    json_object_foreach (*ret_doc, name, id)
+        if (n < max && mt_id_check(MT_ID_VOLUME, json_string_value(id), NULL) == 0) {
+            mt_volume_fs_uuid(json_string_value(id), uuids[n]);
+            list[n] = (struct mt_spec_volume){.name = name, .volume_id = json_string_value(id), .fs_uuid = uuids[n]};
+            n++;
+        }
+    return n;
+}
+
+/* Volumes of an environment: a quota bounds those of its organisation. */
+#define ENV_VOLUMES_MAX 512
+
 /* The workload of one row as JSON, or NULL with the error set. */
 static json_t *workload(const struct mt_pg_res *r, int row, struct mt_err *err)
 {
@@ -97,6 +127,16 @@ static json_t *workload(const struct mt_pg_res *r, int row, struct mt_err *err)
         .secrets_file = text(r, row, "secret_version_id") != NULL, /* a version without keys is not pinned */
     };
     mt_release_row_group(&rel, &g);
+    json_t *names = NULL;
+    struct mt_spec_volume *volumes = NULL;
+    char (*uuids)[MT_VOLUME_UUID_SIZE] = NULL;
+    if (text(r, row, "volumes")) {
+        volumes = calloc(ENV_VOLUMES_MAX, sizeof *volumes);
+        uuids = calloc(ENV_VOLUMES_MAX, sizeof *uuids);
+        g.volumes = volumes;
+        if (volumes && uuids)
+            g.n_volumes = volumes_of(r, row, &names, volumes, uuids, ENV_VOLUMES_MAX);
+    }
     struct mt_spec_instance in = {
         .instance_id = text(r, row, "instance_id"),
         .generation = (uint64_t)mt_pg_i64(r, row, mt_pg_col(r, "generation")),
@@ -109,6 +149,9 @@ static json_t *workload(const struct mt_pg_res *r, int row, struct mt_err *err)
     json_t *doc = mt_spec_build(&g, &in, &w, err) == 0 ? json_incref(w->doc) : NULL;
     mt_workload_free(w);
     mt_release_row_done(&rel);
+    json_decref(names);
+    free(volumes);
+    free(uuids);
     return doc;
 }
 
@@ -136,6 +179,42 @@ static void put_assignment(struct mt_control *ctl, const struct mt_pg_res *r, in
     }
     if (a)
         json_array_append_new(list, a);
+}
+
+static int put_volumes(struct mt_pg *pg, const char *node_id, json_t *plan, struct mt_err *err)
+{
+    struct mt_pg_params p;
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, node_id);
+    int rc = mt_pg_query(pg, &homed, &p, &r, err);
+    if (rc < 0 || mt_pg_rows(r) == 0)
+        return rc;
+    size_t n = (size_t)mt_pg_rows(r);
+    struct mt_plan_storage s = {.volumes = calloc(n, sizeof *s.volumes), .n_volumes = n};
+    char (*uuids)[MT_VOLUME_UUID_SIZE] = calloc(n, sizeof *uuids);
+    if (!s.volumes || !uuids)
+        rc = MT_FAIL(err, MT_E_NOMEM, "volumes of a plan");
+    for (int i = 0; rc == 0 && i < (int)n; i++) {
+        mt_volume_fs_uuid(text(r, i, "volume_id"), uuids[i]);
+        s.volumes[i] = (struct mt_plan_volume){
+            .volume_id = text(r, i, "volume_id"),
+            .org_id = text(r, i, "org_id"),
+            .app_id = text(r, i, "app_id"),
+            .env_id = text(r, i, "env_id"),
+            .name = text(r, i, "name"),
+            .size_bytes = (uint64_t)mt_pg_i64(r, i, mt_pg_col(r, "size_bytes")),
+            .resize_to_bytes = (uint64_t)mt_pg_i64_or(r, i, mt_pg_col(r, "resize_to_bytes"), 0),
+            .fs_uuid = uuids[i],
+            .absent = mt_pg_bool(r, i, mt_pg_col(r, "absent")),
+            .was_available = mt_pg_bool(r, i, mt_pg_col(r, "was_available")),
+        };
+    }
+    if (rc == 0)
+        rc = mt_plan_storage_encode(&s, plan, err);
+    free(uuids);
+    mt_plan_storage_done(&s);
+    return rc;
 }
 
 int mt_node_plan_build(struct mt_control *ctl, struct mt_pg *pg, const struct mt_node *node, const struct mt_node_plan_how *how,
@@ -172,6 +251,10 @@ int mt_node_plan_build(struct mt_control *ctl, struct mt_pg *pg, const struct mt
         json_object_set_new(plan, "recovery", json_true());
     if (plan && how->decided)
         json_object_set_new(plan, "allow_empty", json_true());
+    if (plan && (rc = put_volumes(pg, node->node_id, plan, err)) < 0) {
+        json_decref(plan);
+        return rc;
+    }
     *ret_text = plan ? json_dumps(plan, JSON_COMPACT) : NULL;
     json_decref(plan);
     if (!*ret_text)

@@ -52,6 +52,9 @@ static const struct {
     {MT_EV_SERVICE_PRINCIPAL_CREATED, MT_QUOTA_SERVICE_PRINCIPALS, 1},
     {MT_EV_SERVICE_PRINCIPAL_DELETED, MT_QUOTA_SERVICE_PRINCIPALS, -1},
     {MT_EV_ROUTE_CREATED, MT_QUOTA_ROUTES, 1},     {MT_EV_ROUTE_DELETED, MT_QUOTA_ROUTES, -1},
+    {MT_EV_VOLUME_CREATED, MT_QUOTA_VOLUMES, 1},   {MT_EV_VOLUME_DELETED, MT_QUOTA_VOLUMES, -1},
+    {MT_EV_VOLUME_ATTACHMENT_CREATED, MT_QUOTA_VOLUME_ATTACHMENTS, 1},
+    {MT_EV_VOLUME_ATTACHMENT_DELETED, MT_QUOTA_VOLUME_ATTACHMENTS, -1},
     {MT_EV_EXEC_SESSION_GRANTED, MT_QUOTA_EXEC_SESSIONS, 1},
 };
 
@@ -76,6 +79,25 @@ static void add_port(struct sums *s, const struct mt_cmd_event_view *e)
         snprintf(key, sizeof key, "%s:%s", scope, e->env_id ? e->env_id : "");
     mt_pg_arr_text_add(&s->scopes, key);
     mt_pg_arr_i32(&s->ports, (int32_t)json_integer_value(json_object_get(p, "listen_port")));
+}
+
+/* Bytes that a volume takes, or takes more than it has. */
+static int add_volume(struct mt_api_call *c, const struct mt_cmd_event_view *e, struct sums *s)
+{
+    static const struct mt_pg_stmt now = {"quota_volume", "SELECT greatest(size_bytes, resize_to_bytes) FROM volumes_view WHERE volume_id = $1"};
+    json_error_t je;
+    mt_auto_json json_t *p = json_loads(e->payload, 0, &je);
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    struct mt_pg_params pp;
+    s->delta[MT_QUOTA_VOLUME_BYTES] += json_integer_value(json_object_get(p, "size_bytes"));
+    if (e->ev == MT_EV_VOLUME_CREATED)
+        return 0;
+    mt_pg_p_init(&pp);
+    mt_pg_p_text(&pp, e->aggregate_id);
+    if (mt_pg_query_one(c->pg, &now, &pp, &r, &c->err) < 0)
+        return mt_api_fail_err(c);
+    s->delta[MT_QUOTA_VOLUME_BYTES] -= mt_pg_i64(r, 0, 0);
+    return 0;
 }
 
 static void add_event(struct sums *s, const struct mt_cmd_event_view *e)
@@ -131,7 +153,10 @@ int mt_quota_claim(struct mt_api_call *c, struct mt_cmd *cmd)
     mt_pg_arr_init(&s.ports, MT_PG_ELEM_I32, 65536);
     for (int i = 0; mt_cmd_event_at(cmd, i, &e); i++)
         add_event(&s, &e);
-    if (s.groups)
+    for (int i = 0; rc == 0 && mt_cmd_event_at(cmd, i, &e); i++)
+        if (e.ev == MT_EV_VOLUME_CREATED || e.ev == MT_EV_VOLUME_RESIZE_REQUESTED)
+            rc = add_volume(c, &e, &s);
+    if (rc == 0 && s.groups)
         rc = mt_quota_groups(c, cmd, s.delta);
     if (rc == 0)
         rc = count_ports(c, c->org.id, &s);

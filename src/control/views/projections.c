@@ -84,6 +84,10 @@ static const struct projection table[] = {
       " WHERE v.hostname = g.hostname AND v.last_event_id < g.id"}},
     {MT_EV_ROUTE_DELETED, {"proj_route_deleted", GONE("routes_view", "route_id", "route.deleted")}},
     {MT_EV_SECRET_BUNDLE_DELETED, {"proj_bundle_deleted", GONE("secret_bundles_view", "bundle_id", "secret_bundle.deleted")}},
+    {MT_EV_VOLUME_ATTACHMENT_DELETED,
+     {"proj_attachment_deleted", GONE("volume_attachments_view", "attachment_id", "volume_attachment.deleted")}},
+    {MT_EV_VOLUME_DELETED,
+     {"proj_volume_deleted", UPDATE("volumes_view", "volume_id", "volume.deleted", "deleted = true, state = 'deleted'")}},
     {MT_EV_NODE_REMOVED,
      {"proj_node_removed", UPDATE("nodes_view", "node_id", "node.removed",
                                   "deleted = true, admin_state = 'removed', mesh_event_id = e.event_id, admin_reason = " P("reason"))}},
@@ -278,6 +282,31 @@ static const struct projection table[] = {
      {"proj_instance_restart", UPDATE("instances_view", "instance_id", "instance.restart_requested", "restart_requested = true")}},
     {MT_EV_INSTANCE_RELEASED,
      {"proj_instance_released", UPDATE("instances_view", "instance_id", "instance.released", "released_at = e.occurred_at")}},
+    /* ---- volumes ---- */
+    BIRTH(MT_EV_VOLUME_CREATED, "proj_volume_created", "volume_id",
+      "INSERT INTO volumes_view (volume_id, org_id, app_id, env_id, name, size_bytes, filesystem, backup_enabled, home_node_id,"
+      " from_snapshot_id, " BORN_COLS ") SELECT e.aggregate_id, e.org_id, e.app_id, e.env_id, " P("name") ", ("
+      P("size_bytes") ")::bigint, " P("filesystem") ", " PBOOL("backup_enabled") ", " P("home_node_id") ", " P("from_snapshot_id") ", " BORN
+      E_OF("volume.created")),
+    {MT_EV_VOLUME_PROVISIONED,
+     {"proj_volume_provisioned",
+      UPDATE("volumes_view", "volume_id", "volume.provisioned",
+             "state = CASE WHEN v.state = 'deleting' THEN v.state WHEN " P("result") " = 'ok' THEN 'available' ELSE 'error' END, "
+             KEEP("fs_uuid") ", error_reason = " P("error_reason") ", was_available = v.was_available OR " P("result") " = 'ok'")}},
+    {MT_EV_VOLUME_RESIZE_REQUESTED,
+     {"proj_volume_resize", UPDATE("volumes_view", "volume_id", "volume.resize_requested",
+                                   "resize_to_bytes = (" P("size_bytes") ")::bigint")}},
+    {MT_EV_VOLUME_RESIZED,
+     {"proj_volume_resized", UPDATE("volumes_view", "volume_id", "volume.resized",
+                                    "size_bytes = CASE WHEN " P("result") " = 'ok' THEN (" P("size_bytes") ")::bigint ELSE v.size_bytes END,"
+                                    " resize_to_bytes = NULL, error_reason = " P("error_reason"))}},
+    {MT_EV_VOLUME_STATE_CHANGED,
+     {"proj_volume_state", UPDATE("volumes_view", "volume_id", "volume.state_changed",
+                                  "state = " P("state") ", error_reason = CASE " P("state") " WHEN 'error' THEN " P("reason") " END")}},
+    BIRTH(MT_EV_VOLUME_ATTACHMENT_CREATED, "proj_attachment_created", "attachment_id",
+      "INSERT INTO volume_attachments_view (attachment_id, org_id, app_id, env_id, volume_id, process_type, mount_path, read_only,"
+      " managed_by, " BORN_COLS ") SELECT e.aggregate_id, e.org_id, e.app_id, e.env_id, " P("volume_id") ", " P("process_type") ", "
+      P("mount_path") ", " PBOOL("read_only") ", " P("managed_by") ", " BORN E_OF("volume_attachment.created")),
     /* ---- exec sessions ---- */
     BIRTH(MT_EV_EXEC_SESSION_GRANTED, "proj_exec_granted", "session_id",
       "INSERT INTO exec_sessions_view (session_id, org_id, app_id, env_id, instance_id, actor_type, actor_id, command, tty, run_as,"
@@ -347,7 +376,7 @@ static const struct projection table[] = {
 static const char *const tables[] = {
     "users_view",       "orgs_view",   "org_members_view", "service_principals_view", "projects_view",        "apps_view",      "envs_view",  "releases_view", "deploys_view",
     "org_quotas_view",  "secret_bundles_view",
-    "env_desired_view", "routes_view", "hostname_owners_view", "instances_view", "exec_sessions_view", "nodes_view", "cluster_view", "enrollment_tokens_view", NULL,
+    "env_desired_view", "routes_view", "hostname_owners_view", "instances_view", "exec_sessions_view", "volumes_view", "volume_attachments_view", "nodes_view", "cluster_view", "enrollment_tokens_view", NULL,
 };
 
 const char *const *mt_proj_tables(void)

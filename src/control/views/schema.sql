@@ -339,6 +339,52 @@ CREATE INDEX exec_sessions_view_env ON exec_sessions_view (env_id, session_id);
 CREATE INDEX exec_sessions_view_live ON exec_sessions_view (instance_id) WHERE status <> 'ended';
 CREATE INDEX exec_sessions_view_org ON exec_sessions_view (org_id, created_at);
 
+-- A volume is `in_use` while an instance that is not observed stopped mounts it: that follows from the instances and is not kept here.
+CREATE TABLE volumes_view (
+  volume_id        text CONSTRAINT volumes_view_pkey PRIMARY KEY,
+  org_id           text NOT NULL,
+  app_id           text NOT NULL,
+  env_id           text NOT NULL,
+  name             text NOT NULL,
+  size_bytes       bigint NOT NULL,
+  resize_to_bytes  bigint NULL,
+  filesystem       text NOT NULL,
+  fs_uuid          text NULL, -- of the filesystem that is on it
+  backup_enabled   boolean NOT NULL,
+  home_node_id     text NOT NULL,
+  from_snapshot_id text NULL,
+  state            text NOT NULL DEFAULT 'creating',
+  error_reason     text NULL,
+  was_available    boolean NOT NULL DEFAULT false, -- from then on it is never made again empty
+  deleted          boolean NOT NULL DEFAULT false,
+  created_at       timestamptz NOT NULL,
+  updated_at       timestamptz NOT NULL,
+  resource_version bigint NOT NULL,
+  last_event_id    bigint NOT NULL
+);
+CREATE UNIQUE INDEX volumes_view_name_live ON volumes_view (env_id, name) WHERE NOT deleted;
+CREATE INDEX volumes_view_node ON volumes_view (home_node_id) WHERE NOT deleted;
+CREATE INDEX volumes_view_org ON volumes_view (org_id) WHERE NOT deleted;
+
+CREATE TABLE volume_attachments_view (
+  attachment_id    text CONSTRAINT volume_attachments_view_pkey PRIMARY KEY,
+  org_id           text NOT NULL,
+  app_id           text NOT NULL,
+  env_id           text NOT NULL,
+  volume_id        text NOT NULL,
+  process_type     text NOT NULL,
+  mount_path       text NOT NULL,
+  read_only        boolean NOT NULL,
+  managed_by       text NOT NULL,
+  deleted          boolean NOT NULL DEFAULT false,
+  created_at       timestamptz NOT NULL,
+  updated_at       timestamptz NOT NULL,
+  resource_version bigint NOT NULL,
+  last_event_id    bigint NOT NULL
+);
+CREATE UNIQUE INDEX volume_attachments_view_volume_live ON volume_attachments_view (volume_id) WHERE NOT deleted;
+CREATE UNIQUE INDEX volume_attachments_view_path_live ON volume_attachments_view (env_id, process_type, mount_path) WHERE NOT deleted;
+
 CREATE TABLE nodes_view (
   node_id              text CONSTRAINT nodes_view_pkey PRIMARY KEY,
   name                 text NOT NULL,

@@ -58,6 +58,12 @@ AUTOPSY_EXIT = {"boot_id": oid("boot", 2), "instance_id": INST, "release_id": RE
                            "phase": "preparing", "step": "building_rootfs", "explain": "layer 1 of 1: mend it", "oom": {"guest_kills": 0, "cgroup_kills": 0}, "console": [], "log": []}}
 ROUTE_OBJ = {"id": ROUTE, "hostname": "web.test", "protocol": "tls_passthrough", "listen_port": 443, "backend_process_type": "web",
              "backend_port": 8443, "proxy_protocol": "off", "managed_by": "api", "status": "active"}
+VOLUME = oid("vol", 1)
+VOLUME_OBJ = {"id": VOLUME, "name": "data", "size_bytes": 10 << 30, "filesystem": "ext4", "backup_enabled": True, "home_node_id": oid("node", 1), "state": "in_use",
+              "reachable": True, "attachment": {"id": oid("att", 1), "process_type": "web", "mount_path": "/data", "read_only": False, "managed_by": "manifest"},
+              "resource_version": 3}
+SPARE_VOLUME = {"id": oid("vol", 2), "name": "spare", "size_bytes": 1 << 30, "filesystem": "ext4", "backup_enabled": True, "home_node_id": oid("node", 1),
+                "state": "creating", "reachable": True, "resource_version": 1}
 RAW_ROUTE = {"id": oid("rt", 2), "hostname": None, "protocol": "tcp_raw", "listen_port": 5432, "backend_process_type": "db", "backend_port": 5432,
              "proxy_protocol": "v2", "managed_by": "manifest", "status": "pending"}
 INSTANCES = [
@@ -214,6 +220,12 @@ ANSWERS = {
     ("POST", f"{E}/restarts"): receipt("restart.create", deploy(DEP, "pending", kind="restart")),
     ("GET", f"{E}/scale"): {"resource_version": 4, "processes": [{"process_type": "web", "desired": 1, "source": "manifest", "max": 100}]},
     ("PUT", f"{E}/scale"): {"resource_version": 5, "processes": [{"process_type": "web", "desired": 2, "source": "override", "max": 100}]},
+    ("GET", f"{E}/volumes"): lst(VOLUME_OBJ, SPARE_VOLUME),
+    ("GET", f"{O}/volumes"): lst(VOLUME_OBJ, SPARE_VOLUME),
+    ("POST", f"{E}/volumes"): receipt("volume.create", SPARE_VOLUME),
+    ("GET", f"{E}/volumes/{VOLUME}"): VOLUME_OBJ,
+    ("POST", f"{E}/volumes/{VOLUME}/resize"): receipt("volume.resize", dict(VOLUME_OBJ, resize_to_bytes=20 << 30, resource_version=4)),
+    ("DELETE", f"{E}/volumes/" + oid("vol", 2)): {"ok": True, "already_deleted": False},
     ("GET", f"{E}/routes"): lst(ROUTE_OBJ, RAW_ROUTE),
     ("GET", f"{O}/routes"): lst(ROUTE_OBJ, RAW_ROUTE),
     ("POST", f"{E}/routes"): receipt("route.create", ROUTE_OBJ),

@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Volumes of an environment. */
+#include "cli/cli.h"
+
+#include "base/assert.h"
+#include "base/cleanup.h"
+#include "base/num.h"
+#include "base/str.h"
+
+#include <inttypes.h>
+
+/* "20Gi" or a number of bytes. */
+static int read_size(struct cli *c, uint64_t *ret)
+{
+    const char *s = cli_opt(c, "size");
+    struct mt_err err;
+    char digits[24];
+    size_t n = s ? strlen(s) : 0;
+    bool gi = n > 2 && MT_STREQ(s + n - 2, "Gi");
+    if (!s)
+        return cli_usage(c, "--size SIZE is missing, for example --size 10Gi");
+    if (n - (gi ? 2 : 0) >= sizeof digits)
+        return cli_usage(c, "--size: is <number>Gi, or a number of bytes");
+    (void)snprintf(digits, sizeof digits, "%.*s", (int)(n - (gi ? 2 : 0)), s);
+    if (mt_parse_u64(digits, 1, gi ? 2048 : UINT64_C(1) << 41, ret, &err) < 0)
+        return cli_usage(c, "--size: %s; it is <number>Gi, or a number of bytes", err.msg);
+    *ret <<= gi ? 30 : 0;
+    return CLI_OK;
+}
+
+int cmd_volumes_list(struct cli *c)
+{
+    bool all = cli_has(c, "all");
+    int code = all ? cli_need_org(c) : cli_need_env(c);
+    if (code != CLI_OK)
+        return code;
+    mt_auto_json json_t *items = NULL;
+    mt_auto_free char *path = all ? mt_asprintf("/v1/orgs/%s/volumes", c->org_id) : cli_env_path(c, "/volumes");
+    code = path ? cli_list(c, path, &items) : cli_error(c, CLI_FAILURE, "out of memory", NULL);
+    if (code != CLI_OK)
+        return code;
+    if (c->json)
+        return cli_print_list(c, items);
+    size_t i;
+    json_t *v;
+    char size[40];
+    json_array_foreach(items, i, v)
+    {
+        const json_t *a = json_object_get(v, "attachment");
+        (void)snprintf(size, sizeof size, "%.1f GiB", (double)cli_int(v, "size_bytes") / (1 << 30));
+        (void)json_object_set_new(v, "size", json_string(size));
+        (void)json_object_set_new(v, "process", json_string(cli_str(a, "process_type")));
+        (void)json_object_set_new(v, "path", json_string(cli_str(a, "mount_path")));
+    }
+    static const struct cli_column cols[] = {{"ID", "id"}, {"NAME", "name"}, {"SIZE", "size"}, {"STATE", "state"}, {"REASON", "error_reason"},
+                                             {"PROCESS", "process"}, {"PATH", "path"}, {"NODE", "home_node_id"}};
+    return cli_print_table(c, items, cols, MT_ARRAY_LEN(cols), "volumes");
+}
+
+int cmd_volumes_create(struct cli *c)
+{
+    uint64_t size;
+    int code = read_size(c, &size);
+    if (code == CLI_OK)
+        code = cli_need_env(c);
+    if (code != CLI_OK)
+        return code;
+    mt_auto_json json_t *body = json_pack("{s:s,s:I}", "name", c->argv[0], "size_bytes", (json_int_t)size), *r = NULL;
+    mt_auto_free char *path = cli_env_path(c, "/volumes");
+    code = cli_call(c, "POST", path, body, &r);
+    return code == CLI_OK ? cli_receipt(c, "volume", r) : code;
+}
+
+/* The volume called @word, by name or id: *ret is borrowed from *ret_items (owned by the caller). */
+static int load(struct cli *c, const char *word, json_t **ret_items, const json_t **ret)
+{
+    int code = cli_need_env(c);
+    mt_auto_free char *list = code == CLI_OK ? cli_env_path(c, "/volumes") : NULL;
+    size_t i;
+    const json_t *v;
+    if (code == CLI_OK)
+        code = cli_list(c, list, ret_items);
+    if (code != CLI_OK)
+        return code;
+    json_array_foreach(*ret_items, i, v) if (MT_STREQ(cli_str(v, "id"), word) || MT_STREQ(cli_str(v, "name"), word))
+    {
+        *ret = v;
+        return CLI_OK;
+    }
+    char what[120];
+    (void)snprintf(what, sizeof what, "there is no volume '%.60s' here", word);
+    return cli_error(c, CLI_NOT_FOUND, what, "moat volumes list");
+}
+
+int cmd_volumes_get(struct cli *c)
+{
+    const json_t *v = NULL;
+    mt_auto_json json_t *items = NULL;
+    int code = load(c, c->argv[0], &items, &v);
+    return code == CLI_OK ? cli_show_object(c, cli_env_path(c, "/volumes/%s", cli_str(v, "id")), "Volume") : code;
+}
+
+int cmd_volumes_resize(struct cli *c)
+{
+    const json_t *v = NULL;
+    mt_auto_json json_t *items = NULL, *r = NULL;
+    uint64_t size;
+    int code = read_size(c, &size);
+    if (code == CLI_OK)
+        code = load(c, c->argv[0], &items, &v);
+    if (code != CLI_OK)
+        return code;
+    mt_auto_json json_t *body = json_pack("{s:I}", "size_bytes", (json_int_t)size);
+    mt_auto_free char *path = cli_env_path(c, "/volumes/%s/resize", cli_str(v, "id"));
+    code = cli_call(c, "POST", path, body, &r);
+    return code == CLI_OK ? cli_receipt(c, "volume", r) : code;
+}
+
+int cmd_volumes_delete(struct cli *c)
+{
+    const json_t *v = NULL;
+    mt_auto_json json_t *items = NULL, *r = NULL;
+    int code = load(c, c->argv[0], &items, &v);
+    if (code == CLI_OK)
+        code = cli_confirm(c, "volume", cli_str(v, "name"));
+    if (code != CLI_OK)
+        return code;
+    mt_auto_free char *path = cli_env_path(c, "/volumes/%s", cli_str(v, "id"));
+    code = cli_call(c, "DELETE", path, NULL, &r);
+    if (code != CLI_OK)
+        return code;
+    if (c->json) {
+        mt_auto_json json_t *about = json_copy((json_t *)(uintptr_t)v);
+        (void)json_object_update(about, r);
+        mt_auto_json json_t *doc = cli_receipt_json(c, "volume", "volume.delete", about);
+        return cli_print_line(c, doc);
+    }
+    cli_say(c, "volume %s is being deleted, with its data", cli_str(v, "id"));
+    return CLI_OK;
+}

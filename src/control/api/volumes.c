@@ -1,0 +1,240 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Volumes of an environment (storage-and-secrets.md §2; control-plane.md §9.3). */
+#include "control/api/handlers.h"
+
+#include "base/cleanup.h"
+#include "base/str.h"
+#include "control/api/mutate.h"
+#include "control/api/sql.h"
+#include "control/volumes/home.h"
+#include "control/volumes/volume_sql.h"
+#include "model/names.h"
+#include "model/volume.h"
+
+#define VOLUME_OBJECT                                                                                                       \
+    "json_strip_nulls(json_build_object('id',v.volume_id,'org_id',v.org_id,'app_id',v.app_id,'env_id',v.env_id,'name',v.name," \
+    "'size_bytes',v.size_bytes,'resize_to_bytes',v.resize_to_bytes,'filesystem',v.filesystem,'fs_uuid',v.fs_uuid,"          \
+    "'backup_enabled',v.backup_enabled,'home_node_id',v.home_node_id,'state',CASE WHEN v.state = 'available' AND "          \
+    MT_SQL_VOLUME_HELD("v") " THEN 'in_use' ELSE v.state END,'error_reason',v.error_reason,"                               \
+    "'reachable',(SELECT n.health NOT IN ('offline', 'lost') FROM nodes_view n WHERE n.node_id = v.home_node_id),"          \
+    "'deleted',CASE WHEN v.deleted THEN true END,"                                                                         \
+    "'attachment',(SELECT json_build_object('id',a.attachment_id,'process_type',a.process_type,'mount_path',a.mount_path,'read_only',"   \
+    "a.read_only,'managed_by',a.managed_by) FROM volume_attachments_view a WHERE a.volume_id = v.volume_id AND NOT a.deleted),"          \
+    "'resource_version',v.resource_version,'created_at'," MT_SQL_TS("v.created_at") ",'updated_at'," MT_SQL_TS("v.updated_at") "))::text"
+
+MT_SQL_LIST(env_volumes, VOLUME_OBJECT, "volumes_view v", "volume_id", "env_id = $1 AND ($2 OR NOT deleted)", "3", "4");
+MT_SQL_LIST(org_volumes, VOLUME_OBJECT, "volumes_view v", "volume_id", "org_id = $1 AND ($2 OR NOT deleted) AND " MT_SQL_INSIDE("app_id", "env_id", "3", "4"), "5", "6");
+static const struct mt_pg_stmt volume_get = {
+    "volume_get", "SELECT " VOLUME_OBJECT ", resource_version FROM volumes_view v WHERE env_id = $1 AND volume_id = $2"};
+static const struct mt_pg_stmt status_volumes = {
+    "status_volumes", "SELECT coalesce(json_agg((" VOLUME_OBJECT ")::json ORDER BY v.name COLLATE \"C\"), '[]')::text FROM volumes_view v"
+                      " WHERE env_id = $1 AND NOT deleted"};
+static const struct mt_pg_stmt volume_row = {
+    "volume_row", "SELECT v.name, v.state, v.size_bytes, v.resize_to_bytes, v.home_node_id, v.resource_version, v.deleted, " MT_SQL_VOLUME_HELD("v")
+                  " AS held, (SELECT a.process_type FROM volume_attachments_view a WHERE a.volume_id = v.volume_id AND NOT a.deleted) AS process_type, "
+                  VOLUME_OBJECT " AS object FROM volumes_view v WHERE env_id = $1 AND volume_id = $2"};
+
+enum { ROW_NAME = 0, ROW_STATE, ROW_SIZE, ROW_RESIZE, ROW_HOME, ROW_VERSION, ROW_DELETED, ROW_HELD, ROW_PROCESS, ROW_OBJECT };
+
+static int list_begin(struct mt_api_call *c, struct mt_api_list *l, const char *owner)
+{
+    bool deleted;
+    mt_pg_p_init(&l->params);
+    mt_pg_p_text(&l->params, owner);
+    if (mt_api_query_bool(c, "include_deleted", false, &deleted) < 0)
+        return -1;
+    mt_pg_p_bool(&l->params, deleted);
+    return 0;
+}
+
+int mt_api_volumes_list(struct mt_api_call *c)
+{
+    struct mt_api_list l = {.asc = &env_volumes_asc, .desc = &env_volumes_desc};
+    return list_begin(c, &l, c->env.id) < 0 ? -1 : mt_api_send_list(c, &l);
+}
+
+int mt_api_volumes_list_org(struct mt_api_call *c)
+{
+    struct mt_api_list l = {.asc = &org_volumes_asc, .desc = &org_volumes_desc};
+    if (list_begin(c, &l, c->org.id) < 0)
+        return -1;
+    mt_api_list_inside(c, &l);
+    return mt_api_send_list(c, &l);
+}
+
+static struct mt_pg_params one(struct mt_api_call *c)
+{
+    struct mt_pg_params p;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, c->env.id);
+    mt_pg_p_text(&p, mt_api_param(c, "volume_id"));
+    return p;
+}
+
+int mt_api_volumes_get(struct mt_api_call *c)
+{
+    struct mt_pg_params p = one(c);
+    if (mt_api_query_done(c) < 0)
+        return -1;
+    return mt_api_send_row(c, &volume_get, &p, "volume");
+}
+
+int mt_api_status_volumes(struct mt_api_call *c, json_t *o)
+{
+    struct mt_pg_params p;
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    json_error_t je;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, c->env.id);
+    if (mt_pg_query_one(c->pg, &status_volumes, &p, &r, &c->err) < 0)
+        return mt_api_fail_err(c);
+    return json_object_set_new(o, "volumes", json_loads(mt_pg_text(r, 0, 0), 0, &je));
+}
+
+static int load(struct mt_api_call *c, struct mt_pg_res **ret)
+{
+    struct mt_pg_params p = one(c);
+    if (mt_pg_query_one(c->pg, &volume_row, &p, ret, &c->err) < 0)
+        return c->err.code == MT_E_NOT_FOUND ? mt_api_not_found(c, "volume") : mt_api_fail_err(c);
+    return 0;
+}
+
+/* A size that was asked for, in whole steps. */
+static int read_size(struct mt_api_call *c, uint64_t *ret)
+{
+    int64_t size;
+    if (mt_api_int(c, "size_bytes", true, 1, INT64_MAX, 0, &size) < 0)
+        return -1;
+    *ret = mt_volume_size((uint64_t)size);
+    if (*ret == 0)
+        return mt_api_fail(c, 400, "invalid_argument", "'size_bytes': is at least %llu (1 GiB) and at most %llu (2 TiB)",
+                           (unsigned long long)MT_VOLUME_SIZE_MIN, (unsigned long long)MT_VOLUME_SIZE_MAX);
+    return 0;
+}
+
+/* ---------------------------------------------------------------- create */
+
+static int prepare_create(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made)
+{
+    static const char *const known[] = {"name", "size_bytes", "filesystem", "backup_enabled", NULL};
+    const char *name, *fs;
+    mt_auto_free struct mt_volume_node *nodes = NULL;
+    char id[MT_ID_SIZE], why[320];
+    uint64_t size;
+    size_t n;
+    bool backup;
+    if (mt_api_dry_run(c, &made->dry_run) < 0 || mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 ||
+        mt_api_text(c, "name", true, 64, &name) < 0 || mt_api_text(c, "filesystem", false, 16, &fs) < 0 ||
+        mt_api_bool(c, "backup_enabled", true, &backup) < 0 || read_size(c, &size) < 0)
+        return -1;
+    if (mt_name_check(MT_NAME_VOLUME, name, &c->err) < 0)
+        return mt_api_fail(c, 400, "invalid_argument", "'name': %s", c->err.msg);
+    if (fs && !MT_STREQ(fs, "ext4"))
+        return mt_api_fail(c, 400, "not_supported", "'filesystem': only ext4 is supported in this version");
+    if (mt_volume_nodes_load(c->pg, &nodes, &n, &c->err) < 0)
+        return mt_api_fail_err(c);
+    long k = mt_volume_home(nodes, n, size, NULL);
+    if (k < 0) {
+        mt_volume_home_why(nodes, n, size, NULL, why, sizeof why);
+        return mt_api_fail(c, 409, "no_capacity_storage", "no node can hold the volume: %s", why);
+    }
+    mt_id_new(MT_ID_VOLUME, id);
+    if (mt_cmd_rely(cmd, MT_RELY_ENV_LIVE, c->env.id, NULL, 1, &c->err) < 0 || mt_volume_rely_room(cmd, &nodes[k], &c->err) < 0)
+        return mt_api_fail_err(c);
+    made->status = 201;
+    made->operation = "volume.create";
+    made->ids = json_pack("{s:s}", "volume_id", id);
+    made->object = json_pack("{s:s,s:s,s:s,s:s,s:s,s:I,s:s,s:b,s:s,s:s,s:b,s:i,s:n,s:n}", "id", id, "org_id", c->org.id, "app_id", c->app.id, "env_id",
+                             c->env.id, "name", name, "size_bytes", (json_int_t)size, "filesystem", "ext4", "backup_enabled", (int)backup, "home_node_id",
+                             nodes[k].node_id, "state", "creating", "reachable", 1, "resource_version", 1, "created_at", "updated_at");
+    snprintf(made->location, sizeof made->location, "/v1/orgs/%s/apps/%s/envs/%s/volumes/%s", c->org.id, c->app.id, c->env.id, id);
+    mt_api_next(made, "wait for it", "moat wait volume %s", id);
+    return mt_api_event(c, cmd, MT_EV_VOLUME_CREATED, id,
+                        json_pack("{s:s,s:I,s:s,s:b,s:s}", "name", name, "size_bytes", (json_int_t)size, "filesystem", "ext4", "backup_enabled",
+                                  (int)backup, "home_node_id", nodes[k].node_id));
+}
+
+int mt_api_volumes_create(struct mt_api_call *c)
+{
+    return mt_api_mutate(c, prepare_create);
+}
+
+/* ---------------------------------------------------------------- resize */
+
+static int prepare_resize(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made)
+{
+    static const char *const known[] = {"size_bytes", NULL};
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    mt_auto_free struct mt_volume_node *nodes = NULL;
+    const char *id = mt_api_param(c, "volume_id");
+    json_error_t je;
+    uint64_t size;
+    size_t n, k = 0;
+    if (mt_api_dry_run(c, &made->dry_run) < 0 || mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 || load(c, &r) < 0 || read_size(c, &size) < 0)
+        return -1;
+    if (mt_pg_bool(r, 0, ROW_DELETED))
+        return mt_api_not_found(c, "volume");
+    uint64_t now = (uint64_t)mt_pg_i64(r, 0, ROW_SIZE), asked = (uint64_t)mt_pg_i64_or(r, 0, ROW_RESIZE, 0), have = asked > now ? asked : now;
+    if (size < have)
+        return mt_api_fail(c, 400, "volume_shrink_unsupported", "volume '%s' has %llu bytes%s and never becomes smaller; restore into a new one instead",
+                           mt_pg_text(r, 0, ROW_NAME), (unsigned long long)have, asked ? " (asked for)" : "");
+    if (!MT_STREQ(mt_pg_text(r, 0, ROW_STATE), "available"))
+        return mt_api_fail(c, 409, "conflict", "volume '%s' is %s; only one that is available grows", mt_pg_text(r, 0, ROW_NAME), mt_pg_text(r, 0, ROW_STATE));
+    made->operation = "volume.resize";
+    made->ids = json_pack("{s:s}", "volume_id", id);
+    made->object = json_loads(mt_pg_text(r, 0, ROW_OBJECT), 0, &je);
+    if (size == have) {
+        made->nothing = true;
+        return 0;
+    }
+    if (mt_volume_nodes_load(c->pg, &nodes, &n, &c->err) < 0)
+        return mt_api_fail_err(c);
+    while (k < n && !MT_STREQ(nodes[k].node_id, mt_pg_text(r, 0, ROW_HOME)))
+        k++;
+    if (k == n || nodes[k].allocatable_bytes < nodes[k].used_bytes || nodes[k].allocatable_bytes - nodes[k].used_bytes < size - have)
+        return mt_api_fail(c, 409, "no_capacity_storage", "node %s, where volume '%s' lives, has no room for %llu bytes more", mt_pg_text(r, 0, ROW_HOME),
+                           mt_pg_text(r, 0, ROW_NAME), (unsigned long long)(size - have));
+    if (mt_cmd_rely(cmd, MT_RELY_VOLUME, id, NULL, mt_pg_i64(r, 0, ROW_VERSION), &c->err) < 0 || mt_volume_rely_room(cmd, &nodes[k], &c->err) < 0)
+        return mt_api_fail_err(c);
+    json_object_set_new(made->object, "resize_to_bytes", json_integer((json_int_t)size));
+    json_object_set_new(made->object, "resource_version", json_integer(mt_pg_i64(r, 0, ROW_VERSION) + 1));
+    json_object_set_new(made->object, "updated_at", json_null());
+    mt_api_next(made, "it grows before the next start of its process", "moat restart %s", mt_pg_null(r, 0, ROW_PROCESS) ? "" : mt_pg_text(r, 0, ROW_PROCESS));
+    return mt_api_event(c, cmd, MT_EV_VOLUME_RESIZE_REQUESTED, id, json_pack("{s:I}", "size_bytes", (json_int_t)size));
+}
+
+int mt_api_volumes_resize(struct mt_api_call *c)
+{
+    return mt_api_mutate(c, prepare_resize);
+}
+
+/* ---------------------------------------------------------------- delete */
+
+static int prepare_delete(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made)
+{
+    static const char *const known[] = {"expected_version", NULL};
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    const char *id = mt_api_param(c, "volume_id");
+    if (mt_api_dry_run(c, &made->dry_run) < 0 || mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 || load(c, &r) < 0)
+        return -1;
+    bool gone = mt_pg_bool(r, 0, ROW_DELETED) || MT_STREQ(mt_pg_text(r, 0, ROW_STATE), "deleting");
+    mt_api_deleted(made, "volume.delete", "volume_id", id, gone);
+    if (gone)
+        return 0;
+    if (mt_api_check_version(c, false, mt_pg_i64(r, 0, ROW_VERSION), "volume") < 0)
+        return -1;
+    if (!mt_pg_null(r, 0, ROW_PROCESS))
+        return mt_api_fail(c, 409, "volume_attached", "volume '%s' is attached to process '%s'; deploy a release whose manifest does not mount it first",
+                           mt_pg_text(r, 0, ROW_NAME), mt_pg_text(r, 0, ROW_PROCESS));
+    if (mt_pg_bool(r, 0, ROW_HELD))
+        return mt_api_fail(c, 409, "volume_in_use", "an instance that has not stopped yet mounts volume '%s'; wait for the rollout or scale to 0", mt_pg_text(r, 0, ROW_NAME));
+    if (mt_cmd_rely(cmd, MT_RELY_VOLUME, id, NULL, mt_pg_i64(r, 0, ROW_VERSION), &c->err) < 0 ||
+        mt_cmd_rely(cmd, MT_RELY_VOLUME_ATTACHMENTS, id, NULL, 0, &c->err) < 0)
+        return mt_api_fail_err(c);
+    return mt_api_event(c, cmd, MT_EV_VOLUME_STATE_CHANGED, id, json_pack("{s:s}", "state", "deleting"));
+}
+
+int mt_api_volumes_delete(struct mt_api_call *c)
+{
+    return mt_api_mutate(c, prepare_delete);
+}

@@ -1,0 +1,184 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""Volumes in the control plane: made by hand and by a deploy, homed without overcommitment, reported by a node, grown, deleted
+(storage-and-secrets.md 2, control-plane.md 4.4, 9.3). The node is a fake one that speaks the internal API. Needs root.
+COST 25 s, 8 s of processor."""
+import concurrent.futures, os, subprocess, sys, threading
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import control_kit as kit
+from control_kit import case, wait_for
+
+kit.need("control volumes")
+
+GIB = 1 << 30
+
+
+w = kit.World()
+
+
+def manifest(volumes, mounts, extra="", max_=1):
+    t = 'schema_version = "v1"\n[image]\nref = "registry.test:5000/hello:latest"\n[processes.db]\ncommand = ["/db"]\n'
+    t += '[processes.db.resources]\nmemory = "128Mi"\ncpu = 0.1\n'
+    for name, path in mounts:
+        t += '[[processes.db.mounts]]\nvolume = "%s"\npath = "%s"\n' % (name, path)
+    for name, size in volumes:
+        t += '[[volumes]]\nname = "%s"\nsize = "%dGi"\n' % (name, size)
+    return t + extra
+
+
+def release(app, text):
+    return w.ok("POST", app + "/releases", {"manifest": text, "image_digest": "sha256:" + "1" * 64, "verify_image": False})["id"]
+
+
+def deploy(app, env, text):
+    return w.q("POST", env + "/deploys", {"release_id": release(app, text)})
+
+
+def refused(r, code, status=409):
+    assert r.status == status and r.json["code"] == code, (r.status, r.text)
+    return r.json
+
+
+def volumes(env):
+    return {v["name"]: v for v in w.ok("GET", env + "/volumes")["items"]}
+
+
+def instances(env, *states):
+    return [i for i in w.ok("GET", env + "/instances")["items"] if i["status"] in states]
+
+
+def ready(env):
+    return wait_for("a ready instance", lambda: instances(env, "ready"), 30)[0]
+
+
+try:
+    w.start_edge()  # what acknowledges ends the wait of a drain
+    O = w.open()
+    A, E = w.make_app("shop")
+    WITH = manifest([("data", 2)], [("data", "/data")])
+
+    @case("a node that tells of no storage gets no volume, and a deploy says so instead of waiting")
+    def _():
+        p = refused(w.q("POST", E + "/volumes", {"name": "data", "size_bytes": GIB}), "no_capacity_storage")
+        assert "1 told of no storage" in p["detail"], p
+        refused(deploy(A, E, WITH), "no_capacity_storage")
+        assert volumes(E) == {} and w.ok("GET", E + "/deploys")["items"] == []
+
+    w.agent.pool = 20 * GIB  # 16 of them may be promised
+    wait_for("room", lambda: w.ok("GET", "/v1/nodes")["items"][0]["allocatable"].get("volume_bytes"), 20)
+
+    @case("names, sizes and file systems that are not allowed are refused")
+    def _():
+        for body, code in (({"name": "A", "size_bytes": GIB}, "invalid_argument"), ({"name": "a", "size_bytes": GIB - 1}, "invalid_argument"),
+                           ({"name": "a", "size_bytes": (1 << 41) + 1}, "invalid_argument"), ({"name": "a"}, "invalid_argument"),
+                           ({"name": "a", "size_bytes": GIB, "filesystem": "xfs"}, "not_supported"), ({"name": "a", "size_bytes": GIB, "x": 1}, "unknown_field")):
+            refused(w.q("POST", E + "/volumes", body), code, 400)
+        refused(w.q("POST", E + "/volumes", {"name": "a", "size_bytes": 17 * GIB}), "no_capacity_storage")
+
+    @case("a deploy makes and attaches the volumes of its manifest, and its instance gets them by id")
+    def _():
+        w.agent.makes = False
+        d = deploy(A, E, WITH)
+        assert d.status == 201 and [c["action"] for c in d.json["volumes"]] == ["create", "attach"], d.text
+        v = volumes(E)["data"]
+        assert v["size_bytes"] == 2 * GIB and v["home_node_id"] == w.agent.node_id and v["attachment"]["mount_path"] == "/data", v
+        events = w.ok("GET", O + "/events?correlation_id=" + d.json["id"])["items"]
+        assert {"volume.created", "volume_attachment.created", "deploy.created"} <= {e["event_type"] for e in events}, events
+        plan = wait_for("the plan", lambda: [p for p in w.agent.plans if p.get("volumes") and p["instances"]], 20)[-1]
+        got, mount = plan["volumes"][0], plan["instances"][0]["workload"]["mounts"][0]
+        assert got["desired"] == "present" and not got["was_available"] and got["volume_id"] == v["id"], got
+        assert (mount["volume_id"], mount["path"], mount["fs_uuid"]) == (v["id"], "/data", got["fs_uuid"]), mount
+        refused(w.agent.volume(v["id"], "provisioned", result="ok"), "invalid_argument", 400)
+        assert w.agent.volume("vol_" + v["id"][4:-1] + ("0" if v["id"][-1] != "0" else "1"), "missing").json["rejected"][0]["code"] == "not_on_this_node"
+        r = w.agent.volume(v["id"], "provisioned", result="ok", fs_uuid=got["fs_uuid"], size_bytes=2 * GIB)
+        assert r.json["accepted"] == 1, r.text
+        assert w.agent.volume(v["id"], "provisioned", result="ok", fs_uuid=got["fs_uuid"], size_bytes=2 * GIB).json["ignored"] == 1
+        ready(E)
+        v = volumes(E)["data"]
+        assert v["state"] == "in_use" and v["reachable"], v
+        s = w.ok("GET", E + "/status")
+        assert s["volumes"][0]["id"] == v["id"], s
+        wait_for("was_available in the plan", lambda: [p for p in w.agent.plans if p.get("volumes") and p["volumes"][0]["was_available"]], 20)
+        w.agent.makes = True
+
+    @case("what is attached or used is not deleted, an environment with volumes not at all, one replica is the limit")
+    def _():
+        v = volumes(E)["data"]
+        refused(w.q("DELETE", E + "/volumes/" + v["id"]), "volume_attached")
+        refused(w.q("DELETE", E + "?cascade=true"), "has_dependents")
+        refused(w.q("DELETE", A + "?cascade=true"), "has_dependents")
+        version = w.ok("GET", E + "/scale")["resource_version"]
+        refused(w.q("PUT", E + "/scale", {"processes": [{"process_type": "db", "desired": 2}], "expected_version": version}), "volume_replica_limit")
+
+    @case("a new release stops the old instance and sees it stopped before the next one gets the volume")
+    def _():
+        old, held = ready(E)["id"], []
+        report = w.agent.report
+
+        def slow(instance, status, **more):
+            if instance == old and status == "stopped":
+                held.append(len(instances(E, "booting", "starting", "ready", "draining", "failed")))
+                gate.wait(20)
+            return report(instance, status, **more)
+        gate, w.agent.report = threading.Event(), slow
+        d = deploy(A, E, manifest([("data", 2)], [("data", "/data")], '[env.vars]\nA = "2"\n'))
+        assert d.status == 201 and d.json["volumes"] == [], d.text
+        wait_for("the stop", lambda: held, 30)
+        assert held == [1] and len(w.ok("GET", E + "/instances")["items"]) == 1, w.ok("GET", E + "/instances")
+        gate.set()
+        w.agent.report = report
+        wait_for("success", lambda: w.ok("GET", E + "/deploys/" + d.json["id"])["status"] == "succeeded", 30)
+        assert ready(E)["id"] != old
+
+    @case("a volume grows, never shrinks, and a manifest that wants more than it has is refused")
+    def _():
+        v = volumes(E)["data"]["id"]
+        refused(w.q("POST", E + "/volumes/" + v + "/resize", {"size_bytes": GIB}), "volume_shrink_unsupported", 400)
+        refused(w.q("POST", E + "/volumes/" + v + "/resize", {"size_bytes": 20 * GIB}), "no_capacity_storage")
+        refused(deploy(A, E, manifest([("data", 3)], [("data", "/data")])), "volume_size_mismatch")
+        assert w.ok("POST", E + "/volumes/" + v + "/resize", {"size_bytes": 3 * GIB})["resize_to_bytes"] == 3 * GIB
+        wait_for("it in the plan", lambda: w.agent.plans[-1]["volumes"][0].get("resize_to_bytes") == 3 * GIB, 20)
+        assert w.agent.volume(v, "resized", result="ok", size_bytes=3 * GIB).json["accepted"] == 1
+        got = volumes(E)["data"]
+        assert got["size_bytes"] == 3 * GIB and "resize_to_bytes" not in got, got
+
+    @case("two at the same time never promise more than the node has, and a quota counts their bytes")
+    def _():
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            rs = list(pool.map(lambda i: w.q("POST", E + "/volumes", {"name": "p%d" % i, "size_bytes": 4 * GIB}), range(8)))
+        assert sorted(r.status for r in rs) == [201] * 3 + [409] * 5, [r.text for r in rs]
+        assert all(r.status == 201 or r.json["code"] == "no_capacity_storage" for r in rs), [r.text for r in rs]
+        assert sum(v["size_bytes"] for v in volumes(E).values()) == 15 * GIB
+        w.ok("PUT", O + "/quotas/max_total_volume_bytes", {"limit": 15 * GIB, "reason": "test"})
+        refused(w.q("POST", E + "/volumes", {"name": "q", "size_bytes": GIB}), "quota_exceeded")
+        w.ok("PUT", O + "/quotas/max_total_volume_bytes", {"limit": None, "reason": "test"})
+        refused(w.q("POST", E + "/volumes", {"name": "data", "size_bytes": GIB}), "name_taken")
+
+    @case("a volume that is missed is told, and comes back when its node says so")
+    def _():
+        v = wait_for("it available", lambda: [x for n, x in volumes(E).items() if n[0] == "p" and x["state"] == "available"], 20)[0]["id"]
+        w.agent.volume(v, "missing")
+        got = w.ok("GET", E + "/volumes/" + v)
+        assert got["state"] == "error" and got["error_reason"] == "volume_not_present_on_node", got
+        w.agent.volume(v, "provisioned", result="ok", fs_uuid=got["fs_uuid"], size_bytes=got["size_bytes"])
+        assert w.ok("GET", E + "/volumes/" + v)["state"] == "available"
+
+    @case("a volume lost from the manifest stays with its data until it is named; then the node removes it")
+    def _():
+        d = deploy(A, E, manifest([], []))
+        assert d.status == 201 and [c["action"] for c in d.json["volumes"]] == ["detach"], d.text
+        wait_for("success", lambda: w.ok("GET", E + "/deploys/" + d.json["id"])["status"] == "succeeded", 30)
+        wait_for("it free", lambda: volumes(E)["data"]["state"] == "available", 20)
+        for v in volumes(E).values():
+            assert w.ok("DELETE", E + "/volumes/" + v["id"])["already_deleted"] is False
+        wait_for("all gone", lambda: volumes(E) == {}, 30)
+        assert w.ok("GET", E + "/volumes?include_deleted=true")["items"][0]["state"] == "deleted"
+
+    @case("the views made again from the log are the same")
+    def _():
+        assert w.ok("GET", O + "/volumes")["items"] == []
+        r = subprocess.run([kit.program("moat-control"), "verify-views", "--config", w.d + "/control.toml"], capture_output=True, text=True)
+        assert r.returncode == 0 and "the views are what the log says" in r.stdout + r.stderr, r.stdout + r.stderr
+finally:
+    w.close()
+kit.finish()
