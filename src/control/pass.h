@@ -74,6 +74,7 @@ struct mt_pass {
     int64_t lease_epoch;
     const _Atomic bool *stop; /* loading gives up with -MT_E_CANCELLED when it is set; or NULL */
     struct mt_place_node *nodes;
+    struct mt_place_index *index; /* over nodes; owned */
     struct mt_pass_node *node_more;
     size_t n_nodes;
     const char **edges; /* node ids of the edges that are waited for */

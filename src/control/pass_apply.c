@@ -209,7 +209,7 @@ static int step_groups(struct mt_pass *p, struct mt_pass_env *e, int64_t *wake, 
             quota = &p->orgs[i].quota;
     for (size_t i = 0; i < e->n_groups; i++) {
         struct mt_pass_group *g = &e->groups[i];
-        int rc = mt_roll_step(&g->group, p->nodes, p->n_nodes, quota, p->now_ms, &p->arena, &g->result, err);
+        int rc = mt_roll_step_indexed(&g->group, p->nodes, p->n_nodes, p->index, quota, p->now_ms, &p->arena, &g->result, err);
         if (rc < 0)
             return rc;
         /* Others of the organisation make room without a word to this environment. */

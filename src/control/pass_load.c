@@ -194,7 +194,7 @@ static int load_nodes(struct mt_pass *p, struct mt_err *err)
             p->edges[p->n_edges++] = d->node_id;
         p->n_nodes++;
     }
-    return 0;
+    return mt_place_index_new(p->nodes, p->n_nodes, &p->index, err);
 }
 
 static size_t node_index(const struct mt_pass *p, const char *id)
@@ -708,5 +708,6 @@ void mt_pass_done(struct mt_pass *p)
         json_decref(p->owned[i]);
     free(p->releases);
     free(p->owned);
+    mt_place_index_free(p->index);
     mt_arena_done(&p->arena);
 }

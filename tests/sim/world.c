@@ -295,13 +295,36 @@ static void apply(struct world *w, size_t group, const struct mt_roll_result *r)
     }
 }
 
+/* The step as moat-control takes it, over the index, and the plain one beside it: they must not differ. */
+static void roll(struct world *w, const struct mt_roll_group *in, struct mt_place_quota *quota, struct mt_arena *arena,
+                 struct mt_roll_result *ret)
+{
+    struct mt_place_node nodes[W_NODES];
+    struct mt_place_quota left = *quota;
+    struct mt_place_index *index;
+    struct mt_roll_result plain;
+    struct mt_err err;
+
+    memcpy(nodes, w->nodes, sizeof nodes);
+    MT_ASSERT(mt_roll_step(in, nodes, w->n_nodes, &left, w->now_ms, arena, &plain, &err) == 0);
+    MT_ASSERT(mt_place_index_new(w->nodes, w->n_nodes, &index, &err) == 0);
+    MT_ASSERT(mt_roll_step_indexed(in, w->nodes, w->n_nodes, index, quota, w->now_ms, arena, ret, &err) == 0);
+    mt_place_index_free(index);
+    bool same = plain.n_actions == ret->n_actions && plain.condition == ret->condition && plain.reason == ret->reason &&
+                MT_STREQ(plain.detail, ret->detail) && memcmp(nodes, w->nodes, sizeof nodes) == 0;
+    for (size_t i = 0; same && i < plain.n_actions; i++)
+        same = plain.actions[i].type == ret->actions[i].type && plain.actions[i].node == ret->actions[i].node &&
+               plain.actions[i].instance == ret->actions[i].instance && plain.actions[i].copy_of == ret->actions[i].copy_of;
+    if (!same)
+        w_broken(w, "the step over the index differs from the plain one");
+}
+
 static void step_group(struct world *w, size_t group, struct mt_arena *arena)
 {
     static struct mt_roll_instance snap[W_INSTANCES];
     static struct mt_roll_attempt attempts[W_ATTEMPTS];
     struct w_group *g = &w->groups[group];
     struct mt_place_quota quota = quota_left(w);
-    struct mt_err err;
     size_t n = 0, n_attempts = 0;
 
     g->volume.in_use = false;
@@ -340,7 +363,7 @@ static void step_group(struct world *w, size_t group, struct mt_arena *arena)
         in.crash_replacements_10min += w->now_ms - g->crash_ms[k] < 600000;
         in.last_crash_replacement_ms = g->crash_ms[k];
     }
-    MT_ASSERT(mt_roll_step(&in, w->nodes, w->n_nodes, &quota, w->now_ms, arena, &g->last, &err) == 0);
+    roll(w, &in, &quota, arena, &g->last);
     w->steps++;
     apply(w, group, &g->last);
     if (g->last.scheduling_changed) {

@@ -58,6 +58,15 @@ void mt_step_wake(struct mt_step *s, int64_t at_ms)
         s->r->wake_at_ms = at_ms;
 }
 
+/* One more or one fewer of the group on a node, for the spread. */
+static void held_by(struct mt_step *s, size_t node, int by)
+{
+    if (s->index)
+        mt_place_index_group(s->index, node, by);
+    else
+        s->on_node[node] += (uint32_t)by;
+}
+
 struct mt_place_node *mt_step_node(const struct mt_step *s, const struct mt_step_inst *in)
 {
     return in->i->node < s->n_nodes ? &s->nodes[in->i->node] : NULL;
@@ -96,13 +105,18 @@ enum mt_place_outcome mt_step_allocate(struct mt_step *s, const struct mt_roll_i
 {
     struct mt_place_request q = request_for(s, copy_of, avoid);
 
-    mt_place(s->nodes, s->n_nodes, &q, ret);
+    if (s->index)
+        mt_place_index_find(s->index, &q, ret);
+    else
+        mt_place(s->nodes, s->n_nodes, &q, ret);
     if (ret->outcome != MT_PLACE_OK)
         return ret->outcome;
     MT_ASSERT(s->r->n_actions < s->room);
     mt_place_charge(&s->nodes[ret->node], &q.size);
     mt_place_quota_charge(s->quota, &q.size);
-    s->on_node[ret->node]++;
+    if (s->index)
+        mt_place_index_changed(s->index, ret->node);
+    held_by(s, ret->node, 1);
     s->r->actions[s->r->n_actions++] = (struct mt_roll_action){
         .type = MT_ROLL_ALLOCATE, .node = ret->node, .instance = replaces, .copy_of = copy_of};
     return MT_PLACE_OK;
@@ -172,7 +186,7 @@ static void classify(struct mt_step *s)
                 mt_step_wake(s, i->ready_since_ms + MT_ROLL_MIN_READY_MS);
         }
         if (node)
-            s->on_node[i->node]++;
+            held_by(s, i->node, 1);
     }
 }
 
@@ -205,7 +219,7 @@ static void settle(struct mt_step *s)
             if (s->now_ms >= limit) {
                 mt_step_act(s, MT_ROLL_STOP, in, MT_REASON_ATTEMPT_FAILED);
                 in->live = false;
-                s->on_node[i->node]--;
+                held_by(s, i->node, -1);
             } else {
                 mt_step_wake(s, limit);
             }
@@ -446,33 +460,51 @@ static void remember(struct mt_step *s)
                             (g->target_spec && !same(g->recorded_target, g->target_spec));
 }
 
+static int step(struct mt_step *w, struct mt_arena *arena, struct mt_err *err)
+{
+    const struct mt_roll_group *g = w->g;
+
+    *w->r = (struct mt_roll_result){.wake_at_ms = INT64_MAX};
+    w->n = g->n_instances;
+    w->room = 2 * w->n + 2 * MT_ROLL_REPLICAS_MAX + 8;
+    w->r->actions = mt_arena_alloc(arena, w->room * sizeof *w->r->actions);
+    w->in = mt_arena_alloc(arena, (w->n + 1) * sizeof *w->in);
+    w->on_node = w->index ? NULL : mt_arena_alloc(arena, (w->n_nodes + 1) * sizeof *w->on_node);
+    if (!w->r->actions || !w->in || (!w->index && !w->on_node))
+        return MT_FAIL(err, MT_E_NOMEM, "out of memory for one group of %zu instances", w->n);
+
+    classify(w);
+    settle(w);
+    if (g->request.gates.org_suspended)
+        suspended(w);
+    else if (!g->target_spec || g->desired == 0)
+        drain_all(w, g->stop_all_reason == MT_REASON_NONE ? MT_REASON_SCALED_DOWN : g->stop_all_reason);
+    else if (is_held(w))
+        held(w);
+    else if (g->stateful)
+        stateful(w);
+    else
+        mt_step_stateless(w);
+    count(w);
+    remember(w);
+    if (w->index)
+        mt_place_index_group_done(w->index);
+    return 0;
+}
+
 int mt_roll_step(const struct mt_roll_group *g, struct mt_place_node *nodes, size_t n_nodes, struct mt_place_quota *quota,
                  int64_t now_ms, struct mt_arena *arena, struct mt_roll_result *ret, struct mt_err *err)
 {
-    struct mt_step s = {.g = g, .nodes = nodes, .n_nodes = n_nodes, .quota = quota, .now_ms = now_ms, .r = ret,
-                        .n = g->n_instances};
+    struct mt_step s = {.g = g, .nodes = nodes, .n_nodes = n_nodes, .quota = quota, .now_ms = now_ms, .r = ret};
 
-    *ret = (struct mt_roll_result){.wake_at_ms = INT64_MAX};
-    s.room = 2 * g->n_instances + 2 * MT_ROLL_REPLICAS_MAX + 8;
-    ret->actions = mt_arena_alloc(arena, s.room * sizeof *ret->actions);
-    s.in = mt_arena_alloc(arena, (s.n + 1) * sizeof *s.in);
-    s.on_node = mt_arena_alloc(arena, (n_nodes + 1) * sizeof *s.on_node);
-    if (!ret->actions || !s.in || !s.on_node)
-        return MT_FAIL(err, MT_E_NOMEM, "out of memory for one group of %zu instances", s.n);
+    return step(&s, arena, err);
+}
 
-    classify(&s);
-    settle(&s);
-    if (g->request.gates.org_suspended)
-        suspended(&s);
-    else if (!g->target_spec || g->desired == 0)
-        drain_all(&s, g->stop_all_reason == MT_REASON_NONE ? MT_REASON_SCALED_DOWN : g->stop_all_reason);
-    else if (is_held(&s))
-        held(&s);
-    else if (g->stateful)
-        stateful(&s);
-    else
-        mt_step_stateless(&s);
-    count(&s);
-    remember(&s);
-    return 0;
+int mt_roll_step_indexed(const struct mt_roll_group *g, struct mt_place_node *nodes, size_t n_nodes, struct mt_place_index *index,
+                         struct mt_place_quota *quota, int64_t now_ms, struct mt_arena *arena, struct mt_roll_result *ret,
+                         struct mt_err *err)
+{
+    struct mt_step s = {.g = g, .nodes = nodes, .n_nodes = n_nodes, .index = index, .quota = quota, .now_ms = now_ms, .r = ret};
+
+    return step(&s, arena, err);
 }

@@ -14,6 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "control/scheduler/index.h"
 #include "control/scheduler/place.h"
 #include "model/plan.h"
 
@@ -140,3 +141,9 @@ int64_t mt_roll_attempt_window_ms(uint32_t startup_timeout_seconds);
 int mt_roll_step(const struct mt_roll_group *group, struct mt_place_node *nodes, size_t n_nodes,
                  struct mt_place_quota *quota, int64_t now_ms, struct mt_arena *arena, struct mt_roll_result *ret,
                  struct mt_err *err);
+
+/** The same step with an index over @nodes (mt_place_index_new): equal results, without a look at every node. Nodes that are
+ * charged are told to the index. */
+int mt_roll_step_indexed(const struct mt_roll_group *group, struct mt_place_node *nodes, size_t n_nodes,
+                         struct mt_place_index *index, struct mt_place_quota *quota, int64_t now_ms, struct mt_arena *arena,
+                         struct mt_roll_result *ret, struct mt_err *err);

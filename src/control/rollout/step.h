@@ -25,6 +25,7 @@ struct mt_step {
     struct mt_roll_result *r;
     struct mt_step_inst *in;
     size_t n;
+    struct mt_place_index *index; /* over the nodes, or NULL: on_node is used */
     uint32_t *on_node; /* non-draining instances of the group per node */
     size_t room;       /* of r->actions */
 };

@@ -2,6 +2,8 @@
 /* Placement: gates, filters in order, integer score. Pure. */
 #include "control/scheduler/place.h"
 
+#include "control/scheduler/place_part.h"
+
 #include "base/assert.h"
 #include "base/num.h"
 #include "base/str.h"
@@ -129,9 +131,31 @@ static enum filter refused_by(const struct mt_place_node *n, const struct mt_pla
     return F_MAX;
 }
 
-static const char *zone_of(const struct mt_place_node *n)
+const char *mt_place_zone(const struct mt_place_node *n)
 {
     return n->zone ? n->zone : n->node_id;
+}
+
+int64_t mt_place_spread(uint64_t on_node, uint64_t in_zone)
+{
+    return (int64_t)(4 * (500 / (1 + on_node) + 500 / (1 + in_zone)));
+}
+
+/* Score without the spread of a node that passed the filters. */
+static int64_t base_of(const struct mt_place_node *n, const struct mt_place_request *r)
+{
+    /* the filters made sure that what is subtracted is there and that alloc_memory is not 0 */
+    uint64_t free_memory = n->alloc_memory_bytes - n->used_memory_bytes - r->size.memory_bytes - n->overhead_bytes;
+    uint64_t m = 1000 * free_memory / mt_max_u64(n->alloc_memory_bytes, 1); /* below 2^53 bytes: no overflow */
+    uint64_t cpu = n->alloc_cpu_millis ? 1000 * (n->used_cpu_millis + r->size.cpu_millis) / n->alloc_cpu_millis : 1000;
+    uint64_t c = 1000 - mt_min_u64(1000, cpu);
+    uint64_t f = 1000 - mt_min_u64(1000, UINT64_C(250) * n->boot_failures);
+    return (int64_t)(3 * m + 2 * c + f);
+}
+
+int64_t mt_place_base(const struct mt_place_node *n, const struct mt_place_request *r)
+{
+    return refused_by(n, r) < F_MAX || n->booting >= MT_PLACE_BOOTS_PER_NODE ? -1 : base_of(n, r);
 }
 
 static int64_t score_of(const struct mt_place_node *nodes, size_t n_nodes, size_t at, const struct mt_place_request *r)
@@ -140,16 +164,9 @@ static int64_t score_of(const struct mt_place_node *nodes, size_t n_nodes, size_
     uint64_t on_node = r->group_on_node ? r->group_on_node[at] : 0, in_zone = 0;
 
     for (size_t i = 0; r->group_on_node && i < n_nodes; i++)
-        if (r->group_on_node[i] && MT_STREQ(zone_of(&nodes[i]), zone_of(n)))
+        if (r->group_on_node[i] && MT_STREQ(mt_place_zone(&nodes[i]), mt_place_zone(n)))
             in_zone += r->group_on_node[i];
-    /* the filters made sure that what is subtracted is there and that alloc_memory is not 0 */
-    uint64_t free_memory = n->alloc_memory_bytes - n->used_memory_bytes - r->size.memory_bytes - n->overhead_bytes;
-    uint64_t s = 500 / (1 + on_node) + 500 / (1 + in_zone);
-    uint64_t m = 1000 * free_memory / mt_max_u64(n->alloc_memory_bytes, 1); /* below 2^53 bytes: no overflow */
-    uint64_t cpu = n->alloc_cpu_millis ? 1000 * (n->used_cpu_millis + r->size.cpu_millis) / n->alloc_cpu_millis : 1000;
-    uint64_t c = 1000 - mt_min_u64(1000, cpu);
-    uint64_t f = 1000 - mt_min_u64(1000, UINT64_C(250) * n->boot_failures);
-    return (int64_t)(4 * s + 3 * m + 2 * c + f);
+    return mt_place_spread(on_node, in_zone) + base_of(n, r);
 }
 
 /* "5 nodes: 3 memory, 2 not ready" */
@@ -167,7 +184,7 @@ static void explain(const size_t removed[F_MAX], size_t n_nodes, char out[MT_PLA
     }
 }
 
-static enum mt_reason gate(const struct mt_place_request *r, char detail[MT_PLACE_DETAIL])
+enum mt_reason mt_place_gate(const struct mt_place_request *r, char detail[MT_PLACE_DETAIL])
 {
     const struct mt_place_quota *q = &r->quota;
     const char *dimension = NULL;
@@ -199,7 +216,7 @@ void mt_place(const struct mt_place_node *nodes, size_t n_nodes, const struct mt
     enum filter last = F_ELIGIBLE;
 
     *ret = (struct mt_place_decision){.outcome = MT_PLACE_BLOCKED, .node = MT_PLACE_NONE, .score = -1};
-    ret->reason = gate(r, ret->detail);
+    ret->reason = mt_place_gate(r, ret->detail);
     if (ret->reason != MT_REASON_NONE)
         return;
     for (size_t i = 0; i < n_nodes; i++) {
