@@ -142,7 +142,7 @@ int up_layout_make(const struct up_layout *l, struct mt_err *err)
 
 int up_programs_install(const struct up_layout *l, struct mt_err *err)
 {
-    static const char *const names[] = {"moat-control", "moat-agent", "moat-edge", "moat-init", "moat-unpack", "moat-fetch", "moat-vsock"};
+    static const char *const names[] = {"moat-control", "moat-agent", "moat-edge", "moat-init", "moat-unpack", "moat-fetch", "moat-backup", "moat-vsock"};
     for (size_t i = 0; i < MT_ARRAY_LEN(names); i++) {
         char from[UP_PATH + 32], to[UP_PATH + 32];
         mt_auto_free char *now = NULL;
