@@ -40,6 +40,7 @@ OBJECTS = {
     "RouteChange": "action:create|update|delete route_id:id hostname?:str listen_port:int",
     "VolumeChange": "action:create|attach|detach volume_id:id name:str process_type:str",
     "VolumeAttachment": "id:id process_type:str mount_path:str read_only:bool managed_by:api|manifest",
+    "Attachment": "id:id org_id:id app_id:id env_id:id volume_id:id process_type:str mount_path:str read_only:bool managed_by:api|manifest deleted?:bool " + VERSIONED,
     "Volume": "id:id org_id:id app_id:id env_id:id name:str size_bytes:int resize_to_bytes?:int filesystem:ext4 fs_uuid?:str backup_enabled:bool "
               "home_node_id:id state:creating|available|in_use|deleting|deleted|error error_reason?:str reachable?:bool deleted?:bool "
               "attachment?:VolumeAttachment dry_run?:bool changes?:[Change] " + VERSIONED,
@@ -283,6 +284,8 @@ OPS = {
     "DELETE " + E + "/exec-sessions/{exec_session_id}": ("Deleted", 200, "Empty", ""),
     "GET /v1/exec-sessions/{exec_session_id}/connect": ("any", 101, None, ""),
     "GET " + E + "/volumes": ("[Volume]", 200, None, "include_deleted " + LIST),
+    "GET " + E + "/volume-attachments": ("[Attachment]", 200, None, "include_deleted " + LIST),
+    "DELETE " + E + "/volume-attachments/{attachment_id}": ("Deleted", 200, "Version", "dry_run"),
     "GET " + O + "/volumes": ("[Volume]", 200, None, "include_deleted " + LIST),
     "POST " + E + "/volumes": ("Volume", 201, "VolumeNew", "dry_run"),
     "GET " + E + "/volumes/{volume_id}": ("Volume", 200, None, ""),

@@ -351,6 +351,7 @@ int cmd_volumes_list(struct cli *c);
 int cmd_volumes_create(struct cli *c);
 int cmd_volumes_get(struct cli *c);
 int cmd_volumes_resize(struct cli *c);
+int cmd_volumes_detach(struct cli *c);
 int cmd_volumes_delete(struct cli *c);
 int cmd_routes_list(struct cli *c);
 int cmd_routes_create(struct cli *c);

@@ -322,6 +322,7 @@ const struct cli_command cli_commands[] = {
     {CLI_APPS, "volumes create", "NAME", "a new volume, on the node with most room", volumes_size_options, cmd_volumes_create},
     {CLI_APPS, "volumes get", "VOLUME", "one volume, by name or id", NULL, cmd_volumes_get},
     {CLI_APPS, "volumes resize", "VOLUME", "grow a volume before the next start of its process", volumes_size_options, cmd_volumes_resize},
+    {CLI_APPS, "volumes detach", "VOLUME", "take a volume from its process, which is scaled to 0", NULL, cmd_volumes_detach},
     {CLI_APPS, "volumes delete", "VOLUME", "delete a volume and its data, by name or id", NULL, cmd_volumes_delete},
     {CLI_ROUTES, "edge explain", "[HOST]", "where the edge of this machine would send a client, and why", edge_explain_options, cmd_edge_explain},
     {CLI_MORE, "usage", "", "processor and memory taken, by environment and hour", usage_options, cmd_usage},

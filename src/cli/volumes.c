@@ -116,6 +116,30 @@ int cmd_volumes_resize(struct cli *c)
     return code == CLI_OK ? cli_receipt(c, "volume", r) : code;
 }
 
+int cmd_volumes_detach(struct cli *c)
+{
+    const json_t *v = NULL;
+    mt_auto_json json_t *items = NULL, *r = NULL;
+    int code = load(c, c->argv[0], &items, &v);
+    if (code != CLI_OK)
+        return code;
+    const json_t *a = json_object_get(v, "attachment");
+    if (!a)
+        return cli_error(c, CLI_USAGE, "the volume is not attached", "moat volumes list");
+    mt_auto_free char *path = cli_env_path(c, "/volume-attachments/%s", cli_str(a, "id"));
+    code = cli_call(c, "DELETE", path, NULL, &r);
+    if (code != CLI_OK)
+        return code;
+    if (c->json) {
+        mt_auto_json json_t *about = json_copy((json_t *)(uintptr_t)v);
+        (void)json_object_update(about, r);
+        mt_auto_json json_t *doc = cli_receipt_json(c, "volume", "volume.detach", about);
+        return cli_print_line(c, doc);
+    }
+    cli_say(c, "volume %s is detached; its data stays", cli_str(v, "id"));
+    return CLI_OK;
+}
+
 int cmd_volumes_delete(struct cli *c)
 {
     const json_t *v = NULL;

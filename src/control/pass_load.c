@@ -268,7 +268,30 @@ static int load_volumes(struct mt_pass *p, struct mt_pass_env *e, struct mt_err 
     return 0;
 }
 
-/* Where the volumes of a process live, for placement. One that the environment does not have is told by the spec. */
+/* Volumes for the spec of a process. One that the environment has no more stands in with an id that is none: its group is blocked, and
+ * says so, until a deploy makes the volume again. */
+static int put_spec_volumes(struct mt_pass *p, const struct mt_pass_env *e, const struct mt_manifest_process *pr, struct mt_spec_group *ret,
+                            bool *ret_missing, struct mt_err *err)
+{
+    struct mt_spec_volume *list = room(p, pr->n_mounts, sizeof *list);
+    if (!list)
+        return out_of_memory(err);
+    for (size_t i = 0; i < pr->n_mounts; i++) {
+        list[i] = (struct mt_spec_volume){.name = pr->mounts[i].volume};
+        for (size_t k = 0; k < e->n_volumes; k++)
+            if (MT_STREQ(e->volumes[k].name, list[i].name))
+                list[i] = e->volumes[k];
+        if (!list[i].volume_id) {
+            list[i].volume_id = list[i].name;
+            *ret_missing = true;
+        }
+    }
+    ret->volumes = list;
+    ret->n_volumes = pr->n_mounts;
+    return 0;
+}
+
+/* Where the volumes of a process live, for placement. */
 static int put_homes(struct mt_pass *p, const struct mt_pass_env *e, const struct mt_manifest_process *pr, struct mt_place_request *ret,
                      struct mt_err *err)
 {
@@ -308,8 +331,9 @@ static int want(struct mt_pass *p, struct mt_pass_env *e, struct mt_pass_group *
                                .rebalance_generation = (uint64_t)num(r, row, "rebalance_generation")};
     mt_release_row_group(g->release, &sg);
     int rc = pr.n_mounts == 0 ? 0 : load_volumes(p, e, err);
-    sg.volumes = e->volumes;
-    sg.n_volumes = e->n_volumes;
+    bool missing = false;
+    if (rc == 0 && pr.n_mounts > 0)
+        rc = put_spec_volumes(p, e, &pr, &sg, &missing, err);
     if (rc == 0)
         rc = mt_spec_hash(&sg, g->target_spec, err);
     if (rc == 0) {
@@ -330,7 +354,7 @@ static int want(struct mt_pass *p, struct mt_pass_env *e, struct mt_pass_group *
         rg->request.archs = archs;
         rg->request.n_archs = mt_release_row_archs(g->release, archs);
         rg->request.quota = (struct mt_place_quota)MT_PLACE_QUOTA_NONE;
-        rg->request.gates.volume_constraints_invalid = pr.n_mounts > 0 && rg->desired > 1;
+        rg->request.gates.volume_constraints_invalid = missing || (pr.n_mounts > 0 && rg->desired > 1);
         if (pr.n_mounts > 0 && (rc = put_homes(p, e, &pr, &rg->request, err)) < 0) {
             mt_manifest_process_done(&pr);
             return rc;

@@ -78,7 +78,7 @@ enum mt_reason_part {
     X(VOLUME_HOME_NODE_OFFLINE, "volume_home_node_offline", P, false, "the node that holds the volume is not available") \
     X(VOLUME_LOCALITY_NO_NODE, "volume_locality_no_node", P, false, "no node holds all volumes of the process") \
     X(VOLUME_IN_USE, "volume_in_use", P, false, "another instance still uses the volume") \
-    X(VOLUME_CONSTRAINTS_INVALID, "volume_constraints_invalid", P, false, "a process with volumes cannot have more than one replica") \
+    X(VOLUME_CONSTRAINTS_INVALID, "volume_constraints_invalid", P, false, "a process with volumes has more than one replica, or a volume of it is not there any more") \
     X(IPAM_EXHAUSTED, "ipam_exhausted", P, false, "the node has no instance address left") \
     X(IPAM_UNAVAILABLE, "ipam_unavailable", P, false, "no instance address could be allocated") \
     X(ORG_QUOTA_EXCEEDED, "org_quota_exceeded", P, false, "the organisation's quota is used up") \

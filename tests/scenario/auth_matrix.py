@@ -119,6 +119,8 @@ ROUTES = {
     "DELETE " + E + "/exec-sessions/{exec_session_id}": "exec:write",
     "GET /v1/exec-sessions/{exec_session_id}/connect": OPEN,
     "GET " + E + "/volumes": "volumes:read",
+    "GET " + E + "/volume-attachments": "volumes:read",
+    "DELETE " + E + "/volume-attachments/{attachment_id}": "volumes:write",
     "POST " + E + "/volumes": "volumes:write",
     "GET " + E + "/volumes/{volume_id}": "volumes:read",
     "POST " + E + "/volumes/{volume_id}/resize": "volumes:write",

@@ -64,7 +64,7 @@ COMMANDS = {
     "routes": ["routes", "routes --all", "routes create web.test --port 8443", "routes create --raw --port 5432 --listen 5432 --proxy v2 --process db",
                "routes create", "routes create b.test --port 8443 --min-tls 1.3", "routes update web.test --min-tls none", "routes create a --port 70000", "routes delete web.test", "routes delete " + ROUTE, "routes delete nothing", "routes get web.test", "routes get nothing", "routes update web.test --max-connections 5 --idle-timeout none --proxy v2 --balance least_conn", "routes update web.test --port 70000", "routes update web.test"],
     "volumes": ["volumes", "volumes list --all", "volumes create spare --size 1Gi", "volumes create spare", "volumes create spare --size 1Ti", "volumes get data", "volumes get nothing",
-                "volumes resize data --size 20Gi", "volumes resize data", "volumes delete spare", "volumes delete nothing", "describe volume " + VOLUME, "wait volume " + VOLUME],
+                "volumes resize data --size 20Gi", "volumes resize data", "volumes detach data", "volumes detach spare", "volumes delete spare", "volumes delete nothing", "describe volume " + VOLUME, "wait volume " + VOLUME],
     "secrets": ["secrets", "| secrets set DB_PASS=-", "secrets set A=on-the-line", "secrets set A", "secrets set lower=hidden", "secrets set MOAT_X=hidden",
                 "secrets set A=-hidden", "secrets set A=@missing", "secrets set A=1 A=2", "secrets unset A", "secrets unset a", "| secrets import -",
                 "secrets import missing", "secrets history", "secrets rollback", "secrets rollback " + SV1, "secrets rollback sv_x", "secrets render",

@@ -22,6 +22,22 @@ spec.loader.exec_module(gen)
 FILE = os.path.join(kit.ROOT, "docs/api/openapi.yaml")
 O, A, E = gen.O, gen.A, gen.E
 D1 = "sha256:" + "1" * 64
+DB = """
+[processes.db]
+command = ["/db"]
+[processes.db.resources]
+memory = "128Mi"
+cpu = 0.1
+[processes.db.scaling]
+min = 0
+max = 1
+[[processes.db.mounts]]
+volume = "files"
+path = "/files"
+[[volumes]]
+name = "files"
+size = "1Gi"
+"""
 MANIFEST = """schema_version = "v1"
 [image]
 ref = "registry.test:5000/hello:latest"
@@ -81,6 +97,7 @@ BODIES = {
     "POST " + E + "/volumes": {"name": "walk", "size_bytes": 1 << 30},
     "POST " + E + "/volumes/{volume_id}/resize": {"size_bytes": 2 << 30},
     "DELETE " + E + "/volumes/{volume_id}": {},
+    "DELETE " + E + "/volume-attachments/{attachment_id}": {},
     "POST " + E + "/routes": {"hostname": "walk.example.com", "backend_process_type": "web", "backend_port": 8443, "max_connections": 5},
     "PATCH " + E + "/routes/{route_id}": {"balance": "least_conn", "expected_version": "$v"},
     "DELETE " + E + "/routes/{route_id}": {},
@@ -109,7 +126,7 @@ QUERIES = {**{"GET " + p + "/history/diff": "?from=-1s" for p in (O, A, E)}, "GE
 REFUSED = {"GET /v1/exec-sessions/{exec_session_id}/connect": 400, "POST /v1/auth/device/token": 400, "POST /v1/auth/token": 401, "POST /v1/auth/token/refresh": 401, "DELETE " + O: 409,
            "POST /v1/auth/device/start": (200, 429), "POST /v1/admin/recovery/apply": 409, "POST /v1/admin/recovery/finish": 409,
            "POST /v1/nodes/{node_id}/disable": 409, "DELETE /v1/nodes/{node_id}": 409}  # the machine's own node
-LAST = ["DELETE " + E + "/volumes/{volume_id}", "DELETE " + E + "/routes/{route_id}", "DELETE " + O + "/members/{member_id}", "DELETE " + O + "/service-principals/{sp_id}", "DELETE " + E,
+LAST = ["DELETE " + E + "/volume-attachments/{attachment_id}", "DELETE " + E + "/volumes/{volume_id}", "DELETE " + E + "/routes/{route_id}", "DELETE " + O + "/members/{member_id}", "DELETE " + O + "/service-principals/{sp_id}", "DELETE " + E,
         "DELETE " + A, "DELETE " + O + "/projects/{project_id}", "DELETE " + O, "DELETE /v1/auth/tokens/{token_id}"]
 EARLY = ["POST " + E + "/instances/{instance_id}/exec", "POST " + E + "/instances/{instance_id}/restart"]  # before what drains every instance
 
@@ -192,6 +209,9 @@ def seed():
     ids["route_id"] = w.ok("POST", concrete(E) + "/routes", {"hostname": "seed.example.com", "backend_process_type": "web", "backend_port": 8443})["id"]
     ids["volume_id"] = w.ok("POST", concrete(E) + "/volumes", {"name": "seed", "size_bytes": 1 << 30})["id"]
     wait_for("the volume", lambda: w.ok("GET", concrete(E) + "/volumes/" + ids["volume_id"])["state"] == "available")
+    db = w.ok("POST", concrete(A) + "/releases", {"manifest": MANIFEST + DB, "image_digest": D1, "verify_image": False})["id"]
+    w.ok("POST", concrete(E) + "/deploys", {"release_id": db, "process_types": ["db"]})
+    ids["attachment_id"] = w.ok("GET", concrete(E) + "/volume-attachments")["items"][0]["id"]
     ids["member_id"] = w.ok("POST", o + "/members", {"email": "seed@walk.example", "role": "readonly"})["id"]
     ids["sp_id"] = w.ok("POST", o + "/service-principals", {"name": "seed", "scopes": ["apps:read"]})["id"]
     ids["token_id"] = w.ok("POST", "/v1/auth/tokens", {"name": "seed", "scopes": ["apps:read"]})["id"]

@@ -224,7 +224,7 @@ static int prepare_delete(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_a
     if (mt_api_check_version(c, false, mt_pg_i64(r, 0, ROW_VERSION), "volume") < 0)
         return -1;
     if (!mt_pg_null(r, 0, ROW_PROCESS))
-        return mt_api_fail(c, 409, "volume_attached", "volume '%s' is attached to process '%s'; deploy a release whose manifest does not mount it first",
+        return mt_api_fail(c, 409, "volume_attached", "volume '%s' is attached to process '%s'; scale that to 0 and detach it (moat volumes detach), or deploy a release that does not mount it",
                            mt_pg_text(r, 0, ROW_NAME), mt_pg_text(r, 0, ROW_PROCESS));
     if (mt_pg_bool(r, 0, ROW_HELD))
         return mt_api_fail(c, 409, "volume_in_use", "an instance that has not stopped yet mounts volume '%s'; wait for the rollout or scale to 0", mt_pg_text(r, 0, ROW_NAME));

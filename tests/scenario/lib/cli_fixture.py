@@ -225,6 +225,7 @@ ANSWERS = {
     ("POST", f"{E}/volumes"): receipt("volume.create", SPARE_VOLUME),
     ("GET", f"{E}/volumes/{VOLUME}"): VOLUME_OBJ,
     ("POST", f"{E}/volumes/{VOLUME}/resize"): receipt("volume.resize", dict(VOLUME_OBJ, resize_to_bytes=20 << 30, resource_version=4)),
+    ("DELETE", f"{E}/volume-attachments/" + oid("att", 1)): {"ok": True, "already_deleted": False},
     ("DELETE", f"{E}/volumes/" + oid("vol", 2)): {"ok": True, "already_deleted": False},
     ("GET", f"{E}/routes"): lst(ROUTE_OBJ, RAW_ROUTE),
     ("GET", f"{O}/routes"): lst(ROUTE_OBJ, RAW_ROUTE),
