@@ -68,6 +68,12 @@ int cmd_node_drain(struct cli *c)
     return change(c, "drain");
 }
 
+int cmd_node_confirm_offline(struct cli *c)
+{
+    int code = cli_confirm(c, "node", c->argv[0]);
+    return code == CLI_OK ? change(c, "confirm-offline") : code;
+}
+
 int cmd_node_disable(struct cli *c)
 {
     int code = cli_confirm(c, "node", c->argv[0]);

@@ -10,6 +10,8 @@
 #include "os/file.h"
 #include "wire/json.h"
 
+#include <stdlib.h>
+
 #define CLEAN_NEEDED 3
 
 struct seen {
@@ -129,15 +131,37 @@ static void joined(const json_t *list, char *ret, size_t size)
             o += (size_t)snprintf(ret + o, size - o, "%s%s", i ? "," : "", json_string_value(v) ? json_string_value(v) : "");
 }
 
-/* More than half of the nodes (and at least 2) silent: rather our own network than theirs. */
-static bool mass_failure(const struct mt_pg_res *r, int64_t offline_ms)
+bool mt_liveness_mass(const struct mt_liveness_silence *nodes, size_t n, int64_t suspect_ms, int64_t offline_ms)
 {
-    int silent = 0, n = mt_pg_rows(r);
-    for (int i = 0; i < n; i++)
-        if (mt_pg_i64(r, i, mt_pg_col(r, "silence_ms")) >= offline_ms &&
-            !MT_STREQ(mt_pg_text(r, i, mt_pg_col(r, "health")), "offline"))
-            silent++;
-    return silent >= 2 && silent * 2 > n;
+    size_t silent = 0, all = 0;
+    for (size_t i = 0; i < n; i++) {
+        bool off = MT_STREQ(nodes[i].health, "offline");
+        int64_t left = offline_ms - nodes[i].silence_ms; /* negative: that long past the limit */
+        if (MT_STREQ(nodes[i].health, "lost") || (off && left < -MT_LIVENESS_MASS_MS))
+            continue;
+        all++;
+        silent += off ? left <= 0 : nodes[i].silence_ms >= suspect_ms && left <= MT_LIVENESS_MASS_MS;
+    }
+    return silent >= 2 && silent * 2 > all;
+}
+
+/* More than half of the nodes (and at least 2) silent: rather our own network than theirs. A node that was never heard says nothing. */
+static int mass_failure(struct mt_liveness *l, const struct mt_control *ctl, const struct mt_pg_res *r, bool *ret, struct mt_err *err)
+{
+    int rows = mt_pg_rows(r), health = mt_pg_col(r, "health"), silence = mt_pg_col(r, "silence_ms"), body = mt_pg_col(r, "body");
+    size_t n = 0;
+    struct mt_liveness_silence *nodes = calloc((size_t)rows + 1, sizeof *nodes);
+    if (!nodes)
+        return MT_FAIL(err, MT_E_NOMEM, "liveness");
+    for (int i = 0; i < rows; i++)
+        if (mt_pg_text_or_null(r, i, body))
+            nodes[n++] = (struct mt_liveness_silence){mt_pg_text(r, i, health), mt_pg_i64(r, i, silence)};
+    *ret = mt_liveness_mass(nodes, n, (int64_t)ctl->conf.suspect_seconds * 1000, (int64_t)ctl->conf.offline_seconds * 1000);
+    free(nodes);
+    if (*ret != l->held)
+        mt_log(*ret ? MT_ERROR : MT_WARN, *ret ? "liveness.mass_failure_held" : "liveness.mass_failure_over", KV("nodes", (int64_t)n));
+    l->held = *ret;
+    return 0;
 }
 
 static int change(struct mt_control *ctl, const struct mt_pg_res *r, int row, const char *to, json_t *list, int64_t lease,
@@ -179,7 +203,9 @@ int mt_liveness_look(struct mt_control *ctl, struct mt_pg *pg, struct mt_livenes
     if (rc < 0)
         return rc;
     bool grace = now_ns - l->leader_since_ns < (int64_t)ctl->conf.startup_grace_seconds * MT_NS_PER_S;
-    bool mass = mass_failure(r, (int64_t)ctl->conf.offline_seconds * 1000);
+    bool mass = false;
+    if ((rc = mass_failure(l, ctl, r, &mass, err)) < 0)
+        return rc;
     for (int i = 0; i < mt_pg_rows(r); i++) {
         const char *id = mt_pg_text(r, i, mt_pg_col(r, "node_id")), *health = mt_pg_text(r, i, mt_pg_col(r, "health"));
         const char *text = mt_pg_text_or_null(r, i, mt_pg_col(r, "body"));

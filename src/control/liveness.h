@@ -10,6 +10,7 @@
 struct mt_liveness {
     struct mt_map nodes;     /* node id -> struct of liveness.c */
     int64_t leader_since_ns; /* monotonic */
+    bool held;               /* the mass-failure guard holds at the moment */
 };
 
 void mt_liveness_init(struct mt_liveness *l, int64_t now_ns);
@@ -29,3 +30,18 @@ struct mt_liveness_facts {
     int64_t suspect_ms, offline_ms;
 };
 const char *mt_liveness_health(const struct mt_liveness_facts *f);
+
+/* What the mass-failure guard looks at. */
+struct mt_liveness_silence {
+    const char *health;
+    int64_t silence_ms;
+};
+
+/**
+ * True when more than half of the nodes, and at least two, are or would be `offline` within MT_LIVENESS_MASS_MS of each other:
+ * those silent for @suspect_ms, and those that went offline not longer ago than that. Nodes that are lost, or were offline before,
+ * count on neither side. Nodes fall silent seconds apart even when one cable is the cause, so one that crosses the limit first
+ * must see the others behind it. Pure. Source: scheduling-and-operations.md 2.
+ */
+#define MT_LIVENESS_MASS_MS 120000
+bool mt_liveness_mass(const struct mt_liveness_silence *nodes, size_t n, int64_t suspect_ms, int64_t offline_ms);

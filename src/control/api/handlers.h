@@ -204,6 +204,7 @@ int mt_api_node_wg_key_result(struct mt_api_call *c);
 int mt_api_nodes_approve(struct mt_api_call *c);
 int mt_api_nodes_cordon(struct mt_api_call *c);
 int mt_api_nodes_uncordon(struct mt_api_call *c);
+int mt_api_nodes_confirm_offline(struct mt_api_call *c);
 int mt_api_nodes_drain(struct mt_api_call *c);
 int mt_api_nodes_disable(struct mt_api_call *c);
 int mt_api_nodes_delete(struct mt_api_call *c);

@@ -89,6 +89,46 @@ HANDLER(uncordon)
 HANDLER(drain)
 HANDLER(disable)
 
+static const struct mt_pg_stmt node_conditions = {"node_conditions", "SELECT to_jsonb(conditions)::text FROM nodes_view WHERE node_id = $1"};
+
+/* The way past the mass-failure guard: an operator looked, and the silent machine really is gone. */
+static int prepare_confirm_offline(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made)
+{
+    struct mt_node n;
+    const char *reason;
+    struct mt_pg_params p;
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    json_error_t je;
+    if (load(c, &n, true, &reason) < 0)
+        return -1;
+    made->operation = "node.confirm_offline";
+    made->ids = json_pack("{s:s}", "node_id", n.node_id);
+    made->nothing = MT_STREQ(n.health, "offline");
+    made->object = json_pack("{s:s,s:s,s:s,s:I}", "id", n.node_id, "name", n.name, "admin_state", n.admin_state, "resource_version",
+                             (json_int_t)n.version + !made->nothing);
+    if (made->nothing)
+        return 0;
+    if (!MT_STREQ(n.health, "suspect"))
+        return mt_api_fail(c, 409, "conflict", "node %s is %s: only one that is suspect can be confirmed as offline", n.name, n.health);
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, n.node_id);
+    if (mt_pg_query_one(c->pg, &node_conditions, &p, &r, &c->err) < 0)
+        return mt_api_fail_err(c);
+    const char *text = mt_pg_text_or_null(r, 0, 0);
+    json_t *list = text ? json_loads(text, 0, &je) : NULL;
+    if (mt_cmd_rely(cmd, MT_RELY_NODE, n.node_id, NULL, n.version, &c->err) < 0) {
+        json_decref(list);
+        return mt_api_fail_err(c);
+    }
+    return mt_api_event(c, cmd, MT_EV_NODE_HEALTH_CHANGED, n.node_id,
+                        json_pack("{s:s,s:s,s:o,s:s}", "old", n.health, "new", "offline", "conditions", list ? list : json_array(), "reason", reason));
+}
+
+int mt_api_nodes_confirm_offline(struct mt_api_call *c)
+{
+    return mt_api_mutate(c, prepare_confirm_offline);
+}
+
 static int prepare_remove(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made)
 {
     struct mt_node n;

@@ -122,6 +122,34 @@ static void node_health_follows_silence_conditions_and_guards(void **state)
     }
 }
 
+static void the_guard_sees_the_nodes_that_are_about_to_follow(void **state)
+{
+    (void)state;
+    static const struct {
+        struct mt_liveness_silence nodes[5];
+        size_t n;
+        bool held;
+    } t[] = {
+        /* our own network is down: heartbeats ended up to 5 s apart, the first is over the limit alone */
+        {{{"suspect", 60000}, {"suspect", 58000}, {"suspect", 56500}, {"suspect", 55100}}, 4, true},
+        {{{"suspect", 60000}, {"ready", 1000}, {"ready", 900}, {"ready", 4000}}, 4, false},
+        {{{"suspect", 60000}, {"suspect", 59000}, {"ready", 900}, {"ready", 4000}}, 4, false}, /* half is not more than half */
+        {{{"suspect", 60000}, {"suspect", 21000}, {"ready", 900}}, 3, true},
+        {{{"suspect", 60000}}, 1, false},                                                   /* at least two */
+        {{{"offline", 90000}, {"suspect", 60000}, {"ready", 0}}, 3, true},                   /* one after the other, within 120 s */
+        {{{"offline", 181000}, {"suspect", 60000}, {"ready", 0}, {"ready", 0}}, 4, false},   /* an old loss and a new one */
+        {{{"offline", 9000000}, {"offline", 9000000}, {"suspect", 60000}, {"suspect", 57000}, {"ready", 0}}, 5, true},
+        {{{"lost", 60000}, {"lost", 60000}, {"suspect", 60000}, {"ready", 0}}, 4, false},
+        {{{"offline", 1000}, {"suspect", 60000}, {"ready", 0}}, 3, false},                   /* the first speaks again */
+    };
+    for (size_t i = 0; i < sizeof t / sizeof t[0]; i++)
+        if (mt_liveness_mass(t[i].nodes, t[i].n, 20000, 60000) != t[i].held)
+            fail_msg("row %zu: the guard %s", i, t[i].held ? "lets go" : "holds");
+    /* a long limit: who has more than 120 s left would not follow within them */
+    static const struct mt_liveness_silence slow[] = {{"suspect", 600000}, {"suspect", 30000}, {"ready", 0}};
+    assert_false(mt_liveness_mass(slow, 3, 20000, 600000));
+}
+
 static void paths_match_whole_and_ids_stay_ids(void **state)
 {
     (void)state;
@@ -338,6 +366,7 @@ int main(void)
         cmocka_unit_test(addresses_come_from_disjoint_parts_of_the_prefix),
         cmocka_unit_test(route_rules_name_their_code),
         cmocka_unit_test(node_health_follows_silence_conditions_and_guards),
+        cmocka_unit_test(the_guard_sees_the_nodes_that_are_about_to_follow),
         cmocka_unit_test(paths_match_whole_and_ids_stay_ids),
         cmocka_unit_test(every_route_has_a_known_scope_and_a_handler),
         cmocka_unit_test(an_unchanged_plan_is_sent_once_and_again_to_who_is_behind),
