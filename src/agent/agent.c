@@ -34,6 +34,7 @@
 #define PULL_THREADS 6
 #define QUEUE_MAX 16384
 #define QUIT_POLL_MS 50
+#define SAVE_PACE_MS 1000
 #define STOP_ALL_MS 20000
 
 /* ---- drivers and admission --------------------------------------------------------------- */
@@ -253,17 +254,54 @@ static int plan_path(const struct mt_agent *a, const char *name, char ret[PATH_M
     return mt_fmt(ret, PATH_MAX, NULL, "%s/%s", a->conf.agent_dir, name);
 }
 
-static void store_plan(struct mt_agent *a, const char *text, size_t len)
+/* The plan in force to the disk. */
+static void store_plan(struct mt_agent *a)
 {
     char path[PATH_MAX], prev[PATH_MAX];
     struct mt_err err = {0};
-    mt_auto_json json_t *doc = NULL;
 
+    a->plan_unsaved = false;
+    a->plan_saved_ns = mt_loop_now(a->loop);
     if (plan_path(a, "plan.json", path) < 0 || plan_path(a, "plan.prev.json", prev) < 0)
         return;
     (void)rename(path, prev);
-    if (mt_json_parse(text, len, MT_PLAN_BYTES_MAX, 64, &doc, &err) < 0 || mt_sealed_save(path, doc, &err) < 0)
+    if (mt_sealed_save(path, a->plan->doc, &err) < 0)
         mt_log(MT_ERROR, "plan.not_saved", KV_ERR(&err));
+}
+
+static void on_save(struct mt_source *s, void *arg)
+{
+    struct mt_agent *a = arg;
+    (void)s;
+    if (a->plan && a->plan_unsaved)
+        store_plan(a);
+}
+
+/* A plan that says what the one before said tells only where the log stands: that is written once a second at most. A process that is
+ * killed in between asks from where it stood a second ago and gets the same plan again. */
+static void store_plan_soon(struct mt_agent *a)
+{
+    a->plan_unsaved = true;
+    if (mt_loop_now(a->loop) - a->plan_saved_ns >= SAVE_PACE_MS * MT_NS_PER_MS)
+        store_plan(a);
+    else if (!mt_loop_timer_armed(a->save_timer))
+        mt_loop_timer_after(a->save_timer, SAVE_PACE_MS);
+}
+
+/* Do two plans say the same, but for where the log stood? */
+static bool plans_alike(const json_t *old, const json_t *new, bool same_network)
+{
+    const char *key;
+    json_t *v;
+    if (json_object_size(old) != json_object_size(new))
+        return false;
+    json_object_foreach((json_t *)(uintptr_t)new, key, v) {
+        if (MT_STREQ(key, "cursor_event_id") || MT_STREQ(key, "plan_id"))
+            continue;
+        if (MT_STREQ(key, "network") ? !same_network : !json_equal(json_object_get(old, key), v))
+            return false;
+    }
+    return true;
 }
 
 static bool plan_acceptable(struct mt_agent *a, const struct mt_plan *p, struct mt_err *err)
@@ -316,7 +354,7 @@ void mt_agent_plan_unchanged(struct mt_agent *a)
     mt_agent_look_soon(a);
 }
 
-void mt_agent_plan(struct mt_agent *a, struct mt_plan *p, const char *text, size_t len)
+void mt_agent_plan(struct mt_agent *a, struct mt_plan *p, bool from_disk)
 {
     struct mt_err err = {0};
     struct mt_plan_pos pos = {.epoch = p->epoch, .cursor = p->cursor_event_id};
@@ -347,22 +385,27 @@ void mt_agent_plan(struct mt_agent *a, struct mt_plan *p, const char *text, size
     bool bundle = !a->plan || strcmp(p->node_config.kernel_version ? p->node_config.kernel_version : "",
                                      a->plan->node_config.kernel_version ? a->plan->node_config.kernel_version : "") != 0;
     struct mt_plan *old = a->plan;
+    bool same_network = old && json_equal(json_object_get(old->doc, "network"), json_object_get(p->doc, "network"));
+    bool alike = old && !from_disk && plans_alike(old->doc, p->doc, same_network);
     a->plan = p;
     a->pos = pos;
     bind_plan(a); /* nothing points into the old plan from here on */
     mt_plan_free(old);
     mt_log(MT_INFO, "plan.accepted", KV("epoch", pos.epoch), KV("cursor", pos.cursor), KV("plan_id", pos.plan_id),
-           KV("instances", (uint64_t)p->n_instances), KV("from_disk", text == NULL));
+           KV("instances", (uint64_t)p->n_instances), KV("from_disk", from_disk));
     pin_cluster(a, p->cluster_id);
-    if (text) {
+    if (!from_disk) {
         a->plan_fresh = true;
-        store_plan(a, text, len);
+        if (alike)
+            store_plan_soon(a);
+        else
+            store_plan(a);
         count_absence(a);
     }
     keep_images(a);
-    mt_mesh_plan(a->mesh, p);
-    mt_netstate_plan(a, p);
-    if (bundle && text && p->node_config.kernel_version && strcmp(p->node_config.kernel_version, a->bundle.version) != 0)
+    mt_mesh_plan(a->mesh, p, same_network);
+    mt_netstate_plan(a, p, same_network);
+    if (bundle && !from_disk && p->node_config.kernel_version && strcmp(p->node_config.kernel_version, a->bundle.version) != 0)
         mt_agent_find_bundle(a);
     mt_agent_look_soon(a);
 }
@@ -381,7 +424,7 @@ static void load_plan(struct mt_agent *a)
     if (rc == 0)
         rc = mt_plan_decode(doc, &p, &err);
     if (rc == 0) {
-        mt_agent_plan(a, p, NULL, 0);
+        mt_agent_plan(a, p, true);
         mt_control_applied(a->control, a->pos.epoch, a->pos.cursor, a->plan != NULL);
     } else if (rc != -MT_E_NOT_FOUND) {
         mt_log(MT_WARN, "plan.not_loaded", KV_ERR(&err));
@@ -695,7 +738,8 @@ static int open_all(struct mt_agent *a, struct mt_err *err)
     a->look_timer = mt_loop_timer(a->loop, "look", look_all, a, err);
     a->drift_timer = mt_loop_timer(a->loop, "drift", mt_drift_tick, a, err);
     a->quit_timer = mt_loop_timer(a->loop, "quit", on_quit_tick, a, err);
-    if (!a->look_timer || !a->drift_timer || !a->quit_timer || !mt_loop_signal(a->loop, SIGTERM, on_signal, a, err) ||
+    a->save_timer = mt_loop_timer(a->loop, "plan.save", on_save, a, err);
+    if (!a->save_timer || !a->look_timer || !a->drift_timer || !a->quit_timer || !mt_loop_signal(a->loop, SIGTERM, on_signal, a, err) ||
         !mt_loop_signal(a->loop, SIGINT, on_signal, a, err))
         return -(int)(err->code ? err->code : MT_E_IO);
     rc = open_images(a, err);
@@ -763,6 +807,8 @@ static void close_all(struct mt_agent *a)
         mt_secret_store_sweep(a->secrets, secret_used, a);
     mt_secret_store_free(a->secrets);
     mt_fw_free(a->fw);
+    if (a->plan && a->plan_unsaved)
+        store_plan(a);
     mt_plan_free(a->plan);
     mt_slots_done(&a->slots);
     mt_agent_conf_done(&a->conf);

@@ -72,6 +72,8 @@ struct mt_agent {
     struct mt_plan *plan; /* last accepted, NULL before */
     struct mt_plan_pos pos;
     uint64_t recovery_epoch; /* in which the control plane is in recovery, as its last answer to a heartbeat said; 0: it is not */
+    bool plan_unsaved; /* the file holds one that says the same, of an earlier point of the log */
+    int64_t plan_saved_ns;
     bool plan_fresh; /* accepted by this process, not only read from disk */
     uint64_t plans_stale, plans_rejected;
     char plan_rejected[240]; /* last reason, "" when the last plan was fine */
@@ -86,7 +88,7 @@ struct mt_agent {
     bool quitting;
     int exit_value;
 
-    struct mt_source *look_timer, *drift_timer, *quit_timer;
+    struct mt_source *look_timer, *drift_timer, *quit_timer, *save_timer;
     struct mt_report *report;
     struct mt_control *control;
     struct mt_identity *identity; /* of a machine that has joined; NULL: the control plane is here, behind its socket */
@@ -105,8 +107,8 @@ struct mt_agent {
 
 /** Look at every instance again in this turn of the loop (coalesced). */
 void mt_agent_look_soon(struct mt_agent *a);
-/** Take a plan in (ownership passes); @text is its bytes for plan.json, NULL when it came from there. */
-void mt_agent_plan(struct mt_agent *a, struct mt_plan *plan, const char *text, size_t len);
+/** Take a plan in (ownership passes); @from_disk: it is the one of plan.json. */
+void mt_agent_plan(struct mt_agent *a, struct mt_plan *plan, bool from_disk);
 /** The control plane is in recovery in @epoch, 0: no longer. A plan of an epoch before stops nothing for not naming it. */
 void mt_agent_recovery(struct mt_agent *a, uint64_t epoch);
 /** The control plane answered that nothing changed: one more acceptance of the plan (ruling R10). */

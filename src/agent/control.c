@@ -51,8 +51,6 @@ enum { BEAT_RETRY_MS = 500 }; /* while heartbeats do not get through: a control 
 struct plan_result {
     struct mt_control *c;
     struct mt_plan *plan; /* NULL: unchanged, or refused */
-    char *text;
-    size_t len;
     struct mt_err err;
     int http;
 };
@@ -65,7 +63,7 @@ static void on_plan(void *arg)
     if (p->http == 304) {
         mt_agent_plan_unchanged(a);
     } else if (p->plan) {
-        mt_agent_plan(a, p->plan, p->text, p->len);
+        mt_agent_plan(a, p->plan, false);
         p->plan = NULL;
     } else {
         a->plans_rejected++;
@@ -73,7 +71,6 @@ static void on_plan(void *arg)
         mt_log(MT_ERROR, "plan.rejected", KV("http", p->http), KV_ERR(&p->err));
     }
     mt_plan_free(p->plan);
-    free(p->text);
     free(p);
 }
 
@@ -183,10 +180,6 @@ static int ask_plan(struct mt_control *c, struct mt_err *err)
         p->c = c;
         p->http = reply.status;
         if (reply.status == 200 && mt_plan_parse((const char *)reply.body.p, reply.body.len, &p->plan, &p->err) == 0) {
-            p->len = reply.body.len;
-            p->text = mt_buf_take(&reply.body);
-        }
-        if (reply.status == 200 && p->plan) {
             /* ask for newer from here on, even before the loop has looked at it */
             (void)pthread_mutex_lock(&c->lock);
             c->after = p->plan->cursor_event_id;
@@ -197,7 +190,6 @@ static int ask_plan(struct mt_control *c, struct mt_err *err)
         bool refused = reply.status == 200 && !p->plan;
         if (mt_loop_post(c->a->loop, on_plan, p) < 0) {
             mt_plan_free(p->plan);
-            free(p->text);
             free(p);
         }
         if (refused)

@@ -310,7 +310,7 @@ void mt_netstate_load(struct mt_agent *a)
     }
 }
 
-void mt_netstate_plan(struct mt_agent *a, const struct mt_plan *plan)
+void mt_netstate_plan(struct mt_agent *a, const struct mt_plan *plan, bool same)
 {
     const struct mt_plan_network *n = &plan->network;
     struct mt_node_net net = {.mtu = n->mtu ? n->mtu : MTU_DEFAULT};
@@ -318,7 +318,7 @@ void mt_netstate_plan(struct mt_agent *a, const struct mt_plan *plan)
     struct mt_err err = {0};
     uint8_t plen;
 
-    if (a->net_section && a->fw_loaded && json_equal(a->net_section, json_object_get(plan->doc, "network")))
+    if (a->net_section && a->fw_loaded && (same || json_equal(a->net_section, json_object_get(plan->doc, "network"))))
         return; /* nothing of the network changed, and the check looks after the rest */
     json_decref(a->net_section);
     a->net_section = json_incref(json_object_get(plan->doc, "network"));

@@ -9,8 +9,9 @@
 
 #include "agent/agent.h"
 
-/** Take the network facts of the plan; starts loading when they differ from what is loaded. */
-void mt_netstate_plan(struct mt_agent *a, const struct mt_plan *plan);
+/** Take the network facts of the plan; starts loading when they differ from what is loaded.
+ *  @same: `network` is known to equal that of the call before. */
+void mt_netstate_plan(struct mt_agent *a, const struct mt_plan *plan, bool same);
 /** Load (again) what the last plan said; `fw_loaded` tells when it is done. */
 void mt_netstate_load(struct mt_agent *a);
 /** The mesh runs with this MTU (bytes): taps follow at the next look, guests at their next boot. */

@@ -374,7 +374,11 @@ class World:
                  "edge_user": "nobody", "internal_group": "nogroup", "fetch_program": "/bin/false"}
         more = {"vmm_allowed": ["qemu-tcg"], "master_keys_file": self.d + "/master-keys"}
         more.update(self.conf)
-        for n, own in ((0, {}), (1, {"listen_api": self.d + "/api2.sock", "listen_internal": self.d + "/int2.sock"})):
+        twin = {"listen_api": self.d + "/api2.sock", "listen_internal": self.d + "/int2.sock"}
+        if "listen_nodes" in more:  # nodes know the first one's only
+            host, port = more["listen_nodes"].rsplit(":", 1)
+            twin["listen_nodes"] = "%s:%d" % (host, int(port) + 1)
+        for n, own in ((0, {}), (1, twin)):
             with open(self.d + ("/control2.toml" if n else "/control.toml"), "w") as f:
                 for k, v in {**lines, **more, **own}.items():
                     f.write("%s = %s\n" % (k, json.dumps(v)))

@@ -441,12 +441,12 @@ static void load_good(struct mt_mesh *m)
     mt_plan_network_done(&n);
 }
 
-void mt_mesh_plan(struct mt_mesh *m, const struct mt_plan *p)
+void mt_mesh_plan(struct mt_mesh *m, const struct mt_plan *p, bool same)
 {
     json_t *section = json_object_get(p->doc, "network");
     struct mt_err err = {0};
 
-    if (m->section && json_equal(m->section, section))
+    if (m->section && (same || json_equal(m->section, section)))
         return; /* nothing of the network changed */
     json_decref(m->section);
     m->section = json_incref(section);

@@ -16,8 +16,8 @@ struct mt_mesh *mt_mesh_new(struct mt_agent *a, struct mt_err *err);
 /** The device stays: the data path goes on without the agent. */
 void mt_mesh_free(struct mt_mesh *m);
 
-/** Take the section of an accepted plan. A broken one, or one that takes too many peers away, is refused and the last good one stays. */
-void mt_mesh_plan(struct mt_mesh *m, const struct mt_plan *plan);
+/** Take the section of an accepted plan; @same: it is known to equal that of the call before. A broken one, or one that takes too many peers away, is refused and the last good one stays. */
+void mt_mesh_plan(struct mt_mesh *m, const struct mt_plan *plan, bool same);
 /** Is the mesh's device up, so that the overlay address is there? */
 bool mt_mesh_has_device(const struct mt_mesh *m);
 /** Look at the host now. */
