@@ -4,7 +4,7 @@ BUILD ?= build
 ASAN ?= build-asan
 PROGRAMS = moat moat-control moat-agent moat-edge moat-init moat-unpack moat-fetch moat-backup moat-vsock
 CC_CACHED := $(if $(shell command -v ccache),ccache ,)$(if $(filter default,$(origin CC)),gcc,$(CC))
-BENCHES = api deploy edge eventlog image mesh sched secrets
+BENCHES = api backup deploy edge eventlog image mesh sched secrets
 
 .PHONY: all help deps build demo down test test-lab bench lint fuzz clean $(BENCHES:%=bench-%)
 

@@ -16,6 +16,7 @@
 #define CONNECT_MS 5000L
 #define RETRY_MAX_MS 30000
 #define SKEW_MAX_S 86400
+#define MUTE_SKEW_S 240
 #define EMPTY_SHA256 "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
 struct mt_s3 {
@@ -123,15 +124,16 @@ static size_t on_body(char *p, size_t one, size_t n, void *arg)
 
 static size_t on_header(char *line, size_t one, size_t n, void *arg)
 {
-    int64_t *store_unix_s = arg;
+    struct mt_s3_op *op = arg;
     char date[64];
     (void)one;
+    op->head_whole = n <= 2; /* the empty line behind the headers */
     if (n > 6 && n < sizeof date && strncasecmp(line, "Date:", 5) == 0) {
         memcpy(date, line + 5, n - 5);
         date[n - 5] = 0;
         time_t t = curl_getdate(date, NULL);
         if (t > 0)
-            *store_unix_s = (int64_t)t;
+            op->owner->store_unix_s = (int64_t)t;
     }
     return n;
 }
@@ -191,7 +193,8 @@ static int start(struct mt_s3 *s, struct mt_s3_op *op)
     op->curl = c;
     op->headers = h;
     op->len = op->error_len = 0;
-    op->overflow = false;
+    op->overflow = op->head_whole = false;
+    op->owner = s;
     if (op->tries++)
         s->stats.retries++;
     s->stats.requests++;
@@ -209,7 +212,7 @@ static int start(struct mt_s3 *s, struct mt_s3_op *op)
     (void)curl_easy_setopt(c, CURLOPT_BUFFERSIZE, 256L << 10);
     (void)curl_easy_setopt(c, CURLOPT_UPLOAD_BUFFERSIZE, 256L << 10);
     (void)curl_easy_setopt(c, CURLOPT_HEADERFUNCTION, on_header);
-    (void)curl_easy_setopt(c, CURLOPT_HEADERDATA, &s->store_unix_s);
+    (void)curl_easy_setopt(c, CURLOPT_HEADERDATA, op);
     (void)curl_easy_setopt(c, CURLOPT_WRITEFUNCTION, on_body);
     (void)curl_easy_setopt(c, CURLOPT_WRITEDATA, op);
     (void)curl_easy_setopt(c, CURLOPT_PRIVATE, op);
@@ -271,6 +274,8 @@ static bool judge_status(struct mt_s3 *s, struct mt_s3_op *op, long status)
     char code[64], detail[32];
     mt_bk_error_code(op->error, op->error_len, code, sizeof code);
     (void)snprintf(detail, sizeof detail, "http_%ld", status);
+    bool mute = status == 403 && op->method == MT_S3_HEAD; /* such an answer has no body that could say why */
+    int64_t skew = s->store_unix_s ? s->store_unix_s - mt_clock_wall_us() / 1000000 : 0;
     if (status == 404 && !MT_STREQ(code, "NoSuchBucket")) {
         op->end = MT_S3_NOT_FOUND;
         return false;
@@ -280,8 +285,7 @@ static bool judge_status(struct mt_s3 *s, struct mt_s3_op *op, long status)
     } else if (status == 408 || status == 429 || status >= 500) {
         (void)mt_bk_fail(&op->fault, MT_BK_UNREACHABLE, detail, "the store answers %ld '%s'", status, code);
         return true;
-    } else if (MT_STREQ(code, "RequestTimeTooSkewed") || MT_STREQ(code, "RequestExpired")) {
-        int64_t skew = s->store_unix_s - mt_clock_wall_us() / 1000000;
+    } else if (MT_STREQ(code, "RequestTimeTooSkewed") || MT_STREQ(code, "RequestExpired") || (mute && (skew > MUTE_SKEW_S || skew < -MUTE_SKEW_S))) {
         if (!op->skewed && s->store_unix_s && skew < SKEW_MAX_S && skew > -SKEW_MAX_S) {
             op->skewed = true; /* once: by its own Date */
             s->skew_s = skew;
@@ -320,9 +324,11 @@ static void finish(struct mt_s3 *s, struct mt_s3_op *op, CURLcode code)
     (void)curl_easy_getinfo(op->curl, CURLINFO_CONTENT_LENGTH_DOWNLOAD_T, &length);
     op->fault = (struct mt_bk_fault){0};
     op->end = MT_S3_DONE;
+    if (code == CURLE_OK && !op->head_whole)
+        code = CURLE_PARTIAL_FILE; /* a connection that ends within the headers: to libcurl that is an answer without body */
     if (op->overflow)
         op->end = MT_S3_OVERSIZE;
-    else if (status >= 300 && (code == CURLE_OK || code == CURLE_WRITE_ERROR))
+    else if (status >= 300 && op->head_whole && (code == CURLE_OK || code == CURLE_WRITE_ERROR))
         again = judge_status(s, op, status);
     else if (code != CURLE_OK)
         again = judge_transfer(s, op, code);

@@ -37,7 +37,8 @@ struct mt_s3_op {
     void *curl, *headers;
     unsigned tries;
     int64_t not_before;
-    bool overflow, skewed;
+    bool overflow, skewed, head_whole;
+    struct mt_s3 *owner;
     char error[1024];
     size_t error_len;
     struct mt_s3_op *next;

@@ -10,6 +10,7 @@
 
 #define PAGE_MAX ((size_t)2 << 20)
 #define DAMAGE_MAX 256
+#define LIST_TRIES 3
 
 void mt_bk_key(const struct mt_bk_request *q, const char *rest, char ret[MT_BK_KEY])
 {
@@ -42,6 +43,12 @@ bool mt_bk_chunk_size_ok(uint64_t size)
     return size > MT_BK_OVERHEAD && size <= MT_BK_CHUNK + MT_BK_OVERHEAD;
 }
 
+static int nothing(const struct mt_bk_listed *e, void *arg)
+{
+    (void)e, (void)arg;
+    return 0;
+}
+
 int mt_bk_list(struct mt_bk_run *r, const char *prefix, bool folders, int (*each)(const struct mt_bk_listed *e, void *arg), void *arg)
 {
     mt_auto_free uint8_t *text = malloc(PAGE_MAX);
@@ -62,10 +69,18 @@ int mt_bk_list(struct mt_bk_run *r, const char *prefix, bool folders, int (*each
         if (mt_buf_check(&query, &err) < 0)
             return mt_bk_fail(r->f, MT_BK_DOWNLOAD, "listing", "the store's continuation token is too long");
         struct mt_s3_op op = {.method = MT_S3_GET, .query = mt_buf_cstr(&query), .into = text, .cap = PAGE_MAX};
-        if (mt_s3_run(r->s3, &op, r->f) < 0)
-            return -1;
-        if (op.end != MT_S3_DONE)
-            return mt_bk_fail(r->f, MT_BK_DOWNLOAD, "listing", "the store gives no list of bucket '%s'", r->q->store.bucket);
+        struct mt_bk_page whole;
+        int rc = -1;
+        for (unsigned tries = 0; rc < 0; tries++) {
+            if (mt_s3_run(r->s3, &op, r->f) < 0)
+                return -1;
+            if (op.end != MT_S3_DONE)
+                return mt_bk_fail(r->f, MT_BK_DOWNLOAD, "listing", "the store gives no list of bucket '%s'", r->q->store.bucket);
+            /* read whole before any entry counts; a page without length that was cut off looks complete to HTTP: asked for again */
+            rc = mt_bk_list_read((const char *)text, op.len, nothing, NULL, &whole, &err);
+            if (rc < 0 && tries == LIST_TRIES)
+                return mt_bk_fail(r->f, MT_BK_DOWNLOAD, "listing", "%s", err.msg);
+        }
         char before[MT_BK_LIST_TOKEN];
         memcpy(before, page.token, sizeof before);
         if (mt_bk_list_read((const char *)text, op.len, each, arg, &page, &err) < 0)

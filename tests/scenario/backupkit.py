@@ -3,6 +3,7 @@
 
 Stores: versitygw (Go module, checks signatures and payload hashes, files on disk) and moto (PyPI, memory); both pinned, tests only.
 """
+import calendar
 import json
 import os
 import random
@@ -124,7 +125,9 @@ class Store:
 class Proxy:
     """Between us and the store: `fault(n, first_line)` says for each connection's request what happens: None, "cut", "503", "corrupt", "slow"."""
 
-    def __init__(self, port, fault):
+    def __init__(self, port, fault=lambda n, line: None, ahead=0):
+        """@ahead: the store's clock, seconds before ours; requests that are off by half of it are refused"""
+        self.ahead = ahead
         self.to, self.fault, self.count, self.lock = port, fault, 0, threading.Lock()
         self.listener = socket.socket()
         self.listener.bind(("127.0.0.1", 0))
@@ -162,10 +165,12 @@ class Proxy:
                         got += len(c.recv(1 << 20)) or length
                     c.sendall(b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
                     return
-                if what == "skew":
+                stamp = next((x.split(b":")[1].strip() for x in lines if x.lower().startswith(b"x-amz-date:")), None)
+                if self.ahead and calendar.timegm(time.strptime(stamp.decode(), "%Y%m%dT%H%M%SZ")) < time.time() + self.ahead / 2:
+                    self.refused = True
                     text = b"<Error><Code>RequestTimeTooSkewed</Code></Error>"
                     c.sendall(b"HTTP/1.1 403 Forbidden\r\nDate: %s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % (
-                        time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 3)).encode(), len(text)) + text)
+                        time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + self.ahead)).encode(), len(text)) + (text if not head.startswith(b"HEAD") else b""))
                     return
                 with socket.create_connection(("127.0.0.1", self.to), 20) as s:
                     s.sendall(b"\r\n".join([lines[0], b"Connection: close"] + [x for x in lines[1:] if not x.lower().startswith(b"connection:")]) + b"\r\n\r\n")

@@ -1,0 +1,325 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""moat-backup against object stores of others, with faults between and kills in the middle. COST 40 s, 25 s of processor."""
+import base64
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import backupkit as k  # noqa: E402
+from backupkit import CHUNK, oid  # noqa: E402
+
+scratch = tempfile.mkdtemp(prefix="moat-backup-")
+failed = 0
+SIZE = 12 * CHUNK
+
+
+def case(name, fn, *args):
+    global failed
+    began = time.monotonic()
+    try:
+        why = fn(*args)
+        print("skip - %s: %s" % (name, why) if why else "ok - " + name, flush=True)
+        print("%.1f s" % (time.monotonic() - began), flush=True)
+    except Exception as e:
+        failed += 1
+        traceback.print_exc()
+        print("not ok - %s: %s" % (name, e), flush=True)
+
+
+def want(cond, *what):
+    if not cond:
+        raise AssertionError(" ".join(str(w) for w in what)[:600])
+
+
+def bytes_of(path):
+    with open(path, "rb") as f:
+        return f.read()
+
+
+def new(name):
+    return os.path.join(tempfile.mkdtemp(dir=scratch), name)
+
+
+def restored(port, n, **more):
+    t = new("out")
+    r = k.restore(port, n, t, **more)
+    want(r.get("ok"), "restore of", n, r, getattr(r, "stderr", ""))
+    return bytes_of(t)
+
+
+def wipe(s):
+    shutil.rmtree(s.path("pre"), ignore_errors=True)
+
+
+def whole_way(s, **store):
+    """first backup, delta, the same without ranges, restore, verify, scan, keys, gc"""
+    image = new("image")
+    k.make_image(image, SIZE, 5)
+    first = bytes_of(image)
+    r = k.backup(s.port, 1, image, SIZE, store=store)
+    want(r.get("ok") and r["scan_mode"] == "full" and r["verified_chunks"] >= min(8, r["chunks_uploaded"]), r, r.stderr)
+    with open(image, "r+b") as f:
+        f.seek(CHUNK - 100)
+        f.write(os.urandom(200))
+    r2 = k.backup(s.port, 2, image, SIZE, ranges=[(CHUNK - 100, 200)], base_snapshot_id=oid("snap", 1), store=store)
+    want(r2["ok"] and r2["scan_mode"] == "delta" and r2["read_bytes"] == 2 * CHUNK and r2["chunks_uploaded"] == 2 and r2["changed_bytes"] == 2 * CHUNK, r2)
+    r3 = k.backup(s.port, 3, image, SIZE, base_snapshot_id=oid("snap", 2), store=store)
+    want(r3["ok"] and r3["image_root"] == r2["image_root"] and r3["chunks_uploaded"] == 0, r3)
+    again = k.backup(s.port, 3, image, SIZE, base_snapshot_id=oid("snap", 2), store=store)
+    want(again["ok"] and again["already_done"] and again["manifest_sha256"] == r3["manifest_sha256"], again)
+    want(restored(s.port, 1, store=store) == first and restored(s.port, 2, store=store) == bytes_of(image), "bytes")
+    want(k.call("verify", k.request(s.port, snapshot_id=oid("snap", 2), image_root=r2["image_root"], store=store))["ok"], "verify")
+    other = k.call("verify", k.request(s.port, snapshot_id=oid("snap", 1), image_root=r2["image_root"], store=store))
+    want(other["error"]["detail"] == "image_root", other)
+    wrapped = base64.b64encode(bytes(range(72))).decode()
+    want(k.call("put-key", k.request(s.port, key_epoch=1, wrapped=wrapped, store=store))["ok"], "put-key")
+    want(k.call("get-key", k.request(s.port, key_epoch=1, store=store))["wrapped"] == wrapped, "get-key")
+    clash = k.call("put-key", k.request(s.port, key_epoch=1, wrapped="A" * 96, store=store))
+    want(clash["error"]["detail"] == "key_exists", clash)
+    scan = k.call("scan", k.request(s.port, check_chunks=True, store=store))
+    want(scan["ok"] and scan["snapshots"] == 3 and [x["snapshot"]["missing_chunks"] for x in scan.lines[:3]] == [0, 0, 0], scan.lines)
+    everything = k.call("scan", k.request(s.port, org_id=None, volume_id=None, keys=None, store=store)).lines
+    want(everything[0]["volume"]["keys"] == [{"epoch": 1, "wrapped": wrapped}] and len(everything[0]["volume"]["snapshots"]) == 3, everything)
+    gone = k.call("gc", k.request(s.port, delete_manifests=[oid("snap", 1)], expect_manifests=[oid("snap", 9)], min_age_s=0, store=store))
+    want(gone["error"]["detail"] == "manifest_missing", gone)
+    young = k.call("gc", k.request(s.port, delete_manifests=[oid("snap", 1)], store=store))
+    want(young["ok"] and young["chunks_deleted"] == 0 and young["chunks_kept_young"] == 2, young)
+    old = k.call("gc", k.request(s.port, min_age_s=0, expect_manifests=[oid("snap", 2), oid("snap", 3)], store=store))
+    want(old["ok"] and old["chunks_deleted"] == 2, old)
+    want(restored(s.port, 3, store=store) == bytes_of(image), "bytes after gc")
+    want(k.restore(s.port, 1, new("x"), store=store)["error"]["failed_reason"] == "snapshot_not_found", "pruned")
+    purged = k.call("gc", k.request(s.port, purge=True, store=store))
+    want(purged["ok"], purged)
+    left = k.call("scan", k.request(s.port, org_id=None, volume_id=None, keys=None, store=store))
+    want(left["ok"] and left["volumes"] == 0, left)
+
+
+def faults(s):
+    """cut connections, 503s, a slow store on every third request, the first answer for each chunk spoilt: same bytes in the end"""
+    image = new("image")
+    k.make_image(image, SIZE, 6)
+    for kind in ("cut", "503", "corrupt", "slow"):
+        wipe(s)
+        seen = set()
+
+        def fault(n, line):
+            if kind != "corrupt":
+                return kind if n % 3 == 0 else None
+            first = line.startswith("GET") and "/c/" in line and line not in seen
+            seen.add(line)
+            return kind if first else None
+
+        p = k.Proxy(s.port, fault)
+        r = k.backup(p.port, 1, image, SIZE)
+        want(r.get("ok"), kind, r)
+        seen.clear()
+        want(restored(p.port, 1) == bytes_of(image), kind)
+        want(kind != "corrupt" or seen, "nothing was spoilt")
+        p.close()
+    wipe(s)
+    skew = k.Proxy(s.port, ahead=600)
+    r = k.backup(skew.port, 1, image, SIZE)
+    want(r.get("ok") and skew.refused, "clock skew is made good", r)
+    skew.close()
+    dead = k.Proxy(s.port, lambda n, line: "503")
+    r = k.backup(dead.port, 2, image, SIZE, store={"tries": 3})
+    want(r["error"]["failed_reason"] == "backup_store_unreachable" and r["error"]["detail"] == "http_503" and r["error"]["retryable"], r)
+    dead.close()
+    r = k.backup(s.port, 2, image, SIZE, store={"secret_key": "wrong"})
+    want(r["error"]["failed_reason"] == "credentials_invalid" and not r["error"]["retryable"], r)
+    r = k.backup(s.port, 2, image, SIZE, store={"bucket": "no-such-bucket"})
+    want(r["error"]["failed_reason"] == "backup_store_unreachable" and r["error"]["detail"] == "bucket_not_found", r)
+    want("wrong" not in str(r.lines) and image not in str(r.lines), "no secrets, no paths")
+
+
+def kills(s):
+    """killed at every step and started again with its journal: no success before its time, the same objects as without"""
+    image = new("image")
+    k.make_image(image, SIZE, 7)
+    wipe(s)
+    r = k.backup(s.port, 1, image, SIZE)
+    clean = set(s.objects("pre"))
+    steps = [("start", 1)] + [("chunk_put", i) for i in range(1, r["chunks_uploaded"] + 1, 3)] + [("verify", 1), ("manifest", 1), ("manifest_put", 1)]
+    for step in steps:
+        wipe(s)
+        j = new("journal")
+        want(k.backup(s.port, 1, image, SIZE, journal=j, kill=step) is None, "was to die at", step)
+        there = k.call("scan", k.request(s.port))
+        want(there["snapshots"] == (1 if step[0] == "manifest_put" else 0), step, there)
+        again = k.backup(s.port, 1, image, SIZE, journal=j)
+        want(again["ok"] and set(s.objects("pre")) == clean, step, again)
+        want(again["already_done"] == (step[0] == "manifest_put"), step, again)
+        if step[0] == "chunk_put":
+            want(again["chunks_uploaded"] <= r["chunks_uploaded"] - step[1], "what is in the journal is not sent again", step, again)
+    for step in [("start", 1), ("chunk_written", 1), ("chunk_written", 5), ("checkpoint", 1), ("done", 1)]:
+        t, j = new("out"), new("journal")
+        want(k.restore(s.port, 1, t, journal=j, kill=step) is None, step)
+        again = k.restore(s.port, 1, t, journal=j)
+        want(again["ok"] and bytes_of(t) == bytes_of(image), step, again)
+        want((again["chunks_fetched"] == 0) == (step[0] == "done"), step, again)
+    # a journal that promises what the store has lost: found by the list, read and sent again
+    wipe(s)
+    j = new("journal")
+    want(k.backup(s.port, 1, image, SIZE, journal=j, kill=("verify", 1)) is None, "verify")
+    lost = sorted(p for p in s.objects("pre") if "/c/" in p)[:2]
+    for p in lost:
+        os.unlink(s.path(p))
+    again = k.backup(s.port, 1, image, SIZE, journal=j)
+    want(again["ok"] and again["chunks_healed"] == 2 and restored(s.port, 1) == bytes_of(image), again)
+
+
+def damage(s):
+    """flipped, truncated, swapped, replayed and missing objects are refused and named; the rest restores"""
+    image = new("image")
+    k.make_image(image, SIZE, 8, share=0.9)
+    wipe(s)
+    want(k.backup(s.port, 1, image, SIZE)["ok"], "first")
+    before = bytes_of(image)
+    with open(image, "r+b") as f:
+        f.write(os.urandom(CHUNK))
+    r2 = k.backup(s.port, 2, image, SIZE)
+    want(r2["ok"], "second")
+    foreign = k.backup(s.port, 1, image, SIZE, org_id=k.ORG2, volume_id=k.VOL2)
+    want(foreign["ok"], foreign)
+    base = "pre/fix/v1/test/%s/%s/" % (k.ORG, k.VOL)
+    chunks = sorted(p for p in s.objects(base + "c"))
+    man, man2 = s.path(base + "m/" + oid("snap", 1)), s.path(base + "m/" + oid("snap", 2))
+
+    def spoilt(path, data, expect, n=1):
+        keep = bytes_of(path)
+        with open(path, "wb") as f:
+            f.write(data)
+        try:
+            r = k.restore(s.port, n, new("out"))
+            want(not r["ok"] and r["error"]["failed_reason"] == expect, path, r)
+            if "/c/" in path:
+                want(any(d["object"] == "c/" + os.path.basename(path) for d in r["error"]["damaged"]), "named", r)
+                want(not k.call("verify", k.request(s.port, snapshot_id=oid("snap", n)))["ok"], "verify sees it too")
+        finally:
+            with open(path, "wb") as f:
+                f.write(keep)
+
+    used = None
+    for c in chunks:  # one that the first backup names
+        p = s.path(c)
+        keep = bytes_of(p)
+        os.unlink(p)
+        r = k.restore(s.port, 1, new("out"))
+        t = new("out")
+        saved = k.restore(s.port, 1, t, salvage=True)
+        with open(p, "wb") as f:
+            f.write(keep)
+        if not r["ok"]:
+            used = c
+            want(r["error"]["failed_reason"] == "backup_object_missing" and saved["ok"] and saved["damaged_count"] >= 1, r, saved)
+            out, holes = bytes_of(t), {d["offset"] for d in saved["damaged"]}
+            want(all(out[at:at + CHUNK] == (bytes(CHUNK) if at in holes else before[at:at + CHUNK]) for at in range(0, SIZE, CHUNK)), "the rest is whole")
+            break
+    want(used, "no chunk of the first backup")
+    good = bytes_of(s.path(used))
+    other = bytes_of(s.path([c for c in chunks if c != used][0]))
+    for at in (0, 6, 9, 20, 40, len(good) // 2, len(good) - 1):
+        spoilt(s.path(used), good[:at] + bytes([good[at] ^ 4]) + good[at + 1:], "integrity_check_failed")
+    spoilt(s.path(used), good[:-1], "integrity_check_failed")
+    spoilt(s.path(used), good[:10], "integrity_check_failed")
+    spoilt(s.path(used), good + bytes(1), "integrity_check_failed")
+    spoilt(s.path(used), other, "integrity_check_failed")
+    spoilt(s.path(used), good + bytes(5 << 20), "integrity_check_failed")
+    m = bytes_of(man)
+    for at in (0, 9, 40, 300, len(m) - 1):
+        spoilt(man, m[:at] + bytes([m[at] ^ 4]) + m[at + 1:], "encryption_failed" if at == 9 else "integrity_check_failed")
+    spoilt(man, bytes_of(man2), "integrity_check_failed")
+    spoilt(man, bytes_of(s.path("pre/fix/v1/test/%s/%s/m/%s" % (k.ORG2, k.VOL2, oid("snap", 1)))), "integrity_check_failed")
+    spoilt(man, m[:100], "integrity_check_failed")
+    with open(man, "wb") as f:
+        f.write(m[:-1] + b"x")
+    stopped = k.call("gc", k.request(s.port, min_age_s=0))
+    want(stopped["error"]["detail"] == "manifest_unreadable" and oid("snap", 1) in stopped["error"]["message"], stopped)
+    want(sorted(s.objects(base + "c")) == chunks and restored(s.port, 2) == bytes_of(image), "nothing was deleted, the other restores")
+    scan = k.call("scan", k.request(s.port))
+    want(scan["snapshots"] == 1 and scan["damaged_manifests"] == 1, scan.lines)
+    wrong = k.restore(s.port, 2, new("out"), keys=[{"epoch": 1, "key": k.KEY2}])
+    want(wrong["error"]["failed_reason"] == "integrity_check_failed", wrong)
+    cut = k.backup(s.port, 3, image, SIZE, base_snapshot_id=oid("snap", 2), ranges=[(SIZE, 1)])
+    want(cut["error"]["detail"] == "ranges", cut)
+
+
+def histories(s, seconds):
+    """random writes, snapshots, retention, collection and kills: every listed backup restores to the bytes of its moment"""
+    seed = int(os.environ.get("SEED") or random.randrange(1 << 30))
+    print("seed %d" % seed, flush=True)
+    rnd = random.Random(seed)
+    wipe(s)
+    image, small, n, kept, base = new("image"), 5 * CHUNK, 0, {}, None
+    content, dirty = bytearray(small), []
+    end = time.monotonic() + seconds
+    rounds = 0
+    while time.monotonic() < end or rounds < 12:
+        rounds += 1
+        for _ in range(rnd.randrange(1, 5)):
+            at, length = rnd.randrange(small), rnd.choice((1, 700, 100000, 2 * CHUNK))
+            length = min(length, small - at)
+            content[at:at + length] = rnd.choice((bytes(length), rnd.randbytes(length), b"ab" * (length // 2) + b"c" * (length % 2)))
+            dirty.append((at, length))
+        with open(image, "wb") as f:
+            f.write(content)
+        n += 1
+        j, how = new("journal"), {}
+        if base:
+            how["base_snapshot_id"] = oid("snap", base)
+            if rnd.random() < 0.7:
+                how["ranges"] = dirty
+        for _ in range(rnd.randrange(3)):
+            k.backup(s.port, n, image, small, journal=j, kill=(rnd.choice(("chunk_put", "verify", "manifest", "manifest_put")), rnd.choice((1, 2))), **how)
+            if rnd.random() < 0.2:
+                os.unlink(j)
+        r = k.backup(s.port, n, image, small, journal=j, **how)
+        want(r["ok"], "seed", seed, r)
+        kept[n], base, dirty = bytes(content), n, []
+        if len(kept) > 3 or rnd.random() < 0.3:
+            drop = [x for x in kept if x != n and (len(kept) > 3 or rnd.random() < 0.5)][:2]
+            q = k.request(s.port, min_age_s=0, delete_manifests=[oid("snap", x) for x in drop], expect_manifests=[oid("snap", x) for x in kept])
+            if rnd.random() < 0.4:
+                k.killed("gc", q, [], (rnd.choice(("listed", "pruned")), 1))
+                q["expect_manifests"] = [oid("snap", x) for x in kept if x not in drop]
+            g = k.call("gc", q)
+            want(g["ok"], "seed", seed, g)
+            for x in drop:
+                del kept[x]
+        listed = [x["snapshot"]["snapshot_id"] for x in k.call("scan", k.request(s.port, check_chunks=True)).lines if "snapshot" in x]
+        want(sorted(listed) == sorted(oid("snap", x) for x in kept), "seed", seed, listed)
+        for x in rnd.sample(sorted(kept), min(2, len(kept))):
+            want(restored(s.port, x) == kept[x], "seed", seed, "snapshot", x, "differs")
+    for x in kept:
+        want(restored(s.port, x) == kept[x], "seed", seed, "snapshot", x, "differs in the end")
+
+
+def main():
+    gw = moto = None
+    try:
+        gw, moto = k.Store("versitygw", scratch), k.Store("moto", scratch)
+        for s, how in ((gw, {}), (moto, {}), (moto, {"style": "virtual"})):
+            name = "the whole way against %s %s" % (s.kind, how.get("style", "path"))
+            if how:
+                how = dict(how, endpoint="http://localhost:%d" % s.port) if not s.why else how
+            case(name, (lambda: s.why) if s.why else (lambda: whole_way(s, **how)))
+        for name, fn in (("faults between us and the store", faults), ("kill -9 at every step", kills), ("damaged objects", damage),
+                         ("random histories", lambda s: histories(s, 8))):
+            case(name, (lambda: gw.why) if gw.why else (lambda: fn(gw)))
+    finally:
+        for s in (gw, moto):
+            if s:
+                s.close()
+        shutil.rmtree(scratch, ignore_errors=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
