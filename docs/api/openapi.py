@@ -286,6 +286,7 @@ OPS = {
     "GET " + E + "/volumes": ("[Volume]", 200, None, "include_deleted " + LIST),
     "GET " + E + "/volume-attachments": ("[Attachment]", 200, None, "include_deleted " + LIST),
     "DELETE " + E + "/volume-attachments/{attachment_id}": ("Deleted", 200, "Version", "dry_run"),
+    "GET /v1/admin/volumes": ("[Volume]", 200, None, "node_id include_deleted " + LIST),
     "GET " + O + "/volumes": ("[Volume]", 200, None, "include_deleted " + LIST),
     "POST " + E + "/volumes": ("Volume", 201, "VolumeNew", "dry_run"),
     "GET " + E + "/volumes/{volume_id}": ("Volume", 200, None, ""),

@@ -348,6 +348,7 @@ int cmd_admin_keys_rewrap(struct cli *c);
 int cmd_admin_keys_verify(struct cli *c);
 int cmd_admin_keys_retire(struct cli *c);
 int cmd_volumes_list(struct cli *c);
+int cmd_admin_volumes_list(struct cli *c);
 int cmd_volumes_create(struct cli *c);
 int cmd_volumes_get(struct cli *c);
 int cmd_volumes_resize(struct cli *c);

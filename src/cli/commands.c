@@ -152,6 +152,7 @@ static const struct cli_option edge_explain_options[] = {
 };
 static const struct cli_option routes_list_options[] = {{"all", 0, NULL, "routes of every environment"}, {NULL, 0, NULL, NULL}};
 static const struct cli_option volumes_list_options[] = {{"all", 0, NULL, "volumes of every environment"}, {NULL, 0, NULL, NULL}};
+static const struct cli_option admin_volumes_options[] = {{"node", 0, "NODE", "only those that live on this node, by id"}, {NULL, 0, NULL, NULL}};
 static const struct cli_option volumes_size_options[] = {{"size", 0, "SIZE", "<number>Gi, or bytes"}, {NULL, 0, NULL, NULL}};
 static const struct cli_option routes_create_options[] = {
     {"process", 0, "NAME", "process type behind it (default web)"},
@@ -319,6 +320,7 @@ const struct cli_command cli_commands[] = {
     {CLI_ROUTES, "routes get", "ROUTE", "one route, by host name or id", NULL, cmd_routes_get},
     {CLI_ROUTES, "routes update", "ROUTE", "change a route", routes_update_options, cmd_routes_update},
     {CLI_ROUTES, "routes delete", "ROUTE", "remove a route, by host name or id", NULL, cmd_routes_delete},
+    {CLI_MORE, "admin volumes list", "", "volumes of all organisations, for the operator", admin_volumes_options, cmd_admin_volumes_list},
     {CLI_APPS, "volumes list", "", "volumes of the environment", volumes_list_options, cmd_volumes_list},
     {CLI_APPS, "volumes create", "NAME", "a new volume, on the node with most room", volumes_size_options, cmd_volumes_create},
     {CLI_APPS, "volumes get", "VOLUME", "one volume, by name or id", NULL, cmd_volumes_get},

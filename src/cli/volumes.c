@@ -28,15 +28,10 @@ static int read_size(struct cli *c, uint64_t *ret)
     return CLI_OK;
 }
 
-int cmd_volumes_list(struct cli *c)
+static int list(struct cli *c, const char *path)
 {
-    bool all = cli_has(c, "all");
-    int code = all ? cli_need_org(c) : cli_need_env(c);
-    if (code != CLI_OK)
-        return code;
     mt_auto_json json_t *items = NULL;
-    mt_auto_free char *path = all ? mt_asprintf("/v1/orgs/%s/volumes", c->org_id) : cli_env_path(c, "/volumes");
-    code = path ? cli_list(c, path, &items) : cli_error(c, CLI_FAILURE, "out of memory", NULL);
+    int code = path ? cli_list(c, path, &items) : cli_error(c, CLI_FAILURE, "out of memory", NULL);
     if (code != CLI_OK)
         return code;
     if (c->json)
@@ -55,6 +50,28 @@ int cmd_volumes_list(struct cli *c)
     static const struct cli_column cols[] = {{"ID", "id"}, {"NAME", "name"}, {"SIZE", "size"}, {"STATE", "state"}, {"REASON", "error_reason"},
                                              {"PROCESS", "process"}, {"PATH", "path"}, {"NODE", "home_node_id"}};
     return cli_print_table(c, items, cols, MT_ARRAY_LEN(cols), "volumes");
+}
+
+int cmd_volumes_list(struct cli *c)
+{
+    bool all = cli_has(c, "all");
+    int code = all ? cli_need_org(c) : cli_need_env(c);
+    if (code != CLI_OK)
+        return code;
+    mt_auto_free char *path = all ? mt_asprintf("/v1/orgs/%s/volumes", c->org_id) : cli_env_path(c, "/volumes");
+    return list(c, path);
+}
+
+int cmd_admin_volumes_list(struct cli *c)
+{
+    const char *node = cli_opt(c, "node");
+    int code = node ? cli_check_id(c, node, "node_", "moat nodes") : CLI_OK;
+    if (code == CLI_OK)
+        code = cli_connect(c);
+    if (code != CLI_OK)
+        return code;
+    mt_auto_free char *path = mt_asprintf("/v1/admin/volumes%s%s", node ? "?node_id=" : "", node ? node : "");
+    return list(c, path);
 }
 
 int cmd_volumes_create(struct cli *c)

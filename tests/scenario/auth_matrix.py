@@ -180,6 +180,7 @@ ROUTES = {
     "GET " + O + "/quotas": "orgs:read",
     "GET " + O + "/usage": "orgs:read",
     "PUT " + O + "/quotas/{dimension}": op("quotas:admin"),
+    "GET /v1/admin/volumes": op("admin"),
     "GET /v1/admin/maintenance": op("admin"),
     "POST /v1/admin/maintenance": op("admin"),
     "GET /v1/admin/recovery": op("admin"),

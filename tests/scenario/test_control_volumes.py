@@ -163,6 +163,12 @@ try:
         w.agent.volume(v, "provisioned", result="ok", fs_uuid=got["fs_uuid"], size_bytes=got["size_bytes"])
         assert w.ok("GET", E + "/volumes/" + v)["state"] == "available"
 
+    @case("an operator sees the volumes of a node")
+    def _():
+        here = w.ok("GET", "/v1/admin/volumes?node_id=" + w.agent.node_id)["items"]
+        assert {v["id"] for v in here} == {v["id"] for v in volumes(E).values()} and w.ok("GET", "/v1/admin/volumes?node_id=node_" + "0" * 26)["items"] == []
+        assert len(w.ok("GET", "/v1/admin/volumes")["items"]) == len(here)
+
     @case("a volume is taken from a process that is scaled to 0, and one that is gone blocks the process visibly")
     def _():
         a, e = w.make_app("gone")

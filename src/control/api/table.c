@@ -150,6 +150,7 @@ const struct mt_api_route mt_api_routes[] = {
     {"DELETE", "/v1/enrollment-tokens/{enrollment_token_id}", "nodes:admin", WRITE | MT_API_OPERATOR, mt_api_enrollment_tokens_delete, "enrollment_token.revoke", MT_LISTEN_API},
     {"GET", "/v1/admin/events", "events:admin", MT_API_OPERATOR, mt_api_admin_events_list, "the whole event log", MT_LISTEN_API},
     {"PUT", O "/quotas/{dimension}", "quotas:admin", WRITE | MT_API_OPERATOR, mt_api_quotas_put, "quota.set", MT_LISTEN_API},
+    {"GET", "/v1/admin/volumes", "admin", MT_API_OPERATOR, mt_api_admin_volumes_list, "volumes of all organisations, by node", MT_LISTEN_API},
     {"GET", "/v1/admin/maintenance", "admin", MT_API_OPERATOR, mt_api_maintenance_get, "is the platform in maintenance", MT_LISTEN_API},
     {"POST", "/v1/admin/maintenance", "admin", WRITE | MT_API_OPERATOR | MT_API_ALWAYS, mt_api_maintenance_post, "maintenance.set", MT_LISTEN_API},
     {"GET", "/v1/admin/recovery", "admin", MT_API_OPERATOR, mt_api_recovery_get, "what runs, and what the restored log knows of it", MT_LISTEN_API},

@@ -24,6 +24,7 @@
 
 MT_SQL_LIST(env_volumes, VOLUME_OBJECT, "volumes_view v", "volume_id", "env_id = $1 AND ($2 OR NOT deleted)", "3", "4");
 MT_SQL_LIST(org_volumes, VOLUME_OBJECT, "volumes_view v", "volume_id", "org_id = $1 AND ($2 OR NOT deleted) AND " MT_SQL_INSIDE("app_id", "env_id", "3", "4"), "5", "6");
+MT_SQL_LIST(admin_volumes, VOLUME_OBJECT, "volumes_view v", "volume_id", "($1::text IS NULL OR home_node_id = $1) AND ($2 OR NOT deleted)", "3", "4");
 static const struct mt_pg_stmt volume_get = {
     "volume_get", "SELECT " VOLUME_OBJECT ", resource_version FROM volumes_view v WHERE env_id = $1 AND volume_id = $2"};
 static const struct mt_pg_stmt status_volumes = {
@@ -60,6 +61,12 @@ int mt_api_volumes_list_org(struct mt_api_call *c)
         return -1;
     mt_api_list_inside(c, &l);
     return mt_api_send_list(c, &l);
+}
+
+int mt_api_admin_volumes_list(struct mt_api_call *c)
+{
+    struct mt_api_list l = {.asc = &admin_volumes_asc, .desc = &admin_volumes_desc};
+    return list_begin(c, &l, mt_api_query(c, "node_id")) < 0 ? -1 : mt_api_send_list(c, &l);
 }
 
 static struct mt_pg_params one(struct mt_api_call *c)

@@ -222,6 +222,7 @@ ANSWERS = {
     ("GET", f"{E}/scale"): {"resource_version": 4, "processes": [{"process_type": "web", "desired": 1, "source": "manifest", "max": 100}]},
     ("PUT", f"{E}/scale"): {"resource_version": 5, "processes": [{"process_type": "web", "desired": 2, "source": "override", "max": 100}]},
     ("GET", f"{E}/volumes"): lst(VOLUME_OBJ, SPARE_VOLUME),
+    ("GET", "/v1/admin/volumes"): lst(VOLUME_OBJ, SPARE_VOLUME),
     ("GET", f"{O}/volumes"): lst(VOLUME_OBJ, SPARE_VOLUME),
     ("POST", f"{E}/volumes"): receipt("volume.create", SPARE_VOLUME),
     ("GET", f"{E}/volumes/{VOLUME}"): VOLUME_OBJ,
