@@ -141,6 +141,8 @@ OBJECTS = {
     "RecoveryNode": "node_id:id name:str listed_at?:time heartbeat_at?:time epoch?:int cursor_event_id?:int next_address?:int",
     "RecoveryItem": "node_id:id instance_id:id action:adopt|start|stop|ignore|unknown reported?:str wanted?:str address?:str app_id?:id env_id?:id "
                     "process_type?:str",
+    "Capacity": "nodes:int eligible_nodes:int allocatable:Resources used:Resources headroom_memory_bytes:int worst_node_id?:id largest_instance_memory_bytes:int",
+    "Resources": "memory_bytes:int cpu_millis:int disk_bytes:int",
     "Recovery": "state:none|frozen|applied epoch:int head_event_id:int changed_at?:time reason?:str counts:RecoveryCounts nodes:[RecoveryNode] "
                 "items:[RecoveryItem]",
     "RecoveryDecision": "state:none|applied epoch:int reason:str",
@@ -351,6 +353,7 @@ OPS = {
     "GET /v1/admin/audit": ("[Audit]", 200, None, "chain actor action decision resource since until " + LIST),
     "GET /v1/admin/maintenance": ("Maintenance", 200, None, ""),
     "POST /v1/admin/maintenance": ("Maintenance", 200, "MaintenanceSet", ""),
+    "GET /v1/admin/capacity": ("Capacity", 200, None, ""),
     "GET /v1/admin/recovery": ("Recovery", 200, None, ""),
     "POST /v1/admin/recovery/apply": ("RecoveryDecision", 200, "RecoverySet", ""),
     "POST /v1/admin/recovery/finish": ("RecoveryDecision", 200, "RecoverySet", ""),

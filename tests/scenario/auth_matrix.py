@@ -183,6 +183,7 @@ ROUTES = {
     "GET /v1/admin/volumes": op("admin"),
     "GET /v1/admin/maintenance": op("admin"),
     "POST /v1/admin/maintenance": op("admin"),
+    "GET /v1/admin/capacity": op("admin"),
     "GET /v1/admin/recovery": op("admin"),
     "POST /v1/admin/recovery/apply": op("admin"),
     "POST /v1/admin/recovery/finish": op("admin"),

@@ -205,6 +205,7 @@ int mt_api_node_wg_key_result(struct mt_api_call *c);
 int mt_api_nodes_approve(struct mt_api_call *c);
 int mt_api_nodes_cordon(struct mt_api_call *c);
 int mt_api_nodes_uncordon(struct mt_api_call *c);
+int mt_api_capacity_get(struct mt_api_call *c);
 int mt_api_nodes_confirm_offline(struct mt_api_call *c);
 int mt_api_nodes_drain(struct mt_api_call *c);
 int mt_api_nodes_disable(struct mt_api_call *c);

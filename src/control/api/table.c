@@ -153,6 +153,7 @@ const struct mt_api_route mt_api_routes[] = {
     {"GET", "/v1/admin/volumes", "admin", MT_API_OPERATOR, mt_api_admin_volumes_list, "volumes of all organisations, by node", MT_LISTEN_API},
     {"GET", "/v1/admin/maintenance", "admin", MT_API_OPERATOR, mt_api_maintenance_get, "is the platform in maintenance", MT_LISTEN_API},
     {"POST", "/v1/admin/maintenance", "admin", WRITE | MT_API_OPERATOR | MT_API_ALWAYS, mt_api_maintenance_post, "maintenance.set", MT_LISTEN_API},
+    {"GET", "/v1/admin/capacity", "admin", MT_API_OPERATOR, mt_api_capacity_get, "what the nodes still take, and after the loss of the worst", MT_LISTEN_API},
     {"GET", "/v1/admin/recovery", "admin", MT_API_OPERATOR, mt_api_recovery_get, "what runs, and what the restored log knows of it", MT_LISTEN_API},
     {"POST", "/v1/admin/recovery/apply", "admin", WRITE | MT_API_OPERATOR | MT_API_ALWAYS, mt_api_recovery_apply, "recovery.apply", MT_LISTEN_API},
     {"POST", "/v1/admin/recovery/finish", "admin", WRITE | MT_API_OPERATOR | MT_API_ALWAYS, mt_api_recovery_finish, "recovery.finish", MT_LISTEN_API},
