@@ -12,6 +12,7 @@
 #include "os/digest.h"
 #include "os/file.h"
 #include "wire/http_client.h"
+#include "wire/json.h"
 
 #include <fcntl.h>
 #include <pthread.h>
@@ -20,6 +21,8 @@
 #include <sys/vfs.h>
 
 #define TARGET "/internal/v1/nodes/self/secrets"
+#define REGISTRY_TARGET "/internal/v1/nodes/self/registry-credential"
+#define REGISTRY_ANSWER_MAX ((size_t)32 * 1024)
 #define TIMEOUT_MS 5000
 #define CONTENT_MAX ((size_t)262144)
 #define ANSWER_MAX ((size_t)400 * 1024)
@@ -242,6 +245,51 @@ static int ask(struct mt_secret_store *s, const char *instance_id, struct held *
             *ret_detail = refusal(reply.status, text);
             rc = MT_FAIL(err, reply.status == 403 ? MT_E_DENIED : MT_E_UNAVAILABLE, "the control plane answers %d", reply.status);
         }
+        explicit_bzero(reply.body.p, reply.body.cap);
+        mt_http_reply_done(&reply);
+    }
+    mt_http_client_free(c);
+    return rc;
+}
+
+static int take_login(struct mt_buf *body, char ret_user[MT_REGISTRY_USER_SIZE], struct mt_lockmem *ret_password, struct mt_err *err)
+{
+    mt_auto_json json_t *o = NULL;
+    const char *user, *password;
+    int rc = mt_json_parse(mt_buf_cstr(body), body->len, REGISTRY_ANSWER_MAX, 4, &o, err);
+    if (rc < 0 || (rc = mt_json_get_str(o, "username", MT_REGISTRY_USER_SIZE - 1, &user, err)) < 0 ||
+        (rc = mt_json_get_str(o, "password", 4096, &password, err)) < 0)
+        return MT_FAIL(err, MT_E_CORRUPT, "the answer is no registry credential");
+    size_t n = strlen(password);
+    (void)snprintf(ret_user, MT_REGISTRY_USER_SIZE, "%s", user);
+    if ((rc = mt_lockmem_new(ret_password, n + 1, err)) == 0) {
+        memcpy(ret_password->p, password, n);
+        ret_password->len = n;
+    }
+    explicit_bzero((char *)(uintptr_t)password, n); /* jansson's copy */
+    return rc < 0 ? rc : 1;
+}
+
+int mt_registry_credential(struct mt_secret_store *s, const char *instance_id, char ret_user[MT_REGISTRY_USER_SIZE],
+                           struct mt_lockmem *ret_password, struct mt_err *err)
+{
+    char body[MT_ID_SIZE + 64];
+    struct mt_http_reply reply = {0};
+    unsigned generation;
+    struct mt_http_client *c = s->identity ? mt_identity_client(s->identity, &generation) : mt_http_client_new(s->control_socket);
+    *ret_password = (struct mt_lockmem){0};
+    if (!c)
+        return MT_FAIL(err, MT_E_NOMEM, "registry credential");
+    if (!s->identity)
+        mt_http_client_trust(c, s->trusted, s->trusted_n);
+    (void)snprintf(body, sizeof body, "{\"instance_id\":\"%s\"}", instance_id);
+    const struct mt_http_request rq = {.method = "POST", .target = REGISTRY_TARGET, .body = body, .body_len = strlen(body), .timeout_ms = TIMEOUT_MS, .secret = true};
+    int rc = mt_http_do(c, &rq, REGISTRY_ANSWER_MAX, &reply, err);
+    if (rc == 0) {
+        if (reply.status == 200)
+            rc = take_login(&reply.body, ret_user, ret_password, err);
+        else if (reply.status != 404 && reply.status != 403) /* 404: no credential, or a control plane that knows none */
+            rc = MT_FAIL(err, MT_E_UNAVAILABLE, "the control plane answers %d", reply.status);
         explicit_bzero(reply.body.p, reply.body.cap);
         mt_http_reply_done(&reply);
     }

@@ -270,6 +270,15 @@ int cmd_members_list(struct cli *c);
 int cmd_members_add(struct cli *c);
 int cmd_members_set_role(struct cli *c);
 int cmd_members_remove(struct cli *c);
+int cmd_registries_list(struct cli *c);
+int cmd_registries_set(struct cli *c);
+int cmd_registries_delete(struct cli *c);
+int cmd_images_list(struct cli *c);
+int cmd_images_block(struct cli *c);
+int cmd_images_unblock(struct cli *c);
+struct mt_lockmem;
+/** A secret from stdin (@from_stdin) or typed unseen on the terminal, at most @max bytes. Without a terminal it says to use @flag. secrets.c */
+int cli_read_hidden(struct cli *c, bool from_stdin, const char *what, const char *flag, size_t max, struct mt_lockmem *ret);
 int cmd_sps_list(struct cli *c);
 int cmd_sps_create(struct cli *c);
 int cmd_sps_update(struct cli *c);

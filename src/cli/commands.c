@@ -226,6 +226,16 @@ static const struct cli_option render_options[] = {
     {NULL, 0, NULL, NULL},
 };
 static const struct cli_option reason_options[] = {{"reason", 0, "TEXT", "why; kept in the audit log"}, {NULL, 0, NULL, NULL}};
+static const struct cli_option registry_options[] = {
+    {"username", 0, "NAME", "who the organisation is there"},
+    {"password-stdin", 0, NULL, "the password is on stdin (else it is asked for)"},
+    {NULL, 0, NULL, NULL},
+};
+static const struct cli_option image_block_options[] = {
+    {"evict", 0, NULL, "drain what runs of it too"},
+    {"reason", 0, "TEXT", "why; kept in the audit log"},
+    {NULL, 0, NULL, NULL},
+};
 static const struct cli_option node_token_options[] = {
     {"roles", 0, "WORDS", "worker, edge, control, separated by commas (default worker)"},
     {"name", 0, "NAME", "only for a machine of this name"},
@@ -378,6 +388,12 @@ const struct cli_command cli_commands[] = {
     {CLI_MORE, "sps update", "NAME", "change name, scopes or restriction", sps_update_options, cmd_sps_update},
     {CLI_MORE, "sps rotate", "NAME", "a new secret; it is shown once", rotate_options, cmd_sps_rotate},
     {CLI_MORE, "sps delete", "NAME", "remove one with its secret and tokens", NULL, cmd_sps_delete},
+    {CLI_MORE, "registries list", "", "registries that the organisation has a credential for", NULL, cmd_registries_list},
+    {CLI_MORE, "registries set", "HOST", "set the credential for a registry; the password comes from stdin or a prompt", registry_options, cmd_registries_set},
+    {CLI_MORE, "registries delete", "HOST", "remove the credential for a registry", NULL, cmd_registries_delete},
+    {CLI_MORE, "admin images list", "", "images that may not run", NULL, cmd_images_list},
+    {CLI_MORE, "admin images block", "DIGEST", "place an image nowhere any more; --evict stops what runs of it", image_block_options, cmd_images_block},
+    {CLI_MORE, "admin images unblock", "DIGEST", "let an image run again", reason_options, cmd_images_unblock},
     {CLI_MORE, "admin users list", "", "users of the platform", NULL, cmd_users_list},
     {CLI_MORE, "admin users create", "EMAIL", "make a user; prints the one-time setup link", user_options, cmd_users_create},
     {CLI_MORE, "admin users disable", "EMAIL", "no token and no sign-in works any more", NULL, cmd_users_disable},

@@ -102,14 +102,14 @@ static int read_path(struct cli *c, const char *path, size_t max, struct mt_lock
 }
 
 /* Typed on the terminal, unseen. */
-static int read_prompt(struct cli *c, const char *key, struct mt_lockmem *ret)
+static int read_typed(struct cli *c, const char *key, const char *else_how, size_t max, struct mt_lockmem *ret)
 {
     struct mt_err err;
     struct termios was, hidden;
     mt_auto_fd int tty = cli_has(c, "no-input") || c->json ? -1 : open("/dev/tty", O_RDWR | O_CLOEXEC);
     if (tty < 0 || tcgetattr(tty, &was) < 0)
-        return cli_usage(c, "no value for %s: write %s=- (stdin) or %s=@FILE", key, key, key);
-    if (mt_lockmem_new(ret, MT_SECRETFILE_VALUE_MAX, &err) < 0)
+        return cli_usage(c, "no value for %s: %s", key, else_how);
+    if (mt_lockmem_new(ret, max, &err) < 0)
         return cli_fail(c, &err, NULL);
     hidden = was;
     hidden.c_lflag &= ~(tcflag_t)ECHO;
@@ -122,6 +122,20 @@ static int read_prompt(struct cli *c, const char *key, struct mt_lockmem *ret)
         return cli_error(c, CLI_USAGE, "no line was typed", NULL);
     ret->len = (size_t)n - 1;
     return CLI_OK;
+}
+
+static int read_prompt(struct cli *c, const char *key, struct mt_lockmem *ret)
+{
+    char how[400];
+    (void)snprintf(how, sizeof how, "write %.128s=- (stdin) or %.128s=@FILE", key, key);
+    return read_typed(c, key, how, MT_SECRETFILE_VALUE_MAX, ret);
+}
+
+int cli_read_hidden(struct cli *c, bool from_stdin, const char *what, const char *flag, size_t max, struct mt_lockmem *ret)
+{
+    char how[80];
+    (void)snprintf(how, sizeof how, "use %.40s", flag);
+    return from_stdin ? read_fd(c, STDIN_FILENO, "stdin", max, ret) : read_typed(c, what, how, max, ret);
 }
 
 static int put_value(struct cli *c, json_t *set, const char *key, const void *value, size_t n)

@@ -114,6 +114,12 @@ static bool looks_like_host(const char *s, size_t n)
     return memchr(s, '.', n) || memchr(s, ':', n) || (n == 9 && memcmp(s, "localhost", 9) == 0);
 }
 
+bool mt_imageref_host_valid(const char *host)
+{
+    size_t n = strlen(host);
+    return n < sizeof ((struct mt_imageref *)0)->host && looks_like_host(host, n) && host_valid(host, n);
+}
+
 /* @text[0..n) is host[:port]/path or path. */
 static int parse_name(const char *text, size_t n, bool need_host, struct mt_imageref *ret, struct mt_err *err)
 {

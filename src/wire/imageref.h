@@ -31,5 +31,8 @@ int mt_imageref_parse(const char *text, struct mt_imageref *ret, struct mt_err *
 /** Parse host[:port]/path without tag or digest, the form of WorkloadSpec image.repository. Same errors. */
 int mt_imageref_parse_repository(const char *text, struct mt_imageref *ret, struct mt_err *err);
 
+/** True for a registry as it stands before a repository: a name with a '.', a port, or localhost. */
+bool mt_imageref_host_valid(const char *host);
+
 /** True for "sha256:" and 64 lower-case hex digits, nothing else. */
 bool mt_digest_valid(const char *text);

@@ -69,6 +69,11 @@ COMMANDS = {
                 "secrets set A=-hidden", "secrets set A=@missing", "secrets set A=1 A=2", "secrets unset A", "secrets unset a", "| secrets import -",
                 "secrets import missing", "secrets history", "secrets rollback", "secrets rollback " + SV1, "secrets rollback sv_x", "secrets render",
                 "| secrets render --local -", "secrets render --values", "secrets confirm-none", "secrets status"],
+    "registries": ["registries", "registries list", "registries set registry.test:5000 --username robot --password-stdin", "registries set registry.test:5000",
+                   "registries set registry.test:5000 --username robot", "registries set web --username robot --password-stdin",
+                   "registries set other.test --username robot --password-stdin", "registries delete registry.test:5000", "registries delete registry.test:5000 --yes", "help registries set"],
+    "images": ["admin images list", "admin images block sha256:" + "9" * 64 + " --evict --reason miner", "admin images block sha256:" + "9" * 64,
+               "admin images block web:1 --reason x", "admin images unblock sha256:" + "9" * 64 + " --reason clean", "help admin images block"],
     "keys": ["admin keys status", "admin keys rewrap", "admin keys verify", "admin keys retire b90bc12db23d7ce4 --file missing", "admin keys retire zz --file missing",
              "admin keys retire b90bc12db23d7ce4", "admin keys retire " + "11" * 8 + " --file missing"],
     "scale": ["scale", "scale web=2", "scale web=default", "scale web", "scale web=101", "scale web=2 --wait --wait-timeout 200ms", "scale web=2 --wait-timeout never --wait", "scale reset web", "scale reset"],
@@ -99,7 +104,7 @@ COMMANDS = {
 # socket; a session of exec is in test_exec.py; admin keys generate is random and in test_control_secrets.py; auth, sps, members and users are in test_cli_auth.py, why in test_control_why.py.
 ELSEWHERE = {"auth", "sps", "orgs members", "admin users", "admin break-glass", "admin keys generate", "why", "up", "down", "doctor", "edge explain", "help", "completion"}
 SAME = {"events tail", "logs tail"}  # these streams go on for ever; a_stream_goes_on_where_it_ended and a_log_stream_does_too follow them
-NOT_JSON = {"help diff", "help node drain", "help admin audit verify", "help", "help routes", "help deploy", "help routes create", "deploys wait " + DEP, "deploys wait " + DEP_BAD, "rollback --to v1 --wait",
+NOT_JSON = {"help diff", "help registries set", "help admin images block", "help node drain", "help admin audit verify", "help", "help routes", "help deploy", "help routes create", "deploys wait " + DEP, "deploys wait " + DEP_BAD, "rollback --to v1 --wait",
             "restart --wait", "| deploy -f - --wait", "wait instance " + INST, "wait route " + ROUTE, "wait volume " + VOLUME, "wait instance " + INST_BAD, "wait deploy " + DEP, "apps list --ndjson", "help describe", "help exit-codes",
             "help environment", "help options", "help logs", "help exec"}
 
@@ -118,7 +123,7 @@ class Bench:
             f.write("tls_port = 9443\n")
 
     def run(self, line, *more, env=None):
-        stdin = MANIFEST if line.startswith("| ") else ""
+        stdin = MANIFEST if line.startswith("| ") else "pa55word\n" if "--password-stdin" in line else ""
         words = [w.replace("bad_image", "bad image") for w in line.replace("| ", "").replace("'bad image'", "bad_image").split()] + list(more)
         e = dict(self.env, **(env or {}))
         if "--app" in words or words[0] == "deploy":

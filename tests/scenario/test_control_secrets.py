@@ -3,7 +3,7 @@
 """Secrets over the API with a real PostgreSQL: written and never given back, versions, who may, what a node gets, tampering,
 rotation, and a search for planted values in everything that is kept.
 COST 112 s, 45 s of processor."""
-import base64, hashlib, json, os, pty, random, re, signal, subprocess, sys, termios, time
+import base64, hashlib, http.server, json, os, pty, random, re, signal, subprocess, sys, termios, threading, time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import control_kit as kit
 from control_kit import case, wait_for, call
@@ -25,10 +25,49 @@ def put_keys(path, *lines):
     os.close(fd)
 
 
+class PrivateRegistry:
+    """One image for amd64 behind Basic authentication, of which only manifest and configuration are ever asked."""
+
+    def __init__(self):
+        self.user, self.password, self.refused = "robot", None, 0
+        config = json.dumps({"os": "linux", "architecture": "amd64", "rootfs": {"type": "layers", "diff_ids": ["sha256:" + "1" * 64]}, "config": {}}).encode()
+        name = lambda b: "sha256:" + hashlib.sha256(b).hexdigest()
+        manifest = json.dumps({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+                               "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": name(config), "size": len(config)},
+                               "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": "sha256:" + "2" * 64, "size": 10}]}).encode()
+        self.digest = name(manifest)
+        registry = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                good = "Basic " + base64.b64encode(("%s:%s" % (registry.user, registry.password)).encode()).decode()
+                last = self.path.rsplit("/", 1)[-1]
+                body = manifest if last in ("latest", registry.digest) else config if last == name(config) else None
+                ok = self.headers.get("Authorization") == good
+                registry.refused += not ok
+                self.send_response(401 if not ok else 200 if body else 404)
+                if not ok:
+                    self.send_header("WWW-Authenticate", 'Basic realm="private"')
+                self.send_header("Content-Type", "application/vnd.oci.image.manifest.v1+json")
+                self.send_header("Content-Length", str(len(body) if ok and body else 0))
+                self.end_headers()
+                if ok and body:
+                    self.wfile.write(body)
+
+            def log_message(self, *a):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.host = "127.0.0.1:%d" % self.server.server_port
+
+
 KEYS = "/tmp/mtc-keys.%d" % os.getpid()
 K1, L1 = key_line(1, "active")
 put_keys(KEYS, "# test\n", L1)
-w = kit.World(master_keys_file=KEYS)
+PRIVATE = PrivateRegistry()
+w = kit.World(master_keys_file=KEYS, fetch_program=kit.program("moat-fetch"), local_registries=[PRIVATE.host], insecure_registries=[PRIVATE.host])
 w.confirm = False
 CANARY = "cAnArY-7f3b9e-"
 H = "# MOAT_SECRETS_V1\n"
@@ -354,6 +393,55 @@ try:
         wait_for("audit of a denial", lambda: [x for x in w.ok("GET", O + "/audit?action=secrets.deliver")["items"] if x["decision"] == "deny"], 5)
         assert w.ok("GET", O + "/audit?action=secrets.change")["items"] and w.ok("GET", O + "/audit?action=secrets.replace")["items"]
         assert call(w.internal, "POST", "/internal/v1/nodes/self/secrets", {"instance_id": new[0]["id"], "version_id": two}).status == 200
+
+    @case("a private image: no credential no release; the organisation's is used, never shown, given to the node that pulls, and gone when removed")
+    def _():
+        C, secret = O + "/registry-credentials", canary("registry")
+        PRIVATE.password = secret
+        text = manifest("false", 1).replace("registry.test:5000/hello:latest", PRIVATE.host + "/team/app:latest")
+        r = w.q("POST", A + "/releases", {"manifest": text})
+        assert r.status == 400 and r.json["code"] == "image_not_found" and "registries set" in r.json["detail"], r.text
+        for host, body, status, code in ((PRIVATE.host, {"username": "robot"}, 400, "invalid_argument"), ("web", {"username": "robot", "password": "x"}, 400, "invalid_id"),
+                                         (PRIVATE.host, {"username": "a:b", "password": "x"}, 400, "invalid_argument"),
+                                         (PRIVATE.host, {"username": "robot", "password": "a\nb"}, 400, "invalid_argument")):
+            r = w.q("PUT", C + "/" + host, body)
+            assert (r.status, r.json["code"]) == (status, code), r.text
+        r = subprocess.run([kit.program("moat"), "registries", "set", PRIVATE.host, "--username", "robot", "--password-stdin"], input=secret + "\n", text=True,
+                           capture_output=True, env={"PATH": "/usr/bin:/bin", "HOME": w.d, "MOAT_API": "unix:" + w.api, "MOAT_TOKEN": w.token, "MOAT_ORG": O.rsplit("/", 1)[1]})
+        assert r.returncode == 0 and secret not in r.stdout + r.stderr, (r.stdout, r.stderr)
+        one = w.ok("GET", C)["items"]
+        assert len(one) == 1 and one[0]["host"] == PRIVATE.host and one[0]["username"] == "robot" and secret not in json.dumps(one), one
+        rel = w.ok("POST", A + "/releases", {"manifest": text})
+        assert rel["image_digest"] == PRIVATE.digest and rel["image_verified"] and PRIVATE.refused > 0, rel
+        r = w.q("PUT", C + "/" + PRIVATE.host, {"username": "robot", "password": "x"})
+        assert r.status == 400 and r.json["code"] == "expected_version_required", r.text
+        # the node: for an instance of its own that shall run, and no other
+        env = A + "/envs/" + w.ok("POST", A + "/envs", {"name": "private"})["id"]
+        w.ok("POST", env + "/secrets/confirm-none", {})
+        w.ok("POST", env + "/deploys", {"release_id": rel["id"]})
+        i = wait_for("an instance", lambda: w.ok("GET", env + "/instances")["items"], 30)[0]["id"]
+        asked = lambda x: call(w.internal, "POST", "/internal/v1/nodes/self/registry-credential", {"instance_id": x})
+        r = asked(i)
+        assert r.status == 200 and r.json == {"host": PRIVATE.host, "username": "robot", "password": secret}, r.status
+        assert asked("inst_01j" + "0" * 23).status == 403
+        public = running(E, w.ok("GET", S)["version_id"])[0]["id"]
+        assert asked(public).status == 404
+        wait_for("audit", lambda: [x for x in w.ok("GET", O + "/audit?action=registry.deliver")["items"] if x["resource_id"] == one[0]["id"] and x["result"] == "ok"], 5)
+        w.ok("POST", "/v1/admin/keys/verify", {})
+        # blocked: what runs goes on; evicted: it goes, and a deploy is told why
+        w.ok("POST", "/v1/image-blocks", {"digest": PRIVATE.digest, "reason": "miner"})
+        w.ok("POST", "/v1/image-blocks", {"digest": PRIVATE.digest, "evict": True, "reason": "miner"})
+        wait_for("drained", lambda: all(x["desired_reason"] == "release_blocked" for x in w.ok("GET", env + "/instances?include_stopped=true")["items"]), 20)
+        g = wait_for("blocked", lambda: [p for p in w.ok("GET", env + "/status")["processes"] if p["sched_condition"] == "blocked"], 20)[0]
+        assert g["reason"] == "release_blocked", g
+        assert w.q("DELETE", "/v1/image-blocks/" + PRIVATE.digest, {}).status == 400
+        w.ok("DELETE", "/v1/image-blocks/" + PRIVATE.digest, {"reason": "clean"})
+        wait_for("runs again", lambda: [x for x in w.ok("GET", env + "/instances")["items"] if x["status"] == "ready" and x["desired_state"] == "running"], 30)
+        assert w.ok("DELETE", C + "/" + PRIVATE.host, {})["already_deleted"] is False
+        assert w.ok("DELETE", C + "/" + PRIVATE.host, {})["already_deleted"] is True
+        assert asked(w.ok("GET", env + "/instances")["items"][0]["id"]).status in (403, 404)
+        assert w.pg.sql("SELECT count(*) FROM moat.registry_secrets").strip() == "0"
+        w.ok("DELETE", env, {})
 
     @case("nobody but the agent may ask")
     def _():

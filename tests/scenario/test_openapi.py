@@ -69,6 +69,10 @@ BODIES = {
     "PATCH " + O + "/service-principals/{sp_id}": {"name": "bot2", "expected_version": "$v"},
     "POST " + O + "/service-principals/{sp_id}/rotate": {"overlap_seconds": 60},
     "DELETE " + O + "/service-principals/{sp_id}": {},
+    "PUT " + O + "/registry-credentials/{host}": {"username": "walker", "password": "p", "expected_version": 0},
+    "DELETE " + O + "/registry-credentials/{host}": {},
+    "POST /v1/image-blocks": {"digest": "sha256:" + "9" * 64, "reason": "walk"},
+    "DELETE /v1/image-blocks/{digest}": {"reason": "walk"},
     "POST " + O + "/projects": {"name": "walk"},
     "PATCH " + O + "/projects/{project_id}": {"name": "walk2", "expected_version": "$v"},
     "DELETE " + O + "/projects/{project_id}": {},
@@ -219,6 +223,8 @@ def seed():
     u = w.ok("POST", "/v1/users", {"email": "seed-user@walk.example"})
     ids["user_id"] = u["id"]
     ids["enrollment_token_id"] = w.ok("POST", "/v1/enrollment-tokens", {})["id"]
+    ids["host"] = "registry.walk:5000"
+    ids["digest"] = "sha256:" + "9" * 64
     ids["name"] = "users_view"
     ids["dimension"] = "max_apps"
 
@@ -341,7 +347,7 @@ try:
             method, path = key.split()
             names = re.findall(r"{(\w+)}", path)
             for name in names:
-                for bad in (ids[name][:-1] + ("x" if name in ("name", "dimension") else "0" if ids[name][-1] != "0" else "1"), "x", "a" * 70, "..", "%00", "%2e%2e%2f", "a b".replace(" ", "%20")):
+                for bad in (ids[name][:-1] + ("x" if name in ("name", "dimension", "host", "digest") else "0" if ids[name][-1] != "0" else "1"), "x", "a" * 70, "..", "%00", "%2e%2e%2f", "a b".replace(" ", "%20")):
                     target = re.sub(r"{(\w+)}", lambda m: bad if m.group(1) == name else ids[m.group(1)], path)
                     sample = None if body is None else {} if "$v" in json.dumps(BODIES[key]) else fill(key, BODIES[key])
                     try:

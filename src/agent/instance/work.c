@@ -262,6 +262,16 @@ static void pull_work(void *arg)
                                   .arg = j,
                                   .cancelled = j->cancelled};
     struct mt_image_failure f = {0};
+    char user[MT_REGISTRY_USER_SIZE];
+    mt_auto_lockmem struct mt_lockmem password = {0};
+    struct mt_err why = {0};
+    int found = mt_registry_credential(j->a->secrets, j->st.instance_id, user, &password, &why);
+    if (found > 0) {
+        rq.username = user;
+        rq.password = (const char *)password.p;
+    } else if (found < 0) { /* most images want none; one that does says so */
+        mt_log(MT_WARN, "registry.no_credential", KV("instance_id", j->st.instance_id), KV_ERR(&why));
+    }
     if (mt_image_ensure(j->a->images, &rq, &j->disk, &f, &j->err) < 0) {
         if (f.reason == MT_REASON_NONE) {
             j->was_cancelled = true;

@@ -60,7 +60,7 @@ struct mt_api_call {
     char request_id[MT_API_REQUEST_ID];
     struct {
         char name[24];
-        char value[MT_ID_SIZE * 2];
+        char value[264]; /* longest: a registry's host and port */
     } param[MT_API_PARAMS];
     int params_n;
     struct mt_auth_who who;

@@ -34,7 +34,7 @@ bool mt_api_match(const char *tmpl, const char *path, struct mt_api_call *c)
             vlen >= sizeof c->param[0].value)
             return false;
         for (size_t i = 0; i < vlen; i++)
-            if (!strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-", path[i]))
+            if (!strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-:[]", path[i]))
                 return false;
         memcpy(c->param[c->params_n].name, tmpl + 1, nlen);
         c->param[c->params_n].name[nlen] = 0;

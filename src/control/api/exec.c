@@ -5,6 +5,7 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/str.h"
+#include "control/api/client_ip.h"
 #include "control/api/mutate.h"
 #include "control/api/sql.h"
 #include "control/api/trail.h"
@@ -266,9 +267,8 @@ static int append_connected(struct mt_api_call *c, const struct claim *k, const 
     const struct mt_cmd_ids ids = {.org_id = k->org, .app_id = k->app, .env_id = k->env};
     mt_auto_cmd struct mt_cmd *cmd = NULL;
     struct mt_cmd_done done = {0};
-    char ip[64] = "";
-    (void)mt_http_req_address(c->http, ip, sizeof ip);
-    json_t *payload = json_pack("{s:s,s:s}", "instance_id", k->instance, "source_ip", ip[0] ? ip : "local");
+    char ip[MT_CLIENT_IP_SIZE];
+    json_t *payload = json_pack("{s:s,s:s}", "instance_id", k->instance, "source_ip", mt_api_client_ip(c, ip));
     if (mt_cmd_new(&actor, &cmd, &c->err) < 0 || mt_cmd_event(cmd, MT_EV_EXEC_SESSION_CONNECTED, id, &ids, payload, &c->err) < 0 ||
         mt_cmd_rely(cmd, MT_RELY_EXEC_SESSION, id, NULL, 1, &c->err) < 0)
         return mt_api_fail_err(c);

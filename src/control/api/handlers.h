@@ -201,6 +201,15 @@ int mt_api_node_cert(struct mt_api_call *c);
 /* node_key.c */
 int mt_api_node_wg_key(struct mt_api_call *c);
 int mt_api_node_wg_key_result(struct mt_api_call *c);
+/* registries.c */
+int mt_api_registries_list(struct mt_api_call *c);
+int mt_api_registries_put(struct mt_api_call *c);
+int mt_api_registries_delete(struct mt_api_call *c);
+int mt_api_node_registry_credential(struct mt_api_call *c);
+/* image_blocks.c */
+int mt_api_image_blocks_list(struct mt_api_call *c);
+int mt_api_image_blocks_create(struct mt_api_call *c);
+int mt_api_image_blocks_delete(struct mt_api_call *c);
 /* node_states.c */
 int mt_api_nodes_approve(struct mt_api_call *c);
 int mt_api_nodes_cordon(struct mt_api_call *c);

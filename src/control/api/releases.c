@@ -8,6 +8,7 @@
 #include "base/str.h"
 #include "control/api/mutate.h"
 #include "control/api/sql.h"
+#include "control/registry/store.h"
 #include "model/manifest.h"
 #include "os/spawn.h"
 #include "wire/imageref.h"
@@ -119,7 +120,7 @@ static int fetch_failure(struct mt_api_call *c, const json_t *answer, const char
     if (!code || MT_STREQ(code, "internal") || MT_STREQ(code, "disk_full"))
         return mt_api_fail(c, 503, "registry_unavailable", "%s", msg);
     if (MT_STREQ(code, "registry_unauthorized"))
-        return mt_api_fail(c, 400, "image_not_found", "%s (the registry wants a credential)", msg);
+        return mt_api_fail(c, 400, "image_not_found", "%s; an organisation's credential is set by `moat registries set HOST`", msg);
     if (MT_STREQ(code, "image_invalid"))
         return mt_api_fail(c, 400, "image_platform_unsupported", "%s", msg);
     if (!mt_api_code_known(code, &status))
@@ -128,14 +129,26 @@ static int fetch_failure(struct mt_api_call *c, const json_t *answer, const char
 }
 
 /* Ask the registry through moat-fetch, a short-lived child (ruling R32). */
-static int resolve(struct mt_api_call *c, const char *ref, struct image *im)
+static int resolve(struct mt_api_call *c, const char *ref, const char *host, struct image *im)
 {
     const struct mt_control_conf *conf = &c->ctl->conf;
+    mt_auto_registry_login struct mt_registry_login login = {0};
     mt_auto_buf struct mt_buf out = MT_BUF_INIT(1024u * 1024u);
     mt_auto_json json_t *in =
         json_pack("{s:o,s:o,s:I,s:I,s:s*}", "local_registries", strings(&conf->local_registries), "insecure_registries",
                   strings(&conf->insecure_registries), "max_compressed_bytes", (json_int_t)conf->max_image_bytes,
                   "total_timeout_s", (json_int_t)conf->registry_timeout_seconds, "ca_file", conf->registry_ca_file);
+    int found = mt_registry_login(c->ctl->keys, c->pg, c->org.id, host, &login, &c->err);
+    if (found < 0) {
+        bool key = c->err.code == MT_E_UNAVAILABLE && strstr(c->err.msg, "master key");
+        mt_log(MT_ERROR, "registries.do_not_open", KV("org_id", (const char *)c->org.id), KV_ERR(&c->err));
+        return key ? mt_api_fail(c, 503, "master_key_unavailable", "the server lacks the master key of the credential for '%s'", host)
+                   : mt_api_fail_err(c);
+    }
+    if (found && in) {
+        json_object_set_new(in, "username", json_string(login.username));
+        json_object_set_new(in, "password", json_string((const char *)login.password.p));
+    }
     mt_auto_free char *input = in ? json_dumps(in, JSON_COMPACT) : NULL;
     mt_auto_json json_t *answer = NULL;
     const char *argv[] = {"moat-fetch", "resolve", ref, "--json", NULL};
@@ -147,6 +160,7 @@ static int resolve(struct mt_api_call *c, const char *ref, struct image *im)
         return mt_api_fail_err(c);
     }
     int rc = mt_run(&sp, input, strlen(input), &out, NULL, (int64_t)(conf->registry_timeout_seconds + 2) * 1000, &res, &c->err);
+    explicit_bzero(input, strlen(input));
     if (rc < 0 || mt_json_parse(mt_buf_cstr(&out), out.len, out.max, 32, &answer, &c->err) < 0) {
         mt_log(MT_ERROR, "release.resolve_failed", KV("ref", ref), KV_ERR(&c->err));
         return mt_api_fail(c, 503, "registry_unavailable", "the image reference could not be resolved in time");
@@ -207,7 +221,7 @@ static int find_image(struct mt_api_call *c, const struct mt_manifest *m, struct
             snprintf(full, sizeof full, "%s", im->ref);
         char keep[sizeof im->ref];
         memcpy(keep, im->ref, sizeof keep);
-        int rc = resolve(c, full, im);
+        int rc = resolve(c, full, parsed.host, im);
         memcpy(im->ref, keep, sizeof keep);
         return rc;
     }

@@ -5,6 +5,7 @@
 #include "base/str.h"
 #include "control/api/patch.h"
 #include "control/api/tenancy.h"
+#include "control/registry/store.h"
 #include "control/secrets/store.h"
 #include "model/names.h"
 
@@ -86,6 +87,9 @@ static int prepare_org_delete(struct mt_api_call *c, struct mt_cmd *cmd, struct 
         return dependents(c, r, "app", "the organisation still has apps; delete them first");
     if (rely(c, cmd, MT_RELY_ORG, c->org.id, c->org.version) < 0 || rely(c, cmd, MT_RELY_ORG_APPS, c->org.id, 0) < 0)
         return -1;
+    const struct mt_cmd_ids ids = {.org_id = c->org.id};
+    if (mt_registry_end(c->pg, cmd, &ids, &c->err) < 0)
+        return mt_api_fail_err(c);
     return mt_api_event(c, cmd, MT_EV_ORG_DELETED, c->org.id, json_object());
 }
 

@@ -20,7 +20,7 @@ static const struct mt_pg_stmt st_guard = {
                  " WHERE last_event_id = $1 AND last_chain_hash = $2 AND pg_try_advisory_xact_lock(" MT_LOCK_LOG ") RETURNING 1)"
                  " SELECT 1 / (SELECT count(*) FROM moved), pg_notify('moat_events', $5)"};
 
-#define UNDER_LOCK (1u << MT_RELY_LEASE) /* its holders change without the log: asked as late as can be */
+#define UNDER_LOCK (UINT64_C(1) << MT_RELY_LEASE) /* its holders change without the log: asked as late as can be */
 
 /* Numbers of the aggregates from memory; false when one is not known or a command has to go the long way. */
 static bool seqs_known(const struct batch *b, struct mt_cmd **cmds, int n)

@@ -121,7 +121,7 @@ int32_t batch_seqs_get(const struct batch_seqs *s, const struct cmd_event *e);
 void batch_seqs_put(struct batch_seqs *s, const struct cmd_event *e);
 /** Queue on @pg one statement per kind of reliance of @cmds, out of the set @wanted (bit mt_rely), that fails when one does
  * not hold. lookup.c. */
-int batch_send_guards(struct batch *b, struct mt_pg *pg, struct mt_cmd **cmds, int n, unsigned wanted, struct mt_err *err);
+int batch_send_guards(struct batch *b, struct mt_pg *pg, struct mt_cmd **cmds, int n, uint64_t wanted, struct mt_err *err);
 
 /* quota.c */
 void batch_quota_init(struct batch *b);

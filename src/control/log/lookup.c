@@ -56,6 +56,8 @@ static const struct mt_pg_stmt st_rely[MT_RELY_MAX][2] = {
     [MT_RELY_ENV_BUNDLE] = RELY("env_bundle", "secret_bundles_view", "v.env_id = k.a AND NOT v.deleted", "resource_version"),
     [MT_RELY_VOLUME] = RELY("volume", "volumes_view", "v.volume_id = k.a AND NOT v.deleted", "resource_version"),
     [MT_RELY_VOLUME_ATTACHMENT] = RELY("attachment", "volume_attachments_view", "v.attachment_id = k.a AND NOT v.deleted", "resource_version"),
+    [MT_RELY_REGISTRY] = RELY("registry", "registry_credentials_view", "v.reg_id = k.a AND NOT v.deleted", "resource_version"),
+    [MT_RELY_IMAGE_BLOCK] = RELY("image_block", "image_blocks_view", "v.digest = k.a AND NOT v.deleted", "resource_version"),
     [MT_RELY_LEASE] = RELY("lease", "leases", "v.name = k.a", "epoch"),
     [MT_RELY_ORG_NAME] = RELY("org_name", "orgs_view", "v.name = k.a AND NOT v.deleted", "resource_version"),
     [MT_RELY_PROJECT_NAME] =
@@ -168,13 +170,14 @@ static int ask_seqs(struct batch *b, struct mt_cmd **cmds, int n, struct lookups
 }
 
 /* One statement per kind of reliance out of the set @wanted; @l NULL: the failing form, on @pg. */
-static int ask_relies(struct batch *b, struct mt_pg *pg, struct mt_cmd **cmds, int n, unsigned wanted, struct lookups *l,
+static int ask_relies(struct batch *b, struct mt_pg *pg, struct mt_cmd **cmds, int n, uint64_t wanted, struct lookups *l,
                       struct mt_err *err)
 {
-    unsigned kinds = 0;
+    uint64_t kinds = 0;
+    _Static_assert(MT_RELY_MAX <= 64, "a set of kinds is one word");
     for (int i = 0; i < n; i++)
         for (int k = 0; k < cmds[i]->n_relies; k++)
-            kinds |= 1u << cmds[i]->relies[k].what;
+            kinds |= UINT64_C(1) << cmds[i]->relies[k].what;
     for (unsigned what = 0; what < MT_RELY_MAX; what++) {
         if (!((kinds & wanted) >> what & 1))
             continue;
@@ -208,7 +211,7 @@ static int ask_relies(struct batch *b, struct mt_pg *pg, struct mt_cmd **cmds, i
     return 0;
 }
 
-int batch_send_guards(struct batch *b, struct mt_pg *pg, struct mt_cmd **cmds, int n, unsigned wanted, struct mt_err *err)
+int batch_send_guards(struct batch *b, struct mt_pg *pg, struct mt_cmd **cmds, int n, uint64_t wanted, struct mt_err *err)
 {
     return ask_relies(b, pg, cmds, n, wanted, NULL, err);
 }

@@ -58,6 +58,10 @@ static const struct mt_pf f_sp_created[] = {TEXT("name"), TEXT("client_id"), TEX
 /* restrict: null takes the restriction away */
 static const struct mt_pf f_sp_updated[] = {TEXT_OPT("name"), {"scopes", MT_PF_TEXTS, false, NULL}, ANY_OPT("restrict"), END};
 static const struct mt_pf f_sp_rotated[] = {TEXT("rotation_id"), TEXT_OPT("old_valid_until"), END};
+/* no password: that is in moat.registry_secrets, by material_id */
+static const struct mt_pf f_registry_set[] = {TEXT("host"), TEXT("username"), TEXT("material_id"), END};
+static const struct mt_pf f_registry_deleted[] = {TEXT("host"), END};
+static const struct mt_pf f_image_block[] = {TEXT("digest"), BOOL("evict"), TEXT("reason"), END};
 static const struct mt_pf f_app_created[] = {TEXT("name"), TEXT_OPT("description"), TEXT_OPT("project_id"), END};
 /* description and project_id: null takes the value away */
 static const struct mt_pf f_app_updated[] = {TEXT_OPT("name"), ANY_OPT("description"), ANY_OPT("project_id"), END};
@@ -165,6 +169,8 @@ static const struct mt_pf *const fields[MT_EV_MAX] = {
     [MT_EV_SERVICE_PRINCIPAL_UPDATED] = f_sp_updated,
     [MT_EV_SERVICE_PRINCIPAL_SECRET_ROTATED] = f_sp_rotated,
     [MT_EV_SERVICE_PRINCIPAL_DELETED] = f_none,
+    [MT_EV_REGISTRY_CREDENTIAL_SET] = f_registry_set,
+    [MT_EV_REGISTRY_CREDENTIAL_DELETED] = f_registry_deleted,
     [MT_EV_PROJECT_CREATED] = f_name,
     [MT_EV_PROJECT_UPDATED] = f_name_opt,
     [MT_EV_PROJECT_DELETED] = f_none,
@@ -219,6 +225,8 @@ static const struct mt_pf *const fields[MT_EV_MAX] = {
     [MT_EV_ENROLLMENT_TOKEN_CREATED] = f_token_created,
     [MT_EV_ENROLLMENT_TOKEN_USED] = f_token_used,
     [MT_EV_ENROLLMENT_TOKEN_REVOKED] = f_none,
+    [MT_EV_IMAGE_BLOCK_SET] = f_image_block,
+    [MT_EV_IMAGE_BLOCK_CLEARED] = f_image_block,
     [MT_EV_CLUSTER_CONFIG_SET] = f_cluster_config,
     [MT_EV_CLUSTER_EPOCH_BUMPED] = f_epoch,
     [MT_EV_CLUSTER_RECOVERY_FINISHED] = f_epoch,

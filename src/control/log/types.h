@@ -29,6 +29,8 @@ enum mt_ev_birth { MT_EV_FIRST = 0, MT_EV_LATER, MT_EV_ANY };
     X(SERVICE_PRINCIPAL_UPDATED, "service_principal.updated", "service_principal", 1, LATER, true) \
     X(SERVICE_PRINCIPAL_SECRET_ROTATED, "service_principal.secret_rotated", "service_principal", 1, LATER, true) \
     X(SERVICE_PRINCIPAL_DELETED, "service_principal.deleted", "service_principal", 1, LATER, true) \
+    X(REGISTRY_CREDENTIAL_SET, "registry_credential.set", "registry_credential", 1, ANY, true) \
+    X(REGISTRY_CREDENTIAL_DELETED, "registry_credential.deleted", "registry_credential", 1, LATER, true) \
     X(PROJECT_CREATED, "project.created", "project", 1, FIRST, true)                   \
     X(PROJECT_UPDATED, "project.updated", "project", 1, LATER, true)                   \
     X(PROJECT_DELETED, "project.deleted", "project", 1, LATER, true)                   \
@@ -83,6 +85,8 @@ enum mt_ev_birth { MT_EV_FIRST = 0, MT_EV_LATER, MT_EV_ANY };
     X(ENROLLMENT_TOKEN_CREATED, "enrollment_token.created", "enrollment_token", 1, FIRST, false) \
     X(ENROLLMENT_TOKEN_USED, "enrollment_token.used", "enrollment_token", 1, LATER, false) \
     X(ENROLLMENT_TOKEN_REVOKED, "enrollment_token.revoked", "enrollment_token", 1, LATER, false) \
+    X(IMAGE_BLOCK_SET, "image_block.set", "image_block", 1, ANY, false)                \
+    X(IMAGE_BLOCK_CLEARED, "image_block.cleared", "image_block", 1, LATER, false)      \
     X(CLUSTER_CONFIG_SET, "cluster.config_set", "cluster", 1, ANY, false)              \
     X(CLUSTER_EPOCH_BUMPED, "cluster.epoch_bumped", "cluster", 1, ANY, false)          \
     X(CLUSTER_RECOVERY_FINISHED, "cluster.recovery_finished", "cluster", 1, ANY, false)

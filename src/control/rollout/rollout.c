@@ -356,12 +356,12 @@ static void drain_all(struct mt_step *s, enum mt_reason why)
     }
 }
 
-/* Everything goes, and comes back when the organisation is resumed: what is wanted stays as it is. */
-static void suspended(struct mt_step *s)
+/* Everything goes, and comes back when the operator takes it back: what is wanted stays as it is. */
+static void switched_off(struct mt_step *s, enum mt_reason why)
 {
-    struct mt_place_decision d = {.reason = MT_REASON_ORG_SUSPENDED};
+    struct mt_place_decision d = {.reason = why};
 
-    drain_all(s, MT_REASON_ORG_SUSPENDED);
+    drain_all(s, why);
     if (s->g->target_spec && s->g->desired > 0)
         mt_step_blocked(s, &d);
 }
@@ -476,7 +476,9 @@ static int step(struct mt_step *w, struct mt_arena *arena, struct mt_err *err)
     classify(w);
     settle(w);
     if (g->request.gates.org_suspended)
-        suspended(w);
+        switched_off(w, MT_REASON_ORG_SUSPENDED);
+    else if (g->request.gates.release_evicted)
+        switched_off(w, MT_REASON_RELEASE_BLOCKED);
     else if (!g->target_spec || g->desired == 0)
         drain_all(w, g->stop_all_reason == MT_REASON_NONE ? MT_REASON_SCALED_DOWN : g->stop_all_reason);
     else if (is_held(w))

@@ -97,6 +97,7 @@ struct mt_place_gates {
     bool volume_constraints_invalid; /* volumes and more than one replica */
     bool org_suspended;
     bool release_blocked;
+    bool release_evicted;            /* blocked, and what runs goes too (rollout.c) */
 };
 
 struct mt_place_request {

@@ -11,7 +11,7 @@
 
 #include <stdlib.h>
 
-/* The two tables with wrapped keys. Selects answer (id, org, env, bundle, wrapped); $1 master key, $2 after this id. */
+/* The tables with wrapped keys. Selects answer (id, org, env, bundle, wrapped); $1 master key, $2 after this id. */
 static const struct table {
     const char *what;
     struct mt_pg_stmt page, all, replace;
@@ -36,11 +36,20 @@ static const struct table {
                          " unnest($2::text[], $3::bytea[], $4::bytea[]) n(id, old, new)"
                          " WHERE m.bundle_id = n.id AND m.wrapped_tag_key = n.old"},
      true},
+    {"registry_credential",
+     {"rewrap_registries", "SELECT material_id, org_id, 'registry', reg_id, wrapped_data_key FROM moat.registry_secrets"
+                           " WHERE master_key_id = $1 AND material_id > $2 ORDER BY material_id LIMIT 100"},
+     {"verify_registries", "SELECT material_id, org_id, 'registry', reg_id, wrapped_data_key FROM moat.registry_secrets"
+                           " WHERE material_id > $1 ORDER BY material_id LIMIT 500"},
+     {"rewrap_put_registries", "UPDATE moat.registry_secrets m SET wrapped_data_key = n.new, master_key_id = $1 FROM"
+                               " unnest($2::text[], $3::bytea[], $4::bytea[]) n(id, old, new)"
+                               " WHERE m.material_id = n.id AND m.wrapped_data_key = n.old"},
+     false},
 };
 
 static const struct mt_pg_stmt rows_by_key = {
     "key_rows", "SELECT master_key_id, count(*)::int8 FROM (SELECT master_key_id FROM moat.secret_material UNION ALL"
-                " SELECT master_key_id FROM moat.secret_bundle_keys) k GROUP BY 1 ORDER BY 1"};
+                " SELECT master_key_id FROM moat.secret_bundle_keys UNION ALL SELECT master_key_id FROM moat.registry_secrets) k GROUP BY 1 ORDER BY 1"};
 static const struct mt_pg_stmt newest = {
     "verify_newest", "SELECT env_id, current_version_id FROM secret_bundles_view WHERE NOT deleted AND current_version_id IS NOT NULL"
                      " ORDER BY bundle_id"};

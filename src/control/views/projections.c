@@ -88,6 +88,7 @@ static const struct projection table[] = {
      {"proj_attachment_deleted", GONE("volume_attachments_view", "attachment_id", "volume_attachment.deleted")}},
     {MT_EV_VOLUME_DELETED,
      {"proj_volume_deleted", UPDATE("volumes_view", "volume_id", "volume.deleted", "deleted = true, state = 'deleted'")}},
+    {MT_EV_REGISTRY_CREDENTIAL_DELETED, {"proj_registry_deleted", GONE("registry_credentials_view", "reg_id", "registry_credential.deleted")}},
     {MT_EV_NODE_REMOVED,
      {"proj_node_removed", UPDATE("nodes_view", "node_id", "node.removed",
                                   "deleted = true, admin_state = 'removed', mesh_event_id = e.event_id, admin_reason = " P("reason"))}},
@@ -129,6 +130,14 @@ static const struct projection table[] = {
      {"proj_sp_rotated", UPDATE("service_principals_view", "sp_id", "service_principal.secret_rotated", "name = v.name")}},
     {MT_EV_SERVICE_PRINCIPAL_DELETED,
      {"proj_sp_deleted", GONE("service_principals_view", "sp_id", "service_principal.deleted")}},
+    {MT_EV_REGISTRY_CREDENTIAL_SET,
+     {"proj_registry_set",
+      "INSERT INTO registry_credentials_view (reg_id, org_id, host, username, material_id, set_by, " BORN_COLS ")"
+      " SELECT e.aggregate_id, e.org_id, " P("host") ", " P("username") ", " P("material_id") ", e.actor_id, " BORN
+      E_OF("registry_credential.set")
+      " ON CONFLICT (reg_id) DO UPDATE SET username = excluded.username, material_id = excluded.material_id, set_by = excluded.set_by,"
+      " updated_at = excluded.updated_at, resource_version = registry_credentials_view.resource_version + 1,"
+      " last_event_id = excluded.last_event_id WHERE registry_credentials_view.last_event_id < excluded.last_event_id"}},
     {MT_EV_ORG_QUOTA_SET,
      {"proj_org_quota_set",
       "INSERT INTO org_quotas_view (org_id, dimension, limit_value, " BORN_COLS ") SELECT e.aggregate_id, " P("dimension") ", "
@@ -366,6 +375,15 @@ static const struct projection table[] = {
     {MT_EV_ENROLLMENT_TOKEN_USED,
      {"proj_enr_used", UPDATE("enrollment_tokens_view", "enr_id", "enrollment_token.used",
                               "used_by = " P("node_id") ", used_at = e.occurred_at")}},
+    {MT_EV_IMAGE_BLOCK_SET,
+     {"proj_image_block_set",
+      "INSERT INTO image_blocks_view (digest, evict, reason, set_by, " BORN_COLS ") SELECT e.aggregate_id, " PBOOL("evict") ", "
+      P("reason") ", e.actor_id, " BORN E_OF("image_block.set")
+      " ON CONFLICT (digest) DO UPDATE SET evict = excluded.evict, reason = excluded.reason, set_by = excluded.set_by, deleted = false,"
+      " updated_at = excluded.updated_at, resource_version = image_blocks_view.resource_version + 1,"
+      " last_event_id = excluded.last_event_id WHERE image_blocks_view.last_event_id < excluded.last_event_id"}},
+    {MT_EV_IMAGE_BLOCK_CLEARED,
+     {"proj_image_block_cleared", UPDATE("image_blocks_view", "digest", "image_block.cleared", "deleted = true, reason = " P("reason"))}},
     {MT_EV_CLUSTER_CONFIG_SET, {"proj_cluster_config", CLUSTER_UPSERT(P("key"), "e.payload->'value'", "cluster.config_set")}},
     /* The state of a recovery is the row of the key `recovery`, its middle state set as a setting of that key. */
     {MT_EV_CLUSTER_EPOCH_BUMPED, {"proj_cluster_epoch", CLUSTER_UPSERT("'recovery'", RECOVERY("frozen"), "cluster.epoch_bumped")}},
@@ -376,7 +394,8 @@ static const struct projection table[] = {
 static const char *const tables[] = {
     "users_view",       "orgs_view",   "org_members_view", "service_principals_view", "projects_view",        "apps_view",      "envs_view",  "releases_view", "deploys_view",
     "org_quotas_view",  "secret_bundles_view",
-    "env_desired_view", "routes_view", "hostname_owners_view", "instances_view", "exec_sessions_view", "volumes_view", "volume_attachments_view", "nodes_view", "cluster_view", "enrollment_tokens_view", NULL,
+    "env_desired_view", "routes_view", "hostname_owners_view", "instances_view", "exec_sessions_view", "volumes_view", "volume_attachments_view", "nodes_view", "cluster_view", "enrollment_tokens_view",
+    "registry_credentials_view", "image_blocks_view", NULL,
 };
 
 const char *const *mt_proj_tables(void)

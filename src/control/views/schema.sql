@@ -64,6 +64,22 @@ CREATE TABLE service_principals_view (
 );
 CREATE INDEX service_principals_view_org ON service_principals_view (org_id) WHERE NOT deleted;
 
+-- Who an organisation is at a registry; the password is in moat.registry_secrets.
+CREATE TABLE registry_credentials_view (
+  reg_id           text CONSTRAINT registry_credentials_view_pkey PRIMARY KEY,
+  org_id           text NOT NULL,
+  host             text NOT NULL,
+  username         text NOT NULL,
+  material_id      text NOT NULL,
+  set_by           text NOT NULL,
+  deleted          boolean NOT NULL DEFAULT false,
+  created_at       timestamptz NOT NULL,
+  updated_at       timestamptz NOT NULL,
+  resource_version bigint NOT NULL,
+  last_event_id    bigint NOT NULL
+);
+CREATE UNIQUE INDEX registry_credentials_view_host_live ON registry_credentials_view (org_id, host) WHERE NOT deleted;
+
 -- Limits that an operator set; NULL: taken back, the tier's default counts again.
 CREATE TABLE org_quotas_view (
   org_id           text NOT NULL,
@@ -433,6 +449,19 @@ CREATE TABLE enrollment_tokens_view (
   used_by          text NULL,
   used_at          timestamptz NULL,
   deleted          boolean NOT NULL DEFAULT false, -- revoked
+  created_at       timestamptz NOT NULL,
+  updated_at       timestamptz NOT NULL,
+  resource_version bigint NOT NULL,
+  last_event_id    bigint NOT NULL
+);
+
+-- Images that may not run, by digest: of the reference or of one platform.
+CREATE TABLE image_blocks_view (
+  digest           text CONSTRAINT image_blocks_view_pkey PRIMARY KEY,
+  evict            boolean NOT NULL, -- what runs of it is drained too
+  reason           text NOT NULL,
+  set_by           text NOT NULL,
+  deleted          boolean NOT NULL DEFAULT false,
   created_at       timestamptz NOT NULL,
   updated_at       timestamptz NOT NULL,
   resource_version bigint NOT NULL,

@@ -126,6 +126,10 @@ STATE_DIFF = {
                 {"kind": "instance_ended", "text": f"web {INST} ended: a newer instance took its place{ESC}", "env_id": ENV, "id": INST, "at": T % (5, 0)}],
     "patch": [{"op": "replace", "path": "/processes/0/release_number", "value": 2}]}
 
+REGISTRY = {"id": oid("reg", 1), "org_id": ORG, "host": "registry.test:5000", "username": f"robot{ESC}", "updated_by": oid("usr", 1), "resource_version": 2,
+            "created_at": T % (1, 0), "updated_at": T % (2, 0)}
+BLOCK = {"digest": "sha256:" + "9" * 64, "evict": True, "reason": f"miner{ESC}", "updated_by": oid("usr", 1), "resource_version": 1, "created_at": T % (1, 0),
+         "updated_at": T % (1, 0)}
 SV1, SV2 = oid("sv", 1), oid("sv", 2)
 SECRETS = {"env_id": ENV, "config_gate": "set", "bundle_id": oid("sb", 1), "version_id": SV2, "version_number": 2, "key_count": 2, "key_names": ["A", "DB_PASS"],
            "size_bytes": 60, "data_hash": "ab" * 32, "updated_at": T % (5, 0), "updated_by": oid("usr", 1), "resource_version": 3,
@@ -239,6 +243,15 @@ ANSWERS = {
     ("PATCH", O): receipt("org.update", dict(named(ORG, "corp"), resource_version=8)),
     ("DELETE", O): {"ok": True, "already_deleted": False},
     ("GET", f"{O}/projects"): lst(named(PRJ, "team")),
+    ("GET", f"{O}/registry-credentials"): lst(REGISTRY),
+    ("GET", f"{O}/registry-credentials?host=registry.test%3A5000"): lst(REGISTRY),
+    ("GET", f"{O}/registry-credentials?host=other.test"): lst(),
+    ("PUT", f"{O}/registry-credentials/registry.test:5000"): receipt("registry.set", dict(REGISTRY, resource_version=3)),
+    ("PUT", f"{O}/registry-credentials/other.test"): receipt("registry.set", dict(REGISTRY, id=oid("reg", 2), host="other.test", resource_version=1)),
+    ("DELETE", f"{O}/registry-credentials/registry.test:5000"): {"ok": True, "already_deleted": False},
+    ("GET", "/v1/image-blocks"): lst(BLOCK),
+    ("POST", "/v1/image-blocks"): receipt("image.block", BLOCK),
+    ("DELETE", f"/v1/image-blocks/{BLOCK['digest']}"): {"ok": True, "already_deleted": False},
     ("POST", f"{O}/projects"): receipt("project.create", named(oid("prj", 2), "crew")),
     ("GET", f"{O}/projects/{PRJ}"): dict(named(PRJ, "team"), resource_version=1),
     ("PATCH", f"{O}/projects/{PRJ}"): receipt("project.update", dict(named(PRJ, "crew"), resource_version=2)),

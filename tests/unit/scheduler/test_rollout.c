@@ -427,6 +427,22 @@ static void a_suspended_group_drains_and_forgets_nothing(void **state)
     assert_string_equal(step(&s), "+a +b"); /* resumed */
 }
 
+static void an_evicted_image_is_drained_and_comes_back_when_it_may(void **state)
+{
+    (void)state;
+    struct scene s;
+    draw(&s, "RR", 2);
+    s.g.stable_spec = s.g.recorded_target = "new";
+    s.g.request.gates.release_blocked = true;
+    assert_string_equal(step(&s), ""); /* blocked alone: what runs goes on */
+    draw(&s, "RR", 2);
+    s.g.stable_spec = s.g.recorded_target = "new";
+    s.g.request.gates.release_blocked = s.g.request.gates.release_evicted = true;
+    assert_string_equal(step(&s), "-i00 -i01");
+    assert_int_equal(s.r.condition, MT_ROLL_BLOCKED);
+    assert_int_equal(s.r.reason, MT_REASON_RELEASE_BLOCKED);
+}
+
 static void a_restart_of_one_with_volumes_drains_it_first(void **state)
 {
     (void)state;
@@ -466,6 +482,7 @@ int main(void)
         cmocka_unit_test(outside_a_rollout_a_crashing_one_moves_but_not_for_ever),
         cmocka_unit_test(surge_is_a_quarter_rounded_up),
         cmocka_unit_test(a_suspended_group_drains_and_forgets_nothing),
+        cmocka_unit_test(an_evicted_image_is_drained_and_comes_back_when_it_may),
         cmocka_unit_test(a_restart_of_one_with_volumes_drains_it_first),
         cmocka_unit_test(a_group_that_wants_nothing_is_written_about_once),
     };
