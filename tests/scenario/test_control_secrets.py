@@ -431,7 +431,7 @@ try:
         # blocked: what runs goes on; evicted: it goes, and a deploy is told why
         w.ok("POST", "/v1/image-blocks", {"digest": PRIVATE.digest, "reason": "miner"})
         w.ok("POST", "/v1/image-blocks", {"digest": PRIVATE.digest, "evict": True, "reason": "miner"})
-        wait_for("drained", lambda: all(x["desired_reason"] == "release_blocked" for x in w.ok("GET", env + "/instances?include_stopped=true")["items"]), 20)
+        wait_for("drained", lambda: all(x.get("desired_reason") == "release_blocked" for x in w.ok("GET", env + "/instances?include_stopped=true")["items"]), 20)
         g = wait_for("blocked", lambda: [p for p in w.ok("GET", env + "/status")["processes"] if p["sched_condition"] == "blocked"], 20)[0]
         assert g["reason"] == "release_blocked", g
         assert w.q("DELETE", "/v1/image-blocks/" + PRIVATE.digest, {}).status == 400
@@ -616,7 +616,7 @@ try:
         r = subprocess.run([kit.program("moat-control"), "--config", w.d + "/control.toml", "verify-views"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         assert r.returncode == 0, r.stdout[-1500:]
 
-    @case("no planted value is in the database, its WAL, any log, record, metric or file; and the search finds what is there")
+    @case("A10 no planted value is in the database, its WAL, any log, record, metric or file; and the search finds what is there")
     def _():
         found = everywhere()
         assert not found, found[:5]
