@@ -113,7 +113,7 @@ try:
         assert stored.startswith("$argon2id$v=19$m=65536,t=3,p=1$"), stored
         assert w.ok("GET", "/v1/users/" + alice_id)["has_password"]
 
-    @case("device flow: pending, slow down, approved, tokens once")
+    @case("A09 device flow: pending, slow down, approved, tokens once")
     def _():
         d = start()
         assert re.match(r"^[BCDFGHJKLMNPQRSTVWXZ]{4}-[BCDFGHJKLMNPQRSTVWXZ]{4}$", d["user_code"]), d
@@ -136,7 +136,7 @@ try:
         me = call(w.api, "GET", "/v1/auth/whoami", None, {"Authorization": "Bearer " + t["access_token"]}).json
         assert me["email"] == "alice@a.example" and me["token"]["kind"] == "session", me
 
-    @case("device flow: denied, expired, unknown codes; scopes asked for are shown and kept")
+    @case("A09 device flow: denied, expired, unknown codes; scopes asked for are shown and kept")
     def _():
         d = start(scopes=["apps:read", "logs:read"])
         alice.go("GET", "/device?user_code=" + d["user_code"])
@@ -237,7 +237,7 @@ try:
         b = Browser()
         assert b.sign_in("ops@a.example", PASSWORD).status == 403 and "need a one-time code" in b.page
 
-    @case("refresh: a new pair each time; the old one works for 30 s; later use ends the whole login")
+    @case("A09 refresh: a new pair each time; the old one works for 30 s; later use ends the whole login")
     def _():
         p = Person(w, "carol@a.example")
         first, second = p.refresh, post("/v1/auth/token/refresh", {"refresh_token": p.refresh}).json

@@ -103,7 +103,7 @@ try:
     def _():
         assert set(w.all_scopes) == set(m.SCOPES) | set(m.OPERATOR) , set(w.all_scopes) ^ (set(m.SCOPES) | set(m.OPERATOR))
 
-    @case("each role x each endpoint is as section 10.4 says")
+    @case("A08 each role x each endpoint is as section 10.4 says")
     def _():
         bad, n = [], 0
         for letter, person in people.items():
@@ -138,7 +138,7 @@ try:
                     bad.append("%s %s with %s -> %d %s" % (method, path, (token or "")[:12], status, code))
         check(bad)
 
-    @case("each endpoint x foreign and mixed ids: 404, the same whether the thing exists or not")
+    @case("A07 each endpoint x foreign and mixed ids: 404, the same whether the thing exists or not")
     def _():
         nobody = dict(mine, org_id="org_" + ULID)
         mixed = [dict(mine, org_id=theirs["org_id"]), dict(theirs, org_id=mine["org_id"]), dict(mine, app_id=theirs["app_id"]),

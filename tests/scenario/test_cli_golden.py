@@ -622,7 +622,7 @@ def progress_on_a_terminal(b):
     assert [w for _, w in steps(plain)] == [w for _, w in steps(err)] and "timeline" in plain, (plain, err)
 
 
-def every_exit_code_was_seen(b):
+def a18_every_exit_code_was_seen(b):
     """Of control-plane.md 15.4; 130 has a case of its own."""
     assert b.codes == set(range(9)), b.codes
 
@@ -706,8 +706,8 @@ def main():
                   no_platform_is_usage, the_target_is_resolved_in_order, a_key_given_is_the_key_sent, scaling_waits_until_it_is_so, watching_is_no_json, waiting_ends_in_time, waiting_for_an_object_ends_in_time, an_interrupt_ends_the_waiting_only,
                   a_stream_goes_on_where_it_ended, a_log_stream_does_too, a_closed_pipe_ends_quietly, doctor_reaches_the_platform, few_libraries_are_loaded_at_the_start, on_a_terminal, progress_on_a_terminal, retry_after_is_kept,
                   mutations_keep_their_key_when_tried_again, debug_shows_no_secret, completion_runs_in_the_shells, schemas_see_what_is_wrong, a_bundle_holds_no_secret, the_app_of_the_file_and_of_the_flag_must_agree,
-                  the_mesh_names_the_broken_pair, every_exit_code_was_seen):
-            cases.append((f.__name__.replace("_", " "), lambda f=f: f(b)))
+                  the_mesh_names_the_broken_pair, a18_every_exit_code_was_seen):
+            cases.append((f.__name__.replace("_", " ").replace("a18 ", "A18 "), lambda f=f: f(b)))
         for name, case in cases:
             try:
                 case()

@@ -320,7 +320,7 @@ try:
         c.close()
         assert seen[-1] == "line 5" and last["line"] == "live" and last["process_type"] == "web", (seen, last)
 
-    @case("the event stream resumes without gap or double, across a restart of the server")
+    @case("A16 the event stream resumes without gap or double, across a restart of the server")
     def _():
         head = w.ok("GET", O + "/events?limit=1")["head_event_id"]
         c = kit.UnixHTTP(w.api, 10)

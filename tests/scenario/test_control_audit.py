@@ -116,7 +116,7 @@ try:
         got = [a for a in records() if a["decision"] == "deny"]
         assert len(got) == 2 and got[0]["error_code"] == "insufficient_scope" and got[0]["scopes"] != "*", got
 
-    @case("10: nothing planted is in the audit tables: no body, no key, no token")
+    @case("A10 nothing planted is in the audit tables: no body, no key, no token")
     def _():
         dump = w.pg.sql("SELECT l::text FROM moat.audit_log l UNION ALL SELECT p::text FROM moat.audit_pending p")
         assert org["id"] in dump

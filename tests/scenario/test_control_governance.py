@@ -147,7 +147,7 @@ try:
         assert quota("max_apps")["used"] == used + 5
         limit("max_apps", None)
 
-    @case("14: two scale-ups that together exceed: one succeeds")
+    @case("A14 two scale-ups that together exceed: one succeeds")
     def _():
         envs = []
         for i in range(8):

@@ -89,7 +89,7 @@ try:
     for t in threads:
         t.start()
 
-    @case("the process outlives every outage of the database")
+    @case("A15 the process outlives every outage of the database")
     def _():
         end, outages = time.monotonic() + seconds, 0
         while time.monotonic() < end:

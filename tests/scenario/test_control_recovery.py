@@ -112,7 +112,7 @@ def play(name, restart, forget, twin):
         plans, edge = len(w.agent.plans), w.edge_config()
         lines = thread = None
 
-        @case(name + ": found, nothing is stopped or told, changes are refused, reads go on with a warning")
+        @case(name + ": A15 found, nothing is stopped or told, changes are refused, reads go on with a warning")
         def _():
             nonlocal lines, thread
             if not restart:

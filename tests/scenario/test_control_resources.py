@@ -230,7 +230,7 @@ try:
 
     # ---------------------------------------------------------------- keys
 
-    @case("acceptance 2: every mutation repeated with its key has one effect, with another body it is refused, 50 at once too")
+    @case("A02 every mutation repeated with its key has one effect, with another body it is refused, 50 at once too")
     def _():
         A, E = make("keys")
         B, _ = make("keys-other")
@@ -299,7 +299,7 @@ try:
         assert two.pop("receipt") == dict(r, replayed=True) and two == one
         assert "receipt" not in w.ok("POST", O + "/apps", {"name": "receipt"}, key="rc")
 
-    @case("acceptance 3: 200 parallel creates of one name make one app; the log has no gap")
+    @case("A03 200 parallel creates of one name make one app; the log has no gap")
     def _():
         with concurrent.futures.ThreadPoolExecutor(50) as ex:
             rs = list(ex.map(lambda _: w.q("POST", O + "/apps", {"name": "two-hundred"}), range(200)))
@@ -482,7 +482,7 @@ try:
         assert {i for i, t in kind.items() if t == "api"} != {i for i, t in now.items() if t == "api"}, (kind, now)
         refused(w.q("POST", E + "/restarts", {"process_types": ["nope"]}), 400, "unknown_process_type")
 
-    @case("acceptance 12: scale 3, 5, 3 leaves 3; without max above 1 may be asked, above max or below 0 not; reset goes back")
+    @case("A12 scale 3, 5, 3 leaves 3; without max above 1 may be asked, above max or below 0 not; reset goes back")
     def _():
         A, E = make("replicas")
         w.ok("POST", E + "/deploys", {"release_id": release(A)["id"]})
@@ -549,7 +549,7 @@ try:
             wait_for("one to go", lambda: len(gone()) > len(before))
             assert gone() - before == {who}, (n, who, gone() - before)
 
-    @case("acceptance 11: a failing release leaves the old serving and fails by the limits; on_failure=rollback goes back by itself, once")
+    @case("A11 a failing release leaves the old serving and fails by the limits; on_failure=rollback goes back by itself, once")
     def _():
         A, E = make("broken")
         good = release(A)
@@ -580,7 +580,7 @@ try:
 
     # ---------------------------------------------------------------- routes
 
-    @case("acceptance 13: a host name has one environment; conflicts never tell whose; other ports of it are free there")
+    @case("A13 a host name has one environment; conflicts never tell whose; other ports of it are free there")
     def _():
         org = "/v1/orgs/" + w.ok("POST", "/v1/orgs", {"name": "rival"})["id"]
         other = org + "/apps/" + w.ok("POST", org + "/apps", {"name": "a"})["id"]

@@ -74,7 +74,7 @@ def main():
     for org in (A, B):
         w.ok("PUT", org + "/quotas/max_apps", {"limit": 100000, "reason": "each event of this test is an app"})
 
-    @case("streams opened while commands run have every event of theirs, once, in order, and none of another organisation")
+    @case("A05 streams opened while commands run have every event of theirs, once, in order, and none of another organisation")
     def _():
         ts = writers(w, a, "w", 4, 60) + writers(w, b, "x", 2, 60)
         streams = []

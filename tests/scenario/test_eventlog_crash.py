@@ -112,7 +112,7 @@ def main():
         tool("up", where)
         known = {}
         for n, (how, seconds, clients) in enumerate(ROUNDS):
-            name = f"round {n + 1} ({how}, {clients} clients): nothing answered or streamed is lost"
+            name = f"round {n + 1} ({how}, {clients} clients): A19 nothing answered or streamed is lost"
             try:
                 wrong, said = one_round(where, how, seconds, clients, known)
             except Exception as e:  # noqa: BLE001

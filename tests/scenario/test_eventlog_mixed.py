@@ -184,7 +184,7 @@ try:
     out = subprocess.run([HISTORY, "check", where], capture_output=True, text=True, timeout=600)
     log, views = (out.stdout.splitlines() + ["", ""])[:2]
     report(log.startswith("log ") and log.endswith(" good"), "the log has no gap, its chain and numbers are whole", log or out.stderr)
-    report(views.startswith("views ") and views.split()[2] == "0", "every view equals a rebuild", views)
+    report(views.startswith("views ") and views.split()[2] == "0", "A04 every view equals a rebuild", views)
     sql = subprocess.run(["psql", "-h", where + "/sock", "-U", "moat_super", "-AtF", " ", "-c",
                           "SELECT e.idempotency_key, count(*), max(e.event_id), max(e.event_id) - min(e.event_id), sum(r.event_id) FROM moat.events e"
                           " LEFT JOIN moat.idempotency_records r USING (event_id)"

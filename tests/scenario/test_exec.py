@@ -408,7 +408,7 @@ def main():
         for fn in (codes_and_streams, pipes, terminal, ctrl_c_under_flood, signals_without_a_terminal, stop_and_go, limit, who_may,
                    tokens_are_good_once, bad_frames, told, cli_killed, cli_terminated, agent_killed, control_killed, control_stopped, over_tls, instance_stopped):
             if fn.__name__ in only or not only and fn.__name__ not in MEASURED:
-                c.run(fn.__name__.replace("_", " "), fn)
+                c.run("A17 " + fn.__name__.replace("_", " "), fn)
     p.finish(c)
     return 1 if c.failed else 0
 

@@ -305,13 +305,13 @@ try:
         text = open(path, "rb").read().decode()
         return w.ok("POST", "/v1/orgs/%s/apps/%s/manifest/validate" % (org, app), {"manifest": text, "manifest_format": "toml"})
 
-    @case("the server gives every good manifest the hash the CLI gives it")
+    @case("A06 the server gives every good manifest the hash the CLI gives it")
     def _():
         for name, path in GOOD.items():
             r = validate(path)
             assert r["ok"] and r["manifest_hash"] == hashes[name], (name, r)
 
-    @case("the server gives every bad manifest the list of problems the CLI gives it")
+    @case("A06 the server gives every bad manifest the list of problems the CLI gives it")
     def _():
         for name, path in BAD.items():
             r = validate(path)

@@ -369,7 +369,7 @@ def main():
         if c.run("moat up starts a platform", up):
             c.run("a second start is ready within 6 s", up_is_fast)
             c.run("up --detach on a running platform says so", second_up)
-            if c.run("deploy --wait brings the example up with a split timeline", first_deploy):
+            if c.run("A01 deploy --wait brings the example up with a split timeline", first_deploy):
                 c.run("curl gets the page over TLS that ends inside the VM", page)
                 c.run("a name without a route gets alert unrecognized_name", wrong_name)
                 c.run("every command speaks JSON, one document", json_everywhere)
@@ -377,7 +377,7 @@ def main():
                 c.run("deploying the same again changes nothing", idempotent)
                 c.run("a rolling update loses no request", rolling_update)
                 c.run("a failing release is held, the old one keeps serving", failing_release_is_held)
-                c.run("rollback brings the first release back", rollback)
+                c.run("A01 rollback brings the first release back", rollback)
                 c.run("scale to two and back", scale)
                 if c.run("a new version of the secrets replaces two replicas under load, no request fails", rotation):
                     c.run("tampered secrets start nothing, and instance and operator are told why", tampered)

@@ -867,7 +867,7 @@ static void side_writes_decide_with_their_counts(void **state)
     assert_string_equal(lab_text(&lab, "SELECT next_address::text || (SELECT count(*) FROM orgs_view WHERE name LIKE 'org_side%') FROM ipam_counters"), "62");
 }
 
-static void verify_accepts_the_log_and_names_a_flipped_byte(void **state)
+static void a20_verify_accepts_the_log_and_names_a_flipped_byte(void **state)
 {
     (void)state;
     struct mt_log_verdict v;
@@ -951,7 +951,7 @@ int main(void)
         cmocka_unit_test(a_cause_is_an_earlier_event),
         cmocka_unit_test(the_application_cannot_change_the_log),
         cmocka_unit_test(side_writes_decide_with_their_counts),
-        cmocka_unit_test(verify_accepts_the_log_and_names_a_flipped_byte),
+        cmocka_unit_test(a20_verify_accepts_the_log_and_names_a_flipped_byte),
         cmocka_unit_test(the_appender_comes_back_after_the_server_was_away),
     };
     return cmocka_run_group_tests_name("eventlog-append", tests, up, down);
