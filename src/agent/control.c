@@ -36,6 +36,7 @@ struct mt_control {
     pthread_cond_t wake;
     /* under lock */
     bool quit;
+    bool repoll; /* plan_client was cancelled to be made anew */
     char *status, *beat; /* bodies waiting to be sent, owned */
     struct note *note;   /* another document waiting to be sent, owned */
     uint64_t after, epoch;
@@ -199,6 +200,22 @@ static int ask_plan(struct mt_control *c, struct mt_err *err)
     return rc;
 }
 
+/* The client was cancelled by mt_control_repoll: another one in its place. False: it was not, or there is no memory for it now. */
+static bool fresh_client(struct mt_control *c)
+{
+    struct mt_http_client *old = NULL;
+    (void)pthread_mutex_lock(&c->lock);
+    struct mt_http_client *new = c->repoll && !c->quit ? mt_agent_client(c->a, &c->plan_generation) : NULL;
+    if (new) {
+        old = c->plan_client;
+        c->plan_client = new;
+        c->repoll = false;
+    }
+    (void)pthread_mutex_unlock(&c->lock);
+    mt_http_client_free(old);
+    return new != NULL;
+}
+
 static void *plan_main(void *arg)
 {
     struct mt_control *c = arg;
@@ -208,6 +225,8 @@ static void *plan_main(void *arg)
         struct mt_err err = {0};
         int64_t t0 = mt_clock_mono();
         int rc = ask_plan(c, &err);
+        if (rc == -MT_E_CANCELLED && fresh_client(c))
+            continue;
         atomic_store(&c->reachable, rc == 0 || rc == -MT_E_INVALID);
         if (rc == 0) {
             pause = PAUSE_FIRST_MS;
@@ -399,6 +418,18 @@ void mt_control_beat_now(struct mt_control *c)
         mt_loop_timer_after(c->beat_timer, 0);
 }
 
+void mt_control_repoll(struct mt_control *c)
+{
+    if (!c || !c->a->identity) /* a Unix socket is no firewall's business */
+        return;
+    (void)pthread_mutex_lock(&c->lock);
+    if (!c->quit && !c->repoll) {
+        c->repoll = true;
+        mt_http_client_cancel(c->plan_client);
+    }
+    (void)pthread_mutex_unlock(&c->lock);
+}
+
 bool mt_control_reachable(const struct mt_control *c)
 {
     return c && atomic_load(&c->reachable);
@@ -462,9 +493,9 @@ void mt_control_free(struct mt_control *c)
     (void)pthread_mutex_lock(&c->lock);
     c->quit = true;
     (void)pthread_cond_broadcast(&c->wake);
-    (void)pthread_mutex_unlock(&c->lock);
-    if (c->plan_client)
+    if (c->plan_client) /* its thread may put another one there */
         mt_http_client_cancel(c->plan_client);
+    (void)pthread_mutex_unlock(&c->lock);
     if (c->post_client)
         mt_http_client_cancel(c->post_client);
     if (c->plan_started)

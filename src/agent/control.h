@@ -28,5 +28,8 @@ typedef void mt_control_answer_fn(void *arg, int status, const char *detail);
 int mt_control_post(struct mt_control *c, const char *target, json_t *body, mt_control_answer_fn *fn, void *arg, struct mt_err *err);
 /** Something a heartbeat tells has changed: send one now. */
 void mt_control_beat_now(struct mt_control *c);
+/** The host's firewall was just loaded: connections that are older are unknown to its connection tracking, which takes the next answer on one
+ *  for a stranger's packet. Ask for the plan on a new connection. NULL is fine. */
+void mt_control_repoll(struct mt_control *c);
 /** True while the last exchange worked. */
 bool mt_control_reachable(const struct mt_control *c);

@@ -210,6 +210,8 @@ static void net_done(void *arg)
             mt_log(MT_INFO, "network.loaded", KV("mode", a->conf.host_firewall), KV("egress", j->fw.egress_mode));
         if (!a->fw_loaded)
             mt_control_beat_now(a->control);
+        if (!a->fw_loaded && strcmp(a->conf.host_firewall, "full") == 0)
+            mt_control_repoll(a->control);
         a->fw_loaded = true;
         mt_agent_look_soon(a);
     }

@@ -239,7 +239,12 @@ static int connect_one(const struct addrinfo *a, int64_t deadline_ns, int cancel
     if (fd < 0)
         return MT_FAIL_ERRNO(err, MT_E_IO, "socket");
     (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    /* a long poll is silent: a peer that is gone, or a firewall that has forgotten the connection (loaded anew), must show within a minute */
+    const int idle_s = 15, between_s = 5, times = 6;
     (void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof idle_s);
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &between_s, sizeof between_s);
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &times, sizeof times);
     if (connect(fd, a->ai_addr, a->ai_addrlen) < 0 && errno != EINPROGRESS && errno != EINTR)
         return MT_FAIL_ERRNO(err, MT_E_UNAVAILABLE, "connect");
     for (;;) {

@@ -201,17 +201,19 @@ try:
 
     @case("the control plane's machine is in the mesh, two others join: one for the edge, one for work")
     def _():
-        here.configure(node_id=agentkit.new_id("node"), control_socket=w.internal, admin_socket="/run/agent-of-control.sock", mesh_endpoints=[here.ip + ":51820"])
-        here.start()
         front.join("edge")
         back.join("worker")
+        for m in (front, back):  # the host's firewall comes after the connection that asks for plans; what comes then must be heard all the same
+            wait_for("the firewall of " + m.name, lambda: "network.loaded" in m.log(), 20)
+        here.configure(node_id=agentkit.new_id("node"), control_socket=w.internal, admin_socket="/run/agent-of-control.sock", mesh_endpoints=[here.ip + ":51820"])
+        here.start()
         local = wait_for("three nodes", lambda: len([n for n in w.ok("GET", "/v1/nodes")["items"] if n["health"] == "ready"]) == 3 and
                          [n for n in w.ok("GET", "/v1/nodes")["items"] if n["name"] not in ("front", "back")], 40)[0]
         w.ok("POST", "/v1/nodes/%s/cordon" % local["id"], {"reason": "no work here"})
         for m, others in ((front, (back, here)), (back, (front, here))):
             for o in others:
                 at = node(o.name)["overlay_ipv6"] if o.place else local["overlay_ipv6"]
-                wait_for("%s reaches %s" % (m.name, o.name), lambda: meshkit.ping(m.place, node(m.name)["overlay_ipv6"], at, seconds=1), 30)
+                wait_for("%s reaches %s" % (m.name, o.name), lambda: meshkit.ping(m.place, node(m.name)["overlay_ipv6"], at, seconds=1), 12)
 
     @case("an edge of another node gets its configuration with a certificate of its own")
     def _():
