@@ -378,6 +378,8 @@ static int prepare(struct save *x)
     char prefix[MT_BK_KEY];
     struct stat st;
     size_t bits = ((size_t)x->count + 7) / 8;
+    /* base and new ids; a big volume gets less than both in the worst case (8 MiB for 2 TiB): what does not fit is sent unasked */
+    size_t room = x->count > 65536 ? x->count : 2 * (size_t)x->count + 1024;
     if (fstat(q->image_fd, &st) < 0)
         return mt_bk_fail(x->r->f, MT_BK_INVALID, "descriptor", "image_fd %d is not open", q->image_fd);
     if (!S_ISREG(st.st_mode) && lseek(q->image_fd, 0, SEEK_END) < (off_t)q->size_bytes)
@@ -385,7 +387,7 @@ static int prepare(struct save *x)
     x->frame = calloc(1, MT_BK_MANIFEST_LEN(x->count) + MT_BK_OVERHEAD);
     x->todo = calloc(1, bits);
     x->uploaded = calloc(1, bits);
-    if (!x->frame || !x->todo || !x->uploaded || mt_bk_idset_init(&x->known, 2 * (size_t)x->count, &err) < 0)
+    if (!x->frame || !x->todo || !x->uploaded || mt_bk_idset_init(&x->known, room, &err) < 0)
         return mt_bk_fail(x->r->f, MT_BK_INTERNAL, "memory", "no memory for the volume's list of chunks");
     x->ids = x->frame + MT_BK_HEADER + MT_BK_MANIFEST_HEADER;
     if (use_base(x) < 0 || (q->ranges_fd >= 0 && read_ranges(x) < 0))

@@ -72,7 +72,7 @@ def moto():
 class Store:
     """A running store with an empty bucket; port, and for versitygw the folder of its objects."""
 
-    def __init__(self, kind, scratch):
+    def __init__(self, kind, scratch, *options):
         path, why = (versitygw if kind == "versitygw" else moto)()
         self.why, self.proc, self.kind = why, None, kind
         if why:
@@ -81,7 +81,7 @@ class Store:
         self.dir = os.path.join(scratch, kind)
         os.makedirs(self.dir, exist_ok=True)
         if kind == "versitygw":
-            argv = [path, "--access", ACCESS, "--secret", SECRET, "--port", "127.0.0.1:%d" % self.port, "--region", "us-east-1", "--quiet", "posix", self.dir]
+            argv = [path, "--access", ACCESS, "--secret", SECRET, "--port", "127.0.0.1:%d" % self.port, "--region", "us-east-1", "--quiet", *options, "posix", self.dir]
         else:
             argv = [path, "-H", "127.0.0.1", "-p", str(self.port)]
         self.proc = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)

@@ -1,10 +1,11 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""moat-backup against object stores of others, with faults between and kills in the middle. COST 40 s, 25 s of processor."""
+"""moat-backup against object stores of others, with faults between and kills in the middle. COST 40 s, 30 s of processor."""
 import base64
 import os
 import random
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -99,6 +100,115 @@ def whole_way(s, **store):
     want(purged["ok"], purged)
     left = k.call("scan", k.request(s.port, org_id=None, volume_id=None, keys=None, store=store))
     want(left["ok"] and left["volumes"] == 0, left)
+
+
+def migration(s):
+    """a target that holds one snapshot becomes another by what differs; limits hold; a sample verifies"""
+    wipe(s)
+    image, t = new("image"), new("target")
+    k.make_image(image, SIZE, 9, share=0.9)
+    want(k.backup(s.port, 1, image, SIZE)["ok"], "first")
+    want(k.restore(s.port, 1, t)["ok"], "pre-copy")
+    with open(image, "r+b") as f:
+        f.seek(3 * CHUNK)
+        f.write(os.urandom(100) + bytes(CHUNK - 100))
+        f.write(bytes(CHUNK))
+    want(k.backup(s.port, 2, image, SIZE)["ok"], "final")
+    r = k.restore(s.port, 2, t, have_snapshot_id=oid("snap", 1))
+    want(r["ok"] and r["chunks_fetched"] == 1 and r["chunks_skipped"] == SIZE // CHUNK - 2 and bytes_of(t) == bytes_of(image), r)
+    bigger = new("bigger")
+    with open(bigger, "wb") as f:
+        f.write(os.urandom(SIZE + CHUNK))
+    want(k.restore(s.port, 2, bigger, size_bytes=SIZE + CHUNK)["ok"] and bytes_of(bigger) == bytes_of(image) + bytes(CHUNK), "over old content, grown")
+    want(k.call("verify", k.request(s.port, snapshot_id=oid("snap", 2), mode="sample"))["chunks_checked"] == 8, "sample")
+    wipe(s)
+    with open(image, "wb") as f:
+        f.write(os.urandom(4 * CHUNK))
+    began = time.monotonic()
+    want(k.backup(s.port, 1, image, 4 * CHUNK, store={"upload_limit_bytes": 8 << 20})["ok"], "limited")
+    want(time.monotonic() - began > 1.0, "16 MiB at 8 MiB/s took", time.monotonic() - began)
+
+
+def biggest(s):
+    """2 TiB, nearly all holes: memory stays within 64 MiB both ways, holes are not read"""
+    wipe(s)
+    image, size = new("image"), 2 << 40
+    with open(image, "wb") as f:
+        f.truncate(size)
+        for at in range(0, size, size // 24):
+            f.seek(at + 4096 * 5)
+            f.write(os.urandom(CHUNK))
+    r = k.backup(s.port, 1, image, size)
+    want(r["ok"] and r["chunks"] == 524288 and r["peak_memory_bytes"] <= 64 << 20 and r["read_bytes"] <= 60 * CHUNK, r)
+    d = k.backup(s.port, 2, image, size, base_snapshot_id=oid("snap", 1), ranges=[(20480, 1)])
+    want(d["ok"] and d["read_bytes"] == CHUNK and d["changed_bytes"] == 0 and d["peak_memory_bytes"] <= 64 << 20, d)
+    t = new("out")
+    b = k.restore(s.port, 2, t, zeroed=True)
+    want(b["ok"] and b["peak_memory_bytes"] <= 64 << 20 and b["image_root"] == r["image_root"], b)
+    m = k.restore(s.port, 2, t, have_snapshot_id=oid("snap", 1))
+    want(m["ok"] and m["chunks_fetched"] == 0 and m["peak_memory_bytes"] <= 64 << 20, m)
+    g = k.call("gc", k.request(s.port, min_age_s=0))
+    want(g["ok"] and g["chunks_deleted"] == 0 and g["peak_memory_bytes"] <= 64 << 20, g)
+
+
+def confined(s):
+    """unprivileged, filtered, without core dumps, and the request's secrets are nowhere in its memory as text"""
+    if os.geteuid() != 0:
+        return "needs root"
+    wipe(s)
+    image, key = new("image"), os.urandom(32).hex()
+    k.make_image(image, 2 * CHUNK, 3)
+    fd, (r, w) = os.open(image, os.O_RDONLY), os.pipe()
+    p = k.start("backup", k.request(s.port, snapshot_id=oid("snap", 1), key_epoch=1, size_bytes=2 * CHUNK, captured_at_ms=1, image_fd=fd, step_fd=r, uid=65534,
+                                    gid=65534, keys=[{"epoch": 1, "key": key}]), [fd, r])
+    try:
+        want(b"start" in p.stdout.readline(), "no step")
+        with open("/proc/%d/status" % p.pid) as f:
+            st = dict(l.split(":\t", 1) for l in f.read().splitlines() if ":\t" in l)
+        want(st["Seccomp"] == "2" and st["NoNewPrivs"] == "1" and st["Uid"].split() == ["65534"] * 4 and int(st["CapEff"], 16) == 0 and st["Groups"].strip() == "", st)
+        with open("/proc/%d/limits" % p.pid) as f:
+            want(any(l.startswith("Max core file size") and l.split()[4] == "0" for l in f), "core")
+        found = 0
+        with open("/proc/%d/maps" % p.pid) as maps, open("/proc/%d/mem" % p.pid, "rb") as mem:
+            for line in maps:
+                a, b = (int(x, 16) for x in line.split()[0].split("-"))
+                if "rw" not in line.split()[1]:
+                    continue
+                mem.seek(a)
+                data = mem.read(b - a)
+                want(key.encode() not in data, "the key's text is in", line)
+                found += bytes.fromhex(key) in data
+        want(found == 0, "the volume's key is in memory")
+        for _ in range(20):
+            os.write(w, b"x" * 20)
+    finally:
+        os.close(w)
+        os.close(r)
+        os.close(fd)
+    done = k.finish(p)
+    want(done["ok"], done)
+
+
+def tls(s):
+    """https with the anchor given and without it"""
+    d = tempfile.mkdtemp(dir=scratch)
+    os.chmod(scratch, 0o755)
+    os.chmod(d, 0o755)
+    r = subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", d + "/key", "-out", d + "/cert",
+                        "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"], capture_output=True)
+    want(r.returncode == 0, r.stderr)
+    t = k.Store("versitygw", d, "--cert", d + "/cert", "--key", d + "/key")
+    try:
+        image = new("image")
+        k.make_image(image, 3 * CHUNK, 4)
+        at = {"endpoint": "https://localhost:%d" % t.port}
+        user = {"uid": 65534, "gid": 65534} if os.geteuid() == 0 else {}
+        want(k.backup(t.port, 1, image, 3 * CHUNK, store=dict(at, ca_file=d + "/cert"), **user).get("ok"), "with the anchor")
+        bad = k.backup(t.port, 2, image, 3 * CHUNK, store=at, **user)
+        want(bad["error"]["detail"] == "tls" and not bad["error"]["retryable"], bad)
+        want(restored(t.port, 1, store=dict(at, ca_file=d + "/cert")) == bytes_of(image), "bytes")
+    finally:
+        t.close()
 
 
 def faults(s):
@@ -311,7 +421,8 @@ def main():
                 how = dict(how, endpoint="http://localhost:%d" % s.port) if not s.why else how
             case(name, (lambda: s.why) if s.why else (lambda: whole_way(s, **how)))
         for name, fn in (("faults between us and the store", faults), ("kill -9 at every step", kills), ("damaged objects", damage),
-                         ("random histories", lambda s: histories(s, 8))):
+                         ("a target that holds a snapshot, limits, samples", migration), ("2 TiB within 64 MiB", biggest),
+                         ("confined, and nothing secret in memory", confined), ("TLS", tls), ("random histories", lambda s: histories(s, 8))):
             case(name, (lambda: gw.why) if gw.why else (lambda: fn(gw)))
     finally:
         for s in (gw, moto):
