@@ -24,6 +24,8 @@ SIZE = 12 * CHUNK
 def case(name, fn, *args):
     global failed
     began = time.monotonic()
+    if sys.argv[1:] and not any(a in name for a in sys.argv[1:]):
+        return
     try:
         why = fn(*args)
         print("skip - %s: %s" % (name, why) if why else "ok - " + name, flush=True)
@@ -255,6 +257,7 @@ def kills(s):
     k.make_image(image, SIZE, 7)
     wipe(s)
     r = k.backup(s.port, 1, image, SIZE)
+    want(r.get("ok"), r, r.stderr)
     clean = set(s.objects("pre"))
     steps = [("start", 1)] + [("chunk_put", i) for i in range(1, r["chunks_uploaded"] + 1, 3)] + [("verify", 1), ("manifest", 1), ("manifest_put", 1)]
     for step in steps:
