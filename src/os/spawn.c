@@ -9,10 +9,14 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <linux/capability.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -27,8 +31,8 @@ struct failure {
     int err;
 };
 
-enum { STEP_FDS = 0, STEP_CGROUP, STEP_NETNS, STEP_IDS, STEP_CWD, STEP_EXEC, STEP_MAX };
-static const char *const step_name[STEP_MAX] = {"pass descriptors to", "join cgroup for", "enter network namespace for", "change user for",
+enum { STEP_FDS = 0, STEP_CGROUP, STEP_NETNS, STEP_BOX, STEP_IDS, STEP_CWD, STEP_EXEC, STEP_MAX };
+static const char *const step_name[STEP_MAX] = {"pass descriptors to", "join cgroup for", "enter network namespace for", "make a sandbox for", "change user for",
                                                 "change folder for", "run"};
 
 /* Between fork and exec: async-signal-safe calls only. */
@@ -88,6 +92,16 @@ static int child_ids(const struct mt_spawn *s)
     return 0;
 }
 
+/* Namespaces and limits need root, the rest of the sandbox comes after the change of user. */
+static int child_box(const struct mt_spawn_sandbox *b)
+{
+    const struct rlimit as = {b->as_bytes, b->as_bytes}, cpu = {b->cpu_seconds, b->cpu_seconds + 1}, file = {b->file_bytes, b->file_bytes}, core = {0, 0};
+    if (unshare(CLONE_NEWNET | CLONE_NEWNS | CLONE_NEWIPC) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
+        return -1;
+    return setrlimit(RLIMIT_AS, &as) < 0 || setrlimit(RLIMIT_CPU, &cpu) < 0 || setrlimit(RLIMIT_FSIZE, &file) < 0 || setrlimit(RLIMIT_CORE, &core) < 0
+               ? -1 : 0;
+}
+
 __attribute__((noreturn)) static void child(const struct mt_spawn *s, pid_t parent, int report)
 {
     int high = fcntl(report, F_DUPFD_CLOEXEC, 3); /* a parent without stdio gets pipes numbered 0..2, which are about to be replaced */
@@ -118,10 +132,14 @@ __attribute__((noreturn)) static void child(const struct mt_spawn *s, pid_t pare
         child_fail(report, STEP_FDS);
     if (chdir(s->cwd ? s->cwd : "/") < 0)
         child_fail(report, STEP_CWD);
+    if (s->sandbox && child_box(s->sandbox) < 0)
+        child_fail(report, STEP_BOX);
     if (s->set_ids && child_ids(s) < 0)
         child_fail(report, STEP_IDS);
-    if (s->no_new_privs && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+    if ((s->no_new_privs || s->sandbox) && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
         child_fail(report, STEP_IDS);
+    if (s->sandbox && s->sandbox->filter && syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0U, s->sandbox->filter) < 0)
+        child_fail(report, STEP_BOX);
     /* execve takes char *const *: it does not write through it */
     union {
         const char *const *in;

@@ -7,6 +7,14 @@
 
 #include <sys/types.h>
 
+struct sock_fprog;
+
+/* What a program that reads hostile bytes gives up before its exec; together with set_ids. */
+struct mt_spawn_sandbox {
+    uint64_t as_bytes, cpu_seconds, file_bytes; /* RLIMIT_AS, _CPU, _FSIZE; core dumps are off */
+    const struct sock_fprog *filter;            /* seccomp, in force from before the exec; NULL: none */
+};
+
 struct mt_spawn {
     const char *path;         /* absolute */
     const char *const *argv;  /* NULL terminated, argv[0] included */
@@ -25,6 +33,7 @@ struct mt_spawn {
     bool no_new_privs;
     int parent_death_signal;  /* 0: none (PR_SET_PDEATHSIG; note that it follows the calling *thread*) */
     const char *cgroup_procs[4]; /* cgroup.procs / tasks files that the child joins before exec; NULL: unused */
+    const struct mt_spawn_sandbox *sandbox; /* network, mount and IPC namespaces of its own, limits, no_new_privs, filter; NULL: none */
     int netns_fd;             /* setns(CLONE_NEWNET) before exec; 0 or -1: stay */
 };
 

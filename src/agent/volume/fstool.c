@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Filesystem tools in their sandbox. See fstool.h. */
+#include "agent/volume/fstool.h"
+
+#include "base/assert.h"
+#include "base/cleanup.h"
+#include "base/num.h"
+#include "base/str.h"
+#include "os/spawn.h"
+
+#include <fcntl.h>
+#include <linux/filter.h>
+#include <sched.h>
+#include <seccomp.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define ADDRESS_SPACE ((uint64_t)2 << 30)
+#define CPU_SECONDS 600
+#define TIMEOUT_MS 60000
+#define CHECK_TIMEOUT_MS 660000 /* a check may take its whole share of processor */
+#define ZERO_BYTES (1U << 20)
+
+struct mt_fstool_filter {
+    struct sock_fprog prog;
+    struct sock_filter code[];
+};
+
+/* What the three tools and their loader use; anything else fails with ENOSYS, and what could reach out kills. */
+static const int allowed[] = {
+    SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(pread64), SCMP_SYS(pwrite64), SCMP_SYS(readv), SCMP_SYS(writev), SCMP_SYS(lseek), SCMP_SYS(open),
+    SCMP_SYS(openat), SCMP_SYS(close), SCMP_SYS(stat), SCMP_SYS(fstat), SCMP_SYS(lstat), SCMP_SYS(newfstatat), SCMP_SYS(access), SCMP_SYS(faccessat),
+    SCMP_SYS(readlink), SCMP_SYS(readlinkat), SCMP_SYS(ioctl), SCMP_SYS(fcntl), SCMP_SYS(fsync), SCMP_SYS(fdatasync), SCMP_SYS(ftruncate),
+    SCMP_SYS(fallocate), SCMP_SYS(fadvise64), SCMP_SYS(statfs), SCMP_SYS(fstatfs), SCMP_SYS(getdents64), SCMP_SYS(getcwd), SCMP_SYS(dup), SCMP_SYS(mmap),
+    SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(mprotect), SCMP_SYS(madvise), SCMP_SYS(brk), SCMP_SYS(arch_prctl), SCMP_SYS(set_tid_address),
+    SCMP_SYS(set_robust_list), SCMP_SYS(rseq), SCMP_SYS(futex), SCMP_SYS(rt_sigaction), SCMP_SYS(rt_sigprocmask), SCMP_SYS(rt_sigreturn),
+    SCMP_SYS(sigaltstack), SCMP_SYS(getrlimit), SCMP_SYS(setrlimit), SCMP_SYS(prlimit64), SCMP_SYS(getrusage), SCMP_SYS(sysinfo), SCMP_SYS(uname),
+    SCMP_SYS(getuid), SCMP_SYS(geteuid), SCMP_SYS(getgid), SCMP_SYS(getegid), SCMP_SYS(getpid), SCMP_SYS(gettid), SCMP_SYS(getppid), SCMP_SYS(tgkill),
+    SCMP_SYS(clock_gettime), SCMP_SYS(gettimeofday), SCMP_SYS(time), SCMP_SYS(times), SCMP_SYS(nanosleep), SCMP_SYS(clock_nanosleep), SCMP_SYS(getrandom),
+    SCMP_SYS(sched_getaffinity), SCMP_SYS(sched_yield), SCMP_SYS(execve), SCMP_SYS(exit), SCMP_SYS(exit_group), SCMP_SYS(restart_syscall),
+};
+static const int deadly[] = {
+    SCMP_SYS(socket), SCMP_SYS(connect), SCMP_SYS(mount), SCMP_SYS(umount2), SCMP_SYS(ptrace), SCMP_SYS(bpf), SCMP_SYS(keyctl), SCMP_SYS(unshare),
+    SCMP_SYS(setns), SCMP_SYS(process_vm_writev), SCMP_SYS(execveat), SCMP_SYS(fork), SCMP_SYS(vfork), SCMP_SYS(kexec_load), SCMP_SYS(init_module),
+};
+
+static int export_filter(scmp_filter_ctx ctx, struct mt_fstool_filter **ret, struct mt_err *err)
+{
+    struct stat st;
+    mt_auto_fd int fd = memfd_create("filter", MFD_CLOEXEC);
+    if (fd < 0 || seccomp_export_bpf(ctx, fd) < 0 || fstat(fd, &st) < 0 || st.st_size <= 0 || st.st_size > (off_t)(BPF_MAXINSNS * sizeof(struct sock_filter)))
+        return MT_FAIL_ERRNO(err, MT_E_IO, "make the system call filter");
+    struct mt_fstool_filter *f = calloc(1, sizeof *f + (size_t)st.st_size);
+    if (!f)
+        return MT_FAIL(err, MT_E_NOMEM, "system call filter: out of memory");
+    if (pread(fd, f->code, (size_t)st.st_size, 0) != (ssize_t)st.st_size) {
+        free(f);
+        return MT_FAIL_ERRNO(err, MT_E_IO, "read the system call filter");
+    }
+    f->prog = (struct sock_fprog){.len = (unsigned short)((size_t)st.st_size / sizeof f->code[0]), .filter = f->code};
+    *ret = f;
+    return 0;
+}
+
+int mt_fstool_init(struct mt_fstool *t, struct mt_err *err)
+{
+    scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_ERRNO(ENOSYS));
+    if (!ctx)
+        return MT_FAIL(err, MT_E_NOMEM, "system call filter: out of memory");
+    int r = 0;
+    for (size_t i = 0; r == 0 && i < MT_ARRAY_LEN(allowed); i++)
+        r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, allowed[i], 0);
+    for (size_t i = 0; r == 0 && i < MT_ARRAY_LEN(deadly); i++)
+        r = seccomp_rule_add(ctx, SCMP_ACT_KILL_PROCESS, deadly[i], 0);
+    if (r == 0) /* threads of its own, no other process; clone3 cannot be looked into and falls back to clone */
+        r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(clone), 1, SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_THREAD, CLONE_THREAD));
+    int rc = r < 0 ? MT_FAIL(err, MT_E_IO, "system call filter: rule refused (%d)", r) : export_filter(ctx, &t->filter, err);
+    seccomp_release(ctx);
+    return rc;
+}
+
+void mt_fstool_done(struct mt_fstool *t)
+{
+    free(t->filter);
+    t->filter = NULL;
+}
+
+/* The file is the tool's while it runs: it opens it again by /proc, as its own user. */
+static int run(const struct mt_fstool *t, int fd, const char *const *argv, const char *path, int64_t timeout_ms, struct mt_run_result *ret,
+               struct mt_err *err)
+{
+    struct stat st;
+    if (fstat(fd, &st) < 0)
+        return MT_FAIL_ERRNO(err, MT_E_IO, "size of the volume");
+    const struct mt_spawn_sandbox box = {.as_bytes = ADDRESS_SPACE, .cpu_seconds = CPU_SECONDS, .file_bytes = (uint64_t)st.st_size,
+                                         .filter = &t->filter->prog};
+    const struct mt_spawn s = {.path = path, .argv = argv, .keep_fds = &fd, .keep_count = 1, .set_ids = true, .uid = t->uid, .gid = t->gid,
+                               .new_session = true, .sandbox = &box};
+    mt_auto_buf struct mt_buf said = MT_BUF_INIT(4096);
+    bool lend = S_ISREG(st.st_mode) && t->uid != st.st_uid;
+    if (lend && fchown(fd, t->uid, t->gid) < 0)
+        return MT_FAIL_ERRNO(err, MT_E_IO, "lend the volume to '%s'", argv[0]);
+    int rc = mt_run(&s, NULL, 0, NULL, &said, timeout_ms, ret, err);
+    if (lend && fchown(fd, st.st_uid, st.st_gid) < 0 && rc == 0)
+        rc = MT_FAIL_ERRNO(err, MT_E_IO, "take the volume back from '%s'", argv[0]);
+    if (rc == 0 && !(ret->exited && ret->status == 0)) {
+        char text[160];
+        (void)mt_printable(said.len ? (const char *)said.p : "", said.len, text, sizeof text);
+        (void)MT_FAIL(err, MT_E_IO, "%s: %s %d: %s", argv[0], ret->exited ? "exit" : "signal", ret->status, text);
+    }
+    return rc;
+}
+
+static int fd_path(int fd, char ret[40], struct mt_err *err)
+{
+    return mt_fmt(ret, 40, err, "/proc/self/fd/%d", fd);
+}
+
+static int reads_zero(int fd, struct mt_err *err)
+{
+    char buf[16384];
+    for (off_t at = 0; at < ZERO_BYTES;) {
+        ssize_t n = pread(fd, buf, sizeof buf, at);
+        if (n <= 0)
+            return MT_FAIL_ERRNO(err, MT_E_IO, "read the new volume");
+        for (ssize_t i = 0; i < n; i++)
+            if (buf[i])
+                return MT_FAIL(err, MT_E_CONFLICT, "what is to be formatted is not empty");
+        at += n;
+    }
+    return 0;
+}
+
+int mt_fstool_format(const struct mt_fstool *t, int fd, const char *uuid, const char *label, struct mt_err *err)
+{
+    char path[40], name[17];
+    struct mt_run_result ended;
+    (void)snprintf(name, sizeof name, "%s", label);
+    int rc = reads_zero(fd, err);
+    if (rc == 0)
+        rc = fd_path(fd, path, err);
+    if (rc < 0)
+        return rc;
+    const char *const argv[] = {"mkfs.ext4", "-q", "-F", "-m", "1", "-U", uuid, "-L", name, "-E", "nodiscard", path, NULL};
+    rc = run(t, fd, argv, t->mkfs, TIMEOUT_MS, &ended, err);
+    return rc < 0 ? rc : ended.exited && ended.status == 0 ? 0 : -MT_E_IO;
+}
+
+int mt_fstool_check(const struct mt_fstool *t, int fd, struct mt_err *err)
+{
+    char path[40];
+    struct mt_run_result ended;
+    int rc = fd_path(fd, path, err);
+    if (rc < 0)
+        return rc;
+    const char *const argv[] = {"e2fsck", "-p", "-f", path, NULL};
+    rc = run(t, fd, argv, t->e2fsck, CHECK_TIMEOUT_MS, &ended, err);
+    if (rc < 0)
+        return rc;
+    if (ended.exited && (ended.status & ~3) == 0) /* 1: errors were corrected; 2: and a reboot would be due if it were mounted */
+        return 0;
+    err->code = MT_E_CORRUPT;
+    return -MT_E_CORRUPT;
+}
+
+int mt_fstool_grow(const struct mt_fstool *t, int fd, struct mt_err *err)
+{
+    char path[40];
+    struct mt_run_result ended;
+    int rc = mt_fstool_check(t, fd, err);
+    if (rc == 0)
+        rc = fd_path(fd, path, err);
+    if (rc < 0)
+        return rc;
+    const char *const argv[] = {"resize2fs", path, NULL};
+    rc = run(t, fd, argv, t->resize2fs, CHECK_TIMEOUT_MS, &ended, err);
+    return rc < 0 ? rc : ended.exited && ended.status == 0 ? 0 : -MT_E_IO;
+}
+
+int mt_fstool_uuid(int fd, char ret[37], struct mt_err *err)
+{
+    enum { SUPERBLOCK = 1024, MAGIC_AT = 0x38, UUID_AT = 0x68 };
+    uint8_t sb[UUID_AT + 16];
+    char hex[33];
+    ssize_t n = pread(fd, sb, sizeof sb, SUPERBLOCK);
+    if (n < 0)
+        return MT_FAIL_ERRNO(err, MT_E_IO, "read the superblock");
+    if (n != (ssize_t)sizeof sb || sb[MAGIC_AT] != 0x53 || sb[MAGIC_AT + 1] != 0xef)
+        return MT_FAIL(err, MT_E_INVALID, "no ext4 filesystem there");
+    mt_hex_encode(sb + UUID_AT, 16, hex);
+    return mt_fmt(ret, 37, err, "%.8s-%.4s-%.4s-%.4s-%.12s", hex, hex + 8, hex + 12, hex + 16, hex + 20);
+}

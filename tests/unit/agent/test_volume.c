@@ -1,0 +1,379 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Volumes as files: backends on a filesystem made for it (loop), tools in their sandbox, hostile metadata. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <cmocka.h>
+
+#include "agent/volume/backend.h"
+#include "agent/volume/fstool.h"
+#include "base/cleanup.h"
+#include "base/str.h"
+#include "model/ids.h"
+#include "model/volume.h"
+#include "os/file.h"
+#include "os/spawn.h"
+
+#include <fcntl.h>
+#include <pwd.h>
+#include <stdlib.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define MIB ((uint64_t)1 << 20)
+
+static char base[64];
+static const char *fs_here; /* "xfs", "btrfs", or "" for the folder as it is */
+
+static int run(const char *const *argv)
+{
+    char path[PATH_MAX];
+    struct mt_err err = {0};
+    struct mt_spawn s = {.path = path, .argv = argv, .stdin_fd = -1, .stdout_fd = -1, .stderr_fd = -1};
+    if (mt_find_program(argv[0], NULL, path, sizeof path, &err) < 0)
+        return -1;
+    int rc = mt_run_ok(&s, NULL, 0, NULL, 60000, &err);
+    if (rc < 0)
+        print_message("%s\n", err.msg);
+    return rc;
+}
+
+static int set_up(const char *fs)
+{
+    char image[128], dir[128];
+    (void)snprintf(base, sizeof base, "/tmp/moat-test-vol-XXXXXX");
+    if (!mkdtemp(base))
+        return -1;
+    fs_here = fs;
+    (void)snprintf(image, sizeof image, "%s/disk", base);
+    (void)snprintf(dir, sizeof dir, "%s/v", base);
+    (void)mkdir(dir, 0755);
+    (void)chmod(base, 0755);
+    if (!*fs)
+        return 0;
+    mt_auto_fd int fd = open(image, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (fd < 0 || ftruncate(fd, (off_t)(512 * MIB)) < 0)
+        return -1;
+    const char *const mkxfs[] = {"mkfs.xfs", "-q", "-m", "reflink=1", image, NULL}, *const mkbtrfs[] = {"mkfs.btrfs", "-q", image, NULL};
+    const char *const mnt[] = {"mount", "-o", "loop", image, dir, NULL};
+    return run(strcmp(fs, "xfs") == 0 ? mkxfs : mkbtrfs) < 0 || run(mnt) < 0 ? -1 : 0;
+}
+
+static void tear_down(void)
+{
+    char dir[128];
+    (void)snprintf(dir, sizeof dir, "%s/v", base);
+    (void)umount2(dir, MNT_DETACH);
+    (void)mt_file_remove_tree(AT_FDCWD, base, NULL);
+}
+
+static bool usable(const char *fs)
+{
+    if (geteuid() != 0) {
+        print_message("SKIP: only root mounts a filesystem\n");
+        return false;
+    }
+    if (set_up(fs) < 0) {
+        print_message("SKIP: no %s on a loop device here\n", fs);
+        tear_down();
+        return false;
+    }
+    return true;
+}
+
+static struct mt_backend opened(const char *want)
+{
+    char dir[128];
+    struct mt_backend b;
+    struct mt_err err = {0};
+    (void)snprintf(dir, sizeof dir, "%s/v/volumes", base);
+    if (mt_backend_open(dir, want, true, &b, &err) < 0)
+        fail_msg("%s", err.msg);
+    return b;
+}
+
+static void new_volume(const struct mt_backend *b, const char *id, uint64_t bytes)
+{
+    mt_auto_fd int fd = -1;
+    struct mt_err err = {0};
+    if (mt_backend_begin(b, id, bytes, &fd, &err) < 0 || mt_backend_commit(b, id, fd, &err) < 0)
+        fail_msg("%s", err.msg);
+}
+
+static void write_at(const struct mt_backend *b, const char *id, uint64_t at, size_t n, char c)
+{
+    char path[PATH_MAX];
+    mt_auto_free char *block = malloc(n);
+    assert_non_null(block);
+    memset(block, c, n);
+    assert_int_equal(mt_backend_path(b, id, path, NULL), 0);
+    mt_auto_fd int fd = open(path, O_RDWR | O_CLOEXEC);
+    assert_int_equal(pwrite(fd, block, n, (off_t)at), n);
+}
+
+struct ranges {
+    uint64_t at[256], n[256];
+    size_t count;
+};
+
+static int note(void *arg, uint64_t offset, uint64_t bytes)
+{
+    struct ranges *r = arg;
+    if (r->count == 256)
+        return -MT_E_LIMIT;
+    r->at[r->count] = offset;
+    r->n[r->count++] = bytes;
+    return 0;
+}
+
+static bool told(const struct ranges *r, uint64_t at)
+{
+    for (size_t i = 0; i < r->count; i++)
+        if (at >= r->at[i] && at < r->at[i] + r->n[i])
+            return true;
+    return false;
+}
+
+/* Property: whatever is written between two snapshots, every block whose bytes differ is in a range that is told. */
+static void deltas_never_leave_a_change_out(const char *fs)
+{
+    enum { BLOCKS = 512, BLOCK = 65536 };
+    static char old[BLOCK], new[BLOCK];
+    char vol[MT_ID_SIZE], snaps[2][MT_ID_SIZE];
+    if (!usable(fs))
+        return;
+    struct mt_backend b = opened("auto");
+    assert_int_equal(b.kind, MT_BACKEND_REFLINK);
+    mt_id_new(MT_ID_VOLUME, vol);
+    new_volume(&b, vol, (uint64_t)BLOCKS * BLOCK);
+    unsigned seed = 20261129;
+    uint64_t told_bytes = 0, changed = 0;
+    int64_t when;
+    for (int round = 0; round < 12; round++) {
+        mt_id_new(MT_ID_SNAPSHOT, snaps[round & 1]);
+        assert_int_equal(mt_backend_snap_create(&b, vol, snaps[round & 1], &when, NULL), 0);
+        if (round > 0) {
+            struct ranges r = {0};
+            mt_auto_fd int base_fd = -1, snap_fd = -1;
+            assert_int_equal(mt_backend_snap_open(&b, snaps[(round + 1) & 1], &base_fd, NULL), 0);
+            assert_int_equal(mt_backend_snap_open(&b, snaps[round & 1], &snap_fd, NULL), 0);
+            struct mt_err err = {0};
+            if (mt_backend_snap_delta(&b, base_fd, snap_fd, note, &r, &err) != 0)
+                fail_msg("%s", err.msg);
+            for (size_t i = 0; i < r.count; i++)
+                told_bytes += r.n[i];
+            for (uint64_t k = 0; k < BLOCKS; k++) {
+                assert_int_equal(pread(base_fd, old, BLOCK, (off_t)(k * BLOCK)), BLOCK);
+                assert_int_equal(pread(snap_fd, new, BLOCK, (off_t)(k * BLOCK)), BLOCK);
+                if (memcmp(old, new, BLOCK) != 0) {
+                    changed += BLOCK;
+                    assert_true(told(&r, k * BLOCK));
+                }
+            }
+            assert_int_equal(mt_backend_snap_delete(&b, snaps[(round + 1) & 1], NULL), 0);
+        }
+        for (int w = rand_r(&seed) % 20; w > 0; w--)
+            write_at(&b, vol, (uint64_t)(rand_r(&seed) % BLOCKS) * BLOCK, BLOCK, (char)rand_r(&seed));
+    }
+    print_message("%s: %llu KiB changed, %llu KiB told\n", fs, (unsigned long long)changed >> 10, (unsigned long long)told_bytes >> 10);
+    assert_true(changed > 0 && told_bytes < 8 * changed);
+    mt_backend_done(&b);
+    tear_down();
+}
+
+static void xfs_deltas_never_leave_a_change_out(void **state)
+{
+    (void)state;
+    deltas_never_leave_a_change_out("xfs");
+}
+
+static void btrfs_deltas_never_leave_a_change_out(void **state)
+{
+    (void)state;
+    deltas_never_leave_a_change_out("btrfs");
+}
+
+static void count(void *arg, bool snapshot, const char *id, uint64_t bytes)
+{
+    (void)id;
+    (void)bytes;
+    ((size_t *)arg)[snapshot]++;
+}
+
+static void same_suite(const char *fs, const char *want)
+{
+    char vol[MT_ID_SIZE], other[MT_ID_SIZE], snap[MT_ID_SIZE], path[PATH_MAX], buf[4096];
+    uint64_t size;
+    int64_t when, again;
+    mt_auto_fd int fd = -1;
+    if (*fs ? !usable(fs) : set_up(fs) < 0)
+        return;
+    struct mt_backend b = opened(want);
+    mt_id_new(MT_ID_VOLUME, vol);
+    mt_id_new(MT_ID_VOLUME, other);
+    mt_id_new(MT_ID_SNAPSHOT, snap);
+    assert_int_equal(mt_backend_size(&b, vol, &size, NULL), -MT_E_NOT_FOUND);
+    assert_int_equal(mt_backend_path(&b, "../../etc/passwd", path, NULL), -MT_E_INVALID);
+    new_volume(&b, vol, 8 * MIB);
+    write_at(&b, vol, 3 * MIB, 4096, 'x');
+    assert_int_equal(mt_backend_snap_create(&b, vol, snap, &when, NULL), 0);
+    write_at(&b, vol, 3 * MIB, 4096, 'y');
+    assert_int_equal(mt_backend_snap_create(&b, vol, snap, &again, NULL), 0);
+    assert_int_equal(when, again);
+    assert_int_equal(mt_backend_snap_open(&b, snap, &fd, NULL), 0);
+    assert_int_equal(pread(fd, buf, 4096, (off_t)(3 * MIB)), 4096);
+    assert_int_equal(buf[0], 'x');
+    assert_int_equal(buf[4095], 'x');
+    mt_closep(&fd);
+    assert_int_equal(mt_backend_extend(&b, vol, 12 * MIB, NULL), 0);
+    assert_int_equal(mt_backend_extend(&b, vol, 4 * MIB, NULL), 0);
+    assert_int_equal(mt_backend_size(&b, vol, &size, NULL), 0);
+    assert_int_equal(size, 12 * MIB);
+    /* what a former tenant wrote is not in a new volume */
+    assert_int_equal(mt_backend_delete(&b, vol, NULL), 0);
+    assert_int_equal(mt_backend_delete(&b, vol, NULL), 0);
+    new_volume(&b, other, 8 * MIB);
+    assert_int_equal(mt_backend_path(&b, other, path, NULL), 0);
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    for (uint64_t at = 0; at < 8 * MIB; at += sizeof buf) {
+        assert_int_equal(pread(fd, buf, sizeof buf, (off_t)at), sizeof buf);
+        for (size_t i = 0; i < sizeof buf; i++)
+            assert_int_equal(buf[i], 0);
+    }
+    mt_closep(&fd);
+    /* an agent that died in the middle leaves a name that is not a volume, and the next one removes it */
+    assert_int_equal(mt_backend_begin(&b, vol, MIB, &fd, NULL), 0);
+    size_t n[2] = {0, 0};
+    assert_int_equal(mt_backend_enumerate(&b, count, n, NULL), 0);
+    assert_int_equal(n[0], 1);
+    assert_int_equal(n[1], 1);
+    mt_closep(&fd);
+    mt_backend_done(&b);
+    b = opened(want);
+    (void)snprintf(buf, sizeof buf, "%s/vol-%s.img.tmp", b.dir, vol);
+    assert_int_equal(access(buf, F_OK), -1);
+    assert_int_equal(mt_backend_begin(&b, vol, UINT64_C(1) << 40, &fd, NULL), -MT_E_LIMIT);
+    mt_backend_done(&b);
+    tear_down();
+}
+
+static void the_same_holds_on_xfs(void **state)
+{
+    (void)state;
+    same_suite("xfs", "reflink");
+}
+
+static void the_same_holds_on_btrfs(void **state)
+{
+    (void)state;
+    same_suite("btrfs", "reflink");
+}
+
+static void the_same_holds_for_copies(void **state)
+{
+    (void)state;
+    same_suite("", "copy");
+}
+
+static bool tools(struct mt_fstool *t)
+{
+    const struct passwd *pw = getpwnam("nobody");
+    *t = (struct mt_fstool){.mkfs = "/usr/sbin/mkfs.ext4", .e2fsck = "/usr/sbin/e2fsck", .resize2fs = "/usr/sbin/resize2fs",
+                            .uid = pw ? pw->pw_uid : 65534, .gid = pw ? pw->pw_gid : 65534};
+    struct mt_err err = {0};
+    if (geteuid() != 0 || access(t->mkfs, X_OK) < 0) {
+        print_message("SKIP: needs root and e2fsprogs\n");
+        return false;
+    }
+    if (mt_fstool_init(t, &err) < 0)
+        fail_msg("%s", err.msg);
+    return true;
+}
+
+static int blank(uint64_t bytes)
+{
+    char path[] = "/tmp/moat-test-fs-XXXXXX";
+    int fd = mkstemp(path);
+    assert_true(fd > 2);
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(ftruncate(fd, (off_t)bytes), 0);
+    return fd;
+}
+
+static void a_volume_is_formatted_checked_and_grown_in_the_sandbox(void **state)
+{
+    (void)state;
+    struct mt_fstool t;
+    char id[MT_ID_SIZE], want[MT_VOLUME_UUID_SIZE], uuid[37];
+    struct mt_err err = {0};
+    struct stat st;
+    if (!tools(&t))
+        return;
+    mt_auto_fd int fd = blank(64 * MIB);
+    assert_int_equal(mt_fstool_uuid(fd, uuid, NULL), -MT_E_INVALID);
+    mt_id_new(MT_ID_VOLUME, id);
+    mt_volume_fs_uuid(id, want);
+    if (mt_fstool_format(&t, fd, want, "a-name-longer-than-sixteen", &err) < 0)
+        fail_msg("%s", err.msg);
+    assert_int_equal(mt_fstool_uuid(fd, uuid, NULL), 0);
+    assert_string_equal(uuid, want);
+    assert_int_equal(fstat(fd, &st), 0);
+    assert_int_equal(st.st_uid, 0); /* lent, and back */
+    assert_int_equal(mt_fstool_format(&t, fd, want, "n", &err), -MT_E_CONFLICT); /* never over something */
+    assert_int_equal(ftruncate(fd, (off_t)(128 * MIB)), 0);
+    if (mt_fstool_grow(&t, fd, &err) < 0)
+        fail_msg("%s", err.msg);
+    uint32_t blocks, log_size;
+    assert_int_equal(pread(fd, &blocks, 4, 1024 + 4), 4);
+    assert_int_equal(pread(fd, &log_size, 4, 1024 + 24), 4);
+    assert_int_equal((uint64_t)blocks * (1024U << log_size), 128 * MIB);
+    mt_fstool_done(&t);
+}
+
+static void hostile_metadata_harms_the_tool_only(void **state)
+{
+    (void)state;
+    struct mt_fstool t;
+    struct mt_err err = {0};
+    unsigned seed = 7;
+    size_t refused = 0;
+    if (!tools(&t))
+        return;
+    for (int i = 0; i < 12; i++) {
+        mt_auto_fd int fd = blank(16 * MIB);
+        if (mt_fstool_format(&t, fd, "00000000-0000-4000-8000-000000000001", "x", &err) < 0)
+            fail_msg("%s", err.msg);
+        for (int k = 0; k < 40; k++) { /* superblock, group descriptors, inodes of the first group */
+            uint8_t byte = (uint8_t)rand_r(&seed);
+            assert_int_equal(pwrite(fd, &byte, 1, 1024 + rand_r(&seed) % (i < 6 ? 1024 : 65536)), 1);
+        }
+        int rc = mt_fstool_check(&t, fd, &err);
+        assert_true(rc == 0 || rc == -MT_E_CORRUPT || rc == -MT_E_TIMEOUT);
+        refused += rc != 0;
+        struct stat st;
+        assert_int_equal(fstat(fd, &st), 0);
+        assert_int_equal(st.st_uid, 0);
+        assert_int_equal(st.st_size, (off_t)(16 * MIB));
+    }
+    assert_true(refused > 0);
+    /* a tool that a crafted filesystem took over: it has no network, it cannot become another and it cannot read what is root's */
+    t.e2fsck = "/bin/bash";
+    mt_auto_fd int fd = blank(MIB);
+    assert_int_equal(mt_fstool_check(&t, fd, &err), -MT_E_CORRUPT);
+    mt_fstool_done(&t);
+}
+
+int main(void)
+{
+    const struct CMUnitTest all[] = {
+        cmocka_unit_test(the_same_holds_on_xfs),
+        cmocka_unit_test(the_same_holds_on_btrfs),
+        cmocka_unit_test(the_same_holds_for_copies),
+        cmocka_unit_test(xfs_deltas_never_leave_a_change_out),
+        cmocka_unit_test(btrfs_deltas_never_leave_a_change_out),
+        cmocka_unit_test(a_volume_is_formatted_checked_and_grown_in_the_sandbox),
+        cmocka_unit_test(hostile_metadata_harms_the_tool_only),
+    };
+    return cmocka_run_group_tests(all, NULL, NULL);
+}
