@@ -265,8 +265,11 @@ class Suite:
         wait_for("three lost probes", lambda: a.sees(b).get("lost_in_row", 0) >= 3 and b.sees(a).get("lost_in_row", 0) >= 3, 60)
         print("# seen by both after %.0f s" % (time.monotonic() - t), flush=True)
         want(a.sees(self.n3)["lost_in_row"] == 0 and b.sees(self.n3)["lost_in_row"] == 0, (a.mesh(), b.mesh()))
+        doctor = lambda: next(x for x in a.ask({"op": "doctor"}) if x["check"] == "agent.mesh")
+        want(doctor()["severity"] == "warn" and "1 of 2 peers answer" in doctor()["finding"] and "net verify" in doctor()["mend"], doctor())
         self.c.cut(a, b, on=False)
         wait_for("the end of it", lambda: a.sees(b)["lost_in_row"] == 0 and b.sees(a)["lost_in_row"] == 0, 30)
+        want(doctor()["severity"] == "ok" and "2 of 2 peers answer" in doctor()["finding"], doctor())
 
     def a_node_joins_and_leaves(self):
         n4 = kit.Node(self.c, 4, ["worker"])

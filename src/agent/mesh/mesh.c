@@ -634,6 +634,32 @@ json_t *mt_mesh_report(struct mt_mesh *m)
     return o;
 }
 
+int mt_mesh_doctor(const struct mt_mesh *m, char *ret, size_t size)
+{
+    size_t asked = 0, silent = 0, narrow = 0;
+    if (!m || (!m->want && !m->rejected[0])) {
+        (void)snprintf(ret, size, "in no mesh");
+        return 0;
+    }
+    if (m->rejected[0] || m->failed[0]) {
+        (void)snprintf(ret, size, "%s: %s", m->rejected[0] ? "the plan's mesh is refused" : "not applied", m->rejected[0] ? m->rejected : m->failed);
+        return 2;
+    }
+    if (!m->applied) {
+        (void)snprintf(ret, size, "not applied yet");
+        return 1;
+    }
+    for (size_t i = 0; m->probe && i < m->n; i++) {
+        struct mt_mprobe_result r = mt_mprobe_of(m->probe, i);
+        asked += r.any;
+        silent += r.any && r.lost_in_row >= 3;
+        narrow += r.big_known && !r.big_ok;
+    }
+    (void)snprintf(ret, size, "%s, MTU %u, %zu of %zu peers answer%s", mt_mesh_backend_name(m->backend), (unsigned)m->mtu, asked - silent, m->n,
+                   narrow ? ", not all of them to packets of full size" : "");
+    return asked > 0 && silent == m->n ? 2 : silent > 0 || narrow > 0 ? 1 : 0;
+}
+
 /* ---- life -------------------------------------------------------------------------------- */
 
 struct mt_mesh *mt_mesh_new(struct mt_agent *a, struct mt_err *err)

@@ -26,6 +26,8 @@ void mt_mesh_look(struct mt_mesh *m);
 json_t *mt_mesh_report(struct mt_mesh *m);
 /** Words for the heartbeat's conditions: at most @max into @ret, returns how many. */
 size_t mt_mesh_conditions(const struct mt_mesh *m, const char **ret, size_t max);
+/** One line for `moat doctor` into @ret; returns 0 fine, 1 a warning, 2 broken. */
+int mt_mesh_doctor(const struct mt_mesh *m, char *ret, size_t size);
 /** Begin a rotation of this node's key: make the next one and tell the control plane. -MT_E_CONFLICT while one runs or in no mesh. */
 int mt_mesh_rotate(struct mt_mesh *m, struct mt_err *err);
 /** Take the mesh down for good (planned end). Blocking. */
