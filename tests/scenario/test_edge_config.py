@@ -370,6 +370,10 @@ def damaged_file_falls_back_to_the_one_before():
 def wrong_settings_are_named_with_line_and_nearest_key():
     for text, words in (('data_dri = "/x"\n', ["data_dri", "data_dir", ":1:"]), ('workers = 9999\n', ["workers"]),
                         ('data_dir = "/x"\ncontrol_socket = "/y"\nsource_address = "nowhere"\n', ["source_address", "nowhere"]),
+                        ('data_dir = "/x"\n', ["control_socket", "control_address"]),
+                        ('data_dir = "/x"\ncontrol_socket = "/y"\ncontrol_address = "c:1"\n', ["exclude"]),
+                        ('data_dir = "/x"\ncontrol_address = "c:1"\n', ["keys_dir", "missing"]),
+                        ('data_dir = "/x"\nkeys_dir = "/k"\ncontrol_address = "fd00::1:7443"\n', ["control_address", "host:port"]),
                         ('control_socket = "/y"\n', ["data_dir", "missing"])):
         e = Edge(["--config", scratch.write("bad.toml", text), "--check-config"])
         check(e.proc.wait(5) == 2, "exit status %s for %r" % (e.proc.returncode, text))

@@ -401,11 +401,47 @@ static void a_process_is_named_by_its_start_time(void **state)
     assert_int_equal(strlen(id), 36);
 }
 
+static void host_and_port_are_taken_apart_or_refused(void **state)
+{
+    static const struct {
+        const char *text, *host;
+        unsigned port; /* 0: refused */
+    } rows[] = {{"control.example.net:7443", "control.example.net", 7443}, {"[fd00::1]:1", "fd00::1", 1}, {"192.0.2.1:65535", "192.0.2.1", 65535},
+                {"fd00::1:7443", NULL, 0}, {"[fd00::1]", NULL, 0}, {"[fd00::1]7443", NULL, 0}, {"[]:1", NULL, 0}, {"host", NULL, 0}, {"host:", NULL, 0},
+                {":1", NULL, 0}, {"host:0", NULL, 0}, {"host:65536", NULL, 0}, {"host:1x", NULL, 0}, {"", NULL, 0}};
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        char host[256];
+        uint16_t port = 0;
+        struct mt_err e = {0};
+        int rc = mt_sock_split(rows[i].text, host, &port, &e);
+        assert_int_equal(rc, rows[i].port ? 0 : -MT_E_INVALID);
+        if (rc == 0) {
+            assert_string_equal(host, rows[i].host);
+            assert_int_equal(port, rows[i].port);
+        }
+    }
+}
+
+static void an_address_that_is_not_here_yet_can_be_listened_at(void **state)
+{
+    struct in6_addr at = {.s6_addr = {0xfd, 0, 0x12, 0x34, 0x56, [15] = 1}};
+    int fd = -1, again = -1;
+    struct mt_err e = {0};
+    (void)state;
+    assert_int_equal(mt_sock_freebind_listen(&at, 15180, &fd, &e), 0);
+    assert_int_equal(mt_sock_freebind_listen(&at, 15180, &again, &e), -MT_E_CONFLICT);
+    assert_int_equal(mt_sock_accept(fd, &again, NULL), 0);
+    close(fd);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(timers_fire_in_order_and_can_be_disarmed),
         cmocka_unit_test(an_event_of_a_source_deleted_in_the_same_batch_is_dropped),
+        cmocka_unit_test(host_and_port_are_taken_apart_or_refused),
+        cmocka_unit_test(an_address_that_is_not_here_yet_can_be_listened_at),
         cmocka_unit_test(a_child_is_reaped_with_its_status),
         cmocka_unit_test(a_pool_runs_jobs_elsewhere_and_answers_on_the_loop),
         cmocka_unit_test(a_missing_program_is_reported_by_name),
