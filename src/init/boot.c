@@ -36,8 +36,6 @@ int mt_boot_accept(const struct mt_guest_config *c, const struct mt_cmdline *cmd
         return mt_boot_fail(ret, reason, "unknown_feature: %s", c->required_features[0]);
     if (c->secrets.required && !c->secrets.present)
         return mt_boot_fail(ret, "secrets_missing", "required, but no version exists");
-    if (c->mounts_count > 0)
-        return mt_boot_fail(ret, reason, "unknown_feature: mounts");
     return 0;
 }
 

@@ -21,8 +21,7 @@ int mt_boot_fail(struct mt_boot_failure *ret, const char *reason, const char *fm
 
 /**
  * What the codec cannot check: ids equal to the command line, no feature this init lacks, secrets that
- * are required are there. Features absent today: volumes; a config that announces
- * one is refused, never half obeyed.
+ * are required are there. A config that announces a feature unknown here is refused, never half obeyed.
  * Returns 0 or -1 with @ret.
  */
 int mt_boot_accept(const struct mt_guest_config *config, const struct mt_cmdline *cmdline,

@@ -13,6 +13,7 @@
 #include "init/say.h"
 #include "init/secrets.h"
 #include "init/sha256.h"
+#include "init/volumes.h"
 #include "init/vsock.h"
 
 #define MS(n) ((int64_t)(n) * MT_NS_PER_MS)
@@ -170,7 +171,8 @@ static void begin_reporting(struct mt_pid1 *p, int64_t now)
 {
     set_stage(p, MT_PID1_REPORTING);
     p->drain_until = 0;
-    p->last.clean_umount = mt_mounts_finish();
+    p->last.clean_umount = !p->accepted || mt_volumes_finish(&p->config);
+    p->last.clean_umount = mt_mounts_finish() && p->last.clean_umount;
     p->report_until = now + MS(REPORT_MS);
     send_last(p, now);
 }
@@ -288,6 +290,20 @@ void mt_pid1_forward(struct mt_pid1 *p, int signo)
 
 /* --- messages from the host --- */
 
+/* Secrets before volumes before workload. */
+static void begin_work(struct mt_pid1 *p, int64_t now)
+{
+    struct mt_err err = {0};
+    const char *what = NULL;
+    char detail[320];
+    if (mt_volumes_mount(&p->config, &p->user, &what, &err) < 0) {
+        (void)snprintf(detail, sizeof detail, "%s: %s", what, err.msg);
+        fail(p, "volume_attach_failed", detail, now);
+        return;
+    }
+    start_next(p, now);
+}
+
 static void take_config(struct mt_pid1 *p, const char *line, size_t len, int64_t now)
 {
     struct mt_boot_failure failure;
@@ -334,7 +350,7 @@ static void take_config(struct mt_pid1 *p, const char *line, size_t len, int64_t
         p->secrets_until = now + MS(p->slow ? HANDSHAKE_SLOW_MS : HANDSHAKE_MS);
         return;
     }
-    start_next(p, now);
+    begin_work(p, now);
 }
 
 /* a config again: the host forgot that we have it (its own restart); only the very same one is confirmed */
@@ -367,7 +383,7 @@ static void take_secrets(struct mt_pid1 *p, const struct mt_guest_secrets_data *
         fail(p, "secrets_injection_failed", detail, now);
         return;
     }
-    start_next(p, now);
+    begin_work(p, now);
 }
 
 static void take_shutdown(struct mt_pid1 *p, const struct mt_guest_shutdown *s, int64_t now)

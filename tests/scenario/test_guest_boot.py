@@ -199,8 +199,8 @@ def stubborn_workload_and_flood(shared):
         check(g.wait_exit() == 0, "QEMU status")
 
 
-def refuse(shared, change, reason, detail, acked, limit=15):
-    with Boot(shared) as g:
+def refuse(shared, change, reason, detail, acked, limit=15, **kw):
+    with Boot(shared, **kw) as g:
         config = g.config(["sleep", "100"])
         change(config)
         g.connect()
@@ -218,10 +218,55 @@ def refuse(shared, change, reason, detail, acked, limit=15):
 
 
 def refuses_what_it_cannot_do(shared):
-    volume = {"name": "data", "volume_id": "vol_1", "device": "/dev/vdc", "fs_uuid": "00000000-0000-4000-8000-000000000000", "path": "/data", "ro": False}
-    refuse(shared, lambda c: c.update(mounts=[volume]), "config_fetch_failed", "unknown_feature: mounts", acked=False)
     refuse(shared, lambda c: c.update(required_features=["teleport"]), "config_fetch_failed", "unknown_feature: teleport", acked=False)
     refuse(shared, lambda c: c["process"].update(nofile=1.5), "config_fetch_failed", "parse: ", acked=False)
+
+
+VOLUME = {"name": "data", "volume_id": "vol_1", "device": "/dev/vdc", "fs_uuid": "0188aaaa-0000-8000-8000-00000000beef", "path": "/srv/new/data",
+          "ro": False}
+
+
+def with_volume(g, script, **mount):
+    config = g.config(["sh", "-c", script], user="app")
+    config["mounts"] = [dict(VOLUME, **mount)]
+    g.boot_with(config)
+    g.expect("status", "configured")
+    g.expect("status", "started")
+    g.collect_logs()
+
+
+def volume_outlives_its_machines(shared):
+    with tempfile.TemporaryDirectory(prefix="moat-guest-volume-") as tmp:
+        disk = os.path.join(tmp, "vol.img")
+        with open(disk, "wb") as f:
+            f.truncate(64 << 20)
+        guestvm.run("mkfs.ext4", "-q", "-F", "-m", "1", "-U", VOLUME["fs_uuid"], disk)
+        for wrong, reason in (({"fs_uuid": "00000000-0000-4000-8000-000000000000"}, "filesystem_mismatch: "), ({"path": "/etc/x"}, "mount_path_invalid: "),
+                              ({"device": "/dev/vdd"}, "device_attach_failed: ")):
+            refuse(shared, lambda c, w=wrong: c.update(mounts=[dict(VOLUME, **w)]), "volume_attach_failed", reason, acked=True, volumes=[disk])
+        with Boot(shared, volumes=[disk]) as g:  # an empty filesystem becomes the process's own
+            with_volume(g, "cd /srv/new/data && echo first > a && stat -c own=%u:%g . && grep /srv/new/data /proc/mounts")
+            exited = g.expect("status", "exited", limit=30)
+            g.send("bye")
+            g.wait_exit()
+            g.log_thread.join(5)
+            out = "\n".join(g.lines(1))
+            check(exited["exit_code"] == 0 and exited["clean_umount"] is True, "exited: %s, output %s" % (exited, out))
+            check("own=1000:1001" in out and all(w in out for w in ("ext4 rw", "nosuid", "nodev", "noatime", "errors=remount-ro")), "output: %s" % out)
+        guestvm.run("e2fsck", "-f", "-n", disk)
+        with Boot(shared, volumes=[disk]) as g:  # killed after an fsync
+            with_volume(g, "cd /srv/new/data && cat a && echo second | dd of=b conv=fsync 2>/dev/null && echo synced; sleep 1000")
+            g.wait_record(b"synced", 20)
+            check(g.lines(1) == ["first", "synced"], "output: %s" % g.lines(1))
+            g.qemu.kill()
+            g.qemu.wait()
+        with Boot(shared, volumes=[disk]) as g:
+            with_volume(g, "cd /srv/new/data && cat a b && ! echo x > c", ro=True)
+            exited = g.expect("status", "exited", limit=30)
+            g.send("bye")
+            g.wait_exit()
+            g.log_thread.join(5)
+            check(exited["exit_code"] == 0 and g.lines(1) == ["first", "second"], "exited: %s, output %s" % (exited, g.lines(1)))
 
 
 def dials_again_when_the_host_is_silent(shared):
@@ -275,7 +320,7 @@ def main():
         disk = os.path.join(tmp, "root.ext4")
         shared = (boot, guestvm.tsc_khz(), disk, guestvm.make_root_disk(disk, FILES))
         for case in (serves_http_and_stops, workload_sees_what_the_config_says, exit_codes, out_of_memory,
-                     stubborn_workload_and_flood, refuses_what_it_cannot_do,
+                     stubborn_workload_and_flood, refuses_what_it_cannot_do, volume_outlives_its_machines,
                      dials_again_when_the_host_is_silent, refuses_wrong_disk, reports_failed_starts, time_limits):
             name = case.__name__.replace("_", " ")
             try:

@@ -145,13 +145,14 @@ def hello_limit(shared, boots=2):
 class Guest:
     count = 0
 
-    def __init__(self, boot, khz, disk, disk_uuid, memory_mib=128, name="web-1"):
+    def __init__(self, boot, khz, disk, disk_uuid, memory_mib=128, name="web-1", volumes=()):
         Guest.count += 1
         self.plain = False  # True: with QEMU's and the kernel's own defaults, the peer that our start is measured by
         self.dir = tempfile.mkdtemp(prefix="moat-guest-")
         self.instance_id = "inst_%026d" % Guest.count
         self.boot_id = "boot_%026d" % Guest.count
         self.boot, self.khz, self.disk, self.disk_uuid, self.memory_mib, self.name = boot, khz, disk, disk_uuid, memory_mib, name
+        self.volumes = volumes  # image files, vdc on
         self.tap = "mt%05x" % Guest.count
         self.seq, self.buffer = 0, b""
         self.control = None
@@ -201,6 +202,8 @@ class Guest:
                 "-device", "virtio-net-device,netdev=n0,mac=02:fc:00:00:00:02",
                 "-chardev", "socket,id=vs,fd=%d" % theirs.fileno(), "-device", "vhost-user-vsock-device,chardev=vs",
                 "-object", "rng-random,id=r,filename=/dev/urandom", "-device", "virtio-rng-device,rng=r", "-append", append]
+        for i, path in enumerate(self.volumes):
+            argv += ["-drive", "id=v%d,file=%s,format=raw,if=none,cache=writeback" % (i, path), "-device", "virtio-blk-device,drive=v%d" % i]
         self.t0 = time.monotonic()
         self.qemu = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                      stderr=open(os.path.join(self.dir, "qemu.log"), "wb"), pass_fds=[theirs.fileno()])

@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "init/secrets.h"
+#include "init/volumes.h"
 #include "init/boot.h"
 #include "init/cmdline.h"
 #include "init/etc.h"
@@ -178,29 +179,60 @@ static void features_that_are_absent_are_refused(void **state)
 {
     (void)state;
     static const char *features[] = {"teleport", NULL};
-    static struct mt_guest_mount mounts[1];
     const struct mt_cmdline here = {.instance_id = "i", .boot_id = "b"};
     const struct mt_guest_config fine = {.instance_id = "i", .boot_id = "b"};
-    struct mt_guest_config rows[] = {fine, fine, fine, fine, fine};
+    struct mt_guest_config rows[] = {fine, fine, fine, fine};
     static const char *const want[][2] = {{"config_fetch_failed", "parse: "},
                                           {"config_fetch_failed", "parse: "},
                                           {"config_fetch_failed", "unknown_feature: teleport"},
-                                          {"secrets_missing", ""},
-                                          {"config_fetch_failed", "unknown_feature: mounts"}};
+                                          {"secrets_missing", ""}};
     rows[0].instance_id = "other";
     rows[1].boot_id = "older";
     rows[2].required_features = features;
     rows[2].required_features_count = 1;
     rows[3].secrets.required = true;
-    rows[4].mounts = mounts;
-    rows[4].mounts_count = 1;
     struct mt_boot_failure f;
     assert_int_equal(mt_boot_accept(&fine, &here, &f), 0);
-    for (size_t i = 0; i < 5; i++) {
+    for (size_t i = 0; i < 4; i++) {
         assert_int_equal(mt_boot_accept(&rows[i], &here, &f), -1);
         assert_string_equal(f.reason, want[i][0]);
         assert_memory_equal(f.detail, want[i][1], strlen(want[i][1]));
     }
+}
+
+static void no_link_is_followed_to_a_mount_point(void **state)
+{
+    (void)state;
+    char folder[] = "/tmp/moat-test-target-XXXXXX";
+    struct stat st;
+    assert_non_null(mkdtemp(folder));
+    int root = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC), fd = -1;
+    assert_true(root >= 0);
+    assert_int_equal(mt_volumes_open_target(root, "/srv/new/data", &fd, NULL), 0);
+    assert_int_equal(fstatat(root, "srv/new/data", &st, AT_SYMLINK_NOFOLLOW), 0);
+    assert_int_equal(st.st_mode & 07777, 0755);
+    (void)close(fd);
+    int inner = openat(root, "srv/new/data", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    assert_true(mt_volumes_empty(inner));
+    assert_int_equal(mkdirat(inner, "lost+found", 0700), 0);
+    assert_true(mt_volumes_empty(inner));
+    assert_int_equal(symlinkat("/etc", inner, "out"), 0);
+    assert_false(mt_volumes_empty(inner));
+    assert_int_equal(symlinkat("new", inner, "near"), 0);
+    assert_int_equal(mt_volumes_open_target(root, "/srv/new/data/out", &fd, NULL), -MT_E_INVALID);
+    assert_int_equal(mt_volumes_open_target(root, "/srv/new/data/out/x", &fd, NULL), -MT_E_INVALID);
+    assert_int_equal(mt_volumes_open_target(root, "/srv/new/data/near/x", &fd, NULL), -MT_E_INVALID);
+    assert_int_equal(mt_volumes_open_target(root, "/srv/new/../../etc", &fd, NULL), -MT_E_INVALID);
+    static const struct {
+        const char *name;
+        int flags;
+    } made[] = {{"srv/new/data/out", 0}, {"srv/new/data/near", 0}, {"srv/new/data/lost+found", AT_REMOVEDIR}, {"srv/new/data", AT_REMOVEDIR},
+                {"srv/new", AT_REMOVEDIR}, {"srv", AT_REMOVEDIR}};
+    for (size_t i = 0; i < sizeof made / sizeof made[0]; i++)
+        assert_int_equal(unlinkat(root, made[i].name, made[i].flags), 0);
+    (void)close(inner);
+    (void)close(root);
+    assert_int_equal(rmdir(folder), 0);
 }
 
 static void only_the_announced_secrets_become_the_file(void **state)
@@ -237,6 +269,7 @@ static void only_the_announced_secrets_become_the_file(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(no_link_is_followed_to_a_mount_point),
         cmocka_unit_test(only_the_announced_secrets_become_the_file),
         cmocka_unit_test(command_line_is_parsed_strictly),
         cmocka_unit_test(hash_matches_the_standard),
