@@ -7,6 +7,7 @@
 
 #include "agent/volume/backend.h"
 #include "agent/volume/fstool.h"
+#include "agent/volume/steps.h"
 #include "base/cleanup.h"
 #include "base/str.h"
 #include "model/ids.h"
@@ -16,9 +17,11 @@
 
 #include <fcntl.h>
 #include <pwd.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define MIB ((uint64_t)1 << 20)
@@ -364,6 +367,111 @@ static void hostile_metadata_harms_the_tool_only(void **state)
     mt_fstool_done(&t);
 }
 
+static struct mt_plan_volume planned(char id[MT_ID_SIZE], char uuid[MT_VOLUME_UUID_SIZE])
+{
+    mt_id_new(MT_ID_VOLUME, id);
+    mt_volume_fs_uuid(id, uuid);
+    return (struct mt_plan_volume){.volume_id = id, .name = "data", .size_bytes = 32 * MIB, .fs_uuid = uuid};
+}
+
+static void steps_are_whole_and_repeatable(void **state)
+{
+    (void)state;
+    struct mt_fstool t;
+    char id[MT_ID_SIZE], uuid[MT_VOLUME_UUID_SIZE], path[PATH_MAX];
+    const char *detail;
+    uint64_t bytes = 0;
+    enum mt_volume_fault fault;
+    struct mt_err err = {0};
+    mt_auto_fd int one = -1, two = -1;
+    if (!tools(&t))
+        return;
+    assert_int_equal(set_up(""), 0);
+    struct mt_backend b = opened("auto");
+    struct mt_plan_volume v = planned(id, uuid);
+    assert_int_equal(mt_volume_attach(&b, &t, id, uuid, 0, path, &one, &detail, &err), -MT_E_NOT_FOUND);
+    assert_string_equal(detail, "volume_not_present_on_node");
+    for (int i = 0; i < 2; i++) {
+        if (mt_volume_provision(&b, &t, &v, &bytes, &fault, &err) < 0)
+            fail_msg("%s", err.msg);
+        assert_int_equal(bytes, 32 * MIB);
+        assert_int_equal(fault, MT_VOLUME_FAULT_NONE);
+    }
+    /* two VMs on one volume, and a maintenance step under a VM: impossible */
+    assert_int_equal(mt_volume_attach(&b, &t, id, uuid, 0, path, &one, &detail, &err), 0);
+    assert_int_equal(mt_volume_attach(&b, &t, id, uuid, 0, path, &two, &detail, &err), -MT_E_CONFLICT);
+    assert_string_equal(detail, "busy_or_already_attached");
+    assert_int_equal(mt_volume_remove(&b, id, &fault, &err), -MT_E_CONFLICT);
+    assert_int_equal(mt_volume_provision(&b, &t, &v, &bytes, &fault, &err), -MT_E_CONFLICT);
+    mt_closep(&one);
+    assert_int_equal(mt_volume_attach(&b, &t, id, "00000000-0000-4000-8000-000000000001", 0, path, &one, &detail, &err), -MT_E_INVALID);
+    assert_string_equal(detail, "filesystem_mismatch");
+    if (mt_volume_attach(&b, &t, id, uuid, 64 * MIB, path, &one, &detail, &err) < 0)
+        fail_msg("%s: %s", detail, err.msg);
+    assert_int_equal(mt_backend_size(&b, id, &bytes, NULL), 0);
+    assert_int_equal(bytes, 64 * MIB);
+    mt_closep(&one);
+    /* what was there once and is missing is not made again empty */
+    assert_int_equal(mt_volume_remove(&b, id, &fault, &err), 0);
+    assert_int_equal(mt_volume_remove(&b, id, &fault, &err), 0);
+    v.was_available = true;
+    assert_int_equal(mt_volume_provision(&b, &t, &v, &bytes, &fault, &err), -MT_E_NOT_FOUND);
+    assert_int_equal(fault, MT_VOLUME_FAULT_NOT_PRESENT);
+    assert_int_equal(mt_backend_size(&b, id, &bytes, NULL), -MT_E_NOT_FOUND);
+    mt_backend_done(&b);
+    mt_fstool_done(&t);
+    tear_down();
+}
+
+static void a_kill_at_any_moment_leaves_a_volume_or_none(void **state)
+{
+    (void)state;
+    struct mt_fstool t;
+    char id[MT_ID_SIZE], uuid[MT_VOLUME_UUID_SIZE], got[37], path[PATH_MAX];
+    uint64_t bytes;
+    enum mt_volume_fault fault;
+    struct mt_err err = {0};
+    unsigned whole = 0, none = 0;
+    if (!tools(&t))
+        return;
+    assert_int_equal(set_up(""), 0);
+    for (int i = 0; i < 24; i++) {
+        struct mt_backend b = opened("auto");
+        struct mt_plan_volume v = planned(id, uuid);
+        pid_t pid = fork();
+        if (pid == 0) {
+            (void)mt_volume_provision(&b, &t, &v, &bytes, &fault, NULL);
+            _exit(0);
+        }
+        (void)usleep((useconds_t)(i * 1500)); /* the moment, not a wait for something */
+        (void)kill(pid, SIGKILL);
+        assert_int_equal(waitpid(pid, NULL, 0), pid);
+        mt_backend_done(&b);
+        b = opened("auto"); /* as the next agent does */
+        if (mt_backend_size(&b, id, &bytes, NULL) == 0) {
+            whole++;
+            assert_int_equal(mt_backend_path(&b, id, path, NULL), 0);
+            mt_auto_fd int fd = open(path, O_RDWR | O_CLOEXEC);
+            assert_int_equal(mt_fstool_uuid(fd, got, NULL), 0);
+            assert_string_equal(got, uuid);
+            assert_int_equal(mt_fstool_check(&t, fd, &err), 0);
+        } else {
+            none++;
+        }
+        while (mt_volume_provision(&b, &t, &v, &bytes, &fault, &err) < 0) {
+            if (err.code != MT_E_CONFLICT) /* the killed one's mkfs may hold the inherited lock for a moment */
+                fail_msg("%s", err.msg);
+            (void)usleep(1000);
+        }
+        assert_int_equal(mt_volume_remove(&b, id, &fault, &err), 0);
+        mt_backend_done(&b);
+    }
+    print_message("killed: %u whole, %u not there\n", whole, none);
+    assert_true(none > 0);
+    mt_fstool_done(&t);
+    tear_down();
+}
+
 int main(void)
 {
     const struct CMUnitTest all[] = {
@@ -374,6 +482,8 @@ int main(void)
         cmocka_unit_test(btrfs_deltas_never_leave_a_change_out),
         cmocka_unit_test(a_volume_is_formatted_checked_and_grown_in_the_sandbox),
         cmocka_unit_test(hostile_metadata_harms_the_tool_only),
+        cmocka_unit_test(steps_are_whole_and_repeatable),
+        cmocka_unit_test(a_kill_at_any_moment_leaves_a_volume_or_none),
     };
     return cmocka_run_group_tests(all, NULL, NULL);
 }

@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Steps on one volume. See steps.h. */
+#include "agent/volume/steps.h"
+
+#include "base/cleanup.h"
+#include "base/str.h"
+#include "model/ids.h"
+#include "os/file.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+static int lock_path(const struct mt_backend *b, const char *id, char ret[PATH_MAX], struct mt_err *err)
+{
+    int rc = mt_id_check(MT_ID_VOLUME, id, err);
+    return rc < 0 ? rc : mt_fmt(ret, PATH_MAX, err, "%s/%s.lock", b->dir, id);
+}
+
+static int take_lock(const struct mt_backend *b, const char *id, int *ret_fd, struct mt_err *err)
+{
+    char path[PATH_MAX];
+    int rc = lock_path(b, id, path, err);
+    return rc < 0 ? rc : mt_file_lock(path, ret_fd, err);
+}
+
+static int open_volume(const struct mt_backend *b, const char *id, char ret_path[PATH_MAX], int *ret_fd, struct mt_err *err)
+{
+    int rc = mt_backend_path(b, id, ret_path, err);
+    if (rc < 0)
+        return rc;
+    int fd = open(ret_path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0)
+        return MT_FAIL_ERRNO(err, errno == ENOENT ? MT_E_NOT_FOUND : MT_E_IO, "volume '%s'", id);
+    *ret_fd = fd;
+    return 0;
+}
+
+static int check_uuid(int fd, const char *id, const char *want, struct mt_err *err)
+{
+    char uuid[37];
+    int rc = mt_fstool_uuid(fd, uuid, err);
+    if (rc == 0 && want && !MT_STREQ(uuid, want))
+        rc = MT_FAIL(err, MT_E_INVALID, "volume '%s' has UUID %s, not %s", id, uuid, want);
+    return rc;
+}
+
+/* It has its name already: made by an earlier call. */
+static int look_at(const struct mt_backend *b, const struct mt_plan_volume *v, uint64_t bytes, enum mt_volume_fault *ret_fault, struct mt_err *err)
+{
+    char path[PATH_MAX];
+    mt_auto_fd int fd = -1;
+    int rc = open_volume(b, v->volume_id, path, &fd, err);
+    *ret_fault = MT_VOLUME_FAULT_INTERNAL;
+    if (rc == 0 && (rc = check_uuid(fd, v->volume_id, v->fs_uuid, err)) == -MT_E_INVALID)
+        *ret_fault = v->was_available ? MT_VOLUME_FAULT_FILESYSTEM_MISMATCH : MT_VOLUME_FAULT_UNEXPECTED_CONTENT;
+    if (rc == 0 && bytes < v->size_bytes) {
+        *ret_fault = MT_VOLUME_FAULT_UNEXPECTED_CONTENT;
+        rc = MT_FAIL(err, MT_E_CORRUPT, "volume '%s' has %llu bytes, not %llu", v->volume_id, (unsigned long long)bytes, (unsigned long long)v->size_bytes);
+    }
+    return rc;
+}
+
+static int make(const struct mt_backend *b, const struct mt_fstool *t, const struct mt_plan_volume *v, struct mt_err *err)
+{
+    mt_auto_fd int fd = -1;
+    int rc = mt_backend_begin(b, v->volume_id, v->size_bytes, &fd, err);
+    if (rc < 0)
+        return rc;
+    rc = mt_fstool_format(t, fd, v->fs_uuid, v->name, err);
+    if (rc == 0)
+        rc = mt_backend_commit(b, v->volume_id, fd, err);
+    if (rc < 0)
+        mt_backend_abandon(b, v->volume_id);
+    return rc;
+}
+
+int mt_volume_provision(const struct mt_backend *b, const struct mt_fstool *t, const struct mt_plan_volume *v, uint64_t *ret_bytes,
+                        enum mt_volume_fault *ret_fault, struct mt_err *err)
+{
+    mt_auto_fd int lock = -1;
+    uint64_t bytes;
+    *ret_fault = MT_VOLUME_FAULT_INTERNAL;
+    int rc = take_lock(b, v->volume_id, &lock, err);
+    if (rc < 0)
+        return rc;
+    rc = mt_backend_size(b, v->volume_id, &bytes, err);
+    if (rc == 0)
+        rc = look_at(b, v, bytes, ret_fault, err);
+    else if (rc != -MT_E_NOT_FOUND)
+        return rc;
+    else if (v->was_available || v->from_restore || !v->fs_uuid)
+        *ret_fault = MT_VOLUME_FAULT_NOT_PRESENT;
+    else if ((rc = make(b, t, v, err)) == 0)
+        bytes = v->size_bytes;
+    else
+        *ret_fault = rc == -MT_E_LIMIT ? MT_VOLUME_FAULT_NO_SPACE : rc == -MT_E_TIMEOUT ? MT_VOLUME_FAULT_PROVISION_TIMEOUT : MT_VOLUME_FAULT_INTERNAL;
+    if (rc < 0)
+        return rc;
+    *ret_fault = MT_VOLUME_FAULT_NONE;
+    *ret_bytes = bytes;
+    return 0;
+}
+
+int mt_volume_remove(const struct mt_backend *b, const char *volume_id, enum mt_volume_fault *ret_fault, struct mt_err *err)
+{
+    char path[PATH_MAX];
+    mt_auto_fd int lock = -1;
+    *ret_fault = MT_VOLUME_FAULT_REMOVE_FAILED;
+    int rc = take_lock(b, volume_id, &lock, err);
+    if (rc == 0)
+        rc = mt_backend_delete(b, volume_id, err);
+    if (rc == 0)
+        rc = lock_path(b, volume_id, path, err);
+    if (rc < 0)
+        return rc;
+    (void)unlink(path); /* an id is never used again: nobody waits for this lock */
+    *ret_fault = MT_VOLUME_FAULT_NONE;
+    return 0;
+}
+
+int mt_volume_attach(const struct mt_backend *b, const struct mt_fstool *t, const char *volume_id, const char *fs_uuid, uint64_t resize_to_bytes,
+                     char ret_path[PATH_MAX], int *ret_lock, const char **ret_detail, struct mt_err *err)
+{
+    mt_auto_fd int lock = -1, fd = -1;
+    uint64_t bytes;
+    *ret_detail = "volume_not_present_on_node";
+    int rc = mt_backend_size(b, volume_id, &bytes, err);
+    if (rc < 0)
+        return rc;
+    *ret_detail = "busy_or_already_attached";
+    if ((rc = take_lock(b, volume_id, &lock, err)) < 0)
+        return rc;
+    *ret_detail = "device_attach_failed";
+    if ((rc = open_volume(b, volume_id, ret_path, &fd, err)) < 0)
+        return rc;
+    *ret_detail = "filesystem_mismatch";
+    if ((rc = check_uuid(fd, volume_id, fs_uuid, err)) < 0)
+        return rc;
+    *ret_detail = "resize_failed";
+    if (resize_to_bytes > 0) {
+        /* also when the file is long enough: an agent that was killed between the two steps left the filesystem behind */
+        if ((rc = mt_backend_extend(b, volume_id, resize_to_bytes, err)) < 0 || (rc = mt_fstool_grow(t, fd, err)) < 0)
+            return rc;
+    }
+    *ret_lock = MT_TAKE_FD(lock);
+    return 0;
+}

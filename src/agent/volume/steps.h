@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What is done to one volume of this node, each thing whole and safe to do again: provision, attach (with growth), remove.
+ *
+ * Each takes the volume's lock, `<id>.lock` beside it, and fails with -MT_E_CONFLICT when a VM or another step has it; attach hands it to
+ * its caller, who keeps it for the VM's life. Killed at any instruction, the next call finishes or begins anew: a volume has its name only
+ * once its filesystem is on it. Blocks; on a worker. Source: storage-and-secrets.md 2.4, 2.6, 3.5; runtime.md 17.
+ */
+#pragma once
+
+#include "agent/volume/backend.h"
+#include "agent/volume/fstool.h"
+#include "model/volume.h"
+
+/**
+ * Make the volume that the plan wants present; one that is there with the right filesystem and at least the size is success.
+ * One that was available and is missing is never made again empty, one of a restore is not formatted here.
+ * Returns 0 with its size; else -code and *@ret_fault, the word for the report.
+ */
+int mt_volume_provision(const struct mt_backend *b, const struct mt_fstool *t, const struct mt_plan_volume *v, uint64_t *ret_bytes,
+                        enum mt_volume_fault *ret_fault, struct mt_err *err);
+
+/** Remove volume and lock; not there is success. The caller removes its snapshots first. */
+int mt_volume_remove(const struct mt_backend *b, const char *volume_id, enum mt_volume_fault *ret_fault, struct mt_err *err);
+
+/**
+ * Before a VM gets it: there, unlocked, ext4 of UUID @fs_uuid, and grown to @resize_to_bytes if that is more than it has.
+ * Returns 0: @ret_path for the VMM and @ret_lock (caller closes, after the VM is gone); else -code and *@ret_detail, a reason_detail of
+ * volume_attach_failed (static text).
+ */
+int mt_volume_attach(const struct mt_backend *b, const struct mt_fstool *t, const char *volume_id, const char *fs_uuid, uint64_t resize_to_bytes,
+                     char ret_path[PATH_MAX], int *ret_lock, const char **ret_detail, struct mt_err *err);
