@@ -35,7 +35,7 @@ int mt_bk_leave_root(uid_t uid, gid_t gid, struct mt_err *err)
     return 0;
 }
 
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 /* The sanitizer's runtime makes calls of its own: such builds test the logic, not the sandbox. */
 int mt_bk_sandbox(struct mt_err *err)
 {
