@@ -403,6 +403,8 @@ int cmd_node_token_list(struct cli *c);
 int cmd_node_token_revoke(struct cli *c);
 int cmd_net_status(struct cli *c);
 int cmd_net_verify(struct cli *c);
+/* cluster.c */
+int cmd_capacity(struct cli *c);
 int cmd_whoami(struct cli *c);
 int cmd_manifest_validate(struct cli *c);
 int cmd_manifest_show(struct cli *c);

@@ -266,6 +266,7 @@ const struct cli_command cli_commands[] = {
     {CLI_PLATFORM, "node token create", "", "a token by which one machine joins", node_token_options, cmd_node_token_create},
     {CLI_PLATFORM, "node token list", "", "tokens and what became of them", NULL, cmd_node_token_list},
     {CLI_PLATFORM, "node token revoke", "ID", "end a token that was not used", NULL, cmd_node_token_revoke},
+    {CLI_PLATFORM, "capacity", "", "what the nodes still take, and whether it is enough when the worst of them is lost", NULL, cmd_capacity},
     {CLI_PLATFORM, "net status", "", "the mesh between the nodes, as they report it", NULL, cmd_net_status},
     {CLI_PLATFORM, "net verify", "", "every pair of nodes: what is broken, and the likely cause; exit 1 when anything is", NULL, cmd_net_verify},
     {CLI_APPS, "run", "IMAGE", "deploy an image without a file: makes and shows the manifest", run_options, cmd_run},

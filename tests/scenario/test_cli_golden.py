@@ -43,6 +43,7 @@ COMMANDS = {
               "node drain " + NODE, "node confirm-offline " + NODE + " --yes --reason unplugged", "node disable " + NODE + " --yes --reason stolen", "node remove " + NODE + " --yes --reason gone", "help node drain"],
     "node-tokens": ["node token create", "node token create --roles worker,edge --name box --source 2001:db8::/32 --minutes 30 --approve", "node token create --minutes 1",
                     "node token list", "node token revoke enr_00000000000000000000000001", "node token revoke tok_1"],
+    "cluster": ["capacity"],
     "net": ["net status", "net verify", "help net verify"],
     "apps": ["apps list", "apps create shop", "apps list -q", "apps get web", "apps update web --name shop --description x", "apps update web --project team", "apps update web --project nothing", "apps update web", "apps delete web", "apps delete web --cascade"],
     "envs": ["envs list --app web", "envs create staging --app web", "envs get prod --app web", "envs update prod --name live --protected on --app web", "envs update prod --protected maybe --app web", "envs delete prod --app web", "envs delete prod --cascade --app web", "envs rebalance --app web", "envs rebalance --process web --app web"],
