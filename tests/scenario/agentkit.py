@@ -73,6 +73,7 @@ class Control:
         self.cursor, self.epoch, self.assignments = 1, 1, {}
         self.extra = {}
         self.reports, self.beats, self.polls, self.posts = [], [], [], []
+        self.logins = {}  # instance id to (user, password) of its registry
         self.secrets, self.asked = {}, []  # version id to (instance ids that may, content) or (status, code); who asked for what
         self.fail = 0  # status to answer to reports instead of 200
         self.plan_id = ulid()
@@ -120,6 +121,9 @@ class Control:
                     return self.reply(200, {"admin_state": "active", "epoch": 1, "plan_cursor": outer.cursor})
                 with outer.lock:
                     outer.posts.append((self.path, body))
+                if self.path.endswith("/registry-credential"):
+                    login = outer.logins.get(body["instance_id"])
+                    return self.reply(200, {"host": "x", "username": login[0], "password": login[1]}) if login else self.reply(404, {"code": "not_found"})
                 if self.path.endswith("/secrets"):
                     return self.reply(*outer.secret(body))
                 if outer.fail:
@@ -230,6 +234,7 @@ class World:
         self.log_path = os.path.join(self.dir, "agent.log")
         self.cgroup = "moat-test-%d.slice/instances" % os.getpid()
         self.registry = imagekit.Registry(os.path.join(self.dir, "reg")) if registry else None
+        self.registries = [self.registry.host] if registry else []  # that the agent may reach here
         self.control = Control(os.path.join(self.dir, "run/internal.sock"), self.node_id)
 
     # -- pieces
@@ -251,14 +256,15 @@ class World:
         with open(path, "rb") as f:
             return f.read()
 
-    def push(self, config=None, name="app"):
+    def push(self, config=None, name="app", registry=None):
         """An image that holds only the test program; returns (repository, digest)."""
         store = imagekit.Store(os.path.join(self.dir, "src"))
         layer = imagekit.tar(imagekit.entry("app", data=self.testapp(), mode=0o755), imagekit.entry("etc/", b"5"))
         digest = store.image([layer], config=config or {"Entrypoint": ["/app"], "Cmd": ["serve", "8080"], "Env": ["WORD=image"]})
         lay = imagekit.layout(store, os.path.join(self.dir, "layout-" + name), "t", digest)
-        self.registry.push(lay, name + ":t")
-        return "%s/%s" % (self.registry.host, name), digest
+        registry = registry or self.registry
+        registry.push(lay, name + ":t")
+        return "%s/%s" % (registry.host, name), digest
 
     def workload(self, image, instance_id=None, command=(), generation=1, ports=(8080,), memory=96, **more):
         address = "%s:1:1::%x" % (P, self.next_address)
@@ -281,8 +287,8 @@ class World:
                      "log_level": "debug", "worker_user": "nobody", "heartbeat_ms": 500, "cgroup_parent": self.cgroup}, **conf)
         lines = ["%s = %s" % (k, json.dumps(v)) for k, v in keys.items()]
         if self.registry:
-            lines += ["[image]", "local_registries = [%s]" % json.dumps(self.registry.host),
-                      "insecure_registries = [%s]" % json.dumps(self.registry.host)]
+            lines += ["[image]", "local_registries = %s" % json.dumps(self.registries),
+                      "insecure_registries = %s" % json.dumps(self.registries)]
         path = os.path.join(self.dir, "agent.toml")
         with open(path, "w") as f:
             f.write("\n".join(lines) + "\n")

@@ -3,6 +3,7 @@
 
 Not a test itself. Standard library only (zstd through the command).
 """
+import crypt
 import gzip
 import hashlib
 import json
@@ -151,8 +152,9 @@ def debugfs(disk, *commands):
 class Registry:
     """A real docker-registry on a free loopback port, in a scratch folder; ended by stop()."""
 
-    def __init__(self, folder):
-        self.folder = folder
+    def __init__(self, folder, login=None):
+        """@login (user, password) that it asks for, or None."""
+        self.folder, self.login = folder, login
         self.port = free_port()
         self.host = "127.0.0.1:%d" % self.port
         self.process = None
@@ -161,6 +163,11 @@ class Registry:
         with open(self.config, "w") as f:
             f.write("version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: %s/data\n"
                     "  delete:\n    enabled: true\nhttp:\n  addr: %s\n" % (folder, self.host))
+            if login:
+                f.write("auth:\n  htpasswd:\n    realm: private\n    path: %s/htpasswd\n" % folder)
+        if login:
+            with open(os.path.join(folder, "htpasswd"), "w") as f:
+                f.write("%s:%s\n" % (login[0], crypt.crypt(login[1], "$2b$05$" + "abcdefghijklmnopqrstuu")))
         self.start()
 
     def start(self):
@@ -183,7 +190,8 @@ class Registry:
 
     def push(self, layout, name):
         """skopeo copies an OCI layout folder ("dir:tag", all of an index) into the registry."""
-        subprocess.run(["skopeo", "--insecure-policy", "copy", "-q", "--all", "--dest-tls-verify=false", "oci:" + layout,
+        creds = ["--dest-creds", "%s:%s" % self.login] if self.login else []
+        subprocess.run(["skopeo", "--insecure-policy", "copy", "-q", "--all", "--dest-tls-verify=false"] + creds + ["oci:" + layout,
                         "docker://%s/%s" % (self.host, name)], check=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 

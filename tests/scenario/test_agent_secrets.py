@@ -13,11 +13,13 @@ import sys
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import agentkit as kit  # noqa: E402
+import imagekit  # noqa: E402
 from imagekit import Report, want  # noqa: E402
 
 HEADER = b"# MOAT_SECRETS_V1\n"
 CANARY = b"cAnArY-5e1d-in-the-guest"
 TMPFS = "1021994"
+CONFIG = {"Entrypoint": ["/app"], "Cmd": ["serve", "8080"]}
 
 
 def fnv(data):
@@ -35,9 +37,10 @@ def forms(raw):
 
 
 class Suite:
-    def __init__(self, world):
+    def __init__(self, world, private):
         self.w, self.c = world, world.control
         self.image = world.push()
+        self.private = private
         self.tmpfs = os.path.join(world.dir, "run/secrets")
 
     def start(self, content, secrets=None, status="ready", user=None, **more):
@@ -201,6 +204,30 @@ class Suite:
         with open("/proc/%d/limits" % self.w.proc.pid) as f:
             want([l for l in f if l.startswith("Max core file size")][0].split()[4:6] == ["0", "0"], "core dumps")
 
+    def a_private_image_is_pulled_with_the_credential_and_not_without(self):
+        image = self.w.push(dict(CONFIG, Labels={"n": "private"}), "private", self.private)
+        refused = self.w.workload(image)
+        self.c.want(refused["instance_id"], workload=refused)
+        r = self.c.wait_status(refused["instance_id"], "booting", 60, reason_code="image_pull_failed")
+        want("auth" in r["reason_detail"], r)
+        self.c.want(refused["instance_id"], "stopped")
+        self.c.wait_status(refused["instance_id"], "stopped", 60)
+        self.c.drop(refused["instance_id"])
+        wl = self.w.workload(image)
+        self.c.logins[wl["instance_id"]] = self.private.login
+        self.c.want(wl["instance_id"], workload=wl)
+        self.c.wait_status(wl["instance_id"], "ready", 90)
+        asked = [b["instance_id"] for p, b in self.c.posts if p.endswith("/registry-credential")]
+        want(asked.count(wl["instance_id"]) == 1, asked)
+        again = self.w.workload(image)  # cached: nobody is asked
+        self.c.want(again["instance_id"], workload=again)
+        self.c.wait_status(again["instance_id"], "ready", 90)
+        want(again["instance_id"] not in [b.get("instance_id") for p, b in self.c.posts if p.endswith("/registry-credential")], "asked for a cached image")
+        for x in (wl, again):
+            self.gone(x)
+        for raw, where in ((open(self.w.log_path, "rb").read(), "log"), (open(os.path.join(self.w.dir, "state.json"), "rb").read() if os.path.exists(os.path.join(self.w.dir, "state.json")) else b"", "state")):
+            want(self.private.login[1].encode() not in raw, "the password is in the " + where)
+
     def planned_end_leaves_nothing(self, before):
         got, rc = self.w.stop_all()
         want(got == [{"stopped": True, "clean": True}] and rc == 0, (got, rc))
@@ -214,16 +241,18 @@ def main():
         print("skip - secrets into real VMs: needs root")
         return 0
     kit.own_network()
-    world = kit.World("secrets")
+    world, private = kit.World("secrets"), None
     try:
         world.bundle()
         before = world.host()
+        private = imagekit.Registry(os.path.join(world.dir, "private"), ("robot", "cAnArY-of-a-registry"))
+        world.registries.append(private.host)
         world.start(**{"limits.patience": 3})
-        s = Suite(world)
+        s = Suite(world, private)
         kept = []
         report.case("agent secrets: exact bytes, owner and mode on a tmpfs of its own", lambda: kept.append(s.exact_bytes_owner_and_mode()))
         for name in ("the_user_of_the_process_owns_it", "the_largest_file_arrives", "none_means_no_file", "refusals_have_their_detail_and_wait",
-                     "a_wrong_digest_is_refused", "held_in_locked_memory_and_wiped_from_it", "unused_versions_are_wiped", "a_crash_starts_again_without_the_control_plane"):
+                     "a_wrong_digest_is_refused", "held_in_locked_memory_and_wiped_from_it", "unused_versions_are_wiped", "a_private_image_is_pulled_with_the_credential_and_not_without", "a_crash_starts_again_without_the_control_plane"):
             report.case("agent secrets: " + name.replace("_", " "), getattr(s, name))
         if kept:
             report.case("agent secrets: the value is in no file, log, console or answer of the node", s.the_value_is_nowhere_on_the_node, kept[0])
@@ -233,6 +262,8 @@ def main():
     finally:
         os.system("umount %s 2> /dev/null" % os.path.join(world.dir, "run/secrets"))
         world.close()
+        if private:
+            private.stop()
     return 1 if report.failed else 0
 
 
