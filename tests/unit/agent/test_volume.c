@@ -360,10 +360,35 @@ static void hostile_metadata_harms_the_tool_only(void **state)
         assert_int_equal(st.st_size, (off_t)(16 * MIB));
     }
     assert_true(refused > 0);
-    /* a tool that a crafted filesystem took over: it has no network, it cannot become another and it cannot read what is root's */
-    t.e2fsck = "/bin/bash";
-    mt_auto_fd int fd = blank(MIB);
-    assert_int_equal(mt_fstool_check(&t, fd, &err), -MT_E_CORRUPT);
+    mt_fstool_done(&t);
+}
+
+/* A tool that a crafted filesystem took over, played by a script. */
+static void a_tool_taken_over_reaches_nothing(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *script, *end;
+    } rows[] = {{"#!/usr/bin/perl\nexit 80 if $> == 0; exit 0 if open(F, '<', '/etc/shadow'); exit 77;\n", "exit 77"},
+                {"#!/usr/bin/perl\nsocket(S, 2, 1, 0); exit 0;\n", "signal 31"}, /* SIGSYS */
+                {"#!/usr/bin/perl\nexit(defined(fork) ? 0 : 78);\n", "exit 78"}};
+    struct mt_fstool t;
+    struct mt_err err = {0};
+    char path[] = "/tmp/moat-test-tool-XXXXXX";
+    if (!tools(&t))
+        return;
+    int made = mkstemp(path);
+    assert_true(made >= 0);
+    (void)close(made);
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        assert_int_equal(mt_file_write(path, rows[i].script, strlen(rows[i].script), 0755, NULL), 0);
+        t.e2fsck = path;
+        mt_auto_fd int fd = blank(MIB);
+        assert_int_equal(mt_fstool_check(&t, fd, &err), -MT_E_CORRUPT);
+        if (!strstr(err.msg, rows[i].end))
+            fail_msg("row %zu: %s", i, err.msg);
+    }
+    (void)unlink(path);
     mt_fstool_done(&t);
 }
 
@@ -482,6 +507,7 @@ int main(void)
         cmocka_unit_test(btrfs_deltas_never_leave_a_change_out),
         cmocka_unit_test(a_volume_is_formatted_checked_and_grown_in_the_sandbox),
         cmocka_unit_test(hostile_metadata_harms_the_tool_only),
+        cmocka_unit_test(a_tool_taken_over_reaches_nothing),
         cmocka_unit_test(steps_are_whole_and_repeatable),
         cmocka_unit_test(a_kill_at_any_moment_leaves_a_volume_or_none),
     };
