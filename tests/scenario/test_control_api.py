@@ -113,7 +113,7 @@ try:
         other = w.ok("POST", "/v1/orgs", {"name": "other"})
         assert w.q("GET", "/v1/orgs/%s/apps/%s" % (other["id"], A.split("/")[-1])).status == 404
         assert w.q("GET", O + "/apps/app_nothing").status == 404
-        r = w.q("GET", O + "/volumes")
+        r = w.q("GET", O + "/nothing")
         assert r.status == 404 and r.json["code"] == "not_found", r.text
         r = w.q("PUT", A)
         assert r.status == 405 and r.json["code"] == "method_not_allowed", r.text
