@@ -226,6 +226,12 @@ static const struct cli_option render_options[] = {
     {NULL, 0, NULL, NULL},
 };
 static const struct cli_option reason_options[] = {{"reason", 0, "TEXT", "why; kept in the audit log"}, {NULL, 0, NULL, NULL}};
+static const struct cli_option drain_options[] = {
+    {"reason", 0, "TEXT", "why; kept in the audit log"},
+    {"wait", 0, NULL, "wait until it is drained; exit 8 when only instances with volumes are left"},
+    {"wait-timeout", 0, "DURATION", "stop waiting after this long, exit 6 (default --timeout, else 30m)"},
+    {NULL, 0, NULL, NULL},
+};
 static const struct cli_option registry_options[] = {
     {"username", 0, "NAME", "who the organisation is there"},
     {"password-stdin", 0, NULL, "the password is on stdin (else it is asked for)"},
@@ -259,7 +265,7 @@ const struct cli_command cli_commands[] = {
     {CLI_PLATFORM, "node describe", "NODE", "one machine, by name or id", NULL, cmd_node_describe},
     {CLI_PLATFORM, "node activate", "NODE", "let a machine in that waits for approval, or place on it again", reason_options, cmd_node_activate},
     {CLI_PLATFORM, "node cordon", "NODE", "place nothing more on it", reason_options, cmd_node_cordon},
-    {CLI_PLATFORM, "node drain", "NODE", "replace what runs on it elsewhere, then stop it there", reason_options, cmd_node_drain},
+    {CLI_PLATFORM, "node drain", "NODE", "replace what runs on it elsewhere, then stop it there", drain_options, cmd_node_drain},
     {CLI_PLATFORM, "node confirm-offline", "NODE", "it really is gone: replace what ran there although most nodes are silent", reason_options, cmd_node_confirm_offline},
     {CLI_PLATFORM, "node disable", "NODE", "trust it no more, at once and for good", reason_options, cmd_node_disable},
     {CLI_PLATFORM, "node remove", "NODE", "forget a disabled machine", reason_options, cmd_node_remove},

@@ -4,9 +4,15 @@
 
 #include "base/assert.h"
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/num.h"
 #include "base/str.h"
 #include "wire/http_client.h"
+
+#include <inttypes.h>
+#include <unistd.h>
+
+#define DRAIN_WAIT_MS (30 * 60 * 1000)
 
 /* The node called @word, or with that id; *ret owned by the caller. */
 static int find(struct cli *c, const char *word, json_t **ret)
@@ -37,9 +43,9 @@ static int need_reason(struct cli *c, const char **ret)
 }
 
 /* POST /v1/nodes/ID/@verb; @verb NULL: what makes the node active from where it is. */
-static int change(struct cli *c, const char *verb)
+static int post(struct cli *c, const char *verb, json_t **made)
 {
-    mt_auto_json json_t *n = NULL, *made = NULL;
+    mt_auto_json json_t *n = NULL;
     const char *reason;
     char path[120];
     int code = need_reason(c, &reason);
@@ -49,7 +55,13 @@ static int change(struct cli *c, const char *verb)
         verb = MT_STREQ(cli_str(n, "admin_state"), "pending_approval") ? "approve" : "uncordon";
     (void)snprintf(path, sizeof path, "/v1/nodes/%s/%s", cli_str(n, "id"), verb);
     mt_auto_json json_t *body = json_pack("{s:s}", "reason", reason);
-    code = body ? cli_call(c, "POST", path, body, &made) : cli_usage(c, "--reason is not UTF-8");
+    return body ? cli_call(c, "POST", path, body, made) : cli_usage(c, "--reason is not UTF-8");
+}
+
+static int change(struct cli *c, const char *verb)
+{
+    mt_auto_json json_t *made = NULL;
+    int code = post(c, verb, &made);
     return code == CLI_OK ? cli_receipt(c, "node", made) : code;
 }
 
@@ -63,9 +75,72 @@ int cmd_node_cordon(struct cli *c)
     return change(c, "cordon");
 }
 
+/* What keeps a drain from its end, one line each. */
+static void say_blocked(struct cli *c, const json_t *drain)
+{
+    size_t i;
+    json_t *b;
+    json_array_foreach(json_object_get(drain, "blocked_by_stateful"), i, b)
+    {
+        char volume[64];
+        cli_say(c, "  %s stays: its volume %s is there (environment %s)", cli_str(b, "instance_id"), cli_text(b, "volume_id", volume, sizeof volume),
+                cli_str(b, "env_id"));
+    }
+}
+
+static int drained(struct cli *c, json_t *node)
+{
+    const json_t *drain = cli_member(node, "drain");
+    bool complete = MT_STREQ(cli_str(drain, "state"), "complete");
+    char what[160];
+    if (c->json && complete)
+        return cli_print_object(c, "Node", node);
+    cli_tame(node);
+    if (complete) {
+        cli_say(c, "%s is drained", cli_str(node, "name"));
+        return CLI_OK;
+    }
+    say_blocked(c, drain);
+    (void)snprintf(what, sizeof what, "%.64s is drained but for %zu instances with volumes", cli_str(node, "name"),
+                   json_array_size(json_object_get(drain, "blocked_by_stateful")));
+    return cli_error_reason(c, CLI_NOT_CONVERGED, "blocked_by_stateful", what, "moat node describe NODE --json lists them; scale their processes to 0");
+}
+
+/* Ask until nothing is left on the node that leaves by itself. */
+static int wait_drained(struct cli *c)
+{
+    int64_t began = mt_clock_mono(), limit_ms = cli_has(c, "wait-timeout") ? c->wait_ms : cli_has(c, "timeout") ? c->timeout_ms : DRAIN_WAIT_MS;
+    cli_catch_interrupt(c, "the drain", "moat node describe NODE");
+    for (int64_t shown = -1;;) {
+        mt_auto_json json_t *n = NULL;
+        int code = find(c, c->argv[0], &n);
+        if (code != CLI_OK)
+            return code;
+        int64_t left = cli_int(n, "drain.remaining");
+        const char *state = cli_str(n, "drain.state");
+        if (!*state)
+            return cli_error_reason(c, CLI_NOT_CONVERGED, "not_draining", "somebody took the drain back", "moat node describe NODE");
+        if (left != shown)
+            cli_say(c, "  %6.2f s  %" PRId64 " instances are still to leave", (double)(mt_clock_mono() - began) / 1e9, left);
+        shown = left;
+        if (!MT_STREQ(state, "draining"))
+            return drained(c, n);
+        if ((mt_clock_mono() - began) / MT_NS_PER_MS >= limit_ms)
+            return cli_error_reason(c, CLI_TRANSIENT, "wait_timeout", "gave up waiting; the drain goes on", "moat node drain NODE --wait asks again");
+        (void)usleep(300000);
+    }
+}
+
 int cmd_node_drain(struct cli *c)
 {
-    return change(c, "drain");
+    bool wait = cli_has(c, "wait");
+    mt_auto_json json_t *n = NULL, *made = NULL;
+    if (!wait)
+        return change(c, "drain");
+    int code = find(c, c->argv[0], &n);
+    if (code == CLI_OK && !MT_STREQ(cli_str(n, "admin_state"), "draining"))
+        code = post(c, "drain", &made); /* what is printed is the end */
+    return code == CLI_OK ? wait_drained(c) : code;
 }
 
 int cmd_node_confirm_offline(struct cli *c)

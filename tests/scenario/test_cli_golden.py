@@ -40,7 +40,7 @@ COMMANDS = {
     "whoami": ["whoami"],
     "orgs": ["orgs list", "orgs create acme --billing-email a@b.example", "orgs get local", "orgs rename local corp", "orgs delete local", "orgs get nothing"],
     "nodes": ["nodes", "node describe " + NODE, "node describe nothing", "node activate " + NODE + " --reason back", "node cordon " + NODE + " --reason x", "node drain " + NODE + " --reason move",
-              "node drain " + NODE, "node confirm-offline " + NODE + " --yes --reason unplugged", "node disable " + NODE + " --yes --reason stolen", "node remove " + NODE + " --yes --reason gone", "help node drain"],
+              "node drain " + NODE, *("node drain " + oid("node", k) + " --wait --wait-timeout 0ms" for k in (2, 3, 4)), "node confirm-offline " + NODE + " --yes --reason unplugged", "node disable " + NODE + " --yes --reason stolen", "node remove " + NODE + " --yes --reason gone", "help node drain"],
     "node-tokens": ["node token create", "node token create --roles worker,edge --name box --source 2001:db8::/32 --minutes 30 --approve", "node token create --minutes 1",
                     "node token list", "node token revoke enr_00000000000000000000000001", "node token revoke tok_1"],
     "cluster": ["capacity"],
@@ -139,6 +139,7 @@ class Bench:
         text = re.sub(r" *\d{6,}\.\d\d s", " N s", text)
         text = re.sub(r" +\d\.\d\d s  (ready|active|failed|stopped)", r" N s \1", text)  # how long wait has waited
         text = re.sub(r" +\d\.\d\d s  (\d/\d ready)", r" N s \1", text)  # how long scale has waited
+        text = re.sub(r" +\d\.\d\d s  (\d instances are)", r" N s \1", text)  # how long drain has waited
         text = re.sub(r'"routed":\d+', '"routed":0', text)
         return re.sub(r"moat \d+\.\d+\.\d+|(?<=client_version\":\")[^\"]+", "VERSION", text)
 

@@ -169,6 +169,17 @@ try:
         assert {v["id"] for v in here} == {v["id"] for v in volumes(E).values()} and w.ok("GET", "/v1/admin/volumes?node_id=node_" + "0" * 26)["items"] == []
         assert len(w.ok("GET", "/v1/admin/volumes")["items"]) == len(here)
 
+    @case("a drain tells of the instances that stay with their volumes")
+    def _():
+        i = ready(E)
+        path = "/v1/nodes/" + i["node_id"]
+        w.ok("POST", path + "/drain", {"reason": "test"})
+        got = w.ok("GET", path)["drain"]
+        want = {"instance_id": i["id"], "volume_id": volumes(E)["data"]["id"], "env_id": i["env_id"]}
+        assert got == {"state": "blocked", "remaining": 0, "blocked_by_stateful": [want]}, got
+        w.ok("POST", path + "/uncordon", {"reason": "test"})
+        assert "drain" not in w.ok("GET", path)
+
     @case("a volume is taken from a process that is scaled to 0, and one that is gone blocks the process visibly")
     def _():
         a, e = w.make_app("gone")

@@ -394,6 +394,8 @@ try:
         for verb, state in (("cordon", "cordoned"), ("drain", "draining"), ("cordon", "cordoned"), ("uncordon", "active"), ("drain", "draining"), ("uncordon", "active")):
             assert w.ok("POST", path + "/" + verb, {"reason": "test"})["admin_state"] == state
             assert w.ok("GET", path)["admin_state"] == state
+            drain = w.ok("GET", path).get("drain")
+            assert drain == ({"state": "complete", "remaining": 0, "blocked_by_stateful": []} if state == "draining" else None), drain
             assert n["overlay_ipv6"] in edges_for("one"), "a %s node's edge may no longer reach VMs" % state
         assert w.q("DELETE", path, {"reason": "x"}).status == 409  # disable it first
         pem = next(m for m in machines if m.name == "guest").d + "/keys/node.pem"

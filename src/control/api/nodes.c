@@ -5,6 +5,17 @@
 #include "control/api/call.h"
 #include "control/api/sql.h"
 
+#define MOUNTS "r.manifest->'processes'->i.process_type->'mounts'"
+/* Where a drain is: instances that are still to leave, and those that stay because their volumes are there (scheduling-and-operations.md 5). */
+#define DRAIN                                                                                                          \
+    "(SELECT json_build_object('state',CASE WHEN count(*) FILTER (WHERE NOT x.stays) > 0 THEN 'draining' WHEN count(*) > 0 THEN 'blocked'"  \
+    " ELSE 'complete' END,'remaining',count(*) FILTER (WHERE NOT x.stays),'blocked_by_stateful',coalesce(json_agg(json_build_object("       \
+    "'instance_id',x.instance_id,'volume_id',x.volume_id,'env_id',x.env_id) ORDER BY x.instance_id, x.volume_id) FILTER (WHERE x.stays),'[]'))" \
+    " FROM (SELECT i.instance_id, i.env_id, v.volume_id, coalesce(jsonb_array_length(" MOUNTS "), 0) > 0 AS stays FROM instances_view i"     \
+    " JOIN releases_view r ON r.release_id = i.release_id LEFT JOIN volumes_view v ON v.env_id = i.env_id AND NOT v.deleted AND " MOUNTS     \
+    " @> jsonb_build_array(jsonb_build_object('volume', v.name)) WHERE i.node_id = n.node_id AND i.released_at IS NULL"                      \
+    " AND i.status <> 'stopped') x)"
+
 #define NODE_OBJECT                                                                                                    \
     "json_strip_nulls(json_build_object('id',n.node_id,'name',n.name,'roles',n.roles,'admin_state',n.admin_state,"     \
     "'admin_reason',n.admin_reason,'health',n.health,'health_reason',n.health_reason,'conditions',n.conditions,"       \
@@ -15,6 +26,7 @@
     "'usage',(SELECT json_build_object('instances',count(*),'cpu_millis',coalesce(sum(cpu_millis),0),"                 \
     "'memory_bytes',coalesce(sum(memory_bytes),0),'disk_bytes',coalesce(sum(disk_bytes),0)) FROM instances_view i"     \
     " WHERE i.node_id = n.node_id AND i.released_at IS NULL AND i.status <> 'stopped'),"                               \
+    "'drain',CASE WHEN n.admin_state = 'draining' THEN " DRAIN " END,"                                                     \
     "'resource_version',n.resource_version,'created_at'," MT_SQL_TS("n.created_at") ",'updated_at'," MT_SQL_TS("n.updated_at") "))::text"
 
 MT_SQL_LIST(nodes, NODE_OBJECT, "nodes_view n LEFT JOIN moat.node_heartbeats h USING (node_id)", "n.node_id",
