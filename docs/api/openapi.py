@@ -356,6 +356,7 @@ OPS = {
     "POST /v1/nodes/{node_id}/drain": ("NodeState", 200, "Reason", ""),
     "POST /v1/nodes/{node_id}/disable": ("NodeState", 200, "Reason", ""),
     "POST /v1/nodes/{node_id}/confirm-offline": ("NodeState", 200, "Reason", ""),
+    "POST /v1/nodes/{node_id}/mark-lost": ("NodeState", 200, "Reason", ""),
     "DELETE /v1/nodes/{node_id}": ("Deleted", 200, "NodeRemove", ""),
     "GET /v1/enrollment-tokens": ("[EnrollmentToken]", 200, None, LIST),
     "POST /v1/enrollment-tokens": ("EnrollmentToken", 201, "EnrollmentTokenNew", ""),

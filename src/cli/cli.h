@@ -395,6 +395,7 @@ int cmd_node_describe(struct cli *c);
 int cmd_node_activate(struct cli *c);
 int cmd_node_cordon(struct cli *c);
 int cmd_node_confirm_offline(struct cli *c);
+int cmd_node_mark_lost(struct cli *c);
 int cmd_node_drain(struct cli *c);
 int cmd_node_disable(struct cli *c);
 int cmd_node_remove(struct cli *c);

@@ -267,6 +267,7 @@ const struct cli_command cli_commands[] = {
     {CLI_PLATFORM, "node cordon", "NODE", "place nothing more on it", reason_options, cmd_node_cordon},
     {CLI_PLATFORM, "node drain", "NODE", "replace what runs on it elsewhere, then stop it there", drain_options, cmd_node_drain},
     {CLI_PLATFORM, "node confirm-offline", "NODE", "it really is gone: replace what ran there although most nodes are silent", reason_options, cmd_node_confirm_offline},
+    {CLI_PLATFORM, "node mark-lost", "NODE", "the machine is powered off for good: what it held is free again", reason_options, cmd_node_mark_lost},
     {CLI_PLATFORM, "node disable", "NODE", "trust it no more, at once and for good", reason_options, cmd_node_disable},
     {CLI_PLATFORM, "node remove", "NODE", "forget a disabled machine", reason_options, cmd_node_remove},
     {CLI_PLATFORM, "node token create", "", "a token by which one machine joins", node_token_options, cmd_node_token_create},

@@ -149,6 +149,12 @@ int cmd_node_confirm_offline(struct cli *c)
     return code == CLI_OK ? change(c, "confirm-offline") : code;
 }
 
+int cmd_node_mark_lost(struct cli *c)
+{
+    int code = cli_confirm(c, "node", c->argv[0]);
+    return code == CLI_OK ? change(c, "mark-lost") : code;
+}
+
 int cmd_node_disable(struct cli *c)
 {
     int code = cli_confirm(c, "node", c->argv[0]);

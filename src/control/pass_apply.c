@@ -4,6 +4,7 @@
 #include "control/pass.h"
 
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/str.h"
 #include "control/commands/deploy.h"
@@ -282,6 +283,34 @@ static const struct mt_pg_stmt to_cut = {
     " FROM instances_view i WHERE i.released_at IS NULL AND i.desired_state = 'draining'"
     " AND coalesce(i.drain_delay_seconds, 1) > 0 AND i.status NOT IN ('stopped', 'failed') ORDER BY i.instance_id LIMIT 100"};
 
+/* What was told to stop on a machine that is powered off has stopped: no agent will say so. */
+static const struct mt_pg_stmt to_end = {
+    "settle_lost",
+    "SELECT i.instance_id, i.org_id, i.app_id, i.env_id, i.deploy_id, i.node_id, i.restart_count FROM instances_view i JOIN nodes_view n USING (node_id)"
+    " WHERE n.health = 'lost' AND i.released_at IS NULL AND i.desired_state = 'stopped' AND i.status <> 'stopped'"
+    " ORDER BY i.instance_id LIMIT 100"};
+
+static int end_lost(struct mt_pass *p, struct mt_cmd *cmd, struct mt_err *err)
+{
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    char ts[MT_RFC3339_LEN];
+    int rc = mt_pg_query(p->pg, &to_end, NULL, &r, err);
+    if (rc < 0)
+        return rc;
+    for (int i = 0; i < mt_pg_rows(r); i++) {
+        struct mt_cmd_ids ids = {mt_pg_text(r, i, 1), mt_pg_text(r, i, 2), mt_pg_text(r, i, 3)};
+        /* Without a reason code: it is no attempt that failed. */
+        if ((rc = mt_cmd_cause(cmd, mt_pg_text_or_null(r, i, 4), 0, err)) < 0 ||
+            (rc = mt_cmd_event(cmd, MT_EV_INSTANCE_STATUS_CHANGED, mt_pg_text(r, i, 0), &ids,
+                               json_pack("{s:s,s:s,s:s,s:I,s:s}", "node_id", mt_pg_text(r, i, 5), "status", "stopped", "reason_detail",
+                                         "its node was declared lost", "restart_count", (json_int_t)mt_pg_i64_or(r, i, 6, 0), "reported_at",
+                                         mt_rfc3339(mt_clock_wall_us(), ts)),
+                               err)) < 0)
+            return rc;
+    }
+    return mt_pg_rows(r);
+}
+
 static int release_all(struct mt_pass *p, struct mt_cmd *cmd, struct mt_err *err)
 {
     mt_auto_pg_res struct mt_pg_res *r = NULL;
@@ -329,15 +358,17 @@ static int cut_drains(struct mt_pass *p, struct mt_cmd *cmd, struct mt_err *err)
 int mt_pass_settle(struct mt_pass *p, struct mt_err *err)
 {
     mt_auto_cmd struct mt_cmd *cmd = NULL;
-    int released, cut, rc = mt_cmd_new(&scheduler, &cmd, err);
+    int ended, released, cut, rc = mt_cmd_new(&scheduler, &cmd, err);
     if (rc < 0 || (rc = mt_cmd_rely(cmd, MT_RELY_LEASE, "scheduler", NULL, p->lease_epoch, err)) < 0)
         return rc;
+    if ((ended = end_lost(p, cmd, err)) < 0)
+        return ended;
     if ((released = release_all(p, cmd, err)) < 0)
         return released;
     if ((cut = cut_drains(p, cmd, err)) < 0)
         return cut;
-    if (released + cut == 0)
+    if (ended + released + cut == 0)
         return 0;
     rc = append(p, MT_TAKE(cmd), "settle", err);
-    return rc < 0 ? rc : released + cut;
+    return rc < 0 ? rc : ended + released + cut;
 }

@@ -476,6 +476,23 @@ try:
             assert r.status == 403 and "over-the-wire" not in str(r.text), (r.status, r.text)
         trail = w.ok("GET", "/v1/admin/audit?limit=200")["items"]
         assert any("secrets.deliver" in json.dumps(t) and beat["node_id"] in json.dumps(t) for t in trail), trail[:5]
+        # the same node is lost: not while it is heard, then what it held is free and it stays lost
+        path = "/v1/nodes/" + beat["node_id"]
+        said = w.q("POST", path + "/mark-lost", {"reason": "burnt"})
+        assert said.status == 409 and "heard" in said.json["detail"], (said.status, said.text)
+        assert w.ok("GET", path)["usage"]["instances"] == 1
+        w.pg.sql("UPDATE moat.node_heartbeats SET received_at = now() - interval '25 seconds' WHERE node_id = '%s'" % beat["node_id"])
+        wait_for("suspect", lambda: w.ok("GET", path)["health"] == "suspect", 40)
+        w.ok("POST", path + "/mark-lost", {"reason": "burnt"})
+        assert "burnt" in json.dumps(events("node.health_changed"))
+        gone = wait_for("its release", lambda: (lambda x: x if x.get("released_at") else None)(w.ok("GET", env + "/instances/" + i["id"])), 20)
+        assert gone["status"] == "stopped" and gone["desired_reason"] == "node_lost", gone
+        assert w.ok("GET", path)["usage"] == {"instances": 0, "cpu_millis": 0, "memory_bytes": 0, "disk_bytes": 0}
+        left = w.pg.sql("SELECT count(*) FROM moat_views.instances_view WHERE overlay_ipv6 = '%s'" % gone["overlay_ipv6"])
+        assert int(left) == 1, "its address was given out again"
+        assert post("/internal/v1/nodes/self/heartbeat", beat, cert=pem).status in (200, 204)
+        time.sleep(2.5)  # two looks at the nodes
+        assert w.ok("GET", path)["health"] == "lost"
         w.ok("DELETE", app + "?cascade=true")
 
     @case("without the control plane an agent goes on, and is back when it is")

@@ -91,37 +91,84 @@ HANDLER(disable)
 
 static const struct mt_pg_stmt node_conditions = {"node_conditions", "SELECT to_jsonb(conditions)::text FROM nodes_view WHERE node_id = $1"};
 
+/* The health of @n becomes @to by an operator's word; its conditions stay as they were told last. */
+static int say_health(struct mt_api_call *c, struct mt_cmd *cmd, const struct mt_node *n, const char *to, const char *reason)
+{
+    struct mt_pg_params p;
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    json_error_t je;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, n->node_id);
+    if (mt_pg_query_one(c->pg, &node_conditions, &p, &r, &c->err) < 0)
+        return mt_api_fail_err(c);
+    const char *text = mt_pg_text_or_null(r, 0, 0);
+    json_t *list = text ? json_loads(text, 0, &je) : NULL;
+    if (mt_cmd_rely(cmd, MT_RELY_NODE, n->node_id, NULL, n->version, &c->err) < 0) {
+        json_decref(list);
+        return mt_api_fail_err(c);
+    }
+    return mt_api_event(c, cmd, MT_EV_NODE_HEALTH_CHANGED, n->node_id,
+                        json_pack("{s:s,s:s,s:o,s:s}", "old", n->health, "new", to, "conditions", list ? list : json_array(), "reason", reason));
+}
+
+/* Load the node and say what the answer is when its health becomes @to. */
+static int begin_health(struct mt_api_call *c, struct mt_api_made *made, const char *operation, const char *to, struct mt_node *n, const char **reason)
+{
+    if (load(c, n, true, reason) < 0)
+        return -1;
+    made->operation = operation;
+    made->ids = json_pack("{s:s}", "node_id", n->node_id);
+    made->nothing = MT_STREQ(n->health, to);
+    made->object = json_pack("{s:s,s:s,s:s,s:I}", "id", n->node_id, "name", n->name, "admin_state", n->admin_state, "resource_version",
+                             (json_int_t)n->version + !made->nothing);
+    return 0;
+}
+
 /* The way past the mass-failure guard: an operator looked, and the silent machine really is gone. */
 static int prepare_confirm_offline(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made)
 {
     struct mt_node n;
     const char *reason;
-    struct mt_pg_params p;
-    mt_auto_pg_res struct mt_pg_res *r = NULL;
-    json_error_t je;
-    if (load(c, &n, true, &reason) < 0)
+    if (begin_health(c, made, "node.confirm_offline", "offline", &n, &reason) < 0)
         return -1;
-    made->operation = "node.confirm_offline";
-    made->ids = json_pack("{s:s}", "node_id", n.node_id);
-    made->nothing = MT_STREQ(n.health, "offline");
-    made->object = json_pack("{s:s,s:s,s:s,s:I}", "id", n.node_id, "name", n.name, "admin_state", n.admin_state, "resource_version",
-                             (json_int_t)n.version + !made->nothing);
     if (made->nothing)
         return 0;
     if (!MT_STREQ(n.health, "suspect"))
         return mt_api_fail(c, 409, "conflict", "node %s is %s: only one that is suspect can be confirmed as offline", n.name, n.health);
+    return say_health(c, cmd, &n, "offline", reason);
+}
+
+static const struct mt_pg_stmt heard = {
+    "node_heard", "SELECT count(*) FROM moat.node_heartbeats WHERE node_id = $1 AND received_at > now() - make_interval(secs => $2::bigint)"};
+
+/* The machine is powered off, an operator says: what ran there holds nothing any more (scheduling-and-operations.md 5). While it is heard that
+ * cannot be so, and two instances would have one address or one volume. */
+static int prepare_mark_lost(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made)
+{
+    struct mt_node n;
+    const char *reason;
+    struct mt_pg_params p;
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    if (begin_health(c, made, "node.mark_lost", "lost", &n, &reason) < 0)
+        return -1;
+    if (made->nothing)
+        return 0;
+    if (n.local)
+        return mt_api_fail(c, 409, "conflict", "node %s is the machine of the control plane itself", n.name);
     mt_pg_p_init(&p);
     mt_pg_p_text(&p, n.node_id);
-    if (mt_pg_query_one(c->pg, &node_conditions, &p, &r, &c->err) < 0)
+    mt_pg_p_i64(&p, (int64_t)c->ctl->conf.suspect_seconds);
+    if (mt_pg_query_one(c->pg, &heard, &p, &r, &c->err) < 0)
         return mt_api_fail_err(c);
-    const char *text = mt_pg_text_or_null(r, 0, 0);
-    json_t *list = text ? json_loads(text, 0, &je) : NULL;
-    if (mt_cmd_rely(cmd, MT_RELY_NODE, n.node_id, NULL, n.version, &c->err) < 0) {
-        json_decref(list);
-        return mt_api_fail_err(c);
-    }
-    return mt_api_event(c, cmd, MT_EV_NODE_HEALTH_CHANGED, n.node_id,
-                        json_pack("{s:s,s:s,s:o,s:s}", "old", n.health, "new", "offline", "conditions", list ? list : json_array(), "reason", reason));
+    if (mt_pg_i64(r, 0, 0) > 0 || (!MT_STREQ(n.health, "suspect") && !MT_STREQ(n.health, "offline")))
+        return mt_api_fail(c, 409, "conflict", "node %s is %s%s: only a machine that is powered off is lost, and such a one is suspect or offline", n.name,
+                           n.health, mt_pg_i64(r, 0, 0) > 0 ? " and was heard just now" : "");
+    return say_health(c, cmd, &n, "lost", reason);
+}
+
+int mt_api_nodes_mark_lost(struct mt_api_call *c)
+{
+    return mt_api_mutate(c, prepare_mark_lost);
 }
 
 int mt_api_nodes_confirm_offline(struct mt_api_call *c)
