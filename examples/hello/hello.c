@@ -25,7 +25,7 @@
 enum { MAX_CONNECTIONS = 64, REQUEST_MAX = 8192 };
 
 static SSL_CTX *tls;
-static atomic_int connections;
+static atomic_int connections, unanswered; /* of them, those whose first request has no answer yet */
 static atomic_ullong served;
 static atomic_bool stopping;
 
@@ -52,12 +52,13 @@ static int page(char *out, size_t size, int html)
                     env("MOAT_INSTANCE_ID"), env("MOAT_IPV6"), atomic_load(&served), html ? "</pre></body>" : "");
 }
 
-/* One request after another on one connection, until the client closes or is silent for ten seconds. */
-static void talk(SSL *ssl)
+/* One request after another on one connection, until the client closes or is silent for ten seconds. Whoever was let in before the
+ * service was told to stop still gets its first answer. */
+static void talk(SSL *ssl, bool *answered)
 {
     char req[REQUEST_MAX + 1], body[2048], head[256];
     size_t have = 0;
-    while (!atomic_load(&stopping)) {
+    while (!*answered || !atomic_load(&stopping)) {
         req[have] = '\0';
         char *end = strstr(req, "\r\n\r\n");
         if (!end) {
@@ -68,13 +69,17 @@ static void talk(SSL *ssl)
             continue;
         }
         int get = strncmp(req, "GET ", 4) == 0, head_only = strncmp(req, "HEAD ", 5) == 0;
-        int close_after = strcasestr(req, "\r\nconnection: close") != NULL || strstr(req, " HTTP/1.0\r\n") != NULL;
+        int close_after = atomic_load(&stopping) || strcasestr(req, "\r\nconnection: close") != NULL || strstr(req, " HTTP/1.0\r\n") != NULL;
         int html = strcasestr(req, "text/html") != NULL;
         atomic_fetch_add(&served, 1);
         int n = get || head_only ? page(body, sizeof body, html) : snprintf(body, sizeof body, "only GET and HEAD\n");
         int h = snprintf(head, sizeof head, "HTTP/1.1 %s\r\nContent-Type: text/%s; charset=utf-8\r\nContent-Length: %d\r\nConnection: %s\r\n\r\n",
                          get || head_only ? "200 OK" : "405 Method Not Allowed", html ? "html" : "plain", n, close_after ? "close" : "keep-alive");
-        if (SSL_write(ssl, head, h) <= 0 || (!head_only && SSL_write(ssl, body, n) <= 0) || close_after || (!get && !head_only))
+        int sent = SSL_write(ssl, head, h) > 0 && (head_only || SSL_write(ssl, body, n) > 0);
+        if (!*answered)
+            atomic_fetch_sub(&unanswered, 1);
+        *answered = true;
+        if (!sent || close_after || (!get && !head_only))
             return;
         size_t used = (size_t)(end + 4 - req);
         memmove(req, req + used, have - used);
@@ -85,16 +90,41 @@ static void talk(SSL *ssl)
 static void *serve(void *arg)
 {
     int fd = (int)(intptr_t)arg;
+    bool answered = false;
     SSL *ssl = SSL_new(tls);
     if (ssl && SSL_set_fd(ssl, fd) == 1 && SSL_accept(ssl) == 1) {
-        talk(ssl);
+        talk(ssl, &answered);
         (void)SSL_shutdown(ssl);
     }
     SSL_free(ssl);
     ERR_clear_error();
     (void)close(fd);
+    if (!answered)
+        atomic_fetch_sub(&unanswered, 1);
     atomic_fetch_sub(&connections, 1);
     return NULL;
+}
+
+/* Take a connection if one waits within @ms; false when none did. */
+static bool take(int fd, int ms)
+{
+    struct pollfd pf = {.fd = fd, .events = POLLIN};
+    struct timeval limit = {.tv_sec = 10};
+    pthread_t t;
+    int c = poll(&pf, 1, ms) > 0 ? accept4(fd, NULL, NULL, SOCK_CLOEXEC) : -1;
+    if (c < 0)
+        return false;
+    (void)setsockopt(c, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+    (void)setsockopt(c, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+    atomic_fetch_add(&unanswered, 1);
+    if (atomic_fetch_add(&connections, 1) < MAX_CONNECTIONS && pthread_create(&t, NULL, serve, (void *)(intptr_t)c) == 0) {
+        (void)pthread_detach(t);
+        return true;
+    }
+    atomic_fetch_sub(&unanswered, 1);
+    atomic_fetch_sub(&connections, 1);
+    (void)close(c);
+    return true;
 }
 
 static void on_term(int sig)
@@ -125,26 +155,12 @@ int main(int argc, char **argv)
         return 1;
     }
     printf("hello: serving HTTPS on [::]:%d as release v%s\n", port, env("MOAT_RELEASE_NUMBER"));
-    while (!atomic_load(&stopping)) {
-        struct pollfd pf = {.fd = fd, .events = POLLIN};
-        if (poll(&pf, 1, 200) <= 0)
-            continue;
-        int c = accept4(fd, NULL, NULL, SOCK_CLOEXEC);
-        if (c < 0)
-            continue;
-        struct timeval limit = {.tv_sec = 10};
-        (void)setsockopt(c, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
-        (void)setsockopt(c, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
-        pthread_t t;
-        if (atomic_fetch_add(&connections, 1) >= MAX_CONNECTIONS || pthread_create(&t, NULL, serve, (void *)(intptr_t)c) != 0) {
-            atomic_fetch_sub(&connections, 1);
-            (void)close(c);
-            continue;
-        }
-        (void)pthread_detach(t);
-    }
+    while (!atomic_load(&stopping))
+        (void)take(fd, 200);
+    while (take(fd, 0)) /* who connected before the end was told */
+        ;
     printf("hello: stopping after %llu requests\n", (unsigned long long)atomic_load(&served));
-    for (int i = 0; i < 50 && atomic_load(&connections) > 0; i++)
+    for (int i = 0; i < 300 && (atomic_load(&unanswered) > 0 || (i < 50 && atomic_load(&connections) > 0)); i++)
         usleep(20000);
     return 0;
 }

@@ -137,7 +137,7 @@ class Bench:
         text = text.replace(self.dir, "$D")
         text = re.sub(r"\b20(?!01-)\d\d-\d\d-\d\dT[0-9:.]+Z", "NOW", text)
         text = re.sub(r" *\d{6,}\.\d\d s", " N s", text)
-        text = re.sub(r" +\d\.\d\d s  (ready|active|failed|stopped)", r" N s \1", text)  # how long wait has waited
+        text = re.sub(r" +\d\.\d\d s  (ready|active|failed|stopped|available|in_use)", r" N s \1", text)  # how long wait has waited
         text = re.sub(r" +\d\.\d\d s  (\d/\d ready)", r" N s \1", text)  # how long scale has waited
         text = re.sub(r" +\d\.\d\d s  (\d instances are)", r" N s \1", text)  # how long drain has waited
         text = re.sub(r'"routed":\d+', '"routed":0', text)

@@ -40,6 +40,20 @@ static enum mt_code space_or_io(int e)
     return e == ENOSPC || e == EDQUOT || e == EFBIG ? MT_E_LIMIT : MT_E_IO;
 }
 
+/* Asked before bytes are reserved: fallocate() of what cannot fit takes all that is free before it fails and gives it back, and for
+ * that moment everybody else on the filesystem has nothing. */
+static int has_room(const struct mt_backend *b, uint64_t bytes, const char *volume_id, struct mt_err *err)
+{
+    struct statvfs v;
+    if (fstatvfs(b->dir_fd, &v) < 0)
+        return MT_FAIL_ERRNO(err, MT_E_IO, "statvfs of '%s'", b->dir);
+    uint64_t avail = (uint64_t)v.f_bavail * v.f_frsize;
+    if (bytes > INT64_MAX || bytes > avail)
+        return MT_FAIL(err, MT_E_LIMIT, "no space for %llu bytes of volume '%s': '%s' has %llu free", (unsigned long long)bytes, volume_id,
+                       b->dir, (unsigned long long)avail);
+    return 0;
+}
+
 static int sync_dir(const struct mt_backend *b, struct mt_err *err)
 {
     if (fsync(b->dir_fd) < 0)
@@ -169,10 +183,12 @@ int mt_backend_begin(const struct mt_backend *b, const char *volume_id, uint64_t
     mt_auto_fd int fd = -1;
     int rc = name_of(false, volume_id, TMP, tmp, err);
     if (rc == 0)
+        rc = has_room(b, bytes, volume_id, err);
+    if (rc == 0)
         rc = open_new(b, tmp, &fd, err);
     if (rc < 0)
         return rc;
-    if (bytes > INT64_MAX || fallocate(fd, 0, 0, (off_t)bytes) < 0) { /* no hole can cause a late ENOSPC */
+    if (fallocate(fd, 0, 0, (off_t)bytes) < 0) { /* no hole can cause a late ENOSPC */
         rc = MT_FAIL_ERRNO(err, space_or_io(errno), "reserve %llu bytes for volume '%s'", (unsigned long long)bytes, volume_id);
         (void)unlinkat(b->dir_fd, tmp, 0);
         return rc;
@@ -204,12 +220,12 @@ int mt_backend_extend(const struct mt_backend *b, const char *volume_id, uint64_
     int rc = mt_backend_size(b, volume_id, &have, err);
     if (rc < 0 || bytes <= have)
         return rc;
-    if ((rc = name_of(false, volume_id, "", name, err)) < 0)
+    if ((rc = has_room(b, bytes - have, volume_id, err)) < 0 || (rc = name_of(false, volume_id, "", name, err)) < 0)
         return rc;
     mt_auto_fd int fd = openat(b->dir_fd, name, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
     if (fd < 0)
         return MT_FAIL_ERRNO(err, MT_E_IO, "open volume '%s'", volume_id);
-    if (bytes > INT64_MAX || fallocate(fd, 0, (off_t)have, (off_t)(bytes - have)) < 0 || fsync(fd) < 0) {
+    if (fallocate(fd, 0, (off_t)have, (off_t)(bytes - have)) < 0 || fsync(fd) < 0) {
         rc = MT_FAIL_ERRNO(err, space_or_io(errno), "grow volume '%s' to %llu bytes", volume_id, (unsigned long long)bytes);
         (void)!ftruncate(fd, (off_t)have); /* what was reserved of it is given back; nothing of the filesystem is there */
         return rc;
