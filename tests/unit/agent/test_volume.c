@@ -256,7 +256,14 @@ static void same_suite(const char *fs, const char *want)
     b = opened(want);
     (void)snprintf(buf, sizeof buf, "%s/vol-%s.img.tmp", b.dir, vol);
     assert_int_equal(access(buf, F_OK), -1);
-    assert_int_equal(mt_backend_begin(&b, vol, UINT64_C(1) << 40, &fd, NULL), -MT_E_LIMIT);
+    /* refused by what is free, before a byte is reserved: not by a reservation that has taken all of it */
+    struct mt_err err = {0};
+    assert_int_equal(mt_backend_begin(&b, vol, UINT64_C(1) << 40, &fd, &err), -MT_E_LIMIT);
+    assert_non_null(strstr(err.msg, " free"));
+    assert_int_equal(access(buf, F_OK), -1);
+    err = (struct mt_err){0};
+    assert_int_equal(mt_backend_extend(&b, other, UINT64_C(1) << 40, &err), -MT_E_LIMIT);
+    assert_non_null(strstr(err.msg, " free"));
     mt_backend_done(&b);
     tear_down();
 }
