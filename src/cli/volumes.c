@@ -133,6 +133,19 @@ int cmd_volumes_resize(struct cli *c)
     return code == CLI_OK ? cli_receipt(c, "volume", r) : code;
 }
 
+/* What became of volume @v, with what the answer @r adds to it. */
+static int done(struct cli *c, const json_t *v, json_t *r, const char *operation, const char *text)
+{
+    if (c->json) {
+        mt_auto_json json_t *about = json_copy((json_t *)(uintptr_t)v);
+        (void)json_object_update(about, r);
+        mt_auto_json json_t *doc = cli_receipt_json(c, "volume", operation, about);
+        return cli_print_line(c, doc);
+    }
+    cli_say(c, "volume %s %s", cli_str(v, "id"), text);
+    return CLI_OK;
+}
+
 int cmd_volumes_detach(struct cli *c)
 {
     const json_t *v = NULL;
@@ -147,14 +160,7 @@ int cmd_volumes_detach(struct cli *c)
     code = cli_call(c, "DELETE", path, NULL, &r);
     if (code != CLI_OK)
         return code;
-    if (c->json) {
-        mt_auto_json json_t *about = json_copy((json_t *)(uintptr_t)v);
-        (void)json_object_update(about, r);
-        mt_auto_json json_t *doc = cli_receipt_json(c, "volume", "volume.detach", about);
-        return cli_print_line(c, doc);
-    }
-    cli_say(c, "volume %s is detached; its data stays", cli_str(v, "id"));
-    return CLI_OK;
+    return done(c, v, r, "volume.detach", "is detached; its data stays");
 }
 
 int cmd_volumes_delete(struct cli *c)
@@ -170,12 +176,5 @@ int cmd_volumes_delete(struct cli *c)
     code = cli_call(c, "DELETE", path, NULL, &r);
     if (code != CLI_OK)
         return code;
-    if (c->json) {
-        mt_auto_json json_t *about = json_copy((json_t *)(uintptr_t)v);
-        (void)json_object_update(about, r);
-        mt_auto_json json_t *doc = cli_receipt_json(c, "volume", "volume.delete", about);
-        return cli_print_line(c, doc);
-    }
-    cli_say(c, "volume %s is being deleted, with its data", cli_str(v, "id"));
-    return CLI_OK;
+    return done(c, v, r, "volume.delete", "is being deleted, with its data");
 }
