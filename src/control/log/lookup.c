@@ -11,6 +11,7 @@
 #include <string.h>
 
 #define LOOKUPS_MAX (4 + MT_RELY_MAX + 2)
+#define ALL_KINDS UINT64_MAX
 
 const struct mt_pg_stmt batch_st_begin = {"log_begin", "BEGIN ISOLATION LEVEL READ COMMITTED"};
 /* Its own statement: what follows gets a snapshot taken under the lock. */
@@ -310,7 +311,7 @@ int batch_look_up(struct batch *b, struct mt_cmd **cmds, int n, bool begin, stru
     } else if ((r = ask(b, &l, &st_savepoint, NULL, err)) < 0) {
         return r;
     }
-    if ((r = ask_idem(b, cmds, n, &l, err)) < 0 || (r = ask_relies(b, b->pg, cmds, n, ~0u, &l, err)) < 0 ||
+    if ((r = ask_idem(b, cmds, n, &l, err)) < 0 || (r = ask_relies(b, b->pg, cmds, n, ALL_KINDS, &l, err)) < 0 ||
         (r = ask_seqs(b, cmds, n, &l, err)) < 0 || (r = mt_pg_pipe_sync(b->pg, l.res, l.n, err)) < 0)
         return r;
     r = mt_pg_pipe_leave(b->pg, err);

@@ -145,6 +145,28 @@ static void a_changed_row_makes_a_command_stale(void **state)
     assert_int_equal(done.rely, MT_RELY_ORG_NAME);
 }
 
+/* A kind that nobody asks for would let through what it was to refuse, and no test of another kind would see it. */
+static void each_kind_of_reliance_is_asked_for(void **state)
+{
+    (void)state;
+    struct mt_err err = {0};
+    for (int what = 0; what < MT_RELY_MAX; what++) {
+        struct mt_cmd_done done;
+        char id[32];
+        if (what >= MT_RELY_ENV_BUNDLE && what <= MT_RELY_RELEASE_CONTENT)
+            continue; /* rely on absence, which holds here */
+        (void)snprintf(id, sizeof id, "org_kind%d", what);
+        struct mt_cmd *c = lab_cmd();
+        lab_event(c, MT_EV_ORG_CREATED, id, id, NULL, NULL, json_pack("{s:s}", "name", id));
+        assert_int_equal(mt_cmd_rely(c, (enum mt_rely)what, "nothing", what == MT_RELY_DESIRED ? "web" : NULL, 7, &err), 0);
+        assert_int_equal(mt_append(lab.ap, c, 5000, &done, &err), -MT_E_CONFLICT);
+        assert_int_equal(done.end, MT_END_STALE);
+        assert_int_equal(done.rely, what);
+        mt_cmd_done_free(&done);
+    }
+    assert_string_equal(lab_text(&lab, "SELECT count(*)::text FROM orgs_view WHERE org_id LIKE 'org_kind%'"), "0");
+}
+
 static int as_leader(const char *org, int64_t epoch, struct mt_cmd_done *done)
 {
     struct mt_err err = {0};
@@ -931,6 +953,7 @@ int main(void)
         cmocka_unit_test(a_command_gets_ids_a_row_and_a_reply),
         cmocka_unit_test(the_same_key_replays_and_another_body_is_refused),
         cmocka_unit_test(a_changed_row_makes_a_command_stale),
+        cmocka_unit_test(each_kind_of_reliance_is_asked_for),
         cmocka_unit_test(a_former_leader_appends_nothing),
         cmocka_unit_test(a_taken_name_is_reported_by_its_index),
         cmocka_unit_test(a_birth_happens_once_and_before_all_else),
