@@ -43,8 +43,12 @@ OBJECTS = {
     "VolumeChange": "action:create|attach|detach volume_id:id name:str process_type:str",
     "VolumeAttachment": "id:id process_type:str mount_path:str read_only:bool managed_by:api|manifest",
     "Attachment": "id:id org_id:id app_id:id env_id:id volume_id:id process_type:str mount_path:str read_only:bool managed_by:api|manifest deleted?:bool " + VERSIONED,
+    "Snapshot": "id:id org_id:id app_id:id env_id:id volume_id:id source_node_id:id origin:scheduled|manual|migration status:queued|running|succeeded|failed "
+                "phase?:capturing|uploading|verifying consistency?:crash|filesystem captured_at?:time finished_at?:time size_bytes?:int changed_bytes?:int "
+                "uploaded_bytes?:int note?:str failed_reason?:str requested_by:str pruned_at?:time dry_run?:bool changes?:[Change] " + VERSIONED,
     "Volume": "id:id org_id:id app_id:id env_id:id name:str size_bytes:int resize_to_bytes?:int filesystem:ext4 fs_uuid?:str backup_enabled:bool "
               "home_node_id:id state:creating|available|in_use|deleting|deleted|error error_reason?:str reachable?:bool deleted?:bool "
+              "last_backup_at?:time last_backup_snapshot_id?:id backup_stale?:bool "
               "attachment?:VolumeAttachment dry_run?:bool changes?:[Change] " + VERSIONED,
     "Warning": "code:str process_type?:str desired?:int max?:int",
     "Failure": "instance_id:id process_type?:str status:str reason_code:str reason_detail?:str reason_text?:str exit_code?:int "
@@ -189,6 +193,7 @@ OBJECTS = {
     "ScaleWanted": "process_type:str desired:int?",
     "ScaleSet": "processes:[ScaleWanted] expected_version?:int",
     "ExecNew": "command:[str] tty?:bool cols?:int rows?:int env?:{str} user?:str stdin?:bool max_duration_seconds?:int",
+    "SnapshotNew": "note?:str",
     "VolumeNew": "name:str size_bytes:int filesystem?:ext4 backup_enabled?:bool",
     "VolumeResize": "size_bytes:int",
     "RouteNew": "hostname?:str listen_port?:int protocol?:tls_passthrough|tcp_raw backend_process_type:str backend_port:int proxy_protocol?:off|v2 "
@@ -307,6 +312,10 @@ OPS = {
     "GET " + E + "/volumes/{volume_id}": ("Volume", 200, None, ""),
     "POST " + E + "/volumes/{volume_id}/resize": ("Volume", 200, "VolumeResize", "dry_run"),
     "DELETE " + E + "/volumes/{volume_id}": ("Deleted", 200, "Version", "dry_run"),
+    "GET " + E + "/volumes/{volume_id}/snapshots": ("[Snapshot]", 200, None, "include_deleted " + LIST),
+    "POST " + E + "/volumes/{volume_id}/snapshots": ("Snapshot", 201, "SnapshotNew", "dry_run"),
+    "GET " + E + "/volumes/{volume_id}/snapshots/{snapshot_id}": ("Snapshot", 200, None, ""),
+    "DELETE " + E + "/volumes/{volume_id}/snapshots/{snapshot_id}": ("Deleted", 200, "Version", "dry_run"),
     "GET " + E + "/routes": ("[Route]", 200, None, "hostname include_deleted process_type " + TIMES + " " + LIST),
     "GET " + O + "/routes": ("[Route]", 200, None, "hostname include_deleted process_type app_id env_id " + TIMES + " " + LIST),
     "POST " + E + "/routes": ("Route", 201, "RouteNew", "dry_run"),

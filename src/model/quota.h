@@ -32,6 +32,7 @@
     X(VOLUMES, "max_volumes", 5, 200, "live volumes")                                                                      \
     X(VOLUME_BYTES, "max_total_volume_bytes", 50 * MT_QUOTA_GIB, 10 * MT_QUOTA_TIB, "sizes of the live volumes, asked-for growth included") \
     X(VOLUME_ATTACHMENTS, "max_volume_attachments", 10, 400, "volumes attached to a process")                               \
+    X(SNAPSHOTS, "max_snapshots_per_volume", 5, 60, "manual snapshots of one volume that did not fail and are not deleted")     \
     X(STREAMS, "max_log_streams", 5, 50, "open event and log streams, on one server")
 
 enum mt_quota {

@@ -194,6 +194,7 @@ struct mt_storage_figures {
     uint64_t pool_bytes, pool_used_bytes, meta_bytes, meta_used_bytes;
     bool healthy;
     const char *reason; /* NULL when healthy */
+    bool backup_store;  /* it can make backups: a store is configured, and its program runs */
     const char *orphans[MT_STORAGE_ORPHANS_MAX]; /* volumes on the disk that no plan has */
     size_t n_orphans;
 };

@@ -3,7 +3,7 @@
 """Volumes in the control plane: made by hand and by a deploy, homed without overcommitment, reported by a node, grown, deleted
 (storage-and-secrets.md 2, control-plane.md 4.4, 9.3). The node is a fake one that speaks the internal API. Needs root.
 COST 25 s, 8 s of processor."""
-import concurrent.futures, os, subprocess, sys, threading
+import base64, concurrent.futures, hashlib, json, os, signal, subprocess, sys, threading
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import control_kit as kit
 from control_kit import case, wait_for
@@ -49,6 +49,18 @@ def instances(env, *states):
 
 def ready(env):
     return wait_for("a ready instance", lambda: instances(env, "ready"), 30)[0]
+
+
+def put_keys(text):
+    """Other master keys for the running server."""
+    path, n = w.d + "/master-keys", open(w.d + "/control.log").read().count("master_keys.loaded")
+    at = os.stat(path)
+    with open(path + ".new", "w", opener=lambda p, flags: os.open(p, flags, 0o400)) as f:
+        f.write(text)
+    os.chown(path + ".new", at.st_uid, at.st_gid)
+    os.rename(path + ".new", path)
+    w.control.send_signal(signal.SIGHUP)
+    wait_for("the keys", lambda: open(w.d + "/control.log").read().count("master_keys.loaded") > n, 10)
 
 
 try:
@@ -162,6 +174,76 @@ try:
         assert got["state"] == "error" and got["error_reason"] == "volume_not_present_on_node", got
         w.agent.volume(v, "provisioned", result="ok", fs_uuid=got["fs_uuid"], size_bytes=got["size_bytes"])
         assert w.ok("GET", E + "/volumes/" + v)["state"] == "available"
+
+    @case("a snapshot is refused where its node can make no backups, one of a volume is made at a time, and only forward")
+    def _():
+        v = [x for n, x in volumes(E).items() if n[0] == "p" and x["state"] == "available"][0]["id"]
+        S = E + "/volumes/" + v + "/snapshots"
+        p = refused(w.q("POST", S, {"note": "n"}), "backup_store_missing")
+        assert "/etc/moat/backup.toml" in p["detail"] and w.ok("GET", S)["items"] == [], p
+        w.agent.backup_store = True
+        first = wait_for("the store to be known", lambda: (lambda r: r.status == 201 and r.json)(w.q("POST", S, {"note": "n"})), 20)
+        s, key = first["id"], lambda job, vol=v: w.agent.post("volume-key", {"volume_id": vol, "job_id": job})
+        refused(w.q("POST", S, {}), "snapshot_in_progress")
+        refused(w.q("DELETE", E + "/volumes/" + v), "snapshot_in_progress")
+        j = wait_for("the job", lambda: [x for p in w.agent.plans for x in p.get("snapshot_jobs", []) if x["snapshot_id"] == s], 20)[0]
+        assert (j["volume_id"], j["key_epoch"], j["origin"]) == (v, 1, "manual") and not j.get("cancel") and "parent_snapshot_id" not in j, j
+        k = key(s)
+        assert k.status == 200 and k.json["key_epoch"] == 1 and len(k.json["key"]) == 64 and len(base64.b64decode(k.json["wrapped"])) == 72, k.status
+        assert key(s).json == k.json
+        other = [x["id"] for x in volumes(E).values() if x["id"] != v][0]
+        assert key(s, other).status == 403 and key("snap_" + "0" * 26).status == 403
+        told = w.ok("GET", "/v1/admin/audit?action=volume_key.deliver&resource=" + s)["items"]
+        assert [e["decision"] for e in told].count("allow") == 2 and "deny" in [e["decision"] for e in told], told
+        root = dict(captured_at_ms=1800000000000, size_bytes=4 * GIB, key_epoch=1, image_root="a" * 64, manifest_sha256="b" * 64)
+        assert w.agent.snapshot(s, "running", phase="uploading", uploaded_bytes=1).json["accepted"] == 1
+        assert w.agent.snapshot(s, "running", phase="capturing").json["ignored"] == 1
+        assert w.agent.snapshot(s, "running", phase="uploading", uploaded_bytes=2).json["ignored"] == 1
+        assert w.agent.snapshot("snap_" + "0" * 26, "running").json["rejected"][0]["code"] == "not_on_this_node"
+        assert w.agent.snapshot(s, "succeeded", consistency="crash", **root).json["accepted"] == 1
+        assert w.agent.snapshot(s, "failed", failed_reason="cancelled").json["ignored"] == 1
+        got = w.ok("GET", S + "/" + s)
+        assert got["status"] == "succeeded" and got["consistency"] == "crash" and got["note"] == "n" and "phase" not in got and "image_root" not in got, got
+        held = w.ok("GET", E + "/volumes/" + v)
+        assert held["last_backup_snapshot_id"] == s and held["last_backup_at"] == got["captured_at"] and held["backup_stale"] is False, held
+        events = w.ok("GET", O + "/events?correlation_id=" + s)["items"]
+        assert [e["event_type"] for e in events] == ["snapshot.created"] + ["snapshot.status_changed"] * 2, events
+        assert "aaaa" not in json.dumps(events) and "key_epoch" not in json.dumps(events)
+        assert key(s).status == 403  # it ended
+        two = w.ok("POST", S, {})["id"]
+        j = wait_for("the job", lambda: [x for p in w.agent.plans for x in p.get("snapshot_jobs", []) if x["snapshot_id"] == two], 20)[0]
+        assert j["parent_snapshot_id"] == s, j
+        assert w.ok("DELETE", S + "/" + two)["already_deleted"] is False and w.ok("DELETE", S + "/" + two)["already_deleted"] is True
+        assert key(two).status == 403
+        refused(w.q("POST", S, {}), "snapshot_in_progress")
+        wait_for("it to be cancelled", lambda: [x for p in w.agent.plans for x in p.get("snapshot_jobs", []) if x["snapshot_id"] == two and x["cancel"]], 20)
+        assert w.agent.snapshot(two, "failed", failed_reason="cancelled").json["accepted"] == 1
+        assert [x["id"] for x in w.ok("GET", S)["items"]] == [s] and len(w.ok("GET", S + "?include_deleted=true")["items"]) == 2
+        w.ok("PUT", O + "/quotas/max_snapshots_per_volume", {"limit": 1, "reason": "test"})
+        refused(w.q("POST", S, {}), "quota_exceeded")
+        w.ok("PUT", O + "/quotas/max_snapshots_per_volume", {"limit": None, "reason": "test"})
+        with concurrent.futures.ThreadPoolExecutor(6) as pool:
+            rs = list(pool.map(lambda i: w.q("POST", S, {}), range(6)))
+        assert sorted(r.status for r in rs) == [201] + [409] * 5 and all(r.status == 201 or r.json["code"] == "snapshot_in_progress" for r in rs), [r.text for r in rs]
+        assert w.agent.snapshot([r for r in rs if r.status == 201][0].json["id"], "failed", failed_reason="snapshot_create_failed").json["accepted"] == 1
+        assert w.pg.sql("SELECT count(*) FROM moat.volume_backup_keys WHERE volume_id = '%s'" % v).strip() == "1"
+        v1 = w.ok("POST", "/v1/admin/keys/verify", {})
+        assert v1["wrapped_keys"] == v1["opened"] >= 1, v1
+        with open(w.d + "/master-keys") as f:
+            old = f.read()
+        new = bytes([7]) * 32
+        name = hashlib.sha256(b"moat-master-key-v1\0" + new).hexdigest()[:16]
+        put_keys(old.replace(" active ", " retired ") + "%s active %s\n" % (name, base64.b64encode(new).decode()))
+        rewrapped = w.ok("POST", "/v1/admin/keys/rewrap", {})
+        assert rewrapped["rewrapped"] >= 1 and rewrapped["remaining"] == rewrapped["failed"] == 0, rewrapped
+        put_keys("%s active %s\n" % (name, base64.b64encode(new).decode()))
+        assert w.ok("POST", "/v1/admin/keys/verify", {})["opened"] == v1["opened"]
+        three = w.ok("POST", S, {})["id"]
+        assert key(three).json["key"] == k.json["key"] and key(three).json["wrapped"] != k.json["wrapped"]
+        w.pg.sql("UPDATE moat.volume_backup_keys SET volume_id = '%s' WHERE volume_id = '%s'" % (other, v))
+        assert key(three).status == 500, "a key opens as that of another volume"
+        w.pg.sql("UPDATE moat.volume_backup_keys SET volume_id = '%s' WHERE volume_id = '%s'" % (v, other))
+        assert w.agent.snapshot(three, "failed", failed_reason="upload_failed").json["accepted"] == 1
 
     @case("an operator sees the volumes of a node")
     def _():

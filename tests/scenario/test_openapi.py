@@ -101,6 +101,8 @@ BODIES = {
     "POST " + E + "/volumes": {"name": "walk", "size_bytes": 1 << 30},
     "POST " + E + "/volumes/{volume_id}/resize": {"size_bytes": 2 << 30},
     "DELETE " + E + "/volumes/{volume_id}": {},
+    "POST " + E + "/volumes/{volume_id}/snapshots": {"note": "walk"},
+    "DELETE " + E + "/volumes/{volume_id}/snapshots/{snapshot_id}": {},
     "DELETE " + E + "/volume-attachments/{attachment_id}": {},
     "POST " + E + "/routes": {"hostname": "walk.example.com", "backend_process_type": "web", "backend_port": 8443, "max_connections": 5},
     "PATCH " + E + "/routes/{route_id}": {"balance": "least_conn", "expected_version": "$v"},
@@ -132,7 +134,7 @@ QUERIES = {**{"GET " + p + "/history/diff": "?from=-1s" for p in (O, A, E)}, "GE
 REFUSED = {"GET /v1/exec-sessions/{exec_session_id}/connect": 400, "POST /v1/auth/device/token": 400, "POST /v1/auth/token": 401, "POST /v1/auth/token/refresh": 401, "DELETE " + O: 409,
            "POST /v1/auth/device/start": (200, 429), "POST /v1/admin/recovery/apply": 409, "POST /v1/admin/recovery/finish": 409,
            "POST /v1/nodes/{node_id}/disable": 409, "POST /v1/nodes/{node_id}/confirm-offline": 409, "POST /v1/nodes/{node_id}/mark-lost": 409, "DELETE /v1/nodes/{node_id}": 409}  # the machine's own node
-LAST = ["DELETE " + E + "/volume-attachments/{attachment_id}", "DELETE " + E + "/volumes/{volume_id}", "DELETE " + E + "/routes/{route_id}", "DELETE " + O + "/members/{member_id}", "DELETE " + O + "/service-principals/{sp_id}", "DELETE " + E,
+LAST = ["DELETE " + E + "/volume-attachments/{attachment_id}", "DELETE " + E + "/volumes/{volume_id}/snapshots/{snapshot_id}", "DELETE " + E + "/volumes/{volume_id}", "DELETE " + E + "/routes/{route_id}", "DELETE " + O + "/members/{member_id}", "DELETE " + O + "/service-principals/{sp_id}", "DELETE " + E,
         "DELETE " + A, "DELETE " + O + "/projects/{project_id}", "DELETE " + O, "DELETE /v1/auth/tokens/{token_id}"]
 EARLY = ["POST " + E + "/instances/{instance_id}/exec", "POST " + E + "/instances/{instance_id}/restart"]  # before what drains every instance
 
@@ -215,6 +217,8 @@ def seed():
     ids["route_id"] = w.ok("POST", concrete(E) + "/routes", {"hostname": "seed.example.com", "backend_process_type": "web", "backend_port": 8443})["id"]
     ids["volume_id"] = w.ok("POST", concrete(E) + "/volumes", {"name": "seed", "size_bytes": 1 << 30})["id"]
     wait_for("the volume", lambda: w.ok("GET", concrete(E) + "/volumes/" + ids["volume_id"])["state"] == "available")
+    ids["snapshot_id"] = w.ok("POST", concrete(E) + "/volumes/" + ids["volume_id"] + "/snapshots", {})["id"]
+    w.agent.snapshot(ids["snapshot_id"], "failed", failed_reason="cancelled")  # so that the walk can make another
     db = w.ok("POST", concrete(A) + "/releases", {"manifest": MANIFEST + DB, "image_digest": D1, "verify_image": False})["id"]
     w.ok("POST", concrete(E) + "/deploys", {"release_id": db, "process_types": ["db"]})
     ids["attachment_id"] = w.ok("GET", concrete(E) + "/volume-attachments")["items"][0]["id"]
@@ -256,7 +260,7 @@ def wrong_types(schema):
 
 
 try:
-    w.agent.pool = 64 << 30
+    w.agent.pool, w.agent.backup_store = 64 << 30, True
     w.agent.start()
     seed()
     keys = list(gen.OPS)
@@ -364,6 +368,9 @@ try:
         for key in EARLY + [k for k in keys if k not in LAST and k not in EARLY] + LAST:
             method, path = key.split()
             target = concrete(path) + re.sub(r"\$(\w+)", lambda m: ids[m.group(1)], QUERIES.get(key, ""))
+            if key == "DELETE " + E + "/volumes/{volume_id}":
+                for s in w.ok("GET", concrete(E) + "/volumes/" + ids["volume_id"] + "/snapshots?include_deleted=true")["items"]:
+                    w.agent.snapshot(s["id"], "failed", failed_reason="cancelled")
             if key == "DELETE " + E:
                 for v in w.ok("GET", concrete(E) + "/volumes")["items"]:  # with them it is never deleted
                     w.ok("DELETE", concrete(E) + "/volumes/" + v["id"])

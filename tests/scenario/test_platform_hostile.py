@@ -470,7 +470,7 @@ def main():
 
     def api_internal():
         inner = [r for r in table if r[3] == "MT_LISTEN_INTERNAL"]
-        check(len(inner) == 11, str(inner))
+        check(len(inner) == 12, str(inner))
 
         def attack(method, path):
             if method != "POST":

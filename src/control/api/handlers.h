@@ -106,6 +106,13 @@ int mt_api_volumes_create(struct mt_api_call *c);
 int mt_api_volumes_get(struct mt_api_call *c);
 int mt_api_volumes_resize(struct mt_api_call *c);
 int mt_api_volumes_delete(struct mt_api_call *c);
+/* snapshots.c */
+int mt_api_snapshots_list(struct mt_api_call *c);
+int mt_api_snapshots_create(struct mt_api_call *c);
+int mt_api_snapshots_get(struct mt_api_call *c);
+int mt_api_snapshots_delete(struct mt_api_call *c);
+/* volume_key.c */
+int mt_api_node_volume_key(struct mt_api_call *c);
 /* volume_attachments.c */
 int mt_api_volume_attachments_list(struct mt_api_call *c);
 int mt_api_volume_attachments_delete(struct mt_api_call *c);

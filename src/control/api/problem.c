@@ -72,6 +72,8 @@ static const struct {
     {"volume_in_use", 409, false, "An instance uses the volume"},
     {"volume_size_mismatch", 409, false, "The volume is smaller than asked for"},
     {"volume_home_node_mismatch", 409, false, "The volumes of a process live on different nodes"},
+    {"snapshot_in_progress", 409, false, "A snapshot of the volume is being made"},
+    {"backup_store_missing", 409, false, "The node of the volume can make no backups"},
     {"node_has_volumes", 409, false, "Volumes live on the node"},
     {"no_rollback_target", 409, false, "There is no release to go back to"},
     {"material_shredded", 410, false, "The content is destroyed"},

@@ -11,13 +11,19 @@
 #include "model/names.h"
 #include "model/volume.h"
 
+/* Two cycles without a backup are stale (storage-and-secrets.md §4.11). */
+#define LAST_BACKUP(column)                                                                                                  \
+    "SELECT " column " FROM snapshots_view s WHERE s.volume_id = v.volume_id AND s.status = 'succeeded' AND s.pruned_at IS NULL" \
+    " ORDER BY s.captured_at DESC, s.snapshot_id DESC LIMIT 1"
 #define VOLUME_OBJECT                                                                                                       \
     "json_strip_nulls(json_build_object('id',v.volume_id,'org_id',v.org_id,'app_id',v.app_id,'env_id',v.env_id,'name',v.name," \
     "'size_bytes',v.size_bytes,'resize_to_bytes',v.resize_to_bytes,'filesystem',v.filesystem,'fs_uuid',v.fs_uuid,"          \
     "'backup_enabled',v.backup_enabled,'home_node_id',v.home_node_id,'state',CASE WHEN v.state = 'available' AND "          \
     MT_SQL_VOLUME_HELD("v") " THEN 'in_use' ELSE v.state END,'error_reason',v.error_reason,"                               \
     "'reachable',(SELECT n.health NOT IN ('offline', 'lost') FROM nodes_view n WHERE n.node_id = v.home_node_id),"          \
-    "'deleted',CASE WHEN v.deleted THEN true END,"                                                                         \
+    "'deleted',CASE WHEN v.deleted THEN true END,'last_backup_at',(" LAST_BACKUP(MT_SQL_TS("s.captured_at")) "),"         \
+    "'last_backup_snapshot_id',(" LAST_BACKUP("s.snapshot_id") "),'backup_stale',v.backup_enabled AND NOT v.deleted AND coalesce(("   \
+    LAST_BACKUP("s.captured_at") "), v.created_at) < now() - interval '48 hours',"                                                     \
     "'attachment',(SELECT json_build_object('id',a.attachment_id,'process_type',a.process_type,'mount_path',a.mount_path,'read_only',"   \
     "a.read_only,'managed_by',a.managed_by) FROM volume_attachments_view a WHERE a.volume_id = v.volume_id AND NOT a.deleted),"          \
     "'resource_version',v.resource_version,'created_at'," MT_SQL_TS("v.created_at") ",'updated_at'," MT_SQL_TS("v.updated_at") "))::text"
@@ -34,6 +40,12 @@ static const struct mt_pg_stmt volume_row = {
     "volume_row", "SELECT v.name, v.state, v.size_bytes, v.resize_to_bytes, v.home_node_id, v.resource_version, v.deleted, " MT_SQL_VOLUME_HELD("v")
                   " AS held, (SELECT a.process_type FROM volume_attachments_view a WHERE a.volume_id = v.volume_id AND NOT a.deleted) AS process_type, "
                   VOLUME_OBJECT " AS object FROM volumes_view v WHERE env_id = $1 AND volume_id = $2"};
+
+static const struct mt_pg_stmt active_snapshot = {
+    "volume_snapshot", "SELECT snapshot_id FROM snapshots_view WHERE volume_id = $1 AND status IN ('queued', 'running') LIMIT 1"};
+/* Asked again under the append lock. */
+static const struct mt_pg_stmt no_snapshot = {
+    "volume_no_snapshot", "SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM snapshots_view WHERE volume_id = $1 AND status IN ('queued', 'running'))"};
 
 enum { ROW_NAME = 0, ROW_STATE, ROW_SIZE, ROW_RESIZE, ROW_HOME, ROW_VERSION, ROW_DELETED, ROW_HELD, ROW_PROCESS, ROW_OBJECT };
 
@@ -217,6 +229,20 @@ int mt_api_volumes_resize(struct mt_api_call *c)
 
 /* ---------------------------------------------------------------- delete */
 
+/* A job would be left without its volume. */
+static int check_no_snapshot(struct mt_api_call *c, struct mt_cmd *cmd, const char *id, const char *name)
+{
+    struct mt_pg_params p;
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, id);
+    if (mt_pg_query(c->pg, &active_snapshot, &p, &r, &c->err) < 0)
+        return mt_api_fail_err(c);
+    if (mt_pg_rows(r) > 0)
+        return mt_api_fail(c, 409, "snapshot_in_progress", "snapshot %s of volume '%s' has not ended; wait for it, or delete it", mt_pg_text(r, 0, 0), name);
+    return mt_cmd_side(cmd, &no_snapshot, &p, 1, &c->err) < 0 ? mt_api_fail_err(c) : 0;
+}
+
 static int prepare_delete(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made)
 {
     static const char *const known[] = {"expected_version", NULL};
@@ -235,6 +261,8 @@ static int prepare_delete(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_a
                            mt_pg_text(r, 0, ROW_NAME), mt_pg_text(r, 0, ROW_PROCESS));
     if (mt_pg_bool(r, 0, ROW_HELD))
         return mt_api_fail(c, 409, "volume_in_use", "an instance that has not stopped yet mounts volume '%s'; wait for the rollout or scale to 0", mt_pg_text(r, 0, ROW_NAME));
+    if (check_no_snapshot(c, cmd, id, mt_pg_text(r, 0, ROW_NAME)) < 0)
+        return -1;
     if (mt_cmd_rely(cmd, MT_RELY_VOLUME, id, NULL, mt_pg_i64(r, 0, ROW_VERSION), &c->err) < 0 ||
         mt_cmd_rely(cmd, MT_RELY_VOLUME_ATTACHMENTS, id, NULL, 0, &c->err) < 0)
         return mt_api_fail_err(c);

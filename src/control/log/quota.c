@@ -42,6 +42,8 @@
     " WHEN 'max_total_volume_bytes' THEN (SELECT COALESCE(sum(GREATEST(v.size_bytes, v.resize_to_bytes)), 0)::int8"            \
     "  FROM volumes_view v WHERE v.org_id = k.org AND NOT v.deleted)"                                                          \
     " WHEN 'max_volume_attachments' THEN (SELECT count(*) FROM volume_attachments_view v WHERE v.org_id = k.org AND NOT v.deleted)" \
+    " WHEN 'max_snapshots_per_volume' THEN (SELECT count(*) FROM snapshots_view v WHERE v.org_id = k.org AND v.volume_id = k.scope" \
+    "  AND v.origin = 'manual' AND v.status <> 'failed' AND v.pruned_at IS NULL)"                                               \
     " ELSE 0 END"
 /* An operator sets limits of organisations; those of one instance or environment (a scope of max_exec_sessions) stand. */
 #define LIMIT                                                                                                             \

@@ -127,6 +127,12 @@ static const struct mt_pf f_volume_resize[] = {INT("size_bytes"), END};
 static const struct mt_pf f_volume_resized[] = {INT("size_bytes"), ENUM("result", "ok|failed"), ENUM_OPT("error_reason", VOLUME_FAULTS), END};
 static const struct mt_pf f_volume_state[] = {ENUM("state", "in_use|available|deleting|error"), TEXT_OPT("reason"), END};
 static const struct mt_pf f_volume_deleted[] = {BOOL("forced"), BOOL("delete_backups"), END};
+static const struct mt_pf f_snapshot_created[] = {TEXT("volume_id"), TEXT("source_node_id"), ENUM("origin", "scheduled|manual|migration"), TEXT_OPT("note"), END};
+static const struct mt_pf f_snapshot_status[] = {
+    TEXT("volume_id"), ENUM("status", "queued|running|succeeded|failed"), ENUM_OPT("phase", "capturing|uploading|verifying"),
+    ENUM_OPT("consistency", "crash|filesystem"), TEXT_OPT("captured_at"), INT_OPT("size_bytes"), INT_OPT("changed_bytes"), INT_OPT("uploaded_bytes"),
+    INT_OPT("key_epoch"), TEXT_OPT("image_root"), TEXT_OPT("manifest_sha256"), TEXT_OPT("parent_snapshot_id"), TEXT_OPT("failed_reason"), END};
+static const struct mt_pf f_snapshot_pruned[] = {TEXT("volume_id"), ENUM("reason", "retention|user|volume_deleted"), END};
 static const struct mt_pf f_attachment_created[] = {TEXT("volume_id"), TEXT("process_type"), TEXT("mount_path"), BOOL("read_only"),
                                                     ENUM("managed_by", "api|manifest"), END};
 static const struct mt_pf f_attachment_deleted[] = {TEXT("volume_id"), TEXT("process_type"), BOOL("forced"), END};
@@ -212,6 +218,9 @@ static const struct mt_pf *const fields[MT_EV_MAX] = {
     [MT_EV_VOLUME_DELETED] = f_volume_deleted,
     [MT_EV_VOLUME_ATTACHMENT_CREATED] = f_attachment_created,
     [MT_EV_VOLUME_ATTACHMENT_DELETED] = f_attachment_deleted,
+    [MT_EV_SNAPSHOT_CREATED] = f_snapshot_created,
+    [MT_EV_SNAPSHOT_STATUS_CHANGED] = f_snapshot_status,
+    [MT_EV_SNAPSHOT_PRUNED] = f_snapshot_pruned,
     [MT_EV_NODE_ENROLLED] = f_enrolled,
     [MT_EV_NODE_ADMIN_STATE_CHANGED] = f_admin_state,
     [MT_EV_NODE_HEALTH_CHANGED] = f_health,

@@ -30,6 +30,8 @@ static json_t *allocatable(const struct mt_heartbeat *hb)
                     (f->meta_bytes == 0 || f->meta_used_bytes < mt_storage_allocatable(f->meta_bytes));
         json_object_set_new(o, "volume_bytes", json_integer((json_int_t)mt_storage_allocatable(f->pool_bytes)));
         json_object_set_new(o, "new_volumes", json_boolean(f->healthy && room));
+        if (f->backup_store)
+            json_object_set_new(o, "backup_store", json_true());
     }
     return o;
 }

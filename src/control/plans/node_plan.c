@@ -23,7 +23,9 @@ static const struct mt_pg_stmt fingerprint = {
     "coalesce((SELECT string_agg(route_id || backend_process_type || backend_port, ',' ORDER BY route_id) FROM routes_view"
     " WHERE NOT deleted AND proxy_protocol = 'v2'), '') || '|' ||"
     "coalesce((SELECT string_agg(volume_id || ' ' || resource_version, ',' ORDER BY volume_id) FROM volumes_view"
-    " WHERE home_node_id = $1 AND NOT deleted), '') || $2, 'UTF8')), 'hex')"};
+    " WHERE home_node_id = $1 AND NOT deleted), '') || '|' ||"
+    "coalesce((SELECT string_agg(snapshot_id || ' ' || (pruned_at IS NULL), ',' ORDER BY snapshot_id) FROM snapshots_view"
+    " WHERE source_node_id = $1 AND status IN ('queued', 'running')), '') || $2, 'UTF8')), 'hex')"};
 
 static const struct mt_pg_stmt assignments = {
     "plan_assignments",
@@ -41,6 +43,17 @@ static const struct mt_pg_stmt homed = {
     "plan_volumes",
     "SELECT volume_id, org_id, app_id, env_id, name, size_bytes, resize_to_bytes, state = 'deleting' AS absent, was_available"
     " FROM volumes_view WHERE home_node_id = $1 AND NOT deleted ORDER BY volume_id COLLATE \"C\""};
+
+/* What a backup builds on is the newest one that is there under the same key; every 7th reads the whole volume (storage-and-secrets.md §4.8). */
+static const struct mt_pg_stmt jobs = {
+    "plan_snapshot_jobs",
+    "SELECT s.snapshot_id, s.volume_id, s.org_id, s.origin, k.key_epoch, s.pruned_at IS NOT NULL AS cancel, parent.snapshot_id AS parent,"
+    " (SELECT count(*) FROM snapshots_view d WHERE d.volume_id = s.volume_id AND d.status = 'succeeded') % 7 = 6 AS full_read"
+    " FROM snapshots_view s JOIN volumes_view v ON v.volume_id = s.volume_id AND NOT v.deleted AND v.home_node_id = $1"
+    " CROSS JOIN LATERAL (SELECT b.key_epoch FROM moat.volume_backup_keys b WHERE b.volume_id = s.volume_id ORDER BY b.key_epoch DESC LIMIT 1) k"
+    " LEFT JOIN LATERAL (SELECT p.snapshot_id FROM snapshots_view p WHERE p.volume_id = s.volume_id AND p.status = 'succeeded'"
+    "  AND p.pruned_at IS NULL AND p.key_epoch = k.key_epoch ORDER BY p.captured_at DESC LIMIT 1) parent ON true"
+    " WHERE s.source_node_id = $1 AND s.status IN ('queued', 'running') ORDER BY s.snapshot_id COLLATE \"C\""};
 
 static const struct mt_pg_stmt edges = {
     "plan_edges", "SELECT overlay_ipv6 FROM nodes_view WHERE NOT deleted AND 'edge' = ANY (roles) AND admin_state IN ('active', 'cordoned', 'draining')"
@@ -181,6 +194,31 @@ static void put_assignment(struct mt_control *ctl, const struct mt_pg_res *r, in
         json_array_append_new(list, a);
 }
 
+/* Only a volume that is homed here has jobs here: without volumes there is nothing to ask. */
+static int put_jobs(struct mt_pg *pg, const struct mt_pg_params *node, struct mt_plan_storage *s, struct mt_pg_res **ret, struct mt_err *err)
+{
+    int rc = mt_pg_query(pg, &jobs, node, ret, err);
+    if (rc < 0 || mt_pg_rows(*ret) == 0)
+        return rc;
+    const struct mt_pg_res *r = *ret;
+    s->n_snapshots = (size_t)mt_pg_rows(r);
+    s->snapshots = calloc(s->n_snapshots, sizeof *s->snapshots);
+    if (!s->snapshots)
+        return MT_FAIL(err, MT_E_NOMEM, "snapshot jobs of a plan");
+    for (int i = 0; i < (int)s->n_snapshots; i++)
+        s->snapshots[i] = (struct mt_plan_snapshot_job){
+            .snapshot_id = text(r, i, "snapshot_id"),
+            .volume_id = text(r, i, "volume_id"),
+            .org_id = text(r, i, "org_id"),
+            .origin = text(r, i, "origin"),
+            .key_epoch = (uint32_t)mt_pg_i64(r, i, mt_pg_col(r, "key_epoch")),
+            .parent_snapshot_id = mt_pg_text_or_null(r, i, mt_pg_col(r, "parent")),
+            .full_read = mt_pg_bool(r, i, mt_pg_col(r, "full_read")),
+            .cancel = mt_pg_bool(r, i, mt_pg_col(r, "cancel")),
+        };
+    return 0;
+}
+
 static int put_volumes(struct mt_pg *pg, const char *node_id, json_t *plan, struct mt_err *err)
 {
     struct mt_pg_params p;
@@ -210,6 +248,9 @@ static int put_volumes(struct mt_pg *pg, const char *node_id, json_t *plan, stru
             .was_available = mt_pg_bool(r, i, mt_pg_col(r, "was_available")),
         };
     }
+    mt_auto_pg_res struct mt_pg_res *jr = NULL;
+    if (rc == 0)
+        rc = put_jobs(pg, &p, &s, &jr, err);
     if (rc == 0)
         rc = mt_plan_storage_encode(&s, plan, err);
     free(uuids);

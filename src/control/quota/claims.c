@@ -61,6 +61,7 @@ static const struct {
 struct sums {
     int64_t delta[MT_QUOTA_MAX];
     const char *deploy_env;
+    char snapshot_volume[MT_ID_SIZE];
     bool groups; /* what an environment wants changes */
     struct mt_pg_arr scopes, ports;
 };
@@ -100,6 +101,16 @@ static int add_volume(struct mt_api_call *c, const struct mt_cmd_event_view *e, 
     return 0;
 }
 
+static void add_snapshot(struct sums *s, const struct mt_cmd_event_view *e)
+{
+    json_error_t je;
+    mt_auto_json json_t *p = json_loads(e->payload, 0, &je);
+    if (!MT_STREQ(json_string_value(json_object_get(p, "origin")), "manual"))
+        return;
+    s->delta[MT_QUOTA_SNAPSHOTS]++;
+    snprintf(s->snapshot_volume, sizeof s->snapshot_volume, "%s", json_string_value(json_object_get(p, "volume_id")));
+}
+
 static void add_event(struct sums *s, const struct mt_cmd_event_view *e)
 {
     for (size_t i = 0; i < sizeof counted / sizeof counted[0]; i++)
@@ -111,6 +122,8 @@ static void add_event(struct sums *s, const struct mt_cmd_event_view *e)
         s->delta[MT_QUOTA_DEPLOYS_PER_ENV_HOUR]++;
         s->deploy_env = e->env_id;
     }
+    if (e->ev == MT_EV_SNAPSHOT_CREATED)
+        add_snapshot(s, e);
     s->groups |= e->ev == MT_EV_ENV_SCALE_SET || e->ev == MT_EV_ENV_DESIRED_RELEASE_SET;
 }
 
@@ -135,7 +148,7 @@ static int claim_all(struct mt_api_call *c, struct mt_cmd *cmd, const char *org,
     enum mt_quota_tier tier = mt_quota_tier_of(c->ctl);
     struct mt_cmd_refused_quota refused;
     for (unsigned q = 0; q < MT_QUOTA_MAX; q++)
-        if (mt_cmd_quota(cmd, (enum mt_quota)q, org, q == MT_QUOTA_DEPLOYS_PER_ENV_HOUR ? s->deploy_env : NULL, s->delta[q],
+        if (mt_cmd_quota(cmd, (enum mt_quota)q, org, q == MT_QUOTA_DEPLOYS_PER_ENV_HOUR ? s->deploy_env : q == MT_QUOTA_SNAPSHOTS ? s->snapshot_volume : NULL, s->delta[q],
                          mt_quota_default((enum mt_quota)q, tier), &c->err) < 0)
             return mt_api_fail_err(c);
     int r = mt_cmd_quota_check(cmd, c->pg, &refused, &c->err);

@@ -10,12 +10,17 @@
 #include "pg/array.h"
 
 #include <stdlib.h>
+#include <string.h>
 
-/* The tables with wrapped keys. Selects answer (id, org, env, bundle, wrapped); $1 master key, $2 after this id. */
+/* The tables with wrapped keys. Selects answer (id, org, env, bundle, wrapped); $1 master key, $2 after this id. A key of backups is
+ * named by volume and epoch, "vol_… 0000000001"; cluster, org and volume take the places of org, env and bundle. */
+#define NAME_SIZE 64
+#define BACKUP_NAME "(volume_id || ' ' || lpad(key_epoch::text, 10, '0'))"
+#define BACKUP_ROWS "SELECT " BACKUP_NAME ", (SELECT value #>> '{}' FROM cluster_view WHERE key = 'cluster_id'), org_id, volume_id, wrapped_key FROM moat.volume_backup_keys"
 static const struct table {
     const char *what;
     struct mt_pg_stmt page, all, replace;
-    bool tag;
+    enum { SECRET, TAG, BACKUP } kind;
 } tables[] = {
     {"secret_version",
      {"rewrap_material", "SELECT m.version_id, v.org_id, v.env_id, v.bundle_id, m.wrapped_data_key FROM moat.secret_material m"
@@ -26,7 +31,7 @@ static const struct table {
      {"rewrap_put_material", "UPDATE moat.secret_material m SET wrapped_data_key = n.new, master_key_id = $1 FROM"
                              " unnest($2::text[], $3::bytea[], $4::bytea[]) n(id, old, new)"
                              " WHERE m.version_id = n.id AND m.wrapped_data_key = n.old"},
-     false},
+     SECRET},
     {"secret_bundle",
      {"rewrap_tags", "SELECT bundle_id, org_id, env_id, bundle_id, wrapped_tag_key FROM moat.secret_bundle_keys"
                      " WHERE master_key_id = $1 AND bundle_id > $2 ORDER BY bundle_id LIMIT 100"},
@@ -35,7 +40,7 @@ static const struct table {
      {"rewrap_put_tags", "UPDATE moat.secret_bundle_keys m SET wrapped_tag_key = n.new, master_key_id = $1 FROM"
                          " unnest($2::text[], $3::bytea[], $4::bytea[]) n(id, old, new)"
                          " WHERE m.bundle_id = n.id AND m.wrapped_tag_key = n.old"},
-     true},
+     TAG},
     {"registry_credential",
      {"rewrap_registries", "SELECT material_id, org_id, 'registry', reg_id, wrapped_data_key FROM moat.registry_secrets"
                            " WHERE master_key_id = $1 AND material_id > $2 ORDER BY material_id LIMIT 100"},
@@ -44,12 +49,20 @@ static const struct table {
      {"rewrap_put_registries", "UPDATE moat.registry_secrets m SET wrapped_data_key = n.new, master_key_id = $1 FROM"
                                " unnest($2::text[], $3::bytea[], $4::bytea[]) n(id, old, new)"
                                " WHERE m.material_id = n.id AND m.wrapped_data_key = n.old"},
-     false},
+     SECRET},
+    {"volume_backup_key",
+     {"rewrap_backups", BACKUP_ROWS " WHERE master_key_id = $1 AND " BACKUP_NAME " > $2 ORDER BY " BACKUP_NAME " LIMIT 100"},
+     {"verify_backups", BACKUP_ROWS " WHERE " BACKUP_NAME " > $1 ORDER BY " BACKUP_NAME " LIMIT 500"},
+     {"rewrap_put_backups", "UPDATE moat.volume_backup_keys m SET wrapped_key = n.new, master_key_id = $1 FROM"
+                            " unnest($2::text[], $3::bytea[], $4::bytea[]) n(id, old, new) WHERE m.volume_id = split_part(n.id, ' ', 1)"
+                            " AND m.key_epoch = split_part(n.id, ' ', 2)::int8 AND m.wrapped_key = n.old"},
+     BACKUP},
 };
 
 static const struct mt_pg_stmt rows_by_key = {
     "key_rows", "SELECT master_key_id, count(*)::int8 FROM (SELECT master_key_id FROM moat.secret_material UNION ALL"
-                " SELECT master_key_id FROM moat.secret_bundle_keys UNION ALL SELECT master_key_id FROM moat.registry_secrets) k GROUP BY 1 ORDER BY 1"};
+                " SELECT master_key_id FROM moat.secret_bundle_keys UNION ALL SELECT master_key_id FROM moat.registry_secrets"
+                " UNION ALL SELECT master_key_id FROM moat.volume_backup_keys) k GROUP BY 1 ORDER BY 1"};
 static const struct mt_pg_stmt newest = {
     "verify_newest", "SELECT env_id, current_version_id FROM secret_bundles_view WHERE NOT deleted AND current_version_id IS NOT NULL"
                      " ORDER BY bundle_id"};
@@ -76,7 +89,9 @@ int mt_key_rows(struct mt_pg *pg, struct mt_key_rows **ret, size_t *ret_n, struc
 static void context_of(const struct table *t, const struct mt_pg_res *r, int row, struct mt_seal_context *ret)
 {
     const struct mt_seal_ids ids = {mt_pg_text(r, row, 1), mt_pg_text(r, row, 2), mt_pg_text(r, row, 3), mt_pg_text(r, row, 0)};
-    if (t->tag)
+    if (t->kind == BACKUP)
+        mt_seal_context_volume(ids.org_id, ids.env_id, ids.bundle_id, strtoull(ids.version_id + strlen(ids.bundle_id), NULL, 10), ret);
+    else if (t->kind == TAG)
         mt_seal_context_tag(&ids, ret);
     else
         mt_seal_context_secret(&ids, ret);
@@ -98,7 +113,7 @@ static int open_row(struct mt_keys *keys, const struct table *t, const struct mt
 
 /* One page of rows under @old_id after @after; *ret_rows 0 at the end. */
 static int page(struct mt_keys *keys, struct mt_pg *pg, const struct table *t, const char *active, const char *old_id,
-                char after[MT_ID_SIZE], struct mt_rewrap_done *done, int *ret_rows, struct mt_err *err)
+                char after[NAME_SIZE], struct mt_rewrap_done *done, int *ret_rows, struct mt_err *err)
 {
     mt_auto_pg_res struct mt_pg_res *r = NULL;
     mt_auto_pg_res struct mt_pg_res *put = NULL;
@@ -119,7 +134,7 @@ static int page(struct mt_keys *keys, struct mt_pg *pg, const struct table *t, c
         struct mt_seal_context c;
         char id[MT_MASTERKEY_ID];
         size_t n;
-        (void)snprintf(after, MT_ID_SIZE, "%s", mt_pg_text(r, i, 0));
+        (void)snprintf(after, NAME_SIZE, "%s", mt_pg_text(r, i, 0));
         if (open_row(keys, t, r, i, &c, key) < 0) {
             done->failed++;
             continue;
@@ -163,7 +178,7 @@ int mt_rewrap(struct mt_keys *keys, struct mt_pg *pg, int64_t budget_ms, struct 
         return rc;
     for (size_t i = 0; i < n; i++)
         for (size_t t = 0; t < MT_ARRAY_LEN(tables) && !MT_STREQ(rows[i].id, active); t++) {
-            char after[MT_ID_SIZE] = "";
+            char after[NAME_SIZE] = "";
             for (int got = 1; got > 0 && mt_clock_mono() < until;)
                 if ((rc = page(keys, pg, &tables[t], active, rows[i].id, after, ret, &got, err)) < 0)
                     return rc;
@@ -183,7 +198,7 @@ int mt_secrets_verify(struct mt_keys *keys, struct mt_pg *pg, struct mt_verify_d
     mt_auto_pg_res struct mt_pg_res *e = NULL;
     *ret = (struct mt_verify_done){0};
     for (size_t t = 0; t < MT_ARRAY_LEN(tables); t++) {
-        char after[MT_ID_SIZE] = "";
+        char after[NAME_SIZE] = "";
         for (int got = 1; got > 0;) {
             mt_auto_pg_res struct mt_pg_res *r = NULL;
             mt_pg_p_init(&p);

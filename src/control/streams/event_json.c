@@ -2,8 +2,12 @@
 /* Events as JSON objects. */
 #include "control/streams/event_json.h"
 
+#include "base/assert.h"
 #include "base/clock.h"
 #include "base/str.h"
+
+#include <jansson.h>
+#include <stdlib.h>
 
 static void put(struct mt_buf *b, const char *key, const char *v)
 {
@@ -11,6 +15,20 @@ static void put(struct mt_buf *b, const char *key, const char *v)
         return;
     mt_buf_printf(b, ",\"%s\":", key);
     mt_buf_put_json_str(b, v, strlen(v));
+}
+
+/* What a backup is authenticated by is for the platform alone (control-plane.md §7.1). */
+static void put_snapshot_status(struct mt_buf *b, const char *payload)
+{
+    static const char *const hidden[] = {"key_epoch", "image_root", "manifest_sha256"};
+    json_error_t je;
+    json_t *p = json_loads(payload, 0, &je);
+    for (size_t i = 0; i < MT_ARRAY_LEN(hidden); i++)
+        (void)json_object_del(p, hidden[i]);
+    char *t = p ? json_dumps(p, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
+    mt_buf_puts(b, t ? t : "{}");
+    free(t);
+    json_decref(p);
 }
 
 int64_t mt_event_json(const struct mt_pg_res *r, int i, struct mt_buf *b)
@@ -38,7 +56,10 @@ int64_t mt_event_json(const struct mt_pg_res *r, int i, struct mt_buf *b)
     mt_event_summary(type, agg, payload, sentence, sizeof sentence);
     put(b, "summary", sentence);
     mt_buf_puts(b, ",\"payload\":");
-    mt_buf_puts(b, payload);
+    if (MT_STREQ(type, "snapshot.status_changed"))
+        put_snapshot_status(b, payload);
+    else
+        mt_buf_puts(b, payload);
     mt_buf_putc(b, '}');
     return id;
 }

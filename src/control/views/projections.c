@@ -26,6 +26,7 @@
 /* keep when the field is absent */
 #define KEEP(col) col " = COALESCE(e.payload->>'" col "', v." col ")"
 #define KEEP_INT(col) col " = COALESCE((e.payload->>'" col "')::int, v." col ")"
+#define KEEP_BIG(col) col " = COALESCE((e.payload->>'" col "')::bigint, v." col ")"
 #define KEEP_BOOL(col) col " = COALESCE((e.payload->>'" col "')::boolean, v." col ")"
 #define KEEP_JSON(col) col " = COALESCE(e.payload->'" col "', v." col ")"
 /* keep when absent, take away when null */
@@ -316,6 +317,20 @@ static const struct projection table[] = {
       "INSERT INTO volume_attachments_view (attachment_id, org_id, app_id, env_id, volume_id, process_type, mount_path, read_only,"
       " managed_by, " BORN_COLS ") SELECT e.aggregate_id, e.org_id, e.app_id, e.env_id, " P("volume_id") ", " P("process_type") ", "
       P("mount_path") ", " PBOOL("read_only") ", " P("managed_by") ", " BORN E_OF("volume_attachment.created")),
+    /* ---- snapshots ---- */
+    BIRTH(MT_EV_SNAPSHOT_CREATED, "proj_snapshot_created", "snapshot_id",
+      "INSERT INTO snapshots_view (snapshot_id, org_id, app_id, env_id, volume_id, source_node_id, origin, note, requested_by, "
+      BORN_COLS ") SELECT e.aggregate_id, e.org_id, e.app_id, e.env_id, " P("volume_id") ", " P("source_node_id") ", " P("origin") ", "
+      P("note") ", e.actor_id, " BORN E_OF("snapshot.created")),
+    {MT_EV_SNAPSHOT_STATUS_CHANGED,
+     {"proj_snapshot_status",
+      UPDATE("snapshots_view", "snapshot_id", "snapshot.status_changed",
+             "status = " P("status") ", phase = " P("phase") ", " KEEP("consistency") ", captured_at = COALESCE((" P("captured_at")
+             ")::timestamptz, v.captured_at), finished_at = CASE WHEN " P("status") " IN ('succeeded', 'failed') THEN e.occurred_at END, "
+             KEEP_BIG("size_bytes") ", " KEEP_BIG("changed_bytes") ", " KEEP_BIG("uploaded_bytes") ", " KEEP_BIG("key_epoch") ", "
+             KEEP("image_root") ", " KEEP("manifest_sha256") ", " KEEP("parent_snapshot_id") ", failed_reason = " P("failed_reason"))}},
+    {MT_EV_SNAPSHOT_PRUNED,
+     {"proj_snapshot_pruned", UPDATE("snapshots_view", "snapshot_id", "snapshot.pruned", "pruned_at = e.occurred_at")}},
     /* ---- exec sessions ---- */
     BIRTH(MT_EV_EXEC_SESSION_GRANTED, "proj_exec_granted", "session_id",
       "INSERT INTO exec_sessions_view (session_id, org_id, app_id, env_id, instance_id, actor_type, actor_id, command, tty, run_as,"
@@ -394,7 +409,7 @@ static const struct projection table[] = {
 static const char *const tables[] = {
     "users_view",       "orgs_view",   "org_members_view", "service_principals_view", "projects_view",        "apps_view",      "envs_view",  "releases_view", "deploys_view",
     "org_quotas_view",  "secret_bundles_view",
-    "env_desired_view", "routes_view", "hostname_owners_view", "instances_view", "exec_sessions_view", "volumes_view", "volume_attachments_view", "nodes_view", "cluster_view", "enrollment_tokens_view",
+    "env_desired_view", "routes_view", "hostname_owners_view", "instances_view", "exec_sessions_view", "volumes_view", "volume_attachments_view", "snapshots_view", "nodes_view", "cluster_view", "enrollment_tokens_view",
     "registry_credentials_view", "image_blocks_view", NULL,
 };
 

@@ -401,6 +401,40 @@ CREATE TABLE volume_attachments_view (
 CREATE UNIQUE INDEX volume_attachments_view_volume_live ON volume_attachments_view (volume_id) WHERE NOT deleted;
 CREATE UNIQUE INDEX volume_attachments_view_path_live ON volume_attachments_view (env_id, process_type, mount_path) WHERE NOT deleted;
 
+-- One backup of a volume from its request to its end (storage-and-secrets.md §4.1). A row that is pruned while it is not final is a job
+-- that shall be cancelled.
+CREATE TABLE snapshots_view (
+  snapshot_id        text CONSTRAINT snapshots_view_pkey PRIMARY KEY,
+  org_id             text NOT NULL,
+  app_id             text NOT NULL,
+  env_id             text NOT NULL,
+  volume_id          text NOT NULL,
+  source_node_id     text NOT NULL,
+  origin             text NOT NULL,
+  status             text NOT NULL DEFAULT 'queued',
+  phase              text NULL,
+  consistency        text NULL,
+  captured_at        timestamptz NULL,
+  finished_at        timestamptz NULL,
+  size_bytes         bigint NULL,
+  changed_bytes      bigint NULL,
+  uploaded_bytes     bigint NULL,
+  note               text NULL,
+  failed_reason      text NULL,
+  key_epoch          bigint NULL,
+  image_root         text NULL,
+  manifest_sha256    text NULL,
+  parent_snapshot_id text NULL,
+  requested_by       text NOT NULL,
+  pruned_at          timestamptz NULL,
+  created_at         timestamptz NOT NULL,
+  updated_at         timestamptz NOT NULL,
+  resource_version   bigint NOT NULL,
+  last_event_id      bigint NOT NULL
+);
+CREATE INDEX snapshots_view_volume ON snapshots_view (volume_id, snapshot_id);
+CREATE INDEX snapshots_view_active ON snapshots_view (source_node_id) WHERE status IN ('queued', 'running');
+
 CREATE TABLE nodes_view (
   node_id              text CONSTRAINT nodes_view_pkey PRIMARY KEY,
   name                 text NOT NULL,
