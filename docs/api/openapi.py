@@ -160,7 +160,7 @@ OBJECTS = {
                        "used_at?:time state:unused|used|expired|revoked control_address?:str ca_pin?:str token?:any secret_shown?:bool " + VERSIONED,
     "Node": "id:id name:str roles:[str] admin_state:str admin_reason?:str health:str health_reason?:str conditions:[str] config:object vmm?:object "
             "arch:str labels:{str} overlay_ipv6:str instance_prefix:str public_ipv6?:str public_ipv4?:str capacity:object allocatable:object "
-            "mtu?:int agent_version?:str mesh?:object last_heartbeat_at?:time applied_cursor_event_id?:int usage:Usage drain?:Drain " + VERSIONED,
+            "mtu?:int agent_version?:str mesh?:object key_generation:int key_rotation?:waiting|running last_heartbeat_at?:time applied_cursor_event_id?:int usage:Usage drain?:Drain " + VERSIONED,
     "User": "id:id email:str display_name?:str state:active|disabled is_operator:bool has_password:bool has_totp:bool setup_url?:any "
             "secret_shown?:bool " + VERSIONED,
     "Whoami": "subject_type:str subject_id:id email?:str is_operator:bool scopes:[str] restrict?:Restrict orgs:[object] token:object",
@@ -178,6 +178,7 @@ OBJECTS = {
     "OrgNew": "name:str billing_email?:str",
     "OrgChange": "name?:str billing_email?:str? developer_exec?:bool expected_version?:int",
     "Reason": "reason:str",
+    "RotateKey": "reason:str lead_seconds?:int",
     "Named": "name:str",
     "NameChange": "name?:str expected_version?:int",
     "AppNew": "name:str description?:str project_id?:str",
@@ -366,6 +367,7 @@ OPS = {
     "POST /v1/nodes/{node_id}/disable": ("NodeState", 200, "Reason", ""),
     "POST /v1/nodes/{node_id}/confirm-offline": ("NodeState", 200, "Reason", ""),
     "POST /v1/nodes/{node_id}/mark-lost": ("NodeState", 200, "Reason", ""),
+    "POST /v1/nodes/{node_id}/rotate-key": ("NodeState", 200, "RotateKey", ""),
     "DELETE /v1/nodes/{node_id}": ("Deleted", 200, "NodeRemove", ""),
     "GET /v1/enrollment-tokens": ("[EnrollmentToken]", 200, None, LIST),
     "POST /v1/enrollment-tokens": ("EnrollmentToken", 201, "EnrollmentTokenNew", ""),

@@ -402,8 +402,11 @@ int cmd_node_remove(struct cli *c);
 int cmd_node_token_create(struct cli *c);
 int cmd_node_token_list(struct cli *c);
 int cmd_node_token_revoke(struct cli *c);
+/** The node called @word, or with that id; *ret owned by the caller. */
+int cli_find_node(struct cli *c, const char *word, json_t **ret);
 int cmd_net_status(struct cli *c);
 int cmd_net_verify(struct cli *c);
+int cmd_net_rotate_keys(struct cli *c);
 /* cluster.c */
 int cmd_capacity(struct cli *c);
 int cmd_whoami(struct cli *c);

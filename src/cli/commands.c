@@ -232,6 +232,15 @@ static const struct cli_option drain_options[] = {
     {"wait-timeout", 0, "DURATION", "stop waiting after this long, exit 6 (default --timeout, else 30m)"},
     {NULL, 0, NULL, NULL},
 };
+static const struct cli_option rotate_keys_options[] = {
+    {"all", 0, NULL, "of every node in the mesh, one after another"},
+    {"reason", 0, "TEXT", "why; kept in the audit log"},
+    {"lead", 0, "DURATION", "from the node's word to the moment at which all change, up to 1h (default 2m)"},
+    {"emergency", 0, NULL, "change at once: whom the news reaches late cannot speak to the node until then"},
+    {"wait", 0, NULL, "wait until it is done; exit 8 when one was taken back"},
+    {"wait-timeout", 0, "DURATION", "stop waiting after this long, exit 6 (default --timeout, else 30m)"},
+    {NULL, 0, NULL, NULL},
+};
 static const struct cli_option registry_options[] = {
     {"username", 0, "NAME", "who the organisation is there"},
     {"password-stdin", 0, NULL, "the password is on stdin (else it is asked for)"},
@@ -276,6 +285,7 @@ const struct cli_command cli_commands[] = {
     {CLI_PLATFORM, "capacity", "", "what the nodes still take, and whether it is enough when the worst of them is lost", NULL, cmd_capacity},
     {CLI_PLATFORM, "net status", "", "the mesh between the nodes, as they report it", NULL, cmd_net_status},
     {CLI_PLATFORM, "net verify", "", "every pair of nodes: what is broken, and the likely cause; exit 1 when anything is", NULL, cmd_net_verify},
+    {CLI_PLATFORM, "net rotate-keys", "[NODE]...", "another WireGuard key for nodes, one at a time, under running connections", rotate_keys_options, cmd_net_rotate_keys},
     {CLI_APPS, "run", "IMAGE", "deploy an image without a file: makes and shows the manifest", run_options, cmd_run},
     {CLI_APPS, "init", "", "write a minimal moat.toml", init_options, cmd_init},
     {CLI_APPS, "launch", "", "init, and make the app and its environment", init_options, cmd_launch},

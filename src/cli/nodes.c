@@ -14,8 +14,7 @@
 
 #define DRAIN_WAIT_MS (30 * 60 * 1000)
 
-/* The node called @word, or with that id; *ret owned by the caller. */
-static int find(struct cli *c, const char *word, json_t **ret)
+int cli_find_node(struct cli *c, const char *word, json_t **ret)
 {
     mt_auto_json json_t *items = NULL;
     mt_auto_buf struct mt_buf t = MT_BUF_INIT(1024);
@@ -49,7 +48,7 @@ static int post(struct cli *c, const char *verb, json_t **made)
     const char *reason;
     char path[120];
     int code = need_reason(c, &reason);
-    if (code != CLI_OK || (code = find(c, c->argv[0], &n)) != CLI_OK)
+    if (code != CLI_OK || (code = cli_find_node(c, c->argv[0], &n)) != CLI_OK)
         return code;
     if (!verb)
         verb = MT_STREQ(cli_str(n, "admin_state"), "pending_approval") ? "approve" : "uncordon";
@@ -113,7 +112,7 @@ static int wait_drained(struct cli *c)
     cli_catch_interrupt(c, "the drain", "moat node describe NODE");
     for (int64_t shown = -1;;) {
         mt_auto_json json_t *n = NULL;
-        int code = find(c, c->argv[0], &n);
+        int code = cli_find_node(c, c->argv[0], &n);
         if (code != CLI_OK)
             return code;
         int64_t left = cli_int(n, "drain.remaining");
@@ -137,7 +136,7 @@ int cmd_node_drain(struct cli *c)
     mt_auto_json json_t *n = NULL, *made = NULL;
     if (!wait)
         return change(c, "drain");
-    int code = find(c, c->argv[0], &n);
+    int code = cli_find_node(c, c->argv[0], &n);
     if (code == CLI_OK && !MT_STREQ(cli_str(n, "admin_state"), "draining"))
         code = post(c, "drain", &made); /* what is printed is the end */
     return code == CLI_OK ? wait_drained(c) : code;
@@ -167,7 +166,7 @@ int cmd_node_remove(struct cli *c)
     const char *reason;
     char path[120];
     int code = need_reason(c, &reason);
-    if (code != CLI_OK || (code = cli_confirm(c, "node", c->argv[0])) != CLI_OK || (code = find(c, c->argv[0], &n)) != CLI_OK)
+    if (code != CLI_OK || (code = cli_confirm(c, "node", c->argv[0])) != CLI_OK || (code = cli_find_node(c, c->argv[0], &n)) != CLI_OK)
         return code;
     (void)snprintf(path, sizeof path, "/v1/nodes/%s", cli_str(n, "id"));
     mt_auto_json json_t *body = json_pack("{s:s}", "reason", reason);
@@ -183,7 +182,7 @@ int cmd_node_remove(struct cli *c)
 int cmd_node_describe(struct cli *c)
 {
     mt_auto_json json_t *n = NULL;
-    int code = find(c, c->argv[0], &n);
+    int code = cli_find_node(c, c->argv[0], &n);
     if (code != CLI_OK)
         return code;
     return c->json ? cli_print_object(c, "Node", n) : cli_print_fields(c, n);

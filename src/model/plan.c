@@ -172,6 +172,7 @@ static int dec_mesh(const json_t *network, struct mt_plan_mesh *m, struct mt_err
         (rc = mt_json_get_str(o, "public_key", 44, &m->public_key, err)) < 0 ||
         (rc = mt_json_opt_u64(o, "key_generation", 0, JSON_INT_MAX, 0, &m->key_generation, err)) < 0 ||
         (rc = dec_rotation(o, &m->rotation, err)) < 0 ||
+        (rc = mt_json_opt_bool(o, "rotate", false, &m->rotate, err)) < 0 ||
         (rc = mt_json_opt_bool(o, "allow_mass_removal", false, &m->allow_mass_removal, err)) < 0)
         return mt_err_wrap(err, "mesh");
     m->listen_port = (uint32_t)port;
@@ -440,6 +441,8 @@ static json_t *enc_mesh(const struct mt_plan_mesh *m)
     mt_jout_str(&o, "public_key", m->public_key);
     mt_jout_u64(&o, "key_generation", m->key_generation);
     enc_rotation(&o, &m->rotation);
+    if (m->rotate)
+        mt_jout_bool(&o, "rotate", true);
     if (m->allow_mass_removal)
         mt_jout_bool(&o, "allow_mass_removal", true);
     return mt_jout_take(&o);

@@ -85,6 +85,7 @@ struct mt_plan_mesh {
     const char *public_key; /* the key that the peers know as this node's */
     uint64_t key_generation;
     struct mt_plan_rotation rotation; /* of this node's own key */
+    bool rotate;                      /* an operator wants another key, and it is this node's turn: it makes one and tells its public half */
     bool allow_mass_removal;          /* an operator wants more than half of the peers gone */
 };
 

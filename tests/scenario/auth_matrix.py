@@ -172,6 +172,7 @@ ROUTES = {
     "POST /v1/nodes/{node_id}/disable": op("nodes:admin"),
     "POST /v1/nodes/{node_id}/confirm-offline": op("nodes:admin"),
     "POST /v1/nodes/{node_id}/mark-lost": op("nodes:admin"),
+    "POST /v1/nodes/{node_id}/rotate-key": op("nodes:admin"),
     "DELETE /v1/nodes/{node_id}": op("nodes:admin"),
     "GET /v1/enrollment-tokens": op("nodes:admin"),
     "POST /v1/enrollment-tokens": op("nodes:admin"),

@@ -116,6 +116,7 @@ BODIES = {
     "POST /v1/nodes/{node_id}/disable": {"reason": "walk"},
     "POST /v1/nodes/{node_id}/confirm-offline": {"reason": "walk"},
     "POST /v1/nodes/{node_id}/mark-lost": {"reason": "walk"},
+    "POST /v1/nodes/{node_id}/rotate-key": {"reason": "walk", "lead_seconds": 60},
     "DELETE /v1/nodes/{node_id}": {"reason": "walk"},
     "POST /v1/enrollment-tokens": {"roles": ["worker", "edge"], "node_name": "walk", "source_cidr": "2001:db8::/32"},
     "DELETE /v1/enrollment-tokens/{enrollment_token_id}": {},
@@ -133,7 +134,7 @@ QUERIES = {**{"GET " + p + "/history/diff": "?from=-1s" for p in (O, A, E)}, "GE
 # Where the sample of a walk is refused for a good reason: credentials that are made up, organisations that still have apps.
 REFUSED = {"GET /v1/exec-sessions/{exec_session_id}/connect": 400, "POST /v1/auth/device/token": 400, "POST /v1/auth/token": 401, "POST /v1/auth/token/refresh": 401, "DELETE " + O: 409,
            "POST /v1/auth/device/start": (200, 429), "POST /v1/admin/recovery/apply": 409, "POST /v1/admin/recovery/finish": 409,
-           "POST /v1/nodes/{node_id}/disable": 409, "POST /v1/nodes/{node_id}/confirm-offline": 409, "POST /v1/nodes/{node_id}/mark-lost": 409, "DELETE /v1/nodes/{node_id}": 409}  # the machine's own node
+           "POST /v1/nodes/{node_id}/disable": 409, "POST /v1/nodes/{node_id}/confirm-offline": 409, "POST /v1/nodes/{node_id}/mark-lost": 409, "POST /v1/nodes/{node_id}/rotate-key": 409, "DELETE /v1/nodes/{node_id}": 409}  # the machine's own node
 LAST = ["DELETE " + E + "/volume-attachments/{attachment_id}", "DELETE " + E + "/volumes/{volume_id}/snapshots/{snapshot_id}", "DELETE " + E + "/volumes/{volume_id}", "DELETE " + E + "/routes/{route_id}", "DELETE " + O + "/members/{member_id}", "DELETE " + O + "/service-principals/{sp_id}", "DELETE " + E,
         "DELETE " + A, "DELETE " + O + "/projects/{project_id}", "DELETE " + O, "DELETE /v1/auth/tokens/{token_id}"]
 EARLY = ["POST " + E + "/instances/{instance_id}/exec", "POST " + E + "/instances/{instance_id}/restart"]  # before what drains every instance

@@ -143,7 +143,7 @@ PATHS = [  # what stands in the place of a path parameter, and how it is refused
 ]
 NEEDED = {  # what a body must hold before the path is looked at
     "/members/{member_id}": b'{"role":"developer"}', "/disable": b'{"reason":"x"}', "/enable": b'{"reason":"x"}', "/quotas/{dimension}": b'{"reason":"x","limit":1}',
-    **{"/" + verb: b'{"reason":"x"}' for verb in ("approve", "cordon", "uncordon", "drain", "confirm-offline", "mark-lost")},
+    **{"/" + verb: b'{"reason":"x"}' for verb in ("approve", "cordon", "uncordon", "drain", "confirm-offline", "mark-lost", "rotate-key")},
     "/exec": b'{"command":["/x"]}',
 }
 TOKENS = [

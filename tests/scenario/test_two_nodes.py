@@ -49,6 +49,7 @@ class Machine:
         Machine.all.append(self)
         self.name, self.ip, self.d = name, "10.78.0.%d" % number, w.d + "/" + name
         self.place = self.agent = self.edge = None
+        self.sock = self.d + "/run/agent.sock" if number > 1 else "/run/agent-of-control.sock"
         for d in ("", "/run", "/edge"):
             os.makedirs(self.d + d, 0o755)
         os.chown(self.d + "/edge", 65534, 65534)
@@ -89,6 +90,17 @@ class Machine:
         self.edge = subprocess.Popen(self.argv("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", BIN + "/moat-edge", "--config", self.d + "/edge.toml"),
                                      stderr=open(self.d + "/edge.log", "ab"), start_new_session=True)
 
+    def ask(self, request):
+        """One answer of the agent's local socket, {} while it does not answer."""
+        try:
+            with socket.socket(socket.AF_UNIX) as s:
+                s.settimeout(10)
+                s.connect(self.sock)
+                s.sendall(json.dumps(request).encode() + b"\n")
+                return json.loads(s.makefile().readline() or "{}")
+        except OSError:
+            return {}
+
     def log(self, what="agent"):
         return open(self.d + "/%s.log" % what, errors="replace").read()
 
@@ -102,7 +114,7 @@ class Machine:
             try:
                 s = socket.socket(socket.AF_UNIX)
                 s.settimeout(20)
-                s.connect(self.d + "/run/agent.sock")
+                s.connect(self.sock)
                 s.sendall(b'{"op":"stop-all","deadline_ms":5000}\n')
                 s.recv(4096)
                 self.agent.wait(10)
@@ -150,6 +162,31 @@ def curl():
     p = subprocess.run(front.argv("curl", "-sS", "--fail", "-m", "10", "--cacert", w.d + "/hello/ca.pem", "--resolve", "%s:%d:[::1]" % (HOST, PORT),
                                   "https://%s:%d/" % (HOST, PORT)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     return p.returncode == 0 and p.stdout
+
+
+# One TLS connection, a request every 50 ms until a line comes; pages and the longest time from request to page.
+READ = r"""
+import select, socket, ssl, sys, time
+host, port, ca = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+c = ssl.create_default_context(cafile=ca).wrap_socket(socket.create_connection(("::1", port), 10), server_hostname=host)
+c.settimeout(30)
+pages, worst = 0, 0
+while True:
+    t = time.monotonic()
+    c.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    got = b""
+    while b"\r\n\r\n" not in got or len(got.split(b"\r\n\r\n", 1)[1]) < int(got.lower().split(b"content-length:")[1].split(b"\r\n")[0]):
+        part = c.recv(65536)
+        if not part:
+            sys.exit("the connection ended after %d pages" % pages)
+        got += part
+    pages, worst = pages + 1, max(worst, time.monotonic() - t)
+    if pages == 1:
+        print("begun", flush=True)
+    if select.select([sys.stdin], [], [], 0.05)[0]:
+        break
+print(pages, "%.2f" % worst)
+"""
 
 
 ASK = r"""
@@ -234,6 +271,55 @@ try:
         assert instance["node_id"] == node("back")["id"], instance
         page = wait_for("the page", curl, 15)
         assert "hello" in page.lower(), page[:200]
+
+    @case("moat net rotate-keys: another key for two nodes, one at a time, a kill -9 in it, under one running connection")
+    def _():
+        def keys(name):
+            return w.pg.sql("SELECT wireguard_public_key FROM moat_views.nodes_view WHERE name = '%s'" % name)
+        old = {n: keys(n) for n in ("front", "back")}
+        reader = subprocess.Popen(front.argv(sys.executable, "-c", READ, HOST, str(PORT), w.d + "/hello/ca.pem"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert reader.stdout.readline() == "begun\n"
+        moat = subprocess.Popen([BIN + "/moat", "net", "rotate-keys", "back", "front", "--reason", "test", "--lead", "2s", "--wait", "--json"],
+                                env=dict(os.environ, MOAT_CONFIG=w.d + "/cli.toml", NO_COLOR="1"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        first = wait_for("the first rotation", lambda: w.pg.sql("SELECT name FROM moat_views.nodes_view WHERE next_public_key IS NOT NULL"), 20)
+        victim = {"back": back, "front": front}[first]  # one name: the other waits
+        victim.agent.kill()
+        victim.agent.wait()
+        victim.start()
+        out, err = moat.communicate(timeout=90)
+        assert moat.returncode == 0, (out, err)
+        got = {n["name"]: (n["state"], n["key_generation"]) for n in json.loads(out)["data"]["nodes"]}
+        assert got == {"back": ("rotated", 2), "front": ("rotated", 2)}, got
+        said, _ = reader.communicate("end\n", timeout=30)
+        pages, stall = said.split()
+        assert int(pages) > 10 and float(stall) < 8, said
+        print("# %s pages in one connection, longest wait %s s" % (pages, stall), flush=True)
+        for m in (front, back):
+            on = m.place.run("wg", "show", "wg-moat", "public-key").strip()
+            assert on == keys(m.name) != old[m.name], (m.name, on)
+            assert not os.path.exists(m.d + "/keys/wg.key.next")
+        assert old["back"] not in front.place.run("wg", "show", "wg-moat", "peers") and meshkit.ping(front.place, node("front")["overlay_ipv6"], node("back")["overlay_ipv6"])
+
+    @case("a rotation that nobody ends is taken back; its key is spent, and the next one is another")
+    def _():
+        now = w.pg.sql("SELECT wireguard_public_key FROM moat_views.nodes_view WHERE name = 'back'")
+        back.agent.kill()
+        back.agent.wait()
+        spent = meshkit.keypair()[1]
+        from_back = ssl.create_default_context(cafile=w.d + "/control/node-ca.crt")
+        from_back.check_hostname = False
+        from_back.load_cert_chain(back.d + "/keys/node.pem")
+        import http.client
+        c = http.client.HTTPSConnection(*CONTROL.split(":"), context=from_back, timeout=20)
+        c.request("POST", "/internal/v1/nodes/self/wg-key", json.dumps({"public_key": spent}), {"Content-Type": "application/json"})
+        assert c.getresponse().status == 202
+        w.pg.sql("UPDATE moat_views.nodes_view SET cutover_unix_ms = (extract(epoch FROM now()) * 1000)::bigint - 239000 WHERE name = 'back'")
+        wait_for("taken back", lambda: w.pg.sql("SELECT next_public_key IS NULL AND wireguard_public_key = '%s' AND '%s' = ANY (retired_keys)"
+                                                " FROM moat_views.nodes_view WHERE name = 'back'" % (now, spent)) == "t", 20)
+        back.start()
+        # its health never changed: what shows that this process is there is the guest, connected to it again
+        wait_for("the guest", lambda: back.ask({"op": "describe", "instance_id": instance["id"]}).get("guest_connected"), 30)
+        assert curl(), "no page"
 
     @case("logs of an instance on another node: history, follow, nothing twice")
     def _():

@@ -60,10 +60,14 @@ struct mt_mesh {
     struct mt_mprobe *probe;
     bool probe_aimed;
     /* rotation of the own key */
+    bool asking; /* the next key was told, and there is no answer yet */
     bool confirming;
+    uint8_t confirm_key[MT_WG_KEY_LEN];
     int64_t confirm_from_ms; /* wall clock of the cut-over */
     bool told;
 };
+
+static void rotate_if_asked(struct mt_mesh *m);
 
 struct pass_job {
     struct mt_mesh *m;
@@ -279,6 +283,7 @@ static void on_look(struct mt_source *s, void *arg)
     struct mt_mesh *m = arg;
     int64_t now = mt_loop_now(m->a->loop);
     mt_loop_timer_after(s, look_ms(m));
+    rotate_if_asked(m);
     if (now - m->top_again_ns > TOP_AGAIN_MS * MT_NS_PER_MS) {
         m->top_again_ns = now;
         for (size_t i = 0; i < m->n; i++) {
@@ -349,9 +354,12 @@ static int take_peers(struct mt_mesh *m, const struct mt_mesh_want *want, struct
 
 static void watch_rotation(struct mt_mesh *m, const struct mt_mesh_want *want)
 {
+    if (!want->key.has_next && memcmp(want->key.now, m->confirm_key, sizeof m->confirm_key) != 0)
+        m->confirming = false; /* taken back */
     if (want->key.has_next && (!m->confirming || m->confirm_from_ms != want->key.cutover_ms)) {
         m->confirming = true;
         m->told = false;
+        memcpy(m->confirm_key, want->key.next, sizeof m->confirm_key);
         m->confirm_from_ms = want->key.cutover_ms;
     }
 }
@@ -469,6 +477,7 @@ void mt_mesh_plan(struct mt_mesh *m, const struct mt_plan *p, bool same)
         return;
     }
     save_good(m);
+    rotate_if_asked(m);
 }
 
 bool mt_mesh_has_device(const struct mt_mesh *m)
@@ -485,29 +494,50 @@ static void key_text(const uint8_t key[MT_WG_KEY_LEN], char ret[MT_B64_SIZE(MT_W
 
 static void on_rotate_answer(void *arg, int status, const char *detail)
 {
-    (void)arg;
-    if (status == 202)
+    struct mt_mesh *m = arg;
+    char path[PATH_MAX];
+    m->asking = false;
+    if (status == 202) {
         mt_log(MT_INFO, "mesh.rotation_taken");
-    else
-        mt_log(MT_WARN, "mesh.rotation_refused", KV("status", status), KV("detail", detail));
+        return;
+    }
+    mt_log(MT_WARN, "mesh.rotation_refused", KV("status", status), KV("detail", detail));
+    /* a key whose rotation runs is never refused: this one is spent (taken back before), and the next try makes another */
+    if (status == 409 && mt_fmt(path, sizeof path, NULL, "%s/keys/wg.key.next", m->a->conf.data_dir) == 0)
+        (void)unlink(path);
 }
 
 int mt_mesh_rotate(struct mt_mesh *m, struct mt_err *err)
 {
     char dir[PATH_MAX], text[MT_B64_SIZE(MT_WG_KEY_LEN)];
     uint8_t pub[MT_WG_KEY_LEN];
+    struct mt_wg_keys keys;
+    struct mt_err ignored = {0};
 
     if (!m->want)
         return MT_FAIL(err, MT_E_CONFLICT, "this node is in no mesh");
-    if (m->want->key.has_next || m->confirming)
+    if (m->want->key.has_next || m->confirming || m->asking)
         return MT_FAIL(err, MT_E_CONFLICT, "a rotation of this node's key runs already");
     int rc = mt_fmt(dir, sizeof dir, err, "%s/keys", m->a->conf.data_dir);
-    if (rc == 0)
-        rc = mt_wg_key_make(dir, "wg.key.next", pub, err);
     if (rc < 0)
         return rc;
+    /* One that is there may have been told by a process that was killed before it heard the answer: the control plane counts on it. */
+    if (mt_wg_keys_load(dir, &keys, &ignored) == 0 && keys.has_next)
+        memcpy(pub, keys.next, sizeof pub);
+    else if ((rc = mt_wg_key_make(dir, "wg.key.next", pub, err)) < 0)
+        return rc;
     key_text(pub, text);
-    return mt_control_post(m->a->control, KEY_TARGET, json_pack("{s:s}", "public_key", text), on_rotate_answer, NULL, err);
+    rc = mt_control_post(m->a->control, KEY_TARGET, json_pack("{s:s}", "public_key", text), on_rotate_answer, m, err);
+    m->asking = rc == 0;
+    return rc;
+}
+
+/* The plan asks for another key: tried again with each look until the control plane has its public half. */
+static void rotate_if_asked(struct mt_mesh *m)
+{
+    struct mt_err err = {0};
+    if (m->want && m->want->rotate && !m->want->key.has_next && !m->confirming && !m->asking && mt_mesh_rotate(m, &err) < 0)
+        mt_log(MT_WARN, "mesh.rotation_not_begun", KV_ERR(&err));
 }
 
 static void on_result_answer(void *arg, int status, const char *detail)

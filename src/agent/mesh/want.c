@@ -64,6 +64,7 @@ int mt_mesh_want_new(const struct mt_plan_network *n, struct mt_mesh_want **ret,
         w->refs = 1;
         w->revision = n->mesh.revision;
         w->key_generation = n->mesh.key_generation;
+        w->rotate = n->mesh.rotate;
         w->port = (uint16_t)n->mesh.listen_port;
         w->mtu = n->mtu;
         w->n = n->n_peers;

@@ -32,6 +32,7 @@ struct mt_mesh_peer {
 struct mt_mesh_want {
     unsigned refs; /* atomic */
     uint64_t revision, key_generation;
+    bool rotate; /* this node is asked for another key */
     uint16_t port;
     uint32_t mtu; /* the cluster's wish, bytes */
     struct in6_addr own;

@@ -5,18 +5,21 @@
 
 #include "base/clock.h"
 #include "base/str.h"
+#include "control/api/mutate.h"
 #include "control/nodes/node.h"
+#include "control/plans/mesh_plan.h"
 #include "model/mesh.h"
 
 #define APPEND_TIMEOUT_MS 10000
-#define CUTOVER_S 120
+#define CUTOVER_S 120   /* from the node's word to the moment at which all take the new key: every plan is out by then */
+#define CUTOVER_MAX_S 3600
 
 static const struct mt_pg_stmt look = {
     "node_key_look", "SELECT n.next_public_key, n.cutover_unix_ms, n.key_generation,"
                      " (SELECT x.name FROM nodes_view x WHERE x.next_public_key IS NOT NULL AND NOT x.deleted AND x.admin_state <> 'disabled'"
                      "  AND x.node_id <> n.node_id LIMIT 1),"
-                     " EXISTS (SELECT 1 FROM nodes_view x WHERE $2 IN (x.wireguard_public_key, x.next_public_key) OR $2 = ANY (x.retired_keys))"
-                     " FROM nodes_view n WHERE n.node_id = $1"};
+                     " EXISTS (SELECT 1 FROM nodes_view x WHERE $2 IN (x.wireguard_public_key, x.next_public_key) OR $2 = ANY (x.retired_keys)),"
+                     " n.rotation_lead_s, " MT_MESH_MEMBER("n") " FROM nodes_view n WHERE n.node_id = $1"};
 
 static int row(struct mt_api_call *c, const struct mt_node *n, const char *key, struct mt_pg_res **ret)
 {
@@ -94,7 +97,7 @@ int mt_api_node_wg_key(struct mt_api_call *c)
     }
     if (next || other)
         return mt_api_fail(c, 409, "conflict", "the key of node %s is being rotated: one at a time", next ? n.name : other);
-    cutover = mt_clock_wall_us() / 1000 + CUTOVER_S * 1000;
+    cutover = mt_clock_wall_us() / 1000 + mt_pg_i64_or(r, 0, 5, CUTOVER_S) * 1000;
     if (append_one(c, &n, MT_EV_NODE_KEY_ROTATION_STARTED, json_pack("{s:s,s:I,s:I}", "next_public_key", key, "key_generation", (json_int_t)generation + 1,
                                                                      "cutover_unix_ms", (json_int_t)cutover)) < 0)
         return -1;
@@ -126,4 +129,40 @@ int mt_api_node_wg_key_result(struct mt_api_call *c)
     if (append_one(c, &n, ok ? MT_EV_NODE_KEY_ROTATED : MT_EV_NODE_KEY_ROTATION_ROLLED_BACK, payload) < 0)
         return -1;
     return mt_api_send(c, 200, json_pack("{s:I}", "key_generation", (json_int_t)generation + ok));
+}
+
+/* ---- an operator's word ---- */
+
+static int prepare_rotate(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made)
+{
+    static const char *const known[] = {"reason", "lead_seconds", NULL};
+    const char *reason;
+    int64_t lead = CUTOVER_S;
+    struct mt_node n;
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    if (mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 || mt_api_text(c, "reason", true, 500, &reason) < 0 ||
+        mt_api_int(c, "lead_seconds", false, 0, CUTOVER_MAX_S, CUTOVER_S, &lead) < 0)
+        return -1;
+    if (mt_node_find(c->pg, mt_api_param(c, "node_id"), &n, &c->err) < 0)
+        return c->err.code == MT_E_NOT_FOUND ? mt_api_not_found(c, "node") : mt_api_fail_err(c);
+    if (row(c, &n, n.wireguard_key, &r) < 0)
+        return -1;
+    if (!mt_pg_bool(r, 0, 6))
+        return mt_api_fail(c, 409, "conflict", "node %s is in no mesh: it has no key that others know", n.name);
+    made->operation = "node.rotate_key";
+    made->ids = json_pack("{s:s}", "node_id", n.node_id);
+    made->nothing = mt_pg_text_or_null(r, 0, 0) != NULL || mt_pg_i64_or(r, 0, 5, -1) == lead;
+    made->object = json_pack("{s:s,s:s,s:s,s:I}", "id", n.node_id, "name", n.name, "admin_state", n.admin_state, "resource_version",
+                             (json_int_t)n.version + !made->nothing);
+    if (made->nothing) /* it runs, or waits for its turn */
+        return 0;
+    if (mt_cmd_rely(cmd, MT_RELY_NODE, n.node_id, NULL, n.version, &c->err) < 0)
+        return mt_api_fail_err(c);
+    return mt_api_event(c, cmd, MT_EV_NODE_KEY_ROTATION_REQUESTED, n.node_id,
+                        json_pack("{s:I,s:s}", "lead_seconds", (json_int_t)lead, "reason", reason));
+}
+
+int mt_api_nodes_rotate_key(struct mt_api_call *c)
+{
+    return mt_api_mutate(c, prepare_rotate);
 }

@@ -155,6 +155,7 @@ const struct mt_api_route mt_api_routes[] = {
     {"POST", "/v1/nodes/{node_id}/disable", "nodes:admin", WRITE | MT_API_OPERATOR, mt_api_nodes_disable, "node.disable", MT_LISTEN_API},
     {"POST", "/v1/nodes/{node_id}/confirm-offline", "nodes:admin", WRITE | MT_API_OPERATOR, mt_api_nodes_confirm_offline, "node.confirm_offline", MT_LISTEN_API},
     {"POST", "/v1/nodes/{node_id}/mark-lost", "nodes:admin", WRITE | MT_API_OPERATOR, mt_api_nodes_mark_lost, "node.mark_lost", MT_LISTEN_API},
+    {"POST", "/v1/nodes/{node_id}/rotate-key", "nodes:admin", WRITE | MT_API_OPERATOR, mt_api_nodes_rotate_key, "node.rotate_key", MT_LISTEN_API},
     {"DELETE", "/v1/nodes/{node_id}", "nodes:admin", WRITE | MT_API_OPERATOR, mt_api_nodes_delete, "node.remove", MT_LISTEN_API},
     {"GET", "/v1/enrollment-tokens", "nodes:admin", MT_API_OPERATOR, mt_api_enrollment_tokens_list, "tokens that let machines in", MT_LISTEN_API},
     {"POST", "/v1/enrollment-tokens", "nodes:admin", WRITE | MT_API_OPERATOR, mt_api_enrollment_tokens_create, "enrollment_token.create", MT_LISTEN_API},

@@ -142,6 +142,7 @@ static const struct mt_pf f_enrolled[] = {
     TEXT("enrollment_token_id"), TEXTS_OPT("endpoints"), END};
 /* renewed by the node itself; the fingerprint is that of the new key */
 static const struct mt_pf f_cert_renewed[] = {ENUM("kind", "node|edge"), TEXT("cert_fingerprint"), TEXT("serial"), TEXT("not_after"), END};
+static const struct mt_pf f_key_requested[] = {INT("lead_seconds"), TEXT_OPT("reason"), END};
 static const struct mt_pf f_key_started[] = {TEXT("next_public_key"), INT("key_generation"), INT("cutover_unix_ms"), END};
 static const struct mt_pf f_key_rotated[] = {TEXT("wireguard_public_key"), INT("key_generation"), END};
 static const struct mt_pf f_key_back[] = {TEXT("wireguard_public_key"), INT("key_generation"), TEXT("reason"), END};
@@ -228,6 +229,7 @@ static const struct mt_pf *const fields[MT_EV_MAX] = {
     [MT_EV_NODE_UPDATED] = f_node_updated,
     [MT_EV_NODE_REMOVED] = f_reason,
     [MT_EV_NODE_CERTIFICATE_RENEWED] = f_cert_renewed,
+    [MT_EV_NODE_KEY_ROTATION_REQUESTED] = f_key_requested,
     [MT_EV_NODE_KEY_ROTATION_STARTED] = f_key_started,
     [MT_EV_NODE_KEY_ROTATED] = f_key_rotated,
     [MT_EV_NODE_KEY_ROTATION_ROLLED_BACK] = f_key_back,

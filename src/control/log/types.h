@@ -82,6 +82,7 @@ enum mt_ev_birth { MT_EV_FIRST = 0, MT_EV_LATER, MT_EV_ANY };
     X(NODE_UPDATED, "node.updated", "node", 1, LATER, false)                           \
     X(NODE_REMOVED, "node.removed", "node", 1, LATER, false)                           \
     X(NODE_CERTIFICATE_RENEWED, "node.certificate_renewed", "node", 1, LATER, false)   \
+    X(NODE_KEY_ROTATION_REQUESTED, "node.wireguard_key_rotation_requested", "node", 1, LATER, false) \
     X(NODE_KEY_ROTATION_STARTED, "node.wireguard_key_rotation_started", "node", 1, LATER, false) \
     X(NODE_KEY_ROTATED, "node.wireguard_key_rotated", "node", 1, LATER, false)         \
     X(NODE_KEY_ROTATION_ROLLED_BACK, "node.wireguard_key_rotation_rolled_back", "node", 1, LATER, false) \

@@ -181,6 +181,8 @@ ANSWERS = {
     ("POST", f"/v1/nodes/{NODE}/disable"): {"id": NODE, "name": "vm", "admin_state": "disabled", "resource_version": 4},
     ("POST", f"/v1/nodes/{NODE}/confirm-offline"): {"id": NODE, "name": "vm", "admin_state": "active", "resource_version": 4},
     ("POST", f"/v1/nodes/{NODE}/mark-lost"): {"id": NODE, "name": "vm", "admin_state": "active", "resource_version": 4},
+    ("POST", f"/v1/nodes/{NODE}/rotate-key"): {"id": NODE, "name": "vm", "admin_state": "active", "resource_version": 4},
+    ("POST", "/v1/nodes/" + oid("node", 2) + "/rotate-key"): {"id": oid("node", 2), "name": "away", "admin_state": "draining", "resource_version": 4},
     ("DELETE", f"/v1/nodes/{NODE}"): {"ok": True, "already_deleted": False},
     ("GET", "/v1/enrollment-tokens"): lst({"id": oid("enr", 1), "roles": ["worker", "edge"], "node_name": "box", "require_approval": False, "expires_at": T % (10, 1),
                                            "created_by": oid("usr", 1), "state": "unused"}),

@@ -24,7 +24,7 @@
 #define PLAN(peers)                                                                                                                         \
     "{'spec_version':'v1','cluster_id':'c1','node_id':'" SELF "','epoch':1,'cursor_event_id':42,'plan_id':'" ULID "0','instances':[],"        \
     "'network':{'mtu':1420,'cluster_prefix':'fd00:1:2::/48','overlay_ipv6':'fd00:1:2::1','instance_prefix':'fd00:1:2:1:1::/80',"              \
-    "'mesh':{'revision':7,'listen_port':51820,'public_key':'" K("A1") "','key_generation':2},'peers':[" peers "]}}"
+    "'mesh':{'revision':7,'listen_port':51820,'public_key':'" K("A1") "','key_generation':2,'rotate':true},'peers':[" peers "]}}"
 
 static struct mt_plan *plan_of(const char *text)
 {
@@ -72,6 +72,7 @@ static void a_good_mesh_passes_and_survives_a_round_trip(void **state)
     assert_int_equal(again->network.mesh.revision, 7);
     assert_int_equal(again->network.mesh.listen_port, 51820);
     assert_int_equal(again->network.mesh.key_generation, 2);
+    assert_true(again->network.mesh.rotate);
     assert_string_equal(again->network.mesh.public_key, K("A1"));
     assert_int_equal(again->network.n_peers, 2);
     assert_string_equal(again->network.peers[0].rotation.next_public_key, K("C2"));

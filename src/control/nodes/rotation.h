@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The end of key rotations that nobody ends: a node that made its next key known and was not heard of again would keep every other one from
+ * rotating, and its peers from reaching it under the key it may still have. */
+#pragma once
+
+#include "control/control.h"
+
+/** So long after its moment a rotation without a result is taken back: the node has 120 s to confirm it, and as long again to say so. */
+#define MT_ROTATION_OVERDUE_MS (240 * 1000)
+
+/**
+ * Take back every rotation that is overdue (`node.wireguard_key_rotation_rolled_back`). For the leader, which @lease proves.
+ * Returns how many, or -code; a node that changed meanwhile is looked at again in the next turn.
+ * Source: networking.md 2.4, step 5.
+ */
+int mt_rotation_overdue(struct mt_control *ctl, struct mt_pg *pg, int64_t lease, struct mt_err *err);
