@@ -7,9 +7,16 @@
 
 #include <pthread.h>
 
+struct live {
+    struct mt_edge_route *r; /* one reference */
+    struct mt_edge_rec *rec; /* of the table that the list belongs to */
+    struct mt_edge_rec *next; /* of the same route_id in the table that comes after; NULL: it is gone there */
+    bool looked;              /* next is known */
+};
+
 struct mt_edge_lives {
     pthread_mutex_t lock;
-    struct mt_edge_route **v; /* one reference each */
+    struct live *v; /* only grows at its end */
     uint32_t n, cap;
 };
 
@@ -59,24 +66,34 @@ void mt_edge_lives_free(struct mt_edge_lives *l)
     if (!l)
         return;
     for (uint32_t i = 0; i < l->n; i++)
-        mt_edge_route_unref(l->v[i]);
+        mt_edge_route_unref(l->v[i].r);
     free(l->v);
     (void)pthread_mutex_destroy(&l->lock);
     free(l);
 }
 
+/* Room for @n routes; under the lock, or before anybody else knows of the list. */
+static bool reserve(struct mt_edge_lives *l, uint32_t n)
+{
+    if (n <= l->cap)
+        return true;
+    uint32_t cap = l->cap ? l->cap * 2 : 64;
+    if (cap < n)
+        cap = n;
+    struct live *v = reallocarray(l->v, cap, sizeof *v);
+    if (!v)
+        return false;
+    l->v = v;
+    l->cap = cap;
+    return true;
+}
+
 /* Point the record at @r, whose reference goes over; under the lock. False: no memory, nothing was done. */
 static bool enter(struct mt_edge_lives *l, struct mt_edge_rec *rec, struct mt_edge_route *r)
 {
-    if (l->n == l->cap) {
-        uint32_t cap = l->cap ? l->cap * 2 : 64;
-        struct mt_edge_route **v = reallocarray(l->v, cap, sizeof(struct mt_edge_route *));
-        if (!v)
-            return false;
-        l->v = v;
-        l->cap = cap;
-    }
-    l->v[l->n++] = r;
+    if (!reserve(l, l->n + 1))
+        return false;
+    l->v[l->n++] = (struct live){.r = r, .rec = rec};
     atomic_store_explicit(&rec->live, r, memory_order_release);
     return true;
 }
@@ -103,78 +120,17 @@ void mt_edge_table_each_live(const struct mt_edge_table *t, void (*fn)(struct mt
 {
     (void)pthread_mutex_lock(&t->lives->lock);
     for (uint32_t i = 0; i < t->lives->n; i++)
-        fn(t->lives->v[i], arg);
+        fn(t->lives->v[i].r, arg);
     (void)pthread_mutex_unlock(&t->lives->lock);
 }
 
 /* --- from one table to the next --- */
-
-struct pair {
-    struct mt_edge_route *old; /* borrowed from the old table */
-    struct mt_edge_rec *rec;   /* of the same route_id in the new one; NULL when it is gone */
-};
-
-static int by_id(const void *a, const void *b)
-{
-    return strcmp(((const struct pair *)a)->old->route_id, ((const struct pair *)b)->old->route_id);
-}
 
 static bool same_id(const struct mt_edge_rec *rec, const char *id)
 {
     size_t len;
     const char *have = mt_edge_rec_id(rec, &len);
     return strncmp(have, id, len) == 0 && id[len] == '\0';
-}
-
-static struct pair *pair_of(struct pair *v, uint32_t n, const struct mt_edge_rec *rec)
-{
-    size_t len;
-    const char *id = mt_edge_rec_id(rec, &len);
-    uint32_t lo = 0, hi = n;
-    while (lo < hi) {
-        uint32_t mid = lo + (hi - lo) / 2;
-        int c = strncmp(v[mid].old->route_id, id, len);
-        if (c == 0 && v[mid].old->route_id[len] == '\0')
-            return &v[mid];
-        if (c < 0)
-            lo = mid + 1;
-        else
-            hi = mid;
-    }
-    return NULL;
-}
-
-/* Live routes of @old with their records in @t; most keep their place, so only the rest is looked for among all. */
-static struct pair *match(const struct mt_edge_table *t, const struct mt_edge_table *old, uint32_t *ret_n)
-{
-    (void)pthread_mutex_lock(&old->lives->lock);
-    uint32_t n = old->lives->n, rest = 0;
-    struct pair *v = calloc(n ? n : 1, sizeof *v);
-    for (uint32_t i = 0; v && i < n; i++)
-        v[i].old = old->lives->v[i];
-    (void)pthread_mutex_unlock(&old->lives->lock);
-    *ret_n = v ? n : 0;
-    for (uint32_t i = 0; i < *ret_n; i++) {
-        v[i].rec = mt_edge_table_rec(t, v[i].old->key, v[i].old->hostname, strlen(v[i].old->hostname));
-        if (v[i].rec && !same_id(v[i].rec, v[i].old->route_id))
-            v[i].rec = NULL;
-        if (!v[i].rec) { /* to the front */
-            struct pair swap = v[rest];
-            v[rest++] = v[i];
-            v[i] = swap;
-        }
-    }
-    if (rest == 0)
-        return v;
-    qsort(v, rest, sizeof *v, by_id);
-    for (size_t at = 0; at < t->mem_len;) {
-        struct mt_edge_rec *rec = mt_edge_table_at(t, at);
-        struct pair *p = pair_of(v, rest, rec);
-        if (p)
-            p->rec = rec;
-        at += mt_edge_rec_size(rec, &t->opts[rec->opts]);
-    }
-    return v;
 }
 
 bool mt_edge_same_addr(const union mt_edge_addr *a, const union mt_edge_addr *b)
@@ -191,18 +147,15 @@ static bool same_backend(const struct mt_edge_backend *a, const struct mt_edge_b
     return mt_edge_same_addr(&a->addr, &b->addr) && MT_STREQ(a->instance_id, b->instance_id);
 }
 
-static bool same_route(const struct mt_edge_route *a, const struct mt_edge_route *b)
+/* The same to the byte, so that one live route serves for both; most are, in any change of the configuration. */
+static bool same_rec(const struct mt_edge_table *t, const struct mt_edge_rec *a, const struct mt_edge_table *old,
+                     const struct mt_edge_rec *b)
 {
-    if (a->key != b->key || a->idle_timeout_s != b->idle_timeout_s || a->max_conns != b->max_conns || a->min_tls != b->min_tls ||
-        a->balance != b->balance || a->proxy_v2 != b->proxy_v2 || a->proxy_tlv != b->proxy_tlv ||
-        a->disabled != b->disabled || a->is_default != b->is_default || a->allow_non_tls != b->allow_non_tls ||
-        a->n_backends != b->n_backends || !MT_STREQ(a->hostname, b->hostname) || !MT_STREQ(a->env_id, b->env_id) ||
-        !MT_STREQ(a->org_id, b->org_id))
+    const struct mt_edge_opts *x = &t->opts[a->opts], *y = &old->opts[b->opts];
+    if (a->n_backends != b->n_backends || a->name_len != b->name_len || a->id_len != b->id_len || memcmp(x, y, sizeof *x) != 0)
         return false;
-    for (uint32_t i = 0; i < a->n_backends; i++)
-        if (!same_backend(&a->backends[i], &b->backends[i]))
-            return false;
-    return true;
+    size_t n = mt_edge_rec_size(a, x); /* both have zeros up to their full size */
+    return n == mt_edge_rec_size(b, y) && memcmp(a->rest, b->rest, n - sizeof *a) == 0;
 }
 
 /* Counters and health of @old go to @r, its next version. */
@@ -224,42 +177,142 @@ static void inherit(struct mt_edge_route *r, struct mt_edge_route *old)
 }
 
 /* Memory out leaves the record as it is: its first connection begins with fresh counters. */
-static void adopt_one(struct mt_edge_table *t, const struct pair *p)
+static void adopt_one(struct mt_edge_table *t, const struct mt_edge_table *old, const struct live *o)
 {
     (void)pthread_mutex_lock(&t->lives->lock);
-    struct mt_edge_route *r = atomic_load(&p->rec->live) ? NULL : mt_edge_unpack(p->rec, &t->opts[p->rec->opts]);
-    if (r) {
-        if (same_route(r, p->old)) {
-            mt_edge_route_unref(r);
-            r = mt_edge_route_ref(p->old);
-        } else {
-            inherit(r, p->old);
-        }
-        if (!enter(t->lives, p->rec, r))
-            mt_edge_route_unref(r);
+    struct mt_edge_route *r = NULL;
+    if (atomic_load(&o->next->live)) {
+        /* became live in the new table before we came: it keeps what it has */
+    } else if (same_rec(t, o->next, old, o->rec)) {
+        r = mt_edge_route_ref(o->r);
+    } else if ((r = mt_edge_unpack(o->next, &t->opts[o->next->opts])) != NULL) {
+        inherit(r, o->r);
     }
+    if (r && !enter(t->lives, o->next, r))
+        mt_edge_route_unref(r);
     (void)pthread_mutex_unlock(&t->lives->lock);
+}
+
+/* Up to CHUNK entries from @from on, as they are now. */
+#define CHUNK 64U
+static uint32_t copy_out(struct mt_edge_lives *l, uint32_t from, struct live *ret)
+{
+    (void)pthread_mutex_lock(&l->lock);
+    uint32_t n = l->n - from < CHUNK ? l->n - from : CHUNK;
+    if (n > 0)
+        memcpy(ret, l->v + from, n * sizeof *ret);
+    (void)pthread_mutex_unlock(&l->lock);
+    return n;
+}
+
+static void copy_in(struct mt_edge_lives *l, uint32_t from, const struct live *v, uint32_t n)
+{
+    (void)pthread_mutex_lock(&l->lock);
+    if (n > 0)
+        memcpy(l->v + from, v, n * sizeof *v);
+    (void)pthread_mutex_unlock(&l->lock);
+}
+
+/* A live route whose name or listener leads to no record of its id. */
+struct stray {
+    const char *id;
+    uint32_t index; /* in the list */
+    struct mt_edge_rec *rec;
+};
+
+static int by_id(const void *a, const void *b)
+{
+    return strcmp(((const struct stray *)a)->id, ((const struct stray *)b)->id);
+}
+
+static struct stray *stray_of(struct stray *v, uint32_t n, const struct mt_edge_rec *rec)
+{
+    size_t len;
+    const char *id = mt_edge_rec_id(rec, &len);
+    uint32_t lo = 0, hi = n;
+    while (lo < hi) {
+        uint32_t mid = lo + (hi - lo) / 2;
+        int c = strncmp(v[mid].id, id, len);
+        if (c == 0 && v[mid].id[len] == '\0')
+            return &v[mid];
+        if (c < 0)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return NULL;
+}
+
+/* Those of the first @upto that were not found under their own name: look for their ids among all records. */
+static void adopt_strays(struct mt_edge_table *t, const struct mt_edge_table *old, uint32_t upto, uint32_t n)
+{
+    mt_auto_free struct stray *v = calloc(n, sizeof *v);
+    if (!v)
+        return; /* their fate stays unknown: fresh counters, and no connection is ended for it */
+    uint32_t k = 0;
+    struct live c[CHUNK];
+    for (uint32_t from = 0, got = CHUNK; from < upto && got == CHUNK; from += got) {
+        got = copy_out(old->lives, from, c);
+        for (uint32_t i = 0; i < got && from + i < upto && k < n; i++)
+            if (!c[i].looked)
+                v[k++] = (struct stray){.id = c[i].r->route_id, .index = from + i};
+    }
+    qsort(v, k, sizeof *v, by_id);
+    for (size_t at = 0; at < t->mem_len;) {
+        struct mt_edge_rec *rec = mt_edge_table_at(t, at);
+        struct stray *s = stray_of(v, k, rec);
+        if (s)
+            s->rec = rec;
+        at += mt_edge_rec_size(rec, &t->opts[rec->opts]);
+    }
+    for (uint32_t i = 0; i < k; i++) {
+        struct live one[CHUNK];
+        (void)copy_out(old->lives, v[i].index, one);
+        one[0].next = v[i].rec;
+        one[0].looked = true;
+        if (one[0].next)
+            adopt_one(t, old, &one[0]);
+        copy_in(old->lives, v[i].index, one, 1);
+    }
 }
 
 void mt_edge_table_adopt(struct mt_edge_table *t, const struct mt_edge_table *old)
 {
-    uint32_t n;
-    mt_auto_free struct pair *v = old ? match(t, old, &n) : NULL;
-    for (uint32_t i = 0; v && i < n; i++)
-        if (v[i].rec)
-            adopt_one(t, &v[i]);
+    if (!old)
+        return;
+    uint32_t strays = 0, upto = 0;
+    struct live c[CHUNK];
+    for (uint32_t got = CHUNK; got == CHUNK; upto += got) {
+        got = copy_out(old->lives, upto, c);
+        for (uint32_t i = 0; i < got; i++) {
+            if (c[i].looked)
+                continue;
+            const struct mt_edge_route *r = c[i].r;
+            c[i].next = mt_edge_table_rec(t, r->key, r->hostname, strlen(r->hostname));
+            if (!c[i].next || !same_id(c[i].next, r->route_id)) {
+                c[i].next = NULL;
+                strays++;
+                continue;
+            }
+            c[i].looked = true;
+            adopt_one(t, old, &c[i]);
+        }
+        copy_in(old->lives, upto, c, got);
+    }
+    if (strays > 0)
+        adopt_strays(t, old, upto, strays);
 }
 
 void mt_edge_table_mark_gone(const struct mt_edge_table *t, const struct mt_edge_table *old, int64_t now)
 {
-    uint32_t n;
-    mt_auto_free struct pair *v = old ? match(t, old, &n) : NULL;
-    for (uint32_t i = 0; v && i < n; i++) {
-        struct mt_edge_stat *s = v[i].old->stat;
+    for (uint32_t i = 0; old && i < old->lives->n; i++) {
+        const struct live *o = &old->lives->v[i];
         int64_t was = 0;
-        if (v[i].rec && !t->opts[v[i].rec->opts].disabled)
-            atomic_store(&s->gone_at, 0);
+        if (!o->looked)
+            continue;
+        if (o->next && !t->opts[o->next->opts].disabled)
+            atomic_store(&o->r->stat->gone_at, 0);
         else
-            (void)atomic_compare_exchange_strong(&s->gone_at, &was, now);
+            (void)atomic_compare_exchange_strong(&o->r->stat->gone_at, &was, now);
     }
 }

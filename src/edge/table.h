@@ -160,8 +160,8 @@ int mt_edge_table_finish(struct mt_edge_table *t, struct mt_err *err);
  */
 void mt_edge_table_adopt(struct mt_edge_table *t, const struct mt_edge_table *old);
 /**
- * Mark live routes of @old that @t serves no longer (deleted, disabled), at @now; clear the mark of those that came back.
- * Workers must have left @old.
+ * Mark live routes of @old that @t serves no longer (deleted, disabled), at @now; clear the mark of those that came back. What
+ * adopt saw decides, so it has to be called before. Workers must have left @old.
  */
 void mt_edge_table_mark_gone(const struct mt_edge_table *t, const struct mt_edge_table *old, int64_t now);
 

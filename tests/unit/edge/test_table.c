@@ -169,6 +169,75 @@ static void equal_routes_stay_the_same_object_and_changed_ones_keep_counters_and
     mt_edge_table_free(t);
 }
 
+static void a_route_under_another_name_keeps_its_counters_and_is_not_gone(void **state)
+{
+    (void)state;
+    struct mt_edge_table *old = must(HEAD "\"listeners\":[" L443 "],\"routes\":[" ROUTE("rt_a", "a.b") "," ROUTE("rt_b", "b.b") ","
+                                     ROUTE("rt_c", "c.b") "],\"backends\":{}}");
+    struct mt_edge_stat *a = find(old, "a.b")->stat, *b = find(old, "b.b")->stat, *c = find(old, "c.b")->stat;
+    atomic_store(&a->connections, 1);
+    atomic_store(&b->connections, 2);
+    /* a and b change names, under c's name is another route now */
+    struct mt_edge_table *t = must(HEAD "\"listeners\":[" L443 "],\"routes\":[" ROUTE("rt_b", "a.b") "," ROUTE("rt_a", "b.b") ","
+                                   ROUTE("rt_new", "c.b") "],\"backends\":{}}");
+    mt_edge_table_adopt(t, old);
+    mt_edge_table_mark_gone(t, old, 77);
+    assert_ptr_equal(find(t, "b.b")->stat, a);
+    assert_ptr_equal(find(t, "a.b")->stat, b);
+    assert_ptr_not_equal(find(t, "c.b")->stat, c);
+    assert_int_equal(atomic_load(&a->gone_at), 0);
+    assert_int_equal(atomic_load(&b->gone_at), 0);
+    assert_int_equal(atomic_load(&c->gone_at), 77);
+    mt_edge_table_free(old);
+    mt_edge_table_free(t);
+}
+
+static struct mt_edge_table *numbered(unsigned from, unsigned to, unsigned port)
+{
+    char text[16384];
+    size_t n = 0;
+    for (unsigned i = from; i < to; i++)
+        n += (size_t)snprintf(text + n, sizeof text - n, "r%u.x.y ::1 %u\n", i, port);
+    struct mt_edge_table *t = NULL;
+    struct mt_err err = {0};
+    assert_int_equal(mt_edge_routes_parse(text, n, key443(), false, &t, &err), 0);
+    return t;
+}
+
+static void every_live_route_is_taken_over_once_however_many_there_are(void **state)
+{
+    (void)state;
+    static const unsigned lives[] = {0, 1, 63, 64, 65, 127, 128, 129, 200};
+    for (size_t k = 0; k < sizeof lives / sizeof lives[0]; k++) {
+        struct mt_edge_table *old = numbered(0, 210, 80);
+        struct mt_edge_route *was[210] = {NULL};
+        char name[32];
+        for (unsigned i = 0; i < lives[k]; i++) {
+            (void)snprintf(name, sizeof name, "r%u.x.y", i);
+            was[i] = find(old, name);
+        }
+        struct mt_edge_table *t = numbered(1, 210, 80); /* the first one is gone */
+        mt_edge_table_adopt(t, old);
+        /* meanwhile, as workers do: one becomes live in the old table only, one in both */
+        was[205] = find(old, "r205.x.y");
+        was[206] = find(old, "r206.x.y");
+        assert_ptr_not_equal(find(t, "r206.x.y"), was[206]);
+        mt_edge_table_adopt(t, old);
+        mt_edge_table_mark_gone(t, old, 77);
+        for (unsigned i = 0; i < 210; i++) {
+            if (!was[i])
+                continue;
+            (void)snprintf(name, sizeof name, "r%u.x.y", i);
+            assert_int_equal(atomic_load(&was[i]->stat->gone_at), i == 0 ? 77 : 0);
+            if (i > 0 && i != 206)
+                assert_ptr_equal(find(t, name), was[i]);
+            assert_int_equal(atomic_load(&was[i]->refs), i == 0 || i == 206 ? 1 : 2);
+        }
+        mt_edge_table_free(old);
+        mt_edge_table_free(t);
+    }
+}
+
 static struct mt_edge_table *three_backends(struct mt_edge_route **ret)
 {
     struct mt_edge_table *t = must(HEAD "\"listeners\":[" L443 "],\"routes\":[" ROUTE("r", "a.b") "],\"backends\":{\"r\":["
@@ -275,6 +344,8 @@ int main(void)
         cmocka_unit_test(prefix_is_compared_by_bits),
         cmocka_unit_test(nameless_clients_go_to_the_only_or_the_default_route_of_a_dedicated_address),
         cmocka_unit_test(equal_routes_stay_the_same_object_and_changed_ones_keep_counters_and_health),
+        cmocka_unit_test(a_route_under_another_name_keeps_its_counters_and_is_not_gone),
+        cmocka_unit_test(every_live_route_is_taken_over_once_however_many_there_are),
         cmocka_unit_test(round_robin_visits_all_and_passes_over_the_ejected),
         cmocka_unit_test(when_all_are_ejected_the_one_out_longest_is_tried),
         cmocka_unit_test(ejection_doubles_to_thirty_seconds_and_one_success_resets_it),
