@@ -46,7 +46,6 @@ struct mt_hello {
     uint8_t have; /* bytes of acc read */
     bool first_record_done;
     bool saw_name;
-    bool sv_even;
     uint32_t acc;
     uint32_t max_bytes;
     uint32_t used;      /* stream bytes consumed */
