@@ -31,6 +31,7 @@ struct mt_admin;
 struct mt_exec_relays;
 struct mt_mesh;
 struct mt_netdrift;
+struct mt_volumes;
 
 /** The kernel and init that new boots use. */
 struct mt_bundle {
@@ -97,6 +98,7 @@ struct mt_agent {
     struct mt_remote *remote; /* NULL without identity */
     struct mt_exec_relays *exec;
     struct mt_secret_store *secrets; /* own lock */
+    struct mt_volumes *volumes;
     struct mt_mesh *mesh;
     struct mt_netdrift *netdrift;
     uid_t control_uid, edge_uid;

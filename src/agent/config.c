@@ -45,6 +45,7 @@ static const struct mt_conf_key keys[] = {
     {"edge_user", MT_CONF_STRING, AT(edge_user), 1, 32, "moat-edge", "user", "may connect to VMs from this host"},
     {"control_user", MT_CONF_STRING, AT(control_user), 1, 32, "moat-control", "user", "may use the local socket"},
     {"worker_user", MT_CONF_STRING, AT(worker_user), 1, 32, "nobody", "user", "moat-fetch and moat-unpack run as this user"},
+    {"fsck_user", MT_CONF_STRING, AT(fsck_user), 1, 32, "moat-fsck", "user", "mkfs, e2fsck and resize2fs run on volumes as this user"},
     {"cgroup_parent", MT_CONF_STRING, AT(cgroup_parent), 1, 128, "moat.slice/instances", "", "cgroup of the VMs, below each controller's root"},
     {"log_level", MT_CONF_STRING, AT(log_level), 1, 8, "info", "", "debug, info, warn or error"},
     {"heartbeat_ms", MT_CONF_U64, AT(heartbeat_ms), 100, 60000, "5000", "ms", "time between heartbeats"},
@@ -55,6 +56,11 @@ static const struct mt_conf_key keys[] = {
     {"programs.wg", MT_CONF_STRING, AT(wg_path), 1, 255, "/usr/bin/wg", "path", "wireguard-tools"},
     {"programs.wireguard_go", MT_CONF_STRING, AT(wireguard_go_path), 1, 255, "/usr/bin/wireguard-go", "path", "WireGuard where the kernel has none"},
     {"programs.mkfs", MT_CONF_STRING, AT(mkfs_path), 1, 255, "/usr/sbin/mkfs.ext4", "path", "e2fsprogs"},
+    {"programs.e2fsck", MT_CONF_STRING, AT(e2fsck_path), 1, 255, "/usr/sbin/e2fsck", "path", "e2fsprogs"},
+    {"programs.resize2fs", MT_CONF_STRING, AT(resize2fs_path), 1, 255, "/usr/sbin/resize2fs", "path", "e2fsprogs"},
+    {"storage.backend", MT_CONF_STRING, AT(storage_backend), 1, 16, "auto", "", "volumes as files: reflink (XFS, btrfs), copy (any filesystem; not for production), auto: reflink where it works, copy where that is allowed; none"},
+    PATH_KEY("storage.dir", storage_dir, "folder of volumes; default <data_dir>/volumes; one filesystem with jail_dir"),
+    {"storage.allow_copy_snapshots", MT_CONF_BOOL, AT(allow_copy_snapshots), 0, 1, "false", "", "a filesystem that cannot clone files will do: a snapshot then pauses the VM while it is copied"},
     {"reserve.memory_bytes", MT_CONF_U64, AT(reserve_memory_bytes), 0, UINT64_MAX, "0", "bytes", "kept from VMs; 0: max(1 GiB, 6 %) + max(512 MiB, 2 %)"},
     {"reserve.overhead_mib", MT_CONF_U64, AT(overhead_mib), 0, 256, "0", "MiB", "added to each VM's memory; 0: 64, QEMU 96"},
     {"limits.patience", MT_CONF_U64, AT(patience), 1, 30, "1", "", "waits for monitors and guests are this many times as long; for nested, slow hosts"},
@@ -115,6 +121,7 @@ static int check(struct mt_agent_conf *c, struct mt_err *err)
     static const char *const vmms[] = {"auto", "firecracker", "qemu", NULL};
     static const char *const walls[] = {"taps", "full", NULL};
     static const char *const egress[] = {"", "none", "routed", "nat66", NULL};
+    static const char *const backends[] = {"auto", "reflink", "copy", "none", NULL};
     struct in6_addr a;
 
     if (c->node_id && mt_id_check(MT_ID_NODE, c->node_id, err) < 0)
@@ -123,6 +130,8 @@ static int check(struct mt_agent_conf *c, struct mt_err *err)
         return MT_FAIL(err, MT_E_INVALID, "vmm is '%s'; it is auto, firecracker or qemu", c->vmm);
     if (!one_of(c->host_firewall, walls))
         return MT_FAIL(err, MT_E_INVALID, "host_firewall is '%s'; it is taps or full", c->host_firewall);
+    if (!one_of(c->storage_backend, backends))
+        return MT_FAIL(err, MT_E_INVALID, "storage.backend is '%s'; it is auto, reflink, copy or none", c->storage_backend);
     if (!one_of(c->egress_mode, egress))
         return MT_FAIL(err, MT_E_INVALID, "egress_mode is '%s'; it is none, routed or nat66", c->egress_mode);
     if (c->resolver[0] && inet_pton(AF_INET6, c->resolver, &a) != 1)
@@ -154,7 +163,7 @@ int mt_agent_conf_load(const char *path, struct mt_agent_conf *ret, struct mt_er
         const char *name;
     } folders[] = {{&c.run_dir, "run"},       {&c.boot_dir, "boot"},       {&c.agent_dir, "agent"},
                    {&c.images_dir, "images"}, {&c.scratch_dir, "scratch"}, {&c.jail_dir, "jail"},
-                   {&c.logs_dir, "logs"}};
+                   {&c.logs_dir, "logs"},     {&c.storage_dir, "volumes"}};
     for (size_t i = 0; rc == 0 && i < MT_ARRAY_LEN(folders); i++)
         rc = fill_path(folders[i].at, c.data_dir, folders[i].name, err);
     if (rc == 0)

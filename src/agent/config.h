@@ -31,11 +31,11 @@ struct mt_agent_conf {
     char *egress_mode;   /* "" = as the plan says; none, routed, nat66 */
     char *resolver;      /* "" = as the plan says */
     bool serial;
-    char *edge_user, *control_user, *worker_user;
+    char *edge_user, *control_user, *worker_user, *fsck_user;
     char *log_level;
     char *cgroup_parent; /* below each controller's root */
     /* programs */
-    char *qemu_path, *firecracker_path, *jailer_path, *nft_path, *mkfs_path, *wg_path, *wireguard_go_path;
+    char *qemu_path, *firecracker_path, *jailer_path, *nft_path, *mkfs_path, *e2fsck_path, *resize2fs_path, *wg_path, *wireguard_go_path;
     /* sizes */
     uint64_t reserve_memory_bytes; /* 0: the formula of scheduling-and-operations.md §1.1 */
     uint64_t patience;             /* factor on the time limits of VMM and guest */
@@ -47,6 +47,10 @@ struct mt_agent_conf {
     uint64_t image_cache_bytes;
     uint64_t log_retention_days, log_max_bytes;
     uint64_t heartbeat_ms;
+    /* volumes */
+    char *storage_backend; /* auto, reflink, copy, none */
+    char *storage_dir;
+    bool allow_copy_snapshots;
 };
 
 /** The table and its length, for --config-help. */

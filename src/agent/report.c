@@ -6,6 +6,7 @@
 #include "agent/describe.h"
 #include "agent/instance/inst.h"
 #include "agent/mesh/mesh.h"
+#include "agent/volumes.h"
 #include "base/assert.h"
 #include "base/cleanup.h"
 #include "base/log.h"
@@ -18,6 +19,7 @@
 #define RETRY_FIRST_MS 250
 #define RETRY_MAX_MS 5000
 #define RESYNC_MS 60000
+#define VOLUMES_MIN 50 /* items of a batch that volumes may have when instances would fill it */
 #define AUTOPSIES_MAX 40 /* of at most 16 KiB each, in a body of at most 1 MiB */
 
 struct sent {
@@ -32,6 +34,11 @@ struct mt_report {
     bool in_flight, resync;
     struct sent sent[MT_STATUS_BATCH_MAX];
     size_t sent_n;
+    struct sent_volume {
+        char volume_id[MT_ID_SIZE];
+        uint64_t seq;
+    } sent_volumes[MT_STATUS_BATCH_MAX];
+    size_t sent_volumes_n;
     int64_t retry_ms;
 };
 
@@ -120,6 +127,17 @@ static void fill(const struct mt_inst *in, struct mt_status_report *r, struct te
 
 /* ---- batches ----------------------------------------------------------------------------- */
 
+static void take_volumes(struct mt_report *r, struct mt_volume_report *items, size_t room, struct mt_storage_reports *ret)
+{
+    ret->volumes = items;
+    ret->n_volumes = items ? mt_volumes_reports(r->a->volumes, items, room) : 0;
+    for (size_t i = 0; i < ret->n_volumes; i++) {
+        memcpy(r->sent_volumes[i].volume_id, items[i].volume_id, sizeof r->sent_volumes[i].volume_id);
+        r->sent_volumes[i].seq = items[i].seq;
+    }
+    r->sent_volumes_n = ret->n_volumes;
+}
+
 static void send_batch(struct mt_report *r)
 {
     struct mt_agent *a = r->a;
@@ -132,10 +150,13 @@ static void send_batch(struct mt_report *r)
 
     struct mt_status_report *v = calloc(MT_STATUS_BATCH_MAX, sizeof *v);
     struct texts *t = calloc(MT_STATUS_BATCH_MAX, sizeof *t);
+    struct mt_volume_report *volumes = calloc(MT_STATUS_BATCH_MAX, sizeof *volumes);
     struct mt_status_batch batch = {.agent_version = MOAT_VERSION, .resync = resync, .reports = v};
     size_t autopsies = 0;
     r->sent_n = 0;
-    while (v && t && batch.n_reports < MT_STATUS_BATCH_MAX && mt_map_next(&a->insts, &pos, NULL, &value)) {
+    take_volumes(r, volumes, resync ? MT_STATUS_BATCH_MAX - a->insts.count : VOLUMES_MIN, &batch.storage);
+    size_t room = MT_STATUS_BATCH_MAX - batch.storage.n_volumes;
+    while (v && t && batch.n_reports < room && mt_map_next(&a->insts, &pos, NULL, &value)) {
         struct mt_inst *in = value;
         if (in->st.phase == MT_PH_NONE || (!in->report_due && !r->resync))
             continue;
@@ -152,7 +173,7 @@ static void send_batch(struct mt_report *r)
     }
     r->resync = false;
     int rc = 0;
-    if (batch.n_reports > 0 || resync)
+    if (batch.n_reports > 0 || batch.storage.n_volumes > 0 || resync)
         rc = mt_status_batch_encode(&batch, &doc, &err);
     if (rc == 0 && doc)
         rc = mt_json_dump(doc, &body, &err);
@@ -162,6 +183,7 @@ static void send_batch(struct mt_report *r)
         r->in_flight = true;
     free(v);
     free(t);
+    free(volumes);
 }
 
 static void on_timer(struct mt_source *s, void *arg)
@@ -172,11 +194,18 @@ static void on_timer(struct mt_source *s, void *arg)
         send_batch(r);
 }
 
+static void resync_instances(struct mt_report *r)
+{
+    r->resync = true;
+    if (!r->in_flight)
+        mt_loop_timer_after(r->timer, 0);
+}
+
 static void on_resync(struct mt_source *s, void *arg)
 {
     struct mt_report *r = arg;
     mt_loop_timer_after(s, RESYNC_MS);
-    mt_report_resync(r);
+    resync_instances(r);
 }
 
 struct mt_report *mt_report_new(struct mt_agent *a, struct mt_err *err)
@@ -223,11 +252,16 @@ void mt_report_forget(struct mt_report *r, struct mt_inst *in)
     (void)in;
 }
 
+void mt_report_volumes(struct mt_report *r)
+{
+    if (r && !r->in_flight && !mt_loop_timer_armed(r->timer))
+        mt_loop_timer_after(r->timer, 0);
+}
+
 void mt_report_resync(struct mt_report *r)
 {
-    r->resync = true;
-    if (!r->in_flight)
-        mt_loop_timer_after(r->timer, 0);
+    mt_volumes_resync(r->a->volumes);
+    resync_instances(r);
 }
 
 void mt_report_answer(struct mt_report *r, int http_status, const char *detail)
@@ -246,12 +280,14 @@ void mt_report_answer(struct mt_report *r, int http_status, const char *detail)
             if (in)
                 mt_inst_acked(in, r->sent[i].seq);
         }
+        for (size_t i = 0; i < r->sent_volumes_n; i++)
+            mt_volumes_told(r->a->volumes, r->sent_volumes[i].volume_id, r->sent_volumes[i].seq);
     } else {
         mt_log(MT_WARN, "report.not_taken", KV("status", http_status), KV("detail", detail));
         r->retry_ms = r->retry_ms * 2 > RETRY_MAX_MS ? RETRY_MAX_MS : r->retry_ms * 2;
     }
-    r->sent_n = 0;
-    bool due = r->resync;
+    r->sent_n = r->sent_volumes_n = 0;
+    bool due = r->resync || mt_volumes_due(r->a->volumes);
     while (!due && mt_map_next(&r->a->insts, &pos, NULL, &value))
         due = ((struct mt_inst *)value)->report_due;
     if (due)
@@ -348,6 +384,7 @@ char *mt_report_heartbeat(struct mt_agent *a)
     }
     mt_auto_json json_t *doc = NULL, *mesh = mt_mesh_report(a->mesh);
     h.mesh = mesh;
+    mt_volumes_figures(a->volumes, &h.storage);
     mt_auto_buf struct mt_buf body = MT_BUF_INIT(1U << 20);
     if (mt_heartbeat_encode(&h, &doc, NULL) < 0 || mt_json_dump(doc, &body, NULL) < 0)
         return NULL;

@@ -17,6 +17,8 @@ struct mt_report *mt_report_new(struct mt_agent *a, struct mt_err *err);
 void mt_report_free(struct mt_report *r);
 /** @in has something to tell. */
 void mt_report_due(struct mt_report *r, struct mt_inst *in);
+/** A volume has something to tell. @r may be NULL: not there yet, it is asked when it is. */
+void mt_report_volumes(struct mt_report *r);
 /** @in goes away. */
 void mt_report_forget(struct mt_report *r, struct mt_inst *in);
 /** The answer to the batch in flight: HTTP status, or 0 when there was none. */

@@ -41,6 +41,17 @@ def new_id(kind):
     return kind + "_" + ulid()
 
 
+def fs_uuid(volume_id):
+    """mt_volume_fs_uuid of src/model/volume.c"""
+    n = 0
+    for ch in volume_id.split("_")[1]:
+        n = n << 5 | ALPHABET.index(ch)
+    b = bytearray((n & ((1 << 128) - 1)).to_bytes(16, "big"))
+    b[6], b[8] = b[6] & 0x0f | 0x80, b[8] & 0x3f | 0x80
+    h = b.hex()
+    return "-".join((h[:8], h[8:12], h[12:16], h[16:20], h[20:]))
+
+
 def own_network():
     """The whole test process moves into a fresh network namespace; the cgroup mounts stay visible."""
     if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET) != 0:
@@ -72,6 +83,8 @@ class Control:
         self.lock = threading.Condition()
         self.cursor, self.epoch, self.assignments = 1, 1, {}
         self.extra = {}
+        self.turned_away = 0  # heartbeats, while it was down
+        self.storage = []  # items of volumes, snapshots, restores
         self.reports, self.beats, self.polls, self.posts = [], [], [], []
         self.logins = {}  # instance id to (user, password) of its registry
         self.secrets, self.asked = {}, []  # version id to (instance ids that may, content) or (status, code); who asked for what
@@ -98,6 +111,7 @@ class Control:
 
             def away(self):
                 if outer.down:
+                    outer.turned_away += self.path.endswith("/heartbeat")
                     self.close_connection = True
                 return outer.down
 
@@ -131,6 +145,7 @@ class Control:
                 with outer.lock:
                     items = body.get("instances") or body.get("reports") or []
                     outer.reports += [dict(r, at=time.monotonic()) for r in items]
+                    outer.storage += [dict(r, kind=kind) for kind in ("volumes", "snapshots", "restores") for r in body.get(kind) or []]
                     outer.lock.notify_all()
                 self.reply(200, {"accepted": len(items)})
 
@@ -202,6 +217,26 @@ class Control:
     def drop(self, instance_id):
         del self.assignments[instance_id]
         self.publish()
+
+    def volume(self, name="data", size=1 << 30, **more):
+        """A volume of the plan's section, as docs/formats/volume-plan.md has it. Not published yet."""
+        i = new_id("vol")
+        v = dict({"volume_id": i, "org_id": new_id("org"), "app_id": new_id("app"), "env_id": new_id("env"), "name": name, "size_bytes": size,
+                  "fs_uuid": fs_uuid(i), "desired": "present", "was_available": False}, **more)
+        self.extra["volumes"] = sorted(self.extra.get("volumes", []) + [v], key=lambda x: x["volume_id"])
+        return v
+
+    def wait_volume(self, volume_id, event, seconds=30, since=0, **fields):
+        def look():
+            with self.lock:
+                mine = [r for r in self.storage[since:] if r.get("volume_id") == volume_id]
+            for r in mine:
+                if r["event"] == event and all(r.get(k) == v for k, v in fields.items()):
+                    return r
+        try:
+            return wait_for("%s %s %s" % (volume_id, event, fields), look, seconds)
+        except AssertionError as e:
+            raise AssertionError("%s; told %s" % (e, self.storage[since:][-6:])) from None
 
     def reports_of(self, instance_id):
         with self.lock:
@@ -285,7 +320,10 @@ class World:
     def start(self, ready=True, env=None, **conf):
         keys = dict({"node_id": self.node_id, "data_dir": self.dir, "vmm": "qemu", "host_firewall": "taps", "bin_dir": BIN,
                      "log_level": "debug", "worker_user": "nobody", "heartbeat_ms": 500, "cgroup_parent": self.cgroup}, **conf)
-        lines = ["%s = %s" % (k, json.dumps(v)) for k, v in keys.items()]
+        lines = ["%s = %s" % (k, json.dumps(v)) for k, v in keys.items() if not isinstance(v, dict)]
+        for k, table in keys.items():
+            if isinstance(table, dict):
+                lines += ["[%s]" % k] + ["%s = %s" % kv for kv in ((n, json.dumps(v)) for n, v in table.items())]
         if self.registry:
             lines += ["[image]", "local_registries = %s" % json.dumps(self.registries),
                       "insecure_registries = %s" % json.dumps(self.registries)]

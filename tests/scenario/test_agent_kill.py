@@ -6,6 +6,7 @@ one running VM or with a clean host. The list of steps comes from the agent itse
 Those of the way up; test_agent_kill_end.py has those of the end. Arguments: names of steps to try instead, or `end`.
 COST 90 s, 70 s of processor.
 """
+import fcntl
 import os
 import subprocess
 import sys
@@ -26,15 +27,16 @@ def at_end(step):
 
 def steps(end):
     out = subprocess.run([os.path.join(kit.BIN, "moat-agent"), "--list-steps"], stdout=subprocess.PIPE, check=True).stdout
-    return [s for s in out.decode().split() if at_end(s) == end]
+    return [s for s in out.decode().split() if at_end(s) == end and not s.startswith("volume.")]
 
 
 class Suite:
     def __init__(self, world):
         self.w, self.c = world, world.control
         self.image = world.push()
-        self.w.start()
-        wl = self.w.workload(self.image)  # once without a kill: image in the cache, driver chosen
+        self.start()
+        self.volume = self.c.volume()  # each workload has it, one after the other
+        wl = self.workload()  # once without a kill: image in the cache, driver chosen
         self.c.want(wl["instance_id"], workload=wl)
         self.c.wait_status(wl["instance_id"], "ready", 60)
         self.c.want(wl["instance_id"], "stopped")
@@ -42,6 +44,22 @@ class Suite:
         self.c.drop(wl["instance_id"])
         self.end()
         self.clean = self.w.host()
+
+    def start(self, **more):
+        self.w.start(fsck_user="nobody", storage={"allow_copy_snapshots": True}, **more)
+
+    def workload(self):
+        v = self.volume
+        return self.w.workload(self.image, mounts=[{"volume_id": v["volume_id"], "name": "data", "path": "/data", "read_only": False,
+                                                    "filesystem": "ext4", "fs_uuid": v["fs_uuid"]}])
+
+    def held(self):
+        with open(os.path.join(self.w.dir, "volumes", self.volume["volume_id"] + ".lock"), "r+b") as f:
+            try:
+                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
 
     def end(self):
         got, rc = self.w.stop_all()
@@ -62,25 +80,27 @@ class Suite:
         jails = self.w.host()["jails"]
         want(len(jails) == 1 and jails[0].endswith(d["jail_id"]), jails)
         want(len(self.w.host()["scratch"]) == 1, self.w.host()["scratch"])
+        want(self.held(), "the VM runs and nobody has the lock of its volume")
         want(kit.sh("ip", "-o", "link").count(": mt") == 1, kit.sh("ip", "-o", "link"))
 
     def nothing_left(self):
         after = self.w.host()
         for key, value in self.clean.items():
             want(after[key] == value, "%s: before %s after %s" % (key, value, after[key]))
+        want(not self.held(), "no VM runs and somebody has the lock of its volume")
 
     def step(self, name):
         w, c = self.w, self.c
-        wl = w.workload(self.image)
+        wl = self.workload()
         i = wl["instance_id"]
         ending = at_end(name)
-        w.start(env={"MT_TEST_KILL_STEP": name})
+        self.start(env={"MT_TEST_KILL_STEP": name})
         c.want(i, workload=wl)
         if ending:
             c.wait_status(i, "ready", 40)
             c.want(i, "draining" if name == "life.draining" else "stopped", delay=1)
         self.dies(name)
-        w.start()
+        self.start()
         if ending:
             c.wait_status(i, "stopped", 40)
             want(not w.vm_processes(), "a VM is left: %s" % w.vm_processes())
@@ -96,11 +116,11 @@ class Suite:
 
     def end_of_platform_after_kill(self):
         """kill -9 in the middle, then the planned end by the next agent, at once"""
-        wl = self.w.workload(self.image)
-        self.w.start(env={"MT_TEST_KILL_STEP": "life.started"})
+        wl = self.workload()
+        self.start(env={"MT_TEST_KILL_STEP": "life.started"})
         self.c.want(wl["instance_id"], workload=wl)
         self.dies("life.started")
-        self.w.start()
+        self.start()
         self.end()
         self.nothing_left()
         self.c.assignments.pop(wl["instance_id"])

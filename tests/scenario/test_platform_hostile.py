@@ -500,14 +500,14 @@ def main():
         check("api.internal" not in log, [x for x in log.splitlines() if "api.internal" in x][:3])
 
     # -- (4) other users -------------------------------------------------------------------------------------------------------
-    USERS = ("nobody", "moat-edge", "moat-control", "moat-pg", "moat-registry", "moat-fetch")
+    USERS = ("nobody", "moat-edge", "moat-control", "moat-pg", "moat-registry", "moat-fetch", "moat-fsck")
     SOCKETS = {  # who besides root may connect (what is said over it is checked by uid again)
         "run/control/api.sock": set(USERS), "run/control/internal.sock": {"moat-edge", "moat-control"}, "run/agent.sock": {"moat-edge", "moat-control"},
         "run/notify.sock": {"moat-edge", "moat-control"}, "run/edge/edge.sock": {"moat-edge", "moat-control"}, "run/pg/.s.PGSQL.5432": None,
     }
     FILES = {
         "control": {"moat-control"}, "control/operator.token": {"moat-control"}, "control/mac.key": {"moat-control"}, "pg": {"moat-pg"},
-        "pg/pg_hba.conf": {"moat-pg"}, "agent": set(), "images": set(), "logs": set(), "scratch": set(), "jail": set(), "edge": {"moat-edge"},
+        "pg/pg_hba.conf": {"moat-pg"}, "agent": set(), "images": set(), "logs": set(), "scratch": set(), "jail": set(), "volumes": set(), "edge": {"moat-edge"},
         "registry": {"moat-registry"}, "log/control.log": set(), "log/agent.log": set(), "log/edge.log": set(), "log/up.log": set(), "log/postgres.log": set(),
         "run/up.lock": set(),
     }
@@ -549,7 +549,7 @@ def main():
 
     def database():
         psql = "/usr/lib/postgresql/15/bin/psql"
-        for user in ("nobody", "moat-edge", "moat-registry", "moat-fetch", "moat-control"):
+        for user in ("nobody", "moat-edge", "moat-registry", "moat-fetch", "moat-fsck", "moat-control"):
             for role in ("moat_control", "moat_owner", "moat-pg", "postgres"):
                 def ask(role=role):
                     q = subprocess.run([psql, "-h", f"{p.data}/run/pg", "-U", role, "-d", "moat", "-Atc", "select 1"], capture_output=True, text=True, cwd="/")

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """The whole way as a user types it: up, deploy, page over TLS through the edge, update, hold, rollback, scale, logs, events, down.
-COST 150 s, 75 s of processor."""
+COST 175 s, 90 s of processor."""
 import base64
 import json
 import os
@@ -331,6 +331,41 @@ def main():
         code, out, err = p.cli("status", "--app", "nothing", want=4)
         code, out, err = p.cli("deploy", "-f", "missing.toml", want=2)
 
+    def kept(path=""):
+        """What the program of app `keeper` answers, asked on the node itself: what it kept, and the MiB of its filesystem."""
+        at = [i for i in p.instances("keeper") if i["status"] == "ready"]
+        r = at and subprocess.run(["curl", "-6", "-s", "-m", "5", f"http://[{at[0]['overlay_ipv6']}]:8080/{path}"], capture_output=True, text=True)
+        return r.stdout if r and r.returncode == 0 else ""
+
+    def keeper(n):
+        r = p.deploy(manifest("keeper", state["keeper"], ["/app", "keep", "/data"], port=8080, more=f'[[processes.web.mounts]]\nvolume = "data"\n'
+                              f'path = "/data"\n[[volumes]]\nname = "data"\nsize = "1Gi"\n[env.vars]\nN = "{n}"\n'))
+        check(r["observed"]["status"] == "succeeded", json.dumps(r))
+
+    def volume_outlives_releases():
+        state["keeper"] = p.push_app("keeper")
+        keeper(1)
+        check(kept("w/one").startswith("one |"), kept())
+        keeper(2)
+        check(kept().startswith("one |"), kept())
+        small = int(kept().split("| ")[1])
+        p.cli("volumes", "resize", "data", "--size", "2Gi", "--app", "keeper", "--env", "prod")
+        keeper(3)
+        check(kept().startswith("one |") and int(kept().split("| ")[1]) > small + 800, kept())
+        at = wait_until(lambda: [v for v in p.json("volumes", "list", "--app", "keeper", "--env", "prod")["items"] if v["size_bytes"] == 2 << 30], 20, "the size in the list")[0]
+        check(at["state"] == "in_use" and at["reachable"], at)
+        state["volume"] = at["id"]
+
+    def volume_is_deleted():
+        at = ("--app", "keeper", "--env", "prod")
+        p.cli("volumes", "create", "spare", "--size", "1Gi", *at)
+        spare = wait_until(lambda: [v for v in p.json("volumes", "list", *at)["items"] if v["name"] == "spare" and v["state"] == "available"], 30, "the volume")[0]["id"]
+        check(os.stat(f"{p.data}/volumes/vol-{spare}.img").st_size == 1 << 30, os.listdir(f"{p.data}/volumes"))
+        p.cli("volumes", "delete", "spare", *at)
+        wait_until(lambda: not [f for f in os.listdir(f"{p.data}/volumes") if spare in f], 30, "the end of its file")
+        wait_until(lambda: [v["name"] for v in p.json("volumes", "list", *at)["items"]] == ["data"], 30, "the end of it in the list")
+        check(sorted(os.listdir(f"{p.data}/volumes")) == [f"vol-{state['volume']}.img", state["volume"] + ".lock"], os.listdir(f"{p.data}/volumes"))
+
     def ctrl_c():
         check(p.down().returncode == 0, "moat down failed")
         pid, tty = pty.fork()
@@ -352,6 +387,8 @@ def main():
             read(b"ready in", 60)
             wait_until(lambda: p.curl(ok=False), 40, "the page of a platform in the foreground")
             check(len(p.vms()) >= 1, "no VM runs")
+            if "volume" in state:
+                wait_until(lambda: kept().startswith("one |"), 60, "the data of before `moat down`")
             os.write(tty, b"\x03")
             read(b"stopped in", 60)
             _, status = os.waitpid(pid, 0)
@@ -386,6 +423,8 @@ def main():
                 c.run("only the edge reaches a VM, and only its declared ports", isolation)
                 c.run("VMM processes are confined", confinement)
                 c.run("idle daemons are small", daemons_are_small)
+                if c.run("a volume outlives its releases, and grows with one", volume_outlives_releases):
+                    c.run("a deleted volume leaves nothing", volume_is_deleted)
                 c.run("errors name the thing, the reason and the mend", errors_are_clear)
                 c.run("Ctrl-C ends a platform in the foreground and gives the host back", ctrl_c)
     finally:

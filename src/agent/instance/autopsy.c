@@ -3,6 +3,7 @@
 #include "agent/instance/autopsy.h"
 
 #include "agent/logstore.h"
+#include "base/assert.h"
 #include "base/buf.h"
 #include "base/clock.h"
 #include "base/str.h"
@@ -159,4 +160,60 @@ char *mt_autopsy_text(const struct mt_autopsy_in *in)
         if (lines == 0)
             return NULL;
     }
+}
+
+#define CONSOLE_TAIL 6144
+
+/* The last CONSOLE_TAIL bytes of @text. */
+static char *memdup_tail(const char *text, size_t n, size_t *ret_len)
+{
+    size_t skip = n > CONSOLE_TAIL ? n - CONSOLE_TAIL : 0;
+    char *copy = malloc(n - skip + 1);
+    *ret_len = copy ? n - skip : 0;
+    if (copy)
+        memcpy(copy, text + skip, n - skip);
+    return copy;
+}
+
+/* A panic is followed by more registers than lines are kept: what counts begins a little before it, and ends where the room does. */
+static size_t panic_window(const char *text, size_t n, const char *hit, size_t *ret_len)
+{
+    size_t from = (size_t)(hit - text), to, lines = 0;
+    for (; from > 0 && lines < 5; from--) {
+        if (text[from - 1] == '\n' && ++lines == 5)
+            break;
+    }
+    lines = 0;
+    for (to = from; to < n && lines < MT_AUTOPSY_LINES; to++)
+        lines += text[to] == '\n';
+    *ret_len = to - from;
+    return from;
+}
+
+char *mt_autopsy_console(char *text, size_t n, size_t *ret_len, char ret_line[MT_AUTOPSY_CONSOLE_LINE])
+{
+    static const char *const telling[] = {"Kernel panic", "Out of memory", "init: "};
+    while (n > 0 && (text[n - 1] == '\n' || text[n - 1] == '\r' || text[n - 1] == ' '))
+        n--;
+    text[n] = '\0';
+    char *tail = memdup_tail(text, n, ret_len);
+    const char *line = text;
+    for (size_t i = 0; i < n; i++) {
+        if (text[i] == '\n')
+            line = text + i + 1;
+    }
+    for (size_t i = 0; i < MT_ARRAY_LEN(telling); i++) {
+        const char *hit = memmem(text, n, telling[i], strlen(telling[i]));
+        if (!hit)
+            continue;
+        line = hit;
+        if (i == 0) {
+            size_t len, from = panic_window(text, n, hit, &len);
+            free(tail);
+            tail = memdup_tail(text + from, len, ret_len);
+        }
+        break;
+    }
+    (void)mt_printable(line, strcspn(line, "\r\n"), ret_line, MT_AUTOPSY_CONSOLE_LINE);
+    return tail;
 }

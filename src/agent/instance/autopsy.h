@@ -52,3 +52,10 @@ struct mt_autopsy_in {
 
 /** The record as JSON text of at most MT_AUTOPSY_MAX bytes, malloc'ed; lines are left out when it would be longer. NULL: out of memory. */
 char *mt_autopsy_text(const struct mt_autopsy_in *in);
+
+#define MT_AUTOPSY_CONSOLE_LINE 200
+/**
+ * What of a serial console is worth keeping: its last lines, or those around a panic, malloc'ed (NULL: out of memory), and in @ret_line the one that
+ * tells most about why a VM died: a panic or an out-of-memory report, else the last. @text has @n bytes and room for one more; it is cut at its end.
+ */
+char *mt_autopsy_console(char *text, size_t n, size_t *ret_len, char ret_line[MT_AUTOPSY_CONSOLE_LINE]);

@@ -148,7 +148,8 @@ int mt_inst_send_config(struct mt_inst *in, enum mt_reason *ret_reason, struct m
     const char *hostname = mt_arena_printf(&ar, "%.40s-%s", w->process_type,
                                            mt_id_ulid(in->st.instance_id) + MT_ULID_LEN - 8);
     struct mt_guest_prestart *pre = mt_arena_alloc(&ar, (w->n_prestart + 1) * sizeof *pre);
-    if (!env || !mac_text || !gw_text || !hostname || !pre)
+    struct mt_guest_mount *mounts = mt_arena_alloc(&ar, (w->n_mounts + 1) * sizeof *mounts);
+    if (!env || !mac_text || !gw_text || !hostname || !pre || !mounts)
         return MT_FAIL(err, MT_E_NOMEM, "guest configuration: out of memory");
 
     struct mt_guest_msg msg = {.type = MT_GUEST_CONFIG};
@@ -203,6 +204,15 @@ int mt_inst_send_config(struct mt_inst *in, enum mt_reason *ret_reason, struct m
         c->network.dns = a->plan->network.dns.v;
         c->network.dns_count = a->plan->network.dns.n;
     }
+    for (size_t i = 0; i < w->n_mounts; i++) { /* ascending by volume id on both sides: the n-th mount is the n-th disk behind the first two */
+        const struct mt_workload_mount *m = &w->mounts[i];
+        mounts[i] = (struct mt_guest_mount){.name = m->name, .volume_id = m->volume_id, .device = mt_arena_printf(&ar, "/dev/vd%c", (char)('c' + i)),
+                                            .fs_uuid = m->fs_uuid, .path = m->path, .ro = m->read_only};
+        if (!mounts[i].device)
+            return MT_FAIL(err, MT_E_NOMEM, "guest configuration: out of memory");
+    }
+    c->mounts = mounts;
+    c->mounts_count = w->n_mounts;
     c->exec = (struct mt_guest_exec){.enabled = true, .port = MT_GUEST_PORT_EXEC, .max_sessions = MT_EXEC_SESSIONS_MAX};
     if (w->secrets.version_id) {
         size_t bytes = 0;

@@ -145,6 +145,7 @@ void mt_inst_free(struct mt_inst *in)
     MT_CHECK(in, INST_MAGIC);
     MT_ASSERT(!in->job);
     mt_inst_unlive(in);
+    mt_inst_release_volumes(in);
     mt_rootdisk_done(&in->disk);
     mt_workload_free(in->spec);
     mt_log_store_close(in->log);

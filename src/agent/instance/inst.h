@@ -5,6 +5,7 @@
  * inst.c   life: creation, phases, decisions, ends of attempts, saving
  * work.c   jobs on workers: image, prepare, teardown, adoption
  * live.c   the running VM: channels, deadlines, health, stop
+ * held.c   volumes of an attempt and their locks
  * told.c   the autopsy of an attempt that failed, until the control plane has it
  * guest_config.c the config line for the guest
  * Loop thread only, but for the jobs of work.c, which see copies and immutable parts.
@@ -18,6 +19,7 @@
 #include "agent/instance/state.h"
 #include "agent/logchan.h"
 #include "agent/logstore.h"
+#include "agent/volumes.h"
 
 #include <stdatomic.h>
 
@@ -52,6 +54,14 @@ struct mt_inst {
     const char *detail; /* status_detail of the present phase, or NULL */
     struct mt_rootdisk disk;
     bool have_disk;
+    bool check_volumes; /* the guest could not mount one in the attempt before */
+
+    /* locks of the volumes that the attempt may have; closed when its VM is gone for sure */
+    struct {
+        char volume_id[MT_ID_SIZE];
+        int fd;
+    } held[MT_VMM_VOLUMES_MAX];
+    size_t held_n;
 
     /* saving */
     bool saving, save_again;
@@ -168,6 +178,20 @@ void mt_inst_adopt(struct mt_inst *in);
 void mt_inst_job_start(struct mt_inst *in);
 /** The VM as the firewall sees it. */
 void mt_inst_fw_vm(const struct mt_inst *in, struct mt_fw_vm *ret);
+
+/* ---- held.c ------------------------------------------------------------------------------ */
+
+/** The mounts of its spec, as the plan of now has them, for an attempt. Returns their number. */
+size_t mt_inst_attachments(const struct mt_inst *in, struct mt_attachment ret[MT_VMM_VOLUMES_MAX]);
+/** Worker. Before anything of the VM is there: each volume present, ours alone, of the right filesystem, as long as it is wanted. The error
+ * begins with a reason_detail of volume_attach_failed. Locks that were taken stay in @at, also after a failure. */
+int mt_inst_attach_volumes(const struct mt_agent *a, const char *instance_id, struct mt_attachment *at, size_t n, struct mt_err *err);
+/** The attempt has the lock @fd (ownership passes). */
+void mt_inst_hold_volume(struct mt_inst *in, const char *volume_id, int fd);
+/** Give the volumes of the attempt back: its VM is gone. */
+void mt_inst_release_volumes(struct mt_inst *in);
+/** After an agent start, before any job of anybody: take the locks of what the attempt may have. */
+void mt_inst_retake_volumes(struct mt_inst *in);
 
 /* ---- live.c ------------------------------------------------------------------------------ */
 

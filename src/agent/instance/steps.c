@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 static const char *const step_names[MT_STEP_MAX] = {
-    [MT_STEP_SLOT] = "slot",         [MT_STEP_IMAGE] = "image", [MT_STEP_SCRATCH] = "scratch",
+    [MT_STEP_SLOT] = "slot",         [MT_STEP_IMAGE] = "image", [MT_STEP_VOLUMES] = "volumes", [MT_STEP_SCRATCH] = "scratch",
     [MT_STEP_FIREWALL] = "firewall", [MT_STEP_TAP] = "tap",     [MT_STEP_JAIL] = "jail",
     [MT_STEP_LAUNCH] = "launch",
 };
@@ -22,9 +22,11 @@ static const char *const step_names[MT_STEP_MAX] = {
     X(MT_KILL_TEARDOWN, MT_STEP_##STEP, MT_KILL_RECORDED, "teardown." step ".recorded") \
     X(MT_KILL_TEARDOWN, MT_STEP_##STEP, MT_KILL_DONE, "teardown." step ".done")
 #define LIFE(X, WHAT, what) X(MT_KILL_LIFE, MT_LIFE_##WHAT, MT_KILL_RECORDED, "life." what)
+#define VOLUME(X, WHAT, what) X(MT_KILL_VOLUME, MT_KILL_VOLUME_##WHAT, MT_KILL_RECORDED, "volume." what)
 #define POINTS(X)                    \
     POINTS_OF(X, SLOT, "slot")       \
     POINTS_OF(X, IMAGE, "image")     \
+    POINTS_OF(X, VOLUMES, "volumes") \
     POINTS_OF(X, SCRATCH, "scratch") \
     POINTS_OF(X, FIREWALL, "firewall") \
     POINTS_OF(X, TAP, "tap")         \
@@ -43,9 +45,16 @@ static const char *const step_names[MT_STEP_MAX] = {
     UNDO_OF(X, TAP, "tap")           \
     UNDO_OF(X, FIREWALL, "firewall") \
     UNDO_OF(X, SCRATCH, "scratch")   \
+    UNDO_OF(X, VOLUMES, "volumes")   \
     UNDO_OF(X, IMAGE, "image")       \
     UNDO_OF(X, SLOT, "slot")         \
-    LIFE(X, STOPPED, "stopped")
+    LIFE(X, STOPPED, "stopped")      \
+    VOLUME(X, RESERVED, "reserved")  \
+    VOLUME(X, FORMATTED, "formatted") \
+    VOLUME(X, NAMED, "named")        \
+    VOLUME(X, EXTENDED, "extended")  \
+    VOLUME(X, GROWN, "grown")        \
+    VOLUME(X, REMOVED, "removed")
 
 #define X_ENTRY(k, i, w, n) {(k), (i), (w), (n)},
 static const struct point {
@@ -100,7 +109,7 @@ void mt_kill_here(enum mt_kill_kind kind, int index, enum mt_kill_when when)
 {
     if (!armed || armed->kind != kind || armed->index != index)
         return;
-    if (kind != MT_KILL_LIFE && armed->when != when)
+    if (kind != MT_KILL_LIFE && kind != MT_KILL_VOLUME && armed->when != when)
         return;
     (void)kill(getpid(), SIGKILL);
     for (;;)

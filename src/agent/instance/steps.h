@@ -15,6 +15,7 @@
 enum mt_step {
     MT_STEP_SLOT = 0, /* slot number, and with it uid, tap name, MACs */
     MT_STEP_IMAGE,    /* root disk there and pinned */
+    MT_STEP_VOLUMES,  /* volumes' locks; nothing of them on the disk */
     MT_STEP_SCRATCH,  /* scratch disk made */
     MT_STEP_FIREWALL, /* set elements of the VM, before its tap is up */
     MT_STEP_TAP,      /* tap, address, route, neighbour */
@@ -41,7 +42,7 @@ enum mt_kill_when {
 };
 
 /** What kind of point: a step of prepare, the undo of one, or a turn of the life itself. */
-enum mt_kill_kind { MT_KILL_PREPARE = 0, MT_KILL_TEARDOWN, MT_KILL_LIFE, MT_KILL_KIND_MAX };
+enum mt_kill_kind { MT_KILL_PREPARE = 0, MT_KILL_TEARDOWN, MT_KILL_LIFE, MT_KILL_VOLUME, MT_KILL_KIND_MAX };
 
 /** Points of the life between prepare and teardown. */
 enum mt_kill_life {
@@ -56,6 +57,17 @@ enum mt_kill_life {
     MT_LIFE_MAX
 };
 
+/** Points of the steps on one volume (volume/steps.h). */
+enum mt_kill_volume {
+    MT_KILL_VOLUME_RESERVED = 0, /* space is reserved under the temporary name */
+    MT_KILL_VOLUME_FORMATTED,    /* the filesystem is on it, it has no name yet */
+    MT_KILL_VOLUME_NAMED,        /* it is there, not told */
+    MT_KILL_VOLUME_EXTENDED,     /* longer, its filesystem not grown yet */
+    MT_KILL_VOLUME_GROWN,        /* grown, not told */
+    MT_KILL_VOLUME_REMOVED,      /* gone, its lock still there, not told */
+    MT_KILL_VOLUME_MAX
+};
+
 /** Number of kill points. */
 size_t mt_kill_count(void);
 /** Name of point @i < mt_kill_count(): "prepare.scratch.recorded", "life.exited", ... */
@@ -63,7 +75,7 @@ const char *mt_kill_name(size_t i);
 
 /**
  * The point is reached: when the environment variable MT_TEST_KILL_STEP names it, the process ends
- * itself by SIGKILL. @index: an enum mt_step or enum mt_kill_life by @kind; @when is ignored for life.
+ * itself by SIGKILL. @index: an enum mt_step, mt_kill_life or mt_kill_volume by @kind; @when is ignored for the latter two.
  * Without the variable this is one compare.
  */
 void mt_kill_here(enum mt_kill_kind kind, int index, enum mt_kill_when when);

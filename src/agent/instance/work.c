@@ -35,6 +35,8 @@ struct mt_job {
     const struct mt_workload *spec; /* in->spec, which stays while a job runs */
     atomic_bool *cancelled;
     uint32_t mtu, overhead_mib;
+    struct mt_attachment volumes[MT_VMM_VOLUMES_MAX]; /* of a boot; locks go to the instance */
+    size_t volumes_n;
     struct mt_limits limits; /* the smaller of the process's and the node's; 0 = off */
     bool has_node;
     struct in6_addr node, guest;
@@ -49,7 +51,7 @@ struct mt_job {
     int listen_fds[2];
     uint64_t oom_kills;
     char explain[256]; /* what failed, as a sentence */
-    char console_line[200];
+    char console_line[MT_AUTOPSY_CONSOLE_LINE];
     char *console; /* tail of it, of an attempt that was not ended as wanted; owned */
     size_t console_len;
     struct mt_autopsy_tail *tail; /* what the workload said last; owned, NULL as above */
@@ -105,6 +107,8 @@ static struct mt_job *job_new(struct mt_inst *in, enum job_kind kind)
 
 static void job_free(struct mt_job *j)
 {
+    for (size_t i = 0; i < j->volumes_n; i++)
+        mt_closep(&j->volumes[i].lock);
     mt_rootdisk_done(&j->disk);
     free(j->console);
     free(j->tail);
@@ -290,6 +294,17 @@ static void pull_work(void *arg)
 
 /* ---- boot -------------------------------------------------------------------------------- */
 
+static int do_volumes(struct mt_job *j)
+{
+    if (j->volumes_n == 0)
+        return 0;
+    begin(MT_STEP_VOLUMES);
+    if (mt_inst_attach_volumes(j->a, j->st.instance_id, j->volumes, j->volumes_n, &j->err) < 0)
+        return fail(j, MT_REASON_VOLUME_ATTACH_FAILED);
+    done(MT_STEP_VOLUMES);
+    return 0;
+}
+
 static int do_scratch(struct mt_job *j)
 {
     char path[PATH_MAX];
@@ -418,6 +433,11 @@ static int do_vm(struct mt_job *j, struct network *net)
     s.scratch = (struct mt_vmm_disk){.path = scratch,
                                      .bytes_per_s = j->limits.disk_bytes_per_second,
                                      .ops_per_s = j->limits.disk_ops_per_second};
+    for (; s.volume_count < j->volumes_n; s.volume_count++)
+        s.volumes[s.volume_count] = (struct mt_vmm_disk){.path = j->volumes[s.volume_count].path,
+                                                         .read_only = j->volumes[s.volume_count].read_only,
+                                                         .bytes_per_s = j->limits.disk_bytes_per_second,
+                                                         .ops_per_s = j->limits.disk_ops_per_second};
     s.net_rx_bytes_per_s = s.net_tx_bytes_per_s = j->limits.net_bytes_per_second;
     (void)rename(console, old); /* the ring of the attempt before stays readable */
 
@@ -456,8 +476,10 @@ static void boot_work(void *arg)
 {
     struct mt_job *j = arg;
     struct network net = {.j = j};
-    if (do_secrets(j) < 0 || record(j, MT_STEP_BIT(MT_STEP_SCRATCH) | MT_STEP_BIT(MT_STEP_FIREWALL) | MT_STEP_BIT(MT_STEP_TAP) |
-                                           MT_STEP_BIT(MT_STEP_JAIL)) < 0)
+    uint32_t steps = MT_STEP_BIT(MT_STEP_SCRATCH) | MT_STEP_BIT(MT_STEP_FIREWALL) | MT_STEP_BIT(MT_STEP_TAP) | MT_STEP_BIT(MT_STEP_JAIL);
+    if (j->volumes_n > 0)
+        steps |= MT_STEP_BIT(MT_STEP_VOLUMES);
+    if (do_secrets(j) < 0 || record(j, steps) < 0 || do_volumes(j) < 0)
         return;
     network_begin(&net);
     if (do_scratch(j) == 0)
@@ -467,66 +489,15 @@ static void boot_work(void *arg)
 
 /* ---- teardown ---------------------------------------------------------------------------- */
 
-#define CONSOLE_TAIL 6144
-
-/* The last CONSOLE_TAIL bytes of @text. */
-static char *memdup_tail(const char *text, size_t n, size_t *ret_len)
-{
-    size_t skip = n > CONSOLE_TAIL ? n - CONSOLE_TAIL : 0;
-    char *copy = malloc(n - skip + 1);
-    *ret_len = copy ? n - skip : 0;
-    if (copy)
-        memcpy(copy, text + skip, n - skip);
-    return copy;
-}
-
-/* A panic is followed by more registers than lines are kept: what counts begins a little before it, and ends where the room does. */
-static size_t panic_window(const char *text, size_t n, const char *hit, size_t *ret_len)
-{
-    size_t from = (size_t)(hit - text), to, lines = 0;
-    for (; from > 0 && lines < 5; from--) {
-        if (text[from - 1] == '\n' && ++lines == 5)
-            break;
-    }
-    lines = 0;
-    for (to = from; to < n && lines < MT_AUTOPSY_LINES; to++)
-        lines += text[to] == '\n';
-    *ret_len = to - from;
-    return from;
-}
-
-/* The line of the serial console that tells most about why a VM died: a panic or an out-of-memory report, else the last one. */
 static void note_console(struct mt_job *j)
 {
-    static const char *const telling[] = {"Kernel panic", "Out of memory", "init: "};
     char path[PATH_MAX], buf[8192];
     size_t n = 0;
     if (!j->vmm || console_path(j, "console.ring", path, NULL) < 0 ||
         mt_vmm_console(j->vmm, path, NULL, buf, sizeof buf - 1, &n, NULL) < 0)
         return;
-    while (n > 0 && (buf[n - 1] == '\n' || buf[n - 1] == '\r' || buf[n - 1] == ' '))
-        n--;
-    buf[n] = '\0';
     free(j->console);
-    j->console = memdup_tail(buf, n, &j->console_len);
-    const char *line = buf;
-    for (size_t i = 0; i < n; i++) {
-        if (buf[i] == '\n')
-            line = buf + i + 1;
-    }
-    for (size_t i = 0; i < MT_ARRAY_LEN(telling); i++) {
-        const char *hit = memmem(buf, n, telling[i], strlen(telling[i]));
-        if (hit) {
-            line = hit;
-            if (i == 0) {
-                size_t len, from = panic_window(buf, n, hit, &len);
-                free(j->console);
-                j->console = memdup_tail(buf + from, len, &j->console_len);
-            }
-            break;
-        }
-    }
-    (void)mt_printable(line, strcspn(line, "\r\n"), j->console_line, sizeof j->console_line);
+    j->console = mt_autopsy_console(buf, n, &j->console_len, j->console_line);
 }
 
 static int undo_step(struct mt_job *j, enum mt_step step, struct mt_err *err)
@@ -552,6 +523,8 @@ static int undo_step(struct mt_job *j, enum mt_step step, struct mt_err *err)
             return -MT_E_LIMIT;
         if (unlink(path) < 0 && errno != ENOENT)
             return MT_FAIL_ERRNO(err, MT_E_IO, "remove scratch disk '%s'", path);
+        return 0;
+    case MT_STEP_VOLUMES: /* the locks are the instance's: closed when this job is done, and with every process of an agent that ends */
         return 0;
     case MT_STEP_IMAGE:
         mt_image_release(j->a->images, j->st.instance_id);
@@ -645,6 +618,11 @@ static void take_results(struct mt_inst *in, struct mt_job *j)
         in->disk = j->disk;
         j->disk = (struct mt_rootdisk){0};
         in->have_disk = true;
+    }
+    for (size_t i = 0; i < j->volumes_n; i++) {
+        mt_volumes_grown(in->a->volumes, &j->volumes[i]);
+        if (j->volumes[i].lock >= 0)
+            mt_inst_hold_volume(in, j->volumes[i].volume_id, MT_TAKE_FD(j->volumes[i].lock));
     }
 }
 
@@ -744,6 +722,7 @@ static void teardown_done(void *arg)
         return;
     }
     in->stuck = false;
+    mt_inst_release_volumes(in);
     mt_loop_del(in->deadline);
     in->deadline = NULL;
     if (!in->st.planned && !in->st.interrupted && !in->st.end.reason[0]) {
@@ -853,6 +832,7 @@ void mt_inst_teardown(struct mt_inst *in, const char *why)
 
 void mt_inst_adopt(struct mt_inst *in)
 {
+    mt_inst_retake_volumes(in);
     if (in->st.phase == MT_PH_TEARDOWN || (in->st.phase == MT_PH_NONE && in->st.undo)) {
         mt_inst_teardown(in, "goes on after an agent start");
         return;
@@ -892,7 +872,7 @@ void mt_inst_begin(struct mt_inst *in)
     enum mt_reason reason = MT_REASON_NONE;
     struct in6_addr addr;
 
-    if (a->probing || !mt_agent_vmm(a) || !a->fw_loaded || in->job || in->saving)
+    if (a->probing || !mt_agent_vmm(a) || !a->fw_loaded || in->job || in->saving || !mt_volumes_settled(a->volumes, w))
         return; /* looked at again when that changes */
     if (st->phase == MT_PH_BACKOFF)
         mt_inst_set_phase(in, MT_PH_NONE, "retry");
@@ -901,6 +881,7 @@ void mt_inst_begin(struct mt_inst *in)
         rc = take_spec(in, &err);
         reason = MT_REASON_DISK_FULL;
     }
+    in->check_volumes = MT_STREQ(st->end.reason, mt_reason_code(MT_REASON_VOLUME_ATTACH_FAILED)) && strncmp(st->end.detail, "mount_failed", 12) == 0;
     st->end = (struct mt_end){0};
     st->planned = st->interrupted = st->stop_reported = false;
     st->next_retry_us = 0;
@@ -939,9 +920,9 @@ void mt_inst_begin(struct mt_inst *in)
         rc = MT_FAIL(&err, MT_E_INVALID, "memory: %llu MiB, the node's guest kernel needs at least %u",
                      (unsigned long long)(w->resources.memory_bytes >> 20), a->bundle.min_memory_mib);
     }
-    if (rc == 0 && w->n_mounts > 0) {
+    if (rc == 0 && w->n_mounts > MT_VMM_VOLUMES_MAX) {
         reason = MT_REASON_SPEC_UNSUPPORTED;
-        rc = MT_FAIL(&err, MT_E_INVALID, "mounts: this node has no volume storage");
+        rc = MT_FAIL(&err, MT_E_INVALID, "mounts: %zu, at most %d", w->n_mounts, MT_VMM_VOLUMES_MAX);
     }
     if (rc == 0 && w->secrets.required && !w->secrets.version_id) {
         reason = MT_REASON_SECRETS_MISSING;
@@ -976,6 +957,7 @@ void mt_inst_boot(struct mt_inst *in)
         begin_failed(in, MT_REASON_NODE_CAPACITY_EXCEEDED, "memory");
         return;
     }
+    j->volumes_n = mt_inst_attachments(in, j->volumes);
     /* the job reads the root disk of the instance; it stays while the job runs */
     j->disk.path = mt_strndup(in->disk.path, strlen(in->disk.path));
     submit(in, in->a->steps, boot_work, prepare_done, j);

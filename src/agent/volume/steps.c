@@ -2,12 +2,14 @@
 /* Steps on one volume. See steps.h. */
 #include "agent/volume/steps.h"
 
+#include "agent/instance/steps.h"
 #include "base/cleanup.h"
 #include "base/str.h"
 #include "model/ids.h"
 #include "os/file.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static int lock_path(const struct mt_backend *b, const char *id, char ret[PATH_MAX], struct mt_err *err)
@@ -16,7 +18,7 @@ static int lock_path(const struct mt_backend *b, const char *id, char ret[PATH_M
     return rc < 0 ? rc : mt_fmt(ret, PATH_MAX, err, "%s/%s.lock", b->dir, id);
 }
 
-static int take_lock(const struct mt_backend *b, const char *id, int *ret_fd, struct mt_err *err)
+int mt_volume_lock(const struct mt_backend *b, const char *id, int *ret_fd, struct mt_err *err)
 {
     char path[PATH_MAX];
     int rc = lock_path(b, id, path, err);
@@ -32,6 +34,25 @@ static int open_volume(const struct mt_backend *b, const char *id, char ret_path
     if (fd < 0)
         return MT_FAIL_ERRNO(err, errno == ENOENT ? MT_E_NOT_FOUND : MT_E_IO, "volume '%s'", id);
     *ret_fd = fd;
+    return 0;
+}
+
+/*
+ * A VM whose state an agent lost runs without anybody's lock. The kernel knows: a read lease is not given on what is open for writing
+ * anywhere. Asked before we open it so ourselves; a filesystem without leases has nothing to say.
+ */
+static int nobody_writes(const struct mt_backend *b, const char *id, struct mt_err *err)
+{
+    char path[PATH_MAX];
+    int rc = mt_backend_path(b, id, path, err);
+    if (rc < 0)
+        return rc;
+    mt_auto_fd int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0)
+        return MT_FAIL_ERRNO(err, errno == ENOENT ? MT_E_NOT_FOUND : MT_E_IO, "volume '%s'", id);
+    if (fcntl(fd, F_SETLEASE, F_RDLCK) < 0)
+        return errno == EAGAIN ? MT_FAIL(err, MT_E_CONFLICT, "volume '%s' is open for writing somewhere", id) : 0;
+    (void)fcntl(fd, F_SETLEASE, F_UNLCK);
     return 0;
 }
 
@@ -60,17 +81,34 @@ static int look_at(const struct mt_backend *b, const struct mt_plan_volume *v, u
     return rc;
 }
 
+/* No file, no lock: an attach looks for the file first, and an id is never used for another volume. The caller has the lock. */
+static void forget_lock(const struct mt_backend *b, const char *id)
+{
+    char path[PATH_MAX];
+    if (lock_path(b, id, path, NULL) == 0)
+        (void)unlink(path);
+}
+
 static int make(const struct mt_backend *b, const struct mt_fstool *t, const struct mt_plan_volume *v, struct mt_err *err)
 {
     mt_auto_fd int fd = -1;
     int rc = mt_backend_begin(b, v->volume_id, v->size_bytes, &fd, err);
-    if (rc < 0)
+    if (rc < 0) {
+        forget_lock(b, v->volume_id);
         return rc;
+    }
+    mt_kill_here(MT_KILL_VOLUME, MT_KILL_VOLUME_RESERVED, MT_KILL_RECORDED);
     rc = mt_fstool_format(t, fd, v->fs_uuid, v->name, err);
     if (rc == 0)
+        mt_kill_here(MT_KILL_VOLUME, MT_KILL_VOLUME_FORMATTED, MT_KILL_RECORDED);
+    if (rc == 0)
         rc = mt_backend_commit(b, v->volume_id, fd, err);
-    if (rc < 0)
+    if (rc < 0) {
         mt_backend_abandon(b, v->volume_id);
+        forget_lock(b, v->volume_id);
+    } else {
+        mt_kill_here(MT_KILL_VOLUME, MT_KILL_VOLUME_NAMED, MT_KILL_RECORDED);
+    }
     return rc;
 }
 
@@ -80,7 +118,7 @@ int mt_volume_provision(const struct mt_backend *b, const struct mt_fstool *t, c
     mt_auto_fd int lock = -1;
     uint64_t bytes;
     *ret_fault = MT_VOLUME_FAULT_INTERNAL;
-    int rc = take_lock(b, v->volume_id, &lock, err);
+    int rc = mt_volume_lock(b, v->volume_id, &lock, err);
     if (rc < 0)
         return rc;
     rc = mt_backend_size(b, v->volume_id, &bytes, err);
@@ -103,22 +141,20 @@ int mt_volume_provision(const struct mt_backend *b, const struct mt_fstool *t, c
 
 int mt_volume_remove(const struct mt_backend *b, const char *volume_id, enum mt_volume_fault *ret_fault, struct mt_err *err)
 {
-    char path[PATH_MAX];
     mt_auto_fd int lock = -1;
     *ret_fault = MT_VOLUME_FAULT_REMOVE_FAILED;
-    int rc = take_lock(b, volume_id, &lock, err);
+    int rc = mt_volume_lock(b, volume_id, &lock, err);
     if (rc == 0)
         rc = mt_backend_delete(b, volume_id, err);
-    if (rc == 0)
-        rc = lock_path(b, volume_id, path, err);
     if (rc < 0)
         return rc;
-    (void)unlink(path); /* an id is never used again: nobody waits for this lock */
+    mt_kill_here(MT_KILL_VOLUME, MT_KILL_VOLUME_REMOVED, MT_KILL_RECORDED);
+    forget_lock(b, volume_id);
     *ret_fault = MT_VOLUME_FAULT_NONE;
     return 0;
 }
 
-int mt_volume_attach(const struct mt_backend *b, const struct mt_fstool *t, const char *volume_id, const char *fs_uuid, uint64_t resize_to_bytes,
+int mt_volume_attach(const struct mt_backend *b, const struct mt_fstool *t, const char *volume_id, const char *fs_uuid, uint64_t resize_to_bytes, bool check,
                      char ret_path[PATH_MAX], int *ret_lock, const char **ret_detail, struct mt_err *err)
 {
     mt_auto_fd int lock = -1, fd = -1;
@@ -128,18 +164,28 @@ int mt_volume_attach(const struct mt_backend *b, const struct mt_fstool *t, cons
     if (rc < 0)
         return rc;
     *ret_detail = "busy_or_already_attached";
-    if ((rc = take_lock(b, volume_id, &lock, err)) < 0)
+    if ((rc = mt_volume_lock(b, volume_id, &lock, err)) < 0 || (rc = nobody_writes(b, volume_id, err)) < 0)
         return rc;
     *ret_detail = "device_attach_failed";
     if ((rc = open_volume(b, volume_id, ret_path, &fd, err)) < 0)
         return rc;
+    if (fchown(fd, geteuid(), getegid()) < 0 || fchmod(fd, 0600) < 0) /* the VM before had it, perhaps for reading only */
+        return MT_FAIL_ERRNO(err, MT_E_IO, "take back volume '%s'", volume_id);
     *ret_detail = "filesystem_mismatch";
     if ((rc = check_uuid(fd, volume_id, fs_uuid, err)) < 0)
         return rc;
     *ret_detail = "resize_failed";
     if (resize_to_bytes > 0) {
         /* also when the file is long enough: an agent that was killed between the two steps left the filesystem behind */
-        if ((rc = mt_backend_extend(b, volume_id, resize_to_bytes, err)) < 0 || (rc = mt_fstool_grow(t, fd, err)) < 0)
+        if ((rc = mt_backend_extend(b, volume_id, resize_to_bytes, err)) < 0)
+            return rc;
+        mt_kill_here(MT_KILL_VOLUME, MT_KILL_VOLUME_EXTENDED, MT_KILL_RECORDED);
+        if ((rc = mt_fstool_grow(t, fd, err)) < 0)
+            return rc;
+        mt_kill_here(MT_KILL_VOLUME, MT_KILL_VOLUME_GROWN, MT_KILL_RECORDED);
+    } else if (check) {
+        *ret_detail = "mount_failed";
+        if ((rc = mt_fstool_check(t, fd, err)) < 0)
             return rc;
     }
     *ret_lock = MT_TAKE_FD(lock);

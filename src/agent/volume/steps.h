@@ -20,13 +20,17 @@
 int mt_volume_provision(const struct mt_backend *b, const struct mt_fstool *t, const struct mt_plan_volume *v, uint64_t *ret_bytes,
                         enum mt_volume_fault *ret_fault, struct mt_err *err);
 
+/** The lock alone, for who already has the volume (an agent that adopts a VM). -MT_E_CONFLICT another has it. Caller closes. */
+int mt_volume_lock(const struct mt_backend *b, const char *volume_id, int *ret_lock, struct mt_err *err);
+
 /** Remove volume and lock; not there is success. The caller removes its snapshots first. */
 int mt_volume_remove(const struct mt_backend *b, const char *volume_id, enum mt_volume_fault *ret_fault, struct mt_err *err);
 
 /**
- * Before a VM gets it: there, unlocked, ext4 of UUID @fs_uuid, and grown to @resize_to_bytes if that is more than it has.
+ * Before a VM gets it: there, unlocked, open for writing nowhere, ext4 of UUID @fs_uuid, and grown to @resize_to_bytes if that is more than
+ * it has. @check: the guest could not mount it the last time, so `e2fsck -pf` comes first.
  * Returns 0: @ret_path for the VMM and @ret_lock (caller closes, after the VM is gone); else -code and *@ret_detail, a reason_detail of
  * volume_attach_failed (static text).
  */
-int mt_volume_attach(const struct mt_backend *b, const struct mt_fstool *t, const char *volume_id, const char *fs_uuid, uint64_t resize_to_bytes,
+int mt_volume_attach(const struct mt_backend *b, const struct mt_fstool *t, const char *volume_id, const char *fs_uuid, uint64_t resize_to_bytes, bool check,
                      char ret_path[PATH_MAX], int *ret_lock, const char **ret_detail, struct mt_err *err);

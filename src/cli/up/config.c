@@ -51,6 +51,8 @@ static void agent(const struct up_layout *l, struct mt_buf *b)
                   "host_firewall = \"taps\"\n"
                   "edge_user = \"moat-edge\"\ncontrol_user = \"moat-control\"\nworker_user = \"moat-fetch\"\n",
                   l->node_id, l->dir, l->bin, l->vmm, l->dir);
+    /* clones where the data folder's filesystem has them (XFS, btrfs), else copies: on one machine that is fair */
+    mt_buf_puts(b, "fsck_user = \"moat-fsck\"\n\n[storage]\nbackend = \"auto\"\nallow_copy_snapshots = true\n");
     if (l->registry_port) {
         mt_buf_puts(b, "\n[image]\n");
         registries(l, b, "");

@@ -209,6 +209,8 @@ int up_users_make(struct up_users *ret, struct mt_err *err)
         r = need_user("moat-registry", NULL, &ret->registry, &ret->registry_gid, err);
     if (r == 0)
         r = need_user("moat-fetch", NULL, &ret->fetch, NULL, err);
+    if (r == 0)
+        r = need_user("moat-fsck", NULL, &ret->fsck, NULL, err);
     return r;
 }
 

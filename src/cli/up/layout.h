@@ -9,7 +9,7 @@
 #define UP_PATH 256
 
 struct up_users {
-    uid_t pg, control, edge, registry, fetch;
+    uid_t pg, control, edge, registry, fetch, fsck;
     gid_t moat, pg_gid, registry_gid;
 };
 

@@ -401,7 +401,7 @@ def need_root():
 
 # What one host has once for all platforms. Everything else of a platform is below its data folder or named by it.
 CLONE_NEWNS, CLONE_NEWNET, MS_BIND, MS_REC, MS_PRIVATE, MNT_DETACH = 0x20000, 0x40000000, 4096, 16384, 1 << 18, 2
-USERS = ("moat-pg", "moat-control", "moat-edge", "moat-registry", "moat-fetch")
+USERS = ("moat-pg", "moat-control", "moat-edge", "moat-registry", "moat-fetch", "moat-fsck")
 
 
 def own_host():

@@ -10,8 +10,12 @@
  *   sick PORT      plain HTTP that answers 503 with a body, and says so once
  *   panic          prints a line, then crashes the kernel (SysRq)
  *   secret         prints owner, mode, size and an FNV-1a sum of its secrets file and what its folder is, then serves 8080
+ *   keep DIR       plain HTTP on 8080: /w/WORD appends WORD to DIR/kept, with fsync, before it answers; every answer is what is kept and
+ *                  the size of the filesystem in MiB
  *   ids            prints uid, gid and working folder, then serves 8080 */
 #define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <signal.h>
 #include <stdio.h>
@@ -85,6 +89,45 @@ static void tell_secret(void)
            (long long)fs.f_blocks * fs.f_bsize);
 }
 
+static int keep(const char *dir)
+{
+    int one = 1, s = socket(AF_INET6, SOCK_STREAM, 0);
+    struct sockaddr_in6 a = {.sin6_family = AF_INET6, .sin6_port = htons(8080)};
+    char path[256];
+    snprintf(path, sizeof path, "%s/kept", dir);
+    setsockopt(s, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    if (bind(s, (struct sockaddr *)&a, sizeof a) || listen(s, 64))
+        return 1;
+    for (;;) {
+        char buf[4096], word[256], body[2048] = "", out[4096];
+        struct statfs fs = {0};
+        int c = accept(s, NULL, NULL), fd;
+        ssize_t n = c < 0 ? -1 : read(c, buf, sizeof buf - 1);
+        if (n <= 0) {
+            close(c);
+            continue;
+        }
+        buf[n] = '\0';
+        const char *failed = "";
+        if (sscanf(buf, "GET /w/%255s", word) == 1) {
+            strcat(word, " ");
+            fd = open(path, O_WRONLY | O_CREAT | O_APPEND, 0600);
+            if (fd < 0 || write(fd, word, strlen(word)) != (ssize_t)strlen(word) || fsync(fd) != 0)
+                failed = strerror(errno);
+            close(fd);
+        }
+        fd = open(path, O_RDONLY);
+        n = fd < 0 ? 0 : read(fd, body, sizeof body - 1);
+        body[n > 0 ? n : 0] = '\0';
+        close(fd);
+        statfs(dir, &fs);
+        n = snprintf(out, sizeof out, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n%s%s| %lld", failed, body, (long long)fs.f_blocks * fs.f_bsize >> 20);
+        if (write(c, out, (size_t)n) != n)
+            perror("write");
+        close(c);
+    }
+}
+
 int main(int argc, char **argv)
 {
     const char *what = argc > 1 ? argv[1] : "deaf";
@@ -117,6 +160,8 @@ int main(int argc, char **argv)
         fflush(stdout);
         n = 0;
     }
+    if (!strcmp(what, "keep"))
+        return keep(argc > 2 ? argv[2] : "/data");
     if (!strcmp(what, "sick")) {
         sick = 1;
         return serve(n);

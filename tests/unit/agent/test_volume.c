@@ -421,7 +421,7 @@ static void steps_are_whole_and_repeatable(void **state)
     assert_int_equal(set_up(""), 0);
     struct mt_backend b = opened("auto");
     struct mt_plan_volume v = planned(id, uuid);
-    assert_int_equal(mt_volume_attach(&b, &t, id, uuid, 0, path, &one, &detail, &err), -MT_E_NOT_FOUND);
+    assert_int_equal(mt_volume_attach(&b, &t, id, uuid, 0, false, path, &one, &detail, &err), -MT_E_NOT_FOUND);
     assert_string_equal(detail, "volume_not_present_on_node");
     for (int i = 0; i < 2; i++) {
         if (mt_volume_provision(&b, &t, &v, &bytes, &fault, &err) < 0)
@@ -430,18 +430,30 @@ static void steps_are_whole_and_repeatable(void **state)
         assert_int_equal(fault, MT_VOLUME_FAULT_NONE);
     }
     /* two VMs on one volume, and a maintenance step under a VM: impossible */
-    assert_int_equal(mt_volume_attach(&b, &t, id, uuid, 0, path, &one, &detail, &err), 0);
-    assert_int_equal(mt_volume_attach(&b, &t, id, uuid, 0, path, &two, &detail, &err), -MT_E_CONFLICT);
+    assert_int_equal(mt_volume_attach(&b, &t, id, uuid, 0, false, path, &one, &detail, &err), 0);
+    assert_int_equal(mt_volume_attach(&b, &t, id, uuid, 0, false, path, &two, &detail, &err), -MT_E_CONFLICT);
     assert_string_equal(detail, "busy_or_already_attached");
     assert_int_equal(mt_volume_remove(&b, id, &fault, &err), -MT_E_CONFLICT);
+    assert_int_equal(mt_volume_lock(&b, id, &two, &err), -MT_E_CONFLICT);
     assert_int_equal(mt_volume_provision(&b, &t, &v, &bytes, &fault, &err), -MT_E_CONFLICT);
     mt_closep(&one);
-    assert_int_equal(mt_volume_attach(&b, &t, id, "00000000-0000-4000-8000-000000000001", 0, path, &one, &detail, &err), -MT_E_INVALID);
+    assert_int_equal(mt_volume_attach(&b, &t, id, "00000000-0000-4000-8000-000000000001", 0, false, path, &one, &detail, &err), -MT_E_INVALID);
     assert_string_equal(detail, "filesystem_mismatch");
-    if (mt_volume_attach(&b, &t, id, uuid, 64 * MIB, path, &one, &detail, &err) < 0)
+    if (mt_volume_attach(&b, &t, id, uuid, 64 * MIB, false, path, &one, &detail, &err) < 0)
         fail_msg("%s: %s", detail, err.msg);
     assert_int_equal(mt_backend_size(&b, id, &bytes, NULL), 0);
     assert_int_equal(bytes, 64 * MIB);
+    mt_closep(&one);
+    /* a VM that nobody knows of has it open for writing, and no lock; what only reads is no writer */
+    mt_auto_fd int stray = open(path, O_RDWR | O_CLOEXEC);
+    assert_true(stray >= 0);
+    assert_int_equal(mt_volume_attach(&b, &t, id, uuid, 0, false, path, &one, &detail, &err), -MT_E_CONFLICT);
+    assert_string_equal(detail, "busy_or_already_attached");
+    mt_closep(&stray);
+    stray = open(path, O_RDONLY | O_CLOEXEC);
+    /* mounted for reading by the VM before, whose uid had it */
+    assert_int_equal(fchown(stray, 65534, 65534) + fchmod(stray, 0400), 0);
+    assert_int_equal(mt_volume_attach(&b, &t, id, uuid, 0, true, path, &one, &detail, &err), 0);
     mt_closep(&one);
     /* what was there once and is missing is not made again empty */
     assert_int_equal(mt_volume_remove(&b, id, &fault, &err), 0);
