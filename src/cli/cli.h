@@ -399,6 +399,7 @@ int cmd_node_mark_lost(struct cli *c);
 int cmd_node_drain(struct cli *c);
 int cmd_node_disable(struct cli *c);
 int cmd_node_remove(struct cli *c);
+int cmd_node_add(struct cli *c);
 int cmd_node_token_create(struct cli *c);
 int cmd_node_token_list(struct cli *c);
 int cmd_node_token_revoke(struct cli *c);

@@ -251,6 +251,22 @@ static const struct cli_option image_block_options[] = {
     {"reason", 0, "TEXT", "why; kept in the audit log"},
     {NULL, 0, NULL, NULL},
 };
+static const struct cli_option node_add_options[] = {
+    {"name", 0, "NAME", "of the node (default: the machine's)"},
+    {"roles", 0, "WORDS", "worker, edge, control, separated by commas (default worker)"},
+    {"endpoint", 0, "ADDRESS:PORT", "where other nodes reach its WireGuard; may be repeated (default: where ssh reached it, port 51820)"},
+    {"ssh-port", 0, "N", "of sshd there; the agent's firewall leaves it open"},
+    {"identity", 'i', "FILE", "private key for ssh"},
+    {"ssh-config", 0, "FILE", "configuration of ssh in place of the user's"},
+    {"accept-host-key", 0, NULL, "take the key of a host that ssh does not know yet"},
+    {"programs", 0, "DIR", "folder of moat-agent and the others (default: where moat is)"},
+    {"bundle", 0, "DIR", "kernel bundle (default /var/lib/moat/boot/current)"},
+    {"agent-config", 0, "FILE", "agent.toml for the machine, in place of a made one; replaces what is there"},
+    {"node-data-dir", 0, "DIR", "where the agent keeps everything there (default /var/lib/moat)"},
+    {"control", 0, "HOST:PORT", "where the machine reaches the control plane (default: its nodes_address)"},
+    {"wait-timeout", 0, "DURATION", "stop waiting for the node to be ready after this long, exit 6 (default 3m)"},
+    {NULL, 0, NULL, NULL},
+};
 static const struct cli_option node_token_options[] = {
     {"roles", 0, "WORDS", "worker, edge, control, separated by commas (default worker)"},
     {"name", 0, "NAME", "only for a machine of this name"},
@@ -271,6 +287,7 @@ const struct cli_command cli_commands[] = {
     {CLI_PLATFORM, "down", "", "stop what `moat up` runs", down_options, cmd_down},
     {CLI_PLATFORM, "doctor", "", "check this machine and the connection to the platform", doctor_options, cmd_doctor},
     {CLI_PLATFORM, "nodes", "", "machines of the platform", NULL, cmd_nodes_list},
+    {CLI_PLATFORM, "node add", "HOST", "prepare a Debian machine over ssh (HOST or USER@HOST) and let it join", node_add_options, cmd_node_add},
     {CLI_PLATFORM, "node describe", "NODE", "one machine, by name or id", NULL, cmd_node_describe},
     {CLI_PLATFORM, "node activate", "NODE", "let a machine in that waits for approval, or place on it again", reason_options, cmd_node_activate},
     {CLI_PLATFORM, "node cordon", "NODE", "place nothing more on it", reason_options, cmd_node_cordon},

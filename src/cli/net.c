@@ -16,6 +16,7 @@
 
 #define LOST_IN_ROW 3    /* probes, one every 5 s: a pair is cut */
 #define LOSSY_PERCENT 20 /* of a minute's probes */
+#define MESH_LARGE 40    /* nodes (networking.md §2.5) */
 #define SESSION_S 180    /* as long as a WireGuard session may live */
 
 struct view { /* what one node says of another */
@@ -209,6 +210,8 @@ static int show(struct cli *c, bool verify)
             code = cli_print_table(c, json_object_get(all, "nodes"), node_cols, MT_ARRAY_LEN(node_cols), "nodes");
         if (!verify && code == CLI_OK && !c->quiet)
             (void)putchar('\n');
+        if (!verify && json_array_size(json_object_get(all, "nodes")) >= MESH_LARGE)
+            cli_say(c, "%zu nodes: a full mesh takes 200, and from %d on each change of it is felt", json_array_size(json_object_get(all, "nodes")), MESH_LARGE);
         if (code == CLI_OK)
             code = cli_print_table(c, json_object_get(all, "pairs"), pair_cols, MT_ARRAY_LEN(pair_cols), "pairs: no node is in a mesh");
     }
