@@ -82,6 +82,7 @@ const struct mt_conf_key mt_control_keys[] = {
     {"heartbeat_seconds", MT_CONF_U64, OFF(heartbeat_seconds), 2, 60, "5", "s", "how often agents report"},
     {"suspect_seconds", MT_CONF_U64, OFF(suspect_seconds), 10, 300, "20", "s", "silence until a node is suspect"},
     {"offline_seconds", MT_CONF_U64, OFF(offline_seconds), 30, 600, "60", "s", "silence until a node is offline"},
+    {"wireguard_key_days", MT_CONF_U64, OFF(wireguard_key_days), 0, 365, "90", "days", "age at which a node gets another WireGuard key, up to a tenth earlier; 0: never by itself"},
     {"startup_grace_seconds", MT_CONF_U64, OFF(startup_grace_seconds), 0, 600, "90", "s",
      "no node becomes offline this long after the scheduler became leader"},
     {"drain_delay_seconds", MT_CONF_U64, OFF(drain_delay_seconds), 0, 60, "5", "s",

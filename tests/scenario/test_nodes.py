@@ -444,6 +444,19 @@ try:
         assert plan(one)["mesh"]["public_key"] == third and plan(one)["mesh"]["key_generation"] == 2
         assert post("/internal/v1/nodes/self/wg-key", {"public_key": old}, cert=a).json["code"] == "wireguard_key_exists"  # retired for good
 
+    @case("a key that is old enough is rotated without anybody's word; one that was taken back not before a day")
+    def _():
+        w.pg.sql("UPDATE moat_views.nodes_view SET key_at = now() - interval '80 days' WHERE name = 'one'")  # a tenth earlier at most
+        w.pg.sql("UPDATE moat_views.nodes_view SET key_at = now() - interval '91 days', rotation_ended_at = now() - interval '23 hours' WHERE name = 'two'")
+        asked = lambda: w.pg.sql("SELECT name FROM moat_views.nodes_view WHERE rotation_lead_s IS NOT NULL OR next_public_key IS NOT NULL")
+        time.sleep(2.5)  # the leader looks every second
+        assert asked() == "", asked()
+        w.pg.sql("UPDATE moat_views.nodes_view SET rotation_ended_at = now() - interval '25 hours' WHERE name = 'two'")
+        wait_for("asked", lambda: asked() == "two" and events("node.wireguard_key_rotation_requested"), 20)
+        wait_for("its agent made and told a key", lambda: w.pg.sql("SELECT next_public_key IS NOT NULL FROM moat_views.nodes_view WHERE name = 'two'") == "t", 30)
+        # its moment is two minutes away: nobody waits for it here
+        w.pg.sql("UPDATE moat_views.nodes_view SET key_at = now(), next_public_key = NULL, cutover_unix_ms = NULL WHERE name = 'two'")
+
     @case("secrets go over TLS to the node that hosts an instance of the version, to no other and not for another version")
     def _():
         key, pem = w.d + "/vault.key", w.d + "/vault.pem"
@@ -504,6 +517,28 @@ try:
         w.start_control()
         wait_for("one is back", lambda: node("one")["last_heartbeat_at"] > at, 30)
         assert sh("openssl", "x509", "-in", w.d + "/control/node-ca.crt", "-noout", "-subject")
+
+    @case("a mesh of 200 is full: refused cleanly, the token stays good; from 40 on it is said")
+    def _():
+        prefix, t = node("one")["overlay_ipv6"].rsplit("::", 1)[0], token()
+        # nodes that have not made their first call: counted, and in nobody's plan
+        more = "INSERT INTO moat_views.nodes_view SELECT (jsonb_populate_record(n, jsonb_build_object('node_id', 'node_' || lpad(i::text, 26, '0'), 'name', 'filler' || i," \
+               "'admin_state', 'enrolled', 'wireguard_public_key', 'filler' || i, 'overlay_ipv6', '%s::' || to_hex(8192 + i), 'instance_prefix', 'filler' || i))).*" \
+               " FROM moat_views.nodes_view n, generate_series(1, %%d) i WHERE n.name = 'one'" % prefix
+        counted = "SELECT count(*) FROM moat_views.nodes_view WHERE NOT deleted AND admin_state <> 'disabled' AND wireguard_public_key NOT LIKE 'local:%'"
+        have = int(w.pg.sql(counted))
+        assert have < 30, have
+        try:
+            w.pg.sql(more % (200 - have))
+            r = post("/internal/v1/enroll", wish(t["token"], name="toomany"))
+            assert r.status == 503 and r.json["code"] == "mesh_full" and "200" in r.text.decode(), (r.status, r.text)
+            w.pg.sql("DELETE FROM moat_views.nodes_view WHERE name = 'filler1'")
+            assert "mesh.large" not in open(w.d + "/control.log").read()
+            r = post("/internal/v1/enroll", wish(t["token"], name="lastone"))
+            assert r.status == 200 and "mesh.large" in open(w.d + "/control.log").read(), (r.status, r.text)
+            assert post("/internal/v1/enroll", wish(token()["token"], name="onemore")).json["code"] == "mesh_full"
+        finally:
+            w.pg.sql("DELETE FROM moat_views.nodes_view WHERE name LIKE 'filler%'")
 
     @case("the last number was given out: refused cleanly, the token stays good")
     def _():

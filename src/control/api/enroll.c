@@ -58,6 +58,14 @@ struct wish {
     char used_for[240];
 };
 
+/* A full mesh is for some hundred nodes (networking.md §2.5): from the first on it is said, from the second on nobody gets in. */
+#define MESH_LARGE 40
+#define MESH_FULL 200
+#define MEMBERS "FROM nodes_view WHERE NOT deleted AND admin_state <> 'disabled' AND wireguard_public_key NOT LIKE 'local:%'"
+static const struct mt_pg_stmt members = {"enroll_members", "SELECT count(*) " MEMBERS};
+/* Asked again under the append lock, the new node's own row counted: one row, or the command is prepared again. */
+static const struct mt_pg_stmt mesh_room = {"enroll_mesh_room", "SELECT 1 WHERE (SELECT count(*) " MEMBERS ") <= $1::bigint"};
+
 /* A row of token_find. */
 struct found {
     char enr_id[MT_ID_SIZE], used_by[MT_ID_SIZE];
@@ -256,6 +264,17 @@ static int enroll_once(struct mt_api_call *c, const struct wish *w, const struct
     struct mt_x509_cert about;
     char overlay[MT_ADDR_SIZE], prefix[MT_ADDR_SIZE];
     mt_auto_free char *pem = NULL;
+    mt_auto_pg_res struct mt_pg_res *count = NULL;
+    struct mt_pg_params room;
+    mt_pg_p_init(&room);
+    mt_pg_p_i64(&room, MESH_FULL);
+    if (mt_pg_query_one(c->pg, &members, NULL, &count, &c->err) < 0)
+        return mt_api_fail_err(c);
+    if (mt_pg_i64(count, 0, 0) >= MESH_FULL)
+        return mt_api_fail(c, 503, "mesh_full", "the mesh has %lld nodes and takes %d: disable nodes that are not needed; the token stays good", (long long)mt_pg_i64(count, 0, 0),
+                           MESH_FULL);
+    if (mt_pg_i64(count, 0, 0) >= MESH_LARGE)
+        mt_log(MT_WARN, "mesh.large", KV("nodes", mt_pg_i64(count, 0, 0)), KV("most", (int64_t)MESH_FULL));
     mt_id_new(MT_ID_NODE, node_id);
     if (mt_node_addresses_next(c->pg, c->ctl->prefix, overlay, prefix, &c->err) < 0)
         return c->err.code == MT_E_LIMIT ? mt_api_fail(c, 503, "ipam_exhausted", "all 65,535 node numbers of %s were given out", c->ctl->prefix)
@@ -274,7 +293,7 @@ static int enroll_once(struct mt_api_call *c, const struct wish *w, const struct
                                prefix, "labels", "capacity", capacity, "enrollment_token_id", f->enr_id, "endpoints", endpoints),
                      &c->err) < 0 ||
         mt_cmd_event(cmd, MT_EV_ENROLLMENT_TOKEN_USED, f->enr_id, &none, json_pack("{s:s}", "node_id", node_id), &c->err) < 0 ||
-        mt_cmd_side(cmd, &token_use, &p, 1, &c->err) < 0)
+        mt_cmd_side(cmd, &token_use, &p, 1, &c->err) < 0 || mt_cmd_side(cmd, &mesh_room, &room, 1, &c->err) < 0)
         return mt_api_fail_err(c);
     if (put_certificate(c, cmd, node_id, MT_CERT_NODE, &about, pem) < 0)
         return -1;

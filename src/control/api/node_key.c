@@ -7,11 +7,11 @@
 #include "base/str.h"
 #include "control/api/mutate.h"
 #include "control/nodes/node.h"
+#include "control/nodes/rotation.h"
 #include "control/plans/mesh_plan.h"
 #include "model/mesh.h"
 
 #define APPEND_TIMEOUT_MS 10000
-#define CUTOVER_S 120   /* from the node's word to the moment at which all take the new key: every plan is out by then */
 #define CUTOVER_MAX_S 3600
 
 static const struct mt_pg_stmt look = {
@@ -97,7 +97,7 @@ int mt_api_node_wg_key(struct mt_api_call *c)
     }
     if (next || other)
         return mt_api_fail(c, 409, "conflict", "the key of node %s is being rotated: one at a time", next ? n.name : other);
-    cutover = mt_clock_wall_us() / 1000 + mt_pg_i64_or(r, 0, 5, CUTOVER_S) * 1000;
+    cutover = mt_clock_wall_us() / 1000 + mt_pg_i64_or(r, 0, 5, MT_ROTATION_LEAD_S) * 1000;
     if (append_one(c, &n, MT_EV_NODE_KEY_ROTATION_STARTED, json_pack("{s:s,s:I,s:I}", "next_public_key", key, "key_generation", (json_int_t)generation + 1,
                                                                      "cutover_unix_ms", (json_int_t)cutover)) < 0)
         return -1;
@@ -137,11 +137,11 @@ static int prepare_rotate(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_a
 {
     static const char *const known[] = {"reason", "lead_seconds", NULL};
     const char *reason;
-    int64_t lead = CUTOVER_S;
+    int64_t lead = MT_ROTATION_LEAD_S;
     struct mt_node n;
     mt_auto_pg_res struct mt_pg_res *r = NULL;
     if (mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 || mt_api_text(c, "reason", true, 500, &reason) < 0 ||
-        mt_api_int(c, "lead_seconds", false, 0, CUTOVER_MAX_S, CUTOVER_S, &lead) < 0)
+        mt_api_int(c, "lead_seconds", false, 0, CUTOVER_MAX_S, MT_ROTATION_LEAD_S, &lead) < 0)
         return -1;
     if (mt_node_find(c->pg, mt_api_param(c, "node_id"), &n, &c->err) < 0)
         return c->err.code == MT_E_NOT_FOUND ? mt_api_not_found(c, "node") : mt_api_fail_err(c);

@@ -382,11 +382,11 @@ static const struct projection table[] = {
     {MT_EV_NODE_KEY_ROTATED,
      {"proj_node_key_rotated", UPDATE("nodes_view", "node_id", "node.wireguard_key_rotated",
                                       "retired_keys = v.retired_keys || v.wireguard_public_key, wireguard_public_key = " P("wireguard_public_key") ", key_generation = " PINT("key_generation")
-                                      ", next_public_key = NULL, cutover_unix_ms = NULL, mesh_event_id = e.event_id")}},
+                                      ", next_public_key = NULL, cutover_unix_ms = NULL, key_at = e.occurred_at, rotation_ended_at = e.occurred_at, mesh_event_id = e.event_id")}},
     {MT_EV_NODE_KEY_ROTATION_ROLLED_BACK,
      {"proj_node_key_back", UPDATE("nodes_view", "node_id", "node.wireguard_key_rotation_rolled_back",
                                    "retired_keys = v.retired_keys || v.next_public_key, next_public_key = NULL, cutover_unix_ms = NULL, rotation_lead_s = NULL,"
-                                   " mesh_event_id = e.event_id")}},
+                                   " rotation_ended_at = e.occurred_at, mesh_event_id = e.event_id")}},
     BIRTH(MT_EV_ENROLLMENT_TOKEN_CREATED, "proj_enr_created", "enr_id",
       "INSERT INTO enrollment_tokens_view (enr_id, roles, node_name, source_cidr, require_approval, expires_at, created_by, " BORN_COLS ")"
       " SELECT e.aggregate_id, " TEXTS("roles") ", " P("node_name") ", " P("source_cidr") ", " PBOOL("require_approval") ", ("

@@ -463,6 +463,8 @@ CREATE TABLE nodes_view (
   retired_keys         text[] NOT NULL DEFAULT '{}', -- WireGuard keys it had before: nobody gets them again
   next_public_key      text NULL,           -- while a rotation of the WireGuard key runs
   cutover_unix_ms      bigint NULL,
+  key_at               timestamptz NULL,    -- since when it has its WireGuard key; NULL: since created_at
+  rotation_ended_at    timestamptz NULL,    -- when a rotation last ended, either way
   rotation_lead_s      int NULL,            -- a rotation was asked for and has not begun: so long before its moment it is to be told
   mesh_event_id        bigint NOT NULL,     -- newest event that changed what the mesh is made of
   deleted              boolean NOT NULL DEFAULT false,
