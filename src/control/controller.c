@@ -11,6 +11,7 @@
 #include "control/liveness.h"
 #include "control/pass.h"
 #include "control/nodes/rotation.h"
+#include "control/nodes/unconfirmed.h"
 #include "control/recovery/recovery.h"
 #include "control/roles.h"
 #include "os/file.h"
@@ -268,7 +269,8 @@ static int turn(struct mt_controller *c, struct mt_err *err)
     if (now - c->live_ns >= TICK_MS * MT_NS_PER_MS) {
         c->live_ns = now;
         if ((rc = mt_liveness_look(c->ctl, c->pg, &c->liveness, c->lease_epoch, now, err)) < 0 ||
-            (rc = mt_rotation_overdue(c->ctl, c->pg, c->lease_epoch, err)) < 0 || (rc = mt_rotation_by_age(c->ctl, c->pg, c->lease_epoch, err)) < 0)
+            (rc = mt_rotation_overdue(c->ctl, c->pg, c->lease_epoch, err)) < 0 || (rc = mt_rotation_by_age(c->ctl, c->pg, c->lease_epoch, err)) < 0 ||
+            (rc = mt_nodes_unconfirmed(c->ctl, c->pg, c->lease_epoch, err)) < 0)
             return rc;
     }
     for (int i = 0; i < ROUNDS_MAX && !atomic_load(&c->stop); i++) {

@@ -540,6 +540,19 @@ try:
         finally:
             w.pg.sql("DELETE FROM moat_views.nodes_view WHERE name LIKE 'filler%'")
 
+    @case("a node that enrols and is never heard loses its identity after an hour, not before")
+    def _():
+        silent = node("lastone")
+        assert silent["admin_state"] == "enrolled", silent
+        w.pg.sql("UPDATE moat_views.nodes_view SET created_at = now() - interval '59 minutes' WHERE name = 'lastone'")
+        w.pg.sql("UPDATE moat_views.nodes_view SET created_at = now() - interval '2 hours' WHERE name IN ('one', 'two')")  # they were heard
+        time.sleep(2.5)  # the leader looks every second
+        assert node("lastone")["admin_state"] == "enrolled"
+        w.pg.sql("UPDATE moat_views.nodes_view SET created_at = now() - interval '61 minutes' WHERE name = 'lastone'")
+        wait_for("disabled", lambda: node("lastone")["admin_state"] == "disabled", 20)
+        assert "without a first call" in node("lastone")["admin_reason"] and node("one")["admin_state"] == node("two")["admin_state"] == "active"
+        assert w.pg.sql("SELECT count(*) FROM moat.node_certs WHERE node_id = '%s' AND revoked_at IS NULL" % silent["id"]) == "0"
+
     @case("the last number was given out: refused cleanly, the token stays good")
     def _():
         prefix = node("one")["overlay_ipv6"].rsplit("::", 1)[0]
