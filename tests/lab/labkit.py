@@ -198,9 +198,12 @@ class Hung(Exception):
 
 # One CPU. With two, each on its own thread, a host's kernel died of a stray breakpoint in __schedule (1 of 11 runs, a second ended without
 # a word): starting and ending VMs patches code there, and the other CPU can meet what was there before.
-def qemu_argv(place, tmp, memory_mib):
+def qemu_argv(place, tmp, memory_mib, link=None):
     import guestvm
     share = []
+    if link:  # (server or client, path of the socket): a cable to one other host
+        share += ["-netdev", "stream,id=link,server=%s,addr.type=unix,addr.path=%s" % ("on" if link[0] == "server" else "off", link[1]),
+                  "-device", "virtio-net-pci,netdev=link,mac=52:54:00:00:00:0%d" % (1 if link[0] == "server" else 2)]
     for tag in ("root", "mods"):
         share += ["-chardev", "socket,id=%s,path=%s/%s.sock" % (tag, tmp, tag), "-device", "vhost-user-fs-pci,chardev=%s,tag=%s" % (tag, tag)]
     return [QEMU, "-M", "q35,vmport=off,hpet=off,memory-backend=mem", "-object", "memory-backend-memfd,id=mem,size=%dM,share=on" % memory_mib,
@@ -215,7 +218,7 @@ def qemu_argv(place, tmp, memory_mib):
 class Host:
     """One boot. Its processes end with it, whatever happens."""
 
-    def __init__(self, argv, env, memory_mib):
+    def __init__(self, argv, env, memory_mib, link=None):
         import newc
         self.place = kernel()
         self.tmp = tempfile.mkdtemp(prefix="moat-lab-", dir=os.environ.get("TMPDIR", "/var/tmp"))
@@ -238,7 +241,7 @@ class Host:
         self.lines = queue.Queue()
         self.begun = time.monotonic()
         with open(os.path.join(self.tmp, "qemu.log"), "wb") as log:
-            self.qemu = subprocess.Popen(qemu_argv(self.place, self.tmp, memory_mib), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            self.qemu = subprocess.Popen(qemu_argv(self.place, self.tmp, memory_mib, link), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                          stderr=log)
         self.procs.append(self.qemu)
         threading.Thread(target=self._read, daemon=True).start()
@@ -270,10 +273,38 @@ class Host:
         shutil.rmtree(self.tmp, ignore_errors=True)
 
 
-def attempt(argv, env, memory_mib, limit):
-    """One boot and the job; its exit status."""
-    host = Host(argv, env, memory_mib)
+class Second(threading.Thread):
+    """The host at the other end of the cable: its output follows as remarks. It is there as long as the first one."""
+
+    def __init__(self, argv, env, memory_mib, cable):
+        super().__init__(daemon=True)
+        self.host = Host(argv, dict(env, LAB_HOST="b"), memory_mib, ("client", cable))
+
+    def run(self):
+        while True:
+            line = self.host.lines.get()
+            if line is None:
+                return
+            if not line.startswith("LAB-RC 0"):
+                print("# b: " + line, flush=True)
+
+
+def attempt(argv, env, memory_mib, limit, pair=False):
+    """One boot and the job; its exit status. @pair: of two hosts with a cable between them, LAB_HOST tells each which it is."""
+    second = cable = None
+    if pair:
+        cable = tempfile.mkdtemp(prefix="moat-cable-", dir="/tmp")
+        env = dict(env, LAB_HOST="a")
+    host = Host(argv, env, memory_mib, ("server", cable + "/sock") if pair else None)
     try:
+        if pair:
+            end = time.monotonic() + 30
+            while not os.path.exists(cable + "/sock"):
+                if time.monotonic() > end or host.qemu.poll() is not None:
+                    raise RuntimeError("QEMU makes no socket for the cable: " + host.log("qemu.log"))
+                time.sleep(0.02)
+            second = Second(argv, env, memory_mib, cable + "/sock")
+            second.start()
         while True:
             line = host.line(host.begun + BOOT_LIMIT - time.monotonic())
             if line is None or line.startswith("LAB-FAILED"):
@@ -298,20 +329,27 @@ def attempt(argv, env, memory_mib, limit):
         if status is None:
             print("not ok - the host: it ended before its work did, QEMU with status %s" % host.qemu.wait(), flush=True)
             print(host.log("qemu.log") + "\n" + host.log("console"), flush=True)
+        if second and status != 0:
+            print("\n".join("# b: " + x for x in second.host.log("console").splitlines()[-15:]), flush=True)
         return 1 if status is None else status
     finally:
         host.close()
+        if second:
+            second.host.close()
+        if cable:
+            shutil.rmtree(cable, ignore_errors=True)
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         say("host off after %.0f s, %.0f s of CPU" % (time.monotonic() - host.begun, used.ru_utime + used.ru_stime))
 
 
-def run(argv, env=None, memory_mib=2048, limit=JOB_LIMIT):
-    """Run @argv in a fresh host, its output on our stdout; returns its exit status. A boot that hangs is tried once more."""
+def run(argv, env=None, memory_mib=2048, limit=JOB_LIMIT, pair=False):
+    """Run @argv in a fresh host (@pair: in two with a cable between them), its output on our stdout; returns its exit status. A boot that
+    hangs is tried once more."""
     full = dict({"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8", "TERM": "dumb", "LAB": "1", "MOAT_ROOT": ROOT,
                  "MOAT_BIN": BIN, "TMPDIR": "/data", "MOAT_TEST_TMP": "/data", "PYTHONDONTWRITEBYTECODE": "1"}, **(env or {}))
     for left in (1, 0):
         try:
-            return attempt(argv, full, memory_mib, limit)
+            return attempt(argv, full, memory_mib, limit, pair)
         except Hung:
             say("the host did not come up in %d s: %s" % (BOOT_LIMIT, "killed, tried once more" if left else "given up"))
     print("not ok - the host boots: hung twice", flush=True)
@@ -340,9 +378,10 @@ def example():
     return folder
 
 
-def main(tests, name, vms=False, **host):
+def main(tests, name, vms=False, env=None, prepare=None, **host):
     """Entry of a test file: outside boot a host and run the file there, inside call @tests().
 
+    @prepare  called outside with a scratch folder that is there as long as the host: what would take minutes inside. Its path is LAB_PREPARED
     @vms  what runs VMs needs: MOAT_BUNDLE, LAB_EXAMPLE, and LAB_FIRECRACKER (a folder) or LAB_NO_FIRECRACKER (why there is none)
     """
     if INSIDE:
@@ -352,14 +391,20 @@ def main(tests, name, vms=False, **host):
     if why:
         print("skip - %s: %s" % (name, why))
         return 0
-    env = {}
+    env = dict(env or {})
     if vms:
         env["MOAT_BUNDLE"] = bundle()
         env["LAB_EXAMPLE"] = example()
         folder, text = firecracker()
         env["LAB_FIRECRACKER" if folder else "LAB_NO_FIRECRACKER"] = folder or text
         say("firecracker: %s" % text)
-    return run([sys.executable, os.path.abspath(sys.argv[0])] + sys.argv[1:], env, **host)
+    argv = [sys.executable, os.path.abspath(sys.argv[0])] + sys.argv[1:]
+    if not prepare:
+        return run(argv, env, **host)
+    with tempfile.TemporaryDirectory(prefix="moat-lab-", dir=os.environ.get("TMPDIR", "/var/tmp")) as folder:
+        os.chmod(folder, 0o755)
+        prepare(folder)
+        return run(argv, dict(env, LAB_PREPARED=folder), **host)
 
 
 if __name__ == "__main__":

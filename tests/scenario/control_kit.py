@@ -50,14 +50,18 @@ def need(what, *programs):
         sys.exit(0)
 
 
+PATIENCE = float(os.environ.get("MOAT_PATIENCE", "1"))  # an emulated host is that much slower
+
+
 def wait_for(what, fn, seconds=10):
+    seconds *= PATIENCE
     end = time.monotonic() + seconds
     last = None
     while time.monotonic() < end:
         last = fn()
         if last:
             return last
-        time.sleep(0.01)
+        time.sleep(0.01 if PATIENCE == 1 else 0.5)  # asking is work too
     raise AssertionError("%s did not happen in %s s (last: %r)" % (what, seconds, last))
 
 
@@ -96,16 +100,19 @@ def call(path, method, target, body=None, headers=None, timeout=70):
 
 
 class Postgres:
-    def __init__(self, d):
+    def __init__(self, d, made=False):
+        """@made: its data are there already."""
         self.bin = sorted(glob.glob("/usr/lib/postgresql/*/bin"))[-1]
         self.d, self.data, self.sock = d, d + "/pg", d + "/pgrun"
         self.pw = pwd.getpwnam("postgres")
-        os.makedirs(self.data)
+        os.makedirs(self.data, exist_ok=True)
         os.makedirs(self.sock)
         for p in (self.data, self.sock):
             os.chown(p, self.pw.pw_uid, self.pw.pw_gid)
-        self.run(self.bin + "/initdb", "-D", self.data, "-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C")
         self.proc = None
+        if made:
+            return self.start()
+        self.run(self.bin + "/initdb", "-D", self.data, "-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C")
         self.start()
         self.sql("CREATE ROLE moat_owner LOGIN", db="postgres")
         self.sql("CREATE ROLE moat_projector NOLOGIN", db="postgres")
@@ -349,19 +356,23 @@ while True:
 
 
 class World:
-    def __init__(self, **conf):
+    def __init__(self, template=None, **conf):
+        """@template: a folder of an earlier one that `keep()` left, gone on with; where making a database takes minutes."""
         self.d = tempfile.mkdtemp(prefix="mtc.", dir="/tmp")
         os.chmod(self.d, 0o755)
+        if template:
+            subprocess.run(["cp", "-a", template + "/.", self.d], check=True)
         self.api, self.internal, self.agent_sock = self.d + "/api.sock", self.d + "/int.sock", self.d + "/agent.sock"
         self.edge_dir = self.d + "/edge"
         os.makedirs(self.edge_dir)
         os.chown(self.edge_dir, 65534, 65534)
-        key = os.urandom(32)
-        fd = os.open(self.d + "/master-keys", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o400)
-        os.write(fd, b"%s active %s\n" % (hashlib.sha256(b"moat-master-key-v1\0" + key).hexdigest()[:16].encode(), base64.b64encode(key)))
-        os.close(fd)
+        if not template:
+            key = os.urandom(32)
+            fd = os.open(self.d + "/master-keys", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o400)
+            os.write(fd, b"%s active %s\n" % (hashlib.sha256(b"moat-master-key-v1\0" + key).hexdigest()[:16].encode(), base64.b64encode(key)))
+            os.close(fd)
         self.agent = Agent(self)
-        self.pg = Postgres(self.d)
+        self.pg = Postgres(self.d, made=bool(template))
         self.control = self.edge = self.twin = None
         atexit.register(self.close)  # whatever is raised before the file's own try: nothing is left that keeps its output open
         self.apis, self.asked = [self.api], 0  # requests take turns
@@ -405,7 +416,10 @@ class World:
     def start_control(self):
         prog = program("moat-control")
         self.control = subprocess.Popen([prog, "--config", self.d + "/control.toml"], stderr=open(self.d + "/control.log", "ab"))
-        wait_for("moat-control ready", lambda: self.control.poll() is not None or self.ready(), 30)
+        try:
+            wait_for("moat-control ready", lambda: self.control.poll() is not None or self.ready(), 30)
+        except AssertionError as e:
+            raise AssertionError("%s: %s" % (e, open(self.d + "/control.log").read()[-2000:])) from None
         if self.control.poll() is not None:
             raise AssertionError("moat-control ended: " + open(self.d + "/control.log").read()[-2000:])
         self.token = open(self.d + "/operator.token").read().strip()
@@ -474,6 +488,15 @@ class World:
         d = self.ok("POST", env + "/deploys", {"release_id": r})["id"]
         wait_for("success", lambda: self.ok("GET", env + "/deploys/" + d)["status"] == "succeeded", seconds)
         return r, d
+
+    def keep(self, folder):
+        """End it, and leave what `template` takes in @folder."""
+        self.control.terminate()
+        self.control.wait(25)
+        self.pg.stop()
+        os.makedirs(folder)
+        for n in ("pg", "control", "master-keys", "operator.token"):
+            subprocess.run(["cp", "-a", self.d + "/" + n, folder], check=True)
 
     def close(self):
         """Once: a second call does nothing."""

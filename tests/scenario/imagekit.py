@@ -152,11 +152,11 @@ def debugfs(disk, *commands):
 class Registry:
     """A real docker-registry on a free loopback port, in a scratch folder; ended by stop()."""
 
-    def __init__(self, folder, login=None):
+    def __init__(self, folder, login=None, address="127.0.0.1"):
         """@login (user, password) that it asks for, or None."""
-        self.folder, self.login = folder, login
+        self.folder, self.login, self.address = folder, login, address
         self.port = free_port()
-        self.host = "127.0.0.1:%d" % self.port
+        self.host = "%s:%d" % (address, self.port)
         self.process = None
         os.makedirs(os.path.join(folder, "data"), exist_ok=True)
         self.config = os.path.join(folder, "registry.yml")
@@ -176,7 +176,7 @@ class Registry:
         deadline = time.monotonic() + 20
         while True:
             try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
+                socket.create_connection((self.address, self.port), 1).close()
                 return
             except OSError:
                 if time.monotonic() > deadline or self.process.poll() is not None:
