@@ -24,6 +24,19 @@ OBJECTS = {
     "ServicePrincipal": "id:id org_id:id name:str client_id:str client_secret?:any secret_shown?:bool old_valid_until?:time scopes:[str] "
                         "restrict?:Restrict last_used_at?:time " + VERSIONED,
     "RegistryCredential": "id:id org_id:id host:str username:str updated_by:str " + VERSIONED,
+    "Quarantine": "target_type:instance|env|org target_id:id reason:str updated_by:str " + VERSIONED,
+    "SchedulerSwitch": "paused:bool reason?:str changed_at?:time",
+    "SchedulerLeader": "holder:str epoch:int since:time renewed_at:time",
+    "SchedulerGroups": "ok:int blocked:int held:int",
+    "WaitingGroup": "org_id:id app_id:id env_id:id process_type:str condition:blocked|held reason?:str detail?:str since:time",
+    "Scheduler": "paused:bool reason?:str changed_at?:time groups:SchedulerGroups waiting:[WaitingGroup] leader?:SchedulerLeader",
+    "GroupCondition": "env_id:id process_type:str condition:ok|blocked|held detail?:str",
+    "NodeAnswer": "node_id:id admin_state:str health:str takes_one_more:bool refuses_for?:str",
+    "Placement": "process_type:str desired:int target_spec?:str stable_spec?:str nodes:[NodeAnswer]",
+    "ExplainedStatus": "env_id:id name:str conditions:[Condition] processes:[Group] last_deploy?:StatusDeploy routes:[StatusRoute] secrets:StatusSecrets "
+                       "volumes:[Volume] failure?:Failure",
+    "Explanation": "org_id:id org:str app_id:id app:str env_id:id instance_id?:id scheduler:SchedulerSwitch status:ExplainedStatus placement:[Placement] "
+                   "why?:[Event]",
     "ImageBlock": "digest:digest evict:bool reason:str updated_by:str " + VERSIONED,
     "Project": "id:id org_id:id name:str deleted?:bool " + VERSIONED,
     "App": "id:id org_id:id name:str description?:str project_id?:id deleted?:bool " + VERSIONED,
@@ -76,7 +89,7 @@ OBJECTS = {
     "StatusRoute": "id:id hostname?:str listen_port:int protocol:str backend_process_type:str backend_port:int ready_backends:int "
                    "disabled?:bool status:pending|active|degraded",
     "StatusDeploy": "id:id kind:str release_id?:id status:str message?:str failed_reason?:str process_types:[str] created_at:time finished_at?:time",
-    "Condition": "type:blocked|held|failing|progressing|scale_clamped|route_disabled|route_degraded|deploy_failed|org_suspended "
+    "Condition": "type:blocked|held|failing|progressing|scale_clamped|route_disabled|route_degraded|deploy_failed|org_suspended|scheduler_paused "
                  "process_type?:str reason?:str detail?:str ready?:int desired?:int wanted?:int route_id?:id hostname?:str listen_port?:int "
                  "deploy_id?:id",
     "StatusSecrets": "config_gate:unset|confirmed_none|set version_id?:id version_number?:int key_count?:int",
@@ -208,6 +221,8 @@ OBJECTS = {
     "RegistrySet": "username:str password:str expected_version?:int",
     "ImageBlockNew": "digest:digest evict?:bool reason:str",
     "ImageUnblock": "reason:str",
+    "QuarantineNew": "target_type:instance|env|org target_id:str reason:str",
+    "QuarantineEnd": "reason:str",
     "SpNew": "name:str scopes:[str] restrict?:Restrict",
     "SpChange": "name?:str scopes?:[str] restrict?:Restrict? expected_version?:int",
     "SpRotate": "overlap_seconds?:int",
@@ -263,6 +278,9 @@ OPS = {
     "GET " + O + "/registry-credentials": ("[RegistryCredential]", 200, None, "host " + LIST),
     "PUT " + O + "/registry-credentials/{host}": ("RegistryCredential", 201, "RegistrySet", ""),
     "DELETE " + O + "/registry-credentials/{host}": ("Deleted", 200, "Version", ""),
+    "GET /v1/quarantine": ("[Quarantine]", 200, None, LIST),
+    "POST /v1/quarantine": ("Quarantine", 201, "QuarantineNew", ""),
+    "DELETE /v1/quarantine/{target_id}": ("Deleted", 200, "QuarantineEnd", ""),
     "GET /v1/image-blocks": ("[ImageBlock]", 200, None, LIST),
     "POST /v1/image-blocks": ("ImageBlock", 201, "ImageBlockNew", ""),
     "DELETE /v1/image-blocks/{digest}": ("Deleted", 200, "ImageUnblock", ""),
@@ -379,6 +397,12 @@ OPS = {
     "GET /v1/admin/maintenance": ("Maintenance", 200, None, ""),
     "POST /v1/admin/maintenance": ("Maintenance", 200, "MaintenanceSet", ""),
     "GET /v1/admin/capacity": ("Capacity", 200, None, ""),
+    "GET /v1/admin/explain": ("Explanation", 200, None, "env_id instance_id"),
+    "GET /v1/admin/scheduler": ("Scheduler", 200, None, ""),
+    "POST /v1/admin/scheduler/pause": ("SchedulerSwitch", 200, "Reason", ""),
+    "POST /v1/admin/scheduler/resume": ("SchedulerSwitch", 200, "Reason", ""),
+    "POST /v1/admin/groups/{env_id}/{process_type}/hold": ("GroupCondition", 200, "Reason", ""),
+    "POST /v1/admin/groups/{env_id}/{process_type}/resume": ("GroupCondition", 200, "Reason", ""),
     "GET /v1/admin/recovery": ("Recovery", 200, None, ""),
     "POST /v1/admin/recovery/apply": ("RecoveryDecision", 200, "RecoverySet", ""),
     "POST /v1/admin/recovery/finish": ("RecoveryDecision", 200, "RecoverySet", ""),

@@ -27,8 +27,8 @@
 struct net_job {
     struct mt_agent *a;
     struct mt_fw_conf fw;
-    const char *edges[ADDRS_MAX + 1], *gateways[ADDRS_MAX + 1], *underlay[UNDERLAY_MAX + 1];
-    char *texts[2 * ADDRS_MAX + UNDERLAY_MAX];
+    const char *edges[ADDRS_MAX + 1], *gateways[ADDRS_MAX + 1], *underlay[UNDERLAY_MAX + 1], *quarantine[MT_PLAN_INSTANCES_MAX + 1];
+    char *texts[2 * ADDRS_MAX + UNDERLAY_MAX + MT_PLAN_INSTANCES_MAX];
     size_t texts_n;
     struct mt_node_net net;
     bool forward;
@@ -222,11 +222,11 @@ static void net_done(void *arg)
     }
 }
 
-static void copy_addrs(struct net_job *j, const struct mt_strings *from, const char **to)
+static void copy_addrs(struct net_job *j, const struct mt_strings *from, size_t max, const char **to)
 {
     struct in6_addr addr;
     size_t n = 0;
-    for (size_t i = 0; i < from->n && n < ADDRS_MAX; i++) {
+    for (size_t i = 0; i < from->n && n < max; i++) {
         /* what goes into the rule text is an address, nothing else */
         if (inet_pton(AF_INET6, from->v[i], &addr) != 1)
             continue;
@@ -291,8 +291,10 @@ void mt_netstate_load(struct mt_agent *a)
     const char *egress = a->conf.egress_mode[0] ? a->conf.egress_mode : n->egress_mode ? n->egress_mode : "none";
     (void)snprintf(j->fw.egress_mode, sizeof j->fw.egress_mode, "%s", egress);
     (void)snprintf(j->fw.resolver, sizeof j->fw.resolver, "%s", a->conf.resolver);
-    copy_addrs(j, &n->edges, j->edges);
-    copy_addrs(j, &n->gateways, j->gateways);
+    copy_addrs(j, &n->edges, ADDRS_MAX, j->edges);
+    copy_addrs(j, &n->gateways, ADDRS_MAX, j->gateways);
+    copy_addrs(j, &n->quarantine, MT_PLAN_INSTANCES_MAX, j->quarantine);
+    j->fw.quarantine = j->quarantine;
     copy_underlay(j, n);
     j->fw.underlay = j->underlay;
     j->fw.mesh_port = n->mesh.present ? (uint16_t)n->mesh.listen_port : 0;

@@ -99,6 +99,7 @@ static const struct cli_option logs_options[] = {
     {"follow", 'f', NULL, "keep printing what comes"},
     {"process", 0, "NAME", "only this process type"},
     {"instance", 0, "ID", "only this instance"},
+    {"release", 0, "RELEASE", "only instances of this release (v3 or its id)"},
     {"previous", 0, NULL, "the boot attempt before the present one of each instance"},
     {"lines", 'n', "N", "at most this many lines of history (default 100)"},
     {"since", 0, "TIME", "from this RFC 3339 time"},
@@ -116,6 +117,11 @@ static const struct cli_option exec_options[] = {
     {"limit", 0, "DURATION", "end the session after this long (1m to 24h, default 1h)"},
     {NULL, 0, NULL, NULL},
 };
+#define EVENTS_OPTIONS \
+    {"follow", 'f', NULL, "keep printing what comes"}, {"type", 0, "TYPE", "event type, or a prefix such as instance.*"}, \
+    {"after", 0, "EVENT_ID", "only later events"}, {"since", 0, "TIME", "from this RFC 3339 time"}, \
+    {"until", 0, "TIME", "to this RFC 3339 time"}, {"lines", 'n', "N", "at most this many (default 50)"}
+static const struct cli_option admin_events_options[] = {EVENTS_OPTIONS, {NULL, 0, NULL, NULL}};
 static const struct cli_option events_options[] = {
     {"follow", 'f', NULL, "keep printing what comes"},
     {"type", 0, "TYPE", "event type, or a prefix such as instance.*"},
@@ -184,6 +190,7 @@ static const struct cli_option apps_update_options[] = {
 static const struct cli_option envs_update_options[] = {
     {"name", 0, "NAME", "a new name"},
     {"protected", 0, "on|off", "refuse to delete it"},
+    {"label-selector", 0, "LABEL=VALUE", "operators: only on nodes with all of these labels; may be repeated, empty: on any"},
     {NULL, 0, NULL, NULL},
 };
 static const struct cli_option manifest_options[] = {MANIFEST_OPTION, {NULL, 0, NULL, NULL}};
@@ -429,6 +436,20 @@ const struct cli_command cli_commands[] = {
     {CLI_MORE, "admin images list", "", "images that may not run", NULL, cmd_images_list},
     {CLI_MORE, "admin images block", "DIGEST", "place an image nowhere any more; --evict stops what runs of it", image_block_options, cmd_images_block},
     {CLI_MORE, "admin images unblock", "DIGEST", "let an image run again", reason_options, cmd_images_unblock},
+    {CLI_MORE, "admin quarantine list", "", "what may send nothing of its own accord", NULL, cmd_quarantine_list},
+    {CLI_MORE, "admin quarantine add", "KIND ID", "let an instance, an env or an org send nothing of its own accord; what it serves goes on", reason_options, cmd_quarantine_add},
+    {CLI_MORE, "admin quarantine remove", "ID", "the opposite", reason_options, cmd_quarantine_remove},
+    {CLI_MORE, "admin routes disable", "ROUTE", "let the edge answer as if a route were not there, by its id", reason_options, cmd_admin_routes_disable},
+    {CLI_MORE, "admin routes enable", "ROUTE", "the opposite", reason_options, cmd_admin_routes_enable},
+    {CLI_MORE, "admin scheduler status", "", "who leads, is it paused, what waits and why", NULL, cmd_scheduler_status},
+    {CLI_MORE, "admin scheduler pause", "", "place and drain nothing; what runs goes on", reason_options, cmd_scheduler_pause},
+    {CLI_MORE, "admin scheduler resume", "", "the opposite", reason_options, cmd_scheduler_resume},
+    {CLI_MORE, "admin groups hold", "ENV PROCESS", "give a process of an environment no more instances until its next deploy", reason_options, cmd_groups_hold},
+    {CLI_MORE, "admin groups resume", "ENV PROCESS", "end a hold, also one after failed attempts", reason_options, cmd_groups_resume},
+    {CLI_MORE, "admin explain", "KIND ID", "why an env or an instance is as it is, with each node's answer to it", NULL, cmd_admin_explain},
+    {CLI_MORE, "admin events", "", "the whole event log, all organisations and the platform", admin_events_options, cmd_events},
+    {CLI_MORE, "admin projections list", "", "views, how far they are, rebuilds that were asked for", NULL, cmd_projections_list},
+    {CLI_MORE, "admin projections rebuild", "VIEW", "make a view (or all) again from the log, beside the one in use", NULL, cmd_projections_rebuild},
     {CLI_MORE, "admin users list", "", "users of the platform", NULL, cmd_users_list},
     {CLI_MORE, "admin users create", "EMAIL", "make a user; prints the one-time setup link", user_options, cmd_users_create},
     {CLI_MORE, "admin users disable", "EMAIL", "no token and no sign-in works any more", NULL, cmd_users_disable},

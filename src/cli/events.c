@@ -36,16 +36,43 @@ static bool follows(const struct cli *c)
     return cli_has(c, "follow") || MT_STREQ(c->command->name, "events tail");
 }
 
+/* The whole log has no stream: it is asked again each second. */
+static int poll_all(struct cli *c, uint64_t last, const char *filters)
+{
+    for (bool away = false;;) {
+        mt_auto_json json_t *j = NULL;
+        char target[2400];
+        json_t *ev;
+        size_t i;
+        (void)snprintf(target, sizeof target, "/v1/admin/events?limit=500&order=asc&after_event_id=%" PRIu64 "%s", last, filters);
+        c->hush = away;
+        int code = cli_call(c, "GET", target, NULL, &j);
+        c->hush = false;
+        if (code != CLI_OK && code != CLI_TRANSIENT)
+            return code;
+        away = code == CLI_TRANSIENT;
+        json_array_foreach(json_object_get(j, "items"), i, ev)
+            if (print_event(c, ev, NULL) != 0)
+                return CLI_OK;
+        if (j)
+            last = (uint64_t)cli_int(j, "next_after_event_id");
+        if (ferror(stdout))
+            return CLI_OK;
+        (void)nanosleep(&(struct timespec){.tv_sec = 1}, NULL);
+    }
+}
+
 int cmd_events(struct cli *c)
 {
     uint64_t lines = 50, after = 0;
     struct mt_err err;
+    bool all = MT_STREQ(c->command->name, "admin events");
     if (cli_has(c, "lines") && mt_parse_u64(cli_opt(c, "lines"), 1, 500, &lines, &err) < 0)
         return cli_usage(c, "--lines: %s", err.msg);
     if (cli_has(c, "after") && mt_parse_u64(cli_opt(c, "after"), 0, INT64_MAX, &after, &err) < 0)
         return cli_usage(c, "--after: %s", err.msg);
-    int code = cli_need_org(c);
-    if (code == CLI_OK && (cli_opt(c, "app") || cli_opt(c, "env")))
+    int code = all ? cli_connect(c) : cli_need_org(c);
+    if (!all && code == CLI_OK && (cli_opt(c, "app") || cli_opt(c, "env")))
         code = cli_opt(c, "env") ? cli_need_env(c) : cli_need_app(c);
     if (code != CLI_OK)
         return code;
@@ -59,9 +86,11 @@ int cmd_events(struct cli *c)
         mt_buf_printf(&q, "&app_id=%s", c->app_id);
     if (*c->env_id)
         mt_buf_printf(&q, "&env_id=%s", c->env_id);
-    char target[2400];
+    char target[2400], base[80] = "/v1/admin";
     bool newest = !cli_has(c, "after");
-    (void)snprintf(target, sizeof target, "/v1/orgs/%s/events?limit=%" PRIu64 "&order=%s&after_event_id=%" PRIu64 "%s", c->org_id, lines,
+    if (!all)
+        (void)snprintf(base, sizeof base, "/v1/orgs/%s", c->org_id);
+    (void)snprintf(target, sizeof target, "%s/events?limit=%" PRIu64 "&order=%s&after_event_id=%" PRIu64 "%s", base, lines,
                    newest ? "desc" : "asc", after, mt_buf_cstr(&q));
     mt_auto_json json_t *j = NULL;
     code = cli_call(c, "GET", target, NULL, &j);
@@ -82,6 +111,8 @@ int cmd_events(struct cli *c)
             cli_say(c, "no events");
         return CLI_OK;
     }
+    if (all)
+        return poll_all(c, tail.last, mt_buf_cstr(&q));
     for (bool away = false;;) { /* the server ends streams now and then; nothing is lost or doubled by resuming after the last id */
         (void)snprintf(target, sizeof target, "/v1/orgs/%s/events/stream?after_event_id=%" PRIu64 "%s", c->org_id, tail.last, mt_buf_cstr(&q));
         c->hush = away; /* said once; it may come back */

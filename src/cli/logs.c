@@ -96,6 +96,12 @@ int cmd_logs(struct cli *c)
     cli_put_filter(c, &q, "until", "until");
     cli_put_filter(c, &q, "stream", "stream");
     cli_put_filter(c, &q, "contains", "contains");
+    if (cli_has(c, "release")) {
+        char release[40];
+        if ((code = cli_release_id(c, cli_opt(c, "release"), release)) != CLI_OK)
+            return code;
+        mt_buf_printf(&q, "&release_id=%s", release);
+    }
     if (cli_has(c, "previous"))
         mt_buf_puts(&q, "&previous=true");
     if (follows(c))

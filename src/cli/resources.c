@@ -240,6 +240,36 @@ int cmd_envs_get(struct cli *c)
     return code == CLI_OK ? cli_show_object(c, cli_env_path(c, "%s", ""), "Env") : code;
 }
 
+/* {label: value} of every --label-selector; one that is empty takes the selector away. */
+static int put_selector(struct cli *c, json_t *fields)
+{
+    const char *w;
+    json_t *labels = json_object();
+    bool none = false;
+    for (size_t i = 0; (w = cli_opt_n(c, "label-selector", i)); i++) {
+        const char *eq = strchr(w, '=');
+        char key[64];
+        if (!*w) {
+            none = true;
+            continue;
+        }
+        if (!eq || eq == w || (size_t)(eq - w) >= sizeof key || strlen(eq + 1) > 63) {
+            json_decref(labels);
+            return cli_usage(c, "--label-selector is LABEL=VALUE, each at most 63 bytes");
+        }
+        (void)snprintf(key, sizeof key, "%.*s", (int)(eq - w), w);
+        (void)json_object_set_new(labels, key, json_string(eq + 1));
+    }
+    if (none && json_object_size(labels)) {
+        json_decref(labels);
+        return cli_usage(c, "--label-selector is either empty or LABEL=VALUE");
+    }
+    if (none || json_object_size(labels))
+        (void)json_object_set_new(fields, "label_selector", none ? json_null() : json_incref(labels));
+    json_decref(labels);
+    return CLI_OK;
+}
+
 int cmd_envs_update(struct cli *c)
 {
     int code = need_named_env(c);
@@ -247,6 +277,8 @@ int cmd_envs_update(struct cli *c)
     put_text(c, fields, "name", "name");
     if (code == CLI_OK)
         code = put_switch(c, fields, "protected", "protected");
+    if (code == CLI_OK)
+        code = put_selector(c, fields);
     if (code != CLI_OK) {
         json_decref(fields);
         return code;

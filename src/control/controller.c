@@ -185,8 +185,11 @@ static int load(struct mt_controller *c, struct mt_pass *p, struct mt_err *err)
     int rc = mt_pg_exec(p->pg, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"
                                 " LOCK TABLE moat.views_state IN ACCESS SHARE MODE", /* no swap of views under one snapshot */
                          err);
+    bool paused = false;
     if (rc == 0) {
-        rc = mt_pass_load(p, c->dirty_all ? NULL : ids, n, err);
+        rc = mt_pass_paused(p, &paused, err);
+        if (rc == 0) /* paused: the nodes alone, for what ends of itself. The event that ends the pause makes everything dirty. */
+            rc = mt_pass_load(p, c->dirty_all && !paused ? NULL : ids, paused ? 0 : n, err);
         struct mt_err ignored = {0};
         int end = mt_pg_exec(p->pg, rc == 0 ? "COMMIT" : "ROLLBACK", rc == 0 ? err : &ignored);
         rc = rc == 0 ? end : rc;

@@ -12,6 +12,9 @@
 #include "control/rollout/deploy.h"
 #include "control/rollout/rollout.h"
 
+/* Switch of cluster_view: true while an operator has paused the scheduler. */
+#define MT_PASS_PAUSED_KEY "scheduler_paused"
+
 /* A node with what allocation needs beside placement. */
 struct mt_pass_node {
     const char *instance_prefix;
@@ -91,6 +94,8 @@ struct mt_pass {
 
 /** Load nodes and the environments named (@env_ids NULL: all that have anything desired or running). */
 int mt_pass_load(struct mt_pass *p, const char *const *env_ids, size_t n, struct mt_err *err);
+/** Is the scheduler paused? Read from the views. */
+int mt_pass_paused(struct mt_pass *p, bool *ret, struct mt_err *err);
 /** A release by id, read once per pass; NULL with the error set. */
 struct mt_release_row *mt_pass_release(struct mt_pass *p, const char *release_id, struct mt_err *err);
 void mt_pass_done(struct mt_pass *p);

@@ -38,7 +38,7 @@ static const struct mt_pg_stmt groups = {
     "pass_groups",
     "SELECT d.env_id, e.name AS env_name, d.app_id, a.name AS app_name, d.org_id, o.name AS org_name, d.process_type,"
     " d.release_id, d.deploy_id, d.desired_user, d.restart_generation, d.rebalance_generation, d.sched_condition,"
-    " d.sched_reason, d.stable_spec, d.target_spec, d.resource_version, e.deleted OR a.deleted OR o.deleted AS gone,"
+    " d.sched_reason, d.sched_detail, d.stable_spec, d.target_spec, d.resource_version, e.deleted OR a.deleted OR o.deleted AS gone,"
     " o.suspended, k.blocked, k.evict, e.label_selector::text AS selector, CASE WHEN b.key_count > 0 THEN b.current_version_id END AS secret_version_id"
     " FROM env_desired_view d JOIN envs_view e USING (env_id) JOIN apps_view a ON a.app_id = d.app_id"
     " JOIN orgs_view o ON o.org_id = d.org_id LEFT JOIN secret_bundles_view b ON b.env_id = d.env_id AND NOT b.deleted"
@@ -83,7 +83,8 @@ static const struct mt_pg_stmt held = {
     " coalesce(greatest((SELECT max(event_id) FROM moat.events WHERE aggregate_type = 'env' AND aggregate_id = $1 AND ("
     "  (event_type IN ('env.desired_release_set', 'env.desired_release_cleared') AND payload->>'process_type' = $2)"
     "  OR (event_type = 'env.scale_set' AND payload->'scales' @> jsonb_build_array(jsonb_build_object('process_type', $2::text)))"
-    "  OR (event_type IN ('env.restart_requested', 'env.rebalance_requested') AND payload->'process_types' ? $2))),"
+    "  OR (event_type IN ('env.restart_requested', 'env.rebalance_requested') AND payload->'process_types' ? $2)"
+    "  OR (event_type = 'env.scheduling_changed' AND actor_type <> 'system' AND payload->>'process_type' = $2 AND payload->>'condition' = 'ok'))),"
     "  (SELECT b.last_event_id FROM secret_bundles_view b WHERE b.env_id = $1 AND NOT b.deleted)), 0),"
     " coalesce((SELECT max(event_id) FROM moat.events WHERE aggregate_type = 'env' AND aggregate_id = $1"
     "  AND event_type = 'env.rebalance_requested' AND payload->'process_types' ? $2), 0)"};
@@ -209,6 +210,18 @@ static size_t node_index(const struct mt_pass *p, const char *id)
 }
 
 /* ---------------------------------------------------------------- releases */
+
+static const struct mt_pg_stmt paused = {
+    "pass_paused", "SELECT EXISTS (SELECT 1 FROM cluster_view WHERE key = '" MT_PASS_PAUSED_KEY "' AND value = 'true'::jsonb)"};
+
+int mt_pass_paused(struct mt_pass *p, bool *ret, struct mt_err *err)
+{
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    int rc = mt_pg_query_one(p->pg, &paused, NULL, &r, err);
+    if (rc == 0)
+        *ret = mt_pg_bool(r, 0, 0);
+    return rc;
+}
 
 struct mt_release_row *mt_pass_release(struct mt_pass *p, const char *id, struct mt_err *err)
 {
@@ -383,6 +396,7 @@ static int remembered(struct mt_pass *p, struct mt_pass_env *e, struct mt_pass_g
     g->desired_version = num(r, row, "resource_version");
     rg->stable_spec = col_dup(p, r, row, "stable_spec");
     rg->recorded_target = col_dup(p, r, row, "target_spec");
+    rg->recorded_detail = col_dup(p, r, row, "sched_detail");
     rg->reason = reason ? mt_reason_from_code(reason) : MT_REASON_NONE;
     rg->may_allocate = true;
     rg->roll_reason = MT_REASON_REPLACED;

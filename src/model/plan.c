@@ -230,6 +230,7 @@ static int dec_network_fields(json_t *o, struct mt_plan_network *n, struct mt_er
         (rc = addresses(o, "dns", MT_WORKLOAD_DNS_MAX, &n->dns, err)) < 0 ||
         (rc = addresses(o, "edges", 256, &n->edges, err)) < 0 ||
         (rc = addresses(o, "gateways", 256, &n->gateways, err)) < 0 ||
+        (rc = addresses(o, "quarantine", MT_PLAN_INSTANCES_MAX, &n->quarantine, err)) < 0 ||
         (rc = mt_json_opt_str(o, "egress_mode", 16, "none", &n->egress_mode, err)) < 0 ||
         (rc = dec_mesh(o, &n->mesh, err)) < 0 || (rc = dec_peers(o, n, err)) < 0)
         return mt_err_wrap(err, "network");
@@ -371,6 +372,7 @@ void mt_plan_network_done(struct mt_plan_network *n)
     mt_strings_done(&n->dns);
     mt_strings_done(&n->edges);
     mt_strings_done(&n->gateways);
+    mt_strings_done(&n->quarantine);
     for (size_t i = 0; i < n->n_peers; i++) {
         mt_strings_done(&n->peers[i].endpoints);
         mt_strings_done(&n->peers[i].allowed_ips);
@@ -475,6 +477,7 @@ static json_t *enc_network(const struct mt_plan_network *n)
     mt_jout_json(&o, "dns", mt_jout_strings(&n->dns));
     mt_jout_json(&o, "edges", mt_jout_strings(&n->edges));
     mt_jout_json(&o, "gateways", mt_jout_strings(&n->gateways));
+    mt_jout_json(&o, "quarantine", mt_jout_strings(&n->quarantine));
     mt_jout_str(&o, "egress_mode", n->egress_mode);
     if (n->mesh.present)
         mt_jout_json(&o, "mesh", enc_mesh(&n->mesh));

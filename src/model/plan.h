@@ -97,6 +97,7 @@ struct mt_plan_network {
     struct mt_strings dns;        /* <= 3 IPv6 addresses given to guests */
     struct mt_strings edges;      /* overlay addresses of active edge nodes */
     struct mt_strings gateways;   /* overlay addresses of control nodes */
+    struct mt_strings quarantine; /* addresses of this node's VMs that may start no flow; at most MT_PLAN_INSTANCES_MAX */
     const char *egress_mode;      /* "none", "routed" or "nat66" */
     struct mt_plan_mesh mesh;
     struct mt_plan_peer *peers; /* sorted by node_id */

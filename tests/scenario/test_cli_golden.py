@@ -49,13 +49,13 @@ COMMANDS = {
             "net rotate-keys " + NODE, "net rotate-keys " + NODE + " --reason x --lead 2h", "net rotate-keys --all --reason yearly", "net rotate-keys nothing --reason x",
             "net rotate-keys " + oid("node", 2) + " --reason leaked --emergency --wait", "help net rotate-keys"],
     "apps": ["apps list", "apps create shop", "apps list -q", "apps get web", "apps update web --name shop --description x", "apps update web --project team", "apps update web --project nothing", "apps update web", "apps delete web", "apps delete web --cascade"],
-    "envs": ["envs list --app web", "envs create staging --app web", "envs get prod --app web", "envs update prod --name live --protected on --app web", "envs update prod --protected maybe --app web", "envs delete prod --app web", "envs delete prod --cascade --app web", "envs rebalance --app web", "envs rebalance --process web --app web"],
+    "envs": ["envs list --app web", "envs create staging --app web", "envs get prod --app web", "envs update prod --name live --protected on --app web", "envs update prod --protected maybe --app web", "envs update prod --label-selector zone=a --label-selector disk=ssd --app web", "envs update prod --label-selector= --app web", "envs update prod --label-selector zone --app web", "envs delete prod --app web", "envs delete prod --cascade --app web", "envs rebalance --app web", "envs rebalance --process web --app web"],
     "releases": ["releases", "releases list", "releases get v1", "releases get " + REL1, "releases get v9", "releases get 9", "releases diff v1 v2", "releases diff v2", "releases autopsy", "releases autopsy v2", "releases autopsy v9"],
     "deploys": ["deploys", "deploys get " + DEP, "deploys get " + DEP_BAD, "deploys get 1", "deploys wait " + DEP, "deploys wait " + DEP_BAD],
     "status": ["status", "status --app nothing", "status --at @2", "status --of app", "status --of org --at -2h", "status --of node", "status --at -2h --watch"],
     "diff": ["diff --from @2", "diff --of app --from -1h --to 2001-01-01T00:00:00Z", "diff", "help diff"],
     "instances": ["ps", "ps --all", "ps --process web", "instances list", "instances get " + INST_BAD, "instances get x", "instances describe " + INST_BAD, "instances describe x", "instances restart " + INST, "instances restart x"],
-    "logs": ["logs", "logs -n 1 --stream stderr --contains a&b", "logs -n 0", "logs --previous -n 5"],
+    "logs": ["logs", "logs -n 1 --stream stderr --contains a&b", "logs -n 0", "logs --release v1 -n 5", "logs --previous -n 5"],
     "exec": ["exec web", "exec"],
     "events": ["events", "events --type instance.* -n 5", "events --after x"],
     "quotas": ["orgs quotas", "admin quotas set max_apps 20 --reason more", "admin quotas set max_apps default --reason less", "admin quotas set max_apps 20",
@@ -78,6 +78,13 @@ COMMANDS = {
                    "registries set other.test --username robot --password-stdin", "registries delete registry.test:5000", "registries delete registry.test:5000 --yes", "help registries set"],
     "images": ["admin images list", "admin images block sha256:" + "9" * 64 + " --evict --reason miner", "admin images block sha256:" + "9" * 64,
                "admin images block web:1 --reason x", "admin images unblock sha256:" + "9" * 64 + " --reason clean", "help admin images block"],
+    "operator": ["admin quarantine list", "admin quarantine add env " + ENV + " --yes --reason spam", "admin quarantine add node " + NODE + " --reason x", "admin quarantine add env x/y --reason x",
+                 "admin quarantine add env " + ENV, "admin quarantine remove " + ENV + " --reason clean", "admin quarantine remove " + ENV,
+                 "admin routes disable " + ROUTE + " --yes --reason spam", "admin routes disable web.test --reason x", "admin routes enable " + ROUTE + " --reason clean",
+                 "admin scheduler status", "admin scheduler pause --reason move", "admin scheduler pause", "admin scheduler resume --reason done",
+                 "admin groups hold " + ENV + " web --reason look", "admin groups hold web web --reason x", "admin groups resume " + ENV + " web --reason good",
+                 "admin explain env " + ENV, "admin explain instance " + INST, "admin explain node " + NODE, "admin events -n 5", "admin events --type app.*",
+                 "admin projections list", "admin projections rebuild apps_view", "admin projections rebuild ../x", "help admin groups hold"],
     "keys": ["admin keys status", "admin keys rewrap", "admin keys verify", "admin keys retire b90bc12db23d7ce4 --file missing", "admin keys retire zz --file missing",
              "admin keys retire b90bc12db23d7ce4", "admin keys retire " + "11" * 8 + " --file missing"],
     "scale": ["scale", "scale web=2", "scale web=default", "scale web", "scale web=101", "scale web=2 --wait --wait-timeout 200ms", "scale web=2 --wait-timeout never --wait", "scale reset web", "scale reset"],
@@ -108,7 +115,7 @@ COMMANDS = {
 # socket; a session of exec is in test_exec.py; admin keys generate is random and in test_control_secrets.py; auth, sps, members and users are in test_cli_auth.py, why in test_control_why.py.
 ELSEWHERE = {"auth", "sps", "orgs members", "admin users", "admin break-glass", "admin keys generate", "why", "up", "down", "doctor", "edge explain", "help", "completion"}
 SAME = {"events tail", "logs tail"}  # these streams go on for ever; a_stream_goes_on_where_it_ended and a_log_stream_does_too follow them
-NOT_JSON = {"help diff", "help registries set", "help admin images block", "help node drain", "help admin audit verify", "help", "help routes", "help deploy", "help routes create", "deploys wait " + DEP, "deploys wait " + DEP_BAD, "rollback --to v1 --wait",
+NOT_JSON = {"help diff", "help registries set", "help admin images block", "help admin groups hold", "help node drain", "help admin audit verify", "help", "help routes", "help deploy", "help routes create", "deploys wait " + DEP, "deploys wait " + DEP_BAD, "rollback --to v1 --wait",
             "restart --wait", "| deploy -f - --wait", "wait instance " + INST, "wait route " + ROUTE, "wait volume " + VOLUME, "wait instance " + INST_BAD, "wait deploy " + DEP, "apps list --ndjson", "help describe", "help exit-codes",
             "help environment", "help options", "help logs", "help exec"}
 

@@ -234,6 +234,87 @@ try:
         wait_for("ok again", lambda: w.ok("GET", E + "/status")["processes"][0]["sched_condition"] == "ok", 40)
         wait_for("three ready", lambda: len(w.ok("GET", E + "/instances?status=ready")["items"]) == 3, 40)
 
+    @case("quarantine: the node's plan names the addresses, for an instance, its environment, its organisation, until it is taken back")
+    def _():
+        E = [O + "/apps/%s/envs/%s" % (r["app_id"], r["env_id"]) for r in w.ok("GET", O + "/routes")["items"]][0]
+        i = wait_for("an instance", lambda: w.ok("GET", E + "/instances?status=ready")["items"], 20)[0]
+
+        def named():
+            return w.agent.plans[-1]["network"]["quarantine"]
+        all_of_env = {x["overlay_ipv6"] for x in w.ok("GET", E + "/instances")["items"]}
+        assert named() == []
+        for kind, target in (("instance", i["id"]), ("env", i["env_id"]), ("org", org["id"])):
+            body = {"target_type": kind, "target_id": target, "reason": "spam"}
+            assert w.q("POST", "/v1/quarantine", {"target_type": kind, "target_id": target}).status == 400  # a reason is needed
+            q = w.ok("POST", "/v1/quarantine", body, want=(201,))
+            assert w.ok("POST", "/v1/quarantine", body) == q and w.ok("GET", "/v1/quarantine")["items"] == [q], q  # told twice, set once
+            wait_for("the plan", lambda: i["overlay_ipv6"] in named())
+            assert (set(named()) == {i["overlay_ipv6"]}) if kind == "instance" else (set(named()) >= all_of_env), (kind, named())
+            assert w.q("DELETE", "/v1/quarantine/" + target, {}).status == 400
+            assert w.ok("DELETE", "/v1/quarantine/" + target, {"reason": "clean"}) == {"ok": True, "already_deleted": False}
+            assert w.ok("DELETE", "/v1/quarantine/" + target, {"reason": "clean"})["already_deleted"]
+            wait_for("the plan without it", lambda: named() == [])
+        for kind, target, status in (("node", org["id"], 400), ("env", org["id"], 400), ("env", "env_" + "0" * 26, 404), ("instance", "x", 400)):
+            assert w.q("POST", "/v1/quarantine", {"target_type": kind, "target_id": target, "reason": "x"}).status == status, (kind, target)
+        assert w.q("DELETE", "/v1/quarantine/env_" + "0" * 26, {"reason": "x"}).status == 404
+        seen = [e for e in w.ok("GET", O + "/events?limit=500&order=desc")["items"] if e["event_type"].startswith("quarantine.")]
+        assert not seen, seen  # operators only
+        assert len(w.ok("GET", "/v1/admin/events?event_type=quarantine.*")["items"]) == 6
+
+    @case("the scheduler is paused and goes on; a group is held and let go; explain tells both, and each node's answer")
+    def _():
+        A, E = make_env("handled", "prod")
+        env = E.rsplit("/", 1)[1]
+        G = "/v1/admin/groups/%s/web/" % env
+        assert w.q("POST", G + "hold", {"reason": "x"}).status == 404  # nothing was ever deployed
+        assert w.q("POST", "/v1/admin/scheduler/pause", {}).status == 400
+        w.ok("POST", "/v1/admin/scheduler/pause", {"reason": "thrashing"})
+        s = w.ok("GET", "/v1/admin/scheduler")
+        assert s["paused"] and s["reason"] == "thrashing" and s["leader"]["holder"], s
+        first = release(A, manifest(memory="64Mi", cpu="0.1"))
+        d = w.ok("POST", E + "/deploys", {"release_id": first})
+        assert {"type": "scheduler_paused"} in w.ok("GET", E + "/status")["conditions"]
+        # anything that the scheduler would do by itself: another environment's instance that asks to be replaced
+        B = [O + "/apps/%s/envs/%s" % (r["app_id"], r["env_id"]) for r in w.ok("GET", O + "/routes")["items"]][0]
+        passes = w.pg.sql("SELECT count(*) FROM moat.events WHERE actor_id = 'scheduler' AND event_type = 'instance.allocated'")
+        w.ok("POST", B + "/restarts", {})
+        e = w.ok("GET", "/v1/admin/explain?env_id=" + env)
+        assert e["scheduler"]["paused"] and e["placement"][0]["process_type"] == "web" and e["placement"][0]["desired"] == 1, e
+        node = e["placement"][0]["nodes"][0]
+        assert node["node_id"] == w.agent.node_id and node["takes_one_more"], node
+        w.kill_control()  # nor does the next server begin by itself
+        w.start_control()
+        wait_for("a leader", lambda: w.ok("GET", "/v1/admin/scheduler")["leader"]["epoch"] > s["leader"]["epoch"], 30)
+        beat = w.ok("GET", "/v1/nodes/" + w.agent.node_id)
+        assert beat["health"] == "ready" and not w.ok("GET", E + "/instances")["items"]
+        assert w.pg.sql("SELECT count(*) FROM moat.events WHERE actor_id = 'scheduler' AND event_type = 'instance.allocated'") == passes
+        w.ok("POST", "/v1/admin/scheduler/resume", {"reason": "done"})
+        wait_for("success", lambda: w.ok("GET", E + "/deploys/" + d["id"])["status"] == "succeeded", 40)
+        assert {"type": "scheduler_paused"} not in w.ok("GET", E + "/status")["conditions"]
+        # a held group gets nothing new, and its deploy says who holds it
+        g = w.ok("POST", G + "hold", {"reason": "look at it"})
+        assert g == {"env_id": env, "process_type": "web", "condition": "held", "detail": "held by an operator: look at it"}, g
+        assert w.ok("POST", G + "hold", {"reason": "look at it"}) == g
+        assert [x["env_id"] for x in w.ok("GET", "/v1/admin/scheduler")["waiting"] if x["condition"] == "held"] == [env]
+        c = [x for x in w.ok("GET", E + "/status")["conditions"] if x["type"] == "held"]
+        assert c and c[0]["detail"] == g["detail"], c
+        before = {x["id"] for x in w.ok("GET", E + "/instances")["items"]}
+        put = put_scale(E, 2)
+        assert put.status == 200, put.text  # a tenant's own command ends a hold, as it ends one after failed attempts
+        wait_for("two", lambda: len(w.ok("GET", E + "/instances?status=ready")["items"]) == 2, 30)
+        w.ok("POST", G + "hold", {"reason": "again"})
+        w.ok("POST", G + "resume", {"reason": "good"})
+        assert w.ok("POST", G + "resume", {"reason": "good"})["condition"] == "ok"
+        assert before < {x["id"] for x in w.ok("GET", E + "/instances")["items"]}
+        one = w.ok("GET", E + "/instances?status=ready")["items"][0]["id"]
+        why = w.ok("GET", "/v1/admin/explain?instance_id=" + one)
+        assert why["instance_id"] == one and [x["event_type"] for x in why["why"]].count("instance.allocated") == 1, why["why"]
+        for q in ("", "?env_id=%s&instance_id=%s" % (env, one), "?env_id=", "?instance_id=" + env):
+            assert w.q("GET", "/v1/admin/explain" + q).status in (400, 404), q
+        put_scale(E, 0)
+        wait_for("all that shall stop is gone", lambda: w.pg.sql("SELECT count(*) FROM moat_views.instances_view WHERE released_at IS NULL"
+                                                                 " AND (desired_state <> 'running' OR env_id = '%s')" % env) == "0", 40)
+
     @case("usage per environment and hour equals a replay of the log")
     def _():
         u = [x for kind in ("vcpu", "memory") for x in w.ok("GET", O + "/usage?limit=200&kind=" + kind)["items"]]

@@ -6,6 +6,7 @@ COST 45 s, 18 s of processor."""
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -103,6 +104,38 @@ def main():
         time.sleep(0.3)
         assert [e["event_type"] for e in one.events()] == ["env.created"], one.lines
         assert [e["event_type"] for e in env.events()] == ["env.created"] and under.events() == [], (env.lines, under.lines)
+
+    @case("where somebody came from is told to those who may read the audit log only, in lists and in streams")
+    def _():
+        app = w.ok("POST", A + "/apps", {"name": "seen"})["id"]
+        env = w.ok("POST", A + "/apps/" + app + "/envs", {"name": "prod"})["id"]
+        few, more = (w.ok("POST", A + "/service-principals", {"name": n, "scopes": s}) for n, s in
+                     (("few", ["events:read"]), ("more", ["events:read", "audit:read"])))
+        tokens = {p["name"]: w.q("POST", "/v1/auth/token", {"grant_type": "client_credentials", "client_id": p["client_id"],
+                                                            "client_secret": p["client_secret"]}).json["access_token"] for p in (few, more)}
+        tokens["owner"] = w.token
+        streams = {who: Stream(w, A + "/events/stream?event_type=exec_session.*", t) for who, t in tokens.items()}
+        kit.wait_for("heartbeats", lambda: all(s.lines for s in streams.values()))
+        session = "exec_01j" + "0" * 23
+
+        def append(what, payload):
+            r = subprocess.run([kit.program("moat-control"), "--config", w.d + "/control.toml", "append", "--type", "exec_session." + what, "--id", session,
+                                "--org", a, "--app", app, "--env", env, "--payload", json.dumps(payload), "--reason", "test"], capture_output=True, text=True, timeout=60)
+            assert r.returncode == 0, r.stderr + r.stdout
+        append("granted", {"instance_id": "inst_01j" + "0" * 23, "command": ["true"], "tty": False, "expires_at": "2030-01-01T00:00:00.000000Z", "max_duration_seconds": 60})
+        append("connected", {"instance_id": "inst_01j" + "0" * 23, "source_ip": "192.0.2.77"})
+        kit.wait_for("both events everywhere", lambda: all(len(s.events()) == 2 for s in streams.values()), 30)
+        for who, t in tokens.items():
+            r = kit.call(w.api, "GET", A + "/events?event_type=exec_session.connected", headers={"Authorization": "Bearer " + t})
+            for where, e in (("list", r.json["items"][0]), ("stream", streams[who].events()[1])):
+                assert e["event_type"] == "exec_session.connected" and e["payload"]["instance_id"], e
+                assert e["payload"].get("source_ip") == (None if who == "few" else "192.0.2.77"), (who, where, e)
+            streams[who].c.sock.close()
+        late = Stream(w, A + "/events/stream?after_event_id=0&event_type=exec_session.connected", tokens["few"])  # out of the feed's memory or the database
+        kit.wait_for("it", late.events)
+        assert "source_ip" not in late.events()[0]["payload"], late.lines
+        late.c.sock.close()
+        assert w.ok("GET", "/v1/admin/events?event_type=exec_session.connected")["items"][0]["payload"]["source_ip"] == "192.0.2.77"
 
     @case("a restricted token's stream holds what is inside its restriction only")
     def _():

@@ -67,6 +67,19 @@ ts = [threading.Thread(target=one, args=(i, *j)) for i, j in enumerate(jobs)]
 print(json.dumps(out))
 """
 
+# One UDP flow from one port: for each line of stdin a datagram; 1 when its answer comes within a second and a half.
+FLOW = r"""
+import socket, sys
+s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); s.settimeout(1.5); s.connect((sys.argv[1], 7777))
+for n, _ in enumerate(sys.stdin):
+    said = b"flow %d" % n
+    try:
+        s.send(said)
+        while s.recv(99) != said: pass
+        print(1, flush=True)
+    except OSError: print(0, flush=True)
+"""
+
 NOTHING = dict(tcp=False, other=False, udp=False, icmp6=False)
 EVERYTHING = dict(tcp=True, other=True, udp=True, icmp6=True)
 DECLARED = dict(NOTHING, tcp=True)
@@ -114,11 +127,12 @@ class Suite:
         self.places[name], self.addresses[name] = place, (address, None)
         return place
 
-    def load(self, node):
+    def load(self, node, quarantine=()):
         path = os.path.join(self.c.dir, "table-%d.json" % node.number)
         with open(path, "w") as f:
             json.dump({"mode": "full", "cluster_prefix": kit.P + "::/48", "egress_mode": "nat66", "edges": [self.n3.overlay], "gateways": [self.n4.overlay],
-                       "underlay": [n.underlay for n in self.c.nodes if n is not node], "vms": self.vms[node.number]}, f)
+                       "underlay": [n.underlay for n in self.c.nodes if n is not node], "vms": self.vms[node.number],
+                       "quarantine": [self.addresses[name][0] for name in quarantine]}, f)
         return json.loads(node.place.run(MESH_LOAD, "table", path))
 
     def nodes_and_stand_ins_are_up(self):
@@ -211,6 +225,35 @@ class Suite:
             got = self.load(n)
             want(got["tables"] == 0 and got["rules"] == 1, got)
         self.matrix("reloaded")
+
+    def what_is_in_quarantine_opens_nothing_and_still_serves(self):
+        """flows that the VM has opened end, in both directions; what is opened to it goes on, and another VM notices nothing"""
+        a, b = self.places["A"], "B same env, same node"
+        flow = a.popen("python3", "-c", FLOW, self.addresses["outside"][0], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+        def echoes():
+            flow.stdin.write(b"go\n")
+            flow.stdin.flush()
+            return flow.stdout.readline().strip()
+
+        def passes(source, target, port, kind="tcp"):
+            job = ["k", kind, self.addresses[target][0], port, self.source_address(source), None]
+            p = self.places[source].popen("python3", "-c", PROBE, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            return json.loads(p.communicate(json.dumps([job]).encode(), timeout=30)[0]).get("k", False)
+        try:
+            want(echoes() == b"1", "the flow does not pass before")
+            got = self.load(self.n1, ["A"])
+            want(got["tables"] == 0, got)
+            want(self.addresses["A"][0] in self.n1.place.run("nft", "list", "set", "inet", "moat", "quarantine"), "not in the set")
+            want(echoes() == b"0", "a flow that was open goes on")
+            want(not passes("A", "outside", 443) and not passes("A", "outside", 7777, "udp"), "it opens new ones")
+            want(passes("edge", "A", 8080), "it does not serve any more")
+            want(passes(b, "outside", 443), "another VM is cut off")
+            self.load(self.n1)
+            want(echoes() == b"1" and passes("A", "outside", 443), "it does not come back")
+        finally:
+            flow.stdin.close()
+            flow.wait()
 
     def what_is_counted_for_a_vm_goes_on_over_a_reload(self):
         before = self.n1.place.run("nft", "list", "set", "inet", "moat", "flows")

@@ -71,6 +71,8 @@ BODIES = {
     "DELETE " + O + "/service-principals/{sp_id}": {},
     "PUT " + O + "/registry-credentials/{host}": {"username": "walker", "password": "p", "expected_version": 0},
     "DELETE " + O + "/registry-credentials/{host}": {},
+    "POST /v1/quarantine": {"target_type": "env", "target_id": "$env_id", "reason": "walk"},
+    "DELETE /v1/quarantine/{target_id}": {"reason": "walk"},
     "POST /v1/image-blocks": {"digest": "sha256:" + "9" * 64, "reason": "walk"},
     "DELETE /v1/image-blocks/{digest}": {"reason": "walk"},
     "POST " + O + "/projects": {"name": "walk"},
@@ -126,11 +128,15 @@ BODIES = {
     "POST /v1/admin/projections/{name}/rebuild": {},
     "PUT " + O + "/quotas/{dimension}": {"limit": 100, "reason": "walk"},
     "POST /v1/admin/maintenance": {"on": False, "reason": "walk"},
+    "POST /v1/admin/scheduler/pause": {"reason": "walk"},
+    "POST /v1/admin/scheduler/resume": {"reason": "walk"},
+    "POST /v1/admin/groups/{env_id}/{process_type}/hold": {"reason": "walk"},
+    "POST /v1/admin/groups/{env_id}/{process_type}/resume": {"reason": "walk"},
     "POST /v1/admin/recovery/apply": {"reason": "walk"},
     "POST /v1/admin/recovery/finish": {"reason": "walk"},
     "POST /v1/admin/break-glass": {"org_id": "$org_id", "reason": "walk"},
 }
-QUERIES = {**{"GET " + p + "/history/diff": "?from=-1s" for p in (O, A, E)}, "GET " + A + "/releases/{release_id}/diff": "?against=$release_id", "DELETE " + E: "?cascade=true", "DELETE " + A: "?cascade=true"}
+QUERIES = {"GET /v1/admin/explain": "?env_id=$env_id", **{"GET " + p + "/history/diff": "?from=-1s" for p in (O, A, E)}, "GET " + A + "/releases/{release_id}/diff": "?against=$release_id", "DELETE " + E: "?cascade=true", "DELETE " + A: "?cascade=true"}
 # Where the sample of a walk is refused for a good reason: credentials that are made up, organisations that still have apps.
 REFUSED = {"GET /v1/exec-sessions/{exec_session_id}/connect": 400, "POST /v1/auth/device/token": 400, "POST /v1/auth/token": 401, "POST /v1/auth/token/refresh": 401, "DELETE " + O: 409,
            "POST /v1/auth/device/start": (200, 429), "POST /v1/admin/recovery/apply": 409, "POST /v1/admin/recovery/finish": 409,
@@ -232,6 +238,8 @@ def seed():
     ids["host"] = "registry.walk:5000"
     ids["digest"] = "sha256:" + "9" * 64
     ids["name"] = "users_view"
+    ids["target_id"] = ids["env_id"]
+    ids["process_type"] = "web"
     ids["dimension"] = "max_apps"
 
 
@@ -353,7 +361,7 @@ try:
             method, path = key.split()
             names = re.findall(r"{(\w+)}", path)
             for name in names:
-                for bad in (ids[name][:-1] + ("x" if name in ("name", "dimension", "host", "digest") else "0" if ids[name][-1] != "0" else "1"), "x", "a" * 70, "..", "%00", "%2e%2e%2f", "a b".replace(" ", "%20")):
+                for bad in (ids[name][:-1] + ("x" if name in ("name", "dimension", "host", "digest", "process_type") else "0" if ids[name][-1] != "0" else "1"), "x", "a" * 70, "..", "%00", "%2e%2e%2f", "a b".replace(" ", "%20")):
                     target = re.sub(r"{(\w+)}", lambda m: bad if m.group(1) == name else ids[m.group(1)], path)
                     sample = None if body is None else {} if "$v" in json.dumps(BODIES[key]) else fill(key, BODIES[key])
                     try:

@@ -3,7 +3,7 @@
  * The agent's firewall and mesh rooms, called as the agent calls them, for bench/mesh and tests/scenario/test_isolation.py.
  * Works in the network namespace that it is started in.
  *
- *   mesh_load table CONF        load the table of CONF (JSON: mode, cluster_prefix, egress_mode, edges, gateways, underlay, vms) and leave it
+ *   mesh_load table CONF        load the table of CONF (JSON: mode, cluster_prefix, egress_mode, edges, gateways, underlay, quarantine, vms) and leave it
  *   mesh_load vms N ROUNDS      a table with N VMs; admit and remove one more ROUNDS times; one line of JSON
  *   mesh_load plan FILE ID KEYS VMS ROUNDS
  *                               decode, check and apply the plan of node ID in FILE (keys in folder KEYS) with VMS VMs, then the same again
@@ -76,6 +76,7 @@ static int table(const char *path)
                            .edges = texts(doc, "edges"),
                            .gateways = texts(doc, "gateways"),
                            .underlay = texts(doc, "underlay"),
+                           .quarantine = texts(doc, "quarantine"),
                            .mesh_port = 51820,
                            .uids = {0},
                            .uid_count = 1};

@@ -17,6 +17,7 @@
 #define NFT_TIMEOUT_MS 10000
 #define ADDR_LIST_MAX 256
 #define UNDERLAY_MAX 1024
+#define QUARANTINE_MAX 4096
 #define TAPSRC_LEN 32 /* ifname 16, ipv6_addr 16 */
 #define SVC_LEN 20    /* ipv6_addr 16, inet_service 2, filled to 4 */
 #define VM_ELEMS (1 + 32)
@@ -46,7 +47,6 @@ static void put_fixed_sets(const struct mt_fw_conf *c, struct mt_buf *o)
                    "fec0::/10, ::/96, ::ffff:0:0/96, 2001:db8::/32, ff00::/8, 64:ff9b:1::/48, 2001::/32, "
                    "2002::/16 } }\n"
                    "  set blocked_ports { type inet_service; elements = { 25 } }\n"
-                   "  set quarantine { type ipv6_addr; }\n"
                    "  set newflows { type ipv6_addr; flags dynamic; size 65536; timeout 1m; }\n"
                    "  set flows { type ipv6_addr; flags dynamic; size 65536; }\n");
 }
@@ -57,7 +57,7 @@ static void stamp_of(const struct mt_fw_conf *c, char ret[MT_FW_STAMP_MAX])
     uint8_t sum[MT_SHA256_LEN];
     char hex[17];
     mt_auto_buf struct mt_buf text = MT_BUF_INIT(16384);
-    mt_buf_puts(&text, "1 edges gateways underlay6 tapsrc svc\n"); /* raised with every change of the other sets */
+    mt_buf_puts(&text, "2 edges gateways underlay6 quarantine tapsrc svc\n"); /* raised with every change of the other sets */
     put_fixed_sets(c, &text);
     mt_sha256_of(mt_buf_cstr(&text), text.len, sum);
     mt_hex_encode(sum, 8, hex);
@@ -88,6 +88,7 @@ static void put_sets(const struct mt_fw_conf *c, const struct mt_fw_vm *vms, siz
     mt_buf_puts(o, any ? " } }\n" : " }\n");
     put_addr_set(o, "gateways", c->gateways);
     put_addr_set(o, "underlay6", c->underlay);
+    put_addr_set(o, "quarantine", c->quarantine);
 }
 
 static void put_input(const struct mt_fw_conf *c, struct mt_buf *o)
@@ -115,7 +116,8 @@ static void put_input(const struct mt_fw_conf *c, struct mt_buf *o)
                        "    iifname \"mt*\" jump guest_to_host\n");
     mt_buf_puts(o, "  }\n  chain guest_to_host {\n"
                    "    icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept\n"
-                   "    icmpv6 type echo-request ip6 daddr fe80::1 limit rate 10/second accept\n");
+                   "    icmpv6 type echo-request ip6 daddr fe80::1 limit rate 10/second accept\n"
+                   "    ip6 saddr @quarantine counter drop\n");
     if (c->resolver[0])
         mt_buf_printf(o, "    ip6 daddr %s meta l4proto { tcp, udp } th dport 53 accept\n", c->resolver);
     mt_buf_puts(o, "    counter drop\n  }\n");
@@ -130,6 +132,10 @@ static void put_forward(const struct mt_fw_conf *c, struct mt_buf *o)
 
     mt_buf_printf(o, "  chain through {\n    type filter hook forward priority filter; policy %s;\n",
                   full ? "drop" : "accept");
+    /* Before what is established: the flows that a VM has opened end too, those opened to it go on. No walk through the kernel's
+     * connections is needed for it, and none that comes at the wrong moment is missed. */
+    mt_buf_puts(o, "    iifname \"mt*\" ip6 saddr @quarantine ct direction original counter drop\n"
+                   "    oifname \"mt*\" ip6 daddr @quarantine ct direction reply counter drop\n");
     for (int side = 0; side < (full ? 1 : 2); side++) {
         const char *match = full ? "" : side ? "oifname \"mt*\" " : "iifname \"mt*\" ";
         mt_buf_printf(o, "    %sicmpv6 type { destination-unreachable, packet-too-big, time-exceeded, "
@@ -257,8 +263,8 @@ size_t mt_fw_vm_elems(const struct mt_fw_vm *vm, bool add, struct mt_nfset_elem 
 
 /* ---- the kernel's side ------------------------------------------------------------------- */
 
-enum { LIST_EDGES = 0, LIST_GATEWAYS, LIST_UNDERLAY, LIST_MAX };
-static const char *const list_set[LIST_MAX] = {"edges", "gateways", "underlay6"};
+enum { LIST_EDGES = 0, LIST_GATEWAYS, LIST_UNDERLAY, LIST_QUARANTINE, LIST_MAX };
+static const char *const list_set[LIST_MAX] = {"edges", "gateways", "underlay6", "quarantine"};
 
 struct mt_fw {
     pthread_mutex_t lock; /* held over an nft run: transactions and the list stay in step */
@@ -266,7 +272,7 @@ struct mt_fw {
     struct mt_nfset *nl; /* opened with the first need */
     bool configured;
     struct mt_fw_conf conf;
-    char **lists[LIST_MAX]; /* owned copies behind conf.edges, .gateways, .underlay */
+    char **lists[LIST_MAX]; /* owned copies behind conf.edges, .gateways, .underlay, .quarantine */
     uint8_t rules_sum[MT_SHA256_LEN]; /* of the text of the rules that this process loaded */
     uint64_t rules; /* what the kernel said of them right after; 0: not loaded by this process */
     struct mt_fw_stats stats;
@@ -466,9 +472,12 @@ int mt_fw_load(struct mt_fw *f, const struct mt_fw_conf *c, struct mt_err *err)
         rc = copy_list(c->gateways, &f->lists[LIST_GATEWAYS], ADDR_LIST_MAX, err);
     if (rc == 0)
         rc = copy_list(c->underlay, &f->lists[LIST_UNDERLAY], UNDERLAY_MAX, err);
+    if (rc == 0)
+        rc = copy_list(c->quarantine, &f->lists[LIST_QUARANTINE], QUARANTINE_MAX, err);
     f->conf.edges = (const char *const *)f->lists[LIST_EDGES];
     f->conf.gateways = (const char *const *)f->lists[LIST_GATEWAYS];
     f->conf.underlay = (const char *const *)f->lists[LIST_UNDERLAY];
+    f->conf.quarantine = (const char *const *)f->lists[LIST_QUARANTINE];
     f->configured = rc == 0;
     if (rc == 0)
         rc = load_locked(f, &changed, err);

@@ -33,6 +33,7 @@ struct mt_fw_conf {
     const char *const *edges; /* overlay addresses, borrowed, NULL ended; may be NULL */
     const char *const *gateways;
     const char *const *underlay; /* IPv6 addresses of the nodes outside the mesh: not for VMs but for public ports */
+    const char *const *quarantine; /* addresses of VMs here that may start no flow; what they serve goes on */
     uint16_t mesh_port;          /* UDP port of WireGuard, 0: in no mesh */
     uint16_t open[32];           /* full mode: TCP ports of this host that stay open to the world */
     size_t open_count;

@@ -89,10 +89,19 @@ static int add_type(struct mt_api_call *c, struct mt_event_filter *f, const char
     return 0;
 }
 
+/* Operators see all of it in the whole log; in an organisation they are who they are there. */
+static void whose_eyes(const struct mt_api_call *c, struct mt_event_filter *f)
+{
+    f->eyes.see = !c->org.id[0] ? MT_SEE_OPERATOR : mt_api_may(c, "audit:read") ? MT_SEE_AUDIT : MT_SEE_TENANT;
+    snprintf(f->self, sizeof f->self, "%s", c->who.subject_id);
+    f->eyes.self = f->self;
+}
+
 static int read_filter(struct mt_api_call *c, struct mt_event_filter *f)
 {
     const char *k, *v;
     memcpy(f->org, c->org.id, sizeof f->org);
+    whose_eyes(c, f);
     if (take(c, "app_id", f->app, sizeof f->app) < 0 || take(c, "env_id", f->env, sizeof f->env) < 0 ||
         take(c, "aggregate_type", f->agg_type, sizeof f->agg_type) < 0 ||
         take(c, "aggregate_id", f->agg_id, sizeof f->agg_id) < 0 ||
@@ -173,7 +182,7 @@ static int list_with(struct mt_api_call *c, struct mt_event_filter *f)
     for (int i = 0; i < n; i++) {
         if (i)
             mt_buf_putc(&b, ',');
-        last = mt_event_json(r, i, &b);
+        last = mt_event_json(r, i, mt_event_see(&f->eyes, mt_pg_text(r, i, 11)), &b);
     }
     if (asc && n < limit && (n == 0 || last < head))
         last = head; /* nothing more up to the head: advance past filtered rows, and back to it from a history that is gone */
@@ -230,7 +239,7 @@ static int pump(struct mt_api_call *c, struct stream *s)
         int n = mt_pg_rows(r);
         for (int i = 0; i < n; i++) {
             mt_auto_buf struct mt_buf b = MT_BUF_INIT(256u * 1024u);
-            int64_t id = mt_event_json(r, i, &b);
+            int64_t id = mt_event_json(r, i, mt_event_see(&s->f.eyes, mt_pg_text(r, i, 11)), &b);
             mt_buf_putc(&b, '\n');
             int rc = mt_http_stream_write(c->http, b.p, b.len);
             if (rc == -MT_E_LIMIT)
@@ -325,6 +334,8 @@ int mt_api_events_stream(struct mt_api_call *c)
     }
     if (now - s->opened_ns > STREAM_MAX_NS)
         return end_stream(c, s, "max_duration");
+    if (s->f.eyes.see == MT_SEE_AUDIT && !mt_api_may(c, "audit:read")) /* a role was taken: what is seen is decided anew */
+        return end_stream(c, s, "scope_changed");
     int64_t last = spoke > s->beat_ns ? spoke : s->beat_ns;
     if (first || now - last >= HEARTBEAT_NS) {
         char line[96];

@@ -213,6 +213,21 @@ int mt_api_registries_list(struct mt_api_call *c);
 int mt_api_registries_put(struct mt_api_call *c);
 int mt_api_registries_delete(struct mt_api_call *c);
 int mt_api_node_registry_credential(struct mt_api_call *c);
+/* scheduler.c */
+int mt_api_scheduler_get(struct mt_api_call *c);
+int mt_api_scheduler_pause(struct mt_api_call *c);
+int mt_api_scheduler_resume(struct mt_api_call *c);
+int mt_api_groups_hold(struct mt_api_call *c);
+int mt_api_groups_resume(struct mt_api_call *c);
+
+/* explain.c */
+int mt_api_explain_get(struct mt_api_call *c);
+
+/* quarantine.c */
+int mt_api_quarantine_list(struct mt_api_call *c);
+int mt_api_quarantine_create(struct mt_api_call *c);
+int mt_api_quarantine_delete(struct mt_api_call *c);
+
 /* image_blocks.c */
 int mt_api_image_blocks_list(struct mt_api_call *c);
 int mt_api_image_blocks_create(struct mt_api_call *c);

@@ -7,6 +7,7 @@
 #include "control/api/diagnose.h"
 #include "control/api/sql.h"
 #include "control/api/state.h"
+#include "control/pass.h"
 #include "control/plans/edge_acks.h"
 
 static const struct mt_pg_stmt last_deploy = {
@@ -141,6 +142,20 @@ json_t *mt_api_status(struct mt_api_call *c)
     return o;
 }
 
+/* Nothing is placed or drained while the scheduler is paused: people see why nothing moves. No part of the environment's state, which
+ * can be told of the past too. */
+static int add_paused(struct mt_api_call *c, json_t *o)
+{
+    static const struct mt_pg_stmt st = {
+        "status_paused", "SELECT EXISTS (SELECT 1 FROM cluster_view WHERE key = '" MT_PASS_PAUSED_KEY "' AND value = 'true'::jsonb)"};
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    if (mt_pg_query_one(c->pg, &st, NULL, &r, &c->err) < 0)
+        return mt_api_fail_err(c);
+    if (mt_pg_bool(r, 0, 0))
+        say(json_object_get(o, "conditions"), json_pack("{s:s}", "type", "scheduler_paused"));
+    return 0;
+}
+
 int mt_api_env_status(struct mt_api_call *c)
 {
     int64_t head, epoch;
@@ -149,8 +164,10 @@ int mt_api_env_status(struct mt_api_call *c)
     if (mt_log_position(c->pg, &head, &epoch, &c->err) < 0)
         return mt_api_fail_err(c);
     json_t *o = mt_api_status(c);
-    if (!o)
+    if (!o || add_paused(c, o) < 0) {
+        json_decref(o);
         return -1;
+    }
     json_object_set_new(o, "as_of_event_id", json_integer(head));
     return mt_api_send(c, 200, o);
 }

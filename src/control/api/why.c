@@ -4,8 +4,7 @@
 #include "control/api/handlers.h"
 
 #include "base/str.h"
-#include "control/api/call.h"
-#include "control/streams/event_json.h"
+#include "control/api/why.h"
 
 /* $1 instance, $2 env, $3 app. Events of nodes are the operator's and left out. */
 static const struct mt_pg_stmt chain = {
@@ -24,29 +23,38 @@ static const struct mt_pg_stmt chain = {
     "  UNION SELECT e.event_id FROM born b JOIN moat.events e ON e.aggregate_id = b.release_id AND e.aggregate_type = 'release' AND e.app_id = $3)"
     " SELECT " MT_EVENT_COLUMNS " FROM moat.events JOIN told USING (event_id) ORDER BY event_id LIMIT 1000"};
 
-int mt_api_instance_why(struct mt_api_call *c)
+int mt_api_why_put(struct mt_api_call *c, const char *instance_id, const char *env_id, const char *app_id, enum mt_see see, struct mt_buf *b)
 {
     mt_auto_pg_res struct mt_pg_res *r = NULL;
     struct mt_pg_params p;
-    const char *id = mt_api_param(c, "instance_id");
-    if (mt_api_query_done(c) < 0)
-        return -1;
     mt_pg_p_init(&p);
-    mt_pg_p_text(&p, id);
-    mt_pg_p_text(&p, c->env.id);
-    mt_pg_p_text(&p, c->app.id);
+    mt_pg_p_text(&p, instance_id);
+    mt_pg_p_text(&p, env_id);
+    mt_pg_p_text(&p, app_id);
     if (mt_pg_query(c->pg, &chain, &p, &r, &c->err) < 0)
         return mt_api_fail_err(c);
     if (mt_pg_rows(r) == 0)
         return mt_api_not_found(c, "instance");
-    mt_auto_buf struct mt_buf b = MT_BUF_INIT(64u * 1024u * 1024u);
-    mt_buf_printf(&b, "{\"instance_id\":\"%s\",\"items\":[", id); /* letters, digits and underscores: it was found */
+    mt_buf_putc(b, '[');
     for (int i = 0; i < mt_pg_rows(r); i++) {
         if (i)
-            mt_buf_putc(&b, ',');
-        (void)mt_event_json(r, i, &b);
+            mt_buf_putc(b, ',');
+        (void)mt_event_json(r, i, see, b);
     }
-    mt_buf_puts(&b, "]}");
+    mt_buf_putc(b, ']');
+    return 0;
+}
+
+int mt_api_instance_why(struct mt_api_call *c)
+{
+    const char *id = mt_api_param(c, "instance_id");
+    mt_auto_buf struct mt_buf b = MT_BUF_INIT(64u * 1024u * 1024u);
+    if (mt_api_query_done(c) < 0)
+        return -1;
+    mt_buf_printf(&b, "{\"instance_id\":\"%s\",\"items\":", id); /* letters, digits and underscores: it is found, or this is not sent */
+    if (mt_api_why_put(c, id, c->env.id, c->app.id, MT_SEE_TENANT, &b) < 0)
+        return -1;
+    mt_buf_putc(&b, '}');
     size_t len = b.len;
     return mt_api_send_text(c, 200, mt_buf_take(&b), len);
 }

@@ -62,6 +62,8 @@ static const struct mt_pf f_sp_rotated[] = {TEXT("rotation_id"), TEXT_OPT("old_v
 static const struct mt_pf f_registry_set[] = {TEXT("host"), TEXT("username"), TEXT("material_id"), END};
 static const struct mt_pf f_registry_deleted[] = {TEXT("host"), END};
 static const struct mt_pf f_image_block[] = {TEXT("digest"), BOOL("evict"), TEXT("reason"), END};
+/* of an organisation's, and yet in no envelope of it: tenants do not read it */
+static const struct mt_pf f_quarantine[] = {ENUM("target_type", "instance|env|org"), TEXT("target_id"), TEXT("reason"), END};
 static const struct mt_pf f_app_created[] = {TEXT("name"), TEXT_OPT("description"), TEXT_OPT("project_id"), END};
 /* description and project_id: null takes the value away */
 static const struct mt_pf f_app_updated[] = {TEXT_OPT("name"), ANY_OPT("description"), ANY_OPT("project_id"), END};
@@ -114,7 +116,7 @@ static const struct mt_pf f_released[] = {TEXT("overlay_ipv6"), END};
 /* command: an array of texts, of which some may be the same */
 static const struct mt_pf f_exec_granted[] = {TEXT("instance_id"), ANY("command"), BOOL("tty"), TEXT_OPT("user"), TEXT("expires_at"),
                                               INT("max_duration_seconds"), END};
-static const struct mt_pf f_exec_connected[] = {TEXT("instance_id"), TEXT("source_ip"), END};
+static const struct mt_pf f_exec_connected[] = {TEXT("instance_id"), {"source_ip", MT_PF_TEXT, true, NULL, MT_SEE_AUDIT}, END};
 static const struct mt_pf f_exec_revoked[] = {TEXT("instance_id"), END};
 static const struct mt_pf f_exec_ended[] = {TEXT("instance_id"), ENUM("end_reason", EXEC_ENDS), INT_OPT("exit_code"),
                                             TEXT_OPT("signal"), INT_OPT("stdin_bytes"), INT_OPT("output_bytes"), END};
@@ -131,7 +133,8 @@ static const struct mt_pf f_snapshot_created[] = {TEXT("volume_id"), TEXT("sourc
 static const struct mt_pf f_snapshot_status[] = {
     TEXT("volume_id"), ENUM("status", "queued|running|succeeded|failed"), ENUM_OPT("phase", "capturing|uploading|verifying"),
     ENUM_OPT("consistency", "crash|filesystem"), TEXT_OPT("captured_at"), INT_OPT("size_bytes"), INT_OPT("changed_bytes"), INT_OPT("uploaded_bytes"),
-    INT_OPT("key_epoch"), TEXT_OPT("image_root"), TEXT_OPT("manifest_sha256"), TEXT_OPT("parent_snapshot_id"), TEXT_OPT("failed_reason"), END};
+    {"key_epoch", MT_PF_INT, false, NULL, MT_SEE_OPERATOR}, {"image_root", MT_PF_TEXT, false, NULL, MT_SEE_OPERATOR},
+    {"manifest_sha256", MT_PF_TEXT, false, NULL, MT_SEE_OPERATOR}, TEXT_OPT("parent_snapshot_id"), TEXT_OPT("failed_reason"), END};
 static const struct mt_pf f_snapshot_pruned[] = {TEXT("volume_id"), ENUM("reason", "retention|user|volume_deleted"), END};
 static const struct mt_pf f_attachment_created[] = {TEXT("volume_id"), TEXT("process_type"), TEXT("mount_path"), BOOL("read_only"),
                                                     ENUM("managed_by", "api|manifest"), END};
@@ -236,6 +239,8 @@ static const struct mt_pf *const fields[MT_EV_MAX] = {
     [MT_EV_ENROLLMENT_TOKEN_CREATED] = f_token_created,
     [MT_EV_ENROLLMENT_TOKEN_USED] = f_token_used,
     [MT_EV_ENROLLMENT_TOKEN_REVOKED] = f_none,
+    [MT_EV_QUARANTINE_SET] = f_quarantine,
+    [MT_EV_QUARANTINE_CLEARED] = f_quarantine,
     [MT_EV_IMAGE_BLOCK_SET] = f_image_block,
     [MT_EV_IMAGE_BLOCK_CLEARED] = f_image_block,
     [MT_EV_CLUSTER_CONFIG_SET] = f_cluster_config,
@@ -261,4 +266,12 @@ const struct mt_pf *mt_ev_fields(enum mt_ev ev)
 {
     MT_ASSERT(ev < MT_EV_MAX);
     return fields[ev];
+}
+
+bool mt_ev_hides(enum mt_ev ev)
+{
+    for (const struct mt_pf *f = mt_ev_fields(ev); f->name; f++)
+        if (f->see != MT_SEE_TENANT)
+            return true;
+    return false;
 }

@@ -89,6 +89,8 @@ enum mt_ev_birth { MT_EV_FIRST = 0, MT_EV_LATER, MT_EV_ANY };
     X(ENROLLMENT_TOKEN_CREATED, "enrollment_token.created", "enrollment_token", 1, FIRST, false) \
     X(ENROLLMENT_TOKEN_USED, "enrollment_token.used", "enrollment_token", 1, LATER, false) \
     X(ENROLLMENT_TOKEN_REVOKED, "enrollment_token.revoked", "enrollment_token", 1, LATER, false) \
+    X(QUARANTINE_SET, "quarantine.set", "quarantine", 1, ANY, false)                   \
+    X(QUARANTINE_CLEARED, "quarantine.cleared", "quarantine", 1, LATER, false)         \
     X(IMAGE_BLOCK_SET, "image_block.set", "image_block", 1, ANY, false)                \
     X(IMAGE_BLOCK_CLEARED, "image_block.cleared", "image_block", 1, LATER, false)      \
     X(CLUSTER_CONFIG_SET, "cluster.config_set", "cluster", 1, ANY, false)              \
@@ -132,15 +134,26 @@ enum mt_pf_kind {
     MT_PF_ANY      /* any JSON value, null included */
 };
 
+/** Who sees a field of an event that tenants may read. */
+enum mt_see {
+    MT_SEE_TENANT = 0, /* everybody who reads the event */
+    MT_SEE_AUDIT,      /* who may read the audit log; of what somebody did himself also that one */
+    MT_SEE_OPERATOR,   /* operators, in the whole log */
+    MT_SEE_MAX
+};
+
 struct mt_pf {
     const char *name;
     enum mt_pf_kind kind;
     bool required;
     const char *values; /* MT_PF_ENUM: "a|b|c" */
+    enum mt_see see;
 };
 
 /** Fields of a type's payload; the end is an entry without a name. */
 const struct mt_pf *mt_ev_fields(enum mt_ev ev);
+/** True when some field of the type is not for everybody who reads it. */
+bool mt_ev_hides(enum mt_ev ev);
 
 #define MT_EV_PAYLOAD_MAX 65536
 

@@ -10,6 +10,11 @@
 #include "model/volume.h"
 #include "model/workload.h"
 
+/* Instances of node $1 that are in quarantine, by themselves or by what they belong to. */
+#define QUARANTINED                                                                                              \
+    "i.node_id = $1 AND i.released_at IS NULL AND (SELECT array_agg(target_id) FROM quarantines_view WHERE NOT deleted)" \
+    " && ARRAY[i.instance_id, i.env_id, i.org_id]"
+
 static const struct mt_pg_stmt fingerprint = {
     "plan_fingerprint",
     "SELECT encode(sha256(convert_to("
@@ -25,7 +30,8 @@ static const struct mt_pg_stmt fingerprint = {
     "coalesce((SELECT string_agg(volume_id || ' ' || resource_version, ',' ORDER BY volume_id) FROM volumes_view"
     " WHERE home_node_id = $1 AND NOT deleted), '') || '|' ||"
     "coalesce((SELECT string_agg(snapshot_id || ' ' || (pruned_at IS NULL), ',' ORDER BY snapshot_id) FROM snapshots_view"
-    " WHERE source_node_id = $1 AND status IN ('queued', 'running')), '') || $2, 'UTF8')), 'hex')"};
+    " WHERE source_node_id = $1 AND status IN ('queued', 'running')), '') || '|' ||"
+    "coalesce((SELECT string_agg(overlay_ipv6, ',' ORDER BY instance_id) FROM instances_view i WHERE " QUARANTINED "), '') || $2, 'UTF8')), 'hex')"};
 
 static const struct mt_pg_stmt assignments = {
     "plan_assignments",
@@ -58,6 +64,9 @@ static const struct mt_pg_stmt jobs = {
 static const struct mt_pg_stmt edges = {
     "plan_edges", "SELECT overlay_ipv6 FROM nodes_view WHERE NOT deleted AND 'edge' = ANY (roles) AND admin_state IN ('active', 'cordoned', 'draining')"
                   " ORDER BY node_id"};
+
+static const struct mt_pg_stmt quarantined = {
+    "plan_quarantined", "SELECT overlay_ipv6 FROM instances_view i WHERE " QUARANTINED " ORDER BY instance_id"};
 
 int mt_node_plan_fingerprint(struct mt_control *ctl, struct mt_pg *pg, const struct mt_node *node, const struct mt_node_plan_how *how,
                              char ret[65], struct mt_err *err)
@@ -263,7 +272,7 @@ int mt_node_plan_build(struct mt_control *ctl, struct mt_pg *pg, const struct mt
 {
     struct mt_pg_params p;
     mt_auto_pg_res struct mt_pg_res *r = NULL;
-    mt_auto_pg_res struct mt_pg_res *er = NULL;
+    mt_auto_pg_res struct mt_pg_res *er = NULL, *qr = NULL;
     json_t *mesh = NULL, *peers = NULL, *gateways = NULL;
     int64_t head, epoch;
     char plan_id[MT_ULID_SIZE];
@@ -274,19 +283,22 @@ int mt_node_plan_build(struct mt_control *ctl, struct mt_pg *pg, const struct mt
     mt_pg_p_init(&p);
     mt_pg_p_text(&p, node->node_id);
     if ((rc = mt_pg_query(pg, &assignments, &p, &r, err)) < 0 || (rc = mt_pg_query(pg, &edges, NULL, &er, err)) < 0 ||
+        (rc = mt_pg_query(pg, &quarantined, &p, &qr, err)) < 0 ||
         (rc = mt_mesh_plan_build(pg, node, &mesh, &peers, &gateways, err)) < 0)
         return rc;
-    json_t *list = json_array(), *edge_list = json_array();
+    json_t *list = json_array(), *edge_list = json_array(), *quarantine = json_array();
     for (int i = 0; i < mt_pg_rows(r); i++)
         put_assignment(ctl, r, i, list);
     for (int i = 0; i < mt_pg_rows(er); i++)
         json_array_append_new(edge_list, json_string(mt_pg_text(er, i, 0)));
+    for (int i = 0; i < mt_pg_rows(qr); i++)
+        json_array_append_new(quarantine, json_string(mt_pg_text(qr, i, 0)));
     mt_ulid_new(plan_id);
-    json_t *plan = json_pack("{s:s,s:s,s:s,s:I,s:I,s:s,s:o,s:{s:I,s:s,s:s,s:s,s:[],s:o,s:o,s:s,s:o,s:o*},s:{}}", "spec_version", "v1",
+    json_t *plan = json_pack("{s:s,s:s,s:s,s:I,s:I,s:s,s:o,s:{s:I,s:s,s:s,s:s,s:[],s:o,s:o,s:o,s:s,s:o,s:o*},s:{}}", "spec_version", "v1",
                              "cluster_id", ctl->cluster_id, "node_id", node->node_id, "epoch", (json_int_t)epoch,
                              "cursor_event_id", (json_int_t)head, "plan_id", plan_id, "instances", list, "network", "mtu",
                              (json_int_t)ctl->conf.mtu, "cluster_prefix", ctl->prefix, "overlay_ipv6", node->overlay_ipv6,
-                             "instance_prefix", node->instance_prefix, "dns", "edges", edge_list, "gateways", gateways, "egress_mode",
+                             "instance_prefix", node->instance_prefix, "dns", "edges", edge_list, "gateways", gateways, "quarantine", quarantine, "egress_mode",
                              ctl->conf.egress_mode, "peers", peers, "mesh", mesh, "node_config");
     if (plan && how->recovery != MT_RECOVERY_NONE)
         json_object_set_new(plan, "recovery", json_true());

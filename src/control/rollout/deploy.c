@@ -77,7 +77,7 @@ void mt_deploy_step(const struct mt_deploy *d, int64_t now_ms, struct mt_deploy_
         if (r->condition == MT_ROLL_HELD) {
             (void)snprintf(ret->message, sizeof ret->message, "process '%.32s': %.200s", d->groups[i].process_type,
                            r->detail[0] ? r->detail : "held after failed attempts");
-            fail(d, ret, r->held_reason ? r->held_reason : mt_reason_code(MT_REASON_ATTEMPT_FAILED));
+            fail(d, ret, r->held_by_operator ? "held_by_operator" : r->held_reason ? r->held_reason : mt_reason_code(MT_REASON_ATTEMPT_FAILED));
             return;
         }
         if (!said[0])

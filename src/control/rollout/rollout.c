@@ -285,6 +285,11 @@ static bool is_held(struct mt_step *s)
     const char *detail = s->r->last_attempt ? s->r->last_attempt->reason_detail : NULL;
     bool remembered = g->condition == MT_ROLL_HELD && g->held_event > g->command_event && same(g->recorded_target, g->target_spec);
 
+    if (remembered && g->recorded_detail && strncmp(g->recorded_detail, MT_ROLL_OPERATOR_HOLD, strlen(MT_ROLL_OPERATOR_HOLD)) == 0) {
+        s->r->held_by_operator = true;
+        (void)snprintf(s->r->detail, sizeof s->r->detail, "%s", g->recorded_detail);
+        return true;
+    }
     if (!remembered && !(in_rollout && (failed >= MT_ROLL_ATTEMPTS || final)))
         return false;
     s->r->held_reason = code;
@@ -323,7 +328,7 @@ static void held(struct mt_step *s)
         if (!in->live || in->leaving)
             continue;
         if (in->matching && !in->i->ever_ready && in->i->status != MT_STATUS_READY)
-            mt_step_act(s, MT_ROLL_STOP, in, MT_REASON_ATTEMPT_FAILED);
+            mt_step_act(s, MT_ROLL_STOP, in, s->r->held_by_operator ? MT_REASON_TERMINATED_BY_OPERATOR : MT_REASON_ATTEMPT_FAILED);
         else
             live++;
     }

@@ -24,6 +24,8 @@ struct mt_err;
 #define MT_ROLL_MIN_READY_MS 5000
 #define MT_ROLL_ATTEMPTS 3
 #define MT_ROLL_REPLICAS_MAX 100
+/* How the detail of a hold begins that an operator has set, not failed attempts. */
+#define MT_ROLL_OPERATOR_HOLD "held by an operator: "
 
 /** One instance whose observed state is not `stopped`, or whose desired state is still `running`. */
 struct mt_roll_instance {
@@ -80,6 +82,7 @@ struct mt_roll_group {
     enum mt_reason reason;
     const char *stable_spec;   /* NULL before the first success */
     const char *recorded_target; /* target_spec of that event, or NULL */
+    const char *recorded_detail; /* its detail, or NULL */
     uint64_t held_event;       /* id of the event that set `held` */
     uint64_t command_event;    /* id of the last deploy, rollback, restart, scale or secrets event of the group; needed
                                   always, not only while held: attempts before it do not count */
@@ -117,6 +120,7 @@ struct mt_roll_result {
     bool surge_unavailable; /* rolling drain-first; goes into the deploy's message */
     uint32_t matching, ready, available, old;
     const struct mt_roll_attempt *last_attempt; /* the last failed attempt of the target that counts, or NULL */
+    bool held_by_operator;
     const char *held_reason; /* held: reason code the attempts ended with, or NULL when it is no longer known */
     int64_t wake_at_ms;     /* when time alone changes the answer; INT64_MAX: never */
 };

@@ -131,6 +131,12 @@ static enum filter refused_by(const struct mt_place_node *n, const struct mt_pla
     return F_MAX;
 }
 
+const char *mt_place_refusal(const struct mt_place_node *n, const struct mt_place_request *r)
+{
+    enum filter f = refused_by(n, r);
+    return f == F_MAX ? NULL : filters[f].word;
+}
+
 const char *mt_place_zone(const struct mt_place_node *n)
 {
     return n->zone ? n->zone : n->node_id;

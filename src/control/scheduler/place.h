@@ -136,6 +136,9 @@ struct mt_place_decision {
 void mt_place(const struct mt_place_node *nodes, size_t n_nodes, const struct mt_place_request *request,
               struct mt_place_decision *ret);
 
+/** Why @node does not take the request, in a word or two ("memory", "labels"); NULL when it would, were it asked alone. Gates and quota are not looked at. */
+const char *mt_place_refusal(const struct mt_place_node *node, const struct mt_place_request *request);
+
 /** Book one more (booting) instance on a node, or take one off again. Sums saturate at 0, never wrap. */
 void mt_place_charge(struct mt_place_node *node, const struct mt_place_size *size);
 void mt_place_credit(struct mt_place_node *node, const struct mt_place_size *size);

@@ -2,11 +2,9 @@
 /* Events as JSON objects. */
 #include "control/streams/event_json.h"
 
-#include "base/assert.h"
 #include "base/clock.h"
 #include "base/str.h"
 
-#include <jansson.h>
 #include <stdlib.h>
 
 static void put(struct mt_buf *b, const char *key, const char *v)
@@ -17,21 +15,31 @@ static void put(struct mt_buf *b, const char *key, const char *v)
     mt_buf_put_json_str(b, v, strlen(v));
 }
 
-/* What a backup is authenticated by is for the platform alone (control-plane.md §7.1). */
-static void put_snapshot_status(struct mt_buf *b, const char *payload)
+enum mt_see mt_event_see(const struct mt_event_eyes *eyes, const char *actor)
 {
-    static const char *const hidden[] = {"key_epoch", "image_root", "manifest_sha256"};
-    json_error_t je;
-    json_t *p = json_loads(payload, 0, &je);
-    for (size_t i = 0; i < MT_ARRAY_LEN(hidden); i++)
-        (void)json_object_del(p, hidden[i]);
-    char *t = p ? json_dumps(p, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
-    mt_buf_puts(b, t ? t : "{}");
-    free(t);
-    json_decref(p);
+    return eyes->see == MT_SEE_TENANT && eyes->self && actor && MT_STREQ(eyes->self, actor) ? MT_SEE_AUDIT : eyes->see;
 }
 
-int64_t mt_event_json(const struct mt_pg_res *r, int i, struct mt_buf *b)
+/* Most types hide nothing, and their text is passed on as it is. */
+void mt_event_payload(struct mt_buf *b, const char *type, const char *payload, enum mt_see see)
+{
+    enum mt_ev ev = mt_ev_by_name(type);
+    if (ev == MT_EV_MAX || see >= MT_SEE_OPERATOR || !mt_ev_hides(ev)) {
+        mt_buf_puts(b, payload);
+        return;
+    }
+    json_error_t je;
+    json_t *o = json_loads(payload, 0, &je);
+    for (const struct mt_pf *f = mt_ev_fields(ev); f->name; f++)
+        if (f->see > see)
+            (void)json_object_del(o, f->name);
+    char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
+    mt_buf_puts(b, text ? text : "{}"); /* out of memory: less, never more */
+    free(text);
+    json_decref(o);
+}
+
+int64_t mt_event_json(const struct mt_pg_res *r, int i, enum mt_see see, struct mt_buf *b)
 {
     char ts[MT_RFC3339_LEN], sentence[512];
     int64_t id = mt_pg_i64(r, i, 0), cause = mt_pg_i64_or(r, i, 14, 0);
@@ -56,10 +64,7 @@ int64_t mt_event_json(const struct mt_pg_res *r, int i, struct mt_buf *b)
     mt_event_summary(type, agg, payload, sentence, sizeof sentence);
     put(b, "summary", sentence);
     mt_buf_puts(b, ",\"payload\":");
-    if (MT_STREQ(type, "snapshot.status_changed"))
-        put_snapshot_status(b, payload);
-    else
-        mt_buf_puts(b, payload);
+    mt_event_payload(b, type, payload, see);
     mt_buf_putc(b, '}');
     return id;
 }

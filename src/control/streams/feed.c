@@ -29,8 +29,9 @@ static const struct mt_pg_stmt st_page = {"feed_page", "SELECT " MT_EVENT_COLUMN
 struct entry {
     int64_t id;
     struct mt_event_keys keys; /* point into text */
-    char *line;                /* JSON with its newline; NULL: nobody wanted it when it came */
-    size_t len;
+    bool hides;                /* each enum mt_see has its own line; else all see that of MT_SEE_OPERATOR */
+    char *line[MT_SEE_MAX];    /* JSON with its newline; NULL: nobody wanted it when it came */
+    size_t len[MT_SEE_MAX];
     char *text;
     size_t bytes;
 };
@@ -97,7 +98,8 @@ bool mt_event_wanted(const struct mt_event_filter *f, const struct mt_event_keys
 
 static void entry_free(struct entry *e)
 {
-    free(e->line);
+    for (int s = 0; s < MT_SEE_MAX; s++)
+        free(e->line[s]);
     free(e->text);
     *e = (struct entry){0};
 }
@@ -137,7 +139,8 @@ static void drop(struct mt_feed_sub *s)
 /* False when the stream is over. */
 static bool give(struct mt_feed_sub *s, const struct entry *e, int64_t now)
 {
-    int rc = mt_http_stream_write(s->req, e->line, e->len);
+    int see = e->hides ? (int)mt_event_see(&s->filter->eyes, e->keys.actor) : MT_SEE_OPERATOR;
+    int rc = mt_http_stream_write(s->req, e->line[see], e->len[see]);
     if (rc == 0) {
         s->after = e->id;
         s->spoke_ns = now;
@@ -170,7 +173,7 @@ int mt_feed_join(struct mt_feed *f, struct mt_feed_sub *s)
             const struct entry *e = &f->ring[(f->first + i) % RECENT];
             if (e->id <= s->after || !mt_event_wanted(s->filter, &e->keys))
                 continue;
-            if (!e->line)
+            if (!e->line[MT_SEE_OPERATOR])
                 rc = 0;
             else
                 (void)give(s, e, now);
@@ -265,13 +268,19 @@ static int remember(const struct mt_pg_res *r, int i, const struct mt_event_keys
     e->bytes = n + sizeof *e;
     if (!render)
         return 0;
-    struct mt_buf b = MT_BUF_INIT(256u * 1024u);
-    (void)mt_event_json(r, i, &b);
-    mt_buf_putc(&b, '\n');
-    e->len = b.len;
-    e->bytes += b.len;
-    e->line = mt_buf_take(&b);
-    return e->line ? 0 : -1;
+    enum mt_ev ev = mt_ev_by_name(k->type);
+    e->hides = ev != MT_EV_MAX && mt_ev_hides(ev);
+    for (int see = e->hides ? 0 : MT_SEE_OPERATOR; see < MT_SEE_MAX; see++) {
+        struct mt_buf b = MT_BUF_INIT(256u * 1024u);
+        (void)mt_event_json(r, i, (enum mt_see)see, &b);
+        mt_buf_putc(&b, '\n');
+        e->len[see] = b.len;
+        e->bytes += b.len;
+        e->line[see] = mt_buf_take(&b);
+        if (!e->line[see])
+            return -1;
+    }
+    return 0;
 }
 
 /* Offer row @i, which follows event @before, to everybody. 0; 1 the feed was set elsewhere meanwhile; -1 memory is out. */

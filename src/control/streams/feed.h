@@ -9,6 +9,7 @@
 #include "base/err.h"
 #include "control/auth/auth.h"
 #include "control/log/read.h"
+#include "control/streams/event_json.h"
 #include "wire/http_server.h"
 
 #define MT_FILTER_TYPES 16
@@ -20,6 +21,8 @@ struct mt_event_filter {
     char *types[MT_FILTER_TYPES];       /* LIKE patterns: '\' escapes, '%' only at the end; owned */
     int types_n;
     struct mt_auth_restrict *inside;    /* of the token, NULL for none; owned */
+    struct mt_event_eyes eyes;          /* narrows fields, not events; self points to the next */
+    char self[40];
 };
 
 /** Free what the filter owns. */

@@ -403,6 +403,15 @@ static const struct projection table[] = {
       " last_event_id = excluded.last_event_id WHERE image_blocks_view.last_event_id < excluded.last_event_id"}},
     {MT_EV_IMAGE_BLOCK_CLEARED,
      {"proj_image_block_cleared", UPDATE("image_blocks_view", "digest", "image_block.cleared", "deleted = true, reason = " P("reason"))}},
+    {MT_EV_QUARANTINE_SET,
+     {"proj_quarantine_set",
+      "INSERT INTO quarantines_view (target_id, target_type, reason, set_by, " BORN_COLS ") SELECT e.aggregate_id, " P("target_type") ", "
+      P("reason") ", e.actor_id, " BORN E_OF("quarantine.set")
+      " ON CONFLICT (target_id) DO UPDATE SET reason = excluded.reason, set_by = excluded.set_by, deleted = false,"
+      " updated_at = excluded.updated_at, resource_version = quarantines_view.resource_version + 1,"
+      " last_event_id = excluded.last_event_id WHERE quarantines_view.last_event_id < excluded.last_event_id"}},
+    {MT_EV_QUARANTINE_CLEARED,
+     {"proj_quarantine_cleared", UPDATE("quarantines_view", "target_id", "quarantine.cleared", "deleted = true, reason = " P("reason"))}},
     {MT_EV_CLUSTER_CONFIG_SET, {"proj_cluster_config", CLUSTER_UPSERT(P("key"), "e.payload->'value'", "cluster.config_set")}},
     /* The state of a recovery is the row of the key `recovery`, its middle state set as a setting of that key. */
     {MT_EV_CLUSTER_EPOCH_BUMPED, {"proj_cluster_epoch", CLUSTER_UPSERT("'recovery'", RECOVERY("frozen"), "cluster.epoch_bumped")}},
@@ -414,7 +423,7 @@ static const char *const tables[] = {
     "users_view",       "orgs_view",   "org_members_view", "service_principals_view", "projects_view",        "apps_view",      "envs_view",  "releases_view", "deploys_view",
     "org_quotas_view",  "secret_bundles_view",
     "env_desired_view", "routes_view", "hostname_owners_view", "instances_view", "exec_sessions_view", "volumes_view", "volume_attachments_view", "snapshots_view", "nodes_view", "cluster_view", "enrollment_tokens_view",
-    "registry_credentials_view", "image_blocks_view", NULL,
+    "registry_credentials_view", "image_blocks_view", "quarantines_view", NULL,
 };
 
 const char *const *mt_proj_tables(void)

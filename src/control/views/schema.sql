@@ -505,6 +505,19 @@ CREATE TABLE image_blocks_view (
   last_event_id    bigint NOT NULL
 );
 
+-- What may send nothing of its own accord any more: instances, alone or by their environment or organisation.
+CREATE TABLE quarantines_view (
+  target_id        text CONSTRAINT quarantines_view_pkey PRIMARY KEY,
+  target_type      text NOT NULL,
+  reason           text NOT NULL,
+  set_by           text NOT NULL,
+  deleted          boolean NOT NULL DEFAULT false,
+  created_at       timestamptz NOT NULL,
+  updated_at       timestamptz NOT NULL,
+  resource_version bigint NOT NULL,
+  last_event_id    bigint NOT NULL
+);
+
 CREATE TABLE cluster_view (
   key              text CONSTRAINT cluster_view_pkey PRIMARY KEY,
   value            jsonb NOT NULL,

@@ -128,6 +128,8 @@ STATE_DIFF = {
 
 REGISTRY = {"id": oid("reg", 1), "org_id": ORG, "host": "registry.test:5000", "username": f"robot{ESC}", "updated_by": oid("usr", 1), "resource_version": 2,
             "created_at": T % (1, 0), "updated_at": T % (2, 0)}
+QUARANTINE = {"target_type": "env", "target_id": ENV, "reason": f"spam{ESC}", "updated_by": oid("usr", 1), "resource_version": 1, "created_at": T % (1, 0),
+              "updated_at": T % (1, 0)}
 BLOCK = {"digest": "sha256:" + "9" * 64, "evict": True, "reason": f"miner{ESC}", "updated_by": oid("usr", 1), "resource_version": 1, "created_at": T % (1, 0),
          "updated_at": T % (1, 0)}
 SV1, SV2 = oid("sv", 1), oid("sv", 2)
@@ -261,6 +263,30 @@ ANSWERS = {
     ("PUT", f"{O}/registry-credentials/registry.test:5000"): receipt("registry.set", dict(REGISTRY, resource_version=3)),
     ("PUT", f"{O}/registry-credentials/other.test"): receipt("registry.set", dict(REGISTRY, id=oid("reg", 2), host="other.test", resource_version=1)),
     ("DELETE", f"{O}/registry-credentials/registry.test:5000"): {"ok": True, "already_deleted": False},
+    ("GET", "/v1/quarantine"): lst(QUARANTINE),
+    ("POST", "/v1/quarantine"): receipt("quarantine.set", QUARANTINE),
+    ("DELETE", f"/v1/quarantine/{ENV}"): {"ok": True, "already_deleted": False},
+    ("POST", f"/v1/routes/{ROUTE}/disable"): receipt("route.disable", dict(ROUTE_OBJ, disabled=True, resource_version=4)),
+    ("POST", f"/v1/routes/{ROUTE}/enable"): receipt("route.enable", dict(ROUTE_OBJ, resource_version=5)),
+    ("GET", "/v1/admin/scheduler"): {"paused": True, "reason": f"move {ESC}", "changed_at": T % (9, 0), "groups": {"ok": 3, "blocked": 1, "held": 0},
+                                     "waiting": [{"org_id": ORG, "app_id": APP, "env_id": ENV, "process_type": "web", "condition": "blocked",
+                                                  "reason": "no_capacity_memory", "detail": "3 nodes: 3 memory", "since": T % (8, 0)}],
+                                     "leader": {"holder": "host/42", "epoch": 3, "since": T % (7, 0), "renewed_at": T % (9, 0)}},
+    ("POST", "/v1/admin/scheduler/pause"): {"paused": True, "reason": "move"},
+    ("POST", "/v1/admin/scheduler/resume"): {"paused": False, "reason": "done"},
+    ("POST", f"/v1/admin/groups/{ENV}/web/hold"): {"env_id": ENV, "process_type": "web", "condition": "held", "detail": "held by an operator: look"},
+    ("POST", f"/v1/admin/groups/{ENV}/web/resume"): {"env_id": ENV, "process_type": "web", "condition": "ok"},
+    ("GET", "/v1/admin/explain"): {"org_id": ORG, "org": "local", "app_id": APP, "app": "web", "env_id": ENV, "instance_id": INST,
+                                   "scheduler": {"paused": True, "reason": "move"}, "status": dict(STATUS, conditions=[
+                                       {"type": "blocked", "process_type": "web", "reason": "no_capacity_memory", "detail": f"2 nodes {ESC}"}]),
+                                   "placement": [{"process_type": "web", "desired": 2, "target_spec": "a" * 64, "nodes": [
+                                       {"node_id": NODE, "admin_state": "active", "health": "ready", "takes_one_more": False, "refuses_for": "memory"},
+                                       {"node_id": oid("node", 2), "admin_state": "active", "health": "ready", "takes_one_more": True}]}],
+                                   "why": EVENTS},
+    ("GET", "/v1/admin/events"): {"items": EVENTS, "next_after_event_id": 7, "head_event_id": 7, "epoch": 1},
+    ("GET", "/v1/admin/projections"): lst({"name": "apps_view", "state": "live", "last_applied_event_id": 7, "head_event_id": 7, "updated_at": T % (9, 0),
+                                           "rebuild": {"view": "apps_view", "requested_at": T % (9, 1), "requested_by": oid("usr", 1), "failed": None}}),
+    ("POST", "/v1/admin/projections/apps_view/rebuild"): {"view": "apps_view", "requested_at": T % (9, 1), "requested_by": oid("usr", 1)},
     ("GET", "/v1/image-blocks"): lst(BLOCK),
     ("POST", "/v1/image-blocks"): receipt("image.block", BLOCK),
     ("DELETE", f"/v1/image-blocks/{BLOCK['digest']}"): {"ok": True, "already_deleted": False},

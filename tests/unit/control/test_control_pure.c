@@ -266,6 +266,32 @@ static void events_read_as_sentences(void **state)
     assert_string_equal(s, "unknown a: thing happened");
 }
 
+/* a field is for whom its schema says; what somebody did himself he may always see (control-plane.md §11.1) */
+static void fields_are_for_those_who_may_see_them(void **state)
+{
+    (void)state;
+    const struct mt_event_eyes other = {MT_SEE_TENANT, "usr_b"}, self = {MT_SEE_TENANT, "usr_a"}, audit = {MT_SEE_AUDIT, NULL};
+    assert_int_equal(mt_event_see(&other, "usr_a"), MT_SEE_TENANT);
+    assert_int_equal(mt_event_see(&self, "usr_a"), MT_SEE_AUDIT);
+    assert_int_equal(mt_event_see(&audit, "usr_a"), MT_SEE_AUDIT);
+    assert_true(mt_ev_hides(MT_EV_EXEC_SESSION_CONNECTED));
+    assert_false(mt_ev_hides(MT_EV_APP_CREATED));
+    struct mt_buf b = MT_BUF_INIT(4096);
+    static const char payload[] = "{\"instance_id\":\"inst_1\",\"source_ip\":\"192.0.2.1\"}";
+    mt_event_payload(&b, "exec_session.connected", payload, MT_SEE_TENANT);
+    assert_string_equal(mt_buf_cstr(&b), "{\"instance_id\":\"inst_1\"}");
+    b.len = 0;
+    mt_event_payload(&b, "exec_session.connected", payload, MT_SEE_AUDIT);
+    assert_string_equal(mt_buf_cstr(&b), payload);
+    b.len = 0;
+    mt_event_payload(&b, "app.created", "{\"name\":\"x\"}", MT_SEE_TENANT);
+    assert_string_equal(mt_buf_cstr(&b), "{\"name\":\"x\"}");
+    b.len = 0;
+    mt_event_payload(&b, "exec_session.connected", "broken", MT_SEE_TENANT);
+    assert_string_equal(mt_buf_cstr(&b), "{}");
+    mt_buf_done(&b);
+}
+
 static void a_cursor_reads_back_for_its_own_list_only(void **state)
 {
     (void)state;
@@ -375,6 +401,7 @@ int main(void)
         cmocka_unit_test(an_unchanged_plan_is_sent_once_and_again_to_who_is_behind),
         cmocka_unit_test(a_drain_is_cut_only_when_every_edge_has_the_revision),
         cmocka_unit_test(events_read_as_sentences),
+        cmocka_unit_test(fields_are_for_those_who_may_see_them),
         cmocka_unit_test(a_cursor_reads_back_for_its_own_list_only),
         cmocka_unit_test(a_span_before_now_is_read_whole_or_not_at_all),
         cmocka_unit_test(patches_name_the_smallest_steps),

@@ -26,6 +26,7 @@ struct scene {
     struct mt_roll_group g;
     struct mt_place_quota quota;
     struct mt_roll_result r;
+    enum mt_reason why; /* of the first action */
     struct mt_arena arena;
     char acts[200];
 };
@@ -76,6 +77,7 @@ static const char *step(struct scene *s)
     s->acts[0] = '\0';
     if (mt_roll_step(&s->g, s->nodes, 2, &s->quota, NOW, &s->arena, &s->r, &err) < 0)
         return "error";
+    s->why = s->r.n_actions ? s->r.actions[0].reason : MT_REASON_NONE;
     for (size_t i = 0; i < s->r.n_actions && n < sizeof s->acts; i++) {
         const struct mt_roll_action *a = &s->r.actions[i];
         n += (size_t)snprintf(s->acts + n, sizeof s->acts - n, "%s%c%s", i ? " " : "", "+-!"[a->type],
@@ -238,6 +240,32 @@ static void a_hold_lasts_until_a_command(void **state)
     assert_string_equal(step(&s), "+b");
     assert_int_equal(s.r.condition, MT_ROLL_OK);
     assert_true(s.r.scheduling_changed);
+}
+
+static void an_operators_hold_is_no_failed_attempt(void **state)
+{
+    (void)state;
+    struct scene s;
+    draw(&s, "rS", 1); /* an instance of the old release serves, one of the new one starts */
+    s.g.condition = MT_ROLL_HELD;
+    s.g.recorded_target = "new";
+    s.g.recorded_detail = MT_ROLL_OPERATOR_HOLD "look at it";
+    s.g.held_event = 20;
+    s.g.command_event = 10;
+    assert_string_equal(step(&s), "!i01");
+    assert_int_equal(s.r.condition, MT_ROLL_HELD);
+    assert_true(s.r.held_by_operator);
+    assert_string_equal(s.r.detail, MT_ROLL_OPERATOR_HOLD "look at it");
+    assert_false(s.r.scheduling_changed);
+    assert_int_equal(s.why, MT_REASON_TERMINATED_BY_OPERATOR);
+    s.g.recorded_detail = "3 attempts ended before the instance was ready: workload_exited";
+    step(&s);
+    assert_false(s.r.held_by_operator);
+    assert_int_equal(s.why, MT_REASON_ATTEMPT_FAILED);
+    s.g.recorded_detail = MT_ROLL_OPERATOR_HOLD "look at it"; /* a deploy of the tenant ends it, as it ends every hold */
+    s.g.command_event = 21;
+    step(&s);
+    assert_int_equal(s.r.condition, MT_ROLL_OK);
 }
 
 static void a_final_failure_holds_at_once(void **state)
@@ -473,6 +501,7 @@ int main(void)
         cmocka_unit_test(time_alone_wakes),
         cmocka_unit_test(three_failed_attempts_hold_the_group),
         cmocka_unit_test(a_hold_lasts_until_a_command),
+        cmocka_unit_test(an_operators_hold_is_no_failed_attempt),
         cmocka_unit_test(a_final_failure_holds_at_once),
         cmocka_unit_test(a_job_that_completed_is_satisfied),
         cmocka_unit_test(drain_first_needs_a_place_that_is_large_enough),
