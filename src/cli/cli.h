@@ -273,6 +273,8 @@ int cmd_members_remove(struct cli *c);
 int cmd_registries_list(struct cli *c);
 int cmd_registries_set(struct cli *c);
 int cmd_registries_delete(struct cli *c);
+int cmd_releases_create(struct cli *c);
+int cmd_secrets_confirm(struct cli *c);
 int cmd_quarantine_list(struct cli *c);
 int cmd_quarantine_add(struct cli *c);
 int cmd_quarantine_remove(struct cli *c);

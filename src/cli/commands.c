@@ -62,6 +62,14 @@ static const struct cli_option init_options[] = {
     {NULL, 0, NULL, NULL},
 };
 #define GATE_OPTION {"confirm-no-secrets", 0, NULL, "the environment needs no secrets: go on without"}
+static const struct cli_option releases_create_options[] = {
+    MANIFEST_OPTION,
+    {"image", 0, "REF", "image, instead of the manifest's"},
+    {"image-digest", 0, "DIGEST", "this one of the image, sha256:..., whatever its tag says now"},
+    {"unverified", 0, NULL, "do not ask the registry: with a digest, where only the nodes reach it"},
+    {NULL, 0, NULL, NULL},
+};
+static const struct cli_option confirm_options[] = {{"none", 0, NULL, "the environment needs no secrets"}, {NULL, 0, NULL, NULL}};
 static const struct cli_option run_options[] = {GENERATE_OPTIONS, GATE_OPTION, WAIT_OPTIONS, {NULL, 0, NULL, NULL}};
 static const struct cli_option deploy_options[] = {
     MANIFEST_OPTION,
@@ -338,6 +346,10 @@ const struct cli_command cli_commands[] = {
     {CLI_APPS, "secrets rollback", "[VERSION]", "make an older version the current one", wait_options, cmd_secrets_rollback},
     {CLI_APPS, "secrets render", "", "the file that instances get, with values masked", render_options, cmd_secrets_render},
     {CLI_APPS, "secrets confirm-none", "", "say that the environment needs no secrets", NULL, cmd_secrets_confirm_none},
+    {CLI_APPS, "secrets confirm", "", "the same as secrets confirm-none, with --none", confirm_options, cmd_secrets_confirm},
+    {CLI_APPS, "secrets versions", "", "the same as secrets history", NULL, cmd_secrets_history},
+    {CLI_APPS, "secrets activate", "VERSION", "the same as secrets rollback VERSION", wait_options, cmd_secrets_rollback},
+    {CLI_APPS, "secrets replace", "FILE", "the same as secrets import --replace", wait_options, cmd_secrets_import},
     {CLI_APPS, "secrets status", "", "how many instances run with the current version", NULL, cmd_secrets_status},
     {CLI_APPS, "manifest validate", "", "check a manifest, offline", manifest_options, cmd_manifest_validate},
     {CLI_APPS, "manifest show", "", "the manifest in canonical form, offline", manifest_options, cmd_manifest_show},
@@ -360,6 +372,7 @@ const struct cli_command cli_commands[] = {
     {CLI_LOOK, "instances get", "ID", "one instance", NULL, cmd_instances_get},
     {CLI_LOOK, "instances describe", "ID", "everything about one instance: its events, and how its last attempts failed", NULL, cmd_instances_describe},
     {CLI_LOOK, "instances restart", "ID", "replace one instance, its replacement first", NULL, cmd_instances_restart},
+    {CLI_LOOK, "releases create", "", "make a release of moat.toml and deploy nothing", releases_create_options, cmd_releases_create},
     {CLI_LOOK, "releases list", "", "releases of the app", NULL, cmd_releases_list},
     {CLI_LOOK, "releases get", "RELEASE", "one release, by v3 or its id", NULL, cmd_releases_get},
     {CLI_LOOK, "releases autopsy", "[RELEASE]", "how instances of a release failed: reason, memory, health, last lines", NULL, cmd_releases_autopsy},

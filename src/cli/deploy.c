@@ -82,6 +82,38 @@ static int deploy_release(struct cli *c, const char *release_id)
     return submit_deploy(c, cli_env_path(c, "/deploys"), body);
 }
 
+/* A release of manifest text; the text is borrowed, *ret the caller's. */
+static int make_release(struct cli *c, const char *text, size_t len, json_t **ret)
+{
+    mt_auto_json json_t *body = json_pack("{s:s%,s:s}", "manifest", text, len, "manifest_format", "toml");
+    if (cli_has(c, "image") && body)
+        (void)mt_json_set_str(body, "image_ref", cli_opt(c, "image"));
+    if (cli_has(c, "image-digest") && body)
+        (void)mt_json_set_str(body, "image_digest", cli_opt(c, "image-digest"));
+    if (cli_has(c, "unverified") && body)
+        (void)json_object_set_new(body, "verify_image", json_false());
+    mt_auto_free char *path = cli_app_path(c, "/releases");
+    return body && path ? cli_call(c, "POST", path, body, ret) : cli_error(c, CLI_FAILURE, "out of memory", NULL);
+}
+
+int cmd_releases_create(struct cli *c)
+{
+    mt_auto_json json_t *rel = NULL;
+    size_t len = 0;
+    int code = cli_connect(c);
+    if (code != CLI_OK)
+        return code;
+    const char *file = cli_manifest_file(c);
+    mt_auto_free char *text = cli_read_manifest(c, file, &len, &code);
+    if (!text || (code = cli_check_manifest(c, text, len, cli_file_name(file))) != CLI_OK || (code = cli_need_app(c)) != CLI_OK ||
+        (code = make_release(c, text, len, &rel)) != CLI_OK)
+        return code;
+    if (!c->json && !c->quiet)
+        cli_say(c, "%s✓%s release v%lld %s%s", cli_color(c, "green"), cli_color(c, "reset"), (long long)cli_int(rel, "number"),
+                cli_str(rel, "image_digest"), json_is_true(cli_member(rel, "deduplicated")) ? " (same as before)" : "");
+    return cli_receipt(c, "release", rel);
+}
+
 /* Manifest text to release to deploy; text is borrowed. @bare: it was made here of an image alone, so an environment made here too
  * needs no secrets. */
 static int deploy_manifest(struct cli *c, const char *text, size_t len, const char *name, bool bare)
@@ -94,13 +126,8 @@ static int deploy_manifest(struct cli *c, const char *text, size_t len, const ch
     if (code != CLI_OK)
         return code;
     cli_say_target(c, "deploying");
-    mt_auto_json json_t *body = json_pack("{s:s%,s:s}", "manifest", text, len, "manifest_format", "toml");
-    if (cli_has(c, "image") && body)
-        (void)mt_json_set_str(body, "image_ref", cli_opt(c, "image"));
     mt_auto_json json_t *rel = NULL;
-    mt_auto_free char *path = cli_app_path(c, "/releases");
-    code = body && path ? cli_call(c, "POST", path, body, &rel) : cli_error(c, CLI_FAILURE, "out of memory", NULL);
-    if (code != CLI_OK)
+    if ((code = make_release(c, text, len, &rel)) != CLI_OK)
         return code;
     cli_say(c, "%s✓%s release v%lld %s%s", cli_color(c, "green"), cli_color(c, "reset"), (long long)cli_int(rel, "number"),
             cli_str(rel, "image_digest"), json_is_true(cli_member(rel, "deduplicated")) ? " (same as before)" : "");

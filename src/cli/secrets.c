@@ -321,7 +321,7 @@ int cmd_secrets_import(struct cli *c)
     static struct mt_secretfile f;
     mt_auto_lockmem struct mt_lockmem text = {0}, mem = {0};
     mt_process_hide();
-    bool replace = cli_has(c, "replace");
+    bool replace = cli_has(c, "replace") || MT_STREQ(c->command->name, "secrets replace");
     const char *member = replace ? "values_base64" : "set_base64";
     mt_auto_json json_t *body = json_pack("{s:{}}", member), *now = NULL;
     int code = read_file(c, c->argv[0], &text, &mem, &f);
@@ -346,6 +346,11 @@ int cmd_secrets_confirm_none(struct cli *c)
     mt_auto_json json_t *body = json_object();
     int code = cli_need_env(c);
     return code != CLI_OK ? code : send_change(c, "POST", "/secrets/confirm-none", body);
+}
+
+int cmd_secrets_confirm(struct cli *c)
+{
+    return cli_has(c, "none") ? cmd_secrets_confirm_none(c) : cli_usage(c, "all that can be confirmed is --none: that the environment needs no secrets");
 }
 
 int cli_pass_gate(struct cli *c, bool confirm)
