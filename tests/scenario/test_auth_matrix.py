@@ -9,7 +9,7 @@ import auth_matrix as m
 import authkit
 import control_kit as kit
 from authkit import Person, new_token, token_hash
-from control_kit import call, case
+from control_kit import call, case, wait_for
 
 kit.need("auth matrix")
 
@@ -160,6 +160,44 @@ try:
                 status, code, r = probe(path, owner.token, ids, method)
                 if (status, code) != (404, "no owner"):
                     bad.append("%s %s -> %d %s" % (method, fill(path, ids), status, code))
+        check(bad)
+
+    @case("A07 each endpoint x foreign ids: the database is asked the same, in the same order, whether the thing exists or not")
+    def _():
+        # A clock would tell of this machine; what takes the time is what is run. Statements of the workers, by their connections.
+        w.pg.sql("ALTER SYSTEM SET log_statement = 'all'")
+        w.pg.sql("ALTER SYSTEM SET log_line_prefix = '%p '")
+        w.pg.sql("SELECT pg_reload_conf()")
+        log = open(w.pg.d + "/pg.log", errors="replace")
+
+        def asked():
+            """[(connection, statement)] since the last call"""
+            return re.findall(r"^(\d+) LOG:  execute (\S+?):", log.read(), re.M)
+
+        def first():
+            log.seek(0, os.SEEK_END)
+            probe("/v1/orgs/{org_id}", stranger.token, mine, "GET")
+            return any(name.startswith("auth_") for _, name in asked())
+        wait_for("statements in the server's log", first)
+        bad, n = [], 0
+        nobody = dict(mine, org_id="org_" + ULID)
+        try:
+            for method, path, g in routes("scope"):
+                got = []
+                for ids in (mine, nobody):
+                    asked()
+                    probe(path, stranger.token, ids, method)
+                    seen = asked()
+                    mine_alone = {pid for pid, name in seen if name.startswith("auth_")}
+                    got.append([name for pid, name in seen if pid in mine_alone])
+                n += len(got[0])
+                if got[0] != got[1] or not got[0]:
+                    bad.append("%s %s: existing %s, absent %s" % (method, path, *got))
+        finally:
+            w.pg.sql("ALTER SYSTEM RESET ALL")
+            w.pg.sql("SELECT pg_reload_conf()")
+            log.close()
+        print("# %d statements compared" % n)
         check(bad)
 
     @case("operator endpoints: 403 for tenants; an operator needs the scope; an operator is nobody in a tenant's organisation")
