@@ -31,6 +31,7 @@ enum {
 void mt_exec_init(struct mt_exec *x)
 {
     x->listen_fd = -1;
+    x->cgroup_root = CGROUPS;
     for (size_t i = 0; i < MT_EXEC_SESSIONS_MAX; i++)
         x->sessions[i].state = MT_EXEC_FREE;
 }
@@ -149,7 +150,7 @@ static void release(struct mt_exec_session *s)
     drop_bulk(s);
     if (s->cgroup_fd >= 0) {
         mt_closep(&s->cgroup_fd);
-        (void)snprintf(path, sizeof path, CGROUPS "/exec.%u", s->cgroup_number);
+        (void)snprintf(path, sizeof path, "%s/exec.%u", s->cgroup_root, s->cgroup_number);
         (void)rmdir(path); /* processes that were left behind on purpose keep it */
     }
     s->state = MT_EXEC_FREE;
@@ -223,7 +224,8 @@ static void join_cgroup(struct mt_exec *x, struct mt_exec_session *s)
 {
     char path[64];
     s->cgroup_number = ++x->cgroups;
-    (void)snprintf(path, sizeof path, CGROUPS "/exec.%u", s->cgroup_number);
+    s->cgroup_root = x->cgroup_root;
+    (void)snprintf(path, sizeof path, "%s/exec.%u", x->cgroup_root, s->cgroup_number);
     if (mkdir(path, 0755) == 0)
         s->cgroup_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC); /* without one the process group has to do */
 }

@@ -33,6 +33,7 @@ struct mt_exec_session {
     size_t bulk_head, bulk_left;     /**< of that frame not sent yet: bytes of its head, of its payload */
     uint8_t head[MT_EXEC_HEAD];
     int cgroup_fd;                   /**< its folder, -1: none */
+    const char *cgroup_root;         /**< that of struct mt_exec */
     unsigned cgroup_number;
     const char *reason;              /**< an end reason that was decided already, static text, or NULL */
     bool stdin_ended;                /**< end of input was sent; close when the rest is written */
@@ -49,6 +50,7 @@ struct mt_exec_session {
 struct mt_exec {
     int listen_fd; /**< -1: off */
     size_t max_sessions;
+    const char *cgroup_root; /**< a folder of its own is made in here for each session; static text */
     unsigned cgroups; /**< numbers given so far */
     bool ending;      /**< the instance stops: nothing is started any more */
     const struct mt_guest_process *process;
