@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Speed of the append path against its plain alternatives on one cluster: bench DIR CONNINFO... see run. Prints one line per
  * measurement: "MODE CLIENTS COMMANDS_PER_S EVENTS_PER_S P50_US P99_US LOCKS_PER_BATCH COMMANDS_PER_BATCH SERVER_CPU_US
- * OWN_CPU_US", the last two per command. */
+ * OWN_CPU_US", the last two per command. Of "storm" EVENTS_PER_S is the storm's and the P99 is a P95. */
 #include "control/audit/record.h"
 #include "control/log/append.h"
 #include "control/log/read.h"
@@ -26,6 +26,8 @@
 
 #define CLIENTS_MAX 64
 #define SAMPLES_MAX 400000
+#define STORM_COMMANDS 50
+#define STORM_EVENTS 200 /* in each, as many as the scheduler puts into one (pass_apply.c) */
 
 enum mode { MODE_BARE = 0, MODE_COMBINED, MODE_LOCKED };
 
@@ -233,6 +235,34 @@ static void *client_main(void *arg)
     return NULL;
 }
 
+/* What a deploy of 10,000 replicas does to everybody else: the scheduler's commands, one after the other, as fast as they are taken. */
+static int storm_command(struct mt_appender *ap, const char *org, int n, struct mt_err *err)
+{
+    struct mt_cmd *cmd = NULL;
+    struct mt_cmd_done done = {0};
+    const struct mt_cmd_actor actor = {.actor_type = "system", .actor_id = "scheduler", .request_id = "scheduler"};
+    int r = mt_cmd_new(&actor, &cmd, err);
+    for (int i = 0; i < STORM_EVENTS && r == 0; i++) {
+        char id[64], address[64];
+        (void)snprintf(id, sizeof id, "inst_%s_%d_%d", run_id, n, i);
+        (void)snprintf(address, sizeof address, "fd00:1:2:1:%x:%x:%x:%x", (unsigned)(mt_clock_wall_us() >> 20) & 0xffff, (unsigned)n, (unsigned)i, (unsigned)mt_clock_mono() & 0xffff);
+        r = mt_cmd_event(cmd, MT_EV_INSTANCE_ALLOCATED, id, &(struct mt_cmd_ids){.org_id = org, .app_id = "app_storm", .env_id = "env_storm"},
+                         json_pack("{s:s,s:s,s:s,s:s,s:{s:i,s:i,s:i},s:s,s:s,s:s,s:i}", "process_type", "web", "node_id", "node_storm", "release_id",
+                                   "rel_storm", "overlay_ipv6", address, "resources", "cpu_millis", 100, "memory_bytes", 134217728, "disk_bytes",
+                                   1073741824, "arch", "amd64", "image_digest",
+                                   "sha256:0000000000000000000000000000000000000000000000000000000000000000", "spec_hash",
+                                   "0000000000000000000000000000000000000000000000000000000000000000", "generation", 1),
+                         err);
+    }
+    if (r < 0) {
+        mt_cmd_free(cmd);
+        return r;
+    }
+    r = mt_append(ap, cmd, 20000, &done, err);
+    mt_cmd_done_free(&done);
+    return r;
+}
+
 static int by_value(const void *a, const void *b)
 {
     const uint32_t *x = a, *y = b;
@@ -269,7 +299,7 @@ static int prepare(struct client *cs, int n, enum mode mode, int events, const c
 static int measure(enum mode mode, const char *name, int n, int events, int ms, const char *control, struct mt_err *err)
 {
     static struct client cs[CLIENTS_MAX];
-    bool unaudited = MT_STREQ(name, "unaudited");
+    bool unaudited = MT_STREQ(name, "unaudited"), storm = MT_STREQ(name, "storm");
     struct mt_appender *shared = NULL;
     struct mt_appender_stats before = {0}, after = {0};
     (void)snprintf(run_id, sizeof run_id, "%llx", (unsigned long long)mt_clock_wall_us());
@@ -288,7 +318,11 @@ static int measure(enum mode mode, const char *name, int n, int events, int ms, 
     int64_t from = mt_clock_mono();
     go = true;
     const struct timespec nap = {.tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * 1000000};
-    (void)nanosleep(&nap, NULL);
+    int storm_rc = 0;
+    for (int i = 0; storm && i < STORM_COMMANDS && storm_rc == 0; i++)
+        storm_rc = storm_command(shared, cs[0].org, i, err);
+    if (!storm)
+        (void)nanosleep(&nap, NULL);
     over = true;
     int64_t took = mt_clock_mono() - from;
     server = server_cpu_ns() - server;
@@ -316,7 +350,10 @@ static int measure(enum mode mode, const char *name, int n, int events, int ms, 
     mt_appender_free(shared);
     qsort(all, n_all, sizeof *all, by_value);
     double per_s = (double)commands * 1e9 / (double)took;
-    printf("%s %d %.0f %.0f %u %u %.2f %.1f %.1f %.1f\n", name, n, per_s, per_s * events, n_all ? all[n_all / 2] : 0, n_all ? all[n_all * 99 / 100] : 0,
+    if (storm_rc < 0)
+        r = storm_rc;
+    printf("%s %d %.0f %.0f %u %u %.2f %.1f %.1f %.1f\n", name, n, per_s, storm ? STORM_COMMANDS * STORM_EVENTS * 1e9 / (double)took : per_s * events,
+           n_all ? all[n_all / 2] : 0, n_all ? all[n_all * (storm ? 95 : 99) / 100] : 0,
            batches ? (double)locks / (double)batches : 0, batches ? (double)commands / (double)batches : 0,
            commands ? (double)server / 1e3 / (double)commands : 0, commands ? (double)own / 1e3 / (double)commands : 0);
     (void)fflush(stdout);
@@ -425,6 +462,7 @@ int main(int argc, char **argv)
         {"bare", MODE_BARE, 32, 1},          {"combined", MODE_COMBINED, 32, 1},    {"locked", MODE_LOCKED, 32, 1},
         {"combined10", MODE_COMBINED, 32, 10}, {"combined8", MODE_COMBINED, 8, 1}, {"bare8", MODE_BARE, 8, 1},
         {"unaudited", MODE_COMBINED, 32, 1},   {"combined16", MODE_COMBINED, 16, 1}, {"combined64", MODE_COMBINED, 64, 1},
+        {"storm", MODE_COMBINED, 8, 1},
     };
     struct mt_err err = {0};
     if (argc < 3) {
