@@ -216,14 +216,16 @@ static void go_to(struct mt_edge_conn *c, struct mt_edge_route *r)
     c->route = mt_edge_route_ref(r);
     atomic_fetch_add_explicit(&r->stat->connections, 1, memory_order_relaxed);
     c->counted_route = true;
-    if (atomic_fetch_add_explicit(&r->stat->active, 1, memory_order_relaxed) >= r->max_conns) {
+    const struct mt_edge_options *opt = c->w->hub->opt;
+    bool full = atomic_fetch_add_explicit(&r->stat->active, 1, memory_order_relaxed) >= r->max_conns;
+    if (full || !mt_edge_rate_take(&r->stat->rate_at, opt->route_new_per_s, opt->route_burst, c->w->now)) {
         atomic_fetch_add_explicit(&r->stat->limit_hits, 1, memory_order_relaxed);
         atomic_fetch_add_explicit(&c->w->hub->totals.limit_hits, 1, memory_order_relaxed);
         mt_edge_conn_refuse(c, MT_EDGE_R_ROUTE_LIMIT, 80);
         return;
     }
     mt_edge_conn_set_state(c, MT_EDGE_DIAL, "routed");
-    c->dial_until = c->w->now + (int64_t)c->w->hub->opt->connect_total_ms * MT_NS_PER_MS;
+    c->dial_until = c->w->now + (int64_t)opt->connect_total_ms * MT_NS_PER_MS;
     mt_edge_dial_next(c);
 }
 

@@ -27,6 +27,7 @@ struct shard {
     struct mt_edge_source *buckets[BUCKETS];
     struct mt_list lru;
     uint32_t count;
+    struct mt_edge_source crowd; /* stands for every source that finds no entry */
 };
 
 struct mt_edge_limits {
@@ -45,6 +46,7 @@ struct mt_edge_limits *mt_edge_limits_new(const struct mt_edge_limit_conf *conf)
     for (unsigned i = 0; i < SHARDS; i++) {
         (void)pthread_mutex_init(&l->shards[i].lock, NULL);
         mt_list_init(&l->shards[i].lru);
+        l->shards[i].crowd = (struct mt_edge_source){.shard = i, .tokens = (int64_t)conf->burst * 1000};
     }
     return l;
 }
@@ -90,7 +92,10 @@ static void unchain(struct shard *sh, struct mt_edge_source *s)
     *at = s->next;
 }
 
-/* A fresh entry: new memory while there is room, else the oldest source without connections. NULL when there is none. */
+/*
+ * A fresh entry: new memory while there is room, else the oldest source without connections. NULL when there is none among the
+ * oldest; these go to the end, or a few held connections in front would hide the free ones behind them for ever.
+ */
 static struct mt_edge_source *fresh(struct shard *sh)
 {
     if (sh->count < PER_SHARD) {
@@ -99,17 +104,15 @@ static struct mt_edge_source *fresh(struct shard *sh)
             sh->count++;
         return s;
     }
-    unsigned looked = 0;
-    MT_LIST_EACH(n, &sh->lru) {
-        struct mt_edge_source *s = MT_CONTAINER(n, struct mt_edge_source, lru);
+    for (unsigned looked = 0; looked < 64; looked++) {
+        struct mt_edge_source *s = MT_CONTAINER(sh->lru.next, struct mt_edge_source, lru);
+        mt_list_remove(&s->lru);
         if (s->conns == 0) {
-            mt_list_remove(&s->lru);
             unchain(sh, s);
             memset(s, 0, sizeof *s);
             return s;
         }
-        if (++looked == 64)
-            break;
+        mt_list_push_back(&sh->lru, &s->lru);
     }
     return NULL;
 }
@@ -125,7 +128,7 @@ static struct mt_edge_source *lookup(struct mt_edge_limits *l, struct shard *sh,
     } else {
         s = fresh(sh);
         if (!s)
-            return NULL;
+            return &sh->crowd; /* it shares the limits of one source: never none */
         s->id = id;
         s->shard = (uint32_t)(sh - l->shards);
         s->bucket = bucket;
@@ -168,18 +171,16 @@ enum mt_edge_admit mt_edge_limits_enter(struct mt_edge_limits *l, const union mt
     enum mt_edge_admit verdict = MT_EDGE_ADMIT_OK;
     (void)pthread_mutex_lock(&sh->lock);
     struct mt_edge_source *s = lookup(l, sh, id, hash, now);
-    if (s) {
-        if (l->conf.conns && s->conns >= l->conf.conns)
-            verdict = MT_EDGE_ADMIT_CONNS;
-        else if (!take_token(l, s, now))
-            verdict = MT_EDGE_ADMIT_RATE;
-        else if (l->conf.preroute && s->preroute >= l->conf.preroute)
-            verdict = MT_EDGE_ADMIT_PREROUTE;
-        if (verdict == MT_EDGE_ADMIT_OK || verdict == MT_EDGE_ADMIT_PREROUTE) {
-            s->conns++;
-            s->preroute++;
-            *ret = s;
-        }
+    if (l->conf.conns && s->conns >= l->conf.conns)
+        verdict = MT_EDGE_ADMIT_CONNS;
+    else if (!take_token(l, s, now))
+        verdict = MT_EDGE_ADMIT_RATE;
+    else if (l->conf.preroute && s->preroute >= l->conf.preroute)
+        verdict = MT_EDGE_ADMIT_PREROUTE;
+    if (verdict == MT_EDGE_ADMIT_OK || verdict == MT_EDGE_ADMIT_PREROUTE) {
+        s->conns++;
+        s->preroute++;
+        *ret = s;
     }
     (void)pthread_mutex_unlock(&sh->lock);
     return verdict;
@@ -205,4 +206,19 @@ void mt_edge_limits_leave(struct mt_edge_limits *l, struct mt_edge_source *s, bo
     if (!routed)
         s->preroute--;
     (void)pthread_mutex_unlock(&sh->lock);
+}
+
+bool mt_edge_rate_take(_Atomic int64_t *at, uint64_t per_s, uint64_t burst, int64_t now)
+{
+    if (per_s == 0)
+        return true;
+    const int64_t step = MT_NS_PER_S / (int64_t)per_s;
+    int64_t was = atomic_load_explicit(at, memory_order_relaxed), next;
+    do {
+        int64_t from = was > now ? was : now;
+        if (from - now > step * ((int64_t)burst - 1))
+            return false;
+        next = from + step;
+    } while (!atomic_compare_exchange_weak_explicit(at, &was, next, memory_order_relaxed, memory_order_relaxed));
+    return true;
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Limits per source (IPv6 /64, IPv4 /32), shared by all workers: concurrent connections, new ones per second, connections
- * that have not been routed yet. The table is bounded; a source with connections is never forgotten. Source: networking.md 8.9.
+ * that have not been routed yet. The table is bounded; a source with connections is never forgotten. When it is full of such, the
+ * other sources of a shard share the limits of one. And the pace of new connections of one route. Source: networking.md 8.9.
  */
 #pragma once
 
@@ -26,7 +27,7 @@ enum mt_edge_admit {
 };
 
 struct mt_edge_limits;
-/* A source; stays valid while a connection of it is counted. NULL: not counted (exempt, or table full). */
+/* A source; stays valid while a connection of it is counted. NULL: exempt. */
 struct mt_edge_source;
 
 /** NULL when memory is out. */
@@ -40,3 +41,9 @@ enum mt_edge_admit mt_edge_limits_enter(struct mt_edge_limits *l, const union mt
 void mt_edge_limits_routed(struct mt_edge_limits *l, struct mt_edge_source *s);
 /** It ended; @routed as told before. NULL @s is fine. */
 void mt_edge_limits_leave(struct mt_edge_limits *l, struct mt_edge_source *s, bool routed);
+
+/**
+ * Take one of @per_s a second (0: no limit), @burst at once; false when it is one too many. @at is the time (monotonic ns, 0 at
+ * first) up to which they were taken. Any thread, no lock: one route may be on all of them.
+ */
+bool mt_edge_rate_take(_Atomic int64_t *at, uint64_t per_s, uint64_t burst, int64_t now);

@@ -48,7 +48,7 @@ static void usage(FILE *out)
                 "  moat-edge --config-help | --help | --version\n\n"
                 "ROUTES holds lines 'hostname backend_addr backend_port [balance=least_conn] [min_tls=1.2]'; several lines of one\n"
                 "name are several backends. SIGHUP reads it again, a file with a fault is\n"
-                "named in the log and the running routes stay. Limits per source are off in static mode.\n"
+                "named in the log and the running routes stay. Limits per source and of new connections per route are off in static mode.\n"
                 "SIGTERM stops accepting, gives connections stop_grace_ms to end, then ends; a second one ends at once.\n",
                 out);
 }
@@ -256,7 +256,7 @@ static int main_static(struct app *a, const char *listen, const char *workers, c
     a->opt.handover_socket = handover ? strdup(handover) : NULL;
     if (!access_log)
         a->opt.access_log_per_s = 0;
-    a->opt.source_conns = a->opt.source_new_per_s = a->opt.source_preroute = 0;
+    a->opt.source_conns = a->opt.source_new_per_s = a->opt.source_preroute = a->opt.route_new_per_s = 0;
     return parse_listen(a, listen, err);
 }
 

@@ -62,6 +62,9 @@ static const struct mt_conf_key keys[] = {
     {"limits.source_burst", MT_CONF_U64, OFF(source_burst), 1, 1000000, "400", "connections", "new ones at once for one source"},
     {"limits.source_preroute", MT_CONF_U64, OFF(source_preroute), 0, 1000000, "64", "connections",
      "of one source without a name yet; its oldest goes; 0: no limit"},
+    {"limits.route_new_per_s", MT_CONF_U64, OFF(route_new_per_s), 0, 1000000, "1000", "connections",
+     "new ones per second for one route; 0: no limit"},
+    {"limits.route_burst", MT_CONF_U64, OFF(route_burst), 1, 1000000, "2000", "connections", "new ones at once for one route"},
     {"limits.loopback", MT_CONF_BOOL, OFF(limit_loopback), 0, 0, "false", "", "apply the limits to loopback sources too"},
 };
 #define N_KEYS (sizeof keys / sizeof keys[0])

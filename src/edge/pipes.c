@@ -5,7 +5,14 @@
 
 #include <fcntl.h>
 
-#define PIPE_BYTES (256 * 1024) /* fewer system calls for each byte; refused by the kernel over the user's bound, then 64 KiB */
+#define PIPE_BYTES (256 * 1024) /* fewer system calls for each byte; over the bound of the user the kernel refuses */
+#define PASS 64U
+
+static void close_pipe(struct mt_edge_pipe *p)
+{
+    mt_closep(&p->rd);
+    mt_closep(&p->wr);
+}
 
 bool mt_edge_pipe_get(struct mt_edge_pipes *ps, struct mt_edge_pipe *ret)
 {
@@ -13,18 +20,26 @@ bool mt_edge_pipe_get(struct mt_edge_pipes *ps, struct mt_edge_pipe *ret)
         *ret = ps->kept[--ps->n];
         return true;
     }
-    int fd[2];
-    if (pipe2(fd, O_CLOEXEC | O_NONBLOCK) == -1)
+    if (ps->pass > 0) {
+        ps->pass--;
         return false;
-    (void)fcntl(fd[1], F_SETPIPE_SZ, PIPE_BYTES);
+    }
+    int fd[2];
+    if (pipe2(fd, O_CLOEXEC | O_NONBLOCK) == -1) {
+        ps->pass = PASS;
+        return false;
+    }
     *ret = (struct mt_edge_pipe){.rd = fd[0], .wr = fd[1]};
+    /*
+     * Over fs.pipe-user-pages-soft a pipe holds 4 or 8 KiB, so clients that take nothing could make splice dearer than copying for
+     * all others.
+     */
+    if (fcntl(fd[1], F_SETPIPE_SZ, PIPE_BYTES) == -1 && fcntl(fd[1], F_GETPIPE_SZ) < MT_EDGE_PIPE_LEAST) {
+        close_pipe(ret);
+        ps->pass = PASS;
+        return false;
+    }
     return true;
-}
-
-static void close_pipe(struct mt_edge_pipe *p)
-{
-    mt_closep(&p->rd);
-    mt_closep(&p->wr);
 }
 
 void mt_edge_pipe_put(struct mt_edge_pipes *ps, struct mt_edge_pipe *p, bool empty)

@@ -9,6 +9,7 @@
 #include <stddef.h>
 
 #define MT_EDGE_PIPES_KEPT 16U
+#define MT_EDGE_PIPE_LEAST (64 * 1024)
 
 struct mt_edge_pipe {
     int rd, wr;
@@ -17,9 +18,10 @@ struct mt_edge_pipe {
 struct mt_edge_pipes {
     struct mt_edge_pipe kept[MT_EDGE_PIPES_KEPT];
     unsigned n;
+    unsigned pass; /* so often it is not asked again: the kernel gave none, or a tiny one */
 };
 
-/** Take a pipe; false when the kernel gives none (then the caller copies). */
+/** Take a pipe; false when the kernel gives none, or one too small to be of use (then the caller copies). */
 bool mt_edge_pipe_get(struct mt_edge_pipes *ps, struct mt_edge_pipe *ret);
 /** Give one back; @empty false closes it, as its bytes belong to a connection that is gone. */
 void mt_edge_pipe_put(struct mt_edge_pipes *ps, struct mt_edge_pipe *p, bool empty);

@@ -55,6 +55,7 @@ struct mt_edge_stat {
     _Atomic uint32_t refs;
     _Atomic uint32_t cursor; /* round robin */
     _Atomic uint32_t active;
+    _Atomic int64_t rate_at; /* of new connections, see mt_edge_rate_take */
     _Atomic int64_t gone_at; /* monotonic ns since when the route is deleted or disabled; 0 while it is served */
     _Atomic uint64_t connections, bytes_in, bytes_out, connect_failures, retries, no_backend, ejections, limit_hits,
         proxy_headers, early_closes;

@@ -10,13 +10,14 @@
 
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/timerfd.h>
 
 #define EVENTS 128
 #define ACCEPTS 32 /* of one listener in one turn */
 #define THREAD_STACK (256U * 1024U)
 
 /* What an epoll event belongs to: low bits of the pointer (all objects are 8-aligned). */
-enum tag { TAG_WAKE = 0, TAG_LISTEN = 1, TAG_CLIENT = 2, TAG_BACKEND = 3, TAG_MASK = 7 };
+enum tag { TAG_WAKE = 0, TAG_LISTEN = 1, TAG_CLIENT = 2, TAG_BACKEND = 3, TAG_TIMER = 4, TAG_MASK = 7 };
 
 static uint64_t tagged(void *p, enum tag t)
 {
@@ -238,6 +239,25 @@ static int sleep_ms(struct mt_edge_worker *w)
     return ms;
 }
 
+/*
+ * How long epoll may sleep: 0 or for ever. A timeout of its own costs setting and clearing a timer of the kernel for each sleep, that
+ * is for each message of a connection that is not busy; the timerfd stays as it is until something is due before it.
+ */
+static int arm(struct mt_edge_worker *w)
+{
+    int ms = sleep_ms(w);
+    if (ms <= 0)
+        return ms;
+    int64_t due = w->now + ms * MT_NS_PER_MS;
+    if (due >= w->armed_at)
+        return -1; /* it fires early, once, and is set again then */
+    const struct itimerspec at = {.it_value = {.tv_sec = (time_t)(due / MT_NS_PER_S), .tv_nsec = (long)(due % MT_NS_PER_S)}};
+    if (timerfd_settime(w->timerfd, TFD_TIMER_ABSTIME, &at, NULL) == -1)
+        return ms;
+    w->armed_at = due;
+    return -1;
+}
+
 /* The run list as it is now; what is put back by a step waits for the next turn. */
 static void run_list(struct mt_edge_worker *w)
 {
@@ -270,6 +290,14 @@ static void dispatch(struct mt_edge_worker *w, const struct epoll_event *ev)
     case TAG_BACKEND:
         mt_edge_conn_event(p, true, ev->events);
         break;
+    case TAG_TIMER: {
+        uint64_t drop;
+        if (read(w->timerfd, &drop, sizeof drop) < 0) {
+            /* it was set anew since it fired */
+        }
+        w->armed_at = INT64_MAX;
+        break;
+    }
     case TAG_MASK:
         break;
     }
@@ -278,7 +306,7 @@ static void dispatch(struct mt_edge_worker *w, const struct epoll_event *ev)
 static void turn(struct mt_edge_worker *w)
 {
     struct epoll_event ev[EVENTS];
-    int wait = sleep_ms(w);
+    int wait = arm(w);
     w->table = NULL;
     atomic_store(&w->seen, MT_EDGE_OFFLINE);
     int n = epoll_wait(w->epfd, ev, EVENTS, wait);
@@ -325,7 +353,8 @@ int mt_edge_worker_start(struct mt_edge_worker *w, struct mt_edge_hub *hub, unsi
     memset(w, 0, sizeof *w);
     w->hub = hub;
     w->index = index;
-    w->epfd = w->wakefd = -1;
+    w->epfd = w->wakefd = w->timerfd = -1;
+    w->armed_at = INT64_MAX;
     w->now = mt_clock_mono();
     w->log_filled_at = w->now;
     w->log_tokens = (int64_t)hub->opt->access_log_per_s * 1000;
@@ -345,10 +374,12 @@ int mt_edge_worker_start(struct mt_edge_worker *w, struct mt_edge_hub *hub, unsi
         return MT_FAIL(err, MT_E_NOMEM, "no memory for worker %u", index);
     w->epfd = epoll_create1(EPOLL_CLOEXEC);
     w->wakefd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (w->epfd == -1 || w->wakefd == -1)
+    w->timerfd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+    if (w->epfd == -1 || w->wakefd == -1 || w->timerfd == -1)
         return MT_FAIL_ERRNO(err, MT_E_IO, "epoll of worker %u", index);
     struct epoll_event ev = {.events = EPOLLIN, .data.u64 = TAG_WAKE};
-    if (epoll_ctl(w->epfd, EPOLL_CTL_ADD, w->wakefd, &ev) == -1)
+    struct epoll_event timer = {.events = EPOLLIN, .data.u64 = TAG_TIMER};
+    if (epoll_ctl(w->epfd, EPOLL_CTL_ADD, w->wakefd, &ev) == -1 || epoll_ctl(w->epfd, EPOLL_CTL_ADD, w->timerfd, &timer) == -1)
         return MT_FAIL_ERRNO(err, MT_E_IO, "wake-up of worker %u", index);
     pthread_attr_t attr;
     (void)pthread_attr_init(&attr);
@@ -366,6 +397,7 @@ void mt_edge_worker_done(struct mt_edge_worker *w)
 {
     mt_closep(&w->epfd);
     mt_closep(&w->wakefd);
+    mt_closep(&w->timerfd);
     mt_edge_pipes_done(&w->pipes);
     mt_edge_slab_done(&w->conns);
     mt_edge_slab_done(&w->hellos);

@@ -41,7 +41,8 @@ struct mt_edge_worker {
     struct mt_edge_hub *hub;
     unsigned index;
     pthread_t thread;
-    int epfd, wakefd;
+    int epfd, wakefd, timerfd;
+    int64_t armed_at; /* when timerfd fires, INT64_MAX: not at all */
     /* generation of the table this worker runs with, or OFFLINE while it sleeps and holds none */
     _Atomic uint64_t seen;
     const struct mt_edge_table *table; /* valid within one turn */

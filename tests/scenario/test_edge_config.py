@@ -421,6 +421,26 @@ def limits_of_a_source_close_what_is_over():
         e.end()
 
 
+def a_hot_route_is_slowed_and_no_other_one():
+    e = Edge(["--config", config("rate.toml", limits="[limits]\nroute_new_per_s = 1\nroute_burst = 5\n")])
+    try:
+        e.wait("edge.config_applied")
+        hello = client_hello("echo.example.com")
+
+        def answer():
+            s = connect(PORT)
+            s.sendall(hello)
+            return s.recv(65536)
+        for n in range(5):
+            check(answer() == hello, "number %d of a burst of 5 was refused" % (n + 1))
+        until(lambda: answer() == bytes([21, 3, 1, 0, 2, 2, 80]), "alert 80 for one too many", 30)
+        check(say("a.example.com") == "this is a", "another route suffers")
+        e.wait("edge.conn.closed", result="route_limit")
+        until(lambda: answer() == hello, "a place a second later", 30)
+    finally:
+        e.end()
+
+
 def memory_with_a_thousand_routes_is_within_8_mib():
     state["control"] = Control(scratch.path("control"))
     e = Edge(["--config", config()])
@@ -445,7 +465,7 @@ CASES = [waits_for_a_first_configuration_and_says_so, first_snapshot_is_applied_
          listener_that_cannot_open_is_reported_and_opens_later, counters_of_routes_travel_with_the_acknowledgement,
          serves_without_the_control_plane_and_hears_it_when_it_is_back, kill_9_and_start_without_the_control_plane_within_a_second,
          damaged_file_falls_back_to_the_one_before, wrong_settings_are_named_with_line_and_nearest_key,
-         limits_of_a_source_close_what_is_over, memory_with_a_thousand_routes_is_within_8_mib]
+         limits_of_a_source_close_what_is_over, a_hot_route_is_slowed_and_no_other_one, memory_with_a_thousand_routes_is_within_8_mib]
 
 if __name__ == "__main__":
     try:

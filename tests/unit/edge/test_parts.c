@@ -2,6 +2,7 @@
 /* Timer wheel, source limits, pool and the file of the last known good configuration. */
 #include "base/clock.h"
 #include "edge/limits.h"
+#include "edge/pipes.h"
 #include "edge/slab.h"
 #include "edge/store.h"
 #include "edge/wheel.h"
@@ -11,6 +12,8 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -129,6 +132,123 @@ static void a_source_is_its_64_and_its_limits_hold(void **state)
     mt_edge_limits_free(l);
 }
 
+static union mt_edge_addr numbered(uint32_t i)
+{
+    union mt_edge_addr x = v6(0, 1);
+    memcpy(&x.in6.sin6_addr.s6_addr[1], &i, 4);
+    return x;
+}
+
+/* 65,536 /64s are the /48 that anybody is given: whoever has it must not switch the limits off for the rest of it. */
+static void held_connections_of_many_sources_switch_no_limit_off(void **state)
+{
+    (void)state;
+    const struct mt_edge_limit_conf c = {.conns = 2};
+    struct mt_edge_limits *l = mt_edge_limits_new(&c);
+    static struct mt_edge_source *held[MT_EDGE_SOURCES_MAX * 2], *t;
+    uint32_t n = 0, i = 1;
+    for (; n < 10000; i++) { /* the oldest of the table: each holds one connection */
+        union mt_edge_addr x = numbered(i);
+        assert_int_equal(mt_edge_limits_enter(l, &x, 1, &held[n]), MT_EDGE_ADMIT_OK);
+        assert_non_null(held[n++]);
+    }
+    for (uint32_t k = 0; k < 3 * MT_EDGE_SOURCES_MAX; k++, i++) { /* many come and go: some of them have to find an entry */
+        union mt_edge_addr x = numbered(i);
+        if (mt_edge_limits_enter(l, &x, 1, &t) == MT_EDGE_ADMIT_OK) {
+            assert_non_null(t);
+            mt_edge_limits_leave(l, t, false);
+        }
+    }
+    unsigned ok = 0;
+    for (uint32_t k = 0; k < 1000; k++, i++) { /* each new one may have two, not three */
+        union mt_edge_addr x = numbered(i);
+        struct mt_edge_source *s[3] = {NULL};
+        for (unsigned j = 0; j < 3; j++) {
+            if (mt_edge_limits_enter(l, &x, 1, &s[j]) != MT_EDGE_ADMIT_OK)
+                continue;
+            assert_true(j < 2);
+            assert_non_null(s[j]);
+            ok++;
+        }
+        for (unsigned j = 0; j < 3; j++)
+            mt_edge_limits_leave(l, s[j], false);
+    }
+    assert_true(ok > 1900); /* free entries are found behind the held ones */
+    /* then none is free, and what comes more is one crowd for each shard: two connections for all of it */
+    uint32_t refused = 0;
+    for (; refused < 1000 && n < MT_EDGE_SOURCES_MAX * 2; i++) {
+        union mt_edge_addr x = numbered(i);
+        if (mt_edge_limits_enter(l, &x, 1, &t) == MT_EDGE_ADMIT_OK)
+            held[n++] = t;
+        else
+            refused++;
+    }
+    assert_int_equal(refused, 1000);
+    assert_true(n <= MT_EDGE_SOURCES_MAX + 64 * 2);
+    while (n > 0)
+        mt_edge_limits_leave(l, held[--n], false);
+    mt_edge_limits_free(l);
+}
+
+static void a_route_takes_its_burst_and_then_its_pace(void **state)
+{
+    (void)state;
+    _Atomic int64_t at = 0;
+    int64_t now = 77 * MT_NS_PER_S;
+    for (unsigned i = 0; i < 2000; i++)
+        assert_true(mt_edge_rate_take(&at, 1000, 2000, now));
+    assert_false(mt_edge_rate_take(&at, 1000, 2000, now));
+    assert_false(mt_edge_rate_take(&at, 1000, 2000, now + MT_NS_PER_MS - 1));
+    assert_true(mt_edge_rate_take(&at, 1000, 2000, now + MT_NS_PER_MS));
+    assert_false(mt_edge_rate_take(&at, 1000, 2000, now + MT_NS_PER_MS));
+    unsigned taken = 0;
+    for (unsigned ms = 2; ms <= 3001; ms++) /* asked for ten times as often as allowed */
+        for (unsigned k = 0; k < 10; k++)
+            taken += mt_edge_rate_take(&at, 1000, 2000, now + ms * MT_NS_PER_MS);
+    assert_int_equal(taken, 3000);
+    assert_true(mt_edge_rate_take(&at, 0, 1, now)); /* no limit */
+    atomic_store(&at, 0);
+    assert_true(mt_edge_rate_take(&at, 1, 1, now));
+    assert_false(mt_edge_rate_take(&at, 1, 1, now + MT_NS_PER_S - 1));
+    assert_true(mt_edge_rate_take(&at, 1, 1, now + MT_NS_PER_S));
+}
+
+/* As an unprivileged user whose pipes are all full of what nobody takes. Exit status: 0 as it should be, else a step. */
+static int with_no_pipe_pages_left(void)
+{
+    enum { MOST = 600 };
+    static struct mt_edge_pipe taken[MOST];
+    struct mt_edge_pipes ps = {.n = 0};
+    struct mt_edge_pipe p;
+    unsigned n = 0, tries = 0;
+    const struct rlimit rl = {4096, 4096};
+    if (setrlimit(RLIMIT_NOFILE, &rl) == -1 || (geteuid() == 0 && (setgid(64321) == -1 || setuid(64321) == -1)))
+        return 1;
+    while (n < MOST && mt_edge_pipe_get(&ps, &taken[n]))
+        if (fcntl(taken[n++].wr, F_GETPIPE_SZ) < MT_EDGE_PIPE_LEAST)
+            return 2; /* a tiny one was given out */
+    if (n == 0 || n == MOST)
+        return n == MOST ? 77 : 3; /* this kernel has no bound, or a far higher one */
+    for (unsigned i = 0; i < n; i++)
+        mt_edge_pipe_put(&ps, &taken[i], false);
+    while (tries < 1000 && !mt_edge_pipe_get(&ps, &p))
+        tries++;
+    return tries == 1000 ? 4 : tries == 0 ? 5 : 0; /* it asks again, but not at once */
+}
+
+static void a_pipe_too_small_to_be_of_use_is_none(void **state)
+{
+    (void)state;
+    int status = 0;
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(with_no_pipe_pages_left());
+    assert_true(pid > 0 && waitpid(pid, &status, 0) == pid && WIFEXITED(status));
+    if (WEXITSTATUS(status) == 77)
+        skip();
+    assert_int_equal(WEXITSTATUS(status), 0);
+}
+
 static void source_table_is_bounded_and_never_forgets_a_connected_one(void **state)
 {
     (void)state;
@@ -214,6 +334,9 @@ int main(void)
         cmocka_unit_test(timers_fire_once_never_early_and_at_most_two_slots_late),
         cmocka_unit_test(a_timer_set_after_a_long_sleep_fires_in_time),
         cmocka_unit_test(a_source_is_its_64_and_its_limits_hold),
+        cmocka_unit_test(held_connections_of_many_sources_switch_no_limit_off),
+        cmocka_unit_test(a_route_takes_its_burst_and_then_its_pace),
+        cmocka_unit_test(a_pipe_too_small_to_be_of_use_is_none),
         cmocka_unit_test(source_table_is_bounded_and_never_forgets_a_connected_one),
         cmocka_unit_test(pool_gives_zeroed_objects_and_reuses_them),
         cmocka_unit_test(stored_file_is_golden_and_every_flipped_bit_is_found),
