@@ -7,6 +7,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -19,7 +20,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-enum { HOSTS = MT_EXEC_SESSIONS_MAX + 2, STEPS_MAX = 400, NO_PID = 1 << 24, GARBAGE_MAX = 65535, FDS = 256 };
+enum { HOSTS = MT_EXEC_SESSIONS_MAX + 2, STEPS_MAX = 400, NO_PID = 1 << 24, GARBAGE_MAX = MT_EXEC_PAYLOAD_MAX, FDS = 256 };
 
 struct child {
     pid_t pid;  /* 0: none */
@@ -304,7 +305,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static const struct mt_guest_process process = {.cwd = "/"};
     static struct mt_user user;
+    const struct sigaction ignore = {.sa_handler = SIG_IGN};
     struct script s = {data, size};
+    (void)sigaction(SIGPIPE, &ignore, NULL); /* as PID 1 has it, and as a process here may be written to that is gone */
     user.uid = getuid();
     user.gid = getgid();
     now = MT_NS_PER_S;
