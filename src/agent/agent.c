@@ -25,6 +25,7 @@
 #include "os/file.h"
 #include "os/notify.h"
 #include "wire/json.h"
+#include "wire/metrics_http.h"
 
 #include <malloc.h>
 #include <sys/prctl.h>
@@ -173,6 +174,7 @@ static void look_all(struct mt_source *s, void *arg)
     int64_t next = INT64_MAX;
     size_t pos = 0;
     void *value;
+    int64_t began = mt_clock_mono();
     (void)s;
 
     /* instances are removed here and nowhere else, so the pointers stay good for the whole pass */
@@ -188,6 +190,7 @@ static void look_all(struct mt_source *s, void *arg)
             mt_inst_remove(all[i]);
     }
     mt_secret_store_sweep(a->secrets, secret_used, a);
+    mt_hist_observe_ns(&a->measure.reconcile, mt_clock_mono() - began);
     if (!mt_loop_timer_armed(a->look_timer) && next != INT64_MAX)
         mt_loop_timer_set(a->look_timer, next);
 }
@@ -351,6 +354,7 @@ void mt_agent_plan_unchanged(struct mt_agent *a)
     if (!a->plan)
         return;
     a->plan_fresh = true;
+    a->measure.plan_heard_ns = mt_loop_now(a->loop);
     count_absence(a);
     mt_agent_look_soon(a);
 }
@@ -397,6 +401,7 @@ void mt_agent_plan(struct mt_agent *a, struct mt_plan *p, bool from_disk)
     pin_cluster(a, p->cluster_id);
     if (!from_disk) {
         a->plan_fresh = true;
+        a->measure.plan_heard_ns = mt_loop_now(a->loop);
         if (alike)
             store_plan_soon(a);
         else
@@ -762,6 +767,10 @@ static int open_all(struct mt_agent *a, struct mt_err *err)
     a->netdrift = mt_netdrift_new(a, err);
     if (!a->report || !a->admin || !a->mesh || !a->netdrift)
         return -(int)(err->code ? err->code : MT_E_IO);
+    const struct mt_metrics_http_conf mc = {.address = a->conf.listen_metrics, .page = mt_agent_measure_page,
+                                            .ready = mt_agent_measure_is_ready, .arg = a};
+    if (mc.address && !(a->metrics = mt_metrics_http_new(a->loop, &mc, err)))
+        return mt_err_wrap(err, "listen_metrics");
     remember_all(a);
     load_plan(a);
     adopt_all(a);
@@ -784,6 +793,8 @@ static void close_all(struct mt_agent *a)
     size_t pos = 0;
     void *value;
 
+    mt_metrics_http_free(a->metrics);
+    a->metrics = NULL;
     mt_upkeep_stop(a->upkeep);
     mt_control_free(a->control);
     a->control = NULL;

@@ -9,6 +9,7 @@
 
 #include "agent/config.h"
 #include "agent/image/image.h"
+#include "agent/measure.h"
 #include "agent/net/firewall.h"
 #include "agent/reconcile.h"
 #include "agent/slots.h"
@@ -32,6 +33,7 @@ struct mt_exec_relays;
 struct mt_mesh;
 struct mt_netdrift;
 struct mt_volumes;
+struct mt_metrics_http;
 
 /** The kernel and init that new boots use. */
 struct mt_bundle {
@@ -101,6 +103,8 @@ struct mt_agent {
     struct mt_volumes *volumes;
     struct mt_mesh *mesh;
     struct mt_netdrift *netdrift;
+    struct mt_agent_measure measure;
+    struct mt_metrics_http *metrics; /* NULL: not configured */
     uid_t control_uid, edge_uid;
     gid_t control_gid;
     uid_t worker_uid;

@@ -33,6 +33,7 @@ static const struct mt_conf_key keys[] = {
     {"control_address", MT_CONF_STRING, AT(control_address), 3, 260, MT_CONF_NONE, "host:port", "node listener of moat-control, for a node that has joined; absent: the one it joined by"},
     {"mesh_endpoints", MT_CONF_STRINGS, AT(mesh_endpoints), 0, 4, "", "address:port", "where other nodes reach this machine's WireGuard; for the machine of the control plane: takes it into the mesh"},
     PATH_KEY("admin_socket", admin_socket, "local socket of the agent; default <run_dir>/agent.sock"),
+    {"listen_metrics", MT_CONF_STRING, AT(listen_metrics), 3, 80, MT_CONF_NONE, "address:port", "GET /metrics, /livez, /readyz for a Prometheus of the mesh, for example [fd00::1]:9464: loopback or an inner address, never every address; absent: not served"},
     PATH_KEY("bin_dir", bin_dir, "folder of moat-fetch, moat-unpack and moat-vsock; default the agent's own"),
     {"overlay_ipv6", MT_CONF_STRING, AT(overlay_ipv6), 2, 45, MT_CONF_NONE, "address", "the node's overlay address until a plan names it"},
     {"vmm", MT_CONF_STRING, AT(vmm), 1, 16, "auto", "", "auto, firecracker or qemu"},

@@ -18,7 +18,7 @@ struct mt_agent_conf {
     char *cluster_id; /* NULL: the first accepted plan's, kept in node.json */
     /* folders and sockets */
     char *data_dir, *run_dir, *boot_dir, *agent_dir, *images_dir, *scratch_dir, *jail_dir, *logs_dir;
-    char *control_socket, *admin_socket;
+    char *control_socket, *admin_socket, *listen_metrics;
     char *control_address; /* host:port of a node that has joined; NULL: the one it joined by */
     struct mt_conf_list mesh_endpoints; /* address:port of this machine's WireGuard */
     char *bin_dir; /* moat-unpack, moat-fetch, moat-vsock; NULL: beside this program */

@@ -87,6 +87,9 @@ struct answer {
 static void on_answer(void *arg)
 {
     struct answer *an = arg;
+    struct mt_agent_measure *m = &an->c->a->measure;
+    if (!an->status)
+        (*(an->http == 0 ? &m->beats_unreachable : an->http >= 400 ? &m->beats_refused : &m->beats_taken))++;
     if (an->status)
         mt_report_answer(an->c->a->report, an->http, an->detail);
     else if (an->http >= 400)

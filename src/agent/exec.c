@@ -532,3 +532,8 @@ void mt_exec_relays_free(struct mt_exec_relays *x)
     }
     free(x);
 }
+
+unsigned mt_exec_relays_count(const struct mt_exec_relays *x)
+{
+    return x->n;
+}

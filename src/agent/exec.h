@@ -21,5 +21,7 @@ void mt_exec_relays_free(struct mt_exec_relays *x);
  * @early, @early_len  bytes that came behind the request line
  */
 void mt_exec_relays_open(struct mt_exec_relays *x, const json_t *grant, int fd, const uint8_t *early, size_t early_len);
+/** Sessions that are open. */
+unsigned mt_exec_relays_count(const struct mt_exec_relays *x);
 /** The VM of @instance_id is over: its sessions end by `instance_stopped`. */
 void mt_exec_relays_stopped(struct mt_exec_relays *x, const char *instance_id);

@@ -47,6 +47,7 @@ static void check_done(void *arg)
         mt_log(MT_WARN, "firewall.tampered", KV("table_missing", j->found.table_missing), KV("rules_changed", j->found.rules_changed),
                KV("elements", (uint64_t)j->found.elements));
         a->tampered_ns = mt_loop_now(a->loop);
+        a->measure.firewall_mended++;
     }
     free(j);
     if (d->again) {

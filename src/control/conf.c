@@ -12,6 +12,8 @@ const struct mt_conf_key mt_control_keys[] = {
      "Unix socket for agents and edges of this machine (identity by peer credentials)"},
     {"listen_admin", MT_CONF_STRING, OFF(listen_admin), 1, 107, MT_CONF_NONE, "path",
      "Unix socket for /livez, /readyz and /metrics; they are also answered on the API socket"},
+    {"listen_metrics", MT_CONF_STRING, OFF(listen_metrics), 3, 80, MT_CONF_NONE, "address:port",
+     "the same pages for a Prometheus of the mesh, for example [fd00::1]:9460: loopback or an inner address, never every address"},
     {"listen_http", MT_CONF_STRING, OFF(listen_http), 3, 60, MT_CONF_NONE, "address:port",
      "loopback address for the API and the sign-in pages in plain HTTP, for a proxy with TLS in front or for development"},
     {"listen_nodes", MT_CONF_STRING, OFF(listen_nodes), 3, 60, MT_CONF_NONE, "address:port",

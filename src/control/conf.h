@@ -8,6 +8,7 @@ struct mt_control_conf {
     char *listen_api;          /* Unix socket path */
     char *listen_internal;     /* Unix socket path */
     char *listen_admin;        /* Unix socket path, NULL: none */
+    char *listen_metrics;      /* address:port for the pages of listen_admin, NULL: none */
     char *database_url;        /* libpq connection string */
     char *database_role;       /* SET ROLE of workers, NULL: none */
     char *appender_role;       /* SET ROLE of the appender, NULL: none */

@@ -8,6 +8,7 @@
 #include "control/conf.h"
 #include "control/log/append.h"
 #include "control/log/read.h"
+#include "control/measure.h"
 #include "model/quota.h"
 #include "pg/pg.h"
 #include "wire/http_server.h"
@@ -58,7 +59,8 @@ struct mt_control {
     struct mt_keys *keys;            /* own lock */
     struct mt_node_ca *node_ca;      /* never changes; NULL: no node listener, so nobody can join */
     _Atomic uint64_t deliveries[6];  /* of secrets, by how they ended (api/delivery.c) */
-    _Atomic uint64_t delivery_le[10], delivery_us; /* those that were made: by upper bound of their time, and all of it */
+    struct mt_measure measure;       /* own lock */
+    struct mt_append_measure append_measure;
     _Atomic uint64_t quota_rejections[MT_QUOTA_MAX];
     struct mt_audit *audit;          /* own lock; NULL before ready */
     uint8_t mac_key[32];             /* HMAC of request bodies for idempotency records */

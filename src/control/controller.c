@@ -23,6 +23,7 @@
 #define TICK_MS 1000
 #define FULL_PASS_NS (30 * MT_NS_PER_S)
 #define PASS_BYTES (256u * 1024u * 1024u)
+#define LOOK_NS (15 * MT_NS_PER_S) /* gauges of the whole */
 #define NEWS_MAX 500
 #define ROUNDS_MAX 50 /* passes without waiting while there is something to do */
 
@@ -40,7 +41,7 @@ struct mt_controller {
     bool dirty_all;
     struct mt_map dirty;    /* env ids to step now */
     struct mt_map wake;     /* env id -> int64_t, database ms when time changes its answer */
-    int64_t full_ns, live_ns, looked_ns;
+    int64_t full_ns, live_ns, looked_ns, gauges_ns;
     struct mt_liveness liveness;
     int64_t clock_delta_ms; /* database clock minus ours */
     struct mt_err last_err; /* logged once while it repeats */
@@ -59,6 +60,8 @@ static void step_down(struct mt_controller *c)
     if (c->leader)
         mt_log(MT_WARN, "controller.not_leader", KV("lease_epoch", c->lease_epoch));
     c->leader = false;
+    atomic_store(&c->ctl->measure.leader, 0);
+    mt_measure_forget(&c->ctl->measure);
 }
 
 static int become_leader(struct mt_controller *c, int64_t lease, struct mt_err *err)
@@ -69,6 +72,8 @@ static int become_leader(struct mt_controller *c, int64_t lease, struct mt_err *
         return rc;
     c->lease_epoch = lease;
     c->leader = true;
+    c->gauges_ns = 0;
+    atomic_store(&c->ctl->measure.leader, 1);
     c->dirty_all = true;
     mt_liveness_done(&c->liveness);
     mt_liveness_init(&c->liveness, mt_clock_mono());
@@ -81,8 +86,11 @@ static int settle_role(struct mt_controller *c, struct mt_err *err)
 {
     int64_t lease = mt_roles_epoch(c->ctl->roles, MT_LEAD_SCHEDULER), head;
     int rc = 0;
+    struct mt_pg_conf conf = c->ctl->pg_conf;
+    conf.took = mt_measure_query;
+    conf.took_arg = &c->ctl->measure.db_scheduler;
     if (!c->pg)
-        rc = mt_pg_connect(&c->ctl->pg_conf, &c->pg, err);
+        rc = mt_pg_connect(&conf, &c->pg, err);
     else if (!mt_pg_idle_check(c->pg))
         rc = mt_pg_reset(c->pg, err);
     if (rc < 0)
@@ -251,6 +259,29 @@ static int pass(struct mt_controller *c, struct mt_err *err)
     return rc < 0 ? rc : total;
 }
 
+/* What the metrics page says of the whole; a look that fails is no reason to stop scheduling. */
+static void look_at_all(struct mt_controller *c)
+{
+    struct mt_pass p = {.ctl = c->ctl, .pg = c->pg, .stop = &c->stop};
+    struct mt_err err = {0};
+    mt_arena_init(&p.arena, PASS_BYTES);
+    if (mt_measure_look(&c->ctl->measure, &p, c->liveness.held, &err) < 0)
+        mt_log(MT_WARN, "controller.gauges_failed", KV_ERR(&err));
+    mt_pass_done(&p);
+}
+
+/* A pass, with what is counted of it. */
+static int measured_pass(struct mt_controller *c, struct mt_err *err)
+{
+    struct mt_measure *m = &c->ctl->measure;
+    enum mt_pass_kind kind = c->dirty_all ? MT_PASS_FULL : MT_PASS_DIRTY;
+    int64_t began = mt_clock_mono();
+    int rc = pass(c, err);
+    mt_hist_observe_ns(&m->pass[kind], mt_clock_mono() - began);
+    mt_measure_one(&m->passes[kind][rc < 0]);
+    return rc;
+}
+
 static int turn(struct mt_controller *c, struct mt_err *err)
 {
     int rc;
@@ -276,6 +307,10 @@ static int turn(struct mt_controller *c, struct mt_err *err)
             (rc = mt_nodes_unconfirmed(c->ctl, c->pg, c->lease_epoch, err)) < 0)
             return rc;
     }
+    if (!c->gauges_ns || now - c->gauges_ns >= LOOK_NS) {
+        c->gauges_ns = now;
+        look_at_all(c);
+    }
     for (int i = 0; i < ROUNDS_MAX && !atomic_load(&c->stop); i++) {
         if ((rc = read_news(c, err)) < 0)
             return rc;
@@ -284,7 +319,7 @@ static int turn(struct mt_controller *c, struct mt_err *err)
             c->full_ns = now;
             c->dirty_all = true;
         }
-        if ((rc = pass(c, err)) < 0)
+        if ((rc = measured_pass(c, err)) < 0)
             return rc;
         if (rc == 0)
             break;

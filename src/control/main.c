@@ -137,7 +137,7 @@ static int serve(struct mt_control *ctl, struct mt_err *err)
     const struct mt_control_conf *conf = &ctl->conf;
     const char *path[MT_LISTEN_MAX] = {conf->listen_api, conf->listen_internal, conf->listen_admin};
     const char *group[MT_LISTEN_MAX] = {conf->api_group, conf->internal_group, conf->api_group};
-    struct mt_http_listener l[MT_LISTEN_MAX + 3] = {{0}}; /* and listen_http, listen_nodes, listen_https */
+    struct mt_http_listener l[MT_LISTEN_MAX + 4] = {{0}}; /* and listen_http, listen_metrics, listen_nodes, listen_https */
     struct mt_tls_ctx *tls = NULL, *nodes_tls = NULL;
     size_t n = 0;
     for (int i = 0; i < MT_LISTEN_MAX; i++) {
@@ -162,6 +162,15 @@ static int serve(struct mt_control *ctl, struct mt_err *err)
             return rc;
         }
         l[n++].tag = MT_LISTEN_API;
+    }
+    if (conf->listen_metrics) {
+        int rc = mt_sock_private_listen(conf->listen_metrics, &l[n].fd, err);
+        if (rc < 0) {
+            while (n)
+                close(l[--n].fd);
+            return mt_err_wrap(err, "listen_metrics");
+        }
+        l[n++].tag = MT_LISTEN_ADMIN;
     }
     int bad = conf->listen_nodes ? nodes_listener(ctl, &l[n], err) : 0;
     if (bad == 0 && conf->listen_nodes)
@@ -213,6 +222,7 @@ static int start_log(struct mt_control *ctl, struct mt_err *err)
     if ((rc = mt_history_new(ctl->conf.data_dir, ctl->head, &ctl->history, err)) < 0)
         return rc;
     ac.history = ctl->history;
+    ac.measure = &ctl->append_measure;
     struct mt_audit_conf uc = {.pg = ac.pg, .retention_days = (int)ctl->conf.audit_retention_days};
     if ((rc = mt_limits_new(&ctl->pg_conf, (unsigned)ctl->conf.rate_limit_percent, &ctl->limits, err)) == 0)
         rc = mt_audit_new(&uc, &ctl->audit, err);
@@ -280,6 +290,7 @@ static int init(struct mt_control *ctl, struct mt_err *err)
 {
     int rc;
     ctl->started_us = mt_clock_wall_us();
+    mt_measure_init(&ctl->measure);
     ctl->pg_conf = (struct mt_pg_conf){.conninfo = ctl->conf.database_url,
                                        .application_name = "moat-control",
                                        .role = ctl->conf.database_role,
@@ -355,6 +366,7 @@ static void done(struct mt_control *ctl)
     mt_plans_free(ctl->plans);
     mt_keys_free(ctl->keys);
     mt_node_ca_free(ctl->node_ca);
+    mt_measure_done(&ctl->measure);
     mt_conf_done(mt_control_keys, mt_control_keys_n, &ctl->conf);
 }
 
@@ -410,7 +422,7 @@ static int usage(FILE *to)
                 "       moat-control --config FILE rebuild [--view NAME|all]\n"
                 "       moat-control --config FILE append --type TYPE --id AGGREGATE [--org ID] [--app ID] [--env ID]\n"
                 "                    [--payload JSON|@FILE] --reason TEXT\n"
-                "       moat-control --help-config | --routes | --quotas | --version\n");
+                "       moat-control --help-config | --routes | --metrics | --quotas | --version\n");
     return to == stderr ? 2 : 0;
 }
 
@@ -427,7 +439,8 @@ int main(int argc, char **argv)
     static const struct option opts[] = {{"config", 1, NULL, 'c'},       {"check-config", 0, NULL, 'k'},
                                          {"migrate", 0, NULL, 'm'},      {"force", 0, NULL, 'f'},
                                          {"verify-audit", 0, NULL, 'A'}, {"help-config", 0, NULL, 'H'},
-                                         {"routes", 0, NULL, 'r'},       {"quotas", 0, NULL, 'q'},       {"version", 0, NULL, 'v'},
+                                         {"routes", 0, NULL, 'r'},       {"metrics", 0, NULL, 'M'},
+                                               {"quotas", 0, NULL, 'q'},       {"version", 0, NULL, 'v'},
                                          {"help", 0, NULL, 'h'},         {"view", 1, NULL, 'w'},
                                          {"type", 1, NULL, 't'},         {"id", 1, NULL, 'i'},
                                          {"org", 1, NULL, 'o'},          {"app", 1, NULL, 'a'},
@@ -459,6 +472,8 @@ int main(int argc, char **argv)
             return mt_conf_help(mt_control_keys, mt_control_keys_n, stdout), 0;
         else if (o == 'r')
             return print_routes();
+        else if (o == 'M')
+            return mt_metrics_print_list(stdout), 0;
         else if (o == 'q')
             return print_quotas();
         else if (o == 'v')

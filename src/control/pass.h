@@ -40,6 +40,7 @@ struct mt_pass_group {
     struct mt_pass_instance *more;
     int64_t desired_version;
     uint32_t stop_grace_seconds;
+    size_t acted; /* of the result's actions, those that are in the command */
 };
 
 struct mt_pass_deploy {
@@ -48,6 +49,7 @@ struct mt_pass_deploy {
     char **types; /* process types */
     size_t n_types;
     json_t *previous; /* owned by the pass */
+    const char *became; /* status that is in the command, NULL: none */
     int64_t version;
 };
 

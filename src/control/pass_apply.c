@@ -108,6 +108,7 @@ static int group_events(struct mt_pass *p, const struct mt_pass_env *e, struct m
         rc = a->type == MT_ROLL_ALLOCATE ? allocate(p, e, g, a, cmd, ids, err) : stop(p, g, a, cmd, ids, err);
         if (rc < 0)
             return rc;
+        g->acted = i + 1;
     }
     if (r->scheduling_changed && (rc = scheduling_changed(e, g, cmd, ids, err)) < 0)
         return rc;
@@ -189,6 +190,7 @@ static int deploy_events(struct mt_pass *p, struct mt_pass_env *e, struct mt_pas
                                      dec.failed_reason[0] ? dec.failed_reason : NULL),
                            err)) < 0)
         return rc;
+    d->became = mt_deploy_status_name(dec.status);
     mt_log(MT_INFO, "deploy.status", KV("deploy_id", d->deploy_id), KV("status", mt_deploy_status_name(dec.status)),
            KV("failed_reason", dec.failed_reason));
     n = 1;
@@ -235,6 +237,21 @@ static int append(struct mt_pass *p, struct mt_cmd *cmd, const char *what, struc
     return rc;
 }
 
+/* Once it is in the log. */
+static void measure(struct mt_measure *m, const struct mt_pass_env *e)
+{
+    static const enum mt_sched_action kind[MT_ROLL_ACTION_MAX] = {[MT_ROLL_ALLOCATE] = MT_SCHED_ALLOCATE, [MT_ROLL_DRAIN] = MT_SCHED_DRAIN,
+                                                                  [MT_ROLL_STOP] = MT_SCHED_STOP};
+    for (size_t i = 0; i < e->n_groups; i++)
+        for (size_t k = 0; k < e->groups[i].acted; k++) {
+            const struct mt_roll_action *a = &e->groups[i].result.actions[k];
+            mt_measure_one(&m->actions[kind[a->type]][a->type == MT_ROLL_ALLOCATE ? MT_REASON_NONE : a->reason]);
+        }
+    for (size_t i = 0; i < e->n_deploys; i++)
+        if (e->deploys[i].became)
+            mt_measure_deploy(m, e->deploys[i].became);
+}
+
 int mt_pass_env_step(struct mt_pass *p, struct mt_pass_env *e, int *ret_events, int64_t *ret_wake_ms, struct mt_err *err)
 {
     mt_auto_cmd struct mt_cmd *cmd = NULL;
@@ -264,6 +281,7 @@ int mt_pass_env_step(struct mt_pass *p, struct mt_pass_env *e, int *ret_events, 
     for (size_t i = 0; i < p->n_nodes; i++)
         if (p->node_more[i].touched)
             p->node_more[i].stored_address = p->node_more[i].next_address;
+    measure(&p->ctl->measure, e);
     *ret_events = events;
     return 0;
 }

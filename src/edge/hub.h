@@ -50,6 +50,7 @@ struct mt_edge_hub {
     _Atomic int64_t purge_until; /* workers look for gone routes until then */
     _Atomic bool stop, drain;
 
+    _Atomic int64_t heard_wall_us; /* the control plane said that nothing changed; 0: never */
     pthread_mutex_t lock; /* what follows */
     struct mt_edge_listener **listeners;
     size_t n_listeners, cap_listeners;

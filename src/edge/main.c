@@ -9,9 +9,11 @@
 #include "edge/hub.h"
 #include "edge/snapshot.h"
 #include "edge/source.h"
+#include "edge/status.h"
 #include "os/file.h"
 #include "os/loop.h"
 #include "os/notify.h"
+#include "wire/metrics_http.h"
 
 #include <getopt.h>
 #include <malloc.h>
@@ -28,6 +30,7 @@ struct app {
     struct mt_loop *loop;
     struct mt_edge_source_poll *source;
     struct mt_edge_admin *admin;
+    struct mt_metrics_http *metrics;
     struct mt_edge_handover *handover;
     struct mt_source *grace;
     int64_t stop_at;
@@ -142,9 +145,26 @@ static void on_handover_done(void *arg)
     mt_edge_hub_drain(&a->hub);
     mt_edge_admin_stop(a->admin);
     a->admin = NULL;
+    mt_metrics_http_free(a->metrics);
+    a->metrics = NULL;
     mt_edge_handover_stop(a->handover, false);
     a->handover = NULL;
     mt_loop_timer_after(a->grace, 0);
+}
+
+static int metrics_page(void *arg, struct mt_buf *b, struct mt_err *err)
+{
+    struct app *a = arg;
+    return mt_edge_status_metrics(&a->hub, b, err);
+}
+
+static bool metrics_ready(void *arg, const char **ret_why)
+{
+    struct app *a = arg;
+    uint64_t epoch, revision;
+    mt_edge_hub_version(&a->hub, &epoch, &revision, NULL);
+    *ret_why = "no configuration yet\n";
+    return revision > 0;
 }
 
 /* Sockets with names: after the process before has let go of them. */
@@ -154,6 +174,12 @@ static int open_names(struct app *a, struct mt_err *err)
         a->admin = mt_edge_admin_start(a->loop, a->opt.admin_socket, &a->hub, err);
         if (!a->admin)
             return mt_err_wrap(err, "admin_socket");
+    }
+    if (a->opt.listen_metrics) {
+        const struct mt_metrics_http_conf mc = {.address = a->opt.listen_metrics, .page = metrics_page, .ready = metrics_ready, .arg = a};
+        a->metrics = mt_metrics_http_new(a->loop, &mc, err);
+        if (!a->metrics)
+            return mt_err_wrap(err, "listen_metrics");
     }
     if (a->opt.handover_socket) {
         const struct mt_edge_handover_calls calls = {.asked = on_handover_asked, .missed = on_handover_missed,
@@ -212,6 +238,7 @@ static int run(struct app *a)
     mt_notify("READY=1");
     int r = mt_loop_run(a->loop);
     mt_edge_handover_stop(a->handover, false);
+    mt_metrics_http_free(a->metrics);
     mt_edge_admin_stop(a->admin);
     mt_edge_source_stop(a->source);
     mt_edge_hub_done(&a->hub);

@@ -24,6 +24,8 @@ static const struct mt_conf_key keys[] = {
      "folder with the edge's certificate, which this node's moat-agent makes and renews: <its data_dir>/keys/edge"},
     {"admin_socket", MT_CONF_STRING, OFF(admin_socket), 1, MT_UNIX_PATH_MAX, MT_CONF_NONE, "path",
      "Unix socket that answers GET /metrics, /livez, /readyz; none when absent"},
+    {"listen_metrics", MT_CONF_STRING, OFF(listen_metrics), 3, 80, MT_CONF_NONE, "address:port",
+     "the same for a Prometheus of the mesh, for example [fd00::1]:9463: loopback or an inner address, never every address"},
     {"handover_socket", MT_CONF_STRING, OFF(handover_socket), 1, MT_UNIX_PATH_MAX, MT_CONF_NONE, "path",
      "Unix socket over which a new process takes the listening sockets, so that an upgrade cuts nothing; none when absent"},
     {"public_addresses", MT_CONF_STRINGS, OFF(public_addresses), 1, 64, "::", "",

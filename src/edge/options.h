@@ -9,7 +9,7 @@
 
 struct mt_edge_options {
     /* as configured */
-    char *data_dir, *control_socket, *control_address, *keys_dir, *admin_socket, *handover_socket, *source_address, *access_log, *log_level;
+    char *data_dir, *control_socket, *control_address, *keys_dir, *admin_socket, *listen_metrics, *handover_socket, *source_address, *access_log, *log_level;
     struct mt_conf_list public_addresses;
     struct mt_conf_map port_map;
     uint64_t workers, max_conns, hello_timeout_ms, hello_max_bytes, preroute_max, stop_grace_ms, handover_grace_ms, access_log_per_s;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "edge/source.h"
 
+#include "base/clock.h"
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "edge/snapshot.h"
@@ -169,6 +170,8 @@ static void *poll_main(void *arg)
             if (s->away)
                 mt_log(MT_INFO, "edge.control_back", KV("socket", mt_edge_upstream_name(s->hub->opt)));
             s->away = false;
+            if (reply.status == 304)
+                atomic_store(&s->hub->heard_wall_us, mt_clock_wall_us());
             backoff = BACKOFF_FIRST_MS;
             if (reply.status == 200 && !offered(s, &reply))
                 nap = REJECT_PAUSE_MS;

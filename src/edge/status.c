@@ -3,8 +3,10 @@
 
 #include "base/clock.h"
 #include "base/str.h"
+#include "wire/metrics.h"
 
 #include <inttypes.h>
+#include <stdlib.h>
 
 static uint64_t get(_Atomic uint64_t *v)
 {
@@ -82,31 +84,49 @@ int mt_edge_status_json(struct mt_edge_hub *h, const struct mt_edge_rejected *re
     return mt_buf_check(b, err);
 }
 
-static void metric(struct mt_buf *b, const char *name, const char *kind, const char *label, uint64_t v)
-{
-    if (kind)
-        mt_buf_printf(b, "# TYPE %s %s\n", name, kind);
-    mt_buf_printf(b, "%s%s %" PRIu64 "\n", name, label, v);
-}
+/* Listeners of one port share their series: dedicated IPv4 addresses are no label. */
+#define PORTS_MAX 32 /* with series of their own; the others share "other" */
 
-static void put_listener_metrics(struct mt_edge_hub *h, struct mt_buf *b)
+static void put_listener_metrics(struct mt_edge_hub *h, struct mt_metrics *p)
 {
-    mt_buf_puts(b, "# TYPE moat_edge_connections_total counter\n");
+    struct port {
+        char name[8];
+        uint64_t results[MT_EDGE_R_MAX], open;
+    };
+    struct port *ports = calloc(PORTS_MAX + 1, sizeof *ports);
+    size_t n = 0;
+    if (!ports)
+        return; /* the page goes without */
+    (void)snprintf(ports[PORTS_MAX].name, sizeof ports[PORTS_MAX].name, "other");
     for (size_t i = 0; i < h->n_listeners; i++) {
         struct mt_edge_listener *l = h->listeners[i];
+        struct port *at = &ports[PORTS_MAX];
+        char name[8];
+        (void)snprintf(name, sizeof name, "%u", mt_edge_key_port(l->key));
+        for (size_t k = 0; k < n; k++)
+            if (MT_STREQ(ports[k].name, name))
+                at = &ports[k];
+        if (at == &ports[PORTS_MAX] && n < PORTS_MAX) {
+            at = &ports[n++];
+            (void)snprintf(at->name, sizeof at->name, "%s", name);
+        }
         for (unsigned r = 0; r < MT_EDGE_R_MAX; r++)
-            if (get(&l->results[r]) > 0)
-                mt_buf_printf(b, "moat_edge_connections_total{listener_port=\"%u\",result=\"%s\"} %" PRIu64 "\n",
-                              mt_edge_key_port(l->key), mt_edge_result_name((enum mt_edge_result)r), get(&l->results[r]));
+            at->results[r] += get(&l->results[r]);
+        at->open += atomic_load_explicit(&l->open, memory_order_relaxed);
     }
-    mt_buf_puts(b, "# TYPE moat_edge_connections_open gauge\n");
-    for (size_t i = 0; i < h->n_listeners; i++)
-        mt_buf_printf(b, "moat_edge_connections_open{listener_port=\"%u\"} %u\n", mt_edge_key_port(h->listeners[i]->key),
-                      atomic_load_explicit(&h->listeners[i]->open, memory_order_relaxed));
+    bool more = h->n_listeners > 0 && n == PORTS_MAX;
+    for (size_t k = 0; k <= PORTS_MAX; k++)
+        for (unsigned r = 0; r < MT_EDGE_R_MAX; r++)
+            if (ports[k].results[r] > 0)
+                mt_metrics_u64(p, MT_M_E_CONNECTIONS, ports[k].results[r], ports[k].name, mt_edge_result_name((enum mt_edge_result)r));
+    for (size_t k = 0; k <= PORTS_MAX; k++)
+        if (k < n || (k == PORTS_MAX && more))
+            mt_metrics_u64(p, MT_M_E_OPEN, ports[k].open, ports[k].name);
+    free(ports);
 }
 
 /* Outcome of the sniffing, over all tls listeners: every result after a route was found counts as ok. */
-static void put_sni_metrics(struct mt_edge_hub *h, struct mt_buf *b)
+static void put_sni_metrics(struct mt_edge_hub *h, struct mt_metrics *p)
 {
     static const enum mt_edge_result sniffed[] = {
         MT_EDGE_R_NO_SNI,  MT_EDGE_R_SNIFF_TIMEOUT, MT_EDGE_R_NOT_TLS,  MT_EDGE_R_MALFORMED,
@@ -126,35 +146,36 @@ static void put_sni_metrics(struct mt_edge_hub *h, struct mt_buf *b)
         for (size_t k = 0; k < sizeof sniffed / sizeof sniffed[0]; k++)
             n[k] += get(&l->results[sniffed[k]]);
     }
-    mt_buf_puts(b, "# TYPE moat_edge_sni_total counter\n");
-    mt_buf_printf(b, "moat_edge_sni_total{result=\"ok\"} %" PRIu64 "\n", ok);
+    mt_metrics_u64(p, MT_M_E_SNI, ok, "ok");
     for (size_t k = 0; k < sizeof sniffed / sizeof sniffed[0]; k++)
-        mt_buf_printf(b, "moat_edge_sni_total{result=\"%s\"} %" PRIu64 "\n", mt_edge_result_name(sniffed[k]), n[k]);
+        mt_metrics_u64(p, MT_M_E_SNI, n[k], mt_edge_result_name(sniffed[k]));
 }
 
 int mt_edge_status_metrics(struct mt_edge_hub *h, struct mt_buf *b, struct mt_err *err)
 {
     struct mt_edge_totals *t = &h->totals;
+    struct mt_metrics p;
+    mt_metrics_begin(&p, b, MT_METRICS_EDGE);
     (void)pthread_mutex_lock(&h->lock);
-    put_listener_metrics(h, b);
-    put_sni_metrics(h, b);
-    metric(b, "moat_edge_upstream_failures_total", "counter", "{reason=\"refused\"}", get(&t->connect_failures));
-    metric(b, "moat_edge_upstream_failures_total", NULL, "{reason=\"timeout\"}", get(&t->connect_timeouts));
-    metric(b, "moat_edge_retries_total", "counter", "", get(&t->retries));
-    metric(b, "moat_edge_limit_hits_total", "counter", "{limit=\"any\"}", get(&t->limit_hits));
-    metric(b, "moat_edge_ejections_total", "counter", "", get(&t->ejections));
-    metric(b, "moat_edge_bytes_total", "counter", "{direction=\"in\"}", get(&t->bytes_in));
-    metric(b, "moat_edge_bytes_total", NULL, "{direction=\"out\"}", get(&t->bytes_out));
-    metric(b, "moat_edge_proxy_headers_total", "counter", "{result=\"sent\"}", get(&t->proxy_headers));
-    metric(b, "moat_edge_proxy_headers_total", NULL, "{result=\"failed\"}", get(&t->proxy_header_failures));
-    metric(b, "moat_edge_config_apply_total", "counter", "{result=\"applied\"}", get(&t->applied));
-    metric(b, "moat_edge_config_apply_total", NULL, "{result=\"rejected\"}", get(&t->rejected));
+    put_sni_metrics(h, &p);
+    mt_metrics_u64(&p, MT_M_E_UPSTREAM, get(&t->connect_failures), "refused");
+    mt_metrics_u64(&p, MT_M_E_UPSTREAM, get(&t->connect_timeouts), "timeout");
+    mt_metrics_u64(&p, MT_M_E_RETRIES, get(&t->retries));
+    mt_metrics_u64(&p, MT_M_E_LIMITS, get(&t->limit_hits), "any");
+    mt_metrics_u64(&p, MT_M_E_EJECTIONS, get(&t->ejections));
+    mt_metrics_u64(&p, MT_M_E_BYTES, get(&t->bytes_in), "in");
+    mt_metrics_u64(&p, MT_M_E_BYTES, get(&t->bytes_out), "out");
+    mt_metrics_u64(&p, MT_M_E_PROXY, get(&t->proxy_headers), "sent");
+    mt_metrics_u64(&p, MT_M_E_PROXY, get(&t->proxy_header_failures), "failed");
+    mt_metrics_u64(&p, MT_M_E_APPLY, get(&t->applied), "applied");
+    mt_metrics_u64(&p, MT_M_E_APPLY, get(&t->rejected), "rejected");
+    int64_t heard = atomic_load(&h->heard_wall_us);
     const struct mt_edge_table *table = atomic_load(&h->table);
-    metric(b, "moat_edge_routes", "gauge", "{state=\"configured\"}", table ? table->n_routes : 0);
-    metric(b, "moat_edge_backends", "gauge", "{state=\"ready\"}", table ? table->n_backends : 0);
+    mt_metrics_u64(&p, MT_M_E_ROUTES, table ? table->n_routes : 0, "configured");
+    mt_metrics_u64(&p, MT_M_E_BACKENDS, table ? table->n_backends : 0, "ready");
     if (table)
-        metric(b, "moat_edge_config_age_seconds", "gauge", "",
-               (uint64_t)((mt_clock_wall_us() - h->applied_wall_us) / 1000000));
+        mt_metrics_us(&p, MT_M_E_AGE, mt_clock_wall_us() - (heard > h->applied_wall_us ? heard : h->applied_wall_us));
+    put_listener_metrics(h, &p); /* last: what would pass the bound of series is of this */
     (void)pthread_mutex_unlock(&h->lock);
-    return mt_buf_check(b, err);
+    return mt_metrics_end(&p, err);
 }

@@ -285,3 +285,31 @@ int mt_sock_tcp_connect(const char *host, uint16_t port, int64_t deadline_ns, in
     freeaddrinfo(all);
     return r < 0 ? mt_err_wrap(err, "'%.100s' port %u", host, (unsigned)port) : 0;
 }
+
+/* 10/8, 172.16/12, 192.168/16, 100.64/10, 127/8. */
+static bool private4(struct in_addr a)
+{
+    uint32_t v = ntohl(a.s_addr);
+    return v >> 24 == 10 || v >> 20 == 0xac1 || v >> 16 == 0xc0a8 || v >> 22 == 0x191 || v >> 24 == 127;
+}
+
+int mt_sock_private_listen(const char *address, int *ret_fd, struct mt_err *err)
+{
+    char host[256];
+    uint16_t port;
+    struct in6_addr a6;
+    struct in_addr a4;
+    int rc = mt_sock_split(address, host, &port, err);
+    if (rc < 0)
+        return rc;
+    if (inet_pton(AF_INET6, host, &a6) == 1) {
+        if (IN6_IS_ADDR_UNSPECIFIED(&a6) || IN6_IS_ADDR_V4MAPPED(&a6) || IN6_IS_ADDR_MULTICAST(&a6))
+            return MT_FAIL(err, MT_E_INVALID, "'%s' is no single address: give one of the mesh or loopback", address);
+        return mt_sock_freebind_listen(&a6, port, ret_fd, err);
+    }
+    if (inet_pton(AF_INET, host, &a4) != 1)
+        return MT_FAIL(err, MT_E_INVALID, "'%s' is no IP address and port", address);
+    if (!private4(a4))
+        return MT_FAIL(err, MT_E_INVALID, "'%s' is not private: give an address of the mesh or loopback", address);
+    return mt_sock_tcp_listen(address, ret_fd, err);
+}

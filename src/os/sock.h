@@ -18,6 +18,9 @@ int mt_sock_unix_listen(const char *path, mode_t mode, uid_t uid, gid_t gid, int
 int mt_sock_loopback_listen(const char *address, int *ret_fd, struct mt_err *err);
 /** Non-blocking TCP listener at @address ("[::]:443", "192.0.2.1:8443"; port 0: the system chooses). "[::]" takes IPv4 too. */
 int mt_sock_tcp_listen(const char *address, int *ret_fd, struct mt_err *err);
+/** Non-blocking TCP listener for what is not for the world, at one address: loopback, a private IPv4 address, or an IPv6 address, which need
+ * not be on this host yet (the mesh brings it). Every address at once ("[::]", "0.0.0.0") and public IPv4 addresses are -MT_E_INVALID. */
+int mt_sock_private_listen(const char *address, int *ret_fd, struct mt_err *err);
 /** "host:port" or "[address]:port" taken apart; -MT_E_INVALID, also for an IPv6 address without brackets. */
 int mt_sock_split(const char *at, char ret_host[256], uint16_t *ret_port, struct mt_err *err);
 /** The same at one IPv6 address, which need not be on this host yet (IPV6_FREEBIND) and is never reached by IPv4. */

@@ -138,6 +138,8 @@ int mt_pg_connect(const struct mt_pg_conf *conf, struct mt_pg **ret_pg, struct m
         return MT_FAIL(err, MT_E_NOMEM, "database: no memory for a connection");
     pg->connect_timeout_ms = conf->connect_timeout_ms > 0 ? conf->connect_timeout_ms : 5000;
     pg->call_timeout_ms = conf->call_timeout_ms > 0 ? conf->call_timeout_ms : 10000;
+    pg->took = conf->took;
+    pg->took_arg = conf->took_arg;
     int r = connect_now(pg, err);
     if (r < 0)
         return r;

@@ -29,6 +29,8 @@ struct mt_pg {
     char *conninfo, *application_name, *role;
     int connect_timeout_ms, call_timeout_ms;
     int64_t deadline_ns; /* of the running call, monotonic */
+    void (*took)(void *arg, int64_t ns);
+    void *took_arg;
     bool piping;
     bool lost;
     struct mt_pg_diag diag;

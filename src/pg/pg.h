@@ -19,6 +19,8 @@ struct mt_pg_conf {
     const char *role;             /* SET ROLE after connecting; NULL = none */
     int connect_timeout_ms;       /* 0 = 5000 */
     int call_timeout_ms;          /* deadline of each call below; 0 = 10000 */
+    void (*took)(void *arg, int64_t ns); /* told how long each mt_pg_query took, on its thread; or NULL */
+    void *took_arg;
 };
 
 /**

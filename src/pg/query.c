@@ -4,6 +4,7 @@
 #include "pg/pg_int.h"
 
 #include "base/assert.h"
+#include "base/clock.h"
 
 #include <stdlib.h>
 
@@ -72,8 +73,8 @@ static int send_exec(struct mt_pg *pg, const struct mt_pg_stmt *stmt, const stru
     return ok ? 0 : pg_broken(pg, "sending", err);
 }
 
-int mt_pg_query(struct mt_pg *pg, const struct mt_pg_stmt *stmt, const struct mt_pg_params *p, struct mt_pg_res **ret_res,
-                struct mt_err *err)
+static int query(struct mt_pg *pg, const struct mt_pg_stmt *stmt, const struct mt_pg_params *p, struct mt_pg_res **ret_res,
+                 struct mt_err *err)
 {
     int r = pg_begin(pg, err);
     if (r < 0)
@@ -94,6 +95,17 @@ int mt_pg_query(struct mt_pg *pg, const struct mt_pg_stmt *stmt, const struct mt
     }
     *ret_res = mt_pg_res_wrap(res);
     return *ret_res ? 0 : MT_FAIL(err, MT_E_NOMEM, "database: no memory for a result");
+}
+
+int mt_pg_query(struct mt_pg *pg, const struct mt_pg_stmt *stmt, const struct mt_pg_params *p, struct mt_pg_res **ret_res,
+                struct mt_err *err)
+{
+    if (!pg->took)
+        return query(pg, stmt, p, ret_res, err);
+    int64_t began = mt_clock_mono();
+    int r = query(pg, stmt, p, ret_res, err);
+    pg->took(pg->took_arg, mt_clock_mono() - began);
+    return r;
 }
 
 int mt_pg_query_one(struct mt_pg *pg, const struct mt_pg_stmt *stmt, const struct mt_pg_params *p,

@@ -280,6 +280,14 @@ bool mt_http_req_stopping(const struct mt_http_req *r)
     return stopping;
 }
 
+unsigned mt_http_req_status(struct mt_http_req *r)
+{
+    pthread_mutex_lock(&r->mu);
+    unsigned status = r->answered ? r->status : r->streaming ? 200 : 0;
+    pthread_mutex_unlock(&r->mu);
+    return status;
+}
+
 bool mt_http_req_streaming(const struct mt_http_req *r)
 {
     return r->streaming;

@@ -121,6 +121,9 @@ int64_t mt_http_req_arrived_ns(const struct mt_http_req *req);
 /** The server is draining: do not park again. */
 bool mt_http_req_stopping(const struct mt_http_req *req);
 
+/** Status of the answer that this request has, 0 while it has none. A stream has 200 from its start. */
+unsigned mt_http_req_status(struct mt_http_req *req);
+
 /** mt_http_stream_start was called for this request. */
 bool mt_http_req_streaming(const struct mt_http_req *req);
 

@@ -267,6 +267,7 @@ class World:
         self.next_address = 1
         self.proc = None
         self.log_path = os.path.join(self.dir, "agent.log")
+        self.conf = {}  # further keys of every start
         self.cgroup = "moat-test-%d.slice/instances" % os.getpid()
         self.registry = imagekit.Registry(os.path.join(self.dir, "reg")) if registry else None
         self.registries = [self.registry.host] if registry else []  # that the agent may reach here
@@ -319,7 +320,7 @@ class World:
 
     def start(self, ready=True, env=None, **conf):
         keys = dict({"node_id": self.node_id, "data_dir": self.dir, "vmm": "qemu", "host_firewall": "taps", "bin_dir": BIN,
-                     "log_level": "debug", "worker_user": "nobody", "heartbeat_ms": 500, "cgroup_parent": self.cgroup}, **conf)
+                     "log_level": "debug", "worker_user": "nobody", "heartbeat_ms": 500, "cgroup_parent": self.cgroup}, **dict(self.conf, **conf))
         lines = ["%s = %s" % (k, json.dumps(v)) for k, v in keys.items() if not isinstance(v, dict)]
         for k, table in keys.items():
             if isinstance(table, dict):

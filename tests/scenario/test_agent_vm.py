@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -190,6 +191,41 @@ class Suite:
         want(r["reason_code"] == "image_pull_failed" and r["next_retry_at"], r)
         self.gone(wl["instance_id"])
 
+    def metrics_say_what_happened(self):
+        """Of this process of the agent: it was started last in exit_while_agent_is_away, or with the file when only this is run."""
+        def page():
+            with urllib.request.urlopen("http://%s/metrics" % self.w.conf["listen_metrics"], timeout=20) as r:
+                return r.read().decode()
+
+        def v(series, text=None):
+            m = [l for l in (text or page()).splitlines() if l.rsplit(" ", 1)[0] == series]
+            want(len(m) == 1, "%d times %s" % (len(m), series))
+            return float(m[0].rsplit(" ", 1)[1])
+        before = page()
+        wl, r = self.run_one()
+        self.gone(wl["instance_id"])
+        wl, r = self.run_one("failed", command=["/nothing"], ports=(),
+                             lifecycle={"restart_policy": "never", "stop_grace_seconds": 2, "backoff_seconds": 1})
+        self.gone(wl["instance_id"])
+        after = page()
+        for series, grown in (('moat_agent_boot_seconds_count{phase="ready",result="ok"}', 1),
+                              ('moat_agent_boot_seconds_count{phase="vmm",result="ok"}', 1),
+                              ('moat_agent_boot_seconds_count{phase="guest",result="failed"}', 1),
+                              ('moat_agent_instance_failures_total{reason="exec_not_found"}', 1),
+                              ('moat_agent_restarts_total{reason="exec_not_found"}', 0)):
+            want(v(series, after) - v(series, before) == grown, "%s: %s, then %s" % (series, v(series, before), v(series, after)))
+        want(v('moat_agent_instances{state="ready"}', after) >= 1 and v('moat_agent_memory_bytes{kind="assigned"}', after) >= 96 << 20, "what runs")
+        want('moat_agent_vmm{driver="qemu",accel="' in after, "the driver")
+        want(v('moat_agent_log_lines_total{stream="stdout"}', after) > 0 and v("moat_agent_plan_age_seconds", after) < 60, "lines and plan")
+        want(v("moat_agent_image_cache_bytes", after) > 0 and v("moat_agent_reconcile_duration_seconds_count", after) > 5, "cache and passes")
+        if len(sys.argv) == 1:
+            want(v('moat_agent_oom_kills_total{scope="guest"}') == 1 and v('moat_agent_image_pulls_total{result="failed"}') >= 1, "what ran before")
+            want(v('moat_agent_restarts_total{reason="workload_exited"}') >= 1 and v('moat_agent_instance_failures_total{reason="oom_killed"}') == 1,
+                 "restarts and failures")
+        listed = {l.split("\t")[0] for l in open(os.path.join(kit.ROOT, "docs/api/metrics.txt"))}
+        stray = {l.split()[2] for l in after.splitlines() if l.startswith("# TYPE")} - listed
+        want(not stray, stray)
+
     def vm_death_is_seen(self):
         wl, r = self.run_one()
         i = wl["instance_id"]
@@ -359,12 +395,13 @@ def main():
     try:
         world.bundle()
         before = world.host()
+        world.conf["listen_metrics"] = "127.0.0.1:9464"  # in a network of its own
         world.start()
         suite = Suite(world)
         only = sys.argv[1:]
         names = ["boots_to_ready", "second_start_is_quick_to_exec", "confined", "guarded_by_nft", "logs_are_read_and_followed",
                  "adopted_after_kill", "adopted_while_booting", "exit_codes", "exit_while_agent_is_away", "restarts_with_backoff",
-                 "missing_program", "out_of_memory", "unhealthy_ends", "bad_image", "vm_death_is_seen", "drain_waits_then_stops",
+                 "missing_program", "out_of_memory", "unhealthy_ends", "bad_image", "metrics_say_what_happened", "vm_death_is_seen", "drain_waits_then_stops",
                  "replaced_in_place", "absence_needs_two_plans", "stale_and_foreign_plans", "control_away", "heartbeat_says_enough",
                  "table_comes_back", "orphans_go_and_strangers_stay", "refuses_what_it_cannot_hold", "several_at_once",
                  "keeps_no_descriptors", "memory_is_small"]

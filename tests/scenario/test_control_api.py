@@ -384,7 +384,7 @@ try:
 
     @case("the published list of calls and the configuration reference are what the program prints")
     def _():
-        for flag, name in (("--routes", "routes.txt"), ("--help-config", "control.toml.txt")):
+        for flag, name in (("--routes", "routes.txt"), ("--metrics", "metrics.txt"), ("--help-config", "control.toml.txt")):
             out = subprocess.run([kit.program("moat-control"), flag], stdout=subprocess.PIPE, text=True, check=True).stdout
             have = open(os.path.join(kit.ROOT, "docs/api", name)).read().split("\n", 1)
             assert have[0].startswith("# generated") and have[1] == out, "run: bin/moat-control %s, into docs/api/%s" % (flag, name)

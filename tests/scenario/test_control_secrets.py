@@ -513,7 +513,7 @@ try:
         got = dict(re.findall(r'moat_secrets_deliveries_total\{result="\w+",reason="(\w*)"\} (\d+)', m))
         assert int(got["decrypt_failed"]) >= 10 and int(got["forbidden"]) >= 1 and int(got[""]) >= 10, got
         buckets = [int(n) for n in re.findall(r'moat_secrets_delivery_seconds_bucket\{le="[^"]+"\} (\d+)', m)]
-        assert len(buckets) == 10 and buckets == sorted(buckets) and buckets[-1] == int(got[""]) == int(re.search(r"delivery_seconds_count (\d+)", m)[1]), buckets
+        assert len(buckets) == 16 and buckets == sorted(buckets) and buckets[-1] == int(got[""]) == int(re.search(r"delivery_seconds_count (\d+)", m)[1]), buckets
         assert float(re.search(r"delivery_seconds_sum ([0-9.]+)", m)[1]) > 0
 
     @case("keys: SIGHUP takes a new file, a bad one keeps the old; without its key nothing opens and nothing else stops")

@@ -364,6 +364,7 @@ void mt_inst_attempt_over(struct mt_inst *in)
     ri.platform = mt_reason_is_platform(st->end.reason);
     ri.ready_ns = in->ready_total_ns;
     struct mt_restart_out ro = mt_restart_next(&ri, &st->counters);
+    mt_agent_measure_over(in, ro.verdict == MT_RESTART_AGAIN);
     if (ro.verdict != MT_RESTART_AGAIN) {
         finish(in, ro.verdict == MT_RESTART_DONE ? MT_PH_STOPPED : MT_PH_FAILED, "restart policy");
         return;

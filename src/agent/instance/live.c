@@ -314,6 +314,8 @@ static void on_log(void *arg, const struct mt_guest_log_record *r)
                                     .line = r->payload,
                                     .len = r->payload_len};
         rc = mt_log_append(in->log, &rec, now, &seq, &err);
+        if (rc == 0 && seq && rec.stream >= MT_LOG_STDOUT && rec.stream <= MT_LOG_SYSTEM)
+            in->a->measure.lines[rec.stream - 1]++;
     }
     if (rc < 0)
         mt_log(MT_WARN, "log.append_failed", KV("instance_id", in->st.instance_id), KV_ERR(&err));
@@ -412,8 +414,10 @@ static void health_result(struct mt_inst *in, bool ok, const char *why)
     case MT_HEALTH_READY:
         in->health_why[0] = '\0';
         in->ready_since_ns = now;
-        if (!in->st.t.ready)
+        if (!in->st.t.ready) {
             in->st.t.ready = mt_clock_wall_us();
+            mt_agent_measure_ready(in);
+        }
         mt_inst_set_phase(in, MT_PH_READY, "health");
         mt_inst_report(in, true);
         mt_inst_save(in, 0);

@@ -281,6 +281,7 @@ static void pull_work(void *arg)
             j->was_cancelled = true;
             return;
         }
+        (void)atomic_fetch_add(&j->a->measure.pulls_failed, 1);
         mt_log(MT_WARN, "image.failed", KV("instance_id", j->st.instance_id), KV("digest", rq.digest ? rq.digest : ""),
                KV("reason_code", mt_reason_code(f.reason)), KV("detail", f.detail), KV_ERR(&j->err));
         (void)snprintf(j->explain, sizeof j->explain, "%s", j->err.msg);
@@ -289,6 +290,8 @@ static void pull_work(void *arg)
         (void)fail(j, f.reason);
         return;
     }
+    if (!j->disk.cached)
+        (void)atomic_fetch_add(&j->a->measure.pulls_ok, 1);
     have_image(j);
 }
 

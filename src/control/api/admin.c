@@ -9,6 +9,7 @@
 #include "control/audit/seal.h"
 #include "control/limits/limits.h"
 #include "control/log/history.h"
+#include "control/nodes/ca.h"
 #include "control/secrets/keys.h"
 
 int mt_api_livez(struct mt_api_call *c)
@@ -26,75 +27,73 @@ int mt_api_readyz(struct mt_api_call *c)
                                          (json_int_t)mt_log_head_get(c->ctl->head)));
 }
 
-static void put_refusals(struct mt_api_call *c, bool ready, struct mt_buf *b)
+static void put_refusals(struct mt_api_call *c, struct mt_metrics *page)
 {
-    mt_buf_puts(b, "# TYPE moat_quota_rejections_total counter\n");
     for (unsigned q = 0; q < MT_QUOTA_MAX; q++)
-        mt_buf_printf(b, "moat_quota_rejections_total{dimension=\"%s\"} %llu\n", mt_quota_name((enum mt_quota)q),
-                      (unsigned long long)atomic_load(&c->ctl->quota_rejections[q]));
-    mt_buf_puts(b, "# TYPE moat_rate_limited_total counter\n");
-    for (unsigned i = 0; i < MT_LIMIT_MAX && ready; i++)
-        mt_buf_printf(b, "moat_rate_limited_total{dimension=\"%s\"} %llu\n", mt_limit_name((enum mt_limit)i),
-                      (unsigned long long)mt_limits_refused(c->ctl->limits, (enum mt_limit)i));
+        mt_metrics_u64(page, MT_M_QUOTA_REJECTIONS, mt_metrics_get(&c->ctl->quota_rejections[q]), mt_quota_name((enum mt_quota)q));
+    for (unsigned i = 0; i < MT_LIMIT_MAX && c->ctl->limits; i++)
+        mt_metrics_u64(page, MT_M_RATE_LIMITED, mt_limits_refused(c->ctl->limits, (enum mt_limit)i), mt_limit_name((enum mt_limit)i));
 }
 
-static void put_deliveries(struct mt_api_call *c, struct mt_buf *b)
+static void put_log(struct mt_api_call *c, struct mt_metrics *page)
 {
-    struct mt_key_info keys[MT_MASTERKEYS_MAX];
-    mt_api_delivery_metrics(c, b);
-    mt_buf_printf(b, "# TYPE moat_master_keys gauge\nmoat_master_keys %zu\n", mt_keys_list(c->ctl->keys, keys, MT_MASTERKEYS_MAX));
+    static const char *const ends[] = {"error", "done", "replay", "key_reuse", "stale", "taken", "quota"};
+    const struct mt_append_measure *a = &c->ctl->append_measure;
+    _Static_assert(MT_ARRAY_LEN(ends) == MT_ARRAY_LEN(a->ends), "one word for each");
+    for (size_t i = 0; i < MT_ARRAY_LEN(ends); i++)
+        mt_metrics_u64(page, MT_M_EVENT_APPEND, mt_metrics_get(&a->ends[i]), ends[i]);
+    mt_metrics_hist(page, MT_M_APPEND_SECONDS, &a->took);
+    mt_metrics_hist(page, MT_M_FLUSH_SECONDS, &a->flush);
+    mt_metrics_i64(page, MT_M_EVENT_LAST, mt_log_head_get(c->ctl->head));
+    mt_metrics_i64(page, MT_M_EPOCH, mt_history_epoch(c->ctl->history));
+    for (int i = MT_RECOVERY_FROZEN; i <= MT_RECOVERY_APPLIED; i++)
+        mt_metrics_u64(page, MT_M_RECOVERY, mt_history_state(c->ctl->history) == (enum mt_recovery)i, mt_recovery_name((enum mt_recovery)i));
 }
 
+static void put_certificates(struct mt_api_call *c, const struct mt_http_stats *h, struct mt_metrics *page)
+{
+    int64_t now = mt_clock_wall_us() / 1000000, api = atomic_load(&c->ctl->api_cert_not_after_s);
+    if (api)
+        mt_metrics_i64(page, MT_M_CERT_EXPIRY, api - now, "api");
+    if (c->ctl->node_ca)
+        mt_metrics_i64(page, MT_M_CERT_EXPIRY, mt_node_ca_ends_s(c->ctl->node_ca) - now, "ca");
+    if (api || c->ctl->node_ca) {
+        mt_metrics_u64(page, MT_M_TLS_FAILURES, h->tls_failed);
+        mt_metrics_u64(page, MT_M_TLS_REFUSED, h->tls_refused);
+    }
+}
+
+/* Answered at any time, also before the database was reached: what is not there yet is not on the page. */
 int mt_api_metrics(struct mt_api_call *c)
 {
-    struct mt_appender_stats a = {0};
+    struct mt_control *ctl = c->ctl;
+    struct mt_key_info keys[MT_MASTERKEYS_MAX];
+    struct mt_metrics page;
     struct mt_http_stats h = {0};
-    struct mt_audit_stats u = {0};
-    bool ready = atomic_load(&c->ctl->ready);
-    if (ready)
-        mt_audit_stats(c->ctl->audit, &u);
-    if (ready)
-        mt_appender_stats(c->ctl->appender, &a);
-    mt_http_server_stats(c->ctl->http, &h);
-    char *t = mt_asprintf("# TYPE moat_eventlog_head gauge\nmoat_eventlog_head %lld\n"
-                          "# TYPE moat_append_batches_total counter\nmoat_append_batches_total %llu\n"
-                          "# TYPE moat_append_commands_total counter\nmoat_append_commands_total %llu\n"
-                          "# TYPE moat_append_events_total counter\nmoat_append_events_total %llu\n"
-                          "# TYPE moat_append_replays_total counter\nmoat_append_replays_total %llu\n"
-                          "# TYPE moat_append_stale_total counter\nmoat_append_stale_total %llu\n"
-                          "# TYPE moat_append_reconnects_total counter\nmoat_append_reconnects_total %llu\n"
-                          "# TYPE moat_audit_records_total counter\nmoat_audit_records_total %llu\n"
-                          "# TYPE moat_audit_append_failures_total counter\nmoat_audit_append_failures_total %llu\n"
-                          "# TYPE moat_api_requests_total counter\nmoat_api_requests_total %llu\n"
-                          "# TYPE moat_api_parked gauge\nmoat_api_parked %u\n"
-                          "# TYPE moat_api_streams gauge\nmoat_api_streams %u\n"
-                          "# TYPE moat_api_busy_workers gauge\nmoat_api_busy_workers %u\n",
-                          (long long)(ready ? mt_log_head_get(c->ctl->head) : 0), (unsigned long long)a.batches,
-                          (unsigned long long)a.commands, (unsigned long long)a.events, (unsigned long long)a.replays,
-                          (unsigned long long)a.stale, (unsigned long long)a.reconnects, (unsigned long long)u.sealed,
-                          (unsigned long long)(u.dropped + u.failures), (unsigned long long)h.requests,
-                          h.parked, h.streams, h.busy);
-    mt_auto_buf struct mt_buf b = MT_BUF_INIT(1u << 20);
-    bool made = t != NULL;
-    mt_buf_puts(&b, made ? t : "");
-    free(t);
-    put_refusals(c, ready, &b);
-    put_deliveries(c, &b);
-    int64_t cert_end = atomic_load(&c->ctl->api_cert_not_after_s);
-    if (cert_end)
-        mt_buf_printf(&b, "# TYPE moat_cert_expiry_seconds gauge\nmoat_cert_expiry_seconds{kind=\"api\"} %lld\n"
-                          "# TYPE moat_api_tls_handshake_failures_total counter\nmoat_api_tls_handshake_failures_total %llu\n"
-                          "# TYPE moat_api_tls_refused_total counter\nmoat_api_tls_refused_total %llu\n",
-                      (long long)(cert_end - mt_clock_wall_us() / 1000000), (unsigned long long)h.tls_failed, (unsigned long long)h.tls_refused);
-    mt_buf_printf(&b, "# TYPE moat_eventlog_epoch gauge\nmoat_eventlog_epoch %lld\n# TYPE moat_recovery gauge\n",
-                  (long long)mt_history_epoch(c->ctl->history));
-    for (int i = MT_RECOVERY_FROZEN; i <= MT_RECOVERY_APPLIED; i++)
-        mt_buf_printf(&b, "moat_recovery{state=\"%s\"} %d\n", mt_recovery_name((enum mt_recovery)i),
-                      mt_history_state(c->ctl->history) == (enum mt_recovery)i);
-    if (!made || mt_buf_check(&b, &c->err) < 0) {
-        (void)MT_FAIL(&c->err, MT_E_NOMEM, "metrics");
-        return mt_api_fail_err(c);
+    mt_auto_buf struct mt_buf b = MT_BUF_INIT(MT_METRICS_PAGE_MAX);
+    bool ready = atomic_load(&ctl->ready);
+    mt_http_server_stats(ctl->http, &h);
+    mt_metrics_begin(&page, &b, MT_METRICS_CONTROL);
+    mt_measure_auth(&ctl->measure, &page);
+    mt_metrics_u64(&page, MT_M_DB_CONNECTIONS, h.busy, "used");
+    mt_metrics_u64(&page, MT_M_DB_CONNECTIONS, ctl->conf.workers, "max");
+    mt_metrics_hist(&page, MT_M_DB_SECONDS, &ctl->measure.db_request, "request");
+    mt_metrics_hist(&page, MT_M_DB_SECONDS, &ctl->measure.db_scheduler, "scheduler");
+    put_refusals(c, &page);
+    mt_metrics_u64(&page, MT_M_STREAM_CLIENTS, h.streams, "user");
+    if (ready) {
+        struct mt_audit_stats u = {0};
+        put_log(c, &page);
+        mt_measure_scheduler(&ctl->measure, &page);
+        mt_audit_stats(ctl->audit, &u);
+        mt_metrics_u64(&page, MT_M_AUDIT_FAILURES, u.dropped + u.failures);
     }
+    mt_api_delivery_metrics(c, &page);
+    mt_metrics_u64(&page, MT_M_MASTER_KEYS, mt_keys_list(ctl->keys, keys, MT_MASTERKEYS_MAX));
+    put_certificates(c, &h, &page);
+    mt_measure_http(&ctl->measure, &page); /* last: what would pass the bound of series is of this */
+    if (mt_metrics_end(&page, &c->err) < 0)
+        return mt_api_fail_err(c);
     size_t len = b.len;
     mt_http_reply(c->http, 200, "text/plain; version=0.0.4", mt_buf_take(&b), len);
     return 0;

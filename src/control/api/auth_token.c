@@ -11,8 +11,9 @@
 #include "control/commands/members.h"
 #include "control/limits/request.h"
 
-static int send_tokens(struct mt_api_call *c, struct mt_granted *g)
+static int send_tokens(struct mt_api_call *c, struct mt_granted *g, enum mt_grant_kind kind)
 {
+    mt_measure_one(&c->ctl->measure.mints[kind]);
     mt_http_add_header(c->http, "Cache-Control", "no-store");
     int rc = mt_api_send(c, 200, json_pack("{s:s,s:s*,s:s,s:I,s:o}", "access_token", g->access, "refresh_token",
                                            g->refresh[0] ? g->refresh : NULL, "token_type", "Bearer", "expires_in_seconds",
@@ -70,7 +71,7 @@ int mt_api_device_token(struct mt_api_call *c)
     case MT_DEVICE_OK:
         activate(c, g.user_id);
         mt_api_trail_note(c, "auth.device_login", "allow", NULL, "user", g.user_id, NULL);
-        return send_tokens(c, &g);
+        return send_tokens(c, &g, MT_GRANTED_DEVICE);
     case MT_DEVICE_PENDING:
         return mt_api_fail(c, 400, "authorization_pending", "nobody has decided yet");
     case MT_DEVICE_SLOW_DOWN:
@@ -106,6 +107,8 @@ int mt_api_auth_token(struct mt_api_call *c)
     if (mt_limits_room(c, MT_LIMIT_LOGIN_FAILED, guesser) < 0 || mt_limits_room(c, MT_LIMIT_MINT, client) < 0)
         return -1;
     if (mt_grant_client(c->pg, client, secret, scopes, &g, &c->err) < 0) {
+        if (c->err.code == MT_E_NOT_FOUND)
+            mt_measure_one(&c->ctl->measure.auth_failures[MT_AUTHF_CLIENT]);
         if (c->err.code == MT_E_NOT_FOUND && mt_limits_subject(c, MT_LIMIT_LOGIN_FAILED, guesser) < 0)
             return -1;
         if (c->err.code == MT_E_NOT_FOUND)
@@ -117,7 +120,7 @@ int mt_api_auth_token(struct mt_api_call *c)
         (void)mt_limits_take(c->ctl->limits, MT_LIMIT_MINT, client, &spent);
     mt_grant_prune(c->pg);
     mt_api_trail_note(c, "auth.client_credentials", "allow", NULL, "token", g.token_id, client);
-    return send_tokens(c, &g);
+    return send_tokens(c, &g, MT_GRANTED_CLIENT);
 }
 
 int mt_api_auth_refresh(struct mt_api_call *c)
@@ -136,16 +139,19 @@ int mt_api_auth_refresh(struct mt_api_call *c)
     if (mt_grant_refresh(c->pg, token, &g, &end, &c->err) < 0)
         return mt_api_fail_err(c);
     if (end == MT_REFRESH_REUSED) {
+        mt_measure_one(&c->ctl->measure.auth_failures[MT_AUTHF_REFRESH]);
         char ip[MT_CLIENT_IP_SIZE];
         mt_log(MT_ERROR, "auth.refresh_reused", KV("user_id", (const char *)g.user_id), KV("ip", mt_api_client_ip(c, ip)),
                KV("request_id", c->request_id));
         mt_api_trail_note(c, "auth.refresh_reused", "deny", "invalid_grant", "user", g.user_id, "the login was ended");
         return mt_api_fail(c, 401, "invalid_grant", "the refresh token was used before: two parties hold it, so this login has ended");
     }
-    if (end != MT_REFRESH_OK)
+    if (end != MT_REFRESH_OK) {
+        mt_measure_one(&c->ctl->measure.auth_failures[MT_AUTHF_REFRESH]);
         return mt_api_fail(c, 401, "invalid_grant", "the refresh token is not valid; sign in again");
+    }
     activate(c, g.user_id);
-    return send_tokens(c, &g);
+    return send_tokens(c, &g, MT_GRANTED_REFRESH);
 }
 
 int mt_api_auth_revoke(struct mt_api_call *c)

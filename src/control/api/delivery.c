@@ -21,11 +21,7 @@ static const struct mt_pg_stmt assigned = {
 
 enum outcome { DELIVERED = 0, FORBIDDEN, NO_KEY, BROKEN, UNAVAILABLE, NO_AUDIT, OUTCOME_MAX };
 static const char *const reasons[OUTCOME_MAX] = {"", "forbidden", "master_key_unavailable", "decrypt_failed", "unavailable", "audit"};
-static const char *const bounds[] = {"0.001", "0.0025", "0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "1", "+Inf"}; /* seconds */
-static const int64_t bounds_us[] = {1000, 2500, 5000, 10000, 25000, 50000, 100000, 250000, 1000000, INT64_MAX};
-_Static_assert(MT_ARRAY_LEN(((struct mt_control *)0)->deliveries) == OUTCOME_MAX &&
-                   MT_ARRAY_LEN(((struct mt_control *)0)->delivery_le) == MT_ARRAY_LEN(bounds) && MT_ARRAY_LEN(bounds) == MT_ARRAY_LEN(bounds_us),
-               "one counter for each");
+_Static_assert(MT_ARRAY_LEN(((struct mt_control *)0)->deliveries) == OUTCOME_MAX, "one counter for each");
 
 static void count(struct mt_api_call *c, enum outcome o)
 {
@@ -34,30 +30,12 @@ static void count(struct mt_api_call *c, enum outcome o)
         mt_log(MT_WARN, "secrets.not_delivered", KV("request_id", (const char *)c->request_id), KV("reason", reasons[o]));
 }
 
-static void took(struct mt_api_call *c, int64_t us)
+void mt_api_delivery_metrics(struct mt_api_call *c, struct mt_metrics *page)
 {
-    size_t i = 0;
-    while (us > bounds_us[i])
-        i++;
-    atomic_fetch_add(&c->ctl->delivery_le[i], 1);
-    atomic_fetch_add(&c->ctl->delivery_us, (uint64_t)us);
-}
-
-void mt_api_delivery_metrics(struct mt_api_call *c, struct mt_buf *b)
-{
-    uint64_t n = 0;
-    mt_buf_puts(b, "# TYPE moat_secrets_deliveries_total counter\n");
     for (size_t i = 0; i < OUTCOME_MAX; i++)
-        mt_buf_printf(b, "moat_secrets_deliveries_total{result=\"%s\",reason=\"%s\"} %llu\n",
-                      i == DELIVERED ? "delivered" : i == FORBIDDEN ? "forbidden" : "failed", reasons[i],
-                      (unsigned long long)atomic_load(&c->ctl->deliveries[i]));
-    mt_buf_puts(b, "# TYPE moat_secrets_delivery_seconds histogram\n");
-    for (size_t i = 0; i < MT_ARRAY_LEN(bounds); i++) {
-        n += atomic_load(&c->ctl->delivery_le[i]);
-        mt_buf_printf(b, "moat_secrets_delivery_seconds_bucket{le=\"%s\"} %llu\n", bounds[i], (unsigned long long)n);
-    }
-    mt_buf_printf(b, "moat_secrets_delivery_seconds_sum %.6f\nmoat_secrets_delivery_seconds_count %llu\n",
-                  (double)atomic_load(&c->ctl->delivery_us) / 1e6, (unsigned long long)n);
+        mt_metrics_u64(page, MT_M_SECRETS_DELIVERIES, mt_metrics_get(&c->ctl->deliveries[i]),
+                       i == DELIVERED ? "delivered" : i == FORBIDDEN ? "forbidden" : "failed", reasons[i]);
+    mt_metrics_hist(page, MT_M_SECRETS_SECONDS, &c->ctl->measure.delivery, NULL);
 }
 
 static int forbidden(struct mt_api_call *c, const char *instance_id)
@@ -139,7 +117,7 @@ int mt_api_node_secrets(struct mt_api_call *c)
         return -1;
     }
     count(c, DELIVERED);
-    took(c, (mt_clock_mono() - began) / 1000);
+    mt_hist_observe_ns(&c->ctl->measure.delivery, mt_clock_mono() - began);
     mt_log(MT_INFO, "secrets.delivered", KV("version_id", version_id), KV("instance_id", instance_id), KV("bytes", m.len),
            KV("took_us", (mt_clock_mono() - began) / 1000));
     return reply(c, "", version_id, &m);

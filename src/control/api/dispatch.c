@@ -96,8 +96,11 @@ static int database(struct mt_api_call *c, struct mt_api_worker *w)
         return mt_api_fail(c, 503, "database_unavailable", "the server is waiting for its database");
     }
     int rc = 0;
+    struct mt_pg_conf conf = c->ctl->pg_conf;
+    conf.took = mt_measure_query;
+    conf.took_arg = &c->ctl->measure.db_request;
     if (!w->pg)
-        rc = mt_pg_connect(&c->ctl->pg_conf, &w->pg, &c->err);
+        rc = mt_pg_connect(&conf, &w->pg, &c->err);
     else if (!mt_pg_idle_check(w->pg))
         rc = mt_pg_reset(w->pg, &c->err);
     if (rc < 0)
@@ -119,8 +122,10 @@ int mt_api_owners(struct mt_api_call *c)
     const char *h = mt_http_req_header(c->http, "Authorization");
     struct mt_auth_chain chain;
     enum mt_auth_end end;
-    if (!h || strncasecmp(h, "Bearer ", 7) != 0 || mt_http_req_header_repeated(c->http, "Authorization"))
+    if (!h || strncasecmp(h, "Bearer ", 7) != 0 || mt_http_req_header_repeated(c->http, "Authorization")) {
+        mt_measure_one(&c->ctl->measure.auth_failures[MT_AUTHF_MISSING]);
         return mt_api_fail(c, 401, "unauthorized", "send the header Authorization: Bearer <token>");
+    }
     if (mt_auth_lookup(c->pg, h + 7, param_or_null(c, "org_id"), param_or_null(c, "app_id"), param_or_null(c, "env_id"),
                        (c->route->flags & MT_API_GONE_OK) != 0, (c->route->flags & MT_API_OPERATOR) != 0, c->ctl->conf.allow_secret_export, &c->who, &chain, &end,
                        &c->err) < 0)
@@ -134,10 +139,13 @@ int mt_api_owners(struct mt_api_call *c)
     case MT_AUTH_OK:
         return 0;
     case MT_AUTH_EXPIRED:
+        mt_measure_one(&c->ctl->measure.auth_failures[MT_AUTHF_EXPIRED]);
         return mt_api_fail(c, 401, "token_expired", "the token has expired");
     case MT_AUTH_REVOKED:
+        mt_measure_one(&c->ctl->measure.auth_failures[MT_AUTHF_REVOKED]);
         return mt_api_fail(c, 401, "token_revoked", "the token was revoked");
     case MT_AUTH_DISABLED:
+        mt_measure_one(&c->ctl->measure.auth_failures[MT_AUTHF_DISABLED]);
         return mt_api_fail(c, 403, "account_disabled", "the account is disabled");
     case MT_AUTH_NO_ORG:
         return mt_api_not_found(c, "organisation");
@@ -147,6 +155,7 @@ int mt_api_owners(struct mt_api_call *c)
         return mt_api_not_found(c, "environment");
     case MT_AUTH_UNKNOWN:
     default:
+        mt_measure_one(&c->ctl->measure.auth_failures[MT_AUTHF_UNKNOWN]);
         return mt_api_fail(c, 401, "unauthorized", "the token is not known");
     }
 }
@@ -210,6 +219,12 @@ static int idempotency_key(struct mt_api_call *c)
     return mt_api_fail(c, 400, "invalid_argument", "Idempotency-Key is one value of 1 to 128 printable ASCII characters");
 }
 
+static void denied(struct mt_api_call *c)
+{
+    uint64_t bit = c->route->scope ? mt_scope_bit(c->route->scope) : 0; /* 0 also for "one of several" */
+    mt_measure_one(&c->ctl->measure.denials[bit ? __builtin_ctzll(bit) : 63]);
+}
+
 static int run(struct mt_api_call *c, struct mt_api_worker *w)
 {
     enum mt_listener at = (enum mt_listener)mt_http_req_listener(c->http);
@@ -218,8 +233,12 @@ static int run(struct mt_api_call *c, struct mt_api_worker *w)
     if (!(c->route->flags & MT_API_NO_DB) && database(c, w) < 0)
         return -1;
     if (c->route->listener == MT_LISTEN_API && !(c->route->flags & MT_API_ANYONE)) {
-        if (mt_api_owners(c) < 0 || mt_api_authorise(c) < 0)
+        if (mt_api_owners(c) < 0)
             return -1;
+        if (mt_api_authorise(c) < 0) {
+            denied(c);
+            return -1;
+        }
         if (mt_limits_request(c) < 0)
             return -1;
         if (MT_STREQ(c->who.kind, "personal") && mt_http_req_round(c->http) == 0)
@@ -245,9 +264,19 @@ static void stream_problem(struct mt_api_call *c)
     mt_http_stream_end(c->http);
 }
 
+/* Waiting for news is no slowness: how long is said of those alone that were answered by their first round. */
+static void measure(const struct mt_api_call *c, bool streamed_before, int64_t took_us)
+{
+    unsigned status = mt_http_req_status(c->http);
+    if (status && !streamed_before)
+        mt_measure_request(&c->ctl->measure, c->route ? c->route->method : NULL, c->route ? c->route->path : NULL, status,
+                           mt_http_req_round(c->http) == 0 && !mt_http_req_streaming(c->http) ? took_us : -1);
+}
+
 void mt_api_handle(struct mt_http_req *req, void *worker, void *arg)
 {
     struct mt_api_call c = {.ctl = arg, .http = req};
+    bool streamed = mt_http_req_streaming(req);
     request_id(&c);
     if (mt_http_req_round(req) == 0) {
         mt_http_add_header(req, "X-Request-Id", c.request_id);
@@ -264,6 +293,7 @@ void mt_api_handle(struct mt_http_req *req, void *worker, void *arg)
     else if (rc < 0)
         mt_api_send_problem(&c);
     int64_t took_us = (mt_clock_mono() - mt_http_req_arrived_ns(req)) / 1000;
+    measure(&c, streamed, took_us);
     mt_log(c.problem.status == 500 ? MT_WARN : MT_DEBUG, "api.request", KV("request_id", c.request_id),
            KV("method", mt_http_req_method(req)), KV("path", mt_http_req_path(req)), KV("status", c.problem.status),
            KV("code", c.problem.code), KV("took_us", took_us));

@@ -139,8 +139,8 @@ int mt_api_secrets_patch(struct mt_api_call *c);
 int mt_api_secrets_confirm_none(struct mt_api_call *c);
 int mt_api_secrets_material(struct mt_api_call *c);
 /* Counters of deliveries, for /metrics. */
-struct mt_buf;
-void mt_api_delivery_metrics(struct mt_api_call *c, struct mt_buf *b);
+struct mt_metrics;
+void mt_api_delivery_metrics(struct mt_api_call *c, struct mt_metrics *page);
 int mt_api_secret_versions_list(struct mt_api_call *c);
 int mt_api_secrets_activate(struct mt_api_call *c);
 int mt_api_networking_get(struct mt_api_call *c);

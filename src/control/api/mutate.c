@@ -72,6 +72,7 @@ static int scope_make(struct mt_api_call *c, struct scope *s)
 
 static int key_reuse(struct mt_api_call *c)
 {
+    mt_measure_one(&c->ctl->measure.idempotency[MT_IDEM_CONFLICT]);
     return mt_api_fail(c, 409, "idempotency_key_reuse", "this Idempotency-Key was used for another request body; use a new key");
 }
 
@@ -91,8 +92,10 @@ static int answer(struct mt_api_call *c, const struct mt_api_made *made, int sta
         snprintf(t, sizeof t, "%lld", (long long)event_id);
         mt_http_add_header(c->http, "X-Event-Id", t);
     }
-    if (replay)
+    if (replay) {
+        mt_measure_one(&c->ctl->measure.idempotency[MT_IDEM_HIT]);
         mt_http_add_header(c->http, "Idempotent-Replay", "true");
+    }
     json_t *o = json_loads(body, JSON_REJECT_DUPLICATES, &je);
     if (!o) {
         (void)MT_FAIL(&c->err, MT_E_CORRUPT, "stored reply is not JSON");
@@ -244,6 +247,8 @@ static int round_once(struct mt_api_call *c, mt_prepare_fn *prepare, const struc
     int rc = mt_append(c->ctl->appender, MT_TAKE(cmd), APPEND_TIMEOUT_MS, &done, &c->err);
     switch (done.end) {
     case MT_END_DONE:
+        if (s->key)
+            mt_measure_one(&c->ctl->measure.idempotency[MT_IDEM_MISS]);
         rc = answer(c, made, done.status, done.body, done.event_id, false);
         break;
     case MT_END_REPLAY:

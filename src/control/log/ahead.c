@@ -63,6 +63,7 @@ static int send_end(struct batch *b, struct flight *f, struct mt_err *err)
     if (r < 0 || (r = batch_send_guards(b, pg, f->cmds, f->n, UNDER_LOCK, err)) < 0 ||
         (r = batch_quota_guard(b, pg, f->cmds, f->n, err)) < 0)
         return r;
+    f->ending_at = mt_clock_mono();
     f->state = FLIGHT_ENDING; /* from here on it may commit, whatever becomes of the connection */
     r = mt_pg_pipe_send(pg, &batch_st_commit, NULL, err);
     return r < 0 ? r : mt_pg_pipe_mark(pg, err);

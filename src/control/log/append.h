@@ -17,6 +17,7 @@
 #include "control/log/types.h"
 #include "model/quota.h"
 #include "pg/pg.h"
+#include "wire/metrics.h"
 
 struct mt_cmd;
 struct mt_appender;
@@ -226,12 +227,20 @@ int mt_append_async(struct mt_appender *ap, struct mt_cmd *cmd, mt_append_fn *fn
 struct mt_log_head;
 struct mt_history; /* history.h */
 
+/** What became of commands and how long it took; only grows, written by the appender's thread. */
+struct mt_append_measure {
+    struct mt_hist took;  /* from handing over until the answer */
+    struct mt_hist flush; /* from COMMIT on its way until it is known to be on disk */
+    _Atomic uint64_t ends[MT_END_QUOTA + 1];
+};
+
 struct mt_appender_conf {
     struct mt_pg_conf pg;     /* role moat_projector */
     struct mt_log_head *head; /* told the new head after each commit (read.h); or NULL */
     struct mt_history *history; /* looked at on each new connection: on a restored database nothing is appended; or NULL */
     int batch_max;            /* commands in one transaction; 0 = 64, at most 64 */
     int lane_events;          /* so many waiting events are worth a batch beside the one in the air; 0 = 32; tests only */
+    struct mt_append_measure *measure; /* or NULL */
     const char *session_sql;  /* run on each new connection after the appender's own settings; tests only; or NULL */
 };
 

@@ -43,6 +43,7 @@ struct mt_appender {
     char *session_sql;
     struct mt_log_head *head;
     struct mt_history *history;
+    struct mt_append_measure *measure; /* NULL: nobody asks */
     int batch_max, lane_events;
     pthread_t thread;
     pthread_mutex_t mutex; /* queue, waiting, stop, stats, states of queued commands */
@@ -169,6 +170,14 @@ static void fail_with(struct mt_cmd *c, const struct mt_err *err)
     c->err = *err;
 }
 
+static void measure(struct mt_append_measure *m, const struct mt_cmd *c, int64_t now)
+{
+    if (!m)
+        return;
+    mt_hist_observe_ns(&m->took, now - c->queued_ns);
+    (void)atomic_fetch_add_explicit(&m->ends[c->done.end], 1, memory_order_relaxed);
+}
+
 /* Not under the mutex. */
 static void answer_all(struct mt_appender *ap, struct mt_cmd **cmds, int n, int64_t begun_at)
 {
@@ -180,6 +189,7 @@ static void answer_all(struct mt_appender *ap, struct mt_cmd **cmds, int n, int6
     (void)pthread_mutex_unlock(&ap->mutex);
     for (int i = 0; i < n; i++) {
         struct mt_cmd *c = cmds[i];
+        measure(ap->measure, c, now);
         if (c->waited) {
             (void)sem_post(&c->answered); /* its thread frees it */
             continue;
@@ -370,6 +380,8 @@ static void run(struct mt_appender *ap, struct mt_cmd **cmds, int n)
             return;
         r = batch_run(&ap->batch, cmds, n, &err);
     }
+    if (r == 0 && ap->measure && ap->batch.flush_ns > 0)
+        mt_hist_observe_ns(&ap->measure->flush, ap->batch.flush_ns);
     int64_t head = ap->batch.head;
     uint8_t hash[32];
     memcpy(hash, ap->batch.hash, 32);
@@ -455,6 +467,8 @@ static void advance(struct mt_appender *ap)
         recover(ap, &err);
         return;
     }
+    if (ap->measure)
+        mt_hist_observe_ns(&ap->measure->flush, mt_clock_mono() - f->ending_at);
     struct flight done = *f;
     ap->n_flights--;
     memmove(ap->flights, ap->flights + 1, (size_t)ap->n_flights * sizeof *ap->flights);
@@ -569,6 +583,7 @@ int mt_appender_new(const struct mt_appender_conf *conf, struct mt_appender **re
     ap->magic = APPENDER_MAGIC;
     ap->head = conf->head;
     ap->history = conf->history;
+    ap->measure = conf->measure;
     ap->batch_max = conf->batch_max > 0 && conf->batch_max < BATCH_CMDS_MAX ? conf->batch_max : BATCH_CMDS_MAX;
     ap->lane_events = conf->lane_events > 0 ? conf->lane_events : LANE_EVENTS;
     ap->pg = conf->pg;
@@ -655,6 +670,7 @@ static int enqueue(struct mt_appender *ap, struct mt_cmd *cmd, struct mt_err *er
     else if (ap->waiting >= QUEUE_MAX)
         r = MT_FAIL(err, MT_E_LIMIT, "%d commands wait already", QUEUE_MAX);
     if (r == 0) {
+        cmd->queued_ns = mt_clock_mono();
         mt_list_push_back(&ap->queue, &cmd->link);
         const uint64_t one = 1;
         ap->waiting++;

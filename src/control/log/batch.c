@@ -383,7 +383,9 @@ static int commit(struct batch *b, struct mt_err *err)
     if (r < 0 || (r = mt_pg_pipe_send(b->pg, &batch_st_commit, NULL, err)) < 0)
         return r;
     b->committing = true;
+    int64_t began = mt_clock_mono();
     r = mt_pg_pipe_sync(b->pg, NULL, 0, err);
+    b->flush_ns = mt_clock_mono() - began;
     if (r < 0 && mt_pg_alive(b->pg))
         b->committing = false; /* the server refused: rolled back */
     if (r < 0)
@@ -481,6 +483,7 @@ int batch_run(struct batch *b, struct mt_cmd **cmds, int n, struct mt_err *err)
 {
     forget(cmds, n);
     b->committing = false;
+    b->flush_ns = 0;
     b->stats->batches++;
     int r = run_set(b, cmds, n, err);
     b->trusted = false;

@@ -71,6 +71,7 @@ struct mt_cmd {
 
     /* the appender's */
     struct mt_list link;
+    int64_t queued_ns; /* monotonic */
     enum cmd_state state;
     sem_t answered; /* posted once; no lock is taken to wake, so that a batch of answers does not fight over one */
     bool waited; /* a thread waits in mt_append; else `fn` is called and the command freed */

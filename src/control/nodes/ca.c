@@ -22,6 +22,7 @@ struct mt_node_ca {
     char *key, *cert;                          /* PEM */
     char *ca_path, *server_cert, *server_key;  /* paths */
     char pin[65];
+    int64_t ends_s; /* Unix seconds */
 };
 
 const char *mt_cert_kind_name(enum mt_cert_kind kind)
@@ -52,6 +53,11 @@ static void ca_freep(struct mt_node_ca **ca)
 const char *mt_node_ca_pin(const struct mt_node_ca *ca)
 {
     return ca->pin;
+}
+
+int64_t mt_node_ca_ends_s(const struct mt_node_ca *ca)
+{
+    return ca->ends_s;
 }
 
 const char *mt_node_ca_pem(const struct mt_node_ca *ca)
@@ -114,8 +120,10 @@ static int open_authority(struct mt_node_ca *ca, const char *data_dir, struct mt
         rc = load(ca->ca_path, &ca->cert, err);
     if (rc == 0 && !mt_x509_belongs(ca->key, ca->cert))
         rc = MT_FAIL(err, MT_E_CORRUPT, "'%s' is not the key of '%s': put back the files that belong together", key_path, ca->ca_path);
-    if (rc == 0 && (rc = mt_x509_read(ca->cert, &about, err)) == 0)
+    if (rc == 0 && (rc = mt_x509_read(ca->cert, &about, err)) == 0) {
         snprintf(ca->pin, sizeof ca->pin, "%s", about.spki_sha256);
+        ca->ends_s = about.not_after_s;
+    }
     return rc;
 }
 

@@ -25,6 +25,8 @@ void mt_node_ca_free(struct mt_node_ca *ca);
 
 /** SHA-256 of the authority's public key, 64 hex digits: what an enrolment token pins. */
 const char *mt_node_ca_pin(const struct mt_node_ca *ca);
+/** When the authority's certificate ends, Unix seconds. */
+int64_t mt_node_ca_ends_s(const struct mt_node_ca *ca);
 /** The authority's certificate, PEM. */
 const char *mt_node_ca_pem(const struct mt_node_ca *ca);
 /** Paths of the listener's certificate chain and key, and of the authority's certificate. */

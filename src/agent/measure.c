@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "agent/measure.h"
+
+#include "agent/exec.h"
+#include "agent/identity/identity.h"
+#include "agent/instance/inst.h"
+#include "agent/mesh/mesh.h"
+#include "agent/report.h"
+#include "base/assert.h"
+#include "base/cleanup.h"
+#include "base/str.h"
+#include "wire/json.h"
+
+#include <sys/statvfs.h>
+
+#define PEER_FRESH_S 180 /* WireGuard renews a session that is used every 120 s */
+
+static const char *const phases[MT_BOOT_PHASE_MAX] = {"pull", "rootfs", "vmm", "guest", "ready"};
+
+/* Points of the timeline are wall clock and 0 where they were not reached. */
+static void span(struct mt_hist *h, int64_t from_us, int64_t to_us)
+{
+    if (from_us && to_us)
+        mt_hist_observe(h, to_us - from_us);
+}
+
+void mt_agent_measure_ready(const struct mt_inst *in)
+{
+    struct mt_agent_measure *m = &in->a->measure;
+    const struct mt_timeline *t = &in->st.t;
+    if (in->have_disk && !in->disk.cached) {
+        mt_hist_observe(&m->boot[MT_BOOT_PULL][0], (int64_t)in->disk.pull_ms * 1000);
+        mt_hist_observe(&m->boot[MT_BOOT_ROOTFS][0], (int64_t)in->disk.build_ms * 1000);
+    }
+    span(&m->boot[MT_BOOT_VMM][0], t->launch, t->vm);
+    span(&m->boot[MT_BOOT_GUEST][0], t->vm, t->started);
+    span(&m->boot[MT_BOOT_READY][0], t->started, t->ready);
+}
+
+void mt_agent_measure_over(const struct mt_inst *in, bool again)
+{
+    struct mt_agent_measure *m = &in->a->measure;
+    const struct mt_timeline *t = &in->st.t;
+    enum mt_reason reason = mt_reason_from_code(in->st.end.reason);
+    if (reason == MT_REASON_COMPLETED)
+        return;
+    m->failures[reason]++;
+    if (again)
+        m->restarts[reason]++;
+    if (reason == MT_REASON_OOM_KILLED && MT_STREQ(in->st.end.detail, "guest"))
+        m->oom_guest++;
+    else if (reason == MT_REASON_OOM_KILLED)
+        m->oom_host++;
+    if (t->ready || !t->prepare)
+        return;
+    enum mt_boot_phase where = !t->image ? MT_BOOT_PULL : !t->launch ? MT_BOOT_ROOTFS : !t->vm ? MT_BOOT_VMM : !t->started ? MT_BOOT_GUEST : MT_BOOT_READY;
+    span(&m->boot[where][1], t->prepare, mt_clock_wall_us());
+}
+
+/* ---- the page ---- */
+
+static void put_instances(const struct mt_agent *a, struct mt_metrics *p)
+{
+    uint64_t counts[MT_STATUS_MAX] = {0}, memory = 0, cpu = 0, overhead = (uint64_t)mt_agent_overhead_mib(a) << 20;
+    size_t pos = 0;
+    void *value;
+    while (mt_map_next(&a->insts, &pos, NULL, &value)) {
+        const struct mt_inst *in = value;
+        const char *name = mt_report_status_name(in);
+        for (int i = 0; i < MT_STATUS_MAX; i++)
+            counts[i] += MT_STREQ(mt_instance_status_name((enum mt_instance_status)i), name);
+        if (mt_phase_live(in->st.phase) && in->spec) {
+            memory += in->spec->resources.memory_bytes + overhead;
+            cpu += in->spec->resources.cpu_millis;
+        }
+    }
+    for (int i = 0; i < MT_STATUS_MAX; i++)
+        mt_metrics_u64(p, MT_M_A_INSTANCES, counts[i], mt_instance_status_name((enum mt_instance_status)i));
+    mt_metrics_u64(p, MT_M_A_MEMORY, mt_agent_alloc_memory(a), "allocatable");
+    mt_metrics_u64(p, MT_M_A_MEMORY, memory, "assigned");
+    mt_metrics_u64(p, MT_M_A_CPU, (uint64_t)a->cores * 10 * a->conf.cpu_overcommit_percent, "allocatable");
+    mt_metrics_u64(p, MT_M_A_CPU, cpu, "assigned");
+}
+
+static void put_attempts(const struct mt_agent_measure *m, struct mt_metrics *p)
+{
+    static const char *const results[] = {"ok", "failed"};
+    for (size_t i = 0; i < MT_BOOT_PHASE_MAX; i++)
+        for (size_t k = 0; k < 2; k++)
+            mt_metrics_hist(p, MT_M_A_BOOT, &m->boot[i][k], phases[i], results[k]);
+    /* every reason from the start: an increase from nothing is none for who looks at rates */
+    for (size_t i = 1; i < MT_REASON_MAX; i++)
+        if (mt_reason_info((enum mt_reason)i)->parts & MT_REASON_INSTANCE)
+            mt_metrics_u64(p, MT_M_A_FAILURES, m->failures[i], mt_reason_code((enum mt_reason)i));
+    for (size_t i = 1; i < MT_REASON_MAX; i++)
+        if (mt_reason_info((enum mt_reason)i)->parts & MT_REASON_INSTANCE)
+            mt_metrics_u64(p, MT_M_A_RESTARTS, m->restarts[i], mt_reason_code((enum mt_reason)i));
+    mt_metrics_u64(p, MT_M_A_OOM, m->oom_host, "host");
+    mt_metrics_u64(p, MT_M_A_OOM, m->oom_guest, "guest");
+}
+
+static void put_disks(const struct mt_agent *a, struct mt_metrics *p)
+{
+    const struct {
+        const char *mount, *path;
+    } all[] = {{"images", a->conf.images_dir}, {"scratch", a->conf.scratch_dir}, {"logs", a->conf.logs_dir}};
+    struct mt_image_usage usage;
+    struct statvfs v;
+    for (size_t i = 0; i < MT_ARRAY_LEN(all); i++) {
+        if (statvfs(all[i].path, &v) < 0)
+            continue;
+        mt_metrics_u64(p, MT_M_A_DISK, (uint64_t)v.f_blocks * v.f_frsize, all[i].mount, "total");
+        mt_metrics_u64(p, MT_M_A_DISK, (uint64_t)v.f_bavail * v.f_frsize, all[i].mount, "free");
+    }
+    mt_metrics_u64(p, MT_M_A_PULLS, mt_metrics_get(&a->measure.pulls_ok), "ok");
+    mt_metrics_u64(p, MT_M_A_PULLS, mt_metrics_get(&a->measure.pulls_failed), "failed");
+    if (mt_image_usage(a->images, &usage, NULL) == 0)
+        mt_metrics_u64(p, MT_M_A_CACHE, usage.rootdisk_bytes + usage.blob_bytes);
+}
+
+/* What the heartbeat says of the mesh, summed up: peers are no labels. */
+static void put_mesh(const struct mt_agent *a, struct mt_metrics *p)
+{
+    mt_auto_json json_t *mesh = mt_mesh_report(a->mesh);
+    json_t *peer;
+    size_t i;
+    uint64_t up = 0, stale = 0;
+    int64_t oldest = -1;
+    if (mesh) {
+        json_array_foreach (json_object_get(mesh, "peers"), i, peer) {
+            json_t *age = json_object_get(peer, "handshake_age_s");
+            if (age && json_integer_value(age) <= PEER_FRESH_S)
+                up++;
+            else
+                stale++;
+            if (age && json_integer_value(age) > oldest)
+                oldest = json_integer_value(age);
+        }
+        mt_metrics_u64(p, MT_M_A_PEERS, up, "up");
+        mt_metrics_u64(p, MT_M_A_PEERS, stale, "stale");
+        mt_metrics_i64(p, MT_M_A_MESH_REVISION, json_integer_value(json_object_get(mesh, "revision")));
+        if (oldest >= 0)
+            mt_metrics_i64(p, MT_M_A_HANDSHAKE, oldest);
+        mt_metrics_i64(p, MT_M_A_DRIFT, json_integer_value(json_object_get(mesh, "repairs")), "mesh");
+    }
+    mt_metrics_u64(p, MT_M_A_DRIFT, a->measure.firewall_mended, "firewall");
+}
+
+static void put_node(struct mt_agent *a, struct mt_metrics *p)
+{
+    const struct mt_agent_measure *m = &a->measure;
+    const char *words[16];
+    mt_metrics_u64(p, MT_M_A_HEARTBEATS, m->beats_taken, "taken");
+    mt_metrics_u64(p, MT_M_A_HEARTBEATS, m->beats_refused, "refused");
+    mt_metrics_u64(p, MT_M_A_HEARTBEATS, m->beats_unreachable, "unreachable");
+    if (!a->probing)
+        mt_metrics_u64(p, MT_M_A_VMM, 1, a->choice.ok ? mt_vmm_kind_name(a->choice.kind) : "none",
+                       a->choice.ok ? mt_vmm_accel_name(a->choice.accel) : "none");
+    size_t n = mt_report_conditions(a, words, MT_ARRAY_LEN(words));
+    for (size_t i = 0; i < n; i++)
+        mt_metrics_u64(p, MT_M_A_CONDITION, 1, words[i]);
+    mt_metrics_u64(p, MT_M_A_EXEC, mt_exec_relays_count(a->exec));
+    if (m->plan_heard_ns)
+        mt_metrics_us(p, MT_M_A_PLAN_AGE, (mt_loop_now(a->loop) - m->plan_heard_ns) / 1000);
+    mt_metrics_hist(p, MT_M_A_RECONCILE, &m->reconcile);
+}
+
+int mt_agent_measure_page(void *agent, struct mt_buf *b, struct mt_err *err)
+{
+    struct mt_agent *a = agent;
+    struct mt_metrics p;
+    mt_metrics_begin(&p, b, MT_METRICS_AGENT);
+    put_node(a, &p);
+    put_instances(a, &p);
+    put_attempts(&a->measure, &p);
+    put_disks(a, &p);
+    put_mesh(a, &p);
+    for (uint8_t i = MT_LOG_STDOUT; i <= MT_LOG_SYSTEM; i++)
+        mt_metrics_u64(&p, MT_M_A_LOG_LINES, a->measure.lines[i - 1], mt_log_stream_name(i));
+    if (a->identity)
+        mt_metrics_i64(&p, MT_M_CERT_EXPIRY, mt_identity_not_after(a->identity) - mt_clock_wall_us() / 1000000, "node");
+    return mt_metrics_end(&p, err);
+}
+
+bool mt_agent_measure_is_ready(void *agent, const char **ret_why)
+{
+    struct mt_agent *a = agent;
+    if (!a->plan)
+        *ret_why = "no plan yet\n";
+    else if (a->probing)
+        *ret_why = "the probe boot runs\n";
+    else if (!a->choice.ok)
+        *ret_why = "no VMM runs here\n";
+    else if (!a->fw_loaded)
+        *ret_why = "the firewall is not loaded\n";
+    else
+        return true;
+    return false;
+}

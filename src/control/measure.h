@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the control plane counts for its metrics page (scheduling-and-operations.md §8). Any thread; everything only grows but
+ * the gauges. Label values are closed sets: words of tables of this program, or taken in by number.
+ */
+#pragma once
+
+#include "control/auth/scopes.h"
+#include "model/reason.h"
+#include "wire/metrics.h"
+
+#include <pthread.h>
+
+struct mt_err;
+struct mt_pg;
+struct mt_pass;
+
+/* Requests are kept apart by route for so many routes, first come; those after share "other". With every status each, a page
+ * stays below MT_METRICS_SERIES_MAX: 41 * (18 + 22) = 1640 series for requests. */
+#define MT_MEASURE_ROUTES 40
+#define MT_MEASURE_STATUSES 22
+
+enum mt_grant_kind { MT_GRANTED_DEVICE = 0, MT_GRANTED_CLIENT, MT_GRANTED_REFRESH, MT_GRANTED_PERSONAL, MT_GRANTED_MAX };
+enum mt_auth_failure {
+    MT_AUTHF_MISSING = 0, MT_AUTHF_UNKNOWN, MT_AUTHF_EXPIRED, MT_AUTHF_REVOKED, MT_AUTHF_DISABLED, MT_AUTHF_CLIENT, MT_AUTHF_REFRESH,
+    MT_AUTHF_MAX
+};
+enum mt_idem_result { MT_IDEM_MISS = 0, MT_IDEM_HIT, MT_IDEM_CONFLICT, MT_IDEM_RESULT_MAX };
+enum mt_pass_kind { MT_PASS_DIRTY = 0, MT_PASS_FULL, MT_PASS_KIND_MAX };
+enum mt_sched_action { MT_SCHED_ALLOCATE = 0, MT_SCHED_DRAIN, MT_SCHED_STOP, MT_SCHED_ACTION_MAX };
+enum mt_deploy_result { MT_DEPLOY_SUCCEEDS = 0, MT_DEPLOY_FAILS, MT_DEPLOY_RESULT_MAX };
+
+struct mt_measure_route {
+    const char *method, *path; /* static texts of the route table */
+    struct mt_hist took;
+    _Atomic uint64_t status[MT_MEASURE_STATUSES];
+};
+
+/* As last seen by the leader; empty on the others. */
+struct mt_measure_gauges {
+    bool known;
+    uint64_t groups[5];                       /* converged, rolling, held, unschedulable, degraded */
+    uint64_t unschedulable[MT_REASON_MAX];
+    uint64_t nodes[8][5];                     /* admin_state, health */
+    bool guard;
+    uint64_t memory_bytes, used_memory_bytes, cpu_millis, used_cpu_millis;
+    int64_t headroom_bytes;
+};
+
+struct mt_measure {
+    pthread_mutex_t lock; /* routes_n and gauges */
+    unsigned routes_n;
+    struct mt_measure_route routes[MT_MEASURE_ROUTES + 1]; /* the last: other */
+    struct mt_hist db_request, db_scheduler, pass[MT_PASS_KIND_MAX], delivery;
+    _Atomic uint64_t mints[MT_GRANTED_MAX], auth_failures[MT_AUTHF_MAX], denials[64];
+    _Atomic uint64_t idempotency[MT_IDEM_RESULT_MAX];
+    _Atomic uint64_t passes[MT_PASS_KIND_MAX][2]; /* ok, error */
+    _Atomic uint64_t actions[MT_SCHED_ACTION_MAX][MT_REASON_MAX];
+    _Atomic uint64_t deploys[MT_DEPLOY_RESULT_MAX];
+    _Atomic int leader;
+    struct mt_measure_gauges gauges;
+};
+
+void mt_measure_init(struct mt_measure *m);
+void mt_measure_done(struct mt_measure *m);
+
+/** A request was answered with @status. @method, @path of its route (static), NULL: none; @took_us -1: it waited, do not say how long. */
+void mt_measure_request(struct mt_measure *m, const char *method, const char *path, unsigned status, int64_t took_us);
+static inline void mt_measure_one(_Atomic uint64_t *v)
+{
+    (void)atomic_fetch_add_explicit(v, 1, memory_order_relaxed);
+}
+/** For mt_pg_conf.took: @arg a struct mt_hist. */
+void mt_measure_query(void *arg, int64_t ns);
+/** A deploy came to @status ("succeeded", "failed", ...); those that go on are not counted. */
+void mt_measure_deploy(struct mt_measure *m, const char *status);
+
+/** The leader's look at the whole: groups, nodes, room. On the connection of its thread. */
+int mt_measure_look(struct mt_measure *m, struct mt_pass *empty, bool guard, struct mt_err *err);
+/** Not the leader any more: the gauges go. */
+void mt_measure_forget(struct mt_measure *m);
+
+/** The part of the page that is in here. */
+void mt_measure_http(struct mt_measure *m, struct mt_metrics *page);
+void mt_measure_auth(struct mt_measure *m, struct mt_metrics *page);
+void mt_measure_scheduler(struct mt_measure *m, struct mt_metrics *page);

@@ -1,0 +1,196 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""The metrics pages of all three daemons, against promtool, the list of the spec and a real Prometheus that scrapes them.
+COST 25 s, 8 s of processor."""
+import json, os, re, shutil, subprocess, sys, urllib.error, urllib.parse, urllib.request
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import agentkit
+import control_kit as kit
+from control_kit import case, wait_for
+from edgekit import free_port
+
+kit.need("metrics")
+os.environ.pop("MOAT_REPLICAS", None)  # counters of one server are looked at
+if not shutil.which("prometheus"):
+    kit.skip("metrics", "prometheus is not installed: packaging/deps/install test")
+    sys.exit(0)
+agentkit.own_network()
+
+PORT = {p: free_port() for p in ("control", "edge", "agent", "prometheus")}
+w = kit.World(listen_metrics="127.0.0.1:%d" % PORT["control"])
+node = agentkit.World("metrics", registry=False)
+started = []
+MANIFEST = """schema_version = "v1"
+[app]
+name = "hello"
+[image]
+ref = "registry.test:5000/hello:latest"
+[processes.web]
+command = ["/hello"]
+[processes.web.resources]
+memory = "128Mi"
+cpu = 0.5
+[[processes.web.ports]]
+name = "tls"
+internal = 8443
+"""
+LIST = {}
+for line in open(os.path.join(kit.ROOT, "docs/api/metrics.txt")):
+    if not line.startswith("#"):
+        name, kind, who, labels, text = line.rstrip("\n").split("\t")
+        LIST[name] = (kind, who.split(","), [] if labels == "-" else labels.split(","))
+
+
+def at(program):
+    return ("[::1]" if program == "agent" else "127.0.0.1") + ":%d" % PORT[program]
+
+
+def get(program, path="/metrics"):
+    try:
+        with urllib.request.urlopen("http://" + at(program) + path, timeout=20) as r:
+            return r.status, r.read().decode()
+    except urllib.error.HTTPError as e:
+        return e.code, e.read().decode()
+
+
+SAMPLE = re.compile(r'^([a-z_0-9]+)(?:\{(.*)\})? (\S+)$')
+LABEL = re.compile(r'([a-z_]+)="((?:[^"\\]|\\.)*)"')
+
+
+def series(program):
+    out = []
+    for l in get(program)[1].splitlines():
+        if not l.startswith("#"):
+            m = SAMPLE.match(l)
+            assert m, l
+            out.append((m[1], dict(LABEL.findall(m[2] or "")), float(m[3])))
+    return out
+
+
+def value(program, name, **labels):
+    got = [v for n, l, v in series(program) if n == name and all(l.get(k) == x for k, x in labels.items())]
+    return sum(got) if got else None
+
+
+try:
+    org = w.ok("GET", "/v1/orgs")["items"][0]
+    w.agent.start()
+    w.start_edge()
+    A = "/v1/orgs/%s/apps/%s" % (org["id"], w.ok("POST", "/v1/orgs/%s/apps" % org["id"], {"name": "hello"})["id"])
+    E = A + "/envs/" + w.ok("POST", A + "/envs", {"name": "prod"})["id"]
+    rel = w.ok("POST", A + "/releases", {"manifest": MANIFEST, "image_digest": "sha256:" + "1" * 64, "verify_image": False})["id"]
+    d = w.ok("POST", E + "/deploys", {"release_id": rel})["id"]
+    wait_for("success", lambda: w.ok("GET", E + "/deploys/" + d)["status"] == "succeeded", 60)
+
+    edge_data = w.d + "/edge-data"
+    os.mkdir(edge_data, 0o700)
+    os.chown(edge_data, 65534, 65534)
+    with open(w.d + "/edge.toml", "w") as f:
+        f.write('data_dir = "%s"\ncontrol_socket = "%s"\nlisten_metrics = "127.0.0.1:%d"\npublic_addresses = ["::1"]\nworkers = 1\n'
+                % (edge_data, w.internal, PORT["edge"]))
+    started.append(subprocess.Popen([kit.program("moat-edge"), "--config", w.d + "/edge.toml"], user=65534, group=65534, extra_groups=[],
+                                    stderr=open(w.d + "/edge.log", "ab")))
+    node.start(listen_metrics="[::1]:%d" % PORT["agent"])
+
+    ALL = ("control", "edge", "agent")
+
+    def up(program):
+        try:
+            return get(program)[0] == 200
+        except OSError:
+            return False
+    for p in ALL:
+        wait_for("the page of " + p, lambda p=p: up(p), 30)
+    wait_for("the edge's configuration", lambda: value("edge", "moat_edge_config_apply_total", result="applied"), 30)
+    wait_for("heartbeats", lambda: value("agent", "moat_agent_heartbeats_total", result="taken"), 30)
+
+    @case("every page passes promtool, holds nothing that is not in the list, with exactly its labels, below 2000 series")
+    def _():
+        for p in ALL:
+            text = get(p)[1]
+            r = subprocess.run(["promtool", "check", "metrics"], input=text, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            assert r.returncode == 0 and not r.stdout, (p, r.stdout)
+            kinds = dict(l.split()[2:4] for l in text.splitlines() if l.startswith("# TYPE "))
+            for name, labels, _ in series(p):
+                base = re.sub("_(bucket|sum|count)$", "", name) if name not in LIST else name
+                kind, who, want = LIST[base]
+                assert kinds[base] == kind and p in who, (p, name)
+                have = [k for k in labels if not (k == "le" and name.endswith("_bucket"))]
+                assert have == want, (p, name, labels)
+                for v in labels.values():
+                    assert not re.search(r"(inst|org|env|app|vol|node|rel|dep|user)_[0-9a-z]{26}|@|moat-test", v), (name, labels)
+            assert len(series(p)) < 2000, (p, len(series(p)))
+            assert value(p, "moat_build_info", component=p) == 1
+            assert get(p, "/livez")[0] == 200 and get(p, "/nothing")[0] == 404
+
+    @case("what the control plane says is what it did")
+    def _():
+        v = lambda name, **l: value("control", name, **l)
+        assert v("moat_http_requests_total", method="POST", path_template="/v1/orgs/{org_id}/apps", status="201") == 1
+        assert v("moat_http_request_duration_seconds_count", method="POST", path_template="/v1/orgs/{org_id}/apps") == 1
+        before = {k: v("moat_auth_failures_total", reason=k) for k in ("missing", "unknown")}
+        denied = v("moat_authz_denials_total")
+        assert kit.call(w.api, "GET", "/v1/orgs").status == 401
+        assert kit.call(w.api, "GET", "/v1/orgs", None, {"Authorization": "Bearer nothing"}).status == 401
+        t = w.ok("POST", "/v1/auth/tokens", {"name": "r", "scopes": ["apps:read"]})["token"]
+        assert kit.call(w.api, "POST", "/v1/orgs/%s/apps" % org["id"], {"name": "x"}, {"Authorization": "Bearer " + t}).status == 403
+        assert v("moat_auth_failures_total", reason="missing") == before["missing"] + 1
+        assert v("moat_auth_failures_total", reason="unknown") == before["unknown"] + 1
+        assert v("moat_authz_denials_total") == denied + 1 and v("moat_authz_denials_total", action="apps:write") >= 1
+        hit, miss, clash = (v("moat_idempotency_total", result=k) for k in ("hit", "miss", "conflict"))
+        for body, status in (({"name": "k"}, 201), ({"name": "k"}, 201), ({"name": "l"}, 409)):
+            assert w.q("POST", "/v1/orgs/%s/apps" % org["id"], body, key="m-1").status == status
+        assert [v("moat_idempotency_total", result=k) for k in ("hit", "miss", "conflict")] == [hit + 1, miss + 1, clash + 1]
+        head = kit.call(w.api, "GET", "/readyz").json["head_event_id"]
+        assert v("moat_event_last_id") >= head > 0
+        appended = v("moat_event_append_total")
+        assert v("moat_event_append_duration_seconds_count") >= appended > 5
+        assert 0 < v("moat_event_flush_wait_seconds_count") <= v("moat_event_append_total")
+        assert v("moat_db_connections", state="max") == 8 and v("moat_db_query_duration_seconds_count", query_class="request") > 5
+        assert v("moat_scheduler_is_leader") == 1 and v("moat_scheduler_passes_total", result="ok") > 1
+        assert v("moat_scheduler_actions_total", action="allocate") == 1 and v("moat_deploys_total", result="succeeded") == 1
+        wait_for("the leader's look", lambda: v("moat_scheduler_groups", state="converged") == 1, 60)
+        assert v("moat_nodes") == 1 and v("moat_nodes", admin_state="active", health="ready") == 1
+        assert v("moat_cluster_memory_bytes", kind="allocatable") >= v("moat_cluster_memory_bytes", kind="used") > 0
+        assert v("moat_cluster_memory_bytes", kind="n1_headroom") < 0  # one node: what runs there has nowhere to go
+
+    @case("what edge and agent say")
+    def _():
+        assert value("edge", "moat_edge_routes", state="configured") == 0 and value("edge", "moat_edge_config_age_seconds") >= 0
+        assert get("edge", "/readyz")[0] == 200
+        assert value("agent", "moat_agent_memory_bytes", kind="allocatable") > 0 == value("agent", "moat_agent_memory_bytes", kind="assigned")
+        assert value("agent", "moat_agent_disk_bytes", mount="images", kind="total") > value("agent", "moat_agent_disk_bytes", mount="images", kind="free") > 0
+        assert value("agent", "moat_agent_condition", condition="no_boot_bundle") == 1 and value("agent", "moat_agent_instances") == 0
+        before = value("agent", "moat_agent_heartbeats_total", result="taken")
+        wait_for("a further heartbeat", lambda: value("agent", "moat_agent_heartbeats_total", result="taken") > before, 30)
+
+    @case("a Prometheus scrapes all three")
+    def _():
+        with open(w.d + "/prometheus.yml", "w") as f:
+            json.dump({"global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+                       "scrape_configs": [{"job_name": "moat-" + p, "static_configs": [
+                           {"targets": [at(p)]}]} for p in ALL]}, f)
+        started.append(subprocess.Popen(["prometheus", "--config.file=" + w.d + "/prometheus.yml", "--storage.tsdb.path=" + w.d + "/tsdb",
+                                         "--web.listen-address=127.0.0.1:%d" % PORT["prometheus"], "--log.level=warn"],
+                                        stderr=open(w.d + "/prometheus.log", "ab")))
+
+        def ask(query):
+            try:
+                with urllib.request.urlopen("http://127.0.0.1:%d/api/v1/query?" % PORT["prometheus"] + urllib.parse.urlencode({"query": query}), timeout=20) as r:
+                    return json.load(r)["data"]["result"]
+            except OSError:
+                return []
+        wait_for("three targets up", lambda: sum(float(x["value"][1]) for x in ask("up")) == 3, 60)
+        assert sorted(x["metric"]["component"] for x in ask("moat_build_info")) == sorted(ALL)
+        with open(w.d + "/prometheus.log") as f:
+            bad = [l for l in f if "level=error" in l]
+        assert not bad, bad
+finally:
+    for p in started:
+        p.terminate()
+    for p in started:
+        p.wait(30)
+    node.close()
+    w.close()
+kit.finish()
