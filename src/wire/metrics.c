@@ -16,7 +16,7 @@ static const struct mt_metric_info list[MT_M_MAX] = {
 #define C MT_METRICS_CONTROL
 #define A MT_METRICS_AGENT
 #define E MT_METRICS_EDGE
-#include "wire/metrics_list.h"
+#include "wire/metrics_list.inc"
 #undef C
 #undef A
 #undef E

@@ -27,7 +27,7 @@
 
 enum mt_metric {
 #define MT_METRIC(id, name, kind, who, labels, help) MT_M_##id,
-#include "wire/metrics_list.h"
+#include "wire/metrics_list.inc"
 #undef MT_METRIC
     MT_M_MAX
 };
