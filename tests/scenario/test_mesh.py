@@ -218,7 +218,7 @@ class Suite:
         with open(os.path.join(a.dir, "keys/wg.key.next")) as f:
             private = f.read().strip()
         want(os.stat(f.name).st_mode & 0o777 == 0o600 and subprocess.run(["wg", "pubkey"], input=private.encode(), stdout=-1).stdout.decode().strip() == public, public)
-        old = a.public
+        old, marks = a.public, [len(n.events("mesh.repaired")) for n in self.c.nodes[1:]]
         recv = b.place.popen("python3", "-c", COPY, "recv", b.overlay, "7000", "0", stdout=-1)
         want(recv.stdout.readline() == b"ready\n", "no receiver")
         send = a.place.popen("python3", "-c", COPY, "send", b.overlay, "7000", "9", stdout=-1)
@@ -247,6 +247,8 @@ class Suite:
         want(float(worst) < 6, "stall of %s s" % worst.decode())
         told = wait_for("the result", lambda: [p for p in a.control.posts if p[0].endswith("/wg-key/result")], 20)
         want(told[-1][1] == {"public_key": public, "ok": True}, told)
+        told = [e for n, k in zip(self.c.nodes[1:], marks) for e in n.events("mesh.repaired")[k:] if e["peers_missing"] or e["peers_foreign"]]
+        want(not told, "what came at its moment is told as somebody else's change: %s" % told)
 
     def a_key_that_the_node_does_not_have_is_not_applied(self):
         n, real = self.n3, self.n3.public

@@ -154,6 +154,15 @@ try:
         _, err = add(want=5)
         assert "has disabled" in err and "remove keys/" in err, err
         assert "node_id" in m.read("/var/lib/moat/keys/identity.json")
+    @case("what the hint says mends it; a join that is refused leaves no token behind")
+    def _():
+        m.inside("sh", "-c", "p=$(cat /var/lib/moat/run/moat-agent.pid); kill $p; while [ -d /proc/$p ]; do sleep 0.1; done; rm -r /var/lib/moat/keys")
+        _, err = add("--name", "added", want=1)  # the disabled node has that name
+        assert "there is a node named 'added'" in err, err
+        tokens = w.ok("GET", "/v1/enrollment-tokens")["items"]
+        assert sorted(t["state"] for t in tokens) == ["revoked", "used"], tokens
+        _, err = add("--name", "again")
+        assert "again is ready" in err and nodes()["again"]["id"] != nodes()["added"]["id"], err
 finally:
     if not all(kit.results) and m:
         for path in (m.d + "/sshd.log", w.d + "/control.log"):

@@ -5,7 +5,7 @@ host of its own (network and mount namespace) on one link, WireGuard between the
 
 The edge takes its configuration over TLS; a page is fetched through it out of the VM over the mesh; logs and exec of the instance go from the
 control plane to the agent over the mesh; who is not the control plane gets nothing there; a node that is away hides nobody else's lines.
-COST 35 s, 30 s of processor."""
+COST 90 s, 45 s of processor."""
 import json
 import os
 import socket
@@ -320,6 +320,28 @@ try:
         # its health never changed: what shows that this process is there is the guest, connected to it again
         wait_for("the guest", lambda: back.ask({"op": "describe", "instance_id": instance["id"]}).get("guest_connected"), 30)
         assert curl(), "no page"
+
+    @case("a cut between two nodes alone: net verify names the pair within a minute, the edge there answers without a backend, and both mend by themselves")
+    def _():
+        def verify():
+            p = subprocess.run([BIN + "/moat", "net", "verify", "--json"], env=dict(os.environ, MOAT_CONFIG=w.d + "/cli.toml"), stdout=subprocess.PIPE, text=True, timeout=30)
+            return p.returncode, {tuple(sorted((x["a"], x["b"]))): x for x in json.loads(p.stdout)["data"]["pairs"]}
+        wait_for("all pairs are well", lambda: verify()[0] == 0, 30)
+        front.place.run("nft", "-f", "-", input=("table inet cut {\n chain i {\n  type filter hook input priority -10\n  ip saddr %s udp dport 51820 drop\n }\n"
+                                                 " chain o {\n  type filter hook output priority -10\n  ip daddr %s udp dport 51820 drop\n }\n}\n" % (back.ip, back.ip)).encode())
+        t = time.monotonic()
+        try:
+            code, pairs = wait_for("the pair", lambda: verify()[1][("back", "front")]["state"] == "broken" and verify(), 60)
+            took = time.monotonic() - t
+            assert code == 1 and took < 60 and [k for k, x in pairs.items() if x["state"] != "ok"] == [("back", "front")] and "between the two" in pairs[("back", "front")]["cause"], pairs
+            t = time.monotonic()
+            assert not curl() and time.monotonic() - t < 8
+        finally:
+            front.place.run("nft", "delete", "table", "inet", "cut")
+        wait_for("the page again", curl, 30)
+        # the last minute's loss is still told
+        wait_for("the pair speaks again", lambda: verify()[1][("back", "front")]["state"] in ("ok", "lossy"), 40)
+        print("# named after %.0f s" % took, flush=True)
 
     @case("logs of an instance on another node: history, follow, nothing twice")
     def _():

@@ -54,6 +54,7 @@ struct mt_mesh {
     struct peer_state *peers;
     size_t n;
     unsigned long repairs;
+    int64_t passed_ms; /* wall clock that the last good pass was made for */
     int64_t top_again_ns, lonely_since_ns;
     struct mt_source *look_timer, *cut_timer, *probe_timer, *go;
     int go_pidfd;
@@ -175,7 +176,9 @@ static void log_repairs(struct mt_mesh *m, const struct pass_job *j)
     const struct mt_mesh_done *d = &j->done;
     const struct mt_wg_diff *x = &d->diff;
     unsigned all = x->key + x->port + x->missing + x->foreign + x->allowed + x->keepalive + x->endpoint + x->psk + d->addresses + d->routes + d->mtus + d->links;
-    bool drift = m->applied == j->want->revision && j->want == m->want;
+    /* keys that changed because their moment came were changed by nobody else */
+    bool cut = mt_mesh_next_cutover(j->want, m->passed_ms) <= j->todo.now_ms;
+    bool drift = m->applied == j->want->revision && j->want == m->want && !cut;
 
     if (all == 0 && m->applied == j->want->revision)
         return;
@@ -226,6 +229,7 @@ static void pass_done(void *arg)
         if (current)
             take_seen(m, j->want, &j->done, j->todo.now_ms);
         log_repairs(m, j);
+        m->passed_ms = j->todo.now_ms;
         if (current && m->applied != j->want->revision) {
             m->applied = j->want->revision;
             mt_control_beat_now(m->a->control);
