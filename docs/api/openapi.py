@@ -143,6 +143,7 @@ OBJECTS = {
     "AuditVerdict": "ok:bool pending:int chains:[AuditChain]",
     "Quota": "dimension:str limit:int? used:int source:str counts:str",
     "UsageHour": "env_id:id app_id:id kind:vcpu|memory unit:str from:time to:time quantity:int final:bool",
+    "MeshRemoval": "revision:int reason:str",
     "Maintenance": "on:bool reason?:str changed_at?:time",
     "Delivery": "process_type:str instances_on_current:int instances_total:int",
     "Secrets": "env_id:id config_gate:unset|confirmed_none|set bundle_id?:id version_id?:id version_number:int key_count:int key_names:[str] "
@@ -395,6 +396,7 @@ OPS = {
     "POST /v1/admin/projections/{name}/rebuild": ("Rebuild", 200, "Empty", ""),
     "GET /v1/admin/audit": ("[Audit]", 200, None, "chain actor action decision resource since until " + LIST),
     "GET /v1/admin/maintenance": ("Maintenance", 200, None, ""),
+    "POST /v1/admin/mesh-removal": ("MeshRemoval", 200, "Reason", ""),
     "POST /v1/admin/maintenance": ("Maintenance", 200, "MaintenanceSet", ""),
     "GET /v1/admin/capacity": ("Capacity", 200, None, ""),
     "GET /v1/admin/explain": ("Explanation", 200, None, "env_id instance_id"),

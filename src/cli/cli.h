@@ -423,6 +423,7 @@ int cli_find_node(struct cli *c, const char *word, json_t **ret);
 int cmd_net_status(struct cli *c);
 int cmd_net_verify(struct cli *c);
 int cmd_net_rotate_keys(struct cli *c);
+int cmd_net_allow_removal(struct cli *c);
 /* cluster.c */
 int cmd_capacity(struct cli *c);
 int cmd_whoami(struct cli *c);

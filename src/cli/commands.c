@@ -318,6 +318,7 @@ const struct cli_command cli_commands[] = {
     {CLI_PLATFORM, "net status", "", "the mesh between the nodes, as they report it", NULL, cmd_net_status},
     {CLI_PLATFORM, "net verify", "", "every pair of nodes: what is broken, and the likely cause; exit 1 when anything is", NULL, cmd_net_verify},
     {CLI_PLATFORM, "net rotate-keys", "[NODE]...", "another WireGuard key for nodes, one at a time, under running connections", rotate_keys_options, cmd_net_rotate_keys},
+    {CLI_PLATFORM, "net allow-removal", "", "nodes may lose more than half of their peers by the plan they refuse now", reason_options, cmd_net_allow_removal},
     {CLI_APPS, "run", "IMAGE", "deploy an image without a file: makes and shows the manifest", run_options, cmd_run},
     {CLI_APPS, "init", "", "write a minimal moat.toml", init_options, cmd_init},
     {CLI_APPS, "launch", "", "init, and make the app and its environment", init_options, cmd_launch},

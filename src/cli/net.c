@@ -353,3 +353,23 @@ int cmd_net_rotate_keys(struct cli *c)
         return wait_rotated(c, nodes);
     return c->json ? print_rotation(c, rows) : CLI_OK;
 }
+
+int cmd_net_allow_removal(struct cli *c)
+{
+    mt_auto_json json_t *made = NULL;
+    const char *reason = cli_opt(c, "reason");
+    if (!reason || !*reason)
+        return cli_usage(c, "--reason is needed: it is kept in the log and in the audit log");
+    int code = cli_connect(c);
+    if (code == CLI_OK)
+        code = cli_confirm(c, "most peers of nodes from the", "mesh");
+    mt_auto_json json_t *body = json_pack("{s:s}", "reason", reason);
+    if (code == CLI_OK)
+        code = body ? cli_call(c, "POST", "/v1/admin/mesh-removal", body, &made) : cli_usage(c, "--reason is not UTF-8");
+    if (code != CLI_OK)
+        return code;
+    if (c->json)
+        return cli_print_object(c, "MeshRemoval", made);
+    cli_say(c, "nodes take the mesh of revision %lld whatever it removes; the next change of the mesh ends that", (long long)cli_int(made, "revision"));
+    return CLI_OK;
+}

@@ -444,6 +444,17 @@ try:
         assert plan(one)["mesh"]["public_key"] == third and plan(one)["mesh"]["key_generation"] == 2
         assert post("/internal/v1/nodes/self/wg-key", {"public_key": old}, cert=a).json["code"] == "wireguard_key_exists"  # retired for good
 
+    @case("the operator's word that most peers may go is in the plans of the present mesh, and ends with its next change")
+    def _():
+        mesh = lambda m: post("/internal/v1/nodes/self/plan?after=0&wait=0", None, cert=m.d + "/keys/node.pem", method="GET").json["network"]["mesh"]
+        assert "allow_mass_removal" not in mesh(one)
+        got = w.ok("POST", "/v1/admin/mesh-removal", {"reason": "most are gone"})
+        assert got["revision"] == mesh(one)["revision"] and mesh(one)["allow_mass_removal"] is True and mesh(two)["allow_mass_removal"] is True, got
+        assert w.ok("POST", "/v1/admin/mesh-removal", {"reason": "again"})["revision"] == got["revision"]
+        w.ok("POST", "/v1/nodes/%s/cordon" % node("two")["id"], {"reason": "a change"})
+        assert mesh(one)["revision"] > got["revision"] and "allow_mass_removal" not in mesh(one)
+        w.ok("POST", "/v1/nodes/%s/uncordon" % node("two")["id"], {"reason": "back"})
+
     @case("a key that is old enough is rotated without anybody's word; one that was taken back not before a day")
     def _():
         w.pg.sql("UPDATE moat_views.nodes_view SET key_at = now() - interval '80 days' WHERE name = 'one'")  # a tenth earlier at most

@@ -166,6 +166,7 @@ const struct mt_api_route mt_api_routes[] = {
     {"GET", "/v1/admin/events", "events:admin", MT_API_OPERATOR, mt_api_admin_events_list, "the whole event log", MT_LISTEN_API},
     {"PUT", O "/quotas/{dimension}", "quotas:admin", WRITE | MT_API_OPERATOR, mt_api_quotas_put, "quota.set", MT_LISTEN_API},
     {"GET", "/v1/admin/volumes", "admin", MT_API_OPERATOR, mt_api_admin_volumes_list, "volumes of all organisations, by node", MT_LISTEN_API},
+    {"POST", "/v1/admin/mesh-removal", "nodes:admin", WRITE | MT_API_OPERATOR, mt_api_mesh_removal, "mesh.allow_removal", MT_LISTEN_API},
     {"GET", "/v1/admin/maintenance", "admin", MT_API_OPERATOR, mt_api_maintenance_get, "is the platform in maintenance", MT_LISTEN_API},
     {"POST", "/v1/admin/maintenance", "admin", WRITE | MT_API_OPERATOR | MT_API_ALWAYS, mt_api_maintenance_post, "maintenance.set", MT_LISTEN_API},
     {"GET", "/v1/admin/capacity", "admin", MT_API_OPERATOR, mt_api_capacity_get, "what the nodes still take, and after the loss of the worst", MT_LISTEN_API},

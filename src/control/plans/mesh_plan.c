@@ -11,12 +11,13 @@ static const struct mt_pg_stmt members = {
     "mesh_members",
     "SELECT n.node_id, n.wireguard_public_key, n.key_generation, n.overlay_ipv6, n.instance_prefix, to_json(n.roles)::text,"
     " to_json(n.endpoints)::text, 'edge' = ANY (n.roles), cardinality(n.endpoints) = 0, n.next_public_key, n.cutover_unix_ms,"
-    " (SELECT max(mesh_event_id) FROM nodes_view), n.rotation_lead_s IS NOT NULL AND n.health IN ('ready', 'degraded') FROM nodes_view n WHERE " MT_MESH_MEMBER("n") " ORDER BY n.node_id"};
+    " (SELECT max(mesh_event_id) FROM nodes_view), n.rotation_lead_s IS NOT NULL AND n.health IN ('ready', 'degraded'),"
+    " coalesce((SELECT (value #>> '{}')::bigint FROM cluster_view WHERE key = '" MT_MESH_REMOVAL_KEY "'), 0) = (SELECT max(mesh_event_id) FROM nodes_view) FROM nodes_view n WHERE " MT_MESH_MEMBER("n") " ORDER BY n.node_id"};
 static const struct mt_pg_stmt gateways = {
     "mesh_gateways", "SELECT overlay_ipv6 FROM nodes_view WHERE NOT deleted AND admin_state <> 'disabled'"
                      " AND (cert_fingerprint = 'local' OR 'control' = ANY (roles)) ORDER BY node_id"};
 
-enum { ID = 0, KEY, GENERATION, OVERLAY, PREFIX, ROLES, ENDPOINTS, EDGE, SILENT, NEXT, CUTOVER, REVISION, ASKED };
+enum { ID = 0, KEY, GENERATION, OVERLAY, PREFIX, ROLES, ENDPOINTS, EDGE, SILENT, NEXT, CUTOVER, REVISION, ASKED, MAY_SHRINK };
 
 static json_t *list(const struct mt_pg_res *r, int row, int col)
 {
@@ -78,6 +79,8 @@ int mt_mesh_plan_build(struct mt_pg *pg, const struct mt_node *node, json_t **re
     *ret_mesh = json_pack("{s:I,s:i,s:s,s:I}", "revision", (json_int_t)mt_pg_i64(r, self, REVISION), "listen_port", LISTEN_PORT, "public_key",
                           mt_pg_text(r, self, KEY), "key_generation", (json_int_t)mt_pg_i64(r, self, GENERATION));
     rotation(*ret_mesh, r, self);
+    if (mt_pg_bool(r, self, MAY_SHRINK))
+        json_object_set_new(*ret_mesh, "allow_mass_removal", json_true());
     if (its_turn(r, self))
         json_object_set_new(*ret_mesh, "rotate", json_true());
     for (int i = 0; i < mt_pg_rows(r); i++)

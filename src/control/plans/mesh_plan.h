@@ -11,6 +11,9 @@
 int mt_mesh_plan_build(struct mt_pg *pg, const struct mt_node *node, json_t **ret_mesh, json_t **ret_peers, json_t **ret_gateways,
                        struct mt_err *err);
 
+/** Key of cluster_view: the revision of the mesh for which an operator allowed that more than half of a node's peers go. */
+#define MT_MESH_REMOVAL_KEY "mesh_removal"
+
 /** SQL condition on nodes_view @n: the node takes part in the mesh. */
 #define MT_MESH_MEMBER(n) \
     "NOT " n ".deleted AND " n ".admin_state IN ('active', 'cordoned', 'draining') AND " n ".wireguard_public_key NOT LIKE 'local:%'"

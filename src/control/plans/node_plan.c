@@ -25,6 +25,7 @@ static const struct mt_pg_stmt fingerprint = {
     "coalesce((SELECT string_agg(overlay_ipv6, ',' ORDER BY node_id) FROM nodes_view"
     " WHERE NOT deleted AND 'edge' = ANY (roles) AND admin_state IN ('active', 'cordoned', 'draining')), '') || '|' ||"
     "coalesce((SELECT max(mesh_event_id) FROM nodes_view), 0) || '|' ||"
+    "coalesce((SELECT value #>> '{}' FROM cluster_view WHERE key = '" MT_MESH_REMOVAL_KEY "'), '') || '|' ||"
     "coalesce((SELECT string_agg(route_id || backend_process_type || backend_port, ',' ORDER BY route_id) FROM routes_view"
     " WHERE NOT deleted AND proxy_protocol = 'v2'), '') || '|' ||"
     "coalesce((SELECT string_agg(volume_id || ' ' || resource_version, ',' ORDER BY volume_id) FROM volumes_view"

@@ -169,6 +169,7 @@ ANSWERS = {
     ("PUT", f"{O}/quotas/max_apps"): QUOTA,
     ("POST", f"{O}/suspend"): {"id": ORG, "name": "local", "suspended": True, "resource_version": 3},
     ("POST", f"{O}/resume"): {"id": ORG, "name": "local", "suspended": False, "resource_version": 4},
+    ("POST", "/v1/admin/mesh-removal"): {"revision": 341, "reason": "moved out"},
     ("GET", "/v1/admin/maintenance"): {"on": False, "reason": f"done {ESC}", "changed_at": T % (9, 0)},
     ("POST", "/v1/admin/maintenance"): {"on": True, "reason": "move"},
     ("GET", "/v1/admin/recovery"): {
