@@ -400,7 +400,8 @@ void mt_edge_conn_event(struct mt_edge_conn *c, bool backend, uint32_t events)
         mt_edge_conn_close(c, MT_EDGE_R_CLIENT_RESET, true);
         return;
     }
-    mt_edge_conn_step(c);
+    if (events != EPOLLIN || !mt_edge_relay_may_take(c, backend) || !mt_edge_worker_gather(c->w, c, backend))
+        mt_edge_conn_step(c);
 }
 
 void mt_edge_conn_step(struct mt_edge_conn *c)

@@ -133,6 +133,14 @@ void mt_edge_health_good(struct mt_edge_health *h);
 /* relay.c */
 /** Move bytes both ways within a bound; may close the connection. State RELAY. */
 void mt_edge_relay_step(struct mt_edge_conn *c);
+/** May this end be read into a slot now: it relays, nothing waits in that direction, and it goes by copying. */
+bool mt_edge_relay_may_take(const struct mt_edge_conn *c, bool backend);
+/** @n > 0 bytes were read from this end, into a slot of @room; they are written to the other one next. */
+void mt_edge_relay_took(struct mt_edge_conn *c, bool backend, uint32_t n, uint32_t room);
+/** Of these @n bytes @res were written (negative errno: none); the rest is kept. May close it. A step has to follow, as after dry. */
+void mt_edge_relay_gave(struct mt_edge_conn *c, bool backend, const uint8_t *data, uint32_t n, int32_t res);
+/** The read gave no bytes: 0, the end, or a negative errno. May close the connection. */
+void mt_edge_relay_dry(struct mt_edge_conn *c, bool backend, int32_t res);
 /** Append to the spill of a pump, which grows in steps of 1 KiB; false when memory is out. */
 bool mt_edge_spill(struct mt_edge_pump *p, const uint8_t *data, size_t n);
 /** Free what a pump holds. */

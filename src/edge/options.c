@@ -56,6 +56,7 @@ static const struct mt_conf_key keys[] = {
     {"access_log", MT_CONF_STRING, OFF(access_log), 2, 3, "on", "", "one line for each connection at its end: on or off"},
     {"access_log_per_s", MT_CONF_U64, OFF(access_log_per_s), 1, 1000000, "200", "lines",
      "per second and worker; further lines are counted, not written"},
+    {"io_uring", MT_CONF_BOOL, OFF(io_uring), 0, 0, "true", "", "receive and send many small messages in one call where the kernel can"},
     {"log_level", MT_CONF_STRING, OFF(log_level), 4, 5, "info", "", "debug, info, warn or error"},
     {"limits.source_conns", MT_CONF_U64, OFF(source_conns), 0, 1000000, "1024", "connections",
      "concurrent for one source (IPv6 /64, IPv4 address); 0: no limit"},

@@ -15,7 +15,7 @@ struct mt_edge_options {
     uint64_t workers, max_conns, hello_timeout_ms, hello_max_bytes, preroute_max, stop_grace_ms, handover_grace_ms, access_log_per_s;
     uint64_t source_conns, source_new_per_s, source_burst, source_preroute, route_new_per_s, route_burst;
     uint64_t connect_timeout_ms, connect_total_ms, half_close_ms;
-    bool tls_alerts, limit_loopback;
+    bool tls_alerts, limit_loopback, io_uring;
 
     /* derived by mt_edge_options_check */
     union mt_edge_addr source; /* sa_family 0: none */

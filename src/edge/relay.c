@@ -267,3 +267,53 @@ void mt_edge_relay_step(struct mt_edge_conn *c)
     if (up == MOVED_MORE || down == MOVED_MORE)
         mt_edge_worker_again(c->w, c);
 }
+
+bool mt_edge_relay_may_take(const struct mt_edge_conn *c, bool backend)
+{
+    const struct mt_edge_pump *p = backend ? &c->down : &c->up;
+    const struct mt_edge_end *src = backend ? &c->be : &c->cl, *dst = backend ? &c->cl : &c->be;
+    return c->state == MT_EDGE_RELAY && src->rd && !src->hup && dst->wr && !p->bulk && !p->spill && p->held == 0 && !p->eof;
+}
+
+void mt_edge_relay_took(struct mt_edge_conn *c, bool backend, uint32_t n, uint32_t room)
+{
+    struct mt_edge_pump *p = backend ? &c->down : &c->up;
+    struct mt_edge_end *src = backend ? &c->be : &c->cl;
+    src->rd = n == room; /* shorter than asked: empty now, the next arrival is a new edge */
+    p->bytes += n;
+    c->moved_at = c->w->now;
+    if (!backend && !c->prompt)
+        mt_edge_dial_prompt(c);
+}
+
+static void lost(struct mt_edge_conn *c, bool backend)
+{
+    judge(c, backend);
+    mt_edge_conn_close(c, backend ? MT_EDGE_R_BACKEND_RESET : MT_EDGE_R_CLIENT_RESET, true);
+}
+
+void mt_edge_relay_gave(struct mt_edge_conn *c, bool backend, const uint8_t *data, uint32_t n, int32_t res)
+{
+    struct mt_edge_pump *p = backend ? &c->down : &c->up;
+    struct mt_edge_end *dst = backend ? &c->cl : &c->be;
+    uint32_t m = res > 0 ? (uint32_t)res : 0;
+    if (c->state != MT_EDGE_RELAY || m == n)
+        return;
+    dst->wr = false;
+    if ((res < 0 && res != -EAGAIN) || !mt_edge_spill(p, data + m, n - m))
+        lost(c, !backend);
+}
+
+void mt_edge_relay_dry(struct mt_edge_conn *c, bool backend, int32_t res)
+{
+    struct mt_edge_pump *p = backend ? &c->down : &c->up;
+    struct mt_edge_end *src = backend ? &c->be : &c->cl;
+    if (c->state != MT_EDGE_RELAY)
+        return;
+    if (res < 0 && res != -EAGAIN) {
+        lost(c, backend);
+        return;
+    }
+    src->rd = false;
+    p->eof = p->eof || res == 0;
+}

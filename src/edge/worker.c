@@ -258,6 +258,50 @@ static int arm(struct mt_edge_worker *w)
     return -1;
 }
 
+bool mt_edge_worker_gather(struct mt_edge_worker *w, struct mt_edge_conn *c, bool backend)
+{
+    if (!w->slots || w->n_gathered == MT_EDGE_BATCH)
+        return false;
+    w->gathered[w->n_gathered++] = (struct mt_edge_gathered){.c = c, .backend = backend};
+    return true;
+}
+
+/*
+ * Small messages of a turn: all receives at once, all sends at once, then a step for each connection. Nothing is closed or opened
+ * between the two, so descriptors stay what they are; no connection is stepped before every result is noted, or bytes read on
+ * could overtake the rest of a message that did not fit.
+ */
+static void move_gathered(struct mt_edge_worker *w)
+{
+    struct mt_edge_call in[MT_EDGE_BATCH], out[MT_EDGE_BATCH];
+    unsigned from[MT_EDGE_BATCH], to[MT_EDGE_BATCH], n = 0, m = 0;
+    const struct mt_edge_gathered *g = w->gathered;
+    for (unsigned i = 0; i < w->n_gathered && w->n_gathered > 1; i++) {
+        if (!mt_edge_relay_may_take(g[i].c, g[i].backend))
+            continue; /* another event of this turn changed it */
+        in[n] = (struct mt_edge_call){.fd = g[i].backend ? g[i].c->be.fd : g[i].c->cl.fd, .p = w->slots + n * MT_EDGE_SLOT, .len = MT_EDGE_SLOT};
+        from[n++] = i;
+    }
+    mt_edge_batch_run(&w->batch, false, in, n);
+    for (unsigned k = 0; k < n; k++) {
+        const struct mt_edge_gathered *x = &g[from[k]];
+        if (in[k].res <= 0)
+            continue;
+        mt_edge_relay_took(x->c, x->backend, (uint32_t)in[k].res, MT_EDGE_SLOT);
+        out[m] = (struct mt_edge_call){.fd = x->backend ? x->c->cl.fd : x->c->be.fd, .p = in[k].p, .len = (uint32_t)in[k].res, .flags = MSG_NOSIGNAL};
+        to[m++] = from[k];
+    }
+    mt_edge_batch_run(&w->batch, true, out, m);
+    for (unsigned k = 0; k < m; k++)
+        mt_edge_relay_gave(g[to[k]].c, g[to[k]].backend, out[k].p, out[k].len, out[k].res);
+    for (unsigned k = 0; k < n; k++)
+        if (in[k].res <= 0)
+            mt_edge_relay_dry(g[from[k]].c, g[from[k]].backend, in[k].res);
+    for (unsigned i = 0; i < w->n_gathered; i++) /* what is left to read or to write, ends, judgement, counters, timers */
+        mt_edge_conn_step(g[i].c);
+    w->n_gathered = 0;
+}
+
 /* The run list as it is now; what is put back by a step waits for the next turn. */
 static void run_list(struct mt_edge_worker *w)
 {
@@ -316,6 +360,7 @@ static void turn(struct mt_edge_worker *w)
     w->now = mt_clock_mono();
     for (int i = 0; i < n; i++)
         dispatch(w, &ev[i]);
+    move_gathered(w);
     run_list(w);
     mt_edge_wheel_run(&w->wheel, w->now, on_timer, w);
     take_commands(w); /* after the events: a closed listener may have one in this batch */
@@ -335,6 +380,8 @@ static void turn(struct mt_edge_worker *w)
 static void *worker_main(void *arg)
 {
     struct mt_edge_worker *w = arg;
+    if (w->hub->opt->io_uring && mt_edge_batch_init(&w->batch))
+        w->slots = malloc(MT_EDGE_BATCH * MT_EDGE_SLOT);
     while (!atomic_load(&w->hub->stop))
         turn(w);
     w->now = mt_clock_mono();
@@ -353,7 +400,7 @@ int mt_edge_worker_start(struct mt_edge_worker *w, struct mt_edge_hub *hub, unsi
     memset(w, 0, sizeof *w);
     w->hub = hub;
     w->index = index;
-    w->epfd = w->wakefd = w->timerfd = -1;
+    w->epfd = w->wakefd = w->timerfd = w->batch.fd = -1;
     w->armed_at = INT64_MAX;
     w->now = mt_clock_mono();
     w->log_filled_at = w->now;
@@ -401,7 +448,9 @@ void mt_edge_worker_done(struct mt_edge_worker *w)
     mt_edge_pipes_done(&w->pipes);
     mt_edge_slab_done(&w->conns);
     mt_edge_slab_done(&w->hellos);
+    mt_edge_batch_done(&w->batch);
+    free(w->slots);
     free(w->buf);
-    w->buf = NULL;
+    w->slots = w->buf = NULL;
     (void)pthread_mutex_destroy(&w->cmd_lock);
 }

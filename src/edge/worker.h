@@ -6,6 +6,7 @@
 #pragma once
 
 #include "base/clock.h"
+#include "edge/batch.h"
 #include "edge/conn.h"
 #include "edge/slab.h"
 
@@ -14,6 +15,7 @@
 struct mt_edge_hub;
 
 #define MT_EDGE_BUF (32U * 1024U) /* bytes of the shared copy buffer */
+#define MT_EDGE_SLOT 2048U /* a message that fills it is read on by copying, one that is larger yet by splice */
 #define MT_EDGE_OFFLINE UINT64_MAX
 
 /* Counters of one listener; never freed once made (the set of keys is bounded). Relaxed atomics. */
@@ -53,6 +55,13 @@ struct mt_edge_worker {
     struct mt_edge_pipes pipes;
     struct mt_list all, run, pre, dead, lsocks;
     uint8_t *buf;
+    struct mt_edge_batch batch;
+    uint8_t *slots; /* MT_EDGE_BATCH of MT_EDGE_SLOT bytes; NULL: small messages are not gathered */
+    struct mt_edge_gathered {
+        struct mt_edge_conn *c;
+        bool backend;
+    } gathered[MT_EDGE_BATCH]; /* ends with bytes to read, of connections that relay; of one turn */
+    unsigned n_gathered;
     struct mt_edge_conn *held_of; /* its first held_len client bytes are in buf, not yet copied anywhere; NULL outside of one call */
     size_t held_len;
     uint64_t next_seq;
@@ -81,6 +90,8 @@ void mt_edge_worker_done(struct mt_edge_worker *w);
 /* for conn.c, dial.c and relay.c, on the worker's own thread */
 /** Watch one end, edge-triggered, for bytes and end, with @out for room to write too. False when the kernel refuses. */
 bool mt_edge_worker_watch(struct mt_edge_worker *w, struct mt_edge_conn *c, bool backend, bool out);
+/** Its end has bytes to read: have them moved with those of others at the end of this turn's events. False: step it now. */
+bool mt_edge_worker_gather(struct mt_edge_worker *w, struct mt_edge_conn *c, bool backend);
 /** Give the connection another step in this turn. */
 void mt_edge_worker_again(struct mt_edge_worker *w, struct mt_edge_conn *c);
 /** True when a connection line may be logged now; *ret_suppressed lines were dropped since the last one. */

@@ -4,7 +4,9 @@
 COST 22 s, 4 s of processor."""
 import hashlib
 import os
+import random
 import re
+import select
 import signal
 import socket
 import struct
@@ -275,6 +277,45 @@ def large_download_keeps_its_checksum_at_a_slow_reader():
     check(n == BIG and h.digest() == want.digest(), "%d bytes of %d, checksum %s" % (n, BIG, h.digest() == want.digest()))
 
 
+def small_messages_on_many_connections_arrive_whole_and_in_order():
+    """what the edge gathers in one turn: messages around the size of a slot, some clients that send on without reading"""
+    rnd = random.Random(7)
+    stream, hello = rnd.randbytes(1 << 20) * 3, client_hello("echo.example.com")
+    conns = {}
+    for i in range(48):
+        s = connect(PORT)
+        s.sendall(hello)
+        back = b""
+        while len(back) < len(hello):
+            back += s.recv(len(hello) - len(back))
+        s.setblocking(False)
+        greedy = i % 6 == 0
+        conns[s.fileno()] = {"s": s, "sent": 0, "got": 0, "total": len(stream) if greedy else 150000, "greedy": greedy, "reads": not greedy}
+    left, end = dict(conns), time.monotonic() + 60
+    while left and time.monotonic() < end:
+        for c in left.values():
+            while c["sent"] < c["total"] and (c["greedy"] or c["sent"] - c["got"] < 6000):
+                n = rnd.choice((1, 64, 500, 2047, 2048, 2049, 5000))
+                try:
+                    c["sent"] += c["s"].send(stream[c["sent"]:min(c["sent"] + n, c["total"])])
+                except BlockingIOError:
+                    c["reads"] = True
+                    break
+            c["reads"] = c["reads"] or c["sent"] == c["total"]
+        for fd in select.select([f for f, c in left.items() if c["reads"]], [], [], 1)[0]:
+            c = left[fd]
+            d = c["s"].recv(65536)
+            check(d and d == stream[c["got"]:c["got"] + len(d)], "bytes of connection %d differ after %d of %d" % (fd, c["got"], c["total"]))
+            c["got"] += len(d)
+            if c["got"] == c["total"]:
+                del left[fd]
+    check(not left, "%d connections did not get all of it" % len(left))
+    for c in conns.values():
+        c["s"].setblocking(True)
+        c["s"].shutdown(socket.SHUT_WR)
+        check(read_all(c["s"]) == b"bye", "the end")
+
+
 def reset_is_carried_over_both_ways():
     s = send_hello("reset.example.com")
     try:
@@ -431,7 +472,7 @@ CASES = [the_name_decides_the_backend, openssl_with_old_and_new_versions_is_rout
          not_tls_is_closed_without_a_byte, malformed_and_too_large_get_alert_50, early_end_of_the_client_is_counted,
          hello_byte_by_byte_and_in_tiny_records_arrives_unchanged, hello_of_1700_bytes_and_early_data_arrive_unchanged,
          slow_hello_is_closed_after_three_seconds_whatever_trickles, silent_client_is_closed_too, half_close_comes_through_both_ways,
-         large_upload_keeps_its_checksum, large_download_keeps_its_checksum_at_a_slow_reader, reset_is_carried_over_both_ways,
+         large_upload_keeps_its_checksum, large_download_keeps_its_checksum_at_a_slow_reader, small_messages_on_many_connections_arrive_whole_and_in_order, reset_is_carried_over_both_ways,
          refused_backend_is_retried_on_another_without_the_client_seeing_it, no_living_backend_gets_alert_80,
          hup_swaps_routes_and_leaves_connections_alone, proxy_v2_header_is_exact_and_before_the_hello, header_is_never_sent_where_it_is_off,
          two_thousand_connections_leave_no_descriptor, idle_memory_is_within_8_mib, idle_connections_hold_no_pipe_and_little_memory,
