@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Receives and sends in batches: the same answers as plain calls give, with a ring and without. */
 #include "edge/batch.h"
+#include "edge/worker.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -135,6 +137,45 @@ static void a_full_batch_keeps_its_order(void **state)
     mt_edge_batch_done(&b);
 }
 
+/* What a batch read and wrote, noted at the connection: no byte is lost, and none of that direction is read before the rest is out. */
+static void what_did_not_fit_waits_and_holds_its_direction_back(void **state)
+{
+    (void)state;
+    static const uint8_t data[] = "0123456789";
+    struct mt_edge_worker *w = calloc(1, sizeof *w);
+    assert_non_null(w);
+    w->now = 7;
+    struct mt_edge_conn c = {.magic = MT_EDGE_CONN_MAGIC, .state = MT_EDGE_RELAY, .w = w, .prompt = true,
+                             .cl = {.fd = -1, .rd = true, .wr = true}, .be = {.fd = -1, .rd = true, .wr = true}};
+    assert_true(mt_edge_relay_may_take(&c, true) && mt_edge_relay_may_take(&c, false));
+    mt_edge_relay_took(&c, true, 10, 2048);
+    assert_true(!c.be.rd && c.cl.rd && c.down.bytes == 10 && c.up.bytes == 0 && c.moved_at == 7);
+    mt_edge_relay_gave(&c, true, data, 10, 10);
+    assert_true(c.cl.wr && !c.down.spill);
+    mt_edge_relay_took(&c, true, 2048, 2048);
+    assert_true(c.be.rd); /* the slot was full: there may be more */
+    mt_edge_relay_gave(&c, true, data, 10, 4);
+    assert_true(!c.cl.wr && c.down.spill_len == 6);
+    assert_memory_equal(c.down.spill, "456789", 6);
+    c.cl.wr = true;
+    assert_false(mt_edge_relay_may_take(&c, true));
+    assert_true(mt_edge_relay_may_take(&c, false)); /* the other direction goes on */
+    mt_edge_relay_gave(&c, false, data, 10, -EAGAIN);
+    assert_true(!c.be.wr && c.up.spill_len == 10);
+    c.cl.rd = true;
+    mt_edge_relay_dry(&c, false, -EAGAIN);
+    assert_true(!c.cl.rd && !c.up.eof);
+    mt_edge_relay_dry(&c, true, 0);
+    assert_true(!c.be.rd && c.down.eof);
+    free(c.up.spill);
+    free(c.down.spill);
+    c = (struct mt_edge_conn){.magic = MT_EDGE_CONN_MAGIC, .state = MT_EDGE_DEAD, .w = w};
+    mt_edge_relay_gave(&c, true, data, 10, 0); /* closed by an event of the same turn: nothing to note */
+    mt_edge_relay_dry(&c, true, 0);
+    assert_true(!c.down.spill && !c.down.eof && !mt_edge_relay_may_take(&c, true));
+    free(w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -142,6 +183,7 @@ int main(void)
         cmocka_unit_test(without_a_ring_the_calls_are_made_one_by_one),
         cmocka_unit_test(a_ring_that_fails_is_given_up_and_nothing_is_lost),
         cmocka_unit_test(a_full_batch_keeps_its_order),
+        cmocka_unit_test(what_did_not_fit_waits_and_holds_its_direction_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
