@@ -162,6 +162,11 @@ OBJECTS = {
     "RecoveryItem": "node_id:id instance_id:id action:adopt|start|stop|ignore|unknown reported?:str wanted?:str address?:str app_id?:id env_id?:id "
                     "process_type?:str",
     "Capacity": "nodes:int eligible_nodes:int allocatable:Resources used:Resources headroom_memory_bytes:int worst_node_id?:id largest_instance_memory_bytes:int",
+    "Simulation": "event:loss|drain node_id:id name:str instances:int restart:int missing:int stay:int groups:[SimulatedGroup] volumes:[SimulatedVolume]",
+    "SimulatedGroup": "org_id:id app_id:id env_id:id app:str env:str process_type:str instances:int ready_elsewhere:int restart_on:[SimulatedPlace] missing:int "
+                      "stay:int reason?:str detail?:str",
+    "SimulatedPlace": "node_id:id name:str instances:int",
+    "SimulatedVolume": "id:id name:str org_id:id app_id:id env_id:id app:str env:str size_bytes:int state:str last_backup_at:time? loses_seconds:int?",
     "Resources": "memory_bytes:int cpu_millis:int disk_bytes:int",
     "Recovery": "state:none|frozen|applied epoch:int head_event_id:int changed_at?:time reason?:str counts:RecoveryCounts nodes:[RecoveryNode] "
                 "items:[RecoveryItem]",
@@ -405,6 +410,8 @@ OPS = {
     "POST /v1/admin/scheduler/resume": ("SchedulerSwitch", 200, "Reason", ""),
     "POST /v1/admin/groups/{env_id}/{process_type}/hold": ("GroupCondition", 200, "Reason", ""),
     "POST /v1/admin/groups/{env_id}/{process_type}/resume": ("GroupCondition", 200, "Reason", ""),
+    "GET /v1/nodes/{node_id}/simulate/loss": ("Simulation", 200, None, ""),
+    "GET /v1/nodes/{node_id}/simulate/drain": ("Simulation", 200, None, ""),
     "GET /v1/admin/recovery": ("Recovery", 200, None, ""),
     "POST /v1/admin/recovery/apply": ("RecoveryDecision", 200, "RecoverySet", ""),
     "POST /v1/admin/recovery/finish": ("RecoveryDecision", 200, "RecoverySet", ""),

@@ -426,6 +426,8 @@ int cmd_net_rotate_keys(struct cli *c);
 int cmd_net_allow_removal(struct cli *c);
 /* cluster.c */
 int cmd_capacity(struct cli *c);
+int cmd_simulate_loss(struct cli *c);
+int cmd_simulate_drain(struct cli *c);
 int cmd_whoami(struct cli *c);
 int cmd_manifest_validate(struct cli *c);
 int cmd_manifest_show(struct cli *c);

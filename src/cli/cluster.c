@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The cluster as a whole: what it still takes. */
+/* The cluster as a whole: what it still takes, and what the loss or the drain of a machine would do to it. */
 #include "cli/cli.h"
 
 #include "base/assert.h"
@@ -51,4 +51,114 @@ int cmd_capacity(struct cli *c)
         return cli_print_object(c, "Capacity", k);
     cli_tame(k);
     return print_capacity(c, k);
+}
+
+/* ---- moat simulate ---- */
+
+/* "a 2, b 1": where a process would start again. */
+static void put_places(const json_t *group, char *out, size_t n)
+{
+    size_t at = 0, i;
+    json_t *p;
+    out[0] = '\0';
+    json_array_foreach(json_object_get(group, "restart_on"), i, p)
+        if (at < n)
+            at += (size_t)snprintf(out + at, n - at, "%s%s %" PRId64, i ? ", " : "", cli_str(p, "name"), cli_int(p, "instances"));
+}
+
+/* What is wrong with a group, in words; "" when all of it starts again. */
+static void put_trouble(const json_t *group, bool drain, char *out, size_t n)
+{
+    int64_t missing = cli_int(group, "missing"), stay = cli_int(group, "stay");
+    const char *reason = cli_str(group, "reason"), *detail = cli_str(group, "detail");
+    out[0] = '\0';
+    if (missing)
+        (void)snprintf(out, n, "%" PRId64 " %s: %s%s%s%s", missing, drain ? "cannot leave" : "do not fit", *reason ? reason : "no reason known", *detail ? " (" : "", detail,
+                       *detail ? ")" : "");
+    else if (stay)
+        (void)snprintf(out, n, "%" PRId64 " %s", stay, drain ? "stays: its volume is there" : "waits for the machine: its volume is there");
+    else if (!drain && cli_int(group, "ready_elsewhere") == 0)
+        (void)snprintf(out, n, "down until it has started");
+}
+
+static json_t *group_rows(const json_t *s, bool drain)
+{
+    json_t *rows = json_array(), *g;
+    size_t i;
+    json_array_foreach(json_object_get(s, "groups"), i, g)
+    {
+        char places[400], trouble[400], name[300];
+        put_places(g, places, sizeof places);
+        put_trouble(g, drain, trouble, sizeof trouble);
+        (void)snprintf(name, sizeof name, "%s/%s/%s", cli_str(g, "app"), cli_str(g, "env"), cli_str(g, "process_type"));
+        (void)json_array_append_new(rows, json_pack("{s:s,s:I,s:I,s:s,s:s}", "process", name, "there", cli_int(g, "instances"), "elsewhere",
+                                                    cli_int(g, "ready_elsewhere"), "to", places, "trouble", trouble));
+    }
+    return rows;
+}
+
+static json_t *volume_rows(const json_t *s, bool drain)
+{
+    json_t *rows = json_array(), *v;
+    size_t i;
+    json_array_foreach(json_object_get(s, "volumes"), i, v)
+    {
+        char size[40], loses[60], where[200];
+        const char *backup = cli_str(v, "last_backup_at");
+        (void)snprintf(size, sizeof size, "%.1f GiB", (double)cli_int(v, "size_bytes") / GIB);
+        if (drain)
+            (void)snprintf(loses, sizeof loses, "nothing");
+        else if (*backup)
+            (void)snprintf(loses, sizeof loses, "%" PRId64 " min", (cli_int(v, "loses_seconds") + 59) / 60);
+        else
+            (void)snprintf(loses, sizeof loses, "all: no backup is known");
+        (void)snprintf(where, sizeof where, "%s/%s", cli_str(v, "app"), cli_str(v, "env"));
+        (void)json_array_append_new(rows, json_pack("{s:s,s:s,s:s,s:s,s:s}", "name", cli_str(v, "name"), "where", where, "size", size, "backup",
+                                                    *backup ? backup : "unknown", "loses", loses));
+    }
+    return rows;
+}
+
+static int print_simulation(struct cli *c, const json_t *s, bool drain)
+{
+    static const struct cli_column groups[] = {{"PROCESS", "process"}, {"THERE", "there"}, {"READY ELSEWHERE", "elsewhere"}, {"RESTART ON", "to"}, {"BUT", "trouble"}};
+    static const struct cli_column volumes[] = {{"VOLUME", "name"}, {"OF", "where"}, {"SIZE", "size"}, {"LAST BACKUP", "backup"}, {"LOSES", "loses"}};
+    mt_auto_json json_t *g = group_rows(s, drain), *v = volume_rows(s, drain);
+    int code = json_array_size(g) ? cli_print_table(c, g, groups, MT_ARRAY_LEN(groups), "processes") : CLI_OK;
+    if (code == CLI_OK && json_array_size(v)) {
+        if (json_array_size(g))
+            (void)printf("\n");
+        code = cli_print_table(c, v, volumes, MT_ARRAY_LEN(volumes), "volumes");
+    }
+    if (code == CLI_OK)
+        cli_say(c, "%s of %s: of %" PRId64 " instances %" PRId64 " would restart elsewhere, %" PRId64 " %s, %" PRId64 " stay with their volumes; nothing was changed",
+                drain ? "a drain" : "the loss", cli_str(s, "name"), cli_int(s, "instances"), cli_int(s, "restart"), cli_int(s, "missing"),
+                drain ? "could not leave" : "would not fit", cli_int(s, "stay"));
+    return code;
+}
+
+static int simulate(struct cli *c, bool drain)
+{
+    mt_auto_json json_t *n = NULL, *s = NULL;
+    char path[120];
+    int code = cli_find_node(c, c->argv[0], &n);
+    if (code != CLI_OK)
+        return code;
+    (void)snprintf(path, sizeof path, "/v1/nodes/%s/simulate/%s", cli_str(n, "id"), drain ? "drain" : "loss");
+    if ((code = cli_call(c, "GET", path, NULL, &s)) != CLI_OK)
+        return code;
+    if (c->json)
+        return cli_print_object(c, "Simulation", s);
+    cli_tame(s);
+    return print_simulation(c, s, drain);
+}
+
+int cmd_simulate_loss(struct cli *c)
+{
+    return simulate(c, false);
+}
+
+int cmd_simulate_drain(struct cli *c)
+{
+    return simulate(c, true);
 }

@@ -315,6 +315,8 @@ const struct cli_command cli_commands[] = {
     {CLI_PLATFORM, "node token list", "", "tokens and what became of them", NULL, cmd_node_token_list},
     {CLI_PLATFORM, "node token revoke", "ID", "end a token that was not used", NULL, cmd_node_token_revoke},
     {CLI_PLATFORM, "capacity", "", "what the nodes still take, and whether it is enough when the worst of them is lost", NULL, cmd_capacity},
+    {CLI_PLATFORM, "simulate node-loss", "NODE", "what would restart where when a machine is lost, what would not fit, which data; changes nothing", NULL, cmd_simulate_loss},
+    {CLI_PLATFORM, "simulate drain", "NODE", "the same for a drain of it", NULL, cmd_simulate_drain},
     {CLI_PLATFORM, "net status", "", "the mesh between the nodes, as they report it", NULL, cmd_net_status},
     {CLI_PLATFORM, "net verify", "", "every pair of nodes: what is broken, and the likely cause; exit 1 when anything is", NULL, cmd_net_verify},
     {CLI_PLATFORM, "net rotate-keys", "[NODE]...", "another WireGuard key for nodes, one at a time, under running connections", rotate_keys_options, cmd_net_rotate_keys},

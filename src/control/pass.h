@@ -100,6 +100,8 @@ int mt_pass_load(struct mt_pass *p, const char *const *env_ids, size_t n, struct
 int mt_pass_paused(struct mt_pass *p, bool *ret, struct mt_err *err);
 /** A release by id, read once per pass; NULL with the error set. */
 struct mt_release_row *mt_pass_release(struct mt_pass *p, const char *release_id, struct mt_err *err);
+/** What is left to an organisation; NULL when it is not there. Stepping groups charges it. */
+struct mt_place_quota *mt_pass_quota(struct mt_pass *p, const char *org_id);
 void mt_pass_done(struct mt_pass *p);
 
 /**

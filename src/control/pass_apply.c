@@ -204,12 +204,17 @@ static int deploy_events(struct mt_pass *p, struct mt_pass_env *e, struct mt_pas
 
 /* ---------------------------------------------------------------- an environment */
 
+struct mt_place_quota *mt_pass_quota(struct mt_pass *p, const char *org_id)
+{
+    for (size_t i = 0; i < p->n_orgs; i++)
+        if (MT_STREQ(p->orgs[i].org_id, org_id))
+            return &p->orgs[i].quota;
+    return NULL;
+}
+
 static int step_groups(struct mt_pass *p, struct mt_pass_env *e, int64_t *wake, struct mt_err *err)
 {
-    struct mt_place_quota none = {0, 0, 0}, *quota = &none; /* an organisation that is not there may nothing */
-    for (size_t i = 0; i < p->n_orgs; i++)
-        if (MT_STREQ(p->orgs[i].org_id, e->org_id))
-            quota = &p->orgs[i].quota;
+    struct mt_place_quota none = {0, 0, 0}, *known = mt_pass_quota(p, e->org_id), *quota = known ? known : &none; /* one that is not there may nothing */
     for (size_t i = 0; i < e->n_groups; i++) {
         struct mt_pass_group *g = &e->groups[i];
         int rc = mt_roll_step_indexed(&g->group, p->nodes, p->n_nodes, p->index, quota, p->now_ms, &p->arena, &g->result, err);

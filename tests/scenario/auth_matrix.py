@@ -206,6 +206,8 @@ ROUTES = {
     "POST /v1/admin/scheduler/resume": op("admin"),
     "POST /v1/admin/groups/{env_id}/{process_type}/hold": op("admin"),
     "POST /v1/admin/groups/{env_id}/{process_type}/resume": op("admin"),
+    "GET /v1/nodes/{node_id}/simulate/loss": op("admin"),
+    "GET /v1/nodes/{node_id}/simulate/drain": op("admin"),
     "GET /v1/admin/recovery": op("admin"),
     "POST /v1/admin/recovery/apply": op("admin"),
     "POST /v1/admin/recovery/finish": op("admin"),

@@ -262,6 +262,20 @@ try:
         w.ok("POST", path + "/uncordon", {"reason": "test"})
         assert "drain" not in w.ok("GET", path)
 
+    @case("a simulated loss tells which process waits for its volume and how old the newest backup is; a simulated drain that it stays")
+    def _():
+        i = ready(E)
+        for what, reason in (("loss", "volume_home_node_offline"), ("drain", None)):
+            said = w.ok("GET", "/v1/nodes/%s/simulate/%s" % (i["node_id"], what))
+            mine = [g for g in said["groups"] if g["env_id"] == i["env_id"]]
+            assert len(mine) == 1 and (mine[0]["stay"], mine[0]["missing"], mine[0]["restart_on"], mine[0].get("reason")) == (1, 0, [], reason), mine
+            here = {v["id"]: v for v in said["volumes"]}
+            assert set(here) == {v["id"] for v in w.ok("GET", "/v1/admin/volumes?node_id=" + i["node_id"])["items"]}, here
+            for v in volumes(E).values():
+                at = v.get("last_backup_at")
+                assert here[v["id"]]["last_backup_at"] == at and (here[v["id"]]["loses_seconds"] is None) == (at is None), (v, here)
+            assert any(v["last_backup_at"] for v in here.values()), here
+
     @case("a volume is taken from a process that is scaled to 0, and one that is gone blocks the process visibly")
     def _():
         a, e = w.make_app("gone")

@@ -237,6 +237,8 @@ int mt_api_nodes_approve(struct mt_api_call *c);
 int mt_api_nodes_cordon(struct mt_api_call *c);
 int mt_api_nodes_uncordon(struct mt_api_call *c);
 int mt_api_capacity_get(struct mt_api_call *c);
+int mt_api_simulate_loss(struct mt_api_call *c);
+int mt_api_simulate_drain(struct mt_api_call *c);
 int mt_api_nodes_confirm_offline(struct mt_api_call *c);
 int mt_api_nodes_mark_lost(struct mt_api_call *c);
 int mt_api_nodes_rotate_key(struct mt_api_call *c);

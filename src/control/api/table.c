@@ -176,6 +176,8 @@ const struct mt_api_route mt_api_routes[] = {
     {"POST", "/v1/admin/scheduler/resume", "admin", WRITE | MT_API_OPERATOR, mt_api_scheduler_resume, "scheduler.resume", MT_LISTEN_API},
     {"POST", "/v1/admin/groups/{env_id}/{process_type}/hold", "admin", WRITE | MT_API_OPERATOR, mt_api_groups_hold, "group.hold", MT_LISTEN_API},
     {"POST", "/v1/admin/groups/{env_id}/{process_type}/resume", "admin", WRITE | MT_API_OPERATOR, mt_api_groups_resume, "group.resume", MT_LISTEN_API},
+    {"GET", "/v1/nodes/{node_id}/simulate/loss", "admin", MT_API_OPERATOR, mt_api_simulate_loss, "what the loss of a node would lead to; changes nothing", MT_LISTEN_API},
+    {"GET", "/v1/nodes/{node_id}/simulate/drain", "admin", MT_API_OPERATOR, mt_api_simulate_drain, "what a drain of a node would lead to; changes nothing", MT_LISTEN_API},
     {"GET", "/v1/admin/recovery", "admin", MT_API_OPERATOR, mt_api_recovery_get, "what runs, and what the restored log knows of it", MT_LISTEN_API},
     {"POST", "/v1/admin/recovery/apply", "admin", WRITE | MT_API_OPERATOR | MT_API_ALWAYS, mt_api_recovery_apply, "recovery.apply", MT_LISTEN_API},
     {"POST", "/v1/admin/recovery/finish", "admin", WRITE | MT_API_OPERATOR | MT_API_ALWAYS, mt_api_recovery_finish, "recovery.finish", MT_LISTEN_API},

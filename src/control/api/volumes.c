@@ -12,18 +12,15 @@
 #include "model/volume.h"
 
 /* Two cycles without a backup are stale (storage-and-secrets.md §4.11). */
-#define LAST_BACKUP(column)                                                                                                  \
-    "SELECT " column " FROM snapshots_view s WHERE s.volume_id = v.volume_id AND s.status = 'succeeded' AND s.pruned_at IS NULL" \
-    " ORDER BY s.captured_at DESC, s.snapshot_id DESC LIMIT 1"
 #define VOLUME_OBJECT                                                                                                       \
     "json_strip_nulls(json_build_object('id',v.volume_id,'org_id',v.org_id,'app_id',v.app_id,'env_id',v.env_id,'name',v.name," \
     "'size_bytes',v.size_bytes,'resize_to_bytes',v.resize_to_bytes,'filesystem',v.filesystem,'fs_uuid',v.fs_uuid,"          \
     "'backup_enabled',v.backup_enabled,'home_node_id',v.home_node_id,'state',CASE WHEN v.state = 'available' AND "          \
     MT_SQL_VOLUME_HELD("v") " THEN 'in_use' ELSE v.state END,'error_reason',v.error_reason,"                               \
     "'reachable',(SELECT n.health NOT IN ('offline', 'lost') FROM nodes_view n WHERE n.node_id = v.home_node_id),"          \
-    "'deleted',CASE WHEN v.deleted THEN true END,'last_backup_at',(" LAST_BACKUP(MT_SQL_TS("s.captured_at")) "),"         \
-    "'last_backup_snapshot_id',(" LAST_BACKUP("s.snapshot_id") "),'backup_stale',v.backup_enabled AND NOT v.deleted AND coalesce(("   \
-    LAST_BACKUP("s.captured_at") "), v.created_at) < now() - interval '48 hours',"                                                     \
+    "'deleted',CASE WHEN v.deleted THEN true END,'last_backup_at',(" MT_SQL_LAST_BACKUP("v", MT_SQL_TS("s.captured_at")) "),"         \
+    "'last_backup_snapshot_id',(" MT_SQL_LAST_BACKUP("v", "s.snapshot_id") "),'backup_stale',v.backup_enabled AND NOT v.deleted AND coalesce(("   \
+    MT_SQL_LAST_BACKUP("v", "s.captured_at") "), v.created_at) < now() - interval '48 hours',"                                                     \
     "'attachment',(SELECT json_build_object('id',a.attachment_id,'process_type',a.process_type,'mount_path',a.mount_path,'read_only',"   \
     "a.read_only,'managed_by',a.managed_by) FROM volume_attachments_view a WHERE a.volume_id = v.volume_id AND NOT a.deleted),"          \
     "'resource_version',v.resource_version,'created_at'," MT_SQL_TS("v.created_at") ",'updated_at'," MT_SQL_TS("v.updated_at") "))::text"

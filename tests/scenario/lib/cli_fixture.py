@@ -64,6 +64,17 @@ VOLUME_OBJ = {"id": VOLUME, "name": "data", "size_bytes": 10 << 30, "filesystem"
               "resource_version": 3}
 SPARE_VOLUME = {"id": oid("vol", 2), "name": "spare", "size_bytes": 1 << 30, "filesystem": "ext4", "backup_enabled": True, "home_node_id": oid("node", 1),
                 "state": "creating", "reachable": True, "resource_version": 1}
+SIMULATED_GROUP = {"org_id": ORG, "app_id": APP, "env_id": ENV, "app": "web", "env": "prod", "process_type": "web", "instances": 3, "ready_elsewhere": 1,
+                   "restart_on": [{"node_id": oid("node", 2), "name": f"box-b{ESC}", "instances": 1}, {"node_id": oid("node", 3), "name": "box-c", "instances": 1}],
+                   "missing": 1, "stay": 0, "reason": "no_capacity_memory", "detail": f"3 nodes: 2 memory, 1 not ready{ESC}"}
+SIMULATED = {"node_id": NODE, "name": "box", "instances": 5, "restart": 3, "missing": 1, "stay": 1,
+             "groups": [SIMULATED_GROUP,
+                        dict(SIMULATED_GROUP, process_type="worker", instances=1, ready_elsewhere=0, restart_on=SIMULATED_GROUP["restart_on"][1:], missing=0),
+                        dict(SIMULATED_GROUP, process_type="db", instances=1, ready_elsewhere=0, restart_on=[], missing=0, stay=1, reason="volume_home_node_offline")],
+             "volumes": [{"id": VOLUME, "name": "data", "org_id": ORG, "app_id": APP, "env_id": ENV, "app": "web", "env": "prod", "size_bytes": 10 << 30,
+                          "state": "available", "last_backup_at": T % (3, 0), "loses_seconds": 3601},
+                         {"id": oid("vol", 2), "name": "spare", "org_id": ORG, "app_id": APP, "env_id": ENV, "app": "web", "env": "prod", "size_bytes": 1 << 30,
+                          "state": "creating", "last_backup_at": None, "loses_seconds": None}]}
 RAW_ROUTE = {"id": oid("rt", 2), "hostname": None, "protocol": "tcp_raw", "listen_port": 5432, "backend_process_type": "db", "backend_port": 5432,
              "proxy_protocol": "v2", "managed_by": "manifest", "status": "pending"}
 INSTANCES = [
@@ -241,6 +252,8 @@ ANSWERS = {
     ("GET", "/v1/admin/capacity"): {"nodes": 3, "eligible_nodes": 2, "allocatable": {"memory_bytes": 12 << 30, "cpu_millis": 8000, "disk_bytes": 200 << 30},
                                      "used": {"memory_bytes": 5 << 30, "cpu_millis": 2500, "disk_bytes": 30 << 30}, "headroom_memory_bytes": -(1 << 30),
                                      "worst_node_id": NODE, "largest_instance_memory_bytes": 3 << 29},
+    ("GET", f"/v1/nodes/{NODE}/simulate/loss"): dict(SIMULATED, event="loss"),
+    ("GET", f"/v1/nodes/{NODE}/simulate/drain"): dict(SIMULATED, event="drain"),
     ("GET", "/v1/admin/volumes"): lst(VOLUME_OBJ, SPARE_VOLUME),
     ("GET", f"{O}/volumes"): lst(VOLUME_OBJ, SPARE_VOLUME),
     ("POST", f"{E}/volumes"): receipt("volume.create", SPARE_VOLUME),
