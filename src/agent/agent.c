@@ -3,6 +3,7 @@
 #include "agent/agent.h"
 
 #include "agent/admin.h"
+#include "agent/backups.h"
 #include "agent/bundle.h"
 #include "agent/control.h"
 #include "agent/drift.h"
@@ -412,6 +413,7 @@ void mt_agent_plan(struct mt_agent *a, struct mt_plan *p, bool from_disk)
     mt_mesh_plan(a->mesh, p, same_network);
     mt_netstate_plan(a, p, same_network);
     mt_volumes_look_soon(a->volumes);
+    mt_backups_look_soon(a->backups);
     if (bundle && !from_disk && p->node_config.kernel_version && strcmp(p->node_config.kernel_version, a->bundle.version) != 0)
         mt_agent_find_bundle(a);
     mt_agent_look_soon(a);
@@ -754,6 +756,8 @@ static int open_all(struct mt_agent *a, struct mt_err *err)
         rc = open_secrets(a, err);
     if (rc == 0 && !(a->volumes = mt_volumes_new(a, err)))
         rc = -(int)(err->code ? err->code : MT_E_NOMEM);
+    if (rc == 0 && mt_volumes_backend(a->volumes) && !(a->backups = mt_backups_new(a, mt_volumes_backend(a->volumes), err)))
+        rc = -(int)(err->code ? err->code : MT_E_NOMEM);
     if (rc == 0)
         rc = mt_inst_load_all(a, err);
     if (rc < 0)
@@ -817,6 +821,7 @@ static void close_all(struct mt_agent *a)
     mt_mesh_free(a->mesh);
     json_decref(a->net_section);
     mt_report_free(a->report);
+    mt_backups_free(a->backups);
     mt_volumes_free(a->volumes);
     mt_image_store_close(a->images);
     if (a->secrets) /* after the planned end nothing is in use; else the VMs go on and so do their secrets */

@@ -62,6 +62,7 @@ static const struct mt_conf_key keys[] = {
     {"storage.backend", MT_CONF_STRING, AT(storage_backend), 1, 16, "auto", "", "volumes as files: reflink (XFS, btrfs), copy (any filesystem; not for production), auto: reflink where it works, copy where that is allowed; none"},
     PATH_KEY("storage.dir", storage_dir, "folder of volumes; default <data_dir>/volumes; one filesystem with jail_dir"),
     {"storage.allow_copy_snapshots", MT_CONF_BOOL, AT(allow_copy_snapshots), 0, 1, "false", "", "a filesystem that cannot clone files will do: a snapshot then pauses the VM while it is copied"},
+    {"storage.backup_file", MT_CONF_STRING, AT(backup_file), 1, 255, "/etc/moat/backup.toml", "path", "store of backups and its credentials, 0600; without it there are none"},
     {"reserve.memory_bytes", MT_CONF_U64, AT(reserve_memory_bytes), 0, UINT64_MAX, "0", "bytes", "kept from VMs; 0: max(1 GiB, 6 %) + max(512 MiB, 2 %)"},
     {"reserve.overhead_mib", MT_CONF_U64, AT(overhead_mib), 0, 256, "0", "MiB", "added to each VM's memory; 0: 64, QEMU 96"},
     {"limits.patience", MT_CONF_U64, AT(patience), 1, 30, "1", "", "waits for monitors and guests are this many times as long; for nested, slow hosts"},

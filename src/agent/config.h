@@ -51,6 +51,7 @@ struct mt_agent_conf {
     char *storage_backend; /* auto, reflink, copy, none */
     char *storage_dir;
     bool allow_copy_snapshots;
+    char *backup_file; /* backup.toml */
 };
 
 /** The table and its length, for --config-help. */

@@ -2,6 +2,7 @@
 /* Status batches and heartbeats. See report.h. */
 #include "agent/report.h"
 
+#include "agent/backups.h"
 #include "agent/control.h"
 #include "agent/describe.h"
 #include "agent/instance/inst.h"
@@ -39,6 +40,8 @@ struct mt_report {
         uint64_t seq;
     } sent_volumes[MT_STATUS_BATCH_MAX];
     size_t sent_volumes_n;
+    struct sent_volume sent_snapshots[MT_STATUS_BATCH_MAX];
+    size_t sent_snapshots_n;
     int64_t retry_ms;
 };
 
@@ -127,6 +130,17 @@ static void fill(const struct mt_inst *in, struct mt_status_report *r, struct te
 
 /* ---- batches ----------------------------------------------------------------------------- */
 
+static void take_snapshots(struct mt_report *r, struct mt_snapshot_report *items, size_t room, struct mt_storage_reports *ret)
+{
+    ret->snapshots = items;
+    ret->n_snapshots = items ? mt_backups_reports(r->a->backups, items, room) : 0;
+    for (size_t i = 0; i < ret->n_snapshots; i++) {
+        memcpy(r->sent_snapshots[i].volume_id, items[i].snapshot_id, sizeof r->sent_snapshots[i].volume_id);
+        r->sent_snapshots[i].seq = items[i].seq;
+    }
+    r->sent_snapshots_n = ret->n_snapshots;
+}
+
 static void take_volumes(struct mt_report *r, struct mt_volume_report *items, size_t room, struct mt_storage_reports *ret)
 {
     ret->volumes = items;
@@ -151,11 +165,14 @@ static void send_batch(struct mt_report *r)
     struct mt_status_report *v = calloc(MT_STATUS_BATCH_MAX, sizeof *v);
     struct texts *t = calloc(MT_STATUS_BATCH_MAX, sizeof *t);
     struct mt_volume_report *volumes = calloc(MT_STATUS_BATCH_MAX, sizeof *volumes);
+    struct mt_snapshot_report *snapshots = calloc(MT_STATUS_BATCH_MAX, sizeof *snapshots);
     struct mt_status_batch batch = {.agent_version = MOAT_VERSION, .resync = resync, .reports = v};
     size_t autopsies = 0;
     r->sent_n = 0;
     take_volumes(r, volumes, resync ? MT_STATUS_BATCH_MAX - a->insts.count : VOLUMES_MIN, &batch.storage);
     size_t room = MT_STATUS_BATCH_MAX - batch.storage.n_volumes;
+    take_snapshots(r, snapshots, resync ? room - a->insts.count : VOLUMES_MIN, &batch.storage);
+    room -= batch.storage.n_snapshots;
     while (v && t && batch.n_reports < room && mt_map_next(&a->insts, &pos, NULL, &value)) {
         struct mt_inst *in = value;
         if (in->st.phase == MT_PH_NONE || (!in->report_due && !r->resync))
@@ -173,7 +190,7 @@ static void send_batch(struct mt_report *r)
     }
     r->resync = false;
     int rc = 0;
-    if (batch.n_reports > 0 || batch.storage.n_volumes > 0 || resync)
+    if (batch.n_reports > 0 || batch.storage.n_volumes + batch.storage.n_snapshots > 0 || resync)
         rc = mt_status_batch_encode(&batch, &doc, &err);
     if (rc == 0 && doc)
         rc = mt_json_dump(doc, &body, &err);
@@ -184,6 +201,7 @@ static void send_batch(struct mt_report *r)
     free(v);
     free(t);
     free(volumes);
+    free(snapshots);
 }
 
 static void on_timer(struct mt_source *s, void *arg)
@@ -261,6 +279,7 @@ void mt_report_volumes(struct mt_report *r)
 void mt_report_resync(struct mt_report *r)
 {
     mt_volumes_resync(r->a->volumes);
+    mt_backups_resync(r->a->backups);
     resync_instances(r);
 }
 
@@ -282,12 +301,14 @@ void mt_report_answer(struct mt_report *r, int http_status, const char *detail)
         }
         for (size_t i = 0; i < r->sent_volumes_n; i++)
             mt_volumes_told(r->a->volumes, r->sent_volumes[i].volume_id, r->sent_volumes[i].seq);
+        for (size_t i = 0; i < r->sent_snapshots_n; i++)
+            mt_backups_told(r->a->backups, r->sent_snapshots[i].volume_id, r->sent_snapshots[i].seq);
     } else {
         mt_log(MT_WARN, "report.not_taken", KV("status", http_status), KV("detail", detail));
         r->retry_ms = r->retry_ms * 2 > RETRY_MAX_MS ? RETRY_MAX_MS : r->retry_ms * 2;
     }
-    r->sent_n = r->sent_volumes_n = 0;
-    bool due = r->resync || mt_volumes_due(r->a->volumes);
+    r->sent_n = r->sent_volumes_n = r->sent_snapshots_n = 0;
+    bool due = r->resync || mt_volumes_due(r->a->volumes) || mt_backups_due(r->a->backups);
     while (!due && mt_map_next(&r->a->insts, &pos, NULL, &value))
         due = ((struct mt_inst *)value)->report_due;
     if (due)

@@ -3,6 +3,7 @@
 #include "agent/volumes.h"
 
 #include "agent/agent.h"
+#include "agent/backups.h"
 #include "agent/instance/state.h"
 #include "agent/report.h"
 #include "agent/volume/steps.h"
@@ -81,7 +82,7 @@ static void load_seq(struct mt_volumes *v)
     v->seq = v->seq_reserved = mt_max_u64(kept, (uint64_t)mt_clock_wall_us() / 1000); /* above those of a file that is lost */
 }
 
-static uint64_t next_seq(struct mt_volumes *v)
+uint64_t mt_volumes_seq(struct mt_volumes *v)
 {
     char path[PATH_MAX];
     struct mt_err err = {0};
@@ -178,7 +179,7 @@ static void tell(struct mt_volumes *v, struct volume *o, struct item *item, stru
 {
     *item = what;
     item->any = item->due = true;
-    item->seq = next_seq(v);
+    item->seq = mt_volumes_seq(v);
     if (item == &o->state) {
         o->seen.told = true;
         o->seen.last = what.event;
@@ -276,7 +277,9 @@ static void step_work(void *arg)
 {
     struct step *s = arg;
     const struct mt_volumes *v = s->v;
-    if (s->act == MT_VOLUME_ACT_REMOVE)
+    if (s->act == MT_VOLUME_ACT_REMOVE && (s->rc = mt_backups_forget(v->a->backups, s->id, &s->err)) < 0)
+        s->fault = MT_VOLUME_FAULT_REMOVE_FAILED;
+    else if (s->act == MT_VOLUME_ACT_REMOVE)
         s->rc = mt_volume_remove(&v->backend, s->id, &s->fault, &s->err);
     else
         s->rc = mt_volume_provision(&v->backend, &v->tools, &s->plan, &s->bytes, &s->fault, &s->err);
@@ -388,8 +391,14 @@ static void decide(struct mt_volumes *v, struct volume *o, const struct mt_plan_
 {
     enum mt_volume_act act = mt_volume_act(p, &o->seen, mt_loop_now(v->a->loop));
     switch (act) {
-    case MT_VOLUME_ACT_PROVISION:
     case MT_VOLUME_ACT_REMOVE:
+        if (mt_backups_in_the_way(v->a->backups, o->id)) {
+            o->seen.retry_at_ns = mt_loop_now(v->a->loop) + MT_NS_PER_S;
+            break;
+        }
+        begin(v, o, p, act);
+        break;
+    case MT_VOLUME_ACT_PROVISION:
         begin(v, o, p, act);
         break;
     case MT_VOLUME_ACT_PRESENT:
@@ -507,6 +516,7 @@ static void look_done(void *arg)
     } else {
         v->why[0] = '\0';
         v->pool = l->pool;
+        mt_backups_pressure(v->a->backups, l->pool.total_bytes ? (unsigned)(l->pool.used_bytes * 100 / l->pool.total_bytes) : 0);
         free(v->there);
         v->there = l->there;
         v->there_n = l->n;
@@ -610,10 +620,15 @@ void mt_volumes_figures(struct mt_volumes *v, struct mt_storage_figures *ret)
 {
     *ret = (struct mt_storage_figures){.present = v->open || v->wanted, .healthy = v->open && !v->why[0], .reason = v->why[0] ? v->why : NULL,
                                        .backend = v->open ? mt_backend_name(v->backend.kind) : v->a->conf.storage_backend,
-                                       .pool_bytes = v->pool.total_bytes, .pool_used_bytes = v->pool.used_bytes};
+                                       .backup_store = v->open && mt_backups_ready(v->a->backups), .pool_bytes = v->pool.total_bytes, .pool_used_bytes = v->pool.used_bytes};
     for (size_t i = 0; v->a->plan_fresh && i < v->there_n && ret->n_orphans < MT_STORAGE_ORPHANS_MAX; i++)
         if (!planned(v, v->there[i].id) && !mt_map_get(&v->all, v->there[i].id))
             ret->orphans[ret->n_orphans++] = v->there[i].id;
+}
+
+const struct mt_backend *mt_volumes_backend(const struct mt_volumes *v)
+{
+    return v->open ? &v->backend : NULL;
 }
 
 int mt_volumes_doctor(const struct mt_volumes *v, const char **ret_text)

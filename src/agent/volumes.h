@@ -14,6 +14,7 @@
 #include <limits.h>
 
 struct mt_agent;
+struct mt_backend;
 struct mt_volumes;
 struct mt_workload;
 
@@ -60,6 +61,10 @@ bool mt_volumes_due(const struct mt_volumes *v);
 void mt_volumes_told(struct mt_volumes *v, const char *volume_id, uint64_t seq);
 /** It may have lost what it knew: everything is due again. */
 void mt_volumes_resync(struct mt_volumes *v);
+/** The next number of a report of this node's storage. */
+uint64_t mt_volumes_seq(struct mt_volumes *v);
+/** Where they are; NULL: no storage is open. */
+const struct mt_backend *mt_volumes_backend(const struct mt_volumes *v);
 /** For the heartbeat; strings are borrowed until the loop turns. */
 void mt_volumes_figures(struct mt_volumes *v, struct mt_storage_figures *ret);
 /** One line for `moat doctor`: 0 fine, 1 warn. @ret_text borrowed. */

@@ -40,6 +40,7 @@ void mt_bk_progress(const char *phase, uint64_t done, uint64_t total, uint64_t u
         return;
     last = phase;
     told_ns = now;
-    (void)mt_bk_line(json_pack("{s:{s:s,s:I,s:I,s:I}}", "progress", "phase", phase, "bytes_done", (json_int_t)done, "bytes_total", (json_int_t)total,
-                               "uploaded_bytes", (json_int_t)uploaded));
+    if (!mt_bk_line(json_pack("{s:{s:s,s:I,s:I,s:I}}", "progress", "phase", phase, "bytes_done", (json_int_t)done, "bytes_total", (json_int_t)total,
+                              "uploaded_bytes", (json_int_t)uploaded)))
+        _exit(3); /* who started us is gone: the next one runs the same again, and two beside each other would do all twice */
 }

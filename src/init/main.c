@@ -108,7 +108,7 @@ static int timeout_ms(int64_t now)
     return ms > 60000 ? 60000 : (int)ms;
 }
 
-enum { POLL_SIGNALS = 0, POLL_STDOUT, POLL_STDERR, POLL_CONTROL, POLL_LOGS, POLL_EXEC, POLL_MAX = POLL_EXEC + MT_EXEC_POLLFDS };
+enum { POLL_SIGNALS = 0, POLL_STDOUT, POLL_STDERR, POLL_CONTROL, POLL_LOGS, POLL_QUIESCE, POLL_EXEC, POLL_MAX = POLL_EXEC + MT_EXEC_POLLFDS };
 
 static void one_turn(int signal_fd)
 {
@@ -122,6 +122,7 @@ static void one_turn(int signal_fd)
                           .events = (short)((pid1.channel.connecting ? 0 : POLLIN) |
                                             (mt_channel_wants_write(&pid1.channel) ? POLLOUT : 0))},
         [POLL_LOGS] = {.fd = logs->fd, .events = (short)(logs_write ? POLLOUT : 0)},
+        [POLL_QUIESCE] = {.fd = pid1.quiesce.fd, .events = POLLIN},
     };
     mt_exec_poll(&pid1.exec, fds + POLL_EXEC);
     if (poll(fds, POLL_MAX, timeout_ms(mt_clock_mono())) < 0)
@@ -137,6 +138,8 @@ static void one_turn(int signal_fd)
     } else if (fds[POLL_LOGS].revents) {
         mt_pid1_logs_ready(&pid1, now);
     }
+    if (fds[POLL_QUIESCE].revents)
+        mt_pid1_quiesce_ready(&pid1, now);
     if (fds[POLL_CONTROL].revents)
         mt_pid1_control_ready(&pid1, now);
     if (fds[POLL_SIGNALS].revents)

@@ -143,6 +143,7 @@ static void begin_ending(struct mt_pid1 *p, int64_t now)
 {
     set_stage(p, MT_PID1_ENDING);
     mt_exec_stopping(&p->exec);
+    mt_quiesce_end(&p->quiesce); /* what waits for a frozen volume could not end */
     p->pid = 0;
     p->prestart_until = 0;
     p->handshake_until = 0;
@@ -271,7 +272,7 @@ void mt_pid1_reap(struct mt_pid1 *p, int64_t now)
     int status;
     pid_t pid;
     while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
-        if (mt_exec_reaped(&p->exec, pid, status, now) || pid != p->pid)
+        if (mt_quiesce_reaped(&p->quiesce, pid) || mt_exec_reaped(&p->exec, pid, status, now) || pid != p->pid)
             continue;
         if (p->stage == MT_PID1_PRESTART)
             prestart_ended(p, status, now);
@@ -286,6 +287,34 @@ void mt_pid1_forward(struct mt_pid1 *p, int signo)
 {
     if (p->pid > 0 && (p->stage == MT_PID1_RUNNING || p->stage == MT_PID1_STOPPING))
         (void)kill(p->pid, signo);
+}
+
+/* --- volumes held still --- */
+
+static void tell_quiesced(struct mt_pid1 *p, const char *volume_id, enum mt_guest_quiesce state, const char *detail, int64_t now)
+{
+    struct mt_guest_msg msg = {.type = MT_GUEST_QUIESCED, .u.quiesced = {.volume_id = volume_id, .state = state, .detail = detail}};
+    send_message(p, &msg, now);
+}
+
+void mt_pid1_quiesce_ready(struct mt_pid1 *p, int64_t now)
+{
+    enum mt_guest_quiesce state;
+    if (mt_quiesce_turn(&p->quiesce, &state))
+        tell_quiesced(p, p->quiesce.volume_id, state, NULL, now);
+}
+
+static void take_freeze(struct mt_pid1 *p, const char *volume_id, int64_t now)
+{
+    struct mt_err err = {0};
+    const struct mt_guest_mount *m = NULL;
+    for (size_t i = 0; i < p->config.mounts_count; i++)
+        if (MT_STREQ(p->config.mounts[i].volume_id, volume_id))
+            m = &p->config.mounts[i];
+    bool runs = p->stage == MT_PID1_PRESTART || p->stage == MT_PID1_RUNNING || p->stage == MT_PID1_STOPPING;
+    int res = !m || !runs ? MT_FAIL(&err, MT_E_NOT_FOUND, "that volume is not mounted") : mt_quiesce_begin(&p->quiesce, volume_id, m->path, &err);
+    if (res < 0)
+        tell_quiesced(p, volume_id, MT_GUEST_QUIESCE_FAILED, err.msg, now);
 }
 
 /* --- messages from the host --- */
@@ -462,11 +491,18 @@ static void take_message(struct mt_pid1 *p, const struct mt_guest_msg *msg, cons
         else
             p->ignored++;
         break;
+    case MT_GUEST_FREEZE:
+        take_freeze(p, msg->u.freeze.volume_id, now);
+        break;
+    case MT_GUEST_THAW:
+        mt_quiesce_thaw(&p->quiesce, msg->u.freeze.volume_id);
+        break;
     case MT_GUEST_UNKNOWN:
     case MT_GUEST_HELLO:
     case MT_GUEST_ACK:
     case MT_GUEST_STATUS:
     case MT_GUEST_PONG:
+    case MT_GUEST_QUIESCED:
     case MT_GUEST_TYPE_MAX:
         p->ignored++;
         break;
@@ -683,6 +719,7 @@ void mt_pid1_init(struct mt_pid1 *p, const struct mt_cmdline *cmdline, char *in_
     mt_channel_init(&p->channel, in_buf, in_cap);
     mt_logs_init(&p->logs);
     mt_exec_init(&p->exec);
+    mt_quiesce_init(&p->quiesce);
     mt_stats_open(&p->stats, "/proc", "/");
     p->redial_at = now;
     p->handshake_until = now + handshake_ns(p);

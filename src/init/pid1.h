@@ -11,6 +11,7 @@
 #include "init/channel.h"
 #include "init/exec.h"
 #include "init/logs.h"
+#include "init/quiesce.h"
 #include "init/stats.h"
 #include "init/workload.h"
 
@@ -42,6 +43,7 @@ struct mt_pid1 {
     struct mt_user user;
     struct mt_workload_env env;
     struct mt_exec exec;
+    struct mt_quiesce quiesce;
     pid_t pid; /**< of the workload or the prestart command; 0 none */
     size_t prestart_at;
     uint64_t oom_at_start;
@@ -64,6 +66,8 @@ void mt_pid1_init(struct mt_pid1 *p, const struct mt_cmdline *cmdline, char *in_
 void mt_pid1_control_ready(struct mt_pid1 *p, int64_t now);
 /** The log socket is writable or broken. */
 void mt_pid1_logs_ready(struct mt_pid1 *p, int64_t now);
+/** The child that holds a volume still has something to say. */
+void mt_pid1_quiesce_ready(struct mt_pid1 *p, int64_t now);
 /** SIGCHLD: reap every child that is dead. */
 void mt_pid1_reap(struct mt_pid1 *p, int64_t now);
 /** TERM, INT or HUP was sent to init from inside: pass it on. */

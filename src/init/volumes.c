@@ -13,6 +13,7 @@
 #include "base/str.h"
 #include "init/modules.h"
 #include "init/mounts.h"
+#include "init/quiesce.h"
 #include "init/say.h"
 #include "model/mountpath.h"
 
@@ -124,6 +125,11 @@ int mt_volumes_mount(const struct mt_guest_config *c, const struct mt_user *user
 bool mt_volumes_finish(const struct mt_guest_config *c)
 {
     bool clean = true;
+    for (size_t i = 0; i < c->mounts_count; i++) { /* a child that was killed while it froze one: sync would wait for ever */
+        mt_auto_fd int fd = open(c->mounts[i].path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        if (fd >= 0)
+            mt_quiesce_thaw_fd(fd);
+    }
     if (c->mounts_count > 0)
         sync();
     for (size_t i = c->mounts_count; i-- > 0;) {

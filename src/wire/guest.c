@@ -27,9 +27,13 @@ static const struct {
     [MT_GUEST_PONG] = {"pong", MT_GUEST_FROM_GUEST},
     [MT_GUEST_SHUTDOWN] = {"shutdown", MT_GUEST_FROM_HOST},
     [MT_GUEST_SECRETS] = {"secrets", MT_GUEST_FROM_HOST},
+    [MT_GUEST_FREEZE] = {"freeze", MT_GUEST_FROM_HOST},
+    [MT_GUEST_THAW] = {"thaw", MT_GUEST_FROM_HOST},
+    [MT_GUEST_QUIESCED] = {"quiesced", MT_GUEST_FROM_GUEST},
 };
 
 static const char *const phases[MT_GUEST_PHASE_MAX] = {"boot", "running"};
+static const char *const quiesces[MT_GUEST_QUIESCE_MAX] = {"frozen", "thawed", "expired", "failed"};
 static const char *const states[MT_GUEST_STATE_MAX] = {"configured", "started", "exited", "failed"};
 
 const char *mt_guest_type_name(enum mt_guest_type type)
@@ -45,6 +49,11 @@ const char *mt_guest_phase_name(enum mt_guest_phase phase)
 const char *mt_guest_state_name(enum mt_guest_state state)
 {
     return (unsigned)state < MT_GUEST_STATE_MAX ? states[state] : "unknown";
+}
+
+const char *mt_guest_quiesce_name(enum mt_guest_quiesce state)
+{
+    return (unsigned)state < MT_GUEST_QUIESCE_MAX ? quiesces[state] : "unknown";
 }
 
 /* --- typed access --- */
@@ -282,6 +291,15 @@ int mt_guest_decode(enum mt_guest_from from, const char *line, size_t len, struc
     case MT_GUEST_SECRETS:
         decode_secrets(&f, &msg.u.secrets);
         break;
+    case MT_GUEST_FREEZE:
+    case MT_GUEST_THAW:
+        msg.u.freeze.volume_id = mt_guest_get_str(&f, "volume_id", MT_GUEST_REQUIRED);
+        break;
+    case MT_GUEST_QUIESCED:
+        msg.u.quiesced.volume_id = mt_guest_get_str(&f, "volume_id", MT_GUEST_REQUIRED);
+        msg.u.quiesced.state = (enum mt_guest_quiesce)pick(&f, "state", quiesces, MT_GUEST_QUIESCE_MAX);
+        msg.u.quiesced.detail = mt_guest_get_str(&f, "detail", MT_GUEST_OPTIONAL);
+        break;
     case MT_GUEST_BYE:
     case MT_GUEST_RESUME:
     case MT_GUEST_UNKNOWN:
@@ -402,6 +420,19 @@ static const char *encode_fields(const struct mt_guest_msg *msg, struct mt_guest
         mt_guest_json_put_str(out, "encoding", "base64");
         mt_guest_json_put_str(out, "data", msg->u.secrets.data);
         mt_guest_json_put_str(out, "sha256", msg->u.secrets.sha256);
+        return NULL;
+    case MT_GUEST_FREEZE:
+    case MT_GUEST_THAW:
+        if (!msg->u.freeze.volume_id)
+            return "freeze and thaw need volume_id";
+        put_text(out, "volume_id", msg->u.freeze.volume_id);
+        return NULL;
+    case MT_GUEST_QUIESCED:
+        if (!msg->u.quiesced.volume_id)
+            return "quiesced needs volume_id";
+        put_text(out, "volume_id", msg->u.quiesced.volume_id);
+        mt_guest_json_put_str(out, "state", mt_guest_quiesce_name(msg->u.quiesced.state));
+        put_text(out, "detail", msg->u.quiesced.detail);
         return NULL;
     case MT_GUEST_BYE:
     case MT_GUEST_RESUME:

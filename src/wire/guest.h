@@ -66,7 +66,19 @@ enum mt_guest_type {
     MT_GUEST_PONG,        /**< guest to host */
     MT_GUEST_SHUTDOWN,    /**< host to guest */
     MT_GUEST_SECRETS,     /**< host to guest, after the ack of a config that announces them; either end wipes it */
+    MT_GUEST_FREEZE,      /**< host to guest: hold a volume still for a moment */
+    MT_GUEST_THAW,        /**< host to guest */
+    MT_GUEST_QUIESCED,    /**< guest to host: how it stands with that */
     MT_GUEST_TYPE_MAX,
+};
+
+/** How it stands with a volume that was to be held still. */
+enum mt_guest_quiesce {
+    MT_GUEST_QUIESCE_FROZEN = 0, /**< nothing is written to it until thaw, or 5 s */
+    MT_GUEST_QUIESCE_THAWED,     /**< by a thaw: it was held all the time between */
+    MT_GUEST_QUIESCE_EXPIRED,    /**< by itself, because no thaw came */
+    MT_GUEST_QUIESCE_FAILED,     /**< it was not held, or not to the end */
+    MT_GUEST_QUIESCE_MAX,
 };
 
 enum mt_guest_phase {
@@ -165,6 +177,17 @@ struct mt_guest_root {
     const char *upper, *upper_uuid;
 };
 
+/** Of freeze and thaw. */
+struct mt_guest_freeze {
+    const char *volume_id;
+};
+
+struct mt_guest_quiesced {
+    const char *volume_id;
+    enum mt_guest_quiesce state;
+    const char *detail; /**< why it failed; NULL none */
+};
+
 struct mt_guest_mount {
     const char *name, *volume_id, *device, *fs_uuid, *path;
     bool ro;
@@ -252,6 +275,8 @@ struct mt_guest_msg {
         struct mt_guest_pong pong;
         struct mt_guest_shutdown shutdown;
         struct mt_guest_secrets_data secrets;
+        struct mt_guest_freeze freeze; /**< and thaw */
+        struct mt_guest_quiesced quiesced;
     } u;
 };
 
@@ -265,6 +290,7 @@ struct mt_guest_mem {
 const char *mt_guest_type_name(enum mt_guest_type type);
 const char *mt_guest_phase_name(enum mt_guest_phase phase);
 const char *mt_guest_state_name(enum mt_guest_state state);
+const char *mt_guest_quiesce_name(enum mt_guest_quiesce state);
 
 /** True for exited and failed: the host must answer `bye`. */
 static inline bool mt_guest_state_terminal(enum mt_guest_state state)

@@ -83,6 +83,7 @@ class Control:
         self.lock = threading.Condition()
         self.cursor, self.epoch, self.assignments = 1, 1, {}
         self.extra = {}
+        self.keyless = 0  # status to answer to who asks for a volume's key
         self.turned_away = 0  # heartbeats, while it was down
         self.storage = []  # items of volumes, snapshots, restores
         self.reports, self.beats, self.polls, self.posts = [], [], [], []
@@ -138,6 +139,8 @@ class Control:
                 if self.path.endswith("/registry-credential"):
                     login = outer.logins.get(body["instance_id"])
                     return self.reply(200, {"host": "x", "username": login[0], "password": login[1]}) if login else self.reply(404, {"code": "not_found"})
+                if self.path.endswith("/volume-key"):
+                    return self.reply(*outer.volume_key(body))
                 if self.path.endswith("/secrets"):
                     return self.reply(*outer.secret(body))
                 if outer.fail:
@@ -171,6 +174,40 @@ class Control:
         self.server.shutdown()
         self.server.server_close()
         os.unlink(self.path)
+
+    def volume_key(self, body):
+        """What moat-control answers (src/control/api/volume_key.c)."""
+        if self.keyless:
+            return self.keyless, {"code": "master_key_unavailable"}
+        if not any(j["snapshot_id"] == body["job_id"] and j["volume_id"] == body["volume_id"] for j in self.extra.get("snapshot_jobs", [])):
+            return 403, {"code": "forbidden"}
+        return 200, {"key_epoch": 1, "key": "11" * 32, "wrapped": base64.b64encode(b"W" * 72).decode()}
+
+    def snapshot(self, volume, **more):
+        """A job of the plan's section for @volume; published."""
+        j = dict({"snapshot_id": new_id("snap"), "volume_id": volume["volume_id"], "org_id": volume["org_id"], "origin": "manual", "key_epoch": 1,
+                  "full_read": False, "cancel": False}, **more)
+        self.extra["snapshot_jobs"] = sorted(self.extra.get("snapshot_jobs", []) + [j], key=lambda x: x["snapshot_id"])
+        self.publish()
+        return j
+
+    def snapshot_over(self, job):
+        self.extra["snapshot_jobs"].remove(job)
+        self.publish()
+
+    def told_of(self, snapshot_id):
+        with self.lock:
+            return [r for r in self.storage if r.get("snapshot_id") == snapshot_id]
+
+    def wait_snapshot(self, job, status, seconds=60, **fields):
+        def look():
+            for r in self.told_of(job["snapshot_id"]):
+                if r["status"] == status and all(r.get(k) == v for k, v in fields.items()):
+                    return r
+        try:
+            return wait_for("snapshot %s %s" % (status, fields), look, seconds)
+        except AssertionError as e:
+            raise AssertionError("%s; told %s" % (e, self.told_of(job["snapshot_id"])[-4:])) from None
 
     def secret(self, body):
         """What moat-control answers (src/control/api/delivery.c)."""

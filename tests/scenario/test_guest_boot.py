@@ -267,6 +267,34 @@ def volume_outlives_its_machines(shared):
             g.wait_exit()
             g.log_thread.join(5)
             check(exited["exit_code"] == 0 and g.lines(1) == ["first", "second"], "exited: %s, output %s" % (exited, g.lines(1)))
+        with Boot(shared, volumes=[disk]) as g:  # held still: thawed by word, by itself, and at the end of the machine
+            with_volume(g, "cd /srv/new/data; i=0; while :; do i=$((i+1)); echo $i | dd of=n conv=fsync 2>/dev/null; echo at $i; sleep 0.05; done")
+            g.wait_record(b"at 1", 20)
+            for wrong in ("vol_2", ""):
+                g.send("freeze", volume_id=wrong)
+                check("not mounted" in g.expect("quiesced", "failed")["detail"], "freeze of %r" % wrong)
+            g.send("thaw", volume_id="vol_1")  # nothing is held: nothing is said
+            g.send("freeze", volume_id="vol_1")
+            check(g.expect("quiesced", "frozen")["volume_id"] == "vol_1", "frozen")
+            g.send("freeze", volume_id="vol_1")
+            check("is held" in g.expect("quiesced", "failed")["detail"], "a second freeze")
+            g.send("thaw", volume_id="vol_1")
+            g.expect("quiesced", "thawed")
+            n = len(g.records)
+            check(g.wait_record(b"at %d" % (int(g.lines(1)[-1].split()[1]) + 3), 20), "no writes after the thaw: %s" % g.records[n:])
+            g.send("freeze", volume_id="vol_1")
+            g.expect("quiesced", "frozen")
+            g.expect("quiesced", "expired", limit=20)
+            g.send("freeze", volume_id="vol_1")
+            g.expect("quiesced", "frozen")
+            g.send("shutdown", grace_ms=200)
+            m = g.receive(20)
+            while m["type"] == "quiesced":
+                m = g.receive(20)
+            check(m["state"] == "exited" and m["clean_umount"] is True, "exited: %s" % m)
+            g.send("bye")
+            check(g.wait_exit() == 0, "QEMU status")
+        guestvm.run("e2fsck", "-f", "-n", disk)
 
 
 def dials_again_when_the_host_is_silent(shared):

@@ -2,6 +2,7 @@
 /* The running VM: processes, channels, deadlines, health, stop. See inst.h. */
 #include "agent/instance/inst.h"
 
+#include "agent/backups.h"
 #include "agent/exec.h"
 #include "base/assert.h"
 #include "base/cleanup.h"
@@ -257,6 +258,9 @@ static void on_message(void *arg, const struct mt_guest_msg *msg)
     case MT_GUEST_PONG:
         in->pong = msg->u.pong;
         break;
+    case MT_GUEST_QUIESCED:
+        mt_backups_quiesced(in->a->backups, in->st.instance_id, &msg->u.quiesced);
+        break;
     case MT_GUEST_UNKNOWN:
     case MT_GUEST_CONFIG:
     case MT_GUEST_BYE:
@@ -265,6 +269,8 @@ static void on_message(void *arg, const struct mt_guest_msg *msg)
     case MT_GUEST_PING:
     case MT_GUEST_SHUTDOWN:
     case MT_GUEST_SECRETS:
+    case MT_GUEST_FREEZE:
+    case MT_GUEST_THAW:
     case MT_GUEST_TYPE_MAX:
         break;
     }

@@ -53,6 +53,7 @@ static void agent(const struct up_layout *l, struct mt_buf *b)
                   l->node_id, l->dir, l->bin, l->vmm, l->dir);
     /* clones where the data folder's filesystem has them (XFS, btrfs), else copies: on one machine that is fair */
     mt_buf_puts(b, "fsck_user = \"moat-fsck\"\n\n[storage]\nbackend = \"auto\"\nallow_copy_snapshots = true\n");
+    mt_buf_printf(b, "backup_file = \"%s/etc/backup.toml\"\n", l->dir);
     if (l->registry_port) {
         mt_buf_puts(b, "\n[image]\n");
         registries(l, b, "");

@@ -10,8 +10,9 @@
  *   sick PORT      plain HTTP that answers 503 with a body, and says so once
  *   panic          prints a line, then crashes the kernel (SysRq)
  *   secret         prints owner, mode, size and an FNV-1a sum of its secrets file and what its folder is, then serves 8080
- *   keep DIR       plain HTTP on 8080: /w/WORD appends WORD to DIR/kept, with fsync, before it answers; every answer is what is kept and
- *                  the size of the filesystem in MiB
+ *   keep DIR [beat] plain HTTP on 8080: /w/WORD appends WORD to DIR/kept, with fsync, before it answers; every answer is what is kept and
+ *                  the size of the filesystem in MiB. With beat another process writes 4 KiB and fsyncs without a pause; /max is the
+ *                  longest that one took since it was asked last, in microseconds, and how many there were
  *   ids            prints uid, gid and working folder, then serves 8080 */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -89,7 +90,38 @@ static void tell_secret(void)
            (long long)fs.f_blocks * fs.f_bsize);
 }
 
-static int keep(const char *dir)
+static long now_us(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000000 + t.tv_nsec / 1000;
+}
+
+struct beat {
+    volatile long begun, longest, n; /* begun: of the one under way, 0 none */
+};
+
+static struct beat *beat(const char *dir)
+{
+    char path[256], block[4096] = {1};
+    struct beat *b = mmap(NULL, sizeof *b, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    snprintf(path, sizeof path, "%s/beat", dir);
+    if (b == MAP_FAILED || fork() != 0)
+        return b;
+    int fd = open(path, O_RDWR | O_CREAT, 0600);
+    for (unsigned i = 0;; i++) {
+        b->begun = now_us();
+        if (pwrite(fd, block, sizeof block, (off_t)(i % 64) * 4096) < 0 || fsync(fd) != 0)
+            _exit(1);
+        long took = now_us() - b->begun;
+        b->begun = 0;
+        if (took > b->longest)
+            b->longest = took;
+        b->n++;
+    }
+}
+
+static int keep(const char *dir, struct beat *beats)
 {
     int one = 1, s = socket(AF_INET6, SOCK_STREAM, 0);
     struct sockaddr_in6 a = {.sin6_family = AF_INET6, .sin6_port = htons(8080)};
@@ -109,6 +141,14 @@ static int keep(const char *dir)
         }
         buf[n] = '\0';
         const char *failed = "";
+        if (beats && !strncmp(buf, "GET /max", 8)) {
+            n = snprintf(out, sizeof out, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n%ld %ld", beats->longest, beats->n);
+            beats->longest = beats->n = 0;
+            if (write(c, out, (size_t)n) != n)
+                perror("write");
+            close(c);
+            continue;
+        }
         if (sscanf(buf, "GET /w/%255s", word) == 1) {
             strcat(word, " ");
             fd = open(path, O_WRONLY | O_CREAT | O_APPEND, 0600);
@@ -161,7 +201,7 @@ int main(int argc, char **argv)
         n = 0;
     }
     if (!strcmp(what, "keep"))
-        return keep(argc > 2 ? argv[2] : "/data");
+        return keep(argc > 2 ? argv[2] : "/data", argc > 3 ? beat(argv[2]) : NULL);
     if (!strcmp(what, "sick")) {
         sick = 1;
         return serve(n);

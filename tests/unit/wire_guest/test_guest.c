@@ -147,6 +147,14 @@ static void small_messages_have_these_bytes(void **state)
          "{\"v\":1,\"type\":\"ping\",\"seq\":6,\"ts_ns\":77}\n"},
         {{.type = MT_GUEST_SHUTDOWN, .seq = 6, .u.shutdown = {10000, "replaced"}}, MT_GUEST_FROM_HOST,
          "{\"v\":1,\"type\":\"shutdown\",\"seq\":6,\"grace_ms\":10000,\"reason\":\"replaced\"}\n"},
+        {{.type = MT_GUEST_FREEZE, .seq = 7, .u.freeze = {"vol_1"}}, MT_GUEST_FROM_HOST,
+         "{\"v\":1,\"type\":\"freeze\",\"seq\":7,\"volume_id\":\"vol_1\"}\n"},
+        {{.type = MT_GUEST_THAW, .seq = 8, .u.freeze = {"vol_1"}}, MT_GUEST_FROM_HOST,
+         "{\"v\":1,\"type\":\"thaw\",\"seq\":8,\"volume_id\":\"vol_1\"}\n"},
+        {{.type = MT_GUEST_QUIESCED, .seq = 9, .u.quiesced = {"vol_1", MT_GUEST_QUIESCE_THAWED, NULL}}, MT_GUEST_FROM_GUEST,
+         "{\"v\":1,\"type\":\"quiesced\",\"seq\":9,\"volume_id\":\"vol_1\",\"state\":\"thawed\"}\n"},
+        {{.type = MT_GUEST_QUIESCED, .seq = 9, .u.quiesced = {"vol_1", MT_GUEST_QUIESCE_FAILED, "busy"}}, MT_GUEST_FROM_GUEST,
+         "{\"v\":1,\"type\":\"quiesced\",\"seq\":9,\"volume_id\":\"vol_1\",\"state\":\"failed\",\"detail\":\"busy\"}\n"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         struct mt_guest_msg back;
@@ -197,6 +205,7 @@ static void bad_lines_are_rejected(void **state)
         "{\"v\":1,\"type\":\"bye\",\"seq\":1,\"a\":\"\xed\xa0\x80\"}", "{\"v\":1,\"type\":\"bye\",\"seq\":1,\"a\":\"\xe2\x82\"}",
         "{\"v\":1,\"type\":\"bye\",\"seq\":1,\"a\":\"", "{\"v\":1,\"type\":\"bye\",\"seq\":1,\"a\":\"\\", "{\"v\":1,\"type\":\"bye\",\"seq\":1,\"a\"",
         "{\"v\":1,\"type\":\"bye\",\"seq\":1,\"a\":\"\\\"}", "{\"v\" 1}", "{\"v\":1 \"type\":2}", "{1:1}",
+        "{\"v\":1,\"type\":\"freeze\",\"seq\":1}", "{\"v\":1,\"type\":\"thaw\",\"seq\":1,\"volume_id\":1}",
         "{\"v\":1,\"type\":\"shutdown\",\"seq\":1,\"grace_ms\":3600001}", "{\"v\":1,\"type\":\"shutdown\",\"seq\":1}",
         "{\"v\":1,\"type\":\"reject\",\"seq\":1}", "{\"v\":1,\"type\":\"config\",\"seq\":1}",
     };

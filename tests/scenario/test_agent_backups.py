@@ -1,0 +1,294 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""Snapshot jobs on a node: a moat-agent with a stand-in control plane, real QEMU microVMs, volumes on XFS, and versitygw as the store. Images of
+a volume that is written to, whole and restored; deltas; guests that do not answer; kills, a store that is away, cancellation, removal.
+
+COST 40 s, 25 s of processor."""
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import agentkit as kit  # noqa: E402
+import backupkit as bk  # noqa: E402
+from imagekit import Report, want  # noqa: E402
+
+GIB = 1 << 30
+FS_BYTES = 8 * GIB
+
+
+def ask(address, path="", seconds=5):
+    r = subprocess.run(["curl", "-6", "-s", "-m", str(seconds), "http://[%s]:8080/%s" % (address, path)], stdout=subprocess.PIPE)
+    return r.stdout.decode()
+
+
+def xfs(scratch):
+    """A filesystem that clones, mounted where only this process and its children see it; the reason why not."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(0x20000) != 0 or libc.mount(b"none", b"/", None, 16384 | 1 << 18, None) != 0:
+        return "no mount namespace"
+    image = scratch + ".img"
+    with open(image, "wb") as f:
+        f.truncate(FS_BYTES)
+    for argv in (["mkfs.xfs", "-q", "-m", "reflink=1", image], ["mount", "-o", "loop", image, scratch]):
+        r = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        if r.returncode:
+            return "%s: %s" % (argv[0], r.stdout.decode()[-200:])
+    return None
+
+
+class Suite:
+    def __init__(self, world, store):
+        self.w, self.c, self.store = world, world.control, store
+        self.proxy = bk.Proxy(store.port, lambda n, line: self.fault(line))
+        self.fault = lambda line: None
+        self.image = world.push()
+        self.dir = os.path.join(world.dir, "volumes")
+        self.conf = os.path.join(world.dir, "backup.toml")
+
+    def start(self, **more):
+        self.w.start(fsck_user="nobody", storage={"backend": "reflink", "backup_file": self.conf}, limits={"patience": 3}, **more)
+
+    def write_conf(self):
+        with open(os.open(self.conf, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as f:
+            f.write('endpoint = "http://127.0.0.1:%d"\nbucket = "%s"\nprefix = "p"\naccess_key = "%s"\nsecret_key = "%s"\ntries = 1\n'
+                    % (self.proxy.port, bk.BUCKET, bk.ACCESS, bk.SECRET))
+
+    def beat_says(self, ready):
+        n = len(self.c.beats)
+        kit.wait_for("backup_store %s" % ready, lambda: any(bool(b["storage"].get("backup_store")) == ready for b in self.c.beats[n:]), 20)
+
+    def restored(self, job, told):
+        """Path of the volume as the store has it, checked."""
+        out = os.path.join(self.w.dir, "restored")
+        fd = os.open(out, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        q = bk.request(self.store.port, snapshot_id=job["snapshot_id"], image_fd=fd, zeroed=True, image_root=told["image_root"], manifest_sha256=told["manifest_sha256"])
+        q.update(cluster_id=self.c.cluster_id, org_id=job["org_id"], volume_id=job["volume_id"])
+        q["store"]["prefix"] = "p"
+        r = bk.call("restore", q, [fd])
+        os.close(fd)
+        want(r.get("ok"), r)
+        return out
+
+    def kept_in(self, image, clean=True):
+        r = subprocess.run(["e2fsck", "-fn", image], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        want(r.returncode == 0 if clean else r.returncode in (0, 4), r.stdout.decode()[-400:])
+        return subprocess.run(["debugfs", "-R", "cat /kept", image], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout.decode()
+
+    def files(self):
+        return sorted(os.listdir(self.dir)) + sorted(f for f in os.listdir(os.path.join(self.w.dir, "backup")) if f != "clean")
+
+    def snapshots(self):
+        return [f[5:-4] for f in self.files() if f.startswith("snap-")]
+
+    def deltas(self):
+        return [r["delta"] for r in self.w.log_events("backup.done")]
+
+    def over(self, job):
+        self.c.snapshot_over(job)
+        self.last = job["snapshot_id"]
+
+    # -- cases, from basic to complex
+
+    def a_store_is_told_when_there_is_one(self):
+        self.start()
+        self.beat_says(False)
+        with open(os.open(self.conf, os.O_WRONLY | os.O_CREAT, 0o644), "w") as f:
+            f.write("endpoint = 1\n")
+        kit.wait_for("the refusal", lambda: self.w.log_events("backup.store_refused"), 20)
+        os.unlink(self.conf)
+        self.write_conf()
+        self.beat_says(True)
+
+    def a_volume_that_is_written_to(self):
+        v = self.v = self.c.volume()
+        self.c.publish()
+        self.c.wait_volume(v["volume_id"], "provisioned", result="ok")
+        v["was_available"] = True
+        mounts = [{"volume_id": v["volume_id"], "name": v["name"], "path": "/data", "read_only": False, "filesystem": "ext4", "fs_uuid": v["fs_uuid"]}]
+        wl = self.wl = self.w.workload(self.image, command=["/app", "keep", "/data", "beat"], memory=192, mounts=mounts)
+        self.i, self.at = wl["instance_id"], wl["network"]["overlay_ipv6"]
+        self.c.want(self.i, workload=wl)
+        self.c.wait_status(self.i, "ready", 60)
+        want(ask(self.at, "w/one").startswith("one |"), ask(self.at))
+        ask(self.at, "max")
+        alone = ask(self.at, "max") and [int(x) for x in (ask(self.at, "w/two") and ask(self.at, "max")).split()]
+        j = self.c.snapshot(v)
+        r = self.c.wait_snapshot(j, "succeeded")
+        with_one = [int(x) for x in ask(self.at, "max").split()]
+        took = self.w.log_events("backup.captured")[-1]
+        print("  longest write + fsync in the guest: %.1f ms of %d with a snapshot, %.1f ms of %d without; held still for %.1f ms, %.1f of them the image's"
+              % (with_one[0] / 1e3, with_one[1], alone[0] / 1e3, alone[1], took["held_us"] / 1e3, took["image_us"] / 1e3), flush=True)
+        want(r["consistency"] == "filesystem" and r["size_bytes"] == GIB and r["uploaded_bytes"] > 0, r)
+        want(not self.w.log_events("backup.not_captured"), self.w.tail())
+        seen = [(x["status"], x.get("phase")) for x in self.c.told_of(j["snapshot_id"])]
+        want(("running", "uploading") in seen and seen == sorted(seen, key=lambda x: (x[0] != "running", ["capturing", "uploading", "verifying", None].index(x[1]))), seen)
+        want(self.kept_in(self.restored(j, r)).startswith("one two"), "other data in the store")
+        want(self.snapshots() == [j["snapshot_id"]], self.files())
+        want(any(o.endswith("/k/1") for o in self.store.objects()), "no wrapped key in the store")
+        self.over(j)
+        want(ask(self.at, "w/three").startswith("one two three |"), "the volume does not take writes any more")
+
+    def the_next_reads_what_changed(self):
+        j = self.c.snapshot(self.v, parent_snapshot_id=self.last)
+        r = self.c.wait_snapshot(j, "succeeded")
+        want(self.deltas()[-1] == 1 and r["parent_snapshot_id"] == self.last and r["changed_bytes"] < 200 << 20, (self.deltas(), r))
+        want("three" in self.kept_in(self.restored(j, r)), "other data in the store")
+        want(self.snapshots() == [j["snapshot_id"]], self.files())
+        self.over(j)
+
+    def a_full_read_when_it_is_asked_for(self):
+        j = self.c.snapshot(self.v, parent_snapshot_id=self.last, full_read=True)
+        self.c.wait_snapshot(j, "succeeded")
+        want(self.deltas()[-1] == 0, self.deltas())
+        self.over(j)
+
+    def a_guest_that_does_not_answer_holds_nothing_up(self):
+        vmm = [p for p, exe in self.w.vm_processes().items() if exe.startswith("qemu")][0]
+        os.kill(vmm, signal.SIGSTOP)
+        try:
+            j = self.c.snapshot(self.v, parent_snapshot_id=self.last)
+            r = self.c.wait_snapshot(j, "running", phase="uploading")
+        finally:
+            os.kill(vmm, signal.SIGCONT)
+        want(r["consistency"] == "crash", r)
+        r = self.c.wait_snapshot(j, "succeeded")
+        want("three" in self.kept_in(self.restored(j, r), clean=False), "other data in the store")
+        self.over(j)
+        want(ask(self.at, "w/four").startswith("one two three four |"), "the volume stays frozen")
+
+    def killed_while_it_uploads(self):
+        reached = []
+        self.fault = lambda line: (reached.append(line), "cut")[1] if line.startswith("PUT") else None
+        ask(self.at, "w/five")
+        j = self.c.snapshot(self.v, parent_snapshot_id=self.last)
+        before = self.c.wait_snapshot(j, "running", phase="uploading")
+        kit.wait_for("an upload", lambda: reached, 30)
+        self.w.kill()
+        self.fault = lambda line: None
+        self.start()
+        r = self.c.wait_snapshot(j, "succeeded")
+        want(r["captured_at_ms"] == before["captured_at_ms"] and r["consistency"] == "filesystem", (before, r))
+        want("five" in self.kept_in(self.restored(j, r)), "other data in the store")
+        want(self.deltas()[-1] == 0, "a base of before a kill was believed")
+        want(self.snapshots() == [j["snapshot_id"]] and not [f for f in self.files() if f.endswith(".jnl")], self.files())
+        self.over(j)
+
+    def a_success_that_was_not_told_is_told_by_the_next_agent(self):
+        self.c.fail = 503
+        j = self.c.snapshot(self.v, parent_snapshot_id=self.last)
+        n = len(self.deltas())
+        kit.wait_for("the backup", lambda: len(self.deltas()) > n, 60)
+        kit.wait_for("its image as the base", lambda: self.snapshots() == [j["snapshot_id"]], 20)
+        self.w.kill()
+        self.c.fail = 0
+        self.start()
+        r = self.c.wait_snapshot(j, "succeeded")
+        want("five" in self.kept_in(self.restored(j, r)), "other data in the store")
+        self.over(j)
+
+    def a_store_and_a_key_that_are_away_are_waited_for(self):
+        self.fault = lambda line: "503"
+        self.c.keyless = 503
+        j = self.c.snapshot(self.v, parent_snapshot_id=self.last)
+        kit.wait_for("a try without a key", lambda: [r for r in self.w.log_events("backup.run_failed") if r["snapshot_id"] == j["snapshot_id"]], 30)
+        self.c.keyless = 0
+        kit.wait_for("a try without a store", lambda: [r for r in self.w.log_events("backup.run_failed") if r["reason"] == "backup_store_unreachable"], 30)
+        want(self.c.told_of(j["snapshot_id"])[-1]["status"] == "running", self.c.told_of(j["snapshot_id"])[-1])
+        self.fault = lambda line: None
+        self.c.wait_snapshot(j, "succeeded", 60)
+        self.over(j)
+
+    def one_that_is_cancelled_leaves_nothing(self):
+        self.fault = lambda line: "503"
+        j = self.c.snapshot(self.v, parent_snapshot_id=self.last)
+        self.c.wait_snapshot(j, "running", phase="uploading")
+        j["cancel"] = True
+        self.c.publish()
+        r = self.c.wait_snapshot(j, "failed")
+        want(not [x for x in self.c.told_of(j["snapshot_id"]) if x["status"] == "succeeded"], self.c.told_of(j["snapshot_id"]))
+        want(r["failed_reason"] == "cancelled" and self.snapshots() == [self.last], (r, self.files()))
+        self.fault = lambda line: None
+        self.c.snapshot_over(j)
+
+    def one_of_a_volume_that_is_not_here(self):
+        j = self.c.snapshot(dict(self.v, volume_id=kit.new_id("vol")))
+        want(self.c.wait_snapshot(j, "failed")["failed_reason"] == "preflight_failed:volume_not_found_on_node", self.c.told_of(j["snapshot_id"]))
+        self.c.snapshot_over(j)
+
+    def a_volume_at_rest(self):
+        self.c.want(self.i, "stopped")
+        self.c.wait_status(self.i, "stopped", 30)
+        self.c.drop(self.i)
+        j = self.c.snapshot(self.v, parent_snapshot_id=self.last)
+        r = self.c.wait_snapshot(j, "succeeded")
+        want(r["consistency"] == "filesystem", r)
+        want("five" in self.kept_in(self.restored(j, r)), "other data in the store")
+        self.over(j)
+
+    def removed_with_its_snapshots(self):
+        self.fault = lambda line: "503"
+        j = self.c.snapshot(self.v, parent_snapshot_id=self.last)
+        self.c.wait_snapshot(j, "running", phase="uploading")
+        self.v["desired"] = "absent"
+        self.c.publish()
+        self.c.wait_volume(self.v["volume_id"], "deleted")
+        want(self.c.wait_snapshot(j, "failed")["failed_reason"] == "cancelled" and not [f for f in self.files() if not f.startswith("vol_") or self.v["volume_id"] in f], self.files())
+        got, rc = self.w.stop_all()
+        want(rc == 0 and got[0]["clean"], (got, rc))
+
+
+def main():
+    report = Report()
+    if os.geteuid() != 0:
+        print("skip - backups of an agent: needs root")
+        return 0
+    scratch = tempfile.mkdtemp(prefix="mx", dir="/tmp")  # short: sockets of jails are below it
+    objects = tempfile.mkdtemp(prefix="mt-objects-", dir="/var/tmp")
+    world = store = None
+    try:
+        why = bk.versitygw()[1]  # made where there is a network
+        kit.own_network()
+        why = why or xfs(scratch)
+        if why:
+            print("skip - backups of an agent: %s" % why)
+            return 0
+        store = bk.Store("versitygw", objects)
+        os.chmod(scratch, 0o755)
+        os.environ["MOAT_TEST_TMP"] = scratch
+        world = kit.World("b")
+        world.bundle()
+        boot = os.path.join(world.dir, "boot")  # kernel and init enter a jail as links: one filesystem
+        given = os.path.realpath(boot)
+        os.unlink(boot)
+        shutil.copytree(given, boot, symlinks=True)
+        s = Suite(world, store)
+        for fn in (s.a_store_is_told_when_there_is_one, s.a_volume_that_is_written_to, s.the_next_reads_what_changed, s.a_full_read_when_it_is_asked_for,
+                   s.a_guest_that_does_not_answer_holds_nothing_up, s.killed_while_it_uploads, s.a_success_that_was_not_told_is_told_by_the_next_agent,
+                   s.a_store_and_a_key_that_are_away_are_waited_for, s.one_that_is_cancelled_leaves_nothing, s.one_of_a_volume_that_is_not_here,
+                   s.a_volume_at_rest, s.removed_with_its_snapshots):
+            report.case("backups: " + fn.__name__.replace("_", " "), fn)
+            if report.failed and not hasattr(s, "last"):
+                break  # without a first one there is nothing for the others to begin with
+        if report.failed:
+            print("agent log: " + world.tail(30), flush=True)
+    finally:
+        if world:
+            world.close()
+        if store:
+            store.close()
+        subprocess.run(["umount", "-l", scratch], stderr=subprocess.DEVNULL)
+        for d in (scratch, objects):
+            shutil.rmtree(d, ignore_errors=True)
+        if os.path.exists(scratch + ".img"):
+            os.unlink(scratch + ".img")
+    return 1 if report.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
