@@ -59,9 +59,10 @@ OBJECTS = {
     "Snapshot": "id:id org_id:id app_id:id env_id:id volume_id:id source_node_id:id origin:scheduled|manual|migration status:queued|running|succeeded|failed "
                 "phase?:capturing|uploading|verifying consistency?:crash|filesystem captured_at?:time finished_at?:time size_bytes?:int changed_bytes?:int "
                 "uploaded_bytes?:int note?:str failed_reason?:str requested_by:str pruned_at?:time dry_run?:bool changes?:[Change] " + VERSIONED,
+    "LatestSnapshot": "id:id origin:scheduled|manual|migration status:queued|running|succeeded|failed phase?:capturing|uploading|verifying failed_reason?:str created_at:time",
     "Volume": "id:id org_id:id app_id:id env_id:id name:str size_bytes:int resize_to_bytes?:int filesystem:ext4 fs_uuid?:str backup_enabled:bool "
               "home_node_id:id state:creating|available|in_use|deleting|deleted|error error_reason?:str reachable?:bool deleted?:bool "
-              "last_backup_at?:time last_backup_snapshot_id?:id backup_stale?:bool "
+              "last_backup_at?:time last_backup_snapshot_id?:id backup_stale?:bool backup_lag_seconds?:int latest_snapshot?:LatestSnapshot "
               "attachment?:VolumeAttachment dry_run?:bool changes?:[Change] " + VERSIONED,
     "Warning": "code:str process_type?:str desired?:int max?:int",
     "Failure": "instance_id:id process_type?:str status:str reason_code:str reason_detail?:str reason_text?:str exit_code?:int "
@@ -337,6 +338,8 @@ OPS = {
     "GET " + E + "/volumes/{volume_id}": ("Volume", 200, None, ""),
     "POST " + E + "/volumes/{volume_id}/resize": ("Volume", 200, "VolumeResize", "dry_run"),
     "DELETE " + E + "/volumes/{volume_id}": ("Deleted", 200, "Version", "dry_run"),
+    "GET " + E + "/snapshots": ("[Snapshot]", 200, None, "include_deleted " + LIST),
+    "GET " + E + "/snapshots/{snapshot_id}": ("Snapshot", 200, None, ""),
     "GET " + E + "/volumes/{volume_id}/snapshots": ("[Snapshot]", 200, None, "include_deleted " + LIST),
     "POST " + E + "/volumes/{volume_id}/snapshots": ("Snapshot", 201, "SnapshotNew", "dry_run"),
     "GET " + E + "/volumes/{volume_id}/snapshots/{snapshot_id}": ("Snapshot", 200, None, ""),

@@ -258,6 +258,8 @@ const struct cli_kind *cli_kind_of(const char *word);
 const char *cli_kind_names(void);
 /** Read one object by kind and id. Exit code; *ret owned by the caller. */
 int cli_get_kind(struct cli *c, const struct cli_kind *k, const char *id, json_t **ret);
+/** Wait until the object is @want, telling each change, for at most --wait-timeout. Exit code; what it says at the end was printed. */
+int cli_wait_kind(struct cli *c, const struct cli_kind *k, const char *id, const char *want);
 
 /* commands, one file per noun */
 int cmd_auth_login(struct cli *c);
@@ -378,6 +380,15 @@ int cmd_volumes_get(struct cli *c);
 int cmd_volumes_resize(struct cli *c);
 int cmd_volumes_detach(struct cli *c);
 int cmd_volumes_delete(struct cli *c);
+/** The volume called @word, by name or id: *ret is borrowed from *ret_items (owned by the caller). Exit code. volumes.c */
+int cli_volume(struct cli *c, const char *word, json_t **ret_items, const json_t **ret);
+/** Give @volume the members "last", "lag" and "proven" of a table: what is not known says so. snapshots.c */
+void cli_put_backup(json_t *volume);
+int cmd_snapshots_list(struct cli *c);
+int cmd_snapshots_create(struct cli *c);
+int cmd_snapshots_get(struct cli *c);
+int cmd_snapshots_delete(struct cli *c);
+int cmd_backups_status(struct cli *c);
 int cmd_routes_list(struct cli *c);
 int cmd_routes_create(struct cli *c);
 int cmd_routes_delete(struct cli *c);

@@ -166,6 +166,10 @@ static const struct cli_option edge_explain_options[] = {
 };
 static const struct cli_option routes_list_options[] = {{"all", 0, NULL, "routes of every environment"}, {NULL, 0, NULL, NULL}};
 static const struct cli_option volumes_list_options[] = {{"all", 0, NULL, "volumes of every environment"}, {NULL, 0, NULL, NULL}};
+static const struct cli_option snapshots_create_options[] = {{"note", 0, "TEXT", "kept with the snapshot"}, WAIT_OPTIONS, {NULL, 0, NULL, NULL}};
+static const struct cli_option backups_status_options[] = {{"all", 0, NULL, "volumes of every environment"},
+                                                           {"stale", 0, NULL, "only volumes that had no backup for two intervals"},
+                                                           {NULL, 0, NULL, NULL}};
 static const struct cli_option admin_volumes_options[] = {{"node", 0, "NODE", "only those that live on this node, by id"}, {NULL, 0, NULL, NULL}};
 static const struct cli_option volumes_size_options[] = {{"size", 0, "SIZE", "<number>Gi, or bytes"}, {NULL, 0, NULL, NULL}};
 static const struct cli_option routes_create_options[] = {
@@ -395,6 +399,13 @@ const struct cli_command cli_commands[] = {
     {CLI_APPS, "volumes resize", "VOLUME", "grow a volume before the next start of its process", volumes_size_options, cmd_volumes_resize},
     {CLI_APPS, "volumes detach", "VOLUME", "take a volume from its process, which is scaled to 0", NULL, cmd_volumes_detach},
     {CLI_APPS, "volumes delete", "VOLUME", "delete a volume and its data, by name or id", NULL, cmd_volumes_delete},
+    {CLI_APPS, "volumes snapshot", "VOLUME", "the same as snapshots create", snapshots_create_options, cmd_snapshots_create},
+    {CLI_APPS, "volumes snapshots", "[VOLUME]", "the same as snapshots list", NULL, cmd_snapshots_list},
+    {CLI_APPS, "snapshots list", "[VOLUME]", "snapshots of the environment or of one volume", NULL, cmd_snapshots_list},
+    {CLI_APPS, "snapshots create", "VOLUME", "back up a volume now", snapshots_create_options, cmd_snapshots_create},
+    {CLI_APPS, "snapshots get", "SNAPSHOT", "one snapshot, by id", NULL, cmd_snapshots_get},
+    {CLI_APPS, "snapshots delete", "SNAPSHOT", "delete a snapshot, or cancel one that has not ended", NULL, cmd_snapshots_delete},
+    {CLI_APPS, "backups status", "", "how old the last backup of each volume is, and when one was last restored", backups_status_options, cmd_backups_status},
     {CLI_ROUTES, "edge explain", "[HOST]", "where the edge of this machine would send a client, and why", edge_explain_options, cmd_edge_explain},
     {CLI_MORE, "usage", "", "processor and memory taken, by environment and hour", usage_options, cmd_usage},
     {CLI_MORE, "admin quotas set", "DIMENSION LIMIT", "set a limit of the organisation, or default", reason_options, cmd_admin_quotas_set},

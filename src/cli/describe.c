@@ -286,27 +286,19 @@ static int wake(struct cli *c, json_t *ev, void *arg)
     return cli_member(ev, "event_type") ? CLI_OK + 1 : 0; /* anything about the object: ask it again */
 }
 
-int cmd_wait(struct cli *c)
+int cli_wait_kind(struct cli *c, const struct cli_kind *k, const char *id, const char *want)
 {
-    const struct cli_kind *k = NULL;
-    char id[64], resume[160], target[300], shown[64] = "";
+    const struct kind *kind = (const struct kind *)(const void *)k;
+    char resume[160], target[300], shown[64] = "";
     mt_auto_free char *path = NULL;
     int64_t began = mt_clock_mono(), end = began + c->wait_ms * MT_NS_PER_MS;
-    int code = kind_and_id(c, &k, id);
-    if (code != CLI_OK)
-        return code;
-    const struct kind *kind = (const struct kind *)(const void *)k;
-    const char *want = cli_has(c, "for") ? cli_opt(c, "for") : kind->condition;
-    if (!want)
-        return cli_usage(c, "a %s has nothing to wait for; give --for STATUS", k->name);
-    code = cli_check_id(c, id, k->prefix, k->list);
-    if (code == CLI_OK && MT_STREQ(k->name, "deploy") && MT_STREQ(want, "succeeded"))
-        return (code = cli_need_env(c)) == CLI_OK ? cli_wait_deploy(c, id, 0) : code;
+    int code = cli_check_id(c, id, k->prefix, k->list);
     if (code == CLI_OK)
         path = path_of(c, kind, id, &code);
     if (code != CLI_OK)
         return code;
-    (void)snprintf(resume, sizeof resume, "moat wait %s %s%s%s", k->name, id, cli_has(c, "for") ? " --for " : "", cli_has(c, "for") ? want : "");
+    bool other = !kind->condition || !MT_STREQ(want, kind->condition);
+    (void)snprintf(resume, sizeof resume, "moat wait %s %s%s%s", k->name, id, other ? " --for " : "", other ? want : "");
     cli_catch_interrupt(c, "it", resume);
     for (;;) {
         mt_auto_json json_t *obj = NULL;
@@ -333,4 +325,21 @@ int cmd_wait(struct cli *c)
         if (took_ms < least_ms) /* a stream that ends at once must not make us ask in a circle */
             (void)usleep((useconds_t)(least_ms - took_ms < left_ms ? least_ms - took_ms : left_ms) * 1000);
     }
+}
+
+int cmd_wait(struct cli *c)
+{
+    const struct cli_kind *k = NULL;
+    char id[64];
+    int code = kind_and_id(c, &k, id);
+    if (code != CLI_OK)
+        return code;
+    const struct kind *kind = (const struct kind *)(const void *)k;
+    const char *want = cli_has(c, "for") ? cli_opt(c, "for") : kind->condition;
+    if (!want)
+        return cli_usage(c, "a %s has nothing to wait for; give --for STATUS", k->name);
+    code = cli_check_id(c, id, k->prefix, k->list);
+    if (code == CLI_OK && MT_STREQ(k->name, "deploy") && MT_STREQ(want, "succeeded"))
+        return (code = cli_need_env(c)) == CLI_OK ? cli_wait_deploy(c, id, 0) : code;
+    return code == CLI_OK ? cli_wait_kind(c, k, id, want) : code;
 }

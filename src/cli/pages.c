@@ -55,6 +55,12 @@ static const struct cli_page pages[] = {
      "  moat events --deploy dep_01jd...\n  moat events -f --type 'instance.*' --ndjson"},
     {"routes create", "The name leads to a port of a process by TLS passthrough: the process holds the certificate. --raw takes a port instead of a name.",
      "  moat routes create web.example.net --process web --port 8443\n  moat routes create --raw --listen 5432 --process db --port 5432"},
+    {"snapshots create", "A snapshot is frozen in a moment and goes encrypted to the store for backups; it has succeeded when it is there and was checked. One of a\n"
+                         "volume at a time. --wait returns when it has ended, and fails with exit 8 when it failed.",
+     "  moat snapshots create data --note 'before the upgrade' --wait\n  moat volumes snapshot data"},
+    {"backups status", "LAG is the age of the last backup that succeeded, by the server's clock; stale means older than two intervals. PROVEN is when a backup of the\n"
+                       "volume was last restored and its file system checked; unknown until then.",
+     "  moat backups status --all\n  moat backups status --all --stale --json | jq -e '.items == []'"},
     {"context use", "Saves organisation, app and environment in the configuration file, for commands that name none. Flags, MOAT_* variables and\n"
                     "app.name of a manifest come before it.",
      "  moat context use acme/invoices@staging\n  moat context use acme/billing/invoices@prod --profile work"},

@@ -46,9 +46,11 @@ static int list(struct cli *c, const char *path)
         (void)json_object_set_new(v, "size", json_string(size));
         (void)json_object_set_new(v, "process", json_string(cli_str(a, "process_type")));
         (void)json_object_set_new(v, "path", json_string(cli_str(a, "mount_path")));
+        cli_put_backup(v);
     }
     static const struct cli_column cols[] = {{"ID", "id"}, {"NAME", "name"}, {"SIZE", "size"}, {"STATE", "state"}, {"REASON", "error_reason"},
-                                             {"PROCESS", "process"}, {"PATH", "path"}, {"NODE", "home_node_id"}};
+                                             {"PROCESS", "process"}, {"PATH", "path"}, {"LAST BACKUP", "last"}, {"LAG", "lag"},
+                                             {"PROVEN", "proven"}, {"NODE", "home_node_id"}};
     return cli_print_table(c, items, cols, MT_ARRAY_LEN(cols), "volumes");
 }
 
@@ -88,8 +90,7 @@ int cmd_volumes_create(struct cli *c)
     return code == CLI_OK ? cli_receipt(c, "volume", r) : code;
 }
 
-/* The volume called @word, by name or id: *ret is borrowed from *ret_items (owned by the caller). */
-static int load(struct cli *c, const char *word, json_t **ret_items, const json_t **ret)
+int cli_volume(struct cli *c, const char *word, json_t **ret_items, const json_t **ret)
 {
     int code = cli_need_env(c);
     mt_auto_free char *list = code == CLI_OK ? cli_env_path(c, "/volumes") : NULL;
@@ -113,7 +114,7 @@ int cmd_volumes_get(struct cli *c)
 {
     const json_t *v = NULL;
     mt_auto_json json_t *items = NULL;
-    int code = load(c, c->argv[0], &items, &v);
+    int code = cli_volume(c, c->argv[0], &items, &v);
     return code == CLI_OK ? cli_show_object(c, cli_env_path(c, "/volumes/%s", cli_str(v, "id")), "Volume") : code;
 }
 
@@ -124,7 +125,7 @@ int cmd_volumes_resize(struct cli *c)
     uint64_t size;
     int code = read_size(c, &size);
     if (code == CLI_OK)
-        code = load(c, c->argv[0], &items, &v);
+        code = cli_volume(c, c->argv[0], &items, &v);
     if (code != CLI_OK)
         return code;
     mt_auto_json json_t *body = json_pack("{s:I}", "size_bytes", (json_int_t)size);
@@ -150,7 +151,7 @@ int cmd_volumes_detach(struct cli *c)
 {
     const json_t *v = NULL;
     mt_auto_json json_t *items = NULL, *r = NULL;
-    int code = load(c, c->argv[0], &items, &v);
+    int code = cli_volume(c, c->argv[0], &items, &v);
     if (code != CLI_OK)
         return code;
     const json_t *a = json_object_get(v, "attachment");
@@ -167,7 +168,7 @@ int cmd_volumes_delete(struct cli *c)
 {
     const json_t *v = NULL;
     mt_auto_json json_t *items = NULL, *r = NULL;
-    int code = load(c, c->argv[0], &items, &v);
+    int code = cli_volume(c, c->argv[0], &items, &v);
     if (code == CLI_OK)
         code = cli_confirm(c, "volume", cli_str(v, "name"));
     if (code != CLI_OK)

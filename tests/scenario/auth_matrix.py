@@ -128,6 +128,8 @@ ROUTES = {
     "DELETE " + E + "/exec-sessions/{exec_session_id}": "exec:write",
     "GET /v1/exec-sessions/{exec_session_id}/connect": OPEN,
     "GET " + E + "/volumes": "volumes:read",
+    "GET " + E + "/snapshots": "volumes:read",
+    "GET " + E + "/snapshots/{snapshot_id}": "volumes:read",
     "GET " + E + "/volumes/{volume_id}/snapshots": "volumes:read",
     "POST " + E + "/volumes/{volume_id}/snapshots": "volumes:write",
     "GET " + E + "/volumes/{volume_id}/snapshots/{snapshot_id}": "volumes:read",

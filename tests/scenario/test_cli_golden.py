@@ -69,6 +69,9 @@ COMMANDS = {
                "routes create", "routes create b.test --port 8443 --min-tls 1.3", "routes update web.test --min-tls none", "routes create a --port 70000", "routes delete web.test", "routes delete " + ROUTE, "routes delete nothing", "routes get web.test", "routes get nothing", "routes update web.test --max-connections 5 --idle-timeout none --proxy v2 --balance least_conn", "routes update web.test --port 70000", "routes update web.test"],
     "volumes": ["volumes", "volumes list --all", "volumes create spare --size 1Gi", "volumes create spare", "volumes create spare --size 1Ti", "volumes get data", "volumes get nothing",
                 "volumes resize data --size 20Gi", "volumes resize data", "admin volumes list", "admin volumes list --node " + NODE, "admin volumes list --node x", "volumes detach data", "volumes detach spare", "volumes delete spare", "volumes delete nothing", "describe volume " + VOLUME, "wait volume " + VOLUME],
+    "snapshots": ["snapshots", "snapshots list data", "snapshots list spare", "snapshots list nothing", "volumes snapshots data", "snapshots create data --note before", "snapshots create nothing",
+                  "volumes snapshot data -q", "snapshots create data --wait --wait-timeout 0ms", "snapshots get " + SNAPSHOT, "snapshots get x", "snapshots delete " + SNAPSHOT, "snapshots delete " + oid("snap", 3), "snapshots delete vol_1",
+                  "backups status", "backups status --all --stale", "backups", "wait snapshot " + SNAPSHOT, "wait snapshot " + oid("snap", 2), "describe snapshot " + SNAPSHOT, "help snapshots create"],
     "secrets": ["secrets", "| secrets set DB_PASS=-", "secrets set A=on-the-line", "secrets set A", "secrets set lower=hidden", "secrets set MOAT_X=hidden",
                 "secrets set A=-hidden", "secrets set A=@missing", "secrets set A=1 A=2", "secrets unset A", "secrets unset a", "| secrets import -",
                 "secrets import missing", "secrets history", "secrets rollback", "secrets rollback " + SV1, "secrets rollback sv_x", "secrets render",
@@ -118,7 +121,7 @@ ELSEWHERE = {"auth", "sps", "orgs members", "admin users", "admin break-glass", 
 SAME = {"events tail", "logs tail"}  # these streams go on for ever; a_stream_goes_on_where_it_ended and a_log_stream_does_too follow them
 NOT_JSON = {"help diff", "help registries set", "help admin images block", "help admin groups hold", "help node drain", "help admin audit verify", "help", "help routes", "help deploy", "help routes create", "deploys wait " + DEP, "deploys wait " + DEP_BAD, "rollback --to v1 --wait",
             "restart --wait", "| deploy -f - --wait", "wait instance " + INST, "wait route " + ROUTE, "wait volume " + VOLUME, "wait instance " + INST_BAD, "wait deploy " + DEP, "apps list --ndjson", "help describe", "help exit-codes",
-            "help environment", "help options", "help logs", "help exec"}
+            "help environment", "help options", "help logs", "help exec", "snapshots create data --wait --wait-timeout 0ms", "wait snapshot " + SNAPSHOT, "wait snapshot " + oid("snap", 2)}
 
 
 class Bench:
@@ -149,6 +152,7 @@ class Bench:
         text = re.sub(r"\b20(?!01-)\d\d-\d\d-\d\dT[0-9:.]+Z", "NOW", text)
         text = re.sub(r" *\d{6,}\.\d\d s", " N s", text)
         text = re.sub(r" +\d\.\d\d s  (ready|active|failed|stopped|available|in_use)", r" N s \1", text)  # how long wait has waited
+        text = re.sub(r" +0\.\d\d s  (queued|succeeded)", r" N s \1", text)  # the same of a snapshot
         text = re.sub(r" +\d\.\d\d s  (\d/\d ready)", r" N s \1", text)  # how long scale has waited
         text = re.sub(r" +\d\.\d\d s  (\d instances are)", r" N s \1", text)  # how long drain has waited
         text = re.sub(r'"routed":\d+', '"routed":0', text)

@@ -204,7 +204,10 @@ try:
         assert w.agent.snapshot(s, "failed", failed_reason="cancelled").json["ignored"] == 1
         got = w.ok("GET", S + "/" + s)
         assert got["status"] == "succeeded" and got["consistency"] == "crash" and got["note"] == "n" and "phase" not in got and "image_root" not in got, got
+        assert w.ok("GET", E + "/snapshots/" + s) == got and [x["id"] for x in w.ok("GET", E + "/snapshots")["items"]] == [s]
+        refused(w.q("GET", E + "/snapshots/snap_" + "0" * 26), "not_found")
         held = w.ok("GET", E + "/volumes/" + v)
+        assert held["latest_snapshot"]["id"] == s and held["latest_snapshot"]["status"] == "succeeded", held
         assert held["last_backup_snapshot_id"] == s and held["last_backup_at"] == got["captured_at"] and held["backup_stale"] is False, held
         events = w.ok("GET", O + "/events?correlation_id=" + s)["items"]
         assert [e["event_type"] for e in events] == ["snapshot.created"] + ["snapshot.status_changed"] * 2, events

@@ -108,6 +108,8 @@ int mt_api_volumes_resize(struct mt_api_call *c);
 int mt_api_volumes_delete(struct mt_api_call *c);
 /* snapshots.c */
 int mt_api_snapshots_list(struct mt_api_call *c);
+int mt_api_snapshots_list_env(struct mt_api_call *c);
+int mt_api_snapshots_get_env(struct mt_api_call *c);
 int mt_api_snapshots_create(struct mt_api_call *c);
 int mt_api_snapshots_get(struct mt_api_call *c);
 int mt_api_snapshots_delete(struct mt_api_call *c);

@@ -17,6 +17,9 @@
     MT_SQL_TS("s.updated_at") "))::text"
 
 MT_SQL_LIST(volume_snapshots, SNAPSHOT_OBJECT, "snapshots_view s", "snapshot_id", "env_id = $1 AND volume_id = $2 AND ($3 OR pruned_at IS NULL)", "4", "5");
+MT_SQL_LIST(env_snapshots, SNAPSHOT_OBJECT, "snapshots_view s", "snapshot_id", "env_id = $1 AND ($2 OR pruned_at IS NULL)", "3", "4");
+static const struct mt_pg_stmt env_snapshot_get = {
+    "env_snapshot_get", "SELECT " SNAPSHOT_OBJECT ", resource_version FROM snapshots_view s WHERE env_id = $1 AND snapshot_id = $2"};
 static const struct mt_pg_stmt snapshot_get = {
     "snapshot_get", "SELECT " SNAPSHOT_OBJECT ", resource_version FROM snapshots_view s WHERE env_id = $1 AND volume_id = $2 AND snapshot_id = $3"};
 static const struct mt_pg_stmt snapshot_row = {
@@ -68,6 +71,30 @@ int mt_api_snapshots_get(struct mt_api_call *c)
     return mt_api_send_row(c, &snapshot_get, &p, "snapshot");
 }
 
+int mt_api_snapshots_list_env(struct mt_api_call *c)
+{
+    struct mt_api_list l = {.asc = &env_snapshots_asc, .desc = &env_snapshots_desc};
+    bool deleted;
+    if (mt_api_query_bool(c, "include_deleted", false, &deleted) < 0)
+        return -1;
+    mt_pg_p_init(&l.params);
+    mt_pg_p_text(&l.params, c->env.id);
+    mt_pg_p_bool(&l.params, deleted);
+    return mt_api_send_list(c, &l);
+}
+
+/* By its id alone, for who does not know the volume. */
+int mt_api_snapshots_get_env(struct mt_api_call *c)
+{
+    struct mt_pg_params p;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, c->env.id);
+    mt_pg_p_text(&p, mt_api_param(c, "snapshot_id"));
+    if (mt_api_query_done(c) < 0)
+        return -1;
+    return mt_api_send_row(c, &env_snapshot_get, &p, "snapshot");
+}
+
 /* ---------------------------------------------------------------- create */
 
 /* May a backup of this volume begin? */
@@ -115,6 +142,7 @@ static int prepare_create(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_a
                              "volume_id", volume_id, "source_node_id", mt_pg_text(r, 0, V_NODE), "origin", "manual", "status", "queued", "note", note,
                              "requested_by", c->who.subject_id, "resource_version", 1, "created_at", "updated_at");
     snprintf(made->location, sizeof made->location, "/v1/orgs/%s/apps/%s/envs/%s/volumes/%s/snapshots/%s", c->org.id, c->app.id, c->env.id, volume_id, id);
+    mt_api_next(made, "wait for it", "moat wait snapshot %s", id);
     if (mt_cmd_cause(cmd, id, 0, &c->err) < 0)
         return mt_api_fail_err(c);
     return mt_api_event(c, cmd, MT_EV_SNAPSHOT_CREATED, id,

@@ -107,6 +107,8 @@ const struct mt_api_route mt_api_routes[] = {
     {"GET", E "/volumes/{volume_id}", "volumes:read", 0, mt_api_volumes_get, "one volume", MT_LISTEN_API},
     {"POST", E "/volumes/{volume_id}/resize", "volumes:write", WRITE, mt_api_volumes_resize, "volume.resize", MT_LISTEN_API},
     {"DELETE", E "/volumes/{volume_id}", "volumes:write", REMOVE, mt_api_volumes_delete, "volume.delete", MT_LISTEN_API},
+    {"GET", E "/snapshots", "volumes:read", 0, mt_api_snapshots_list_env, "snapshots of all volumes", MT_LISTEN_API},
+    {"GET", E "/snapshots/{snapshot_id}", "volumes:read", 0, mt_api_snapshots_get_env, "one snapshot, without its volume", MT_LISTEN_API},
     {"GET", E "/volumes/{volume_id}/snapshots", "volumes:read", 0, mt_api_snapshots_list, "snapshots of a volume", MT_LISTEN_API},
     {"POST", E "/volumes/{volume_id}/snapshots", "volumes:write", WRITE, mt_api_snapshots_create, "snapshot.create", MT_LISTEN_API},
     {"GET", E "/volumes/{volume_id}/snapshots/{snapshot_id}", "volumes:read", 0, mt_api_snapshots_get, "one snapshot", MT_LISTEN_API},

@@ -12,6 +12,10 @@
 #include "model/volume.h"
 
 /* Two cycles without a backup are stale (storage-and-secrets.md §4.11). */
+#define NEWEST_JOB                                                                                                           \
+    "SELECT json_strip_nulls(json_build_object('id',s.snapshot_id,'origin',s.origin,'status',s.status,'phase',s.phase,'failed_reason',"        \
+    "s.failed_reason,'created_at'," MT_SQL_TS("s.created_at") ")) FROM snapshots_view s WHERE s.volume_id = v.volume_id"                    \
+    " ORDER BY s.snapshot_id DESC LIMIT 1"
 #define VOLUME_OBJECT                                                                                                       \
     "json_strip_nulls(json_build_object('id',v.volume_id,'org_id',v.org_id,'app_id',v.app_id,'env_id',v.env_id,'name',v.name," \
     "'size_bytes',v.size_bytes,'resize_to_bytes',v.resize_to_bytes,'filesystem',v.filesystem,'fs_uuid',v.fs_uuid,"          \
@@ -21,6 +25,7 @@
     "'deleted',CASE WHEN v.deleted THEN true END,'last_backup_at',(" MT_SQL_LAST_BACKUP("v", MT_SQL_TS("s.captured_at")) "),"         \
     "'last_backup_snapshot_id',(" MT_SQL_LAST_BACKUP("v", "s.snapshot_id") "),'backup_stale',v.backup_enabled AND NOT v.deleted AND coalesce(("   \
     MT_SQL_LAST_BACKUP("v", "s.captured_at") "), v.created_at) < now() - interval '48 hours',"                                                     \
+    "'backup_lag_seconds',(" MT_SQL_LAST_BACKUP("v", "greatest(0, floor(extract(epoch FROM now() - s.captured_at)))::bigint") "),'latest_snapshot',(" NEWEST_JOB "),"  \
     "'attachment',(SELECT json_build_object('id',a.attachment_id,'process_type',a.process_type,'mount_path',a.mount_path,'read_only',"   \
     "a.read_only,'managed_by',a.managed_by) FROM volume_attachments_view a WHERE a.volume_id = v.volume_id AND NOT a.deleted),"          \
     "'resource_version',v.resource_version,'created_at'," MT_SQL_TS("v.created_at") ",'updated_at'," MT_SQL_TS("v.updated_at") "))::text"

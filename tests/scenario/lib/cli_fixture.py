@@ -61,7 +61,16 @@ ROUTE_OBJ = {"id": ROUTE, "hostname": "web.test", "protocol": "tls_passthrough",
 VOLUME = oid("vol", 1)
 VOLUME_OBJ = {"id": VOLUME, "name": "data", "size_bytes": 10 << 30, "filesystem": "ext4", "backup_enabled": True, "home_node_id": oid("node", 1), "state": "in_use",
               "reachable": True, "attachment": {"id": oid("att", 1), "process_type": "web", "mount_path": "/data", "read_only": False, "managed_by": "manifest"},
+              "last_backup_at": T % (9, 0), "last_backup_snapshot_id": oid("snap", 1), "backup_lag_seconds": 180000, "backup_stale": True,
+              "latest_snapshot": {"id": oid("snap", 2), "origin": "manual", "status": "failed", "failed_reason": f"upload_failed{ESC}", "created_at": T % (10, 0)},
               "resource_version": 3}
+SNAPSHOT = oid("snap", 1)
+SNAPSHOT_OBJ = {"id": SNAPSHOT, "volume_id": VOLUME, "source_node_id": oid("node", 1), "origin": "manual", "status": "succeeded", "consistency": "filesystem",
+                "captured_at": T % (9, 0), "finished_at": T % (10, 0), "size_bytes": 10 << 30, "changed_bytes": 8 << 20, "uploaded_bytes": 5 << 20, "note": f"before {ESC}",
+                "requested_by": oid("usr", 1), "resource_version": 4, "created_at": T % (8, 0)}
+SNAPSHOT_NEW = {"id": oid("snap", 3), "volume_id": VOLUME, "source_node_id": oid("node", 1), "origin": "manual", "status": "queued", "requested_by": oid("usr", 1),
+                "resource_version": 1, "created_at": T % (11, 0)}
+SNAPSHOT_BAD = dict(SNAPSHOT_NEW, id=oid("snap", 2), status="failed", failed_reason="upload_failed", resource_version=3)
 SPARE_VOLUME = {"id": oid("vol", 2), "name": "spare", "size_bytes": 1 << 30, "filesystem": "ext4", "backup_enabled": True, "home_node_id": oid("node", 1),
                 "state": "creating", "reachable": True, "resource_version": 1}
 SIMULATED_GROUP = {"org_id": ORG, "app_id": APP, "env_id": ENV, "app": "web", "env": "prod", "process_type": "web", "instances": 3, "ready_elsewhere": 1,
@@ -261,6 +270,15 @@ ANSWERS = {
     ("POST", f"{E}/volumes/{VOLUME}/resize"): receipt("volume.resize", dict(VOLUME_OBJ, resize_to_bytes=20 << 30, resource_version=4)),
     ("DELETE", f"{E}/volume-attachments/" + oid("att", 1)): {"ok": True, "already_deleted": False},
     ("DELETE", f"{E}/volumes/" + oid("vol", 2)): {"ok": True, "already_deleted": False},
+    ("GET", f"{E}/snapshots"): lst(SNAPSHOT_OBJ, SNAPSHOT_BAD),
+    ("GET", f"{E}/snapshots/{SNAPSHOT}"): SNAPSHOT_OBJ,
+    ("GET", f"{E}/snapshots/" + oid("snap", 2)): SNAPSHOT_BAD,
+    ("GET", f"{E}/snapshots/" + oid("snap", 3)): SNAPSHOT_NEW,
+    ("GET", f"{E}/volumes/{VOLUME}/snapshots"): lst(SNAPSHOT_OBJ),
+    ("GET", f"{E}/volumes/" + oid("vol", 2) + "/snapshots"): lst(),
+    ("POST", f"{E}/volumes/{VOLUME}/snapshots"): receipt("snapshot.create", SNAPSHOT_NEW),
+    ("DELETE", f"{E}/volumes/{VOLUME}/snapshots/{SNAPSHOT}"): {"ok": True, "already_deleted": False},
+    ("DELETE", f"{E}/volumes/{VOLUME}/snapshots/" + oid("snap", 3)): {"ok": True, "already_deleted": False},
     ("GET", f"{E}/routes"): lst(ROUTE_OBJ, RAW_ROUTE),
     ("GET", f"{O}/routes"): lst(ROUTE_OBJ, RAW_ROUTE),
     ("POST", f"{E}/routes"): receipt("route.create", ROUTE_OBJ),
