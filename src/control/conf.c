@@ -71,7 +71,7 @@ const struct mt_conf_key mt_control_keys[] = {
     {"vmm_allowed", MT_CONF_STRINGS, OFF(vmm_allowed), 1, 4, "firecracker", "",
      "VMM drivers that may run instances: firecracker, qemu-kvm, qemu-tcg, fake"},
     {"node_roles", MT_CONF_STRINGS, OFF(node_roles), 1, 3, "worker edge", "", "roles of the machine's own node record"},
-    {"roles", MT_CONF_STRINGS, OFF(roles), 0, 4, "scheduler gc projector", "",
+    {"roles", MT_CONF_STRINGS, OFF(roles), 0, 5, "scheduler gc projector backups", "",
      "singleton roles this server may hold; scheduler includes the deploy controller"},
     {"idempotency_retention_days", MT_CONF_U64, OFF(idempotency_retention_days), 1, 90, "7", "days",
      "replies kept for repeated requests"},

@@ -10,6 +10,7 @@
 #include "control/log/history.h"
 #include "control/secrets/store.h"
 #include "control/views/rebuild.h"
+#include "control/volumes/backups.h"
 
 #include <poll.h>
 #include <stdlib.h>
@@ -19,6 +20,7 @@
 #define TICK_MS 1000
 #define GC_NS (3600 * MT_NS_PER_S)
 #define GC_RETRY_NS (60 * MT_NS_PER_S)
+#define BACKUPS_NS (5 * MT_NS_PER_S)
 #define CHUNK "5000" /* rows in one transaction: nobody waits long behind it */
 
 struct mt_keeper {
@@ -28,8 +30,8 @@ struct mt_keeper {
     atomic_bool stop;
     int wake_fd;
     struct mt_pg *pg;
-    int64_t gc_due_ns;
-    char last[240];
+    int64_t gc_due_ns, backups_due_ns;
+    char last[240], backups_last[240]; /* complaints, said once while they repeat */
 };
 
 /* $1 days. Replies are worth keeping as long as a client may still repeat its request (§7). */
@@ -120,11 +122,22 @@ static int rebuild(struct mt_keeper *k, int64_t epoch, struct mt_err *err)
     return rc;
 }
 
+/* Without a master key none can be made: that keeps nothing else here from being done. */
+static void look_at_backups(struct mt_keeper *k, int64_t lease)
+{
+    struct mt_err err = {0};
+    int rc = mt_backups_look(k->ctl, k->pg, lease, &err);
+    if (rc < 0 && !MT_STREQ(k->backups_last, err.msg))
+        mt_log(MT_WARN, "backup.not_scheduled", KV_ERR(&err));
+    (void)snprintf(k->backups_last, sizeof k->backups_last, "%s", rc < 0 ? err.msg : "");
+}
+
 static int turn(struct mt_keeper *k, struct mt_err *err)
 {
-    int64_t gc = mt_roles_epoch(k->roles, MT_LEAD_GC), projector = mt_roles_epoch(k->roles, MT_LEAD_PROJECTOR), now = mt_clock_mono();
+    int64_t gc = mt_roles_epoch(k->roles, MT_LEAD_GC), projector = mt_roles_epoch(k->roles, MT_LEAD_PROJECTOR);
+    int64_t backups = mt_roles_epoch(k->roles, MT_LEAD_BACKUPS), now = mt_clock_mono();
     int rc = 0;
-    if ((!gc && !projector) || mt_history_state(k->ctl->history) == MT_RECOVERY_FROZEN)
+    if ((!gc && !projector && !backups) || mt_history_state(k->ctl->history) == MT_RECOVERY_FROZEN)
         return 0;
     if (!k->pg)
         rc = mt_pg_connect(&k->ctl->pg_conf, &k->pg, err);
@@ -134,6 +147,11 @@ static int turn(struct mt_keeper *k, struct mt_err *err)
         k->gc_due_ns = now + GC_RETRY_NS;
         if ((rc = collect(k, err)) == 0)
             k->gc_due_ns = now + GC_NS;
+    }
+    /* A restored log may not know of snapshots that are: none is asked for before it rules again. */
+    if (rc == 0 && backups && now >= k->backups_due_ns && mt_history_state(k->ctl->history) == MT_RECOVERY_NONE) {
+        k->backups_due_ns = now + BACKUPS_NS;
+        look_at_backups(k, backups);
     }
     return rc == 0 && projector ? rebuild(k, projector, err) : rc;
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The thread of the roles gc and projector: prunes what has had its time, carries out rebuilds that were asked for. */
+/* The thread of the roles gc, projector and backups: prunes what has had its time, carries out rebuilds that were asked for, asks for the
+ * backups that are due. */
 #pragma once
 
 #include "control/roles.h"

@@ -36,6 +36,7 @@ static const struct {
     [MT_LEAD_SCHEDULER] = ROLE("scheduler", "deploy-controller", "'{scheduler,deploy-controller}'", MT_LOCK_SCHEDULER),
     [MT_LEAD_GC] = ROLE("gc", NULL, "'{gc}'", MT_LOCK_GC),
     [MT_LEAD_PROJECTOR] = ROLE("projector", NULL, "'{projector}'", MT_LOCK_PROJECTOR),
+    [MT_LEAD_BACKUPS] = ROLE("backups", NULL, "'{backups}'", MT_LOCK_BACKUPS),
 };
 static const struct mt_pg_stmt log_lock = {"role_log_lock", "SELECT pg_advisory_xact_lock(" MT_LOCK_LOG ")"};
 

@@ -13,6 +13,7 @@ enum mt_lead {
     MT_LEAD_SCHEDULER = 0, /* with deploy-controller: one pass does both */
     MT_LEAD_GC,
     MT_LEAD_PROJECTOR,
+    MT_LEAD_BACKUPS, /* asks for the backups that are due */
     MT_LEAD_MAX
 };
 

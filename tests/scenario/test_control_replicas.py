@@ -30,7 +30,7 @@ def leader():
 
 def moved(to):
     l = leases()
-    return all(l[n][0].endswith("pid %d" % to.pid) for n in ("scheduler", "deploy-controller", "gc", "projector")) and l
+    return all(l[n][0].endswith("pid %d" % to.pid) for n in ("scheduler", "deploy-controller", "gc", "projector", "backups")) and l
 
 
 def deploy(mib):
@@ -50,7 +50,7 @@ try:
     @case("one holds every role; a reply is replayed by the other one")
     def _():
         l = wait_for("roles", lambda: moved(w.control) or moved(w.twin))
-        assert set(l) == {"scheduler", "deploy-controller", "gc", "projector"}, l
+        assert set(l) == {"scheduler", "deploy-controller", "gc", "projector", "backups"}, l
         one = w.ok("POST", O + "/apps", {"name": "twice"}, key="k-twice")
         two = w.q("POST", O + "/apps", {"name": "twice"}, key="k-twice")
         assert two.status == 201 and two.headers["Idempotent-Replay"] == "true" and two.json["id"] == one["id"], two.text

@@ -112,11 +112,12 @@ try:
         _, E = make("labels")
         e = w.ok("PATCH", E, {"label_selector": {"disk": "nvme"}, "expected_version": 1})
         assert e["label_selector"] == {"disk": "nvme"}, e
-        for what in ({"private_network": True}, {"backup_interval_seconds": 3600}):
-            refused(w.q("PATCH", E, dict(what, expected_version=2)), 400, "not_supported")
+        refused(w.q("PATCH", E, {"private_network": True, "expected_version": 2}), 400, "not_supported")
+        for bad in (0, 3599, 2592001, -1, "3600"):  # an hour to thirty days
+            refused(w.q("PATCH", E, {"backup_interval_seconds": bad, "expected_version": 2}), 400, "invalid_argument")
         refused(w.q("PATCH", E, {"label_selector": {"a": 1}, "expected_version": 2}), 400, "invalid_argument")
-        e = w.ok("PATCH", E, {"label_selector": None, "expected_version": 2})
-        assert "label_selector" not in e and w.ok("GET", E) == e, e
+        e = w.ok("PATCH", E, {"label_selector": None, "backup_interval_seconds": 3600, "expected_version": 2})
+        assert "label_selector" not in e and e["backup_interval_seconds"] == 3600 and w.ok("GET", E) == e, e
 
     @case("of parallel changes based on one version exactly one is made")
     def _():

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Volumes in the control plane: made by hand and by a deploy, homed without overcommitment, reported by a node, grown, deleted
 (storage-and-secrets.md 2, control-plane.md 4.4, 9.3). The node is a fake one that speaks the internal API. Needs root.
-COST 25 s, 8 s of processor."""
-import base64, concurrent.futures, hashlib, json, os, signal, subprocess, sys, threading
+COST 30 s, 9 s of processor."""
+import base64, concurrent.futures, hashlib, json, os, signal, subprocess, sys, threading, time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import control_kit as kit
 from control_kit import case, wait_for
@@ -51,6 +51,10 @@ def ready(env):
     return wait_for("a ready instance", lambda: instances(env, "ready"), 30)[0]
 
 
+def interval(seconds):
+    w.ok("PATCH", E, {"backup_interval_seconds": seconds, "expected_version": w.ok("GET", E)["resource_version"]})
+
+
 def put_keys(text):
     """Other master keys for the running server."""
     path, n = w.d + "/master-keys", open(w.d + "/control.log").read().count("master_keys.loaded")
@@ -67,6 +71,7 @@ try:
     w.start_edge()  # what acknowledges ends the wait of a drain
     O = w.open()
     A, E = w.make_app("shop")
+    interval(2592000)  # so that no scheduled backup begins in the middle of another case
     WITH = manifest([("data", 2)], [("data", "/data")])
 
     @case("a node that tells of no storage gets no volume, and a deploy says so instead of waiting")
@@ -205,7 +210,7 @@ try:
         got = w.ok("GET", S + "/" + s)
         assert got["status"] == "succeeded" and got["consistency"] == "crash" and got["note"] == "n" and "phase" not in got and "image_root" not in got, got
         assert w.ok("GET", E + "/snapshots/" + s) == got and [x["id"] for x in w.ok("GET", E + "/snapshots")["items"]] == [s]
-        refused(w.q("GET", E + "/snapshots/snap_" + "0" * 26), "not_found")
+        refused(w.q("GET", E + "/snapshots/snap_" + "0" * 26), "not_found", 404)
         held = w.ok("GET", E + "/volumes/" + v)
         assert held["latest_snapshot"]["id"] == s and held["latest_snapshot"]["status"] == "succeeded", held
         assert held["last_backup_snapshot_id"] == s and held["last_backup_at"] == got["captured_at"] and held["backup_stale"] is False, held
@@ -314,6 +319,39 @@ try:
             assert w.ok("DELETE", E + "/volumes/" + v["id"])["already_deleted"] is False
         wait_for("all gone", lambda: volumes(E) == {}, 30)
         assert w.ok("GET", E + "/volumes?include_deleted=true")["items"][0]["state"] == "deleted"
+
+    @case("what is due is backed up by itself: never two at once, none where none is wanted, as often as the operator says")
+    def _():
+        interval(None)
+        off = w.ok("POST", E + "/volumes", {"name": "plain", "size_bytes": GIB, "backup_enabled": False})["id"]
+        own = w.ok("POST", E + "/volumes", {"name": "own", "size_bytes": GIB})["id"]
+        wait_for("both", lambda: volumes(E)["plain"]["state"] == volumes(E)["own"]["state"] == "available", 20)
+        mine = lambda vol: w.ok("GET", E + "/volumes/" + vol + "/snapshots")["items"]  # noqa: E731
+        assert volumes(E)["own"]["backup_stale"] is False
+        held = [w.ok("POST", E + "/volumes/" + own + "/snapshots", {})["id"]]  # while it runs none is asked for
+        # Three days ago: a whole slot has begun since. What is compared with the log at the end is put back below.
+        w.pg.sql("UPDATE volumes_view SET created_at = created_at - interval '3 days' WHERE volume_id IN ('%s', '%s')" % (off, own))
+        v = w.ok("GET", E + "/volumes/" + own)
+        assert v["backup_stale"] is True and "backup_lag_seconds" not in v and w.ok("GET", E + "/volumes/" + off)["backup_stale"] is False, v
+        interval(2592000)
+        assert w.ok("GET", E + "/volumes/" + own)["backup_stale"] is False
+        interval(86400)
+        assert w.agent.snapshot(held[0], "failed", failed_reason="cancelled").json["accepted"] == 1
+        s = wait_for("a scheduled snapshot", lambda: [x for x in mine(own) if x["origin"] == "scheduled"], 30)
+        assert len(s) == 1 and s[0]["status"] == "queued" and s[0]["requested_by"] == "backups" and s[0]["source_node_id"] == w.agent.node_id, s
+        refused(w.q("POST", E + "/volumes/" + own + "/snapshots", {}), "snapshot_in_progress")
+        j = wait_for("the job", lambda: [x for p in w.agent.plans for x in p.get("snapshot_jobs", []) if x["snapshot_id"] == s[0]["id"]], 20)[0]
+        assert j["origin"] == "scheduled" and w.agent.post("volume-key", {"volume_id": own, "job_id": s[0]["id"]}).status == 200
+        assert w.agent.snapshot(s[0]["id"], "succeeded", captured_at_ms=int(time.time() * 1000), size_bytes=GIB, key_epoch=1, image_root="c" * 64,
+                                manifest_sha256="d" * 64).json["accepted"] == 1
+        v = w.ok("GET", E + "/volumes/" + own)
+        assert v["last_backup_snapshot_id"] == s[0]["id"] and v["backup_lag_seconds"] <= 60 and v["backup_stale"] is False, v
+        assert mine(off) == [] and len(mine(own)) == 2  # the look that asked for the one saw the other
+        w.pg.sql("UPDATE volumes_view SET created_at = created_at + interval '3 days' WHERE volume_id IN ('%s', '%s')" % (off, own))
+        interval(2592000)
+        for name, v in volumes(E).items():
+            w.ok("DELETE", E + "/volumes/" + v["id"])
+        wait_for("all gone", lambda: volumes(E) == {}, 30)
 
     @case("the views made again from the log are the same")
     def _():

@@ -6,7 +6,7 @@
 #include "base/str.h"
 #include "control/api/mutate.h"
 #include "control/api/sql.h"
-#include "control/volumes/backup_key.h"
+#include "control/volumes/snapshot.h"
 
 #define SNAPSHOT_OBJECT                                                                                                      \
     "json_strip_nulls(json_build_object('id',s.snapshot_id,'org_id',s.org_id,'app_id',s.app_id,'env_id',s.env_id,'volume_id',s.volume_id," \
@@ -30,9 +30,6 @@ static const struct mt_pg_stmt volume_of = {
                        " FROM volumes_view v JOIN nodes_view n ON n.node_id = v.home_node_id WHERE v.env_id = $1 AND v.volume_id = $2 AND NOT v.deleted"};
 /* Snapshots outlive their volume: one that is deleted still answers. */
 static const struct mt_pg_stmt volume_known = {"snapshot_volume_known", "SELECT 1 FROM volumes_view WHERE env_id = $1 AND volume_id = $2"};
-/* Asked again under the append lock, with this one in the view. */
-static const struct mt_pg_stmt alone = {
-    "snapshot_alone", "SELECT 1 WHERE (SELECT count(*) FROM snapshots_view s WHERE s.volume_id = $1 AND s.status IN ('queued', 'running')) = 1"};
 
 enum { V_NAME = 0, V_STATE, V_NODE, V_VERSION, V_NODE_NAME, V_STORE, V_ACTIVE };
 
@@ -116,7 +113,7 @@ static int check_volume(struct mt_api_call *c, const struct mt_pg_res *r)
 static int prepare_create(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made)
 {
     static const char *const known[] = {"note", NULL};
-    struct mt_pg_params p = ids_of(c, false), one;
+    struct mt_pg_params p = ids_of(c, false);
     mt_auto_pg_res struct mt_pg_res *r = NULL;
     const char *note, *volume_id = mt_api_param(c, "volume_id");
     char id[MT_ID_SIZE];
@@ -127,11 +124,16 @@ static int prepare_create(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_a
     if (check_volume(c, r) < 0)
         return -1;
     mt_id_new(MT_ID_SNAPSHOT, id);
-    mt_pg_p_init(&one);
-    mt_pg_p_text(&one, volume_id);
-    if (mt_cmd_rely(cmd, MT_RELY_VOLUME, volume_id, NULL, mt_pg_i64(r, 0, V_VERSION), &c->err) < 0 || mt_cmd_side(cmd, &alone, &one, 1, &c->err) < 0)
-        return mt_api_fail_err(c);
-    if (mt_backup_key_ensure(c->ctl->keys, c->pg, cmd, c->ctl->cluster_id, c->org.id, volume_id, &c->err) < 0)
+    const struct mt_snapshot_new n = {.snapshot_id = id,
+                                      .org_id = c->org.id,
+                                      .app_id = c->app.id,
+                                      .env_id = c->env.id,
+                                      .volume_id = volume_id,
+                                      .node_id = mt_pg_text(r, 0, V_NODE),
+                                      .volume_version = mt_pg_i64(r, 0, V_VERSION),
+                                      .origin = "manual",
+                                      .note = note};
+    if (mt_snapshot_begin(c->ctl, c->pg, cmd, &n, &c->err) < 0)
         return c->err.code == MT_E_UNAVAILABLE && strstr(c->err.msg, "master key")
                    ? mt_api_fail(c, 503, "master_key_unavailable", "no master key is loaded that could keep the key of the backups")
                    : mt_api_fail_err(c);
@@ -143,10 +145,7 @@ static int prepare_create(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_a
                              "requested_by", c->who.subject_id, "resource_version", 1, "created_at", "updated_at");
     snprintf(made->location, sizeof made->location, "/v1/orgs/%s/apps/%s/envs/%s/volumes/%s/snapshots/%s", c->org.id, c->app.id, c->env.id, volume_id, id);
     mt_api_next(made, "wait for it", "moat wait snapshot %s", id);
-    if (mt_cmd_cause(cmd, id, 0, &c->err) < 0)
-        return mt_api_fail_err(c);
-    return mt_api_event(c, cmd, MT_EV_SNAPSHOT_CREATED, id,
-                        json_pack("{s:s,s:s,s:s,s:s*}", "volume_id", volume_id, "source_node_id", mt_pg_text(r, 0, V_NODE), "origin", "manual", "note", note));
+    return 0;
 }
 
 int mt_api_snapshots_create(struct mt_api_call *c)

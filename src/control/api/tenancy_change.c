@@ -300,11 +300,9 @@ static int patch_operator_fields(struct mt_api_call *c, struct mt_api_patch *p)
         return 0;
     if (!c->who.is_operator)
         return mt_api_fail(c, 403, "operator_only", "label_selector and backup_interval_seconds are set by operators");
-    if (json_is_integer(json_object_get(c->body, "backup_interval_seconds")))
-        return mt_api_fail(c, 400, "not_supported", "backups are not supported in this version");
     if (selector && (check_selector(c, selector) < 0 || mt_api_patch_set(c, p, "label_selector", selector) < 0))
         return -1;
-    return mt_api_patch_int(c, p, "backup_interval_seconds", 900, 2592000, true);
+    return mt_api_patch_int(c, p, "backup_interval_seconds", 3600, 2592000, true);
 }
 
 static int no_private_network(struct mt_api_call *c)

@@ -9,3 +9,4 @@
 #define MT_LOCK_SCHEDULER "7885628624172442472" /* "moat.sch": roles (control/roles.h); held by the session */
 #define MT_LOCK_GC "7885628624171656056"        /* "moat.gcx" */
 #define MT_LOCK_PROJECTOR "7885628624172249706" /* "moat.prj" */
+#define MT_LOCK_BACKUPS "7885628624171327851"   /* "moat.bak" */

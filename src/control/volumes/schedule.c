@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* See schedule.h. */
+#include "control/volumes/schedule.h"
+
+#include "base/assert.h"
+#include "os/digest.h"
+
+#include <string.h>
+
+int64_t mt_backup_offset_s(const char *volume_id, int64_t interval_s)
+{
+    uint8_t d[MT_SHA256_LEN];
+    uint64_t n = 0;
+    MT_ASSERT(interval_s > 0);
+    mt_sha256_of(volume_id, strlen(volume_id), d);
+    for (int i = 0; i < 8; i++)
+        n = n << 8 | d[i];
+    return (int64_t)(n % (uint64_t)interval_s);
+}
+
+static int64_t floor_div(int64_t n, int64_t by)
+{
+    return n / by - (n % by < 0);
+}
+
+/* The first beginning of a slot after @ms. */
+static int64_t slot_after(int64_t ms, int64_t offset_s, int64_t interval_s)
+{
+    return ((floor_div(floor_div(ms, 1000) - offset_s, interval_s) + 1) * interval_s + offset_s) * 1000;
+}
+
+int64_t mt_backup_due_ms(const struct mt_backup_clock *c)
+{
+    int64_t since = c->asked_ms > c->made_ms ? c->asked_ms : c->made_ms, due = slot_after(since, mt_backup_offset_s(c->volume_id, c->interval_s), c->interval_s);
+    if (c->asked_ms == 0 || !c->failed)
+        return due;
+    int64_t pause_s = c->interval_s / 24 < MT_BACKUP_RETRY_LEAST_S ? MT_BACKUP_RETRY_LEAST_S : c->interval_s / 24, again = c->ended_ms + pause_s * 1000;
+    return again < due ? again : due;
+}

@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "control/volumes/schedule.h"
+
+#include "base/assert.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+
+#include <cmocka.h>
+
+#define DAY 86400
+#define HOUR 3600
+#define V "vol_01hz0000000000000000000005"
+#define NOW INT64_C(1800000000000)
+
+static void a_slot_begins_once_an_interval_at_the_offset_of_the_volume(void **state)
+{
+    (void)state;
+    const int64_t intervals[] = {1, 7, 900, HOUR, DAY, 30 * DAY}, times[] = {0, 1, 999, 1000, NOW, NOW + 1, NOW + 12345678};
+    for (size_t i = 0; i < MT_ARRAY_LEN(intervals); i++) {
+        int64_t n = intervals[i], off = mt_backup_offset_s(V, n);
+        assert_true(off >= 0 && off < n);
+        for (size_t k = 0; k < MT_ARRAY_LEN(times); k++) {
+            struct mt_backup_clock c = {.volume_id = V, .interval_s = n, .made_ms = times[k]};
+            int64_t due = mt_backup_due_ms(&c);
+            assert_true(due > times[k]);
+            assert_true(due - times[k] <= n * 1000);
+            assert_int_equal(((due / 1000 - off) % n + n) % n, 0);
+            assert_int_equal(due % 1000, 0);
+        }
+    }
+}
+
+static void the_offset_is_the_first_eight_bytes_of_the_digest_of_the_id(void **state)
+{
+    (void)state;
+    /* printf %s vol_01hz0000000000000000000005 | sha256sum */
+    assert_int_equal(mt_backup_offset_s(V, DAY), 26456);
+    assert_int_equal(mt_backup_offset_s(V, HOUR), 1256);
+}
+
+static void a_month_of_looking_asks_once_a_day(void **state)
+{
+    (void)state;
+    struct mt_backup_clock c = {.volume_id = V, .interval_s = DAY, .made_ms = NOW};
+    int asked = 0;
+    int64_t last = 0;
+    for (int64_t now = NOW; now < NOW + 30 * DAY * INT64_C(1000); now += 60000)
+        if (mt_backup_due_ms(&c) <= now) {
+            if (last)
+                assert_true(now - last > (DAY - 60) * INT64_C(1000) && now - last < (DAY + 60) * INT64_C(1000));
+            last = c.asked_ms = now;
+            asked++;
+        }
+    assert_int_equal(asked, 30);
+}
+
+static void what_was_missed_for_a_week_is_owed_once(void **state)
+{
+    (void)state;
+    struct mt_backup_clock c = {.volume_id = V, .interval_s = DAY, .made_ms = NOW};
+    int64_t now = NOW + 7 * DAY * INT64_C(1000);
+    assert_true(mt_backup_due_ms(&c) <= now);
+    c.asked_ms = now;
+    assert_true(mt_backup_due_ms(&c) > now);
+}
+
+static void one_that_failed_is_tried_again_within_the_hour_and_not_at_once(void **state)
+{
+    (void)state;
+    struct mt_backup_clock c = {.volume_id = V, .interval_s = DAY, .made_ms = NOW};
+    int64_t slot = mt_backup_due_ms(&c);
+    c.asked_ms = slot;
+    c.failed = true;
+    c.ended_ms = slot + 5000;
+    assert_int_equal(mt_backup_due_ms(&c), slot + 5000 + HOUR * INT64_C(1000));
+    c.ended_ms = slot + (DAY - 60) * INT64_C(1000); /* its artifact expired: the next slot comes first */
+    assert_int_equal(mt_backup_due_ms(&c), slot + DAY * INT64_C(1000));
+    c.interval_s = 900; /* never sooner than the pause, unless a slot comes */
+    c.ended_ms = c.asked_ms + 1000;
+    assert_true(mt_backup_due_ms(&c) <= c.ended_ms + MT_BACKUP_RETRY_LEAST_S * 1000);
+    c.failed = false;
+    assert_true(mt_backup_due_ms(&c) > c.asked_ms);
+}
+
+static void the_volumes_of_a_node_do_not_begin_together(void **state)
+{
+    (void)state;
+    int per_hour[24] = {0};
+    char id[40];
+    for (int i = 0; i < 2400; i++) {
+        snprintf(id, sizeof id, "vol_%026d", i);
+        per_hour[mt_backup_offset_s(id, DAY) / HOUR]++;
+    }
+    for (int h = 0; h < 24; h++)
+        assert_in_range(per_hour[h], 60, 140);
+}
+
+static void the_interval_is_the_same_in_sql(void **state)
+{
+    (void)state;
+    char text[16];
+    snprintf(text, sizeof text, "%d", MT_BACKUP_INTERVAL_S);
+    assert_string_equal(text, MT_BACKUP_INTERVAL_SQL);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_slot_begins_once_an_interval_at_the_offset_of_the_volume),
+        cmocka_unit_test(the_offset_is_the_first_eight_bytes_of_the_digest_of_the_id),
+        cmocka_unit_test(a_month_of_looking_asks_once_a_day),
+        cmocka_unit_test(what_was_missed_for_a_week_is_owed_once),
+        cmocka_unit_test(one_that_failed_is_tried_again_within_the_hour_and_not_at_once),
+        cmocka_unit_test(the_volumes_of_a_node_do_not_begin_together),
+        cmocka_unit_test(the_interval_is_the_same_in_sql),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
