@@ -58,11 +58,13 @@ OBJECTS = {
     "Attachment": "id:id org_id:id app_id:id env_id:id volume_id:id process_type:str mount_path:str read_only:bool managed_by:api|manifest deleted?:bool " + VERSIONED,
     "Snapshot": "id:id org_id:id app_id:id env_id:id volume_id:id source_node_id:id origin:scheduled|manual|migration status:queued|running|succeeded|failed "
                 "phase?:capturing|uploading|verifying consistency?:crash|filesystem captured_at?:time finished_at?:time size_bytes?:int changed_bytes?:int "
-                "uploaded_bytes?:int note?:str failed_reason?:str requested_by:str pruned_at?:time dry_run?:bool changes?:[Change] " + VERSIONED,
+                "uploaded_bytes?:int note?:str failed_reason?:str requested_by:str verified_at?:time restored_at?:time damaged?:bool pruned_at?:time dry_run?:bool changes?:[Change] " + VERSIONED,
+    "Restore": "id:id org_id:id app_id:id env_id:id snapshot_id:id source_volume_id:id new_volume_id:id target_node_id:id status:queued|running|succeeded|failed "
+               "phase?:downloading|checking bytes_done?:int bytes_total?:int failed_reason?:str requested_by:str finished_at?:time dry_run?:bool changes?:[Change] " + VERSIONED,
     "LatestSnapshot": "id:id origin:scheduled|manual|migration status:queued|running|succeeded|failed phase?:capturing|uploading|verifying failed_reason?:str created_at:time",
     "Volume": "id:id org_id:id app_id:id env_id:id name:str size_bytes:int resize_to_bytes?:int filesystem:ext4 fs_uuid?:str backup_enabled:bool "
               "home_node_id:id state:creating|available|in_use|deleting|deleted|error error_reason?:str reachable?:bool deleted?:bool "
-              "last_backup_at?:time last_backup_snapshot_id?:id backup_stale?:bool backup_lag_seconds?:int latest_snapshot?:LatestSnapshot "
+              "last_backup_at?:time last_backup_snapshot_id?:id backup_stale?:bool backup_lag_seconds?:int latest_snapshot?:LatestSnapshot last_proven_restore_at?:time from_snapshot_id?:id "
               "attachment?:VolumeAttachment dry_run?:bool changes?:[Change] " + VERSIONED,
     "Warning": "code:str process_type?:str desired?:int max?:int",
     "Failure": "instance_id:id process_type?:str status:str reason_code:str reason_detail?:str reason_text?:str exit_code?:int "
@@ -215,6 +217,7 @@ OBJECTS = {
     "ScaleSet": "processes:[ScaleWanted] expected_version?:int",
     "ExecNew": "command:[str] tty?:bool cols?:int rows?:int env?:{str} user?:str stdin?:bool max_duration_seconds?:int",
     "SnapshotNew": "note?:str",
+    "RestoreNew": "snapshot_id:id name?:str size_bytes?:int target_node_id?:id",
     "VolumeNew": "name:str size_bytes:int filesystem?:ext4 backup_enabled?:bool",
     "VolumeResize": "size_bytes:int",
     "RouteNew": "hostname?:str listen_port?:int protocol?:tls_passthrough|tcp_raw backend_process_type:str backend_port:int proxy_protocol?:off|v2 "
@@ -338,6 +341,9 @@ OPS = {
     "GET " + E + "/volumes/{volume_id}": ("Volume", 200, None, ""),
     "POST " + E + "/volumes/{volume_id}/resize": ("Volume", 200, "VolumeResize", "dry_run"),
     "DELETE " + E + "/volumes/{volume_id}": ("Deleted", 200, "Version", "dry_run"),
+    "POST " + E + "/volumes/{volume_id}/restore": ("Restore", 201, "RestoreNew", "dry_run"),
+    "GET " + O + "/restores": ("[Restore]", 200, None, LIST),
+    "GET " + O + "/restores/{restore_id}": ("Restore", 200, None, ""),
     "GET " + E + "/snapshots": ("[Snapshot]", 200, None, "include_deleted " + LIST),
     "GET " + E + "/snapshots/{snapshot_id}": ("Snapshot", 200, None, ""),
     "GET " + E + "/volumes/{volume_id}/snapshots": ("[Snapshot]", 200, None, "include_deleted " + LIST),

@@ -389,6 +389,11 @@ int cmd_snapshots_create(struct cli *c);
 int cmd_snapshots_get(struct cli *c);
 int cmd_snapshots_delete(struct cli *c);
 int cmd_backups_status(struct cli *c);
+/** --size as bytes: "20Gi" or a number. volumes.c */
+int cli_volume_size(struct cli *c, uint64_t *ret);
+int cmd_volumes_restore(struct cli *c);
+int cmd_restores_list(struct cli *c);
+int cmd_restores_get(struct cli *c);
 int cmd_routes_list(struct cli *c);
 int cmd_routes_create(struct cli *c);
 int cmd_routes_delete(struct cli *c);

@@ -166,6 +166,12 @@ static const struct cli_option edge_explain_options[] = {
 };
 static const struct cli_option routes_list_options[] = {{"all", 0, NULL, "routes of every environment"}, {NULL, 0, NULL, NULL}};
 static const struct cli_option volumes_list_options[] = {{"all", 0, NULL, "volumes of every environment"}, {NULL, 0, NULL, NULL}};
+static const struct cli_option volumes_restore_options[] = {{"snapshot", 0, "ID", "this one instead of the last backup of VOLUME"},
+                                                            {"name", 0, "NAME", "of the new volume (default: that of the old one and -restored)"},
+                                                            {"size", 0, "SIZE", "<number>Gi, or bytes; not less than it was"},
+                                                            {"node", 0, "NODE", "where it shall live, by id; for operators"},
+                                                            WAIT_OPTIONS,
+                                                            {NULL, 0, NULL, NULL}};
 static const struct cli_option snapshots_create_options[] = {{"note", 0, "TEXT", "kept with the snapshot"}, WAIT_OPTIONS, {NULL, 0, NULL, NULL}};
 static const struct cli_option backups_status_options[] = {{"all", 0, NULL, "volumes of every environment"},
                                                            {"stale", 0, NULL, "only volumes that had no backup for two intervals"},
@@ -401,6 +407,9 @@ const struct cli_command cli_commands[] = {
     {CLI_APPS, "volumes delete", "VOLUME", "delete a volume and its data, by name or id", NULL, cmd_volumes_delete},
     {CLI_APPS, "volumes snapshot", "VOLUME", "the same as snapshots create", snapshots_create_options, cmd_snapshots_create},
     {CLI_APPS, "volumes snapshots", "[VOLUME]", "the same as snapshots list", NULL, cmd_snapshots_list},
+    {CLI_APPS, "volumes restore", "[VOLUME]", "make a new volume out of a backup; nothing is overwritten", volumes_restore_options, cmd_volumes_restore},
+    {CLI_APPS, "restores list", "", "restores of the organisation", NULL, cmd_restores_list},
+    {CLI_APPS, "restores get", "ID", "one restore, by id", NULL, cmd_restores_get},
     {CLI_APPS, "snapshots list", "[VOLUME]", "snapshots of the environment or of one volume", NULL, cmd_snapshots_list},
     {CLI_APPS, "snapshots create", "VOLUME", "back up a volume now", snapshots_create_options, cmd_snapshots_create},
     {CLI_APPS, "snapshots get", "SNAPSHOT", "one snapshot, by id", NULL, cmd_snapshots_get},

@@ -27,7 +27,7 @@ static const struct kind {
     {{"route", "rt_", "Route", "moat routes"}, ENV, "/routes", "active", "failed deleted conflict "},
     {{"volume", "vol_", "Volume", "moat volumes"}, ENV, "/volumes", "available", "error deleting deleted "},
     {{"snapshot", "snap_", "Snapshot", "moat snapshots"}, ENV, "/snapshots", "succeeded", "failed "},
-    {{"restore", "rst_", "Restore", "moat events"}, ENV, "/restores", "succeeded", "failed "},
+    {{"restore", "rst_", "Restore", "moat restores"}, ORG, "/restores", "succeeded", "failed "},
     {{"migration", "mig_", "Migration", "moat events"}, ENV, "/migrations", "succeeded", "failed "},
     {{"secret-bundle", "sb_", "SecretBundle", "moat secrets"}, ENV, "/secrets", NULL, ""},
     {{"node", "node_", "Node", "moat nodes"}, PLATFORM, "/v1/nodes", NULL, ""},

@@ -58,6 +58,9 @@ static const struct cli_page pages[] = {
     {"snapshots create", "A snapshot is frozen in a moment and goes encrypted to the store for backups; it has succeeded when it is there and was checked. One of a\n"
                          "volume at a time. --wait returns when it has ended, and fails with exit 8 when it failed.",
      "  moat snapshots create data --note 'before the upgrade' --wait\n  moat volumes snapshot data"},
+    {"volumes restore", "The backup becomes a new volume, never the old one again; its file system is checked before it is available. A volume that is deleted\n"
+                        "is restored by --snapshot, as long as its backups are kept. Attach the new one by its name in the manifest.",
+     "  moat volumes restore data --name data-july --wait\n  moat volumes restore --snapshot snap_01jd..."},
     {"backups status", "LAG is the age of the last backup that succeeded, by the server's clock; stale means older than two intervals. PROVEN is when a backup of the\n"
                        "volume was last restored and its file system checked; unknown until then.",
      "  moat backups status --all\n  moat backups status --all --stale --json | jq -e '.items == []'"},

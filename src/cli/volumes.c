@@ -9,8 +9,7 @@
 
 #include <inttypes.h>
 
-/* "20Gi" or a number of bytes. */
-static int read_size(struct cli *c, uint64_t *ret)
+int cli_volume_size(struct cli *c, uint64_t *ret)
 {
     const char *s = cli_opt(c, "size");
     struct mt_err err;
@@ -79,7 +78,7 @@ int cmd_admin_volumes_list(struct cli *c)
 int cmd_volumes_create(struct cli *c)
 {
     uint64_t size;
-    int code = read_size(c, &size);
+    int code = cli_volume_size(c, &size);
     if (code == CLI_OK)
         code = cli_need_env(c);
     if (code != CLI_OK)
@@ -123,7 +122,7 @@ int cmd_volumes_resize(struct cli *c)
     const json_t *v = NULL;
     mt_auto_json json_t *items = NULL, *r = NULL;
     uint64_t size;
-    int code = read_size(c, &size);
+    int code = cli_volume_size(c, &size);
     if (code == CLI_OK)
         code = cli_volume(c, c->argv[0], &items, &v);
     if (code != CLI_OK)

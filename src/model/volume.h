@@ -195,6 +195,7 @@ struct mt_storage_figures {
     bool healthy;
     const char *reason; /* NULL when healthy */
     bool backup_store;  /* it can make backups: a store is configured, and its program runs */
+    bool restores;      /* it can restore them too */
     const char *orphans[MT_STORAGE_ORPHANS_MAX]; /* volumes on the disk that no plan has */
     size_t n_orphans;
 };

@@ -302,6 +302,7 @@ int mt_storage_figures_decode(const json_t *heartbeat, struct mt_storage_figures
         (rc = mt_json_opt_u64(o, "meta_used_bytes", 0, JSON_INT_MAX, 0, &f.meta_used_bytes, err)) < 0 ||
         (rc = mt_json_get_bool(o, "healthy", &f.healthy, err)) < 0 || (rc = mt_json_opt_str(o, "reason", 256, NULL, &f.reason, err)) < 0 ||
         (rc = mt_json_opt_bool(o, "backup_store", false, &f.backup_store, err)) < 0 ||
+        (rc = mt_json_opt_bool(o, "restores", false, &f.restores, err)) < 0 ||
         (rc = mt_json_opt_array(o, "orphans", MT_STORAGE_ORPHANS_MAX, &list, err)) < 0)
         return mt_err_wrap(err, "storage");
     if (!MT_STREQ(f.backend, "lvm-thin") && !MT_STREQ(f.backend, "reflink") && !MT_STREQ(f.backend, "copy"))
@@ -334,6 +335,8 @@ int mt_storage_figures_encode(const struct mt_storage_figures *f, json_t *heartb
     mt_jout_str(&o, "reason", f->reason);
     if (f->backup_store)
         mt_jout_bool(&o, "backup_store", true);
+    if (f->restores)
+        mt_jout_bool(&o, "restores", true);
     for (size_t i = 0; i < f->n_orphans; i++)
         if (!orphans || json_array_append_new(orphans, json_string(f->orphans[i])) != 0)
             o.failed = true;

@@ -174,7 +174,7 @@ class Agent(threading.Thread):
         self.node_id = "node_01j" + "0" * 23
         self.memory, self.after, self.epoch, self.seq = memory, 0, 1, {}
         self.pool = None  # bytes of storage for volumes; None: it tells of none
-        self.backup_store = False  # it tells of a store for backups
+        self.backup_store = self.restores = False  # it tells of a store for backups, and that it restores them
         self.makes, self.vseq = True, 0  # volumes of its plan are made and removed
         self.recovery, self.last = False, {}  # what the last heartbeat was told; the last report of each instance
         self.plans, self.plan_at, self.state, self.behave = [], {}, {}, lambda a: "ready"
@@ -184,7 +184,7 @@ class Agent(threading.Thread):
         return call(self.w.internal, "POST", "/internal/v1/nodes/self/" + what, body)
 
     def heartbeat(self):
-        storage = {"storage": {"backend": "reflink", "pool_bytes": self.pool, "pool_used_bytes": 0, "healthy": True, "backup_store": self.backup_store, "orphans": []}} if self.pool else {}
+        storage = {"storage": {"backend": "reflink", "pool_bytes": self.pool, "pool_used_bytes": 0, "healthy": True, "backup_store": self.backup_store, "restores": self.restores, "orphans": []}} if self.pool else {}
         return self.post("heartbeat", {
             **storage,
             "node_id": self.node_id, "agent_version": "test", "arch": "amd64", "conditions": [], "protocols": ["v1"],
@@ -231,11 +231,15 @@ class Agent(threading.Thread):
         self.vseq += 1
         return self.post("status", {"instances": [], "snapshots": [dict(snapshot_id=snapshot_id, seq=self.vseq, status=status, **more)]})
 
+    def restore(self, restore_id, status, **more):
+        self.vseq += 1
+        return self.post("status", {"instances": [], "restores": [dict(restore_id=restore_id, seq=self.vseq, status=status, **more)]})
+
     def apply(self, plan):
         for v in plan.get("volumes", []) if self.makes else []:
             if v["desired"] == "absent":
                 self.volume(v["volume_id"], "deleted")
-            elif not v["was_available"]:
+            elif not v["was_available"] and "from_restore" not in v:
                 self.volume(v["volume_id"], "provisioned", result="ok", fs_uuid=v["fs_uuid"], size_bytes=v["size_bytes"])
         for a in plan["instances"]:
             i, want, have = a["instance_id"], a["desired_state"], self.state.get(a["instance_id"])

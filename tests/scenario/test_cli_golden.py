@@ -72,6 +72,9 @@ COMMANDS = {
     "snapshots": ["snapshots", "snapshots list data", "snapshots list spare", "snapshots list nothing", "volumes snapshots data", "snapshots create data --note before", "snapshots create nothing",
                   "volumes snapshot data -q", "snapshots create data --wait --wait-timeout 0ms", "snapshots get " + SNAPSHOT, "snapshots get x", "snapshots delete " + SNAPSHOT, "snapshots delete " + oid("snap", 3), "snapshots delete vol_1",
                   "backups status", "backups status --all --stale", "backups", "wait snapshot " + SNAPSHOT, "wait snapshot " + oid("snap", 2), "describe snapshot " + SNAPSHOT, "help snapshots create"],
+    "restores": ["volumes restore data", "volumes restore data --name july --size 20Gi --snapshot " + SNAPSHOT, "volumes restore --snapshot " + SNAPSHOT + " --node " + NODE, "volumes restore spare", "volumes restore",
+                 "volumes restore spare --snapshot " + SNAPSHOT, "volumes restore --snapshot x", "volumes restore data --size 1Ti", "volumes restore data --wait", "restores", "restores get " + oid("rst", 1), "restores get x",
+                 "wait restore " + oid("rst", 1), "wait restore " + oid("rst", 2), "describe restore " + oid("rst", 2), "help volumes restore"],
     "secrets": ["secrets", "| secrets set DB_PASS=-", "secrets set A=on-the-line", "secrets set A", "secrets set lower=hidden", "secrets set MOAT_X=hidden",
                 "secrets set A=-hidden", "secrets set A=@missing", "secrets set A=1 A=2", "secrets unset A", "secrets unset a", "| secrets import -",
                 "secrets import missing", "secrets history", "secrets rollback", "secrets rollback " + SV1, "secrets rollback sv_x", "secrets render",
@@ -121,7 +124,8 @@ ELSEWHERE = {"auth", "sps", "orgs members", "admin users", "admin break-glass", 
 SAME = {"events tail", "logs tail"}  # these streams go on for ever; a_stream_goes_on_where_it_ended and a_log_stream_does_too follow them
 NOT_JSON = {"help diff", "help registries set", "help admin images block", "help admin groups hold", "help node drain", "help admin audit verify", "help", "help routes", "help deploy", "help routes create", "deploys wait " + DEP, "deploys wait " + DEP_BAD, "rollback --to v1 --wait",
             "restart --wait", "| deploy -f - --wait", "wait instance " + INST, "wait route " + ROUTE, "wait volume " + VOLUME, "wait instance " + INST_BAD, "wait deploy " + DEP, "apps list --ndjson", "help describe", "help exit-codes",
-            "help environment", "help options", "help logs", "help exec", "snapshots create data --wait --wait-timeout 0ms", "wait snapshot " + SNAPSHOT, "wait snapshot " + oid("snap", 2)}
+            "help environment", "help options", "help logs", "help exec", "snapshots create data --wait --wait-timeout 0ms", "wait snapshot " + SNAPSHOT, "wait snapshot " + oid("snap", 2), "volumes restore data --wait",
+            "wait restore " + oid("rst", 1), "wait restore " + oid("rst", 2)}
 
 
 class Bench:

@@ -349,6 +349,72 @@ try:
         assert mine(off) == [] and len(mine(own)) == 2  # the look that asked for the one saw the other
         w.pg.sql("UPDATE volumes_view SET created_at = created_at + interval '3 days' WHERE volume_id IN ('%s', '%s')" % (off, own))
         interval(2592000)
+
+    @case("a backup is restored into a new volume, which is there when its node says so, and proves its backup; a failed one leaves nothing")
+    def _():
+        src = volumes(E)["own"]
+        R, good = E + "/volumes/%s/restore" % src["id"], src["last_backup_snapshot_id"]
+        bad = [x["id"] for x in w.ok("GET", E + "/volumes/" + src["id"] + "/snapshots")["items"] if x["status"] == "failed"][0]
+        assert "last_proven_restore_at" not in src
+        refused(w.q("POST", R, {"snapshot_id": good}), "backup_store_missing")
+        w.agent.restores = True
+        wait_for("the node to say so", lambda: w.ok("GET", "/v1/nodes")["items"][0]["allocatable"].get("restores"), 20)
+        refused(w.q("POST", R, {}), "invalid_argument", 400)
+        refused(w.q("POST", R, {"snapshot_id": "snap_" + "0" * 26}), "not_found", 404)
+        refused(w.q("POST", E + "/volumes/%s/restore" % volumes(E)["plain"]["id"], {"snapshot_id": good}), "not_found", 404)
+        refused(w.q("POST", R, {"snapshot_id": bad}), "snapshot_not_ready")
+        refused(w.q("POST", R, {"snapshot_id": good, "size_bytes": 1000}), "invalid_argument", 400)
+        refused(w.q("POST", R, {"snapshot_id": good, "name": "plain"}), "name_taken")
+        refused(w.q("POST", R, {"snapshot_id": good, "size_bytes": 100 * GIB}), "no_capacity_storage")
+        refused(w.q("POST", R, {"snapshot_id": good, "target_node_id": "node_" + "0" * 26}), "no_capacity_storage")
+        dry = w.ok("POST", R + "?dry_run=true", {"snapshot_id": good})
+        assert dry["dry_run"] and w.ok("GET", O + "/restores")["items"] == []
+        r = w.ok("POST", R, {"snapshot_id": good})
+        rst, new = r["id"], r["new_volume_id"]
+        v = w.ok("GET", E + "/volumes/" + new)
+        assert (v["name"], v["state"], v["size_bytes"], v["from_snapshot_id"]) == ("own-restored", "creating", GIB, good), v
+        j = wait_for("the job", lambda: [x for p in w.agent.plans for x in p.get("restore_jobs", []) if x["restore_id"] == rst], 20)[0]
+        assert (j["snapshot_id"], j["source_volume_id"], j["source_org_id"], j["new_volume_id"], j["key_epoch"], j["size_bytes"]) == \
+            (good, src["id"], src["org_id"], new, 1, GIB) and not j.get("cancel"), j
+        planned = [x for x in w.agent.plans[-1]["volumes"] if x["volume_id"] == new][0]
+        assert planned["from_restore"] == rst and "fs_uuid" not in planned and planned["was_available"] is False, planned
+        key = lambda vol, job: w.agent.post("volume-key", {"volume_id": vol, "job_id": job})  # noqa: E731
+        assert key(src["id"], rst).status == 200 and key(new, rst).status == 403 and key(src["id"], "rst_" + "0" * 26).status == 403
+        refused(w.q("DELETE", E + "/volumes/%s/snapshots/%s" % (src["id"], good), {}), "conflict")
+        other = "12345678-1234-4234-8234-123456789abc"
+        assert w.agent.volume(new, "provisioned", result="ok", fs_uuid=other, size_bytes=GIB).json["ignored"] == 1
+        assert w.agent.restore("rst_" + "0" * 26, "running").json["rejected"][0]["code"] == "not_on_this_node"
+        assert w.agent.restore(rst, "running", phase="downloading", bytes_done=1, bytes_total=GIB).json["accepted"] == 1
+        assert w.agent.restore(rst, "running", phase="downloading", bytes_done=2, bytes_total=GIB).json["ignored"] == 1
+        assert w.agent.restore(rst, "running", phase="checking", bytes_done=GIB, bytes_total=GIB).json["accepted"] == 1
+        refused(deploy(A, E, manifest([("own-restored", 1)], [("own-restored", "/data")])), "conflict")
+        assert w.agent.restore(rst, "succeeded", fs_uuid=other, bytes_done=GIB, bytes_total=GIB).json["accepted"] == 1
+        assert w.agent.restore(rst, "failed", failed_reason="cancelled").json["ignored"] == 1 and key(src["id"], rst).status == 403
+        v = w.ok("GET", E + "/volumes/" + new)
+        assert v["state"] == "available" and v["fs_uuid"] == other, v
+        assert w.ok("GET", O + "/restores/" + rst)["status"] == "succeeded"
+        assert w.agent.volume(new, "provisioned", result="ok", fs_uuid=other, size_bytes=GIB).json["ignored"] == 1
+        s = w.ok("GET", E + "/snapshots/" + good)
+        assert s["restored_at"] == s["verified_at"] == w.ok("GET", E + "/volumes/" + src["id"])["last_proven_restore_at"] and "damaged" not in s, s
+        # One that failed takes its volume away again; one that found damage says so of the backup, which is then no last backup any more.
+        two = w.ok("POST", R, {"snapshot_id": good, "name": "second", "size_bytes": 2 * GIB})
+        assert w.ok("GET", E + "/volumes/" + two["new_volume_id"])["size_bytes"] == 2 * GIB
+        assert w.agent.restore(two["id"], "failed", failed_reason="download_failed").json["accepted"] == 1
+        assert "second" not in volumes(E) and w.ok("GET", O + "/restores/" + two["id"])["failed_reason"] == "download_failed"
+        # Deleted while it is made: the node is told to stop, the volume goes with its own word.
+        three = w.ok("POST", R, {"snapshot_id": good, "name": "third"})
+        w.ok("DELETE", E + "/volumes/" + three["new_volume_id"], {})
+        wait_for("the cancellation", lambda: [x for p in w.agent.plans for x in p.get("restore_jobs", []) if x["restore_id"] == three["id"] and x.get("cancel")], 20)
+        assert key(src["id"], three["id"]).status == 403
+        assert w.agent.restore(three["id"], "failed", failed_reason="cancelled").json["accepted"] == 1
+        wait_for("it to be gone", lambda: "third" not in volumes(E), 20)
+        four = w.ok("POST", R, {"snapshot_id": good, "name": "fourth"})
+        assert w.agent.restore(four["id"], "failed", failed_reason="integrity_check_failed", snapshot_damaged=True).json["accepted"] == 1
+        assert w.ok("GET", E + "/snapshots/" + good)["damaged"] is True and "last_backup_at" not in w.ok("GET", E + "/volumes/" + src["id"])
+        refused(w.q("POST", R, {"snapshot_id": good}), "snapshot_not_ready")
+        events = [e["event_type"] for e in w.ok("GET", O + "/events?correlation_id=" + rst)["items"]]
+        assert events == ["volume.created", "restore_job.created"] + ["restore_job.status_changed"] * 3 + ["volume.provisioned", "snapshot.proof_recorded"], events
+        assert len(w.ok("GET", O + "/restores")["items"]) == 4
         for name, v in volumes(E).items():
             w.ok("DELETE", E + "/volumes/" + v["id"])
         wait_for("all gone", lambda: volumes(E) == {}, 30)

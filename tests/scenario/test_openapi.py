@@ -105,6 +105,7 @@ BODIES = {
     "DELETE " + E + "/volumes/{volume_id}": {},
     "POST " + E + "/volumes/{volume_id}/snapshots": {"note": "walk"},
     "DELETE " + E + "/volumes/{volume_id}/snapshots/{snapshot_id}": {},
+    "POST " + E + "/volumes/{volume_id}/restore": {"snapshot_id": "$backup_id", "name": "walk-restored"},
     "DELETE " + E + "/volume-attachments/{attachment_id}": {},
     "POST " + E + "/routes": {"hostname": "walk.example.com", "backend_process_type": "web", "backend_port": 8443, "max_connections": 5},
     "PATCH " + E + "/routes/{route_id}": {"balance": "least_conn", "expected_version": "$v"},
@@ -228,6 +229,10 @@ def seed():
     wait_for("the volume", lambda: w.ok("GET", concrete(E) + "/volumes/" + ids["volume_id"])["state"] == "available")
     ids["snapshot_id"] = w.ok("POST", concrete(E) + "/volumes/" + ids["volume_id"] + "/snapshots", {})["id"]
     w.agent.snapshot(ids["snapshot_id"], "failed", failed_reason="cancelled")  # so that the walk can make another
+    ids["backup_id"] = w.ok("POST", concrete(E) + "/volumes/" + ids["volume_id"] + "/snapshots", {})["id"]
+    w.agent.snapshot(ids["backup_id"], "succeeded", captured_at_ms=1700000000000, size_bytes=1 << 30, key_epoch=1, image_root="a" * 64, manifest_sha256="b" * 64)
+    ids["restore_id"] = w.ok("POST", concrete(E) + "/volumes/" + ids["volume_id"] + "/restore", {"snapshot_id": ids["backup_id"]})["id"]
+    w.agent.restore(ids["restore_id"], "failed", failed_reason="cancelled")
     db = w.ok("POST", concrete(A) + "/releases", {"manifest": MANIFEST + DB, "image_digest": D1, "verify_image": False})["id"]
     w.ok("POST", concrete(E) + "/deploys", {"release_id": db, "process_types": ["db"]})
     ids["attachment_id"] = w.ok("GET", concrete(E) + "/volume-attachments")["items"][0]["id"]
@@ -271,7 +276,7 @@ def wrong_types(schema):
 
 
 try:
-    w.agent.pool, w.agent.backup_store = 64 << 30, True
+    w.agent.pool, w.agent.backup_store, w.agent.restores = 64 << 30, True, True
     w.agent.start()
     seed()
     keys = list(gen.OPS)

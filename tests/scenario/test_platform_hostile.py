@@ -144,7 +144,7 @@ PATHS = [  # what stands in the place of a path parameter, and how it is refused
 NEEDED = {  # what a body must hold before the path is looked at
     "/members/{member_id}": b'{"role":"developer"}', "/disable": b'{"reason":"x"}', "/enable": b'{"reason":"x"}', "/quotas/{dimension}": b'{"reason":"x","limit":1}',
     **{"/" + verb: b'{"reason":"x"}' for verb in ("approve", "cordon", "uncordon", "drain", "confirm-offline", "mark-lost", "rotate-key")},
-    "/exec": b'{"command":["/x"]}',
+    "/exec": b'{"command":["/x"]}', "/restore": b'{"snapshot_id":"snap_01aryz6s4104hmasw9nf6yy093"}',
 }
 TOKENS = [
     ("none", None), ("empty", ""), ("short", "moat_pat_x"), ("wrong", "moat_pat_" + "A" * 49), ("long", "moat_pat_" + "A" * 6000),
@@ -200,7 +200,7 @@ class Api:
     def target(self, path, name=None, value=None):
         kinds = {"org_id": "org", "app_id": "app", "env_id": "env", "release_id": "rel", "deploy_id": "dep", "instance_id": "inst", "route_id": "rt",
                  "project_id": "proj", "node_id": "node", "user_id": "usr", "member_id": "usr", "sp_id": "sp", "token_id": "tok", "exec_session_id": "exec",
-                 "version_id": "sv", "enrollment_token_id": "enr", "target_id": "env", "volume_id": "vol", "attachment_id": "att", "snapshot_id": "snap"}
+                 "version_id": "sv", "enrollment_token_id": "enr", "target_id": "env", "volume_id": "vol", "attachment_id": "att", "snapshot_id": "snap", "restore_id": "rst"}
 
         def one(m):
             kind = kinds.get(m.group(1), m.group(1))

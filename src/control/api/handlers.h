@@ -106,6 +106,10 @@ int mt_api_volumes_create(struct mt_api_call *c);
 int mt_api_volumes_get(struct mt_api_call *c);
 int mt_api_volumes_resize(struct mt_api_call *c);
 int mt_api_volumes_delete(struct mt_api_call *c);
+/* restores.c */
+int mt_api_restores_list(struct mt_api_call *c);
+int mt_api_restores_get(struct mt_api_call *c);
+int mt_api_volumes_restore(struct mt_api_call *c);
 /* snapshots.c */
 int mt_api_snapshots_list(struct mt_api_call *c);
 int mt_api_snapshots_list_env(struct mt_api_call *c);

@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/str.h"
 #include "control/api/call.h"
+#include "control/api/restore_reports.h"
 #include "control/api/snapshot_reports.h"
 #include "control/api/volume_reports.h"
 #include "control/autopsy/autopsy.h"
@@ -287,7 +288,8 @@ static int take_reports(struct mt_api_call *c, const struct mt_node *node, const
     if (b->resync && settle_missing(c, cmd, r, node->node_id, b, &events) < 0)
         return -1;
     if (mt_volume_reports_take(c, cmd, node->node_id, b, rejected, &events, &ignored) < 0 ||
-        mt_snapshot_reports_take(c, cmd, node->node_id, b, rejected, &events, &ignored) < 0)
+        mt_snapshot_reports_take(c, cmd, node->node_id, b, rejected, &events, &ignored) < 0 ||
+        mt_restore_reports_take(c, cmd, node->node_id, b, rejected, &events, &ignored) < 0)
         return -1;
     if (events) {
         int rc = mt_append(c->ctl->appender, MT_TAKE(cmd), 10000, &done, &c->err);
@@ -299,6 +301,8 @@ static int take_reports(struct mt_api_call *c, const struct mt_node *node, const
                 mt_plans_seq_undo(c->ctl->plans, b->storage.volumes[i].volume_id);
             for (size_t i = 0; i < b->storage.n_snapshots; i++)
                 mt_plans_seq_undo(c->ctl->plans, b->storage.snapshots[i].snapshot_id);
+            for (size_t i = 0; i < b->storage.n_restores; i++)
+                mt_plans_seq_undo(c->ctl->plans, b->storage.restores[i].restore_id);
             return mt_api_fail_err(c);
         }
     }

@@ -12,11 +12,11 @@
 static const struct mt_pg_stmt rows = {
     "deploy_volumes",
     "SELECT v.volume_id, v.name, greatest(v.size_bytes, v.resize_to_bytes) AS size, v.state, v.home_node_id, v.resource_version,"
-    " a.attachment_id, a.process_type, a.mount_path, a.read_only FROM volumes_view v"
+    " a.attachment_id, a.process_type, a.mount_path, a.read_only, v.from_snapshot_id IS NOT NULL FROM volumes_view v"
     " LEFT JOIN volume_attachments_view a ON a.volume_id = v.volume_id AND NOT a.deleted"
     " WHERE v.env_id = $1 AND NOT v.deleted ORDER BY v.volume_id COLLATE \"C\""};
 
-enum { V_ID = 0, V_NAME, V_SIZE, V_STATE, V_HOME, V_VERSION, A_ID, A_PROCESS, A_PATH, A_READ_ONLY };
+enum { V_ID = 0, V_NAME, V_SIZE, V_STATE, V_HOME, V_VERSION, A_ID, A_PROCESS, A_PATH, A_READ_ONLY, V_RESTORED };
 
 struct work {
     struct mt_api_call *c;
@@ -87,6 +87,9 @@ static int check_existing(struct work *w, int row, const char *process)
     uint64_t have = (uint64_t)mt_pg_i64(w->r, row, V_SIZE);
     if (MT_STREQ(mt_pg_text(w->r, row, V_STATE), "deleting"))
         return mt_api_fail(w->c, 409, "conflict", "volume '%s' is being deleted; deploy again when it is gone (moat volumes list)", name);
+    if (mt_pg_bool(w->r, row, V_RESTORED) && MT_STREQ(mt_pg_text(w->r, row, V_STATE), "creating"))
+        return mt_api_fail(w->c, 409, "conflict", "volume '%s' is being restored; deploy again when it is available (moat wait volume %s)", name,
+                           mt_pg_text(w->r, row, V_ID));
     if (declared(w, name, &mv) && mv.size_bytes > have)
         return mt_api_fail(w->c, 409, "volume_size_mismatch",
                            "volume '%s' has %llu bytes and the manifest says %llu; a deploy never resizes: `moat volumes resize %s --size %lluGi` does",

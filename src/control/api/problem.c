@@ -48,6 +48,7 @@ static const struct {
     {"forbidden", 403, false, "Not allowed"},
     {"insufficient_scope", 403, false, "The token lacks a scope"},
     {"restricted_token", 403, false, "The token is restricted to other objects"},
+    {"snapshot_not_ready", 409, false, "The snapshot cannot be restored"},
     {"operator_only", 403, false, "Only operators may do this"},
     {"account_disabled", 403, false, "The account is disabled"},
     {"not_found", 404, false, "Not found"},

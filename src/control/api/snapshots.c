@@ -12,6 +12,7 @@
     "json_strip_nulls(json_build_object('id',s.snapshot_id,'org_id',s.org_id,'app_id',s.app_id,'env_id',s.env_id,'volume_id',s.volume_id," \
     "'source_node_id',s.source_node_id,'origin',s.origin,'status',s.status,'phase',s.phase,'consistency',s.consistency,'captured_at',"  \
     MT_SQL_TS("s.captured_at") ",'finished_at'," MT_SQL_TS("s.finished_at") ",'size_bytes',s.size_bytes,'changed_bytes',s.changed_bytes,"  \
+    "'verified_at'," MT_SQL_TS("s.verified_at") ",'restored_at'," MT_SQL_TS("s.restored_at") ",'damaged',CASE WHEN s.damaged THEN true END,"    \
     "'uploaded_bytes',s.uploaded_bytes,'note',s.note,'failed_reason',s.failed_reason,'requested_by',s.requested_by,'pruned_at',"        \
     MT_SQL_TS("s.pruned_at") ",'resource_version',s.resource_version,'created_at'," MT_SQL_TS("s.created_at") ",'updated_at',"          \
     MT_SQL_TS("s.updated_at") "))::text"
@@ -24,6 +25,11 @@ static const struct mt_pg_stmt snapshot_get = {
     "snapshot_get", "SELECT " SNAPSHOT_OBJECT ", resource_version FROM snapshots_view s WHERE env_id = $1 AND volume_id = $2 AND snapshot_id = $3"};
 static const struct mt_pg_stmt snapshot_row = {
     "snapshot_row", "SELECT pruned_at IS NOT NULL, resource_version FROM snapshots_view WHERE env_id = $1 AND volume_id = $2 AND snapshot_id = $3"};
+static const struct mt_pg_stmt reader = {
+    "snapshot_reader", "SELECT restore_id FROM restores_view WHERE snapshot_id = $1 AND status IN ('queued', 'running') LIMIT 1"};
+/* Asked again under the append lock. */
+static const struct mt_pg_stmt unread = {
+    "snapshot_unread", "SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM restores_view WHERE snapshot_id = $1 AND status IN ('queued', 'running'))"};
 static const struct mt_pg_stmt volume_of = {
     "snapshot_volume", "SELECT v.name, v.state, v.home_node_id, v.resource_version, n.name, coalesce((n.allocatable->>'backup_store')::boolean, false),"
                        " (SELECT s.snapshot_id FROM snapshots_view s WHERE s.volume_id = v.volume_id AND s.status IN ('queued', 'running') LIMIT 1)"
@@ -155,6 +161,20 @@ int mt_api_snapshots_create(struct mt_api_call *c)
 
 /* ---------------------------------------------------------------- delete */
 
+/* A restore would lose what it reads. */
+static int check_unread(struct mt_api_call *c, struct mt_cmd *cmd, const char *id)
+{
+    struct mt_pg_params p;
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, id);
+    if (mt_pg_query(c->pg, &reader, &p, &r, &c->err) < 0)
+        return mt_api_fail_err(c);
+    if (mt_pg_rows(r) > 0)
+        return mt_api_fail(c, 409, "conflict", "restore %s reads this snapshot; wait for it, or delete the volume that it makes", mt_pg_text(r, 0, 0));
+    return mt_cmd_side(cmd, &unread, &p, 1, &c->err) < 0 ? mt_api_fail_err(c) : 0;
+}
+
 /* One that has not ended is cancelled: its node ends the job, and nothing stays of it. */
 static int prepare_delete(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made)
 {
@@ -171,6 +191,8 @@ static int prepare_delete(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_a
     if (gone)
         return 0;
     if (mt_api_check_version(c, false, mt_pg_i64(r, 0, 1), "snapshot") < 0)
+        return -1;
+    if (check_unread(c, cmd, id) < 0)
         return -1;
     if (mt_cmd_rely(cmd, MT_RELY_SNAPSHOT, id, NULL, mt_pg_i64(r, 0, 1), &c->err) < 0 || mt_cmd_cause(cmd, id, 0, &c->err) < 0)
         return mt_api_fail_err(c);

@@ -10,9 +10,9 @@
 
 static const struct mt_pg_stmt rows = {
     "volume_report_rows", "SELECT volume_id, org_id, app_id, env_id, state, size_bytes, coalesce(resize_to_bytes, 0), coalesce(error_reason, ''),"
-                          " resource_version FROM volumes_view WHERE home_node_id = $1 AND NOT deleted"};
+                          " resource_version, from_snapshot_id IS NOT NULL, coalesce(fs_uuid, '') FROM volumes_view WHERE home_node_id = $1 AND NOT deleted"};
 
-enum { R_ID = 0, R_ORG, R_APP, R_ENV, R_STATE, R_SIZE, R_RESIZE, R_REASON, R_VERSION };
+enum { R_ID = 0, R_ORG, R_APP, R_ENV, R_STATE, R_SIZE, R_RESIZE, R_REASON, R_VERSION, R_RESTORED, R_UUID };
 
 static int row_of(const struct mt_pg_res *r, const char *id)
 {
@@ -32,7 +32,13 @@ static enum mt_ev event_of(const struct mt_pg_res *r, int row, const struct mt_v
 
     switch (v->event) {
     case MT_VOLUME_PROVISIONED:
-        mt_volume_fs_uuid(v->volume_id, expected);
+        /* That a restored one is there, its restore tells; which UUID it has, the image said. */
+        if (mt_pg_bool(r, row, R_RESTORED) && MT_STREQ(state, "creating"))
+            return MT_EV_MAX;
+        if (mt_pg_bool(r, row, R_RESTORED))
+            snprintf(expected, sizeof expected, "%s", mt_pg_text(r, row, R_UUID));
+        else
+            mt_volume_fs_uuid(v->volume_id, expected);
         if (!failed && !MT_STREQ(v->fs_uuid, expected)) {
             failed = true;
             fault = MT_VOLUME_FAULT_FILESYSTEM_MISMATCH;

@@ -27,7 +27,8 @@
     "'last_backup_snapshot_id',(" MT_SQL_LAST_BACKUP("v", "s.snapshot_id") "),'backup_stale',v.backup_enabled AND NOT v.deleted AND coalesce(("   \
     MT_SQL_LAST_BACKUP("v", "s.captured_at") "), v.created_at) < now() - make_interval(secs => 2 * coalesce("    \
     "(SELECT e.backup_interval_seconds FROM envs_view e WHERE e.env_id = v.env_id), " MT_BACKUP_INTERVAL_SQL ")),"                                                     \
-    "'backup_lag_seconds',(" MT_SQL_LAST_BACKUP("v", "greatest(0, floor(extract(epoch FROM now() - s.captured_at)))::bigint") "),'latest_snapshot',(" NEWEST_JOB "),"  \
+    "'backup_lag_seconds',(" MT_SQL_LAST_BACKUP("v", "greatest(0, floor(extract(epoch FROM now() - s.captured_at)))::bigint") "),'latest_snapshot',(" NEWEST_JOB "),'last_proven_restore_at',(SELECT " \
+    MT_SQL_TS("max(s.restored_at)") " FROM snapshots_view s WHERE s.volume_id = v.volume_id),'from_snapshot_id',v.from_snapshot_id,"  \
     "'attachment',(SELECT json_build_object('id',a.attachment_id,'process_type',a.process_type,'mount_path',a.mount_path,'read_only',"   \
     "a.read_only,'managed_by',a.managed_by) FROM volume_attachments_view a WHERE a.volume_id = v.volume_id AND NOT a.deleted),"          \
     "'resource_version',v.resource_version,'created_at'," MT_SQL_TS("v.created_at") ",'updated_at'," MT_SQL_TS("v.updated_at") "))::text"

@@ -59,6 +59,7 @@ static const struct mt_pg_stmt st_rely[MT_RELY_MAX][2] = {
     [MT_RELY_VOLUME_ATTACHMENT] = RELY("attachment", "volume_attachments_view", "v.attachment_id = k.a AND NOT v.deleted", "resource_version"),
     [MT_RELY_REGISTRY] = RELY("registry", "registry_credentials_view", "v.reg_id = k.a AND NOT v.deleted", "resource_version"),
     [MT_RELY_IMAGE_BLOCK] = RELY("image_block", "image_blocks_view", "v.digest = k.a AND NOT v.deleted", "resource_version"),
+    [MT_RELY_RESTORE] = RELY("restore", "restores_view", "v.restore_id = k.a", "resource_version"),
     [MT_RELY_SNAPSHOT] = RELY("snapshot", "snapshots_view", "v.snapshot_id = k.a", "resource_version"),
     [MT_RELY_QUARANTINE] = RELY("quarantine", "quarantines_view", "v.target_id = k.a AND NOT v.deleted", "resource_version"),
     [MT_RELY_LEASE] = RELY("lease", "leases", "v.name = k.a", "epoch"),

@@ -135,6 +135,12 @@ static const struct mt_pf f_snapshot_status[] = {
     ENUM_OPT("consistency", "crash|filesystem"), TEXT_OPT("captured_at"), INT_OPT("size_bytes"), INT_OPT("changed_bytes"), INT_OPT("uploaded_bytes"),
     {"key_epoch", MT_PF_INT, false, NULL, MT_SEE_OPERATOR}, {"image_root", MT_PF_TEXT, false, NULL, MT_SEE_OPERATOR},
     {"manifest_sha256", MT_PF_TEXT, false, NULL, MT_SEE_OPERATOR}, TEXT_OPT("parent_snapshot_id"), TEXT_OPT("failed_reason"), END};
+static const struct mt_pf f_snapshot_proof[] = {TEXT("volume_id"), ENUM("kind", "readback|restore"), ENUM("result", "ok|damaged|failed"), INT("bytes"),
+                                                INT("duration_ms"), TEXT_OPT("failed_reason"), END};
+static const struct mt_pf f_restore_created[] = {TEXT("snapshot_id"), TEXT("source_volume_id"), TEXT("new_volume_id"), TEXT("target_env_id"),
+                                                 TEXT("target_node_id"), END};
+static const struct mt_pf f_restore_status[] = {ENUM("status", "queued|running|succeeded|failed"), ENUM_OPT("phase", "downloading|checking"),
+                                                INT_OPT("bytes_done"), INT_OPT("bytes_total"), TEXT_OPT("failed_reason"), END};
 static const struct mt_pf f_snapshot_pruned[] = {TEXT("volume_id"), ENUM("reason", "retention|user|volume_deleted"), END};
 static const struct mt_pf f_attachment_created[] = {TEXT("volume_id"), TEXT("process_type"), TEXT("mount_path"), BOOL("read_only"),
                                                     ENUM("managed_by", "api|manifest"), END};
@@ -225,6 +231,9 @@ static const struct mt_pf *const fields[MT_EV_MAX] = {
     [MT_EV_SNAPSHOT_CREATED] = f_snapshot_created,
     [MT_EV_SNAPSHOT_STATUS_CHANGED] = f_snapshot_status,
     [MT_EV_SNAPSHOT_PRUNED] = f_snapshot_pruned,
+    [MT_EV_SNAPSHOT_PROOF_RECORDED] = f_snapshot_proof,
+    [MT_EV_RESTORE_JOB_CREATED] = f_restore_created,
+    [MT_EV_RESTORE_JOB_STATUS_CHANGED] = f_restore_status,
     [MT_EV_NODE_ENROLLED] = f_enrolled,
     [MT_EV_NODE_ADMIN_STATE_CHANGED] = f_admin_state,
     [MT_EV_NODE_HEALTH_CHANGED] = f_health,

@@ -75,6 +75,9 @@ enum mt_ev_birth { MT_EV_FIRST = 0, MT_EV_LATER, MT_EV_ANY };
     X(SNAPSHOT_CREATED, "snapshot.created", "snapshot", 1, FIRST, true)                \
     X(SNAPSHOT_STATUS_CHANGED, "snapshot.status_changed", "snapshot", 1, LATER, true)  \
     X(SNAPSHOT_PRUNED, "snapshot.pruned", "snapshot", 1, LATER, true)                  \
+    X(SNAPSHOT_PROOF_RECORDED, "snapshot.proof_recorded", "snapshot", 1, LATER, true)  \
+    X(RESTORE_JOB_CREATED, "restore_job.created", "restore_job", 1, FIRST, true)       \
+    X(RESTORE_JOB_STATUS_CHANGED, "restore_job.status_changed", "restore_job", 1, LATER, true) \
     X(NODE_ENROLLED, "node.enrolled", "node", 1, FIRST, false)                         \
     X(NODE_ADMIN_STATE_CHANGED, "node.admin_state_changed", "node", 1, LATER, false)   \
     X(NODE_HEALTH_CHANGED, "node.health_changed", "node", 1, LATER, false)             \

@@ -32,6 +32,8 @@ static json_t *allocatable(const struct mt_heartbeat *hb)
         json_object_set_new(o, "new_volumes", json_boolean(f->healthy && room));
         if (f->backup_store)
             json_object_set_new(o, "backup_store", json_true());
+        if (f->restores)
+            json_object_set_new(o, "restores", json_true());
     }
     return o;
 }

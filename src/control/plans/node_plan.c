@@ -32,6 +32,8 @@ static const struct mt_pg_stmt fingerprint = {
     " WHERE home_node_id = $1 AND NOT deleted), '') || '|' ||"
     "coalesce((SELECT string_agg(snapshot_id || ' ' || (pruned_at IS NULL), ',' ORDER BY snapshot_id) FROM snapshots_view"
     " WHERE source_node_id = $1 AND status IN ('queued', 'running')), '') || '|' ||"
+    "coalesce((SELECT string_agg(restore_id, ',' ORDER BY restore_id) FROM restores_view"
+    " WHERE target_node_id = $1 AND status IN ('queued', 'running')), '') || '|' ||"
     "coalesce((SELECT string_agg(overlay_ipv6, ',' ORDER BY instance_id) FROM instances_view i WHERE " QUARANTINED "), '') || $2, 'UTF8')), 'hex')"};
 
 static const struct mt_pg_stmt assignments = {
@@ -41,15 +43,16 @@ static const struct mt_pg_stmt assignments = {
     " e.name AS env_name, i.image_digest, " MT_RELEASE_COLUMNS ","
     " coalesce((SELECT array_agg(t.backend_port::text) FROM routes_view t WHERE t.env_id = i.env_id AND NOT t.deleted"
     "  AND t.backend_process_type = i.process_type AND t.proxy_protocol = 'v2'), '{}') AS proxied,"
-    " (SELECT json_object_agg(v.name, v.volume_id)::text FROM volumes_view v WHERE v.env_id = i.env_id AND NOT v.deleted) AS volumes"
+    " (SELECT json_object_agg(v.name, json_build_array(v.volume_id, CASE WHEN v.from_snapshot_id IS NOT NULL THEN v.fs_uuid END))::text FROM volumes_view v WHERE v.env_id = i.env_id AND NOT v.deleted) AS volumes"
     " FROM instances_view i JOIN releases_view r ON r.release_id = i.release_id JOIN orgs_view o ON o.org_id = i.org_id"
     " JOIN apps_view a ON a.app_id = i.app_id JOIN envs_view e ON e.env_id = i.env_id"
     " WHERE i.node_id = $1 AND i.released_at IS NULL ORDER BY i.instance_id"};
 
 static const struct mt_pg_stmt homed = {
     "plan_volumes",
-    "SELECT volume_id, org_id, app_id, env_id, name, size_bytes, resize_to_bytes, state = 'deleting' AS absent, was_available"
-    " FROM volumes_view WHERE home_node_id = $1 AND NOT deleted ORDER BY volume_id COLLATE \"C\""};
+    "SELECT volume_id, org_id, app_id, env_id, name, size_bytes, resize_to_bytes, state = 'deleting' AS absent, was_available,"
+    " from_snapshot_id IS NOT NULL AS restored, fs_uuid, (SELECT r.restore_id FROM restores_view r WHERE r.new_volume_id = v.volume_id) AS from_restore"
+    " FROM volumes_view v WHERE home_node_id = $1 AND NOT deleted ORDER BY volume_id COLLATE \"C\""};
 
 /* What a backup builds on is the newest one that is there under the same key; every 7th reads the whole volume (storage-and-secrets.md §4.8). */
 static const struct mt_pg_stmt jobs = {
@@ -59,8 +62,16 @@ static const struct mt_pg_stmt jobs = {
     " FROM snapshots_view s JOIN volumes_view v ON v.volume_id = s.volume_id AND NOT v.deleted AND v.home_node_id = $1"
     " CROSS JOIN LATERAL (SELECT b.key_epoch FROM moat.volume_backup_keys b WHERE b.volume_id = s.volume_id ORDER BY b.key_epoch DESC LIMIT 1) k"
     " LEFT JOIN LATERAL (SELECT p.snapshot_id FROM snapshots_view p WHERE p.volume_id = s.volume_id AND p.status = 'succeeded'"
-    "  AND p.pruned_at IS NULL AND p.key_epoch = k.key_epoch ORDER BY p.captured_at DESC LIMIT 1) parent ON true"
+    "  AND p.pruned_at IS NULL AND NOT p.damaged AND p.key_epoch = k.key_epoch ORDER BY p.captured_at DESC LIMIT 1) parent ON true"
     " WHERE s.source_node_id = $1 AND s.status IN ('queued', 'running') ORDER BY s.snapshot_id COLLATE \"C\""};
+
+/* A volume that is deleted before its restore has ended is the word to stop; the job stays when the volume is gone from the plan. */
+static const struct mt_pg_stmt restores = {
+    "plan_restore_jobs",
+    "SELECT r.restore_id, r.snapshot_id, r.source_volume_id, s.org_id AS source_org_id, r.new_volume_id, v.size_bytes, s.key_epoch,"
+    " v.deleted OR v.state = 'deleting' AS cancel FROM restores_view r JOIN volumes_view v ON v.volume_id = r.new_volume_id"
+    " JOIN snapshots_view s ON s.snapshot_id = r.snapshot_id WHERE r.target_node_id = $1 AND r.status IN ('queued', 'running')"
+    " ORDER BY r.restore_id COLLATE \"C\""};
 
 static const struct mt_pg_stmt edges = {
     "plan_edges", "SELECT overlay_ipv6 FROM nodes_view WHERE NOT deleted AND 'edge' = ANY (roles) AND admin_state IN ('active', 'cordoned', 'draining')"
@@ -116,15 +127,20 @@ static size_t volumes_of(const struct mt_pg_res *r, int row, json_t **ret_doc, s
 {
     const char *t = text(r, row, "volumes"), *name;
     json_error_t je;
-    json_t *id;
+    json_t *both;
     size_t n = 0;
     *ret_doc = t ? json_loads(t, 0, &je) : NULL;
-    json_object_foreach (*ret_doc, name, id)
-        if (n < max && mt_id_check(MT_ID_VOLUME, json_string_value(id), NULL) == 0) {
-            mt_volume_fs_uuid(json_string_value(id), uuids[n]);
-            list[n] = (struct mt_spec_volume){.name = name, .volume_id = json_string_value(id), .fs_uuid = uuids[n]};
+    json_object_foreach (*ret_doc, name, both) {
+        const char *id = json_string_value(json_array_get(both, 0)), *brought = json_string_value(json_array_get(both, 1));
+        if (n < max && id && mt_id_check(MT_ID_VOLUME, id, NULL) == 0) {
+            if (brought)
+                snprintf(uuids[n], MT_VOLUME_UUID_SIZE, "%s", brought);
+            else
+                mt_volume_fs_uuid(id, uuids[n]);
+            list[n] = (struct mt_spec_volume){.name = name, .volume_id = id, .fs_uuid = uuids[n]};
             n++;
         }
+    }
     return n;
 }
 
@@ -204,7 +220,7 @@ static void put_assignment(struct mt_control *ctl, const struct mt_pg_res *r, in
         json_array_append_new(list, a);
 }
 
-/* Only a volume that is homed here has jobs here: without volumes there is nothing to ask. */
+/* Only a volume that is homed here is backed up here: without volumes there is nothing to ask. */
 static int put_jobs(struct mt_pg *pg, const struct mt_pg_params *node, struct mt_plan_storage *s, struct mt_pg_res **ret, struct mt_err *err)
 {
     int rc = mt_pg_query(pg, &jobs, node, ret, err);
@@ -229,6 +245,30 @@ static int put_jobs(struct mt_pg *pg, const struct mt_pg_params *node, struct mt
     return 0;
 }
 
+static int put_restores(struct mt_pg *pg, const struct mt_pg_params *node, struct mt_plan_storage *s, struct mt_pg_res **ret, struct mt_err *err)
+{
+    int rc = mt_pg_query(pg, &restores, node, ret, err);
+    if (rc < 0 || mt_pg_rows(*ret) == 0)
+        return rc;
+    const struct mt_pg_res *r = *ret;
+    s->n_restores = (size_t)mt_pg_rows(r);
+    s->restores = calloc(s->n_restores, sizeof *s->restores);
+    if (!s->restores)
+        return MT_FAIL(err, MT_E_NOMEM, "restore jobs of a plan");
+    for (int i = 0; i < (int)s->n_restores; i++)
+        s->restores[i] = (struct mt_plan_restore_job){
+            .restore_id = text(r, i, "restore_id"),
+            .snapshot_id = text(r, i, "snapshot_id"),
+            .source_volume_id = text(r, i, "source_volume_id"),
+            .source_org_id = text(r, i, "source_org_id"),
+            .new_volume_id = text(r, i, "new_volume_id"),
+            .size_bytes = (uint64_t)mt_pg_i64(r, i, mt_pg_col(r, "size_bytes")),
+            .key_epoch = (uint32_t)mt_pg_i64(r, i, mt_pg_col(r, "key_epoch")),
+            .cancel = mt_pg_bool(r, i, mt_pg_col(r, "cancel")),
+        };
+    return 0;
+}
+
 static int put_volumes(struct mt_pg *pg, const char *node_id, json_t *plan, struct mt_err *err)
 {
     struct mt_pg_params p;
@@ -236,14 +276,15 @@ static int put_volumes(struct mt_pg *pg, const char *node_id, json_t *plan, stru
     mt_pg_p_init(&p);
     mt_pg_p_text(&p, node_id);
     int rc = mt_pg_query(pg, &homed, &p, &r, err);
-    if (rc < 0 || mt_pg_rows(r) == 0)
+    if (rc < 0)
         return rc;
     size_t n = (size_t)mt_pg_rows(r);
-    struct mt_plan_storage s = {.volumes = calloc(n, sizeof *s.volumes), .n_volumes = n};
-    char (*uuids)[MT_VOLUME_UUID_SIZE] = calloc(n, sizeof *uuids);
+    struct mt_plan_storage s = {.volumes = calloc(n + 1, sizeof *s.volumes), .n_volumes = n};
+    char (*uuids)[MT_VOLUME_UUID_SIZE] = calloc(n + 1, sizeof *uuids);
     if (!s.volumes || !uuids)
         rc = MT_FAIL(err, MT_E_NOMEM, "volumes of a plan");
     for (int i = 0; rc == 0 && i < (int)n; i++) {
+        bool restored = mt_pg_bool(r, i, mt_pg_col(r, "restored"));
         mt_volume_fs_uuid(text(r, i, "volume_id"), uuids[i]);
         s.volumes[i] = (struct mt_plan_volume){
             .volume_id = text(r, i, "volume_id"),
@@ -253,14 +294,17 @@ static int put_volumes(struct mt_pg *pg, const char *node_id, json_t *plan, stru
             .name = text(r, i, "name"),
             .size_bytes = (uint64_t)mt_pg_i64(r, i, mt_pg_col(r, "size_bytes")),
             .resize_to_bytes = (uint64_t)mt_pg_i64_or(r, i, mt_pg_col(r, "resize_to_bytes"), 0),
-            .fs_uuid = uuids[i],
+            .fs_uuid = restored ? mt_pg_text_or_null(r, i, mt_pg_col(r, "fs_uuid")) : uuids[i],
+            .from_restore = mt_pg_text_or_null(r, i, mt_pg_col(r, "from_restore")),
             .absent = mt_pg_bool(r, i, mt_pg_col(r, "absent")),
             .was_available = mt_pg_bool(r, i, mt_pg_col(r, "was_available")),
         };
     }
-    mt_auto_pg_res struct mt_pg_res *jr = NULL;
-    if (rc == 0)
+    mt_auto_pg_res struct mt_pg_res *jr = NULL, *rr = NULL;
+    if (rc == 0 && n > 0)
         rc = put_jobs(pg, &p, &s, &jr, err);
+    if (rc == 0)
+        rc = put_restores(pg, &p, &s, &rr, err);
     if (rc == 0)
         rc = mt_plan_storage_encode(&s, plan, err);
     free(uuids);

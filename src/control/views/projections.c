@@ -331,6 +331,21 @@ static const struct projection table[] = {
              KEEP("image_root") ", " KEEP("manifest_sha256") ", " KEEP("parent_snapshot_id") ", failed_reason = " P("failed_reason"))}},
     {MT_EV_SNAPSHOT_PRUNED,
      {"proj_snapshot_pruned", UPDATE("snapshots_view", "snapshot_id", "snapshot.pruned", "pruned_at = e.occurred_at")}},
+    {MT_EV_SNAPSHOT_PROOF_RECORDED,
+     {"proj_snapshot_proof",
+      UPDATE("snapshots_view", "snapshot_id", "snapshot.proof_recorded",
+             "verified_at = CASE WHEN " P("result") " = 'ok' THEN e.occurred_at ELSE v.verified_at END, restored_at = CASE WHEN " P("result")
+             " = 'ok' AND " P("kind") " = 'restore' THEN e.occurred_at ELSE v.restored_at END, damaged = v.damaged OR " P("result") " = 'damaged'")}},
+    /* ---- restores ---- */
+    BIRTH(MT_EV_RESTORE_JOB_CREATED, "proj_restore_created", "restore_id",
+      "INSERT INTO restores_view (restore_id, org_id, app_id, env_id, snapshot_id, source_volume_id, new_volume_id, target_node_id, requested_by, "
+      BORN_COLS ") SELECT e.aggregate_id, e.org_id, e.app_id, e.env_id, " P("snapshot_id") ", " P("source_volume_id") ", " P("new_volume_id") ", "
+      P("target_node_id") ", e.actor_id, " BORN E_OF("restore_job.created")),
+    {MT_EV_RESTORE_JOB_STATUS_CHANGED,
+     {"proj_restore_status",
+      UPDATE("restores_view", "restore_id", "restore_job.status_changed",
+             "status = " P("status") ", phase = " P("phase") ", finished_at = CASE WHEN " P("status") " IN ('succeeded', 'failed') THEN e.occurred_at END, "
+             KEEP_BIG("bytes_done") ", " KEEP_BIG("bytes_total") ", failed_reason = " P("failed_reason"))}},
     /* ---- exec sessions ---- */
     BIRTH(MT_EV_EXEC_SESSION_GRANTED, "proj_exec_granted", "session_id",
       "INSERT INTO exec_sessions_view (session_id, org_id, app_id, env_id, instance_id, actor_type, actor_id, command, tty, run_as,"
@@ -422,7 +437,7 @@ static const struct projection table[] = {
 static const char *const tables[] = {
     "users_view",       "orgs_view",   "org_members_view", "service_principals_view", "projects_view",        "apps_view",      "envs_view",  "releases_view", "deploys_view",
     "org_quotas_view",  "secret_bundles_view",
-    "env_desired_view", "routes_view", "hostname_owners_view", "instances_view", "exec_sessions_view", "volumes_view", "volume_attachments_view", "snapshots_view", "nodes_view", "cluster_view", "enrollment_tokens_view",
+    "env_desired_view", "routes_view", "hostname_owners_view", "instances_view", "exec_sessions_view", "volumes_view", "volume_attachments_view", "snapshots_view", "restores_view", "nodes_view", "cluster_view", "enrollment_tokens_view",
     "registry_credentials_view", "image_blocks_view", "quarantines_view", NULL,
 };
 

@@ -426,6 +426,9 @@ CREATE TABLE snapshots_view (
   manifest_sha256    text NULL,
   parent_snapshot_id text NULL,
   requested_by       text NOT NULL,
+  verified_at        timestamptz NULL, -- when all of it was last read back, or restored
+  restored_at        timestamptz NULL, -- when it was last restored and its file system was checked
+  damaged            boolean NOT NULL DEFAULT false,
   pruned_at          timestamptz NULL,
   created_at         timestamptz NOT NULL,
   updated_at         timestamptz NOT NULL,
@@ -434,6 +437,32 @@ CREATE TABLE snapshots_view (
 );
 CREATE INDEX snapshots_view_volume ON snapshots_view (volume_id, snapshot_id);
 CREATE INDEX snapshots_view_active ON snapshots_view (source_node_id) WHERE status IN ('queued', 'running');
+
+-- A restore of a snapshot into a volume that the same command made; org, app and environment are those of the new one.
+CREATE TABLE restores_view (
+  restore_id       text CONSTRAINT restores_view_pkey PRIMARY KEY,
+  org_id           text NOT NULL,
+  app_id           text NOT NULL,
+  env_id           text NOT NULL,
+  snapshot_id      text NOT NULL,
+  source_volume_id text NOT NULL,
+  new_volume_id    text NOT NULL,
+  target_node_id   text NOT NULL,
+  status           text NOT NULL DEFAULT 'queued',
+  phase            text NULL,
+  bytes_done       bigint NULL,
+  bytes_total      bigint NULL,
+  failed_reason    text NULL,
+  requested_by     text NOT NULL,
+  finished_at      timestamptz NULL,
+  created_at       timestamptz NOT NULL,
+  updated_at       timestamptz NOT NULL,
+  resource_version bigint NOT NULL,
+  last_event_id    bigint NOT NULL
+);
+CREATE INDEX restores_view_org ON restores_view (org_id, restore_id);
+CREATE UNIQUE INDEX restores_view_volume ON restores_view (new_volume_id);
+CREATE INDEX restores_view_active ON restores_view (target_node_id) WHERE status IN ('queued', 'running');
 
 CREATE TABLE nodes_view (
   node_id              text CONSTRAINT nodes_view_pkey PRIMARY KEY,

@@ -10,8 +10,9 @@ static const struct mt_pg_stmt has = {"backup_key_has", "SELECT 1 FROM moat.volu
 static const struct mt_pg_stmt put = {
     "backup_key_put", "INSERT INTO moat.volume_backup_keys (volume_id, key_epoch, org_id, wrapped_key, master_key_id) VALUES ($1, 1, $2, $3, $4)"
                       " ON CONFLICT DO NOTHING"};
-static const struct mt_pg_stmt newest = {
-    "backup_key_newest", "SELECT key_epoch, org_id, wrapped_key FROM moat.volume_backup_keys WHERE volume_id = $1 ORDER BY key_epoch DESC LIMIT 1"};
+static const struct mt_pg_stmt key_of = {
+    "backup_key_of", "SELECT key_epoch, org_id, wrapped_key FROM moat.volume_backup_keys WHERE volume_id = $1 AND ($2 = 0 OR key_epoch = $2)"
+                     " ORDER BY key_epoch DESC LIMIT 1"};
 
 int mt_backup_key_ensure(struct mt_keys *keys, struct mt_pg *pg, struct mt_cmd *cmd, const char *cluster_id, const char *org_id,
                          const char *volume_id, struct mt_err *err)
@@ -38,7 +39,7 @@ int mt_backup_key_ensure(struct mt_keys *keys, struct mt_pg *pg, struct mt_cmd *
     return mt_cmd_side(cmd, &put, &p, -1, err);
 }
 
-int mt_backup_key_open(struct mt_keys *keys, struct mt_pg *pg, const char *cluster_id, const char *volume_id, uint32_t *ret_epoch,
+int mt_backup_key_open(struct mt_keys *keys, struct mt_pg *pg, const char *cluster_id, const char *volume_id, uint32_t epoch, uint32_t *ret_epoch,
                        uint8_t ret_key[MT_AEAD_KEY], uint8_t ret_wrapped[MT_SEAL_WRAPPED], struct mt_err *err)
 {
     struct mt_pg_params p;
@@ -47,7 +48,8 @@ int mt_backup_key_open(struct mt_keys *keys, struct mt_pg *pg, const char *clust
     size_t n;
     mt_pg_p_init(&p);
     mt_pg_p_text(&p, volume_id);
-    int rc = mt_pg_query_one(pg, &newest, &p, &r, err);
+    mt_pg_p_i64(&p, epoch);
+    int rc = mt_pg_query_one(pg, &key_of, &p, &r, err);
     if (rc < 0)
         return rc;
     const void *wrapped = mt_pg_bytes(r, 0, 2, &n);

@@ -9,8 +9,8 @@
 int mt_backup_key_ensure(struct mt_keys *keys, struct mt_pg *pg, struct mt_cmd *cmd, const char *cluster_id, const char *org_id,
                          const char *volume_id, struct mt_err *err);
 /**
- * The newest key of a volume; @ret_key is to be wiped by the caller and lies in locked memory.
+ * The key of a volume and epoch, 0: the newest; @ret_key is to be wiped by the caller and lies in locked memory.
  * -MT_E_NOT_FOUND it has none; -MT_E_UNAVAILABLE its master key is not loaded; -MT_E_CORRUPT it does not open.
  */
-int mt_backup_key_open(struct mt_keys *keys, struct mt_pg *pg, const char *cluster_id, const char *volume_id, uint32_t *ret_epoch,
+int mt_backup_key_open(struct mt_keys *keys, struct mt_pg *pg, const char *cluster_id, const char *volume_id, uint32_t epoch, uint32_t *ret_epoch,
                        uint8_t ret_key[MT_AEAD_KEY], uint8_t ret_wrapped[MT_SEAL_WRAPPED], struct mt_err *err);

@@ -4,7 +4,7 @@
 
 /* Column @column of the newest backup, s, of the volume of row @v. */
 #define MT_SQL_LAST_BACKUP(v, column)                                                                                                    \
-    "SELECT " column " FROM snapshots_view s WHERE s.volume_id = " v ".volume_id AND s.status = 'succeeded' AND s.pruned_at IS NULL" \
+    "SELECT " column " FROM snapshots_view s WHERE s.volume_id = " v ".volume_id AND s.status = 'succeeded' AND s.pruned_at IS NULL AND NOT s.damaged" \
     " ORDER BY s.captured_at DESC, s.snapshot_id DESC LIMIT 1"
 
 /* True while an instance that is not observed stopped mounts the volume of row @v (of volumes_view). */

@@ -71,6 +71,9 @@ SNAPSHOT_OBJ = {"id": SNAPSHOT, "volume_id": VOLUME, "source_node_id": oid("node
 SNAPSHOT_NEW = {"id": oid("snap", 3), "volume_id": VOLUME, "source_node_id": oid("node", 1), "origin": "manual", "status": "queued", "requested_by": oid("usr", 1),
                 "resource_version": 1, "created_at": T % (11, 0)}
 SNAPSHOT_BAD = dict(SNAPSHOT_NEW, id=oid("snap", 2), status="failed", failed_reason="upload_failed", resource_version=3)
+RESTORE = {"id": oid("rst", 1), "env_id": ENV, "snapshot_id": SNAPSHOT, "source_volume_id": VOLUME, "new_volume_id": oid("vol", 3), "target_node_id": oid("node", 1),
+           "status": "queued", "requested_by": oid("usr", 1), "resource_version": 1, "created_at": T % (12, 0)}
+RESTORE_BAD = dict(RESTORE, id=oid("rst", 2), status="failed", failed_reason="integrity_check_failed", resource_version=3)
 SPARE_VOLUME = {"id": oid("vol", 2), "name": "spare", "size_bytes": 1 << 30, "filesystem": "ext4", "backup_enabled": True, "home_node_id": oid("node", 1),
                 "state": "creating", "reachable": True, "resource_version": 1}
 SIMULATED_GROUP = {"org_id": ORG, "app_id": APP, "env_id": ENV, "app": "web", "env": "prod", "process_type": "web", "instances": 3, "ready_elsewhere": 1,
@@ -270,6 +273,10 @@ ANSWERS = {
     ("POST", f"{E}/volumes/{VOLUME}/resize"): receipt("volume.resize", dict(VOLUME_OBJ, resize_to_bytes=20 << 30, resource_version=4)),
     ("DELETE", f"{E}/volume-attachments/" + oid("att", 1)): {"ok": True, "already_deleted": False},
     ("DELETE", f"{E}/volumes/" + oid("vol", 2)): {"ok": True, "already_deleted": False},
+    ("POST", f"{E}/volumes/{VOLUME}/restore"): receipt("volume.restore", RESTORE),
+    ("GET", f"{O}/restores"): lst(RESTORE, RESTORE_BAD),
+    ("GET", f"{O}/restores/" + oid("rst", 1)): dict(RESTORE, status="succeeded", bytes_done=1 << 30, bytes_total=1 << 30),
+    ("GET", f"{O}/restores/" + oid("rst", 2)): RESTORE_BAD,
     ("GET", f"{E}/snapshots"): lst(SNAPSHOT_OBJ, SNAPSHOT_BAD),
     ("GET", f"{E}/snapshots/{SNAPSHOT}"): SNAPSHOT_OBJ,
     ("GET", f"{E}/snapshots/" + oid("snap", 2)): SNAPSHOT_BAD,

@@ -203,11 +203,11 @@ static void storage_of_a_node_survives_a_round_trip(void **state)
     struct mt_storage_figures f;
     struct mt_err err;
     json_t *j = json_of("{'storage':{'backend':'reflink','pool_bytes':100,'pool_used_bytes':1,'meta_bytes':0,'meta_used_bytes':0,"
-                        "'healthy':false,'reason':'the pool is gone','backup_store':true,'orphans':['vol_" U "0']}}"),
+                        "'healthy':false,'reason':'the pool is gone','backup_store':true,'restores':true,'orphans':['vol_" U "0']}}"),
            *back = json_object();
 
     assert_int_equal(mt_storage_figures_decode(j, &f, &err), 0);
-    assert_true(f.present && !f.healthy && f.backup_store && f.n_orphans == 1);
+    assert_true(f.present && !f.healthy && f.backup_store && f.restores && f.n_orphans == 1);
     assert_int_equal(mt_storage_figures_encode(&f, back, &err), 0);
     assert_true(json_equal(j, back));
     json_object_set_new(json_object_get(j, "storage"), "backend", json_string("nfs"));
