@@ -11,15 +11,23 @@
 #include "control/plans/address.h"
 #include "control/plans/edge_acks.h"
 #include "control/plans/sent.h"
+#include "pg/array.h"
 
 #define EVENTS_MAX 200 /* per command; the rest waits for the next pass, which follows at once */
 #define APPEND_TIMEOUT_MS 10000
 #define QUOTA_RETRY_MS 5000
+#define IPAM_BYTES 65536 /* of one column; a command has EVENTS_MAX rows at most */
 
+/* For all nodes of a command at once: it may touch many more of them than a command may have statements. One row for each counter that was as it was
+ * read; 0: there was none. */
 static const struct mt_pg_stmt take_addresses = {
     "ipam_take",
-    "INSERT INTO moat.ipam_counters (node_id, next_address) VALUES ($1, $2)"
-    " ON CONFLICT (node_id) DO UPDATE SET next_address = $2 WHERE ipam_counters.next_address = $3"};
+    "WITH t AS (SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS t(node_id, next_address, was)),"
+    " later AS (UPDATE moat.ipam_counters c SET next_address = t.next_address FROM t WHERE c.node_id = t.node_id AND c.next_address = t.was"
+    "  RETURNING c.node_id),"
+    " first AS (INSERT INTO moat.ipam_counters (node_id, next_address) SELECT node_id, next_address FROM t WHERE was = 0"
+    "  ON CONFLICT (node_id) DO NOTHING RETURNING node_id)"
+    " SELECT node_id FROM later UNION ALL SELECT node_id FROM first"};
 
 static const struct mt_cmd_actor scheduler = {.actor_type = "system", .actor_id = "scheduler", .request_id = "scheduler"};
 
@@ -117,20 +125,30 @@ static int group_events(struct mt_pass *p, const struct mt_pass_env *e, struct m
 
 static int take_ipam(struct mt_pass *p, struct mt_cmd *cmd, struct mt_err *err)
 {
+    struct mt_pg_arr ids, next, was;
+    struct mt_pg_params pp;
+    int64_t n = 0;
+    mt_pg_arr_init(&ids, MT_PG_ELEM_TEXT, IPAM_BYTES);
+    mt_pg_arr_init(&next, MT_PG_ELEM_I64, IPAM_BYTES);
+    mt_pg_arr_init(&was, MT_PG_ELEM_I64, IPAM_BYTES);
     for (size_t i = 0; i < p->n_nodes; i++) {
-        struct mt_pass_node *m = &p->node_more[i];
-        struct mt_pg_params pp;
+        const struct mt_pass_node *m = &p->node_more[i];
         if (!m->touched)
             continue;
-        mt_pg_p_init(&pp);
-        mt_pg_p_text(&pp, p->nodes[i].node_id);
-        mt_pg_p_i64(&pp, (int64_t)m->next_address);
-        mt_pg_p_i64(&pp, (int64_t)m->stored_address);
-        int rc = mt_cmd_side(cmd, &take_addresses, &pp, 1, err);
-        if (rc < 0)
-            return rc;
+        mt_pg_arr_text_add(&ids, p->nodes[i].node_id);
+        mt_pg_arr_i64(&next, (int64_t)m->next_address);
+        mt_pg_arr_i64(&was, (int64_t)m->stored_address);
+        n++;
     }
-    return 0;
+    mt_pg_p_init(&pp);
+    mt_pg_p_arr(&pp, &ids);
+    mt_pg_p_arr(&pp, &next);
+    mt_pg_p_arr(&pp, &was);
+    int rc = n == 0 ? 0 : mt_cmd_side(cmd, &take_addresses, &pp, n, err);
+    mt_pg_arr_done(&ids);
+    mt_pg_arr_done(&next);
+    mt_pg_arr_done(&was);
+    return rc;
 }
 
 /* ---------------------------------------------------------------- deploys */

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 """A fleet of fake nodes (fleetkit.py) under a real moat-control: what `moat simulate` foretells of a loss and of a drain is what then happens.
-COST 30 s, 10 s of processor."""
+COST 38 s, 12 s of processor."""
 import os
 import socket
 import sys
@@ -28,7 +28,7 @@ def manifest(memory, processes):
 
 NODES = "127.0.0.1:%d" % free_port()
 w = kit.World(listen_nodes=NODES, nodes_address=NODES, rate_limit_percent=1000, suspect_seconds=10, offline_seconds=30, startup_grace_seconds=0)
-fleet = None
+fleet = more = None
 
 
 def running(env):
@@ -134,7 +134,23 @@ try:
         wait_for("blocked", blocked, 30)
         left = running(e)["web"][n.node_id]
         assert left == [g for g in drain["groups"] if g["app"] == "big"][0]["missing"], (left, drain)
+
+    @case("one deploy over more nodes than a command has statements: all of it is placed, spread over all of them")
+    def _():
+        global more
+        more = Fleet(w, 20, NODES, memory=GIB, first=10)
+        ids = {n.node_id for n in more.nodes}
+        wait_for("them", lambda: sum(fleet.health()[i] == "ready" for i in ids) == 20, 30)
+        a, e = w.make_app("wide")
+        w.deploy(a, e, manifest("64Mi", {"web": 40}))
+        at = settled(e, 40)["web"]
+        assert sum(i in ids for i in at) == 20, at
+        wrong = w.pg.sql("SELECT c.node_id, c.next_address, i.n FROM moat.ipam_counters c LEFT JOIN (SELECT node_id, count(*) AS n FROM moat_views.instances_view"
+                         " GROUP BY node_id) i USING (node_id) WHERE c.next_address <> 1 + coalesce(i.n, 0)")
+        assert not wrong, wrong  # one address for each instance there ever was
 finally:
+    if more:
+        more.close()
     if fleet:
         fleet.close()
     w.close()
