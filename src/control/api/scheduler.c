@@ -95,6 +95,8 @@ static int prepare_group(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_ap
     const char *env = mt_api_param(c, "env_id"), *type = mt_api_param(c, "process_type"), *reason;
     struct mt_pg_params p;
     char detail[600] = "";
+    if (read_reason(c, &reason) < 0)
+        return -1;
     mt_pg_p_init(&p);
     mt_pg_p_text(&p, env);
     mt_pg_p_text(&p, type);
@@ -102,8 +104,6 @@ static int prepare_group(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_ap
         return mt_api_fail_err(c);
     if (mt_pg_rows(r) == 0)
         return mt_api_not_found(c, "group");
-    if (read_reason(c, &reason) < 0)
-        return -1;
     bool held = MT_STREQ(mt_pg_text(r, 0, 1), "held");
     const char *target = mt_pg_text_or_null(r, 0, 4), *said = mt_pg_text_or_null(r, 0, 2);
     bool by_operator = held && said && mt_starts_with(said, MT_ROLL_OPERATOR_HOLD);
