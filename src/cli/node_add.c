@@ -42,6 +42,9 @@
 
 static const char *const programs[] = {"moat-agent", "moat-fetch", "moat-unpack", "moat-vsock", "moat-backup", "moat-edge"};
 
+/* A step has scripts and paths on its stack; all of them inlined into one function would be a frame beyond the limit. */
+#define STEP static __attribute__((noinline)) int
+
 struct add {
     struct cli *c;
     const char *host;
@@ -170,7 +173,7 @@ static void value_of(const char *text, const char *key, char *ret, size_t size)
             (void)snprintf(ret, size, "%.*s", (int)strcspn(p + n + 1, "\n"), p + n + 1);
 }
 
-static int look(struct add *a, struct mt_err *err)
+STEP look(struct add *a, struct mt_err *err)
 {
     static const char fmt[] = "set -u; echo uid $(id -u); echo arch $(uname -m); . /etc/os-release 2>/dev/null; echo os ${ID:-unknown} ${VERSION_ID:-};"
                               " echo ssh ${SSH_CONNECTION:-}; [ ! -d /run/systemd/system ] || echo systemd yes;"
@@ -216,7 +219,7 @@ static int look(struct add *a, struct mt_err *err)
     return 0;
 }
 
-static int packages(struct add *a, struct mt_err *err)
+STEP packages(struct add *a, struct mt_err *err)
 {
     static const char fmt[] =
         "set -eu; missing=; for p in " PACKAGES " %s; do"
@@ -248,7 +251,7 @@ static int copy_file(struct add *a, const char *from, const char *to, const char
     return rc < 0 ? mt_err_wrap(err, "copy '%s'", to) : 0;
 }
 
-static int copy_programs(struct add *a, const char *from, struct mt_err *err)
+STEP copy_programs(struct add *a, const char *from, struct mt_err *err)
 {
     static const char prepare[] = "set -eu; mkdir -p " REMOTE_BIN " /etc/moat; for u in moat-edge moat-control; do getent passwd $u > /dev/null ||"
                                   " useradd --system --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin $u; done;"
@@ -278,7 +281,7 @@ static int copy_programs(struct add *a, const char *from, struct mt_err *err)
 }
 
 /* The kernel bundle: a folder of plain files, copied beside and then renamed; `current` points to it. */
-static int copy_bundle(struct add *a, const char *given, struct mt_err *err)
+STEP copy_bundle(struct add *a, const char *given, struct mt_err *err)
 {
     char from[PATH_MAX], script[SCRIPT], sum[MT_SHA256_HEX], manifest[PATH_MAX], to[512];
     mt_auto_buf struct mt_buf out = MT_BUF_INIT(4096);
@@ -330,7 +333,7 @@ static int copy_bundle(struct add *a, const char *given, struct mt_err *err)
     return 0;
 }
 
-static int configure(struct add *a, struct mt_err *err)
+STEP configure(struct add *a, struct mt_err *err)
 {
     static const char keep[] = "set -eu; if [ -e " REMOTE_CONFIG " ]; then echo kept; else cat > " REMOTE_CONFIG ".new; chmod 600 " REMOTE_CONFIG ".new;"
                                " mv " REMOTE_CONFIG ".new " REMOTE_CONFIG "; fi";
@@ -359,7 +362,7 @@ static int configure(struct add *a, struct mt_err *err)
     return 0;
 }
 
-static int service(struct add *a, struct mt_err *err)
+STEP service(struct add *a, struct mt_err *err)
 {
     static const char unit[] = "[Unit]\nDescription=moat node agent\nAfter=network-online.target\nWants=network-online.target\n\n[Service]\n"
                                "ExecStart=" REMOTE_BIN "/moat-agent --config " REMOTE_CONFIG "\nRestart=always\nRestartSec=1\n"
@@ -451,7 +454,7 @@ static int join(struct add *a)
     return CLI_OK;
 }
 
-static int start(struct add *a, struct mt_err *err)
+STEP start(struct add *a, struct mt_err *err)
 {
     char script[SCRIPT];
     mt_auto_buf struct mt_buf out = MT_BUF_INIT(256);
