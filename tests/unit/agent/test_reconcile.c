@@ -157,7 +157,7 @@ static void an_empty_plan_needs_permission_when_much_runs(void **s)
 static void kill_points_have_names_of_their_own(void **s)
 {
     (void)s;
-    assert_int_equal(mt_kill_count(), 4 * MT_STEP_MAX + MT_LIFE_MAX);
+    assert_int_equal(mt_kill_count(), 4 * MT_STEP_MAX + MT_LIFE_MAX + MT_KILL_VOLUME_MAX);
     for (size_t i = 0; i < mt_kill_count(); i++) {
         for (size_t k = 0; k < i; k++)
             assert_string_not_equal(mt_kill_name(i), mt_kill_name(k));
