@@ -20,7 +20,9 @@
 #define RETRY_FIRST_MS 250
 #define RETRY_MAX_MS 5000
 #define RESYNC_MS 60000
-#define VOLUMES_MIN 50 /* items of a batch that volumes may have when instances would fill it */
+/* The control plane takes a batch as one command, which relies on at most 64 rows: one for each of these. The rest comes with the next batch. */
+#define VOLUMES_MAX 32
+#define JOBS_MAX 16
 #define AUTOPSIES_MAX 40 /* of at most 16 KiB each, in a body of at most 1 MiB */
 
 struct sent {
@@ -169,10 +171,11 @@ static void send_batch(struct mt_report *r)
     struct mt_status_batch batch = {.agent_version = MOAT_VERSION, .resync = resync, .reports = v};
     size_t autopsies = 0;
     r->sent_n = 0;
-    take_volumes(r, volumes, resync ? MT_STATUS_BATCH_MAX - a->insts.count : VOLUMES_MIN, &batch.storage);
-    size_t room = MT_STATUS_BATCH_MAX - batch.storage.n_volumes;
-    take_snapshots(r, snapshots, resync ? room - a->insts.count : VOLUMES_MIN, &batch.storage);
-    room -= batch.storage.n_snapshots;
+    size_t room = MT_STATUS_BATCH_MAX - (resync ? a->insts.count : 0); /* one that tells of all instances has them all */
+    take_volumes(r, volumes, room < VOLUMES_MAX ? room : VOLUMES_MAX, &batch.storage);
+    room -= batch.storage.n_volumes;
+    take_snapshots(r, snapshots, room < JOBS_MAX ? room : JOBS_MAX, &batch.storage);
+    room = MT_STATUS_BATCH_MAX - batch.storage.n_volumes - batch.storage.n_snapshots;
     while (v && t && batch.n_reports < room && mt_map_next(&a->insts, &pos, NULL, &value)) {
         struct mt_inst *in = value;
         if (in->st.phase == MT_PH_NONE || (!in->report_due && !r->resync))

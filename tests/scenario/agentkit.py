@@ -86,6 +86,7 @@ class Control:
         self.keyless = 0  # status to answer to who asks for a volume's key
         self.turned_away = 0  # heartbeats, while it was down
         self.storage = []  # items of volumes, snapshots, restores
+        self.batches = []  # how many items of each kind a batch had
         self.reports, self.beats, self.polls, self.posts = [], [], [], []
         self.logins = {}  # instance id to (user, password) of its registry
         self.secrets, self.asked = {}, []  # version id to (instance ids that may, content) or (status, code); who asked for what
@@ -148,6 +149,7 @@ class Control:
                 with outer.lock:
                     items = body.get("instances") or body.get("reports") or []
                     outer.reports += [dict(r, at=time.monotonic()) for r in items]
+                    outer.batches.append({kind: len(body.get(kind) or []) for kind in ("instances", "volumes", "snapshots", "restores")})
                     outer.storage += [dict(r, kind=kind) for kind in ("volumes", "snapshots", "restores") for r in body.get(kind) or []]
                     outer.lock.notify_all()
                 self.reply(200, {"accepted": len(items)})

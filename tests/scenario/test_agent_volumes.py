@@ -257,6 +257,17 @@ class Suite:
         kit.wait_for("the orphan in a heartbeat", lambda: self.c.beats[-1]["storage"]["orphans"] == [i], 40)
         os.unlink(path)
 
+    def many_reports_come_in_batches_that_one_command_can_take(self):
+        before = self.c.extra["volumes"]
+        many = [self.c.volume(was_available=True) for _ in range(70)]
+        n, b = len(self.c.storage), len(self.c.batches)
+        self.c.publish()
+        for v in many:
+            self.c.wait_volume(v["volume_id"], "missing", since=n)
+        want(max(x["volumes"] for x in self.c.batches[b:]) <= 32, self.c.batches[b:])
+        self.c.extra["volumes"] = before
+        self.c.publish()
+
     def told_again_to_one_that_was_away(self):
         n, away = len(self.c.storage), self.c.turned_away
         self.c.down = True
@@ -313,6 +324,7 @@ def main():
         cases += [(s.killed_while_it_makes_one, "volume." + step) for step in ("reserved", "formatted", "named")]
         cases += [(s.killed_while_it_removes_one,), (s.killed_while_it_grows,), (s.a_missing_one_is_told_and_not_made_again,),
                   (s.a_wrong_filesystem_is_not_given_to_a_guest,), (s.what_cannot_be_made_is_told,), (s.orphans_are_named_and_kept,),
+                  (s.many_reports_come_in_batches_that_one_command_can_take,),
                   (s.told_again_to_one_that_was_away,), (s.removed_without_a_trace_when_its_vm_is_gone,), (s.stays_over_the_planned_end,)]
         for fn, *args in cases:  # each finds what the one before left
             report.case("volumes: " + " ".join([fn.__name__.replace("_", " ")] + [str(a) for a in args if isinstance(a, str)]), fn, *args)

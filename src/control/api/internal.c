@@ -257,18 +257,28 @@ static int take_autopsies(struct mt_api_call *c, const char *node_id, const stru
     return 0;
 }
 
-static int take_reports(struct mt_api_call *c, const struct mt_node *node, const struct mt_status_batch *b)
+/* What was not appended was not seen: the node tells it again. */
+static void unsee(struct mt_api_call *c, const struct mt_status_batch *b)
+{
+    for (size_t i = 0; i < b->n_reports; i++)
+        mt_plans_seq_undo(c->ctl->plans, b->reports[i].instance_id);
+    for (size_t i = 0; i < b->storage.n_volumes; i++)
+        mt_plans_seq_undo(c->ctl->plans, b->storage.volumes[i].volume_id);
+    for (size_t i = 0; i < b->storage.n_snapshots; i++)
+        mt_plans_seq_undo(c->ctl->plans, b->storage.snapshots[i].snapshot_id);
+    for (size_t i = 0; i < b->storage.n_restores; i++)
+        mt_plans_seq_undo(c->ctl->plans, b->storage.restores[i].restore_id);
+}
+
+/* The events of a batch into @cmd. */
+static int gather_reports(struct mt_api_call *c, const struct mt_node *node, const struct mt_status_batch *b, struct mt_cmd *cmd, json_t *rejected,
+                          int *events, int *ignored)
 {
     struct mt_pg_params p;
     mt_auto_pg_res struct mt_pg_res *r = NULL;
-    mt_auto_cmd struct mt_cmd *cmd = NULL;
-    mt_auto_json json_t *rejected = json_array();
-    struct mt_cmd_actor actor = {.actor_type = "node", .actor_id = node->node_id, .request_id = c->request_id};
-    struct mt_cmd_done done = {0};
-    int events = 0, ignored = 0;
     mt_pg_p_init(&p);
     mt_pg_p_text(&p, node->node_id);
-    if (mt_pg_query(c->pg, &status_rows, &p, &r, &c->err) < 0 || mt_cmd_new(&actor, &cmd, &c->err) < 0)
+    if (mt_pg_query(c->pg, &status_rows, &p, &r, &c->err) < 0)
         return mt_api_fail_err(c);
     for (size_t i = 0; i < b->n_reports; i++) {
         const struct mt_status_report *s = &b->reports[i];
@@ -278,33 +288,39 @@ static int take_reports(struct mt_api_call *c, const struct mt_node *node, const
             continue;
         }
         if (repeats(r, row, s) || !mt_plans_seq(c->ctl->plans, s->instance_id, s->seq)) {
-            ignored++;
+            (*ignored)++;
             continue;
         }
         if (add_status(c, cmd, r, row, status_payload(node->node_id, s)) < 0)
             return -1;
-        events++;
+        (*events)++;
     }
-    if (b->resync && settle_missing(c, cmd, r, node->node_id, b, &events) < 0)
+    if (b->resync && settle_missing(c, cmd, r, node->node_id, b, events) < 0)
         return -1;
-    if (mt_volume_reports_take(c, cmd, node->node_id, b, rejected, &events, &ignored) < 0 ||
-        mt_snapshot_reports_take(c, cmd, node->node_id, b, rejected, &events, &ignored) < 0 ||
-        mt_restore_reports_take(c, cmd, node->node_id, b, rejected, &events, &ignored) < 0)
+    if (mt_volume_reports_take(c, cmd, node->node_id, b, rejected, events, ignored) < 0 ||
+        mt_snapshot_reports_take(c, cmd, node->node_id, b, rejected, events, ignored) < 0 ||
+        mt_restore_reports_take(c, cmd, node->node_id, b, rejected, events, ignored) < 0)
         return -1;
-    if (events) {
-        int rc = mt_append(c->ctl->appender, MT_TAKE(cmd), 10000, &done, &c->err);
+    return 0;
+}
+
+static int take_reports(struct mt_api_call *c, const struct mt_node *node, const struct mt_status_batch *b)
+{
+    mt_auto_cmd struct mt_cmd *cmd = NULL;
+    mt_auto_json json_t *rejected = json_array();
+    struct mt_cmd_actor actor = {.actor_type = "node", .actor_id = node->node_id, .request_id = c->request_id};
+    int events = 0, ignored = 0;
+    if (mt_cmd_new(&actor, &cmd, &c->err) < 0)
+        return mt_api_fail_err(c);
+    int rc = gather_reports(c, node, b, cmd, rejected, &events, &ignored);
+    if (rc == 0 && events) {
+        struct mt_cmd_done done = {0};
+        rc = mt_append(c->ctl->appender, MT_TAKE(cmd), 10000, &done, &c->err) < 0 ? mt_api_fail_err(c) : 0;
         mt_cmd_done_free(&done);
-        if (rc < 0) {
-            for (size_t i = 0; i < b->n_reports; i++)
-                mt_plans_seq_undo(c->ctl->plans, b->reports[i].instance_id);
-            for (size_t i = 0; i < b->storage.n_volumes; i++)
-                mt_plans_seq_undo(c->ctl->plans, b->storage.volumes[i].volume_id);
-            for (size_t i = 0; i < b->storage.n_snapshots; i++)
-                mt_plans_seq_undo(c->ctl->plans, b->storage.snapshots[i].snapshot_id);
-            for (size_t i = 0; i < b->storage.n_restores; i++)
-                mt_plans_seq_undo(c->ctl->plans, b->storage.restores[i].restore_id);
-            return mt_api_fail_err(c);
-        }
+    }
+    if (rc < 0) {
+        unsee(c, b);
+        return rc;
     }
     return mt_api_send(c, 200, json_pack("{s:i,s:i,s:O}", "accepted", events, "ignored", ignored, "rejected", rejected));
 }
