@@ -95,6 +95,7 @@ class Suite:
     def a_crash_starts_again_without_the_control_plane(self):
         content = HEADER + b"A=" + CANARY + b"-held\n"
         wl, version, _ = self.start(content)
+        self.said(wl)  # ready is when it runs; killed before its line is here, it would have told once only
         want(os.listdir(self.tmpfs) and version in os.listdir(self.tmpfs), os.listdir(self.tmpfs))
         st = os.stat(os.path.join(self.tmpfs, version))
         want(st.st_mode & 0o7777 == 0o600 and st.st_uid == 0 and os.stat(self.tmpfs).st_mode & 0o7777 == 0o700, oct(st.st_mode))
