@@ -372,7 +372,7 @@ def example():
     """Folder with the example's image as OCI layout (oci) and its CA (ca.pem); test program beside it (testapp). Built natively."""
     folder = os.path.join(PLACE, "hello")
     with locked("hello"):
-        subprocess.run([os.path.join(ROOT, "examples/hello/build-image"), folder], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([os.path.join(ROOT, "examples/hello/build-image"), folder, "--tls", "openssl"], check=True, stdout=subprocess.DEVNULL)
         subprocess.run(["gcc", "-static", "-O1", "-o", os.path.join(folder, "testapp"), os.path.join(ROOT, "tests/scenario/lib/testapp.c")],
                        check=True)
     return folder

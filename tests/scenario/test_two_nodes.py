@@ -135,7 +135,7 @@ def node(name):
 def image():
     """The hello image with the test program beside it: (repository, digest)."""
     out = w.d + "/hello"
-    sh(sys.executable, platform_kit.ROOT + "/examples/hello/build-image", out, "--hostname", HOST, "--compression", "none")
+    sh(sys.executable, platform_kit.ROOT + "/examples/hello/build-image", out, "--hostname", HOST, "--compression", "none", "--tls", "openssl")
     blob = lambda digest: open(out + "/oci/blobs/sha256/" + digest.split(":")[1], "rb").read()
     index = json.load(open(out + "/oci/index.json"))
     manifest = json.loads(blob(index["manifests"][0]["digest"]))
