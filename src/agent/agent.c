@@ -16,6 +16,7 @@
 #include "agent/netstate.h"
 #include "agent/remote.h"
 #include "agent/report.h"
+#include "agent/restores.h"
 #include "agent/secrets.h"
 #include "agent/upkeep.h"
 #include "agent/volumes.h"
@@ -414,6 +415,7 @@ void mt_agent_plan(struct mt_agent *a, struct mt_plan *p, bool from_disk)
     mt_netstate_plan(a, p, same_network);
     mt_volumes_look_soon(a->volumes);
     mt_backups_look_soon(a->backups);
+    mt_restores_look_soon(a->restores);
     if (bundle && !from_disk && p->node_config.kernel_version && strcmp(p->node_config.kernel_version, a->bundle.version) != 0)
         mt_agent_find_bundle(a);
     mt_agent_look_soon(a);
@@ -758,6 +760,8 @@ static int open_all(struct mt_agent *a, struct mt_err *err)
         rc = -(int)(err->code ? err->code : MT_E_NOMEM);
     if (rc == 0 && mt_volumes_backend(a->volumes) && !(a->backups = mt_backups_new(a, mt_volumes_backend(a->volumes), err)))
         rc = -(int)(err->code ? err->code : MT_E_NOMEM);
+    if (rc == 0 && a->backups && !(a->restores = mt_restores_new(a, mt_volumes_backend(a->volumes), err)))
+        rc = -(int)(err->code ? err->code : MT_E_NOMEM);
     if (rc == 0)
         rc = mt_inst_load_all(a, err);
     if (rc < 0)
@@ -821,6 +825,7 @@ static void close_all(struct mt_agent *a)
     mt_mesh_free(a->mesh);
     json_decref(a->net_section);
     mt_report_free(a->report);
+    mt_restores_free(a->restores);
     mt_backups_free(a->backups);
     mt_volumes_free(a->volumes);
     mt_image_store_close(a->images);

@@ -35,6 +35,7 @@ struct mt_netdrift;
 struct mt_volumes;
 struct mt_metrics_http;
 struct mt_backups;
+struct mt_restores;
 
 /** The kernel and init that new boots use. */
 struct mt_bundle {
@@ -103,6 +104,7 @@ struct mt_agent {
     struct mt_secret_store *secrets; /* own lock */
     struct mt_volumes *volumes;
     struct mt_backups *backups; /* NULL without storage */
+    struct mt_restores *restores; /* likewise */
     struct mt_mesh *mesh;
     struct mt_netdrift *netdrift;
     struct mt_agent_measure measure;

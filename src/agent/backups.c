@@ -230,25 +230,24 @@ static void finish(struct job *j, const char *failed_reason)
 struct phase_note {
     struct mt_backups *b;
     char snapshot_id[MT_ID_SIZE];
-    bool verifying;
 };
 
 static void on_phase_note(void *arg)
 {
     struct phase_note *n = arg;
     struct job *j = mt_map_get(&n->b->jobs, n->snapshot_id);
-    if (j && j->stage == S_RUNNING && n->verifying)
+    if (j && j->stage == S_RUNNING)
         tell(j, MT_JOB_RUNNING, MT_SNAPSHOT_VERIFYING);
     free(n);
 }
 
-static void on_phase(void *arg, bool verifying)
+static void on_phase(void *arg, const char *word)
 {
     struct job *j = arg;
-    struct phase_note *n = malloc(sizeof *n);
+    struct phase_note *n = MT_STREQ(word, "verifying") ? malloc(sizeof *n) : NULL;
     if (!n)
         return;
-    *n = (struct phase_note){.b = j->b, .verifying = verifying};
+    *n = (struct phase_note){.b = j->b};
     memcpy(n->snapshot_id, j->snapshot_id, sizeof n->snapshot_id);
     if (mt_loop_post(j->b->a->loop, on_phase_note, n) < 0)
         free(n);
@@ -258,8 +257,8 @@ static void run_work(void *arg)
 {
     struct job *j = arg;
     if (mt_backup_conf_load(j->b->a->conf.backup_file, &j->store, &j->err) < 0) {
-        (void)snprintf(j->run.failed_reason, sizeof j->run.failed_reason, "backup_store_unreachable");
-        j->run.retryable = true;
+        (void)snprintf(j->run.e.failed_reason, sizeof j->run.e.failed_reason, "backup_store_unreachable");
+        j->run.e.retryable = true;
         j->rc = -MT_E_UNAVAILABLE;
         return;
     }
@@ -284,9 +283,9 @@ static void run_done(void *arg)
     } else if (j->given_up || j->cancel || !j->in_plan) {
         finish(j, j->given_up ? j->given_up : "cancelled");
     } else {
-        mt_log(MT_WARN, "backup.run_failed", KV("snapshot_id", j->snapshot_id), KV("reason", j->run.failed_reason), KV("retryable", j->run.retryable), KV_ERR(&j->err));
-        if (!j->run.retryable)
-            finish(j, j->run.failed_reason[0] ? j->run.failed_reason : "internal_error");
+        mt_log(MT_WARN, "backup.run_failed", KV("snapshot_id", j->snapshot_id), KV("reason", j->run.e.failed_reason), KV("retryable", j->run.e.retryable), KV_ERR(&j->err));
+        if (!j->run.e.retryable)
+            finish(j, j->run.e.failed_reason[0] ? j->run.e.failed_reason : "internal_error");
         else if (expired(j))
             finish(j, "artifact_expired");
         else
@@ -308,11 +307,11 @@ static void run(struct job *j)
         return;
     }
     atomic_store(&j->broken, false);
-    j->run = (struct mt_backup_run){.program = j->b->program, .uid = a->worker_uid, .gid = a->worker_gid, .cluster_id = a->cluster_id, .org_id = j->org_id,
-                                    .volume_id = j->volume_id, .snapshot_id = j->snapshot_id, .parent = j->parent[0] ? j->parent : NULL,
-                                    .base = local ? j->base : NULL, .key_epoch = j->key_epoch, .captured_ms = j->record.captured_ms,
-                                    .filesystem = j->record.filesystem, .dir = j->b->dir, .backend = j->b->backend, .store = &j->store, .control = j->control,
-                                    .cancelled = &j->broken, .phase = on_phase, .arg = j};
+    j->run = (struct mt_backup_run){.e = {.program = j->b->program, .uid = a->worker_uid, .gid = a->worker_gid, .cluster_id = a->cluster_id, .org_id = j->org_id,
+                                          .volume_id = j->volume_id, .job_id = j->snapshot_id, .key_epoch = j->key_epoch, .store = &j->store,
+                                          .control = j->control, .cancelled = &j->broken, .phase = on_phase, .arg = j},
+                                    .parent = j->parent[0] ? j->parent : NULL, .base = local ? j->base : NULL, .captured_ms = j->record.captured_ms,
+                                    .filesystem = j->record.filesystem, .dir = j->b->dir, .backend = j->b->backend};
     if (j->phase < MT_SNAPSHOT_UPLOADING)
         tell(j, MT_JOB_RUNNING, MT_SNAPSHOT_UPLOADING);
     submit(j, j->b->pool, S_RUNNING, run_work, run_done);

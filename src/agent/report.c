@@ -7,6 +7,7 @@
 #include "agent/describe.h"
 #include "agent/instance/inst.h"
 #include "agent/mesh/mesh.h"
+#include "agent/restores.h"
 #include "agent/volumes.h"
 #include "base/assert.h"
 #include "base/cleanup.h"
@@ -44,6 +45,8 @@ struct mt_report {
     size_t sent_volumes_n;
     struct sent_volume sent_snapshots[MT_STATUS_BATCH_MAX];
     size_t sent_snapshots_n;
+    struct sent_volume sent_restores[JOBS_MAX];
+    size_t sent_restores_n;
     int64_t retry_ms;
 };
 
@@ -143,6 +146,18 @@ static void take_snapshots(struct mt_report *r, struct mt_snapshot_report *items
     r->sent_snapshots_n = ret->n_snapshots;
 }
 
+/* A part of those of jobs; @items has room for JOBS_MAX. */
+static void take_restores(struct mt_report *r, struct mt_restore_report *items, size_t room, struct mt_storage_reports *ret)
+{
+    ret->restores = items;
+    ret->n_restores = mt_restores_reports(r->a->restores, items, room);
+    for (size_t i = 0; i < ret->n_restores; i++) {
+        memcpy(r->sent_restores[i].volume_id, items[i].restore_id, sizeof r->sent_restores[i].volume_id);
+        r->sent_restores[i].seq = items[i].seq;
+    }
+    r->sent_restores_n = ret->n_restores;
+}
+
 static void take_volumes(struct mt_report *r, struct mt_volume_report *items, size_t room, struct mt_storage_reports *ret)
 {
     ret->volumes = items;
@@ -168,14 +183,18 @@ static void send_batch(struct mt_report *r)
     struct texts *t = calloc(MT_STATUS_BATCH_MAX, sizeof *t);
     struct mt_volume_report *volumes = calloc(MT_STATUS_BATCH_MAX, sizeof *volumes);
     struct mt_snapshot_report *snapshots = calloc(MT_STATUS_BATCH_MAX, sizeof *snapshots);
+    struct mt_restore_report restores[JOBS_MAX];
     struct mt_status_batch batch = {.agent_version = MOAT_VERSION, .resync = resync, .reports = v};
     size_t autopsies = 0;
     r->sent_n = 0;
     size_t room = MT_STATUS_BATCH_MAX - (resync ? a->insts.count : 0); /* one that tells of all instances has them all */
     take_volumes(r, volumes, room < VOLUMES_MAX ? room : VOLUMES_MAX, &batch.storage);
     room -= batch.storage.n_volumes;
-    take_snapshots(r, snapshots, room < JOBS_MAX ? room : JOBS_MAX, &batch.storage);
-    room = MT_STATUS_BATCH_MAX - batch.storage.n_volumes - batch.storage.n_snapshots;
+    size_t jobs = room < JOBS_MAX ? room : JOBS_MAX;
+    take_restores(r, restores, jobs, &batch.storage);
+    take_snapshots(r, snapshots, jobs - batch.storage.n_restores, &batch.storage);
+    size_t storage_n = batch.storage.n_volumes + batch.storage.n_snapshots + batch.storage.n_restores;
+    room = MT_STATUS_BATCH_MAX - storage_n;
     while (v && t && batch.n_reports < room && mt_map_next(&a->insts, &pos, NULL, &value)) {
         struct mt_inst *in = value;
         if (in->st.phase == MT_PH_NONE || (!in->report_due && !r->resync))
@@ -193,7 +212,7 @@ static void send_batch(struct mt_report *r)
     }
     r->resync = false;
     int rc = 0;
-    if (batch.n_reports > 0 || batch.storage.n_volumes + batch.storage.n_snapshots > 0 || resync)
+    if (batch.n_reports > 0 || storage_n > 0 || resync)
         rc = mt_status_batch_encode(&batch, &doc, &err);
     if (rc == 0 && doc)
         rc = mt_json_dump(doc, &body, &err);
@@ -283,6 +302,7 @@ void mt_report_resync(struct mt_report *r)
 {
     mt_volumes_resync(r->a->volumes);
     mt_backups_resync(r->a->backups);
+    mt_restores_resync(r->a->restores);
     resync_instances(r);
 }
 
@@ -306,12 +326,14 @@ void mt_report_answer(struct mt_report *r, int http_status, const char *detail)
             mt_volumes_told(r->a->volumes, r->sent_volumes[i].volume_id, r->sent_volumes[i].seq);
         for (size_t i = 0; i < r->sent_snapshots_n; i++)
             mt_backups_told(r->a->backups, r->sent_snapshots[i].volume_id, r->sent_snapshots[i].seq);
+        for (size_t i = 0; i < r->sent_restores_n; i++)
+            mt_restores_told(r->a->restores, r->sent_restores[i].volume_id, r->sent_restores[i].seq);
     } else {
         mt_log(MT_WARN, "report.not_taken", KV("status", http_status), KV("detail", detail));
         r->retry_ms = r->retry_ms * 2 > RETRY_MAX_MS ? RETRY_MAX_MS : r->retry_ms * 2;
     }
-    r->sent_n = r->sent_volumes_n = r->sent_snapshots_n = 0;
-    bool due = r->resync || mt_volumes_due(r->a->volumes) || mt_backups_due(r->a->backups);
+    r->sent_n = r->sent_volumes_n = r->sent_snapshots_n = r->sent_restores_n = 0;
+    bool due = r->resync || mt_volumes_due(r->a->volumes) || mt_backups_due(r->a->backups) || mt_restores_due(r->a->restores);
     while (!due && mt_map_next(&r->a->insts, &pos, NULL, &value))
         due = ((struct mt_inst *)value)->report_due;
     if (due)

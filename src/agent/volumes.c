@@ -6,6 +6,7 @@
 #include "agent/backups.h"
 #include "agent/instance/state.h"
 #include "agent/report.h"
+#include "agent/restores.h"
 #include "agent/volume/steps.h"
 #include "agent/volume/want.h"
 #include "base/assert.h"
@@ -392,7 +393,7 @@ static void decide(struct mt_volumes *v, struct volume *o, const struct mt_plan_
     enum mt_volume_act act = mt_volume_act(p, &o->seen, mt_loop_now(v->a->loop));
     switch (act) {
     case MT_VOLUME_ACT_REMOVE:
-        if (mt_backups_in_the_way(v->a->backups, o->id)) {
+        if (mt_backups_in_the_way(v->a->backups, o->id) || mt_restores_in_the_way(v->a->restores, o->id)) {
             o->seen.retry_at_ns = mt_loop_now(v->a->loop) + MT_NS_PER_S;
             break;
         }
@@ -620,7 +621,8 @@ void mt_volumes_figures(struct mt_volumes *v, struct mt_storage_figures *ret)
 {
     *ret = (struct mt_storage_figures){.present = v->open || v->wanted, .healthy = v->open && !v->why[0], .reason = v->why[0] ? v->why : NULL,
                                        .backend = v->open ? mt_backend_name(v->backend.kind) : v->a->conf.storage_backend,
-                                       .backup_store = v->open && mt_backups_ready(v->a->backups), .pool_bytes = v->pool.total_bytes, .pool_used_bytes = v->pool.used_bytes};
+                                       .backup_store = v->open && mt_backups_ready(v->a->backups), .restores = v->a->restores && mt_backups_ready(v->a->backups),
+                                       .pool_bytes = v->pool.total_bytes, .pool_used_bytes = v->pool.used_bytes};
     for (size_t i = 0; v->a->plan_fresh && i < v->there_n && ret->n_orphans < MT_STORAGE_ORPHANS_MAX; i++)
         if (!planned(v, v->there[i].id) && !mt_map_get(&v->all, v->there[i].id))
             ret->orphans[ret->n_orphans++] = v->there[i].id;
@@ -629,6 +631,17 @@ void mt_volumes_figures(struct mt_volumes *v, struct mt_storage_figures *ret)
 const struct mt_backend *mt_volumes_backend(const struct mt_volumes *v)
 {
     return v->open ? &v->backend : NULL;
+}
+
+const struct mt_fstool *mt_volumes_tools(const struct mt_volumes *v)
+{
+    return &v->tools;
+}
+
+void mt_volumes_appeared(struct mt_volumes *v)
+{
+    v->changes++;
+    mt_volumes_look_soon(v);
 }
 
 int mt_volumes_doctor(const struct mt_volumes *v, const char **ret_text)

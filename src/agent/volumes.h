@@ -15,6 +15,7 @@
 
 struct mt_agent;
 struct mt_backend;
+struct mt_fstool;
 struct mt_volumes;
 struct mt_workload;
 
@@ -65,6 +66,10 @@ void mt_volumes_resync(struct mt_volumes *v);
 uint64_t mt_volumes_seq(struct mt_volumes *v);
 /** Where they are; NULL: no storage is open. */
 const struct mt_backend *mt_volumes_backend(const struct mt_volumes *v);
+/** A volume got its name otherwise than by a step here (a restore): a look that began before is not believed. */
+void mt_volumes_appeared(struct mt_volumes *v);
+/** The tools for filesystems, while storage is open. */
+const struct mt_fstool *mt_volumes_tools(const struct mt_volumes *v);
 /** For the heartbeat; strings are borrowed until the loop turns. */
 void mt_volumes_figures(struct mt_volumes *v, struct mt_storage_figures *ret);
 /** One line for `moat doctor`: 0 fine, 1 warn. @ret_text borrowed. */

@@ -181,7 +181,8 @@ class Control:
         """What moat-control answers (src/control/api/volume_key.c)."""
         if self.keyless:
             return self.keyless, {"code": "master_key_unavailable"}
-        if not any(j["snapshot_id"] == body["job_id"] and j["volume_id"] == body["volume_id"] for j in self.extra.get("snapshot_jobs", [])):
+        if not any(j["snapshot_id"] == body["job_id"] and j["volume_id"] == body["volume_id"] for j in self.extra.get("snapshot_jobs", [])) and \
+           not any(j["restore_id"] == body["job_id"] and j["source_volume_id"] == body["volume_id"] for j in self.extra.get("restore_jobs", [])):
             return 403, {"code": "forbidden"}
         return 200, {"key_epoch": 1, "key": "11" * 32, "wrapped": base64.b64encode(b"W" * 72).decode()}
 
@@ -197,19 +198,44 @@ class Control:
         self.extra["snapshot_jobs"].remove(job)
         self.publish()
 
-    def told_of(self, snapshot_id):
+    def restore(self, source, snapshot_id, size=1 << 30, **more):
+        """A restore into a new volume, and that volume; published."""
+        v = self.volume("back", size, from_restore=new_id("rst"))
+        del v["fs_uuid"]  # its image brings one
+        j = dict({"restore_id": v["from_restore"], "snapshot_id": snapshot_id, "source_volume_id": source["volume_id"], "source_org_id": source["org_id"],
+                  "new_volume_id": v["volume_id"], "size_bytes": size, "key_epoch": 1, "cancel": False}, **more)
+        self.extra["restore_jobs"] = sorted(self.extra.get("restore_jobs", []) + [j], key=lambda x: x["restore_id"])
+        self.publish()
+        return j, v
+
+    def restore_over(self, job, volume, told):
+        """What the end of a job does to its volume: it is there, or gone again."""
+        self.extra["restore_jobs"].remove(job)
+        if told["status"] == "succeeded":
+            volume.update(was_available=True, fs_uuid=told["fs_uuid"])
+        else:
+            self.extra["volumes"].remove(volume)
+        self.publish()
+
+    def wait_restore(self, job, status, seconds=60, **fields):
+        return self.wait_job("restore_id", job, status, seconds, **fields)
+
+    def told_of(self, job_id, key="snapshot_id"):
         with self.lock:
-            return [r for r in self.storage if r.get("snapshot_id") == snapshot_id]
+            return [r for r in self.storage if r.get(key) == job_id]
 
     def wait_snapshot(self, job, status, seconds=60, **fields):
+        return self.wait_job("snapshot_id", job, status, seconds, **fields)
+
+    def wait_job(self, key, job, status, seconds=60, **fields):
         def look():
-            for r in self.told_of(job["snapshot_id"]):
+            for r in self.told_of(job[key], key):
                 if r["status"] == status and all(r.get(k) == v for k, v in fields.items()):
                     return r
         try:
-            return wait_for("snapshot %s %s" % (status, fields), look, seconds)
+            return wait_for("%s %s %s" % (key, status, fields), look, seconds)
         except AssertionError as e:
-            raise AssertionError("%s; told %s" % (e, self.told_of(job["snapshot_id"])[-4:])) from None
+            raise AssertionError("%s; told %s" % (e, self.told_of(job[key], key)[-4:])) from None
 
     def secret(self, body):
         """What moat-control answers (src/control/api/delivery.c)."""

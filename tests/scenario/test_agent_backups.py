@@ -1,9 +1,10 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 """Snapshot jobs on a node: a moat-agent with a stand-in control plane, real QEMU microVMs, volumes on XFS, and versitygw as the store. Images of
-a volume that is written to, whole and restored; deltas; guests that do not answer; kills, a store that is away, cancellation, removal.
+a volume that is written to, whole and restored; deltas; guests that do not answer; kills, a store that is away, cancellation, removal. Restore jobs:
+a new volume in a guest, larger ones, kills at each step, damage.
 
-COST 40 s, 25 s of processor."""
+COST 60 s, 35 s of processor."""
 import ctypes
 import os
 import shutil
@@ -204,6 +205,132 @@ class Suite:
         self.c.wait_snapshot(j, "succeeded", 60)
         self.over(j)
 
+    # -- restores
+
+    def image_of(self, v):
+        return os.path.join(self.dir, "vol-%s.img" % v["volume_id"])
+
+    def whole(self, j, v, r, size=GIB):
+        """What the job told is what lies there, and nothing else of it does."""
+        want("five" in self.kept_in(self.image_of(v)), "other data in the new volume")
+        out = kit.sh("dumpe2fs", "-h", self.image_of(v))
+        want(r["fs_uuid"] == self.v["fs_uuid"] and r["fs_uuid"] in out and os.path.getsize(self.image_of(v)) == size, (r, out))
+        want("Block count:              %d" % (size // 4096) in out, out)
+        self.c.restore_over(j, v, r)
+        self.c.wait_volume(v["volume_id"], "provisioned", result="ok", fs_uuid=r["fs_uuid"])
+        self.nothing_begun()
+
+    def nothing_begun(self):
+        known = [v["volume_id"] for v in self.c.extra["volumes"]]
+        want(not [f for f in self.files() if f.endswith((".part", ".rjl", ".tmp")) or f.endswith(".lock") and f[:-5] not in known], self.files())
+
+    def removed(self, v):
+        v["desired"] = "absent"
+        self.c.publish()
+        self.c.wait_volume(v["volume_id"], "deleted")
+        want(not [f for f in self.files() if v["volume_id"] in f], self.files())
+        self.c.extra["volumes"].remove(v)
+
+    def a_backup_becomes_a_new_volume_that_a_guest_has(self):
+        self.beat_says(True)
+        want(self.c.beats[-1]["storage"]["restores"], self.c.beats[-1]["storage"])
+        j, v = self.c.restore(self.v, self.last)
+        r = self.c.wait_restore(j, "succeeded")
+        seen = [(x["status"], x.get("phase")) for x in self.c.told_of(j["restore_id"], "restore_id")]
+        order = [("running", "downloading"), ("running", "checking"), ("succeeded", None)]
+        want(seen == sorted(seen, key=order.index) and ("running", "downloading") in seen and r["bytes_done"] == GIB, seen)
+        want(not [x for x in self.c.storage if x.get("volume_id") == v["volume_id"]], "told of as a volume before the end of its job was known")
+        self.whole(j, v, r)
+        mounts = [{"volume_id": v["volume_id"], "name": v["name"], "path": "/data", "read_only": False, "filesystem": "ext4", "fs_uuid": r["fs_uuid"]}]
+        wl = self.w.workload(self.image, command=["/app", "keep", "/data"], memory=96, mounts=mounts)
+        self.c.want(wl["instance_id"], workload=wl)
+        self.c.wait_status(wl["instance_id"], "ready", 60)
+        got = ask(wl["network"]["overlay_ipv6"], "w/back")
+        want(got.startswith("one two three four five back |"), got)
+        want(ask(self.at).startswith("one two three four five |"), "the source changed")
+        self.c.want(wl["instance_id"], "stopped")
+        self.c.wait_status(wl["instance_id"], "stopped", 30)
+        self.c.drop(wl["instance_id"])
+        self.removed(v)
+
+    def killed_at_each_step_of_a_restore_into_a_larger_one(self):
+        size = GIB + (128 << 20)
+        steps = ["volume.restore_" + s for s in ("reserved", "fetched", "checked", "named")]
+        self.w.kill()
+        self.start(env={"MT_TEST_KILL_STEP": steps[0]})
+        j, v = self.c.restore(self.v, self.last, size=size)
+        for next in steps[1:] + [None]:
+            want(self.w.proc.wait(60) == -9, "the agent did not die before " + str(next))
+            want(not [x for x in self.c.told_of(j["restore_id"], "restore_id") if x["status"] != "running"], self.c.told_of(j["restore_id"], "restore_id"))
+            self.start(ready=next is None, env={"MT_TEST_KILL_STEP": next} if next else None)
+        self.whole(j, v, self.c.wait_restore(j, "succeeded"), size)
+        fetched = [(x["chunks_skipped"], x["bytes_fetched"]) for x in self.w.log_events("restore.fetched") if x["restore_id"] == j["restore_id"]]
+        want(len(fetched) == 3 and fetched[0][1] > 0 and fetched[1][1] == 0 and fetched[2][1] == 0, fetched)
+        self.removed(v)
+
+    def killed_while_it_downloads(self):
+        reached = []
+        self.fault = lambda line: (reached.append(line), "cut")[1] if "/c/" in line else None
+        j, v = self.c.restore(self.v, self.last)
+        kit.wait_for("a download", lambda: reached, 30)
+        self.w.kill()
+        self.fault = lambda line: None
+        self.start()
+        self.whole(j, v, self.c.wait_restore(j, "succeeded"))
+        self.removed(v)
+
+    def parts_that_no_plan_wants_go(self):
+        self.fault = lambda line: "503"
+        j, v = self.c.restore(self.v, self.last)
+        kit.wait_for("a try without a store", lambda: [r for r in self.w.log_events("restore.run_failed") if r["restore_id"] == j["restore_id"]], 30)
+        want([f for f in self.files() if f.endswith(".part")] and self.c.told_of(j["restore_id"], "restore_id")[-1]["status"] == "running", self.files())
+        self.w.kill()
+        self.c.restore_over(j, v, {"status": "failed"})
+        self.start()
+        kit.wait_for("the end of the part", lambda: not [f for f in self.files() if f.endswith((".part", ".rjl"))], 20)
+        self.fault = lambda line: None
+
+    def one_whose_volume_is_deleted_is_cancelled(self):
+        self.fault = lambda line: "503"
+        j, v = self.c.restore(self.v, self.last)
+        self.c.wait_restore(j, "running", phase="downloading")
+        j["cancel"], v["desired"] = True, "absent"
+        self.c.publish()
+        r = self.c.wait_restore(j, "failed")
+        want(r["failed_reason"] == "cancelled" and not r["snapshot_damaged"], r)
+        self.c.wait_volume(v["volume_id"], "deleted")
+        want(not [f for f in self.files() if v["volume_id"] in f], self.files())
+        self.fault = lambda line: None
+        self.c.restore_over(j, v, r)
+
+    def a_damaged_backup_is_told_and_leaves_nothing(self):
+        chunk = max((size, key) for key, size in self.store.objects().items() if self.v["volume_id"] in key and "/c/" in key)[1]
+        path = self.store.path(chunk)
+        with open(path, "r+b") as f:
+            f.seek(1000)
+            kept = f.read(1)
+            f.seek(1000)
+            f.write(bytes([kept[0] ^ 1]))
+        j, v = self.c.restore(self.v, self.last)
+        r = self.c.wait_restore(j, "failed")
+        want(r["failed_reason"] == "integrity_check_failed" and r["snapshot_damaged"], r)
+        want(not os.path.exists(self.image_of(v)), self.files())
+        self.c.restore_over(j, v, r)
+        self.nothing_begun()
+        with open(path, "r+b") as f:
+            f.seek(1000)
+            f.write(kept)
+
+    def what_cannot_be_restored_is_told(self):
+        for snapshot, size, reason in ((kit.new_id("snap"), GIB, "snapshot_not_found"), (self.last, 1 << 41, "no_capacity")):
+            j, v = self.c.restore(self.v, snapshot, size=size)
+            r = self.c.wait_restore(j, "failed")
+            want(r["failed_reason"] == reason and not r["snapshot_damaged"], r)
+            self.c.restore_over(j, v, r)
+            self.nothing_begun()
+
+    # -- and the end
+
     def one_that_is_cancelled_leaves_nothing(self):
         self.fault = lambda line: "503"
         j = self.c.snapshot(self.v, parent_snapshot_id=self.last)
@@ -270,7 +397,9 @@ def main():
         s = Suite(world, store)
         for fn in (s.a_store_is_told_when_there_is_one, s.a_volume_that_is_written_to, s.the_next_reads_what_changed, s.a_full_read_when_it_is_asked_for,
                    s.a_guest_that_does_not_answer_holds_nothing_up, s.killed_while_it_uploads, s.a_success_that_was_not_told_is_told_by_the_next_agent,
-                   s.a_store_and_a_key_that_are_away_are_waited_for, s.one_that_is_cancelled_leaves_nothing, s.one_of_a_volume_that_is_not_here,
+                   s.a_store_and_a_key_that_are_away_are_waited_for, s.a_backup_becomes_a_new_volume_that_a_guest_has,
+                   s.killed_at_each_step_of_a_restore_into_a_larger_one, s.killed_while_it_downloads, s.parts_that_no_plan_wants_go,
+                   s.one_whose_volume_is_deleted_is_cancelled, s.a_damaged_backup_is_told_and_leaves_nothing, s.what_cannot_be_restored_is_told, s.one_that_is_cancelled_leaves_nothing, s.one_of_a_volume_that_is_not_here,
                    s.a_volume_at_rest, s.removed_with_its_snapshots):
             report.case("backups: " + fn.__name__.replace("_", " "), fn)
             if report.failed and not hasattr(s, "last"):

@@ -54,7 +54,11 @@ static const char *const step_names[MT_STEP_MAX] = {
     VOLUME(X, NAMED, "named")        \
     VOLUME(X, EXTENDED, "extended")  \
     VOLUME(X, GROWN, "grown")        \
-    VOLUME(X, REMOVED, "removed")
+    VOLUME(X, REMOVED, "removed")    \
+    VOLUME(X, RESTORE_RESERVED, "restore_reserved") \
+    VOLUME(X, RESTORE_FETCHED, "restore_fetched") \
+    VOLUME(X, RESTORE_CHECKED, "restore_checked") \
+    VOLUME(X, RESTORE_NAMED, "restore_named")
 
 #define X_ENTRY(k, i, w, n) {(k), (i), (w), (n)},
 static const struct point {

@@ -12,12 +12,14 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-#define TMP ".tmp"
+#define TMP ".tmp"   /* being made: removed at the next start */
+#define PART ".part" /* being filled over several starts: removed by who began it */
 #define NAME_MAX_ 64
 
 static const char *const kind_names[MT_BACKEND_KIND_MAX] = {"reflink", "copy"};
@@ -177,11 +179,11 @@ int mt_backend_size(const struct mt_backend *b, const char *volume_id, uint64_t 
     return 0;
 }
 
-int mt_backend_begin(const struct mt_backend *b, const char *volume_id, uint64_t bytes, int *ret_fd, struct mt_err *err)
+static int begin(const struct mt_backend *b, const char *volume_id, const char *tail, uint64_t bytes, int *ret_fd, struct mt_err *err)
 {
     char tmp[NAME_MAX_];
     mt_auto_fd int fd = -1;
-    int rc = name_of(false, volume_id, TMP, tmp, err);
+    int rc = name_of(false, volume_id, tail, tmp, err);
     if (rc == 0)
         rc = has_room(b, bytes, volume_id, err);
     if (rc == 0)
@@ -197,13 +199,23 @@ int mt_backend_begin(const struct mt_backend *b, const char *volume_id, uint64_t
     return 0;
 }
 
-int mt_backend_commit(const struct mt_backend *b, const char *volume_id, int fd, struct mt_err *err)
+static int commit(const struct mt_backend *b, const char *volume_id, const char *tail, int fd, struct mt_err *err)
 {
     char tmp[NAME_MAX_], name[NAME_MAX_];
-    int rc = name_of(false, volume_id, TMP, tmp, err);
+    int rc = name_of(false, volume_id, tail, tmp, err);
     if (rc == 0)
         rc = name_of(false, volume_id, "", name, err);
     return rc < 0 ? rc : publish(b, fd, tmp, name, err);
+}
+
+int mt_backend_begin(const struct mt_backend *b, const char *volume_id, uint64_t bytes, int *ret_fd, struct mt_err *err)
+{
+    return begin(b, volume_id, TMP, bytes, ret_fd, err);
+}
+
+int mt_backend_commit(const struct mt_backend *b, const char *volume_id, int fd, struct mt_err *err)
+{
+    return commit(b, volume_id, TMP, fd, err);
 }
 
 void mt_backend_abandon(const struct mt_backend *b, const char *volume_id)
@@ -211,6 +223,48 @@ void mt_backend_abandon(const struct mt_backend *b, const char *volume_id)
     char tmp[NAME_MAX_];
     if (name_of(false, volume_id, TMP, tmp, NULL) == 0)
         (void)remove_name(b, tmp, NULL);
+}
+
+int mt_backend_part_open(const struct mt_backend *b, const char *volume_id, uint64_t bytes, int *ret_fd, struct mt_err *err)
+{
+    char name[NAME_MAX_];
+    struct stat st;
+    int rc = name_of(false, volume_id, PART, name, err);
+    if (rc < 0)
+        return rc;
+    mt_auto_fd int fd = openat(b->dir_fd, name, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0 || fstat(fd, &st) < 0)
+        return MT_FAIL_ERRNO(err, errno == ENOENT ? MT_E_NOT_FOUND : MT_E_IO, "part of volume '%s'", volume_id);
+    if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size != bytes)
+        return MT_FAIL(err, MT_E_NOT_FOUND, "part of volume '%s' has another size", volume_id);
+    if (flock(fd, LOCK_EX | LOCK_NB) < 0)
+        return MT_FAIL_ERRNO(err, MT_E_CONFLICT, "part of volume '%s' is still written to", volume_id);
+    if (fchown(fd, geteuid(), getegid()) < 0) /* a tool had it when the agent before ended */
+        return MT_FAIL_ERRNO(err, MT_E_IO, "take back the part of volume '%s'", volume_id);
+    *ret_fd = MT_TAKE_FD(fd);
+    return 0;
+}
+
+int mt_backend_part_begin(const struct mt_backend *b, const char *volume_id, uint64_t bytes, int *ret_fd, struct mt_err *err)
+{
+    int rc = begin(b, volume_id, PART, bytes, ret_fd, err);
+    if (rc == 0 && flock(*ret_fd, LOCK_EX | LOCK_NB) < 0) {
+        rc = MT_FAIL_ERRNO(err, MT_E_IO, "lock the part of volume '%s'", volume_id);
+        mt_closep(ret_fd);
+    }
+    return rc;
+}
+
+int mt_backend_part_commit(const struct mt_backend *b, const char *volume_id, int fd, struct mt_err *err)
+{
+    return commit(b, volume_id, PART, fd, err);
+}
+
+int mt_backend_part_drop(const struct mt_backend *b, const char *volume_id, struct mt_err *err)
+{
+    char name[NAME_MAX_];
+    int rc = name_of(false, volume_id, PART, name, err);
+    return rc < 0 ? rc : remove_name(b, name, err);
 }
 
 int mt_backend_extend(const struct mt_backend *b, const char *volume_id, uint64_t bytes, struct mt_err *err)
@@ -240,6 +294,8 @@ int mt_backend_delete(const struct mt_backend *b, const char *volume_id, struct 
     if (rc < 0)
         return rc;
     mt_backend_abandon(b, volume_id);
+    if ((rc = mt_backend_part_drop(b, volume_id, err)) < 0)
+        return rc;
     return remove_name(b, name, err);
 }
 
@@ -331,7 +387,7 @@ int mt_backend_snap_delete(const struct mt_backend *b, const char *snapshot_id, 
 
 /* ---- what is there ----------------------------------------------------------------------- */
 
-int mt_backend_enumerate(const struct mt_backend *b, mt_backend_fn fn, void *arg, struct mt_err *err)
+static int each(const struct mt_backend *b, const char *tail, mt_backend_fn fn, void *arg, struct mt_err *err)
 {
     mt_auto_fd int fd = openat(b->dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *d = fd < 0 ? NULL : fdopendir(fd);
@@ -342,17 +398,27 @@ int mt_backend_enumerate(const struct mt_backend *b, mt_backend_fn fn, void *arg
     while ((e = readdir(d))) {
         char id[MT_ID_SIZE];
         bool snapshot = strncmp(e->d_name, "snap-", 5) == 0;
-        size_t n = strlen(e->d_name), head = snapshot ? 5 : 4;
+        size_t n = strlen(e->d_name), head = snapshot ? 5 : 4, end = strlen(tail);
         struct stat st;
-        if ((!snapshot && strncmp(e->d_name, "vol-", 4) != 0) || n < head + 4 || strcmp(e->d_name + n - 4, ".img") != 0 || n - head - 4 >= sizeof id)
+        if ((!snapshot && strncmp(e->d_name, "vol-", 4) != 0) || n < head + end || strcmp(e->d_name + n - end, tail) != 0 || n - head - end >= sizeof id)
             continue;
-        (void)snprintf(id, sizeof id, "%.*s", (int)(n - head - 4), e->d_name + head);
+        (void)snprintf(id, sizeof id, "%.*s", (int)(n - head - end), e->d_name + head);
         if (mt_id_check(snapshot ? MT_ID_SNAPSHOT : MT_ID_VOLUME, id, NULL) == 0 && fstatat(b->dir_fd, e->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
             S_ISREG(st.st_mode))
             fn(arg, snapshot, id, (uint64_t)st.st_size);
     }
     (void)closedir(d);
     return 0;
+}
+
+int mt_backend_enumerate(const struct mt_backend *b, mt_backend_fn fn, void *arg, struct mt_err *err)
+{
+    return each(b, ".img", fn, arg, err);
+}
+
+int mt_backend_parts(const struct mt_backend *b, mt_backend_fn fn, void *arg, struct mt_err *err)
+{
+    return each(b, ".img" PART, fn, arg, err);
 }
 
 static void count_snapshot(void *arg, bool snapshot, const char *id, uint64_t bytes)

@@ -2,8 +2,8 @@
 /*
  * Where the bytes of volumes and snapshots are: files in one folder, on a filesystem that clones (reflink: XFS, btrfs) or on any other (copy).
  *
- * vol-<id>.img, snap-<id>.img, both 0600; what is being made carries .tmp behind and is removed at the next start, so a name
- * without it is whole. Knows nothing of plans, guests and filesystems inside. Any thread; one call for one volume at a time (the
+ * vol-<id>.img, snap-<id>.img, both 0600; what is being made carries .tmp behind and is removed at the next start, what is being filled over
+ * several starts .part, so a name without either is whole. Knows nothing of plans, guests and filesystems inside. Any thread; one call for one volume at a time (the
  * caller holds its lock). Source: storage-and-secrets.md 3.1, 3.3.
  */
 #pragma once
@@ -51,9 +51,18 @@ int mt_backend_size(const struct mt_backend *b, const char *volume_id, uint64_t 
 int mt_backend_begin(const struct mt_backend *b, const char *volume_id, uint64_t bytes, int *ret_fd, struct mt_err *err);
 int mt_backend_commit(const struct mt_backend *b, const char *volume_id, int fd, struct mt_err *err);
 void mt_backend_abandon(const struct mt_backend *b, const char *volume_id);
+/**
+ * A volume that is filled in more than one go (a restore): like those above, but what is there of it outlives the agent, until it is
+ * committed or dropped. _open: an earlier one of exactly @bytes, -MT_E_NOT_FOUND there is none; _begin: a new one of zeros. The descriptor is locked,
+ * and a program that has inherited it keeps the lock when the agent is killed: -MT_E_CONFLICT, one of an agent before still writes.
+ */
+int mt_backend_part_open(const struct mt_backend *b, const char *volume_id, uint64_t bytes, int *ret_fd, struct mt_err *err);
+int mt_backend_part_begin(const struct mt_backend *b, const char *volume_id, uint64_t bytes, int *ret_fd, struct mt_err *err);
+int mt_backend_part_commit(const struct mt_backend *b, const char *volume_id, int fd, struct mt_err *err);
+int mt_backend_part_drop(const struct mt_backend *b, const char *volume_id, struct mt_err *err);
 /** Grow to @bytes, offline; smaller or equal is success and changes nothing. -MT_E_LIMIT no space. */
 int mt_backend_extend(const struct mt_backend *b, const char *volume_id, uint64_t bytes, struct mt_err *err);
-/** Remove the volume; one that is not there is success. Its snapshots are the caller's to remove: only it knows whose they are. */
+/** Remove the volume and what was begun of it; one that is not there is success. Its snapshots are the caller's to remove: only it knows whose they are. */
 int mt_backend_delete(const struct mt_backend *b, const char *volume_id, struct mt_err *err);
 
 /** Image of the volume at one moment (a clone; with copy: not atomic, the caller has paused the VM). There already: success. */
@@ -73,4 +82,6 @@ int mt_backend_snap_delta(const struct mt_backend *b, int base_fd, int snap_fd, 
 /** Every volume (@snapshot false) and snapshot in the folder, by its id; names that are neither are passed over. */
 typedef void (*mt_backend_fn)(void *arg, bool snapshot, const char *id, uint64_t bytes);
 int mt_backend_enumerate(const struct mt_backend *b, mt_backend_fn fn, void *arg, struct mt_err *err);
+/** Every part. */
+int mt_backend_parts(const struct mt_backend *b, mt_backend_fn fn, void *arg, struct mt_err *err);
 int mt_backend_stat(const struct mt_backend *b, struct mt_pool_stat *ret, struct mt_err *err);

@@ -112,6 +112,14 @@ static int make(const struct mt_backend *b, const struct mt_fstool *t, const str
     return rc;
 }
 
+void mt_volume_forget_lock(const struct mt_backend *b, const char *volume_id)
+{
+    mt_auto_fd int lock = -1;
+    uint64_t bytes;
+    if (mt_volume_lock(b, volume_id, &lock, NULL) == 0 && mt_backend_size(b, volume_id, &bytes, NULL) == -MT_E_NOT_FOUND)
+        forget_lock(b, volume_id);
+}
+
 int mt_volume_provision(const struct mt_backend *b, const struct mt_fstool *t, const struct mt_plan_volume *v, uint64_t *ret_bytes,
                         enum mt_volume_fault *ret_fault, struct mt_err *err)
 {

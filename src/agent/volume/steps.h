@@ -23,6 +23,9 @@ int mt_volume_provision(const struct mt_backend *b, const struct mt_fstool *t, c
 /** The lock alone, for who already has the volume (an agent that adopts a VM). -MT_E_CONFLICT another has it. Caller closes. */
 int mt_volume_lock(const struct mt_backend *b, const char *volume_id, int *ret_lock, struct mt_err *err);
 
+/** Remove the lock of a volume that is not there; of one that is, nothing. The caller has none of it. */
+void mt_volume_forget_lock(const struct mt_backend *b, const char *volume_id);
+
 /** Remove volume and lock; not there is success. The caller removes its snapshots first. */
 int mt_volume_remove(const struct mt_backend *b, const char *volume_id, enum mt_volume_fault *ret_fault, struct mt_err *err);
 

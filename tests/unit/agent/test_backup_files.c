@@ -7,6 +7,7 @@
 
 #include "agent/backup/conf.h"
 #include "agent/backup/record.h"
+#include "agent/backup/restore.h"
 #include "base/cleanup.h"
 #include "base/str.h"
 #include "os/file.h"
@@ -170,6 +171,80 @@ static void images_of_nobody_go_when_they_are_old(void **state)
     assert_int_equal(mt_backup_record_load(dir, r.volume_id, &got, NULL), -MT_E_NOT_FOUND);
 }
 
+static bool there_in(const char *folder, const char *head, const char *id, const char *tail)
+{
+    char path[2 * PATH_MAX];
+    (void)snprintf(path, sizeof path, "%s/%s%s%s", folder, head, id, tail);
+    return access(path, F_OK) == 0;
+}
+
+/* A part is nobody's volume, outlives a start, and has one writer, also one that has lost its agent. */
+static void a_part_is_kept_until_it_is_whole_or_not_wanted(void **state)
+{
+    (void)state;
+    enum { BYTES = 8 << 20 };
+    char volume[MT_ID_SIZE], folder[PATH_MAX];
+    uint64_t bytes;
+    int fd = -1, again = -1;
+    mt_id_new(MT_ID_VOLUME, volume);
+    (void)snprintf(folder, sizeof folder, "%s", backend.dir);
+    assert_int_equal(mt_backend_part_open(&backend, volume, BYTES, &fd, NULL), -MT_E_NOT_FOUND);
+    assert_int_equal(mt_backend_part_begin(&backend, volume, BYTES, &fd, NULL), 0);
+    assert_int_equal(pwrite(fd, "x", 1, 5), 1);
+    assert_int_equal(mt_backend_part_open(&backend, volume, BYTES, &again, NULL), -MT_E_CONFLICT);
+    int child = dup(fd); /* as a program has it that was started with it */
+    mt_closep(&fd);
+    assert_int_equal(mt_backend_part_open(&backend, volume, BYTES, &again, NULL), -MT_E_CONFLICT);
+    mt_closep(&child);
+    mt_backend_done(&backend);
+    assert_int_equal(mt_backend_open(folder, "copy", true, &backend, NULL), 0);
+    assert_int_equal(mt_backend_size(&backend, volume, &bytes, NULL), -MT_E_NOT_FOUND);
+    assert_int_equal(mt_backend_part_open(&backend, volume, 2 * BYTES, &fd, NULL), -MT_E_NOT_FOUND);
+    assert_int_equal(mt_backend_part_open(&backend, volume, BYTES, &fd, NULL), 0);
+    char c = 0;
+    assert_true(pread(fd, &c, 1, 5) == 1 && c == 'x');
+    assert_int_equal(mt_backend_part_commit(&backend, volume, fd, NULL), 0);
+    mt_closep(&fd);
+    assert_true(mt_backend_size(&backend, volume, &bytes, NULL) == 0 && bytes == BYTES && !there_in(folder, "vol-", volume, ".img.part"));
+    assert_int_equal(mt_backend_part_begin(&backend, volume, UINT64_C(1) << 60, &fd, NULL), -MT_E_LIMIT);
+    /* the end of the volume is also that of what was begun of it */
+    assert_int_equal(mt_backend_part_begin(&backend, volume, BYTES, &fd, NULL), 0);
+    mt_closep(&fd);
+    assert_int_equal(mt_backend_delete(&backend, volume, NULL), 0);
+    assert_false(there_in(folder, "vol-", volume, ".img.part"));
+}
+
+static void restores_of_nobody_go(void **state)
+{
+    (void)state;
+    char restores[3][MT_ID_SIZE], volumes[3][MT_ID_SIZE], path[2 * PATH_MAX];
+    for (int i = 0; i < 3; i++) {
+        int fd = -1, lock = -1;
+        mt_id_new(MT_ID_RESTORE, restores[i]);
+        mt_id_new(MT_ID_VOLUME, volumes[i]);
+        (void)snprintf(path, sizeof path, "%s/%s.lock", backend.dir, volumes[i]);
+        assert_true((lock = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600)) >= 0);
+        assert_int_equal(mt_backend_part_begin(&backend, volumes[i], 4 << 20, &fd, NULL), 0);
+        mt_closep(&fd);
+        mt_closep(&lock);
+        (void)snprintf(path, sizeof path, "%s/%s.rjl", dir, restores[i]);
+        assert_true((fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600)) >= 0);
+        mt_closep(&fd);
+    }
+    assert_int_equal(mt_restore_sweep(dir, &backend, restores, volumes, 2), 1);
+    for (int i = 0; i < 3; i++) {
+        bool kept = i < 2;
+        assert_int_equal(there_in(dir, "", restores[i], ".rjl"), kept);
+        assert_int_equal(there_in(backend.dir, "vol-", volumes[i], ".img.part"), kept);
+        assert_int_equal(there_in(backend.dir, "", volumes[i], ".lock"), kept);
+    }
+    for (int i = 0; i < 2; i++) /* doing it again is harmless */
+        assert_int_equal(mt_restore_remove(dir, &backend, restores[0], volumes[0], NULL), 0);
+    assert_true(!there_in(dir, "", restores[0], ".rjl") && !there_in(backend.dir, "vol-", volumes[0], ".img.part") && !there_in(backend.dir, "", volumes[0], ".lock"));
+    assert_int_equal(mt_restore_remove(dir, &backend, "rst_../../etc", volumes[1], NULL), -MT_E_INVALID);
+    assert_int_equal(mt_restore_sweep(dir, &backend, NULL, NULL, 0), 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -177,6 +252,8 @@ int main(void)
         cmocka_unit_test(credentials_that_others_may_read_are_refused),
         cmocka_unit_test(a_record_comes_back_and_a_broken_one_is_none),
         cmocka_unit_test(images_of_nobody_go_when_they_are_old),
+        cmocka_unit_test(a_part_is_kept_until_it_is_whole_or_not_wanted),
+        cmocka_unit_test(restores_of_nobody_go),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
