@@ -14,6 +14,8 @@ import sys
 import threading
 import time
 
+from ports import free_port
+
 ROOT = os.environ.get("MOAT_ROOT") or os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BACKUP = os.path.join(os.environ.get("MOAT_BIN") or os.path.join(ROOT, "bin"), "moat-backup")
 CHUNK = 4 << 20
@@ -27,12 +29,6 @@ def oid(prefix, n):
 
 ORG, VOL, ORG2, VOL2 = oid("org", 1), oid("vol", 1), oid("org", 2), oid("vol", 2)
 KEY, KEY2 = "11" * 32, "22" * 32
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def tools():

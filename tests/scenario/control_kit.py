@@ -2,6 +2,8 @@
 """A real PostgreSQL, a real moat-control, and fakes of agent and edge over its Unix sockets. Needs root."""
 import atexit, base64, glob, hashlib, http.client, json, os, pwd, shutil, signal, socket, subprocess, sys, tempfile, threading, time
 
+import fair
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 results = []
@@ -53,16 +55,22 @@ def need(what, *programs):
 PATIENCE = float(os.environ.get("MOAT_PATIENCE", "1"))  # an emulated host is that much slower
 
 
-def wait_for(what, fn, seconds=10):
+def within(what, fn, seconds):
+    """First true value of fn(); that it comes within @seconds is the claim."""
     seconds *= PATIENCE
-    end = time.monotonic() + seconds
+    end = fair.now() + seconds
     last = None
-    while time.monotonic() < end:
+    while fair.now() < end:
         last = fn()
         if last:
             return last
         time.sleep(0.01 if PATIENCE == 1 else 0.5)  # asking is work too
     raise AssertionError("%s did not happen in %s s (last: %r)" % (what, seconds, last))
+
+
+def wait_for(what, fn, seconds=10):
+    """First true value of fn(); when it comes is not the claim."""
+    return within(what, fn, fair.limit(seconds))
 
 
 class UnixHTTP(http.client.HTTPConnection):
@@ -244,7 +252,7 @@ class Agent(threading.Thread):
         for a in plan["instances"]:
             i, want, have = a["instance_id"], a["desired_state"], self.state.get(a["instance_id"])
             if want == "running" and have in (None, "stopped"):  # stopped: a restored log may ask for it again
-                self.plan_at.setdefault(i, time.monotonic())
+                self.plan_at.setdefault(i, fair.now())
                 what = self.behave(a)
                 boot = "boot_" + i[5:]
                 if what == "ready":
@@ -287,7 +295,7 @@ class Agent(threading.Thread):
 
     def stop(self):
         self.stopped.set()
-        self.join(10)
+        self.join(60)
 
 
 class AgentSocket(threading.Thread):
@@ -409,7 +417,7 @@ class World:
 
         def up():
             try:
-                return call(self.d + "/api2.sock", "GET", "/readyz", timeout=5).status == 200
+                return call(self.d + "/api2.sock", "GET", "/readyz", timeout=30).status == 200
             except OSError:
                 return False
         wait_for("the second moat-control ready", lambda: self.twin.poll() is not None or up(), 30)
@@ -432,7 +440,7 @@ class World:
 
     def ready(self):
         try:
-            return all(call(a, "GET", "/readyz", timeout=5).status == 200 for a in self.apis)
+            return all(call(a, "GET", "/readyz", timeout=30).status == 200 for a in self.apis)
         except OSError:
             return False
 

@@ -19,6 +19,9 @@ import threading
 import time
 import traceback
 
+import fair
+from ports import free_port  # noqa: F401
+
 ROOT = os.environ.get("MOAT_ROOT") or os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 EDGE = os.path.join(os.environ.get("MOAT_BIN") or os.path.join(ROOT, "bin"), "moat-edge")
 
@@ -28,16 +31,21 @@ def check(condition, text):
         raise AssertionError(text)
 
 
-def until(fn, what, limit=5.0):
-    """wait for an event that can only be asked for; returns what fn returned"""
-    end = time.monotonic() + limit
+def within(fn, what, limit):
+    """wait for an event that can only be asked for; returns what fn returned; that it comes within @limit seconds is the claim"""
+    end = fair.now() + limit
     while True:
         got = fn()
         if got:
             return got
-        if time.monotonic() > end:
+        if fair.now() > end:
             raise AssertionError("did not come within %.1f s: %s" % (limit, what))
         time.sleep(0.01)
+
+
+def until(fn, what, limit=5.0):
+    """the same; when it comes is not the claim"""
+    return within(fn, what, fair.limit(limit))
 
 
 def run_cases(cases):
@@ -53,12 +61,6 @@ def run_cases(cases):
             traceback.print_exc(file=sys.stdout)
             print("not ok - %s: %s" % (name, str(e).split("\n")[0]), flush=True)
     return 1 if failed else 0
-
-
-def free_port():
-    with socket.socket(socket.AF_INET6) as s:
-        s.bind(("::1", 0))
-        return s.getsockname()[1]
 
 
 class Scratch:
@@ -180,7 +182,7 @@ class Edge:
         if self.proc.poll() is None:
             self.proc.send_signal(how)
         try:
-            self.proc.wait(10)
+            self.proc.wait(60)
         except subprocess.TimeoutExpired:
             self.proc.kill()
             self.proc.wait()

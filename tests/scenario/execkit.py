@@ -6,9 +6,9 @@ import os
 import select
 import socket
 import struct
-import time
 
 import agentkit
+import fair
 
 STDIN, STDOUT, STDERR, CONTROL, EXIT, WINDOW, OPEN, OPENED = 0x01, 0x02, 0x03, 0x10, 0x11, 0x12, 0x20, 0x21
 
@@ -82,9 +82,9 @@ class Session:
             raise AssertionError("frame of type %#x" % kind)
 
     def until(self, what, fn, seconds=30):
-        end = time.monotonic() + seconds
+        end = fair.now() + fair.limit(seconds)
         while not fn():
-            if self.ended or time.monotonic() > end:
+            if self.ended or fair.now() > end:
                 raise AssertionError("no %s: out %r err %r exit %r" % (what, bytes(self.out[-200:]), bytes(self.err[-200:]), self.exit))
             self.pump(0.2)
         return self
@@ -95,8 +95,8 @@ class Session:
     def finish(self, seconds=30):
         """To EXIT and the close behind it."""
         self.until("EXIT", lambda: self.exit is not None, seconds)
-        end = time.monotonic() + 5
-        while not self.ended and time.monotonic() < end:
+        end = fair.now() + fair.LEAST
+        while not self.ended and fair.now() < end:
             self.pump(0.2)
         if not self.ended:
             raise AssertionError("not closed after EXIT")

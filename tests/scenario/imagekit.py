@@ -12,6 +12,8 @@ import socket
 import subprocess
 import time
 
+from ports import free_port
+
 UID = 65534  # what moat-unpack and moat-fetch drop to when the test runs as root
 
 
@@ -173,7 +175,7 @@ class Registry:
     def start(self):
         self.process = subprocess.Popen(["docker-registry", "serve", self.config], stdout=subprocess.DEVNULL,
                                         stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while True:
             try:
                 socket.create_connection((self.address, self.port), 1).close()
@@ -193,14 +195,6 @@ class Registry:
         creds = ["--dest-creds", "%s:%s" % self.login] if self.login else []
         subprocess.run(["skopeo", "--insecure-policy", "copy", "-q", "--all", "--dest-tls-verify=false"] + creds + ["oci:" + layout,
                         "docker://%s/%s" % (self.host, name)], check=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
-def free_port():
-    s = socket.socket()
-    s.bind(("127.0.0.1", 0))
-    port = s.getsockname()[1]
-    s.close()
-    return port
 
 
 def layout(store, folder, tag, digest, media="application/vnd.oci.image.manifest.v1+json"):

@@ -16,6 +16,7 @@ import urllib.request
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import agentkit as kit  # noqa: E402
+import fair  # noqa: E402
 from imagekit import Report, want  # noqa: E402
 
 MEASURED = ("second_start_is_quick_to_exec",)  # run when named only
@@ -57,15 +58,15 @@ class Suite:
 
     def second_start_is_quick_to_exec(self):
         """Plan received to exec of the VMM, image cached: 60 ms on a quiet machine (32 ms measured); the limit here leaves
-        room for other tests on the same cores, and is asked of the best of three."""
-        best = 10 ** 9
-        for _ in range(3):
+        room for other tests on the same cores, and is asked of the best of three, or of more when those were disturbed."""
+        def once():
             wl, _ = self.run_one()
             t = self.w.describe(wl["instance_id"])["timing_ms"]
-            best = min(best, sum(t.get(k, 0) for k in ("wait", "image", "disk", "net", "vm")))
             self.gone(wl["instance_id"])
-        print("  plan to exec of the VMM: %d ms" % best, flush=True)
-        want(best <= 150, "%d ms from plan to exec" % best)
+            return sum(t.get(k, 0) for k in ("wait", "image", "disk", "net", "vm"))
+        took, quick = fair.best(once, lambda seen: min(seen) <= 150, 3, 12)
+        print("  plan to exec of the VMM: %s ms" % took, flush=True)
+        want(quick, "%s ms from plan to exec" % took)
 
     def logs_are_read_and_followed(self):
         wl, _ = self.run_one(command=["/app", "talk", "40"])
@@ -241,16 +242,18 @@ class Suite:
         wl, _ = self.run_one()
         i, address = wl["instance_id"], wl["network"]["overlay_ipv6"]
         self.c.want(i, "draining", delay=2)
-        t0 = time.monotonic()
+        t0, late = time.monotonic(), fair.now() + 8
         self.c.wait_status(i, "draining", 5)
         want(fetch(address) == "moat", "it stopped serving before the delay")
         self.c.wait_status(i, "stopped", 20)
-        want(1.8 < time.monotonic() - t0 < 8, "stopped after %.1f s" % (time.monotonic() - t0))
+        want(1.8 < time.monotonic() - t0 and fair.now() < late, "stopped after %.1f s" % (time.monotonic() - t0))
         wl, _ = self.run_one()
         self.c.want(wl["instance_id"], "draining", delay=60)
         self.c.wait_status(wl["instance_id"], "draining", 5)
         self.c.want(wl["instance_id"], "draining", delay=0)
+        at = fair.now()
         self.c.wait_status(wl["instance_id"], "stopped", 10)
+        want(fair.now() - at < 10, "the shorter delay does not count")
 
     def replaced_in_place(self):
         wl, _ = self.run_one()
@@ -349,8 +352,8 @@ class Suite:
         for wl in all_of:
             self.c.want(wl["instance_id"], workload=wl)
         most = 0
-        end = time.monotonic() + 60
-        while time.monotonic() < end:
+        end = fair.now() + 60
+        while fair.now() < end:
             rows = {r["instance_id"]: r["phase"] for r in self.w.ask({"op": "list"})}
             most = max(most, sum(rows.get(w["instance_id"]) == "booting" for w in all_of))
             if all(rows.get(w["instance_id"]) == "ready" for w in all_of):

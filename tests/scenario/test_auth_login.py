@@ -3,18 +3,17 @@
 """Signing in for real: setup links, passwords, one-time codes, the device flow and its page, refresh, personal tokens, service
 principals, members (acceptance test 9 of control-plane.md section 19).
 COST 15 s, 9 s of processor."""
-import base64, hashlib, hmac, html, http.client, json, os, re, socket, subprocess, sys, time, urllib.parse
+import base64, hashlib, hmac, html, http.client, json, os, re, subprocess, sys, time, urllib.parse
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import authkit
 import control_kit as kit
+import ports
 from authkit import Person, new_token, token_hash
 from control_kit import call, case
 
 kit.need("auth login")
 
-with socket.socket() as probe:
-    probe.bind(("127.0.0.1", 0))
-    PORT = probe.getsockname()[1]
+PORT = ports.free_port()
 w = kit.World(public_url="https://moat.test", listen_http="127.0.0.1:%d" % PORT, client_ip_header="X-Forwarded-For")
 authkit.prepare(w)
 

@@ -15,8 +15,9 @@ import time
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import fair  # noqa: E402
 from edgekit import (Backend, Control, Edge, Scratch, check, client_hello, connect, curl, free_port, read_all, run_cases,  # noqa: E402
-                     snapshot, tls_backend, until)
+                     snapshot, tls_backend, until, within)
 
 scratch = Scratch()
 a, b = tls_backend(scratch, "this is a"), tls_backend(scratch, "this is b")
@@ -87,10 +88,10 @@ def admin(path):
 
 def first_snapshot_is_applied_and_acknowledged_at_once():
     state["control"] = Control(scratch.path("control"))
-    start = time.monotonic()
+    start = fair.now()
     rev = publish([A, B, ECHO])
     s = acked(rev)
-    check(time.monotonic() - start < 3, "took %.1f s" % (time.monotonic() - start))
+    check(fair.now() - start < 3, "took %.1f s" % (fair.now() - start))
     check(s["epoch"] == 1 and s["applied_at"].endswith("Z") and s["listeners"] ==
           [{"address_scope": "shared6", "port": 443, "local": "[::1]:%d" % PORT, "state": "open"}], s)
     check(say("a.example.com") == "this is a" and say("b.example.com") == "this is b", "routing")
@@ -109,12 +110,12 @@ def file_on_disk_has_the_true_header():
 
 
 def new_backend_is_used_within_two_seconds():
-    start = time.monotonic()
+    start = fair.now()
     publish([dict(A, backends=[("inst_b", b.port)]), B, ECHO])
-    until(lambda: say("a.example.com") == "this is b", "the new backend", 2)
-    check(time.monotonic() - start < 2, "late")
+    within(lambda: say("a.example.com") == "this is b", "the new backend", 2)
+    check(fair.now() - start < 2, "late")
     publish([A, B, ECHO])
-    until(lambda: say("a.example.com") == "this is a", "the old backend", 2)
+    within(lambda: say("a.example.com") == "this is a", "the old backend", 2)
 
 
 def swaps_leave_established_connections_alone():
@@ -325,7 +326,7 @@ def kill_9_and_start_without_the_control_plane_within_a_second():
     state["control"].end()
     state["edge"].proc.kill()
     state["edge"].proc.wait()
-    start = time.monotonic()
+    start = fair.now()
     state["edge"] = Edge(["--config", config()])
 
     def up():
@@ -335,7 +336,7 @@ def kill_9_and_start_without_the_control_plane_within_a_second():
         except ConnectionRefusedError:
             return False
     until(up, "the listener")
-    took = time.monotonic() - start
+    took = fair.now() - start
     check(took < 1.0, "took %.2f s" % took)
     check(say("a.example.com") == "this is a" and say("b.example.com") == "this is b", "routing")
     state["edge"].wait("edge.config_applied", **{"from": "disk"})
@@ -376,11 +377,11 @@ def wrong_settings_are_named_with_line_and_nearest_key():
                         ('data_dir = "/x"\nkeys_dir = "/k"\ncontrol_address = "fd00::1:7443"\n', ["control_address", "host:port"]),
                         ('control_socket = "/y"\n', ["data_dir", "missing"])):
         e = Edge(["--config", scratch.write("bad.toml", text), "--check-config"])
-        check(e.proc.wait(5) == 2, "exit status %s for %r" % (e.proc.returncode, text))
+        check(e.proc.wait(60) == 2, "exit status %s for %r" % (e.proc.returncode, text))
         said = until(lambda: all(w in str(e.lines) for w in words) and str(e.lines), "%s of %r in %s" % (words, text, e.lines), 2)
         check(said, "nothing said")
     e = Edge(["--config", config("good.toml"), "--check-config"])
-    check(e.proc.wait(5) == 0, "a good file is refused")
+    check(e.proc.wait(60) == 0, "a good file is refused")
 
 
 def limits_of_a_source_close_what_is_over():

@@ -17,6 +17,7 @@ import time
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import fair  # noqa: E402
 from edgekit import (Backend, Edge, Scratch, check, client_hello, connect, curl, free_port, read_all, run_cases,  # noqa: E402
                      tls_backend, until)
 
@@ -178,7 +179,7 @@ def hello_of_1700_bytes_and_early_data_arrive_unchanged():
 def slow_hello_is_closed_after_three_seconds_whatever_trickles():
     s = connect(PORT)
     hello = client_hello("a.example.com")
-    start = time.monotonic()
+    start, late = time.monotonic(), fair.now() + 5
     try:
         for i in range(60):
             s.sendall(hello[i:i + 1])
@@ -189,7 +190,7 @@ def slow_hello_is_closed_after_three_seconds_whatever_trickles():
         pass
     except OSError:
         pass
-    s.settimeout(5)
+    s.settimeout(30)
     while True:
         try:
             if s.recv(100) == b"":
@@ -197,15 +198,15 @@ def slow_hello_is_closed_after_three_seconds_whatever_trickles():
         except ConnectionResetError:
             break
     took = time.monotonic() - start
-    check(2.5 < took < 5.0, "closed after %.1f s" % took)
+    check(2.5 < took and fair.now() < late, "closed after %.1f s" % took)
     edge.wait("edge.conn.closed", result="sniff_timeout")
 
 
 def silent_client_is_closed_too():
-    start = time.monotonic()
-    s = connect(PORT)
+    start, late = time.monotonic(), fair.now() + 6
+    s = connect(PORT, limit=30)
     check(read_all(s) == b"", "it answered")
-    check(2.5 < time.monotonic() - start < 6.0, "took %.1f s" % (time.monotonic() - start))
+    check(2.5 < time.monotonic() - start and fair.now() < late, "took %.1f s" % (time.monotonic() - start))
 
 
 def half_close_comes_through_both_ways():

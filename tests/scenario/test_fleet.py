@@ -3,20 +3,14 @@
 """A fleet of fake nodes (fleetkit.py) under a real moat-control: what `moat simulate` foretells of a loss and of a drain is what then happens.
 COST 38 s, 12 s of processor."""
 import os
-import socket
 import sys
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import control_kit as kit
 from control_kit import case, wait_for
 from fleetkit import GIB, Fleet
+from ports import free_port
 
 kit.need("fleet")
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def manifest(memory, processes):

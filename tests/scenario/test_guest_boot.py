@@ -3,8 +3,9 @@
 """moat-init in real microVMs (QEMU TCG): boot, network, logs, exit codes, OOM, refusals, stop.
 
 The host side of both channels is tests/tools/guestvm.py, so that every message can be looked at.
-RUN ALONE: it measures time. Limits, asked of the best boot: hello <= 2 s, config to started <= 250 ms; on a machine
-that the peer of the same run (guestvm.hello_limit) shows to be slower, both in that proportion.
+Limits of time, asked of the best boot: hello <= 2 s, config to started <= 250 ms; on a machine that the peer of the same run
+(guestvm.Peer) shows to be slower, both in that proportion. What the VM waited for a processor that others had does not count, and boots
+that did not meet the limits are followed by others, in turn with the peer's. COST 70 s, 50 s of processor.
 """
 import hashlib
 import json
@@ -17,6 +18,7 @@ import urllib.request
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tools"))
+import fair  # noqa: E402
 import guestvm  # noqa: E402
 
 FILES = {
@@ -24,6 +26,7 @@ FILES = {
     "/etc/group": "root:x:0:\napp:x:1001:\nextra:x:1002:other,app\n",
     "/www/index.html": "hello from the guest\n",
 }
+URL = "http://[%s]:8080/" % guestvm.ADDRESS
 hello_times, guest_times = [], []
 
 
@@ -42,6 +45,16 @@ class Boot:
         self.guest.end()
 
 
+def page_within(seconds):
+    """the workload's page, asked for until it is there; None after the time"""
+    end = fair.now() + seconds
+    while fair.now() < end:
+        try:
+            return urllib.request.urlopen(URL, timeout=2).read()
+        except OSError:
+            time.sleep(0.01)
+
+
 def note_hello(g):
     hello_times.append(g.since_start())
 
@@ -58,12 +71,12 @@ def run_to_exit(g, argv, **process):
     check(hello["phase"] == "boot" and hello["instance_id"] == g.instance_id, "hello: %s" % hello)
     g.expect("status", "configured")
     started = g.expect("status", "started")
-    guest_times.append(time.monotonic() - g.config_sent)
+    guest_times.append(g.since_config())
     g.collect_logs()
-    exited = g.expect("status", "exited", limit=30)
+    exited = g.expect("status", "exited")
     g.send("bye")
     check(g.wait_exit() == 0, "QEMU did not end with 0 after bye")
-    g.log_thread.join(5)
+    g.log_thread.join(60)
     return started, exited
 
 
@@ -76,22 +89,16 @@ def serves_http_and_stops(shared):
         hello = g.expect("hello")
         note_hello(g)
         check(hello["proto_min"] == 1 and hello["arch"] == "amd64" and hello["kernel"].startswith("6.12."), "hello: %s" % hello)
-        sent = time.monotonic()
+        sent = guestvm.Stopwatch(g.qemu.pid, g.vsock.pid)
         g.send("config", **config)
         raw = json.dumps(dict({"v": 1, "type": "config", "seq": 1}, **config)).encode()
         ack = g.expect("ack")
         check(ack["config_sha256"] == hashlib.sha256(raw).hexdigest() and ack["generation"] == 7, "ack: %s" % ack)
         configured = g.expect("status", "configured")
         started = g.expect("status", "started")
-        guest_times.append(time.monotonic() - sent)
+        guest_times.append(sent.seconds())
         check(started["pid"] > 1 and started["uptime_ms"] >= configured["uptime_ms"], "started: %s" % started)
-        url, page = "http://[%s]:8080/" % guestvm.ADDRESS, None
-        until = time.monotonic() + 10
-        while page is None and time.monotonic() < until:
-            try:
-                page = urllib.request.urlopen(url, timeout=2).read()
-            except OSError:
-                time.sleep(0.01)
+        page = page_within(10)
         first = g.since_start()
         check(page == FILES["/www/index.html"].encode(), "page: %s" % page)
         print("  hello %.2f s, config to started %.0f ms, first page %.2f s" % (hello_times[-1], guest_times[-1] * 1000, first))
@@ -111,17 +118,17 @@ def serves_http_and_stops(shared):
         g.send("nonsense", x=1)  # unknown types are ignored
         g.send("ping", ts_ns=43)
         check(g.expect("pong")["ts_ns"] == 43, "no pong after an unknown type")
-        check(urllib.request.urlopen(url, timeout=5).read() == page, "the page went away by the reconnect")
+        check(urllib.request.urlopen(URL, timeout=30).read() == page, "the page went away by the reconnect")
 
         g.collect_logs()
-        asked = time.monotonic()
+        asked = fair.now()
         g.send("shutdown", grace_ms=5000, reason="scaled_down")
         exited = g.expect("status", "exited")
         check(exited["signal"] == "TERM" and exited["reason"] == "workload_signaled", "exited: %s" % exited)
         check("exit_code" not in exited and exited["clean_umount"] is True, "exited: %s" % exited)
         g.send("bye")
         check(g.wait_exit() == 0, "QEMU status")
-        took = time.monotonic() - asked
+        took = fair.now() - asked
         check(took < 4, "stop took %.1f s although the workload obeyed at once" % took)
         check(any("200" in line or "index" in line or "url" in line for line in g.lines(2)), "httpd log: %s" % g.records)
 
@@ -171,17 +178,17 @@ def out_of_memory(shared):
 
 def stubborn_workload_and_flood(shared):
     """ignores TERM, floods its log while nobody reads: neither blocks, the loss is told, KILL comes at grace"""
-    script = "trap '' TERM; seq 1 60000; echo flood done; while :; do sleep 1; done"
+    script = "trap '' TERM; seq 1 60000; echo flood done; httpd -p '[::]:8080' -h /www; while :; do sleep 1; done"
     with Boot(shared) as g:
         config = g.config(["sh", "-c", script])
         config["logs"]["ring_bytes"] = 65536
         g.boot_with(config)
         g.expect("status", "configured")
         g.expect("status", "started")
-        # the log connection waits in the backlog: guest and sockets fill up, then the ring drops
-        time.sleep(2.5)
+        # the log connection waits in the backlog: guest and sockets fill up, then the ring drops, and the workload comes to its page
+        check(page_within(30) == FILES["/www/index.html"].encode(), "the workload was blocked by its log")
         g.collect_logs()
-        check(g.wait_record(b"flood done", 20), "the workload was blocked by its log: %s" % g.records[-3:])
+        check(g.wait_record(b"flood done"), "the workload was blocked by its log: %s" % g.records[-3:])
         gaps = [r for r in g.records if r[1] & 2]
         lines = [r for r in g.records if r[0] == 1]
         lost = sum(int.from_bytes(r[4], "big") for r in gaps)
@@ -189,17 +196,17 @@ def stubborn_workload_and_flood(shared):
         check(gaps and lost + sum(len(r[4]) + 1 for r in lines) == total, "bytes lost %d and seen do not add up to %d" % (lost, total))
         seqs = [r[2] for r in g.records]
         check(seqs == sorted(set(seqs)), "log seq is not increasing")
-        asked = time.monotonic()
+        asked, late = time.monotonic(), fair.now() + 6
         g.send("shutdown", grace_ms=60000, reason="replaced")
         g.send("shutdown", grace_ms=500, reason="replaced")  # a second one shortens
         exited = g.expect("status", "exited")
         check(exited["signal"] == "KILL" and exited["reason"] == "workload_signaled", "exited: %s" % exited)
-        check(0.4 < time.monotonic() - asked < 6, "KILL after %.1f s" % (time.monotonic() - asked))
+        check(0.4 < time.monotonic() - asked and fair.now() < late, "KILL after %.1f s" % (time.monotonic() - asked))
         g.send("bye")
         check(g.wait_exit() == 0, "QEMU status")
 
 
-def refuse(shared, change, reason, detail, acked, limit=15, **kw):
+def refuse(shared, change, reason, detail, acked, **kw):
     with Boot(shared, **kw) as g:
         config = g.config(["sleep", "100"])
         change(config)
@@ -208,9 +215,9 @@ def refuse(shared, change, reason, detail, acked, limit=15, **kw):
         g.send("config", **config)
         if acked:
             g.expect("ack")
-        m = g.receive(limit)
+        m = g.receive()
         if m.get("state") == "configured":
-            m = g.receive(limit)
+            m = g.receive()
         check(m["type"] == "status" and m["state"] == "failed", "status: %s" % m)
         check(m["reason"] == reason and detail in m["detail"], "wanted %s/%s, got %s" % (reason, detail, m))
         g.send("bye")
@@ -246,30 +253,30 @@ def volume_outlives_its_machines(shared):
             refuse(shared, lambda c, w=wrong: c.update(mounts=[dict(VOLUME, **w)]), "volume_attach_failed", reason, acked=True, volumes=[disk])
         with Boot(shared, volumes=[disk]) as g:  # an empty filesystem becomes the process's own
             with_volume(g, "cd /srv/new/data && echo first > a && stat -c own=%u:%g . && grep /srv/new/data /proc/mounts")
-            exited = g.expect("status", "exited", limit=30)
+            exited = g.expect("status", "exited")
             g.send("bye")
             g.wait_exit()
-            g.log_thread.join(5)
+            g.log_thread.join(60)
             out = "\n".join(g.lines(1))
             check(exited["exit_code"] == 0 and exited["clean_umount"] is True, "exited: %s, output %s" % (exited, out))
             check("own=1000:1001" in out and all(w in out for w in ("ext4 rw", "nosuid", "nodev", "noatime", "errors=remount-ro")), "output: %s" % out)
         guestvm.run("e2fsck", "-f", "-n", disk)
         with Boot(shared, volumes=[disk]) as g:  # killed after an fsync
             with_volume(g, "cd /srv/new/data && cat a && echo second | dd of=b conv=fsync 2>/dev/null && echo synced; sleep 1000")
-            g.wait_record(b"synced", 20)
+            g.wait_record(b"synced")
             check(g.lines(1) == ["first", "synced"], "output: %s" % g.lines(1))
             g.qemu.kill()
             g.qemu.wait()
         with Boot(shared, volumes=[disk]) as g:
             with_volume(g, "cd /srv/new/data && cat a b && ! echo x > c", ro=True)
-            exited = g.expect("status", "exited", limit=30)
+            exited = g.expect("status", "exited")
             g.send("bye")
             g.wait_exit()
-            g.log_thread.join(5)
+            g.log_thread.join(60)
             check(exited["exit_code"] == 0 and g.lines(1) == ["first", "second"], "exited: %s, output %s" % (exited, g.lines(1)))
         with Boot(shared, volumes=[disk]) as g:  # held still: thawed by word, by itself, and at the end of the machine
             with_volume(g, "cd /srv/new/data; i=0; while :; do i=$((i+1)); echo $i | dd of=n conv=fsync 2>/dev/null; echo at $i; sleep 0.05; done")
-            g.wait_record(b"at 1", 20)
+            g.wait_record(b"at 1")
             for wrong in ("vol_2", ""):
                 g.send("freeze", volume_id=wrong)
                 check("not mounted" in g.expect("quiesced", "failed")["detail"], "freeze of %r" % wrong)
@@ -281,16 +288,16 @@ def volume_outlives_its_machines(shared):
             g.send("thaw", volume_id="vol_1")
             g.expect("quiesced", "thawed")
             n = len(g.records)
-            check(g.wait_record(b"at %d" % (int(g.lines(1)[-1].split()[1]) + 3), 20), "no writes after the thaw: %s" % g.records[n:])
+            check(g.wait_record(b"at %d" % (int(g.lines(1)[-1].split()[1]) + 3)), "no writes after the thaw: %s" % g.records[n:])
             g.send("freeze", volume_id="vol_1")
             g.expect("quiesced", "frozen")
-            g.expect("quiesced", "expired", limit=20)
+            g.expect("quiesced", "expired")
             g.send("freeze", volume_id="vol_1")
             g.expect("quiesced", "frozen")
             g.send("shutdown", grace_ms=200)
-            m = g.receive(20)
+            m = g.receive()
             while m["type"] == "quiesced":
-                m = g.receive(20)
+                m = g.receive()
             check(m["state"] == "exited" and m["clean_umount"] is True, "exited: %s" % m)
             g.send("bye")
             check(g.wait_exit() == 0, "QEMU status")
@@ -303,14 +310,14 @@ def dials_again_when_the_host_is_silent(shared):
         g.connect()
         g.expect("hello")
         silent, g.control = g.control, None  # stays open, says nothing
-        g.connect(25)  # a third of the handshake, 10 s under TCG
+        g.connect()  # after a third of the handshake, 10 s under TCG
         check(g.expect("hello")["phase"] == "boot", "the second hello")
         silent.close()
         g.send("config", **g.config(["sh", "-c", "exit 3"]))
         g.expect("ack")
         g.expect("status", "configured")
         g.expect("status", "started")
-        check(g.expect("status", "exited", limit=30)["exit_code"] == 3, "exit code")
+        check(g.expect("status", "exited")["exit_code"] == 3, "exit code")
         g.send("bye")
         check(g.wait_exit() == 0, "QEMU status")
 
@@ -327,13 +334,19 @@ def reports_failed_starts(shared):
 
 
 def time_limits(shared):
-    wall, start = min(hello_times), min(guest_times)
-    print("  best of %d boots: hello %.2f s, config to started %.0f ms" % (len(hello_times), wall, start * 1000))
-    slower = 1.0
-    if wall > guestvm.HELLO_SECONDS or start > 0.25:
-        slower = guestvm.hello_limit(shared) / guestvm.HELLO_SECONDS
-    check(wall <= guestvm.HELLO_SECONDS * slower and start <= 0.25 * slower,
-          "hello took %.2f s, config to started %.0f ms, on a machine %.2f times slower" % (wall, start * 1000, slower))
+    peer, slower = guestvm.Peer(shared), 1.0
+    for more in range(15):
+        hello, start = min(hello_times), min(guest_times)
+        if hello <= guestvm.HELLO_SECONDS * slower and start <= 0.25 * slower or more == 14:
+            break
+        peer.boot()
+        slower = peer.slower()
+        with Boot(shared) as g:
+            run_to_exit(g, ["true"])
+    print("  best of %d boots: hello %.2f s, config to started %.0f ms, on a machine %.2f times slower" % (len(hello_times), hello, start * 1000, slower))
+    check(hello <= guestvm.HELLO_SECONDS * slower and start <= 0.25 * slower,
+          "hello took %.2f s, config to started %.0f ms, on a machine %.2f times slower: %s, %s, peer %s" % (
+              hello, start * 1000, slower, *(["%.2f" % x for x in t] for t in (hello_times, guest_times, peer.took))))
 
 
 def main():

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import fair
 import control_kit as kit
 from control_kit import case, wait_for
 
@@ -405,10 +406,10 @@ try:
         poll = threading.Thread(target=lambda: got.update(r=post("/internal/v1/nodes/self/plan?after=%d&wait=30" % after, None, cert=pem, method="GET")))
         poll.start()
         time.sleep(0.5)
-        t0 = time.monotonic()
+        t0 = fair.now()
         w.ok("POST", path + "/disable", {"reason": "stolen"})
-        poll.join(10)
-        assert got["r"].status == 403 and got["r"].json["code"] in ("node_disabled", "forbidden") and time.monotonic() - t0 < 5, got["r"].text
+        poll.join(60)
+        assert got["r"].status == 403 and got["r"].json["code"] in ("node_disabled", "forbidden") and fair.now() - t0 < 5, got["r"].text
         for target, body in (("confirm", {}), ("cert", {"csr": csr(n["id"])}), ("wg-key", {"public_key": wg()})):
             assert post("/internal/v1/nodes/self/" + target, body, cert=pem).status == 403, target
         assert w.q("POST", path + "/uncordon", {"reason": "x"}).status == 409 and w.q("POST", path + "/approve", {"reason": "x"}).status == 409

@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """docs/api/openapi.yaml walked by schemathesis, a tool of others that knows nothing of the server: requests made from the document, good
 and bad ones, against a real server, and what comes back held against the document. Bounded: 45 s, a fixed seed. Needs root and PyPI (once)."""
-import os, re, socket, subprocess, sys
+import os, re, subprocess, sys
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import control_kit as kit
+import ports
 from control_kit import case
 
 NAME, VERSION, SECONDS = "openapi walk", "4.32.5", 45
@@ -38,9 +39,7 @@ if not ST:
     kit.skip(NAME, "schemathesis %s does not install: %s" % (VERSION, why))
     sys.exit(0)
 
-with socket.socket() as s_:
-    s_.bind(("127.0.0.1", 0))
-    PORT = s_.getsockname()[1]
+PORT = ports.free_port()
 w = kit.World(listen_http="127.0.0.1:%d" % PORT, rate_limit_percent=0, quota_tier="unlimited")
 
 # Streams, pages and sockets are no JSON; the rest would end the walk itself: its token, or every answer but 503.

@@ -129,14 +129,14 @@ def main():
             for pid in family:
                 os.kill(pid, signal.SIGCONT)
         wait_until(lambda: p.status(), 20, "the API is back")
-        ok, errors = load.end()
+        ok, errors = load.end(51)
         check(ok > 50 and not errors, f"{len(errors)} of {ok} requests failed: {errors[:3]}")
 
     def postgres_killed():
         load = Load(p)
         p.kill("postgres", signal.SIGQUIT)
         wait_until(lambda: p.status(), 30, "PostgreSQL is restarted and the API is back")
-        ok, errors = load.end()
+        ok, errors = load.end(1)
         check(ok and not errors, f"{len(errors)} of {ok} requests failed: {errors[:3]}")
 
     def deploy_survives(what):

@@ -358,7 +358,7 @@ def main():
         finally:
             stop.set()
             w.join()
-            ok, errors = load.end()
+            ok, errors = load.end(51)
         check(sum(x.startswith(("mad port", "mad cid")) for x in lines) == 22, f"not all of the attack was seen: {lines}")
         by = {" ".join(x.split()[1:3]): x for x in lines}
         for port in (22, 80, 443, 1024, 5055, 5160, 5162, 5164, 5180, 5432, 9443, 1 << 30, 0xfffffffe):
@@ -692,7 +692,7 @@ def main():
                             pass
                 time.sleep(0.05)
         finally:
-            ok, errors = load.end()
+            ok, errors = load.end(31)
             for s in held:
                 s.close()
         check(p.pid("edge") == pid, "the edge was restarted")

@@ -18,6 +18,7 @@ import time
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tools"))
+import fair  # noqa: E402
 import guestvm  # noqa: E402
 ROOT = os.environ.get("MOAT_ROOT") or os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BIN = os.environ.get("MOAT_BIN") or os.path.join(ROOT, "bin")
@@ -216,22 +217,26 @@ def undo(w):
 # ---- cases; `hello_within_two_seconds` leaves its VM to the ones that look at it ----
 
 def hello_within_two_seconds(w):
-    took = []
-    limit = HELLO_LIMIT_MS
-    for turn in range(4):  # the machine is shared: the best of three counts, the others are printed
-        if turn == 3:  # a slower machine is told from a slower start by the peer, measured in the same minute
-            limit = HELLO_LIMIT_MS if PATIENCE > 1 else 1000 * guestvm.hello_limit((bundle(), guestvm.tsc_khz(), w.path("root.ext4"), ""))
+    peer = guestvm.Peer((bundle(), guestvm.tsc_khz(), w.path("root.ext4"), ""))
+
+    def once():  # the last one's VM stays
+        if took:
+            undo(w)
+        if len(took) > 2 and PATIENCE == 1:  # a slower machine is told from a slower start by the peer, booted in turn with it
+            peer.boot()
         t = w.start()
         t.wait("launched")
         check(t.wait("guest_connected")["uid"] == UID, "moat-vsock is not the VM's user")
         hello = t.wait("guest_said")
+        _, ran, waited = guestvm.Stopwatch.look([t.pids[1], t.pids[0]])
         check('"hello"' in hello["text"] and ("inst_" + INSTANCE) in hello["text"], "not a hello: %s" % hello)
-        took.append(hello["ms"])
-        if hello["ms"] <= HELLO_LIMIT_MS or turn == 3:
-            break
-        undo(w)
-    print("# hello after %s ms" % took, flush=True)
-    check(min(took) <= limit, "hello took %s ms, the limit here is %d" % (took, limit))
+        took.append(round(max(1000 * ran, hello["ms"] - 1000 * waited)))
+        return took[-1]
+
+    took = []
+    _, quick = fair.best(once, lambda seen: min(seen) <= HELLO_LIMIT_MS * (peer.slower() if peer.took else 1), 1, 15)
+    print("# hello after %s ms, of the peer after %s s" % (took, ["%.2f" % x for x in peer.took]), flush=True)
+    check(quick, "hello took %s ms, on a machine %.2f times slower" % (took, peer.slower() if peer.took else 1))
 
 
 def monitor_answers_and_figures_are_there(w):
@@ -421,9 +426,9 @@ def probe_decides_and_remembers(w):
         check("qemu+kvm not taken" in e["reason"], "reason: %s" % e["reason"])
     print("# " + e["reason"], flush=True)
     check(not e["cached"], "a first answer came from a cache")
-    start = time.monotonic()
+    start = fair.now()
     again = w.call("probe", *args)
-    check(again["cached"] and time.monotonic() - start < 0.5, "the second answer was not remembered")
+    check(again["cached"] and fair.now() - start < 0.5, "the second answer was not remembered")
     check(again["reason"] == e["reason"] and again["accel"] == e["accel"], "the memory is another one")
     with open(cache) as f:
         j = json.load(f)

@@ -124,22 +124,51 @@ class Listener:
                     raise
 
 
-def hello_limit(shared, boots=2):
-    """Seconds until hello that this machine, at this minute, may take: 2 s, or more where the peer of the same run, the bundle
-    booted with plain defaults, shows that the machine is slower than the one the limit was made for. Prints what it measured."""
-    took = []
-    for _ in range(boots):
-        g = Guest(*shared)
+class Stopwatch:
+    """Seconds that the processes @pids took by themselves: time of the clock, less what their threads waited for a processor that others
+    had, and never less than the processor time of the first one. @since: when they were started, if they were just now."""
+
+    def __init__(self, *pids, since=None):
+        self.pids, self.begun = pids, (since, 0, 0) if since else self.look(pids)
+
+    @staticmethod
+    def look(pids):
+        ran = waited = 0
+        for pid in pids:
+            for tid in os.listdir("/proc/%d/task" % pid):
+                try:
+                    with open("/proc/%d/task/%s/schedstat" % (pid, tid)) as f:
+                        on, off, _ = f.read().split()
+                except OSError:  # that thread has ended
+                    continue
+                waited += int(off)
+                ran += int(on) if pid == pids[0] else 0
+        return time.monotonic(), ran / 1e9, waited / 1e9
+
+    def seconds(self):
+        wall, ran, waited = (b - a for a, b in zip(self.begun, self.look(self.pids)))
+        return max(ran, wall - max(0.0, waited))
+
+
+class Peer:
+    """How much slower this machine is, in this run, than the one that the limits of time were made for: by the same bundle booted with
+    plain defaults. The best of all boots so far counts."""
+
+    def __init__(self, shared):
+        self.shared, self.took = shared, []
+
+    def boot(self):
+        g = Guest(*self.shared)
         g.plain = True
         try:
             g.start().connect()
             g.expect("hello")
-            took.append(g.since_start())
+            self.took.append(g.since_start())
         finally:
             g.end()
-    limit = max(HELLO_SECONDS, HELLO_TO_PLAIN * min(took))
-    print("# a plain boot takes %.2f s here: hello within %.2f s" % (min(took), limit), flush=True)
-    return limit
+
+    def slower(self):
+        return max(1.0, HELLO_TO_PLAIN * min(self.took) / HELLO_SECONDS)
 
 
 class Guest:
@@ -208,10 +237,15 @@ class Guest:
         self.qemu = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                      stderr=open(os.path.join(self.dir, "qemu.log"), "wb"), pass_fds=[theirs.fileno()])
         theirs.close()
+        self.watch = Stopwatch(self.qemu.pid, self.vsock.pid, since=self.t0)
         return self
 
     def since_start(self):
-        return time.monotonic() - self.t0
+        """seconds since QEMU was started, by its stopwatch"""
+        return self.watch.seconds()
+
+    def since_config(self):
+        return self.config_watch.seconds()
 
     def end(self):
         """stop what still runs, remove everything; harmless after a clean end"""
@@ -225,10 +259,10 @@ class Guest:
             self.log_thread.join(5)
         shutil.rmtree(self.dir, ignore_errors=True)
 
-    def wait_exit(self, limit=10):
+    def wait_exit(self, limit=60):
         """QEMU's exit status, after moat-vsock ended too"""
         status = self.qemu.wait(limit)
-        self.vsock.wait(5)
+        self.vsock.wait(60)
         return status
 
     def alive(self):
@@ -246,7 +280,7 @@ class Guest:
 
     # --- control channel ---
 
-    def connect(self, limit=30):
+    def connect(self, limit=60):
         if self.control:
             self.control.close()
         self.control = self.control_listener.accept(limit, self.alive)
@@ -259,7 +293,7 @@ class Guest:
     def send_raw(self, data):
         self.control.sendall(data)
 
-    def receive(self, limit=15):
+    def receive(self, limit=60):
         self.control.settimeout(limit)
         while b"\n" not in self.buffer:
             got = self.control.recv(65536)
@@ -269,7 +303,7 @@ class Guest:
         line, self.buffer = self.buffer.split(b"\n", 1)
         return json.loads(line)
 
-    def expect(self, kind, state=None, limit=15):
+    def expect(self, kind, state=None, limit=60):
         """the next message of that type; others are an error"""
         m = self.receive(limit)
         if m["type"] != kind or (state and m.get("state") != state):
@@ -294,14 +328,14 @@ class Guest:
         """hello, config, ack; returns the hello"""
         self.connect()
         hello = self.expect("hello")
-        self.config_sent = time.monotonic()
+        self.config_watch = Stopwatch(self.qemu.pid, self.vsock.pid)
         self.send("config", **config)
         self.expect("ack")
         return hello
 
     # --- log channel ---
 
-    def collect_logs(self, limit=15):
+    def collect_logs(self, limit=60):
         """accept the log connection and read records in the background until it closes"""
         conn = self.log_listener.accept(limit, self.alive)
 
@@ -329,7 +363,7 @@ class Guest:
         self.log_thread = threading.Thread(target=reader, daemon=True)
         self.log_thread.start()
 
-    def wait_record(self, payload, limit=10):
+    def wait_record(self, payload, limit=60):
         with self.record_seen:
             return self.record_seen.wait_for(lambda: any(r[4] == payload for r in self.records), limit)
 
