@@ -68,6 +68,7 @@ static void tcg_command_line_is_the_measured_one(void **state)
         " -object rng-random,id=rng,filename=/dev/urandom -device virtio-rng-device,rng=rng"
         " -chardev socket,id=qmp,path=/run/qmp.sock,server=on,wait=off -mon chardev=qmp,mode=control"
         " -append console=ttyS0 moat.proto=1 tsc_early_khz=2596000 no_timer_check noreplace-smp cryptomgr.notests pci=off 8250.nr_uarts=1"
+        " lsm=lockdown,landlock,yama"
         " initcall_blacklist=load_system_certificate_list,jent_mod_init,trace_eval_init,ftrace_check_for_weak_functions,"
         "bpf_tcp_ca_kfunc_init,bpf_dummy_struct_ops_init";
     const char *got = line(&v, &base);
@@ -119,7 +120,7 @@ static void boot_arguments_are_bounded_with_the_drivers_own(void **state)
     memset(args, 'a', sizeof args - 1);
     s.boot_args = args;
     assert_int_equal(mt_qemu_args(&v, &s, &a, NULL), -MT_E_LIMIT);
-    args[1800] = '\0';
+    args[1760] = '\0';
     assert_int_equal(mt_qemu_args(&v, &s, &a, NULL), 0);
 }
 
