@@ -31,7 +31,7 @@ struct job {
     char restore_id[MT_ID_SIZE], snapshot_id[MT_ID_SIZE], source_volume_id[MT_ID_SIZE], source_org_id[MT_ID_SIZE], new_volume_id[MT_ID_SIZE];
     uint64_t size_bytes;
     uint32_t key_epoch;
-    bool in_plan, cancel;
+    bool in_plan, cancel, proof;
     enum stage stage;
     atomic_bool broken; /* the run is to end */
     int64_t until_ns;   /* of the next try; 0 at once */
@@ -218,8 +218,9 @@ static void run_done(void *arg)
     mt_http_client_free(j->control);
     j->control = NULL;
     if (j->rc == 0) {
-        mt_log(MT_INFO, "restore.done", KV("restore_id", j->restore_id), KV("volume_id", j->new_volume_id), KV("bytes", j->size_bytes));
-        mt_volumes_appeared(r->a->volumes);
+        mt_log(MT_INFO, j->proof ? "restore.proven" : "restore.done", KV("restore_id", j->restore_id), KV("volume_id", j->new_volume_id), KV("bytes", j->size_bytes));
+        if (!j->proof)
+            mt_volumes_appeared(r->a->volumes);
         j->stage = R_DONE;
         tell(j, MT_JOB_SUCCEEDED, MT_RESTORE_NO_PHASE);
     } else if (r->a->quitting) {
@@ -253,7 +254,7 @@ static void run(struct job *j)
     j->run = (struct mt_restore_run){.e = {.program = r->program, .uid = a->worker_uid, .gid = a->worker_gid, .cluster_id = a->cluster_id, .org_id = j->source_org_id,
                                            .volume_id = j->source_volume_id, .job_id = j->restore_id, .key_epoch = j->key_epoch, .store = &j->store,
                                            .control = j->control, .cancelled = &j->broken, .phase = on_phase, .arg = j},
-                                     .snapshot_id = j->snapshot_id, .new_volume_id = j->new_volume_id, .size_bytes = j->size_bytes, .dir = r->dir,
+                                     .snapshot_id = j->snapshot_id, .new_volume_id = j->new_volume_id, .size_bytes = j->size_bytes, .proof = j->proof, .dir = r->dir,
                                      .backend = r->backend, .tools = mt_volumes_tools(a->volumes)};
     if (j->phase < MT_RESTORE_DOWNLOADING)
         tell(j, MT_JOB_RUNNING, MT_RESTORE_DOWNLOADING);
@@ -306,6 +307,7 @@ static struct job *new_job(struct mt_restores *r, const struct mt_plan_restore_j
     (void)snprintf(j->new_volume_id, sizeof j->new_volume_id, "%s", p->new_volume_id);
     j->size_bytes = p->size_bytes;
     j->key_epoch = p->key_epoch;
+    j->proof = p->proof;
     return j;
 }
 

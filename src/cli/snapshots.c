@@ -34,6 +34,11 @@ void cli_put_backup(json_t *volume)
     put_time(volume, "last", last, on ? "never" : "off");
     (void)json_object_set_new(volume, "lag", json_string(lag));
     put_time(volume, "proven", proven, "unknown");
+    if (json_is_true(json_object_get(volume, "proof_stale"))) {
+        char text[80];
+        (void)snprintf(text, sizeof text, "%.60s, stale", cli_str(volume, "proven"));
+        (void)json_object_set_new(volume, "proven", json_string(text));
+    }
 }
 
 /* What the newest job is at, in one word or two. */

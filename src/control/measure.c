@@ -5,6 +5,7 @@
 #include "base/str.h"
 #include "control/pass.h"
 #include "control/scheduler/capacity.h"
+#include "control/volumes/volume_sql.h"
 
 #include <stdlib.h>
 
@@ -129,6 +130,10 @@ static const struct mt_pg_stmt st_groups = {
 static const struct mt_pg_stmt st_nodes = {
     "measure_nodes", "SELECT admin_state, health, count(*) FROM nodes_view WHERE NOT deleted GROUP BY 1, 2"};
 
+static const struct mt_pg_stmt st_backups = {
+    "measure_backups", "SELECT count(*) FILTER (WHERE " MT_SQL_BACKUP_STALE("v") "), count(*) FILTER (WHERE " MT_SQL_PROOF_STALE("v") "),"
+                       " (SELECT coalesce(floor(extract(epoch FROM max(p.restored_at))), 0)::bigint FROM snapshots_view p) FROM volumes_view v WHERE NOT v.deleted"};
+
 static size_t word(const char *const *words, size_t n, const char *w)
 {
     size_t i = 0;
@@ -139,10 +144,12 @@ static size_t word(const char *const *words, size_t n, const char *w)
 
 static int look_at_rows(struct mt_measure_gauges *g, struct mt_pg *pg, struct mt_err *err)
 {
-    mt_auto_pg_res struct mt_pg_res *groups = NULL, *nodes = NULL;
+    mt_auto_pg_res struct mt_pg_res *groups = NULL, *nodes = NULL, *backups = NULL;
     int rc = mt_pg_query(pg, &st_groups, NULL, &groups, err);
     if (rc == 0)
         rc = mt_pg_query(pg, &st_nodes, NULL, &nodes, err);
+    if (rc == 0)
+        rc = mt_pg_query_one(pg, &st_backups, NULL, &backups, err);
     if (rc < 0)
         return rc;
     for (int i = 0; i < mt_pg_rows(groups); i++) {
@@ -154,6 +161,9 @@ static int look_at_rows(struct mt_measure_gauges *g, struct mt_pg *pg, struct mt
     }
     for (int i = 0; i < mt_pg_rows(nodes); i++)
         g->nodes[word(admin_states, 8, mt_pg_text(nodes, i, 0))][word(healths, 5, mt_pg_text(nodes, i, 1))] += (uint64_t)mt_pg_i64(nodes, i, 2);
+    g->backup_stale = (uint64_t)mt_pg_i64(backups, 0, 0);
+    g->proof_stale = (uint64_t)mt_pg_i64(backups, 0, 1);
+    g->proven_s = mt_pg_i64(backups, 0, 2);
     return 0;
 }
 
@@ -200,6 +210,10 @@ static void put_gauges(const struct mt_measure_gauges *g, struct mt_metrics *pag
     mt_metrics_i64(page, MT_M_CLUSTER_MEMORY, g->headroom_bytes, "n1_headroom");
     mt_metrics_u64(page, MT_M_CLUSTER_CPU, g->cpu_millis, "allocatable");
     mt_metrics_u64(page, MT_M_CLUSTER_CPU, g->used_cpu_millis, "used");
+    mt_metrics_u64(page, MT_M_BACKUP_STALE, g->backup_stale, NULL);
+    mt_metrics_u64(page, MT_M_BACKUP_UNPROVEN, g->proof_stale, NULL);
+    if (g->proven_s)
+        mt_metrics_i64(page, MT_M_BACKUP_PROVEN, g->proven_s, NULL);
 }
 
 void mt_measure_scheduler(struct mt_measure *m, struct mt_metrics *page)

@@ -213,7 +213,7 @@ static int dec_restore_job(const json_t *o, struct mt_plan_restore_job *j, struc
         (rc = get_id(o, "source_org_id", MT_ID_ORG, &j->source_org_id, err)) < 0 ||
         (rc = get_id(o, "new_volume_id", MT_ID_VOLUME, &j->new_volume_id, err)) < 0 ||
         (rc = get_size(o, "size_bytes", false, &j->size_bytes, err)) < 0 || (rc = get_epoch(o, &j->key_epoch, err)) < 0 ||
-        (rc = mt_json_opt_bool(o, "cancel", false, &j->cancel, err)) < 0)
+        (rc = mt_json_opt_bool(o, "cancel", false, &j->cancel, err)) < 0 || (rc = mt_json_opt_bool(o, "proof", false, &j->proof, err)) < 0)
         return rc;
     return 0;
 }
@@ -317,6 +317,8 @@ static json_t *enc_restore_job(const struct mt_plan_restore_job *j)
     mt_jout_u64(&o, "size_bytes", j->size_bytes);
     mt_jout_u64(&o, "key_epoch", j->key_epoch);
     mt_jout_bool(&o, "cancel", j->cancel);
+    if (j->proof)
+        mt_jout_bool(&o, "proof", true);
     return mt_jout_take(&o);
 }
 

@@ -113,6 +113,7 @@ struct mt_plan_restore_job {
     uint64_t size_bytes;
     uint32_t key_epoch;
     bool cancel;
+    bool proof; /* the volume is thrown away when it was found whole */
 };
 
 struct mt_plan_storage {

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Snapshot jobs on a node: a moat-agent with a stand-in control plane, real QEMU microVMs, volumes on XFS, and versitygw as the store. Images of
 a volume that is written to, whole and restored; deltas; guests that do not answer; kills, a store that is away, cancellation, removal. Restore jobs:
-a new volume in a guest, larger ones, kills at each step, damage.
+a new volume in a guest, larger ones, kills at each step, damage, proofs.
 
-COST 60 s, 35 s of processor."""
+COST 65 s, 40 s of processor."""
 import ctypes
 import os
 import shutil
@@ -329,6 +329,37 @@ class Suite:
             self.c.restore_over(j, v, r)
             self.nothing_begun()
 
+    def a_proof_is_told_and_leaves_nothing(self):
+        for step in ("volume.restore_checked", None):  # also one whose agent is killed in the middle
+            self.w.kill()
+            self.start(ready=step is None, env={"MT_TEST_KILL_STEP": step} if step else None)
+            if step:
+                j, v = self.c.restore(self.v, self.last, proof=True)
+                want(self.w.proc.wait(60) == -9, "the agent did not die")
+                want([f for f in self.files() if f.endswith(".part")], self.files())
+        r = self.c.wait_restore(j, "succeeded")
+        want(r["fs_uuid"] == self.v["fs_uuid"] and r["bytes_done"] == GIB, r)
+        want(not os.path.exists(self.image_of(v)) and not [x for x in self.c.storage if x.get("volume_id") == v["volume_id"]], self.files())
+        self.c.restore_over(j, v, r)
+        self.nothing_begun()
+
+    def a_proof_finds_a_filesystem_that_is_not_whole(self):
+        """each byte of it is as it was stored: the volume was broken before"""
+        v = self.c.volume("broken")
+        self.c.publish()
+        self.c.wait_volume(v["volume_id"], "provisioned", result="ok")
+        v["was_available"] = True
+        kit.sh("debugfs", "-w", "-R", "clri <2>", self.image_of(v))
+        s = self.c.snapshot(v)
+        self.c.wait_snapshot(s, "succeeded")
+        self.c.snapshot_over(s)
+        j, n = self.c.restore(v, s["snapshot_id"], proof=True)
+        r = self.c.wait_restore(j, "failed")
+        want(r["failed_reason"] == "fsck_failed" and not r["snapshot_damaged"], r)
+        self.c.restore_over(j, n, r)
+        self.nothing_begun()
+        self.removed(v)
+
     # -- and the end
 
     def one_that_is_cancelled_leaves_nothing(self):
@@ -399,7 +430,8 @@ def main():
                    s.a_guest_that_does_not_answer_holds_nothing_up, s.killed_while_it_uploads, s.a_success_that_was_not_told_is_told_by_the_next_agent,
                    s.a_store_and_a_key_that_are_away_are_waited_for, s.a_backup_becomes_a_new_volume_that_a_guest_has,
                    s.killed_at_each_step_of_a_restore_into_a_larger_one, s.killed_while_it_downloads, s.parts_that_no_plan_wants_go,
-                   s.one_whose_volume_is_deleted_is_cancelled, s.a_damaged_backup_is_told_and_leaves_nothing, s.what_cannot_be_restored_is_told, s.one_that_is_cancelled_leaves_nothing, s.one_of_a_volume_that_is_not_here,
+                   s.one_whose_volume_is_deleted_is_cancelled, s.a_damaged_backup_is_told_and_leaves_nothing, s.what_cannot_be_restored_is_told,
+                   s.a_proof_is_told_and_leaves_nothing, s.a_proof_finds_a_filesystem_that_is_not_whole, s.one_that_is_cancelled_leaves_nothing, s.one_of_a_volume_that_is_not_here,
                    s.a_volume_at_rest, s.removed_with_its_snapshots):
             report.case("backups: " + fn.__name__.replace("_", " "), fn)
             if report.failed and not hasattr(s, "last"):

@@ -419,6 +419,42 @@ try:
             w.ok("DELETE", E + "/volumes/" + v["id"])
         wait_for("all gone", lambda: volumes(E) == {}, 30)
 
+    @case("the newest backup is proven by itself: in a volume that nobody sees, one at a time, and what came of it is known")
+    def _():
+        own = w.ok("POST", E + "/volumes", {"name": "own", "size_bytes": GIB})["id"]
+        wait_for("it", lambda: volumes(E)["own"]["state"] == "available", 20)
+        s = w.ok("POST", E + "/volumes/" + own + "/snapshots", {})["id"]
+        assert w.agent.snapshot(s, "succeeded", captured_at_ms=int(time.time() * 1000), size_bytes=GIB, key_epoch=1, image_root="c" * 64,
+                                manifest_sha256="d" * 64).json["accepted"] == 1
+        proofs = lambda: [r for r in {x["restore_id"]: x for p in w.agent.plans for x in p.get("restore_jobs", []) if x.get("proof")}.values()  # noqa: E731
+                          if r["source_volume_id"] == own]
+        events = lambda: [e["payload"] for e in w.ok("GET", O + "/events?event_type=snapshot.proof_recorded")["items"] if e["payload"]["volume_id"] == own]  # noqa: E731
+        assert "proof_stale" not in w.ok("GET", E + "/volumes/" + own)
+        # Its first hour is over, and two weeks more. What is compared with the log at the end is put back below.
+        w.pg.sql("UPDATE snapshots_view SET finished_at = finished_at - interval '20 days' WHERE snapshot_id = '%s'" % s)
+        assert w.ok("GET", E + "/volumes/" + own)["proof_stale"] is True
+        one = wait_for("a proof", proofs, 30)[0]
+        assert (one["snapshot_id"], one["source_volume_id"], one["size_bytes"], one["key_epoch"]) == (s, own, GIB, 1) and not one["cancel"], one
+        assert list(volumes(E)) == ["own"] and one["new_volume_id"] not in [v["volume_id"] for v in w.agent.plans[-1]["volumes"]]
+        assert len(w.ok("GET", O + "/restores")["items"]) == 4 and w.agent.post("volume-key", {"volume_id": own, "job_id": one["restore_id"]}).status == 200
+        assert w.ok("DELETE", E + "/volumes/%s/snapshots/%s?dry_run=true" % (own, s), {})["dry_run"]  # a proof holds up nobody
+        assert w.agent.restore(one["restore_id"], "running", phase="checking", bytes_done=GIB, bytes_total=GIB).json["accepted"] == 1
+        assert w.agent.restore(one["restore_id"], "failed", bytes_done=GIB, failed_reason="fsck_failed").json["accepted"] == 1
+        assert [(e["result"], e["kind"], e["bytes"], e["failed_reason"]) for e in events()] == [("failed", "restore", GIB, "fsck_failed")], events()
+        v = w.ok("GET", E + "/volumes/" + own)
+        assert "last_proven_restore_at" not in v and v["last_backup_snapshot_id"] == s, v
+        assert w.agent.post("volume-key", {"volume_id": own, "job_id": one["restore_id"]}).status == 403
+        w.pg.sql("UPDATE restores_view SET created_at = created_at - interval '7 hours' WHERE restore_id = '%s'" % one["restore_id"])
+        two = wait_for("a second one", lambda: [x for x in proofs() if x["restore_id"] != one["restore_id"]], 30)[0]
+        assert w.agent.restore(two["restore_id"], "succeeded", bytes_done=GIB, bytes_total=GIB, fs_uuid="12345678-1234-4234-8234-123456789abc").json["accepted"] == 1
+        v = w.ok("GET", E + "/volumes/" + own)
+        assert v["last_proven_restore_at"] and "proof_stale" not in v and [e["result"] for e in events()][-1] == "ok", (v, events())
+        assert list(volumes(E)) == ["own"] and w.ok("GET", E + "/snapshots/" + s)["restored_at"]
+        w.pg.sql("UPDATE restores_view SET created_at = created_at + interval '7 hours' WHERE restore_id = '%s'" % one["restore_id"])
+        w.pg.sql("UPDATE snapshots_view SET finished_at = finished_at + interval '20 days' WHERE snapshot_id = '%s'" % s)
+        w.ok("DELETE", E + "/volumes/" + own)
+        wait_for("it gone", lambda: volumes(E) == {}, 30)
+
     @case("the views made again from the log are the same")
     def _():
         assert [v["name"] for v in w.ok("GET", O + "/volumes")["items"]] == ["only"]

@@ -122,6 +122,8 @@ static int check(struct mt_restore_run *r, struct state *s, struct mt_err *err)
     if (r->e.phase)
         r->e.phase(r->e.arg, "checking");
     int rc = r->size_bytes > s->source_bytes ? mt_fstool_grow(r->tools, s->part, err) : mt_fstool_check(r->tools, s->part, err);
+    if (rc == 0 && r->proof) /* after the replay of its journal nothing is left to be repaired */
+        rc = mt_fstool_verify(r->tools, s->part, err);
     if (rc == 0)
         rc = mt_fstool_uuid(s->part, r->fs_uuid, err);
     if (rc < 0) /* one that a kill broke off half way may have left it worse: once more from the beginning */
@@ -160,12 +162,20 @@ int mt_restore_run(struct mt_restore_run *r, struct mt_err *err)
     } else if (rc != -MT_E_NOT_FOUND) {
         return mt_engine_failed(&r->e, "internal_error", false, rc);
     } else if ((rc = open_part(r, path, &s, err)) == 0 && (rc = fetch(r, &s, err)) == 0 && (rc = check(r, &s, err)) == 0) {
-        if ((rc = mt_backend_part_commit(r->backend, r->new_volume_id, s.part, err)) < 0)
-            return mt_engine_failed(&r->e, "write_failed", false, rc);
+        if (r->proof)
+            rc = drop(r->dir, r->backend, r->e.job_id, r->new_volume_id, err);
+        else
+            rc = mt_backend_part_commit(r->backend, r->new_volume_id, s.part, err);
+        if (rc < 0)
+            return mt_engine_failed(&r->e, r->proof ? "cleanup_failed" : "write_failed", false, rc);
         mt_kill_here(MT_KILL_VOLUME, MT_KILL_VOLUME_RESTORE_NAMED, MT_KILL_RECORDED);
     }
     if (rc == 0)
         (void)unlink(path);
+    if (rc == 0 && r->proof) {
+        mt_closep(&lock);
+        mt_volume_forget_lock(r->backend, r->new_volume_id);
+    }
     return rc;
 }
 

@@ -18,6 +18,7 @@ struct mt_restore_run {
     /* given; strings borrowed */
     const char *snapshot_id, *new_volume_id;
     uint64_t size_bytes; /* of the new volume, at least that of the snapshot's */
+    bool proof;          /* it is only tried: what is found whole is removed instead of named */
     const char *dir;     /* of journals */
     const struct mt_backend *backend;
     const struct mt_fstool *tools;
@@ -27,7 +28,7 @@ struct mt_restore_run {
 };
 
 /**
- * Returns 0 it is there (or was: done and not told); -MT_E_CANCELLED; else -code, e.failed_reason (a word of storage-and-secrets.md 5.1)
+ * Returns 0 it is there (or was: done and not told; a proof: was); -MT_E_CANCELLED; else -code, e.failed_reason (a word of storage-and-secrets.md 5.1)
  * and e.retryable. What was fetched stays until mt_restore_remove().
  */
 int mt_restore_run(struct mt_restore_run *r, struct mt_err *err);

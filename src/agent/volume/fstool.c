@@ -147,21 +147,31 @@ int mt_fstool_format(const struct mt_fstool *t, int fd, const char *uuid, const 
     return rc < 0 ? rc : ended.exited && ended.status == 0 ? 0 : -MT_E_IO;
 }
 
-int mt_fstool_check(const struct mt_fstool *t, int fd, struct mt_err *err)
+static int check(const struct mt_fstool *t, int fd, const char *how, int fine, struct mt_err *err)
 {
     char path[40];
     struct mt_run_result ended;
     int rc = fd_path(fd, path, err);
     if (rc < 0)
         return rc;
-    const char *const argv[] = {"e2fsck", "-p", "-f", path, NULL};
+    const char *const argv[] = {"e2fsck", how, "-f", path, NULL};
     rc = run(t, fd, argv, t->e2fsck, CHECK_TIMEOUT_MS, &ended, err);
     if (rc < 0)
         return rc;
-    if (ended.exited && (ended.status & ~3) == 0) /* 1: errors were corrected; 2: and a reboot would be due if it were mounted */
+    if (ended.exited && (ended.status & ~fine) == 0)
         return 0;
     err->code = MT_E_CORRUPT;
     return -MT_E_CORRUPT;
+}
+
+int mt_fstool_check(const struct mt_fstool *t, int fd, struct mt_err *err)
+{
+    return check(t, fd, "-p", 3, err); /* 1: errors were corrected; 2: and a reboot would be due if it were mounted */
+}
+
+int mt_fstool_verify(const struct mt_fstool *t, int fd, struct mt_err *err)
+{
+    return check(t, fd, "-n", 0, err);
 }
 
 int mt_fstool_grow(const struct mt_fstool *t, int fd, struct mt_err *err)

@@ -27,6 +27,8 @@ void mt_fstool_done(struct mt_fstool *t);
 int mt_fstool_format(const struct mt_fstool *t, int fd, const char *uuid, const char *label, struct mt_err *err);
 /** `e2fsck -pf`: repairs what is safe. -MT_E_CORRUPT: it is not whole, or the tool died of it. */
 int mt_fstool_check(const struct mt_fstool *t, int fd, struct mt_err *err);
+/** `e2fsck -fn`: changes nothing and repairs nothing. -MT_E_CORRUPT: something would have to be. */
+int mt_fstool_verify(const struct mt_fstool *t, int fd, struct mt_err *err);
 /** Check, then `resize2fs` to the size of the file. */
 int mt_fstool_grow(const struct mt_fstool *t, int fd, struct mt_err *err);
 

@@ -10,12 +10,12 @@
 
 static const struct mt_pg_stmt row_of = {
     "restore_report_row",
-    "SELECT r.org_id, r.app_id, r.env_id, r.snapshot_id, r.source_volume_id, r.new_volume_id, r.status, coalesce(r.phase, ''), r.resource_version, v.state,"
-    " v.resource_version, greatest(0, (extract(epoch FROM now() - r.created_at) * 1000)::bigint), s.app_id, s.env_id FROM restores_view r"
-    " JOIN volumes_view v ON v.volume_id = r.new_volume_id JOIN snapshots_view s ON s.snapshot_id = r.snapshot_id"
+    "SELECT r.org_id, r.app_id, r.env_id, r.snapshot_id, r.source_volume_id, r.new_volume_id, r.status, coalesce(r.phase, ''), r.resource_version, coalesce(v.state, ''),"
+    " coalesce(v.resource_version, 0), greatest(0, (extract(epoch FROM now() - r.created_at) * 1000)::bigint), s.app_id, s.env_id, r.purpose IS NOT NULL, coalesce(s.size_bytes, 0) FROM restores_view r"
+    " LEFT JOIN volumes_view v ON v.volume_id = r.new_volume_id JOIN snapshots_view s ON s.snapshot_id = r.snapshot_id"
     " WHERE r.restore_id = $1 AND r.target_node_id = $2"};
 
-enum { R_ORG = 0, R_APP, R_ENV, R_SNAPSHOT, R_SOURCE, R_NEW, R_STATUS, R_PHASE, R_VERSION, R_STATE, R_VOLUME_VERSION, R_TOOK, R_SOURCE_APP, R_SOURCE_ENV };
+enum { R_ORG = 0, R_APP, R_ENV, R_SNAPSHOT, R_SOURCE, R_NEW, R_STATUS, R_PHASE, R_VERSION, R_STATE, R_VOLUME_VERSION, R_TOOK, R_SOURCE_APP, R_SOURCE_ENV, R_PROOF, R_SIZE };
 
 static bool forward(const struct mt_pg_res *r, const struct mt_restore_report *v)
 {
@@ -48,7 +48,7 @@ static int end_volume(struct mt_api_call *c, struct mt_cmd *cmd, const struct mt
     const char *id = mt_pg_text(r, 0, R_NEW);
     enum mt_ev ev = MT_EV_VOLUME_PROVISIONED;
     json_t *payload;
-    if (!MT_STREQ(mt_pg_text(r, 0, R_STATE), "creating")) /* being deleted: the node tells when it is */
+    if (!MT_STREQ(mt_pg_text(r, 0, R_STATE), "creating")) /* being deleted: the node tells when it is; or a proof, which has none */
         return 0;
     if (v->status == MT_JOB_SUCCEEDED) {
         payload = json_pack("{s:s,s:s}", "result", "ok", "fs_uuid", v->fs_uuid);
@@ -65,11 +65,12 @@ static int end_volume(struct mt_api_call *c, struct mt_cmd *cmd, const struct mt
     return mt_cmd_event(cmd, ev, id, ids, payload, &c->err);
 }
 
-/* A restore whose file system was checked proves its snapshot; one that found damage says so of it. */
+/* A restore whose file system was checked proves its snapshot; one that found damage says so of it. That the file system of a backup is not
+ * whole, although every byte of it is as it was stored, is what proofs are made to find. */
 static int prove(struct mt_api_call *c, struct mt_cmd *cmd, const struct mt_pg_res *r, const struct mt_restore_report *v)
 {
     const struct mt_cmd_ids ids = {.org_id = mt_pg_text(r, 0, R_ORG), .app_id = mt_pg_text(r, 0, R_SOURCE_APP), .env_id = mt_pg_text(r, 0, R_SOURCE_ENV)};
-    const char *result = v->status == MT_JOB_SUCCEEDED ? "ok" : v->snapshot_damaged ? "damaged" : NULL;
+    const char *result = v->status == MT_JOB_SUCCEEDED ? "ok" : v->snapshot_damaged ? "damaged" : mt_pg_bool(r, 0, R_PROOF) && MT_STREQ(v->failed_reason, "fsck_failed") ? "failed" : NULL;
     if (!result)
         return 0;
     json_t *payload = json_pack("{s:s,s:s,s:s,s:I,s:I}", "volume_id", mt_pg_text(r, 0, R_SOURCE), "kind", "restore", "result", result, "bytes",

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Restores: always into a new volume, made by the same command and filled by a job of its node (storage-and-secrets.md §5.1;
- * control-plane.md §9.3). The source may be deleted already: its backups outlive it. */
+ * control-plane.md §9.3). The source may be deleted already: its backups outlive it.
+ * Proofs (control/volumes/proofs.h) are restores that nobody asked for and are not listed: the log tells of them, and the volume they are of. */
 #include "control/api/handlers.h"
 
 #include "base/cleanup.h"
@@ -18,7 +19,7 @@
     MT_SQL_TS("r.finished_at") ",'resource_version',r.resource_version,'created_at'," MT_SQL_TS("r.created_at") ",'updated_at',"            \
     MT_SQL_TS("r.updated_at") "))::text"
 
-MT_SQL_LIST(org_restores, RESTORE_OBJECT, "restores_view r", "restore_id", "org_id = $1 AND " MT_SQL_INSIDE("app_id", "env_id", "2", "3"), "4", "5");
+MT_SQL_LIST(org_restores, RESTORE_OBJECT, "restores_view r", "restore_id", "org_id = $1 AND purpose IS NULL AND " MT_SQL_INSIDE("app_id", "env_id", "2", "3"), "4", "5");
 static const struct mt_pg_stmt restore_get = {
     "restore_get", "SELECT " RESTORE_OBJECT ", resource_version FROM restores_view r WHERE org_id = $1 AND restore_id = $2 AND "
                    MT_SQL_INSIDE("app_id", "env_id", "3", "4")};

@@ -7,12 +7,10 @@
 #include "control/api/mutate.h"
 #include "control/api/sql.h"
 #include "control/volumes/home.h"
-#include "control/volumes/schedule.h"
 #include "control/volumes/volume_sql.h"
 #include "model/names.h"
 #include "model/volume.h"
 
-/* Two intervals without a backup are stale (storage-and-secrets.md §2.1). */
 #define NEWEST_JOB                                                                                                           \
     "SELECT json_strip_nulls(json_build_object('id',s.snapshot_id,'origin',s.origin,'status',s.status,'phase',s.phase,'failed_reason',"        \
     "s.failed_reason,'created_at'," MT_SQL_TS("s.created_at") ")) FROM snapshots_view s WHERE s.volume_id = v.volume_id"                    \
@@ -24,9 +22,7 @@
     MT_SQL_VOLUME_HELD("v") " THEN 'in_use' ELSE v.state END,'error_reason',v.error_reason,"                               \
     "'reachable',(SELECT n.health NOT IN ('offline', 'lost') FROM nodes_view n WHERE n.node_id = v.home_node_id),"          \
     "'deleted',CASE WHEN v.deleted THEN true END,'last_backup_at',(" MT_SQL_LAST_BACKUP("v", MT_SQL_TS("s.captured_at")) "),"         \
-    "'last_backup_snapshot_id',(" MT_SQL_LAST_BACKUP("v", "s.snapshot_id") "),'backup_stale',v.backup_enabled AND NOT v.deleted AND coalesce(("   \
-    MT_SQL_LAST_BACKUP("v", "s.captured_at") "), v.created_at) < now() - make_interval(secs => 2 * coalesce("    \
-    "(SELECT e.backup_interval_seconds FROM envs_view e WHERE e.env_id = v.env_id), " MT_BACKUP_INTERVAL_SQL ")),"                                                     \
+    "'last_backup_snapshot_id',(" MT_SQL_LAST_BACKUP("v", "s.snapshot_id") "),'backup_stale'," MT_SQL_BACKUP_STALE("v") ",'proof_stale',CASE WHEN " MT_SQL_PROOF_STALE("v") " THEN true END,"  \
     "'backup_lag_seconds',(" MT_SQL_LAST_BACKUP("v", "greatest(0, floor(extract(epoch FROM now() - s.captured_at)))::bigint") "),'latest_snapshot',(" NEWEST_JOB "),'last_proven_restore_at',(SELECT " \
     MT_SQL_TS("max(s.restored_at)") " FROM snapshots_view s WHERE s.volume_id = v.volume_id),'from_snapshot_id',v.from_snapshot_id,"  \
     "'attachment',(SELECT json_build_object('id',a.attachment_id,'process_type',a.process_type,'mount_path',a.mount_path,'read_only',"   \

@@ -138,7 +138,7 @@ static const struct mt_pf f_snapshot_status[] = {
 static const struct mt_pf f_snapshot_proof[] = {TEXT("volume_id"), ENUM("kind", "readback|restore"), ENUM("result", "ok|damaged|failed"), INT("bytes"),
                                                 INT("duration_ms"), TEXT_OPT("failed_reason"), END};
 static const struct mt_pf f_restore_created[] = {TEXT("snapshot_id"), TEXT("source_volume_id"), TEXT("new_volume_id"), TEXT("target_env_id"),
-                                                 TEXT("target_node_id"), END};
+                                                 TEXT("target_node_id"), ENUM_OPT("purpose", "proof"), END};
 static const struct mt_pf f_restore_status[] = {ENUM("status", "queued|running|succeeded|failed"), ENUM_OPT("phase", "downloading|checking"),
                                                 INT_OPT("bytes_done"), INT_OPT("bytes_total"), TEXT_OPT("failed_reason"), END};
 static const struct mt_pf f_snapshot_pruned[] = {TEXT("volume_id"), ENUM("reason", "retention|user|volume_deleted"), END};

@@ -32,8 +32,9 @@ static const struct mt_pg_stmt fingerprint = {
     " WHERE home_node_id = $1 AND NOT deleted), '') || '|' ||"
     "coalesce((SELECT string_agg(snapshot_id || ' ' || (pruned_at IS NULL), ',' ORDER BY snapshot_id) FROM snapshots_view"
     " WHERE source_node_id = $1 AND status IN ('queued', 'running')), '') || '|' ||"
-    "coalesce((SELECT string_agg(restore_id, ',' ORDER BY restore_id) FROM restores_view"
-    " WHERE target_node_id = $1 AND status IN ('queued', 'running')), '') || '|' ||"
+    "coalesce((SELECT string_agg(r.restore_id || ' ' || (r.purpose IS NOT NULL AND s.pruned_at IS NOT NULL), ',' ORDER BY r.restore_id)"
+    " FROM restores_view r JOIN snapshots_view s ON s.snapshot_id = r.snapshot_id"
+    " WHERE r.target_node_id = $1 AND r.status IN ('queued', 'running')), '') || '|' ||"
     "coalesce((SELECT string_agg(overlay_ipv6, ',' ORDER BY instance_id) FROM instances_view i WHERE " QUARANTINED "), '') || $2, 'UTF8')), 'hex')"};
 
 static const struct mt_pg_stmt assignments = {
@@ -65,12 +66,13 @@ static const struct mt_pg_stmt jobs = {
     "  AND p.pruned_at IS NULL AND NOT p.damaged AND p.key_epoch = k.key_epoch ORDER BY p.captured_at DESC LIMIT 1) parent ON true"
     " WHERE s.source_node_id = $1 AND s.status IN ('queued', 'running') ORDER BY s.snapshot_id COLLATE \"C\""};
 
-/* A volume that is deleted before its restore has ended is the word to stop; the job stays when the volume is gone from the plan. */
+/* A volume that is deleted before its restore has ended is the word to stop; the job stays when the volume is gone from the plan. A proof has no
+ * volume, and stops when its backup is no longer kept. */
 static const struct mt_pg_stmt restores = {
     "plan_restore_jobs",
-    "SELECT r.restore_id, r.snapshot_id, r.source_volume_id, s.org_id AS source_org_id, r.new_volume_id, v.size_bytes, s.key_epoch,"
-    " v.deleted OR v.state = 'deleting' AS cancel FROM restores_view r JOIN volumes_view v ON v.volume_id = r.new_volume_id"
-    " JOIN snapshots_view s ON s.snapshot_id = r.snapshot_id WHERE r.target_node_id = $1 AND r.status IN ('queued', 'running')"
+    "SELECT r.restore_id, r.snapshot_id, r.source_volume_id, s.org_id AS source_org_id, r.new_volume_id, coalesce(v.size_bytes, s.size_bytes) AS size_bytes, s.key_epoch,"
+    " CASE WHEN r.purpose IS NULL THEN v.deleted OR v.state = 'deleting' ELSE s.pruned_at IS NOT NULL END AS cancel, r.purpose IS NOT NULL AS proof"
+    " FROM restores_view r LEFT JOIN volumes_view v ON v.volume_id = r.new_volume_id JOIN snapshots_view s ON s.snapshot_id = r.snapshot_id WHERE r.target_node_id = $1 AND r.status IN ('queued', 'running')"
     " ORDER BY r.restore_id COLLATE \"C\""};
 
 static const struct mt_pg_stmt edges = {
@@ -265,6 +267,7 @@ static int put_restores(struct mt_pg *pg, const struct mt_pg_params *node, struc
             .size_bytes = (uint64_t)mt_pg_i64(r, i, mt_pg_col(r, "size_bytes")),
             .key_epoch = (uint32_t)mt_pg_i64(r, i, mt_pg_col(r, "key_epoch")),
             .cancel = mt_pg_bool(r, i, mt_pg_col(r, "cancel")),
+            .proof = mt_pg_bool(r, i, mt_pg_col(r, "proof")),
         };
     return 0;
 }

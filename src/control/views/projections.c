@@ -338,9 +338,9 @@ static const struct projection table[] = {
              " = 'ok' AND " P("kind") " = 'restore' THEN e.occurred_at ELSE v.restored_at END, damaged = v.damaged OR " P("result") " = 'damaged'")}},
     /* ---- restores ---- */
     BIRTH(MT_EV_RESTORE_JOB_CREATED, "proj_restore_created", "restore_id",
-      "INSERT INTO restores_view (restore_id, org_id, app_id, env_id, snapshot_id, source_volume_id, new_volume_id, target_node_id, requested_by, "
+      "INSERT INTO restores_view (restore_id, org_id, app_id, env_id, snapshot_id, source_volume_id, new_volume_id, target_node_id, purpose, requested_by, "
       BORN_COLS ") SELECT e.aggregate_id, e.org_id, e.app_id, e.env_id, " P("snapshot_id") ", " P("source_volume_id") ", " P("new_volume_id") ", "
-      P("target_node_id") ", e.actor_id, " BORN E_OF("restore_job.created")),
+      P("target_node_id") ", " P("purpose") ", e.actor_id, " BORN E_OF("restore_job.created")),
     {MT_EV_RESTORE_JOB_STATUS_CHANGED,
      {"proj_restore_status",
       UPDATE("restores_view", "restore_id", "restore_job.status_changed",

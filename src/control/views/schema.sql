@@ -438,7 +438,8 @@ CREATE TABLE snapshots_view (
 CREATE INDEX snapshots_view_volume ON snapshots_view (volume_id, snapshot_id);
 CREATE INDEX snapshots_view_active ON snapshots_view (source_node_id) WHERE status IN ('queued', 'running');
 
--- A restore of a snapshot into a volume that the same command made; org, app and environment are those of the new one.
+-- A restore of a snapshot into a volume that the same command made; org, app and environment are those of the new one. One whose purpose is a
+-- proof has no such volume: its node makes one under that id, checks it and throws it away.
 CREATE TABLE restores_view (
   restore_id       text CONSTRAINT restores_view_pkey PRIMARY KEY,
   org_id           text NOT NULL,
@@ -448,6 +449,7 @@ CREATE TABLE restores_view (
   source_volume_id text NOT NULL,
   new_volume_id    text NOT NULL,
   target_node_id   text NOT NULL,
+  purpose          text NULL,
   status           text NOT NULL DEFAULT 'queued',
   phase            text NULL,
   bytes_done       bigint NULL,
@@ -462,6 +464,7 @@ CREATE TABLE restores_view (
 );
 CREATE INDEX restores_view_org ON restores_view (org_id, restore_id);
 CREATE UNIQUE INDEX restores_view_volume ON restores_view (new_volume_id);
+CREATE INDEX restores_view_proofs ON restores_view (source_volume_id, restore_id) WHERE purpose = 'proof';
 CREATE INDEX restores_view_active ON restores_view (target_node_id) WHERE status IN ('queued', 'running');
 
 CREATE TABLE nodes_view (

@@ -37,3 +37,10 @@ int64_t mt_backup_due_ms(const struct mt_backup_clock *c)
     int64_t pause_s = c->interval_s / 24 < MT_BACKUP_RETRY_LEAST_S ? MT_BACKUP_RETRY_LEAST_S : c->interval_s / 24, again = c->ended_ms + pause_s * 1000;
     return again < due ? again : due;
 }
+
+int64_t mt_proof_due_ms(const struct mt_proof_clock *c)
+{
+    int64_t due = c->proven_ms ? c->proven_ms + INT64_C(1000) * MT_PROOF_INTERVAL_S : c->first_ms + mt_backup_offset_s(c->volume_id, MT_PROOF_FIRST_S) * 1000;
+    int64_t again = c->tried_ms > c->proven_ms ? c->tried_ms + INT64_C(1000) * MT_PROOF_RETRY_S : 0;
+    return again > due ? again : due;
+}

@@ -16,6 +16,11 @@
 #define MT_BACKUP_INTERVAL_SQL "86400"
 #define MT_BACKUP_RETRY_LEAST_S 300
 
+#define MT_PROOF_INTERVAL_S (7 * 86400)
+#define MT_PROOF_STALE_SQL "1209600" /* twice that: then it is an alert */
+#define MT_PROOF_RETRY_S (6 * 3600)
+#define MT_PROOF_FIRST_S 3600
+
 struct mt_backup_clock {
     const char *volume_id;
     int64_t interval_s;  /* at least 1 */
@@ -30,3 +35,17 @@ int64_t mt_backup_offset_s(const char *volume_id, int64_t interval_s);
 
 /** Unix milliseconds from which on the next scheduled snapshot is due. */
 int64_t mt_backup_due_ms(const struct mt_backup_clock *c);
+
+/*
+ * When a backup of a volume is proven, by restoring it: within an hour of its first, then MT_PROOF_INTERVAL_S after the last proof, as soon as
+ * there is a newer one. After a try that proved nothing, MT_PROOF_RETRY_S later.
+ */
+struct mt_proof_clock {
+    const char *volume_id;
+    int64_t first_ms;  /* Unix milliseconds: when its first backup was there */
+    int64_t proven_ms; /* when one was last restored and found whole; 0 never */
+    int64_t tried_ms;  /* when a proof was last asked for; 0 never */
+};
+
+/** Unix milliseconds from which on a proof is due. */
+int64_t mt_proof_due_ms(const struct mt_proof_clock *c);

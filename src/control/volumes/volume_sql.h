@@ -2,10 +2,25 @@
 /* Pieces of SQL about volumes that several rooms share. */
 #pragma once
 
+#include "control/volumes/schedule.h"
+
 /* Column @column of the newest backup, s, of the volume of row @v. */
 #define MT_SQL_LAST_BACKUP(v, column)                                                                                                    \
     "SELECT " column " FROM snapshots_view s WHERE s.volume_id = " v ".volume_id AND s.status = 'succeeded' AND s.pruned_at IS NULL AND NOT s.damaged" \
     " ORDER BY s.captured_at DESC, s.snapshot_id DESC LIMIT 1"
+
+/* When a backup of the volume of row @v was last restored and found whole; null when none was. */
+#define MT_SQL_PROVEN(v) "SELECT max(s.restored_at) FROM snapshots_view s WHERE s.volume_id = " v ".volume_id"
+
+/* Its newest backup is as good as none when nothing of it was restored for that long (schedule.h). */
+#define MT_SQL_PROOF_STALE(v)                                                                                                            \
+    v ".backup_enabled AND NOT " v ".deleted AND coalesce((" MT_SQL_PROVEN(v) "), (SELECT min(s.finished_at) FROM snapshots_view s WHERE s.volume_id = " v \
+    ".volume_id AND s.status = 'succeeded')) < now() - make_interval(secs => " MT_PROOF_STALE_SQL ")"
+
+/* Its newest backup, or the volume when there is none, is older than two intervals (storage-and-secrets.md §2.1). */
+#define MT_SQL_BACKUP_STALE(v)                                                                                                           \
+    v ".backup_enabled AND NOT " v ".deleted AND coalesce((" MT_SQL_LAST_BACKUP(v, "s.captured_at") "), " v ".created_at) < now()"       \
+    " - make_interval(secs => 2 * coalesce((SELECT e.backup_interval_seconds FROM envs_view e WHERE e.env_id = " v ".env_id), " MT_BACKUP_INTERVAL_SQL "))"
 
 /* True while an instance that is not observed stopped mounts the volume of row @v (of volumes_view). */
 #define MT_SQL_VOLUME_HELD(v)                                                                                              \

@@ -84,6 +84,19 @@ static void one_that_failed_is_tried_again_within_the_hour_and_not_at_once(void 
     assert_true(mt_backup_due_ms(&c) > c.asked_ms);
 }
 
+static void a_backup_is_proven_within_an_hour_then_weekly_and_after_a_failure_in_six_hours(void **state)
+{
+    (void)state;
+    struct mt_proof_clock c = {.volume_id = V, .first_ms = NOW};
+    assert_true(mt_proof_due_ms(&c) >= NOW && mt_proof_due_ms(&c) < NOW + HOUR * INT64_C(1000));
+    c.tried_ms = NOW + 1000;
+    assert_int_equal(mt_proof_due_ms(&c), c.tried_ms + 6 * HOUR * INT64_C(1000));
+    c.proven_ms = c.tried_ms + 500;
+    assert_int_equal(mt_proof_due_ms(&c), c.proven_ms + 7 * DAY * INT64_C(1000));
+    c.tried_ms = c.proven_ms + 7 * DAY * INT64_C(1000); /* the next one failed */
+    assert_int_equal(mt_proof_due_ms(&c), c.tried_ms + 6 * HOUR * INT64_C(1000));
+}
+
 static void the_volumes_of_a_node_do_not_begin_together(void **state)
 {
     (void)state;
@@ -113,6 +126,7 @@ int main(void)
         cmocka_unit_test(a_month_of_looking_asks_once_a_day),
         cmocka_unit_test(what_was_missed_for_a_week_is_owed_once),
         cmocka_unit_test(one_that_failed_is_tried_again_within_the_hour_and_not_at_once),
+        cmocka_unit_test(a_backup_is_proven_within_an_hour_then_weekly_and_after_a_failure_in_six_hours),
         cmocka_unit_test(the_volumes_of_a_node_do_not_begin_together),
         cmocka_unit_test(the_interval_is_the_same_in_sql),
     };

@@ -53,7 +53,7 @@ static char *edited(const char *text, const char *from, const char *to)
     "{'volumes':[" VOLUME "," VOLUME2 "],'snapshot_jobs':[{'snapshot_id':'snap_" U "0','volume_id':'vol_" U "0',"          \
     "'org_id':'org_" U "0','origin':'scheduled','key_epoch':1,'parent_snapshot_id':'snap_" U "1','full_read':false,'cancel':true}]," \
     "'restore_jobs':[{'restore_id':'rst_" U "0','snapshot_id':'snap_" U "0','source_volume_id':'vol_" U "0',"              \
-    "'source_org_id':'org_" U "0','new_volume_id':'vol_" U "1','size_bytes':1073741824,'key_epoch':1,'cancel':false}]}"
+    "'source_org_id':'org_" U "0','new_volume_id':'vol_" U "1','size_bytes':1073741824,'key_epoch':1,'cancel':false,'proof':true}]}"
 
 static void the_sections_of_a_plan_survive_a_round_trip(void **state)
 {
