@@ -217,7 +217,7 @@ OBJECTS = {
     "ScaleSet": "processes:[ScaleWanted] expected_version?:int",
     "ExecNew": "command:[str] tty?:bool cols?:int rows?:int env?:{str} user?:str stdin?:bool max_duration_seconds?:int",
     "SnapshotNew": "note?:str",
-    "RestoreNew": "snapshot_id:id name?:str size_bytes?:int target_node_id?:id",
+    "RestoreNew": "snapshot_id:id name?:str size_bytes?:int target_node_id?:id target_env_id?:id",
     "VolumeNew": "name:str size_bytes:int filesystem?:ext4 backup_enabled?:bool",
     "VolumeResize": "size_bytes:int",
     "RouteNew": "hostname?:str listen_port?:int protocol?:tls_passthrough|tcp_raw backend_process_type:str backend_port:int proxy_protocol?:off|v2 "

@@ -178,6 +178,8 @@ int cli_need_org(struct cli *c);
 int cli_need_project(struct cli *c);
 int cli_need_app(struct cli *c);
 int cli_need_env(struct cli *c);
+/** Id of the environment @name (or an id) of the app; after cli_need_app(). */
+int cli_env_named(struct cli *c, const char *name, char ret[40]);
 /** Target path of the environment, "/v1/orgs/…/apps/…/envs/…" plus @suffix; malloc'ed. */
 char *cli_env_path(const struct cli *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 char *cli_app_path(const struct cli *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

@@ -170,6 +170,7 @@ static const struct cli_option volumes_restore_options[] = {{"snapshot", 0, "ID"
                                                             {"name", 0, "NAME", "of the new volume (default: that of the old one and -restored)"},
                                                             {"size", 0, "SIZE", "<number>Gi, or bytes; not less than it was"},
                                                             {"node", 0, "NODE", "where it shall live, by id; for operators"},
+                                                            {"to-env", 0, "ENV", "into this environment: a name of this app, or an id of the organisation"},
                                                             WAIT_OPTIONS,
                                                             {NULL, 0, NULL, NULL}};
 static const struct cli_option snapshots_create_options[] = {{"note", 0, "TEXT", "kept with the snapshot"}, WAIT_OPTIONS, {NULL, 0, NULL, NULL}};

@@ -35,7 +35,8 @@ static int what(struct cli *c, char snapshot[40], char volume[40])
 
 int cmd_volumes_restore(struct cli *c)
 {
-    char snapshot[40], volume[40];
+    char snapshot[40], volume[40], env[40] = "";
+    const char *to = cli_opt(c, "to-env");
     uint64_t size = 0;
     mt_auto_json json_t *r = NULL;
     const char *node = cli_opt(c, "node");
@@ -44,9 +45,16 @@ int cmd_volumes_restore(struct cli *c)
         code = cli_check_id(c, node, "node_", "moat nodes");
     if (code == CLI_OK)
         code = what(c, snapshot, volume);
+    if (code == CLI_OK && to && mt_starts_with(to, "env_")) {
+        (void)snprintf(env, sizeof env, "%.39s", to);
+        code = cli_check_id(c, to, "env_", "moat envs list");
+    } else if (code == CLI_OK && to) {
+        code = cli_env_named(c, to, env);
+    }
     if (code != CLI_OK)
         return code;
-    mt_auto_json json_t *body = json_pack("{s:s,s:s*,s:s*}", "snapshot_id", snapshot, "name", cli_opt(c, "name"), "target_node_id", node);
+    mt_auto_json json_t *body = json_pack("{s:s,s:s*,s:s*,s:s*}", "snapshot_id", snapshot, "name", cli_opt(c, "name"), "target_node_id", node, "target_env_id",
+                                          *env ? env : NULL);
     if (!body)
         return cli_usage(c, "--name is not UTF-8");
     if (size)

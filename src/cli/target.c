@@ -103,6 +103,13 @@ int cli_need_app(struct cli *c)
     return resolve(c, list, "app", c->app, "moat apps list", c->app_id);
 }
 
+int cli_env_named(struct cli *c, const char *name, char ret[40])
+{
+    char list[160];
+    (void)snprintf(list, sizeof list, "/v1/orgs/%s/apps/%s/envs", c->org_id, c->app_id);
+    return resolve(c, list, "environment", name, "moat envs list", ret);
+}
+
 int cli_need_env(struct cli *c)
 {
     int code = cli_need_app(c);
@@ -110,9 +117,7 @@ int cli_need_env(struct cli *c)
         return code;
     if (!c->env)
         return cli_usage(c, "no environment is named: add --env NAME");
-    char list[160];
-    (void)snprintf(list, sizeof list, "/v1/orgs/%s/apps/%s/envs", c->org_id, c->app_id);
-    return resolve(c, list, "environment", c->env, "moat envs list", c->env_id);
+    return cli_env_named(c, c->env, c->env_id);
 }
 
 static char *path_of(const char *head, const char *fmt, va_list ap)

@@ -73,7 +73,7 @@ COMMANDS = {
     "snapshots": ["snapshots", "snapshots list data", "snapshots list spare", "snapshots list nothing", "volumes snapshots data", "snapshots create data --note before", "snapshots create nothing",
                   "volumes snapshot data -q", "snapshots create data --wait --wait-timeout 0ms", "snapshots get " + SNAPSHOT, "snapshots get x", "snapshots delete " + SNAPSHOT, "snapshots delete " + oid("snap", 3), "snapshots delete vol_1",
                   "backups status", "backups status --all --stale", "backups", "wait snapshot " + SNAPSHOT, "wait snapshot " + oid("snap", 2), "describe snapshot " + SNAPSHOT, "help snapshots create"],
-    "restores": ["volumes restore data", "volumes restore data --name july --size 20Gi --snapshot " + SNAPSHOT, "volumes restore --snapshot " + SNAPSHOT + " --node " + NODE, "volumes restore spare", "volumes restore",
+    "restores": ["volumes restore data", "volumes restore data --to-env prod", "volumes restore data --to-env env_x", "volumes restore data --name july --size 20Gi --snapshot " + SNAPSHOT, "volumes restore --snapshot " + SNAPSHOT + " --node " + NODE, "volumes restore spare", "volumes restore",
                  "volumes restore spare --snapshot " + SNAPSHOT, "volumes restore --snapshot x", "volumes restore data --size 1Ti", "volumes restore data --wait", "restores", "restores get " + oid("rst", 1), "restores get x",
                  "wait restore " + oid("rst", 1), "wait restore " + oid("rst", 2), "describe restore " + oid("rst", 2), "help volumes restore"],
     "secrets": ["secrets", "| secrets set DB_PASS=-", "secrets set A=on-the-line", "secrets set A", "secrets set lower=hidden", "secrets set MOAT_X=hidden",

@@ -450,6 +450,19 @@ try:
         v = w.ok("GET", E + "/volumes/" + own)
         assert v["last_proven_restore_at"] and "proof_stale" not in v and [e["result"] for e in events()][-1] == "ok", (v, events())
         assert list(volumes(E)) == ["own"] and w.ok("GET", E + "/snapshots/" + s)["restored_at"]
+        # Into another environment of the organisation: volume and job are there, the key is of here, and nobody elsewhere may be meant.
+        R = E + "/volumes/%s/restore" % own
+        a2, e2 = w.make_app("elsewhere")
+        there = w.ok("GET", e2)
+        refused(w.q("POST", R, {"snapshot_id": s, "target_env_id": "env_" + "0" * 26}), "not_found", 404)
+        refused(w.q("POST", R, {"snapshot_id": s, "target_env_id": "x"}), "invalid_argument", 400)
+        t = w.ok("POST", R, {"snapshot_id": s, "target_env_id": there["id"], "name": "own"})
+        assert t["env_id"] == there["id"] and t["app_id"] == there["app_id"] and volumes(e2)["own"]["id"] == t["new_volume_id"] != own, t
+        assert w.agent.post("volume-key", {"volume_id": own, "job_id": t["id"]}).status == 200
+        assert w.agent.restore(t["id"], "succeeded", bytes_done=GIB, bytes_total=GIB, fs_uuid="12345678-1234-4234-8234-123456789abc").json["accepted"] == 1
+        assert volumes(e2)["own"]["state"] == "available" and list(volumes(E)) == ["own"]
+        w.ok("DELETE", e2 + "/volumes/" + t["new_volume_id"])
+        wait_for("it gone too", lambda: volumes(e2) == {}, 30)
         w.pg.sql("UPDATE restores_view SET created_at = created_at + interval '7 hours' WHERE restore_id = '%s'" % one["restore_id"])
         w.pg.sql("UPDATE snapshots_view SET finished_at = finished_at + interval '20 days' WHERE snapshot_id = '%s'" % s)
         w.ok("DELETE", E + "/volumes/" + own)

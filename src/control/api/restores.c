@@ -29,6 +29,8 @@ static const struct mt_pg_stmt source = {
 static const struct mt_pg_stmt stores = {
     "restore_stores", "SELECT node_id FROM nodes_view WHERE NOT deleted AND (allocatable->>'restores')::boolean"};
 
+static const struct mt_pg_stmt target_env = {"restore_target_env", "SELECT app_id FROM envs_view WHERE org_id = $1 AND env_id = $2 AND NOT deleted"};
+
 enum { S_NAME = 0, S_BACKUP, S_STATUS, S_PRUNED, S_DAMAGED, S_SIZE, S_VERSION, S_EPOCH };
 
 int mt_api_restores_list(struct mt_api_call *c)
@@ -59,16 +61,43 @@ int mt_api_restores_get(struct mt_api_call *c)
 
 struct wish {
     const char *snapshot_id, *name, *node_id;
+    char app_id[MT_ID_SIZE], env_id[MT_ID_SIZE]; /* where the new volume shall be */
     uint64_t size_bytes; /* 0: that of the snapshot */
     char made_name[33];
 };
 
+/* Another environment of the same organisation, which the caller's token reaches too; whether there are others is nobody's to know. */
+static int read_env(struct mt_api_call *c, const char *env_id, struct wish *w)
+{
+    struct mt_pg_params p;
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    (void)snprintf(w->app_id, sizeof w->app_id, "%s", c->app.id);
+    (void)snprintf(w->env_id, sizeof w->env_id, "%s", c->env.id);
+    if (!env_id || MT_STREQ(env_id, c->env.id))
+        return 0;
+    if (mt_id_check(MT_ID_ENV, env_id, &c->err) < 0)
+        return mt_api_fail(c, 400, "invalid_argument", "'target_env_id': %s", c->err.msg);
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, c->org.id);
+    mt_pg_p_text(&p, env_id);
+    if (mt_pg_query(c->pg, &target_env, &p, &r, &c->err) < 0)
+        return mt_api_fail_err(c);
+    const struct mt_auth_restrict *only = &c->who.restricted;
+    if (mt_pg_rows(r) == 0 || (only->on && !mt_restrict_has_app(only, mt_pg_text(r, 0, 0)) && !mt_restrict_has_env(only, env_id)))
+        return mt_api_not_found(c, "environment to restore into");
+    (void)snprintf(w->app_id, sizeof w->app_id, "%s", mt_pg_text(r, 0, 0));
+    (void)snprintf(w->env_id, sizeof w->env_id, "%s", env_id);
+    return 0;
+}
+
 static int read_wish(struct mt_api_call *c, struct wish *w)
 {
-    static const char *const known[] = {"snapshot_id", "name", "size_bytes", "target_node_id", NULL};
+    static const char *const known[] = {"snapshot_id", "name", "size_bytes", "target_node_id", "target_env_id", NULL};
+    const char *env_id;
     int64_t size;
     if (mt_api_fields(c, known) < 0 || mt_api_text(c, "snapshot_id", true, MT_ID_SIZE, &w->snapshot_id) < 0 || mt_api_text(c, "name", false, 64, &w->name) < 0 ||
-        mt_api_text(c, "target_node_id", false, MT_ID_SIZE, &w->node_id) < 0 || mt_api_int(c, "size_bytes", false, 1, INT64_MAX, 0, &size) < 0)
+        mt_api_text(c, "target_node_id", false, MT_ID_SIZE, &w->node_id) < 0 ||
+        mt_api_text(c, "target_env_id", false, MT_ID_SIZE, &env_id) < 0 || mt_api_int(c, "size_bytes", false, 1, INT64_MAX, 0, &size) < 0)
         return -1;
     if (mt_id_check(MT_ID_SNAPSHOT, w->snapshot_id, &c->err) < 0)
         return mt_api_fail(c, 400, "invalid_argument", "'snapshot_id': %s", c->err.msg);
@@ -81,7 +110,7 @@ static int read_wish(struct mt_api_call *c, struct wish *w)
     if (size && (w->size_bytes = mt_volume_size((uint64_t)size)) == 0)
         return mt_api_fail(c, 400, "invalid_argument", "'size_bytes': is at least %llu (1 GiB) and at most %llu (2 TiB)",
                            (unsigned long long)MT_VOLUME_SIZE_MIN, (unsigned long long)MT_VOLUME_SIZE_MAX);
-    return 0;
+    return read_env(c, env_id, w);
 }
 
 static int check_source(struct mt_api_call *c, const struct mt_pg_res *r, struct wish *w)
@@ -129,15 +158,27 @@ static long choose(struct mt_api_call *c, const struct wish *w, struct mt_volume
 static int add_events(struct mt_api_call *c, struct mt_cmd *cmd, const struct wish *w, const struct mt_pg_res *r, const char *node_id, const char *restore_id,
                       const char *new_id)
 {
-    if (mt_cmd_cause(cmd, restore_id, 0, &c->err) < 0)
+    const struct mt_cmd_ids ids = {.org_id = c->org.id, .app_id = w->app_id, .env_id = w->env_id};
+    json_t *volume = json_pack("{s:s,s:I,s:s,s:b,s:s,s:s}", "name", w->name, "size_bytes", (json_int_t)w->size_bytes, "filesystem", "ext4", "backup_enabled",
+                               (int)mt_pg_bool(r, 0, S_BACKUP), "home_node_id", node_id, "from_snapshot_id", w->snapshot_id);
+    json_t *job = json_pack("{s:s,s:s,s:s,s:s,s:s}", "snapshot_id", w->snapshot_id, "source_volume_id", mt_api_param(c, "volume_id"), "new_volume_id", new_id,
+                            "target_env_id", w->env_id, "target_node_id", node_id);
+    if (!volume || !job) {
+        json_decref(volume);
+        json_decref(job);
+        (void)MT_FAIL(&c->err, MT_E_NOMEM, "payload of a restore");
         return mt_api_fail_err(c);
-    if (mt_api_event(c, cmd, MT_EV_VOLUME_CREATED, new_id,
-                     json_pack("{s:s,s:I,s:s,s:b,s:s,s:s}", "name", w->name, "size_bytes", (json_int_t)w->size_bytes, "filesystem", "ext4", "backup_enabled",
-                               (int)mt_pg_bool(r, 0, S_BACKUP), "home_node_id", node_id, "from_snapshot_id", w->snapshot_id)) < 0)
-        return -1;
-    return mt_api_event(c, cmd, MT_EV_RESTORE_JOB_CREATED, restore_id,
-                        json_pack("{s:s,s:s,s:s,s:s,s:s}", "snapshot_id", w->snapshot_id, "source_volume_id", mt_api_param(c, "volume_id"), "new_volume_id", new_id,
-                                  "target_env_id", c->env.id, "target_node_id", node_id));
+    }
+    if (mt_cmd_cause(cmd, restore_id, 0, &c->err) < 0) {
+        json_decref(volume);
+        json_decref(job);
+        return mt_api_fail_err(c);
+    }
+    if (mt_cmd_event(cmd, MT_EV_VOLUME_CREATED, new_id, &ids, volume, &c->err) < 0) {
+        json_decref(job);
+        return mt_api_fail_err(c);
+    }
+    return mt_cmd_event(cmd, MT_EV_RESTORE_JOB_CREATED, restore_id, &ids, job, &c->err) < 0 ? mt_api_fail_err(c) : 0;
 }
 
 static int prepare_create(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made)
@@ -165,13 +206,13 @@ static int prepare_create(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_a
         return -1;
     mt_id_new(MT_ID_RESTORE, restore_id);
     mt_id_new(MT_ID_VOLUME, new_id);
-    if (mt_cmd_rely(cmd, MT_RELY_ENV_LIVE, c->env.id, NULL, 1, &c->err) < 0 || mt_volume_rely_room(cmd, &nodes[k], &c->err) < 0 ||
+    if (mt_cmd_rely(cmd, MT_RELY_ENV_LIVE, w.env_id, NULL, 1, &c->err) < 0 || mt_volume_rely_room(cmd, &nodes[k], &c->err) < 0 ||
         mt_cmd_rely(cmd, MT_RELY_SNAPSHOT, w.snapshot_id, NULL, mt_pg_i64(r, 0, S_VERSION), &c->err) < 0)
         return mt_api_fail_err(c);
     made->status = 201;
     made->operation = "volume.restore";
     made->ids = json_pack("{s:s,s:s}", "restore_id", restore_id, "volume_id", new_id);
-    made->object = json_pack("{s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:i,s:n,s:n}", "id", restore_id, "org_id", c->org.id, "app_id", c->app.id, "env_id", c->env.id,
+    made->object = json_pack("{s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:i,s:n,s:n}", "id", restore_id, "org_id", c->org.id, "app_id", w.app_id, "env_id", w.env_id,
                              "snapshot_id", w.snapshot_id, "source_volume_id", mt_api_param(c, "volume_id"), "new_volume_id", new_id, "target_node_id",
                              nodes[k].node_id, "status", "queued", "requested_by", c->who.subject_id, "resource_version", 1, "created_at", "updated_at");
     snprintf(made->location, sizeof made->location, "/v1/orgs/%s/restores/%s", c->org.id, restore_id);
