@@ -12,6 +12,8 @@
 #include "model/ids.h"
 #include "pg/array.h"
 
+#include <pthread.h>
+
 #define APPEND_MS 10000
 
 /* $1 the new epoch. */
@@ -100,12 +102,21 @@ static void follow(struct mt_control *ctl, const struct mt_history_look *l)
     mt_control_poke(ctl);
 }
 
-int mt_recovery_look(struct mt_control *ctl, struct mt_pg *pg, struct mt_history_look *ret, struct mt_err *err)
+/* One thread begins at a time: one that finds what another has just been told of would begin with a reason that says nothing. */
+static pthread_mutex_t beginning = PTHREAD_MUTEX_INITIALIZER;
+
+static bool behind(const struct mt_history_look *l)
+{
+    return l->verdict == MT_HISTORY_BEHIND || l->verdict == MT_HISTORY_OTHER;
+}
+
+/* Under `beginning`. */
+static int begin_by_look(struct mt_control *ctl, struct mt_pg *pg, struct mt_history_look *ret, struct mt_err *err)
 {
     struct mt_history_look l;
     char why[300];
     int rc = mt_history_look(ctl->history, pg, &l, err);
-    if (rc == 0 && (l.verdict == MT_HISTORY_BEHIND || l.verdict == MT_HISTORY_OTHER)) {
+    if (rc == 0 && behind(&l)) {
         int64_t epoch = l.known.epoch > l.log.epoch ? l.known.epoch : l.log.epoch;
         (void)snprintf(why, sizeof why, "this server knows event %lld of epoch %lld, %s %lld of epoch %lld", (long long)l.known.event_id,
                        (long long)l.known.epoch,
@@ -113,6 +124,20 @@ int mt_recovery_look(struct mt_control *ctl, struct mt_pg *pg, struct mt_history
                        (long long)l.log.event_id, (long long)l.log.epoch);
         if ((rc = begin(ctl, &l, epoch + 1, why, err)) == 0)
             rc = mt_history_look(ctl->history, pg, &l, err);
+    }
+    if (rc == 0)
+        *ret = l;
+    return rc;
+}
+
+int mt_recovery_look(struct mt_control *ctl, struct mt_pg *pg, struct mt_history_look *ret, struct mt_err *err)
+{
+    struct mt_history_look l;
+    int rc = mt_history_look(ctl->history, pg, &l, err);
+    if (rc == 0 && behind(&l)) {
+        (void)pthread_mutex_lock(&beginning);
+        rc = begin_by_look(ctl, pg, &l, err);
+        (void)pthread_mutex_unlock(&beginning);
     }
     if (rc < 0)
         return rc;
@@ -133,15 +158,17 @@ int mt_recovery_reported(struct mt_control *ctl, struct mt_pg *pg, const char *w
     int rc = mt_log_position(pg, &head, &have, err);
     if (rc < 0 || epoch < have || (epoch == have && cursor <= head))
         return rc;
+    (void)pthread_mutex_lock(&beginning);
     mt_history_doubt(ctl->history, epoch);
-    if ((rc = mt_history_look(ctl->history, pg, &l, err)) < 0)
-        return rc;
-    bool seen_here = l.known.epoch >= epoch && (l.known.epoch > l.log.epoch || l.known.event_id > l.log.event_id);
-    if (seen_here || l.log.epoch > epoch) /* this server's own knowledge is the better reason; or settled meanwhile */
-        return mt_recovery_look(ctl, pg, NULL, err);
-    (void)snprintf(why, sizeof why, "%s has applied event %lld of epoch %lld, the database ends with event %lld of epoch %lld", who,
-                   (long long)cursor, (long long)epoch, (long long)l.log.event_id, (long long)l.log.epoch);
-    rc = begin(ctl, &l, epoch + 1, why, err);
+    rc = mt_history_look(ctl->history, pg, &l, err);
+    /* otherwise this server's own knowledge is the better reason; or it is settled meanwhile */
+    bool seen_here = rc == 0 && l.known.epoch >= epoch && (l.known.epoch > l.log.epoch || l.known.event_id > l.log.event_id);
+    if (rc == 0 && !seen_here && l.log.epoch <= epoch) {
+        (void)snprintf(why, sizeof why, "%s has applied event %lld of epoch %lld, the database ends with event %lld of epoch %lld", who,
+                       (long long)cursor, (long long)epoch, (long long)l.log.event_id, (long long)l.log.epoch);
+        rc = begin(ctl, &l, epoch + 1, why, err);
+    }
+    (void)pthread_mutex_unlock(&beginning);
     return rc < 0 ? rc : mt_recovery_look(ctl, pg, NULL, err);
 }
 
