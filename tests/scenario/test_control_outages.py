@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """PostgreSQL goes away again and again, cleanly and by SIGQUIT, under writes, deploys and streams: moat-control stays up, what
 it acknowledged is there, nothing is there twice, and a deploy completes afterwards. Seed: first argument.
-COST 50 s, 18 s of processor."""
+COST 40 s, 18 s of processor."""
 import os, random, signal, sys, threading, time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import control_kit as kit
@@ -11,7 +11,7 @@ from control_kit import case, wait_for
 kit.need("control outages")
 
 seed = int(sys.argv[1]) if len(sys.argv) > 1 else int(time.time())
-seconds = float(sys.argv[2]) if len(sys.argv) > 2 else 25
+seconds = float(sys.argv[2]) if len(sys.argv) > 2 else 20
 print("# seed %d" % seed)
 rnd = random.Random(seed)
 M = """schema_version = "v1"
@@ -52,6 +52,7 @@ def writer(k):
             elif r.status != 503:
                 odd.append((r.status, r.text))
             w.q("GET", E + "/status")
+            stop.wait(0.05)  # requests are there to be met by an outage: more at once show nothing more
             if k == 0:
                 r = release(dice.randint(100, 900))
                 if r.status < 300:
@@ -72,6 +73,7 @@ def streamer(k):
             while time.monotonic() < end and r.readline():
                 pass
             c.close()
+            stop.wait(0.1)
         except OSError:
             time.sleep(0.05)
 
@@ -91,8 +93,9 @@ try:
 
     @case("A15 the process outlives every outage of the database")
     def _():
-        end, outages = time.monotonic() + seconds, 0
-        while time.monotonic() < end:
+        begun, outages = time.monotonic(), 0
+        # on a busy machine a start takes longer: until there were enough of them
+        while time.monotonic() < begun + (seconds if outages >= 8 and len(acked) >= 20 else 240):
             time.sleep(rnd.random() * 1.2)
             w.pg.stop(rnd.choice([signal.SIGINT, signal.SIGQUIT]))
             time.sleep(rnd.random() * 1.5)
@@ -101,9 +104,9 @@ try:
             outages += 1
         stop.set()
         for t in threads:
-            t.join(20)
+            t.join(60)
         print("# %d outages, %d acknowledged writes" % (outages, len(acked)))
-        assert outages >= 5 and len(acked) >= 20, (outages, len(acked))
+        assert outages >= 8 and len(acked) >= 20, (outages, len(acked))
         assert not odd, odd[:3]
 
     @case("every acknowledged write is there once, the log has no gap")

@@ -3,7 +3,7 @@
 """The qemu driver with real VMs: time to hello, confinement, one unit, adoption, undo after every partial start, teardown, probe.
 
 Everything lives in a network namespace, a data folder and a cgroup of its own; vmtool (tests/tools) is the agent here.
-RUN ALONE: it measures starts of VMs."""
+COST 25 s, 14 s of processor."""
 import ctypes
 import json
 import os
@@ -25,7 +25,7 @@ BIN = os.environ.get("MOAT_BIN") or os.path.join(ROOT, "bin")
 TOOL = os.environ.get("MOAT_VMTOOL") or os.path.join(ROOT, "build/tests/tools/vmtool")
 BUNDLE = os.environ.get("MOAT_BUNDLE")
 PARENT = "moat-vmtest-%d" % os.getpid()
-SLOT = 41
+SLOT = 5041  # beyond those that agents beside this file give
 UID = 200000 + SLOT
 INSTANCE = "01hzzzzzzzzzzzzzzzzzzzzzzz"
 HELLO_LIMIT_MS = 2000
@@ -217,26 +217,29 @@ def undo(w):
 # ---- cases; `hello_within_two_seconds` leaves its VM to the ones that look at it ----
 
 def hello_within_two_seconds(w):
-    peer = guestvm.Peer((bundle(), guestvm.tsc_khz(), w.path("root.ext4"), ""))
+    peer = guestvm.Peer((bundle(), guestvm.tsc_khz(), w.path("root.ext4"), "")) if PATIENCE == 1 else None
 
     def once():  # the last one's VM stays
         if took:
             undo(w)
-        if len(took) > 2 and PATIENCE == 1:  # a slower machine is told from a slower start by the peer, booted in turn with it
+        if len(took) > 2 and peer:  # a slower machine is told from a slower start by the peer, booted in turn with it
             peer.boot()
         t = w.start()
         t.wait("launched")
         check(t.wait("guest_connected")["uid"] == UID, "moat-vsock is not the VM's user")
         hello = t.wait("guest_said")
-        _, ran, waited = guestvm.Stopwatch.look([t.pids[1], t.pids[0]])
+        _, ran, waited = guestvm.Stopwatch.look(t.pids[::-1])
         check('"hello"' in hello["text"] and ("inst_" + INSTANCE) in hello["text"], "not a hello: %s" % hello)
         took.append(round(max(1000 * ran, hello["ms"] - 1000 * waited)))
         return took[-1]
 
+    def slower():
+        return peer.slower() if peer and peer.took else 1.0
+
     took = []
-    _, quick = fair.best(once, lambda seen: min(seen) <= HELLO_LIMIT_MS * (peer.slower() if peer.took else 1), 1, 15)
-    print("# hello after %s ms, of the peer after %s s" % (took, ["%.2f" % x for x in peer.took]), flush=True)
-    check(quick, "hello took %s ms, on a machine %.2f times slower" % (took, peer.slower() if peer.took else 1))
+    _, quick = fair.best(once, lambda seen: min(seen) <= HELLO_LIMIT_MS * slower(), 1, 15 if peer else 4)
+    print("# hello after %s ms, on a machine %.2f times slower" % (took, slower()), flush=True)
+    check(quick, "hello took %s ms, on a machine %.2f times slower" % (took, slower()))
 
 
 def monitor_answers_and_figures_are_there(w):
