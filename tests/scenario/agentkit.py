@@ -66,14 +66,14 @@ def sh(*argv, **kw):
 
 def within(what, fn, seconds, every=0.02):
     """First true value of fn(); that it comes within @seconds is the claim."""
-    end = fair.now() + seconds
+    end, pace = fair.now() + seconds, fair.Pace(every)
     while True:
         got = fn()
         if got:
             return got
         if fair.now() > end:
             raise AssertionError("waited %g s for %s" % (seconds, what))
-        time.sleep(every)
+        pace.rest()
 
 
 def wait_for(what, fn, seconds=20, every=0.02):

@@ -57,7 +57,7 @@ def moto():
         return path, None
     r = subprocess.run([sys.executable, "-m", "venv", "--clear", venv], capture_output=True, text=True)
     if r.returncode == 0:
-        r = subprocess.run([venv + "/bin/pip", "install", "-q", "--disable-pip-version-check", "--retries", "1", "--timeout", "15",
+        r = subprocess.run([venv + "/bin/pip", "install", "-q", "--no-compile", "--disable-pip-version-check", "--retries", "1", "--timeout", "15",
                             "moto[server]==" + MOTO], capture_output=True, text=True)
     if r.returncode:
         return None, "moto is not obtainable: " + r.stderr[-200:]

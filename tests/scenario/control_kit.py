@@ -58,13 +58,13 @@ PATIENCE = float(os.environ.get("MOAT_PATIENCE", "1"))  # an emulated host is th
 def within(what, fn, seconds):
     """First true value of fn(); that it comes within @seconds is the claim."""
     seconds *= PATIENCE
-    end = fair.now() + seconds
+    end, pace = fair.now() + seconds, fair.Pace(0.01 if PATIENCE == 1 else 0.5)
     last = None
     while fair.now() < end:
         last = fn()
         if last:
             return last
-        time.sleep(0.01 if PATIENCE == 1 else 0.5)  # asking is work too
+        pace.rest()
     raise AssertionError("%s did not happen in %s s (last: %r)" % (what, seconds, last))
 
 

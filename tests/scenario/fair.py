@@ -51,6 +51,21 @@ class Clock:
 now = Clock().now
 
 
+class Pace:
+    """Rests between looks at what is waited for. Looking costs processor time that this is slower by: @every seconds at the least, twice
+    what a look took, and a twentieth of the time waited so far."""
+    LONGEST = 0.25
+
+    def __init__(self, every):
+        self.every = every
+        self.begun = self.asked = time.monotonic()
+
+    def rest(self):
+        t = time.monotonic()
+        time.sleep(max(self.every, min(self.LONGEST, max(2 * (t - self.asked), (t - self.begun) / 20))))
+        self.asked = time.monotonic()
+
+
 def limit(seconds):
     """What to wait for an event whose moment is not the claim."""
     return max(LEAST, seconds)

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""The API's own TLS listener (listen_https), with curl, openssl and the CLI as its clients: who trusts whom, streams, reload, hostile bytes."""
+"""The API's own TLS listener (listen_https), with curl, openssl and the CLI as its clients: who trusts whom, streams, reload, hostile bytes. COST 15 s, 4 s of processor."""
 import http.client, json, os, signal, socket, ssl, subprocess, sys
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import fair

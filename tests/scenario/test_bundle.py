@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""The kernel bundle builder: same input same bytes, nothing done twice, damage and bad input named. COST 50 s, 30 s of processor."""
+"""The kernel bundle builder: same input same bytes, nothing done twice, damage and bad input named. COST 40 s, 22 s of processor."""
 import hashlib
 import json
 import os
@@ -84,16 +84,17 @@ def second_call_does_nothing(tmp):
 
 
 def same_input_gives_same_bytes(tmp):
-    a, b = built(os.path.join(tmp, "a")), built(os.path.join(tmp, "b"))
+    a = built(os.path.join(tmp, "a"))
+    b = os.environ.get("MOAT_BUNDLE") or built(os.path.join(tmp, "b"))  # tests/run has made one of the same moat-init
     check(os.path.basename(a) == os.path.basename(b), "versions differ")
     for name in ("vmlinux", "initramfs.cpio", "manifest.json"):
         check(sha(os.path.join(a, name)) == sha(os.path.join(b, name)), name + " differs")
 
 
 def damage_is_mended(tmp):
-    path = built(os.path.join(tmp, "b"))
+    path = built(os.path.join(tmp, "a"))
     os.truncate(os.path.join(path, "vmlinux"), 1000)
-    built(os.path.join(tmp, "b"))
+    check(built(os.path.join(tmp, "a")) == path, "another path")
     check(os.path.getsize(os.path.join(path, "vmlinux")) > 1 << 20, "the cut kernel was kept")
 
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every command of the CLI against fixed answers: stdout, stderr, exit code and the requests it makes, as text and with --json.
 What is expected lies in golden/; MOAT_GOLDEN=update writes it anew. Needs no root and no platform.
-COST 30 s, 5 s of processor."""
+COST 42 s, 6 s of processor."""
 import difflib
 import json
 import os

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The CLI against a real control plane with a real PostgreSQL and a fake agent: every answer keeps to docs/api/cli-schemas.json, waiting ends as
 it should, and `moat status` is quick. Needs root.
-COST 50 s, 6 s of processor."""
+COST 60 s, 5 s of processor."""
 import json, os, subprocess, sys, time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib"))

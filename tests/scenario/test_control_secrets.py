@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Secrets over the API with a real PostgreSQL: written and never given back, versions, who may, what a node gets, tampering,
 rotation, and a search for planted values in everything that is kept.
-COST 112 s, 45 s of processor."""
+COST 60 s, 16 s of processor."""
 import base64, hashlib, http.server, json, os, pty, random, re, signal, subprocess, sys, termios, threading, time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import control_kit as kit
@@ -107,8 +107,11 @@ def forms(value):
     return out
 
 
+START = forms(CANARY)  # each form of a planted value begins with one of these: where none is, there is no value
+
+
 def search(name, data, found):
-    for v in planted:
+    for v in planted if any(f in data for f in START) else ():
         for f in forms(v):
             if f in data:
                 found.append("%s holds %s" % (name, v))

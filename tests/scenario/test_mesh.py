@@ -3,7 +3,8 @@
 """Three nodes (then four) of a mesh: real moat-agent and wireguard-go in namespaces, a router between them, a stand-in control plane.
 
 Handshakes and full-size packets, sources that WireGuard refuses, plans that change nothing, drift of every kind, sections that are
-refused, no control plane, narrow links, key rotation under a running transfer with a kill -9 in it, a partition, join and leave."""
+refused, no control plane, narrow links, key rotation under a running transfer with a kill -9 in it, a partition, join and leave.
+COST 60 s, 12 s of processor."""
 import json
 import os
 import subprocess

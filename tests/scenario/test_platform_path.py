@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """The whole way as a user types it: up, deploy, page over TLS through the edge, update, hold, rollback, scale, logs, events, down.
-COST 175 s, 90 s of processor."""
+COST 190 s, 100 s of processor."""
 import base64
 import json
 import os
@@ -20,6 +20,7 @@ from platform_kit import *  # noqa: E402,F403
 
 
 PG = "/usr/lib/postgresql/15/bin"
+CANARY = "cAnArY-in-a-secret-"
 
 
 def forms(value):
@@ -54,9 +55,12 @@ def search(p, planted):
     needles = {f: v for v in planted for f in forms(v)}
     pattern = re.compile(b"|".join(re.escape(n) for n in needles))
     hits = set()
+    start = forms(CANARY)  # each form of a planted value begins with one of these: where none is, there is no value
+    check(all(n.startswith(tuple(start)) for n in needles), needles)
 
     def look(where, data):
-        hits.update((where, needles[m]) for m in pattern.findall(data))
+        if any(f in data for f in start):
+            hits.update((where, needles[m]) for m in pattern.findall(data))
 
     def run(*argv, **kw):
         r = subprocess.run(argv, capture_output=True, cwd="/", **kw)
@@ -231,7 +235,7 @@ def main():
         wait_until(lambda: len(p.instances()) == 1, 40, "one replica")
 
     def secret(name):
-        planted.append(f"cAnArY-{name}-{os.urandom(6).hex()}")
+        planted.append(f"{CANARY}{name}-{os.urandom(6).hex()}")
         return planted[-1]
 
     def rotation():

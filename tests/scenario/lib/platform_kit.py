@@ -45,9 +45,9 @@ def check(cond, why):
 
 
 def wait_until(fn, seconds, what):
-    """First true value of fn(), asked every 20 ms; Failed after the time. When it comes is not the claim."""
+    """First true value of fn(), asked every 20 ms or less often; Failed after the time. When it comes is not the claim."""
     seconds = fair.limit(seconds)
-    end = fair.now() + seconds
+    end, pace = fair.now() + seconds, fair.Pace(0.02)
     last = None
     while fair.now() < end:
         try:
@@ -56,7 +56,7 @@ def wait_until(fn, seconds, what):
                 return last
         except (OSError, Failed, KeyError, IndexError) as e:
             last = e
-        time.sleep(0.02)
+        pace.rest()
     raise Failed(f"{what}: not within {seconds} s (last: {str(last)[:200]})")
 
 
