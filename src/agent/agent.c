@@ -12,6 +12,7 @@
 #include "agent/instance/inst.h"
 #include "agent/mesh/mesh.h"
 #include "agent/net/tap.h"
+#include "agent/ipv4.h"
 #include "agent/netdrift.h"
 #include "agent/netstate.h"
 #include "agent/remote.h"
@@ -413,6 +414,7 @@ void mt_agent_plan(struct mt_agent *a, struct mt_plan *p, bool from_disk)
     keep_images(a);
     mt_mesh_plan(a->mesh, p, same_network);
     mt_netstate_plan(a, p, same_network);
+    mt_ipv4s_plan(a->ipv4);
     mt_volumes_look_soon(a->volumes);
     mt_backups_look_soon(a->backups);
     mt_restores_look_soon(a->restores);
@@ -554,6 +556,8 @@ static void on_quit_tick(struct mt_source *s, void *arg)
         mt_drift_clean_all(a);
         if (mt_mesh_remove(a->mesh, &err) < 0)
             mt_log(MT_WARN, "mesh.not_removed", KV_ERR(&err));
+        if (mt_ipv4s_restore(a->ipv4, &err) < 0)
+            a->exit_value = 1;
         if (mt_netstate_restore(a, &err) < 0)
             a->exit_value = 1;
     }
@@ -773,7 +777,8 @@ static int open_all(struct mt_agent *a, struct mt_err *err)
     if (a->identity && !(a->remote = mt_remote_new(a, err)))
         return -(int)(err->code ? err->code : MT_E_NOMEM);
     a->netdrift = mt_netdrift_new(a, err);
-    if (!a->report || !a->admin || !a->mesh || !a->netdrift)
+    a->ipv4 = mt_ipv4s_new(a, err);
+    if (!a->report || !a->admin || !a->mesh || !a->netdrift || !a->ipv4)
         return -(int)(err->code ? err->code : MT_E_IO);
     const struct mt_metrics_http_conf mc = {.address = a->conf.listen_metrics, .page = mt_agent_measure_page,
                                             .ready = mt_agent_measure_is_ready, .arg = a};
@@ -822,6 +827,7 @@ static void close_all(struct mt_agent *a)
     mt_pool_free(a->pulls);
     mt_pool_free(a->steps);
     mt_netdrift_free(a->netdrift);
+    mt_ipv4s_free(a->ipv4);
     mt_mesh_free(a->mesh);
     json_decref(a->net_section);
     mt_report_free(a->report);

@@ -39,6 +39,8 @@ static const struct mt_conf_key keys[] = {
     {"vmm", MT_CONF_STRING, AT(vmm), 1, 16, "auto", "", "auto, firecracker or qemu"},
     {"host_firewall", MT_CONF_STRING, AT(host_firewall), 1, 8, "full", "", "taps: only traffic of own taps is filtered; full: the host's input too"},
     {"firewall_open", MT_CONF_STRINGS, AT(firewall_open), 0, 32, "22", "port", "with host_firewall = full: TCP ports of this host that stay open to the world, as \"22\" or an edge's \"443\""},
+    {"ipv4_interface", MT_CONF_STRING, AT(ipv4_interface), 0, 15, "", "link", "where dedicated IPv4 addresses of environments are put; empty: the link of the IPv4 default route"},
+    {"hook_dir", MT_CONF_STRING, AT(hook_dir), 1, 255, "/etc/moat/hooks", "path", "folder of the operator's ipv4-up and ipv4-down, called with the address; with them it goes to lo"},
     {"drift_seconds", MT_CONF_U64, AT(drift_seconds), 5, 300, "30", "s", "time between looks for what somebody else changed in firewall and mesh"},
     {"egress_mode", MT_CONF_STRING, AT(egress_mode), 0, 8, "", "", "none, routed or nat66; empty: as the plan says"},
     {"resolver", MT_CONF_STRING, AT(resolver), 0, 45, "", "address", "name server given to guests; empty: as the plan says"},

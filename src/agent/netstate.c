@@ -22,13 +22,14 @@
 #define HOST_JSON_MAX 65536
 #define ADDRS_MAX 256
 #define UNDERLAY_MAX 1024
+#define PUBLIC4_MAX 4096
 #define FORWARDING "/proc/sys/net/ipv6/conf/all/forwarding"
 
 struct net_job {
     struct mt_agent *a;
     struct mt_fw_conf fw;
-    const char *edges[ADDRS_MAX + 1], *gateways[ADDRS_MAX + 1], *underlay[UNDERLAY_MAX + 1], *quarantine[MT_PLAN_INSTANCES_MAX + 1];
-    char *texts[2 * ADDRS_MAX + UNDERLAY_MAX + MT_PLAN_INSTANCES_MAX];
+    const char *edges[ADDRS_MAX + 1], *gateways[ADDRS_MAX + 1], *underlay[UNDERLAY_MAX + 1], *quarantine[MT_PLAN_INSTANCES_MAX + 1], *own4[MT_PLAN_IPV4_MAX + 1], *public4[PUBLIC4_MAX + 1];
+    char *texts[2 * ADDRS_MAX + UNDERLAY_MAX + MT_PLAN_INSTANCES_MAX + MT_PLAN_IPV4_MAX + PUBLIC4_MAX];
     size_t texts_n;
     struct mt_node_net net;
     bool forward;
@@ -259,6 +260,33 @@ static void copy_underlay(struct net_job *j, const struct mt_plan_network *n)
     }
 }
 
+static const char *keep_text(struct net_job *j, const char *text)
+{
+    char *copy = mt_strndup(text, strlen(text));
+    if (copy)
+        j->texts[j->texts_n++] = copy;
+    return copy;
+}
+
+/* Decoded as addresses and ports; those that are being given back are still ours, without ports. */
+static void copy_ipv4(struct net_job *j, const struct mt_plan_network *n)
+{
+    size_t open = 0, own = 0;
+    for (size_t i = 0; i < n->n_ipv4; i++) {
+        const struct mt_plan_ipv4 *v = &n->ipv4[i];
+        if ((j->own4[own] = keep_text(j, v->address)) != NULL)
+            own++;
+        for (size_t k = 0; !v->until_unix_ms && k < v->n_ports && open < PUBLIC4_MAX; k++) {
+            char text[40];
+            (void)snprintf(text, sizeof text, "%s . %u", v->address, (unsigned)v->ports[k]);
+            if ((j->public4[open] = keep_text(j, text)) != NULL)
+                open++;
+        }
+    }
+    j->fw.own4 = j->own4;
+    j->fw.public4 = j->public4;
+}
+
 static void open_ports(const struct mt_agent *a, struct mt_fw_conf *fw)
 {
     uint64_t port;
@@ -298,6 +326,7 @@ void mt_netstate_load(struct mt_agent *a)
     copy_underlay(j, n);
     j->fw.underlay = j->underlay;
     j->fw.mesh_port = n->mesh.present ? (uint16_t)n->mesh.listen_port : 0;
+    copy_ipv4(j, n);
     open_ports(a, &j->fw);
     j->fw.edges = j->edges;
     j->fw.gateways = j->gateways;

@@ -6,6 +6,7 @@
 #include "agent/control.h"
 #include "agent/describe.h"
 #include "agent/instance/inst.h"
+#include "agent/ipv4.h"
 #include "agent/mesh/mesh.h"
 #include "agent/restores.h"
 #include "agent/volumes.h"
@@ -428,7 +429,8 @@ char *mt_report_heartbeat(struct mt_agent *a)
         h.image_cache_bytes = usage.rootdisk_bytes + usage.blob_bytes;
         h.disk_pressure = usage.disk_pressure;
     }
-    mt_auto_json json_t *doc = NULL, *mesh = mt_mesh_report(a->mesh);
+    mt_auto_json json_t *doc = NULL, *mesh = mt_mesh_report(a->mesh), *ipv4 = mt_ipv4s_report(a->ipv4);
+    h.ipv4 = ipv4;
     h.mesh = mesh;
     mt_volumes_figures(a->volumes, &h.storage);
     mt_auto_buf struct mt_buf body = MT_BUF_INIT(1U << 20);

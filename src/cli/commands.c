@@ -150,7 +150,7 @@ static const struct cli_option events_options[] = {
 static const struct cli_option usage_options[] = {
     {"since", 0, "TIME", "from this RFC 3339 time, or so long ago (default 24 hours)"},
     {"until", 0, "TIME", "before this time"},
-    {"kind", 0, "NAME", "vcpu or memory"},
+    {"kind", 0, "NAME", "vcpu, memory or ipv4"},
     {NULL, 0, NULL, NULL},
 };
 static const struct cli_option audit_options[] = {AUDIT_OPTIONS, {NULL, 0, NULL, NULL}};
@@ -186,6 +186,7 @@ static const struct cli_option routes_create_options[] = {
     {"raw", 0, NULL, "raw TCP by port instead of TLS by host name"},
     {"proxy", 0, "v2", "send a PROXY protocol v2 header; the process must expect it"},
     {"min-tls", 0, "VERSION", "refuse clients that offer no TLS version of at least this: 1.0 to 1.3"},
+    {"ipv4", 0, NULL, "on the environment's IPv4 address: a name there too, --raw there only, on a port of your choice"},
     {NULL, 0, NULL, NULL},
 };
 static const struct cli_option routes_update_options[] = {
@@ -196,8 +197,10 @@ static const struct cli_option routes_update_options[] = {
     {"idle-timeout", 0, "SECONDS", "close after this long without a byte, 60 to 86400; none takes it away"},
     {"balance", 0, "WAY", "round_robin or least_conn"},
     {"min-tls", 0, "VERSION", "lowest TLS version that clients must offer, 1.0 to 1.3; none takes it away"},
+    {"ipv4", 0, "on|off", "serve the name on the environment's IPv4 address too, or no more"},
     {NULL, 0, NULL, NULL},
 };
+static const struct cli_option ipv4_disable_options[] = {{"force", 0, NULL, "although routes need it; for operators"}, {NULL, 0, NULL, NULL}};
 static const struct cli_option cascade_options[] = {{"cascade", 0, NULL, "with everything that hangs below it"}, {NULL, 0, NULL, NULL}};
 static const struct cli_option process_options[] = {{"process", 0, "NAME", "only this process type; may be repeated"}, {NULL, 0, NULL, NULL}};
 static const struct cli_option orgs_create_options[] = {{"billing-email", 0, "EMAIL", "address for bills"}, {NULL, 0, NULL, NULL}};
@@ -352,6 +355,9 @@ const struct cli_command cli_commands[] = {
     {CLI_APPS, "envs update", "ENV", "rename or protect an environment", envs_update_options, cmd_envs_update},
     {CLI_APPS, "envs delete", "ENV", "remove an environment; what runs in it is drained", cascade_options, cmd_envs_delete},
     {CLI_APPS, "envs rebalance", "", "place every instance anew, replacements first", process_options, cmd_envs_rebalance},
+    {CLI_APPS, "env ipv4 enable", "", "give the environment an IPv4 address of its own", NULL, cmd_ipv4_enable},
+    {CLI_APPS, "env ipv4 disable", "", "give the IPv4 address back", ipv4_disable_options, cmd_ipv4_disable},
+    {CLI_APPS, "env ipv4 show", "", "the IPv4 address, whether it works, and its ports", NULL, cmd_ipv4_show},
     {CLI_APPS, "secrets list", "", "names of the environment's secrets; values never come back", NULL, cmd_secrets_list},
     {CLI_APPS, "secrets set", "KEY[=-|=@FILE]...", "set secrets from stdin, files or a prompt; every process is rolled", wait_options, cmd_secrets_set},
     {CLI_APPS, "secrets unset", "KEY...", "take secrets away", wait_options, cmd_secrets_unset},
@@ -473,6 +479,9 @@ const struct cli_command cli_commands[] = {
     {CLI_MORE, "admin images list", "", "images that may not run", NULL, cmd_images_list},
     {CLI_MORE, "admin images block", "DIGEST", "place an image nowhere any more; --evict stops what runs of it", image_block_options, cmd_images_block},
     {CLI_MORE, "admin images unblock", "DIGEST", "let an image run again", reason_options, cmd_images_unblock},
+    {CLI_MORE, "admin ipv4-pool list", "", "IPv4 addresses that environments may have, and which do", NULL, cmd_ipv4_pool_list},
+    {CLI_MORE, "admin ipv4-pool add", "ADDRESS", "put an IPv4 address into the pool; it must be routed to the edges", NULL, cmd_ipv4_pool_add},
+    {CLI_MORE, "admin ipv4-pool remove", "ADDRESS", "take one out that no environment has", NULL, cmd_ipv4_pool_remove},
     {CLI_MORE, "admin quarantine list", "", "what may send nothing of its own accord", NULL, cmd_quarantine_list},
     {CLI_MORE, "admin quarantine add", "KIND ID", "let an instance, an env or an org send nothing of its own accord; what it serves goes on", reason_options, cmd_quarantine_add},
     {CLI_MORE, "admin quarantine remove", "ID", "the opposite", reason_options, cmd_quarantine_remove},

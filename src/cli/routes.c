@@ -73,6 +73,8 @@ int cmd_routes_create(struct cli *c)
     }
     if (cli_has(c, "min-tls"))
         (void)mt_json_set_str(body, "min_tls_version", cli_opt(c, "min-tls"));
+    if (cli_has(c, "ipv4"))
+        (void)json_object_set_new(body, "ipv4_required", json_true());
     mt_auto_json json_t *r = NULL;
     mt_auto_free char *path = cli_env_path(c, "/routes");
     code = cli_call(c, "POST", path, body, &r);
@@ -178,6 +180,12 @@ static int read_changes(struct cli *c, json_t *body)
         (void)mt_json_set_str(body, "balance", cli_opt(c, "balance"));
     if (cli_has(c, "min-tls"))
         (void)json_object_set_new(body, "min_tls_version", MT_STREQ(cli_opt(c, "min-tls"), "none") ? json_null() : json_string(cli_opt(c, "min-tls")));
+    if (cli_has(c, "ipv4")) {
+        bool on = MT_STREQ(cli_opt(c, "ipv4"), "on");
+        if (!on && !MT_STREQ(cli_opt(c, "ipv4"), "off"))
+            return cli_usage(c, "--ipv4 is on or off");
+        (void)json_object_set_new(body, "ipv4_required", json_boolean(on));
+    }
     if (cli_has(c, "proxy")) {
         bool v2 = MT_STREQ(cli_opt(c, "proxy"), "v2");
         if (!v2 && !MT_STREQ(cli_opt(c, "proxy"), "off"))

@@ -95,6 +95,8 @@ const struct mt_conf_key mt_control_keys[] = {
      "request rate limits as a share of their defaults; 0: none"},
     {"audit_retention_days", MT_CONF_U64, OFF(audit_retention_days), 90, 36500, "400", "days",
      "audit records are kept this long; chains still verify afterwards"},
+    {"ipv4_cooldown_seconds", MT_CONF_U64, OFF(ipv4_cooldown_seconds), 3600, 2592000, "86400", "s",
+     "an IPv4 address that an environment had is nobody's for so long"},
     {"mtu", MT_CONF_U64, OFF(mtu), 1280, 9000, "1420", "bytes", "MTU of the overlay"},
 };
 const size_t mt_control_keys_n = MT_ARRAY_LEN(mt_control_keys);

@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/map.h"
 #include "base/str.h"
+#include "control/ipv4/ipv4.h"
 #include "control/liveness.h"
 #include "control/pass.h"
 #include "control/nodes/rotation.h"
@@ -36,7 +37,7 @@ struct mt_controller {
     /* the thread's own */
     struct mt_pg *pg;
     bool leader;
-    int64_t lease_epoch;
+    int64_t lease_epoch, leader_ns; /* since when it leads */
     int64_t cursor;         /* events up to here were looked at */
     bool dirty_all;
     struct mt_map dirty;    /* env ids to step now */
@@ -72,6 +73,7 @@ static int become_leader(struct mt_controller *c, int64_t lease, struct mt_err *
         return rc;
     c->lease_epoch = lease;
     c->leader = true;
+    c->leader_ns = mt_clock_mono();
     c->gauges_ns = 0;
     atomic_store(&c->ctl->measure.leader, 1);
     c->dirty_all = true;
@@ -304,7 +306,7 @@ static int turn(struct mt_controller *c, struct mt_err *err)
         c->live_ns = now;
         if ((rc = mt_liveness_look(c->ctl, c->pg, &c->liveness, c->lease_epoch, now, err)) < 0 ||
             (rc = mt_rotation_overdue(c->ctl, c->pg, c->lease_epoch, err)) < 0 || (rc = mt_rotation_by_age(c->ctl, c->pg, c->lease_epoch, err)) < 0 ||
-            (rc = mt_nodes_unconfirmed(c->ctl, c->pg, c->lease_epoch, err)) < 0)
+            (rc = mt_nodes_unconfirmed(c->ctl, c->pg, c->lease_epoch, err)) < 0 || (rc = mt_ipv4_look(c->ctl, c->pg, c->lease_epoch, c->leader_ns, err)) < 0)
             return rc;
     }
     if (!c->gauges_ns || now - c->gauges_ns >= LOOK_NS) {

@@ -41,6 +41,8 @@ static const struct mt_pg_stmt prune_replies = {
                   " WHERE created_at < now() - make_interval(days => $1) LIMIT " CHUNK "))"};
 static const struct mt_pg_stmt prune_heartbeats = {
     "gc_heartbeats", "DELETE FROM moat.node_heartbeats h USING nodes_view n WHERE n.node_id = h.node_id AND n.deleted"};
+static const struct mt_pg_stmt prune_edges = {
+    "gc_edges", "DELETE FROM moat.edge_heartbeats h USING nodes_view n WHERE n.node_id = h.node_id AND n.deleted"};
 static const struct mt_pg_stmt next_request = {
     "keeper_request", "SELECT view, requested_by FROM moat.rebuild_requests WHERE failed IS NULL ORDER BY requested_at, view LIMIT 1"};
 static const struct mt_pg_stmt request_done = {"keeper_done", "DELETE FROM moat.rebuild_requests WHERE view = $1"};
@@ -64,6 +66,8 @@ static int collect(struct mt_keeper *k, struct mt_err *err)
     mt_auto_pg_res struct mt_pg_res *beats = NULL;
     int64_t autopsies = 0, shredded = 0;
     int rc = mt_pg_query(k->pg, &prune_heartbeats, NULL, &beats, err);
+    if (rc == 0)
+        rc = mt_pg_query(k->pg, &prune_edges, NULL, NULL, err);
     if (rc == 0)
         rc = mt_autopsy_prune(k->pg, &autopsies, err);
     if (rc == 0)

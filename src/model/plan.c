@@ -218,6 +218,41 @@ static int dec_peers(const json_t *o, struct mt_plan_network *n, struct mt_err *
     return 0;
 }
 
+static int dec_ipv4(const json_t *o, struct mt_plan_network *n, struct mt_err *err)
+{
+    json_t *list, *e, *ports, *port;
+    size_t i, k;
+    int rc = mt_json_opt_array(o, "ipv4", MT_PLAN_IPV4_MAX, &list, err);
+
+    if (rc < 0 || !list || json_array_size(list) == 0)
+        return rc;
+    n->ipv4 = calloc(json_array_size(list), sizeof *n->ipv4);
+    if (!n->ipv4)
+        return MT_FAIL(err, MT_E_NOMEM, "out of memory");
+    json_array_foreach(list, i, e) {
+        struct mt_plan_ipv4 *v = &n->ipv4[i];
+        struct in_addr a;
+        if (!json_is_object(e))
+            return MT_FAIL(err, MT_E_INVALID, "'ipv4' holds something that is not an object");
+        if ((rc = mt_json_get_str(e, "address", 15, &v->address, err)) < 0 ||
+            (rc = mt_json_opt_u64(e, "until_unix_ms", 1, JSON_INT_MAX, 0, &v->until_unix_ms, err)) < 0 ||
+            (rc = mt_json_get_array(e, "ports", MT_PLAN_IPV4_PORTS, &ports, err)) < 0)
+            return mt_err_wrap(err, "ipv4[%zu]", i);
+        if (inet_pton(AF_INET, v->address, &a) != 1)
+            return MT_FAIL(err, MT_E_INVALID, "'ipv4' holds something that is not an IPv4 address");
+        for (k = 0; k < i; k++)
+            if (MT_STREQ(n->ipv4[k].address, v->address))
+                return MT_FAIL(err, MT_E_INVALID, "IPv4 address %s is there twice", v->address);
+        json_array_foreach(ports, k, port) {
+            if (!json_is_integer(port) || json_integer_value(port) < 1 || json_integer_value(port) > 65535)
+                return MT_FAIL(err, MT_E_INVALID, "'ports' of IPv4 address %s holds something that is no port", v->address);
+            v->ports[v->n_ports++] = (uint16_t)json_integer_value(port);
+        }
+        n->n_ipv4++;
+    }
+    return 0;
+}
+
 static int dec_network_fields(json_t *o, struct mt_plan_network *n, struct mt_err *err)
 {
     uint64_t mtu;
@@ -232,7 +267,7 @@ static int dec_network_fields(json_t *o, struct mt_plan_network *n, struct mt_er
         (rc = addresses(o, "gateways", 256, &n->gateways, err)) < 0 ||
         (rc = addresses(o, "quarantine", MT_PLAN_INSTANCES_MAX, &n->quarantine, err)) < 0 ||
         (rc = mt_json_opt_str(o, "egress_mode", 16, "none", &n->egress_mode, err)) < 0 ||
-        (rc = dec_mesh(o, &n->mesh, err)) < 0 || (rc = dec_peers(o, n, err)) < 0)
+        (rc = dec_ipv4(o, n, err)) < 0 || (rc = dec_mesh(o, &n->mesh, err)) < 0 || (rc = dec_peers(o, n, err)) < 0)
         return mt_err_wrap(err, "network");
     n->mtu = (uint32_t)mtu;
     if (!ipv6_text(n->cluster_prefix, -1))
@@ -373,6 +408,7 @@ void mt_plan_network_done(struct mt_plan_network *n)
     mt_strings_done(&n->edges);
     mt_strings_done(&n->gateways);
     mt_strings_done(&n->quarantine);
+    free(n->ipv4);
     for (size_t i = 0; i < n->n_peers; i++) {
         mt_strings_done(&n->peers[i].endpoints);
         mt_strings_done(&n->peers[i].allowed_ips);
@@ -465,6 +501,20 @@ static json_t *enc_peer(const struct mt_plan_peer *peer)
     return mt_jout_take(&o);
 }
 
+static json_t *enc_ipv4(const struct mt_plan_ipv4 *v)
+{
+    struct mt_jout o = mt_jout_new();
+    json_t *ports = json_array();
+
+    mt_jout_str(&o, "address", v->address);
+    for (size_t i = 0; i < v->n_ports; i++)
+        o.failed = !push(ports, json_integer(v->ports[i])) || o.failed;
+    mt_jout_json(&o, "ports", ports);
+    if (v->until_unix_ms)
+        mt_jout_u64(&o, "until_unix_ms", v->until_unix_ms);
+    return mt_jout_take(&o);
+}
+
 static json_t *enc_network(const struct mt_plan_network *n)
 {
     struct mt_jout o = mt_jout_new();
@@ -479,6 +529,12 @@ static json_t *enc_network(const struct mt_plan_network *n)
     mt_jout_json(&o, "gateways", mt_jout_strings(&n->gateways));
     mt_jout_json(&o, "quarantine", mt_jout_strings(&n->quarantine));
     mt_jout_str(&o, "egress_mode", n->egress_mode);
+    if (n->n_ipv4) {
+        json_t *list = json_array();
+        for (size_t i = 0; i < n->n_ipv4; i++)
+            o.failed = !push(list, enc_ipv4(&n->ipv4[i])) || o.failed;
+        mt_jout_json(&o, "ipv4", list);
+    }
     if (n->mesh.present)
         mt_jout_json(&o, "mesh", enc_mesh(&n->mesh));
     for (size_t i = 0; i < n->n_peers; i++)

@@ -77,6 +77,17 @@ struct mt_plan_peer {
     struct mt_plan_rotation rotation;
 };
 
+#define MT_PLAN_IPV4_MAX 256
+#define MT_PLAN_IPV4_PORTS 256
+
+/* A dedicated IPv4 address that the edge of this node carries. */
+struct mt_plan_ipv4 {
+    const char *address;
+    uint64_t until_unix_ms; /* 0: as long as it is named; else connections may go on until then, and it is given back */
+    size_t n_ports;
+    uint16_t ports[MT_PLAN_IPV4_PORTS]; /* on which routes listen */
+};
+
 /* The node's own side of the mesh (docs/formats/mesh-plan.md). */
 struct mt_plan_mesh {
     bool present; /* false: this node is in no mesh (one machine alone); there are no peers then */
@@ -98,6 +109,8 @@ struct mt_plan_network {
     struct mt_strings edges;      /* overlay addresses of active edge nodes */
     struct mt_strings gateways;   /* overlay addresses of control nodes */
     struct mt_strings quarantine; /* addresses of this node's VMs that may start no flow; at most MT_PLAN_INSTANCES_MAX */
+    struct mt_plan_ipv4 *ipv4;
+    size_t n_ipv4;
     const char *egress_mode;      /* "none", "routed" or "nat66" */
     struct mt_plan_mesh mesh;
     struct mt_plan_peer *peers; /* sorted by node_id */
@@ -208,6 +221,7 @@ struct mt_heartbeat {
     bool disk_pressure, memory_pressure;
     int64_t clock_unix_ms; /* the agent's wall clock; the receiver computes the offset */
     json_t *mesh;          /* object of docs/formats/mesh-plan.md, borrowed; NULL: in no mesh */
+    json_t *ipv4;         /* array of what the node says of its dedicated IPv4 addresses, borrowed; NULL: it has none */
     struct mt_storage_figures storage; /* not present: no volumes can live here */
 };
 

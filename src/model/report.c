@@ -241,7 +241,7 @@ int mt_heartbeat_decode(json_t *json, struct mt_heartbeat **ret, struct mt_err *
         (rc = mt_json_opt_bool(json, "disk_pressure", false, &h->disk_pressure, err)) < 0 ||
         (rc = mt_json_opt_bool(json, "memory_pressure", false, &h->memory_pressure, err)) < 0 ||
         (rc = mt_json_opt_u64(json, "clock_unix_ms", 0, JSON_INT_MAX, 0, &clock_ms, err)) < 0 ||
-        (rc = mt_json_opt_object(json, "mesh", &h->mesh, err)) < 0 || (rc = mt_storage_figures_decode(json, &h->storage, err)) < 0)
+        (rc = mt_json_opt_object(json, "mesh", &h->mesh, err)) < 0 || (rc = mt_json_opt_array(json, "ipv4", MT_PLAN_IPV4_MAX, &h->ipv4, err)) < 0 || (rc = mt_storage_figures_decode(json, &h->storage, err)) < 0)
         return rc;
     h->clock_unix_ms = (int64_t)clock_ms;
     if (!MT_STREQ(h->arch, "amd64") && !MT_STREQ(h->arch, "arm64"))
@@ -295,6 +295,8 @@ int mt_heartbeat_encode(const struct mt_heartbeat *h, json_t **ret, struct mt_er
     mt_jout_json(&o, "clock_unix_ms", json_integer(h->clock_unix_ms));
     if (h->mesh)
         mt_jout_json(&o, "mesh", json_incref(h->mesh));
+    if (h->ipv4)
+        mt_jout_json(&o, "ipv4", json_incref(h->ipv4));
     mt_auto_json json_t *json = mt_jout_take(&o);
     if (!json)
         return MT_FAIL(err, MT_E_NOMEM, "out of memory encoding a heartbeat (or a text that is not UTF-8)");

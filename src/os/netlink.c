@@ -265,6 +265,36 @@ int mt_nl_addr6_del(struct mt_nl *nl, unsigned index, const struct in6_addr *add
     return 0;
 }
 
+static struct nlmsghdr *addr4_msg(struct mt_nl *nl, uint16_t type, uint16_t flags, unsigned index, const struct in_addr *addr)
+{
+    struct nlmsghdr *h = begin(nl, type, (uint16_t)(NLM_F_ACK | flags));
+    struct ifaddrmsg *ifa = mnl_nlmsg_put_extra_header(h, sizeof *ifa);
+    ifa->ifa_family = AF_INET;
+    ifa->ifa_prefixlen = 32;
+    ifa->ifa_flags = IFA_F_PERMANENT;
+    ifa->ifa_index = index;
+    mnl_attr_put(h, IFA_LOCAL, sizeof *addr, addr);
+    mnl_attr_put(h, IFA_ADDRESS, sizeof *addr, addr);
+    return h;
+}
+
+int mt_nl_addr4_add(struct mt_nl *nl, unsigned index, const struct in_addr *addr, bool *ret_there, struct mt_err *err)
+{
+    int rc = talk(nl, addr4_msg(nl, RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, index, addr), NULL, NULL);
+    if (rc < 0 && errno != EEXIST)
+        return MT_FAIL_ERRNO(err, MT_E_IO, "add IPv4 address to link %u", index);
+    if (ret_there)
+        *ret_there = rc < 0;
+    return 0;
+}
+
+int mt_nl_addr4_del(struct mt_nl *nl, unsigned index, const struct in_addr *addr, struct mt_err *err)
+{
+    if (talk(nl, addr4_msg(nl, RTM_DELADDR, 0, index, addr), NULL, NULL) < 0 && errno != EADDRNOTAVAIL && errno != ENODEV)
+        return MT_FAIL_ERRNO(err, MT_E_IO, "remove IPv4 address from link %u", index);
+    return 0;
+}
+
 struct find_addr {
     unsigned index;
     struct in6_addr addr;

@@ -61,6 +61,11 @@ int mt_nl_addr6_del(struct mt_nl *nl, unsigned index, const struct in6_addr *add
 int mt_nl_addr6_has(struct mt_nl *nl, unsigned index, const struct in6_addr *addr, bool *ret,
                     struct mt_err *err);
 
+/** Put an IPv4 address (/32) on a link; *@ret_there (may be NULL): it was there before. -MT_E_IO. */
+int mt_nl_addr4_add(struct mt_nl *nl, unsigned index, const struct in_addr *addr, bool *ret_there, struct mt_err *err);
+/** Take it away; one that is not there, or whose link is gone, is success. */
+int mt_nl_addr4_del(struct mt_nl *nl, unsigned index, const struct in_addr *addr, struct mt_err *err);
+
 /** One IPv6 route of the main table. */
 struct mt_nl_route6 {
     struct in6_addr dst;

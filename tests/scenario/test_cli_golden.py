@@ -86,6 +86,8 @@ COMMANDS = {
                    "registries set other.test --username robot --password-stdin", "registries delete registry.test:5000", "registries delete registry.test:5000 --yes", "help registries set"],
     "images": ["admin images list", "admin images block sha256:" + "9" * 64 + " --evict --reason miner", "admin images block sha256:" + "9" * 64,
                "admin images block web:1 --reason x", "admin images unblock sha256:" + "9" * 64 + " --reason clean", "help admin images block"],
+    "ipv4": ["env ipv4 enable", "env ipv4 show", "env ipv4 disable --yes", "env ipv4 disable --force --yes", "admin ipv4-pool list", "admin ipv4-pool add 203.0.113.10", "admin ipv4-pool add web",
+             "admin ipv4-pool remove 203.0.113.10", "routes create w4.test --port 8443 --ipv4", "routes update web.test --ipv4 yes", "help env ipv4 disable"],
     "operator": ["admin quarantine list", "admin quarantine add env " + ENV + " --yes --reason spam", "admin quarantine add node " + NODE + " --reason x", "admin quarantine add env x/y --reason x",
                  "admin quarantine add env " + ENV, "admin quarantine remove " + ENV + " --reason clean", "admin quarantine remove " + ENV,
                  "admin routes disable " + ROUTE + " --yes --reason spam", "admin routes disable web.test --reason x", "admin routes enable " + ROUTE + " --reason clean",

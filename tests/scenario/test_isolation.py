@@ -91,11 +91,14 @@ MATRIX = [
     ("A", "B same env, same node", NOTHING), ("A", "C other tenant, same node", NOTHING),
     ("A", "D same env, other node", NOTHING), ("A", "E other tenant, other node", NOTHING),
     ("E other tenant, other node", "A", NOTHING), ("C other tenant, same node", "A", NOTHING),
+    ("B same env, same node", "A", NOTHING), ("D same env, other node", "A", NOTHING), ("B same env, same node", "C other tenant, same node", NOTHING),
+    ("B same env, same node", "edge, overlay", NOTHING), ("E other tenant, other node", "control, overlay", NOTHING), ("registry", "A", NOTHING),
+    ("registry", "D same env, other node", NOTHING), ("control", "D same env, other node", NOTHING), ("outside", "B same env, same node", NOTHING),
     ("A", "own node, overlay", NOTHING), ("A", "own node, underlay", NOTHING), ("A", "own node, fe80::1", dict(NOTHING, icmp6=True)),
     ("A", "other node, overlay", NOTHING), ("A", "other node, underlay", NOTHING),
     ("A", "edge, overlay", NOTHING), ("A", "edge, underlay", NOTHING), ("A", "edge, underlay", {443: True, 80: True, 5180: False}),
     ("A", "control, overlay", NOTHING), ("A", "control, overlay", {5180: False, 443: False}), ("A", "control, underlay", {5180: False, 443: True}),
-    ("A", "registry (control's underlay)", {5000: False}),
+    ("A", "control, underlay", NOTHING), ("A", "registry (control's underlay)", NOTHING), ("A", "registry (control's underlay)", {5000: False}),
     ("A", "metadata", NOTHING), ("A", "metadata", {80: False}),
     ("A", "outside", EVERYTHING), ("A", "outside", {25: False, 443: True}), ("E other tenant, other node", "outside", EVERYTHING),
     ("edge", "A", DECLARED), ("edge", "D same env, other node", DECLARED), ("edge", "E other tenant, other node", DECLARED),
@@ -150,7 +153,7 @@ class Suite:
         self.vm("C other tenant, same node", self.n1, 3)
         self.vm("D same env, other node", self.n2, 1)
         self.vm("E other tenant, other node", self.n2, 2)
-        self.places.update({"own node": self.n1.place, "other node": self.n2.place, "edge": self.n3.place, "control": self.n4.place, "outside": self.c.wire})
+        self.places.update({"own node": self.n1.place, "other node": self.n2.place, "edge": self.n3.place, "control": self.n4.place, "registry": self.n4.place, "outside": self.c.wire})
         self.c.wire.run("ip", "-6", "addr", "add", "2a00:ff::1/128", "dev", "lo", "nodad")
         # whoever is outside may try to send to the cluster's addresses through a node
         self.c.wire.run("ip", "-6", "route", "add", "%s:1:1::/80" % kit.P, "via", self.n1.underlay)
@@ -163,6 +166,8 @@ class Suite:
         at["metadata"], at["outside"] = ("fd00:ec2::254", None), ("2a00:ff::1", None)
         self.c.wire.run("ip", "-6", "addr", "add", "fd00:ec2::254/128", "dev", "lo", "nodad")
         for name, place in self.places.items():
+            if name == "registry":
+                continue  # the control's machine, by the address that it has outside of the mesh
             path = os.path.join(self.c.dir, "seen-" + name.split()[0] + name[-4:].strip())
             at = ["2a00:ff::1", "fd00:ec2::254"] if name == "outside" else ["::"]  # answers come from the address that was asked
             p = place.popen("python3", "-c", SERVE, path, *at, stdout=subprocess.PIPE)
@@ -172,6 +177,8 @@ class Suite:
             self.load(n)
 
     def source_address(self, source):
+        if source == "registry":
+            return self.n4.underlay
         node = {"own node": self.n1, "other node": self.n2, "edge": self.n3, "control": self.n4}.get(source)
         return node.overlay if node else "2a00:ff::1" if source == "outside" else self.addresses[source][0]
 
@@ -221,7 +228,12 @@ class Suite:
             n.place.run("nft", "delete", "table", "inet", "moat")
             want(self.load(n)["tables"] == 1, "not the whole table")
 
-    def it_holds_after_a_reload_that_leaves_the_table(self):
+    def it_holds_with_agents_restarted_and_after_a_reload_that_leaves_the_table(self):
+        """on the nodes with VMs the next process finds the table of the one before; edge and control have new agents"""
+        for n in (self.n3, self.n4):
+            n.kill()
+            n.start(firewall_open=["22", "80", "443"])
+            n.applied()
         for n in (self.n1, self.n2):
             got = self.load(n)
             want(got["tables"] == 0 and got["rules"] == 1, got)

@@ -199,6 +199,30 @@ class Suite:
         n.control.start()
         n.applied(seconds=15)
 
+    def most_peers_go_only_with_an_operators_word(self):
+        n = self.n2
+        others = [dict(self.n1.peer(), node_id=kit.kit.new_id("node"), public_key=kit.keypair()[1], endpoints=[],
+                       allowed_ips=["%s::%x/128" % (kit.P, k), "%s:1:%x::/80" % (kit.P, k)]) for k in range(0x50, 0x54)]
+        mine = [self.n1.peer(), self.n3.peer()]
+
+        def publish(peers, **mesh):
+            network = self.c.network(n)
+            n.extra = {"peers": sorted(peers, key=lambda p: p["node_id"]), "mesh": dict(network["mesh"], revision=self.c.revision + 1, **mesh)}
+            self.c.publish(n)
+        publish(mine + others)
+        wait_for("six peers", lambda: len(n.peers()) == 6, 10)
+        publish(mine)
+        said = wait_for("the refusal", lambda: (n.mesh() or {}).get("rejected"), 10)
+        want("removal" in said or "half" in said, said)
+        want(len(n.peers()) == 6, n.peers())
+        publish(mine, allow_mass_removal=True)
+        wait_for("two peers", lambda: set(n.peers()) == {self.n1.public, self.n3.public} and "rejected" not in n.mesh(), 10)
+        n.extra = {}
+        self.c.publish()
+        for x in self.c.nodes:
+            x.applied()
+        kit.wait_mesh([self.n1, n])
+
     def a_narrow_underlay_lowers_the_mtu_and_nothing_is_lost(self):
         w = self.c.wire
         w.run("ip", "link", "set", self.n3.dev, "mtu", "1400")
@@ -209,6 +233,12 @@ class Suite:
                 wait_for("MTU 1320 on %d" % n.number, lambda: "mtu 1320" in n.place.run("ip", "link", "show", "wg-moat"), 40)
             wait_for("full-size packets", lambda: self.n1.ping(self.n3, 1320) and self.n3.ping(self.n2, 1320), 10)
             wait_for("the report", lambda: self.n1.mesh()["mtu"] == 1320 and self.n1.mesh()["underlay_mtu"] == 1400, 15)
+            # as narrow as IPv6 allows: the mesh stays at its own least, what does not fit is sent in fragments
+            w.run("ip", "link", "set", self.n3.dev, "mtu", "1280")
+            self.n3.place.run("ip", "link", "set", "eth0", "mtu", "1280")
+            for n in self.c.nodes:
+                wait_for("MTU 1280 on %d" % n.number, lambda: "mtu 1280" in n.place.run("ip", "link", "show", "wg-moat"), 40)
+            wait_for("packets of that size", lambda: self.n1.ping(self.n3, 1280) and self.n3.ping(self.n2, 1280), 20)
         finally:
             w.run("ip", "link", "set", self.n3.dev, "mtu", "1500")
             self.n3.place.run("ip", "link", "set", "eth0", "mtu", "1500")

@@ -71,6 +71,10 @@ BODIES = {
     "DELETE " + O + "/service-principals/{sp_id}": {},
     "PUT " + O + "/registry-credentials/{host}": {"username": "walker", "password": "p", "expected_version": 0},
     "DELETE " + O + "/registry-credentials/{host}": {},
+    "POST /v1/ipv4-pool": {"address": "203.0.113.77"},
+    "DELETE /v1/ipv4-pool/{address}": {},
+    "POST " + E + "/networking/ipv4": {},
+    "DELETE " + E + "/networking/ipv4": {},
     "POST /v1/quarantine": {"target_type": "env", "target_id": "$env_id", "reason": "walk"},
     "DELETE /v1/quarantine/{target_id}": {"reason": "walk"},
     "POST /v1/image-blocks": {"digest": "sha256:" + "9" * 64, "reason": "walk"},
@@ -247,6 +251,8 @@ def seed():
     ids["name"] = "users_view"
     ids["target_id"] = ids["env_id"]
     ids["process_type"] = "web"
+    w.ok("POST", "/v1/ipv4-pool", {"address": "203.0.113.78"})  # for the walk's environment; the walk itself adds and removes this:
+    ids["address"] = "203.0.113.77"
     ids["dimension"] = "max_apps"
 
 

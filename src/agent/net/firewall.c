@@ -5,6 +5,7 @@
 #include "agent/net/nfset.h"
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "base/num.h"
 #include "base/str.h"
 #include "os/digest.h"
 #include "os/spawn.h"
@@ -18,15 +19,17 @@
 #define ADDR_LIST_MAX 256
 #define UNDERLAY_MAX 1024
 #define QUARANTINE_MAX 4096
+#define OWN4_MAX 256
+#define PUBLIC4_MAX 4096
 #define TAPSRC_LEN 32 /* ifname 16, ipv6_addr 16 */
 #define SVC_LEN 20    /* ipv6_addr 16, inet_service 2, filled to 4 */
 #define VM_ELEMS (1 + 32)
 
 /* ---- text, pure -------------------------------------------------------------------------- */
 
-static void put_addr_set(struct mt_buf *o, const char *name, const char *const *v)
+static void put_list_set(struct mt_buf *o, const char *name, const char *type, const char *const *v)
 {
-    mt_buf_printf(o, "  set %s { type ipv6_addr;", name);
+    mt_buf_printf(o, "  set %s { type %s;", name, type);
     if (v && v[0]) {
         mt_buf_puts(o, " elements = { ");
         for (size_t i = 0; v[i]; i++)
@@ -57,7 +60,7 @@ static void stamp_of(const struct mt_fw_conf *c, char ret[MT_FW_STAMP_MAX])
     uint8_t sum[MT_SHA256_LEN];
     char hex[17];
     mt_auto_buf struct mt_buf text = MT_BUF_INIT(16384);
-    mt_buf_puts(&text, "2 edges gateways underlay6 quarantine tapsrc svc\n"); /* raised with every change of the other sets */
+    mt_buf_puts(&text, "3 edges gateways underlay6 quarantine own4 public4 tapsrc svc\n"); /* raised with every change of the other sets */
     put_fixed_sets(c, &text);
     mt_sha256_of(mt_buf_cstr(&text), text.len, sum);
     mt_hex_encode(sum, 8, hex);
@@ -70,7 +73,7 @@ static void put_sets(const struct mt_fw_conf *c, const struct mt_fw_vm *vms, siz
     char stamp[MT_FW_STAMP_MAX];
     stamp_of(c, stamp);
     mt_buf_printf(o, "  set %s { type inet_service; }\n", stamp);
-    put_addr_set(o, "edges", c->edges);
+    put_list_set(o, "edges", "ipv6_addr", c->edges);
     put_fixed_sets(c, o);
     mt_buf_puts(o, "  set tapsrc { type ifname . ipv6_addr;");
     for (size_t i = 0; i < n; i++)
@@ -86,9 +89,11 @@ static void put_sets(const struct mt_fw_conf *c, const struct mt_fw_vm *vms, siz
         }
     }
     mt_buf_puts(o, any ? " } }\n" : " }\n");
-    put_addr_set(o, "gateways", c->gateways);
-    put_addr_set(o, "underlay6", c->underlay);
-    put_addr_set(o, "quarantine", c->quarantine);
+    put_list_set(o, "gateways", "ipv6_addr", c->gateways);
+    put_list_set(o, "underlay6", "ipv6_addr", c->underlay);
+    put_list_set(o, "quarantine", "ipv6_addr", c->quarantine);
+    put_list_set(o, "own4", "ipv4_addr", c->own4);
+    put_list_set(o, "public4", "ipv4_addr . inet_service", c->public4);
 }
 
 static void put_input(const struct mt_fw_conf *c, struct mt_buf *o)
@@ -106,7 +111,10 @@ static void put_input(const struct mt_fw_conf *c, struct mt_buf *o)
                        "    icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-advert, nd-redirect, "
                        "mld-listener-query } accept\n"
                        "    icmpv6 type echo-request limit rate 100/second accept\n"
-                       "    iifname \"wg-moat\" ip6 saddr @gateways tcp dport 5180 accept\n");
+                       "    iifname \"wg-moat\" ip6 saddr @gateways tcp dport 5180 accept\n"
+                       /* what the host itself serves on all of its addresses is not for the clients of an environment */
+                       "    ip daddr . tcp dport @public4 accept\n"
+                       "    ip daddr @own4 counter drop\n");
     if (full && c->mesh_port)
         mt_buf_printf(o, "    iifname != \"wg-moat\" udp dport %u accept\n", (unsigned)c->mesh_port);
     for (size_t i = 0; full && i < c->open_count; i++)
@@ -263,8 +271,11 @@ size_t mt_fw_vm_elems(const struct mt_fw_vm *vm, bool add, struct mt_nfset_elem 
 
 /* ---- the kernel's side ------------------------------------------------------------------- */
 
-enum { LIST_EDGES = 0, LIST_GATEWAYS, LIST_UNDERLAY, LIST_QUARANTINE, LIST_MAX };
-static const char *const list_set[LIST_MAX] = {"edges", "gateways", "underlay6", "quarantine"};
+enum { LIST_EDGES = 0, LIST_GATEWAYS, LIST_UNDERLAY, LIST_QUARANTINE, LIST_OWN4, LIST_PUBLIC4, LIST_MAX };
+static const struct {
+    const char *set;
+    size_t len; /* of a key: an IPv6 address, an IPv4 one, one with a port filled to 4 bytes */
+} lists[LIST_MAX] = {{"edges", 16}, {"gateways", 16}, {"underlay6", 16}, {"quarantine", 16}, {"own4", 4}, {"public4", 8}};
 
 struct mt_fw {
     pthread_mutex_t lock; /* held over an nft run: transactions and the list stay in step */
@@ -272,7 +283,7 @@ struct mt_fw {
     struct mt_nfset *nl; /* opened with the first need */
     bool configured;
     struct mt_fw_conf conf;
-    char **lists[LIST_MAX]; /* owned copies behind conf.edges, .gateways, .underlay, .quarantine */
+    char **lists[LIST_MAX]; /* owned copies behind conf.edges, .gateways, .underlay, .quarantine, .own4, .public4 */
     uint8_t rules_sum[MT_SHA256_LEN]; /* of the text of the rules that this process loaded */
     uint64_t rules; /* what the kernel said of them right after; 0: not loaded by this process */
     struct mt_fw_stats stats;
@@ -358,19 +369,38 @@ static int load_whole(struct mt_fw *f, const uint8_t sum[MT_SHA256_LEN], struct 
     return load_rules(f, &text, sum, err);
 }
 
+/* Text of an element to the kernel's key; @key is zero. */
+static int list_key(int which, const char *text, uint8_t *key, struct mt_err *err)
+{
+    char address[INET_ADDRSTRLEN];
+    uint64_t port;
+    const char *dot = which == LIST_PUBLIC4 ? strstr(text, " . ") : NULL;
+    if (which != LIST_PUBLIC4)
+        return inet_pton(lists[which].len == 16 ? AF_INET6 : AF_INET, text, key) == 1 ? 0 : MT_FAIL(err, MT_E_INVALID, "'%s' is not an address", text);
+    if (!dot || (size_t)(dot - text) >= sizeof address || mt_parse_u64(dot + 3, 1, 65535, &port, NULL) < 0)
+        return MT_FAIL(err, MT_E_INVALID, "'%s' is not an address with a port", text);
+    memcpy(address, text, (size_t)(dot - text));
+    address[dot - text] = '\0';
+    if (inet_pton(AF_INET, address, key) != 1)
+        return MT_FAIL(err, MT_E_INVALID, "'%s' is not an address with a port", text);
+    uint16_t be = htons((uint16_t)port);
+    memcpy(key + 4, &be, sizeof be);
+    return 0;
+}
+
 static int sync_list(struct mt_fw *f, int which, size_t *changed, struct mt_err *err)
 {
-    size_t n = 0, some = 0;
+    size_t n = 0, some = 0, len = lists[which].len;
+    int rc = 0;
     while (f->lists[which] && f->lists[which][n])
         n++;
-    mt_auto_free uint8_t *keys = calloc(n + 1, 16);
+    mt_auto_free uint8_t *keys = calloc(n + 1, len);
     if (!keys)
         return MT_FAIL(err, MT_E_NOMEM, "firewall: out of memory");
-    for (size_t i = 0; i < n; i++) {
-        if (inet_pton(AF_INET6, f->lists[which][i], keys + i * 16) != 1)
-            return MT_FAIL(err, MT_E_INVALID, "'%s' is not an IPv6 address", f->lists[which][i]);
-    }
-    int rc = mt_nfset_sync(f->nl, TABLE, list_set[which], keys, 16, n, &some, err);
+    for (size_t i = 0; rc == 0 && i < n; i++)
+        rc = list_key(which, f->lists[which][i], keys + i * len, err);
+    if (rc == 0)
+        rc = mt_nfset_sync(f->nl, TABLE, lists[which].set, keys, len, n, &some, err);
     *changed += some;
     return rc;
 }
@@ -474,6 +504,12 @@ int mt_fw_load(struct mt_fw *f, const struct mt_fw_conf *c, struct mt_err *err)
         rc = copy_list(c->underlay, &f->lists[LIST_UNDERLAY], UNDERLAY_MAX, err);
     if (rc == 0)
         rc = copy_list(c->quarantine, &f->lists[LIST_QUARANTINE], QUARANTINE_MAX, err);
+    if (rc == 0)
+        rc = copy_list(c->own4, &f->lists[LIST_OWN4], OWN4_MAX, err);
+    if (rc == 0)
+        rc = copy_list(c->public4, &f->lists[LIST_PUBLIC4], PUBLIC4_MAX, err);
+    f->conf.own4 = (const char *const *)f->lists[LIST_OWN4];
+    f->conf.public4 = (const char *const *)f->lists[LIST_PUBLIC4];
     f->conf.edges = (const char *const *)f->lists[LIST_EDGES];
     f->conf.gateways = (const char *const *)f->lists[LIST_GATEWAYS];
     f->conf.underlay = (const char *const *)f->lists[LIST_UNDERLAY];

@@ -77,7 +77,7 @@ static int add_type(struct mt_api_call *c, struct mt_event_filter *f, const char
     }
     f->types[f->types_n++] = out;
     for (size_t i = 0; i < (prefix ? n - 1 : n); i++) {
-        if (!strchr("abcdefghijklmnopqrstuvwxyz_.", type[i]) || o + 3 > TYPE_PATTERN)
+        if (!strchr("abcdefghijklmnopqrstuvwxyz0123456789_.", type[i]) || o + 3 > TYPE_PATTERN)
             return mt_api_fail(c, 400, "invalid_argument", "event_type is a name, or a prefix that ends in .*");
         if (type[i] == '_')
             out[o++] = '\\';

@@ -229,6 +229,13 @@ int mt_api_groups_resume(struct mt_api_call *c);
 /* explain.c */
 int mt_api_explain_get(struct mt_api_call *c);
 
+/* ipv4.c */
+int mt_api_ipv4_enable(struct mt_api_call *c);
+int mt_api_ipv4_disable(struct mt_api_call *c);
+/* ipv4_pool.c */
+int mt_api_ipv4_pool_list(struct mt_api_call *c);
+int mt_api_ipv4_pool_add(struct mt_api_call *c);
+int mt_api_ipv4_pool_remove(struct mt_api_call *c);
 /* quarantine.c */
 int mt_api_quarantine_list(struct mt_api_call *c);
 int mt_api_quarantine_create(struct mt_api_call *c);

@@ -361,7 +361,7 @@ int mt_api_edge_config(struct mt_api_call *c)
         return -1;
     if (now.recovery == MT_RECOVERY_FROZEN)
         return nothing_new(c, deadline); /* it goes on serving */
-    if (mt_edge_config_build(c->ctl, c->pg, decided(&now, epoch, after), &text, &len, &revision, fingerprint, &c->err) < 0)
+    if (mt_edge_config_build(c->ctl, c->pg, node.node_id, decided(&now, epoch, after), &text, &len, &revision, fingerprint, &c->err) < 0)
         return mt_api_fail_err(c);
     if (mt_plans_unchanged(c->ctl->plans, who, fingerprint, after)) {
         free(text);
@@ -369,6 +369,43 @@ int mt_api_edge_config(struct mt_api_call *c)
     }
     mt_plans_sent(c->ctl->plans, who, fingerprint, revision);
     return mt_api_send_text(c, 200, text, len);
+}
+
+static const struct mt_pg_stmt keep_edge_heartbeat = {
+    "edge_heartbeat_keep",
+    "INSERT INTO moat.edge_heartbeats (node_id, received_at, epoch, revision, ipv4_errors) VALUES ($1, now(), $2, $3, $4::jsonb)"
+    " ON CONFLICT (node_id) DO UPDATE SET received_at = now(), epoch = excluded.epoch, revision = excluded.revision,"
+    " ipv4_errors = excluded.ipv4_errors"};
+
+/* [{address, error}] of the listeners on dedicated addresses that an edge could not open, at most 64. */
+static json_t *ipv4_errors(const json_t *status)
+{
+    json_t *list = json_array(), *l;
+    size_t i;
+    json_array_foreach(json_object_get(status, "listeners"), i, l) {
+        const char *scope = json_string_value(json_object_get(l, "address_scope")), *local = json_string_value(json_object_get(l, "local"));
+        const char *state = json_string_value(json_object_get(l, "state")), *error = json_string_value(json_object_get(l, "error"));
+        if (!scope || !local || !MT_STREQ(scope, "ipv4") || (state && MT_STREQ(state, "open")) || json_array_size(list) == 64)
+            continue;
+        json_array_append_new(list, json_pack("{s:s%,s:s}", "address", local, strcspn(local, ":"), "error", error ? error : "not open"));
+    }
+    return list;
+}
+
+static int keep_edge(struct mt_api_call *c, const char *node_id, uint64_t epoch, uint64_t revision)
+{
+    mt_auto_json json_t *errors = ipv4_errors(c->body);
+    mt_auto_buf struct mt_buf text = MT_BUF_INIT(65536);
+    struct mt_pg_params p;
+    int rc = mt_json_dump(errors, &text, &c->err);
+    if (rc < 0)
+        return rc;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, node_id);
+    mt_pg_p_i64(&p, (int64_t)epoch);
+    mt_pg_p_i64(&p, (int64_t)revision);
+    mt_pg_p_json(&p, mt_buf_cstr(&text));
+    return mt_pg_query(c->pg, &keep_edge_heartbeat, &p, NULL, &c->err);
 }
 
 int mt_api_edge_status(struct mt_api_call *c)
@@ -392,6 +429,8 @@ int mt_api_edge_status(struct mt_api_call *c)
         return mt_api_fail_err(c);
     /* A revision of an epoch before counts for nothing in this one. */
     mt_edges_note(c->ctl->edges, node.node_id, (int64_t)epoch < mt_history_epoch(c->ctl->history) ? 0 : (int64_t)revision, mt_clock_mono());
+    if (keep_edge(c, node.node_id, epoch, revision) < 0)
+        return mt_api_fail_err(c);
     mt_control_poke(c->ctl);
     return mt_api_send(c, 200, json_pack("{s:b}", "ok", true));
 }

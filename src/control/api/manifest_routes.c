@@ -4,16 +4,17 @@
 #include "control/api/manifest_routes.h"
 
 #include "base/str.h"
+#include "control/api/routes.h"
 #include "control/commands/route.h"
 #include "model/manifest.h"
 
 static const struct mt_pg_stmt env_routes = {
     "deploy_routes",
     "SELECT route_id, coalesce(hostname, '') AS hostname, listen_port, protocol, backend_process_type, backend_port,"
-    " proxy_protocol, backend_expects_proxy_protocol, managed_by, resource_version FROM routes_view"
+    " proxy_protocol, backend_expects_proxy_protocol, managed_by, resource_version, ipv4_required FROM routes_view"
     " WHERE env_id = $1 AND NOT deleted ORDER BY route_id"};
 
-enum { R_ID = 0, R_HOST, R_PORT, R_PROTOCOL, R_PROCESS, R_BACKEND, R_PROXY, R_EXPECTS, R_MANAGED, R_VERSION };
+enum { R_ID = 0, R_HOST, R_PORT, R_PROTOCOL, R_PROCESS, R_BACKEND, R_PROXY, R_EXPECTS, R_MANAGED, R_VERSION, R_IPV4 };
 
 static bool deployed(const struct mt_manifest_routes_in *in, const char *process)
 {
@@ -41,13 +42,13 @@ static void note(json_t *changes, const char *action, const char *id, const char
                                              host && host[0] ? host : NULL, "listen_port", (json_int_t)port));
 }
 
-/* The row that a manifest route stands for: same listener and, for tls, same name. */
+/* The row that a manifest route stands for: same listener and, for tls, same name. A name may come to its IPv4 address later. */
 static int find(const struct mt_pg_res *r, const struct mt_route_spec *s)
 {
     bool tls = MT_STREQ(s->protocol, "tls_passthrough");
     for (int i = 0; i < mt_pg_rows(r); i++)
         if (MT_STREQ(mt_pg_text(r, i, R_PROTOCOL), s->protocol) && mt_pg_i64(r, i, R_PORT) == s->listen_port &&
-            (!tls || MT_STREQ(mt_pg_text(r, i, R_HOST), s->hostname)))
+            (tls ? MT_STREQ(mt_pg_text(r, i, R_HOST), s->hostname) : mt_pg_bool(r, i, R_IPV4) == s->ipv4_required))
             return i;
     return -1;
 }
@@ -66,9 +67,13 @@ static int apply_one(struct mt_api_call *c, struct mt_cmd *cmd, const struct mt_
     const char *code;
     char id[MT_ID_SIZE];
     snprintf(s.hostname, sizeof s.hostname, "%s", mr->hostname ? mr->hostname : "");
+    if (mt_api_route_ipv4(c, &s, &(int64_t){0}) < 0)
+        return -1;
     if (mt_route_check(&s, &code, &c->err) < 0)
         return mt_api_fail(c, MT_STREQ(code, "ipv4_not_enabled") ? 409 : 400, code, "route %s:%lld of the manifest: %s",
                            s.hostname, (long long)s.listen_port, c->err.msg);
+    if (mt_api_route_ipv4_rely(c, cmd, &s, NULL) < 0)
+        return -1;
     int row = find(r, &s);
     if (row < 0) {
         mt_id_new(MT_ID_ROUTE, id);
@@ -80,16 +85,16 @@ static int apply_one(struct mt_api_call *c, struct mt_cmd *cmd, const struct mt_
         return 0; /* somebody's own route has this listener and name: it stays as it is */
     if (MT_STREQ(mt_pg_text(r, row, R_PROCESS), s.backend_process_type) && mt_pg_i64(r, row, R_BACKEND) == s.backend_port &&
         MT_STREQ(mt_pg_text(r, row, R_PROXY), s.proxy_protocol) &&
-        mt_pg_bool(r, row, R_EXPECTS) == s.backend_expects_proxy_protocol)
+        mt_pg_bool(r, row, R_EXPECTS) == s.backend_expects_proxy_protocol && mt_pg_bool(r, row, R_IPV4) == s.ipv4_required)
         return 0;
     const char *rid = mt_pg_text(r, row, R_ID);
     note(changes, "update", rid, s.hostname, s.listen_port);
     if (mt_cmd_rely(cmd, MT_RELY_ROUTE, rid, NULL, mt_pg_i64(r, row, R_VERSION), &c->err) < 0)
         return mt_api_fail_err(c);
     return mt_api_event(c, cmd, MT_EV_ROUTE_UPDATED, rid,
-                        json_pack("{s:s,s:I,s:s,s:b}", "backend_process_type", s.backend_process_type, "backend_port",
+                        json_pack("{s:s,s:I,s:s,s:b,s:b}", "backend_process_type", s.backend_process_type, "backend_port",
                                   (json_int_t)s.backend_port, "proxy_protocol", s.proxy_protocol,
-                                  "backend_expects_proxy_protocol", s.backend_expects_proxy_protocol));
+                                  "backend_expects_proxy_protocol", s.backend_expects_proxy_protocol, "ipv4_required", s.ipv4_required));
 }
 
 /* Rows the manifest does not name: its own ones go, others must still find their port. */

@@ -261,7 +261,7 @@ static int round_once(struct mt_api_call *c, mt_prepare_fn *prepare, const struc
         rc = last ? mt_api_fail(c, 409, "conflict", "the objects involved keep changing; try again") : 1;
         break;
     case MT_END_TAKEN:
-        rc = (mt_starts_with(done.constraint, "releases_view_") && !last) ? 1 : taken(c, done.constraint);
+        rc = ((mt_starts_with(done.constraint, "releases_view_") || mt_starts_with(done.constraint, "ipv4_allocations_view_")) && !last) ? 1 : taken(c, done.constraint);
         break;
     case MT_END_QUOTA:
         rc = mt_quota_refused(c, &done.quota);

@@ -4,6 +4,7 @@
 
 #include "base/str.h"
 #include "control/api/call.h"
+#include "control/ipv4/ipv4.h"
 
 static const struct mt_pg_stmt networking = {
     "env_networking",
@@ -11,8 +12,8 @@ static const struct mt_pg_stmt networking = {
     "'ipv6',(SELECT coalesce(json_agg(n.public_ipv6 ORDER BY n.public_ipv6),'[]') FROM nodes_view n"
     "  WHERE 'edge' = ANY (n.roles) AND NOT n.deleted AND n.admin_state = 'active' AND n.public_ipv6 IS NOT NULL),"
     "'listeners',(SELECT coalesce(json_agg(json_build_object('protocol',l.protocol,'address_scope',l.address_scope,"
-    "  'listen_port',l.listen_port,'routes',l.n) ORDER BY l.listen_port, l.protocol),'[]') FROM (SELECT protocol, address_scope,"
-    "  listen_port, count(*) AS n FROM routes_view WHERE env_id = $1 AND NOT deleted GROUP BY 1, 2, 3) l),"
+    "  'listen_port',l.listen_port,'routes',l.n,'ipv4_routes',l.v4) ORDER BY l.listen_port, l.protocol),'[]') FROM (SELECT protocol, address_scope,"
+    "  listen_port, count(*) AS n, count(*) FILTER (WHERE ipv4_required) AS v4 FROM routes_view WHERE env_id = $1 AND NOT deleted GROUP BY 1, 2, 3) l),"
     "'hostnames',(SELECT coalesce(json_agg(DISTINCT hostname ORDER BY hostname),'[]') FROM routes_view"
     "  WHERE env_id = $1 AND NOT deleted AND protocol = 'tls_passthrough'))::text, resource_version FROM envs_view"
     " WHERE env_id = $1"};
@@ -20,9 +21,18 @@ static const struct mt_pg_stmt networking = {
 int mt_api_networking_get(struct mt_api_call *c)
 {
     struct mt_pg_params p;
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    json_error_t je;
+    json_t *ipv4 = NULL;
     if (mt_api_query_done(c) < 0)
         return -1;
     mt_pg_p_init(&p);
     mt_pg_p_text(&p, c->env.id);
-    return mt_api_send_row(c, &networking, &p, "environment");
+    if (mt_pg_query_one(c->pg, &networking, &p, &r, &c->err) < 0)
+        return c->err.code == MT_E_NOT_FOUND ? mt_api_not_found(c, "environment") : mt_api_fail_err(c);
+    if (mt_ipv4_show(c->ctl, c->pg, c->env.id, &ipv4, &c->err) < 0)
+        return mt_api_fail_err(c);
+    json_t *o = json_loads(mt_pg_text(r, 0, 0), 0, &je);
+    json_object_set_new(o, "ipv4", ipv4 ? ipv4 : json_null());
+    return mt_api_send(c, 200, o);
 }

@@ -66,6 +66,8 @@ static const struct {
     {"config_gate_unmet", 409, false, "Nobody has said what secrets the environment needs"},
     {"secrets_missing", 409, false, "Required secrets are missing"},
     {"ipv4_not_enabled", 409, false, "The environment has no IPv4 address"},
+    {"ipv4_in_use", 409, false, "The IPv4 address is needed"},
+    {"ipv4_pool_exhausted", 409, false, "No IPv4 address is free"},
     {"volume_replica_limit", 409, false, "A process with volumes has one replica at most"},
     {"no_capacity_storage", 409, false, "No node has room for the volume"},
     {"volume_attached", 409, false, "The volume is attached"},

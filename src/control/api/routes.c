@@ -27,8 +27,10 @@
     "'balance',balance,'min_tls_version',min_tls_version,'default_for_listener',default_for_listener,'allow_non_tls',allow_non_tls," \
     "'disabled',disabled,'managed_by',managed_by,'deleted',CASE WHEN deleted THEN true END,'status',CASE WHEN disabled THEN 'degraded' WHEN " READY_BACKEND                                     \
     " THEN CASE WHEN r.last_event_id <= $2 THEN 'active' ELSE 'pending' END WHEN " EVER_BACKEND                         \
-    " THEN 'degraded' ELSE 'pending' END,'hints','[]'::json,'addresses',(SELECT coalesce(json_agg(n.public_ipv6),'[]')" \
-    " FROM nodes_view n WHERE 'edge' = ANY (n.roles) AND NOT n.deleted AND n.public_ipv6 IS NOT NULL),"                 \
+    " THEN 'degraded' ELSE 'pending' END,'hints','[]'::json,'addresses',(SELECT coalesce(json_agg(x.a),'[]')" \
+    " FROM (SELECT n.public_ipv6 AS a FROM nodes_view n WHERE r.address_scope = 'shared6' AND 'edge' = ANY (n.roles) AND NOT n.deleted" \
+    " AND n.public_ipv6 IS NOT NULL UNION ALL SELECT v4.ipv4_address FROM ipv4_allocations_view v4 WHERE r.ipv4_required" \
+    " AND v4.env_id = r.env_id AND v4.ended_at IS NULL) x),"                                                             \
     "'resource_version',resource_version," MT_SQL_TIMES "))::text"
 
 MT_SQL_LIST(env_routes, ROUTE_OBJECT, "routes_view r", "route_id",
@@ -164,6 +166,52 @@ static int check_backend(struct mt_api_call *c, const struct mt_route_spec *s)
     return 0;
 }
 
+static const struct mt_pg_stmt env_ipv4 = {
+    "route_env_ipv4", "SELECT resource_version FROM ipv4_allocations_view WHERE env_id = $1 AND ended_at IS NULL"};
+/* Sum as MT_RELY_ENV_ROUTES has it, and is the port one of the other protocol on that address? $2 port, $3 protocol, $4 route or NULL */
+static const struct mt_pg_stmt ipv4_place = {
+    "route_ipv4_place",
+    "SELECT coalesce(sum(last_event_id), 0)::int8, coalesce(bool_or(ipv4_required AND listen_port = $2 AND protocol <> $3"
+    " AND route_id IS DISTINCT FROM $4), false) FROM routes_view WHERE env_id = $1 AND NOT deleted"};
+
+int mt_api_route_ipv4(struct mt_api_call *c, struct mt_route_spec *s, int64_t *ret_version)
+{
+    struct mt_pg_params p;
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, c->env.id);
+    if (mt_pg_query(c->pg, &env_ipv4, &p, &r, &c->err) < 0)
+        return mt_api_fail_err(c);
+    s->has_ipv4 = mt_pg_rows(r) == 1;
+    *ret_version = s->has_ipv4 ? mt_pg_i64(r, 0, 0) : 0;
+    return 0;
+}
+
+int mt_api_route_ipv4_rely(struct mt_api_call *c, struct mt_cmd *cmd, const struct mt_route_spec *s, const char *own)
+{
+    struct mt_pg_params p;
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    struct mt_route_spec again = *s;
+    int64_t version;
+    if (!s->ipv4_required)
+        return 0;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, c->env.id);
+    mt_pg_p_i32(&p, (int32_t)s->listen_port);
+    mt_pg_p_text(&p, s->protocol);
+    mt_pg_p_text(&p, own);
+    if (mt_pg_query_one(c->pg, &ipv4_place, &p, &r, &c->err) < 0)
+        return mt_api_fail_err(c);
+    if (mt_pg_bool(r, 0, 1))
+        return mt_api_fail(c, 409, "port_taken", "port %lld of the IPv4 address belongs to a route of the other protocol", (long long)s->listen_port);
+    if (mt_api_route_ipv4(c, &again, &version) < 0)
+        return -1;
+    if (mt_cmd_rely(cmd, MT_RELY_ENV_IPV4, c->env.id, NULL, version, &c->err) < 0 || mt_cmd_rely(cmd, MT_RELY_ENV_LIVE, c->env.id, NULL, 1, &c->err) < 0 ||
+        mt_cmd_rely(cmd, MT_RELY_ENV_ROUTES, c->env.id, NULL, mt_pg_i64(r, 0, 0), &c->err) < 0)
+        return mt_api_fail_err(c);
+    return 0;
+}
+
 static const struct mt_pg_stmt listener_taken = {
     "route_listener_taken",
     "SELECT CASE WHEN $4 <> 'tls_passthrough' THEN EXISTS (SELECT 1 FROM routes_view r WHERE r.address_scope_key = $3"
@@ -180,7 +228,9 @@ static int check_taken(struct mt_api_call *c, const struct mt_route_spec *s)
     mt_pg_p_init(&p);
     mt_pg_p_text(&p, s->hostname[0] ? s->hostname : NULL);
     mt_pg_p_i32(&p, (int32_t)s->listen_port);
-    mt_pg_p_text(&p, s->address_scope);
+    char key[MT_ID_SIZE + 8]; /* as address_scope_key of the view */
+    snprintf(key, sizeof key, "%s%s%s", s->address_scope, MT_STREQ(s->address_scope, "ipv4") ? ":" : "", MT_STREQ(s->address_scope, "ipv4") ? c->env.id : "");
+    mt_pg_p_text(&p, key);
     mt_pg_p_text(&p, s->protocol);
     mt_pg_p_text(&p, c->env.id);
     if (mt_pg_query_one(c->pg, &listener_taken, &p, &r, &c->err) < 0)
@@ -196,8 +246,11 @@ static int prepare_create(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_a
     struct mt_route_spec s;
     const char *code;
     char id[MT_ID_SIZE];
+    int64_t version;
     if (mt_api_dry_run(c, &made->dry_run) < 0 || mt_api_query_done(c) < 0 || read_spec(c, &s) < 0)
         return -1;
+    if (!s.listen_port && s.ipv4_required)
+        return mt_api_fail(c, 400, "invalid_argument", "'listen_port': of a tcp_raw route on an IPv4 address is yours to choose");
     if (!s.listen_port) {
         mt_auto_pg_res struct mt_pg_res *r = NULL;
         if (mt_pg_query(c->pg, &shared_port, NULL, &r, &c->err) < 0)
@@ -206,9 +259,11 @@ static int prepare_create(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_a
             return mt_api_fail(c, 409, "port_taken", "no shared port is free");
         s.listen_port = mt_pg_i64(r, 0, 0);
     }
+    if (mt_api_route_ipv4(c, &s, &version) < 0)
+        return -1;
     if (mt_route_check(&s, &code, &c->err) < 0)
         return mt_api_fail(c, MT_STREQ(code, "ipv4_not_enabled") ? 409 : 400, code, "%s", c->err.msg);
-    if (check_backend(c, &s) < 0 || (made->dry_run && check_taken(c, &s) < 0))
+    if (mt_api_route_ipv4_rely(c, cmd, &s, NULL) < 0 || check_backend(c, &s) < 0 || (made->dry_run && check_taken(c, &s) < 0))
         return -1;
     mt_id_new(MT_ID_ROUTE, id);
     if (mt_cmd_rely(cmd, MT_RELY_ENV_LIVE, c->env.id, NULL, 1, &c->err) < 0)
@@ -251,9 +306,11 @@ static const char *text_of(const json_t *o, const char *name)
 }
 
 /* The patched object must be a route that could have been made so. */
-static int check_patched(struct mt_api_call *c, const json_t *o)
+static int check_patched(struct mt_api_call *c, struct mt_cmd *cmd, const struct mt_api_patch *patch)
 {
+    const json_t *o = patch->object;
     const char *code;
+    int64_t version;
     struct mt_route_spec s = {
         .listen_port = json_integer_value(json_object_get(o, "listen_port")),
         .protocol = text_of(o, "protocol"),
@@ -269,8 +326,16 @@ static int check_patched(struct mt_api_call *c, const json_t *o)
         .min_tls_version = text_of(o, "min_tls_version"),
     };
     snprintf(s.hostname, sizeof s.hostname, "%s", text_of(o, "hostname"));
+    bool asked = json_is_true(json_object_get(patch->payload, "ipv4_required"));
+    if (json_object_get(patch->payload, "ipv4_required") && MT_STREQ(s.protocol, "tcp_raw"))
+        return mt_api_fail(c, 400, "not_supported", "'ipv4_required' of a tcp_raw route does not change; delete the route and create another");
+    if (mt_api_route_ipv4(c, &s, &version) < 0)
+        return -1;
+    s.has_ipv4 = s.has_ipv4 || (s.ipv4_required && !asked); /* one whose address was taken by force keeps its other fields */
     if (mt_route_check(&s, &code, &c->err) < 0)
         return mt_api_fail(c, MT_STREQ(code, "ipv4_not_enabled") ? 409 : 400, code, "%s", c->err.msg);
+    if (asked && mt_api_route_ipv4_rely(c, cmd, &s, mt_api_param(c, "route_id")) < 0)
+        return -1;
     return check_backend(c, &s);
 }
 
@@ -292,7 +357,7 @@ static int patch(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *
         mt_api_patch_bool(c, p, "ipv4_required") < 0 || mt_api_patch_int(c, p, "max_connections", 1, 1000000, true) < 0 ||
         mt_api_patch_int(c, p, "idle_timeout_seconds", 60, 86400, true) < 0 || mt_api_patch_text(c, p, "balance", 20, false) < 0 ||
         mt_api_patch_text(c, p, "min_tls_version", 8, true) < 0 ||
-        check_patched(c, p->object) < 0 || mt_api_patch_end(c, p, made, "route.update", "route_id", id) < 0)
+        check_patched(c, cmd, p) < 0 || mt_api_patch_end(c, p, made, "route.update", "route_id", id) < 0)
         return -1;
     if (mt_cmd_rely(cmd, MT_RELY_ROUTE, id, NULL, p->version, &c->err) < 0)
         return mt_api_fail_err(c);

@@ -3,6 +3,18 @@
 #pragma once
 
 #include "control/api/call.h"
+#include "control/log/append.h"
 
 /** (object text, resource_version) of the route @id of @env_id (NULL: of any environment); 404 when there is none. 0 or -1. */
 int mt_api_route_load(struct mt_api_call *c, const char *env_id, const char *id, struct mt_pg_res **ret);
+
+struct mt_route_spec;
+
+/** Does the environment of the call have an IPv4 address? Sets @s->has_ipv4 and @ret_version, the allocation's (0: none). 0 or -1. */
+int mt_api_route_ipv4(struct mt_api_call *c, struct mt_route_spec *s, int64_t *ret_version);
+/**
+ * A route that passed mt_route_check and needs that address: refuses a port that a route of the other protocol has there, and lets the
+ * command rely on the address and on the environment's routes. @own: id of the route itself when it is there already, or NULL. Of a
+ * route that does not need it, nothing. 0 or -1.
+ */
+int mt_api_route_ipv4_rely(struct mt_api_call *c, struct mt_cmd *cmd, const struct mt_route_spec *s, const char *own);

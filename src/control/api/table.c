@@ -126,6 +126,8 @@ const struct mt_api_route mt_api_routes[] = {
     {"GET", E "/secrets/versions", "secrets:read-metadata", 0, mt_api_secret_versions_list, "versions of the secrets", MT_LISTEN_API},
     {"POST", E "/secrets/versions/{version_id}/activate", "secrets:write", WRITE, mt_api_secrets_activate, "secrets.activate", MT_LISTEN_API},
     {"GET", E "/networking", "routes:read", 0, mt_api_networking_get, "where an environment is reached", MT_LISTEN_API},
+    {"POST", E "/networking/ipv4", "ipv4:write", WRITE, mt_api_ipv4_enable, "ipv4.enable", MT_LISTEN_API},
+    {"DELETE", E "/networking/ipv4", "ipv4:write", REMOVE, mt_api_ipv4_disable, "ipv4.disable", MT_LISTEN_API},
 
     {"GET", O "/events", "events:read", MT_API_FILTERS, mt_api_events_list, "the event log of an organisation", MT_LISTEN_API},
     {"GET", O "/events/stream", "events:read", MT_API_FILTERS, mt_api_events_stream, "events as they happen (NDJSON)", MT_LISTEN_API},
@@ -154,6 +156,9 @@ const struct mt_api_route mt_api_routes[] = {
     {"GET", "/v1/quarantine", "admin", MT_API_OPERATOR, mt_api_quarantine_list, "what may send nothing of its own accord", MT_LISTEN_API},
     {"POST", "/v1/quarantine", "admin", WRITE | MT_API_OPERATOR, mt_api_quarantine_create, "quarantine.set", MT_LISTEN_API},
     {"DELETE", "/v1/quarantine/{target_id}", "admin", WRITE | MT_API_OPERATOR, mt_api_quarantine_delete, "quarantine.clear", MT_LISTEN_API},
+    {"GET", "/v1/ipv4-pool", "nodes:admin", MT_API_OPERATOR, mt_api_ipv4_pool_list, "IPv4 addresses that environments may have", MT_LISTEN_API},
+    {"POST", "/v1/ipv4-pool", "nodes:admin", WRITE | MT_API_OPERATOR, mt_api_ipv4_pool_add, "ipv4_pool.add", MT_LISTEN_API},
+    {"DELETE", "/v1/ipv4-pool/{address}", "nodes:admin", WRITE | MT_API_OPERATOR, mt_api_ipv4_pool_remove, "ipv4_pool.remove", MT_LISTEN_API},
     {"GET", "/v1/nodes", "nodes:read", MT_API_OPERATOR, mt_api_nodes_list, "nodes", MT_LISTEN_API},
     {"GET", "/v1/nodes/{node_id}", "nodes:read", MT_API_OPERATOR, mt_api_nodes_get, "one node", MT_LISTEN_API},
     {"POST", "/v1/nodes/{node_id}/approve", "nodes:admin", WRITE | MT_API_OPERATOR, mt_api_nodes_approve, "node.approve", MT_LISTEN_API},

@@ -175,6 +175,8 @@ static const struct mt_pg_stmt routes_of_env = {
                  " FROM routes_view WHERE env_id = $1 AND NOT deleted ORDER BY route_id"};
 static const struct mt_pg_stmt volumes_of_env = {
     "volumes_of_env", "SELECT volume_id, name FROM volumes_view WHERE env_id = $1 AND NOT deleted ORDER BY volume_id"};
+static const struct mt_pg_stmt ipv4_of_env = {
+    "ipv4_below_env", "SELECT allocation_id, ipv4_address, resource_version FROM ipv4_allocations_view WHERE env_id = $1 AND ended_at IS NULL"};
 static const struct mt_pg_stmt open_of_env = {
     "open_of_env", "SELECT deploy_id, resource_version FROM deploys_view WHERE env_id = $1 AND finished_at IS NULL"
                    " ORDER BY deploy_id"};
@@ -212,6 +214,13 @@ static int end_env(struct mt_api_call *c, struct mt_cmd *cmd, const char *env_id
         return dependents(c, volumes, "volume", "the environment has volumes, whose data goes only when they are named: moat volumes delete");
     if (rely(c, cmd, MT_RELY_ENV_VOLUMES, env_id, 0) < 0)
         return -1;
+    mt_auto_pg_res struct mt_pg_res *ipv4 = NULL;
+    if (mt_pg_query(c->pg, &ipv4_of_env, &p, &ipv4, &c->err) < 0)
+        return mt_api_fail_err(c);
+    if (mt_pg_rows(ipv4) && !cascade)
+        return dependents(c, ipv4, "ipv4", "the environment has an IPv4 address; disable it or ask with cascade=true");
+    if (rely(c, cmd, MT_RELY_ENV_IPV4, env_id, mt_pg_rows(ipv4) ? mt_pg_i64(ipv4, 0, 2) : 0) < 0)
+        return -1;
     if (rely(c, cmd, MT_RELY_ENV, env_id, version) < 0 || rely(c, cmd, MT_RELY_ENV_ROUTES, env_id, sum_of(routes)) < 0)
         return -1;
     for (int i = 0; i < mt_pg_rows(routes); i++)
@@ -227,6 +236,11 @@ static int end_env(struct mt_api_call *c, struct mt_cmd *cmd, const char *env_id
                                    "the environment was deleted"),
                          &c->err) < 0)
             return c->problem.status ? -1 : mt_api_fail_err(c);
+    if (mt_pg_rows(ipv4) && mt_cmd_event(cmd, MT_EV_ENV_IPV4_DISABLED, env_id, &ids,
+                                         json_pack("{s:s,s:s,s:b}", "allocation_id", mt_pg_text(ipv4, 0, 0), "ipv4_address", mt_pg_text(ipv4, 0, 1), "forced",
+                                                   false),
+                                         &c->err) < 0)
+        return mt_api_fail_err(c);
     if (mt_secrets_end(c->pg, cmd, &ids, &c->err) < 0)
         return mt_api_fail_err(c);
     if (mt_cmd_event(cmd, MT_EV_ENV_DELETED, env_id, &ids, json_pack("{s:b}", "cascade", cascade), &c->err) < 0)
@@ -264,7 +278,7 @@ static int prepare_app_delete(struct mt_api_call *c, struct mt_cmd *cmd, struct 
         return mt_api_fail_err(c);
     if (mt_pg_rows(envs) && !cascade)
         return dependents(c, envs, "env", "the app still has environments; delete them or ask with cascade=true");
-    if (mt_pg_rows(envs) * 3 > CASCADE_RELIES)
+    if (mt_pg_rows(envs) * 4 > CASCADE_RELIES)
         return too_much(c);
     for (int i = 0; i < mt_pg_rows(envs); i++)
         if (mt_pg_bool(envs, i, 4))

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Usage of an organisation by environment and hour, derived from what the log says of its instances (control-plane.md §1, billing):
- * an instance takes its resources from instance.allocated until instance.released. Nothing is stored; a replay gives the same. */
+ * an instance takes its resources from instance.allocated until instance.released, an IPv4 address is had from env.ipv4_enabled until
+ * env.ipv4_disabled (its hours are in the log too, as usage.recorded, for who bills). Nothing is stored; a replay gives the same. */
 #include "control/api/handlers.h"
 
 #include "base/clock.h"
@@ -24,7 +25,12 @@
     "  WHERE i.org_id = $1 AND ($2::text IS NULL OR i.env_id = $2)) t"                                                       \
     "  CROSS JOIN LATERAL (VALUES ('memory', 'mib_seconds', t.memory_bytes::numeric, 1048576::numeric * 1000000),"          \
     "   ('vcpu', 'vcpu_milliseconds', t.cpu_millis::numeric, 1000000::numeric)) k(kind, unit, size, per)"                    \
-    "  WHERE ($3::text IS NULL OR kind = $3) GROUP BY h, env_id, app_id, kind, unit, per) x WHERE ($7::text IS NULL OR id COLLATE \"C\" "
+    "  WHERE ($3::text IS NULL OR kind = $3) GROUP BY h, env_id, app_id, kind, unit, per"                                     \
+    " UNION ALL SELECT to_char(h AT TIME ZONE 'UTC','YYYYMMDDHH24') || '.' || a.env_id || '.ipv4', h, a.env_id, a.app_id, 'ipv4', 'address_seconds'," \
+    "  floor(sum(extract(epoch FROM least(coalesce(a.ended_at, $6), h + interval '1 hour') - greatest(a.created_at, h))))::int8"  \
+    "  FROM generate_series($4::timestamptz, $5::timestamptz - interval '1 hour', interval '1 hour') h"                      \
+    "  JOIN ipv4_allocations_view a ON a.created_at < h + interval '1 hour' AND coalesce(a.ended_at, $6) > h"                \
+    "  WHERE a.org_id = $1 AND ($2::text IS NULL OR a.env_id = $2) AND ($3::text IS NULL OR $3 = 'ipv4') GROUP BY h, a.env_id, a.app_id) x WHERE ($7::text IS NULL OR id COLLATE \"C\" "
 static const struct mt_pg_stmt rows_asc = {"usage_asc", ROWS "> $7) ORDER BY id COLLATE \"C\" ASC LIMIT $8"},
                                rows_desc = {"usage_desc", ROWS "< $7) ORDER BY id COLLATE \"C\" DESC LIMIT $8"};
 
@@ -47,8 +53,8 @@ int mt_api_usage_list(struct mt_api_call *c)
     const char *env = mt_api_query(c, "env_id"), *kind = mt_api_query(c, "kind");
     if (take_hour(c, "until", now, true, &until) < 0 || take_hour(c, "since", until - 24 * US_PER_HOUR, false, &from) < 0)
         return -1;
-    if (kind && !MT_STREQ(kind, "vcpu") && !MT_STREQ(kind, "memory"))
-        return mt_api_fail(c, 400, "invalid_argument", "query parameter 'kind' is vcpu or memory");
+    if (kind && !MT_STREQ(kind, "vcpu") && !MT_STREQ(kind, "memory") && !MT_STREQ(kind, "ipv4"))
+        return mt_api_fail(c, 400, "invalid_argument", "query parameter 'kind' is vcpu, memory or ipv4");
     if (env && mt_id_check(MT_ID_ENV, env, &c->err) < 0)
         return mt_api_fail(c, 400, "invalid_id", "query parameter 'env_id': %s", c->err.msg);
     if (until <= from || until - from > WINDOW_HOURS * US_PER_HOUR)

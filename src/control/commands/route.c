@@ -42,11 +42,12 @@ int mt_route_check(struct mt_route_spec *s, const char **ret_code, struct mt_err
         return MT_FAIL(err, MT_E_INVALID, "min_tls_version is for tls_passthrough: of a tcp_raw route the edge reads no hello");
     if (s->idle_timeout_seconds && s->idle_timeout_seconds < 60)
         return MT_FAIL(err, MT_E_INVALID, "idle_timeout_seconds is 0 or 60 to 86400");
-    if (s->ipv4_required) {
+    if (s->ipv4_required && !s->has_ipv4) {
         *ret_code = "ipv4_not_enabled";
-        return MT_FAIL(err, MT_E_INVALID, "the environment has no IPv4 address; this version has no IPv4 add-on");
+        return MT_FAIL(err, MT_E_INVALID, "the environment has no IPv4 address: moat env ipv4 enable");
     }
-    s->address_scope = "shared6";
+    bool dedicated = s->ipv4_required && !tls; /* a name is served on the shared addresses too */
+    s->address_scope = dedicated ? "ipv4" : "shared6";
     if (tls) {
         *ret_code = "hostname_invalid";
         if (!s->hostname[0])
@@ -62,10 +63,10 @@ int mt_route_check(struct mt_route_spec *s, const char **ret_code, struct mt_err
             return MT_FAIL(err, MT_E_INVALID, "tls listens on 443 or on a port from 1024 up outside %d to %d", RAW_MIN, RAW_MAX);
     } else {
         *ret_code = "port_not_allowed";
-        if (s->listen_port < RAW_MIN || s->listen_port > RAW_MAX)
+        if (!dedicated && (s->listen_port < RAW_MIN || s->listen_port > RAW_MAX))
             return MT_FAIL(err, MT_E_INVALID, "tcp_raw on the shared address listens on a port from %d to %d", RAW_MIN, RAW_MAX);
     }
-    if (port_denied(s->listen_port))
+    if (port_denied(s->listen_port) && !(dedicated && s->listen_port == 22)) /* 22 is the host's own on its addresses only */
         return MT_FAIL(err, MT_E_INVALID, "port %lld is reserved", (long long)s->listen_port);
     return 0;
 }

@@ -18,6 +18,7 @@ struct mt_route_spec {
     int64_t backend_port;
     const char *proxy_protocol; /* off, v2 */
     bool backend_expects_proxy_protocol, proxy_tlv, ipv4_required;
+    bool has_ipv4; /* the environment has an IPv4 address: told to mt_route_check */
     int64_t max_connections, idle_timeout_seconds; /* 0: default, none */
     const char *balance;                           /* round_robin, least_conn */
     const char *min_tls_version;                   /* 1.0 to 1.3; NULL or "": any */

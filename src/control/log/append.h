@@ -90,6 +90,9 @@ enum mt_rely {
     MT_RELY_SNAPSHOT,  /* (snapshot_id) */
     MT_RELY_QUARANTINE, /* (target_id) */
     MT_RELY_RESTORE,   /* (restore_id) of a restore job */
+    MT_RELY_ENV_IPV4,  /* (env_id): its allocation of an IPv4 address; who relies on none makes one */
+    MT_RELY_IPV4_POOL, /* (address) */
+    MT_RELY_IPV4_TAKEN, /* (address): the allocation that has it */
     MT_RELY_LEASE,     /* (name); version = epoch of the lease: fences a former leader */
     MT_RELY_ENV_BUNDLE, /* (env_id): only with version 0 = the environment has no secrets; as the names below */
     MT_RELY_ORG_NAME,  /* (name): only with version 0 = free among live rows; the same for the next four */

@@ -231,6 +231,8 @@ int mt_cmd_rely(struct mt_cmd *cmd, enum mt_rely what, const char *key, const ch
     if (name) {
         const char kind[3] = {'n', (char)('0' + (int)what), 0};
         y->note = y->hash = mt_proj_hash(key, key2) ^ mt_proj_hash(kind, NULL); /* who relies on a free name takes it */
+    } else if (what == MT_RELY_IPV4_POOL) {
+        y->note = y->hash; /* who relies on an address of the pool takes it */
     } else if (what >= MT_RELY_ORG_LIVE && what <= MT_RELY_VOLUME_LIVE) {
         y->note = mt_proj_hash(key, "below");
     } else if (what >= MT_RELY_ORG_APPS && what <= MT_RELY_VOLUME_ATTACHMENTS) {

@@ -62,6 +62,9 @@ static const struct mt_pg_stmt st_rely[MT_RELY_MAX][2] = {
     [MT_RELY_RESTORE] = RELY("restore", "restores_view", "v.restore_id = k.a", "resource_version"),
     [MT_RELY_SNAPSHOT] = RELY("snapshot", "snapshots_view", "v.snapshot_id = k.a", "resource_version"),
     [MT_RELY_QUARANTINE] = RELY("quarantine", "quarantines_view", "v.target_id = k.a AND NOT v.deleted", "resource_version"),
+    [MT_RELY_ENV_IPV4] = RELY("env_ipv4", "ipv4_allocations_view", "v.env_id = k.a AND v.ended_at IS NULL", "resource_version"),
+    [MT_RELY_IPV4_POOL] = RELY("ipv4_pool", "ipv4_pool_view", "v.address = k.a AND NOT v.deleted", "resource_version"),
+    [MT_RELY_IPV4_TAKEN] = RELY("ipv4_taken", "ipv4_allocations_view", "v.ipv4_address = k.a AND v.ended_at IS NULL", "resource_version"),
     [MT_RELY_LEASE] = RELY("lease", "leases", "v.name = k.a", "epoch"),
     [MT_RELY_ORG_NAME] = RELY("org_name", "orgs_view", "v.name = k.a AND NOT v.deleted", "resource_version"),
     [MT_RELY_PROJECT_NAME] =

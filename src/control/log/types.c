@@ -145,6 +145,12 @@ static const struct mt_pf f_snapshot_pruned[] = {TEXT("volume_id"), ENUM("reason
 static const struct mt_pf f_attachment_created[] = {TEXT("volume_id"), TEXT("process_type"), TEXT("mount_path"), BOOL("read_only"),
                                                     ENUM("managed_by", "api|manifest"), END};
 static const struct mt_pf f_attachment_deleted[] = {TEXT("volume_id"), TEXT("process_type"), BOOL("forced"), END};
+static const struct mt_pf f_ipv4_pool[] = {TEXT("address"), TEXT_OPT("reason"), END};
+static const struct mt_pf f_ipv4_enabled[] = {TEXT("allocation_id"), TEXT("ipv4_address"), END};
+static const struct mt_pf f_ipv4_disabled[] = {TEXT("allocation_id"), TEXT("ipv4_address"), BOOL("forced"), END};
+static const struct mt_pf f_ipv4_carrier[] = {TEXT("allocation_id"), TEXT("ipv4_address"), TEXT("edge_node_id"), TEXT("reason"), END};
+/* `from` inclusive, `to` exclusive, RFC 3339; the aggregate is ALLOCATION.YYYYMMDDHH: each hour of one once */
+static const struct mt_pf f_usage[] = {ENUM("kind", "ipv4"), TEXT("allocation_id"), TEXT("ipv4_address"), TEXT("from"), TEXT("to"), INT("extra_ports"), END};
 static const struct mt_pf f_enrolled[] = {
     TEXT("name"), TEXTS("roles"), TEXT("arch"), TEXT("wireguard_public_key"), TEXT("cert_fingerprint"), TEXT("overlay_ipv6"),
     TEXT("instance_prefix"), TEXT_OPT("public_ipv6"), TEXT_OPT("public_ipv4"), OBJECT("labels"), OBJECT("capacity"),
@@ -234,6 +240,12 @@ static const struct mt_pf *const fields[MT_EV_MAX] = {
     [MT_EV_SNAPSHOT_PROOF_RECORDED] = f_snapshot_proof,
     [MT_EV_RESTORE_JOB_CREATED] = f_restore_created,
     [MT_EV_RESTORE_JOB_STATUS_CHANGED] = f_restore_status,
+    [MT_EV_ENV_IPV4_ENABLED] = f_ipv4_enabled,
+    [MT_EV_ENV_IPV4_DISABLED] = f_ipv4_disabled,
+    [MT_EV_ENV_IPV4_CARRIER_CHANGED] = f_ipv4_carrier,
+    [MT_EV_USAGE_RECORDED] = f_usage,
+    [MT_EV_IPV4_POOL_ADDED] = f_ipv4_pool,
+    [MT_EV_IPV4_POOL_REMOVED] = f_ipv4_pool,
     [MT_EV_NODE_ENROLLED] = f_enrolled,
     [MT_EV_NODE_ADMIN_STATE_CHANGED] = f_admin_state,
     [MT_EV_NODE_HEALTH_CHANGED] = f_health,

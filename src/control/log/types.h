@@ -78,6 +78,12 @@ enum mt_ev_birth { MT_EV_FIRST = 0, MT_EV_LATER, MT_EV_ANY };
     X(SNAPSHOT_PROOF_RECORDED, "snapshot.proof_recorded", "snapshot", 1, LATER, true)  \
     X(RESTORE_JOB_CREATED, "restore_job.created", "restore_job", 1, FIRST, true)       \
     X(RESTORE_JOB_STATUS_CHANGED, "restore_job.status_changed", "restore_job", 1, LATER, true) \
+    X(ENV_IPV4_ENABLED, "env.ipv4_enabled", "env", 1, LATER, true)                     \
+    X(ENV_IPV4_DISABLED, "env.ipv4_disabled", "env", 1, LATER, true)                   \
+    X(ENV_IPV4_CARRIER_CHANGED, "env.ipv4_carrier_changed", "env", 1, LATER, false)    \
+    X(USAGE_RECORDED, "usage.recorded", "usage", 1, FIRST, true)                       \
+    X(IPV4_POOL_ADDED, "ipv4_pool.added", "ipv4_pool", 1, ANY, false)                  \
+    X(IPV4_POOL_REMOVED, "ipv4_pool.removed", "ipv4_pool", 1, LATER, false)            \
     X(NODE_ENROLLED, "node.enrolled", "node", 1, FIRST, false)                         \
     X(NODE_ADMIN_STATE_CHANGED, "node.admin_state_changed", "node", 1, LATER, false)   \
     X(NODE_HEALTH_CHANGED, "node.health_changed", "node", 1, LATER, false)             \

@@ -6,52 +6,75 @@
 #include "base/str.h"
 #include "os/digest.h"
 
+/*
+ * What edge $1 serves: every route of the shared addresses, and those that need an IPv4 address where it carries that. A name that is
+ * served on both is there twice, and the second has "-4" behind its id. A raw port gives way to a TLS one of the same number: the edge
+ * would refuse a snapshot with both.
+ */
+#define SERVED                                                                                                                   \
+    "(SELECT s.*, s.route_id AS key, 'shared6' AS scope, NULL::text AS address FROM routes_view s WHERE NOT s.deleted"             \
+    " AND s.address_scope = 'shared6' UNION ALL SELECT s.*, CASE s.address_scope WHEN 'ipv4' THEN s.route_id ELSE s.route_id || '-4' END," \
+    " 'ipv4', a.ipv4_address FROM ipv4_allocations_view a JOIN routes_view s ON s.env_id = a.env_id AND NOT s.deleted AND s.ipv4_required" \
+    " WHERE a.ended_at IS NULL AND a.edge_node_id = $1 AND NOT (s.protocol = 'tcp_raw' AND EXISTS (SELECT 1 FROM routes_view t"     \
+    " WHERE t.env_id = s.env_id AND NOT t.deleted AND t.ipv4_required AND t.protocol = 'tls_passthrough' AND t.listen_port = s.listen_port))) r"
+
 static const struct mt_pg_stmt routes = {
     "edge_routes",
-    "SELECT route_id, json_strip_nulls(json_build_object('route_id',route_id,'org_id',org_id,'app_id',app_id,'env_id',env_id,"
-    "'resource_version',resource_version,'protocol',protocol,'address_scope',address_scope,'hostname',hostname,"
+    "SELECT key, json_strip_nulls(json_build_object('route_id',key,'org_id',org_id,'app_id',app_id,'env_id',env_id,"
+    "'resource_version',resource_version,'protocol',protocol,'address_scope',scope,'address',address,'hostname',hostname,"
     "'listen_port',listen_port,'backend_process_type',backend_process_type,'backend_port',backend_port,"
     "'proxy_protocol',proxy_protocol,'proxy_tlv',proxy_tlv,'balance',balance,'min_tls_version',min_tls_version,'max_connections',max_connections,"
     "'idle_timeout_seconds',idle_timeout_seconds,'disabled',disabled OR (SELECT o.suspended FROM orgs_view o"
     " WHERE o.org_id = r.org_id)))::text, protocol, listen_port"
-    " FROM routes_view r WHERE NOT deleted AND address_scope = 'shared6' ORDER BY route_id COLLATE \"C\""};
+    " FROM " SERVED " ORDER BY key COLLATE \"C\""};
 
 static const struct mt_pg_stmt listeners = {
     "edge_listeners",
-    "SELECT DISTINCT protocol, listen_port FROM routes_view WHERE NOT deleted AND address_scope = 'shared6'"
-    " ORDER BY listen_port, protocol"};
+    "SELECT json_strip_nulls(json_build_object('address_scope',scope,'protocol',protocol,'port',listen_port,'address',address))::text FROM"
+    " (SELECT DISTINCT scope, address, protocol, listen_port FROM " SERVED ") l ORDER BY scope DESC, address COLLATE \"C\", listen_port, protocol"};
 
 static const struct mt_pg_stmt backends = {
     "edge_backends",
-    "SELECT r.route_id, json_agg(json_build_object('instance_id',i.instance_id,'address',i.overlay_ipv6,'port',r.backend_port,"
-    "'weight',1,'state','ready') ORDER BY i.instance_id)::text FROM routes_view r JOIN instances_view i ON i.env_id = r.env_id"
+    "SELECT r.key, json_agg(json_build_object('instance_id',i.instance_id,'address',i.overlay_ipv6,'port',r.backend_port,"
+    "'weight',1,'state','ready') ORDER BY i.instance_id)::text FROM " SERVED " JOIN instances_view i ON i.env_id = r.env_id"
     " AND i.process_type = r.backend_process_type AND i.released_at IS NULL AND i.desired_state = 'running'"
     " AND i.status = 'ready' JOIN nodes_view n ON n.node_id = i.node_id AND n.admin_state NOT IN ('disabled', 'removed')"
-    " WHERE NOT r.deleted AND r.address_scope = 'shared6' GROUP BY r.route_id ORDER BY r.route_id COLLATE \"C\""};
+    " GROUP BY r.key ORDER BY r.key COLLATE \"C\""};
+
+static const struct mt_pg_stmt carried = {
+    "edge_ipv4",
+    "SELECT json_build_object('allocation_id',allocation_id,'env_id',env_id,'ipv4_address',ipv4_address)::text FROM ipv4_allocations_view"
+    " WHERE ended_at IS NULL AND edge_node_id = $1 ORDER BY allocation_id COLLATE \"C\""};
 
 static const struct mt_pg_stmt draining = {
     "edge_draining", "SELECT coalesce(string_agg(instance_id, ',' ORDER BY instance_id), '') FROM instances_view"
                      " WHERE released_at IS NULL AND desired_state <> 'running'"};
 
-static int read_all(struct mt_pg *pg, int64_t *head, int64_t *epoch, struct mt_pg_res **rr, struct mt_pg_res **br, struct mt_pg_res **lr,
-                    struct mt_pg_res **dr, struct mt_err *err)
+static int read_all(struct mt_pg *pg, const char *node_id, int64_t *head, int64_t *epoch, struct mt_pg_res **rr, struct mt_pg_res **br,
+                    struct mt_pg_res **lr, struct mt_pg_res **ir, struct mt_pg_res **dr, struct mt_err *err)
 {
+    struct mt_pg_params p;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, node_id);
     int rc = mt_log_position(pg, head, epoch, err);
     if (rc == 0)
-        rc = mt_pg_query(pg, &routes, NULL, rr, err);
+        rc = mt_pg_query(pg, &routes, &p, rr, err);
     if (rc == 0)
-        rc = mt_pg_query(pg, &backends, NULL, br, err);
+        rc = mt_pg_query(pg, &backends, &p, br, err);
     if (rc == 0)
-        rc = mt_pg_query(pg, &listeners, NULL, lr, err);
+        rc = mt_pg_query(pg, &listeners, &p, lr, err);
+    if (rc == 0)
+        rc = mt_pg_query(pg, &carried, &p, ir, err);
     return rc == 0 ? mt_pg_query_one(pg, &draining, NULL, dr, err) : rc;
 }
 
-int mt_edge_config_build(struct mt_control *ctl, struct mt_pg *pg, bool allow_shrink, char **ret_text, size_t *ret_len, int64_t *ret_revision,
+int mt_edge_config_build(struct mt_control *ctl, struct mt_pg *pg, const char *node_id, bool allow_shrink, char **ret_text, size_t *ret_len, int64_t *ret_revision,
                          char ret_fingerprint[65], struct mt_err *err)
 {
     mt_auto_pg_res struct mt_pg_res *rr = NULL;
     mt_auto_pg_res struct mt_pg_res *lr = NULL;
     mt_auto_pg_res struct mt_pg_res *br = NULL;
+    mt_auto_pg_res struct mt_pg_res *ir = NULL;
     mt_auto_pg_res struct mt_pg_res *dr = NULL;
     mt_auto_buf struct mt_buf content = MT_BUF_INIT(64u * 1024u * 1024u);
     mt_auto_buf struct mt_buf doc = MT_BUF_INIT(64u * 1024u * 1024u + 4096u);
@@ -64,7 +87,7 @@ int mt_edge_config_build(struct mt_control *ctl, struct mt_pg *pg, bool allow_sh
      */
     int rc = mt_pg_exec(pg, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE moat.views_state IN ACCESS SHARE MODE", err);
     if (rc == 0)
-        rc = read_all(pg, &head, &epoch, &rr, &br, &lr, &dr, err);
+        rc = read_all(pg, node_id, &head, &epoch, &rr, &br, &lr, &ir, &dr, err);
     if (rc < 0) {
         if (mt_pg_alive(pg))
             (void)mt_pg_exec(pg, "ROLLBACK", &ignored);
@@ -74,13 +97,12 @@ int mt_edge_config_build(struct mt_control *ctl, struct mt_pg *pg, bool allow_sh
         return rc;
     mt_buf_puts(&content, "\"listeners\":[");
     for (int i = 0; i < mt_pg_rows(lr); i++)
-        mt_buf_printf(&content, "%s{\"address_scope\":\"shared6\",\"protocol\":\"%s\",\"port\":%lld}", i ? "," : "",
-                      mt_pg_text(lr, i, 0), (long long)mt_pg_i64(lr, i, 1));
+        mt_buf_printf(&content, "%s%s", i ? "," : "", mt_pg_text(lr, i, 0));
     mt_buf_puts(&content, "],\"routes\":[");
     for (int i = 0; i < mt_pg_rows(rr); i++)
         mt_buf_printf(&content, "%s%s", i ? "," : "", mt_pg_text(rr, i, 1));
     mt_buf_puts(&content, "],\"backends\":{");
-    /* Both lists are in order of route_id. */
+    /* Both lists are in order of their keys. */
     for (int i = 0, k = 0, shown = 0; i < mt_pg_rows(br); i++) {
         int order = -1;
         while (k < mt_pg_rows(rr) && (order = strcmp(mt_pg_text(rr, k, 0), mt_pg_text(br, i, 0))) < 0)
@@ -88,7 +110,10 @@ int mt_edge_config_build(struct mt_control *ctl, struct mt_pg *pg, bool allow_sh
         if (k < mt_pg_rows(rr) && order == 0)
             mt_buf_printf(&content, "%s\"%s\":%s", shown++ ? "," : "", mt_pg_text(br, i, 0), mt_pg_text(br, i, 1));
     }
-    mt_buf_puts(&content, "},\"ipv4\":[],\"revoked_serials\":[],\"limits\":{}");
+    mt_buf_puts(&content, "},\"ipv4\":[");
+    for (int i = 0; i < mt_pg_rows(ir); i++)
+        mt_buf_printf(&content, "%s%s", i ? "," : "", mt_pg_text(ir, i, 0));
+    mt_buf_puts(&content, "],\"revoked_serials\":[],\"limits\":{}");
     if ((rc = mt_buf_check(&content, err)) < 0)
         return rc;
     mt_buf_printf(&doc,

@@ -15,6 +15,13 @@
     "i.node_id = $1 AND i.released_at IS NULL AND (SELECT array_agg(target_id) FROM quarantines_view WHERE NOT deleted)" \
     " && ARRAY[i.instance_id, i.env_id, i.org_id]"
 
+/* Dedicated IPv4 addresses that the edge of node $1 carries; one that was given up stays for the connections that it has. */
+#define CARRIED                                                                                                                 \
+    "(SELECT a.allocation_id, a.ipv4_address, (extract(epoch FROM a.ended_at + interval '60 seconds') * 1000)::bigint AS until_ms,"  \
+    " ARRAY(SELECT DISTINCT r.listen_port FROM routes_view r WHERE r.env_id = a.env_id AND NOT r.deleted AND r.ipv4_required"        \
+    "  ORDER BY 1 LIMIT 256) AS ports FROM ipv4_allocations_view a WHERE a.edge_node_id = $1"                                      \
+    " AND (a.ended_at IS NULL OR a.ended_at > now() - interval '60 seconds')) c"
+
 static const struct mt_pg_stmt fingerprint = {
     "plan_fingerprint",
     "SELECT encode(sha256(convert_to("
@@ -35,7 +42,8 @@ static const struct mt_pg_stmt fingerprint = {
     "coalesce((SELECT string_agg(r.restore_id || ' ' || (r.purpose IS NOT NULL AND s.pruned_at IS NOT NULL), ',' ORDER BY r.restore_id)"
     " FROM restores_view r JOIN snapshots_view s ON s.snapshot_id = r.snapshot_id"
     " WHERE r.target_node_id = $1 AND r.status IN ('queued', 'running')), '') || '|' ||"
-    "coalesce((SELECT string_agg(overlay_ipv6, ',' ORDER BY instance_id) FROM instances_view i WHERE " QUARANTINED "), '') || $2, 'UTF8')), 'hex')"};
+    "coalesce((SELECT string_agg(overlay_ipv6, ',' ORDER BY instance_id) FROM instances_view i WHERE " QUARANTINED "), '') || '|' ||"
+    "coalesce((SELECT string_agg(allocation_id || ' ' || coalesce(until_ms, 0) || ' ' || ports::text, ',' ORDER BY allocation_id) FROM " CARRIED "), '') || $2, 'UTF8')), 'hex')"};
 
 static const struct mt_pg_stmt assignments = {
     "plan_assignments",
@@ -81,6 +89,10 @@ static const struct mt_pg_stmt edges = {
 
 static const struct mt_pg_stmt quarantined = {
     "plan_quarantined", "SELECT overlay_ipv6 FROM instances_view i WHERE " QUARANTINED " ORDER BY instance_id"};
+
+static const struct mt_pg_stmt carried = {
+    "plan_ipv4", "SELECT coalesce(json_agg(json_strip_nulls(json_build_object('address',ipv4_address,'ports',to_json(ports),'until_unix_ms',until_ms))"
+                 " ORDER BY ipv4_address), '[]')::text FROM (SELECT * FROM " CARRIED " ORDER BY allocation_id LIMIT 256) d"};
 
 int mt_node_plan_fingerprint(struct mt_control *ctl, struct mt_pg *pg, const struct mt_node *node, const struct mt_node_plan_how *how,
                              char ret[65], struct mt_err *err)
@@ -320,7 +332,8 @@ int mt_node_plan_build(struct mt_control *ctl, struct mt_pg *pg, const struct mt
 {
     struct mt_pg_params p;
     mt_auto_pg_res struct mt_pg_res *r = NULL;
-    mt_auto_pg_res struct mt_pg_res *er = NULL, *qr = NULL;
+    mt_auto_pg_res struct mt_pg_res *er = NULL, *qr = NULL, *cr = NULL;
+    json_error_t je;
     json_t *mesh = NULL, *peers = NULL, *gateways = NULL;
     int64_t head, epoch;
     char plan_id[MT_ULID_SIZE];
@@ -331,7 +344,7 @@ int mt_node_plan_build(struct mt_control *ctl, struct mt_pg *pg, const struct mt
     mt_pg_p_init(&p);
     mt_pg_p_text(&p, node->node_id);
     if ((rc = mt_pg_query(pg, &assignments, &p, &r, err)) < 0 || (rc = mt_pg_query(pg, &edges, NULL, &er, err)) < 0 ||
-        (rc = mt_pg_query(pg, &quarantined, &p, &qr, err)) < 0 ||
+        (rc = mt_pg_query(pg, &quarantined, &p, &qr, err)) < 0 || (rc = mt_pg_query_one(pg, &carried, &p, &cr, err)) < 0 ||
         (rc = mt_mesh_plan_build(pg, node, &mesh, &peers, &gateways, err)) < 0)
         return rc;
     json_t *list = json_array(), *edge_list = json_array(), *quarantine = json_array();
@@ -348,6 +361,10 @@ int mt_node_plan_build(struct mt_control *ctl, struct mt_pg *pg, const struct mt
                              (json_int_t)ctl->conf.mtu, "cluster_prefix", ctl->prefix, "overlay_ipv6", node->overlay_ipv6,
                              "instance_prefix", node->instance_prefix, "dns", "edges", edge_list, "gateways", gateways, "quarantine", quarantine, "egress_mode",
                              ctl->conf.egress_mode, "peers", peers, "mesh", mesh, "node_config");
+    json_t *ipv4 = json_loads(mt_pg_text(cr, 0, 0), 0, &je);
+    if (json_array_size(ipv4) > 0)
+        json_object_set(json_object_get(plan, "network"), "ipv4", ipv4);
+    json_decref(ipv4);
     if (plan && how->recovery != MT_RECOVERY_NONE)
         json_object_set_new(plan, "recovery", json_true());
     if (plan && how->decided)

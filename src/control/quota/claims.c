@@ -15,6 +15,13 @@ static const struct mt_pg_stmt new_ports = {
     "SELECT count(DISTINCT (k.scope, k.port)) FROM unnest($2::text[], $3::int4[]) k(scope, port) WHERE NOT EXISTS ("
     " SELECT 1 FROM routes_view v WHERE v.org_id = $1 AND NOT v.deleted AND v.address_scope_key = k.scope AND v.listen_port = k.port)"};
 
+/* The same on the IPv4 address of environment $1; routes $3 come to it with the port they have. */
+static const struct mt_pg_stmt new_ipv4_ports = {
+    "quota_new_ipv4_ports",
+    "SELECT count(DISTINCT k.port) FROM (SELECT unnest($2::int4[]) AS port UNION ALL SELECT listen_port FROM routes_view WHERE route_id = ANY ($3)) k"
+    " WHERE k.port NOT IN (80, 443) AND NOT EXISTS (SELECT 1 FROM routes_view v WHERE v.env_id = $1 AND NOT v.deleted AND v.ipv4_required"
+    " AND v.listen_port = k.port)"};
+
 enum mt_quota_tier mt_quota_tier_of(const struct mt_control *ctl)
 {
     enum mt_quota_tier t = MT_TIER_PAID;
@@ -55,6 +62,7 @@ static const struct {
     {MT_EV_VOLUME_CREATED, MT_QUOTA_VOLUMES, 1},   {MT_EV_VOLUME_DELETED, MT_QUOTA_VOLUMES, -1},
     {MT_EV_VOLUME_ATTACHMENT_CREATED, MT_QUOTA_VOLUME_ATTACHMENTS, 1},
     {MT_EV_VOLUME_ATTACHMENT_DELETED, MT_QUOTA_VOLUME_ATTACHMENTS, -1},
+    {MT_EV_ENV_IPV4_ENABLED, MT_QUOTA_IPV4, 1},    {MT_EV_ENV_IPV4_DISABLED, MT_QUOTA_IPV4, -1},
     {MT_EV_EXEC_SESSION_GRANTED, MT_QUOTA_EXEC_SESSIONS, 1},
 };
 
@@ -64,6 +72,8 @@ struct sums {
     char snapshot_volume[MT_ID_SIZE];
     bool groups; /* what an environment wants changes */
     struct mt_pg_arr scopes, ports;
+    const char *ipv4_env;
+    struct mt_pg_arr ipv4_ports;
 };
 
 static void add_port(struct sums *s, const struct mt_cmd_event_view *e)
@@ -80,6 +90,10 @@ static void add_port(struct sums *s, const struct mt_cmd_event_view *e)
         snprintf(key, sizeof key, "%s:%s", scope, e->env_id ? e->env_id : "");
     mt_pg_arr_text_add(&s->scopes, key);
     mt_pg_arr_i32(&s->ports, (int32_t)json_integer_value(json_object_get(p, "listen_port")));
+    if (json_is_true(json_object_get(p, "ipv4_required"))) {
+        s->ipv4_env = e->env_id;
+        mt_pg_arr_i32(&s->ipv4_ports, (int32_t)json_integer_value(json_object_get(p, "listen_port")));
+    }
 }
 
 /* Bytes that a volume takes, or takes more than it has. */
@@ -143,12 +157,43 @@ static int count_ports(struct mt_api_call *c, const char *org, struct sums *s)
     return 0;
 }
 
+/* A route that is changed to need the address. */
+static const char *comes_to_ipv4(const struct mt_cmd_event_view *e)
+{
+    json_error_t je;
+    mt_auto_json json_t *p = e->ev == MT_EV_ROUTE_UPDATED ? json_loads(e->payload, 0, &je) : NULL;
+    return json_is_true(json_object_get(p, "ipv4_required")) ? e->aggregate_id : NULL;
+}
+
+static int count_ipv4_ports(struct mt_api_call *c, struct mt_cmd *cmd, struct sums *s)
+{
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    struct mt_cmd_event_view e;
+    struct mt_pg_params p;
+    struct mt_pg_arr routes;
+    int rc = 0;
+    mt_pg_arr_init(&routes, MT_PG_ELEM_TEXT, 65536);
+    for (int i = 0; mt_cmd_event_at(cmd, i, &e); i++)
+        if (comes_to_ipv4(&e)) {
+            mt_pg_arr_text_add(&routes, e.aggregate_id);
+            s->ipv4_env = e.env_id;
+        }
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, s->ipv4_env);
+    mt_pg_p_arr(&p, &s->ipv4_ports);
+    mt_pg_p_arr(&p, &routes);
+    if (s->ipv4_env && (rc = mt_pg_query_one(c->pg, &new_ipv4_ports, &p, &r, &c->err)) == 0)
+        s->delta[MT_QUOTA_IPV4_PORTS] = mt_pg_i64(r, 0, 0);
+    mt_pg_arr_done(&routes);
+    return rc < 0 ? mt_api_fail_err(c) : 0;
+}
+
 static int claim_all(struct mt_api_call *c, struct mt_cmd *cmd, const char *org, struct sums *s)
 {
     enum mt_quota_tier tier = mt_quota_tier_of(c->ctl);
     struct mt_cmd_refused_quota refused;
     for (unsigned q = 0; q < MT_QUOTA_MAX; q++)
-        if (mt_cmd_quota(cmd, (enum mt_quota)q, org, q == MT_QUOTA_DEPLOYS_PER_ENV_HOUR ? s->deploy_env : q == MT_QUOTA_SNAPSHOTS ? s->snapshot_volume : NULL, s->delta[q],
+        if (mt_cmd_quota(cmd, (enum mt_quota)q, org, q == MT_QUOTA_DEPLOYS_PER_ENV_HOUR ? s->deploy_env : q == MT_QUOTA_SNAPSHOTS ? s->snapshot_volume : q == MT_QUOTA_IPV4_PORTS ? s->ipv4_env : NULL, s->delta[q],
                          mt_quota_default((enum mt_quota)q, tier), &c->err) < 0)
             return mt_api_fail_err(c);
     int r = mt_cmd_quota_check(cmd, c->pg, &refused, &c->err);
@@ -164,6 +209,7 @@ int mt_quota_claim(struct mt_api_call *c, struct mt_cmd *cmd)
         return 0;
     mt_pg_arr_init(&s.scopes, MT_PG_ELEM_TEXT, 65536);
     mt_pg_arr_init(&s.ports, MT_PG_ELEM_I32, 65536);
+    mt_pg_arr_init(&s.ipv4_ports, MT_PG_ELEM_I32, 65536);
     for (int i = 0; mt_cmd_event_at(cmd, i, &e); i++)
         add_event(&s, &e);
     for (int i = 0; rc == 0 && mt_cmd_event_at(cmd, i, &e); i++)
@@ -174,8 +220,11 @@ int mt_quota_claim(struct mt_api_call *c, struct mt_cmd *cmd)
     if (rc == 0)
         rc = count_ports(c, c->org.id, &s);
     if (rc == 0)
+        rc = count_ipv4_ports(c, cmd, &s);
+    if (rc == 0)
         rc = claim_all(c, cmd, c->org.id, &s);
     mt_pg_arr_done(&s.scopes);
     mt_pg_arr_done(&s.ports);
+    mt_pg_arr_done(&s.ipv4_ports);
     return rc;
 }

@@ -20,7 +20,7 @@ static atomic_int under_way;
 static uint64_t views_of_one(void)
 {
     static const char *const none[] = {"users_view", "nodes_view", "cluster_view", "enrollment_tokens_view", "hostname_owners_view",
-                                       "image_blocks_view", "quarantines_view"};
+                                       "image_blocks_view", "quarantines_view", "ipv4_pool_view"};
     uint64_t all = UINT64_MAX;
     for (size_t i = 0; i < sizeof none / sizeof none[0]; i++)
         all &= ~(UINT64_C(1) << mt_proj_table(none[i]));

@@ -40,6 +40,10 @@
 #define UPDATE(view, key, type, set) \
     "UPDATE " view " v SET " set ", " BUMP " FROM " EACH_OF(type) \
     " WHERE v." key " = e.aggregate_id AND v.last_event_id < e.event_id"
+/* events of an environment that name its allocation of an IPv4 address */
+#define OF_ALLOCATION(type, set) \
+    "UPDATE ipv4_allocations_view v SET " set ", " BUMP " FROM " EACH_OF(type) \
+    " WHERE v.allocation_id = e.payload->>'allocation_id' AND v.last_event_id < e.event_id"
 #define GONE(view, key, type) UPDATE(view, key, type, "deleted = true")
 /* env_desired_view: rows come to be with the first event that names them */
 #define DESIRED_UPSERT(cols, values, from, set) \
@@ -84,6 +88,8 @@ static const struct projection table[] = {
       "  AND r.protocol = 'tls_passthrough' GROUP BY r.hostname) g"
       " WHERE v.hostname = g.hostname AND v.last_event_id < g.id"}},
     {MT_EV_ROUTE_DELETED, {"proj_route_deleted", GONE("routes_view", "route_id", "route.deleted")}},
+    {MT_EV_ENV_IPV4_DISABLED, {"proj_ipv4_disabled", OF_ALLOCATION("env.ipv4_disabled", "ended_at = e.occurred_at")}},
+    {MT_EV_IPV4_POOL_REMOVED, {"proj_ipv4_pool_removed", GONE("ipv4_pool_view", "address", "ipv4_pool.removed")}},
     {MT_EV_SECRET_BUNDLE_DELETED, {"proj_bundle_deleted", GONE("secret_bundles_view", "bundle_id", "secret_bundle.deleted")}},
     {MT_EV_VOLUME_ATTACHMENT_DELETED,
      {"proj_attachment_deleted", GONE("volume_attachments_view", "attachment_id", "volume_attachment.deleted")}},
@@ -346,6 +352,24 @@ static const struct projection table[] = {
       UPDATE("restores_view", "restore_id", "restore_job.status_changed",
              "status = " P("status") ", phase = " P("phase") ", finished_at = CASE WHEN " P("status") " IN ('succeeded', 'failed') THEN e.occurred_at END, "
              KEEP_BIG("bytes_done") ", " KEEP_BIG("bytes_total") ", failed_reason = " P("failed_reason"))}},
+    /* ---- IPv4 addresses ---- */
+    {MT_EV_IPV4_POOL_ADDED,
+     {"proj_ipv4_pool_added",
+      "INSERT INTO ipv4_pool_view (address, " BORN_COLS ") SELECT e.aggregate_id, " BORN E_OF("ipv4_pool.added")
+      " ON CONFLICT (address) DO UPDATE SET deleted = false, updated_at = excluded.updated_at,"
+      " resource_version = ipv4_pool_view.resource_version + 1, last_event_id = excluded.last_event_id"
+      " WHERE ipv4_pool_view.last_event_id < excluded.last_event_id"}},
+    {MT_EV_ENV_IPV4_ENABLED,
+     {"proj_ipv4_enabled",
+      "INSERT INTO ipv4_allocations_view (allocation_id, org_id, app_id, env_id, ipv4_address, carrier_at, " BORN_COLS ")"
+      " SELECT " P("allocation_id") ", e.org_id, e.app_id, e.env_id, " P("ipv4_address") ", e.occurred_at, " BORN E_OF("env.ipv4_enabled")
+      " ON CONFLICT (allocation_id) DO NOTHING"}},
+    {MT_EV_ENV_IPV4_CARRIER_CHANGED,
+     {"proj_ipv4_carrier", OF_ALLOCATION("env.ipv4_carrier_changed", "edge_node_id = " P("edge_node_id") ", carrier_at = e.occurred_at")}},
+    BIRTH(MT_EV_USAGE_RECORDED, "proj_usage", "usage_id",
+      "INSERT INTO usage_view (usage_id, org_id, env_id, kind, allocation_id, ipv4_address, since, until, extra_ports, " BORN_COLS ")"
+      " SELECT e.aggregate_id, e.org_id, e.env_id, " P("kind") ", " P("allocation_id") ", " P("ipv4_address") ", (" P("from") ")::timestamptz, ("
+      P("to") ")::timestamptz, " PINT("extra_ports") ", " BORN E_OF("usage.recorded")),
     /* ---- exec sessions ---- */
     BIRTH(MT_EV_EXEC_SESSION_GRANTED, "proj_exec_granted", "session_id",
       "INSERT INTO exec_sessions_view (session_id, org_id, app_id, env_id, instance_id, actor_type, actor_id, command, tty, run_as,"
@@ -438,7 +462,7 @@ static const char *const tables[] = {
     "users_view",       "orgs_view",   "org_members_view", "service_principals_view", "projects_view",        "apps_view",      "envs_view",  "releases_view", "deploys_view",
     "org_quotas_view",  "secret_bundles_view",
     "env_desired_view", "routes_view", "hostname_owners_view", "instances_view", "exec_sessions_view", "volumes_view", "volume_attachments_view", "snapshots_view", "restores_view", "nodes_view", "cluster_view", "enrollment_tokens_view",
-    "registry_credentials_view", "image_blocks_view", "quarantines_view", NULL,
+    "registry_credentials_view", "image_blocks_view", "quarantines_view", "ipv4_pool_view", "ipv4_allocations_view", "usage_view", NULL,
 };
 
 const char *const *mt_proj_tables(void)

@@ -550,6 +550,52 @@ CREATE TABLE quarantines_view (
   last_event_id    bigint NOT NULL
 );
 
+-- IPv4 addresses that operators gave. Which of them are free or cool down follows from the allocations.
+CREATE TABLE ipv4_pool_view (
+  address          text CONSTRAINT ipv4_pool_view_pkey PRIMARY KEY,
+  deleted          boolean NOT NULL DEFAULT false, -- withdrawn
+  created_at       timestamptz NOT NULL,
+  updated_at       timestamptz NOT NULL,
+  resource_version bigint NOT NULL,
+  last_event_id    bigint NOT NULL
+);
+
+-- Each time that an environment had such an address, those that ended too: cooldown and usage are asked of them.
+CREATE TABLE ipv4_allocations_view (
+  allocation_id    text CONSTRAINT ipv4_allocations_view_pkey PRIMARY KEY,
+  org_id           text NOT NULL,
+  app_id           text NOT NULL,
+  env_id           text NOT NULL,
+  ipv4_address     text NOT NULL,
+  edge_node_id     text NULL,            -- the edge that carries it
+  carrier_at       timestamptz NOT NULL, -- since when that is so
+  ended_at         timestamptz NULL,
+  created_at       timestamptz NOT NULL,
+  updated_at       timestamptz NOT NULL,
+  resource_version bigint NOT NULL,
+  last_event_id    bigint NOT NULL
+);
+CREATE UNIQUE INDEX ipv4_allocations_view_env_live ON ipv4_allocations_view (env_id) WHERE ended_at IS NULL;
+CREATE UNIQUE INDEX ipv4_allocations_view_address_live ON ipv4_allocations_view (ipv4_address) WHERE ended_at IS NULL;
+CREATE INDEX ipv4_allocations_view_org ON ipv4_allocations_view (org_id, created_at);
+
+-- What was cut for billing: one row for each hour of an allocation.
+CREATE TABLE usage_view (
+  usage_id         text CONSTRAINT usage_view_pkey PRIMARY KEY, -- ALLOCATION.YYYYMMDDHH, UTC
+  org_id           text NOT NULL,
+  env_id           text NOT NULL,
+  kind             text NOT NULL,
+  allocation_id    text NOT NULL,
+  ipv4_address     text NOT NULL,
+  since            timestamptz NOT NULL,
+  until            timestamptz NOT NULL,
+  extra_ports      int NOT NULL, -- different ports beside 80 and 443
+  created_at       timestamptz NOT NULL,
+  updated_at       timestamptz NOT NULL,
+  resource_version bigint NOT NULL,
+  last_event_id    bigint NOT NULL
+);
+
 CREATE TABLE cluster_view (
   key              text CONSTRAINT cluster_view_pkey PRIMARY KEY,
   value            jsonb NOT NULL,

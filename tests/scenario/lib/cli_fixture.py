@@ -153,6 +153,11 @@ REGISTRY = {"id": oid("reg", 1), "org_id": ORG, "host": "registry.test:5000", "u
             "created_at": T % (1, 0), "updated_at": T % (2, 0)}
 QUARANTINE = {"target_type": "env", "target_id": ENV, "reason": f"spam{ESC}", "updated_by": oid("usr", 1), "resource_version": 1, "created_at": T % (1, 0),
               "updated_at": T % (1, 0)}
+POOL4 = {"address": "203.0.113.9", "state": "allocated", "allocation_id": oid("ip4", 1), "org_id": ORG, "env_id": ENV, "edge_node_id": NODE, "resource_version": 1,
+         "created_at": T % (1, 0), "updated_at": T % (1, 0)}
+IPV4 = {"ipv4_address": "203.0.113.9", "allocation_id": oid("ip4", 1), "status": "pending"}
+NETWORKING = {"env_id": ENV, "ipv6": ["2001:db8::1"], "ipv4": dict(IPV4, edge_node_id=NODE, detail=f"the edge: address already in use{ESC}", status="degraded", enabled_at=T % (1, 0)),
+              "listeners": [{"protocol": "tls_passthrough", "address_scope": "shared6", "listen_port": 443, "routes": 2, "ipv4_routes": 1}], "hostnames": ["web.test"]}
 BLOCK = {"digest": "sha256:" + "9" * 64, "evict": True, "reason": f"miner{ESC}", "updated_by": oid("usr", 1), "resource_version": 1, "created_at": T % (1, 0),
          "updated_at": T % (1, 0)}
 SV1, SV2 = oid("sv", 1), oid("sv", 2)
@@ -302,6 +307,13 @@ ANSWERS = {
     ("PUT", f"{O}/registry-credentials/registry.test:5000"): receipt("registry.set", dict(REGISTRY, resource_version=3)),
     ("PUT", f"{O}/registry-credentials/other.test"): receipt("registry.set", dict(REGISTRY, id=oid("reg", 2), host="other.test", resource_version=1)),
     ("DELETE", f"{O}/registry-credentials/registry.test:5000"): {"ok": True, "already_deleted": False},
+    ("GET", f"{E}/networking"): NETWORKING,
+    ("POST", f"{E}/networking/ipv4"): receipt("ipv4.enable", IPV4),
+    ("DELETE", f"{E}/networking/ipv4"): {"ok": True, "already_deleted": False},
+    ("DELETE", f"{E}/networking/ipv4?force=true"): {"ok": True, "already_deleted": True},
+    ("GET", "/v1/ipv4-pool"): lst(POOL4),
+    ("POST", "/v1/ipv4-pool"): receipt("ipv4_pool.add", {"address": "203.0.113.10", "state": "free", "resource_version": 1, "created_at": T % (1, 0), "updated_at": T % (1, 0)}),
+    ("DELETE", "/v1/ipv4-pool/203.0.113.10"): {"ok": True, "already_deleted": False},
     ("GET", "/v1/quarantine"): lst(QUARANTINE),
     ("POST", "/v1/quarantine"): receipt("quarantine.set", QUARANTINE),
     ("DELETE", f"/v1/quarantine/{ENV}"): {"ok": True, "already_deleted": False},

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Text of the firewall table. That it loads, and what it lets through, is tested with packets in tests/scenario. */
 #include "agent/net/firewall.h"
+#include "agent/net/ipv4.h"
 #include "agent/net/nfset.h"
 
 #include <setjmp.h>
@@ -75,6 +76,40 @@ static void without_egress_guests_go_nowhere(void **s)
 }
 
 /* what a VM has opened ends although it is established; that rule must come first, and no table differs in text when somebody is put in */
+static void a_dedicated_address_is_open_at_its_edges_ports_only(void **s)
+{
+    (void)s;
+    static const char *const own[] = {"203.0.113.9", NULL}, *const open[] = {"203.0.113.9 . 443", NULL};
+    struct mt_fw_conf c = {.mode = MT_FW_FULL, .cluster_prefix = "fd00:1:2::/48", .egress_mode = "none", .own4 = own, .public4 = open, .open = {22}, .open_count = 1};
+    mt_auto_buf struct mt_buf o = MT_BUF_INIT(1U << 20);
+    mt_fw_text(&c, NULL, 0, &o);
+    const char *t = mt_buf_cstr(&o), *accept = strstr(t, "ip daddr . tcp dport @public4 accept"), *drop = strstr(t, "ip daddr @own4 counter drop");
+    assert_non_null(strstr(t, "set own4 { type ipv4_addr; elements = { 203.0.113.9 } }"));
+    assert_non_null(strstr(t, "set public4 { type ipv4_addr . inet_service; elements = { 203.0.113.9 . 443 } }"));
+    assert_true(accept && drop && accept < drop && drop < strstr(t, "tcp dport 22 accept"));
+    /* somebody's machine: its input is its own */
+    mt_auto_buf struct mt_buf taps = MT_BUF_INIT(1U << 20);
+    c.mode = MT_FW_TAPS;
+    mt_fw_text(&c, NULL, 0, &taps);
+    assert_null(strstr(mt_buf_cstr(&taps), "@own4"));
+}
+
+static void the_uplink_is_that_of_the_best_default_route(void **s)
+{
+    (void)s;
+    char dev[IFNAMSIZ];
+    static const char head[] = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n";
+    char text[600];
+    (void)snprintf(text, sizeof text, "%seth1\t00000000\t0100000A\t0003\t0\t0\t200\t00000000\t0\t0\t0\neth0\t00000000\t0100000A\t0003\t0\t0\t100\t00000000\t0\t0\t0\n"
+                   "lo\t0000007F\t00000000\t0001\t0\t0\t0\t000000FF\t0\t0\t0\n", head);
+    assert_true(mt_ipv4_uplink(text, dev));
+    assert_string_equal(dev, "eth0");
+    (void)snprintf(text, sizeof text, "%seth1\t00000000\t0100000A\t0000\t0\t0\t1\t00000000\t0\t0\t0\neth2\t0000000A\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n", head);
+    assert_false(mt_ipv4_uplink(text, dev)); /* one is down, the other no default route */
+    assert_false(mt_ipv4_uplink(head, dev));
+    assert_false(mt_ipv4_uplink("", dev));
+}
+
 static void quarantine_comes_before_what_is_established(void **s)
 {
     (void)s;
@@ -135,6 +170,8 @@ int main(void)
         cmocka_unit_test(the_table_is_replaced_in_one_transaction),
         cmocka_unit_test(taps_mode_touches_taps_only),
         cmocka_unit_test(without_egress_guests_go_nowhere),
+        cmocka_unit_test(a_dedicated_address_is_open_at_its_edges_ports_only),
+        cmocka_unit_test(the_uplink_is_that_of_the_best_default_route),
         cmocka_unit_test(quarantine_comes_before_what_is_established),
         cmocka_unit_test(rules_are_replaced_without_touching_sets),
         cmocka_unit_test(elements_have_the_kernels_layout),

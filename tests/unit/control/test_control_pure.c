@@ -62,6 +62,7 @@ static void route_rules_name_their_code(void **state)
         int64_t port;
         bool expects, ipv4;
         const char *code; /* NULL: fine */
+        bool has_ipv4;
     } t[] = {
         {"a.example.com", "tls_passthrough", "off", 443, false, false, NULL},
         {"a.example.com", "tls_passthrough", "off", 8443, false, false, NULL},
@@ -77,12 +78,20 @@ static void route_rules_name_their_code(void **state)
         {"", "tcp_raw", "off", 30000, false, false, "port_not_allowed"},
         {"", "tcp_raw", "off", 10250, false, false, "port_not_allowed"},
         {"", "tcp_raw", "off", 10000, false, true, "ipv4_not_enabled"},
+        {"a.example.com", "tls_passthrough", "off", 443, false, true, "ipv4_not_enabled"},
+        {"a.example.com", "tls_passthrough", "off", 443, false, true, NULL, true},
+        {"a.example.com", "tls_passthrough", "off", 80, false, true, "port_not_allowed", true},
+        {"", "tcp_raw", "off", 80, false, true, NULL, true},
+        {"", "tcp_raw", "off", 22, false, true, NULL, true},
+        {"", "tcp_raw", "off", 22, false, false, "port_not_allowed", true},
+        {"", "tcp_raw", "off", 25, false, true, "port_not_allowed", true},
+        {"", "tcp_raw", "off", 51820, false, true, "port_not_allowed", true},
         {"", "udp", "off", 10000, false, false, "invalid_argument"},
     };
     for (size_t i = 0; i < sizeof t / sizeof t[0]; i++) {
         struct mt_route_spec s = {.listen_port = t[i].port, .protocol = t[i].protocol, .backend_process_type = "web",
                                   .backend_port = 1, .proxy_protocol = t[i].proxy,
-                                  .backend_expects_proxy_protocol = t[i].expects, .ipv4_required = t[i].ipv4,
+                                  .backend_expects_proxy_protocol = t[i].expects, .ipv4_required = t[i].ipv4, .has_ipv4 = t[i].has_ipv4,
                                   .balance = "round_robin"};
         struct mt_err err = {0};
         const char *code = NULL;
