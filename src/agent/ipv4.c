@@ -159,6 +159,8 @@ static void done(void *arg)
         struct mt_err err = {0};
         if (save(x, &err) < 0)
             mt_log(MT_WARN, "ipv4.not_recorded", KV_ERR(&err));
+    } else if (h && j->step == STEP_KEEP && !h->up) { /* held, and not yet confirmed */
+        h->next_ns = mt_loop_now(x->a->loop) + MT_NS_PER_S;
     } else if (h) {
         if (!h->up || j->mended)
             mt_log(j->mended && h->up ? MT_WARN : MT_INFO, j->mended && h->up ? "ipv4.put_back" : "ipv4.taken", KV("address", (const char *)h->address),
@@ -195,7 +197,8 @@ static bool is_wanted(const struct held *h, int64_t wall_ms)
     return h->wanted && (!h->until_ms || wall_ms < h->until_ms);
 }
 
-/* Giving back comes first: somebody else may wait for it. What only an old plan names is not taken: another edge may have it by now. */
+/* Giving back comes first: somebody else may wait for it. What only an old plan names is neither taken nor announced: another
+ * edge may have it by now. What is held already stays until the control plane is heard. */
 static enum step next(struct mt_ipv4s *x, size_t *ret, int64_t now, int64_t wall_ms)
 {
     for (size_t i = 0; i < x->n; i++)
@@ -206,7 +209,7 @@ static enum step next(struct mt_ipv4s *x, size_t *ret, int64_t now, int64_t wall
     for (size_t i = 0; i < x->n; i++)
         if (is_wanted(&x->v[i], wall_ms) && x->v[i].next_ns <= now && (x->v[i].dev[0] || x->a->plan_fresh)) {
             *ret = i;
-            return x->v[i].up ? STEP_KEEP : STEP_UP;
+            return x->v[i].up || !x->a->plan_fresh ? STEP_KEEP : STEP_UP;
         }
     return STEP_NONE;
 }
@@ -264,7 +267,7 @@ void mt_ipv4s_plan(struct mt_ipv4s *x)
         struct held *h = find_or_add(x, n->ipv4[k].address);
         if (!h)
             continue;
-        if (!h->wanted)
+        if (!h->wanted || (!h->up && !h->tries))
             h->next_ns = 0;
         h->wanted = true;
         h->until_ms = (int64_t)n->ipv4[k].until_unix_ms;

@@ -23,13 +23,14 @@
 #define ADDRS_MAX 256
 #define UNDERLAY_MAX 1024
 #define PUBLIC4_MAX 4096
+#define PRIVATE6_MAX 16384 /* pairs of VMs and port */
 #define FORWARDING "/proc/sys/net/ipv6/conf/all/forwarding"
 
 struct net_job {
     struct mt_agent *a;
     struct mt_fw_conf fw;
-    const char *edges[ADDRS_MAX + 1], *gateways[ADDRS_MAX + 1], *underlay[UNDERLAY_MAX + 1], *quarantine[MT_PLAN_INSTANCES_MAX + 1], *own4[MT_PLAN_IPV4_MAX + 1], *public4[PUBLIC4_MAX + 1];
-    char *texts[2 * ADDRS_MAX + UNDERLAY_MAX + MT_PLAN_INSTANCES_MAX + MT_PLAN_IPV4_MAX + PUBLIC4_MAX];
+    const char *edges[ADDRS_MAX + 1], *gateways[ADDRS_MAX + 1], *underlay[UNDERLAY_MAX + 1], *quarantine[MT_PLAN_INSTANCES_MAX + 1], *own4[MT_PLAN_IPV4_MAX + 1], *public4[PUBLIC4_MAX + 1], *private6[PRIVATE6_MAX + 1];
+    char *texts[2 * ADDRS_MAX + UNDERLAY_MAX + MT_PLAN_INSTANCES_MAX + MT_PLAN_IPV4_MAX + PUBLIC4_MAX + PRIVATE6_MAX];
     size_t texts_n;
     struct mt_node_net net;
     bool forward;
@@ -287,6 +288,39 @@ static void copy_ipv4(struct net_job *j, const struct mt_plan_network *n)
     j->fw.public4 = j->public4;
 }
 
+static bool is_here(const struct mt_node_net *net, const char *address)
+{
+    struct in6_addr a;
+    return net->has_prefix && net->prefix_len == 80 && inet_pton(AF_INET6, address, &a) == 1 && memcmp(&a, &net->prefix, 10) == 0;
+}
+
+/* Each pair of one environment of which at least one is here. */
+static void copy_private(struct net_job *j, const struct mt_plan_network *n)
+{
+    size_t count = 0, first = 0;
+    bool cut = false;
+    for (size_t i = 0; i < n->n_private; i++) {
+        const struct mt_plan_private *to = &n->private[i];
+        bool here = is_here(&j->net, to->address);
+        if (strcmp(n->private[first].env_id, to->env_id) != 0)
+            first = i;
+        for (size_t k = first; k < n->n_private && strcmp(n->private[k].env_id, to->env_id) == 0; k++) {
+            if (k == i || (!here && !is_here(&j->net, n->private[k].address)))
+                continue;
+            for (size_t p = 0; p < to->n_ports; p++) {
+                char text[2 * INET6_ADDRSTRLEN + 16];
+                (void)snprintf(text, sizeof text, "%s . %s . %u", n->private[k].address, to->address, (unsigned)to->ports[p]);
+                cut = cut || count == PRIVATE6_MAX;
+                if (count < PRIVATE6_MAX && (j->private6[count] = keep_text(j, text)) != NULL)
+                    count++;
+            }
+        }
+    }
+    if (cut)
+        mt_log(MT_ERROR, "network.private_cut", KV("pairs", (uint64_t)PRIVATE6_MAX), KV("mend", "fewer instances of environments with private_network on one node"));
+    j->fw.private6 = j->private6;
+}
+
 static void open_ports(const struct mt_agent *a, struct mt_fw_conf *fw)
 {
     uint64_t port;
@@ -327,6 +361,7 @@ void mt_netstate_load(struct mt_agent *a)
     j->fw.underlay = j->underlay;
     j->fw.mesh_port = n->mesh.present ? (uint16_t)n->mesh.listen_port : 0;
     copy_ipv4(j, n);
+    copy_private(j, n);
     open_ports(a, &j->fw);
     j->fw.edges = j->edges;
     j->fw.gateways = j->gateways;

@@ -212,6 +212,7 @@ static const struct cli_option apps_update_options[] = {
 static const struct cli_option envs_update_options[] = {
     {"name", 0, "NAME", "a new name"},
     {"protected", 0, "on|off", "refuse to delete it"},
+    {"private-network", 0, "on|off", "let its instances reach each other on declared ports"},
     {"label-selector", 0, "LABEL=VALUE", "operators: only on nodes with all of these labels; may be repeated, empty: on any"},
     {NULL, 0, NULL, NULL},
 };

@@ -278,6 +278,8 @@ int cmd_envs_update(struct cli *c)
     if (code == CLI_OK)
         code = put_switch(c, fields, "protected", "protected");
     if (code == CLI_OK)
+        code = put_switch(c, fields, "private-network", "private_network");
+    if (code == CLI_OK)
         code = put_selector(c, fields);
     if (code != CLI_OK) {
         json_decref(fields);

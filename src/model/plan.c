@@ -218,9 +218,51 @@ static int dec_peers(const json_t *o, struct mt_plan_network *n, struct mt_err *
     return 0;
 }
 
+static int dec_ports(const json_t *list, size_t max, uint16_t *ret, size_t *ret_n, struct mt_err *err)
+{
+    const json_t *port;
+    size_t i;
+
+    json_array_foreach((json_t *)(uintptr_t)list, i, port) {
+        if (i == max || !json_is_integer(port) || json_integer_value(port) < 1 || json_integer_value(port) > 65535)
+            return MT_FAIL(err, MT_E_INVALID, "'ports' holds something that is no port, or too many");
+        ret[(*ret_n)++] = (uint16_t)json_integer_value(port);
+    }
+    return 0;
+}
+
+static int dec_private(const json_t *o, struct mt_plan_network *n, struct mt_err *err)
+{
+    json_t *list, *e, *ports;
+    size_t i;
+    int rc = mt_json_opt_array(o, "private", MT_PLAN_PRIVATE_MAX, &list, err);
+
+    if (rc < 0 || !list || json_array_size(list) == 0)
+        return rc;
+    n->private = calloc(json_array_size(list), sizeof *n->private);
+    if (!n->private)
+        return MT_FAIL(err, MT_E_NOMEM, "out of memory");
+    json_array_foreach(list, i, e) {
+        struct mt_plan_private *v = &n->private[i];
+        if (!json_is_object(e))
+            return MT_FAIL(err, MT_E_INVALID, "'private' holds something that is not an object");
+        if ((rc = mt_json_get_str(e, "env_id", MT_ID_SIZE, &v->env_id, err)) < 0 || (rc = mt_id_check(MT_ID_ENV, v->env_id, err)) < 0 ||
+            (rc = mt_json_get_str(e, "address", 45, &v->address, err)) < 0 ||
+            (rc = mt_json_get_array(e, "ports", MT_WORKLOAD_PORTS_MAX, &ports, err)) < 0 ||
+            (rc = dec_ports(ports, MT_WORKLOAD_PORTS_MAX, v->ports, &v->n_ports, err)) < 0)
+            return mt_err_wrap(err, "private[%zu]", i);
+        if (!ipv6_text(v->address, 0))
+            return MT_FAIL(err, MT_E_INVALID, "'private' holds something that is not an IPv6 address");
+        if (i > 0 && strcmp(n->private[i - 1].env_id, v->env_id) > 0)
+            return MT_FAIL(err, MT_E_INVALID, "'private' is not sorted by env_id");
+        n->n_private++;
+    }
+    return 0;
+}
+
 static int dec_ipv4(const json_t *o, struct mt_plan_network *n, struct mt_err *err)
 {
-    json_t *list, *e, *ports, *port;
+    json_t *list, *e, *ports;
     size_t i, k;
     int rc = mt_json_opt_array(o, "ipv4", MT_PLAN_IPV4_MAX, &list, err);
 
@@ -243,11 +285,8 @@ static int dec_ipv4(const json_t *o, struct mt_plan_network *n, struct mt_err *e
         for (k = 0; k < i; k++)
             if (MT_STREQ(n->ipv4[k].address, v->address))
                 return MT_FAIL(err, MT_E_INVALID, "IPv4 address %s is there twice", v->address);
-        json_array_foreach(ports, k, port) {
-            if (!json_is_integer(port) || json_integer_value(port) < 1 || json_integer_value(port) > 65535)
-                return MT_FAIL(err, MT_E_INVALID, "'ports' of IPv4 address %s holds something that is no port", v->address);
-            v->ports[v->n_ports++] = (uint16_t)json_integer_value(port);
-        }
+        if ((rc = dec_ports(ports, MT_PLAN_IPV4_PORTS, v->ports, &v->n_ports, err)) < 0)
+            return mt_err_wrap(err, "ipv4[%zu]", i);
         n->n_ipv4++;
     }
     return 0;
@@ -267,7 +306,7 @@ static int dec_network_fields(json_t *o, struct mt_plan_network *n, struct mt_er
         (rc = addresses(o, "gateways", 256, &n->gateways, err)) < 0 ||
         (rc = addresses(o, "quarantine", MT_PLAN_INSTANCES_MAX, &n->quarantine, err)) < 0 ||
         (rc = mt_json_opt_str(o, "egress_mode", 16, "none", &n->egress_mode, err)) < 0 ||
-        (rc = dec_ipv4(o, n, err)) < 0 || (rc = dec_mesh(o, &n->mesh, err)) < 0 || (rc = dec_peers(o, n, err)) < 0)
+        (rc = dec_ipv4(o, n, err)) < 0 || (rc = dec_private(o, n, err)) < 0 || (rc = dec_mesh(o, &n->mesh, err)) < 0 || (rc = dec_peers(o, n, err)) < 0)
         return mt_err_wrap(err, "network");
     n->mtu = (uint32_t)mtu;
     if (!ipv6_text(n->cluster_prefix, -1))
@@ -409,6 +448,7 @@ void mt_plan_network_done(struct mt_plan_network *n)
     mt_strings_done(&n->gateways);
     mt_strings_done(&n->quarantine);
     free(n->ipv4);
+    free(n->private);
     for (size_t i = 0; i < n->n_peers; i++) {
         mt_strings_done(&n->peers[i].endpoints);
         mt_strings_done(&n->peers[i].allowed_ips);
@@ -515,6 +555,19 @@ static json_t *enc_ipv4(const struct mt_plan_ipv4 *v)
     return mt_jout_take(&o);
 }
 
+static json_t *enc_private(const struct mt_plan_private *v)
+{
+    struct mt_jout o = mt_jout_new();
+    json_t *ports = json_array();
+
+    mt_jout_str(&o, "env_id", v->env_id);
+    mt_jout_str(&o, "address", v->address);
+    for (size_t i = 0; i < v->n_ports; i++)
+        o.failed = !push(ports, json_integer(v->ports[i])) || o.failed;
+    mt_jout_json(&o, "ports", ports);
+    return mt_jout_take(&o);
+}
+
 static json_t *enc_network(const struct mt_plan_network *n)
 {
     struct mt_jout o = mt_jout_new();
@@ -534,6 +587,12 @@ static json_t *enc_network(const struct mt_plan_network *n)
         for (size_t i = 0; i < n->n_ipv4; i++)
             o.failed = !push(list, enc_ipv4(&n->ipv4[i])) || o.failed;
         mt_jout_json(&o, "ipv4", list);
+    }
+    if (n->n_private) {
+        json_t *list = json_array();
+        for (size_t i = 0; i < n->n_private; i++)
+            o.failed = !push(list, enc_private(&n->private[i])) || o.failed;
+        mt_jout_json(&o, "private", list);
     }
     if (n->mesh.present)
         mt_jout_json(&o, "mesh", enc_mesh(&n->mesh));

@@ -88,6 +88,16 @@ struct mt_plan_ipv4 {
     uint16_t ports[MT_PLAN_IPV4_PORTS]; /* on which routes listen */
 };
 
+#define MT_PLAN_PRIVATE_MAX 4096
+
+/* An instance of an environment whose instances may reach each other. */
+struct mt_plan_private {
+    const char *env_id;
+    const char *address;
+    size_t n_ports;
+    uint16_t ports[MT_WORKLOAD_PORTS_MAX]; /* declared, less those where a peer could forge who the client is */
+};
+
 /* The node's own side of the mesh (docs/formats/mesh-plan.md). */
 struct mt_plan_mesh {
     bool present; /* false: this node is in no mesh (one machine alone); there are no peers then */
@@ -111,6 +121,8 @@ struct mt_plan_network {
     struct mt_strings quarantine; /* addresses of this node's VMs that may start no flow; at most MT_PLAN_INSTANCES_MAX */
     struct mt_plan_ipv4 *ipv4;
     size_t n_ipv4;
+    struct mt_plan_private *private; /* of every environment of which this node has an instance, those of other nodes too; sorted by env_id */
+    size_t n_private;
     const char *egress_mode;      /* "none", "routed" or "nat66" */
     struct mt_plan_mesh mesh;
     struct mt_plan_peer *peers; /* sorted by node_id */

@@ -112,7 +112,7 @@ try:
         _, E = make("labels")
         e = w.ok("PATCH", E, {"label_selector": {"disk": "nvme"}, "expected_version": 1})
         assert e["label_selector"] == {"disk": "nvme"}, e
-        refused(w.q("PATCH", E, {"private_network": True, "expected_version": 2}), 400, "not_supported")
+        refused(w.q("PATCH", E, {"private_network": "yes", "expected_version": 2}), 400, "invalid_argument")
         for bad in (0, 3599, 2592001, -1, "3600"):  # an hour to thirty days
             refused(w.q("PATCH", E, {"backup_interval_seconds": bad, "expected_version": 2}), 400, "invalid_argument")
         refused(w.q("PATCH", E, {"label_selector": {"a": 1}, "expected_version": 2}), 400, "invalid_argument")
@@ -632,7 +632,7 @@ try:
                                             "min_tls_version": "1.2"}), 400, "invalid_argument")
         net = w.ok("GET", E + "/networking")
         assert net["hostnames"] == ["tuned.example.com"] and net["listeners"] == [
-            {"protocol": "tls_passthrough", "address_scope": "shared6", "listen_port": 443, "routes": 1}], net
+            {"protocol": "tls_passthrough", "address_scope": "shared6", "listen_port": 443, "routes": 1, "ipv4_routes": 0}] and net["ipv4"] is None, net
 
     @case("manifest routes: made, changed and taken by full deploys only; those made by API stay; rollback touches none")
     def _():

@@ -108,6 +108,14 @@ MATRIX = [
     ("edge", "own node, overlay", {5180: False}), ("other node", "own node, overlay", {5180: False}),
 ]
 
+# The same once A, B and D are of one environment with private_network, and the sets say so.
+NEIGHBOURS = ("A", "B same env, same node", "D same env, other node")
+PRIVATE = [(a, b, DECLARED) for a in NEIGHBOURS for b in NEIGHBOURS if a != b] + [
+    ("A", "C other tenant, same node", NOTHING), ("C other tenant, same node", "A", NOTHING), ("A", "E other tenant, other node", NOTHING),
+    ("E other tenant, other node", "A", NOTHING), ("E other tenant, other node", "D same env, other node", NOTHING), ("A", "edge, overlay", NOTHING),
+    ("other node", "A", NOTHING), ("edge", "A", DECLARED), ("A", "own node, overlay", NOTHING),
+    ("A", "outside", EVERYTHING)]
+
 
 class Suite:
     def __init__(self):
@@ -131,11 +139,12 @@ class Suite:
         self.places[name], self.addresses[name] = place, (address, None)
         return place
 
-    def load(self, node, quarantine=()):
+    def load(self, node, quarantine=(), private=()):
         path = os.path.join(self.c.dir, "table-%d.json" % node.number)
         with open(path, "w") as f:
             json.dump({"mode": "full", "cluster_prefix": kit.P + "::/48", "egress_mode": "nat66", "edges": [self.n3.overlay], "gateways": [self.n4.overlay],
                        "underlay": [n.underlay for n in self.c.nodes if n is not node], "vms": self.vms[node.number],
+                       "private": ["%s . %s . 8080" % (self.addresses[a][0], self.addresses[b][0]) for a in private for b in private if a != b],
                        "quarantine": [self.addresses[name][0] for name in quarantine]}, f)
         return json.loads(node.place.run(MESH_LOAD, "table", path))
 
@@ -182,9 +191,9 @@ class Suite:
         node = {"own node": self.n1, "other node": self.n2, "edge": self.n3, "control": self.n4}.get(source)
         return node.overlay if node else "2a00:ff::1" if source == "outside" else self.addresses[source][0]
 
-    def matrix(self, run):
+    def matrix(self, run, table=MATRIX):
         jobs, expected, forged = {}, {}, []
-        for row, (source, target, what) in enumerate(MATRIX):
+        for row, (source, target, what) in enumerate(table):
             to, scope = self.addresses[target]
             mine = self.source_address(source)
             for kind, passes in what.items():
@@ -194,7 +203,8 @@ class Suite:
                 expected[key] = passes
             if "udp" in what and source in self.vms_named():
                 # the neighbour's address, and one that nobody has
-                for i, lie in enumerate((self.addresses["B same env, same node"][0], "2a00:ff::66")):
+                neighbour = "A" if source.startswith("B") else "B same env, same node"
+                for i, lie in enumerate((self.addresses[neighbour][0], "2a00:ff::66")):
                     key = "%s.%d: %s to %s, spoofed %d" % (run, row, source, target, i)
                     jobs[source].append([key, "udp", to, 7777, lie, scope])
                     expected[key] = False
@@ -238,6 +248,18 @@ class Suite:
             got = self.load(n)
             want(got["tables"] == 0 and got["rules"] == 1, got)
         self.matrix("reloaded")
+
+    def the_instances_of_a_private_network_reach_each_other_and_nobody_else(self):
+        for n in (self.n1, self.n2):
+            got = self.load(n, private=NEIGHBOURS)
+            want(got["tables"] == 0, got)
+        self.matrix("private", PRIVATE)
+        self.load(self.n1, quarantine=["A"], private=NEIGHBOURS)  # quarantine is stronger
+        self.matrix("private, A in quarantine", [("A", "B same env, same node", NOTHING), ("A", "D same env, other node", NOTHING),
+                                                 ("D same env, other node", "A", DECLARED), ("edge", "A", DECLARED), ("B same env, same node", "outside", EVERYTHING)])
+        for n in (self.n1, self.n2):
+            self.load(n)
+        self.matrix("not private any more", [(a, b, NOTHING) for a, b, what in PRIVATE if what is DECLARED and a in NEIGHBOURS] + [("edge", "A", DECLARED), ("A", "outside", EVERYTHING)])
 
     def what_is_in_quarantine_opens_nothing_and_still_serves(self):
         """flows that the VM has opened end, in both directions; what is opened to it goes on, and another VM notices nothing"""

@@ -77,6 +77,7 @@ static int table(const char *path)
                            .gateways = texts(doc, "gateways"),
                            .underlay = texts(doc, "underlay"),
                            .quarantine = texts(doc, "quarantine"),
+                           .private6 = texts(doc, "private"),
                            .mesh_port = 51820,
                            .uids = {0},
                            .uid_count = 1};

@@ -21,6 +21,7 @@
 #define QUARANTINE_MAX 4096
 #define OWN4_MAX 256
 #define PUBLIC4_MAX 4096
+#define PRIVATE6_MAX 16384
 #define TAPSRC_LEN 32 /* ifname 16, ipv6_addr 16 */
 #define SVC_LEN 20    /* ipv6_addr 16, inet_service 2, filled to 4 */
 #define VM_ELEMS (1 + 32)
@@ -60,7 +61,7 @@ static void stamp_of(const struct mt_fw_conf *c, char ret[MT_FW_STAMP_MAX])
     uint8_t sum[MT_SHA256_LEN];
     char hex[17];
     mt_auto_buf struct mt_buf text = MT_BUF_INIT(16384);
-    mt_buf_puts(&text, "3 edges gateways underlay6 quarantine own4 public4 tapsrc svc\n"); /* raised with every change of the other sets */
+    mt_buf_puts(&text, "4 edges gateways underlay6 quarantine own4 public4 private6 tapsrc svc\n"); /* raised with every change of the other sets */
     put_fixed_sets(c, &text);
     mt_sha256_of(mt_buf_cstr(&text), text.len, sum);
     mt_hex_encode(sum, 8, hex);
@@ -92,6 +93,7 @@ static void put_sets(const struct mt_fw_conf *c, const struct mt_fw_vm *vms, siz
     put_list_set(o, "gateways", "ipv6_addr", c->gateways);
     put_list_set(o, "underlay6", "ipv6_addr", c->underlay);
     put_list_set(o, "quarantine", "ipv6_addr", c->quarantine);
+    put_list_set(o, "private6", "ipv6_addr . ipv6_addr . inet_service", c->private6);
     put_list_set(o, "own4", "ipv4_addr", c->own4);
     put_list_set(o, "public4", "ipv4_addr . inet_service", c->public4);
 }
@@ -152,6 +154,9 @@ static void put_forward(const struct mt_fw_conf *c, struct mt_buf *o)
     }
     /* an edge's address counts only where WireGuard has proved it: the filter at prerouting is not there in the mode for taps */
     mt_buf_puts(o, "    iifname \"wg-moat\" oifname \"mt*\" ip6 saddr @edges ip6 daddr . tcp dport @svc ct state new accept\n");
+    /* between VMs of one environment: the source is what the tap's filter or WireGuard's prefixes have proved */
+    mt_buf_puts(o, "    iifname { \"mt*\", \"wg-moat\" } oifname \"mt*\" ip6 saddr . ip6 daddr . tcp dport @private6 ct state new accept\n"
+                   "    iifname \"mt*\" oifname \"wg-moat\" ip6 saddr . ip6 daddr . tcp dport @private6 ct state new accept\n");
     mt_buf_printf(o, "    oifname \"mt*\" limit rate 100/second %s", reject);
     mt_buf_puts(o, "    oifname \"mt*\" counter drop\n"
                    "    iifname \"mt*\" ip6 saddr @quarantine counter drop\n");
@@ -271,11 +276,11 @@ size_t mt_fw_vm_elems(const struct mt_fw_vm *vm, bool add, struct mt_nfset_elem 
 
 /* ---- the kernel's side ------------------------------------------------------------------- */
 
-enum { LIST_EDGES = 0, LIST_GATEWAYS, LIST_UNDERLAY, LIST_QUARANTINE, LIST_OWN4, LIST_PUBLIC4, LIST_MAX };
+enum { LIST_EDGES = 0, LIST_GATEWAYS, LIST_UNDERLAY, LIST_QUARANTINE, LIST_OWN4, LIST_PUBLIC4, LIST_PRIVATE6, LIST_MAX };
 static const struct {
     const char *set;
-    size_t len; /* of a key: an IPv6 address, an IPv4 one, one with a port filled to 4 bytes */
-} lists[LIST_MAX] = {{"edges", 16}, {"gateways", 16}, {"underlay6", 16}, {"quarantine", 16}, {"own4", 4}, {"public4", 8}};
+    size_t len; /* of a key: an IPv6 address, an IPv4 one, one with a port filled to 4 bytes, two with a port */
+} lists[LIST_MAX] = {{"edges", 16}, {"gateways", 16}, {"underlay6", 16}, {"quarantine", 16}, {"own4", 4}, {"public4", 8}, {"private6", 36}};
 
 struct mt_fw {
     pthread_mutex_t lock; /* held over an nft run: transactions and the list stay in step */
@@ -283,7 +288,7 @@ struct mt_fw {
     struct mt_nfset *nl; /* opened with the first need */
     bool configured;
     struct mt_fw_conf conf;
-    char **lists[LIST_MAX]; /* owned copies behind conf.edges, .gateways, .underlay, .quarantine, .own4, .public4 */
+    char **lists[LIST_MAX]; /* owned copies behind conf.edges, .gateways, .underlay, .quarantine, .own4, .public4, .private6 */
     uint8_t rules_sum[MT_SHA256_LEN]; /* of the text of the rules that this process loaded */
     uint64_t rules; /* what the kernel said of them right after; 0: not loaded by this process */
     struct mt_fw_stats stats;
@@ -369,23 +374,30 @@ static int load_whole(struct mt_fw *f, const uint8_t sum[MT_SHA256_LEN], struct 
     return load_rules(f, &text, sum, err);
 }
 
-/* Text of an element to the kernel's key; @key is zero. */
+/* Fields of an element's text, "A . B", one after the other into the kernel's key, which is zero; a port comes last. */
 static int list_key(int which, const char *text, uint8_t *key, struct mt_err *err)
 {
-    char address[INET_ADDRSTRLEN];
-    uint64_t port;
-    const char *dot = which == LIST_PUBLIC4 ? strstr(text, " . ") : NULL;
-    if (which != LIST_PUBLIC4)
-        return inet_pton(lists[which].len == 16 ? AF_INET6 : AF_INET, text, key) == 1 ? 0 : MT_FAIL(err, MT_E_INVALID, "'%s' is not an address", text);
-    if (!dot || (size_t)(dot - text) >= sizeof address || mt_parse_u64(dot + 3, 1, 65535, &port, NULL) < 0)
-        return MT_FAIL(err, MT_E_INVALID, "'%s' is not an address with a port", text);
-    memcpy(address, text, (size_t)(dot - text));
-    address[dot - text] = '\0';
-    if (inet_pton(AF_INET, address, key) != 1)
-        return MT_FAIL(err, MT_E_INVALID, "'%s' is not an address with a port", text);
-    uint16_t be = htons((uint16_t)port);
-    memcpy(key + 4, &be, sizeof be);
-    return 0;
+    size_t at = 0, len = lists[which].len;
+    for (const char *p = text; p;) {
+        const char *dot = strstr(p, " . ");
+        size_t n = dot ? (size_t)(dot - p) : strlen(p), size = len - at >= 16 ? 16 : 4;
+        char field[INET6_ADDRSTRLEN];
+        uint64_t port;
+        bool last = !dot && p != text;
+        if (at >= len || n >= sizeof field)
+            return MT_FAIL(err, MT_E_INVALID, "'%s' is no element of the set '%s'", text, lists[which].set);
+        memcpy(field, p, n);
+        field[n] = '\0';
+        if (last ? mt_parse_u64(field, 1, 65535, &port, NULL) < 0 : inet_pton(size == 16 ? AF_INET6 : AF_INET, field, key + at) != 1)
+            return MT_FAIL(err, MT_E_INVALID, "'%s' is no element of the set '%s'", text, lists[which].set);
+        if (last) {
+            uint16_t be = htons((uint16_t)port);
+            memcpy(key + at, &be, sizeof be);
+        }
+        at += size;
+        p = dot ? dot + 3 : NULL;
+    }
+    return at == len ? 0 : MT_FAIL(err, MT_E_INVALID, "'%s' is no element of the set '%s'", text, lists[which].set);
 }
 
 static int sync_list(struct mt_fw *f, int which, size_t *changed, struct mt_err *err)
@@ -508,6 +520,9 @@ int mt_fw_load(struct mt_fw *f, const struct mt_fw_conf *c, struct mt_err *err)
         rc = copy_list(c->own4, &f->lists[LIST_OWN4], OWN4_MAX, err);
     if (rc == 0)
         rc = copy_list(c->public4, &f->lists[LIST_PUBLIC4], PUBLIC4_MAX, err);
+    if (rc == 0)
+        rc = copy_list(c->private6, &f->lists[LIST_PRIVATE6], PRIVATE6_MAX, err);
+    f->conf.private6 = (const char *const *)f->lists[LIST_PRIVATE6];
     f->conf.own4 = (const char *const *)f->lists[LIST_OWN4];
     f->conf.public4 = (const char *const *)f->lists[LIST_PUBLIC4];
     f->conf.edges = (const char *const *)f->lists[LIST_EDGES];

@@ -34,6 +34,7 @@ struct mt_fw_conf {
     const char *const *gateways;
     const char *const *underlay; /* IPv6 addresses of the nodes outside the mesh: not for VMs but for public ports */
     const char *const *quarantine; /* addresses of VMs here that may start no flow; what they serve goes on */
+    const char *const *private6; /* "SOURCE . TARGET . PORT": VMs of one environment that may reach each other, one of them here */
     const char *const *own4;     /* dedicated IPv4 addresses of this host: in full mode nothing but `public4` is open there */
     const char *const *public4;  /* "203.0.113.9 . 443": where its edge listens */
     uint16_t mesh_port;          /* UDP port of WireGuard, 0: in no mesh */

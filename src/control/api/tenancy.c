@@ -260,8 +260,6 @@ static int prepare_env(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_
     if (no_query(c) < 0 || mt_api_fields(c, known) < 0 || body_name(c, MT_NAME_ENV, &name) < 0 ||
         mt_api_bool(c, "private_network", false, &private_network) < 0 || mt_api_bool(c, "protected", false, &protected) < 0)
         return -1;
-    if (private_network)
-        return mt_api_fail(c, 400, "not_supported", MT_NO_PRIVATE_NETWORK);
     mt_id_new(MT_ID_ENV, id);
     struct mt_cmd_ids ids = {.org_id = c->org.id, .app_id = c->app.id, .env_id = id};
     bool settings = private_network || protected;

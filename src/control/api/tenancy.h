@@ -26,9 +26,6 @@
     MT_SQL_DELETED "'resource_version',resource_version,"                                                       \
     MT_SQL_TIMES "))::text"
 
-#define MT_NO_PRIVATE_NETWORK \
-    "private_network is not supported in this version: instances reach each other through routes only"
-
 #define MT_DESCRIPTION_MAX 1024 /* bytes; 256 characters in the manifest */
 
 /* (object text, resource_version) of a live one; $1 its id, for a project also $2 its organisation. */

@@ -319,13 +319,6 @@ static int patch_operator_fields(struct mt_api_call *c, struct mt_api_patch *p)
     return mt_api_patch_int(c, p, "backup_interval_seconds", 3600, 2592000, true);
 }
 
-static int no_private_network(struct mt_api_call *c)
-{
-    if (!json_is_true(json_object_get(c->body, "private_network")))
-        return 0;
-    return mt_api_fail(c, 400, "not_supported", MT_NO_PRIVATE_NETWORK);
-}
-
 static int patch_env(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made, struct mt_api_patch *p)
 {
     static const char *const known[] = {"name", "private_network", "protected", "label_selector", "backup_interval_seconds",
@@ -333,7 +326,6 @@ static int patch_env(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_ma
     struct mt_pg_params id = one(c->env.id);
     if (mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 ||
         mt_api_patch_begin(c, &mt_env_get, &id, "environment", p) < 0 || patch_name(c, p, MT_NAME_ENV) < 0 ||
-        no_private_network(c) < 0 ||
         mt_api_patch_bool(c, p, "private_network") < 0 || mt_api_patch_bool(c, p, "protected") < 0 ||
         patch_operator_fields(c, p) < 0 || mt_api_patch_end(c, p, made, "env.update", "env_id", c->env.id) < 0 ||
         rely(c, cmd, MT_RELY_ENV, c->env.id, p->version) < 0)

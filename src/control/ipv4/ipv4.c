@@ -11,7 +11,7 @@
 
 #define LEASE "scheduler"
 
-/* What an agent told of an address in its newest heartbeat. */
+/* What an agent told of an address in its newest heartbeat; nothing in it is sure to be of the type that it should be. */
 #define TOLD "(SELECT x FROM moat.node_heartbeats h, jsonb_array_elements(h.body->'ipv4') x" \
              " WHERE h.node_id = a.edge_node_id AND x->>'address' = a.ipv4_address LIMIT 1)"
 
@@ -33,7 +33,7 @@ static const struct mt_pg_stmt homeless = {
     " WHERE a.ended_at IS NULL AND (a.edge_node_id IS NULL OR n.node_id IS NULL OR n.admin_state NOT IN ('active', 'cordoned')"
     "  OR ($2 AND NOT " HEARD("n.node_id") ") OR (n.health IN ('suspect', 'offline', 'lost') AND NOT EXISTS (SELECT 1 FROM moat.node_heartbeats h"
     "   WHERE h.node_id = n.node_id AND h.received_at > now() - make_interval(secs => $1::bigint)))"
-    "  OR (a.carrier_at < now() - interval '2 minutes' AND ((" TOLD ")->>'tries')::int >= 3))"
+    "  OR (a.carrier_at < now() - interval '2 minutes' AND jsonb_typeof((" TOLD ")->'tries') = 'number' AND (" TOLD ")->'tries' >= '3'))"
     " ORDER BY a.allocation_id LIMIT 1"};
 
 /* Hours that are over, and the last part of an allocation that ended, which were not cut yet. */

@@ -22,6 +22,17 @@
     "  ORDER BY 1 LIMIT 256) AS ports FROM ipv4_allocations_view a WHERE a.edge_node_id = $1"                                      \
     " AND (a.ended_at IS NULL OR a.ended_at > now() - interval '60 seconds')) c"
 
+/* Instances of environments with private_network of which node $1 has one, and their declared ports; not those into which an edge writes who
+ * the client is: a peer could say the same (networking.md §5.1). */
+#define PRIVATE                                                                                                                \
+    "(SELECT i.instance_id, i.env_id, i.overlay_ipv6, ARRAY(SELECT (q->>'internal')::int FROM"                                    \
+    "  jsonb_array_elements(coalesce(r.manifest->'processes'->i.process_type->'ports', '[]')) q WHERE NOT EXISTS (SELECT 1 FROM routes_view t" \
+    "  WHERE t.env_id = i.env_id AND NOT t.deleted AND t.proxy_protocol = 'v2' AND t.backend_process_type = i.process_type"        \
+    "  AND t.backend_port = (q->>'internal')::int) ORDER BY 1) AS ports FROM instances_view i"                                     \
+    " JOIN envs_view e ON e.env_id = i.env_id AND e.private_network AND NOT e.deleted JOIN releases_view r ON r.release_id = i.release_id" \
+    " WHERE i.released_at IS NULL AND i.desired_state <> 'stopped' AND EXISTS (SELECT 1 FROM instances_view h WHERE h.node_id = $1"  \
+    "  AND h.released_at IS NULL AND h.env_id = i.env_id) ORDER BY i.env_id COLLATE \"C\", i.instance_id COLLATE \"C\" LIMIT 4096) v"
+
 static const struct mt_pg_stmt fingerprint = {
     "plan_fingerprint",
     "SELECT encode(sha256(convert_to("
@@ -43,7 +54,8 @@ static const struct mt_pg_stmt fingerprint = {
     " FROM restores_view r JOIN snapshots_view s ON s.snapshot_id = r.snapshot_id"
     " WHERE r.target_node_id = $1 AND r.status IN ('queued', 'running')), '') || '|' ||"
     "coalesce((SELECT string_agg(overlay_ipv6, ',' ORDER BY instance_id) FROM instances_view i WHERE " QUARANTINED "), '') || '|' ||"
-    "coalesce((SELECT string_agg(allocation_id || ' ' || coalesce(until_ms, 0) || ' ' || ports::text, ',' ORDER BY allocation_id) FROM " CARRIED "), '') || $2, 'UTF8')), 'hex')"};
+    "coalesce((SELECT string_agg(allocation_id || ' ' || coalesce(until_ms, 0) || ' ' || ports::text, ',' ORDER BY allocation_id) FROM " CARRIED "), '') || '|' ||"
+    "coalesce((SELECT string_agg(overlay_ipv6 || ports::text, ',' ORDER BY instance_id) FROM " PRIVATE "), '') || $2, 'UTF8')), 'hex')"};
 
 static const struct mt_pg_stmt assignments = {
     "plan_assignments",
@@ -93,6 +105,10 @@ static const struct mt_pg_stmt quarantined = {
 static const struct mt_pg_stmt carried = {
     "plan_ipv4", "SELECT coalesce(json_agg(json_strip_nulls(json_build_object('address',ipv4_address,'ports',to_json(ports),'until_unix_ms',until_ms))"
                  " ORDER BY ipv4_address), '[]')::text FROM (SELECT * FROM " CARRIED " ORDER BY allocation_id LIMIT 256) d"};
+
+static const struct mt_pg_stmt neighbours = {
+    "plan_private", "SELECT coalesce(json_agg(json_build_object('env_id',env_id,'address',overlay_ipv6,'ports',to_json(ports))"
+                    " ORDER BY env_id COLLATE \"C\", instance_id COLLATE \"C\"), '[]')::text FROM " PRIVATE};
 
 int mt_node_plan_fingerprint(struct mt_control *ctl, struct mt_pg *pg, const struct mt_node *node, const struct mt_node_plan_how *how,
                              char ret[65], struct mt_err *err)
@@ -332,7 +348,7 @@ int mt_node_plan_build(struct mt_control *ctl, struct mt_pg *pg, const struct mt
 {
     struct mt_pg_params p;
     mt_auto_pg_res struct mt_pg_res *r = NULL;
-    mt_auto_pg_res struct mt_pg_res *er = NULL, *qr = NULL, *cr = NULL;
+    mt_auto_pg_res struct mt_pg_res *er = NULL, *qr = NULL, *cr = NULL, *vr = NULL;
     json_error_t je;
     json_t *mesh = NULL, *peers = NULL, *gateways = NULL;
     int64_t head, epoch;
@@ -345,6 +361,7 @@ int mt_node_plan_build(struct mt_control *ctl, struct mt_pg *pg, const struct mt
     mt_pg_p_text(&p, node->node_id);
     if ((rc = mt_pg_query(pg, &assignments, &p, &r, err)) < 0 || (rc = mt_pg_query(pg, &edges, NULL, &er, err)) < 0 ||
         (rc = mt_pg_query(pg, &quarantined, &p, &qr, err)) < 0 || (rc = mt_pg_query_one(pg, &carried, &p, &cr, err)) < 0 ||
+        (rc = mt_pg_query_one(pg, &neighbours, &p, &vr, err)) < 0 ||
         (rc = mt_mesh_plan_build(pg, node, &mesh, &peers, &gateways, err)) < 0)
         return rc;
     json_t *list = json_array(), *edge_list = json_array(), *quarantine = json_array();
@@ -365,6 +382,10 @@ int mt_node_plan_build(struct mt_control *ctl, struct mt_pg *pg, const struct mt
     if (json_array_size(ipv4) > 0)
         json_object_set(json_object_get(plan, "network"), "ipv4", ipv4);
     json_decref(ipv4);
+    json_t *private = json_loads(mt_pg_text(vr, 0, 0), 0, &je);
+    if (json_array_size(private) > 0)
+        json_object_set(json_object_get(plan, "network"), "private", private);
+    json_decref(private);
     if (plan && how->recovery != MT_RECOVERY_NONE)
         json_object_set_new(plan, "recovery", json_true());
     if (plan && how->decided)

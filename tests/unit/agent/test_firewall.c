@@ -94,6 +94,20 @@ static void a_dedicated_address_is_open_at_its_edges_ports_only(void **s)
     assert_null(strstr(mt_buf_cstr(&taps), "@own4"));
 }
 
+static void neighbours_come_before_what_is_refused_and_after_quarantine(void **s)
+{
+    (void)s;
+    static const char *const pairs[] = {"fd00:1:2:1:1::1 . fd00:1:2:1:1::2 . 8080", NULL};
+    struct mt_fw_conf c = {.mode = MT_FW_FULL, .cluster_prefix = "fd00:1:2::/48", .egress_mode = "none", .private6 = pairs};
+    mt_auto_buf struct mt_buf o = MT_BUF_INIT(1U << 20);
+    mt_fw_text(&c, NULL, 0, &o);
+    const char *t = mt_buf_cstr(&o), *through = strstr(t, "chain through"), *sick = strstr(through, "@quarantine ct direction original counter drop");
+    const char *in = strstr(through, "iifname { \"mt*\", \"wg-moat\" } oifname \"mt*\" ip6 saddr . ip6 daddr . tcp dport @private6 ct state new accept");
+    const char *out = strstr(through, "iifname \"mt*\" oifname \"wg-moat\" ip6 saddr . ip6 daddr . tcp dport @private6 ct state new accept");
+    assert_non_null(strstr(t, "set private6 { type ipv6_addr . ipv6_addr . inet_service; elements = { fd00:1:2:1:1::1 . fd00:1:2:1:1::2 . 8080 } }"));
+    assert_true(sick && in && out && sick < in && in < strstr(through, "oifname \"mt*\" limit rate") && out < strstr(through, "iifname \"mt*\" oifname \"wg-moat\" counter reject"));
+}
+
 static void the_uplink_is_that_of_the_best_default_route(void **s)
 {
     (void)s;
@@ -171,6 +185,7 @@ int main(void)
         cmocka_unit_test(taps_mode_touches_taps_only),
         cmocka_unit_test(without_egress_guests_go_nowhere),
         cmocka_unit_test(a_dedicated_address_is_open_at_its_edges_ports_only),
+        cmocka_unit_test(neighbours_come_before_what_is_refused_and_after_quarantine),
         cmocka_unit_test(the_uplink_is_that_of_the_best_default_route),
         cmocka_unit_test(quarantine_comes_before_what_is_established),
         cmocka_unit_test(rules_are_replaced_without_touching_sets),
