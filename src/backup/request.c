@@ -357,8 +357,8 @@ int mt_bk_request_parse(const char *text, size_t len, enum mt_bk_verb verb, stru
         return r;
     q->uid = uid;
     q->gid = gid;
-    if (!only(q->scope.cluster, "-"))
-        return MT_FAIL(err, MT_E_INVALID, "'cluster_id' must be of a-z, 0-9 and '-'");
+    if (!only(q->scope.cluster, "-_")) /* "cl_" and a ULID; what an operator chose */
+        return MT_FAIL(err, MT_E_INVALID, "'cluster_id' must be of a-z, 0-9, '_' and '-'");
     if (!whole && q->scope.org[0])
         return MT_FAIL(err, MT_E_INVALID, "'org_id' and 'volume_id' belong together");
     if ((verb == MT_BK_BACKUP || verb == MT_BK_PUT_KEY || verb == MT_BK_GET_KEY) && q->key_epoch == 0)

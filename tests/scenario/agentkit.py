@@ -86,7 +86,7 @@ class Control:
 
     def __init__(self, path, node_id):
         self.path, self.node_id = path, node_id
-        self.cluster_id = "clu-" + ulid()
+        self.cluster_id = "cl_" + ulid()  # as moat-control makes them
         self.lock = threading.Condition()
         self.cursor, self.epoch, self.assignments = 1, 1, {}
         self.extra = {}

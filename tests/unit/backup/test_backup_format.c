@@ -292,6 +292,8 @@ static void requests_are_checked(void **state)
         {MT_BK_SCAN, -MT_E_INVALID, "{" STORE("") ",\"org_id\":\"org_00000000000000000000000001\"}"},
         {MT_BK_SCAN, -MT_E_INVALID, "{\"store\":{\"endpoint\":\"http://s3.test\",\"bucket\":\"buck\",\"access_key\":\"a\",\"secret_key\":\"s\"},\"cluster_id\":\"c\"}"},
         {MT_BK_SCAN, 0, "{\"store\":{\"endpoint\":\"http://127.0.0.1:9\",\"bucket\":\"buck\",\"access_key\":\"a\",\"secret_key\":\"s\"},\"cluster_id\":\"c\"}"},
+        {MT_BK_SCAN, 0, "{\"store\":{\"endpoint\":\"https://s3.test\",\"bucket\":\"buck\",\"access_key\":\"a\",\"secret_key\":\"s\"},\"cluster_id\":\"cl_01m8kw7knc79xh3kchp9aap5zg\"}"},
+        {MT_BK_SCAN, -MT_E_INVALID, "{\"store\":{\"endpoint\":\"https://s3.test\",\"bucket\":\"buck\",\"access_key\":\"a\",\"secret_key\":\"s\"},\"cluster_id\":\"../x\"}"},
         {MT_BK_SCAN, 0, "{\"store\":{\"endpoint\":\"http://[::1]:9\",\"bucket\":\"buck\",\"access_key\":\"a\",\"secret_key\":\"s\"},\"cluster_id\":\"c\"}"},
         {MT_BK_GC, 0, "{" VOL "}"},
         {MT_BK_GC, -MT_E_INVALID, "{" VOL ",\"purge\":true,\"delete_manifests\":[\"" SNAPSHOT "\"]}"},
