@@ -58,18 +58,6 @@ static void set_sysctls(void)
         mt_say(MT_SAY_WARN, "some kernel settings could not be made");
 }
 
-/*
- * Without swap a guest just short of memory can evict and re-read its program text for minutes before the
- * kernel calls the OOM killer. The multi-generational LRU has a remedy: when the pages used within the last
- * tenth of a second cannot be kept, kill. Measured: 128 MiB guest, a growing awk: without it no kill within 35 s.
- */
-static void prevent_thrashing(void)
-{
-    if (mt_readfile_put("/sys/kernel/mm/lru_gen/enabled", "y", NULL) < 0 ||
-        mt_readfile_put("/sys/kernel/mm/lru_gen/min_ttl_ms", "100", NULL) < 0)
-        mt_say(MT_SAY_WARN, "kernel without thrashing protection: out of memory may show late");
-}
-
 static void set_clock(int64_t host_ns)
 {
     struct timespec now;
@@ -110,7 +98,6 @@ int mt_boot_setup(const struct mt_guest_config *c, struct mt_boot_failure *ret)
     if (mkdir("/run/moat", 0700) == 0)
         mt_say_to_file("/run/moat/init.log");
     set_sysctls();
-    prevent_thrashing();
     if (sethostname(c->hostname, strlen(c->hostname)) != 0)
         mt_say(MT_SAY_WARN, "host name cannot be set");
     set_clock(c->time_ns);

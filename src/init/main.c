@@ -108,7 +108,7 @@ static int timeout_ms(int64_t now)
     return ms > 60000 ? 60000 : (int)ms;
 }
 
-enum { POLL_SIGNALS = 0, POLL_STDOUT, POLL_STDERR, POLL_CONTROL, POLL_LOGS, POLL_QUIESCE, POLL_EXEC, POLL_MAX = POLL_EXEC + MT_EXEC_POLLFDS };
+enum { POLL_SIGNALS = 0, POLL_STDOUT, POLL_STDERR, POLL_CONTROL, POLL_LOGS, POLL_QUIESCE, POLL_PRESSURE, POLL_EXEC, POLL_MAX = POLL_EXEC + MT_EXEC_POLLFDS };
 
 static void one_turn(int signal_fd)
 {
@@ -123,6 +123,7 @@ static void one_turn(int signal_fd)
                                             (mt_channel_wants_write(&pid1.channel) ? POLLOUT : 0))},
         [POLL_LOGS] = {.fd = logs->fd, .events = (short)(logs_write ? POLLOUT : 0)},
         [POLL_QUIESCE] = {.fd = pid1.quiesce.fd, .events = POLLIN},
+        [POLL_PRESSURE] = {.fd = pid1.pressure.fd, .events = POLLPRI},
     };
     mt_exec_poll(&pid1.exec, fds + POLL_EXEC);
     if (poll(fds, POLL_MAX, timeout_ms(mt_clock_mono())) < 0)
@@ -140,6 +141,8 @@ static void one_turn(int signal_fd)
     }
     if (fds[POLL_QUIESCE].revents)
         mt_pid1_quiesce_ready(&pid1, now);
+    if (fds[POLL_PRESSURE].revents)
+        mt_pressure_turn(&pid1.pressure, fds[POLL_PRESSURE].revents, &pid1.stats, now);
     if (fds[POLL_CONTROL].revents)
         mt_pid1_control_ready(&pid1, now);
     if (fds[POLL_SIGNALS].revents)

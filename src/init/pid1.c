@@ -188,6 +188,13 @@ static bool spawn(struct mt_pid1 *p, const char *const *argv, const char **ret_r
     return mt_workload_spawn(&spec, &p->pid, ret_reason, err) == 0;
 }
 
+/* From the first program of the image on; after its start, which it must not hold up. */
+static void watch_memory(struct mt_pid1 *p)
+{
+    if (p->pressure.fd < 0 && mt_pressure_open(&p->pressure, "/proc") < 0)
+        mt_say(MT_SAY_WARN, "kernel that does not tell of memory stalls: out of memory may show late");
+}
+
 static void start_prestart(struct mt_pid1 *p, int64_t now)
 {
     const struct mt_guest_prestart *s = &p->config.process.prestart[p->prestart_at];
@@ -200,6 +207,7 @@ static void start_prestart(struct mt_pid1 *p, int64_t now)
         return;
     }
     p->prestart_until = now + MS(s->timeout_ms);
+    watch_memory(p);
 }
 
 static void start_workload(struct mt_pid1 *p, int64_t now)
@@ -216,6 +224,7 @@ static void start_workload(struct mt_pid1 *p, int64_t now)
     note_status(p, MT_GUEST_STATE_STARTED, NULL, NULL);
     p->last.pid = p->pid;
     send_last(p, now);
+    watch_memory(p);
 }
 
 static void start_next(struct mt_pid1 *p, int64_t now)
@@ -720,6 +729,7 @@ void mt_pid1_init(struct mt_pid1 *p, const struct mt_cmdline *cmdline, char *in_
     mt_logs_init(&p->logs);
     mt_exec_init(&p->exec);
     mt_quiesce_init(&p->quiesce);
+    p->pressure.fd = p->pressure.kill_fd = -1;
     mt_stats_open(&p->stats, "/proc", "/");
     p->redial_at = now;
     p->handshake_until = now + handshake_ns(p);

@@ -11,6 +11,7 @@
 #include "init/channel.h"
 #include "init/exec.h"
 #include "init/logs.h"
+#include "init/pressure.h"
 #include "init/quiesce.h"
 #include "init/stats.h"
 #include "init/workload.h"
@@ -44,6 +45,7 @@ struct mt_pid1 {
     struct mt_workload_env env;
     struct mt_exec exec;
     struct mt_quiesce quiesce;
+    struct mt_pressure pressure;
     pid_t pid; /**< of the workload or the prestart command; 0 none */
     size_t prestart_at;
     uint64_t oom_at_start;

@@ -174,6 +174,14 @@ def out_of_memory(shared):
         check(exited["reason"] == "oom_killed" and exited["detail"] == "guest", "exited: %s" % exited)
         check(exited["signal"] == "KILL" and exited["oom_kills"] >= 1, "exited: %s" % exited)
         check(any("out of memory" in line for line in g.lines(3)), "no system log line: %s" % g.records)
+        check("panic" not in g.console_tail(), g.console_tail())
+
+
+def what_fits_is_not_killed(shared):
+    """Most of the memory is the program's, the little that is left is a page cache that turns over: reclaim, not a kill."""
+    with Boot(shared) as g:
+        _, exited = run_to_exit(g, ["awk", "BEGIN { while (i < 48000) a[i++] = sprintf(\"%1000s\", i); exit system(\"cat /dev/vda /dev/vda > /dev/null\") }"])
+        check(exited["reason"] == "completed" and exited["exit_code"] == 0 and exited["oom_kills"] == 0, "exited: %s" % exited)
 
 
 def stubborn_workload_and_flood(shared):
@@ -360,7 +368,7 @@ def main():
         guestvm.enter_netns()
         disk = os.path.join(tmp, "root.ext4")
         shared = (boot, guestvm.tsc_khz(), disk, guestvm.make_root_disk(disk, FILES))
-        for case in (serves_http_and_stops, workload_sees_what_the_config_says, exit_codes, out_of_memory,
+        for case in (serves_http_and_stops, workload_sees_what_the_config_says, exit_codes, out_of_memory, what_fits_is_not_killed,
                      stubborn_workload_and_flood, refuses_what_it_cannot_do, volume_outlives_its_machines,
                      dials_again_when_the_host_is_silent, refuses_wrong_disk, reports_failed_starts, time_limits):
             name = case.__name__.replace("_", " ")

@@ -15,6 +15,8 @@
 #include "init/etc.h"
 #include "init/readfile.h"
 #include "init/sha256.h"
+#include "base/clock.h"
+#include "init/pressure.h"
 #include "init/stats.h"
 
 static void command_line_is_parsed_strictly(void **state)
@@ -73,6 +75,23 @@ static void figures_are_read_from_proc_text(void **state)
     mt_stats_fill(&s, &pong);
     assert_true(pong.mem_total_bytes > pong.mem_available_bytes && pong.mem_available_bytes > 0 && pong.procs > 0);
     mt_stats_done(&s);
+}
+
+static void the_oom_killer_is_called_when_all_wait_and_nothing_is_left(void **state)
+{
+    (void)state;
+    enum { TOTAL = 64 << 20, NONE = 300 << 10 };
+    const int64_t window = MT_PRESSURE_WINDOW_MS * MT_NS_PER_MS;
+    struct mt_pressure p = {.fd = -1, .kill_fd = -1};
+    assert_false(mt_pressure_count(&p, TOTAL, NONE, window));
+    assert_true(mt_pressure_count(&p, TOTAL, NONE, 2 * window));
+    assert_false(mt_pressure_count(&p, TOTAL, NONE, 3 * window)); /* it counts anew */
+    assert_false(mt_pressure_count(&p, TOTAL, 28 << 20, 4 * window)); /* stalled by writing, with a cache that can shrink */
+    assert_false(mt_pressure_count(&p, TOTAL, NONE, 5 * window));
+    assert_false(mt_pressure_count(&p, TOTAL, NONE, 20 * window)); /* long ago */
+    assert_true(mt_pressure_count(&p, TOTAL, NONE, 21 * window));
+    assert_int_equal(mt_pressure_open(&p, "/nowhere"), -1); /* a kernel that does not tell */
+    assert_true(p.fd == -1 && p.kill_fd == -1);
 }
 
 /* --- /etc --- */
@@ -274,6 +293,7 @@ int main(void)
         cmocka_unit_test(command_line_is_parsed_strictly),
         cmocka_unit_test(hash_matches_the_standard),
         cmocka_unit_test(figures_are_read_from_proc_text),
+        cmocka_unit_test(the_oom_killer_is_called_when_all_wait_and_nothing_is_left),
         cmocka_unit_test(etc_files_are_written),
         cmocka_unit_test(a_symlink_is_replaced_not_followed),
         cmocka_unit_test(without_dns_the_images_resolver_stays),
