@@ -217,3 +217,8 @@ char *mt_autopsy_console(char *text, size_t n, size_t *ret_len, char ret_line[MT
     (void)mt_printable(line, strcspn(line, "\r\n"), ret_line, MT_AUTOPSY_CONSOLE_LINE);
     return tail;
 }
+
+bool mt_autopsy_says_oom(const char *line)
+{
+    return strstr(line, "Kernel panic - not syncing: System is deadlocked on memory") != NULL;
+}

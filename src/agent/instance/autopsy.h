@@ -59,3 +59,5 @@ char *mt_autopsy_text(const struct mt_autopsy_in *in);
  * tells most about why a VM died: a panic or an out-of-memory report, else the last. @text has @n bytes and room for one more; it is cut at its end.
  */
 char *mt_autopsy_console(char *text, size_t n, size_t *ret_len, char ret_line[MT_AUTOPSY_CONSOLE_LINE]);
+/** Is that line the kernel's own last word that no memory was left and nobody to kill? The guest could not report it. */
+bool mt_autopsy_says_oom(const char *line);

@@ -731,6 +731,8 @@ static void teardown_done(void *arg)
     if (!in->st.planned && !in->st.interrupted && !in->st.end.reason[0]) {
         if (j->oom_kills)
             mt_inst_end(in, MT_REASON_OOM_KILLED, "cgroup");
+        else if (mt_autopsy_says_oom(j->console_line))
+            mt_inst_end(in, MT_REASON_OOM_KILLED, "guest");
         else
             mt_inst_end(in, MT_REASON_VM_LOST, j->console_line);
     } else if (strcmp(in->st.end.reason, mt_reason_code(MT_REASON_BOOT_TIMEOUT)) == 0 && !in->st.end.detail[0]) {

@@ -126,12 +126,26 @@ static void the_tail_is_the_attempts_own(void **s)
     (void)mt_file_remove_tree(AT_FDCWD, dir, NULL);
 }
 
+static void a_guest_that_died_of_no_memory_is_known_by_its_panic(void **state)
+{
+    (void)state;
+    char text[512] = "[    1.0] Out of memory: Killed process 7 (awk)\n[    1.1] Kernel panic - not syncing: System is deadlocked on memory\n[    1.2] CPU: 0\n";
+    char line[MT_AUTOPSY_CONSOLE_LINE];
+    size_t len;
+    free(mt_autopsy_console(text, strlen(text), &len, line));
+    assert_true(mt_autopsy_says_oom(line));
+    assert_false(mt_autopsy_says_oom("Kernel panic - not syncing: Attempted to kill init!"));
+    assert_false(mt_autopsy_says_oom("Out of memory: Killed process 7 (awk)"));
+    assert_false(mt_autopsy_says_oom(""));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_record_tells_end_place_memory_health_and_last_lines),
         cmocka_unit_test(whatever_is_printed_the_record_keeps_its_bound),
         cmocka_unit_test(the_tail_is_the_attempts_own),
+        cmocka_unit_test(a_guest_that_died_of_no_memory_is_known_by_its_panic),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
