@@ -1,0 +1,167 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""A moat-agent with 100 instances that are ready and to which nothing happens: its memory and its processor time.
+
+The VMs are stand-ins (tests/tools/standin_vm.c): two processes where QEMU and moat-vsock would be, and a guest that speaks the control channel
+and does nothing. All else is real: jails, cgroups, scratch disks, root disk, taps, addresses, firewall, monitor, log store, health checks of every
+instance every ten seconds, pings, heartbeats, reports, the look for drift. The addresses of the instances lead to one listener of this file.
+With --figures: one line of JSON, for bench/deploy.
+
+COST 75 s, 20 s of processor."""
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import agentkit as kit  # noqa: E402
+from imagekit import want  # noqa: E402
+from test_agent_backups import xfs  # noqa: E402
+
+STANDIN = os.path.join(os.environ.get("MOAT_BUILD", os.path.join(kit.ROOT, "build")), "tests/tools/standin_vm")
+INSTANCES = int(os.environ.get("MOAT_MANY", "100"))
+QUIET = 30.0  # three periods of pings, monitors and health checks, one look for drift
+MIB_MAX, CORE_MAX = 30.0, 0.01
+
+
+def missing():
+    if os.geteuid() != 0:
+        return "needs root"
+    if not os.path.exists(STANDIN):
+        return "standin_vm is not built"
+    for program in ("mkfs.xfs", "nft", "docker-registry"):
+        if not shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin"):
+            return "no " + program
+    return None
+
+
+def answer(listener):
+    """What the instances' ports would do for a tcp check."""
+    while True:
+        try:
+            listener.accept()[0].close()
+        except OSError:
+            return
+
+
+def pss_mib(pid):
+    with open("/proc/%d/smaps_rollup" % pid) as f:
+        return sum(int(l.split()[1]) for l in f if l.startswith("Pss:")) / 1024
+
+
+def cpu_seconds(pid):
+    """Of the agent and of what it ran and reaped."""
+    with open("/proc/%d/stat" % pid) as f:
+        fields = f.read().rpartition(")")[2].split()
+    return sum(int(x) for x in fields[11:15]) / os.sysconf("SC_CLK_TCK")
+
+
+def measure(w):
+    programs = os.path.join(w.dir, "programs")
+    os.mkdir(programs, 0o755)
+    for name in ("moat-fetch", "moat-unpack"):
+        shutil.copy(os.path.join(kit.BIN, name), programs)
+    for name in ("moat-vsock", "qemu"):
+        shutil.copy(STANDIN, os.path.join(programs, name))
+    w.bundle()
+    given = os.path.realpath(os.path.join(w.dir, "boot"))
+    os.unlink(os.path.join(w.dir, "boot"))
+    shutil.copytree(given, os.path.join(w.dir, "boot"), symlinks=True)  # jails link to it: one filesystem
+    kit.sh("ip", "-6", "route", "add", "local", kit.P + ":1:1::/80", "dev", "lo")
+    listener = socket.socket(socket.AF_INET6)
+    listener.bind(("::", 8080))
+    listener.listen(256)
+    threading.Thread(target=answer, args=(listener,), daemon=True).start()
+    image = w.push()
+    w.start(bin_dir=programs, log_level="info", heartbeat_ms=5000, programs={"qemu": os.path.join(programs, "qemu")},
+            reserve={"overhead_mib": 16, "memory_bytes": 1 << 30}, limits={"parallel_boots": 8})
+    began = time.monotonic()
+    ids = []
+    for _ in range(INSTANCES):
+        wl = w.workload(image, memory=96, health={"type": "tcp", "port": 8080})
+        ids.append(wl["instance_id"])
+        w.control.assignments[wl["instance_id"]] = {"assignment_id": kit.ulid(), "instance_id": wl["instance_id"], "generation": 1,
+                                                    "desired_state": "running", "drain_delay_seconds": 0, "workload": wl}
+    w.control.publish()
+
+    def ready():
+        with w.control.lock:
+            return len({r["instance_id"] for r in w.control.reports if r["status"] == "ready"})
+    try:
+        kit.wait_for("%d ready" % INSTANCES, lambda: ready() == INSTANCES, 240, 0.25)
+    except AssertionError:
+        with w.control.lock:
+            last = [(r["status"], r.get("status_detail"), r.get("reason_code"), r.get("reason_detail")) for r in w.control.reports[-4:]]
+        raise AssertionError("%d of %d ready; reports %s; %s" % (ready(), INSTANCES, last, w.tail(4)))
+    boots = time.monotonic() - began
+    time.sleep(12)  # past the quick checks of a start and the first period
+    told, pid = len(w.control.reports), w.proc.pid
+    cpu, at = cpu_seconds(pid), time.monotonic()
+    time.sleep(QUIET)
+    cpu, took = cpu_seconds(pid) - cpu, time.monotonic() - at
+    figures = {"instances": INSTANCES, "pss_mib": round(pss_mib(pid), 2), "core": round(cpu / took, 5), "cpu_s": round(cpu, 3), "quiet_s": round(took, 1),
+               "boots_s": round(boots, 1), "fds": len(os.listdir("/proc/%d/fd" % pid)), "ctl_s": round(ctl(w), 3)}
+    live = w.ask({"op": "list"}, 10)
+    want(sum(x.get("phase") == "ready" for x in live) == INSTANCES, "not all are ready: %s" % live[:2])
+    want(len(w.vm_processes()) == 2 * INSTANCES, "%d processes" % len(w.vm_processes()))
+    more = [r for r in w.control.reports[told:] if r["status"] != "ready"]
+    want(not more, "something changed: %s" % more[:3])
+    return figures
+
+
+def ctl(w):
+    began = time.monotonic()
+    w.ask({"op": "list"}, 10)
+    return time.monotonic() - began
+
+
+def main():
+    why = missing()
+    if why:
+        print("skip - agent with many instances: " + why)
+        return 0
+    kit.own_network()
+    w = kit.World("many")
+    plain = w.dir
+    try:
+        w.dir = os.path.join(plain, "fs")
+        os.mkdir(w.dir, 0o755)
+        why = xfs(w.dir, 256 << 30)  # sparse: 100 scratch disks of 1 GiB are reserved in it, and hardly written
+        if why:
+            print("skip - agent with many instances: " + why)
+            return 0
+        for d in ("run", "boot"):
+            os.mkdir(os.path.join(w.dir, d), 0o755)
+        w.log_path = os.path.join(w.dir, "agent.log")
+        w.control.stop()
+        w.control = kit.Control(os.path.join(w.dir, "run/internal.sock"), w.node_id)
+        f = measure(w)
+        if "--figures" in sys.argv:
+            print(json.dumps(f))
+            return 0
+        print("  %s" % f, flush=True)
+        w.stop_all(60000)
+        left = w.host()
+        want(not left["processes"] and not left["jails"] and not left["scratch"] and not left["cgroups"], "left behind: %s" % left)
+        want(f["pss_mib"] <= MIB_MAX, "%.1f MiB with %d instances, at most %g" % (f["pss_mib"], INSTANCES, MIB_MAX))
+        want(f["core"] <= CORE_MAX, "%.2f %% of a core with %d instances, at most %g %%" % (100 * f["core"], INSTANCES, 100 * CORE_MAX))
+        print("ok - %d instances, nothing changes: %.1f MiB, %.2f %% of a core" % (INSTANCES, f["pss_mib"], 100 * f["core"]))
+        return 0
+    except Exception as e:
+        import traceback
+        traceback.print_exc(file=sys.stdout)
+        print("not ok - agent with many instances: %s" % str(e).replace("\n", " ")[:600])
+        return 1
+    finally:
+        subprocess.run(["umount", "-l", os.path.join(plain, "fs")], stderr=subprocess.DEVNULL)
+        w.dir = plain
+        w.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
