@@ -24,7 +24,6 @@ enum {
     RESIZE_EVERY_MS = 33,
     READ_MIN = 4096, /* no output is read into less room than this */
     READS_PER_TURN = 8,
-    PIPE_BYTES = 262144,
     BULK_MIN = 16384, /* less than this is cheaper to copy than to hand on */
 };
 
@@ -88,7 +87,7 @@ static void put_exit(struct mt_exec_session *s, int code, const char *signal, co
 
 static bool bulk_pending(const struct mt_exec_session *s)
 {
-    return s->bulk_head > 0 || s->bulk_left > 0;
+    return s->bulk_left > 0;
 }
 
 static bool pending(const struct mt_exec_session *s)
@@ -96,17 +95,16 @@ static bool pending(const struct mt_exec_session *s)
     return bulk_pending(s) || s->out_at < s->out_len;
 }
 
-/* True once the frame that is handed on is out. */
+/* True once all that is handed on is out. */
 static bool flush_bulk(struct mt_exec_session *s)
 {
     while (s->fd >= 0 && bulk_pending(s)) {
-        ssize_t n = s->bulk_head ? send(s->fd, s->head + sizeof s->head - s->bulk_head, s->bulk_head, MSG_NOSIGNAL | MSG_DONTWAIT)
-                                 : splice(s->bulk[0], NULL, s->fd, NULL, s->bulk_left, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+        ssize_t n = splice(s->bulk[1][0], NULL, s->fd, NULL, s->bulk_left, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
         if (n < 0 && errno == EINTR)
             continue;
         if (n <= 0)
             return false; /* a broken connection shows when it is read */
-        *(s->bulk_head ? &s->bulk_head : &s->bulk_left) -= (size_t)n;
+        s->bulk_left -= (size_t)n;
     }
     return !bulk_pending(s);
 }
@@ -137,9 +135,9 @@ static void close_pipes(struct mt_exec_session *s)
 
 static void drop_bulk(struct mt_exec_session *s)
 {
-    s->bulk_head = s->bulk_left = 0;
-    mt_closep(&s->bulk[0]);
-    mt_closep(&s->bulk[1]);
+    s->bulk_left = 0;
+    for (size_t i = 0; i < 4; i++)
+        mt_closep(&s->bulk[i / 2][i % 2]);
 }
 
 static void release(struct mt_exec_session *s)
@@ -255,7 +253,7 @@ static int make_pipe(int *ours, int *theirs, bool we_read)
         return -1;
     *ours = we_read ? p[0] : p[1];
     *theirs = we_read ? p[1] : p[0];
-    (void)fcntl(p[0], F_SETPIPE_SZ, PIPE_BYTES);
+    (void)fcntl(p[0], F_SETPIPE_SZ, MT_EXEC_BULK);
     return fcntl(*ours, F_SETFL, O_NONBLOCK);
 }
 
@@ -528,25 +526,53 @@ static void read_host(struct mt_exec *x, struct mt_exec_session *s, int64_t now)
 
 /* --- output of the process --- */
 
+static bool make_bulk(struct mt_exec_session *s)
+{
+    if (s->bulk[0][0] >= 0)
+        return true;
+    /* a buffer of the first may be cut in two by the end of a frame, and each frame has its head: twice as many always hold them */
+    if (pipe2(s->bulk[0], O_CLOEXEC | O_NONBLOCK) == 0 && pipe2(s->bulk[1], O_CLOEXEC | O_NONBLOCK) == 0 &&
+        fcntl(s->bulk[0][0], F_SETPIPE_SZ, MT_EXEC_BULK) == MT_EXEC_BULK && fcntl(s->bulk[1][0], F_SETPIPE_SZ, 2 * MT_EXEC_BULK) == 2 * MT_EXEC_BULK)
+        return true;
+    drop_bulk(s);
+    return false;
+}
+
+/* The @left bytes of the first pipe become frames in the second. Both are init's: nothing is missing, and all fits. */
+static bool frame_bulk(struct mt_exec_session *s, uint8_t type, size_t left)
+{
+    uint8_t head[MT_EXEC_HEAD];
+    while (left > 0) {
+        size_t part = left < MT_EXEC_PAYLOAD_MAX ? left : MT_EXEC_PAYLOAD_MAX;
+        mt_exec_head(head, type, part);
+        if (write(s->bulk[1][1], head, sizeof head) != (ssize_t)sizeof head)
+            return false;
+        s->bulk_left += sizeof head + part;
+        left -= part;
+        for (ssize_t n; part > 0; part -= (size_t)n)
+            if ((n = splice(s->bulk[0][0], NULL, s->bulk[1][1], NULL, part, SPLICE_F_MOVE | SPLICE_F_NONBLOCK)) <= 0)
+                return false;
+    }
+    return true;
+}
+
 /*
  * Much output goes from the process's pipe to the host without passing through init's memory. First into a pipe that nobody else can
- * read: what the head promises is there, whatever the process does with its own end. False: copy it.
+ * read: what the heads promise is there, whatever the process does with its own end. As much as there is, because under emulation each
+ * change between the process and init costs more than a page's copy. False: copy it.
  */
 static bool hand_on(struct mt_exec_session *s, size_t which)
 {
     int ready = 0;
-    if (s->tty || pending(s) || ioctl(s->out_fds[which], FIONREAD, &ready) != 0 || ready < BULK_MIN)
+    if (s->tty || pending(s) || ioctl(s->out_fds[which], FIONREAD, &ready) != 0 || ready < BULK_MIN || !make_bulk(s))
         return false;
-    if (s->bulk[0] < 0 && pipe2(s->bulk, O_CLOEXEC | O_NONBLOCK) != 0) {
-        s->bulk[0] = s->bulk[1] = -1;
-        return false;
-    }
-    ssize_t n = splice(s->out_fds[which], NULL, s->bulk[1], NULL, MT_EXEC_PAYLOAD_MAX, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+    ssize_t n = splice(s->out_fds[which], NULL, s->bulk[0][1], NULL, MT_EXEC_BULK, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
     if (n <= 0)
         return false;
-    mt_exec_head(s->head, which ? MT_EXEC_STDERR : MT_EXEC_STDOUT, (size_t)n);
-    s->bulk_head = sizeof s->head;
-    s->bulk_left = (size_t)n;
+    if (!frame_bulk(s, which ? MT_EXEC_STDERR : MT_EXEC_STDOUT, (size_t)n)) {
+        mt_say(MT_SAY_WARN, "exec: no memory for output"); /* a part of a frame is no use to the host */
+        (void)shutdown(s->fd, SHUT_RDWR);
+    }
     flush(s);
     return true;
 }
@@ -606,7 +632,8 @@ void mt_exec_take(struct mt_exec *x, int fd, int64_t now)
         memset(s, 0, offsetof(struct mt_exec_session, in));
         s->state = MT_EXEC_OPENING;
         s->fd = fd;
-        s->stdin_fd = s->out_fds[0] = s->out_fds[1] = s->bulk[0] = s->bulk[1] = s->cgroup_fd = -1;
+        s->stdin_fd = s->out_fds[0] = s->out_fds[1] = s->cgroup_fd = -1;
+        memset(s->bulk, 0xff, sizeof s->bulk); /* -1 */
         s->open_until = now + MS(OPEN_MS);
         s->ticked_at = now;
         return;

@@ -12,7 +12,7 @@
 #include "init/workload.h"
 #include "wire/exec.h"
 
-enum { MT_EXEC_POLLS = 4, MT_EXEC_SLACK = 8192 };
+enum { MT_EXEC_POLLS = 4, MT_EXEC_SLACK = 8192, MT_EXEC_BULK = 262144 /**< bytes of a command's pipe */ };
 
 enum mt_exec_state {
     MT_EXEC_FREE = 0,
@@ -29,9 +29,8 @@ struct mt_exec_session {
     bool dead, tty;
     int status;                      /**< of waitpid, when dead */
     int stdin_fd, out_fds[2];        /**< -1 closed; with a terminal out_fds[0] and stdin_fd are its master */
-    int bulk[2];                     /**< pipe of init's own: the payload of a frame that goes to the host without a copy; -1 not made */
-    size_t bulk_head, bulk_left;     /**< of that frame not sent yet: bytes of its head, of its payload */
-    uint8_t head[MT_EXEC_HEAD];
+    int bulk[2][2];                  /**< pipes of init's own, for output that goes to the host without a copy: as it came; as frames. -1 not made */
+    size_t bulk_left;                /**< bytes of frames in the second one */
     int cgroup_fd;                   /**< its folder, -1: none */
     const char *cgroup_root;         /**< that of struct mt_exec */
     unsigned cgroup_number;

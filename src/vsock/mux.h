@@ -5,7 +5,7 @@
  * Firecracker's host contract: the guest connects to port N -> dial(N) (the socket <path>_N); a host program that
  * connects to <path> writes "CONNECT N\n" and gets "OK <host port>\n" when the guest accepts, or is closed.
  *
- * Memory is bounded by construction: 64 connections of at most 64 KiB each, control packets are bits in the
+ * Memory is bounded by construction: 64 connections of at most 256 KiB each, control packets are bits in the
  * connection, and answers to packets without a connection wait in a fixed queue: when it is full no more packets are
  * taken from the guest until it makes room in its rx ring.
  *

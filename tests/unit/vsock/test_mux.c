@@ -320,7 +320,7 @@ static void guest_without_credit_is_reset(void **state)
     int small = 4096;
     assert_int_equal(setsockopt(w->mux.conn[0].fd, SOL_SOCKET, SO_SNDBUF, &small, sizeof small), 0);
     bool reset = false;
-    for (int i = 0; i < 40 && !reset; i++) { /* the host reads nothing: 64 KiB fit in our buffer, then it is over */
+    for (size_t i = 0; i < 2 * MT_VS_BUF / sizeof block && !reset; i++) { /* the host reads nothing: MT_VS_BUF fit in our buffer, then it is over */
         struct mt_vs_hdr h;
         kit_send(&w->kit, &s, MT_VS_OP_RW, 0, block, sizeof block);
         turn(w);
