@@ -5,17 +5,20 @@
 The VMs are stand-ins (tests/tools/standin_vm.c): two processes where QEMU and moat-vsock would be, and a guest that speaks the control channel
 and does nothing. All else is real: jails, cgroups, scratch disks, root disk, taps, addresses, firewall, monitor, log store, health checks of every
 instance every ten seconds, pings, heartbeats, reports, the look for drift. The addresses of the instances lead to one listener of this file.
+Then the node is made to look as after a boot of its own, with the control plane away; and at the end all is taken down and nothing is left.
 With --figures: one line of JSON, for bench/deploy.
 
 COST 75 s, 20 s of processor."""
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+import uuid
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -78,8 +81,9 @@ def measure(w):
     listener.listen(256)
     threading.Thread(target=answer, args=(listener,), daemon=True).start()
     image = w.push()
-    w.start(bin_dir=programs, log_level="info", heartbeat_ms=5000, programs={"qemu": os.path.join(programs, "qemu")},
-            reserve={"overhead_mib": 16, "memory_bytes": 1 << 30}, limits={"parallel_boots": 8})
+    w.conf = {"bin_dir": programs, "log_level": "info", "heartbeat_ms": 5000, "programs": {"qemu": os.path.join(programs, "qemu")},
+              "reserve": {"overhead_mib": 16, "memory_bytes": 1 << 30}, "limits": {"parallel_boots": 8}}
+    w.start()
     began = time.monotonic()
     ids = []
     for _ in range(INSTANCES):
@@ -111,7 +115,42 @@ def measure(w):
     want(len(w.vm_processes()) == 2 * INSTANCES, "%d processes" % len(w.vm_processes()))
     more = [r for r in w.control.reports[told:] if r["status"] != "ready"]
     want(not more, "something changed: %s" % more[:3])
+    w.links = w.host()["links"]
     return figures
+
+
+def node_reboot_restores_the_plan_without_control_plane(w):
+    """No process of agent or VM is left, the host says that it booted anew, and nobody answers where the control plane was."""
+    w.control.stop()
+    w.kill()
+    for pid in w.vm_processes():
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except OSError:
+            pass  # the other of its pair took it along
+    kit.wait_for("the end of all VMs", lambda: not w.vm_processes(), 30)
+    fake = os.path.join(w.dir, "boot_id")
+    with open(fake, "w") as f:
+        f.write("%s\n" % uuid.uuid4())
+    kit.sh("mount", "--bind", fake, "/proc/sys/kernel/random/boot_id")
+    w.start()
+
+    def again():
+        live = w.ask({"op": "list"}, 10)
+        return sum(x["phase"] == "ready" for x in live) == INSTANCES
+    kit.wait_for("%d ready after the reboot" % INSTANCES, again, 240, 0.25)
+    one = w.describe(next(iter(w.control.assignments)))
+    want(one["boot_seq"] == 2, one)
+    want(len(w.vm_processes()) == 2 * INSTANCES, "%d processes" % len(w.vm_processes()))
+    want(w.host()["links"] == w.links, "%d links, before %d" % (w.host()["links"], w.links))
+    w.control.start()
+
+
+def nothing_is_left(w):
+    w.stop_all(60000)
+    left = w.host()
+    want(not left["processes"] and not left["jails"] and not left["scratch"] and not left["cgroups"], "left behind: %s" % left)
+    want("mt0" not in kit.sh("ip", "-o", "link") and not kit.sh("ip", "-6", "route", "show", "dev", "lo", "table", "main").count(kit.P + ":1:1::"), "links or routes are left: %s" % left)
 
 
 def ctl(w):
@@ -145,9 +184,11 @@ def main():
             print(json.dumps(f))
             return 0
         print("  %s" % f, flush=True)
-        w.stop_all(60000)
-        left = w.host()
-        want(not left["processes"] and not left["jails"] and not left["scratch"] and not left["cgroups"], "left behind: %s" % left)
+        node_reboot_restores_the_plan_without_control_plane(w)
+        fds = len(os.listdir("/proc/%d/fd" % w.proc.pid))
+        want(abs(fds - f["fds"]) <= 8, "%d descriptors, before %d" % (fds, f["fds"]))
+        print("ok - the node boots anew without a control plane: all %d are ready again" % INSTANCES, flush=True)
+        nothing_is_left(w)
         want(f["pss_mib"] <= MIB_MAX, "%.1f MiB with %d instances, at most %g" % (f["pss_mib"], INSTANCES, MIB_MAX))
         want(f["core"] <= CORE_MAX, "%.2f %% of a core with %d instances, at most %g %%" % (100 * f["core"], INSTANCES, 100 * CORE_MAX))
         print("ok - %d instances, nothing changes: %.1f MiB, %.2f %% of a core" % (INSTANCES, f["pss_mib"], 100 * f["core"]))
