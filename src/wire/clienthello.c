@@ -54,46 +54,36 @@ static bool is_digit(char c)
     return c >= '0' && c <= '9';
 }
 
-/* Four labels of digits only: an IPv4 literal, whatever the numbers are. */
-static bool is_ipv4_like(const char *name, size_t len)
-{
-    unsigned dots = 0;
-    for (size_t i = 0; i < len; i++) {
-        if (name[i] == '.')
-            dots++;
-        else if (!is_digit(name[i]))
-            return false;
-    }
-    return dots == 3;
-}
-
 size_t mt_hello_normal_name(const char *name, size_t len, char ret_name[256])
 {
-    char out[256];
     if (len > 0 && name[len - 1] == '.')
         len--;
     if (len == 0 || len > MT_HELLO_NAME_MAX)
         return 0;
     size_t label = 0;
+    unsigned dots = 0;
+    bool numeric = true; /* four labels of digits only are an IPv4 literal, whatever the numbers are */
     for (size_t i = 0; i < len; i++) {
         char c = name[i];
-        if (c >= 'A' && c <= 'Z')
-            c = (char)(c - 'A' + 'a');
         if (c == '.') {
             if (label == 0)
                 return 0;
             label = 0;
-        } else if ((c >= 'a' && c <= 'z') || is_digit(c) || c == '-' || c == '_') {
-            if (++label > 63)
-                return 0;
-        } else {
-            return 0;
+            dots++;
+            continue;
         }
-        out[i] = c;
+        if (++label > 63)
+            return 0;
+        if (is_digit(c))
+            continue;
+        numeric = false;
+        if (!(c >= 'a' && c <= 'z') && !(c >= 'A' && c <= 'Z') && c != '-' && c != '_')
+            return 0;
     }
-    if (label == 0 || is_ipv4_like(out, len))
+    if (label == 0 || (numeric && dots == 3))
         return 0;
-    memcpy(ret_name, out, len);
+    for (size_t i = 0; i < len; i++)
+        ret_name[i] = (char)(name[i] >= 'A' && name[i] <= 'Z' ? name[i] - 'A' + 'a' : name[i]);
     ret_name[len] = '\0';
     return len;
 }
@@ -105,9 +95,7 @@ static enum mt_hello_result hello_end(struct mt_hello *h)
         h->best_version = h->legacy_version;
     if (!h->saw_name)
         return MT_HELLO_NO_NAME;
-    char wire[256];
-    memcpy(wire, h->name, h->name_len);
-    size_t n = mt_hello_normal_name(wire, h->name_len, h->name);
+    size_t n = mt_hello_normal_name(h->name, h->name_len, h->name);
     if (n == 0) {
         h->name[0] = '\0';
         h->name_len = 0;
@@ -159,36 +147,12 @@ static enum mt_hello_result skip_done(struct mt_hello *h)
 }
 
 /* Bytes a numeric field of this state has; 0 for states that are no numeric field. */
-static unsigned field_size(uint8_t s)
-{
-    switch ((enum hs_state)s) {
-    case HS_TYPE:
-    case HS_SID_LEN:
-    case HS_CM_LEN:
-    case HS_SN_TYPE:
-    case HS_SV_LEN:
-        return 1;
-    case HS_VERSION:
-    case HS_CS_LEN:
-    case HS_EXTS_LEN:
-    case HS_EXT_TYPE:
-    case HS_EXT_LEN:
-    case HS_SN_LIST:
-    case HS_SN_LEN:
-    case HS_SV_ITEM:
-        return 2;
-    case HS_LEN:
-        return 3;
-    case HS_SKIP_RANDOM:
-    case HS_SKIP_SID:
-    case HS_SKIP_CS:
-    case HS_SKIP_CM:
-    case HS_SKIP_EXT:
-    case HS_SN_NAME:
-        return 0;
-    }
-    return 0;
-}
+static const uint8_t field_size[] = {
+    [HS_TYPE] = 1,     [HS_LEN] = 3,        [HS_VERSION] = 2,  [HS_SKIP_RANDOM] = 0, [HS_SID_LEN] = 1,
+    [HS_SKIP_SID] = 0, [HS_CS_LEN] = 2,     [HS_SKIP_CS] = 0,  [HS_CM_LEN] = 1,      [HS_SKIP_CM] = 0,
+    [HS_EXTS_LEN] = 2, [HS_EXT_TYPE] = 2,   [HS_EXT_LEN] = 2,  [HS_SKIP_EXT] = 0,    [HS_SN_LIST] = 2,
+    [HS_SN_TYPE] = 1,  [HS_SN_LEN] = 2,     [HS_SN_NAME] = 0,  [HS_SV_LEN] = 1,      [HS_SV_ITEM] = 2,
+};
 
 static bool is_grease(uint32_t v)
 {
@@ -311,7 +275,7 @@ static enum mt_hello_result field_done(struct mt_hello *h, uint32_t v)
 }
 
 /* Take @n bytes off every parent that is open in this state; false if one of them does not hold them. */
-static bool charge(struct mt_hello *h, uint32_t n)
+static inline bool charge(struct mt_hello *h, uint32_t n)
 {
     if (h->state <= HS_LEN)
         return true; /* the message header is outside of its body */
@@ -331,19 +295,47 @@ static bool charge(struct mt_hello *h, uint32_t n)
     return true;
 }
 
+/*
+ * Extensions that say nothing to us and are here as a whole: most of a hello, passed over without going through the states.
+ * Returns the bytes taken; at least one byte of the message is left to read, so that its end is found where it always is.
+ */
+static uint32_t plain_exts(struct mt_hello *h, const uint8_t *p, uint32_t len)
+{
+    const uint32_t most = len < h->ext_left ? len : h->ext_left; /* ext_left == body_left here: the list ends the message */
+    uint32_t at = 0;
+    while (most - at > 4) {
+        const uint32_t type = (uint32_t)p[at] << 8 | p[at + 1], n = (uint32_t)p[at + 2] << 8 | p[at + 3];
+        if (type == EXT_SERVER_NAME || type == EXT_SUPPORTED_VERSIONS || type == EXT_ECH || n >= most - at - 4)
+            break;
+        at += 4 + n;
+    }
+    h->ext_left -= at;
+    h->body_left -= at;
+    return at;
+}
+
 /* Handshake layer: @len payload bytes of one record. Stops at the end of the message; what follows is not ours. */
 static enum mt_hello_result hs_bytes(struct mt_hello *h, const uint8_t *p, uint32_t len)
 {
     while (len > 0) {
         enum mt_hello_result r = MT_HELLO_MORE;
-        uint32_t n = 1;
-        unsigned size = field_size(h->state);
+        uint32_t n;
+        if (h->state == HS_EXT_TYPE && h->have == 0) {
+            n = plain_exts(h, p, len);
+            p += n;
+            len -= n;
+        }
+        const unsigned size = field_size[h->state];
         if (size > 0) {
-            if (!charge(h, 1))
+            n = size - h->have < len ? size - h->have : len; /* what there is of it */
+            if (!charge(h, n))
                 return MT_HELLO_MALFORMED;
-            h->acc = (h->acc << 8) | *p;
-            if (++h->have == size) {
-                uint32_t v = h->acc;
+            uint32_t v = h->acc;
+            for (uint32_t i = 0; i < n; i++)
+                v = (v << 8) | p[i];
+            h->acc = v;
+            h->have = (uint8_t)(h->have + n);
+            if (h->have == size) {
                 h->acc = 0;
                 h->have = 0;
                 r = field_done(h, v);

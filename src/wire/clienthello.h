@@ -77,7 +77,7 @@ enum mt_hello_result mt_hello_feed(struct mt_hello *h, const uint8_t *data, size
  * only [a-z0-9_.-], labels 1..63, total 1..253, no IPv4 literal. Used for names of the wire and of configuration.
  *
  * @name, @len   text, not NUL-terminated; borrowed
- * @ret_name     at least 256 bytes; NUL-terminated result; written only on success
+ * @ret_name     at least 256 bytes, may be @name itself; NUL-terminated result; written only on success
  * Returns the length of the result, or 0 if it is no valid name.
  */
 size_t mt_hello_normal_name(const char *name, size_t len, char ret_name[256]);
