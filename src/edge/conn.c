@@ -67,10 +67,7 @@ void mt_edge_conn_set_state(struct mt_edge_conn *c, enum mt_edge_state to, const
     mt_edge_wheel_clear(&c->timer);
     if (to == MT_EDGE_DIAL || to == MT_EDGE_GOODBYE || to == MT_EDGE_DEAD) {
         /* decided: no longer one of those that wait for a route */
-        if (!mt_list_empty(&c->pre)) {
-            mt_list_remove(&c->pre);
-            c->w->n_pre--;
-        }
+        mt_edge_unrouted_remove(&c->w->pre, &c->pre);
         if (!c->routed) {
             c->routed = true;
             mt_edge_limits_routed(c->w->hub->limits, c->src);
@@ -266,7 +263,7 @@ static void hello_step(struct mt_edge_conn *c)
         if ((size_t)n < MT_EDGE_BUF && !c->cl.hup)
             c->cl.rd = false;
         c->up.bytes += (uint64_t)n;
-        struct mt_hello first, *h = c->hello;
+        struct mt_hello first __attribute__((uninitialized)) /* mt_hello_init clears it */, *h = c->hello;
         if (!h) {
             h = &first;
             mt_hello_init(h, (uint32_t)opt->hello_max_bytes);
@@ -303,17 +300,11 @@ static void hello_step(struct mt_edge_conn *c)
         mt_edge_conn_close(c, MT_EDGE_R_INTERNAL, true);
 }
 
-/* Too many unrouted connections of one source: its oldest here goes, or else the new one. */
+/* Too many unrouted connections of one source: its oldest here goes, or else the new one, which is the last of them. */
 static void drop_oldest_of(struct mt_edge_worker *w, struct mt_edge_conn *fresh)
 {
-    MT_LIST_EACH(n, &w->pre) {
-        struct mt_edge_conn *c = MT_CONTAINER(n, struct mt_edge_conn, pre);
-        if (c->src == fresh->src && c != fresh) {
-            mt_edge_conn_close(c, MT_EDGE_R_SOURCE_LIMIT, false);
-            return;
-        }
-    }
-    mt_edge_conn_close(fresh, MT_EDGE_R_SOURCE_LIMIT, false);
+    struct mt_edge_waiting *oldest = mt_edge_unrouted_oldest_of(&w->pre, fresh->src);
+    mt_edge_conn_close(oldest ? MT_CONTAINER(oldest, struct mt_edge_conn, pre) : fresh, MT_EDGE_R_SOURCE_LIMIT, false);
 }
 
 /* Limits at accept; false when the connection is closed already. */
@@ -327,12 +318,11 @@ static bool admit(struct mt_edge_conn *c)
         mt_edge_conn_close(c, MT_EDGE_R_SOURCE_LIMIT, false);
         return false;
     }
-    mt_list_push_back(&w->pre, &c->pre);
-    w->n_pre++;
+    mt_edge_unrouted_add(&w->pre, &c->pre, c->src);
     if (a == MT_EDGE_ADMIT_PREROUTE)
         drop_oldest_of(w, c);
-    else if (w->n_pre > w->hub->opt->preroute_max / w->hub->n_workers + 1)
-        mt_edge_conn_close(MT_CONTAINER(w->pre.next, struct mt_edge_conn, pre), MT_EDGE_R_OVERLOAD, false);
+    else if (w->pre.n > w->hub->opt->preroute_max / w->hub->n_workers + 1)
+        mt_edge_conn_close(MT_CONTAINER(mt_edge_unrouted_oldest(&w->pre), struct mt_edge_conn, pre), MT_EDGE_R_OVERLOAD, false);
     return c->state != MT_EDGE_DEAD;
 }
 
@@ -355,7 +345,7 @@ void mt_edge_conn_accept(struct mt_edge_worker *w, struct mt_edge_listener *l, i
     c->seq = w->next_seq++;
     mt_edge_timer_init(&c->timer);
     mt_list_init(&c->run);
-    mt_list_init(&c->pre);
+    mt_edge_waiting_init(&c->pre);
     mt_list_init(&c->all);
     mt_list_push_back(&w->all, &c->all);
     atomic_fetch_add_explicit(&l->open, 1, memory_order_relaxed);

@@ -9,6 +9,7 @@
 #include "edge/limits.h"
 #include "edge/pipes.h"
 #include "edge/table.h"
+#include "edge/unrouted.h"
 #include "edge/wheel.h"
 
 struct mt_edge_worker;
@@ -88,7 +89,8 @@ struct mt_edge_conn {
     struct mt_edge_end cl, be;
     struct mt_edge_pump up, down;
     struct mt_edge_timer timer;
-    struct mt_list all, run, pre; /* membership: every connection; wants another step; not routed yet */
+    struct mt_list all, run;      /* membership: every connection; wants another step */
+    struct mt_edge_waiting pre;   /* linked while it is not routed */
     struct mt_hello *hello;       /* only while HELLO, and only if one read was not enough */
     struct mt_edge_source *src;
     struct mt_edge_route *route; /* one reference */

@@ -198,7 +198,7 @@ enum first { FIRST_SENT = 0, FIRST_LATER, FIRST_FAILED, FIRST_CLOSED };
  */
 static enum first send_first(struct mt_edge_conn *c)
 {
-    uint8_t header[MT_PROXY2_MAX];
+    uint8_t header[MT_PROXY2_MAX] __attribute__((uninitialized)); /* header_len bytes of it are written */
     size_t header_len;
     if (!make_header(c, header, &header_len)) {
         mt_edge_conn_close(c, MT_EDGE_R_INTERNAL, true); /* never a backend byte without the true header */

@@ -10,7 +10,6 @@
 #include <fcntl.h>
 #include <sys/socket.h>
 
-#define TURN_BYTES (512U * 1024U) /* one direction, then others get their turn */
 #define SPLICE_BYTES (256U * 1024U)
 #define COUNT_EVERY (1024U * 1024U)
 
@@ -175,7 +174,7 @@ static enum moved pump(struct mt_edge_conn *c, struct mt_edge_pump *p, struct mt
             return wait_for_room(c, dst);
         if (p->eof || !src->rd)
             break;
-        if (total >= TURN_BYTES)
+        if (total >= w->share)
             return MOVED_MORE;
         size_t n = 0;
         r = p->bulk ? splice_once(w, p, src, &n) : copy_once(c, p, src, dst, &n);

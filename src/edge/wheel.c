@@ -62,14 +62,16 @@ void mt_edge_wheel_run(struct mt_edge_wheel *w, int64_t now, void (*fn)(struct m
 int mt_edge_wheel_wait_ms(struct mt_edge_wheel *w, int64_t now)
 {
     unsigned first = (unsigned)((uint64_t)(w->tick + 1) % MT_EDGE_WHEEL_SLOTS);
-    for (unsigned i = 0; i < MT_EDGE_WHEEL_SLOTS; i++) {
+    for (unsigned i = 0; i < MT_EDGE_WHEEL_SLOTS;) {
         unsigned slot = (first + i) % MT_EDGE_WHEEL_SLOTS;
-        if (w->used[slot / 64] == 0) {
-            i += 63 - slot % 64; /* whole word empty */
+        uint64_t used = w->used[slot / 64] >> (slot % 64);
+        if (used == 0) { /* the rest of this word */
+            i += 64 - slot % 64;
             continue;
         }
-        if (!(w->used[slot / 64] & (UINT64_C(1) << (slot % 64))))
-            continue;
+        unsigned ahead = (unsigned)__builtin_ctzll(used);
+        i += ahead;
+        slot += ahead; /* within the word */
         if (mt_list_empty(&w->slots[slot])) { /* its timers were cleared */
             w->used[slot / 64] &= ~(UINT64_C(1) << (slot % 64));
             continue;

@@ -16,6 +16,10 @@ struct mt_edge_hub;
 
 #define MT_EDGE_BUF (32U * 1024U) /* bytes of the shared copy buffer */
 #define MT_EDGE_SLOT 2048U /* a message that fills it is read on by copying, one that is larger yet by splice */
+/* Bytes of one direction in one turn: a share of all that is moved in a turn, so that many bulk streams do not make it long for others */
+#define MT_EDGE_TURN_ALL (4U * 1024U * 1024U)
+#define MT_EDGE_SHARE_MOST (512U * 1024U)
+#define MT_EDGE_SHARE_LEAST (64U * 1024U)
 #define MT_EDGE_OFFLINE UINT64_MAX
 
 /* Counters of one listener; never freed once made (the set of keys is bounded). Relaxed atomics. */
@@ -53,7 +57,8 @@ struct mt_edge_worker {
     struct mt_edge_wheel wheel;
     struct mt_edge_slab conns, hellos;
     struct mt_edge_pipes pipes;
-    struct mt_list all, run, pre, dead, lsocks;
+    struct mt_list all, run, dead, lsocks;
+    struct mt_edge_unrouted pre; /* connections that have no route yet */
     uint8_t *buf;
     struct mt_edge_batch batch;
     uint8_t *slots; /* MT_EDGE_BATCH of MT_EDGE_SLOT bytes; NULL: small messages are not gathered */
@@ -65,7 +70,8 @@ struct mt_edge_worker {
     struct mt_edge_conn *held_of; /* its first held_len client bytes are in buf, not yet copied anywhere; NULL outside of one call */
     size_t held_len;
     uint64_t next_seq;
-    uint32_t n_pre;
+    uint32_t n_run; /* on the run list */
+    uint32_t share; /* bytes of one direction in this turn */
     bool accept_paused;
     int64_t accept_again_at;
     int64_t purge_at; /* next look for connections whose route is gone */
@@ -75,7 +81,7 @@ struct mt_edge_worker {
     _Atomic bool drained; /* accepts no more */
 
     pthread_mutex_t cmd_lock;
-    struct mt_edge_lsock *cmds; /* newest first */
+    struct mt_edge_lsock *_Atomic cmds; /* newest first; written under the lock */
 };
 
 /** Start the thread. */
@@ -92,6 +98,8 @@ void mt_edge_worker_done(struct mt_edge_worker *w);
 bool mt_edge_worker_watch(struct mt_edge_worker *w, struct mt_edge_conn *c, bool backend, bool out);
 /** Its end has bytes to read: have them moved with those of others at the end of this turn's events. False: step it now. */
 bool mt_edge_worker_gather(struct mt_edge_worker *w, struct mt_edge_conn *c, bool backend);
+/** What each of @n connections may move in one direction in one turn. */
+uint32_t mt_edge_worker_share(uint32_t n);
 /** Give the connection another step in this turn. */
 void mt_edge_worker_again(struct mt_edge_worker *w, struct mt_edge_conn *c);
 /** True when a connection line may be logged now; *ret_suppressed lines were dropped since the last one. */

@@ -36,6 +36,17 @@ def start_load(mode, *args, env=None):
     return subprocess.Popen([LOAD, mode] + [str(x) for x in args], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=env)
 
 
+def at_once(pid):
+    """All threads of a process run whenever they can. The attackers, who are elsewhere in life, share this machine's processors with
+    the edge and those whose p99 is taken; what they take from them by computing is not the edge's doing. False: it is not allowed here."""
+    try:
+        for t in os.listdir("/proc/%d/task" % pid):
+            os.sched_setscheduler(int(t), os.SCHED_RR, os.sched_param(1))
+    except OSError:
+        return False
+    return True
+
+
 def words(p):
     out = p.communicate()[0].strip().split("\n")[-1]
     return {k: float(v) for k, v in (w.split("=") for w in out.split() if "=" in w)}
@@ -92,7 +103,7 @@ def soak_with_reloads_and_dying_backends_sends_nothing_wrong_and_leaks_nothing()
 
 def others_do_not_feel_the_attacks():
     base, port = free_port(), free_port()
-    serve(base, 1)
+    server = serve(base, 1)
     mute = Backend(lambda c: time.sleep(60))  # neither reads nor writes
     greedy = Backend(lambda c: [c.sendall(bytes(65536)) for _ in range(10000)])
     control = Control(scratch.path("control"))
@@ -104,6 +115,9 @@ def others_do_not_feel_the_attacks():
                              {"name": "mute.example.com", "port": 443, "backends": [("inst_m", mute.port)], "max_connections": 100},
                              {"name": "greedy.example.com", "port": 443, "backends": [("inst_g", greedy.port)], "max_connections": 100}]))
     until(lambda: [s for s in list(control.statuses) if s["revision"] == 1], "the configuration")
+    prompt = at_once(e.pid) and at_once(server.pid)
+    if not prompt:
+        print("# no real-time priority here: the attackers' own computing is part of what is compared")
     hello, stop, kept = client_hello("r0.bench.test"), threading.Event(), []
 
     def attack(fn):
@@ -145,12 +159,14 @@ def others_do_not_feel_the_attacks():
         return go
 
     def measure():
-        got = words(start_load("open", port, 2500, 100, 1))
+        load = start_load("open", port, 2500, 100, 1)
+        at_once(load.pid)
+        got = words(load)
         check(got["failed"] == 0 and got["stuck"] == 0 and got["done"] > 50, "others suffer: %s" % got)
         return got["p99_us"]
     pss = e.pss_kib()
     ratios = []
-    for _ in range(15):  # of three rounds in a row the middle one; what neighbours disturbed is followed by others
+    for _ in range(5 if prompt else 15):  # of three rounds in a row the middle one; what neighbours disturbed is followed by others
         if len(ratios) >= 3 and statistics.median(ratios[-3:]) <= 2.0:
             break
         quiet = measure()

@@ -176,6 +176,14 @@ static void what_did_not_fit_waits_and_holds_its_direction_back(void **state)
     free(w);
 }
 
+static void many_bulk_streams_share_a_turn(void **state)
+{
+    (void)state;
+    static const uint32_t n[] = {0, 1, 8, 16, 64, 65, 100000}, kib[] = {512, 512, 512, 256, 64, 64, 64};
+    for (size_t i = 0; i < sizeof n / sizeof n[0]; i++)
+        assert_int_equal(mt_edge_worker_share(n[i]), kib[i] * 1024);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -183,6 +191,7 @@ int main(void)
         cmocka_unit_test(without_a_ring_the_calls_are_made_one_by_one),
         cmocka_unit_test(a_ring_that_fails_is_given_up_and_nothing_is_lost),
         cmocka_unit_test(a_full_batch_keeps_its_order),
+        cmocka_unit_test(many_bulk_streams_share_a_turn),
         cmocka_unit_test(what_did_not_fit_waits_and_holds_its_direction_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -5,6 +5,7 @@
 #include "edge/pipes.h"
 #include "edge/slab.h"
 #include "edge/store.h"
+#include "edge/unrouted.h"
 #include "edge/wheel.h"
 #include "os/file.h"
 
@@ -268,6 +269,64 @@ static void source_table_is_bounded_and_never_forgets_a_connected_one(void **sta
     mt_edge_limits_free(l);
 }
 
+enum { WAIT_SOURCES = 200, WAIT_EACH = 40, WAIT_ALL = WAIT_SOURCES * WAIT_EACH };
+
+/* Nanoseconds of processor time of many look-ups of the oldest of source @i. */
+static int64_t cost_of_oldest(const struct mt_edge_unrouted *u, const void *of, const struct mt_edge_waiting *want)
+{
+    struct timespec a, b;
+    (void)clock_gettime(CLOCK_THREAD_CPUTIME_ID, &a);
+    for (unsigned k = 0; k < 20000; k++)
+        assert_ptr_equal(mt_edge_unrouted_oldest_of(u, of), want);
+    (void)clock_gettime(CLOCK_THREAD_CPUTIME_ID, &b);
+    return (int64_t)(b.tv_sec - a.tv_sec) * MT_NS_PER_S + (b.tv_nsec - a.tv_nsec);
+}
+
+static void the_oldest_of_a_source_is_found_whoever_waits_before_it(void **state)
+{
+    (void)state;
+    static struct mt_edge_unrouted u;
+    static struct mt_edge_waiting c[WAIT_ALL], exempt[8000], late;
+    static char source[WAIT_SOURCES][64], stranger;
+    mt_edge_unrouted_init(&u);
+    assert_null(mt_edge_unrouted_oldest(&u));
+    mt_edge_waiting_init(&late);
+    mt_edge_unrouted_add(&u, &late, &stranger);
+    int64_t alone = cost_of_oldest(&u, &stranger, &late);
+    mt_edge_unrouted_remove(&u, &late);
+    mt_edge_unrouted_remove(&u, &late); /* harmless */
+    for (unsigned i = 0; i < 8000; i++) {
+        mt_edge_waiting_init(&exempt[i]);
+        mt_edge_unrouted_add(&u, &exempt[i], NULL);
+    }
+    for (unsigned i = 0; i < WAIT_ALL; i++) { /* the sources take turns */
+        mt_edge_waiting_init(&c[i]);
+        mt_edge_unrouted_add(&u, &c[i], source[i % WAIT_SOURCES]);
+    }
+    mt_edge_unrouted_add(&u, &late, &stranger);
+    assert_int_equal(u.n, 8000 + WAIT_ALL + 1);
+    assert_ptr_equal(mt_edge_unrouted_oldest(&u), &exempt[0]);
+    assert_null(mt_edge_unrouted_oldest_of(&u, NULL));
+    int64_t crowded = cost_of_oldest(&u, &stranger, &late);
+    /* going through those before it costs 16,000 steps, a thousand times what one costs; a bucket may hold a few other sources */
+    if (crowded > 200 * alone)
+        fail_msg("%lld ns behind others, %lld ns alone", (long long)crowded, (long long)alone);
+    for (unsigned turn = 0; turn < WAIT_EACH; turn++) {
+        for (unsigned i = 0; i < WAIT_SOURCES; i++) {
+            struct mt_edge_waiting *o = mt_edge_unrouted_oldest_of(&u, source[i]);
+            assert_ptr_equal(o, &c[turn * WAIT_SOURCES + i]);
+            mt_edge_unrouted_remove(&u, o);
+        }
+    }
+    assert_null(mt_edge_unrouted_oldest_of(&u, source[0]));
+    for (unsigned i = 0; i < 8000; i++) {
+        assert_ptr_equal(mt_edge_unrouted_oldest(&u), &exempt[i]);
+        mt_edge_unrouted_remove(&u, &exempt[i]);
+    }
+    assert_ptr_equal(mt_edge_unrouted_oldest(&u), &late);
+    assert_int_equal(u.n, 1);
+}
+
 static void pool_gives_zeroed_objects_and_reuses_them(void **state)
 {
     (void)state;
@@ -331,6 +390,7 @@ static void stored_file_is_golden_and_every_flipped_bit_is_found(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_oldest_of_a_source_is_found_whoever_waits_before_it),
         cmocka_unit_test(timers_fire_once_never_early_and_at_most_two_slots_late),
         cmocka_unit_test(a_timer_set_after_a_long_sleep_fires_in_time),
         cmocka_unit_test(a_source_is_its_64_and_its_limits_hold),
