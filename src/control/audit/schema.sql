@@ -1,7 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- The audit log (scheduling-and-operations.md §10.4, control-plane.md §10.6). docs/formats/audit-log.md says what is stored.
 
--- What was written in the transaction it tells of, and not yet in its chain: one row per batch of commands, or one record.
+-- What was written in the transaction it tells of, and not yet in its chain: rows of a batch of commands, a page each at most, or one record.
 -- Lines of [first_event_id, events, time in us, {record}]. The sealer takes rows away in the transaction that chains them.
 CREATE TABLE moat.audit_pending (
   pending_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

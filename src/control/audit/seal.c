@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ROWS_MAX 128   /* of audit_pending in one pass, each at most 64 records */
+#define ROWS_MAX 256   /* of audit_pending in one pass, each at most 64 records */
 #define PASS_MAX 16384 /* records */
 #define CHAINS_MAX 4096
 

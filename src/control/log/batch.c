@@ -31,8 +31,10 @@ static const struct mt_pg_stmt st_idem_insert = {
 static const struct mt_pg_stmt st_advance = {"log_advance",
                                              "UPDATE event_counter SET last_event_id = $1, last_chain_hash = $2"};
 static const struct mt_pg_stmt st_notify = {"log_notify", "SELECT pg_notify('moat_events', $1)"};
-/* One row for the whole batch: the sealer takes it apart later, outside the lock (audit/seal.h). */
-static const struct mt_pg_stmt st_audit = {"log_audit", "INSERT INTO audit_pending (body) VALUES ($1)"};
+/* Rows of many records: the sealer takes them apart later, outside the lock (audit/seal.h). Each fits into a page as it is: one that
+ * did not would be cut into pieces of a quarter of a page in a table beside, each with an index entry. */
+static const struct mt_pg_stmt st_audit = {"log_audit", "INSERT INTO audit_pending (body) SELECT unnest($1::text[])"};
+#define AUDIT_ROW_BYTES 8000
 
 int batch_init(struct batch *b, struct mt_appender_stats *stats, struct mt_err *err)
 {
@@ -53,6 +55,7 @@ int batch_init(struct batch *b, struct mt_appender_stats *stats, struct mt_err *
     mt_pg_arr_init(&b->rely_at, MT_PG_ELEM_I32, 1u << 20);
     mt_buf_init(&b->scratch, 1u << 20);
     mt_buf_init(&b->audit, 4u << 20);
+    mt_pg_arr_init(&b->audit_rows, MT_PG_ELEM_TEXT, 8u << 20);
     batch_quota_init(b);
     b->proj = calloc(BATCH_EVENTS_MAX, sizeof *b->proj);
     b->rounds = calloc(BATCH_EVENTS_MAX, sizeof *b->rounds);
@@ -77,6 +80,7 @@ void batch_done(struct batch *b)
     mt_pg_arr_done(&b->rely_at);
     mt_buf_done(&b->scratch);
     mt_buf_done(&b->audit);
+    mt_pg_arr_done(&b->audit_rows);
     batch_quota_done(b);
     free(b->proj);
     free(b->rounds);
@@ -266,9 +270,22 @@ static int send_audit(struct batch *b, struct mt_pg *pg, struct mt_err *err)
 {
     if (b->audit.len == 0)
         return 0;
+    const char *at = mt_buf_cstr(&b->audit), *end = at + b->audit.len;
+    mt_pg_arr_clear(&b->audit_rows);
+    while (at < end) {
+        size_t left = (size_t)(end - at);
+        const char *cut = left <= AUDIT_ROW_BYTES ? end - 1 : memrchr(at, '\n', AUDIT_ROW_BYTES);
+        if (!cut)
+            cut = memchr(at, '\n', left); /* a line of its own length */
+        MT_ASSERT(cut);
+        mt_pg_arr_text_n(&b->audit_rows, at, (size_t)(cut + 1 - at));
+        at = cut + 1;
+    }
+    if (b->audit_rows.b.failed)
+        return MT_FAIL(err, MT_E_NOMEM, "no memory for the audit records of a batch");
     struct mt_pg_params p;
     mt_pg_p_init(&p);
-    mt_pg_p_text(&p, mt_buf_cstr(&b->audit));
+    mt_pg_p_arr(&p, &b->audit_rows);
     int r = mt_pg_pipe_send(pg, &st_audit, &p, err);
     return r < 0 ? r : 1;
 }

@@ -32,6 +32,7 @@ struct batch {
     struct mt_pg_arr cols[COL_MAX], idem[IDEM_MAX], rely_key, rely_key2, rely_version, rely_at;
     struct mt_buf scratch;
     struct mt_buf audit; /* lines of the commands still in */
+    struct mt_pg_arr audit_rows; /* the same, in pieces that fit a row */
     struct mt_pg_arr quota[QUOTA_COLS];
     struct mt_proj_event *proj;   /* BATCH_EVENTS_MAX each */
     struct mt_proj_round *rounds;
