@@ -175,6 +175,7 @@ ROUTES = {
     "GET /v1/users/{user_id}": op("users:admin"),
     "PATCH /v1/users/{user_id}": op("users:admin"),
     "POST /v1/users/{user_id}/setup-link": op("users:admin"),
+    "POST /v1/tokens/{token_id}/revoke": op("users:admin"),
     "POST /v1/admin/break-glass": op("admin"),
     "GET /v1/nodes": op("nodes:read"),
     "GET /v1/nodes/{node_id}": op("nodes:read"),

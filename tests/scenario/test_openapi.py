@@ -130,6 +130,7 @@ BODIES = {
     "POST /v1/users": {"email": "u@walk.example"},
     "PATCH /v1/users/{user_id}": {"display_name": "W", "expected_version": "$v"},
     "POST /v1/users/{user_id}/setup-link": {},
+    "POST /v1/tokens/{token_id}/revoke": {"reason": "walk"},
     "POST /v1/admin/projections/{name}/rebuild": {},
     "PUT " + O + "/quotas/{dimension}": {"limit": 100, "reason": "walk"},
     "POST /v1/admin/mesh-removal": {"reason": "walk"},

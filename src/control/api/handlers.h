@@ -19,6 +19,7 @@ int mt_api_auth_revoke(struct mt_api_call *c);
 int mt_api_tokens_list(struct mt_api_call *c);
 int mt_api_tokens_create(struct mt_api_call *c);
 int mt_api_tokens_delete(struct mt_api_call *c);
+int mt_api_tokens_revoke(struct mt_api_call *c);
 /* users.c */
 int mt_api_users_list(struct mt_api_call *c);
 int mt_api_users_create(struct mt_api_call *c);

@@ -148,6 +148,7 @@ const struct mt_api_route mt_api_routes[] = {
     {"POST", "/v1/users", "users:admin", WRITE | MT_API_OPERATOR, mt_api_users_create, "user.create", MT_LISTEN_API},
     {"GET", "/v1/users/{user_id}", "users:admin", MT_API_OPERATOR, mt_api_users_get, "one user", MT_LISTEN_API},
     {"PATCH", "/v1/users/{user_id}", "users:admin", WRITE | MT_API_OPERATOR, mt_api_users_update, "user.update", MT_LISTEN_API},
+    {"POST", "/v1/tokens/{token_id}/revoke", "users:admin", WRITE | MT_API_OPERATOR, mt_api_tokens_revoke, "token.revoke", MT_LISTEN_API},
     {"POST", "/v1/users/{user_id}/setup-link", "users:admin", WRITE | MT_API_OPERATOR, mt_api_users_setup_link, "user.setup_link", MT_LISTEN_API},
     {"POST", "/v1/admin/break-glass", "admin", WRITE | MT_API_OPERATOR, mt_api_break_glass, "break_glass", MT_LISTEN_API},
     {"GET", "/v1/image-blocks", "admin", MT_API_OPERATOR, mt_api_image_blocks_list, "images that may not run", MT_LISTEN_API},

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Personal access tokens of the calling user (control-plane.md §9.3, §10.1): listed, made, revoked. The text is shown once. */
+/* Personal access tokens of the calling user (control-plane.md §9.3, §10.1): listed, made, revoked. The text is shown once. And the operator's
+ * hand on a token of anybody (scheduling-and-operations.md §11.4). */
 #include "control/api/handlers.h"
 
 #include "base/cleanup.h"
@@ -27,6 +28,16 @@ static const struct mt_pg_stmt token_put = {
 static const struct mt_pg_stmt token_end = {
     "token_end", "UPDATE moat.personal_tokens SET revoked_at = COALESCE(revoked_at, now()) WHERE user_id = $1 AND token_id = $2"
                  " RETURNING revoked_at < now()"};
+/* Any token by its id, with all of the login that it came from. */
+#define FAMILY "(SELECT family_id FROM moat.access_tokens WHERE token_id = $1)"
+#define ENDS " SET revoked_at = COALESCE(revoked_at, now())"
+static const struct mt_pg_stmt any_end = {
+    "token_any_end",
+    "WITH p AS (UPDATE moat.personal_tokens" ENDS " WHERE token_id = $1 RETURNING 'personal'::text AS kind, user_id AS subject, revoked_at < now() AS before),"
+    " a AS (UPDATE moat.access_tokens" ENDS " WHERE token_id = $1 OR family_id = " FAMILY
+    "  RETURNING token_id, kind, COALESCE(user_id, sp_id) AS subject, revoked_at < now() AS before),"
+    " r AS (UPDATE moat.refresh_tokens" ENDS " WHERE family_id = " FAMILY ")"
+    " SELECT kind, subject, before FROM p UNION ALL SELECT kind, subject, before FROM a WHERE token_id = $1"};
 static const struct mt_pg_stmt member_of = {
     "token_member", "SELECT 1 FROM org_members_view m JOIN orgs_view o ON o.org_id = m.org_id WHERE m.user_id = $1 AND m.org_id = $2"
                     " AND NOT m.deleted AND m.state = 'active' AND NOT o.deleted"};
@@ -116,4 +127,23 @@ int mt_api_tokens_delete(struct mt_api_call *c)
         return mt_api_not_found(c, "token");
     mt_api_trail_note(c, "auth.token_revoked", "allow", NULL, "token", mt_api_param(c, "token_id"), NULL);
     return mt_api_send(c, 200, json_pack("{s:b,s:b}", "ok", true, "already_deleted", mt_pg_bool(r, 0, 0)));
+}
+
+int mt_api_tokens_revoke(struct mt_api_call *c)
+{
+    static const char *const known[] = {"reason", NULL};
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    struct mt_pg_params p;
+    const char *reason, *id = mt_api_param(c, "token_id");
+    if (mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 || mt_api_text(c, "reason", true, 500, &reason) < 0)
+        return -1;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, id);
+    if (mt_pg_query(c->pg, &any_end, &p, &r, &c->err) < 0)
+        return mt_api_fail_err(c);
+    if (mt_pg_rows(r) == 0)
+        return mt_api_not_found(c, "token");
+    mt_api_trail_note(c, "token.revoke", "allow", NULL, "token", id, reason);
+    return mt_api_send(c, 200, json_pack("{s:s,s:s,s:s,s:b}", "id", id, "kind", mt_pg_text(r, 0, 0), "subject_id", mt_pg_text(r, 0, 1),
+                                         "already_revoked", mt_pg_bool(r, 0, 2)));
 }
