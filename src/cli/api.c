@@ -187,7 +187,7 @@ int cli_call_allow(struct cli *c, const char *method, const char *target, const 
         json_t *j = NULL;
         if (r.body.len && mt_json_parse((const char *)r.body.p, r.body.len, MAX_BODY, 64, &j, &err) < 0)
             return cli_error(c, CLI_INTERNAL, "the server's answer is not JSON", err.msg);
-        if (j && !c->json)
+        if (j && !c->json && !c->raw)
             cli_tame(j);
         if (ret)
             *ret = j;

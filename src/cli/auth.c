@@ -148,12 +148,13 @@ int cmd_auth_status(struct cli *c)
     int code = cli_call(c, "GET", "/v1/auth/whoami", NULL, &me);
     if (code != CLI_OK)
         return code;
+    const char *from = c->token_from == 3 && c->in_keyring ? "a login, in the desktop's keyring" : names[c->token_from];
     if (c->json) {
-        (void)json_object_set_new(me, "credential", json_string(names[c->token_from]));
+        (void)json_object_set_new(me, "credential", json_string(from));
         (void)json_object_set_new(me, "api", json_string(c->api));
         return cli_print_object(c, "AuthStatus", me);
     }
-    (void)printf("server     %s\ncredential %s\n", c->api, names[c->token_from]);
+    (void)printf("server     %s\ncredential %s\n", c->api, from);
     (void)printf("subject    %s %s%s%s\n", cli_str(me, "subject_type"), cli_str(me, "subject_id"), *cli_str(me, "email") ? " " : "", cli_str(me, "email"));
     (void)printf("token      %s, %s%s\n", cli_str(me, "token.kind"), *cli_str(me, "token.expires_at") ? "until " : "no end", cli_str(me, "token.expires_at"));
     size_t i;
@@ -233,5 +234,29 @@ int cmd_tokens_revoke(struct cli *c)
     if (c->json)
         return cli_print_object(c, "Deleted", r);
     cli_say(c, "revoked %s", c->argv[0]);
+    return CLI_OK;
+}
+
+int cmd_admin_tokens_revoke(struct cli *c)
+{
+    mt_auto_json json_t *r = NULL;
+    char path[100];
+    const char *reason = cli_opt(c, "reason");
+    int code = cli_check_id(c, c->argv[0], "tok_", "moat admin audit --all");
+    if (code != CLI_OK)
+        return code;
+    if (!reason || !*reason)
+        return cli_usage(c, "--reason is needed: it is kept in the audit log");
+    if ((code = cli_confirm(c, "token", c->argv[0])) != CLI_OK)
+        return code;
+    (void)snprintf(path, sizeof path, "/v1/tokens/%s/revoke", c->argv[0]);
+    mt_auto_json json_t *body = json_pack("{s:s}", "reason", reason);
+    c->said = true; /* it is about none of the caller's own */
+    code = body ? cli_call(c, "POST", path, body, &r) : cli_usage(c, "--reason is not UTF-8");
+    if (code != CLI_OK)
+        return code;
+    if (c->json)
+        return cli_print_object(c, "TokenEnd", r);
+    cli_say(c, "%s %s: %s of %s", json_is_true(json_object_get(r, "already_revoked")) ? "had been revoked" : "revoked", c->argv[0], cli_str(r, "kind"), cli_str(r, "subject_id"));
     return CLI_OK;
 }

@@ -63,6 +63,8 @@ struct cli {
     bool made;         /* cli_ensure_env made the environment */
     char *config_org, *config_project, *config_app, *config_env, *config_data_dir;
     bool once;     /* no retries */
+    bool in_keyring;   /* the login that was found is in the desktop's keyring */
+    bool raw;          /* answers are kept as they are: they go into a file, not to a terminal */
     bool recovery_told; /* said that the platform is in recovery */
     bool replayed; /* the last answer was that of an earlier request with the same key */
     uint64_t tls_port; /* local port behind route port 443; 0: 443 itself */
@@ -359,8 +361,12 @@ int cmd_admin_recovery_apply(struct cli *c);
 int cmd_admin_recovery_finish(struct cli *c);
 int cmd_audit(struct cli *c);
 int cmd_audit_verify(struct cli *c);
+int cmd_audit_export(struct cli *c);
 int cmd_admin_audit(struct cli *c);
 int cmd_admin_audit_verify(struct cli *c);
+int cmd_admin_audit_export(struct cli *c);
+int cmd_admin_status(struct cli *c);
+int cmd_admin_tokens_revoke(struct cli *c);
 int cmd_releases_list(struct cli *c);
 int cmd_releases_get(struct cli *c);
 int cmd_releases_diff(struct cli *c);

@@ -156,6 +156,8 @@ static const struct cli_option usage_options[] = {
 static const struct cli_option audit_options[] = {AUDIT_OPTIONS, {NULL, 0, NULL, NULL}};
 static const struct cli_option admin_audit_options[] = {
     AUDIT_OPTIONS, {"all", 0, NULL, "those of every organisation too"}, {NULL, 0, NULL, NULL}};
+static const struct cli_option audit_export_options[] = {
+    {"since", 0, "TIME", "from this RFC 3339 time, or so long ago (90m)"}, {"until", 0, "TIME", "before this time"}, {NULL, 0, NULL, NULL}};
 static const struct cli_option edge_explain_options[] = {
     {"from-hello", 0, "FILE", "first bytes of a connection, as a capture holds them"},
     {"listen", 0, "PORT", "listen port of the route (default 443)"},
@@ -388,6 +390,7 @@ const struct cli_command cli_commands[] = {
     {CLI_LOOK, "events tail", "", "the same as events -f", events_options, cmd_events},
     {CLI_LOOK, "audit", "", "who did what, and who was refused", audit_options, cmd_audit},
     {CLI_LOOK, "audit verify", "", "check that nobody altered the audit log", NULL, cmd_audit_verify},
+    {CLI_LOOK, "audit export", "FILE", "the audit log as lines of JSON, with its hashes", audit_export_options, cmd_audit_export},
     {CLI_LOOK, "instances list", "", "the same as ps", instances_options, cmd_instances_list},
     {CLI_LOOK, "why", "INSTANCE", "the chain of causes of an instance, event by event", NULL, cmd_why},
     {CLI_LOOK, "instances get", "ID", "one instance", NULL, cmd_instances_get},
@@ -425,6 +428,7 @@ const struct cli_command cli_commands[] = {
     {CLI_APPS, "backups status", "", "how old the last backup of each volume is, and when one was last restored", backups_status_options, cmd_backups_status},
     {CLI_ROUTES, "edge explain", "[HOST]", "where the edge of this machine would send a client, and why", edge_explain_options, cmd_edge_explain},
     {CLI_MORE, "usage", "", "processor and memory taken, by environment and hour", usage_options, cmd_usage},
+    {CLI_MORE, "admin status", "", "the platform in one look: what is fine and what needs one", NULL, cmd_admin_status},
     {CLI_MORE, "admin quotas set", "DIMENSION LIMIT", "set a limit of the organisation, or default", reason_options, cmd_admin_quotas_set},
     {CLI_MORE, "admin orgs suspend", "", "stop what an organisation runs and refuse its changes", reason_options, cmd_admin_orgs_suspend},
     {CLI_MORE, "admin orgs resume", "", "end the suspension of an organisation", reason_options, cmd_admin_orgs_resume},
@@ -441,6 +445,7 @@ const struct cli_command cli_commands[] = {
     {CLI_MORE, "admin recovery finish", "", "end the recovery: what the log does not know is stopped", reason_options, cmd_admin_recovery_finish},
     {CLI_MORE, "admin audit", "", "the audit log of the platform", admin_audit_options, cmd_admin_audit},
     {CLI_MORE, "admin audit verify", "", "check every chain of the audit log", NULL, cmd_admin_audit_verify},
+    {CLI_MORE, "admin audit export", "FILE", "every chain of the audit log as lines of JSON, with its hashes", audit_export_options, cmd_admin_audit_export},
     {CLI_ROUTES, "endpoints", "", "the same as routes list", routes_list_options, cmd_routes_list},
     {CLI_ROUTES, "expose", "[HOSTNAME]", "the same as routes create", routes_create_options, cmd_routes_create},
     {CLI_MORE, "context show", "", "the saved target", NULL, cmd_context_show},
@@ -502,6 +507,7 @@ const struct cli_command cli_commands[] = {
     {CLI_MORE, "admin users disable", "EMAIL", "no token and no sign-in works any more", NULL, cmd_users_disable},
     {CLI_MORE, "admin users enable", "EMAIL", "the opposite", NULL, cmd_users_enable},
     {CLI_MORE, "admin users setup-link", "EMAIL", "a new one-time link, for a forgotten password", NULL, cmd_users_setup_link},
+    {CLI_MORE, "admin tokens revoke", "ID", "end a token of anybody, with the login it came from; ids are in the audit log", reason_options, cmd_admin_tokens_revoke},
     {CLI_MORE, "admin break-glass", "ORG", "a token for an organisation that is not yours", reason_options, cmd_break_glass},
     {CLI_MORE, "whoami", "", "who the token belongs to", NULL, cmd_whoami},
     {CLI_MORE, "support-bundle", "DIR", "a folder with state, events and versions, secrets left out", NULL, cmd_support_bundle},

@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The credentials file: folder 0700, file 0600, written whole and renamed; changes under a lock beside it, because a refresh
- * token is good for one use and two commands at once must not spend it twice. */
+ * token is good for one use and two commands at once must not spend it twice. Where the desktop has a keyring that takes it, the login
+ * itself is there, and the file says only so: who has none is not asked for one. */
 #include "cli/creds.h"
+
+#include "cli/keyring.h"
 
 #include "base/cleanup.h"
 #include "base/clock.h"
@@ -93,15 +96,38 @@ static int lock(struct cli *c, const char *path, int *ret_fd)
     return CLI_OK;
 }
 
+/* The entry of c->api as it is to be used; one that says "keyring" holds no token. */
+static int entry_of(struct cli *c, const json_t *all, json_t **ret)
+{
+    json_t *entry = json_object_get(all, c->api);
+    struct mt_err err;
+    *ret = NULL;
+    c->in_keyring = entry && json_is_true(json_object_get(entry, "keyring"));
+    if (!c->in_keyring) {
+        *ret = json_incref(entry);
+        return CLI_OK;
+    }
+    if (cli_keyring_get(c->api, ret, &err) < 0)
+        return cli_error(c, CLI_AUTH, err.msg, "unlock the keyring, or sign in again: moat auth login (MOAT_KEYRING=off keeps logins in a file)");
+    return CLI_OK;
+}
+
+/* What goes into the file for @entry: the entry, or the word that it is in the keyring. Owned by the caller; NULL: out of memory. */
+static json_t *file_entry(struct cli *c, const json_t *entry)
+{
+    struct mt_err err;
+    if (cli_keyring_there() && cli_keyring_put(c->api, entry, &err) == 0)
+        return json_pack("{s:b,s:s}", "keyring", 1, "email", cli_str(entry, "email"));
+    return json_deep_copy(entry);
+}
+
 int cli_creds_get(struct cli *c, json_t **ret)
 {
     mt_auto_free char *path = cli_creds_path();
     mt_auto_json json_t *all = NULL;
     *ret = NULL;
     int code = path ? load(c, path, &all) : cli_error(c, CLI_FAILURE, "out of memory", NULL);
-    if (code == CLI_OK)
-        *ret = json_incref(json_object_get(all, c->api));
-    return code;
+    return code == CLI_OK ? entry_of(c, all, ret) : code;
 }
 
 static int put_locked(struct cli *c, const char *path, const json_t *entry)
@@ -110,11 +136,17 @@ static int put_locked(struct cli *c, const char *path, const json_t *entry)
     int code = load(c, path, &all);
     if (code != CLI_OK)
         return code;
-    if (entry)
-        (void)json_object_set_new(all, c->api, json_deep_copy(entry));
-    else
+    struct mt_err err;
+    bool was = json_is_true(json_object_get(json_object_get(all, c->api), "keyring"));
+    json_t *kept = entry ? file_entry(c, entry) : NULL;
+    if (entry && json_object_set_new(all, c->api, kept) < 0)
+        return cli_error(c, CLI_FAILURE, "out of memory", NULL);
+    if (!entry)
         (void)json_object_del(all, c->api);
-    return store(c, path, all);
+    code = store(c, path, all);
+    if (code == CLI_OK && was && !json_is_true(json_object_get(json_object_get(all, c->api), "keyring")) && cli_keyring_forget(c->api, &err) < 0)
+        return cli_error(c, CLI_FAILURE, err.msg, "the login is ended; the keyring may still show it");
+    return code;
 }
 
 int cli_creds_put(struct cli *c, const json_t *entry)
@@ -196,11 +228,10 @@ static int refresh(struct cli *c)
 {
     mt_auto_free char *path = cli_creds_path();
     mt_auto_fd int fd = -1;
-    mt_auto_json json_t *all = NULL;
+    mt_auto_json json_t *all = NULL, *entry = NULL;
     int status = 0, code = path ? lock(c, path, &fd) : cli_error(c, CLI_FAILURE, "out of memory", NULL);
-    if (code != CLI_OK || (code = load(c, path, &all)) != CLI_OK)
+    if (code != CLI_OK || (code = load(c, path, &all)) != CLI_OK || (code = entry_of(c, all, &entry)) != CLI_OK)
         return code;
-    const json_t *entry = json_object_get(all, c->api);
     if (!entry)
         return cli_error(c, CLI_AUTH, "the login has ended", "moat auth login");
     if (fresh(entry))

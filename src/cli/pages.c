@@ -102,6 +102,7 @@ static const struct cli_page topics[] = {
      "MOAT_OUTPUT                                  table, wide or json\n"
      "MOAT_NO_INPUT                                never ask\n"
      "MOAT_CONFIG                                  configuration file, else $XDG_CONFIG_HOME/moat/config.toml\n"
+     "MOAT_KEYRING                                 off: logins are kept in a file, not in the desktop's keyring\n"
      "NO_COLOR                                     no colours\n\n"
      "A target is looked for in this order: option, variable, app.name of ./moat.toml, saved context (`moat help context`); an organisation or\n"
      "project may be left out when there is exactly one. App and environment are never guessed.",

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The commands about who one is, against a real control plane: auth, orgs members, sps, admin users, the credentials file.
 COST 15 s, 4 s of processor."""
-import concurrent.futures, html, json, os, re, subprocess, sys, threading, urllib.parse
+import concurrent.futures, html, json, os, re, shutil, subprocess, sys, threading, urllib.parse
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import authkit
 import control_kit as kit
@@ -28,9 +28,9 @@ def moat(*args, code=0, stdin=None, **env):
     return r.stdout, r.stderr
 
 
-def login(*args, decide="approve"):
+def login(*args, decide="approve", **env):
     """Run `moat auth login` and be the person in front of the browser."""
-    e = {"PATH": os.environ["PATH"], "HOME": HOME, "XDG_STATE_HOME": HOME + "/state", "XDG_CONFIG_HOME": HOME + "/config", "MOAT_API": "unix:" + w.api}
+    e = {"PATH": os.environ["PATH"], "HOME": HOME, "XDG_STATE_HOME": HOME + "/state", "XDG_CONFIG_HOME": HOME + "/config", "MOAT_API": "unix:" + w.api, **env}
     p = subprocess.Popen([kit.program("moat"), "auth", "login", "--no-browser"] + list(args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=e)
     url = re.search(r"https://moat.test(/device\?user_code=\S+)", p.stderr.readline()).group(1)
     code = url.split("=")[1]
@@ -111,6 +111,30 @@ try:
         moat("auth", "tokens", "create", "--name", "x", code=2)
         moat("auth", "tokens", "create", "--name", "x", "--scope", "apps:read", "--expires", "366d", code=2)
 
+    @case("an operator ends a token of somebody else, and a login with all that came of it")
+    def _():
+        token = moat("auth", "tokens", "create", "--name", "lost", "--scope", "orgs:read")[0].strip()
+        lost = [r["id"] for r in json.loads(moat("auth", "tokens", "list", "--json")[0])["items"] if r["name"] == "lost"][0]
+        moat("admin", "tokens", "revoke", lost, "--yes", code=2, **OPS)
+        moat("admin", "tokens", "revoke", lost, "--yes", "--reason", "mine", code=3)
+        said = moat("admin", "tokens", "revoke", lost, "--yes", "--reason", "on a train", **OPS)[1]
+        assert "revoked %s: personal of usr_" % lost in said, said
+        assert "token_revoked" in moat("orgs", "list", code=3, MOAT_TOKEN=token)[1]
+        assert "had been revoked" in moat("admin", "tokens", "revoke", lost, "--yes", "--reason", "again", **OPS)[1]
+        moat("admin", "tokens", "revoke", "tok_01aryz6s4104hmasw9nf6yy093", "--yes", "--reason", "x", code=4, **OPS)
+        mine = json.loads(moat("whoami", "--json")[0])["data"]["token"]["id"]
+        end = json.loads(moat("admin", "tokens", "revoke", mine, "--yes", "--reason", "stolen", "--json", **OPS)[0])["data"]
+        assert end["kind"] == "session" and not end["already_revoked"], end
+        assert "token_revoked" in moat("orgs", "list", code=3)[1]
+        keep = json.load(open(CREDS))
+        keep[w.api]["expires_at"] = 0
+        json.dump(keep, open(CREDS, "w"))
+        assert "moat auth login" in moat("orgs", "list", code=3)[1], "the refresh token outlived its login"
+        seen = [a for a in w.ok("GET", "/v1/admin/audit?action=token.revoke")["items"] if a["resource_id"] == mine]
+        assert len(seen) == 1 and seen[0]["reason"] == "stolen" and seen[0]["decision"] == "allow", seen
+        code, out, err = login()
+        assert code == 0, err
+
     @case("service principals: created, used by MOAT_CLIENT_ID and MOAT_CLIENT_SECRET, narrowed, rotated, deleted")
     def _():
         out, err = moat("sps", "create", "ci", "--scope", "orgs:read,apps:read,apps:write", "--org", "acme")
@@ -152,6 +176,59 @@ try:
         moat("admin", "break-glass", "acme", code=2, **OPS)
         token = moat("admin", "break-glass", "acme", "--reason", "ticket 4", **OPS)[0].strip()
         assert "made" in moat("apps", "list", "--org", "acme", MOAT_TOKEN=token)[0]
+
+    def keyring_case():
+        lost = [p for p in ("dbus-daemon", "gnome-keyring-daemon", "secret-tool") if not shutil.which(p)]
+        if lost:
+            kit.skip("the desktop's keyring keeps a login", "%s not installed" % ", ".join(lost))
+            return
+
+        @case("the desktop's keyring keeps a login; the file says so and holds no token; a keyring that is gone is said, a file does without it")
+        def _():
+            d = w.d + "/desktop"
+            os.makedirs(d + "/run", mode=0o700)
+            with open(d + "/bus.conf", "w") as f:  # one that starts no keyring of its own accord
+                f.write('<busconfig><type>session</type><listen>unix:tmpdir=%s</listen><policy context="default"><allow send_destination="*"/>'
+                        '<allow own="*"/></policy></busconfig>' % d)
+            bus = subprocess.Popen(["dbus-daemon", "--config-file=" + d + "/bus.conf", "--nofork", "--print-address=1"], stdout=subprocess.PIPE,
+                                   stderr=subprocess.DEVNULL, text=True)
+            ring = None
+            try:
+                desk = {"DBUS_SESSION_BUS_ADDRESS": bus.stdout.readline().strip(), "XDG_RUNTIME_DIR": d + "/run", "HOME": d, "PATH": os.environ["PATH"]}
+                ring = subprocess.Popen(["gnome-keyring-daemon", "--unlock", "--foreground", "--components=secrets"], stdin=subprocess.PIPE,
+                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True, env=desk)
+                ring.stdin.write("open sesame")
+                ring.stdin.close()
+                attributes = ["service", "moat", "server", w.api]
+
+                def tool(verb, *more, text=None):
+                    return subprocess.run(["secret-tool", verb, *more], input=text, capture_output=True, text=True, env=desk, timeout=60)
+                wait_for("the keyring", lambda: tool("store", "--label=probe", "probe", "1", text="x").returncode == 0)
+                here = {k: v for k, v in desk.items() if k != "HOME" and k != "PATH"}
+                code, out, err = login(**here)
+                assert code == 0, err
+                kept = json.load(open(CREDS))[w.api]
+                assert kept == {"keyring": True, "email": "alice@a.example"}, kept
+                stored = json.loads(tool("lookup", *attributes).stdout)
+                assert stored["access_token"].startswith("moat_at_") and stored["refresh_token"].startswith("moat_rt_"), stored
+                assert "keyring" in moat("auth", "status", **here)[0]
+                stored["expires_at"] = 0
+                assert tool("store", "--label=x", *attributes, text=json.dumps(stored)).returncode == 0
+                moat("orgs", "list", **here)
+                again = json.loads(tool("lookup", *attributes).stdout)
+                assert again["refresh_token"] != stored["refresh_token"] and again["expires_at"] > 0, "a refresh is kept in the keyring"
+                assert "keyring gives no login" in moat("orgs", "list", code=3)[1]  # no session bus here
+                moat("auth", "logout", **here)
+                assert tool("lookup", *attributes).returncode == 1 and w.api not in json.load(open(CREDS))
+                code, out, err = login(MOAT_KEYRING="off", **here)
+                assert code == 0 and json.load(open(CREDS))[w.api]["refresh_token"], err
+                assert tool("lookup", *attributes).returncode == 1
+            finally:
+                for p in (ring, bus):
+                    if p:
+                        p.terminate()
+                        p.wait(30)
+    keyring_case()
 
     @case("no token or secret is on stderr, in --debug, or anywhere but in the credentials file")
     def _():

@@ -65,7 +65,8 @@ COMMANDS = {
     "recovery": ["admin recovery plan", "admin recovery apply", "admin recovery apply --reason night", "admin recovery finish --reason done", "help admin recovery finish"],
     "usage": ["usage --since 2001-01-01T00:00:00Z --until 2001-01-01T02:00:00Z --kind vcpu", "usage --since never"],
     "audit": ["audit", "audit --since 2001-01-01T00:00:00Z --actor usr_1 --action app.* --denied -n 5", "audit --since never", "audit verify",
-              "admin audit", "admin audit --all", "admin audit verify", "help admin audit verify"],
+              "admin audit", "admin audit --all", "admin audit verify", "help admin audit verify",
+              "audit export out/audit.ndjson", "audit export out/audit.ndjson --since 2001-01-01T00:00:00Z", "audit export cli.toml", "audit export out/audit.ndjson --until never", "admin audit export out/audit.ndjson"],
     "routes": ["routes", "routes --all", "routes create web.test --port 8443", "routes create --raw --port 5432 --listen 5432 --proxy v2 --process db",
                "routes create", "routes create b.test --port 8443 --min-tls 1.3", "routes update web.test --min-tls none", "routes create a --port 70000", "routes delete web.test", "routes delete " + ROUTE, "routes delete nothing", "routes get web.test", "routes get nothing", "routes update web.test --max-connections 5 --idle-timeout none --proxy v2 --balance least_conn", "routes update web.test --port 70000", "routes update web.test"],
     "volumes": ["volumes", "volumes list --all", "volumes create spare --size 1Gi", "volumes create spare", "volumes create spare --size 1Ti", "volumes get data", "volumes get nothing",
@@ -88,7 +89,7 @@ COMMANDS = {
                "admin images block web:1 --reason x", "admin images unblock sha256:" + "9" * 64 + " --reason clean", "help admin images block"],
     "ipv4": ["env ipv4 enable", "env ipv4 show", "env ipv4 disable --yes", "env ipv4 disable --force --yes", "admin ipv4-pool list", "admin ipv4-pool add 203.0.113.10", "admin ipv4-pool add web",
              "admin ipv4-pool remove 203.0.113.10", "routes create w4.test --port 8443 --ipv4", "routes update web.test --ipv4 yes", "help env ipv4 disable"],
-    "operator": ["admin quarantine list", "admin quarantine add env " + ENV + " --yes --reason spam", "admin quarantine add node " + NODE + " --reason x", "admin quarantine add env x/y --reason x",
+    "operator": ["admin status", "admin tokens revoke " + oid("tok", 1) + " --yes --reason stolen", "admin tokens revoke " + oid("tok", 1), "admin tokens revoke " + oid("tok", 2) + " --yes --reason x", "admin tokens revoke 1 --reason x", "admin quarantine list", "admin quarantine add env " + ENV + " --yes --reason spam", "admin quarantine add node " + NODE + " --reason x", "admin quarantine add env x/y --reason x",
                  "admin quarantine add env " + ENV, "admin quarantine remove " + ENV + " --reason clean", "admin quarantine remove " + ENV,
                  "admin routes disable " + ROUTE + " --yes --reason spam", "admin routes disable web.test --reason x", "admin routes enable " + ROUTE + " --reason clean",
                  "admin scheduler status", "admin scheduler pause --reason move", "admin scheduler pause", "admin scheduler resume --reason done",
@@ -178,6 +179,9 @@ def record(b, lines):
             b.fixture.reset()
             code, stdout, stderr = b.run(line, *mode)
             shutil.rmtree(os.path.join(b.dir, "out", "bundle"), ignore_errors=True)
+            if os.path.exists(os.path.join(b.dir, "out", "audit.ndjson")):
+                out.append("file:\n" + open(os.path.join(b.dir, "out", "audit.ndjson")).read())
+                os.unlink(os.path.join(b.dir, "out", "audit.ndjson"))
             if os.path.exists(os.path.join(b.dir, "moat.toml")):  # init with --json keeps what it made; later commands would read it
                 os.unlink(os.path.join(b.dir, "moat.toml"))
             if mode:

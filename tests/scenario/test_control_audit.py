@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The audit log over the API: who did what, who was refused, nothing planted in it, and every altered byte named.
 COST 10 s, 3 s of processor."""
-import os, subprocess, sys, time
+import hashlib, json, os, subprocess, sys, time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import control_kit as kit
 from control_kit import case, call
@@ -131,6 +131,39 @@ try:
         assert v["ok"] and sorted(c["chain"] for c in v["chains"]) == sorted([org["id"], "platform"]), v
         p = offline()
         assert p.returncode == 0 and org["id"] in p.stdout, (p.returncode, p.stdout, p.stderr)
+
+    @case("what moat audit export writes proves itself, with nothing but its own lines")
+    def _():
+        env = {**os.environ, "MOAT_API": "unix:" + w.api, "MOAT_TOKEN": w.token, "MOAT_ORG": org["name"], "HOME": w.d, "XDG_CONFIG_HOME": w.d, "XDG_STATE_HOME": w.d}
+
+        def export(name, *words):
+            p = subprocess.run([kit.program("moat"), *words, w.d + "/" + name], capture_output=True, text=True, timeout=60, env=env)
+            assert p.returncode == 0, (p.returncode, p.stdout, p.stderr)
+            assert os.stat(w.d + "/" + name).st_mode & 0o777 == 0o600
+            return [json.loads(line) for line in open(w.d + "/" + name)]
+
+        def proven(lines):
+            heads = {}
+            for a in lines:
+                a["audit_id"] = a.pop("id")
+                prev, stated = a.pop("prev_hash"), a.pop("hash")
+                seq, head = heads.get(a["chain"], (0, hashlib.sha256(b"moat-audit-v1\0" + a["chain"].encode()).hexdigest()))
+                assert a["seq"] == seq + 1 and prev == head, (a, seq, head)
+                body = json.dumps(a, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+                assert hashlib.sha256(bytes.fromhex(prev) + body).hexdigest() == stated, a
+                heads[a["chain"]] = (a["seq"], stated)
+            return {chain: n for chain, (n, _) in heads.items()}
+        mine = proven(export("mine.ndjson", "audit", "export"))
+        assert list(mine) == [org["id"]] and mine[org["id"]] > 10, mine
+        every = proven(export("every.ndjson", "admin", "audit", "export"))
+        assert sorted(every) == sorted([org["id"], "platform"]) and every[org["id"]] >= mine[org["id"]], every
+        bad = open(w.d + "/mine.ndjson").read().splitlines()
+        bad[3] = bad[3].replace('"result":"ok"', '"result":"no"', 1)
+        try:
+            proven([json.loads(line) for line in bad])
+        except AssertionError:
+            return
+        raise AssertionError("an altered line passed")
 
     @case("a flipped byte is found and named, over the API and offline")
     def _():

@@ -197,6 +197,7 @@ ANSWERS = {
     ("PUT", f"{O}/quotas/max_apps"): QUOTA,
     ("POST", f"{O}/suspend"): {"id": ORG, "name": "local", "suspended": True, "resource_version": 3},
     ("POST", f"{O}/resume"): {"id": ORG, "name": "local", "suspended": False, "resource_version": 4},
+    ("POST", "/v1/tokens/" + oid("tok", 1) + "/revoke"): {"id": oid("tok", 1), "kind": "session", "subject_id": oid("usr", 1), "already_revoked": False},
     ("POST", "/v1/admin/mesh-removal"): {"revision": 341, "reason": "moved out"},
     ("GET", "/v1/admin/maintenance"): {"on": False, "reason": f"done {ESC}", "changed_at": T % (9, 0)},
     ("POST", "/v1/admin/maintenance"): {"on": True, "reason": "move"},
