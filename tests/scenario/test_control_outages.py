@@ -1,7 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 """PostgreSQL goes away again and again, cleanly and by SIGQUIT, under writes, deploys and streams: moat-control stays up, what
-it acknowledged is there, nothing is there twice, and a deploy completes afterwards. Seed: first argument.
+it acknowledged is there, nothing is there twice, and a deploy completes afterwards. Seed: first argument. With MOAT_OUTAGE_SECONDS (300 by
+hand) one outage of that length follows, under writes.
 COST 40 s, 18 s of processor."""
 import os, random, signal, sys, threading, time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -14,6 +15,8 @@ seed = int(sys.argv[1]) if len(sys.argv) > 1 else int(time.time())
 seconds = float(sys.argv[2]) if len(sys.argv) > 2 else 20
 print("# seed %d" % seed)
 rnd = random.Random(seed)
+long = float(os.environ.get("MOAT_OUTAGE_SECONDS") or 0)
+kit.REPORT_S = max(kit.REPORT_S, long + 60)  # an agent reports until it is heard
 M = """schema_version = "v1"
 [image]
 ref = "r.test:5000/h:l"
@@ -127,6 +130,39 @@ try:
         d = wait_for("an accepted deploy", lambda: (lambda x: x.json if x.status < 300 else None)(
             w.q("POST", E + "/deploys", {"release_id": r.json["id"]}, "after-all")))
         wait_for("success", lambda: w.ok("GET", E + "/deploys/" + d["id"], want=(200, 503)).get("status") == "succeeded", 40)
+
+    if long:
+        @case("A15 a database that is away for %d s: 503 all that time, no workload is stopped or moved, all goes on by itself" % long)
+        def _():
+            def running():
+                return sorted((i["id"], i["status"]) for i in w.ok("GET", E + "/instances")["items"])
+            wait_for("the old ones gone", lambda: len(running()) == 1)
+            before, state, began = running(), dict(w.agent.state), len(acked)
+            stop.clear()
+            again = [threading.Thread(target=writer, args=(k,), daemon=True) for k in (11, 12, 13)]
+            for t in again:
+                t.start()
+            wait_for("writes", lambda: len(acked) > began + 20)
+            w.pg.stop(signal.SIGQUIT)
+            end, told = time.monotonic() + long, 0
+            while time.monotonic() < end:
+                r = w.q("GET", E + "/status")
+                assert r.status == 503 and r.headers.get("Retry-After"), (r.status, r.text)
+                assert w.control.poll() is None, "moat-control ended"
+                told += 1
+                time.sleep(1)
+            at = len(acked)
+            w.pg.start()
+            wait_for("writes again", lambda: len(acked) > at + 20)
+            stop.set()
+            for t in again:
+                t.join(60)
+            assert w.control.poll() is None and not odd, odd[:3]
+            assert running() == before and {i: s for i, s in w.agent.state.items() if i in state} == state, (running(), before)
+            print("# away for %d s, %d answers of 503, %d writes before and after" % (long, told, len(acked) - began))
+            rows = w.pg.sql("SELECT payload->>'name', aggregate_id FROM moat.events WHERE event_type = 'app.created'").splitlines()
+            there = dict(r.split("|") for r in rows)
+            assert len(there) == len(rows) and all(there.get(n) == acked[n] for n in acked)
 finally:
     stop.set()
     w.close()

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Event streams (control-plane.md 11.1): many at once, joined at any moment, each with every event it may see, once and in order;
-slow clients, revoked tokens, an outage of the database.
+slow clients, revoked tokens, an outage of the database. With MOAT_STREAM_SECONDS (600 by hand) writers of that long beside two consumers.
 COST 45 s, 18 s of processor."""
 import json
 import os
@@ -90,6 +90,48 @@ def main():
             got = [e["event_id"] for e in s.events()]
             assert got == want, (i, got[:5], want[:5])
             s.c.sock.close()
+
+    full = float(os.environ.get("MOAT_STREAM_SECONDS") or 0)
+    if full:
+        @case("A05 for %d s of writers a consumer has every event once, in order, and so has one that goes on from where it was cut, every few seconds" % full)
+        def _():
+            w.ok("PUT", A + "/quotas/max_apps", {"limit": 10000000, "reason": "a long run"})
+            first = w.ok("GET", A + "/events?limit=1&order=desc")["items"][0]["event_id"]
+            end, made = time.monotonic() + full, []
+
+            def work(k):
+                n = 0
+                while time.monotonic() < end:
+                    made.append(w.ok("POST", A + "/apps", {"name": "long-%d-%d" % (k, n)})["id"])
+                    n += 1
+                    time.sleep(0.02)  # a load for minutes beside whatever else the machine does
+            ts = [threading.Thread(target=work, args=(k,)) for k in range(6)]
+            path = A + "/events/stream?event_type=app.created&after_event_id="
+            whole, cut, got = Stream(w, path + "%d" % first), Stream(w, path + "%d" % first), []
+            for t in ts:
+                t.start()
+            while any(t.is_alive() for t in ts):
+                time.sleep(3)
+                got += cut.events()
+                cut.c.sock.close()
+                cut = Stream(w, path + "%d" % (got[-1]["event_id"] if got else first))
+            for t in ts:
+                t.join()
+            kit.wait_for("the end at both", lambda: len(whole.events()) >= len(made) and len(got) + len(cut.events()) >= len(made), 60)
+            got += cut.events()
+            want, after = [], first
+            while True:
+                page = w.ok("GET", A + "/events?limit=500&event_type=app.created&after_event_id=%d" % after)["items"]
+                if not page:
+                    break
+                want += [e["event_id"] for e in page]
+                after = want[-1]
+            print("# %d events in %d s" % (len(want), full), flush=True)
+            assert len(want) == len(made) == len(set(made)) and want == sorted(want), (len(want), len(made))
+            assert [e["event_id"] for e in whole.events()] == want, "the stream that stayed open"
+            assert [e["event_id"] for e in got] == want, "the stream that was cut"
+            whole.c.sock.close()
+            cut.c.sock.close()
 
     @case("filters of a live stream are those of the list; a stream starts at the head unless told otherwise")
     def _():
