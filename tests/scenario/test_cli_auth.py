@@ -188,8 +188,8 @@ try:
             d = w.d + "/desktop"
             os.makedirs(d + "/run", mode=0o700)
             with open(d + "/bus.conf", "w") as f:  # one that starts no keyring of its own accord
-                f.write('<busconfig><type>session</type><listen>unix:tmpdir=%s</listen><policy context="default"><allow send_destination="*"/>'
-                        '<allow own="*"/></policy></busconfig>' % d)
+                f.write('<busconfig><type>session</type><listen>unix:tmpdir=%s</listen><policy context="default"><allow send_destination="*" eavesdrop="true"/>'
+                        '<allow eavesdrop="true"/><allow own="*"/></policy></busconfig>' % d)
             bus = subprocess.Popen(["dbus-daemon", "--config-file=" + d + "/bus.conf", "--nofork", "--print-address=1"], stdout=subprocess.PIPE,
                                    stderr=subprocess.DEVNULL, text=True)
             ring = None
