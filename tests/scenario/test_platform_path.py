@@ -17,6 +17,8 @@ import time
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib"))
 from platform_kit import *  # noqa: E402,F403
+sys.path.insert(1, os.path.dirname(os.path.abspath(__file__)))
+import backupkit  # noqa: E402
 
 
 PG = "/usr/lib/postgresql/15/bin"
@@ -372,6 +374,31 @@ def main():
         wait_until(lambda: [v["name"] for v in p.json("volumes", "list", *at)["items"]] == ["data"], 30, "the end of it in the list")
         check(sorted(os.listdir(f"{p.data}/volumes")) == [f"vol-{state['volume']}.img", state["volume"] + ".lock"], os.listdir(f"{p.data}/volumes"))
 
+    def volume_is_restored():
+        """by way of a store of somebody else"""
+        at = ("--app", "keeper", "--env", "prod")
+        store = backupkit.Store("versitygw", p.work)
+        if store.why:
+            raise Skip(store.why)
+        try:
+            with open(os.open(f"{p.data}/etc/backup.toml", os.O_WRONLY | os.O_CREAT, 0o600), "w") as f:
+                f.write(f'endpoint = "http://127.0.0.1:{store.port}"\nbucket = "{backupkit.BUCKET}"\naccess_key = "{backupkit.ACCESS}"\nsecret_key = "{backupkit.SECRET}"\n')
+            wait_until(lambda: p.json("nodes")["items"][0]["allocatable"].get("restores"), 30, "a node that restores")
+            p.cli("snapshots", "create", "data", "--wait", *at, timeout=120)
+            p.cli("volumes", "restore", "data", "--name", "copy", "--wait", *at, timeout=120)
+            new = {v["name"]: v for v in p.json("volumes", "list", *at)["items"]}
+            check(new["copy"]["state"] == "available" and new["copy"]["size_bytes"] == 2 << 30 and new["data"]["last_proven_restore_at"], json.dumps(new))
+            image = f"{p.data}/volumes/vol-{new['copy']['id']}.img"
+            r = subprocess.run(["e2fsck", "-fn", image], capture_output=True, text=True)
+            check(r.returncode == 0, r.stdout)
+            r = subprocess.run(["debugfs", "-R", "cat /kept", image], capture_output=True, text=True)
+            check(r.stdout.split() == ["one"], r.stdout)
+            p.cli("volumes", "delete", "copy", "--yes", *at)
+            wait_until(lambda: not [f for f in os.listdir(f"{p.data}/volumes") if new["copy"]["id"] in f], 30, "the end of it")
+        finally:
+            store.close()
+            os.unlink(f"{p.data}/etc/backup.toml")
+
     def ctrl_c():
         check(p.down().returncode == 0, "moat down failed")
         pid, tty = pty.fork()
@@ -431,6 +458,7 @@ def main():
                 c.run("idle daemons are small", daemons_are_small)
                 if c.run("a volume outlives its releases, and grows with one", volume_outlives_releases):
                     c.run("a deleted volume leaves nothing", volume_is_deleted)
+                    c.run("a volume is backed up to a store and comes back as a new one", volume_is_restored)
                 c.run("errors name the thing, the reason and the mend", errors_are_clear)
                 c.run("Ctrl-C ends a platform in the foreground and gives the host back", ctrl_c)
     finally:
