@@ -98,7 +98,7 @@ def kernel():
     mb = make_bundle()
     with locked("kernel"):
         os.makedirs(DEBS, exist_ok=True)
-        package, version, digest = mb.candidate()
+        package, version, digest = mb.candidate(DEBS)
         with open(os.path.join(HERE, "hostinit.c"), "rb") as f:
             source = f.read()
         with open(__file__, "rb") as f:

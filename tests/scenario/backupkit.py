@@ -4,6 +4,7 @@
 Stores: versitygw (Go module, checks signatures and payload hashes, files on disk) and moto (PyPI, memory); both pinned, tests only.
 """
 import calendar
+import fcntl
 import json
 import os
 import random
@@ -40,14 +41,19 @@ def tools():
 def versitygw():
     """Path, or the reason why not."""
     path = os.path.join(tools(), "versitygw")
-    if os.path.exists(path):
-        return path, None
+    with open(path + ".lock", "w") as lock:  # files of the tier that run at once make it once, and none starts half of it
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return path, None if os.path.exists(path) else make_versitygw(path)
+
+
+def make_versitygw(path):
+    """None, or why there is none"""
     go = shutil.which("go") or ("/usr/local/go/bin/go" if os.path.exists("/usr/local/go/bin/go") else None)
     if not go:
-        return None, "no Go compiler builds versitygw"
+        return "no Go compiler builds versitygw"
     r = subprocess.run([go, "install", "github.com/versity/versitygw/cmd/versitygw@" + VERSITY], capture_output=True, text=True,
                        env=dict(os.environ, GOBIN=tools(), GOFLAGS="-p=2"))
-    return (path, None) if os.path.exists(path) else (None, "versitygw is not obtainable: " + r.stderr[-200:])
+    return None if os.path.exists(path) else "versitygw is not obtainable: " + r.stderr[-200:]
 
 
 def moto():

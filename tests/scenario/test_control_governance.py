@@ -469,6 +469,11 @@ try:
         w.control.terminate()
         w.control.wait()
         w.start_control()
+        at = w.pg.sql("SELECT now()")
+        n = Nobody()  # the server that begins learns what is left when it first tells what was spent, a second later at most
+        n.q("PUT", O + "/quotas/max_apps", {"limit": None, "reason": "x"})
+        n.close()
+        wait_for("the first exchange", lambda: w.pg.sql("SELECT count(*) FROM moat.rate_buckets WHERE cap = 120000000 AND updated_at > '%s'" % at) != "0")
         left = spend()
         back = 2 * (time.monotonic() - began)  # two come back in each second
         assert left <= back + 10, (left, back)

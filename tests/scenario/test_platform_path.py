@@ -128,6 +128,7 @@ def search(p, planted):
 
 def main():
     need_root()
+    backupkit.versitygw()  # made where there is a network
     own_host()
     p = Platform("p", own_bundle=True)
     c = Cases()
