@@ -53,6 +53,16 @@ def fs_uuid(volume_id):
     return "-".join((h[:8], h[8:12], h[12:16], h[16:20], h[20:]))
 
 
+def make_bundle():
+    """Folder of the tree's kernel bundle, built from the Debian archive at most once for a moat-init; for the first time where there is a network."""
+    given, place = os.environ.get("MOAT_BOOT_DIR"), os.path.join(ROOT, "build-bundle")
+    if not given:
+        given = os.path.join(place, "boot")
+        sh(os.path.join(ROOT, "packaging/bundle/make-bundle"), "--init", os.path.join(BIN, "moat-init"), "--out", given,
+           "--cache", os.path.join(place, "cache"))
+    return given
+
+
 def own_network():
     """The whole test process moves into a fresh network namespace; the cgroup mounts stay visible."""
     if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET) != 0:
@@ -352,12 +362,8 @@ class World:
     # -- pieces
 
     def bundle(self):
-        """The tree's kernel bundle, built from the Debian archive at most once for a moat-init."""
-        given, place = os.environ.get("MOAT_BOOT_DIR"), os.path.join(ROOT, "build-bundle")
-        if not given:
-            given = os.path.join(place, "boot")
-            sh(os.path.join(ROOT, "packaging/bundle/make-bundle"), "--init", os.path.join(BIN, "moat-init"), "--out", given,
-               "--cache", os.path.join(place, "cache"))
+        """The tree's kernel bundle becomes the agent's."""
+        given = make_bundle()
         os.rmdir(os.path.join(self.dir, "boot"))
         os.symlink(given, os.path.join(self.dir, "boot"))
 
