@@ -175,7 +175,7 @@ def main():
     if why:
         print("skip - agent with many instances: " + why)
         return 0
-    kit.make_bundle()  # bench/deploy calls this file without the runner, which does it
+    kit.make_bundle()
     kit.own_network()
     w = kit.World("many")
     plain = w.dir
