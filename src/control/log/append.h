@@ -243,7 +243,7 @@ struct mt_appender_conf {
     struct mt_log_head *head; /* told the new head after each commit (read.h); or NULL */
     struct mt_history *history; /* looked at on each new connection: on a restored database nothing is appended; or NULL */
     int batch_max;            /* commands in one transaction; 0 = 64, at most 64 */
-    int lane_events;          /* so many waiting events are worth a batch beside the one in the air; 0 = 16; tests only */
+    int lane_events;          /* so many waiting events are worth a batch beside the one in the air; 0 = 32; tests only */
     struct mt_append_measure *measure; /* or NULL */
     const char *session_sql;  /* run on each new connection after the appender's own settings; tests only; or NULL */
 };

@@ -23,11 +23,10 @@
 #define RECONNECT_NS (200 * MT_NS_PER_MS)
 #define SETTLE_NS (15 * MT_NS_PER_S)
 #define SECOND_RETRY_NS (1 * MT_NS_PER_S)
-/* A batch costs the server some twenty times what a single event in it does, whatever it holds: its statements, a flush, and a process that
+/* A batch costs the server some thirty times what a single event in it does, whatever it holds: its statements, and a process that
  * begins with cold caches. So a second one is begun beside another only for as many events as are worth that; fewer wait for the
- * lane that is busy and share the next batch. At sixteen, thirty-two clients fall into two halves, one of which makes its next commands
- * while the other one's are written: on two idle cores 1.7 times the commands of one batch of all, for 1.2 times the processor time. */
-#define LANE_EVENTS 16
+ * lane that is busy and share the next batch. */
+#define LANE_EVENTS 32
 /* Unless it is busy for longer than a batch takes: what holds that one up is no reason to hold up others. */
 #define LANE_WAIT_NS (10 * MT_NS_PER_MS)
 /* The oldest flight does not wait for a younger one longer than this: the younger is rolled back and runs again. */
