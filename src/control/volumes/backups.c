@@ -29,19 +29,8 @@ static const struct mt_pg_stmt candidates = {
 
 enum { V_ID = 0, V_ORG, V_APP, V_ENV, V_NODE, V_VERSION, V_INTERVAL, V_MADE, V_ASKED, V_FAILED, V_ENDED, V_NOW };
 
-struct owed {
-    int row;
-    int64_t due_ms;
-};
-
-static int longest_owed_first(const void *a, const void *b)
-{
-    const struct owed *x = a, *y = b;
-    return x->due_ms != y->due_ms ? (x->due_ms < y->due_ms ? -1 : 1) : x->row - y->row;
-}
-
 /* Returns 1 asked for, 0 not now, -code. */
-static int ask(struct mt_control *ctl, struct mt_pg *pg, int64_t lease, const struct mt_pg_res *r, const struct owed *o, struct mt_err *err)
+static int ask(struct mt_control *ctl, struct mt_pg *pg, int64_t lease, const struct mt_pg_res *r, const struct mt_owed *o, struct mt_err *err)
 {
     static const struct mt_cmd_actor actor = {.actor_type = "system", .actor_id = "backups", .request_id = "backups"};
     mt_auto_cmd struct mt_cmd *cmd = NULL;
@@ -77,7 +66,7 @@ int mt_backups_look(struct mt_control *ctl, struct mt_pg *pg, int64_t lease, str
     int rc = mt_pg_query(pg, &candidates, &p, &r, err);
     if (rc < 0 || mt_pg_rows(r) == 0)
         return rc;
-    mt_auto_free struct owed *owed = calloc((size_t)mt_pg_rows(r), sizeof *owed);
+    mt_auto_free struct mt_owed *owed = calloc((size_t)mt_pg_rows(r), sizeof *owed);
     if (!owed)
         return MT_FAIL(err, MT_E_NOMEM, "backups that are due");
     for (int i = 0; i < mt_pg_rows(r); i++) {
@@ -89,9 +78,9 @@ int mt_backups_look(struct mt_control *ctl, struct mt_pg *pg, int64_t lease, str
                                           .ended_ms = mt_pg_i64(r, i, V_ENDED)};
         int64_t due = mt_backup_due_ms(&c);
         if (due <= mt_pg_i64(r, i, V_NOW))
-            owed[n++] = (struct owed){.row = i, .due_ms = due};
+            owed[n++] = (struct mt_owed){.row = i, .due_ms = due};
     }
-    qsort(owed, (size_t)n, sizeof *owed, longest_owed_first);
+    qsort(owed, (size_t)n, sizeof *owed, mt_longest_owed_first);
     for (int i = 0; i < n && i < MT_BACKUPS_AT_ONCE; i++) {
         if ((rc = ask(ctl, pg, lease, r, &owed[i], err)) < 0)
             return rc;

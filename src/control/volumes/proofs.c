@@ -38,17 +38,6 @@ static const struct mt_pg_stmt nodes_of = {
 static const struct mt_pg_stmt alone = {
     "proof_alone", "SELECT 1 WHERE (SELECT count(*) FROM restores_view r WHERE r.source_volume_id = $1 AND r.purpose = 'proof' AND r.status IN ('queued', 'running')) = 1"};
 
-struct owed {
-    int row;
-    int64_t due_ms;
-};
-
-static int longest_owed_first(const void *a, const void *b)
-{
-    const struct owed *x = a, *y = b;
-    return x->due_ms != y->due_ms ? (x->due_ms < y->due_ms ? -1 : 1) : x->row - y->row;
-}
-
 /* Returns 1 asked for, 0 not now, -code. */
 static int ask(struct mt_control *ctl, int64_t lease, const struct mt_pg_res *r, int row, const char *node_id, struct mt_err *err)
 {
@@ -96,7 +85,7 @@ static void who_may(const struct mt_pg_res *nr, const bool *given, int64_t bytes
     }
 }
 
-static int place(struct mt_control *ctl, struct mt_pg *pg, int64_t lease, const struct mt_pg_res *r, const struct owed *owed, int n, struct mt_err *err)
+static int place(struct mt_control *ctl, struct mt_pg *pg, int64_t lease, const struct mt_pg_res *r, const struct mt_owed *owed, int n, struct mt_err *err)
 {
     mt_auto_pg_res struct mt_pg_res *nr = NULL;
     int asked = 0, rc = mt_pg_query(pg, &nodes_of, NULL, &nr, err);
@@ -130,7 +119,7 @@ int mt_proofs_look(struct mt_control *ctl, struct mt_pg *pg, int64_t lease, stru
     int n = 0, rc = mt_pg_query(pg, &candidates, NULL, &r, err);
     if (rc < 0 || mt_pg_rows(r) == 0)
         return rc;
-    mt_auto_free struct owed *owed = calloc((size_t)mt_pg_rows(r), sizeof *owed);
+    mt_auto_free struct mt_owed *owed = calloc((size_t)mt_pg_rows(r), sizeof *owed);
     if (!owed)
         return MT_FAIL(err, MT_E_NOMEM, "proofs that are due");
     for (int i = 0; i < mt_pg_rows(r); i++) {
@@ -138,8 +127,8 @@ int mt_proofs_look(struct mt_control *ctl, struct mt_pg *pg, int64_t lease, stru
                                          .tried_ms = mt_pg_i64(r, i, C_TRIED)};
         int64_t due = mt_proof_due_ms(&c);
         if (due <= mt_pg_i64(r, i, C_NOW))
-            owed[n++] = (struct owed){.row = i, .due_ms = due};
+            owed[n++] = (struct mt_owed){.row = i, .due_ms = due};
     }
-    qsort(owed, (size_t)n, sizeof *owed, longest_owed_first);
+    qsort(owed, (size_t)n, sizeof *owed, mt_longest_owed_first);
     return n ? place(ctl, pg, lease, r, owed, n, err) : 0;
 }

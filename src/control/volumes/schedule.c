@@ -44,3 +44,9 @@ int64_t mt_proof_due_ms(const struct mt_proof_clock *c)
     int64_t again = c->tried_ms > c->proven_ms ? c->tried_ms + INT64_C(1000) * MT_PROOF_RETRY_S : 0;
     return again > due ? again : due;
 }
+
+int mt_longest_owed_first(const void *a, const void *b)
+{
+    const struct mt_owed *x = a, *y = b;
+    return x->due_ms != y->due_ms ? (x->due_ms < y->due_ms ? -1 : 1) : x->row - y->row;
+}

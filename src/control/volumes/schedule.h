@@ -49,3 +49,12 @@ struct mt_proof_clock {
 
 /** Unix milliseconds from which on a proof is due. */
 int64_t mt_proof_due_ms(const struct mt_proof_clock *c);
+
+/** Something that is due, by its row of an answer. */
+struct mt_owed {
+    int row;
+    int64_t due_ms; /* Unix milliseconds */
+};
+
+/** qsort() of struct mt_owed: the longest owed first, then by row. */
+int mt_longest_owed_first(const void *a, const void *b);
