@@ -445,6 +445,20 @@ try:
         assert plan(one)["mesh"]["public_key"] == third and plan(one)["mesh"]["key_generation"] == 2
         assert post("/internal/v1/nodes/self/wg-key", {"public_key": old}, cert=a).json["code"] == "wireguard_key_exists"  # retired for good
 
+    @case("two nodes that ask for a rotation in one moment: one of them has it")
+    def _():
+        import concurrent.futures
+        pems = [m.d + "/keys/node.pem" for m in (one, two)]
+        with concurrent.futures.ThreadPoolExecutor(2) as ex:
+            for _ in range(12):
+                keys = [wg(), wg()]
+                got = list(ex.map(lambda pem, key: post("/internal/v1/nodes/self/wg-key", {"public_key": key}, cert=pem), pems, keys))
+                assert sorted(r.status for r in got) == [202, 409], [r.text for r in got]
+                at = [r.status for r in got].index(202)
+                assert got[1 - at].json["code"] == "conflict" and "one at a time" in got[1 - at].json["detail"], got[1 - at].text
+                assert w.pg.sql("SELECT name FROM moat_views.nodes_view WHERE next_public_key IS NOT NULL") == ("one", "two")[at]
+                assert post("/internal/v1/nodes/self/wg-key/result", {"public_key": keys[at], "ok": False, "detail": "test"}, cert=pems[at]).status == 200
+
     @case("the operator's word that most peers may go is in the plans of the present mesh, and ends with its next change")
     def _():
         mesh = lambda m: post("/internal/v1/nodes/self/plan?after=0&wait=0", None, cert=m.d + "/keys/node.pem", method="GET").json["network"]["mesh"]

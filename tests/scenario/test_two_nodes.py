@@ -280,19 +280,26 @@ try:
             return w.pg.sql("SELECT wireguard_public_key FROM moat_views.nodes_view WHERE name = '%s'" % name)
         old = {n: keys(n) for n in ("front", "back")}
         reader = subprocess.Popen(front.argv(sys.executable, "-c", READ, HOST, str(PORT), w.d + "/hello/ca.pem", HERE), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert reader.stdout.readline() == "begun\n"
-        moat = subprocess.Popen([BIN + "/moat", "net", "rotate-keys", "back", "front", "--reason", "test", "--lead", "2s", "--wait", "--json"],
-                                env=dict(os.environ, MOAT_CONFIG=w.d + "/cli.toml", NO_COLOR="1"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        first = wait_for("the first rotation", lambda: w.pg.sql("SELECT name FROM moat_views.nodes_view WHERE next_public_key IS NOT NULL"), 20)
-        victim = {"back": back, "front": front}[first]  # one name: the other waits
-        victim.agent.kill()
-        victim.agent.wait()
-        victim.start()
-        out, err = moat.communicate(timeout=90)
-        assert moat.returncode == 0, (out, err)
-        got = {n["name"]: (n["state"], n["key_generation"]) for n in json.loads(out)["data"]["nodes"]}
-        assert got == {"back": ("rotated", 2), "front": ("rotated", 2)}, got
-        said, _ = reader.communicate("end\n", timeout=60)
+        moat = None
+        try:
+            assert reader.stdout.readline() == "begun\n"
+            moat = subprocess.Popen([BIN + "/moat", "net", "rotate-keys", "back", "front", "--reason", "test", "--lead", "2s", "--wait", "--json"],
+                                    env=dict(os.environ, MOAT_CONFIG=w.d + "/cli.toml", NO_COLOR="1"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            first = wait_for("the first rotation", lambda: w.pg.sql("SELECT name FROM moat_views.nodes_view WHERE next_public_key IS NOT NULL"), 20)
+            victim = {"back": back, "front": front}[first]  # one name: the other waits
+            victim.agent.kill()
+            victim.agent.wait()
+            victim.start()
+            out, err = moat.communicate(timeout=90)
+            assert moat.returncode == 0, (out, err)
+            got = {n["name"]: (n["state"], n["key_generation"]) for n in json.loads(out)["data"]["nodes"]}
+            assert got == {"back": ("rotated", 2), "front": ("rotated", 2)}, got
+            said, _ = reader.communicate("end\n", timeout=60)
+        finally:
+            for p in (reader, moat):
+                if p and p.poll() is None:
+                    p.kill()
+                    p.wait()
         pages, stall = said.split()
         assert int(pages) > 10 and float(stall) < 8, said
         print("# %s pages in one connection, longest wait %s s" % (pages, stall), flush=True)
@@ -307,18 +314,20 @@ try:
         now = w.pg.sql("SELECT wireguard_public_key FROM moat_views.nodes_view WHERE name = 'back'")
         back.agent.kill()
         back.agent.wait()
-        spent = meshkit.keypair()[1]
-        from_back = ssl.create_default_context(cafile=w.d + "/control/node-ca.crt")
-        from_back.check_hostname = False
-        from_back.load_cert_chain(back.d + "/keys/node.pem")
-        import http.client
-        c = http.client.HTTPSConnection(*CONTROL.split(":"), context=from_back, timeout=20)
-        c.request("POST", "/internal/v1/nodes/self/wg-key", json.dumps({"public_key": spent}), {"Content-Type": "application/json"})
-        assert c.getresponse().status == 202
-        w.pg.sql("UPDATE moat_views.nodes_view SET cutover_unix_ms = (extract(epoch FROM now()) * 1000)::bigint - 239000 WHERE name = 'back'")
-        wait_for("taken back", lambda: w.pg.sql("SELECT next_public_key IS NULL AND wireguard_public_key = '%s' AND '%s' = ANY (retired_keys)"
-                                                " FROM moat_views.nodes_view WHERE name = 'back'" % (now, spent)) == "t", 20)
-        back.start()
+        try:
+            spent = meshkit.keypair()[1]
+            from_back = ssl.create_default_context(cafile=w.d + "/control/node-ca.crt")
+            from_back.check_hostname = False
+            from_back.load_cert_chain(back.d + "/keys/node.pem")
+            import http.client
+            c = http.client.HTTPSConnection(*CONTROL.split(":"), context=from_back, timeout=20)
+            c.request("POST", "/internal/v1/nodes/self/wg-key", json.dumps({"public_key": spent}), {"Content-Type": "application/json"})
+            assert c.getresponse().status == 202
+            w.pg.sql("UPDATE moat_views.nodes_view SET cutover_unix_ms = (extract(epoch FROM now()) * 1000)::bigint - 239000 WHERE name = 'back'")
+            wait_for("taken back", lambda: w.pg.sql("SELECT next_public_key IS NULL AND wireguard_public_key = '%s' AND '%s' = ANY (retired_keys)"
+                                                    " FROM moat_views.nodes_view WHERE name = 'back'" % (now, spent)) == "t", 20)
+        finally:
+            back.start()
         # its health never changed: what shows that this process is there is the guest, connected to it again
         wait_for("the guest", lambda: back.ask({"op": "describe", "instance_id": instance["id"]}).get("guest_connected"), 30)
         assert curl(), "no page"
@@ -387,22 +396,26 @@ try:
     def _():
         back.agent.kill()
         back.agent.wait()
-        t0 = fair.now()
-        got = w.ok("GET", env + "/logs?limit=10")
-        assert got["missing_nodes"] == [node("back")["id"]] and not got["items"] and fair.now() - t0 < 8, got
-        assert "does not answer" in subprocess.run([BIN + "/moat", "exec", instance["id"], "--app", "hello", "--", "/testapp", "exit", "0"], stderr=subprocess.PIPE, text=True,
-                                                   env=dict(os.environ, MOAT_CONFIG=w.d + "/cli.toml"), timeout=30).stderr
-        assert curl(), "the VM does not serve while its agent is away"
-        back.start()
+        try:
+            t0 = fair.now()
+            got = w.ok("GET", env + "/logs?limit=10")
+            assert got["missing_nodes"] == [node("back")["id"]] and not got["items"] and fair.now() - t0 < 8, got
+            assert "does not answer" in subprocess.run([BIN + "/moat", "exec", instance["id"], "--app", "hello", "--", "/testapp", "exit", "0"], stderr=subprocess.PIPE, text=True,
+                                                       env=dict(os.environ, MOAT_CONFIG=w.d + "/cli.toml"), timeout=30).stderr
+            assert curl(), "the VM does not serve while its agent is away"
+        finally:
+            back.start()
         wait_for("lines again", lambda: w.ok("GET", env + "/logs?limit=10")["items"], 20)
         cli("exec", instance["id"], "--app", "hello", "--", "/testapp", "exit", "3", want=3)
 
     @case("without the control plane the edge serves; with it back it polls again")
     def _():
         w.kill_control()
-        assert curl(), "no page without the control plane"
-        wait_for("noticed", lambda: "edge.control_away" in front.log("edge"), 20)
-        w.start_control()
+        try:
+            assert curl(), "no page without the control plane"
+            wait_for("noticed", lambda: "edge.control_away" in front.log("edge"), 20)
+        finally:
+            w.start_control()
         wait_for("back", lambda: "edge.control_back" in front.log("edge"), 20)
 
     @case("a disabled node is out: its edge gets nothing more, nothing is asked of its agent")

@@ -3,6 +3,7 @@
  * a time, at one moment for everybody, taken back when the node says that it did not work. */
 #include "control/api/handlers.h"
 
+#include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/str.h"
 #include "control/api/mutate.h"
@@ -13,6 +14,7 @@
 
 #define APPEND_TIMEOUT_MS 10000
 #define CUTOVER_MAX_S 3600
+#define TRIES 4 /* of a request whose rows moved between look and append */
 
 static const struct mt_pg_stmt look = {
     "node_key_look", "SELECT n.next_public_key, n.cutover_unix_ms, n.key_generation,"
@@ -30,6 +32,7 @@ static int row(struct mt_api_call *c, const struct mt_node *n, const char *key, 
     return mt_pg_query_one(c->pg, &look, &p, ret, &c->err) < 0 ? mt_api_fail_err(c) : 0;
 }
 
+/* 0: it is in the log; 1: what was looked at has changed, look again; -1: a problem is recorded. @payload passes. */
 static int append_one(struct mt_api_call *c, const struct mt_node *n, enum mt_ev ev, json_t *payload)
 {
     struct mt_cmd_actor actor = {.actor_type = "node", .actor_id = n->node_id, .request_id = c->request_id};
@@ -42,11 +45,13 @@ static int append_one(struct mt_api_call *c, const struct mt_node *n, enum mt_ev
     }
     if (mt_cmd_event(cmd, ev, n->node_id, &none, payload, &c->err) < 0 || mt_cmd_rely(cmd, MT_RELY_NODE, n->node_id, NULL, n->version, &c->err) < 0)
         return mt_api_fail_err(c);
-    struct mt_cmd *take = cmd;
-    cmd = NULL;
-    int rc = mt_append(c->ctl->appender, take, APPEND_TIMEOUT_MS, &done, &c->err);
+    /* Two nodes may ask in one moment, and each has seen nobody rotate. */
+    if (ev == MT_EV_NODE_KEY_ROTATION_STARTED && mt_cmd_rely(cmd, MT_RELY_KEY_ROTATION, "mesh", NULL, 0, &c->err) < 0)
+        return mt_api_fail_err(c);
+    int rc = mt_append(c->ctl->appender, MT_TAKE(cmd), APPEND_TIMEOUT_MS, &done, &c->err);
+    bool stale = rc < 0 && done.end == MT_END_STALE;
     mt_cmd_done_free(&done);
-    return rc < 0 ? mt_api_fail_err(c) : 0;
+    return rc == 0 ? 0 : stale ? 1 : mt_api_fail_err(c);
 }
 
 static int read_key(struct mt_api_call *c, const char **ret)
@@ -57,15 +62,53 @@ static int read_key(struct mt_api_call *c, const char **ret)
     return mt_wg_key_decode(*ret, raw, &c->err) < 0 ? mt_api_fail(c, 422, "wireguard_key_invalid", "%s", c->err.msg) : 0;
 }
 
+/* One look at a node's word that @key is its next (or first) one, and what follows from it. As append_one; 0: answered. */
+static int take_key(struct mt_api_call *c, const char *key, json_t *endpoints)
+{
+    struct mt_node n;
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    int rc;
+    if (mt_node_caller(c, MT_CERT_NODE, &n) < 0 || row(c, &n, key, &r) < 0)
+        return -1;
+    int64_t generation = mt_pg_i64(r, 0, 2), cutover = mt_pg_i64_or(r, 0, 1, 0);
+    const char *next = mt_pg_text_or_null(r, 0, 0), *other = mt_pg_text_or_null(r, 0, 3);
+    bool first = mt_starts_with(n.wireguard_key, "local:");
+    if (!first && MT_STREQ(n.wireguard_key, key)) { /* where it is reached has changed, or nothing */
+        if (endpoints && (rc = append_one(c, &n, MT_EV_NODE_UPDATED, json_pack("{s:O}", "endpoints", endpoints))) != 0)
+            return rc;
+        return mt_api_send(c, 202, json_pack("{s:I,s:i}", "key_generation", (json_int_t)generation, "cutover_unix_ms", 0));
+    }
+    if (next && MT_STREQ(next, key)) /* a lost answer */
+        return mt_api_send(c, 202, json_pack("{s:I,s:I}", "key_generation", (json_int_t)generation + 1, "cutover_unix_ms", (json_int_t)cutover));
+    if (mt_pg_bool(r, 0, 4))
+        return mt_api_fail(c, 409, "wireguard_key_exists", "a node has or had this WireGuard key: make another one");
+    if (first) {
+        if ((rc = append_one(c, &n, MT_EV_NODE_UPDATED, json_pack("{s:s,s:O*}", "wireguard_public_key", key, "endpoints", endpoints))) != 0)
+            return rc;
+        return mt_api_send(c, 202, json_pack("{s:I,s:i}", "key_generation", (json_int_t)generation, "cutover_unix_ms", 0));
+    }
+    if (next || other)
+        return mt_api_fail(c, 409, "conflict", "the key of node %s is being rotated: one at a time", next ? n.name : other);
+    cutover = mt_clock_wall_us() / 1000 + mt_pg_i64_or(r, 0, 5, MT_ROTATION_LEAD_S) * 1000;
+    if ((rc = append_one(c, &n, MT_EV_NODE_KEY_ROTATION_STARTED, json_pack("{s:s,s:I,s:I}", "next_public_key", key, "key_generation", (json_int_t)generation + 1,
+                                                                           "cutover_unix_ms", (json_int_t)cutover))) != 0)
+        return rc;
+    return mt_api_send(c, 202, json_pack("{s:I,s:I}", "key_generation", (json_int_t)generation + 1, "cutover_unix_ms", (json_int_t)cutover));
+}
+
+/* Not 409: by that a node throws its next key away, which the log may have by now. */
+static int keeps_changing(struct mt_api_call *c)
+{
+    return mt_api_fail(c, 503, "unavailable", "the nodes keep changing; try again");
+}
+
 int mt_api_node_wg_key(struct mt_api_call *c)
 {
     static const char *const known[] = {"public_key", "endpoints", NULL};
     const char *key;
-    struct mt_node n;
-    mt_auto_pg_res struct mt_pg_res *r = NULL;
     json_t *endpoints, *v;
     size_t i;
-    if (mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 || read_key(c, &key) < 0 || mt_node_caller(c, MT_CERT_NODE, &n) < 0)
+    if (mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 || read_key(c, &key) < 0)
         return -1;
     endpoints = json_object_get(c->body, "endpoints");
     if (endpoints && (!json_is_array(endpoints) || json_array_size(endpoints) > 4))
@@ -76,43 +119,18 @@ int mt_api_node_wg_key(struct mt_api_call *c)
         if (!json_is_string(v) || mt_mesh_endpoint_parse(json_string_value(v), &ss, &len, &c->err) < 0)
             return mt_api_fail(c, 400, "invalid_argument", "'endpoints[%zu]' is not address:port", i);
     }
-    if (row(c, &n, key, &r) < 0)
-        return -1;
-    int64_t generation = mt_pg_i64(r, 0, 2), cutover = mt_pg_i64_or(r, 0, 1, 0);
-    const char *next = mt_pg_text_or_null(r, 0, 0), *other = mt_pg_text_or_null(r, 0, 3);
-    bool first = mt_starts_with(n.wireguard_key, "local:");
-    if (!first && MT_STREQ(n.wireguard_key, key)) { /* where it is reached has changed, or nothing */
-        if (endpoints && append_one(c, &n, MT_EV_NODE_UPDATED, json_pack("{s:O}", "endpoints", endpoints)) < 0)
-            return -1;
-        return mt_api_send(c, 202, json_pack("{s:I,s:i}", "key_generation", (json_int_t)generation, "cutover_unix_ms", 0));
-    }
-    if (next && MT_STREQ(next, key)) /* a lost answer */
-        return mt_api_send(c, 202, json_pack("{s:I,s:I}", "key_generation", (json_int_t)generation + 1, "cutover_unix_ms", (json_int_t)cutover));
-    if (mt_pg_bool(r, 0, 4))
-        return mt_api_fail(c, 409, "wireguard_key_exists", "a node has or had this WireGuard key: make another one");
-    if (first) {
-        if (append_one(c, &n, MT_EV_NODE_UPDATED, json_pack("{s:s,s:O*}", "wireguard_public_key", key, "endpoints", endpoints)) < 0)
-            return -1;
-        return mt_api_send(c, 202, json_pack("{s:I,s:i}", "key_generation", (json_int_t)generation, "cutover_unix_ms", 0));
-    }
-    if (next || other)
-        return mt_api_fail(c, 409, "conflict", "the key of node %s is being rotated: one at a time", next ? n.name : other);
-    cutover = mt_clock_wall_us() / 1000 + mt_pg_i64_or(r, 0, 5, MT_ROTATION_LEAD_S) * 1000;
-    if (append_one(c, &n, MT_EV_NODE_KEY_ROTATION_STARTED, json_pack("{s:s,s:I,s:I}", "next_public_key", key, "key_generation", (json_int_t)generation + 1,
-                                                                     "cutover_unix_ms", (json_int_t)cutover)) < 0)
-        return -1;
-    return mt_api_send(c, 202, json_pack("{s:I,s:I}", "key_generation", (json_int_t)generation + 1, "cutover_unix_ms", (json_int_t)cutover));
+    int rc = 1;
+    for (int try = 0; rc > 0 && try < TRIES; try++)
+        rc = take_key(c, key, endpoints);
+    return rc > 0 ? keeps_changing(c) : rc;
 }
 
-int mt_api_node_wg_key_result(struct mt_api_call *c)
+/* One look at a node's word of how its rotation went. As take_key. */
+static int take_result(struct mt_api_call *c, const char *key, bool ok, const char *detail)
 {
-    static const char *const known[] = {"public_key", "ok", "detail", NULL};
-    const char *key, *detail;
-    bool ok;
     struct mt_node n;
     mt_auto_pg_res struct mt_pg_res *r = NULL;
-    if (mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 || read_key(c, &key) < 0 || mt_api_bool(c, "ok", false, &ok) < 0 ||
-        mt_api_text(c, "detail", false, 500, &detail) < 0 || mt_node_caller(c, MT_CERT_NODE, &n) < 0 || row(c, &n, key, &r) < 0)
+    if (mt_node_caller(c, MT_CERT_NODE, &n) < 0 || row(c, &n, key, &r) < 0)
         return -1;
     const char *next = mt_pg_text_or_null(r, 0, 0);
     int64_t generation = mt_pg_i64(r, 0, 2);
@@ -126,9 +144,22 @@ int mt_api_node_wg_key_result(struct mt_api_call *c)
     json_t *payload = ok ? json_pack("{s:s,s:I}", "wireguard_public_key", key, "key_generation", (json_int_t)generation + 1)
                          : json_pack("{s:s,s:I,s:s}", "wireguard_public_key", n.wireguard_key, "key_generation", (json_int_t)generation, "reason",
                                      detail ? detail : "the node says that it did not work");
-    if (append_one(c, &n, ok ? MT_EV_NODE_KEY_ROTATED : MT_EV_NODE_KEY_ROTATION_ROLLED_BACK, payload) < 0)
+    int rc = append_one(c, &n, ok ? MT_EV_NODE_KEY_ROTATED : MT_EV_NODE_KEY_ROTATION_ROLLED_BACK, payload);
+    return rc != 0 ? rc : mt_api_send(c, 200, json_pack("{s:I}", "key_generation", (json_int_t)generation + ok));
+}
+
+int mt_api_node_wg_key_result(struct mt_api_call *c)
+{
+    static const char *const known[] = {"public_key", "ok", "detail", NULL};
+    const char *key, *detail;
+    bool ok;
+    if (mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 || read_key(c, &key) < 0 || mt_api_bool(c, "ok", false, &ok) < 0 ||
+        mt_api_text(c, "detail", false, 500, &detail) < 0)
         return -1;
-    return mt_api_send(c, 200, json_pack("{s:I}", "key_generation", (json_int_t)generation + ok));
+    int rc = 1;
+    for (int try = 0; rc > 0 && try < TRIES; try++)
+        rc = take_result(c, key, ok, detail);
+    return rc > 0 ? keeps_changing(c) : rc;
 }
 
 /* ---- an operator's word ---- */

@@ -95,6 +95,7 @@ enum mt_rely {
     MT_RELY_IPV4_TAKEN, /* (address): the allocation that has it */
     MT_RELY_LEASE,     /* (name); version = epoch of the lease: fences a former leader */
     MT_RELY_ENV_BUNDLE, /* (env_id): only with version 0 = the environment has no secrets; as the names below */
+    MT_RELY_KEY_ROTATION, /* ("mesh"): only with version 0 = no node's WireGuard key is being rotated */
     MT_RELY_ORG_NAME,  /* (name): only with version 0 = free among live rows; the same for the next four */
     MT_RELY_PROJECT_NAME, /* (org_id, name) */
     MT_RELY_APP_NAME,     /* (org_id, name) */

@@ -55,6 +55,8 @@ static const struct mt_pg_stmt st_rely[MT_RELY_MAX][2] = {
     [MT_RELY_EXEC_SESSION] = RELY("exec_session", "exec_sessions_view", "v.session_id = k.a", "resource_version"),
     [MT_RELY_BUNDLE] = RELY("bundle", "secret_bundles_view", "v.bundle_id = k.a AND NOT v.deleted", "resource_version"),
     [MT_RELY_ENV_BUNDLE] = RELY("env_bundle", "secret_bundles_view", "v.env_id = k.a AND NOT v.deleted", "resource_version"),
+    [MT_RELY_KEY_ROTATION] = RELY("key_rotation", "nodes_view", "v.next_public_key IS NOT NULL AND NOT v.deleted AND v.admin_state <> 'disabled'",
+                                  "resource_version"),
     [MT_RELY_VOLUME] = RELY("volume", "volumes_view", "v.volume_id = k.a AND NOT v.deleted", "resource_version"),
     [MT_RELY_VOLUME_ATTACHMENT] = RELY("attachment", "volume_attachments_view", "v.attachment_id = k.a AND NOT v.deleted", "resource_version"),
     [MT_RELY_REGISTRY] = RELY("registry", "registry_credentials_view", "v.reg_id = k.a AND NOT v.deleted", "resource_version"),
