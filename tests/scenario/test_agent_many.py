@@ -130,6 +130,15 @@ def measure(w):
     return figures
 
 
+def story(w, instance_id):
+    """What the agent's log tells of an instance."""
+    told = []
+    for name in ("instance.phase", "instance.kill", "instance.ended", "instance.prepare_failed", "instance.not_adopted"):
+        told += [(r["ts"], name, {k: v for k, v in r.items() if k in ("from", "to", "phase", "why", "reason", "reason_code", "detail", "error")})
+                 for r in w.log_events(name) if r.get("instance_id") == instance_id]
+    return sorted(told, key=lambda t: t[0])
+
+
 def node_reboot_restores_the_plan_without_control_plane(w):
     """No process of agent or VM is left, the host says that it booted anew, and nobody answers where the control plane was."""
     w.control.stop()
@@ -150,8 +159,8 @@ def node_reboot_restores_the_plan_without_control_plane(w):
         live = w.ask({"op": "list"}, 10)
         return sum(x["phase"] == "ready" for x in live) == INSTANCES
     kit.wait_for("%d ready after the reboot" % INSTANCES, again, 240, 0.25)
-    one = w.describe(next(iter(w.control.assignments)))
-    want(one["boot_seq"] == 2, one)
+    for one in (w.describe(i) for i in w.control.assignments):
+        want(one["boot_seq"] == 2, "boot %d after %d restarts: %s" % (one["boot_seq"], one["restart_count"], story(w, one["instance_id"])))
     want(len(w.vm_processes()) == 2 * INSTANCES, "%d processes" % len(w.vm_processes()))
     want(w.host()["links"] == w.links, "%d links, before %d" % (w.host()["links"], w.links))
     w.control.start()

@@ -83,10 +83,13 @@ static int as_qemu(int argc, char **argv)
     boot = strstr(append, "moat.boot=");
     if (!inst || !boot || vhost < 0)
         return 2;
-    int listener = unix_socket("/run/qmp.sock", true);
     sandbox();
     (void)snprintf(ids, sizeof ids, "%.*s %.*s\n", (int)strcspn(inst + 14, " "), inst + 14, (int)strcspn(boot + 10, " "), boot + 10);
-    if (listener < 0 || !say(vhost, ids))
+    /* As QEMU, which has no monitor before its vhost-user device has been answered: who finds the monitor finds both in their sandboxes. */
+    if (!say(vhost, ids) || recv(vhost, ids, 1, 0) != 1)
+        return 2;
+    int listener = unix_socket("/run/qmp.sock", true);
+    if (listener < 0)
         return 2;
     for (;;) {
         struct pollfd p[2] = {{.fd = listener, .events = POLLIN}, {.fd = vhost, .events = POLLIN}};
@@ -176,9 +179,9 @@ static int as_vsock(int argc, char **argv)
         if (MT_STREQ(argv[i], "--uds"))
             g.uds = argv[i + 1];
     int listener = g.uds ? unix_socket(g.uds, true) : -1;
-    ssize_t n = recv(VHOST_FD, ids, sizeof ids - 1, 0);
-    sandbox();
-    if (listener < 0 || n <= 0)
+    sandbox(); /* before the first word, as moat-vsock does */
+    ssize_t n = listener < 0 ? -1 : recv(VHOST_FD, ids, sizeof ids - 1, 0);
+    if (n <= 0 || !say(VHOST_FD, "!"))
         return 2;
     ids[n] = '\0';
     if (sscanf(ids, "%63s %63s", g.instance, g.boot) != 2)
