@@ -185,13 +185,16 @@ static void look_all(struct mt_source *s, void *arg)
     mt_auto_free struct mt_inst **all = calloc(a->insts.count + 1, sizeof *all);
     while (all && mt_map_next(&a->insts, &pos, NULL, &value))
         all[n++] = value;
+    bool vms = false;
     for (size_t i = 0; i < n; i++) {
+        vms |= mt_phase_live(all[i]->st.phase);
         if (all[i]->st.phase == MT_PH_BACKOFF && all[i]->next_retry_ns < next && all[i]->next_retry_ns > mt_loop_now(a->loop))
             next = all[i]->next_retry_ns;
         mt_inst_look(all[i]);
         if (mt_inst_removable(all[i]))
             mt_inst_remove(all[i]);
     }
+    mt_image_beside_vms(a->images, vms);
     mt_secret_store_sweep(a->secrets, secret_used, a);
     mt_hist_observe_ns(&a->measure.reconcile, mt_clock_mono() - began);
     if (!mt_loop_timer_armed(a->look_timer) && next != INT64_MAX)
@@ -641,6 +644,7 @@ static int open_images(struct mt_agent *a, struct mt_err *err)
                                    .local_registries = lists[0],
                                    .insecure_registries = lists[1],
                                    .ca_file = a->conf.image_ca_file,
+                                   .cgroup_parent = a->conf.cgroup_parent,
                                    .cache_budget_bytes = a->conf.image_cache_bytes};
         rc = mt_image_store_open(&ic, &a->images, err);
     }

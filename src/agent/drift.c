@@ -282,6 +282,7 @@ void mt_drift_clean_all(struct mt_agent *a)
     list_all(j);
     if (strike(j) > 0)
         remove_orphans(j);
+    mt_image_remove_group(a->images); /* before its parents */
     if (j->vmm)
         mt_vmm_release(j->vmm);
     job_free(j);

@@ -10,6 +10,7 @@
 #include <grp.h>
 #include <linux/capability.h>
 #include <linux/filter.h>
+#include <linux/ioprio.h>
 #include <linux/seccomp.h>
 #include <poll.h>
 #include <sched.h>
@@ -125,6 +126,11 @@ __attribute__((noreturn)) static void child(const struct mt_spawn *s, pid_t pare
         if (fd < 0 || write(fd, "0", 1) != 1)
             child_fail(report, STEP_CGROUP);
         (void)close(fd);
+    }
+    if (s->yields) { /* a kernel or a container that refuses is no reason not to run */
+        const struct sched_param none_of_it = {0};
+        (void)sched_setscheduler(0, SCHED_IDLE, &none_of_it);
+        (void)syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, IOPRIO_PRIO_VALUE(IOPRIO_CLASS_IDLE, 0));
     }
     if (s->netns_fd > 0 && setns(s->netns_fd, CLONE_NEWNET) < 0)
         child_fail(report, STEP_NETNS);

@@ -31,6 +31,7 @@ struct mt_spawn {
     uint64_t ambient_caps;    /* with set_ids: bits of capabilities kept across the change of user and exec, e.g. 1 << CAP_NET_BIND_SERVICE */
     bool new_session;         /* setsid: the child outlives our terminal */
     bool no_new_privs;
+    bool yields;              /* SCHED_IDLE and the idle class of its I/O: it gives way to everything of its cgroup. Best effort. */
     int parent_death_signal;  /* 0: none (PR_SET_PDEATHSIG; note that it follows the calling *thread*) */
     const char *cgroup_procs[4]; /* cgroup.procs / tasks files that the child joins before exec; NULL: unused */
     const struct mt_spawn_sandbox *sandbox; /* network, mount and IPC namespaces of its own, limits, no_new_privs, filter; NULL: none */

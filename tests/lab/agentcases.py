@@ -166,13 +166,25 @@ class Suite:
         self.gone(wl)
 
     def cpu_weight_divides_one_cpu(self):
-        """Two busy VMs at 1:3 on one CPU get 1:3, counted by the kernel and by the guests themselves."""
+        """Two busy VMs at 1:3 on one CPU get 1:3, counted by the kernel and by the guests themselves; an image that is made beside them gets next to nothing."""
         pair = [self.run_one(command=["/app", "spin", "8080"], resources={"cpu_millis": c, "cpu_weight": c // 10, "memory_bytes": GUEST_MIB << 20,
                                                                            "disk_bytes": 1 << 30})[0] for c in (500, 1500)]
         groups = [group_of(self.w, self.w.describe(wl["instance_id"])) for wl in pair]
         want([read(g, "cpu.weight") for g in groups] == ["50", "150"], [read(g, "cpu.weight") for g in groups])
         want(os.cpu_count() == 1, "this host has %d CPUs" % os.cpu_count())
-        time.sleep(2)
+        late = self.w.workload(self.w.push({"Entrypoint": ["/app"], "Cmd": ["serve", "8080"], "Env": ["WORD=late"]}, "late"), memory=GUEST_MIB)
+        work, begun = os.path.join(os.path.dirname(os.path.dirname(groups[0])), "work.instances"), time.monotonic()
+        busy = sum(map(cpu_ns, groups))
+        self.c.want(late["instance_id"], workload=late)
+        kit.wait_for("pull or build", lambda: os.path.exists(work) and read(work, "cgroup.procs"), LONG)
+        want((read(work, "cpu.idle"), read(work, "cpu.max")) == ("1", "100000 100000"), (read(work, "cpu.idle"), read(work, "cpu.max")))
+        shares = []
+        while time.monotonic() < begun + 25:  # from 30 s on it gets a tenth
+            time.sleep(1)
+            shares.append(cpu_ns(work) / (sum(map(cpu_ns, groups)) - busy))
+        print("# made an image beside busy VMs: %.4f of their time" % shares[-1], flush=True)
+        want(shares[-1] < 0.03, "of the VMs' time: %s" % shares)
+        want(read(work, "cgroup.procs"), "the image was ready at once, on a host without a free processor")
         def look():
             """cpu time of both, then what each has counted and when"""
             return [cpu_ns(g) for g in groups], [(int(self.get(wl)), time.monotonic()) for wl in pair]
@@ -192,6 +204,8 @@ class Suite:
         want(good, "cpu time and work done, 1 to %s" % seen)
         for wl in pair:
             self.gone(wl)
+        self.c.wait_status(late["instance_id"], "ready", LONG)
+        self.gone(late)
 
     def keeps_time_and_stops_on_request(self):
         wl, _ = self.run_one()

@@ -12,6 +12,8 @@
 static int pump(const struct image_child *c, int in, int out_fd, struct mt_buf *out, int64_t until_ns, struct mt_err *err)
 {
     size_t sent = 0;
+    char procs[MT_CGROUP_PATH * 2];
+    int64_t patient_until = mt_clock_mono() + MT_IMAGE_PATIENCE_MS * MT_NS_PER_MS;
     mt_auto_fd int to = in;
     if (c->input_len == 0)
         mt_closep(&to);
@@ -20,6 +22,13 @@ static int pump(const struct image_child *c, int in, int out_fd, struct mt_buf *
         struct pollfd p[3] = {{.fd = c->cancel_fd, .events = POLLIN}, {.fd = out_fd, .events = POLLIN}, {.fd = to, .events = POLLOUT}};
         if (left_ms <= 0)
             return MT_FAIL(err, MT_E_TIMEOUT, "'%s' did not end in time", c->path);
+        int64_t patient_ms = (patient_until - mt_clock_mono()) / MT_NS_PER_MS;
+        if (patient_ms <= 0) {
+            image_group_set(c->store, MT_CGROUP_YIELD_MOSTLY, procs);
+            patient_until = until_ns + MT_NS_PER_S;
+            patient_ms = 60000;
+        }
+        left_ms = left_ms < patient_ms ? left_ms : patient_ms;
         if (poll(p, 3, left_ms > 60000 ? 60000 : (int)left_ms) < 0 && errno != EINTR)
             return MT_FAIL_ERRNO(err, MT_E_IO, "poll");
         if (p[0].revents)
@@ -60,9 +69,15 @@ int image_child_run(const struct image_child *c, struct mt_buf *out, struct mt_e
     mt_auto_fd int from_write = from[1];
     if (fcntl(to_write, F_SETFL, O_NONBLOCK) < 0)
         return MT_FAIL_ERRNO(err, MT_E_IO, "fcntl");
-    const struct mt_spawn s = {.path = c->path, .argv = c->argv, .stdin_fd = to_read, .stdout_fd = from_write,
-                               .stderr_fd = STDERR_FILENO, .parent_death_signal = SIGKILL};
+    char procs[MT_CGROUP_PATH * 2];
+    image_group_set(c->store, MT_CGROUP_YIELD_WHOLLY, procs);
+    struct mt_spawn s = {.path = c->path, .argv = c->argv, .stdin_fd = to_read, .stdout_fd = from_write, .stderr_fd = STDERR_FILENO,
+                         .parent_death_signal = SIGKILL, .yields = true, .cgroup_procs = {procs[0] ? procs : NULL}};
     int r = mt_spawn(&s, &pid, &pidfd, err);
+    if (r < 0 && r != -MT_E_NOT_FOUND && procs[0]) { /* a group that cannot be joined is no reason not to have an image */
+        s.cgroup_procs[0] = NULL;
+        r = mt_spawn(&s, &pid, &pidfd, err);
+    }
     if (r < 0)
         return r;
     mt_closep(&to_read);

@@ -23,6 +23,7 @@
 #include <sys/types.h>
 
 #define MT_IMAGE_KEY_HEX 64 /* length of a root disk key, without NUL */
+#define MT_IMAGE_PATIENCE_MS 30000 /* of a child that gives way wholly: a machine that is always full would starve it */
 
 /** The part of the image's config that a workload inherits. Strings are UTF-8 without NUL; lists end in NULL. */
 struct mt_image_config {
@@ -91,6 +92,7 @@ struct mt_image_conf {
     const char *const *local_registries;    /* "host:port", NULL ended or NULL: may live at non-public addresses */
     const char *const *insecure_registries; /* "host:port": plain HTTP */
     const char *ca_file;                    /* extra trust anchors for registries, NULL for the system's */
+    const char *cgroup_parent;              /* of the VMs: beside it the children get a group that gives way to them; NULL: by priority alone */
     const char *format_version;             /* NULL means "r1" */
     uint32_t layer_timeout_s;               /* 0: 300, at most 3600 */
     uint32_t total_timeout_s;               /* 0: 1800, at most 14400 */
@@ -129,6 +131,15 @@ void mt_image_store_close(struct mt_image_store *store);
  */
 int mt_image_ensure(struct mt_image_store *store, const struct mt_image_request *request, struct mt_rootdisk *ret_disk,
                     struct mt_image_failure *ret_failure, struct mt_err *err);
+
+/**
+ * VMs run on this node, or none does any more. moat-fetch and moat-unpack get what processor and disk leave over in any case; beside VMs
+ * no more than one CPU of it. A child that has not ended after MT_IMAGE_PATIENCE_MS gets a tenth of a CPU from then on. Any thread.
+ */
+void mt_image_beside_vms(struct mt_image_store *store, bool vms);
+
+/** At the end of the platform on this machine, when no work is under way: remove the children's cgroup. */
+void mt_image_remove_group(struct mt_image_store *store);
 
 /** Set *@cancelled and wake the ensure that watches it. Any thread. */
 void mt_image_cancel(struct mt_image_store *store, atomic_bool *cancelled);

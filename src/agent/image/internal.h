@@ -6,6 +6,7 @@
 #include "base/buf.h"
 #include "base/list.h"
 #include "base/map.h"
+#include "os/cgroup.h"
 
 #include <jansson.h>
 #include <pthread.h>
@@ -48,6 +49,10 @@ struct mt_image_store {
     unsigned jobs_alive, pulls, builds;
     bool closing;
     bool pressure, critical;
+    /* Of the children's cgroup; own lock, held for a few writes: */
+    pthread_mutex_t group_lock;
+    struct mt_cgroup_host group_host;
+    bool group_usable, beside_vms;
 };
 
 /* disk.c: a root disk's JSON. */
@@ -78,6 +83,10 @@ struct image_child {
     size_t input_len;
     int cancel_fd;     /* readable: kill the child */
     int64_t timeout_ms;
+    struct mt_image_store *store; /* whose cgroup it joins */
 };
+/** group.c: make the children's cgroup as it is to be now; the file to join it by, "" for none. */
+void image_group_set(struct mt_image_store *s, enum mt_cgroup_yield yield, char ret_procs[MT_CGROUP_PATH * 2]);
+void image_group_open(struct mt_image_store *s);
 /** Run to the end, stdout into @out. 0 whatever its exit status; -MT_E_CANCELLED, -MT_E_TIMEOUT (killed), -code of mt_spawn. */
 int image_child_run(const struct image_child *c, struct mt_buf *out, struct mt_err *err);

@@ -117,7 +117,7 @@ static json_t *ask(struct image_job *j, const char *path, const char *const *arg
         return NULL;
     }
     struct image_child c = {.path = path, .argv = argv, .input = text, .input_len = strlen(text), .cancel_fd = j->cancel_fd,
-                            .timeout_ms = timeout_ms};
+                            .timeout_ms = timeout_ms, .store = j->store};
     int r = image_child_run(&c, &out, &j->err);
     explicit_bzero(text, c.input_len);
     free(text);

@@ -334,6 +334,7 @@ int mt_image_store_open(const struct mt_image_conf *conf, struct mt_image_store 
     s->conf.unpack_path = dup_or_null(conf->unpack_path, &ok);
     s->conf.e2fsck_path = dup_or_null(conf->e2fsck_path ? conf->e2fsck_path : "/sbin/e2fsck", &ok);
     s->conf.ca_file = dup_or_null(conf->ca_file, &ok);
+    s->conf.cgroup_parent = dup_or_null(conf->cgroup_parent, &ok);
     s->conf.format_version = dup_or_null(conf->format_version ? conf->format_version : "r1", &ok);
     s->local = copy_texts(conf->local_registries, count(conf->local_registries));
     s->insecure = copy_texts(conf->insecure_registries, count(conf->insecure_registries));
@@ -346,6 +347,7 @@ int mt_image_store_open(const struct mt_image_conf *conf, struct mt_image_store 
     mt_map_init(&s->jobs, seed + 2);
     mt_list_init(&s->pins);
     (void)pthread_mutex_init(&s->lock, NULL);
+    image_group_open(s);
     (void)pthread_cond_init(&s->changed, NULL);
     int r = ok && s->local && s->insecure ? 0 : MT_FAIL(err, MT_E_NOMEM, "no memory for the image store");
     if (r == 0)
@@ -391,12 +393,13 @@ void mt_image_store_close(struct mt_image_store *s)
     free_texts(s->keep);
     free_texts(s->local);
     free_texts(s->insecure);
-    const char *const texts[] = {s->conf.images_dir, s->conf.fetch_path, s->conf.unpack_path, s->conf.e2fsck_path, s->conf.ca_file,
+    const char *const texts[] = {s->conf.images_dir, s->conf.fetch_path, s->conf.unpack_path, s->conf.e2fsck_path, s->conf.ca_file, s->conf.cgroup_parent,
                                  s->conf.format_version};
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++)
         free((void *)(uintptr_t)texts[i]);
     mt_closep(&s->lock_fd);
     (void)pthread_cond_destroy(&s->changed);
     (void)pthread_mutex_destroy(&s->lock);
+    (void)pthread_mutex_destroy(&s->group_lock);
     free(s);
 }

@@ -3,7 +3,7 @@
  * image-tool: the agent's image store on the command line, for the scenario tests and the bench. Prints one JSON line per
  * result. Not installed.
  *
- *   image-tool DIR FETCH UNPACK [--local HOST:PORT] COMMAND...
+ *   image-tool DIR FETCH UNPACK [--local HOST:PORT] [--cgroup PARENT] COMMAND...
  *     ensure REPOSITORY DIGEST ARCH [CALLERS [CANCEL_AFTER_MS]]   CALLERS threads ask at once, all are cancelled after a while
  *     gc NOW_S BUDGET                                             open, collect garbage, print what went
  *     verify                                                      hash one disk
@@ -114,6 +114,11 @@ int main(int argc, char **argv)
     argc -= 4;
     if (argc > 2 && MT_STREQ(argv[0], "--local")) {
         local[0] = argv[1];
+        argv += 2;
+        argc -= 2;
+    }
+    if (argc > 2 && MT_STREQ(argv[0], "--cgroup")) {
+        conf.cgroup_parent = argv[1];
         argv += 2;
         argc -= 2;
     }

@@ -171,6 +171,54 @@ static void joining_goes_into_each_hierarchy_once(void **state)
     assert_text("cpu and acct/moat.slice/instances/vm-1/cgroup.procs", "4711");
 }
 
+static void v2_work_gives_way_beside_the_vms(void **state)
+{
+    struct mt_cgroup_host h;
+    char procs[MT_CGROUP_PATH * 2], want[MT_CGROUP_PATH * 2];
+    (void)state;
+    open_v2(&h);
+    assert_int_equal(mt_cgroup_work(&h, MT_CGROUP_YIELD_WHOLLY, true, procs, NULL), 0);
+    (void)snprintf(want, sizeof want, "%s/v2/moat.slice/work.instances/cgroup.procs", dir);
+    assert_string_equal(procs, want);
+    assert_text("v2/moat.slice/work.instances/cpu.idle", "1");
+    assert_text("v2/moat.slice/work.instances/cpu.weight", "1");
+    assert_text("v2/moat.slice/work.instances/cpu.max", "100000 100000");
+    assert_text("v2/moat.slice/work.instances/io.weight", "1");
+    assert_true(exists("v2/moat.slice/cgroup.subtree_control"));
+    assert_false(exists("v2/moat.slice/work.instances/cgroup.subtree_control")); /* processes live here */
+    assert_int_equal(mt_cgroup_work(&h, MT_CGROUP_YIELD_MOSTLY, false, procs, NULL), 0);
+    assert_text("v2/moat.slice/work.instances/cpu.idle", "0");
+    assert_text("v2/moat.slice/work.instances/cpu.weight", "10");
+    assert_text("v2/moat.slice/work.instances/cpu.max", "max 100000");
+}
+
+static void v1_work_is_in_the_hierarchy_of_the_processor_alone(void **state)
+{
+    struct mt_cgroup_host h;
+    char procs[MT_CGROUP_PATH * 2], path[256];
+    (void)state;
+    open_v1(&h);
+    assert_int_equal(mt_cgroup_work(&h, MT_CGROUP_YIELD_WHOLLY, true, procs, NULL), 0);
+    assert_text("cpu and acct/moat.slice/work.instances/cpu.idle", "1");
+    assert_text("cpu and acct/moat.slice/work.instances/cpu.shares", "2");
+    assert_text("cpu and acct/moat.slice/work.instances/cpu.cfs_quota_us", "100000");
+    assert_false(exists("memory/moat.slice"));
+    assert_int_equal(mt_cgroup_work(&h, MT_CGROUP_YIELD_MOSTLY, false, procs, NULL), 0);
+    assert_text("cpu and acct/moat.slice/work.instances/cpu.shares", "100");
+    assert_text("cpu and acct/moat.slice/work.instances/cpu.cfs_quota_us", "-1");
+    for (const char *const *f = (const char *const[]){"cpu.idle", "cpu.shares", "cpu.cfs_quota_us", NULL}; *f; f++) { /* the kernel's go by themselves */
+        (void)snprintf(path, sizeof path, "%s/cpu and acct/moat.slice/work.instances/%s", dir, *f);
+        assert_int_equal(unlink(path), 0);
+    }
+    mt_cgroup_work_remove(&h);
+    mt_cgroup_work_remove(&h); /* again is harmless */
+    assert_false(exists("cpu and acct/moat.slice/work.instances"));
+    /* a parent right below the mount */
+    (void)snprintf(h.parent, sizeof h.parent, "vms");
+    assert_int_equal(mt_cgroup_work(&h, MT_CGROUP_YIELD_WHOLLY, false, procs, NULL), 0);
+    assert_text("cpu and acct/work.vms/cpu.idle", "1");
+}
+
 static void v1_kill_freezes_signals_and_thaws(void **state)
 {
     struct mt_cgroup_host h;
@@ -271,6 +319,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(v2_gets_every_limit_and_enables_controllers_above, setup, teardown),
         cmocka_unit_test_setup_teardown(v1_gets_shares_and_limit_in_its_own_hierarchies, setup, teardown),
         cmocka_unit_test_setup_teardown(joining_goes_into_each_hierarchy_once, setup, teardown),
+        cmocka_unit_test_setup_teardown(v2_work_gives_way_beside_the_vms, setup, teardown),
+        cmocka_unit_test_setup_teardown(v1_work_is_in_the_hierarchy_of_the_processor_alone, setup, teardown),
         cmocka_unit_test_setup_teardown(v1_kill_freezes_signals_and_thaws, setup, teardown),
         cmocka_unit_test_setup_teardown(v2_kill_is_one_write, setup, teardown),
         cmocka_unit_test_setup_teardown(figures_are_read_from_both_versions, setup, teardown),
