@@ -3,35 +3,24 @@
 #include "backup/sandbox.h"
 
 #include "base/assert.h"
+#include "os/confine.h"
 
 #include <fcntl.h>
-#include <grp.h>
 #include <linux/fs.h>
 #include <sched.h>
 #include <seccomp.h>
-#include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 int mt_bk_leave_root(uid_t uid, gid_t gid, struct mt_err *err)
 {
-    struct rlimit none = {0};
-    pid_t parent = getppid();
-    if (geteuid() == 0 && uid != 0) {
-        if (setgroups(0, NULL) < 0 || setresgid(gid, gid, gid) < 0 || setresuid(uid, uid, uid) < 0)
-            return MT_FAIL_ERRNO(err, MT_E_IO, "become user %u", uid);
-        if (setuid(0) == 0)
-            return MT_FAIL(err, MT_E_IO, "root did not go away");
-    }
-    if (setrlimit(RLIMIT_CORE, &none) < 0 || prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
-        prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
+    int r = mt_confine_user(uid, gid, err);
+    if (r < 0)
+        return r;
+    if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0) /* keys are in its memory */
         return MT_FAIL_ERRNO(err, MT_E_IO, "give up privileges");
-    if (getppid() != parent) /* it died before we asked to die with it */
-        return MT_FAIL(err, MT_E_CANCELLED, "the parent process is gone");
     return 0;
 }
 
@@ -67,45 +56,25 @@ static const int deadly[] = {
     SCMP_SYS(process_vm_readv), SCMP_SYS(process_vm_writev), SCMP_SYS(listen), SCMP_SYS(accept4), SCMP_SYS(kill),
 };
 
-static int conditional(scmp_filter_ctx ctx)
-{
-    static const int families[] = {AF_UNIX, AF_INET, AF_INET6, AF_NETLINK}; /* Unix: nscd, resolved; netlink: getaddrinfo asks for addresses */
-    static const unsigned long ioctls[] = {BLKGETSIZE64, BLKZEROOUT, FIONBIO, FIONREAD};
-    int r = 0;
-    for (size_t i = 0; r == 0 && i < MT_ARRAY_LEN(families); i++)
-        r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1, SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)families[i]));
-    for (size_t i = 0; r == 0 && i < MT_ARRAY_LEN(ioctls); i++)
-        r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_EQ, ioctls[i]));
-    if (r == 0) /* trust anchors, resolver */
-        r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(openat), 1, SCMP_A2(SCMP_CMP_MASKED_EQ, O_ACCMODE | O_CREAT | O_TRUNC, O_RDONLY));
-    if (r == 0)
-        r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1, SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
-    if (r == 0)
-        r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(mprotect), 1, SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
-    if (r == 0) /* threads, no processes; clone3 hides its flags, glibc falls back */
-        r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(clone), 1, SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_THREAD, CLONE_THREAD));
-    return r;
-}
+static const struct mt_confine_rule rules[] = {
+    {SCMP_SYS(socket), 0, UINT64_MAX, AF_UNIX}, /* nscd, resolved */
+    {SCMP_SYS(socket), 0, UINT64_MAX, AF_INET},
+    {SCMP_SYS(socket), 0, UINT64_MAX, AF_INET6},
+    {SCMP_SYS(socket), 0, UINT64_MAX, AF_NETLINK}, /* getaddrinfo asks for addresses */
+    {SCMP_SYS(ioctl), 1, UINT64_MAX, BLKGETSIZE64},
+    {SCMP_SYS(ioctl), 1, UINT64_MAX, BLKZEROOUT},
+    {SCMP_SYS(ioctl), 1, UINT64_MAX, FIONBIO},
+    {SCMP_SYS(ioctl), 1, UINT64_MAX, FIONREAD},
+    {SCMP_SYS(openat), 2, O_ACCMODE | O_CREAT | O_TRUNC, O_RDONLY}, /* trust anchors, resolver */
+    {SCMP_SYS(mmap), 2, PROT_EXEC, 0},
+    {SCMP_SYS(mprotect), 2, PROT_EXEC, 0},
+    {SCMP_SYS(clone), 0, CLONE_THREAD, CLONE_THREAD}, /* threads, no processes; clone3 hides its flags, glibc falls back */
+};
 
 int mt_bk_sandbox(struct mt_err *err)
 {
-    scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_ERRNO(ENOSYS));
-    if (!ctx)
-        return MT_FAIL(err, MT_E_NOMEM, "no memory for a system call filter");
-    int r = seccomp_attr_set(ctx, SCMP_FLTATR_CTL_TSYNC, 1);
-    for (size_t i = 0; r == 0 && i < MT_ARRAY_LEN(allowed); i++)
-        r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, allowed[i], 0);
-    for (size_t i = 0; r == 0 && i < MT_ARRAY_LEN(deadly); i++)
-        r = seccomp_rule_add(ctx, SCMP_ACT_KILL_PROCESS, deadly[i], 0);
-    if (r == 0)
-        r = conditional(ctx);
-    if (r == 0)
-        r = seccomp_load(ctx);
-    seccomp_release(ctx);
-    if (r < 0) {
-        errno = -r;
-        return MT_FAIL_ERRNO(err, MT_E_IO, "load the system call filter");
-    }
-    return 0;
+    const struct mt_confine_calls calls = {.allowed = allowed, .n_allowed = MT_ARRAY_LEN(allowed), .deadly = deadly,
+                                           .n_deadly = MT_ARRAY_LEN(deadly), .rules = rules, .n_rules = MT_ARRAY_LEN(rules)};
+    return mt_confine_calls(&calls, err);
 }
 #endif

@@ -7,11 +7,9 @@
 #include "base/cleanup.h"
 #include "base/str.h"
 #include "fetch/fetch.h"
+#include "fetch/sandbox.h"
 #include "wire/json.h"
 
-#include <grp.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #define REQUEST_MAX ((size_t)256 << 10)
@@ -23,23 +21,6 @@ static int usage(void)
                 "see docs/formats/fetch.md\n",
                 stderr);
     return 2;
-}
-
-static int leave_root(const struct mt_fetch_options *o, struct mt_err *err)
-{
-    struct rlimit none = {0};
-    pid_t parent = getppid();
-    if (geteuid() == 0 && o->uid != 0) {
-        if (setgroups(0, NULL) < 0 || setresgid(o->gid, o->gid, o->gid) < 0 || setresuid(o->uid, o->uid, o->uid) < 0)
-            return MT_FAIL_ERRNO(err, MT_E_IO, "become user %u", o->uid);
-        if (setuid(0) == 0)
-            return MT_FAIL(err, MT_E_IO, "root did not go away");
-    }
-    if (setrlimit(RLIMIT_CORE, &none) < 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
-        return MT_FAIL_ERRNO(err, MT_E_IO, "give up privileges");
-    if (getppid() != parent) /* it died before we asked to die with it */
-        return MT_FAIL(err, MT_E_CANCELLED, "the parent process is gone");
-    return 0;
 }
 
 static json_t *run(bool pull, const char *ref_text, const char *text, size_t len, struct mt_fetch_options *o,
@@ -59,7 +40,7 @@ static json_t *run(bool pull, const char *ref_text, const char *text, size_t len
         (void)mt_fetch_fail(f, MT_FETCH_INTERNAL, "internal", "cannot enter the image store: %s", strerrordesc_np(errno));
         return NULL;
     }
-    if (leave_root(o, &err) < 0) {
+    if (mt_fetch_sandbox(o->uid, o->gid, &err) < 0) {
         (void)mt_fetch_fail(f, MT_FETCH_INTERNAL, "internal", "%s", err.msg);
         return NULL;
     }

@@ -3,43 +3,23 @@
 #include "unpack/sandbox.h"
 
 #include "base/assert.h"
+#include "os/confine.h"
 
-#include <grp.h>
 #include <sched.h>
 #include <seccomp.h>
 #include <sys/mount.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
-int mt_sandbox_die_with_parent(pid_t parent, struct mt_err *err)
-{
-    if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
-        return MT_FAIL_ERRNO(err, MT_E_IO, "set the parent death signal");
-    if (parent != 0 && getppid() != parent) /* it died before we asked */
-        return MT_FAIL(err, MT_E_CANCELLED, "the parent process is gone");
-    return 0;
-}
-
 int mt_sandbox_leave_root(uid_t uid, gid_t gid, struct mt_err *err)
 {
-    pid_t parent = getppid();
     if (geteuid() == 0) {
         if (unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS) < 0)
             return MT_FAIL_ERRNO(err, MT_E_IO, "enter namespaces of its own");
         if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
             return MT_FAIL_ERRNO(err, MT_E_IO, "part from the host's mounts");
-        if (uid != 0) {
-            if (setgroups(0, NULL) < 0 || setresgid(gid, gid, gid) < 0 || setresuid(uid, uid, uid) < 0)
-                return MT_FAIL_ERRNO(err, MT_E_IO, "become user %u", uid);
-            if (setuid(0) == 0)
-                return MT_FAIL(err, MT_E_IO, "root did not go away");
-        }
     }
-    struct rlimit none = {0};
-    if (setrlimit(RLIMIT_CORE, &none) < 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
-        return MT_FAIL_ERRNO(err, MT_E_IO, "give up privileges");
-    return mt_sandbox_die_with_parent(parent, err);
+    return mt_confine_user(uid, gid, err);
 }
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -74,21 +54,8 @@ int mt_sandbox_lock(uint64_t cpu_seconds, uint64_t file_bytes, struct mt_err *er
     struct rlimit as = {(rlim_t)2 << 30, (rlim_t)2 << 30}, cpu = {cpu_seconds, cpu_seconds + 1}, file = {file_bytes, file_bytes};
     if (setrlimit(RLIMIT_AS, &as) < 0 || setrlimit(RLIMIT_CPU, &cpu) < 0 || setrlimit(RLIMIT_FSIZE, &file) < 0)
         return MT_FAIL_ERRNO(err, MT_E_IO, "set limits");
-    scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_ERRNO(ENOSYS));
-    if (!ctx)
-        return MT_FAIL(err, MT_E_NOMEM, "no memory for a system call filter");
-    int r = seccomp_attr_set(ctx, SCMP_FLTATR_CTL_TSYNC, 1);
-    for (size_t i = 0; r == 0 && i < MT_ARRAY_LEN(allowed); i++)
-        r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, allowed[i], 0);
-    for (size_t i = 0; r == 0 && i < MT_ARRAY_LEN(deadly); i++)
-        r = seccomp_rule_add(ctx, SCMP_ACT_KILL_PROCESS, deadly[i], 0);
-    if (r == 0)
-        r = seccomp_load(ctx);
-    seccomp_release(ctx);
-    if (r < 0) {
-        errno = -r;
-        return MT_FAIL_ERRNO(err, MT_E_IO, "load the system call filter");
-    }
-    return 0;
+    const struct mt_confine_calls calls = {.allowed = allowed, .n_allowed = MT_ARRAY_LEN(allowed), .deadly = deadly,
+                                           .n_deadly = MT_ARRAY_LEN(deadly)};
+    return mt_confine_calls(&calls, err);
 }
 #endif

@@ -16,9 +16,6 @@
  */
 int mt_sandbox_leave_root(uid_t uid, gid_t gid, struct mt_err *err);
 
-/** Die by SIGKILL when the parent does. Must be repeated after every change of user or fork. */
-int mt_sandbox_die_with_parent(pid_t parent, struct mt_err *err);
-
 /**
  * For the worker, after its threads run: limits (2 GiB address space, @cpu_seconds, @file_bytes per file), then the system
  * call filter over all threads: read and write descriptors it holds, memory, futex, time, exit. All else is ENOSYS; exec,

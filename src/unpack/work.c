@@ -5,6 +5,7 @@
 #include "base/assert.h"
 #include "base/cleanup.h"
 #include "base/str.h"
+#include "os/confine.h"
 #include "os/file.h"
 #include "unpack/ext4.h"
 #include "unpack/sandbox.h"
@@ -100,7 +101,7 @@ __attribute__((noreturn)) static void worker_main(const struct mt_unpack_request
     struct mt_fault f = {0};
     struct mt_err err = {0};
     static struct verdict v;
-    if (mt_sandbox_die_with_parent(parent, &err) < 0)
+    if (mt_confine_die_with_parent(parent, &err) < 0)
         _exit(3);
     (void)prctl(PR_SET_NAME, "moat-unpack:w");
     v.ok = work(r, image, image_fd, spool_fd, uuid, &v.result, &f) == 0;

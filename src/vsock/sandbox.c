@@ -3,7 +3,7 @@
 #include "vsock/sandbox.h"
 
 #include "base/assert.h"
-#include "base/cleanup.h"
+#include "os/confine.h"
 
 #include <seccomp.h>
 #include <sys/mman.h>
@@ -27,33 +27,17 @@ static const int allowed[] = {
 #endif
 };
 
-static void release(scmp_filter_ctx *ctx)
-{
-    if (*ctx)
-        seccomp_release(*ctx);
-}
+static const struct mt_confine_rule rules[] = {
+    {SCMP_SYS(socket), 0, UINT64_MAX, AF_UNIX},
+    {SCMP_SYS(mmap), 2, PROT_EXEC, 0},         /* guest memory and malloc; never executable */
+    {SCMP_SYS(fcntl), 1, UINT32_MAX & ~7U, 0}, /* F_GETFL, F_SETFL for eventfds */
+};
 
 int mt_vs_sandbox_enter(struct mt_err *err)
 {
-    mt_cleanup(release) scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_KILL_PROCESS);
-    int r = 0;
+    const struct mt_confine_calls calls = {.allowed = allowed, .n_allowed = MT_ARRAY_LEN(allowed), .rules = rules,
+                                           .n_rules = MT_ARRAY_LEN(rules), .otherwise_kill = true};
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == -1)
         return MT_FAIL_ERRNO(err, MT_E_IO, "no_new_privs");
-    if (!ctx)
-        return MT_FAIL(err, MT_E_NOMEM, "seccomp filter");
-    for (size_t i = 0; i < MT_ARRAY_LEN(allowed) && r == 0; i++)
-        r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, allowed[i], 0);
-    if (r == 0)
-        r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1, SCMP_A0(SCMP_CMP_EQ, AF_UNIX));
-    if (r == 0) /* guest memory and malloc; never executable */
-        r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1, SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
-    if (r == 0) /* F_GETFL, F_SETFL for eventfds */
-        r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(fcntl), 1, SCMP_A1(SCMP_CMP_MASKED_EQ, (uint64_t)~7, 0));
-    if (r == 0)
-        r = seccomp_load(ctx);
-    if (r < 0) {
-        errno = -r;
-        return MT_FAIL_ERRNO(err, MT_E_IO, "seccomp filter");
-    }
-    return 0;
+    return mt_confine_calls(&calls, err);
 }

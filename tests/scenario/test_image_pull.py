@@ -313,6 +313,36 @@ def registry_killed():
             registry.start()
 
 
+def confined():
+    """While bytes of a registry arrive, their reader has no user of ours, no privileges and few system calls."""
+    proxy = Proxy(registry.host)
+    proxy.slow = 0.05
+    s = fresh()
+    p = subprocess.Popen([TOOL, s, FETCH, UNPACK, "--local", proxy.host, "ensure", repo(proxy.host), amd, "amd64"], stdout=subprocess.PIPE)
+    try:
+        deadline, seen = fair.now() + fair.LEAST, []
+        while not seen:
+            want(p.poll() is None and fair.now() < deadline, "no download was seen")
+            for pid in [n for n in os.listdir("/proc") if n.isdigit()]:
+                try:
+                    status = dict(l.split(":\t", 1) for l in open("/proc/%s/status" % pid).read().splitlines() if ":\t" in l)
+                except OSError:
+                    continue
+                mine = status["Name"] == "moat-fetch" and int(status["PPid"]) == p.pid
+                if mine and os.path.isdir(s + "/tmp/fetch") and os.listdir(s + "/tmp/fetch"):
+                    seen.append(status)
+            time.sleep(0.01)
+        want(seen[0]["Seccomp"] == "2" and seen[0]["NoNewPrivs"] == "1" and int(seen[0]["CapEff"], 16) == 0, seen[0])
+        if os.geteuid() == 0:
+            want("0" not in seen[0]["Uid"].split() and seen[0]["Groups"].strip() == "", seen[0])
+        proxy.slow = 0
+        want(json.loads(p.communicate()[0].splitlines()[0])["ok"], "the pull failed")
+    finally:
+        p.kill()
+        p.wait()
+        proxy.stop()
+
+
 def cancelled():
     proxy = Proxy(registry.host)
     proxy.slow = 0.3
@@ -565,6 +595,7 @@ CASES = [("a tag resolves to digest, platform and config", resolve_tag), ("an in
          ("two stores build identical bytes", identical), ("bad images are refused with the right reason", bad_images),
          ("corrupted bytes are found and not kept", corrupted), ("a broken download resumes with Range", resumed),
          ("agent and registry killed in mid-pull: the next pull resumes", registry_killed), ("a cancelled pull ends at once", cancelled),
+         ("moat-fetch is confined while it reads", confined),
          ("a bearer token is fetched once and never stored", token), ("redirects to inside addresses are refused", redirects),
          ("429 and 503 are tried again, 403 is not", busy), ("kill -9 at any moment leaves nothing that is believed", crash_residue),
          ("pull and build give way to what runs in the VMs' cgroup", gives_way), ("a changed byte of a root disk is found", corrupt_disk), ("garbage collection keeps to order and thresholds", collected)]

@@ -6,10 +6,10 @@
 #include "base/cleanup.h"
 #include "base/num.h"
 #include "base/str.h"
+#include "os/confine.h"
 #include "os/spawn.h"
 
 #include <fcntl.h>
-#include <linux/filter.h>
 #include <sched.h>
 #include <seccomp.h>
 #include <sys/mman.h>
@@ -21,11 +21,6 @@
 #define TIMEOUT_MS 60000
 #define CHECK_TIMEOUT_MS 660000 /* a check may take its whole share of processor */
 #define ZERO_BYTES (1U << 20)
-
-struct mt_fstool_filter {
-    struct sock_fprog prog;
-    struct sock_filter code[];
-};
 
 /* What the three tools and their loader use; anything else fails with ENOSYS, and what could reach out kills. */
 static const int allowed[] = {
@@ -45,39 +40,15 @@ static const int deadly[] = {
     SCMP_SYS(setns), SCMP_SYS(process_vm_writev), SCMP_SYS(execveat), SCMP_SYS(fork), SCMP_SYS(vfork), SCMP_SYS(kexec_load), SCMP_SYS(init_module),
 };
 
-static int export_filter(scmp_filter_ctx ctx, struct mt_fstool_filter **ret, struct mt_err *err)
-{
-    struct stat st;
-    mt_auto_fd int fd = memfd_create("filter", MFD_CLOEXEC);
-    if (fd < 0 || seccomp_export_bpf(ctx, fd) < 0 || fstat(fd, &st) < 0 || st.st_size <= 0 || st.st_size > (off_t)(BPF_MAXINSNS * sizeof(struct sock_filter)))
-        return MT_FAIL_ERRNO(err, MT_E_IO, "make the system call filter");
-    struct mt_fstool_filter *f = calloc(1, sizeof *f + (size_t)st.st_size);
-    if (!f)
-        return MT_FAIL(err, MT_E_NOMEM, "system call filter: out of memory");
-    if (pread(fd, f->code, (size_t)st.st_size, 0) != (ssize_t)st.st_size) {
-        free(f);
-        return MT_FAIL_ERRNO(err, MT_E_IO, "read the system call filter");
-    }
-    f->prog = (struct sock_fprog){.len = (unsigned short)((size_t)st.st_size / sizeof f->code[0]), .filter = f->code};
-    *ret = f;
-    return 0;
-}
+static const struct mt_confine_rule rules[] = {
+    {SCMP_SYS(clone), 0, CLONE_THREAD, CLONE_THREAD}, /* threads of its own, no other process; clone3 cannot be looked into and falls back to clone */
+};
 
 int mt_fstool_init(struct mt_fstool *t, struct mt_err *err)
 {
-    scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_ERRNO(ENOSYS));
-    if (!ctx)
-        return MT_FAIL(err, MT_E_NOMEM, "system call filter: out of memory");
-    int r = 0;
-    for (size_t i = 0; r == 0 && i < MT_ARRAY_LEN(allowed); i++)
-        r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, allowed[i], 0);
-    for (size_t i = 0; r == 0 && i < MT_ARRAY_LEN(deadly); i++)
-        r = seccomp_rule_add(ctx, SCMP_ACT_KILL_PROCESS, deadly[i], 0);
-    if (r == 0) /* threads of its own, no other process; clone3 cannot be looked into and falls back to clone */
-        r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(clone), 1, SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_THREAD, CLONE_THREAD));
-    int rc = r < 0 ? MT_FAIL(err, MT_E_IO, "system call filter: rule refused (%d)", r) : export_filter(ctx, &t->filter, err);
-    seccomp_release(ctx);
-    return rc;
+    const struct mt_confine_calls calls = {.allowed = allowed, .n_allowed = MT_ARRAY_LEN(allowed), .deadly = deadly,
+                                           .n_deadly = MT_ARRAY_LEN(deadly), .rules = rules, .n_rules = MT_ARRAY_LEN(rules)};
+    return mt_confine_export(&calls, &t->filter, err);
 }
 
 void mt_fstool_done(struct mt_fstool *t)

@@ -15,7 +15,7 @@ struct mt_fstool {
     const char *mkfs, *e2fsck, *resize2fs; /* absolute paths, borrowed */
     uid_t uid;
     gid_t gid;
-    struct mt_fstool_filter *filter; /* owned; NULL before mt_fstool_init */
+    struct mt_confine_filter *filter; /* owned; NULL before mt_fstool_init */
 };
 
 /** Make the filter; the other members are set by the caller. -MT_E_NOMEM, -MT_E_IO. */
