@@ -191,7 +191,8 @@ void mt_inst_remove(struct mt_inst *in)
     mt_inst_free(in);
 }
 
-static void continue_after(struct mt_inst *in, unsigned after)
+/* @phase: the one that was written, which may be behind the one the instance has by now. */
+static void continue_after(struct mt_inst *in, unsigned after, enum mt_phase phase)
 {
     if (after & MT_AFTER_BYE) {
         mt_kill_here(MT_KILL_LIFE, MT_LIFE_EXITED, MT_KILL_RECORDED);
@@ -201,13 +202,14 @@ static void continue_after(struct mt_inst *in, unsigned after)
         mt_kill_here(MT_KILL_LIFE, MT_LIFE_STOPPING, MT_KILL_RECORDED);
         mt_inst_send_shutdown(in);
     }
-    if (in->st.phase == MT_PH_STARTING)
+    /* a quick health check may be written together with the start */
+    if (phase == MT_PH_STARTING || phase == MT_PH_READY)
         mt_kill_here(MT_KILL_LIFE, MT_LIFE_STARTED, MT_KILL_RECORDED);
-    if (in->st.phase == MT_PH_READY)
+    if (phase == MT_PH_READY)
         mt_kill_here(MT_KILL_LIFE, MT_LIFE_READY, MT_KILL_RECORDED);
-    if (in->st.phase == MT_PH_DRAINING)
+    if (phase == MT_PH_DRAINING)
         mt_kill_here(MT_KILL_LIFE, MT_LIFE_DRAINING, MT_KILL_RECORDED);
-    if (in->st.phase == MT_PH_STOPPED)
+    if (phase == MT_PH_STOPPED)
         mt_kill_here(MT_KILL_LIFE, MT_LIFE_STOPPED, MT_KILL_RECORDED);
     if (after & MT_AFTER_REPORT)
         mt_report_due(in->a->report, in);
@@ -220,6 +222,7 @@ static void save_done(void *arg)
     struct save_job *j = arg;
     struct mt_inst *in = j->in;
     unsigned after = in->after_running;
+    enum mt_phase phase = j->st.phase;
 
     in->saving = false;
     in->after_running = 0;
@@ -235,7 +238,7 @@ static void save_done(void *arg)
     else if (in->save_again && !in->job)
         start_save(in);
     mt_agent_look_soon(in->a);
-    continue_after(in, after);
+    continue_after(in, after, phase);
 }
 
 static void start_save(struct mt_inst *in)
@@ -265,7 +268,7 @@ static void start_save(struct mt_inst *in)
         mt_log(MT_ERROR, "instance.save_failed", KV("instance_id", in->st.instance_id), KV_ERR(&err));
     unsigned after = in->after_running;
     in->after_running = 0;
-    continue_after(in, after);
+    continue_after(in, after, in->st.phase);
 }
 
 void mt_inst_save(struct mt_inst *in, unsigned after)
