@@ -11,6 +11,7 @@ import http.server
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import socketserver
@@ -26,6 +27,7 @@ import imagekit  # noqa: E402
 
 ROOT = imagekit.ROOT
 BIN = imagekit.BIN
+STANDIN = os.path.join(os.environ.get("MOAT_BUILD", os.path.join(ROOT, "build")), "tests/tools/standin_vm")
 CLONE_NEWNET = 0x40000000
 P = "fd7a:6d6f:6174"
 NODE_ADDRESS = P + "::1"
@@ -340,6 +342,67 @@ class Control:
             raise AssertionError("%s; seen %s" % (e, seen[-6:])) from None
 
 
+def choices():
+    """Where the files of one run of tests/run keep which driver the probe boot chose, or None: they boot one guest of the same bundle
+    for it after the other (2 s of processor each), on one machine."""
+    given = os.environ.get("MOAT_BOOT_DIR")
+    return given and os.path.join(os.path.dirname(given), "choice")
+
+
+def lend_choice(run, want):
+    """Before an agent's first start: what it would find in @run had it started before. It believes only what was probed with its own bundle,
+    programs and @want since the machine's boot."""
+    known = choices() and os.path.join(choices(), want + ".json")
+    if known and os.path.exists(known) and not os.path.exists(os.path.join(run, "vmm.json")):
+        os.makedirs(run, 0o755, exist_ok=True)
+        shutil.copy(known, os.path.join(run, "vmm.json"))
+
+
+def keep_choice(run):
+    """At the end: the first one's is kept for the others, unless it is of programs that only this one has."""
+    try:
+        with open(os.path.join(run, "vmm.json")) as f:
+            text = f.read()
+        want, _, rest = json.loads(text)["key"].partition("|")
+    except (OSError, ValueError, KeyError):
+        return
+    if choices() and "/programs/" not in rest:
+        os.makedirs(choices(), exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=choices(), delete=False) as f:
+            f.write(text)
+            os.fchmod(f.fileno(), 0o644)
+        os.rename(f.name, os.path.join(choices(), want + ".json"))
+
+
+def stand_in(folder):
+    """Keys of agent.toml for an agent whose VMs are none (tests/tools/standin_vm.c): for claims about the host and the agent, in which no guest
+    takes part. All but QEMU and moat-vsock is real, and a boot costs 20 ms of processor instead of 2 s. Filled into @folder once."""
+    qemu = os.path.join(folder, "qemu")
+    if not os.path.exists(folder):
+        os.mkdir(folder, 0o755)
+        for name in ("moat-backup", "moat-fetch", "moat-unpack"):
+            shutil.copy(os.path.join(BIN, name), folder)
+        for name in ("moat-vsock", "qemu"):
+            shutil.copy(STANDIN, os.path.join(folder, name))
+    return {"bin_dir": folder, "programs": {"qemu": qemu}}
+
+
+def answer_for_instances(prefix, port):
+    """A stand-in has no ports: from here on all addresses of @prefix are this process's, which listens at @port as a tcp check wants it."""
+    sh("ip", "-6", "route", "add", "local", prefix, "dev", "lo")
+    listener = socket.socket(socket.AF_INET6)
+    listener.bind(("::", port))
+    listener.listen(256)
+
+    def answer():
+        while True:
+            try:
+                listener.accept()[0].close()
+            except OSError:
+                return
+    threading.Thread(target=answer, daemon=True).start()
+
+
 class World:
     """Data folder, registry, images, control plane and agent of one scenario file."""
 
@@ -366,6 +429,10 @@ class World:
         given = make_bundle()
         os.rmdir(os.path.join(self.dir, "boot"))
         os.symlink(given, os.path.join(self.dir, "boot"))
+
+    def stand_in(self):
+        """Keys of a configuration whose VMs are stand-ins (stand_in below)."""
+        return stand_in(os.path.join(self.dir, "programs"))
 
     def testapp(self):
         path = os.path.join(self.dir, "testapp")
@@ -413,6 +480,8 @@ class World:
         path = os.path.join(self.dir, "agent.toml")
         with open(path, "w") as f:
             f.write("\n".join(lines) + "\n")
+        if "programs" not in keys:
+            lend_choice(os.path.join(self.dir, "run"), keys["vmm"])
         log = open(self.log_path, "ab")
         self.proc = subprocess.Popen([os.path.join(BIN, "moat-agent"), "--config", path], stderr=log, stdout=log,
                                      env=dict(os.environ, **(env or {})), start_new_session=True)
@@ -484,6 +553,17 @@ class World:
                 continue
         return out
 
+    def kill_vms(self):
+        """All at once, as a loss of power would, and until they are gone."""
+        def left():
+            for pid in self.vm_processes():
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except OSError:
+                    pass  # the other of its pair took it along
+            return self.vm_processes()
+        wait_for("the end of all VMs", lambda: not left(), 30)
+
     def host(self):
         """Everything the agent may leave behind, as one comparable value."""
         cgroups = []
@@ -508,13 +588,10 @@ class World:
         if self.proc and self.proc.poll() is None:
             self.proc.kill()
             self.proc.wait()
-        for pid in self.vm_processes():
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except OSError:
-                pass
+        self.kill_vms()
         if self.registry:
             self.registry.stop()
+        keep_choice(os.path.join(self.dir, "run"))
         keep = os.environ.get("MOAT_KEEP")
         for top in ("/sys/fs/cgroup",):
             for base, dirs, _ in os.walk(top, topdown=False):

@@ -12,11 +12,8 @@ COST 75 s, 20 s of processor."""
 import json
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
 import uuid
 
@@ -27,7 +24,6 @@ import fair  # noqa: E402
 from imagekit import want  # noqa: E402
 from test_agent_backups import xfs  # noqa: E402
 
-STANDIN = os.path.join(os.environ.get("MOAT_BUILD", os.path.join(kit.ROOT, "build")), "tests/tools/standin_vm")
 INSTANCES = int(os.environ.get("MOAT_MANY", "100"))
 QUIET = 30.0  # three periods of pings, monitors and health checks, one look for drift
 MIB_MAX, CORE_MAX = 30.0, 0.01
@@ -36,7 +32,7 @@ MIB_MAX, CORE_MAX = 30.0, 0.01
 def missing():
     if os.geteuid() != 0:
         return "needs root"
-    if not os.path.exists(STANDIN):
+    if not os.path.exists(kit.STANDIN):
         return "standin_vm is not built"
     for program in ("mkfs.xfs", "nft", "docker-registry"):
         if not shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin"):
@@ -46,15 +42,6 @@ def missing():
     if mib < INSTANCES * (96 + 16) + 3072:  # what they may use and the reserve, which nobody takes: a stand-in holds some 2 MiB
         return "%d instances of 96 MiB are not placed on %d MiB of memory" % (INSTANCES, mib)
     return None
-
-
-def answer(listener):
-    """What the instances' ports would do for a tcp check."""
-    while True:
-        try:
-            listener.accept()[0].close()
-        except OSError:
-            return
 
 
 def pss_mib(pid):
@@ -70,23 +57,13 @@ def cpu_seconds(pid):
 
 
 def measure(w):
-    programs = os.path.join(w.dir, "programs")
-    os.mkdir(programs, 0o755)
-    for name in ("moat-fetch", "moat-unpack"):
-        shutil.copy(os.path.join(kit.BIN, name), programs)
-    for name in ("moat-vsock", "qemu"):
-        shutil.copy(STANDIN, os.path.join(programs, name))
     w.bundle()
     given = os.path.realpath(os.path.join(w.dir, "boot"))
     os.unlink(os.path.join(w.dir, "boot"))
     shutil.copytree(given, os.path.join(w.dir, "boot"), symlinks=True)  # jails link to it: one filesystem
-    kit.sh("ip", "-6", "route", "add", "local", kit.P + ":1:1::/80", "dev", "lo")
-    listener = socket.socket(socket.AF_INET6)
-    listener.bind(("::", 8080))
-    listener.listen(256)
-    threading.Thread(target=answer, args=(listener,), daemon=True).start()
+    kit.answer_for_instances(kit.P + ":1:1::/80", 8080)
     image = w.push()
-    w.conf = {"bin_dir": programs, "log_level": "info", "heartbeat_ms": 5000, "programs": {"qemu": os.path.join(programs, "qemu")},
+    w.conf = {**w.stand_in(), "log_level": "info", "heartbeat_ms": 5000,
               "reserve": {"overhead_mib": 16, "memory_bytes": 1 << 30}, "limits": {"parallel_boots": 8}}
     w.start()
     began = time.monotonic()
@@ -143,12 +120,7 @@ def node_reboot_restores_the_plan_without_control_plane(w):
     """No process of agent or VM is left, the host says that it booted anew, and nobody answers where the control plane was."""
     w.control.stop()
     w.kill()
-    for pid in w.vm_processes():
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except OSError:
-            pass  # the other of its pair took it along
-    kit.wait_for("the end of all VMs", lambda: not w.vm_processes(), 30)
+    w.kill_vms()
     fake = os.path.join(w.dir, "boot_id")
     with open(fake, "w") as f:
         f.write("%s\n" % uuid.uuid4())
