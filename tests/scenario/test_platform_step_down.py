@@ -4,6 +4,7 @@
 addresses, routes, firewall tables, mounts, cgroups, processes are what they were before the platform was ever started. COST 150 s, 80 s of processor.
 
 The list of steps comes from the agent itself (--list-steps). Those of the way up; test_platform_step_down_end.py has those of the end. Arguments: names of steps to try instead, or `end`.
+At the steps of the teardown nothing is left of the guest, only of its VM: it is a stand-in there (agentkit.stand_in), all else is real.
 """
 import os
 import signal
@@ -13,6 +14,7 @@ import sys
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib"))
 from platform_kit import *  # noqa: E402,F403
+import agentkit  # noqa: E402
 
 ENDING = ("life.draining", "life.stopping", "life.exited", "life.stopped")
 
@@ -26,10 +28,15 @@ def steps(end):
     return [s for s in out.split() if at_end(s) == end and not s.startswith("volume.")]  # those have test_agent_volumes.py
 
 
+def stands_in(step):
+    return step.startswith("teardown.") and os.path.exists(agentkit.STANDIN)
+
+
 class StepDown:
     def __init__(self, p):
         self.p = p
         self.clean = None
+        self.answers = False
 
     def host(self):
         """All that a platform may change on a host of its own."""
@@ -43,6 +50,7 @@ class StepDown:
         r = self.p.deploy(self.p.hello_manifest(self.p.push_hello("v1", "one"), more=mount))
         check(r["observed"]["status"] == "succeeded", json.dumps(r))
         self.scale(0)
+        self.prefix = self.p.json("nodes")["items"][0]["instance_prefix"]
         wait_until(lambda: not self.p.vms(), 30, "the VM has ended")
         self.down()
 
@@ -61,6 +69,8 @@ class StepDown:
         pid = self.p.pid("agent")
         with open(f"/proc/{pid}/cmdline", "rb") as f:
             argv = f.read().decode().split("\0")[:-1]
+        if stands_in(step):
+            argv = [self.stand_in_config() if a.endswith("/etc/agent.toml") else a for a in argv]
         self.p.kill("up")
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not os.path.exists(f"/proc/{pid}"), 10, "the agent has ended and its lock with it")
@@ -68,10 +78,26 @@ class StepDown:
             return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
                                     env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "MT_TEST_KILL_STEP": step})
 
+    def stand_in_config(self):
+        """The agent's configuration file with other programs for the VM in it; its path."""
+        keys = agentkit.stand_in(f"{self.p.dir}/programs")
+        path = f"{self.p.data}/etc/agent-stand-in.toml"
+        with open(f"{self.p.data}/etc/agent.toml") as f:
+            lines = [f"bin_dir = {json.dumps(keys['bin_dir'])}\n" if line.startswith("bin_dir =") else line for line in f]
+        with open(path, "w") as f:
+            f.write("".join(lines) + "\n[programs]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in keys["programs"].items()))
+        return path
+
     def step(self, name):
         p = self.p
+        if stands_in(name) and not self.answers:
+            self.answers = True
+            agentkit.answer_for_instances(self.prefix, 8443)
+            self.clean["routes"] = self.host()["routes"]
         p.up()
         wait_until(lambda: not p.instances(), 30, "what the step before left has ended")  # or the agent dies of that
+        with open(f"{p.data}/run/vmm.json") as f:
+            choice = f.read()
         agent = self.agent_that_dies(name)
         try:
             self.scale(1)
@@ -91,6 +117,8 @@ class StepDown:
             if agent.poll() is None:
                 agent.kill()
                 agent.wait()
+            with open(f"{p.data}/run/vmm.json", "w") as f:  # of the stand-in, it would make the next start boot a probe
+                f.write(choice)
         self.down()
 
 
@@ -102,7 +130,8 @@ def main():
     s.clean = s.host()
     try:
         if c.run("a platform that has run an instance goes down clean", s.first):
-            for name in steps(True) if sys.argv[1:] == ["end"] else sys.argv[1:] or steps(False):
+            names = steps(True) if sys.argv[1:] == ["end"] else sys.argv[1:] or steps(False)
+            for name in sorted(names, key=stands_in):
                 if not c.run(f"agent killed at {name}, then moat down: the host is as before", s.step, name):
                     p.down()
     finally:

@@ -23,6 +23,7 @@ import time
 import traceback
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+import agentkit  # noqa: E402
 import fair  # noqa: E402
 
 ROOT = os.environ.get("MOAT_ROOT") or os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
@@ -164,6 +165,7 @@ class Platform:
             os.makedirs(f"{self.data}/boot", mode=0o755)
             shutil.copytree(f"{made}/{version}", f"{self.data}/boot/{version}", copy_function=shutil.copy)
             os.symlink(version, f"{self.data}/boot/current")
+            agentkit.lend_choice(f"{self.data}/run", "auto")
 
     def down(self, *args, timeout=120):
         return subprocess.run([f"{BIN}/moat", "down", "--data-dir", self.data, *args], capture_output=True, text=True, timeout=timeout, env=self.env)
@@ -180,6 +182,7 @@ class Platform:
         left += self.host_differs()
         for pid, _ in processes_of(self.data + "/"):
             os.kill(pid, signal.SIGKILL)
+        agentkit.keep_choice(f"{self.data}/run")
         if not os.environ.get("MOAT_KEEP"):
             shutil.rmtree(self.dir, ignore_errors=True)
         return left
