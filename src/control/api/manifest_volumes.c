@@ -24,7 +24,7 @@ struct work {
     const json_t *manifest;
     const struct mt_deploy_plan *plan;
     struct mt_pg_res *r;
-    bool *kept; /* by row: its attachment stays as it is */
+    bool *kept; /* by row: its attachment is as the manifest has it and stays */
     struct mt_volume_node *nodes;
     size_t n_nodes;
     json_t *changes;
@@ -109,28 +109,26 @@ static int load_nodes(struct work *w)
     return 0;
 }
 
-static int create(struct work *w, const struct mt_manifest_volume *mv, uint64_t size, struct mt_volume_node *home, char ret_id[MT_ID_SIZE])
+static int create(struct work *w, const struct mt_manifest_volume *mv, uint64_t size, const struct mt_volume_node *home, char ret_id[MT_ID_SIZE])
 {
     mt_id_new(MT_ID_VOLUME, ret_id);
-    home->used_bytes += size;
-    if (mt_volume_rely_room(w->cmd, home, &w->c->err) < 0)
-        return mt_api_fail_err(w->c);
     return mt_api_event(w->c, w->cmd, MT_EV_VOLUME_CREATED, ret_id,
                         json_pack("{s:s,s:I,s:s,s:b,s:s}", "name", mv->name, "size_bytes", (json_int_t)size, "filesystem", "ext4",
                                   "backup_enabled", (int)mv->backup_enabled, "home_node_id", home->node_id));
 }
 
-/* One process: where its volumes live, those that are missing, its attachments. */
-static int process(struct work *w, const char *type, const struct mt_manifest_process *pr)
+/* One process: are its volumes fit, which attachments stay as they are, where do those live that are missing. */
+static int survey(struct work *w, const char *type, const struct mt_manifest_process *pr, struct mt_volume_node **ret_node)
 {
     const char *home = NULL;
     uint64_t missing = 0;
     for (size_t i = 0; i < pr->n_mounts; i++) {
+        const struct mt_manifest_mount *m = &pr->mounts[i];
         struct mt_manifest_volume mv;
-        int row = row_of(w, pr->mounts[i].volume);
+        int row = row_of(w, m->volume);
         if (row < 0) {
-            if (!declared(w, pr->mounts[i].volume, &mv))
-                return mt_api_fail(w->c, 400, "manifest_invalid", "process '%s' mounts volume '%s', which the manifest does not declare", type, pr->mounts[i].volume);
+            if (!declared(w, m->volume, &mv))
+                return mt_api_fail(w->c, 400, "manifest_invalid", "process '%s' mounts volume '%s', which the manifest does not declare", type, m->volume);
             missing += mt_volume_size(mv.size_bytes);
             continue;
         }
@@ -140,44 +138,51 @@ static int process(struct work *w, const char *type, const struct mt_manifest_pr
             return mt_api_fail(w->c, 409, "volume_home_node_mismatch", "the volumes of process '%s' live on %s and %s; all of them must be on one node", type, home,
                                mt_pg_text(w->r, row, V_HOME));
         home = mt_pg_text(w->r, row, V_HOME);
+        const char *owner = mt_pg_text_or_null(w->r, row, A_PROCESS);
+        w->kept[row] = owner && MT_STREQ(owner, type) && MT_STREQ(mt_pg_text(w->r, row, A_PATH), m->path) && mt_pg_bool(w->r, row, A_READ_ONLY) == m->read_only;
     }
-    struct mt_volume_node *node = NULL;
-    if (missing) {
-        char why[320];
-        if (load_nodes(w) < 0)
-            return -1;
-        long k = mt_volume_home(w->nodes, w->n_nodes, missing, home);
-        mt_volume_home_why(w->nodes, w->n_nodes, missing, home, why, sizeof why);
-        if (k < 0)
-            return mt_api_fail(w->c, 409, "no_capacity_storage", "no node can hold the volumes of process '%s': %s", type, why);
-        node = &w->nodes[k];
+    *ret_node = NULL;
+    if (!missing)
+        return 0;
+    char why[320];
+    if (load_nodes(w) < 0)
+        return -1;
+    long k = mt_volume_home(w->nodes, w->n_nodes, missing, home);
+    mt_volume_home_why(w->nodes, w->n_nodes, missing, home, why, sizeof why);
+    if (k < 0)
+        return mt_api_fail(w->c, 409, "no_capacity_storage", "no node can hold the volumes of process '%s': %s", type, why);
+    *ret_node = &w->nodes[k];
+    for (size_t i = 0; i < pr->n_mounts; i++) {
+        struct mt_manifest_volume mv;
+        if (row_of(w, pr->mounts[i].volume) < 0 && declared(w, pr->mounts[i].volume, &mv))
+            w->nodes[k].used_bytes += mt_volume_size(mv.size_bytes); /* the next process sees the rest */
     }
+    return mt_volume_rely_room(w->cmd, *ret_node, &w->c->err) < 0 ? mt_api_fail_err(w->c) : 0;
+}
+
+/* What one process mounts and does not have yet; @node is where new volumes go. */
+static int attach_all(struct work *w, const char *type, const struct mt_manifest_process *pr, const struct mt_volume_node *node)
+{
     for (size_t i = 0; i < pr->n_mounts; i++) {
         const struct mt_manifest_mount *m = &pr->mounts[i];
         struct mt_manifest_volume mv;
+        char made[MT_ID_SIZE];
         int row = row_of(w, m->volume);
-        if (row >= 0) {
-            const char *owner = mt_pg_text_or_null(w->r, row, A_PROCESS);
-            w->kept[row] = owner && MT_STREQ(owner, type) && MT_STREQ(mt_pg_text(w->r, row, A_PATH), m->path) &&
-                           mt_pg_bool(w->r, row, A_READ_ONLY) == m->read_only;
-            if (w->kept[row])
-                continue;
-            if ((owner && detach(w, row) < 0) || attach(w, mt_pg_text(w->r, row, V_ID), m->volume, type, m) < 0)
-                return -1;
-            w->kept[row] = true; /* dealt with */
+        if (row >= 0 && w->kept[row])
             continue;
+        if (row < 0) {
+            if (!node || !declared(w, m->volume, &mv) || create(w, &mv, mt_volume_size(mv.size_bytes), node, made) < 0)
+                return -1;
+            note(w, "create", made, mv.name, type);
         }
-        char id[MT_ID_SIZE];
-        if (!node || !declared(w, m->volume, &mv) || create(w, &mv, mt_volume_size(mv.size_bytes), node, id) < 0)
-            return -1;
-        note(w, "create", id, mv.name, type);
-        if (attach(w, id, mv.name, type, m) < 0)
+        if (attach(w, row < 0 ? made : mt_pg_text(w->r, row, V_ID), m->volume, type, m) < 0)
             return -1;
     }
     return 0;
 }
 
-/* Attachments of the deployed processes that the manifest has no more. The volumes stay. */
+/* Attachments of the deployed processes that are not as the manifest has them. All of them go before any comes: a path or a volume that one
+ * gives up another may take. The volumes stay. */
 static int detach_rest(struct work *w)
 {
     for (int i = 0; i < mt_pg_rows(w->r); i++)
@@ -198,16 +203,26 @@ static int apply(struct work *w)
         (void)MT_FAIL(&w->c->err, MT_E_NOMEM, "volumes of a deploy");
         return mt_api_fail_err(w->c);
     }
-    for (size_t i = 0; i < w->plan->n_items; i++) {
-        struct mt_manifest_process pr;
-        if (mt_manifest_process_read(w->manifest, w->plan->items[i].process_type, &pr, &w->c->err) < 0)
-            return mt_api_fail_err(w->c);
-        int rc = pr.n_mounts ? process(w, w->plan->items[i].process_type, &pr) : 0;
-        mt_manifest_process_done(&pr);
-        if (rc < 0)
-            return -1;
+    mt_auto_free struct mt_volume_node **homes = calloc(w->plan->n_items + 1, sizeof *homes);
+    if (!homes) {
+        (void)MT_FAIL(&w->c->err, MT_E_NOMEM, "volumes of a deploy");
+        return mt_api_fail_err(w->c);
     }
-    return detach_rest(w);
+    for (int pass = 0; pass < 2; pass++) {
+        if (pass == 1 && detach_rest(w) < 0)
+            return -1;
+        for (size_t i = 0; i < w->plan->n_items; i++) {
+            const char *type = w->plan->items[i].process_type;
+            struct mt_manifest_process pr;
+            if (mt_manifest_process_read(w->manifest, type, &pr, &w->c->err) < 0)
+                return mt_api_fail_err(w->c);
+            int rc = !pr.n_mounts ? 0 : pass == 0 ? survey(w, type, &pr, &homes[i]) : attach_all(w, type, &pr, homes[i]);
+            mt_manifest_process_done(&pr);
+            if (rc < 0)
+                return -1;
+        }
+    }
+    return 0;
 }
 
 int mt_manifest_volumes_apply(struct mt_api_call *c, struct mt_cmd *cmd, const json_t *manifest, const struct mt_deploy_plan *plan,
