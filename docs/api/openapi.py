@@ -56,6 +56,7 @@ OBJECTS = {
     "RouteChange": "action:create|update|delete route_id:id hostname?:str listen_port:int",
     "VolumeChange": "action:create|attach|detach volume_id:id name:str process_type:str",
     "VolumeAttachment": "id:id process_type:str mount_path:str read_only:bool managed_by:api|manifest",
+    "AttachmentReplaced": "id:id volume_id:id old_volume_id:id process_type:str",
     "Attachment": "id:id org_id:id app_id:id env_id:id volume_id:id process_type:str mount_path:str read_only:bool managed_by:api|manifest deleted?:bool " + VERSIONED,
     "Snapshot": "id:id org_id:id app_id:id env_id:id volume_id:id source_node_id:id origin:scheduled|manual|migration status:queued|running|succeeded|failed "
                 "phase?:capturing|uploading|verifying consistency?:crash|filesystem captured_at?:time finished_at?:time size_bytes?:int changed_bytes?:int "
@@ -220,6 +221,7 @@ OBJECTS = {
     "ScaleSet": "processes:[ScaleWanted] expected_version?:int",
     "ExecNew": "command:[str] tty?:bool cols?:int rows?:int env?:{str} user?:str stdin?:bool max_duration_seconds?:int",
     "SnapshotNew": "note?:str",
+    "AttachmentReplace": "new_volume_id:id expected_version?:int",
     "RestoreNew": "snapshot_id:id name?:str size_bytes?:int target_node_id?:id target_env_id?:id",
     "VolumeNew": "name:str size_bytes:int filesystem?:ext4 backup_enabled?:bool",
     "VolumeResize": "size_bytes:int",
@@ -339,6 +341,7 @@ OPS = {
     "GET /v1/exec-sessions/{exec_session_id}/connect": ("any", 101, None, ""),
     "GET " + E + "/volumes": ("[Volume]", 200, None, "include_deleted " + LIST),
     "GET " + E + "/volume-attachments": ("[Attachment]", 200, None, "include_deleted " + LIST),
+    "POST " + E + "/volume-attachments/{attachment_id}/replace": ("AttachmentReplaced", 200, "AttachmentReplace", "dry_run"),
     "DELETE " + E + "/volume-attachments/{attachment_id}": ("Deleted", 200, "Version", "dry_run"),
     "GET /v1/admin/volumes": ("[Volume]", 200, None, "node_id include_deleted " + LIST),
     "GET " + O + "/volumes": ("[Volume]", 200, None, "include_deleted " + LIST),

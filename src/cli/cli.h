@@ -132,6 +132,8 @@ int cli_print_list(struct cli *c, const json_t *list);
 int cli_print_line(struct cli *c, const json_t *obj);
 /** Ask for @name before something is removed, on a terminal and without --yes, --no-input, --json; 0 to go on, else the exit code. */
 int cli_confirm(struct cli *c, const char *noun, const char *name);
+/** The same, with another sentence than that @name is removed. */
+int cli_confirm_text(struct cli *c, const char *text, const char *name);
 /** A line for people on stderr; nothing with --quiet or --json. */
 void cli_say(struct cli *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /** Escape sequence or "" when colour is off: "bold", "dim", "red", "green", "yellow", "reset". */
@@ -393,9 +395,16 @@ int cmd_volumes_create(struct cli *c);
 int cmd_volumes_get(struct cli *c);
 int cmd_volumes_resize(struct cli *c);
 int cmd_volumes_detach(struct cli *c);
+int cmd_volumes_replace(struct cli *c);
 int cmd_volumes_delete(struct cli *c);
 /** The volume called @word, by name or id: *ret is borrowed from *ret_items (owned by the caller). Exit code. volumes.c */
 int cli_volume(struct cli *c, const char *word, json_t **ret_items, const json_t **ret);
+/** Tell what became of volume @v, with what the answer @r adds to it. Exit code. volumes.c */
+int cli_volume_done(struct cli *c, const json_t *v, json_t *r, const char *operation, const char *text);
+/** Give name and process of volume @v to the one with @new_id; @drain: its process is stopped for it, then scaled as before. volume_replace.c */
+int cli_volume_replace(struct cli *c, const json_t *v, const char *new_id, bool drain);
+/** Wait for the end of @restore, then cli_volume_replace() of the volume @old_id, drained. volume_replace.c */
+int cli_restored_replace(struct cli *c, const char *old_id, const json_t *restore);
 /** Give @volume the members "last", "lag" and "proven" of a table: what is not known says so. snapshots.c */
 void cli_put_backup(json_t *volume);
 int cmd_snapshots_list(struct cli *c);

@@ -173,6 +173,7 @@ static const struct cli_option volumes_restore_options[] = {{"snapshot", 0, "ID"
                                                             {"size", 0, "SIZE", "<number>Gi, or bytes; not less than it was"},
                                                             {"node", 0, "NODE", "where it shall live, by id; for operators"},
                                                             {"to-env", 0, "ENV", "into this environment: a name of this app, or an id of the organisation"},
+                                                            {"replace", 0, NULL, "then give it name and process of VOLUME, which stops for it and stays under another name"},
                                                             WAIT_OPTIONS,
                                                             {NULL, 0, NULL, NULL}};
 static const struct cli_option snapshots_create_options[] = {{"note", 0, "TEXT", "kept with the snapshot"}, WAIT_OPTIONS, {NULL, 0, NULL, NULL}};
@@ -180,6 +181,9 @@ static const struct cli_option backups_status_options[] = {{"all", 0, NULL, "vol
                                                            {"stale", 0, NULL, "only volumes that had no backup for two intervals"},
                                                            {NULL, 0, NULL, NULL}};
 static const struct cli_option admin_volumes_options[] = {{"node", 0, "NODE", "only those that live on this node, by id"}, {NULL, 0, NULL, NULL}};
+static const struct cli_option volumes_replace_options[] = {{"drain", 0, NULL, "stop the process for it, then scale it as it was"},
+                                                            {"wait-timeout", 0, "DURATION", "stop waiting after this long, exit 6 (default 15m)"},
+                                                            {NULL, 0, NULL, NULL}};
 static const struct cli_option volumes_size_options[] = {{"size", 0, "SIZE", "<number>Gi, or bytes"}, {NULL, 0, NULL, NULL}};
 static const struct cli_option routes_create_options[] = {
     {"process", 0, "NAME", "process type behind it (default web)"},
@@ -416,6 +420,7 @@ const struct cli_command cli_commands[] = {
     {CLI_APPS, "volumes resize", "VOLUME", "grow a volume before the next start of its process", volumes_size_options, cmd_volumes_resize},
     {CLI_APPS, "volumes detach", "VOLUME", "take a volume from its process, which is scaled to 0", NULL, cmd_volumes_detach},
     {CLI_APPS, "volumes delete", "VOLUME", "delete a volume and its data, by name or id", NULL, cmd_volumes_delete},
+    {CLI_APPS, "volumes replace", "VOLUME NEW", "give name and process of a volume to another one", volumes_replace_options, cmd_volumes_replace},
     {CLI_APPS, "volumes snapshot", "VOLUME", "the same as snapshots create", snapshots_create_options, cmd_snapshots_create},
     {CLI_APPS, "volumes snapshots", "[VOLUME]", "the same as snapshots list", NULL, cmd_snapshots_list},
     {CLI_APPS, "volumes restore", "[VOLUME]", "make a new volume out of a backup; nothing is overwritten", volumes_restore_options, cmd_volumes_restore},

@@ -160,13 +160,20 @@ void cli_say(struct cli *c, const char *fmt, ...)
     (void)putc('\n', stderr);
 }
 
-int cli_confirm(struct cli *c, const char *noun, const char *name)
+int cli_confirm_text(struct cli *c, const char *text, const char *name)
 {
     char answer[300] = "";
     if (c->json || cli_has(c, "yes") || cli_has(c, "no-input") || getenv("MOAT_NO_INPUT") || !isatty(STDIN_FILENO) || !isatty(STDERR_FILENO))
         return CLI_OK;
-    (void)fprintf(stderr, "this removes %s %s. Type its name to go on: ", noun, name);
+    (void)fprintf(stderr, "%s. Type its name to go on: ", text);
     if (fgets(answer, sizeof answer, stdin))
         answer[strcspn(answer, "\n")] = '\0';
-    return MT_STREQ(answer, name) ? CLI_OK : cli_error(c, CLI_USAGE, "not confirmed, nothing is removed", "--yes does not ask");
+    return MT_STREQ(answer, name) ? CLI_OK : cli_error(c, CLI_USAGE, "not confirmed, nothing is changed", "--yes does not ask");
+}
+
+int cli_confirm(struct cli *c, const char *noun, const char *name)
+{
+    char text[400];
+    (void)snprintf(text, sizeof text, "this removes %s %s", noun, name);
+    return cli_confirm_text(c, text, name);
 }

@@ -41,10 +41,14 @@ int cmd_volumes_restore(struct cli *c)
     mt_auto_json json_t *r = NULL;
     const char *node = cli_opt(c, "node");
     int code = cli_has(c, "size") ? cli_volume_size(c, &size) : CLI_OK;
+    if (code == CLI_OK && cli_has(c, "replace") && to)
+        return cli_usage(c, "--replace is of the volume's own environment; --to-env is another one");
     if (code == CLI_OK && node)
         code = cli_check_id(c, node, "node_", "moat nodes");
     if (code == CLI_OK)
         code = what(c, snapshot, volume);
+    if (code == CLI_OK && cli_has(c, "replace"))
+        code = cli_confirm_text(c, "this stops the process of the volume and gives its place to the restored one", c->argc ? c->argv[0] : volume);
     if (code == CLI_OK && to && mt_starts_with(to, "env_")) {
         (void)snprintf(env, sizeof env, "%.39s", to);
         code = cli_check_id(c, to, "env_", "moat envs list");
@@ -65,6 +69,8 @@ int cmd_volumes_restore(struct cli *c)
         return code;
     if (!c->json && !c->quiet)
         cli_say(c, "into the new volume %s", cli_str(r, "new_volume_id"));
+    if (cli_has(c, "replace"))
+        return cli_restored_replace(c, volume, r);
     return cli_wants_wait(c) ? cli_wait_kind(c, cli_kind_of("restore"), cli_str(r, "id"), "succeeded") : cli_receipt(c, "restore", r);
 }
 

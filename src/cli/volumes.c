@@ -133,8 +133,7 @@ int cmd_volumes_resize(struct cli *c)
     return code == CLI_OK ? cli_receipt(c, "volume", r) : code;
 }
 
-/* What became of volume @v, with what the answer @r adds to it. */
-static int done(struct cli *c, const json_t *v, json_t *r, const char *operation, const char *text)
+int cli_volume_done(struct cli *c, const json_t *v, json_t *r, const char *operation, const char *text)
 {
     if (c->json) {
         mt_auto_json json_t *about = json_copy((json_t *)(uintptr_t)v);
@@ -160,7 +159,7 @@ int cmd_volumes_detach(struct cli *c)
     code = cli_call(c, "DELETE", path, NULL, &r);
     if (code != CLI_OK)
         return code;
-    return done(c, v, r, "volume.detach", "is detached; its data stays");
+    return cli_volume_done(c, v, r, "volume.detach", "is detached; its data stays");
 }
 
 int cmd_volumes_delete(struct cli *c)
@@ -176,5 +175,5 @@ int cmd_volumes_delete(struct cli *c)
     code = cli_call(c, "DELETE", path, NULL, &r);
     if (code != CLI_OK)
         return code;
-    return done(c, v, r, "volume.delete", "is being deleted, with its data");
+    return cli_volume_done(c, v, r, "volume.delete", "is being deleted, with its data");
 }

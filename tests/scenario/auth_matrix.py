@@ -141,6 +141,7 @@ ROUTES = {
     "GET " + E + "/volumes/{volume_id}/snapshots/{snapshot_id}": "volumes:read",
     "DELETE " + E + "/volumes/{volume_id}/snapshots/{snapshot_id}": "volumes:write",
     "GET " + E + "/volume-attachments": "volumes:read",
+    "POST " + E + "/volume-attachments/{attachment_id}/replace": "volumes:write",
     "DELETE " + E + "/volume-attachments/{attachment_id}": "volumes:write",
     "POST " + E + "/volumes": "volumes:write",
     "GET " + E + "/volumes/{volume_id}": "volumes:read",

@@ -468,9 +468,59 @@ try:
         w.ok("DELETE", E + "/volumes/" + own)
         wait_for("it gone", lambda: volumes(E) == {}, 30)
 
+    @case("a volume gives name and place to another one while its process is at rest, and stays beside it")
+    def _():
+        a, e = w.make_app("swap")
+        d = deploy(a, e, manifest([("only", 1)], [("only", "/data")]))
+        wait_for("success", lambda: w.ok("GET", e + "/deploys/" + d.json["id"])["status"] == "succeeded", 30)
+        old, new = volumes(e)["only"], w.ok("POST", e + "/volumes", {"name": "other", "size_bytes": 2 * GIB})["id"]
+        at = e + "/volume-attachments/" + old["attachment"]["id"]
+        wait_for("the other", lambda: volumes(e)["other"]["state"] == "available", 20)
+
+        def scale(n):
+            w.ok("PUT", e + "/scale", {"processes": [{"process_type": "db", "desired": n}], "expected_version": w.ok("GET", e + "/scale")["resource_version"]})
+        refused(w.q("POST", at + "/replace", {"new_volume_id": new}), "volume_in_use")
+        scale(0)
+        wait_for("it at rest", lambda: volumes(e)["only"]["state"] == "available", 30)
+        refused(w.q("POST", at + "/replace", {"new_volume_id": "vol_" + "0" * 26}), "not_found", 404)
+        refused(w.q("POST", at + "/replace", {"new_volume_id": "x"}), "invalid_argument", 400)
+        refused(w.q("POST", E + at[len(e):] + "/replace", {"new_volume_id": new}), "not_found", 404)
+        assert w.ok("POST", at + "/replace", {"new_volume_id": old["id"]})["volume_id"] == old["id"]  # it has it already
+        assert w.ok("POST", at + "/replace?dry_run=true", {"new_volume_id": new})["dry_run"] and volumes(e)["only"]["id"] == old["id"]
+        assert w.ok("POST", at + "/replace", {"new_volume_id": new})["old_volume_id"] == old["id"]
+        now = volumes(e)
+        assert sorted(now) == ["only", "only-1"] and now["only"]["id"] == new and now["only-1"]["id"] == old["id"], now
+        assert now["only"]["attachment"]["id"] == old["attachment"]["id"] and "attachment" not in now["only-1"], now
+        refused(w.q("POST", at + "/replace", {"new_volume_id": new, "expected_version": 1}), "version_conflict")
+        scale(1)
+        wait_for("a ready instance", lambda: instances(e, "ready"), 30)
+        i = [x for p in w.agent.plans[-1:] for x in p["instances"] if x.get("workload") and [m for m in x["workload"].get("mounts", []) if m["volume_id"] in (new, old["id"])]]
+        assert [m["volume_id"] for x in i for m in x["workload"]["mounts"]] == [new], i
+        assert volumes(e)["only"]["state"] == "in_use" and volumes(e)["only-1"]["state"] == "available"
+        assert [x["event_type"] for x in w.ok("GET", O + "/events?event_type=volume_attachment.replaced")["items"]] == ["volume_attachment.replaced"]
+        # The same by one command, while it runs: stopped for it, and scaled as it was.
+        env = dict(os.environ, MOAT_API="unix:" + w.api, MOAT_TOKEN=w.token, HOME=w.d, XDG_CONFIG_HOME=w.d, XDG_STATE_HOME=w.d, NO_COLOR="1")
+        p = subprocess.run([kit.program("moat"), "volumes", "replace", "only", "only-1", "--drain", "--wait-timeout", "60s", "--org", "local", "--app", "swap", "--env", "prod"], env=env,
+                           capture_output=True, text=True, timeout=90)
+        assert p.returncode == 0, (p.stdout, p.stderr)
+        assert (volumes(e)["only"]["id"], volumes(e)["only-2"]["id"]) == (old["id"], new), volumes(e)
+        assert [(x["desired"], x["source"]) for x in w.ok("GET", e + "/scale")["processes"]] == [(1, "user")]
+        wait_for("a ready instance again", lambda: instances(e, "ready"), 30)
+        # A deploy may put another volume where one was, and let two change places: what goes, goes first.
+        at_path = lambda: {v["name"]: v["attachment"]["mount_path"] for v in volumes(e).values() if "attachment" in v}
+        for mounts in ([("only-2", "/data")], [("only-2", "/data"), ("only", "/more")], [("only", "/data"), ("only-2", "/more")]):
+            d = deploy(a, e, manifest([("only", 1), ("only-2", 1)], mounts))
+            assert d.status in (200, 201, 202), d.text
+            assert at_path() == dict(mounts), (mounts, at_path())
+            wait_for("its end", lambda: w.ok("GET", e + "/deploys/" + d.json["id"])["status"] == "succeeded", 60)
+        d = deploy(a, e, manifest([("only", 1)], [("only", "/data")]))
+        wait_for("its end", lambda: w.ok("GET", e + "/deploys/" + d.json["id"])["status"] == "succeeded", 60)
+        w.ok("DELETE", e + "/volumes/" + new)
+        wait_for("the other one gone", lambda: list(volumes(e)) == ["only"], 30)
+
     @case("the views made again from the log are the same")
     def _():
-        assert [v["name"] for v in w.ok("GET", O + "/volumes")["items"]] == ["only"]
+        assert [v["name"] for v in w.ok("GET", O + "/volumes")["items"]] == ["only", "only"]
         r = subprocess.run([kit.program("moat-control"), "verify-views", "--config", w.d + "/control.toml"], capture_output=True, text=True)
         assert r.returncode == 0 and "the views are what the log says" in r.stdout + r.stderr, r.stdout + r.stderr
 finally:

@@ -110,6 +110,7 @@ BODIES = {
     "POST " + E + "/volumes/{volume_id}/snapshots": {"note": "walk"},
     "DELETE " + E + "/volumes/{volume_id}/snapshots/{snapshot_id}": {},
     "POST " + E + "/volumes/{volume_id}/restore": {"snapshot_id": "$backup_id", "name": "walk-restored"},
+    "POST " + E + "/volume-attachments/{attachment_id}/replace": {"new_volume_id": "$attached_id"},
     "DELETE " + E + "/volume-attachments/{attachment_id}": {},
     "POST " + E + "/routes": {"hostname": "walk.example.com", "backend_process_type": "web", "backend_port": 8443, "max_connections": 5},
     "PATCH " + E + "/routes/{route_id}": {"balance": "least_conn", "expected_version": "$v"},
@@ -150,7 +151,8 @@ REFUSED = {"GET /v1/exec-sessions/{exec_session_id}/connect": 400, "POST /v1/aut
            "POST /v1/nodes/{node_id}/disable": 409, "POST /v1/nodes/{node_id}/confirm-offline": 409, "POST /v1/nodes/{node_id}/mark-lost": 409, "POST /v1/nodes/{node_id}/rotate-key": 409, "DELETE /v1/nodes/{node_id}": 409}  # the machine's own node
 LAST = ["DELETE " + E + "/volume-attachments/{attachment_id}", "DELETE " + E + "/volumes/{volume_id}/snapshots/{snapshot_id}", "DELETE " + E + "/volumes/{volume_id}", "DELETE " + E + "/routes/{route_id}", "DELETE " + O + "/members/{member_id}", "DELETE " + O + "/service-principals/{sp_id}", "DELETE " + E,
         "DELETE " + A, "DELETE " + O + "/projects/{project_id}", "DELETE " + O, "DELETE /v1/auth/tokens/{token_id}"]
-EARLY = ["POST " + E + "/instances/{instance_id}/exec", "POST " + E + "/instances/{instance_id}/restart"]  # before what drains every instance
+EARLY = ["POST " + E + "/instances/{instance_id}/exec", "POST " + E + "/instances/{instance_id}/restart",  # before what drains every instance
+         "POST " + E + "/volume-attachments/{attachment_id}/replace"]  # before a deploy takes the volume away
 
 w = kit.World(listen_nodes="127.0.0.1:0", nodes_address="nodes.walk.example:7443", allow_secret_export=True,
               roles=["scheduler", "gc", "projector"])  # no scheduled backup comes between the walk and its own
@@ -240,7 +242,8 @@ def seed():
     w.agent.restore(ids["restore_id"], "failed", failed_reason="cancelled")
     db = w.ok("POST", concrete(A) + "/releases", {"manifest": MANIFEST + DB, "image_digest": D1, "verify_image": False})["id"]
     w.ok("POST", concrete(E) + "/deploys", {"release_id": db, "process_types": ["db"]})
-    ids["attachment_id"] = w.ok("GET", concrete(E) + "/volume-attachments")["items"][0]["id"]
+    a = w.ok("GET", concrete(E) + "/volume-attachments")["items"][0]
+    ids["attachment_id"], ids["attached_id"] = a["id"], a["volume_id"]
     ids["member_id"] = w.ok("POST", o + "/members", {"email": "seed@walk.example", "role": "readonly"})["id"]
     ids["sp_id"] = w.ok("POST", o + "/service-principals", {"name": "seed", "scopes": ["apps:read"]})["id"]
     ids["token_id"] = w.ok("POST", "/v1/auth/tokens", {"name": "seed", "scopes": ["apps:read"]})["id"]

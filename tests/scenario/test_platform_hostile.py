@@ -145,7 +145,7 @@ NEEDED = {  # what a body must hold before the path is looked at
     "/members/{member_id}": b'{"role":"developer"}', "/disable": b'{"reason":"x"}', "/enable": b'{"reason":"x"}', "/quotas/{dimension}": b'{"reason":"x","limit":1}',
     **{"/" + verb: b'{"reason":"x"}' for verb in ("approve", "cordon", "uncordon", "drain", "confirm-offline", "mark-lost", "rotate-key")},
     "/hold": b'{"reason":"x"}', "/resume": b'{"reason":"x"}', "/revoke": b'{"reason":"x"}',
-    "/exec": b'{"command":["/x"]}', "/restore": b'{"snapshot_id":"snap_01aryz6s4104hmasw9nf6yy093"}',
+    "/exec": b'{"command":["/x"]}', "/restore": b'{"snapshot_id":"snap_01aryz6s4104hmasw9nf6yy093"}', "/replace": b'{"new_volume_id":"vol_01aryz6s4104hmasw9nf6yy093"}',
 }
 TOKENS = [
     ("none", None), ("empty", ""), ("short", "moat_pat_x"), ("wrong", "moat_pat_" + "A" * 49), ("long", "moat_pat_" + "A" * 6000),

@@ -123,6 +123,7 @@ int mt_api_node_volume_key(struct mt_api_call *c);
 /* volume_attachments.c */
 int mt_api_volume_attachments_list(struct mt_api_call *c);
 int mt_api_volume_attachments_delete(struct mt_api_call *c);
+int mt_api_volume_attachments_replace(struct mt_api_call *c);
 /* volumes.c */
 /** Set `volumes` of an environment's status. Returns 0 or -1. */
 int mt_api_status_volumes(struct mt_api_call *c, json_t *o);

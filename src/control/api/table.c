@@ -117,6 +117,7 @@ const struct mt_api_route mt_api_routes[] = {
     {"GET", E "/volumes/{volume_id}/snapshots/{snapshot_id}", "volumes:read", 0, mt_api_snapshots_get, "one snapshot", MT_LISTEN_API},
     {"DELETE", E "/volumes/{volume_id}/snapshots/{snapshot_id}", "volumes:write", REMOVE, mt_api_snapshots_delete, "snapshot.delete", MT_LISTEN_API},
     {"GET", E "/volume-attachments", "volumes:read", 0, mt_api_volume_attachments_list, "which process mounts which volume", MT_LISTEN_API},
+    {"POST", E "/volume-attachments/{attachment_id}/replace", "volumes:write", WRITE, mt_api_volume_attachments_replace, "volume.replace", MT_LISTEN_API},
     {"DELETE", E "/volume-attachments/{attachment_id}", "volumes:write", REMOVE, mt_api_volume_attachments_delete, "volume.detach", MT_LISTEN_API},
     {"GET", E "/secrets", "secrets:read-metadata", 0, mt_api_secrets_get, "names of secrets, version, where it runs", MT_LISTEN_API},
     {"PUT", E "/secrets", "secrets:write", WRITE | MT_API_SECRET, mt_api_secrets_put, "secrets.replace", MT_LISTEN_API},

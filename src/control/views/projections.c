@@ -319,6 +319,9 @@ static const struct projection table[] = {
     {MT_EV_VOLUME_STATE_CHANGED,
      {"proj_volume_state", UPDATE("volumes_view", "volume_id", "volume.state_changed",
                                   "state = " P("state") ", error_reason = CASE " P("state") " WHEN 'error' THEN " P("reason") " END")}},
+    {MT_EV_VOLUME_RENAMED, {"proj_volume_renamed", UPDATE("volumes_view", "volume_id", "volume.renamed", "name = " P("name"))}},
+    {MT_EV_VOLUME_ATTACHMENT_REPLACED,
+     {"proj_attachment_replaced", UPDATE("volume_attachments_view", "attachment_id", "volume_attachment.replaced", "volume_id = " P("new_volume_id"))}},
     BIRTH(MT_EV_VOLUME_ATTACHMENT_CREATED, "proj_attachment_created", "attachment_id",
       "INSERT INTO volume_attachments_view (attachment_id, org_id, app_id, env_id, volume_id, process_type, mount_path, read_only,"
       " managed_by, " BORN_COLS ") SELECT e.aggregate_id, e.org_id, e.app_id, e.env_id, " P("volume_id") ", " P("process_type") ", "
