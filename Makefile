@@ -6,12 +6,16 @@ PROGRAMS = moat moat-control moat-agent moat-edge moat-init moat-unpack moat-fet
 CC_CACHED := $(if $(shell command -v ccache),ccache ,)$(if $(filter default,$(origin CC)),gcc,$(CC))
 BENCHES = api backup deploy edge eventlog image mesh sched secrets
 
-.PHONY: all help deps build demo down test test-lab bench lint fuzz clean $(BENCHES:%=bench-%)
+.PHONY: all help deps build deb demo down test test-lab bench lint fuzz clean $(BENCHES:%=bench-%)
 
 all: build ## build every program into ./bin
 
 help: ## this list
 	@sed -n 's/^\([a-z][a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+
+deb: build ## Debian packages of what is built, into build/deb (VERSION=V instead of the tree's)
+	@packaging/deps/install deb
+	@packaging/deb/build --bin bin --out $(BUILD)/deb $(if $(VERSION),--version $(VERSION))
 
 deps: ## install what building and running needs (Debian packages, named)
 	@packaging/deps/install build run

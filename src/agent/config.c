@@ -19,7 +19,7 @@
 
 /* clang-format off */
 static const struct mt_conf_key keys[] = {
-    {"node_id", MT_CONF_STRING, AT(node_id), 1, 40, MT_CONF_NONE, "id", "identity of this node, node_<ulid>; absent: the one that `moat-agent join` got"},
+    {"node_id", MT_CONF_STRING, AT(node_id), 1, 40, MT_CONF_NONE, "id", "identity of this node, node_<ulid>; absent: the one that `moat-agent join` got, else with control_socket one of its own making"},
     {"cluster_id", MT_CONF_STRING, AT(cluster_id), 1, 64, MT_CONF_NONE, "id", "plans of another cluster are refused; absent: the first accepted plan's"},
     {"data_dir", MT_CONF_STRING, AT(data_dir), 1, 255, NULL, "path", "folder that holds everything the agent keeps"},
     PATH_KEY("run_dir", run_dir, "sockets and what a reboot may forget; default <data_dir>/run"),
@@ -29,7 +29,7 @@ static const struct mt_conf_key keys[] = {
     PATH_KEY("scratch_dir", scratch_dir, "scratch disks; default <data_dir>/scratch"),
     PATH_KEY("jail_dir", jail_dir, "chroots of the VMs; default <data_dir>/jail; one filesystem with images and scratch"),
     PATH_KEY("logs_dir", logs_dir, "workload logs; default <data_dir>/logs"),
-    PATH_KEY("control_socket", control_socket, "internal socket of moat-control; default <run_dir>/internal.sock"),
+    PATH_KEY("control_socket", control_socket, "internal socket of moat-control, on its own machine; default <run_dir>/internal.sock"),
     {"control_address", MT_CONF_STRING, AT(control_address), 3, 260, MT_CONF_NONE, "host:port", "node listener of moat-control, for a node that has joined; absent: the one it joined by"},
     {"mesh_endpoints", MT_CONF_STRINGS, AT(mesh_endpoints), 0, 4, "", "address:port", "where other nodes reach this machine's WireGuard; for the machine of the control plane: takes it into the mesh"},
     PATH_KEY("admin_socket", admin_socket, "local socket of the agent; default <run_dir>/agent.sock"),
@@ -170,6 +170,7 @@ int mt_agent_conf_load(const char *path, struct mt_agent_conf *ret, struct mt_er
                    {&c.logs_dir, "logs"},     {&c.storage_dir, "volumes"}};
     for (size_t i = 0; rc == 0 && i < MT_ARRAY_LEN(folders); i++)
         rc = fill_path(folders[i].at, c.data_dir, folders[i].name, err);
+    c.beside_control = c.control_socket != NULL;
     if (rc == 0)
         rc = fill_path(&c.control_socket, c.run_dir, "internal.sock", err);
     if (rc == 0)

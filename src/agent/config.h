@@ -19,6 +19,7 @@ struct mt_agent_conf {
     /* folders and sockets */
     char *data_dir, *run_dir, *boot_dir, *agent_dir, *images_dir, *scratch_dir, *jail_dir, *logs_dir;
     char *control_socket, *admin_socket, *listen_metrics;
+    bool beside_control; /* control_socket stands in the file: the control plane is on this machine */
     char *control_address; /* host:port of a node that has joined; NULL: the one it joined by */
     struct mt_conf_list mesh_endpoints; /* address:port of this machine's WireGuard */
     char *bin_dir; /* moat-unpack, moat-fetch, moat-vsock; NULL: beside this program */

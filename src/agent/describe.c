@@ -274,7 +274,7 @@ int mt_describe_doctor(struct mt_agent *a, struct mt_buf *out, struct mt_err *er
         {"agent.vmm", a->probing ? 1 : a->choice.ok ? 0 : 2, a->probing ? "the probe boot runs" : vmm,
          "install qemu-system-x86, or Firecracker with a working /dev/kvm, and build the kernel bundle"},
         {"agent.bundle", a->bundle.version[0] ? 0 : 2, a->bundle.version[0] ? a->bundle.version : "none",
-         "packaging/bundle/make-bundle builds it from the Debian archive"},
+         "systemctl restart moat-bundle (package), or packaging/bundle/make-bundle: built from the Debian archive"},
         {"agent.cgroups", version == 2 ? 0 : version == 1 ? 1 : a->probing ? 1 : 2, cgroup,
          "mount cgroup v2 with cpu, memory and pids"},
         {"agent.firewall", a->fw_loaded ? 0 : a->plan ? 2 : 1, mode, "see the agent's log for network.not_loaded"},

@@ -4,15 +4,20 @@
 
 #include "agent/identity/identity.h"
 #include "agent/instance/steps.h"
+#include "agent/local.h"
 #include "base/log.h"
 #include "os/lockmem.h"
 
 #include <getopt.h>
 
+#define STOP_ALL_MS 60000
+
 static const char usage[] =
     "usage: moat-agent --config FILE [--check-config]\n"
     "       moat-agent --config FILE join --control HOST:PORT --token -|@FILE [--name NAME] [--endpoint ADDRESS:PORT]...\n"
     "                   make this machine a node: the token of `moat node token create` from stdin or a file\n"
+    "       moat-agent --config FILE is-node    ends with 0 when this machine is a node\n"
+    "       moat-agent --config FILE stop-all   the agent that runs here stops every instance and gives the host back\n"
     "       moat-agent --config-help   print every configuration key as a commented file\n"
     "       moat-agent --list-steps    print the recorded steps at which MT_TEST_KILL_STEP can end the agent\n"
     "       moat-agent --version\n";
@@ -77,20 +82,33 @@ static int join(const char *path, struct mt_join *j, const char *token_from)
     return rc == 0 ? 0 : err.code == MT_E_INVALID ? 2 : 1;
 }
 
-/* A node that has joined knows its name from there. */
-static int find_identity(struct mt_agent_conf *conf, struct mt_identity **ret, struct mt_err *err)
+/* Is it a node, for the service's condition: one that is none yet has nothing to do and no failure to report. */
+static int is_node(const char *path)
 {
-    int rc = mt_identity_load(conf->data_dir, conf->control_address, ret, err);
-    if (rc == -MT_E_NOT_FOUND)
-        return conf->node_id ? 0 : MT_FAIL(err, MT_E_INVALID, "this machine is no node yet: run `moat-agent join`, or set node_id for one on the control plane's machine");
+    struct mt_agent_conf conf;
+    struct mt_err err = {0};
+    int rc = mt_agent_conf_load(path, &conf, &err);
+    if (rc == 0) {
+        rc = mt_local_is_node(&conf, &err);
+        mt_agent_conf_done(&conf);
+    }
     if (rc < 0)
-        return rc;
-    if (conf->node_id && strcmp(conf->node_id, mt_identity_node_id(*ret)) != 0)
-        return MT_FAIL(err, MT_E_INVALID, "node_id is '%s', but this machine has joined as %s: take node_id out of the configuration", conf->node_id,
-                       mt_identity_node_id(*ret));
-    if (!conf->node_id && !(conf->node_id = strdup(mt_identity_node_id(*ret))))
-        return MT_FAIL(err, MT_E_NOMEM, "out of memory");
-    return 0;
+        (void)fprintf(stderr, "moat-agent: %s\n", err.msg);
+    return rc < 0;
+}
+
+static int stop_all(const char *path)
+{
+    struct mt_agent_conf conf;
+    struct mt_err err = {0};
+    int rc = mt_agent_conf_load(path, &conf, &err);
+    if (rc == 0) {
+        rc = mt_local_stop_all(conf.admin_socket, STOP_ALL_MS, &err);
+        mt_agent_conf_done(&conf);
+    }
+    if (rc < 0)
+        (void)fprintf(stderr, "moat-agent: %s\n", err.msg);
+    return rc < 0;
 }
 
 static int run(const char *path, bool check)
@@ -110,7 +128,7 @@ static int run(const char *path, bool check)
         return 0;
     }
     mt_log_init("agent", level, true);
-    if (find_identity(&conf, &identity, &err) < 0) {
+    if (mt_local_identity(&conf, &identity, &err) < 0) {
         (void)fprintf(stderr, "moat-agent: %s\n", err.msg);
         return 2;
     }
@@ -181,6 +199,10 @@ int main(int argc, char **argv)
     }
     if (config && optind + 1 == argc && strcmp(argv[optind], "join") == 0)
         return join(config, &how, token);
+    if (config && optind + 1 == argc && strcmp(argv[optind], "is-node") == 0)
+        return is_node(config);
+    if (config && optind + 1 == argc && strcmp(argv[optind], "stop-all") == 0)
+        return stop_all(config);
     if (!config || optind != argc) {
         (void)fputs(usage, stderr);
         return 2;

@@ -103,6 +103,8 @@ bool cli_has(const struct cli *c, const char *name);
 const char *cli_opt_n(const struct cli *c, const char *name, size_t i);
 /** Help on @topic ("deploy", "routes", "routes create"; NULL: all commands); false when it is no command. */
 bool cli_help(FILE *out, const char *topic);
+/** The manual page moat(1) as roff, of the same tables (`moat help man`, man.c). */
+void cli_man(FILE *out);
 
 /** A page of help: text and examples of a command, or a topic. */
 struct cli_page {

@@ -12,7 +12,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define PLATFORM_FILE "/var/lib/moat/etc/cli.toml"
+/* The platform of this machine: that of the packages (a configuration file of moat-control), else that of `moat up`. */
+static const char *const platform_files[] = {"/etc/moat/cli.toml", "/var/lib/moat/etc/cli.toml"};
 enum { CONFIG_MAX = 64 * 1024, VALUE_MAX = 4000 };
 
 static const struct {
@@ -187,7 +188,11 @@ int cli_conf_load(struct cli *c, struct cli_conf *ret)
         code = CLI_OK;
     }
     /* a platform of its own has its own token, ports and names */
-    if (code == CLI_OK && !conf.api && !(given && *given) && (code = load_one(c, PLATFORM_FILE, NULL, &platform)) == CLI_OK) {
+    bool here = code == CLI_OK && !conf.api && !(given && *given);
+    code = here ? -1 : code;
+    for (size_t i = 0; here && code == -1 && i < MT_ARRAY_LEN(platform_files); i++)
+        code = load_one(c, platform_files[i], NULL, &platform);
+    if (here && code == CLI_OK) {
         for (size_t i = 0; i < MT_ARRAY_LEN(text_keys); i++)
             if (!*text_of(&conf, i)) {
                 *text_of(&conf, i) = *text_of(&platform, i);

@@ -13,7 +13,7 @@ struct cli_conf {
 /**
  * What holds for this call: the profile named by --profile or MOAT_PROFILE, else the keys at the top of the file. The file is
  * MOAT_CONFIG, else $XDG_CONFIG_HOME/moat/config.toml, ~/.config/moat/config.toml; what that one does not say of the platform comes from
- * /var/lib/moat/etc/cli.toml, which `moat up` writes. Exit code; the error has been printed.
+ * /etc/moat/cli.toml, of the package moat-control, else /var/lib/moat/etc/cli.toml, which `moat up` writes. Exit code; the error has been printed.
  */
 int cli_conf_load(struct cli *c, struct cli_conf *ret);
 void cli_conf_done(struct cli_conf *conf);

@@ -101,6 +101,10 @@ bool cli_help(FILE *out, const char *topic)
             print_options(out, cli_global_options);
             return true;
         }
+        if (MT_STREQ(copy, "man")) {
+            cli_man(out);
+            return true;
+        }
         if (page) {
             (void)fprintf(out, "%s\n", page->text);
             return true;

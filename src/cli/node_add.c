@@ -26,6 +26,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+/* packaging/systemd/moat-agent.service, as the Debian package has it (meson.build) */
+extern const char mt_agent_unit[];
+
 #define REMOTE_BIN "/usr/lib/moat"
 #define REMOTE_CONFIG "/etc/moat/agent.toml"
 #define SCRIPT 2048
@@ -364,10 +367,6 @@ STEP configure(struct add *a, struct mt_err *err)
 
 STEP service(struct add *a, struct mt_err *err)
 {
-    static const char unit[] = "[Unit]\nDescription=moat node agent\nAfter=network-online.target\nWants=network-online.target\n\n[Service]\n"
-                               "ExecStart=" REMOTE_BIN "/moat-agent --config " REMOTE_CONFIG "\nRestart=always\nRestartSec=1\n"
-                               "# VMs outlive the agent: they are in cgroups and sessions of their own\nKillMode=process\nDelegate=yes\nLimitNOFILE=65536\nOOMScoreAdjust=-900\n\n"
-                               "[Install]\nWantedBy=multi-user.target\n";
     static const char put[] = "set -eu; f=/etc/systemd/system/moat-agent.service; cat > $f.new; if cmp -s $f.new $f; then rm $f.new; echo kept; else mv $f.new $f; fi;"
                               " systemctl daemon-reload; systemctl enable -q moat-agent";
     mt_auto_buf struct mt_buf out = MT_BUF_INIT(256);
@@ -375,7 +374,7 @@ STEP service(struct add *a, struct mt_err *err)
         done(a, "service", "no systemd there: started now, and by you after a reboot");
         return 0;
     }
-    if (remote(a, put, unit, sizeof unit - 1, &out, SSH_MS, err) < 0)
+    if (remote(a, put, mt_agent_unit, strlen(mt_agent_unit), &out, SSH_MS, err) < 0)
         return mt_err_wrap(err, "service");
     done(a, "service", strncmp(mt_buf_cstr(&out), "kept", 4) == 0 ? "moat-agent.service is there" : "moat-agent.service written and enabled");
     return 0;

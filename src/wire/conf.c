@@ -413,36 +413,52 @@ static void help_default(const struct mt_conf_key *key, const char *leaf, FILE *
     }
 }
 
-void mt_conf_help(const struct mt_conf_key *keys, size_t n_keys, FILE *out)
+static size_t folder_of(const struct mt_conf_key *key)
+{
+    const char *dot = strrchr(key->key, '.');
+    return dot ? (size_t)(dot - key->key) : 0;
+}
+
+static bool same_folder(const struct mt_conf_key *a, const struct mt_conf_key *b)
+{
+    size_t n = folder_of(a);
+    return n == folder_of(b) && strncmp(a->key, b->key, n) == 0;
+}
+
+static void help_key(const struct mt_conf_key *key, FILE *out)
 {
     static const char *const types[MT_CONF_TYPE_MAX] = {
         [MT_CONF_STRING] = "string",      [MT_CONF_U64] = "integer",
         [MT_CONF_BOOL] = "boolean",       [MT_CONF_STRINGS] = "array of strings",
         [MT_CONF_MAP_STRING] = "table of strings", [MT_CONF_MAP_U64] = "table of integers",
     };
-    const char *folder = "";
-    size_t folder_len = 0;
+    size_t folder = folder_of(key);
 
-    for (int pass = 0; pass < 2; pass++) /* keys of the root must stand before the first table header */
-        for (size_t i = 0; i < n_keys; i++) {
-            const struct mt_conf_key *key = &keys[i];
-            const char *dot = strrchr(key->key, '.');
-            if ((dot != NULL) != (pass == 1))
-                continue;
-            size_t len = dot ? (size_t)(dot - key->key) : 0;
-            if (dot && (len != folder_len || strncmp(folder, key->key, len) != 0)) {
-                (void)fprintf(out, "[%.*s]\n", (int)len, key->key);
-                folder = key->key;
-                folder_len = len;
-            }
-            (void)fprintf(out, "# %s\n# %s", key->help, types[key->type]);
-            if (key->type == MT_CONF_U64)
-                (void)fprintf(out, ", %llu..%llu", (unsigned long long)key->min, (unsigned long long)key->max);
-            if (*key->unit)
-                (void)fprintf(out, ", %s", key->unit);
-            (void)fprintf(out, key->def ? "\n" : ", required\n");
-            help_default(key, dot ? dot + 1 : key->key, out);
-        }
+    (void)fprintf(out, "# %s\n# %s", key->help, types[key->type]);
+    if (key->type == MT_CONF_U64)
+        (void)fprintf(out, ", %llu..%llu", (unsigned long long)key->min, (unsigned long long)key->max);
+    if (*key->unit)
+        (void)fprintf(out, ", %s", key->unit);
+    (void)fprintf(out, key->def ? "\n" : ", required\n");
+    help_default(key, folder ? key->key + folder + 1 : key->key, out);
+}
+
+void mt_conf_help(const struct mt_conf_key *keys, size_t n_keys, FILE *out)
+{
+    for (size_t i = 0; i < n_keys; i++) /* keys of the root must stand before the first table header */
+        if (folder_of(&keys[i]) == 0)
+            help_key(&keys[i], out);
+    for (size_t i = 0; i < n_keys; i++) {
+        bool first = folder_of(&keys[i]) > 0; /* a table is opened once, wherever its keys stand in ours */
+        for (size_t k = 0; first && k < i; k++)
+            first = !same_folder(&keys[k], &keys[i]);
+        if (!first)
+            continue;
+        (void)fprintf(out, "[%.*s]\n", (int)folder_of(&keys[i]), keys[i].key);
+        for (size_t k = i; k < n_keys; k++)
+            if (same_folder(&keys[k], &keys[i]))
+                help_key(&keys[k], out);
+    }
 }
 
 uint64_t mt_conf_map_u64(const struct mt_conf_map *map, const char *key, uint64_t absent)

@@ -5,12 +5,15 @@
  * Its root is the root of the machine that runs the tests, read-only over virtiofs, with a tmpfs on top; /data is a real ext4
  * on a scratch disk. /modules.list names the modules to load; /job holds the program, its arguments and its environment
  * ("NAME=value" words first), each ended by NUL. The job's output goes to the virtio console, the kernel's to the serial line.
- * The last line is "LAB-RC n"; then the host is off. Any failure is said on the console and switches the host off as well.
+ * The last line is "LAB-RC n"; then the host is off. With LAB_SYSTEMD=1 among the job's environment systemd becomes PID 1 instead and the
+ * job is a service of its (lab.service), in a target that has nothing else but what systemd itself needs; this program starts the job and ends
+ * the host for it. Any failure is said on the console and switches the host off as well.
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <net/if.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -96,7 +99,93 @@ static void new_root(void)
         off("new root");
 }
 
+static void write_file(const char *path, const void *data, size_t len)
+{
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0755);
+    if (fd == -1 || write(fd, data, len) != (ssize_t)len)
+        off(path);
+    (void)close(fd);
+}
+
+/* ---- as PID 1's helper: systemd runs the job ---- */
+
+#define UNITS "/run/systemd/system/"
+/* Nothing that a host without devices of its own needs; each costs seconds under emulation. */
+static const char *const masked[] = {
+    "systemd-udevd.service", "systemd-udevd-control.socket", "systemd-udevd-kernel.socket", "systemd-udev-trigger.service", "systemd-random-seed.service",
+    "systemd-update-utmp.service", "systemd-remount-fs.service", "systemd-modules-load.service", "systemd-hwdb-update.service", "systemd-binfmt.service",
+    "systemd-journal-catalog-update.service", "systemd-update-done.service", "systemd-sysusers.service", "systemd-tmpfiles-setup.service",
+    "systemd-tmpfiles-setup-dev.service", "systemd-firstboot.service", "systemd-boot-system-token.service", "systemd-machine-id-commit.service",
+    "ldconfig.service", "apparmor.service", "dev-hugepages.mount", "dev-mqueue.mount", "sys-kernel-debug.mount", "sys-kernel-tracing.mount",
+    "sys-kernel-config.mount", "sys-fs-fuse-connections.mount", "proc-sys-fs-binfmt_misc.automount", "timers.target", "systemd-pcrphase.service",
+    "systemd-pcrphase-sysinit.service", "systemd-network-generator.service", "modprobe@configfs.service", "modprobe@drm.service", "modprobe@efi_pstore.service",
+    "modprobe@fuse.service", "networking.service", "nftables.service", "blk-availability.service", "lvm2-monitor.service", "lvm2-lvmpolld.socket", "dm-event.socket"};
+static const char service[] =
+    "[Unit]\nDescription=the test\n[Service]\nType=exec\nExecStart=/run/lab/hostinit job\nExecStopPost=/run/lab/hostinit end\nStandardInput=null\n"
+    "StandardOutput=file:/dev/hvc0\nStandardError=inherit\nTimeoutStopSec=5\n";
+static const char target[] = "[Unit]\nRequires=basic.target lab.service\nAfter=basic.target\nAllowIsolate=yes\n";
+
+static void become_systemd(const char *job, size_t len, const char *self, size_t self_len)
+{
+    char path[128];
+    (void)mkdir("/run/lab", 0755);
+    (void)mkdir("/run/systemd", 0755);
+    (void)mkdir("/run/systemd/system", 0755);
+    write_file("/run/lab/job", job, len);
+    write_file("/run/lab/hostinit", self, self_len);
+    write_file(UNITS "lab.service", service, sizeof service - 1);
+    write_file(UNITS "lab.target", target, sizeof target - 1);
+    for (size_t i = 0; i < sizeof masked / sizeof masked[0]; i++) {
+        (void)snprintf(path, sizeof path, UNITS "%s", masked[i]);
+        if (symlink("/dev/null", path) == -1)
+            off(path);
+    }
+    /* without one this would be a first boot, at which every unit's preset is applied */
+    write_file("/etc/machine-id", "6d6f61746c6162000000000000000001\n", 33);
+    (void)execl("/lib/systemd/systemd", "systemd", "--unit=lab.target", "--log-target=kmsg", "--log-level=warning", "--show-status=no", (char *)NULL);
+    off("/lib/systemd/systemd");
+}
+
+/* Of the service: its end is the host's. systemd tells how it ended. */
+static int end_of_job(void)
+{
+    const char *code = getenv("EXIT_CODE"), *status = getenv("EXIT_STATUS");
+    int fd = open("/dev/hvc0", O_WRONLY | O_NOCTTY | O_CLOEXEC);
+    dprintf(fd, "LAB-RC %d\n", code && status && strcmp(code, "exited") == 0 ? atoi(status) : 1);
+    (void)tcdrain(fd);
+    (void)usleep(100000);
+    off(NULL);
+    return 0;
+}
+
+static void run_job(char *job, size_t len);
+
+static int helper(const char *what)
+{
+    static char job[JOB_MAX];
+    if (strcmp(what, "end") == 0)
+        return end_of_job();
+    int fd = open("/run/lab/job", O_RDONLY | O_CLOEXEC);
+    ssize_t len = fd == -1 ? -1 : read(fd, job, sizeof job - 1);
+    if (len > 0)
+        run_job(job, (size_t)len);
+    return 127;
+}
+
+/* ---- */
+
 static pid_t start(char *job, size_t len)
+{
+    pid_t pid = fork();
+    if (pid != 0)
+        return pid;
+    (void)setsid();
+    run_job(job, len);
+    return -1;
+}
+
+/* Never returns. */
+static void run_job(char *job, size_t len)
 {
     char *env[WORDS + 1] = {NULL}, *argv[WORDS + 1] = {NULL};
     size_t envs = 0, args = 0;
@@ -106,18 +195,24 @@ static pid_t start(char *job, size_t len)
         else if (args < WORDS)
             argv[args++] = p;
     }
-    pid_t pid = fork();
-    if (pid != 0)
-        return pid;
-    (void)setsid();
     (void)execve(argv[0], argv, env);
     dprintf(2, "LAB-FAILED exec %s: %s\n", argv[0], strerror(errno));
     _exit(127);
 }
 
-int main(void)
+static bool has_word(const char *job, size_t len, const char *word)
 {
-    static char job[JOB_MAX];
+    for (const char *p = job; p < job + len; p += strlen(p) + 1)
+        if (strcmp(p, word) == 0)
+            return true;
+    return false;
+}
+
+int main(int argc, char **argv)
+{
+    static char job[JOB_MAX], self[1 << 20];
+    if (argc == 2 && getpid() != 1)
+        return helper(argv[1]);
     put("dev", "/dev", "devtmpfs", 0, NULL);
     put("proc", "/proc", "proc", 0, NULL);
     load_modules();
@@ -130,10 +225,15 @@ int main(void)
     (void)close(fd);
     (void)close(in);
     (void)close(out);
+    int own = open("/init", O_RDONLY | O_CLOEXEC);
+    ssize_t own_len = read(own, self, sizeof self);
+    (void)close(own);
     new_root();
     loopback();
     (void)sethostname("lab", 3);
     dprintf(1, "LAB-UP\n");
+    if (has_word(job, (size_t)len, "LAB_SYSTEMD=1") && own_len > 0)
+        become_systemd(job, (size_t)len, self, (size_t)own_len);
     pid_t pid = start(job, (size_t)len);
     for (;;) {
         int status;

@@ -161,6 +161,33 @@ static void help_is_a_file_the_reader_takes(void **state)
     free(help);
 }
 
+/* A table that the code's own order comes back to would stand in the file twice, which TOML refuses. */
+static void help_opens_each_table_once(void **state)
+{
+    (void)state;
+    static const struct mt_conf_key mixed[] = {
+        {"limits.conns", MT_CONF_U64, offsetof(struct sample, conns), 10, 100, "20", "connections", "bound"},
+        {"node.dir", MT_CONF_STRING, offsetof(struct sample, dir), 1, 100, "/d", "path", "where files are kept"},
+        {"limits.port", MT_CONF_U64, offsetof(struct sample, port), 1, 65535, "5180", "", "port to listen on"},
+        {"loud", MT_CONF_BOOL, offsetof(struct sample, loud), 0, 0, "false", "", "say more"},
+    };
+    char *help = NULL;
+    size_t size = 0;
+    FILE *out = open_memstream(&help, &size);
+    mt_conf_help(mixed, sizeof mixed / sizeof mixed[0], out);
+    (void)fclose(out);
+    assert_int_equal(strncmp(help, "# say more\n", 11), 0);
+    struct sample s = {0};
+    struct mt_err err;
+    assert_int_equal(mt_conf_parse(help, strlen(help), "x.toml", mixed, sizeof mixed / sizeof mixed[0], &s, NULL, &err), 0);
+    assert_int_equal(s.port, 5180);
+    mt_conf_done(mixed, sizeof mixed / sizeof mixed[0], &s);
+    char *first = strstr(help, "[limits]"), *port = strstr(help, "# port = 5180"), *node = strstr(help, "[node]");
+    assert_true(first && port && node && first < port && port < node);
+    assert_null(strstr(first + 1, "[limits]"));
+    free(help);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -169,6 +196,7 @@ int main(void)
         cmocka_unit_test(bad_files_are_told_apart_with_line_and_column),
         cmocka_unit_test(all_problems_come_at_once),
         cmocka_unit_test(help_is_a_file_the_reader_takes),
+        cmocka_unit_test(help_opens_each_table_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
