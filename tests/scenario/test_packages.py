@@ -104,7 +104,7 @@ class Packages:
             for p in programs:
                 needed = re.findall(r"NEEDED\s+(\S+)", run("objdump", "-p", p).stdout)
                 paths = dict(re.findall(r"(\S+) => (/\S+)", run("ldd", p).stdout))
-                for lib in needed:
+                for lib in (x for x in needed if not x.startswith("ld-linux")):  # the loader comes with libc6
                     folder = os.path.basename(os.path.dirname(paths[lib]))  # x86_64-linux-gnu: dpkg may know it below /lib or /usr/lib
                     owners = {x.split(":")[0] for x in run("dpkg", "-S", f"*/{folder}/{os.path.basename(os.path.realpath(paths[lib]))}").stdout.splitlines()}
                     check(owners & named, f"{name}: {os.path.basename(p)} needs {lib} of {owners}, which is not in '{said}'")
