@@ -96,18 +96,24 @@ class Packages:
 
     def depends(self):
         """Every shared library that a program names is in a package that is depended on: the loader's own answer, by way of dpkg."""
+        wants = []  # package, what it depends on, program, pattern of the library's file
         for name in CONTENTS:
             said = run("dpkg-deb", "-f", self.deb[name], "Depends").stdout
             named = {re.split(r"[ :(]", x.strip())[0] for part in said.split(",") for x in part.split("|")}
             programs = [f"{self.tree[name]}/{x.split()[0]}" for x in CONTENTS[name] if re.match(r"usr/lib/moat/moat[^/]* 755", x) and "moat-init" not in x]
             check(programs, name)
             for p in programs:
-                needed = re.findall(r"NEEDED\s+(\S+)", run("objdump", "-p", p).stdout)
                 paths = dict(re.findall(r"(\S+) => (/\S+)", run("ldd", p).stdout))
-                for lib in (x for x in needed if not x.startswith("ld-linux")):  # the loader comes with libc6
-                    folder = os.path.basename(os.path.dirname(paths[lib]))  # x86_64-linux-gnu: dpkg may know it below /lib or /usr/lib
-                    owners = {x.split(":")[0] for x in run("dpkg", "-S", f"*/{folder}/{os.path.basename(os.path.realpath(paths[lib]))}").stdout.splitlines()}
-                    check(owners & named, f"{name}: {os.path.basename(p)} needs {lib} of {owners}, which is not in '{said}'")
+                for lib in re.findall(r"NEEDED\s+(\S+)", run("objdump", "-p", p).stdout):
+                    if not lib.startswith("ld-linux"):  # the loader comes with libc6
+                        # x86_64-linux-gnu/NAME: dpkg may know it below /lib or /usr/lib
+                        wants.append((name, named, os.path.basename(p), "/".join([os.path.basename(os.path.dirname(paths[lib])), os.path.basename(os.path.realpath(paths[lib]))])))
+        owners = {}
+        for line in run("dpkg", "-S", *sorted({"*/" + w[3] for w in wants})).stdout.splitlines():
+            who, path = line.split(": ")
+            owners.setdefault("/".join(path.split("/")[-2:]), set()).update(x.split(":")[0] for x in who.split(", "))
+        for name, named, program, lib in wants:
+            check(owners.get(lib, set()) & named, f"{name}: {program} needs {lib} of {owners.get(lib)}, which is not in {sorted(named)}")
 
     def defaults(self):
         """The programs take their default configuration, and it is their own table of keys but for the values the packages give."""
