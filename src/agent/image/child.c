@@ -72,10 +72,11 @@ int image_child_run(const struct image_child *c, struct mt_buf *out, struct mt_e
     char procs[MT_CGROUP_PATH * 2];
     image_group_set(c->store, MT_CGROUP_YIELD_WHOLLY, procs);
     struct mt_spawn s = {.path = c->path, .argv = c->argv, .stdin_fd = to_read, .stdout_fd = from_write, .stderr_fd = STDERR_FILENO,
-                         .parent_death_signal = SIGKILL, .yields = true, .cgroup_procs = {procs[0] ? procs : NULL}};
+                         .parent_death_signal = SIGKILL, .yields = procs[0] != '\0', .cgroup_procs = {procs[0] ? procs : NULL}};
     int r = mt_spawn(&s, &pid, &pidfd, err);
     if (r < 0 && r != -MT_E_NOT_FOUND && procs[0]) { /* a group that cannot be joined is no reason not to have an image */
         s.cgroup_procs[0] = NULL;
+        s.yields = false;
         r = mt_spawn(&s, &pid, &pidfd, err);
     }
     if (r < 0)

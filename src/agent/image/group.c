@@ -5,7 +5,8 @@
 void image_group_open(struct mt_image_store *s)
 {
     (void)pthread_mutex_init(&s->group_lock, NULL);
-    /* without cgroups the priority of the processes themselves has to do: the agent says elsewhere that they are missing */
+    /* Without cgroups the children give way to nobody: idle policy would then be beside everything on the machine, and on a full one
+     * an image would never be done. The agent says elsewhere that they are missing. */
     s->group_usable = s->conf.cgroup_parent && mt_cgroup_open(&s->group_host, NULL, s->conf.cgroup_parent, NULL) == 0;
 }
 
