@@ -12,7 +12,8 @@
  *   secret         prints owner, mode, size and an FNV-1a sum of its secrets file and what its folder is, then serves 8080
  *   keep DIR [beat] plain HTTP on 8080: /w/WORD appends WORD to DIR/kept, with fsync, before it answers; every answer is what is kept and
  *                  the size of the filesystem in MiB. With beat another process writes 4 KiB and fsyncs without a pause; /max is the
- *                  longest that one took since it was asked last, in microseconds, and how many there were
+ *                  longest that one took since it was asked last, in microseconds, and how many there were; /rest: 50 ms between two from
+ *                  now on (without a pause a guest under TCG takes a whole processor)
  *   ids            prints uid, gid and working folder, then serves 8080 */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -99,6 +100,7 @@ static long now_us(void)
 
 struct beat {
     volatile long begun, longest, n; /* begun: of the one under way, 0 none */
+    volatile int rests;
 };
 
 static struct beat *beat(const char *dir)
@@ -118,6 +120,8 @@ static struct beat *beat(const char *dir)
         if (took > b->longest)
             b->longest = took;
         b->n++;
+        if (b->rests)
+            usleep(50000);
     }
 }
 
@@ -149,6 +153,8 @@ static int keep(const char *dir, struct beat *beats)
             close(c);
             continue;
         }
+        if (beats && !strncmp(buf, "GET /rest", 9))
+            beats->rests = 1;
         if (sscanf(buf, "GET /w/%255s", word) == 1) {
             strcat(word, " ");
             fd = open(path, O_WRONLY | O_CREAT | O_APPEND, 0600);
