@@ -19,6 +19,7 @@
 #include "agent/report.h"
 #include "agent/restores.h"
 #include "agent/secrets.h"
+#include "agent/skew.h"
 #include "agent/upkeep.h"
 #include "agent/volumes.h"
 #include "base/assert.h"
@@ -132,6 +133,11 @@ int mt_agent_admit(struct mt_agent *a, const struct mt_inst *in, uint64_t memory
         return MT_FAIL(err, MT_E_LIMIT, "disk: less than 5 %% of '%s' is free", a->conf.data_dir);
     }
     return 0;
+}
+
+bool mt_agent_clock_is_off(const struct mt_agent *a)
+{
+    return a->skew_ms > MT_SKEW_DEGRADED_MS || a->skew_ms < -MT_SKEW_DEGRADED_MS;
 }
 
 bool mt_agent_may_boot(struct mt_agent *a)

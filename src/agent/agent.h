@@ -78,6 +78,7 @@ struct mt_agent {
     struct mt_plan *plan; /* last accepted, NULL before */
     struct mt_plan_pos pos;
     uint64_t recovery_epoch; /* in which the control plane is in recovery, as its last answer to a heartbeat said; 0: it is not */
+    int64_t skew_ms; /* this machine's clock ahead of the control plane's, at least (agent/skew.h); 0 before the first answer */
     bool plan_unsaved; /* the file holds one that says the same, of an earlier point of the log */
     int64_t plan_saved_ns;
     bool plan_fresh; /* accepted by this process, not only read from disk */
@@ -125,6 +126,9 @@ void mt_agent_plan(struct mt_agent *a, struct mt_plan *plan, bool from_disk);
 void mt_agent_recovery(struct mt_agent *a, uint64_t epoch);
 /** The control plane answered that nothing changed: one more acceptance of the plan (ruling R10). */
 void mt_agent_plan_unchanged(struct mt_agent *a);
+
+/** The clock of this machine is wrong by more than MT_SKEW_DEGRADED_MS: condition clock_skew. */
+bool mt_agent_clock_is_off(const struct mt_agent *a);
 
 /** A plan names another bundle: find and check it in the background. */
 void mt_agent_find_bundle(struct mt_agent *a);

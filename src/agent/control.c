@@ -4,6 +4,7 @@
 
 #include "agent/identity/identity.h"
 #include "agent/report.h"
+#include "agent/skew.h"
 #include "base/assert.h"
 #include "base/cleanup.h"
 #include "base/log.h"
@@ -81,8 +82,24 @@ struct answer {
     int http;
     bool was_away;
     uint64_t recovery; /* of a heartbeat: the epoch in which the control plane is in recovery, 0: it is not */
+    bool has_skew;     /* of a heartbeat: what our clock is off by */
+    int64_t skew_ms;
     char detail[240];
 };
+
+/* Our clock against theirs, as the last heartbeat showed it; said when it begins to be wrong and when it is right again. */
+static void take_skew(struct mt_agent *a, int64_t ms)
+{
+    bool was = mt_agent_clock_is_off(a);
+    a->skew_ms = ms;
+    bool is = mt_agent_clock_is_off(a);
+    if (is && !was)
+        mt_log(MT_ERROR, "clock.off", KV("least_ms", ms), KV("mend", "set the clock (timedatectl set-ntp true): nothing new is placed here, and beyond a minute heartbeats are refused"));
+    else if (was && !is)
+        mt_log(MT_INFO, "clock.right_again", KV("least_ms", ms));
+    if (is != was)
+        mt_control_beat_now(a->control); /* the condition goes out with the next heartbeat */
+}
 
 static void on_answer(void *arg)
 {
@@ -90,6 +107,8 @@ static void on_answer(void *arg)
     struct mt_agent_measure *m = &an->c->a->measure;
     if (!an->status)
         (*(an->http == 0 ? &m->beats_unreachable : an->http >= 400 ? &m->beats_refused : &m->beats_taken))++;
+    if (an->has_skew)
+        take_skew(an->c->a, an->skew_ms);
     if (an->status)
         mt_report_answer(an->c->a->report, an->http, an->detail);
     else if (an->http >= 400)
@@ -253,6 +272,13 @@ static void *plan_main(void *arg)
     }
 }
 
+/* The control plane's clock is in the answer to a heartbeat that it took, and in the problem when it refuses one for our clock. */
+static void read_clock(const json_t *doc, int http, int64_t sent_ms, int64_t got_ms, struct answer *an)
+{
+    const json_t *from = http == 200 ? doc : json_object_get(doc, "details"), *there = json_object_get(from, "clock_unix_ms");
+    an->has_skew = json_is_integer(there) && mt_skew_least(sent_ms, got_ms, json_integer_value(there), &an->skew_ms);
+}
+
 static bool post(struct mt_control *c, bool status, char *body, bool was_away)
 {
     struct mt_err err = {0};
@@ -269,7 +295,9 @@ static bool post(struct mt_control *c, bool status, char *body, bool was_away)
                                  .timeout_ms = POST_TIMEOUT_MS};
     if (c->a->identity)
         mt_identity_follow(c->a->identity, c->post_client, &c->post_generation);
+    int64_t sent_ms = mt_clock_wall_us() / 1000;
     int rc = mt_http_do(c->post_client, &rq, ANSWER_MAX, &reply, &err);
+    int64_t got_ms = mt_clock_wall_us() / 1000;
     bool ok = rc == 0 && reply.status < 500;
     if (an) {
         an->c = c;
@@ -280,7 +308,9 @@ static bool post(struct mt_control *c, bool status, char *body, bool was_away)
             (void)snprintf(an->detail, sizeof an->detail, "%s", err.msg);
         else if (reply.status >= 400)
             (void)mt_printable((const char *)reply.body.p, reply.body.len, an->detail, sizeof an->detail);
-        else if (!status && mt_json_parse((const char *)reply.body.p, reply.body.len, ANSWER_MAX, 8, &doc, NULL) == 0)
+        if (rc == 0 && !status && mt_json_parse((const char *)reply.body.p, reply.body.len, ANSWER_MAX, 8, &doc, NULL) == 0)
+            read_clock(doc, reply.status, sent_ms, got_ms, an);
+        if (rc == 0 && !status && reply.status < 400)
             an->recovery = json_is_true(json_object_get(doc, "recovery")) ? (uint64_t)json_integer_value(json_object_get(doc, "epoch")) : 0;
         if (mt_loop_post(c->a->loop, on_answer, an) < 0)
             free(an);

@@ -159,6 +159,7 @@ static void put_node(struct mt_agent *a, struct mt_metrics *p)
     size_t n = mt_report_conditions(a, words, MT_ARRAY_LEN(words));
     for (size_t i = 0; i < n; i++)
         mt_metrics_u64(p, MT_M_A_CONDITION, 1, words[i]);
+    mt_metrics_us(p, MT_M_A_CLOCK, a->skew_ms * 1000);
     mt_metrics_u64(p, MT_M_A_EXEC, mt_exec_relays_count(a->exec));
     if (m->plan_heard_ns)
         mt_metrics_us(p, MT_M_A_PLAN_AGE, (mt_loop_now(a->loop) - m->plan_heard_ns) / 1000);

@@ -367,6 +367,7 @@ size_t mt_report_conditions(struct mt_agent *a, const char **ret, size_t max)
         {a->plan && !a->fw_loaded, "firewall_not_loaded"},
         {a->tampered_ns && mt_loop_now(a->loop) - a->tampered_ns < TAMPERED_SHOWN_NS, "firewall_tampered"},
         {any_stuck(a), "vm_stuck"},
+        {mt_agent_clock_is_off(a), "clock_skew"},
         {a->stop_all, "stopping"},
     };
     size_t n = 0;

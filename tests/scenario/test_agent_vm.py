@@ -5,9 +5,10 @@
 Boot to ready, logs, adoption after kill -9 in every phase that matters, ends of workloads, drain, replacement, absence,
 planned end of the platform; the host is the same before and after.
 
-What asks for milliseconds is run by test_agent_vm_time.py. COST 180 s, 80 s of processor."""
+What asks for milliseconds is run by test_agent_vm_time.py. COST 205 s, 90 s of processor."""
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ import agentkit as kit  # noqa: E402
 import fair  # noqa: E402
 from imagekit import Report, want  # noqa: E402
 
+CLOCK_SHIFT = os.path.join(os.environ.get("MOAT_BUILD", os.path.join(kit.ROOT, "build")), "tests/tools/clock_shift.so")
 MEASURED = ("second_start_is_quick_to_exec",)  # run when named only
 
 
@@ -305,6 +307,66 @@ class Suite:
         want(r["restart_count"] == 1, r)
         self.gone(i)
 
+    def cut_off_for_an_hour(self):
+        """By the agent's clocks, which this test sets: an hour without a control plane. What runs serves at every step of it, what dies is begun
+        again or kept as failed, lines are kept; then all of it is told, once, and what was planned meanwhile is done."""
+        clock, step = os.path.join(self.w.dir, "clock"), 20
+        i, address = self.long["instance_id"], self.long["network"]["overlay_ipv6"]
+
+        def at(seconds):
+            with open(clock, "r+b" if os.path.exists(clock) else "wb") as f:
+                f.write(struct.pack("=qq", seconds * 10**9, seconds * 10**9))
+        at(0)
+        self.w.kill()
+        self.w.start(env={"LD_PRELOAD": CLOCK_SHIFT, "MOAT_CLOCK_FILE": clock})
+        kinds = {"crashes": {}, "ends": {"lifecycle": {"restart_policy": "never", "stop_grace_seconds": 2, "backoff_seconds": 1}},
+                 "leaves": {"command": ["/app", "count", "100000", "100"], "ports": ()}}
+        ids = {}
+        for kind, more in kinds.items():
+            wl = self.w.workload(self.image, **more)
+            ids[kind] = wl["instance_id"]
+            self.c.want(ids[kind], workload=wl)
+        for kind in ids:
+            self.c.wait_status(ids[kind], "ready")
+        kit.wait_for("guest to come back", lambda: self.w.describe(i)["guest_connected"], 10)
+        before, beats = self.w.describe(i), len(self.c.beats)
+        self.c.stop()
+        self.c.want(ids["leaves"], "stopped")  # nobody hears it
+        told = {x: len(self.c.reports_of(x)) for x in [i, *ids.values()]}
+        for second in range(0, 3600, step):
+            if second == 1200:
+                os.kill(self.w.describe(ids["crashes"])["pids"][-1], signal.SIGKILL)
+                kit.wait_for("restart", lambda: (lambda d: d["boot_seq"] == 2 and d["phase"] == "ready")(self.w.describe(ids["crashes"])), 60)
+                os.kill(self.w.describe(ids["ends"])["pids"][-1], signal.SIGKILL)
+                kit.wait_for("the end", lambda: self.w.describe(ids["ends"])["phase"] == "failed", 30)
+            at(second + step)
+            want(fetch(address, seconds=20) == "moat", "not served %d s after the control plane went" % second)
+        after = self.w.describe(i)
+        want([after[k] for k in ("pids", "boot_id", "boot_seq", "phase")] == [before[k] for k in ("pids", "boot_id", "boot_seq", "phase")],
+             "not left alone: %s -> %s" % (before, after))
+        want(self.w.describe(ids["leaves"])["phase"] == "ready", self.w.describe(ids["leaves"]))
+        self.c.start()
+        self.c.wait_status(ids["crashes"], "ready", 30, since=told[ids["crashes"]], restart_count=1)
+        r = self.c.wait_status(ids["ends"], "failed", 30, since=told[ids["ends"]])
+        want(r["reason_code"] == "vm_lost", r)
+        self.c.wait_status(i, "ready", 30, since=told[i])
+        self.c.wait_status(ids["leaves"], "stopped", 60, since=told[ids["leaves"]])
+        kit.wait_for("heartbeats", lambda: len(self.c.beats) > beats + 1, 20)
+        for kind, x in ids.items():
+            rows = self.c.reports_of(x)[told[x]:]
+            seen = {}
+            for r in rows:  # the full list of a node that is back repeats what was told: the same number, the same words
+                plain = {k: v for k, v in r.items() if k not in ("at", "reported_at", "autopsy")}
+                want(seen.setdefault(r["seq"], plain) == plain, "%s: two reports of one number: %s, %s" % (kind, seen[r["seq"]], plain))
+            want(sum("autopsy" in r for r in rows) == (kind != "leaves"), "%s: records %s" % (kind, [(r["seq"], r["status"], "autopsy" in r) for r in rows]))
+        rows = self.w.ask({"op": "logs", "instance_id": ids["leaves"]})
+        want([r["seq"] for r in rows] == list(range(rows[0]["seq"], rows[0]["seq"] + len(rows))) and len(rows) > 50, "%d lines" % len(rows))
+        self.w.kill()
+        self.w.start()  # by the true clocks again, an hour back
+        for kind in ("crashes", "ends"):
+            self.gone(ids[kind])
+        want(self.w.describe(i)["phase"] == "ready" and fetch(address) == "moat", "an hour back")
+
     def table_comes_back(self):
         """somebody deletes the table: the next start brings all of it back before its tap is up"""
         kit.sh("nft", "delete", "table", "inet", "moat")
@@ -405,7 +467,7 @@ def main():
         names = ["boots_to_ready", "second_start_is_quick_to_exec", "confined", "guarded_by_nft", "logs_are_read_and_followed",
                  "adopted_after_kill", "adopted_while_booting", "exit_codes", "exit_while_agent_is_away", "restarts_with_backoff",
                  "missing_program", "out_of_memory", "unhealthy_ends", "bad_image", "metrics_say_what_happened", "vm_death_is_seen", "drain_waits_then_stops",
-                 "replaced_in_place", "absence_needs_two_plans", "stale_and_foreign_plans", "control_away", "heartbeat_says_enough",
+                 "replaced_in_place", "absence_needs_two_plans", "stale_and_foreign_plans", "control_away", "cut_off_for_an_hour", "heartbeat_says_enough",
                  "table_comes_back", "orphans_go_and_strangers_stay", "refuses_what_it_cannot_hold", "several_at_once",
                  "keeps_no_descriptors", "memory_is_small"]
         for name in names:

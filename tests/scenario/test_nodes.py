@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import ssl
+import struct
 import subprocess
 import sys
 import time
@@ -26,6 +27,7 @@ if ctypes.CDLL(None, use_errno=True).unshare(0x40000000) != 0:
     sys.exit(0)
 
 CONTROL = "10.77.0.1:7443"
+CLOCK_SHIFT = os.path.join(os.environ.get("MOAT_BUILD") or os.path.join(kit.ROOT, "build"), "tests/tools/clock_shift.so")
 
 
 def sh(*argv, **kw):
@@ -63,18 +65,26 @@ class Machine:
     def ns(self, *argv, **kw):
         return sh("nsenter", "--net=/proc/%d/ns/net" % self.holder.pid, *argv, **kw)
 
-    def join(self, token, *more, control=CONTROL, how="-"):
+    def join(self, token, *more, control=CONTROL, how="-", env=None):
         """(exit status, everything that was said)."""
         r = subprocess.run(["nsenter", "--net=/proc/%d/ns/net" % self.holder.pid, kit.program("moat-agent"), "--config", self.d + "/agent.toml", "join",
-                            "--control", control, "--token", how, *more], input=token, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
+                            "--control", control, "--token", how, *more], input=token, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60, env=env)
         return r.returncode, r.stdout
 
     def identity(self):
         return json.load(open(self.d + "/keys/identity.json"))
 
-    def start(self):
+    def clock(self, seconds, passed=0):
+        """What its wall clock is off by, from now on, and the time that passed besides the true one; for programs begun with a clock of their own."""
+        with open(self.d + "/clock", "r+b" if os.path.exists(self.d + "/clock") else "wb") as f:
+            f.write(struct.pack("=qq", int(seconds * 1e9), int(passed * 1e9)))
+
+    def own_clock(self):
+        return dict(os.environ, LD_PRELOAD=CLOCK_SHIFT, MOAT_CLOCK_FILE=self.d + "/clock")
+
+    def start(self, env=None):
         self.agent = subprocess.Popen(["nsenter", "--net=/proc/%d/ns/net" % self.holder.pid, kit.program("moat-agent"), "--config", self.d + "/agent.toml"],
-                                      stderr=open(self.d + "/agent.log", "ab"))
+                                      stderr=open(self.d + "/agent.log", "ab"), env=env)
 
     def stop(self, sig=signal.SIGTERM):
         if self.agent and self.agent.poll() is None:
@@ -483,6 +493,45 @@ try:
         # its moment is two minutes away: nobody waits for it here
         w.pg.sql("UPDATE moat_views.nodes_view SET key_at = now(), next_public_key = NULL, cutover_unix_ms = NULL WHERE name = 'two'")
 
+    @case("a clock ten minutes off: TLS and plans go on, heartbeats do not count; twenty seconds: degraded, no rotation; right again: as before")
+    def _():
+        cert = two.d + "/keys/node.pem"
+        plan = lambda: post("/internal/v1/nodes/self/plan?after=0&wait=0", None, cert=cert, method="GET").json
+        beats = lambda: w.pg.sql("SELECT received_at FROM moat.node_heartbeats WHERE node_id = '%s'" % node("two")["id"])
+        third = Machine("three")
+        machines.append(third)
+        third.clock(-600)
+        t = token()["token"]
+        status, said = third.join(t, "--name", "three", env=third.own_clock())
+        assert status == 2 and "clock_skew" in said and "10 min" in said and "behind" in said, (status, said)
+        assert w.pg.sql("SELECT count(*) FROM moat_views.nodes_view WHERE name = 'three'") == "0"
+        third.clock(600)
+        status, said = third.join(t, "--name", "three", env=third.own_clock())
+        assert status == 2 and "10 min" in said and "ahead" in said, (status, said)
+        two.stop()
+        two.clock(-600)
+        two.start(env=two.own_clock())
+        wait_for("it knows", lambda: "clock.off" in two.log(), 30)
+        last = beats()
+        w.ok("POST", "/v1/nodes/%s/cordon" % node("one")["id"], {"reason": "a change of the plan"})
+        cursor = plan()["cursor_event_id"]
+        have = lambda: json.load(open(two.d + "/agent/plan.json"))
+        w.ok("POST", "/v1/nodes/%s/uncordon" % node("one")["id"], {"reason": "back"})
+        wait_for("the newer plan over TLS", lambda: '"cursor_event_id":%d' % plan()["cursor_event_id"] in json.dumps(have(), separators=(",", ":")), 30)
+        assert beats() == last and plan()["cursor_event_id"] >= cursor, "a heartbeat with a clock ten minutes off was counted"
+        two.clock(20)
+        n = wait_for("degraded", lambda: (lambda n: n if "clock_skew" in n["conditions"] else None)(node("two")), 30)
+        assert n["health"] in ("degraded", "suspect") and beats() > last, n
+        w.ok("POST", "/v1/nodes/%s/rotate-key" % n["id"], {"reason": "test"})
+        time.sleep(2.5)  # the agent has its plan long before
+        assert "rotate" not in plan()["network"]["mesh"] and w.pg.sql("SELECT next_public_key IS NULL FROM moat_views.nodes_view WHERE name = 'two'") == "t"
+        two.clock(0)
+        wait_for("no longer", lambda: "clock_skew" not in node("two")["conditions"] and "clock.right_again" in two.log(), 40)
+        wait_for("then its key", lambda: w.pg.sql("SELECT next_public_key IS NOT NULL FROM moat_views.nodes_view WHERE name = 'two'") == "t", 30)
+        w.pg.sql("UPDATE moat_views.nodes_view SET key_at = now(), next_public_key = NULL, cutover_unix_ms = NULL WHERE name = 'two'")
+        two.stop()
+        two.start()
+
     @case("secrets go over TLS to the node that hosts an instance of the version, to no other and not for another version")
     def _():
         key, pem = w.d + "/vault.key", w.d + "/vault.pem"
@@ -534,14 +583,23 @@ try:
         assert w.ok("GET", path)["health"] == "lost"
         w.ok("DELETE", app + "?cascade=true")
 
-    @case("without the control plane an agent goes on, and is back when it is")
+    @case("an hour without the control plane, by its clock: an agent goes on, and is back when it is, with the certificate that it has")
     def _():
-        at = node("one")["last_heartbeat_at"]
+        two.stop()
+        two.clock(0)
+        two.start(env=two.own_clock())
+        wait_for("two beats", lambda: node("two")["health"] != "suspect" and "clock.off" not in two.log().rpartition("agent.started")[2], 30)
+        pem = open(two.d + "/keys/node.pem").read()
+        at = {m: node(m)["last_heartbeat_at"] for m in ("one", "two")}
         w.kill_control()
-        time.sleep(1)
+        for minute in range(1, 61):
+            two.clock(0, 60 * minute)
+            time.sleep(0.05)
         assert one.agent.poll() is None and two.agent.poll() is None
         w.start_control()
-        wait_for("one is back", lambda: node("one")["last_heartbeat_at"] > at, 30)
+        for m in at:
+            wait_for(m + " is back", lambda: node(m)["last_heartbeat_at"] > at[m], 30)
+        assert pem == open(two.d + "/keys/node.pem").read() and not w.pg.sql("SELECT 1 FROM moat.node_certs WHERE node_id = '%s' AND kind = 'node' AND revoked_at IS NULL OFFSET 1" % node("two")["id"])
         assert sh("openssl", "x509", "-in", w.d + "/control/node-ca.crt", "-noout", "-subject")
 
     @case("a mesh of 200 is full: refused cleanly, the token stays good; from 40 on it is said")

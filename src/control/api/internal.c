@@ -20,6 +20,7 @@
 #include "wire/json.h"
 
 #define WAIT_MAX 60
+#define SKEW_MAX_MS 60000 /* of a node's clock in a heartbeat */
 
 /* ---------------------------------------------------------------- heartbeat */
 
@@ -30,16 +31,34 @@ static const struct mt_pg_stmt keep_heartbeat = {
     " agent_version = excluded.agent_version, epoch = excluded.epoch, plan_cursor = excluded.plan_cursor,"
     " body = excluded.body"};
 
+/* What a node says with a clock that is far off is not counted (scheduling-and-operations.md §1): its certificates, the moments of key rotations
+ * and the times of its lines are wrong. The answer brings our clock, so that the agent knows what is the matter without being heard. */
+static int refuse_skew(struct mt_api_call *c, int64_t skew_ms)
+{
+    int64_t s = (skew_ms < 0 ? -skew_ms : skew_ms) / 1000;
+    if (s * 1000 <= SKEW_MAX_MS)
+        return 0;
+    c->problem.details = json_pack("{s:I}", "clock_unix_ms", (json_int_t)(mt_clock_wall_us() / 1000));
+    return mt_api_fail(c, 422, "clock_skew", "the clock of the node is %lld min %lld s %s that of the control plane, one minute is allowed: set it"
+                       " (timedatectl set-ntp true). Until then the node is taken for silent", (long long)s / 60, (long long)s % 60,
+                       skew_ms < 0 ? "behind" : "ahead of");
+}
+
 int mt_api_heartbeat(struct mt_api_call *c)
 {
     struct mt_heartbeat *hb = NULL;
     struct mt_node node;
-    int64_t now_ms = mt_clock_wall_us() / 1000, head, epoch;
+    int64_t arrived_ms = mt_clock_wall_us() / 1000 - (mt_clock_mono() - mt_http_req_arrived_ns(c->http)) / MT_NS_PER_MS, head, epoch;
     bool local = mt_node_call_is_local(c);
     if (mt_api_query_done(c) < 0 || (local ? mt_node_local_agent(c) : mt_node_caller(c, MT_CERT_NODE, &node)) < 0)
         return -1;
     if (mt_heartbeat_decode(c->body, &hb, &c->err) < 0)
         return mt_api_fail_err(c);
+    int64_t skew = hb->clock_unix_ms ? hb->clock_unix_ms - arrived_ms : 0;
+    if (refuse_skew(c, skew) < 0) {
+        mt_heartbeat_free(hb);
+        return -1;
+    }
     struct mt_history_look look;
     char who[MT_ID_SIZE + 8];
     snprintf(who, sizeof who, "node %s", hb->node_id);
@@ -86,13 +105,13 @@ int mt_api_heartbeat(struct mt_api_call *c)
         rc = mt_node_refresh(c->ctl, c->pg, &node, hb, c->request_id, &c->err);
     if (rc == 0)
         rc = mt_log_position(c->pg, &head, &epoch, &c->err);
-    int64_t skew = hb->clock_unix_ms ? hb->clock_unix_ms - now_ms : 0;
     mt_heartbeat_free(hb);
     if (rc < 0)
         return mt_api_fail_err(c);
     return mt_api_send(c, 200,
-                       json_pack("{s:s,s:I,s:I,s:I,s:I,s:s,s:b}", "admin_state", node.admin_state, "epoch", (json_int_t)epoch,
-                                 "plan_cursor", (json_int_t)head, "clock_skew_ms", (json_int_t)skew, "heartbeat_seconds",
+                       json_pack("{s:s,s:I,s:I,s:I,s:I,s:I,s:s,s:b}", "admin_state", node.admin_state, "epoch", (json_int_t)epoch,
+                                 "plan_cursor", (json_int_t)head, "clock_skew_ms", (json_int_t)skew, "clock_unix_ms",
+                                 (json_int_t)(mt_clock_wall_us() / 1000), "heartbeat_seconds",
                                  (json_int_t)c->ctl->conf.heartbeat_seconds, "cluster_id", c->ctl->cluster_id, "recovery",
                                  mt_history_state(c->ctl->history) != MT_RECOVERY_NONE));
 }

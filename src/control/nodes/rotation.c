@@ -12,7 +12,7 @@ static const struct mt_pg_stmt overdue = {
 
 static const struct mt_pg_stmt aged = {
     "rotation_aged",
-    "SELECT n.node_id, n.name, n.resource_version FROM nodes_view n WHERE " MT_MESH_MEMBER("n") " AND n.health IN ('ready', 'degraded')"
+    "SELECT n.node_id, n.name, n.resource_version FROM nodes_view n WHERE " MT_MESH_MEMBER("n") " AND n.health IN ('ready', 'degraded') AND NOT 'clock_skew' = ANY (n.conditions)" /* it would miss the moment */
     " AND coalesce(n.key_at, n.created_at) < now() - make_interval(secs => $1::bigint * (1 - 0.1 * (hashtext(n.node_id) & 1023) / 1023.0))"
     " AND coalesce(n.rotation_ended_at, '-infinity') < now() - interval '1 day'"
     " AND NOT EXISTS (SELECT 1 FROM nodes_view x WHERE (x.next_public_key IS NOT NULL OR x.rotation_lead_s IS NOT NULL) AND NOT x.deleted"
