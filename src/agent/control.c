@@ -5,6 +5,7 @@
 #include "agent/identity/identity.h"
 #include "agent/report.h"
 #include "agent/skew.h"
+#include "agent/upkeep.h"
 #include "base/assert.h"
 #include "base/cleanup.h"
 #include "base/log.h"
@@ -82,6 +83,7 @@ struct answer {
     int http;
     bool was_away;
     uint64_t recovery; /* of a heartbeat: the epoch in which the control plane is in recovery, 0: it is not */
+    bool renew;        /* of a heartbeat: our certificates are of an authority that was replaced */
     bool has_skew;     /* of a heartbeat: what our clock is off by */
     int64_t skew_ms;
     char detail[240];
@@ -107,6 +109,8 @@ static void on_answer(void *arg)
     struct mt_agent_measure *m = &an->c->a->measure;
     if (!an->status)
         (*(an->http == 0 ? &m->beats_unreachable : an->http >= 400 ? &m->beats_refused : &m->beats_taken))++;
+    if (an->renew)
+        mt_upkeep_wake(an->c->a->upkeep);
     if (an->has_skew)
         take_skew(an->c->a, an->skew_ms);
     if (an->status)
@@ -279,6 +283,14 @@ static void read_clock(const json_t *doc, int http, int64_t sent_ms, int64_t got
     an->has_skew = json_is_integer(there) && mt_skew_least(sent_ms, got_ms, json_integer_value(there), &an->skew_ms);
 }
 
+static void read_authority(struct mt_control *c, const json_t *doc, struct answer *an)
+{
+    struct mt_err err;
+    if (c->a->identity && mt_identity_authority(c->a->identity, json_string_value(json_object_get(doc, "ca_trust")),
+                                                json_string_value(json_object_get(doc, "ca_key_id")), &an->renew, &err) < 0)
+        mt_log(MT_ERROR, "identity.trust_refused", KV_ERR(&err), KV("mend", "what was trusted before is; the next heartbeat asks again"));
+}
+
 static bool post(struct mt_control *c, bool status, char *body, bool was_away)
 {
     struct mt_err err = {0};
@@ -310,6 +322,8 @@ static bool post(struct mt_control *c, bool status, char *body, bool was_away)
             (void)mt_printable((const char *)reply.body.p, reply.body.len, an->detail, sizeof an->detail);
         if (rc == 0 && !status && mt_json_parse((const char *)reply.body.p, reply.body.len, ANSWER_MAX, 8, &doc, NULL) == 0)
             read_clock(doc, reply.status, sent_ms, got_ms, an);
+        if (rc == 0 && !status && reply.status == 200)
+            read_authority(c, doc, an);
         if (rc == 0 && !status && reply.status < 400)
             an->recovery = json_is_true(json_object_get(doc, "recovery")) ? (uint64_t)json_integer_value(json_object_get(doc, "epoch")) : 0;
         if (mt_loop_post(c->a->loop, on_answer, an) < 0)

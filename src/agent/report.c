@@ -5,6 +5,7 @@
 #include "agent/backups.h"
 #include "agent/control.h"
 #include "agent/describe.h"
+#include "agent/identity/identity.h"
 #include "agent/instance/inst.h"
 #include "agent/ipv4.h"
 #include "agent/mesh/mesh.h"
@@ -408,6 +409,11 @@ char *mt_report_heartbeat(struct mt_agent *a)
                              .cursor_event_id = a->pos.cursor,
                              .plan_id = a->pos.plan_id[0] ? a->pos.plan_id : NULL,
                              .clock_unix_ms = mt_clock_wall_us() / 1000};
+    char trust[65];
+    if (a->identity) {
+        mt_identity_trust(a->identity, trust);
+        h.ca_trust = trust;
+    }
     h.conditions = (struct mt_strings){.v = conditions, .n = mt_report_conditions(a, conditions, MT_ARRAY_LEN(conditions))};
     h.allocatable.cpu_millis = (uint64_t)a->cores * 10 * a->conf.cpu_overcommit_percent;
     h.ceiling_cpu_millis = (uint64_t)a->cores * 10 * a->conf.cpu_ceiling_percent;

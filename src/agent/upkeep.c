@@ -21,7 +21,7 @@ struct mt_upkeep {
     pthread_t thread;
     pthread_mutex_t mu;
     pthread_cond_t wake;
-    bool quit;      /* under mu */
+    bool quit, again; /* under mu; again: look without waiting */
     bool announced; /* the thread's: the mesh key of a machine without identity is known to the control plane */
 };
 
@@ -83,9 +83,10 @@ static void *upkeep_main(void *arg)
         (void)clock_gettime(CLOCK_MONOTONIC, &until);
         until.tv_sec += wait_s;
         (void)pthread_mutex_lock(&u->mu);
-        while (!u->quit && pthread_cond_timedwait(&u->wake, &u->mu, &until) == 0)
+        while (!u->quit && !u->again && pthread_cond_timedwait(&u->wake, &u->mu, &until) == 0)
             continue;
         bool quit = u->quit;
+        u->again = false;
         (void)pthread_mutex_unlock(&u->mu);
         if (quit)
             return NULL;
@@ -119,6 +120,16 @@ struct mt_upkeep *mt_upkeep_new(struct mt_agent *a, bool *ret_any, struct mt_err
     (void)MT_FAIL(err, MT_E_IO, "upkeep: no thread");
     free(u);
     return NULL;
+}
+
+void mt_upkeep_wake(struct mt_upkeep *u)
+{
+    if (!u)
+        return;
+    (void)pthread_mutex_lock(&u->mu);
+    u->again = true;
+    (void)pthread_cond_broadcast(&u->wake);
+    (void)pthread_mutex_unlock(&u->mu);
 }
 
 void mt_upkeep_stop(struct mt_upkeep *u)

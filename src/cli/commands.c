@@ -261,6 +261,11 @@ static const struct cli_option render_options[] = {
     {"values", 0, NULL, "with the values, for owners where the operator allows that"},
     {NULL, 0, NULL, NULL},
 };
+static const struct cli_option forced_options[] = {
+    {"reason", 0, "TEXT", "why; kept in the audit log"},
+    {"force", 0, NULL, "do not wait for nodes that are not there yet: they have to join anew"},
+    {NULL, 0, NULL, NULL},
+};
 static const struct cli_option reason_options[] = {{"reason", 0, "TEXT", "why; kept in the audit log"}, {NULL, 0, NULL, NULL}};
 static const struct cli_option drain_options[] = {
     {"reason", 0, "TEXT", "why; kept in the audit log"},
@@ -445,6 +450,11 @@ const struct cli_command cli_commands[] = {
     {CLI_MORE, "admin keys rewrap", "", "wrap everything under the active master key", NULL, cmd_admin_keys_rewrap},
     {CLI_MORE, "admin keys verify", "", "open every wrapped key and a sample of contents", NULL, cmd_admin_keys_verify},
     {CLI_MORE, "admin keys retire", "ID", "take a key that holds nothing out of the file", keys_retire_options, cmd_admin_keys_retire},
+    {CLI_MORE, "admin node-ca show", "", "the authority that signs nodes' certificates, and how far its rotation is", NULL, cmd_admin_node_ca_show},
+    {CLI_MORE, "admin node-ca prepare", "", "make another authority, which nodes learn to trust", reason_options, cmd_admin_node_ca_prepare},
+    {CLI_MORE, "admin node-ca switch", "", "it signs from now on; the one before is trusted on, its key is gone", forced_options, cmd_admin_node_ca_switch},
+    {CLI_MORE, "admin node-ca retire", "", "trust the one before no more", forced_options, cmd_admin_node_ca_retire},
+    {CLI_MORE, "admin node-ca abort", "", "give up an authority that is prepared and does not sign", reason_options, cmd_admin_node_ca_abort},
     {CLI_MORE, "admin recovery plan", "", "what runs, and what the restored database knows of it", NULL, cmd_admin_recovery_plan},
     {CLI_MORE, "admin recovery apply", "", "let the restored log rule again; nothing is stopped for being unknown to it", reason_options, cmd_admin_recovery_apply},
     {CLI_MORE, "admin recovery finish", "", "end the recovery: what the log does not know is stopped", reason_options, cmd_admin_recovery_finish},

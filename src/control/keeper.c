@@ -8,6 +8,7 @@
 #include "control/autopsy/autopsy.h"
 #include "control/bootstrap.h"
 #include "control/log/history.h"
+#include "control/nodes/tls.h"
 #include "control/secrets/store.h"
 #include "control/views/rebuild.h"
 #include "control/volumes/backups.h"
@@ -169,6 +170,7 @@ static void *keeper_main(void *arg)
     (void)pthread_setname_np(pthread_self(), "keeper");
     while (!atomic_load(&k->stop)) {
         struct mt_err err = {0};
+        mt_nodes_tls_follow(k->ctl);
         if (turn(k, &err) < 0) {
             if (!MT_STREQ(k->last, err.msg))
                 mt_log(MT_WARN, "keeper.turn_failed", KV_ERR(&err));

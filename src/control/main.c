@@ -27,6 +27,7 @@
 #include "control/streams/logs.h"
 #include "os/lockmem.h"
 #include "control/nodes/ca.h"
+#include "control/nodes/tls.h"
 #include "os/notify.h"
 #include "os/sock.h"
 #include "os/tls.h"
@@ -42,7 +43,6 @@
 #define MAX_BODY (1024u * 1024u)
 #define DRAIN_MS 20000
 #define RETRY_MAX_MS 2000
-#define NODE_GRACE_S (14 * 24 * 3600) /* an expired certificate still renews itself (networking.md §1.4) */
 #define NODE_CONNS_PER_SOURCE 256
 
 static struct mt_controller *controller;
@@ -116,13 +116,7 @@ static int nodes_listener(struct mt_control *ctl, struct mt_http_listener *ret, 
     int rc = mt_node_ca_open(ctl->conf.data_dir, &ctl->node_ca, err);
     if (rc < 0)
         return rc;
-    const struct mt_tls_conf tc = {.server = true,
-                                   .min = MT_TLS_1_3,
-                                   .cert_file = mt_node_ca_server_cert(ctl->node_ca),
-                                   .key_file = mt_node_ca_server_key(ctl->node_ca),
-                                   .ca_file = mt_node_ca_file(ctl->node_ca),
-                                   .expired_grace_s = NODE_GRACE_S};
-    if ((rc = mt_tls_ctx_new(&tc, &tls, err)) < 0)
+    if ((rc = mt_nodes_tls_listener(ctl, &tls, err)) < 0)
         return rc;
     *ret = (struct mt_http_listener){.fd = -1, .tag = MT_LISTEN_NODES, .tls = tls, .max_per_source = NODE_CONNS_PER_SOURCE};
     if ((rc = mt_sock_tcp_listen(ctl->conf.listen_nodes, &ret->fd, err)) < 0)

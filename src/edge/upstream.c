@@ -60,7 +60,7 @@ static int use(struct mt_edge_upstream *u, const char *pem, const char *ca, stru
 
 int mt_edge_upstream_ready(struct mt_edge_upstream *u, struct mt_err *err)
 {
-    struct stat st;
+    struct stat st, trust = {0};
     if (u->opt->control_socket)
         return 0;
     mt_auto_free char *pem = mt_asprintf("%s/node.pem", u->opt->keys_dir);
@@ -68,11 +68,15 @@ int mt_edge_upstream_ready(struct mt_edge_upstream *u, struct mt_err *err)
     if (!pem || !ca)
         return MT_FAIL(err, MT_E_NOMEM, "the edge's certificate");
     int rc = stat(pem, &st) < 0 ? MT_FAIL_ERRNO(err, MT_E_NOT_FOUND, "no certificate of this edge yet: '%s'", pem) : 0;
-    if (rc == 0 && u->client && st.st_ino == u->ino && st.st_mtim.tv_sec == u->made.tv_sec && st.st_mtim.tv_nsec == u->made.tv_nsec)
+    (void)stat(ca, &trust);
+    if (rc == 0 && u->client && st.st_ino == u->ino && st.st_mtim.tv_sec == u->made.tv_sec && st.st_mtim.tv_nsec == u->made.tv_nsec &&
+        trust.st_ino == u->trust_ino && trust.st_mtim.tv_sec == u->trusted.tv_sec && trust.st_mtim.tv_nsec == u->trusted.tv_nsec)
         return 0;
     if (rc == 0 && (rc = use(u, pem, ca, err)) == 0) {
         u->ino = st.st_ino;
         u->made = st.st_mtim;
+        u->trust_ino = trust.st_ino;
+        u->trusted = trust.st_mtim;
         return 0;
     }
     if (!u->client)

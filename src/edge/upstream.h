@@ -17,8 +17,8 @@ struct mt_edge_upstream {
     const struct mt_edge_options *opt;
     pthread_mutex_t *lock; /* of the owner: `client` appears under it, so that another thread may cancel */
     struct mt_http_client *client; /* NULL until there is a certificate */
-    struct timespec made;          /* of the file that the client's certificate is of */
-    ino_t ino;
+    struct timespec made, trusted; /* of the files that the client's certificate and its authorities are of */
+    ino_t ino, trust_ino;
 };
 
 /** @opt and @lock are borrowed. -MT_E_NOMEM. */

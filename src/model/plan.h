@@ -232,6 +232,7 @@ struct mt_heartbeat {
     uint32_t counts[MT_STATUS_MAX]; /* instances by status */
     bool disk_pressure, memory_pressure;
     int64_t clock_unix_ms; /* the agent's wall clock; the receiver computes the offset */
+    const char *ca_trust;  /* SHA-256 of the authorities that the node trusts, hex (docs/api/internal.md); NULL: it needs none */
     json_t *mesh;          /* object of docs/formats/mesh-plan.md, borrowed; NULL: in no mesh */
     json_t *ipv4;         /* array of what the node says of its dedicated IPv4 addresses, borrowed; NULL: it has none */
     struct mt_storage_figures storage; /* not present: no volumes can live here */

@@ -241,6 +241,7 @@ int mt_heartbeat_decode(json_t *json, struct mt_heartbeat **ret, struct mt_err *
         (rc = mt_json_opt_bool(json, "disk_pressure", false, &h->disk_pressure, err)) < 0 ||
         (rc = mt_json_opt_bool(json, "memory_pressure", false, &h->memory_pressure, err)) < 0 ||
         (rc = mt_json_opt_u64(json, "clock_unix_ms", 0, JSON_INT_MAX, 0, &clock_ms, err)) < 0 ||
+        (rc = mt_json_opt_str(json, "ca_trust", 64, NULL, &h->ca_trust, err)) < 0 ||
         (rc = mt_json_opt_object(json, "mesh", &h->mesh, err)) < 0 || (rc = mt_json_opt_array(json, "ipv4", MT_PLAN_IPV4_MAX, &h->ipv4, err)) < 0 || (rc = mt_storage_figures_decode(json, &h->storage, err)) < 0)
         return rc;
     h->clock_unix_ms = (int64_t)clock_ms;
@@ -293,6 +294,7 @@ int mt_heartbeat_encode(const struct mt_heartbeat *h, json_t **ret, struct mt_er
     mt_jout_bool(&o, "disk_pressure", h->disk_pressure);
     mt_jout_bool(&o, "memory_pressure", h->memory_pressure);
     mt_jout_json(&o, "clock_unix_ms", json_integer(h->clock_unix_ms));
+    mt_jout_str(&o, "ca_trust", h->ca_trust);
     if (h->mesh)
         mt_jout_json(&o, "mesh", json_incref(h->mesh));
     if (h->ipv4)

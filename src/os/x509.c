@@ -223,10 +223,19 @@ static int64_t seconds(const ASN1_TIME *t)
     return ASN1_TIME_to_tm(t, &tm) == 1 ? (int64_t)timegm(&tm) : 0;
 }
 
+static void key_id(const ASN1_OCTET_STRING *s, char ret[41])
+{
+    int n = s ? ASN1_STRING_length(s) : 0;
+    if (n > 0 && n <= 20)
+        mt_hex_encode(ASN1_STRING_get0_data(s), (size_t)n, ret);
+}
+
 static void describe(X509 *x, struct mt_x509_cert *ret)
 {
     *ret = (struct mt_x509_cert){.not_before_s = seconds(X509_get0_notBefore(x)), .not_after_s = seconds(X509_get0_notAfter(x))};
     (void)only_cn(X509_get_subject_name(x), ret->cn);
+    key_id(X509_get0_subject_key_id(x), ret->key_id);
+    key_id(X509_get0_authority_key_id(x), ret->issuer_key_id);
     spki_hex(X509_get_X509_PUBKEY(x), ret->spki_sha256);
     BIGNUM *n = ASN1_INTEGER_to_BN(X509_get0_serialNumber(x), NULL);
     char *hex = n ? BN_bn2hex(n) : NULL;
@@ -365,6 +374,20 @@ int mt_x509_read(const char *pem, struct mt_x509_cert *ret, struct mt_err *err)
         return -MT_E_INVALID;
     describe(x, ret);
     return 0;
+}
+
+int mt_x509_read_all(const char *pem, struct mt_x509_cert *ret, int max, struct mt_err *err)
+{
+    AUTO(BIO) b = text_in(pem);
+    int n = 0, rc = 0;
+    for (X509 *x; rc == 0 && b && (x = PEM_read_bio_X509(b, NULL, no_passphrase, NULL)); X509_free(x)) {
+        if (n == max)
+            rc = MT_FAIL(err, MT_E_LIMIT, "more than %d certificates in one text", max);
+        else
+            describe(x, &ret[n++]);
+    }
+    ERR_clear_error();
+    return rc < 0 ? rc : n ? n : MT_FAIL(err, MT_E_INVALID, "that is no certificate in PEM form");
 }
 
 bool mt_x509_belongs(const char *key_pem, const char *cert_pem)

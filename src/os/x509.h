@@ -45,6 +45,7 @@ struct mt_x509_spec {
 /** A certificate, described. */
 struct mt_x509_cert {
     char cn[65];
+    char key_id[41], issuer_key_id[41]; /* subject and authority key identifiers, hex; "" when it has none (RFC 5280 4.2.1) */
     char serial[MT_X509_SERIAL_SIZE]; /* lower-case hex without leading zeros, as os/tls.h gives it */
     char spki_sha256[65];
     int64_t not_before_s, not_after_s;
@@ -62,6 +63,9 @@ int mt_x509_sign(const char *ca_key_pem, const char *ca_cert_pem, const char *cs
 
 /** Describe the first certificate of a PEM text. */
 int mt_x509_read(const char *pem, struct mt_x509_cert *ret, struct mt_err *err);
+
+/** Describe every certificate of a PEM text, at most @max. Returns their number, at least one; -MT_E_INVALID; -MT_E_LIMIT more than @max. */
+int mt_x509_read_all(const char *pem, struct mt_x509_cert *ret, int max, struct mt_err *err);
 
 /** True when @key_pem is the private key of the first certificate of @cert_pem. */
 bool mt_x509_belongs(const char *key_pem, const char *cert_pem);

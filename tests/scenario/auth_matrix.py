@@ -208,6 +208,8 @@ ROUTES = {
     "GET " + O + "/usage": "orgs:read",
     "PUT " + O + "/quotas/{dimension}": op("quotas:admin"),
     "GET /v1/admin/volumes": op("admin"),
+    "GET /v1/admin/node-ca": op("nodes:admin"),
+    "POST /v1/admin/node-ca": op("nodes:admin"),
     "POST /v1/admin/mesh-removal": op("nodes:admin"),
     "GET /v1/admin/maintenance": op("admin"),
     "POST /v1/admin/maintenance": op("admin"),

@@ -98,6 +98,8 @@ COMMANDS = {
                  "admin projections list", "admin projections rebuild apps_view", "admin projections rebuild ../x", "help admin groups hold"],
     "keys": ["admin keys status", "admin keys rewrap", "admin keys verify", "admin keys retire b90bc12db23d7ce4 --file missing", "admin keys retire zz --file missing",
              "admin keys retire b90bc12db23d7ce4", "admin keys retire " + "11" * 8 + " --file missing"],
+    "node-ca": ["admin node-ca show", "admin node-ca prepare", "admin node-ca prepare --reason old", "admin node-ca switch --reason old --force",
+                "admin node-ca retire --reason old", "admin node-ca abort --reason old", "help admin node-ca switch"],
     "scale": ["scale", "scale web=2", "scale web=default", "scale web", "scale web=101", "scale web=2 --wait --wait-timeout 200ms", "scale web=2 --wait-timeout never --wait", "scale reset web", "scale reset"],
     "projects": ["projects", "projects create crew", "projects get team", "projects rename team crew", "projects delete team", "projects get nothing"],
     "plan": ["plan --release v2", "| plan -f -", "plan -f missing.toml"],

@@ -135,6 +135,7 @@ BODIES = {
     "POST /v1/admin/projections/{name}/rebuild": {},
     "PUT " + O + "/quotas/{dimension}": {"limit": 100, "reason": "walk"},
     "POST /v1/admin/mesh-removal": {"reason": "walk"},
+    "POST /v1/admin/node-ca": {"step": "prepare", "reason": "walk"},
     "POST /v1/admin/maintenance": {"on": False, "reason": "walk"},
     "POST /v1/admin/scheduler/pause": {"reason": "walk"},
     "POST /v1/admin/scheduler/resume": {"reason": "walk"},

@@ -5,7 +5,7 @@
  *   identity.json  node_id, cluster_id, name, control (host:port), edge; written last: without it the machine is no node
  *   node.pem       certificate and key, 0600; replaced as a whole by each renewal
  *   node.key       the key of a join under way
- *   ca.crt         the authority of the cluster's nodes
+ *   ca.crt         the trusted authorities of the cluster's nodes: one, two while it is rotated
  *   wg.key         WireGuard private key, base64 and a line feed, 0600
  *   edge/          node.pem and ca.crt for the edge of this node, readable by its group
  *
@@ -39,10 +39,19 @@ void mt_identity_follow(struct mt_identity *id, struct mt_http_client *c, unsign
  */
 int mt_identity_server(struct mt_identity *id, struct mt_tls_ctx **ctx, unsigned *generation, struct mt_err *err);
 
+/** SHA-256 of the authorities that this node trusts (keys/ca.crt), hex, into @ret. */
+void mt_identity_trust(struct mt_identity *id, char ret[65]);
+/**
+ * What an answer to a heartbeat said of the authority (docs/api/internal.md): @trust, PEM, replaces what is trusted when it is not NULL: at least one
+ * authority of it must be trusted already, so that nobody is cut off by mistake. @key_id (NULL: not said) is the one that signs: certificates of
+ * another one are due for renewal. @ret_due: certificates have just become due. Writes files; -MT_E_INVALID, -MT_E_DENIED: all stays as it was.
+ */
+int mt_identity_authority(struct mt_identity *id, const char *trust, const char *key_id, bool *ret_due, struct mt_err *err);
+
 /** Unix seconds when the certificate ends. */
 int64_t mt_identity_not_after(struct mt_identity *id);
 /**
- * Renew what is due: the node's certificate when less than a third of its life is left, the same for the edge's, and the edge's first one.
+ * Renew what is due: the node's certificate when less than a third of its life is left or another authority signs by now, the same for the edge's, and the edge's first one.
  * Blocks for the calls. Returns how many were renewed, or -code; nothing is lost by failing, ask again in an hour.
  */
 int mt_identity_renew(struct mt_identity *id, const char *edge_user, struct mt_err *err);

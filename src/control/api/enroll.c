@@ -248,7 +248,7 @@ static int reply(struct mt_api_call *c, const char *node_id, const char *pem)
     json_t *roles = json_loads(mt_pg_text(r, 0, 0), 0, &je);
     return mt_api_send(c, 200,
                        json_pack("{s:s,s:s,s:o,s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:I,s:s}", "node_id", node_id, "name", n.name, "roles", roles, "cluster_id", c->ctl->cluster_id,
-                                 "admin_state", n.admin_state, "certificate", pem, "ca", mt_node_ca_pem(c->ctl->node_ca), "cluster_prefix",
+                                 "admin_state", n.admin_state, "certificate", pem, "ca", mt_node_ca_trust(c->ctl->node_ca, NULL), "cluster_prefix",
                                  c->ctl->prefix, "overlay_ipv6", n.overlay_ipv6, "instance_prefix", n.instance_prefix, "mtu",
                                  (json_int_t)c->ctl->conf.mtu, "confirm_by", mt_rfc3339(mt_clock_wall_us() + CONFIRM_US, by)));
 }
@@ -448,6 +448,6 @@ int mt_api_node_cert(struct mt_api_call *c)
     mt_cmd_done_free(&done);
     if (rc < 0)
         return mt_api_fail_err(c);
-    return mt_api_send(c, 200, json_pack("{s:s,s:s,s:s,s:s}", "certificate", pem, "ca", mt_node_ca_pem(c->ctl->node_ca), "not_after", until, "kind",
+    return mt_api_send(c, 200, json_pack("{s:s,s:s,s:s,s:s}", "certificate", pem, "ca", mt_node_ca_trust(c->ctl->node_ca, NULL), "not_after", until, "kind",
                                          mt_cert_kind_name(kind)));
 }

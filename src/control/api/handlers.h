@@ -258,6 +258,8 @@ int mt_api_nodes_confirm_offline(struct mt_api_call *c);
 int mt_api_nodes_mark_lost(struct mt_api_call *c);
 int mt_api_nodes_rotate_key(struct mt_api_call *c);
 int mt_api_mesh_removal(struct mt_api_call *c);
+int mt_api_node_ca_get(struct mt_api_call *c);
+int mt_api_node_ca_step(struct mt_api_call *c);
 int mt_api_nodes_drain(struct mt_api_call *c);
 int mt_api_nodes_disable(struct mt_api_call *c);
 int mt_api_nodes_delete(struct mt_api_call *c);

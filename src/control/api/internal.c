@@ -44,6 +44,16 @@ static int refuse_skew(struct mt_api_call *c, int64_t skew_ms)
                        skew_ms < 0 ? "behind" : "ahead of");
 }
 
+/* Which authority signs, so that a node with a certificate of another one asks for a new one; and what to trust, when the node trusts something else
+ * (nodes/ca.h). @trusts: as its heartbeat said, "" when an agent says nothing, which is one that would not understand. */
+static void say_authority(const struct mt_node_ca *ca, const char *trusts, json_t *answer)
+{
+    const char *sha256, *trust = mt_node_ca_trust(ca, &sha256);
+    (void)json_object_set_new(answer, "ca_key_id", json_string(mt_node_ca_about(ca)->key_id));
+    if (*trusts && !MT_STREQ(trusts, sha256))
+        (void)json_object_set_new(answer, "ca_trust", json_string(trust));
+}
+
 int mt_api_heartbeat(struct mt_api_call *c)
 {
     struct mt_heartbeat *hb = NULL;
@@ -54,6 +64,8 @@ int mt_api_heartbeat(struct mt_api_call *c)
         return -1;
     if (mt_heartbeat_decode(c->body, &hb, &c->err) < 0)
         return mt_api_fail_err(c);
+    char trusts[65];
+    snprintf(trusts, sizeof trusts, "%s", hb->ca_trust ? hb->ca_trust : "");
     int64_t skew = hb->clock_unix_ms ? hb->clock_unix_ms - arrived_ms : 0;
     if (refuse_skew(c, skew) < 0) {
         mt_heartbeat_free(hb);
@@ -108,12 +120,14 @@ int mt_api_heartbeat(struct mt_api_call *c)
     mt_heartbeat_free(hb);
     if (rc < 0)
         return mt_api_fail_err(c);
-    return mt_api_send(c, 200,
-                       json_pack("{s:s,s:I,s:I,s:I,s:I,s:I,s:s,s:b}", "admin_state", node.admin_state, "epoch", (json_int_t)epoch,
+    json_t *answer = json_pack("{s:s,s:I,s:I,s:I,s:I,s:I,s:s,s:b}", "admin_state", node.admin_state, "epoch", (json_int_t)epoch,
                                  "plan_cursor", (json_int_t)head, "clock_skew_ms", (json_int_t)skew, "clock_unix_ms",
                                  (json_int_t)(mt_clock_wall_us() / 1000), "heartbeat_seconds",
                                  (json_int_t)c->ctl->conf.heartbeat_seconds, "cluster_id", c->ctl->cluster_id, "recovery",
-                                 mt_history_state(c->ctl->history) != MT_RECOVERY_NONE));
+                                 mt_history_state(c->ctl->history) != MT_RECOVERY_NONE);
+    if (!local)
+        say_authority(c->ctl->node_ca, trusts, answer);
+    return mt_api_send(c, 200, answer);
 }
 
 /* ---------------------------------------------------------------- long polls */

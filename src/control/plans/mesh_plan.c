@@ -11,7 +11,7 @@ static const struct mt_pg_stmt members = {
     "mesh_members",
     "SELECT n.node_id, n.wireguard_public_key, n.key_generation, n.overlay_ipv6, n.instance_prefix, to_json(n.roles)::text,"
     " to_json(n.endpoints)::text, 'edge' = ANY (n.roles), cardinality(n.endpoints) = 0, n.next_public_key, n.cutover_unix_ms,"
-    " (SELECT max(mesh_event_id) FROM nodes_view), n.rotation_lead_s IS NOT NULL AND n.health IN ('ready', 'degraded') AND NOT 'clock_skew' = ANY (n.conditions),"
+    " (SELECT max(mesh_event_id) FROM nodes_view), " MT_ROTATION_MAY_BEGIN("n") ","
     " coalesce((SELECT (value #>> '{}')::bigint FROM cluster_view WHERE key = '" MT_MESH_REMOVAL_KEY "'), 0) = (SELECT max(mesh_event_id) FROM nodes_view) FROM nodes_view n WHERE " MT_MESH_MEMBER("n") " ORDER BY n.node_id"};
 static const struct mt_pg_stmt gateways = {
     "mesh_gateways", "SELECT overlay_ipv6 FROM nodes_view WHERE NOT deleted AND admin_state <> 'disabled'"

@@ -17,3 +17,6 @@ int mt_mesh_plan_build(struct mt_pg *pg, const struct mt_node *node, json_t **re
 /** SQL condition on nodes_view @n: the node takes part in the mesh. */
 #define MT_MESH_MEMBER(n) \
     "NOT " n ".deleted AND " n ".admin_state IN ('active', 'cordoned', 'draining') AND " n ".wireguard_public_key NOT LIKE 'local:%'"
+
+/** SQL condition on nodes_view @n: it was asked to change its key, is there, and would not miss the moment. */
+#define MT_ROTATION_MAY_BEGIN(n) n ".rotation_lead_s IS NOT NULL AND " n ".health IN ('ready', 'degraded') AND NOT 'clock_skew' = ANY (" n ".conditions)"

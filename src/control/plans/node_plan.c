@@ -43,6 +43,7 @@ static const struct mt_pg_stmt fingerprint = {
     "coalesce((SELECT string_agg(overlay_ipv6, ',' ORDER BY node_id) FROM nodes_view"
     " WHERE NOT deleted AND 'edge' = ANY (roles) AND admin_state IN ('active', 'cordoned', 'draining')), '') || '|' ||"
     "coalesce((SELECT max(mesh_event_id) FROM nodes_view), 0) || '|' ||"
+    "coalesce((SELECT min(n.node_id) FROM nodes_view n WHERE " MT_MESH_MEMBER("n") " AND " MT_ROTATION_MAY_BEGIN("n") "), '') || '|' ||"
     "coalesce((SELECT value #>> '{}' FROM cluster_view WHERE key = '" MT_MESH_REMOVAL_KEY "'), '') || '|' ||"
     "coalesce((SELECT string_agg(route_id || backend_process_type || backend_port, ',' ORDER BY route_id) FROM routes_view"
     " WHERE NOT deleted AND proxy_protocol = 'v2'), '') || '|' ||"

@@ -23,8 +23,8 @@
 
 struct mt_agents {
     char *socket_path;
-    struct mt_tls_ctx *tls; /* NULL: no agents of other machines */
     pthread_mutex_t mu;     /* what follows */
+    struct mt_tls_ctx *tls; /* NULL: no agents of other machines */
     struct {
         char node_id[MT_ID_SIZE];
         int64_t until_ns;
@@ -48,6 +48,22 @@ static int is_node(const struct mt_tls_peer *peer, void *arg, struct mt_err *err
     return MT_FAIL(err, MT_E_DENIED, "what answers there is not a node's agent");
 }
 
+int mt_agents_follow(struct mt_agents *a, const struct mt_node_ca *ca, struct mt_err *err)
+{
+    const struct mt_tls_conf tc = {.min = MT_TLS_1_3, .cert_file = mt_node_ca_server_cert(ca), .key_file = mt_node_ca_server_key(ca),
+                                   .ca_file = mt_node_ca_file(ca), .verify = is_node};
+    struct mt_tls_ctx *fresh = NULL;
+    int rc = mt_tls_ctx_new(&tc, &fresh, err);
+    if (rc < 0)
+        return rc;
+    pthread_mutex_lock(&a->mu);
+    struct mt_tls_ctx *before = a->tls;
+    a->tls = fresh;
+    pthread_mutex_unlock(&a->mu);
+    mt_tls_ctx_unref(before);
+    return 0;
+}
+
 int mt_agents_new(const char *socket_path, const struct mt_node_ca *ca, struct mt_agents **ret, struct mt_err *err)
 {
     struct mt_agents *a = calloc(1, sizeof *a);
@@ -57,11 +73,8 @@ int mt_agents_new(const char *socket_path, const struct mt_node_ca *ca, struct m
         return MT_FAIL(err, MT_E_NOMEM, "agents");
     }
     pthread_mutex_init(&a->mu, NULL);
-    if (ca) {
-        const struct mt_tls_conf tc = {.min = MT_TLS_1_3, .cert_file = mt_node_ca_server_cert(ca), .key_file = mt_node_ca_server_key(ca),
-                                       .ca_file = mt_node_ca_file(ca), .verify = is_node};
-        rc = mt_tls_ctx_new(&tc, &a->tls, err);
-    }
+    if (ca)
+        rc = mt_agents_follow(a, ca, err);
     if (rc < 0) {
         mt_agents_free(a);
         return rc;
@@ -137,7 +150,14 @@ static int dial(struct mt_agents *a, struct mt_pg *pg, const char *node_id, cons
     mt_auto_fd int fd = -1;
     struct mt_tls *t = NULL;
     int rc = mt_sock_tcp_connect(overlay, AGENT_PORT, until, -1, &fd, err);
-    if (rc < 0 || (rc = mt_tls_new(a->tls, fd, overlay, &t, err)) < 0)
+    if (rc < 0)
+        return rc;
+    pthread_mutex_lock(&a->mu);
+    struct mt_tls_ctx *ctx = mt_tls_ctx_ref(a->tls); /* another one may take its place meanwhile */
+    pthread_mutex_unlock(&a->mu);
+    rc = mt_tls_new(ctx, fd, overlay, &t, err);
+    mt_tls_ctx_unref(ctx);
+    if (rc < 0)
         return rc;
     if ((rc = shake_hands(t, fd, until, err)) < 0 || (rc = check_certificate(pg, t, node_id, err)) < 0) {
         mt_tls_free(t);
@@ -165,7 +185,7 @@ static int reach(struct mt_control *ctl, struct mt_pg *pg, const char *instance_
     }
     if (mt_pg_bool(r, 0, 4))
         return MT_FAIL(err, MT_E_DENIED, "node '%s' is disabled", name);
-    if (!a->tls)
+    if (!ctl->node_ca)
         return MT_FAIL(err, MT_E_UNAVAILABLE, "this server has no node listener, so it cannot ask node '%s'", name);
     if (is_away(a, node_id))
         return MT_FAIL(err, MT_E_UNAVAILABLE, "node '%s' did not answer a moment ago", name);

@@ -19,6 +19,8 @@ struct mt_agents;
 
 /** @ca: NULL: there are no agents but this machine's. Never blocks, except for reading the files of @ca. */
 int mt_agents_new(const char *socket_path, const struct mt_node_ca *ca, struct mt_agents **ret, struct mt_err *err);
+/** The files of @ca have changed: further calls show and trust what they say now. Any thread. On failure all is as before. */
+int mt_agents_follow(struct mt_agents *a, const struct mt_node_ca *ca, struct mt_err *err);
 /** NULL is fine. */
 void mt_agents_free(struct mt_agents *a);
 

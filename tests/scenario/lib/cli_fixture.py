@@ -198,6 +198,13 @@ ANSWERS = {
     ("POST", f"{O}/suspend"): {"id": ORG, "name": "local", "suspended": True, "resource_version": 3},
     ("POST", f"{O}/resume"): {"id": ORG, "name": "local", "suspended": False, "resource_version": 4},
     ("POST", "/v1/tokens/" + oid("tok", 1) + "/revoke"): {"id": oid("tok", 1), "kind": "session", "subject_id": oid("usr", 1), "already_revoked": False},
+    ("GET", "/v1/admin/node-ca"): {"phase": "prepared", "since": T % (9, 0), "waiting": 1, "authorities": [
+        {"role": "signs", "pin": "ab" * 32, "ends_at": T % (9, 0)}, {"role": "prepared", "pin": "cd" * 32, "ends_at": T % (9, 0)}], "nodes": [
+        {"node_id": oid("node", 2), "name": f"box2 {ESC}", "trusts": True, "renewed": True, "last_heartbeat_at": T % (9, 0)},
+        {"node_id": oid("node", 3), "name": "box3", "trusts": False, "renewed": True}]},
+    ("POST", "/v1/admin/node-ca"): {"phase": "switched", "since": T % (9, 0), "waiting": 0, "authorities": [
+        {"role": "signs", "pin": "cd" * 32, "ends_at": T % (9, 0)}, {"role": "replaced", "pin": "ab" * 32, "ends_at": T % (9, 0)}], "nodes": [
+        {"node_id": oid("node", 2), "name": "box2", "trusts": True, "renewed": True, "last_heartbeat_at": T % (9, 0)}]},
     ("POST", "/v1/admin/mesh-removal"): {"revision": 341, "reason": "moved out"},
     ("GET", "/v1/admin/maintenance"): {"on": False, "reason": f"done {ESC}", "changed_at": T % (9, 0)},
     ("POST", "/v1/admin/maintenance"): {"on": True, "reason": "move"},
