@@ -306,6 +306,33 @@ try:
         assert plans["one"]["network"]["mesh"]["revision"] == plans["two"]["network"]["mesh"]["revision"] > 0
         assert a["instance_prefix"] != b["instance_prefix"] and a["overlay_ipv6"] != b["overlay_ipv6"]
 
+    @case("two dozen machines enrol at one moment: each has a number of its own, and the numbers have no gap")
+    def _():
+        import threading
+        import concurrent.futures
+        begin = threading.Barrier(24)
+        wishes = [wish(token()["token"], name="crowd%d" % i) for i in range(24)]
+        host, port = CONTROL.split(":")
+
+        def enrol(body):
+            ctx = ssl.create_default_context(cafile=w.d + "/control/node-ca.crt")
+            ctx.check_hostname = False
+            c = http.client.HTTPSConnection(host, int(port), context=ctx, timeout=60)
+            c.connect()
+            begin.wait(60)
+            c.request("POST", "/internal/v1/enroll", json.dumps(body).encode(), {"Content-Type": "application/json"})
+            try:
+                return kit.Reply(c.getresponse())
+            finally:
+                c.close()
+        with concurrent.futures.ThreadPoolExecutor(24) as pool:
+            got = list(pool.map(enrol, wishes))
+        assert [r.status for r in got] == [200] * 24, [(r.status, r.text) for r in got if r.status != 200]
+        numbers = sorted(int(r.json["overlay_ipv6"].rsplit(":", 1)[1], 16) for r in got)
+        assert numbers == list(range(numbers[0], numbers[0] + 24)) and len({r.json["instance_prefix"] for r in got}) == 24, numbers
+        for r in got:
+            w.ok("POST", "/v1/nodes/%s/disable" % r.json["node_id"], {"reason": "test"})
+
     @case("without a certificate, with one of another authority, or as another node nothing is answered")
     def _():
         assert post("/internal/v1/nodes/self/plan?wait=0", None, method="GET").status == 401

@@ -25,7 +25,8 @@ struct mt_identity {
     char node_id[MT_ID_SIZE], cluster_id[64], host[256];
     uint16_t port;
     bool edge;
-    pthread_mutex_t mu; /* what follows */
+    pthread_mutex_t files; /* one at a time makes a context of the files: the last one made is of the newest */
+    pthread_mutex_t mu; /* what follows; inside of files */
     struct mt_tls_ctx *ctx;
     unsigned generation;
     char trust[65];  /* SHA-256 of ca.crt */
@@ -38,6 +39,7 @@ void mt_identity_free(struct mt_identity *id)
         return;
     mt_tls_ctx_unref(id->ctx);
     pthread_mutex_destroy(&id->mu);
+    pthread_mutex_destroy(&id->files);
     free(id->data_dir);
     free(id->control);
     free(id->pem_path);
@@ -72,6 +74,7 @@ int mt_identity_load(const char *data_dir, const char *control, struct mt_identi
     if (!id)
         return MT_FAIL(err, MT_E_NOMEM, "identity");
     (void)pthread_mutex_init(&id->mu, NULL);
+    (void)pthread_mutex_init(&id->files, NULL);
     if ((rc = mt_json_parse(text, strlen(text), ID_TEXT_MAX, 4, &doc, err)) < 0 || (rc = mt_json_get_str(doc, "node_id", MT_ID_SIZE, &node, err)) < 0 ||
         (rc = mt_id_check(MT_ID_NODE, node, err)) < 0 || (rc = mt_json_get_str(doc, "cluster_id", 63, &cluster, err)) < 0 ||
         (rc = mt_json_get_str(doc, "control", 260, &at, err)) < 0 || (rc = mt_json_opt_bool(doc, "edge", false, &id->edge, err)) < 0)
@@ -222,17 +225,19 @@ static int renew(struct mt_identity *id, const char *kind, const char *path, gid
 /* The files have changed: connections from now on use what they say. */
 static int use_files(struct mt_identity *id, struct mt_err *err)
 {
-    struct mt_tls_ctx *fresh = NULL;
+    struct mt_tls_ctx *fresh = NULL, *before = NULL;
+    (void)pthread_mutex_lock(&id->files); /* certificate and authorities may be written by two threads at once */
     int rc = make_ctx(id, &fresh, err);
-    if (rc < 0)
-        return rc;
-    (void)pthread_mutex_lock(&id->mu);
-    struct mt_tls_ctx *before = id->ctx;
-    id->ctx = fresh;
-    id->generation++;
-    (void)pthread_mutex_unlock(&id->mu);
+    if (rc == 0) {
+        (void)pthread_mutex_lock(&id->mu);
+        before = id->ctx;
+        id->ctx = fresh;
+        id->generation++;
+        (void)pthread_mutex_unlock(&id->mu);
+    }
+    (void)pthread_mutex_unlock(&id->files);
     mt_tls_ctx_unref(before);
-    return 0;
+    return rc;
 }
 
 static int renew_own(struct mt_identity *id, struct mt_err *err)

@@ -22,10 +22,14 @@
 #include "os/tls.h"
 #include "wire/json.h"
 
+#include <pthread.h>
+#include <time.h>
+
 #define APPEND_TIMEOUT_MS 10000
 #define SKEW_MAX_MS (5 * 60 * 1000)
 #define CERT_DAYS 90
 #define CONFIRM_US (10 * 60 * INT64_C(1000000))
+#define TURN_S 10
 #define ROUNDS 8 /* of servers or requests that take the same number */
 #define ENDPOINTS_MAX 4
 
@@ -311,6 +315,18 @@ static int enroll_once(struct mt_api_call *c, const struct wish *w, const struct
     return 0;
 }
 
+/* The next number is looked up before the command that takes it: machines that join in one moment would take it from each other until one of them
+ * has lost all its rounds. In one server they take turns; what is left for the rounds is another server. */
+static pthread_mutex_t turn = PTHREAD_MUTEX_INITIALIZER;
+
+static bool my_turn(void)
+{
+    struct timespec until;
+    (void)clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += TURN_S;
+    return pthread_mutex_clocklock(&turn, CLOCK_MONOTONIC, &until) == 0;
+}
+
 static int enroll(struct mt_api_call *c, const struct wish *w, struct found *f)
 {
     char node_id[MT_ID_SIZE];
@@ -326,7 +342,10 @@ static int enroll(struct mt_api_call *c, const struct wish *w, struct found *f)
             break;
         if (check_key(c, w, f) < 0)
             return -1;
+        if (!my_turn())
+            return mt_api_fail(c, 503, "unavailable", "too many nodes enrol at once");
         rc = enroll_once(c, w, f, node_id, &pem);
+        (void)pthread_mutex_unlock(&turn);
     }
     if (f->repeat) {
         struct mt_pg_params p;
