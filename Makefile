@@ -6,9 +6,7 @@ PROGRAMS = moat moat-control moat-agent moat-edge moat-init moat-unpack moat-fet
 CC_CACHED := $(if $(shell command -v ccache),ccache ,)$(if $(filter default,$(origin CC)),gcc,$(CC))
 BENCHES = api backup deploy edge eventlog image mesh sched secrets
 
-NODES ?= 10 50
-
-.PHONY: all help deps build deb demo down test test-lab test-mesh bench lint fuzz clean $(BENCHES:%=bench-%)
+.PHONY: all help deps build deb demo down test test-lab bench lint fuzz clean $(BENCHES:%=bench-%)
 
 all: build ## build every program into ./bin
 
@@ -50,11 +48,6 @@ test-lab: ## whole hosts under QEMU: Firecracker, nested KVM, cgroup v2 (as root
 	@packaging/deps/install build run test lab
 	@$(MAKE) --no-print-directory build
 	@tests/run --lab
-
-test-mesh: ## meshes of 10 and of 50 machines as network namespaces (NODES="10": those; some minutes)
-	@packaging/deps/install build run test
-	@$(MAKE) --no-print-directory build
-	@tests/mesh/run $(NODES)
 
 bench: $(BENCHES:%=bench-%) ## every benchmark
 
