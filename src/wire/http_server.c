@@ -18,29 +18,45 @@ struct worker_arg {
 
 /* ---------------------------------------------------------------- queue and lot; s->mu held */
 
+/* Who asks waits; a request that was parked waits anyway, and a move of the log wakes hundreds of these at once; on listeners in the background
+ * hundreds of machines report at once. So those of the first kind go first, but for one in FIRST_RUN, so that neither side is starved by the other,
+ * and a quarter of the workers is kept for them: the others may all be waiting for the same commit. */
+#define FIRST_RUN 4
+
+static bool is_later(const struct mt_http_server *s, const struct mt_http_req *r)
+{
+    return r->round > 0 || (s->conf.background & (1u << r->tag));
+}
+
 void httpd_queue_push(struct mt_http_server *s, struct mt_http_req *r)
 {
+    struct httpd_queue *q = is_later(s, r) ? &s->later : &s->first;
     r->next = NULL;
-    r->prev = s->q_tail;
-    if (s->q_tail)
-        s->q_tail->next = r;
+    r->prev = q->tail;
+    if (q->tail)
+        q->tail->next = r;
     else
-        s->q_head = r;
-    s->q_tail = r;
+        q->head = r;
+    q->tail = r;
     s->queued++;
     pthread_cond_signal(&s->work);
 }
 
+/* The next one that a worker may take; NULL: none, or enough workers have such as there are. */
 static struct mt_http_req *queue_pop(struct mt_http_server *s)
 {
-    struct mt_http_req *r = s->q_head;
-    if (!r)
+    bool may = s->later.head && s->later_busy < s->conf.workers - s->conf.workers / 4;
+    bool first = s->first.head && (!may || s->first_run < FIRST_RUN);
+    struct httpd_queue *q = first ? &s->first : &s->later;
+    if (!first && !may)
         return NULL;
-    s->q_head = r->next;
-    if (s->q_head)
-        s->q_head->prev = NULL;
+    struct mt_http_req *r = q->head;
+    s->first_run = first ? s->first_run + 1 : 0;
+    q->head = r->next;
+    if (q->head)
+        q->head->prev = NULL;
     else
-        s->q_tail = NULL;
+        q->tail = NULL;
     r->next = r->prev = NULL;
     s->queued--;
     return r;
@@ -185,17 +201,22 @@ static void *worker_main(void *arg)
     void *ctx = s->conf.worker_start ? s->conf.worker_start(s->conf.arg, wa.index) : NULL;
     pthread_mutex_lock(&s->mu);
     for (;;) {
-        while (!s->q_head && !s->quit)
+        struct mt_http_req *r = NULL;
+        while (!s->quit && !(r = queue_pop(s)))
             pthread_cond_wait(&s->work, &s->mu);
-        if (s->quit)
+        if (!r)
             break;
-        struct mt_http_req *r = queue_pop(s);
+        bool later = is_later(s, r);
         memcpy(r->seen, s->seq, sizeof r->seen);
         s->busy++;
+        s->later_busy += later;
         pthread_mutex_unlock(&s->mu);
         run_request(s, r, ctx);
         pthread_mutex_lock(&s->mu);
         s->busy--;
+        s->later_busy -= later;
+        if (later && s->later.head)
+            pthread_cond_signal(&s->work);
     }
     pthread_mutex_unlock(&s->mu);
     if (s->conf.worker_stop)

@@ -41,6 +41,7 @@ struct mt_http_conf {
     const struct mt_http_listener *listeners;
     size_t listeners_n;
     unsigned workers;       /* worker threads, 1..64 */
+    unsigned background;    /* 1 << tag of the listeners (tags below 32) whose requests stand behind those of the others */
     unsigned max_conns;     /* connections per listener; more are refused */
     unsigned max_queue;     /* requests waiting for a worker; more are answered 503 */
     size_t max_body;        /* bytes; a larger body is answered 413 without being kept */

@@ -101,6 +101,10 @@ struct httpd_listener {
     struct httpd_front *front; /* NULL: plain */
 };
 
+struct httpd_queue {
+    struct mt_http_req *head, *tail;
+};
+
 struct mt_http_server {
     struct mt_http_conf conf;
     struct MHD_Daemon *daemons[HTTPD_MAX_LISTENERS];
@@ -108,7 +112,10 @@ struct mt_http_server {
     size_t daemons_n;
     pthread_mutex_t mu;
     pthread_cond_t work, lot_cv, idle_cv;
-    struct mt_http_req *q_head, *q_tail, *lot, *all;
+    struct httpd_queue first, later; /* to be handled (httpd_queue_push) */
+    unsigned first_run;              /* how many of the first were taken since one of the later was */
+    unsigned later_busy;             /* workers that handle one of the later */
+    struct mt_http_req *lot, *all;
     unsigned queued, parked, busy, live, streams;
     uint64_t requests;
     uint64_t seq[MT_HTTP_TOPICS];

@@ -23,6 +23,9 @@ static struct mt_http_server *server;
 enum { LONG_MS = 30000 }; /* until what comes at once on a quiet machine */
 static atomic_int destroyed, rounds, park_ms = LONG_MS;
 static struct mt_http_req *feed; /* a stream kept by the test */
+static unsigned workers = 3;
+static atomic_int gate_open, order_n;
+static char order[32]; /* of the handlers that ran, one letter each; written by one worker */
 
 static void count_destroy(void *state)
 {
@@ -82,6 +85,20 @@ static void handle(struct mt_http_req *r, void *worker, void *arg)
         atomic_fetch_add(&rounds, 1);
         (void)poll(NULL, 0, 300);
         mt_http_park(r, 1u << 4, mt_clock_mono() + 60 * MT_NS_PER_S);
+    } else if (strcmp(p, "/gate") == 0) { /* keeps the worker */
+        atomic_fetch_add(&rounds, 1);
+        for (int i = 0; i < LONG_MS && !atomic_load(&gate_open); i++)
+            (void)poll(NULL, 0, 1);
+        reply_text(r, 200, "open");
+    } else if (strcmp(p, "/lot") == 0 || strcmp(p, "/fresh") == 0) {
+        if (p[1] == 'l' && mt_http_req_round(r) == 0) {
+            mt_http_park(r, 1u << 5, mt_clock_mono() + 60 * MT_NS_PER_S);
+            atomic_fetch_add(&rounds, 1);
+            return;
+        }
+        order[atomic_load(&order_n)] = p[1];
+        atomic_fetch_add(&order_n, 1);
+        reply_text(r, 200, "done");
     } else if (strcmp(p, "/stream") == 0) {
         feed = mt_http_req_ref(r);
         mt_http_stream_start(r, "application/x-ndjson", 64 * 1024);
@@ -103,7 +120,7 @@ static int setup(void **state)
     if (bind(fd, (struct sockaddr *)&a, sizeof a) || listen(fd, 64))
         return -1;
     struct mt_http_listener l = {.fd = fd, .tag = 7};
-    struct mt_http_conf c = {.listeners = &l, .listeners_n = 1, .workers = 3, .max_conns = 64, .max_queue = 64,
+    struct mt_http_conf c = {.listeners = &l, .listeners_n = 1, .workers = workers, .max_conns = 64, .max_queue = 64,
                              .max_body = 100 * 1024, .idle_seconds = 30, .handle = handle};
     struct mt_err err = {0};
     destroyed = rounds = 0;
@@ -241,6 +258,51 @@ static void a_parked_request_wakes_by_topic_long_before_its_deadline(void **stat
     assert_int_equal(woken, 1);
     assert_non_null(strstr(b, "woken"));
     assert_true(wait_for(&destroyed, 1));
+}
+
+/* A move of the log wakes hundreds of parked polls at once: who asks now is not behind all of them, and they are not behind everybody. */
+static void woken_requests_and_new_ones_take_turns(void **state)
+{
+    (void)state;
+    int fds[13];
+    for (int i = 0; i < 6; i++) {
+        fds[i] = dial();
+        (void)!write(fds[i], GET("/lot"), strlen(GET("/lot")));
+    }
+    assert_true(wait_for(&rounds, 6));
+    for (struct mt_http_stats st = {0}; st.parked < 6;) { /* the last one is on its way into the lot */
+        (void)poll(NULL, 0, 1);
+        mt_http_server_stats(server, &st);
+    }
+    fds[6] = dial();
+    (void)!write(fds[6], GET("/gate"), strlen(GET("/gate")));
+    assert_true(wait_for(&rounds, 7));
+    mt_http_server_wake(server, 1u << 5);
+    for (int i = 7; i < 13; i++) {
+        fds[i] = dial();
+        (void)!write(fds[i], GET("/fresh"), strlen(GET("/fresh")));
+    }
+    struct mt_http_stats st = {0};
+    for (int i = 0; i < LONG_MS && st.queued < 12; i++) {
+        (void)poll(NULL, 0, 1);
+        mt_http_server_stats(server, &st);
+    }
+    assert_int_equal(st.queued, 12);
+    atomic_store(&gate_open, 1);
+    assert_true(wait_for(&order_n, 12));
+    for (int i = 0; i < 13; i++)
+        close(fds[i]);
+    assert_string_equal(order, "lfffflffllll");
+}
+
+static int setup_one_worker(void **state)
+{
+    workers = 1;
+    gate_open = order_n = 0;
+    memset(order, 0, sizeof order);
+    int rc = setup(state);
+    workers = 3;
+    return rc;
 }
 
 static void a_parked_request_runs_again_at_its_deadline(void **state)
@@ -397,6 +459,7 @@ int main(void)
         T(paths_and_queries_are_strict),
         T(the_peer_of_a_unix_socket_is_known),
         T(a_parked_request_wakes_by_topic_long_before_its_deadline),
+        cmocka_unit_test_setup_teardown(woken_requests_and_new_ones_take_turns, setup_one_worker, teardown),
         T(a_parked_request_runs_again_at_its_deadline),
         T(a_wake_between_check_and_park_is_not_lost),
         T(a_handler_without_an_outcome_answers_500),
