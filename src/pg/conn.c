@@ -32,6 +32,7 @@ void pg_drop(struct mt_pg *pg)
     pg->lost = true;
     memset(pg->stmts, 0, sizeof pg->stmts);
     pg->n_stmts = 0;
+    pg->planned_size = 0;
 }
 
 /* libpq ends its messages with a line feed and may use several lines. */

@@ -33,6 +33,7 @@ struct mt_pg {
     void *took_arg;
     bool piping;
     bool lost;
+    int64_t planned_size; /* mt_pg_grown */
     struct mt_pg_diag diag;
     int n_stmts;
     struct stmt_slot stmts[STMT_SLOTS];

@@ -96,6 +96,13 @@ int mt_pg_query_one(struct mt_pg *pg, const struct mt_pg_stmt *stmt, const struc
 /** Run one or more statements without parameters or rows (BEGIN, SET, migrations). Trusted text only. */
 int mt_pg_exec(struct mt_pg *pg, const char *sql, struct mt_err *err);
 
+/**
+ * Tell how large the data are, in any unit that only grows. When they are twice what they were, the statements' plans are made anew at their next use:
+ * a prepared statement keeps a plan that was made for tables that were empty then, and nothing but a change of the tables' statistics would end it
+ * (PostgreSQL manual, "PREPARE", notes). Between statements, outside of a transaction and of a pipeline.
+ */
+int mt_pg_grown(struct mt_pg *pg, int64_t size, struct mt_err *err);
+
 /* Pipelines: queue statements, then wait once. Between enter and the last sync only these calls are allowed.
  *   mt_pg_pipe_enter(pg); mt_pg_pipe_send(pg, &a, &pa); mt_pg_pipe_send(pg, &b, &pb); mt_pg_pipe_sync(pg, res, 2); ... leave */
 int mt_pg_pipe_enter(struct mt_pg *pg, struct mt_err *err);

@@ -56,6 +56,15 @@ int mt_pg_exec(struct mt_pg *pg, const char *sql, struct mt_err *err)
     return collect(pg, NULL, NULL, err);
 }
 
+int mt_pg_grown(struct mt_pg *pg, int64_t size, struct mt_err *err)
+{
+    if (pg->planned_size > 0 && size < 2 * pg->planned_size)
+        return 0;
+    bool fresh = pg->planned_size == 0; /* nothing is planned yet */
+    pg->planned_size = size > 500 ? size : 500;
+    return fresh ? 0 : mt_pg_exec(pg, "DISCARD PLANS", err);
+}
+
 static int send_prepare(struct mt_pg *pg, const struct mt_pg_stmt *stmt, const struct mt_pg_params *p, struct mt_err *err)
 {
     if (!PQsendPrepare(pg->conn, stmt->name, stmt->sql, p ? p->n : 0, p ? p->type : NULL))

@@ -52,9 +52,11 @@ int64_t mt_pg_affected(const struct mt_pg_res *r)
 
 int mt_pg_col(const struct mt_pg_res *r, const char *name)
 {
-    int col = PQfnumber(r->pg, name);
-    MT_ASSERT(col >= 0);
-    return col;
+    int n = PQnfields(r->pg);
+    for (int col = 0; col < n; col++) /* PQfnumber copies and folds the name each time, and is asked once a cell */
+        if (strcmp(PQfname(r->pg, col), name) == 0)
+            return col;
+    mt_panic(__FILE__, __LINE__, name);
 }
 
 static void in_range(const struct mt_pg_res *r, int row, int col)

@@ -103,6 +103,8 @@ static int database(struct mt_api_call *c, struct mt_api_worker *w)
         rc = mt_pg_connect(&conf, &w->pg, &c->err);
     else if (!mt_pg_idle_check(w->pg))
         rc = mt_pg_reset(w->pg, &c->err);
+    if (rc == 0)
+        rc = mt_pg_grown(w->pg, mt_log_head_get(c->ctl->head), &c->err);
     if (rc < 0)
         return mt_api_fail(c, 503, "database_unavailable", "the database is not reachable");
     c->pg = w->pg;

@@ -187,6 +187,34 @@ static void a_pipeline_grows_with_what_is_queued_and_is_refused_past_its_bound(v
     mt_pg_free(pg);
 }
 
+/* A plan that was made for a table of one row is kept while it grows to 20,000, until somebody says that the data have grown. */
+static void what_was_planned_for_little_is_planned_again_for_much(void **state)
+{
+    (void)state;
+    static const struct mt_pg_stmt find = {"grown_find", "SELECT v FROM grown WHERE id = $1"}, show = {"grown_show", "EXPLAIN EXECUTE grown_find('x')"},
+                                   again = {"grown_again", "EXPLAIN EXECUTE grown_find('y')"};
+    mt_auto_pg struct mt_pg *pg = open_pg(sc.super);
+    struct mt_err err = {0};
+    struct mt_pg_params p;
+    struct mt_pg_res *r = NULL;
+    assert_int_equal(mt_pg_exec(pg, "SET plan_cache_mode = force_generic_plan; CREATE TABLE grown (id text PRIMARY KEY, v int) WITH (autovacuum_enabled = off);"
+                                    " INSERT INTO grown VALUES ('x', 1); ANALYZE grown", &err), 0);
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, "x");
+    assert_int_equal(mt_pg_grown(pg, 1, &err), 0);
+    assert_int_equal(mt_pg_query(pg, &find, &p, NULL, &err), 0);
+    assert_int_equal(mt_pg_exec(pg, "INSERT INTO grown SELECT 'k' || i, i FROM generate_series(1, 20000) i", &err), 0);
+    assert_int_equal(mt_pg_grown(pg, 999, &err), 0); /* below twice the least that counts */
+    assert_int_equal(mt_pg_query(pg, &show, NULL, &r, &err), 0);
+    assert_non_null(strstr(mt_pg_text(r, 0, 0), "Seq Scan"));
+    mt_pg_res_free(r);
+    assert_int_equal(mt_pg_grown(pg, 20001, &err), 0);
+    assert_int_equal(mt_pg_query(pg, &again, NULL, &r, &err), 0);
+    assert_non_null(strstr(mt_pg_text(r, 0, 0), "Index Scan"));
+    mt_pg_res_free(r);
+    assert_int_equal(mt_pg_exec(pg, "DROP TABLE grown", &err), 0);
+}
+
 static void a_unique_violation_names_its_constraint(void **state)
 {
     (void)state;
@@ -334,6 +362,7 @@ int main(void)
         cmocka_unit_test(a_copy_of_parameters_is_as_good_as_they_are),
         cmocka_unit_test(a_failing_statement_skips_the_rest_and_the_connection_lives_on),
         cmocka_unit_test(a_pipeline_grows_with_what_is_queued_and_is_refused_past_its_bound),
+        cmocka_unit_test(what_was_planned_for_little_is_planned_again_for_much),
         cmocka_unit_test(a_unique_violation_names_its_constraint),
         cmocka_unit_test(a_call_past_its_deadline_drops_the_connection),
         cmocka_unit_test(a_notification_wakes_a_listener),
