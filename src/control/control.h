@@ -29,6 +29,7 @@ struct mt_fanout;  /* streams/logs.h */
 struct mt_feed;    /* streams/feed.h */
 struct mt_gateway; /* exec/gateway.h */
 struct mt_plans;   /* plans/sent.h */
+struct mt_plan_news; /* plans/news.h */
 struct mt_roles;   /* roles.h */
 struct mt_keeper;  /* keeper.h */
 struct mt_audit;   /* audit/seal.h */
@@ -50,6 +51,7 @@ struct mt_control {
     struct mt_agents *agents;        /* own lock */
     struct mt_edges *edges;          /* own lock */
     struct mt_plans *plans;          /* own lock */
+    struct mt_plan_news *plan_news;  /* own lock */
     struct mt_fanout *fanout;        /* own lock */
     struct mt_gateway *gateway;      /* own lock */
     struct mt_feed *feed;            /* own lock */

@@ -26,6 +26,7 @@
 #define PASS_BYTES (256u * 1024u * 1024u)
 #define LOOK_NS (15 * MT_NS_PER_S) /* gauges of the whole */
 #define NEWS_MAX 500
+#define ROOM_NS (100 * MT_NS_PER_MS) /* how often at most those are looked at again who wait for what others hold */
 #define ROUNDS_MAX 50 /* passes without waiting while there is something to do */
 
 struct mt_controller {
@@ -42,6 +43,10 @@ struct mt_controller {
     bool dirty_all;
     struct mt_map dirty;    /* env ids to step now */
     struct mt_map wake;     /* env id -> int64_t, database ms when time changes its answer */
+    struct mt_map waiting;  /* env ids that wait for room, a boot slot or a place in a drain that instances of others hold */
+    bool room_news;         /* instances changed since those were looked at */
+    int64_t room_ns;        /* when they were */
+    int64_t pass_ns;        /* how long the last pass took */
     int64_t full_ns, live_ns, looked_ns, gauges_ns;
     struct mt_liveness liveness;
     int64_t clock_delta_ms; /* database clock minus ours */
@@ -61,6 +66,7 @@ static void step_down(struct mt_controller *c)
     if (c->leader)
         mt_log(MT_WARN, "controller.not_leader", KV("lease_epoch", c->lease_epoch));
     c->leader = false;
+    c->room_news = false; /* who leads next looks at everything */
     atomic_store(&c->ctl->measure.leader, 0);
     mt_measure_forget(&c->ctl->measure);
 }
@@ -95,6 +101,8 @@ static int settle_role(struct mt_controller *c, struct mt_err *err)
         rc = mt_pg_connect(&conf, &c->pg, err);
     else if (!mt_pg_idle_check(c->pg))
         rc = mt_pg_reset(c->pg, err);
+    if (rc == 0)
+        rc = mt_pg_grown(c->pg, mt_log_head_get(c->ctl->head), err);
     if (rc < 0)
         return rc;
     if (c->leader && c->lease_epoch != lease)
@@ -129,11 +137,43 @@ static int read_news(struct mt_controller *c, struct mt_err *err)
                 mark(c, env);
             else if (MT_STREQ(agg, "node") || MT_STREQ(agg, "cluster") || MT_STREQ(agg, "org"))
                 c->dirty_all = true;
+            c->room_news = c->room_news || MT_STREQ(agg, "instance");
             c->cursor = mt_pg_i64(r, i, 0);
         }
         if (n < NEWS_MAX)
             return 0;
     }
+}
+
+static void set_waiting(struct mt_controller *c, const char *env_id, bool waits)
+{
+    if (!waits)
+        (void)mt_map_remove(&c->waiting, env_id);
+    else if (mt_map_put(&c->waiting, env_id, &present) < 0)
+        c->dirty_all = true;
+}
+
+/* In how many ms those are to be looked at again who wait for what others hold: an instance of somebody came up, stopped or went, and they have no
+ * event of their own. */
+static int64_t room_due_ms(const struct mt_controller *c)
+{
+    int64_t pause = 4 * c->pass_ns, left = c->room_ns + (pause > ROOM_NS ? pause : ROOM_NS) - mt_clock_mono();
+    if (!c->room_news || c->waiting.count == 0)
+        return TICK_MS;
+    return left > 0 ? left / MT_NS_PER_MS + 1 : 0;
+}
+
+static void mark_waiting(struct mt_controller *c)
+{
+    size_t pos = 0;
+    const char *id;
+    void *v;
+    if (room_due_ms(c) > 0)
+        return;
+    c->room_news = false;
+    c->room_ns = mt_clock_mono();
+    while (mt_map_next(&c->waiting, &pos, &id, &v))
+        mark(c, id);
 }
 
 /* Environments whose time has come. */
@@ -211,6 +251,10 @@ static int load(struct mt_controller *c, struct mt_pass *p, struct mt_err *err)
 static void clear_dirty(struct mt_controller *c)
 {
     uint64_t seed = c->dirty.seed;
+    if (c->dirty_all) { /* each is stepped now and says so again; one that was deleted does not */
+        mt_map_done(&c->waiting);
+        mt_map_init(&c->waiting, ~seed);
+    }
     mt_map_done(&c->dirty);
     mt_map_init(&c->dirty, seed);
     c->dirty_all = false;
@@ -251,6 +295,7 @@ static int pass(struct mt_controller *c, struct mt_err *err)
             continue;
         }
         set_wake(c, p.envs[i].env_id, wake);
+        set_waiting(c, p.envs[i].env_id, p.envs[i].waits_for_others);
         total += events;
     }
     if (rc >= 0 && !atomic_load(&c->stop) && (rc = mt_pass_settle(&p, err)) >= 0)
@@ -279,7 +324,8 @@ static int measured_pass(struct mt_controller *c, struct mt_err *err)
     enum mt_pass_kind kind = c->dirty_all ? MT_PASS_FULL : MT_PASS_DIRTY;
     int64_t began = mt_clock_mono();
     int rc = pass(c, err);
-    mt_hist_observe_ns(&m->pass[kind], mt_clock_mono() - began);
+    c->pass_ns = mt_clock_mono() - began;
+    mt_hist_observe_ns(&m->pass[kind], c->pass_ns);
     mt_measure_one(&m->passes[kind][rc < 0]);
     return rc;
 }
@@ -317,6 +363,7 @@ static int turn(struct mt_controller *c, struct mt_err *err)
         if ((rc = read_news(c, err)) < 0)
             return rc;
         mark_due(c);
+        mark_waiting(c);
         if (now - c->full_ns > FULL_PASS_NS) {
             c->full_ns = now;
             c->dirty_all = true;
@@ -341,7 +388,8 @@ static void *controller_main(void *arg)
             c->last_err = err;
         } else {
             c->last_err = (struct mt_err){0};
-            timeout = (int)next_wake_ms(c);
+            int64_t room = room_due_ms(c), due = next_wake_ms(c);
+            timeout = (int)(room < due ? room : due);
         }
         struct pollfd p = {.fd = c->wake_fd, .events = POLLIN};
         uint64_t n;
@@ -361,6 +409,7 @@ int mt_controller_start(struct mt_control *ctl, struct mt_controller **ret, stru
     c->ctl = ctl;
     mt_map_init(&c->dirty, seed[0]);
     mt_map_init(&c->wake, seed[1]);
+    mt_map_init(&c->waiting, seed[0] ^ seed[1]);
     mt_liveness_init(&c->liveness, mt_clock_mono());
     c->full_ns = mt_clock_mono();
     c->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -402,6 +451,7 @@ void mt_controller_free(struct mt_controller *c)
     while (mt_map_next(&c->wake, &pos, NULL, &v))
         free(v);
     mt_map_done(&c->wake);
+    mt_map_done(&c->waiting);
     mt_map_done(&c->dirty);
     mt_liveness_done(&c->liveness);
     free(c);

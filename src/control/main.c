@@ -19,6 +19,7 @@
 #include "control/limits/limits.h"
 #include "control/log/history.h"
 #include "control/plans/edge_acks.h"
+#include "control/plans/news.h"
 #include "control/plans/sent.h"
 #include "control/recovery/recovery.h"
 #include "control/secrets/keys.h"
@@ -187,6 +188,7 @@ static int serve(struct mt_control *ctl, struct mt_err *err)
     struct mt_http_conf hc = {.listeners = l,
                               .listeners_n = n,
                               .workers = (unsigned)conf->workers,
+                              .background = 1u << MT_LISTEN_INTERNAL | 1u << MT_LISTEN_NODES,
                               .max_conns = (unsigned)conf->max_connections,
                               .max_queue = (unsigned)conf->max_connections,
                               .max_body = MAX_BODY,
@@ -297,7 +299,8 @@ static int init(struct mt_control *ctl, struct mt_err *err)
         return rc;
     ctl->edges = mt_edges_new();
     ctl->plans = mt_plans_new();
-    if (!ctl->edges || !ctl->plans)
+    ctl->plan_news = mt_plan_news_new();
+    if (!ctl->edges || !ctl->plans || !ctl->plan_news)
         return MT_FAIL(err, MT_E_NOMEM, "start");
     if ((rc = mt_gateway_new(ctl, &ctl->gateway, err)) < 0)
         return rc;
@@ -358,6 +361,7 @@ static void done(struct mt_control *ctl)
     mt_agents_free(ctl->agents);
     mt_edges_free(ctl->edges);
     mt_plans_free(ctl->plans);
+    mt_plan_news_free(ctl->plan_news);
     mt_keys_free(ctl->keys);
     mt_node_ca_free(ctl->node_ca);
     mt_measure_done(&ctl->measure);

@@ -64,6 +64,7 @@ struct mt_pass_env {
     size_t n_volumes;
     struct mt_pass_deploy *deploys;
     size_t n_deploys;
+    bool waits_for_others; /* a group does (rollout.h): set by mt_pass_env_step */
 };
 
 struct mt_pass_org {

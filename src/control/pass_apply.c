@@ -238,6 +238,7 @@ static int step_groups(struct mt_pass *p, struct mt_pass_env *e, int64_t *wake, 
         int rc = mt_roll_step_indexed(&g->group, p->nodes, p->n_nodes, p->index, quota, p->now_ms, &p->arena, &g->result, err);
         if (rc < 0)
             return rc;
+        e->waits_for_others = e->waits_for_others || g->result.waits_for_others;
         /* Others of the organisation make room without a word to this environment. */
         if (g->result.condition == MT_ROLL_BLOCKED && g->result.reason == MT_REASON_ORG_QUOTA_EXCEEDED &&
             p->now_ms + QUOTA_RETRY_MS < g->result.wake_at_ms)

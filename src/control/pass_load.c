@@ -9,6 +9,8 @@
 #include "control/volumes/volume_sql.h"
 #include "pg/array.h"
 
+#define TEXT_OF(x) #x
+#define TEXT(x) TEXT_OF(x)
 #define BOOT_LIMITS_SECONDS 1800u /* image pull (30 min); boot and prestart are added */
 
 static const struct mt_pg_stmt clock_now = {"pass_clock", "SELECT clock_timestamp()"};
@@ -54,19 +56,27 @@ static const struct mt_pg_stmt release = {"pass_release",
 
 static const struct mt_pg_stmt instances = {
     "pass_instances",
-    "SELECT instance_id, process_type, node_id, release_id, spec_hash, cpu_millis, memory_bytes, disk_bytes, desired_state,"
-    " desired_reason, status, reason_code, ready_at IS NOT NULL AS ever_ready, last_transition_at, desired_changed_at,"
-    " coalesce(drain_delay_seconds, $2) AS drain_delay, coalesce(grace_seconds, 10) AS grace, image_digest, arch,"
-    " overlay_ipv6, secret_version_id, resource_version, ready_at, replaces, created_at, restart_requested FROM instances_view"
+    "SELECT process_type, instance_id, node_id, release_id, spec_hash, cpu_millis, memory_bytes, disk_bytes, desired_state,"
+    " desired_reason, status, reason_code, ready_at IS NOT NULL, last_transition_at, desired_changed_at,"
+    " coalesce(drain_delay_seconds, $2), coalesce(grace_seconds, 10), image_digest, arch,"
+    " overlay_ipv6, secret_version_id, resource_version, restart_requested FROM instances_view"
     " WHERE env_id = $1 AND released_at IS NULL AND (status <> 'stopped' OR desired_state = 'running')"
-    " ORDER BY instance_id COLLATE \"C\""};
+    " ORDER BY process_type COLLATE \"C\", instance_id COLLATE \"C\""};
 
-/* Ends of attempts and returns to readiness, oldest first. */
+/* Its columns: there are thousands of rows, too many to look names up. */
+enum { I_TYPE = 0, I_ID, I_NODE, I_RELEASE, I_SPEC, I_CPU, I_MEMORY, I_DISK, I_DESIRED, I_DESIRED_REASON, I_STATUS, I_CODE, I_EVER_READY,
+       I_TRANSITION_AT, I_DESIRED_AT, I_DRAIN_DELAY, I_GRACE, I_DIGEST, I_ARCH, I_ADDRESS, I_SECRET, I_VERSION, I_RESTART };
+
+/* Ends of attempts and, of instances that have one, returns to readiness, oldest first. */
 static const struct mt_pg_stmt attempts = {
     "pass_attempts",
-    "SELECT e.event_id, e.aggregate_id, e.occurred_at, e.payload->>'status' AS status, e.payload->>'reason_code' AS code,"
+    "WITH bad AS MATERIALIZED (SELECT DISTINCT e.aggregate_id FROM moat.events e WHERE e.env_id = $1 AND e.event_type = 'instance.status_changed'"
+    "  AND e.occurred_at > now() - interval '70 minutes' AND e.payload->>'reason_code' IS NOT NULL"
+    "  AND e.payload->>'status' IN ('booting', 'starting', 'failed', 'stopped'))"
+    " SELECT e.event_id, e.aggregate_id, e.occurred_at, e.payload->>'status' AS status, e.payload->>'reason_code' AS code,"
     " e.payload->>'reason_detail' AS detail, coalesce(e.payload->>'boot_id', '') || '/' || (e.payload->>'restart_count') AS boot,"
     " i.process_type, i.spec_hash FROM moat.events e JOIN instances_view i ON i.instance_id = e.aggregate_id"
+    " JOIN bad b ON b.aggregate_id = e.aggregate_id"
     " WHERE e.env_id = $1 AND e.event_type = 'instance.status_changed' AND e.occurred_at > now() - interval '70 minutes'"
     " AND (e.payload->>'status' = 'ready' OR (e.payload->>'reason_code' IS NOT NULL"
     "  AND e.payload->>'status' IN ('booting', 'starting', 'failed', 'stopped')))"
@@ -96,8 +106,9 @@ static const struct mt_pg_stmt deploys = {
 
 static const struct mt_pg_stmt crashes = {
     "pass_crashes",
-    "SELECT i.process_type, count(*) AS n, max(i.created_at) AS last FROM instances_view i JOIN instances_view x"
-    " ON x.instance_id = i.replaces WHERE i.env_id = $1 AND x.desired_reason = 'attempt_failed'"
+    "SELECT i.process_type, count(*) AS n, max(i.created_at) AS last,"
+    " (array_agg(i.created_at ORDER BY i.created_at DESC))[" TEXT(MT_ROLL_CRASHES) "] + interval '10 minutes' AS ends FROM instances_view i JOIN instances_view x"
+    " ON x.instance_id = i.replaces WHERE i.env_id = $1 AND i.replaces IS NOT NULL AND x.desired_reason = 'attempt_failed'"
     " AND i.created_at > now() - interval '10 minutes' GROUP BY i.process_type"};
 
 static char *col_dup(struct mt_pass *p, const struct mt_pg_res *r, int row, const char *col)
@@ -203,9 +214,16 @@ static int load_nodes(struct mt_pass *p, struct mt_err *err)
 
 static size_t node_index(const struct mt_pass *p, const char *id)
 {
-    for (size_t i = 0; i < p->n_nodes; i++)
-        if (MT_STREQ(p->nodes[i].node_id, id))
+    for (size_t from = 0, to = p->n_nodes; from < to;) { /* as they come: in byte order */
+        size_t i = from + (to - from) / 2;
+        int c = strcmp(id, p->nodes[i].node_id);
+        if (c == 0)
             return i;
+        if (c < 0)
+            to = i;
+        else
+            from = i + 1;
+    }
     return MT_PLACE_NONE;
 }
 
@@ -432,35 +450,40 @@ static struct mt_pass_group *group_of(struct mt_pass_env *e, const char *type)
 
 /* ---------------------------------------------------------------- instances and attempts */
 
-static int put_instance(struct mt_pass *p, struct mt_pass_group *g, struct mt_roll_instance *in, struct mt_pass_instance *more,
-                        const struct mt_pg_res *r, int i, struct mt_err *err)
+static char *cell_dup(struct mt_pass *p, const struct mt_pg_res *r, int row, int col)
 {
-    const char *reason = mt_pg_text_or_null(r, i, mt_pg_col(r, "desired_reason"));
-    const char *code = mt_pg_text_or_null(r, i, mt_pg_col(r, "reason_code"));
-    *more = (struct mt_pass_instance){.release_id = col_dup(p, r, i, "release_id"),
-                                      .image_digest = col_dup(p, r, i, "image_digest"),
-                                      .arch = col_dup(p, r, i, "arch"),
-                                      .overlay_ipv6 = col_dup(p, r, i, "overlay_ipv6"),
-                                      .secret_version_id = col_dup(p, r, i, "secret_version_id"),
-                                      .version = num(r, i, "resource_version")};
+    const char *t = mt_pg_text_or_null(r, row, col);
+    return t ? mt_arena_strdup(&p->arena, t) : NULL;
+}
+
+static int put_instance(struct mt_pass *p, struct mt_roll_instance *in, struct mt_pass_instance *more, const struct mt_pg_res *r, int i,
+                        struct mt_err *err)
+{
+    const char *reason = mt_pg_text_or_null(r, i, I_DESIRED_REASON), *code = mt_pg_text_or_null(r, i, I_CODE);
+    *more = (struct mt_pass_instance){.release_id = cell_dup(p, r, i, I_RELEASE),
+                                      .image_digest = cell_dup(p, r, i, I_DIGEST),
+                                      .arch = cell_dup(p, r, i, I_ARCH),
+                                      .overlay_ipv6 = cell_dup(p, r, i, I_ADDRESS),
+                                      .secret_version_id = cell_dup(p, r, i, I_SECRET),
+                                      .version = mt_pg_i64_or(r, i, I_VERSION, 0)};
     *in = (struct mt_roll_instance){
-        .instance_id = col_dup(p, r, i, "instance_id"),
-        .node = node_index(p, mt_pg_text(r, i, mt_pg_col(r, "node_id"))),
-        .spec_hash = col_dup(p, r, i, "spec_hash"),
-        .size = {(uint32_t)num(r, i, "cpu_millis"), (uint64_t)num(r, i, "memory_bytes"), (uint64_t)num(r, i, "disk_bytes")},
+        .instance_id = cell_dup(p, r, i, I_ID),
+        .node = node_index(p, mt_pg_text(r, i, I_NODE)),
+        .spec_hash = cell_dup(p, r, i, I_SPEC),
+        .size = {(uint32_t)mt_pg_i64_or(r, i, I_CPU, 0), (uint64_t)mt_pg_i64_or(r, i, I_MEMORY, 0), (uint64_t)mt_pg_i64_or(r, i, I_DISK, 0)},
         .stop_reason = reason ? mt_reason_from_code(reason) : MT_REASON_NONE,
         .reason_code = code ? mt_arena_strdup(&p->arena, code) : NULL,
-        .ever_ready = mt_pg_bool(r, i, mt_pg_col(r, "ever_ready")),
-        .restart_requested = mt_pg_bool(r, i, mt_pg_col(r, "restart_requested")),
-        .drain_delay_seconds = (uint32_t)num(r, i, "drain_delay"),
-        .stop_grace_seconds = (uint32_t)num(r, i, "grace"),
+        .ever_ready = mt_pg_bool(r, i, I_EVER_READY),
+        .restart_requested = mt_pg_bool(r, i, I_RESTART),
+        .drain_delay_seconds = (uint32_t)mt_pg_i64_or(r, i, I_DRAIN_DELAY, 0),
+        .stop_grace_seconds = (uint32_t)mt_pg_i64_or(r, i, I_GRACE, 0),
     };
-    if (!mt_desired_state_parse(mt_pg_text(r, i, mt_pg_col(r, "desired_state")), &in->desired) ||
-        !mt_instance_status_parse(mt_pg_text(r, i, mt_pg_col(r, "status")), &in->status))
+    if (!mt_desired_state_parse(mt_pg_text(r, i, I_DESIRED), &in->desired) || !mt_instance_status_parse(mt_pg_text(r, i, I_STATUS), &in->status))
         return MT_FAIL(err, MT_E_CORRUPT, "instance %s has an unknown state", in->instance_id);
+    int64_t since_ms = mt_pg_time_or(r, i, I_TRANSITION_AT, 0) / 1000;
     in->retry_pending = in->status == MT_STATUS_FAILED && code && MT_STREQ(code, "crash_loop_backoff");
-    in->ready_since_ms = in->status == MT_STATUS_READY ? ms(r, i, "last_transition_at") : 0;
-    in->changed_at_ms = ms(r, i, in->desired == MT_DESIRED_RUNNING ? "last_transition_at" : "desired_changed_at");
+    in->ready_since_ms = in->status == MT_STATUS_READY ? since_ms : 0;
+    in->changed_at_ms = in->desired == MT_DESIRED_RUNNING ? since_ms : mt_pg_time_or(r, i, I_DESIRED_AT, 0) / 1000;
     /* A replacement from the spec it had can run where it runs now. */
     const char **archs = room(p, 1, sizeof *archs);
     if (!archs || !in->instance_id || !in->spec_hash)
@@ -468,7 +491,6 @@ static int put_instance(struct mt_pass *p, struct mt_pass_group *g, struct mt_ro
     archs[0] = more->arch;
     in->archs = archs;
     in->n_archs = 1;
-    (void)g;
     return 0;
 }
 
@@ -482,21 +504,28 @@ static int load_instances(struct mt_pass *p, struct mt_pass_env *e, struct mt_er
     int rc = mt_pg_query(p->pg, &instances, &pp, &r, err);
     if (rc < 0)
         return rc;
-    for (size_t k = 0; k < e->n_groups; k++) {
-        struct mt_pass_group *g = &e->groups[k];
-        size_t n = 0;
-        struct mt_roll_instance *list = room(p, (size_t)mt_pg_rows(r), sizeof *list);
-        g->more = room(p, (size_t)mt_pg_rows(r), sizeof *g->more);
-        if (!list || !g->more)
-            return out_of_memory(err);
-        for (int i = 0; i < mt_pg_rows(r); i++)
-            if (MT_STREQ(mt_pg_text(r, i, mt_pg_col(r, "process_type")), g->process_type)) {
-                if ((rc = put_instance(p, g, &list[n], &g->more[n], r, i, err)) < 0)
-                    return rc;
-                n++;
-            }
-        g->group.instances = list;
-        g->group.n_instances = n;
+    int rows = mt_pg_rows(r);
+    struct mt_roll_instance *list = room(p, (size_t)rows, sizeof *list);
+    struct mt_pass_instance *more = room(p, (size_t)rows, sizeof *more);
+    if (!list || !more)
+        return out_of_memory(err);
+    for (size_t k = 0; k < e->n_groups; k++) { /* in case there are none */
+        e->groups[k].group.instances = list;
+        e->groups[k].more = more;
+    }
+    for (int i = 0; i < rows;) { /* the rows of one type are together */
+        const char *type = mt_pg_text(r, i, I_TYPE);
+        struct mt_pass_group *g = group_of(e, type);
+        if (g) {
+            g->group.instances = &list[i];
+            g->more = &more[i];
+        }
+        for (; i < rows && MT_STREQ(mt_pg_text(r, i, I_TYPE), type); i++) {
+            if (g && (rc = put_instance(p, &list[i], &more[i], r, i, err)) < 0)
+                return rc;
+            if (g)
+                g->group.n_instances++;
+        }
     }
     return 0;
 }
@@ -562,6 +591,7 @@ static int load_attempts(struct mt_pass *p, struct mt_pass_env *e, struct mt_err
             continue;
         g->group.crash_replacements_10min = (uint32_t)mt_pg_i64(cr, i, 1);
         g->group.last_crash_replacement_ms = mt_pg_time(cr, i, 2) / 1000;
+        g->group.crash_limit_ends_ms = mt_pg_time_or(cr, i, 3, 0) / 1000;
     }
     return 0;
 }

@@ -15,6 +15,7 @@
 #include "control/plans/edge_acks.h"
 #include "control/plans/edge_config.h"
 #include "control/plans/node_plan.h"
+#include "control/plans/news.h"
 #include "control/plans/sent.h"
 #include "control/recovery/recovery.h"
 #include "wire/json.h"
@@ -170,6 +171,35 @@ static bool decided(const struct mt_history_look *l, int64_t epoch, int64_t afte
     return l->log.epoch > 1 && (epoch < l->log.epoch || after < l->changed_event_id);
 }
 
+/* What a parked poll of a plan knows: whose it is, and where the log ended when its plan was still the same. */
+struct plan_poll {
+    char node_id[MT_ID_SIZE];
+    int64_t epoch, same_at;
+};
+
+/* Has anything happened that can concern the plan of a poll that was parked? When in doubt yes: all is asked again then, who calls too. */
+static bool has_news(struct mt_api_call *c, const struct plan_poll *was, const char *node_id)
+{
+    struct mt_err ignored = {0};
+    if (mt_history_state(c->ctl->history) != MT_RECOVERY_NONE || was->epoch != mt_history_epoch(c->ctl->history))
+        return true;
+    return mt_plan_news_for(c->ctl->plan_news, c->pg, node_id, was->same_at, mt_log_head_get(c->ctl->head), &ignored) != 0;
+}
+
+/* Sleep on, with what is known: that the plan is the same as one of the time when the log ended at @at. */
+static int plan_is_same(struct mt_api_call *c, const struct mt_node *node, int64_t epoch, int64_t at, int64_t deadline)
+{
+    struct plan_poll *was = mt_http_req_state(c->http);
+    if (!was && (was = calloc(1, sizeof *was)) != NULL)
+        mt_http_req_set_state(c->http, was, free);
+    if (was) {
+        snprintf(was->node_id, sizeof was->node_id, "%s", node->node_id);
+        was->epoch = epoch;
+        was->same_at = at;
+    }
+    return nothing_new(c, deadline);
+}
+
 int mt_api_plan(struct mt_api_call *c)
 {
     struct mt_node node;
@@ -177,18 +207,27 @@ int mt_api_plan(struct mt_api_call *c)
     int64_t after, epoch, deadline, cursor;
     char fingerprint[65], who[MT_ID_SIZE + 8], *text = NULL;
     size_t len;
-    if (poll_args(c, &after, &epoch, &deadline) < 0 || mt_node_caller(c, MT_CERT_NODE, &node) < 0)
+    if (poll_args(c, &after, &epoch, &deadline) < 0)
+        return -1;
+    const struct plan_poll *was = mt_http_req_state(c->http);
+    if (was && !has_news(c, was, was->node_id))
+        return nothing_new(c, deadline);
+    if (mt_node_caller(c, MT_CERT_NODE, &node) < 0)
         return -1;
     snprintf(who, sizeof who, "node %s", node.node_id);
     if (look(c, who, epoch, after, &now) < 0)
         return -1;
     if (now.recovery == MT_RECOVERY_FROZEN)
         return nothing_new(c, deadline); /* it keeps what it has */
+    /* The poll that follows a plan asks for the next one: what the plan was made of need not be read again. */
+    const struct plan_poll has = {.epoch = epoch, .same_at = after};
+    if (mt_http_req_round(c->http) == 0 && mt_plans_fresh(c->ctl->plans, node.node_id, after) && !has_news(c, &has, node.node_id))
+        return plan_is_same(c, &node, epoch, after, deadline);
     const struct mt_node_plan_how how = {.recovery = now.recovery, .epoch = now.log.epoch, .decided = decided(&now, epoch, after)};
     if (mt_node_plan_fingerprint(c->ctl, c->pg, &node, &how, fingerprint, &c->err) < 0)
         return mt_api_fail_err(c);
     if (mt_plans_unchanged(c->ctl->plans, node.node_id, fingerprint, after))
-        return nothing_new(c, deadline);
+        return plan_is_same(c, &node, now.log.epoch, now.log.event_id, deadline);
     if (mt_node_plan_build(c->ctl, c->pg, &node, &how, &text, &len, &cursor, &c->err) < 0)
         return mt_api_fail_err(c);
     mt_plans_sent(c->ctl->plans, node.node_id, fingerprint, cursor);

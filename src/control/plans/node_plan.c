@@ -9,6 +9,7 @@
 #include "control/plans/release_row.h"
 #include "model/volume.h"
 #include "model/workload.h"
+#include "pg/array.h"
 
 /* Instances of node $1 that are in quarantine, by themselves or by what they belong to. */
 #define QUARANTINED                                                                                              \
@@ -28,10 +29,10 @@
     "(SELECT i.instance_id, i.env_id, i.overlay_ipv6, ARRAY(SELECT (q->>'internal')::int FROM"                                    \
     "  jsonb_array_elements(coalesce(r.manifest->'processes'->i.process_type->'ports', '[]')) q WHERE NOT EXISTS (SELECT 1 FROM routes_view t" \
     "  WHERE t.env_id = i.env_id AND NOT t.deleted AND t.proxy_protocol = 'v2' AND t.backend_process_type = i.process_type"        \
-    "  AND t.backend_port = (q->>'internal')::int) ORDER BY 1) AS ports FROM instances_view i"                                     \
-    " JOIN envs_view e ON e.env_id = i.env_id AND e.private_network AND NOT e.deleted JOIN releases_view r ON r.release_id = i.release_id" \
-    " WHERE i.released_at IS NULL AND i.desired_state <> 'stopped' AND EXISTS (SELECT 1 FROM instances_view h WHERE h.node_id = $1"  \
-    "  AND h.released_at IS NULL AND h.env_id = i.env_id) ORDER BY i.env_id COLLATE \"C\", i.instance_id COLLATE \"C\" LIMIT 4096) v"
+    "  AND t.backend_port = (q->>'internal')::int) ORDER BY 1) AS ports FROM (SELECT DISTINCT h.env_id FROM instances_view h"        \
+    "  JOIN envs_view e ON e.env_id = h.env_id AND e.private_network AND NOT e.deleted WHERE h.node_id = $1 AND h.released_at IS NULL) m" \
+    " JOIN instances_view i ON i.env_id = m.env_id JOIN releases_view r ON r.release_id = i.release_id"                             \
+    " WHERE i.released_at IS NULL AND i.desired_state <> 'stopped' ORDER BY i.env_id COLLATE \"C\", i.instance_id COLLATE \"C\" LIMIT 4096) v"
 
 static const struct mt_pg_stmt fingerprint = {
     "plan_fingerprint",
@@ -62,13 +63,15 @@ static const struct mt_pg_stmt assignments = {
     "plan_assignments",
     "SELECT i.instance_id, i.generation, i.desired_state, i.drain_delay_seconds, i.spec_hash, i.overlay_ipv6, i.arch,"
     " i.secret_version_id, i.process_type, i.org_id, o.name AS org_name, i.app_id, a.name AS app_name, i.env_id,"
-    " e.name AS env_name, i.image_digest, " MT_RELEASE_COLUMNS ","
+    " e.name AS env_name, i.image_digest, i.release_id,"
     " coalesce((SELECT array_agg(t.backend_port::text) FROM routes_view t WHERE t.env_id = i.env_id AND NOT t.deleted"
     "  AND t.backend_process_type = i.process_type AND t.proxy_protocol = 'v2'), '{}') AS proxied,"
     " (SELECT json_object_agg(v.name, json_build_array(v.volume_id, CASE WHEN v.from_snapshot_id IS NOT NULL THEN v.fs_uuid END))::text FROM volumes_view v WHERE v.env_id = i.env_id AND NOT v.deleted) AS volumes"
-    " FROM instances_view i JOIN releases_view r ON r.release_id = i.release_id JOIN orgs_view o ON o.org_id = i.org_id"
+    " FROM instances_view i JOIN orgs_view o ON o.org_id = i.org_id"
     " JOIN apps_view a ON a.app_id = i.app_id JOIN envs_view e ON e.env_id = i.env_id"
     " WHERE i.node_id = $1 AND i.released_at IS NULL ORDER BY i.instance_id"};
+
+static const struct mt_pg_stmt releases = {"plan_releases", "SELECT " MT_RELEASE_COLUMNS " FROM releases_view r WHERE r.release_id = ANY ($1::text[])"};
 
 static const struct mt_pg_stmt homed = {
     "plan_volumes",
@@ -178,12 +181,76 @@ static size_t volumes_of(const struct mt_pg_res *r, int row, json_t **ret_doc, s
 /* Volumes of an environment: a quota bounds those of its organisation. */
 #define ENV_VOLUMES_MAX 512
 
-/* The workload of one row as JSON, or NULL with the error set. */
-static json_t *workload(const struct mt_pg_res *r, int row, struct mt_err *err)
+/* The releases of what a node runs, each read once: manifests are large, and a hundred instances are of a handful of them. */
+struct releases {
+    struct mt_release_row *rows; /* owned */
+    struct mt_err *broken;       /* in step: why one cannot be read, code 0 when it can */
+    size_t n;
+};
+
+static void releases_done(struct releases *l)
 {
-    struct mt_release_row rel;
+    for (size_t i = 0; i < l->n; i++)
+        mt_release_row_done(&l->rows[i]);
+    free(l->rows);
+    free(l->broken);
+}
+
+static bool has_id(const struct mt_pg_res *r, int before, const char *id)
+{
+    int col = mt_pg_col(r, "release_id");
+    for (int i = before - 1; i >= 0; i--)
+        if (MT_STREQ(mt_pg_text(r, i, col), id))
+            return true;
+    return false;
+}
+
+/* Those of the rows of @of. One that cannot be read is kept with its error. */
+static int read_releases(struct mt_pg *pg, const struct mt_pg_res *of, struct releases *ret, struct mt_err *err)
+{
+    struct mt_pg_params p;
+    struct mt_pg_arr ids;
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    mt_pg_arr_init(&ids, MT_PG_ELEM_TEXT, 1024u * 1024u);
+    for (int i = 0; i < mt_pg_rows(of); i++)
+        if (!has_id(of, i, text(of, i, "release_id")))
+            mt_pg_arr_text_add(&ids, text(of, i, "release_id"));
+    mt_pg_p_init(&p);
+    mt_pg_p_arr(&p, &ids);
+    int rc = mt_pg_query(pg, &releases, &p, &r, err);
+    mt_pg_arr_done(&ids);
+    if (rc < 0)
+        return rc;
+    size_t n = (size_t)mt_pg_rows(r);
+    ret->rows = calloc(n + 1, sizeof *ret->rows);
+    ret->broken = calloc(n + 1, sizeof *ret->broken);
+    if (!ret->rows || !ret->broken)
+        return MT_FAIL(err, MT_E_NOMEM, "releases of a plan");
+    for (; ret->n < n; ret->n++)
+        (void)mt_release_row_read(r, (int)ret->n, &ret->rows[ret->n], &ret->broken[ret->n]);
+    return 0;
+}
+
+static const struct mt_release_row *release_of(const struct releases *l, const char *id, struct mt_err *err)
+{
+    for (size_t i = 0; i < l->n; i++) {
+        if (!MT_STREQ(l->rows[i].release_id, id))
+            continue;
+        if (l->broken[i].code == MT_OK)
+            return &l->rows[i];
+        *err = l->broken[i];
+        return NULL;
+    }
+    (void)MT_FAIL(err, MT_E_CORRUPT, "release %s is not there", id);
+    return NULL;
+}
+
+/* The workload of one row as JSON, or NULL with the error set. */
+static json_t *workload(const struct mt_pg_res *r, int row, const struct releases *rels, struct mt_err *err)
+{
+    const struct mt_release_row *rel = release_of(rels, text(r, row, "release_id"), err);
     struct mt_workload *w = NULL;
-    if (mt_release_row_read(r, row, &rel, err) < 0)
+    if (!rel)
         return NULL;
     struct mt_spec_group g = {
         .org_id = text(r, row, "org_id"),
@@ -196,7 +263,7 @@ static json_t *workload(const struct mt_pg_res *r, int row, struct mt_err *err)
         .secret_version_id = text(r, row, "secret_version_id"),
         .secrets_file = text(r, row, "secret_version_id") != NULL, /* a version without keys is not pinned */
     };
-    mt_release_row_group(&rel, &g);
+    mt_release_row_group(rel, &g);
     json_t *names = NULL;
     struct mt_spec_volume *volumes = NULL;
     char (*uuids)[MT_VOLUME_UUID_SIZE] = NULL;
@@ -214,18 +281,17 @@ static json_t *workload(const struct mt_pg_res *r, int row, struct mt_err *err)
         .overlay_ipv6 = text(r, row, "overlay_ipv6"),
         .arch = text(r, row, "arch"),
         .resolved_digest = text(r, row, "image_digest"),
-        .health_proxy_protocol = health_is_proxied(r, row, &rel, g.process_type),
+        .health_proxy_protocol = health_is_proxied(r, row, rel, g.process_type),
     };
     json_t *doc = mt_spec_build(&g, &in, &w, err) == 0 ? json_incref(w->doc) : NULL;
     mt_workload_free(w);
-    mt_release_row_done(&rel);
     json_decref(names);
     free(volumes);
     free(uuids);
     return doc;
 }
 
-static void put_assignment(struct mt_control *ctl, const struct mt_pg_res *r, int row, json_t *list)
+static void put_assignment(struct mt_control *ctl, const struct mt_pg_res *r, int row, const struct releases *rels, json_t *list)
 {
     const char *id = text(r, row, "instance_id"), *desired = text(r, row, "desired_state");
     const char *secret = text(r, row, "secret_version_id");
@@ -239,7 +305,7 @@ static void put_assignment(struct mt_control *ctl, const struct mt_pg_res *r, in
         json_object_set_new(a, "secret_ref", json_string(secret));
     if (a && !MT_STREQ(desired, "stopped")) {
         struct mt_err err = {0};
-        json_t *w = workload(r, row, &err);
+        json_t *w = workload(r, row, rels, &err);
         if (!w) {
             mt_log(MT_ERROR, "plan.workload_broken", KV("instance_id", id), KV_ERR(&err));
             json_decref(a);
@@ -348,6 +414,7 @@ int mt_node_plan_build(struct mt_control *ctl, struct mt_pg *pg, const struct mt
                        char **ret_text, size_t *ret_len, int64_t *ret_cursor, struct mt_err *err)
 {
     struct mt_pg_params p;
+    mt_cleanup(releases_done) struct releases rels = {0};
     mt_auto_pg_res struct mt_pg_res *r = NULL;
     mt_auto_pg_res struct mt_pg_res *er = NULL, *qr = NULL, *cr = NULL, *vr = NULL;
     json_error_t je;
@@ -360,14 +427,14 @@ int mt_node_plan_build(struct mt_control *ctl, struct mt_pg *pg, const struct mt
         return rc;
     mt_pg_p_init(&p);
     mt_pg_p_text(&p, node->node_id);
-    if ((rc = mt_pg_query(pg, &assignments, &p, &r, err)) < 0 || (rc = mt_pg_query(pg, &edges, NULL, &er, err)) < 0 ||
+    if ((rc = mt_pg_query(pg, &assignments, &p, &r, err)) < 0 || (rc = read_releases(pg, r, &rels, err)) < 0 || (rc = mt_pg_query(pg, &edges, NULL, &er, err)) < 0 ||
         (rc = mt_pg_query(pg, &quarantined, &p, &qr, err)) < 0 || (rc = mt_pg_query_one(pg, &carried, &p, &cr, err)) < 0 ||
         (rc = mt_pg_query_one(pg, &neighbours, &p, &vr, err)) < 0 ||
         (rc = mt_mesh_plan_build(pg, node, &mesh, &peers, &gateways, err)) < 0)
         return rc;
     json_t *list = json_array(), *edge_list = json_array(), *quarantine = json_array();
     for (int i = 0; i < mt_pg_rows(r); i++)
-        put_assignment(ctl, r, i, list);
+        put_assignment(ctl, r, i, &rels, list);
     for (int i = 0; i < mt_pg_rows(er); i++)
         json_array_append_new(edge_list, json_string(mt_pg_text(er, i, 0)));
     for (int i = 0; i < mt_pg_rows(qr); i++)

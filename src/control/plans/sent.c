@@ -2,6 +2,7 @@
 /* Two maps under one lock. */
 #include "control/plans/sent.h"
 
+#include "base/clock.h"
 #include "base/map.h"
 #include "base/str.h"
 #include "os/file.h"
@@ -11,6 +12,7 @@
 struct sent {
     char fingerprint[65];
     int64_t cursor;
+    int64_t compared_ns; /* monotonic: when the fingerprint was last that of the rows */
 };
 
 struct mt_plans {
@@ -56,8 +58,19 @@ bool mt_plans_unchanged(struct mt_plans *p, const char *who, const char *fingerp
     pthread_mutex_lock(&p->mu);
     struct sent *s = mt_map_get(&p->sent, who);
     bool same = s && MT_STREQ(s->fingerprint, fingerprint) && cursor >= s->cursor;
+    if (same)
+        s->compared_ns = mt_clock_mono();
     pthread_mutex_unlock(&p->mu);
     return same;
+}
+
+bool mt_plans_fresh(struct mt_plans *p, const char *who, int64_t cursor)
+{
+    pthread_mutex_lock(&p->mu);
+    const struct sent *s = mt_map_get(&p->sent, who);
+    bool fresh = s && s->cursor == cursor && mt_clock_mono() - s->compared_ns < MT_PLANS_FRESH_NS;
+    pthread_mutex_unlock(&p->mu);
+    return fresh;
 }
 
 void mt_plans_sent(struct mt_plans *p, const char *who, const char *fingerprint, int64_t cursor)
@@ -74,6 +87,7 @@ void mt_plans_sent(struct mt_plans *p, const char *who, const char *fingerprint,
     if (s) { /* without memory the next poll is answered with the same content once more */
         snprintf(s->fingerprint, sizeof s->fingerprint, "%s", fingerprint);
         s->cursor = cursor;
+        s->compared_ns = mt_clock_mono();
     }
     pthread_mutex_unlock(&p->mu);
 }

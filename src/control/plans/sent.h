@@ -17,6 +17,10 @@ void mt_plans_free(struct mt_plans *p);
 
 /** True when @fingerprint is what was sent to @who last and @who runs @cursor or later of it. */
 bool mt_plans_unchanged(struct mt_plans *p, const char *who, const char *fingerprint, int64_t cursor);
+/** True when @who runs exactly what it was sent as @cursor and that was compared with the rows within the last MT_PLANS_FRESH_NS: nothing but news since
+ * then (plans/news.h) can have changed it. */
+bool mt_plans_fresh(struct mt_plans *p, const char *who, int64_t cursor);
+#define MT_PLANS_FRESH_NS (INT64_C(60) * 1000000000)
 /** @who was sent the content @fingerprint as @cursor. */
 void mt_plans_sent(struct mt_plans *p, const char *who, const char *fingerprint, int64_t cursor);
 

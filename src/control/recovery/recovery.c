@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/str.h"
 #include "control/plans/edge_acks.h"
+#include "control/plans/news.h"
 #include "control/plans/sent.h"
 #include "control/streams/feed.h"
 #include "model/ids.h"
@@ -90,6 +91,7 @@ static void follow(struct mt_control *ctl, const struct mt_history_look *l)
         mt_log(MT_WARN, "recovery.epoch", KV("was", was), KV("is", now), KV("head", l->log.event_id));
         mt_feed_reset(ctl->feed, l->log.event_id);
         mt_plans_clear(ctl->plans);
+        mt_plan_news_clear(ctl->plan_news);
         mt_edges_clear(ctl->edges);
         told = -1;
     }

@@ -109,8 +109,10 @@ enum mt_place_outcome mt_step_allocate(struct mt_step *s, const struct mt_roll_i
         mt_place_index_find(s->index, &q, ret);
     else
         mt_place(s->nodes, s->n_nodes, &q, ret);
-    if (ret->outcome != MT_PLACE_OK)
+    if (ret->outcome != MT_PLACE_OK) {
+        s->r->waits_for_others = true;
         return ret->outcome;
+    }
     MT_ASSERT(s->r->n_actions < s->room);
     mt_place_charge(&s->nodes[ret->node], &q.size);
     mt_place_quota_charge(s->quota, &q.size);
@@ -142,6 +144,7 @@ bool mt_step_fits_without(const struct mt_step *s, const struct mt_step_inst *in
     mt_place(s->nodes, s->n_nodes, &q, ret);
     if (node)
         *node = keep;
+    s->r->waits_for_others = s->r->waits_for_others || ret->outcome == MT_PLACE_BLOCKED;
     return ret->outcome != MT_PLACE_BLOCKED;
 }
 

@@ -23,6 +23,7 @@ struct mt_err;
 
 #define MT_ROLL_MIN_READY_MS 5000
 #define MT_ROLL_ATTEMPTS 3
+#define MT_ROLL_CRASHES 3 /* replacements of such as never became ready, in 10 minutes */
 #define MT_ROLL_REPLICAS_MAX 100
 /* How the detail of a hold begins that an operator has set, not failed attempts. */
 #define MT_ROLL_OPERATOR_HOLD "held by an operator: "
@@ -94,6 +95,7 @@ struct mt_roll_group {
     size_t n_attempts;
     uint32_t crash_replacements_10min; /* instances replaced because they never became ready, outside rollouts */
     int64_t last_crash_replacement_ms; /* 0: never */
+    int64_t crash_limit_ends_ms;       /* when the MT_ROLL_CRASHES-th youngest of these is 10 minutes old; 0: there are fewer */
 };
 
 enum mt_roll_action_type { MT_ROLL_ALLOCATE = 0, MT_ROLL_DRAIN, MT_ROLL_STOP, MT_ROLL_ACTION_MAX };
@@ -122,6 +124,7 @@ struct mt_roll_result {
     const struct mt_roll_attempt *last_attempt; /* the last failed attempt of the target that counts, or NULL */
     bool held_by_operator;
     const char *held_reason; /* held: reason code the attempts ended with, or NULL when it is no longer known */
+    bool waits_for_others;  /* room, a boot slot or a place in a node's drain, which others' instances hold now, changes the answer */
     int64_t wake_at_ms;     /* when time alone changes the answer; INT64_MAX: never */
 };
 

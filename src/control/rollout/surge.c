@@ -6,7 +6,6 @@
 #include "base/str.h"
 
 #define CRASH_ATTEMPTS 3
-#define CRASH_PER_WINDOW 3
 #define CRASH_PAUSE_MS 300000
 
 struct tally {
@@ -59,6 +58,18 @@ static int rank(const struct mt_step *s, const struct mt_step_inst *in, bool ext
     return worse_node ? 2 : 3;
 }
 
+/* A node that is drained gives up at most max(1, 20 %) of its instances at once, whosever they are. */
+static bool has_to_wait(struct mt_step *s, const struct mt_step_inst *in)
+{
+    const struct mt_place_node *node = mt_step_node(s, in);
+    uint32_t fifth = node ? node->instances / 5 : 0;
+
+    if (!in->evicted || !in->matching || !node || node->admin != MT_NODE_DRAINING || node->draining < (fifth > 1 ? fifth : 1))
+        return false;
+    s->r->waits_for_others = true;
+    return true;
+}
+
 /* The first in order that may go, or NULL. Instances that are available only go while @spare of them are not needed. */
 static struct mt_step_inst *first_to_go(struct mt_step *s, bool extra, bool spare)
 {
@@ -71,9 +82,7 @@ static struct mt_step_inst *first_to_go(struct mt_step *s, bool extra, bool spar
             continue;
         if (in->available && !in->completed && !spare)
             continue;
-        const struct mt_place_node *node = mt_step_node(s, in);
-        /* a node being drained gives up at most max(1, 20 %) of its instances at once */
-        if (in->evicted && in->matching && node && node->admin == MT_NODE_DRAINING && node->draining >= (node->instances / 5 > 1 ? node->instances / 5 : 1))
+        if (has_to_wait(s, in))
             continue;
         int r = rank(s, in, extra);
         if (!best || r < best_rank || (r == best_rank && strcmp(in->i->instance_id, best->i->instance_id) < 0)) {
@@ -105,6 +114,7 @@ static void drain_first(struct mt_step *s, const struct mt_place_decision *block
     struct tally t = tally(s);
     struct mt_step_inst *best = NULL;
     int best_rank = 0;
+    bool later = false;
 
     if (!capacity(blocked->reason) || t.old == 0) {
         mt_step_blocked(s, blocked);
@@ -116,16 +126,21 @@ static void drain_first(struct mt_step *s, const struct mt_place_decision *block
             struct mt_place_decision ignored;
             int r = rank(s, in, false);
             bool earlier = !best || r < best_rank || (r == best_rank && strcmp(in->i->instance_id, best->i->instance_id) < 0);
-            if (is_old(in) && earlier && mt_step_fits_without(s, in, &ignored)) {
-                best = in;
-                best_rank = r;
+            if (!is_old(in) || !earlier || !mt_step_fits_without(s, in, &ignored))
+                continue;
+            if (has_to_wait(s, in)) {
+                later = true;
+                continue;
             }
+            best = in;
+            best_rank = r;
         }
-        if (!best) {
+        if (!best && !later) {
             mt_step_blocked(s, blocked); /* draining would only lose service */
             return;
         }
-        mt_step_act(s, MT_ROLL_DRAIN, best, why_old(s, best));
+        if (best)
+            mt_step_act(s, MT_ROLL_DRAIN, best, why_old(s, best));
     }
     s->r->surge_unavailable = true;
     s->r->reason = MT_REASON_SURGE_UNAVAILABLE;
@@ -194,10 +209,11 @@ static bool replace_crashing(struct mt_step *s)
         if (!is_good(in) || in->completed || !node || in->i->status == MT_STATUS_READY ||
             in->i->consecutive_failures < CRASH_ATTEMPTS)
             continue;
-        if (g->crash_replacements_10min >= CRASH_PER_WINDOW && s->now_ms - g->last_crash_replacement_ms < CRASH_PAUSE_MS) {
+        if (g->crash_replacements_10min >= MT_ROLL_CRASHES && s->now_ms - g->last_crash_replacement_ms < CRASH_PAUSE_MS) {
             s->r->condition = MT_ROLL_BLOCKED;
             s->r->reason = MT_REASON_RETRY_BACKOFF;
             mt_step_wake(s, g->last_crash_replacement_ms + CRASH_PAUSE_MS);
+            mt_step_wake(s, g->crash_limit_ends_ms);
             return false;
         }
         if (mt_step_allocate(s, in->i, NULL, node->node_id, &d) != MT_PLACE_OK)

@@ -323,6 +323,9 @@ CREATE TABLE instances_view (
 ) WITH (fillfactor = 70);
 CREATE INDEX instances_view_env ON instances_view (env_id, process_type) WHERE released_at IS NULL;
 CREATE INDEX instances_view_node ON instances_view (node_id) WHERE released_at IS NULL;
+-- Released ones stay for ever: what a pass of the scheduler asks about the few must not walk through all that there ever were.
+CREATE INDEX instances_view_ending ON instances_view (instance_id) WHERE released_at IS NULL AND desired_state <> 'running';
+CREATE INDEX instances_view_replacing ON instances_view (env_id, created_at) WHERE replaces IS NOT NULL;
 
 CREATE TABLE exec_sessions_view (
   session_id           text CONSTRAINT exec_sessions_view_pkey PRIMARY KEY,

@@ -492,6 +492,40 @@ static void a_group_that_wants_nothing_is_written_about_once(void **state)
     assert_false(s.r.scheduling_changed);
 }
 
+/* What holds it up belongs to somebody else, whose events are not its own: who calls is told to look again when instances of others change. */
+static void what_others_hold_is_waited_for(void **state)
+{
+    (void)state;
+    struct scene s;
+    draw(&s, "RRR", 3);
+    step(&s);
+    assert_false(s.r.waits_for_others); /* done */
+    draw(&s, "RR", 3);
+    assert_string_equal(step(&s), "+b");
+    assert_false(s.r.waits_for_others); /* it got what it wanted */
+    draw(&s, "RR", 3);
+    s.nodes[0].booting = s.nodes[1].booting = MT_PLACE_BOOTS_PER_NODE;
+    assert_string_equal(step(&s), "");
+    assert_int_equal(s.r.condition, MT_ROLL_OK);
+    assert_true(s.r.waits_for_others); /* for a boot slot */
+    draw(&s, "RR", 3);
+    s.nodes[0].used_memory_bytes = s.nodes[1].used_memory_bytes = 64 * GIB;
+    assert_string_equal(step(&s), "");
+    assert_int_equal(s.r.condition, MT_ROLL_BLOCKED);
+    assert_true(s.r.waits_for_others); /* for memory */
+    draw(&s, "RR", 1);
+    s.in[1].node = 1;
+    s.nodes[0].admin = MT_NODE_DRAINING;
+    s.nodes[0].instances = 10;
+    s.nodes[0].draining = 2;
+    s.g.desired = 1;
+    assert_string_equal(step(&s), "");
+    assert_true(s.r.waits_for_others); /* for its turn: a fifth of the node drains already */
+    s.nodes[0].draining = 1;
+    assert_string_equal(step(&s), "-i00");
+    assert_false(s.r.waits_for_others);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -514,6 +548,7 @@ int main(void)
         cmocka_unit_test(an_evicted_image_is_drained_and_comes_back_when_it_may),
         cmocka_unit_test(a_restart_of_one_with_volumes_drains_it_first),
         cmocka_unit_test(a_group_that_wants_nothing_is_written_about_once),
+        cmocka_unit_test(what_others_hold_is_waited_for),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
