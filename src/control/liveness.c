@@ -12,8 +12,6 @@
 
 #include <stdlib.h>
 
-#define CLEAN_NEEDED 3
-
 struct seen {
     int64_t heartbeat_us; /* last one counted */
     unsigned clean;
@@ -41,23 +39,6 @@ void mt_liveness_done(struct mt_liveness *l)
     while (mt_map_next(&l->nodes, &pos, NULL, &v))
         free(v);
     mt_map_done(&l->nodes);
-}
-
-const char *mt_liveness_health(const struct mt_liveness_facts *f)
-{
-    if (MT_STREQ(f->health, "lost"))
-        return "lost"; /* an operator said so, only an operator takes it back */
-    if (f->silence_ms >= f->offline_ms && f->may_offline)
-        return "offline";
-    if (f->silence_ms >= f->suspect_ms)
-        return MT_STREQ(f->health, "offline") ? "offline" : "suspect";
-    if (f->conditions)
-        return "degraded";
-    if (MT_STREQ(f->health, "ready"))
-        return "ready";
-    if (f->clean >= CLEAN_NEEDED || (f->clean > 0 && f->was_passing))
-        return "ready";
-    return MT_STREQ(f->health, "degraded") ? "degraded" : f->health;
 }
 
 /* The driver as the operator's list names it: "qemu-tcg", "firecracker". */
@@ -129,20 +110,6 @@ static void joined(const json_t *list, char *ret, size_t size)
     json_array_foreach (list, i, v)
         if (o < size)
             o += (size_t)snprintf(ret + o, size - o, "%s%s", i ? "," : "", json_string_value(v) ? json_string_value(v) : "");
-}
-
-bool mt_liveness_mass(const struct mt_liveness_silence *nodes, size_t n, int64_t suspect_ms, int64_t offline_ms)
-{
-    size_t silent = 0, all = 0;
-    for (size_t i = 0; i < n; i++) {
-        bool off = MT_STREQ(nodes[i].health, "offline");
-        int64_t left = offline_ms - nodes[i].silence_ms; /* negative: that long past the limit */
-        if (MT_STREQ(nodes[i].health, "lost") || (off && left < -MT_LIVENESS_MASS_MS))
-            continue;
-        all++;
-        silent += off ? left <= 0 : nodes[i].silence_ms >= suspect_ms && left <= MT_LIVENESS_MASS_MS;
-    }
-    return silent >= 2 && silent * 2 > all;
 }
 
 /* More than half of the nodes (and at least 2) silent: rather our own network than theirs. A node that was never heard says nothing. */

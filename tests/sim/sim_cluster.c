@@ -1,14 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A whole cluster, seeded: what nodes really run (truth) and what the log believes (view) are two things here, joined by plans
- * and reports that get lost, come twice or late. Nodes are cut off, lose power, are drained; the leader goes away; the
- * database's clock jumps; releases fail; groups are deployed, scaled and rotated. The planner sees the view alone.
+ * and reports that get lost, come twice, late or out of order. Nodes are cut off, all of them at once too, lose power, are
+ * drained, declared lost and come back; the leader goes away; the database's clock jumps; releases fail; groups are deployed,
+ * scaled and rotated, instances restarted; quotas are short. Planner and liveness rules see the view alone.
+ *
+ * A group is stepped when moat-control would step it: something of it changed, its time has come, or it waits for what others
+ * hold. One world in four steps every group each time and requires that one that nothing called does nothing.
  *
  * Invariants are checked on the truth after each step. With --mutants the same worlds run against planners with a known bad
  * idea each: every one must be caught.
  *
  * Usage: sim_cluster [--seed N] [--seeds N] [--mutants N]; a failing seed is printed with the command that replays it.
  */
+#include "control/liveness_rules.h"
 #include "control/rollout/rollout.h"
 
 #include "base/arena.h"
@@ -25,7 +30,7 @@
 #define SPECS 4
 #define MIB (UINT64_C(1) << 20)
 #define OVERHEAD (64 * MIB)
-#define CHAOS_MS 2400000
+#define CHAOS_MS 7200000
 #define CALM_MS 1800000
 
 struct inst {
@@ -42,12 +47,21 @@ struct inst {
     uint64_t seen; /* sequence number of the last report that counted */
     /* the truth on the node */
     enum mt_desired_state told; /* of the last plan the node got; RUNNING only with `known` */
+    bool restart_requested;
     bool known, vm;             /* vm: it holds memory and volumes */
     enum mt_instance_status real;
     int64_t next, drain_from; /* true clock */
     uint32_t real_failures;
     bool real_ever;
     uint64_t seq;
+    /* a report that was sent and is still on its way */
+    struct {
+        int64_t at; /* 0: none */
+        enum mt_instance_status real;
+        bool ever;
+        uint32_t failures;
+        uint64_t seq;
+    } late;
 };
 
 struct node {
@@ -71,6 +85,8 @@ struct group {
     size_t n_attempts;
     bool satisfied;
     struct mt_place_volume volume;
+    bool dirty, waits; /* something of it changed; it waits for what others hold */
+    int64_t wake;      /* database clock */
 };
 
 enum mutant {
@@ -85,6 +101,14 @@ enum mutant {
     REBALANCES,
     DRAINS_WITHOUT_REPLACEMENT,
     TRUSTS_A_LOST_NODE,
+    SEES_ONLY_ITS_OWN,
+    TAKES_SUSPECT_FOR_GONE,
+    HAS_NO_GUARD,
+    HAS_NO_FENCE,
+    SURGES_WITHOUT_BOUND,
+    DRAINS_A_NODE_AT_ONCE,
+    IGNORES_THE_QUOTA,
+    FORGETS_WHEN_TO_WAKE,
     MUTANTS
 };
 
@@ -100,11 +124,25 @@ static const char *const mutant_names[MUTANTS] = {
     [REBALANCES] = "moves instances around for balance",
     [DRAINS_WITHOUT_REPLACEMENT] = "drains a node without replacements",
     [TRUSTS_A_LOST_NODE] = "never replaces what an offline node ran",
+    [SEES_ONLY_ITS_OWN] = "looks again only when something of its own changes",
+    [TAKES_SUSPECT_FOR_GONE] = "replaces what a suspect node runs",
+    [HAS_NO_GUARD] = "takes our own outage for that of the nodes",
+    [HAS_NO_FENCE] = "lets a former leader write",
+    [SURGES_WITHOUT_BOUND] = "counts only the new ones against the surge",
+    [DRAINS_A_NODE_AT_ONCE] = "drains more than a fifth of a node at once",
+    [IGNORES_THE_QUOTA] = "allocates beyond the quota",
+    [FORGETS_WHEN_TO_WAKE] = "does not look again when only time has passed",
 };
 
 static struct {
     uint64_t rng, event, hash, steps, actions, disturbances;
     int64_t now, skew; /* true clock; database clock = now + skew */
+    int64_t leader_since, outage_from, outage_until; /* true clock; outage: no node reaches us */
+    bool outage_clean; /* every node was heard just before it */
+    bool every;        /* each group is stepped each time */
+    bool room_news;    /* an instance changed since those that wait were stepped */
+    bool looks_at_room; /* they are, this time */
+    int64_t quota;     /* instances that the organisation may have */
     struct node nodes[NODES];
     struct mt_place_node place[NODES];
     size_t n_nodes, n_groups;
@@ -146,6 +184,20 @@ __attribute__((format(printf, 1, 2))) static void broken(const char *fmt, ...)
 static int64_t db_now(void)
 {
     return w.now + w.skew;
+}
+
+/* Something of an instance is in the log now. */
+static void changed(const struct inst *i)
+{
+    w.groups[i->group].dirty = true;
+    w.room_news = true;
+}
+
+/* A node changed: it concerns every group. */
+static void all_changed(void)
+{
+    for (size_t g = 0; g < w.n_groups; g++)
+        w.groups[g].dirty = true;
 }
 
 /* ---- nodes: the truth ---- */
@@ -207,24 +259,21 @@ static void live(struct inst *i)
     }
 }
 
-/* A plan reaches a node: it learns what is wanted. The agent refuses a start that the plan gets wrong only by memory it does
- * not have; here that would hide the fault, so it starts everything and the invariant looks. */
-static void get_plan(size_t n)
+/* A plan reaches the node of one: it learns what is wanted. The agent refuses a start that the plan gets wrong only by memory it
+ * does not have; here that would hide the fault, so it starts everything and the invariant looks. */
+static void get_plan(struct inst *i)
 {
-    for (size_t k = 0; k < w.top; k++) {
-        struct inst *i = &w.in[k];
-        if (!i->used || i->node != n || (i->known && i->told == i->desired))
-            continue;
-        if (!i->known && i->desired != MT_DESIRED_RUNNING) {
-            i->real = MT_STATUS_STOPPED; /* it never came to be */
-            i->seq++;
-        }
-        bool fresh = !i->known && i->desired == MT_DESIRED_RUNNING;
-        i->known = true;
-        i->told = i->desired;
-        if (fresh)
-            begin_attempt(i);
+    if (i->known && i->told == i->desired)
+        return;
+    if (!i->known && i->desired != MT_DESIRED_RUNNING) {
+        i->real = MT_STATUS_STOPPED; /* it never came to be */
+        i->seq++;
     }
+    bool fresh = !i->known && i->desired == MT_DESIRED_RUNNING;
+    i->known = true;
+    i->told = i->desired;
+    if (fresh)
+        begin_attempt(i);
 }
 
 static void note_attempt(struct inst *i)
@@ -238,52 +287,95 @@ static void note_attempt(struct inst *i)
     g->attempts[g->n_attempts++] = (struct mt_roll_attempt){w.event++, spec_names[i->spec], db_now(), "workload_exited", NULL};
 }
 
-static void report(struct inst *i)
+static void take_report(struct inst *i, enum mt_instance_status real, bool ever, uint32_t failures, uint64_t seq)
 {
-    if (!i->known || i->seq <= i->seen)
+    if (!i->known || seq <= i->seen)
         return; /* twice, or late: the log has it */
-    i->seen = i->seq;
-    if (i->real == MT_STATUS_FAILED && !i->real_ever)
+    i->seen = seq;
+    if (real == MT_STATUS_FAILED && !ever)
         note_attempt(i);
-    if (i->status != i->real) {
-        i->ready_since = i->real == MT_STATUS_READY ? db_now() : 0;
-        if (i->real == MT_STATUS_BOOTING)
+    if (i->status != real) {
+        i->ready_since = real == MT_STATUS_READY ? db_now() : 0;
+        if (real == MT_STATUS_BOOTING)
             i->changed = db_now();
-        i->status = i->real;
+        i->status = real;
     }
-    i->ever_ready = i->ever_ready || i->real_ever;
-    i->failures = i->real_failures;
+    i->ever_ready = i->ever_ready || ever;
+    i->failures = failures;
+    changed(i);
 }
 
-static void talk(void)
+/* What a node says of one: now, twice, or so that it arrives after what it says later. */
+static void report(struct inst *i)
 {
-    size_t silent = 0;
+    if (i->late.at && w.now >= i->late.at) {
+        i->late.at = 0;
+        take_report(i, i->late.real, i->late.ever, i->late.failures, i->late.seq);
+    }
+    if (!w.calm && rnd(8) == 0)
+        return; /* lost: the next one says it too */
+    if (!w.calm && !i->late.at && rnd(20) == 0) {
+        i->late.at = w.now + 2000 + rnd(40000);
+        i->late.real = i->real;
+        i->late.ever = i->real_ever;
+        i->late.failures = i->real_failures;
+        i->late.seq = i->seq;
+        return;
+    }
+    for (uint32_t twice = rnd(10) == 0 ? 2 : 1; twice > 0; twice--)
+        take_report(i, i->real, i->real_ever, i->real_failures, i->seq);
+}
+
+static void hear(void)
+{
+    bool heard[NODES] = {0}, planned[NODES] = {0};
 
     for (size_t n = 0; n < w.n_nodes; n++) {
         struct node *d = &w.nodes[n];
-        struct mt_place_node *p = &w.place[n];
-        bool heard = !d->dead && !d->cut && (w.calm || rnd(10) > 0);
-        if (heard) {
-            d->clean = d->clean < 9 ? d->clean + 1 : 9;
-            d->heard = w.now;
-            if (w.calm || rnd(3) > 0)
-                get_plan(n);
-            for (size_t k = 0; k < w.top; k++)
-                if (w.in[k].used && w.in[k].node == n && (w.calm || rnd(8) > 0))
-                    for (uint32_t twice = rnd(10) == 0 ? 2 : 1; twice > 0; twice--)
-                        report(&w.in[k]);
-        }
-        silent += w.now - d->heard >= 20000;
-        if (!heard && w.now - d->heard >= 20000)
-            d->clean = 0;
-        if (p->health != MT_NODE_READY && d->clean >= 3)
-            p->health = MT_NODE_READY;
-        else if (p->health == MT_NODE_READY && w.now - d->heard >= 20000)
-            p->health = MT_NODE_SUSPECT;
+        if (d->dead || d->cut || w.now < w.outage_until || (!w.calm && rnd(10) == 0))
+            continue;
+        d->clean = d->clean < 9 ? d->clean + 1 : 9;
+        d->heard = w.now;
+        heard[n] = true;
+        planned[n] = w.calm || rnd(3) > 0;
     }
-    for (size_t n = 0; n < w.n_nodes; n++) /* more than half are silent: the guard holds all of them */
-        if (w.place[n].health == MT_NODE_SUSPECT && w.now - w.nodes[n].heard >= 60000 && !(silent >= 2 && silent * 2 > w.n_nodes))
-            w.place[n].health = MT_NODE_OFFLINE;
+    for (size_t k = 0; k < w.top; k++) {
+        struct inst *i = &w.in[k];
+        if (!i->used || !heard[i->node])
+            continue;
+        if (planned[i->node])
+            get_plan(i);
+        report(i);
+    }
+}
+
+/* The leader looks at what it heard of each node (control/liveness_rules.h). */
+static void judge(void)
+{
+    struct mt_liveness_silence all[NODES];
+    bool grace = w.now - w.leader_since < 90000;
+
+    for (size_t n = 0; n < w.n_nodes; n++)
+        all[n] = (struct mt_liveness_silence){mt_node_health_name(w.place[n].health), w.now - w.nodes[n].heard};
+    bool mass = mt_liveness_mass(all, w.n_nodes, 20000, 60000);
+    for (size_t n = 0; n < w.n_nodes; n++) {
+        struct mt_place_node *p = &w.place[n];
+        int64_t silence = w.now - w.nodes[n].heard, led = w.now - w.leader_since;
+        if (p->health == MT_NODE_READY && silence > led)
+            silence = led;
+        struct mt_liveness_facts f = {.health = mt_node_health_name(p->health), .silence_ms = silence, .clean = w.nodes[n].clean,
+            .may_offline = (!grace && !mass) || w.mutant == HAS_NO_GUARD, .suspect_ms = 20000, .offline_ms = 60000};
+        enum mt_node_health to = p->health;
+        MT_ASSERT(mt_node_health_parse(mt_liveness_health(&f), &to));
+        if (to == p->health)
+            continue;
+        if (to == MT_NODE_SUSPECT)
+            w.nodes[n].clean = 0;
+        if (to == MT_NODE_OFFLINE && w.now < w.outage_until && w.outage_clean)
+            broken("node %zu is offline while no node reaches us", n);
+        p->health = to;
+        all_changed();
+    }
 }
 
 /* ---- the planner's snapshot ---- */
@@ -291,6 +383,19 @@ static void talk(void)
 static struct mt_place_size size_of(size_t spec)
 {
     return (struct mt_place_size){100, spec_mib[spec] * MIB, 1024 * MIB};
+}
+
+/* What was to stop on a machine that is powered off has stopped (pass_apply.c, settle). */
+static void end_lost(void)
+{
+    for (size_t k = 0; k < w.top; k++) {
+        struct inst *i = &w.in[k];
+        if (i->used && w.place[i->node].health == MT_NODE_LOST && i->desired == MT_DESIRED_STOPPED && i->status != MT_STATUS_STOPPED) {
+            i->status = MT_STATUS_STOPPED;
+            i->ready_since = 0;
+            changed(i);
+        }
+    }
 }
 
 static bool counts(const struct inst *i)
@@ -317,7 +422,7 @@ static void book(struct mt_place_index *ix)
             continue;
         mt_place_charge(&w.place[i->node], &size);
         w.place[i->node].booting -= i->status != MT_STATUS_BOOTING;
-        w.place[i->node].draining += i->desired == MT_DESIRED_DRAINING;
+        w.place[i->node].draining += i->desired == MT_DESIRED_DRAINING && w.mutant != DRAINS_A_NODE_AT_ONCE;
     }
     for (size_t n = 0; n < w.n_nodes; n++)
         mt_place_index_changed(ix, n);
@@ -346,11 +451,26 @@ static uint32_t staying(size_t g, size_t spec)
 
     for (size_t k = 0; k < w.top; k++) {
         const struct inst *i = &w.in[k];
-        bool evicted = !w.groups[g].stateful && w.place[i->node].admin == MT_NODE_DRAINING; /* it counts as old */
+        bool evicted = !w.groups[g].stateful && (w.place[i->node].admin == MT_NODE_DRAINING || i->restart_requested); /* it counts as old */
         n += i->used && i->group == g && (spec == SPECS || (i->spec == spec && !evicted)) && i->desired == MT_DESIRED_RUNNING &&
              i->status != MT_STATUS_STOPPED && !(mt_node_gone(&w.place[i->node]) && !w.groups[g].stateful);
     }
     return n;
+}
+
+/* Instances as the quota counts them, and are they within it? */
+static int64_t charged(void)
+{
+    int64_t n = 0;
+
+    for (size_t k = 0; k < w.top; k++)
+        n += w.in[k].used && w.in[k].status != MT_STATUS_STOPPED;
+    return n;
+}
+
+static bool quota_kept(void)
+{
+    return charged() <= w.quota;
 }
 
 static struct inst *new_inst(size_t group, size_t spec, size_t node)
@@ -361,6 +481,7 @@ static struct inst *new_inst(size_t group, size_t spec, size_t node)
             w.in[k] = (struct inst){.used = true, .group = group, .spec = spec, .node = node, .desired = MT_DESIRED_RUNNING,
                                     .status = MT_STATUS_BOOTING, .changed = db_now(), .real = MT_STATUS_BOOTING};
             (void)snprintf(w.in[k].id, sizeof w.in[k].id, "inst_%012llu", (unsigned long long)w.ids++);
+            changed(&w.in[k]);
             return &w.in[k];
         }
     broken("more than %d instances", MAX_IN);
@@ -387,9 +508,20 @@ static void act(size_t gi, const struct mt_roll_action *a, struct inst *const *m
     }
     if (i->desired == MT_DESIRED_STOPPED || (a->type == MT_ROLL_DRAIN && i->desired != MT_DESIRED_RUNNING))
         broken("a desired state went backwards");
+    if (a->type == MT_ROLL_DRAIN && a->reason == MT_REASON_NODE_DRAINING) { /* at most a fifth of the node at once */
+        unsigned there = 0, leaving = 0;
+        for (size_t k = 0; k < w.top; k++) {
+            bool here = w.in[k].used && w.in[k].node == i->node && w.in[k].status != MT_STATUS_STOPPED;
+            there += here;
+            leaving += here && w.in[k].desired == MT_DESIRED_DRAINING;
+        }
+        if (leaving >= (there / 5 > 1 ? there / 5 : 1))
+            broken("%u of %u instances of a node that is drained go at once", leaving + 1, there);
+    }
     i->desired = a->type == MT_ROLL_DRAIN ? MT_DESIRED_DRAINING : MT_DESIRED_STOPPED;
     i->stop_reason = a->reason;
     i->changed = db_now();
+    changed(i);
 }
 
 /* What the bad ideas do to a good step. */
@@ -402,6 +534,10 @@ static void spoil(struct mt_roll_group *in, struct mt_roll_instance *snap, struc
         }
         if (w.mutant == TRUSTS_A_LOST_NODE && snap[k].node < w.n_nodes && mt_node_gone(&w.place[snap[k].node]))
             snap[k].node = snap[k].node == 0 ? 1 : 0; /* as if it were on one that answers */
+        if (w.mutant == TAKES_SUSPECT_FOR_GONE && w.place[snap[k].node].health == MT_NODE_SUSPECT)
+            snap[k].node = MT_PLACE_NONE;
+        if (w.mutant == SURGES_WITHOUT_BOUND && snap[k].desired == MT_DESIRED_RUNNING && !MT_STREQ(snap[k].spec_hash, in->target_spec))
+            snap[k].desired = MT_DESIRED_DRAINING; /* as if they were on their way already */
     }
     if (w.mutant == MOVES_A_VOLUME && g->stateful) {
         in->stateful = false;
@@ -413,18 +549,21 @@ static void spoil(struct mt_roll_group *in, struct mt_roll_instance *snap, struc
     }
 }
 
-static void step(size_t gi, struct mt_place_index *ix, bool lost_append)
+static void step(size_t gi, struct mt_place_index *ix, struct mt_place_quota *quota, bool lost_append)
 {
     static struct mt_roll_instance snap[MAX_IN];
     static struct inst *map[MAX_IN];
     struct group *g = &w.groups[gi];
-    struct mt_place_quota quota = MT_PLACE_QUOTA_NONE;
+    struct mt_place_quota had = *quota;
     struct mt_place_node keep[NODES];
     struct mt_roll_result r;
     struct mt_arena arena;
     struct mt_err err;
     size_t n = 0;
+    bool called = g->dirty || g->wake <= db_now() || (g->waits && w.looks_at_room);
 
+    if (!called && !w.every)
+        return;
     g->volume.in_use = false;
     for (size_t k = 0; k < w.top; k++) {
         struct inst *i = &w.in[k];
@@ -438,7 +577,7 @@ static void step(size_t gi, struct mt_place_index *ix, bool lost_append)
         map[n] = i;
         snap[n++] = (struct mt_roll_instance){.instance_id = i->id, .node = i->node, .spec_hash = spec_names[i->spec], .size = size_of(i->spec),
             .archs = archs, .n_archs = 1, .desired = i->desired, .status = i->status, .stop_reason = i->stop_reason,
-            .reason_code = i->status == MT_STATUS_FAILED ? "workload_exited" : NULL, .ever_ready = i->ever_ready, .retry_pending = true,
+            .reason_code = i->status == MT_STATUS_FAILED ? "workload_exited" : NULL, .ever_ready = i->ever_ready, .retry_pending = true, .restart_requested = i->restart_requested,
             .consecutive_failures = i->failures, .ready_since_ms = i->ready_since, .changed_at_ms = i->changed, .drain_delay_seconds = 5,
             .stop_grace_seconds = 10};
     }
@@ -449,25 +588,42 @@ static void step(size_t gi, struct mt_place_index *ix, bool lost_append)
         .instances = snap, .n_instances = n, .attempts = g->attempts, .n_attempts = g->n_attempts,
         .request = {.size = size_of(g->spec), .archs = archs, .n_archs = 1, .volumes = &g->volume, .n_volumes = g->stateful}};
     for (size_t k = 0; k < g->n_crash; k++) {
+        size_t younger = 0; /* by the database's clock, which jumps */
+        for (size_t o = 0; o < g->n_crash; o++)
+            younger += g->crash[o] > g->crash[k] || (g->crash[o] == g->crash[k] && o > k);
         in.crash_replacements_10min += db_now() - g->crash[k] < 600000;
-        in.last_crash_replacement_ms = g->crash[k];
+        if (younger == 0)
+            in.last_crash_replacement_ms = g->crash[k];
+        if (younger == MT_ROLL_CRASHES - 1)
+            in.crash_limit_ends_ms = g->crash[k] + 600000;
     }
     spoil(&in, snap, g);
     memcpy(keep, w.place, sizeof keep);
     mt_arena_init(&arena, 4U << 20);
-    MT_ASSERT(mt_roll_step_indexed(&in, w.place, w.n_nodes, ix, &quota, db_now(), &arena, &r, &err) == 0);
+    MT_ASSERT(mt_roll_step_indexed(&in, w.place, w.n_nodes, ix, quota, db_now(), &arena, &r, &err) == 0);
     w.steps++;
-    if (lost_append) { /* the fence: this leader is none any more, nothing of it is written */
+    if (lost_append && w.mutant == HAS_NO_FENCE)
+        for (size_t a = 0; a < r.n_actions; a++) /* it writes, and so does the one that leads now, from the same look */
+            act(gi, &r.actions[a], map, snap);
+    else if (lost_append) { /* the fence: this leader is none any more, nothing of it is written */
         memcpy(w.place, keep, sizeof keep);
+        *quota = had;
         for (size_t k = 0; k < w.n_nodes; k++)
             mt_place_index_changed(ix, k);
         mt_arena_done(&arena);
         return;
     }
+    if (w.every && r.n_actions && !called)
+        broken("group %zu %s although nothing called it (%s, woken at %lld, now %lld)", gi,
+               r.actions[0].type == MT_ROLL_ALLOCATE ? "allocates" : r.actions[0].type == MT_ROLL_DRAIN ? "drains" : "stops",
+               r.actions[0].type == MT_ROLL_ALLOCATE ? r.actions[0].instance ? "a replacement" : "one more" : mt_reason_code(r.actions[0].reason), (long long)g->wake, (long long)db_now());
+    g->dirty = false;
+    g->wake = w.mutant == FORGETS_WHEN_TO_WAKE ? INT64_MAX : r.wake_at_ms;
+    g->waits = r.waits_for_others && w.mutant != SEES_ONLY_ITS_OWN;
     uint32_t was = available_of(gi), drained = 0, matching = staying(gi, g->spec), all = staying(gi, SPECS), made = 0;
     for (size_t a = 0; a < r.n_actions; a++) {
         const struct mt_roll_action *x = &r.actions[a];
-        drained += x->type == MT_ROLL_DRAIN && available(map[x->instance - snap]);
+        drained += x->type != MT_ROLL_ALLOCATE && available(map[x->instance - snap]);
         made += x->type == MT_ROLL_ALLOCATE && !x->copy_of;
         act(gi, x, map, snap);
         if (w.mutant == ALLOCATES_TWICE && x->type == MT_ROLL_ALLOCATE && rnd(3) == 0)
@@ -493,6 +649,8 @@ static void step(size_t gi, struct mt_place_index *ix, bool lost_append)
     if (made && now_all > top && now_all > all)
         broken("group %zu: %u in all, at most %u may be", gi, now_all, top);
     g->satisfied = r.satisfied;
+    if (made && !quota_kept())
+        broken("group %zu: more instances than the quota of %lld", gi, (long long)w.quota);
     if (r.condition == MT_ROLL_BLOCKED && !(mt_reason_info(r.reason)->parts & MT_REASON_PLACEMENT))
         broken("group %zu is blocked without a reason", gi);
     if (r.scheduling_changed) {
@@ -511,21 +669,22 @@ static void step(size_t gi, struct mt_place_index *ix, bool lost_append)
 
 static void look(void)
 {
-    for (size_t n = 0; n < w.n_nodes; n++) {
-        uint64_t memory = 0;
-        for (size_t k = 0; k < w.top; k++)
-            if (w.in[k].used && w.in[k].node == n && w.in[k].vm)
-                memory += spec_mib[w.in[k].spec] * MIB + OVERHEAD;
-        if (memory > w.place[n].alloc_memory_bytes)
-            broken("node %zu runs %llu MiB of %llu", n, (unsigned long long)(memory / MIB), (unsigned long long)(w.place[n].alloc_memory_bytes / MIB));
+    uint64_t memory[NODES] = {0};
+    unsigned users[GROUPS] = {0};
+
+    for (size_t k = 0; k < w.top; k++) {
+        const struct inst *i = &w.in[k];
+        if (!i->used || !i->vm)
+            continue;
+        memory[i->node] += spec_mib[i->spec] * MIB + OVERHEAD;
+        users[i->group]++;
     }
-    for (size_t g = 0; g < w.n_groups; g++) {
-        size_t users = 0;
-        for (size_t k = 0; k < w.top && w.groups[g].stateful; k++)
-            users += w.in[k].used && w.in[k].group == g && w.in[k].vm;
-        if (users > 1)
-            broken("%zu VMs on the volume of group %zu", users, g);
-    }
+    for (size_t n = 0; n < w.n_nodes; n++)
+        if (memory[n] > w.place[n].alloc_memory_bytes)
+            broken("node %zu runs %llu MiB of %llu", n, (unsigned long long)(memory[n] / MIB), (unsigned long long)(w.place[n].alloc_memory_bytes / MIB));
+    for (size_t g = 0; g < w.n_groups; g++)
+        if (w.groups[g].stateful && users[g] > 1)
+            broken("%u VMs on the volume of group %zu", users[g], g);
 }
 
 /* ---- what happens ---- */
@@ -534,6 +693,7 @@ static void command(struct group *g)
 {
     g->command_event = w.event++;
     g->n_crash = 0;
+    g->dirty = true;
     w.disturbances++;
 }
 
@@ -560,10 +720,16 @@ static void disturb(void)
         w.disturbances++;
     } else if (dice < 12) {
         w.place[n].admin = rnd(2) ? MT_NODE_DRAINING : MT_NODE_CORDONED;
+        all_changed();
         w.disturbances++;
     } else if (dice < 24) {
         d->cut = d->dead = false;
         w.place[n].admin = MT_NODE_ACTIVE;
+        if (w.place[n].health == MT_NODE_LOST) { /* the operator takes it back: it has to be heard again */
+            w.place[n].health = MT_NODE_SUSPECT;
+            d->clean = 0;
+        }
+        all_changed();
         w.disturbances++;
     } else if (dice == 24) {
         w.skew += (int64_t)rnd(600000); /* the database's clock jumps ahead */
@@ -571,6 +737,27 @@ static void disturb(void)
     } else if (dice == 25) {
         w.skew -= (int64_t)rnd(60000);
         w.disturbances++;
+    } else if (dice == 26 && d->dead && w.place[n].health == MT_NODE_OFFLINE) { /* declared lost: it comes back empty or never */
+        w.place[n].health = MT_NODE_LOST;
+        for (size_t k = 0; k < w.top; k++)
+            if (w.in[k].node == n)
+                w.in[k].known = w.in[k].vm = false;
+        all_changed();
+        w.disturbances++;
+    } else if (dice == 27 && w.now >= w.outage_until) { /* our own network, for minutes */
+        w.outage_from = w.now;
+        w.outage_until = w.now + 30000 + rnd(600000);
+        w.outage_clean = true;
+        for (size_t k = 0; k < w.n_nodes; k++)
+            w.outage_clean = w.outage_clean && w.now - w.nodes[k].heard < 10000 && w.place[k].health == MT_NODE_READY;
+        w.disturbances++;
+    } else if (dice < 30) {
+        struct inst *i = &w.in[rnd(MAX_IN)];
+        if (i->used && i->desired == MT_DESIRED_RUNNING && !i->restart_requested) {
+            i->restart_requested = true;
+            changed(i);
+            w.disturbances++;
+        }
     }
 }
 
@@ -582,14 +769,25 @@ static void turn(struct mt_place_index **ix, bool leader, bool lost_append)
         if (w.in[k].used)
             live(&w.in[k]);
     look();
-    talk();
+    hear();
     if (leader) {
+        w.looks_at_room = w.room_news; /* what changes from here on is news for the next time */
+        w.room_news = lost_append && w.room_news;
+        struct mt_place_quota quota = MT_PLACE_QUOTA_NONE;
+        judge();
+        end_lost();
         book(*ix);
+        if (w.quota != INT64_MAX && w.mutant != IGNORES_THE_QUOTA)
+            quota.instances = w.quota - charged();
         for (size_t g = 0; g < w.n_groups; g++)
-            step(g, *ix, lost_append);
-    } else { /* the next one begins with nothing in its hands */
+            step(g, *ix, &quota, lost_append);
+    } else { /* the next one begins with nothing in its hands, and looks at everything */
         mt_place_index_free(*ix);
         MT_ASSERT(mt_place_index_new(w.place, w.n_nodes, ix, &err) == 0);
+        w.leader_since = w.now;
+        for (size_t n = 0; n < w.n_nodes; n++)
+            w.nodes[n].clean = 0;
+        all_changed();
     }
     w.now += 1000 + rnd(5000);
 }
@@ -609,6 +807,9 @@ static void world(uint64_t seed, enum mutant mutant)
     w.n_nodes = 2 + rnd(NODES - 1);
     w.n_groups = 1 + rnd(GROUPS);
     bool tight = rnd(2);
+    w.every = rnd(4) == 0;
+    w.quota = rnd(3) == 0 ? 10 + (int64_t)rnd(6) : INT64_MAX;
+    w.leader_since = w.now - 3600000;
     for (size_t s = 0; s < SPECS; s++) {
         spec_mib[s] = 64 + 64 * rnd(8);
         spec_fails[s] = s == 0 ? 0 : rnd(4) == 0 ? 100 : rnd(15);
@@ -622,24 +823,28 @@ static void world(uint64_t seed, enum mutant mutant)
     }
     for (size_t g = 0; g < w.n_groups; g++) {
         bool stateful = rnd(3) == 0;
-        w.groups[g] = (struct group){.desired = stateful ? 1 : rnd(6), .stateful = stateful, .command_event = w.event++,
+        w.groups[g] = (struct group){.desired = stateful ? 1 : rnd(6), .stateful = stateful, .command_event = w.event++, .dirty = true,
                                      .volume = {"vol_1", w.nodes[rnd((uint32_t)w.n_nodes)].id, false}};
     }
     MT_ASSERT(mt_place_index_new(w.place, w.n_nodes, &ix, &err) == 0);
     for (int64_t end = w.now + CHAOS_MS; w.now < end && !w.fault[0];) {
         disturb();
         if (rnd(150) == 0) {
-            no_leader_until = w.now + rnd(20000);
+            no_leader_until = w.now + (rnd(4) ? rnd(20000) : rnd(300000));
             w.disturbances++;
         }
         turn(&ix, w.now >= no_leader_until, rnd(60) == 0);
     }
     /* faults end, everything heals: it must come to rest, and then nothing may move */
     w.calm = true;
+    w.outage_until = w.now;
     for (size_t n = 0; n < w.n_nodes; n++) {
         w.nodes[n].cut = w.nodes[n].dead = false;
         w.place[n].admin = MT_NODE_ACTIVE;
+        if (w.place[n].health == MT_NODE_LOST)
+            w.place[n].health = MT_NODE_SUSPECT;
     }
+    all_changed();
     for (size_t g = 0; g < w.n_groups; g++) {
         w.groups[g].spec = 0;
         w.groups[g].desired = w.groups[g].stateful ? 1 : tight ? 1 : 3;
@@ -653,6 +858,8 @@ static void world(uint64_t seed, enum mutant mutant)
         rest = true;
         for (size_t g = 0; g < w.n_groups; g++)
             rest = rest && w.groups[g].satisfied;
+        for (size_t k = 0; k < w.top; k++) /* what still drains may have to be stopped */
+            rest = rest && (!w.in[k].used || w.in[k].desired == MT_DESIRED_RUNNING);
     }
     for (size_t g = 0; g < w.n_groups && !rest; g++)
         if (!w.groups[g].satisfied)
