@@ -4,7 +4,7 @@
 
 #include "agent/admin.h"
 #include "agent/backups.h"
-#include "agent/bundle.h"
+#include "agent/boots.h"
 #include "agent/control.h"
 #include "agent/drift.h"
 #include "agent/exec.h"
@@ -45,7 +45,7 @@
 
 /* ---- drivers and admission --------------------------------------------------------------- */
 
-static void vmm_conf(const struct mt_agent *a, const char *vsock_path, struct mt_vmm_conf *ret)
+void mt_agent_vmm_conf(const struct mt_agent *a, const char *vsock_path, struct mt_vmm_conf *ret)
 {
     *ret = (struct mt_vmm_conf){.jail_base = a->conf.jail_dir,
                                 .qemu_path = a->conf.qemu_path,
@@ -71,7 +71,7 @@ int mt_agent_vmm_named(struct mt_agent *a, const char *driver, const char *accel
         return MT_FAIL(err, MT_E_INVALID, "no driver '%s' with '%s'", driver, accel);
     if (mt_fmt(vsock, sizeof vsock, err, "%s/moat-vsock", a->conf.bin_dir) < 0)
         return -MT_E_LIMIT;
-    vmm_conf(a, vsock, &conf);
+    mt_agent_vmm_conf(a, vsock, &conf);
     (void)pthread_mutex_lock(&a->vmm_lock);
     if (!a->vmm[kind][acc])
         rc = mt_vmm_open(&conf, (enum mt_vmm_kind)kind, (enum mt_vmm_accel)acc, &a->vmm[kind][acc], err);
@@ -427,7 +427,8 @@ void mt_agent_plan(struct mt_agent *a, struct mt_plan *p, bool from_disk)
     mt_volumes_look_soon(a->volumes);
     mt_backups_look_soon(a->backups);
     mt_restores_look_soon(a->restores);
-    if (bundle && !from_disk && p->node_config.kernel_version && strcmp(p->node_config.kernel_version, a->bundle.version) != 0)
+    if (bundle && !from_disk && p->node_config.kernel_version && strcmp(p->node_config.kernel_version, a->bundle.version) != 0 &&
+        strcmp(p->node_config.kernel_version, a->bundle_bad) != 0)
         mt_agent_find_bundle(a);
     mt_agent_look_soon(a);
 }
@@ -451,95 +452,6 @@ static void load_plan(struct mt_agent *a)
     } else if (rc != -MT_E_NOT_FOUND) {
         mt_log(MT_WARN, "plan.not_loaded", KV_ERR(&err));
     }
-}
-
-/* ---- bundle and probe -------------------------------------------------------------------- */
-
-struct boot_job {
-    struct mt_agent *a;
-    char version[64];
-    bool probe;
-    struct mt_bundle bundle;
-    struct mt_vmm_choice choice;
-    int rc;
-    struct mt_err err;
-};
-
-static void boot_work(void *arg)
-{
-    struct boot_job *j = arg;
-    const struct mt_agent *a = j->a;
-    char vsock[PATH_MAX], cache[PATH_MAX];
-
-    j->rc = mt_bundle_find(a->conf.boot_dir, j->version[0] ? j->version : NULL, &j->bundle, &j->err);
-    if (j->rc < 0 || !j->probe)
-        return;
-    struct mt_vmm_probe_conf pc = {.want = a->conf.vmm,
-                                   .kernel_path = j->bundle.kernel_path,
-                                   .initramfs_path = j->bundle.initramfs_path,
-                                   .cache_path = cache,
-                                   .scratch_dir = a->conf.scratch_dir,
-                                   .bundle_version = j->bundle.version};
-    if (mt_fmt(vsock, sizeof vsock, &j->err, "%s/moat-vsock", a->conf.bin_dir) < 0 ||
-        mt_fmt(cache, sizeof cache, &j->err, "%s/vmm.json", a->conf.run_dir) < 0) {
-        j->rc = -MT_E_LIMIT;
-        return;
-    }
-    vmm_conf(a, vsock, &pc.vmm);
-    j->rc = mt_vmm_probe(&pc, &j->choice, &j->err);
-    struct mt_vmm *vmm;
-    if (j->rc == 0 && j->choice.ok)
-        j->rc = mt_agent_vmm_named(j->a, mt_vmm_kind_name(j->choice.kind), mt_vmm_accel_name(j->choice.accel), &vmm,
-                                   &j->err);
-}
-
-static void boot_done(void *arg)
-{
-    struct boot_job *j = arg;
-    struct mt_agent *a = j->a;
-
-    if (j->rc == 0 || j->bundle.version[0])
-        a->bundle = j->bundle;
-    if (j->probe) {
-        a->choice = j->choice;
-        if (j->rc < 0) {
-            a->choice.ok = false;
-            (void)snprintf(a->choice.reason, sizeof a->choice.reason, "%s", j->err.msg);
-        }
-        a->probing = false;
-        mt_log(a->choice.ok ? MT_INFO : MT_ERROR, "vmm.chosen", KV("ok", a->choice.ok),
-               KV("driver", a->choice.ok ? mt_vmm_kind_name(a->choice.kind) : "none"),
-               KV("accel", a->choice.ok ? mt_vmm_accel_name(a->choice.accel) : "none"), KV("reason", a->choice.reason),
-               KV("hello_ms", a->choice.hello_ms), KV("cached", a->choice.cached), KV("bundle", a->bundle.version));
-    } else if (j->rc < 0) {
-        mt_log(MT_ERROR, "bundle.not_found", KV_ERR(&j->err));
-    }
-    free(j);
-    mt_control_beat_now(a->control); /* the scheduler waits for the driver */
-    mt_agent_look_soon(a);
-}
-
-static int start_boot_job(struct mt_agent *a, bool probe, struct mt_err *err)
-{
-    struct boot_job *j = calloc(1, sizeof *j);
-    if (!j)
-        return MT_FAIL(err, MT_E_NOMEM, "probe: out of memory");
-    j->a = a;
-    j->probe = probe;
-    if (a->plan && a->plan->node_config.kernel_version)
-        (void)snprintf(j->version, sizeof j->version, "%s", a->plan->node_config.kernel_version);
-    int rc = mt_pool_submit(a->steps, boot_work, boot_done, j, err);
-    if (rc < 0)
-        free(j);
-    return rc;
-}
-
-void mt_agent_find_bundle(struct mt_agent *a)
-{
-    /* without a driver yet the whole probe is worth doing again with the bundle that is named */
-    if (!a->probing)
-        a->probing = !a->choice.ok;
-    (void)start_boot_job(a, !a->choice.ok, NULL);
 }
 
 /* ---- planned end ------------------------------------------------------------------------- */
@@ -797,8 +709,7 @@ static int open_all(struct mt_agent *a, struct mt_err *err)
     remember_all(a);
     load_plan(a);
     adopt_all(a);
-    a->probing = true;
-    rc = start_boot_job(a, true, err);
+    rc = mt_boots_start(a, err);
     if (rc < 0)
         return rc;
     a->control = mt_control_new(a, err);

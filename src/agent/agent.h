@@ -47,6 +47,15 @@ struct mt_bundle {
     uint32_t min_memory_mib; /* a guest with less does not boot; 0: not said */
 };
 
+enum { MT_BOOTS_LOOKED_AT = 20 };
+
+/** How the last boots with one bundle went, as far as hello. */
+struct mt_boot_count {
+    char version[64];
+    uint32_t failed; /* a bit for each, the last one lowest */
+    unsigned n;      /* counted, at most MT_BOOTS_LOOKED_AT */
+};
+
 /** Network facts of the plan in parsed form. */
 struct mt_node_net {
     bool has_node, has_prefix, has_cluster;
@@ -68,6 +77,8 @@ struct mt_agent {
     struct mt_vmm_choice choice;
     bool probing; /* nothing is prepared while it holds */
     struct mt_bundle bundle;
+    char bundle_bad[64]; /* version that did not boot here: `bundle` is the one before it; "" none */
+    struct mt_boot_count boot_count;
     struct mt_slots slots;
     struct mt_map insts; /* instance id -> struct mt_inst */
     char host_boot[37];  /* the kernel's boot id */
@@ -130,6 +141,8 @@ void mt_agent_plan_unchanged(struct mt_agent *a);
 /** The clock of this machine is wrong by more than MT_SKEW_DEGRADED_MS: condition clock_skew. */
 bool mt_agent_clock_is_off(const struct mt_agent *a);
 
+/** What the drivers are opened with. @vsock_path is borrowed by @ret. */
+void mt_agent_vmm_conf(const struct mt_agent *a, const char *vsock_path, struct mt_vmm_conf *ret);
 /** A plan names another bundle: find and check it in the background. */
 void mt_agent_find_bundle(struct mt_agent *a);
 /** Records were appended for this instance: wake its followers. */

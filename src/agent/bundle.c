@@ -3,14 +3,18 @@
 #include "agent/bundle.h"
 
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/str.h"
 #include "os/digest.h"
 #include "os/file.h"
 #include "wire/json.h"
 
+#include <dirent.h>
 #include <sys/stat.h>
 
 #define MANIFEST_MAX 65536
+#define DAY_NS (24 * 3600 * MT_NS_PER_S)
+#define BEFORE_MAX 8
 
 static int check_file(const char *path, const char *want, struct mt_err *err)
 {
@@ -19,6 +23,63 @@ static int check_file(const char *path, const char *want, struct mt_err *err)
     if (rc == 0 && strcmp(have, want) != 0)
         rc = MT_FAIL(err, MT_E_CORRUPT, "'%s' is not what its manifest says; build the bundle again", path);
     return rc;
+}
+
+/* When it was made, ns; 0 no bundle is there. */
+static int64_t made_ns(const char *boot_dir, const char *version)
+{
+    char path[PATH_MAX];
+    struct stat st;
+    if (mt_fmt(path, sizeof path, NULL, "%s/%s/manifest.json", boot_dir, version) < 0 || stat(path, &st) < 0)
+        return 0;
+    return (int64_t)st.st_mtim.tv_sec * MT_NS_PER_S + st.st_mtim.tv_nsec;
+}
+
+/* The last one that was made before @until_ns. */
+static int64_t last_before(const char *boot_dir, int64_t until_ns, char ret[64])
+{
+    int64_t best = 0;
+    DIR *d = opendir(boot_dir);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        if (e->d_name[0] == '.' || e->d_type == DT_LNK || strlen(e->d_name) >= 64)
+            continue; /* `current` names one that comes by its own name too */
+        int64_t at = made_ns(boot_dir, e->d_name);
+        if (at > best && at < until_ns) {
+            best = at;
+            (void)snprintf(ret, 64, "%s", e->d_name);
+        }
+    }
+    if (d)
+        (void)closedir(d);
+    return best;
+}
+
+int mt_bundle_before(const char *boot_dir, const char *version, bool young, struct mt_bundle *ret, struct mt_err *err)
+{
+    char name[64];
+    int64_t at = made_ns(boot_dir, version);
+    if (young && mt_clock_wall_us() * 1000 - at > DAY_NS)
+        return MT_FAIL(err, MT_E_NOT_FOUND, "bundle '%s' has been in use for a day", version);
+    for (int i = 0; i < BEFORE_MAX && (at = last_before(boot_dir, at, name)) > 0; i++)
+        if (mt_bundle_find(boot_dir, name, ret, err) == 0)
+            return 0; /* one that is not whole is as good as none */
+    return MT_FAIL(err, MT_E_NOT_FOUND, "no bundle from before '%s' in '%s'", version, boot_dir);
+}
+
+void mt_boot_count_note(struct mt_boot_count *c, const char *version, bool hello)
+{
+    if (!MT_STREQ(c->version, version)) {
+        *c = (struct mt_boot_count){.n = 0};
+        (void)snprintf(c->version, sizeof c->version, "%s", version);
+    }
+    c->failed = (c->failed << 1 | !hello) & ((UINT32_C(1) << MT_BOOTS_LOOKED_AT) - 1);
+    c->n += c->n < MT_BOOTS_LOOKED_AT;
+}
+
+bool mt_boot_count_bad(const struct mt_boot_count *c)
+{
+    unsigned failed = (unsigned)__builtin_popcount(c->failed);
+    return failed >= 3 && failed * 5 >= c->n;
 }
 
 int mt_bundle_find(const char *boot_dir, const char *version, struct mt_bundle *ret, struct mt_err *err)

@@ -249,7 +249,7 @@ int mt_describe_doctor(struct mt_agent *a, struct mt_buf *out, struct mt_err *er
 {
     /* somebody's own machine: what only matters between strangers is a warning there (runtime.md §22) */
     int strict = strcmp(a->conf.host_firewall, "full") == 0 ? 2 : 1;
-    char vmm[900], cgroup[64], disk[96], mode[96], mesh[320];
+    char vmm[900], cgroup[64], disk[96], mode[96], mesh[320], bundle[200];
     int mesh_level = mt_mesh_doctor(a->mesh, mesh, sizeof mesh);
     const char *storage;
     int storage_level = mt_volumes_doctor(a->volumes, &storage);
@@ -270,11 +270,17 @@ int mt_describe_doctor(struct mt_agent *a, struct mt_buf *out, struct mt_err *er
     bool inodes = fs.f_files == 0 || fs.f_favail > fs.f_files / 10;
     bool smt = read_int("/sys/devices/system/cpu/smt/active") == 1;
 
+    if (a->bundle_bad[0])
+        (void)snprintf(bundle, sizeof bundle, "%s, in place of %s, which does not boot here", a->bundle.version, a->bundle_bad);
+    else
+        (void)snprintf(bundle, sizeof bundle, "%s", a->bundle.version[0] ? a->bundle.version : "none");
+
     const struct finding all[] = {
         {"agent.vmm", a->probing ? 1 : a->choice.ok ? 0 : 2, a->probing ? "the probe boot runs" : vmm,
          "install qemu-system-x86, or Firecracker with a working /dev/kvm, and build the kernel bundle"},
-        {"agent.bundle", a->bundle.version[0] ? 0 : 2, a->bundle.version[0] ? a->bundle.version : "none",
-         "systemctl restart moat-bundle (package), or packaging/bundle/make-bundle: built from the Debian archive"},
+        {"agent.bundle", a->bundle_bad[0] ? 1 : a->bundle.version[0] ? 0 : 2, bundle,
+         a->bundle_bad[0] ? "the agent's log says why at bundle.fell_back; a bundle that is made anew is tried again"
+                          : "systemctl restart moat-bundle (package), or packaging/bundle/make-bundle: built from the Debian archive"},
         {"agent.cgroups", version == 2 ? 0 : version == 1 ? 1 : a->probing ? 1 : 2, cgroup,
          "mount cgroup v2 with cpu, memory and pids"},
         {"agent.firewall", a->fw_loaded ? 0 : a->plan ? 2 : 1, mode, "see the agent's log for network.not_loaded"},

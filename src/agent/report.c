@@ -364,6 +364,7 @@ size_t mt_report_conditions(struct mt_agent *a, const char **ret, size_t max)
         {a->probing, "probing"},
         {!a->probing && !a->choice.ok, "vmm_unavailable"},
         {!a->bundle.version[0], "no_boot_bundle"},
+        {a->bundle_bad[0] != '\0', "bundle_fallback"},
         {a->plan_rejected[0] != '\0', "plan_rejected"},
         {a->plan && !a->fw_loaded, "firewall_not_loaded"},
         {a->tampered_ns && mt_loop_now(a->loop) - a->tampered_ns < TAMPERED_SHOWN_NS, "firewall_tampered"},

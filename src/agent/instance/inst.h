@@ -71,6 +71,7 @@ struct mt_inst {
     /* the live VM */
     struct mt_vmm *vmm;
     struct mt_vmm_run run;
+    char bundle[64]; /* that it was launched with, until its hello; "" */
     int listen_fds[2];
     struct mt_source *proc_src[MT_VMM_PROCS_MAX];
     struct mt_source *console_src;

@@ -3,6 +3,7 @@
 #include "agent/instance/inst.h"
 
 #include "agent/backups.h"
+#include "agent/boots.h"
 #include "agent/exec.h"
 #include "base/assert.h"
 #include "base/cleanup.h"
@@ -126,6 +127,8 @@ static void on_hello(struct mt_inst *in, const struct mt_guest_hello *h)
         return;
     }
     in->guest_known = true;
+    mt_boots_seen(in->a, in->bundle, true);
+    in->bundle[0] = '\0';
     if (h->phase == MT_GUEST_PHASE_RUNNING) {
         struct mt_guest_msg msg = {.type = MT_GUEST_RESUME};
         (void)mt_channel_send(in->chan, &msg, NULL, NULL);

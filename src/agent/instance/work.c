@@ -5,6 +5,7 @@
  * A job owns a copy of the state. While it runs nothing else writes the state file; it records every step in
  * the undo list before it acts. What it learned is merged back on the loop's thread.
  */
+#include "agent/boots.h"
 #include "agent/instance/inst.h"
 
 #include "agent/instance/scratch.h"
@@ -42,7 +43,7 @@ struct mt_job {
     struct in6_addr node, guest;
     /* results */
     int rc;
-    bool need_pull, was_cancelled, alive;
+    bool need_pull, was_cancelled, alive, kvm_gone;
     enum mt_reason reason;
     struct mt_err err;
     struct mt_rootdisk disk;
@@ -400,6 +401,18 @@ static int on_record(void *user, const struct mt_vmm_ids *ids, struct mt_err *er
     return rc;
 }
 
+/* A monitor says in its own words that it cannot run a guest any more: the device is asked itself. */
+static int fail_launch(struct mt_job *j)
+{
+    if (mt_vmm_accel(j->vmm) == MT_VMM_KVM) {
+        mt_auto_fd int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+        j->kvm_gone = kvm < 0;
+        if (j->kvm_gone)
+            (void)MT_FAIL_ERRNO(&j->err, MT_E_UNAVAILABLE, "kvm_unavailable: /dev/kvm");
+    }
+    return fail(j, MT_REASON_VMM_START_FAILED);
+}
+
 static int do_vm(struct mt_job *j, struct network *net)
 {
     const struct mt_workload *w = j->spec;
@@ -457,7 +470,7 @@ static int do_vm(struct mt_job *j, struct network *net)
         return -1;
     begin(MT_STEP_LAUNCH);
     if (mt_vmm_launch(j->vmm, &s, on_record, j, &j->run, &j->err) < 0)
-        return fail(j, MT_REASON_VMM_START_FAILED);
+        return fail_launch(j);
     j->st.vmm = j->run.ids;
     j->st.t.vm = wall();
     done(MT_STEP_LAUNCH);
@@ -679,6 +692,7 @@ static void prepare_done(void *arg)
         j->run = MT_VMM_RUN_NONE;
         for (int i = 0; i < 2; i++)
             in->listen_fds[i] = MT_TAKE_FD(j->listen_fds[i]);
+        (void)snprintf(in->bundle, sizeof in->bundle, "%s", j->bundle.version);
         mt_inst_set_phase(in, MT_PH_BOOTING, "launched");
         in->detail = "booting_vm"; /* said already when it was launched: no hurry */
         mt_inst_live(in, false);
@@ -692,6 +706,8 @@ static void prepare_done(void *arg)
         mt_log(MT_WARN, "instance.prepare_failed", KV("instance_id", in->st.instance_id),
                KV("reason_code", mt_reason_code(j->reason)), KV_ERR(&j->err));
         begin_failed(in, j->reason, j->err.msg);
+        if (j->kvm_gone)
+            mt_boots_driver_lost(in->a, j->err.msg);
     }
     job_free(j);
     after_job(in);
@@ -738,6 +754,10 @@ static void teardown_done(void *arg)
     } else if (strcmp(in->st.end.reason, mt_reason_code(MT_REASON_BOOT_TIMEOUT)) == 0 && !in->st.end.detail[0]) {
         (void)snprintf(in->st.end.detail, sizeof in->st.end.detail, "%s", j->console_line);
     }
+    if (!in->st.planned && !in->st.interrupted && (MT_STREQ(in->st.end.reason, mt_reason_code(MT_REASON_BOOT_TIMEOUT)) ||
+                                                   MT_STREQ(in->st.end.reason, mt_reason_code(MT_REASON_VM_LOST))))
+        mt_boots_seen(in->a, in->bundle, false);
+    in->bundle[0] = '\0';
     if (!in->st.planned && !in->st.interrupted && strcmp(in->st.end.reason, mt_reason_code(MT_REASON_COMPLETED)) != 0)
         mt_inst_make_autopsy(in, j->console, j->console_len, j->tail, j->oom_kills);
     mt_rootdisk_done(&in->disk);
