@@ -41,12 +41,13 @@ static int64_t last_before(const char *boot_dir, int64_t until_ns, char ret[64])
     int64_t best = 0;
     DIR *d = opendir(boot_dir);
     for (struct dirent *e; d && (e = readdir(d));) {
-        if (e->d_name[0] == '.' || e->d_type == DT_LNK || strlen(e->d_name) >= 64)
+        char name[64];
+        if (e->d_name[0] == '.' || e->d_type == DT_LNK || mt_fmt(name, sizeof name, NULL, "%s", e->d_name) < 0)
             continue; /* `current` names one that comes by its own name too */
-        int64_t at = made_ns(boot_dir, e->d_name);
+        int64_t at = made_ns(boot_dir, name);
         if (at > best && at < until_ns) {
             best = at;
-            (void)snprintf(ret, 64, "%s", e->d_name);
+            memcpy(ret, name, sizeof name);
         }
     }
     if (d)
