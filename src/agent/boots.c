@@ -26,7 +26,7 @@ struct boot_job {
     char version[64]; /* that the plan names, "" none: `current` */
     char bad[64];     /* that this node gave up, "" none */
     bool probe, giving_up; /* giving_up: bad is so since now */
-    struct mt_bundle bundle;
+    struct mt_bundle bundle, named, before; /* the last two: while the one before is tried */
     char instead_of[64]; /* bundle is the one before this one */
     char why[800];       /* that one does not do */
     struct mt_vmm_choice choice;
@@ -54,16 +54,40 @@ static int probe(struct boot_job *j)
 /* The bundle before this one in its place. @young: only when this one is not proven by a day of use. False when there is none. */
 static bool step_back(struct boot_job *j, bool young, const char *why)
 {
-    struct mt_bundle before;
     struct mt_err err = {0};
-    if (mt_bundle_before(j->a->conf.boot_dir, j->bundle.version, young, &before, &err) < 0) {
+    if (mt_bundle_before(j->a->conf.boot_dir, j->bundle.version, young, &j->before, &err) < 0) {
         mt_log(MT_WARN, "bundle.none_before", KV("bundle", j->bundle.version), KV_ERR(&err));
         return false;
     }
     (void)snprintf(j->instead_of, sizeof j->instead_of, "%s", j->bundle.version);
     (void)snprintf(j->why, sizeof j->why, "%s", why);
-    j->bundle = before;
+    j->bundle = j->before;
     return true;
+}
+
+/* No driver boots the bundle. Its fault only if the one before it boots, and it still does not after that: a host may be slow for a while. */
+static int probe_the_one_before(struct boot_job *j)
+{
+    struct mt_vmm_choice named = j->choice, before;
+    j->named = j->bundle;
+    if (!step_back(j, true, named.reason))
+        return 0;
+    int rc = probe(j);
+    before = j->choice;
+    if (rc == 0 && before.ok) {
+        j->bundle = j->named;
+        rc = probe(j);
+        if (rc < 0 || !j->choice.ok) {
+            j->bundle = j->before;
+            j->choice = before;
+            return 0;
+        }
+        named = j->choice;
+    }
+    j->bundle = j->named;
+    j->instead_of[0] = '\0';
+    j->choice = named;
+    return rc;
 }
 
 static void boot_work(void *arg)
@@ -79,15 +103,8 @@ static void boot_work(void *arg)
     if (!j->probe)
         return;
     j->rc = probe(j);
-    if (j->rc == 0 && !j->choice.ok && !j->instead_of[0]) {
-        const struct mt_vmm_choice first = j->choice;
-        const struct mt_bundle named = j->bundle;
-        if (step_back(j, true, first.reason) && ((j->rc = probe(j)) < 0 || !j->choice.ok)) {
-            j->bundle = named; /* it was not the bundle's fault */
-            j->instead_of[0] = '\0';
-            j->choice = first;
-        }
-    }
+    if (j->rc == 0 && !j->choice.ok && !j->instead_of[0])
+        j->rc = probe_the_one_before(j);
     if (j->rc == 0 && j->choice.ok)
         j->rc = mt_agent_vmm_named(j->a, mt_vmm_kind_name(j->choice.kind), mt_vmm_accel_name(j->choice.accel), &vmm, &j->err);
 }
