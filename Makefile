@@ -6,7 +6,9 @@ PROGRAMS = moat moat-control moat-agent moat-edge moat-init moat-unpack moat-fet
 CC_CACHED := $(if $(shell command -v ccache),ccache ,)$(if $(filter default,$(origin CC)),gcc,$(CC))
 BENCHES = api backup deploy edge eventlog image mesh sched secrets
 
-.PHONY: all help deps build deb demo down test test-lab bench lint fuzz clean $(BENCHES:%=bench-%)
+NODES ?= 10
+
+.PHONY: all help deps build deb demo down test test-lab test-mesh bench lint fuzz clean $(BENCHES:%=bench-%)
 
 all: build ## build every program into ./bin
 
@@ -48,6 +50,11 @@ test-lab: ## whole hosts under QEMU: Firecracker, nested KVM, cgroup v2 (as root
 	@packaging/deps/install build run test lab
 	@$(MAKE) --no-print-directory build
 	@tests/run --lab
+
+test-mesh: ## a mesh of 10 machines as network namespaces, with real programs and wireguard-go (NODES=N: so many; as root)
+	@packaging/deps/install build run test
+	@$(MAKE) --no-print-directory build
+	@tests/mesh/run $(NODES)
 
 bench: $(BENCHES:%=bench-%) ## every benchmark
 
