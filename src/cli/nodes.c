@@ -53,7 +53,7 @@ static int post(struct cli *c, const char *verb, json_t **made)
     if (!verb)
         verb = MT_STREQ(cli_str(n, "admin_state"), "pending_approval") ? "approve" : "uncordon";
     (void)snprintf(path, sizeof path, "/v1/nodes/%s/%s", cli_str(n, "id"), verb);
-    mt_auto_json json_t *body = json_pack("{s:s}", "reason", reason);
+    mt_auto_json json_t *body = json_pack("{s:s,s:s*}", "reason", reason, "stateful", MT_STREQ(verb, "drain") ? cli_opt(c, "stateful") : NULL);
     return body ? cli_call(c, "POST", path, body, made) : cli_usage(c, "--reason is not UTF-8");
 }
 
@@ -102,7 +102,7 @@ static int drained(struct cli *c, json_t *node)
     say_blocked(c, drain);
     (void)snprintf(what, sizeof what, "%.64s is drained but for %zu instances with volumes", cli_str(node, "name"),
                    json_array_size(json_object_get(drain, "blocked_by_stateful")));
-    return cli_error_reason(c, CLI_NOT_CONVERGED, "blocked_by_stateful", what, "moat node describe NODE --json lists them; scale their processes to 0");
+    return cli_error_reason(c, CLI_NOT_CONVERGED, "blocked_by_stateful", what, "moat node describe NODE --json lists them; scale their processes to 0, or drain with --stateful stop");
 }
 
 /* Ask until nothing is left on the node that leaves by itself. */
@@ -137,7 +137,7 @@ int cmd_node_drain(struct cli *c)
     if (!wait)
         return change(c, "drain");
     int code = cli_find_node(c, c->argv[0], &n);
-    if (code == CLI_OK && !MT_STREQ(cli_str(n, "admin_state"), "draining"))
+    if (code == CLI_OK && (!MT_STREQ(cli_str(n, "admin_state"), "draining") || cli_has(c, "stateful")))
         code = post(c, "drain", &made); /* what is printed is the end */
     return code == CLI_OK ? wait_drained(c) : code;
 }

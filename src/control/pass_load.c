@@ -19,7 +19,7 @@ static const struct mt_pg_stmt clock_now = {"pass_clock", "SELECT clock_timestam
  * (recovery/recovery.c): a node that the restored log does not know may have given out addresses too. */
 static const struct mt_pg_stmt nodes = {
     "pass_nodes",
-    "SELECT n.node_id, n.labels->>'zone' AS zone, n.arch, n.admin_state, n.health, n.instance_prefix,"
+    "SELECT n.node_id, n.labels->>'zone' AS zone, n.arch, n.admin_state, n.drain_stops_stateful AS stops, n.health, n.instance_prefix,"
     " (n.allocatable->>'cpu_millis')::bigint AS cpu, (n.allocatable->>'memory_bytes')::bigint AS memory,"
     " (n.allocatable->>'disk_bytes')::bigint AS disk, (n.allocatable->>'ceiling_cpu_millis')::bigint AS ceiling,"
     " (n.allocatable->>'memory_overhead_bytes')::bigint AS overhead, coalesce(u.cpu, 0) AS used_cpu,"
@@ -183,6 +183,7 @@ static int load_nodes(struct mt_pass *p, struct mt_err *err)
             .node_id = col_dup(p, r, i, "node_id"),
             .zone = col_dup(p, r, i, "zone"),
             .arch = col_dup(p, r, i, "arch"),
+            .stops_stateful = mt_pg_bool(r, i, mt_pg_col(r, "stops")),
             .alloc_memory_bytes = worker ? (uint64_t)num(r, i, "memory") : 0,
             .alloc_cpu_millis = worker ? (uint64_t)num(r, i, "cpu") : 0,
             .ceiling_cpu_millis = worker ? (uint64_t)num(r, i, "ceiling") : 0,

@@ -270,6 +270,24 @@ try:
         w.ok("POST", path + "/uncordon", {"reason": "test"})
         assert "drain" not in w.ok("GET", path)
 
+    @case("a drain that stops what has volumes comes to its end, and uncordoned the instance is back")
+    def _():
+        i = ready(E)
+        path = "/v1/nodes/" + i["node_id"]
+        no = w.q("POST", path + "/drain", {"reason": "test", "stateful": "migrate"})
+        assert no.status == 400 and b"stay or stop" in no.text, no.text
+        w.ok("POST", path + "/drain", {"reason": "test"})
+        assert w.ok("GET", path)["drain"]["state"] == "blocked"
+        w.ok("POST", path + "/drain", {"reason": "then they stop", "stateful": "stop"})  # said of a drain that is under way
+        wait_for("the end of the drain", lambda: w.ok("GET", path)["drain"]["state"] == "complete", 60)
+        gone = w.ok("GET", E + "/instances/" + i["id"])
+        assert (gone["status"], gone["desired_reason"]) == ("stopped", "node_draining"), gone
+        group = [g for g in w.ok("GET", E + "/status")["processes"] if g["process_type"] == i["process_type"]][0]
+        assert (group["sched_condition"], group["reason"]) == ("blocked", "no_nodes_active"), group  # there is no other node
+        w.ok("POST", path + "/uncordon", {"reason": "test"})
+        wait_for("it is back", lambda: instances(E, "ready"), 60)
+        assert ready(E)["node_id"] == i["node_id"]
+
     @case("a simulated loss tells which process waits for its volume and how old the newest backup is; a simulated drain that it stays")
     def _():
         i = ready(E)

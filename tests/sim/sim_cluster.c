@@ -725,7 +725,7 @@ static void disturb(void)
     } else if (dice < 24) {
         d->cut = d->dead = false;
         w.place[n].admin = MT_NODE_ACTIVE;
-        if (w.place[n].health == MT_NODE_LOST) { /* the operator takes it back: it has to be heard again */
+        if (w.place[n].health == MT_NODE_LOST) { /* another machine takes its place, with its disks restored: it has to be heard first */
             w.place[n].health = MT_NODE_SUSPECT;
             d->clean = 0;
         }
@@ -737,7 +737,7 @@ static void disturb(void)
     } else if (dice == 25) {
         w.skew -= (int64_t)rnd(60000);
         w.disturbances++;
-    } else if (dice == 26 && d->dead && w.place[n].health == MT_NODE_OFFLINE) { /* declared lost: it comes back empty or never */
+    } else if (dice == 26 && d->dead && w.place[n].health == MT_NODE_OFFLINE) { /* declared lost: nothing of what it ran is there any more */
         w.place[n].health = MT_NODE_LOST;
         for (size_t k = 0; k < w.top; k++)
             if (w.in[k].node == n)

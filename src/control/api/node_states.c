@@ -25,16 +25,42 @@ struct verb {
 static const struct verb approve = {"node.approve", "active", " pending_approval "};
 static const struct verb cordon = {"node.cordon", "cordoned", " active draining "};
 static const struct verb uncordon = {"node.uncordon", "active", " cordoned draining "};
-static const struct verb drain = {"node.drain", "draining", " active cordoned "};
+static const struct verb drain = {"node.drain", "draining", " active cordoned draining "};
 static const struct verb disable = {"node.disable", "disabled", " enrolled pending_approval active cordoned draining "};
 
-static int load(struct mt_api_call *c, struct mt_node *ret, bool need_reason, const char **ret_reason)
+static int load_with(struct mt_api_call *c, const char *const *known, struct mt_node *ret, bool need_reason, const char **ret_reason)
 {
-    static const char *const known[] = {"reason", NULL};
     if (mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 || mt_api_text(c, "reason", need_reason, 500, ret_reason) < 0)
         return -1;
     if (mt_node_find(c->pg, mt_api_param(c, "node_id"), ret, &c->err) < 0)
         return c->err.code == MT_E_NOT_FOUND ? mt_api_not_found(c, "node") : mt_api_fail_err(c);
+    return 0;
+}
+
+static int load(struct mt_api_call *c, struct mt_node *ret, bool need_reason, const char **ret_reason)
+{
+    static const char *const known[] = {"reason", NULL};
+    return load_with(c, known, ret, need_reason, ret_reason);
+}
+
+static const struct mt_pg_stmt stops_stateful = {"node_stops_stateful", "SELECT drain_stops_stateful FROM nodes_view WHERE node_id = $1"};
+
+/* `stateful` of a drain: do instances with volumes stay, which is the default, or stop? @ret_same: the node does that already. */
+static int load_stateful(struct mt_api_call *c, const struct mt_node *n, const char **ret, bool *ret_same)
+{
+    struct mt_pg_params p;
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    if (mt_api_text(c, "stateful", false, 20, ret) < 0)
+        return -1;
+    if (!*ret)
+        *ret = "stay";
+    if (!MT_STREQ(*ret, "stay") && !MT_STREQ(*ret, "stop"))
+        return mt_api_fail(c, 400, "invalid_argument", "stateful is stay or stop; a volume is moved by moat volumes before its node is drained");
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, n->node_id);
+    if (mt_pg_query_one(c->pg, &stops_stateful, &p, &r, &c->err) < 0)
+        return mt_api_fail_err(c);
+    *ret_same = mt_pg_bool(r, 0, 0) == MT_STREQ(*ret, "stop");
     return 0;
 }
 
@@ -48,15 +74,17 @@ static int end_certificates(struct mt_api_call *c, struct mt_cmd *cmd, const cha
 
 static int prepare(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made, const struct verb *v)
 {
+    static const char *const plain[] = {"reason", NULL}, *const draining[] = {"reason", "stateful", NULL};
     struct mt_node n;
-    const char *reason;
+    const char *reason, *stateful = NULL;
+    bool same = true;
     char state[32];
-    if (load(c, &n, true, &reason) < 0)
+    if (load_with(c, v == &drain ? draining : plain, &n, true, &reason) < 0 || (v == &drain && load_stateful(c, &n, &stateful, &same) < 0))
         return -1;
     snprintf(state, sizeof state, " %s ", n.admin_state);
     made->operation = v->operation;
     made->ids = json_pack("{s:s}", "node_id", n.node_id);
-    made->nothing = MT_STREQ(n.admin_state, v->to);
+    made->nothing = MT_STREQ(n.admin_state, v->to) && same;
     made->object = json_pack("{s:s,s:s,s:s,s:I}", "id", n.node_id, "name", n.name, "admin_state", v->to, "resource_version",
                              (json_int_t)n.version + !made->nothing);
     if (made->nothing)
@@ -71,7 +99,7 @@ static int prepare(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made
     if (mt_cmd_rely(cmd, MT_RELY_NODE, n.node_id, NULL, n.version, &c->err) < 0)
         return mt_api_fail_err(c);
     return mt_api_event(c, cmd, MT_EV_NODE_ADMIN_STATE_CHANGED, n.node_id,
-                        json_pack("{s:s,s:s,s:s}", "old", n.admin_state, "new", v->to, "reason", reason));
+                        json_pack("{s:s,s:s,s:s,s:s*}", "old", n.admin_state, "new", v->to, "reason", reason, "stateful", stateful));
 }
 
 #define HANDLER(verb)                                                                                         \

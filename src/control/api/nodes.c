@@ -11,7 +11,7 @@
     "(SELECT json_build_object('state',CASE WHEN count(*) FILTER (WHERE NOT x.stays) > 0 THEN 'draining' WHEN count(*) > 0 THEN 'blocked'"  \
     " ELSE 'complete' END,'remaining',count(*) FILTER (WHERE NOT x.stays),'blocked_by_stateful',coalesce(json_agg(json_build_object("       \
     "'instance_id',x.instance_id,'volume_id',x.volume_id,'env_id',x.env_id) ORDER BY x.instance_id, x.volume_id) FILTER (WHERE x.stays),'[]'))" \
-    " FROM (SELECT i.instance_id, i.env_id, v.volume_id, coalesce(jsonb_array_length(" MOUNTS "), 0) > 0 AS stays FROM instances_view i"     \
+    " FROM (SELECT i.instance_id, i.env_id, v.volume_id, coalesce(jsonb_array_length(" MOUNTS "), 0) > 0 AND NOT n.drain_stops_stateful AS stays FROM instances_view i"     \
     " JOIN releases_view r ON r.release_id = i.release_id LEFT JOIN volumes_view v ON v.env_id = i.env_id AND NOT v.deleted AND " MOUNTS     \
     " @> jsonb_build_array(jsonb_build_object('volume', v.name)) WHERE i.node_id = n.node_id AND i.released_at IS NULL"                      \
     " AND i.status <> 'stopped') x)"

@@ -166,7 +166,7 @@ static const struct mt_pf f_key_back[] = {TEXT("wireguard_public_key"), INT("key
 static const struct mt_pf f_token_created[] = {TEXT("expires_at"), TEXTS("roles"), TEXT_OPT("node_name"), TEXT_OPT("source_cidr"),
                                                BOOL("require_approval"), END};
 static const struct mt_pf f_token_used[] = {TEXT("node_id"), END};
-static const struct mt_pf f_admin_state[] = {ENUM("old", ADMIN_STATES), ENUM("new", ADMIN_STATES), TEXT_OPT("reason"), END};
+static const struct mt_pf f_admin_state[] = {ENUM("old", ADMIN_STATES), ENUM("new", ADMIN_STATES), TEXT_OPT("reason"), ENUM_OPT("stateful", "stay|stop"), END};
 static const struct mt_pf f_health[] = {ENUM("old", HEALTHS), ENUM("new", HEALTHS), TEXTS("conditions"), TEXT_OPT("reason"), END};
 static const struct mt_pf f_node_config[] = {OBJECT("changed"), OBJECT("previous"), TEXT("reason"), END};
 static const struct mt_pf f_node_updated[] = {OBJECT_OPT("labels"), TEXT_OPT("public_ipv6"), TEXT_OPT("public_ipv4"),

@@ -402,7 +402,9 @@ static void stateful(struct mt_step *s)
         if (!in->live || in->leaving || gone)
             continue;
         bool stays = in->matching && !in->i->restart_requested;
-        if (stays && !kept)
+        if (node && node->admin == MT_NODE_DRAINING && node->stops_stateful)
+            mt_step_act(s, MT_ROLL_DRAIN, in, MT_REASON_NODE_DRAINING); /* the operator's word: it is down until the node is back */
+        else if (stays && !kept)
             kept = in;
         else if (stays)
             mt_step_act(s, MT_ROLL_DRAIN, in, MT_REASON_SCALED_DOWN);

@@ -52,6 +52,7 @@ struct mt_place_node {
     const char *arch; /* "amd64", "arm64" */
     enum mt_node_admin admin;
     enum mt_node_health health;
+    bool stops_stateful; /* while draining: instances with volumes stop too, without a replacement */
     const struct mt_place_label *labels;
     size_t n_labels;
 

@@ -398,7 +398,7 @@ static const struct projection table[] = {
       " e.payload->'labels', e.payload->'capacity', e.payload->'capacity', " TEXTS("endpoints") ", e.event_id, " BORN E_OF("node.enrolled")),
     {MT_EV_NODE_ADMIN_STATE_CHANGED,
      {"proj_node_admin_state", UPDATE("nodes_view", "node_id", "node.admin_state_changed",
-                                      "admin_state = " P("new") ", admin_reason = " P("reason") ", mesh_event_id = e.event_id")}},
+                                      "admin_state = " P("new") ", admin_reason = " P("reason") ", drain_stops_stateful = coalesce(" P("stateful") " = 'stop', false), mesh_event_id = e.event_id")}},
     {MT_EV_NODE_HEALTH_CHANGED,
      {"proj_node_health", UPDATE("nodes_view", "node_id", "node.health_changed",
                                  "health = " P("new") ", health_reason = " P("reason") ", conditions = " TEXTS("conditions"))}},

@@ -477,6 +477,7 @@ CREATE TABLE nodes_view (
   arch                 text NOT NULL,
   admin_state          text NOT NULL DEFAULT 'enrolled',
   admin_reason         text NULL,
+  drain_stops_stateful boolean NOT NULL DEFAULT false, -- while draining: instances with volumes stop too
   health               text NOT NULL DEFAULT 'ready',
   health_reason        text NULL,
   conditions           text[] NOT NULL DEFAULT '{}',

@@ -395,6 +395,26 @@ static void volumes_stop_before_they_start(void **state)
         assert_int_equal(s.r.reason, rows[i].reason);
     }
     struct scene s;
+    for (int stops = 0; stops < 2; stops++) { /* a drain leaves it where it is, or stops it when the operator says so */
+        draw(&s, "R", 1);
+        s.g.stateful = true;
+        s.g.request.volumes = held_volume;
+        s.g.request.n_volumes = 1;
+        s.nodes[0].admin = MT_NODE_DRAINING;
+        s.nodes[0].stops_stateful = stops;
+        assert_string_equal(step(&s), stops ? "-i00" : "");
+        assert_int_equal(s.why, stops ? MT_REASON_NODE_DRAINING : MT_REASON_NONE);
+    }
+    draw(&s, "", 1);
+    s.g.stateful = true;
+    s.g.request.volumes = free_volume;
+    s.g.request.n_volumes = 1;
+    s.nodes[0].admin = MT_NODE_DRAINING;
+    s.nodes[0].stops_stateful = true;
+    assert_string_equal(step(&s), ""); /* and nothing follows it before the node is back */
+    assert_int_equal(s.r.reason, MT_REASON_VOLUME_HOME_NODE_OFFLINE);
+    s.nodes[0].admin = MT_NODE_ACTIVE;
+    assert_string_equal(step(&s), "+a");
     draw(&s, "R", 1);
     s.g.stateful = true;
     s.g.request.volumes = held_volume;
