@@ -205,7 +205,8 @@ static int load_nodes(struct mt_pass *p, struct mt_err *err)
         uint64_t next = (uint64_t)num(r, i, "next_address");
         p->node_more[p->n_nodes] = (struct mt_pass_node){
             .instance_prefix = col_dup(p, r, i, "instance_prefix"), .next_address = next ? next : (uint64_t)num(r, i, "first_address"), .stored_address = next};
-        if (mt_pg_bool(r, i, mt_pg_col(r, "edge")) && d->admin == MT_NODE_ACTIVE &&
+        bool serves = d->admin == MT_NODE_ACTIVE || d->admin == MT_NODE_CORDONED || d->admin == MT_NODE_DRAINING; /* an edge does, whatever is placed there */
+        if (mt_pg_bool(r, i, mt_pg_col(r, "edge")) && serves &&
             (d->health == MT_NODE_READY || d->health == MT_NODE_DEGRADED))
             p->edges[p->n_edges++] = d->node_id;
         p->n_nodes++;
