@@ -488,6 +488,7 @@ class Busy:
             top = os.path.join(top, part)
             os.mkdir(top)
             self.folders.append(top)
+        me = os.getpid()
         for cpu in sorted(os.sched_getaffinity(0)):
             pid = os.fork()
             if pid == 0:
@@ -495,7 +496,7 @@ class Busy:
                     os.sched_setaffinity(0, {cpu})
                     with open(top + "/cgroup.procs", "w") as f:
                         f.write("0")
-                    while True:
+                    while os.getppid() == me:
                         pass
                 finally:
                     os._exit(1)
@@ -535,15 +536,13 @@ def workers(parent):
     """moat-fetch, moat-unpack, and what they started"""
     out, look = [], [parent]
     while look:
+        below = []
         try:
-            with open("/proc/%d/task/%d/children" % (look[0], look[0])) as f:
-                below = [int(x) for x in f.read().split()]
-        except OSError:
-            below = []
-        for tid in (os.listdir("/proc/%d/task" % look[0]) if look[0] == parent else []):
-            if int(tid) != parent:
-                with open("/proc/%d/task/%s/children" % (parent, tid)) as f:
+            for tid in os.listdir("/proc/%d/task" % look[0]):
+                with open("/proc/%d/task/%s/children" % (look[0], tid)) as f:
                     below += [int(x) for x in f.read().split()]
+        except OSError:  # ended meanwhile
+            pass
         out += below
         look = look[1:] + below
     return out
@@ -553,40 +552,44 @@ def gives_way():
     """Pull and build take next to nothing from processes in the VMs' cgroup, and are done at once when those rest."""
     parent = "moat-pull-%d.slice/instances" % os.getpid()
     busy = Busy(parent)
-    shares = []
+    shares, waiting = [], []
     try:
         def beside():
             """processor time of pull and build for each second of a busy process, in about a second of it; more than 1 when they ended"""
             p = subprocess.Popen([TOOL, fresh(), FETCH, UNPACK, "--local", registry.host, "--cgroup", parent, "ensure", repo(), amd, "amd64"],
                                  stdout=subprocess.PIPE)
-            begun, most = busy.used(), {}
+            begun, most, policies, groups = busy.used(), {}, set(), set()
             try:
                 while busy.used() < begun + 1:
                     if p.poll() is not None:
                         return 2.0
                     for pid in workers(p.pid):
                         most[pid] = max(most.get(pid, 0), ran(pid))
+                        try:
+                            if open("/proc/%d/comm" % pid).read().startswith("moat-"):  # before its exec it is still image-tool, where that is
+                                policies.add(os.sched_getscheduler(pid))
+                                groups |= {line for line in open("/proc/%d/cgroup" % pid) if "moat-pull" in line}
+                        except OSError:  # ended meanwhile
+                            pass
                     time.sleep(0.02)
                 used = busy.used() - begun
-                now = [pid for pid in workers(p.pid) if os.path.exists("/proc/%d" % pid)]
-                policies = {os.sched_getscheduler(pid) for pid in now}
-                groups = {line for pid in now for line in open("/proc/%d/cgroup" % pid) if "moat-pull" in line}
-                want(policies == {os.SCHED_IDLE}, "policies %s of %s" % (policies, now))
+                want(policies == {os.SCHED_IDLE}, "policies %s" % policies)
                 want(groups and all(g.endswith("/work.instances\n") for g in groups), groups)
                 return sum(most.values()) / used / len(busy.children)
             finally:
                 waiting.append(p)
-        waiting = []
         shares, good = fair.best(beside, lambda seen: seen[-1] < 0.03, 1, 3)
         print("# of a processor beside busy ones: %s" % ", ".join("%.4f" % s for s in shares), flush=True)
         want(good, "pull and build took %s of each processor from what runs beside them" % shares)
     finally:
         for pid in busy.children:
             os.kill(pid, signal.SIGSTOP)
-        for p in waiting:
-            out = p.communicate(timeout=120)[0]
-            want(json.loads(out)["ok"], out)
-        busy.stop()
+        try:
+            for p in waiting:
+                out = p.communicate(timeout=120)[0]
+                want(json.loads(out)["ok"], out)
+        finally:
+            busy.stop()
 
 
 CASES = [("a tag resolves to digest, platform and config", resolve_tag), ("an index resolves to its platforms", resolve_index),
