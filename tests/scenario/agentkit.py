@@ -503,14 +503,19 @@ class World:
         self.proc.kill()
         self.proc.wait()
 
+    def ended(self, seconds=60):
+        """Status of an agent that ends by itself, or was told to; when is not the claim."""
+        wait_for("the agent's end", lambda: self.proc.poll() is not None, seconds)
+        return self.proc.returncode
+
     def end(self, seconds=10):
         """SIGTERM: VMs go on."""
         self.proc.terminate()
-        return self.proc.wait(seconds)
+        return self.ended(seconds)
 
     def stop_all(self, deadline_ms=15000):
         got = self.ask({"op": "stop-all", "deadline_ms": deadline_ms}, deadline_ms / 1000 + 10)
-        return got, self.proc.wait(60)
+        return got, self.ended()
 
     def ask(self, request, seconds=10):
         s = socket.socket(socket.AF_UNIX)

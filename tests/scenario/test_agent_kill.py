@@ -74,8 +74,8 @@ class Suite:
 
     def dies(self, what, seconds=40):
         try:
-            rc = self.w.proc.wait(seconds)
-        except subprocess.TimeoutExpired:
+            rc = self.w.ended(seconds)
+        except AssertionError:
             raise AssertionError("the agent did not die at " + what) from None
         want(rc == -9, "agent ended with %s" % rc)
 
