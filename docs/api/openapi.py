@@ -66,7 +66,7 @@ OBJECTS = {
     "LatestSnapshot": "id:id origin:scheduled|manual|migration status:queued|running|succeeded|failed phase?:capturing|uploading|verifying failed_reason?:str created_at:time",
     "Volume": "id:id org_id:id app_id:id env_id:id name:str size_bytes:int resize_to_bytes?:int filesystem:ext4 fs_uuid?:str backup_enabled:bool "
               "home_node_id:id state:creating|available|in_use|deleting|deleted|error error_reason?:str reachable?:bool deleted?:bool "
-              "last_backup_at?:time last_backup_snapshot_id?:id backup_stale?:bool proof_stale?:bool backup_lag_seconds?:int latest_snapshot?:LatestSnapshot last_proven_restore_at?:time from_snapshot_id?:id "
+              "last_backup_at?:time last_backup_snapshot_id?:id backup_stale?:bool proof_stale?:bool backup_lag_seconds?:int latest_snapshot?:LatestSnapshot last_proven_restore_at?:time collected_at?:time collect_failed?:str from_snapshot_id?:id "
               "attachment?:VolumeAttachment dry_run?:bool changes?:[Change] " + VERSIONED,
     "Warning": "code:str process_type?:str desired?:int max?:int",
     "Failure": "instance_id:id process_type?:str status:str reason_code:str reason_detail?:str reason_text?:str exit_code?:int "
@@ -230,6 +230,7 @@ OBJECTS = {
     "RestoreNew": "snapshot_id:id name?:str size_bytes?:int target_node_id?:id target_env_id?:id",
     "VolumeNew": "name:str size_bytes:int filesystem?:ext4 backup_enabled?:bool",
     "VolumeResize": "size_bytes:int",
+    "VolumeDelete": "expected_version?:int delete_backups?:bool",
     "RouteNew": "hostname?:str listen_port?:int protocol?:tls_passthrough|tcp_raw backend_process_type:str backend_port:int proxy_protocol?:off|v2 "
                 "backend_expects_proxy_protocol?:bool proxy_tlv?:bool ipv4_required?:bool max_connections?:int idle_timeout_seconds?:int "
                 "balance?:round_robin|least_conn min_tls_version?:1.0|1.1|1.2|1.3",
@@ -353,7 +354,7 @@ OPS = {
     "POST " + E + "/volumes": ("Volume", 201, "VolumeNew", "dry_run"),
     "GET " + E + "/volumes/{volume_id}": ("Volume", 200, None, ""),
     "POST " + E + "/volumes/{volume_id}/resize": ("Volume", 200, "VolumeResize", "dry_run"),
-    "DELETE " + E + "/volumes/{volume_id}": ("Deleted", 200, "Version", "dry_run"),
+    "DELETE " + E + "/volumes/{volume_id}": ("Deleted", 200, "VolumeDelete", "dry_run"),
     "POST " + E + "/volumes/{volume_id}/restore": ("Restore", 201, "RestoreNew", "dry_run"),
     "GET " + O + "/restores": ("[Restore]", 200, None, LIST),
     "GET " + O + "/restores/{restore_id}": ("Restore", 200, None, ""),

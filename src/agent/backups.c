@@ -343,6 +343,9 @@ static void capture_work(void *arg)
         return;
     }
     bool free_now = lock >= 0 || mt_volume_lock(j->b->backend, j->volume_id, &lock, NULL) == 0;
+    /* a copy that is there is of a try whose guest let go too early, or whose end an agent before did not see */
+    if (j->b->backend->kind == MT_BACKEND_COPY && (j->rc = mt_backend_snap_delete(j->b->backend, j->snapshot_id, &j->err)) < 0)
+        return;
     int64_t began = mt_clock_mono();
     j->rc = mt_backend_snap_create(j->b->backend, j->volume_id, j->snapshot_id, &j->record.captured_ms, &j->err);
     j->image_us = (mt_clock_mono() - began) / 1000;
@@ -378,8 +381,11 @@ static void captured(struct job *j, bool whole)
 {
     j->record.filesystem |= whole;
     if (!whole && j->held && j->b->backend->kind == MT_BACKEND_COPY) {
-        /* written to while it was copied: not a moment of the volume at all */
-        finish(j, "snapshot_create_failed");
+        /* Written to while it was copied: not a moment of the volume at all. A guest that was too slow this once may hold still next time. */
+        if (j->tries < CAPTURE_TRIES)
+            wait_again(j);
+        else
+            finish(j, "snapshot_create_failed");
         return;
     }
     keep_record(j);

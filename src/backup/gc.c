@@ -34,6 +34,8 @@ static void deleted(struct mt_s3_op *op, void *arg)
 
 static int flush(struct gc *g)
 {
+    if (g->waiting)
+        mt_bk_step("deleting"); /* whoever holds the lease says so once more for each batch */
     for (size_t i = 0; i < g->waiting; i++)
         mt_s3_submit(g->r->s3, &g->ops[i]);
     g->waiting = 0;

@@ -51,6 +51,17 @@ static void put_job(json_t *volume)
     (void)json_object_set_new(volume, "job", json_string(text));
 }
 
+/* When what nobody keeps was last taken out of the store, or why that fails. */
+static void put_collected(json_t *volume)
+{
+    char text[100];
+    put_time(volume, "collected", cli_str(volume, "collected_at"), "not yet");
+    if (!*cli_str(volume, "collect_failed"))
+        return;
+    (void)snprintf(text, sizeof text, "failed: %.80s", cli_str(volume, "collect_failed"));
+    (void)json_object_set_new(volume, "collected", json_string(text));
+}
+
 static void put_size(json_t *obj, const char *member, const char *as)
 {
     char text[40] = "";
@@ -81,9 +92,10 @@ int cmd_backups_status(struct cli *c)
     {
         cli_put_backup(v);
         put_job(v);
+        put_collected(v);
     }
     static const struct cli_column cols[] = {{"ID", "id"},           {"NAME", "name"},   {"LAST BACKUP", "last"}, {"LAG", "lag"},
-                                             {"NEWEST JOB", "job"}, {"PROVEN", "proven"}, {"NODE", "home_node_id"}};
+                                             {"NEWEST JOB", "job"}, {"PROVEN", "proven"}, {"COLLECTED", "collected"}, {"NODE", "home_node_id"}};
     return cli_print_table(c, items, cols, MT_ARRAY_LEN(cols), cli_has(c, "stale") ? "volumes with a stale backup" : "volumes");
 }
 

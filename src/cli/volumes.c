@@ -171,9 +171,11 @@ int cmd_volumes_delete(struct cli *c)
         code = cli_confirm(c, "volume", cli_str(v, "name"));
     if (code != CLI_OK)
         return code;
+    bool backups = cli_has(c, "delete-backups");
     mt_auto_free char *path = cli_env_path(c, "/volumes/%s", cli_str(v, "id"));
-    code = cli_call(c, "DELETE", path, NULL, &r);
+    mt_auto_json json_t *body = backups ? json_pack("{s:b}", "delete_backups", 1) : NULL;
+    code = cli_call(c, "DELETE", path, body, &r);
     if (code != CLI_OK)
         return code;
-    return cli_volume_done(c, v, r, "volume.delete", "is being deleted, with its data");
+    return cli_volume_done(c, v, r, "volume.delete", backups ? "is being deleted, with its data and all backups of it" : "is being deleted, with its data");
 }

@@ -16,6 +16,8 @@ struct mt_control_conf {
     char *data_dir;            /* the server's MAC key */
     char *operator_token_file; /* made on the first start, 0600 */
     char *master_keys_file;    /* NULL: secrets cannot be used */
+    char *backup_gc_file;      /* store of backups with the credentials that may delete; NULL: nothing is taken out of it */
+    char *backup_program;      /* absolute path of moat-backup; NULL: as above */
     char *public_url;
     char *agent_socket;        /* Unix socket of the local agent for logs */
     char *agent_user;          /* the agent's user on this machine */
@@ -49,6 +51,7 @@ struct mt_control_conf {
     uint64_t startup_grace_seconds, wireguard_key_days;
     uint64_t registry_timeout_seconds, max_image_bytes, mtu, ipv4_cooldown_seconds;
     uint64_t audit_retention_days, rate_limit_percent;
+    uint64_t backup_keep_last, backup_deleted_grace_days;
 };
 
 extern const struct mt_conf_key mt_control_keys[];

@@ -32,6 +32,7 @@ struct mt_plans;   /* plans/sent.h */
 struct mt_plan_news; /* plans/news.h */
 struct mt_roles;   /* roles.h */
 struct mt_keeper;  /* keeper.h */
+struct mt_collector; /* volumes/collector.h */
 struct mt_audit;   /* audit/seal.h */
 struct mt_keys;    /* secrets/keys.h */
 struct mt_limits;  /* limits/limits.h */
@@ -57,6 +58,7 @@ struct mt_control {
     struct mt_feed *feed;            /* own lock */
     struct mt_roles *roles;          /* own lock */
     struct mt_keeper *keeper;        /* own lock */
+    struct mt_collector *collector;  /* own thread; NULL: nothing is taken out of the store of backups */
     struct mt_limits *limits;        /* own lock; NULL before ready */
     struct mt_keys *keys;            /* own lock */
     struct mt_node_ca *node_ca;      /* never changes; NULL: no node listener, so nobody can join */

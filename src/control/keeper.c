@@ -13,6 +13,7 @@
 #include "control/views/rebuild.h"
 #include "control/volumes/backups.h"
 #include "control/volumes/proofs.h"
+#include "control/volumes/prune.h"
 
 #include <poll.h>
 #include <stdlib.h>
@@ -135,6 +136,8 @@ static void look_at_backups(struct mt_keeper *k, int64_t lease)
     int rc = mt_backups_look(k->ctl, k->pg, lease, &err);
     if (rc >= 0)
         rc = mt_proofs_look(k->ctl, k->pg, lease, &err);
+    if (rc >= 0)
+        rc = mt_prune_look(k->ctl, k->pg, lease, &err);
     if (rc < 0 && !MT_STREQ(k->backups_last, err.msg))
         mt_log(MT_WARN, "backup.not_scheduled", KV_ERR(&err));
     (void)snprintf(k->backups_last, sizeof k->backups_last, "%s", rc < 0 ? err.msg : "");

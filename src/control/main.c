@@ -26,6 +26,7 @@
 #include "control/streams/agent.h"
 #include "control/streams/feed.h"
 #include "control/streams/logs.h"
+#include "control/volumes/collector.h"
 #include "os/lockmem.h"
 #include "control/nodes/ca.h"
 #include "control/nodes/tls.h"
@@ -313,6 +314,7 @@ static int operate(struct mt_control *ctl, int sig_fd, struct mt_err *err)
     pthread_t waker;
     int rc = mt_roles_new(ctl, roles_changed, ctl, &ctl->roles, err);
     if (rc < 0 || (rc = mt_controller_start(ctl, &controller, err)) < 0 || (rc = mt_keeper_start(ctl, ctl->roles, &ctl->keeper, err)) < 0 ||
+        (rc = mt_collector_start(ctl, &ctl->collector, err)) < 0 ||
         (rc = mt_roles_start(ctl->roles, err)) < 0)
         return rc;
     if (pthread_create(&waker, NULL, waker_main, ctl) != 0)
@@ -347,6 +349,7 @@ static void done(struct mt_control *ctl)
 {
     mt_gateway_stop(ctl->gateway);
     mt_controller_free(controller);
+    mt_collector_free(ctl->collector);
     mt_keeper_free(ctl->keeper);
     mt_roles_free(ctl->roles);
     mt_fanout_free(ctl->fanout);

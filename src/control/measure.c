@@ -132,7 +132,8 @@ static const struct mt_pg_stmt st_nodes = {
 
 static const struct mt_pg_stmt st_backups = {
     "measure_backups", "SELECT count(*) FILTER (WHERE " MT_SQL_BACKUP_STALE("v") "), count(*) FILTER (WHERE " MT_SQL_PROOF_STALE("v") "),"
-                       " (SELECT coalesce(floor(extract(epoch FROM max(p.restored_at))), 0)::bigint FROM snapshots_view p) FROM volumes_view v WHERE NOT v.deleted"};
+                       " (SELECT coalesce(floor(extract(epoch FROM max(p.restored_at))), 0)::bigint FROM snapshots_view p),"
+                       " (SELECT count(*) FROM volumes_view u WHERE u.collect_failed IS NOT NULL AND u.collect_failed <> 'interrupted') FROM volumes_view v WHERE NOT v.deleted"};
 
 static size_t word(const char *const *words, size_t n, const char *w)
 {
@@ -164,6 +165,7 @@ static int look_at_rows(struct mt_measure_gauges *g, struct mt_pg *pg, struct mt
     g->backup_stale = (uint64_t)mt_pg_i64(backups, 0, 0);
     g->proof_stale = (uint64_t)mt_pg_i64(backups, 0, 1);
     g->proven_s = mt_pg_i64(backups, 0, 2);
+    g->uncollected = (uint64_t)mt_pg_i64(backups, 0, 3);
     return 0;
 }
 
@@ -212,6 +214,7 @@ static void put_gauges(const struct mt_measure_gauges *g, struct mt_metrics *pag
     mt_metrics_u64(page, MT_M_CLUSTER_CPU, g->used_cpu_millis, "used");
     mt_metrics_u64(page, MT_M_BACKUP_STALE, g->backup_stale, NULL);
     mt_metrics_u64(page, MT_M_BACKUP_UNPROVEN, g->proof_stale, NULL);
+    mt_metrics_u64(page, MT_M_BACKUP_UNCOLLECTED, g->uncollected, NULL);
     if (g->proven_s)
         mt_metrics_i64(page, MT_M_BACKUP_PROVEN, g->proven_s, NULL);
 }

@@ -45,7 +45,7 @@ struct mt_measure_gauges {
     bool guard;
     uint64_t memory_bytes, used_memory_bytes, cpu_millis, used_cpu_millis;
     int64_t headroom_bytes;
-    uint64_t backup_stale, proof_stale; /* volumes */
+    uint64_t backup_stale, proof_stale, uncollected; /* volumes */
     int64_t proven_s;                   /* when a backup was last restored and found whole, Unix seconds; 0 never */
 };
 

@@ -5,7 +5,7 @@
  */
 #pragma once
 
-#include "agent/backup/conf.h"
+#include "wire/backup_conf.h"
 #include "os/lockmem.h"
 
 #include <jansson.h>

@@ -36,8 +36,9 @@ static void control(const struct up_layout *l, struct mt_buf *b)
                   "master_keys_file = \"%s/etc/master-keys\"\n"
                   "agent_socket = \"%s/run/agent.sock\"\nagent_user = \"root\"\nedge_user = \"moat-edge\"\n"
                   "internal_group = \"moat\"\nfetch_program = \"%s/moat-fetch\"\n"
+                  "backup_program = \"%s/moat-backup\"\nbackup_gc_file = \"%s/etc/backup-gc.toml\"\n"
                   "vmm_allowed = [\"firecracker\", \"qemu-kvm\", \"qemu-tcg\"]\nbootstrap_org = \"local\"\n",
-                  l->dir, l->dir, l->dir, l->dir, l->dir, l->dir, l->dir, l->bin);
+                  l->dir, l->dir, l->dir, l->dir, l->dir, l->dir, l->dir, l->bin, l->bin, l->dir);
     registries(l, b, "");
 }
 

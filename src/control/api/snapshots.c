@@ -27,9 +27,6 @@ static const struct mt_pg_stmt snapshot_row = {
     "snapshot_row", "SELECT pruned_at IS NOT NULL, resource_version FROM snapshots_view WHERE env_id = $1 AND volume_id = $2 AND snapshot_id = $3"};
 static const struct mt_pg_stmt reader = {
     "snapshot_reader", "SELECT restore_id FROM restores_view WHERE snapshot_id = $1 AND purpose IS NULL AND status IN ('queued', 'running') LIMIT 1"};
-/* Asked again under the append lock. */
-static const struct mt_pg_stmt unread = {
-    "snapshot_unread", "SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM restores_view WHERE snapshot_id = $1 AND purpose IS NULL AND status IN ('queued', 'running'))"};
 static const struct mt_pg_stmt volume_of = {
     "snapshot_volume", "SELECT v.name, v.state, v.home_node_id, v.resource_version, n.name, coalesce((n.allocatable->>'backup_store')::boolean, false),"
                        " (SELECT s.snapshot_id FROM snapshots_view s WHERE s.volume_id = v.volume_id AND s.status IN ('queued', 'running') LIMIT 1)"
@@ -172,7 +169,7 @@ static int check_unread(struct mt_api_call *c, struct mt_cmd *cmd, const char *i
         return mt_api_fail_err(c);
     if (mt_pg_rows(r) > 0)
         return mt_api_fail(c, 409, "conflict", "restore %s reads this snapshot; wait for it, or delete the volume that it makes", mt_pg_text(r, 0, 0));
-    return mt_cmd_side(cmd, &unread, &p, 1, &c->err) < 0 ? mt_api_fail_err(c) : 0;
+    return mt_snapshot_rely_unread(cmd, id, &c->err) < 0 ? mt_api_fail_err(c) : 0;
 }
 
 /* One that has not ended is cancelled: its node ends the job, and nothing stays of it. */

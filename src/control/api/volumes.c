@@ -24,7 +24,7 @@
     "'deleted',CASE WHEN v.deleted THEN true END,'last_backup_at',(" MT_SQL_LAST_BACKUP("v", MT_SQL_TS("s.captured_at")) "),"         \
     "'last_backup_snapshot_id',(" MT_SQL_LAST_BACKUP("v", "s.snapshot_id") "),'backup_stale'," MT_SQL_BACKUP_STALE("v") ",'proof_stale',CASE WHEN " MT_SQL_PROOF_STALE("v") " THEN true END,"  \
     "'backup_lag_seconds',(" MT_SQL_LAST_BACKUP("v", "greatest(0, floor(extract(epoch FROM now() - s.captured_at)))::bigint") "),'latest_snapshot',(" NEWEST_JOB "),'last_proven_restore_at',(SELECT " \
-    MT_SQL_TS("max(s.restored_at)") " FROM snapshots_view s WHERE s.volume_id = v.volume_id),'from_snapshot_id',v.from_snapshot_id,"  \
+    MT_SQL_TS("max(s.restored_at)") " FROM snapshots_view s WHERE s.volume_id = v.volume_id),'collected_at'," MT_SQL_TS("v.collected_at") ",'collect_failed',v.collect_failed,'from_snapshot_id',v.from_snapshot_id,"  \
     "'attachment',(SELECT json_build_object('id',a.attachment_id,'process_type',a.process_type,'mount_path',a.mount_path,'read_only',"   \
     "a.read_only,'managed_by',a.managed_by) FROM volume_attachments_view a WHERE a.volume_id = v.volume_id AND NOT a.deleted),"          \
     "'resource_version',v.resource_version,'created_at'," MT_SQL_TS("v.created_at") ",'updated_at'," MT_SQL_TS("v.updated_at") "))::text"
@@ -246,10 +246,11 @@ static int check_no_snapshot(struct mt_api_call *c, struct mt_cmd *cmd, const ch
 
 static int prepare_delete(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made)
 {
-    static const char *const known[] = {"expected_version", NULL};
+    static const char *const known[] = {"expected_version", "delete_backups", NULL};
     mt_auto_pg_res struct mt_pg_res *r = NULL;
     const char *id = mt_api_param(c, "volume_id");
-    if (mt_api_dry_run(c, &made->dry_run) < 0 || mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 || load(c, &r) < 0)
+    bool backups_too;
+    if (mt_api_dry_run(c, &made->dry_run) < 0 || mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 || mt_api_bool(c, "delete_backups", false, &backups_too) < 0 || load(c, &r) < 0)
         return -1;
     bool gone = mt_pg_bool(r, 0, ROW_DELETED) || MT_STREQ(mt_pg_text(r, 0, ROW_STATE), "deleting");
     mt_api_deleted(made, "volume.delete", "volume_id", id, gone);
@@ -267,7 +268,7 @@ static int prepare_delete(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_a
     if (mt_cmd_rely(cmd, MT_RELY_VOLUME, id, NULL, mt_pg_i64(r, 0, ROW_VERSION), &c->err) < 0 ||
         mt_cmd_rely(cmd, MT_RELY_VOLUME_ATTACHMENTS, id, NULL, 0, &c->err) < 0)
         return mt_api_fail_err(c);
-    return mt_api_event(c, cmd, MT_EV_VOLUME_STATE_CHANGED, id, json_pack("{s:s}", "state", "deleting"));
+    return mt_api_event(c, cmd, MT_EV_VOLUME_STATE_CHANGED, id, backups_too ? json_pack("{s:s,s:b}", "state", "deleting", "delete_backups", 1) : json_pack("{s:s}", "state", "deleting"));
 }
 
 int mt_api_volumes_delete(struct mt_api_call *c)

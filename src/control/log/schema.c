@@ -10,7 +10,7 @@
 
 #include <string.h>
 
-extern const char mt_log_schema_sql[], mt_views_schema_sql[], mt_audit_schema_sql[], mt_auth_schema_sql[], mt_views_rebuild_sql[], mt_limits_schema_sql[], mt_log_lean_sql[], mt_exec_schema_sql[], mt_autopsy_schema_sql[], mt_secrets_schema_sql[], mt_recovery_schema_sql[], mt_nodes_schema_sql[], mt_registry_schema_sql[], mt_volumes_schema_sql[], mt_ipv4_schema_sql[];
+extern const char mt_log_schema_sql[], mt_views_schema_sql[], mt_audit_schema_sql[], mt_auth_schema_sql[], mt_views_rebuild_sql[], mt_limits_schema_sql[], mt_log_lean_sql[], mt_exec_schema_sql[], mt_autopsy_schema_sql[], mt_secrets_schema_sql[], mt_recovery_schema_sql[], mt_nodes_schema_sql[], mt_registry_schema_sql[], mt_volumes_schema_sql[], mt_ipv4_schema_sql[], mt_collections_schema_sql[];
 
 static const struct mt_pg_stmt st_has = {"schema_has", "SELECT to_regclass('moat.schema_migrations') IS NOT NULL"};
 static const struct mt_pg_stmt st_version = {"schema_version",
@@ -46,6 +46,7 @@ static const char grants_sql[] =
     "  GRANT UPDATE, DELETE ON moat.secret_bundle_keys, moat.secret_versions, moat.secret_material TO moat_control;"
     "  GRANT UPDATE ON moat.registry_secrets TO moat_control;"
     "  GRANT UPDATE, DELETE ON moat.volume_backup_keys TO moat_control;"
+    "  GRANT INSERT, UPDATE, DELETE ON moat.backup_collections TO moat_control;"
     "  GRANT INSERT, UPDATE, DELETE ON moat.recovery_nodes, moat.recovery_reports TO moat_control;"
     "  GRANT INSERT, UPDATE, DELETE ON moat.node_certs, moat.enrollment_token_hashes TO moat_control;"
     "  GRANT INSERT, UPDATE, DELETE ON moat.edge_heartbeats TO moat_control;"
@@ -69,6 +70,7 @@ static const char grants_sql[] =
     "  GRANT INSERT, UPDATE, DELETE ON moat.secret_bundle_keys, moat.secret_versions, moat.secret_material TO moat_projector;"
     "  GRANT INSERT, DELETE ON moat.registry_secrets TO moat_projector;"
     "  GRANT INSERT, UPDATE, DELETE ON moat.volume_backup_keys TO moat_projector;"
+    "  GRANT DELETE ON moat.backup_collections TO moat_projector;"
     "  GRANT INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA moat_views TO moat_projector;"
     " END IF; END $$";
 
@@ -149,6 +151,11 @@ static int create_ipv4(struct mt_pg *pg, struct mt_err *err)
     return mt_pg_exec(pg, mt_ipv4_schema_sql, err);
 }
 
+static int create_collections(struct mt_pg *pg, struct mt_err *err)
+{
+    return mt_pg_exec(pg, mt_collections_schema_sql, err);
+}
+
 static const struct {
     const char *name;
     int (*run)(struct mt_pg *pg, struct mt_err *err);
@@ -167,6 +174,7 @@ static const struct {
     {"registries", create_registries},
     {"volumes", create_volumes},
     {"ipv4", create_ipv4},
+    {"collections", create_collections},
 };
 _Static_assert(MT_ARRAY_LEN(migrations) == MT_LOG_SCHEMA_VERSION, "one migration for each version");
 

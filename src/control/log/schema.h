@@ -5,7 +5,7 @@
 #include "pg/pg.h"
 
 /** Version that this binary knows. */
-#define MT_LOG_SCHEMA_VERSION 14
+#define MT_LOG_SCHEMA_VERSION 15
 
 /**
  * Bring the database up to MT_LOG_SCHEMA_VERSION and set the grants of the roles moat_control and moat_projector where these

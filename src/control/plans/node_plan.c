@@ -34,6 +34,10 @@
     " JOIN instances_view i ON i.env_id = m.env_id JOIN releases_view r ON r.release_id = i.release_id"                             \
     " WHERE i.released_at IS NULL AND i.desired_state <> 'stopped' ORDER BY i.env_id COLLATE \"C\", i.instance_id COLLATE \"C\" LIMIT 4096) v"
 
+/* The objects of the backups of the volume of row @s are being collected (volumes/collector.h). */
+#define COLLECTED_OF(s) "EXISTS (SELECT 1 FROM moat.backup_collections c WHERE c.volume_id = " s ".volume_id AND c.until > clock_timestamp())"
+#define COLLECTED COLLECTED_OF("snapshots_view")
+
 static const struct mt_pg_stmt fingerprint = {
     "plan_fingerprint",
     "SELECT encode(sha256(convert_to("
@@ -51,7 +55,7 @@ static const struct mt_pg_stmt fingerprint = {
     "coalesce((SELECT string_agg(volume_id || ' ' || resource_version, ',' ORDER BY volume_id) FROM volumes_view"
     " WHERE home_node_id = $1 AND NOT deleted), '') || '|' ||"
     "coalesce((SELECT string_agg(snapshot_id || ' ' || (pruned_at IS NULL), ',' ORDER BY snapshot_id) FROM snapshots_view"
-    " WHERE source_node_id = $1 AND status IN ('queued', 'running')), '') || '|' ||"
+    " WHERE source_node_id = $1 AND status IN ('queued', 'running') AND NOT " COLLECTED "), '') || '|' ||"
     "coalesce((SELECT string_agg(r.restore_id || ' ' || (r.purpose IS NOT NULL AND s.pruned_at IS NOT NULL), ',' ORDER BY r.restore_id)"
     " FROM restores_view r JOIN snapshots_view s ON s.snapshot_id = r.snapshot_id"
     " WHERE r.target_node_id = $1 AND r.status IN ('queued', 'running')), '') || '|' ||"
@@ -79,7 +83,8 @@ static const struct mt_pg_stmt homed = {
     " from_snapshot_id IS NOT NULL AS restored, fs_uuid, (SELECT r.restore_id FROM restores_view r WHERE r.new_volume_id = v.volume_id) AS from_restore"
     " FROM volumes_view v WHERE home_node_id = $1 AND NOT deleted ORDER BY volume_id COLLATE \"C\""};
 
-/* What a backup builds on is the newest one that is there under the same key; every 7th reads the whole volume (storage-and-secrets.md §4.8). */
+/* While the objects of its backups are collected, a volume gets no new one: its snapshot waits, and its node is told when that has ended.
+ * What a backup builds on is the newest one that is there under the same key; every 7th reads the whole volume (storage-and-secrets.md §4.8). */
 static const struct mt_pg_stmt jobs = {
     "plan_snapshot_jobs",
     "SELECT s.snapshot_id, s.volume_id, s.org_id, s.origin, k.key_epoch, s.pruned_at IS NOT NULL AS cancel, parent.snapshot_id AS parent,"
@@ -88,7 +93,7 @@ static const struct mt_pg_stmt jobs = {
     " CROSS JOIN LATERAL (SELECT b.key_epoch FROM moat.volume_backup_keys b WHERE b.volume_id = s.volume_id ORDER BY b.key_epoch DESC LIMIT 1) k"
     " LEFT JOIN LATERAL (SELECT p.snapshot_id FROM snapshots_view p WHERE p.volume_id = s.volume_id AND p.status = 'succeeded'"
     "  AND p.pruned_at IS NULL AND NOT p.damaged AND p.key_epoch = k.key_epoch ORDER BY p.captured_at DESC LIMIT 1) parent ON true"
-    " WHERE s.source_node_id = $1 AND s.status IN ('queued', 'running') ORDER BY s.snapshot_id COLLATE \"C\""};
+    " WHERE s.source_node_id = $1 AND s.status IN ('queued', 'running') AND NOT " COLLECTED_OF("s") " ORDER BY s.snapshot_id COLLATE \"C\""};
 
 /* A volume that is deleted before its restore has ended is the word to stop; the job stays when the volume is gone from the plan. A proof has no
  * volume, and stops when its backup is no longer kept. */

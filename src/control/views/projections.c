@@ -94,7 +94,7 @@ static const struct projection table[] = {
     {MT_EV_VOLUME_ATTACHMENT_DELETED,
      {"proj_attachment_deleted", GONE("volume_attachments_view", "attachment_id", "volume_attachment.deleted")}},
     {MT_EV_VOLUME_DELETED,
-     {"proj_volume_deleted", UPDATE("volumes_view", "volume_id", "volume.deleted", "deleted = true, state = 'deleted'")}},
+     {"proj_volume_deleted", UPDATE("volumes_view", "volume_id", "volume.deleted", "deleted = true, deleted_at = e.occurred_at, state = 'deleted'")}},
     {MT_EV_REGISTRY_CREDENTIAL_DELETED, {"proj_registry_deleted", GONE("registry_credentials_view", "reg_id", "registry_credential.deleted")}},
     {MT_EV_NODE_REMOVED,
      {"proj_node_removed", UPDATE("nodes_view", "node_id", "node.removed",
@@ -318,7 +318,14 @@ static const struct projection table[] = {
                                     " resize_to_bytes = NULL, error_reason = " P("error_reason"))}},
     {MT_EV_VOLUME_STATE_CHANGED,
      {"proj_volume_state", UPDATE("volumes_view", "volume_id", "volume.state_changed",
-                                  "state = " P("state") ", error_reason = CASE " P("state") " WHEN 'error' THEN " P("reason") " END")}},
+                                  "state = " P("state") ", error_reason = CASE " P("state") " WHEN 'error' THEN " P("reason") " END,"
+                                  " delete_backups = v.delete_backups OR coalesce(" PBOOL("delete_backups") ", false)")}},
+    {MT_EV_VOLUME_BACKUPS_COLLECTED,
+     {"proj_volume_collected",
+      UPDATE("volumes_view", "volume_id", "volume.backups_collected",
+             "collect_tried_at = e.occurred_at, collect_failed = " P("failed_reason") ", backups_purged = v.backups_purged OR " PBOOL("purged")
+             ", collected_at = CASE WHEN " P("result") " = 'ok' THEN e.occurred_at ELSE v.collected_at END, collected_upto = CASE WHEN " P("result")
+             " = 'ok' THEN (" P("upto_event_id") ")::bigint ELSE v.collected_upto END")}},
     {MT_EV_VOLUME_RENAMED, {"proj_volume_renamed", UPDATE("volumes_view", "volume_id", "volume.renamed", "name = " P("name"))}},
     {MT_EV_VOLUME_ATTACHMENT_REPLACED,
      {"proj_attachment_replaced", UPDATE("volume_attachments_view", "attachment_id", "volume_attachment.replaced", "volume_id = " P("new_volume_id"))}},

@@ -376,6 +376,13 @@ CREATE TABLE volumes_view (
   error_reason     text NULL,
   was_available    boolean NOT NULL DEFAULT false, -- from then on it is never made again empty
   deleted          boolean NOT NULL DEFAULT false,
+  deleted_at       timestamptz NULL,
+  delete_backups   boolean NOT NULL DEFAULT false, -- its backups go with it
+  collected_at     timestamptz NULL, -- what of its backups is given up was last taken out of the store, all of it up to this event
+  collected_upto   bigint NOT NULL DEFAULT 0,
+  collect_tried_at timestamptz NULL,
+  collect_failed   text NULL, -- why the last try came to nothing
+  backups_purged   boolean NOT NULL DEFAULT false, -- nothing of it is in the store any more
   created_at       timestamptz NOT NULL,
   updated_at       timestamptz NOT NULL,
   resource_version bigint NOT NULL,

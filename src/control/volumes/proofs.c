@@ -77,10 +77,8 @@ static void who_may(const struct mt_pg_res *nr, const bool *given, int64_t bytes
 {
     for (size_t i = 0; i < n; i++) {
         bool may = false;
-        for (int k = 0; k < mt_pg_rows(nr) && !may; k++) {
-            int64_t spent = mt_pg_i64(nr, k, 1);
-            may = MT_STREQ(mt_pg_text(nr, k, 0), nodes[i].node_id) && !given[k] && !mt_pg_bool(nr, k, 2) && (spent == 0 || spent + bytes <= MT_PROOF_DAY_BYTES);
-        }
+        for (int k = 0; k < mt_pg_rows(nr) && !may; k++)
+            may = MT_STREQ(mt_pg_text(nr, k, 0), nodes[i].node_id) && mt_proof_fits(given[k] || mt_pg_bool(nr, k, 2), mt_pg_i64(nr, k, 1), bytes);
         nodes[i].eligible = nodes[i].eligible && may;
     }
 }

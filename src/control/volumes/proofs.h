@@ -10,7 +10,5 @@
 
 #include "control/control.h"
 
-#define MT_PROOF_DAY_BYTES (INT64_C(256) << 30)
-
 /** One look: ask for the proofs that are due and for which there is room, the longest owed first. As mt_backups_look(). */
 int mt_proofs_look(struct mt_control *ctl, struct mt_pg *pg, int64_t lease, struct mt_err *err);

@@ -45,6 +45,11 @@ int64_t mt_proof_due_ms(const struct mt_proof_clock *c)
     return again > due ? again : due;
 }
 
+bool mt_proof_fits(bool one_runs, int64_t spent_bytes, int64_t bytes)
+{
+    return !one_runs && (spent_bytes == 0 || (bytes <= MT_PROOF_DAY_BYTES && spent_bytes <= MT_PROOF_DAY_BYTES - bytes));
+}
+
 int mt_longest_owed_first(const void *a, const void *b)
 {
     const struct mt_owed *x = a, *y = b;

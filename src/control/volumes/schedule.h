@@ -50,6 +50,11 @@ struct mt_proof_clock {
 /** Unix milliseconds from which on a proof is due. */
 int64_t mt_proof_due_ms(const struct mt_proof_clock *c);
 
+#define MT_PROOF_DAY_BYTES (INT64_C(256) << 30)
+
+/** May a node prove a backup of @bytes now? One at a time, and in 24 hours (@spent_bytes so far) no more than the budget, or one volume. */
+bool mt_proof_fits(bool one_runs, int64_t spent_bytes, int64_t bytes);
+
 /** Something that is due, by its row of an answer. */
 struct mt_owed {
     int row;

@@ -8,6 +8,17 @@
 static const struct mt_pg_stmt alone = {
     "snapshot_alone", "SELECT 1 WHERE (SELECT count(*) FROM snapshots_view s WHERE s.volume_id = $1 AND s.status IN ('queued', 'running')) = 1"};
 
+static const struct mt_pg_stmt unread = {
+    "snapshot_unread", "SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM restores_view WHERE snapshot_id = $1 AND purpose IS NULL AND status IN ('queued', 'running'))"};
+
+int mt_snapshot_rely_unread(struct mt_cmd *cmd, const char *snapshot_id, struct mt_err *err)
+{
+    struct mt_pg_params p;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, snapshot_id);
+    return mt_cmd_side(cmd, &unread, &p, 1, err);
+}
+
 int mt_snapshot_begin(struct mt_control *ctl, struct mt_pg *pg, struct mt_cmd *cmd, const struct mt_snapshot_new *n, struct mt_err *err)
 {
     struct mt_pg_params p;

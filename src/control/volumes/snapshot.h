@@ -18,3 +18,6 @@ struct mt_snapshot_new {
  * appended, and the first key of its backups where it has none. -MT_E_UNAVAILABLE: no master key is loaded.
  */
 int mt_snapshot_begin(struct mt_control *ctl, struct mt_pg *pg, struct mt_cmd *cmd, const struct mt_snapshot_new *n, struct mt_err *err);
+
+/** @cmd holds only while nobody restores the snapshot into a volume when it is appended; a proof holds up nobody. */
+int mt_snapshot_rely_unread(struct mt_cmd *cmd, const char *snapshot_id, struct mt_err *err);

@@ -61,7 +61,7 @@ ROUTE_OBJ = {"id": ROUTE, "hostname": "web.test", "protocol": "tls_passthrough",
 VOLUME = oid("vol", 1)
 VOLUME_OBJ = {"id": VOLUME, "name": "data", "size_bytes": 10 << 30, "filesystem": "ext4", "backup_enabled": True, "home_node_id": oid("node", 1), "state": "in_use",
               "reachable": True, "attachment": {"id": oid("att", 1), "process_type": "web", "mount_path": "/data", "read_only": False, "managed_by": "manifest"},
-              "last_backup_at": T % (9, 0), "last_backup_snapshot_id": oid("snap", 1), "backup_lag_seconds": 180000, "backup_stale": True,
+              "last_backup_at": T % (9, 0), "last_backup_snapshot_id": oid("snap", 1), "collected_at": T % (8, 0), "collect_failed": "internal_error", "backup_lag_seconds": 180000, "backup_stale": True,
               "latest_snapshot": {"id": oid("snap", 2), "origin": "manual", "status": "failed", "failed_reason": f"upload_failed{ESC}", "created_at": T % (10, 0)},
               "resource_version": 3}
 SNAPSHOT = oid("snap", 1)

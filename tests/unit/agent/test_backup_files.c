@@ -5,7 +5,7 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
-#include "agent/backup/conf.h"
+#include "wire/backup_conf.h"
 #include "agent/backup/record.h"
 #include "agent/backup/restore.h"
 #include "base/cleanup.h"

@@ -118,6 +118,26 @@ static void the_interval_is_the_same_in_sql(void **state)
     assert_string_equal(text, MT_BACKUP_INTERVAL_SQL);
 }
 
+static void a_node_proves_one_at_a_time_within_its_budget_of_a_day(void **state)
+{
+    (void)state;
+    const int64_t all = MT_PROOF_DAY_BYTES;
+    assert_true(mt_proof_fits(false, 0, 1));
+    assert_false(mt_proof_fits(true, 0, 1));
+    assert_true(mt_proof_fits(false, 0, 4 * all)); /* one that is larger than the budget, alone */
+    assert_false(mt_proof_fits(false, 1, 4 * all));
+    assert_false(mt_proof_fits(false, 4 * all, 1));
+    assert_true(mt_proof_fits(false, all - 1, 1));
+    assert_false(mt_proof_fits(false, all - 1, 2));
+    assert_false(mt_proof_fits(false, INT64_MAX, INT64_MAX));
+    /* a day of volumes of 60 GiB: as many as fit */
+    int64_t spent = 0;
+    int n = 0;
+    for (const int64_t gib60 = INT64_C(60) << 30; mt_proof_fits(false, spent, gib60); n++)
+        spent += gib60;
+    assert_int_equal(n, 4);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -129,6 +149,7 @@ int main(void)
         cmocka_unit_test(a_backup_is_proven_within_an_hour_then_weekly_and_after_a_failure_in_six_hours),
         cmocka_unit_test(the_volumes_of_a_node_do_not_begin_together),
         cmocka_unit_test(the_interval_is_the_same_in_sql),
+        cmocka_unit_test(a_node_proves_one_at_a_time_within_its_budget_of_a_day),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "agent/backup/conf.h"
+#include "wire/backup_conf.h"
 
 #include "base/assert.h"
 #include "base/cleanup.h"
