@@ -172,6 +172,8 @@ OBJECTS = {
     "RecoveryNode": "node_id:id name:str listed_at?:time heartbeat_at?:time epoch?:int cursor_event_id?:int next_address?:int",
     "RecoveryItem": "node_id:id instance_id:id action:adopt|start|stop|ignore|unknown reported?:str wanted?:str address?:str app_id?:id env_id?:id "
                     "process_type?:str",
+    "Doctor": "ok:bool checks:[DoctorCheck]",
+    "DoctorCheck": "check:str severity:ok|warn|fail finding:str mend?:str",
     "Capacity": "nodes:int eligible_nodes:int allocatable:Resources used:Resources headroom_memory_bytes:int worst_node_id?:id largest_instance_memory_bytes:int",
     "Simulation": "event:loss|drain node_id:id name:str instances:int restart:int missing:int stay:int groups:[SimulatedGroup] volumes:[SimulatedVolume]",
     "SimulatedGroup": "org_id:id app_id:id env_id:id app:str env:str process_type:str instances:int ready_elsewhere:int restart_on:[SimulatedPlace] missing:int "
@@ -435,6 +437,7 @@ OPS = {
     "POST /v1/admin/mesh-removal": ("MeshRemoval", 200, "Reason", ""),
     "POST /v1/admin/maintenance": ("Maintenance", 200, "MaintenanceSet", ""),
     "GET /v1/admin/capacity": ("Capacity", 200, None, ""),
+    "GET /v1/admin/doctor": ("Doctor", 200, None, ""),
     "GET /v1/admin/explain": ("Explanation", 200, None, "env_id instance_id"),
     "GET /v1/admin/scheduler": ("Scheduler", 200, None, ""),
     "POST /v1/admin/scheduler/pause": ("SchedulerSwitch", 200, "Reason", ""),

@@ -441,6 +441,7 @@ const struct cli_command cli_commands[] = {
     {CLI_ROUTES, "edge explain", "[HOST]", "where the edge of this machine would send a client, and why", edge_explain_options, cmd_edge_explain},
     {CLI_MORE, "usage", "", "processor and memory taken, by environment and hour", usage_options, cmd_usage},
     {CLI_MORE, "admin status", "", "the platform in one look: what is fine and what needs one", NULL, cmd_admin_status},
+    {CLI_MORE, "admin doctor", "", "what is wrong with the cluster, and the command that mends it", NULL, cmd_admin_doctor},
     {CLI_MORE, "admin quotas set", "DIMENSION LIMIT", "set a limit of the organisation, or default", reason_options, cmd_admin_quotas_set},
     {CLI_MORE, "admin orgs suspend", "", "stop what an organisation runs and refuse its changes", reason_options, cmd_admin_orgs_suspend},
     {CLI_MORE, "admin orgs resume", "", "end the suspension of an organisation", reason_options, cmd_admin_orgs_resume},

@@ -31,7 +31,7 @@ static void found(struct doctor *d, enum level level, const char *name, const ch
     if (d->c->json)
         return;
     char safe[400];
-    (void)printf("%s%s%s %-20s %s\n", cli_color(d->c, color[level]), mark[level], cli_color(d->c, "reset"), name,
+    (void)printf("%s%s%s %-22s %s\n", cli_color(d->c, color[level]), mark[level], cli_color(d->c, "reset"), name,
                  mt_printable(finding, strlen(finding), safe, sizeof safe));
     if (mend)
         (void)printf("    %s\n", mend);
@@ -156,6 +156,33 @@ int cmd_doctor(struct cli *c)
     if (c->json) {
         mt_auto_json json_t *j = json_pack("{s:b,s:O}", "ok", d.bad == 0, "checks", d.checks);
         (void)cli_print_object(c, "Doctor", j);
+    }
+    json_decref(d.checks);
+    return d.bad ? CLI_FAILURE : CLI_OK;
+}
+
+/* The cluster, as the control plane sees it: the same form as the machine's. */
+int cmd_admin_doctor(struct cli *c)
+{
+    mt_auto_json json_t *r = NULL;
+    size_t i;
+    json_t *k;
+    int code = cli_call(c, "GET", "/v1/admin/doctor", NULL, &r);
+    if (code != CLI_OK)
+        return code;
+    struct doctor d = {.c = c, .checks = json_array()};
+    json_array_foreach(json_object_get(r, "checks"), i, k)
+    {
+        const char *sev = cli_str(k, "severity"), *mend = cli_str(k, "mend");
+        if (!c->json)
+            cli_tame(k);
+        found(&d, MT_STREQ(sev, "ok") ? OK : MT_STREQ(sev, "warn") ? WARN : BAD, cli_str(k, "check"), cli_str(k, "finding"), *mend ? mend : NULL);
+    }
+    if (c->json) {
+        mt_auto_json json_t *j = json_pack("{s:b,s:O}", "ok", d.bad == 0, "checks", d.checks);
+        (void)cli_print_object(c, "Doctor", j);
+    } else if (!c->quiet) {
+        (void)printf("%u to mend, %u to look at, %zu fine\n", d.bad, d.warned, json_array_size(d.checks) - d.bad - d.warned);
     }
     json_decref(d.checks);
     return d.bad ? CLI_FAILURE : CLI_OK;

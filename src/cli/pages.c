@@ -12,6 +12,9 @@ static const struct cli_page pages[] = {
     {"doctor", "Looks at the kernel, the programs that are needed, the control plane, the nodes and the agent. Each finding that is not fine\n"
                "comes with the command that mends it. Exits 1 when something is missing that must be there.",
      "  moat doctor\n  moat doctor --json | jq '.data.checks[] | select(.severity != \"ok\")'"},
+    {"admin doctor", "Asks the control plane about database, log, scheduler, nodes, backups, certificates and master keys. Each finding that is not fine comes with\n"
+                     "what mends it. Exits 1 when something fails; warnings alone are 0. `moat doctor` looks at one machine.",
+     "  moat admin doctor\n  moat admin doctor --json | jq '.data.checks[] | select(.severity != \"ok\")'"},
     {"run", "Writes a manifest for the image, shows it, makes app and environment when they are missing, and deploys.",
      "  moat run registry.example.net/acme/web:1 --port 8443 --hostname web.example.net"},
     {"init", "Nothing is made on the server. On a pipe the manifest goes to stdout, on a terminal into moat.toml.",

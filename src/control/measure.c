@@ -196,6 +196,14 @@ void mt_measure_forget(struct mt_measure *m)
     (void)pthread_mutex_unlock(&m->lock);
 }
 
+bool mt_measure_guard(struct mt_measure *m)
+{
+    (void)pthread_mutex_lock(&m->lock);
+    bool guard = m->gauges.known && m->gauges.guard;
+    (void)pthread_mutex_unlock(&m->lock);
+    return guard;
+}
+
 static void put_gauges(const struct mt_measure_gauges *g, struct mt_metrics *page)
 {
     for (size_t i = 0; i < MT_ARRAY_LEN(group_states); i++)

@@ -79,6 +79,8 @@ void mt_measure_deploy(struct mt_measure *m, const char *status);
 
 /** The leader's look at the whole: groups, nodes, room. On the connection of its thread. */
 int mt_measure_look(struct mt_measure *m, struct mt_pass *empty, bool guard, struct mt_err *err);
+/** Did the guard against a mass failure hold at the last look? False where this process does not lead. Any thread. */
+bool mt_measure_guard(struct mt_measure *m);
 /** Not the leader any more: the gauges go. */
 void mt_measure_forget(struct mt_measure *m);
 

@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* GET /v1/admin/doctor: gathers what moat admin doctor judges (doctor/checks.h). One look at the database, nothing is changed. */
+#include "control/api/handlers.h"
+
+#include "base/buf.h"
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/str.h"
+#include "control/api/call.h"
+#include "control/doctor/checks.h"
+#include "control/log/history.h"
+#include "control/log/schema.h"
+#include "control/nodes/ca.h"
+#include "control/pass.h"
+#include "control/scheduler/capacity.h"
+#include "control/secrets/keys.h"
+#include "control/secrets/rewrap.h"
+#include "control/volumes/volume_sql.h"
+
+#include <sys/statvfs.h>
+
+#define NODES_BYTES (64U * 1024U * 1024U)
+/* A list of names of the rows that meet @when: the first ten, the rest counted; "" when there is none. */
+#define NAMES(column, when)                                                                                                             \
+    "(SELECT coalesce(string_agg(nm, ', ' ORDER BY nm) FILTER (WHERE rn <= 10) || CASE WHEN count(*) > 10 THEN ' and ' || (count(*) - 10) || ' more'"  \
+    " ELSE '' END, '') FROM (SELECT left(" column ", 40) AS nm, row_number() OVER (ORDER BY " column ") AS rn FROM " when ") x)"
+#define LIVE "nodes_view n WHERE NOT n.deleted AND n.admin_state NOT IN ('disabled', 'removed')"
+#define SAYS(words) NAMES("n.name", LIVE " AND n.conditions && ARRAY[" words "]")
+#define VMM "'vmm_unavailable','vmm_not_allowed'"
+#define BUNDLE "'no_boot_bundle'"
+#define DISK "'disk_pressure','image_store_error'"
+#define POOL "'pool_pressure'"
+#define CLOCK "'clock_skew'"
+#define NET "'firewall_missing','firewall_not_loaded','firewall_tampered','overlay_degraded','mesh_isolated'"
+#define PASSING "'probing','stopping'"
+
+static const struct mt_pg_stmt st_platform = {
+    "doctor_platform",
+    "SELECT extract(epoch FROM clock_timestamp())::text, (SELECT count(*) FROM pg_stat_activity), current_setting('max_connections')::bigint,"
+    " coalesce((SELECT extract(epoch FROM now() - (body::jsonb ->> 'ts')::timestamptz)::bigint FROM moat.audit_pending ORDER BY pending_id LIMIT 1), 0),"
+    " " NAMES("v.projection", "moat.projection_checkpoints v WHERE v.state <> 'live'") ","
+    " coalesce((SELECT extract(epoch FROM now() - renewed_at)::bigint FROM moat.leases WHERE name = 'scheduler'), -1),"
+    " " NAMES("r.name", "unnest(ARRAY['gc','projector','backups']) r(name) LEFT JOIN moat.leases l ON l.name = r.name"
+                        " WHERE l.name IS NULL OR l.renewed_at < now() - interval '60 s'") ","
+    " coalesce((SELECT value = 'true'::jsonb FROM cluster_view WHERE key = '" MT_PASS_PAUSED_KEY "'), false),"
+    " coalesce((SELECT value = 'true'::jsonb FROM cluster_view WHERE key = 'maintenance'), false),"
+    " (SELECT count(*) FROM env_desired_view d JOIN envs_view e USING (env_id) WHERE d.sched_condition = 'blocked' AND NOT e.deleted),"
+    " (SELECT count(*) FROM env_desired_view d JOIN envs_view e USING (env_id) WHERE d.sched_condition = 'held' AND NOT e.deleted),"
+    " (SELECT count(*) FROM volumes_view v WHERE v.backup_enabled AND NOT v.deleted),"
+    " (SELECT count(*) FROM volumes_view v WHERE " MT_SQL_BACKUP_STALE("v") "), (SELECT count(*) FROM volumes_view v WHERE " MT_SQL_PROOF_STALE("v") "),"
+    " coalesce((SELECT extract(epoch FROM now() - max(p.restored_at))::bigint FROM snapshots_view p), -1)"};
+static const struct mt_pg_stmt st_nodes = {
+    "doctor_nodes",
+    "SELECT (SELECT count(*) FROM " LIVE "), (SELECT count(*) FROM " LIVE " AND n.admin_state = 'active' AND n.health = 'ready'),"
+    " " NAMES("n.name", LIVE " AND n.health IN ('suspect','offline')") "," NAMES("n.name", LIVE " AND n.health = 'degraded'") ","
+    " " NAMES("n.name", LIVE " AND n.admin_state = 'pending_approval'") "," NAMES("n.name", LIVE " AND n.health = 'lost'") ","
+    " " SAYS(VMM) "," SAYS(BUNDLE) "," SAYS(DISK) "," SAYS(POOL) "," SAYS(CLOCK) "," SAYS(NET) ","
+    " " NAMES("n.name || ' (' || c || ')'", "nodes_view n, unnest(n.conditions) c WHERE NOT n.deleted AND n.admin_state NOT IN ('disabled', 'removed')"
+              " AND c <> ALL (ARRAY[" VMM "," BUNDLE "," DISK "," POOL "," CLOCK "," NET "," PASSING "])") ","
+    " (SELECT count(DISTINCT v) FROM (SELECT n.agent_version AS v FROM " LIVE " AND n.agent_version IS NOT NULL UNION ALL SELECT $1) x),"
+    " (SELECT string_agg(v || ' (' || k || ')', ', ' ORDER BY v) FROM (SELECT v, count(*) AS k FROM (SELECT left(n.agent_version, 40) AS v FROM " LIVE
+    "  AND n.agent_version IS NOT NULL UNION ALL SELECT $1) y GROUP BY v ORDER BY v LIMIT 8) z),"
+    " " NAMES("n.name", LIVE " AND (SELECT max(t.not_after) FROM moat.node_certs t WHERE t.node_id = n.node_id AND t.revoked_at IS NULL)"
+                        " < now() + make_interval(secs => $2)")};
+
+static int64_t left_of(int64_t not_after_s)
+{
+    return not_after_s ? not_after_s - mt_clock_wall_us() / 1000000 : INT64_MAX;
+}
+
+static int look_at_headroom(struct mt_api_call *c, struct mt_doctor_facts *f)
+{
+    struct mt_pass p = {.ctl = c->ctl, .pg = c->pg};
+    struct mt_capacity k;
+    const char *none[] = {NULL};
+    mt_arena_init(&p.arena, NODES_BYTES);
+    int rc = mt_pass_load(&p, none, 0, &c->err);
+    if (rc == 0) {
+        mt_capacity(p.nodes, p.n_nodes, &k);
+        f->headroom_bytes = k.headroom_bytes;
+    }
+    mt_pass_done(&p);
+    return rc;
+}
+
+static int look_at_keys(struct mt_api_call *c, struct mt_doctor_facts *f, char *problem, size_t size)
+{
+    mt_auto_free struct mt_key_rows *rows = NULL;
+    struct mt_key_info keys[MT_MASTERKEYS_MAX];
+    size_t n = 0;
+    f->keys_configured = c->ctl->conf.master_keys_file != NULL;
+    int rc = mt_key_rows(c->pg, &rows, &n, &c->err);
+    if (rc < 0)
+        return rc;
+    size_t loaded = mt_keys_list(c->ctl->keys, keys, MT_MASTERKEYS_MAX);
+    mt_keys_problem(c->ctl->keys, problem, size);
+    f->keys_problem = problem;
+    for (size_t i = 0; i < loaded; i++)
+        f->keys_active += keys[i].active;
+    for (size_t k = 0; k < n; k++) {
+        size_t i = 0;
+        while (i < loaded && !MT_STREQ(rows[k].id, keys[i].id))
+            i++;
+        f->rows_missing += i == loaded ? rows[k].rows : 0;
+        f->rows_retired += i < loaded && !keys[i].active ? rows[k].rows : 0;
+    }
+    return 0;
+}
+
+static void look_at_server(struct mt_api_call *c, struct mt_doctor_facts *f)
+{
+    struct statvfs v;
+    f->schema_known = MT_LOG_SCHEMA_VERSION;
+    f->history_split = mt_history_state(c->ctl->history) != MT_RECOVERY_NONE;
+    f->disk_used_percent = -1;
+    if (statvfs(c->ctl->conf.data_dir, &v) == 0 && v.f_blocks > 0)
+        f->disk_used_percent = (int64_t)((v.f_blocks - v.f_bavail) * 100 / v.f_blocks);
+    f->api_left_s = left_of(atomic_load(&c->ctl->api_cert_not_after_s));
+    f->ca_left_s = c->ctl->node_ca ? left_of(mt_node_ca_ends_s(c->ctl->node_ca)) : INT64_MAX;
+    f->guard = mt_measure_guard(&c->ctl->measure);
+}
+
+int mt_api_doctor_get(struct mt_api_call *c)
+{
+    mt_auto_pg_res struct mt_pg_res *r = NULL, *n = NULL;
+    struct mt_doctor_facts f = {0};
+    struct mt_pg_params p;
+    char problem[240];
+    if (mt_api_query_done(c) < 0)
+        return -1;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, MOAT_VERSION);
+    mt_pg_p_i64(&p, MT_DOCTOR_CERT_S);
+    if (mt_log_schema_version(c->pg, &f.schema_have, &c->err) < 0 || mt_pg_query_one(c->pg, &st_platform, NULL, &r, &c->err) < 0 ||
+        mt_pg_query_one(c->pg, &st_nodes, &p, &n, &c->err) < 0 || look_at_headroom(c, &f) < 0 || look_at_keys(c, &f, problem, sizeof problem) < 0)
+        return mt_api_fail_err(c);
+    look_at_server(c, &f);
+    f.clock_off_s = strtod(mt_pg_text(r, 0, 0), NULL) - (double)mt_clock_wall_us() / 1e6;
+    f.connections = mt_pg_i64(r, 0, 1);
+    f.connections_max = mt_pg_i64(r, 0, 2);
+    f.audit_waits_s = mt_pg_i64(r, 0, 3);
+    f.views_bad = mt_pg_text(r, 0, 4);
+    f.lease_age_s = mt_pg_i64(r, 0, 5);
+    f.roles_lost = mt_pg_text(r, 0, 6);
+    f.paused = mt_pg_bool(r, 0, 7);
+    f.maintenance = mt_pg_bool(r, 0, 8);
+    f.blocked_groups = mt_pg_i64(r, 0, 9);
+    f.held_groups = mt_pg_i64(r, 0, 10);
+    f.volumes_kept = mt_pg_i64(r, 0, 11);
+    f.stale = mt_pg_i64(r, 0, 12);
+    f.unproven = mt_pg_i64(r, 0, 13);
+    f.proven_age_s = mt_pg_i64(r, 0, 14);
+    f.nodes = mt_pg_i64(n, 0, 0);
+    f.nodes_ready = mt_pg_i64(n, 0, 1);
+    f.offline = mt_pg_text(n, 0, 2);
+    f.degraded = mt_pg_text(n, 0, 3);
+    f.waiting = mt_pg_text(n, 0, 4);
+    f.lost = mt_pg_text(n, 0, 5);
+    for (int i = 0; i < MT_DOCTOR_NODE_MAX; i++)
+        f.condition[i] = mt_pg_text(n, 0, 6 + i);
+    f.versions = mt_pg_i64(n, 0, 13);
+    f.version_list = mt_pg_text(n, 0, 14);
+    f.certs_ending = mt_pg_text(n, 0, 15);
+    json_t *o = mt_doctor(&f);
+    if (!o) {
+        (void)MT_FAIL(&c->err, MT_E_NOMEM, "out of memory");
+        return mt_api_fail_err(c);
+    }
+    return mt_api_send(c, 200, o);
+}
