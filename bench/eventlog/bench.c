@@ -365,7 +365,7 @@ static int measure_verify(const char *control, struct mt_err *err)
 {
     mt_auto_pg struct mt_pg *pg = NULL;
     struct mt_log_verdict v;
-    int r = mt_pg_connect(&(struct mt_pg_conf){.conninfo = control, .call_timeout_ms = 120000}, &pg, err);
+    int r = mt_pg_connect(&(struct mt_pg_conf){.conninfo = control, .options = MT_LOG_SEES_ALL, .call_timeout_ms = 120000}, &pg, err);
     int64_t from = mt_clock_mono();
     if (r < 0 || (r = mt_log_verify(pg, NULL, NULL, &v, err)) < 0)
         return r;

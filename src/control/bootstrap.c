@@ -32,6 +32,8 @@ static const struct mt_pg_stmt token_put = {
     "bootstrap_token_put", "INSERT INTO moat.personal_tokens (token_id, user_id, name, token_hash, scopes)"
                            " VALUES ($1, $2, 'bootstrap', $3, $4)"};
 
+static const struct mt_pg_stmt fenced = {"bootstrap_fenced", "SELECT current_user::text, row_security_active('moat.events')"};
+
 int mt_bootstrap_owner(const struct mt_control_conf *conf, const char *application_name, struct mt_pg **ret, struct mt_err *err)
 {
     /* The owner comes by another user name of the same connection string (peer authentication maps it). */
@@ -251,12 +253,23 @@ static int first_org(struct mt_control *ctl, struct mt_pg *pg, const char *user_
     return rc == -MT_E_CONFLICT ? 0 : rc; /* another server was quicker */
 }
 
+/* One fence between tenants is not two: whom row security does not bind must not answer tenants. */
+static int behind_the_fence(struct mt_pg *pg, struct mt_err *err)
+{
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    int rc = mt_pg_query_one(pg, &fenced, NULL, &r, err);
+    if (rc < 0 || mt_pg_bool(r, 0, 1))
+        return rc;
+    return MT_FAIL(err, MT_E_DENIED, "row security does not bind the database role '%s' (it owns the tables, or has BYPASSRLS): let database_url or"
+                                     " database_role name another one, moat_control as a rule, and owner_role the owner", mt_pg_text(r, 0, 0));
+}
+
 int mt_bootstrap(struct mt_control *ctl, struct mt_err *err)
 {
     mt_auto_pg struct mt_pg *pg = NULL;
     char ulid[MT_ULID_SIZE], cluster[48], prefix[MT_ADDR_SIZE], user[MT_ID_SIZE];
     int rc = mt_pg_connect(&ctl->pg_conf, &pg, err);
-    if (rc < 0)
+    if (rc < 0 || (rc = behind_the_fence(pg, err)) < 0)
         return rc;
     mt_ulid_new(ulid);
     snprintf(cluster, sizeof cluster, "cl_%s", ulid);

@@ -11,7 +11,8 @@ int mt_bootstrap_owner(const struct mt_control_conf *conf, const char *applicati
 /** Bring the schema up as the owner role; a no-op when it is current. */
 int mt_bootstrap_migrate(const struct mt_control_conf *conf, struct mt_err *err);
 
-/** Make what is missing; fills ctl->cluster_id and ctl->prefix. Needs the appender. */
+/** Make what is missing; fills ctl->cluster_id and ctl->prefix. Needs the appender. -MT_E_DENIED: row security (log/fence.sql) does not bind the
+ * role of the workers. */
 int mt_bootstrap(struct mt_control *ctl, struct mt_err *err);
 
 /** The MAC key of idempotency records from data_dir, made on the first start. */

@@ -41,7 +41,7 @@ struct mt_node_ca; /* nodes/ca.h */
 
 struct mt_control {
     struct mt_control_conf conf;
-    struct mt_pg_conf pg_conf;       /* for workers and controllers */
+    struct mt_pg_conf pg_conf;       /* for controllers, who see all organisations; workers of the API begin with none */
     struct mt_log_head *head;
     struct mt_appender *appender;
     struct mt_history *history;      /* own lock; NULL before the database was reached */

@@ -3,6 +3,7 @@
 #include "control/first_operator.h"
 
 #include "control/auth/session.h"
+#include "control/log/schema.h"
 
 static const struct mt_pg_stmt can_sign_in = {
     "init_operators", "SELECT 1 FROM users_view u JOIN moat.user_credentials x ON x.user_id = u.user_id"
@@ -12,7 +13,8 @@ int mt_first_operator(const struct mt_control_conf *conf, const uint8_t mac_key[
 {
     mt_auto_pg struct mt_pg *pg = NULL;
     mt_auto_pg_res struct mt_pg_res *r = NULL;
-    const struct mt_pg_conf pc = {.conninfo = conf->database_url, .application_name = "moat-control init", .role = conf->database_role};
+    const struct mt_pg_conf pc = {.conninfo = conf->database_url, .application_name = "moat-control init", .role = conf->database_role,
+                                  .options = MT_LOG_SEES_ALL};
     char code[MT_TOKEN_SIZE];
     int rc = mt_pg_connect(&pc, &pg, err);
     if (rc < 0 || (rc = mt_pg_query(pg, &can_sign_in, NULL, &r, err)) < 0)

@@ -18,6 +18,7 @@
 #include "control/offline.h"
 #include "control/limits/limits.h"
 #include "control/log/history.h"
+#include "control/log/schema.h"
 #include "control/plans/edge_acks.h"
 #include "control/plans/news.h"
 #include "control/plans/sent.h"
@@ -291,6 +292,7 @@ static int init(struct mt_control *ctl, struct mt_err *err)
     ctl->pg_conf = (struct mt_pg_conf){.conninfo = ctl->conf.database_url,
                                        .application_name = "moat-control",
                                        .role = ctl->conf.database_role,
+                                       .options = MT_LOG_SEES_ALL,
                                        .connect_timeout_ms = 2000,
                                        .call_timeout_ms = 10000};
     if ((rc = user_id(ctl->conf.agent_user, &ctl->agent_uid, err)) < 0 ||
@@ -394,7 +396,7 @@ static void print_verdict(void *arg, const struct mt_audit_verdict *v)
 /* Every chain of the audit log, straight from the database: exit status 1 when one does not hold. */
 static int verify_audit(const struct mt_control_conf *conf, struct mt_err *err)
 {
-    const struct mt_pg_conf pc = {.conninfo = conf->database_url, .role = conf->database_role, .call_timeout_ms = 120000};
+    const struct mt_pg_conf pc = {.conninfo = conf->database_url, .role = conf->database_role, .options = MT_LOG_SEES_ALL, .call_timeout_ms = 120000};
     mt_auto_pg struct mt_pg *pg = NULL;
     int64_t pending = 0;
     bool bad = false;

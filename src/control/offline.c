@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/str.h"
 #include "control/bootstrap.h"
+#include "control/log/schema.h"
 #include "control/log/verify.h"
 #include "control/views/rebuild.h"
 #include "model/ids.h"
@@ -47,7 +48,7 @@ static int verify_log(struct mt_control *ctl)
     struct mt_err err = {0};
     struct mt_log_verdict v;
     char what[] = "verified";
-    const struct mt_pg_conf pc = {.conninfo = ctl->conf.database_url, .role = ctl->conf.database_role, .call_timeout_ms = CALL_MS};
+    const struct mt_pg_conf pc = {.conninfo = ctl->conf.database_url, .role = ctl->conf.database_role, .options = MT_LOG_SEES_ALL, .call_timeout_ms = CALL_MS};
     if (mt_pg_connect(&pc, &pg, &err) < 0 || mt_log_verify(pg, progress, what, &v, &err) < 0)
         return complain(&err);
     if (!v.bad_event_id) {
@@ -142,9 +143,9 @@ static int correction(const struct mt_offline_args *a, struct mt_cmd **ret, stru
 
 static int start_appender(struct mt_control *ctl, struct mt_err *err)
 {
-    const struct mt_appender_conf ac = {
-        .pg = {.conninfo = ctl->conf.database_url, .role = ctl->conf.appender_role, .application_name = "moat-control offline"}};
-    ctl->pg_conf = (struct mt_pg_conf){.conninfo = ctl->conf.database_url, .role = ctl->conf.database_role};
+    const struct mt_appender_conf ac = {.pg = {.conninfo = ctl->conf.database_url, .role = ctl->conf.appender_role, .options = MT_LOG_SEES_ALL,
+                                               .application_name = "moat-control offline"}};
+    ctl->pg_conf = (struct mt_pg_conf){.conninfo = ctl->conf.database_url, .role = ctl->conf.database_role, .options = MT_LOG_SEES_ALL};
     return mt_appender_new(&ac, &ctl->appender, err);
 }
 

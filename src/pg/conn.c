@@ -5,6 +5,7 @@
 #include "base/assert.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/str.h"
 
 #include <poll.h>
 #include <stdio.h>
@@ -73,11 +74,15 @@ static int wait_socket(struct mt_pg *pg, short events, const char *doing, struct
 
 static int connect_now(struct mt_pg *pg, struct mt_err *err)
 {
+    char options[160];
     const char *const keys[] = {"dbname", "application_name", "client_encoding", "tcp_user_timeout", "options", NULL};
     const char *const values[] = {
-        pg->conninfo, pg->application_name, "UTF8", "15000",
-        /* A client that died or gave up must not keep the append lock or a running statement. */
-        "-c client_connection_check_interval=2s -c idle_in_transaction_session_timeout=60s", NULL};
+        pg->conninfo, pg->application_name, "UTF8", "15000", options, NULL};
+    /* A client that died or gave up must not keep the append lock or a running statement. */
+    int r = mt_fmt(options, sizeof options, err, "-c client_connection_check_interval=2s -c idle_in_transaction_session_timeout=60s %s",
+                   pg->options ? pg->options : "");
+    if (r < 0)
+        return r;
     pg->deadline_ns = mt_clock_mono() + pg->connect_timeout_ms * MT_NS_PER_MS;
     pg->conn = PQconnectStartParams(keys, values, 1);
     if (!pg->conn)
@@ -107,8 +112,7 @@ static int connect_now(struct mt_pg *pg, struct mt_err *err)
             return pg_broken(pg, "quoting the role", err);
         (void)snprintf(sql, sizeof sql, "SET ROLE %s", quoted);
         PQfreemem(quoted);
-        int r = mt_pg_exec(pg, sql, err);
-        if (r < 0) {
+        if ((r = mt_pg_exec(pg, sql, err)) < 0) {
             pg_drop(pg);
             return r;
         }
@@ -135,6 +139,7 @@ int mt_pg_connect(const struct mt_pg_conf *conf, struct mt_pg **ret_pg, struct m
     pg->conninfo = copy_or_null(conf->conninfo, &oom);
     pg->application_name = copy_or_null(conf->application_name ? conf->application_name : "moat", &oom);
     pg->role = copy_or_null(conf->role, &oom);
+    pg->options = copy_or_null(conf->options, &oom);
     if (oom || !pg->conninfo)
         return MT_FAIL(err, MT_E_NOMEM, "database: no memory for a connection");
     pg->connect_timeout_ms = conf->connect_timeout_ms > 0 ? conf->connect_timeout_ms : 5000;
@@ -159,6 +164,7 @@ void mt_pg_free(struct mt_pg *pg)
     free(pg->conninfo);
     free(pg->application_name);
     free(pg->role);
+    free(pg->options);
     pg->magic = 0;
     free(pg);
 }

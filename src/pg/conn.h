@@ -26,7 +26,7 @@ struct pipe_op {
 struct mt_pg {
     uint32_t magic;
     PGconn *conn; /* NULL when lost or dropped */
-    char *conninfo, *application_name, *role;
+    char *conninfo, *application_name, *role, *options;
     int connect_timeout_ms, call_timeout_ms;
     int64_t deadline_ns; /* of the running call, monotonic */
     void (*took)(void *arg, int64_t ns);

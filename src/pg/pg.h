@@ -17,6 +17,7 @@ struct mt_pg_conf {
     const char *conninfo;         /* libpq connection string or URI */
     const char *application_name; /* shown in pg_stat_activity; NULL = "moat" */
     const char *role;             /* SET ROLE after connecting; NULL = none */
+    const char *options;          /* settings that the session begins with, "-c name=value"; NULL = none */
     int connect_timeout_ms;       /* 0 = 5000 */
     int call_timeout_ms;          /* deadline of each call below; 0 = 10000 */
     void (*took)(void *arg, int64_t ns); /* told how long each mt_pg_query took, on its thread; or NULL */

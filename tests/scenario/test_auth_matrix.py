@@ -200,6 +200,21 @@ try:
         print("# %d statements compared" % n)
         check(bad)
 
+    @case("A07 another tenant's row is not there for the database either: what a statement forgets to ask, the fence asks")
+    def _():
+        # An environment of the other tenant below an app of mine: the list asks for what is below the app, and for no more.
+        w.pg.sql("UPDATE envs_view SET app_id = '%s', name = 'moved' WHERE env_id = '%s'" % (mine["app_id"], theirs["env_id"]))
+
+        def seen():
+            return theirs["env_id"] in [e["id"] for e in owner.ok("GET", fill("/v1/orgs/{org_id}/apps/{app_id}/envs", mine))["items"]]
+        try:
+            assert not seen(), "the row of another tenant was listed"
+            w.pg.sql("ALTER TABLE envs_view DISABLE ROW LEVEL SECURITY")
+            assert seen(), "the list does not show what the fence would have to hide"
+        finally:
+            w.pg.sql("ALTER TABLE envs_view ENABLE ROW LEVEL SECURITY")
+            w.pg.sql("UPDATE envs_view SET app_id = '%s', name = 'prod' WHERE env_id = '%s'" % (theirs["app_id"], theirs["env_id"]))
+
     @case("operator endpoints: 403 for tenants; an operator needs the scope; an operator is nobody in a tenant's organisation")
     def _():
         bad = []

@@ -170,6 +170,11 @@ try:
         refused(w.q("POST", E + "/volumes", {"name": "q", "size_bytes": GIB}), "quota_exceeded")
         w.ok("PUT", O + "/quotas/max_total_volume_bytes", {"limit": None, "reason": "test"})
         refused(w.q("POST", E + "/volumes", {"name": "data", "size_bytes": GIB}), "name_taken")
+        # What is promised to one organisation is gone for all: the node has 1 GiB left.
+        X = "/v1/orgs/" + w.ok("POST", "/v1/orgs", {"name": "another"})["id"]
+        X += "/apps/" + w.ok("POST", X + "/apps", {"name": "shop"})["id"]
+        X += "/envs/" + w.ok("POST", X + "/envs", {"name": "prod"})["id"]
+        refused(w.q("POST", X + "/volumes", {"name": "data", "size_bytes": 2 * GIB}), "no_capacity_storage")
 
     @case("a volume that is missed is told, and comes back when its node says so")
     def _():

@@ -180,7 +180,7 @@ static int cmd_load(struct place *p, int clients, const char *sql)
     struct reader rd = {0};
     static struct client cs[256];
     char run[24];
-    const struct mt_pg_conf pg = {.conninfo = p->control};
+    const struct mt_pg_conf pg = {.conninfo = p->control, .options = MT_LOG_SEES_ALL};
     (void)snprintf(run, sizeof run, "%llx", (unsigned long long)mt_clock_wall_us());
     if (clients < 1 || clients > 256)
         return 2;

@@ -52,15 +52,19 @@ struct mt_api_problem {
     int retry_after;          /* seconds, 0: none */
 };
 
+#define MT_API_VALUE 264 /* of a path's parameter; longest: a registry's host and port */
+struct mt_api_worker;    /* dispatch.h */
+
 struct mt_api_call {
     struct mt_control *ctl;
     struct mt_http_req *http;
     struct mt_pg *pg; /* the worker's connection */
+    struct mt_api_worker *worker;
     const struct mt_api_route *route;
     char request_id[MT_API_REQUEST_ID];
     struct {
         char name[24];
-        char value[264]; /* longest: a registry's host and port */
+        char value[MT_API_VALUE];
     } param[MT_API_PARAMS];
     int params_n;
     struct mt_auth_who who;
@@ -84,6 +88,14 @@ int mt_api_fail(struct mt_api_call *c, int status, const char *code, const char 
     __attribute__((format(printf, 4, 5)));
 /** A problem out of c->err, for failures of the database, the appender, the system. Returns -1. */
 int mt_api_fail_err(struct mt_api_call *c);
+/** From now on rows of other organisations than @org_id are not there for c->pg (log/fence.sql); MT_LOG_ALL: all are. Each request begins with
+ * the organisation of its path. -1: an answer is set. */
+int mt_api_fence(struct mt_api_call *c, const char *org_id);
+/** mt_pg_query for what is the platform's (ports, host names, room of a node): with the fence lifted, and put back. -1: an answer is set. */
+int mt_api_query_all(struct mt_api_call *c, const struct mt_pg_stmt *stmt, const struct mt_pg_params *p, struct mt_pg_res **ret);
+/** mt_volume_nodes_load (volumes/home.h) likewise. */
+struct mt_volume_node;
+int mt_api_volume_nodes(struct mt_api_call *c, struct mt_volume_node **ret, size_t *ret_n);
 /** 503 recovery: the database was restored, an operator has to decide first. Returns -1. */
 int mt_api_in_recovery(struct mt_api_call *c);
 /** 404 not_found for the thing called @what. Returns -1. */

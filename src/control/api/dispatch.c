@@ -10,7 +10,9 @@
 #include "control/api/handlers.h"
 #include "control/api/trail.h"
 #include "control/log/history.h"
+#include "control/log/schema.h"
 #include "control/limits/request.h"
+#include "control/volumes/home.h"
 #include "model/names.h"
 #include "wire/json.h"
 
@@ -92,23 +94,60 @@ static int find_route(struct mt_api_call *c, enum mt_listener at)
  * here, not by the request. */
 static int database(struct mt_api_call *c, struct mt_api_worker *w)
 {
+    c->worker = w;
     if (!atomic_load(&c->ctl->ready)) {
         return mt_api_fail(c, 503, "database_unavailable", "the server is waiting for its database");
     }
     int rc = 0;
     struct mt_pg_conf conf = c->ctl->pg_conf;
+    conf.options = NULL;
     conf.took = mt_measure_query;
     conf.took_arg = &c->ctl->measure.db_request;
-    if (!w->pg)
-        rc = mt_pg_connect(&conf, &w->pg, &c->err);
-    else if (!mt_pg_idle_check(w->pg))
-        rc = mt_pg_reset(w->pg, &c->err);
+    if (!w->pg || !mt_pg_idle_check(w->pg)) {
+        rc = w->pg ? mt_pg_reset(w->pg, &c->err) : mt_pg_connect(&conf, &w->pg, &c->err);
+        w->fence[0] = 0; /* a new session sees nothing */
+    }
     if (rc == 0)
         rc = mt_pg_grown(w->pg, mt_log_head_get(c->ctl->head), &c->err);
     if (rc < 0)
         return mt_api_fail(c, 503, "database_unavailable", "the database is not reachable");
     c->pg = w->pg;
     return 0;
+}
+
+int mt_api_fence(struct mt_api_call *c, const char *org_id)
+{
+    struct mt_api_worker *w = c->worker;
+    struct mt_pg_params p;
+    if (MT_STREQ(w->fence, org_id))
+        return 0;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, org_id);
+    w->fence[0] = 0; /* not known until that is done */
+    if (mt_pg_query(w->pg, &mt_auth_fence, &p, NULL, &c->err) < 0)
+        return mt_api_fail_err(c);
+    (void)snprintf(w->fence, sizeof w->fence, "%s", org_id);
+    return 0;
+}
+
+int mt_api_query_all(struct mt_api_call *c, const struct mt_pg_stmt *stmt, const struct mt_pg_params *p, struct mt_pg_res **ret)
+{
+    char was[MT_API_VALUE];
+    (void)snprintf(was, sizeof was, "%s", c->worker->fence);
+    if (mt_api_fence(c, MT_LOG_ALL) < 0)
+        return -1;
+    int rc = mt_pg_query(c->pg, stmt, p, ret, &c->err);
+    return rc < 0 ? mt_api_fail_err(c) : mt_api_fence(c, was);
+}
+
+int mt_api_volume_nodes(struct mt_api_call *c, struct mt_volume_node **ret, size_t *ret_n)
+{
+    char was[MT_API_VALUE];
+    (void)snprintf(was, sizeof was, "%s", c->worker->fence);
+    if (mt_api_fence(c, MT_LOG_ALL) < 0)
+        return -1;
+    int rc = mt_volume_nodes_load(c->pg, ret, ret_n, &c->err);
+    return rc < 0 ? mt_api_fail_err(c) : mt_api_fence(c, was);
 }
 
 static const char *param_or_null(const struct mt_api_call *c, const char *name)
@@ -128,10 +167,15 @@ int mt_api_owners(struct mt_api_call *c)
         mt_measure_one(&c->ctl->measure.auth_failures[MT_AUTHF_MISSING]);
         return mt_api_fail(c, 401, "unauthorized", "send the header Authorization: Bearer <token>");
     }
-    if (mt_auth_lookup(c->pg, h + 7, param_or_null(c, "org_id"), param_or_null(c, "app_id"), param_or_null(c, "env_id"),
+    const char *org_id = param_or_null(c, "org_id");
+    struct mt_api_worker *w = c->worker;
+    w->fence[0] = 0; /* not known until the look-up has been made */
+    if (mt_auth_lookup(c->pg, h + 7, org_id, param_or_null(c, "app_id"), param_or_null(c, "env_id"),
                        (c->route->flags & MT_API_GONE_OK) != 0, (c->route->flags & MT_API_OPERATOR) != 0, c->ctl->conf.allow_secret_export, &c->who, &chain, &end,
                        &c->err) < 0)
         return mt_api_fail_err(c);
+    if (end != MT_AUTH_UNKNOWN)
+        (void)snprintf(w->fence, sizeof w->fence, "%s", org_id ? org_id : MT_LOG_ALL);
     c->org = chain.org;
     c->app = chain.app;
     c->env = chain.env;
@@ -232,9 +276,10 @@ static int run(struct mt_api_call *c, struct mt_api_worker *w)
     enum mt_listener at = (enum mt_listener)mt_http_req_listener(c->http);
     if (find_route(c, at) < 0)
         return -1;
-    if (!(c->route->flags & MT_API_NO_DB) && database(c, w) < 0)
+    bool named = c->route->listener == MT_LISTEN_API && !(c->route->flags & MT_API_ANYONE);
+    if (!(c->route->flags & MT_API_NO_DB) && (database(c, w) < 0 || (!named && mt_api_fence(c, MT_LOG_ALL) < 0)))
         return -1;
-    if (c->route->listener == MT_LISTEN_API && !(c->route->flags & MT_API_ANYONE)) {
+    if (named) {
         if (mt_api_owners(c) < 0)
             return -1;
         if (mt_api_authorise(c) < 0) {

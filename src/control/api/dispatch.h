@@ -11,6 +11,7 @@ extern const struct mt_api_route mt_api_routes[];
 struct mt_api_worker {
     struct mt_control *ctl;
     struct mt_pg *pg; /* NULL until the first connection succeeds */
+    char fence[MT_API_VALUE]; /* the organisation whose rows its session sees; MT_LOG_ALL: all; "": none, or not known */
 };
 
 /* Hooks of struct mt_http_conf; arg is the struct mt_control. */

@@ -28,10 +28,7 @@ static int ask(struct mt_api_call *c, const struct mt_pg_stmt *stmt, const char 
 {
     struct mt_pg_params p;
     mt_pg_p_init(&p);
-    if (text)
-        mt_pg_p_text(&p, text);
-    else
-        mt_pg_p_i64(&p, (int64_t)c->ctl->conf.ipv4_cooldown_seconds);
+    mt_pg_p_text(&p, text);
     return mt_pg_query(c->pg, stmt, &p, ret, &c->err) < 0 ? mt_api_fail_err(c) : 0;
 }
 
@@ -51,6 +48,7 @@ static int prepare_enable(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_a
 {
     static const char *const known[] = {NULL};
     mt_auto_pg_res struct mt_pg_res *now = NULL, *r = NULL;
+    struct mt_pg_params p;
     char id[MT_ID_SIZE];
     if (mt_api_dry_run(c, &made->dry_run) < 0 || mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 || ask(c, &had, c->env.id, &now) < 0)
         return -1;
@@ -60,7 +58,9 @@ static int prepare_enable(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_a
         made->nothing = true;
         return mt_ipv4_show(c->ctl, c->pg, c->env.id, &made->object, &c->err) < 0 || !made->object ? mt_api_fail_err(c) : 0;
     }
-    if (check_actions(c) < 0 || ask(c, &choose, NULL, &r) < 0)
+    mt_pg_p_init(&p);
+    mt_pg_p_i64(&p, (int64_t)c->ctl->conf.ipv4_cooldown_seconds);
+    if (check_actions(c) < 0 || mt_api_query_all(c, &choose, &p, &r) < 0) /* free is what nobody has */
         return -1;
     if (mt_pg_rows(r) == 0)
         return mt_api_fail(c, 409, "ipv4_pool_exhausted", "no IPv4 address is free; an operator can add one: moat admin ipv4-pool add");

@@ -104,9 +104,7 @@ static int check_existing(struct work *w, int row, const char *process)
 
 static int load_nodes(struct work *w)
 {
-    if (!w->nodes && mt_volume_nodes_load(w->c->pg, &w->nodes, &w->n_nodes, &w->c->err) < 0)
-        return mt_api_fail_err(w->c);
-    return 0;
+    return w->nodes ? 0 : mt_api_volume_nodes(w->c, &w->nodes, &w->n_nodes);
 }
 
 static int create(struct work *w, const struct mt_manifest_volume *mv, uint64_t size, const struct mt_volume_node *home, char ret_id[MT_ID_SIZE])

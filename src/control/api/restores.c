@@ -199,8 +199,8 @@ static int prepare_create(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_a
         return c->err.code == MT_E_NOT_FOUND ? mt_api_not_found(c, "snapshot of this volume") : mt_api_fail_err(c);
     if (check_source(c, r, &w) < 0)
         return -1;
-    if (mt_volume_nodes_load(c->pg, &nodes, &n, &c->err) < 0)
-        return mt_api_fail_err(c);
+    if (mt_api_volume_nodes(c, &nodes, &n) < 0)
+        return -1;
     long k = choose(c, &w, nodes, n);
     if (k < 0)
         return -1;

@@ -233,8 +233,8 @@ static int check_taken(struct mt_api_call *c, const struct mt_route_spec *s)
     mt_pg_p_text(&p, key);
     mt_pg_p_text(&p, s->protocol);
     mt_pg_p_text(&p, c->env.id);
-    if (mt_pg_query_one(c->pg, &listener_taken, &p, &r, &c->err) < 0)
-        return mt_api_fail_err(c);
+    if (mt_api_query_all(c, &listener_taken, &p, &r) < 0) /* by whomever */
+        return -1;
     if (!mt_pg_bool(r, 0, 0))
         return 0;
     return MT_STREQ(s->protocol, "tcp_raw") ? mt_api_fail(c, 409, "port_taken", "the port is already in use on this address")
@@ -253,8 +253,8 @@ static int prepare_create(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_a
         return mt_api_fail(c, 400, "invalid_argument", "'listen_port': of a tcp_raw route on an IPv4 address is yours to choose");
     if (!s.listen_port) {
         mt_auto_pg_res struct mt_pg_res *r = NULL;
-        if (mt_pg_query(c->pg, &shared_port, NULL, &r, &c->err) < 0)
-            return mt_api_fail_err(c);
+        if (mt_api_query_all(c, &shared_port, NULL, &r) < 0)
+            return -1;
         if (mt_pg_rows(r) == 0)
             return mt_api_fail(c, 409, "port_taken", "no shared port is free");
         s.listen_port = mt_pg_i64(r, 0, 0);

@@ -151,8 +151,8 @@ static int prepare_create(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_a
         return mt_api_fail(c, 400, "invalid_argument", "'name': %s", c->err.msg);
     if (fs && !MT_STREQ(fs, "ext4"))
         return mt_api_fail(c, 400, "not_supported", "'filesystem': only ext4 is supported in this version");
-    if (mt_volume_nodes_load(c->pg, &nodes, &n, &c->err) < 0)
-        return mt_api_fail_err(c);
+    if (mt_api_volume_nodes(c, &nodes, &n) < 0)
+        return -1;
     long k = mt_volume_home(nodes, n, size, NULL);
     if (k < 0) {
         mt_volume_home_why(nodes, n, size, NULL, why, sizeof why);
@@ -207,8 +207,8 @@ static int prepare_resize(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_a
         made->nothing = true;
         return 0;
     }
-    if (mt_volume_nodes_load(c->pg, &nodes, &n, &c->err) < 0)
-        return mt_api_fail_err(c);
+    if (mt_api_volume_nodes(c, &nodes, &n) < 0)
+        return -1;
     while (k < n && !MT_STREQ(nodes[k].node_id, mt_pg_text(r, 0, ROW_HOME)))
         k++;
     if (k == n || nodes[k].allocatable_bytes < nodes[k].used_bytes || nodes[k].allocatable_bytes - nodes[k].used_bytes < size - have)

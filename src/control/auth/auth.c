@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "base/str.h"
+#include "control/log/schema.h"
 #include "os/digest.h"
 #include "wire/json.h"
 
@@ -20,6 +21,10 @@
     " LEFT JOIN envs_view e ON e.env_id = $4 AND e.app_id = a.app_id AND ($5 OR NOT e.deleted)"
 #define MEMBER_JOIN                                                                                            \
     " LEFT JOIN org_members_view m ON m.user_id = t.user_id AND m.org_id = o.org_id AND NOT m.deleted AND m.state = 'active'"
+/* From here on the session sees no other organisation's rows (log/fence.sql). A part of the statement, which saves a twelfth of the request
+ * over one more statement: a sub-select without variables is run before any row is looked for, and if it were not, the owners
+ * would not be found. Always, also when it is so already: what the database is asked must not tell who was there before. */
+#define FENCE " AND (SELECT set_config('moat.org_id', COALESCE($2, '" MT_LOG_ALL "'), false)) IS NOT NULL"
 /* Only a token with a list of environments pays for the look at them. */
 #define APP_OF_ENV(restricted)                                                                                     \
     " CASE WHEN " restricted " ? 'env_ids' THEN EXISTS (SELECT 1 FROM jsonb_array_elements_text(" restricted      \
@@ -38,7 +43,7 @@ static const struct mt_pg_stmt lookup_access = {
     " t.family_id, t.expires_at, t.expires_at <= now(), t.revoked_at IS NOT NULL, t.scopes, s.scopes,"
     " COALESCE(s.org_id, t.org_id), m.role, s.restrict_to," APP_OF_ENV("s.restrict_to") "," CHAIN_COLS
     " FROM moat.access_tokens t LEFT JOIN users_view u ON u.user_id = t.user_id"
-    " LEFT JOIN service_principals_view s ON s.sp_id = t.sp_id" CHAIN_JOINS MEMBER_JOIN " WHERE t.token_hash = $1"};
+    " LEFT JOIN service_principals_view s ON s.sp_id = t.sp_id" CHAIN_JOINS MEMBER_JOIN " WHERE t.token_hash = $1" FENCE};
 
 static const struct mt_pg_stmt lookup_personal = {
     "auth_personal",
@@ -46,7 +51,9 @@ static const struct mt_pg_stmt lookup_personal = {
     " COALESCE(t.expires_at <= now(), false), t.revoked_at IS NOT NULL, t.scopes, NULL::text[], t.org_id, m.role, t.restrict_to,"
     APP_OF_ENV("t.restrict_to") "," CHAIN_COLS
     " FROM moat.personal_tokens t JOIN users_view u ON u.user_id = t.user_id" CHAIN_JOINS MEMBER_JOIN
-    " WHERE t.token_hash = $1"};
+    " WHERE t.token_hash = $1" FENCE};
+
+const struct mt_pg_stmt mt_auth_fence = {"auth_fence", "SELECT set_config('moat.org_id', $1, false)"};
 
 static const struct mt_pg_stmt touch = {
     "auth_touch", "UPDATE moat.personal_tokens SET last_used_at = now() WHERE token_id = $1"

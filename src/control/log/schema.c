@@ -10,7 +10,7 @@
 
 #include <string.h>
 
-extern const char mt_log_schema_sql[], mt_views_schema_sql[], mt_audit_schema_sql[], mt_auth_schema_sql[], mt_views_rebuild_sql[], mt_limits_schema_sql[], mt_log_lean_sql[], mt_exec_schema_sql[], mt_autopsy_schema_sql[], mt_secrets_schema_sql[], mt_recovery_schema_sql[], mt_nodes_schema_sql[], mt_registry_schema_sql[], mt_volumes_schema_sql[], mt_ipv4_schema_sql[], mt_collections_schema_sql[];
+extern const char mt_log_schema_sql[], mt_views_schema_sql[], mt_audit_schema_sql[], mt_auth_schema_sql[], mt_views_rebuild_sql[], mt_limits_schema_sql[], mt_log_lean_sql[], mt_exec_schema_sql[], mt_autopsy_schema_sql[], mt_secrets_schema_sql[], mt_recovery_schema_sql[], mt_nodes_schema_sql[], mt_registry_schema_sql[], mt_volumes_schema_sql[], mt_ipv4_schema_sql[], mt_collections_schema_sql[], mt_log_fence_sql[];
 
 static const struct mt_pg_stmt st_has = {"schema_has", "SELECT to_regclass('moat.schema_migrations') IS NOT NULL"};
 static const struct mt_pg_stmt st_version = {"schema_version",
@@ -156,6 +156,11 @@ static int create_collections(struct mt_pg *pg, struct mt_err *err)
     return mt_pg_exec(pg, mt_collections_schema_sql, err);
 }
 
+static int fence_tenants(struct mt_pg *pg, struct mt_err *err)
+{
+    return mt_pg_exec(pg, mt_log_fence_sql, err);
+}
+
 static const struct {
     const char *name;
     int (*run)(struct mt_pg *pg, struct mt_err *err);
@@ -175,6 +180,7 @@ static const struct {
     {"volumes", create_volumes},
     {"ipv4", create_ipv4},
     {"collections", create_collections},
+    {"fence", fence_tenants},
 };
 _Static_assert(MT_ARRAY_LEN(migrations) == MT_LOG_SCHEMA_VERSION, "one migration for each version");
 
@@ -262,7 +268,7 @@ int mt_views_create(struct mt_pg *pg, const char *name, struct mt_err *err)
     int r = mt_fmt(sql, sizeof sql, err, "CREATE SCHEMA %s; SET search_path = %s", name, name);
     if (r == 0)
         r = mt_pg_exec(pg, sql, err);
-    if (r == 0)
-        r = mt_pg_exec(pg, mt_views_schema_sql, err);
-    return r;
+    if (r == 0 && (r = mt_pg_exec(pg, mt_views_schema_sql, err)) == 0)
+        r = mt_fmt(sql, sizeof sql, err, "SELECT moat.fence('%s')", name);
+    return r < 0 ? r : mt_pg_exec(pg, sql, err);
 }

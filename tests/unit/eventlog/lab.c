@@ -22,7 +22,7 @@ int lab_up(struct lab *l, struct mt_err *err)
     if (r < 0 || (r = mt_pg_connect(&(struct mt_pg_conf){.conninfo = l->sc.super}, &l->pg, err)) < 0)
         return r;
     /* The real way: the application's login, its writing role. */
-    const struct mt_pg_conf control = {.conninfo = l->sc.control};
+    const struct mt_pg_conf control = {.conninfo = l->sc.control, .options = MT_LOG_SEES_ALL};
     if ((r = mt_log_head_new(&control, &l->head, err)) < 0)
         return r;
     const struct mt_appender_conf conf = {.pg = {.conninfo = l->sc.control, .role = "moat_projector"}, .head = l->head,

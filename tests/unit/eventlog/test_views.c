@@ -188,7 +188,7 @@ static void *reader(void *arg)
     struct mt_pg *pg = NULL;
     struct mt_err err = {0};
     const char *how = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE moat.views_state IN ACCESS SHARE MODE";
-    if (mt_pg_connect(&(struct mt_pg_conf){.conninfo = lab.sc.control}, &pg, &err) < 0)
+    if (mt_pg_connect(&(struct mt_pg_conf){.conninfo = lab.sc.control, .options = MT_LOG_SEES_ALL}, &pg, &err) < 0)
         return (void *)1;
     while (!atomic_load(&over)) {
         struct mt_pg_res *r1 = NULL, *r2 = NULL;
@@ -271,6 +271,89 @@ static void an_older_program_leaves_newer_views_alone(void **state)
     equal();
 }
 
+/* ---- the fence between tenants (log/fence.sql) ---- */
+
+static struct mt_pg *as_control(const char *options)
+{
+    struct mt_pg *pg = NULL;
+    struct mt_err err = {0};
+    if (mt_pg_connect(&(struct mt_pg_conf){.conninfo = lab.sc.control, .options = options}, &pg, &err) < 0)
+        fail_msg("%s", err.msg);
+    return pg;
+}
+
+/* What a session sees: of $1's rows and of those of others. */
+static void sees(struct mt_pg *pg, const char *org, int64_t ret[2])
+{
+    static const struct mt_pg_stmt st = {
+        "t_sees", "SELECT count(*) FILTER (WHERE org_id = $1), count(*) FILTER (WHERE org_id IS DISTINCT FROM $1) FROM (SELECT org_id FROM moat.events"
+                  " UNION ALL SELECT org_id FROM orgs_view UNION ALL SELECT org_id FROM apps_view UNION ALL SELECT org_id FROM releases_view) x"};
+    mt_auto_pg_res struct mt_pg_res *res = NULL;
+    struct mt_pg_params p;
+    struct mt_err err = {0};
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, org);
+    if (mt_pg_query_one(pg, &st, &p, &res, &err) < 0)
+        fail_msg("%s", err.msg);
+    ret[0] = mt_pg_i64(res, 0, 0);
+    ret[1] = mt_pg_i64(res, 0, 1);
+}
+
+static void a_session_sees_the_organisation_it_named_and_no_other(void **state)
+{
+    (void)state;
+    struct mt_err err = {0};
+    struct mt_rebuild_report report;
+    char org[64], other[64], sql[160];
+    int64_t all[2], n[2];
+    mt_auto_pg struct mt_pg *own = owner(), *pg = as_control(NULL), *everybody = as_control(MT_LOG_SEES_ALL);
+    for (int rebuilt = 0; rebuilt < 2; rebuilt++) { /* as migrated, and as a rebuild makes the views */
+        (void)snprintf(org, sizeof org, "%s", lab_text(&lab, "SELECT min(org_id) FROM moat_views.apps_view"));
+        (void)snprintf(other, sizeof other, "%s", lab_text(&lab, "SELECT max(org_id) FROM moat_views.apps_view"));
+        assert_string_not_equal(org, other);
+        sees(everybody, org, all);
+        assert_true(all[0] > 0 && all[1] > 0);
+        assert_int_equal(mt_pg_exec(pg, "RESET moat.org_id", &err), 0);
+        sees(pg, org, n);
+        assert_int_equal(n[0] + n[1], 0); /* it named nobody */
+        (void)snprintf(sql, sizeof sql, "SET moat.org_id = '%s'", org);
+        assert_int_equal(mt_pg_exec(pg, sql, &err), 0);
+        sees(pg, org, n);
+        assert_int_equal(n[0], all[0]);
+        assert_int_equal(n[1], strtoll(lab_text(&lab, "SELECT count(*)::text FROM moat.events WHERE org_id IS NULL"), NULL, 10)); /* nobody's */
+        sees(pg, other, n);
+        assert_int_equal(n[0], 0);
+        if (!rebuilt && mt_views_rebuild(own, NULL, NULL, &report, &err) < 0)
+            fail_msg("%s", err.msg);
+    }
+}
+
+static void every_table_that_says_whose_its_rows_are_is_fenced(void **state)
+{
+    (void)state;
+    /* Another table with an org_id: let its migration end with SELECT moat.fence('moat'). */
+    assert_string_equal(lab_text(&lab, "SELECT string_agg(c.relname, ' ' ORDER BY c.relname) FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid"
+                                       " AND a.attname = 'org_id' WHERE c.relkind = 'r' AND c.relnamespace IN ('moat'::regnamespace, 'moat_views'::regnamespace)"
+                                       " AND NOT (c.relrowsecurity AND EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND p.polname = 'tenant'))"),
+                        "access_tokens personal_tokens service_principals_view");
+}
+
+static void the_application_cannot_take_the_fence_away(void **state)
+{
+    (void)state;
+    static const char *const tries[] = {"ALTER TABLE moat.events DISABLE ROW LEVEL SECURITY", "ALTER TABLE moat_views.apps_view NO FORCE ROW LEVEL SECURITY",
+                                        "DROP POLICY tenant ON moat_views.apps_view", "CREATE POLICY mine ON moat_views.apps_view USING (true)",
+                                        "SET ROLE moat_owner", "SET row_security = off; TABLE moat_views.apps_view", "ALTER ROLE moat_control BYPASSRLS"};
+    struct mt_err err = {0};
+    mt_auto_pg struct mt_pg *pg = as_control(NULL);
+    for (size_t i = 0; i < sizeof tries / sizeof *tries; i++) {
+        if (mt_pg_exec(pg, tries[i], &err) != -MT_E_DENIED)
+            fail_msg("'%s' was not refused: %s", tries[i], err.msg);
+        assert_int_equal(mt_pg_exec(pg, "SET row_security = on", &err), 0);
+    }
+    assert_string_equal(lab_text(&lab, "SELECT string_agg(rolname, ' ') FROM pg_roles WHERE rolname IN ('moat_control', 'moat_projector') AND (rolsuper OR rolbypassrls)"), "");
+}
+
 /* ---- events of other versions ---- */
 
 static int old_name(json_t *payload, struct mt_err *err)
@@ -322,6 +405,9 @@ int main(void)
         cmocka_unit_test(writers_and_readers_go_on_beside_rebuilds),
         cmocka_unit_test(a_changed_definition_rebuilds_at_the_next_migration),
         cmocka_unit_test(an_older_program_leaves_newer_views_alone),
+        cmocka_unit_test(a_session_sees_the_organisation_it_named_and_no_other),
+        cmocka_unit_test(every_table_that_says_whose_its_rows_are_is_fenced),
+        cmocka_unit_test(the_application_cannot_take_the_fence_away),
         cmocka_unit_test(old_versions_are_brought_up_and_unknown_ones_stop),
     };
     return cmocka_run_group_tests_name("eventlog-views", tests, setup, teardown);
