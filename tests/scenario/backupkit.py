@@ -115,7 +115,10 @@ class Store:
         for d, _, files in os.walk(top):
             for f in files:
                 p = os.path.join(d, f)
-                out[os.path.relpath(p, self.path())] = os.path.getsize(p)
+                try:
+                    out[os.path.relpath(p, self.path())] = os.path.getsize(p)
+                except FileNotFoundError:
+                    continue  # deleted while we looked
         return out
 
     def close(self):
