@@ -38,6 +38,17 @@ else:
     s.close(); print(n, worst, flush=True)
 """
 
+OLD = r"""
+import socket, sys
+side, addr = sys.argv[1:3]
+if side == "serve":
+    s = socket.socket(socket.AF_INET6); s.bind((addr, 7010)); s.listen(); print("ready", flush=True)
+    c, _ = s.accept(); c.recv(3); sys.stdin.readline(); c.sendall(b"answer"); c.recv(1)
+else:
+    s = socket.create_connection((addr, 7010), 10); s.sendall(b"ask"); print("asked", flush=True)
+    s.settimeout(30); print(s.recv(6).decode(), flush=True)
+"""
+
 
 def echoes_in(node):
     rows = dict(line.split() for line in node.place.run("cat", "/proc/net/snmp6").splitlines())
@@ -313,12 +324,19 @@ class Suite:
         n4 = kit.Node(self.c, 4, ["worker"])
         n4.conf = {}
         self.c.nodes.append(n4)
+        serve = self.n1.place.popen("python3", "-c", OLD, "serve", self.n1.underlay, stdin=-1, stdout=-1)
+        want(serve.stdout.readline() == b"ready\n", "no server")
+        old = n4.place.popen("python3", "-c", OLD, "ask", self.n1.underlay, stdout=-1)
+        want(old.stdout.readline() == b"asked\n", "not connected")
         t = time.monotonic()
         self.start(n4)
         self.c.publish()
         for n in self.c.nodes:
             n.applied()
         print("# configured everywhere after %.2f s" % (time.monotonic() - t), flush=True)
+        want("policy drop" in n4.place.run("nft", "list", "chain", "inet", "moat", "in"), "the table is not there")
+        serve.communicate(b"\n")  # it speaks first on a connection that is older than the table
+        want(old.communicate()[0] == b"answer\n", "a connection was cut by the table")
         kit.wait_mesh([n4, self.n1])
         self.c.nodes.remove(n4)
         t = time.monotonic()

@@ -108,6 +108,9 @@ static void put_input(const struct mt_fw_conf *c, struct mt_buf *o)
         mt_buf_puts(o, "    iifname \"lo\" accept\n"
                        "    ct state established,related accept\n"
                        "    ct state invalid drop\n"
+                       /* Connections older than this table: the kernel has begun to watch them with it, and when the other side speaks first
+                        * its answer looks new. No connection begins without SYN. */
+                       "    iifname != { \"mt*\", \"wg-moat\" } tcp flags & (syn | ack) == ack ct state new accept\n"
                        "    iifname \"mt*\" jump guest_to_host\n"
                        "    icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem } accept\n"
                        "    icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-advert, nd-redirect, "

@@ -34,6 +34,7 @@ static void the_table_is_replaced_in_one_transaction(void **s)
     assert_non_null(strstr(t, "\"mt00000\" . fd00:1:2:1::1, \"mt00001\" . fd00:1:2:1::2 }"));
     assert_non_null(strstr(t, "elements = { fd00:1:2:1::1 . 8443, fd00:1:2:1::1 . 9000 }"));
     assert_non_null(strstr(t, "meta skuid { 0, 64042 } accept"));
+    assert_non_null(strstr(t, "iifname != { \"mt*\", \"wg-moat\" } tcp flags & (syn | ack) == ack ct state new accept\n"));
     free(t);
 }
 
