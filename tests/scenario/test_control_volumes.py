@@ -282,14 +282,19 @@ try:
         no = w.q("POST", path + "/drain", {"reason": "test", "stateful": "migrate"})
         assert no.status == 400 and b"stay or stop" in no.text, no.text
         w.ok("POST", path + "/drain", {"reason": "test"})
-        assert w.ok("GET", path)["drain"]["state"] == "blocked"
-        w.ok("POST", path + "/drain", {"reason": "then they stop", "stateful": "stop"})  # said of a drain that is under way
-        wait_for("the end of the drain", lambda: w.ok("GET", path)["drain"]["state"] == "complete", 60)
-        gone = w.ok("GET", E + "/instances/" + i["id"])
-        assert (gone["status"], gone["desired_reason"]) == ("stopped", "node_draining"), gone
-        group = [g for g in w.ok("GET", E + "/status")["processes"] if g["process_type"] == i["process_type"]][0]
-        assert (group["sched_condition"], group["reason"]) == ("blocked", "no_nodes_active"), group  # there is no other node
-        w.ok("POST", path + "/uncordon", {"reason": "test"})
+        try:
+            assert w.ok("GET", path)["drain"]["state"] == "blocked"
+            w.ok("POST", path + "/drain", {"reason": "then they stop", "stateful": "stop"})  # said of a drain that is under way
+            wait_for("the end of the drain", lambda: w.ok("GET", path)["drain"]["state"] == "complete", 60)
+            gone = w.ok("GET", E + "/instances/" + i["id"])
+            assert (gone["status"], gone["desired_reason"]) == ("stopped", "node_draining"), gone
+
+            def blocked():  # there is no other node; the scheduler says so in its next pass
+                group = [g for g in w.ok("GET", E + "/status")["processes"] if g["process_type"] == i["process_type"]][0]
+                return (group["sched_condition"], group.get("reason")) == ("blocked", "no_nodes_active")
+            wait_for("the group is blocked, with the reason", blocked, 60)
+        finally:
+            w.ok("POST", path + "/uncordon", {"reason": "test"})
         wait_for("it is back", lambda: instances(E, "ready"), 60)
         assert ready(E)["node_id"] == i["node_id"]
 
