@@ -170,7 +170,7 @@ static int operator_token(struct mt_control *ctl, struct mt_pg *pg, const char *
     if (rc == 0) {
         while (n && (text[n - 1] == '\n' || text[n - 1] == ' '))
             text[--n] = 0;
-        rc = mt_auth_lookup(pg, text, NULL, NULL, NULL, false, false, false, &who, &chain, &end, err);
+        rc = mt_auth_lookup(pg, text, NULL, NULL, NULL, false, false, false, NULL, NULL, &who, &chain, &end, err);
         if (rc < 0)
             return rc;
         if (end == MT_AUTH_OK)

@@ -92,6 +92,9 @@ int mt_pg_fd(const struct mt_pg *pg);
 int mt_pg_query(struct mt_pg *pg, const struct mt_pg_stmt *stmt, const struct mt_pg_params *p, struct mt_pg_res **ret_res,
                 struct mt_err *err);
 /** Like mt_pg_query for exactly one row: -MT_E_NOT_FOUND when there is none, -MT_E_CORRUPT when there are more. */
+/** Two statements in one round trip, the second without parameters; each in its own result. Both or none: on an error neither result is set. */
+int mt_pg_query_beside(struct mt_pg *pg, const struct mt_pg_stmt *stmt, const struct mt_pg_params *p, const struct mt_pg_stmt *beside,
+                       struct mt_pg_res *ret_res[2], struct mt_err *err);
 int mt_pg_query_one(struct mt_pg *pg, const struct mt_pg_stmt *stmt, const struct mt_pg_params *p,
                     struct mt_pg_res **ret_res, struct mt_err *err);
 /** Run one or more statements without parameters or rows (BEGIN, SET, migrations). Trusted text only. */

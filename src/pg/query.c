@@ -322,3 +322,34 @@ int mt_pg_pipe_leave(struct mt_pg *pg, struct mt_err *err)
     pg->piping = false;
     return 0;
 }
+
+static int query_beside(struct mt_pg *pg, const struct mt_pg_stmt *stmt, const struct mt_pg_params *p, const struct mt_pg_stmt *beside,
+                        struct mt_pg_res *ret_res[2], struct mt_err *err)
+{
+    int r = mt_pg_pipe_enter(pg, err);
+    if (r < 0)
+        return r;
+    r = mt_pg_pipe_send(pg, stmt, p, err);
+    if (r == 0)
+        r = mt_pg_pipe_send(pg, beside, NULL, err);
+    if (r == 0)
+        r = mt_pg_pipe_sync(pg, ret_res, 2, err);
+    struct mt_err left = {.code = MT_OK};
+    int l = mt_pg_pipe_leave(pg, r < 0 ? &left : err);
+    if (r == 0 && l < 0) {
+        mt_pg_res_freep(&ret_res[0]);
+        mt_pg_res_freep(&ret_res[1]);
+    }
+    return r < 0 ? r : l;
+}
+
+int mt_pg_query_beside(struct mt_pg *pg, const struct mt_pg_stmt *stmt, const struct mt_pg_params *p, const struct mt_pg_stmt *beside,
+                       struct mt_pg_res *ret_res[2], struct mt_err *err)
+{
+    int64_t began = pg->took ? mt_clock_mono() : 0;
+    ret_res[0] = ret_res[1] = NULL;
+    int r = query_beside(pg, stmt, p, beside, ret_res, err);
+    if (pg->took)
+        pg->took(pg->took_arg, mt_clock_mono() - began);
+    return r;
+}

@@ -70,6 +70,7 @@ struct mt_api_call {
     struct mt_auth_who who;
     struct mt_api_owner org, app, env;
     bool org_suspended;
+    struct mt_pg_res *switches; /* owned; what api/gate.c asks, when it came with the look at the token */
     bool app_of_env; /* struct mt_auth_chain */
     json_t *body;             /* owned; an object when the route has MT_API_BODY */
     const char *query[MT_API_QUERY]; /* keys a handler asked for: unknown ones are refused */

@@ -15,9 +15,13 @@
 #include "model/secretfile.h"
 #include "wire/json.h"
 
+/* The content comes with the assignment, so that a delivery asks once; who is not assigned gets nothing of it. */
 static const struct mt_pg_stmt assigned = {
-    "delivery_assigned", "SELECT org_id, app_id, env_id, node_id = $2 AND desired_state IN ('running', 'draining') AND released_at IS NULL"
-                         " AND secret_version_id IS NOT DISTINCT FROM $3 FROM instances_view WHERE instance_id = $1"};
+    "delivery_assigned", "SELECT i.org_id, i.app_id, i.env_id, i.node_id = $2 AND i.desired_state IN ('running', 'draining')"
+                         " AND i.released_at IS NULL AND i.secret_version_id IS NOT DISTINCT FROM $3, v.org_id, v.bundle_id, m.envelope, m.wrapped_data_key"
+                         " FROM instances_view i LEFT JOIN moat.secret_versions v ON v.version_id = $3 AND v.env_id = i.env_id"
+                         " LEFT JOIN moat.secret_material m USING (version_id) WHERE i.instance_id = $1"};
+enum { COL_ASSIGNED = 3, COL_ORG, COL_BUNDLE, COL_ENVELOPE, COL_WRAPPED };
 
 enum outcome { DELIVERED = 0, FORBIDDEN, NO_KEY, BROKEN, UNAVAILABLE, NO_AUDIT, OUTCOME_MAX };
 static const char *const reasons[OUTCOME_MAX] = {"", "forbidden", "master_key_unavailable", "decrypt_failed", "unavailable", "audit"};
@@ -46,24 +50,34 @@ static int forbidden(struct mt_api_call *c, const char *instance_id)
 }
 
 /* Who asks becomes the actor, whose environment it is the place of the audit record. */
-static int check_assignment(struct mt_api_call *c, const char *node_id, const char *instance_id, const char *version_id)
+static int check_assignment(struct mt_api_call *c, const char *node_id, const char *instance_id, const char *version_id,
+                            struct mt_secrets_sealed *s)
 {
     struct mt_pg_params p;
-    mt_auto_pg_res struct mt_pg_res *r = NULL;
     snprintf(c->who.subject_id, sizeof c->who.subject_id, "%s", node_id);
     snprintf(c->who.subject_type, sizeof c->who.subject_type, "node");
     mt_pg_p_init(&p);
     mt_pg_p_text(&p, instance_id);
     mt_pg_p_text(&p, node_id);
     mt_pg_p_text(&p, version_id);
-    if (mt_pg_query(c->pg, &assigned, &p, &r, &c->err) < 0)
+    if (mt_pg_query(c->pg, &assigned, &p, &s->row, &c->err) < 0)
         return mt_api_fail_err(c);
+    const struct mt_pg_res *r = s->row;
     if (mt_pg_rows(r) == 0)
         return forbidden(c, instance_id);
     snprintf(c->org.id, sizeof c->org.id, "%s", mt_pg_text(r, 0, 0));
     snprintf(c->app.id, sizeof c->app.id, "%s", mt_pg_text(r, 0, 1));
     snprintf(c->env.id, sizeof c->env.id, "%s", mt_pg_text(r, 0, 2));
-    return mt_pg_bool(r, 0, 3) ? 0 : forbidden(c, instance_id);
+    return mt_pg_bool(r, 0, COL_ASSIGNED) ? 0 : forbidden(c, instance_id);
+}
+
+static int open_assigned(struct mt_api_call *c, struct mt_secrets_sealed *s, const char *version_id, struct mt_lockmem *ret)
+{
+    if (mt_pg_null(s->row, 0, COL_BUNDLE))
+        return MT_FAIL(&c->err, MT_E_NOT_FOUND, "%s is no version of %s", version_id, c->env.id);
+    mt_secrets_sealed_in(s, (struct mt_seal_ids){mt_pg_text(s->row, 0, COL_ORG), c->env.id, mt_pg_text(s->row, 0, COL_BUNDLE), version_id}, COL_ENVELOPE,
+                         COL_WRAPPED);
+    return mt_secrets_unseal(c->ctl->keys, s, ret, &c->err);
 }
 
 static int not_opened(struct mt_api_call *c, const char *version_id)
@@ -101,6 +115,7 @@ int mt_api_node_secrets(struct mt_api_call *c)
     struct mt_node node;
     const char *instance_id, *version_id;
     mt_auto_lockmem struct mt_lockmem m = {0};
+    mt_auto_secrets_sealed struct mt_secrets_sealed sealed = {0};
     int64_t began = mt_clock_mono();
     if (mt_api_query_done(c) < 0 || mt_node_caller(c, MT_CERT_NODE, &node) < 0)
         return -1;
@@ -108,9 +123,9 @@ int mt_api_node_secrets(struct mt_api_call *c)
         mt_json_get_str(c->body, "version_id", MT_ID_SIZE, &version_id, &c->err) < 0 ||
         mt_id_check(MT_ID_INSTANCE, instance_id, &c->err) < 0 || mt_id_check(MT_ID_SECRET_VERSION, version_id, &c->err) < 0)
         return mt_api_fail_err(c);
-    if (check_assignment(c, node.node_id, instance_id, version_id) < 0)
+    if (check_assignment(c, node.node_id, instance_id, version_id, &sealed) < 0)
         return -1;
-    if (mt_secrets_open(c->ctl->keys, c->pg, c->env.id, version_id, &m, &c->err) < 0)
+    if (open_assigned(c, &sealed, version_id, &m) < 0)
         return not_opened(c, version_id);
     if (mt_api_trail_read(c, "secrets.deliver", "secret_version", version_id) < 0) {
         count(c, NO_AUDIT);

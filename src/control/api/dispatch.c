@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/str.h"
+#include "control/api/gate.h"
 #include "control/api/authorise.h"
 #include "control/api/handlers.h"
 #include "control/api/trail.h"
@@ -171,8 +172,8 @@ int mt_api_owners(struct mt_api_call *c)
     struct mt_api_worker *w = c->worker;
     w->fence[0] = 0; /* not known until the look-up has been made */
     if (mt_auth_lookup(c->pg, h + 7, org_id, param_or_null(c, "app_id"), param_or_null(c, "env_id"),
-                       (c->route->flags & MT_API_GONE_OK) != 0, (c->route->flags & MT_API_OPERATOR) != 0, c->ctl->conf.allow_secret_export, &c->who, &chain, &end,
-                       &c->err) < 0)
+                       (c->route->flags & MT_API_GONE_OK) != 0, (c->route->flags & MT_API_OPERATOR) != 0, c->ctl->conf.allow_secret_export, c->switches ? NULL : mt_api_gate_asks(c),
+                       &c->switches, &c->who, &chain, &end, &c->err) < 0)
         return mt_api_fail_err(c);
     if (end != MT_AUTH_UNKNOWN)
         (void)snprintf(w->fence, sizeof w->fence, "%s", org_id ? org_id : MT_LOG_ALL);
@@ -347,6 +348,7 @@ void mt_api_handle(struct mt_http_req *req, void *worker, void *arg)
     json_decref(c.body);
     json_decref(c.problem.errors);
     json_decref(c.problem.details);
+    mt_pg_res_freep(&c.switches);
 }
 
 void *mt_api_worker_start(void *arg, unsigned index)

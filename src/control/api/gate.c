@@ -9,13 +9,18 @@ static const struct mt_pg_stmt maintenance = {
     "gate_maintenance", "SELECT reason, key = 'recovery' FROM cluster_view WHERE (key = 'maintenance' AND value = 'true'::jsonb)"
                         " OR (key = 'recovery' AND value->>'state' = 'frozen') ORDER BY key DESC"};
 
+const struct mt_pg_stmt *mt_api_gate_asks(const struct mt_api_call *c)
+{
+    return MT_STREQ(c->route->method, "GET") || (c->route->flags & MT_API_ALWAYS) ? NULL : &maintenance;
+}
+
 int mt_api_gate(struct mt_api_call *c)
 {
-    mt_auto_pg_res struct mt_pg_res *r = NULL;
     if (c->route->flags & MT_API_ALWAYS)
         return 0;
-    if (mt_pg_query(c->pg, &maintenance, NULL, &r, &c->err) < 0)
+    if (!c->switches && mt_pg_query(c->pg, &maintenance, NULL, &c->switches, &c->err) < 0)
         return mt_api_fail_err(c);
+    const struct mt_pg_res *r = c->switches;
     if ((mt_pg_rows(r) > 0 && mt_pg_bool(r, 0, 1)) || mt_history_state(c->ctl->history) == MT_RECOVERY_FROZEN)
         return mt_api_in_recovery(c);
     if (mt_pg_rows(r) > 0) {

@@ -4,6 +4,9 @@
 
 #include "control/api/call.h"
 
+/** The switches, in mt_api_call.switches; NULL where this request passes whatever they are. */
+const struct mt_pg_stmt *mt_api_gate_asks(const struct mt_api_call *c);
+
 /**
  * May this request change anything now? A frozen recovery refuses (503 recovery) and maintenance refuses all but the routes that say MT_API_ALWAYS (503 maintenance); in a
  * suspended organisation all but operators may only delete (403 forbidden, details.reason org_suspended). 0 or -1 (problem).

@@ -65,12 +65,14 @@ struct change {
     struct mt_lockmem old, mem, canonical; /* content now; what the file's entries point to; content afterwards */
     size_t used;                           /* of mem */
     struct mt_secrets_now now;
+    struct mt_secrets_sealed sealed; /* content now, where the change builds on it */
     struct mt_secrets_new made;
 };
 
 static void change_done(struct change *w)
 {
     free(w->file); /* holds pointers alone */
+    mt_secrets_sealed_done(&w->sealed);
     mt_lockmem_done(&w->old);
     mt_lockmem_done(&w->mem);
     mt_lockmem_done(&w->canonical);
@@ -98,16 +100,15 @@ static int file_failed(struct mt_api_call *c, const struct change *w)
     return mt_api_fail(c, 400, mt_secretfile_fault_code(w->file->fault), "%s", c->err.msg);
 }
 
-static int change_begin(struct mt_api_call *c, struct change *w)
+static int change_begin(struct mt_api_call *c, struct change *w, bool content)
 {
     w->file = calloc(1, sizeof *w->file);
     if (!w->file) {
         (void)MT_FAIL(&c->err, MT_E_NOMEM, "secrets");
         return mt_api_fail_err(c);
     }
-    if (mt_secrets_now(c->pg, c->env.id, &w->now, &c->err) < 0)
-        return mt_api_fail_err(c);
-    return 0;
+    int rc = content ? mt_secrets_content(c->pg, c->env.id, &w->now, &w->sealed, &c->err) : mt_secrets_now(c->pg, c->env.id, &w->now, &c->err);
+    return rc < 0 ? mt_api_fail_err(c) : 0;
 }
 
 static int room(struct mt_api_call *c, struct mt_lockmem *m, size_t n)
@@ -115,10 +116,11 @@ static int room(struct mt_api_call *c, struct mt_lockmem *m, size_t n)
     return mt_lockmem_new(m, n ? n : 1, &c->err) < 0 ? store_failed(c) : 0;
 }
 
-/* Into w->file: what version @id holds. */
+/* Into w->file: what version @id holds; NULL: the current one, which came with the look at what is there. */
 static int open_version(struct mt_api_call *c, struct change *w, const char *id, size_t more)
 {
-    if (mt_secrets_open(c->ctl->keys, c->pg, c->env.id, id, &w->old, &c->err) < 0) {
+    int rc = id ? mt_secrets_open(c->ctl->keys, c->pg, c->env.id, id, &w->old, &c->err) : mt_secrets_unseal(c->ctl->keys, &w->sealed, &w->old, &c->err);
+    if (rc < 0) {
         if (c->err.code == MT_E_NOT_FOUND)
             return mt_api_not_found(c, "secret version");
         if (c->err.code == MT_E_LIMIT)
@@ -197,7 +199,7 @@ static int change_end(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_m
     *n = (struct mt_secrets_new){.org_id = c->org.id, .app_id = c->app.id, .env_id = c->env.id, .created_by = c->who.subject_id,
                                  .source = source, .canonical = w->canonical.p, .len = w->canonical.len, .names = names, .n = w->file->n,
                                  .confirmed_none = w->file->n == 0 && !MT_STREQ(source, "patch")};
-    if (mt_secrets_add(c->ctl->keys, c->pg, cmd, &w->now, n, &c->err) < 0)
+    if (mt_secrets_add(c->ctl->keys, cmd, &w->now, n, &c->err) < 0)
         return store_failed(c);
     json_t *list = json_array();
     for (size_t i = 0; i < n->n; i++)
@@ -216,10 +218,10 @@ static int change_end(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_m
 
 typedef int change_fn(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made, struct change *w);
 
-static int with_change(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made, change_fn *fn)
+static int with_change(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made, bool content, change_fn *fn)
 {
     struct change w = {0};
-    int rc = mt_api_query_done(c) < 0 || change_begin(c, &w) < 0 ? -1 : fn(c, cmd, made, &w);
+    int rc = mt_api_query_done(c) < 0 || change_begin(c, &w, content) < 0 ? -1 : fn(c, cmd, made, &w);
     change_done(&w);
     return rc;
 }
@@ -252,7 +254,7 @@ static int replace(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made
 
 static int prepare_replace(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made)
 {
-    return with_change(c, cmd, made, replace);
+    return with_change(c, cmd, made, false, replace);
 }
 
 int mt_api_secrets_put(struct mt_api_call *c)
@@ -290,7 +292,7 @@ static int merge(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *
     if (json_object_size(json_object_get(c->body, "set")) + json_object_size(json_object_get(c->body, "set_base64")) +
             json_array_size(json_object_get(c->body, "unset")) == 0)
         return mt_api_fail(c, 400, "no_changes", "the request sets and unsets nothing");
-    if ((w->now.version_id[0] ? open_version(c, w, w->now.version_id, more) : room(c, &w->mem, more)) < 0)
+    if ((w->now.version_id[0] ? open_version(c, w, NULL, more) : room(c, &w->mem, more)) < 0)
         return -1;
     if (refuse_both(c, "set", "set_base64") < 0 || unset(c, w) < 0 || take_values(c, w, "set", false) < 0 ||
         take_values(c, w, "set_base64", true) < 0)
@@ -300,7 +302,7 @@ static int merge(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *
 
 static int prepare_merge(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made)
 {
-    return with_change(c, cmd, made, merge);
+    return with_change(c, cmd, made, true, merge);
 }
 
 int mt_api_secrets_patch(struct mt_api_call *c)
@@ -322,7 +324,7 @@ static int confirm_none(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api
 
 static int prepare_confirm_none(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made)
 {
-    return with_change(c, cmd, made, confirm_none);
+    return with_change(c, cmd, made, false, confirm_none);
 }
 
 int mt_api_secrets_confirm_none(struct mt_api_call *c)
@@ -340,7 +342,7 @@ static int activate(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_mad
 
 static int prepare_activate(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made)
 {
-    return with_change(c, cmd, made, activate);
+    return with_change(c, cmd, made, false, activate);
 }
 
 int mt_api_secrets_activate(struct mt_api_call *c)

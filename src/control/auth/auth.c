@@ -228,8 +228,8 @@ static enum mt_auth_end outcome(const struct mt_pg_res *r, bool operators, bool 
 }
 
 int mt_auth_lookup(struct mt_pg *pg, const char *token, const char *org_id, const char *app_id, const char *env_id,
-                   bool gone_ok, bool operators, bool secret_export, struct mt_auth_who *ret, struct mt_auth_chain *ret_chain, enum mt_auth_end *ret_end,
-                   struct mt_err *err)
+                   bool gone_ok, bool operators, bool secret_export, const struct mt_pg_stmt *beside, struct mt_pg_res **ret_beside,
+                   struct mt_auth_who *ret, struct mt_auth_chain *ret_chain, enum mt_auth_end *ret_end, struct mt_err *err)
 {
     uint8_t hash[32];
     struct mt_pg_params p;
@@ -249,7 +249,12 @@ int mt_auth_lookup(struct mt_pg *pg, const char *token, const char *org_id, cons
     mt_pg_p_text(&p, app_id);
     mt_pg_p_text(&p, env_id);
     mt_pg_p_bool(&p, gone_ok);
-    int rc = mt_pg_query(pg, kind == MT_TOKEN_ACCESS ? &lookup_access : &lookup_personal, &p, &r, err);
+    const struct mt_pg_stmt *stmt = kind == MT_TOKEN_ACCESS ? &lookup_access : &lookup_personal;
+    struct mt_pg_res *both[2] = {NULL, NULL};
+    int rc = beside ? mt_pg_query_beside(pg, stmt, &p, beside, both, err) : mt_pg_query(pg, stmt, &p, &both[0], err);
+    r = both[0];
+    if (beside)
+        *ret_beside = both[1];
     if (rc < 0 || mt_pg_rows(r) == 0)
         return rc;
     *ret_end = outcome(r, operators, secret_export, org_id, app_id, env_id, ret, ret_chain);

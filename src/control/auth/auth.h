@@ -72,12 +72,13 @@ enum mt_auth_end {
  * @gone_ok    owners that are deleted are found as well
  * @operators  the route is for operators: the path's organisation needs no membership; for others the chain stays empty
  * @secret_export  the server's setting, for mt_role_scopes
+ * @beside     a statement without parameters for the same round trip, its result to @ret_beside; or NULL
  * The session is fenced to @org_id by it (log/fence.sql), sees all when that is NULL; not when @token is of no kind there is.
  * Returns 0 with the outcome in @ret_end; @ret is filled unless the token is unknown. Database errors: -code.
  */
 int mt_auth_lookup(struct mt_pg *pg, const char *token, const char *org_id, const char *app_id, const char *env_id,
-                   bool gone_ok, bool operators, bool secret_export, struct mt_auth_who *ret, struct mt_auth_chain *ret_chain, enum mt_auth_end *ret_end,
-                   struct mt_err *err);
+                   bool gone_ok, bool operators, bool secret_export, const struct mt_pg_stmt *beside, struct mt_pg_res **ret_beside,
+                   struct mt_auth_who *ret, struct mt_auth_chain *ret_chain, enum mt_auth_end *ret_end, struct mt_err *err);
 
 /** $1: the organisation whose rows the session sees from now on; MT_LOG_ALL: all. */
 extern const struct mt_pg_stmt mt_auth_fence;

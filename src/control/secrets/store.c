@@ -9,13 +9,21 @@
 
 #include <jansson.h>
 
-static const struct mt_pg_stmt now_of = {
-    "secrets_now", "SELECT bundle_id, coalesce(current_version_id, ''), resource_version, version_number, key_count,"
-                   " coalesce(data_hash, ''), confirmed_none FROM secret_bundles_view WHERE env_id = $1 AND NOT deleted"};
+/* With all that a change needs, so that it asks once. */
+#define NOW_COLS                                                                                              \
+    "SELECT b.bundle_id, coalesce(b.current_version_id, ''), b.resource_version, b.version_number, b.key_count," \
+    " coalesce(b.data_hash, ''), b.confirmed_none, k.wrapped_tag_key"
+#define NOW_FROM                                                                                              \
+    " FROM secret_bundles_view b LEFT JOIN moat.secret_bundle_keys k USING (bundle_id)"
+#define NOW_WHERE " WHERE b.env_id = $1 AND NOT b.deleted"
+enum { COL_TAG = 7, COL_ORG, COL_ENVELOPE, COL_WRAPPED };
+static const struct mt_pg_stmt now_of = {"secrets_now", NOW_COLS NOW_FROM NOW_WHERE};
+static const struct mt_pg_stmt content_of = {
+    "secrets_content", NOW_COLS ", b.org_id, m.envelope, m.wrapped_data_key" NOW_FROM
+                       " LEFT JOIN moat.secret_material m ON m.version_id = b.current_version_id" NOW_WHERE};
 static const struct mt_pg_stmt material_of = {
     "secrets_material", "SELECT v.org_id, v.env_id, v.bundle_id, m.envelope, m.wrapped_data_key FROM moat.secret_versions v"
                         " LEFT JOIN moat.secret_material m USING (version_id) WHERE v.version_id = $1 AND v.env_id = $2"};
-static const struct mt_pg_stmt tag_of = {"secrets_tag", "SELECT wrapped_tag_key FROM moat.secret_bundle_keys WHERE bundle_id = $1"};
 static const struct mt_pg_stmt put_tag = {
     "secrets_put_tag", "INSERT INTO moat.secret_bundle_keys (bundle_id, org_id, env_id, wrapped_tag_key, master_key_id)"
                        " VALUES ($1, $2, $3, $4, $5)"};
@@ -50,16 +58,23 @@ static void copy(char *to, size_t size, const char *from)
     (void)snprintf(to, size, "%s", from);
 }
 
-int mt_secrets_now(struct mt_pg *pg, const char *env_id, struct mt_secrets_now *ret, struct mt_err *err)
+static int now_row(struct mt_pg *pg, const struct mt_pg_stmt *stmt, const char *env_id, struct mt_secrets_now *ret, struct mt_pg_res **ret_row,
+                   struct mt_err *err)
 {
     struct mt_pg_params p;
     mt_auto_pg_res struct mt_pg_res *r = NULL;
     *ret = (struct mt_secrets_now){0};
     mt_pg_p_init(&p);
     mt_pg_p_text(&p, env_id);
-    int rc = mt_pg_query(pg, &now_of, &p, &r, err);
+    int rc = mt_pg_query(pg, stmt, &p, &r, err);
     if (rc < 0 || mt_pg_rows(r) == 0)
         return rc;
+    if (!mt_pg_null(r, 0, COL_TAG)) {
+        const void *tag = mt_pg_bytes(r, 0, COL_TAG, &ret->tag_len);
+        if (ret->tag_len > sizeof ret->tag)
+            return MT_FAIL(err, MT_E_CORRUPT, "the tag key of %s is %zu bytes", mt_pg_text(r, 0, 0), ret->tag_len);
+        memcpy(ret->tag, tag, ret->tag_len);
+    }
     copy(ret->bundle_id, sizeof ret->bundle_id, mt_pg_text(r, 0, 0));
     copy(ret->version_id, sizeof ret->version_id, mt_pg_text(r, 0, 1));
     ret->resource_version = mt_pg_i64(r, 0, 2);
@@ -67,59 +82,93 @@ int mt_secrets_now(struct mt_pg *pg, const char *env_id, struct mt_secrets_now *
     ret->key_count = (int)mt_pg_i64(r, 0, 4);
     copy(ret->data_hash, sizeof ret->data_hash, mt_pg_text(r, 0, 5));
     ret->confirmed_none = mt_pg_bool(r, 0, 6);
+    if (ret_row) {
+        *ret_row = r;
+        r = NULL;
+    }
     return 0;
+}
+
+int mt_secrets_now(struct mt_pg *pg, const char *env_id, struct mt_secrets_now *ret, struct mt_err *err)
+{
+    return now_row(pg, &now_of, env_id, ret, NULL, err);
+}
+
+int mt_secrets_content(struct mt_pg *pg, const char *env_id, struct mt_secrets_now *ret, struct mt_secrets_sealed *ret_sealed,
+                       struct mt_err *err)
+{
+    *ret_sealed = (struct mt_secrets_sealed){0};
+    int rc = now_row(pg, &content_of, env_id, ret, &ret_sealed->row, err);
+    if (rc == 0 && ret_sealed->row)
+        mt_secrets_sealed_in(ret_sealed, (struct mt_seal_ids){mt_pg_text(ret_sealed->row, 0, COL_ORG), env_id, ret->bundle_id, ret->version_id},
+                             COL_ENVELOPE, COL_WRAPPED);
+    return rc;
+}
+
+void mt_secrets_sealed_in(struct mt_secrets_sealed *s, struct mt_seal_ids ids, int envelope, int wrapped)
+{
+    s->ids = ids;
+    s->shredded = mt_pg_null(s->row, 0, envelope);
+    if (s->shredded)
+        return;
+    s->envelope = mt_pg_bytes(s->row, 0, envelope, &s->envelope_len);
+    s->wrapped = mt_pg_bytes(s->row, 0, wrapped, &s->wrapped_len);
+}
+
+int mt_secrets_unseal(struct mt_keys *keys, const struct mt_secrets_sealed *s, struct mt_lockmem *ret, struct mt_err *err)
+{
+    struct mt_seal_context c;
+    uint8_t key[MT_AEAD_KEY];
+    *ret = (struct mt_lockmem){0};
+    if (s->shredded)
+        return MT_FAIL(err, MT_E_LIMIT, "the content of %s was destroyed: %d newer versions came after it", s->ids.version_id, MT_SECRETS_KEPT);
+    if (s->envelope_len <= MT_SEAL_MATERIAL_EXTRA)
+        return MT_FAIL(err, MT_E_CORRUPT, "%s: not an envelope of secrets", s->ids.version_id);
+    mt_seal_context_secret(&s->ids, &c);
+    int rc = mt_keys_unwrap(keys, &c, s->wrapped, s->wrapped_len, key, err);
+    if (rc == 0 && (rc = mt_lockmem_new(ret, s->envelope_len - MT_SEAL_MATERIAL_EXTRA, err)) == 0 &&
+        (rc = mt_seal_open(key, &s->ids, s->envelope, s->envelope_len, ret->p, &ret->len, err)) < 0)
+        mt_lockmem_done(ret);
+    explicit_bzero(key, sizeof key);
+    return rc < 0 ? mt_err_wrap(err, "secrets %s", s->ids.version_id) : 0;
+}
+
+void mt_secrets_sealed_done(struct mt_secrets_sealed *s)
+{
+    mt_pg_res_freep(&s->row);
 }
 
 int mt_secrets_open(struct mt_keys *keys, struct mt_pg *pg, const char *env_id, const char *version_id, struct mt_lockmem *ret,
                     struct mt_err *err)
 {
     struct mt_pg_params p;
-    mt_auto_pg_res struct mt_pg_res *r = NULL;
-    struct mt_seal_context c;
-    uint8_t key[MT_AEAD_KEY];
-    size_t n, k;
+    mt_auto_secrets_sealed struct mt_secrets_sealed s = {0};
     *ret = (struct mt_lockmem){0};
     mt_pg_p_init(&p);
     mt_pg_p_text(&p, version_id);
     mt_pg_p_text(&p, env_id);
-    int rc = mt_pg_query_one(pg, &material_of, &p, &r, err);
+    int rc = mt_pg_query_one(pg, &material_of, &p, &s.row, err);
     if (rc < 0)
         return rc;
-    if (mt_pg_null(r, 0, 3))
-        return MT_FAIL(err, MT_E_LIMIT, "the content of %s was destroyed: %d newer versions came after it", version_id, MT_SECRETS_KEPT);
-    const struct mt_seal_ids ids = {mt_pg_text(r, 0, 0), mt_pg_text(r, 0, 1), mt_pg_text(r, 0, 2), version_id};
-    const void *envelope = mt_pg_bytes(r, 0, 3, &n), *wrapped = mt_pg_bytes(r, 0, 4, &k);
-    mt_seal_context_secret(&ids, &c);
-    if (n <= MT_SEAL_MATERIAL_EXTRA)
-        return MT_FAIL(err, MT_E_CORRUPT, "%s: not an envelope of secrets", version_id);
-    rc = mt_keys_unwrap(keys, &c, wrapped, k, key, err);
-    if (rc == 0 && (rc = mt_lockmem_new(ret, n - MT_SEAL_MATERIAL_EXTRA, err)) == 0 &&
-        (rc = mt_seal_open(key, &ids, envelope, n, ret->p, &ret->len, err)) < 0)
-        mt_lockmem_done(ret);
-    explicit_bzero(key, sizeof key);
-    return rc < 0 ? mt_err_wrap(err, "secrets %s", version_id) : 0;
+    mt_secrets_sealed_in(&s, (struct mt_seal_ids){mt_pg_text(s.row, 0, 0), mt_pg_text(s.row, 0, 1), mt_pg_text(s.row, 0, 2), version_id}, 3, 4);
+    return mt_secrets_unseal(keys, &s, ret, err);
 }
 
 /* The bundle's tag key: unwrapped, or a new one with its row in the command. */
-static int tag_key(struct mt_keys *keys, struct mt_pg *pg, struct mt_cmd *cmd, const struct mt_seal_ids *ids, bool fresh,
+static int tag_key(struct mt_keys *keys, struct mt_cmd *cmd, const struct mt_seal_ids *ids, const struct mt_secrets_now *now,
                    uint8_t ret[MT_AEAD_KEY], struct mt_err *err)
 {
     struct mt_pg_params p;
-    mt_auto_pg_res struct mt_pg_res *r = NULL;
     struct mt_seal_context c;
     uint8_t wrapped[MT_SEAL_WRAPPED];
     char id[MT_MASTERKEY_ID];
-    size_t n;
     mt_seal_context_tag(ids, &c);
+    if (now->bundle_id[0] && now->tag_len == 0)
+        return MT_FAIL(err, MT_E_NOT_FOUND, "%s has no tag key", ids->bundle_id);
+    if (now->bundle_id[0])
+        return mt_keys_unwrap(keys, &c, now->tag, now->tag_len, ret, err);
     mt_pg_p_init(&p);
     mt_pg_p_text(&p, ids->bundle_id);
-    if (!fresh) {
-        int rc = mt_pg_query_one(pg, &tag_of, &p, &r, err);
-        if (rc < 0)
-            return rc;
-        const void *w = mt_pg_bytes(r, 0, 0, &n);
-        return mt_keys_unwrap(keys, &c, w, n, ret, err);
-    }
     mt_random(ret, MT_AEAD_KEY);
     int rc = mt_keys_wrap(keys, &c, ret, wrapped, id, err);
     if (rc < 0)
@@ -201,7 +250,7 @@ static int add_events(struct mt_cmd *cmd, const struct mt_secrets_new *v, bool f
     return rc;
 }
 
-int mt_secrets_add(struct mt_keys *keys, struct mt_pg *pg, struct mt_cmd *cmd, const struct mt_secrets_now *now,
+int mt_secrets_add(struct mt_keys *keys, struct mt_cmd *cmd, const struct mt_secrets_now *now,
                    struct mt_secrets_new *v, struct mt_err *err)
 {
     uint8_t key[MT_AEAD_KEY];
@@ -213,7 +262,7 @@ int mt_secrets_add(struct mt_keys *keys, struct mt_pg *pg, struct mt_cmd *cmd, c
         copy(v->bundle_id, sizeof v->bundle_id, now->bundle_id);
     mt_id_new(MT_ID_SECRET_VERSION, v->version_id);
     const struct mt_seal_ids ids = {v->org_id, v->env_id, v->bundle_id, v->version_id};
-    if ((rc = tag_key(keys, pg, cmd, &ids, fresh, key, err)) == 0)
+    if ((rc = tag_key(keys, cmd, &ids, now, key, err)) == 0)
         mt_seal_data_hash(key, v->canonical, v->len, v->data_hash);
     explicit_bzero(key, sizeof key);
     if (rc < 0)

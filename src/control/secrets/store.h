@@ -10,16 +10,38 @@
 
 #define MT_SECRETS_KEPT 20 /* versions whose material stays, beside those in use */
 
-/** The secrets of an environment; bundle_id "" when it has none. */
+/** The secrets of an environment as they are; bundle_id "" when it has none. */
 struct mt_secrets_now {
     char bundle_id[MT_ID_SIZE], version_id[MT_ID_SIZE]; /* version_id "": none set yet */
     int64_t resource_version;
     int version_number, key_count;
     char data_hash[MT_SHA256_HEX];
     bool confirmed_none;
+    uint8_t tag[MT_SEAL_WRAPPED]; /* the key of the bundle's data hashes, wrapped */
+    size_t tag_len;               /* 0: none is there */
 };
 int mt_secrets_now(struct mt_pg *pg, const char *env_id, struct mt_secrets_now *ret, struct mt_err *err);
 
+/** The content of a version as the database holds it, borrowed from the result that found it. */
+struct mt_secrets_sealed {
+    struct mt_pg_res *row; /* owned */
+    struct mt_seal_ids ids;
+    const void *envelope, *wrapped;
+    size_t envelope_len, wrapped_len;
+    bool shredded; /* there is no content any more */
+};
+/** Point @s, whose row is set, at the columns @envelope and @wrapped of its first row; @ids outlive it. */
+void mt_secrets_sealed_in(struct mt_secrets_sealed *s, struct mt_seal_ids ids, int envelope, int wrapped);
+void mt_secrets_sealed_done(struct mt_secrets_sealed *s);
+#define mt_auto_secrets_sealed __attribute__((cleanup(mt_secrets_sealed_done)))
+/**
+ * What is there and the content of the current version, in one statement; @ret_sealed is the caller's to end and borrows from @ret.
+ * Its row is NULL where the environment has no bundle; with no version set yet it is shredded.
+ */
+int mt_secrets_content(struct mt_pg *pg, const char *env_id, struct mt_secrets_now *ret, struct mt_secrets_sealed *ret_sealed,
+                       struct mt_err *err);
+/** The canonical file into @ret (a new buffer; its owner is the caller). Errors as mt_secrets_open, but for the first. */
+int mt_secrets_unseal(struct mt_keys *keys, const struct mt_secrets_sealed *s, struct mt_lockmem *ret, struct mt_err *err);
 /**
  * The canonical file of a version into @ret (a new buffer; its owner is the caller).
  * @env_id  the version must be of this environment
@@ -45,7 +67,7 @@ struct mt_secrets_new {
     bool unchanged;           /* same content as now: nothing was added, the fields say what is there */
 };
 /** Encrypt @v and add events and rows to @cmd, which then relies on @now. -MT_E_UNAVAILABLE, -MT_E_CORRUPT as above. */
-int mt_secrets_add(struct mt_keys *keys, struct mt_pg *pg, struct mt_cmd *cmd, const struct mt_secrets_now *now,
+int mt_secrets_add(struct mt_keys *keys, struct mt_cmd *cmd, const struct mt_secrets_now *now,
                    struct mt_secrets_new *v, struct mt_err *err);
 
 /** The end of an environment: its bundle is deleted with it, if it has one. Material goes a day later (mt_secrets_collect). */
