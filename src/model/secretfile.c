@@ -280,6 +280,14 @@ static void base64(struct writer *w, const uint8_t *v, size_t n)
     explicit_bzero(four, sizeof four);
 }
 
+size_t mt_secretfile_room(const struct mt_secretfile *f)
+{
+    size_t n = sizeof MT_SECRETFILE_HEADER;
+    for (size_t i = 0; i < f->n; i++)
+        n += strlen(f->entries[i].key) + 2 + B64_MARK_LEN + MT_B64_SIZE(f->entries[i].len);
+    return n < MT_SECRETFILE_MAX ? n : MT_SECRETFILE_MAX;
+}
+
 int mt_secretfile_write(struct mt_secretfile *f, uint8_t *out, size_t *ret_len, struct mt_err *err)
 {
     struct writer w = {.out = out};

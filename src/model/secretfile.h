@@ -67,9 +67,12 @@ const struct mt_secretfile_entry *mt_secretfile_get(const struct mt_secretfile *
 /** 0 when @key may name a value, else -MT_E_INVALID with the fault. */
 int mt_secretfile_key_check(const char *key, enum mt_secretfile_fault *ret, struct mt_err *err);
 
+/** Bytes that the canonical form of @f can have at most; never above MT_SECRETFILE_MAX. */
+size_t mt_secretfile_room(const struct mt_secretfile *f);
+
 /**
  * Write the canonical form.
- * @out   MT_SECRETFILE_MAX bytes; no NUL is written
+ * @out   mt_secretfile_room() bytes; no NUL is written
  * Returns 0, or -MT_E_LIMIT with f->fault TOO_LARGE. Nothing but @out holds a copy afterwards.
  */
 int mt_secretfile_write(struct mt_secretfile *f, uint8_t *out, size_t *ret_len, struct mt_err *err);

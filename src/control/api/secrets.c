@@ -190,7 +190,7 @@ static int change_end(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_m
 {
     const char *names[MT_SECRETFILE_KEYS_MAX];
     struct mt_secrets_new *n = &w->made;
-    if (room(c, &w->canonical, MT_SECRETFILE_MAX) < 0)
+    if (room(c, &w->canonical, mt_secretfile_room(w->file)) < 0)
         return -1;
     if (mt_secretfile_write(w->file, w->canonical.p, &w->canonical.len, &c->err) < 0)
         return file_failed(c, w);

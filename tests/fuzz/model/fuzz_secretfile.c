@@ -19,14 +19,14 @@ static void same(const struct mt_secretfile *a, const struct mt_secretfile *b)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
     static struct mt_secretfile f, g;
-    static uint8_t out[MT_SECRETFILE_MAX], again[MT_SECRETFILE_MAX];
+    static uint8_t again[MT_SECRETFILE_MAX];
     struct mt_err err;
     size_t n, m;
-    uint8_t *mem = malloc(len ? len : 1), *mem2 = malloc(MT_SECRETFILE_MAX); /* exact: ASan sees a byte too many */
+    uint8_t *out = NULL, *mem = malloc(len ? len : 1), *mem2 = malloc(MT_SECRETFILE_MAX); /* exact: ASan sees a byte too many */
     MT_ASSERT(mem && mem2);
     if (mt_secretfile_read(data, len, mem, &f, &err) < 0) {
         MT_ASSERT(f.fault != MT_SECRETFILE_OK && err.msg[0]);
-    } else if (mt_secretfile_write(&f, out, &n, &err) < 0) {
+    } else if (out = malloc(mt_secretfile_room(&f)), MT_ASSERT(out), mt_secretfile_write(&f, out, &n, &err) < 0) {
         MT_ASSERT(f.fault == MT_SECRETFILE_TOO_LARGE);
     } else {
         MT_ASSERT(mt_secretfile_read(out, n, mem2, &g, &err) == 0);
@@ -40,5 +40,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
     }
     free(mem);
     free(mem2);
+    free(out);
     return 0;
 }

@@ -178,6 +178,7 @@ static void limits_are_where_they_are_written(void **state)
     set("A", big, MT_SECRETFILE_PLAIN_MAX + 1); /* plain no more */
     assert_int_equal(mt_secretfile_write(&file, out, &n, &err), 0);
     assert_int_equal(n, sizeof H - 1 + 3 + 7 + (MT_SECRETFILE_PLAIN_MAX + 1 + 2) / 3 * 4);
+    assert_in_range(mt_secretfile_room(&file), n, n + 8);
 
     file.n = 0;
     for (int i = 0; i < 32; i++)
@@ -187,6 +188,7 @@ static void limits_are_where_they_are_written(void **state)
     set("A", big, 8000);
     assert_int_equal(mt_secretfile_write(&file, out, &n, &err), -MT_E_LIMIT);
     assert_int_equal(file.fault, MT_SECRETFILE_TOO_LARGE);
+    assert_int_equal(mt_secretfile_room(&file), MT_SECRETFILE_MAX);
 }
 
 static uint32_t next(uint32_t *x)
