@@ -173,6 +173,89 @@ class Postgres:
         return r.stdout.strip()
 
 
+class Sse(threading.Thread):
+    """A stream as server-sent events, read as WHATWG HTML says: `got` holds (event, id, object), `comments` what is none, `last` the id that a
+    client would come back with."""
+
+    def __init__(self, path, target, token, last_id=None, accept="text/event-stream"):
+        super().__init__(daemon=True)
+        self.c = UnixHTTP(path, 60)
+        headers = {"Authorization": "Bearer " + token, "Accept": accept}
+        if last_id is not None:
+            headers["Last-Event-ID"] = last_id
+        self.c.request("GET", target, headers=headers)
+        self.r = self.c.getresponse()
+        self.got, self.comments, self.last, self.retry = [], [], last_id or "", None
+        if self.r.status != 200:
+            raise AssertionError("%s -> %d %s" % (target, self.r.status, self.r.read()))
+        assert self.r.headers["Content-Type"].startswith("text/event-stream"), self.r.headers
+        self.start()
+
+    def run(self):
+        event, data, last = "message", [], self.last
+        try:
+            for line in iter(self.r.readline, b""):
+                assert line.endswith(b"\n"), line
+                name, _, value = line[:-1].decode().partition(":")
+                value = value[1:] if value.startswith(" ") else value
+                if line == b"\n":
+                    self.last = last
+                    if data:
+                        self.got.append((event, last, json.loads("\n".join(data))))
+                    event, data = "message", []
+                elif not name:
+                    self.comments.append(value)
+                elif name == "id":
+                    last = value
+                elif name == "event":
+                    event = value
+                elif name == "data":
+                    data.append(value)
+                elif name == "retry":
+                    self.retry = int(value)
+                else:
+                    raise AssertionError("not a field of an event: %r" % line)
+        except (OSError, http.client.HTTPException):
+            pass
+
+    def messages(self):
+        return [(i, o) for e, i, o in self.got if e == "message"]
+
+    def close(self):
+        try:
+            self.c.sock.shutdown(socket.SHUT_RDWR)  # the answer's reader keeps a closed one open
+        except OSError:
+            pass
+        self.join(5)
+
+
+class HeldLog:
+    """Nothing is appended inside `with`: somebody else has the append lock. What is appended afterwards was prepared before."""
+    LOCK = 7885628624171986791  # MT_LOCK_LOG, src/control/log/locks.h
+
+    def __init__(self, pg):
+        self.pg = pg
+
+    def __enter__(self):
+        self.p = subprocess.Popen([self.pg.bin + "/psql", "-h", self.pg.sock, "-U", "postgres", "-qtA", "moat"], stdin=subprocess.PIPE,
+                                  stdout=subprocess.PIPE, text=True)
+        self.p.stdin.write("SELECT 'held' FROM (SELECT pg_advisory_lock(%d)) x;\n" % self.LOCK)
+        self.p.stdin.flush()
+        assert self.p.stdout.readline() == "held\n"
+        return self
+
+    def waited_for(self):
+        return self.pg.sql("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted") != "0"
+
+    def asked(self, table, since):
+        """Some worker has read @table since and is done with it."""
+        return self.pg.sql("SELECT count(*) FROM pg_stat_activity WHERE state = 'idle' AND query LIKE '%%%s%%' AND query_start > to_timestamp(%f)" % (table, since)) != "0"
+
+    def __exit__(self, *what):
+        self.p.stdin.close()
+        self.p.wait(10)
+
+
 class Agent(threading.Thread):
     """Heartbeats, long-polls the plan, and drives every instance it is given by `behave(assignment)`."""
 
@@ -303,7 +386,7 @@ class AgentSocket(threading.Thread):
 
     def __init__(self, path):
         super().__init__(daemon=True)
-        self.lines, self.console, self.asked = {}, {}, []
+        self.lines, self.console, self.asked, self.open = {}, {}, [], []
         self.s = socket.socket(socket.AF_UNIX)
         self.s.bind(path)
         self.s.listen(64)
@@ -314,6 +397,7 @@ class AgentSocket(threading.Thread):
                 c, _ = self.s.accept()
             except OSError:
                 return
+            self.open.append(c)
             threading.Thread(target=self.serve, args=(c,), daemon=True).start()
 
     def serve(self, c):
@@ -337,6 +421,15 @@ class AgentSocket(threading.Thread):
                 if not req.get("follow"):
                     return
                 time.sleep(0.02)
+
+    def cut(self):
+        """What is followed breaks off, as when an agent is killed."""
+        while self.open:
+            c = self.open.pop()
+            try:
+                c.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
 
     def add(self, instance, line, stream="stdout"):
         have = self.lines.setdefault(instance, [])

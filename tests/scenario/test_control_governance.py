@@ -376,6 +376,24 @@ try:
             w.ok("DELETE", E + "/exec-sessions/" + x["id"])
         w.ok("PUT", O + "/quotas/max_exec_sessions", {"limit": None, "reason": "test"})
 
+    @case("a session that is ended while it connects: 409, not an error of the server")
+    def _():
+        E = [O + "/apps/%s/envs/%s" % (r["app_id"], r["env_id"]) for r in w.ok("GET", O + "/routes")["items"]][0]
+        one = w.ok("GET", E + "/instances?status=ready")["items"][0]["id"]
+        s = w.ok("POST", E + "/instances/%s/exec" % one, {"command": ["true"]})
+        ws = {"Authorization": "Bearer " + s["session_token"], "Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13",
+              "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Protocol": "moat.exec.v1"}
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            with kit.HeldLog(w.pg) as log:
+                end = pool.submit(w.q, "DELETE", E + "/exec-sessions/" + s["exec_session_id"])
+                wait_for("its end in the queue", log.waited_for)
+                since = time.time()
+                connect = pool.submit(kit.call, w.api, "GET", "/v1/exec-sessions/%s/connect" % s["exec_session_id"], None, ws)
+                wait_for("its token used", lambda: log.asked("SET used_at = now(), alive_at", since))
+            assert end.result(20).status == 200, end.result().text
+            got = connect.result(20)
+        assert got.status == 409 and got.json["code"] == "conflict", (got.status, got.text)
+
     @case("maintenance: changes are refused, reads and what runs go on, the operator ends it")
     def _():
         assert w.q("POST", "/v1/admin/maintenance", {"on": True}).status == 400

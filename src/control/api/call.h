@@ -20,6 +20,12 @@
 
 struct mt_api_call;
 
+/** What the state of every stream's request (mt_http_req_set_state) begins with. */
+struct mt_api_stream {
+    /* Say @reason and where to go on, then end. */
+    void (*end)(struct mt_api_stream *s, struct mt_http_req *req, const char *reason);
+};
+
 /** How a route takes its request. */
 enum mt_api_flags {
     MT_API_BODY = 1,       /* a JSON object is expected (absent or empty body: {}) */
@@ -50,6 +56,7 @@ struct mt_api_problem {
     char detail[600];
     json_t *errors, *details; /* owned */
     int retry_after;          /* seconds, 0: none */
+    bool retryable;           /* though its code is not in general */
 };
 
 #define MT_API_VALUE 264 /* of a path's parameter; longest: a registry's host and port */
@@ -87,7 +94,8 @@ struct mt_api_call {
 /** Record a problem; always returns -1. @code is one of control-plane.md §9.2. */
 int mt_api_fail(struct mt_api_call *c, int status, const char *code, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
-/** A problem out of c->err, for failures of the database, the appender, the system. Returns -1. */
+/** A problem out of c->err, for failures of the database, the appender, the system; also for a command that met a change (409 `conflict`,
+ * retryable: a handler that can prepare it anew does so first). Returns -1. */
 int mt_api_fail_err(struct mt_api_call *c);
 /** From now on rows of other organisations than @org_id are not there for c->pg (log/fence.sql); MT_LOG_ALL: all are. Each request begins with
  * the organisation of its path. -1: an answer is set. */

@@ -273,7 +273,10 @@ static int append_connected(struct mt_api_call *c, const struct claim *k, const 
         mt_cmd_rely(cmd, MT_RELY_EXEC_SESSION, id, NULL, 1, &c->err) < 0)
         return mt_api_fail_err(c);
     int rc = mt_append(c->ctl->appender, MT_TAKE(cmd), 5000, &done, &c->err);
+    bool stale = rc < 0 && done.end == MT_END_STALE;
     mt_cmd_done_free(&done);
+    if (stale) /* its token is used up: no second try with it */
+        return mt_api_fail(c, 409, "conflict", "the session was ended at the same moment: ask for another one");
     return rc < 0 ? mt_api_fail_err(c) : 0;
 }
 

@@ -22,6 +22,7 @@
 
 #define WAIT_MAX 60
 #define SKEW_MAX_MS 60000 /* of a node's clock in a heartbeat */
+#define REPORT_ROUNDS 4
 
 /* ---------------------------------------------------------------- heartbeat */
 
@@ -376,7 +377,8 @@ static int gather_reports(struct mt_api_call *c, const struct mt_node *node, con
     return 0;
 }
 
-static int take_reports(struct mt_api_call *c, const struct mt_node *node, const struct mt_status_batch *b)
+/* One round: 0 answered, -1 refused; 1 what a report relies on changed meanwhile, only when it is not the @last. */
+static int take_reports_once(struct mt_api_call *c, const struct mt_node *node, const struct mt_status_batch *b, bool last)
 {
     mt_auto_cmd struct mt_cmd *cmd = NULL;
     mt_auto_json json_t *rejected = json_array();
@@ -387,14 +389,23 @@ static int take_reports(struct mt_api_call *c, const struct mt_node *node, const
     int rc = gather_reports(c, node, b, cmd, rejected, &events, &ignored);
     if (rc == 0 && events) {
         struct mt_cmd_done done = {0};
-        rc = mt_append(c->ctl->appender, MT_TAKE(cmd), 10000, &done, &c->err) < 0 ? mt_api_fail_err(c) : 0;
+        if (mt_append(c->ctl->appender, MT_TAKE(cmd), 10000, &done, &c->err) < 0)
+            rc = c->err.code == MT_E_CONFLICT && !last ? 1 : mt_api_fail_err(c);
         mt_cmd_done_free(&done);
     }
-    if (rc < 0) {
+    if (rc != 0) {
         unsee(c, b);
         return rc;
     }
     return mt_api_send(c, 200, json_pack("{s:i,s:i,s:O}", "accepted", events, "ignored", ignored, "rejected", rejected));
+}
+
+static int take_reports(struct mt_api_call *c, const struct mt_node *node, const struct mt_status_batch *b)
+{
+    int rc = 1;
+    for (int i = REPORT_ROUNDS; i > 0 && rc > 0; i--)
+        rc = take_reports_once(c, node, b, i == 1);
+    return rc;
 }
 
 int mt_api_node_status(struct mt_api_call *c)

@@ -167,11 +167,15 @@ int mt_api_fail_err(struct mt_api_call *c)
         return mt_api_fail(c, 503, "database_unavailable", "the database is not reachable; nothing is known to be changed");
     case MT_E_LIMIT:
         return mt_api_fail(c, 503, "unavailable", "the server is busy: %s", c->err.msg);
+    case MT_E_CONFLICT: /* nothing was appended; the text may be the database's, so it is for the log */
+        mt_log(MT_INFO, "api.conflict", KV("request_id", c->request_id), KV_ERR(&c->err));
+        c->problem.retryable = true;
+        c->problem.retry_after = 1;
+        return mt_api_fail(c, 409, "conflict", "what this depends on was changed at the same moment and nothing was done; try again");
     case MT_E_INVALID:
         return mt_api_fail(c, 400, "invalid_argument", "%s", c->err.msg);
     case MT_OK:
     case MT_E_NOT_FOUND:
-    case MT_E_CONFLICT:
     case MT_E_IO:
     case MT_E_NOMEM:
     case MT_E_CORRUPT:
@@ -193,7 +197,7 @@ void mt_api_send_problem(struct mt_api_call *c)
     for (size_t i = 0; i < sizeof codes / sizeof codes[0]; i++)
         if (MT_STREQ(codes[i].code, p->code)) {
             title = codes[i].title;
-            retryable = codes[i].retryable;
+            retryable = codes[i].retryable || p->retryable;
         }
     char type[80], retry[16];
     snprintf(type, sizeof type, "urn:moat:error:%s", p->code);

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The pure parts of the control plane: addresses, route rules, node health, path matching, tokens, sentences. */
+#include "base/assert.h"
 #include "base/str.h"
 #include "control/api/changes.h"
+#include "control/api/call.h"
 #include "control/api/cursor.h"
 #include "control/api/dispatch.h"
 #include "control/api/moment.h"
@@ -398,9 +400,34 @@ static void an_instance_that_ended_says_why(void **state)
                         "web inst_3 ended: the process ended with a non-zero exit code, exit code 7");
 }
 
+static void a_failure_below_a_handler_has_its_status(void **state)
+{
+    (void)state;
+    static const struct {
+        enum mt_code code;
+        int status;
+        const char *name;
+        bool again; /* said to be worth another try by Retry-After */
+    } rows[] = {{MT_E_CONFLICT, 409, "conflict", true},          {MT_E_UNAVAILABLE, 503, "database_unavailable", true},
+                {MT_E_TIMEOUT, 503, "database_unavailable", true}, {MT_E_LIMIT, 503, "unavailable", true},
+                {MT_E_INVALID, 400, "invalid_argument", false},   {MT_E_IO, 500, "internal", false},
+                {MT_E_NOMEM, 500, "internal", false},             {MT_E_CORRUPT, 500, "internal", false}};
+    for (unsigned i = 0; i < MT_ARRAY_LEN(rows); i++) {
+        struct mt_api_call c = {.request_id = "r"};
+        (void)MT_FAIL(&c.err, rows[i].code, "duplicate key value violates unique constraint \"of_the_database\"");
+        assert_int_equal(mt_api_fail_err(&c), -1);
+        assert_int_equal(c.problem.status, rows[i].status);
+        assert_string_equal(c.problem.code, rows[i].name);
+        assert_int_equal(c.problem.retry_after > 0, rows[i].again);
+        if (rows[i].code != MT_E_INVALID && rows[i].code != MT_E_LIMIT)
+            assert_null(strstr(c.problem.detail, "of_the_database"));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_failure_below_a_handler_has_its_status),
         cmocka_unit_test(addresses_come_from_disjoint_parts_of_the_prefix),
         cmocka_unit_test(route_rules_name_their_code),
         cmocka_unit_test(node_health_follows_silence_conditions_and_guards),
