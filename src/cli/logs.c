@@ -20,6 +20,13 @@ static int print_line(struct cli *c, json_t *l, void *arg)
                 (void)json_object_set(at, key, seq);
         return 0;
     }
+    if (MT_STREQ(cli_str(l, "type"), "missing")) {
+        size_t i;
+        json_t *node;
+        json_array_foreach (json_object_get(l, "nodes"), i, node)
+            cli_say(c, "node %s does not answer: its lines are missing here until it does", json_string_value(node));
+        return c->json && cli_print_line(c, l) != CLI_OK ? CLI_FAILURE + 1 : 0;
+    }
     if (!cli_member(l, "line"))
         return 0; /* heartbeat, or the end line: the caller resumes */
     seq = json_object_get(l, "seq");

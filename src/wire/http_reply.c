@@ -7,6 +7,7 @@
 
 #include <fcntl.h>
 #include <malloc.h>
+#include <sys/uio.h>
 
 /* The library allocates this with each streamed answer, though chunks are read into the connection's own buffer. */
 #define STREAM_BLOCK 256
@@ -164,17 +165,17 @@ void mt_http_stream_start(struct mt_http_req *r, const char *type, size_t max_bu
     finish(r, 200, type, resp);
 }
 
-/* Append to the stream's buffer; r->mu is held. */
-static int queue(struct mt_http_req *r, const void *data, size_t len)
+/* Room for @more; r->mu is held. */
+static int make_room(struct mt_http_req *r, size_t more)
 {
-    if (r->buf_off && r->buf_len + len > r->buf_cap) {
+    if (r->buf_off && r->buf_len + more > r->buf_cap) {
         memmove(r->buf, r->buf + r->buf_off, r->buf_len - r->buf_off);
         r->buf_len -= r->buf_off;
         r->buf_off = 0;
     }
-    if (r->buf_len + len > r->buf_cap) {
+    if (r->buf_len + more > r->buf_cap) {
         size_t cap = r->buf_cap ? r->buf_cap : 1024;
-        while (cap < r->buf_len + len)
+        while (cap < r->buf_len + more)
             cap *= 2;
         char *nb = realloc(r->buf, cap);
         if (!nb)
@@ -182,6 +183,14 @@ static int queue(struct mt_http_req *r, const void *data, size_t len)
         r->buf = nb;
         r->buf_cap = cap;
     }
+    return 0;
+}
+
+/* Append to the stream's buffer; r->mu is held. */
+static int queue(struct mt_http_req *r, const void *data, size_t len)
+{
+    if (make_room(r, len) < 0)
+        return -MT_E_LIMIT;
     memcpy(r->buf + r->buf_len, data, len);
     r->buf_len += len;
     return 0;
@@ -189,14 +198,25 @@ static int queue(struct mt_http_req *r, const void *data, size_t len)
 
 int mt_http_stream_write(struct mt_http_req *r, const void *data, size_t len)
 {
+    const struct iovec one = {.iov_base = (void *)(uintptr_t)data, .iov_len = len};
+    return mt_http_stream_writev(r, &one, 1);
+}
+
+int mt_http_stream_writev(struct mt_http_req *r, const struct iovec *v, int n)
+{
     int rc = 0;
+    size_t len = 0;
+    for (int i = 0; i < n; i++)
+        len += v[i].iov_len;
     pthread_mutex_lock(&r->mu);
     if (r->gone || r->ended)
         rc = -MT_E_UNAVAILABLE;
     else if (len > r->buf_max - (r->buf_len - r->buf_off))
         rc = -MT_E_LIMIT;
     else
-        rc = queue(r, data, len);
+        rc = make_room(r, len); /* all pieces or none */
+    for (int i = 0; i < n && rc == 0; i++)
+        rc = queue(r, v[i].iov_base, v[i].iov_len);
     if (rc == 0 && r->phase == PHASE_SENT)
         httpd_resume(r);
     pthread_mutex_unlock(&r->mu);

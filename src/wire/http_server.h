@@ -160,6 +160,9 @@ void mt_http_stream_start(struct mt_http_req *req, const char *content_type, siz
  * Returns 0; -MT_E_LIMIT the buffer would overflow (nothing queued); -MT_E_UNAVAILABLE client gone.
  */
 int mt_http_stream_write(struct mt_http_req *req, const void *data, size_t len);
+/** The same for what lies in @n pieces: all of it or nothing. */
+struct iovec;
+int mt_http_stream_writev(struct mt_http_req *req, const struct iovec *v, int n);
 
 /** No more bytes; what is queued still goes out. Ends the request. Any thread that holds a reference. */
 void mt_http_stream_end(struct mt_http_req *req);

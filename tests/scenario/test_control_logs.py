@@ -97,6 +97,34 @@ try:
         got = stream("limit=3&positions=true", 4)
         assert [g["type"] for g in got] == ["log"] * 3 + ["position"] and got[3]["positions"] == {one: COUNT, two: COUNT}, got
 
+    @case("as server-sent events: the same lines, and a client that comes back with its last id loses none")
+    def _():
+        s = kit.Sse(w.api, E + "/logs/stream?limit=3", w.token)
+        wait_for("the history", lambda: len(s.messages()) == 3)
+        assert {o["type"] for _, o in s.messages()} == {"log"} and all(o["line"] == "n %d" % (o["seq"] - 1) for _, o in s.messages()), s.got
+        w.logs.add(one, "sse 1")
+        wait_for("the new line", lambda: len(s.messages()) == 4)
+        wait_for("where that is", lambda: s.last and json.loads(bytes.fromhex(s.last)).get(one) == COUNT + 1, 10)
+        assert json.loads(bytes.fromhex(s.last)) == {one: COUNT + 1, two: COUNT}, bytes.fromhex(s.last)
+        s.close()
+        w.logs.add(one, "sse 2")
+        w.logs.add(two, "sse 3")
+        again = kit.Sse(w.api, E + "/logs/stream?limit=3", w.token, s.last)
+        wait_for("both", lambda: len(again.messages()) >= 2)
+        w.logs.add(two, "sse 4")
+        wait_for("one more", lambda: len(again.messages()) >= 3)
+        assert sorted(o["line"] for _, o in again.messages()) == ["sse 2", "sse 3", "sse 4"], again.got
+        wait_for("where that is", lambda: json.loads(bytes.fromhex(again.last)) == {one: COUNT + 2, two: COUNT + 2}, 10)
+        w.control.terminate()
+        w.control.wait(25)
+        wait_for("the end", lambda: not again.is_alive(), 20)
+        assert again.got[-1][0] == "end" and again.got[-1][2] == {"type": "end", "reason": "shutdown"}, again.got[-1]
+        assert json.loads(bytes.fromhex(again.last)) == {one: COUNT + 2, two: COUNT + 2}, again.last
+        w.start_control()
+        for bad in ("zz", "5b5d"):
+            r = kit.call(w.api, "GET", E + "/logs/stream", headers={"Authorization": "Bearer " + w.token, "Accept": "text/event-stream", "Last-Event-ID": bad})
+            assert r.status == 400 and r.json["code"] == "invalid_cursor", (bad, r.text)
+
     @case("a stream of what is new does not begin with what is old")
     def _():
         w.logs.asked.clear()
@@ -108,10 +136,52 @@ try:
             asked = list(w.logs.asked)
             at = [k for k, a in enumerate(asked) if a.get("limit") == 5000]
             return [a for a in asked[at[0]:] if a.get("follow") and a["instance_id"] == one] if at else []
-        assert [a["since_seq"] for a in wait_for("following", follows, 10)] == [COUNT], w.logs.asked
+        assert [a["since_seq"] for a in wait_for("following", follows, 10)] == [COUNT + 2], w.logs.asked
         w.logs.add(one, "fresh line")
         assert json.loads(r.readline())["line"] == "fresh line"
         c.close()
+
+    @case("an agent that is killed under a stream is followed anew from where its lines were read to; every line is there once")
+    def _():
+        c = kit.UnixHTTP(w.api, 20)
+        c.request("GET", E + "/logs/stream?contains=cut&instance_id=" + one, headers={"Authorization": "Bearer " + w.token})
+        r = c.getresponse()
+        seen = []
+
+        def read():
+            for x in iter(r.readline, b""):
+                seen.append(json.loads(x))
+        t = threading.Thread(target=read, daemon=True)
+        t.start()
+
+        def said():
+            return [x["line"] for x in seen if x.get("type") == "log"]
+        for turn in range(3):
+            before = len(w.logs.asked)
+            w.logs.add(one, "cut %d" % turn)
+            wait_for("the line", lambda: len(said()) > turn, 20)
+            w.logs.cut()
+            wait_for("following anew", lambda: [a for a in w.logs.asked[before:] if a.get("follow") and a["instance_id"] == one], 20)
+        w.logs.add(one, "cut 3")
+        wait_for("the last", lambda: len(said()) > 3, 20)
+        assert said() == ["cut 0", "cut 1", "cut 2", "cut 3"], seen
+        c.sock.close()
+
+    @case("a node that does not answer is named in the stream, and taken back when it does")
+    def _():
+        os.rename(w.agent_sock, w.agent_sock + ".away")
+        try:
+            c = kit.UnixHTTP(w.api, 20)
+            c.request("GET", E + "/logs/stream?contains=away", headers={"Authorization": "Bearer " + w.token})
+            r = c.getresponse()
+            first = json.loads(r.readline())
+            assert first == {"type": "missing", "nodes": [w.agent.node_id]}, first
+        finally:
+            os.rename(w.agent_sock + ".away", w.agent_sock)
+        assert json.loads(r.readline()) == {"type": "missing", "nodes": []}
+        w.logs.add(two, "away no more")
+        assert json.loads(r.readline())["line"] == "away no more"
+        c.sock.close()
 
     @case("the attempt before is asked of the agent, at once or followed; a cursor goes before it")
     def _():

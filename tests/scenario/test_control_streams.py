@@ -198,7 +198,52 @@ def main():
         kit.wait_for("heartbeat", lambda: s.lines)
         w.ok("DELETE", "/v1/auth/tokens/" + t["id"], want=(200, 204))
         kit.wait_for("the end", s.end, 12)
-        assert s.end()["reason"] == "token_revoked", s.lines
+        assert s.end()["reason"] == "token_revoked" and s.end()["resume_after"] >= s.lines[0]["head_event_id"], s.lines
+
+    @case("server-sent events: the same objects, ids that a client comes back with, heartbeats as comments, the end with its reason")
+    def _():
+        t = w.ok("POST", "/v1/auth/tokens", {"name": "browser", "scopes": ["events:read"]})
+        path = A + "/events/stream?event_type=app.created"
+        s = kit.Sse(w.api, path, t["token"])
+        kit.wait_for("the heartbeat", lambda: s.comments)
+        head = w.ok("GET", A + "/events?limit=1&order=desc")["head_event_id"]
+        assert s.comments == ["heartbeat"] and s.got == [] and s.last == str(head) and s.retry == 1000, (s.comments, s.got, s.last, head)
+        for n in ("sse-1", "sse-2", "sse-3"):
+            w.ok("POST", A + "/apps", {"name": n})
+        kit.wait_for("three", lambda: len(s.messages()) >= 3)
+        want = w.ok("GET", A + "/events?event_type=app.created&after_event_id=%d" % head)["items"]
+        assert s.messages() == [(str(e["event_id"]), e) for e in want], (s.got, want)
+        s.close()
+        for n in ("sse-4", "sse-5"):
+            w.ok("POST", A + "/apps", {"name": n})
+        # as a browser does: the URL of the first time, and the last id beside it
+        again = kit.Sse(w.api, path + "&after_event_id=%d" % head, t["token"], s.last)
+        kit.wait_for("the two of meanwhile", lambda: len(again.messages()) >= 2)
+        w.ok("POST", A + "/apps", {"name": "sse-6"})
+        kit.wait_for("and one more", lambda: len(again.messages()) >= 3)
+        assert [o["payload"]["name"] for _, o in again.messages()] == ["sse-4", "sse-5", "sse-6"], again.got
+        w.ok("POST", A + "/projects", {"name": "moves-the-head"})
+        w.ok("DELETE", "/v1/auth/tokens/" + t["id"], want=(200, 204))
+        kit.wait_for("the end", lambda: not again.is_alive(), 12)
+        event, at, o = again.got[-1]
+        assert event == "end" and o["type"] == "end" and o["reason"] == "token_revoked" and at == str(o["resume_after"]) == again.last, again.got[-1]
+        assert o["resume_after"] > again.messages()[-1][1]["event_id"], again.got[-1]
+
+    @case("which form a stream has: what Accept asks for first; a Last-Event-ID that is none is refused")
+    def _():
+        path = A + "/events/stream"
+        for accept in (None, "*/*", "application/x-ndjson", "application/x-ndjson, text/event-stream", "text/event-stream;q=0", "text/event-stream;q=0.5, application/x-ndjson"):
+            c = kit.UnixHTTP(w.api, 20)
+            c.request("GET", path, headers={"Authorization": "Bearer " + w.token, "Last-Event-ID": "1", **({"Accept": accept} if accept else {})})
+            r = c.getresponse()
+            assert r.status == 200 and r.headers["Content-Type"].startswith("application/x-ndjson"), (accept, r.headers)
+            assert json.loads(r.readline())["type"] == "heartbeat", accept  # no history: the header is not for this form
+            c.sock.close()
+        for accept in ("text/event-stream", "Text/Event-Stream;q=0.9", "text/event-stream, application/x-ndjson", "application/x-ndjson;q=0.25, text/event-stream ; q=0.5"):
+            kit.Sse(w.api, path, w.token, accept=accept).close()
+        for bad in ("x", "-1", "1.5", "99999999999999999999", "1 2"):
+            r = kit.call(w.api, "GET", path, headers={"Authorization": "Bearer " + w.token, "Accept": "text/event-stream", "Last-Event-ID": bad})
+            assert r.status == 400 and r.json["code"] == "invalid_argument" and r.headers["Content-Type"].startswith("application/problem+json"), (bad, r.status, r.text)
 
     @case("a personal token's use is noted once in ten minutes, without asking the database at each request")
     def _():
@@ -231,10 +276,27 @@ def main():
         every = got + [e["event_id"] for e in rest.events()]
         assert every == sorted(set(every)) and len(every) == 1440 and every[0] > first["head_event_id"], (len(every), every[:3])
 
+    @case("a client of server-sent events that does not read is ended the same way, and its last id is where it goes on")
+    def _():
+        c = kit.UnixHTTP(w.api, 60)
+        c.request("GET", B + "/events/stream", headers={"Authorization": "Bearer " + w.token, "Accept": "text/event-stream"})
+        r = c.getresponse()
+        for t in writers(w, b, "still", 8, 180, "d" * 1000):
+            t.join()
+        blocks = [dict(f.split(": ", 1) for f in x.splitlines()) for x in r.read().decode().split("\n\n") if x and not x.startswith(":")]
+        ids = [int(x["id"]) for x in blocks if "event" not in x and "data" in x]
+        end = blocks[-1]
+        assert end["event"] == "end" and json.loads(end["data"])["reason"] == "slow_consumer" and int(end["id"]) == ids[-1], (end, ids[-1:])
+        rest = kit.Sse(w.api, B + "/events/stream", w.token, end["id"])
+        kit.wait_for("the rest", lambda: len(ids) + len(rest.messages()) >= 1440, 20)
+        every = ids + [int(i) for i, _ in rest.messages()]
+        assert every == sorted(set(every)) and len(every) == 1440, len(every)
+        rest.close()
+
     @case("a history larger than the buffer is read to its end by a client that reads")
     def _():
         s = Stream(w, B + "/events/stream?after_event_id=0")
-        kit.wait_for("1,500 events", lambda: len(s.events()) >= 1561, 30)
+        kit.wait_for("3,000 events", lambda: len(s.events()) >= 3001, 30)
         ids = [e["event_id"] for e in s.events()]
         assert ids == sorted(set(ids)) and s.end() is None, (len(ids), s.end())
 

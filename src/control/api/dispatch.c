@@ -306,10 +306,8 @@ static void stream_problem(struct mt_api_call *c)
         mt_http_park(c->http, 0, mt_clock_mono() + MT_NS_PER_S);
         return;
     }
-    char line[120];
-    int n = snprintf(line, sizeof line, "{\"type\":\"end\",\"reason\":\"%s\"}\n", c->problem.code);
-    (void)mt_http_stream_write(c->http, line, (size_t)n);
-    mt_http_stream_end(c->http);
+    struct mt_api_stream *s = mt_http_req_state(c->http);
+    s->end(s, c->http, c->problem.code);
 }
 
 /* Waiting for news is no slowness: how long is said of those alone that were answered by their first round. */

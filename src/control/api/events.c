@@ -3,11 +3,13 @@
 #include "control/api/handlers.h"
 
 #include "base/clock.h"
+#include "base/num.h"
 #include "base/str.h"
 #include "control/api/call.h"
 #include "control/limits/request.h"
 #include "control/streams/event_json.h"
 #include "control/streams/feed.h"
+#include "control/streams/sse.h"
 #include "pg/array.h"
 
 #define PAGE 200
@@ -37,6 +39,7 @@ static const struct mt_pg_stmt page_desc = {"events_page_desc", "SELECT " MT_EVE
                                                                 " AND event_id < $11 ORDER BY event_id DESC LIMIT $12"};
 
 struct stream {
+    struct mt_api_stream base; /* first */
     struct mt_event_filter f;
     struct mt_feed_sub sub; /* the feed's once following */
     struct mt_feed *feed;
@@ -212,19 +215,24 @@ int mt_api_admin_events_list(struct mt_api_call *c)
 
 /* ---------------------------------------------------------------- stream */
 
+static void say_end(struct mt_api_stream *base, struct mt_http_req *req, const char *reason)
+{
+    struct stream *s = (struct stream *)base;
+    (void)req;
+    mt_feed_leave(s->feed, &s->sub);
+    mt_feed_end(&s->sub, reason);
+}
+
 static int end_stream(struct mt_api_call *c, struct stream *s, const char *reason)
 {
-    char line[160];
-    mt_feed_leave(s->feed, &s->sub);
-    int n = snprintf(line, sizeof line, "{\"type\":\"end\",\"reason\":\"%s\",\"resume_after\":%lld}\n", reason,
-                     (long long)s->sub.after);
-    mt_http_stream_finish(c->http, line, (size_t)n);
+    say_end(&s->base, c->http, reason);
     return 0;
 }
 
 /* Write everything up to the head. 0 all written; 1 the buffer is full; 2 the cursor is ahead of the log; -1 problem. */
 static int pump(struct mt_api_call *c, struct stream *s)
 {
+    char eid[24];
     for (;;) {
         int64_t head, epoch;
         if (mt_log_position(c->pg, &head, &epoch, &c->err) < 0)
@@ -241,7 +249,8 @@ static int pump(struct mt_api_call *c, struct stream *s)
             mt_auto_buf struct mt_buf b = MT_BUF_INIT(256u * 1024u);
             int64_t id = mt_event_json(r, i, mt_event_see(&s->f.eyes, mt_pg_text(r, i, 11)), &b);
             mt_buf_putc(&b, '\n');
-            int rc = mt_http_stream_write(c->http, b.p, b.len);
+            snprintf(eid, sizeof eid, "%lld", (long long)id);
+            int rc = mt_sse_put(c->http, s->sub.sse, eid, b.p, b.len);
             if (rc == -MT_E_LIMIT)
                 return 1;
             s->sub.after = id;
@@ -272,12 +281,15 @@ static int open_stream(struct mt_api_call *c, struct stream **ret)
         return mt_api_fail_err(c);
     }
     int64_t head, epoch, now = mt_clock_mono();
-    *s = (struct stream){.feed = c->ctl->feed, .opened_ns = now, .beat_ns = now};
-    s->sub = (struct mt_feed_sub){.req = c->http, .filter = &s->f, .spoke_ns = now};
+    *s = (struct stream){.base.end = say_end, .feed = c->ctl->feed, .opened_ns = now, .beat_ns = now};
+    s->sub = (struct mt_feed_sub){.req = c->http, .filter = &s->f, .sse = mt_sse_wanted(c->http), .spoke_ns = now};
     mt_http_req_set_state(c->http, s, stream_free); /* from here on it goes with the request */
     if (read_filter(c, &s->f) < 0 || mt_api_query_i64(c, "after_event_id", 0, INT64_MAX, -1, &s->sub.after) < 0 ||
         mt_api_query_done(c) < 0)
         return -1;
+    const char *last_id = mt_sse_last_id(c->http);
+    if (last_id && mt_parse_i64(last_id, 0, INT64_MAX, &s->sub.after, &c->err) < 0)
+        return mt_api_fail(c, 400, "invalid_argument", "Last-Event-ID is the id of an event: %s", c->err.msg);
     if (mt_log_position(c->pg, &head, &epoch, &c->err) < 0)
         return mt_api_fail_err(c);
     if (s->sub.after < 0)
@@ -292,7 +304,7 @@ static int open_stream(struct mt_api_call *c, struct stream **ret)
         }
         *s->f.inside = c->who.restricted;
     }
-    mt_http_stream_start(c->http, "application/x-ndjson", STREAM_BUFFER);
+    mt_sse_start(c->http, s->sub.sse, STREAM_BUFFER);
     *ret = s;
     return 0;
 }
@@ -338,9 +350,10 @@ int mt_api_events_stream(struct mt_api_call *c)
         return end_stream(c, s, "scope_changed");
     int64_t last = spoke > s->beat_ns ? spoke : s->beat_ns;
     if (first || now - last >= HEARTBEAT_NS) {
-        char line[96];
+        char line[96], id[24];
         int n = snprintf(line, sizeof line, "{\"type\":\"heartbeat\",\"head_event_id\":%lld}\n", (long long)after);
-        if (mt_http_stream_write(c->http, line, (size_t)n) == -MT_E_LIMIT)
+        snprintf(id, sizeof id, "%lld", (long long)after);
+        if (mt_sse_beat(c->http, s->sub.sse, id, line, (size_t)n) == -MT_E_LIMIT)
             return end_stream(c, s, "slow_consumer");
         last = s->beat_ns = now;
     }

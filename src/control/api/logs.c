@@ -10,6 +10,7 @@
 #include "control/limits/request.h"
 #include "control/streams/agent.h"
 #include "control/streams/logs.h"
+#include "control/streams/sse.h"
 #include "pg/array.h"
 #include "wire/json.h"
 
@@ -19,11 +20,13 @@
 #define STREAM_BUFFER (1024u * 1024u)
 #define HEARTBEAT_NS (15 * MT_NS_PER_S)
 #define STREAM_MAX_NS (3600 * MT_NS_PER_S)
+#define LOOK_NS (5 * MT_NS_PER_S)
+#define LOST_NS (2 * MT_NS_PER_S) /* between two tries of what does not answer */
 #define WINDOW_US (INT64_C(86400) * 1000000)
 
 static const struct mt_pg_stmt sources = {
     "log_sources",
-    "SELECT instance_id, process_type, node_id FROM instances_view WHERE env_id = $1"
+    "SELECT instance_id, process_type, node_id, released_at IS NULL AND status <> 'stopped' FROM instances_view WHERE env_id = $1"
     " AND ($2::text IS NULL OR process_type = $2) AND ($3::text IS NULL OR instance_id = $3)"
     " AND ($4::text IS NULL OR release_id = $4) ORDER BY released_at IS NULL DESC, instance_id DESC LIMIT 200"};
 
@@ -40,6 +43,10 @@ struct position {
 };
 
 struct stream {
+    struct mt_api_stream base; /* first */
+    struct mt_log_place *where;
+    json_t *missing;            /* nodes the client was told do not answer; owned */
+    int64_t looked_ns;          /* for sources that were lost */
     struct filter f;
     struct position seen[INSTANCES_MAX]; /* instances that are followed, with the seq their following began at */
     size_t seen_n;
@@ -52,6 +59,8 @@ static void stream_end(void *state)
 {
     struct stream *s = state;
     mt_limits_stream_leave(&s->place);
+    mt_log_place_unref(s->where);
+    json_decref(s->missing);
     json_decref(s->cursor);
     free(s);
 }
@@ -237,11 +246,13 @@ static int load_history(struct mt_api_call *c, const struct filter *f, const str
     return 0;
 }
 
-/* Cursor text: base64 is not needed, it is JSON of {instance: seq} in hexadecimal. */
-static int read_cursor(struct mt_api_call *c, json_t **ret)
+/* Cursor text: base64 is not needed, it is JSON of {instance: seq} in hexadecimal. A stream of server-sent events has its own. */
+static int read_cursor(struct mt_api_call *c, bool stream, json_t **ret)
 {
-    const char *t = mt_api_query(c, "cursor");
+    const char *t = mt_api_query(c, "cursor"), *newer = stream ? mt_sse_last_id(c->http) : NULL;
     *ret = NULL;
+    if (newer)
+        t = newer;
     if (!t)
         return 0;
     size_t n = strlen(t) / 2;
@@ -261,11 +272,7 @@ static char *make_cursor(const json_t *old, const struct history *h, size_t from
     for (size_t i = from; i < to; i++)
         json_object_set(pos, json_string_value(json_object_get(h->item[i], "instance_id")),
                         json_object_get(h->item[i], "seq"));
-    mt_auto_free char *t = json_dumps(pos, JSON_COMPACT);
-    char *hex = t ? malloc(strlen(t) * 2 + 1) : NULL;
-    if (hex)
-        mt_hex_encode(t, strlen(t), hex);
-    return hex;
+    return mt_log_cursor(pos);
 }
 
 static int send_history(struct mt_api_call *c, const struct history *h, const json_t *cursor, int64_t limit)
@@ -289,7 +296,7 @@ int mt_api_logs_list(struct mt_api_call *c)
     int64_t limit;
     mt_auto_json json_t *cursor = NULL;
     mt_auto_pg_res struct mt_pg_res *src = NULL;
-    if (read_filter(c, &f) < 0 || mt_api_query_i64(c, "limit", 1, 5000, 500, &limit) < 0 || read_cursor(c, &cursor) < 0 ||
+    if (read_filter(c, &f) < 0 || mt_api_query_i64(c, "limit", 1, 5000, 500, &limit) < 0 || read_cursor(c, false, &cursor) < 0 ||
         mt_api_query_done(c) < 0 || mt_api_trail_read(c, "logs.read", NULL, NULL) < 0 || load_sources(c, &f, &src) < 0)
         return -1;
     int rc = load_history(c, &f, src, cursor, limit, &h);
@@ -309,20 +316,52 @@ static bool followed(const struct stream *s, const char *id)
     return false;
 }
 
+/* An agent that ended or was cut off took its sources along: what runs is followed anew, from where it was read to. */
+static void forget_lost(struct stream *s, const struct mt_pg_res *src, int64_t now)
+{
+    if (now - s->looked_ns < LOST_NS)
+        return;
+    s->looked_ns = now;
+    for (int i = 0; i < mt_pg_rows(src); i++)
+        for (size_t k = 0; k < s->seen_n && mt_pg_bool(src, i, 3); k++)
+            if (MT_STREQ(s->seen[k].instance_id, mt_pg_text(src, i, 0)) && mt_log_place_take_lost(s->where, s->seen[k].instance_id)) {
+                s->seen[k] = s->seen[--s->seen_n];
+                break;
+            }
+}
+
+/* The nodes whose lines are not there, when they are others than the client was told. */
+static void tell_missing(struct mt_api_call *c, struct stream *s, const json_t *away)
+{
+    mt_auto_buf struct mt_buf b = MT_BUF_INIT(64u * 1024u);
+    if (json_equal(s->missing, away) || (!s->missing && json_array_size(away) == 0))
+        return;
+    json_decref(s->missing);
+    s->missing = json_deep_copy(away);
+    mt_auto_json json_t *line = json_pack("{s:s,s:O}", "type", "missing", "nodes", away);
+    if (!line || mt_json_dump(line, &b, &c->err) < 0)
+        return;
+    mt_buf_putc(&b, '\n');
+    (void)mt_log_put(c->http, s->where, mt_buf_cstr(&b), b.len);
+}
+
 /* Follow every source that is not followed yet, from where the client has it, or the seq it was read to. */
 static int follow_new(struct mt_api_call *c, struct stream *s, const struct mt_pg_res *src, const struct history *h)
 {
     mt_auto_json json_t *away = json_array();
+    forget_lost(s, src, mt_clock_mono());
     for (int i = 0; i < mt_pg_rows(src) && s->seen_n < INSTANCES_MAX; i++) {
         const char *id = mt_pg_text(src, i, 0), *node = mt_pg_text(src, i, 2);
         if (followed(s, id) || has_node(away, node))
             continue;
-        json_t *had = json_object_get(s->cursor, id), *at = had ? had : h ? json_object_get(h->last, id) : NULL;
-        uint64_t after = json_is_integer(at) && json_integer_value(at) > 0 ? (uint64_t)json_integer_value(at) : 0;
+        json_t *at = h ? json_object_get(h->last, id) : NULL;
+        uint64_t after = mt_log_place_seq(s->where, id);
+        if (!after && json_is_integer(at) && json_integer_value(at) > 0)
+            after = (uint64_t)json_integer_value(at);
         struct mt_follow w = {.instance_id = id, .process_type = mt_pg_text(src, i, 1), .stream = or_null(s->f.stream),
-                              .contains = or_null(s->f.contains)};
+                              .contains = or_null(s->f.contains), .place = s->where};
         json_t *ask = json_pack("{s:s,s:s,s:b}", "op", "logs", "instance_id", id, "follow", true);
-        if (ask && s->f.previous && !at) /* the agent knows where it begins */
+        if (ask && s->f.previous && !after) /* the agent knows where it begins */
             json_object_set_new(ask, "previous", json_true());
         else if (ask)
             json_object_set_new(ask, "since_seq", json_integer((json_int_t)after));
@@ -331,15 +370,18 @@ static int follow_new(struct mt_api_call *c, struct stream *s, const struct mt_p
             note_node(away, node); /* again at the next look */
             continue;
         }
+        if (after)
+            mt_log_place_at(s->where, id, after);
         if (mt_fanout_add(c->ctl->fanout, c->http, &w, &c->err) < 0)
             return mt_api_fail(c, 429, "too_many_streams", "too many log streams are open");
         snprintf(s->seen[s->seen_n].instance_id, sizeof s->seen[0].instance_id, "%s", id);
         s->seen[s->seen_n++].seq = after;
     }
+    tell_missing(c, s, away);
     return 0;
 }
 
-static void write_history(struct mt_api_call *c, const struct history *h, int64_t limit)
+static void write_history(struct mt_api_call *c, const struct stream *s, const struct history *h, int64_t limit)
 {
     size_t from = h->n > (size_t)limit ? h->n - (size_t)limit : 0;
     for (size_t i = from; i < h->n; i++) {
@@ -347,22 +389,15 @@ static void write_history(struct mt_api_call *c, const struct history *h, int64_
         json_object_set_new(h->item[i], "type", json_string("log"));
         if (mt_json_dump(h->item[i], &b, &c->err) == 0) {
             mt_buf_putc(&b, '\n');
-            if (mt_http_stream_write(c->http, b.p, b.len) < 0)
+            if (mt_log_put(c->http, s->where, mt_buf_cstr(&b), b.len) < 0)
                 return;
         }
     }
 }
 
-static int say(struct mt_api_call *c, struct stream *s, const char *type, const char *reason, bool end)
+static void say_end(struct mt_api_stream *base, struct mt_http_req *req, const char *reason)
 {
-    char line[120];
-    int n = snprintf(line, sizeof line, reason ? "{\"type\":\"%s\",\"reason\":\"%s\"}\n" : "{\"type\":\"%s\"}\n", type,
-                     reason ? reason : "");
-    (void)mt_http_stream_write(c->http, line, (size_t)n);
-    s->spoke_ns = mt_clock_mono();
-    if (end)
-        mt_http_stream_end(c->http);
-    return 0;
+    mt_log_end(req, ((struct stream *)base)->where, reason);
 }
 
 /* Where each source is followed from: a client that comes back with this, moved on by the lines it got, loses and repeats nothing. */
@@ -376,7 +411,7 @@ static void write_position(struct mt_api_call *c, const struct stream *s)
     mt_auto_json json_t *line = json_pack("{s:s,s:O}", "type", "position", "positions", at);
     if (line && mt_json_dump(line, &b, &c->err) == 0) {
         mt_buf_putc(&b, '\n');
-        (void)mt_http_stream_write(c->http, b.p, b.len);
+        (void)mt_log_put(c->http, s->where, mt_buf_cstr(&b), b.len);
     }
 }
 
@@ -388,7 +423,7 @@ static int open_stream(struct mt_api_call *c, struct stream **ret)
     mt_auto_json json_t *cursor = NULL;
     mt_auto_pg_res struct mt_pg_res *src = NULL;
     bool positions;
-    if (read_filter(c, &f) < 0 || mt_api_query_i64(c, "limit", 0, 5000, 100, &limit) < 0 || read_cursor(c, &cursor) < 0 ||
+    if (read_filter(c, &f) < 0 || mt_api_query_i64(c, "limit", 0, 5000, 100, &limit) < 0 || read_cursor(c, true, &cursor) < 0 ||
         mt_api_query_bool(c, "positions", false, &positions) < 0 || mt_api_query_done(c) < 0 || mt_api_trail_read(c, "logs.follow", NULL, NULL) < 0 || load_sources(c, &f, &src) < 0)
         return -1;
     /* A stream that goes on, or begins with an attempt's first line, has no history of its own: following gives all of it. */
@@ -396,7 +431,7 @@ static int open_stream(struct mt_api_call *c, struct stream **ret)
     int rc = direct ? 0 : load_history(c, &f, src, NULL, limit ? limit : 1, &h);
     struct stream *s = rc == 0 ? calloc(1, sizeof *s) : NULL;
     if (s) {
-        *s = (struct stream){.f = f, .cursor = MT_TAKE(cursor), .opened_ns = mt_clock_mono(), .spoke_ns = mt_clock_mono()};
+        *s = (struct stream){.base.end = say_end, .f = f, .cursor = MT_TAKE(cursor), .opened_ns = mt_clock_mono(), .spoke_ns = mt_clock_mono()};
         if (mt_limits_stream(c, &s->place) < 0) {
             json_decref(s->cursor);
             free(s);
@@ -404,9 +439,15 @@ static int open_stream(struct mt_api_call *c, struct stream **ret)
             return -1;
         }
         mt_http_req_set_state(c->http, s, stream_end);
-        mt_http_stream_start(c->http, "application/x-ndjson", STREAM_BUFFER);
+        bool sse = mt_sse_wanted(c->http);
+        if (!(s->where = mt_log_place_new(sse, s->cursor))) {
+            history_done(&h);
+            (void)MT_FAIL(&c->err, MT_E_NOMEM, "log stream");
+            return mt_api_fail_err(c);
+        }
+        mt_sse_start(c->http, sse, STREAM_BUFFER);
         if (!direct)
-            write_history(c, &h, limit);
+            write_history(c, s, &h, limit);
         rc = follow_new(c, s, src, direct ? NULL : &h);
         if (rc >= 0 && positions)
             write_position(c, s);
@@ -431,12 +472,16 @@ int mt_api_logs_stream(struct mt_api_call *c)
         if (load_sources(c, &s->f, &src) < 0 || follow_new(c, s, src, NULL) < 0)
             return -1;
     }
-    if (mt_http_req_stopping(c->http))
-        return say(c, s, "end", "shutdown", true);
-    if (now - s->opened_ns > STREAM_MAX_NS)
-        return say(c, s, "end", "max_duration", true);
-    if (now - s->spoke_ns >= HEARTBEAT_NS)
-        (void)say(c, s, "heartbeat", NULL, false);
-    mt_http_park(c->http, MT_TOPIC_HEAD, s->spoke_ns + HEARTBEAT_NS);
+    if (mt_http_req_stopping(c->http) || now - s->opened_ns > STREAM_MAX_NS) {
+        say_end(&s->base, c->http, mt_http_req_stopping(c->http) ? "shutdown" : "max_duration");
+        return 0;
+    }
+    if (now - s->spoke_ns >= HEARTBEAT_NS) {
+        mt_log_beat(c->http, s->where);
+        s->spoke_ns = now;
+    }
+    /* A source that was lost, or does not answer, is looked for sooner. */
+    int64_t next = s->spoke_ns + HEARTBEAT_NS, look = now + (json_array_size(s->missing) ? LOST_NS : LOOK_NS);
+    mt_http_park(c->http, MT_TOPIC_HEAD, next < look ? next : look);
     return 0;
 }

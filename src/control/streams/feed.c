@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/str.h"
 #include "control/streams/event_json.h"
+#include "control/streams/sse.h"
 
 #include <poll.h>
 #include <pthread.h>
@@ -136,23 +137,29 @@ static void drop(struct mt_feed_sub *s)
     s->joined = false;
 }
 
+void mt_feed_end(const struct mt_feed_sub *s, const char *reason)
+{
+    char line[160], id[24];
+    int n = snprintf(line, sizeof line, "{\"type\":\"end\",\"reason\":\"%s\",\"resume_after\":%lld}\n", reason, (long long)s->after);
+    snprintf(id, sizeof id, "%lld", (long long)s->after);
+    mt_sse_end(s->req, s->sse, id, line, (size_t)n);
+}
+
 /* False when the stream is over. */
 static bool give(struct mt_feed_sub *s, const struct entry *e, int64_t now)
 {
     int see = e->hides ? (int)mt_event_see(&s->filter->eyes, e->keys.actor) : MT_SEE_OPERATOR;
-    int rc = mt_http_stream_write(s->req, e->line[see], e->len[see]);
+    char id[24];
+    snprintf(id, sizeof id, "%lld", (long long)e->id);
+    int rc = mt_sse_put(s->req, s->sse, id, e->line[see], e->len[see]);
     if (rc == 0) {
         s->after = e->id;
         s->spoke_ns = now;
         return true;
     }
     s->ended = true;
-    if (rc == -MT_E_LIMIT) {
-        char line[120];
-        int n = snprintf(line, sizeof line, "{\"type\":\"end\",\"reason\":\"slow_consumer\",\"resume_after\":%lld}\n",
-                         (long long)s->after);
-        mt_http_stream_finish(s->req, line, (size_t)n);
-    }
+    if (rc == -MT_E_LIMIT)
+        mt_feed_end(s, "slow_consumer");
     return false;
 }
 
@@ -215,8 +222,6 @@ void mt_feed_look(struct mt_feed *f, const struct mt_feed_sub *s, int64_t *ret_a
 
 void mt_feed_reset(struct mt_feed *f, int64_t head)
 {
-    char line[120];
-    int n = snprintf(line, sizeof line, "{\"type\":\"end\",\"reason\":\"reset\",\"resume_after\":%lld}\n", (long long)head);
     pthread_mutex_lock(&f->mu);
     ring_clear(f);
     f->cursor = head;
@@ -224,7 +229,7 @@ void mt_feed_reset(struct mt_feed *f, int64_t head)
         struct mt_feed_sub *s = f->subs;
         s->after = head;
         s->ended = true;
-        mt_http_stream_finish(s->req, line, (size_t)n);
+        mt_feed_end(s, "reset");
         drop(s);
     }
     pthread_mutex_unlock(&f->mu);

@@ -38,10 +38,11 @@ bool mt_event_wanted(const struct mt_event_filter *f, const struct mt_event_keys
 
 struct mt_feed;
 
-/** A stream's place in the feed. Zeroed, then req, filter and after set; the rest is the feed's. Lives until mt_feed_leave. */
+/** A stream's place in the feed. Zeroed, then req, filter, sse and after set; the rest is the feed's. Lives until mt_feed_leave. */
 struct mt_feed_sub {
     struct mt_http_req *req;
     const struct mt_event_filter *filter;
+    bool sse;         /* form of the stream (sse.h) */
     int64_t after;    /* everything up to this event was written or is not wanted */
     int64_t spoke_ns; /* when something was written last, monotonic */
     bool joined;
@@ -57,6 +58,8 @@ void mt_feed_free(struct mt_feed *f);
 int mt_feed_join(struct mt_feed *f, struct mt_feed_sub *s);
 /** Nothing more is written. Needed before the sub's memory goes; harmless when it is not in. */
 void mt_feed_leave(struct mt_feed *f, struct mt_feed_sub *s);
+/** The last object of a stream that is not joined (or the feed's own): where to go on. */
+void mt_feed_end(const struct mt_feed_sub *s, const char *reason);
 /** after, spoke_ns, ended as of now. */
 void mt_feed_look(struct mt_feed *f, const struct mt_feed_sub *s, int64_t *ret_after, int64_t *ret_spoke_ns, bool *ret_ended);
 /** The log was restored to an older point and ends with @head: every stream is ended with reason `reset` and goes on from there

@@ -4,7 +4,9 @@
 
 #include "base/buf.h"
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/str.h"
+#include "control/streams/sse.h"
 #include "wire/json.h"
 
 #include <poll.h>
@@ -22,6 +24,7 @@ struct follower {
     struct mt_http_req *req;
     int fd;
     char *instance_id, *process_type, *stream, *contains;
+    struct mt_log_place *place;
     struct mt_buf in;
 };
 
@@ -52,9 +55,151 @@ bool mt_log_item_wanted(const json_t *item, const char *stream, const char *cont
     return !contains || strstr(json_string_value(json_object_get(item, "line")), contains) != NULL;
 }
 
+/* ---------------------------------------------------------------- places */
+
+#define TELL_NS MT_NS_PER_S
+
+struct mt_log_place {
+    pthread_mutex_t mu;
+    atomic_uint refs;
+    bool sse;
+    json_t *at, *lost;
+    bool moved; /* since it was told */
+    int64_t told_ns;
+};
+
+struct mt_log_place *mt_log_place_new(bool sse, const json_t *had)
+{
+    struct mt_log_place *p = calloc(1, sizeof *p);
+    if (!p)
+        return NULL;
+    pthread_mutex_init(&p->mu, NULL);
+    atomic_init(&p->refs, 1);
+    p->sse = sse;
+    p->at = had ? json_deep_copy(had) : json_object();
+    p->lost = json_object();
+    if (p->at && p->lost)
+        return p;
+    mt_log_place_unref(p);
+    return NULL;
+}
+
+struct mt_log_place *mt_log_place_ref(struct mt_log_place *p)
+{
+    if (p)
+        atomic_fetch_add(&p->refs, 1);
+    return p;
+}
+
+void mt_log_place_unref(struct mt_log_place *p)
+{
+    if (!p || atomic_fetch_sub(&p->refs, 1) != 1)
+        return;
+    json_decref(p->at);
+    json_decref(p->lost);
+    pthread_mutex_destroy(&p->mu);
+    free(p);
+}
+
+void mt_log_place_at(struct mt_log_place *p, const char *instance_id, uint64_t seq)
+{
+    pthread_mutex_lock(&p->mu);
+    json_object_set_new(p->at, instance_id, json_integer((json_int_t)seq));
+    p->moved = true;
+    pthread_mutex_unlock(&p->mu);
+}
+
+uint64_t mt_log_place_seq(struct mt_log_place *p, const char *instance_id)
+{
+    pthread_mutex_lock(&p->mu);
+    json_int_t n = json_integer_value(json_object_get(p->at, instance_id));
+    pthread_mutex_unlock(&p->mu);
+    return n > 0 ? (uint64_t)n : 0;
+}
+
+static void lost(struct mt_log_place *p, const char *instance_id)
+{
+    pthread_mutex_lock(&p->mu);
+    json_object_set_new(p->lost, instance_id, json_true());
+    pthread_mutex_unlock(&p->mu);
+}
+
+bool mt_log_place_take_lost(struct mt_log_place *p, const char *instance_id)
+{
+    pthread_mutex_lock(&p->mu);
+    bool was = json_object_del(p->lost, instance_id) == 0;
+    pthread_mutex_unlock(&p->mu);
+    return was;
+}
+
+char *mt_log_cursor(const json_t *positions)
+{
+    mt_auto_free char *t = json_dumps(positions, JSON_COMPACT);
+    char *hex = t ? malloc(strlen(t) * 2 + 1) : NULL;
+    if (hex)
+        mt_hex_encode(t, strlen(t), hex);
+    return hex;
+}
+
+char *mt_log_place_cursor(struct mt_log_place *p)
+{
+    pthread_mutex_lock(&p->mu);
+    char *t = json_object_size(p->at) ? mt_log_cursor(p->at) : NULL;
+    pthread_mutex_unlock(&p->mu);
+    return t;
+}
+
+/* The place to the client, when it moved and a second has passed. */
+static void tell_place(struct mt_http_req *req, struct mt_log_place *p, int64_t now)
+{
+    static const char nothing[] = "\n";
+    pthread_mutex_lock(&p->mu);
+    bool due = p->sse && p->moved && now - p->told_ns >= TELL_NS;
+    if (due) {
+        p->moved = false;
+        p->told_ns = now;
+    }
+    pthread_mutex_unlock(&p->mu);
+    mt_auto_free char *cursor = due ? mt_log_place_cursor(p) : NULL;
+    if (cursor)
+        (void)mt_sse_beat(req, true, cursor, nothing, 1); /* too slow: the next line finds out */
+}
+
+static bool untold(struct mt_log_place *p)
+{
+    pthread_mutex_lock(&p->mu);
+    bool moved = p->sse && p->moved;
+    pthread_mutex_unlock(&p->mu);
+    return moved;
+}
+
+int mt_log_put(struct mt_http_req *req, const struct mt_log_place *p, const char *line, size_t len)
+{
+    return mt_sse_put(req, p->sse, NULL, line, len);
+}
+
+void mt_log_beat(struct mt_http_req *req, struct mt_log_place *p)
+{
+    static const char line[] = "{\"type\":\"heartbeat\"}\n";
+    mt_auto_free char *cursor = p->sse ? mt_log_place_cursor(p) : NULL;
+    (void)mt_sse_beat(req, p->sse, cursor, line, sizeof line - 1);
+}
+
+void mt_log_end(struct mt_http_req *req, struct mt_log_place *p, const char *reason)
+{
+    char line[120];
+    int n = snprintf(line, sizeof line, "{\"type\":\"end\",\"reason\":\"%s\"}\n", reason);
+    if (p->sse)
+        mt_log_beat(req, p);
+    mt_sse_end(req, p->sse, NULL, line, (size_t)n);
+}
+
+/* ---------------------------------------------------------------- sources */
+
 static void follower_free(struct follower *w)
 {
     mt_closep(&w->fd);
+    mt_log_place_unref(w->place);
     mt_http_req_unref(w->req);
     free(w->instance_id);
     free(w->process_type);
@@ -72,6 +217,9 @@ static bool deliver(struct follower *w, const char *line, size_t n)
     if (n == 0 || mt_json_parse(line, n, LINE_BYTES, 8, &record, &err) < 0)
         return true; /* not a record: skipped */
     mt_auto_json json_t *item = mt_log_item(record, w->instance_id, w->process_type);
+    uint64_t seq = item ? (uint64_t)json_integer_value(json_object_get(item, "seq")) : 0;
+    if (item && !mt_log_item_wanted(item, w->stream, w->contains))
+        mt_log_place_at(w->place, w->instance_id, seq);
     if (!item || !mt_log_item_wanted(item, w->stream, w->contains))
         return true;
     mt_auto_buf struct mt_buf b = MT_BUF_INIT(LINE_BYTES * 2);
@@ -79,12 +227,11 @@ static bool deliver(struct follower *w, const char *line, size_t n)
     if (mt_json_dump(item, &b, &err) < 0)
         return true;
     mt_buf_putc(&b, '\n');
-    int rc = mt_http_stream_write(w->req, b.p, b.len);
-    if (rc == -MT_E_LIMIT) {
-        static const char end[] = "{\"type\":\"end\",\"reason\":\"slow_consumer\"}\n";
-        (void)mt_http_stream_write(w->req, end, sizeof end - 1);
-        mt_http_stream_end(w->req);
-    }
+    int rc = mt_log_put(w->req, w->place, mt_buf_cstr(&b), b.len);
+    if (rc == 0)
+        mt_log_place_at(w->place, w->instance_id, seq);
+    if (rc == -MT_E_LIMIT)
+        mt_log_end(w->req, w->place, "slow_consumer");
     return rc == 0;
 }
 
@@ -133,8 +280,14 @@ static void *fanout_main(void *arg)
             p[n] = (struct pollfd){.fd = w->fd, .events = POLLIN};
             at[n++] = w;
         }
-        if (poll(p, n, 5000) < 0)
+        bool owes = false;
+        for (struct follower *w = all; w && !owes; w = w->next)
+            owes = untold(w->place);
+        if (poll(p, n, owes ? 1000 : 5000) < 0)
             continue;
+        int64_t now = mt_clock_mono();
+        for (struct follower *w = owes ? all : NULL; w; w = w->next)
+            tell_place(w->req, w->place, now);
         uint64_t ticks;
         if (p[0].revents)
             (void)!read(f->wake_fd, &ticks, sizeof ticks);
@@ -147,6 +300,7 @@ static void *fanout_main(void *arg)
             while (*link != w)
                 link = &(*link)->next;
             *link = w->next;
+            lost(w->place, w->instance_id);
             follower_free(w);
             pthread_mutex_lock(&f->mu);
             f->count--;
@@ -208,7 +362,7 @@ int mt_fanout_add(struct mt_fanout *f, struct mt_http_req *req, const struct mt_
         close(what->fd);
         return MT_FAIL(err, MT_E_NOMEM, "log follower");
     }
-    *w = (struct follower){.req = mt_http_req_ref(req), .fd = what->fd, .in = MT_BUF_INIT(LINE_BYTES)};
+    *w = (struct follower){.req = mt_http_req_ref(req), .fd = what->fd, .place = mt_log_place_ref(what->place), .in = MT_BUF_INIT(LINE_BYTES)};
     w->instance_id = strdup(what->instance_id);
     w->process_type = strdup(what->process_type);
     w->stream = what->stream ? strdup(what->stream) : NULL;
