@@ -149,7 +149,10 @@ OBJECTS = {
     "AuditChain": "chain:str ok:bool records:int anchor_seq:int head_seq:int head_hash:str bad?:object",
     "AuditVerdict": "ok:bool pending:int chains:[AuditChain]",
     "Quota": "dimension:str limit:int? used:int source:str counts:str",
-    "UsageHour": "env_id:id app_id:id kind:vcpu|memory|ipv4 unit:str from:time to:time quantity:int final:bool",
+    "UsageHour": "env_id:id app_id:id kind:vcpu|memory|volume|backup|ipv4 unit:vcpu_milliseconds|mib_seconds|address_seconds from:time to:time quantity:int final:bool",
+    "UsageItem": "app_id:id app:str env_id:id env:str kind:vcpu|memory|volume|backup|ipv4 unit:vcpu_milliseconds|mib_seconds|address_seconds quantity:int",
+    "UsageTotal": "kind:vcpu|memory|volume|backup|ipv4 unit:vcpu_milliseconds|mib_seconds|address_seconds quantity:int",
+    "UsageMonth": "month:str from:time to:time as_of:time final:bool items:[UsageItem] totals:[UsageTotal]",
     "MeshRemoval": "revision:int reason:str",
     "NodeAuthority": "role:signs|prepared|replaced pin:str ends_at:time",
     "NodeAuthorityNode": "node_id:id name:str trusts:bool renewed:bool last_heartbeat_at?:time",
@@ -402,6 +405,7 @@ OPS = {
     "GET " + O + "/quotas": ("[Quota]", 200, None, ""),
     "PUT " + O + "/quotas/{dimension}": ("Quota", 200, "QuotaSet", ""),
     "GET " + O + "/usage": ("[UsageHour]", 200, None, "since until env_id kind " + LIST),
+    "GET " + O + "/usage/month": ("UsageMonth", 200, None, "month env_id kind"),
     "GET " + O + "/audit/verify": ("AuditVerdict", 200, None, ""),
     "GET " + E + "/autopsies": ("Autopsies", 200, None, "release_id instance_id process_type limit"),
     "GET " + E + "/logs": ("LogPage", 200, None, LOGS + " cursor"),
@@ -514,7 +518,7 @@ def routes(program):
 
 def answer(kind):
     if kind == "ndjson":
-        return {"application/x-ndjson": {"schema": {"type": "object"}}}
+        return {"application/x-ndjson": {"schema": {"type": "object"}}, "text/event-stream": {"schema": {"type": "string"}}}
     if kind.startswith("["):
         page = {"type": "object", "required": ["items", "next_cursor"], "properties": {"items": schema(kind), "next_cursor": schema("str?")}}
         return {"application/json": {"schema": page}}
@@ -527,6 +531,9 @@ def operation(method, path, scope, words):
     if scope != "-":
         op["x-scope"] = scope
     params = [{"name": p, "in": "path", "required": True, "schema": {"type": "string"}} for p in re.findall(r"{(\w+)}", path)]
+    if kind == "ndjson":
+        params.append({"name": "Last-Event-ID", "in": "header", "required": False, "schema": {"type": "string"}, "description":
+                       "with Accept: text/event-stream, where to go on; goes before the query's"})
     params += [{"name": q, "in": "query", "schema": QUERY.get(q, {"type": "string"})} for q in query.split()]
     if method != "GET":
         params += [{"$ref": "#/components/parameters/IdempotencyKey"}]

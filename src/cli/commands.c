@@ -150,7 +150,9 @@ static const struct cli_option events_options[] = {
 static const struct cli_option usage_options[] = {
     {"since", 0, "TIME", "from this RFC 3339 time, or so long ago (default 24 hours)"},
     {"until", 0, "TIME", "before this time"},
-    {"kind", 0, "NAME", "vcpu, memory or ipv4"},
+    {"kind", 0, "NAME", "vcpu, memory, volume, backup or ipv4"},
+    {"month", 0, "YYYY-MM", "a whole month of UTC, by environment and in all"},
+    {"csv", 0, NULL, "the month as comma-separated values"},
     {NULL, 0, NULL, NULL},
 };
 static const struct cli_option audit_options[] = {AUDIT_OPTIONS, {NULL, 0, NULL, NULL}};
@@ -439,7 +441,7 @@ const struct cli_command cli_commands[] = {
     {CLI_APPS, "snapshots delete", "SNAPSHOT", "delete a snapshot, or cancel one that has not ended", NULL, cmd_snapshots_delete},
     {CLI_APPS, "backups status", "", "how old the last backup of each volume is, and when one was last restored", backups_status_options, cmd_backups_status},
     {CLI_ROUTES, "edge explain", "[HOST]", "where the edge of this machine would send a client, and why", edge_explain_options, cmd_edge_explain},
-    {CLI_MORE, "usage", "", "processor and memory taken, by environment and hour", usage_options, cmd_usage},
+    {CLI_MORE, "usage", "", "what was taken, by environment: each hour, or a month", usage_options, cmd_usage},
     {CLI_MORE, "admin status", "", "the platform in one look: what is fine and what needs one", NULL, cmd_admin_status},
     {CLI_MORE, "admin doctor", "", "what is wrong with the cluster, and the command that mends it", NULL, cmd_admin_doctor},
     {CLI_MORE, "admin quotas set", "DIMENSION LIMIT", "set a limit of the organisation, or default", reason_options, cmd_admin_quotas_set},

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Limits of organisations and what they use: quotas, usage, and the operators' switches. */
+/* Limits of organisations and what they use: quotas, and the operators' switches. */
 #include "cli/cli.h"
 
 #include "base/cleanup.h"
@@ -19,38 +19,6 @@ int cmd_orgs_quotas(struct cli *c)
         return code;
     (void)snprintf(path, sizeof path, "/v1/orgs/%s/quotas", c->org_id);
     return cli_show_list(c, strdup(path), cols, sizeof cols / sizeof cols[0], "quotas");
-}
-
-int cmd_usage(struct cli *c)
-{
-    static const struct cli_column cols[] = {{"FROM", "from"}, {"TO", "to"},         {"ENV", "env_id"}, {"KIND", "kind"},
-                                             {"UNIT", "unit"}, {"QUANTITY", "quantity"}, {"FINAL", "final"}};
-    mt_auto_buf struct mt_buf q = MT_BUF_INIT(2000);
-    const char *names[] = {"since", "until"};
-    struct mt_err err;
-    int code = cli_need_org(c);
-    if (code == CLI_OK && cli_opt(c, "env"))
-        code = cli_need_env(c);
-    if (code != CLI_OK)
-        return code;
-    mt_buf_printf(&q, "/v1/orgs/%s/usage?order=asc", c->org_id);
-    for (int i = 0; i < 2; i++) {
-        const char *v = cli_opt(c, names[i]);
-        char ts[MT_RFC3339_LEN];
-        int64_t us, ms;
-        if (!v)
-            continue;
-        if (mt_rfc3339_parse(v, &us, &err) < 0) {
-            if (cli_parse_duration(v, &ms, &err) < 0)
-                return cli_usage(c, "--%s: an RFC 3339 time, or a time span such as 90m", names[i]);
-            us = mt_clock_wall_us() - ms * 1000;
-        }
-        mt_buf_printf(&q, "&%s=%s", names[i], mt_rfc3339(us, ts));
-    }
-    cli_put_filter(c, &q, "kind", "kind");
-    if (cli_opt(c, "env"))
-        mt_buf_printf(&q, "&env_id=%s", c->env_id);
-    return cli_show_list(c, strdup(mt_buf_cstr(&q)), cols, sizeof cols / sizeof cols[0], "usage");
 }
 
 static int need_reason(struct cli *c, const char **ret)

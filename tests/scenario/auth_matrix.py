@@ -206,6 +206,7 @@ ROUTES = {
     "GET " + E + "/history/diff": "events:read",
     "GET " + O + "/quotas": "orgs:read",
     "GET " + O + "/usage": "orgs:read",
+    "GET " + O + "/usage/month": "orgs:read",
     "PUT " + O + "/quotas/{dimension}": op("quotas:admin"),
     "GET /v1/admin/volumes": op("admin"),
     "GET /v1/admin/node-ca": op("nodes:admin"),

@@ -64,7 +64,7 @@ COMMANDS = {
                "admin quotas set max_apps some --reason x", "admin quotas set ../x 1 --reason x", "admin orgs suspend --yes --reason unpaid",
                "admin orgs resume --reason paid", "admin maintenance", "admin maintenance on --reason move", "admin maintenance off"],
     "recovery": ["admin recovery plan", "admin recovery apply", "admin recovery apply --reason night", "admin recovery finish --reason done", "help admin recovery finish"],
-    "usage": ["usage --since 2001-01-01T00:00:00Z --until 2001-01-01T02:00:00Z --kind vcpu", "usage --since never"],
+    "usage": ["usage --since 2001-01-01T00:00:00Z --until 2001-01-01T02:00:00Z --kind vcpu", "usage --since never", "usage --month 2001-01", "usage --month 2001-01 --csv", "usage --month 2001-1", "usage --month 2001-01 --since 1h", "usage --csv"],
     "audit": ["audit", "audit --since 2001-01-01T00:00:00Z --actor usr_1 --action app.* --denied -n 5", "audit --since never", "audit verify",
               "admin audit", "admin audit --all", "admin audit verify", "help admin audit verify",
               "audit export out/audit.ndjson", "audit export out/audit.ndjson --since 2001-01-01T00:00:00Z", "audit export cli.toml", "audit export out/audit.ndjson --until never", "admin audit export out/audit.ndjson"],

@@ -159,6 +159,26 @@ try:
         got = volumes(E)["data"]
         assert got["size_bytes"] == 3 * GIB and "resize_to_bytes" not in got, got
 
+    @case("a report that meets a change of its volume is looked at anew, not answered as an error of the server")
+    def _():
+        v = w.ok("POST", E + "/volumes", {"name": "met", "size_bytes": GIB})["id"]
+        wait_for("it there", lambda: volumes(E)["met"]["state"] == "available", 20)
+        assert w.ok("POST", E + "/volumes/" + v + "/resize", {"size_bytes": 2 * GIB})["resize_to_bytes"] == 2 * GIB
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            with kit.HeldLog(w.pg) as log:
+                change = pool.submit(w.q, "POST", E + "/volumes/" + v + "/resize", {"size_bytes": 3 * GIB})
+                wait_for("the change in the queue", log.waited_for)
+                since = time.time()
+                report = pool.submit(w.agent.volume, v, "resized", result="ok", size_bytes=2 * GIB)
+                wait_for("the report prepared", lambda: log.asked("resource_version, from_snapshot_id IS NOT NULL", since))
+            assert change.result(20).status in (200, 201), change.result().text
+            got = report.result(20)
+        assert got.status == 200 and got.json["accepted"] + got.json["ignored"] == 1, got.text  # 2 GiB is not what is asked for by then
+        assert w.agent.volume(v, "resized", result="ok", size_bytes=3 * GIB).json["accepted"] == 1
+        assert volumes(E)["met"]["size_bytes"] == 3 * GIB, volumes(E)["met"]
+        w.ok("DELETE", E + "/volumes/" + v)
+        wait_for("it gone", lambda: "met" not in volumes(E), 20)
+
     @case("two at the same time never promise more than the node has, and a quota counts their bytes")
     def _():
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
@@ -545,6 +565,85 @@ try:
         wait_for("its end", lambda: w.ok("GET", e + "/deploys/" + d.json["id"])["status"] == "succeeded", 60)
         w.ok("DELETE", e + "/volumes/" + new)
         wait_for("the other one gone", lambda: list(volumes(e)) == ["only"], 30)
+
+    @case("usage of a month equals a replay of the log: processor, memory, volumes as they grew, backups as they came and went")
+    def _():
+        def resize(v, gib):
+            w.ok("POST", E + "/volumes/" + v + "/resize", {"size_bytes": gib * GIB})
+            assert w.agent.volume(v, "resized", result="ok", size_bytes=gib * GIB).json["accepted"] == 1
+
+        def backup(v, uploaded):
+            s = w.ok("POST", E + "/volumes/" + v + "/snapshots", {})["id"]
+            assert w.agent.snapshot(s, "running", phase="uploading", uploaded_bytes=1).json["accepted"] == 1
+            assert w.agent.snapshot(s, "succeeded", consistency="crash", captured_at_ms=1800000000000, size_bytes=GIB, uploaded_bytes=uploaded, key_epoch=1,
+                                    image_root="a" * 64, manifest_sha256="b" * 64).json["accepted"] == 1
+
+        def collected(v, **more):
+            body = dict({"result": "ok", "purged": False, "upto_event_id": 0, "duration_ms": 1}, **more)
+            r = subprocess.run([kit.program("moat-control"), "--config", w.d + "/control.toml", "append", "--type", "volume.backups_collected", "--id", v, "--org", org,
+                                "--app", A.split("/")[-1], "--env", E.split("/")[-1], "--payload", json.dumps(body), "--reason", "test"], capture_output=True, text=True, timeout=60)
+            assert r.returncode == 0, r.stderr + r.stdout
+        org = O.split("/")[-1]
+        one = wait_for("room", lambda: (lambda r: r.status == 201 and r.json["id"])(w.q("POST", E + "/volumes", {"name": "metered", "size_bytes": GIB})), 20)
+        wait_for("it there", lambda: volumes(E)["metered"]["state"] == "available", 20)
+        resize(one, 2)
+        w.ok("POST", E + "/volumes/" + one + "/resize", {"size_bytes": 3 * GIB})
+        assert w.agent.volume(one, "resized", result="failed", error_reason="resize_failed", size_bytes=3 * GIB).status == 200  # stays what it was
+        backup(one, 700 * 1000 * 1000)
+        backup(one, 123456789)
+        collected(one, bytes_deleted=500 * 1000 * 1000)
+        collected(one, result="failed", bytes_deleted=7)
+        backup(one, 5 * GIB)
+        collected(one, purged=True, bytes_deleted=1)
+        backup(one, 99999)
+        w.ok("DELETE", E + "/volumes/" + one)
+        wait_for("it gone", lambda: "metered" not in volumes(E), 20)
+        month = time.strftime("%Y-%m", time.gmtime())
+        got = w.ok("GET", O + "/usage/month?month=" + month)
+        rows = json.loads(w.pg.sql("SELECT json_agg(json_build_array(event_type, aggregate_id, env_id, payload, (extract(epoch FROM occurred_at) * 1000000)::bigint)"
+                                   " ORDER BY event_id) FROM moat.events WHERE org_id = '%s'" % org))
+        as_of = int(w.pg.sql("SELECT (extract(epoch FROM timestamptz '%s') * 1000000)::bigint" % got["as_of"]))
+        begin = int(w.pg.sql("SELECT (extract(epoch FROM timestamptz '%s') * 1000000)::bigint" % got["from"]))
+        want, level = {}, {}  # {(env, kind): size times microseconds}; {(kind, object): (env, size, since)}
+
+        def step(kind, key, env, size, us):
+            env0, size0, since = level.get((kind, key), (env, 0, us))
+            us, since = min(max(us, begin), as_of), min(max(since, begin), as_of)
+            want[env0, kind] = want.get((env0, kind), 0) + max(size0, 0) * (us - since)
+            level[kind, key] = (env0, size, us)
+        sent = {}
+        for what, key, env, p, us in rows:
+            if what == "instance.allocated":
+                step("vcpu", key, env, p["resources"]["cpu_millis"], us)
+                step("memory", key, env, p["resources"]["memory_bytes"], us)
+            elif what == "instance.released":
+                step("vcpu", key, env, 0, us)
+                step("memory", key, env, 0, us)
+            elif what == "volume.created" or what == "volume.resized" and p["result"] == "ok":
+                step("volume", key, env, p["size_bytes"], us)
+            elif what == "volume.deleted":
+                step("volume", key, env, 0, us)
+            elif what == "snapshot.status_changed":
+                sent[key] = p.get("uploaded_bytes", sent.get(key, 0))
+                if p["status"] in ("succeeded", "failed"):
+                    step("backup", p["volume_id"], env, level.get(("backup", p["volume_id"]), (0, 0))[1] + sent[key], us)
+            elif what == "volume.backups_collected" and p["result"] == "ok":
+                step("backup", key, env, 0 if p["purged"] else level.get(("backup", key), (0, 0))[1] - p.get("bytes_deleted", 0), us)
+        for (kind, key), (env, size, _) in list(level.items()):
+            step(kind, key, env, size, as_of)
+        per = {"vcpu": 10**6, "memory": 10**6 * 2**20, "volume": 10**6 * 2**20, "backup": 10**6 * 2**20}
+        told = {(x["env_id"], x["kind"]): x["quantity"] for x in got["items"]}
+        assert told == {k: n // per[k[1]] for k, n in want.items() if n}, (told, {k: n // per[k[1]] for k, n in want.items()})
+        assert {x["kind"]: x["quantity"] for x in got["totals"]} == {k: sum(n for (_, kind), n in want.items() if kind == k) // per[k] for k in per}, got["totals"]
+        here = {kind: told[E.split("/")[-1], kind] for kind in per}
+        assert all(here.values()) and got["final"] is False and got["month"] == month, here
+        hours = w.ok("GET", O + "/usage?limit=200&kind=volume")["items"]
+        late = w.ok("GET", O + "/usage/month?kind=volume&month=" + month)["totals"][0]["quantity"]
+        assert late - 2 * len(hours) <= sum(h["quantity"] for h in w.ok("GET", O + "/usage?limit=200&kind=volume")["items"]) + 1, (late, hours)
+        for bad in ("", "month=2026", "month=2026-13", "month=2026-00", "month=2026-1", "month=20261-1", "month=2999-01", "month=1969-12", "month=%2B026-11", "month=2026-11&kind=gpu",
+                    "month=2026-11&env_id=x", "month=2026-11&since=1"):
+            r = w.q("GET", O + "/usage/month?" + bad)
+            assert r.status == 400 and r.json["code"] in ("invalid_argument", "invalid_id"), (bad, r.status, r.text)
 
     @case("the views made again from the log are the same")
     def _():

@@ -3,7 +3,7 @@
 """docs/api/openapi.yaml is what the program serves: it is made again and compared, every call is answered as it says, with
 nothing undescribed, and every endpoint is given every kind of bad input, from tables that miss no route. Needs root.
 COST 35 s, 17 s of processor."""
-import importlib.util, json, os, re, sys
+import importlib.util, json, os, re, sys, time
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import control_kit as kit
@@ -145,7 +145,7 @@ BODIES = {
     "POST /v1/admin/recovery/finish": {"reason": "walk"},
     "POST /v1/admin/break-glass": {"org_id": "$org_id", "reason": "walk"},
 }
-QUERIES = {"GET /v1/admin/explain": "?env_id=$env_id", **{"GET " + p + "/history/diff": "?from=-1s" for p in (O, A, E)}, "GET " + A + "/releases/{release_id}/diff": "?against=$release_id", "DELETE " + E: "?cascade=true", "DELETE " + A: "?cascade=true"}
+QUERIES = {"GET " + O + "/usage/month": "?month=" + time.strftime("%Y-%m", time.gmtime()), "GET /v1/admin/explain": "?env_id=$env_id", **{"GET " + p + "/history/diff": "?from=-1s" for p in (O, A, E)}, "GET " + A + "/releases/{release_id}/diff": "?against=$release_id", "DELETE " + E: "?cascade=true", "DELETE " + A: "?cascade=true"}
 # Where the sample of a walk is refused for a good reason: credentials that are made up, organisations that still have apps.
 REFUSED = {"GET /v1/exec-sessions/{exec_session_id}/connect": 400, "POST /v1/auth/device/token": 400, "POST /v1/auth/token": 401, "POST /v1/auth/token/refresh": 401, "DELETE " + O: 409,
            "POST /v1/auth/device/start": (200, 429), "POST /v1/admin/recovery/apply": 409, "POST /v1/admin/recovery/finish": 409,

@@ -168,6 +168,7 @@ int mt_api_quotas_get(struct mt_api_call *c);
 int mt_api_quotas_put(struct mt_api_call *c);
 /* usage.c */
 int mt_api_usage_list(struct mt_api_call *c);
+int mt_api_usage_month(struct mt_api_call *c);
 /* maintenance.c */
 int mt_api_maintenance_get(struct mt_api_call *c);
 int mt_api_maintenance_post(struct mt_api_call *c);

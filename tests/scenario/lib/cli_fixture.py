@@ -232,6 +232,11 @@ ANSWERS = {
     ("POST", "/v1/admin/recovery/finish"): {"state": "none", "epoch": 2, "reason": "all is back"},
     ("GET", f"{O}/usage"): lst({"env_id": ENV, "app_id": APP, "kind": "vcpu", "unit": "vcpu_milliseconds", "from": "2001-01-01T00:00:00.000000Z",
                                 "to": "2001-01-01T01:00:00.000000Z", "quantity": 1800000, "final": True}),
+    ("GET", f"{O}/usage/month"): {"month": "2001-01", "from": "2001-01-01T00:00:00.000000Z", "to": "2001-02-01T00:00:00.000000Z", "as_of": "2001-02-03T00:00:00.000000Z",
+                                  "final": True, "items": [{"app_id": APP, "app": "hello", "env_id": ENV, "env": "prod", "kind": k, "unit": u, "quantity": q} for k, u, q in
+                                                           (("backup", "mib_seconds", 1), ("ipv4", "address_seconds", 2678400), ("memory", "mib_seconds", 3686400 * 7 + 1843200),
+                                                            ("vcpu", "vcpu_milliseconds", 1234567))],
+                                  "totals": [{"kind": "vcpu", "unit": "vcpu_milliseconds", "quantity": 1234567}]},
     ("GET", f"{O}/audit"): lst(*AUDIT),
     ("GET", f"{O}/audit/verify"): {"ok": True, "pending": 0, "chains": [CHAIN]},
     ("GET", "/v1/admin/audit"): lst(*AUDIT),
