@@ -6,6 +6,7 @@
 #include "agent/backup/run.h"
 #include "agent/control.h"
 #include "agent/instance/inst.h"
+#include "agent/instance/steps.h"
 #include "agent/report.h"
 #include "agent/volume/steps.h"
 #include "base/assert.h"
@@ -298,7 +299,7 @@ static void run(struct job *j)
 {
     struct mt_agent *a = j->b->a;
     unsigned generation;
-    bool local = j->parent[0] && MT_STREQ(j->record.base, j->parent) && !j->full_read && j->b->backend->kind == MT_BACKEND_REFLINK &&
+    bool local = j->parent[0] && MT_STREQ(j->record.base, j->parent) && !j->full_read && j->b->backend->kind != MT_BACKEND_COPY &&
                  (j->b->was_clean || mt_map_get(&j->b->sure, j->volume_id));
     memcpy(j->base, j->record.base, sizeof j->base);
     j->control = mt_agent_client(a, &generation);
@@ -333,10 +334,7 @@ static void capture_work(void *arg)
 {
     struct job *j = arg;
     mt_auto_fd int lock = -1;
-    uint64_t bytes;
     j->busy_volume = false;
-    if ((j->rc = mt_backend_size(j->b->backend, j->volume_id, &bytes, &j->err)) < 0)
-        return;
     /* without a guest that holds still no VM may begin while it is copied */
     if (!j->held && j->b->backend->kind == MT_BACKEND_COPY && (j->rc = mt_volume_lock(j->b->backend, j->volume_id, &lock, &j->err)) < 0) {
         j->busy_volume = j->rc == -MT_E_CONFLICT;
@@ -351,6 +349,7 @@ static void capture_work(void *arg)
     j->image_us = (mt_clock_mono() - began) / 1000;
     if (j->rc < 0)
         return;
+    mt_kill_here(MT_KILL_VOLUME, MT_KILL_VOLUME_SNAPPED, MT_KILL_RECORDED);
     j->record.filesystem = free_now && left_clean(j->b->backend, j->snapshot_id);
 }
 

@@ -61,7 +61,9 @@ static const struct mt_conf_key keys[] = {
     {"programs.mkfs", MT_CONF_STRING, AT(mkfs_path), 1, 255, "/usr/sbin/mkfs.ext4", "path", "e2fsprogs"},
     {"programs.e2fsck", MT_CONF_STRING, AT(e2fsck_path), 1, 255, "/usr/sbin/e2fsck", "path", "e2fsprogs"},
     {"programs.resize2fs", MT_CONF_STRING, AT(resize2fs_path), 1, 255, "/usr/sbin/resize2fs", "path", "e2fsprogs"},
-    {"storage.backend", MT_CONF_STRING, AT(storage_backend), 1, 16, "auto", "", "volumes as files: reflink (XFS, btrfs), copy (any filesystem; not for production), auto: reflink where it works, copy where that is allowed; none"},
+    {"storage.backend", MT_CONF_STRING, AT(storage_backend), 1, 16, "auto", "", "lvm-thin: volumes in an LVM thin pool; as files: reflink (XFS, btrfs), copy (any filesystem; not for production), auto: reflink where it works, copy where that is allowed; none"},
+    {"storage.volume_group", MT_CONF_STRING, AT(volume_group), 1, 60, "moat", "", "lvm-thin: the volume group of the pool"},
+    {"storage.thin_pool", MT_CONF_STRING, AT(thin_pool), 1, 60, "vols", "", "lvm-thin: the pool; made with lvcreate --type thin-pool --zero y --errorwhenfull y --discards passdown"},
     PATH_KEY("storage.dir", storage_dir, "folder of volumes; default <data_dir>/volumes; one filesystem with jail_dir"),
     {"storage.allow_copy_snapshots", MT_CONF_BOOL, AT(allow_copy_snapshots), 0, 1, "false", "", "a filesystem that cannot clone files will do: a snapshot then pauses the VM while it is copied"},
     {"storage.backup_file", MT_CONF_STRING, AT(backup_file), 1, 255, "/etc/moat/backup.toml", "path", "store of backups and its credentials, 0600; without it there are none"},
@@ -120,12 +122,18 @@ static int fill_bin_dir(struct mt_agent_conf *c, struct mt_err *err)
     return c->bin_dir ? 0 : MT_FAIL(err, MT_E_NOMEM, "configuration: out of memory");
 }
 
+/* Becomes an argument of LVM's programs and part of paths below /dev. */
+static bool lvm_name(const char *s)
+{
+    return *s != '-' && *s != '.' && s[strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+_.-")] == '\0';
+}
+
 static int check(struct mt_agent_conf *c, struct mt_err *err)
 {
     static const char *const vmms[] = {"auto", "firecracker", "qemu", NULL};
     static const char *const walls[] = {"taps", "full", NULL};
     static const char *const egress[] = {"", "none", "routed", "nat66", NULL};
-    static const char *const backends[] = {"auto", "reflink", "copy", "none", NULL};
+    static const char *const backends[] = {"auto", "lvm-thin", "reflink", "copy", "none", NULL};
     struct in6_addr a;
 
     if (c->node_id && mt_id_check(MT_ID_NODE, c->node_id, err) < 0)
@@ -135,7 +143,9 @@ static int check(struct mt_agent_conf *c, struct mt_err *err)
     if (!one_of(c->host_firewall, walls))
         return MT_FAIL(err, MT_E_INVALID, "host_firewall is '%s'; it is taps or full", c->host_firewall);
     if (!one_of(c->storage_backend, backends))
-        return MT_FAIL(err, MT_E_INVALID, "storage.backend is '%s'; it is auto, reflink, copy or none", c->storage_backend);
+        return MT_FAIL(err, MT_E_INVALID, "storage.backend is '%s'; it is auto, lvm-thin, reflink, copy or none", c->storage_backend);
+    if (!lvm_name(c->volume_group) || !lvm_name(c->thin_pool))
+        return MT_FAIL(err, MT_E_INVALID, "storage.volume_group and storage.thin_pool are names of LVM: letters, digits and + _ . -, not - or . at the start");
     if (!one_of(c->egress_mode, egress))
         return MT_FAIL(err, MT_E_INVALID, "egress_mode is '%s'; it is none, routed or nat66", c->egress_mode);
     if (c->resolver[0] && inet_pton(AF_INET6, c->resolver, &a) != 1)

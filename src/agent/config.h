@@ -50,8 +50,9 @@ struct mt_agent_conf {
     uint64_t log_retention_days, log_max_bytes;
     uint64_t heartbeat_ms;
     /* volumes */
-    char *storage_backend; /* auto, reflink, copy, none */
+    char *storage_backend; /* auto, lvm-thin, reflink, copy, none */
     char *storage_dir;
+    char *volume_group, *thin_pool; /* of lvm-thin */
     bool allow_copy_snapshots;
     char *backup_file; /* backup.toml */
 };

@@ -289,7 +289,8 @@ int mt_describe_doctor(struct mt_agent *a, struct mt_buf *out, struct mt_err *er
         {"agent.disk", fs.f_blocks && fs.f_bavail < fs.f_blocks / 20 ? 2 : 0, disk, "free space below the data folder"},
         {"agent.control", mt_control_reachable(a->control) ? 0 : 1, a->identity ? mt_identity_control(a->identity) : a->conf.control_socket,
          "is moat-control running?"},
-        {"agent.storage", storage_level, storage, "volumes need XFS (reflink=1) or btrfs below storage.dir, e2fsprogs and the user of fsck_user"},
+        {"agent.storage", storage_level, storage, MT_STREQ(a->conf.storage_backend, "lvm-thin") ? "volumes need lvm2, thin-provisioning-tools, the pool of storage.volume_group and storage.thin_pool, e2fsprogs and the user of fsck_user"
+                                                                   : "volumes need XFS (reflink=1) or btrfs below storage.dir, e2fsprogs and the user of fsck_user"},
         {"agent.mesh", mesh_level, mesh, "`moat net verify` names the pair and the likely cause"},
         {"agent.edge_user", a->edge_uid != (uid_t)-1 ? 0 : 1, a->conf.edge_user, "`moat up` makes the system users"},
         {"agent.swap", swap_on() ? strict : 0, "swap off", "swapoff -a: memory of VMs must not reach a disk"},

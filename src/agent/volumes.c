@@ -23,6 +23,8 @@
 
 #define LOOK_MS 30000
 #define SEQ_RESERVE 1000
+#define META_FULL 80 /* storage-and-secrets.md 3.4: acted upon like data at 90 % */
+#define POOL_FULL 90
 
 /* What is told of a volume: of its state, and beside it of its growth. */
 struct item {
@@ -52,7 +54,7 @@ struct found {
 struct mt_volumes {
     struct mt_agent *a;
     bool open, wanted; /* wanted: the configuration asks for storage by name */
-    char why[240];     /* not open, or the last look at the folder failed; "" well */
+    char why[256];     /* not open, or the last look at the folder failed; "" well */
     struct mt_backend backend;
     struct mt_fstool tools;
     struct mt_pool_stat pool;
@@ -114,11 +116,16 @@ static int open_storage(struct mt_volumes *v, struct mt_err *err)
     const struct mt_agent_conf *c = &v->a->conf;
     v->tools = (struct mt_fstool){.mkfs = c->mkfs_path, .e2fsck = c->e2fsck_path, .resize2fs = c->resize2fs_path};
     int rc = mt_agent_uid(c->fsck_user, &v->tools.uid, &v->tools.gid, err);
+    bool lvm = MT_STREQ(c->storage_backend, "lvm-thin");
+    struct mt_lvm pool = {0};
+    if (rc == 0 && lvm && (rc = mt_fmt(pool.vg, sizeof pool.vg, err, "%s", c->volume_group)) == 0)
+        rc = mt_fmt(pool.pool, sizeof pool.pool, err, "%s", c->thin_pool);
     if (rc == 0)
-        rc = mt_backend_open(c->storage_dir, c->storage_backend, c->allow_copy_snapshots, &v->backend, err);
+        rc = lvm ? mt_backend_open_lvm(c->storage_dir, &pool, &v->backend, err)
+                 : mt_backend_open(c->storage_dir, c->storage_backend, c->allow_copy_snapshots, &v->backend, err);
     if (rc < 0)
         return rc;
-    if ((rc = one_filesystem(c, err)) < 0 || (rc = mt_backend_stat(&v->backend, &v->pool, err)) < 0 || (rc = mt_fstool_init(&v->tools, err)) < 0)
+    if ((!lvm && (rc = one_filesystem(c, err)) < 0) || (rc = mt_backend_stat(&v->backend, &v->pool, err)) < 0 || (rc = mt_fstool_init(&v->tools, err)) < 0)
         mt_backend_done(&v->backend);
     return rc;
 }
@@ -450,9 +457,10 @@ struct look {
     struct mt_err err;
 };
 
-static void on_found(void *arg, bool snapshot, const char *id, uint64_t bytes)
+static void on_found(void *arg, bool snapshot, const char *id, uint64_t bytes, int64_t made_ms)
 {
     struct look *l = arg;
+    (void)made_ms;
     if (snapshot || l->lost)
         return;
     if (l->n == l->room) {
@@ -504,6 +512,14 @@ static void apply(struct mt_volumes *v)
         mt_loop_timer_set(v->timer, next);
 }
 
+/* How full the pool is, in percent. Metadata that is nearly full is as bad as data that is. */
+static unsigned pressure(const struct mt_pool_stat *p)
+{
+    unsigned data = p->total_bytes ? (unsigned)(p->used_bytes * 100 / p->total_bytes) : 0;
+    unsigned meta = p->meta_bytes ? (unsigned)(p->meta_used_bytes * 100 / p->meta_bytes) : 0;
+    return meta >= META_FULL && data < POOL_FULL ? POOL_FULL : data;
+}
+
 static void look_done(void *arg)
 {
     struct look *l = arg;
@@ -515,9 +531,11 @@ static void look_done(void *arg)
         mt_log(MT_ERROR, "storage.look_failed", KV_ERR(&l->err));
         free(l->there);
     } else {
-        v->why[0] = '\0';
+        if (l->pool.why[0] && !MT_STREQ(v->why, l->pool.why))
+            mt_log(MT_ERROR, "storage.pool_full", KV("reason", (const char *)l->pool.why));
+        (void)snprintf(v->why, sizeof v->why, "%s", l->pool.why);
         v->pool = l->pool;
-        mt_backups_pressure(v->a->backups, l->pool.total_bytes ? (unsigned)(l->pool.used_bytes * 100 / l->pool.total_bytes) : 0);
+        mt_backups_pressure(v->a->backups, pressure(&l->pool));
         free(v->there);
         v->there = l->there;
         v->there_n = l->n;
@@ -622,7 +640,8 @@ void mt_volumes_figures(struct mt_volumes *v, struct mt_storage_figures *ret)
     *ret = (struct mt_storage_figures){.present = v->open || v->wanted, .healthy = v->open && !v->why[0], .reason = v->why[0] ? v->why : NULL,
                                        .backend = v->open ? mt_backend_name(v->backend.kind) : v->a->conf.storage_backend,
                                        .backup_store = v->open && mt_backups_ready(v->a->backups), .restores = v->a->restores && mt_backups_ready(v->a->backups),
-                                       .pool_bytes = v->pool.total_bytes, .pool_used_bytes = v->pool.used_bytes};
+                                       .pool_bytes = v->pool.total_bytes, .pool_used_bytes = v->pool.used_bytes,
+                                       .meta_bytes = v->pool.meta_bytes, .meta_used_bytes = v->pool.meta_used_bytes};
     for (size_t i = 0; v->a->plan_fresh && i < v->there_n && ret->n_orphans < MT_STORAGE_ORPHANS_MAX; i++)
         if (!planned(v, v->there[i].id) && !mt_map_get(&v->all, v->there[i].id))
             ret->orphans[ret->n_orphans++] = v->there[i].id;

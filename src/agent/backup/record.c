@@ -9,7 +9,6 @@
 
 #include <dirent.h>
 #include <fcntl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 static int record_path(const char *dir, const char *volume_id, char ret[PATH_MAX], struct mt_err *err)
@@ -120,7 +119,6 @@ size_t mt_backup_drop_bases(const char *dir, const struct mt_backend *b)
 
 struct sweep {
     struct mt_map known; /* snapshot ids; values are not looked at */
-    const struct mt_backend *b;
     int64_t before_ms;
     size_t removed;
     char (*doomed)[MT_ID_SIZE];
@@ -138,15 +136,11 @@ static void learn(struct sweep *s, const char *dir, const char *volume_id)
         (void)mt_map_put(&s->known, r.job, s);
 }
 
-static void judge(void *arg, bool snapshot, const char *id, uint64_t bytes)
+static void judge(void *arg, bool snapshot, const char *id, uint64_t bytes, int64_t made_ms)
 {
     struct sweep *s = arg;
-    struct stat st;
     (void)bytes;
-    if (!snapshot || mt_map_get(&s->known, id))
-        return;
-    mt_auto_fd int fd = -1;
-    if (mt_backend_snap_open(s->b, id, &fd, NULL) < 0 || fstat(fd, &st) < 0 || (int64_t)st.st_mtim.tv_sec * 1000 >= s->before_ms)
+    if (!snapshot || mt_map_get(&s->known, id) || made_ms >= s->before_ms)
         return;
     if (s->n == s->room) {
         size_t room = s->room ? s->room * 2 : 16;
@@ -161,7 +155,7 @@ static void judge(void *arg, bool snapshot, const char *id, uint64_t bytes)
 
 size_t mt_backup_sweep(const char *dir, const struct mt_backend *b, int64_t now_ms, int64_t ttl_ms)
 {
-    struct sweep s = {.b = b, .before_ms = now_ms - ttl_ms};
+    struct sweep s = {.before_ms = now_ms - ttl_ms};
     mt_map_init(&s.known, 0);
     mt_auto_dir DIR *d = opendir(dir);
     for (struct dirent *e; d && (e = readdir(d));) {

@@ -196,10 +196,11 @@ static bool is_wanted(const char (*ids)[MT_ID_SIZE], size_t n, const char *id)
     return false;
 }
 
-static void on_part(void *arg, bool snapshot, const char *id, uint64_t bytes)
+static void on_part(void *arg, bool snapshot, const char *id, uint64_t bytes, int64_t made_ms)
 {
     struct sweep *s = arg;
     (void)bytes;
+    (void)made_ms;
     if (snapshot || is_wanted(s->wanted, s->wanted_n, id))
         return;
     if (s->n == s->room) {

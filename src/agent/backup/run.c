@@ -9,7 +9,6 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #define KEY_RUN_S 300
@@ -36,18 +35,17 @@ static int put_range(void *arg, uint64_t offset, uint64_t bytes)
 }
 
 /* What may have changed since the base, as a file without a name; -1: it cannot be told. */
-static int ranges_since(const struct mt_backup_run *r, int image)
+static int ranges_since(const struct mt_backup_run *r)
 {
     struct {
         FILE *f;
         uint64_t n;
     } o = {0};
     struct mt_err why = {0};
-    mt_auto_fd int base = -1;
     mt_auto_fd int fd = memfd_create("ranges", MFD_CLOEXEC);
-    if (fd < 0 || mt_backend_snap_open(r->backend, r->base, &base, &why) < 0 || !(o.f = fdopen(dup(fd), "w")))
+    if (fd < 0 || !(o.f = fdopen(dup(fd), "w")))
         return -1;
-    int rc = mt_backend_snap_delta(r->backend, base, image, put_range, &o, &why);
+    int rc = mt_backend_snap_delta(r->backend, r->base, r->e.job_id, put_range, &o, &why);
     if (rc == 0)
         (void)fprintf(o.f, "end %" PRIu64 "\n", o.n);
     bool good = fclose(o.f) == 0 && rc == 0 && lseek(fd, 0, SEEK_SET) == 0;
@@ -66,17 +64,17 @@ static void take_text(const json_t *line, const char *key, char ret[65])
 static int backup(struct mt_backup_run *r, const char *key, struct mt_err *err)
 {
     char path[PATH_MAX];
-    struct stat st;
+    uint64_t bytes;
     mt_auto_buf struct mt_buf b = MT_BUF_INIT(MT_ENGINE_REQUEST_MAX);
     mt_auto_json json_t *line = NULL;
     mt_auto_fd int image = -1, journal = -1, ranges = -1;
-    if (mt_backend_snap_open(r->backend, r->e.job_id, &image, err) < 0 || fstat(image, &st) < 0)
+    if (mt_backend_snap_open(r->backend, r->e.job_id, &image, err) < 0 || mt_backend_fd_size(image, &bytes, err) < 0)
         return mt_engine_failed(&r->e, "disk_read_failed", false, -MT_E_IO);
     if (mt_backup_journal(r->dir, r->e.job_id, path, err) < 0 || (journal = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600)) < 0)
         return mt_engine_failed(&r->e, "internal_error", true, MT_FAIL_ERRNO(err, MT_E_IO, "open the journal of '%s'", r->e.job_id));
     if (r->base)
-        ranges = ranges_since(r, image);
-    r->size_bytes = ((uint64_t)st.st_size + MT_VOLUME_SIZE_STEP - 1) / MT_VOLUME_SIZE_STEP * MT_VOLUME_SIZE_STEP;
+        ranges = ranges_since(r);
+    r->size_bytes = (bytes + MT_VOLUME_SIZE_STEP - 1) / MT_VOLUME_SIZE_STEP * MT_VOLUME_SIZE_STEP;
     (void)mt_buf_reserve(&b, MT_ENGINE_REQUEST_MAX / 2);
     mt_engine_head(&r->e, &b);
     mt_buf_printf(&b, ",\"key_epoch\":%" PRIu32 ",\"keys\":[{\"epoch\":%" PRIu32 ",\"key\":\"%s\"}],\"snapshot_id\":\"%s\",\"size_bytes\":%" PRIu64 ",\"image_fd\":%d,\"journal_fd\":%d,"

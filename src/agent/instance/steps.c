@@ -58,7 +58,7 @@ static const char *const step_names[MT_STEP_MAX] = {
     VOLUME(X, RESTORE_RESERVED, "restore_reserved") \
     VOLUME(X, RESTORE_FETCHED, "restore_fetched") \
     VOLUME(X, RESTORE_CHECKED, "restore_checked") \
-    VOLUME(X, RESTORE_NAMED, "restore_named")
+    VOLUME(X, RESTORE_NAMED, "restore_named") VOLUME(X, SNAPPED, "snapped")
 
 #define X_ENTRY(k, i, w, n) {(k), (i), (w), (n)},
 static const struct point {

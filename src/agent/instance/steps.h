@@ -69,6 +69,7 @@ enum mt_kill_volume {
     MT_KILL_VOLUME_RESTORE_FETCHED,  /* all is in it, its filesystem not checked */
     MT_KILL_VOLUME_RESTORE_CHECKED,  /* checked, and without a name */
     MT_KILL_VOLUME_RESTORE_NAMED,    /* it is there, not told, its journal still there */
+    MT_KILL_VOLUME_SNAPPED,          /* a snapshot is there, not remembered */
     MT_KILL_VOLUME_MAX
 };
 

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What may differ between two snapshots of one volume, by where the filesystem keeps their bytes. See backend.h.
+ * What may differ between two snapshots of one volume, by where the filesystem keeps their bytes. See backend_ops.h.
  *
  * A range is the same only when both have it at the same physical address with the same flags, and neither is of a kind whose address
  * means nothing. Both maps are walked together, piece by piece, with bounded memory. Source: storage-and-secrets.md 3.3.
  */
-#include "agent/volume/backend.h"
+#include "agent/volume/backend_ops.h"
 
 #include "base/assert.h"
 #include "base/num.h"
@@ -105,12 +105,10 @@ static bool same(const struct piece *a, const struct piece *b)
     return a->physical == b->physical && a->flags == b->flags && !(a->flags & MEANINGLESS);
 }
 
-int mt_backend_snap_delta(const struct mt_backend *b, int base_fd, int snap_fd, mt_delta_fn fn, void *arg, struct mt_err *err)
+int mt_extents_delta(int base_fd, int snap_fd, mt_delta_fn fn, void *arg, struct mt_err *err)
 {
     struct stat bs, ss;
     uint64_t from = 0, to = 0; /* what differs and is not told yet */
-    if (b->kind != MT_BACKEND_REFLINK)
-        return MT_FAIL(err, MT_E_UNAVAILABLE, "copies share nothing: all has to be read");
     if (fstat(base_fd, &bs) < 0 || fstat(snap_fd, &ss) < 0)
         return MT_FAIL_ERRNO(err, MT_E_IO, "size of a snapshot");
     struct side base = {.fd = base_fd, .size = (uint64_t)bs.st_size}, snap = {.fd = snap_fd, .size = (uint64_t)ss.st_size};

@@ -2,6 +2,7 @@
 /* Filesystem tools in their sandbox. See fstool.h. */
 #include "agent/volume/fstool.h"
 
+#include "agent/volume/backend.h"
 #include "base/assert.h"
 #include "base/cleanup.h"
 #include "base/num.h"
@@ -62,17 +63,21 @@ static int run(const struct mt_fstool *t, int fd, const char *const *argv, const
                struct mt_err *err)
 {
     struct stat st;
+    uint64_t bytes;
     if (fstat(fd, &st) < 0)
         return MT_FAIL_ERRNO(err, MT_E_IO, "size of the volume");
-    const struct mt_spawn_sandbox box = {.as_bytes = ADDRESS_SPACE, .cpu_seconds = CPU_SECONDS, .file_bytes = (uint64_t)st.st_size,
+    int rc = mt_backend_fd_size(fd, &bytes, err);
+    if (rc < 0)
+        return rc;
+    const struct mt_spawn_sandbox box = {.as_bytes = ADDRESS_SPACE, .cpu_seconds = CPU_SECONDS, .file_bytes = bytes,
                                          .filter = &t->filter->prog};
     const struct mt_spawn s = {.path = path, .argv = argv, .keep_fds = &fd, .keep_count = 1, .set_ids = true, .uid = t->uid, .gid = t->gid,
                                .new_session = true, .sandbox = &box};
     mt_auto_buf struct mt_buf said = MT_BUF_INIT(4096);
-    bool lend = S_ISREG(st.st_mode) && t->uid != st.st_uid;
+    bool lend = (S_ISREG(st.st_mode) || S_ISBLK(st.st_mode)) && t->uid != st.st_uid;
     if (lend && fchown(fd, t->uid, t->gid) < 0)
         return MT_FAIL_ERRNO(err, MT_E_IO, "lend the volume to '%s'", argv[0]);
-    int rc = mt_run(&s, NULL, 0, NULL, &said, timeout_ms, ret, err);
+    rc = mt_run(&s, NULL, 0, NULL, &said, timeout_ms, ret, err);
     if (lend && fchown(fd, st.st_uid, st.st_gid) < 0 && rc == 0)
         rc = MT_FAIL_ERRNO(err, MT_E_IO, "take the volume back from '%s'", argv[0]);
     if (rc == 0 && !(ret->exited && ret->status == 0)) {

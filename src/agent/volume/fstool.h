@@ -22,7 +22,7 @@ struct mt_fstool {
 int mt_fstool_init(struct mt_fstool *t, struct mt_err *err);
 void mt_fstool_done(struct mt_fstool *t);
 
-/** New ext4 on the whole of @fd (a regular file of ours, lent to the user for the time), UUID @uuid, label the first 16 bytes of @label. The first
+/** New ext4 on the whole of @fd (a regular file or block device of ours, lent to the user for the time), UUID @uuid, label the first 16 bytes of @label. The first
  * MiB must read as zeros, else -MT_E_CONFLICT. */
 int mt_fstool_format(const struct mt_fstool *t, int fd, const char *uuid, const char *label, struct mt_err *err);
 /** `e2fsck -pf`: repairs what is safe. -MT_E_CORRUPT: it is not whole, or the tool died of it. */

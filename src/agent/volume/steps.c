@@ -37,25 +37,6 @@ static int open_volume(const struct mt_backend *b, const char *id, char ret_path
     return 0;
 }
 
-/*
- * A VM whose state an agent lost runs without anybody's lock. The kernel knows: a read lease is not given on what is open for writing
- * anywhere. Asked before we open it so ourselves; a filesystem without leases has nothing to say.
- */
-static int nobody_writes(const struct mt_backend *b, const char *id, struct mt_err *err)
-{
-    char path[PATH_MAX];
-    int rc = mt_backend_path(b, id, path, err);
-    if (rc < 0)
-        return rc;
-    mt_auto_fd int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-    if (fd < 0)
-        return MT_FAIL_ERRNO(err, errno == ENOENT ? MT_E_NOT_FOUND : MT_E_IO, "volume '%s'", id);
-    if (fcntl(fd, F_SETLEASE, F_RDLCK) < 0)
-        return errno == EAGAIN ? MT_FAIL(err, MT_E_CONFLICT, "volume '%s' is open for writing somewhere", id) : 0;
-    (void)fcntl(fd, F_SETLEASE, F_UNLCK);
-    return 0;
-}
-
 static int check_uuid(int fd, const char *id, const char *want, struct mt_err *err)
 {
     char uuid[37];
@@ -172,7 +153,7 @@ int mt_volume_attach(const struct mt_backend *b, const struct mt_fstool *t, cons
     if (rc < 0)
         return rc;
     *ret_detail = "busy_or_already_attached";
-    if ((rc = mt_volume_lock(b, volume_id, &lock, err)) < 0 || (rc = nobody_writes(b, volume_id, err)) < 0)
+    if ((rc = mt_volume_lock(b, volume_id, &lock, err)) < 0 || (rc = mt_backend_unused(b, volume_id, err)) < 0)
         return rc;
     *ret_detail = "device_attach_failed";
     if ((rc = open_volume(b, volume_id, ret_path, &fd, err)) < 0)
@@ -184,7 +165,7 @@ int mt_volume_attach(const struct mt_backend *b, const struct mt_fstool *t, cons
         return rc;
     *ret_detail = "resize_failed";
     if (resize_to_bytes > 0) {
-        /* also when the file is long enough: an agent that was killed between the two steps left the filesystem behind */
+        /* also when it is long enough: an agent that was killed between the two steps left the filesystem behind */
         if ((rc = mt_backend_extend(b, volume_id, resize_to_bytes, err)) < 0)
             return rc;
         mt_kill_here(MT_KILL_VOLUME, MT_KILL_VOLUME_EXTENDED, MT_KILL_RECORDED);
