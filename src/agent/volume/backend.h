@@ -23,8 +23,8 @@ struct mt_backend_ops;
 /* A pool of thin volumes and the programs that work on it. */
 struct mt_lvm {
     char vg[64], pool[64];
-    char lvm[64], dmsetup[64], thin_delta[64]; /* absolute paths */
-    char dev[64];                              /* "/dev" but in tests */
+    char lvm[128], dmsetup[128], thin_delta[128]; /* absolute paths */
+    char dev[128];                             /* "/dev" but in tests */
 };
 
 struct mt_backend {
