@@ -65,7 +65,7 @@ OBJECTS = {
                "phase?:downloading|checking bytes_done?:int bytes_total?:int failed_reason?:str requested_by:str finished_at?:time dry_run?:bool changes?:[Change] " + VERSIONED,
     "LatestSnapshot": "id:id origin:scheduled|manual|migration status:queued|running|succeeded|failed phase?:capturing|uploading|verifying failed_reason?:str created_at:time",
     "Volume": "id:id org_id:id app_id:id env_id:id name:str size_bytes:int resize_to_bytes?:int filesystem:ext4 fs_uuid?:str backup_enabled:bool "
-              "home_node_id:id state:creating|available|in_use|deleting|deleted|error error_reason?:str reachable?:bool deleted?:bool "
+              "home_node_id:id state:creating|available|in_use|deleting|deleted|error error_reason?:str reachable?:bool node_lost?:bool deleted?:bool "
               "last_backup_at?:time last_backup_snapshot_id?:id backup_stale?:bool proof_stale?:bool backup_lag_seconds?:int latest_snapshot?:LatestSnapshot last_proven_restore_at?:time collected_at?:time collect_failed?:str from_snapshot_id?:id "
               "attachment?:VolumeAttachment dry_run?:bool changes?:[Change] " + VERSIONED,
     "Warning": "code:str process_type?:str desired?:int max?:int",
@@ -235,6 +235,7 @@ OBJECTS = {
     "RestoreNew": "snapshot_id:id name?:str size_bytes?:int target_node_id?:id target_env_id?:id",
     "VolumeNew": "name:str size_bytes:int filesystem?:ext4 backup_enabled?:bool",
     "VolumeResize": "size_bytes:int",
+    "VolumeVerify": "snapshot_id?:id",
     "VolumeDelete": "expected_version?:int delete_backups?:bool",
     "RouteNew": "hostname?:str listen_port?:int protocol?:tls_passthrough|tcp_raw backend_process_type:str backend_port:int proxy_protocol?:off|v2 "
                 "backend_expects_proxy_protocol?:bool proxy_tlv?:bool ipv4_required?:bool max_connections?:int idle_timeout_seconds?:int "
@@ -361,6 +362,7 @@ OPS = {
     "POST " + E + "/volumes/{volume_id}/resize": ("Volume", 200, "VolumeResize", "dry_run"),
     "DELETE " + E + "/volumes/{volume_id}": ("Deleted", 200, "VolumeDelete", "dry_run"),
     "POST " + E + "/volumes/{volume_id}/restore": ("Restore", 201, "RestoreNew", "dry_run"),
+    "POST " + E + "/volumes/{volume_id}/verify": ("Restore", 201, "VolumeVerify", "dry_run"),
     "GET " + O + "/restores": ("[Restore]", 200, None, LIST),
     "GET " + O + "/restores/{restore_id}": ("Restore", 200, None, ""),
     "GET " + E + "/snapshots": ("[Snapshot]", 200, None, "include_deleted " + LIST),

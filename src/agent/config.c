@@ -63,7 +63,7 @@ static const struct mt_conf_key keys[] = {
     {"programs.resize2fs", MT_CONF_STRING, AT(resize2fs_path), 1, 255, "/usr/sbin/resize2fs", "path", "e2fsprogs"},
     {"storage.backend", MT_CONF_STRING, AT(storage_backend), 1, 16, "auto", "", "lvm-thin: volumes in an LVM thin pool; as files: reflink (XFS, btrfs), copy (any filesystem; not for production), auto: reflink where it works, copy where that is allowed; none"},
     {"storage.volume_group", MT_CONF_STRING, AT(volume_group), 1, 60, "moat", "", "lvm-thin: the volume group of the pool"},
-    {"storage.thin_pool", MT_CONF_STRING, AT(thin_pool), 1, 60, "vols", "", "lvm-thin: the pool; made with lvcreate --type thin-pool --zero y --errorwhenfull y --discards passdown"},
+    {"storage.thin_pool", MT_CONF_STRING, AT(thin_pool), 1, 60, "vols", "", "lvm-thin: the pool; made with lvcreate --type thin-pool --zero y --discards passdown, then lvchange --errorwhenfull y"},
     PATH_KEY("storage.dir", storage_dir, "folder of volumes; default <data_dir>/volumes; one filesystem with jail_dir"),
     {"storage.allow_copy_snapshots", MT_CONF_BOOL, AT(allow_copy_snapshots), 0, 1, "false", "", "a filesystem that cannot clone files will do: a snapshot then pauses the VM while it is copied"},
     {"storage.backup_file", MT_CONF_STRING, AT(backup_file), 1, 255, "/etc/moat/backup.toml", "path", "store of backups and its credentials, 0600; without it there are none"},

@@ -423,6 +423,8 @@ int cmd_backups_status(struct cli *c);
 /** --size as bytes: "20Gi" or a number. volumes.c */
 int cli_volume_size(struct cli *c, uint64_t *ret);
 int cmd_volumes_restore(struct cli *c);
+int cmd_volumes_verify(struct cli *c);
+int cmd_volumes_recover(struct cli *c);
 int cmd_restores_list(struct cli *c);
 int cmd_restores_get(struct cli *c);
 int cmd_routes_list(struct cli *c);

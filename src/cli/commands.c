@@ -178,6 +178,11 @@ static const struct cli_option volumes_restore_options[] = {{"snapshot", 0, "ID"
                                                             {"replace", 0, NULL, "then give it name and process of VOLUME, which stops for it and stays under another name"},
                                                             WAIT_OPTIONS,
                                                             {NULL, 0, NULL, NULL}};
+static const struct cli_option volumes_verify_options[] = {{"snapshot", 0, "ID", "this backup instead of the last one"}, WAIT_OPTIONS, {NULL, 0, NULL, NULL}};
+static const struct cli_option volumes_recover_options[] = {{"accept-loss-since", 0, "TIME", "the moment of the last backup, as it is told without this option: what was written since is given up"},
+                                                            {"to-node", 0, "NODE", "where it shall live now, by id; for operators"},
+                                                            {"wait-timeout", 0, "DURATION", "stop waiting after this long, exit 6 (default 15m)"},
+                                                            {NULL, 0, NULL, NULL}};
 static const struct cli_option snapshots_create_options[] = {{"note", 0, "TEXT", "kept with the snapshot"}, WAIT_OPTIONS, {NULL, 0, NULL, NULL}};
 static const struct cli_option backups_status_options[] = {{"all", 0, NULL, "volumes of every environment"},
                                                            {"stale", 0, NULL, "only volumes that had no backup for two intervals"},
@@ -433,6 +438,8 @@ const struct cli_command cli_commands[] = {
     {CLI_APPS, "volumes snapshot", "VOLUME", "the same as snapshots create", snapshots_create_options, cmd_snapshots_create},
     {CLI_APPS, "volumes snapshots", "[VOLUME]", "the same as snapshots list", NULL, cmd_snapshots_list},
     {CLI_APPS, "volumes restore", "[VOLUME]", "make a new volume out of a backup; nothing is overwritten", volumes_restore_options, cmd_volumes_restore},
+    {CLI_APPS, "volumes verify", "VOLUME", "restore a backup into a volume that is thrown away, and check it there", volumes_verify_options, cmd_volumes_verify},
+    {CLI_APPS, "volumes recover", "VOLUME", "its node is lost: the last backup takes its place on another one", volumes_recover_options, cmd_volumes_recover},
     {CLI_APPS, "restores list", "", "restores of the organisation", NULL, cmd_restores_list},
     {CLI_APPS, "restores get", "ID", "one restore, by id", NULL, cmd_restores_get},
     {CLI_APPS, "snapshots list", "[VOLUME]", "snapshots of the environment or of one volume", NULL, cmd_snapshots_list},

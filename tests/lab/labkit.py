@@ -198,9 +198,11 @@ class Hung(Exception):
 
 # One CPU. With two, each on its own thread, a host's kernel died of a stray breakpoint in __schedule (1 of 11 runs, a second ended without
 # a word): starting and ending VMs patches code there, and the other CPU can meet what was there before.
-def qemu_argv(place, tmp, memory_mib, link=None):
+def qemu_argv(place, tmp, memory_mib, link=None, disk=None):
     import guestvm
     share = []
+    if disk:  # a second one that outlives the host
+        share += ["-drive", "if=none,id=kept,file=%s,format=raw,cache=writeback" % disk, "-device", "virtio-blk-pci,drive=kept"]
     if link:  # (server or client, path of the socket): a cable to one other host
         share += ["-netdev", "stream,id=link,server=%s,addr.type=unix,addr.path=%s" % ("on" if link[0] == "server" else "off", link[1]),
                   "-device", "virtio-net-pci,netdev=link,mac=52:54:00:00:00:0%d" % (1 if link[0] == "server" else 2)]
@@ -218,7 +220,7 @@ def qemu_argv(place, tmp, memory_mib, link=None):
 class Host:
     """One boot. Its processes end with it, whatever happens."""
 
-    def __init__(self, argv, env, memory_mib, link=None):
+    def __init__(self, argv, env, memory_mib, link=None, disk=None):
         import newc
         self.place = kernel()
         self.tmp = tempfile.mkdtemp(prefix="moat-lab-", dir=os.environ.get("TMPDIR", "/var/tmp"))
@@ -241,7 +243,7 @@ class Host:
         self.lines = queue.Queue()
         self.begun = time.monotonic()
         with open(os.path.join(self.tmp, "qemu.log"), "wb") as log:
-            self.qemu = subprocess.Popen(qemu_argv(self.place, self.tmp, memory_mib, link), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            self.qemu = subprocess.Popen(qemu_argv(self.place, self.tmp, memory_mib, link, disk), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                          stderr=log)
         self.procs.append(self.qemu)
         threading.Thread(target=self._read, daemon=True).start()
@@ -289,13 +291,16 @@ class Second(threading.Thread):
                 print("# b: " + line, flush=True)
 
 
-def attempt(argv, env, memory_mib, limit, pair=False):
-    """One boot and the job; its exit status. @pair: of two hosts with a cable between them, LAB_HOST tells each which it is."""
+CRASHED = -1
+
+
+def attempt(argv, env, memory_mib, limit, pair=False, disk=None):
+    """One boot and the job; its exit status, CRASHED when the job asked for the end of its host by a line LAB-CRASH. @pair: of two hosts with a cable between them, LAB_HOST tells each which it is."""
     second = cable = None
     if pair:
         cable = tempfile.mkdtemp(prefix="moat-cable-", dir="/tmp")
         env = dict(env, LAB_HOST="a")
-    host = Host(argv, env, memory_mib, ("server", cable + "/sock") if pair else None)
+    host = Host(argv, env, memory_mib, ("server", cable + "/sock") if pair else None, disk)
     try:
         if pair:
             end = time.monotonic() + 30
@@ -322,6 +327,10 @@ def attempt(argv, env, memory_mib, limit, pair=False):
                 return 1
             if line is None:
                 break
+            if line == "LAB-CRASH" and disk:
+                host.qemu.kill()  # as a machine that loses its power, but for the cache of its disk
+                host.qemu.wait()
+                return CRASHED
             if line.startswith("LAB-RC "):
                 status = int(line.split()[1])
             else:
@@ -342,11 +351,22 @@ def attempt(argv, env, memory_mib, limit, pair=False):
         say("host off after %.0f s, %.0f s of CPU" % (time.monotonic() - host.begun, used.ru_utime + used.ru_stime))
 
 
-def run(argv, env=None, memory_mib=2048, limit=JOB_LIMIT, pair=False):
+def run(argv, env=None, memory_mib=2048, limit=JOB_LIMIT, pair=False, disk_gib=0):
     """Run @argv in a fresh host (@pair: in two with a cable between them), its output on our stdout; returns its exit status. A boot that
-    hangs is tried once more."""
+    hangs is tried once more. @disk_gib: it has a second disk (/dev/vdb), which is there again in the next host when the job has crashed its own
+    (LAB_BOOT counts them from 1)."""
     full = dict({"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8", "TERM": "dumb", "LAB": "1", "MOAT_ROOT": ROOT,
                  "MOAT_BIN": BIN, "TMPDIR": "/data", "MOAT_TEST_TMP": "/data", "PYTHONDONTWRITEBYTECODE": "1"}, **(env or {}))
+    if disk_gib:
+        with tempfile.NamedTemporaryFile(prefix="moat-lab-disk-", dir=os.environ.get("TMPDIR", "/var/tmp")) as f:
+            f.truncate(disk_gib << 30)
+            for boot in range(1, 9):
+                status = attempt(argv, dict(full, LAB_BOOT=str(boot)), memory_mib, limit, pair, f.name)
+                if status != CRASHED:
+                    return status
+                say("the host was ended by SIGKILL of its QEMU")
+        print("not ok - the host: crashed eight times", flush=True)
+        return 1
     for left in (1, 0):
         try:
             return attempt(argv, full, memory_mib, limit, pair)

@@ -132,6 +132,7 @@ ROUTES = {
     "GET /v1/exec-sessions/{exec_session_id}/connect": OPEN,
     "GET " + E + "/volumes": "volumes:read",
     "POST " + E + "/volumes/{volume_id}/restore": "volumes:write",
+    "POST " + E + "/volumes/{volume_id}/verify": "volumes:write",
     "GET " + O + "/restores": inside("volumes:read"),
     "GET " + O + "/restores/{restore_id}": inside("volumes:read"),
     "GET " + E + "/snapshots": "volumes:read",

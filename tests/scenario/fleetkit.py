@@ -22,6 +22,8 @@ def wg():
 
 
 class Node(threading.Thread):
+    pool = None  # bytes of storage for volumes, with a store of backups; None: it tells of none
+
     def __init__(self, fleet, name, memory):
         super().__init__(daemon=True)
         self.fleet, self.name, self.memory = fleet, name, memory
@@ -32,6 +34,7 @@ class Node(threading.Thread):
         self.polls = None
         self.plan_bytes = self.plan_count = self.reports = 0
         self.lock = threading.Lock()
+        self.made = set()  # volumes it has told of
 
     def connect(self):
         c = http.client.HTTPSConnection(*self.fleet.address, context=self.context, timeout=40)
@@ -69,7 +72,9 @@ class Node(threading.Thread):
             return self.ask(self.beats, "POST", "/internal/v1/nodes/self/" + what, body)
 
     def heartbeat(self):
+        storage = {"storage": {"backend": "lvm-thin", "pool_bytes": self.pool, "pool_used_bytes": 0, "healthy": True, "backup_store": True, "restores": True, "orphans": []}}
         r = self.post("heartbeat", {
+            **(storage if self.pool else {}),
             "node_id": self.node_id, "agent_version": "test", "arch": "amd64", "conditions": [], "protocols": ["v1"],
             "vmm": {"driver": "qemu", "accel": "tcg", "reason": "test"}, "epoch": self.epoch, "cursor_event_id": self.after,
             "allocatable": {"cpu_millis": 64000, "memory_bytes": self.memory, "disk_bytes": 10000 * GIB},
@@ -82,9 +87,20 @@ class Node(threading.Thread):
         self.state[instance] = status
         return dict({"instance_id": instance, "generation": 1, "status": status, "restart_count": 0, "seq": self.seq}, **more)
 
+    def tell(self, kind, **item):
+        """One item of a volume, snapshot or restore."""
+        self.seq += 1
+        return self.post("status", {"agent_version": "test", "instances": [], kind: [dict(item, seq=self.seq)]})
+
     def answer(self, plan):
         """The reports that a plan leads to, in one call, as an agent batches them."""
         rows, there = [], set()
+        for v in plan.get("volumes", []):
+            if v["desired"] == "absent":
+                self.tell("volumes", volume_id=v["volume_id"], event="deleted")
+            elif not v["was_available"] and "from_restore" not in v and v["volume_id"] not in self.made:
+                self.made.add(v["volume_id"])
+                self.tell("volumes", volume_id=v["volume_id"], event="provisioned", result="ok", fs_uuid=v["fs_uuid"], size_bytes=v["size_bytes"])
         for a in plan["instances"]:
             i, want = a["instance_id"], a["desired_state"]
             have = self.state.get(i)

@@ -110,6 +110,7 @@ BODIES = {
     "POST " + E + "/volumes/{volume_id}/snapshots": {"note": "walk"},
     "DELETE " + E + "/volumes/{volume_id}/snapshots/{snapshot_id}": {},
     "POST " + E + "/volumes/{volume_id}/restore": {"snapshot_id": "$backup_id", "name": "walk-restored"},
+    "POST " + E + "/volumes/{volume_id}/verify": {"snapshot_id": "$backup_id"},
     "POST " + E + "/volume-attachments/{attachment_id}/replace": {"new_volume_id": "$attached_id"},
     "DELETE " + E + "/volume-attachments/{attachment_id}": {},
     "POST " + E + "/routes": {"hostname": "walk.example.com", "backend_process_type": "web", "backend_port": 8443, "max_connections": 5},

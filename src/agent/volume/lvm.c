@@ -192,8 +192,8 @@ static int check_pool(const struct mt_backend *b, struct mt_err *err)
     const char *const argv[] = {"lvm", "lvs", "--noheadings", "--nosuffix", "--units", "b", "--separator", "|", "-o",
                                 "segtype,zero,lv_when_full,discards,vg_extent_size", full, NULL};
     if ((rc = call(b->lvm.lvm, argv, &out, err)) < 0)
-        return mt_err_wrap(err, "thin pool '%s' (make it: lvcreate --type thin-pool --zero y --errorwhenfull y --discards passdown -c 128k -L SIZE -n %s %s)", full,
-                           b->lvm.pool, b->lvm.vg);
+        return mt_err_wrap(err, "thin pool '%s' (make it: lvcreate --type thin-pool --zero y --discards passdown -c 128k -L SIZE -n %s %s; lvchange --errorwhenfull y %s)", full,
+                           b->lvm.pool, b->lvm.vg, full);
     char *at = text_of(&out);
     const char *type = field(&at), *zero = field(&at), *full_is = field(&at), *discards = field(&at), *extent = field(&at);
     uint64_t extent_bytes;

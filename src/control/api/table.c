@@ -108,6 +108,7 @@ const struct mt_api_route mt_api_routes[] = {
     {"POST", E "/volumes/{volume_id}/resize", "volumes:write", WRITE, mt_api_volumes_resize, "volume.resize", MT_LISTEN_API},
     {"DELETE", E "/volumes/{volume_id}", "volumes:write", REMOVE, mt_api_volumes_delete, "volume.delete", MT_LISTEN_API},
     {"POST", E "/volumes/{volume_id}/restore", "volumes:write", WRITE, mt_api_volumes_restore, "volume.restore", MT_LISTEN_API},
+    {"POST", E "/volumes/{volume_id}/verify", "volumes:write", WRITE, mt_api_volumes_verify, "volume.verify", MT_LISTEN_API},
     {"GET", O "/restores", "volumes:read", MT_API_FILTERS, mt_api_restores_list, "restores of all environments", MT_LISTEN_API},
     {"GET", O "/restores/{restore_id}", "volumes:read", MT_API_FILTERS, mt_api_restores_get, "one restore", MT_LISTEN_API},
     {"GET", E "/snapshots", "volumes:read", 0, mt_api_snapshots_list_env, "snapshots of all volumes", MT_LISTEN_API},

@@ -21,6 +21,7 @@
     "'backup_enabled',v.backup_enabled,'home_node_id',v.home_node_id,'state',CASE WHEN v.state = 'available' AND "          \
     MT_SQL_VOLUME_HELD("v") " THEN 'in_use' ELSE v.state END,'error_reason',v.error_reason,"                               \
     "'reachable',(SELECT n.health NOT IN ('offline', 'lost') FROM nodes_view n WHERE n.node_id = v.home_node_id),"          \
+    "'node_lost',(SELECT true FROM nodes_view n WHERE n.node_id = v.home_node_id AND n.health = 'lost'),"                    \
     "'deleted',CASE WHEN v.deleted THEN true END,'last_backup_at',(" MT_SQL_LAST_BACKUP("v", MT_SQL_TS("s.captured_at")) "),"         \
     "'last_backup_snapshot_id',(" MT_SQL_LAST_BACKUP("v", "s.snapshot_id") "),'backup_stale'," MT_SQL_BACKUP_STALE("v") ",'proof_stale',CASE WHEN " MT_SQL_PROOF_STALE("v") " THEN true END,"  \
     "'backup_lag_seconds',(" MT_SQL_LAST_BACKUP("v", "greatest(0, floor(extract(epoch FROM now() - s.captured_at)))::bigint") "),'latest_snapshot',(" NEWEST_JOB "),'last_proven_restore_at',(SELECT " \

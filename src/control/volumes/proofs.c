@@ -83,6 +83,19 @@ static void who_may(const struct mt_pg_res *nr, const bool *given, int64_t bytes
     }
 }
 
+int mt_proof_nodes(struct mt_pg *pg, struct mt_volume_node *nodes, size_t n, struct mt_err *err)
+{
+    mt_auto_pg_res struct mt_pg_res *nr = NULL;
+    int rc = mt_pg_query(pg, &nodes_of, NULL, &nr, err);
+    for (size_t i = 0; rc == 0 && i < n; i++) {
+        bool may = false;
+        for (int k = 0; k < mt_pg_rows(nr) && !may; k++)
+            may = MT_STREQ(mt_pg_text(nr, k, 0), nodes[i].node_id) && !mt_pg_bool(nr, k, 2);
+        nodes[i].eligible = nodes[i].eligible && may;
+    }
+    return rc;
+}
+
 static int place(struct mt_control *ctl, struct mt_pg *pg, int64_t lease, const struct mt_pg_res *r, const struct mt_owed *owed, int n, struct mt_err *err)
 {
     mt_auto_pg_res struct mt_pg_res *nr = NULL;

@@ -9,6 +9,10 @@
 #pragma once
 
 #include "control/control.h"
+#include "control/volumes/home.h"
+
+/** Of @nodes (home.h) those stay eligible that can restore and try no backup now; no budget is asked. */
+int mt_proof_nodes(struct mt_pg *pg, struct mt_volume_node *nodes, size_t n, struct mt_err *err);
 
 /** One look: ask for the proofs that are due and for which there is room, the longest owed first. As mt_backups_look(). */
 int mt_proofs_look(struct mt_control *ctl, struct mt_pg *pg, int64_t lease, struct mt_err *err);
