@@ -55,9 +55,10 @@ def make_pool(place, gib=6):
 
 
 def new_pool(mib, zero="y", full="y", discards="passdown"):
-    """lvcreate of LVM 2.03.16 knows --errorwhenfull of its manual, and refuses it: another command sets it."""
+    """lvcreate of LVM 2.03.16 knows --errorwhenfull of its manual, and refuses it: another command sets it, and refuses what is so already."""
     kit.sh("lvcreate", "-q", "-y", "--type", "thin-pool", "-L", "%dM" % mib, "-c", "128k", "--zero", zero, "--discards", discards, "-n", POOL, VG)
-    kit.sh("lvchange", "-q", "--errorwhenfull", full, "%s/%s" % (VG, POOL))
+    if full == "y":
+        kit.sh("lvchange", "-q", "--errorwhenfull", full, "%s/%s" % (VG, POOL))
 
 
 class Suite(files.Suite):

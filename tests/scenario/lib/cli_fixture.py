@@ -297,6 +297,7 @@ ANSWERS = {
     ("DELETE", f"{E}/volume-attachments/" + oid("att", 1)): {"ok": True, "already_deleted": False},
     ("DELETE", f"{E}/volumes/" + oid("vol", 2)): {"ok": True, "already_deleted": False},
     ("POST", f"{E}/volumes/{VOLUME}/restore"): receipt("volume.restore", RESTORE),
+    ("POST", f"{E}/volumes/{VOLUME}/verify"): receipt("volume.verify", RESTORE),
     ("GET", f"{O}/restores"): lst(RESTORE, RESTORE_BAD),
     ("GET", f"{O}/restores/" + oid("rst", 1)): dict(RESTORE, status="succeeded", bytes_done=1 << 30, bytes_total=1 << 30),
     ("GET", f"{O}/restores/" + oid("rst", 2)): RESTORE_BAD,
