@@ -113,7 +113,8 @@ try:
         job = wait_for("the job", lambda: restores_of(V["id"]), 30)[0]
         node_of(w.ok("GET", O + "/restores/" + job)["target_node_id"]).tell("restores", restore_id=job, status="failed", failed_reason="fsck_failed")
         code, text = said(p)
-        assert code != 0 and "fsck_failed" in text, (code, text)
+        assert code != 0 and "restore is failed" in text and "moat describe restore " + job in text, (code, text)
+        assert w.ok("GET", O + "/restores/" + job)["failed_reason"] == "fsck_failed"
 
     @case("a silent node is not taken for a lost one: nothing moves, and recover names who has to say that it is off")
     def _():
