@@ -251,8 +251,8 @@ int mt_describe_doctor(struct mt_agent *a, struct mt_buf *out, struct mt_err *er
     int strict = strcmp(a->conf.host_firewall, "full") == 0 ? 2 : 1;
     char vmm[900], cgroup[64], disk[96], mode[96], mesh[320], bundle[200];
     int mesh_level = mt_mesh_doctor(a->mesh, mesh, sizeof mesh);
-    const char *storage;
-    int storage_level = mt_volumes_doctor(a->volumes, &storage);
+    const char *storage, *storage_mend;
+    int storage_level = mt_volumes_doctor(a->volumes, &storage, &storage_mend);
     struct mt_vmm *v = mt_agent_vmm(a);
     struct statvfs fs = {0};
     struct stat jail, images, scratch;
@@ -289,8 +289,7 @@ int mt_describe_doctor(struct mt_agent *a, struct mt_buf *out, struct mt_err *er
         {"agent.disk", fs.f_blocks && fs.f_bavail < fs.f_blocks / 20 ? 2 : 0, disk, "free space below the data folder"},
         {"agent.control", mt_control_reachable(a->control) ? 0 : 1, a->identity ? mt_identity_control(a->identity) : a->conf.control_socket,
          "is moat-control running?"},
-        {"agent.storage", storage_level, storage, MT_STREQ(a->conf.storage_backend, "lvm-thin") ? "volumes need lvm2, thin-provisioning-tools, the pool of storage.volume_group and storage.thin_pool, e2fsprogs and the user of fsck_user"
-                                                                   : "volumes need XFS (reflink=1) or btrfs below storage.dir, e2fsprogs and the user of fsck_user"},
+        {"agent.storage", storage_level, storage, storage_mend},
         {"agent.mesh", mesh_level, mesh, "`moat net verify` names the pair and the likely cause"},
         {"agent.edge_user", a->edge_uid != (uid_t)-1 ? 0 : 1, a->conf.edge_user, "`moat up` makes the system users"},
         {"agent.swap", swap_on() ? strict : 0, "swap off", "swapoff -a: memory of VMs must not reach a disk"},

@@ -663,8 +663,16 @@ void mt_volumes_appeared(struct mt_volumes *v)
     mt_volumes_look_soon(v);
 }
 
-int mt_volumes_doctor(const struct mt_volumes *v, const char **ret_text)
+int mt_volumes_doctor(const struct mt_volumes *v, const char **ret_text, const char **ret_mend)
 {
+    bool lvm = MT_STREQ(v->a->conf.storage_backend, "lvm-thin");
+    *ret_mend = lvm ? "volumes need lvm2, thin-provisioning-tools, the pool of storage.volume_group and storage.thin_pool, e2fsprogs and the user of fsck_user"
+                    : "volumes need XFS (reflink=1) or btrfs below storage.dir, e2fsprogs and the user of fsck_user";
+    if (v->open && lvm && !v->why[0] && !v->backend.encrypted) {
+        *ret_text = "lvm-thin, on a disk that is not encrypted";
+        *ret_mend = "put the volume group on dm-crypt (LUKS2), where volumes of strangers are on it";
+        return 1;
+    }
     *ret_text = v->open ? v->why[0] ? v->why : mt_backend_name(v->backend.kind) : v->why[0] ? v->why : "none";
     return v->why[0] ? 1 : 0;
 }

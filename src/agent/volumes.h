@@ -72,5 +72,5 @@ void mt_volumes_appeared(struct mt_volumes *v);
 const struct mt_fstool *mt_volumes_tools(const struct mt_volumes *v);
 /** For the heartbeat; strings are borrowed until the loop turns. */
 void mt_volumes_figures(struct mt_volumes *v, struct mt_storage_figures *ret);
-/** One line for `moat doctor`: 0 fine, 1 warn. @ret_text borrowed. */
-int mt_volumes_doctor(const struct mt_volumes *v, const char **ret_text);
+/** One line for `moat doctor`: 0 fine, 1 warn. @ret_text and @ret_mend borrowed. */
+int mt_volumes_doctor(const struct mt_volumes *v, const char **ret_text, const char **ret_mend);

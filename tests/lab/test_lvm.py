@@ -109,6 +109,8 @@ class Suite(files.Suite):
                 self.start()
                 beat = kit.wait_for("a heartbeat", lambda: self.c.beats and self.c.beats[-1], 60)
                 want(beat["storage"]["healthy"], beat["storage"])
+                rows = {f["check"]: f for f in self.w.ask({"op": "doctor"})}
+                want("not encrypted" in json.dumps(rows["agent.storage"]) and "dm-crypt" in json.dumps(rows["agent.storage"]), rows["agent.storage"])
                 self.w.kill()
                 self.c.beats.clear()
             if wrong:

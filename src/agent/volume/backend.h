@@ -31,6 +31,7 @@ struct mt_backend {
     enum mt_backend_kind kind;
     const struct mt_backend_ops *ops;
     struct mt_lvm lvm; /* of that kind */
+    bool encrypted;    /* of that kind: everything below the pool is dm-crypt */
     char dir[PATH_MAX - 96]; /* room for a name */
     int dir_fd;
 };

@@ -17,10 +17,12 @@
 #include "os/file.h"
 #include "os/spawn.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #define TMP ".tmp"
@@ -234,6 +236,39 @@ static int dm_name(const struct mt_backend *b, const char *tail, char ret[320], 
     return mt_fmt(ret, 320, err, "%s-%s%s", part[0], part[1], tail);
 }
 
+/* Whether each disk below the block device @name of /sys/block is reached by way of dm-crypt only. */
+static bool all_encrypted(const char *name, int depth)
+{
+    char path[320], uuid[8] = "";
+    bool any = false, all = true;
+    if (depth > 8 || mt_fmt(path, sizeof path, NULL, "/sys/block/%.64s/dm/uuid", name) < 0)
+        return false;
+    mt_auto_fd int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd >= 0 && read(fd, uuid, 6) == 6 && strncmp(uuid, "CRYPT-", 6) == 0)
+        return true;
+    if (mt_fmt(path, sizeof path, NULL, "/sys/block/%.64s/slaves", name) < 0)
+        return false;
+    mt_auto_dir DIR *d = opendir(path);
+    for (struct dirent *e; d && all && (e = readdir(d));) {
+        if (e->d_name[0] == '.')
+            continue;
+        any = true;
+        all = all_encrypted(e->d_name, depth + 1);
+    }
+    return any && all;
+}
+
+static bool on_encrypted(const struct mt_backend *b)
+{
+    char data[320], link[PATH_MAX], node[PATH_MAX];
+    struct stat st;
+    if (dm_name(b, "_tdata", data, NULL) < 0 || mt_fmt(link, sizeof link, NULL, "%s/mapper/%s", b->lvm.dev, data) < 0 || stat(link, &st) < 0 || !S_ISBLK(st.st_mode))
+        return false;
+    if (mt_fmt(link, sizeof link, NULL, "/sys/dev/block/%u:%u", major(st.st_rdev), minor(st.st_rdev)) < 0 || !realpath(link, node))
+        return false;
+    return all_encrypted(strrchr(node, '/') + 1, 0);
+}
+
 static void sweep(const struct mt_backend *b)
 {
     mt_auto_buf struct mt_buf out = MT_BUF_INIT(LIST_MAX);
@@ -304,6 +339,7 @@ int mt_backend_open_lvm(const char *dir, const struct mt_lvm *l, struct mt_backe
     }
     release_metadata(&b, tpool);
     sweep(&b);
+    b.encrypted = on_encrypted(&b);
     *ret = b;
     return 0;
 }
