@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """First flights of real TLS clients, made now by the programs that are on this machine: {label: (name or None, bytes)}."""
+import hashlib
 import os
 import shutil
 import socket
@@ -87,10 +88,34 @@ def _go():
     return shutil.which("go") or ("/usr/local/go/bin/go" if os.path.exists("/usr/local/go/bin/go") else None)
 
 
-def go_knows_ml_kem():
+def _go_version():
     r = subprocess.run([_go(), "env", "GOVERSION"], stdout=subprocess.PIPE, text=True, env=dict(os.environ, GOTOOLCHAIN="local"))
-    words = r.stdout.strip().removeprefix("go").split(".")
+    return r.stdout.strip()
+
+
+def go_knows_ml_kem():
+    words = _go_version().removeprefix("go").split(".")
     return len(words) > 1 and (int(words[0]), int(words[1])) >= (1, 24)
+
+
+def _go_client(folder):
+    """path of the client, or None; compiling Go's library takes a minute of processor time, so the build tree keeps it for the next run"""
+    kept = os.path.join(os.environ.get("MOAT_BUILD") or os.path.join(os.path.dirname(__file__), "../../build"), "hello-go")
+    path = os.path.join(kept, hashlib.sha256((_go_version() + GO).encode()).hexdigest()[:16])
+    if os.path.exists(path):
+        return path
+    with open(os.path.join(folder, "h.go"), "w") as f:
+        f.write(GO)
+    env = dict(os.environ, GOCACHE=os.path.join(folder, "gocache"), GO111MODULE="off", HOME=folder, GOTOOLCHAIN="local", CGO_ENABLED="0")
+    try:
+        subprocess.run([_go(), "build", "-o", "h", "h.go"], cwd=folder, env=env, timeout=400, check=True, stdin=subprocess.DEVNULL)
+        os.makedirs(kept, exist_ok=True)
+        shutil.copy(os.path.join(folder, "h"), path + ".part.%d" % os.getpid())
+        os.rename(path + ".part.%d" % os.getpid(), path)
+    except (OSError, subprocess.SubprocessError) as e:
+        print("# go's client does not build: %s" % e)
+        return None
+    return path
 
 
 def capture(folder, name="Corpus.Example.com"):
@@ -125,16 +150,11 @@ def capture(folder, name="Corpus.Example.com"):
             missing.append(program)
             continue
         take(program + ("%d" % len(out)), name, argv, count)
-    go = _go() if os.environ.get("HELLO_GO") == "1" else None  # compiling its library takes a minute of processor time
+    go = _go_client(folder) if _go() else None
     if go:
-        with open(os.path.join(folder, "h.go"), "w") as f:
-            f.write(GO)
-        env = dict(os.environ, GOCACHE=os.path.join(folder, "gocache"), GOFLAGS="-mod=mod", GO111MODULE="off", HOME=folder, GOTOOLCHAIN="local")
-        subprocess.run([go, "build", "-o", "h", "h.go"], cwd=folder, env=env, timeout=300, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        take("go", name, [os.path.join(folder, "h"), at, name, "1.0", "1.2", "1.3", "alpn", "classic"], 5,
-             env=dict(os.environ, GODEBUG="tlsmlkem=1")) if os.path.exists(os.path.join(folder, "h")) else missing.append("go")
+        take("go", name, [go, at, name, "1.0", "1.2", "1.3", "alpn", "classic"], 5, env=dict(os.environ, GODEBUG="tlsmlkem=1"))
     else:
-        missing.append("go (HELLO_GO=1 builds its client)" if _go() else "go")
+        missing.append("go")
     if shutil.which("java") and shutil.which("javac"):
         with open(os.path.join(folder, "H.java"), "w") as f:
             f.write(JAVA)
