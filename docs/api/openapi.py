@@ -71,8 +71,9 @@ OBJECTS = {
     "Warning": "code:str process_type?:str desired?:int max?:int",
     "Failure": "instance_id:id process_type?:str status:str reason_code:str reason_detail?:str reason_text?:str exit_code?:int "
                "restart_count:int last_lines?:[str] last_console?:[str]",
-    "Group": "process_type:str release_id?:id release_number?:int desired:int wanted?:int ready:int starting:int failed:int old:int "
-             "old_ready:int draining:int sched_condition:ok|blocked|held reason?:str detail?:str",
+    "Group": "process_type:str release_id?:id release_number?:int desired:int wanted?:int ready:int matching:int starting:int failed:int "
+             "old:int old_ready:int draining:int sched_condition:ok|blocked|held reason?:str detail?:str since:time "
+             "next_try?:time|room|command|resume next_try_at?:time",
     "Deploy": "id:id org_id:id app_id:id env_id:id kind:deploy|rollback|restart release_id?:id release_ids:{id} previous_release_ids:{id} "
               "process_types:[str] strategy:str on_failure:hold|rollback status:queued|rolling|succeeded|failed|superseded message?:str "
               "failed_reason?:str superseded_by?:id timeout_seconds:int note?:str warnings?:[Warning] created_by:str deadline_at?:time "

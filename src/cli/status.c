@@ -8,6 +8,28 @@
 #include <inttypes.h>
 #include <unistd.h>
 
+/* Since when a group is as it is, and what ends that. */
+static void print_next(struct cli *c, const json_t *p)
+{
+    static const struct {
+        const char *word, *text;
+    } texts[] = {
+        {"room", "tried again as soon as there is room"},
+        {"command", "not tried before a deploy, a scale, secrets or an operator changes something"},
+        {"resume", "not tried before the scheduler is resumed"},
+    };
+    const char *since = cli_str(p, "since"), *word = cli_str(p, "next_try"), *at = cli_str(p, "next_try_at");
+    if (!*since)
+        return;
+    (void)printf("    %ssince %s", cli_color(c, "dim"), since);
+    if (MT_STREQ(word, "time") && *at)
+        (void)printf(", next try at %s", at);
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++)
+        if (MT_STREQ(word, texts[i].word))
+            (void)printf(", %s", texts[i].text);
+    (void)printf("%s\n", cli_color(c, "reset"));
+}
+
 static void print_process(struct cli *c, const json_t *p)
 {
     int64_t desired = cli_int(p, "desired"), ready = cli_int(p, "ready"), old = cli_int(p, "old");
@@ -17,6 +39,8 @@ static void print_process(struct cli *c, const json_t *p)
                  cli_color(c, good ? "green" : "red"), ready, desired, cli_color(c, "reset"));
     if (cli_int(p, "release_number"))
         (void)printf("  v%" PRId64, cli_int(p, "release_number"));
+    if (cli_member(p, "matching") && cli_int(p, "matching") != desired)
+        (void)printf("  %" PRId64 " matching", cli_int(p, "matching"));
     if (old)
         (void)printf("  %" PRId64 " old", old);
     if (*cond && !MT_STREQ(cond, "ok"))
@@ -28,6 +52,8 @@ static void print_process(struct cli *c, const json_t *p)
         (void)printf(" (%s)", mt_printable(detail, strlen(detail), safe, sizeof safe));
     }
     (void)putchar('\n');
+    if (!good || *cli_str(p, "next_try"))
+        print_next(c, p);
 }
 
 static void print_instance(struct cli *c, const json_t *in)

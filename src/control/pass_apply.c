@@ -91,12 +91,13 @@ static int scheduling_changed(const struct mt_pass_env *e, struct mt_pass_group 
                               const struct mt_cmd_ids *ids, struct mt_err *err)
 {
     const struct mt_roll_result *r = &g->result;
+    char ts[MT_RFC3339_LEN];
     return mt_cmd_event(cmd, MT_EV_ENV_SCHEDULING_CHANGED, e->env_id, ids,
-                        json_pack("{s:s,s:s,s:s*,s:s*,s:s*,s:s*}", "process_type", g->process_type, "condition",
+                        json_pack("{s:s,s:s,s:s*,s:s*,s:s*,s:s*,s:s*}", "process_type", g->process_type, "condition",
                                   mt_roll_condition_name(r->condition), "reason",
                                   r->reason == MT_REASON_NONE ? NULL : mt_reason_code(r->reason), "detail",
                                   r->detail[0] ? r->detail : NULL, "stable_spec", r->stable_spec, "target_spec",
-                                  g->group.target_spec),
+                                  g->group.target_spec, "next_try_at", r->retry_at_ms > 0 ? mt_rfc3339(r->retry_at_ms * 1000, ts) : NULL),
                         err);
 }
 

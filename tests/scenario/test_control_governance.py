@@ -229,9 +229,21 @@ try:
         w.ok("POST", E + "/restarts", {})  # asks for no more than is there, but has to start before it stops
         s = wait_for("blocked", lambda: (lambda p: p if p["sched_condition"] == "blocked" else None)(w.ok("GET", E + "/status")["processes"][0]), 40)
         assert s["reason"] == "org_quota_exceeded" and "max_instances" in json.dumps(s), s
+        # since when, and what makes it go on: of the block, not of whatever changed last in the group
+        began = w.pg.sql("SELECT to_char(occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') FROM moat.events WHERE env_id = '%s'"
+                         " AND event_type = 'env.scheduling_changed' AND payload->>'condition' = 'blocked'" % E.rsplit("/", 1)[1])
+        assert (s["since"], s["next_try"], s["matching"]) == (began, "room", 0) and "next_try_at" not in s, (s, began)
+        w.ok("POST", "/v1/admin/scheduler/pause", {"reason": "look"})
+        assert w.ok("GET", E + "/status")["processes"][0]["next_try"] == "resume"
+        w.ok("POST", "/v1/admin/scheduler/resume", {"reason": "looked"})
+        w.ok("POST", E + "/restarts", {})
+        again = w.ok("GET", E + "/status")["processes"][0]
+        assert (again["since"], again["next_try"]) == (began, "room"), (again, began)
         assert len(w.ok("GET", E + "/instances?status=ready")["items"]) == 3, "lowering a limit took work away"
         limit("max_instances", None)
         wait_for("ok again", lambda: w.ok("GET", E + "/status")["processes"][0]["sched_condition"] == "ok", 40)
+        s = w.ok("GET", E + "/status")["processes"][0]
+        assert s["since"] > began and "next_try" not in s, s
         wait_for("three ready", lambda: len(w.ok("GET", E + "/instances?status=ready")["items"]) == 3, 40)
 
     @case("quarantine: the node's plan names the addresses, for an instance, its environment, its organisation, until it is taken back")
@@ -298,6 +310,7 @@ try:
         assert [x["env_id"] for x in w.ok("GET", "/v1/admin/scheduler")["waiting"] if x["condition"] == "held"] == [env]
         c = [x for x in w.ok("GET", E + "/status")["conditions"] if x["type"] == "held"]
         assert c and c[0]["detail"] == g["detail"], c
+        assert w.ok("GET", E + "/status")["processes"][0]["next_try"] == "command"
         before = {x["id"] for x in w.ok("GET", E + "/instances")["items"]}
         put = put_scale(E, 2)
         assert put.status == 200, put.text  # a tenant's own command ends a hold, as it ends one after failed attempts
@@ -309,6 +322,12 @@ try:
         one = w.ok("GET", E + "/instances?status=ready")["items"][0]["id"]
         why = w.ok("GET", "/v1/admin/explain?instance_id=" + one)
         assert why["instance_id"] == one and [x["event_type"] for x in why["why"]].count("instance.allocated") == 1, why["why"]
+        # one that failed and that its agent tries again: when
+        w.agent.report(one, "failed", reason_code="crash_loop_backoff", next_retry_at="2099-01-02T03:04:05.000000Z")
+        s = w.ok("GET", E + "/status")["processes"][0]
+        assert (s["sched_condition"], s["next_try"], s["next_try_at"], s["failed"]) == ("ok", "time", "2099-01-02T03:04:05.000000Z", 1), s
+        w.agent.report(one, "ready")
+        assert "next_try" not in w.ok("GET", E + "/status")["processes"][0]
         for q in ("", "?env_id=%s&instance_id=%s" % (env, one), "?env_id=", "?instance_id=" + env):
             assert w.q("GET", "/v1/admin/explain" + q).status in (400, 404), q
         put_scale(E, 0)

@@ -9,6 +9,11 @@
 #define LAST_LINES 20
 #define AGENT_TIMEOUT_MS 1500
 
+/* An instance whose agent tries it again when its pause is over. */
+#define RETRIES "i.desired_state = 'running' AND i.status = 'failed' AND i.next_retry_at IS NOT NULL"
+
+/* next_try: `time` (at next_try_at), `room` (as soon as instances or nodes make some, and every half minute), `command` (not before somebody
+ * changes what is wanted, or lets go of it). */
 static const struct mt_pg_stmt groups = {
     "diagnose_groups",
     "SELECT json_strip_nulls(json_build_object('process_type',d.process_type,'release_id',d.release_id,"
@@ -17,13 +22,18 @@ static const struct mt_pg_stmt groups = {
     "coalesce((r.manifest->'processes'->d.process_type->'scaling'->>'max')::int,100)) END,"
     "'wanted',CASE WHEN d.desired_user > (r.manifest->'processes'->d.process_type->'scaling'->>'max')::int THEN d.desired_user END,"
     "'ready',count(i.instance_id) FILTER (WHERE i.status = 'ready' AND i.desired_state = 'running' AND i.spec_hash = d.target_spec),"
+    "'matching',count(i.instance_id) FILTER (WHERE i.desired_state = 'running' AND i.spec_hash = d.target_spec),"
     "'starting',count(i.instance_id) FILTER (WHERE i.status IN ('booting','starting') AND i.desired_state = 'running'),"
     "'failed',count(i.instance_id) FILTER (WHERE i.status = 'failed' AND i.desired_state = 'running'),"
     "'old',count(i.instance_id) FILTER (WHERE i.desired_state = 'running' AND i.spec_hash IS DISTINCT FROM d.target_spec),"
     "'old_ready',count(i.instance_id) FILTER (WHERE i.desired_state = 'running' AND i.status = 'ready'"
     " AND i.spec_hash IS DISTINCT FROM d.target_spec),"
     "'draining',count(i.instance_id) FILTER (WHERE i.desired_state <> 'running' AND i.status <> 'stopped'),"
-    "'sched_condition',d.sched_condition,'reason',d.sched_reason,'detail',d.sched_detail))::text"
+    "'sched_condition',d.sched_condition,'reason',d.sched_reason,'detail',d.sched_detail,'since'," MT_SQL_TS("coalesce(d.sched_since, d.created_at)")
+    ",'next_try',CASE WHEN d.sched_condition = 'held' THEN 'command' WHEN d.sched_condition = 'ok' THEN CASE WHEN count(*) FILTER (WHERE " RETRIES ") > 0"
+    " THEN 'time' END WHEN d.sched_reason = 'retry_backoff' THEN 'time' WHEN d.sched_reason IN ('secrets_missing', 'org_suspended',"
+    " 'release_blocked', 'volume_constraints_invalid') THEN 'command' ELSE 'room' END,'next_try_at'," MT_SQL_TS("CASE d.sched_condition WHEN 'ok' THEN"
+    " min(i.next_retry_at) FILTER (WHERE " RETRIES ") WHEN 'blocked' THEN d.sched_next_at END") "))::text"
     " FROM env_desired_view d LEFT JOIN releases_view r ON r.release_id = d.release_id"
     " LEFT JOIN instances_view i ON i.env_id = d.env_id AND i.process_type = d.process_type AND i.released_at IS NULL"
     " WHERE d.env_id = $1 AND ($2::text IS NULL OR d.process_type = $2)"

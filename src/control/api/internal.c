@@ -178,12 +178,15 @@ struct plan_poll {
     int64_t epoch, same_at;
 };
 
-/* Has anything happened that can concern the plan of a poll that was parked? When in doubt yes: all is asked again then, who calls too. */
+/* Has anything happened that can concern the plan of a poll that was parked? When in doubt yes: all is asked again then, who calls too. @node_id NULL:
+ * the configuration of an edge. */
 static bool has_news(struct mt_api_call *c, const struct plan_poll *was, const char *node_id)
 {
     struct mt_err ignored = {0};
     if (mt_history_state(c->ctl->history) != MT_RECOVERY_NONE || was->epoch != mt_history_epoch(c->ctl->history))
         return true;
+    if (!node_id)
+        return mt_plan_news_for_edges(c->ctl->plan_news, c->pg, was->same_at, mt_log_head_get(c->ctl->head), &ignored) != 0;
     return mt_plan_news_for(c->ctl->plan_news, c->pg, node_id, was->same_at, mt_log_head_get(c->ctl->head), &ignored) != 0;
 }
 
@@ -263,10 +266,10 @@ static bool repeats(const struct mt_pg_res *r, int row, const struct mt_status_r
 static json_t *status_payload(const char *node_id, const struct mt_status_report *s)
 {
     char ts[MT_RFC3339_LEN];
-    json_t *p = json_pack("{s:s,s:s,s:s*,s:s*,s:s*,s:s*,s:I,s:s}", "node_id", node_id, "status",
+    json_t *p = json_pack("{s:s,s:s,s:s*,s:s*,s:s*,s:s*,s:s*,s:I,s:s}", "node_id", node_id, "status",
                           mt_instance_status_name(s->status), "status_detail", s->status_detail, "boot_id", s->boot_id,
-                          "reason_code", s->reason_code, "reason_detail", s->reason_detail, "restart_count",
-                          (json_int_t)s->restart_count, "reported_at",
+                          "reason_code", s->reason_code, "reason_detail", s->reason_detail, "next_retry_at",
+                          s->next_retry_at, "restart_count", (json_int_t)s->restart_count, "reported_at",
                           s->reported_at ? s->reported_at : mt_rfc3339(mt_clock_wall_us(), ts));
     if (p && s->has_exit_code)
         json_object_set_new(p, "exit_code", json_integer(s->exit_code));
@@ -437,18 +440,26 @@ int mt_api_edge_config(struct mt_api_call *c)
     int64_t after, epoch, deadline, revision;
     char fingerprint[65], who[MT_ID_SIZE + 8], *text = NULL;
     size_t len;
-    if (poll_args(c, &after, &epoch, &deadline) < 0 || mt_node_caller(c, MT_CERT_EDGE, &node) < 0)
+    if (poll_args(c, &after, &epoch, &deadline) < 0)
+        return -1;
+    const struct plan_poll *was = mt_http_req_state(c->http);
+    if (was && !has_news(c, was, NULL))
+        return nothing_new(c, deadline);
+    if (mt_node_caller(c, MT_CERT_EDGE, &node) < 0)
         return -1;
     snprintf(who, sizeof who, "edge:%s", node.node_id);
     if (look(c, who, epoch, after, &now) < 0)
         return -1;
     if (now.recovery == MT_RECOVERY_FROZEN)
         return nothing_new(c, deadline); /* it goes on serving */
+    const struct plan_poll has = {.epoch = epoch, .same_at = after};
+    if (mt_http_req_round(c->http) == 0 && mt_plans_fresh(c->ctl->plans, who, after) && !has_news(c, &has, NULL))
+        return plan_is_same(c, &node, epoch, after, deadline);
     if (mt_edge_config_build(c->ctl, c->pg, node.node_id, decided(&now, epoch, after), &text, &len, &revision, fingerprint, &c->err) < 0)
         return mt_api_fail_err(c);
     if (mt_plans_unchanged(c->ctl->plans, who, fingerprint, after)) {
         free(text);
-        return nothing_new(c, deadline);
+        return plan_is_same(c, &node, now.log.epoch, revision, deadline);
     }
     mt_plans_sent(c->ctl->plans, who, fingerprint, revision);
     return mt_api_send_text(c, 200, text, len);

@@ -12,8 +12,8 @@
 static const struct mt_pg_stmt waiting = {
     "scheduler_waiting",
     "SELECT json_strip_nulls(json_build_object('org_id',d.org_id,'app_id',d.app_id,'env_id',d.env_id,'process_type',d.process_type,'condition',"
-    "d.sched_condition,'reason',d.sched_reason,'detail',d.sched_detail,'since'," MT_SQL_TS("d.updated_at") "))::text FROM env_desired_view d"
-    " JOIN envs_view e USING (env_id) WHERE d.sched_condition <> 'ok' AND NOT e.deleted ORDER BY d.updated_at, d.env_id, d.process_type LIMIT 200"};
+    "d.sched_condition,'reason',d.sched_reason,'detail',d.sched_detail,'since'," MT_SQL_TS("coalesce(d.sched_since, d.created_at)") "))::text FROM env_desired_view d"
+    " JOIN envs_view e USING (env_id) WHERE d.sched_condition <> 'ok' AND NOT e.deleted ORDER BY coalesce(d.sched_since, d.created_at), d.env_id, d.process_type LIMIT 200"};
 static const struct mt_pg_stmt counts = {
     "scheduler_counts",
     "SELECT count(*) FILTER (WHERE d.sched_condition = 'ok'), count(*) FILTER (WHERE d.sched_condition = 'blocked'),"

@@ -142,6 +142,18 @@ json_t *mt_api_status(struct mt_api_call *c)
     return o;
 }
 
+static void say_paused(json_t *o)
+{
+    size_t i;
+    json_t *g;
+    say(json_object_get(o, "conditions"), json_pack("{s:s}", "type", "scheduler_paused"));
+    json_array_foreach (json_object_get(o, "processes"), i, g)
+        if (MT_STREQ(json_string_value(json_object_get(g, "sched_condition")), "blocked")) {
+            json_object_set_new(g, "next_try", json_string("resume"));
+            json_object_del(g, "next_try_at");
+        }
+}
+
 /* Nothing is placed or drained while the scheduler is paused: people see why nothing moves. No part of the environment's state, which
  * can be told of the past too. */
 static int add_paused(struct mt_api_call *c, json_t *o)
@@ -152,7 +164,7 @@ static int add_paused(struct mt_api_call *c, json_t *o)
     if (mt_pg_query_one(c->pg, &st, NULL, &r, &c->err) < 0)
         return mt_api_fail_err(c);
     if (mt_pg_bool(r, 0, 0))
-        say(json_object_get(o, "conditions"), json_pack("{s:s}", "type", "scheduler_paused"));
+        say_paused(o);
     return 0;
 }
 

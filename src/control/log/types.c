@@ -84,7 +84,8 @@ static const struct mt_pf f_desired_cleared[] = {TEXT("process_type"), TEXT("dep
 static const struct mt_pf f_scale_set[] = {OBJECTS("scales"), END};
 static const struct mt_pf f_restart[] = {TEXTS("process_types"), TEXT("deploy_id"), END};
 static const struct mt_pf f_scheduling[] = {TEXT("process_type"), ENUM("condition", "ok|blocked|held"), TEXT_OPT("reason"),
-                                            TEXT_OPT("detail"), TEXT_OPT("stable_spec"), TEXT_OPT("target_spec"), END};
+                                            TEXT_OPT("detail"), TEXT_OPT("stable_spec"), TEXT_OPT("target_spec"),
+                                            TEXT_OPT("next_try_at"), END};
 static const struct mt_pf f_rebalance[] = {TEXTS("process_types"), END};
 static const struct mt_pf f_route_created[] = {
     TEXT_OPT("hostname"), INT("listen_port"), ENUM("protocol", "tls_passthrough|tcp_raw"), ENUM("address_scope", "shared6|ipv4"),
@@ -108,7 +109,7 @@ static const struct mt_pf f_desired_state[] = {ENUM("desired_state", "draining|s
                                                INT_OPT("drain_delay_seconds"), TEXT("reason"), END};
 static const struct mt_pf f_status[] = {
     TEXT("node_id"), ENUM("status", "booting|starting|ready|unready|draining|stopped|failed"), TEXT_OPT("status_detail"),
-    TEXT_OPT("boot_id"), INT_OPT("exit_code"), TEXT_OPT("reason_code"), TEXT_OPT("reason_detail"), INT("restart_count"),
+    TEXT_OPT("boot_id"), INT_OPT("exit_code"), TEXT_OPT("reason_code"), TEXT_OPT("reason_detail"), TEXT_OPT("next_retry_at"), INT("restart_count"),
     TEXT("reported_at"), END};
 static const struct mt_pf f_released[] = {TEXT("overlay_ipv6"), END};
 #define EXEC_ENDS \

@@ -15,11 +15,12 @@ struct mt_plan_news {
     pthread_mutex_t mu; /* held over the query: who comes meanwhile wants its answer */
     int64_t from, seen; /* events after `from` up to `seen` were looked at; what was made before `from` is asked for anew */
     int64_t all;        /* the last one that can concern every node */
+    int64_t edges;      /* the last one that can concern what edges serve */
     struct mt_map last; /* node id -> int64_t */
 };
 
 /* Left out: what no plan is made of (node_plan.c, the fingerprint). An instance concerns its node, and with a private network the nodes of its
- * neighbours. The empty name is the end of what was read. */
+ * neighbours. The empty name is the end of what was read; '+' are the edges (edge_config.c): an instance that was never ready is nobody's backend. */
 static const struct mt_pg_stmt look = {
     "plan_news",
     "WITH f AS MATERIALIZED (SELECT event_id, event_type, aggregate_type, aggregate_id, env_id FROM moat.events WHERE event_id > $1"
@@ -28,6 +29,12 @@ static const struct mt_pg_stmt look = {
     " FROM f LEFT JOIN instances_view i ON f.aggregate_type = 'instance' AND i.instance_id = f.aggregate_id LEFT JOIN envs_view e ON e.env_id = f.env_id"
     " WHERE f.event_type NOT IN ('instance.status_changed', 'instance.restart_requested', 'env.scheduling_changed', 'env.desired_release_set',"
     "  'env.scale_set', 'deploy.created', 'deploy.status_changed', 'release.created', 'app.created', 'app.updated') GROUP BY 1"
+    " UNION ALL SELECT '+', max(f.event_id) FROM f LEFT JOIN instances_view i ON f.aggregate_type = 'instance' AND i.instance_id = f.aggregate_id"
+    " WHERE f.event_type NOT IN ('env.scheduling_changed', 'env.desired_release_set', 'env.desired_release_cleared', 'env.scale_set',"
+    "  'env.restart_requested', 'env.rebalance_requested', 'app.created', 'app.updated', 'instance.allocated', 'instance.restart_requested')"
+    " AND f.aggregate_type NOT IN ('org_member', 'service_principal', 'registry_credential', 'project', 'release', 'deploy', 'secret_bundle', 'exec_session',"
+    "  'volume', 'volume_attachment', 'snapshot', 'restore_job', 'usage', 'enrollment_token', 'image_block')"
+    " AND NOT (f.event_type = 'instance.status_changed' AND coalesce(i.ready_at IS NULL, false)) HAVING count(*) > 0"
     " UNION ALL SELECT '', coalesce(max(event_id), $1) FROM f"};
 
 struct mt_plan_news *mt_plan_news_new(void)
@@ -65,7 +72,7 @@ static void begin_at(struct mt_plan_news *n, int64_t event_id)
     uint64_t seed = n->last.seed;
     forget(n);
     mt_map_init(&n->last, seed);
-    n->from = n->seen = n->all = event_id;
+    n->from = n->seen = n->all = n->edges = event_id;
 }
 
 void mt_plan_news_clear(struct mt_plan_news *n)
@@ -78,7 +85,9 @@ void mt_plan_news_clear(struct mt_plan_news *n)
 static void note(struct mt_plan_news *n, const char *who, int64_t event_id)
 {
     int64_t *v = mt_map_get(&n->last, who);
-    if (MT_STREQ(who, "*")) {
+    if (MT_STREQ(who, "+")) {
+        n->edges = event_id > n->edges ? event_id : n->edges;
+    } else if (MT_STREQ(who, "*")) {
         n->all = event_id > n->all ? event_id : n->all;
     } else if (v) {
         *v = event_id;
@@ -127,6 +136,16 @@ int mt_plan_news_for(struct mt_plan_news *n, struct mt_pg *pg, const char *node_
         const int64_t *last = mt_map_get(&n->last, node_id);
         rc = made_at < n->from || n->seen < head || n->all > made_at || (last && *last > made_at);
     }
+    pthread_mutex_unlock(&n->mu);
+    return rc;
+}
+
+int mt_plan_news_for_edges(struct mt_plan_news *n, struct mt_pg *pg, int64_t made_at, int64_t head, struct mt_err *err)
+{
+    pthread_mutex_lock(&n->mu);
+    int rc = read_on(n, pg, head, err);
+    if (rc == 0)
+        rc = made_at < n->from || n->seen < head || n->edges > made_at;
     pthread_mutex_unlock(&n->mu);
     return rc;
 }

@@ -126,6 +126,7 @@ struct mt_roll_result {
     const char *held_reason; /* held: reason code the attempts ended with, or NULL when it is no longer known */
     bool waits_for_others;  /* room, a boot slot or a place in a node's drain, which others' instances hold now, changes the answer */
     int64_t wake_at_ms;     /* when time alone changes the answer; INT64_MAX: never */
+    int64_t retry_at_ms;    /* blocked by RETRY_BACKOFF: when the next replacement may come; else 0 */
 };
 
 /** max(1, ceil(desired / 4)); 0 for a stateful group. */

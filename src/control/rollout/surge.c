@@ -214,6 +214,9 @@ static bool replace_crashing(struct mt_step *s)
             s->r->reason = MT_REASON_RETRY_BACKOFF;
             mt_step_wake(s, g->last_crash_replacement_ms + CRASH_PAUSE_MS);
             mt_step_wake(s, g->crash_limit_ends_ms);
+            s->r->retry_at_ms = g->last_crash_replacement_ms + CRASH_PAUSE_MS;
+            if (g->crash_limit_ends_ms > s->now_ms && g->crash_limit_ends_ms < s->r->retry_at_ms)
+                s->r->retry_at_ms = g->crash_limit_ends_ms;
             return false;
         }
         if (mt_step_allocate(s, in->i, NULL, node->node_id, &d) != MT_PLACE_OK)

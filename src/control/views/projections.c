@@ -220,11 +220,14 @@ static const struct projection table[] = {
                      "rebalance_generation = env_desired_view.rebalance_generation + 1")}},
     {MT_EV_ENV_SCHEDULING_CHANGED,
      {"proj_scheduling_changed",
-      DESIRED_UPSERT("sched_condition, sched_reason, sched_detail, stable_spec, target_spec",
-                     P("process_type") ", e.org_id, e.app_id, " P("condition") ", " P("reason") ", " P("detail") ", "
-                     P("stable_spec") ", " P("target_spec"),
+      DESIRED_UPSERT("sched_condition, sched_reason, sched_detail, sched_since, sched_next_at, stable_spec, target_spec",
+                     P("process_type") ", e.org_id, e.app_id, " P("condition") ", " P("reason") ", " P("detail") ", e.occurred_at, ("
+                     P("next_try_at") ")::timestamptz, " P("stable_spec") ", " P("target_spec"),
                      E_OF("env.scheduling_changed"),
-                     "sched_condition = excluded.sched_condition, sched_reason = excluded.sched_reason,"
+                     "sched_since = CASE WHEN (env_desired_view.sched_condition, env_desired_view.sched_reason) IS NOT DISTINCT FROM"
+                     " (excluded.sched_condition, excluded.sched_reason) THEN env_desired_view.sched_since ELSE excluded.sched_since END,"
+                     " sched_next_at = excluded.sched_next_at,"
+                     " sched_condition = excluded.sched_condition, sched_reason = excluded.sched_reason,"
                      " sched_detail = excluded.sched_detail,"
                      " stable_spec = COALESCE(excluded.stable_spec, env_desired_view.stable_spec),"
                      " target_spec = COALESCE(excluded.target_spec, env_desired_view.target_spec)")}},
@@ -288,7 +291,7 @@ static const struct projection table[] = {
       UPDATE("instances_view", "instance_id", "instance.status_changed",
              "status = " P("status") ", status_detail = " P("status_detail") ", " KEEP("boot_id") ", reason_code = "
              P("reason_code") ", reason_detail = " P("reason_detail") ", exit_code = " PINT("exit_code") ", restart_count = "
-             PINT("restart_count")
+             PINT("restart_count") ", next_retry_at = (" P("next_retry_at") ")::timestamptz"
              ", started_at = CASE WHEN (" P("status") " = 'starting' AND v.status <> 'starting') OR (" P("status")
              " = 'ready' AND v.started_at IS NULL) THEN e.occurred_at ELSE v.started_at END"
              ", ready_at = CASE WHEN " P("status") " = 'ready' THEN COALESCE(v.ready_at, e.occurred_at) ELSE v.ready_at END"

@@ -202,6 +202,8 @@ CREATE TABLE env_desired_view (
   sched_condition      text NOT NULL DEFAULT 'ok',
   sched_reason         text NULL,
   sched_detail         text NULL,
+  sched_since          timestamptz NULL, -- since when condition and reason are these; NULL: from the beginning
+  sched_next_at        timestamptz NULL, -- when it is tried again, where time alone decides
   stable_spec          text NULL,
   target_spec          text NULL,
   created_at           timestamptz NOT NULL,
@@ -312,6 +314,7 @@ CREATE TABLE instances_view (
   reason_detail       text NULL,
   exit_code           int NULL,
   restart_count       int NOT NULL DEFAULT 0,
+  next_retry_at       timestamptz NULL, -- when its agent tries again
   started_at          timestamptz NULL, -- last time it entered `starting` (or `ready` without it)
   ready_at            timestamptz NULL, -- first time it became `ready`
   last_transition_at  timestamptz NOT NULL,

@@ -97,8 +97,10 @@ INSTANCES = [
     {"id": oid("inst", 3), "process_type": "web", "release_id": REL1, "status": "stopped", "restart_count": 0, "overlay_ipv6": "fd00::3"},
 ]
 STATUS = {"env_id": ENV, "name": "prod", "routes": [ROUTE_OBJ],
-          "processes": [{"process_type": "web", "release_id": REL1, "release_number": 1, "desired": 2, "ready": 1, "old": 1, "sched_condition": "blocked",
-                         "reason": "no_capacity", "detail": f"no node has 512 MiB{ESC}"}],
+          "processes": [{"process_type": "web", "release_id": REL1, "release_number": 1, "desired": 2, "ready": 1, "matching": 1, "old": 1, "sched_condition": "blocked",
+                         "reason": "no_capacity", "detail": f"no node has 512 MiB{ESC}", "since": T % (3, 0), "next_try": "room"},
+                        {"process_type": "job", "release_id": REL1, "release_number": 1, "desired": 1, "ready": 0, "matching": 1, "old": 0,
+                         "sched_condition": "blocked", "reason": "retry_backoff", "since": T % (4, 0), "next_try": "time", "next_try_at": T % (5, 0)}],
           "last_deploy": deploy(DEP, "failed", failed_reason="instance_failed", message=f"web did not get ready {ESC}"), "failure": FAILURE}
 
 

@@ -658,6 +658,11 @@ static void walk_of_all_event_types(void **state)
     lab_event(c, MT_EV_ENV_RESTART_REQUESTED, e, o, a, e, json_pack("{s:[s],s:s}", "process_types", "web", "deploy_id", "dep_p"));
     lab_event(c, MT_EV_ENV_REBALANCE_REQUESTED, e, o, a, e, json_pack("{s:[s]}", "process_types", "web"));
     lab_event(c, MT_EV_ENV_SCHEDULING_CHANGED, e, o, a, e,
+              json_pack("{s:s,s:s,s:s,s:s}", "process_type", "web", "condition", "blocked", "reason", "retry_backoff", "next_try_at",
+                        "2026-01-01T00:00:07Z"));
+    lab_event(c, MT_EV_ENV_SCHEDULING_CHANGED, e, o, a, e,
+              json_pack("{s:s,s:s,s:s,s:s}", "process_type", "web", "condition", "blocked", "reason", "no_capacity_memory", "target_spec", "t0"));
+    lab_event(c, MT_EV_ENV_SCHEDULING_CHANGED, e, o, a, e, /* another target: blocked since the one before it */
               json_pack("{s:s,s:s,s:s,s:s}", "process_type", "web", "condition", "blocked", "reason", "no_capacity_memory", "target_spec", "t1"));
     lab_event(c, MT_EV_ENV_DESIRED_RELEASE_CLEARED, e, o, a, e, json_pack("{s:s,s:s}", "process_type", "worker", "deploy_id", "dep_p"));
     lab_event(c, MT_EV_DEPLOY_STATUS_CHANGED, "dep_p", o, a, e, json_pack("{s:s}", "status", "rolling"));
@@ -666,7 +671,10 @@ static void walk_of_all_event_types(void **state)
     assert_string_equal(lab_text(&lab, "SELECT release_id || ' ' || desired_user || ' ' || restart_generation || ' ' || rebalance_generation || ' ' ||"
                                        " sched_condition || ' ' || sched_reason || ' ' || target_spec || ' ' || resource_version FROM env_desired_view"
                                        " WHERE env_id = 'env_p' AND process_type = 'web'"),
-                        "rel_p 4 1 1 blocked no_capacity_memory t1 6");
+                        "rel_p 4 1 1 blocked no_capacity_memory t1 8");
+    assert_string_equal(lab_text(&lab, "SELECT (sched_since = (SELECT occurred_at FROM events WHERE event_type = 'env.scheduling_changed' AND payload->>'target_spec' = 't0'))"
+                                       " || ' ' || (sched_next_at IS NULL) FROM env_desired_view WHERE env_id = 'env_p' AND process_type = 'web'"),
+                        "true true");
     assert_string_equal(lab_text(&lab, "SELECT (release_id IS NULL)::text || resource_version FROM env_desired_view WHERE process_type = 'worker'"), "true2");
     assert_string_equal(lab_text(&lab, "SELECT status || ' ' || failed_reason || ' ' || (finished_at IS NOT NULL) || ' ' ||"
                                        " (deadline_at - created_at)::text || array_to_string(process_types, '+') FROM deploys_view"),

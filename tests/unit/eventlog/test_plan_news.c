@@ -127,6 +127,49 @@ static void what_is_not_known_concerns_all(void **state)
     assert_false(told("node_a", head));
 }
 
+static bool edges_told(int64_t made_at)
+{
+    struct mt_err err = {0};
+    int rc = mt_plan_news_for_edges(news, lab.pg, made_at, head, &err);
+    if (rc < 0)
+        fail_msg("%s", err.msg);
+    return rc > 0;
+}
+
+static void status(const char *id, const char *word)
+{
+    append(MT_EV_INSTANCE_STATUS_CHANGED, id, "env_1",
+           json_pack("{s:s,s:s,s:i,s:s}", "node_id", "node_a", "status", word, "restart_count", 0, "reported_at", "2026-01-01T00:00:00Z"));
+}
+
+static void edges_are_told_of_backends_and_routes_and_of_nothing_else(void **state)
+{
+    (void)state;
+    int64_t at = head;
+    instance("inst_e", "env_1", "node_a");
+    status("inst_e", "starting");
+    status("inst_e", "failed"); /* was never ready, so it is nobody's backend */
+    append(MT_EV_ENV_SCHEDULING_CHANGED, "env_1", "env_1", json_pack("{s:s,s:s}", "process_type", "web", "condition", "ok"));
+    append(MT_EV_APP_UPDATED, "app_1", NULL, json_pack("{s:s}", "description", "a shop"));
+    assert_false(edges_told(at));
+    status("inst_e", "ready");
+    assert_true(edges_told(at));
+    assert_false(edges_told(head));
+    at = head;
+    status("inst_e", "starting"); /* a report between got lost: it was ready */
+    assert_true(edges_told(at));
+    at = head;
+    append(MT_EV_INSTANCE_DESIRED_STATE_CHANGED, "inst_e", "env_1", json_pack("{s:s,s:i,s:s}", "desired_state", "draining", "grace_seconds", 10, "reason", "replaced"));
+    assert_true(edges_told(at));
+    at = head;
+    node("node_d");
+    assert_true(edges_told(at));
+    at = head;
+    append(MT_EV_ORG_SUSPENDED, "org_1", NULL, json_pack("{s:s}", "reason", "unpaid"));
+    append(MT_EV_ORG_RESUMED, "org_1", NULL, json_pack("{s:s}", "reason", "paid"));
+    assert_true(edges_told(at));
+}
+
 static void another_history_begins_anew(void **state)
 {
     (void)state;
@@ -172,6 +215,7 @@ int main(void)
         cmocka_unit_test(with_a_private_network_it_concerns_its_neighbours),
         cmocka_unit_test(what_no_plan_is_made_of_concerns_nobody),
         cmocka_unit_test(what_is_not_known_concerns_all),
+        cmocka_unit_test(edges_are_told_of_backends_and_routes_and_of_nothing_else),
         cmocka_unit_test(another_history_begins_anew),
         cmocka_unit_test(hundreds_of_events_are_read_at_once),
     };

@@ -445,6 +445,10 @@ static void outside_a_rollout_a_crashing_one_moves_but_not_for_ever(void **state
     assert_string_equal(step(&s), "");
     assert_int_equal(s.r.reason, MT_REASON_RETRY_BACKOFF);
     assert_int_equal(s.r.wake_at_ms, NOW + 1000);
+    assert_int_equal(s.r.retry_at_ms, NOW + 1000); /* what people are told */
+    s.g.crash_limit_ends_ms = NOW + 400;
+    assert_string_equal(step(&s), "");
+    assert_int_equal(s.r.retry_at_ms, NOW + 400);
     s.g.last_crash_replacement_ms = NOW - 300000;
     assert_string_equal(step(&s), "+b !i01");
 }
