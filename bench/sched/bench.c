@@ -10,6 +10,7 @@
 #include "base/err.h"
 #include "base/num.h"
 #include "base/str.h"
+#include "control/rollout/due.h"
 #include "control/rollout/rollout.h"
 
 #include <malloc.h>
@@ -63,6 +64,7 @@ struct cluster {
     struct mt_place_index *index;
     uint32_t *dirty; /* groups */
     size_t n_dirty;
+    struct mt_due due; /* what the steps said, as the controller keeps it; a group is an environment here */
     int64_t now_ms;
 };
 
@@ -108,6 +110,7 @@ static void drop(struct cluster *c)
     free(c->nodes);
     free(c->node_ids);
     mt_place_index_free(c->index);
+    mt_due_done(&c->due);
 }
 
 static void mark(struct cluster *c, uint32_t g)
@@ -123,6 +126,7 @@ static void make(struct cluster *c, uint32_t n_nodes, uint32_t n_instances)
 
     *c = (struct cluster){.now_ms = 1000000000, .n_groups = n_instances / PER_GROUP};
     make_nodes(c, n_nodes, 64 * 1024, 3);
+    mt_due_init(&c->due, 1, 2);
     c->groups = must(calloc(c->n_groups, sizeof *c->groups));
     c->dirty = must(calloc(c->n_groups, sizeof *c->dirty));
     c->ids = must(calloc(2 * (size_t)n_instances, sizeof *c->ids));
@@ -178,6 +182,7 @@ static size_t pass(struct cluster *c, double *ms)
         g->g.instances = g->in;
         g->g.n_instances = g->n;
         MT_ASSERT(mt_roll_step_indexed(&g->g, c->nodes, c->n_nodes, c->index, &quota, c->now_ms, &arena, &r, &err) == 0);
+        mt_due_said(&c->due, g->spec, r.wake_at_ms, r.waits_for_others);
         *ms += cpu_ms() - at;
         for (size_t a = 0; a < r.n_actions; a++)
             placed += r.actions[a].type == MT_ROLL_ALLOCATE;
@@ -196,6 +201,32 @@ static void booted(struct cluster *c)
     c->now_ms += 60000;
 }
 
+/* The turn of a controller to which nothing happened since its last pass: what time and room make due is looked for, and nothing is. */
+static double idle_turn(struct cluster *c)
+{
+    double at = cpu_ms();
+    bool any = mt_due_gather(&c->due, c->now_ms, 1, 0);
+    int64_t next = mt_due_next_ms(&c->due);
+
+    at = cpu_ms() - at;
+    MT_ASSERT(!any && next > c->now_ms);
+    return at;
+}
+
+/* Steps whose time has come, as the controller does: nothing is to be placed. */
+static void time_goes_on(struct cluster *c)
+{
+    double ignored = 0;
+
+    while (mt_due_gather(&c->due, c->now_ms, 1, 0)) {
+        for (uint32_t i = 0; i < c->n_groups; i++)
+            if (mt_map_get(&c->due.dirty, c->groups[i].spec))
+                mark(c, i);
+        mt_due_taken(&c->due);
+        MT_ASSERT(pass(c, &ignored) == 0);
+    }
+}
+
 static int by_double(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;
@@ -207,7 +238,7 @@ static void scale(uint32_t n_nodes, uint32_t n_instances)
 {
     struct cluster c;
     double full = 0, changed[ROUNDS] = {0}, same[ROUNDS] = {0};
-    size_t placed = 0, again[ROUNDS], waves = 0, before = mallinfo2().uordblks + mallinfo2().hblkhd;
+    size_t placed = 0, again[ROUNDS], soon[ROUNDS], waves = 0, before = mallinfo2().uordblks + mallinfo2().hblkhd;
 
     make(&c, n_nodes, n_instances);
     while (placed < n_instances && waves < 20) { /* a node boots ten at once: what waits is placed in the next wave */
@@ -219,6 +250,7 @@ static void scale(uint32_t n_nodes, uint32_t n_instances)
         waves++;
     }
     size_t bytes = mallinfo2().uordblks + mallinfo2().hblkhd - before;
+    time_goes_on(&c);
     for (int r = 0; r < ROUNDS; r++) {
         again[r] = 0;
         for (uint32_t i = 0; i < n_instances / 100; i++) { /* one in a hundred was ended by its agent unasked */
@@ -232,9 +264,18 @@ static void scale(uint32_t n_nodes, uint32_t n_instances)
             mark(&c, k);
         }
         again[r] = pass(&c, &changed[r]);
+        double ignored = 0;
+        for (uint32_t i = 0; i < c.n_groups; i++) /* they report that they are ready */
+            for (uint32_t k = 0; k < c.groups[i].n; k++)
+                if (c.groups[i].in[k].ready_since_ms == c.now_ms)
+                    mark(&c, i);
+        MT_ASSERT(pass(&c, &ignored) == 0);
+        same[r] = idle_turn(&c); /* those just placed have a time ahead: when they are ready for long enough */
+        soon[r] = c.due.wake.count;
         booted(&c);
-        MT_ASSERT(pass(&c, &same[r]) == 0);
+        time_goes_on(&c); /* which comes */
     }
+    qsort(same, ROUNDS, sizeof same[0], by_double);
     qsort(changed, ROUNDS, sizeof changed[0], by_double);
     double all = 0;
     for (uint32_t i = 0; i < c.n_groups; i++)
@@ -252,9 +293,9 @@ static void scale(uint32_t n_nodes, uint32_t n_instances)
             for (uint32_t m = 0; m < k; m++)
                 doubled += c.groups[i].in[k].node == c.groups[i].in[m].node;
     printf("\"nodes\": %u, \"instances\": %u, \"groups\": %u, \"placed\": %zu, \"waves\": %zu, \"full_ms\": %.3f, \"changed_ms\": %.3f,"
-           " \"changed_replaced\": %zu, \"unchanged_ms\": %.4f, \"every_group_ms\": %.3f, \"every_group_actions\": %zu,"
+           " \"changed_replaced\": %zu, \"unchanged_ms\": %.4f, \"unchanged_wakes\": %zu, \"every_group_ms\": %.3f, \"every_group_actions\": %zu,"
            " \"bytes_per_instance\": %.1f, \"index_bytes\": %zu, \"node_mib_min\": %llu, \"node_mib_max\": %llu, \"pairs_on_one_node\": %llu",
-           n_nodes, n_instances, c.n_groups, placed, waves, full, changed[ROUNDS / 2], again[0], same[ROUNDS / 2], all, extra,
+           n_nodes, n_instances, c.n_groups, placed, waves, full, changed[ROUNDS / 2], again[0], same[ROUNDS - 1], soon[0], all, extra,
            (double)bytes / n_instances, mt_place_index_bytes(c.index), (unsigned long long)(best / MIB), (unsigned long long)(worst / MIB),
            (unsigned long long)doubled);
     drop(&c);

@@ -6,11 +6,11 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/log.h"
-#include "base/map.h"
 #include "base/str.h"
 #include "control/ipv4/ipv4.h"
 #include "control/liveness.h"
 #include "control/pass.h"
+#include "control/rollout/due.h"
 #include "control/nodes/rotation.h"
 #include "control/nodes/unconfirmed.h"
 #include "control/recovery/recovery.h"
@@ -40,20 +40,14 @@ struct mt_controller {
     bool leader;
     int64_t lease_epoch, leader_ns; /* since when it leads */
     int64_t cursor;         /* events up to here were looked at */
-    bool dirty_all;
-    struct mt_map dirty;    /* env ids to step now */
-    struct mt_map wake;     /* env id -> int64_t, database ms when time changes its answer */
-    struct mt_map waiting;  /* env ids that wait for room, a boot slot or a place in a drain that instances of others hold */
-    bool room_news;         /* instances changed since those were looked at */
-    int64_t room_ns;        /* when they were */
+    struct mt_due due;      /* what to step */
+    bool unsettled;         /* instances changed, or drains wait for edges: ended ones are looked for */
     int64_t pass_ns;        /* how long the last pass took */
     int64_t full_ns, live_ns, looked_ns, gauges_ns;
     struct mt_liveness liveness;
     int64_t clock_delta_ms; /* database clock minus ours */
     struct mt_err last_err; /* logged once while it repeats */
 };
-
-static char present; /* value of the dirty set */
 
 static const struct mt_pg_stmt news = {
     "controller_news", "SELECT event_id, event_type, env_id, aggregate_type FROM moat.events WHERE event_id > $1"
@@ -66,7 +60,7 @@ static void step_down(struct mt_controller *c)
     if (c->leader)
         mt_log(MT_WARN, "controller.not_leader", KV("lease_epoch", c->lease_epoch));
     c->leader = false;
-    c->room_news = false; /* who leads next looks at everything */
+    c->due.room_news = false; /* who leads next looks at everything */
     atomic_store(&c->ctl->measure.leader, 0);
     mt_measure_forget(&c->ctl->measure);
 }
@@ -82,7 +76,7 @@ static int become_leader(struct mt_controller *c, int64_t lease, struct mt_err *
     c->leader_ns = mt_clock_mono();
     c->gauges_ns = 0;
     atomic_store(&c->ctl->measure.leader, 1);
-    c->dirty_all = true;
+    c->due.all = c->unsettled = true;
     mt_liveness_done(&c->liveness);
     mt_liveness_init(&c->liveness, mt_clock_mono());
     mt_log(MT_INFO, "controller.leader", KV("lease_epoch", c->lease_epoch), KV("cursor", c->cursor));
@@ -114,12 +108,6 @@ static int settle_role(struct mt_controller *c, struct mt_err *err)
 
 /* ---------------------------------------------------------------- what to step */
 
-static void mark(struct mt_controller *c, const char *env_id)
-{
-    if (mt_map_put(&c->dirty, env_id, &present) < 0)
-        c->dirty_all = true;
-}
-
 static int read_news(struct mt_controller *c, struct mt_err *err)
 {
     for (;;) {
@@ -134,10 +122,11 @@ static int read_news(struct mt_controller *c, struct mt_err *err)
         for (int i = 0; i < n; i++) {
             const char *env = mt_pg_text_or_null(r, i, 2), *agg = mt_pg_text(r, i, 3);
             if (env)
-                mark(c, env);
+                mt_due_mark(&c->due, env);
             else if (MT_STREQ(agg, "node") || MT_STREQ(agg, "cluster") || MT_STREQ(agg, "org"))
-                c->dirty_all = true;
-            c->room_news = c->room_news || MT_STREQ(agg, "instance");
+                c->due.all = true;
+            if (MT_STREQ(agg, "instance"))
+                c->due.room_news = c->unsettled = true;
             c->cursor = mt_pg_i64(r, i, 0);
         }
         if (n < NEWS_MAX)
@@ -145,92 +134,39 @@ static int read_news(struct mt_controller *c, struct mt_err *err)
     }
 }
 
-static void set_waiting(struct mt_controller *c, const char *env_id, bool waits)
+/* How long those are left alone who wait for what others hold: an instance of somebody came up, stopped or went, and they have no event of their own. */
+static int64_t room_pause_ns(const struct mt_controller *c)
 {
-    if (!waits)
-        (void)mt_map_remove(&c->waiting, env_id);
-    else if (mt_map_put(&c->waiting, env_id, &present) < 0)
-        c->dirty_all = true;
+    return 4 * c->pass_ns > ROOM_NS ? 4 * c->pass_ns : ROOM_NS;
 }
 
-/* In how many ms those are to be looked at again who wait for what others hold: an instance of somebody came up, stopped or went, and they have no
- * event of their own. */
-static int64_t room_due_ms(const struct mt_controller *c)
+static int64_t database_ms(const struct mt_controller *c)
 {
-    int64_t pause = 4 * c->pass_ns, left = c->room_ns + (pause > ROOM_NS ? pause : ROOM_NS) - mt_clock_mono();
-    if (!c->room_news || c->waiting.count == 0)
-        return TICK_MS;
-    return left > 0 ? left / MT_NS_PER_MS + 1 : 0;
+    return mt_clock_wall_us() / 1000 + c->clock_delta_ms;
 }
 
-static void mark_waiting(struct mt_controller *c)
+/* How long to sleep when nothing comes. */
+static int sleep_ms(const struct mt_controller *c)
 {
-    size_t pos = 0;
-    const char *id;
-    void *v;
-    if (room_due_ms(c) > 0)
-        return;
-    c->room_news = false;
-    c->room_ns = mt_clock_mono();
-    while (mt_map_next(&c->waiting, &pos, &id, &v))
-        mark(c, id);
-}
-
-/* Environments whose time has come. */
-static void mark_due(struct mt_controller *c)
-{
-    size_t pos = 0;
-    const char *id;
-    void *v;
-    int64_t now = mt_clock_wall_us() / 1000 + c->clock_delta_ms;
-    while (mt_map_next(&c->wake, &pos, &id, &v)) {
-        int64_t *at = v;
-        if (*at <= now) {
-            mark(c, id);
-            *at = INT64_MAX;
-        }
-    }
-}
-
-static void set_wake(struct mt_controller *c, const char *env_id, int64_t at_ms)
-{
-    int64_t *v = mt_map_get(&c->wake, env_id);
-    if (v) {
-        *v = at_ms;
-        return;
-    }
-    v = malloc(sizeof *v);
-    if (!v)
-        return; /* the full pass every 30 s comes anyway */
-    *v = at_ms;
-    if (mt_map_put(&c->wake, env_id, v) < 0)
-        free(v);
-}
-
-static int64_t next_wake_ms(struct mt_controller *c)
-{
-    size_t pos = 0;
-    void *v;
-    int64_t best = INT64_MAX, now = mt_clock_wall_us() / 1000 + c->clock_delta_ms;
-    while (mt_map_next(&c->wake, &pos, NULL, &v))
-        if (*(int64_t *)v < best)
-            best = *(int64_t *)v;
-    if (best == INT64_MAX)
-        return TICK_MS;
-    return best <= now ? 1 : best - now < TICK_MS ? best - now : TICK_MS;
+    int64_t room = mt_due_room_ns(&c->due, mt_clock_mono(), room_pause_ns(c)), next = mt_due_next_ms(&c->due), now = database_ms(c), ms = TICK_MS;
+    if (room < ms * MT_NS_PER_MS)
+        ms = room > 0 ? room / MT_NS_PER_MS + 1 : 0;
+    if (next - now < ms)
+        ms = next > now ? next - now : ms < 1 ? ms : 1;
+    return (int)ms;
 }
 
 /* ---------------------------------------------------------------- a pass */
 
 static int load(struct mt_controller *c, struct mt_pass *p, struct mt_err *err)
 {
-    const char **ids = calloc(c->dirty.count + 1, sizeof *ids);
+    const char **ids = calloc(c->due.dirty.count + 1, sizeof *ids);
     size_t n = 0, pos = 0;
     const char *id;
     void *v;
     if (!ids)
         return MT_FAIL(err, MT_E_NOMEM, "pass");
-    while (mt_map_next(&c->dirty, &pos, &id, &v))
+    while (mt_map_next(&c->due.dirty, &pos, &id, &v))
         ids[n++] = id;
     int rc = mt_pg_exec(p->pg, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"
                                 " LOCK TABLE moat.views_state IN ACCESS SHARE MODE", /* no swap of views under one snapshot */
@@ -239,25 +175,13 @@ static int load(struct mt_controller *c, struct mt_pass *p, struct mt_err *err)
     if (rc == 0) {
         rc = mt_pass_paused(p, &paused, err);
         if (rc == 0) /* paused: the nodes alone, for what ends of itself. The event that ends the pause makes everything dirty. */
-            rc = mt_pass_load(p, c->dirty_all && !paused ? NULL : ids, paused ? 0 : n, err);
+            rc = mt_pass_load(p, c->due.all && !paused ? NULL : ids, paused ? 0 : n, err);
         struct mt_err ignored = {0};
         int end = mt_pg_exec(p->pg, rc == 0 ? "COMMIT" : "ROLLBACK", rc == 0 ? err : &ignored);
         rc = rc == 0 ? end : rc;
     }
     free(ids);
     return rc;
-}
-
-static void clear_dirty(struct mt_controller *c)
-{
-    uint64_t seed = c->dirty.seed;
-    if (c->dirty_all) { /* each is stepped now and says so again; one that was deleted does not */
-        mt_map_done(&c->waiting);
-        mt_map_init(&c->waiting, ~seed);
-    }
-    mt_map_done(&c->dirty);
-    mt_map_init(&c->dirty, seed);
-    c->dirty_all = false;
 }
 
 /* Returns events appended, or -code. -MT_E_CONFLICT: rows moved under us, look again. */
@@ -268,13 +192,13 @@ static int pass(struct mt_controller *c, struct mt_err *err)
     mt_arena_init(&p.arena, PASS_BYTES);
     if ((rc = load(c, &p, err)) == 0) {
         c->clock_delta_ms = p.now_ms - mt_clock_wall_us() / 1000;
-        clear_dirty(c);
+        mt_due_taken(&c->due);
     } else if (atomic_load(&c->stop)) {
         rc = 0;
     }
     for (size_t i = 0; rc >= 0 && i < p.n_envs; i++) {
         if (atomic_load(&c->stop)) { /* thousands of environments take longer than whoever stops us waits */
-            c->dirty_all = true;
+            c->due.all = true;
             break;
         }
         int events = 0;
@@ -283,25 +207,26 @@ static int pass(struct mt_controller *c, struct mt_err *err)
         rc = mt_pass_env_step(&p, &p.envs[i], &events, &wake, &why);
         if (rc < 0 && (why.code == MT_E_UNAVAILABLE || why.code == MT_E_TIMEOUT || why.code == MT_E_CANCELLED)) {
             *err = why;
-            c->dirty_all = true;
+            c->due.all = true;
             break;
         }
-        if (rc < 0) { /* this environment again in the next pass; the others go on */
-            mark(c, p.envs[i].env_id);
+        if (rc < 0) { /* this environment again soon; the others go on */
+            mt_due_said(&c->due, p.envs[i].env_id, p.now_ms + (rc == -MT_E_CONFLICT ? 1 : TICK_MS), p.envs[i].waits_for_others);
             if (rc != -MT_E_CONFLICT)
                 mt_log(MT_ERROR, "controller.env_failed", KV("env_id", p.envs[i].env_id), KV_ERR(&why));
-            set_wake(c, p.envs[i].env_id, p.now_ms + (rc == -MT_E_CONFLICT ? 1 : TICK_MS));
             rc = 0;
             continue;
         }
-        set_wake(c, p.envs[i].env_id, wake);
-        set_waiting(c, p.envs[i].env_id, p.envs[i].waits_for_others);
+        mt_due_said(&c->due, p.envs[i].env_id, wake, p.envs[i].waits_for_others);
         total += events;
     }
-    if (rc >= 0 && !atomic_load(&c->stop) && (rc = mt_pass_settle(&p, err)) >= 0)
+    bool more = true;
+    if (rc >= 0 && !atomic_load(&c->stop) && (rc = mt_pass_settle(&p, &more, err)) >= 0) {
+        c->unsettled = more || rc > 0;
         total += rc;
-    else if (rc == -MT_E_CONFLICT)
+    } else if (rc == -MT_E_CONFLICT) {
         rc = 0;
+    }
     mt_pass_done(&p);
     return rc < 0 ? rc : total;
 }
@@ -321,7 +246,7 @@ static void look_at_all(struct mt_controller *c)
 static int measured_pass(struct mt_controller *c, struct mt_err *err)
 {
     struct mt_measure *m = &c->ctl->measure;
-    enum mt_pass_kind kind = c->dirty_all ? MT_PASS_FULL : MT_PASS_DIRTY;
+    enum mt_pass_kind kind = c->due.all ? MT_PASS_FULL : MT_PASS_DIRTY;
     int64_t began = mt_clock_mono();
     int rc = pass(c, err);
     c->pass_ns = mt_clock_mono() - began;
@@ -362,12 +287,12 @@ static int turn(struct mt_controller *c, struct mt_err *err)
     for (int i = 0; i < ROUNDS_MAX && !atomic_load(&c->stop); i++) {
         if ((rc = read_news(c, err)) < 0)
             return rc;
-        mark_due(c);
-        mark_waiting(c);
         if (now - c->full_ns > FULL_PASS_NS) {
             c->full_ns = now;
-            c->dirty_all = true;
+            c->due.all = true;
         }
+        if (!mt_due_gather(&c->due, database_ms(c), mt_clock_mono(), room_pause_ns(c)) && !c->unsettled)
+            break;
         if ((rc = measured_pass(c, err)) < 0)
             return rc;
         if (rc == 0)
@@ -388,8 +313,7 @@ static void *controller_main(void *arg)
             c->last_err = err;
         } else {
             c->last_err = (struct mt_err){0};
-            int64_t room = room_due_ms(c), due = next_wake_ms(c);
-            timeout = (int)(room < due ? room : due);
+            timeout = sleep_ms(c);
         }
         struct pollfd p = {.fd = c->wake_fd, .events = POLLIN};
         uint64_t n;
@@ -407,9 +331,7 @@ int mt_controller_start(struct mt_control *ctl, struct mt_controller **ret, stru
         return MT_FAIL(err, MT_E_NOMEM, "controller");
     mt_random(seed, sizeof seed);
     c->ctl = ctl;
-    mt_map_init(&c->dirty, seed[0]);
-    mt_map_init(&c->wake, seed[1]);
-    mt_map_init(&c->waiting, seed[0] ^ seed[1]);
+    mt_due_init(&c->due, seed[0], seed[1]);
     mt_liveness_init(&c->liveness, mt_clock_mono());
     c->full_ns = mt_clock_mono();
     c->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -446,13 +368,7 @@ void mt_controller_free(struct mt_controller *c)
         close(c->wake_fd);
     }
     mt_pg_free(c->pg);
-    size_t pos = 0;
-    void *v;
-    while (mt_map_next(&c->wake, &pos, NULL, &v))
-        free(v);
-    mt_map_done(&c->wake);
-    mt_map_done(&c->waiting);
-    mt_map_done(&c->dirty);
+    mt_due_done(&c->due);
     mt_liveness_done(&c->liveness);
     free(c);
 }

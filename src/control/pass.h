@@ -112,5 +112,9 @@ void mt_pass_done(struct mt_pass *p);
  */
 int mt_pass_env_step(struct mt_pass *p, struct mt_pass_env *env, int *ret_events, int64_t *ret_wake_ms, struct mt_err *err);
 
-/** Release what is confirmed stopped, take what was to stop on a lost node as stopped, and end drain delays that no edge needs any more. Returns events or -code. */
-int mt_pass_settle(struct mt_pass *p, struct mt_err *err);
+/**
+ * Release what is confirmed stopped, take what was to stop on a lost node as stopped, and end drain delays that no edge needs any more.
+ * @ret_more  a drain waits for what edges acknowledge, of which no event tells: look again soon
+ * Returns events or -code.
+ */
+int mt_pass_settle(struct mt_pass *p, bool *ret_more, struct mt_err *err);

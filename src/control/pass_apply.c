@@ -372,7 +372,7 @@ static int release_all(struct mt_pass *p, struct mt_cmd *cmd, struct mt_err *err
     return mt_pg_rows(r);
 }
 
-static int cut_drains(struct mt_pass *p, struct mt_cmd *cmd, struct mt_err *err)
+static int cut_drains(struct mt_pass *p, struct mt_cmd *cmd, bool *ret_more, struct mt_err *err)
 {
     mt_auto_pg_res struct mt_pg_res *r = NULL;
     int n = 0, rc;
@@ -381,8 +381,10 @@ static int cut_drains(struct mt_pass *p, struct mt_cmd *cmd, struct mt_err *err)
     for (int i = 0; i < mt_pg_rows(r); i++) {
         struct mt_cmd_ids ids = {mt_pg_text(r, i, 1), mt_pg_text(r, i, 2), mt_pg_text(r, i, 3)};
         const char *reason = mt_pg_text_or_null(r, i, 5);
-        if (mt_pg_null(r, i, 7) || !mt_edges_all_at(p->ctl->edges, p->edges, p->n_edges, mt_pg_i64(r, i, 7)))
+        if (mt_pg_null(r, i, 7) || !mt_edges_all_at(p->ctl->edges, p->edges, p->n_edges, mt_pg_i64(r, i, 7))) {
+            *ret_more = true;
             continue;
+        }
         json_t *payload = json_pack("{s:s,s:i,s:s}", "desired_state", "draining", "drain_delay_seconds", 0, "reason",
                                     reason ? reason : "replaced");
         if (payload && !mt_pg_null(r, i, 8))
@@ -398,17 +400,18 @@ static int cut_drains(struct mt_pass *p, struct mt_cmd *cmd, struct mt_err *err)
     return n;
 }
 
-int mt_pass_settle(struct mt_pass *p, struct mt_err *err)
+int mt_pass_settle(struct mt_pass *p, bool *ret_more, struct mt_err *err)
 {
     mt_auto_cmd struct mt_cmd *cmd = NULL;
     int ended, released, cut, rc = mt_cmd_new(&scheduler, &cmd, err);
+    *ret_more = false;
     if (rc < 0 || (rc = mt_cmd_rely(cmd, MT_RELY_LEASE, "scheduler", NULL, p->lease_epoch, err)) < 0)
         return rc;
     if ((ended = end_lost(p, cmd, err)) < 0)
         return ended;
     if ((released = release_all(p, cmd, err)) < 0)
         return released;
-    if ((cut = cut_drains(p, cmd, err)) < 0)
+    if ((cut = cut_drains(p, cmd, ret_more, err)) < 0)
         return cut;
     if (ended + released + cut == 0)
         return 0;
