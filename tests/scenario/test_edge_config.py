@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """moat-edge with its configuration from a control plane: long poll, acknowledgements, last known good, swaps, raw TCP, limits.
 COST 25 s, 2 s of processor."""
+import ctypes
 import hashlib
 import http.client
 import json
@@ -442,6 +443,107 @@ def a_hot_route_is_slowed_and_no_other_one():
         e.end()
 
 
+def over_the_limit_in_all_those_without_a_name_go_first_and_those_that_relay_stay():
+    e = Edge(["--config", config("all.toml", more="max_conns = 10\nhello_timeout_ms = 30000", limits="[limits]\nloopback = false\n")])
+    try:
+        e.wait("edge.config_applied")
+        hello = client_hello("echo.example.com")
+
+        def served():
+            s = connect(PORT)
+            s.sendall(hello)
+            s.settimeout(5)
+            check(s.recv(65536) == hello, "one within the limit was refused")
+            return s
+        held = [served() for _ in range(8)]
+        mute = [connect(PORT) for _ in range(8)]
+        for s in mute:
+            s.sendall(b"\x16")
+        e.wait("edge.conn.closed", result="overload")
+        held[0].sendall(b"still there")
+        check(held[0].recv(100) == b"still there", "a connection with a backend was touched")
+        for s in held[1:] + mute:
+            s.close()
+        until(lambda: e.fds() < 60, "connections to end")
+        held.append(served())  # accepting goes on
+        held[0].sendall(b"to the end")
+        check(held[0].recv(100) == b"to the end", "a connection with a backend was touched")
+        for s in (held[0], held[-1]):
+            s.close()
+    finally:
+        e.end()
+
+
+def above_its_rate_the_log_counts_connections_in_place_of_lines():
+    e = Edge(["--config", config("log.toml", more='access_log_per_s = 2', limits="[limits]\nloopback = false\n")])
+    try:
+        e.wait("edge.config_applied")
+        hello, n = client_hello("nobody.example.com"), 60
+
+        def once():
+            s = connect(PORT)
+            s.sendall(hello)
+            read_all(s)
+            s.close()
+        for _ in range(n):
+            once()
+        end = time.monotonic() + 20
+        while True:  # a later line of each worker brings what was left out before
+            seen = e.find("edge.conn.closed")
+            told = len(seen) + sum(int(x["suppressed"]) for x in seen)
+            if told >= n and any(int(x["suppressed"]) > 0 for x in seen):
+                break
+            check(time.monotonic() < end, "%d connections, %d told of in %d lines" % (n, told, len(seen)))
+            time.sleep(0.2)
+            once()
+            n += 1
+        check(told <= n, "%d connections, %d told of" % (n, told))
+        check(len(seen) < n - 20, "%d lines of %d connections" % (len(seen), n))
+    finally:
+        e.end()
+
+
+def option_of(pid, fd, level, name):
+    """of a socket of another process"""
+    mine = ctypes.CDLL(None, use_errno=True).syscall(438, os.pidfd_open(pid), fd, 0)  # pidfd_getfd
+    check(mine >= 0, "pidfd_getfd: %s" % os.strerror(ctypes.get_errno()))
+    with socket.socket(fileno=mine) as s:
+        return s.getsockopt(level, name)
+
+
+def both_ends_have_keepalive_and_a_user_timeout():
+    e = Edge(["--config", config("keep.toml")])
+    try:
+        e.wait("edge.config_applied")
+        hello = client_hello("echo.example.com")
+        s = connect(PORT)
+        s.sendall(hello)
+        check(s.recv(65536) == hello, "routing")
+
+        def ends():
+            """(to the client, to the backend) of the edge's open sockets"""
+            found = {}
+            for fd in os.listdir("/proc/%d/fd" % e.proc.pid):
+                try:
+                    mine = ctypes.CDLL(None).syscall(438, os.pidfd_open(e.proc.pid), int(fd), 0)
+                    with socket.socket(fileno=mine) as x:
+                        found[x.getpeername()[1]] = int(fd)
+                except OSError:
+                    pass
+            return found.get(s.getsockname()[1]), found.get(echo.port)
+        client, backend = until(lambda: (lambda x: x if all(x) else None)(ends()), "both sockets")
+        want = {"SO_KEEPALIVE": 1, "TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 120000, "TCP_NODELAY": 1}
+
+        def of(fd):
+            return {k: option_of(e.proc.pid, fd, socket.SOL_SOCKET if k[:2] == "SO" else socket.IPPROTO_TCP, getattr(socket, k)) for k in want}
+        check(of(client) == want, "to the client: %s" % of(client))
+        s.sendall(b"more")  # the second write: no Nagle from here on; the rest is set once it has lasted
+        until(lambda: of(backend) == want, "to the backend: %s" % of(backend), 15)
+        s.close()
+    finally:
+        e.end()
+
+
 def memory_with_a_thousand_routes_is_within_8_mib():
     state["control"] = Control(scratch.path("control"))
     e = Edge(["--config", config()])
@@ -466,7 +568,9 @@ CASES = [waits_for_a_first_configuration_and_says_so, first_snapshot_is_applied_
          listener_that_cannot_open_is_reported_and_opens_later, counters_of_routes_travel_with_the_acknowledgement,
          serves_without_the_control_plane_and_hears_it_when_it_is_back, kill_9_and_start_without_the_control_plane_within_a_second,
          damaged_file_falls_back_to_the_one_before, wrong_settings_are_named_with_line_and_nearest_key,
-         limits_of_a_source_close_what_is_over, a_hot_route_is_slowed_and_no_other_one, memory_with_a_thousand_routes_is_within_8_mib]
+         limits_of_a_source_close_what_is_over, a_hot_route_is_slowed_and_no_other_one,
+         over_the_limit_in_all_those_without_a_name_go_first_and_those_that_relay_stay,
+         above_its_rate_the_log_counts_connections_in_place_of_lines, both_ends_have_keepalive_and_a_user_timeout, memory_with_a_thousand_routes_is_within_8_mib]
 
 if __name__ == "__main__":
     try:
