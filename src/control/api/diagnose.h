@@ -7,7 +7,7 @@
 
 /**
  * The groups of the call's environment: [{process_type, release_id, release_number, desired, wanted?, ready, starting, failed,
- * old, old_ready, draining, sched_condition, reason, detail}]. wanted: what a user asked for, above the release's maximum. @process_type limits it, NULL: all. NULL with the problem recorded on failure.
+ * matching, old, old_ready, draining, sched_condition, reason, detail, since, next_try?, next_try_at?}]. wanted: what a user asked for, above the release's maximum. @process_type limits it, NULL: all. NULL with the problem recorded on failure.
  */
 json_t *mt_api_groups(struct mt_api_call *c, const char *process_type);
 
