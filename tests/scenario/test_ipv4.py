@@ -350,8 +350,8 @@ try:
     @case("its hours are in the log for who bills, once each, and in the usage of the organisation")
     def _():
         had = wait_for("what was cut", lambda: events("usage.recorded", env), 20)
-        # two where an hour ended meanwhile
-        assert 1 <= len(had) <= 2 and {(h["ipv4_address"], h["kind"], h["extra_ports"]) for h in had} == {("203.0.113.10", "ipv4", 1)}, had
+        # two where an hour ended meanwhile, perhaps before there was the extra port
+        assert 1 <= len(had) <= 2 and {(h["ipv4_address"], h["kind"]) for h in had} == {("203.0.113.10", "ipv4")} and had[-1]["extra_ports"] == 1, had
         assert had[0]["from"] < had[0]["to"] and had[0]["to"] <= time.strftime("%Y-%m-%dT%H:%M:%S.999999Z", time.gmtime()), had
         rows = [r for r in w.ok("GET", org + "/usage?kind=ipv4&env_id=" + env.rsplit("/", 1)[1])["items"]]
         assert rows and all(r["unit"] == "address_seconds" for r in rows) and sum(r["quantity"] for r in rows) >= 1, rows
