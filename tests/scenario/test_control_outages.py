@@ -1,8 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 """PostgreSQL goes away again and again, cleanly and by SIGQUIT, under writes, deploys and streams: moat-control stays up, what
-it acknowledged is there, nothing is there twice, and a deploy completes afterwards. Seed: first argument. With MOAT_OUTAGE_SECONDS (300 by
-hand) one outage of that length follows, under writes.
+it acknowledged is there, nothing is there twice, and a deploy completes afterwards. Seed: first argument. With MOAT_OUTAGE_SECONDS (300 with
+MOAT_FULL=1) one outage of that length follows, under writes.
 COST 40 s, 18 s of processor."""
 import os, random, signal, sys, threading, time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -15,7 +15,7 @@ seed = int(sys.argv[1]) if len(sys.argv) > 1 else int(time.time())
 seconds = float(sys.argv[2]) if len(sys.argv) > 2 else 20
 print("# seed %d" % seed)
 rnd = random.Random(seed)
-long = float(os.environ.get("MOAT_OUTAGE_SECONDS") or 0)
+long = float(os.environ.get("MOAT_OUTAGE_SECONDS") or (300 if os.environ.get("MOAT_FULL") else 0))
 kit.REPORT_S = max(kit.REPORT_S, long + 60)  # an agent reports until it is heard
 M = """schema_version = "v1"
 [image]

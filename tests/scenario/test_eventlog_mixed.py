@@ -4,7 +4,7 @@
 either is killed (kill -9) and the database stopped at once (SIGQUIT to the postmaster) at random points. Afterwards the log is gap-free
 and its chain whole, numbers of aggregates have no gaps, every view equals a rebuild, every acknowledged command is there with the id it
 was given, and no command is half there. About 20 s, until each of the three was killed three times and enough commands were acknowledged,
-or until MOAT_MIXED_COMMANDS commands were (100000 by hand); MOAT_SEED repeats a run.
+or until MOAT_MIXED_COMMANDS commands were (100000 with MOAT_FULL=1); MOAT_SEED repeats a run.
 COST 30 s, 28 s of processor."""
 import http.client, json, os, random, shutil, signal, subprocess, sys, tempfile, threading, time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -17,7 +17,7 @@ if os.geteuid() != 0 or not os.path.exists(HISTORY):
     print("skip - mixed commands: needs root and a build")
     sys.exit(0)
 seed = int(os.environ.get("MOAT_SEED") or time.time_ns() % 10**9)
-want = int(os.environ.get("MOAT_MIXED_COMMANDS") or 0)
+want = int(os.environ.get("MOAT_MIXED_COMMANDS") or (100000 if os.environ.get("MOAT_FULL") else 0))
 seconds, longest = (3600, 3600) if want else (16, 240)
 print("# seed %d" % seed, flush=True)
 rnd = random.Random(seed)

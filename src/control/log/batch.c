@@ -8,6 +8,7 @@
 
 #include "base/assert.h"
 #include "base/clock.h"
+#include "base/str.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -108,7 +109,11 @@ static void end_refused(struct batch *b, struct mt_cmd *c, const struct mt_err *
 {
     batch_end_error(c, err);
     const struct mt_pg_diag *d = mt_pg_diag(b->pg);
-    if (err->code == MT_E_CONFLICT && d->constraint[0]) {
+    /* What a projection says no to by a rule of its own is for the client; any other value or rule that does not fit is a fault of ours. */
+    bool rule = MT_STREQ(d->sqlstate, "23505") || MT_STREQ(d->constraint, "hostname_owners_view_one_env");
+    if (!rule && (strncmp(d->sqlstate, "23", 2) == 0 || strncmp(d->sqlstate, "22", 2) == 0))
+        c->err.code = MT_E_CORRUPT;
+    if (rule && d->constraint[0]) {
         c->done.end = MT_END_TAKEN;
         memcpy(c->done.constraint, d->constraint, sizeof d->constraint);
         b->stats->taken++;
