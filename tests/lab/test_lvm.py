@@ -115,7 +115,7 @@ class Suite(files.Suite):
                 self.c.beats.clear()
             if wrong:
                 kit.sh("lvremove", "-y", "moat/vols")
-        new_pool(5 << 10)
+        new_pool(2560)
 
     def a_delta_is_what_changed(self):
         """by hand, in a volume that no guest has: the ranges that are read are the blocks of the pool that were written to, and no others"""
@@ -212,10 +212,15 @@ class Suite(files.Suite):
 
         def fill(percent):
             nonlocal wrote
-            while float(lvs("data_percent", "moat/vols")[0][0]) < percent:
-                os.pwrite(fd, block, wrote)
+            while True:
+                size, used = (float(x) for x in lvs("lv_size,data_percent", "moat/vols")[0])
+                todo = int((percent - used) / 100 * size)
+                if todo <= 0:
+                    return
+                for _ in range(-(-todo // len(block))):
+                    os.pwrite(fd, block, wrote)
+                    wrote += len(block)
                 os.fsync(fd)
-                wrote += len(block)
         fill(82)
         kit.wait_for("a heartbeat that says it", lambda: self.c.beats[-1]["storage"]["pool_used_bytes"] >= self.c.beats[-1]["storage"]["pool_bytes"] * 80 // 100, 90)
         j = self.c.snapshot(v)
