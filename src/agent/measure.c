@@ -6,8 +6,10 @@
 #include "agent/instance/inst.h"
 #include "agent/mesh/mesh.h"
 #include "agent/report.h"
+#include "agent/volumes.h"
 #include "base/assert.h"
 #include "base/cleanup.h"
+#include "base/num.h"
 #include "base/str.h"
 #include "wire/json.h"
 
@@ -111,6 +113,18 @@ static void put_disks(const struct mt_agent *a, struct mt_metrics *p)
             continue;
         mt_metrics_u64(p, MT_M_A_DISK, (uint64_t)v.f_blocks * v.f_frsize, all[i].mount, "total");
         mt_metrics_u64(p, MT_M_A_DISK, (uint64_t)v.f_bavail * v.f_frsize, all[i].mount, "free");
+    }
+    struct mt_storage_figures s;
+    mt_volumes_figures(a->volumes, &s);
+    const struct {
+        const char *mount;
+        uint64_t total, used;
+    } pool[] = {{"volumes", s.pool_bytes, s.pool_used_bytes}, {"volumes_metadata", s.meta_bytes, s.meta_used_bytes}};
+    for (size_t i = 0; i < MT_ARRAY_LEN(pool); i++) {
+        if (!pool[i].total)
+            continue;
+        mt_metrics_u64(p, MT_M_A_DISK, pool[i].total, pool[i].mount, "total");
+        mt_metrics_u64(p, MT_M_A_DISK, pool[i].total - mt_min_u64(pool[i].used, pool[i].total), pool[i].mount, "free");
     }
     mt_metrics_u64(p, MT_M_A_PULLS, mt_metrics_get(&a->measure.pulls_ok), "ok");
     mt_metrics_u64(p, MT_M_A_PULLS, mt_metrics_get(&a->measure.pulls_failed), "failed");
