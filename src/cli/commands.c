@@ -158,6 +158,7 @@ static const struct cli_option usage_options[] = {
 static const struct cli_option audit_options[] = {AUDIT_OPTIONS, {NULL, 0, NULL, NULL}};
 static const struct cli_option admin_audit_options[] = {
     AUDIT_OPTIONS, {"all", 0, NULL, "those of every organisation too"}, {NULL, 0, NULL, NULL}};
+static const struct cli_option control_backup_options[] = {{"config", 0, "FILE", "configuration of moat-control (default: /etc/moat/control.toml, or that of moat up)"}, {NULL, 0, NULL, NULL}};
 static const struct cli_option audit_export_options[] = {
     {"since", 0, "TIME", "from this RFC 3339 time, or so long ago (90m)"}, {"until", 0, "TIME", "before this time"}, {NULL, 0, NULL, NULL}};
 static const struct cli_option edge_explain_options[] = {
@@ -467,6 +468,9 @@ const struct cli_command cli_commands[] = {
     {CLI_MORE, "admin node-ca switch", "", "it signs from now on; the one before is trusted on, its key is gone", forced_options, cmd_admin_node_ca_switch},
     {CLI_MORE, "admin node-ca retire", "", "trust the one before no more", forced_options, cmd_admin_node_ca_retire},
     {CLI_MORE, "admin node-ca abort", "", "give up an authority that is prepared and does not sign", reason_options, cmd_admin_node_ca_abort},
+    {CLI_MORE, "admin backup", "FILE", "back up the control plane itself: database, node authority, keys of data_dir", control_backup_options, cmd_admin_backup},
+    {CLI_MORE, "admin backup check", "FILE", "read all of such a backup and say what is in it", control_backup_options, cmd_admin_backup_check},
+    {CLI_MORE, "admin restore", "FILE", "make an empty database and data_dir of such a backup", control_backup_options, cmd_admin_restore},
     {CLI_MORE, "admin recovery plan", "", "what runs, and what the restored database knows of it", NULL, cmd_admin_recovery_plan},
     {CLI_MORE, "admin recovery apply", "", "let the restored log rule again; nothing is stopped for being unknown to it", reason_options, cmd_admin_recovery_apply},
     {CLI_MORE, "admin recovery finish", "", "end the recovery: what the log does not know is stopped", reason_options, cmd_admin_recovery_finish},

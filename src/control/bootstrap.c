@@ -34,12 +34,15 @@ static const struct mt_pg_stmt token_put = {
 
 static const struct mt_pg_stmt fenced = {"bootstrap_fenced", "SELECT current_user::text, row_security_active('moat.events')"};
 
-int mt_bootstrap_owner(const struct mt_control_conf *conf, const char *application_name, struct mt_pg **ret, struct mt_err *err)
+char *mt_bootstrap_owner_conninfo(const struct mt_control_conf *conf)
 {
     /* The owner comes by another user name of the same connection string (peer authentication maps it). */
-    mt_auto_free char *info = strstr(conf->database_url, "://")
-                                  ? strdup(conf->database_url)
-                                  : mt_asprintf("%s user=%s", conf->database_url, conf->owner_role);
+    return strstr(conf->database_url, "://") ? strdup(conf->database_url) : mt_asprintf("%s user=%s", conf->database_url, conf->owner_role);
+}
+
+int mt_bootstrap_owner(const struct mt_control_conf *conf, const char *application_name, struct mt_pg **ret, struct mt_err *err)
+{
+    mt_auto_free char *info = mt_bootstrap_owner_conninfo(conf);
     struct mt_pg_conf pc = {.conninfo = info, .application_name = application_name, .call_timeout_ms = 60000};
     if (!info)
         return MT_FAIL(err, MT_E_NOMEM, "connecting as the owner");

@@ -8,6 +8,9 @@
 /** Connect as the owner of the schema, for migrations and rebuilds. */
 int mt_bootstrap_owner(const struct mt_control_conf *conf, const char *application_name, struct mt_pg **ret, struct mt_err *err);
 
+/** Its connection string; the caller frees it. NULL: no memory. */
+char *mt_bootstrap_owner_conninfo(const struct mt_control_conf *conf);
+
 /** Bring the schema up as the owner role; a no-op when it is current. */
 int mt_bootstrap_migrate(const struct mt_control_conf *conf, struct mt_err *err);
 

@@ -423,6 +423,7 @@ static int usage(FILE *to)
                 "       moat-control --config FILE init [--force]   (prints the link that makes the first operator)\n"
                 "       moat-control --config FILE migrate | check-config | verify-log | verify-views\n"
                 "       moat-control --config FILE rebuild [--view NAME|all]\n"
+                "       moat-control --config FILE backup > FILE | check-backup < FILE | restore < FILE   (moat admin backup, moat admin restore)\n"
                 "       moat-control --config FILE append --type TYPE --id AGGREGATE [--org ID] [--app ID] [--env ID]\n"
                 "                    [--payload JSON|@FILE] --reason TEXT\n"
                 "       moat-control --help-config | --routes | --metrics | --quotas | --version\n");

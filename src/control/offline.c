@@ -10,13 +10,18 @@
 #include "control/bootstrap.h"
 #include "control/log/schema.h"
 #include "control/log/verify.h"
+#include "control/save/save.h"
 #include "control/views/rebuild.h"
 #include "model/ids.h"
 #include "os/file.h"
+#include "os/lockmem.h"
 #include "wire/json.h"
 
 #include <inttypes.h>
+#include <grp.h>
 #include <pwd.h>
+#include <signal.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define CALL_MS 600000
@@ -194,7 +199,43 @@ static int migrate(struct mt_control *ctl)
     return 0;
 }
 
-static const char *const verbs[] = {"init", "migrate", "check-config", "verify-log", "verify-views", "rebuild", "append", NULL};
+/* ---- backup, check-backup, restore ---- */
+
+/* Root's hands are not needed: what is written in data_dir belongs to its owner, and PostgreSQL knows that one's name (peer). */
+static int become_owner(const char *data_dir, struct mt_err *err)
+{
+    struct stat st;
+    char buf[4096];
+    struct passwd pw, *found = NULL;
+    if (getuid() != 0 || stat(data_dir, &st) < 0 || st.st_uid == 0)
+        return 0;
+    if (getpwuid_r(st.st_uid, &pw, buf, sizeof buf, &found) != 0 || !found)
+        return MT_FAIL(err, MT_E_NOT_FOUND, "the owner of data_dir '%s' (%u) is no user of this machine", data_dir, st.st_uid);
+    if (initgroups(pw.pw_name, pw.pw_gid) < 0 || setgid(pw.pw_gid) < 0 || setuid(pw.pw_uid) < 0)
+        return MT_FAIL_ERRNO(err, MT_E_DENIED, "become '%s', who owns data_dir '%s'", pw.pw_name, data_dir);
+    return 0;
+}
+
+/* The stream is standard input or output: whose file it is, and when it gets its name, is the caller's. What is in it is told on the other one. */
+static int saved(struct mt_control *ctl, const char *verb)
+{
+    struct mt_err err = {0};
+    bool out = MT_STREQ(verb, "backup");
+    if (isatty(out ? STDOUT_FILENO : STDIN_FILENO))
+        return misuse(out ? "backup writes to standard output: > FILE, or use `moat admin backup FILE`" : "restore reads standard input: < FILE");
+    mt_process_hide();
+    struct sigaction ignore = {.sa_handler = SIG_IGN};
+    (void)sigaction(SIGPIPE, &ignore, NULL);
+    int rc = become_owner(ctl->conf.data_dir, &err);
+    if (rc == 0)
+        rc = out                             ? mt_save(ctl, STDOUT_FILENO, stderr, &err)
+             : MT_STREQ(verb, "check-backup") ? mt_save_check(ctl, STDIN_FILENO, stdout, &err)
+                                              : mt_save_restore(ctl, STDIN_FILENO, stdout, &err);
+    return rc < 0 ? complain(&err) : 0;
+}
+
+static const char *const verbs[] = {"init",    "migrate", "check-config", "verify-log", "verify-views", "rebuild",
+                                    "append", "backup",  "check-backup", "restore",    NULL};
 
 bool mt_offline_verb(const char *verb)
 {
@@ -218,5 +259,7 @@ int mt_offline_run(struct mt_control *ctl, const struct mt_offline_args *a)
         return rebuild(ctl, a->view);
     if (MT_STREQ(a->verb, "append"))
         return append(ctl, a);
+    if (MT_STREQ(a->verb, "backup") || MT_STREQ(a->verb, "check-backup") || MT_STREQ(a->verb, "restore"))
+        return saved(ctl, a->verb);
     return 0; /* check-config: it was loaded */
 }

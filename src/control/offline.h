@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What an operator does on the machine of the database, without the API (control-plane.md §17): init, migrate, check-config,
- * verify-log, verify-views, rebuild, append. Results on stdout, reasons on stderr. */
+ * verify-log, verify-views, rebuild, append, backup, check-backup, restore. Results on stdout, reasons on stderr. */
 #pragma once
 
 #include "control/control.h"

@@ -15,9 +15,11 @@
 #include "os/notify.h"
 #include "wire/metrics_http.h"
 
+#include <fcntl.h>
 #include <getopt.h>
 #include <malloc.h>
 #include <sys/prctl.h>
+#include <sys/wait.h>
 
 #define ROUTES_FILE_MAX (256U * 1024U * 1024U)
 #define EXIT_USAGE 2
@@ -35,6 +37,7 @@ struct app {
     struct mt_source *grace;
     int64_t stop_at;
     bool stopping, handed_over;
+    int told; /* where the launcher of --take-over waits; -1: nobody does */
     /* static mode */
     const char *routes;
     mt_edge_key key;
@@ -46,9 +49,12 @@ static void usage(FILE *out)
 {
     (void)fputs("moat-edge: L4 proxy that routes TLS by server name and raw TCP by port\n\n"
                 "  moat-edge --config FILE [--check-config]\n"
+                "  moat-edge --config FILE --take-over\n"
                 "  moat-edge --static ROUTES --listen '[ADDR]:PORT' [--proxy-protocol v2] [--workers N] [--handover SOCKET]\n"
                 "            [--access-log]\n"
                 "  moat-edge --config-help | --help | --version\n\n"
+                "--take-over is for `systemctl reload`: a new process takes the sockets of the one that runs (handover_socket) and becomes\n"
+                "the service's main process, the old one ends with its last connection. Status 1: nothing changed, the old one serves.\n\n"
                 "ROUTES holds lines 'hostname backend_addr backend_port [balance=least_conn] [min_tls=1.2]'; several lines of one\n"
                 "name are several backends. SIGHUP reads it again, a file with a fault is\n"
                 "named in the log and the running routes stay. Limits per source and of new connections per route are off in static mode.\n"
@@ -199,6 +205,26 @@ static int no_configuration(const struct app *a, struct mt_err *err)
     return MT_FAIL(err, MT_E_UNAVAILABLE, "no usable configuration in '%s', so the sockets stay with the process before", a->opt.data_dir);
 }
 
+/*
+ * Before the old process lets go: its end must find another main process in the supervisor's book, or the service counts as dead. The
+ * supervisor reads what it is told before it looks who has died. When the old one goes on after all it is told so.
+ */
+static int succeed(int *before, struct mt_err *err)
+{
+    char text[64];
+    struct ucred old = {0};
+    socklen_t len = sizeof old;
+    (void)getsockopt(*before, SOL_SOCKET, SO_PEERCRED, &old, &len);
+    (void)snprintf(text, sizeof text, "MAINPID=%d", getpid());
+    mt_notify(text);
+    int r = mt_edge_handover_ready(before, err);
+    if (r < 0 && old.pid > 0) {
+        (void)snprintf(text, sizeof text, "MAINPID=%d", old.pid);
+        mt_notify(text);
+    }
+    return r;
+}
+
 /* Loop and signals first: threads inherit the blocked signals. */
 static int start(struct app *a, struct mt_err *err)
 {
@@ -215,9 +241,12 @@ static int start(struct app *a, struct mt_err *err)
     mt_auto_fd int before = -1;
     if (a->opt.handover_socket && mt_edge_handover_take(a->opt.handover_socket, &a->hub, &before, err) < 0)
         return mt_err_wrap(err, "handover_socket '%s'", a->opt.handover_socket);
+    if (a->told >= 0 && before < 0)
+        return MT_FAIL(err, MT_E_UNAVAILABLE, "--take-over: no moat-edge answers at handover_socket '%s': start it without --take-over",
+                       a->opt.handover_socket ? a->opt.handover_socket : "");
     if (a->routes ? load_static(a, err) < 0 : (!mt_edge_source_load(&a->hub) && before >= 0 && no_configuration(a, err) < 0))
         return -(int)err->code;
-    if (before >= 0 && mt_edge_handover_ready(&before, err) < 0)
+    if (before >= 0 && succeed(&before, err) < 0)
         return -(int)err->code;
     if (open_names(a, err) < 0)
         return -(int)err->code;
@@ -236,6 +265,10 @@ static int run(struct app *a)
     }
     mt_log(MT_INFO, "edge.started", KV("version", MOAT_VERSION), KV("workers", a->hub.n_workers));
     mt_notify("READY=1");
+    if (a->told >= 0) {
+        (void)!write(a->told, "y", 1);
+        (void)close(a->told);
+    }
     int r = mt_loop_run(a->loop);
     mt_edge_handover_stop(a->handover, false);
     mt_metrics_http_free(a->metrics);
@@ -246,6 +279,37 @@ static int run(struct app *a)
     mt_edge_options_done(&a->opt);
     mt_log(MT_INFO, "edge.stopped");
     return r < 0 ? 1 : 0;
+}
+
+/*
+ * The successor is nobody's child, so that the supervisor's PID 1 sees its end like that of one it started; the launcher waits until it
+ * serves.
+ */
+static int take_over(struct app *a)
+{
+    int fds[2], status;
+    char answer = 'n';
+    if (pipe2(fds, O_CLOEXEC) < 0) {
+        (void)fprintf(stderr, "moat-edge: --take-over: pipe: %s\n", strerror(errno));
+        return 1;
+    }
+    pid_t pid = fork();
+    if (pid == 0) {
+        pid = fork();
+        if (pid != 0)
+            _exit(pid < 0);
+        (void)close(fds[0]);
+        a->told = fds[1];
+        return run(a);
+    }
+    (void)close(fds[1]);
+    if (pid < 0 || waitpid(pid, &status, 0) < 0 || status != 0) {
+        (void)fprintf(stderr, "moat-edge: --take-over: fork: %s\n", strerror(errno));
+        return 1;
+    }
+    while (read(fds[0], &answer, 1) < 0 && errno == EINTR)
+        ;
+    return answer == 'y' ? 0 : 1;
 }
 
 /* '[ADDR]:PORT' or 'ADDR:PORT' for IPv4. */
@@ -294,15 +358,16 @@ int main(int argc, char **argv)
         {"static", required_argument, NULL, 's'},  {"listen", required_argument, NULL, 'l'},
         {"workers", required_argument, NULL, 'w'}, {"proxy-protocol", required_argument, NULL, 'p'},
         {"access-log", no_argument, NULL, 'a'},    {"handover", required_argument, NULL, 'o'},
-        {"config-help", no_argument, NULL, 'H'},
+        {"config-help", no_argument, NULL, 'H'},   {"take-over", no_argument, NULL, 't'},
         {"help", no_argument, NULL, 'h'},          {"version", no_argument, NULL, 'v'},
         {NULL, 0, NULL, 0},
     };
     static struct app a;
     struct mt_err err = {0};
     const char *config = NULL, *listen = NULL, *workers = NULL, *handover = NULL;
-    bool check = false, access_log = false;
+    bool check = false, access_log = false, taking_over = false;
     int o;
+    a.told = -1;
     mt_log_init("edge", MT_INFO, true);
     while ((o = getopt_long(argc, argv, "hv", options, NULL)) != -1) {
         switch (o) {
@@ -331,6 +396,9 @@ int main(int argc, char **argv)
         case 'o':
             handover = optarg;
             break;
+        case 't':
+            taking_over = true;
+            break;
         case 'a':
             access_log = true;
             break;
@@ -348,7 +416,7 @@ int main(int argc, char **argv)
             return EXIT_USAGE;
         }
     }
-    if (optind < argc || (config != NULL) == (a.routes != NULL)) {
+    if (optind < argc || (config != NULL) == (a.routes != NULL) || (taking_over && !config)) {
         usage(stderr);
         return EXIT_USAGE;
     }
@@ -361,5 +429,5 @@ int main(int argc, char **argv)
         (void)puts("ok");
         return 0;
     }
-    return run(&a);
+    return taking_over ? take_over(&a) : run(&a);
 }

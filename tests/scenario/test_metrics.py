@@ -230,8 +230,9 @@ try:
                  'moat node mark-lost NODE --reason "powered off, confirmed on site"': (5,),
                  'moat node confirm-offline NODE --reason "power cut, confirmed"': (5,)}
         done = []
+        subprocess.run([kit.program("moat"), "admin", "backup", w.d + "/moat.backup", "--config", w.d + "/control.toml"], check=True, stderr=subprocess.DEVNULL, env=env)
         for line in lines:
-            argv = shlex.split(line.replace("NODE", n["id"]).replace("INSTANCE", inst).replace("/etc/moat/control.toml", w.d + "/control.toml"))
+            argv = shlex.split(line.replace("NODE", n["id"]).replace("INSTANCE", inst).replace("/etc/moat/control.toml", w.d + "/control.toml").replace("/var/backups/", w.d + "/"))
             r = subprocess.run([kit.program(argv[0])] + argv[1:], stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, env=env, timeout=60)
             done.append((line, r.returncode))
             assert r.returncode in other.get(line, (0,)), (line, r.returncode, r.stdout[-300:], r.stderr[-300:])

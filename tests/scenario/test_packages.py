@@ -24,7 +24,7 @@ CONTENTS = {
     "moat": ["usr/lib/moat/moat 755", "usr/lib/moat/moat-backup 755", "usr/lib/moat/moat-fetch 755", "usr/share/bash-completion/completions/moat 644",
              "usr/share/fish/vendor_completions.d/moat.fish 644", "usr/share/zsh/vendor-completions/_moat 644"],
     "moat-control": ["etc/moat/cli.toml 644", "etc/moat/control.toml 644", "lib/systemd/system/moat-control.service 644", "usr/lib/moat/moat-control 755",
-                     "usr/lib/moat/setup-database 755", "usr/lib/sysusers.d/moat-control.conf 644", "usr/lib/tmpfiles.d/moat-control.conf 644"],
+                     "usr/lib/moat/restore-drill 755", "usr/lib/moat/setup-database 755", "usr/lib/sysusers.d/moat-control.conf 644", "usr/lib/tmpfiles.d/moat-control.conf 644"],
     "moat-agent": ["etc/moat/agent.toml 644", "lib/systemd/system/moat-agent.service 644", "lib/systemd/system/moat-bundle.service 644",
                    "usr/lib/moat/bundle/make-bundle 755", "usr/lib/moat/bundle/newc.py 644", "usr/lib/moat/bundle/vmlinux.py 644", "usr/lib/moat/moat-agent 755",
                    "usr/lib/moat/moat-init 755", "usr/lib/moat/moat-unpack 755", "usr/lib/moat/moat-vsock 755",

@@ -21,11 +21,13 @@ static const struct mt_pg_stmt st_checkpoint = {
     "schema_checkpoint", "INSERT INTO moat.projection_checkpoints (projection, schema_version, state, last_applied_event_id)"
                          " SELECT tablename, $1, 'live', 0 FROM pg_tables WHERE schemaname = 'moat_views' ON CONFLICT DO NOTHING"};
 
+#define SEARCH_PATH_SQL "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET search_path = moat_views, moat', current_database()); END $$;"
+
 static const char base_sql[] =
     "CREATE SCHEMA IF NOT EXISTS moat; CREATE SCHEMA IF NOT EXISTS moat_views;"
     "CREATE TABLE IF NOT EXISTS moat.schema_migrations (version int PRIMARY KEY, name text NOT NULL,"
     " applied_at timestamptz NOT NULL DEFAULT now());"
-    "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET search_path = moat_views, moat', current_database()); END $$;"
+    SEARCH_PATH_SQL
     "SET search_path = moat_views, moat";
 
 /* The application reads everything and writes operational tables; only the appender's role writes the log and the views. */
@@ -183,6 +185,11 @@ static const struct {
     {"fence", fence_tenants},
 };
 _Static_assert(MT_ARRAY_LEN(migrations) == MT_LOG_SCHEMA_VERSION, "one migration for each version");
+
+int mt_log_database(struct mt_pg *pg, struct mt_err *err)
+{
+    return mt_pg_exec(pg, SEARCH_PATH_SQL, err);
+}
 
 int mt_log_schema_version(struct mt_pg *pg, int *ret, struct mt_err *err)
 {

@@ -19,6 +19,8 @@
  * -MT_E_CONFLICT when the database is newer than this binary.
  */
 int mt_log_migrate(struct mt_pg *pg, struct mt_err *err);
+/** What the database itself keeps for its sessions: the schemas that their statements find. Part of mt_log_migrate. */
+int mt_log_database(struct mt_pg *pg, struct mt_err *err);
 /** Version of the database; 0 when there is no schema yet. */
 int mt_log_schema_version(struct mt_pg *pg, int *ret, struct mt_err *err);
 /** Give the application's roles what they need on the views in schema @name. Trusted name. */

@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Backup and restore of the control plane, on its own machine: moat-control does it (src/control/save), this gives the file its name when it is
+ * whole. Killed at any place, FILE is what it was before or a whole backup. */
+#include "cli/cli.h"
+
+#include "base/cleanup.h"
+#include "base/str.h"
+#include "os/file.h"
+#include "os/spawn.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define TOLD_MAX ((size_t)256 << 10)
+#define LIMIT_MS (4 * 3600 * 1000)
+
+static int paths(struct cli *c, char *program, char *config, size_t size, struct mt_err *err)
+{
+    char self[4096];
+    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    if (n <= 0)
+        return MT_FAIL_ERRNO(err, MT_E_IO, "read /proc/self/exe");
+    self[n] = '\0';
+    char *slash = strrchr(self, '/');
+    if (slash)
+        *slash = '\0';
+    int rc = mt_fmt(program, size, err, "%s/moat-control", self);
+    if (rc == 0 && access(program, X_OK) < 0)
+        return MT_FAIL(err, MT_E_NOT_FOUND, "'%s' is not here: this command runs on a machine of the control plane", program);
+    const char *given = cli_opt(c, "config");
+    if (rc < 0 || given)
+        return rc < 0 ? rc : mt_fmt(config, size, err, "%s", given);
+    if (c->config_data_dir && mt_fmt(config, size, err, "%s/etc/control.toml", c->config_data_dir) == 0 && access(config, R_OK) == 0)
+        return 0; /* of `moat up` */
+    return mt_fmt(config, size, err, "/etc/moat/control.toml");
+}
+
+static char *content(int fd)
+{
+    char *text = calloc(1, TOLD_MAX + 1);
+    if (text && pread(fd, text, TOLD_MAX, 0) < 0)
+        text[0] = '\0';
+    return text;
+}
+
+/* What it said last. */
+static const char *last_line(char *text)
+{
+    size_t n = strlen(text);
+    while (n && text[n - 1] == '\n')
+        text[--n] = '\0';
+    char *nl = strrchr(text, '\n');
+    return nl ? nl + 1 : text;
+}
+
+/* The verb with @in and @out, -1: none; what is in the backup is told on the stream that is free. */
+static int control(struct cli *c, const char *verb, int in, int out, json_t **ret)
+{
+    char program[4200], config[4200];
+    struct mt_err err = {0};
+    struct mt_run_result r = {0};
+    pid_t pid;
+    mt_auto_fd int said = memfd_create("stdout", MFD_CLOEXEC), why = memfd_create("stderr", MFD_CLOEXEC), pidfd = -1;
+    if (said < 0 || why < 0)
+        return cli_error(c, CLI_FAILURE, "memfd_create failed", NULL);
+    if (paths(c, program, config, sizeof program, &err) < 0)
+        return cli_fail(c, &err, NULL);
+    const char *const argv[] = {"moat-control", "--config", config, verb, NULL};
+    const struct mt_spawn s = {.path = program, .argv = argv, .stdin_fd = in, .stdout_fd = out < 0 ? said : out, .stderr_fd = why, .parent_death_signal = SIGKILL};
+    if (mt_spawn(&s, &pid, &pidfd, &err) < 0 || mt_pidfd_wait(pidfd, LIMIT_MS, &r, &err) < 0)
+        return cli_fail(c, &err, NULL);
+    mt_auto_free char *errors = content(why), *words = out < 0 ? content(said) : NULL;
+    if (!errors || (out < 0 && !words))
+        return cli_error(c, CLI_FAILURE, "out of memory", NULL);
+    if (!r.exited || r.status != 0) {
+        const char *line = last_line(errors);
+        return cli_error(c, r.exited && r.status == 2 ? CLI_USAGE : CLI_FAILURE, *line ? line : "moat-control was killed", NULL);
+    }
+    const char *line = last_line(words ? words : errors);
+    return mt_json_parse(line, strlen(line), TOLD_MAX, 8, ret, &err) < 0 ? cli_fail(c, &err, NULL) : CLI_OK;
+}
+
+static int told(struct cli *c, const char *what, const char *file, json_t *j)
+{
+    if (c->json)
+        return cli_print_object(c, "ControlBackup", j);
+    cli_say(c, "%s %s: cluster %s up to event %lld of %s, %lld bytes; opened by a master key with one of the ids in it", what, file, cli_str(j, "cluster_id"),
+            (long long)cli_int(j, "last_event_id"), cli_str(j, "made_at"), (long long)cli_int(j, "bytes"));
+    return CLI_OK;
+}
+
+int cmd_admin_backup(struct cli *c)
+{
+    char part[4200], dir[4200];
+    struct mt_err err = {0};
+    mt_auto_json json_t *j = NULL;
+    const char *file = c->argv[0];
+    if (mt_fmt(part, sizeof part, &err, "%s.part", file) < 0 || mt_fmt(dir, sizeof dir, &err, "%s", file) < 0)
+        return cli_fail(c, &err, NULL);
+    char *slash = strrchr(dir, '/');
+    (void)snprintf(slash ? slash + (slash == dir) : dir, 2, "%s", slash ? "" : ".");
+    mt_auto_fd int fd = open(part, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (fd < 0) {
+        (void)MT_FAIL_ERRNO(&err, MT_E_IO, "write '%s'", part);
+        return cli_fail(c, &err, NULL);
+    }
+    int code = control(c, "backup", -1, fd, &j);
+    if (code != CLI_OK) {
+        (void)unlink(part);
+        return code;
+    }
+    if (rename(part, file) < 0) {
+        (void)MT_FAIL_ERRNO(&err, MT_E_IO, "rename '%s' to '%s'", part, file);
+        return cli_fail(c, &err, NULL);
+    }
+    return mt_file_sync_dir(dir, &err) < 0 ? cli_fail(c, &err, NULL) : told(c, "made", file, j);
+}
+
+static int from(struct cli *c, const char *verb, const char *what)
+{
+    struct mt_err err = {0};
+    mt_auto_json json_t *j = NULL;
+    mt_auto_fd int fd = open(c->argv[0], O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        int code = errno == ENOENT ? CLI_NOT_FOUND : CLI_FAILURE;
+        (void)MT_FAIL_ERRNO(&err, MT_E_IO, "read '%s'", c->argv[0]);
+        return cli_error(c, code, err.msg, NULL);
+    }
+    int code = control(c, verb, fd, -1, &j);
+    return code != CLI_OK ? code : told(c, what, c->argv[0], j);
+}
+
+int cmd_admin_backup_check(struct cli *c)
+{
+    return from(c, "check-backup", "whole:");
+}
+
+int cmd_admin_restore(struct cli *c)
+{
+    int code = cli_confirm_text(c, "this fills data_dir and the empty database from the backup", "restore");
+    if (code != CLI_OK || (code = from(c, "restore", "restored")) != CLI_OK)
+        return code;
+    cli_say(c, "next: systemctl start moat-control, then moat admin recovery plan");
+    return CLI_OK;
+}
