@@ -98,6 +98,7 @@ COMMANDS = {
                  "admin groups hold " + ENV + " web --reason look", "admin groups hold web web --reason x", "admin groups resume " + ENV + " web --reason good",
                  "admin explain env " + ENV, "admin explain instance " + INST, "admin explain node " + NODE, "admin events -n 5", "admin events --type app.*",
                  "admin projections list", "admin projections rebuild apps_view", "admin projections rebuild ../x", "help admin groups hold"],
+    "control-backup": ["admin backup missing/x", "admin backup check missing/x", "admin restore missing/x"],
     "keys": ["admin keys status", "admin keys rewrap", "admin keys verify", "admin keys retire b90bc12db23d7ce4 --file missing", "admin keys retire zz --file missing",
              "admin keys retire b90bc12db23d7ce4", "admin keys retire " + "11" * 8 + " --file missing"],
     "node-ca": ["admin node-ca show", "admin node-ca prepare", "admin node-ca prepare --reason old", "admin node-ca switch --reason old --force",

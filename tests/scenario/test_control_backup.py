@@ -5,6 +5,8 @@ killed in the middle of both; what comes up is in recovery mode, has every row o
 COST 60 s, 30 s of processor."""
 import base64, hashlib, json, os, random, shutil, signal, subprocess, sys, threading, time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib"))
+import cli_schema
 import control_kit as kit
 from control_kit import case, wait_for
 
@@ -92,6 +94,8 @@ try:
             assert got["master_keys"] == [f.read().split()[0]], got
         checked = json.loads(moat("admin", "backup", "check", B, "--config", w.d + "/control.toml", "--json").stdout)["data"]
         assert checked == got, (checked, got)
+        if cli_schema.jsonschema:
+            assert not cli_schema.one("object", {"api": "v1", "kind": "ControlBackup", "data": got})
 
     @case("nothing in it can be read without the master key")
     def _():
