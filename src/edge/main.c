@@ -15,10 +15,10 @@
 #include "os/notify.h"
 #include "wire/metrics_http.h"
 
-#include <fcntl.h>
 #include <getopt.h>
 #include <malloc.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 
 #define ROUTES_FILE_MAX (256U * 1024U * 1024U)
@@ -205,23 +205,29 @@ static int no_configuration(const struct app *a, struct mt_err *err)
     return MT_FAIL(err, MT_E_UNAVAILABLE, "no usable configuration in '%s', so the sockets stay with the process before", a->opt.data_dir);
 }
 
+/* To the launcher: @pid is the service's main process, 0: it serves. The answer is waited for: then the supervisor knows. */
+static void tell_launcher(int fd, pid_t pid)
+{
+    char answer;
+    ssize_t n = write(fd, &pid, sizeof pid);
+    while (n == (ssize_t)sizeof pid && read(fd, &answer, 1) < 0 && errno == EINTR)
+        ;
+}
+
 /*
  * Before the old process lets go: its end must find another main process in the supervisor's book, or the service counts as dead. The
  * supervisor reads what it is told before it looks who has died. When the old one goes on after all it is told so.
  */
-static int succeed(int *before, struct mt_err *err)
+static int succeed(struct app *a, int *before, struct mt_err *err)
 {
-    char text[64];
     struct ucred old = {0};
     socklen_t len = sizeof old;
     (void)getsockopt(*before, SOL_SOCKET, SO_PEERCRED, &old, &len);
-    (void)snprintf(text, sizeof text, "MAINPID=%d", getpid());
-    mt_notify(text);
+    if (a->told >= 0)
+        tell_launcher(a->told, getpid());
     int r = mt_edge_handover_ready(before, err);
-    if (r < 0 && old.pid > 0) {
-        (void)snprintf(text, sizeof text, "MAINPID=%d", old.pid);
-        mt_notify(text);
-    }
+    if (r < 0 && a->told >= 0 && old.pid > 0)
+        tell_launcher(a->told, old.pid);
     return r;
 }
 
@@ -246,7 +252,7 @@ static int start(struct app *a, struct mt_err *err)
                        a->opt.handover_socket ? a->opt.handover_socket : "");
     if (a->routes ? load_static(a, err) < 0 : (!mt_edge_source_load(&a->hub) && before >= 0 && no_configuration(a, err) < 0))
         return -(int)err->code;
-    if (before >= 0 && succeed(&before, err) < 0)
+    if (before >= 0 && succeed(a, &before, err) < 0)
         return -(int)err->code;
     if (open_names(a, err) < 0)
         return -(int)err->code;
@@ -266,7 +272,7 @@ static int run(struct app *a)
     mt_log(MT_INFO, "edge.started", KV("version", MOAT_VERSION), KV("workers", a->hub.n_workers));
     mt_notify("READY=1");
     if (a->told >= 0) {
-        (void)!write(a->told, "y", 1);
+        tell_launcher(a->told, 0);
         (void)close(a->told);
     }
     int r = mt_loop_run(a->loop);
@@ -282,15 +288,17 @@ static int run(struct app *a)
 }
 
 /*
- * The successor is nobody's child, so that the supervisor's PID 1 sees its end like that of one it started; the launcher waits until it
- * serves.
+ * The successor is nobody's child, so that the supervisor's PID 1 sees its end like that of one it started. The launcher stays until it serves
+ * and speaks for it: of the processes of a reload the supervisor listens to this one alone (NotifyAccess=exec).
  */
 static int take_over(struct app *a)
 {
-    int fds[2], status;
-    char answer = 'n';
-    if (pipe2(fds, O_CLOEXEC) < 0) {
-        (void)fprintf(stderr, "moat-edge: --take-over: pipe: %s\n", strerror(errno));
+    int fds[2], status = 0;
+    char text[64];
+    pid_t said;
+    ssize_t n;
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds) < 0) {
+        (void)fprintf(stderr, "moat-edge: --take-over: socketpair: %s\n", strerror(errno));
         return 1;
     }
     pid_t pid = fork();
@@ -304,12 +312,21 @@ static int take_over(struct app *a)
     }
     (void)close(fds[1]);
     if (pid < 0 || waitpid(pid, &status, 0) < 0 || status != 0) {
-        (void)fprintf(stderr, "moat-edge: --take-over: fork: %s\n", strerror(errno));
+        (void)fprintf(stderr, "moat-edge: --take-over: fork failed\n");
         return 1;
     }
-    while (read(fds[0], &answer, 1) < 0 && errno == EINTR)
-        ;
-    return answer == 'y' ? 0 : 1;
+    while ((n = read(fds[0], &said, sizeof said)) == (ssize_t)sizeof said || (n < 0 && errno == EINTR)) {
+        if (n < 0)
+            continue;
+        if (said > 0) {
+            (void)snprintf(text, sizeof text, "MAINPID=%d", said);
+            mt_notify(text);
+        }
+        (void)!write(fds[0], "y", 1);
+        if (said == 0)
+            return 0;
+    }
+    return 1; /* it has ended and says why in the log; the old one serves */
 }
 
 /* '[ADDR]:PORT' or 'ADDR:PORT' for IPv4. */

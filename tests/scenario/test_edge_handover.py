@@ -4,12 +4,13 @@
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from edgekit import (Backend, Control, Edge, Scratch, check, client_hello, connect, free_port, read_all, run_cases, snapshot, until)  # noqa: E402
+from edgekit import (EDGE, Backend, Control, Edge, Scratch, check, client_hello, connect, free_port, read_all, run_cases, snapshot, until)  # noqa: E402
 
 scratch = Scratch()
 PORT, RAW = free_port(), free_port()
@@ -192,8 +193,64 @@ def with_a_control_plane_the_newest_configuration_and_raw_ports_go_over():
     control.end()
 
 
+def a_reload_gives_the_service_another_main_process():
+    """What systemd does with ExecReload=: the supervisor hears of the new process before the old one ends, and of the old one again when that goes on."""
+    data = scratch.path("data")  # of the case before: configuration that is good without a control plane
+    notes = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    notes.bind(scratch.path("notify"))
+    notes.setblocking(False)
+    conf = scratch.path("edge.toml")
+    env = dict(os.environ, NOTIFY_SOCKET=scratch.path("notify"))
+
+    def said():
+        out = []
+        while True:
+            try:
+                out.append(notes.recv(4096).decode())
+            except BlockingIOError:
+                return out
+
+    def take_over():
+        with open(scratch.path("said"), "w+") as f:  # a file: the new process keeps it open
+            r = subprocess.run([EDGE, "--config", conf, "--take-over"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=f, env=env, timeout=60)
+            f.seek(0)
+            r.stderr = f.read()
+        return r
+    r = take_over()
+    check(r.returncode == 1 and "no moat-edge answers" in r.stderr and not said(), "with nobody to take from: %d %s" % (r.returncode, r.stderr))
+    first = Edge(["--config", conf], env)
+    first.wait("edge.started")
+    check(said() == ["READY=1"], "the first one says it is ready")
+    os.rename(data, data + ".away")  # nothing to serve with: the new one gives up
+    os.mkdir(data, 0o700)
+    r = take_over()
+    check(r.returncode == 1 and "edge.start_failed" in r.stderr, "without a configuration: %d %s" % (r.returncode, r.stderr[-300:]))
+    check(not [x for x in said() if x.startswith("MAINPID") and x != "MAINPID=%d" % first.pid], "the supervisor was told of one that failed")
+    talk(opened())
+    os.rmdir(data)
+    os.rename(data + ".away", data)
+    kept, load, pids = opened(), Load(), [first.pid]
+    for i in range(3):
+        r = take_over()
+        check(r.returncode == 0, "reload: %d %s" % (r.returncode, r.stderr[-300:]))
+        told = said()
+        main = [int(x[8:]) for x in told if x.startswith("MAINPID=")]
+        check(len(main) == 1 and main[0] not in pids and os.path.exists("/proc/%d" % main[0]), "told %s" % told)
+        check(os.readlink("/proc/%d/exe" % main[0]) == os.path.realpath(EDGE), "another program")
+        with open("/proc/%d/stat" % main[0]) as f:
+            check(int(f.read().rsplit(") ", 1)[1].split()[1]) not in (os.getpid(), first.pid), "it is somebody's child that nobody waits for")
+        pids.append(main[0])
+    load.end()
+    talk(kept)
+    kept.close()
+    until(lambda: first.proc.poll() == 0, "the first one to end with its last connection", 20)
+    talk(opened())
+    os.kill(pids[-1], signal.SIGTERM)
+    until(lambda: not any(os.path.exists("/proc/%d" % p) for p in pids[1:]), "all to end", 20)
+
+
 CASES = [five_upgrades_under_load_refuse_and_cut_nothing, successor_that_fails_or_dies_leaves_the_old_one_serving, hup_works_in_the_successor,
-         with_a_control_plane_the_newest_configuration_and_raw_ports_go_over]
+         with_a_control_plane_the_newest_configuration_and_raw_ports_go_over, a_reload_gives_the_service_another_main_process]
 
 if __name__ == "__main__":
     everyone = []
