@@ -106,7 +106,8 @@ def five_upgrades_under_load_refuse_and_cut_nothing():
         s.close()
     for x in olds:
         until(lambda: x.proc.poll() is not None, "an old process to end after its last connection")
-        check(x.proc.returncode == 0 and x.find("edge.stopped"), "exit status %s" % x.proc.returncode)
+        check(x.proc.returncode == 0, "exit status %s" % x.proc.returncode)
+        until(lambda x=x: x.find("edge.stopped"), "the last line of its log")
     state["edge"] = edge
 
 
