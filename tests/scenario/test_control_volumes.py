@@ -3,7 +3,7 @@
 """Volumes in the control plane: made by hand and by a deploy, homed without overcommitment, reported by a node, grown, deleted
 (storage-and-secrets.md 2, control-plane.md 4.4, 9.3). The node is a fake one that speaks the internal API. Needs root.
 COST 42 s, 9 s of processor."""
-import base64, concurrent.futures, hashlib, json, os, signal, subprocess, sys, threading, time
+import base64, calendar, concurrent.futures, hashlib, json, os, random, signal, subprocess, sys, threading, time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import control_kit as kit
 from control_kit import case, wait_for
@@ -650,6 +650,46 @@ try:
         assert [v["name"] for v in w.ok("GET", O + "/volumes")["items"]] == ["only", "only"]
         r = subprocess.run([kit.program("moat-control"), "verify-views", "--config", w.d + "/control.toml"], capture_output=True, text=True)
         assert r.returncode == 0 and "the views are what the log says" in r.stdout + r.stderr, r.stdout + r.stderr
+
+    @case("hours of usage are exact for spans of any length: within one hour, over many, at its very edges")
+    def _():
+        hour, rows, want = 3600 * 10**6, [], {}
+        now = int(time.time()) // 3600 * hour
+        begin = now - 100 * hour  # what is asked for; spans reach out of it
+        rnd = random.Random(20261129)
+        for k in range(400):
+            a = now - rnd.randrange(130 * hour)
+            b = a + rnd.choice((rnd.randrange(1, 10**6), rnd.randrange(1, hour), rnd.randrange(1, 40 * hour)))
+            if k % 5 == 0:
+                a, b = a // hour * hour, b // hour * hour + (0 if b // hour > a // hour else hour)
+            b = min(b, now)
+            if b <= a:
+                continue
+            cpu, memory = rnd.randrange(50, 4000), rnd.randrange(64, 4096) * 1000003
+            rows.append("('inst_%026d', %d, %d, %d, %d)" % (k, a, b, cpu, memory))
+            for h in range(a // hour, (b - 1) // hour + 1):
+                us = min(b, (h + 1) * hour) - max(a, h * hour)
+                if begin // hour <= h < now // hour:
+                    for kind, size in (("vcpu", cpu), ("memory", memory)):
+                        want[h, kind] = want.get((h, kind), 0) + size * us
+        env = w.ok("POST", A + "/envs", {"name": "spans"})["id"]
+        w.pg.sql("INSERT INTO moat_views.instances_view (instance_id, org_id, app_id, env_id, process_type, node_id, release_id, overlay_ipv6, cpu_millis, memory_bytes,"
+                 " disk_bytes, arch, image_digest, spec_hash, generation, desired_state, desired_changed_at, last_transition_at, released_at, created_at, updated_at,"
+                 " resource_version, last_event_id) SELECT i, '%s', '%s', '%s', 'web', 'node', 'rel', i, c, m, 1, 'amd64', 'x', 'x', 1, 'stopped', t, t, t, f, t, 1, 1 FROM"
+                 " (SELECT i, timestamptz 'epoch' + a * interval '1 microsecond' AS f, timestamptz 'epoch' + b * interval '1 microsecond' AS t, c, m FROM (VALUES %s) v(i, a, b, c, m)) x"
+                 % (O.split("/")[-1], A.split("/")[-1], env, ", ".join(rows)))
+        stamp = "%Y-%m-%dT%H:%M:%SZ"
+        path, got = O + "/usage?limit=200&order=asc&env_id=%s&since=%s&until=%s" % (env, time.strftime(stamp, time.gmtime(begin / 1e6)), time.strftime(stamp, time.gmtime(now / 1e6))), {}
+        cursor = ""
+        while cursor is not None:
+            page = w.ok("GET", path + (cursor and "&cursor=" + cursor))
+            for x in page["items"]:
+                h = calendar.timegm(time.strptime(x["from"][:19], stamp[:-1])) // 3600
+                assert (h, x["kind"]) not in got and x["final"], x
+                got[h, x["kind"]] = x["quantity"]
+            cursor = page["next_cursor"]
+        assert got == {k: n // (10**6 * (2**20 if k[1] == "memory" else 1)) for k, n in want.items() if n}, [(k, got.get(k), want.get(k)) for k in sorted(set(got) | set(want))][:6]
+        assert len(got) > 150, len(got)
 finally:
     w.close()
 kit.finish()

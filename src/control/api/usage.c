@@ -45,14 +45,24 @@
 /* Microseconds of a span between two moments. */
 #define US_BETWEEN(a, b) "(extract(epoch FROM least(s.t, " b ") - greatest(s.f, " a ")) * 1000000)"
 
-/* $7 cursor, $8 limit. Exact sums of time times size, rounded down once at the end. */
+/* $7 cursor, $8 limit. Exact sums of time times size, rounded down once at the end. A span is its first hour, its last one, and a step up and
+ * down around the whole ones between: what is summed is as many rows as there are spans, however long they are. */
+#define KEYS(t) t "env_id, " t "app_id, " t "kind, " t "unit, " t "per"
 #define ROWS                                                                                                               \
-    SPANS " SELECT id, jsonb_build_object('env_id',env_id,'app_id',app_id,'kind',kind,'unit',unit,'from'," MT_SQL_TS("h")    \
-    ",'to'," MT_SQL_TS("(h + interval '1 hour')") ",'quantity',quantity,'final',h + interval '1 hour' <= $6)::text FROM ("   \
-    " SELECT to_char(h AT TIME ZONE 'UTC','YYYYMMDDHH24') || '.' || s.env_id || '.' || s.kind AS id, h, s.env_id, s.app_id, s.kind, s.unit," \
-    "  floor(sum(s.size * " US_BETWEEN("h", "h + interval '1 hour'") ") / s.per)::int8 AS quantity"                         \
+    SPANS ", c AS MATERIALIZED (SELECT " KEYS("") ", size, greatest(f, $4) AS f, least(t, $5) AS t,"                         \
+    "  date_trunc('hour', greatest(f, $4), 'UTC') AS hf, date_trunc('hour', least(t, $5), 'UTC') AS ht FROM spans),"        \
+    " parts AS (SELECT " KEYS("") ", hf AS h, size * extract(epoch FROM least(t, hf + interval '1 hour') - f) * 1000000 AS part, 0::numeric AS step FROM c" \
+    "  UNION ALL SELECT " KEYS("") ", ht, size * extract(epoch FROM t - ht) * 1000000, 0 FROM c WHERE ht > hf"              \
+    "  UNION ALL SELECT " KEYS("") ", hf + interval '1 hour', 0, size FROM c WHERE ht > hf + interval '1 hour'"             \
+    "  UNION ALL SELECT " KEYS("") ", ht, 0, -size FROM c WHERE ht > hf + interval '1 hour'),"                              \
+    " agg AS MATERIALIZED (SELECT " KEYS("") ", h, sum(part) AS part, sum(step) AS step FROM parts GROUP BY " KEYS("") ", h)," \
+    " hours AS (SELECT " KEYS("k.") ", h, coalesce(a.part, 0) + 3600000000 * sum(coalesce(a.step, 0))"                      \
+    "   OVER (PARTITION BY k.env_id, k.kind ORDER BY h ROWS UNBOUNDED PRECEDING) AS n"                                      \
     "  FROM generate_series($4::timestamptz, $5::timestamptz - interval '1 hour', interval '1 hour') h"                     \
-    "  JOIN spans s ON s.f < h + interval '1 hour' AND s.t > h GROUP BY h, s.env_id, s.app_id, s.kind, s.unit, s.per) x"    \
+    "  CROSS JOIN (SELECT DISTINCT " KEYS("") " FROM agg) k LEFT JOIN agg a USING (env_id, kind, h))"                       \
+    " SELECT id, jsonb_build_object('env_id',env_id,'app_id',app_id,'kind',kind,'unit',unit,'from'," MT_SQL_TS("h")         \
+    ",'to'," MT_SQL_TS("(h + interval '1 hour')") ",'quantity',floor(n / per)::int8,'final',h + interval '1 hour' <= $6)::text FROM (" \
+    " SELECT to_char(h AT TIME ZONE 'UTC','YYYYMMDDHH24') || '.' || env_id || '.' || kind AS id, * FROM hours WHERE n > 0) x" \
     " WHERE ($7::text IS NULL OR id COLLATE \"C\" "
 static const struct mt_pg_stmt rows_asc = {"usage_asc", ROWS "> $7) ORDER BY id COLLATE \"C\" ASC LIMIT $8"},
                                rows_desc = {"usage_desc", ROWS "< $7) ORDER BY id COLLATE \"C\" DESC LIMIT $8"};
