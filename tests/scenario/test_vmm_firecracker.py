@@ -52,6 +52,8 @@ for d in ("", "/run"):
 pid = os.fork()
 if pid == 0:
     os.setsid()
+    if conf.get("exec_fails"):
+        sys.stderr.write("noise before it\n" * 300 + "Jailer error: Failed to exec into Firecracker: Permission denied (os error 13)\n"); sys.exit(1)
     os.execv(here + "/py/firecracker", ["firecracker", "-S", "-B", here + "/server.py", root, str(uid), here])
 with open(root + "/firecracker.pid", "w") as f:
     f.write(str(pid))
@@ -398,6 +400,16 @@ def failing_jailer_is_reported_with_its_words(w):
     w.undo()
 
 
+def a_monitor_that_ends_at_once_is_reported_at_once_with_the_systems_word(w):
+    w.conf(exec_fails=True)
+    start = fair.now()
+    e = w.start("--patience", "30").wait("failed", "launched", limit=60)  # patience: 90 s for the API
+    check(e["event"] == "failed" and e["code"] in ("unavailable", "not_found"), "%s" % e)
+    check("ended" in e["message"] and "Failed to exec into Firecracker: Permission denied (os error 13)" in e["message"], e["message"])
+    check(fair.now() - start < 20, "waited for a dead process")
+    w.undo()
+
+
 def unconfined_monitor_is_killed(w):
     w.conf(unconfined=True)
     e = w.start().wait("failed", "launched")
@@ -475,7 +487,8 @@ def a_vm_that_does_not_run_fails_its_check(w):
 
 
 CASES = [api_calls_come_in_order_with_exact_bodies, jailer_options_are_the_golden_ones_and_the_jail_stays_roots, bodies_fit_the_published_api,
-         refusal_keeps_firecrackers_words_and_leaves_nothing, failing_jailer_is_reported_with_its_words, unconfined_monitor_is_killed,
+         refusal_keeps_firecrackers_words_and_leaves_nothing, failing_jailer_is_reported_with_its_words,
+         a_monitor_that_ends_at_once_is_reported_at_once_with_the_systems_word, unconfined_monitor_is_killed,
          silent_api_times_out, versions_are_checked, too_long_a_path_is_refused_at_once, pid_is_recorded_before_the_first_call,
          a_crashed_agent_takes_its_vm_back, a_vm_that_does_not_run_fails_its_check]
 

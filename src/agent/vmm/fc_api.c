@@ -5,6 +5,7 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/str.h"
+#include "os/spawn.h"
 #include "wire/http_client.h"
 #include "wire/json.h"
 
@@ -206,7 +207,7 @@ int mt_fc_api_start(const struct mt_vmm *vmm, const struct mt_jail *jail, const 
     return r;
 }
 
-int mt_fc_api_version(const struct mt_vmm *vmm, const struct mt_jail *jail, struct mt_fc_version *ret, struct mt_err *err)
+int mt_fc_api_version(const struct mt_vmm *vmm, const struct mt_jail *jail, int pidfd, struct mt_fc_version *ret, struct mt_err *err)
 {
     const int limit_ms = mt_vmm_wait_ms(vmm, SOCKET_MS);
     int64_t deadline = mt_clock_mono() + limit_ms * MT_NS_PER_MS;
@@ -221,6 +222,8 @@ int mt_fc_api_version(const struct mt_vmm *vmm, const struct mt_jail *jail, stru
             return mt_json_get_str(j, "firecracker_version", 64, &text, err) < 0 ? -MT_E_CORRUPT : mt_fc_version_parse(text, ret, err);
         if (a.http && r != -MT_E_UNAVAILABLE)
             return r;
+        if (mt_pidfd_wait(pidfd, 0, NULL, NULL) == 0)
+            return MT_FAIL(err, MT_E_UNAVAILABLE, "firecracker ended before its API answered");
         if (mt_clock_mono() >= deadline)
             return mt_err_wrap(err, "firecracker's API did not answer in %d ms", limit_ms);
         const struct timespec t = {.tv_nsec = POLL_MS * 1000000};

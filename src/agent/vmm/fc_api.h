@@ -13,9 +13,10 @@ int mt_fc_version_parse(const char *text, struct mt_fc_version *ret, struct mt_e
 
 /**
  * Wait for the socket (3 s) and ask for the version. All times here are stretched by the driver's patience.
- * Returns 0; -MT_E_TIMEOUT; -MT_E_UNAVAILABLE with Firecracker's fault_message.
+ * @pidfd  Firecracker's: nothing is waited for once it has ended
+ * Returns 0; -MT_E_TIMEOUT; -MT_E_UNAVAILABLE when it ended, or with Firecracker's fault_message.
  */
-int mt_fc_api_version(const struct mt_vmm *vmm, const struct mt_jail *jail, struct mt_fc_version *ret, struct mt_err *err);
+int mt_fc_api_version(const struct mt_vmm *vmm, const struct mt_jail *jail, int pidfd, struct mt_fc_version *ret, struct mt_err *err);
 
 /** Configure and start: PUT machine-config ... PUT actions, each within 5 s. The first refusal ends it, fault_message kept. */
 int mt_fc_api_start(const struct mt_vmm *vmm, const struct mt_jail *jail, const struct mt_vmm_spec *spec,

@@ -302,21 +302,17 @@ static int fc_launch(struct mt_vmm *vmm, const struct mt_jail *jail, const struc
     if (r == 0)
         r = record_one(pid, record, user, run, err);
     if (r == 0)
-        r = mt_fc_api_version(vmm, jail, &version, err);
+        r = mt_fc_api_version(vmm, jail, run->pidfd[0], &version, err);
     if (r == 0)
         r = mt_fc_api_start(vmm, jail, spec, &version, err);
     if (r == 0)
         r = mt_confine_check(pid, mt_vmm_uid(spec->slot), err);
     if (r < 0) {
-        char said[128], what[128];
         struct mt_run_result end;
         if (pid == 0) /* the jailer itself, and with it whatever it was making */
             (void)mt_pidfd_kill(jailer, SIGKILL, NULL);
         (void)mt_pidfd_wait(jailer, PID_MS, &end, NULL);
-        mt_jail_read_log(log, said, sizeof said);
-        (void)snprintf(what, sizeof what, "%.*s", (int)sizeof what - 1, err->msg);
-        if (said[0])
-            (void)mt_err_set(err, err->code, 0, err->file, err->line, "%s: %s", what, said);
+        mt_jail_add_log(log, err);
         return r;
     }
     adopt_pit_thread(vmm, &run->ids);

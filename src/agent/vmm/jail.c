@@ -16,7 +16,8 @@
 #include <sys/sysmacros.h>
 #include <sys/un.h>
 
-enum { LISTEN_BACKLOG = 64, LOG_MAX = 4096 };
+enum { LISTEN_BACKLOG = 64, LOG_PART = 1024, LOG_PARTS = 64 /* a whole pipe */, LOG_MAX = 4096, PRINTED_MARGIN = 4 /* mt_printable's */ };
+enum { WORDS_MAX = 208, SAID_MAX = 120 }; /* of a message: both words, and the monitor's; callers put theirs before it */
 
 int mt_jail_check_id(const char *jail_id, struct mt_err *err)
 {
@@ -122,7 +123,11 @@ static int mount_points(int root, const char *const *dirs, const char *const *fi
 int mt_jail_own_root(const struct mt_jail *jail, gid_t gid, struct mt_err *err)
 {
     mt_auto_fd int root = open(jail->root, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (root == -1 || fchown(root, 0, gid) == -1 || fchmod(root, 0750) == -1)
+    /*
+     * The mode first: a root's 0700 between the two shuts the VM's user out, and the jailer's child, which has not executed Firecracker
+     * yet, failed with "Permission denied". And once more, for as long as it was still the VM's it could change it.
+     */
+    if (root == -1 || fchmod(root, 0750) == -1 || fchown(root, 0, gid) == -1 || fchmod(root, 0750) == -1)
         return MT_FAIL_ERRNO(err, MT_E_IO, "set owner of '%s'", jail->root);
     return 0;
 }
@@ -227,9 +232,29 @@ int mt_jail_listen(const struct mt_jail *jail, const char *name, uid_t uid, int 
 
 void mt_jail_read_log(int log_fd, char *ret, size_t size)
 {
-    char text[LOG_MAX];
-    ssize_t n = log_fd < 0 ? 0 : read(log_fd, text, sizeof text);
-    while (n > 0 && (text[n - 1] == '\n' || text[n - 1] == ' '))
-        n--;
-    (void)mt_printable(text, n > 0 ? (size_t)n : 0, ret, size);
+    char part[LOG_PART], last[LOG_MAX];
+    size_t len = 0;
+    ssize_t n;
+    for (int i = 0; i < LOG_PARTS && log_fd >= 0 && (n = read(log_fd, part, sizeof part)) > 0; i++) {
+        size_t keep = len < sizeof last - (size_t)n ? len : sizeof last - (size_t)n;
+        memmove(last, last + len - keep, keep);
+        memcpy(last + keep, part, (size_t)n);
+        len = keep + (size_t)n;
+    }
+    while (len > 0 && (last[len - 1] == '\n' || last[len - 1] == ' '))
+        len--;
+    size_t cut = len > size - PRINTED_MARGIN ? len - (size - PRINTED_MARGIN) : 0;
+    if (cut) /* the system's own word is at the end */
+        memcpy(last + cut, "...", 3);
+    (void)mt_printable(last + cut, len - cut, ret, size);
+}
+
+void mt_jail_add_log(int log_fd, struct mt_err *err)
+{
+    char said[SAID_MAX], what[WORDS_MAX];
+    mt_jail_read_log(log_fd, said, sizeof said);
+    if (!err || !said[0])
+        return;
+    (void)snprintf(what, sizeof what, "%.*s", (int)(sizeof what - sizeof ": " - strlen(said)), err->msg);
+    (void)mt_err_set(err, err->code, 0, err->file, err->line, "%s: %s", what, said);
 }

@@ -48,5 +48,8 @@ int mt_jail_connect(const struct mt_jail *jail, const char *name, int *ret_fd, s
 /** Listen on @name in root/run, 0600 of @uid; replaces an old socket. */
 int mt_jail_listen(const struct mt_jail *jail, const char *name, uid_t uid, int *ret_fd, struct mt_err *err);
 
-/** What the monitor said on stderr so far (it is taken out), cut to @size - 1 bytes, one line, printable. "" when nothing. */
+/** What the monitor said on stderr so far (it is taken out): the last @size - 4 bytes of it, one line, printable. "" when nothing. */
 void mt_jail_read_log(int log_fd, char *ret, size_t size);
+
+/** Put the end of what the monitor said behind the message of @err, which is cut to make room for it. */
+void mt_jail_add_log(int log_fd, struct mt_err *err);

@@ -355,12 +355,8 @@ static int qemu_launch(struct mt_vmm *vmm, const struct mt_jail *jail, const str
         r = wait_ready(vmm, jail, spec, &box, err);
     }
     if (r < 0) {
-        char said[160], what[80];
         mt_confine_kill(&box);
-        mt_jail_read_log(w.log, said, sizeof said);
-        (void)snprintf(what, sizeof what, "%.*s", (int)sizeof what - 1, err->msg);
-        if (said[0])
-            (void)mt_err_set(err, err->code, 0, err->file, err->line, "%s: %s", what, said);
+        mt_jail_add_log(w.log, err);
         return r;
     }
     for (size_t i = 0; i < 2; i++)

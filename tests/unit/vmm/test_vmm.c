@@ -13,7 +13,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <signal.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -199,6 +201,67 @@ static void planted_links_are_never_followed(void **state)
     assert_int_equal(mt_jail_remove(dir, "qemu", "x-1", NULL), 0); /* again is fine */
 }
 
+/* What the jailer does to the root, and what we do to it, while a process of the VM's user looks for Firecracker in it. */
+static void the_vms_user_is_never_shut_out_of_its_root(void **state)
+{
+    enum { UID = 200077, TURNS = 40000 };
+    struct mt_jail j = {.root = ""};
+    char inside[sizeof j.root + 16];
+    int status;
+    (void)state;
+    if (geteuid() != 0)
+        skip();
+    assert_int_equal(chmod(dir, 0755), 0);
+    (void)snprintf(j.root, sizeof j.root, "%s/root", dir);
+    (void)snprintf(inside, sizeof inside, "%s/firecracker", j.root);
+    assert_int_equal(mkdir(j.root, 0700), 0);
+    assert_int_equal(close(open(inside, O_WRONLY | O_CREAT | O_CLOEXEC, 0755)), 0);
+    assert_int_equal(chown(j.root, UID, UID), 0);
+    pid_t owner = fork();
+    if (owner == 0) {
+        bool bad = false;
+        for (int i = 0; i < TURNS && !bad; i++)
+            bad = mt_jail_own_root(&j, UID, NULL) < 0 || chown(j.root, UID, UID) < 0 || chmod(j.root, 0700) < 0;
+        _exit(bad ? 1 : 0);
+    }
+    pid_t user = fork();
+    if (user == 0) {
+        if (setresgid(UID, UID, UID) < 0 || setresuid(UID, UID, UID) < 0)
+            _exit(2);
+        while (access(inside, X_OK) == 0)
+            continue;
+        _exit(1);
+    }
+    assert_int_equal(waitpid(owner, &status, 0), owner);
+    assert_int_equal(status, 0);
+    assert_int_equal(waitpid(user, &status, WNOHANG), 0); /* it still looks: never shut out */
+    assert_int_equal(kill(user, SIGKILL), 0);
+    assert_int_equal(waitpid(user, &status, 0), user);
+}
+
+static void the_end_of_the_monitors_words_is_kept(void **state)
+{
+    char ret[38];
+    int p[2];
+    struct mt_err err = {.code = MT_OK};
+    (void)state;
+    assert_int_equal(pipe2(p, O_CLOEXEC | O_NONBLOCK), 0);
+    mt_jail_read_log(p[0], ret, sizeof ret);
+    assert_string_equal(ret, "");
+    for (int i = 0; i < 900; i++)
+        assert_int_equal(dprintf(p[1], "warning %05d\n", i), 14);
+    assert_int_equal(dprintf(p[1], "exec: Permission denied (os error 13)\n\n"), 39);
+    mt_jail_read_log(p[0], ret, sizeof ret);
+    assert_string_equal(ret, "...Permission denied (os error 13)");
+    assert_int_equal(dprintf(p[1], "exec: Permission denied (os error 13)\n"), 38);
+    (void)MT_FAIL(&err, MT_E_UNAVAILABLE, "%0230d", 7);
+    mt_jail_add_log(p[0], &err);
+    assert_int_equal(strlen(err.msg), 207);
+    assert_string_equal(err.msg + 207 - 39, ": exec: Permission denied (os error 13)");
+    (void)close(p[0]);
+    (void)close(p[1]);
+}
+
 static void console_ring_keeps_the_last_bytes(void **state)
 {
     static char in[200000], out[MT_RINGFILE_SIZE];
@@ -280,6 +343,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(jail_ids_and_paths_are_checked, setup, teardown),
         cmocka_unit_test_setup_teardown(sockets_are_private_and_can_be_made_anew, setup, teardown),
         cmocka_unit_test_setup_teardown(planted_links_are_never_followed, setup, teardown),
+        cmocka_unit_test_setup_teardown(the_vms_user_is_never_shut_out_of_its_root, setup, teardown),
+        cmocka_unit_test(the_end_of_the_monitors_words_is_kept),
         cmocka_unit_test_setup_teardown(console_ring_keeps_the_last_bytes, setup, teardown),
         cmocka_unit_test(versions_are_parsed_strictly),
         cmocka_unit_test(patience_stretches_every_wait_and_is_bounded),
