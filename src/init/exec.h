@@ -12,7 +12,7 @@
 #include "init/workload.h"
 #include "wire/exec.h"
 
-enum { MT_EXEC_POLLS = 4, MT_EXEC_SLACK = 8192, MT_EXEC_BULK = 262144 /**< bytes of a command's pipe */ };
+enum { MT_EXEC_POLLS = 4, MT_EXEC_SLACK = 8192, MT_EXEC_BULK = 1048576 /**< bytes of a command's pipe */ };
 
 enum mt_exec_state {
     MT_EXEC_FREE = 0,

@@ -230,8 +230,16 @@ int mt_jail_listen(const struct mt_jail *jail, const char *name, uid_t uid, int 
     return 0;
 }
 
+static size_t trimmed(const char *text, size_t len)
+{
+    while (len > 0 && (text[len - 1] == '\n' || text[len - 1] == ' '))
+        len--;
+    return len;
+}
+
 void mt_jail_read_log(int log_fd, char *ret, size_t size)
 {
+    static const char advice_begin[] = "\nnote: run with ";
     char part[LOG_PART], last[LOG_MAX];
     size_t len = 0;
     ssize_t n;
@@ -241,8 +249,10 @@ void mt_jail_read_log(int log_fd, char *ret, size_t size)
         memcpy(last + keep, part, (size_t)n);
         len = keep + (size_t)n;
     }
-    while (len > 0 && (last[len - 1] == '\n' || last[len - 1] == ' '))
-        len--;
+    len = trimmed(last, len);
+    const char *advice = memmem(last, len, advice_begin, sizeof advice_begin - 1);
+    if (advice) /* of a Rust program that panicked: it would push out what it is about */
+        len = trimmed(last, (size_t)(advice - last));
     size_t cut = len > size - PRINTED_MARGIN ? len - (size - PRINTED_MARGIN) : 0;
     if (cut) /* the system's own word is at the end */
         memcpy(last + cut, "...", 3);

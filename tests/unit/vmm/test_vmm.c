@@ -250,7 +250,7 @@ static void the_end_of_the_monitors_words_is_kept(void **state)
     assert_string_equal(ret, "");
     for (int i = 0; i < 900; i++)
         assert_int_equal(dprintf(p[1], "warning %05d\n", i), 14);
-    assert_int_equal(dprintf(p[1], "exec: Permission denied (os error 13)\n\n"), 39);
+    assert_int_equal(dprintf(p[1], "exec: Permission denied (os error 13)\nnote: run with `X=1`\n"), 59);
     mt_jail_read_log(p[0], ret, sizeof ret);
     assert_string_equal(ret, "...Permission denied (os error 13)");
     assert_int_equal(dprintf(p[1], "exec: Permission denied (os error 13)\n"), 38);
