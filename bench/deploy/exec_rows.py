@@ -70,7 +70,7 @@ def rows(p, row):
         return
     p.deploy(manifest("box", image(p), port=8080, memory="192Mi"))
     tcg = not os.path.exists("/dev/kvm") or p.json("nodes")["items"][0].get("vmm", {}).get("accel") == "tcg"
-    mib = 64 if tcg else 1024
+    mib = 256 if tcg else 1024
     argv = [f"{BIN}/moat", "exec", "--app", "box", "--env", "prod", "-i", "web", "--", "cat"]
     s = dial(p, 9000)
     raw = trips(s.sendall, lambda: s.recv(1))

@@ -69,6 +69,13 @@ static void send_message(struct mt_pid1 *p, struct mt_guest_msg *msg, int64_t no
     p->redial_at = now + MS(REDIAL_EVERY_MS);
 }
 
+static uint64_t uptime_ms(void)
+{
+    struct timespec up;
+    (void)clock_gettime(CLOCK_BOOTTIME, &up);
+    return (uint64_t)up.tv_sec * 1000 + (uint64_t)up.tv_nsec / 1000000;
+}
+
 static void send_hello(struct mt_pid1 *p, int64_t now)
 {
     struct mt_guest_msg msg = {.type = MT_GUEST_HELLO,
@@ -83,6 +90,7 @@ static void send_hello(struct mt_pid1 *p, int64_t now)
                                            .kernel = p->kernel,
                                            .instance_id = p->cmdline.instance_id,
                                            .boot_id = p->cmdline.boot_id,
+                                           .uptime_ms = uptime_ms(),
                                            .phase = p->stage == MT_PID1_HANDSHAKE ? MT_GUEST_PHASE_BOOT
                                                                                    : MT_GUEST_PHASE_RUNNING}};
     send_message(p, &msg, now);
@@ -105,11 +113,9 @@ static void send_last(struct mt_pid1 *p, int64_t now)
 
 static void note_status(struct mt_pid1 *p, enum mt_guest_state state, const char *reason, const char *detail)
 {
-    struct timespec up;
-    (void)clock_gettime(CLOCK_BOOTTIME, &up);
     p->last = (struct mt_guest_status){.state = state, .reason = reason, .exit_code = -1,
                                        .oom_kills = mt_stats_oom_kills(&p->stats),
-                                       .uptime_ms = (uint64_t)up.tv_sec * 1000 + (uint64_t)up.tv_nsec / 1000000,
+                                       .uptime_ms = uptime_ms(),
                                        .ts_ns = wall_ns()};
     if (detail) {
         /* cut, not refused: a detail helps a person */

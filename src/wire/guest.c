@@ -169,6 +169,7 @@ static void decode_hello(struct mt_guest_fields *f, struct mt_guest_hello *h)
     h->instance_id = mt_guest_get_str(f, "instance_id", MT_GUEST_REQUIRED);
     h->boot_id = mt_guest_get_str(f, "boot_id", MT_GUEST_REQUIRED);
     h->phase = (enum mt_guest_phase)pick(f, "phase", phases, MT_GUEST_PHASE_MAX);
+    h->uptime_ms = mt_guest_get_uint(f, "uptime_ms", MT_GUEST_OPTIONAL, 0, INT64_MAX);
 }
 
 static void decode_status(struct mt_guest_fields *f, struct mt_guest_status *s)
@@ -343,6 +344,8 @@ static const char *encode_hello(const struct mt_guest_hello *h, struct mt_guest_
     put_text(out, "instance_id", h->instance_id);
     put_text(out, "boot_id", h->boot_id);
     mt_guest_json_put_str(out, "phase", mt_guest_phase_name(h->phase));
+    if (h->uptime_ms)
+        mt_guest_json_put_uint(out, "uptime_ms", h->uptime_ms);
     return NULL;
 }
 

@@ -106,6 +106,7 @@ struct mt_guest_hello {
     const char *kernel;       /**< uname release */
     const char *instance_id, *boot_id;
     enum mt_guest_phase phase;
+    uint64_t uptime_ms; /**< since the kernel began, 0: not said */
 };
 
 struct mt_guest_ack {

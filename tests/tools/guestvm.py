@@ -174,8 +174,9 @@ class Peer:
 class Guest:
     count = 0
 
-    def __init__(self, boot, khz, disk, disk_uuid, memory_mib=128, name="web-1", volumes=()):
+    def __init__(self, boot, khz, disk, disk_uuid, memory_mib=128, name="web-1", volumes=(), counted=False):
         Guest.count += 1
+        self.counted = counted  # True: the guest's clock counts its own instructions, one a nanosecond
         self.plain = False  # True: with QEMU's and the kernel's own defaults, the peer that our start is measured by
         self.dir = tempfile.mkdtemp(prefix="moat-guest-")
         self.instance_id = "inst_%026d" % Guest.count
@@ -216,7 +217,7 @@ class Guest:
         ours.close()
         append = ("console=ttyS0 quiet loglevel=4 reboot=k panic=-1 random.trust_cpu=on i8042.noaux i8042.nomux i8042.dumbkbd "
                   "swiotlb=noforce moat.instance=%s moat.boot=%s moat.proto=1 tsc_early_khz=%d%s"
-                  % (self.instance_id, self.boot_id, self.khz, "" if self.plain else TCG_ARGS))
+                  % (self.instance_id, self.boot_id, 1000000 if self.counted else self.khz, "" if self.plain else TCG_ARGS))
         self.console = os.path.join(self.dir, "console.log")
         argv = ["qemu-system-x86_64", "-M", "microvm,acpi=on,pit=on,pic=on,rtc=on,isa-serial=on,x-option-roms=off,memory-backend=mem",
                 "-accel", "tcg,thread=single,tb-size=%d" % (32 if self.plain else 56), "-cpu", "max" if self.plain else "max,-erms", "-smp", "1", "-m", str(self.memory_mib),
@@ -231,6 +232,8 @@ class Guest:
                 "-device", "virtio-net-device,netdev=n0,mac=02:fc:00:00:00:02",
                 "-chardev", "socket,id=vs,fd=%d" % theirs.fileno(), "-device", "vhost-user-vsock-device,chardev=vs",
                 "-object", "rng-random,id=r,filename=/dev/urandom", "-device", "virtio-rng-device,rng=r", "-append", append]
+        if self.counted:
+            argv += ["-icount", "shift=0"]
         for i, path in enumerate(self.volumes):
             argv += ["-drive", "id=v%d,file=%s,format=raw,if=none,cache=writeback" % (i, path), "-device", "virtio-blk-device,drive=v%d" % i]
         self.t0 = time.monotonic()

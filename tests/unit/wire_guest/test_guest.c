@@ -121,9 +121,9 @@ static void small_messages_have_these_bytes(void **state)
         const char *text;
     } rows[] = {
         {{.type = MT_GUEST_HELLO, .seq = 1,
-          .u.hello = {1, 1, "0.1.0", "amd64", "6.12", "inst_a", "boot_b", MT_GUEST_PHASE_RUNNING}}, MT_GUEST_FROM_GUEST,
+          .u.hello = {1, 1, "0.1.0", "amd64", "6.12", "inst_a", "boot_b", MT_GUEST_PHASE_RUNNING, 1234}}, MT_GUEST_FROM_GUEST,
          "{\"v\":1,\"type\":\"hello\",\"seq\":1,\"proto_min\":1,\"proto_max\":1,\"init_version\":\"0.1.0\",\"arch\":\"amd64\","
-         "\"kernel\":\"6.12\",\"instance_id\":\"inst_a\",\"boot_id\":\"boot_b\",\"phase\":\"running\"}\n"},
+         "\"kernel\":\"6.12\",\"instance_id\":\"inst_a\",\"boot_id\":\"boot_b\",\"phase\":\"running\",\"uptime_ms\":1234}\n"},
         {{.type = MT_GUEST_ACK, .seq = 2, .u.ack = {7, HASH}}, MT_GUEST_FROM_GUEST,
          "{\"v\":1,\"type\":\"ack\",\"seq\":2,\"generation\":7,\"config_sha256\":\"" HASH "\"}\n"},
         {{.type = MT_GUEST_STATUS, .seq = 3,
