@@ -99,12 +99,16 @@ static bool pending(const struct mt_exec_session *s)
 static bool flush_bulk(struct mt_exec_session *s)
 {
     while (s->fd >= 0 && bulk_pending(s)) {
-        ssize_t n = splice(s->bulk[1][0], NULL, s->fd, NULL, s->bulk_left, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+        ssize_t n = splice(s->bulk[0], NULL, s->fd, NULL, s->bulk_left, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
         if (n < 0 && errno == EINTR)
             continue;
         if (n <= 0)
             return false; /* a broken connection shows when it is read */
         s->bulk_left -= (size_t)n;
+    }
+    if (s->lone_head && !bulk_pending(s)) {
+        uint8_t head[MT_EXEC_HEAD];
+        s->lone_head = read(s->bulk[0], head, sizeof head) != (ssize_t)sizeof head;
     }
     return !bulk_pending(s);
 }
@@ -136,8 +140,9 @@ static void close_pipes(struct mt_exec_session *s)
 static void drop_bulk(struct mt_exec_session *s)
 {
     s->bulk_left = 0;
-    for (size_t i = 0; i < 4; i++)
-        mt_closep(&s->bulk[i / 2][i % 2]);
+    s->lone_head = false;
+    mt_closep(&s->bulk[0]);
+    mt_closep(&s->bulk[1]);
 }
 
 static void release(struct mt_exec_session *s)
@@ -253,7 +258,7 @@ static int make_pipe(int *ours, int *theirs, bool we_read)
         return -1;
     *ours = we_read ? p[0] : p[1];
     *theirs = we_read ? p[1] : p[0];
-    (void)fcntl(p[0], F_SETPIPE_SZ, MT_EXEC_BULK);
+    (void)fcntl(p[0], F_SETPIPE_SZ, we_read ? MT_EXEC_BULK : MT_EXEC_INPUT);
     return fcntl(*ours, F_SETFL, O_NONBLOCK);
 }
 
@@ -528,53 +533,56 @@ static void read_host(struct mt_exec *x, struct mt_exec_session *s, int64_t now)
 
 static bool make_bulk(struct mt_exec_session *s)
 {
-    if (s->bulk[0][0] >= 0)
+    if (s->bulk[0] >= 0)
         return true;
-    /* a buffer of the first may be cut in two by the end of a frame, and each frame has its head: twice as many always hold them */
-    if (pipe2(s->bulk[0], O_CLOEXEC | O_NONBLOCK) == 0 && pipe2(s->bulk[1], O_CLOEXEC | O_NONBLOCK) == 0 &&
-        fcntl(s->bulk[0][0], F_SETPIPE_SZ, MT_EXEC_BULK) == MT_EXEC_BULK && fcntl(s->bulk[1][0], F_SETPIPE_SZ, 2 * MT_EXEC_BULK) == 2 * MT_EXEC_BULK)
+    /* a buffer of the process's pipe may be cut in two by the end of a frame, and each frame has its head: twice as many always hold them */
+    if (pipe2(s->bulk, O_CLOEXEC | O_NONBLOCK) == 0 && fcntl(s->bulk[0], F_SETPIPE_SZ, 2 * MT_EXEC_BULK) == 2 * MT_EXEC_BULK)
         return true;
     drop_bulk(s);
     return false;
 }
 
-/* The @left bytes of the first pipe become frames in the second. Both are init's: nothing is missing, and all fits. */
-static bool frame_bulk(struct mt_exec_session *s, uint8_t type, size_t left)
+/*
+ * A frame into the pipe; 0 nothing came. How long it is shows when its bytes are in, and its head is before them: the pipe holds the very
+ * memory of the head, which is filled in afterwards. It is written before as well: after a fork only the first write gives init a page of its
+ * own, and the pipe must hold that one.
+ */
+static size_t frame_bulk(struct mt_exec_session *s, size_t which)
 {
-    uint8_t head[MT_EXEC_HEAD];
-    while (left > 0) {
-        size_t part = left < MT_EXEC_PAYLOAD_MAX ? left : MT_EXEC_PAYLOAD_MAX;
-        mt_exec_head(head, type, part);
-        if (write(s->bulk[1][1], head, sizeof head) != (ssize_t)sizeof head)
-            return false;
-        s->bulk_left += sizeof head + part;
-        left -= part;
-        for (ssize_t n; part > 0; part -= (size_t)n)
-            if ((n = splice(s->bulk[0][0], NULL, s->bulk[1][1], NULL, part, SPLICE_F_MOVE | SPLICE_F_NONBLOCK)) <= 0)
-                return false;
+    const uint8_t type = which ? MT_EXEC_STDERR : MT_EXEC_STDOUT;
+    uint8_t *head = s->heads[s->head_at];
+    const struct iovec iov = {.iov_base = head, .iov_len = MT_EXEC_HEAD};
+    mt_exec_head(head, type, 0);
+    if (vmsplice(s->bulk[1], &iov, 1, SPLICE_F_NONBLOCK) != (ssize_t)MT_EXEC_HEAD)
+        return 0;
+    ssize_t n = splice(s->out_fds[which], NULL, s->bulk[1], NULL, MT_EXEC_PAYLOAD_MAX, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+    if (n <= 0) { /* somebody else has read it: the head is the last thing in there, and goes when what is before it has gone */
+        s->lone_head = true;
+        return 0;
     }
-    return true;
+    mt_exec_head(head, type, (size_t)n);
+    s->head_at = (s->head_at + 1) % MT_ARRAY_LEN(s->heads);
+    s->bulk_left += MT_EXEC_HEAD + (size_t)n;
+    return (size_t)n;
 }
 
 /*
- * Much output goes from the process's pipe to the host without passing through init's memory. First into a pipe that nobody else can
- * read: what the heads promise is there, whatever the process does with its own end. As much as there is, because under emulation each
- * change between the process and init costs more than a page's copy. False: copy it.
+ * Much output goes from the process's pipe to the host without passing through init's memory, by way of a pipe that nobody else can
+ * read. As much as there is, because under emulation each change between the process and init costs more than a page's copy. False: copy it.
  */
 static bool hand_on(struct mt_exec_session *s, size_t which)
 {
     int ready = 0;
-    if (s->tty || pending(s) || ioctl(s->out_fds[which], FIONREAD, &ready) != 0 || ready < BULK_MIN || !make_bulk(s))
+    if (s->tty || pending(s) || s->lone_head || ioctl(s->out_fds[which], FIONREAD, &ready) != 0 || ready < BULK_MIN || !make_bulk(s))
         return false;
-    ssize_t n = splice(s->out_fds[which], NULL, s->bulk[0][1], NULL, MT_EXEC_BULK, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
-    if (n <= 0)
-        return false;
-    if (!frame_bulk(s, which ? MT_EXEC_STDERR : MT_EXEC_STDOUT, (size_t)n)) {
-        mt_say(MT_SAY_WARN, "exec: no memory for output"); /* a part of a frame is no use to the host */
-        (void)shutdown(s->fd, SHUT_RDWR);
+    size_t left = (size_t)ready, part = 1;
+    for (size_t i = 0; i < MT_EXEC_BULK_FRAMES && left > 0 && part > 0; i++) {
+        part = frame_bulk(s, which);
+        left -= part < left ? part : left;
     }
+    bool some = bulk_pending(s);
     flush(s);
-    return true;
+    return some;
 }
 
 static void read_output(struct mt_exec_session *s, size_t which)
@@ -633,7 +641,7 @@ void mt_exec_take(struct mt_exec *x, int fd, int64_t now)
         s->state = MT_EXEC_OPENING;
         s->fd = fd;
         s->stdin_fd = s->out_fds[0] = s->out_fds[1] = s->cgroup_fd = -1;
-        memset(s->bulk, 0xff, sizeof s->bulk); /* -1 */
+        s->bulk[0] = s->bulk[1] = -1;
         s->open_until = now + MS(OPEN_MS);
         s->ticked_at = now;
         return;

@@ -104,7 +104,7 @@ class World:
         self.boots += 1
         self.jail_id = "%s-%d" % (INSTANCE, self.boots)
         args = ("console=ttyS0 quiet loglevel=4 reboot=k panic=1 random.trust_cpu=on i8042.noaux i8042.nomux i8042.dumbkbd "
-                "swiotlb=noforce moat.instance=inst_%s moat.boot=boot_%s moat.proto=1" % (INSTANCE, INSTANCE))
+                "swiotlb=noforce initcall_blacklist=slab_late_init moat.instance=inst_%s moat.boot=boot_%s moat.proto=1" % (INSTANCE, INSTANCE))
         return Tool(self, "run", "--kernel", self.path("vmlinux"), "--initramfs", self.path("initramfs.cpio"), "--root",
                     self.path("root.ext4"), "--scratch", self.path("scratch.ext4"), "--console", self.path("console.ring"), "--id",
                     self.jail_id, "--slot", str(SLOT), "--tap", self.tap, "--boot-args", args, *extra)

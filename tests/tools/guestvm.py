@@ -216,7 +216,7 @@ class Guest:
                                       pass_fds=[ours.fileno()], stderr=open(os.path.join(self.dir, "vsock.log"), "wb"))
         ours.close()
         append = ("console=ttyS0 quiet loglevel=4 reboot=k panic=-1 random.trust_cpu=on i8042.noaux i8042.nomux i8042.dumbkbd "
-                  "swiotlb=noforce moat.instance=%s moat.boot=%s moat.proto=1 tsc_early_khz=%d%s"
+                  "swiotlb=noforce initcall_blacklist=slab_late_init moat.instance=%s moat.boot=%s moat.proto=1 tsc_early_khz=%d%s"
                   % (self.instance_id, self.boot_id, 1000000 if self.counted else self.khz, "" if self.plain else TCG_ARGS))
         self.console = os.path.join(self.dir, "console.log")
         argv = ["qemu-system-x86_64", "-M", "microvm,acpi=on,pit=on,pic=on,rtc=on,isa-serial=on,x-option-roms=off,memory-backend=mem",

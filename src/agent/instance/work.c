@@ -437,7 +437,7 @@ static int do_vm(struct mt_job *j, struct network *net)
         console_path(j, "console.prev.ring", old, &j->err) < 0 ||
         mt_fmt(args, sizeof args, &j->err,
                "console=ttyS0 quiet loglevel=4 reboot=k panic=1 random.trust_cpu=on i8042.noaux i8042.nomux "
-               "i8042.dumbkbd swiotlb=noforce %smoat.instance=%s moat.boot=%s moat.proto=1",
+               "i8042.dumbkbd swiotlb=noforce initcall_blacklist=slab_late_init %smoat.instance=%s moat.boot=%s moat.proto=1",
                j->bundle.builtin ? "nomodule " : "", j->st.instance_id, j->st.boot_id) < 0 ||
         mt_fmt(identity, sizeof identity, &j->err,
                "{\"format\":1,\"instance_id\":\"%s\",\"boot_id\":\"%s\",\"boot_seq\":%" PRIu64 ",\"slot\":%u}\n",

@@ -183,7 +183,7 @@ static int boot(const struct mt_vmm_probe_conf *c, const struct candidate *cand,
         .overhead_mib = mt_vmm_default_overhead_mib(p.vmm), .cpu_weight = 100, .kernel_path = c->kernel_path,
         .initramfs_path = c->initramfs_path,
         .boot_args = "console=ttyS0 quiet loglevel=4 reboot=k panic=1 random.trust_cpu=on i8042.noaux i8042.nomux i8042.dumbkbd "
-                     "swiotlb=noforce moat.instance=inst_00000000000000000000000000 moat.boot=boot_00000000000000000000000000 moat.proto=1",
+                     "swiotlb=noforce initcall_blacklist=slab_late_init moat.instance=inst_00000000000000000000000000 moat.boot=boot_00000000000000000000000000 moat.proto=1",
         .root = {.path = p.root, .read_only = true}, .scratch = {.path = p.scratch}, .console_path = p.console};
     int64_t t0 = mt_clock_mono();
     if (mt_vmm_prepare(p.vmm, &spec, err) < 0 || mt_vmm_listen(p.vmm, &p.ids, HELLO_PORT, &p.listener, err) < 0)
