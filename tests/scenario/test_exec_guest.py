@@ -125,6 +125,17 @@ class Suite:
         want(total == 64 << 20 and got.digest() == sent.digest() and s.exit["exit_code"] == 0, (total, s.exit))
         print("  64 MiB in and out in %.1f s" % (time.monotonic() - start), flush=True)
 
+    def output_that_another_takes_away_does_not_break_the_frames(self):
+        """A process of the session reads from the pipe for its output, too: what it takes is missing, the rest and the end come."""
+        taken = 0
+        for _ in range(4):
+            out, _, end = self.result("sh", "-c", "dd if=/proc/self/fd/1 of=/dev/null bs=20k count=4000 2>/dev/null & sleep 0.2; "
+                                      "head -c 16777216 /dev/zero; kill $!; wait; echo end")
+            want(end == {"exit_code": 0, "reason": "exited"} and out.endswith(b"end\n") and not out[:-4].strip(b"\0"), (len(out), out[-20:], end))
+            taken += (16 << 20) + 4 - len(out)
+        want(taken > 0, "nothing was taken away")
+        print("  %.1f of 64 MiB were taken away" % (taken / (1 << 20)), flush=True)
+
     def much_output_of_both_kinds_is_whole(self):
         """Frames that are handed on without a copy, mixed with copied ones, with answers of init's own, and with a command that takes bytes
         out of its own pipe while init looks at it."""
@@ -303,6 +314,7 @@ def main():
         only = sys.argv[1:]
         names = ["output_is_apart_and_the_code_comes_back", "what_cannot_start_says_why", "environment_folder_and_user", "signals",
                  "signals_reach_the_whole_group", "a_terminal", "resize_is_seen", "input_and_its_end", "sixty_four_mib_through_cat",
+                 "output_that_another_takes_away_does_not_break_the_frames",
                  "much_output_of_both_kinds_is_whole", "nothing_is_lost_to_a_slow_reader", "memory_stays_bounded", "ctrl_c_under_flood", "two_at_once_and_the_limit",
                  "ping_is_answered_behind_full_input", "what_breaks_the_protocol_ends_it", "grants_that_are_not_obeyed", "a_time_limit",
                  "a_client_that_goes_away", "what_ignores_signals_is_killed", "agent_killed_in_a_session", "instance_stopped_in_a_session"]
