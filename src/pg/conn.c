@@ -154,6 +154,14 @@ int mt_pg_connect(const struct mt_pg_conf *conf, struct mt_pg **ret_pg, struct m
     return 0;
 }
 
+int mt_pg_another(const struct mt_pg *pg, struct mt_pg **ret_pg, struct mt_err *err)
+{
+    MT_CHECK(pg, PG_MAGIC);
+    const struct mt_pg_conf conf = {.conninfo = pg->conninfo, .application_name = pg->application_name, .role = pg->role, .options = pg->options,
+                                    .connect_timeout_ms = (int)pg->connect_timeout_ms, .call_timeout_ms = (int)pg->call_timeout_ms};
+    return mt_pg_connect(&conf, ret_pg, err);
+}
+
 void mt_pg_free(struct mt_pg *pg)
 {
     if (!pg)

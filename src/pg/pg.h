@@ -74,6 +74,8 @@ void mt_pg_p_arr_or_null(struct mt_pg_params *p, struct mt_pg_arr *a);
 
 /** Connect, check that the server is version 15 or later, set the role. */
 int mt_pg_connect(const struct mt_pg_conf *conf, struct mt_pg **ret_pg, struct mt_err *err);
+/** A second connection with the configuration of @pg, for another thread. */
+int mt_pg_another(const struct mt_pg *pg, struct mt_pg **ret_pg, struct mt_err *err);
 void mt_pg_free(struct mt_pg *pg);
 void mt_pg_freep(struct mt_pg **pg);
 #define mt_auto_pg __attribute__((cleanup(mt_pg_freep)))

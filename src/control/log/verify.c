@@ -1,20 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* verify-log: recompute the chain over every event. A second thread fetches, this one hashes. */
+/* verify-log: recompute the chain over every event. Two threads fetch, each on a connection of its own under one snapshot, this one hashes. */
 #include "control/log/verify.h"
 #include "control/log/append.h"
 #include "control/log/canon.h"
 #include "control/log/read.h"
 
 #include "base/assert.h"
+#include "base/str.h"
 
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define RANGE 2048
-#define AHEAD 4
+#define AHEAD 6 /* ranges fetched or under way beyond the one that is hashed */
+#define READERS 2
 
 static const struct mt_pg_stmt st_counter = {"verify_counter", "SELECT last_event_id, last_chain_hash FROM event_counter"};
+static const struct mt_pg_stmt st_snapshot = {"verify_snapshot", "SELECT pg_export_snapshot()"};
 static const struct mt_pg_stmt st_range = {
     "verify_range",
     "SELECT event_id, occurred_at, org_id, app_id, env_id, aggregate_type, aggregate_id, aggregate_seq, event_type,"
@@ -26,17 +29,30 @@ static const struct mt_pg_stmt st_seqs = {
     "verify_seqs", "SELECT aggregate_type, aggregate_id, max(aggregate_seq), count(*) FROM events"
                    " GROUP BY aggregate_id, aggregate_type HAVING max(aggregate_seq) <> count(*) OR min(aggregate_seq) <> 1 LIMIT 1"};
 
-/* Ranges fetched ahead by the other thread. */
+/* Ranges fetched ahead by readers, each a thread with a connection of its own that sees the same snapshot. */
 struct feed {
-    struct mt_pg *pg;
-    int64_t head;
+    int64_t head, next; /* the range to be fetched next begins with event `next` */
+    int64_t first;      /* that which is hashed next; ranges first..first + AHEAD - 1 have a slot each */
     pthread_mutex_t mutex;
     pthread_cond_t changed;
     struct mt_pg_res *slot[AHEAD];
-    int first, count;
     bool stop, failed;
     struct mt_err err;
 };
+struct reader {
+    struct feed *feed;
+    struct mt_pg *pg;
+    pthread_t thread;
+    bool rest; /* first looks at what the chain does not tell: check_rest */
+    struct mt_log_verdict rest_says;
+};
+
+static int check_rest(struct mt_pg *pg, struct mt_log_verdict *v, struct mt_err *err);
+
+static int slot_of(int64_t lo)
+{
+    return (int)((lo - 1) / RANGE % AHEAD);
+}
 
 static int fetch(struct mt_pg *pg, int64_t lo, int64_t head, struct mt_pg_res **ret, struct mt_err *err)
 {
@@ -47,47 +63,66 @@ static int fetch(struct mt_pg *pg, int64_t lo, int64_t head, struct mt_pg_res **
     return mt_pg_query(pg, &st_range, &p, ret, err);
 }
 
-static void *feed_main(void *arg)
+static void fail_feed(struct feed *f, const struct mt_err *err)
 {
-    struct feed *f = arg;
-    for (int64_t lo = 1; lo <= f->head; lo += RANGE) {
+    (void)pthread_mutex_lock(&f->mutex);
+    if (!f->failed)
+        f->err = *err;
+    f->failed = true;
+    (void)pthread_cond_broadcast(&f->changed);
+    (void)pthread_mutex_unlock(&f->mutex);
+}
+
+/* The range that this reader is to fetch, once there is room for it; false when there is none left. */
+static bool claim(struct feed *f, int64_t *ret_lo)
+{
+    (void)pthread_mutex_lock(&f->mutex);
+    while (!f->stop && !f->failed && f->next <= f->head && f->next >= f->first + (int64_t)RANGE * AHEAD)
+        (void)pthread_cond_wait(&f->changed, &f->mutex);
+    bool any = !f->stop && !f->failed && f->next <= f->head;
+    *ret_lo = f->next;
+    f->next += any ? RANGE : 0;
+    (void)pthread_mutex_unlock(&f->mutex);
+    return any;
+}
+
+static void *reader_main(void *arg)
+{
+    struct reader *me = arg;
+    struct feed *f = me->feed;
+    struct mt_err err = {0};
+    if (me->rest && check_rest(me->pg, &me->rest_says, &err) < 0)
+        fail_feed(f, &err);
+    for (int64_t lo; claim(f, &lo);) {
         struct mt_pg_res *res = NULL;
-        struct mt_err err = {0};
-        int r = fetch(f->pg, lo, f->head, &res, &err);
-        (void)pthread_mutex_lock(&f->mutex);
-        while (f->count == AHEAD && !f->stop)
-            (void)pthread_cond_wait(&f->changed, &f->mutex);
-        bool stop = f->stop;
-        if (r < 0) {
-            f->failed = true;
-            f->err = err;
-        } else if (!stop) {
-            f->slot[(f->first + f->count++) % AHEAD] = res;
-            res = NULL;
-        }
-        (void)pthread_cond_signal(&f->changed);
-        (void)pthread_mutex_unlock(&f->mutex);
-        mt_pg_res_free(res);
-        if (r < 0 || stop)
+        if (fetch(me->pg, lo, f->head, &res, &err) < 0) {
+            fail_feed(f, &err);
             break;
+        }
+        (void)pthread_mutex_lock(&f->mutex);
+        f->slot[slot_of(lo)] = res;
+        (void)pthread_cond_broadcast(&f->changed);
+        (void)pthread_mutex_unlock(&f->mutex);
     }
     return NULL;
 }
 
-static int take(struct feed *f, struct mt_pg_res **ret, struct mt_err *err)
+/* The range that begins with event @lo. */
+static int take(struct feed *f, int64_t lo, struct mt_pg_res **ret, struct mt_err *err)
 {
-    (void)pthread_mutex_lock(&f->mutex);
-    while (f->count == 0 && !f->failed)
-        (void)pthread_cond_wait(&f->changed, &f->mutex);
+    struct mt_pg_res **slot = &f->slot[slot_of(lo)];
     int r = 0;
-    if (f->count == 0) {
+    (void)pthread_mutex_lock(&f->mutex);
+    while (!*slot && !f->failed)
+        (void)pthread_cond_wait(&f->changed, &f->mutex);
+    if (f->failed) {
         *err = f->err;
         r = -(int)f->err.code;
     } else {
-        *ret = f->slot[f->first];
-        f->first = (f->first + 1) % AHEAD;
-        f->count--;
-        (void)pthread_cond_signal(&f->changed);
+        *ret = *slot;
+        *slot = NULL;
+        f->first = lo + RANGE;
+        (void)pthread_cond_broadcast(&f->changed);
     }
     (void)pthread_mutex_unlock(&f->mutex);
     return r;
@@ -142,19 +177,14 @@ static void check_range(struct check *c, const struct mt_pg_res *res, int64_t lo
         verdict(v, want, "missing");
 }
 
-static int check_chain(struct mt_pg *pg, const uint8_t last[32], mt_log_verify_fn *fn, void *arg, struct mt_log_verdict *v,
-                       struct mt_err *err)
+/* Hash range after range as the readers bring them. */
+static int check_ranges(struct feed *f, const uint8_t last[32], mt_log_verify_fn *fn, void *arg, struct mt_log_verdict *v, struct mt_err *err)
 {
-    struct feed f = {.pg = pg, .head = v->head};
     struct check c = {.payload = MT_BUF_INIT(1u << 20), .scratch = MT_BUF_INIT(1u << 20)};
-    pthread_t thread;
-    MT_ASSERT(pthread_mutex_init(&f.mutex, NULL) == 0 && pthread_cond_init(&f.changed, NULL) == 0);
-    if (pthread_create(&thread, NULL, feed_main, &f) != 0)
-        return MT_FAIL(err, MT_E_NOMEM, "cannot start a thread to read the log");
     int r = 0;
     for (int64_t lo = 1; lo <= v->head && r == 0 && !v->bad_event_id; lo += RANGE) {
         struct mt_pg_res *res = NULL;
-        if ((r = take(&f, &res, err)) < 0)
+        if ((r = take(f, lo, &res, err)) < 0)
             break;
         int64_t hi = lo + RANGE - 1 < v->head ? lo + RANGE - 1 : v->head;
         check_range(&c, res, lo, hi, v);
@@ -162,17 +192,42 @@ static int check_chain(struct mt_pg *pg, const uint8_t last[32], mt_log_verify_f
         if (fn && (hi & 65535) < RANGE && !fn(arg, hi, v->head))
             r = MT_FAIL(err, MT_E_CANCELLED, "stopped at event %lld", (long long)hi);
     }
-    (void)pthread_mutex_lock(&f.mutex);
-    f.stop = true;
-    (void)pthread_cond_signal(&f.changed);
-    (void)pthread_mutex_unlock(&f.mutex);
-    (void)pthread_join(thread, NULL);
-    while (f.count-- > 0)
-        mt_pg_res_free(f.slot[f.first++ % AHEAD]);
     if (r == 0 && !v->bad_event_id && memcmp(c.hash, last, 32) != 0)
         verdict(v, v->head, "event_counter holds another chain hash than the last event");
     mt_buf_done(&c.payload);
     mt_buf_done(&c.scratch);
+    return r;
+}
+
+/* All of it: this thread hashes, @n readers fetch; the last of them first looks at what the chain does not tell. */
+static int check_all(struct mt_pg *const *pgs, int n, const uint8_t last[32], mt_log_verify_fn *fn, void *arg, struct mt_log_verdict *v,
+                     struct mt_err *err)
+{
+    struct feed f = {.head = v->head, .next = 1, .first = 1};
+    struct reader readers[READERS];
+    int r = 0, began = 0;
+    MT_ASSERT(pthread_mutex_init(&f.mutex, NULL) == 0 && pthread_cond_init(&f.changed, NULL) == 0);
+    for (; began < n && r == 0; began += r == 0) {
+        readers[began] = (struct reader){.feed = &f, .pg = pgs[began], .rest = began == n - 1, .rest_says = {.head = v->head}};
+        if (pthread_create(&readers[began].thread, NULL, reader_main, &readers[began]) != 0)
+            r = MT_FAIL(err, MT_E_NOMEM, "cannot start a thread to read the log");
+    }
+    if (r == 0)
+        r = check_ranges(&f, last, fn, arg, v, err);
+    (void)pthread_mutex_lock(&f.mutex);
+    f.stop = true;
+    (void)pthread_cond_broadcast(&f.changed);
+    (void)pthread_mutex_unlock(&f.mutex);
+    for (int i = 0; i < began; i++)
+        (void)pthread_join(readers[i].thread, NULL);
+    for (int i = 0; i < AHEAD; i++)
+        mt_pg_res_free(f.slot[i]);
+    if (r == 0 && f.failed && !v->bad_event_id) {
+        *err = f.err;
+        r = -(int)f.err.code;
+    }
+    if (r == 0 && !v->bad_event_id && readers[n - 1].rest_says.bad_event_id)
+        verdict(v, readers[n - 1].rest_says.bad_event_id, readers[n - 1].rest_says.what);
     (void)pthread_cond_destroy(&f.changed);
     (void)pthread_mutex_destroy(&f.mutex);
     return r;
@@ -198,11 +253,28 @@ static int check_rest(struct mt_pg *pg, struct mt_log_verdict *v, struct mt_err 
     return 0;
 }
 
+#define SETTINGS "SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL jit = off"
+
+/* A second reader that sees what @pg's transaction sees; NULL when there is none to be had: one does it, slower. */
+static struct mt_pg *second_reader(struct mt_pg *pg, const char *snapshot)
+{
+    struct mt_pg *ret = NULL;
+    struct mt_err ignored = {0};
+    char sql[240];
+    if (strspn(snapshot, "0123456789ABCDEF-") != strlen(snapshot) ||
+        mt_fmt(sql, sizeof sql, &ignored, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '%s'; " SETTINGS, snapshot) < 0 ||
+        mt_pg_another(pg, &ret, &ignored) < 0)
+        return NULL;
+    if (mt_pg_exec(ret, sql, &ignored) < 0)
+        mt_pg_freep(&ret);
+    return ret;
+}
+
 static int verify_in_snapshot(struct mt_pg *pg, mt_log_verify_fn *fn, void *arg, struct mt_log_verdict *v, struct mt_err *err)
 {
-    mt_auto_pg_res struct mt_pg_res *counter = NULL;
+    mt_auto_pg_res struct mt_pg_res *counter = NULL, *snapshot = NULL;
     int r = mt_pg_query_one(pg, &st_counter, NULL, &counter, err);
-    if (r < 0)
+    if (r < 0 || (r = mt_pg_query_one(pg, &st_snapshot, NULL, &snapshot, err)) < 0)
         return r;
     size_t n;
     const void *bytes = mt_pg_bytes(counter, 0, 1, &n);
@@ -210,15 +282,15 @@ static int verify_in_snapshot(struct mt_pg *pg, mt_log_verify_fn *fn, void *arg,
     if (n == 32)
         memcpy(last, bytes, 32);
     v->head = mt_pg_i64(counter, 0, 0);
-    r = check_chain(pg, last, fn, arg, v, err);
-    return r < 0 || v->bad_event_id ? r : check_rest(pg, v, err);
+    mt_auto_pg struct mt_pg *second = v->head > RANGE ? second_reader(pg, mt_pg_text(snapshot, 0, 0)) : NULL;
+    struct mt_pg *const readers[READERS] = {pg, second};
+    return check_all(readers, second ? 2 : 1, last, fn, arg, v, err);
 }
 
 int mt_log_verify(struct mt_pg *pg, mt_log_verify_fn *fn, void *arg, struct mt_log_verdict *ret, struct mt_err *err)
 {
     struct mt_log_verdict v = {0};
-    int r = mt_pg_exec(pg, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL enable_seqscan = off;"
-                           " SET LOCAL enable_bitmapscan = off; SET LOCAL jit = off", err);
+    int r = mt_pg_exec(pg, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; " SETTINGS, err);
     if (r < 0)
         return r;
     r = verify_in_snapshot(pg, fn, arg, &v, err);
