@@ -203,7 +203,10 @@ try:
     @case("a random history is driven and what is seen at %d moments is kept" % (STEPS // 2))
     def _():
         deck = []
+        noise = "/v1/orgs/" + w.ok("POST", "/v1/orgs", {"name": "noise"})["id"]  # its events lie between, where a search for a time looks
         for i in range(STEPS):
+            for k in range(rnd.randrange(3)):
+                w.ok("POST", noise + "/projects", {"name": "p%d-%d" % (i, k)})
             if rnd.random() < 0.2:
                 rnd.choice([member, limit])()
             else:
@@ -229,7 +232,7 @@ try:
                 for at in ("@%d" % head, t)[n % 2:][:1]:
                     n, took = n + 1, took - time.monotonic()
                     got = w.ok("GET", "%s/history/status?at=%s" % (p, at))
-                    assert got["at"]["event_id"] >= head and got["at"]["asked"] == at
+                    assert got["at"]["event_id"] >= head and got["at"]["asked"] == at, (got["at"], head, at, p)
                     took += time.monotonic()
                     got["as_of_event_id"] = head  # between the last event seen and the time there was none that matters
                     assert seen(got) == want, (p, at, mismatch(want, seen(got)))

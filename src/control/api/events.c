@@ -7,6 +7,7 @@
 #include "base/str.h"
 #include "control/api/call.h"
 #include "control/limits/request.h"
+#include "control/log/read.h"
 #include "control/streams/event_json.h"
 #include "control/streams/feed.h"
 #include "control/streams/sse.h"
@@ -30,6 +31,7 @@
     " AND ($5::text IS NULL OR aggregate_id = $5) AND ($6::text IS NULL OR correlation_id = $6)"                    \
     " AND ($7::text IS NULL OR actor_id = $7) AND ($8::timestamptz IS NULL OR occurred_at >= $8)"                   \
     " AND ($9::timestamptz IS NULL OR occurred_at < $9)"                                                            \
+    " AND " MT_SQL_BETWEEN_TIMES("$8::timestamptz", "$9::timestamptz")                                              \
     " AND (cardinality($10::text[]) = 0 OR event_type LIKE ANY ($10::text[]))"                            \
     " AND " MT_SQL_INSIDE("app_id", "env_id", "13", "14")
 

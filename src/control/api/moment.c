@@ -12,12 +12,8 @@
 #define US_PER_S INT64_C(1000000)
 #define AGO_MAX_S (INT64_C(200) * 366 * 86400)
 
-/* The last event that is not younger than $1, of $2 events: ids are gap-free and times follow them, so halves find it. */
-static const struct mt_pg_stmt at_time = {
-    "moment_at",
-    "WITH RECURSIVE s(lo, hi) AS (SELECT 0::int8, $2::int8 UNION ALL SELECT CASE WHEN e.occurred_at <= $1 THEN e.event_id ELSE s.lo END,"
-    " CASE WHEN e.occurred_at <= $1 THEN s.hi ELSE e.event_id - 1 END FROM s JOIN moat.events e ON e.event_id = (s.lo + s.hi + 1) / 2"
-    " WHERE s.lo < s.hi) SELECT max(lo) FROM s"};
+/* The last event that is not younger than $1, of $2 events. */
+static const struct mt_pg_stmt at_time = {"moment_at", "SELECT LEAST(moat.event_at($1), $2::int8)"};
 static const struct mt_pg_stmt last_own = {
     "moment_own", "SELECT occurred_at FROM moat.events WHERE org_id = $1 AND event_id <= $2 ORDER BY event_id DESC LIMIT 1"};
 static const struct mt_pg_stmt first_own = {

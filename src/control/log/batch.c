@@ -32,8 +32,8 @@ static const struct mt_pg_stmt st_idem_insert = {
 static const struct mt_pg_stmt st_advance = {"log_advance",
                                              "UPDATE event_counter SET last_event_id = $1, last_chain_hash = $2"};
 static const struct mt_pg_stmt st_notify = {"log_notify", "SELECT pg_notify('moat_events', $1)"};
-/* Rows of many records: the sealer takes them apart later, outside the lock (audit/seal.h). Each fits into a page as it is: one that
- * did not would be cut into pieces of a quarter of a page in a table beside, each with an index entry. */
+/* Rows of many records: the sealer takes them apart later, outside the lock (audit/seal.h). The records are alike, so the server packs a row to
+ * a fraction; one that cannot be packed still fits into a page. */
 static const struct mt_pg_stmt st_audit = {"log_audit", "INSERT INTO audit_pending (body) SELECT unnest($1::text[])"};
 #define AUDIT_ROW_BYTES 8000
 

@@ -18,7 +18,8 @@
 #define REST \
     OPT(3, "org_id") OPT(4, "app_id") OPT(5, "env_id") OPT(6, "aggregate_type") OPT(7, "aggregate_id") OPT(8, "correlation_id") \
     OPT(9, "actor_id") " AND ($10::text[] IS NULL OR event_type LIKE ANY ($10)) AND ($11::text[] IS NULL OR event_type <> ALL ($11))" \
-    " AND ($12::timestamptz IS NULL OR occurred_at >= $12) AND ($13::timestamptz IS NULL OR occurred_at < $13)"
+    " AND ($12::timestamptz IS NULL OR occurred_at >= $12) AND ($13::timestamptz IS NULL OR occurred_at < $13)" \
+    " AND " MT_SQL_BETWEEN_TIMES("$12::timestamptz", "$13::timestamptz")
 #define READ(name, must) \
     {{"log_read_" name, "SELECT " COLS " FROM events WHERE event_id > $1" must REST " ORDER BY event_id LIMIT $2"}, \
      {"log_read_" name "_desc", "SELECT " COLS " FROM events WHERE event_id < $1" must REST " ORDER BY event_id DESC LIMIT $2"}}

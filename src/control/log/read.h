@@ -22,6 +22,12 @@ struct mt_log_event {
     const uint8_t *chain_hash; /* 32 bytes */
 };
 
+/** Condition on event_id for occurred_at in [@since, @until), SQL of type timestamptz, NULL: no end there. It is a bound: times follow the ids,
+ * but for what the clocks of two servers may be apart; the times themselves are to be asked for too. */
+#define MT_SQL_BETWEEN_TIMES(since, until) \
+    "event_id > COALESCE(moat.event_at(" since " - interval '1 minute'), 0)" \
+    " AND event_id <= COALESCE(moat.event_at(" until " + interval '1 minute'), 9223372036854775807)"
+
 /** NULL, 0 and empty members do not filter. */
 struct mt_log_filter {
     const char *org_id, *app_id, *env_id;

@@ -5,7 +5,7 @@
 #include "pg/pg.h"
 
 /** Version that this binary knows. */
-#define MT_LOG_SCHEMA_VERSION 16
+#define MT_LOG_SCHEMA_VERSION 17
 
 /** mt_pg_conf.options of who sees the rows of all organisations; a session without sees none until it names one (fence.sql). */
 #define MT_LOG_SEES_ALL "-c moat.org_id=" MT_LOG_ALL
