@@ -461,6 +461,7 @@ int main(int argc, char **argv)
     } rows[] = {
         {"bare", MODE_BARE, 32, 1},          {"combined", MODE_COMBINED, 32, 1},    {"locked", MODE_LOCKED, 32, 1},
         {"combined10", MODE_COMBINED, 32, 10}, {"combined8", MODE_COMBINED, 8, 1}, {"bare8", MODE_BARE, 8, 1},
+        {"combined1", MODE_COMBINED, 1, 1},     {"bare1", MODE_BARE, 1, 1},
         {"unaudited", MODE_COMBINED, 32, 1},   {"combined16", MODE_COMBINED, 16, 1}, {"combined64", MODE_COMBINED, 64, 1},
         {"storm", MODE_COMBINED, 8, 1},
     };

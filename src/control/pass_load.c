@@ -70,15 +70,14 @@ enum { I_TYPE = 0, I_ID, I_NODE, I_RELEASE, I_SPEC, I_CPU, I_MEMORY, I_DISK, I_D
 /* Ends of attempts and, of instances that have one, returns to readiness, oldest first. */
 static const struct mt_pg_stmt attempts = {
     "pass_attempts",
-    "WITH late AS MATERIALIZED (SELECT moat.event_at(now() - interval '71 minutes') AS id),"
-    " bad AS MATERIALIZED (SELECT DISTINCT e.aggregate_id FROM late, moat.events e WHERE e.env_id = $1 AND e.event_id > late.id"
-    "  AND e.event_type = 'instance.status_changed' AND e.occurred_at > now() - interval '70 minutes' AND e.payload->>'reason_code' IS NOT NULL"
+    "WITH bad AS MATERIALIZED (SELECT DISTINCT e.aggregate_id FROM moat.events e WHERE e.env_id = $1 AND e.event_type = 'instance.status_changed'"
+    "  AND e.occurred_at > now() - interval '70 minutes' AND e.payload->>'reason_code' IS NOT NULL"
     "  AND e.payload->>'status' IN ('booting', 'starting', 'failed', 'stopped'))"
     " SELECT e.event_id, e.aggregate_id, e.occurred_at, e.payload->>'status' AS status, e.payload->>'reason_code' AS code,"
     " e.payload->>'reason_detail' AS detail, coalesce(e.payload->>'boot_id', '') || '/' || (e.payload->>'restart_count') AS boot,"
-    " i.process_type, i.spec_hash FROM late, moat.events e JOIN instances_view i ON i.instance_id = e.aggregate_id"
+    " i.process_type, i.spec_hash FROM moat.events e JOIN instances_view i ON i.instance_id = e.aggregate_id"
     " JOIN bad b ON b.aggregate_id = e.aggregate_id"
-    " WHERE e.env_id = $1 AND e.event_id > late.id AND e.event_type = 'instance.status_changed' AND e.occurred_at > now() - interval '70 minutes'"
+    " WHERE e.env_id = $1 AND e.event_type = 'instance.status_changed' AND e.occurred_at > now() - interval '70 minutes'"
     " AND (e.payload->>'status' = 'ready' OR (e.payload->>'reason_code' IS NOT NULL"
     "  AND e.payload->>'status' IN ('booting', 'starting', 'failed', 'stopped')))"
     " ORDER BY e.event_id LIMIT 5000"};

@@ -238,6 +238,21 @@ try:
                     assert seen(got) == want, (p, at, mismatch(want, seen(got)))
         print("# %d looks, %.0f ms each" % (n, 1000 * took / n))
 
+    @case("a span of time lists the events of that time, forwards and backwards")
+    def _():
+        events, after = [], 0
+        while page := w.ok("GET", O + "/events?limit=500&after_event_id=%d" % after)["items"]:
+            events, after = events + page, page[-1]["event_id"]
+        assert len(events) > 100
+        for _ in range(10):
+            since, until = sorted(rnd.choice(events)["occurred_at"] for _ in "ab")
+            want = [e["event_id"] for e in events if since <= e["occurred_at"] < until]
+            for order, ids in (("asc", want), ("desc", want[::-1])):
+                got = [e["event_id"] for e in w.ok("GET", O + "/events?limit=500&order=%s&since=%s&until=%s" % (order, since, until))["items"]]
+                assert got == ids[:500], (since, until, order, len(got), len(ids))
+            got = [e["event_id"] for e in w.ok("GET", O + "/events?limit=500&since=%s" % since)["items"] if e["event_id"] <= events[-1]["event_id"]]
+            assert got == [e["event_id"] for e in events if e["occurred_at"] >= since][:500], (since, len(got))
+
     @case("the difference of two moments makes the later state out of the earlier")
     def _():
         told, wanted = set(), {"release", "scale", "ready", "instance_started", "instance_ended", "deploy", "route_added", "secrets"}
