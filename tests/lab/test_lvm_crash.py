@@ -71,7 +71,7 @@ def begin(s):
     reach(s, 1)
     j = s.c.snapshot(v, parent_snapshot_id=base["snapshot_id"])
     captured = s.c.wait_snapshot(j, "running", 120, phase="uploading")["captured_at_ms"]
-    return {"volume": v, "job": j, "captured": captured, "digest": digest(s.image_of(v)), "cluster": s.c.cluster_id}
+    return {"volume": v, "job": j, "captured": captured, "digest": digest(s.image_of(v)), "cluster": s.c.cluster_id, "cursor": s.c.cursor}
 
 
 def reach(s, boot):
@@ -99,10 +99,10 @@ def tests():
         with open(kept) as f:
             known = json.load(f)
         world.dir, world.node_id = known["dir"], known["node"]
-        world.log_path = os.path.join(world.dir, "agent.log")
+        world.log_path = os.path.join(world.dir, "agent-%d.log" % boot)  # the last line of the one before may be torn
         os.makedirs(os.path.join(world.dir, "run"), exist_ok=True)
         world.control = kit.Control(os.path.join(world.dir, "run/internal.sock"), world.node_id)
-        world.control.cluster_id = known["cluster"]
+        world.control.cluster_id, world.control.cursor = known["cluster"], known["cursor"] + 1000 * boot
         world.control.extra = {"volumes": [known["volume"]], "snapshot_jobs": [known["job"]]}
     world.push = lambda: None
     s = Suite(world, store)
