@@ -25,7 +25,7 @@ CONTROL, LOG = 5161, 5163
 ADDRESS = "fd00:77::2"
 CLONE_NEWNET = 0x40000000
 # What the driver adds for TCG (src/agent/vmm/qemu.c).
-TCG_ARGS = (" no_timer_check noreplace-smp cryptomgr.notests pci=off 8250.nr_uarts=1 lsm=lockdown,landlock,yama"
+TCG_ARGS = (" tsc=reliable no_timer_check noreplace-smp cryptomgr.notests pci=off 8250.nr_uarts=1 lsm=lockdown,landlock,yama"
             " initcall_blacklist=load_system_certificate_list,jent_mod_init,trace_eval_init,ftrace_check_for_weak_functions,"
             "bpf_tcp_ca_kfunc_init,bpf_dummy_struct_ops_init")
 # The limit of 2 s is for a machine where the same bundle, booted with QEMU's and the kernel's own defaults, needs 2.6 s.

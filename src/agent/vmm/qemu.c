@@ -41,11 +41,13 @@ static int boot_args(const struct mt_vmm *vmm, const struct mt_vmm_spec *spec, c
      * What an emulated boot spends its time on and no guest misses, counted with a TCG plugin (guest instructions until hello, of 459 million):
      * 88 the weak functions of ftrace, which are looked at again when its files are read; 50 the type tables of TCP congestion control
      * written in BPF and of a BPF self-test. noreplace-smp saves 10,000 patches of kernel text, each of which empties the emulator's TLB.
+     * tsc=reliable: the emulated TSC is the host's. The kernel would check it against its count of ticks, of which a guest that waits for
+     * a processor loses some, call it unstable, and keep time by those ticks from then on: slow, and with 250 interrupts a second when idle.
      * The lsm list leaves out modules that do nothing without a policy (AppArmor, TOMOYO, IPE, BPF, IMA, EVM): 2 % of what is translated until hello.
      */
     if (vmm->accel == MT_VMM_TCG)
         (void)snprintf(tcg, sizeof tcg,
-                       " tsc_early_khz=%llu no_timer_check noreplace-smp cryptomgr.notests pci=off%s"
+                       " tsc_early_khz=%llu tsc=reliable no_timer_check noreplace-smp cryptomgr.notests pci=off%s"
                        " lsm=lockdown,landlock,yama"
                        " initcall_blacklist=load_system_certificate_list,jent_mod_init,trace_eval_init,ftrace_check_for_weak_functions,"
                        "bpf_tcp_ca_kfunc_init,bpf_dummy_struct_ops_init",

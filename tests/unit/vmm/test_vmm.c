@@ -69,7 +69,7 @@ static void tcg_command_line_is_the_measured_one(void **state)
         " -chardev socket,id=vs,fd=3 -device vhost-user-vsock-device,chardev=vs"
         " -object rng-random,id=rng,filename=/dev/urandom -device virtio-rng-device,rng=rng"
         " -chardev socket,id=qmp,path=/run/qmp.sock,server=on,wait=off -mon chardev=qmp,mode=control"
-        " -append console=ttyS0 moat.proto=1 tsc_early_khz=2596000 no_timer_check noreplace-smp cryptomgr.notests pci=off 8250.nr_uarts=1"
+        " -append console=ttyS0 moat.proto=1 tsc_early_khz=2596000 tsc=reliable no_timer_check noreplace-smp cryptomgr.notests pci=off 8250.nr_uarts=1"
         " lsm=lockdown,landlock,yama"
         " initcall_blacklist=load_system_certificate_list,jent_mod_init,trace_eval_init,ftrace_check_for_weak_functions,"
         "bpf_tcp_ca_kfunc_init,bpf_dummy_struct_ops_init";
