@@ -72,6 +72,9 @@ class Suite(files.Suite):
     def image_of(self, v):
         return "/dev/%s/vol-%s" % (VG, v["volume_id"])
 
+    def size_of(self, v):
+        return next(int(r[1]) for r in lvs("lv_name,lv_size") if r[0] == "vol-" + v["volume_id"])
+
     def files(self):
         return names() + sorted(f for f in os.listdir(self.dir) if f not in ("lvm-thin", "delta.lock")) + \
             sorted(f for f in os.listdir(os.path.join(self.w.dir, "backup")) if f != "clean")

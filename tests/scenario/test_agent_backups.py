@@ -211,11 +211,14 @@ class Suite:
     def image_of(self, v):
         return os.path.join(self.dir, "vol-%s.img" % v["volume_id"])
 
+    def size_of(self, v):
+        return os.path.getsize(self.image_of(v))
+
     def whole(self, j, v, r, size=GIB):
         """What the job told is what lies there, and nothing else of it does."""
         want("five" in self.kept_in(self.image_of(v)), "other data in the new volume")
         out = kit.sh("dumpe2fs", "-h", self.image_of(v))
-        want(r["fs_uuid"] == self.v["fs_uuid"] and r["fs_uuid"] in out and os.path.getsize(self.image_of(v)) == size, (r, out))
+        want(r["fs_uuid"] == self.v["fs_uuid"] and r["fs_uuid"] in out and self.size_of(v) == size, (r, out))
         want("Block count:              %d" % (size // 4096) in out, out)
         self.c.restore_over(j, v, r)
         self.c.wait_volume(v["volume_id"], "provisioned", result="ok", fs_uuid=r["fs_uuid"])
