@@ -58,6 +58,14 @@ def lost():
     shutil.rmtree(w.d + "/control", ignore_errors=True)
 
 
+def command(pid):
+    try:
+        with open("/proc/%s/cmdline" % pid) as f:
+            return f.read().replace("\0", " ")
+    except OSError:
+        return ""
+
+
 def children(pid):
     with open("/proc/%d/task/%d/children" % (pid, pid)) as f:
         return f.read().split()
@@ -255,6 +263,8 @@ try:
         r = subprocess.run(drill[:1] + [w.d + "/forged"] + drill[2:], capture_output=True, text=True, timeout=120, env=env)
         assert r.returncode == 1 and "views" in r.stderr and "forged" in r.stderr, r.stdout + r.stderr
         assert set(os.listdir(w.d)) - before <= {"bad", "forged"}, os.listdir(w.d)
+        left = [c for c in map(command, filter(str.isdigit, os.listdir("/proc"))) if w.d + "/moat-drill" in c]
+        assert not left, left
 
     @case("a failure says why and leaves no file: no key file, a database that is away, a folder that is not there")
     def _():
