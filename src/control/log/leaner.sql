@@ -1,5 +1,5 @@
 -- SPDX-License-Identifier: Apache-2.0
--- Migration 19: less written for each event (docs/formats/event-log.md), and times found in the log by whoever may see but a part of it.
+-- Migration 17: less written for each event (docs/formats/event-log.md), and times found in the log by whoever may see but a part of it.
 
 -- The id of the last event that is not younger than a time; 0 when there is none. Ids are gap-free and times follow them, so halves find it.
 -- As its owner: to a session that sees the rows of one organisation, the events of others would be gaps.
