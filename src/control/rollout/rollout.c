@@ -303,17 +303,27 @@ static bool is_held(struct mt_step *s)
     return true;
 }
 
+/*
+ * Is what is held what the group was stable with? Only then anything more of it is made. Of a spec that is still being rolled out nothing
+ * is, also when an instance of it was ready once: what is not ready of it is stopped by the next step, would be made again by that, and so on.
+ */
+static bool proven(const struct mt_step *s)
+{
+    return s->g->stable_spec && same(s->g->stable_spec, s->g->target_spec);
+}
+
 /* The spec to replace a lost instance from: the one it had, else that of the oldest one that still serves. */
 static const struct mt_roll_instance *template_of(const struct mt_step *s, const struct mt_step_inst *lost)
 {
     const struct mt_roll_instance *best = NULL;
+    bool target_too = proven(s);
 
-    if (lost && lost->i->ever_ready)
+    if (lost && lost->i->ever_ready && (target_too || !lost->matching))
         return lost->i;
     for (size_t k = 0; k < s->n; k++) {
         const struct mt_step_inst *in = &s->in[k];
         bool went = in->i->stop_reason == MT_REASON_NODE_OFFLINE || in->i->stop_reason == MT_REASON_NODE_LOST;
-        if (in->i->ever_ready && ((in->live && !in->leaving) || went) &&
+        if (in->i->ever_ready && (target_too || !in->matching) && ((in->live && !in->leaving) || went) &&
             (!best || strcmp(in->i->instance_id, best->instance_id) < 0))
             best = in->i;
     }
@@ -330,7 +340,7 @@ static void held(struct mt_step *s)
         struct mt_step_inst *in = &s->in[k];
         if (!in->live || in->leaving)
             continue;
-        if (in->matching && !in->i->ever_ready && in->i->status != MT_STATUS_READY)
+        if (in->matching && !proven(s) && !in->i->ever_ready && in->i->status != MT_STATUS_READY)
             mt_step_act(s, MT_ROLL_STOP, in, s->r->held_by_operator ? MT_REASON_TERMINATED_BY_OPERATOR : MT_REASON_ATTEMPT_FAILED);
         else
             live++;

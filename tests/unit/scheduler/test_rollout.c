@@ -364,6 +364,36 @@ static void held_groups_replace_what_is_lost_from_its_own_spec(void **state)
     mt_arena_done(&s.arena);
 }
 
+/* What one step makes the next one must not stop: two would follow each other for as long as the hold lasts. */
+static void a_held_group_does_not_make_more_of_what_is_held(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *there, *stable;
+        uint32_t desired;
+        const char *acts;
+    } rows[] = {
+        {"R", "old", 2, ""},       /* one of the release was ready, others failed: the gap stays */
+        {"RS", "old", 2, "!i01"},
+        {"Rr", "old", 3, "+b"},    /* what is made is of the release that serves */
+        {"RSr", "old", 3, "!i01 +b"},
+        {"R", "new", 2, "+b"},     /* held without a rollout: the group's own release is made, */
+        {"RS", "new", 2, ""},      /* and stays until it is ready */
+        {"RF", "new", 2, ""},
+    };
+    for (size_t i = 0; i < MT_ARRAY_LEN(rows); i++) {
+        struct scene s;
+        draw(&s, rows[i].there, rows[i].desired);
+        s.g.stable_spec = rows[i].stable;
+        s.g.condition = MT_ROLL_HELD;
+        s.g.recorded_target = "new";
+        s.g.held_event = 20;
+        s.g.command_event = 10;
+        assert_string_equal(step(&s), rows[i].acts);
+        assert_int_equal(s.r.condition, MT_ROLL_HELD);
+    }
+}
+
 static void volumes_stop_before_they_start(void **state)
 {
     (void)state;
@@ -565,6 +595,7 @@ int main(void)
         cmocka_unit_test(drain_first_needs_a_place_that_is_large_enough),
         cmocka_unit_test(a_gone_node_is_left_behind),
         cmocka_unit_test(held_groups_replace_what_is_lost_from_its_own_spec),
+        cmocka_unit_test(a_held_group_does_not_make_more_of_what_is_held),
         cmocka_unit_test(volumes_stop_before_they_start),
         cmocka_unit_test(outside_a_rollout_a_crashing_one_moves_but_not_for_ever),
         cmocka_unit_test(surge_is_a_quarter_rounded_up),
