@@ -126,6 +126,8 @@ static int check(struct mt_restore_run *r, struct state *s, struct mt_err *err)
         rc = mt_fstool_verify(r->tools, s->part, err);
     if (rc == 0)
         rc = mt_fstool_uuid(s->part, r->fs_uuid, err);
+    if (rc < 0)
+        mt_closep(&s->part); /* a device that is open is not removed; the volume's lock is ours still */
     if (rc < 0) /* one that a kill broke off half way may have left it worse: once more from the beginning */
         return mt_engine_failed(&r->e, "fsck_failed", s->kept && drop(r->dir, r->backend, r->e.job_id, r->new_volume_id, NULL) == 0, rc);
     mt_kill_here(MT_KILL_VOLUME, MT_KILL_VOLUME_RESTORE_CHECKED, MT_KILL_RECORDED);
@@ -162,6 +164,8 @@ int mt_restore_run(struct mt_restore_run *r, struct mt_err *err)
     } else if (rc != -MT_E_NOT_FOUND) {
         return mt_engine_failed(&r->e, "internal_error", false, rc);
     } else if ((rc = open_part(r, path, &s, err)) == 0 && (rc = fetch(r, &s, err)) == 0 && (rc = check(r, &s, err)) == 0) {
+        if (r->proof)
+            mt_closep(&s.part); /* as above */
         if (r->proof)
             rc = drop(r->dir, r->backend, r->e.job_id, r->new_volume_id, err);
         else

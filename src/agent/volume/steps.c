@@ -85,6 +85,7 @@ static int make(const struct mt_backend *b, const struct mt_fstool *t, const str
     if (rc == 0)
         rc = mt_backend_commit(b, v->volume_id, fd, err);
     if (rc < 0) {
+        mt_closep(&fd); /* a device that is open is not removed */
         mt_backend_abandon(b, v->volume_id);
         forget_lock(b, v->volume_id);
     } else {
