@@ -98,7 +98,13 @@ void mt_volume_forget_lock(const struct mt_backend *b, const char *volume_id)
 {
     mt_auto_fd int lock = -1;
     uint64_t bytes;
-    if (mt_volume_lock(b, volume_id, &lock, NULL) == 0 && mt_backend_size(b, volume_id, &bytes, NULL) == -MT_E_NOT_FOUND)
+    int rc = mt_volume_lock(b, volume_id, &lock, NULL);
+    /* a program that another thread is about to start has a copy of who had it before, until its exec */
+    for (int i = 0; rc == -MT_E_CONFLICT && i < 10; i++) {
+        (void)usleep(50000);
+        rc = mt_volume_lock(b, volume_id, &lock, NULL);
+    }
+    if (rc == 0 && mt_backend_size(b, volume_id, &bytes, NULL) == -MT_E_NOT_FOUND)
         forget_lock(b, volume_id);
 }
 
