@@ -176,10 +176,8 @@ int mt_restore_run(struct mt_restore_run *r, struct mt_err *err)
     }
     if (rc == 0)
         (void)unlink(path);
-    if (rc == 0 && r->proof) {
-        mt_closep(&lock);
-        mt_volume_forget_lock(r->backend, r->new_volume_id);
-    }
+    if (rc == 0 && r->proof)
+        mt_volume_forget_held(r->backend, r->new_volume_id);
     return rc;
 }
 

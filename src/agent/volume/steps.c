@@ -94,18 +94,24 @@ static int make(const struct mt_backend *b, const struct mt_fstool *t, const str
     return rc;
 }
 
+void mt_volume_forget_held(const struct mt_backend *b, const char *volume_id)
+{
+    uint64_t bytes;
+    if (mt_backend_size(b, volume_id, &bytes, NULL) == -MT_E_NOT_FOUND)
+        forget_lock(b, volume_id);
+}
+
 void mt_volume_forget_lock(const struct mt_backend *b, const char *volume_id)
 {
     mt_auto_fd int lock = -1;
-    uint64_t bytes;
     int rc = mt_volume_lock(b, volume_id, &lock, NULL);
     /* a program that another thread is about to start has a copy of who had it before, until its exec */
     for (int i = 0; rc == -MT_E_CONFLICT && i < 10; i++) {
         (void)usleep(50000);
         rc = mt_volume_lock(b, volume_id, &lock, NULL);
     }
-    if (rc == 0 && mt_backend_size(b, volume_id, &bytes, NULL) == -MT_E_NOT_FOUND)
-        forget_lock(b, volume_id);
+    if (rc == 0)
+        mt_volume_forget_held(b, volume_id);
 }
 
 int mt_volume_provision(const struct mt_backend *b, const struct mt_fstool *t, const struct mt_plan_volume *v, uint64_t *ret_bytes,
