@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -226,7 +227,13 @@ class Suite:
 
     def nothing_begun(self):
         known = [v["volume_id"] for v in self.c.extra["volumes"]]
-        want(not [f for f in self.files() if f.endswith((".part", ".rjl", ".tmp")) or f.endswith(".lock") and f[:-5] not in known], self.files())
+
+        def begun():
+            return [f for f in self.files() if f.endswith((".part", ".rjl", ".tmp")) or f.endswith(".lock") and f[:-5] not in known]
+        end = time.monotonic() + 20  # who looks whether something is left has the lock meanwhile, and asking LVM takes a second in the lab
+        while begun() and time.monotonic() < end:
+            time.sleep(0.1)
+        want(not begun(), self.files())
 
     def removed(self, v):
         v["desired"] = "absent"
