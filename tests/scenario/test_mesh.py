@@ -334,7 +334,8 @@ class Suite:
         for n in self.c.nodes:
             n.applied()
         print("# configured everywhere after %.2f s" % (time.monotonic() - t), flush=True)
-        want("policy drop" in n4.place.run("nft", "list", "chain", "inet", "moat", "in"), "the table is not there")
+        listing = ("nft", "list", "chain", "inet", "moat", "in")  # the mesh may be told of before the table is there
+        wait_for("the table", lambda: n4.place.ok(*listing) and "policy drop" in n4.place.run(*listing), 10)
         serve.communicate(b"\n")  # it speaks first on a connection that is older than the table
         want(old.communicate()[0] == b"answer\n", "a connection was cut by the table")
         kit.wait_mesh([n4, self.n1])
