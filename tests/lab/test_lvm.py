@@ -217,10 +217,10 @@ class Suite(files.Suite):
             nonlocal wrote
             while True:
                 size, used = (float(x) for x in lvs("lv_size,data_percent", "moat/vols")[0])
-                todo = int((percent - used) / 100 * size)
-                if todo <= 0:
+                missing = int((percent - used) / 100 * size)
+                if missing <= 0:
                     return
-                for _ in range(-(-todo // len(block))):
+                for _ in range(-(-missing // len(block))):
                     os.pwrite(fd, block, wrote)
                     wrote += len(block)
                 os.fsync(fd)
