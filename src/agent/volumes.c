@@ -127,6 +127,8 @@ static int open_storage(struct mt_volumes *v, struct mt_err *err)
         return rc;
     if ((!lvm && (rc = one_filesystem(c, err)) < 0) || (rc = mt_backend_stat(&v->backend, &v->pool, err)) < 0 || (rc = mt_fstool_init(&v->tools, err)) < 0)
         mt_backend_done(&v->backend);
+    else
+        mt_volume_sweep_locks(&v->backend);
     return rc;
 }
 

@@ -175,11 +175,14 @@ int mt_file_remove_tree(int dirfd, const char *name, struct mt_err *err)
 
 int mt_file_lock(const char *path, int *ret_fd, struct mt_err *err)
 {
+    struct stat st;
     mt_auto_fd int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0)
         return MT_FAIL_ERRNO(err, MT_E_IO, "open lock '%s'", path);
-    if (flock(fd, LOCK_EX | LOCK_NB) < 0)
+    if (flock(fd, LOCK_EX | LOCK_NB) < 0 || fstat(fd, &st) < 0)
         return MT_FAIL_ERRNO(err, errno == EWOULDBLOCK ? MT_E_CONFLICT : MT_E_IO, "lock '%s'", path);
+    if (st.st_nlink == 0) /* who had it took it away meanwhile: the next to come would lock another file */
+        return MT_FAIL(err, MT_E_CONFLICT, "lock '%s': it was removed this moment", path);
     *ret_fd = MT_TAKE_FD(fd);
     return 0;
 }

@@ -4,18 +4,22 @@
 
 #include "agent/instance/steps.h"
 #include "base/cleanup.h"
+#include "base/map.h"
 #include "base/str.h"
 #include "model/ids.h"
 #include "os/file.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define TAIL ".lock"
+
 static int lock_path(const struct mt_backend *b, const char *id, char ret[PATH_MAX], struct mt_err *err)
 {
     int rc = mt_id_check(MT_ID_VOLUME, id, err);
-    return rc < 0 ? rc : mt_fmt(ret, PATH_MAX, err, "%s/%s.lock", b->dir, id);
+    return rc < 0 ? rc : mt_fmt(ret, PATH_MAX, err, "%s/%s" TAIL, b->dir, id);
 }
 
 int mt_volume_lock(const struct mt_backend *b, const char *id, int *ret_fd, struct mt_err *err)
@@ -112,6 +116,38 @@ void mt_volume_forget_lock(const struct mt_backend *b, const char *volume_id)
     }
     if (rc == 0)
         mt_volume_forget_held(b, volume_id);
+}
+
+static void strike_out(void *arg, bool snapshot, const char *id, uint64_t bytes, int64_t made_ms)
+{
+    (void)bytes;
+    (void)made_ms;
+    if (!snapshot)
+        (void)mt_map_remove(arg, id);
+}
+
+void mt_volume_sweep_locks(const struct mt_backend *b)
+{
+    struct mt_map locks; /* of which no volume is known */
+    mt_auto_dir DIR *d = opendir(b->dir);
+    const char *id;
+    void *value;
+    uint64_t seed;
+    mt_random(&seed, sizeof seed);
+    mt_map_init(&locks, seed);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        char name[MT_ID_SIZE];
+        size_t n = strlen(e->d_name), tail = sizeof TAIL - 1;
+        if (n <= tail || n - tail >= sizeof name || !MT_STREQ(e->d_name + n - tail, TAIL))
+            continue;
+        (void)snprintf(name, sizeof name, "%.*s", (int)(n - tail), e->d_name);
+        if (mt_id_check(MT_ID_VOLUME, name, NULL) == 0)
+            (void)mt_map_put(&locks, name, &locks);
+    }
+    if (locks.count > 0 && mt_backend_enumerate(b, strike_out, &locks, NULL) == 0 && mt_backend_parts(b, strike_out, &locks, NULL) == 0)
+        for (size_t pos = 0; mt_map_next(&locks, &pos, &id, &value);)
+            mt_volume_forget_lock(b, id);
+    mt_map_done(&locks);
 }
 
 int mt_volume_provision(const struct mt_backend *b, const struct mt_fstool *t, const struct mt_plan_volume *v, uint64_t *ret_bytes,

@@ -27,6 +27,8 @@ int mt_volume_lock(const struct mt_backend *b, const char *volume_id, int *ret_l
 void mt_volume_forget_lock(const struct mt_backend *b, const char *volume_id);
 /** The same for who has the lock and keeps it until this is done: nobody's copy of it can be in the way. */
 void mt_volume_forget_held(const struct mt_backend *b, const char *volume_id);
+/** When the agent starts: remove the locks of volumes that are neither there nor begun; an agent was killed between the volume's end and its lock's. */
+void mt_volume_sweep_locks(const struct mt_backend *b);
 
 /** Remove volume and lock; not there is success. The caller removes its snapshots first. */
 int mt_volume_remove(const struct mt_backend *b, const char *volume_id, enum mt_volume_fault *ret_fault, struct mt_err *err);

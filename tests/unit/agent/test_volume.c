@@ -468,6 +468,44 @@ static void steps_are_whole_and_repeatable(void **state)
     tear_down();
 }
 
+static bool has_lock(const struct mt_backend *b, const char *id)
+{
+    char name[PATH_MAX];
+    (void)snprintf(name, sizeof name, "%s.lock", id);
+    return faccessat(b->dir_fd, name, F_OK, 0) == 0;
+}
+
+static void a_lock_without_a_volume_goes_at_the_start(void **state)
+{
+    (void)state;
+    char whole[MT_ID_SIZE], begun[MT_ID_SIZE], gone[MT_ID_SIZE], held[MT_ID_SIZE];
+    mt_auto_fd int fd = -1, lock = -1, part = -1;
+    assert_int_equal(set_up(""), 0);
+    struct mt_backend b = opened("copy");
+    const struct {
+        char *id;
+        int *keep;
+    } all[] = {{whole, NULL}, {begun, NULL}, {gone, NULL}, {held, &lock}};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        mt_auto_fd int mine = -1;
+        mt_id_new(MT_ID_VOLUME, all[i].id);
+        assert_int_equal(mt_volume_lock(&b, all[i].id, all[i].keep ? all[i].keep : &mine, NULL), 0);
+    }
+    assert_int_equal(mt_backend_begin(&b, whole, 4 * MIB, &fd, NULL), 0);
+    assert_int_equal(mt_backend_commit(&b, whole, fd, NULL), 0);
+    assert_int_equal(mt_backend_part_begin(&b, begun, 4 * MIB, &part, NULL), 0);
+    mt_volume_sweep_locks(&b);
+    assert_true(has_lock(&b, whole));
+    assert_true(has_lock(&b, begun));
+    assert_false(has_lock(&b, gone));
+    assert_true(has_lock(&b, held)); /* somebody is at work on it */
+    mt_closep(&lock);
+    mt_volume_sweep_locks(&b);
+    assert_false(has_lock(&b, held));
+    mt_backend_done(&b);
+    tear_down();
+}
+
 static void a_kill_at_any_moment_leaves_a_volume_or_none(void **state)
 {
     (void)state;
@@ -529,6 +567,7 @@ int main(void)
         cmocka_unit_test(hostile_metadata_harms_the_tool_only),
         cmocka_unit_test(a_tool_taken_over_reaches_nothing),
         cmocka_unit_test(steps_are_whole_and_repeatable),
+        cmocka_unit_test(a_lock_without_a_volume_goes_at_the_start),
         cmocka_unit_test(a_kill_at_any_moment_leaves_a_volume_or_none),
     };
     return cmocka_run_group_tests(all, NULL, NULL);
