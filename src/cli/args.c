@@ -118,6 +118,18 @@ static int unknown_option(struct cli *c, const char *word, const struct cli_opti
     return near ? cli_usage(c, "unknown option '%.40s', did you mean '--%s'?", word, near) : cli_usage(c, "unknown option '%.40s'", word);
 }
 
+/* The value of an option may be left out where nothing but options follows: getopt would take one of those for it. */
+static char *without_value(const struct cli_option *o, int argc, char **argv, int i)
+{
+    static char empty[40];
+    for (; o && o->name; o++)
+        if (o->arg && o->arg[0] == '[' && mt_starts_with(argv[i], "--") && MT_STREQ(argv[i] + 2, o->name) && (i + 1 == argc || argv[i + 1][0] == '-')) {
+            (void)snprintf(empty, sizeof empty, "--%s=", o->name);
+            return empty;
+        }
+    return argv[i];
+}
+
 /* Options of the command line behind the command; argv[0] is its last word. */
 static int parse_options(struct cli *c, int argc, char **argv)
 {
@@ -129,6 +141,8 @@ static int parse_options(struct cli *c, int argc, char **argv)
     c->behind_dashes = -1;
     for (int i = 1; i < argc && c->behind_dashes < 0; i++) /* getopt takes the -- away */
         c->behind_dashes = MT_STREQ(argv[i], "--") ? argc - i - 1 : -1;
+    for (int i = 1; i < argc && !MT_STREQ(argv[i], "--"); i++)
+        argv[i] = without_value(c->command->options, argc, argv, i);
     optind = 0; /* glibc: begin anew, whatever was parsed before */
     opterr = 0;
     for (int k; (k = getopt_long(argc, argv, shorts, longs, NULL)) != -1;) {

@@ -25,7 +25,7 @@ enum cli_exit {
 struct cli_option {
     const char *name; /* long name */
     char short_name;  /* 0: none */
-    const char *arg;  /* placeholder of the value; NULL: a switch */
+    const char *arg;  /* placeholder of the value; NULL: a switch; in brackets: it may be left out and is "" then */
     const char *help;
 };
 
@@ -182,6 +182,8 @@ void cli_put_filter(const struct cli *c, struct mt_buf *q, const char *option, c
 int cli_need_org(struct cli *c);
 /** As the others; without a name and with exactly one project that one. */
 int cli_need_project(struct cli *c);
+/** Whether an app is named: by option, environment, moat.toml or the saved target; then it is in @c->app. */
+bool cli_app_named(struct cli *c);
 int cli_need_app(struct cli *c);
 int cli_need_env(struct cli *c);
 /** Id of the environment @name (or an id) of the app; after cli_need_app(). */

@@ -151,7 +151,7 @@ static const struct cli_option usage_options[] = {
     {"since", 0, "TIME", "from this RFC 3339 time, or so long ago (default 24 hours)"},
     {"until", 0, "TIME", "before this time"},
     {"kind", 0, "NAME", "vcpu, memory, volume, backup or ipv4"},
-    {"month", 0, "YYYY-MM", "a whole month of UTC, by environment and in all"},
+    {"month", 0, "[YYYY-MM]", "a whole month of UTC, by environment and in all; without a value this one"},
     {"csv", 0, NULL, "the month as comma-separated values"},
     {NULL, 0, NULL, NULL},
 };

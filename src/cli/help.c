@@ -4,14 +4,30 @@
 
 #include "base/str.h"
 
-static const struct cli_command *named(const char *const *words, int n, const char *more)
+/*
+ * "nodes describe" for "node describe", "env list" for "envs list", "node" for "nodes": nobody remembers which nouns we say in the plural. Not "restarts"
+ * for "restart": who types it wants to see something, not to do it.
+ */
+static bool same_but_number(const char *name, const char *typed)
+{
+    size_t n = strcspn(name, " "), m = strcspn(typed, " ");
+    bool more = n == m + 1 && name[m] == 's', less = m == n + 1 && typed[n] == 's' && name[n] == ' ';
+    return (more || less) && memcmp(name, typed, more ? m : n) == 0 && MT_STREQ(name + n, typed + m);
+}
+
+static bool same(const char *name, const char *typed)
+{
+    return MT_STREQ(name, typed);
+}
+
+static const struct cli_command *named(const char *const *words, int n, const char *more, bool (*is)(const char *name, const char *typed))
 {
     char name[96];
     if (snprintf(name, sizeof name, "%s%s%s%s%s%s", words[0], n > 1 ? " " : "", n > 1 ? words[1] : "", n > 2 ? " " : "", n > 2 ? words[2] : "",
                  more) >= (int)sizeof name)
         return NULL;
     for (const struct cli_command *k = cli_commands; k->name; k++)
-        if (MT_STREQ(k->name, name))
+        if (is(k->name, name))
             return k;
     return NULL;
 }
@@ -21,9 +37,9 @@ const struct cli_command *cli_find_command(const char *first, const char *second
     const char *const words[] = {first, second, third};
     int given = !second ? 1 : !third ? 2 : 3;
     for (int n = given; n > 0; n--) { /* as written; "routes" stands for "routes list" */
-        const struct cli_command *k = named(words, n, "");
+        const struct cli_command *k = named(words, n, "", same);
         *ret_words = n;
-        if (k || (k = named(words, n, " list")))
+        if (k || (k = named(words, n, " list", same)) || (k = named(words, n, "", same_but_number)) || (k = named(words, n, " list", same_but_number)))
             return k;
     }
     return NULL;

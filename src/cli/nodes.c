@@ -185,7 +185,14 @@ int cmd_node_describe(struct cli *c)
     int code = cli_find_node(c, c->argv[0], &n);
     if (code != CLI_OK)
         return code;
-    return c->json ? cli_print_object(c, "Node", n) : cli_print_fields(c, n);
+    if (c->json)
+        return cli_print_object(c, "Node", n);
+    code = cli_print_fields(c, n);
+    if (code == CLI_OK && !c->quiet && *cli_str(n, "vmm.driver")) {
+        cli_tame(n);
+        (void)printf("%s%-22s%s %s, %s: %s\n", cli_color(c, "dim"), "vmm", cli_color(c, "reset"), cli_str(n, "vmm.driver"), cli_str(n, "vmm.accel"), cli_str(n, "vmm.reason"));
+    }
+    return fflush(stdout) == EOF ? CLI_FAILURE : code;
 }
 
 /* ---- tokens ---- */

@@ -161,15 +161,17 @@ int cli_print_fields(struct cli *c, const json_t *obj)
     const char *key;
     json_t *v;
     char safe[CELL_MAX];
+    size_t width = 22;
     if (c->quiet) {
         (void)printf("%s\n", cell(obj, "id", safe));
         return fflush(stdout) == EOF ? CLI_FAILURE : CLI_OK;
     }
+    json_object_foreach((json_t *)(uintptr_t)obj, key, v) width = strlen(key) > width ? strlen(key) : width;
     json_object_foreach((json_t *)(uintptr_t)obj, key, v)
     {
         bool plain = json_is_array(v) ? json_is_string(json_array_get(v, 0)) : !json_is_object(v) && !json_is_null(v);
         if (plain && !MT_STREQ(cell(obj, key, safe), ""))
-            (void)printf("%s%-22s%s %s\n", cli_color(c, "dim"), key, cli_color(c, "reset"), safe);
+            (void)printf("%s%-*s%s %s\n", cli_color(c, "dim"), (int)width, key, cli_color(c, "reset"), safe);
     }
     return fflush(stdout) == EOF ? CLI_FAILURE : CLI_OK;
 }

@@ -121,6 +121,59 @@ static int show(struct cli *c)
     return fflush(stdout) == EOF ? CLI_FAILURE : CLI_OK;
 }
 
+/* ---- no app is named: all of the organisation, a line for each process ---- */
+
+static int add_env(struct cli *c, const json_t *app, const json_t *env, json_t *rows)
+{
+    size_t i;
+    json_t *p;
+    mt_auto_json json_t *st = NULL;
+    mt_auto_free char *path = mt_asprintf("/v1/orgs/%s/apps/%s/envs/%s/status", c->org_id, cli_str(app, "id"), cli_str(env, "id"));
+    int code = path ? cli_call(c, "GET", path, NULL, &st) : CLI_INTERNAL;
+    if (code == CLI_NOT_FOUND) /* removed since it was listed */
+        return CLI_OK;
+    if (code != CLI_OK)
+        return code;
+    json_array_foreach(json_object_get(st, "processes"), i, p)
+    {
+        const char *cond = cli_str(p, "sched_condition");
+        char ready[48];
+        (void)snprintf(ready, sizeof ready, "%" PRId64 "/%" PRId64, cli_int(p, "ready"), cli_int(p, "desired"));
+        json_t *row = json_pack("{s:s,s:s,s:s,s:s,s:I,s:I,s:I,s:s,s:s}", "app", cli_str(app, "name"), "env", cli_str(env, "name"), "process_type",
+                                cli_str(p, "process_type"), "readiness", ready, "ready", (json_int_t)cli_int(p, "ready"), "desired", (json_int_t)cli_int(p, "desired"),
+                                "release_number", (json_int_t)cli_int(p, "release_number"), "sched_condition", MT_STREQ(cond, "ok") ? "" : cond, "reason", cli_str(p, "reason"));
+        if (!row || json_array_append_new(rows, row) != 0)
+            return cli_error(c, CLI_INTERNAL, "out of memory", NULL);
+    }
+    return CLI_OK;
+}
+
+static int show_all(struct cli *c)
+{
+    static const struct cli_column cols[] = {{"APP", "app"}, {"ENV", "env"}, {"PROCESS", "process_type"}, {"READY", "readiness"}, {"RELEASE", "release_number"},
+                                             {"CONDITION", "sched_condition"}, {"REASON", "reason"}};
+    mt_auto_json json_t *apps = NULL, *rows = json_array();
+    mt_auto_free char *list = mt_asprintf("/v1/orgs/%s/apps", c->org_id);
+    size_t i, k;
+    json_t *app, *env;
+    int code = list && rows ? cli_list(c, list, &apps) : CLI_INTERNAL;
+    json_array_foreach(apps, i, app)
+    {
+        mt_auto_json json_t *envs = NULL;
+        mt_auto_free char *path = mt_asprintf("%s/%s/envs", list, cli_str(app, "id"));
+        code = code == CLI_OK && path ? cli_list(c, path, &envs) : code;
+        json_array_foreach(envs, k, env) code = code == CLI_OK ? add_env(c, app, env, rows) : code;
+    }
+    if (code != CLI_OK)
+        return code;
+    if (c->json)
+        return cli_print_list(c, rows);
+    code = cli_print_table(c, rows, cols, sizeof cols / sizeof cols[0], "processes are deployed");
+    if (code == CLI_OK && json_array_size(rows) > 0)
+        cli_say(c, "more of one: moat status --app NAME");
+    return code;
+}
+
 /* ---- a moment of the past, or more than one environment ---- */
 
 static void print_app(struct cli *c, const json_t *app)
@@ -181,8 +234,10 @@ int cmd_status(struct cli *c)
         return cli_usage(c, "--watch shows the environment as it is now; it does not go with --at or --of");
     if (cli_has(c, "at") || cli_has(c, "of"))
         return show_state(c);
-    int code = cli_need_env(c);
-    if (code != CLI_OK)
+    int code = cli_need_org(c);
+    if (code == CLI_OK && !cli_has(c, "watch") && !cli_app_named(c))
+        return show_all(c);
+    if (code != CLI_OK || (code = cli_need_env(c)) != CLI_OK)
         return code;
     if (!cli_has(c, "watch"))
         return show(c);

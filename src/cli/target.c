@@ -85,16 +85,21 @@ static bool own_project(const struct cli *c)
     return c->command && (MT_STREQ(c->command->name, "apps update") || MT_STREQ(c->command->name, "apps create"));
 }
 
+bool cli_app_named(struct cli *c)
+{
+    if (!c->app)
+        cli_app_of_manifest(c);
+    if (!c->app)
+        c->app = c->config_app;
+    return c->app;
+}
+
 int cli_need_app(struct cli *c)
 {
     int code = cli_need_org(c);
     if (code != CLI_OK || *c->app_id)
         return code;
-    if (!c->app)
-        cli_app_of_manifest(c);
-    if (!c->app)
-        c->app = c->config_app;
-    if (!c->app) /* never guessed, not even the only one */
+    if (!cli_app_named(c)) /* never guessed, not even the only one */
         return cli_usage(c, "no app is named: add --app NAME, or run it beside a moat.toml with app.name");
     if (c->project && !own_project(c) && (cli_opt(c, "project") || getenv("MOAT_PROJECT")) && (code = cli_need_project(c)) != CLI_OK)
         return code; /* a project that is named has to be there, and the app in it */

@@ -108,6 +108,12 @@ static int month(struct cli *c, const char *which)
 {
     mt_auto_buf struct mt_buf q = MT_BUF_INIT(2000);
     mt_auto_json json_t *doc = NULL;
+    char now[MT_RFC3339_LEN];
+    if (!*which) { /* this one */
+        (void)mt_rfc3339(mt_clock_wall_us(), now);
+        now[7] = '\0';
+        which = now;
+    }
     if (strlen(which) != 7 || strspn(which, "0123456789-") != 7)
         return cli_usage(c, "--month: a month of UTC such as 2026-11");
     if (cli_opt(c, "since") || cli_opt(c, "until"))

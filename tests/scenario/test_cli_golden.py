@@ -326,8 +326,13 @@ def no_platform_is_usage(b):
 
 def the_target_is_resolved_in_order(b):
     b.fixture.reset()
-    doc, _ = both(b, "status", 2, "usage", env={"MOAT_APP": ""})
+    doc, _ = both(b, "ps", 2, "usage", env={"MOAT_APP": ""})
     assert "--app" in doc["message"] and b.fixture.seen == ["GET /v1/orgs?name=local"] * 2, (doc, b.fixture.seen)  # not even the only app is guessed
+    b.fixture.reset()
+    code, out, err = b.run("status", env={"MOAT_APP": ""})  # without an app: all of them
+    assert code == 0 and re.search(r"^web +prod +web +\d+/\d+ ", out, re.M) and "--app NAME" in err, (code, out, err)
+    rows = json.loads(b.run("status", "--json", env={"MOAT_APP": ""})[1])
+    assert not cli_schema.faults("status", [rows]) and rows["kind"] == "List" and rows["items"][0]["app"] == "web" and rows["items"][0]["desired"] >= rows["items"][0]["ready"], rows
     b.fixture.reset()
     b.run("apps", env={"MOAT_ORG": ""})
     assert b.fixture.seen == ["GET /v1/orgs?limit=200", f"GET {O}/apps?limit=200"], b.fixture.seen  # the only organisation there is

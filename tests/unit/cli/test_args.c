@@ -78,6 +78,14 @@ static void words_and_options_in_any_order(void **state)
         {{"--app=shop", "-q", "routes", "delete", "rt_1"}, "routes delete", "app", "shop", "rt_1", 1},
         {{"-a", "shop", "--json", "releases", "get", "v1"}, "releases get", "json", "", "v1", 1},
         {{"--version"}, "version", NULL, NULL, NULL, 0},
+        {{"nodes", "describe", "vm"}, "node describe", NULL, NULL, "vm", 1},
+        {{"env", "list"}, "envs list", NULL, NULL, NULL, 0},
+        {{"deploys"}, "deploys list", NULL, NULL, NULL, 0},
+        {{"node"}, "nodes", NULL, NULL, NULL, 0},
+        {{"--app", "shop", "volume", "list"}, "volumes list", "app", "shop", NULL, 0},
+        {{"usage", "--month"}, "usage", "month", "", NULL, 0},
+        {{"usage", "--month", "--csv"}, "usage", "csv", "", NULL, 0},
+        {{"usage", "--csv", "--month", "2026-11"}, "usage", "month", "2026-11", NULL, 0},
     };
     for (size_t i = 0; i < MT_ARRAY_LEN(cases); i++) {
         struct cli c;
@@ -101,6 +109,7 @@ static const struct {
     const char *words[WORDS - 1], *message;
 } refused[] = {
     {{"staus"}, "unknown command 'staus', did you mean 'status'?"},
+    {{"restarts"}, "unknown command 'restarts', did you mean 'restart'?"},
     {{"xyzzy"}, "unknown command 'xyzzy'"},
     {{"releases", "lst"}, "unknown command 'releases lst', did you mean 'releases list'?"},
     {{"routes", "--json", "delete"}, "write 'delete' directly after 'routes'"},
