@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""moat-agent with Firecracker under its jailer on a real host: see agentcases.py."""
+"""moat-agent with Firecracker under its jailer on a real host: see agentcases.py.
+COST 109 s, 112 s of processor."""
 import os
 import sys
 

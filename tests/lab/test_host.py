@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""What a lab host offers beyond VMs, one smoke test each: LVM thin with snapshots, kernel WireGuard, so that tests can build on them."""
+"""What a lab host offers beyond VMs, one smoke test each: LVM thin with snapshots, kernel WireGuard, so that tests can build on them.
+COST 12 s, 13 s of processor."""
 import os
 import subprocess
 import sys

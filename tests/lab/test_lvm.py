@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Volumes in an LVM thin pool on a real host: a moat-agent with a stand-in control plane, versitygw as the store. What only this kind of storage has: deltas by
 thin_delta, the pool's rules, what a pool that is full does, and agents killed between a snapshot and its record. No guest takes part: those are in
-test_lvm_guest.py, beside the cases of tests/scenario/test_agent_backups.py, which hold here too."""
+test_lvm_guest.py, beside the cases of tests/scenario/test_agent_backups.py, which hold here too.
+COST 299 s, 246 s of processor."""
 import json
 import os
 import shutil

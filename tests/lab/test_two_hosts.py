@@ -4,7 +4,7 @@
 
 Host a runs PostgreSQL, moat-control, moat-edge, an agent and a registry; host b joins with a token, its agent boots the VM with
 nested KVM. All programs are the real ones.
-"""
+COST 116 s, 114 s of processor."""
 import json
 import os
 import socket

@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""The VMM drivers alone on a real host: Firecracker under its jailer, then QEMU with KVM, both with nested KVM and cgroup v2."""
+"""The VMM drivers alone on a real host: Firecracker under its jailer, then QEMU with KVM, both with nested KVM and cgroup v2.
+COST 70 s, 78 s of processor."""
 import os
 import sys
 

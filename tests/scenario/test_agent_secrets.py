@@ -4,7 +4,7 @@
 plane, every way in which it cannot be had, and the planted value in none of the node's files, logs and consoles.
 
 It measures nothing: the guests have three times the usual time.
-COST 50 s, 45 s of processor."""
+COST 40 s, 29 s of processor."""
 import base64
 import os
 import re

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The control plane's own backup: made while it works, looked through, damaged in every way, restored to a database and a data folder that are empty,
 killed in the middle of both; what comes up is in recovery mode, has every row of the moment of the backup, opens its secrets and goes on.
-COST 80 s, 35 s of processor."""
+COST 46 s, 21 s of processor."""
 import base64, hashlib, json, os, random, shutil, signal, subprocess, sys, threading, time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib"))

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 """`moat logs -f` against a real moat-control that is killed and stopped under it: every line once and in order. What a stream begins with.
-COST 30 s, 6 s of processor."""
+COST 55 s, 6 s of processor."""
 import json
 import os
 import subprocess

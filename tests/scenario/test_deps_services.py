@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Installing what moat needs starts and enables nothing (ruling R31): in a bare Debian made here, packaging/deps/install brings in the
 packages that carry services; the processes, database clusters and units enabled for the next boot are those of before.
-COST 110 s, 43 s of processor."""
+COST 82 s, 34 s of processor."""
 import glob
 import os
 import shutil

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""The edge under bounded load for a while, with reloads and dying backends. COST 55 s, 18 s of processor.
+"""The edge under bounded load for a while, with reloads and dying backends. COST 50 s, 9 s of processor.
 
 The case under attack, with others watching their p99, is run by test_edge_attack.py.
 SOAK_S (default 45; 600 by hand) and SOAK_RATE (new connections a second, default 500; 2000 by hand) choose the soak.

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""The image store of the agent, moat-fetch and moat-unpack against a real docker-registry filled by skopeo. COST 30 s, 6 s of processor."""
+"""The image store of the agent, moat-fetch and moat-unpack against a real docker-registry filled by skopeo. COST 39 s, 10 s of processor."""
 import http.client
 import http.server
 import random

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 """moat-unpack against good and hostile layers, made here byte by byte. Every rule of runtime.md 14 has its case.
-COST 25 s, 11 s of processor."""
+COST 17 s, 10 s of processor."""
 import os
 import shutil
 import sys

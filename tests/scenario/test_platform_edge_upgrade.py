@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """A new edge takes over from the one that `moat up` runs: no connection is refused or cut, the supervisor goes on with the new one,
-and `moat down` leaves neither. COST 40 s, 18 s of processor."""
+and `moat down` leaves neither. COST 32 s, 8 s of processor."""
 import json
 import os
 import shutil

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """An image nobody here wrote: Debian's nginx and HAProxy, installed by mmdebstrap into an image, served over TLS; and what both of them
-take the client's address for when their route says PROXY v2. COST 120 s, 80 s of processor."""
+take the client's address for when their route says PROXY v2. COST 103 s, 41 s of processor."""
 import json
 import os
 import shutil

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """The agent dies at each recorded step of an instance, the supervisor with it, and `moat down` alone has to give the host back: links,
-addresses, routes, firewall tables, mounts, cgroups, processes are what they were before the platform was ever started. COST 150 s, 80 s of processor.
+addresses, routes, firewall tables, mounts, cgroups, processes are what they were before the platform was ever started. COST 134 s, 35 s of processor.
 
 The list of steps comes from the agent itself (--list-steps). Those of the way up; test_platform_step_down_end.py has those of the end. Arguments: names of steps to try instead, or `end`.
 At the steps of the teardown nothing is left of the guest, only of its VM: it is a stand-in there (agentkit.stand_in), all else is real.

@@ -5,7 +5,7 @@
 No Firecracker runs here. The stand-in jailer refuses any other option order than that of runtime.md 7.3, builds the jail as the
 real one does and becomes a confined process called `firecracker` that answers the API and writes down every request; the bodies
 are then checked against the published API description (MOAT_FC_API, a swagger file), where that is at hand.
-COST 12 s, 2 s of processor."""
+COST 8 s, 2 s of processor."""
 import json
 import os
 import queue
