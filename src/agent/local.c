@@ -4,16 +4,11 @@
 #include "agent/config.h"
 #include "agent/identity/identity.h"
 #include "base/cleanup.h"
-#include "base/clock.h"
 #include "base/str.h"
 #include "model/ids.h"
 #include "os/file.h"
-#include "os/sock.h"
 
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/socket.h>
 
 static const char not_yet[] = "this machine is no node yet: run `moat-agent join`, or set control_socket on the control plane's own machine";
 
@@ -70,32 +65,4 @@ int mt_local_is_node(const struct mt_agent_conf *conf, struct mt_err *err)
     int rc = mt_identity_load(conf->data_dir, conf->control_address, &identity, err);
     mt_identity_free(identity);
     return rc == -MT_E_NOT_FOUND ? MT_FAIL(err, MT_E_INVALID, not_yet) : rc;
-}
-
-int mt_local_stop_all(const char *socket, int64_t deadline_ms, struct mt_err *err)
-{
-    char line[128], reply[8192];
-    mt_auto_fd int fd = -1;
-    int rc = mt_sock_unix_connect(socket, &fd, err);
-    if (rc == 0)
-        rc = mt_sock_timeout(fd, deadline_ms + 5000, err);
-    if (rc < 0)
-        return rc;
-    int64_t end = mt_clock_mono() + (deadline_ms + 5000) * MT_NS_PER_MS;
-    int n = snprintf(line, sizeof line, "{\"op\":\"stop-all\",\"deadline_ms\":%lld}\n", (long long)deadline_ms);
-    if (send(fd, line, (size_t)n, MSG_NOSIGNAL) != n)
-        return MT_FAIL_ERRNO(err, MT_E_UNAVAILABLE, "ask the agent to stop all instances");
-    for (size_t got = 0;; got = got == sizeof reply - 1 ? 0 : got) { /* lines of progress, then the end of the stream */
-        ssize_t k = recv(fd, reply + got, sizeof reply - 1 - got, 0);
-        if (k < 0 && errno == EINTR)
-            continue;
-        if (k < 0)
-            return MT_FAIL_ERRNO(err, errno == EAGAIN ? MT_E_TIMEOUT : MT_E_UNAVAILABLE, "wait for the agent to stop all instances");
-        if (mt_clock_mono() > end)
-            return MT_FAIL(err, MT_E_TIMEOUT, "the agent did not stop all instances within %lld ms", (long long)deadline_ms);
-        got += (size_t)k;
-        reply[got] = '\0';
-        if (k == 0)
-            return strstr(reply, "\"error\"") ? MT_FAIL(err, MT_E_IO, "the agent could not stop everything: %.160s", reply) : 0;
-    }
 }

@@ -16,7 +16,3 @@ int mt_local_identity(struct mt_agent_conf *conf, struct mt_identity **ret, stru
 
 /** The same without making anything: 0 when mt_local_identity would find or make a node. */
 int mt_local_is_node(const struct mt_agent_conf *conf, struct mt_err *err);
-
-/** Ask the agent behind @socket to stop every instance and to give the host back as it was; waits @deadline_ms and a little.
- * -MT_E_UNAVAILABLE: no agent answers there; -MT_E_TIMEOUT; -MT_E_IO with the agent's own words. */
-int mt_local_stop_all(const char *socket, int64_t deadline_ms, struct mt_err *err);

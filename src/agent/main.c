@@ -7,6 +7,7 @@
 #include "agent/local.h"
 #include "base/log.h"
 #include "os/lockmem.h"
+#include "wire/stop_all.h"
 
 #include <getopt.h>
 
@@ -103,7 +104,7 @@ static int stop_all(const char *path)
     struct mt_err err = {0};
     int rc = mt_agent_conf_load(path, &conf, &err);
     if (rc == 0) {
-        rc = mt_local_stop_all(conf.admin_socket, STOP_ALL_MS, &err);
+        rc = mt_stop_all(conf.admin_socket, STOP_ALL_MS, &err);
         mt_agent_conf_done(&conf);
     }
     if (rc < 0)

@@ -14,6 +14,7 @@
 #include "os/spawn.h"
 #include "pg/cluster.h"
 #include "wire/json.h"
+#include "wire/stop_all.h"
 
 #include <arpa/inet.h>
 #include <dirent.h>
@@ -110,49 +111,10 @@ void up_services(struct up *u)
         .log_path = keep(u, "log/agent.log", false), .notify_path = u->notify, .stop_signal = SIGTERM, .stop_ms = 10000, .start_ms = 60000};
 }
 
-int up_is_root(int fd, const char *path, struct mt_err *err)
-{
-    uid_t uid;
-    int rc = mt_sock_peercred(fd, &uid, NULL, NULL, err);
-    if (rc == 0 && uid != 0)
-        rc = MT_FAIL(err, MT_E_DENIED, "'%s' is served by user %u instead of the agent: remove it and look at that user's processes", path, uid);
-    return rc;
-}
-
 int up_stop_instances(const struct up_layout *l, int64_t deadline_ms, struct mt_err *err)
 {
-    char path[UP_PATH], line[128], reply[8192];
-    mt_auto_fd int fd = -1;
-    int rc = mt_sock_unix_connect(up_path(l, path, "run/agent.sock"), &fd, err);
-    if (rc == 0)
-        rc = mt_sock_timeout(fd, deadline_ms + 5000, err);
-    if (rc == 0)
-        rc = up_is_root(fd, path, err);
-    if (rc < 0)
-        return rc;
-    int64_t end = mt_clock_mono() + (deadline_ms + 5000) * MT_NS_PER_MS;
-    int n = snprintf(line, sizeof line, "{\"op\":\"stop-all\",\"deadline_ms\":%lld}\n", (long long)deadline_ms);
-    if (send(fd, line, (size_t)n, MSG_NOSIGNAL) != n)
-        return MT_FAIL_ERRNO(err, MT_E_UNAVAILABLE, "ask the agent to stop all instances");
-    size_t got = 0;
-    for (;;) { /* progress lines, then the end of the stream */
-        ssize_t k = recv(fd, reply + got, sizeof reply - 1 - got, 0);
-        if (k < 0 && errno == EINTR)
-            continue;
-        if (k < 0)
-            return MT_FAIL_ERRNO(err, errno == EAGAIN ? MT_E_TIMEOUT : MT_E_UNAVAILABLE, "wait for the agent to stop all instances");
-        if (k == 0)
-            break;
-        if (mt_clock_mono() > end)
-            return MT_FAIL(err, MT_E_TIMEOUT, "the agent did not stop all instances within %lld ms", (long long)deadline_ms);
-        got += (size_t)k;
-        if (got == sizeof reply - 1)
-            got = 0;
-    }
-    reply[got] = '\0';
-    if (strstr(reply, "\"error\""))
-        return MT_FAIL(err, MT_E_IO, "the agent could not stop everything: %.160s", reply);
-    return 0;
+    char path[UP_PATH];
+    return mt_stop_all(up_path(l, path, "run/agent.sock"), deadline_ms, err);
 }
 
 static int end_and_wait(struct up *u, int i)

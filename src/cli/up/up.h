@@ -23,8 +23,6 @@ struct up {
 void up_services(struct up *u);
 /** True when this platform's PostgreSQL runs. */
 bool up_postgres_runs(const struct up *u);
-/** Is the peer behind socket @fd at @path root, as the agent is? run/ can be written by the other daemons' users. -MT_E_DENIED. */
-int up_is_root(int fd, const char *path, struct mt_err *err);
 /** Ask the agent to stop every instance and to give back the host as it was, within @deadline_ms (ruling R27). -MT_E_UNAVAILABLE when there is
  * no agent. */
 int up_stop_instances(const struct up_layout *l, int64_t deadline_ms, struct mt_err *err);

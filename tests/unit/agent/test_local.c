@@ -7,6 +7,7 @@
 #include "base/str.h"
 #include "model/ids.h"
 #include "os/file.h"
+#include "wire/stop_all.h"
 
 #include <fcntl.h>
 #include <setjmp.h>
@@ -119,7 +120,7 @@ static int answer(const char *text, struct mt_err *err)
         _exit(n > 0 && memmem(ask, (size_t)n, "\"stop-all\"", 10) && write(fd, text, strlen(text)) == (ssize_t)strlen(text) ? 0 : 1);
     }
     (void)close(s);
-    int rc = mt_local_stop_all(at.sun_path, 1000, err);
+    int rc = mt_stop_all(at.sun_path, 1000, err);
     (void)waitpid(pid, NULL, 0);
     return rc;
 }
@@ -133,7 +134,7 @@ static void stop_all_waits_for_the_agents_word(void **state)
     assert_int_equal(answer("{\"error\":\"one is stuck\"}\n", &err), -MT_E_IO);
     assert_non_null(strstr(err.msg, "one is stuck"));
     (void)snprintf(path, sizeof path, "%s/nobody", dir);
-    assert_int_equal(mt_local_stop_all(path, 1000, &err), -MT_E_UNAVAILABLE);
+    assert_int_equal(mt_stop_all(path, 1000, &err), -MT_E_UNAVAILABLE);
 }
 
 int main(void)
