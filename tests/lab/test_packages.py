@@ -1,0 +1,390 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""The Debian packages on a host that has none of moat, under its own systemd: installed, used, upgraded under load, purged.
+
+Real: dpkg and its maintainer scripts, systemd and the units as packaged, PostgreSQL by its own unit, the daemons, KVM, the VM. Outside, where it takes seconds and
+not minutes, are made: the packages (two versions), a PostgreSQL data folder without anything of ours, the kernel bundle that moat-bundle.service then finds in
+its place, a registry with the example's image.
+"""
+import json
+import os
+import pwd
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import labkit  # noqa: E402
+
+ONE, TWO = "1.0.0", "2.0.0"
+NAMES = ("moat", "moat-control", "moat-agent", "moat-edge")
+UNITS = ("moat-control.service", "moat-agent.service", "moat-edge.service", "moat-bundle.service")
+HOST = "hello.moat.test"
+PG = "/usr/lib/postgresql/15/bin"
+LONG = 240
+def prepare(folder):
+    """What is not the packages' own work."""
+    import imagekit
+    tool = labkit.ROOT + "/packaging/deb/build"
+    for v in (ONE, TWO):
+        subprocess.run([tool, "--bin", labkit.BIN, "--out", "%s/%s" % (folder, v), "--version", v], check=True, stdout=subprocess.DEVNULL)
+    tree = folder + "/tree"
+    subprocess.run(["dpkg-deb", "-x", "%s/%s/moat-agent_%s_amd64.deb" % (folder, ONE, ONE), tree], check=True)
+    # beside the cache that is given: apt's answer, and the kernel package, so that the unit needs no network in there
+    os.makedirs(folder + "/cache")
+    for n in os.listdir(labkit.DEBS):
+        os.link(labkit.DEBS + "/" + n, folder + "/cache/" + n) if os.stat(labkit.DEBS).st_dev == os.stat(folder).st_dev else shutil.copy2(
+            labkit.DEBS + "/" + n, folder + "/cache")
+    subprocess.run([tree + "/usr/lib/moat/bundle/make-bundle", "--init", tree + "/usr/lib/moat/moat-init", "--out", folder + "/boot", "--cache", folder + "/cache"],
+                   check=True, stdout=subprocess.DEVNULL)
+    registry = imagekit.Registry(folder + "/registry")
+    try:
+        registry.push(os.path.join(labkit.example(), "oci") + ":latest", "hello:t")
+    finally:
+        registry.stop()
+    with open(folder + "/registry/host", "w") as f:
+        f.write(registry.host)
+    os.mkdir(folder + "/pg")
+    shutil.chown(folder + "/pg", "postgres", "postgres")
+    subprocess.run(["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", PG + "/initdb", "-D", folder + "/pg", "-A", "peer", "-E", "UTF8",
+                    "--locale=C.UTF-8", "-N"], check=True, stdout=subprocess.DEVNULL)
+    # read over virtiofs one by one these cost dpkg a minute
+    subprocess.run(["tar", "-C", "/var/lib", "-cf", folder + "/dpkg.tar", "dpkg"], check=True)
+
+
+def sh(*argv, code=0, **kw):
+    r = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kw)
+    if code is not None and r.returncode != code:
+        raise AssertionError("%s: status %d: %s" % (" ".join(argv[:5]), r.returncode, r.stdout.strip()[-700:]))
+    return r.stdout
+
+
+def wait_for(what, fn, seconds=LONG, shown=None):
+    end = time.monotonic() + seconds
+    while True:
+        got = fn()
+        if got:
+            return got
+        if time.monotonic() > end:
+            raise AssertionError("%s: not in %d s; %s" % (what, seconds, shown() if shown else ""))
+        time.sleep(0.2)
+
+
+def property_of(unit, name):
+    return sh("systemctl", "show", "-P", name, unit).strip()
+
+
+def started(pid):
+    """(pid, when it began): one that has it anew is another process"""
+    with open("/proc/%d/stat" % pid) as f:
+        return pid, f.read().rsplit(") ", 1)[1].split()[19]
+
+
+def running(name):
+    """Every process of a program, and whether its file is still the one on disk."""
+    found = {}
+    for d in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            exe = os.readlink("/proc/%s/exe" % d)
+            if os.path.basename(exe.split(" ")[0]) == name:
+                found[started(int(d))] = not exe.endswith("(deleted)")
+        except OSError:
+            pass
+    return found
+
+
+def files():
+    """What a package, its scripts or its daemons could have made: every name in the folders that are shared, and all below what has our name or is the package
+    tools' memory of us. Not all below everything: each file that is looked at costs the share of this host's root a descriptor."""
+    out = set()
+    for top in ("/", "/etc", "/run", "/var/lib", "/var/cache", "/var/log", "/var/spool", "/srv", "/opt", "/root", "/usr", "/usr/lib", "/usr/bin", "/usr/sbin", "/usr/lib/sysusers.d",
+                "/usr/lib/tmpfiles.d", "/lib/systemd/system", "/usr/share/doc", "/usr/share/man/man1", "/usr/share/man/man8", "/usr/share", "/var/lib/systemd",
+                "/usr/share/bash-completion/completions", "/usr/share/fish/vendor_completions.d", "/usr/share/zsh/vendor-completions", "/var/lib/dpkg/info", "/etc/cron.d",
+                "/etc/default", "/etc/init.d", "/etc/logrotate.d", "/etc/sysctl.d", "/etc/modules-load.d", "/dev"):
+        out.update(os.path.join(top, n) for n in (os.listdir(top) if os.path.isdir(top) else []))
+    for top in [x for x in out if "moat" in x] + ["/etc/systemd", "/run/systemd/system", "/run/systemd/transient", "/var/lib/systemd/deb-systemd-helper-enabled",
+                                                  "/var/lib/systemd/deb-systemd-helper-masked"]:
+        for d, dirs, names in os.walk(top):
+            out.update(os.path.join(d, x) for x in dirs + names)
+    return out
+
+
+def machine():
+    """What of the running machine a package could leave: name of the kind to a set."""
+    with open("/proc/self/mounts") as f:
+        mounts = {x.split()[1] for x in f}
+    cgroups = {os.path.join(d, x) for d, dirs, _ in os.walk("/sys/fs/cgroup") for x in dirs if "moat" in x or "moat" in d}
+    with open("/etc/passwd") as f:
+        users = {x.split(":")[0] for x in f}
+    with open("/etc/group") as f:
+        groups = {x.split(":")[0] for x in f}
+    return {"links": {x["ifname"] for x in json.loads(sh("ip", "-j", "link"))}, "addresses": {a["local"] for x in json.loads(sh("ip", "-j", "addr")) for a in x["addr_info"]},
+            "nft tables": set(sh("nft", "list", "tables").splitlines()), "rules": set(sh("ip", "rule").splitlines()) | set(sh("ip", "-6", "rule").splitlines()),
+            "routes": set(sh("ip", "-6", "route", "show", "table", "all").splitlines()), "mounts": mounts, "cgroups": cgroups, "users": users, "groups": groups,
+            "units": {x.split()[0] for x in sh("systemctl", "list-unit-files", "--no-legend", "--no-pager", "moat*", code=None).splitlines() if x.startswith("moat")},
+            "processes": {n for p in filter(str.isdigit, os.listdir("/proc")) for n in [comm(p)] if n.startswith(("moat", "qemu"))}}
+
+
+def comm(pid):
+    try:
+        with open("/proc/%s/comm" % pid) as f:
+            return f.read().strip()
+    except OSError:
+        return ""
+
+
+class Load(threading.Thread):
+    """A request after the other through the edge, each with a connection and a TLS session of its own."""
+
+    def __init__(self, get):
+        super().__init__(daemon=True)
+        self.get, self.ok, self.errors, self.ending = get, 0, [], threading.Event()
+        self.start()
+
+    def run(self):
+        while not self.ending.is_set():
+            try:
+                page = self.get()
+                if "hello from a microVM" not in page:
+                    raise AssertionError("page %r" % page[:80])
+                self.ok += 1
+            except (OSError, AssertionError) as e:
+                self.errors.append("%s: %s" % (type(e).__name__, e))
+                time.sleep(0.05)
+
+    def end(self):
+        self.ending.set()
+        self.join(120)
+        return self.ok, self.errors
+
+
+class Suite:
+    def __init__(self):
+        self.given = os.environ["LAB_PREPARED"]
+        self.t0 = time.monotonic()
+        self.tls = ssl.create_default_context(cafile=os.path.join(os.environ["LAB_EXAMPLE"], "ca.pem"))
+        self.registry = None
+
+    def lap(self, what):
+        print("# %5.1f s: %s" % (time.monotonic() - self.t0, what), flush=True)
+
+    def dial(self):
+        return self.tls.wrap_socket(socket.create_connection(("::1", 443), 60), server_hostname=HOST)
+
+    def page(self, s=None):
+        with s or self.dial() as s:
+            s.sendall(("GET / HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n" % HOST).encode())
+            got = b""
+            while True:
+                part = s.recv(65536)
+                if not part:
+                    return got.decode(errors="replace")
+                got += part
+
+    def moat(self, *argv, **kw):
+        return sh("moat", *argv, **kw)
+
+    def dpkg(self, *argv):
+        """Without syncing what is gone with the host anyway, and without man-db, which would read every manual page of the machine."""
+        return sh("dpkg", "--force-unsafe-io", "--force-confold", "--no-triggers", *argv)
+
+    def journal(self, unit, lines=12):
+        return sh("journalctl", "--no-pager", "-o", "cat", "-n", str(lines), "-u", unit, code=None)
+
+    # -- a machine that has what the packages ask for, and nothing of ours
+
+    def bare(self):
+        os.makedirs("/run/home", exist_ok=True)
+        os.environ["HOME"] = "/run/home"
+        os.makedirs("/data/var")
+        sh("tar", "-C", "/data/var", "-xf", self.given + "/dpkg.tar")
+        sh("mount", "--bind", "/data/var/dpkg", "/var/lib/dpkg")
+        self.lap("dpkg's book in place")
+        have = sh("dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", *NAMES, code=None)
+        want("installed" not in have.replace("not-installed", ""), have)
+        # images of containers have one, which forbids scripts to start anything; a host has none
+        if os.path.exists("/usr/sbin/policy-rc.d"):
+            os.unlink("/usr/sbin/policy-rc.d")
+        # what an earlier `make demo` of the machine outside may have left is none of this host's
+        for d in ("/var/lib/moat", "/etc/moat", "/var/cache/moat"):
+            shutil.rmtree(d, ignore_errors=True)
+        for user in ("moat-control", "moat-edge", "moat-fetch", "moat-fsck"):
+            sh("userdel", user, code=None)
+        sh("groupdel", "moat", code=None)
+        # PostgreSQL as its own package leaves it
+        uid, gid = pwd.getpwnam("postgres")[2:4]
+        sh("cp", "-a", self.given + "/pg", "/data/pg")
+        shutil.rmtree("/etc/postgresql/15", ignore_errors=True)
+        os.makedirs("/etc/postgresql/15/main")
+        conf = {"postgresql.conf": "data_directory = '/data/pg'\nhba_file = '/etc/postgresql/15/main/pg_hba.conf'\nident_file = '/etc/postgresql/15/main/pg_ident.conf'\n"
+                                   "external_pid_file = '/run/postgresql/15-main.pid'\nport = 5432\nunix_socket_directories = '/run/postgresql'\nfsync = off\n"
+                                   "listen_addresses = ''\n",
+                "pg_hba.conf": "local all postgres peer\nlocal all all peer\n", "pg_ident.conf": "", "start.conf": "auto\n", "environment": "", "pg_ctl.conf": "pg_ctl_options = ''\n"}
+        for name, text in conf.items():
+            with open("/etc/postgresql/15/main/" + name, "w") as f:
+                f.write(text)
+        for d, _, names in os.walk("/etc/postgresql/15"):
+            for n in [d] + [os.path.join(d, x) for x in names]:
+                os.chown(n, uid, gid)
+        os.makedirs("/run/postgresql", exist_ok=True)
+        os.chown("/run/postgresql", uid, gid)
+        sh("systemctl", "start", "postgresql@15-main")
+        with open(self.given + "/registry/host") as f:
+            self.host = f.read()
+        sh("cp", "-a", self.given + "/registry", "/data/registry")
+        sh("sed", "-i", "s|%s/registry|/data/registry|" % self.given, "/data/registry/registry.yml")
+        self.registry = subprocess.Popen(["docker-registry", "serve", "/data/registry/registry.yml"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.lap("PostgreSQL runs")
+        os.makedirs("/run/home/lists/partial")
+        self.files, self.machine = files(), machine()
+        want(not [x for x in self.files if "moat" in x], sorted(x for x in self.files if "moat" in x)[:5])
+        want(not self.machine["units"], self.machine["units"])
+
+    # -- cases, in order
+
+    def install(self):
+        # the kernel package as if apt had been asked before: this host has no network
+        os.makedirs("/var/lib/moat")
+        sh("cp", "-a", self.given + "/boot", "/var/lib/moat/boot")
+        sh("cp", "-a", self.given + "/cache", "/var/cache/moat")
+        self.dpkg("-i", *("%s/%s/%s_%s_amd64.deb" % (self.given, ONE, n, ONE) for n in NAMES))
+        self.lap("installed")
+        state = {u: (property_of(u, "ActiveState"), sh("systemctl", "is-enabled", u, code=None).strip()) for u in UNITS}
+        want(all(e == "enabled" for _, e in state.values()), state)
+        # the agent of a machine that is no node yet is skipped; the control plane waits for its database
+        want(state["moat-agent.service"][0] == "inactive" and state["moat-edge.service"][0] == "active", state)
+        keys = os.stat("/etc/moat/master-keys")
+        want((keys.st_mode & 0o777, pwd.getpwuid(keys.st_uid).pw_name) == (0o400, "moat-control"), oct(keys.st_mode))
+
+    def setup(self):
+        """docs/packages.md, "One machine", word for word, and what this machine has other than most: QEMU, a registry on itself, an emulated processor."""
+        sh("/usr/lib/moat/setup-database")
+        self.lap("database")
+        local = json.dumps(self.host)
+        edit("/etc/moat/agent.toml", ("# control_socket = ", 'control_socket = "/run/moat-control/internal.sock"'), ("# patience = ", "patience = 30"),
+             ("# memory_bytes = ", "memory_bytes = %d" % (256 << 20)), ("# local_registries = ", "local_registries = [%s]" % local),
+             ("# insecure_registries = ", "insecure_registries = [%s]" % local), ("# heartbeat_ms = ", "heartbeat_ms = 2000"))
+        edit("/etc/moat/control.toml", ("# vmm_allowed = ", 'vmm_allowed = ["qemu-kvm"]'), ("# local_registries = ", "local_registries = [%s]" % local),
+             ("# insecure_registries = ", "insecure_registries = [%s]" % local))
+        sh("systemctl", "restart", "moat-control")
+        self.lap("control plane")
+        sh("systemctl", "start", "moat-agent")
+        self.lap("agent")
+        nodes = wait_for("the node is ready", lambda: (lambda n: n if n and n[0]["health"] == "ready" else None)(json.loads(self.moat("nodes", "--json"))["items"]),
+                         shown=lambda: self.moat("nodes", code=None) + self.journal("moat-agent"))
+        self.lap("node %s" % nodes[0]["health"])
+        want(property_of("moat-bundle.service", "Result") == "success", self.journal("moat-bundle"))
+
+    def golden_path(self):
+        self.moat("deploy", "-f", labkit.ROOT + "/examples/hello/moat.toml", "--image", self.host + "/hello:t", "--confirm-no-secrets", "--wait")
+        self.lap("deployed")
+        page = self.page()
+        want("hello from a microVM" in page, page[:200])
+        self.vms = running("qemu-system-x86_64")
+        want(len(self.vms) == 1, self.vms)
+
+    def upgrade(self):
+        self.change(ONE, TWO)
+
+    def and_back(self):
+        self.change(TWO, ONE, "--force-downgrade")
+
+    def change(self, old, new, *more):
+        before = {n: running(n) for n in NAMES[1:]}
+        serials = self.instances()
+        load, kept = Load(self.page), self.dial()
+        wait_for("requests", lambda: load.ok + len(load.errors) > 2)
+        self.dpkg(*more, "-i", *("%s/%s/%s_%s_amd64.deb" % (self.given, new, n, new) for n in NAMES))
+        self.lap("%s is installed over %s" % (new, old))
+        for n in NAMES[1:]:
+            # the edge's old process goes with its last connection, which is ours
+            now = wait_for(n + " is the new one", lambda n=n: {p: f for p, f in running(n).items() if p not in before[n]}, shown=lambda n=n: self.journal(n))
+            want(len(now) == 1 and all(now.values()), "%s runs as %s, before %s" % (n, now, before[n]))
+            want(property_of(n + ".service", "MainPID") == str(list(now)[0][0]), "%s: systemd knows %s" % (n, property_of(n + ".service", "MainPID")))
+        want(set(before["moat-edge"]) <= set(running("moat-edge")), "the old edge has left a connection behind")
+        page = self.page(kept)  # on a connection from before
+        want("hello from a microVM" in page, page[:100])
+        wait_for("the old edge ends", lambda: not set(before["moat-edge"]) & set(running("moat-edge")), 60)
+        wait_for("the control plane answers", lambda: "ready" in self.moat("nodes", code=None), shown=lambda: self.journal("moat-control"))
+        count = load.ok
+        wait_for("requests afterwards", lambda: load.ok > count + 2, 60)
+        ok, errors = load.end()
+        print("# %s to %s: %d requests worked, %d failed" % (old, new, ok, len(errors)), flush=True)
+        want(ok > 5 and not errors, errors[:3])
+        want(running("qemu-system-x86_64") == self.vms, "VMs %s, before %s" % (running("qemu-system-x86_64"), self.vms))
+        want(self.instances() == serials, "instances %s, before %s" % (self.instances(), serials))
+        have = sh("dpkg-query", "-W", "-f", "${Version} ${db:Status-Status}\n", *NAMES).splitlines()
+        want(have == [new + " installed"] * 4, have)
+        want("patience = 30" in open("/etc/moat/agent.toml").read(), "what the operator wrote is gone")
+        want(all(property_of(u, "NRestarts") == "0" for u in UNITS[:3]), "systemd had to restart something")
+
+    def instances(self):
+        return sorted((i["id"], i["restart_count"]) for i in json.loads(self.moat("instances", "--app", "hello", "--json"))["items"])
+
+    def purge(self):
+        sh("/usr/lib/moat/setup-database", "--remove")
+        # no lists: apt has nothing to look up but what is installed, and need not read an index of all Debian
+        said = sh("apt-get", "-o", "Dir::State::Lists=/run/home/lists", "-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache=", "-o", "APT::Sandbox::User=root",
+                  "-o", "Dpkg::Options::=--no-triggers", "-o", "Dpkg::Options::=--force-unsafe-io", "-q", "-y", "purge", *NAMES,
+                  env=dict(os.environ, DEBIAN_FRONTEND="noninteractive"))
+        self.lap("purged")
+        want("warning" not in said.lower(), said[-600:])
+        left = machine()
+        for kind, before in self.machine.items():
+            want(left[kind] <= before, "%s are left: %s" % (kind, sorted(left[kind] - before)))
+        made = files() - self.files - {"/var/cache/apt/pkgcache.bin", "/var/cache/apt/srcpkgcache.bin"}
+        want(not made, "files are left: %s" % sorted(made)[:12])
+        want("moat" not in sh("dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n"), "dpkg knows them still")
+
+    def run(self):
+        import imagekit
+        report = imagekit.Report()
+        self.bare()
+        for name, case in (("dpkg -i: users, keys, units enabled, control plane and edge run, no agent without a node", self.install),
+                           ("the documented steps make this machine a node", self.setup),
+                           ("golden path: the example is deployed and serves through the edge", self.golden_path),
+                           ("upgrade under load: no request failed, no connection cut, VMs and instances the same, new programs run", self.upgrade),
+                           ("and back to the version before, the same", self.and_back),
+                           ("apt purge leaves nothing: files, users, units, nft, cgroups, links, mounts", self.purge)):
+            begun = report.failed
+            report.case("packages: " + name, case)
+            if report.failed > begun:
+                for unit in UNITS:
+                    print("# %s: %s" % (unit, self.journal(unit, 15).replace("\n", "\n#   ")), flush=True)
+                break
+        return 1 if report.failed else 0
+
+
+def want(condition, shown):
+    if not condition:
+        raise AssertionError(str(shown))
+
+
+def edit(path, *changes):
+    with open(path) as f:
+        lines = f.read().split("\n")
+    for begin, line in changes:
+        at = [i for i, x in enumerate(lines) if x.startswith(begin)]
+        want(len(at) == 1, "%s has %d lines that begin with '%s'" % (path, len(at), begin))
+        lines[at[0]] = line
+    with open(path, "w") as f:
+        f.write("\n".join(lines))
+
+
+def tests():
+    labkit.modprobe("kvm_amd", "tun", "wireguard", "loop")
+    s = Suite()
+    try:
+        return s.run()
+    finally:
+        if s.registry:
+            s.registry.kill()
+
+
+if __name__ == "__main__":
+    sys.exit(labkit.main(tests, "packages", vms=True, env={"LAB_SYSTEMD": "1"}, prepare=prepare, memory_mib=3072))
