@@ -445,6 +445,7 @@ OPS = {
     "POST /v1/admin/maintenance": ("Maintenance", 200, "MaintenanceSet", ""),
     "GET /v1/admin/capacity": ("Capacity", 200, None, ""),
     "GET /v1/admin/doctor": ("Doctor", 200, None, ""),
+    "GET /v1/admin/upgrade": ("Doctor", 200, None, "The preconditions of an upgrade, in the form of the doctor."),
     "GET /v1/admin/explain": ("Explanation", 200, None, "env_id instance_id"),
     "GET /v1/admin/scheduler": ("Scheduler", 200, None, ""),
     "POST /v1/admin/scheduler/pause": ("SchedulerSwitch", 200, "Reason", ""),

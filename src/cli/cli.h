@@ -376,6 +376,7 @@ int cmd_admin_audit_verify(struct cli *c);
 int cmd_admin_audit_export(struct cli *c);
 int cmd_admin_status(struct cli *c);
 int cmd_admin_doctor(struct cli *c);
+int cmd_admin_upgrade(struct cli *c);
 int cmd_admin_tokens_revoke(struct cli *c);
 int cmd_releases_list(struct cli *c);
 int cmd_releases_get(struct cli *c);

@@ -159,6 +159,7 @@ static const struct cli_option audit_options[] = {AUDIT_OPTIONS, {NULL, 0, NULL,
 static const struct cli_option admin_audit_options[] = {
     AUDIT_OPTIONS, {"all", 0, NULL, "those of every organisation too"}, {NULL, 0, NULL, NULL}};
 static const struct cli_option control_backup_options[] = {{"config", 0, "FILE", "configuration of moat-control (default: /etc/moat/control.toml, or that of moat up)"}, {NULL, 0, NULL, NULL}};
+static const struct cli_option upgrade_options[] = {{"check", 0, NULL, "look only; packages are what upgrades (docs/packages.md)"}, {NULL, 0, NULL, NULL}};
 static const struct cli_option audit_export_options[] = {
     {"since", 0, "TIME", "from this RFC 3339 time, or so long ago (90m)"}, {"until", 0, "TIME", "before this time"}, {NULL, 0, NULL, NULL}};
 static const struct cli_option edge_explain_options[] = {
@@ -452,6 +453,8 @@ const struct cli_command cli_commands[] = {
     {CLI_MORE, "usage", "", "what was taken, by environment: each hour, or a month", usage_options, cmd_usage},
     {CLI_MORE, "admin status", "", "the platform in one look: what is fine and what needs one", NULL, cmd_admin_status},
     {CLI_MORE, "admin doctor", "", "what is wrong with the cluster, and the command that mends it", NULL, cmd_admin_doctor},
+    {CLI_MORE, "admin upgrade", "", "the same as admin upgrade check", upgrade_options, cmd_admin_upgrade},
+    {CLI_MORE, "admin upgrade check", "", "what stands against an upgrade now, and the command that mends it", NULL, cmd_admin_upgrade},
     {CLI_MORE, "admin quotas set", "DIMENSION LIMIT", "set a limit of the organisation, or default", reason_options, cmd_admin_quotas_set},
     {CLI_MORE, "admin orgs suspend", "", "stop what an organisation runs and refuse its changes", reason_options, cmd_admin_orgs_suspend},
     {CLI_MORE, "admin orgs resume", "", "end the suspension of an organisation", reason_options, cmd_admin_orgs_resume},

@@ -161,13 +161,13 @@ int cmd_doctor(struct cli *c)
     return d.bad ? CLI_FAILURE : CLI_OK;
 }
 
-/* The cluster, as the control plane sees it: the same form as the machine's. */
-int cmd_admin_doctor(struct cli *c)
+/* Of the cluster, as the control plane sees it: the same form as the machine's. */
+static int ask_platform(struct cli *c, const char *path)
 {
     mt_auto_json json_t *r = NULL;
     size_t i;
     json_t *k;
-    int code = cli_call(c, "GET", "/v1/admin/doctor", NULL, &r);
+    int code = cli_call(c, "GET", path, NULL, &r);
     if (code != CLI_OK)
         return code;
     struct doctor d = {.c = c, .checks = json_array()};
@@ -186,4 +186,14 @@ int cmd_admin_doctor(struct cli *c)
     }
     json_decref(d.checks);
     return d.bad ? CLI_FAILURE : CLI_OK;
+}
+
+int cmd_admin_doctor(struct cli *c)
+{
+    return ask_platform(c, "/v1/admin/doctor");
+}
+
+int cmd_admin_upgrade(struct cli *c)
+{
+    return ask_platform(c, "/v1/admin/upgrade");
 }

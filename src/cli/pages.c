@@ -12,6 +12,10 @@ static const struct cli_page pages[] = {
     {"doctor", "Looks at the kernel, the programs that are needed, the control plane, the nodes and the agent. Each finding that is not fine\n"
                "comes with the command that mends it. Exits 1 when something is missing that must be there.",
      "  moat doctor\n  moat doctor --json | jq '.data.checks[] | select(.severity != \"ok\")'"},
+    {"admin upgrade check", "Before a version is replaced by the next one: how old the backup of the control plane is, whether views, audit and standby lag, whether memory\n"
+                            "is left when one node is away, whether versions are no further apart than one, whether anything moves. It changes nothing. Exits 1 when\n"
+                            "something fails; warnings alone are 0. Packages are what upgrades: docs/packages.md.",
+     "  moat admin upgrade check\n  moat admin upgrade --check --json && apt-get install ./moat*.deb"},
     {"admin doctor", "Asks the control plane about database, log, scheduler, nodes, backups, certificates and master keys. Each finding that is not fine comes with\n"
                      "what mends it. Exits 1 when something fails; warnings alone are 0. `moat doctor` looks at one machine.",
      "  moat admin doctor\n  moat admin doctor --json | jq '.data.checks[] | select(.severity != \"ok\")'"},

@@ -217,6 +217,7 @@ ROUTES = {
     "POST /v1/admin/maintenance": op("admin"),
     "GET /v1/admin/capacity": op("admin"),
     "GET /v1/admin/doctor": op("admin"),
+    "GET /v1/admin/upgrade": op("admin"),
     "GET /v1/admin/explain": op("admin"),
     "GET /v1/admin/scheduler": op("admin"),
     "POST /v1/admin/scheduler/pause": op("admin"),

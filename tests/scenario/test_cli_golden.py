@@ -45,6 +45,7 @@ COMMANDS = {
     "node-add": ["node add", "node add -oProxyCommand=x", "node add root@box --ssh-port 0", "node add box --name a_b", "node add box --endpoint 'x'", "node add box --node-data-dir ../x", "help node add"],
     "node-tokens": ["node token create", "node token create --roles worker,edge --name box --source 2001:db8::/32 --minutes 30 --approve", "node token create --minutes 1",
                     "node token list", "node token revoke enr_00000000000000000000000001", "node token revoke tok_1"],
+    "admin-upgrade": ["admin upgrade check", "admin upgrade --check", "admin upgrade check -q", "help admin upgrade check", "help admin upgrade"],
     "admin-doctor": ["admin doctor", "admin doctor -q", "help admin doctor"],
     "cluster": ["capacity", "simulate node-loss " + NODE, "simulate drain " + NODE, "simulate drain nothing"],
     "net": ["net status", "net verify", "help net verify", "net rotate-keys " + NODE + " --reason old --lead 30s", "net rotate-keys --reason x", "net rotate-keys --all --reason x --lead 30s --emergency",

@@ -79,8 +79,11 @@ try:
         node = w.ok("GET", "/v1/nodes")["items"][0]
         w.ok("POST", "/v1/admin/maintenance", {"on": True, "reason": "doctor"})
         w.pg.sql("INSERT INTO moat.node_certs (serial, node_id, kind, spki_sha256, pem, not_after) VALUES ('0d0c', '%s', 'node', 's', 'p', now() + interval '3 days')" % node["id"])
-        w.pg.sql("INSERT INTO moat.schema_migrations (version, name) VALUES (99, 'of a later moat')")
+        w.pg.sql("INSERT INTO moat.schema_migrations (version, name, least) VALUES (99, 'of a later moat', 1)")
         try:
+            d, checks = doctor()
+            assert d["ok"] and checks["database.schema"]["severity"] == "warn" and "may use it" in checks["database.schema"]["finding"], d
+            w.pg.sql("UPDATE moat.schema_migrations SET least = NULL WHERE version = 99")
             d, checks = doctor()
             assert not d["ok"] and checks["database.schema"]["severity"] == "fail" and "99" in checks["database.schema"]["finding"], d
             assert checks["platform.maintenance"]["mend"].startswith("moat admin maintenance off"), d
@@ -93,6 +96,41 @@ try:
             w.ok("POST", "/v1/admin/maintenance", {"on": False, "reason": "doctor"})
         d, checks = doctor()
         assert d["ok"] and "platform.maintenance" not in checks and checks["certificates.nodes"]["severity"] == "ok", d
+
+    def upgrade():
+        d = w.ok("GET", "/v1/admin/upgrade")
+        return d, {k["check"]: k for k in d["checks"]}
+
+    def moat(*argv):
+        env = dict(os.environ, MOAT_API="unix:" + w.api, MOAT_TOKEN=w.token, HOME=w.d, XDG_CONFIG_HOME=w.d, XDG_STATE_HOME=w.d)
+        return subprocess.run([kit.program("moat"), *argv], env=env, capture_output=True, text=True, timeout=60)
+
+    @case("what stands against an upgrade is found: no backup, an edge too far apart, a schema that this server may not use; a backup mends the first")
+    def _():
+        d, checks = upgrade()
+        assert not d["ok"] and checks["upgrade.backup"]["severity"] == "fail" and "moat admin backup" in checks["upgrade.backup"]["mend"], d
+        r = moat("admin", "upgrade", "check")
+        assert r.returncode == 1 and "upgrade.backup" in r.stdout, (r.returncode, r.stdout, r.stderr)
+        r = moat("admin", "backup", w.d + "/whole.backup", "--config", w.d + "/control.toml")
+        assert r.returncode == 0, r.stderr
+        d, checks = upgrade()
+        bad = [k for k in d["checks"] if k["severity"] == "fail" and k["check"] != "upgrade.edges"]
+        assert checks["upgrade.backup"]["severity"] == "ok" and not bad, d
+        # one node, the test's agent is no version of ours
+        assert checks["upgrade.headroom"]["severity"] == "warn" and checks["upgrade.versions"]["severity"] == "warn" and "1 this server" in checks["upgrade.versions"]["finding"], d
+        node = w.ok("GET", "/v1/nodes")["items"][0]["id"]
+        w.pg.sql("INSERT INTO moat.edge_heartbeats (node_id, received_at, epoch, revision, ipv4_errors, version) VALUES ('%s', now(), 1, 1, '[]', '7.0.0')"
+                 " ON CONFLICT (node_id) DO UPDATE SET received_at = now(), version = '7.0.0'; UPDATE moat.control_backup_last SET made_at = now() - interval '25 h'" % node)
+        w.pg.sql("INSERT INTO moat.schema_migrations (version, name) VALUES (99, 'of a later moat')")
+        try:
+            d, checks = upgrade()
+            assert checks["upgrade.versions"]["severity"] == "fail" and "7.0.0 (1 edge)" in checks["upgrade.versions"]["finding"], checks["upgrade.versions"]
+            assert checks["upgrade.backup"]["severity"] == "fail" and "25 h ago" in checks["upgrade.backup"]["finding"], d
+            assert checks["upgrade.schema"]["severity"] == "fail", d
+            r = moat("admin", "upgrade", "--check", "--json")
+            assert r.returncode == 1 and '"upgrade.versions","severity":"fail"' in r.stdout, (r.returncode, r.stdout)
+        finally:
+            w.pg.sql("DELETE FROM moat.schema_migrations WHERE version = 99; DELETE FROM moat.edge_heartbeats; UPDATE moat.control_backup_last SET made_at = now()")
 finally:
     w.close()
 kit.finish()

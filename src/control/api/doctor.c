@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* GET /v1/admin/doctor: gathers what moat admin doctor judges (doctor/checks.h). One look at the database, nothing is changed. */
+/* GET /v1/admin/doctor and /v1/admin/upgrade: gather what moat admin doctor and moat admin upgrade check judge (doctor/checks.h). One look at the
+ * database, nothing is changed. */
 #include "control/api/handlers.h"
 
+#include "base/assert.h"
 #include "base/buf.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
@@ -63,6 +65,29 @@ static const struct mt_pg_stmt st_nodes = {
     " " NAMES("n.name", LIVE " AND (SELECT max(t.not_after) FROM moat.node_certs t WHERE t.node_id = n.node_id AND t.revoked_at IS NULL)"
                         " < now() + make_interval(secs => $2)")};
 
+#define EDGE "n.admin_state IN ('active', 'cordoned', 'draining') AND 'edge' = ANY (n.roles) AND NOT n.deleted"
+/* Versions of agents, edges that were heard in the last ten minutes, and this server ($1), each with what says it. */
+#define VERSIONS \
+    "(SELECT left(n.agent_version, 40) AS v, 'agent' AS what FROM " LIVE " AND n.agent_version IS NOT NULL UNION ALL" \
+    " SELECT b.version, 'edge' FROM moat.edge_heartbeats b JOIN nodes_view n USING (node_id) WHERE b.version IS NOT NULL AND NOT n.deleted AND b.received_at > now() - interval '10 min'" \
+    " UNION ALL SELECT $1, 'this server')"
+
+static const struct mt_pg_stmt st_upgrade = {
+    "doctor_upgrade",
+    "SELECT coalesce((SELECT extract(epoch FROM now() - made_at)::bigint FROM moat.control_backup_last), -1),"
+    " CASE WHEN current_setting('archive_mode') = 'off' THEN -1 ELSE coalesce((SELECT extract(epoch FROM now() - last_archived_time)::bigint FROM pg_stat_archiver), -1) END,"
+    " (SELECT count(*) FROM pg_stat_replication),"
+    " (SELECT coalesce(max(CASE WHEN state IS NULL THEN -1 ELSE extract(epoch FROM coalesce(replay_lag, interval '0')) * 1000 END), 0)::bigint FROM pg_stat_replication),"
+    " (SELECT count(*) FROM nodes_view n WHERE " EDGE "),"
+    " " NAMES("n.name", "nodes_view n LEFT JOIN moat.edge_heartbeats b USING (node_id) WHERE " EDGE " AND (b.received_at IS NULL OR b.received_at < now() - interval '30 s')") ","
+    " (SELECT count(*) FROM deploys_view d WHERE d.finished_at IS NULL),"
+    " (SELECT count(*) FROM snapshots_view v WHERE v.finished_at IS NULL) + (SELECT count(*) FROM restores_view v WHERE v.finished_at IS NULL),"
+    " " NAMES("n.name", "nodes_view n WHERE NOT n.deleted AND n.admin_state = 'draining'") ","
+    " (SELECT count(DISTINCT v) FROM " VERSIONS " x),"
+    " (SELECT string_agg(v || ' (' || said || ')', ', ' ORDER BY v) FROM (SELECT v, string_agg(k || ' ' || what, ', ' ORDER BY what) AS said FROM"
+    "  (SELECT v, what, count(*) AS k FROM " VERSIONS " x GROUP BY v, what) y GROUP BY v ORDER BY v LIMIT 8) z),"
+    " (SELECT string_agg(v, ' ') FROM (SELECT DISTINCT v FROM " VERSIONS " x LIMIT 8) z)"};
+
 static int64_t left_of(int64_t not_after_s)
 {
     return not_after_s ? not_after_s - mt_clock_wall_us() / 1000000 : INT64_MAX;
@@ -110,7 +135,7 @@ static int look_at_keys(struct mt_api_call *c, struct mt_doctor_facts *f, char *
 static void look_at_server(struct mt_api_call *c, struct mt_doctor_facts *f)
 {
     struct statvfs v;
-    f->schema_known = MT_LOG_SCHEMA_VERSION;
+    f->schema_known = mt_log_schema_known();
     f->history_split = mt_history_state(c->ctl->history) != MT_RECOVERY_NONE;
     f->disk_used_percent = -1;
     if (statvfs(c->ctl->conf.data_dir, &v) == 0 && v.f_blocks > 0)
@@ -120,51 +145,124 @@ static void look_at_server(struct mt_api_call *c, struct mt_doctor_facts *f)
     f->guard = mt_measure_guard(&c->ctl->measure);
 }
 
-int mt_api_doctor_get(struct mt_api_call *c)
-{
-    mt_auto_pg_res struct mt_pg_res *r = NULL, *n = NULL;
-    struct mt_doctor_facts f = {0};
-    struct mt_pg_params p;
+/* What @f and @u point to. */
+struct seen {
+    struct mt_pg_res *platform, *nodes, *upgrade;
     char problem[240];
-    if (mt_api_query_done(c) < 0)
-        return -1;
+};
+
+static void unsee(struct seen *s)
+{
+    mt_pg_res_free(s->platform);
+    mt_pg_res_free(s->nodes);
+    mt_pg_res_free(s->upgrade);
+}
+
+static int look(struct mt_api_call *c, struct seen *s, struct mt_doctor_facts *f)
+{
+    struct mt_pg_params p;
     mt_pg_p_init(&p);
     mt_pg_p_text(&p, MOAT_VERSION);
     mt_pg_p_i64(&p, MT_DOCTOR_CERT_S);
-    if (mt_log_schema_version(c->pg, &f.schema_have, &c->err) < 0 || mt_pg_query_one(c->pg, &st_platform, NULL, &r, &c->err) < 0 ||
-        mt_pg_query_one(c->pg, &st_nodes, &p, &n, &c->err) < 0 || look_at_headroom(c, &f) < 0 || look_at_keys(c, &f, problem, sizeof problem) < 0)
-        return mt_api_fail_err(c);
-    look_at_server(c, &f);
-    f.clock_off_s = strtod(mt_pg_text(r, 0, 0), NULL) - (double)mt_clock_wall_us() / 1e6;
-    f.connections = mt_pg_i64(r, 0, 1);
-    f.connections_max = mt_pg_i64(r, 0, 2);
-    f.audit_waits_s = mt_pg_i64(r, 0, 3);
-    f.views_bad = mt_pg_text(r, 0, 4);
-    f.lease_age_s = mt_pg_i64(r, 0, 5);
-    f.roles_lost = mt_pg_text(r, 0, 6);
-    f.paused = mt_pg_bool(r, 0, 7);
-    f.maintenance = mt_pg_bool(r, 0, 8);
-    f.blocked_groups = mt_pg_i64(r, 0, 9);
-    f.held_groups = mt_pg_i64(r, 0, 10);
-    f.volumes_kept = mt_pg_i64(r, 0, 11);
-    f.stale = mt_pg_i64(r, 0, 12);
-    f.unproven = mt_pg_i64(r, 0, 13);
-    f.proven_age_s = mt_pg_i64(r, 0, 14);
-    f.nodes = mt_pg_i64(n, 0, 0);
-    f.nodes_ready = mt_pg_i64(n, 0, 1);
-    f.offline = mt_pg_text(n, 0, 2);
-    f.degraded = mt_pg_text(n, 0, 3);
-    f.waiting = mt_pg_text(n, 0, 4);
-    f.lost = mt_pg_text(n, 0, 5);
+    if (mt_log_schema_version(c->pg, &f->schema_have, &c->err) < 0 || mt_log_schema_least(c->pg, &f->schema_least, &c->err) < 0 ||
+        mt_pg_query_one(c->pg, &st_platform, NULL, &s->platform, &c->err) < 0 || mt_pg_query_one(c->pg, &st_nodes, &p, &s->nodes, &c->err) < 0 ||
+        look_at_headroom(c, f) < 0 || look_at_keys(c, f, s->problem, sizeof s->problem) < 0)
+        return -1;
+    const struct mt_pg_res *r = s->platform, *n = s->nodes;
+    look_at_server(c, f);
+    f->clock_off_s = strtod(mt_pg_text(r, 0, 0), NULL) - (double)mt_clock_wall_us() / 1e6;
+    f->connections = mt_pg_i64(r, 0, 1);
+    f->connections_max = mt_pg_i64(r, 0, 2);
+    f->audit_waits_s = mt_pg_i64(r, 0, 3);
+    f->views_bad = mt_pg_text(r, 0, 4);
+    f->lease_age_s = mt_pg_i64(r, 0, 5);
+    f->roles_lost = mt_pg_text(r, 0, 6);
+    f->paused = mt_pg_bool(r, 0, 7);
+    f->maintenance = mt_pg_bool(r, 0, 8);
+    f->blocked_groups = mt_pg_i64(r, 0, 9);
+    f->held_groups = mt_pg_i64(r, 0, 10);
+    f->volumes_kept = mt_pg_i64(r, 0, 11);
+    f->stale = mt_pg_i64(r, 0, 12);
+    f->unproven = mt_pg_i64(r, 0, 13);
+    f->proven_age_s = mt_pg_i64(r, 0, 14);
+    f->nodes = mt_pg_i64(n, 0, 0);
+    f->nodes_ready = mt_pg_i64(n, 0, 1);
+    f->offline = mt_pg_text(n, 0, 2);
+    f->degraded = mt_pg_text(n, 0, 3);
+    f->waiting = mt_pg_text(n, 0, 4);
+    f->lost = mt_pg_text(n, 0, 5);
     for (int i = 0; i < MT_DOCTOR_NODE_MAX; i++)
-        f.condition[i] = mt_pg_text(n, 0, 6 + i);
-    f.versions = mt_pg_i64(n, 0, 13);
-    f.version_list = mt_pg_text(n, 0, 14);
-    f.certs_ending = mt_pg_text(n, 0, 15);
-    json_t *o = mt_doctor(&f);
+        f->condition[i] = mt_pg_text(n, 0, 6 + i);
+    f->versions = mt_pg_i64(n, 0, 13);
+    f->version_list = mt_pg_text(n, 0, 14);
+    f->certs_ending = mt_pg_text(n, 0, 15);
+    return 0;
+}
+
+static int answer(struct mt_api_call *c, json_t *o)
+{
     if (!o) {
         (void)MT_FAIL(&c->err, MT_E_NOMEM, "out of memory");
         return mt_api_fail_err(c);
     }
     return mt_api_send(c, 200, o);
+}
+
+int mt_api_doctor_get(struct mt_api_call *c)
+{
+    struct seen s = {0};
+    struct mt_doctor_facts f = {0};
+    if (mt_api_query_done(c) < 0)
+        return -1;
+    int rc = look(c, &s, &f) < 0 ? mt_api_fail_err(c) : answer(c, mt_doctor(&f));
+    unsee(&s);
+    return rc;
+}
+
+/* Versions are few: whether two are too far apart is asked of each pair, in this list of "A B C". */
+static bool far_apart(const char *list)
+{
+    char v[8][48];
+    size_t n = 0;
+    for (const char *p = list; *p && n < MT_ARRAY_LEN(v); p += strcspn(p, " ")) {
+        p += strspn(p, " ");
+        (void)snprintf(v[n++], sizeof v[0], "%.*s", (int)strcspn(p, " "), p);
+    }
+    for (size_t i = 0; i < n; i++)
+        for (size_t k = i + 1; k < n; k++)
+            if (mt_versions_far(v[i], v[k]))
+                return true;
+    return false;
+}
+
+int mt_api_upgrade_get(struct mt_api_call *c)
+{
+    struct seen s = {0};
+    struct mt_doctor_facts f = {0};
+    struct mt_upgrade_facts u = {0};
+    struct mt_pg_params p;
+    if (mt_api_query_done(c) < 0)
+        return -1;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, MOAT_VERSION);
+    if (look(c, &s, &f) < 0 || mt_pg_query_one(c->pg, &st_upgrade, &p, &s.upgrade, &c->err) < 0) {
+        unsee(&s);
+        return mt_api_fail_err(c);
+    }
+    const struct mt_pg_res *r = s.upgrade;
+    u.backup_age_s = mt_pg_i64(r, 0, 0);
+    u.archived_age_s = mt_pg_i64(r, 0, 1);
+    u.standbys = mt_pg_i64(r, 0, 2);
+    u.standby_lag_ms = mt_pg_i64(r, 0, 3);
+    u.edges = mt_pg_i64(r, 0, 4);
+    u.edges_silent = mt_pg_text(r, 0, 5);
+    u.rollouts = mt_pg_i64(r, 0, 6);
+    u.moving = mt_pg_i64(r, 0, 7);
+    u.draining = mt_pg_text(r, 0, 8);
+    u.versions = mt_pg_i64(r, 0, 9);
+    u.version_list = mt_pg_text(r, 0, 10);
+    u.far = far_apart(mt_pg_text(r, 0, 11));
+    int rc = answer(c, mt_upgrade_check(&f, &u));
+    unsee(&s);
+    return rc;
 }

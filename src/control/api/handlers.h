@@ -255,6 +255,7 @@ int mt_api_nodes_cordon(struct mt_api_call *c);
 int mt_api_nodes_uncordon(struct mt_api_call *c);
 int mt_api_capacity_get(struct mt_api_call *c);
 int mt_api_doctor_get(struct mt_api_call *c);
+int mt_api_upgrade_get(struct mt_api_call *c);
 int mt_api_simulate_loss(struct mt_api_call *c);
 int mt_api_simulate_drain(struct mt_api_call *c);
 int mt_api_nodes_confirm_offline(struct mt_api_call *c);

@@ -467,9 +467,9 @@ int mt_api_edge_config(struct mt_api_call *c)
 
 static const struct mt_pg_stmt keep_edge_heartbeat = {
     "edge_heartbeat_keep",
-    "INSERT INTO moat.edge_heartbeats (node_id, received_at, epoch, revision, ipv4_errors) VALUES ($1, now(), $2, $3, $4::jsonb)"
+    "INSERT INTO moat.edge_heartbeats (node_id, received_at, epoch, revision, ipv4_errors, version) VALUES ($1, now(), $2, $3, $4::jsonb, left($5, 40))"
     " ON CONFLICT (node_id) DO UPDATE SET received_at = now(), epoch = excluded.epoch, revision = excluded.revision,"
-    " ipv4_errors = excluded.ipv4_errors"};
+    " ipv4_errors = excluded.ipv4_errors, version = excluded.version"};
 
 /* [{address, error}] of the listeners on dedicated addresses that an edge could not open, at most 64. */
 static json_t *ipv4_errors(const json_t *status)
@@ -499,6 +499,7 @@ static int keep_edge(struct mt_api_call *c, const char *node_id, uint64_t epoch,
     mt_pg_p_i64(&p, (int64_t)epoch);
     mt_pg_p_i64(&p, (int64_t)revision);
     mt_pg_p_json(&p, mt_buf_cstr(&text));
+    mt_pg_p_text(&p, json_string_value(json_object_get(c->body, "agent_version")));
     return mt_pg_query(c->pg, &keep_edge_heartbeat, &p, NULL, &c->err);
 }
 

@@ -187,6 +187,7 @@ const struct mt_api_route mt_api_routes[] = {
     {"POST", "/v1/admin/maintenance", "admin", WRITE | MT_API_OPERATOR | MT_API_ALWAYS, mt_api_maintenance_post, "maintenance.set", MT_LISTEN_API},
     {"GET", "/v1/admin/capacity", "admin", MT_API_OPERATOR, mt_api_capacity_get, "what the nodes still take, and after the loss of the worst", MT_LISTEN_API},
     {"GET", "/v1/admin/doctor", "admin", MT_API_OPERATOR, mt_api_doctor_get, "what is wrong with the cluster, and what mends it", MT_LISTEN_API},
+    {"GET", "/v1/admin/upgrade", "admin", MT_API_OPERATOR, mt_api_upgrade_get, "what stands against an upgrade now, and what mends it", MT_LISTEN_API},
     {"GET", "/v1/admin/explain", "admin", MT_API_OPERATOR, mt_api_explain_get, "why an environment or an instance is as it is", MT_LISTEN_API},
     {"GET", "/v1/admin/scheduler", "admin", MT_API_OPERATOR, mt_api_scheduler_get, "who leads, is it paused, what waits", MT_LISTEN_API},
     {"POST", "/v1/admin/scheduler/pause", "admin", WRITE | MT_API_OPERATOR, mt_api_scheduler_pause, "scheduler.pause", MT_LISTEN_API},

@@ -1,86 +1,57 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "control/doctor/checks.h"
 
+#include "control/doctor/findings.h"
+
 #include <inttypes.h>
 #include <math.h>
-#include <stdarg.h>
-#include <stdio.h>
 
-enum level { OK = 0, WARN, FAIL };
-
-static const char *const words[] = {"ok", "warn", "fail"};
-
-struct out {
-    json_t *list;
-    bool fail;
-};
-
-static void found(struct out *o, const char *check, enum level level, const char *mend, const char *fmt, ...) __attribute__((format(printf, 5, 6)));
-
-static void found(struct out *o, const char *check, enum level level, const char *mend, const char *fmt, ...)
-{
-    char text[600];
-    va_list ap;
-    va_start(ap, fmt);
-    (void)vsnprintf(text, sizeof text, fmt, ap);
-    va_end(ap);
-    o->fail = o->fail || level == FAIL;
-    (void)json_array_append_new(o->list, json_pack("{s:s,s:s,s:s,s:s*}", "check", check, "severity", words[level], "finding", text, "mend",
-                                                   level == OK ? NULL : mend));
-}
-
-/* A list of names that should be empty. */
-static void names(struct out *o, const char *check, const char *list, enum level level, const char *bad, const char *good, const char *mend)
-{
-    if (*list)
-        found(o, check, level, mend, "%s: %s", bad, list);
-    else
-        found(o, check, OK, NULL, "%s", good);
-}
-
-static void database(struct out *o, const struct mt_doctor_facts *f)
+static void database(struct mt_findings *o, const struct mt_doctor_facts *f)
 {
     if (f->schema_have == f->schema_known)
-        found(o, "database.schema", OK, NULL, "version %d", f->schema_have);
+        mt_found(o, "database.schema", OK, NULL, "version %d", f->schema_have);
+    else if (f->schema_have > f->schema_known && f->schema_least <= f->schema_known)
+        mt_found(o, "database.schema", WARN, "an upgrade is under way, or was taken back: run the newer moat-control on this machine too", "the database has version %d, this server knows %d and may use it",
+              f->schema_have, f->schema_known);
     else
-        found(o, "database.schema", FAIL, f->schema_have > f->schema_known ? "run the newer moat-control on this machine too" : "moat-control --config FILE migrate",
+        mt_found(o, "database.schema", FAIL, f->schema_have > f->schema_known ? "run the newer moat-control on this machine too" : "moat-control --config FILE migrate",
               "the database has version %d, this server knows %d", f->schema_have, f->schema_known);
     bool full = f->connections_max > 0 && f->connections * 100 >= f->connections_max * 80;
-    found(o, "database.connections", full ? WARN : OK, "raise max_connections of PostgreSQL, or put PgBouncer in between", "%" PRId64 " of %" PRId64, f->connections,
+    mt_found(o, "database.connections", full ? WARN : OK, "raise max_connections of PostgreSQL, or put PgBouncer in between", "%" PRId64 " of %" PRId64, f->connections,
           f->connections_max);
     double off = fabs(f->clock_off_s);
-    found(o, "database.clock", off > 5 ? FAIL : off > 1 ? WARN : OK, "timedatectl set-ntp true, here and on the machine of the database", "%.2f s apart from this server's", off);
+    mt_found(o, "database.clock", off > 5 ? FAIL : off > 1 ? WARN : OK, "timedatectl set-ntp true, here and on the machine of the database", "%.2f s apart from this server's", off);
     if (f->disk_used_percent >= 0)
-        found(o, "control.disk", f->disk_used_percent >= 95 ? FAIL : f->disk_used_percent >= 85 ? WARN : OK, "make room on the filesystem of data_dir",
+        mt_found(o, "control.disk", f->disk_used_percent >= 95 ? FAIL : f->disk_used_percent >= 85 ? WARN : OK, "make room on the filesystem of data_dir",
               "%" PRId64 " %% of the filesystem of data_dir is used", f->disk_used_percent);
-    names(o, "log.views", f->views_bad, FAIL, "not live", "every view is live", "moat admin projections list, then moat admin projections rebuild NAME");
-    found(o, "log.audit", f->audit_waits_s > 300 ? FAIL : f->audit_waits_s > 60 ? WARN : OK, "the server's log names why the sealer stands: journalctl -u moat-control",
+    mt_found_names(o, "log.views", f->views_bad, FAIL, "not live", "every view is live", "moat admin projections list, then moat admin projections rebuild NAME");
+    mt_found(o, "log.audit", f->audit_waits_s > 300 ? FAIL : f->audit_waits_s > 60 ? WARN : OK, "the server's log names why the sealer stands: journalctl -u moat-control",
           f->audit_waits_s > 0 ? "a record waits for its place in the chain for %" PRId64 " s" : "every record is in its chain (%" PRId64 " s)", f->audit_waits_s);
-    found(o, "log.history", f->history_split ? FAIL : OK, "moat admin recovery plan", f->history_split ? "recovery mode: the log was restored to an earlier point"
+    mt_found(o, "log.history", f->history_split ? FAIL : OK, "moat admin recovery plan", f->history_split ? "recovery mode: the log was restored to an earlier point"
                                                                                                      : "one history");
 }
 
-static void scheduler(struct out *o, const struct mt_doctor_facts *f)
+static void scheduler(struct mt_findings *o, const struct mt_doctor_facts *f)
 {
     if (f->lease_age_s < 0)
-        found(o, "scheduler.leader", FAIL, "roles of control.toml: one server has to have 'scheduler'", "nobody has led yet");
+        mt_found(o, "scheduler.leader", FAIL, "roles of control.toml: one server has to have 'scheduler'", "nobody has led yet");
     else
-        found(o, "scheduler.leader", f->lease_age_s > 60 ? FAIL : f->lease_age_s > 15 ? WARN : OK, "journalctl -u moat-control on every server: which of them can reach the database?",
+        mt_found(o, "scheduler.leader", f->lease_age_s > 60 ? FAIL : f->lease_age_s > 15 ? WARN : OK, "journalctl -u moat-control on every server: which of them can reach the database?",
               "renewed %" PRId64 " s ago", f->lease_age_s);
-    names(o, "scheduler.roles", f->roles_lost, WARN, "nobody holds", "every role is held", "roles of control.toml, on at least one server");
+    mt_found_names(o, "scheduler.roles", f->roles_lost, WARN, "nobody holds", "every role is held", "roles of control.toml, on at least one server");
     if (f->paused)
-        found(o, "scheduler.paused", WARN, "moat admin scheduler resume --reason R", "the scheduler is paused: nothing is placed or drained");
+        mt_found(o, "scheduler.paused", WARN, "moat admin scheduler resume --reason R", "the scheduler is paused: nothing is placed or drained");
     if (f->maintenance)
-        found(o, "platform.maintenance", WARN, "moat admin maintenance off --reason R", "maintenance: every change is refused");
-    found(o, "scheduler.groups", f->blocked_groups || f->held_groups ? WARN : OK, "moat admin scheduler status, then moat admin explain env ENV",
+        mt_found(o, "platform.maintenance", WARN, "moat admin maintenance off --reason R", "maintenance: every change is refused");
+    mt_found(o, "scheduler.groups", f->blocked_groups || f->held_groups ? WARN : OK, "moat admin scheduler status, then moat admin explain env ENV",
           "%" PRId64 " cannot be placed, %" PRId64 " held", f->blocked_groups, f->held_groups);
 }
 
-static void nodes(struct out *o, const struct mt_doctor_facts *f)
+static void nodes(struct mt_findings *o, const struct mt_doctor_facts *f)
 {
     static const struct {
         const char *check, *bad, *good, *mend;
-        enum level level;
+        enum mt_finding_level level;
     } conditions[MT_DOCTOR_NODE_MAX] = {
         [MT_DOCTOR_VMM] = {"nodes.vmm", "no driver that runs VMs, or none that vmm_allowed lists", "every node runs VMs", "moat doctor on the node; vmm_allowed of control.toml", FAIL},
         [MT_DOCTOR_BUNDLE] = {"nodes.bundle", "no kernel bundle", "every node has its kernel bundle", "on the node: systemctl restart moat-bundle", FAIL},
@@ -91,70 +62,70 @@ static void nodes(struct out *o, const struct mt_doctor_facts *f)
         [MT_DOCTOR_OTHER] = {"nodes.conditions", "says something is wrong", "nothing else is said", "moat node describe NODE", WARN},
     };
     if (f->nodes == 0)
-        found(o, "nodes.count", WARN, "moat node add root@HOST, or a token: moat node token create", "there is no node");
+        mt_found(o, "nodes.count", WARN, "moat node add root@HOST, or a token: moat node token create", "there is no node");
     else
-        found(o, "nodes.count", f->nodes_ready == 0 ? FAIL : OK, "moat nodes, then moat node describe NODE", "%" PRId64 " of %" PRId64 " ready", f->nodes_ready, f->nodes);
-    names(o, "nodes.offline", f->offline, FAIL, "silent", "every node is heard", "look at the machine; when it is off for good: moat node mark-lost NODE --reason R");
-    names(o, "nodes.degraded", f->degraded, WARN, "takes no new work", "no node is degraded", "moat node describe NODE");
-    names(o, "nodes.waiting", f->waiting, WARN, "waits for approval", "no node waits", "moat node activate NODE --reason R");
-    names(o, "nodes.lost", f->lost, WARN, "lost for good", "no node is lost", "moat node disable NODE --reason R, then moat node remove NODE --reason R");
+        mt_found(o, "nodes.count", f->nodes_ready == 0 ? FAIL : OK, "moat nodes, then moat node describe NODE", "%" PRId64 " of %" PRId64 " ready", f->nodes_ready, f->nodes);
+    mt_found_names(o, "nodes.offline", f->offline, FAIL, "silent", "every node is heard", "look at the machine; when it is off for good: moat node mark-lost NODE --reason R");
+    mt_found_names(o, "nodes.degraded", f->degraded, WARN, "takes no new work", "no node is degraded", "moat node describe NODE");
+    mt_found_names(o, "nodes.waiting", f->waiting, WARN, "waits for approval", "no node waits", "moat node activate NODE --reason R");
+    mt_found_names(o, "nodes.lost", f->lost, WARN, "lost for good", "no node is lost", "moat node disable NODE --reason R, then moat node remove NODE --reason R");
     if (f->guard)
-        found(o, "nodes.guard", FAIL, "look at this server's own network; when the nodes are really gone: moat node confirm-offline NODE --reason R",
+        mt_found(o, "nodes.guard", FAIL, "look at this server's own network; when the nodes are really gone: moat node confirm-offline NODE --reason R",
               "more than half of the nodes fell silent at once: none is taken for offline");
     for (int i = 0; i < MT_DOCTOR_NODE_MAX; i++)
-        names(o, conditions[i].check, f->condition[i], conditions[i].level, conditions[i].bad, conditions[i].good, conditions[i].mend);
-    found(o, "nodes.versions", f->versions > 2 ? FAIL : f->versions > 1 ? WARN : OK, "upgrade what is behind: docs/packages.md", f->versions > 1 ? "different: %s" : "%s", f->version_list);
+        mt_found_names(o, conditions[i].check, f->condition[i], conditions[i].level, conditions[i].bad, conditions[i].good, conditions[i].mend);
+    mt_found(o, "nodes.versions", f->versions > 2 ? FAIL : f->versions > 1 ? WARN : OK, "upgrade what is behind: docs/packages.md", f->versions > 1 ? "different: %s" : "%s", f->version_list);
     if (f->nodes > 1)
-        found(o, "capacity.headroom", f->headroom_bytes < 0 ? WARN : OK, "moat capacity: a machine more, or less on them",
+        mt_found(o, "capacity.headroom", f->headroom_bytes < 0 ? WARN : OK, "moat capacity: a machine more, or less on them",
               f->headroom_bytes < 0 ? "%.1f GiB of memory are missing when the worst node is lost" : "%.1f GiB of memory are left when the worst node is lost",
               fabs((double)f->headroom_bytes) / (1024.0 * 1024 * 1024));
 }
 
-static void backups(struct out *o, const struct mt_doctor_facts *f)
+static void backups(struct mt_findings *o, const struct mt_doctor_facts *f)
 {
     if (f->volumes_kept == 0) {
-        found(o, "backups.stale", OK, NULL, "no volume is backed up");
+        mt_found(o, "backups.stale", OK, NULL, "no volume is backed up");
         return;
     }
-    found(o, "backups.stale", f->stale ? FAIL : OK, "moat backups status --all --stale", "%" PRId64 " of %" PRId64 " volumes have no backup of the last two intervals", f->stale,
+    mt_found(o, "backups.stale", f->stale ? FAIL : OK, "moat backups status --all --stale", "%" PRId64 " of %" PRId64 " volumes have no backup of the last two intervals", f->stale,
           f->volumes_kept);
-    found(o, "backups.unproven", f->unproven ? WARN : OK, "moat backups status --all; moat volumes restore VOLUME tries one", "%" PRId64 " of %" PRId64
+    mt_found(o, "backups.unproven", f->unproven ? WARN : OK, "moat backups status --all; moat volumes restore VOLUME tries one", "%" PRId64 " of %" PRId64
           " volumes have no backup that was restored lately", f->unproven, f->volumes_kept);
     if (f->proven_age_s >= 0)
-        found(o, "backups.proof", f->proven_age_s > 7 * 86400 ? WARN : OK, "moat backups status --all", "a backup was last restored whole %" PRId64 " h ago", f->proven_age_s / 3600);
+        mt_found(o, "backups.proof", f->proven_age_s > 7 * 86400 ? WARN : OK, "moat backups status --all", "a backup was last restored whole %" PRId64 " h ago", f->proven_age_s / 3600);
 }
 
-static void certificate(struct out *o, const char *check, int64_t left_s, int64_t warn_s, int64_t fail_s, const char *mend)
+static void certificate(struct mt_findings *o, const char *check, int64_t left_s, int64_t warn_s, int64_t fail_s, const char *mend)
 {
     if (left_s == INT64_MAX)
         return;
     if (left_s <= 0)
-        found(o, check, FAIL, mend, "has ended");
+        mt_found(o, check, FAIL, mend, "has ended");
     else
-        found(o, check, left_s < fail_s ? FAIL : left_s < warn_s ? WARN : OK, mend, "good for %" PRId64 " days", left_s / 86400);
+        mt_found(o, check, left_s < fail_s ? FAIL : left_s < warn_s ? WARN : OK, mend, "good for %" PRId64 " days", left_s / 86400);
 }
 
-static void secrets(struct out *o, const struct mt_doctor_facts *f)
+static void secrets(struct mt_findings *o, const struct mt_doctor_facts *f)
 {
     certificate(o, "certificates.api", f->api_left_s, 14 * 86400, 3 * 86400, "put a new one at tls_cert and tls_key, then systemctl reload moat-control");
     certificate(o, "certificates.authority", f->ca_left_s, 365 * 86400, 30 * 86400, "enrol the nodes anew before it ends (docs/nodes.md)");
-    names(o, "certificates.nodes", f->certs_ending, WARN, "ends within 14 days", "none ends within 14 days", "journalctl -u moat-agent on the node: it renews by itself when it can");
+    mt_found_names(o, "certificates.nodes", f->certs_ending, WARN, "ends within 14 days", "none ends within 14 days", "journalctl -u moat-agent on the node: it renews by itself when it can");
     if (!f->keys_configured)
-        found(o, "keys.file", WARN, "moat admin keys generate > FILE, master_keys_file of control.toml", "no master keys: there are no secrets");
+        mt_found(o, "keys.file", WARN, "moat admin keys generate > FILE, master_keys_file of control.toml", "no master keys: there are no secrets");
     else if (*f->keys_problem || f->keys_active == 0)
-        found(o, "keys.file", FAIL, "mend the file, then systemctl reload moat-control", "%s", *f->keys_problem ? f->keys_problem : "no key of it is active");
+        mt_found(o, "keys.file", FAIL, "mend the file, then systemctl reload moat-control", "%s", *f->keys_problem ? f->keys_problem : "no key of it is active");
     else
-        found(o, "keys.file", OK, NULL, "one active key");
+        mt_found(o, "keys.file", OK, NULL, "one active key");
     if (f->rows_missing)
-        found(o, "keys.missing", FAIL, "put the key back into the file: without it these secrets are lost", "%" PRId64 " wrapped keys are under a master key that the file has not",
+        mt_found(o, "keys.missing", FAIL, "put the key back into the file: without it these secrets are lost", "%" PRId64 " wrapped keys are under a master key that the file has not",
               f->rows_missing);
     if (f->keys_configured)
-        found(o, "keys.retired", f->rows_retired ? WARN : OK, "moat admin keys rewrap", "%" PRId64 " wrapped keys are under a retired master key", f->rows_retired);
+        mt_found(o, "keys.retired", f->rows_retired ? WARN : OK, "moat admin keys rewrap", "%" PRId64 " wrapped keys are under a retired master key", f->rows_retired);
 }
 
 json_t *mt_doctor(const struct mt_doctor_facts *f)
 {
-    struct out o = {.list = json_array()};
+    struct mt_findings o = {.list = json_array()};
     if (!o.list)
         return NULL;
     database(&o, f);

@@ -17,6 +17,7 @@ enum mt_doctor_node { MT_DOCTOR_VMM = 0, MT_DOCTOR_BUNDLE, MT_DOCTOR_DISK, MT_DO
 struct mt_doctor_facts {
     /* database and log */
     int schema_have, schema_known;
+    int schema_least;               /* lowest version whose programs may use a database of schema_have */
     double clock_off_s;             /* of the database against this machine, either way */
     int64_t connections, connections_max;
     int64_t audit_waits_s;          /* age of the oldest audit record outside of its chain, 0: none waits */
@@ -51,3 +52,24 @@ struct mt_doctor_facts {
 
 /** {"ok":bool,"checks":[{check,severity,finding,mend?}]}; ok: no check has the severity fail. NULL without memory. Owned by the caller. */
 json_t *mt_doctor(const struct mt_doctor_facts *f);
+
+/* moat admin upgrade check: what has to hold before a program is replaced by one of the next version (§11.2), and the way back. */
+struct mt_upgrade_facts {
+    int64_t backup_age_s;           /* of the control plane itself; -1: none is known */
+    int64_t archived_age_s;         /* since PostgreSQL archived WAL; -1: it archives none */
+    int64_t standbys;               /* that stream from this PostgreSQL */
+    int64_t standby_lag_ms;         /* of the one that is most behind; -1: this role may not see it */
+    int64_t edges;
+    const char *edges_silent;       /* edges in service that have not been heard for 30 s */
+    int64_t rollouts;               /* deploys that have not ended */
+    int64_t moving;                 /* snapshots and restores under way */
+    const char *draining;           /* nodes */
+    int64_t versions;               /* different ones of agents, edges and this server */
+    const char *version_list;
+    bool far;                       /* two of them are further apart than one version */
+};
+
+/** Whether "1.2.3" and "1.4.0" are further apart than a version and the next one (their second numbers; or another first number than the next). */
+bool mt_versions_far(const char *a, const char *b);
+/** The form of mt_doctor; what has no bearing on an upgrade is not in it. */
+json_t *mt_upgrade_check(const struct mt_doctor_facts *f, const struct mt_upgrade_facts *u);

@@ -10,12 +10,15 @@
 
 #include <string.h>
 
-extern const char mt_log_schema_sql[], mt_views_schema_sql[], mt_audit_schema_sql[], mt_auth_schema_sql[], mt_views_rebuild_sql[], mt_limits_schema_sql[], mt_log_lean_sql[], mt_exec_schema_sql[], mt_autopsy_schema_sql[], mt_secrets_schema_sql[], mt_recovery_schema_sql[], mt_nodes_schema_sql[], mt_registry_schema_sql[], mt_volumes_schema_sql[], mt_ipv4_schema_sql[], mt_collections_schema_sql[], mt_log_fence_sql[], mt_log_leaner_sql[];
+extern const char mt_log_schema_sql[], mt_views_schema_sql[], mt_audit_schema_sql[], mt_auth_schema_sql[], mt_views_rebuild_sql[], mt_limits_schema_sql[], mt_log_lean_sql[], mt_exec_schema_sql[], mt_autopsy_schema_sql[], mt_secrets_schema_sql[], mt_recovery_schema_sql[], mt_nodes_schema_sql[], mt_registry_schema_sql[], mt_volumes_schema_sql[], mt_ipv4_schema_sql[], mt_collections_schema_sql[], mt_log_fence_sql[], mt_log_leaner_sql[], mt_log_upgrades_sql[];
 
 static const struct mt_pg_stmt st_has = {"schema_has", "SELECT to_regclass('moat.schema_migrations') IS NOT NULL"};
 static const struct mt_pg_stmt st_version = {"schema_version",
                                              "SELECT COALESCE(max(version), 0)::int FROM moat.schema_migrations"};
 static const struct mt_pg_stmt st_record = {"schema_record", "INSERT INTO moat.schema_migrations (version, name) VALUES ($1, $2)"};
+/* The program that brings the database here knows the column; what a newer one has written is there to be read. */
+static const struct mt_pg_stmt st_least = {"schema_least", "UPDATE moat.schema_migrations SET least = $2 WHERE version = $1"};
+static const struct mt_pg_stmt st_floor = {"schema_floor", "SELECT COALESCE(max(COALESCE(least, version)), 0)::int FROM moat.schema_migrations"};
 static const struct mt_pg_stmt st_lock = {"schema_lock", "SELECT pg_advisory_xact_lock(" MT_LOCK_MIGRATE ")"};
 static const struct mt_pg_stmt st_checkpoint = {
     "schema_checkpoint", "INSERT INTO moat.projection_checkpoints (projection, schema_version, state, last_applied_event_id)"
@@ -168,9 +171,24 @@ static int make_leaner(struct mt_pg *pg, struct mt_err *err)
     return mt_pg_exec(pg, mt_log_leaner_sql, err);
 }
 
+static int note_upgrades(struct mt_pg *pg, struct mt_err *err)
+{
+    return mt_pg_exec(pg, mt_log_upgrades_sql, err);
+}
+
+#ifdef MOAT_ONE_MORE
+/* The program of the next version, for tests (tests/tools/meson.build): what a migration may do while programs of the version before serve. */
+static int one_more(struct mt_pg *pg, struct mt_err *err)
+{
+    return mt_pg_exec(pg, "CREATE TABLE moat.one_more (n int PRIMARY KEY); ALTER TABLE moat.node_heartbeats ADD COLUMN one_more int NULL;"
+                          " CREATE INDEX events_one_more ON moat.events (event_type, event_id)", err);
+}
+#endif
+
 static const struct {
     const char *name;
     int (*run)(struct mt_pg *pg, struct mt_err *err);
+    int least; /* programs that know this version go on beside it; 0: none but its own */
 } migrations[] = {
     {"first", create_first},
     {"auth", create_auth},
@@ -189,8 +207,16 @@ static const struct {
     {"collections", create_collections},
     {"fence", fence_tenants},
     {"leaner", make_leaner},
+    {"upgrades", note_upgrades},
+#ifdef MOAT_ONE_MORE
+    {"one_more", one_more, 18},
+#endif
 };
-_Static_assert(MT_ARRAY_LEN(migrations) == MT_LOG_SCHEMA_VERSION, "one migration for each version");
+
+int mt_log_schema_known(void)
+{
+    return (int)MT_ARRAY_LEN(migrations);
+}
 
 int mt_log_database(struct mt_pg *pg, struct mt_err *err)
 {
@@ -211,19 +237,40 @@ int mt_log_schema_version(struct mt_pg *pg, int *ret, struct mt_err *err)
     return r;
 }
 
+int mt_log_schema_least(struct mt_pg *pg, int *ret, struct mt_err *err)
+{
+    mt_auto_pg_res struct mt_pg_res *res = NULL;
+    int r = mt_pg_query_one(pg, &st_floor, NULL, &res, err);
+    if (r == 0)
+        *ret = (int)mt_pg_i64(res, 0, 0);
+    return r;
+}
+
+/* The way back from an upgrade: a newer program has been here. */
+static int settle_for_newer(struct mt_pg *pg, int have, int known, struct mt_err *err)
+{
+    int least = 0, r = mt_log_schema_least(pg, &least, err);
+    if (r < 0)
+        return r;
+    if (least > known)
+        return MT_FAIL(err, MT_E_CONFLICT, "the database has schema %d, which programs that know %d or more may use; this one knows %d: use a newer program", have, least, known);
+    mt_log(MT_WARN, "schema.newer", KV("version", have), KV("known", known), KV("hint", "a newer moat-control migrated the database; it only added, so this one goes on with it"));
+    return 0;
+}
+
 static int migrate_locked(struct mt_pg *pg, struct mt_err *err)
 {
+    const int known = mt_log_schema_known();
     int have = 0;
     int r = mt_pg_query(pg, &st_lock, NULL, NULL, err);
     if (r < 0 || (r = mt_log_schema_version(pg, &have, err)) < 0)
         return r;
-    if (have > MT_LOG_SCHEMA_VERSION)
-        return MT_FAIL(err, MT_E_CONFLICT, "the database has schema %d, this program knows %d: use a newer program", have,
-                       MT_LOG_SCHEMA_VERSION);
+    if (have > known)
+        return settle_for_newer(pg, have, known, err);
     if (have == 0 && (r = mt_pg_exec(pg, base_sql, err)) < 0)
         return r;
     struct mt_pg_params p;
-    for (int v = have; v < MT_LOG_SCHEMA_VERSION; v++) {
+    for (int v = have; v < known; v++) {
         if ((r = migrations[v].run(pg, err)) < 0)
             return mt_err_wrap(err, "migration %d (%s)", v + 1, migrations[v].name);
         mt_pg_p_init(&p);
@@ -231,12 +278,17 @@ static int migrate_locked(struct mt_pg *pg, struct mt_err *err)
         mt_pg_p_text(&p, migrations[v].name);
         if ((r = mt_pg_query(pg, &st_record, &p, NULL, err)) < 0)
             return r;
+        mt_pg_p_init(&p);
+        mt_pg_p_i32(&p, v + 1);
+        mt_pg_p_i32(&p, migrations[v].least);
+        if (migrations[v].least && (r = mt_pg_query(pg, &st_least, &p, NULL, err)) < 0)
+            return r;
         mt_log(MT_INFO, "schema.migrated", KV("version", v + 1), KV("name", migrations[v].name));
     }
-    if (have == MT_LOG_SCHEMA_VERSION)
+    if (have == known)
         return 0;
     mt_pg_p_init(&p);
-    mt_pg_p_i32(&p, MT_LOG_SCHEMA_VERSION);
+    mt_pg_p_i32(&p, known);
     if ((r = mt_pg_query(pg, &st_checkpoint, &p, NULL, err)) < 0)
         return r;
     if (have == 0 && (r = mt_views_made(pg, err)) < 0)

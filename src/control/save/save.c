@@ -5,6 +5,7 @@
 #include "base/assert.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/str.h"
 #include "control/bootstrap.h"
 #include "control/log/schema.h"
@@ -28,6 +29,11 @@ static const struct mt_pg_stmt st_state = {
     "SELECT pg_export_snapshot(), coalesce((SELECT i.value #>> '{}' FROM moat_views.cluster_view i WHERE i.key = 'cluster_id'), ''),"
     " c.epoch, c.last_event_id, encode(c.last_chain_hash, 'hex'), pg_database_size(current_database())"
     " FROM moat.event_counter c"};
+
+/* For `moat admin upgrade check`: one row, the newest. */
+static const struct mt_pg_stmt st_remember = {
+    "save_remember", "INSERT INTO moat.control_backup_last (made_at, bytes, last_event_id) VALUES (now(), $1, $2)"
+                     " ON CONFLICT (one) DO UPDATE SET made_at = now(), bytes = excluded.bytes, last_event_id = excluded.last_event_id"};
 
 struct save {
     struct mt_control *ctl;
@@ -146,6 +152,18 @@ static int write_all(struct save *s, int fd, const char *conninfo, struct mt_key
     return mt_sealed_finish(&s->out, err);
 }
 
+/* The backup is whole: that it cannot be noted is no reason to throw it away. */
+static void remember(struct save *s, struct mt_pg *pg)
+{
+    struct mt_err err = {0};
+    struct mt_pg_params p;
+    mt_pg_p_init(&p);
+    mt_pg_p_i64(&p, (int64_t)s->out.bytes);
+    mt_pg_p_i64(&p, json_integer_value(json_object_get(s->manifest, "last_event_id")));
+    if (mt_pg_exec(pg, "ROLLBACK", &err) < 0 || mt_pg_query(pg, &st_remember, &p, NULL, &err) < 0)
+        mt_log(MT_WARN, "backup.not_noted", KV_ERR(&err), KV("hint", "the backup is whole; `moat admin upgrade check` does not know of it"));
+}
+
 int mt_save(struct mt_control *ctl, int fd, FILE *told, struct mt_err *err)
 {
     struct save s = {.ctl = ctl, .files = json_array(), .out = {.fd = -1}};
@@ -158,6 +176,7 @@ int mt_save(struct mt_control *ctl, int fd, FILE *told, struct mt_err *err)
     if (rc == 0)
         rc = write_all(&s, fd, conninfo, keys, pg, err);
     if (rc == 0) {
+        remember(&s, pg);
         (void)json_object_set_new(s.manifest, "bytes", json_integer((json_int_t)s.out.bytes));
         (void)json_dumpf(s.manifest, told, JSON_COMPACT | JSON_SORT_KEYS);
         (void)fputc('\n', told);

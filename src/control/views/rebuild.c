@@ -186,7 +186,7 @@ static int fill(struct run *u, struct mt_err *err)
     struct mt_pg_params p;
     uint64_t views = u->view ? mt_proj_closure(UINT64_C(1) << mt_proj_table(u->view)) : UINT64_MAX;
     mt_pg_p_init(&p);
-    mt_pg_p_i32(&p, MT_LOG_SCHEMA_VERSION);
+    mt_pg_p_i32(&p, mt_log_schema_known());
     int r = mt_shadow_drop(u->pg, OLD, err);
     if (r < 0 || (r = mt_shadow_make(u->pg, SHADOW, &u->shadow, err)) < 0 || (r = mt_replay_init(&u->replay, u->pg, views, err)) < 0 ||
         (r = mt_pg_query(u->pg, &st_list, &p, NULL, err)) < 0)

@@ -285,6 +285,8 @@ ANSWERS = {
                                                           {"check": "nodes.offline", "severity": "fail", "finding": f"silent: box2{ESC}", "mend": "look at the machine"},
                                                           {"check": "keys.retired", "severity": "warn", "finding": "3 wrapped keys are under a retired master key",
                                                            "mend": "moat admin keys rewrap"}]},
+    ("GET", "/v1/admin/upgrade"): {"ok": False, "checks": [{"check": "upgrade.schema", "severity": "ok", "finding": "version 18"},
+                                                           {"check": "upgrade.backup", "severity": "fail", "finding": f"no backup{ESC}", "mend": "moat admin backup FILE"}]},
     ("GET", "/v1/admin/capacity"): {"nodes": 3, "eligible_nodes": 2, "allocatable": {"memory_bytes": 12 << 30, "cpu_millis": 8000, "disk_bytes": 200 << 30},
                                      "used": {"memory_bytes": 5 << 30, "cpu_millis": 2500, "disk_bytes": 30 << 30}, "headroom_memory_bytes": -(1 << 30),
                                      "worst_node_id": NODE, "largest_instance_memory_bytes": 3 << 29},

@@ -81,7 +81,8 @@ static void a_sound_cluster_has_nothing_to_mend(void **state)
 static void database_and_log(void **state)
 {
     (void)state;
-    BAD(f.schema_have = 15, "database.schema", "fail", "version 15");
+    BAD((f.schema_have = 15, f.schema_least = 15), "database.schema", "fail", "version 15");
+    BAD((f.schema_have = 15, f.schema_least = 14), "database.schema", "warn", "may use it");
     BAD(f.schema_have = 13, "database.schema", "fail", "knows 14");
     BAD(f.connections = 80, "database.connections", "warn", "80 of 100");
     BAD(f.clock_off_s = -1.5, "database.clock", "warn", "1.50 s");
@@ -155,12 +156,98 @@ static void backups_certificates_and_keys(void **state)
     BAD(f.rows_retired = 3, "keys.retired", "warn", "3 wrapped keys");
 }
 
+/* Of an upgrade: the same rule, a fact turns its own check and no other. */
+static struct mt_upgrade_facts ready(void)
+{
+    return (struct mt_upgrade_facts){.backup_age_s = 600, .archived_age_s = -1, .edges = 2, .edges_silent = "", .draining = "", .versions = 1,
+                                     .version_list = "0.1.0 (1 edge, 1 this server, 3 agent)"};
+}
+
+static void alters(const struct mt_doctor_facts *f, const struct mt_upgrade_facts *u, const char *name, const char *severity, const char *text)
+{
+    json_t *d = mt_upgrade_check(f, u);
+    size_t i;
+    const json_t *k = check_of(d, name), *other;
+    if (!k)
+        fail_msg("no check %s", name);
+    assert_string_equal(json_string_value(json_object_get(k, "severity")), severity);
+    if (!strstr(json_string_value(json_object_get(k, "finding")), text))
+        fail_msg("%s says '%s', not '%s'", name, json_string_value(json_object_get(k, "finding")), text);
+    assert_int_equal(json_string_length(json_object_get(k, "mend")) > 10, strcmp(severity, "ok") != 0);
+    assert_int_equal(json_is_true(json_object_get(d, "ok")), strcmp(severity, "fail") != 0);
+    json_array_foreach(json_object_get(d, "checks"), i, other)
+        if (other != k && strcmp(json_string_value(json_object_get(other, "severity")), "ok") != 0)
+            fail_msg("%s turned, too", json_string_value(json_object_get(other, "check")));
+    json_decref(d);
+}
+
+#define UP(change, name, severity, text)     \
+    {                                        \
+        struct mt_doctor_facts f = fine();   \
+        struct mt_upgrade_facts u = ready(); \
+        change;                              \
+        alters(&f, &u, name, severity, text); \
+    }
+
+static void what_stands_against_an_upgrade(void **state)
+{
+    (void)state;
+    UP((void)0, "upgrade.backup", "ok", "10 min ago");
+    UP(u.backup_age_s = -1, "upgrade.backup", "fail", "no backup");
+    UP(u.backup_age_s = 30 * 3600, "upgrade.backup", "fail", "30 h ago");
+    UP((u.backup_age_s = -1, u.archived_age_s = 40), "upgrade.backup", "ok", "archived its log 40 s ago");
+    UP((u.backup_age_s = -1, u.archived_age_s = 4000), "upgrade.backup", "fail", "no backup");
+    UP(f.stale = 1, "upgrade.volumes", "warn", "1 of 4");
+    UP(f.history_split = true, "upgrade.history", "fail", "recovery mode");
+    UP(f.keys_problem = "open '/etc/moat/master-keys': denied", "upgrade.keys", "fail", "denied");
+    UP(f.disk_used_percent = 95, "upgrade.disk", "fail", "95 %");
+    UP(f.views_bad = "routes_view", "upgrade.views", "fail", "routes_view");
+    UP(f.audit_waits_s = 301, "upgrade.audit", "fail", "301 s");
+    UP((u.standbys = 1, u.standby_lag_ms = 40), "upgrade.standby", "ok", "40 ms behind");
+    UP((u.standbys = 1, u.standby_lag_ms = 11000), "upgrade.standby", "warn", "11000 ms");
+    UP((u.standbys = 1, u.standby_lag_ms = 61000), "upgrade.standby", "fail", "61000 ms");
+    UP((u.standbys = 1, u.standby_lag_ms = -1), "upgrade.standby", "warn", "may not see");
+    UP(f.lease_age_s = 16, "upgrade.leader", "fail", "no scheduler");
+    UP(f.offline = "box3", "upgrade.nodes", "fail", "box3");
+    UP(f.degraded = "box3", "upgrade.degraded", "warn", "box3");
+    UP(u.draining = "box3", "upgrade.draining", "warn", "box3");
+    UP(u.edges_silent = "box4", "upgrade.edges", "fail", "box4");
+    UP(f.headroom_bytes = -(2LL << 30), "upgrade.headroom", "fail", "2.0 GiB of memory are missing");
+    UP(f.nodes = 1, "upgrade.headroom", "warn", "one node");
+    UP((u.versions = 2, u.version_list = "0.1.0 (3 agent), 0.2.0 (1 this server)"), "upgrade.versions", "warn", "0.2.0 (1 this server)");
+    UP((u.versions = 2, u.far = true, u.version_list = "0.1.0 (3 agent), 0.3.0 (1 this server)"), "upgrade.versions", "fail", "0.3.0");
+    UP(u.versions = 3, "upgrade.versions", "fail", "different");
+    UP((f.schema_have = 15, f.schema_least = 14), "upgrade.schema", "warn", "version 15");
+    UP((f.schema_have = 15, f.schema_least = 15), "upgrade.schema", "fail", "version 15");
+    UP(f.schema_have = 13, "upgrade.schema", "fail", "version 13");
+    UP(f.clock_off_s = 5.5, "upgrade.clock", "fail", "5.50 s");
+    UP(u.rollouts = 2, "upgrade.rollouts", "warn", "2 deploys");
+    UP(u.moving = 1, "upgrade.jobs", "warn", "1 snapshots");
+    UP(f.held_groups = 1, "upgrade.groups", "warn", "1 held");
+    UP(f.paused = true, "upgrade.paused", "warn", "paused");
+    UP(f.maintenance = true, "upgrade.maintenance", "warn", "refused");
+}
+
+static void a_version_and_the_next_one_are_near(void **state)
+{
+    (void)state;
+    assert_false(mt_versions_far("0.1.0", "0.1.7"));
+    assert_false(mt_versions_far("0.1.0", "0.2.0"));
+    assert_false(mt_versions_far("0.3.0", "0.2.9"));
+    assert_true(mt_versions_far("0.1.0", "0.3.0"));
+    assert_false(mt_versions_far("1.9.0", "2.0.0"));
+    assert_true(mt_versions_far("1.9.0", "3.0.0"));
+    assert_false(mt_versions_far("test", "0.1.0"));
+    assert_false(mt_versions_far("", "0.1.0"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_sound_cluster_has_nothing_to_mend), cmocka_unit_test(database_and_log),
         cmocka_unit_test(the_scheduler),                       cmocka_unit_test(the_nodes),
-        cmocka_unit_test(backups_certificates_and_keys),
+        cmocka_unit_test(backups_certificates_and_keys),      cmocka_unit_test(what_stands_against_an_upgrade),
+        cmocka_unit_test(a_version_and_the_next_one_are_near),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
