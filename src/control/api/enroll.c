@@ -387,7 +387,7 @@ int mt_api_node_confirm(struct mt_api_call *c)
     mt_auto_cmd struct mt_cmd *cmd = NULL;
     struct mt_cmd_ids none = {0};
     struct mt_cmd_done done = {0};
-    if (mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 || mt_node_caller(c, MT_CERT_NODE, &n) < 0)
+    if (mt_api_query_done(c) < 0 || mt_node_caller(c, MT_CERT_NODE, &n) < 0 || mt_api_fields(c, known) < 0)
         return -1;
     if (!MT_STREQ(n.admin_state, "enrolled"))
         return mt_api_send(c, 200, json_pack("{s:s}", "admin_state", n.admin_state));
@@ -431,14 +431,12 @@ int mt_api_node_cert(struct mt_api_call *c)
     struct mt_cmd_ids none = {0};
     struct mt_cmd_done done = {0};
     char until[MT_RFC3339_LEN];
-    if (mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 || mt_api_text(c, "csr", true, 8192, &csr) < 0 ||
+    if (mt_api_query_done(c) < 0 || mt_node_caller(c, MT_CERT_NODE, &n) < 0 || mt_api_fields(c, known) < 0 || mt_api_text(c, "csr", true, 8192, &csr) < 0 ||
         mt_api_text(c, "kind", false, 8, &word) < 0)
         return -1;
     enum mt_cert_kind kind = word && MT_STREQ(word, "edge") ? MT_CERT_EDGE : MT_CERT_NODE;
     if (word && !MT_STREQ(word, mt_cert_kind_name(kind)))
         return mt_api_fail(c, 400, "invalid_argument", "'kind' is node or edge");
-    if (mt_node_caller(c, MT_CERT_NODE, &n) < 0)
-        return -1;
     if (!c->ctl->node_ca)
         return mt_api_not_found(c, "authority for certificates");
     if (kind == MT_CERT_NODE && n.local)

@@ -107,8 +107,9 @@ int mt_api_node_wg_key(struct mt_api_call *c)
     static const char *const known[] = {"public_key", "endpoints", NULL};
     const char *key;
     json_t *endpoints, *v;
+    struct mt_node n;
     size_t i;
-    if (mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 || read_key(c, &key) < 0)
+    if (mt_api_query_done(c) < 0 || mt_node_caller(c, MT_CERT_NODE, &n) < 0 || mt_api_fields(c, known) < 0 || read_key(c, &key) < 0)
         return -1;
     endpoints = json_object_get(c->body, "endpoints");
     if (endpoints && (!json_is_array(endpoints) || json_array_size(endpoints) > 4))
@@ -152,8 +153,9 @@ int mt_api_node_wg_key_result(struct mt_api_call *c)
 {
     static const char *const known[] = {"public_key", "ok", "detail", NULL};
     const char *key, *detail;
+    struct mt_node n;
     bool ok;
-    if (mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 || read_key(c, &key) < 0 || mt_api_bool(c, "ok", false, &ok) < 0 ||
+    if (mt_api_query_done(c) < 0 || mt_node_caller(c, MT_CERT_NODE, &n) < 0 || mt_api_fields(c, known) < 0 || read_key(c, &key) < 0 || mt_api_bool(c, "ok", false, &ok) < 0 ||
         mt_api_text(c, "detail", false, 500, &detail) < 0)
         return -1;
     int rc = 1;
