@@ -104,6 +104,9 @@ class Suite:
         want("hello from a microVM" in page, "the page says %r" % page[:300])
         d = self.w.describe(self.hello["instance_id"])
         print("# ready after %.1f s: %s" % (time.monotonic() - t0, json.dumps(d["timing_ms"])), flush=True)
+        with open(os.path.join(self.w.dir, "agent/instances", self.hello["instance_id"], "state.json")) as f:
+            at = json.load(f)["timeline"]
+        print("# hello to exec of the workload %.0f ms, in a processor that is emulated" % ((at["started"] - at["hello"]) / 1e3), flush=True)
         names = [os.path.basename(os.readlink("/proc/%d/exe" % p)) for p in d["pids"]]
         want(names == (["firecracker"] if self.driver[0] == "firecracker" else ["moat-vsock", "qemu-system-x86_64"]), names)
 
@@ -193,6 +196,71 @@ class Suite:
         for wl in pair:
             self.gone(wl)
 
+    def an_image_build_yields_to_busy_vms(self):
+        """On one CPU a busy VM keeps nine tenths of it while an image is fetched and built beside it; taken out of its idle group, the build gets more."""
+        wl, _ = self.run_one(command=["/app", "spin", "8080"])
+        group = group_of(self.w, self.w.describe(wl["instance_id"]))
+        vms = os.path.dirname(group)
+        work = os.path.join(os.path.dirname(vms), "work." + os.path.basename(vms))
+        store = imagekit.Store(os.path.join(self.w.dir, "src-big"))
+        layer = imagekit.tar(imagekit.entry("app", data=self.w.testapp(), mode=0o755), *[imagekit.entry("f%d" % i, data=os.urandom(1 << 20))
+                                                                                        for i in range(48)])
+        digest = store.image([(layer, "zstd")], config={"Entrypoint": ["/app"], "Cmd": ["serve", "8080"]})
+        self.w.registry.push(imagekit.layout(store, os.path.join(self.w.dir, "layout-big"), "t", digest), "big:t")
+        big = self.w.workload(("%s/big" % self.w.registry.host, digest), memory=GUEST_MIB)
+        self.c.want(big["instance_id"], workload=big)
+
+        def works():
+            try:
+                return read(work, "cgroup.procs")
+            except OSError:
+                return ""
+        kit.wait_for("the image's work in its group", works, LONG)
+        want(read(work, "cpu.idle") == "1" and read(work, "cpu.max") == "100000 100000", "cpu.idle %s cpu.max %s" % (read(work, "cpu.idle"), read(work, "cpu.max")))
+
+        def share():
+            """what the build had of what both had, in 8 s in which it was there all the time"""
+            first = cpu_ns(work), cpu_ns(group)
+            for _ in range(80):
+                want(works(), "the build was done before it was measured: the image is too small")
+                time.sleep(0.1)
+            mine, its = (b - a for a, b in zip(first, (cpu_ns(work), cpu_ns(group))))
+            return mine / (mine + its)
+        yields = share()
+        with open(os.path.join(work, "cpu.idle"), "w") as f:
+            f.write("0")
+        with open(os.path.join(work, "cpu.weight"), "w") as f:
+            f.write("100")
+        equal = share()
+        print("# beside a busy VM the build has %.1f %% of the CPU; as its equal it would have %.0f %%" % (yields * 100, equal * 100), flush=True)
+        want(yields <= 0.1, "the build took %.2f of a CPU that a VM wanted" % yields)
+        want(equal >= 0.2, "as an equal it took only %.2f: the measurement says nothing" % equal)
+        self.gone(wl)
+        self.c.wait_status(big["instance_id"], "ready", LONG)
+        want(self.get(big) == "moat", "the VM of the image does not serve")
+        self.gone(big)
+
+    def kvm_gone_is_told_and_found_again(self):
+        """The KVM module is taken out under the agent: the start fails with that reason, the node says so, and takes the driver again."""
+        kind, _ = self.driver
+        self.gone(self.hello)  # a VM that runs holds the module
+        chosen = len(self.w.log_events("vmm.chosen"))
+        for m in ("kvm_amd", "kvm"):
+            subprocess.run(["rmmod", m], check=True)
+        wl, r = self.run_one("failed", lifecycle={"restart_policy": "never", "stop_grace_seconds": 2, "backoff_seconds": 1})
+        want(r["reason_code"] == "vmm_start_failed" and "kvm_unavailable" in (r.get("reason_detail") or ""), r)
+        lost = self.w.log_events("vmm.lost")
+        want(lost and lost[-1]["driver"] == kind and "/dev/kvm" in lost[-1]["reason"], lost)
+        kit.wait_for("a heartbeat that says it", lambda: any("vmm_unavailable" in b["conditions"] for b in self.c.beats[-3:]), 60)
+        labkit.modprobe("kvm_amd")
+        self.gone(wl)
+        again = kit.wait_for("another choice", lambda: self.w.log_events("vmm.chosen")[chosen:], LONG)[-1]
+        want(again["ok"] and not again["cached"] and (again["driver"], again["accel"]) == self.driver, again)
+        kit.wait_for("a heartbeat without it", lambda: "vmm_unavailable" not in self.c.beats[-1]["conditions"], 60)
+        wl, _ = self.run_one(memory=72)  # the least that the bundle says
+        want(self.get(wl) == "moat", "it serves")
+        self.gone(wl)
+
     def keeps_time_and_stops_on_request(self):
         wl, _ = self.run_one()
         d = self.w.describe(wl["instance_id"])
@@ -253,7 +321,8 @@ class Suite:
 
 NAMES = ["probe_boot_chooses_the_driver", "the_example_boots_and_serves", "closed_ports_stay_closed", "confined_and_limited",
          "survives_kill_9_of_the_agent", "keeps_time_and_stops_on_request", "exec_sessions_over_vsock",
-         "guest_out_of_memory_is_reported", "memory_max_is_enforced_and_reported", "cpu_weight_divides_one_cpu"]
+         "guest_out_of_memory_is_reported", "memory_max_is_enforced_and_reported", "cpu_weight_divides_one_cpu",
+         "an_image_build_yields_to_busy_vms", "kvm_gone_is_told_and_found_again"]
 
 
 def run(kind, accel):
