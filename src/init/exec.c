@@ -2,9 +2,12 @@
 #include "init/exec.h"
 
 #include <fcntl.h>
+#include <linux/errqueue.h>
 #include <linux/vm_sockets.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 
 #include "base/assert.h"
@@ -87,7 +90,7 @@ static void put_exit(struct mt_exec_session *s, int code, const char *signal, co
 
 static bool bulk_pending(const struct mt_exec_session *s)
 {
-    return s->bulk_left > 0;
+    return s->frames > 0;
 }
 
 static bool pending(const struct mt_exec_session *s)
@@ -95,20 +98,77 @@ static bool pending(const struct mt_exec_session *s)
     return bulk_pending(s) || s->out_at < s->out_len;
 }
 
-/* True once all that is handed on is out. */
+/* Slots from the next one on that neither wait to be sent nor are still read by the kernel. */
+static size_t slots_free(const struct mt_exec_session *s)
+{
+    size_t n = 0;
+    while (n < MT_EXEC_SLOTS - s->frames && s->slot_uses[(s->slot + s->frames + n) % MT_EXEC_SLOTS] == 0)
+        n++;
+    return n;
+}
+
+/* The kernel still reads much of the memory that output goes to: waiting is better than many small steps. */
+static bool slots_busy(const struct mt_exec_session *s)
+{
+    return s->bulk && slots_free(s) < MT_EXEC_SLOTS / 2;
+}
+
+/*
+ * Sends that the kernel is done with, which it says on the socket's queue of errors. 0; 1 it said nothing; -1 it counts sends in another way than
+ * vsock of Linux 6.7 to 6.12 does, so nobody knows what it still reads.
+ */
+static int take_done(struct mt_exec_session *s)
+{
+    int said = 1;
+    for (;;) {
+        union {
+            struct cmsghdr align;
+            uint8_t room[CMSG_SPACE(sizeof(struct sock_extended_err)) + 64];
+        } c;
+        struct msghdr m = {.msg_control = &c, .msg_controllen = sizeof c};
+        if (recvmsg(s->fd, &m, MSG_ERRQUEUE | MSG_DONTWAIT) < 0)
+            return said;
+        said = 0;
+        struct cmsghdr *h = CMSG_FIRSTHDR(&m);
+        struct sock_extended_err e;
+        if (!h || h->cmsg_len < CMSG_LEN(sizeof e))
+            continue;
+        memcpy(&e, CMSG_DATA(h), sizeof e);
+        if (e.ee_origin != SO_EE_ORIGIN_ZEROCOPY)
+            continue;
+        if (e.ee_info != s->sends_done || e.ee_data - e.ee_info >= s->sends - s->sends_done)
+            return -1;
+        for (; s->sends_done != e.ee_data + 1; s->sends_done++)
+            s->slot_uses[s->slot_of[s->sends_done % MT_EXEC_SENDS]]--;
+    }
+}
+
+/* True once all frames are out: with the kernel, which may need their memory for longer. */
 static bool flush_bulk(struct mt_exec_session *s)
 {
     while (s->fd >= 0 && bulk_pending(s)) {
-        ssize_t n = splice(s->bulk[0], NULL, s->fd, NULL, s->bulk_left, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+        const uint8_t *at = s->bulk + s->slot * MT_EXEC_SLOT + s->bulk_at;
+        size_t left = s->frame_len[s->slot] - s->bulk_at;
+        bool pins = s->pins && s->sends - s->sends_done < MT_EXEC_SENDS;
+        ssize_t n = send(s->fd, at, left, MSG_NOSIGNAL | MSG_DONTWAIT | (pins ? MSG_ZEROCOPY : 0));
         if (n < 0 && errno == EINTR)
             continue;
+        if (n < 0 && pins && (errno == ENOBUFS || errno == ENOMEM)) { /* no memory to tell of it: let the kernel copy */
+            s->pins = false;
+            continue;
+        }
         if (n <= 0)
             return false; /* a broken connection shows when it is read */
-        s->bulk_left -= (size_t)n;
-    }
-    if (s->lone_head && !bulk_pending(s)) {
-        uint8_t head[MT_EXEC_HEAD];
-        s->lone_head = read(s->bulk[0], head, sizeof head) != (ssize_t)sizeof head;
+        if (pins) {
+            s->slot_of[s->sends++ % MT_EXEC_SENDS] = (uint8_t)s->slot;
+            s->slot_uses[s->slot]++;
+        }
+        s->bulk_at += (size_t)n;
+        if ((size_t)n < left)
+            continue;
+        s->bulk_at = 0;
+        s->slot = (s->slot + 1) % MT_EXEC_SLOTS;
+        s->frames--;
     }
     return !bulk_pending(s);
 }
@@ -139,10 +199,10 @@ static void close_pipes(struct mt_exec_session *s)
 
 static void drop_bulk(struct mt_exec_session *s)
 {
-    s->bulk_left = 0;
-    s->lone_head = false;
-    mt_closep(&s->bulk[0]);
-    mt_closep(&s->bulk[1]);
+    s->bulk_at = s->frames = 0;
+    if (s->bulk)
+        (void)munmap(s->bulk, MT_EXEC_SLOTS * MT_EXEC_SLOT); /* what is on its way keeps its pages */
+    s->bulk = NULL;
 }
 
 static void release(struct mt_exec_session *s)
@@ -531,65 +591,61 @@ static void read_host(struct mt_exec *x, struct mt_exec_session *s, int64_t now)
 
 /* --- output of the process --- */
 
+/* Pages of 64 KiB for those who ask: a frame is then one piece for the kernel instead of 16. */
+static void allow_large_pages(void)
+{
+    mt_auto_fd int fd = open("/sys/kernel/mm/transparent_hugepage/hugepages-64kB/enabled", O_WRONLY | O_CLOEXEC);
+    if (fd >= 0)
+        (void)!write(fd, "madvise", 7);
+}
+
 static bool make_bulk(struct mt_exec_session *s)
 {
-    if (s->bulk[0] >= 0)
+    const size_t len = MT_EXEC_SLOTS * MT_EXEC_SLOT;
+    if (s->bulk)
         return true;
-    /* a buffer of the process's pipe may be cut in two by the end of a frame, and each frame has its head: twice as many always hold them */
-    if (pipe2(s->bulk, O_CLOEXEC | O_NONBLOCK) == 0 && fcntl(s->bulk[0], F_SETPIPE_SZ, 2 * MT_EXEC_BULK) == 2 * MT_EXEC_BULK)
-        return true;
-    drop_bulk(s);
-    return false;
+    uint8_t *p = mmap(NULL, len + MT_EXEC_SLOT, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED)
+        return false;
+    size_t skip = (MT_EXEC_SLOT - (uintptr_t)p % MT_EXEC_SLOT) % MT_EXEC_SLOT;
+    if (skip > 0)
+        (void)munmap(p, skip);
+    (void)munmap(p + skip + len, MT_EXEC_SLOT - skip);
+    s->bulk = p + skip;
+    allow_large_pages();
+    (void)madvise(s->bulk, len, MADV_HUGEPAGE);
+    (void)madvise(s->bulk, len, MADV_DONTFORK); /* a fork would make each page one to copy at the next write */
+    s->pins = setsockopt(s->fd, SOL_SOCKET, SO_ZEROCOPY, &(int){1}, sizeof(int)) == 0;
+    return true;
 }
 
 /*
- * A frame into the pipe; 0 nothing came. How long it is shows when its bytes are in, and its head is before them: the pipe holds the very
- * memory of the head, which is filled in afterwards. It is written before as well: after a fork only the first write gives init a page of its
- * own, and the pipe must hold that one.
- */
-static size_t frame_bulk(struct mt_exec_session *s, size_t which)
-{
-    const uint8_t type = which ? MT_EXEC_STDERR : MT_EXEC_STDOUT;
-    uint8_t *head = s->heads[s->head_at];
-    const struct iovec iov = {.iov_base = head, .iov_len = MT_EXEC_HEAD};
-    mt_exec_head(head, type, 0);
-    if (vmsplice(s->bulk[1], &iov, 1, SPLICE_F_NONBLOCK) != (ssize_t)MT_EXEC_HEAD)
-        return 0;
-    ssize_t n = splice(s->out_fds[which], NULL, s->bulk[1], NULL, MT_EXEC_PAYLOAD_MAX, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
-    if (n <= 0) { /* somebody else has read it: the head is the last thing in there, and goes when what is before it has gone */
-        s->lone_head = true;
-        return 0;
-    }
-    mt_exec_head(head, type, (size_t)n);
-    s->head_at = (s->head_at + 1) % MT_ARRAY_LEN(s->heads);
-    s->bulk_left += MT_EXEC_HEAD + (size_t)n;
-    return (size_t)n;
-}
-
-/*
- * Much output goes from the process's pipe to the host without passing through init's memory, by way of a pipe that nobody else can
- * read. As much as there is, because under emulation each change between the process and init costs more than a page's copy. False: copy it.
+ * Much output is read into memory that the kernel then sends without a copy (MSG_ZEROCOPY, which vsock has since Linux 6.7): no packet of 64 KiB
+ * is to be found, cleared and filled. Without it, as in the fuzzer's sockets, the same memory is sent with a copy. False: nothing to hand on.
  */
 static bool hand_on(struct mt_exec_session *s, size_t which)
 {
+    struct iovec iov[MT_EXEC_SLOTS];
     int ready = 0;
-    if (s->tty || pending(s) || s->lone_head || ioctl(s->out_fds[which], FIONREAD, &ready) != 0 || ready < BULK_MIN || !make_bulk(s))
+    if (s->tty || pending(s) || ioctl(s->out_fds[which], FIONREAD, &ready) != 0 || ready < BULK_MIN || !make_bulk(s) || slots_busy(s))
         return false;
-    size_t left = (size_t)ready, part = 1;
-    for (size_t i = 0; i < MT_EXEC_BULK_FRAMES && left > 0 && part > 0; i++) {
-        part = frame_bulk(s, which);
-        left -= part < left ? part : left;
+    size_t count = slots_free(s);
+    for (size_t i = 0; i < count; i++)
+        iov[i] = (struct iovec){s->bulk + (s->slot + i) % MT_EXEC_SLOTS * MT_EXEC_SLOT + MT_EXEC_HEAD, MT_EXEC_SLOT - MT_EXEC_HEAD};
+    ssize_t n = readv(s->out_fds[which], iov, (int)count);
+    for (size_t left = n > 0 ? (size_t)n : 0; left > 0; s->frames++) { /* none: somebody else has read it */
+        size_t at = (s->slot + s->frames) % MT_EXEC_SLOTS, part = left < MT_EXEC_SLOT - MT_EXEC_HEAD ? left : MT_EXEC_SLOT - MT_EXEC_HEAD;
+        mt_exec_head(s->bulk + at * MT_EXEC_SLOT, which ? MT_EXEC_STDERR : MT_EXEC_STDOUT, part);
+        s->frame_len[at] = (uint32_t)(MT_EXEC_HEAD + part);
+        left -= part;
     }
-    bool some = bulk_pending(s);
-    flush(s);
-    return some;
+    (void)flush_bulk(s);
+    return n > 0;
 }
 
 static void read_output(struct mt_exec_session *s, size_t which)
 {
-    for (int i = 0; i < READS_PER_TURN && s->out_fds[which] >= 0 && hand_on(s, which); i++)
-        continue;
-    if (bulk_pending(s))
+    if (hand_on(s, which) || bulk_pending(s) || slots_busy(s))
         return;
     for (int i = 0; i < READS_PER_TURN && s->out_fds[which] >= 0 && data_room(s) >= READ_MIN; i++) {
         size_t max = data_room(s) < MT_EXEC_PAYLOAD_MAX ? data_room(s) : MT_EXEC_PAYLOAD_MAX;
@@ -641,7 +697,6 @@ void mt_exec_take(struct mt_exec *x, int fd, int64_t now)
         s->state = MT_EXEC_OPENING;
         s->fd = fd;
         s->stdin_fd = s->out_fds[0] = s->out_fds[1] = s->cgroup_fd = -1;
-        s->bulk[0] = s->bulk[1] = -1;
         s->open_until = now + MS(OPEN_MS);
         s->ticked_at = now;
         return;
@@ -672,7 +727,7 @@ static void accept_host(struct mt_exec *x, int64_t now)
 /* A frame that is handed on has the socket for itself. */
 static bool takes_output(const struct mt_exec_session *s)
 {
-    return data_room(s) >= READ_MIN && !bulk_pending(s);
+    return data_room(s) >= READ_MIN && !bulk_pending(s) && !slots_busy(s);
 }
 
 void mt_exec_poll(const struct mt_exec *x, struct pollfd fds[MT_EXEC_POLLFDS])
@@ -735,7 +790,13 @@ void mt_exec_turn(struct mt_exec *x, const struct pollfd fds[MT_EXEC_POLLFDS], i
         const struct pollfd *p = fds + 1 + i * MT_EXEC_POLLS;
         if (s->state == MT_EXEC_FREE)
             continue;
-        if (p[0].fd >= 0 && p[0].fd == s->fd && (p[0].revents & (POLLIN | POLLHUP | POLLERR)))
+        short host = p[0].fd >= 0 && p[0].fd == s->fd ? p[0].revents : 0;
+        int done = host & POLLERR ? take_done(s) : 1;
+        if (done == 0)
+            host &= ~POLLERR;
+        if (done < 0)
+            protocol_error(s, "the kernel counts sends in another way", now);
+        else if (host & (POLLIN | POLLHUP | POLLERR))
             read_host(x, s, now);
         if (s->state == MT_EXEC_FREE)
             continue;

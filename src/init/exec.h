@@ -14,9 +14,11 @@
 
 enum { MT_EXEC_POLLS = 4, MT_EXEC_SLACK = 8192, MT_EXEC_INPUT = 262144 /**< bytes of a command's pipe for input */ };
 /** Bytes of each pipe for output. Under TCG a MiB costs 7 % fewer instructions than with 256 KiB; what nobody reads stays in it. */
-enum { MT_EXEC_BULK = 1048576, MT_EXEC_BULK_FRAMES = MT_EXEC_BULK / 65536 };
-/** Heads that may be in use: those in the pipe, and those on their way, which are as many as a window of vsock holds (4). */
-enum { MT_EXEC_HEADS = 4 * MT_EXEC_BULK_FRAMES };
+enum { MT_EXEC_BULK = 1048576 };
+/** Frames of much output that are filled or on their way (a window of vsock's is four), and sends that may be on their way. */
+enum { MT_EXEC_SLOTS = 16, MT_EXEC_SENDS = 64 };
+/** Head and payload of such a frame: one packet of vsock, for only whole packets go without a copy. */
+#define MT_EXEC_SLOT ((size_t)65536)
 
 enum mt_exec_state {
     MT_EXEC_FREE = 0,
@@ -33,11 +35,14 @@ struct mt_exec_session {
     bool dead, tty;
     int status;                      /**< of waitpid, when dead */
     int stdin_fd, out_fds[2];        /**< -1 closed; with a terminal out_fds[0] and stdin_fd are its master */
-    int bulk[2];                     /**< a pipe of init's own with frames that go to the host without a copy; -1 not made */
-    size_t bulk_left;                /**< bytes of frames in it */
-    uint8_t heads[MT_EXEC_HEADS][MT_EXEC_HEAD]; /**< of those frames: the pipe, and maybe the socket, refers to them */
-    size_t head_at;
-    bool lone_head;                  /**< behind the frames there is a head without one */
+    uint8_t *bulk;                   /**< MT_EXEC_SLOTS frames that the kernel sends out of this memory; NULL not made */
+    bool pins;                       /**< the socket does so; else it copies */
+    size_t slot, frames;             /**< the frame that is sent next, and how many there are from it on */
+    size_t bulk_at;                  /**< what of it is sent */
+    uint32_t frame_len[MT_EXEC_SLOTS];
+    uint32_t sends, sends_done;      /**< sends out of that memory, and those that the kernel is done with */
+    uint8_t slot_of[MT_EXEC_SENDS];  /**< of each of these, by its number */
+    uint8_t slot_uses[MT_EXEC_SLOTS]; /**< sends that still need it */
     int cgroup_fd;                   /**< its folder, -1: none */
     const char *cgroup_root;         /**< that of struct mt_exec */
     unsigned cgroup_number;

@@ -234,6 +234,7 @@ class Guest:
                 "-object", "rng-random,id=r,filename=/dev/urandom", "-device", "virtio-rng-device,rng=r", "-append", append]
         if self.counted:
             argv += ["-icount", "shift=0"]
+        argv += self.qemu_extra()
         for i, path in enumerate(self.volumes):
             argv += ["-drive", "id=v%d,file=%s,format=raw,if=none,cache=writeback" % (i, path), "-device", "virtio-blk-device,drive=v%d" % i]
         self.t0 = time.monotonic()
@@ -242,6 +243,10 @@ class Guest:
         theirs.close()
         self.watch = Stopwatch(self.qemu.pid, self.vsock.pid, since=self.t0)
         return self
+
+    def qemu_extra(self):
+        """more arguments, for who wants another machine"""
+        return []
 
     def since_start(self):
         """seconds since QEMU was started, by its stopwatch"""

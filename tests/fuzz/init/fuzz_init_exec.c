@@ -276,8 +276,8 @@ static void check_bounds(void)
         if (s->state == MT_EXEC_FREE)
             continue;
         MT_ASSERT(s->in_len <= sizeof s->in && s->stdin_at <= s->stdin_len && s->stdin_len <= sizeof s->stdin_buf);
-        MT_ASSERT(s->out_at <= s->out_len && s->out_len <= sizeof s->out &&
-                  s->bulk_left <= MT_EXEC_BULK + (MT_EXEC_BULK / MT_EXEC_PAYLOAD_MAX) * MT_EXEC_HEAD);
+        MT_ASSERT(s->out_at <= s->out_len && s->out_len <= sizeof s->out && s->frames <= MT_EXEC_SLOTS && s->slot < MT_EXEC_SLOTS &&
+                  s->bulk_at < MT_EXEC_SLOT && s->sends - s->sends_done <= MT_EXEC_SENDS);
         MT_ASSERT(s->credit + s->owed + (s->stdin_len - s->stdin_at) <= MT_EXEC_WINDOW);
         MT_ASSERT((s->state == MT_EXEC_GONE) == (s->fd < 0));
         MT_ASSERT(s->state != MT_EXEC_RUNNING || s->pid > NO_PID);
