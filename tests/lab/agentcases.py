@@ -241,24 +241,25 @@ class Suite:
         self.gone(big)
 
     def kvm_gone_is_told_and_found_again(self):
-        """The KVM module is taken out under the agent: the start fails with that reason, the node says so, and takes the driver again."""
+        """The KVM module is taken out under the agent: the start fails with that reason, the node says so; with the module back the driver is
+        taken again and the same instance, of the least memory that the bundle names, is ready."""
         kind, _ = self.driver
         self.gone(self.hello)  # a VM that runs holds the module
         chosen = len(self.w.log_events("vmm.chosen"))
         for m in ("kvm_amd", "kvm"):
             subprocess.run(["rmmod", m], check=True)
-        wl, r = self.run_one("failed", lifecycle={"restart_policy": "never", "stop_grace_seconds": 2, "backoff_seconds": 1})
+        wl = self.w.workload(self.image, memory=72)
+        self.c.want(wl["instance_id"], workload=wl)
+        r = self.c.wait_status(wl["instance_id"], "booting", LONG, status_detail="backoff")
         want(r["reason_code"] == "vmm_start_failed" and "kvm_unavailable" in (r.get("reason_detail") or ""), r)
         lost = self.w.log_events("vmm.lost")
         want(lost and lost[-1]["driver"] == kind and "/dev/kvm" in lost[-1]["reason"], lost)
         kit.wait_for("a heartbeat that says it", lambda: any("vmm_unavailable" in b["conditions"] for b in self.c.beats[-3:]), 60)
         labkit.modprobe("kvm_amd")
-        self.gone(wl)
         again = kit.wait_for("another choice", lambda: self.w.log_events("vmm.chosen")[chosen:], LONG)[-1]
         want(again["ok"] and not again["cached"] and (again["driver"], again["accel"]) == self.driver, again)
-        kit.wait_for("a heartbeat without it", lambda: "vmm_unavailable" not in self.c.beats[-1]["conditions"], 60)
-        wl, _ = self.run_one(memory=72)  # the least that the bundle says
-        want(self.get(wl) == "moat", "it serves")
+        self.c.wait_status(wl["instance_id"], "ready", LONG)
+        want("vmm_unavailable" not in self.c.beats[-1]["conditions"] and self.get(wl) == "moat", self.c.beats[-1])
         self.gone(wl)
 
     def keeps_time_and_stops_on_request(self):

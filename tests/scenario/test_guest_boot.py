@@ -10,6 +10,7 @@ that did not meet the limits are followed by others, in turn with the peer's. CO
 import hashlib
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -312,6 +313,44 @@ def volume_outlives_its_machines(shared):
         guestvm.run("e2fsck", "-f", "-n", disk)
 
 
+def a_device_that_fails_is_told_to_the_guest(shared):
+    """The disk under the volume has no room for what was promised: writes and flushes fail. The filesystem goes read-only, the rest of the VM
+    goes on and ends as asked, what had been fsynced is there; the monitor does not stop the VM, as QEMU does when it is not told to report."""
+    with tempfile.TemporaryDirectory(prefix="moat-guest-sick-") as tmp:
+        guestvm.run("mount", "-t", "tmpfs", "-o", "size=24m", "none", tmp)
+        try:
+            disk = os.path.join(tmp, "vol.img")
+            with open(disk, "wb") as f:
+                f.truncate(64 << 20)
+            guestvm.run("mkfs.ext4", "-q", "-F", "-m", "1", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard", "-U", VOLUME["fs_uuid"], disk)
+            with Boot(shared, volumes=[disk]) as g, open(os.path.join(tmp, "ballast"), "wb", buffering=0) as ballast:
+                with_volume(g, "cd /srv/new/data; i=0; while [ $i -lt 100000 ]; do i=$((i+1)); echo $i | dd of=f$i conv=fsync 2>/dev/null && echo at $i || break; done;"
+                               "until (echo x >no) 2>&1 | grep -q 'Read-only file system'; do echo x | dd of=more conv=fsync 2>/dev/null; sleep 0.1; done;"
+                               "echo y >/tmp/elsewhere && echo goes on; sleep 1000")
+                check(g.wait_record(b"at 3"), "no writes: %s" % g.records)
+                try:
+                    while True:
+                        ballast.write(b"\0" * 4096)
+                except OSError:
+                    pass
+                check(g.wait_record(b"goes on", 60), "no word of a filesystem that is read-only: %s" % g.lines(1)[-3:])
+                g.send("ping", ts_ns=1)
+                g.expect("pong")
+                g.send("shutdown", grace_ms=1000)
+                exited = g.expect("status", "exited")
+                g.send("bye")
+                check(g.wait_exit() == 0 and exited["signal"], "exited: %s" % exited)
+                last = sum(l.startswith("at ") for l in g.lines(1))
+            os.unlink(os.path.join(tmp, "ballast"))
+            subprocess.run(["e2fsck", "-y", disk], stdout=subprocess.DEVNULL, check=False)  # 1: errors were corrected
+            guestvm.run("e2fsck", "-f", "-n", disk)
+            for i in (1, last):
+                there = guestvm.run("debugfs", "-R", "cat /f%d" % i, disk)
+                check(there.strip() == "%d" % i, "f%d, which was fsynced, holds %r" % (i, there))
+        finally:
+            guestvm.run("umount", "-l", tmp)
+
+
 def dials_again_when_the_host_is_silent(shared):
     """The end of a connection can be lost on its way: the guest must not wait on it for ever."""
     with Boot(shared) as g:
@@ -391,7 +430,7 @@ def main():
         disk = os.path.join(tmp, "root.ext4")
         shared = (boot, guestvm.tsc_khz(), disk, guestvm.make_root_disk(disk, FILES))
         for case in (serves_http_and_stops, workload_sees_what_the_config_says, exit_codes, out_of_memory, what_fits_is_not_killed,
-                     stubborn_workload_and_flood, refuses_what_it_cannot_do, volume_outlives_its_machines,
+                     stubborn_workload_and_flood, refuses_what_it_cannot_do, volume_outlives_its_machines, a_device_that_fails_is_told_to_the_guest,
                      dials_again_when_the_host_is_silent, refuses_wrong_disk, reports_failed_starts,
                      few_instructions_from_hello_to_the_workload, time_limits):
             name = case.__name__.replace("_", " ")

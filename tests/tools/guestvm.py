@@ -236,7 +236,7 @@ class Guest:
             argv += ["-icount", "shift=0"]
         argv += self.qemu_extra()
         for i, path in enumerate(self.volumes):
-            argv += ["-drive", "id=v%d,file=%s,format=raw,if=none,cache=writeback" % (i, path), "-device", "virtio-blk-device,drive=v%d" % i]
+            argv += ["-drive", "id=v%d,file=%s,format=raw,if=none,cache=writeback,werror=report" % (i, path), "-device", "virtio-blk-device,drive=v%d" % i]
         self.t0 = time.monotonic()
         self.qemu = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                      stderr=open(os.path.join(self.dir, "qemu.log"), "wb"), pass_fds=[theirs.fileno()])

@@ -64,7 +64,8 @@ static void disk_arg(struct mt_argv *a, size_t n, const char *file, const struct
         (void)snprintf(limit, sizeof limit, ",throttling.bps-total=%llu,throttling.iops-total=%llu", (unsigned long long)d->bytes_per_s,
                        (unsigned long long)d->ops_per_s);
     mt_argv_add(a, "-drive");
-    mt_argv_add(a, "id=d%zu,file=/%s,format=raw,if=none,cache=%s%s%s", n, file, cache, d->read_only ? ",readonly=on" : "", limit);
+    /* the guest is told of every error: left to itself QEMU stops a VM whose host has no room left */
+    mt_argv_add(a, "id=d%zu,file=/%s,format=raw,if=none,cache=%s,%s%s", n, file, cache, d->read_only ? "readonly=on" : "werror=report", limit);
     mt_argv_add(a, "-device");
     mt_argv_add(a, "virtio-blk-device,drive=d%zu", n);
 }

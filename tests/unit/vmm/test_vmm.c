@@ -63,7 +63,7 @@ static void tcg_command_line_is_the_measured_one(void **state)
         " -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny -kernel /vmlinux -initrd /initramfs"
         " -chardev socket,id=con,fd=4 -serial chardev:con -device i8042"
         " -drive id=d0,file=/root.ext4,format=raw,if=none,cache=unsafe,readonly=on -device virtio-blk-device,drive=d0"
-        " -drive id=d1,file=/scratch.ext4,format=raw,if=none,cache=unsafe -device virtio-blk-device,drive=d1"
+        " -drive id=d1,file=/scratch.ext4,format=raw,if=none,cache=unsafe,werror=report -device virtio-blk-device,drive=d1"
         " -netdev tap,id=n0,ifname=mt00001,script=no,downscript=no"
         " -device virtio-net-device,netdev=n0,mac=02:fc:00:00:01:12,host_mtu=1420"
         " -chardev socket,id=vs,fd=3 -device vhost-user-vsock-device,chardev=vs"
@@ -107,7 +107,7 @@ static void volumes_keep_their_flushes_and_limits(void **state)
     (void)state;
     s.volume_count = 2;
     s.volumes[1] = (struct mt_vmm_disk){.read_only = true, .bytes_per_s = 1000, .ops_per_s = 50};
-    assert_non_null(strstr(line(&v, &s), "id=d2,file=/vol0,format=raw,if=none,cache=writeback -device virtio-blk-device,drive=d2"));
+    assert_non_null(strstr(line(&v, &s), "id=d2,file=/vol0,format=raw,if=none,cache=writeback,werror=report -device virtio-blk-device,drive=d2"));
     assert_non_null(strstr(line(&v, &s), "id=d3,file=/vol1,format=raw,if=none,cache=writeback,readonly=on,"
                                          "throttling.bps-total=1000,throttling.iops-total=50"));
 }
