@@ -5,6 +5,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/str.h"
+#include "control/log/read.h"
 #include "control/quota/claims.h"
 #include "control/volumes/volume_sql.h"
 #include "pg/array.h"
@@ -69,18 +70,19 @@ enum { I_TYPE = 0, I_ID, I_NODE, I_RELEASE, I_SPEC, I_CPU, I_MEMORY, I_DISK, I_D
 
 /* What an environment has lived through before is not read: the index of its events is entered at the first one that may count. The minute
  * more is for clocks that were set back. */
-#define LATELY "e.event_id > COALESCE((SELECT moat.event_at(now() - interval '71 minutes')), 0) AND e.occurred_at > now() - interval '70 minutes'"
+#define LATELY "e.occurred_at > now() - interval '70 minutes'"
+#define OF_LATELY MT_SQL_EVENTS_OF("env", "$1", "(SELECT COALESCE(moat.event_at(now() - interval '71 minutes'), 0) + 1)", MT_SQL_LAST_ID, "")
 /* Ends of attempts and, of instances that have one, returns to readiness, oldest first. */
 static const struct mt_pg_stmt attempts = {
     "pass_attempts",
-    "WITH bad AS MATERIALIZED (SELECT DISTINCT e.aggregate_id FROM moat.events e WHERE e.env_id = $1 AND e.event_type = 'instance.status_changed'"
+    "WITH bad AS MATERIALIZED (SELECT DISTINCT e.aggregate_id FROM " OF_LATELY " WHERE e.event_type = 'instance.status_changed'"
     "  AND " LATELY " AND e.payload->>'reason_code' IS NOT NULL"
     "  AND e.payload->>'status' IN ('booting', 'starting', 'failed', 'stopped'))"
     " SELECT e.event_id, e.aggregate_id, e.occurred_at, e.payload->>'status' AS status, e.payload->>'reason_code' AS code,"
     " e.payload->>'reason_detail' AS detail, coalesce(e.payload->>'boot_id', '') || '/' || (e.payload->>'restart_count') AS boot,"
-    " i.process_type, i.spec_hash FROM moat.events e JOIN instances_view i ON i.instance_id = e.aggregate_id"
+    " i.process_type, i.spec_hash FROM " OF_LATELY " JOIN instances_view i ON i.instance_id = e.aggregate_id"
     " JOIN bad b ON b.aggregate_id = e.aggregate_id"
-    " WHERE e.env_id = $1 AND e.event_type = 'instance.status_changed' AND " LATELY
+    " WHERE e.event_type = 'instance.status_changed' AND " LATELY
     " AND (e.payload->>'status' = 'ready' OR (e.payload->>'reason_code' IS NOT NULL"
     "  AND e.payload->>'status' IN ('booting', 'starting', 'failed', 'stopped')))"
     " ORDER BY e.event_id LIMIT 5000"};

@@ -26,19 +26,36 @@
 /* $1 org or NULL, $2 app, $3 env, $4 aggregate_type, $5 aggregate_id, $6 correlation, $7 actor, $8 since, $9 until,
  * $10 LIKE patterns or NULL, $11 cursor, $12 limit */
 #define WHERE                                                                                                       \
-    " FROM moat.events WHERE ($1::text IS NULL OR org_id = $1) AND ($2::text IS NULL OR app_id = $2)"              \
+    " WHERE ($1::text IS NULL OR org_id = $1) AND ($2::text IS NULL OR app_id = $2)"                               \
     " AND ($3::text IS NULL OR env_id = $3) AND ($4::text IS NULL OR aggregate_type = $4)"                          \
     " AND ($5::text IS NULL OR aggregate_id = $5) AND ($6::text IS NULL OR correlation_id = $6)"                    \
     " AND ($7::text IS NULL OR actor_id = $7) AND ($8::timestamptz IS NULL OR occurred_at >= $8)"                   \
     " AND ($9::timestamptz IS NULL OR occurred_at < $9)"                                                            \
-    " AND " MT_SQL_BETWEEN_TIMES("$8::timestamptz", "$9::timestamptz")                                              \
     " AND (cardinality($10::text[]) = 0 OR event_type LIKE ANY ($10::text[]))"                            \
     " AND " MT_SQL_INSIDE("app_id", "env_id", "13", "14")
 
-static const struct mt_pg_stmt page_asc = {"events_page_asc", "SELECT " MT_EVENT_COLUMNS WHERE
-                                                              " AND event_id > $11 ORDER BY event_id ASC LIMIT $12"};
-static const struct mt_pg_stmt page_desc = {"events_page_desc", "SELECT " MT_EVENT_COLUMNS WHERE
-                                                                " AND event_id < $11 ORDER BY event_id DESC LIMIT $12"};
+#define FIRST MT_SQL_SINCE_ID("$8::timestamptz")
+#define LAST MT_SQL_UNTIL_ID("$9::timestamptz")
+#define TIMES " AND " MT_SQL_BETWEEN_TIMES("$8::timestamptz", "$9::timestamptz")
+#define PAGE_OF(of, id)                                                                                                                                \
+    {{"events_page_" of "_desc", "SELECT " MT_EVENT_COLUMNS " FROM " MT_SQL_EVENTS_OF(of, id, "(SELECT " FIRST ")", "(SELECT LEAST($11::int8 - 1, " LAST "))", "DESC") \
+      WHERE " LIMIT $12"},                                                                                         \
+     {"events_page_" of "_asc", "SELECT " MT_EVENT_COLUMNS " FROM " MT_SQL_EVENTS_OF(of, id, "(SELECT GREATEST($11::int8 + 1, " FIRST "))", "(SELECT " LAST ")", "") \
+      WHERE " LIMIT $12"}}
+
+enum { PAGE_ALL = 0, PAGE_ORG, PAGE_ENV, PAGE_MAX };
+static const struct mt_pg_stmt pages[PAGE_MAX][2] = {
+    [PAGE_ALL] = {{"events_page_desc", "SELECT " MT_EVENT_COLUMNS " FROM moat.events" WHERE TIMES " AND event_id < $11 ORDER BY event_id DESC LIMIT $12"},
+                  {"events_page_asc", "SELECT " MT_EVENT_COLUMNS " FROM moat.events" WHERE TIMES " AND event_id > $11 ORDER BY event_id ASC LIMIT $12"}},
+    [PAGE_ORG] = PAGE_OF("org", "$1"),
+    [PAGE_ENV] = PAGE_OF("env", "$3"),
+};
+
+/* By the index that tells most apart; an aggregate's or a correlation's is found by the planner. */
+static int page_by(const struct mt_event_filter *f)
+{
+    return f->agg_id[0] || f->correlation[0] ? PAGE_ALL : f->env[0] ? PAGE_ENV : f->org[0] ? PAGE_ORG : PAGE_ALL;
+}
 
 struct stream {
     struct mt_api_stream base; /* first */
@@ -154,7 +171,9 @@ static int query_page(struct mt_api_call *c, const struct mt_event_filter *f, bo
     mt_pg_p_i64(&p, cursor);
     mt_pg_p_i64(&p, limit);
     mt_api_inside(c, &p, own);
-    int rc = mt_pg_query(c->pg, asc ? &page_asc : &page_desc, &p, ret, &c->err);
+    int rc = mt_pg_query(c->pg, &pages[page_by(f)][asc], &p, ret, &c->err);
+    if (rc == 0 && (rc = mt_log_in_order(*ret, !asc, &c->err)) < 0)
+        mt_pg_res_freep(ret);
     mt_pg_arr_done(&types);
     mt_api_inside_done(own);
     return rc < 0 ? mt_api_fail_err(c) : 0;

@@ -12,12 +12,14 @@
 #define US_PER_S INT64_C(1000000)
 #define AGO_MAX_S (INT64_C(200) * 366 * 86400)
 
-/* The last event that is not younger than $1, of $2 events. */
+/* The last event that is not younger than $1, of $2 events. Those of an organisation are found by the runs they came in (log/runs.c). */
 static const struct mt_pg_stmt at_time = {"moment_at", "SELECT LEAST(moat.event_at($1), $2::int8)"};
 static const struct mt_pg_stmt last_own = {
-    "moment_own", "SELECT occurred_at FROM moat.events WHERE org_id = $1 AND event_id <= $2 ORDER BY event_id DESC LIMIT 1"};
+    "moment_own", "SELECT e.occurred_at FROM (SELECT event_id AS at, org_run AS more FROM moat.events WHERE org_id = $1 AND (org_run < 0) IS NOT TRUE AND event_id <= $2"
+                  "  ORDER BY event_id DESC LIMIT 1) run CROSS JOIN LATERAL (SELECT occurred_at FROM moat.events m WHERE m.event_id BETWEEN run.at AND $2"
+                  "  AND m.event_id <= run.at + COALESCE(run.more, 0) AND m.org_id = $1 ORDER BY m.event_id DESC LIMIT 1) e"};
 static const struct mt_pg_stmt first_own = {
-    "moment_first", "SELECT event_id, occurred_at FROM moat.events WHERE org_id = $1 ORDER BY event_id LIMIT 1"};
+    "moment_first", "SELECT event_id, occurred_at FROM moat.events WHERE org_id = $1 AND (org_run < 0) IS NOT TRUE ORDER BY event_id LIMIT 1"};
 
 int mt_moment_ago(const char *text, int64_t *ret_us, struct mt_err *err)
 {

@@ -21,10 +21,12 @@ static const struct mt_pg_stmt st_release = {"log_release", "RELEASE SAVEPOINT o
 static const struct mt_pg_stmt st_insert = {
     "log_insert",
     "INSERT INTO events (event_id, occurred_at, aggregate_type, aggregate_id, aggregate_seq, event_type, event_version,"
-    " actor_type, actor_id, request_id, idempotency_key, correlation_id, causation_id, org_id, app_id, env_id, payload, chain_hash)"
-    " SELECT generate_series($1::int8 + 1, $1 + $19::int4), $2, unnest($3::text[]), unnest($4::text[]), unnest($5::int4[]), unnest($6::text[]),"
+    " actor_type, actor_id, request_id, idempotency_key, correlation_id, causation_id, org_id, app_id, env_id, payload, chain_hash,"
+    " org_run, env_run)"
+    " SELECT generate_series($1::int8 + 1, $1 + $21::int4), $2, unnest($3::text[]), unnest($4::text[]), unnest($5::int4[]), unnest($6::text[]),"
     " unnest($7::int4[]), unnest($8::text[]), unnest($9::text[]), unnest($10::text[]), unnest($11::text[]), unnest($12::text[]),"
-    " unnest($13::int8[]), unnest($14::text[]), unnest($15::text[]), unnest($16::text[]), unnest($17::jsonb[]), unnest($18::bytea[])"};
+    " unnest($13::int8[]), unnest($14::text[]), unnest($15::text[]), unnest($16::text[]), unnest($17::jsonb[]), unnest($18::bytea[]),"
+    " unnest($19::int4[]), unnest($20::int4[])"};
 static const struct mt_pg_stmt st_idem_insert = {
     "log_idem_insert",
     "INSERT INTO idempotency_records (scope, event_id, status, request_mac, response_body, created_at)"
@@ -41,7 +43,8 @@ int batch_init(struct batch *b, struct mt_appender_stats *stats, struct mt_err *
 {
     static const enum mt_pg_elem col_kind[COL_MAX] = {
         [COL_SEQ] = MT_PG_ELEM_I32,       [COL_VERSION] = MT_PG_ELEM_I32, [COL_CAUSATION] = MT_PG_ELEM_I64,
-        [COL_PAYLOAD] = MT_PG_ELEM_JSON, [COL_CHAIN] = MT_PG_ELEM_BYTES};
+        [COL_PAYLOAD] = MT_PG_ELEM_JSON, [COL_CHAIN] = MT_PG_ELEM_BYTES,
+        [COL_ORG_RUN] = MT_PG_ELEM_I32,   [COL_ENV_RUN] = MT_PG_ELEM_I32};
     static const enum mt_pg_elem idem_kind[IDEM_MAX] = {
         [IDEM_SCOPE] = MT_PG_ELEM_UUID, [IDEM_EVENT] = MT_PG_ELEM_I64, [IDEM_STATUS] = MT_PG_ELEM_I32, [IDEM_MAC] = MT_PG_ELEM_BYTES};
     memset(b, 0, sizeof *b);
@@ -60,8 +63,10 @@ int batch_init(struct batch *b, struct mt_appender_stats *stats, struct mt_err *
     batch_quota_init(b);
     b->proj = calloc(BATCH_EVENTS_MAX, sizeof *b->proj);
     b->rounds = calloc(BATCH_EVENTS_MAX, sizeof *b->rounds);
+    b->orgs.run = calloc(BATCH_EVENTS_MAX, sizeof *b->orgs.run);
+    b->envs.run = calloc(BATCH_EVENTS_MAX, sizeof *b->envs.run);
     b->seqs = batch_seqs_new();
-    if (b->proj && b->rounds && b->seqs)
+    if (b->proj && b->rounds && b->orgs.run && b->envs.run && b->seqs)
         return 0;
     batch_done(b);
     return MT_FAIL(err, MT_E_NOMEM, "no memory for the appender");
@@ -85,10 +90,13 @@ void batch_done(struct batch *b)
     batch_quota_done(b);
     free(b->proj);
     free(b->rounds);
+    free(b->orgs.run);
+    free(b->envs.run);
     batch_seqs_free(b->seqs);
     b->seqs = NULL;
     b->proj = NULL;
     b->rounds = NULL;
+    b->orgs.run = b->envs.run = NULL;
 }
 
 int batch_session(struct mt_pg *pg, struct mt_err *err)
@@ -197,6 +205,8 @@ int batch_gather(struct batch *b, struct mt_cmd **cmds, int n, int64_t now, stru
     for (int i = 0; i < IDEM_MAX; i++)
         mt_pg_arr_clear(&b->idem[i]);
     mt_buf_reset(&b->audit);
+    batch_runs_begin(&b->orgs);
+    batch_runs_begin(&b->envs);
     int events = 0;
     for (int i = 0; i < n; i++) {
         struct mt_cmd *c = cmds[i];
@@ -214,12 +224,16 @@ int batch_gather(struct batch *b, struct mt_cmd **cmds, int n, int64_t now, stru
             if (r < 0)
                 return r;
             b->proj[events] = (struct mt_proj_event){.ev = c->events[k].ev, .keys = c->events[k].keys};
+            batch_runs_add(&b->orgs, events, c->events[k].org_id);
+            batch_runs_add(&b->envs, events, c->events[k].env_id);
         }
         if (c->idempotent)
             put_idem(b, c);
         if (c->audit)
             mt_audit_put_line(&b->audit, c->first_id, c->n_events, now, c->audit, c->audit_len);
     }
+    batch_runs_put(&b->orgs, events, &b->cols[COL_ORG_RUN]);
+    batch_runs_put(&b->envs, events, &b->cols[COL_ENV_RUN]);
     if (b->audit.failed)
         return MT_FAIL(err, MT_E_NOMEM, "no memory for the audit records of a batch");
     for (int i = 0; i < COL_MAX; i++)

@@ -11,11 +11,22 @@
 /* Columns of events that differ from row to row, in the order of the INSERT. */
 enum {
     COL_AGG_TYPE = 0, COL_AGG_ID, COL_SEQ, COL_TYPE, COL_VERSION, COL_ACTOR_TYPE, COL_ACTOR, COL_REQUEST, COL_IDEM,
-    COL_CORRELATION, COL_CAUSATION, COL_ORG, COL_APP, COL_ENV, COL_PAYLOAD, COL_CHAIN, COL_MAX
+    COL_CORRELATION, COL_CAUSATION, COL_ORG, COL_APP, COL_ENV, COL_PAYLOAD, COL_CHAIN, COL_ORG_RUN, COL_ENV_RUN, COL_MAX
 };
 enum { IDEM_SCOPE = 0, IDEM_EVENT, IDEM_STATUS, IDEM_MAC, IDEM_BODY, IDEM_MAX };
 
 #define QUOTA_COLS 6
+
+/* Which events of a batch have an entry in the index of their organisation (or environment), and for how many more it stands: runs.c. */
+#define RUN_HEADS 8
+struct runs {
+    struct {
+        const char *id;
+        int first, last; /* events of the batch, from 0 */
+    } heads[RUN_HEADS];
+    int n, oldest;
+    int32_t *run; /* BATCH_EVENTS_MAX; what becomes of the column */
+};
 
 struct batch_seqs; /* numbers of aggregates that this appender wrote */
 
@@ -34,6 +45,7 @@ struct batch {
     struct mt_buf audit; /* lines of the commands still in */
     struct mt_pg_arr audit_rows; /* the same, in pieces that fit a row */
     struct mt_pg_arr quota[QUOTA_COLS];
+    struct runs orgs, envs;
     struct mt_proj_event *proj;   /* BATCH_EVENTS_MAX each */
     struct mt_proj_round *rounds;
     struct mt_appender_stats *stats; /* written by the appender's thread only */
@@ -124,6 +136,13 @@ void batch_seqs_put(struct batch_seqs *s, const struct cmd_event *e);
 /** Queue on @pg one statement per kind of reliance of @cmds, out of the set @wanted (bit mt_rely), that fails when one does
  * not hold. lookup.c. */
 int batch_send_guards(struct batch *b, struct mt_pg *pg, struct mt_cmd **cmds, int n, uint64_t wanted, struct mt_err *err);
+
+/* runs.c */
+void batch_runs_begin(struct runs *r);
+/** Event @i of the batch is of @id, NULL: of none. In their order. */
+void batch_runs_add(struct runs *r, int i, const char *id);
+/** The column of @n events, into the empty @col. */
+void batch_runs_put(const struct runs *r, int n, struct mt_pg_arr *col);
 
 /* quota.c */
 void batch_quota_init(struct batch *b);

@@ -18,17 +18,24 @@
 #define REST \
     OPT(3, "org_id") OPT(4, "app_id") OPT(5, "env_id") OPT(6, "aggregate_type") OPT(7, "aggregate_id") OPT(8, "correlation_id") \
     OPT(9, "actor_id") " AND ($10::text[] IS NULL OR event_type LIKE ANY ($10)) AND ($11::text[] IS NULL OR event_type <> ALL ($11))" \
-    " AND ($12::timestamptz IS NULL OR occurred_at >= $12) AND ($13::timestamptz IS NULL OR occurred_at < $13)" \
-    " AND " MT_SQL_BETWEEN_TIMES("$12::timestamptz", "$13::timestamptz")
+    " AND ($12::timestamptz IS NULL OR occurred_at >= $12) AND ($13::timestamptz IS NULL OR occurred_at < $13)"
+#define FIRST MT_SQL_SINCE_ID("$12::timestamptz")
+#define LAST MT_SQL_UNTIL_ID("$13::timestamptz")
+#define TIMES " AND " MT_SQL_BETWEEN_TIMES("$12::timestamptz", "$13::timestamptz")
 #define READ(name, must) \
-    {{"log_read_" name, "SELECT " COLS " FROM events WHERE event_id > $1" must REST " ORDER BY event_id LIMIT $2"}, \
-     {"log_read_" name "_desc", "SELECT " COLS " FROM events WHERE event_id < $1" must REST " ORDER BY event_id DESC LIMIT $2"}}
+    {{"log_read_" name, "SELECT " COLS " FROM events WHERE event_id > $1" must REST TIMES " ORDER BY event_id LIMIT $2"}, \
+     {"log_read_" name "_desc", "SELECT " COLS " FROM events WHERE event_id < $1" must REST TIMES " ORDER BY event_id DESC LIMIT $2"}}
+#define READ_OF(of, id) \
+    {{"log_read_" of, "SELECT " COLS " FROM " MT_SQL_EVENTS_OF(of, id, "(SELECT GREATEST($1::int8 + 1, " FIRST "))", "(SELECT " LAST ")", "") \
+      " WHERE true" REST " LIMIT $2"}, \
+     {"log_read_" of "_desc", "SELECT " COLS " FROM " MT_SQL_EVENTS_OF(of, id, "(SELECT " FIRST ")", "(SELECT LEAST($1::int8 - 1, " LAST "))", "DESC") \
+      " WHERE true" REST " LIMIT $2"}}
 
 enum { BY_ID = 0, BY_ORG, BY_ENV, BY_CORRELATION, BY_AGGREGATE, BY_MAX };
 static const struct mt_pg_stmt st_read[BY_MAX][2] = {
     [BY_ID] = READ("all", ""),
-    [BY_ORG] = READ("org", " AND org_id = $3"),
-    [BY_ENV] = READ("env", " AND env_id = $5"),
+    [BY_ORG] = READ_OF("org", "$3"),
+    [BY_ENV] = READ_OF("env", "$5"),
     [BY_CORRELATION] = READ("correlation", " AND correlation_id = $8"),
     [BY_AGGREGATE] = READ("aggregate", " AND aggregate_type = $6 AND aggregate_id = $7"),
 };
@@ -123,6 +130,18 @@ static int read_page(struct mt_pg *pg, const struct mt_log_filter *f, int64_t af
     return r < 0 ? r : left;
 }
 
+int mt_log_in_order(const struct mt_pg_res *res, bool desc, struct mt_err *err)
+{
+    int64_t before = desc ? INT64_MAX : 0;
+    for (int i = 0; i < mt_pg_rows(res); i++) {
+        int64_t id = mt_pg_i64(res, i, 0);
+        if (desc ? id >= before : id <= before)
+            return MT_FAIL(err, MT_E_CORRUPT, "event %lld came after event %lld: the database does not keep the order of runs", (long long)id, (long long)before);
+        before = id;
+    }
+    return 0;
+}
+
 int mt_log_read(struct mt_pg *pg, const struct mt_log_filter *f, int64_t after, int limit, struct mt_log_page *ret_page,
                 int64_t *ret_cursor, int64_t *ret_head, struct mt_err *err)
 {
@@ -142,10 +161,12 @@ int mt_log_read(struct mt_pg *pg, const struct mt_log_filter *f, int64_t after, 
     mt_pg_arr_done(&hidden);
     if (r < 0)
         return r;
-    if (mt_pg_rows(res[0]) != 1) {
+    if (mt_pg_rows(res[0]) != 1)
+        r = MT_FAIL(err, MT_E_CORRUPT, "event_counter has no row");
+    if (r < 0 || (r = mt_log_in_order(res[1], f->desc, err)) < 0) {
         mt_pg_res_freep(&res[0]);
         mt_pg_res_freep(&res[1]);
-        return MT_FAIL(err, MT_E_CORRUPT, "event_counter has no row");
+        return r;
     }
     int64_t head = mt_pg_i64(res[0], 0, 0);
     mt_pg_res_freep(&res[0]);

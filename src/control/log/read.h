@@ -24,9 +24,26 @@ struct mt_log_event {
 
 /** Condition on event_id for occurred_at in [@since, @until), SQL of type timestamptz, NULL: no end there. It is a bound: times follow the ids,
  * but for what the clocks of two servers may be apart; the times themselves are to be asked for too. */
-#define MT_SQL_BETWEEN_TIMES(since, until) \
-    "event_id > COALESCE(moat.event_at(" since " - interval '1 minute'), 0)" \
-    " AND event_id <= COALESCE(moat.event_at(" until " + interval '1 minute'), 9223372036854775807)"
+#define MT_SQL_BETWEEN_TIMES(since, until) "event_id >= " MT_SQL_SINCE_ID(since) " AND event_id <= " MT_SQL_UNTIL_ID(until)
+#define MT_SQL_SINCE_ID(since) "(COALESCE(moat.event_at(" since " - interval '1 minute'), 0) + 1)"
+#define MT_SQL_UNTIL_ID(until) "COALESCE(moat.event_at(" until " + interval '1 minute'), " MT_SQL_LAST_ID ")"
+#define MT_SQL_LAST_ID "9223372036854775806"
+
+/**
+ * FROM: events of one organisation or environment, as e, in the order of their ids. @of: "org" or "env"; @id, @from, @to: SQL; events @from..@to
+ * are wanted, none of them NULL, what is to be computed only once as `(SELECT ...)`. @dir: "" or "DESC". The indexes hold runs (runs.c): the first
+ * event of each, which says where the last one lies; the run that @from lies in begins before it.
+ * There is no ORDER BY to add: the planner would sort all there is before the first row. Runs come in order, those of one id do not overlap, and
+ * a lateral query is asked for one after the other. Who pages by it looks whether that holds (mt_log_in_order).
+ */
+#define MT_SQL_EVENTS_OF(of, id, from, to, dir) \
+    "(SELECT h.event_id AS run_at, h.event_id + COALESCE(h." of "_run, 0) AS run_end FROM moat.events h WHERE h." of "_id = " id \
+    "  AND (h." of "_run < 0) IS NOT TRUE AND h.event_id <= " to " AND h.event_id >= (SELECT COALESCE((SELECT b.event_id FROM moat.events b" \
+    "   WHERE b." of "_id = " id " AND (b." of "_run < 0) IS NOT TRUE AND b.event_id <= " from " ORDER BY b.event_id DESC LIMIT 1), " from "))" \
+    "  ORDER BY h.event_id " dir " OFFSET 0) r CROSS JOIN LATERAL (SELECT * FROM moat.events m WHERE m.event_id BETWEEN r.run_at AND r.run_end" \
+    "  AND m.event_id BETWEEN " from " AND " to " AND m." of "_id = " id " ORDER BY m.event_id " dir " OFFSET 0) e"
+/** Do the ids in column 0 rise (fall)? Else -MT_E_CORRUPT. */
+int mt_log_in_order(const struct mt_pg_res *res, bool desc, struct mt_err *err);
 
 /** NULL, 0 and empty members do not filter. */
 struct mt_log_filter {

@@ -10,7 +10,7 @@
 
 #include <string.h>
 
-extern const char mt_log_schema_sql[], mt_views_schema_sql[], mt_audit_schema_sql[], mt_auth_schema_sql[], mt_views_rebuild_sql[], mt_limits_schema_sql[], mt_log_lean_sql[], mt_exec_schema_sql[], mt_autopsy_schema_sql[], mt_secrets_schema_sql[], mt_recovery_schema_sql[], mt_nodes_schema_sql[], mt_registry_schema_sql[], mt_volumes_schema_sql[], mt_ipv4_schema_sql[], mt_collections_schema_sql[], mt_log_fence_sql[], mt_log_leaner_sql[], mt_log_upgrades_sql[];
+extern const char mt_log_schema_sql[], mt_views_schema_sql[], mt_audit_schema_sql[], mt_auth_schema_sql[], mt_views_rebuild_sql[], mt_limits_schema_sql[], mt_log_lean_sql[], mt_exec_schema_sql[], mt_autopsy_schema_sql[], mt_secrets_schema_sql[], mt_recovery_schema_sql[], mt_nodes_schema_sql[], mt_registry_schema_sql[], mt_volumes_schema_sql[], mt_ipv4_schema_sql[], mt_collections_schema_sql[], mt_log_fence_sql[], mt_log_leaner_sql[], mt_log_upgrades_sql[], mt_log_runs_sql[];
 
 static const struct mt_pg_stmt st_has = {"schema_has", "SELECT to_regclass('moat.schema_migrations') IS NOT NULL"};
 static const struct mt_pg_stmt st_version = {"schema_version",
@@ -176,6 +176,11 @@ static int note_upgrades(struct mt_pg *pg, struct mt_err *err)
     return mt_pg_exec(pg, mt_log_upgrades_sql, err);
 }
 
+static int make_runs(struct mt_pg *pg, struct mt_err *err)
+{
+    return mt_pg_exec(pg, mt_log_runs_sql, err);
+}
+
 #ifdef MOAT_ONE_MORE
 /* The program of the next version, for tests (tests/tools/meson.build): what a migration may do while programs of the version before serve. */
 static int one_more(struct mt_pg *pg, struct mt_err *err)
@@ -208,6 +213,7 @@ static const struct {
     {"fence", fence_tenants},
     {"leaner", make_leaner},
     {"upgrades", note_upgrades},
+    {"runs", make_runs, 18},
 #ifdef MOAT_ONE_MORE
     {"one_more", one_more, 18},
 #endif

@@ -2,6 +2,7 @@
 /* verify-log: recompute the chain over every event. Two threads fetch, each on a connection of its own under one snapshot, this one hashes. */
 #include "control/log/verify.h"
 #include "control/log/append.h"
+#include "control/log/batch.h"
 #include "control/log/canon.h"
 #include "control/log/read.h"
 
@@ -21,8 +22,8 @@ static const struct mt_pg_stmt st_snapshot = {"verify_snapshot", "SELECT pg_expo
 static const struct mt_pg_stmt st_range = {
     "verify_range",
     "SELECT event_id, occurred_at, org_id, app_id, env_id, aggregate_type, aggregate_id, aggregate_seq, event_type,"
-    " event_version, actor_type, actor_id, request_id, idempotency_key, correlation_id, causation_id, payload, chain_hash"
-    " FROM events WHERE event_id BETWEEN $1 AND $2 ORDER BY event_id"};
+    " event_version, actor_type, actor_id, request_id, idempotency_key, correlation_id, causation_id, payload, chain_hash,"
+    " org_run, env_run FROM events WHERE event_id BETWEEN $1 AND $2 ORDER BY event_id"};
 static const struct mt_pg_stmt st_beyond = {"verify_beyond",
                                             "SELECT event_id FROM events WHERE event_id > $1 OR event_id < 1 ORDER BY 1 LIMIT 1"};
 static const struct mt_pg_stmt st_seqs = {
@@ -134,10 +135,43 @@ static void verdict(struct mt_log_verdict *v, int64_t id, const char *what)
     (void)snprintf(v->what, sizeof v->what, "%s", what);
 }
 
+/* Runs that reach further (runs.c): at any event no more than the appender has heads at a time. */
+struct open_runs {
+    struct {
+        uint64_t id;
+        int64_t until;
+    } v[RUN_HEADS];
+};
+
 struct check {
     struct mt_buf payload, scratch;
     uint8_t hash[32];
+    struct open_runs orgs, envs;
 };
+
+/* What is listed for an organisation is found by these: an event in no run would be hidden there, one in two be there twice. */
+static bool run_fits(struct open_runs *o, const char *of, int64_t id, int64_t run)
+{
+    int at = -1;
+    uint64_t h = 0xcbf29ce484222325u;
+    if (!of)
+        return run == 0;
+    for (const char *c = of; *c; c++)
+        h = (h ^ (uint8_t)*c) * 0x100000001b3u;
+    for (int i = 0; i < RUN_HEADS; i++) {
+        if (o->v[i].until < id)
+            at = i;
+        else if (o->v[i].id == h)
+            return run == -1;
+    }
+    if (run < 0 || run >= BATCH_EVENTS_MAX || (run > 0 && at < 0))
+        return false;
+    if (run > 0) {
+        o->v[at].id = h;
+        o->v[at].until = id + run;
+    }
+    return true;
+}
 
 static void check_range(struct check *c, const struct mt_pg_res *res, int64_t lo, int64_t hi, struct mt_log_verdict *v)
 {
@@ -153,6 +187,10 @@ static void check_range(struct check *c, const struct mt_pg_res *res, int64_t lo
         }
         if (!mt_actor_type_known(e.actor_type) || e.causation_id < 0 || e.causation_id >= want) {
             verdict(v, want, "its actor type is none, or its cause is no earlier event");
+            return;
+        }
+        if (!run_fits(&c->orgs, e.org_id, want, mt_pg_i64_or(res, i, 18, 0)) || !run_fits(&c->envs, e.env_id, want, mt_pg_i64_or(res, i, 19, 0))) {
+            verdict(v, want, "no entry of the index of its organisation or environment stands for it, or two do");
             return;
         }
         mt_buf_reset(&c->payload);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* See replay.h. */
 #include "control/views/replay.h"
+#include "control/log/read.h"
 
 #include "base/assert.h"
 #include "base/buf.h"
@@ -57,12 +58,12 @@ static void make_look(void)
                 n += (size_t)snprintf(look_sql + n, sizeof look_sql - n, ", '%s'", mt_ev_info((enum mt_ev)ev)->type);
         n += (size_t)snprintf(look_sql + n, sizeof look_sql - n, ") THEN payload->>'%s' END", fields[i]);
     }
-    n += (size_t)snprintf(look_sql + n, sizeof look_sql - n, " FROM moat.events WHERE event_id > $1 AND event_id <= $2");
     size_t k = (size_t)snprintf(scoped_sql, sizeof scoped_sql,
-                                "%s AND org_id = $3 AND ($4::text IS NULL OR app_id IS NULL OR app_id = $4)"
-                                " AND ($5::text IS NULL OR env_id IS NULL OR env_id = $5) ORDER BY event_id LIMIT %d",
+                                "%s FROM " MT_SQL_EVENTS_OF("org", "$3", "$1::int8 + 1", "$2::int8", "")
+                                " WHERE ($4::text IS NULL OR app_id IS NULL OR app_id = $4)"
+                                " AND ($5::text IS NULL OR env_id IS NULL OR env_id = $5) LIMIT %d",
                                 look_sql, MT_REPLAY_BATCH);
-    n += (size_t)snprintf(look_sql + n, sizeof look_sql - n, " ORDER BY event_id");
+    n += (size_t)snprintf(look_sql + n, sizeof look_sql - n, " FROM moat.events WHERE event_id > $1 AND event_id <= $2 ORDER BY event_id");
     MT_ASSERT(n < sizeof look_sql && k < sizeof scoped_sql);
 }
 
@@ -199,7 +200,7 @@ static int look(struct mt_replay *r, int64_t to, struct olds *olds, struct mt_er
         mt_pg_p_text(&p, r->scope.env_id[0] ? r->scope.env_id : NULL);
     }
     int rc = mt_pg_query(r->pg, scoped(r) ? &st_scoped : &st_look, &p, &res, err);
-    if (rc < 0)
+    if (rc < 0 || (scoped(r) && (rc = mt_log_in_order(res, false, err)) < 0))
         return rc;
     int n = mt_pg_rows(res);
     MT_ASSERT(n <= MT_REPLAY_BATCH);
