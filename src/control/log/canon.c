@@ -59,41 +59,60 @@ void mt_canon_str(struct mt_buf *b, const char *s, size_t n)
 
 /* ---- from a tree ---- */
 
+/* Where in the tree: made into words only when something is wrong. */
+struct place {
+    const struct place *up; /* NULL: directly in the root */
+    const char *name;       /* NULL: an array's element */
+    size_t index;
+};
+
 struct walk {
     struct mt_buf *b;
     struct mt_err *err;
-    char path[128];
-    size_t path_len;
+    const struct place *at; /* NULL: the root */
 };
-
-static size_t path_push(struct walk *w, const char *name, size_t index)
-{
-    size_t keep = w->path_len;
-    char piece[80];
-    int n = name ? snprintf(piece, sizeof piece, "%s%.60s", keep ? "." : "", name) : snprintf(piece, sizeof piece, "[%zu]", index);
-    if (n > 0 && keep + (size_t)n < sizeof w->path) {
-        memcpy(w->path + keep, piece, (size_t)n + 1);
-        w->path_len += (size_t)n;
-    }
-    return keep;
-}
-
-static void path_pop(struct walk *w, size_t keep)
-{
-    w->path_len = keep;
-    w->path[keep] = 0;
-}
 
 static int bad(struct walk *w, const char *what)
 {
-    char at[128];
-    return MT_FAIL(w->err, MT_E_INVALID, "field '%s': %s", mt_printable(w->path, w->path_len, at, sizeof at), what);
+    const struct place *way[MT_CANON_DEPTH + 2];
+    char path[128] = "", piece[80], at[128];
+    size_t n = 0, len = 0;
+    for (const struct place *p = w->at; p && n < MT_ARRAY_LEN(way); p = p->up)
+        way[n++] = p;
+    while (n-- > 0) {
+        int k = way[n]->name ? snprintf(piece, sizeof piece, "%s%.60s", len ? "." : "", way[n]->name) : snprintf(piece, sizeof piece, "[%zu]", way[n]->index);
+        if (k > 0 && len + (size_t)k < sizeof path) {
+            memcpy(path + len, piece, (size_t)k + 1);
+            len += (size_t)k;
+        }
+    }
+    return MT_FAIL(w->err, MT_E_INVALID, "field '%s': %s", mt_printable(path, len, at, sizeof at), what);
 }
 
-static int by_bytes(const void *a, const void *b)
+struct field {
+    const char *key;
+    const json_t *value;
+};
+
+static int by_key(const void *a, const void *b)
 {
-    const char *const *x = a, *const *y = b;
-    return strcmp(*x, *y);
+    const struct field *x = a, *y = b;
+    return strcmp(x->key, y->key);
+}
+
+static void sort(struct field *f, size_t n)
+{
+    if (n > 16) {
+        qsort(f, n, sizeof *f, by_key);
+        return;
+    }
+    for (size_t i = 1; i < n; i++) {
+        struct field one = f[i];
+        size_t k = i;
+        for (; k > 0 && strcmp(f[k - 1].key, one.key) > 0; k--)
+            f[k] = f[k - 1];
+        f[k] = one;
+    }
 }
 
 static int put_tree(struct walk *w, const json_t *v, int depth);
@@ -109,50 +128,66 @@ static bool key_ok(const char *k)
 static int put_object(struct walk *w, const json_t *v, int depth)
 {
     size_t n = json_object_size(v), at = 0;
-    const char *few[16];
-    const char **keys = n <= 16 ? few : malloc(n * sizeof *keys);
-    if (!keys)
+    struct field few[16] __attribute__((uninitialized)); /* each is written before it is read */
+    struct field *fields = n <= MT_ARRAY_LEN(few) ? few : malloc(n * sizeof *fields);
+    if (!fields)
         return MT_FAIL(w->err, MT_E_NOMEM, "no memory for canonical JSON");
     json_t *tree;
     memcpy(&tree, &v, sizeof tree); /* iteration takes a non-const pointer and does not change it */
     for (void *it = json_object_iter(tree); it && at < n; it = json_object_iter_next(tree, it))
-        keys[at++] = json_object_iter_key(it);
-    qsort(keys, at, sizeof *keys, by_bytes);
+        fields[at++] = (struct field){json_object_iter_key(it), json_object_iter_value(it)};
+    sort(fields, at);
     int r = 0;
+    struct place here = {.up = w->at};
+    w->at = &here;
     mt_buf_putc(w->b, '{');
     for (size_t i = 0; i < at && r == 0; i++) {
-        size_t keep = path_push(w, keys[i], 0);
-        if (!key_ok(keys[i])) {
+        here.name = fields[i].key;
+        if (!key_ok(here.name)) {
             r = bad(w, "a key may not hold quotes, backslashes or control characters");
             break;
         }
         if (i)
             mt_buf_putc(w->b, ',');
-        mt_canon_str(w->b, keys[i], strlen(keys[i]));
+        mt_canon_str(w->b, here.name, strlen(here.name));
         mt_buf_putc(w->b, ':');
-        r = put_tree(w, json_object_get(v, keys[i]), depth + 1);
-        path_pop(w, keep);
+        r = put_tree(w, fields[i].value, depth + 1);
     }
     mt_buf_putc(w->b, '}');
-    if (keys != few)
-        free(keys);
+    w->at = here.up;
+    if (fields != few)
+        free(fields);
     return r;
 }
 
 static int put_array(struct walk *w, const json_t *v, int depth)
 {
+    struct place here = {.up = w->at};
+    w->at = &here;
     mt_buf_putc(w->b, '[');
-    for (size_t i = 0; i < json_array_size(v); i++) {
-        size_t keep = path_push(w, NULL, i);
+    int r = 0;
+    for (size_t i = 0; i < json_array_size(v) && r == 0; i++) {
+        here.index = i;
         if (i)
             mt_buf_putc(w->b, ',');
-        int r = put_tree(w, json_array_get(v, i), depth + 1);
-        if (r < 0)
-            return r;
-        path_pop(w, keep);
+        r = put_tree(w, json_array_get(v, i), depth + 1);
     }
     mt_buf_putc(w->b, ']');
-    return 0;
+    w->at = here.up;
+    return r;
+}
+
+static void put_digits(struct mt_buf *b, int64_t v)
+{
+    char digits[24];
+    size_t at = sizeof digits;
+    uint64_t u = v < 0 ? -(uint64_t)v : (uint64_t)v;
+    do
+        digits[--at] = (char)('0' + u % 10);
+    while ((u /= 10) != 0);
+    if (v < 0)
+        digits[--at] = '-';
+    mt_buf_put(b, digits + at, sizeof digits - at);
 }
 
 static int put_tree(struct walk *w, const json_t *v, int depth)
@@ -176,7 +211,7 @@ static int put_tree(struct walk *w, const json_t *v, int depth)
         json_int_t i = json_integer_value(v);
         if (i > MT_CANON_INT_MAX || i < -MT_CANON_INT_MAX)
             return bad(w, "integers stay within +-(2^53-1)");
-        mt_buf_printf(w->b, "%lld", (long long)i);
+        put_digits(w->b, i);
         return 0;
     }
     case JSON_REAL:
@@ -490,16 +525,8 @@ static void put_text(struct mt_buf *b, const char *name, const char *v)
 
 static void put_int(struct mt_buf *b, const char *name, int64_t v)
 {
-    char digits[24];
-    size_t at = sizeof digits;
-    uint64_t u = v < 0 ? -(uint64_t)v : (uint64_t)v;
-    do
-        digits[--at] = (char)('0' + u % 10);
-    while ((u /= 10) != 0);
-    if (v < 0)
-        digits[--at] = '-';
     mt_buf_puts(b, name);
-    mt_buf_put(b, digits + at, sizeof digits - at);
+    put_digits(b, v);
 }
 
 /* Events of a batch share their time: its text is made once. */
