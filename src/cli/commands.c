@@ -314,7 +314,7 @@ static const struct cli_option node_add_options[] = {
     {"programs", 0, "DIR", "folder of moat-agent and the others (default: where moat is)"},
     {"bundle", 0, "DIR", "kernel bundle (default /var/lib/moat/boot/current)"},
     {"agent-config", 0, "FILE", "agent.toml for the machine, in place of a made one; replaces what is there"},
-    {"node-data-dir", 0, "DIR", "where the agent keeps everything there (default /var/lib/moat)"},
+    {"node-data-dir", 0, "DIR", "where the agent keeps everything there (default: what --agent-config says, else /var/lib/moat)"},
     {"control", 0, "HOST:PORT", "where the machine reaches the control plane (default: its nodes_address)"},
     {"wait-timeout", 0, "DURATION", "stop waiting for the node to be ready after this long, exit 6 (default 3m)"},
     {NULL, 0, NULL, NULL},

@@ -18,6 +18,7 @@
 #include "os/file.h"
 #include "os/spawn.h"
 #include "wire/json.h"
+#include "wire/toml.h"
 
 #include <arpa/inet.h>
 #include <dirent.h>
@@ -505,6 +506,35 @@ static int wait_ready(struct add *a, json_t **ret)
     }
 }
 
+/* What the given agent.toml says of its data folder is what holds there; by another one keys and bundle would be looked for where they are not. */
+static int data_dir_of(struct cli *c, struct add *a, char *ret, size_t size)
+{
+    const char *path = cli_opt(c, "agent-config");
+    mt_auto_free char *text = NULL;
+    mt_auto_toml struct mt_toml *t = NULL;
+    struct mt_err err = {0};
+    size_t len;
+    if (!path)
+        return CLI_OK;
+    int rc = mt_file_read(path, 65536, &text, &len, &err);
+    if (rc == 0)
+        rc = mt_toml_parse(text, len, &t, &err);
+    if (rc < 0)
+        return cli_fail(c, &err, NULL);
+    if (t->n_problems)
+        return cli_usage(c, "%s:%u: %s", path, (unsigned)t->problems[0].pos.line, t->problems[0].message);
+    for (size_t i = 0; i < t->root->table.n; i++) {
+        const struct mt_toml_entry *e = &t->root->table.v[i];
+        if (!MT_STREQ(e->key, "data_dir") || e->value->type != MT_TOML_STRING)
+            continue;
+        (void)snprintf(ret, size, "%s", e->value->string.s);
+        if (cli_has(c, "node-data-dir") && !MT_STREQ(a->data_dir, ret))
+            return cli_usage(c, "--node-data-dir is %s, and %s says data_dir = \"%s\"", a->data_dir, path, ret);
+        a->data_dir = ret;
+    }
+    return CLI_OK;
+}
+
 static int check_words(struct cli *c, struct add *a)
 {
     const char *endpoint;
@@ -552,9 +582,11 @@ static int prepare(struct add *a, const char *bin, const char *bundle)
 int cmd_node_add(struct cli *c)
 {
     mt_auto_json json_t *steps = json_array(), *node = NULL;
-    char self[PATH_MAX] = "", bundle[PATH_MAX];
+    char self[PATH_MAX] = "", bundle[PATH_MAX], data_dir[96];
     struct add a = {.c = c, .host = c->argv[0], .data_dir = cli_has(c, "node-data-dir") ? cli_opt(c, "node-data-dir") : "/var/lib/moat", .step_ns = mt_clock_mono(), .steps = steps};
-    int code = check_words(c, &a);
+    int code = data_dir_of(c, &a, data_dir, sizeof data_dir);
+    if (code == CLI_OK)
+        code = check_words(c, &a);
     if (code == CLI_OK)
         code = cli_connect(c);
     if (code != CLI_OK)

@@ -44,6 +44,8 @@ const char *cli_text(const json_t *obj, const char *path, char *scratch, size_t 
         return json_string_value(v);
     if (json_is_integer(v))
         (void)snprintf(scratch, size, "%" JSON_INTEGER_FORMAT, json_integer_value(v));
+    else if (json_is_real(v))
+        (void)snprintf(scratch, size, "%.2f", json_real_value(v));
     else if (json_is_boolean(v))
         (void)snprintf(scratch, size, "%s", json_is_true(v) ? "yes" : "no");
     else if (json_is_array(v) && json_array_size(v) > 0) {

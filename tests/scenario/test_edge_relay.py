@@ -77,6 +77,12 @@ DEAD = free_port()
 PORT = free_port()
 ROUTES = "# name address port\na.example.com ::1 %d\nb.example.com [::1] %d   # b\nretry.example.com ::1 %d\nretry.example.com ::1 %d\n" \
          "dead.example.com ::1 %d\n" % (a.port, b.port, DEAD, a.port, DEAD)
+hole = socket.create_server(("::1", 0), family=socket.AF_INET6, backlog=0)  # its queue is full: what more comes is dropped, as by a cut between two nodes
+plugs = [socket.socket(socket.AF_INET6) for _ in range(4)]
+for p in plugs:
+    p.setblocking(False)
+    p.connect_ex(hole.getsockname())
+ROUTES += "cut.example.com ::1 %d\ncut.example.com ::1 %d\n" % (hole.getsockname()[1], a.port)
 ROUTES += "".join("%s.example.com ::1 %d\n" % (n, x.port) for n, x in backends.items())
 routes = scratch.write("routes", ROUTES)
 edge = Edge(["--static", routes, "--listen", "[::1]:%d" % PORT, "--workers", "2", "--access-log"])
@@ -347,6 +353,17 @@ def refused_backend_is_retried_on_another_without_the_client_seeing_it():
     check(tries.count(1) >= 5, "the dead backend was not ejected: %s" % tries)
 
 
+def backend_that_nothing_comes_back_from_is_left_for_another():
+    """a partition between edge and one node: who meets it waits for one connect (2 s), then it is ejected and hardly anybody meets it"""
+    for _ in range(16):
+        s = send_hello("cut.example.com")
+        check(len(s.recv(65536)) > 50, "no server hello")
+        s.close()
+    lines = edge.wait("edge.conn.closed", count=16, sni="cut.example.com")
+    tries = [x["tries"] for x in lines]
+    check(all(x["result"] == "ok" for x in lines) and 1 <= tries.count(2) <= 4 and tries.count(1) == 16 - tries.count(2), "tries %s" % tries)
+
+
 def no_living_backend_gets_alert_80():
     for _ in range(3):  # never refused without a try, ejected or not
         check(raw_answer(client_hello("dead.example.com")) == ALERT[80], "not the alert")
@@ -474,7 +491,7 @@ CASES = [the_name_decides_the_backend, openssl_with_old_and_new_versions_is_rout
          hello_byte_by_byte_and_in_tiny_records_arrives_unchanged, hello_of_1700_bytes_and_early_data_arrive_unchanged,
          slow_hello_is_closed_after_three_seconds_whatever_trickles, silent_client_is_closed_too, half_close_comes_through_both_ways,
          large_upload_keeps_its_checksum, large_download_keeps_its_checksum_at_a_slow_reader, small_messages_on_many_connections_arrive_whole_and_in_order, reset_is_carried_over_both_ways,
-         refused_backend_is_retried_on_another_without_the_client_seeing_it, no_living_backend_gets_alert_80,
+         refused_backend_is_retried_on_another_without_the_client_seeing_it, backend_that_nothing_comes_back_from_is_left_for_another, no_living_backend_gets_alert_80,
          hup_swaps_routes_and_leaves_connections_alone, proxy_v2_header_is_exact_and_before_the_hello, header_is_never_sent_where_it_is_off,
          two_thousand_connections_leave_no_descriptor, idle_memory_is_within_8_mib, idle_connections_hold_no_pipe_and_little_memory,
          end_is_clean]

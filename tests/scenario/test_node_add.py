@@ -114,6 +114,7 @@ try:
         assert "Host key verification failed" in add(want=1)[1]
         assert "Permission denied" in add("--accept-host-key", identity="other", want=1)[1]
         assert "is no [USER@]HOST" in add(user="$(id)", want=2)[1]
+        assert 'says data_dir = "/var/lib/moat"' in add("--agent-config", w.d + "/agent.toml", "--node-data-dir", "/srv/moat", want=2)[1]
         assert not nodes() and not w.ok("GET", "/v1/enrollment-tokens")["items"]
 
     @case("one command: prepared, joined, ready, each step with its seconds")

@@ -43,12 +43,12 @@ static void columns_are_aligned(void **state)
     char text[8000];
     mt_auto_json json_t *items = items_of("[{\"id\":\"a\",\"name\":\"gr\\u00fc\\u00df\",\"created_at\":\"2026-11-23T04:35:22.255992Z\",\"deep\":{\"why\":null}},"
                                           "{\"id\":\"long-id\",\"name\":\"x\",\"created_at\":\"2026-11-23T04:35:22Z\",\"deep\":{\"why\":[\"p\",\"q\"]}},"
-                                          "{\"id\":7,\"name\":true}]");
+                                          "{\"id\":7,\"name\":true,\"deep\":{\"why\":0.427}}]");
     printed(&c, STDOUT_FILENO, items, false, text);
     assert_string_equal(text, "ID       NAME  CREATED               WHY\n"
                               "a        gr\xc3\xbc\xc3\x9f  2026-11-23T04:35:22Z  -\n"
                               "long-id  x     2026-11-23T04:35:22Z  p,q\n"
-                              "7        yes   -                     -\n");
+                              "7        yes   -                     0.43\n");
 }
 
 static void a_narrow_screen_cuts_words_but_no_id(void **state)
