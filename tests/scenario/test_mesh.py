@@ -328,12 +328,17 @@ class Suite:
         want(serve.stdout.readline() == b"ready\n", "no server")
         old = n4.place.popen("python3", "-c", OLD, "ask", self.n1.underlay, stdout=-1)
         want(old.stdout.readline() == b"asked\n", "not connected")
+        # 1 knows it before it is there: what is lost until then is told, and is no loss of the path once it answers
+        self.c.publish(self.n1)
+        wait_for("a lost probe", lambda: self.n1.sees(n4).get("lost_in_row", 0) >= 1, 20)
         t = time.monotonic()
         self.start(n4)
         self.c.publish()
         for n in self.c.nodes:
             n.applied()
         print("# configured everywhere after %.2f s" % (time.monotonic() - t), flush=True)
+        seen = wait_for("an answer", lambda: self.n1.sees(n4).get("lost_in_row") == 0 and self.n1.sees(n4), 30)
+        want(seen["loss_percent"] == 0, seen)
         listing = ("nft", "list", "chain", "inet", "moat", "in")  # the mesh may be told of before the table is there
         wait_for("the table", lambda: n4.place.ok(*listing) and "policy drop" in n4.place.run(*listing), 10)
         serve.communicate(b"\n")  # it speaks first on a connection that is older than the table

@@ -19,6 +19,7 @@ struct target {
     struct in6_addr addr;
     uint16_t seq;       /* of the running round, 0: none yet */
     bool got, big_sent, big_got;
+    bool reached; /* it has answered before */
     int64_t sent_ns, answered_ns;
     uint32_t rtt_us;
     uint16_t history; /* one bit a round, newest lowest, 1 lost */
@@ -140,6 +141,10 @@ static bool send_one(struct mt_mprobe *p, size_t i, bool big)
 static void judge(struct target *t)
 {
     bool lost = !t->got;
+    if (!lost && !t->reached) { /* what was sent before there was anybody to answer is no loss of this path */
+        t->reached = true;
+        t->rounds = t->history = 0;
+    }
     t->history = (uint16_t)(t->history << 1 | (lost ? 1 : 0));
     t->rounds += t->rounds < MT_MPROBE_WINDOW;
     t->lost_in_row = lost ? t->lost_in_row + 1 : 0;
