@@ -194,8 +194,12 @@ int cmd_projections_list(struct cli *c)
 {
     static const struct cli_column cols[] = {{"VIEW", "name"}, {"STATE", "state"}, {"AT", "last_applied_event_id"}, {"HEAD", "head_event_id"},
                                              {"REBUILD", "rebuild.requested_at"}};
-    int code = cli_connect(c);
-    return code == CLI_OK ? cli_show_list(c, strdup("/v1/admin/projections"), cols, MT_ARRAY_LEN(cols), "views") : code;
+    mt_auto_json json_t *j = NULL;
+    int code = cli_call(c, "GET", "/v1/admin/projections", NULL, &j); /* all of them at once: it has no pages */
+    if (code != CLI_OK)
+        return code;
+    const json_t *items = json_object_get(j, "items");
+    return c->json ? cli_print_list(c, items) : cli_print_table(c, items, cols, MT_ARRAY_LEN(cols), "views");
 }
 
 int cmd_projections_rebuild(struct cli *c)

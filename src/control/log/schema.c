@@ -190,10 +190,11 @@ static int one_more(struct mt_pg *pg, struct mt_err *err)
 }
 #endif
 
+#define ONE_BEFORE (-1)
 static const struct {
     const char *name;
     int (*run)(struct mt_pg *pg, struct mt_err *err);
-    int least; /* programs that know this version go on beside it; 0: none but its own */
+    int least; /* programs that know this version go on beside it; ONE_BEFORE: also those of the one before; 0: none but its own */
 } migrations[] = {
     {"first", create_first},
     {"auth", create_auth},
@@ -215,7 +216,7 @@ static const struct {
     {"upgrades", note_upgrades},
     {"runs", make_runs, 18},
 #ifdef MOAT_ONE_MORE
-    {"one_more", one_more, 18},
+    {"one_more", one_more, ONE_BEFORE},
 #endif
 };
 
@@ -286,7 +287,7 @@ static int migrate_locked(struct mt_pg *pg, struct mt_err *err)
             return r;
         mt_pg_p_init(&p);
         mt_pg_p_i32(&p, v + 1);
-        mt_pg_p_i32(&p, migrations[v].least);
+        mt_pg_p_i32(&p, migrations[v].least == ONE_BEFORE ? v : migrations[v].least);
         if (migrations[v].least && (r = mt_pg_query(pg, &st_least, &p, NULL, err)) < 0)
             return r;
         mt_log(MT_INFO, "schema.migrated", KV("version", v + 1), KV("name", migrations[v].name));

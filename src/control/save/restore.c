@@ -52,7 +52,8 @@ static int take_manifest(struct sink *s, const uint8_t *p, uint32_t n, struct mt
     json_t *j = s->manifest;
     if (json_integer_value(json_object_get(j, "format")) != 1)
         return MT_FAIL(err, MT_E_INVALID, "the backup is of a newer moat (format %lld): install that first", (long long)json_integer_value(json_object_get(j, "format")));
-    if (json_integer_value(json_object_get(j, "schema")) > mt_log_schema_known())
+    const json_t *least = json_object_get(j, "schema_least");
+    if (json_integer_value(least ? least : json_object_get(j, "schema")) > mt_log_schema_known())
         return MT_FAIL(err, MT_E_INVALID, "the backup has schema %lld, this moat-control knows %d: install the version that made it (%s) first",
                        (long long)json_integer_value(json_object_get(j, "schema")), mt_log_schema_known(),
                        json_string_value(json_object_get(j, "version")) ? json_string_value(json_object_get(j, "version")) : "unknown");

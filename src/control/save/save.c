@@ -74,8 +74,11 @@ static int describe(struct save *s, struct mt_pg *pg, struct mt_keys *keys, stru
     mt_auto_pg_res struct mt_pg_res *res = NULL;
     struct mt_key_info info[MT_MASTERKEYS_MAX];
     char at[32];
-    int rc = mt_pg_query_one(pg, &st_state, NULL, &res, err), schema = 0;
+    int rc = mt_pg_query_one(pg, &st_state, NULL, &res, err), schema = 0, least = 0;
     if (rc < 0 || (rc = mt_log_schema_version(pg, &schema, err)) < 0)
+        return rc;
+    /* A database that a newer program has migrated, and that this one may use: the next one who restores it may be as old as this one. */
+    if (schema > mt_log_schema_known() && (rc = mt_log_schema_least(pg, &least, err)) < 0)
         return rc;
     if (mt_fmt(s->snapshot, sizeof s->snapshot, err, "--snapshot=%s", mt_pg_text(res, 0, 0)) < 0)
         return -(int)err->code;
@@ -87,6 +90,8 @@ static int describe(struct save *s, struct mt_pg *pg, struct mt_keys *keys, stru
     s->manifest = json_pack("{s:i,s:s,s:s,s:i,s:s,s:I,s:I,s:s,s:I,s:o,s:O}", "format", 1, "made_at", at, "version", MOAT_VERSION, "schema", schema, "cluster_id",
                             mt_pg_text(res, 0, 1), "epoch", (json_int_t)mt_pg_i64(res, 0, 2), "last_event_id", (json_int_t)mt_pg_i64(res, 0, 3), "last_chain_hash",
                             mt_pg_text(res, 0, 4), "database_bytes", (json_int_t)mt_pg_i64(res, 0, 5), "master_keys", ids, "files", s->files);
+    if (s->manifest && least && json_object_set_new(s->manifest, "schema_least", json_integer(least)) < 0)
+        return MT_FAIL(err, MT_E_NOMEM, "backup");
     return s->manifest ? 0 : MT_FAIL(err, MT_E_NOMEM, "backup");
 }
 
