@@ -58,13 +58,30 @@ exec chroot . /usr/bin/env -i container=lxc PATH=/usr/sbin:/usr/bin:/sbin:/bin /
 """
 
 
-def own_groups():
-    """This process into the groups that own_host made, so that a cgroup namespace begins there."""
+def groups():
+    """Where the groups are that own_host made."""
     for line in open("/proc/self/mountinfo"):
         where, kind = line.split()[4], line.split(" - ")[1].split()[0]
         if kind in ("cgroup", "cgroup2") and "/moat-test-own-" in line.split()[3]:
-            with open(where + "/cgroup.procs", "w") as f:
-                f.write("0")
+            yield where
+
+
+def own_groups():
+    """This process into them, so that a cgroup namespace begins there."""
+    for where in groups():
+        with open(where + "/cgroup.procs", "w") as f:
+            f.write("0")
+
+
+def somebody_left():
+    for where in groups():
+        for d, _, _ in os.walk(where):
+            try:
+                if open(d + "/cgroup.procs").read():
+                    return True
+            except OSError:
+                pass
+    return False
 
 
 def main(tests, prepare, limit=600):
@@ -101,6 +118,9 @@ def main(tests, prepare, limit=600):
             host.wait()
         end = time.monotonic() + 30
         while time.monotonic() < end:
+            if somebody_left():  # dying
+                time.sleep(0.1)
+                continue
             try:
                 shutil.rmtree(folder)
                 break
