@@ -5,6 +5,7 @@ started and runs the same file as a service; inside, `tests()` is called with th
 
 Beside the lab (tests/lab) this host shares the kernel, and is as fast as the machine: dpkg, its scripts and systemd's units run in seconds.
 """
+import atexit
 import os
 import shutil
 import signal
@@ -13,7 +14,7 @@ import sys
 import tempfile
 import time
 
-from platform_kit import ROOT, need_root, own_host
+from platform_kit import ROOT, drop_cgroup, need_root, own_host
 
 INSIDE = os.environ.get("HOSTKIT") == "1"
 # Nothing of the machine's own: these would change the kernel that is shared, or wait for devices that nobody brings.
@@ -58,6 +59,18 @@ exec chroot . /usr/bin/env -i container=lxc PATH=/usr/sbin:/usr/bin:/sbin:/bin /
 """
 
 
+def own_unified():
+    """A version 2 hierarchy without controllers, which own_host leaves alone: systemd keeps its units in it."""
+    for line in open("/proc/self/mountinfo"):
+        where, kind = line.split()[4], line.split(" - ")[1].split()[0]
+        if kind == "cgroup2" and "/moat-test-own-" not in line.split()[3]:
+            ours = "moat-test-own-%d" % os.getpid()
+            fd = os.open(where, os.O_RDONLY | os.O_DIRECTORY)
+            os.mkdir(where + "/" + ours)
+            subprocess.run(["mount", "--bind", where + "/" + ours, where], check=True)
+            atexit.register(drop_cgroup, ours, fd, os.getpid())
+
+
 def groups():
     """Where the groups are that own_host made."""
     for line in open("/proc/self/mountinfo"):
@@ -93,6 +106,7 @@ def main(tests, prepare, limit=600):
             print("skip - all: %s is not here" % program)
             return 0
     own_host()
+    own_unified()
     folder = tempfile.mkdtemp(prefix="moat-host-", dir="/var/tmp")
     os.chmod(folder, 0o755)
     given, host = folder + "/in", None
