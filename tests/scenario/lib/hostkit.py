@@ -97,7 +97,7 @@ def somebody_left():
     return False
 
 
-def main(tests, prepare, limit=600):
+def main(tests, prepare, limit=850):
     if INSIDE:
         return tests()
     need_root()
