@@ -9,6 +9,7 @@ after the warm-up, the first third.
 import json
 import os
 import statistics
+import subprocess
 import sys
 import threading
 import time
@@ -39,22 +40,22 @@ class Work(threading.Thread):
             n += 1
             try:
                 if n % 12 == 1:
-                    self.p.deploy(self.p.hello_manifest(self.images[n // 12 % 2]), timeout=300)
+                    self.p.deploy(self.p.hello_manifest(self.images[n // 12 % 2]), timeout=900)
                 elif n % 12 == 7:
-                    self.p.cli("scale", "--app", "hello", f"web={1 + n // 12 % 2}", "--wait", timeout=300)
+                    self.p.cli("scale", "--app", "hello", f"web={1 + n // 12 % 2}", "--wait", timeout=900)
                 else:
                     for args in (("apps", "create", f"soak{n}"), ("status", "--app", "hello"), ("logs", "--app", "hello"), ("events", "--app", "hello"), ("nodes",),
                                  ("routes", "--app", "hello"), ("apps", "delete", f"soak{n}", "--yes")):
-                        self.p.cli(*args, timeout=120)
+                        self.p.cli(*args, timeout=300)
                         self.done += 1
                 self.done += 1
-            except Failed as e:
+            except (Failed, subprocess.TimeoutExpired) as e:
                 self.failed.append(str(e)[:300])
             self.ending.wait(0.5)
 
     def end(self):
         self.ending.set()
-        self.join(400)
+        self.join(1000)
 
 
 def descriptors(pid):
