@@ -10,8 +10,10 @@
 
 /* Columns of events that differ from row to row, in the order of the INSERT. */
 enum {
-    COL_AGG_TYPE = 0, COL_AGG_ID, COL_SEQ, COL_TYPE, COL_VERSION, COL_ACTOR_TYPE, COL_ACTOR, COL_REQUEST, COL_IDEM,
-    COL_CORRELATION, COL_CAUSATION, COL_ORG, COL_APP, COL_ENV, COL_PAYLOAD, COL_CHAIN, COL_ORG_RUN, COL_ENV_RUN, COL_MAX
+    COL_AGG_TYPE = 0, COL_AGG_ID, COL_SEQ, COL_TYPE, COL_ACTOR_TYPE, COL_ACTOR, COL_REQUEST, COL_IDEM, COL_ORG, COL_APP, COL_ENV, COL_PAYLOAD, COL_CHAIN,
+    COL_ORG_RUN, COL_ENV_RUN,                  /* not in a batch of lone events */
+    COL_VERSION, COL_CORRELATION, COL_CAUSATION, /* in a batch where they are not 1, NULL, NULL throughout */
+    COL_MAX
 };
 enum { IDEM_SCOPE = 0, IDEM_EVENT, IDEM_STATUS, IDEM_MAC, IDEM_BODY, IDEM_MAX };
 
@@ -25,6 +27,7 @@ struct runs {
         int first, last; /* events of the batch, from 0 */
     } heads[RUN_HEADS];
     int n, oldest;
+    bool shared;  /* an entry stands for more than one event */
     int32_t *run; /* BATCH_EVENTS_MAX; what becomes of the column */
 };
 
@@ -46,6 +49,7 @@ struct batch {
     struct mt_pg_arr audit_rows; /* the same, in pieces that fit a row */
     struct mt_pg_arr quota[QUOTA_COLS];
     struct runs orgs, envs;
+    bool differ; /* versions, correlations, causes: see COL_VERSION */
     struct mt_proj_event *proj;   /* BATCH_EVENTS_MAX each */
     struct mt_proj_round *rounds;
     struct mt_appender_stats *stats; /* written by the appender's thread only */

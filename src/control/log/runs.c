@@ -12,6 +12,7 @@
 void batch_runs_begin(struct runs *r)
 {
     r->n = r->oldest = 0;
+    r->shared = false;
 }
 
 void batch_runs_add(struct runs *r, int i, const char *id)
@@ -27,6 +28,7 @@ void batch_runs_add(struct runs *r, int i, const char *id)
         } else {
             r->run[r->heads[k].first] = i - r->heads[k].first;
             r->run[i] = -1;
+            r->shared = true;
         }
         r->heads[k].last = i;
         return;
