@@ -63,11 +63,15 @@ OBJECTS = {
                 "uploaded_bytes?:int note?:str failed_reason?:str requested_by:str verified_at?:time restored_at?:time damaged?:bool pruned_at?:time dry_run?:bool changes?:[Change] " + VERSIONED,
     "Restore": "id:id org_id:id app_id:id env_id:id snapshot_id:id source_volume_id:id new_volume_id:id target_node_id:id status:queued|running|succeeded|failed "
                "phase?:downloading|checking bytes_done?:int bytes_total?:int failed_reason?:str requested_by:str finished_at?:time dry_run?:bool changes?:[Change] " + VERSIONED,
+    "Migration": "id:id org_id:id app_id:id env_id:id process_type?:str volume_ids:[id] new_volume_ids:[id] source_node_id:id target_node_id:id reason:user|drain "
+                 "status:queued|running|succeeded|failed phase?:precopy|stopping|final_copy|checking|starting|returning bytes_total?:int bytes_uploaded?:int downtime_ms?:int "
+                 "failed_reason?:str requested_by:str finished_at?:time dry_run?:bool changes?:[Change] " + VERSIONED,
+    "VolumeMigration": "id:id status:queued|running phase?:precopy|stopping|final_copy|checking|starting|returning target_node_id:id",
     "LatestSnapshot": "id:id origin:scheduled|manual|migration status:queued|running|succeeded|failed phase?:capturing|uploading|verifying failed_reason?:str created_at:time",
     "Volume": "id:id org_id:id app_id:id env_id:id name:str size_bytes:int resize_to_bytes?:int filesystem:ext4 fs_uuid?:str backup_enabled:bool "
               "home_node_id:id state:creating|available|in_use|deleting|deleted|error error_reason?:str reachable?:bool node_lost?:bool deleted?:bool "
               "last_backup_at?:time last_backup_snapshot_id?:id backup_stale?:bool proof_stale?:bool backup_lag_seconds?:int latest_snapshot?:LatestSnapshot last_proven_restore_at?:time collected_at?:time collect_failed?:str from_snapshot_id?:id "
-              "attachment?:VolumeAttachment dry_run?:bool changes?:[Change] " + VERSIONED,
+              "migration?:VolumeMigration attachment?:VolumeAttachment dry_run?:bool changes?:[Change] " + VERSIONED,
     "Warning": "code:str process_type?:str desired?:int max?:int",
     "Failure": "instance_id:id process_type?:str status:str reason_code:str reason_detail?:str reason_text?:str exit_code?:int "
                "restart_count:int last_lines?:[str] last_console?:[str]",
@@ -236,6 +240,7 @@ OBJECTS = {
     "RestoreNew": "snapshot_id:id name?:str size_bytes?:int target_node_id?:id target_env_id?:id",
     "VolumeNew": "name:str size_bytes:int filesystem?:ext4 backup_enabled?:bool",
     "VolumeResize": "size_bytes:int",
+    "VolumeMigrate": "node_id:id",
     "VolumeVerify": "snapshot_id?:id",
     "VolumeDelete": "expected_version?:int delete_backups?:bool",
     "RouteNew": "hostname?:str listen_port?:int protocol?:tls_passthrough|tcp_raw backend_process_type:str backend_port:int proxy_protocol?:off|v2 "
@@ -364,6 +369,10 @@ OPS = {
     "DELETE " + E + "/volumes/{volume_id}": ("Deleted", 200, "VolumeDelete", "dry_run"),
     "POST " + E + "/volumes/{volume_id}/restore": ("Restore", 201, "RestoreNew", "dry_run"),
     "POST " + E + "/volumes/{volume_id}/verify": ("Restore", 201, "VolumeVerify", "dry_run"),
+    "POST " + E + "/volumes/{volume_id}/migrate": ("Migration", 201, "VolumeMigrate", "dry_run"),
+    "GET " + O + "/migrations": ("[Migration]", 200, None, LIST),
+    "GET " + O + "/migrations/{migration_id}": ("Migration", 200, None, ""),
+    "DELETE " + O + "/migrations/{migration_id}": ("Deleted", 200, "Empty", "dry_run"),
     "GET " + O + "/restores": ("[Restore]", 200, None, LIST),
     "GET " + O + "/restores/{restore_id}": ("Restore", 200, None, ""),
     "GET " + E + "/snapshots": ("[Snapshot]", 200, None, "include_deleted " + LIST),

@@ -22,6 +22,8 @@ enum stage {
     R_WAITING = 0, /* for its turn, or the next try */
     R_RUNNING,     /* a worker fetches and checks */
     R_ENDING,      /* a worker takes away what is left of one that failed */
+    R_KEEPING,     /* a pre-copy has ended, and its part waits for the job that goes on with it */
+    R_FORGETTING,  /* a worker takes its journal away, and the part if that has not become a volume */
     R_DONE,        /* told, or to be told */
     R_STAGE_MAX
 };
@@ -31,7 +33,9 @@ struct job {
     char restore_id[MT_ID_SIZE], snapshot_id[MT_ID_SIZE], source_volume_id[MT_ID_SIZE], source_org_id[MT_ID_SIZE], new_volume_id[MT_ID_SIZE];
     uint64_t size_bytes;
     uint32_t key_epoch;
-    bool in_plan, cancel, proof;
+    bool in_plan, cancel, proof, precopy;
+    bool done; /* a pre-copy that is told of: what it fetched is kept until nobody wants it */
+    char base_restore_id[MT_ID_SIZE], base_snapshot_id[MT_ID_SIZE]; /* "" none */
     enum stage stage;
     atomic_bool broken; /* the run is to end */
     int64_t until_ns;   /* of the next try; 0 at once */
@@ -83,7 +87,7 @@ size_t mt_restores_reports(struct mt_restores *r, struct mt_restore_report *ret,
             continue;
         ret[n++] = (struct mt_restore_report){.restore_id = j->restore_id, .seq = j->seq, .status = j->status, .phase = j->phase,
                                               .bytes_done = all ? j->size_bytes : 0, .bytes_total = j->size_bytes,
-                                              .fs_uuid = j->status == MT_JOB_SUCCEEDED ? j->run.fs_uuid : NULL,
+                                              .fs_uuid = j->status == MT_JOB_SUCCEEDED && j->run.fs_uuid[0] ? j->run.fs_uuid : NULL,
                                               .failed_reason = j->status == MT_JOB_FAILED ? j->failed_reason : NULL,
                                               .snapshot_damaged = j->status == MT_JOB_FAILED && j->run.damaged};
     }
@@ -171,6 +175,27 @@ static void fail(struct job *j, const char *reason)
     submit(j, R_ENDING, end_work, end_done);
 }
 
+/* -- a pre-copy that nobody wants any more: its migration has ended, one way or the other -- */
+
+static void forget_work(void *arg)
+{
+    struct job *j = arg;
+    j->rc = mt_restore_forget(j->r->dir, j->r->backend, j->restore_id, j->new_volume_id, &j->err);
+}
+
+static void forget_done(void *arg)
+{
+    struct job *j = arg;
+    if (j->rc < 0) {
+        mt_log(MT_WARN, "restore.not_forgotten", KV("restore_id", j->restore_id), KV_ERR(&j->err));
+        wait_again(j);
+        j->stage = R_KEEPING;
+    } else {
+        j->stage = R_DONE;
+    }
+    soon(j->r);
+}
+
 /* -- the run -- */
 
 struct phase_note {
@@ -218,10 +243,11 @@ static void run_done(void *arg)
     mt_http_client_free(j->control);
     j->control = NULL;
     if (j->rc == 0) {
-        mt_log(MT_INFO, j->proof ? "restore.proven" : "restore.done", KV("restore_id", j->restore_id), KV("volume_id", j->new_volume_id), KV("bytes", j->size_bytes));
-        if (!j->proof)
+        mt_log(MT_INFO, j->proof ? "restore.proven" : j->precopy ? "restore.precopied" : "restore.done", KV("restore_id", j->restore_id), KV("volume_id", j->new_volume_id),
+               KV("bytes", j->size_bytes));
+        if (!j->proof && !j->precopy)
             mt_volumes_appeared(r->a->volumes);
-        j->stage = R_DONE;
+        j->stage = j->precopy ? R_KEEPING : R_DONE;
         tell(j, MT_JOB_SUCCEEDED, MT_RESTORE_NO_PHASE);
     } else if (r->a->quitting) {
         wait_again(j); /* the next agent goes on */
@@ -254,7 +280,9 @@ static void run(struct job *j)
     j->run = (struct mt_restore_run){.e = {.program = r->program, .uid = a->worker_uid, .gid = a->worker_gid, .cluster_id = a->cluster_id, .org_id = j->source_org_id,
                                            .volume_id = j->source_volume_id, .job_id = j->restore_id, .key_epoch = j->key_epoch, .store = &j->store,
                                            .control = j->control, .cancelled = &j->broken, .phase = on_phase, .arg = j},
-                                     .snapshot_id = j->snapshot_id, .new_volume_id = j->new_volume_id, .size_bytes = j->size_bytes, .proof = j->proof, .dir = r->dir,
+                                     .snapshot_id = j->snapshot_id, .new_volume_id = j->new_volume_id, .size_bytes = j->size_bytes, .proof = j->proof, .precopy = j->precopy,
+                                     .base_restore_id = j->base_restore_id[0] ? j->base_restore_id : NULL,
+                                     .base_snapshot_id = j->base_restore_id[0] ? j->base_snapshot_id : NULL, .dir = r->dir,
                                      .backend = r->backend, .tools = mt_volumes_tools(a->volumes)};
     if (j->phase < MT_RESTORE_DOWNLOADING)
         tell(j, MT_JOB_RUNNING, MT_RESTORE_DOWNLOADING);
@@ -269,7 +297,7 @@ static bool any_at_work(const struct mt_restores *r)
     void *value;
     while (mt_map_next(&r->jobs, &pos, NULL, &value)) {
         const struct job *j = value;
-        if (j->stage == R_RUNNING || j->stage == R_ENDING)
+        if (j->stage == R_RUNNING || j->stage == R_ENDING || j->stage == R_FORGETTING)
             return true;
     }
     return false;
@@ -284,9 +312,16 @@ static void look_at(struct job *j)
         if (j->control)
             mt_http_client_cancel(j->control);
     }
-    if (j->stage != R_WAITING || any_at_work(r) || r->sweeping || !r->swept || r->a->stop_all)
+    if (j->stage == R_WAITING && j->done)
+        j->stage = R_KEEPING;
+    if ((j->stage != R_WAITING && j->stage != R_KEEPING) || any_at_work(r) || r->sweeping || !r->swept || r->a->stop_all)
         return;
-    if (unwanted)
+    if (j->stage == R_KEEPING) {
+        if (unwanted && mt_loop_now(r->a->loop) >= j->until_ns)
+            submit(j, R_FORGETTING, forget_work, forget_done);
+        if (j->stage == R_WAITING) /* no worker: it is kept still */
+            j->stage = R_KEEPING;
+    } else if (unwanted)
         fail(j, "cancelled");
     else if (mt_loop_now(r->a->loop) >= j->until_ns)
         run(j);
@@ -308,6 +343,9 @@ static struct job *new_job(struct mt_restores *r, const struct mt_plan_restore_j
     j->size_bytes = p->size_bytes;
     j->key_epoch = p->key_epoch;
     j->proof = p->proof;
+    j->precopy = p->precopy;
+    (void)snprintf(j->base_restore_id, sizeof j->base_restore_id, "%s", p->base_restore_id ? p->base_restore_id : "");
+    (void)snprintf(j->base_snapshot_id, sizeof j->base_snapshot_id, "%s", p->base_snapshot_id ? p->base_snapshot_id : "");
     return j;
 }
 
@@ -325,6 +363,7 @@ static void take_plan(struct mt_restores *r)
             continue;
         j->in_plan = true;
         j->cancel |= s->cancel;
+        j->done |= s->done;
     }
     pos = 0;
     while (mt_map_next(&r->jobs, &pos, NULL, &value)) {

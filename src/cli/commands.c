@@ -185,6 +185,7 @@ static const struct cli_option volumes_recover_options[] = {{"accept-loss-since"
                                                             {"to-node", 0, "NODE", "where it shall live now, by id; for operators"},
                                                             {"wait-timeout", 0, "DURATION", "stop waiting after this long, exit 6 (default 15m)"},
                                                             {NULL, 0, NULL, NULL}};
+static const struct cli_option volumes_migrate_options[] = {{"to-node", 0, "NODE", "where it shall live, by id"}, WAIT_OPTIONS, {NULL, 0, NULL, NULL}};
 static const struct cli_option snapshots_create_options[] = {{"note", 0, "TEXT", "kept with the snapshot"}, WAIT_OPTIONS, {NULL, 0, NULL, NULL}};
 static const struct cli_option backups_status_options[] = {{"all", 0, NULL, "volumes of every environment"},
                                                            {"stale", 0, NULL, "only volumes that had no backup for two intervals"},
@@ -442,6 +443,10 @@ const struct cli_command cli_commands[] = {
     {CLI_APPS, "volumes restore", "[VOLUME]", "make a new volume out of a backup; nothing is overwritten", volumes_restore_options, cmd_volumes_restore},
     {CLI_APPS, "volumes verify", "VOLUME", "restore a backup into a volume that is thrown away, and check it there", volumes_verify_options, cmd_volumes_verify},
     {CLI_APPS, "volumes recover", "VOLUME", "its node is lost: the last backup takes its place on another one", volumes_recover_options, cmd_volumes_recover},
+    {CLI_APPS, "volumes migrate", "VOLUME", "move a volume, and all of its process, to another node; for operators", volumes_migrate_options, cmd_volumes_migrate},
+    {CLI_APPS, "migrations list", "", "volumes on their way to another node", NULL, cmd_migrations_list},
+    {CLI_APPS, "migrations get", "ID", "one migration, by id", NULL, cmd_migrations_get},
+    {CLI_APPS, "migrations cancel", "ID", "take a migration back before its volumes have changed hands; for operators", NULL, cmd_migrations_cancel},
     {CLI_APPS, "restores list", "", "restores of the organisation", NULL, cmd_restores_list},
     {CLI_APPS, "restores get", "ID", "one restore, by id", NULL, cmd_restores_get},
     {CLI_APPS, "snapshots list", "[VOLUME]", "snapshots of the environment or of one volume", NULL, cmd_snapshots_list},

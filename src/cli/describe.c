@@ -28,7 +28,7 @@ static const struct kind {
     {{"volume", "vol_", "Volume", "moat volumes"}, ENV, "/volumes", "available", "error deleting deleted "},
     {{"snapshot", "snap_", "Snapshot", "moat snapshots"}, ENV, "/snapshots", "succeeded", "failed "},
     {{"restore", "rst_", "Restore", "moat restores"}, ORG, "/restores", "succeeded", "failed "},
-    {{"migration", "mig_", "Migration", "moat events"}, ENV, "/migrations", "succeeded", "failed "},
+    {{"migration", "mig_", "Migration", "moat migrations"}, ORG, "/migrations", "succeeded", "failed "},
     {{"secret-bundle", "sb_", "SecretBundle", "moat secrets"}, ENV, "/secrets", NULL, ""},
     {{"node", "node_", "Node", "moat nodes"}, PLATFORM, "/v1/nodes", NULL, ""},
 };

@@ -12,6 +12,7 @@
 #include "control/secrets/store.h"
 #include "control/views/rebuild.h"
 #include "control/volumes/backups.h"
+#include "control/volumes/migrations.h"
 #include "control/volumes/proofs.h"
 #include "control/volumes/prune.h"
 
@@ -21,6 +22,7 @@
 #include <unistd.h>
 
 #define TICK_MS 1000
+#define SOON_MS 200 /* while a process stands still for its volumes */
 #define GC_NS (3600 * MT_NS_PER_S)
 #define GC_RETRY_NS (60 * MT_NS_PER_S)
 #define BACKUPS_NS (5 * MT_NS_PER_S)
@@ -34,7 +36,8 @@ struct mt_keeper {
     int wake_fd;
     struct mt_pg *pg;
     int64_t gc_due_ns, backups_due_ns;
-    char last[240], backups_last[240]; /* complaints, said once while they repeat */
+    bool soon; /* a migration is under way for which somebody waits */
+    char last[240], backups_last[240], migrations_last[240]; /* complaints, said once while they repeat */
 };
 
 /* $1 days. Replies are worth keeping as long as a client may still repeat its request (§7). */
@@ -143,11 +146,22 @@ static void look_at_backups(struct mt_keeper *k, int64_t lease)
     (void)snprintf(k->backups_last, sizeof k->backups_last, "%s", rc < 0 ? err.msg : "");
 }
 
+/* As above. */
+static void look_at_migrations(struct mt_keeper *k, int64_t lease)
+{
+    struct mt_err err = {0};
+    int rc = mt_migrations_look(k->ctl, k->pg, lease, &k->soon, &err);
+    if (rc < 0 && !MT_STREQ(k->migrations_last, err.msg))
+        mt_log(MT_WARN, "migration.not_stepped", KV_ERR(&err));
+    (void)snprintf(k->migrations_last, sizeof k->migrations_last, "%s", rc < 0 ? err.msg : "");
+}
+
 static int turn(struct mt_keeper *k, struct mt_err *err)
 {
     int64_t gc = mt_roles_epoch(k->roles, MT_LEAD_GC), projector = mt_roles_epoch(k->roles, MT_LEAD_PROJECTOR);
     int64_t backups = mt_roles_epoch(k->roles, MT_LEAD_BACKUPS), now = mt_clock_mono();
     int rc = 0;
+    k->soon = false;
     if ((!gc && !projector && !backups) || mt_history_state(k->ctl->history) == MT_RECOVERY_FROZEN)
         return 0;
     if (!k->pg)
@@ -159,6 +173,8 @@ static int turn(struct mt_keeper *k, struct mt_err *err)
         if ((rc = collect(k, err)) == 0)
             k->gc_due_ns = now + GC_NS;
     }
+    if (rc == 0 && backups && mt_history_state(k->ctl->history) == MT_RECOVERY_NONE)
+        look_at_migrations(k, backups);
     /* A restored log may not know of snapshots that are: none is asked for before it rules again. */
     if (rc == 0 && backups && now >= k->backups_due_ns && mt_history_state(k->ctl->history) == MT_RECOVERY_NONE) {
         k->backups_due_ns = now + BACKUPS_NS;
@@ -183,7 +199,7 @@ static void *keeper_main(void *arg)
         }
         struct pollfd p = {.fd = k->wake_fd, .events = POLLIN};
         uint64_t n;
-        if (poll(&p, 1, TICK_MS) > 0)
+        if (poll(&p, 1, k->soon ? SOON_MS : TICK_MS) > 0)
             (void)!read(k->wake_fd, &n, sizeof n);
     }
     return NULL;

@@ -11,6 +11,7 @@
 #include "control/plans/address.h"
 #include "control/plans/edge_acks.h"
 #include "control/plans/sent.h"
+#include "control/volumes/volume_sql.h"
 #include "pg/array.h"
 
 #define EVENTS_MAX 200 /* per command; the rest waits for the next pass, which follows at once */
@@ -32,6 +33,19 @@ static const struct mt_pg_stmt take_addresses = {
 static const struct mt_cmd_actor scheduler = {.actor_type = "system", .actor_id = "scheduler", .request_id = "scheduler"};
 
 /* ---------------------------------------------------------------- instances */
+
+/* Asked under the append lock: what a pass decided before a migration told the process to stop is not to be started after its last snapshot. */
+static const struct mt_pg_stmt not_migrating = {
+    "pass_not_migrating", "SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM volume_migrations_view m WHERE m.env_id = $1 AND m.process_type = $2 AND " MT_SQL_MIGRATION_HOLDS("m") ")"};
+
+static int rely_not_migrating(struct mt_cmd *cmd, const struct mt_pass_env *e, const struct mt_pass_group *g, struct mt_err *err)
+{
+    struct mt_pg_params pp;
+    mt_pg_p_init(&pp);
+    mt_pg_p_text(&pp, e->env_id);
+    mt_pg_p_text(&pp, g->process_type);
+    return mt_cmd_side(cmd, &not_migrating, &pp, 1, err);
+}
 
 static int allocate(struct mt_pass *p, const struct mt_pass_env *e, struct mt_pass_group *g, const struct mt_roll_action *a,
                     struct mt_cmd *cmd, const struct mt_cmd_ids *ids, struct mt_err *err)
@@ -115,6 +129,8 @@ static int group_events(struct mt_pass *p, const struct mt_pass_env *e, struct m
     for (size_t i = 0; i < r->n_actions && n < budget; i++, n++) {
         const struct mt_roll_action *a = &r->actions[i];
         rc = a->type == MT_ROLL_ALLOCATE ? allocate(p, e, g, a, cmd, ids, err) : stop(p, g, a, cmd, ids, err);
+        if (rc == 0 && a->type == MT_ROLL_ALLOCATE && g->group.stateful)
+            rc = rely_not_migrating(cmd, e, g, err);
         if (rc < 0)
             return rc;
         g->acted = i + 1;

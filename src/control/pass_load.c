@@ -42,7 +42,8 @@ static const struct mt_pg_stmt groups = {
     "SELECT d.env_id, e.name AS env_name, d.app_id, a.name AS app_name, d.org_id, o.name AS org_name, d.process_type,"
     " d.release_id, d.deploy_id, d.desired_user, d.restart_generation, d.rebalance_generation, d.sched_condition,"
     " d.sched_reason, d.sched_detail, d.stable_spec, d.target_spec, d.resource_version, e.deleted OR a.deleted OR o.deleted AS gone,"
-    " o.suspended, k.blocked, k.evict, e.label_selector::text AS selector, CASE WHEN b.key_count > 0 THEN b.current_version_id END AS secret_version_id"
+    " o.suspended, k.blocked, k.evict, e.label_selector::text AS selector, CASE WHEN b.key_count > 0 THEN b.current_version_id END AS secret_version_id,"
+    " EXISTS (SELECT 1 FROM volume_migrations_view m WHERE m.env_id = d.env_id AND m.process_type = d.process_type AND " MT_SQL_MIGRATION_HOLDS("m") ") AS migrating"
     " FROM env_desired_view d JOIN envs_view e USING (env_id) JOIN apps_view a ON a.app_id = d.app_id"
     " JOIN orgs_view o ON o.org_id = d.org_id LEFT JOIN secret_bundles_view b ON b.env_id = d.env_id AND NOT b.deleted"
     " LEFT JOIN LATERAL (SELECT count(*) > 0 AS blocked, coalesce(bool_or(x.evict), false) AS evict FROM image_blocks_view x, releases_view r"
@@ -402,6 +403,7 @@ static int want(struct mt_pass *p, struct mt_pass_env *e, struct mt_pass_group *
         }
         rg->request.gates.secrets_missing = pr.secrets_required && !g->secret_version_id;
         rg->request.gates.org_suspended = mt_pg_bool(r, row, mt_pg_col(r, "suspended"));
+        rg->request.gates.volume_migrating = mt_pg_bool(r, row, mt_pg_col(r, "migrating"));
         rg->request.gates.release_blocked = mt_pg_bool(r, row, mt_pg_col(r, "blocked"));
         rg->request.gates.release_evicted = mt_pg_bool(r, row, mt_pg_col(r, "evict"));
         g->stop_grace_seconds = pr.stop_grace_seconds;

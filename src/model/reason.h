@@ -68,6 +68,7 @@ enum mt_reason_part {
     X(NODE_LOST, "node_lost", S, false, "its node was declared lost") \
     X(ORG_SUSPENDED, "org_suspended", SP, false, "the organisation is suspended") \
     X(RELEASE_BLOCKED, "release_blocked", SP, false, "the release's image is blocked by the operator") \
+    X(VOLUME_MIGRATING, "volume_migrating", SP, false, "its volumes are on their way to another node") \
     X(TERMINATED_BY_OPERATOR, "terminated_by_operator", S, false, "an operator stopped it") \
     X(NO_NODES_ACTIVE, "no_nodes_active", P, false, "no node is active and ready") \
     X(NO_MATCHING_ARCH, "no_matching_arch", P, false, "no eligible node has an architecture the image was built for") \

@@ -213,8 +213,16 @@ static int dec_restore_job(const json_t *o, struct mt_plan_restore_job *j, struc
         (rc = get_id(o, "source_org_id", MT_ID_ORG, &j->source_org_id, err)) < 0 ||
         (rc = get_id(o, "new_volume_id", MT_ID_VOLUME, &j->new_volume_id, err)) < 0 ||
         (rc = get_size(o, "size_bytes", false, &j->size_bytes, err)) < 0 || (rc = get_epoch(o, &j->key_epoch, err)) < 0 ||
-        (rc = mt_json_opt_bool(o, "cancel", false, &j->cancel, err)) < 0 || (rc = mt_json_opt_bool(o, "proof", false, &j->proof, err)) < 0)
+        (rc = mt_json_opt_bool(o, "cancel", false, &j->cancel, err)) < 0 || (rc = mt_json_opt_bool(o, "proof", false, &j->proof, err)) < 0 ||
+        (rc = mt_json_opt_bool(o, "precopy", false, &j->precopy, err)) < 0 || (rc = mt_json_opt_bool(o, "done", false, &j->done, err)) < 0)
         return rc;
+    if (json_object_get(o, "base_restore_id") || json_object_get(o, "base_snapshot_id")) {
+        if ((rc = get_id(o, "base_restore_id", MT_ID_RESTORE, &j->base_restore_id, err)) < 0 ||
+            (rc = get_id(o, "base_snapshot_id", MT_ID_SNAPSHOT, &j->base_snapshot_id, err)) < 0)
+            return rc;
+    }
+    if ((j->done && !j->precopy) || (j->precopy && (j->proof || j->base_restore_id)))
+        return MT_FAIL(err, MT_E_INVALID, "restore job %s: 'precopy', 'done', 'proof' and a base do not go together so", j->restore_id);
     return 0;
 }
 
@@ -319,6 +327,14 @@ static json_t *enc_restore_job(const struct mt_plan_restore_job *j)
     mt_jout_bool(&o, "cancel", j->cancel);
     if (j->proof)
         mt_jout_bool(&o, "proof", true);
+    if (j->precopy)
+        mt_jout_bool(&o, "precopy", true);
+    if (j->done)
+        mt_jout_bool(&o, "done", true);
+    if (j->base_restore_id) {
+        mt_jout_str(&o, "base_restore_id", j->base_restore_id);
+        mt_jout_str(&o, "base_snapshot_id", j->base_snapshot_id);
+    }
     return mt_jout_take(&o);
 }
 

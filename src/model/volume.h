@@ -114,6 +114,9 @@ struct mt_plan_restore_job {
     uint32_t key_epoch;
     bool cancel;
     bool proof; /* the volume is thrown away when it was found whole */
+    bool precopy; /* of a migration: it is fetched and kept, neither checked nor named; another job goes on with it */
+    bool done;    /* a pre-copy that has ended well: what it fetched is kept for as long as the job is in the plan */
+    const char *base_restore_id, *base_snapshot_id; /* the pre-copy that this one goes on with, and of what; both or none */
 };
 
 struct mt_plan_storage {

@@ -101,6 +101,10 @@ class Node(threading.Thread):
             elif not v["was_available"] and "from_restore" not in v and v["volume_id"] not in self.made:
                 self.made.add(v["volume_id"])
                 self.tell("volumes", volume_id=v["volume_id"], event="provisioned", result="ok", fs_uuid=v["fs_uuid"], size_bytes=v["size_bytes"])
+        for kind, name in (("snapshot", "snapshots"), ("restore", "restores")):  # what is no longer wanted ends
+            for j in plan.get(kind + "_jobs", []):
+                if j["cancel"] and not j.get("done"):
+                    self.tell(name, **{kind + "_id": j[kind + "_id"], "status": "failed", "failed_reason": "cancelled"})
         for a in plan["instances"]:
             i, want = a["instance_id"], a["desired_state"]
             have = self.state.get(i)

@@ -279,6 +279,66 @@ class Suite:
         want(len(fetched) == 3 and fetched[0][1] > 0 and fetched[1][1] == 0 and fetched[2][1] == 0, fetched)
         self.removed(v)
 
+    def a_move_is_a_pre_copy_and_what_differs(self):
+        """The whole of a migration as its node sees it, killed at every step; the process is at rest for the last round."""
+        older = self.last
+        self.w.kill()
+        self.start(env={"MT_TEST_KILL_STEP": "volume.restore_fetched"})
+        j, v = self.c.restore(self.v, older, precopy=True)
+        want(self.w.proc.wait(60) == -9, "the agent did not die")
+        self.start()
+        r = self.c.wait_restore(j, "succeeded")
+        want(r["fs_uuid"] == self.v["fs_uuid"] and not [x for x in self.c.told_of(j["restore_id"], "restore_id") if x.get("phase") == "checking"], self.c.told_of(j["restore_id"], "restore_id"))
+        kept = "vol-%s.img.part" % v["volume_id"]
+        want([f for f in self.files() if kept[:-5] in f and f.endswith(".part")] and not os.path.exists(self.image_of(v)), self.files())
+        j["done"] = True
+        self.c.publish()
+        self.w.kill()  # the next agent keeps it for as long as the plan has the job
+        self.start()
+        s = self.c.snapshot(self.v, origin="migration")
+        told = self.c.wait_snapshot(s, "succeeded")
+        self.over(s)
+        want([f for f in self.files() if f.endswith(".part")] and j["restore_id"] + ".rjl" in self.files(), self.files())
+        v["from_restore"] = kit.new_id("rst")
+        k = dict(j, restore_id=v["from_restore"], snapshot_id=s["snapshot_id"], base_restore_id=j["restore_id"], base_snapshot_id=older)
+        del k["precopy"], k["done"]
+        steps = ["volume.restore_" + x for x in ("reserved", "fetched", "checked", "named")]
+        self.w.kill()
+        self.start(env={"MT_TEST_KILL_STEP": steps[0]})
+        self.c.extra["restore_jobs"] = sorted([j, k], key=lambda x: x["restore_id"])
+        self.c.publish()
+        for next in steps[1:] + [None]:
+            want(self.w.proc.wait(60) == -9, "the agent did not die before " + str(next))
+            self.start(ready=next is None, env={"MT_TEST_KILL_STEP": next} if next else None)
+        r = self.c.wait_restore(k, "succeeded")
+        exact = self.restored(s, told)
+        want(subprocess.run(["cmp", exact, self.image_of(v)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout == b"", "other bytes than those of the last snapshot")
+        got = [x for x in self.w.log_events("restore.fetched") if x["restore_id"] == k["restore_id"]]
+        all_chunks = GIB // (4 << 20)
+        want(got and 0 < got[0]["bytes_fetched"] <= 16 << 20 and got[-1]["bytes_fetched"] == 0, (got, all_chunks))
+        self.c.restore_over(k, v, r)
+        self.c.wait_volume(v["volume_id"], "provisioned", result="ok", fs_uuid=r["fs_uuid"])
+        self.c.extra["restore_jobs"].remove(j)
+        self.c.publish()
+        self.nothing_begun()
+        self.removed(v)
+
+    def a_move_that_is_given_up_leaves_nothing(self):
+        for cancel in (False, True):  # the job goes from the plan; or its volume is to go
+            j, v = self.c.restore(self.v, self.last, precopy=True)
+            self.c.wait_restore(j, "succeeded")
+            j["done"] = True
+            self.c.publish()
+            want([f for f in self.files() if f.endswith(".part")], self.files())
+            if cancel:
+                j["cancel"], v["desired"] = True, "absent"
+                self.c.publish()
+                self.c.wait_volume(v["volume_id"], "deleted")
+            self.c.extra["restore_jobs"].remove(j)
+            self.c.extra["volumes"].remove(v)
+            self.c.publish()
+            self.nothing_begun()
+
     def killed_while_it_downloads(self):
         reached = []
         self.fault = lambda line: (reached.append(line), "cut")[1] if "/c/" in line else None
@@ -443,7 +503,7 @@ def main():
                    s.killed_at_each_step_of_a_restore_into_a_larger_one, s.killed_while_it_downloads, s.parts_that_no_plan_wants_go,
                    s.one_whose_volume_is_deleted_is_cancelled, s.a_damaged_backup_is_told_and_leaves_nothing, s.what_cannot_be_restored_is_told,
                    s.a_proof_is_told_and_leaves_nothing, s.a_proof_finds_a_filesystem_that_is_not_whole, s.one_that_is_cancelled_leaves_nothing, s.one_of_a_volume_that_is_not_here,
-                   s.a_volume_at_rest, s.removed_with_its_snapshots):
+                   s.a_volume_at_rest, s.a_move_is_a_pre_copy_and_what_differs, s.a_move_that_is_given_up_leaves_nothing, s.removed_with_its_snapshots):
             report.case("backups: " + fn.__name__.replace("_", " "), fn)
             if report.failed and not hasattr(s, "last"):
                 break  # without a first one there is nothing for the others to begin with

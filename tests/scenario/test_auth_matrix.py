@@ -23,7 +23,7 @@ w = kit.World(allow_secret_export=True)  # off it is refused to everybody: test_
 authkit.prepare(w)
 ULID = "01aryz6s4104hmasw9nf6yy093"
 PREFIX = {"org_id": "org", "app_id": "app", "env_id": "env", "release_id": "rel", "deploy_id": "dep", "instance_id": "inst", "route_id": "rt",
-          "member_id": "mem", "sp_id": "sp", "project_id": "prj", "node_id": "node", "token_id": "tok", "user_id": "usr", "volume_id": "vol", "attachment_id": "att", "snapshot_id": "snap", "restore_id": "rst", "version_id": "sv"}
+          "member_id": "mem", "sp_id": "sp", "project_id": "prj", "node_id": "node", "token_id": "tok", "user_id": "usr", "volume_id": "vol", "attachment_id": "att", "snapshot_id": "snap", "restore_id": "rst", "migration_id": "mig", "version_id": "sv"}
 
 
 def fill(path, ids):

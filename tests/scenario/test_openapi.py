@@ -110,6 +110,8 @@ BODIES = {
     "POST " + E + "/volumes/{volume_id}/snapshots": {"note": "walk"},
     "DELETE " + E + "/volumes/{volume_id}/snapshots/{snapshot_id}": {},
     "POST " + E + "/volumes/{volume_id}/restore": {"snapshot_id": "$backup_id", "name": "walk-restored"},
+    "POST " + E + "/volumes/{volume_id}/migrate": {"node_id": "$node_id"},
+    "DELETE " + O + "/migrations/{migration_id}": {},
     "POST " + E + "/volumes/{volume_id}/verify": {"snapshot_id": "$backup_id"},
     "POST " + E + "/volume-attachments/{attachment_id}/replace": {"new_volume_id": "$attached_id"},
     "DELETE " + E + "/volume-attachments/{attachment_id}": {},
@@ -150,6 +152,7 @@ QUERIES = {"GET " + O + "/usage/month": "?month=" + time.strftime("%Y-%m", time.
 # Where the sample of a walk is refused for a good reason: credentials that are made up, organisations that still have apps.
 REFUSED = {"GET /v1/exec-sessions/{exec_session_id}/connect": 400, "POST /v1/auth/device/token": 400, "POST /v1/auth/token": 401, "POST /v1/auth/token/refresh": 401, "DELETE " + O: 409,
            "POST /v1/auth/device/start": (200, 429), "POST /v1/admin/recovery/apply": 409, "POST /v1/admin/recovery/finish": 409,
+           "POST " + E + "/volumes/{volume_id}/migrate": 409,  # there is no other node
            "POST /v1/nodes/{node_id}/disable": 409, "POST /v1/nodes/{node_id}/confirm-offline": 409, "POST /v1/nodes/{node_id}/mark-lost": 409, "POST /v1/nodes/{node_id}/rotate-key": 409, "DELETE /v1/nodes/{node_id}": 409}  # the machine's own node
 LAST = ["DELETE " + E + "/volume-attachments/{attachment_id}", "DELETE " + E + "/volumes/{volume_id}/snapshots/{snapshot_id}", "DELETE " + E + "/volumes/{volume_id}", "DELETE " + E + "/routes/{route_id}", "DELETE " + O + "/members/{member_id}", "DELETE " + O + "/service-principals/{sp_id}", "DELETE " + E,
         "DELETE " + A, "DELETE " + O + "/projects/{project_id}", "DELETE " + O, "DELETE /v1/auth/tokens/{token_id}"]
@@ -242,6 +245,11 @@ def seed():
     w.agent.snapshot(ids["backup_id"], "succeeded", captured_at_ms=1700000000000, size_bytes=1 << 30, key_epoch=1, image_root="a" * 64, manifest_sha256="b" * 64)
     ids["restore_id"] = w.ok("POST", concrete(E) + "/volumes/" + ids["volume_id"] + "/restore", {"snapshot_id": ids["backup_id"]})["id"]
     w.agent.restore(ids["restore_id"], "failed", failed_reason="cancelled")
+    ids["migration_id"] = "mig_" + ids["volume_id"][4:]  # a second node is what this world has not: one that ended
+    w.pg.sql("INSERT INTO volume_migrations_view (migration_id, org_id, app_id, env_id, process_type, volume_ids, new_volume_ids, source_node_id, target_node_id, reason, status, phase_at,"
+             " failed_reason, requested_by, finished_at, created_at, updated_at, resource_version, last_event_id) VALUES ('%s', '%s', '%s', '%s', 'db', '{%s}', '{%s}', '%s', '%s', 'user',"
+             " 'failed', now(), 'cancelled', 'usr_x', now(), now(), now(), 4, 1)" % (ids["migration_id"], ids["org_id"], ids["app_id"], ids["env_id"], ids["volume_id"], ids["volume_id"],
+                                                                                      ids["node_id"], ids["node_id"]))
     db = w.ok("POST", concrete(A) + "/releases", {"manifest": MANIFEST + DB, "image_digest": D1, "verify_image": False})["id"]
     w.ok("POST", concrete(E) + "/deploys", {"release_id": db, "process_types": ["db"]})
     a = w.ok("GET", concrete(E) + "/volume-attachments")["items"][0]

@@ -201,7 +201,7 @@ class Api:
     def target(self, path, name=None, value=None):
         kinds = {"org_id": "org", "app_id": "app", "env_id": "env", "release_id": "rel", "deploy_id": "dep", "instance_id": "inst", "route_id": "rt",
                  "project_id": "proj", "node_id": "node", "user_id": "usr", "member_id": "usr", "sp_id": "sp", "token_id": "tok", "exec_session_id": "exec",
-                 "version_id": "sv", "enrollment_token_id": "enr", "target_id": "env", "volume_id": "vol", "attachment_id": "att", "snapshot_id": "snap", "restore_id": "rst"}
+                 "version_id": "sv", "enrollment_token_id": "enr", "target_id": "env", "volume_id": "vol", "attachment_id": "att", "snapshot_id": "snap", "restore_id": "rst", "migration_id": "mig"}
 
         def one(m):
             kind = kinds.get(m.group(1), m.group(1))

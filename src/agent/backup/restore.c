@@ -40,11 +40,24 @@ int mt_restore_remove(const char *dir, const struct mt_backend *b, const char *r
     return rc;
 }
 
+int mt_restore_forget(const char *dir, const struct mt_backend *b, const char *restore_id, const char *new_volume_id, struct mt_err *err)
+{
+    char path[PATH_MAX];
+    uint64_t bytes;
+    if (mt_backend_size(b, new_volume_id, &bytes, NULL) == -MT_E_NOT_FOUND)
+        return mt_restore_remove(dir, b, restore_id, new_volume_id, err);
+    int rc = journal_path(dir, restore_id, path, err);
+    if (rc == 0 && unlink(path) < 0 && errno != ENOENT)
+        rc = MT_FAIL_ERRNO(err, MT_E_IO, "remove '%s'", path);
+    return rc;
+}
+
 /* ---- one run ----------------------------------------------------------------------------- */
 
 struct state {
     int part, journal;
-    bool kept; /* of an earlier run, of which nobody says how far its check came */
+    bool kept;  /* of an earlier run, of which nobody says how far its check came */
+    bool based; /* the part held all of the base before anything of this was written */
     uint64_t source_bytes;
 };
 
@@ -54,23 +67,43 @@ static void state_done(struct state *s)
     mt_closep(&s->journal);
 }
 
+static bool says_something(const char *journal)
+{
+    struct stat st;
+    return stat(journal, &st) == 0 && st.st_size > JOURNAL_HEAD;
+}
+
+/* To begin anew: the journal of the base first, for without it nobody builds on what is left. */
+static int drop_all(const struct mt_restore_run *r, struct mt_err *err)
+{
+    int rc = r->base_restore_id ? drop(r->dir, r->backend, r->base_restore_id, r->new_volume_id, err) : 0;
+    return rc < 0 ? rc : drop(r->dir, r->backend, r->e.job_id, r->new_volume_id, err);
+}
+
 /*
  * What an earlier run left is believed only with its journal: zeros are not written again, and what a check changed where the backup has
- * zeros would stay.
+ * zeros would stay. A pre-copy is not checked, so its part is the image of its snapshot to the byte until this run writes to it; what this run
+ * writes is where the two snapshots differ, whatever was there, so it goes on from any point of it. After a check broke off nothing is fetched
+ * again, and one that then fails begins with nothing.
  */
 static int open_part(struct mt_restore_run *r, const char *path, struct state *s, struct mt_err *err)
 {
-    struct stat st;
-    int rc = mt_backend_part_open(r->backend, r->new_volume_id, r->size_bytes, &s->part, err);
+    char base[PATH_MAX];
+    int rc = r->base_restore_id ? journal_path(r->dir, r->base_restore_id, base, err) : 0;
+    if (rc < 0)
+        return mt_engine_failed(&r->e, "internal_error", false, rc);
+    rc = mt_backend_part_open(r->backend, r->new_volume_id, r->size_bytes, &s->part, err);
     if (rc == -MT_E_CONFLICT)
         return mt_engine_failed(&r->e, "internal_error", true, rc); /* until it ends, for it has lost who started it */
-    s->kept = rc == 0 && stat(path, &st) == 0 && st.st_size > JOURNAL_HEAD;
-    if (!s->kept)
+    s->based = rc == 0 && r->base_restore_id && says_something(base);
+    s->kept = rc == 0 && says_something(path);
+    if (!s->kept && !s->based) {
         mt_closep(&s->part);
-    if (!s->kept && (rc = drop(r->dir, r->backend, r->e.job_id, r->new_volume_id, err)) < 0)
-        return mt_engine_failed(&r->e, "write_failed", false, rc);
-    if (!s->kept && (rc = mt_backend_part_begin(r->backend, r->new_volume_id, r->size_bytes, &s->part, err)) < 0)
-        return mt_engine_failed(&r->e, rc == -MT_E_LIMIT ? "no_capacity" : "write_failed", false, rc);
+        if ((rc = drop_all(r, err)) < 0)
+            return mt_engine_failed(&r->e, "write_failed", false, rc);
+        if ((rc = mt_backend_part_begin(r->backend, r->new_volume_id, r->size_bytes, &s->part, err)) < 0)
+            return mt_engine_failed(&r->e, rc == -MT_E_LIMIT ? "no_capacity" : "write_failed", false, rc);
+    }
     s->journal = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (s->journal < 0)
         return mt_engine_failed(&r->e, "write_failed", false, MT_FAIL_ERRNO(err, MT_E_IO, "open the journal of '%s'", r->e.job_id));
@@ -102,8 +135,11 @@ static int fetch(struct mt_restore_run *r, struct state *s, struct mt_err *err)
         return judged(r, rc);
     (void)mt_buf_reserve(&b, MT_ENGINE_REQUEST_MAX / 2); /* it must not move: a copy would stay behind */
     mt_engine_head(&r->e, &b);
-    mt_buf_printf(&b, ",\"keys\":[{\"epoch\":%" PRIu32 ",\"key\":\"%s\"}],\"snapshot_id\":\"%s\",\"size_bytes\":%" PRIu64 ",\"image_fd\":%d,\"journal_fd\":%d,\"zeroed\":true}",
-                  r->e.key_epoch, (const char *)key.p, r->snapshot_id, r->size_bytes, s->part, s->journal);
+    mt_buf_printf(&b, ",\"keys\":[{\"epoch\":%" PRIu32 ",\"key\":\"%s\"}],\"snapshot_id\":\"%s\",\"size_bytes\":%" PRIu64 ",\"image_fd\":%d,\"journal_fd\":%d,\"zeroed\":%s",
+                  r->e.key_epoch, (const char *)key.p, r->snapshot_id, r->size_bytes, s->part, s->journal, s->based ? "false" : "true");
+    if (s->based)
+        mt_buf_printf(&b, ",\"have_snapshot_id\":\"%s\"", r->base_snapshot_id);
+    mt_buf_printf(&b, "}");
     const int fds[] = {s->part, s->journal};
     if ((rc = mt_engine_call(&r->e, "restore", &b, fds, 2, &line, err)) < 0)
         return judged(r, rc);
@@ -129,7 +165,7 @@ static int check(struct mt_restore_run *r, struct state *s, struct mt_err *err)
     if (rc < 0)
         mt_closep(&s->part); /* a device that is open is not removed; the volume's lock is ours still */
     if (rc < 0) /* one that a kill broke off half way may have left it worse: once more from the beginning */
-        return mt_engine_failed(&r->e, "fsck_failed", s->kept && drop(r->dir, r->backend, r->e.job_id, r->new_volume_id, NULL) == 0, rc);
+        return mt_engine_failed(&r->e, "fsck_failed", (s->kept || s->based) && drop_all(r, NULL) == 0, rc);
     mt_kill_here(MT_KILL_VOLUME, MT_KILL_VOLUME_RESTORE_CHECKED, MT_KILL_RECORDED);
     return 0;
 }
@@ -163,6 +199,10 @@ int mt_restore_run(struct mt_restore_run *r, struct mt_err *err)
         rc = look_at(r, err);
     } else if (rc != -MT_E_NOT_FOUND) {
         return mt_engine_failed(&r->e, "internal_error", false, rc);
+    } else if (r->precopy) { /* the journal stays: it is what says that the part is whole */
+        if ((rc = open_part(r, path, &s, err)) == 0 && (rc = fetch(r, &s, err)) == 0 && (rc = mt_fstool_uuid(s.part, r->fs_uuid, err)) < 0)
+            rc = mt_engine_failed(&r->e, "fsck_failed", false, rc);
+        return rc;
     } else if ((rc = open_part(r, path, &s, err)) == 0 && (rc = fetch(r, &s, err)) == 0 && (rc = check(r, &s, err)) == 0) {
         if (r->proof)
             mt_closep(&s.part); /* as above */

@@ -19,6 +19,8 @@ struct mt_restore_run {
     const char *snapshot_id, *new_volume_id;
     uint64_t size_bytes; /* of the new volume, at least that of the snapshot's */
     bool proof;          /* it is only tried: what is found whole is removed instead of named */
+    bool precopy;        /* it is fetched and no more: the volume of base_restore_id of another run */
+    const char *base_restore_id, *base_snapshot_id; /* the pre-copy that this run goes on with: only what differs is fetched; NULL none */
     const char *dir;     /* of journals */
     const struct mt_backend *backend;
     const struct mt_fstool *tools;
@@ -34,5 +36,7 @@ struct mt_restore_run {
 int mt_restore_run(struct mt_restore_run *r, struct mt_err *err);
 /** Remove the part of @new_volume_id, its lock, and the journal of @restore_id; not there is success. Not while it runs. */
 int mt_restore_remove(const char *dir, const struct mt_backend *b, const char *restore_id, const char *new_volume_id, struct mt_err *err);
+/** A pre-copy is no longer wanted: its journal goes, and the part too unless it has become a volume. Not while anything fills it. */
+int mt_restore_forget(const char *dir, const struct mt_backend *b, const char *restore_id, const char *new_volume_id, struct mt_err *err);
 /** Remove parts and journals of restores that are not among the @n wanted. Not while one runs. Returns the number of parts removed. */
 size_t mt_restore_sweep(const char *dir, const struct mt_backend *b, const char (*restore_ids)[MT_ID_SIZE], const char (*volume_ids)[MT_ID_SIZE], size_t n);

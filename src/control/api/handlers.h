@@ -107,6 +107,11 @@ int mt_api_volumes_create(struct mt_api_call *c);
 int mt_api_volumes_get(struct mt_api_call *c);
 int mt_api_volumes_resize(struct mt_api_call *c);
 int mt_api_volumes_delete(struct mt_api_call *c);
+/* migrations.c */
+int mt_api_migrations_list(struct mt_api_call *c);
+int mt_api_migrations_get(struct mt_api_call *c);
+int mt_api_migrations_cancel(struct mt_api_call *c);
+int mt_api_volumes_migrate(struct mt_api_call *c);
 /* restores.c */
 int mt_api_restores_list(struct mt_api_call *c);
 int mt_api_restores_get(struct mt_api_call *c);

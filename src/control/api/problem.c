@@ -71,6 +71,8 @@ static const struct {
     {"volume_replica_limit", 409, false, "A process with volumes has one replica at most"},
     {"no_capacity_storage", 409, false, "No node has room for the volume"},
     {"volume_attached", 409, false, "The volume is attached"},
+    {"migration_in_progress", 409, false, "The volume is on its way to another node"},
+    {"node_not_eligible", 409, false, "The node does not take this"},
     {"volume_already_attached", 409, false, "The volume is attached to something else"},
     {"volume_in_use", 409, false, "An instance uses the volume"},
     {"volume_size_mismatch", 409, false, "The volume is smaller than asked for"},

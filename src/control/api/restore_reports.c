@@ -11,11 +11,11 @@
 static const struct mt_pg_stmt row_of = {
     "restore_report_row",
     "SELECT r.org_id, r.app_id, r.env_id, r.snapshot_id, r.source_volume_id, r.new_volume_id, r.status, coalesce(r.phase, ''), r.resource_version, coalesce(v.state, ''),"
-    " coalesce(v.resource_version, 0), greatest(0, (extract(epoch FROM now() - r.created_at) * 1000)::bigint), s.app_id, s.env_id, r.purpose IS NOT NULL, coalesce(s.size_bytes, 0) FROM restores_view r"
+    " coalesce(v.resource_version, 0), greatest(0, (extract(epoch FROM now() - r.created_at) * 1000)::bigint), s.app_id, s.env_id, coalesce(r.purpose = 'proof', false), coalesce(r.purpose = 'precopy', false) FROM restores_view r"
     " LEFT JOIN volumes_view v ON v.volume_id = r.new_volume_id JOIN snapshots_view s ON s.snapshot_id = r.snapshot_id"
     " WHERE r.restore_id = $1 AND r.target_node_id = $2"};
 
-enum { R_ORG = 0, R_APP, R_ENV, R_SNAPSHOT, R_SOURCE, R_NEW, R_STATUS, R_PHASE, R_VERSION, R_STATE, R_VOLUME_VERSION, R_TOOK, R_SOURCE_APP, R_SOURCE_ENV, R_PROOF, R_SIZE };
+enum { R_ORG = 0, R_APP, R_ENV, R_SNAPSHOT, R_SOURCE, R_NEW, R_STATUS, R_PHASE, R_VERSION, R_STATE, R_VOLUME_VERSION, R_TOOK, R_SOURCE_APP, R_SOURCE_ENV, R_PROOF, R_PRECOPY };
 
 static bool forward(const struct mt_pg_res *r, const struct mt_restore_report *v)
 {
@@ -48,6 +48,8 @@ static int end_volume(struct mt_api_call *c, struct mt_cmd *cmd, const struct mt
     const char *id = mt_pg_text(r, 0, R_NEW);
     enum mt_ev ev = MT_EV_VOLUME_PROVISIONED;
     json_t *payload;
+    if (mt_pg_bool(r, 0, R_PRECOPY) && v->status == MT_JOB_SUCCEEDED) /* another job makes it whole */
+        return 0;
     if (!MT_STREQ(mt_pg_text(r, 0, R_STATE), "creating")) /* being deleted: the node tells when it is; or a proof, which has none */
         return 0;
     if (v->status == MT_JOB_SUCCEEDED) {
@@ -71,7 +73,7 @@ static int prove(struct mt_api_call *c, struct mt_cmd *cmd, const struct mt_pg_r
 {
     const struct mt_cmd_ids ids = {.org_id = mt_pg_text(r, 0, R_ORG), .app_id = mt_pg_text(r, 0, R_SOURCE_APP), .env_id = mt_pg_text(r, 0, R_SOURCE_ENV)};
     const char *result = v->status == MT_JOB_SUCCEEDED ? "ok" : v->snapshot_damaged ? "damaged" : mt_pg_bool(r, 0, R_PROOF) && MT_STREQ(v->failed_reason, "fsck_failed") ? "failed" : NULL;
-    if (!result)
+    if (!result || (mt_pg_bool(r, 0, R_PRECOPY) && v->status == MT_JOB_SUCCEEDED)) /* nobody checked it */
         return 0;
     json_t *payload = json_pack("{s:s,s:s,s:s,s:I,s:I}", "volume_id", mt_pg_text(r, 0, R_SOURCE), "kind", "restore", "result", result, "bytes",
                                 (json_int_t)v->bytes_done, "duration_ms", (json_int_t)mt_pg_i64(r, 0, R_TOOK));

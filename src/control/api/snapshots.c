@@ -26,7 +26,7 @@ static const struct mt_pg_stmt snapshot_get = {
 static const struct mt_pg_stmt snapshot_row = {
     "snapshot_row", "SELECT pruned_at IS NOT NULL, resource_version FROM snapshots_view WHERE env_id = $1 AND volume_id = $2 AND snapshot_id = $3"};
 static const struct mt_pg_stmt reader = {
-    "snapshot_reader", "SELECT restore_id FROM restores_view WHERE snapshot_id = $1 AND purpose IS NULL AND status IN ('queued', 'running') LIMIT 1"};
+    "snapshot_reader", "SELECT restore_id FROM restores_view WHERE snapshot_id = $1 AND purpose IS DISTINCT FROM 'proof' AND status IN ('queued', 'running') LIMIT 1"};
 static const struct mt_pg_stmt volume_of = {
     "snapshot_volume", "SELECT v.name, v.state, v.home_node_id, v.resource_version, n.name, coalesce((n.allocatable->>'backup_store')::boolean, false),"
                        " (SELECT s.snapshot_id FROM snapshots_view s WHERE s.volume_id = v.volume_id AND s.status IN ('queued', 'running') LIMIT 1)"

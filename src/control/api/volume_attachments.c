@@ -7,7 +7,7 @@
 #include "base/str.h"
 #include "control/api/mutate.h"
 #include "control/api/sql.h"
-#include "control/volumes/volume_sql.h"
+#include "control/volumes/migrate.h"
 
 #define ATTACHMENT_OBJECT                                                                                                  \
     "json_strip_nulls(json_build_object('id',attachment_id,'org_id',org_id,'app_id',app_id,'env_id',env_id,'volume_id',volume_id," \
@@ -33,7 +33,6 @@ static const struct mt_pg_stmt successor = {
     "  AND a.attachment_id <> $4 AND NOT a.deleted AND o.home_node_id <> v.home_node_id) FROM volumes_view v WHERE v.env_id = $1 AND v.volume_id = $2 AND NOT v.deleted"};
 static const struct mt_pg_stmt predecessor = {
     "attachment_predecessor", "SELECT v.resource_version, v.state, n.name, n.health FROM volumes_view v JOIN nodes_view n ON n.node_id = v.home_node_id WHERE v.volume_id = $1"};
-static const struct mt_pg_stmt names_of = {"attachment_names", "SELECT name FROM volumes_view WHERE env_id = $1 AND NOT deleted"};
 
 enum { N_NAME = 0, N_STATE, N_VERSION, N_HOME, N_ATTACHED, N_APART };
 enum { O_VERSION = 0, O_STATE, O_NODE, O_HEALTH };
@@ -98,26 +97,6 @@ int mt_api_volume_attachments_delete(struct mt_api_call *c)
 
 /* ---------------------------------------------------------------- replace */
 
-/* "data" becomes "data-1", or the first number that is free, cut so that the whole is a name. */
-static int retired_name(struct mt_api_call *c, const char *name, char ret[33])
-{
-    struct mt_pg_params p;
-    mt_auto_pg_res struct mt_pg_res *r = NULL;
-    mt_pg_p_init(&p);
-    mt_pg_p_text(&p, c->env.id);
-    if (mt_pg_query(c->pg, &names_of, &p, &r, &c->err) < 0)
-        return mt_api_fail_err(c);
-    for (int n = 1, used = 1; used; n++) {
-        char tail[16];
-        int len = snprintf(tail, sizeof tail, "-%d", n);
-        (void)snprintf(ret, 33, "%.*s%s", 32 - len, name, tail);
-        used = 0;
-        for (int i = 0; i < mt_pg_rows(r) && !used; i++)
-            used = MT_STREQ(mt_pg_text(r, i, 0), ret);
-    }
-    return 0;
-}
-
 static int check_successor(struct mt_api_call *c, const struct mt_pg_res *n, const struct mt_pg_res *o, const char *process)
 {
     const char *name = mt_pg_text(n, 0, N_NAME), *health = mt_pg_text(o, 0, O_HEALTH);
@@ -139,8 +118,8 @@ static int add_replace(struct mt_api_call *c, struct mt_cmd *cmd, const struct m
 {
     const char *id = mt_api_param(c, "attachment_id"), *old_id = mt_pg_text(r, 0, A_VOLUME), *name = mt_pg_text(r, 0, A_NAME), *new_name = mt_pg_text(n, 0, N_NAME);
     char retired[33];
-    if (retired_name(c, name, retired) < 0)
-        return -1;
+    if (mt_volume_spare_name(c->pg, c->env.id, name, retired, &c->err) < 0)
+        return mt_api_fail_err(c);
     if (mt_cmd_rely(cmd, MT_RELY_DESIRED, c->env.id, mt_pg_text(r, 0, A_PROCESS), mt_pg_i64(r, 0, A_DESIRED), &c->err) < 0 ||
         mt_cmd_rely(cmd, MT_RELY_VOLUME_ATTACHMENT, id, NULL, mt_pg_i64(r, 0, A_VERSION), &c->err) < 0 ||
         mt_cmd_rely(cmd, MT_RELY_VOLUME, old_id, NULL, mt_pg_i64(o, 0, O_VERSION), &c->err) < 0 ||

@@ -14,7 +14,7 @@
 
 /* A restore reads with the key of its snapshot, which is that of another volume than the one it makes. */
 static const struct mt_pg_stmt restoring = {
-    "volume_key_restore", "SELECT r.org_id, r.app_id, r.env_id, r.status IN ('queued', 'running') AND CASE WHEN r.purpose IS NULL THEN v.state = 'creating' AND NOT v.deleted ELSE s.pruned_at IS NULL END,"
+    "volume_key_restore", "SELECT r.org_id, r.app_id, r.env_id, r.status IN ('queued', 'running') AND CASE WHEN r.purpose IS DISTINCT FROM 'proof' THEN v.state = 'creating' AND NOT v.deleted ELSE s.pruned_at IS NULL END,"
                           " coalesce(s.key_epoch, 0) FROM restores_view r LEFT JOIN volumes_view v ON v.volume_id = r.new_volume_id"
                           " JOIN snapshots_view s ON s.snapshot_id = r.snapshot_id"
                           " WHERE r.restore_id = $1 AND r.source_volume_id = $2 AND r.target_node_id = $3"};

@@ -26,7 +26,8 @@
     "'last_backup_snapshot_id',(" MT_SQL_LAST_BACKUP("v", "s.snapshot_id") "),'backup_stale'," MT_SQL_BACKUP_STALE("v") ",'proof_stale',CASE WHEN " MT_SQL_PROOF_STALE("v") " THEN true END,"  \
     "'backup_lag_seconds',(" MT_SQL_LAST_BACKUP("v", "greatest(0, floor(extract(epoch FROM now() - s.captured_at)))::bigint") "),'latest_snapshot',(" NEWEST_JOB "),'last_proven_restore_at',(SELECT " \
     MT_SQL_TS("max(s.restored_at)") " FROM snapshots_view s WHERE s.volume_id = v.volume_id),'collected_at'," MT_SQL_TS("v.collected_at") ",'collect_failed',v.collect_failed,'from_snapshot_id',v.from_snapshot_id,"  \
-    "'attachment',(SELECT json_build_object('id',a.attachment_id,'process_type',a.process_type,'mount_path',a.mount_path,'read_only',"   \
+    "'migration',(SELECT json_build_object('id',m.migration_id,'status',m.status,'phase',m.phase,'target_node_id',m.target_node_id) FROM volume_migrations_view m WHERE "   \
+    MT_SQL_MIGRATES("m", "v") " ORDER BY m.migration_id DESC LIMIT 1),'attachment',(SELECT json_build_object('id',a.attachment_id,'process_type',a.process_type,'mount_path',a.mount_path,'read_only',"   \
     "a.read_only,'managed_by',a.managed_by) FROM volume_attachments_view a WHERE a.volume_id = v.volume_id AND NOT a.deleted),"          \
     "'resource_version',v.resource_version,'created_at'," MT_SQL_TS("v.created_at") ",'updated_at'," MT_SQL_TS("v.updated_at") "))::text"
 
@@ -48,6 +49,10 @@ static const struct mt_pg_stmt active_snapshot = {
 /* Asked again under the append lock. */
 static const struct mt_pg_stmt no_snapshot = {
     "volume_no_snapshot", "SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM snapshots_view WHERE volume_id = $1 AND status IN ('queued', 'running'))"};
+
+#define MIGRATING "SELECT m.migration_id FROM volume_migrations_view m JOIN volumes_view v ON " MT_SQL_MIGRATES("m", "v") " WHERE v.volume_id = $1"
+static const struct mt_pg_stmt migrating = {"volume_migrating", MIGRATING " LIMIT 1"};
+static const struct mt_pg_stmt not_migrating = {"volume_not_migrating", "SELECT 1 WHERE NOT EXISTS (" MIGRATING ")"};
 
 enum { ROW_NAME = 0, ROW_STATE, ROW_SIZE, ROW_RESIZE, ROW_HOME, ROW_VERSION, ROW_DELETED, ROW_HELD, ROW_PROCESS, ROW_OBJECT };
 
@@ -110,6 +115,21 @@ int mt_api_status_volumes(struct mt_api_call *c, json_t *o)
     if (mt_pg_query_one(c->pg, &status_volumes, &p, &r, &c->err) < 0)
         return mt_api_fail_err(c);
     return json_object_set_new(o, "volumes", json_loads(mt_pg_text(r, 0, 0), 0, &je));
+}
+
+/* Nothing that a migration would have to start from the beginning for; asked again under the append lock. */
+static int check_not_migrating(struct mt_api_call *c, struct mt_cmd *cmd, const char *id, const char *name)
+{
+    struct mt_pg_params p;
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, id);
+    if (mt_pg_query(c->pg, &migrating, &p, &r, &c->err) < 0)
+        return mt_api_fail_err(c);
+    if (mt_pg_rows(r) > 0)
+        return mt_api_fail(c, 409, "migration_in_progress", "volume '%s' is moved to another node by %s; wait for it (moat wait migration %s), or an operator takes it back", name, mt_pg_text(r, 0, 0),
+                           mt_pg_text(r, 0, 0));
+    return mt_cmd_side(cmd, &not_migrating, &p, 1, &c->err) < 0 ? mt_api_fail_err(c) : 0;
 }
 
 static int load(struct mt_api_call *c, struct mt_pg_res **ret)
@@ -208,7 +228,7 @@ static int prepare_resize(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_a
         made->nothing = true;
         return 0;
     }
-    if (mt_api_volume_nodes(c, &nodes, &n) < 0)
+    if (check_not_migrating(c, cmd, id, mt_pg_text(r, 0, ROW_NAME)) < 0 || mt_api_volume_nodes(c, &nodes, &n) < 0)
         return -1;
     while (k < n && !MT_STREQ(nodes[k].node_id, mt_pg_text(r, 0, ROW_HOME)))
         k++;
@@ -264,7 +284,7 @@ static int prepare_delete(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_a
                            mt_pg_text(r, 0, ROW_NAME), mt_pg_text(r, 0, ROW_PROCESS));
     if (mt_pg_bool(r, 0, ROW_HELD))
         return mt_api_fail(c, 409, "volume_in_use", "an instance that has not stopped yet mounts volume '%s'; wait for the rollout or scale to 0", mt_pg_text(r, 0, ROW_NAME));
-    if (check_no_snapshot(c, cmd, id, mt_pg_text(r, 0, ROW_NAME)) < 0)
+    if (check_not_migrating(c, cmd, id, mt_pg_text(r, 0, ROW_NAME)) < 0 || check_no_snapshot(c, cmd, id, mt_pg_text(r, 0, ROW_NAME)) < 0)
         return -1;
     if (mt_cmd_rely(cmd, MT_RELY_VOLUME, id, NULL, mt_pg_i64(r, 0, ROW_VERSION), &c->err) < 0 ||
         mt_cmd_rely(cmd, MT_RELY_VOLUME_ATTACHMENTS, id, NULL, 0, &c->err) < 0)

@@ -90,6 +90,7 @@ enum mt_rely {
     MT_RELY_SNAPSHOT,  /* (snapshot_id) */
     MT_RELY_QUARANTINE, /* (target_id) */
     MT_RELY_RESTORE,   /* (restore_id) of a restore job */
+    MT_RELY_MIGRATION, /* (migration_id) of volumes */
     MT_RELY_ENV_IPV4,  /* (env_id): its allocation of an IPv4 address; who relies on none makes one */
     MT_RELY_IPV4_POOL, /* (address) */
     MT_RELY_IPV4_TAKEN, /* (address): the allocation that has it */

@@ -62,6 +62,7 @@ static const struct mt_pg_stmt st_rely[MT_RELY_MAX][2] = {
     [MT_RELY_REGISTRY] = RELY("registry", "registry_credentials_view", "v.reg_id = k.a AND NOT v.deleted", "resource_version"),
     [MT_RELY_IMAGE_BLOCK] = RELY("image_block", "image_blocks_view", "v.digest = k.a AND NOT v.deleted", "resource_version"),
     [MT_RELY_RESTORE] = RELY("restore", "restores_view", "v.restore_id = k.a", "resource_version"),
+    [MT_RELY_MIGRATION] = RELY("migration", "volume_migrations_view", "v.migration_id = k.a", "resource_version"),
     [MT_RELY_SNAPSHOT] = RELY("snapshot", "snapshots_view", "v.snapshot_id = k.a", "resource_version"),
     [MT_RELY_QUARANTINE] = RELY("quarantine", "quarantines_view", "v.target_id = k.a AND NOT v.deleted", "resource_version"),
     [MT_RELY_ENV_IPV4] = RELY("env_ipv4", "ipv4_allocations_view", "v.env_id = k.a AND v.ended_at IS NULL", "resource_version"),

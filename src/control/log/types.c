@@ -134,7 +134,8 @@ static const struct mt_pf f_volume_collected[] = {ENUM("result", "ok|failed"), T
                                                   INT_OPT("manifests"), INT_OPT("manifests_deleted"), INT_OPT("chunks_deleted"), INT_OPT("bytes_deleted"),
                                                   INT_OPT("chunks_kept_young"), INT("duration_ms"), END};
 static const struct mt_pf f_volume_deleted[] = {BOOL("forced"), BOOL("delete_backups"), END};
-static const struct mt_pf f_snapshot_created[] = {TEXT("volume_id"), TEXT("source_node_id"), ENUM("origin", "scheduled|manual|migration"), TEXT_OPT("note"), END};
+static const struct mt_pf f_snapshot_created[] = {TEXT("volume_id"), TEXT("source_node_id"), ENUM("origin", "scheduled|manual|migration"), TEXT_OPT("note"),
+                                                  TEXT_OPT("migration_id"), END};
 static const struct mt_pf f_snapshot_status[] = {
     TEXT("volume_id"), ENUM("status", "queued|running|succeeded|failed"), ENUM_OPT("phase", "capturing|uploading|verifying"),
     ENUM_OPT("consistency", "crash|filesystem"), TEXT_OPT("captured_at"), INT_OPT("size_bytes"), INT_OPT("changed_bytes"), INT_OPT("uploaded_bytes"),
@@ -143,7 +144,12 @@ static const struct mt_pf f_snapshot_status[] = {
 static const struct mt_pf f_snapshot_proof[] = {TEXT("volume_id"), ENUM("kind", "readback|restore"), ENUM("result", "ok|damaged|failed"), INT("bytes"),
                                                 INT("duration_ms"), TEXT_OPT("failed_reason"), END};
 static const struct mt_pf f_restore_created[] = {TEXT("snapshot_id"), TEXT("source_volume_id"), TEXT("new_volume_id"), TEXT("target_env_id"),
-                                                 TEXT("target_node_id"), ENUM_OPT("purpose", "proof"), END};
+                                                 TEXT("target_node_id"), ENUM_OPT("purpose", "proof|precopy|migration"), TEXT_OPT("migration_id"), TEXT_OPT("base_restore_id"), END};
+static const struct mt_pf f_migration_created[] = {TEXT_OPT("process_type"), TEXTS("volume_ids"), TEXTS("new_volume_ids"), TEXT("source_node_id"), TEXT("target_node_id"),
+                                                   ENUM("reason", "user|drain"), END};
+static const struct mt_pf f_migration_status[] = {ENUM("status", "queued|running|succeeded|failed"),
+                                                  ENUM_OPT("phase", "precopy|stopping|final_copy|checking|starting|returning"), INT_OPT("downtime_ms"),
+                                                  TEXT_OPT("failed_reason"), END};
 static const struct mt_pf f_restore_status[] = {ENUM("status", "queued|running|succeeded|failed"), ENUM_OPT("phase", "downloading|checking"),
                                                 INT_OPT("bytes_done"), INT_OPT("bytes_total"), TEXT_OPT("failed_reason"), END};
 static const struct mt_pf f_snapshot_pruned[] = {TEXT("volume_id"), ENUM("reason", "retention|user|volume_deleted"), END};
@@ -249,6 +255,8 @@ static const struct mt_pf *const fields[MT_EV_MAX] = {
     [MT_EV_SNAPSHOT_PROOF_RECORDED] = f_snapshot_proof,
     [MT_EV_RESTORE_JOB_CREATED] = f_restore_created,
     [MT_EV_RESTORE_JOB_STATUS_CHANGED] = f_restore_status,
+    [MT_EV_VOLUME_MIGRATION_CREATED] = f_migration_created,
+    [MT_EV_VOLUME_MIGRATION_STATUS_CHANGED] = f_migration_status,
     [MT_EV_ENV_IPV4_ENABLED] = f_ipv4_enabled,
     [MT_EV_ENV_IPV4_DISABLED] = f_ipv4_disabled,
     [MT_EV_ENV_IPV4_CARRIER_CHANGED] = f_ipv4_carrier,

@@ -81,6 +81,8 @@ enum mt_ev_birth { MT_EV_FIRST = 0, MT_EV_LATER, MT_EV_ANY };
     X(SNAPSHOT_PROOF_RECORDED, "snapshot.proof_recorded", "snapshot", 1, LATER, true)  \
     X(RESTORE_JOB_CREATED, "restore_job.created", "restore_job", 1, FIRST, true)       \
     X(RESTORE_JOB_STATUS_CHANGED, "restore_job.status_changed", "restore_job", 1, LATER, true) \
+    X(VOLUME_MIGRATION_CREATED, "volume_migration.created", "volume_migration", 1, FIRST, true) \
+    X(VOLUME_MIGRATION_STATUS_CHANGED, "volume_migration.status_changed", "volume_migration", 1, LATER, true) \
     X(ENV_IPV4_ENABLED, "env.ipv4_enabled", "env", 1, LATER, true)                     \
     X(ENV_IPV4_DISABLED, "env.ipv4_disabled", "env", 1, LATER, true)                   \
     X(ENV_IPV4_CARRIER_CHANGED, "env.ipv4_carrier_changed", "env", 1, LATER, false)    \

@@ -37,6 +37,10 @@
 /* The objects of the backups of the volume of row @s are being collected (volumes/collector.h). */
 #define COLLECTED_OF(s) "EXISTS (SELECT 1 FROM moat.backup_collections c WHERE c.volume_id = " s ".volume_id AND c.until > clock_timestamp())"
 #define COLLECTED COLLECTED_OF("snapshots_view")
+/* Restore jobs that are active and have something to read; and pre-copies that are there, for as long as their migration runs. */
+#define RESTORED(r, s)                                                                                                                \
+    "((" r ".status IN ('queued', 'running') AND " s ".status = 'succeeded') OR (" r ".purpose = 'precopy' AND " r ".status = 'succeeded' AND EXISTS (SELECT 1" \
+    " FROM volume_migrations_view m WHERE m.migration_id = " r ".migration_id AND m.status IN ('queued', 'running'))))"
 
 static const struct mt_pg_stmt fingerprint = {
     "plan_fingerprint",
@@ -56,9 +60,9 @@ static const struct mt_pg_stmt fingerprint = {
     " WHERE home_node_id = $1 AND NOT deleted), '') || '|' ||"
     "coalesce((SELECT string_agg(snapshot_id || ' ' || (pruned_at IS NULL), ',' ORDER BY snapshot_id) FROM snapshots_view"
     " WHERE source_node_id = $1 AND status IN ('queued', 'running') AND NOT " COLLECTED "), '') || '|' ||"
-    "coalesce((SELECT string_agg(r.restore_id || ' ' || (r.purpose IS NOT NULL AND s.pruned_at IS NOT NULL), ',' ORDER BY r.restore_id)"
+    "coalesce((SELECT string_agg(r.restore_id || ' ' || (r.status = 'succeeded') || ' ' || (coalesce(r.purpose = 'proof', false) AND s.pruned_at IS NOT NULL), ',' ORDER BY r.restore_id)"
     " FROM restores_view r JOIN snapshots_view s ON s.snapshot_id = r.snapshot_id"
-    " WHERE r.target_node_id = $1 AND r.status IN ('queued', 'running')), '') || '|' ||"
+    " WHERE r.target_node_id = $1 AND " RESTORED("r", "s") "), '') || '|' ||"
     "coalesce((SELECT string_agg(overlay_ipv6, ',' ORDER BY instance_id) FROM instances_view i WHERE " QUARANTINED "), '') || '|' ||"
     "coalesce((SELECT string_agg(allocation_id || ' ' || coalesce(until_ms, 0) || ' ' || ports::text, ',' ORDER BY allocation_id) FROM " CARRIED "), '') || '|' ||"
     "coalesce((SELECT string_agg(overlay_ipv6 || ports::text, ',' ORDER BY instance_id) FROM " PRIVATE "), '') || $2, 'UTF8')), 'hex')"};
@@ -80,7 +84,7 @@ static const struct mt_pg_stmt releases = {"plan_releases", "SELECT " MT_RELEASE
 static const struct mt_pg_stmt homed = {
     "plan_volumes",
     "SELECT volume_id, org_id, app_id, env_id, name, size_bytes, resize_to_bytes, state = 'deleting' AS absent, was_available,"
-    " from_snapshot_id IS NOT NULL AS restored, fs_uuid, (SELECT r.restore_id FROM restores_view r WHERE r.new_volume_id = v.volume_id) AS from_restore"
+    " from_snapshot_id IS NOT NULL AS restored, fs_uuid, (SELECT max(r.restore_id) FROM restores_view r WHERE r.new_volume_id = v.volume_id) AS from_restore"
     " FROM volumes_view v WHERE home_node_id = $1 AND NOT deleted ORDER BY volume_id COLLATE \"C\""};
 
 /* While the objects of its backups are collected, a volume gets no new one: its snapshot waits, and its node is told when that has ended.
@@ -100,8 +104,10 @@ static const struct mt_pg_stmt jobs = {
 static const struct mt_pg_stmt restores = {
     "plan_restore_jobs",
     "SELECT r.restore_id, r.snapshot_id, r.source_volume_id, s.org_id AS source_org_id, r.new_volume_id, coalesce(v.size_bytes, s.size_bytes) AS size_bytes, s.key_epoch,"
-    " CASE WHEN r.purpose IS NULL THEN v.deleted OR v.state = 'deleting' ELSE s.pruned_at IS NOT NULL END AS cancel, r.purpose IS NOT NULL AS proof"
-    " FROM restores_view r LEFT JOIN volumes_view v ON v.volume_id = r.new_volume_id JOIN snapshots_view s ON s.snapshot_id = r.snapshot_id WHERE r.target_node_id = $1 AND r.status IN ('queued', 'running')"
+    " CASE WHEN r.purpose IS DISTINCT FROM 'proof' THEN v.deleted OR v.state = 'deleting' ELSE s.pruned_at IS NOT NULL END AS cancel, coalesce(r.purpose = 'proof', false) AS proof,"
+    " coalesce(r.purpose = 'precopy', false) AS precopy, r.status = 'succeeded' AS done, r.base_restore_id, b.snapshot_id AS base_snapshot_id"
+    " FROM restores_view r LEFT JOIN volumes_view v ON v.volume_id = r.new_volume_id JOIN snapshots_view s ON s.snapshot_id = r.snapshot_id"
+    " LEFT JOIN restores_view b ON b.restore_id = r.base_restore_id WHERE r.target_node_id = $1 AND " RESTORED("r", "s")
     " ORDER BY r.restore_id COLLATE \"C\""};
 
 static const struct mt_pg_stmt edges = {
@@ -368,6 +374,10 @@ static int put_restores(struct mt_pg *pg, const struct mt_pg_params *node, struc
             .key_epoch = (uint32_t)mt_pg_i64(r, i, mt_pg_col(r, "key_epoch")),
             .cancel = mt_pg_bool(r, i, mt_pg_col(r, "cancel")),
             .proof = mt_pg_bool(r, i, mt_pg_col(r, "proof")),
+            .precopy = mt_pg_bool(r, i, mt_pg_col(r, "precopy")),
+            .done = mt_pg_bool(r, i, mt_pg_col(r, "done")),
+            .base_restore_id = mt_pg_text_or_null(r, i, mt_pg_col(r, "base_restore_id")),
+            .base_snapshot_id = mt_pg_text_or_null(r, i, mt_pg_col(r, "base_snapshot_id")),
         };
     return 0;
 }

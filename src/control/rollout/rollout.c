@@ -499,6 +499,8 @@ static int step(struct mt_step *w, struct mt_arena *arena, struct mt_err *err)
         switched_off(w, MT_REASON_ORG_SUSPENDED);
     else if (g->request.gates.release_evicted)
         switched_off(w, MT_REASON_RELEASE_BLOCKED);
+    else if (g->request.gates.volume_migrating)
+        switched_off(w, MT_REASON_VOLUME_MIGRATING);
     else if (!g->target_spec || g->desired == 0)
         drain_all(w, g->stop_all_reason == MT_REASON_NONE ? MT_REASON_SCALED_DOWN : g->stop_all_reason);
     else if (is_held(w))

@@ -211,6 +211,8 @@ enum mt_reason mt_place_gate(const struct mt_place_request *r, char detail[MT_PL
     }
     if (r->gates.org_suspended)
         return MT_REASON_ORG_SUSPENDED;
+    if (r->gates.volume_migrating)
+        return MT_REASON_VOLUME_MIGRATING;
     if (r->gates.release_blocked)
         return MT_REASON_RELEASE_BLOCKED;
     return MT_REASON_NONE;

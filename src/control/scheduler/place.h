@@ -97,6 +97,7 @@ struct mt_place_gates {
     bool secrets_missing;            /* a process with secrets.required and no usable version */
     bool volume_constraints_invalid; /* volumes and more than one replica */
     bool org_suspended;
+    bool volume_migrating;           /* nothing of it may run before its volumes are on the other node (volumes/migration.h) */
     bool release_blocked;
     bool release_evicted;            /* blocked, and what runs goes too (rollout.c) */
 };

@@ -338,9 +338,9 @@ static const struct projection table[] = {
       P("mount_path") ", " PBOOL("read_only") ", " P("managed_by") ", " BORN E_OF("volume_attachment.created")),
     /* ---- snapshots ---- */
     BIRTH(MT_EV_SNAPSHOT_CREATED, "proj_snapshot_created", "snapshot_id",
-      "INSERT INTO snapshots_view (snapshot_id, org_id, app_id, env_id, volume_id, source_node_id, origin, note, requested_by, "
+      "INSERT INTO snapshots_view (snapshot_id, org_id, app_id, env_id, volume_id, source_node_id, origin, note, migration_id, requested_by, "
       BORN_COLS ") SELECT e.aggregate_id, e.org_id, e.app_id, e.env_id, " P("volume_id") ", " P("source_node_id") ", " P("origin") ", "
-      P("note") ", e.actor_id, " BORN E_OF("snapshot.created")),
+      P("note") ", " P("migration_id") ", e.actor_id, " BORN E_OF("snapshot.created")),
     {MT_EV_SNAPSHOT_STATUS_CHANGED,
      {"proj_snapshot_status",
       UPDATE("snapshots_view", "snapshot_id", "snapshot.status_changed",
@@ -357,14 +357,27 @@ static const struct projection table[] = {
              " = 'ok' AND " P("kind") " = 'restore' THEN e.occurred_at ELSE v.restored_at END, damaged = v.damaged OR " P("result") " = 'damaged'")}},
     /* ---- restores ---- */
     BIRTH(MT_EV_RESTORE_JOB_CREATED, "proj_restore_created", "restore_id",
-      "INSERT INTO restores_view (restore_id, org_id, app_id, env_id, snapshot_id, source_volume_id, new_volume_id, target_node_id, purpose, requested_by, "
+      "INSERT INTO restores_view (restore_id, org_id, app_id, env_id, snapshot_id, source_volume_id, new_volume_id, target_node_id, purpose, migration_id, base_restore_id,"
+      " requested_by, "
       BORN_COLS ") SELECT e.aggregate_id, e.org_id, e.app_id, e.env_id, " P("snapshot_id") ", " P("source_volume_id") ", " P("new_volume_id") ", "
-      P("target_node_id") ", " P("purpose") ", e.actor_id, " BORN E_OF("restore_job.created")),
+      P("target_node_id") ", " P("purpose") ", " P("migration_id") ", " P("base_restore_id") ", e.actor_id, " BORN E_OF("restore_job.created")),
     {MT_EV_RESTORE_JOB_STATUS_CHANGED,
      {"proj_restore_status",
       UPDATE("restores_view", "restore_id", "restore_job.status_changed",
              "status = " P("status") ", phase = " P("phase") ", finished_at = CASE WHEN " P("status") " IN ('succeeded', 'failed') THEN e.occurred_at END, "
              KEEP_BIG("bytes_done") ", " KEEP_BIG("bytes_total") ", failed_reason = " P("failed_reason"))}},
+    /* ---- migrations ---- */
+    BIRTH(MT_EV_VOLUME_MIGRATION_CREATED, "proj_migration_created", "migration_id",
+      "INSERT INTO volume_migrations_view (migration_id, org_id, app_id, env_id, process_type, volume_ids, new_volume_ids, source_node_id, target_node_id, reason,"
+      " phase_at, requested_by, " BORN_COLS ") SELECT e.aggregate_id, e.org_id, e.app_id, e.env_id, " P("process_type") ", " TEXTS("volume_ids") ", "
+      TEXTS("new_volume_ids") ", " P("source_node_id") ", " P("target_node_id") ", " P("reason") ", e.occurred_at, e.actor_id, " BORN
+      E_OF("volume_migration.created")),
+    {MT_EV_VOLUME_MIGRATION_STATUS_CHANGED,
+     {"proj_migration_status",
+      UPDATE("volume_migrations_view", "migration_id", "volume_migration.status_changed",
+             "status = " P("status") ", phase = " P("phase") ", phase_at = e.occurred_at, stopped_at = CASE WHEN " P("phase")
+             " = 'stopping' THEN e.occurred_at ELSE v.stopped_at END, finished_at = CASE WHEN " P("status")
+             " IN ('succeeded', 'failed') THEN e.occurred_at END, " KEEP_BIG("downtime_ms") ", failed_reason = " P("failed_reason"))}},
     /* ---- IPv4 addresses ---- */
     {MT_EV_IPV4_POOL_ADDED,
      {"proj_ipv4_pool_added",
@@ -474,7 +487,7 @@ static const struct projection table[] = {
 static const char *const tables[] = {
     "users_view",       "orgs_view",   "org_members_view", "service_principals_view", "projects_view",        "apps_view",      "envs_view",  "releases_view", "deploys_view",
     "org_quotas_view",  "secret_bundles_view",
-    "env_desired_view", "routes_view", "hostname_owners_view", "instances_view", "exec_sessions_view", "volumes_view", "volume_attachments_view", "snapshots_view", "restores_view", "nodes_view", "cluster_view", "enrollment_tokens_view",
+    "env_desired_view", "routes_view", "hostname_owners_view", "instances_view", "exec_sessions_view", "volumes_view", "volume_attachments_view", "snapshots_view", "restores_view", "volume_migrations_view", "nodes_view", "cluster_view", "enrollment_tokens_view",
     "registry_credentials_view", "image_blocks_view", "quarantines_view", "ipv4_pool_view", "ipv4_allocations_view", "usage_view", NULL,
 };
 

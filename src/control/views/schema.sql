@@ -433,6 +433,7 @@ CREATE TABLE snapshots_view (
   changed_bytes      bigint NULL,
   uploaded_bytes     bigint NULL,
   note               text NULL,
+  migration_id       text NULL, -- what it was taken for
   failed_reason      text NULL,
   key_epoch          bigint NULL,
   image_root         text NULL,
@@ -452,7 +453,9 @@ CREATE INDEX snapshots_view_volume ON snapshots_view (volume_id, snapshot_id);
 CREATE INDEX snapshots_view_active ON snapshots_view (source_node_id) WHERE status IN ('queued', 'running');
 
 -- A restore of a snapshot into a volume that the same command made; org, app and environment are those of the new one. One whose purpose is a
--- proof has no such volume: its node makes one under that id, checks it and throws it away.
+-- proof has no such volume: its node makes one under that id, checks it and throws it away. A migration has two for each of its volumes: a pre-copy,
+-- which its node only fetches, and one that goes on with it when the process has stopped. Both are made together with their snapshot, and their
+-- node is told of them when that has succeeded.
 CREATE TABLE restores_view (
   restore_id       text CONSTRAINT restores_view_pkey PRIMARY KEY,
   org_id           text NOT NULL,
@@ -463,6 +466,8 @@ CREATE TABLE restores_view (
   new_volume_id    text NOT NULL,
   target_node_id   text NOT NULL,
   purpose          text NULL,
+  migration_id     text NULL,
+  base_restore_id  text NULL,
   status           text NOT NULL DEFAULT 'queued',
   phase            text NULL,
   bytes_done       bigint NULL,
@@ -476,9 +481,39 @@ CREATE TABLE restores_view (
   last_event_id    bigint NOT NULL
 );
 CREATE INDEX restores_view_org ON restores_view (org_id, restore_id);
-CREATE UNIQUE INDEX restores_view_volume ON restores_view (new_volume_id);
+CREATE UNIQUE INDEX restores_view_volume ON restores_view (new_volume_id) WHERE purpose IS DISTINCT FROM 'precopy';
+CREATE INDEX restores_view_migration ON restores_view (migration_id) WHERE migration_id IS NOT NULL;
 CREATE INDEX restores_view_proofs ON restores_view (source_volume_id, restore_id) WHERE purpose = 'proof';
 CREATE INDEX restores_view_active ON restores_view (target_node_id) WHERE status IN ('queued', 'running');
+
+-- All volumes of one process on their way to another node (storage-and-secrets.md §5.2); or one that no process mounts. new_volume_ids run in step
+-- with volume_ids. While the phase is one of stopping, final_copy, checking and returning nothing of the process may run: the scheduler looks here.
+CREATE TABLE volume_migrations_view (
+  migration_id     text CONSTRAINT volume_migrations_view_pkey PRIMARY KEY,
+  org_id           text NOT NULL,
+  app_id           text NOT NULL,
+  env_id           text NOT NULL,
+  process_type     text NULL,
+  volume_ids       text[] NOT NULL,
+  new_volume_ids   text[] NOT NULL,
+  source_node_id   text NOT NULL,
+  target_node_id   text NOT NULL,
+  reason           text NOT NULL,
+  status           text NOT NULL DEFAULT 'queued',
+  phase            text NULL,
+  phase_at         timestamptz NOT NULL,
+  stopped_at       timestamptz NULL, -- when it was told to stop
+  downtime_ms      bigint NULL,
+  failed_reason    text NULL,
+  requested_by     text NOT NULL,
+  finished_at      timestamptz NULL,
+  created_at       timestamptz NOT NULL,
+  updated_at       timestamptz NOT NULL,
+  resource_version bigint NOT NULL,
+  last_event_id    bigint NOT NULL
+);
+CREATE INDEX volume_migrations_view_org ON volume_migrations_view (org_id, migration_id);
+CREATE INDEX volume_migrations_view_active ON volume_migrations_view (env_id) WHERE status IN ('queued', 'running');
 
 CREATE TABLE nodes_view (
   node_id              text CONSTRAINT nodes_view_pkey PRIMARY KEY,

@@ -8,6 +8,7 @@
 #include "base/str.h"
 #include "control/volumes/schedule.h"
 #include "control/volumes/snapshot.h"
+#include "control/volumes/volume_sql.h"
 #include "model/ids.h"
 
 #include <stdlib.h>
@@ -25,6 +26,7 @@ static const struct mt_pg_stmt candidates = {
     "  ORDER BY s.snapshot_id DESC LIMIT 1) s ON true"
     " WHERE NOT v.deleted AND v.state = 'available' AND v.backup_enabled AND n.health = 'ready' AND (n.allocatable->>'backup_store')::boolean"
     " AND NOT EXISTS (SELECT 1 FROM snapshots_view a WHERE a.volume_id = v.volume_id AND a.status IN ('queued', 'running'))"
+    " AND NOT EXISTS (SELECT 1 FROM volume_migrations_view m WHERE " MT_SQL_MIGRATES("m", "v") ")"
     " ORDER BY v.volume_id COLLATE \"C\""};
 
 enum { V_ID = 0, V_ORG, V_APP, V_ENV, V_NODE, V_VERSION, V_INTERVAL, V_MADE, V_ASKED, V_FAILED, V_ENDED, V_NOW };

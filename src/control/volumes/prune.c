@@ -12,7 +12,7 @@
 
 #define ROWS_MAX "20000" /* of one look; newest first, so what is cut off is looked at next time */
 
-#define READ "EXISTS (SELECT 1 FROM restores_view r WHERE r.snapshot_id = s.snapshot_id AND r.purpose IS NULL AND r.status IN ('queued', 'running'))"
+#define READ "EXISTS (SELECT 1 FROM restores_view r WHERE r.snapshot_id = s.snapshot_id AND r.purpose IS DISTINCT FROM 'proof' AND r.status IN ('queued', 'running'))"
 
 /* $1 how many scheduled ones are kept. Only volumes that have more. */
 static const struct mt_pg_stmt of_live = {

@@ -11,6 +11,7 @@ struct mt_snapshot_new {
     int64_t volume_version;                           /* resource_version of its row as read */
     const char *origin;                               /* scheduled, manual, migration */
     const char *note;                                 /* NULL: none */
+    const char *migration_id;                         /* what it is taken for, or NULL */
 };
 
 /**

@@ -27,3 +27,10 @@
     "EXISTS (SELECT 1 FROM instances_view hi JOIN releases_view hr ON hr.release_id = hi.release_id WHERE hi.env_id = " v   \
     ".env_id AND hi.released_at IS NULL AND hi.status <> 'stopped' AND hr.manifest->'processes'->hi.process_type->'mounts'" \
     " @> jsonb_build_array(jsonb_build_object('volume', " v ".name)))"
+
+/* True while nothing may run of the process whose volumes row @m (of volume_migrations_view) moves. */
+#define MT_SQL_MIGRATION_HOLDS(m) m ".status = 'running' AND " m ".phase IN ('stopping', 'final_copy', 'checking', 'returning')"
+
+/* True while row @m moves the volume of row @v, or makes it. */
+#define MT_SQL_MIGRATES(m, v) \
+    m ".env_id = " v ".env_id AND " m ".status IN ('queued', 'running') AND (" v ".volume_id = ANY (" m ".volume_ids) OR " v ".volume_id = ANY (" m ".new_volume_ids))"
