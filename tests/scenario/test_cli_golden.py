@@ -80,6 +80,9 @@ COMMANDS = {
                  "volumes restore spare --snapshot " + SNAPSHOT, "volumes restore --snapshot x", "volumes restore data --size 1Ti", "volumes restore data --wait", "restores", "restores get " + oid("rst", 1), "restores get x",
                  "wait restore " + oid("rst", 1), "wait restore " + oid("rst", 2), "describe restore " + oid("rst", 2), "help volumes restore", "volumes verify data", "volumes verify data --snapshot " + SNAPSHOT, "volumes verify nothing", "volumes recover data", "volumes recover spare --accept-loss-since never", "volumes recover data --to-node x",
                  "help volumes verify", "help volumes recover"],
+    "migrations": ["volumes migrate data --to-node " + NODE, "volumes migrate data --to-node " + NODE + " --wait", "volumes migrate data", "volumes migrate data --to-node x", "volumes migrate nothing --to-node " + NODE,
+                   "migrations", "migrations get " + oid("mig", 1), "migrations get x", "migrations cancel " + oid("mig", 1), "migrations cancel x", "wait migration " + oid("mig", 1), "wait migration " + oid("mig", 2),
+                   "describe migration " + oid("mig", 2), "help volumes migrate", "help migrations cancel"],
     "secrets": ["secrets", "| secrets set DB_PASS=-", "secrets set A=on-the-line", "secrets set A", "secrets set lower=hidden", "secrets set MOAT_X=hidden",
                 "secrets set A=-hidden", "secrets set A=@missing", "secrets set A=1 A=2", "secrets unset A", "secrets unset a", "| secrets import -",
                 "secrets import missing", "secrets history", "secrets rollback", "secrets rollback " + SV1, "secrets rollback sv_x", "secrets render",
@@ -135,7 +138,7 @@ SAME = {"events tail", "logs tail"}  # these streams go on for ever; a_stream_go
 NOT_JSON = {"help diff", "help registries set", "help admin images block", "help admin groups hold", "help node drain", "help admin audit verify", "help", "help routes", "help deploy", "help routes create", "deploys wait " + DEP, "deploys wait " + DEP_BAD, "rollback --to v1 --wait",
             "restart --wait", "| deploy -f - --wait", "wait instance " + INST, "wait route " + ROUTE, "wait volume " + VOLUME, "wait instance " + INST_BAD, "wait deploy " + DEP, "apps list --ndjson", "help describe", "help exit-codes",
             "help environment", "help options", "help logs", "help exec", "snapshots create data --wait --wait-timeout 0ms", "wait snapshot " + SNAPSHOT, "wait snapshot " + oid("snap", 2), "volumes restore data --wait",
-            "wait restore " + oid("rst", 1), "wait restore " + oid("rst", 2)}
+            "volumes migrate data --to-node " + NODE + " --wait", "wait migration " + oid("mig", 1), "wait migration " + oid("mig", 2), "help volumes migrate", "help migrations cancel", "wait restore " + oid("rst", 1), "wait restore " + oid("rst", 2)}
 
 
 class Bench:

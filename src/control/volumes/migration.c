@@ -28,11 +28,19 @@ bool mt_migration_cancellable(enum mt_migration_phase phase)
     return phase < MT_MIGRATION_STARTING;
 }
 
+static bool all_stored(const struct mt_migration_facts *f)
+{
+    for (size_t i = 0; i < f->n_volumes; i++)
+        if (!f->volumes[i].has_final || f->volumes[i].final_snapshot != MT_JOB_SUCCEEDED)
+            return false;
+    return true;
+}
+
 /* Why it cannot go on before the change of hands; NULL it can. */
 static const char *obstacle(const struct mt_migration_facts *f)
 {
     bool final = f->phase == MT_MIGRATION_FINAL_COPY || f->phase == MT_MIGRATION_CHECKING;
-    if (f->source_gone)
+    if (f->source_gone && !(final && all_stored(f))) /* once all is in the store nothing runs there and nothing is needed of it */
         return "source_node_gone";
     if (f->target_gone)
         return "target_node_gone";

@@ -73,6 +73,9 @@ SNAPSHOT_NEW = {"id": oid("snap", 3), "volume_id": VOLUME, "source_node_id": oid
 SNAPSHOT_BAD = dict(SNAPSHOT_NEW, id=oid("snap", 2), status="failed", failed_reason="upload_failed", resource_version=3)
 RESTORE = {"id": oid("rst", 1), "env_id": ENV, "snapshot_id": SNAPSHOT, "source_volume_id": VOLUME, "new_volume_id": oid("vol", 3), "target_node_id": oid("node", 1),
            "status": "queued", "requested_by": oid("usr", 1), "resource_version": 1, "created_at": T % (12, 0)}
+MIGRATION = {"id": oid("mig", 1), "env_id": ENV, "process_type": "web", "volume_ids": [VOLUME, oid("vol", 2)], "new_volume_ids": [oid("vol", 3), oid("vol", 4)],
+             "source_node_id": oid("node", 1), "target_node_id": oid("node", 2), "reason": "user", "status": "queued", "requested_by": oid("usr", 1), "resource_version": 1}
+MIGRATION_BAD = dict(MIGRATION, id=oid("mig", 2), status="failed", failed_reason="not_ready_on_target", resource_version=8)
 RESTORE_BAD = dict(RESTORE, id=oid("rst", 2), status="failed", failed_reason="integrity_check_failed", resource_version=3)
 SPARE_VOLUME = {"id": oid("vol", 2), "name": "spare", "size_bytes": 1 << 30, "filesystem": "ext4", "backup_enabled": True, "home_node_id": oid("node", 1),
                 "state": "creating", "reachable": True, "resource_version": 1}
@@ -302,6 +305,11 @@ ANSWERS = {
     ("DELETE", f"{E}/volumes/" + oid("vol", 2)): {"ok": True, "already_deleted": False},
     ("POST", f"{E}/volumes/{VOLUME}/restore"): receipt("volume.restore", RESTORE),
     ("POST", f"{E}/volumes/{VOLUME}/verify"): receipt("volume.verify", RESTORE),
+    ("POST", f"{E}/volumes/{VOLUME}/migrate"): receipt("volume.migrate", MIGRATION),
+    ("GET", f"{O}/migrations"): lst(MIGRATION, MIGRATION_BAD),
+    ("GET", f"{O}/migrations/" + oid("mig", 1)): dict(MIGRATION, status="succeeded", downtime_ms=21000),
+    ("GET", f"{O}/migrations/" + oid("mig", 2)): MIGRATION_BAD,
+    ("DELETE", f"{O}/migrations/" + oid("mig", 1)): {"ok": True, "already_deleted": False},
     ("GET", f"{O}/restores"): lst(RESTORE, RESTORE_BAD),
     ("GET", f"{O}/restores/" + oid("rst", 1)): dict(RESTORE, status="succeeded", bytes_done=1 << 30, bytes_total=1 << 30),
     ("GET", f"{O}/restores/" + oid("rst", 2)): RESTORE_BAD,
