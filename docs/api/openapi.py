@@ -187,13 +187,15 @@ OBJECTS = {
     "SimulatedGroup": "org_id:id app_id:id env_id:id app:str env:str process_type:str instances:int ready_elsewhere:int restart_on:[SimulatedPlace] missing:int "
                       "stay:int reason?:str detail?:str",
     "SimulatedPlace": "node_id:id name:str instances:int",
-    "SimulatedVolume": "id:id name:str org_id:id app_id:id env_id:id app:str env:str size_bytes:int state:str last_backup_at:time? loses_seconds:int?",
+    "SimulatedVolume": "id:id name:str org_id:id app_id:id env_id:id app:str env:str size_bytes:int state:str last_backup_at:time? loses_seconds:int? moves_to?:id not_moved?:str",
     "Resources": "memory_bytes:int cpu_millis:int disk_bytes:int",
     "Recovery": "state:none|frozen|applied epoch:int head_event_id:int changed_at?:time reason?:str counts:RecoveryCounts nodes:[RecoveryNode] "
                 "items:[RecoveryItem]",
     "RecoveryDecision": "state:none|applied epoch:int reason:str",
     "Usage": "instances:int cpu_millis:int memory_bytes:int disk_bytes:int",
-    "Drain": "state:draining|blocked|complete remaining:int blocked_by_stateful:[DrainBlock]",
+    "Drain": "state:draining|blocked|complete remaining:int blocked_by_stateful:[DrainBlock] volumes?:int migrations?:[DrainMigration] not_moved?:[NotMoved]",
+    "DrainMigration": "id:id env_id:id process_type?:str phase?:precopy|stopping|final_copy|checking|starting|returning target_node_id:id",
+    "NotMoved": "volume_id:id name:str env_id:id code:str reason:str",
     "DrainBlock": "instance_id:id volume_id?:id env_id:id",
     "NodeState": "id:id name:str admin_state:str resource_version:int",
     "EnrollmentToken": "id:id roles:[str] node_name?:str source_cidr?:str require_approval:bool expires_at:time created_by:str used_by?:id "
@@ -218,7 +220,7 @@ OBJECTS = {
     "OrgNew": "name:str billing_email?:str",
     "OrgChange": "name?:str billing_email?:str? developer_exec?:bool expected_version?:int",
     "Reason": "reason:str",
-    "NodeDrain": "reason:str stateful?:stay|stop",
+    "NodeDrain": "reason:str stateful?:stay|stop|migrate",
     "RotateKey": "reason:str lead_seconds?:int",
     "Named": "name:str",
     "NameChange": "name?:str expected_version?:int",

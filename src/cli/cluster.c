@@ -103,11 +103,13 @@ static json_t *volume_rows(const json_t *s, bool drain)
     size_t i;
     json_array_foreach(json_object_get(s, "volumes"), i, v)
     {
-        char size[40], loses[60], where[200];
+        char size[40], loses[560], where[200];
         const char *backup = cli_str(v, "last_backup_at");
         (void)snprintf(size, sizeof size, "%.1f GiB", (double)cli_int(v, "size_bytes") / GIB);
-        if (drain)
-            (void)snprintf(loses, sizeof loses, "nothing");
+        if (drain && *cli_str(v, "moves_to"))
+            (void)snprintf(loses, sizeof loses, "moves to %s", cli_str(v, "moves_to"));
+        else if (drain)
+            (void)snprintf(loses, sizeof loses, "stays: %s", *cli_str(v, "not_moved") ? cli_str(v, "not_moved") : "not looked at");
         else if (*backup)
             (void)snprintf(loses, sizeof loses, "%" PRId64 " min", (cli_int(v, "loses_seconds") + 59) / 60);
         else
@@ -123,12 +125,13 @@ static int print_simulation(struct cli *c, const json_t *s, bool drain)
 {
     static const struct cli_column groups[] = {{"PROCESS", "process"}, {"THERE", "there"}, {"READY ELSEWHERE", "elsewhere"}, {"RESTART ON", "to"}, {"BUT", "trouble"}};
     static const struct cli_column volumes[] = {{"VOLUME", "name"}, {"OF", "where"}, {"SIZE", "size"}, {"LAST BACKUP", "backup"}, {"LOSES", "loses"}};
+    static const struct cli_column moves[] = {{"VOLUME", "name"}, {"OF", "where"}, {"SIZE", "size"}, {"LAST BACKUP", "backup"}, {"WITH --stateful migrate", "loses"}};
     mt_auto_json json_t *g = group_rows(s, drain), *v = volume_rows(s, drain);
     int code = json_array_size(g) ? cli_print_table(c, g, groups, MT_ARRAY_LEN(groups), "processes") : CLI_OK;
     if (code == CLI_OK && json_array_size(v)) {
         if (json_array_size(g))
             (void)printf("\n");
-        code = cli_print_table(c, v, volumes, MT_ARRAY_LEN(volumes), "volumes");
+        code = cli_print_table(c, v, drain ? moves : volumes, MT_ARRAY_LEN(volumes), "volumes");
     }
     if (code == CLI_OK)
         cli_say(c, "%s of %s: of %" PRId64 " instances %" PRId64 " would restart elsewhere, %" PRId64 " %s, %" PRId64 " stay with their volumes; nothing was changed",

@@ -280,7 +280,7 @@ static const struct cli_option forced_options[] = {
 static const struct cli_option reason_options[] = {{"reason", 0, "TEXT", "why; kept in the audit log"}, {NULL, 0, NULL, NULL}};
 static const struct cli_option drain_options[] = {
     {"reason", 0, "TEXT", "why; kept in the audit log"},
-    {"stateful", 0, "stay|stop", "instances with volumes stay (default), or stop until the node is back"},
+    {"stateful", 0, "stay|stop|migrate", "instances with volumes stay (default), stop until the node is back, or move with their volumes"},
     {"wait", 0, NULL, "wait until it is drained; exit 8 when only instances with volumes are left"},
     {"wait-timeout", 0, "DURATION", "stop waiting after this long, exit 6 (default --timeout, else 30m)"},
     {NULL, 0, NULL, NULL},

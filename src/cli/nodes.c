@@ -85,6 +85,27 @@ static void say_blocked(struct cli *c, const json_t *drain)
         cli_say(c, "  %s stays: its volume %s is there (environment %s)", cli_str(b, "instance_id"), cli_text(b, "volume_id", volume, sizeof volume),
                 cli_str(b, "env_id"));
     }
+    json_array_foreach(json_object_get(drain, "not_moved"), i, b)
+    {
+        cli_say(c, "  volume %s (%s, environment %s) cannot be moved: %s", cli_str(b, "name"), cli_str(b, "volume_id"), cli_str(b, "env_id"), cli_str(b, "reason"));
+    }
+}
+
+/* Volumes on their way, one line for all. */
+static void say_moving(struct cli *c, const json_t *drain, double seconds, char shown[240])
+{
+    char now[240];
+    size_t i, at = 0;
+    json_t *m;
+    at += (size_t)snprintf(now, sizeof now, "%" PRId64 " volumes are still to leave", cli_int(drain, "volumes"));
+    json_array_foreach(json_object_get(drain, "migrations"), i, m)
+    {
+        if (at + 60 < sizeof now)
+            at += (size_t)snprintf(now + at, sizeof now - at, "%s%.31s: %.12s", i ? ", " : "; ", cli_str(m, "process_type"), *cli_str(m, "phase") ? cli_str(m, "phase") : "queued");
+    }
+    if (!MT_STREQ(now, shown))
+        cli_say(c, "  %6.2f s  %s", seconds, now);
+    (void)snprintf(shown, 240, "%s", now);
 }
 
 static int drained(struct cli *c, json_t *node)
@@ -100,9 +121,13 @@ static int drained(struct cli *c, json_t *node)
         return CLI_OK;
     }
     say_blocked(c, drain);
+    if (json_array_size(json_object_get(drain, "not_moved"))) {
+        (void)snprintf(what, sizeof what, "%.64s is drained but for %zu volumes that cannot be moved", cli_str(node, "name"), json_array_size(json_object_get(drain, "not_moved")));
+        return cli_error_reason(c, CLI_NOT_CONVERGED, "blocked_by_stateful", what, "mend what is said of each, it is tried again by itself; or drain with --stateful stop");
+    }
     (void)snprintf(what, sizeof what, "%.64s is drained but for %zu instances with volumes", cli_str(node, "name"),
                    json_array_size(json_object_get(drain, "blocked_by_stateful")));
-    return cli_error_reason(c, CLI_NOT_CONVERGED, "blocked_by_stateful", what, "moat node describe NODE --json lists them; scale their processes to 0, or drain with --stateful stop");
+    return cli_error_reason(c, CLI_NOT_CONVERGED, "blocked_by_stateful", what, "moat node describe NODE --json lists them; scale their processes to 0, or drain with --stateful migrate or stop");
 }
 
 /* Ask until nothing is left on the node that leaves by itself. */
@@ -110,6 +135,7 @@ static int wait_drained(struct cli *c)
 {
     int64_t began = mt_clock_mono(), limit_ms = cli_has(c, "wait-timeout") ? c->wait_ms : cli_has(c, "timeout") ? c->timeout_ms : DRAIN_WAIT_MS;
     cli_catch_interrupt(c, "the drain", "moat node describe NODE");
+    char moving[240] = "";
     for (int64_t shown = -1;;) {
         mt_auto_json json_t *n = NULL;
         int code = cli_find_node(c, c->argv[0], &n);
@@ -122,6 +148,8 @@ static int wait_drained(struct cli *c)
         if (left != shown)
             cli_say(c, "  %6.2f s  %" PRId64 " instances are still to leave", (double)(mt_clock_mono() - began) / 1e9, left);
         shown = left;
+        if (json_object_get(cli_member(n, "drain"), "volumes"))
+            say_moving(c, cli_member(n, "drain"), (double)(mt_clock_mono() - began) / 1e9, moving);
         if (!MT_STREQ(state, "draining"))
             return drained(c, n);
         if ((mt_clock_mono() - began) / MT_NS_PER_MS >= limit_ms)

@@ -12,6 +12,7 @@
 #include "control/secrets/store.h"
 #include "control/views/rebuild.h"
 #include "control/volumes/backups.h"
+#include "control/volumes/drains.h"
 #include "control/volumes/migrations.h"
 #include "control/volumes/proofs.h"
 #include "control/volumes/prune.h"
@@ -22,6 +23,7 @@
 #include <unistd.h>
 
 #define TICK_MS 1000
+#define DRAINS_NS (2 * MT_NS_PER_S)
 #define SOON_MS 200 /* while a process stands still for its volumes */
 #define GC_NS (3600 * MT_NS_PER_S)
 #define GC_RETRY_NS (60 * MT_NS_PER_S)
@@ -35,7 +37,7 @@ struct mt_keeper {
     atomic_bool stop;
     int wake_fd;
     struct mt_pg *pg;
-    int64_t gc_due_ns, backups_due_ns;
+    int64_t gc_due_ns, backups_due_ns, drains_due_ns;
     bool soon; /* a migration is under way for which somebody waits */
     char last[240], backups_last[240], migrations_last[240]; /* complaints, said once while they repeat */
 };
@@ -151,6 +153,10 @@ static void look_at_migrations(struct mt_keeper *k, int64_t lease)
 {
     struct mt_err err = {0};
     int rc = mt_migrations_look(k->ctl, k->pg, lease, &k->soon, &err);
+    if (rc >= 0 && (rc > 0 || mt_clock_mono() >= k->drains_due_ns)) { /* something ended, perhaps: the next one may begin */
+        k->drains_due_ns = mt_clock_mono() + DRAINS_NS;
+        rc = mt_drains_look(k->ctl, k->pg, lease, &err);
+    }
     if (rc < 0 && !MT_STREQ(k->migrations_last, err.msg))
         mt_log(MT_WARN, "migration.not_stepped", KV_ERR(&err));
     (void)snprintf(k->migrations_last, sizeof k->migrations_last, "%s", rc < 0 ? err.msg : "");

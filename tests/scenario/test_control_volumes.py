@@ -299,8 +299,8 @@ try:
     def _():
         i = ready(E)
         path = "/v1/nodes/" + i["node_id"]
-        no = w.q("POST", path + "/drain", {"reason": "test", "stateful": "migrate"})
-        assert no.status == 400 and b"stay or stop" in no.text, no.text
+        no = w.q("POST", path + "/drain", {"reason": "test", "stateful": "fly"})
+        assert no.status == 400 and b"stay, stop or migrate" in no.text, no.text
         w.ok("POST", path + "/drain", {"reason": "test"})
         try:
             assert w.ok("GET", path)["drain"]["state"] == "blocked"

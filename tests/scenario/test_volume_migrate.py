@@ -92,6 +92,23 @@ def restore_all(job, node, **how):
     return rows
 
 
+def popen(*words):
+    env = dict(os.environ, MOAT_API="unix:" + w.api, MOAT_TOKEN=w.token, HOME=w.d, XDG_CONFIG_HOME=w.d, XDG_STATE_HOME=w.d, NO_COLOR="1")
+    return subprocess.Popen([kit.program("moat"), *words], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def pump(done, seconds=90):
+    """Nodes do what they are asked for, until @done; at no moment does more than one instance hold the volumes."""
+    def turn():
+        assert len(running()) <= 1, running()
+        for m in w.ok("GET", O + "/migrations")["items"]:
+            if m["status"] in ("queued", "running"):
+                snapshot_all(m["id"])
+                restore_all(m["id"], node_of(m["target_node_id"]))
+        return done()
+    wait_for("the end", turn, seconds)
+
+
 def phase(job, name, seconds=30):
     return wait_for("phase " + name, lambda: (lambda m: m if m.get("phase") == name or m["status"] == name else None)(at(job)), seconds)
 
@@ -251,6 +268,52 @@ try:
         wait_for("the old copies to go", lambda: sorted(volumes()) == ["data", "wal"], 30)
         bad = sql("SELECT count(*) FROM moat.events WHERE event_type = 'volume_attachment.replaced'")
         assert bad == [["4"]], bad
+
+    @case("a drain that migrates: simulated first, then done; the node is empty, and nothing ran twice")
+    def _():
+        away, target = node_of(home()), elsewhere()
+        s = w.ok("GET", "/v1/nodes/%s/simulate/drain" % away.node_id)
+        assert {v["name"]: v.get("moves_to") for v in s["volumes"]} == {"data": target.node_id, "wal": target.node_id}, s
+        code, text = moat("simulate", "drain", away.name)
+        assert code == 0 and "moves to " + target.node_id in text, (code, text)
+        p = popen("node", "drain", away.name, "--stateful", "migrate", "--reason", "new disks", "--wait", "--wait-timeout", "80s")
+        pump(lambda: p.poll() is not None)
+        text = p.communicate()[0]
+        assert p.returncode == 0 and "is drained" in text and "volumes are still to leave" in text, (p.returncode, text)
+        d = w.ok("GET", "/v1/nodes/" + away.node_id)["drain"]
+        assert d["state"] == "complete" and d["volumes"] == 0 and "not_moved" not in d, d
+        assert [i["node_id"] for i in running()] == [target.node_id] and w.ok("GET", "/v1/admin/volumes?node_id=" + away.node_id)["items"] == []
+        m = w.ok("GET", O + "/migrations?order=desc")["items"][0]
+        assert m["reason"] == "drain" and m["status"] == "succeeded", m
+
+    @case("what a drain cannot move is told with the reason, stays served, and moves by itself when the reason is gone")
+    def _():
+        here, full = node_of(home()), elsewhere()  # the other one is drained still: there is no node to go to
+        p = popen("node", "drain", here.name, "--stateful", "migrate", "--reason", "new disks", "--wait", "--wait-timeout", "60s")
+        text = p.communicate(timeout=80)[0]
+        assert p.returncode == 8 and text.count("cannot be moved") >= 2 and "cannot take work now" in text, (p.returncode, text)
+        d = w.ok("GET", "/v1/nodes/" + here.node_id)["drain"]
+        assert d["state"] == "blocked" and {x["name"] for x in d["not_moved"]} == {"data", "wal"} and d["volumes"] == 2, d
+        assert [i["status"] for i in running()] == ["ready"]
+        s = w.ok("GET", "/v1/nodes/%s/simulate/drain" % here.node_id)
+        assert all("cannot take work now" in v["not_moved"] for v in s["volumes"]), s
+        said = [e["payload"]["code"] for e in w.ok("GET", O + "/events?event_type=volume.move_refused")["items"]]
+        assert said == ["no_capacity_storage"] * 2, said
+        w.ok("POST", "/v1/nodes/%s/uncordon" % full.node_id, {"reason": "its disks are in"})
+        pump(lambda: w.ok("GET", "/v1/nodes/" + here.node_id)["drain"]["state"] == "complete")
+        assert home() == full.node_id and [i["node_id"] for i in running()] == [full.node_id]
+
+    @case("a drain that is taken back begins nothing more, and what is under way comes to its end")
+    def _():
+        w.ok("POST", "/v1/nodes/%s/uncordon" % elsewhere().node_id, {"reason": "its disks are in"})
+        here, target = node_of(home()), elsewhere()
+        w.ok("POST", "/v1/nodes/%s/drain" % here.node_id, {"reason": "x", "stateful": "migrate"})
+        job = wait_for("a migration", lambda: [m for m in w.ok("GET", O + "/migrations")["items"] if m["status"] in ("queued", "running")], 30)[0]["id"]
+        w.ok("POST", "/v1/nodes/%s/uncordon" % here.node_id, {"reason": "not now"})
+        pump(lambda: at(job)["status"] == "succeeded")
+        assert home() == target.node_id
+        for body in ({"reason": "x", "stateful": "fly"}, {"reason": "x", "stateful": 1}):
+            assert w.q("POST", "/v1/nodes/%s/drain" % here.node_id, body).status == 400
 finally:
     if fleet:
         fleet.close()

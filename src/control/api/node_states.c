@@ -43,9 +43,10 @@ static int load(struct mt_api_call *c, struct mt_node *ret, bool need_reason, co
     return load_with(c, known, ret, need_reason, ret_reason);
 }
 
-static const struct mt_pg_stmt stops_stateful = {"node_stops_stateful", "SELECT drain_stops_stateful FROM nodes_view WHERE node_id = $1"};
+static const struct mt_pg_stmt how_stateful = {
+    "node_how_stateful", "SELECT CASE WHEN drain_stops_stateful THEN 'stop' WHEN drain_migrates THEN 'migrate' ELSE 'stay' END FROM nodes_view WHERE node_id = $1"};
 
-/* `stateful` of a drain: do instances with volumes stay, which is the default, or stop? @ret_same: the node does that already. */
+/* `stateful` of a drain: do instances with volumes stay, which is the default, stop, or move with them? @ret_same: the node does that already. */
 static int load_stateful(struct mt_api_call *c, const struct mt_node *n, const char **ret, bool *ret_same)
 {
     struct mt_pg_params p;
@@ -54,13 +55,13 @@ static int load_stateful(struct mt_api_call *c, const struct mt_node *n, const c
         return -1;
     if (!*ret)
         *ret = "stay";
-    if (!MT_STREQ(*ret, "stay") && !MT_STREQ(*ret, "stop"))
-        return mt_api_fail(c, 400, "invalid_argument", "stateful is stay or stop; a volume is moved by moat volumes before its node is drained");
+    if (!MT_STREQ(*ret, "stay") && !MT_STREQ(*ret, "stop") && !MT_STREQ(*ret, "migrate"))
+        return mt_api_fail(c, 400, "invalid_argument", "stateful is stay, stop or migrate");
     mt_pg_p_init(&p);
     mt_pg_p_text(&p, n->node_id);
-    if (mt_pg_query_one(c->pg, &stops_stateful, &p, &r, &c->err) < 0)
+    if (mt_pg_query_one(c->pg, &how_stateful, &p, &r, &c->err) < 0)
         return mt_api_fail_err(c);
-    *ret_same = mt_pg_bool(r, 0, 0) == MT_STREQ(*ret, "stop");
+    *ret_same = MT_STREQ(mt_pg_text(r, 0, 0), *ret);
     return 0;
 }
 

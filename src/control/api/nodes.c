@@ -4,15 +4,26 @@
 
 #include "control/api/call.h"
 #include "control/api/sql.h"
+#include "control/volumes/volume_sql.h"
 
 #define MOUNTS "r.manifest->'processes'->i.process_type->'mounts'"
-/* Where a drain is: instances that are still to leave, and those that stay because their volumes are there (scheduling-and-operations.md 5). */
+/* A volume of row @v of which a drain of row n has said that it cannot be moved. */
+#define REFUSED(v)                                                                                                    \
+    "(" v ".move_refused_node IS NOT DISTINCT FROM n.node_id AND " v ".move_refused_at > n.updated_at AND NOT EXISTS (SELECT 1 FROM volume_migrations_view m WHERE " MT_SQL_MIGRATES("m", v) "))"
+#define ON_IT "FROM volumes_view w WHERE n.drain_migrates AND w.home_node_id = n.node_id AND NOT w.deleted"
+/* Where a drain is: instances that are still to leave, those that stay because their volumes are there (scheduling-and-operations.md 5), and with
+ * `migrate` the volumes that are left, those that are on their way, and those that cannot be moved, with the reason. */
 #define DRAIN                                                                                                          \
-    "(SELECT json_build_object('state',CASE WHEN count(*) FILTER (WHERE NOT x.stays) > 0 THEN 'draining' WHEN count(*) > 0 THEN 'blocked'"  \
-    " ELSE 'complete' END,'remaining',count(*) FILTER (WHERE NOT x.stays),'blocked_by_stateful',coalesce(json_agg(json_build_object("       \
-    "'instance_id',x.instance_id,'volume_id',x.volume_id,'env_id',x.env_id) ORDER BY x.instance_id, x.volume_id) FILTER (WHERE x.stays),'[]'))" \
-    " FROM (SELECT i.instance_id, i.env_id, v.volume_id, coalesce(jsonb_array_length(" MOUNTS "), 0) > 0 AND NOT n.drain_stops_stateful AS stays FROM instances_view i"     \
-    " JOIN releases_view r ON r.release_id = i.release_id LEFT JOIN volumes_view v ON v.env_id = i.env_id AND NOT v.deleted AND " MOUNTS     \
+    "(SELECT json_build_object('state',CASE WHEN count(*) FILTER (WHERE NOT x.stays) > 0 OR EXISTS (SELECT 1 " ON_IT " AND NOT " REFUSED("w") ") THEN 'draining'"  \
+    " WHEN count(*) > 0 OR EXISTS (SELECT 1 " ON_IT ") THEN 'blocked' ELSE 'complete' END,'remaining',count(*) FILTER (WHERE NOT x.stays),"                   \
+    "'blocked_by_stateful',coalesce(json_agg(json_build_object('instance_id',x.instance_id,'volume_id',x.volume_id,'env_id',x.env_id)"                        \
+    " ORDER BY x.instance_id, x.volume_id) FILTER (WHERE x.stays),'[]'),'volumes',CASE WHEN n.drain_migrates THEN (SELECT count(*) " ON_IT ") END,"          \
+    "'migrations',(SELECT json_agg(json_build_object('id',m.migration_id,'env_id',m.env_id,'process_type',m.process_type,'phase',m.phase,'target_node_id',m.target_node_id)" \
+    " ORDER BY m.migration_id) FROM volume_migrations_view m WHERE n.drain_migrates AND m.source_node_id = n.node_id AND m.status IN ('queued', 'running')),"   \
+    "'not_moved',(SELECT json_agg(json_build_object('volume_id',w.volume_id,'name',w.name,'env_id',w.env_id,'code',w.move_refused_code,'reason',w.move_refused)"      \
+    " ORDER BY w.volume_id) " ON_IT " AND " REFUSED("w") "))"                                                                                                   \
+    " FROM (SELECT i.instance_id, i.env_id, v.volume_id, coalesce(jsonb_array_length(" MOUNTS "), 0) > 0 AND NOT n.drain_stops_stateful AND (NOT n.drain_migrates OR " REFUSED("v") ")" \
+    " AS stays FROM instances_view i JOIN releases_view r ON r.release_id = i.release_id LEFT JOIN volumes_view v ON v.env_id = i.env_id AND NOT v.deleted AND " MOUNTS     \
     " @> jsonb_build_array(jsonb_build_object('volume', v.name)) WHERE i.node_id = n.node_id AND i.released_at IS NULL"                      \
     " AND i.status <> 'stopped') x)"
 

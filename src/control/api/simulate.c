@@ -10,9 +10,10 @@
 #include "control/nodes/node.h"
 #include "control/pass.h"
 #include "control/rollout/ahead.h"
-#include "control/volumes/volume_sql.h"
+#include "control/volumes/migrate.h"
 #include "wire/json.h"
 
+#define MOVES_MAX 200 /* volumes of which it is told where they would go */
 #define SNAPSHOT_BYTES (512U * 1024U * 1024U)
 
 static const struct mt_pg_stmt names = {"simulate_names", "SELECT node_id, name FROM nodes_view WHERE NOT deleted"};
@@ -24,7 +25,8 @@ static const struct mt_pg_stmt volumes = {
     "'size_bytes',v.size_bytes,'state',v.state,'last_backup_at'," MT_SQL_TS("b.captured_at") ",'loses_seconds',CASE WHEN b.captured_at"
     " IS NOT NULL THEN extract(epoch FROM greatest(now() - b.captured_at, interval '0'))::bigint END)::text FROM volumes_view v JOIN apps_view a USING (app_id)"
     " JOIN envs_view e USING (env_id) LEFT JOIN LATERAL (" MT_SQL_LAST_BACKUP("v", "s.captured_at") ") b ON true"
-    " WHERE v.home_node_id = $1 AND NOT v.deleted ORDER BY a.name, e.name, v.name, v.volume_id"};
+    " LEFT JOIN volume_attachments_view t ON t.volume_id = v.volume_id AND NOT t.deleted"
+    " WHERE v.home_node_id = $1 AND NOT v.deleted ORDER BY a.name, e.name, v.env_id, coalesce(t.process_type, v.name), v.name, v.volume_id"};
 
 /* A group with an instance on the node, and how it stood before the change. */
 struct touched {
@@ -170,6 +172,28 @@ static int node_names(struct look *l, const char ***ret)
     return out ? 0 : mt_api_fail(l->c, 503, "unavailable", "out of memory");
 }
 
+/* Where the volume of row @i would go if the drain were one with `migrate`; what went before it is taken as gone there. */
+static int put_move(struct look *l, json_t *o, struct mt_migration_new *last, struct mt_migration_booking *booked, size_t *n)
+{
+    const char *id = json_string_value(json_object_get(o, "id"));
+    bool same = false; /* one of the process that was looked at before */
+    for (size_t i = 0; i < last->n && !same; i++)
+        same = MT_STREQ(last->volumes[i].volume_id, id);
+    if (!same) {
+        *last = (struct mt_migration_new){.reason = "drain", .booked = booked, .n_booked = *n};
+        int rc = mt_migration_plan(l->c->ctl, l->c->pg, json_string_value(json_object_get(o, "env_id")), id, NULL, last, &l->c->err);
+        if (rc < 0)
+            return mt_api_fail_err(l->c);
+        if (rc == 1)
+            booked[(*n)++] = last->booking;
+    }
+    if (last->code)
+        json_object_set_new(o, "not_moved", json_string(last->why));
+    else
+        json_object_set_new(o, "moves_to", json_string(last->target_node_id));
+    return 0;
+}
+
 static int volumes_json(struct look *l, const char *node_id, json_t **ret)
 {
     struct mt_pg_params p;
@@ -180,8 +204,17 @@ static int volumes_json(struct look *l, const char *node_id, json_t **ret)
     mt_pg_p_text(&p, node_id);
     if (mt_pg_query(l->c->pg, &volumes, &p, &r, &l->c->err) < 0)
         return mt_api_fail_err(l->c);
-    for (int i = 0; i < mt_pg_rows(r); i++)
-        json_array_append_new(out, json_loads(mt_pg_text(r, i, 0), 0, &je));
+    struct mt_migration_new last = {0};
+    size_t n = 0;
+    mt_auto_free struct mt_migration_booking *booked = calloc((size_t)mt_pg_rows(r) + 1, sizeof *booked);
+    if (!booked)
+        return mt_api_fail(l->c, 503, "unavailable", "out of memory");
+    for (int i = 0; i < mt_pg_rows(r); i++) {
+        json_t *o = json_loads(mt_pg_text(r, i, 0), 0, &je);
+        json_array_append_new(out, o);
+        if (l->drain && o && i < MOVES_MAX && put_move(l, o, &last, booked, &n) < 0)
+            return -1;
+    }
     *ret = MT_TAKE(out);
     return 0;
 }

@@ -176,7 +176,8 @@ static const struct mt_pf f_key_back[] = {TEXT("wireguard_public_key"), INT("key
 static const struct mt_pf f_token_created[] = {TEXT("expires_at"), TEXTS("roles"), TEXT_OPT("node_name"), TEXT_OPT("source_cidr"),
                                                BOOL("require_approval"), END};
 static const struct mt_pf f_token_used[] = {TEXT("node_id"), END};
-static const struct mt_pf f_admin_state[] = {ENUM("old", ADMIN_STATES), ENUM("new", ADMIN_STATES), TEXT_OPT("reason"), ENUM_OPT("stateful", "stay|stop"), END};
+static const struct mt_pf f_admin_state[] = {ENUM("old", ADMIN_STATES), ENUM("new", ADMIN_STATES), TEXT_OPT("reason"), ENUM_OPT("stateful", "stay|stop|migrate"), END};
+static const struct mt_pf f_move_refused[] = {TEXT("node_id"), TEXT("code"), TEXT("reason"), END};
 static const struct mt_pf f_health[] = {ENUM("old", HEALTHS), ENUM("new", HEALTHS), TEXTS("conditions"), TEXT_OPT("reason"), END};
 static const struct mt_pf f_node_config[] = {OBJECT("changed"), OBJECT("previous"), TEXT("reason"), END};
 static const struct mt_pf f_node_updated[] = {OBJECT_OPT("labels"), TEXT_OPT("public_ipv6"), TEXT_OPT("public_ipv4"),
@@ -255,6 +256,7 @@ static const struct mt_pf *const fields[MT_EV_MAX] = {
     [MT_EV_SNAPSHOT_PROOF_RECORDED] = f_snapshot_proof,
     [MT_EV_RESTORE_JOB_CREATED] = f_restore_created,
     [MT_EV_RESTORE_JOB_STATUS_CHANGED] = f_restore_status,
+    [MT_EV_VOLUME_MOVE_REFUSED] = f_move_refused,
     [MT_EV_VOLUME_MIGRATION_CREATED] = f_migration_created,
     [MT_EV_VOLUME_MIGRATION_STATUS_CHANGED] = f_migration_status,
     [MT_EV_ENV_IPV4_ENABLED] = f_ipv4_enabled,

@@ -329,6 +329,9 @@ static const struct projection table[] = {
              "collect_tried_at = e.occurred_at, collect_failed = " P("failed_reason") ", backups_purged = v.backups_purged OR " PBOOL("purged")
              ", collected_at = CASE WHEN " P("result") " = 'ok' THEN e.occurred_at ELSE v.collected_at END, collected_upto = CASE WHEN " P("result")
              " = 'ok' THEN (" P("upto_event_id") ")::bigint ELSE v.collected_upto END")}},
+    {MT_EV_VOLUME_MOVE_REFUSED,
+     {"proj_volume_move_refused", UPDATE("volumes_view", "volume_id", "volume.move_refused", "move_refused_node = " P("node_id") ", move_refused_code = " P("code") ", move_refused = " P("reason")
+                                         ", move_refused_at = e.occurred_at")}},
     {MT_EV_VOLUME_RENAMED, {"proj_volume_renamed", UPDATE("volumes_view", "volume_id", "volume.renamed", "name = " P("name"))}},
     {MT_EV_VOLUME_ATTACHMENT_REPLACED,
      {"proj_attachment_replaced", UPDATE("volume_attachments_view", "attachment_id", "volume_attachment.replaced", "volume_id = " P("new_volume_id"))}},
@@ -421,7 +424,7 @@ static const struct projection table[] = {
       " e.payload->'labels', e.payload->'capacity', e.payload->'capacity', " TEXTS("endpoints") ", e.event_id, " BORN E_OF("node.enrolled")),
     {MT_EV_NODE_ADMIN_STATE_CHANGED,
      {"proj_node_admin_state", UPDATE("nodes_view", "node_id", "node.admin_state_changed",
-                                      "admin_state = " P("new") ", admin_reason = " P("reason") ", drain_stops_stateful = coalesce(" P("stateful") " = 'stop', false), mesh_event_id = e.event_id")}},
+                                      "admin_state = " P("new") ", admin_reason = " P("reason") ", drain_stops_stateful = coalesce(" P("stateful") " = 'stop', false), drain_migrates = coalesce(" P("stateful") " = 'migrate', false), mesh_event_id = e.event_id")}},
     {MT_EV_NODE_HEALTH_CHANGED,
      {"proj_node_health", UPDATE("nodes_view", "node_id", "node.health_changed",
                                  "health = " P("new") ", health_reason = " P("reason") ", conditions = " TEXTS("conditions"))}},

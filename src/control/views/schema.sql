@@ -386,6 +386,10 @@ CREATE TABLE volumes_view (
   collect_tried_at timestamptz NULL,
   collect_failed   text NULL, -- why the last try came to nothing
   backups_purged   boolean NOT NULL DEFAULT false, -- nothing of it is in the store any more
+  move_refused_node text NULL, -- a drain of this node could not move it, for this reason, as of then
+  move_refused_code text NULL,
+  move_refused     text NULL,
+  move_refused_at  timestamptz NULL,
   created_at       timestamptz NOT NULL,
   updated_at       timestamptz NOT NULL,
   resource_version bigint NOT NULL,
@@ -523,6 +527,7 @@ CREATE TABLE nodes_view (
   admin_state          text NOT NULL DEFAULT 'enrolled',
   admin_reason         text NULL,
   drain_stops_stateful boolean NOT NULL DEFAULT false, -- while draining: instances with volumes stop too
+  drain_migrates       boolean NOT NULL DEFAULT false, -- while draining: volumes move to other nodes, and what mounts them
   health               text NOT NULL DEFAULT 'ready',
   health_reason        text NULL,
   conditions           text[] NOT NULL DEFAULT '{}',

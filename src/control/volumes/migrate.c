@@ -30,7 +30,9 @@ enum { V_ID = 0, V_NAME, V_SIZE, V_BACKUP, V_VERSION, V_STATE, V_GROWS, V_HOME, 
 static const struct mt_pg_stmt target_of = {
     "migrate_target", "SELECT n.name, n.admin_state, n.health, coalesce((n.allocatable->>'restores')::boolean, false), (n.allocatable->>'volume_bytes') IS NOT NULL"
                       " FROM nodes_view n WHERE n.node_id = $1 AND NOT n.deleted"};
-static const struct mt_pg_stmt restorers = {"migrate_restorers", "SELECT node_id FROM nodes_view WHERE NOT deleted AND (allocatable->>'restores')::boolean"};
+static const struct mt_pg_stmt restorers = {
+    "migrate_restorers", "SELECT node_id, EXISTS (SELECT 1 FROM volume_migrations_view m WHERE m.target_node_id = n.node_id AND m.status IN ('queued', 'running')) FROM nodes_view n"
+                         " WHERE NOT deleted AND (allocatable->>'restores')::boolean"};
 static const struct mt_pg_stmt names_of = {"migrate_names", "SELECT name FROM volumes_view WHERE env_id = $1 AND NOT deleted"};
 
 /* Under the append lock, with this one in the view: nothing else moves any of them. */
@@ -168,6 +170,19 @@ int mt_migration_refusal(struct mt_control *ctl, struct mt_pg *pg, const char *e
     return rc;
 }
 
+/* As if what is booked were there. */
+static void book(const struct mt_migration_new *m, struct mt_volume_node *nodes, size_t n, struct scheduler_view *s)
+{
+    for (size_t b = 0; b < m->n_booked; b++) {
+        for (size_t i = 0; i < n; i++)
+            if (MT_STREQ(nodes[i].node_id, m->booked[b].node_id))
+                nodes[i].used_bytes += m->booked[b].bytes;
+        for (size_t i = 0; m->booked[b].size.memory_bytes && i < s->p.n_nodes; i++)
+            if (MT_STREQ(s->p.nodes[i].node_id, m->booked[b].node_id))
+                mt_place_charge(&s->p.nodes[i], &m->booked[b].size);
+    }
+}
+
 /* Which nodes have both: room for the volumes and a place for the process. */
 static int choose(struct mt_control *ctl, struct mt_pg *pg, const char *target, struct mt_migration_new *m, struct mt_err *err)
 {
@@ -176,7 +191,7 @@ static int choose(struct mt_control *ctl, struct mt_pg *pg, const char *target, 
     struct scheduler_view s = {0};
     size_t n = 0;
     uint64_t bytes = 0;
-    unsigned places = 0;
+    unsigned places = 0, busy = 0;
     const char *refusal = NULL;
     char why[320];
     for (size_t i = 0; i < m->n; i++)
@@ -186,26 +201,35 @@ static int choose(struct mt_control *ctl, struct mt_pg *pg, const char *target, 
         rc = mt_pg_query(pg, &restorers, NULL, &r, err);
     if (rc == 0 && m->process_type[0])
         rc = load_scheduler(ctl, pg, m->env_id, m->process_type, &s, err);
+    if (rc == 0)
+        book(m, nodes, n, &s);
     for (size_t i = 0; rc == 0 && i < n; i++) {
-        bool restores = false, here = !target || MT_STREQ(target, nodes[i].node_id);
+        bool restores = false, taken = false, here = !target || MT_STREQ(target, nodes[i].node_id);
         for (int k = 0; k < mt_pg_rows(r) && !restores; k++)
-            restores = MT_STREQ(mt_pg_text(r, k, 0), nodes[i].node_id);
+            if ((restores = MT_STREQ(mt_pg_text(r, k, 0), nodes[i].node_id)))
+                taken = !target && !m->booked && mt_pg_bool(r, k, 1);
         const char *not = s.group ? refusal_of(&s, nodes[i].node_id) : NULL;
         nodes[i].eligible = nodes[i].eligible && restores && !MT_STREQ(nodes[i].node_id, m->source_node_id);
         if (nodes[i].eligible && here && not)
             refusal = not;
         nodes[i].eligible = nodes[i].eligible && !not;
+        busy += nodes[i].eligible && taken;
+        nodes[i].eligible = nodes[i].eligible && !taken;
         places += nodes[i].eligible && here;
     }
+    m->booking = (struct mt_migration_booking){.bytes = bytes, .size = s.group && s.group->group.desired ? s.group->group.request.size : (struct mt_place_size){0}};
     if (m->process_type[0])
         mt_pass_done(&s.p);
     if (rc < 0)
         return rc;
     long k = mt_volume_home(nodes, n, bytes, target);
     if (k >= 0) {
+        (void)snprintf(m->booking.node_id, sizeof m->booking.node_id, "%s", nodes[k].node_id);
         (void)snprintf(m->target_node_id, sizeof m->target_node_id, "%s", nodes[k].node_id);
         return 1;
     }
+    if (busy)
+        return refuse(m, "busy", "another volume moves to the node that would take it; one after the other");
     if (places == 0 && refusal)
         return refuse(m, "node_not_eligible", "%s process '%s': %s", target ? "that node does not take" : "no node that can reach the backups takes", m->process_type, refusal);
     mt_volume_home_why(nodes, n, bytes, target, why, sizeof why);
@@ -216,8 +240,7 @@ int mt_migration_plan(struct mt_control *ctl, struct mt_pg *pg, const char *env_
 {
     struct mt_pg_params p;
     mt_auto_pg_res struct mt_pg_res *r = NULL, *names = NULL;
-    const char *reason = m->reason;
-    *m = (struct mt_migration_new){.reason = reason};
+    *m = (struct mt_migration_new){.reason = m->reason, .booked = m->booked, .n_booked = m->n_booked};
     mt_pg_p_init(&p);
     mt_pg_p_text(&p, env_id);
     mt_pg_p_text(&p, volume_id);

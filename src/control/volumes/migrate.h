@@ -3,6 +3,7 @@
 #pragma once
 
 #include "control/control.h"
+#include "control/scheduler/place.h"
 #include "control/volumes/volume_sql.h"
 #include "model/ids.h"
 
@@ -15,12 +16,22 @@ struct mt_migrating_volume {
     int64_t version;
 };
 
+/* What is taken on a node by migrations that are only thought of. */
+struct mt_migration_booking {
+    char node_id[MT_ID_SIZE];
+    uint64_t bytes;            /* of volumes */
+    struct mt_place_size size; /* of the process, all 0: none */
+};
+
 struct mt_migration_new {
     char migration_id[MT_ID_SIZE], org_id[MT_ID_SIZE], app_id[MT_ID_SIZE], env_id[MT_ID_SIZE], process_type[64]; /* "": no process mounts it */
     char source_node_id[MT_ID_SIZE], target_node_id[MT_ID_SIZE];
     const char *reason; /* user, drain */
     struct mt_migrating_volume volumes[MT_MIGRATION_VOLUMES_MAX];
     size_t n;
+    struct mt_migration_booking booking; /* result: what it would take on the target */
+    const struct mt_migration_booking *booked; /* given: what is to be taken as taken */
+    size_t n_booked;
     /* when it was refused */
     const char *code; /* of the problem */
     char why[480];
@@ -28,7 +39,7 @@ struct mt_migration_new {
 
 /**
  * What a migration of @volume_id and of all volumes that its process mounts would be. @target NULL: the node is chosen, by the scheduler's own
- * filters for the process and by room for the volumes. Returns 1 it can begin, 0 it cannot: @ret->code and @ret->why say so, with the mend; -code.
+ * filters for the process and by room for the volumes, among those to which nothing moves at the moment (code `busy`: one of them would do). Returns 1 it can begin, 0 it cannot: @ret->code and @ret->why say so, with the mend; -code.
  */
 int mt_migration_plan(struct mt_control *ctl, struct mt_pg *pg, const char *env_id, const char *volume_id, const char *target, struct mt_migration_new *ret, struct mt_err *err);
 
