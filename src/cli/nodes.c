@@ -100,8 +100,10 @@ static void say_moving(struct cli *c, const json_t *drain, double seconds, char 
     at += (size_t)snprintf(now, sizeof now, "%" PRId64 " volumes are still to leave", cli_int(drain, "volumes"));
     json_array_foreach(json_object_get(drain, "migrations"), i, m)
     {
+        char process[64], phase[64];
         if (at + 60 < sizeof now)
-            at += (size_t)snprintf(now + at, sizeof now - at, "%s%.31s: %.12s", i ? ", " : "; ", cli_str(m, "process_type"), *cli_str(m, "phase") ? cli_str(m, "phase") : "queued");
+            at += (size_t)snprintf(now + at, sizeof now - at, "%s%.31s: %.12s", i ? ", " : "; ", *cli_str(m, "process_type") ? cli_text(m, "process_type", process, sizeof process) : "a volume",
+                                   *cli_str(m, "phase") ? cli_text(m, "phase", phase, sizeof phase) : "queued");
     }
     if (!MT_STREQ(now, shown))
         cli_say(c, "  %6.2f s  %s", seconds, now);
