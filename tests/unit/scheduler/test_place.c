@@ -117,6 +117,10 @@ static void gates_come_before_nodes(void **state)
     mt_place(&n, 1, &r, &d);
     assert_int_equal(d.reason, MT_REASON_ORG_SUSPENDED);
     r = request();
+    r.gates.volume_migrating = true;
+    mt_place(&n, 1, &r, &d);
+    assert_int_equal(d.reason, MT_REASON_VOLUME_MIGRATING);
+    r = request();
     r.gates.release_blocked = true;
     mt_place(&n, 1, &r, &d);
     assert_int_equal(d.reason, MT_REASON_RELEASE_BLOCKED);

@@ -509,6 +509,33 @@ static void a_suspended_group_drains_and_forgets_nothing(void **state)
     assert_string_equal(step(&s), "+a +b"); /* resumed */
 }
 
+/* Also while an operator holds the group, and whatever else is wanted of it: nothing may write to the volumes. */
+static void a_group_whose_volumes_move_stands_still_and_comes_back(void **state)
+{
+    (void)state;
+    struct scene s;
+    for (int held = 0; held < 2; held++) {
+        draw(&s, "R", 1);
+        s.g.stateful = true;
+        s.g.stable_spec = s.g.recorded_target = "new";
+        s.g.condition = held ? MT_ROLL_HELD : MT_ROLL_OK;
+        s.g.request.gates.volume_migrating = true;
+        assert_string_equal(step(&s), "-i00");
+        assert_int_equal(s.r.condition, MT_ROLL_BLOCKED);
+        assert_int_equal(s.r.reason, MT_REASON_VOLUME_MIGRATING);
+        assert_false(s.r.satisfied);
+        draw(&s, "", 1);
+        s.g.stateful = true;
+        s.g.stable_spec = s.g.recorded_target = "new";
+        s.g.request.gates.volume_migrating = true;
+        assert_string_equal(step(&s), ""); /* nothing is started in its place */
+        draw(&s, "", 1);
+        s.g.stateful = true;
+        s.g.stable_spec = s.g.recorded_target = "new";
+        assert_string_equal(step(&s), "+a");
+    }
+}
+
 static void an_evicted_image_is_drained_and_comes_back_when_it_may(void **state)
 {
     (void)state;
@@ -600,6 +627,7 @@ int main(void)
         cmocka_unit_test(outside_a_rollout_a_crashing_one_moves_but_not_for_ever),
         cmocka_unit_test(surge_is_a_quarter_rounded_up),
         cmocka_unit_test(a_suspended_group_drains_and_forgets_nothing),
+        cmocka_unit_test(a_group_whose_volumes_move_stands_still_and_comes_back),
         cmocka_unit_test(an_evicted_image_is_drained_and_comes_back_when_it_may),
         cmocka_unit_test(a_restart_of_one_with_volumes_drains_it_first),
         cmocka_unit_test(a_group_that_wants_nothing_is_written_about_once),
