@@ -191,7 +191,7 @@ def main():
     def start():
         p.up()
         images.extend(p.push_hello(v, v) for v in ("v1", "v2"))
-        r = p.deploy(p.hello_manifest(images[0]))
+        r = p.deploy(p.hello_manifest(images[0]), timeout=600)
         check(r["observed"]["status"] == "succeeded", json.dumps(r))
         p.curl()
 
@@ -216,7 +216,7 @@ def main():
         wait_until(lambda: p.cli("whoami", want=None, timeout=30)[0] == 0, 90, "the control plane answers")
         # by hand as after any such day: what stands still after failed attempts is deployed anew
         p.cli("scale", "--app", "hello", "web=2", timeout=120)
-        r = p.deploy(p.hello_manifest(images[1]), timeout=300)
+        r = p.deploy(p.hello_manifest(images[1]), timeout=600)
         check(r["observed"]["status"] == "succeeded", json.dumps(r))
         wait_until(lambda: sorted(i["status"] for i in p.instances() if i["status"] not in ("stopped", "failed", "lost")) == ["ready", "ready"], 120,
                    "two instances, both ready")

@@ -78,7 +78,7 @@ def main():
     def start():
         p.up()
         images.extend(p.push_hello(v, v) for v in ("v1", "v2"))
-        r = p.deploy(p.hello_manifest(images[0]))
+        r = p.deploy(p.hello_manifest(images[0]), timeout=600)
         check(r["observed"]["status"] == "succeeded", json.dumps(r))
         p.curl()
 

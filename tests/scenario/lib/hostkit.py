@@ -105,6 +105,7 @@ def main(tests, prepare, limit=850):
         if not os.path.exists(program):
             print("skip - all: %s is not here" % program)
             return 0
+    signal.signal(signal.SIGTERM, lambda *a: sys.exit(143))  # the host ends with us
     own_host()
     own_unified()
     folder = tempfile.mkdtemp(prefix="moat-host-", dir="/var/tmp")
