@@ -60,6 +60,7 @@ struct mt_edge_end {
     bool watched; /* in epoll */
     bool out;     /* epoll tells of room to write too; asked for at the first full buffer, as most connections never have one */
     bool rd, wr;  /* may be read, may be written */
+    bool bounded; /* its socket holds little that is not sent yet (relay.c) */
     bool hup;     /* the peer has closed its side: a short read is not the end of what is there */
 };
 

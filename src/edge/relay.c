@@ -8,9 +8,11 @@
 #include "edge/hub.h"
 
 #include <fcntl.h>
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 
 #define SPLICE_BYTES (256U * 1024U)
+#define UNSENT_BYTES (512 * 1024)
 #define COUNT_EVERY (1024U * 1024U)
 
 enum moved { MOVED_ALL = 0, MOVED_MORE, MOVED_SRC_ERROR, MOVED_DST_ERROR };
@@ -85,6 +87,19 @@ static enum moved flush(struct mt_edge_worker *w, struct mt_edge_pump *p, struct
     return p->spill || p->held > 0 ? MOVED_MORE : MOVED_ALL;
 }
 
+/*
+ * From now on the socket takes so much beyond what is under way and no more. The kernel would let its buffer grow to megabytes, and some
+ * hundred readers that take nothing bring all of TCP on this host to the limit of its memory, where it drops what comes in for others.
+ * Told at the first bulk or the first full buffer, as most connections have neither.
+ */
+static void bound_unsent(struct mt_edge_end *dst)
+{
+    static const int unsent = UNSENT_BYTES;
+    if (!dst->bounded)
+        (void)setsockopt(dst->fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof unsent);
+    dst->bounded = true;
+}
+
 /* One read by copy and one write of it. Sets *ret_n to what was read. */
 static enum moved copy_once(struct mt_edge_conn *c, struct mt_edge_pump *p, struct mt_edge_end *src, struct mt_edge_end *dst,
                             size_t *ret_n)
@@ -103,10 +118,12 @@ static enum moved copy_once(struct mt_edge_conn *c, struct mt_edge_pump *p, stru
         return MOVED_ALL;
     }
     *ret_n = (size_t)n;
-    if ((size_t)n == MT_EDGE_BUF)
+    if ((size_t)n == MT_EDGE_BUF) {
         p->bulk = true;
-    else if (!src->hup)
+        bound_unsent(dst);
+    } else if (!src->hup) {
         src->rd = false; /* shorter than asked: empty now, the next arrival is a new edge */
+    }
     if (dst == &c->be && !c->prompt)
         mt_edge_dial_prompt(c);
     /* the source has ended, so its end is read next and goes out in one segment with these bytes */
@@ -155,6 +172,7 @@ static enum moved splice_once(struct mt_edge_worker *w, struct mt_edge_pump *p, 
 /* Bytes wait for @dst: let epoll tell of room. */
 static enum moved wait_for_room(struct mt_edge_conn *c, struct mt_edge_end *dst)
 {
+    bound_unsent(dst);
     if (!dst->out && !mt_edge_worker_watch(c->w, c, dst == &c->be, true))
         return MOVED_DST_ERROR;
     return MOVED_ALL;

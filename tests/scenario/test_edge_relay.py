@@ -284,6 +284,47 @@ def large_download_keeps_its_checksum_at_a_slow_reader():
     check(n == BIG and h.digest() == want.digest(), "%d bytes of %d, checksum %s" % (n, BIG, h.digest() == want.digest()))
 
 
+def held_by_the_kernel():
+    """(the most, the sum) of bytes in send buffers, and the sum of those in receive buffers, of the edge's connections; sizes of memory"""
+    out = subprocess.run(["ss", "-tmnpOH"], capture_output=True, text=True, check=True).stdout
+    rows = [re.search(r"skmem:\(r(\d+),rb\d+,t\d+,tb\d+,f\d+,w(\d+)", x) for x in out.split("\n") if "pid=%d," % edge.pid in x]
+    return max(int(m.group(2)) for m in rows), sum(int(m.group(2)) for m in rows), sum(int(m.group(1)) for m in rows)
+
+
+def readers_that_take_nothing_hold_little_of_the_kernels_memory():
+    """some hundred of them are all that TCP of a host may have, and then it drops what comes in for others"""
+    done = threading.Event()
+    mute = Backend(lambda c: (c.recv(65536), done.wait(60)))
+    reload_with("mute.example.com ::1 %d\n" % mute.port)
+    conns = [send_hello("source.example.com" if i % 2 else "mute.example.com") for i in range(16)]
+    pushed = dict.fromkeys(conns[::2], 0)
+    for s in conns:
+        s.setblocking(False)
+    seen = [()]
+
+    def still():
+        for s in pushed:
+            try:
+                while pushed[s] < BIG:
+                    pushed[s] += s.send(bytes(65536))
+            except BlockingIOError:
+                pass
+        seen.append((held_by_the_kernel(), sum(pushed.values())))
+        time.sleep(0.1)
+        return len(seen) > 4 and seen[-1] == seen[-2] == seen[-3] == seen[-4]
+    until(still, "the edge to hold them all back", 20)
+    most, send, receive = seen[-1][0]
+    print("# 16 connections: at most %d KiB of a send buffer, %d KiB of all, %d KiB of receive buffers" % (most >> 10, send >> 10, receive >> 10))
+    check(max(pushed.values()) < BIG, "the edge takes all that a client sends")
+    # 512 KiB that are not under way, one splice more, and what the other side's window takes
+    check(most <= 1280 << 10, "%d KiB wait in one send buffer" % (most >> 10))
+    done.set()
+    for s in conns:
+        s.close()
+    mute.end()
+    until(lambda: open_connections() == 0, "connections to end", 20)
+
+
 def small_messages_on_many_connections_arrive_whole_and_in_order():
     """what the edge gathers in one turn: messages around the size of a slot, some clients that send on without reading"""
     rnd = random.Random(7)
@@ -490,8 +531,10 @@ CASES = [the_name_decides_the_backend, openssl_with_old_and_new_versions_is_rout
          not_tls_is_closed_without_a_byte, malformed_and_too_large_get_alert_50, early_end_of_the_client_is_counted,
          hello_byte_by_byte_and_in_tiny_records_arrives_unchanged, hello_of_1700_bytes_and_early_data_arrive_unchanged,
          slow_hello_is_closed_after_three_seconds_whatever_trickles, silent_client_is_closed_too, half_close_comes_through_both_ways,
-         large_upload_keeps_its_checksum, large_download_keeps_its_checksum_at_a_slow_reader, small_messages_on_many_connections_arrive_whole_and_in_order, reset_is_carried_over_both_ways,
-         refused_backend_is_retried_on_another_without_the_client_seeing_it, backend_that_nothing_comes_back_from_is_left_for_another, no_living_backend_gets_alert_80,
+         large_upload_keeps_its_checksum, large_download_keeps_its_checksum_at_a_slow_reader,
+         readers_that_take_nothing_hold_little_of_the_kernels_memory, small_messages_on_many_connections_arrive_whole_and_in_order,
+         reset_is_carried_over_both_ways, refused_backend_is_retried_on_another_without_the_client_seeing_it,
+         backend_that_nothing_comes_back_from_is_left_for_another, no_living_backend_gets_alert_80,
          hup_swaps_routes_and_leaves_connections_alone, proxy_v2_header_is_exact_and_before_the_hello, header_is_never_sent_where_it_is_off,
          two_thousand_connections_leave_no_descriptor, idle_memory_is_within_8_mib, idle_connections_hold_no_pipe_and_little_memory,
          end_is_clean]
