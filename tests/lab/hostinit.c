@@ -5,6 +5,8 @@
  * Its root is the root of the machine that runs the tests, read-only over virtiofs, with a tmpfs on top; /data is a real ext4
  * on a scratch disk. /modules.list names the modules to load; /job holds the program, its arguments and its environment
  * ("NAME=value" words first), each ended by NUL. The job's output goes to the virtio console, the kernel's to the serial line.
+ * With LAB_KEEP=1 what is written to the root and to /data is on the second disk and there again after a reboot, as on any machine. LAB_MODULES
+ * names what its udev would load, by commas.
  * The last line is "LAB-RC n"; then the host is off. With LAB_SYSTEMD=1 among the job's environment systemd becomes PID 1 instead and the
  * job is a service of its (lab.service), in a target that has nothing else but what systemd itself needs; this program starts the job and ends
  * the host for it. Any failure is said on the console and switches the host off as well.
@@ -73,12 +75,13 @@ static void loopback(void)
     (void)close(s);
 }
 
-static void new_root(void)
+static void new_root(bool keep)
 {
     put("root", "/low", "virtiofs", MS_RDONLY, NULL);
-    put("upper", "/up", "tmpfs", 0, "mode=755");
+    put(keep ? "/dev/vdb" : "upper", "/up", keep ? "ext4" : "tmpfs", 0, keep ? NULL : "mode=755");
     (void)mkdir("/up/u", 0755);
     (void)mkdir("/up/w", 0755);
+    (void)mkdir("/up/data", 0755);
     put("root", "/new", "overlay", 0, "lowerdir=/low,upperdir=/up/u,workdir=/up/w");
     put("mods", "/new/lib/modules", "virtiofs", MS_RDONLY, NULL);
     put("/dev", "/new/dev", NULL, MS_MOVE, NULL);
@@ -90,7 +93,10 @@ static void new_root(void)
     put("pts", "/new/dev/pts", "devpts", 0, NULL);
     put("shm", "/new/dev/shm", "tmpfs", 0, NULL);
     put("cgroup", "/new/sys/fs/cgroup", "cgroup2", 0, NULL);
-    put("/new/dev/vda", "/new/data", "ext4", 0, NULL);
+    if (keep)
+        put("/up/data", "/new/data", NULL, MS_BIND, NULL);
+    else
+        put("/new/dev/vda", "/new/data", "ext4", 0, NULL);
     (void)mkdir("/new/run/lock", 0755);
     if (symlink("/proc/self/fd", "/new/dev/fd") == -1)
         off("/dev/fd");
@@ -124,6 +130,8 @@ static const char service[] =
     "[Unit]\nDescription=the test\n[Service]\nType=exec\nExecStart=/run/lab/hostinit job\nExecStopPost=/run/lab/hostinit end\nStandardInput=null\n"
     "StandardOutput=file:/dev/hvc0\nStandardError=inherit\nTimeoutStopSec=5\n";
 static const char target[] = "[Unit]\nRequires=basic.target lab.service\nAfter=basic.target\nAllowIsolate=yes\n";
+/* Of what multi-user.target has on the machine whose root this is, only ours is started. */
+#define ENABLED "/etc/systemd/system/multi-user.target.wants/moat-agent.service"
 
 static void become_systemd(const char *job, size_t len, const char *self, size_t self_len)
 {
@@ -140,16 +148,23 @@ static void become_systemd(const char *job, size_t len, const char *self, size_t
         if (symlink("/dev/null", path) == -1)
             off(path);
     }
+    if (access(ENABLED, F_OK) == 0) {
+        (void)mkdir(UNITS "lab.target.wants", 0755);
+        if (symlink(ENABLED, UNITS "lab.target.wants/moat-agent.service") == -1)
+            off(ENABLED);
+    }
     /* without one this would be a first boot, at which every unit's preset is applied */
     write_file("/etc/machine-id", "6d6f61746c6162000000000000000001\n", 33);
     (void)execl("/lib/systemd/systemd", "systemd", "--unit=lab.target", "--log-target=kmsg", "--log-level=warning", "--show-status=no", (char *)NULL);
     off("/lib/systemd/systemd");
 }
 
-/* Of the service: its end is the host's. systemd tells how it ended. */
+/* Of the service: its end is the host's, unless it ends with the host. systemd tells how it ended. */
 static int end_of_job(void)
 {
     const char *code = getenv("EXIT_CODE"), *status = getenv("EXIT_STATUS");
+    if (code && status && strcmp(code, "killed") == 0 && strcmp(status, "TERM") == 0)
+        return 0;
     int fd = open("/dev/hvc0", O_WRONLY | O_NOCTTY | O_CLOEXEC);
     dprintf(fd, "LAB-RC %d\n", code && status && strcmp(code, "exited") == 0 ? atoi(status) : 1);
     (void)tcdrain(fd);
@@ -173,6 +188,28 @@ static int helper(const char *what)
 }
 
 /* ---- */
+
+static void load_more(const char *job, size_t len)
+{
+    static const char word[] = "LAB_MODULES=";
+    for (const char *p = job; p < job + len; p += strlen(p) + 1) {
+        char names[256], *argv[16] = {"/sbin/modprobe", "-a"};
+        size_t n = 2;
+        if (strncmp(p, word, sizeof word - 1) != 0)
+            continue;
+        (void)snprintf(names, sizeof names, "%s", p + sizeof word - 1);
+        for (char *at = strtok(names, ","); at && n < 15; at = strtok(NULL, ","))
+            argv[n++] = at;
+        pid_t pid = fork();
+        if (pid == 0) {
+            (void)execv(argv[0], argv);
+            _exit(127);
+        }
+        int status = 1;
+        if (pid == -1 || waitpid(pid, &status, 0) == -1 || status != 0)
+            off(p);
+    }
+}
 
 static pid_t start(char *job, size_t len)
 {
@@ -228,8 +265,9 @@ int main(int argc, char **argv)
     int own = open("/init", O_RDONLY | O_CLOEXEC);
     ssize_t own_len = read(own, self, sizeof self);
     (void)close(own);
-    new_root();
+    new_root(has_word(job, (size_t)len, "LAB_KEEP=1"));
     loopback();
+    load_more(job, (size_t)len);
     (void)sethostname("lab", 3);
     dprintf(1, "LAB-UP\n");
     if (has_word(job, (size_t)len, "LAB_SYSTEMD=1") && own_len > 0)

@@ -276,26 +276,48 @@ class Host:
 
 
 class Second(threading.Thread):
-    """The host at the other end of the cable: its output follows as remarks. It is there as long as the first one."""
+    """The host at the other end of the cable: its output follows as remarks. It is there as long as the first one. With a disk of its own it comes
+    back when it ends before, as a machine does whose power comes back; LAB_BOOT counts."""
 
-    def __init__(self, argv, env, memory_mib, cable):
+    def __init__(self, argv, env, memory_mib, cable, disk=None):
         super().__init__(daemon=True)
-        self.host = Host(argv, dict(env, LAB_HOST="b"), memory_mib, ("client", cable))
+        self.lock, self.over, self.boot, self.disk = threading.Lock(), False, 0, disk
+        self.again = lambda: Host(argv, dict(env, LAB_HOST="b", LAB_BOOT=str(self.boot)), memory_mib, ("client", cable), disk)
+        self.power_on()
+
+    def power_on(self):
+        with self.lock:
+            if self.over:
+                return False
+            self.boot += 1
+            self.host = self.again()
+            return True
 
     def run(self):
         while True:
             line = self.host.lines.get()
             if line is None:
-                return
-            if not line.startswith("LAB-RC 0"):
+                if not self.disk or self.over:
+                    return
+                self.host.close()
+                say("host b is off; it boots again")
+                if not self.power_on():
+                    return
+            elif not line.startswith("LAB-RC 0"):
                 print("# b: " + line, flush=True)
+
+    def close(self):
+        with self.lock:
+            self.over = True
+        self.host.close()
 
 
 CRASHED = -1
 
 
-def attempt(argv, env, memory_mib, limit, pair=False, disk=None):
-    """One boot and the job; its exit status, CRASHED when the job asked for the end of its host by a line LAB-CRASH. @pair: of two hosts with a cable between them, LAB_HOST tells each which it is."""
+def attempt(argv, env, memory_mib, limit, pair=False, disk=None, b_env=None, b_disk=None):
+    """One boot and the job; its exit status, CRASHED when the job asked for the end of its host by a line LAB-CRASH. @pair: of two hosts with a cable
+    between them, LAB_HOST tells each which it is; a line LAB-CUT-B of a takes the power off b."""
     second = cable = None
     if pair:
         cable = tempfile.mkdtemp(prefix="moat-cable-", dir="/tmp")
@@ -308,7 +330,7 @@ def attempt(argv, env, memory_mib, limit, pair=False, disk=None):
                 if time.monotonic() > end or host.qemu.poll() is not None:
                     raise RuntimeError("QEMU makes no socket for the cable: " + host.log("qemu.log"))
                 time.sleep(0.02)
-            second = Second(argv, env, memory_mib, cable + "/sock")
+            second = Second(argv, dict(env, **(b_env or {})), memory_mib, cable + "/sock", b_disk)
             second.start()
         while True:
             line = host.line(host.begun + BOOT_LIMIT - time.monotonic())
@@ -331,7 +353,9 @@ def attempt(argv, env, memory_mib, limit, pair=False, disk=None):
                 host.qemu.kill()  # as a machine that loses its power, but for the cache of its disk
                 host.qemu.wait()
                 return CRASHED
-            if line.startswith("LAB-RC "):
+            if line == "LAB-CUT-B" and second:
+                second.host.qemu.kill()
+            elif line.startswith("LAB-RC "):
                 status = int(line.split()[1])
             else:
                 print(line, flush=True)
@@ -344,17 +368,17 @@ def attempt(argv, env, memory_mib, limit, pair=False, disk=None):
     finally:
         host.close()
         if second:
-            second.host.close()
+            second.close()
         if cable:
             shutil.rmtree(cable, ignore_errors=True)
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         say("host off after %.0f s, %.0f s of CPU" % (time.monotonic() - host.begun, used.ru_utime + used.ru_stime))
 
 
-def run(argv, env=None, memory_mib=2048, limit=JOB_LIMIT, pair=False, disk_gib=0):
+def run(argv, env=None, memory_mib=2048, limit=JOB_LIMIT, pair=False, disk_gib=0, b_env=None, b_disk_gib=0):
     """Run @argv in a fresh host (@pair: in two with a cable between them), its output on our stdout; returns its exit status. A boot that
     hangs is tried once more. @disk_gib: it has a second disk (/dev/vdb), which is there again in the next host when the job has crashed its own
-    (LAB_BOOT counts them from 1)."""
+    (LAB_BOOT counts them from 1). @b_disk_gib: all that host b writes is on a disk (LAB_KEEP), and it boots again when it ends. @b_env: more of its environment."""
     full = dict({"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8", "TERM": "dumb", "LAB": "1", "MOAT_ROOT": ROOT,
                  "MOAT_BIN": BIN, "TMPDIR": "/data", "MOAT_TEST_TMP": "/data", "PYTHONDONTWRITEBYTECODE": "1"}, **(env or {}))
     if disk_gib:
@@ -369,7 +393,12 @@ def run(argv, env=None, memory_mib=2048, limit=JOB_LIMIT, pair=False, disk_gib=0
         return 1
     for left in (1, 0):
         try:
-            return attempt(argv, full, memory_mib, limit, pair)
+            if not b_disk_gib:
+                return attempt(argv, full, memory_mib, limit, pair)
+            with tempfile.NamedTemporaryFile(prefix="moat-lab-disk-", dir=os.environ.get("TMPDIR", "/var/tmp")) as f:
+                f.truncate(b_disk_gib << 30)
+                subprocess.run(["mkfs.ext4", "-q", "-F", f.name], check=True, env=dict(os.environ, PATH=os.environ["PATH"] + ":/usr/sbin:/sbin"))
+                return attempt(argv, full, memory_mib, limit, pair, b_env=dict(b_env or {}, LAB_KEEP="1"), b_disk=f.name)
         except Hung:
             say("the host did not come up in %d s: %s" % (BOOT_LIMIT, "killed, tried once more" if left else "given up"))
     print("not ok - the host boots: hung twice", flush=True)

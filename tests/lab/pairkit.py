@@ -83,9 +83,13 @@ class Other:
 
     def __init__(self):
         cable(A)
-        with socket.create_server((A, PORT)) as s:
-            s.settimeout(120)
-            c, _ = s.accept()
+        self.server = socket.create_server((A, PORT))
+        self.accept()
+
+    def accept(self, limit=120):
+        """The next time that it dials: after each of its boots."""
+        self.server.settimeout(limit)
+        c, _ = self.server.accept()
         c.settimeout(LIMIT + 30)
         self.f = c.makefile("rw")
 

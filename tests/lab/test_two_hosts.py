@@ -76,9 +76,8 @@ class Suite:
     def log_b(self):
         return self.b.ask("read", path=D + "/agent.log")
 
-    # -- cases, in order
-
-    def the_second_host_joins_over_the_cable_alone(self):
+    def start_agent_of_a(self):
+        """a has no bundle, so it runs no VM: it is there for the mesh and the edge"""
         import agentkit
         os.makedirs(D + "/run")
         os.makedirs(D + "/boot")
@@ -86,6 +85,11 @@ class Suite:
             f.write(self.conf(node_id=agentkit.new_id("node"), control_socket=self.w.internal, admin_socket="/run/moat-a.sock",
                               mesh_endpoints=[self.pairkit.A + ":51820"], host_firewall="taps"))
         self.agent = subprocess.Popen([labkit.BIN + "/moat-agent", "--config", D + "/agent.toml"], stderr=open(D + "/agent.log", "ab"))
+
+    # -- cases, in order
+
+    def the_second_host_joins_over_the_cable_alone(self):
+        self.start_agent_of_a()
         # the bundle enters its place on b as a copy: on the filesystem of the data folder
         bundle = os.environ["MOAT_BUNDLE"]
         self.b.sh("mkdir", "-p", D + "/run", D + "/boot")
@@ -97,7 +101,6 @@ class Suite:
         said = self.b.sh(labkit.BIN + "/moat-agent", "--config", D + "/agent.toml", "join", "--control", self.control, "--token", "-", "--name", "b",
                          "--endpoint", self.pairkit.B + ":51820", input=token)
         self.b.ask("spawn", argv=[labkit.BIN + "/moat-agent", "--config", D + "/agent.toml"], log=D + "/agent.log")
-        # a has no bundle, so it runs no VM: it is there for the mesh and the edge
         self.kit.wait_for("b to be ready", lambda: len(self.nodes()) == 2 and self.nodes()["b"]["health"] == "ready", LONG)
         print("# joined and ready after %.1f s: %s" % (time.monotonic() - t, said.strip()[-200:]), flush=True)
         self.a = next(n for name, n in self.nodes().items() if name != "b")
@@ -203,12 +206,12 @@ class Suite:
         return (subprocess.run(["wg", "show", "wg-moat", "public-key"], stdout=subprocess.PIPE, text=True, check=True).stdout.strip(),
                 self.b.sh("wg", "show", "wg-moat", "public-key").strip())
 
-    def run(self):
+    def run(self, names=None, what="two hosts"):
         from imagekit import Report
         report = Report()
-        for n in NAMES:
+        for n in names or NAMES:
             t = time.monotonic()
-            report.case("two hosts: " + n.replace("_", " "), getattr(self, n))
+            report.case(what + ": " + n.replace("_", " "), getattr(self, n))
             print("# %.1f s" % (time.monotonic() - t), flush=True)
             if report.failed:
                 break  # each needs the one before
