@@ -163,11 +163,11 @@ int mt_describe_instance(struct mt_agent *a, const char *id, struct mt_buf *out,
                                                        (json_int_t)u.mem_peak_bytes, "oom_kills", (json_int_t)u.oom_kills));
     if (in->pong.mem_total_bytes)
         (void)json_object_set_new(
-            o, "guest", json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "mem_total_bytes", (json_int_t)in->pong.mem_total_bytes,
+            o, "guest", json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "mem_total_bytes", (json_int_t)in->pong.mem_total_bytes,
                                   "mem_available_bytes", (json_int_t)in->pong.mem_available_bytes, "oom_kills",
                                   (json_int_t)in->pong.oom_kills, "procs", (json_int_t)in->pong.procs, "load1_milli",
                                   (json_int_t)in->pong.load1_milli, "rootfs_used_bytes",
-                                  (json_int_t)in->pong.rootfs_used_bytes));
+                                  (json_int_t)in->pong.rootfs_used_bytes, "fs_errors", (json_int_t)in->pong.fs_errors));
     return put_line(o, out, err);
 }
 

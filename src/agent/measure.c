@@ -63,7 +63,7 @@ void mt_agent_measure_over(const struct mt_inst *in, bool again)
 
 static void put_instances(const struct mt_agent *a, struct mt_metrics *p)
 {
-    uint64_t counts[MT_STATUS_MAX] = {0}, memory = 0, cpu = 0, overhead = (uint64_t)mt_agent_overhead_mib(a) << 20;
+    uint64_t counts[MT_STATUS_MAX] = {0}, memory = 0, cpu = 0, errors = 0, overhead = (uint64_t)mt_agent_overhead_mib(a) << 20;
     size_t pos = 0;
     void *value;
     while (mt_map_next(&a->insts, &pos, NULL, &value)) {
@@ -71,6 +71,7 @@ static void put_instances(const struct mt_agent *a, struct mt_metrics *p)
         const char *name = mt_report_status_name(in);
         for (int i = 0; i < MT_STATUS_MAX; i++)
             counts[i] += MT_STREQ(mt_instance_status_name((enum mt_instance_status)i), name);
+        errors += mt_phase_live(in->st.phase) ? in->pong.fs_errors : 0;
         if (mt_phase_live(in->st.phase) && in->spec) {
             memory += in->spec->resources.memory_bytes + overhead;
             cpu += in->spec->resources.cpu_millis;
@@ -82,6 +83,7 @@ static void put_instances(const struct mt_agent *a, struct mt_metrics *p)
     mt_metrics_u64(p, MT_M_A_MEMORY, memory, "assigned");
     mt_metrics_u64(p, MT_M_A_CPU, (uint64_t)a->cores * 10 * a->conf.cpu_overcommit_percent, "allocatable");
     mt_metrics_u64(p, MT_M_A_CPU, cpu, "assigned");
+    mt_metrics_u64(p, MT_M_A_VOLUME_ERRORS, errors);
 }
 
 static void put_attempts(const struct mt_agent_measure *m, struct mt_metrics *p)

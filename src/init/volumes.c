@@ -10,10 +10,12 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/num.h"
 #include "base/str.h"
 #include "init/modules.h"
 #include "init/mounts.h"
 #include "init/quiesce.h"
+#include "init/readfile.h"
 #include "init/say.h"
 #include "model/mountpath.h"
 
@@ -142,4 +144,24 @@ bool mt_volumes_finish(const struct mt_guest_config *c)
         clean = false;
     }
     return clean;
+}
+
+uint64_t mt_volumes_errors(const struct mt_guest_config *c)
+{
+    uint64_t sum = 0;
+    for (size_t i = 0; i < c->mounts_count; i++) {
+        const char *name = strrchr(c->mounts[i].device, '/');
+        char path[128], text[32];
+        size_t len;
+        uint64_t n;
+        if (!name || mt_fmt(path, sizeof path, NULL, "/sys/fs/ext4%s/errors_count", name) < 0)
+            continue;
+        mt_auto_fd int fd = open(path, O_RDONLY | O_CLOEXEC);
+        if (fd < 0 || mt_readfile_fd(fd, text, sizeof text, &len) < 0)
+            continue;
+        text[strcspn(text, "\n")] = '\0';
+        if (mt_parse_u64(text, 0, UINT32_MAX, &n, NULL) == 0)
+            sum += n;
+    }
+    return sum;
 }

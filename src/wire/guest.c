@@ -201,6 +201,7 @@ static void decode_pong(struct mt_guest_fields *f, struct mt_guest_pong *p)
     p->procs = mt_guest_get_uint(f, "procs", MT_GUEST_OPTIONAL, 0, INT64_MAX);
     p->load1_milli = mt_guest_get_uint(f, "load1", MT_GUEST_OPTIONAL, 0, INT64_MAX);
     p->rootfs_used_bytes = mt_guest_get_uint(f, "rootfs_used", MT_GUEST_OPTIONAL, 0, INT64_MAX);
+    p->fs_errors = mt_guest_get_uint(f, "fs_errors", MT_GUEST_OPTIONAL, 0, INT64_MAX);
 }
 
 static bool is_hex(const char *s, size_t n)
@@ -380,6 +381,7 @@ static void encode_pong(const struct mt_guest_pong *p, struct mt_guest_json_out 
     mt_guest_json_put_uint(out, "procs", p->procs);
     mt_guest_json_put_uint(out, "load1", p->load1_milli);
     mt_guest_json_put_uint(out, "rootfs_used", p->rootfs_used_bytes);
+    mt_guest_json_put_uint(out, "fs_errors", p->fs_errors);
 }
 
 /* NULL, or what is missing */

@@ -143,6 +143,7 @@ struct mt_guest_pong {
     uint64_t procs;             /**< tasks, as sysinfo(2) counts them (threads too) */
     uint64_t load1_milli;       /**< 1-minute load average times 1000 (wire field `load1`) */
     uint64_t rootfs_used_bytes; /**< used bytes of the scratch disk (wire field `rootfs_used`) */
+    uint64_t fs_errors;         /**< that the filesystems of the volumes count, until they are checked */
 };
 
 struct mt_guest_shutdown {

@@ -333,9 +333,10 @@ def a_device_that_fails_is_told_to_the_guest(shared):
                         ballast.write(b"\0" * 4096)
                 except OSError:
                     pass
-                check(g.wait_record(b"goes on", 60), "no word of a filesystem that is read-only: %s" % g.lines(1)[-3:])
+                check(g.wait_record(b"goes on", 300), "no word of a filesystem that is read-only: %s" % g.lines(1)[-3:])
                 g.send("ping", ts_ns=1)
-                g.expect("pong")
+                pong = g.expect("pong")
+                check(pong["fs_errors"] > 0, "pong: %s" % pong)
                 g.send("shutdown", grace_ms=1000)
                 exited = g.expect("status", "exited")
                 g.send("bye")

@@ -259,6 +259,8 @@ static void on_message(void *arg, const struct mt_guest_msg *msg)
             on_terminal(in, &msg->u.status);
         break;
     case MT_GUEST_PONG:
+        if (msg->u.pong.fs_errors > in->pong.fs_errors)
+            mt_log(MT_WARN, "volume.filesystem_errors", KV("instance_id", in->st.instance_id), KV("errors", msg->u.pong.fs_errors));
         in->pong = msg->u.pong;
         break;
     case MT_GUEST_QUIESCED:

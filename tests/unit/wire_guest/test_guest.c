@@ -136,9 +136,9 @@ static void small_messages_have_these_bytes(void **state)
          MT_GUEST_FROM_GUEST,
          "{\"v\":1,\"type\":\"status\",\"seq\":4,\"state\":\"started\",\"pid\":42,\"core\":false,\"oom_kills\":0,"
          "\"clean_umount\":false,\"uptime_ms\":0,\"ts_ns\":0}\n"},
-        {{.type = MT_GUEST_PONG, .seq = 5, .u.pong = {-1, 2, 3, 4, 5, 6, 7}}, MT_GUEST_FROM_GUEST,
+        {{.type = MT_GUEST_PONG, .seq = 5, .u.pong = {-1, 2, 3, 4, 5, 6, 7, 8}}, MT_GUEST_FROM_GUEST,
          "{\"v\":1,\"type\":\"pong\",\"seq\":5,\"ts_ns\":-1,\"mem_total\":2,\"mem_available\":3,\"oom_kills\":4,\"procs\":5,"
-         "\"load1\":6,\"rootfs_used\":7}\n"},
+         "\"load1\":6,\"rootfs_used\":7,\"fs_errors\":8}\n"},
         {{.type = MT_GUEST_BYE, .seq = 6}, MT_GUEST_FROM_HOST, "{\"v\":1,\"type\":\"bye\",\"seq\":6}\n"},
         {{.type = MT_GUEST_RESUME, .seq = 6}, MT_GUEST_FROM_HOST, "{\"v\":1,\"type\":\"resume\",\"seq\":6}\n"},
         {{.type = MT_GUEST_REJECT, .seq = 6, .u.reject = {"guest_protocol_mismatch"}}, MT_GUEST_FROM_HOST,
