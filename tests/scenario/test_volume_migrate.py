@@ -298,7 +298,10 @@ try:
         s = w.ok("GET", "/v1/nodes/%s/simulate/drain" % here.node_id)
         assert all("cannot take work now" in v["not_moved"] for v in s["volumes"]), s
         said = [e["payload"]["code"] for e in w.ok("GET", O + "/events?event_type=volume.move_refused")["items"]]
-        assert said == ["no_capacity_storage"] * 2, said
+        # once for each volume, and again only when the node itself has changed meanwhile (a busy machine makes it suspect)
+        changed = int(sql("SELECT count(*) FROM moat.events WHERE aggregate_id = '%s' AND event_id > (SELECT max(event_id) FROM moat.events WHERE aggregate_id = '%s'"
+                          " AND event_type = 'node.admin_state_changed')" % (here.node_id, here.node_id))[0][0])
+        assert set(said) == {"no_capacity_storage"} and 2 <= len(said) <= 2 * (1 + changed), (said, changed)
         w.ok("POST", "/v1/nodes/%s/uncordon" % full.node_id, {"reason": "its disks are in"})
         pump(lambda: w.ok("GET", "/v1/nodes/" + here.node_id)["drain"]["state"] == "complete")
         assert home() == full.node_id and [i["node_id"] for i in running()] == [full.node_id]
