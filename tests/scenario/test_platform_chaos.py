@@ -193,7 +193,7 @@ def main():
         images.extend(p.push_hello(v, v) for v in ("v1", "v2"))
         r = p.deploy(p.hello_manifest(images[0]), timeout=600)
         check(r["observed"]["status"] == "succeeded", json.dumps(r))
-        p.curl()
+        wait_until(lambda: p.curl(ok=False), 60, "the page")
 
     def goes_wrong():
         work, chaos = Work(p, images, random.Random(SEED + 1)), Chaos(p, rnd)
