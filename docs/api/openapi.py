@@ -68,9 +68,11 @@ OBJECTS = {
                  "failed_reason?:str requested_by:str finished_at?:time dry_run?:bool changes?:[Change] " + VERSIONED,
     "VolumeMigration": "id:id status:queued|running phase?:precopy|stopping|final_copy|checking|starting|returning target_node_id:id",
     "LatestSnapshot": "id:id origin:scheduled|manual|migration status:queued|running|succeeded|failed phase?:capturing|uploading|verifying failed_reason?:str created_at:time",
+    "Proof": "snapshot_id:id at:time kind:readback|restore result:ok|damaged|failed bytes:int duration_ms:int failed_reason?:str probe_ms?:int probe_exit_code?:int "
+             "probe_detail?:str probe_output?:str",
     "Volume": "id:id org_id:id app_id:id env_id:id name:str size_bytes:int resize_to_bytes?:int filesystem:ext4 fs_uuid?:str backup_enabled:bool "
               "home_node_id:id state:creating|available|in_use|deleting|deleted|error error_reason?:str reachable?:bool node_lost?:bool deleted?:bool "
-              "last_backup_at?:time last_backup_snapshot_id?:id backup_stale?:bool proof_stale?:bool backup_lag_seconds?:int latest_snapshot?:LatestSnapshot last_proven_restore_at?:time collected_at?:time collect_failed?:str from_snapshot_id?:id "
+              "last_backup_at?:time last_backup_snapshot_id?:id backup_stale?:bool proof_stale?:bool backup_lag_seconds?:int latest_snapshot?:LatestSnapshot last_proven_restore_at?:time last_proof?:Proof collected_at?:time collect_failed?:str from_snapshot_id?:id "
               "migration?:VolumeMigration attachment?:VolumeAttachment dry_run?:bool changes?:[Change] " + VERSIONED,
     "Warning": "code:str process_type?:str desired?:int max?:int",
     "Failure": "instance_id:id process_type?:str status:str reason_code:str reason_detail?:str reason_text?:str exit_code?:int "

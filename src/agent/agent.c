@@ -123,6 +123,8 @@ int mt_agent_admit(struct mt_agent *a, const struct mt_inst *in, uint64_t memory
         if (other != in && mt_phase_live(other->st.phase) && other->spec)
             used += other->spec->resources.memory_bytes + overhead;
     }
+    if (mt_restores_memory(a->restores))
+        used += mt_restores_memory(a->restores) + overhead;
     if (used > alloc) {
         *ret_reason = MT_REASON_NODE_CAPACITY_EXCEEDED;
         return MT_FAIL(err, MT_E_LIMIT, "memory: %llu MiB needed with what runs, %llu MiB allocatable",
@@ -465,6 +467,7 @@ static void on_quit_tick(struct mt_source *s, void *arg)
 
     while (mt_map_next(&a->insts, &pos, NULL, &value))
         left += !mt_inst_at_rest(value);
+    left += mt_restores_end_probe(a->restores);
     bool late = mt_loop_now(a->loop) >= a->stop_deadline_ns;
     if ((left > 0 || a->probing || a->fw_loading) && !late) {
         mt_loop_timer_after(s, QUIT_POLL_MS);

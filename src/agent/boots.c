@@ -5,6 +5,7 @@
 #include "agent/bundle.h"
 #include "agent/control.h"
 #include "agent/instance/state.h"
+#include "agent/restores.h"
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/str.h"
@@ -152,6 +153,7 @@ static void boot_done(void *arg)
             (void)snprintf(a->choice.reason, sizeof a->choice.reason, "%s", j->err.msg);
         }
         a->probing = false;
+        mt_restores_look_soon(a->restores); /* probes of proofs wait for the driver too */
         mt_log(a->choice.ok ? MT_INFO : MT_ERROR, "vmm.chosen", KV("ok", a->choice.ok),
                KV("driver", a->choice.ok ? mt_vmm_kind_name(a->choice.kind) : "none"),
                KV("accel", a->choice.ok ? mt_vmm_accel_name(a->choice.accel) : "none"), KV("reason", a->choice.reason),

@@ -5,6 +5,7 @@
 #include "agent/instance/inst.h"
 #include "agent/logstore.h"
 #include "agent/net/tap.h"
+#include "agent/restores.h"
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/str.h"
@@ -133,7 +134,7 @@ static bool explained_jail(struct mt_agent *a, const char *jail_id)
         if (strcmp(st->vmm.jail_id, jail_id) == 0)
             return true;
     }
-    return false;
+    return mt_restores_explain(a->restores, jail_id);
 }
 
 static bool explained_scratch(struct mt_agent *a, const char *name)
@@ -149,7 +150,7 @@ static bool explained_scratch(struct mt_agent *a, const char *name)
         if (strcmp(want, name) == 0)
             return true;
     }
-    return false;
+    return mt_restores_explain(a->restores, name);
 }
 
 /* ---- removing ---------------------------------------------------------------------------- */

@@ -4,6 +4,7 @@
 
 #include "agent/agent.h"
 #include "agent/backup/restore.h"
+#include "agent/backup/trial.h"
 #include "agent/control.h"
 #include "agent/report.h"
 #include "agent/volumes.h"
@@ -36,6 +37,9 @@ struct job {
     bool in_plan, cancel, proof, precopy;
     bool done; /* a pre-copy that is told of: what it fetched is kept until nobody wants it */
     char base_restore_id[MT_ID_SIZE], base_snapshot_id[MT_ID_SIZE]; /* "" none */
+    struct mt_workload *probe; /* what the proof runs; owned, NULL nothing */
+    uint32_t probe_seconds;
+    bool probe_unknown; /* the plan has one that this agent cannot read */
     enum stage stage;
     atomic_bool broken; /* the run is to end */
     int64_t until_ns;   /* of the next try; 0 at once */
@@ -47,6 +51,8 @@ struct job {
     struct mt_backup_conf store;
     struct mt_http_client *control;
     struct mt_restore_run run;
+    struct mt_trial trial;
+    bool holds_slot;
     /* told */
     bool any, due;
     uint64_t seq;
@@ -89,7 +95,10 @@ size_t mt_restores_reports(struct mt_restores *r, struct mt_restore_report *ret,
                                               .bytes_done = all ? j->size_bytes : 0, .bytes_total = j->size_bytes,
                                               .fs_uuid = j->status == MT_JOB_SUCCEEDED && j->run.fs_uuid[0] ? j->run.fs_uuid : NULL,
                                               .failed_reason = j->status == MT_JOB_FAILED ? j->failed_reason : NULL,
-                                              .snapshot_damaged = j->status == MT_JOB_FAILED && j->run.damaged};
+                                              .snapshot_damaged = j->status == MT_JOB_FAILED && j->run.damaged,
+                                              .probed = j->trial.ran && (j->status == MT_JOB_SUCCEEDED || j->status == MT_JOB_FAILED),
+                                              .probe_ms = j->trial.ms, .probe_exit_code = j->trial.exit_code,
+                                              .probe_detail = *j->trial.detail ? j->trial.detail : NULL, .probe_output = *j->trial.output ? j->trial.output : NULL};
     }
     return n;
 }
@@ -224,15 +233,33 @@ static void on_phase(void *arg, const char *word)
         free(n);
 }
 
+static int try_it(void *arg, const char *device, const char *fs_uuid, struct mt_err *err)
+{
+    return mt_trial_run(arg, device, fs_uuid, err);
+}
+
 static void run_work(void *arg)
 {
     struct job *j = arg;
+    if (j->probe && (j->rc = mt_trial_ready(&j->trial, &j->err)) < 0) {
+        (void)mt_engine_failed(&j->run.e, "probe_not_run", true, j->rc);
+        return;
+    }
     if ((j->rc = mt_backup_conf_load(j->r->a->conf.backup_file, &j->store, &j->err)) < 0) {
         (void)mt_engine_failed(&j->run.e, "download_failed", true, j->rc);
         return;
     }
     j->rc = mt_restore_run(&j->run, &j->err);
     mt_backup_conf_done(&j->store);
+}
+
+static void trial_over(struct job *j)
+{
+    if (!j->holds_slot)
+        return;
+    mt_trial_done(&j->trial);
+    mt_slots_free(&j->r->a->slots, j->trial.slot, mt_loop_now(j->r->a->loop));
+    j->holds_slot = false;
 }
 
 static void run_done(void *arg)
@@ -242,6 +269,7 @@ static void run_done(void *arg)
     int64_t now = mt_loop_now(r->a->loop);
     mt_http_client_free(j->control);
     j->control = NULL;
+    trial_over(j);
     if (j->rc == 0) {
         mt_log(MT_INFO, j->proof ? "restore.proven" : j->precopy ? "restore.precopied" : "restore.done", KV("restore_id", j->restore_id), KV("volume_id", j->new_volume_id),
                KV("bytes", j->size_bytes));
@@ -249,7 +277,7 @@ static void run_done(void *arg)
             mt_volumes_appeared(r->a->volumes);
         j->stage = j->precopy ? R_KEEPING : R_DONE;
         tell(j, MT_JOB_SUCCEEDED, MT_RESTORE_NO_PHASE);
-    } else if (r->a->quitting) {
+    } else if (r->a->quitting || r->a->stop_all) {
         wait_again(j); /* the next agent goes on */
     } else if (j->cancel || !j->in_plan) {
         j->run.damaged = false;
@@ -266,13 +294,57 @@ static void run_done(void *arg)
     soon(r);
 }
 
+/* What a probe needs of the node, which may be there later: a driver, memory beside what runs, a number. False: the reason in @err. */
+static bool trial_begin(struct job *j, struct mt_err *err)
+{
+    struct mt_agent *a = j->r->a;
+    enum mt_reason reason;
+    uint32_t slot;
+    if (j->probe_unknown) {
+        (void)MT_FAIL(err, MT_E_INVALID, "the plan's probe is not one that this agent can run");
+        return false;
+    }
+    if (a->probing || !mt_agent_vmm(a)) {
+        (void)MT_FAIL(err, MT_E_UNAVAILABLE, "no virtual machine runs on this node");
+        return false;
+    }
+    if (mt_agent_admit(a, NULL, j->probe->resources.memory_bytes, &reason, err) < 0)
+        return false;
+    if (!mt_slots_take(&a->slots, mt_loop_now(a->loop), &slot)) {
+        (void)MT_FAIL(err, MT_E_LIMIT, "slots");
+        return false;
+    }
+    j->trial = (struct mt_trial){.a = a, .dir = j->r->dir, .restore_id = j->restore_id, .spec = j->probe, .seconds = j->probe_seconds, .slot = slot,
+                                 .overhead_mib = mt_agent_overhead_mib(a), .vmm = mt_agent_vmm(a), .bundle = a->bundle, .cancelled = &j->broken, .exit_code = -1};
+    j->holds_slot = true;
+    return true;
+}
+
+/* One that could not begin is tried again, for as long as any other. */
+static void not_begun(struct job *j, const struct mt_err *err)
+{
+    int64_t now = mt_loop_now(j->r->a->loop);
+    mt_log(MT_WARN, "probe.not_begun", KV("restore_id", j->restore_id), KV_ERR(err));
+    j->failing_ns = j->failing_ns ? j->failing_ns : now;
+    if (!j->probe_unknown && now - j->failing_ns < PATIENCE_MS * MT_NS_PER_MS)
+        wait_again(j);
+    else
+        fail(j, "probe_not_run");
+}
+
 static void run(struct job *j)
 {
     struct mt_restores *r = j->r;
     struct mt_agent *a = r->a;
+    struct mt_err err = {0};
     unsigned generation;
+    if ((j->probe || j->probe_unknown) && !trial_begin(j, &err)) {
+        not_begun(j, &err);
+        return;
+    }
     j->control = mt_agent_client(a, &generation);
     if (!j->control) {
+        trial_over(j);
         wait_again(j);
         return;
     }
@@ -283,7 +355,7 @@ static void run(struct job *j)
                                      .snapshot_id = j->snapshot_id, .new_volume_id = j->new_volume_id, .size_bytes = j->size_bytes, .proof = j->proof, .precopy = j->precopy,
                                      .base_restore_id = j->base_restore_id[0] ? j->base_restore_id : NULL,
                                      .base_snapshot_id = j->base_restore_id[0] ? j->base_snapshot_id : NULL, .dir = r->dir,
-                                     .backend = r->backend, .tools = mt_volumes_tools(a->volumes)};
+                                     .backend = r->backend, .tools = mt_volumes_tools(a->volumes), .trial = j->probe ? try_it : NULL, .trial_arg = &j->trial};
     if (j->phase < MT_RESTORE_DOWNLOADING)
         tell(j, MT_JOB_RUNNING, MT_RESTORE_DOWNLOADING);
     submit(j, R_RUNNING, run_work, run_done);
@@ -303,14 +375,21 @@ static bool any_at_work(const struct mt_restores *r)
     return false;
 }
 
+static void break_off(struct job *j)
+{
+    atomic_store(&j->broken, true);
+    if (j->holds_slot)
+        mt_image_cancel(j->r->a->images, &j->trial.image_cancelled);
+    if (j->control)
+        mt_http_client_cancel(j->control);
+}
+
 static void look_at(struct job *j)
 {
     struct mt_restores *r = j->r;
     bool unwanted = j->cancel || !j->in_plan;
     if (unwanted && j->stage == R_RUNNING) {
-        atomic_store(&j->broken, true);
-        if (j->control)
-            mt_http_client_cancel(j->control);
+        break_off(j);
     }
     if (j->stage == R_WAITING && j->done)
         j->stage = R_KEEPING;
@@ -327,9 +406,19 @@ static void look_at(struct job *j)
         run(j);
 }
 
+static void job_free(struct job *j)
+{
+    if (j->holds_slot)
+        mt_trial_done(&j->trial);
+    mt_workload_free(j->probe);
+    free(j);
+}
+
 static struct job *new_job(struct mt_restores *r, const struct mt_plan_restore_job *p)
 {
     struct job *j = calloc(1, sizeof *j);
+    struct mt_workload_fault fault = {0};
+    struct mt_err err = {0};
     if (!j || mt_map_put(&r->jobs, p->restore_id, j) < 0) {
         free(j);
         return NULL;
@@ -346,6 +435,12 @@ static struct job *new_job(struct mt_restores *r, const struct mt_plan_restore_j
     j->precopy = p->precopy;
     (void)snprintf(j->base_restore_id, sizeof j->base_restore_id, "%s", p->base_restore_id ? p->base_restore_id : "");
     (void)snprintf(j->base_snapshot_id, sizeof j->base_snapshot_id, "%s", p->base_snapshot_id ? p->base_snapshot_id : "");
+    j->trial.exit_code = -1;
+    if (p->probe && mt_workload_decode(p->probe, &j->probe, &fault, &err) < 0) {
+        mt_log(MT_ERROR, "probe.not_understood", KV("restore_id", j->restore_id), KV("field", (const char *)fault.field), KV_ERR(&err));
+        j->probe_unknown = true;
+    }
+    j->probe_seconds = p->probe_seconds;
     return j;
 }
 
@@ -371,7 +466,7 @@ static void take_plan(struct mt_restores *r)
         if (j->in_plan || j->stage != R_DONE)
             continue;
         (void)mt_map_remove(&r->jobs, j->restore_id);
-        free(j);
+        job_free(j);
     }
 }
 
@@ -393,6 +488,7 @@ static void sweep_free(struct sweep *s)
 static void sweep_work(void *arg)
 {
     struct sweep *s = arg;
+    mt_trial_sweep(s->r->a, s->r->dir); /* first: a VM that has a part open keeps it */
     s->removed = mt_restore_sweep(s->r->dir, s->r->backend, s->restores, s->volumes, s->n);
 }
 
@@ -442,7 +538,7 @@ static void look(struct mt_restores *r)
     if (r->a->quitting)
         return;
     take_plan(r);
-    if (r->a->plan_fresh && !r->swept && !r->sweeping)
+    if (r->a->plan_fresh && !r->a->probing && !r->swept && !r->sweeping)
         sweep(r);
     while (mt_map_next(&r->jobs, &pos, NULL, &value)) /* nothing of this puts into the map or takes out of it */
         look_at(value);
@@ -466,6 +562,41 @@ void mt_restores_look_soon(struct mt_restores *r)
 {
     if (r)
         soon(r);
+}
+
+bool mt_restores_explain(const struct mt_restores *r, const char *name)
+{
+    char restore_id[MT_ID_SIZE];
+    if (!mt_trial_name(name, restore_id))
+        return false;
+    const struct job *j = r ? mt_map_get(&r->jobs, restore_id) : NULL;
+    return r && (!r->swept || (j && j->stage == R_RUNNING));
+}
+
+bool mt_restores_end_probe(struct mt_restores *r)
+{
+    size_t pos = 0;
+    void *value;
+    while (r && mt_map_next(&r->jobs, &pos, NULL, &value)) {
+        struct job *j = value;
+        if (!j->holds_slot)
+            continue;
+        break_off(j);
+        return true;
+    }
+    return false;
+}
+
+uint64_t mt_restores_memory(const struct mt_restores *r)
+{
+    size_t pos = 0;
+    void *value;
+    while (r && mt_map_next(&r->jobs, &pos, NULL, &value)) {
+        const struct job *j = value;
+        if (j->holds_slot)
+            return j->probe->resources.memory_bytes;
+    }
+    return 0;
 }
 
 bool mt_restores_in_the_way(struct mt_restores *r, const char *volume_id)
@@ -519,16 +650,13 @@ void mt_restores_free(struct mt_restores *r)
         return;
     mt_loop_del(r->timer);
     while (mt_map_next(&r->jobs, &pos, NULL, &value)) {
-        struct job *j = value;
-        atomic_store(&j->broken, true);
-        if (j->control)
-            mt_http_client_cancel(j->control);
+        break_off(value);
     }
     mt_pool_free(r->pool);
     pos = 0;
     while (mt_map_next(&r->jobs, &pos, NULL, &value)) {
         mt_http_client_free(((struct job *)value)->control);
-        free(value);
+        job_free(value);
     }
     mt_map_done(&r->jobs);
     free(r);

@@ -23,6 +23,13 @@ void mt_restores_look_soon(struct mt_restores *r);
 /** A job fills this volume: it is told to end, and the caller asks again. False: nothing does. */
 bool mt_restores_in_the_way(struct mt_restores *r, const char *volume_id);
 
+/** The platform ends here: break a probe off. True while its VM may be there. */
+bool mt_restores_end_probe(struct mt_restores *r);
+/** Jail or scratch disk @name is of a probe that runs, or that nobody has looked at yet. */
+bool mt_restores_explain(const struct mt_restores *r, const char *name);
+/** Bytes that a probe's VM has now, without what the monitor adds; 0 none runs. */
+uint64_t mt_restores_memory(const struct mt_restores *r);
+
 /** As those of volumes.h, for the list `restores` of a batch. */
 size_t mt_restores_reports(struct mt_restores *r, struct mt_restore_report *ret, size_t max);
 bool mt_restores_due(const struct mt_restores *r);

@@ -34,9 +34,12 @@ void cli_put_backup(json_t *volume)
     put_time(volume, "last", last, on ? "never" : "off");
     (void)json_object_set_new(volume, "lag", json_string(lag));
     put_time(volume, "proven", proven, "unknown");
-    if (json_is_true(json_object_get(volume, "proof_stale"))) {
-        char text[80];
-        (void)snprintf(text, sizeof text, "%.60s, stale", cli_str(volume, "proven"));
+    const json_t *proof = json_object_get(volume, "last_proof");
+    bool bad = proof && !MT_STREQ(cli_str(proof, "result"), "ok"), stale = json_is_true(json_object_get(volume, "proof_stale"));
+    if (stale || bad) {
+        char text[160];
+        const char *why = cli_str(proof, "failed_reason");
+        (void)snprintf(text, sizeof text, "%.60s%s%s%.70s", cli_str(volume, "proven"), stale ? ", stale" : "", bad ? ", last one: " : "", bad ? why : "");
         (void)json_object_set_new(volume, "proven", json_string(text));
     }
 }

@@ -214,6 +214,8 @@ int mt_net_configure(const struct mt_guest_network *n, struct mt_err *err)
 {
     struct in6_addr addr, gateway;
     mt_auto_fd int fd = -1;
+    if (MT_STREQ(n->ifname, "lo")) /* a guest without a network: it has no other interface */
+        return 0;
     if (inet_pton(AF_INET6, n->address, &addr) != 1 || inet_pton(AF_INET6, n->gateway, &gateway) != 1)
         return MT_FAIL(err, MT_E_INVALID, "address or gateway");
     unsigned found = if_nametoindex(n->ifname);

@@ -127,6 +127,10 @@ static const struct mt_mf_field volumes[] = {
     {"size", MT_MF_SIZE, true, GIB, 2048 * GIB, NULL, NULL, NULL, NULL, "least size; a deploy never resizes"},
     {"filesystem", MT_MF_WORD, false, 0, 0, "\"ext4\"", NULL, filesystems, NULL, "only ext4"},
     {"backup_enabled", MT_MF_BOOL, false, 0, 0, "true", NULL, NULL, NULL, "part of the backups"},
+    {"probe", MT_MF_ARGV, false, 1, 64, NULL, NULL, NULL, NULL,
+     "a command that tells by its exit code whether the volume is good: run on a throwaway copy that was restored from a backup, in a microVM of its "
+     "own with image, user, variables and memory of the process that mounts it, without network and secrets; no shell"},
+    {"probe_timeout_seconds", MT_MF_INT, false, 1, 600, "60", NULL, NULL, NULL, "time the probe has; only with probe"},
     END};
 
 static const struct mt_mf_field routes[] = {

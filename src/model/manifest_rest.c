@@ -97,6 +97,26 @@ static void check_mounts(struct mt_mf *c, const struct mt_mf_at *root, struct de
                           volumes[k].name);
 }
 
+/* A name that may stand in the file, and did not yet. */
+static bool volume_name(struct mt_mf *c, const struct mt_mf_at *at, const char *name, struct mt_toml_pos pos, const struct declared *before, size_t n)
+{
+    char path[MT_MF_PATH];
+    if (!name)
+        return false;
+    mt_mf_path(path, at->path, "name");
+    if (!mt_name_valid(MT_NAME_VOLUME, name, strlen(name))) {
+        mt_mf_problem(c, MT_E_PATTERN, pos, path, "", "volume name is not %s", mt_name_rule(MT_NAME_VOLUME));
+        return false;
+    }
+    for (size_t k = 0; k < n; k++) {
+        if (MT_STREQ(before[k].name, name)) {
+            mt_mf_problem(c, MT_E_DUPLICATE, pos, path, "", "volume '%s' is declared twice", name);
+            return false;
+        }
+    }
+    return true;
+}
+
 void mt_mf_volumes(struct mt_mf *c, const struct mt_mf_at *root, struct mt_jout *o)
 {
     static const struct mt_mf_hint hints[] = {
@@ -119,20 +139,18 @@ void mt_mf_volumes(struct mt_mf *c, const struct mt_mf_at *root, struct mt_jout 
         uint64_t size = mt_mf_size(c, &at, "size");
         (void)mt_mf_word(c, &at, "filesystem", MT_E_FILESYSTEM_UNSUPPORTED);
         bool backup = mt_mf_bool(c, &at, "backup_enabled");
-        if (!name)
+        json_t *probe = mt_mf_argv(c, &at, "probe");
+        uint64_t probe_seconds = mt_mf_int(c, &at, "probe_timeout_seconds");
+        if (mt_toml_find(at.table, "probe_timeout_seconds") && !mt_toml_find(at.table, "probe")) {
+            mt_mf_path(path, at.path, "probe");
+            mt_mf_problem(c, MT_E_REQUIRED, mt_mf_pos(&at, "probe_timeout_seconds"), path, "add probe = [\"...\"], or take probe_timeout_seconds away",
+                          "probe_timeout_seconds is for a probe, and there is none");
+        }
+        if (!volume_name(c, &at, name, pos, declared, n)) {
+            json_decref(probe);
             continue;
+        }
         mt_mf_path(path, at.path, "name");
-        if (!mt_name_valid(MT_NAME_VOLUME, name, strlen(name))) {
-            mt_mf_problem(c, MT_E_PATTERN, pos, path, "", "volume name is not %s", mt_name_rule(MT_NAME_VOLUME));
-            continue;
-        }
-        bool twice = false;
-        for (size_t k = 0; k < n; k++)
-            twice = twice || MT_STREQ(declared[k].name, name);
-        if (twice) {
-            mt_mf_problem(c, MT_E_DUPLICATE, pos, path, "", "volume '%s' is declared twice", name);
-            continue;
-        }
         declared[n] = (struct declared){.name = name, .pos = pos};
         memcpy(declared[n++].path, path, sizeof path);
         struct mt_jout v = mt_jout_new();
@@ -140,6 +158,10 @@ void mt_mf_volumes(struct mt_mf *c, const struct mt_mf_at *root, struct mt_jout 
         mt_jout_u64(&v, "size_bytes", size);
         mt_jout_str(&v, "filesystem", "ext4");
         mt_jout_bool(&v, "backup_enabled", backup);
+        if (probe) {
+            mt_jout_json(&v, "probe", probe);
+            mt_jout_u64(&v, "probe_timeout_seconds", probe_seconds);
+        }
         if (json_array_append_new(out, mt_jout_take(&v)) != 0)
             c->nomem = true;
     }

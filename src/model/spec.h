@@ -70,3 +70,12 @@ int mt_spec_hash(const struct mt_spec_group *group, char ret[MT_SPEC_HASH_SIZE],
  */
 int mt_spec_build(const struct mt_spec_group *group, const struct mt_spec_instance *instance, struct mt_workload **ret,
                   struct mt_err *err);
+
+/**
+ * What a proof of a backup of @volume (its name in the manifest) runs: the probe of the manifest as the command of the process that mounts it, with
+ * image, user, variables and resources of that process, without network, secrets, ports and prestart, and with one mount: @volume_id, read and write,
+ * at the volume's path, whose filesystem the node finds out. Volumes of the group and the instance's address are not asked.
+ * Returns 0 with the limit of its time; -MT_E_NOT_FOUND the manifest names no probe, or the process does not mount it; else as mt_spec_build.
+ */
+int mt_spec_probe(const struct mt_spec_group *group, const struct mt_spec_instance *instance, const char *volume, const char *volume_id,
+                  struct mt_workload **ret, uint32_t *ret_seconds, struct mt_err *err);

@@ -205,6 +205,8 @@ static int dec_snapshot_job(const json_t *o, struct mt_plan_snapshot_job *j, str
 
 static int dec_restore_job(const json_t *o, struct mt_plan_restore_job *j, struct mt_err *err)
 {
+    json_t *probe;
+    uint64_t seconds;
     int rc;
 
     if ((rc = get_id(o, "restore_id", MT_ID_RESTORE, &j->restore_id, err)) < 0 ||
@@ -214,7 +216,8 @@ static int dec_restore_job(const json_t *o, struct mt_plan_restore_job *j, struc
         (rc = get_id(o, "new_volume_id", MT_ID_VOLUME, &j->new_volume_id, err)) < 0 ||
         (rc = get_size(o, "size_bytes", false, &j->size_bytes, err)) < 0 || (rc = get_epoch(o, &j->key_epoch, err)) < 0 ||
         (rc = mt_json_opt_bool(o, "cancel", false, &j->cancel, err)) < 0 || (rc = mt_json_opt_bool(o, "proof", false, &j->proof, err)) < 0 ||
-        (rc = mt_json_opt_bool(o, "precopy", false, &j->precopy, err)) < 0 || (rc = mt_json_opt_bool(o, "done", false, &j->done, err)) < 0)
+        (rc = mt_json_opt_bool(o, "precopy", false, &j->precopy, err)) < 0 || (rc = mt_json_opt_bool(o, "done", false, &j->done, err)) < 0 ||
+        (rc = mt_json_opt_object(o, "probe", &probe, err)) < 0)
         return rc;
     if (json_object_get(o, "base_restore_id") || json_object_get(o, "base_snapshot_id")) {
         if ((rc = get_id(o, "base_restore_id", MT_ID_RESTORE, &j->base_restore_id, err)) < 0 ||
@@ -223,6 +226,15 @@ static int dec_restore_job(const json_t *o, struct mt_plan_restore_job *j, struc
     }
     if ((j->done && !j->precopy) || (j->precopy && (j->proof || j->base_restore_id)))
         return MT_FAIL(err, MT_E_INVALID, "restore job %s: 'precopy', 'done', 'proof' and a base do not go together so", j->restore_id);
+    if (!probe)
+        return 0;
+    if (!j->proof)
+        return MT_FAIL(err, MT_E_INVALID, "'probe' is for a proof");
+    if ((rc = mt_json_opt_object(probe, "workload", &j->probe, err)) < 0 || (rc = mt_json_get_u64(probe, "timeout_seconds", 1, MT_PROBE_SECONDS_MAX, &seconds, err)) < 0)
+        return mt_err_wrap(err, "probe");
+    if (!j->probe)
+        return MT_FAIL(err, MT_E_INVALID, "'probe.workload' is missing");
+    j->probe_seconds = (uint32_t)seconds;
     return 0;
 }
 
@@ -334,6 +346,12 @@ static json_t *enc_restore_job(const struct mt_plan_restore_job *j)
     if (j->base_restore_id) {
         mt_jout_str(&o, "base_restore_id", j->base_restore_id);
         mt_jout_str(&o, "base_snapshot_id", j->base_snapshot_id);
+    }
+    if (j->probe) {
+        struct mt_jout p = mt_jout_new();
+        mt_jout_u64(&p, "timeout_seconds", j->probe_seconds);
+        mt_jout_json(&p, "workload", json_incref(j->probe));
+        mt_jout_json(&o, "probe", mt_jout_take(&p));
     }
     return mt_jout_take(&o);
 }

@@ -91,6 +91,10 @@ uint64_t mt_volume_size(uint64_t bytes);
 
 /* ---- downwards: sections of the node plan ---- */
 
+#define MT_PROBE_SECONDS_MAX 600
+#define MT_PROBE_DETAIL_MAX 200
+#define MT_PROBE_OUTPUT_MAX 1000
+
 struct mt_plan_volume {
     const char *volume_id, *org_id, *app_id, *env_id, *name;
     uint64_t size_bytes;
@@ -117,6 +121,8 @@ struct mt_plan_restore_job {
     bool precopy; /* of a migration: it is fetched and kept, neither checked nor named; another job goes on with it */
     bool done;    /* a pre-copy that has ended well: what it fetched is kept for as long as the job is in the plan */
     const char *base_restore_id, *base_snapshot_id; /* the pre-copy that this one goes on with, and of what; both or none */
+    json_t *probe; /* borrowed; of a proof: WorkloadSpec of what is to be run on it before, NULL nothing (workload.h decodes it: a node that cannot says so) */
+    uint32_t probe_seconds; /* that it has */
 };
 
 struct mt_plan_storage {
@@ -173,6 +179,11 @@ struct mt_restore_report {
     const char *fs_uuid; /* there when succeeded */
     const char *failed_reason;
     bool snapshot_damaged;
+    bool probed;              /* a probe was run: */
+    uint32_t probe_ms;        /* from the start of its VM to its end */
+    int probe_exit_code;      /* -1: it did not exit by itself */
+    const char *probe_detail; /* how it ended otherwise, NULL when there is nothing to say; at most MT_PROBE_DETAIL_MAX bytes */
+    const char *probe_output; /* what it said last, NULL nothing; at most MT_PROBE_OUTPUT_MAX bytes */
 };
 
 struct mt_storage_reports {

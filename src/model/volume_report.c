@@ -127,6 +127,26 @@ static int dec_snapshot(const json_t *o, struct mt_snapshot_report *r, struct mt
     return 0;
 }
 
+static int dec_probe(const json_t *o, struct mt_restore_report *r, struct mt_err *err)
+{
+    json_t *p;
+    uint64_t ms, code;
+    int rc = mt_json_opt_object(o, "probe", &p, err);
+
+    r->probe_exit_code = -1;
+    if (rc < 0 || !p)
+        return rc;
+    if ((rc = mt_json_get_u64(p, "ms", 0, UINT32_MAX, &ms, err)) < 0 || (rc = mt_json_opt_u64(p, "exit_code", 0, 255, 256, &code, err)) < 0 ||
+        (rc = mt_json_opt_str(p, "detail", MT_PROBE_DETAIL_MAX, NULL, &r->probe_detail, err)) < 0 ||
+        (rc = mt_json_opt_str(p, "output", MT_PROBE_OUTPUT_MAX, NULL, &r->probe_output, err)) < 0)
+        return mt_err_wrap(err, "probe");
+    r->probed = true;
+    r->probe_ms = (uint32_t)ms;
+    if (code < 256)
+        r->probe_exit_code = (int)code;
+    return 0;
+}
+
 static int dec_restore(const json_t *o, struct mt_restore_report *r, struct mt_err *err)
 {
     const char *phase;
@@ -136,7 +156,7 @@ static int dec_restore(const json_t *o, struct mt_restore_report *r, struct mt_e
         (rc = job_status(o, &r->status, &r->failed_reason, err)) < 0 || (rc = mt_json_opt_str(o, "phase", 16, NULL, &phase, err)) < 0 ||
         (rc = mt_json_opt_u64(o, "bytes_done", 0, JSON_INT_MAX, 0, &r->bytes_done, err)) < 0 ||
         (rc = mt_json_opt_u64(o, "bytes_total", 0, JSON_INT_MAX, 0, &r->bytes_total, err)) < 0 || (rc = opt_uuid(o, &r->fs_uuid, err)) < 0 ||
-        (rc = mt_json_opt_bool(o, "snapshot_damaged", false, &r->snapshot_damaged, err)) < 0)
+        (rc = mt_json_opt_bool(o, "snapshot_damaged", false, &r->snapshot_damaged, err)) < 0 || (rc = dec_probe(o, r, err)) < 0)
         return rc;
     if (phase && !mt_restore_phase_parse(phase, &r->phase))
         return MT_FAIL(err, MT_E_INVALID, "'phase' is neither downloading nor checking");
@@ -255,6 +275,15 @@ static json_t *enc_restore(const struct mt_restore_report *r)
     mt_jout_str(&o, "fs_uuid", r->fs_uuid);
     mt_jout_str(&o, "failed_reason", r->failed_reason);
     mt_jout_bool(&o, "snapshot_damaged", r->snapshot_damaged);
+    if (r->probed) {
+        struct mt_jout p = mt_jout_new();
+        mt_jout_u64(&p, "ms", r->probe_ms);
+        if (r->probe_exit_code >= 0)
+            mt_jout_u64(&p, "exit_code", (uint64_t)r->probe_exit_code);
+        mt_jout_str(&p, "detail", r->probe_detail);
+        mt_jout_str(&p, "output", r->probe_output);
+        mt_jout_json(&o, "probe", mt_jout_take(&p));
+    }
     return mt_jout_take(&o);
 }
 

@@ -516,6 +516,50 @@ try:
         w.ok("DELETE", E + "/volumes/" + own)
         wait_for("it gone", lambda: volumes(E) == {}, 30)
 
+    @case("the probe of a manifest goes to the node with a proof, and what it says is kept with the volume")
+    def _():
+        a, e = w.make_app("probed")
+        probe = 'probe = ["/check", "--all"]\nprobe_timeout_seconds = 9\n'
+        d = deploy(a, e, manifest([("kept", 1)], [("kept", "/data")], probe))
+        wait_for("success", lambda: w.ok("GET", e + "/deploys/" + d.json["id"])["status"] == "succeeded", 30)
+        v = volumes(e)["kept"]
+        s = w.ok("POST", e + "/volumes/" + v["id"] + "/snapshots", {})["id"]
+        assert w.agent.snapshot(s, "succeeded", captured_at_ms=int(time.time() * 1000), size_bytes=GIB, key_epoch=1, image_root="c" * 64,
+                                manifest_sha256="d" * 64).json["accepted"] == 1
+        assert "last_proof" not in volumes(e)["kept"]
+
+        def verify():
+            i = w.ok("POST", e + "/volumes/" + v["id"] + "/verify", {})["id"]
+            return wait_for("the job", lambda: [x for p in w.agent.plans for x in p.get("restore_jobs", []) if x["restore_id"] == i], 20)[0]
+        j = verify()
+        p = j["probe"]["workload"]
+        assert j["proof"] and j["probe"]["timeout_seconds"] == 9 and p["command"] == ["/check", "--all"] and p["image"]["resolved_digest"] == "sha256:" + "1" * 64, j
+        assert [(m["volume_id"], m["path"], m["read_only"]) for m in p["mounts"]] == [(j["new_volume_id"], "/data", False)], p
+        assert p["instance_id"] == "inst_" + j["restore_id"][4:] and p["network"]["ports"] == [] and "secrets" not in p and p["resources"]["memory_bytes"] == 128 << 20, p
+        events = lambda: [x["payload"] for x in w.ok("GET", O + "/events?event_type=snapshot.proof_recorded")["items"] if x["payload"]["volume_id"] == v["id"]]  # noqa: E731
+        assert w.agent.restore(j["restore_id"], "failed", bytes_done=GIB, failed_reason="probe_not_run").json["accepted"] == 1
+        assert events() == [] and "last_proof" not in volumes(e)["kept"]  # nothing is known
+        j = verify()
+        said = {"ms": 1234, "exit_code": 3, "detail": "exited with 3", "output": "row 7 is gone\nbye"}
+        assert w.agent.restore(j["restore_id"], "failed", bytes_done=GIB, failed_reason="probe_failed", probe=said).json["accepted"] == 1
+        got = volumes(e)["kept"]
+        last = got["last_proof"]
+        assert "last_proven_restore_at" not in got and (last["snapshot_id"], last["result"], last["failed_reason"]) == (s, "failed", "probe_failed"), got
+        assert [last["probe_" + k] for k in ("ms", "exit_code", "detail", "output")] == list(said.values()) and last["at"] and last["bytes"] == GIB, last
+        assert {k: x for k, x in events()[-1].items() if k.startswith("probe_")} == {"probe_" + k: x for k, x in said.items()}, events()
+        assert not w.ok("GET", e + "/snapshots/" + s).get("damaged")
+        j = verify()
+        assert w.agent.restore(j["restore_id"], "succeeded", bytes_done=GIB, bytes_total=GIB, fs_uuid="12345678-1234-4234-8234-123456789abc",
+                               probe={"ms": 5, "exit_code": 0}).json["accepted"] == 1
+        got = volumes(e)["kept"]
+        assert got["last_proven_restore_at"] == got["last_proof"]["at"] and got["last_proof"]["result"] == "ok" and got["last_proof"]["probe_exit_code"] == 0, got
+        # A release without one takes it away from the next proof.
+        d = deploy(a, e, manifest([("kept", 1)], [("kept", "/data")]))
+        wait_for("success", lambda: w.ok("GET", e + "/deploys/" + d.json["id"])["status"] == "succeeded", 30)
+        j = verify()
+        assert j["proof"] and "probe" not in j, j
+        assert w.agent.restore(j["restore_id"], "failed", failed_reason="download_failed").json["accepted"] == 1
+
     @case("a volume gives name and place to another one while its process is at rest, and stays beside it")
     def _():
         a, e = w.make_app("swap")

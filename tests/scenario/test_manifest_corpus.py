@@ -100,7 +100,8 @@ def canonical(text):
     t = tomllib.loads(text.decode("utf-8-sig"))
     env = surroundings(t.get("env", {}), 30)
     processes = {k: process(v, env["prestart_timeout_seconds"]) for k, v in t["processes"].items()}
-    volumes = [{"name": v["name"], "size_bytes": size(v["size"]), "filesystem": "ext4", "backup_enabled": v.get("backup_enabled", True)}
+    volumes = [dict({"name": v["name"], "size_bytes": size(v["size"]), "filesystem": "ext4", "backup_enabled": v.get("backup_enabled", True)},
+                    **({"probe": v["probe"], "probe_timeout_seconds": v.get("probe_timeout_seconds", 60)} if "probe" in v else {}))
                for v in t.get("volumes", [])]
     routes = [route(r, processes) for r in t.get("routes", [])]
     return {"schema_version": "v1", "env": env, "processes": processes, "volumes": sorted(volumes, key=lambda v: v["name"]),

@@ -170,6 +170,23 @@ static int check(struct mt_restore_run *r, struct state *s, struct mt_err *err)
     return 0;
 }
 
+/* What a guest wrote into the copy is nothing that a later run may go on with: it begins anew, for it finds no journal. */
+static int trial(struct mt_restore_run *r, const char *journal, struct state *s, struct mt_err *err)
+{
+    char device[PATH_MAX];
+    mt_auto_fd int dir = open(r->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int rc = mt_backend_part_path(r->backend, r->new_volume_id, device, err);
+    if (rc < 0)
+        return mt_engine_failed(&r->e, "internal_error", false, rc);
+    mt_closep(&s->part); /* the VMM has it alone; the volume's lock is ours still */
+    if ((unlink(journal) < 0 && errno != ENOENT) || dir < 0 || fsync(dir) < 0)
+        return mt_engine_failed(&r->e, "write_failed", false, MT_FAIL_ERRNO(err, MT_E_IO, "forget the journal of '%s'", r->e.job_id));
+    rc = r->trial(r->trial_arg, device, r->fs_uuid, err);
+    if (rc < 0)
+        return mt_engine_failed(&r->e, rc == -MT_E_CORRUPT ? "probe_failed" : "probe_not_run", false, rc);
+    return 0;
+}
+
 /* Its name says that it is whole: an earlier run ended and was not told. */
 static int look_at(struct mt_restore_run *r, struct mt_err *err)
 {
@@ -204,6 +221,8 @@ int mt_restore_run(struct mt_restore_run *r, struct mt_err *err)
             rc = mt_engine_failed(&r->e, "fsck_failed", false, rc);
         return rc;
     } else if ((rc = open_part(r, path, &s, err)) == 0 && (rc = fetch(r, &s, err)) == 0 && (rc = check(r, &s, err)) == 0) {
+        if (r->proof && r->trial && (rc = trial(r, path, &s, err)) < 0)
+            return rc;
         if (r->proof)
             mt_closep(&s.part); /* as above */
         if (r->proof)

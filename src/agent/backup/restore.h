@@ -24,6 +24,9 @@ struct mt_restore_run {
     const char *dir;     /* of journals */
     const struct mt_backend *backend;
     const struct mt_fstool *tools;
+    /** Of a proof, may be NULL: the copy at @device is whole, try it; nothing of it is read afterwards. 0; -MT_E_CORRUPT it is no good; else it could not be tried. */
+    int (*trial)(void *arg, const char *device, const char *fs_uuid, struct mt_err *err);
+    void *trial_arg;
     /* result */
     char fs_uuid[MT_VOLUME_UUID_SIZE];
     bool damaged; /* the backup is: not to be built on */

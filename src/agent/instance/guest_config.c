@@ -1,18 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The config line for the guest, from workload, image and node (runtime.md §9.3). See inst.h. */
-#include "agent/instance/inst.h"
+/* The config line for a guest out of workload and image (runtime.md §9.3). See guest_config.h. */
+#include "agent/instance/guest_config.h"
 
-#include "agent/net/tap.h"
-#include "agent/secrets.h"
 #include "base/arena.h"
 #include "base/assert.h"
+#include "base/clock.h"
 #include "base/str.h"
-#include "os/digest.h"
-#include "wire/exec.h"
+#include "model/ids.h"
 
 #include <string.h>
 
-#define ARENA_MAX (4U << 20)
 #define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 struct env_list {
@@ -85,20 +82,20 @@ static void env_platform(struct env_list *e, const struct mt_workload *w)
 }
 
 /* argv of the workload: its own, or the image's entrypoint and command. */
-static int fill_argv(struct mt_inst *in, struct mt_arena *ar, struct mt_guest_process *p, struct mt_err *err)
+static int fill_argv(const struct mt_guest_make *m, struct mt_arena *ar, struct mt_guest_process *p, struct mt_err *err)
 {
-    const struct mt_workload *w = in->spec;
+    const struct mt_workload *w = m->spec;
     if (w->command.n > 0) {
         p->argv = w->command.v;
         p->argc = w->command.n;
         return 0;
     }
-    if (!in->have_disk)
+    if (!m->image)
         return MT_FAIL(err, MT_E_UNAVAILABLE, "the image's configuration is not at hand");
     const char **v = mt_arena_alloc(ar, MT_GUEST_ARGV_MAX * sizeof *v);
     if (!v)
         return MT_FAIL(err, MT_E_NOMEM, "guest configuration: out of memory");
-    char *const *parts[2] = {in->disk.config.entrypoint, in->disk.config.cmd};
+    char *const *parts[2] = {m->image->entrypoint, m->image->cmd};
     for (size_t k = 0; k < 2; k++) {
         for (size_t i = 0; parts[k] && parts[k][i]; i++) {
             if (p->argc == MT_GUEST_ARGV_MAX)
@@ -112,11 +109,11 @@ static int fill_argv(struct mt_inst *in, struct mt_arena *ar, struct mt_guest_pr
     return 0;
 }
 
-static const char *image_text(const struct mt_inst *in, const char *own, const char *image, const char *fallback)
+static const char *first_of(const char *own, const char *image, const char *fallback)
 {
     if (own && *own)
         return own;
-    return in->have_disk && image && *image ? image : fallback;
+    return image && *image ? image : fallback;
 }
 
 static const char *signal_name(const char *s)
@@ -131,41 +128,30 @@ static const char *signal_name(const char *s)
     return "TERM";
 }
 
-int mt_inst_send_config(struct mt_inst *in, enum mt_reason *ret_reason, struct mt_err *err)
+int mt_guest_config_make(const struct mt_guest_make *m, struct mt_arena *ar, struct mt_guest_config *c, enum mt_reason *ret_reason, struct mt_err *err)
 {
-    const struct mt_workload *w = in->spec;
-    const struct mt_agent *a = in->a;
-    mt_auto_arena struct mt_arena ar;
-    mt_arena_init(&ar, ARENA_MAX);
+    const struct mt_workload *w = m->spec;
     *ret_reason = MT_REASON_CONFIG_FETCH_FAILED;
 
-    struct env_list *env = mt_arena_alloc(&ar, sizeof *env);
-    uint8_t host_mac[6], mac[6];
-    mt_tap_macs(in->st.slot, host_mac, mac);
-    const char *mac_text = mt_arena_printf(&ar, "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]);
-    const char *gw_text = mt_arena_printf(&ar, "%02x:%02x:%02x:%02x:%02x:%02x", host_mac[0], host_mac[1], host_mac[2],
-                                          host_mac[3], host_mac[4], host_mac[5]);
-    const char *hostname = mt_arena_printf(&ar, "%.40s-%s", w->process_type,
-                                           mt_id_ulid(in->st.instance_id) + MT_ULID_LEN - 8);
-    struct mt_guest_prestart *pre = mt_arena_alloc(&ar, (w->n_prestart + 1) * sizeof *pre);
-    struct mt_guest_mount *mounts = mt_arena_alloc(&ar, (w->n_mounts + 1) * sizeof *mounts);
-    if (!env || !mac_text || !gw_text || !hostname || !pre || !mounts)
+    struct env_list *env = mt_arena_alloc(ar, sizeof *env);
+    const char *hostname = mt_arena_printf(ar, "%.40s-%s", w->process_type, mt_id_ulid(m->instance_id) + MT_ULID_LEN - 8);
+    struct mt_guest_prestart *pre = mt_arena_alloc(ar, (w->n_prestart + 1) * sizeof *pre);
+    struct mt_guest_mount *mounts = mt_arena_alloc(ar, (w->n_mounts + 1) * sizeof *mounts);
+    if (!env || !hostname || !pre || !mounts)
         return MT_FAIL(err, MT_E_NOMEM, "guest configuration: out of memory");
 
-    struct mt_guest_msg msg = {.type = MT_GUEST_CONFIG};
-    struct mt_guest_config *c = &msg.u.config;
-    c->instance_id = in->st.instance_id;
-    c->boot_id = in->st.boot_id;
-    c->generation = in->st.generation ? in->st.generation : 1;
+    c->instance_id = m->instance_id;
+    c->boot_id = m->boot_id;
+    c->generation = m->generation ? m->generation : 1;
     c->hostname = hostname;
-    int rc = fill_argv(in, &ar, &c->process, err);
+    int rc = fill_argv(m, ar, &c->process, err);
     if (rc < 0) {
         if (rc == -MT_E_INVALID)
             *ret_reason = MT_REASON_EXEC_NOT_FOUND;
         return rc;
     }
-    if (in->have_disk && in->disk.config.env)
-        env_image(env, in->disk.config.env, &ar);
+    if (m->image && m->image->env)
+        env_image(env, m->image->env, ar);
     for (size_t i = 0; i < w->n_env_vars; i++)
         env_set(env, w->env_vars[i].key, w->env_vars[i].value);
     env_platform(env, w);
@@ -173,83 +159,36 @@ int mt_inst_send_config(struct mt_inst *in, enum mt_reason *ret_reason, struct m
         return MT_FAIL(err, MT_E_LIMIT, "more than %d environment variables", MT_GUEST_ENV_MAX);
     c->process.env = env->v;
     c->process.env_count = env->n;
-    c->process.cwd = image_text(in, w->workdir, in->disk.config.working_dir, "/");
-    c->process.user = image_text(in, w->user, in->disk.config.user, "0:0");
-    c->process.stop_signal = signal_name(w->lifecycle.stop_signal && w->lifecycle.stop_signal[0]
-                                             ? w->lifecycle.stop_signal
-                                             : in->have_disk ? in->disk.config.stop_signal : NULL);
+    c->process.cwd = first_of(w->workdir, m->image ? m->image->working_dir : NULL, "/");
+    c->process.user = first_of(w->user, m->image ? m->image->user : NULL, "0:0");
+    c->process.stop_signal = signal_name(w->lifecycle.stop_signal && w->lifecycle.stop_signal[0] ? w->lifecycle.stop_signal
+                                         : m->image                                              ? m->image->stop_signal
+                                                                                                 : NULL);
     for (size_t i = 0; i < w->n_prestart; i++)
         pre[i] = (struct mt_guest_prestart){.argv = w->prestart[i].argv.v,
                                             .argc = w->prestart[i].argv.n,
                                             .timeout_ms = (uint64_t)w->prestart[i].timeout_seconds * 1000};
     c->process.prestart = pre;
     c->process.prestart_count = w->n_prestart;
-    c->root = (struct mt_guest_root){.lower = "/dev/vda", .lower_uuid = in->st.root_uuid,
-                                     .upper = "/dev/vdb", .upper_uuid = in->st.scratch_uuid};
-    c->network = (struct mt_guest_network){.ifname = "eth0",
-                                           .mac = mac_text,
-                                           .address = in->st.address,
-                                           .prefix_len = 128,
-                                           .gateway = "fe80::1",
-                                           .gateway_mac = gw_text,
-                                           .mtu = w->network.mtu ? w->network.mtu : a->net.mtu};
-    const char *resolver[1] = {a->conf.resolver};
-    if (w->network.dns.n > 0) {
-        c->network.dns = w->network.dns.v;
-        c->network.dns_count = w->network.dns.n;
-    } else if (a->conf.resolver[0]) {
-        c->network.dns = resolver;
-        c->network.dns_count = 1;
-    } else if (a->plan) {
-        c->network.dns = a->plan->network.dns.v;
-        c->network.dns_count = a->plan->network.dns.n;
-    }
+    c->root = (struct mt_guest_root){.lower = "/dev/vda", .lower_uuid = m->root_uuid, .upper = "/dev/vdb", .upper_uuid = m->scratch_uuid};
     for (size_t i = 0; i < w->n_mounts; i++) { /* ascending by volume id on both sides: the n-th mount is the n-th disk behind the first two */
-        const struct mt_workload_mount *m = &w->mounts[i];
-        mounts[i] = (struct mt_guest_mount){.name = m->name, .volume_id = m->volume_id, .device = mt_arena_printf(&ar, "/dev/vd%c", (char)('c' + i)),
-                                            .fs_uuid = m->fs_uuid, .path = m->path, .ro = m->read_only};
+        const struct mt_workload_mount *v = &w->mounts[i];
+        mounts[i] = (struct mt_guest_mount){.name = v->name, .volume_id = v->volume_id, .device = mt_arena_printf(ar, "/dev/vd%c", (char)('c' + i)),
+                                            .fs_uuid = v->fs_uuid, .path = v->path, .ro = v->read_only};
         if (!mounts[i].device)
             return MT_FAIL(err, MT_E_NOMEM, "guest configuration: out of memory");
     }
     c->mounts = mounts;
     c->mounts_count = w->n_mounts;
-    c->exec = (struct mt_guest_exec){.enabled = true, .port = MT_GUEST_PORT_EXEC, .max_sessions = MT_EXEC_SESSIONS_MAX};
-    if (w->secrets.version_id) {
-        size_t bytes = 0;
-        char *sha = mt_arena_alloc(&ar, MT_SHA256_HEX);
-        if (!sha)
-            return MT_FAIL(err, MT_E_NOMEM, "guest configuration: out of memory");
-        rc = mt_secret_store_info(a->secrets, w->secrets.version_id, &bytes, sha, err);
-        if (rc < 0) {
-            *ret_reason = MT_REASON_SECRETS_INJECTION_FAILED;
-            return MT_FAIL(err, MT_E_UNAVAILABLE, "unavailable: %s", w->secrets.version_id);
-        }
-        c->secrets = (struct mt_guest_secrets){.present = true,
-                                               .required = w->secrets.required,
-                                               .version_id = w->secrets.version_id,
-                                               .path = MT_SECRETS_PATH,
-                                               .sha256 = sha,
-                                               .mode = w->secrets.mode,
-                                               .uid = w->secrets.has_uid ? w->secrets.uid : UINT32_MAX,
-                                               .gid = w->secrets.has_gid ? w->secrets.gid : UINT32_MAX,
-                                               .bytes = bytes};
-    }
     c->logs = (struct mt_guest_logs){.port = MT_GUEST_PORT_LOG, .line_max = 16384, .ring_bytes = 1048576};
     c->time_ns = mt_clock_wall_us() * 1000;
-    return mt_channel_send(in->chan, &msg, in->config_sha256, err);
+    return 0;
 }
 
-int mt_inst_send_secrets(struct mt_inst *in, struct mt_err *err)
+int mt_guest_boot_args(bool builtin, const char *instance_id, const char *boot_id, char *ret, size_t size, struct mt_err *err)
 {
-    const char *version = in->spec->secrets.version_id;
-    mt_auto_lockmem struct mt_lockmem text = {0};
-    char sha[MT_SHA256_HEX];
-    if (!version)
-        return 0;
-    int rc = mt_secret_store_text(in->a->secrets, version, &text, sha, err);
-    if (rc < 0)
-        return rc;
-    struct mt_guest_msg msg = {.type = MT_GUEST_SECRETS,
-                               .u.secrets = {.version_id = version, .data = (const char *)text.p, .sha256 = sha}};
-    return mt_channel_send(in->chan, &msg, NULL, err);
+    return mt_fmt(ret, size, err,
+                  "console=ttyS0 quiet loglevel=4 reboot=k panic=1 random.trust_cpu=on i8042.noaux i8042.nomux "
+                  "i8042.dumbkbd swiotlb=noforce initcall_blacklist=slab_late_init %smoat.instance=%s moat.boot=%s moat.proto=1",
+                  builtin ? "nomodule " : "", instance_id, boot_id);
 }

@@ -7,7 +7,7 @@
  * live.c   the running VM: channels, deadlines, health, stop
  * held.c   volumes of an attempt and their locks
  * told.c   the autopsy of an attempt that failed, until the control plane has it
- * guest_config.c the config line for the guest
+ * send.c   the config line and the secrets for the guest
  * Loop thread only, but for the jobs of work.c, which see copies and immutable parts.
  */
 #pragma once
@@ -208,7 +208,7 @@ void mt_inst_drain(struct mt_inst *in);
 void mt_inst_send_shutdown(struct mt_inst *in);
 void mt_inst_send_bye(struct mt_inst *in);
 
-/* ---- guest_config.c ---------------------------------------------------------------------------- */
+/* ---- send.c ------------------------------------------------------------------------------ */
 
 /** Build and send the config line. Returns 0 or the reason why this workload cannot be configured. */
 int mt_inst_send_config(struct mt_inst *in, enum mt_reason *ret_reason, struct mt_err *err);

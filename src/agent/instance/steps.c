@@ -58,7 +58,9 @@ static const char *const step_names[MT_STEP_MAX] = {
     VOLUME(X, RESTORE_RESERVED, "restore_reserved") \
     VOLUME(X, RESTORE_FETCHED, "restore_fetched") \
     VOLUME(X, RESTORE_CHECKED, "restore_checked") \
-    VOLUME(X, RESTORE_NAMED, "restore_named") VOLUME(X, SNAPPED, "snapped")
+    VOLUME(X, RESTORE_NAMED, "restore_named") VOLUME(X, SNAPPED, "snapped") \
+    VOLUME(X, PROBE_PREPARED, "probe_prepared") VOLUME(X, PROBE_LAUNCHED, "probe_launched") \
+    VOLUME(X, PROBE_STARTED, "probe_started") VOLUME(X, PROBE_ENDED, "probe_ended")
 
 #define X_ENTRY(k, i, w, n) {(k), (i), (w), (n)},
 static const struct point {

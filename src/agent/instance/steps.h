@@ -70,6 +70,10 @@ enum mt_kill_volume {
     MT_KILL_VOLUME_RESTORE_CHECKED,  /* checked, and without a name */
     MT_KILL_VOLUME_RESTORE_NAMED,    /* it is there, not told, its journal still there */
     MT_KILL_VOLUME_SNAPPED,          /* a snapshot is there, not remembered */
+    MT_KILL_VOLUME_PROBE_PREPARED,   /* the jail of a proof's probe is there, nothing runs in it */
+    MT_KILL_VOLUME_PROBE_LAUNCHED,   /* its VM boots */
+    MT_KILL_VOLUME_PROBE_STARTED,    /* the command runs on the volume */
+    MT_KILL_VOLUME_PROBE_ENDED,      /* it has ended, and all of it is still there */
     MT_KILL_VOLUME_MAX
 };
 

@@ -8,6 +8,7 @@
 #include "agent/boots.h"
 #include "agent/instance/inst.h"
 
+#include "agent/instance/guest_config.h"
 #include "agent/instance/scratch.h"
 #include "agent/net/tap.h"
 #include "agent/secrets.h"
@@ -435,10 +436,7 @@ static int do_vm(struct mt_job *j, struct network *net)
 
     if (scratch_path(j, scratch, &j->err) < 0 || console_path(j, "console.ring", console, &j->err) < 0 ||
         console_path(j, "console.prev.ring", old, &j->err) < 0 ||
-        mt_fmt(args, sizeof args, &j->err,
-               "console=ttyS0 quiet loglevel=4 reboot=k panic=1 random.trust_cpu=on i8042.noaux i8042.nomux "
-               "i8042.dumbkbd swiotlb=noforce initcall_blacklist=slab_late_init %smoat.instance=%s moat.boot=%s moat.proto=1",
-               j->bundle.builtin ? "nomodule " : "", j->st.instance_id, j->st.boot_id) < 0 ||
+        mt_guest_boot_args(j->bundle.builtin, j->st.instance_id, j->st.boot_id, args, sizeof args, &j->err) < 0 ||
         mt_fmt(identity, sizeof identity, &j->err,
                "{\"format\":1,\"instance_id\":\"%s\",\"boot_id\":\"%s\",\"boot_seq\":%" PRIu64 ",\"slot\":%u}\n",
                j->st.instance_id, j->st.boot_id, j->st.boot_seq, j->st.slot) < 0)

@@ -72,6 +72,11 @@ int mt_backend_part_commit(const struct mt_backend *b, const char *volume_id, in
     return b->ops->part_commit(b, volume_id, fd, err);
 }
 
+int mt_backend_part_path(const struct mt_backend *b, const char *volume_id, char ret[PATH_MAX], struct mt_err *err)
+{
+    return b->ops->part_path(b, volume_id, ret, err);
+}
+
 int mt_backend_part_drop(const struct mt_backend *b, const char *volume_id, struct mt_err *err)
 {
     return b->ops->part_drop(b, volume_id, err);

@@ -80,6 +80,8 @@ void mt_backend_abandon(const struct mt_backend *b, const char *volume_id);
 int mt_backend_part_open(const struct mt_backend *b, const char *volume_id, uint64_t bytes, int *ret_fd, struct mt_err *err);
 int mt_backend_part_begin(const struct mt_backend *b, const char *volume_id, uint64_t bytes, int *ret_fd, struct mt_err *err);
 int mt_backend_part_commit(const struct mt_backend *b, const char *volume_id, int fd, struct mt_err *err);
+/** Its path for a VMM, as mt_backend_path(). */
+int mt_backend_part_path(const struct mt_backend *b, const char *volume_id, char ret[PATH_MAX], struct mt_err *err);
 int mt_backend_part_drop(const struct mt_backend *b, const char *volume_id, struct mt_err *err);
 /** Grow to @bytes, offline; smaller or equal is success and changes nothing. -MT_E_LIMIT no space. */
 int mt_backend_extend(const struct mt_backend *b, const char *volume_id, uint64_t bytes, struct mt_err *err);

@@ -15,6 +15,7 @@ struct mt_backend_ops {
     int (*part_open)(const struct mt_backend *b, const char *volume_id, uint64_t bytes, int *ret_fd, struct mt_err *err);
     int (*part_begin)(const struct mt_backend *b, const char *volume_id, uint64_t bytes, int *ret_fd, struct mt_err *err);
     int (*part_commit)(const struct mt_backend *b, const char *volume_id, int fd, struct mt_err *err);
+    int (*part_path)(const struct mt_backend *b, const char *volume_id, char ret[PATH_MAX], struct mt_err *err);
     int (*part_drop)(const struct mt_backend *b, const char *volume_id, struct mt_err *err);
     int (*extend)(const struct mt_backend *b, const char *volume_id, uint64_t bytes, struct mt_err *err);
     int (*delete)(const struct mt_backend *b, const char *volume_id, struct mt_err *err);

@@ -255,6 +255,13 @@ static int files_part_commit(const struct mt_backend *b, const char *volume_id, 
     return commit(b, volume_id, PART, fd, err);
 }
 
+static int files_part_path(const struct mt_backend *b, const char *volume_id, char ret[PATH_MAX], struct mt_err *err)
+{
+    char name[NAME_MAX_];
+    int rc = name_of(false, volume_id, PART, name, err);
+    return rc < 0 ? rc : mt_fmt(ret, PATH_MAX, err, "%s/%s", b->dir, name);
+}
+
 static int files_part_drop(const struct mt_backend *b, const char *volume_id, struct mt_err *err)
 {
     char name[NAME_MAX_];
@@ -457,7 +464,7 @@ static int files_stat(const struct mt_backend *b, struct mt_pool_stat *ret, stru
 
 const struct mt_backend_ops mt_backend_files = {
     .path = files_path, .size = files_size, .begin = files_begin, .commit = files_commit, .abandon = files_abandon, .part_open = files_part_open,
-    .part_begin = files_part_begin, .part_commit = files_part_commit, .part_drop = files_part_drop, .extend = files_extend, .delete = files_delete,
+    .part_begin = files_part_begin, .part_commit = files_part_commit, .part_path = files_part_path, .part_drop = files_part_drop, .extend = files_extend, .delete = files_delete,
     .unused = files_unused, .snap_create = files_snap_create, .snap_open = files_snap_open, .snap_delete = files_snap_delete,
     .snap_delta = files_snap_delta, .enumerate = files_enumerate, .stat = files_stat,
 };

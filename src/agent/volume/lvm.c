@@ -477,6 +477,13 @@ static int lvm_part_commit(const struct mt_backend *b, const char *volume_id, in
     return commit(b, volume_id, PART, fd, err);
 }
 
+static int lvm_part_path(const struct mt_backend *b, const char *volume_id, char ret[PATH_MAX], struct mt_err *err)
+{
+    char name[NAME_SIZE];
+    int rc = name_of(false, volume_id, PART, name, err);
+    return rc < 0 ? rc : device_path(b, name, ret, err);
+}
+
 static int lvm_part_drop(const struct mt_backend *b, const char *volume_id, struct mt_err *err)
 {
     char name[NAME_SIZE];
@@ -689,7 +696,7 @@ static int lvm_stat(const struct mt_backend *b, struct mt_pool_stat *ret, struct
 
 const struct mt_backend_ops mt_backend_lvm = {
     .path = lvm_path, .size = lvm_size, .begin = lvm_begin, .commit = lvm_commit, .abandon = lvm_abandon, .part_open = lvm_part_open,
-    .part_begin = lvm_part_begin, .part_commit = lvm_part_commit, .part_drop = lvm_part_drop, .extend = lvm_extend, .delete = lvm_delete,
+    .part_begin = lvm_part_begin, .part_commit = lvm_part_commit, .part_path = lvm_part_path, .part_drop = lvm_part_drop, .extend = lvm_extend, .delete = lvm_delete,
     .unused = lvm_unused, .snap_create = lvm_snap_create, .snap_open = lvm_snap_open, .snap_delete = lvm_snap_delete,
     .snap_delta = lvm_snap_delta, .enumerate = lvm_enumerate, .stat = lvm_stat,
 };

@@ -67,18 +67,38 @@ static int end_volume(struct mt_api_call *c, struct mt_cmd *cmd, const struct mt
     return mt_cmd_event(cmd, ev, id, ids, payload, &c->err);
 }
 
+/* What the probe of a manifest said of the copy, for the event. */
+static void put_probe(json_t *payload, const struct mt_restore_report *v)
+{
+    if (!payload || !v->probed)
+        return;
+    json_object_set_new(payload, "probe_ms", json_integer((json_int_t)v->probe_ms));
+    if (v->probe_exit_code >= 0)
+        json_object_set_new(payload, "probe_exit_code", json_integer(v->probe_exit_code));
+    if (v->probe_detail)
+        json_object_set_new(payload, "probe_detail", json_string(v->probe_detail));
+    if (v->probe_output)
+        json_object_set_new(payload, "probe_output", json_string(v->probe_output));
+}
+
 /* A restore whose file system was checked proves its snapshot; one that found damage says so of it. That the file system of a backup is not
- * whole, although every byte of it is as it was stored, is what proofs are made to find. */
+ * whole, or that the probe does not find in it what it should, although every byte is as it was stored, is what proofs are made to find. */
+static bool no_good(const char *failed_reason)
+{
+    return MT_STREQ(failed_reason, "fsck_failed") || MT_STREQ(failed_reason, "probe_failed");
+}
+
 static int prove(struct mt_api_call *c, struct mt_cmd *cmd, const struct mt_pg_res *r, const struct mt_restore_report *v)
 {
     const struct mt_cmd_ids ids = {.org_id = mt_pg_text(r, 0, R_ORG), .app_id = mt_pg_text(r, 0, R_SOURCE_APP), .env_id = mt_pg_text(r, 0, R_SOURCE_ENV)};
-    const char *result = v->status == MT_JOB_SUCCEEDED ? "ok" : v->snapshot_damaged ? "damaged" : mt_pg_bool(r, 0, R_PROOF) && MT_STREQ(v->failed_reason, "fsck_failed") ? "failed" : NULL;
+    const char *result = v->status == MT_JOB_SUCCEEDED ? "ok" : v->snapshot_damaged ? "damaged" : mt_pg_bool(r, 0, R_PROOF) && no_good(v->failed_reason) ? "failed" : NULL;
     if (!result || (mt_pg_bool(r, 0, R_PRECOPY) && v->status == MT_JOB_SUCCEEDED)) /* nobody checked it */
         return 0;
     json_t *payload = json_pack("{s:s,s:s,s:s,s:I,s:I}", "volume_id", mt_pg_text(r, 0, R_SOURCE), "kind", "restore", "result", result, "bytes",
                                 (json_int_t)v->bytes_done, "duration_ms", (json_int_t)mt_pg_i64(r, 0, R_TOOK));
     if (v->status == MT_JOB_FAILED && payload)
         json_object_set_new(payload, "failed_reason", json_string(v->failed_reason));
+    put_probe(payload, v);
     return mt_cmd_event(cmd, MT_EV_SNAPSHOT_PROOF_RECORDED, mt_pg_text(r, 0, R_SNAPSHOT), &ids, payload, &c->err);
 }
 

@@ -15,6 +15,9 @@
     "SELECT json_strip_nulls(json_build_object('id',s.snapshot_id,'origin',s.origin,'status',s.status,'phase',s.phase,'failed_reason',"        \
     "s.failed_reason,'created_at'," MT_SQL_TS("s.created_at") ")) FROM snapshots_view s WHERE s.volume_id = v.volume_id"                    \
     " ORDER BY s.snapshot_id DESC LIMIT 1"
+#define LAST_PROOF                                                                                                           \
+    "SELECT s.proof || jsonb_build_object('snapshot_id',s.snapshot_id,'at'," MT_SQL_TS("s.proof_at") ") FROM snapshots_view s"  \
+    " WHERE s.volume_id = v.volume_id AND s.proof IS NOT NULL ORDER BY s.proof_at DESC, s.snapshot_id DESC LIMIT 1"
 #define VOLUME_OBJECT                                                                                                       \
     "json_strip_nulls(json_build_object('id',v.volume_id,'org_id',v.org_id,'app_id',v.app_id,'env_id',v.env_id,'name',v.name," \
     "'size_bytes',v.size_bytes,'resize_to_bytes',v.resize_to_bytes,'filesystem',v.filesystem,'fs_uuid',v.fs_uuid,"          \
@@ -25,7 +28,7 @@
     "'deleted',CASE WHEN v.deleted THEN true END,'last_backup_at',(" MT_SQL_LAST_BACKUP("v", MT_SQL_TS("s.captured_at")) "),"         \
     "'last_backup_snapshot_id',(" MT_SQL_LAST_BACKUP("v", "s.snapshot_id") "),'backup_stale'," MT_SQL_BACKUP_STALE("v") ",'proof_stale',CASE WHEN " MT_SQL_PROOF_STALE("v") " THEN true END,"  \
     "'backup_lag_seconds',(" MT_SQL_LAST_BACKUP("v", "greatest(0, floor(extract(epoch FROM now() - s.captured_at)))::bigint") "),'latest_snapshot',(" NEWEST_JOB "),'last_proven_restore_at',(SELECT " \
-    MT_SQL_TS("max(s.restored_at)") " FROM snapshots_view s WHERE s.volume_id = v.volume_id),'collected_at'," MT_SQL_TS("v.collected_at") ",'collect_failed',v.collect_failed,'from_snapshot_id',v.from_snapshot_id,"  \
+    MT_SQL_TS("max(s.restored_at)") " FROM snapshots_view s WHERE s.volume_id = v.volume_id),'last_proof',(" LAST_PROOF "),'collected_at'," MT_SQL_TS("v.collected_at") ",'collect_failed',v.collect_failed,'from_snapshot_id',v.from_snapshot_id,"  \
     "'migration',(SELECT json_build_object('id',m.migration_id,'status',m.status,'phase',m.phase,'target_node_id',m.target_node_id) FROM volume_migrations_view m WHERE "   \
     MT_SQL_MIGRATES("m", "v") " ORDER BY m.migration_id DESC LIMIT 1),'attachment',(SELECT json_build_object('id',a.attachment_id,'process_type',a.process_type,'mount_path',a.mount_path,'read_only',"   \
     "a.read_only,'managed_by',a.managed_by) FROM volume_attachments_view a WHERE a.volume_id = v.volume_id AND NOT a.deleted),"          \

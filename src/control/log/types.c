@@ -142,7 +142,8 @@ static const struct mt_pf f_snapshot_status[] = {
     {"key_epoch", MT_PF_INT, false, NULL, MT_SEE_OPERATOR}, {"image_root", MT_PF_TEXT, false, NULL, MT_SEE_OPERATOR},
     {"manifest_sha256", MT_PF_TEXT, false, NULL, MT_SEE_OPERATOR}, TEXT_OPT("parent_snapshot_id"), TEXT_OPT("failed_reason"), END};
 static const struct mt_pf f_snapshot_proof[] = {TEXT("volume_id"), ENUM("kind", "readback|restore"), ENUM("result", "ok|damaged|failed"), INT("bytes"),
-                                                INT("duration_ms"), TEXT_OPT("failed_reason"), END};
+                                                INT("duration_ms"), TEXT_OPT("failed_reason"), INT_OPT("probe_ms"), INT_OPT("probe_exit_code"), TEXT_OPT("probe_detail"),
+                                                TEXT_OPT("probe_output"), END};
 static const struct mt_pf f_restore_created[] = {TEXT("snapshot_id"), TEXT("source_volume_id"), TEXT("new_volume_id"), TEXT("target_env_id"),
                                                  TEXT("target_node_id"), ENUM_OPT("purpose", "proof|precopy|migration"), TEXT_OPT("migration_id"), TEXT_OPT("base_restore_id"), END};
 static const struct mt_pf f_migration_created[] = {TEXT_OPT("process_type"), TEXTS("volume_ids"), TEXTS("new_volume_ids"), TEXT("source_node_id"), TEXT("target_node_id"),

@@ -6,9 +6,11 @@
 #include "base/log.h"
 #include "base/str.h"
 #include "control/plans/mesh_plan.h"
+#include "control/plans/probe_plan.h"
 #include "control/plans/release_row.h"
 #include "model/volume.h"
 #include "model/workload.h"
+#include "wire/json.h"
 #include "pg/array.h"
 
 /* Instances of node $1 that are in quarantine, by themselves or by what they belong to. */
@@ -353,6 +355,24 @@ static int put_jobs(struct mt_pg *pg, const struct mt_pg_params *node, struct mt
     return 0;
 }
 
+/* @probes keeps what the jobs borrow. */
+static int put_probes(struct mt_pg *pg, const char *node_id, struct mt_plan_storage *s, json_t *probes, struct mt_err *err)
+{
+    int rc = 0;
+    for (size_t i = 0; rc >= 0 && i < s->n_restores; i++) {
+        struct mt_plan_restore_job *j = &s->restores[i];
+        json_t *w = NULL;
+        if (!j->proof || j->cancel)
+            continue;
+        rc = mt_probe_plan(pg, node_id, j->restore_id, j->new_volume_id, &w, &j->probe_seconds, err);
+        if (rc == 1 && json_array_append_new(probes, w) < 0)
+            rc = MT_FAIL(err, MT_E_NOMEM, "probes of a plan");
+        if (rc == 1)
+            j->probe = w;
+    }
+    return rc < 0 ? rc : 0;
+}
+
 static int put_restores(struct mt_pg *pg, const struct mt_pg_params *node, struct mt_plan_storage *s, struct mt_pg_res **ret, struct mt_err *err)
 {
     int rc = mt_pg_query(pg, &restores, node, ret, err);
@@ -414,10 +434,13 @@ static int put_volumes(struct mt_pg *pg, const char *node_id, json_t *plan, stru
         };
     }
     mt_auto_pg_res struct mt_pg_res *jr = NULL, *rr = NULL;
+    mt_auto_json json_t *probes = json_array();
     if (rc == 0 && n > 0)
         rc = put_jobs(pg, &p, &s, &jr, err);
     if (rc == 0)
         rc = put_restores(pg, &p, &s, &rr, err);
+    if (rc == 0)
+        rc = put_probes(pg, node_id, &s, probes, err);
     if (rc == 0)
         rc = mt_plan_storage_encode(&s, plan, err);
     free(uuids);

@@ -357,7 +357,8 @@ static const struct projection table[] = {
      {"proj_snapshot_proof",
       UPDATE("snapshots_view", "snapshot_id", "snapshot.proof_recorded",
              "verified_at = CASE WHEN " P("result") " = 'ok' THEN e.occurred_at ELSE v.verified_at END, restored_at = CASE WHEN " P("result")
-             " = 'ok' AND " P("kind") " = 'restore' THEN e.occurred_at ELSE v.restored_at END, damaged = v.damaged OR " P("result") " = 'damaged'")}},
+             " = 'ok' AND " P("kind") " = 'restore' THEN e.occurred_at ELSE v.restored_at END, damaged = v.damaged OR " P("result") " = 'damaged',"
+             " proof = e.payload - 'volume_id', proof_at = e.occurred_at")}},
     /* ---- restores ---- */
     BIRTH(MT_EV_RESTORE_JOB_CREATED, "proj_restore_created", "restore_id",
       "INSERT INTO restores_view (restore_id, org_id, app_id, env_id, snapshot_id, source_volume_id, new_volume_id, target_node_id, purpose, migration_id, base_restore_id,"

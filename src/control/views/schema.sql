@@ -447,6 +447,8 @@ CREATE TABLE snapshots_view (
   verified_at        timestamptz NULL, -- when all of it was last read back, or restored
   restored_at        timestamptz NULL, -- when it was last restored and its file system was checked
   damaged            boolean NOT NULL DEFAULT false,
+  proof              jsonb NULL,       -- what the last proof of it said
+  proof_at           timestamptz NULL,
   pruned_at          timestamptz NULL,
   created_at         timestamptz NOT NULL,
   updated_at         timestamptz NOT NULL,

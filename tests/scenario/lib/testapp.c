@@ -14,10 +14,12 @@
  *                  the size of the filesystem in MiB. With beat another process writes 4 KiB and fsyncs without a pause; /max is the
  *                  longest that one took since it was asked last, in microseconds, and how many there were; /rest: 50 ms between two from
  *                  now on (without a pause a guest under TCG takes a whole processor)
+ *   probe DIR WORD ends with 0 when WORD is in DIR/kept and DIR takes writes, else with 3; prints what is kept, its interfaces and whether it has secrets
  *   ids            prints uid, gid and working folder, then serves 8080 */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <net/if.h>
 #include <netinet/in.h>
 #include <signal.h>
 #include <stdio.h>
@@ -174,6 +176,29 @@ static int keep(const char *dir, struct beat *beats)
     }
 }
 
+static int probe(const char *dir, const char *word)
+{
+    char path[256], body[2048] = "";
+    snprintf(path, sizeof path, "%s/kept", dir);
+    int fd = open(path, O_RDONLY);
+    ssize_t n = fd < 0 ? -1 : read(fd, body, sizeof body - 1);
+    body[n > 0 ? n : 0] = '\0';
+    close(fd);
+    struct if_nameindex *all = if_nameindex();
+    for (struct if_nameindex *i = all; i && i->if_index; i++)
+        printf("interface %s\n", i->if_name);
+    if_freenameindex(all);
+    printf("secrets %s\n", access("/run/secrets/platform.env", F_OK) == 0 ? "yes" : "no");
+    printf("WORD %s kept %s\n", getenv("WORD") ? getenv("WORD") : "none", body);
+    snprintf(path, sizeof path, "%s/probed", dir);
+    fd = open(path, O_WRONLY | O_CREAT, 0600);
+    if (fd < 0 || write(fd, "x", 1) != 1 || fsync(fd) != 0)
+        perror("testapp: write");
+    else if (strstr(body, word))
+        return 0;
+    return 3;
+}
+
 int main(int argc, char **argv)
 {
     const char *what = argc > 1 ? argv[1] : "deaf";
@@ -208,6 +233,8 @@ int main(int argc, char **argv)
     }
     if (!strcmp(what, "keep"))
         return keep(argc > 2 ? argv[2] : "/data", argc > 3 ? beat(argv[2]) : NULL);
+    if (!strcmp(what, "probe"))
+        return probe(argc > 2 ? argv[2] : "/data", argc > 3 ? argv[3] : "");
     if (!strcmp(what, "sick")) {
         sick = 1;
         return serve(n);

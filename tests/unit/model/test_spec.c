@@ -193,12 +193,48 @@ static void what_is_missing_is_an_error_not_a_guess(void **state)
     mt_manifest_free(m);
 }
 
+static void a_probe_is_the_process_with_another_command_and_nothing_around_it(void **state)
+{
+    (void)state;
+    char *t = mt_asprintf("%sprobe = ['/check', '/b']\nprobe_timeout_seconds = 7\n", text); /* of volume b, which is mounted to be read only */
+    struct mt_manifest *m = manifest(t);
+    struct mt_spec_group g = group_of(m->canonical);
+    struct mt_spec_instance i = {.instance_id = "inst_" ULID "3", .generation = 1, .arch = "amd64", .resolved_digest = DIGEST};
+    struct mt_workload *w = NULL;
+    struct mt_err err;
+    uint32_t seconds = 0;
+    g.secret_version_id = "sv_" ULID "0";
+    g.secrets_file = true;
+    assert_int_equal(mt_spec_probe(&g, &i, "b", "vol_" ULID "9", &w, &seconds, &err), 0);
+    assert_int_equal(seconds, 7);
+    assert_int_equal(w->command.n, 2);
+    assert_string_equal(w->command.v[0], "/check");
+    assert_string_equal(w->user, "7");
+    assert_string_equal(w->workdir, "/web");
+    assert_string_equal(var(w, "B"), "web");
+    assert_string_equal(w->image.resolved_digest, DIGEST);
+    assert_int_equal(w->resources.memory_bytes, 64 << 20);
+    assert_int_equal(w->n_mounts, 1);
+    assert_string_equal(w->mounts[0].volume_id, "vol_" ULID "9");
+    assert_string_equal(w->mounts[0].path, "/b");
+    assert_false(w->mounts[0].read_only);
+    assert_true(w->n_prestart == 0 && w->network.n_ports == 0 && w->health.type == MT_HEALTH_NONE);
+    assert_true(!w->secrets.version_id && !w->secrets.required && !var(w, "MOAT_SECRETS_FILE"));
+    mt_workload_free(w);
+    w = NULL;
+    assert_int_equal(mt_spec_probe(&g, &i, "a", "vol_" ULID "9", &w, &seconds, &err), -MT_E_NOT_FOUND); /* it names none */
+    assert_int_equal(mt_spec_probe(&g, &i, "c", "vol_" ULID "9", &w, &seconds, &err), -MT_E_NOT_FOUND);
+    mt_manifest_free(m);
+    free(t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_release_becomes_a_workload),
         cmocka_unit_test(the_hash_changes_with_its_inputs_and_with_nothing_else),
         cmocka_unit_test(what_is_missing_is_an_error_not_a_guess),
+        cmocka_unit_test(a_probe_is_the_process_with_another_command_and_nothing_around_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -53,7 +53,7 @@ static char *edited(const char *text, const char *from, const char *to)
     "{'volumes':[" VOLUME "," VOLUME2 "],'snapshot_jobs':[{'snapshot_id':'snap_" U "0','volume_id':'vol_" U "0',"          \
     "'org_id':'org_" U "0','origin':'scheduled','key_epoch':1,'parent_snapshot_id':'snap_" U "1','full_read':false,'cancel':true}]," \
     "'restore_jobs':[{'restore_id':'rst_" U "0','snapshot_id':'snap_" U "0','source_volume_id':'vol_" U "0',"              \
-    "'source_org_id':'org_" U "0','new_volume_id':'vol_" U "1','size_bytes':1073741824,'key_epoch':1,'cancel':false,'proof':true}]}"
+    "'source_org_id':'org_" U "0','new_volume_id':'vol_" U "1','size_bytes':1073741824,'key_epoch':1,'cancel':false,'proof':true,'probe':{'timeout_seconds':60,'workload':{'spec_version':'v9'}}}]}"
 
 static void the_sections_of_a_plan_survive_a_round_trip(void **state)
 {
@@ -68,6 +68,8 @@ static void the_sections_of_a_plan_survive_a_round_trip(void **state)
     assert_int_equal(s.volumes[0].resize_to_bytes, INT64_C(2) << 30);
     assert_null(s.volumes[1].fs_uuid);
     assert_true(s.snapshots[0].cancel);
+    assert_int_equal(s.restores[0].probe_seconds, 60); /* what a workload is, is not asked here */
+    assert_string_equal(json_string_value(json_object_get(s.restores[0].probe, "spec_version")), "v9");
     assert_int_equal(mt_plan_storage_encode(&s, back, &err), 0);
     assert_true(json_equal(j, back));
     mt_plan_storage_done(&s);
@@ -96,6 +98,11 @@ static void bad_sections_refuse_the_plan(void **state)
         {"'desired':'present'", "'desired':'maybe'"},
         {"'fs_uuid':'" UUID "'", "'fs_uuid':'" UUID "0'"},
         {"'from_restore':'rst_", "'from_restore':'vol_"},
+        {"'proof':true", "'proof':false"}, /* with a probe */
+        {"'timeout_seconds':60", "'timeout_seconds':601"},
+        {"'timeout_seconds':60,", ""},
+        {",'workload':{'spec_version':'v9'}", ""},
+        {"'workload':{'spec_version':'v9'}", "'workload':[]"},
         {"'volume_id':'vol_" U "1'", "'volume_id':'vol_" U "0'"}, /* twice */
         {"'origin':'scheduled'", "'origin':'whim'"},
         {"'key_epoch':1", "'key_epoch':0"},
@@ -122,7 +129,7 @@ static void bad_sections_refuse_the_plan(void **state)
     "'captured_at_ms':1800000000000,'size_bytes':1,'changed_bytes':0,'uploaded_bytes':1,'key_epoch':1,'image_root':'" HEX "'," \
     "'manifest_sha256':'" HEX "','parent_snapshot_id':'snap_" U "1'}],"                                                    \
     "'restores':[{'restore_id':'rst_" U "0','seq':4,'status':'failed','phase':'checking','bytes_done':1,'bytes_total':2,"  \
-    "'failed_reason':'integrity_check_failed','snapshot_damaged':true}]}"
+    "'failed_reason':'integrity_check_failed','snapshot_damaged':true,'probe':{'ms':1,'exit_code':255,'detail':'exited','output':'a\\nb'}}]}"
 
 static void reports_of_storage_survive_a_round_trip(void **state)
 {
@@ -136,6 +143,7 @@ static void reports_of_storage_survive_a_round_trip(void **state)
     assert_int_equal(b->storage.volumes[1].fault, MT_VOLUME_FAULT_NO_SPACE);
     assert_true(b->storage.snapshots[0].has_changed);
     assert_int_equal(b->storage.restores[0].status, MT_JOB_FAILED);
+    assert_true(b->storage.restores[0].probed && b->storage.restores[0].probe_exit_code == 255);
     assert_int_equal(mt_status_batch_encode(b, &back, &err), 0);
     assert_true(json_equal(j, back));
     mt_status_batch_free(b);
@@ -166,6 +174,10 @@ static void bad_reports_of_storage_are_refused(void **state)
         {"'failed_reason':'integrity_check_failed'", "'failed_reason':'/var/lib/x'"},
         {"'status':'failed'", "'status':'succeeded'"},
         {"'restores':[", "'restores':[[],"},
+        {"'exit_code':255", "'exit_code':256"},
+        {"'ms':1,", ""},
+        {"'probe':{", "'probe':[],'x':{"},
+        {"'detail':'exited'", "'detail':7"},
     };
     for (size_t i = 0; i < MT_ARRAY_LEN(rows); i++) {
         struct mt_status_batch *b = NULL;
