@@ -370,7 +370,7 @@ OPS = {
     "POST " + E + "/volumes": ("Volume", 201, "VolumeNew", "dry_run"),
     "GET " + E + "/volumes/{volume_id}": ("Volume", 200, None, ""),
     "POST " + E + "/volumes/{volume_id}/resize": ("Volume", 200, "VolumeResize", "dry_run"),
-    "DELETE " + E + "/volumes/{volume_id}": ("Deleted", 200, "VolumeDelete", "dry_run"),
+    "DELETE " + E + "/volumes/{volume_id}": ("Deleted", 200, "VolumeDelete", "dry_run delete_backups"),
     "POST " + E + "/volumes/{volume_id}/restore": ("Restore", 201, "RestoreNew", "dry_run"),
     "POST " + E + "/volumes/{volume_id}/verify": ("Restore", 201, "VolumeVerify", "dry_run"),
     "POST " + E + "/volumes/{volume_id}/migrate": ("Migration", 201, "VolumeMigrate", "dry_run"),

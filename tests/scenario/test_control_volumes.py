@@ -513,8 +513,17 @@ try:
         wait_for("it gone too", lambda: volumes(e2) == {}, 30)
         w.pg.sql("UPDATE restores_view SET created_at = created_at + interval '7 hours' WHERE restore_id = '%s'" % one["restore_id"])
         w.pg.sql("UPDATE snapshots_view SET finished_at = finished_at + interval '20 days' WHERE snapshot_id = '%s'" % s)
-        w.ok("DELETE", E + "/volumes/" + own)
+        # With its backups, said in the query or in the body, in both only alike.
+        D = E + "/volumes/" + own
+        refused(w.q("DELETE", D + "?delete_backups=maybe"), "invalid_argument", 400)
+        refused(w.q("DELETE", D + "?delete_backups=true", {"delete_backups": False}), "invalid_argument", 400)
+        for query, body, said in (("delete_backups=true", {}, True), ("delete_backups=true", {"delete_backups": True}, True), ("delete_backups=false", {"delete_backups": True}, True),
+                                  ("delete_backups=false", {}, None)):
+            r = w.ok("DELETE", D + "?dry_run=true&" + query, body)
+            assert [c["payload"].get("delete_backups") for c in r["changes"]] == [said], (query, body, r)
+        w.ok("DELETE", D + "?delete_backups=true")
         wait_for("it gone", lambda: volumes(E) == {}, 30)
+        wait_for("its backup given up", lambda: [x for x in w.ok("GET", O + "/events?event_type=snapshot.pruned")["items"] if x["aggregate_id"] == s], 30)
 
     @case("the probe of a manifest goes to the node with a proof, and what it says is kept with the volume")
     def _():

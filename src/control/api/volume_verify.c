@@ -15,15 +15,15 @@
 #define COLUMNS "s.snapshot_id, s.size_bytes, s.resource_version, s.status, s.pruned_at IS NOT NULL, s.damaged"
 
 static const struct mt_pg_stmt newest = {
-    "verify_newest", "SELECT v.name, b.* FROM volumes_view v LEFT JOIN LATERAL (" MT_SQL_LAST_BACKUP("v", COLUMNS) ") b ON true WHERE v.env_id = $1 AND v.volume_id = $2"};
+    "volume_verify_newest", "SELECT v.name, b.* FROM volumes_view v LEFT JOIN LATERAL (" MT_SQL_LAST_BACKUP("v", COLUMNS) ") b ON true WHERE v.env_id = $1 AND v.volume_id = $2"};
 static const struct mt_pg_stmt named = {
-    "verify_named", "SELECT v.name, " COLUMNS " FROM volumes_view v JOIN snapshots_view s ON s.volume_id = v.volume_id WHERE v.env_id = $1 AND v.volume_id = $2"
+    "volume_verify_named", "SELECT v.name, " COLUMNS " FROM volumes_view v JOIN snapshots_view s ON s.volume_id = v.volume_id WHERE v.env_id = $1 AND v.volume_id = $2"
                     " AND s.snapshot_id = $3"};
 static const struct mt_pg_stmt running = {
-    "verify_running", "SELECT r.restore_id FROM restores_view r WHERE r.source_volume_id = $1 AND r.purpose = 'proof' AND r.status IN ('queued', 'running') LIMIT 1"};
+    "volume_verify_running", "SELECT r.restore_id FROM restores_view r WHERE r.source_volume_id = $1 AND r.purpose = 'proof' AND r.status IN ('queued', 'running') LIMIT 1"};
 /* Asked again under the append lock, with this one in the view. */
 static const struct mt_pg_stmt alone = {
-    "verify_alone", "SELECT 1 WHERE (SELECT count(*) FROM restores_view r WHERE r.source_volume_id = $1 AND r.purpose = 'proof' AND r.status IN ('queued', 'running')) = 1"};
+    "volume_verify_alone", "SELECT 1 WHERE (SELECT count(*) FROM restores_view r WHERE r.source_volume_id = $1 AND r.purpose = 'proof' AND r.status IN ('queued', 'running')) = 1"};
 
 enum { V_NAME = 0, V_SNAPSHOT, V_SIZE, V_VERSION, V_STATUS, V_PRUNED, V_DAMAGED };
 

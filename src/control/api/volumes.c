@@ -273,9 +273,12 @@ static int prepare_delete(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_a
     static const char *const known[] = {"expected_version", "delete_backups", NULL};
     mt_auto_pg_res struct mt_pg_res *r = NULL;
     const char *id = mt_api_param(c, "volume_id");
-    bool backups_too;
-    if (mt_api_dry_run(c, &made->dry_run) < 0 || mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 || mt_api_bool(c, "delete_backups", false, &backups_too) < 0 || load(c, &r) < 0)
+    bool backups_too, by_query; /* a DELETE need not have a body: either place says it */
+    if (mt_api_dry_run(c, &made->dry_run) < 0 || mt_api_query_bool(c, "delete_backups", false, &by_query) < 0 || mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 ||
+        mt_api_bool(c, "delete_backups", by_query, &backups_too) < 0 || load(c, &r) < 0)
         return -1;
+    if (by_query && !backups_too)
+        return mt_api_fail(c, 400, "invalid_argument", "'delete_backups' is true in the query and false in the body");
     bool gone = mt_pg_bool(r, 0, ROW_DELETED) || MT_STREQ(mt_pg_text(r, 0, ROW_STATE), "deleting");
     mt_api_deleted(made, "volume.delete", "volume_id", id, gone);
     if (gone)
