@@ -568,6 +568,11 @@ try:
         j = verify()
         assert j["proof"] and "probe" not in j, j
         assert w.agent.restore(j["restore_id"], "failed", failed_reason="download_failed").json["accepted"] == 1
+        d = deploy(a, e, manifest([], []))
+        wait_for("success", lambda: w.ok("GET", e + "/deploys/" + d.json["id"])["status"] == "succeeded", 30)
+        wait_for("it to be free", lambda: volumes(e)["kept"]["state"] == "available", 30)
+        w.ok("DELETE", e + "/volumes/" + v["id"])
+        wait_for("it gone", lambda: volumes(e) == {}, 30)
 
     @case("a volume gives name and place to another one while its process is at rest, and stays beside it")
     def _():
