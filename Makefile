@@ -2,7 +2,7 @@
 # A thin front to Meson. `make help` lists the targets.
 BUILD ?= build
 ASAN ?= build-asan
-PROGRAMS = moat moat-control moat-agent moat-edge moat-init moat-unpack moat-fetch moat-backup moat-vsock
+PROGRAMS = moat moat-control moat-agent moat-edge moat-init moat-unpack moat-fetch moat-backup moat-forward moat-vsock
 CC_CACHED := $(if $(shell command -v ccache),ccache ,)$(if $(filter default,$(origin CC)),gcc,$(CC))
 BENCHES = api backup deploy edge eventlog image mesh sched secrets
 

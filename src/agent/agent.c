@@ -8,6 +8,7 @@
 #include "agent/control.h"
 #include "agent/drift.h"
 #include "agent/exec.h"
+#include "agent/forward/forward.h"
 #include "agent/identity/identity.h"
 #include "agent/instance/inst.h"
 #include "agent/mesh/mesh.h"
@@ -685,6 +686,8 @@ static int open_all(struct mt_agent *a, struct mt_err *err)
     rc = open_images(a, err);
     if (rc == 0)
         rc = open_secrets(a, err);
+    if (rc == 0)
+        rc = mt_forward_new(a, &a->forward, err);
     if (rc == 0 && !(a->volumes = mt_volumes_new(a, err)))
         rc = -(int)(err->code ? err->code : MT_E_NOMEM);
     if (rc == 0 && mt_volumes_backend(a->volumes) && !(a->backups = mt_backups_new(a, mt_volumes_backend(a->volumes), err)))
@@ -762,6 +765,7 @@ static void close_all(struct mt_agent *a)
     if (a->secrets) /* after the planned end nothing is in use; else the VMs go on and so do their secrets */
         mt_secret_store_sweep(a->secrets, secret_used, a);
     mt_secret_store_free(a->secrets);
+    mt_forward_free(a->forward);
     mt_fw_free(a->fw);
     if (a->plan && a->plan_unsaved)
         store_plan(a);

@@ -37,6 +37,7 @@ struct mt_volumes;
 struct mt_metrics_http;
 struct mt_backups;
 struct mt_restores;
+struct mt_forward;
 
 /** The kernel and init that new boots use. */
 struct mt_bundle {
@@ -115,6 +116,7 @@ struct mt_agent {
     struct mt_remote *remote; /* NULL without identity */
     struct mt_exec_relays *exec;
     struct mt_secret_store *secrets; /* own lock */
+    struct mt_forward *forward;
     struct mt_volumes *volumes;
     struct mt_backups *backups; /* NULL without storage */
     struct mt_restores *restores; /* likewise */

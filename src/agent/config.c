@@ -79,6 +79,16 @@ static const struct mt_conf_key keys[] = {
     {"image.cache_bytes", MT_CONF_U64, AT(image_cache_bytes), 0, UINT64_MAX, "0", "bytes", "budget of the image cache; 0: 20 % of its filesystem, at most 100 GiB"},
     {"logs.retention_days", MT_CONF_U64, AT(log_retention_days), 1, 3650, "7", "days", "workload logs older than this go"},
     {"logs.max_bytes_per_instance", MT_CONF_U64, AT(log_max_bytes), 16777216, UINT64_MAX, "536870912", "bytes", "oldest segments go above this"},
+    {"logs.sink", MT_CONF_STRING, AT(log_sink), 1, 8, "none", "", "where all workloads' lines go besides: none, syslog (RFC 5424 over TLS or TCP) or otlp (OTLP/HTTP, JSON)"},
+    {"logs.sink_target", MT_CONF_STRING, AT(log_sink_target), 3, 2048, MT_CONF_NONE, "", "syslog: host:port; otlp: URL, for example https://collector.example.com:4318/v1/logs"},
+    {"logs.sink_tls", MT_CONF_BOOL, AT(log_sink_tls), 0, 1, "true", "", "syslog: over TLS (RFC 5425); false: plain TCP, for a receiver on this host or a network of trust"},
+    PATH_KEY("logs.sink_ca_file", log_sink_ca_file, "trust anchors for the receiver, PEM; absent: the system's"),
+    PATH_KEY("logs.sink_cert_file", log_sink_cert_file, "certificate that is shown to the receiver, PEM"),
+    PATH_KEY("logs.sink_key_file", log_sink_key_file, "its key, PEM, 0600"),
+    PATH_KEY("logs.sink_headers_file", log_sink_headers_file, "otlp: lines \"Name: value\" that go with each request, such as a token; 0600"),
+    {"logs.message_max_bytes", MT_CONF_U64, AT(log_message_max), 1024, 65536, "8192", "bytes", "syslog: a longer line is sent in parts; what the receiver takes (rsyslog: maxMessageSize)"},
+    {"logs.drains", MT_CONF_BOOL, AT(log_drains), 0, 1, "true", "", "lines also go to the log drains that organisations have set"},
+    {"logs.local_targets", MT_CONF_STRINGS, AT(log_local_targets), 0, 16, "", "host:port", "targets of organisations' drains that may live at non-public addresses"},
 };
 /* clang-format on */
 
@@ -133,6 +143,7 @@ static int check(struct mt_agent_conf *c, struct mt_err *err)
     static const char *const vmms[] = {"auto", "firecracker", "qemu", NULL};
     static const char *const walls[] = {"taps", "full", NULL};
     static const char *const egress[] = {"", "none", "routed", "nat66", NULL};
+    static const char *const sinks[] = {"none", "syslog", "otlp", NULL};
     static const char *const backends[] = {"auto", "lvm-thin", "reflink", "copy", "none", NULL};
     struct in6_addr a;
 
@@ -142,6 +153,8 @@ static int check(struct mt_agent_conf *c, struct mt_err *err)
         return MT_FAIL(err, MT_E_INVALID, "vmm is '%s'; it is auto, firecracker or qemu", c->vmm);
     if (!one_of(c->host_firewall, walls))
         return MT_FAIL(err, MT_E_INVALID, "host_firewall is '%s'; it is taps or full", c->host_firewall);
+    if (!one_of(c->log_sink, sinks))
+        return MT_FAIL(err, MT_E_INVALID, "logs.sink is '%s'; it is none, syslog or otlp", c->log_sink);
     if (!one_of(c->storage_backend, backends))
         return MT_FAIL(err, MT_E_INVALID, "storage.backend is '%s'; it is auto, lvm-thin, reflink, copy or none", c->storage_backend);
     if (!lvm_name(c->volume_group) || !lvm_name(c->thin_pool))

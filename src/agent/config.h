@@ -47,7 +47,10 @@ struct mt_agent_conf {
     struct mt_conf_list local_registries, insecure_registries;
     char *image_ca_file;
     uint64_t image_cache_bytes;
-    uint64_t log_retention_days, log_max_bytes;
+    uint64_t log_retention_days, log_max_bytes, log_message_max;
+    char *log_sink, *log_sink_target, *log_sink_ca_file, *log_sink_cert_file, *log_sink_key_file, *log_sink_headers_file;
+    bool log_sink_tls, log_drains;
+    struct mt_conf_list log_local_targets;
     uint64_t heartbeat_ms;
     /* volumes */
     char *storage_backend; /* auto, lvm-thin, reflink, copy, none */

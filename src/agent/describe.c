@@ -3,6 +3,7 @@
 #include "agent/describe.h"
 
 #include "agent/control.h"
+#include "agent/forward/forward.h"
 #include "agent/identity/identity.h"
 #include "agent/instance/inst.h"
 #include "agent/mesh/mesh.h"
@@ -251,6 +252,8 @@ int mt_describe_doctor(struct mt_agent *a, struct mt_buf *out, struct mt_err *er
     int strict = strcmp(a->conf.host_firewall, "full") == 0 ? 2 : 1;
     char vmm[900], cgroup[64], disk[96], mode[96], mesh[320], bundle[200];
     int mesh_level = mt_mesh_doctor(a->mesh, mesh, sizeof mesh);
+    mt_auto_buf struct mt_buf logs = MT_BUF_INIT(16384);
+    int logs_level = mt_forward_doctor(a->forward, &logs);
     const char *storage, *storage_mend;
     int storage_level = mt_volumes_doctor(a->volumes, &storage, &storage_mend);
     struct mt_vmm *v = mt_agent_vmm(a);
@@ -290,6 +293,7 @@ int mt_describe_doctor(struct mt_agent *a, struct mt_buf *out, struct mt_err *er
         {"agent.control", mt_control_reachable(a->control) ? 0 : 1, a->identity ? mt_identity_control(a->identity) : a->conf.control_socket,
          "is moat-control running?"},
         {"agent.storage", storage_level, storage, storage_mend},
+        {"agent.logs", logs_level, mt_buf_cstr(&logs), "docs/runbooks.md, \"Log backlog or sink down\": lines wait in the node's store; mend the receiver or logs.sink"},
         {"agent.mesh", mesh_level, mesh, "`moat net verify` names the pair and the likely cause"},
         {"agent.edge_user", a->edge_uid != (uid_t)-1 ? 0 : 1, a->conf.edge_user, "`moat up` makes the system users"},
         {"agent.swap", swap_on() ? strict : 0, "swap off", "swapoff -a: memory of VMs must not reach a disk"},

@@ -603,6 +603,7 @@ static void retain_instance(const char *dir, uint64_t days, uint64_t max_bytes, 
         }
         if (least == 0) {
             (void)unlinkat(dirfd(d), BOOTS_FILE, 0);
+            (void)unlinkat(dirfd(d), MT_LOG_ABOUT_FILE, 0);
             (void)rmdir(dir);
             return;
         }

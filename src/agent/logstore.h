@@ -15,6 +15,7 @@
 
 #define MT_LOG_SEGMENT_BYTES (8U << 20)
 #define MT_LOG_LINE_MAX 20480 /* payload bytes of one record */
+#define MT_LOG_ABOUT_FILE "about" /* beside the segments: whose they are; written by agent/forward, goes with the last segment */
 
 enum mt_log_stream { MT_LOG_STDOUT = 1, MT_LOG_STDERR = 2, MT_LOG_SYSTEM = 3 };
 

@@ -2,6 +2,7 @@
 #include "agent/measure.h"
 
 #include "agent/exec.h"
+#include "agent/forward/forward.h"
 #include "agent/identity/identity.h"
 #include "agent/instance/inst.h"
 #include "agent/mesh/mesh.h"
@@ -194,6 +195,7 @@ int mt_agent_measure_page(void *agent, struct mt_buf *b, struct mt_err *err)
     put_mesh(a, &p);
     for (uint8_t i = MT_LOG_STDOUT; i <= MT_LOG_SYSTEM; i++)
         mt_metrics_u64(&p, MT_M_A_LOG_LINES, a->measure.lines[i - 1], mt_log_stream_name(i));
+    mt_forward_measure(a->forward, &p);
     if (a->identity)
         mt_metrics_i64(&p, MT_M_CERT_EXPIRY, mt_identity_not_after(a->identity) - mt_clock_wall_us() / 1000000, "node");
     return mt_metrics_end(&p, err);

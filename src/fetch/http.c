@@ -9,7 +9,7 @@
 #include "base/clock.h"
 #include "base/num.h"
 #include "base/str.h"
-#include "fetch/addr.h"
+#include "os/addr.h"
 #include "fetch/challenge.h"
 #include "os/file.h"
 #include "wire/json.h"

@@ -40,6 +40,7 @@ struct mt_err;
     X(VOLUME, "vol", "volume")                     \
     X(ATTACHMENT, "att", "volume attachment")      \
     X(REGISTRY, "reg", "registry credential")      \
+    X(DRAIN, "drn", "log drain")                   \
     X(SNAPSHOT, "snap", "snapshot")                \
     X(RESTORE, "rst", "restore job")               \
     X(EXEC, "exec", "exec session")                \

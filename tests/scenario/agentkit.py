@@ -109,6 +109,7 @@ class Control:
         self.reports, self.beats, self.polls, self.posts = [], [], [], []
         self.logins = {}  # instance id to (user, password) of its registry
         self.secrets, self.asked = {}, []  # version id to (instance ids that may, content) or (status, code); who asked for what
+        self.drains, self.drain_secrets = [], {}  # as a node is told of them; id to what it is given for one
         self.fail = 0  # status to answer to reports instead of 200
         self.plan_id = ulid()
         self.server, self.down = None, False
@@ -139,6 +140,8 @@ class Control:
             def do_GET(self):
                 if self.away():
                     return
+                if self.path.endswith("/log-drains"):
+                    return self.reply(200, {"log_drains": outer.drains})
                 query = dict(p.split("=") for p in self.path.partition("?")[2].split("&"))
                 got = outer.poll(int(query["after"]), min(float(query["wait"]), outer.extra.get("_wait", 30)))
                 if self.away():
@@ -159,6 +162,8 @@ class Control:
                 if self.path.endswith("/registry-credential"):
                     login = outer.logins.get(body["instance_id"])
                     return self.reply(200, {"host": "x", "username": login[0], "password": login[1]}) if login else self.reply(404, {"code": "not_found"})
+                if self.path.endswith("/log-drain"):
+                    return self.reply(200, outer.drain_secrets[body["log_drain_id"]]) if body["log_drain_id"] in outer.drain_secrets else self.reply(404, {"code": "not_found"})
                 if self.path.endswith("/volume-key"):
                     return self.reply(*outer.volume_key(body))
                 if self.path.endswith("/secrets"):
@@ -380,7 +385,7 @@ def stand_in(folder):
     qemu = os.path.join(folder, "qemu")
     if not os.path.exists(folder):
         os.mkdir(folder, 0o755)
-        for name in ("moat-backup", "moat-fetch", "moat-unpack"):
+        for name in ("moat-backup", "moat-fetch", "moat-forward", "moat-unpack"):
             shutil.copy(os.path.join(BIN, name), folder)
         for name in ("moat-vsock", "qemu"):
             shutil.copy(STANDIN, os.path.join(folder, name))

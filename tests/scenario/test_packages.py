@@ -27,7 +27,7 @@ CONTENTS = {
                      "usr/lib/moat/restore-drill 755", "usr/lib/moat/setup-database 755", "usr/lib/sysusers.d/moat-control.conf 644", "usr/lib/tmpfiles.d/moat-control.conf 644"],
     "moat-agent": ["etc/moat/agent.toml 644", "lib/systemd/system/moat-agent.service 644", "lib/systemd/system/moat-bundle.service 644",
                    "usr/lib/moat/bundle/make-bundle 755", "usr/lib/moat/bundle/newc.py 644", "usr/lib/moat/bundle/vmlinux.py 644", "usr/lib/moat/moat-agent 755",
-                   "usr/lib/moat/moat-init 755", "usr/lib/moat/moat-unpack 755", "usr/lib/moat/moat-vsock 755",
+                   "usr/lib/moat/moat-forward 755", "usr/lib/moat/moat-init 755", "usr/lib/moat/moat-unpack 755", "usr/lib/moat/moat-vsock 755",
                    "usr/lib/sysusers.d/moat-agent.conf 644", "usr/lib/tmpfiles.d/moat-agent.conf 644"],
     "moat-edge": ["etc/moat/edge.toml 644", "lib/systemd/system/moat-edge.service 644", "usr/lib/moat/moat-edge 755", "usr/lib/sysusers.d/moat-edge.conf 644",
                   "usr/lib/tmpfiles.d/moat-edge.conf 644"],

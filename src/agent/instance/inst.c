@@ -2,6 +2,7 @@
 /* The life of one instance. See inst.h. */
 #include "agent/instance/inst.h"
 
+#include "agent/forward/forward.h"
 #include "agent/report.h"
 #include "base/assert.h"
 #include "base/cleanup.h"
@@ -148,6 +149,7 @@ void mt_inst_free(struct mt_inst *in)
     mt_inst_release_volumes(in);
     mt_rootdisk_done(&in->disk);
     mt_workload_free(in->spec);
+    mt_forward_release(in->a->forward, in->source);
     mt_log_store_close(in->log);
     json_decref(in->autopsy);
     in->magic = 0;

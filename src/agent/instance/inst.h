@@ -81,6 +81,7 @@ struct mt_inst {
     struct mt_channel *chan;
     struct mt_logchan *logchan;
     struct mt_log_store *log;
+    struct mt_log_source *source; /* how far it is, for who forwards lines; with `log` */
     bool guest_known;    /* hello was accepted once in this attempt */
     bool bye_owed;       /* guest sent a terminal status */
     bool shutdown_sent;

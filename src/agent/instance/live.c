@@ -5,6 +5,7 @@
 #include "agent/backups.h"
 #include "agent/boots.h"
 #include "agent/exec.h"
+#include "agent/forward/forward.h"
 #include "base/assert.h"
 #include "base/cleanup.h"
 #include "base/log.h"
@@ -332,6 +333,8 @@ static void on_log(void *arg, const struct mt_guest_log_record *r)
         mt_log(MT_WARN, "log.append_failed", KV("instance_id", in->st.instance_id), KV_ERR(&err));
     else
         mt_agent_logs_grew(in->a, in->st.instance_id);
+    if (in->source)
+        atomic_store(&in->source->last, mt_log_next_seq(in->log) - 1);
 }
 
 /* ---- liveness ---------------------------------------------------------------------------- */
@@ -547,6 +550,10 @@ void mt_inst_live(struct mt_inst *in, bool adopted)
         in->console_src = mt_loop_fd(loop, "vm.console", in->run.console_fd, EPOLLIN, on_console, in, &err);
     if (!in->log && mt_log_store_open(in->a->conf.logs_dir, in->st.env_id, in->st.instance_id, &in->log, &err) < 0)
         mt_log(MT_WARN, "log.open_failed", KV("instance_id", in->st.instance_id), KV_ERR(&err));
+    if (in->log && !in->source && in->spec) {
+        const char *const ids[MT_LOGFWD_IDS] = {in->spec->org_id, in->spec->app_id, in->st.env_id, in->spec->process_type, in->st.instance_id};
+        in->source = mt_forward_hold(in->a->forward, ids, mt_log_next_seq(in->log) - 1);
+    }
     if (!ok || !in->chan || !in->logchan || !in->tick) {
         mt_inst_end(in, MT_REASON_VMM_START_FAILED, err.msg);
         mt_inst_teardown(in, "cannot be watched");

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The parts of moat-fetch that need no network: address rule, challenges, requests. */
-#include "fetch/addr.h"
+#include "os/addr.h"
 #include "fetch/challenge.h"
 #include "fetch/options.h"
 

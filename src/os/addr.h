@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Which addresses a registry may have: the rule against requests to the inside (runtime.md 13, SSRF). */
+/* Which addresses a target that a tenant names may have (a registry, a drain of logs): the rule against requests to the inside (runtime.md 13, SSRF). */
 #pragma once
 
 #include <stdbool.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Source: IANA special-purpose address registries (RFC 6890 and its updates). */
-#include "fetch/addr.h"
+#include "os/addr.h"
 
 #include <netinet/in.h>
 #include <stddef.h>
