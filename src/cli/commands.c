@@ -294,6 +294,14 @@ static const struct cli_option rotate_keys_options[] = {
     {"wait-timeout", 0, "DURATION", "stop waiting after this long, exit 6 (default --timeout, else 30m)"},
     {NULL, 0, NULL, NULL},
 };
+static const struct cli_option log_drain_options[] = {
+    {"syslog", 0, "HOST:PORT", "a receiver of RFC 5424 over TLS"},
+    {"otlp", 0, "URL", "a receiver of OTLP/HTTP: https://HOST/v1/logs"},
+    {"token-stdin", 0, NULL, "otlp: what the header says is on stdin, for example `Bearer TOKEN`"},
+    {"header", 0, "NAME", "otlp: the header of the token (default Authorization)"},
+    {"ca-file", 0, "FILE", "certificates in PEM that vouch for the receiver (default: those of the node's system)"},
+    {NULL, 0, NULL, NULL},
+};
 static const struct cli_option registry_options[] = {
     {"username", 0, "NAME", "who the organisation is there"},
     {"password-stdin", 0, NULL, "the password is on stdin (else it is asked for)"},
@@ -518,6 +526,9 @@ const struct cli_command cli_commands[] = {
     {CLI_MORE, "sps update", "NAME", "change name, scopes or restriction", sps_update_options, cmd_sps_update},
     {CLI_MORE, "sps rotate", "NAME", "a new secret; it is shown once", rotate_options, cmd_sps_rotate},
     {CLI_MORE, "sps delete", "NAME", "remove one with its secret and tokens", NULL, cmd_sps_delete},
+    {CLI_MORE, "drains list", "", "where log lines of the organisation go besides", NULL, cmd_drains_list},
+    {CLI_MORE, "drains set", "NAME", "send the organisation's log lines to a receiver: syslog over TLS or OTLP/HTTP", log_drain_options, cmd_drains_set},
+    {CLI_MORE, "drains delete", "NAME", "stop sending log lines there", NULL, cmd_drains_delete},
     {CLI_MORE, "registries list", "", "registries that the organisation has a credential for", NULL, cmd_registries_list},
     {CLI_MORE, "registries set", "HOST", "set the credential for a registry; the password comes from stdin or a prompt", registry_options, cmd_registries_set},
     {CLI_MORE, "registries delete", "HOST", "remove the credential for a registry", NULL, cmd_registries_delete},

@@ -42,7 +42,7 @@ static int try_one(const struct addrinfo *a, int64_t deadline_ns, int *ret_fd, s
 
 int mt_forward_dial(const struct mt_forward_conf *c, int *ret_fd, struct mt_err *err)
 {
-    const struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV | AI_ADDRCONFIG};
+    const struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV};
     struct addrinfo *all = NULL;
     char port[8];
     (void)snprintf(port, sizeof port, "%u", c->port);

@@ -35,6 +35,7 @@
     X(SNAPSHOTS, "max_snapshots_per_volume", 5, 60, "manual snapshots of one volume that did not fail and are not deleted")     \
     X(IPV4, "max_ipv4_allocations", 0, 10, "IPv4 addresses that environments have")                                          \
     X(IPV4_PORTS, "max_ipv4_extra_ports", 2, 5, "ports beside 80 and 443 that routes use on the IPv4 address of one environment") \
+    X(LOG_DRAINS, "max_log_drains", 1, 5, "log drains")                                                                    \
     X(STREAMS, "max_log_streams", 5, 50, "open event and log streams, on one server")
 
 enum mt_quota {

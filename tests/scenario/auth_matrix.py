@@ -33,11 +33,11 @@ class inside(str):
 READS = ("orgs:read apps:read envs:read releases:read deploys:read instances:read routes:read volumes:read "
          "secrets:read-metadata events:read logs:read").split()
 SCOPES = {s: "oadr" for s in READS}
-SCOPES.update({"sps:read": "oad", "registries:read": "oad"})
+SCOPES.update({"sps:read": "oad", "registries:read": "oad", "drains:read": "oad"})
 SCOPES.update({s: "oad" for s in ("apps:write envs:write releases:write deploys:write rollbacks:write scale:write "
                                   "instances:write routes:write volumes:write secrets:write").split()})
 SCOPES["exec:write"] = "oa"  # and developer, when the organisation says so
-SCOPES.update({s: "oa" for s in "apps:admin envs:admin ipv4:write registries:write members:write sps:write audit:read".split()})
+SCOPES.update({s: "oa" for s in "apps:admin envs:admin ipv4:write registries:write drains:write members:write sps:write audit:read".split()})
 SCOPES.update({s: "o" for s in "orgs:admin billing:read billing:write".split()})
 SCOPES["secrets:read-material"] = "o"  # where the server allows it, as the one of test_auth_matrix does
 OPERATOR = "nodes:read nodes:admin users:admin quotas:admin events:admin admin".split()
@@ -72,6 +72,9 @@ ROUTES = {
     "PATCH " + O + "/service-principals/{sp_id}": "sps:write",
     "POST " + O + "/service-principals/{sp_id}/rotate": "sps:write",
     "DELETE " + O + "/service-principals/{sp_id}": "sps:write",
+    "GET " + O + "/log-drains": "drains:read",
+    "PUT " + O + "/log-drains/{name}": "drains:write",
+    "DELETE " + O + "/log-drains/{name}": "drains:write",
     "GET " + O + "/registry-credentials": "registries:read",
     "PUT " + O + "/registry-credentials/{host}": "registries:write",
     "DELETE " + O + "/registry-credentials/{host}": "registries:write",

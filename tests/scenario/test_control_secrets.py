@@ -446,6 +446,52 @@ try:
         assert w.pg.sql("SELECT count(*) FROM moat.registry_secrets").strip() == "0"
         w.ok("DELETE", env, {})
 
+    @case("a log drain: its token is never shown, given to a node with an instance of the organisation and to no other, and gone when removed")
+    def _():
+        C, secret = O + "/log-drains", canary("drain")
+        good = {"kind": "otlp", "target": "https://otlp.example.com/v1/logs", "token": secret}
+        for name, body in (("Big", good), ("x", {"kind": "otlp"}), ("x", {"kind": "tcp", "target": "a:1"}), ("x", dict(good, target="http://otlp.example.com/v1/logs")),
+                           ("x", dict(good, target="https://me:pw@otlp.example.com/")), ("x", dict(good, target="https:///v1")), ("x", dict(good, token="a\nb")),
+                           ("x", dict(good, header="A: b")), ("x", dict(good, ca_pem="no")), ("x", {"kind": "syslog", "target": "logs.example.com"}),
+                           ("x", {"kind": "syslog", "target": "logs.example.com:6514", "token": secret}), ("x", dict(good, target="x" * 3000)), ("x", dict(good, more=1))):
+            r = w.q("PUT", C + "/" + name, body)
+            assert r.status == 400 and secret not in r.text, (name, r.status, r.text)
+        env = {"PATH": "/usr/bin:/bin", "HOME": w.d, "MOAT_API": "unix:" + w.api, "MOAT_TOKEN": w.token, "MOAT_ORG": O.rsplit("/", 1)[1]}
+        moat = lambda *a, **kw: subprocess.run([kit.program("moat"), "drains", *a], text=True, capture_output=True, env=env, **kw)
+        r = moat("set", "main", "--otlp", good["target"], "--token-stdin", input="Bearer " + secret + "\n")
+        assert r.returncode == 0 and secret not in r.stdout + r.stderr, (r.stdout, r.stderr)
+        one = w.ok("GET", C)["items"]
+        assert len(one) == 1 and one[0]["has_token"] and one[0]["target"] == good["target"] and secret not in json.dumps(one), one
+        assert w.q("PUT", C + "/main", good).json["code"] == "expected_version_required"
+        asked = lambda x: call(w.internal, "POST", "/internal/v1/nodes/self/log-drain", {"log_drain_id": x})
+        listed = lambda: call(w.internal, "GET", "/internal/v1/nodes/self/log-drains").json["log_drains"]
+        assert running(E, w.ok("GET", S)["version_id"])
+        assert [(d["id"], d["org_id"]) for d in listed()] == [(one[0]["id"], O.rsplit("/", 1)[1])] and secret not in json.dumps(listed())
+        r = asked(one[0]["id"])
+        assert r.status == 200 and r.json == {"kind": "otlp", "target": good["target"], "token": "Bearer " + secret}, (r.status, r.text)
+        wait_for("audit", lambda: [x for x in w.ok("GET", O + "/audit?action=drain.deliver")["items"] if x["resource_id"] == one[0]["id"] and x["result"] == "ok"], 5)
+        # somebody else's, without an instance here
+        other = "/v1/orgs/" + w.ok("POST", "/v1/orgs", {"name": "drainless"})["id"]
+        far = w.ok("PUT", other + "/log-drains/far", {"kind": "syslog", "target": "[2001:db8::1]:6514", "ca_pem": "-----BEGIN CERTIFICATE-----\nA\n-----END CERTIFICATE-----\n"})
+        assert asked(far["id"]).status == 403 and asked("drn_01j" + "0" * 23).status == 404 and len(listed()) == 1
+        assert w.q("GET", other + "/log-drains").json["items"][0]["id"] == far["id"] and "header" not in far
+        # quota, change, end
+        for i in range(4):
+            w.ok("PUT", C + "/d%d" % i, {"kind": "syslog", "target": "logs.example.com:6514"})
+        r = w.q("PUT", C + "/d5", {"kind": "syslog", "target": "logs.example.com:6514"})
+        assert r.status == 409 and r.json["code"] == "quota_exceeded" and r.json["details"]["dimension"] == "max_log_drains", r.text
+        changed = w.ok("PUT", C + "/main", {"kind": "otlp", "target": good["target"], "expected_version": 1})
+        assert changed["resource_version"] == 2 and not changed["has_token"] and asked(one[0]["id"]).json == {"kind": "otlp", "target": good["target"]}
+        w.ok("POST", "/v1/admin/keys/verify", {})
+        w.ok("PUT", C + "/main", dict(good, expected_version=2))
+        assert moat("list").stdout.count("main") == 1 and moat("delete", "main", "--yes").returncode == 0
+        assert w.ok("DELETE", C + "/main", {})["already_deleted"] and asked(one[0]["id"]).status == 404
+        assert w.pg.sql("SELECT count(*) FROM moat.registry_secrets WHERE reg_id LIKE 'drn_%'").strip() == "0"
+        w.ok("DELETE", other, {})
+        assert asked(far["id"]).status == 404 and {e["event_type"] for e in w.ok("GET", O + "/events?limit=200")["items"]} >= {"log_drain.created", "log_drain.updated", "log_drain.deleted"}
+        for i in range(4):
+            w.ok("DELETE", C + "/d%d" % i, {})
+
     @case("nobody but the agent may ask")
     def _():
         i = running(E, w.ok("GET", S)["version_id"])[0]

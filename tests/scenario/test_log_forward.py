@@ -430,7 +430,7 @@ def organisations():
 
 def through_the_agent():
     """agent.toml names the receiver: lines of a workload in a real VM arrive over TLS; an agent that was killed goes on; metrics and doctor say so."""
-    r = fk.Rsyslog(scratch, certs)
+    r, o, deaf = fk.Rsyslog(scratch, certs), fk.Otlp(certs), fk.Otlp(certs)
     w = kit.World("forward")
     try:
         w.bundle()
@@ -438,12 +438,29 @@ def through_the_agent():
         wl = w.workload(image, command=("/app", "talk", "200"))
         key = certs.at("moat-node.key")
         os.chmod(key, 0o600)
-        logs = {"sink": "syslog", "sink_target": "127.0.0.1:%d" % r.port, "sink_ca_file": certs.at("ca.pem"), "sink_cert_file": certs.at("moat-node.pem"), "sink_key_file": key}
+        logs = {"sink": "syslog", "sink_target": "127.0.0.1:%d" % r.port, "sink_ca_file": certs.at("ca.pem"), "sink_cert_file": certs.at("moat-node.pem"), "sink_key_file": key,
+                "local_targets": ["127.0.0.1:%d" % o.port]}
+        mine, foreign, inside_ = kit.new_id("drn"), kit.new_id("drn"), kit.new_id("drn")
+        url = "https://127.0.0.1:%d/v1/logs"
+        w.control.drains = [{"id": i, "org_id": org, "version": 1, "since_ms": int(time.time() * 1000)} for i, org in
+                            ((mine, w.org), (foreign, kit.new_id("org")), (inside_, w.org))]
+        w.control.drain_secrets = {mine: {"kind": "otlp", "target": url % o.port, "token": "s3cret", "header": "X-Key", "ca_pem": certs.text("ca.pem")},
+                                   foreign: {"kind": "otlp", "target": url % o.port, "ca_pem": certs.text("ca.pem")},
+                                   inside_: {"kind": "otlp", "target": url % deaf.port, "ca_pem": certs.text("ca.pem")}}
         port = fk.free_port()
         w.start(logs=logs, listen_metrics="127.0.0.1:%d" % port)
         w.control.want(wl["instance_id"], workload=wl)
         i = wl["instance_id"]
         kit.wait_for("lines of the guest", lambda: len([t for _, t in r.got(i)]) >= 400, 120, every=0.2)
+        kit.wait_for("lines of the guest at the organisation's receiver", lambda: len([t for _, t in o.got(i)]) >= 400, 60, every=0.2)
+        want(all(h[1].get("X-Key") == "s3cret" for h in o.heads) and deaf.seen == 0, (o.heads[:2], deaf.seen))
+        doctor = next(x for x in w.ask({"op": "doctor"}) if x["check"] == "agent.logs")
+        want(doctor["severity"] == "warn" and inside_ + ": down ('127.0.0.1' does not lead to a public address" in doctor["finding"].replace("the target", "'127.0.0.1'"), doctor)
+        w.control.drains = [d for d in w.control.drains if d["id"] not in (foreign, inside_)]
+        for d in (foreign, inside_):
+            del w.control.drain_secrets[d]
+        kit.wait_for("their end", lambda: not os.path.exists(os.path.join(w.dir, "agent/forward/%s.json" % inside_)), 60, every=0.2)
+        want("s3cret" not in open(w.log_path).read(), "the token is in the log")
         w.kill()
         w.start(logs=logs, listen_metrics="127.0.0.1:%d" % port)
         doctor = kit.wait_for("the doctor", lambda: next((x for x in w.ask({"op": "doctor"}) if x["check"] == "agent.logs"), None))
@@ -461,6 +478,8 @@ def through_the_agent():
         w.stop_all()
     finally:
         r.kill()
+        o.stop()
+        deaf.stop()
         w.close()
 
 

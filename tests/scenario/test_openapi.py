@@ -69,6 +69,8 @@ BODIES = {
     "PATCH " + O + "/service-principals/{sp_id}": {"name": "bot2", "expected_version": "$v"},
     "POST " + O + "/service-principals/{sp_id}/rotate": {"overlap_seconds": 60},
     "DELETE " + O + "/service-principals/{sp_id}": {},
+    "PUT " + O + "/log-drains/{name}": {"kind": "otlp", "target": "https://otlp.walk.example/v1/logs", "token": "t", "expected_version": 0},
+    "DELETE " + O + "/log-drains/{name}": {},
     "PUT " + O + "/registry-credentials/{host}": {"username": "walker", "password": "p", "expected_version": 0},
     "DELETE " + O + "/registry-credentials/{host}": {},
     "POST /v1/ipv4-pool": {"address": "203.0.113.77"},

@@ -222,7 +222,7 @@ static void end_drain(struct mt_forward *f, struct drain *d, bool forget)
     free(d);
 }
 
-static int start_drain(struct mt_forward *f, const char *id, const char *org_id, uint64_t version, struct mt_err *err)
+static int start_drain(struct mt_forward *f, const char *id, const char *org_id, uint64_t version, uint64_t since_ms, struct mt_err *err)
 {
     char body[96];
     mt_auto_json json_t *o = NULL;
@@ -236,7 +236,7 @@ static int start_drain(struct mt_forward *f, const char *id, const char *org_id,
         rc = drain_conf(f, o, &b, err);
     struct drain *d = rc == 0 ? calloc(1, sizeof *d) : NULL;
     if (d) {
-        const struct mt_sink_conf c = {.kind = MT_SINK_ORG, .id = id, .org_id = org_id, .child = mt_buf_cstr(&b), .program = f->program, .state_dir = f->state_dir,
+        const struct mt_sink_conf c = {.kind = MT_SINK_ORG, .id = id, .org_id = org_id, .since_us = (int64_t)since_ms * 1000, .child = mt_buf_cstr(&b), .program = f->program, .state_dir = f->state_dir,
                                        .sources = &f->sources, .totals = &f->totals[MT_SINK_ORG]};
         (void)snprintf(d->id, sizeof d->id, "%s", id);
         d->version = version;
@@ -259,6 +259,26 @@ static int start_drain(struct mt_forward *f, const char *id, const char *org_id,
     return rc;
 }
 
+/* Not in the list: it was deleted, or its organisation has no instance here any more. What that printed last is still sent. */
+static void let_go(struct mt_forward *f, struct drain *d)
+{
+    char body[96];
+    mt_auto_json json_t *o = NULL;
+    struct mt_sink_state st;
+    struct mt_err err = {0};
+    if (mt_fmt(body, sizeof body, &err, "{\"log_drain_id\":\"%s\"}", d->id) < 0)
+        return;
+    const struct mt_http_request rq = {.method = "POST", .target = DRAIN_TARGET, .body = body, .body_len = strlen(body), .timeout_ms = TIMEOUT_MS, .secret = true};
+    int rc = ask(f, &rq, &o, &err);
+    mt_sink_state(d->sink, &st);
+    if (rc == -MT_E_NOT_FOUND) {
+        mt_log(MT_INFO, "forward.drain_deleted", KV("log_drain_id", (const char *)d->id));
+        end_drain(f, d, true);
+    } else if (rc < 0 && st.waiting == 0) {
+        end_drain(f, d, false); /* its cursor stays for when the organisation comes back */
+    }
+}
+
 /* The list of the control plane is what is served; without an answer all stays as it is. */
 static void ask_for_drains(struct mt_forward *f)
 {
@@ -277,9 +297,10 @@ static void ask_for_drains(struct mt_forward *f)
     for (size_t i = 0; rc == 0 && i < json_array_size(list); i++) {
         const json_t *x = json_array_get(list, i);
         const char *id, *org;
-        uint64_t version;
+        uint64_t version, since_ms;
         if ((rc = mt_json_get_str(x, "id", MT_ID_SIZE, &id, &err)) < 0 || (rc = mt_id_check(MT_ID_DRAIN, id, &err)) < 0 ||
-            (rc = mt_json_get_str(x, "org_id", MT_ID_SIZE, &org, &err)) < 0 || (rc = mt_json_get_u64(x, "version", 1, INT64_MAX, &version, &err)) < 0)
+            (rc = mt_json_get_str(x, "org_id", MT_ID_SIZE, &org, &err)) < 0 || (rc = mt_json_get_u64(x, "version", 1, INT64_MAX, &version, &err)) < 0 ||
+            (rc = mt_json_get_u64(x, "since_ms", 1, INT64_MAX / 1000, &since_ms, &err)) < 0)
             break;
         if ((d = find(f, id)) && d->version == version) {
             d->listed = true;
@@ -288,7 +309,7 @@ static void ask_for_drains(struct mt_forward *f)
         if (d)
             end_drain(f, d, false); /* it was changed: its cursor stays */
         struct mt_err why = {0};
-        int r = f->n_drains < DRAINS_MAX ? start_drain(f, id, org, version, &why) : MT_FAIL(&why, MT_E_LIMIT, "this node serves %d drains already", DRAINS_MAX);
+        int r = f->n_drains < DRAINS_MAX ? start_drain(f, id, org, version, since_ms, &why) : MT_FAIL(&why, MT_E_LIMIT, "this node serves %d drains already", DRAINS_MAX);
         if (r < 0)
             mt_log(MT_WARN, "forward.drain_not_served", KV("log_drain_id", id), KV_ERR(&why));
     }
@@ -299,7 +320,7 @@ static void ask_for_drains(struct mt_forward *f)
     MT_LIST_EACH (pos, &f->drains) {
         d = MT_CONTAINER(pos, struct drain, link);
         if (!d->listed)
-            end_drain(f, d, true);
+            let_go(f, d);
     }
 }
 

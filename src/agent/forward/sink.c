@@ -159,7 +159,7 @@ static void meet(struct mt_sink *s, const struct mt_log_source *src)
         t->last = atomic_load(&src->last);
         const json_t *at = json_object_get(s->cursor, id);
         t->acked = json_is_integer(at) && json_integer_value(at) > 0 ? (uint64_t)json_integer_value(at) : 0;
-        if (!s->cursor)
+        if (!s->cursor && !s->c.since_us)
             t->acked = t->last; /* a new sink */
         t->sent = t->acked;
         s->save_due = true;
@@ -238,7 +238,13 @@ static uint32_t put_tail(struct mt_sink *s, struct tail *t, struct mt_buf *b, in
         s->readers++;
     t->reader_used_ns = now;
     while (rc == 0 && b->len < BATCH_BYTES && (rc = mt_log_reader_next(t->reader, &rec, &err)) == 1) {
-        if (rec.seq > t->sent + 1)
+        if (rec.ts_us < s->c.since_us && n == 0) { /* of before the drain was set */
+            t->sent = rec.seq;
+            t->acked = t->flights ? t->acked : rec.seq;
+            rc = atomic_load(&s->quit) ? -MT_E_CANCELLED : 0;
+            continue;
+        }
+        if (rec.seq > t->sent + 1 && (t->sent || !s->c.since_us))
             drop_lines(s, t, rec.seq - t->sent - 1, false);
         if (n == 0) {
             for (int i = 0; i < MT_LOGFWD_IDS; i++)

@@ -23,6 +23,7 @@ struct mt_sink_conf {
     enum mt_sink_kind kind;
     const char *id;       /* "node" or the drain's id: name of the cursor's file */
     const char *org_id;   /* whose lines; NULL: everybody's */
+    int64_t since_us;     /* a sink without cursor: lines of before this moment are not its business; 0: what is stored when it begins */
     const char *child;    /* moat-forward's configuration, JSON; copied, wiped at the end */
     const char *program;  /* path of moat-forward; borrowed */
     const char *state_dir; /* borrowed */

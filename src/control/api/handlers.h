@@ -223,6 +223,12 @@ int mt_api_node_cert(struct mt_api_call *c);
 /* node_key.c */
 int mt_api_node_wg_key(struct mt_api_call *c);
 int mt_api_node_wg_key_result(struct mt_api_call *c);
+/* drains.c */
+int mt_api_drains_list(struct mt_api_call *c);
+int mt_api_drains_put(struct mt_api_call *c);
+int mt_api_drains_delete(struct mt_api_call *c);
+int mt_api_node_drains(struct mt_api_call *c);
+int mt_api_node_drain(struct mt_api_call *c);
 /* registries.c */
 int mt_api_registries_list(struct mt_api_call *c);
 int mt_api_registries_put(struct mt_api_call *c);

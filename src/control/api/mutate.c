@@ -194,6 +194,7 @@ static int taken(struct mt_api_call *c, const char *constraint)
         {"volume_attachments_view_volume_live", "volume_already_attached", "the volume is attached already"},
         {"volume_attachments_view_path_live", "conflict", "something is mounted at this path of the process already"},
         {"registry_credentials_view_host_live", "conflict", "somebody else set a credential for this registry at the same time"},
+        {"log_drains_view_name_live", "conflict", "somebody else set a drain of this name at the same time"},
         {"routes_view_hostname_live", "hostname_taken", "the host name is already routed on this port"},
         {"hostname_owners_view_one_env", "hostname_taken", "the host name is already in use"},
         {"routes_view_port_live", "port_taken", "the port is already in use on this address"},

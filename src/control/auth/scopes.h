@@ -25,6 +25,7 @@ enum mt_role { MT_ROLE_NONE = 0, MT_ROLE_READONLY, MT_ROLE_DEVELOPER, MT_ROLE_AD
     X("logs:read", READONLY)            \
     X("registries:read", DEVELOPER)     \
     X("sps:read", DEVELOPER)            \
+    X("drains:read", DEVELOPER)         \
     X("apps:write", DEVELOPER)          \
     X("envs:write", DEVELOPER)          \
     X("releases:write", DEVELOPER)      \
@@ -40,6 +41,7 @@ enum mt_role { MT_ROLE_NONE = 0, MT_ROLE_READONLY, MT_ROLE_DEVELOPER, MT_ROLE_AD
     X("envs:admin", ADMIN)              \
     X("ipv4:write", ADMIN)              \
     X("registries:write", ADMIN)        \
+    X("drains:write", ADMIN)            \
     X("members:write", ADMIN)           \
     X("sps:write", ADMIN)               \
     X("audit:read", ADMIN)              \

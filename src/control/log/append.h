@@ -86,6 +86,7 @@ enum mt_rely {
     MT_RELY_VOLUME,    /* (volume_id) */
     MT_RELY_VOLUME_ATTACHMENT, /* (attachment_id) */
     MT_RELY_REGISTRY,  /* (reg_id) of a registry credential */
+    MT_RELY_DRAIN,     /* (drain_id) of a log drain */
     MT_RELY_IMAGE_BLOCK, /* (digest) */
     MT_RELY_SNAPSHOT,  /* (snapshot_id) */
     MT_RELY_QUARANTINE, /* (target_id) */

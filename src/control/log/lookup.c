@@ -60,6 +60,7 @@ static const struct mt_pg_stmt st_rely[MT_RELY_MAX][2] = {
     [MT_RELY_VOLUME] = RELY("volume", "volumes_view", "v.volume_id = k.a AND NOT v.deleted", "resource_version"),
     [MT_RELY_VOLUME_ATTACHMENT] = RELY("attachment", "volume_attachments_view", "v.attachment_id = k.a AND NOT v.deleted", "resource_version"),
     [MT_RELY_REGISTRY] = RELY("registry", "registry_credentials_view", "v.reg_id = k.a AND NOT v.deleted", "resource_version"),
+    [MT_RELY_DRAIN] = RELY("drain", "log_drains_view", "v.drain_id = k.a AND NOT v.deleted", "resource_version"),
     [MT_RELY_IMAGE_BLOCK] = RELY("image_block", "image_blocks_view", "v.digest = k.a AND NOT v.deleted", "resource_version"),
     [MT_RELY_RESTORE] = RELY("restore", "restores_view", "v.restore_id = k.a", "resource_version"),
     [MT_RELY_MIGRATION] = RELY("migration", "volume_migrations_view", "v.migration_id = k.a", "resource_version"),

@@ -61,6 +61,8 @@ static const struct mt_pf f_sp_rotated[] = {TEXT("rotation_id"), TEXT_OPT("old_v
 /* no password: that is in moat.registry_secrets, by material_id */
 static const struct mt_pf f_registry_set[] = {TEXT("host"), TEXT("username"), TEXT("material_id"), END};
 static const struct mt_pf f_registry_deleted[] = {TEXT("host"), END};
+/* no token: that is beside the passwords, by material_id; without one material_id is not there */
+static const struct mt_pf f_drain_set[] = {TEXT("name"), ENUM("kind", "syslog|otlp"), TEXT("target"), TEXT_OPT("header"), TEXT_OPT("ca_pem"), TEXT_OPT("material_id"), END};
 static const struct mt_pf f_image_block[] = {TEXT("digest"), BOOL("evict"), TEXT("reason"), END};
 /* of an organisation's, and yet in no envelope of it: tenants do not read it */
 static const struct mt_pf f_quarantine[] = {ENUM("target_type", "instance|env|org"), TEXT("target_id"), TEXT("reason"), END};
@@ -207,6 +209,9 @@ static const struct mt_pf *const fields[MT_EV_MAX] = {
     [MT_EV_SERVICE_PRINCIPAL_DELETED] = f_none,
     [MT_EV_REGISTRY_CREDENTIAL_SET] = f_registry_set,
     [MT_EV_REGISTRY_CREDENTIAL_DELETED] = f_registry_deleted,
+    [MT_EV_LOG_DRAIN_CREATED] = f_drain_set,
+    [MT_EV_LOG_DRAIN_UPDATED] = f_drain_set,
+    [MT_EV_LOG_DRAIN_DELETED] = f_name,
     [MT_EV_PROJECT_CREATED] = f_name,
     [MT_EV_PROJECT_UPDATED] = f_name_opt,
     [MT_EV_PROJECT_DELETED] = f_none,

@@ -31,6 +31,9 @@ enum mt_ev_birth { MT_EV_FIRST = 0, MT_EV_LATER, MT_EV_ANY };
     X(SERVICE_PRINCIPAL_DELETED, "service_principal.deleted", "service_principal", 1, LATER, true) \
     X(REGISTRY_CREDENTIAL_SET, "registry_credential.set", "registry_credential", 1, ANY, true) \
     X(REGISTRY_CREDENTIAL_DELETED, "registry_credential.deleted", "registry_credential", 1, LATER, true) \
+    X(LOG_DRAIN_CREATED, "log_drain.created", "log_drain", 1, FIRST, true)             \
+    X(LOG_DRAIN_UPDATED, "log_drain.updated", "log_drain", 1, LATER, true)             \
+    X(LOG_DRAIN_DELETED, "log_drain.deleted", "log_drain", 1, LATER, true)             \
     X(PROJECT_CREATED, "project.created", "project", 1, FIRST, true)                   \
     X(PROJECT_UPDATED, "project.updated", "project", 1, LATER, true)                   \
     X(PROJECT_DELETED, "project.deleted", "project", 1, LATER, true)                   \

@@ -32,7 +32,7 @@ static const struct mt_pg_stmt look = {
     " UNION ALL SELECT '+', max(f.event_id) FROM f LEFT JOIN instances_view i ON f.aggregate_type = 'instance' AND i.instance_id = f.aggregate_id"
     " WHERE f.event_type NOT IN ('env.scheduling_changed', 'env.desired_release_set', 'env.desired_release_cleared', 'env.scale_set',"
     "  'env.restart_requested', 'env.rebalance_requested', 'app.created', 'app.updated', 'instance.allocated', 'instance.restart_requested')"
-    " AND f.aggregate_type NOT IN ('org_member', 'service_principal', 'registry_credential', 'project', 'release', 'deploy', 'secret_bundle', 'exec_session',"
+    " AND f.aggregate_type NOT IN ('org_member', 'service_principal', 'registry_credential', 'log_drain', 'project', 'release', 'deploy', 'secret_bundle', 'exec_session',"
     "  'volume', 'volume_attachment', 'snapshot', 'restore_job', 'volume_migration', 'usage', 'enrollment_token', 'image_block')"
     " AND NOT (f.event_type = 'instance.status_changed' AND coalesce(i.ready_at IS NULL, false)) HAVING count(*) > 0"
     " UNION ALL SELECT '', coalesce(max(event_id), $1) FROM f"};

@@ -19,6 +19,9 @@ static const struct mt_pg_stmt put = {
                     " VALUES ($1, $2, $3, $4, $5, $6)"};
 static const struct mt_pg_stmt drop_of = {"registry_drop", "DELETE FROM moat.registry_secrets WHERE reg_id = $1"};
 static const struct mt_pg_stmt drop_org = {"registry_drop_org", "DELETE FROM moat.registry_secrets WHERE org_id = $1"};
+static const struct mt_pg_stmt secret_of = {"registry_secret", "SELECT envelope, wrapped_data_key FROM moat.registry_secrets WHERE material_id = $1 AND reg_id = $2 AND org_id = $3"};
+static const struct mt_pg_stmt drains_of_org = {
+    "drains_of_org", "SELECT drain_id, name FROM log_drains_view WHERE org_id = $1 AND NOT deleted ORDER BY drain_id LIMIT 200"};
 static const struct mt_pg_stmt of_org = {
     "registry_of_org", "SELECT reg_id, host FROM registry_credentials_view WHERE org_id = $1 AND NOT deleted ORDER BY reg_id LIMIT 200"};
 
@@ -60,6 +63,37 @@ int mt_registry_login(struct mt_keys *keys, struct mt_pg *pg, const char *org_id
         return mt_err_wrap(err, "credential for the registry '%s'", host);
     }
     return 1;
+}
+
+int mt_registry_secret(struct mt_keys *keys, struct mt_pg *pg, const char *org_id, const char *id, const char *material_id, struct mt_lockmem *ret, struct mt_err *err)
+{
+    struct mt_pg_params p;
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    struct mt_seal_context context;
+    uint8_t key[MT_AEAD_KEY];
+    size_t n, k;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, material_id);
+    mt_pg_p_text(&p, id);
+    mt_pg_p_text(&p, org_id);
+    int rc = mt_pg_query(pg, &secret_of, &p, &r, err);
+    if (rc < 0)
+        return rc;
+    if (mt_pg_rows(r) == 0)
+        return MT_FAIL(err, MT_E_CORRUPT, "the secret of '%s' is not there", id);
+    const struct mt_seal_ids ids = {org_id, PLACE, id, material_id};
+    const void *envelope = mt_pg_bytes(r, 0, 0, &n), *wrapped = mt_pg_bytes(r, 0, 1, &k);
+    if (n <= MT_SEAL_MATERIAL_EXTRA || n > MT_REGISTRY_PASSWORD_MAX + MT_SEAL_MATERIAL_EXTRA)
+        return MT_FAIL(err, MT_E_CORRUPT, "the secret of '%s' has %zu bytes", id, n);
+    mt_seal_context_secret(&ids, &context);
+    if ((rc = mt_keys_unwrap(keys, &context, wrapped, k, key, err)) == 0 && (rc = mt_lockmem_new(ret, n, err)) == 0)
+        rc = mt_seal_open(key, &ids, envelope, n, ret->p, &ret->len, err);
+    explicit_bzero(key, sizeof key);
+    if (rc < 0) {
+        mt_lockmem_done(ret);
+        return mt_err_wrap(err, "secret of '%s'", id);
+    }
+    return 0;
 }
 
 int mt_registry_drop(struct mt_cmd *cmd, const char *reg_id, struct mt_err *err)
@@ -108,5 +142,12 @@ int mt_registry_end(struct mt_pg *pg, struct mt_cmd *cmd, const struct mt_cmd_id
     for (int i = 0; rc == 0 && i < mt_pg_rows(r); i++)
         rc = mt_cmd_event(cmd, MT_EV_REGISTRY_CREDENTIAL_DELETED, mt_pg_text(r, i, 0), ids, json_pack("{s:s}", "host", mt_pg_text(r, i, 1)),
                           err);
-    return rc < 0 || mt_pg_rows(r) == 0 ? rc : mt_cmd_side(cmd, &drop_org, &p, -1, err);
+    int secrets = rc < 0 ? 0 : mt_pg_rows(r);
+    mt_auto_pg_res struct mt_pg_res *d = NULL;
+    if (rc == 0)
+        rc = mt_pg_query(pg, &drains_of_org, &p, &d, err);
+    secrets += rc < 0 ? 0 : mt_pg_rows(d);
+    for (int i = 0; rc == 0 && i < mt_pg_rows(d); i++)
+        rc = mt_cmd_event(cmd, MT_EV_LOG_DRAIN_DELETED, mt_pg_text(d, i, 0), ids, json_pack("{s:s}", "name", mt_pg_text(d, i, 1)), err);
+    return rc < 0 || secrets == 0 ? rc : mt_cmd_side(cmd, &drop_org, &p, -1, err);
 }

@@ -26,10 +26,17 @@ void mt_registry_login_done(struct mt_registry_login *l);
 int mt_registry_login(struct mt_keys *keys, struct mt_pg *pg, const char *org_id, const char *host, struct mt_registry_login *ret,
                       struct mt_err *err);
 
+/**
+ * The secret of @id, whose row is at material @material_id: a password, or the token of a log drain, which is kept here too.
+ * Errors as above, -MT_E_CORRUPT also when there is none.
+ */
+int mt_registry_secret(struct mt_keys *keys, struct mt_pg *pg, const char *org_id, const char *id, const char *material_id, struct mt_lockmem *ret,
+                       struct mt_err *err);
+
 /** Encrypt @password and add its row to @cmd, in place of what @reg_id had. @ret_material its id, for the event. */
 int mt_registry_put(struct mt_keys *keys, struct mt_cmd *cmd, const char *org_id, const char *reg_id, const char *password, size_t n,
                     char ret_material[MT_ID_SIZE], struct mt_err *err);
 /** Destroy the password of @reg_id with @cmd. */
 int mt_registry_drop(struct mt_cmd *cmd, const char *reg_id, struct mt_err *err);
-/** The end of an organisation: its credentials are deleted with it, passwords destroyed. */
+/** The end of an organisation: its credentials and log drains are deleted with it, passwords and tokens destroyed. */
 int mt_registry_end(struct mt_pg *pg, struct mt_cmd *cmd, const struct mt_cmd_ids *ids, struct mt_err *err);

@@ -96,6 +96,7 @@ static const struct projection table[] = {
     {MT_EV_VOLUME_DELETED,
      {"proj_volume_deleted", UPDATE("volumes_view", "volume_id", "volume.deleted", "deleted = true, deleted_at = e.occurred_at, state = 'deleted'")}},
     {MT_EV_REGISTRY_CREDENTIAL_DELETED, {"proj_registry_deleted", GONE("registry_credentials_view", "reg_id", "registry_credential.deleted")}},
+    {MT_EV_LOG_DRAIN_DELETED, {"proj_drain_deleted", GONE("log_drains_view", "drain_id", "log_drain.deleted")}},
     {MT_EV_NODE_REMOVED,
      {"proj_node_removed", UPDATE("nodes_view", "node_id", "node.removed",
                                   "deleted = true, admin_state = 'removed', mesh_event_id = e.event_id, admin_reason = " P("reason"))}},
@@ -145,6 +146,15 @@ static const struct projection table[] = {
       " ON CONFLICT (reg_id) DO UPDATE SET username = excluded.username, material_id = excluded.material_id, set_by = excluded.set_by,"
       " updated_at = excluded.updated_at, resource_version = registry_credentials_view.resource_version + 1,"
       " last_event_id = excluded.last_event_id WHERE registry_credentials_view.last_event_id < excluded.last_event_id"}},
+    {MT_EV_LOG_DRAIN_CREATED,
+     {"proj_drain_created",
+      "INSERT INTO log_drains_view (drain_id, org_id, name, kind, target, header, ca_pem, material_id, set_by, " BORN_COLS ")"
+      " SELECT e.aggregate_id, e.org_id, " P("name") ", " P("kind") ", " P("target") ", " P("header") ", " P("ca_pem") ", " P("material_id") ", e.actor_id, " BORN
+      E_OF("log_drain.created") " ON CONFLICT (drain_id) DO NOTHING"}},
+    {MT_EV_LOG_DRAIN_UPDATED,
+     {"proj_drain_updated", UPDATE("log_drains_view", "drain_id", "log_drain.updated",
+                                   "kind = " P("kind") ", target = " P("target") ", header = " P("header") ", ca_pem = " P("ca_pem") ", material_id = " P("material_id")
+                                   ", set_by = e.actor_id")}},
     {MT_EV_ORG_QUOTA_SET,
      {"proj_org_quota_set",
       "INSERT INTO org_quotas_view (org_id, dimension, limit_value, " BORN_COLS ") SELECT e.aggregate_id, " P("dimension") ", "
@@ -492,7 +502,7 @@ static const char *const tables[] = {
     "users_view",       "orgs_view",   "org_members_view", "service_principals_view", "projects_view",        "apps_view",      "envs_view",  "releases_view", "deploys_view",
     "org_quotas_view",  "secret_bundles_view",
     "env_desired_view", "routes_view", "hostname_owners_view", "instances_view", "exec_sessions_view", "volumes_view", "volume_attachments_view", "snapshots_view", "restores_view", "volume_migrations_view", "nodes_view", "cluster_view", "enrollment_tokens_view",
-    "registry_credentials_view", "image_blocks_view", "quarantines_view", "ipv4_pool_view", "ipv4_allocations_view", "usage_view", NULL,
+    "registry_credentials_view", "log_drains_view", "image_blocks_view", "quarantines_view", "ipv4_pool_view", "ipv4_allocations_view", "usage_view", NULL,
 };
 
 const char *const *mt_proj_tables(void)

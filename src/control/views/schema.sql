@@ -80,6 +80,25 @@ CREATE TABLE registry_credentials_view (
 );
 CREATE UNIQUE INDEX registry_credentials_view_host_live ON registry_credentials_view (org_id, host) WHERE NOT deleted;
 
+-- Where an organisation's log lines go besides; the token is in moat.registry_secrets, by material_id.
+CREATE TABLE log_drains_view (
+  drain_id         text CONSTRAINT log_drains_view_pkey PRIMARY KEY,
+  org_id           text NOT NULL,
+  name             text NOT NULL,
+  kind             text NOT NULL,
+  target           text NOT NULL,
+  header           text,
+  ca_pem           text,
+  material_id      text,
+  set_by           text NOT NULL,
+  deleted          boolean NOT NULL DEFAULT false,
+  created_at       timestamptz NOT NULL,
+  updated_at       timestamptz NOT NULL,
+  resource_version bigint NOT NULL,
+  last_event_id    bigint NOT NULL
+);
+CREATE UNIQUE INDEX log_drains_view_name_live ON log_drains_view (org_id, name) WHERE NOT deleted;
+
 -- Limits that an operator set; NULL: taken back, the tier's default counts again.
 CREATE TABLE org_quotas_view (
   org_id           text NOT NULL,

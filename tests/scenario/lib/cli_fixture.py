@@ -156,6 +156,8 @@ STATE_DIFF = {
 
 REGISTRY = {"id": oid("reg", 1), "org_id": ORG, "host": "registry.test:5000", "username": f"robot{ESC}", "updated_by": oid("usr", 1), "resource_version": 2,
             "created_at": T % (1, 0), "updated_at": T % (2, 0)}
+DRAIN = {"id": oid("drn", 1), "org_id": ORG, "name": "main", "kind": "otlp", "target": f"https://otlp.test/v1/logs{ESC}", "has_token": True, "updated_by": oid("usr", 1),
+         "resource_version": 2, "created_at": T % (1, 0), "updated_at": T % (2, 0)}
 QUARANTINE = {"target_type": "env", "target_id": ENV, "reason": f"spam{ESC}", "updated_by": oid("usr", 1), "resource_version": 1, "created_at": T % (1, 0),
               "updated_at": T % (1, 0)}
 POOL4 = {"address": "203.0.113.9", "state": "allocated", "allocation_id": oid("ip4", 1), "org_id": ORG, "env_id": ENV, "edge_node_id": NODE, "resource_version": 1,
@@ -341,6 +343,12 @@ ANSWERS = {
     ("PATCH", O): receipt("org.update", dict(named(ORG, "corp"), resource_version=8)),
     ("DELETE", O): {"ok": True, "already_deleted": False},
     ("GET", f"{O}/projects"): lst(named(PRJ, "team")),
+    ("GET", f"{O}/log-drains"): lst(DRAIN),
+    ("GET", f"{O}/log-drains?name=main"): lst(DRAIN),
+    ("GET", f"{O}/log-drains?name=second"): lst(),
+    ("PUT", f"{O}/log-drains/main"): receipt("drain.set", dict(DRAIN, resource_version=3)),
+    ("PUT", f"{O}/log-drains/second"): receipt("drain.set", dict(DRAIN, id=oid("drn", 2), name="second", kind="syslog", target="logs.test:6514", has_token=False, resource_version=1)),
+    ("DELETE", f"{O}/log-drains/main"): {"ok": True, "already_deleted": False},
     ("GET", f"{O}/registry-credentials"): lst(REGISTRY),
     ("GET", f"{O}/registry-credentials?host=registry.test%3A5000"): lst(REGISTRY),
     ("GET", f"{O}/registry-credentials?host=other.test"): lst(),
