@@ -266,7 +266,10 @@ static int wait_for_database(struct mt_control *ctl, int sig_fd, struct mt_err *
     char last[240] = "";
     for (;;) {
         struct mt_err why = {0};
-        int rc = mt_bootstrap_migrate(&ctl->conf, &why);
+        const struct mt_pg_conf session = {.conninfo = ctl->conf.database_url, .connect_timeout_ms = 5000, .call_timeout_ms = 10000};
+        int rc = mt_pg_own_sessions(&session, &why);
+        if (rc == 0)
+            rc = mt_bootstrap_migrate(&ctl->conf, &why);
         if (rc == 0 && !ctl->appender && (rc = start_log(ctl, err)) < 0)
             return rc;
         if (rc == 0 && (rc = recognise(ctl, &why)) == 0 && (rc = mt_bootstrap(ctl, &why)) == 0)

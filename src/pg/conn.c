@@ -3,9 +3,11 @@
 #include "pg/conn.h"
 
 #include "base/assert.h"
+#include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/str.h"
+#include "os/file.h"
 
 #include <poll.h>
 #include <stdio.h>
@@ -72,17 +74,29 @@ static int wait_socket(struct mt_pg *pg, short events, const char *doing, struct
     }
 }
 
+/* By statement and not as options of the start: a pooler in between does not know these. */
+static int begin_session(struct mt_pg *pg, struct mt_err *err)
+{
+    /* A client that died or gave up must not keep the append lock or a running statement. */
+    mt_auto_buf struct mt_buf sql = MT_BUF_INIT(1024);
+    mt_buf_puts(&sql, "SET client_connection_check_interval = '2s'; SET idle_in_transaction_session_timeout = '60s'");
+    const char *equals = pg->options ? strchr(pg->options, '=') : NULL;
+    if (equals && mt_starts_with(pg->options, "-c "))
+        mt_buf_printf(&sql, "; SET %.*s = '%s'", (int)(equals - pg->options - 3), pg->options + 3, equals + 1);
+    if (pg->role) {
+        char *quoted = PQescapeIdentifier(pg->conn, pg->role, strlen(pg->role));
+        if (!quoted)
+            return pg_broken(pg, "quoting the role", err);
+        mt_buf_printf(&sql, "; SET ROLE %s", quoted);
+        PQfreemem(quoted);
+    }
+    return sql.failed ? MT_FAIL(err, MT_E_LIMIT, "database: the session's settings are too long") : mt_pg_exec(pg, mt_buf_cstr(&sql), err);
+}
+
 static int connect_now(struct mt_pg *pg, struct mt_err *err)
 {
-    char options[160];
-    const char *const keys[] = {"dbname", "application_name", "client_encoding", "tcp_user_timeout", "options", NULL};
-    const char *const values[] = {
-        pg->conninfo, pg->application_name, "UTF8", "15000", options, NULL};
-    /* A client that died or gave up must not keep the append lock or a running statement. */
-    int r = mt_fmt(options, sizeof options, err, "-c client_connection_check_interval=2s -c idle_in_transaction_session_timeout=60s %s",
-                   pg->options ? pg->options : "");
-    if (r < 0)
-        return r;
+    const char *const keys[] = {"dbname", "application_name", "client_encoding", "tcp_user_timeout", NULL};
+    const char *const values[] = {pg->conninfo, pg->application_name, "UTF8", "15000", NULL};
     pg->deadline_ns = mt_clock_mono() + pg->connect_timeout_ms * MT_NS_PER_MS;
     pg->conn = PQconnectStartParams(keys, values, 1);
     if (!pg->conn)
@@ -105,19 +119,10 @@ static int connect_now(struct mt_pg *pg, struct mt_err *err)
     if (PQsetnonblocking(pg->conn, 1) != 0)
         return pg_broken(pg, "connecting", err);
     pg->lost = false;
-    if (pg->role) {
-        char sql[160];
-        char *quoted = PQescapeIdentifier(pg->conn, pg->role, strlen(pg->role));
-        if (!quoted)
-            return pg_broken(pg, "quoting the role", err);
-        (void)snprintf(sql, sizeof sql, "SET ROLE %s", quoted);
-        PQfreemem(quoted);
-        if ((r = mt_pg_exec(pg, sql, err)) < 0) {
-            pg_drop(pg);
-            return r;
-        }
-    }
-    return 0;
+    int r = begin_session(pg, err);
+    if (r < 0)
+        pg_drop(pg);
+    return r;
 }
 
 static char *copy_or_null(const char *s, bool *oom)
@@ -160,6 +165,27 @@ int mt_pg_another(const struct mt_pg *pg, struct mt_pg **ret_pg, struct mt_err *
     const struct mt_pg_conf conf = {.conninfo = pg->conninfo, .application_name = pg->application_name, .role = pg->role, .options = pg->options,
                                     .connect_timeout_ms = (int)pg->connect_timeout_ms, .call_timeout_ms = (int)pg->call_timeout_ms};
     return mt_pg_connect(&conf, ret_pg, err);
+}
+
+int mt_pg_own_sessions(const struct mt_pg_conf *conf, struct mt_err *err)
+{
+    char set[80], nonce[17];
+    uint64_t random;
+    mt_auto_pg struct mt_pg *one = NULL, *two = NULL;
+    static const struct mt_pg_stmt ask = {"session_mark", "SELECT COALESCE(current_setting('moat.session_mark', true), '')"};
+    int r = mt_pg_connect(conf, &one, err);
+    if (r == 0)
+        r = mt_pg_connect(conf, &two, err);
+    for (int i = 0; r == 0 && i < 3; i++) {
+        mt_auto_pg_res struct mt_pg_res *res = NULL;
+        mt_random(&random, sizeof random);
+        (void)snprintf(nonce, sizeof nonce, "%016llx", (unsigned long long)random);
+        (void)snprintf(set, sizeof set, "SET moat.session_mark = '%s'", nonce);
+        if ((r = mt_pg_exec(one, set, err)) == 0 && (r = mt_pg_query_one(two, &ask, NULL, &res, err)) == 0 && MT_STREQ(mt_pg_text(res, 0, 0), nonce))
+            r = MT_FAIL(err, MT_E_INVALID, "database: a pooler shares one session among connections; moat keeps prepared statements, locks and settings in its sessions: "
+                                           "use pool_mode = session, or no pooler");
+    }
+    return r;
 }
 
 void mt_pg_free(struct mt_pg *pg)

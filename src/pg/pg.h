@@ -17,7 +17,7 @@ struct mt_pg_conf {
     const char *conninfo;         /* libpq connection string or URI */
     const char *application_name; /* shown in pg_stat_activity; NULL = "moat" */
     const char *role;             /* SET ROLE after connecting; NULL = none */
-    const char *options;          /* settings that the session begins with, "-c name=value"; NULL = none */
+    const char *options;          /* a setting that the session begins with, "-c name=value"; NULL = none */
     int connect_timeout_ms;       /* 0 = 5000 */
     int call_timeout_ms;          /* deadline of each call below; 0 = 10000 */
     void (*took)(void *arg, int64_t ns); /* told how long each mt_pg_query took, on its thread; or NULL */
@@ -76,6 +76,11 @@ void mt_pg_p_arr_or_null(struct mt_pg_params *p, struct mt_pg_arr *a);
 int mt_pg_connect(const struct mt_pg_conf *conf, struct mt_pg **ret_pg, struct mt_err *err);
 /** A second connection with the configuration of @pg, for another thread. */
 int mt_pg_another(const struct mt_pg *pg, struct mt_pg **ret_pg, struct mt_err *err);
+/**
+ * Are sessions the connection's own? Between @conf and the server may be a pooler that gives the session of one connection to another between two
+ * transactions. -MT_E_INVALID says so; 0 when it was not seen; else the error of a connection.
+ */
+int mt_pg_own_sessions(const struct mt_pg_conf *conf, struct mt_err *err);
 void mt_pg_free(struct mt_pg *pg);
 void mt_pg_freep(struct mt_pg **pg);
 #define mt_auto_pg __attribute__((cleanup(mt_pg_freep)))

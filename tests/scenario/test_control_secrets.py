@@ -455,7 +455,7 @@ try:
                            ("x", dict(good, header="A: b")), ("x", dict(good, ca_pem="no")), ("x", {"kind": "syslog", "target": "logs.example.com"}),
                            ("x", {"kind": "syslog", "target": "logs.example.com:6514", "token": secret}), ("x", dict(good, target="x" * 3000)), ("x", dict(good, more=1))):
             r = w.q("PUT", C + "/" + name, body)
-            assert r.status == 400 and secret not in r.text, (name, r.status, r.text)
+            assert r.status == 400 and secret.encode() not in r.text, (name, r.status, r.text)
         env = {"PATH": "/usr/bin:/bin", "HOME": w.d, "MOAT_API": "unix:" + w.api, "MOAT_TOKEN": w.token, "MOAT_ORG": O.rsplit("/", 1)[1]}
         moat = lambda *a, **kw: subprocess.run([kit.program("moat"), "drains", *a], text=True, capture_output=True, env=env, **kw)
         r = moat("set", "main", "--otlp", good["target"], "--token-stdin", input="Bearer " + secret + "\n")

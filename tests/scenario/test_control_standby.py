@@ -1,0 +1,320 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""PostgreSQL with a streaming standby under two moat-control that name both servers (target_session_attrs=read-write): the primary is killed under
+load and the standby promoted. With synchronous replication no acknowledged command is lost and the platform goes on by itself; without it what is
+lost is bounded by the lag, found, and waits for an operator. PgBouncer between in session mode; in transaction mode it is refused.
+COST 60 s, 15 s of processor."""
+import json, os, shutil, signal, subprocess, sys, threading, time
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import fair
+import control_kit as kit
+from control_kit import call, case, wait_for
+
+kit.need("control standby")
+WRITERS = 8
+
+
+class Standby(kit.Postgres):
+    """A copy of @primary that follows it; pg_basebackup -R, as docs/postgresql.md says."""
+
+    def __init__(self, primary, d, name):
+        self.bin, self.pw = primary.bin, primary.pw
+        self.d, self.data, self.sock, self.proc = d, d + "/" + name, d + "/" + name + "run", None
+        for p in (self.data, self.sock):
+            os.makedirs(p, 0o700)
+            os.chown(p, self.pw.pw_uid, self.pw.pw_gid)
+            os.chmod(p, 0o700 if p == self.data else 0o755)
+        self.run(self.bin + "/pg_basebackup", "-d", "host=%s user=postgres application_name=%s" % (primary.sock, name), "-D", self.data, "-R", "-X", "stream", "-c", "fast", "--no-sync")
+        self.start()
+        wait_for("the standby streams", lambda: primary.sql("SELECT count(*) FROM pg_stat_replication WHERE application_name = '%s' AND state = 'streaming'" % name) == "1", 20)
+
+    def promote(self):
+        self.run(self.bin + "/pg_ctl", "promote", "-w", "-D", self.data)
+
+    def receiver(self):
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open("/proc/%s/cmdline" % pid, "rb") as f:
+                    line = f.read()
+                with open("/proc/%s/stat" % pid) as f:
+                    parent = int(f.read().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+            if b"walreceiver" in line and parent == self.proc.pid:
+                return int(pid)
+        return None
+
+
+def kill_all(pg):
+    """As a loss of power takes a server: every process at once, nothing flushed."""
+    pids = [pg.proc.pid]
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open("/proc/%s/stat" % pid) as f:
+                if int(f.read().rpartition(")")[2].split()[1]) == pg.proc.pid:
+                    pids.append(int(pid))
+        except OSError:
+            continue
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    pg.proc.wait(20)
+    pg.proc = None
+
+
+class Load:
+    """Writers that make apps through both servers and note what was acknowledged."""
+
+    def __init__(self, w, org):
+        self.w, self.org, self.acked, self.refused, self.stop, self.lock = w, org, {}, {}, threading.Event(), threading.Lock()
+        self.threads = [threading.Thread(target=self.run, args=(i,), daemon=True) for i in range(WRITERS)]
+        for t in self.threads:
+            t.start()
+
+    def run(self, n):
+        k = 0
+        while not self.stop.is_set():
+            k += 1
+            name = "a%d-%d-%d" % (n, k, os.getpid() % 1000)
+            try:
+                r = call(self.w.apis[k % len(self.w.apis)], "POST", self.org + "/apps", {"name": name}, {"Authorization": "Bearer " + self.w.token}, timeout=20)
+            except OSError:
+                continue
+            with self.lock:
+                if r.status == 201:
+                    self.acked[name] = (r.json["id"], time.monotonic())
+                else:
+                    self.refused[r.status] = self.refused.get(r.status, 0) + 1
+            if r.status != 201:
+                time.sleep(0.02)
+
+    def end(self):
+        self.stop.set()
+        for t in self.threads:
+            t.join(30)
+        return dict(self.acked)
+
+    def since(self, t):
+        with self.lock:
+            return sum(at > t for _, at in self.acked.values())
+
+
+def world(sync):
+    """Two servers on a primary with a standby, told of both."""
+    w = kit.World(quota_tier="unlimited")
+    w.pg.sql("ALTER SYSTEM SET synchronous_standby_names = '%s'" % ("FIRST 1 (s1)" if sync else ""), db="postgres")
+    w.pg.sql("ALTER SYSTEM SET wal_log_hints = on", db="postgres")  # for pg_rewind
+    w.pg.sql("ALTER SYSTEM SET synchronous_commit = on", db="postgres")
+    w.pg.stop()
+    w.pg.start()
+    s = Standby(w.pg, w.d, "s1")
+    w.control.terminate()
+    w.control.wait(25)
+    w.conf["database_url"] = "host=%s,%s dbname=moat user=moat_control target_session_attrs=read-write connect_timeout=3" % (w.pg.sock, s.sock)
+    w.write_config()
+    w.start_control()
+    w.start_twin()
+    return w, s, w.org()
+
+
+def in_db(pg):
+    return {r.split("|")[0]: r.split("|")[1] for r in pg.sql("SELECT name, app_id FROM moat_views.apps_view").splitlines()}
+
+
+def verify(w):
+    for verb in ("verify-log", "verify-views"):
+        r = subprocess.run([kit.program("moat-control"), "--config", w.d + "/control.toml", verb], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert r.returncode == 0, r.stdout[-600:]
+
+
+def synchronous():
+    w, s, org = world(True)
+    try:
+        load = Load(w, org)
+
+        @case("synchronous: the primary is killed under load, the standby promoted: no acknowledged command is lost, nobody decides anything")
+        def _():
+            wait_for("some load", lambda: len(load.acked) > 300, 60)
+            assert w.pg.sql("SELECT sync_state FROM pg_stat_replication WHERE application_name = 's1'") == "sync"
+            epoch = w.ok("GET", "/v1/admin/recovery")["epoch"]
+            kill_all(w.pg)
+            at_kill = time.monotonic()
+            time.sleep(0.5)  # requests run into the hole
+            assert s.sql("SELECT pg_is_in_recovery()") == "t"
+            s.promote()
+            s.sql("ALTER SYSTEM SET synchronous_standby_names = ''", db="postgres")
+            s.sql("SELECT pg_reload_conf()", db="postgres")
+            promoted, fair0 = time.monotonic(), fair.now()
+            wait_for("commands are taken again", lambda: load.since(promoted) > 50, 60)
+            print("# from the promotion to the fiftieth command: %.1f s; from the kill: %.1f s" % (fair.now() - fair0, time.monotonic() - at_kill), flush=True)
+            acked = load.end()
+            have = in_db(s)
+            lost = [n for n, (i, _) in acked.items() if have.get(n) != i]
+            assert not lost, "%d of %d acknowledged commands are lost: %s" % (len(lost), len(acked), lost[:3])
+            r = w.ok("GET", "/v1/admin/recovery")
+            assert r["state"] == "none" and r["epoch"] == epoch, r
+            assert all(call(a, "GET", "/readyz").status == 200 for a in w.apis)
+            verify(w)
+            print("# %d commands acknowledged, %s refused meanwhile" % (len(acked), load.refused), flush=True)
+
+        @case("synchronous: the old primary becomes the standby by pg_rewind, and the next failover loses nothing either")
+        def _():
+            back = Standby.__new__(Standby)
+            back.__dict__.update(w.pg.__dict__)
+            w.pg.start()  # a rewind wants a clean end; nobody writes here: the servers are told to want the writable one, and it is fenced at once
+            w.pg.stop()
+            s.sql("CHECKPOINT", db="postgres")  # or the rewind takes the new timeline for the old one
+            w.pg.run(w.pg.bin + "/pg_rewind", "-D", w.pg.data, "--source-server", "host=%s user=postgres dbname=postgres" % s.sock, "-R")
+            with open(w.pg.data + "/postgresql.auto.conf", "a") as f:
+                f.write("primary_conninfo = 'host=%s user=postgres application_name=s2'\n" % s.sock)
+            w.pg.start()
+            wait_for("it follows", lambda: s.sql("SELECT count(*) FROM pg_stat_replication WHERE application_name = 's2' AND state = 'streaming'") == "1", 30)
+            s.sql("ALTER SYSTEM SET synchronous_standby_names = 'FIRST 1 (s2)'", db="postgres")
+            s.sql("SELECT pg_reload_conf()", db="postgres")
+            wait_for("in step", lambda: s.sql("SELECT sync_state FROM pg_stat_replication WHERE application_name = 's2'") == "sync", 20)
+            again = Load(w, org)
+            wait_for("some load", lambda: len(again.acked) > 100, 60)
+            kill_all(s)
+            w.pg.sql("SELECT pg_promote(true)", db="postgres")
+            w.pg.sql("ALTER SYSTEM SET synchronous_standby_names = ''", db="postgres")
+            w.pg.sql("SELECT pg_reload_conf()", db="postgres")
+            t = time.monotonic()
+            wait_for("commands are taken again", lambda: again.since(t) > 50, 60)
+            acked = {**load.acked, **again.end()}
+            have = in_db(w.pg)
+            assert not [n for n, (i, _) in acked.items() if have.get(n) != i]
+            assert w.ok("GET", "/v1/admin/recovery")["state"] == "none"
+    finally:
+        load.stop.set()
+        w.close()
+        s.stop()
+
+
+def asynchronous():
+    w, s, org = world(False)
+    try:
+        @case("asynchronous: what the standby did not have is lost, no more; it is found, said, and waits for an operator")
+        def _():
+            load = Load(w, org)
+            wait_for("some load", lambda: len(load.acked) > 100, 60)
+            wait_for("its receiver", s.receiver, 20)
+            os.kill(s.receiver(), signal.SIGSTOP)
+            lagging = time.monotonic()
+            had = len(load.acked)
+            wait_for("a lag", lambda: load.since(lagging) > 100, 60)
+            kill_all(w.pg)
+            try:
+                os.kill(s.receiver() or 0, signal.SIGKILL) if s.receiver() else None
+            except OSError:
+                pass
+            s.promote()
+            r = wait_for("recovery", lambda: (lambda x: x.json if x.status == 200 and x.json["state"] == "frozen" else None)(w.q("GET", "/v1/admin/recovery")), 30)
+            acked = load.end()
+            have = in_db(s)
+            lost = {n for n, (i, at) in acked.items() if have.get(n) != i}
+            early = [n for n in lost if acked[n][1] < lagging - 2]
+            assert lost and not early and len(lost) <= len(acked) - had + WRITERS, (len(lost), len(acked), had, early[:3])
+            assert not [n for n, (i, at) in acked.items() if at > lagging and n not in lost and n not in have]
+            assert w.q("POST", org + "/apps", {"name": "late"}).status == 503
+            print("# lost %d of %d; said: %s" % (len(lost), len(acked), r["reason"]), flush=True)
+            assert "event" in r["reason"] and any(ch.isdigit() for ch in r["reason"]), r["reason"]
+            w.ok("POST", "/v1/admin/recovery/apply", {"reason": "failover"})
+            w.ok("POST", "/v1/admin/recovery/finish", {"reason": "failover"})
+            w.ok("POST", org + "/apps", {"name": "after"})
+            verify(w)
+    finally:
+        w.close()
+        s.stop()
+
+
+def bouncer(w, mode, port_dir):
+    """A real PgBouncer before @w's PostgreSQL; its socket's folder."""
+    os.makedirs(port_dir)
+    os.chown(port_dir, w.pg.pw.pw_uid, w.pg.pw.pw_gid)
+    ini = port_dir + "/pgbouncer.ini"
+    with open(ini, "w") as f:
+        f.write("[databases]\nmoat = host=%s dbname=moat\n[pgbouncer]\nunix_socket_dir = %s\nlisten_addr =\nlisten_port = 6432\nauth_type = any\npool_mode = %s\n"
+                "default_pool_size = 50\nmax_client_conn = 200\nlogfile = %s/log\npidfile = %s/pid\nserver_reset_query = DISCARD ALL\n"
+                "ignore_startup_parameters = extra_float_digits\n" % (w.pg.sock, port_dir, mode, port_dir, port_dir))
+    with open(ini, "a") as f:
+        f.write("[databases]\nmoat = host=%s dbname=moat user=moat_control\n" % w.pg.sock)
+    p = subprocess.Popen(["pgbouncer", ini], preexec_fn=w.pg.as_user, cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for("pgbouncer", lambda: os.path.exists(port_dir + "/.s.PGSQL.6432"), 10)
+    return p
+
+
+def pooled():
+    w = kit.World(quota_tier="unlimited")
+    p = None
+    try:
+        @case("PgBouncer in session mode: two servers, roles, fence between tenants, streams and a killed pooler")
+        def _():
+            nonlocal p
+            w.control.terminate()
+            w.control.wait(25)
+            p = bouncer(w, "session", w.d + "/pb")
+            w.conf["database_url"] = "host=%s port=6432 dbname=moat user=moat_control" % (w.d + "/pb")
+            w.write_config()
+            w.start_control()
+            w.start_twin()
+            assert int(w.pg.sql("SELECT count(*) FROM pg_stat_activity WHERE usename = 'moat_control'")) > 0
+            org = w.open()
+            load = Load(w, org)
+            wait_for("some load", lambda: len(load.acked) > 200, 60)
+            p.kill()
+            p.wait()
+            shutil.rmtree(w.d + "/pb")
+            p = bouncer(w, "session", w.d + "/pb")
+            t = time.monotonic()
+            wait_for("commands are taken again", lambda: load.since(t) > 50, 60)
+            acked = load.end()
+            have = in_db(w.pg)
+            assert not [n for n, (i, _) in acked.items() if have.get(n) != i]
+            verify(w)
+
+        @case("PgBouncer in transaction mode is found at the start and refused, with what to do")
+        def _():
+            nonlocal p
+            for c in (w.control, w.twin):
+                c.terminate()
+                c.wait(25)
+            w.twin = None
+            p.kill()
+            p.wait()
+            shutil.rmtree(w.d + "/pb")
+            p = bouncer(w, "transaction", w.d + "/pb")
+            at = os.path.getsize(w.d + "/control.log")
+            r = subprocess.Popen([kit.program("moat-control"), "--config", w.d + "/control.toml"], stderr=open(w.d + "/control.log", "ab"))
+            try:
+                def said():
+                    with open(w.d + "/control.log") as f:
+                        f.seek(at)
+                        return [l for l in f if "pool_mode" in l and "session" in l]
+                line = wait_for("the refusal", said, 30)[0]
+                print("# " + line.strip()[:300], flush=True)
+                try:
+                    assert call(w.api, "GET", "/readyz", timeout=5).status != 200
+                except OSError:
+                    pass
+            finally:
+                r.kill()
+                r.wait()
+    finally:
+        if p:
+            p.kill()
+            p.wait()
+        w.close()
+
+
+try:
+    for f in (synchronous, asynchronous, pooled):
+        if len(sys.argv) < 2 or f.__name__ in sys.argv[1:]:
+            if f is pooled and not shutil.which("pgbouncer", path=os.environ.get("PATH", "") + ":/usr/sbin"):
+                kit.skip("PgBouncer", "pgbouncer is not installed (packaging/deps/test.txt)")
+                continue
+            f()
+finally:
+    kit.finish()
