@@ -15,7 +15,7 @@
 static int need_name(struct cli *c)
 {
     struct mt_err err = {0};
-    return mt_name_check(MT_NAME_APP, c->argv[0], &err) == 0 ? CLI_OK : cli_usage(c, "'%.80s' is no name of a drain: %s", c->argv[0], err.msg);
+    return mt_name_check(MT_NAME_ORG, c->argv[0], &err) == 0 ? CLI_OK : cli_usage(c, "'%.80s' is no name of a drain: %s", c->argv[0], err.msg);
 }
 
 static int drain_path(struct cli *c, const char *tail, char *ret, size_t size)

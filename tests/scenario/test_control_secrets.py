@@ -450,10 +450,10 @@ try:
     def _():
         C, secret = O + "/log-drains", canary("drain")
         good = {"kind": "otlp", "target": "https://otlp.example.com/v1/logs", "token": secret}
-        for name, body in (("Big", good), ("x", {"kind": "otlp"}), ("x", {"kind": "tcp", "target": "a:1"}), ("x", dict(good, target="http://otlp.example.com/v1/logs")),
-                           ("x", dict(good, target="https://me:pw@otlp.example.com/")), ("x", dict(good, target="https:///v1")), ("x", dict(good, token="a\nb")),
-                           ("x", dict(good, header="A: b")), ("x", dict(good, ca_pem="no")), ("x", {"kind": "syslog", "target": "logs.example.com"}),
-                           ("x", {"kind": "syslog", "target": "logs.example.com:6514", "token": secret}), ("x", dict(good, target="x" * 3000)), ("x", dict(good, more=1))):
+        for name, body in (("Big", good), ("x", good), ("xx", {"kind": "otlp"}), ("xx", {"kind": "tcp", "target": "a:1"}), ("xx", dict(good, target="http://otlp.example.com/v1/logs")),
+                           ("xx", dict(good, target="https://me:pw@otlp.example.com/")), ("xx", dict(good, target="https:///v1")), ("xx", dict(good, token="a\nb")),
+                           ("xx", dict(good, header="A: b")), ("xx", dict(good, ca_pem="no")), ("xx", {"kind": "syslog", "target": "logs.example.com"}),
+                           ("xx", {"kind": "syslog", "target": "logs.example.com:6514", "token": secret}), ("xx", dict(good, target="x" * 3000)), ("xx", dict(good, more=1))):
             r = w.q("PUT", C + "/" + name, body)
             assert r.status == 400 and secret.encode() not in r.text, (name, r.status, r.text)
         env = {"PATH": "/usr/bin:/bin", "HOME": w.d, "MOAT_API": "unix:" + w.api, "MOAT_TOKEN": w.token, "MOAT_ORG": O.rsplit("/", 1)[1]}
@@ -488,7 +488,7 @@ try:
         assert w.ok("DELETE", C + "/main", {})["already_deleted"] and asked(one[0]["id"]).status == 404
         assert w.pg.sql("SELECT count(*) FROM moat.registry_secrets WHERE reg_id LIKE 'drn_%'").strip() == "0"
         w.ok("DELETE", other, {})
-        assert asked(far["id"]).status == 404 and {e["event_type"] for e in w.ok("GET", O + "/events?limit=200")["items"]} >= {"log_drain.created", "log_drain.updated", "log_drain.deleted"}
+        assert asked(far["id"]).status == 404 and w.pg.sql("SELECT string_agg(DISTINCT event_type, ' ') FROM moat.events WHERE aggregate_type = 'log_drain'") == "log_drain.created log_drain.deleted log_drain.updated"
         for i in range(4):
             w.ok("DELETE", C + "/d%d" % i, {})
 

@@ -236,11 +236,11 @@ def bouncer(w, mode, port_dir):
     os.chown(port_dir, w.pg.pw.pw_uid, w.pg.pw.pw_gid)
     ini = port_dir + "/pgbouncer.ini"
     with open(ini, "w") as f:
-        f.write("[databases]\nmoat = host=%s dbname=moat\n[pgbouncer]\nunix_socket_dir = %s\nlisten_addr =\nlisten_port = 6432\nauth_type = any\npool_mode = %s\n"
-                "default_pool_size = 50\nmax_client_conn = 200\nlogfile = %s/log\npidfile = %s/pid\nserver_reset_query = DISCARD ALL\n"
-                "ignore_startup_parameters = extra_float_digits\n" % (w.pg.sock, port_dir, mode, port_dir, port_dir))
-    with open(ini, "a") as f:
-        f.write("[databases]\nmoat = host=%s dbname=moat user=moat_control\n" % w.pg.sock)
+        f.write("[databases]\nmoat = host=%s dbname=moat\n[pgbouncer]\nunix_socket_dir = %s\nlisten_addr =\nlisten_port = 6432\nauth_type = trust\nauth_file = %s/users\n"
+                "pool_mode = %s\ndefault_pool_size = 50\nmax_client_conn = 200\nlogfile = %s/log\npidfile = %s/pid\nserver_reset_query = DISCARD ALL\n"
+                "ignore_startup_parameters = extra_float_digits\n" % (w.pg.sock, port_dir, port_dir, mode, port_dir, port_dir))
+    with open(port_dir + "/users", "w") as f:
+        f.write('"moat_control" ""\n"moat_owner" ""\n')
     p = subprocess.Popen(["pgbouncer", ini], preexec_fn=w.pg.as_user, cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_for("pgbouncer", lambda: os.path.exists(port_dir + "/.s.PGSQL.6432"), 10)
     return p

@@ -69,8 +69,8 @@ BODIES = {
     "PATCH " + O + "/service-principals/{sp_id}": {"name": "bot2", "expected_version": "$v"},
     "POST " + O + "/service-principals/{sp_id}/rotate": {"overlap_seconds": 60},
     "DELETE " + O + "/service-principals/{sp_id}": {},
-    "PUT " + O + "/log-drains/{name}": {"kind": "otlp", "target": "https://otlp.walk.example/v1/logs", "token": "t", "expected_version": 0},
-    "DELETE " + O + "/log-drains/{name}": {},
+    "PUT " + O + "/log-drains/{drain}": {"kind": "otlp", "target": "https://otlp.walk.example/v1/logs", "token": "t", "expected_version": 0},
+    "DELETE " + O + "/log-drains/{drain}": {},
     "PUT " + O + "/registry-credentials/{host}": {"username": "walker", "password": "p", "expected_version": 0},
     "DELETE " + O + "/registry-credentials/{host}": {},
     "POST /v1/ipv4-pool": {"address": "203.0.113.77"},
@@ -264,7 +264,7 @@ def seed():
     ids["enrollment_token_id"] = w.ok("POST", "/v1/enrollment-tokens", {})["id"]
     ids["host"] = "registry.walk:5000"
     ids["digest"] = "sha256:" + "9" * 64
-    ids["name"] = "users_view"
+    ids["name"], ids["drain"] = "users_view", "walk-drain"
     ids["target_id"] = ids["env_id"]
     ids["process_type"] = "web"
     w.ok("POST", "/v1/ipv4-pool", {"address": "203.0.113.78"})  # for the walk's environment; the walk itself adds and removes this:
@@ -390,7 +390,7 @@ try:
             method, path = key.split()
             names = re.findall(r"{(\w+)}", path)
             for name in names:
-                for bad in (ids[name][:-1] + ("x" if name in ("name", "dimension", "host", "digest", "process_type") else "0" if ids[name][-1] != "0" else "1"), "x", "a" * 70, "..", "%00", "%2e%2e%2f", "a b".replace(" ", "%20")):
+                for bad in (ids[name][:-1] + ("_" if name == "drain" else "x" if name in ("name", "dimension", "host", "digest", "process_type") else "0" if ids[name][-1] != "0" else "1"), "x", "a" * 70, "..", "%00", "%2e%2e%2f", "a b".replace(" ", "%20")):
                     target = re.sub(r"{(\w+)}", lambda m: bad if m.group(1) == name else ids[m.group(1)], path)
                     sample = None if body is None else {} if "$v" in json.dumps(BODIES[key]) else fill(key, BODIES[key])
                     try:

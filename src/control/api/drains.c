@@ -49,8 +49,8 @@ int mt_api_drains_list(struct mt_api_call *c)
 static int load(struct mt_api_call *c, const char *name, struct mt_pg_res **ret)
 {
     struct mt_pg_params p;
-    if (mt_name_check(MT_NAME_APP, name, &c->err) < 0)
-        return mt_api_fail(c, 400, "invalid_id", "a drain's name is made of letters, digits and -, begins with a letter and has at most 63 characters");
+    if (mt_name_check(MT_NAME_ORG, name, &c->err) < 0)
+        return mt_api_fail(c, 400, "invalid_id", "a drain's name is made of letters, digits and -, begins with a letter and has 2 to 39 characters");
     mt_pg_p_init(&p);
     mt_pg_p_text(&p, c->org.id);
     mt_pg_p_text(&p, name);
@@ -121,9 +121,9 @@ static int prepare_put(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_
 {
     mt_auto_pg_res struct mt_pg_res *r = NULL;
     struct wanted w = {0};
-    const char *name = mt_api_param(c, "name");
+    const char *name = mt_api_param(c, "drain");
     char id[MT_ID_SIZE], material[MT_ID_SIZE] = "";
-    if (read_body(c, &w) < 0 || load(c, name, &r) < 0)
+    if (load(c, name, &r) < 0 || read_body(c, &w) < 0)
         return -1;
     bool there = mt_pg_rows(r) && !mt_pg_bool(r, 0, 2);
     int64_t version = there ? mt_pg_i64(r, 0, 1) : 0;
@@ -167,7 +167,7 @@ static int prepare_delete(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_a
 {
     static const char *const known[] = {"expected_version", NULL};
     mt_auto_pg_res struct mt_pg_res *r = NULL;
-    const char *name = mt_api_param(c, "name");
+    const char *name = mt_api_param(c, "drain");
     if (mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 || load(c, name, &r) < 0)
         return -1;
     if (mt_pg_rows(r) == 0)
