@@ -107,7 +107,7 @@ def world(sync):
     w = kit.World(quota_tier="unlimited")
     w.pg.sql("ALTER SYSTEM SET synchronous_standby_names = '%s'" % ("FIRST 1 (s1)" if sync else ""), db="postgres")
     w.pg.sql("ALTER SYSTEM SET wal_log_hints = on", db="postgres")  # for pg_rewind
-    w.pg.sql("ALTER SYSTEM SET synchronous_commit = on", db="postgres")
+    w.pg.sql("ALTER SYSTEM SET wal_keep_size = '256MB'", db="postgres")  # a rewind reads back to the checkpoint before the histories part
     w.pg.stop()
     w.pg.start()
     s = Standby(w.pg, w.d, "s1")
