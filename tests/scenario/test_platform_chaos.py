@@ -101,20 +101,23 @@ class Chaos:
 
     def fill(self, seconds):
         """Not a byte is left where database, state and images are."""
-        filler = f"{self.p.data}/filler"
-        free = os.statvfs(self.p.data)
-        r = subprocess.run(["fallocate", "-l", str(free.f_bavail * free.f_frsize), filler], capture_output=True, text=True)
-        with open(filler, "ab") as f:
-            try:
-                while True:
-                    f.write(b"x" * 65536)
-                    f.flush()
-            except OSError:
-                pass
-        time.sleep(seconds)
-        os.unlink(filler)
+        filler, free = f"{self.p.data}/filler", os.statvfs(self.p.data)
+        fd = os.open(filler, os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            for what in (lambda: os.posix_fallocate(fd, 0, free.f_bavail * free.f_frsize), lambda: os.lseek(fd, 0, os.SEEK_END) and self.to_the_brim(fd)):
+                try:
+                    what()
+                except OSError:  # somebody else took the last of it
+                    pass
+            time.sleep(seconds)
+        finally:
+            os.close(fd)
+            os.unlink(filler)
         self.count("disk full")
-        return r
+
+    def to_the_brim(self, fd):
+        while True:
+            os.write(fd, b"x" * 4096)
 
     def supervisor(self):
         self.p.kill("up")
