@@ -139,8 +139,10 @@ try:
     @case("a saved context is used, and a flag comes before it")
     def _():
         bare = {k: v for k, v in ENV.items() if k not in ("MOAT_ORG", "MOAT_APP", "MOAT_ENV")}
-        r = subprocess.run([MOAT, "status", "--json"], capture_output=True, text=True, env=bare, cwd=w.d)
+        r = subprocess.run([MOAT, "ps", "--json"], capture_output=True, text=True, env=bare, cwd=w.d)
         assert r.returncode == 2 and "--app" in r.stdout, r.stdout  # the only organisation is found, an app is never guessed
+        r = subprocess.run([MOAT, "status", "--json"], capture_output=True, text=True, env=bare, cwd=w.d)
+        assert r.returncode == 0 and [(i["app"], i["env"]) for i in json.loads(r.stdout)["items"]] == [("shop", "prod")], r.stdout  # without one: all of them
         assert subprocess.run([MOAT, "context", "use", "local/shop@prod"], env=bare, cwd=w.d, capture_output=True).returncode == 0
         assert oct(os.stat(w.d + "/xdg/moat/config.toml").st_mode)[-3:] == "600" and oct(os.stat(w.d + "/xdg/moat").st_mode)[-3:] == "700"
         assert subprocess.run([MOAT, "status", "--json"], capture_output=True, env=bare, cwd=w.d).returncode == 0

@@ -146,6 +146,7 @@ NEEDED = {  # what a body must hold before the path is looked at
     **{"/" + verb: b'{"reason":"x"}' for verb in ("approve", "cordon", "uncordon", "drain", "confirm-offline", "mark-lost", "rotate-key")},
     "/hold": b'{"reason":"x"}', "/resume": b'{"reason":"x"}', "/revoke": b'{"reason":"x"}',
     "/exec": b'{"command":["/x"]}', "/restore": b'{"snapshot_id":"snap_01aryz6s4104hmasw9nf6yy093"}', "/replace": b'{"new_volume_id":"vol_01aryz6s4104hmasw9nf6yy093"}',
+    "/migrate": b'{"node_id":"node_01aryz6s4104hmasw9nf6yy093"}',
 }
 TOKENS = [
     ("none", None), ("empty", ""), ("short", "moat_pat_x"), ("wrong", "moat_pat_" + "A" * 49), ("long", "moat_pat_" + "A" * 6000),
@@ -471,7 +472,7 @@ def main():
 
     def api_internal():
         inner = [r for r in table if r[3] == "MT_LISTEN_INTERNAL"]
-        check(len(inner) == 12, str(inner))
+        check(len(inner) == 14, str(inner))
 
         def attack(method, path):
             if method != "POST":

@@ -263,15 +263,15 @@ w = kit.World(listen_nodes=CONTROL, nodes_address=CONTROL, agent_socket="/run/ag
               insecure_registries=[registry.host], rate_limit_percent=300)
 with open(w.d + "/cli.toml", "w") as f:
     f.write('api = "unix:%s"\ntoken_file = "%s/operator.token"\norg = "local"\nenv = "prod"\n' % (w.api, w.d))
-other_registry = None
+other_registries = []
 try:
     here, front, back = Machine("here", 1), Machine("front", 2), Machine("back", 3)
-    other_registry = back.place.popen("docker-registry", "serve", registry.config, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    other_registries = [m.place.popen("docker-registry", "serve", registry.config, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for m in (front, back)]
     ref, digest = image()
 
     @case("the control plane's machine is in the mesh, two others join: one for the edge, one for work")
     def _():
-        front.join("edge")
+        front.join("edge", "worker")
         back.join("worker")
         for m in (front, back):  # the host's firewall comes after the connection that asks for plans; what comes then must be heard all the same
             wait_for("the firewall of " + m.name, lambda: "network.loaded" in m.log(), 20)
@@ -279,7 +279,8 @@ try:
         here.start()
         local = wait_for("three nodes", lambda: len([n for n in w.ok("GET", "/v1/nodes")["items"] if n["health"] == "ready"]) == 3 and
                          [n for n in w.ok("GET", "/v1/nodes")["items"] if n["name"] not in ("front", "back")], 40)[0]
-        w.ok("POST", "/v1/nodes/%s/cordon" % local["id"], {"reason": "no work here"})
+        for n in (local, node("front")):
+            w.ok("POST", "/v1/nodes/%s/cordon" % n["id"], {"reason": "no work here"})
         for m, others in ((front, (back, here)), (back, (front, here))):
             for o in others:
                 at = node(o.name)["overlay_ipv6"] if o.place else local["overlay_ipv6"]
@@ -452,6 +453,26 @@ try:
     def running():
         return [i for i in w.ok("GET", env + "/instances")["items"] if i["desired_state"] == "running"]
 
+    def scale(n):
+        w.ok("PUT", env + "/scale", {"processes": [{"process_type": "web", "desired": n}], "expected_version": w.ok("GET", env + "/scale")["resource_version"]})
+
+    @case("a microVM on each of the three machines: each one's page comes through the edge")
+    def _():
+        local = [n for n in w.ok("GET", "/v1/nodes")["items"] if n["name"] not in ("front", "back")][0]["id"]
+        for n in (local, node("front")["id"]):
+            w.ok("POST", "/v1/nodes/%s/uncordon" % n, {"reason": "all of them"})
+        scale(3)
+        three = wait_for("three that are ready", lambda: len([i for i in running() if i["status"] == "ready"]) == 3 and running(), 90)
+        assert len({i["node_id"] for i in three}) == 3, three
+        seen = set()
+        wait_for("a page of each", lambda: seen.update(i["id"] for page in [curl()] if page for i in three if i["id"] in page) or len(seen) == 3, 60)
+        scale(1)
+        for n in (local, node("front")["id"]):  # what stays is on the machine where the others look for it
+            w.ok("POST", "/v1/nodes/%s/drain" % n, {"reason": "no work here"})
+            wait_for("it is drained", lambda: w.ok("GET", "/v1/nodes/" + n)["drain"]["state"] == "complete", 90)
+        left = wait_for("one is left", lambda: len(running()) == 1 and running()[0]["status"] == "ready" and running(), 60)
+        assert left[0]["node_id"] == node("back")["id"], left
+
     @case("a node is drained under load, and the other one after it: the replacement comes first, no request fails")
     def _():
         global instance
@@ -506,8 +527,8 @@ finally:
         m.close()
     w.close()
     registry.stop()
-    if other_registry:
-        other_registry.kill()
-        other_registry.wait()
+    for r in other_registries:
+        r.kill()
+        r.wait()
     subprocess.run(["rm", "-rf", regdir])
 kit.finish()

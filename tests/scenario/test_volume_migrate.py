@@ -113,7 +113,13 @@ def phase(job, name, seconds=30):
     return wait_for("phase " + name, lambda: (lambda m: m if m.get("phase") == name or m["status"] == name else None)(at(job)), seconds)
 
 
+def no_snapshot_under_way():
+    """A node tells of what was taken back when it has seen it; till then another migration is refused (snapshot_in_progress)."""
+    wait_for("no snapshot under way", lambda: not sql("SELECT snapshot_id FROM moat_views.snapshots_view WHERE status IN ('queued','running')"), 30)
+
+
 def migrate(target, **more):
+    no_snapshot_under_way()
     return w.ok("POST", E + "/volumes/" + volumes()["data"]["id"] + "/migrate", dict({"node_id": target.node_id}, **more))["id"]
 
 

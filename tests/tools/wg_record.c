@@ -55,8 +55,8 @@ static bool within(const struct net *n, const uint8_t addr[16])
 {
     for (unsigned bit = 0; bit < n->plen; bit += 8) {
         unsigned left = n->plen - bit;
-        uint8_t mask = left >= 8 ? 0xff : (uint8_t)(0xff00U >> left);
-        if ((n->addr[bit / 8] ^ addr[bit / 8]) & mask)
+        unsigned mask = left >= 8 ? 0xffU : (0xff00U >> left) & 0xffU;
+        if (((unsigned)n->addr[bit / 8] ^ (unsigned)addr[bit / 8]) & mask)
             return false;
     }
     return true;

@@ -224,9 +224,11 @@ static bool far_apart(const char *list)
 {
     char v[8][48];
     size_t n = 0;
-    for (const char *p = list; *p && n < MT_ARRAY_LEN(v); p += strcspn(p, " ")) {
-        p += strspn(p, " ");
-        (void)snprintf(v[n++], sizeof v[0], "%.*s", (int)strcspn(p, " "), p);
+    for (const char *p = list; *p && n < MT_ARRAY_LEN(v);) {
+        size_t len = strcspn(p, " "), kept = len < sizeof v[0] ? len : sizeof v[0] - 1;
+        memcpy(v[n], p, kept);
+        v[n++][kept] = '\0';
+        p += len + (p[len] == ' ');
     }
     for (size_t i = 0; i < n; i++)
         for (size_t k = i + 1; k < n; k++)

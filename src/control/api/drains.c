@@ -96,8 +96,7 @@ struct wanted {
 
 static int read_body(struct mt_api_call *c, struct wanted *w)
 {
-    static const char *const known[] = {"kind", "target", "token", "header", "ca_pem", "expected_version", NULL};
-    if (mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 || word(c, "kind", 16, false, &w->kind) < 0 || word(c, "target", TARGET_MAX, false, &w->target) < 0 ||
+    if (word(c, "kind", 16, false, &w->kind) < 0 || word(c, "target", TARGET_MAX, false, &w->target) < 0 ||
         word(c, "token", MT_REGISTRY_PASSWORD_MAX, false, &w->token) < 0 || word(c, "header", HEADER_MAX, false, &w->header) < 0 || word(c, "ca_pem", PEM_MAX, true, &w->ca) < 0)
         return -1;
     bool otlp = w->kind && MT_STREQ(w->kind, "otlp");
@@ -119,11 +118,12 @@ static int read_body(struct mt_api_call *c, struct wanted *w)
 
 static int prepare_put(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made)
 {
+    static const char *const known[] = {"kind", "target", "token", "header", "ca_pem", "expected_version", NULL};
     mt_auto_pg_res struct mt_pg_res *r = NULL;
     struct wanted w = {0};
     const char *name = mt_api_param(c, "drain");
     char id[MT_ID_SIZE], material[MT_ID_SIZE] = "";
-    if (load(c, name, &r) < 0 || read_body(c, &w) < 0)
+    if (mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 || load(c, name, &r) < 0 || read_body(c, &w) < 0)
         return -1;
     bool there = mt_pg_rows(r) && !mt_pg_bool(r, 0, 2);
     int64_t version = there ? mt_pg_i64(r, 0, 1) : 0;
@@ -194,7 +194,7 @@ int mt_api_drains_delete(struct mt_api_call *c)
 
 static int caller(struct mt_api_call *c, struct mt_node *node)
 {
-    if (mt_api_query_done(c) < 0 || mt_node_caller(c, MT_CERT_NODE, node) < 0)
+    if (mt_node_caller(c, MT_CERT_NODE, node) < 0 || mt_api_query_done(c) < 0)
         return -1;
     (void)snprintf(c->who.subject_id, sizeof c->who.subject_id, "%s", node->node_id);
     (void)snprintf(c->who.subject_type, sizeof c->who.subject_type, "node");
