@@ -299,7 +299,7 @@ static const struct cli_option log_drain_options[] = {
     {"otlp", 0, "URL", "a receiver of OTLP/HTTP: https://HOST/v1/logs"},
     {"token-stdin", 0, NULL, "otlp: what the header says is on stdin, for example `Bearer TOKEN`"},
     {"header", 0, "NAME", "otlp: the header of the token (default Authorization)"},
-    {"ca-file", 0, "FILE", "certificates in PEM that vouch for the receiver (default: those of the node's system)"},
+    {"receiver-ca", 0, "FILE", "certificates in PEM that vouch for the receiver (default: those of the node's system)"},
     {NULL, 0, NULL, NULL},
 };
 static const struct cli_option registry_options[] = {

@@ -78,8 +78,8 @@ int cmd_drains_set(struct cli *c)
         return cli_usage(c, "one of --syslog HOST:PORT and --otlp URL is needed");
     if (cli_has(c, "token-stdin") && cli_has(c, "syslog"))
         return cli_usage(c, "syslog has no token");
-    if (cli_has(c, "ca-file") && mt_file_read(cli_opt(c, "ca-file"), PEM_MAX, &ca, &n, &err) < 0)
-        return cli_usage(c, "--ca-file: %s", err.msg);
+    if (cli_has(c, "receiver-ca") && mt_file_read(cli_opt(c, "receiver-ca"), PEM_MAX, &ca, &n, &err) < 0)
+        return cli_usage(c, "--receiver-ca: %s", err.msg);
     if ((code = drain_path(c, c->argv[0], path, sizeof path)) != CLI_OK || (cli_has(c, "token-stdin") && (code = read_token(c, &token)) != CLI_OK))
         return code;
     mt_auto_buf struct mt_buf t = MT_BUF_INIT(400);

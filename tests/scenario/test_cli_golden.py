@@ -90,7 +90,7 @@ COMMANDS = {
                 "secrets versions", "secrets activate " + SV1, "| secrets replace -", "secrets confirm", "secrets confirm --none"],
     "drains": ["drains", "drains list", "| drains set main --otlp https://otlp.test/v1/logs --token-stdin", "drains set main --otlp https://otlp.test/v1/logs --syslog logs.test:6514",
                "drains set main", "drains set second --syslog logs.test:6514", "drains set second --syslog logs.test:6514 --token-stdin", "drains set Main --syslog logs.test:6514",
-               "drains set second --syslog logs.test:6514 --ca-file missing", "drains delete main", "drains delete main --yes", "help drains set"],
+               "drains set second --syslog logs.test:6514 --receiver-ca missing", "drains delete main", "drains delete main --yes", "help drains set"],
     "registries": ["registries", "registries list", "registries set registry.test:5000 --username robot --password-stdin", "registries set registry.test:5000",
                    "registries set registry.test:5000 --username robot", "registries set web --username robot --password-stdin",
                    "registries set other.test --username robot --password-stdin", "registries delete registry.test:5000", "registries delete registry.test:5000 --yes", "help registries set"],

@@ -221,6 +221,7 @@ def otlp_answers():
         kit.wait_for("a cursor", lambda: os.path.exists(rig.dir + "/state/node.json"))
         rig.ok("put", a, 1000, "a")
         arrives(o, a, "a", 1000)
+        kit.wait_for("their acknowledgement", lambda: rig.totals()["lines"] >= 1000)  # the receiver had them a moment before
         want(rig.totals() == {"lines": 1000, "lost": 0, "refused": 0}, rig.totals())
         want([h[2] for h in o.heads][:4] == [503, 429, 401, 413], [h[2] for h in o.heads])
         want(turn["times"][2] - turn["times"][1] >= 2, "Retry-After was not kept")
