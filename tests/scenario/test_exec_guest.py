@@ -162,8 +162,9 @@ class Suite:
 
     def nothing_is_lost_to_a_slow_reader(self):
         """The command is over while its last output lies in the pipe, and nobody reads for longer than output is waited for after an end."""
-        s = self.run("sh", "-c", "seq 1 2000000 & sleep 2; grep wchar /proc/$!/io >/tmp/written; kill -9 $!").opened()
-        time.sleep(6)
+        s = self.run("sh", "-c", "seq 1 2000000 & a=; while sleep 1; b=$(grep wchar /proc/$!/io); [ \"$a\" != \"$b\" ]; do a=$b; done; echo $b >/tmp/written; kill -9 $!").opened()
+        kit.wait_for("the writer to stand and be ended", lambda: self.guest("cat /tmp/written; pidof seq; true").count("wchar") == 1 and not self.guest("pidof seq; true").strip(), 60)
+        time.sleep(4)
         want(s.finish(60)["exit_code"] == 0, s.exit)
         written = int(self.guest("cat /tmp/written").split()[1])
         whole = "\n".join(str(n) for n in range(1, 2000001)).encode()
