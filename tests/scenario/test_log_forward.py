@@ -356,6 +356,7 @@ def inside():
         except socket.timeout:
             pass
         rig.sink("plain", any_address=False, kind="otlp", url="http://192.0.2.1:%d/" % port)
+        kit.wait_for("its cursor", lambda: os.path.exists(rig.dir + "/state/plain.json"))  # what came before it is not its business
         rig.ok("put", a, 1, "y")
         kit.wait_for("the refusal of plain http", lambda: "protocol" in rig.state("plain")["why"].lower(), 60)
     finally:
