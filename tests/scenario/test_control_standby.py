@@ -30,7 +30,14 @@ class Standby(kit.Postgres):
         wait_for("the standby streams", lambda: primary.sql("SELECT count(*) FROM pg_stat_replication WHERE application_name = '%s' AND state = 'streaming'" % name) == "1", 20)
 
     def promote(self):
-        self.run(self.bin + "/pg_ctl", "promote", "-w", "-D", self.data)
+        """Again when the server just restarts, as it does when a process of its own was killed: it forgets that it was asked."""
+        for _ in range(6):
+            try:
+                self.run(self.bin + "/pg_ctl", "promote", "-w", "-t", "10", "-D", self.data)
+                return
+            except subprocess.CalledProcessError:
+                pass
+        assert self.sql("SELECT pg_is_in_recovery()", db="postgres") == "f", "the standby is not promoted"
 
     def receiver(self):
         for pid in filter(str.isdigit, os.listdir("/proc")):
