@@ -137,11 +137,13 @@ static int add_env(struct cli *c, const json_t *app, const json_t *env, json_t *
     json_array_foreach(json_object_get(st, "processes"), i, p)
     {
         const char *cond = cli_str(p, "sched_condition");
-        char ready[48];
+        char ready[48], release[24] = "";
+        if (cli_int(p, "release_number"))
+            (void)snprintf(release, sizeof release, "v%" PRId64, cli_int(p, "release_number"));
         (void)snprintf(ready, sizeof ready, "%" PRId64 "/%" PRId64, cli_int(p, "ready"), cli_int(p, "desired"));
-        json_t *row = json_pack("{s:s,s:s,s:s,s:s,s:I,s:I,s:I,s:s,s:s}", "app", cli_str(app, "name"), "env", cli_str(env, "name"), "process_type",
+        json_t *row = json_pack("{s:s,s:s,s:s,s:s,s:I,s:I,s:I,s:s,s:s,s:s}", "app", cli_str(app, "name"), "env", cli_str(env, "name"), "process_type",
                                 cli_str(p, "process_type"), "readiness", ready, "ready", (json_int_t)cli_int(p, "ready"), "desired", (json_int_t)cli_int(p, "desired"),
-                                "release_number", (json_int_t)cli_int(p, "release_number"), "sched_condition", MT_STREQ(cond, "ok") ? "" : cond, "reason", cli_str(p, "reason"));
+                                "release_number", (json_int_t)cli_int(p, "release_number"), "release", release, "sched_condition", MT_STREQ(cond, "ok") ? "" : cond, "reason", cli_str(p, "reason"));
         if (!row || json_array_append_new(rows, row) != 0)
             return cli_error(c, CLI_INTERNAL, "out of memory", NULL);
     }
@@ -150,7 +152,7 @@ static int add_env(struct cli *c, const json_t *app, const json_t *env, json_t *
 
 static int show_all(struct cli *c)
 {
-    static const struct cli_column cols[] = {{"APP", "app"}, {"ENV", "env"}, {"PROCESS", "process_type"}, {"READY", "readiness"}, {"RELEASE", "release_number"},
+    static const struct cli_column cols[] = {{"APP", "app"}, {"ENV", "env"}, {"PROCESS", "process_type"}, {"READY", "readiness"}, {"RELEASE", "release"},
                                              {"CONDITION", "sched_condition"}, {"REASON", "reason"}};
     mt_auto_json json_t *apps = NULL, *rows = json_array();
     mt_auto_free char *list = mt_asprintf("/v1/orgs/%s/apps", c->org_id);

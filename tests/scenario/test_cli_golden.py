@@ -337,7 +337,7 @@ def the_target_is_resolved_in_order(b):
     assert "--app" in doc["message"] and b.fixture.seen == ["GET /v1/orgs?name=local"] * 2, (doc, b.fixture.seen)  # not even the only app is guessed
     b.fixture.reset()
     code, out, err = b.run("status", env={"MOAT_APP": ""})  # without an app: all of them
-    assert code == 0 and re.search(r"^web +prod +web +\d+/\d+ ", out, re.M) and "--app NAME" in err, (code, out, err)
+    assert code == 0 and re.search(r"^web +prod +web +\d+/\d+ +v\d+ ", out, re.M) and "--app NAME" in err, (code, out, err)
     rows = json.loads(b.run("status", "--json", env={"MOAT_APP": ""})[1])
     assert not cli_schema.faults("status", [rows]) and rows["kind"] == "List" and rows["items"][0]["app"] == "web" and rows["items"][0]["desired"] >= rows["items"][0]["ready"], rows
     b.fixture.reset()
