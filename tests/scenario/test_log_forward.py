@@ -138,6 +138,25 @@ def forwarder_dies():
         r.kill()
 
 
+def forwarder_dies_in_flight():
+    """kill -9 of moat-forward while it has lines that the receiver has not taken: the next child gets the same ones."""
+    taken = {"yes": False}
+    rig, o = fk.Rig(scratch), fk.Otlp(answer=lambda n, body: (200 if taken["yes"] else 503, {}, b"{}"))
+    try:
+        a = rig.inst()
+        rig.sink("node", kind="otlp", url="http://127.0.0.1:%d/v1/logs" % o.port)
+        kit.wait_for("a cursor", lambda: os.path.exists(rig.dir + "/state/node.json"))
+        rig.ok("put", a, 500, "held")
+        kit.wait_for("a try", lambda: o.heads)
+        for pid in rig.children():
+            os.kill(pid, signal.SIGKILL)
+        taken["yes"] = True
+        arrives(o, a, "held", 500, 60)
+    finally:
+        rig.end()
+        o.stop()
+
+
 def bad_certificate():
     """A receiver that another authority vouches for, one with another name, and one that does not accept ours: not a line, and it is said why."""
     other = fk.Certs(os.path.join(scratch, "other"), "somebody else")
@@ -506,6 +525,7 @@ try:
     for title, fn in (("RFC 5424 over TLS into rsyslog: whole, in order, nothing of before", syslog_whole),
                       ("the receiver is killed five times: at least once", receiver_dies),
                       ("moat-forward and its parent are killed: at least once", forwarder_dies),
+                      ("moat-forward is killed with lines under way: the next has the same", forwarder_dies_in_flight),
                       ("a receiver with a bad certificate gets nothing", bad_certificate),
                       ("OTLP/HTTP by the published schema, in requests of at most 1 MiB", otlp_whole),
                       ("OTLP answers: again later, or counted and said", otlp_answers),
