@@ -211,6 +211,7 @@ static void goodbye_step(struct mt_edge_conn *c)
 static void go_to(struct mt_edge_conn *c, struct mt_edge_route *r)
 {
     c->route = mt_edge_route_ref(r);
+    c->idle_timeout_s = r->idle_timeout_s;
     atomic_fetch_add_explicit(&r->stat->connections, 1, memory_order_relaxed);
     c->counted_route = true;
     const struct mt_edge_options *opt = c->w->hub->opt;
@@ -420,7 +421,7 @@ static void relay_timeout(struct mt_edge_conn *c)
     if (!c->settled)
         mt_edge_dial_settle(c);
     int64_t still = c->w->now - c->moved_at;
-    int64_t idle = (int64_t)c->route->idle_timeout_s * MT_NS_PER_S;
+    int64_t idle = (int64_t)c->idle_timeout_s * MT_NS_PER_S;
     int64_t half = (int64_t)c->w->hub->opt->half_close_ms * MT_NS_PER_MS;
     if (idle > 0 && still >= idle)
         mt_edge_conn_close(c, MT_EDGE_R_IDLE_TIMEOUT, false);

@@ -85,6 +85,7 @@ struct mt_edge_conn {
     bool prompt, settled; /* backend socket: small writes go at once; keepalive and user timeout are set (see dial.c) */
     uint8_t n_tried;
     uint32_t tried[MT_EDGE_TRIES]; /* backend indices of the route; the last is the current one */
+    uint32_t idle_timeout_s;       /* of the route, which never changes while it is held */
     struct mt_edge_worker *w;
     struct mt_edge_listener *l;
     struct mt_edge_end cl, be;

@@ -229,7 +229,7 @@ static void arm(struct mt_edge_conn *c)
     int64_t limit = 0;
     if (c->up.fin || c->down.fin)
         limit = (int64_t)c->w->hub->opt->half_close_ms * MT_NS_PER_MS;
-    int64_t idle = (int64_t)c->route->idle_timeout_s * MT_NS_PER_S;
+    int64_t idle = (int64_t)c->idle_timeout_s * MT_NS_PER_S;
     if (idle > 0 && (limit == 0 || idle < limit))
         limit = idle;
     /* a timer that is set already fires first and is set again then; only a nearer end moves it */
@@ -240,9 +240,9 @@ static void arm(struct mt_edge_conn *c)
 /* The backend spoke for the first time, or died without a word soon after the connect. */
 static void judge(struct mt_edge_conn *c, bool ended)
 {
-    struct mt_edge_health *h = c->route->backends[c->tried[c->n_tried - 1]].health;
-    if (c->backend_spoke)
+    if (c->backend_spoke) /* first: of a connection that is seldom busy the route is in no cache */
         return;
+    struct mt_edge_health *h = c->route->backends[c->tried[c->n_tried - 1]].health;
     if (c->down.bytes > 0) {
         c->backend_spoke = true;
         mt_edge_health_good(h);
@@ -279,7 +279,7 @@ void mt_edge_relay_step(struct mt_edge_conn *c)
         mt_edge_conn_close(c, MT_EDGE_R_OK, false);
         return;
     }
-    if (c->up.fin || c->down.fin || c->route->idle_timeout_s > 0)
+    if (c->up.fin || c->down.fin || c->idle_timeout_s > 0)
         arm(c);
     if (up == MOVED_MORE || down == MOVED_MORE)
         mt_edge_worker_again(c->w, c);

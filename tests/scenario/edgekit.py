@@ -3,10 +3,12 @@
 
 Everything is on loopback and in a scratch folder; every process is ended by its pid.
 """
+import collections
 import glob
 import http.server
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -170,6 +172,16 @@ class Edge:
 
     def fds(self):
         return len(os.listdir("/proc/%d/fd" % self.pid))
+
+    def fds_by_kind(self):
+        """how many descriptors of each kind: socket, pipe, anon_inode:[eventpoll], a path"""
+        kinds = collections.Counter()
+        for fd in os.listdir("/proc/%d/fd" % self.pid):
+            try:
+                kinds[re.sub(r":\[\d+\]$", "", os.readlink("/proc/%d/fd/%s" % (self.pid, fd)))] += 1
+            except OSError:  # closed since
+                pass
+        return kinds
 
     def pss_kib(self):
         with open("/proc/%d/smaps_rollup" % self.pid) as f:
