@@ -273,7 +273,7 @@ static int plan_path(const struct mt_agent *a, const char *name, char ret[PATH_M
     return mt_fmt(ret, PATH_MAX, NULL, "%s/%s", a->conf.agent_dir, name);
 }
 
-/* The plan in force to the disk. */
+/* The plan in force to the disk. The one before becomes plan.prev.json by a second name, so that plan.json is there at every moment. */
 static void store_plan(struct mt_agent *a)
 {
     char path[PATH_MAX], prev[PATH_MAX];
@@ -283,7 +283,9 @@ static void store_plan(struct mt_agent *a)
     a->plan_saved_ns = mt_loop_now(a->loop);
     if (plan_path(a, "plan.json", path) < 0 || plan_path(a, "plan.prev.json", prev) < 0)
         return;
-    (void)rename(path, prev);
+    (void)unlink(prev);
+    if (link(path, prev) < 0 && errno != ENOENT)
+        mt_log(MT_WARN, "plan.previous_not_kept", KV("error", (const char *)strerror(errno)));
     if (mt_sealed_save(path, a->plan->doc, &err) < 0)
         mt_log(MT_ERROR, "plan.not_saved", KV_ERR(&err));
 }
