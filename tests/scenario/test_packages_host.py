@@ -159,6 +159,44 @@ def comm(pid):
         return ""
 
 
+INSTANCE, NOBODY = b"moat.instance=inst_", b"moat.instance=inst_00000000000000000000000000 "
+
+
+def of_instance(pid):
+    """The monitor of an instance's VM? Others ask for its version, or are the VM that an agent boots to find out how it can run VMs."""
+    try:
+        with open("/proc/%d/cmdline" % pid, "rb") as f:
+            said = f.read()
+    except OSError:
+        return False
+    return INSTANCE in said and NOBODY not in said
+
+
+def vms():
+    """The VMs of instances."""
+    return {p: f for p, f in running("qemu-system-x86_64").items() if of_instance(p[0])}
+
+
+class Watch(threading.Thread):
+    """Every VM of an instance that there is in the meantime, if for a tenth of a second."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.seen, self.looks, self.ending = {}, 0, threading.Event()
+        self.start()
+
+    def run(self):
+        while not self.ending.is_set():
+            self.seen.update(vms())
+            self.looks += 1
+            self.ending.wait(0.1)
+
+    def end(self):
+        self.ending.set()
+        self.join(60)
+        return self.seen
+
+
 class Load(threading.Thread):
     """A request after the other through the edge, each with a connection and a TLS session of its own."""
 
@@ -348,7 +386,7 @@ class Suite:
         self.lap("deployed")
         page = self.page()
         want("hello from a microVM" in page, page[:200])
-        self.vms = running("qemu-system-x86_64")
+        self.vms = vms()
         want(len(self.vms) == 1, self.vms)
 
     def upgrade(self):
@@ -360,7 +398,7 @@ class Suite:
     def change(self, old, new, *more):
         before = {n: running(n) for n in NAMES[1:]}
         serials = self.instances()
-        load, kept = Load(self.page), Kept(self.dial())
+        load, kept, watch = Load(self.page), Kept(self.dial()), Watch()
         wait_for("requests", lambda: load.ok + len(load.errors) > 2)
         order = random.sample(NAMES[1:], 3)  # who is new first speaks to those that are not yet
         self.dpkg(*more, "-i", *("%s/%s/%s_%s_amd64.deb" % (self.given, new, n, new) for n in ["moat"] + order))
@@ -373,15 +411,21 @@ class Suite:
         want(set(before["moat-edge"]) <= set(running("moat-edge")), "the old edge has left a connection behind")
         print("# %d requests on one connection all the while" % kept.end(), flush=True)
         wait_for("the old edge ends", lambda: not set(before["moat-edge"]) & set(running("moat-edge")), 60)
-        # the agent boots a VM of its own to try the new bundle; until that is done the node says so
-        wait_for("the node is ready, with one VM", lambda: self.ready() and running("qemu-system-x86_64") == self.vms,
-                 shown=lambda: "VMs %s, before %s; %s" % (running("qemu-system-x86_64"), self.vms, self.journal("moat-agent")))
+        # the new agent boots a VM of its own, of no instance, to try the bundle; its own word that this is over, because the control plane may still tell
+        # what the agent before said
+        agent = property_of("moat-agent.service", "MainPID")
+        wait_for("the new agent has chosen a driver", lambda: '"vmm.chosen"' in sh("journalctl", "--no-pager", "-o", "cat", "-u", "moat-agent", "_PID=" + agent, code=None),
+                 shown=lambda: self.journal("moat-agent"))
+        wait_for("the node is ready", self.ready, shown=lambda: self.journal("moat-agent"))
         count = load.ok
         wait_for("requests afterwards", lambda: load.ok > count + 2, 60)
         ok, errors = load.end()
         print("# %s to %s: %d requests worked, %d failed" % (old, new, ok, len(errors)), flush=True)
         want(ok > 5 and not errors, errors[:3])
-        want(running("qemu-system-x86_64") == self.vms, "VMs %s, before %s" % (running("qemu-system-x86_64"), self.vms))
+        seen = watch.end()
+        want(watch.looks > 10 and set(seen) == set(self.vms), "VMs %s, before %s" % (seen, self.vms))
+        wait_for("only the instance's VM is left", lambda: running("qemu-system-x86_64") == self.vms, 60,
+                 shown=lambda: "VMs %s, before %s" % (running("qemu-system-x86_64"), self.vms))
         want(self.instances() == serials, "instances %s, before %s" % (self.instances(), serials))
         want(self.moat("nodes", "--json").count('"agent_version":"%s"' % new) == 1 and "\"server_version\":\"%s\"" % new in self.moat("version", "--json"),
              self.moat("version", "--json") + self.moat("nodes", "--json"))
