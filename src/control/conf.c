@@ -94,6 +94,8 @@ const struct mt_conf_key mt_control_keys[] = {
      "no node becomes offline this long after the scheduler became leader"},
     {"drain_delay_seconds", MT_CONF_U64, OFF(drain_delay_seconds), 0, 60, "5", "s",
      "a draining instance serves on this long unless all edges have dropped it before"},
+    {"min_ready_seconds", MT_CONF_U64, OFF(min_ready_seconds), 1, 300, "5", "s",
+     "a new instance has to be ready this long without a break before a rollout counts on it"},
     {"quota_tier", MT_CONF_STRING, OFF(quota_tier), 4, 9, "paid", "",
      "limits of organisations where an operator set none: free, paid or unlimited (moat-control --quotas)"},
     {"rate_limit_percent", MT_CONF_U64, OFF(rate_limit_percent), 0, 100000, "100", "%",

@@ -47,7 +47,7 @@ struct mt_control_conf {
     uint64_t idempotency_retention_days;
     uint64_t workers, max_connections, connections_per_source;
     uint64_t cpu_overcommit_percent, cpu_ceiling_percent;
-    uint64_t heartbeat_seconds, suspect_seconds, offline_seconds, drain_delay_seconds;
+    uint64_t heartbeat_seconds, suspect_seconds, offline_seconds, drain_delay_seconds, min_ready_seconds;
     uint64_t startup_grace_seconds, wireguard_key_days;
     uint64_t registry_timeout_seconds, max_image_bytes, mtu, ipv4_cooldown_seconds;
     uint64_t audit_retention_days, rate_limit_percent;

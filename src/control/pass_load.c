@@ -421,6 +421,7 @@ static int remembered(struct mt_pass *p, struct mt_pass_env *e, struct mt_pass_g
     g->process_type = col_dup(p, r, row, "process_type");
     g->deploy_id = col_dup(p, r, row, "deploy_id");
     g->desired_version = num(r, row, "resource_version");
+    rg->min_ready_seconds = (uint32_t)p->ctl->conf.min_ready_seconds;
     rg->stable_spec = col_dup(p, r, row, "stable_spec");
     rg->recorded_target = col_dup(p, r, row, "target_spec");
     rg->recorded_detail = col_dup(p, r, row, "sched_detail");

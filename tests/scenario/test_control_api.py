@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 """The control plane with a real PostgreSQL and fakes of agent and edge: the golden path, rollouts, faults. COST 80 s, 9 s of processor."""
-import concurrent.futures, json, os, subprocess, sys, time
+import concurrent.futures, datetime, json, os, subprocess, sys, time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import fair
 import control_kit as kit
@@ -9,7 +9,7 @@ from control_kit import case, wait_for, call
 
 kit.need("control api")
 
-w = kit.World()
+w = kit.World(min_ready_seconds=2)  # what it asks for is looked at below
 D1, D2, D3 = ("sha256:" + c * 64 for c in "123")
 
 
@@ -35,6 +35,10 @@ hostname = "%s"
 process = "web"
 port = "tls"
 %s""" % (memory, scale, port, host, extra)
+
+
+def at(event):
+    return datetime.datetime.fromisoformat(event["occurred_at"].replace("Z", "+00:00"))
 
 
 try:
@@ -181,9 +185,11 @@ try:
         d = w.ok("POST", E + "/deploys", {"release_id": rel2["id"]})
         wait_for("success", lambda: w.ok("GET", E + "/deploys/" + d["id"])["status"] == "succeeded", 20)
         ev = w.ok("GET", O + "/events?correlation_id=%s&limit=500" % d["id"])["items"]
-        ready = [e["event_id"] for e in ev if e["event_type"] == "instance.status_changed" and e["payload"]["status"] == "ready"]
+        ready = [e for e in ev if e["event_type"] == "instance.status_changed" and e["payload"]["status"] == "ready"]
         drain = w.ok("GET", O + "/events?event_type=instance.desired_state_changed&limit=500")["items"]
-        assert drain and ready and drain[0]["event_id"] > ready[0], (drain, ready)
+        assert drain and ready and drain[0]["event_id"] > ready[0]["event_id"], (drain, ready)
+        served = at(drain[0]) - at(ready[0])
+        assert served.total_seconds() >= 2, served  # min_ready_seconds
         wait_for("the old instance to go", lambda: len(w.ok("GET", E + "/instances?status=ready")["items"]) == 1)
         if len(w.apis) > 1:
             return  # what an edge has acknowledged is known to the server it told; with another leading, the delay runs its course

@@ -21,8 +21,9 @@ class Standby(kit.Postgres):
     def __init__(self, primary, d, name):
         self.bin, self.pw = primary.bin, primary.pw
         self.d, self.data, self.sock, self.proc = d, d + "/" + name, d + "/" + name + "run", None
+        kit.in_memory(self.data)
+        os.makedirs(self.sock, 0o700)
         for p in (self.data, self.sock):
-            os.makedirs(p, 0o700)
             os.chown(p, self.pw.pw_uid, self.pw.pw_gid)
             os.chmod(p, 0o700 if p == self.data else 0o755)
         self.run(self.bin + "/pg_basebackup", "-d", "host=%s user=postgres application_name=%s" % (primary.sock, name), "-D", self.data, "-R", "-X", "stream", "-c", "fast", "--no-sync")

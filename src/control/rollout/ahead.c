@@ -90,7 +90,7 @@ static void remove_at(struct mt_ahead *a, struct mt_ahead_group *g, size_t i)
 /* What is on its way has arrived: starting ones are ready, ready ones for long enough, leaving ones gone. */
 static void arrive(struct mt_ahead *a, struct mt_ahead_group *g)
 {
-    int64_t since = a->now_ms - MT_ROLL_MIN_READY_MS;
+    int64_t since = a->now_ms - mt_roll_min_ready_ms(&g->group);
 
     for (size_t i = g->group.n_instances; i-- > 0;) {
         struct mt_roll_instance *in = &g->list[i];

@@ -38,6 +38,11 @@ uint32_t mt_roll_surge(uint32_t desired, bool stateful)
     return quarter > 1 ? quarter : 1;
 }
 
+int64_t mt_roll_min_ready_ms(const struct mt_roll_group *group)
+{
+    return group->min_ready_seconds ? 1000 * (int64_t)group->min_ready_seconds : MT_ROLL_MIN_READY_MS;
+}
+
 int64_t mt_roll_attempt_window_ms(uint32_t startup_timeout_seconds)
 {
     int64_t four = 4000 * (int64_t)startup_timeout_seconds;
@@ -184,9 +189,9 @@ static void classify(struct mt_step *s)
             continue;
         in->evicted = !g->stateful && ((node && node->admin == MT_NODE_DRAINING) || i->restart_requested);
         if (i->status == MT_STATUS_READY && !gone && i->ready_since_ms > 0) {
-            in->available = s->now_ms - i->ready_since_ms >= MT_ROLL_MIN_READY_MS;
+            in->available = s->now_ms - i->ready_since_ms >= mt_roll_min_ready_ms(g);
             if (!in->available)
-                mt_step_wake(s, i->ready_since_ms + MT_ROLL_MIN_READY_MS);
+                mt_step_wake(s, i->ready_since_ms + mt_roll_min_ready_ms(g));
         }
         if (node)
             held_by(s, i->node, 1);

@@ -21,7 +21,7 @@
 struct mt_arena;
 struct mt_err;
 
-#define MT_ROLL_MIN_READY_MS 5000
+#define MT_ROLL_MIN_READY_MS 5000 /* unless the group says otherwise */
 #define MT_ROLL_ATTEMPTS 3
 #define MT_ROLL_CRASHES 3 /* replacements of such as never became ready, in 10 minutes */
 #define MT_ROLL_REPLICAS_MAX 100
@@ -72,6 +72,7 @@ struct mt_roll_group {
     enum mt_restart_policy restart_policy;
     uint32_t startup_timeout_seconds; /* mt_health_startup_timeout */
     uint32_t boot_budget_seconds;     /* pull + boot + prestart limits; 0: no backstop */
+    uint32_t min_ready_seconds;       /* ready for so long without a break is available; 0: MT_ROLL_MIN_READY_MS */
     struct mt_place_request request;  /* for the target spec; group_on_node and avoid_node_id are filled here */
     enum mt_reason roll_reason;       /* why old ones go: REPLACED, RESTART_REQUESTED, REBALANCED */
     enum mt_reason stop_all_reason;   /* when everything goes: SCALED_DOWN, ENV_DELETED, ORG_SUSPENDED, ... */
@@ -131,6 +132,9 @@ struct mt_roll_result {
 
 /** max(1, ceil(desired / 4)); 0 for a stateful group. */
 uint32_t mt_roll_surge(uint32_t desired, bool stateful);
+
+/** How long an instance of the group has to be ready to be available, in ms. */
+int64_t mt_roll_min_ready_ms(const struct mt_roll_group *group);
 
 /** Window in which failed attempts count, in ms: max(10 min, 4 x startup timeout). */
 int64_t mt_roll_attempt_window_ms(uint32_t startup_timeout_seconds);

@@ -12,7 +12,7 @@ struct mt_step_inst {
     bool completed;   /* ended with exit 0 under a policy that does not restart: satisfied for good */
     bool matching;    /* spec is the target */
     bool evicted;     /* live on a draining node, or to be restarted (stateless): counts as old */
-    bool available;   /* ready for MT_ROLL_MIN_READY_MS, or completed */
+    bool available;   /* ready for mt_roll_min_ready_ms, or completed */
     bool leaving;     /* an action of this step takes it away */
 };
 

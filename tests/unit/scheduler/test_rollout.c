@@ -177,6 +177,25 @@ static void time_alone_wakes(void **state)
     assert_string_equal(step(&s), "!i00");
 }
 
+static void how_long_ready_is_ready_enough_may_be_said(void **state)
+{
+    (void)state;
+    static const struct {
+        uint32_t seconds;
+        int64_t ready_for_ms;
+        bool available;
+    } rows[] = {{0, 4999, false}, {0, 5000, true}, {1, 999, false}, {1, 1000, true}, {30, 5000, false}, {30, 30000, true}};
+    for (size_t i = 0; i < MT_ARRAY_LEN(rows); i++) {
+        struct scene s;
+        draw(&s, "rR", 1);
+        s.g.min_ready_seconds = rows[i].seconds;
+        s.in[1].ready_since_ms = NOW - rows[i].ready_for_ms;
+        assert_string_equal(step(&s), rows[i].available ? "-i00" : "");
+        if (!rows[i].available)
+            assert_int_equal(s.r.wake_at_ms, s.in[1].ready_since_ms + mt_roll_min_ready_ms(&s.g));
+    }
+}
+
 static void attempts(struct scene *s, const char *code, size_t n)
 {
     for (size_t i = 0; i < n; i++)
@@ -614,6 +633,7 @@ int main(void)
         cmocka_unit_test(a_step_twice_is_the_same_step),
         cmocka_unit_test(success_moves_the_stable_spec),
         cmocka_unit_test(time_alone_wakes),
+        cmocka_unit_test(how_long_ready_is_ready_enough_may_be_said),
         cmocka_unit_test(three_failed_attempts_hold_the_group),
         cmocka_unit_test(a_hold_lasts_until_a_command),
         cmocka_unit_test(an_operators_hold_is_no_failed_attempt),
