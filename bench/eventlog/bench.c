@@ -376,6 +376,17 @@ static int measure_verify(const char *control, struct mt_err *err)
     return 0;
 }
 
+/* Files of the write-ahead log as a server has them that has been at work: one that was made a moment ago writes 16 MiB of zeros, and
+ * flushes them, whenever a file is full, and does so under everybody's commit; later it takes the files again that it needs no more. */
+static int warm(const char *super, struct mt_err *err)
+{
+    mt_auto_pg struct mt_pg *pg = NULL;
+    int r = mt_pg_connect(&(struct mt_pg_conf){.conninfo = super, .call_timeout_ms = 120000}, &pg, err);
+    if (r == 0)
+        r = mt_pg_exec(pg, "SELECT count(pg_logical_emit_message(false, 'bench', repeat('x', 65536))) FROM generate_series(1, 12000)", err);
+    return r < 0 ? r : mt_pg_exec(pg, "CHECKPOINT", err);
+}
+
 /* ---- rebuild of the views ---- */
 
 static struct mt_appender *fill_appender;
@@ -472,7 +483,8 @@ int main(int argc, char **argv)
     }
     mt_log_init("eventlog-bench", MT_ERROR, false);
     cluster = argv[1];
-    char control[256], owner[256];
+    char control[256], owner[256], super[256];
+    (void)snprintf(super, sizeof super, "host=%s/sock dbname=moat user=moat_super", argv[1]);
     (void)snprintf(control, sizeof control, "host=%s/sock dbname=moat user=moat_control", argv[1]);
     (void)snprintf(owner, sizeof owner, "host=%s/sock dbname=moat user=moat_owner", argv[1]);
     struct mt_pg *pg = NULL;
@@ -487,6 +499,8 @@ int main(int argc, char **argv)
     if (argc == 5 && MT_STREQ(argv[3], "fill") && fill(control, strtoll(argv[4], NULL, 10), &err) == 0)
         return 0;
     if (argc == 4 && MT_STREQ(argv[3], "rebuild") && measure_rebuild(owner, &err) == 0)
+        return 0;
+    if (argc == 4 && MT_STREQ(argv[3], "warm") && warm(super, &err) == 0)
         return 0;
     if (err.code) {
         (void)fprintf(stderr, "error: %s\n", err.msg);
