@@ -252,15 +252,19 @@ static int ask(struct mt_secret_store *s, const char *instance_id, struct held *
     return rc;
 }
 
-static int take_login(struct mt_buf *body, char ret_user[MT_REGISTRY_USER_SIZE], struct mt_lockmem *ret_password, struct mt_err *err)
+static int take_login(struct mt_buf *body, const char *repository, char ret_user[MT_REGISTRY_USER_SIZE], struct mt_lockmem *ret_password, struct mt_err *err)
 {
     mt_auto_json json_t *o = NULL;
-    const char *user, *password;
+    const char *host, *user, *password;
     int rc = mt_json_parse(mt_buf_cstr(body), body->len, REGISTRY_ANSWER_MAX, 4, &o, err);
-    if (rc < 0 || (rc = mt_json_get_str(o, "username", MT_REGISTRY_USER_SIZE - 1, &user, err)) < 0 ||
+    if (rc < 0 || (rc = mt_json_get_str(o, "host", 300, &host, err)) < 0 || (rc = mt_json_get_str(o, "username", MT_REGISTRY_USER_SIZE - 1, &user, err)) < 0 ||
         (rc = mt_json_get_str(o, "password", 4096, &password, err)) < 0)
         return MT_FAIL(err, MT_E_CORRUPT, "the answer is no registry credential");
-    size_t n = strlen(password);
+    size_t n = strlen(password), h = strlen(host);
+    if (strncmp(repository, host, h) != 0 || repository[h] != '/') {
+        explicit_bzero((char *)(uintptr_t)password, n);
+        return 0;
+    }
     (void)snprintf(ret_user, MT_REGISTRY_USER_SIZE, "%s", user);
     if ((rc = mt_lockmem_new(ret_password, n + 1, err)) == 0) {
         memcpy(ret_password->p, password, n);
@@ -270,7 +274,7 @@ static int take_login(struct mt_buf *body, char ret_user[MT_REGISTRY_USER_SIZE],
     return rc < 0 ? rc : 1;
 }
 
-int mt_registry_credential(struct mt_secret_store *s, const char *instance_id, char ret_user[MT_REGISTRY_USER_SIZE],
+int mt_registry_credential(struct mt_secret_store *s, const char *owner_id, const char *repository, char ret_user[MT_REGISTRY_USER_SIZE],
                            struct mt_lockmem *ret_password, struct mt_err *err)
 {
     char body[MT_ID_SIZE + 64];
@@ -282,12 +286,12 @@ int mt_registry_credential(struct mt_secret_store *s, const char *instance_id, c
         return MT_FAIL(err, MT_E_NOMEM, "registry credential");
     if (!s->identity)
         mt_http_client_trust(c, s->trusted, s->trusted_n);
-    (void)snprintf(body, sizeof body, "{\"instance_id\":\"%s\"}", instance_id);
+    (void)snprintf(body, sizeof body, "{\"%s\":\"%s\"}", mt_id_check(MT_ID_RESTORE, owner_id, NULL) == 0 ? "restore_id" : "instance_id", owner_id);
     const struct mt_http_request rq = {.method = "POST", .target = REGISTRY_TARGET, .body = body, .body_len = strlen(body), .timeout_ms = TIMEOUT_MS, .secret = true};
     int rc = mt_http_do(c, &rq, REGISTRY_ANSWER_MAX, &reply, err);
     if (rc == 0) {
         if (reply.status == 200)
-            rc = take_login(&reply.body, ret_user, ret_password, err);
+            rc = take_login(&reply.body, repository, ret_user, ret_password, err);
         else if (reply.status != 404 && reply.status != 403) /* 404: no credential, or a control plane that knows none */
             rc = MT_FAIL(err, MT_E_UNAVAILABLE, "the control plane answers %d", reply.status);
         explicit_bzero(reply.body.p, reply.body.cap);

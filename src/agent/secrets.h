@@ -43,11 +43,12 @@ int mt_secret_store_text(struct mt_secret_store *s, const char *version_id, stru
 void mt_secret_store_sweep(struct mt_secret_store *s, bool (*used)(void *arg, const char *version_id), void *arg);
 #define MT_REGISTRY_USER_SIZE 257
 /**
- * Who the organisation of @instance_id is at the registry of its image, asked anew for each pull and kept nowhere.
+ * Who the organisation of @owner_id, an instance or the restore job of a proof, is at the registry of its image, asked anew for each pull and kept nowhere.
+ * @repository    of the image, with its host: a credential of another registry (the release changed meanwhile) is none
  * @ret_password  text with NUL in a new buffer of the caller
  * 1 there is a credential; 0 there is none, or this node may not have it; -MT_E_UNAVAILABLE, -MT_E_CORRUPT. Any thread; seconds.
  */
-int mt_registry_credential(struct mt_secret_store *s, const char *instance_id, char ret_user[MT_REGISTRY_USER_SIZE],
+int mt_registry_credential(struct mt_secret_store *s, const char *owner_id, const char *repository, char ret_user[MT_REGISTRY_USER_SIZE],
                            struct mt_lockmem *ret_password, struct mt_err *err);
 /** How many versions are held. */
 size_t mt_secret_store_count(struct mt_secret_store *s);

@@ -107,7 +107,7 @@ class Control:
         self.storage = []  # items of volumes, snapshots, restores
         self.batches = []  # how many items of each kind a batch had
         self.reports, self.beats, self.polls, self.posts = [], [], [], []
-        self.logins = {}  # instance id to (user, password) of its registry
+        self.logins = {}  # id of an instance or of a proof to its registry (imagekit.Registry)
         self.secrets, self.asked = {}, []  # version id to (instance ids that may, content) or (status, code); who asked for what
         self.drains, self.drain_secrets = [], {}  # as a node is told of them; id to what it is given for one
         self.fail = 0  # status to answer to reports instead of 200
@@ -160,8 +160,8 @@ class Control:
                 with outer.lock:
                     outer.posts.append((self.path, body))
                 if self.path.endswith("/registry-credential"):
-                    login = outer.logins.get(body["instance_id"])
-                    return self.reply(200, {"host": "x", "username": login[0], "password": login[1]}) if login else self.reply(404, {"code": "not_found"})
+                    login = outer.logins.get(body.get("instance_id") or body.get("restore_id"))
+                    return self.reply(200, {"host": login.host, "username": login.login[0], "password": login.login[1]}) if login else self.reply(404, {"code": "not_found"})
                 if self.path.endswith("/log-drain"):
                     return self.reply(200, outer.drain_secrets[body["log_drain_id"]]) if body["log_drain_id"] in outer.drain_secrets else self.reply(404, {"code": "not_found"})
                 if self.path.endswith("/volume-key"):

@@ -12,6 +12,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import agentkit as kit  # noqa: E402
 import backupkit as bk  # noqa: E402
+import imagekit  # noqa: E402
 import test_agent_backups as backups  # noqa: E402
 from imagekit import Report, want  # noqa: E402
 
@@ -133,6 +134,30 @@ class Suite(backups.Suite):
         want(r["failed_reason"] == "cancelled" and "probe" not in r, r)
         self.over(j)
 
+    def one_of_a_private_image_is_pulled_with_its_credential_and_not_with_that_of_another_registry(self):
+        private = imagekit.Registry(os.path.join(self.w.dir, "private"), ("robot", "cAnArY-of-a-probe"))
+        try:
+            kept, self.image = self.image, self.w.push({"Entrypoint": ["/app"], "Labels": {"n": "private"}}, "private", private)
+            self.w.kill()
+            self.w.registries.append(private.host)
+            self.start()
+            j = self.proof(["/app", "probe", "/data", "two"])
+            self.c.logins[j["restore_id"]] = other = imagekit.Registry(os.path.join(self.w.dir, "other"), private.login)
+            other.stop()
+            self.image = kept
+            tried = lambda: [x for x in self.w.log_events("restore.run_failed") if x["restore_id"] == j["restore_id"]]  # noqa: E731
+            kit.wait_for("a try", tried, 30)
+            want(tried()[0]["reason"] == "probe_not_run" and "auth" in tried()[0]["error"], tried()[0])
+            self.c.logins[j["restore_id"]] = private
+            r = self.ended(j, "succeeded", 90)
+            want(r["probe"]["exit_code"] == 0, r)
+            asked = [b for p, b in self.c.posts if p.endswith("/registry-credential") and b.get("restore_id") == j["restore_id"]]
+            want(len(asked) >= 2 and all(list(b) == ["restore_id"] for b in asked), asked)
+            want(b"cAnArY" not in open(self.w.log_path, "rb").read(), "the password is in the log")
+            self.over(j)
+        finally:
+            private.stop()
+
     def one_that_has_no_room_waits(self):
         j = self.proof(["/app", "probe", "/data", "two"], memory=4 << 20)
         kit.wait_for("a refusal", lambda: [x for x in self.w.log_events("probe.not_begun") if x["restore_id"] == j["restore_id"]], 30)
@@ -215,7 +240,7 @@ def main():
         s = Suite(world, store)
         for fn in (s.a_backup_of_what_a_guest_wrote, s.one_that_finds_what_was_written, s.one_that_does_not, s.one_that_does_not_end, s.one_that_takes_its_kernel_down,
                    s.one_that_is_not_in_the_image, s.what_it_says_is_bounded_and_printable, s.one_whose_image_is_not_to_be_had_is_tried_again,
-                   s.one_that_has_no_room_waits, s.one_that_is_cancelled_while_it_runs, s.killed_at_each_step_it_begins_anew,
+                   s.one_of_a_private_image_is_pulled_with_its_credential_and_not_with_that_of_another_registry, s.one_that_has_no_room_waits, s.one_that_is_cancelled_while_it_runs, s.killed_at_each_step_it_begins_anew,
                    s.killed_and_no_longer_wanted_it_leaves_nothing, s.the_end_of_the_platform_is_its_end):
             if os.environ.get("MOAT_CASES") and fn != s.a_backup_of_what_a_guest_wrote and os.environ["MOAT_CASES"] not in fn.__name__:
                 continue

@@ -215,7 +215,7 @@ class Suite:
         self.c.wait_status(refused["instance_id"], "stopped", 60)
         self.c.drop(refused["instance_id"])
         wl = self.w.workload(image)
-        self.c.logins[wl["instance_id"]] = self.private.login
+        self.c.logins[wl["instance_id"]] = self.private
         self.c.want(wl["instance_id"], workload=wl)
         self.c.wait_status(wl["instance_id"], "ready", 90)
         asked = [b["instance_id"] for p, b in self.c.posts if p.endswith("/registry-credential")]

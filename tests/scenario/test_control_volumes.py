@@ -545,9 +545,22 @@ try:
         assert j["proof"] and j["probe"]["timeout_seconds"] == 9 and p["command"] == ["/check", "--all"] and p["image"]["resolved_digest"] == "sha256:" + "1" * 64, j
         assert [(m["volume_id"], m["path"], m["read_only"]) for m in p["mounts"]] == [(j["new_volume_id"], "/data", False)], p
         assert p["instance_id"] == "inst_" + j["restore_id"][4:] and p["network"]["ports"] == [] and "secrets" not in p and p["resources"]["memory_bytes"] == 128 << 20, p
+        # its image is the organisation's: the node that runs it may pull it as an instance's is pulled, as long as it runs
+        asked = lambda body: kit.call(w.internal, "POST", "/internal/v1/nodes/self/registry-credential", body)  # noqa: E731
+        of = {"restore_id": j["restore_id"]}
+        assert asked(of).status == 404, "there is no credential yet"
+        w.ok("PUT", O + "/registry-credentials/registry.test:5000", {"username": "robot", "password": "canary-of-a-probe"})
+        assert asked(of).json == {"host": "registry.test:5000", "username": "robot", "password": "canary-of-a-probe"}, asked(of).text
+        for bad, status in (({"restore_id": "rst_" + "0" * 26}, 403), ({"restore_id": "x"}, 400), (dict(of, instance_id="inst_" + "0" * 26), 400), ({}, 400)):
+            assert asked(bad).status == status, (bad, asked(bad).text)
+        wait_for("audit", lambda: {(x["decision"], x["resource_type"]) for x in w.ok("GET", O + "/audit?action=registry.deliver")["items"]} >= {("allow", "registry_credential")}, 10)
+        w.pg.sql("UPDATE moat_views.restores_view SET target_node_id = 'node_x' WHERE restore_id = '%s'" % j["restore_id"])
+        assert asked(of).status == 403, "another node's"
+        w.pg.sql("UPDATE moat_views.restores_view SET target_node_id = '%s' WHERE restore_id = '%s'" % (w.agent.node_id, j["restore_id"]))
         events = lambda: [x["payload"] for x in w.ok("GET", O + "/events?event_type=snapshot.proof_recorded")["items"] if x["payload"]["volume_id"] == v["id"]]  # noqa: E731
         assert w.agent.restore(j["restore_id"], "failed", bytes_done=GIB, failed_reason="probe_not_run").json["accepted"] == 1
         assert events() == [] and "last_proof" not in volumes(e)["kept"]  # nothing is known
+        assert asked(of).status == 403, "its job is over"
         j = verify()
         said = {"ms": 1234, "exit_code": 3, "detail": "exited with 3", "output": "row 7 is gone\nbye"}
         assert w.agent.restore(j["restore_id"], "failed", bytes_done=GIB, failed_reason="probe_failed", probe=said).json["accepted"] == 1
@@ -567,6 +580,8 @@ try:
         wait_for("success", lambda: w.ok("GET", e + "/deploys/" + d.json["id"])["status"] == "succeeded", 30)
         j = verify()
         assert j["proof"] and "probe" not in j, j
+        assert asked({"restore_id": j["restore_id"]}).status == 403, "it runs nothing"
+        w.ok("DELETE", O + "/registry-credentials/registry.test:5000", {})
         assert w.agent.restore(j["restore_id"], "failed", failed_reason="download_failed").json["accepted"] == 1
         d = deploy(a, e, manifest([], []))
         wait_for("success", lambda: w.ok("GET", e + "/deploys/" + d.json["id"])["status"] == "succeeded", 30)

@@ -7,6 +7,7 @@
 #include "agent/instance/scratch.h"
 #include "agent/instance/steps.h"
 #include "agent/logchan.h"
+#include "agent/secrets.h"
 #include "base/arena.h"
 #include "base/cleanup.h"
 #include "base/log.h"
@@ -390,14 +391,24 @@ static void note_console(const struct mt_trial *t, const struct places *p)
 
 int mt_trial_ready(struct mt_trial *t, struct mt_err *err)
 {
-    const struct mt_image_request rq = {.repository = t->spec->image.repository, .digest = t->spec->image.resolved_digest, .arch = t->spec->image.arch,
+    struct mt_image_request rq = {.repository = t->spec->image.repository, .digest = t->spec->image.resolved_digest, .arch = t->spec->image.arch,
                                         .owner = t->restore_id, .cancelled = &t->image_cancelled};
     struct mt_image_failure f = {0};
+    struct mt_err why = {0};
+    char user[MT_REGISTRY_USER_SIZE];
+    mt_auto_lockmem struct mt_lockmem password = {0};
     if (t->spec->n_mounts != 1)
         return MT_FAIL(err, MT_E_INVALID, "probe: %zu mounts", t->spec->n_mounts);
     if (t->spec->resources.memory_bytes >> 20 < t->bundle.min_memory_mib)
         return MT_FAIL(err, MT_E_INVALID, "probe: %llu MiB of memory, the node's guest kernel needs at least %u",
                        (unsigned long long)(t->spec->resources.memory_bytes >> 20), t->bundle.min_memory_mib);
+    int found = mt_registry_credential(t->a->secrets, t->restore_id, rq.repository, user, &password, &why);
+    if (found > 0) {
+        rq.username = user;
+        rq.password = (const char *)password.p;
+    } else if (found < 0) { /* most images want none; one that does says so */
+        mt_log(MT_WARN, "registry.no_credential", KV("restore_id", t->restore_id), KV_ERR(&why));
+    }
     if (mt_image_ensure(t->a->images, &rq, &t->disk, &f, err) == 0)
         return 0;
     if (f.reason == MT_REASON_NONE)

@@ -271,7 +271,7 @@ static void pull_work(void *arg)
     char user[MT_REGISTRY_USER_SIZE];
     mt_auto_lockmem struct mt_lockmem password = {0};
     struct mt_err why = {0};
-    int found = mt_registry_credential(j->a->secrets, j->st.instance_id, user, &password, &why);
+    int found = mt_registry_credential(j->a->secrets, j->st.instance_id, rq.repository, user, &password, &why);
     if (found > 0) {
         rq.username = user;
         rq.password = (const char *)password.p;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Credentials of registries: one for each host of an organisation. The password goes in and reaches the registry alone: by this
- * server when it resolves a reference, by a node that has an instance to pull for (control-plane.md §9.4, §9.6). */
+ * server when it resolves a reference, by a node that has an instance or the probe of a proof to pull for (control-plane.md §9.4, §9.6). */
 #include "control/api/handlers.h"
 
 #include "base/cleanup.h"
@@ -10,6 +10,7 @@
 #include "control/api/sql.h"
 #include "control/api/trail.h"
 #include "control/nodes/local.h"
+#include "control/plans/probe_plan.h"
 #include "control/registry/store.h"
 #include "wire/imageref.h"
 #include "wire/json.h"
@@ -26,6 +27,13 @@ static const struct mt_pg_stmt registry_row = {
 static const struct mt_pg_stmt pulls_for = {
     "registry_pulls_for", "SELECT i.org_id, i.app_id, i.env_id, i.node_id = $2 AND i.desired_state = 'running' AND i.released_at IS NULL,"
                           " r.image_ref FROM instances_view i JOIN releases_view r USING (release_id) WHERE i.instance_id = $1"};
+/* The image of a probe is that of the release which is wanted now, as in the plan (probe_plan.c). */
+static const struct mt_pg_stmt proofs_for = {
+    "registry_proofs_for", "SELECT v.org_id, v.app_id, v.env_id, j.target_node_id = $2 AND j.purpose = 'proof' AND j.status IN ('queued', 'running') AND s.pruned_at IS NULL, r.image_ref,"
+                           " j.new_volume_id FROM restores_view j JOIN snapshots_view s ON s.snapshot_id = j.snapshot_id JOIN volumes_view v ON v.volume_id = j.source_volume_id"
+                           " JOIN volume_attachments_view a ON a.volume_id = v.volume_id AND NOT a.deleted"
+                           " JOIN env_desired_view d ON d.env_id = v.env_id AND d.process_type = a.process_type JOIN releases_view r ON r.release_id = d.release_id"
+                           " WHERE j.restore_id = $1"};
 
 int mt_api_registries_list(struct mt_api_call *c)
 {
@@ -140,10 +148,38 @@ int mt_api_registries_delete(struct mt_api_call *c)
 
 /* ---------------------------------------------------------------- to a node */
 
-static int forbidden(struct mt_api_call *c, const char *instance_id)
+/* What is pulled for: an instance, or the probe of a proof. */
+struct puller {
+    const char *id;
+    bool proof;
+};
+
+static int forbidden(struct mt_api_call *c, const struct puller *u)
 {
-    mt_api_trail_note(c, "registry.deliver", "deny", "forbidden", "instance", instance_id, NULL);
-    return mt_api_fail(c, 403, "forbidden", "instance %s is not on this node, or shall not run", instance_id);
+    mt_api_trail_note(c, "registry.deliver", "deny", "forbidden", u->proof ? "restore_job" : "instance", u->id, NULL);
+    return u->proof ? mt_api_fail(c, 403, "forbidden", "restore %s is no active proof with a probe on this node", u->id)
+                    : mt_api_fail(c, 403, "forbidden", "instance %s is not on this node, or shall not run", u->id);
+}
+
+static int read_puller(struct mt_api_call *c, struct puller *ret)
+{
+    *ret = (struct puller){.proof = json_object_get(c->body, "restore_id") != NULL};
+    if (ret->proof && json_object_get(c->body, "instance_id"))
+        return mt_api_fail(c, 400, "invalid_argument", "'instance_id' or 'restore_id', not both");
+    if (mt_json_get_str(c->body, ret->proof ? "restore_id" : "instance_id", MT_ID_SIZE, &ret->id, &c->err) < 0 ||
+        mt_id_check(ret->proof ? MT_ID_RESTORE : MT_ID_INSTANCE, ret->id, &c->err) < 0)
+        return mt_api_fail_err(c);
+    return 0;
+}
+
+/* 1 the plan of the node names a probe for that proof; 0 none. */
+static int has_probe(struct mt_api_call *c, const char *node_id, const char *restore_id, const char *volume_id)
+{
+    json_t *workload = NULL;
+    uint32_t seconds;
+    int rc = mt_probe_plan(c->pg, node_id, restore_id, volume_id, &workload, &seconds, &c->err);
+    json_decref(workload);
+    return rc;
 }
 
 /* The text is wiped when it was sent (wire/http_reply.c). */
@@ -159,43 +195,46 @@ static int deliver(struct mt_api_call *c, const char *host, const struct mt_regi
     return mt_api_send_text(c, 200, t, strlen(t));
 }
 
-/* That an instance of the organisation has to be pulled here is the authorisation; each release is in the audit log before it goes. */
+/* That an instance of the organisation, or what proves a backup of it, has to be pulled here is the authorisation; each release is in the audit log
+ * before it goes. */
 int mt_api_node_registry_credential(struct mt_api_call *c)
 {
     struct mt_node node;
     struct mt_pg_params p;
     struct mt_imageref ref;
-    const char *instance_id;
+    struct puller u;
     mt_auto_pg_res struct mt_pg_res *r = NULL;
     mt_auto_registry_login struct mt_registry_login login = {0};
     if (mt_api_query_done(c) < 0 || mt_node_caller(c, MT_CERT_NODE, &node) < 0)
         return -1;
-    if (mt_json_get_str(c->body, "instance_id", MT_ID_SIZE, &instance_id, &c->err) < 0 ||
-        mt_id_check(MT_ID_INSTANCE, instance_id, &c->err) < 0)
-        return mt_api_fail_err(c);
+    if (read_puller(c, &u) < 0)
+        return -1;
     snprintf(c->who.subject_id, sizeof c->who.subject_id, "%s", node.node_id);
     snprintf(c->who.subject_type, sizeof c->who.subject_type, "node");
     mt_pg_p_init(&p);
-    mt_pg_p_text(&p, instance_id);
+    mt_pg_p_text(&p, u.id);
     mt_pg_p_text(&p, node.node_id);
-    if (mt_pg_query(c->pg, &pulls_for, &p, &r, &c->err) < 0)
+    if (mt_pg_query(c->pg, u.proof ? &proofs_for : &pulls_for, &p, &r, &c->err) < 0)
         return mt_api_fail_err(c);
     if (mt_pg_rows(r) == 0)
-        return forbidden(c, instance_id);
+        return forbidden(c, &u);
     snprintf(c->org.id, sizeof c->org.id, "%s", mt_pg_text(r, 0, 0));
     snprintf(c->app.id, sizeof c->app.id, "%s", mt_pg_text(r, 0, 1));
     snprintf(c->env.id, sizeof c->env.id, "%s", mt_pg_text(r, 0, 2));
     if (!mt_pg_bool(r, 0, 3))
-        return forbidden(c, instance_id);
+        return forbidden(c, &u);
+    int rc = u.proof ? has_probe(c, node.node_id, u.id, mt_pg_text(r, 0, 5)) : 1;
+    if (rc <= 0)
+        return rc < 0 ? mt_api_fail_err(c) : forbidden(c, &u);
     if (mt_imageref_parse(mt_pg_text(r, 0, 4), &ref, &c->err) < 0)
         return mt_api_fail_err(c);
-    int rc = mt_registry_login(c->ctl->keys, c->pg, c->org.id, ref.host, &login, &c->err);
+    rc = mt_registry_login(c->ctl->keys, c->pg, c->org.id, ref.host, &login, &c->err);
     if (rc < 0)
         return not_opened(c);
     if (rc == 0)
         return mt_api_not_found(c, "credential for this registry");
     if (mt_api_trail_read(c, "registry.deliver", "registry_credential", login.reg_id) < 0)
         return -1;
-    mt_log(MT_INFO, "registry.delivered", KV("instance_id", instance_id), KV("host", (const char *)ref.host));
+    mt_log(MT_INFO, "registry.delivered", KV(u.proof ? "restore_id" : "instance_id", u.id), KV("host", (const char *)ref.host));
     return deliver(c, ref.host, &login);
 }
