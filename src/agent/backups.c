@@ -13,6 +13,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/str.h"
+#include "os/cgroup.h"
 #include "os/file.h"
 #include "wire/http_client.h"
 
@@ -29,6 +30,7 @@
 #define POOL_LOW 80
 #define POOL_FULL 90
 #define TICK_MS 10000
+#define GROUP "backup" /* mt_cgroup_work */
 
 enum stage {
     S_WAITING = 0, /* for a place, or the next try of what is captured */
@@ -45,7 +47,7 @@ struct job {
     struct mt_backups *b;
     char snapshot_id[MT_ID_SIZE], volume_id[MT_ID_SIZE], org_id[MT_ID_SIZE], parent[MT_ID_SIZE];
     uint32_t key_epoch;
-    bool full_read, in_plan, cancel;
+    bool full_read, migration, in_plan, cancel;
     enum stage stage;
     atomic_bool broken; /* the run is to end */
     const char *given_up; /* and why; static text, NULL it is not */
@@ -63,6 +65,7 @@ struct job {
     struct mt_backup_conf store;
     struct mt_http_client *control;
     struct mt_backup_run run;
+    char group[MT_CGROUP_PATH * 2];
     /* told */
     bool any, due;
     uint64_t seq;
@@ -81,6 +84,8 @@ struct mt_backups {
     bool was_clean;
     struct mt_pool *pool;
     struct mt_source *timer;
+    struct mt_cgroup_host group_host;
+    bool group_usable;
     unsigned percent;
     bool dropping; /* images of bases are being removed: nothing begins */
     /* the store's file */
@@ -308,9 +313,11 @@ static void run(struct job *j)
         return;
     }
     atomic_store(&j->broken, false);
+    /* Beside VMs that want all of the machine a backup gets a tenth of it. One for whose end a process stands still, or soon will, does not give way. */
+    bool yields = j->b->group_usable && !j->migration && mt_cgroup_work(&j->b->group_host, GROUP, MT_CGROUP_YIELD_MOSTLY, false, j->group, NULL) == 0;
     j->run = (struct mt_backup_run){.e = {.program = j->b->program, .uid = a->worker_uid, .gid = a->worker_gid, .cluster_id = a->cluster_id, .org_id = j->org_id,
                                           .volume_id = j->volume_id, .job_id = j->snapshot_id, .key_epoch = j->key_epoch, .store = &j->store,
-                                          .control = j->control, .cancelled = &j->broken, .phase = on_phase, .arg = j},
+                                          .control = j->control, .cgroup_procs = yields ? j->group : NULL, .cancelled = &j->broken, .phase = on_phase, .arg = j},
                                     .parent = j->parent[0] ? j->parent : NULL, .base = local ? j->base : NULL, .captured_ms = j->record.captured_ms,
                                     .filesystem = j->record.filesystem, .dir = j->b->dir, .backend = j->b->backend};
     if (j->phase < MT_SNAPSHOT_UPLOADING)
@@ -569,6 +576,7 @@ static void take_plan(struct mt_backups *b)
         j->cancel |= s->cancel;
         j->key_epoch = s->key_epoch;
         j->full_read = s->full_read;
+        j->migration = MT_STREQ(s->origin, "migration");
         if (j->stage != S_RUNNING)
             (void)snprintf(j->parent, sizeof j->parent, "%s", s->parent_snapshot_id ? s->parent_snapshot_id : "");
     }
@@ -734,6 +742,7 @@ struct mt_backups *mt_backups_new(struct mt_agent *a, const struct mt_backend *b
         return NULL;
     }
     b->was_clean = take_mark(b);
+    b->group_usable = mt_cgroup_open(&b->group_host, NULL, a->conf.cgroup_parent, NULL) == 0;
     size_t gone = mt_backup_sweep(b->dir, backend, mt_clock_wall_us() / 1000, TTL_MS);
     if (gone)
         mt_log(MT_INFO, "backup.swept", KV("snapshots", (uint64_t)gone));
@@ -754,6 +763,8 @@ void mt_backups_free(struct mt_backups *b)
             mt_http_client_cancel(j->control);
     }
     mt_pool_free(b->pool);
+    if (b->group_usable)
+        mt_cgroup_work_remove(&b->group_host, GROUP);
     leave_mark(b);
     pos = 0;
     while (mt_map_next(&b->jobs, &pos, NULL, &value)) {

@@ -258,16 +258,16 @@ int mt_cgroup_join_fds(const struct mt_cgroup_host *host, const char *name, int 
 }
 
 /* The group of work as a group of the parent's parent. */
-static int work_group(const struct mt_cgroup_host *host, struct mt_cgroup_host *ret, char name[MT_CGROUP_NAME_MAX + 8], struct mt_err *err)
+static int work_group(const struct mt_cgroup_host *host, const char *what, struct mt_cgroup_host *ret, char name[MT_CGROUP_NAME_MAX + 8], struct mt_err *err)
 {
     *ret = *host;
     char *slash = strrchr(ret->parent, '/');
-    int r = mt_fmt(name, MT_CGROUP_NAME_MAX + 8, err, "work.%s", slash ? slash + 1 : ret->parent);
+    int r = mt_fmt(name, MT_CGROUP_NAME_MAX + 8, err, "%s.%s", what, slash ? slash + 1 : ret->parent);
     *(slash ? slash : ret->parent) = '\0';
     return r < 0 ? -MT_E_LIMIT : 0;
 }
 
-int mt_cgroup_work(const struct mt_cgroup_host *host, enum mt_cgroup_yield yield, bool one_cpu, char ret_procs[MT_CGROUP_PATH * 2], struct mt_err *err)
+int mt_cgroup_work(const struct mt_cgroup_host *host, const char *what, enum mt_cgroup_yield yield, bool one_cpu, char ret_procs[MT_CGROUP_PATH * 2], struct mt_err *err)
 {
     static const struct {
         const char *weight, *most;
@@ -275,7 +275,7 @@ int mt_cgroup_work(const struct mt_cgroup_host *host, enum mt_cgroup_yield yield
     struct mt_cgroup_host above;
     char name[MT_CGROUP_NAME_MAX + 8], dir[MT_CGROUP_PATH * 2];
     bool v2 = host->version == 2, idle = yield == MT_CGROUP_YIELD_WHOLLY;
-    if (work_group(host, &above, name, err) < 0 || make_dirs(&above, MT_CGROUP_CPU, name, dir, sizeof dir, err) < 0)
+    if (work_group(host, what, &above, name, err) < 0 || make_dirs(&above, MT_CGROUP_CPU, name, dir, sizeof dir, err) < 0)
         return -(int)(err && err->code ? err->code : MT_E_IO);
     /* an idle group refuses a weight, and kernels before 5.15 know no idle group: the smallest weight stands for it there */
     (void)put(dir, "cpu.idle", idle ? "1" : "0", false, NULL);
@@ -286,11 +286,11 @@ int mt_cgroup_work(const struct mt_cgroup_host *host, enum mt_cgroup_yield yield
     return mt_fmt(ret_procs, MT_CGROUP_PATH * 2, err, "%s/cgroup.procs", dir);
 }
 
-void mt_cgroup_work_remove(const struct mt_cgroup_host *host)
+void mt_cgroup_work_remove(const struct mt_cgroup_host *host, const char *what)
 {
     struct mt_cgroup_host above;
     char name[MT_CGROUP_NAME_MAX + 8];
-    if (work_group(host, &above, name, NULL) < 0)
+    if (work_group(host, what, &above, name, NULL) < 0)
         return;
     (void)mt_cgroup_remove(&above, name, NULL);
     mt_cgroup_remove_parents(&above);

@@ -63,17 +63,18 @@ enum mt_cgroup_yield {
 };
 
 /**
- * Make or change the group "work.<last part of the parent>" beside the VMs' parent, of the cpu controller alone. Idle policy within one group says nothing
+ * Make or change the group "<what>.<last part of the parent>" beside the VMs' parent, of the cpu controller alone. Idle policy within one group says nothing
  * to another one: that is why processes of low priority need a group that is.
  *
+ * @what      one word: what works there
  * @one_cpu   at most one CPU's worth of time; else as many as are idle
  * @ret_procs file that a child writes "0" to before its exec; MT_CGROUP_PATH * 2 bytes
  * -MT_E_IO: it cannot be made (cgroups that are read-only).
  */
-int mt_cgroup_work(const struct mt_cgroup_host *host, enum mt_cgroup_yield yield, bool one_cpu, char ret_procs[MT_CGROUP_PATH * 2], struct mt_err *err);
+int mt_cgroup_work(const struct mt_cgroup_host *host, const char *what, enum mt_cgroup_yield yield, bool one_cpu, char ret_procs[MT_CGROUP_PATH * 2], struct mt_err *err);
 
 /** Remove that group when no process is in it any more (up to 1 s is waited for that), and its parents as far as they are empty. */
-void mt_cgroup_work_remove(const struct mt_cgroup_host *host);
+void mt_cgroup_work_remove(const struct mt_cgroup_host *host, const char *what);
 
 /** Add a running process. */
 int mt_cgroup_join(const struct mt_cgroup_host *host, const char *name, int pid, struct mt_err *err);

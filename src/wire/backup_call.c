@@ -78,10 +78,12 @@ static int call(struct mt_backup_call *c, struct mt_buf *b, json_t **ret_line, s
     int rc = mt_buf_check(b, err);
     if (rc == 0 && (pipe2(in, O_CLOEXEC) < 0 || pipe2(out, O_CLOEXEC) < 0))
         rc = MT_FAIL_ERRNO(err, MT_E_IO, "pipe");
-    const struct mt_spawn s = {.path = c->program, .argv = argv, .stdin_fd = in[0], .stdout_fd = out[1], .stderr_fd = -1, .keep_fds = c->fds, .keep_count = c->fd_n,
-                               .new_session = true, .parent_death_signal = SIGKILL};
-    if (rc == 0)
+    struct mt_spawn s = {.path = c->program, .argv = argv, .stdin_fd = in[0], .stdout_fd = out[1], .stderr_fd = -1, .keep_fds = c->fds, .keep_count = c->fd_n,
+                         .new_session = true, .parent_death_signal = SIGKILL, .cgroup_procs = {c->cgroup_procs}};
+    if (rc == 0 && (rc = mt_spawn(&s, &pid, &pidfd, err)) < 0 && rc != -MT_E_NOT_FOUND && c->cgroup_procs) {
+        s.cgroup_procs[0] = NULL; /* a group that cannot be joined is no reason not to have a backup */
         rc = mt_spawn(&s, &pid, &pidfd, err);
+    }
     mt_closep(&in[0]);
     mt_closep(&out[1]);
     if (rc == 0) {

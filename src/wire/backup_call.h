@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * One run of moat-backup as the child of a daemon: the request goes in, its lines come out until the result, its failure becomes words. At idle
- * priority. Blocks for as long as it takes; on a thread of its own. Contract: docs/formats/backup.md.
+ * One run of moat-backup as the child of a daemon: the request goes in, its lines come out until the result, its failure becomes words. Its reads and writes are
+ * of the idle class. Blocks for as long as it takes; on a thread of its own. Contract: docs/formats/backup.md.
  */
 #pragma once
 
@@ -17,6 +17,7 @@ struct mt_backup_call {
     const char *verb;
     const int *fds;      /* inherited */
     size_t fd_n;
+    const char *cgroup_procs; /* of the group that it works in, where what it may take from others is bounded; NULL ours */
     bool (*stop)(void *arg);                    /* asked a few times a second: true ends the program; NULL never */
     void (*phase)(void *arg, const char *word); /* when the program's phase changes; NULL nobody asks */
     void (*step)(void *arg, const char *word);  /* the program waits at a step for the caller's byte (docs/formats/backup.md, step_fd); NULL none was asked for */

@@ -95,6 +95,18 @@ class Suite:
         self.c.snapshot_over(job)
         self.last = job["snapshot_id"]
 
+    def yielding(self):
+        """Is a moat-backup in the group of those that give way to the VMs? Asked while it waits for an answer of the store."""
+        top, name = self.w.cgroup.rsplit("/", 1)
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open("/proc/%s/cgroup" % pid) as f:
+                    if "%s/backup.%s\n" % (top, name) in f.read() and os.readlink("/proc/%s/exe" % pid).endswith("/moat-backup"):
+                        return True
+            except OSError:
+                continue
+        return False
+
     # -- cases, from basic to complex
 
     def a_store_is_told_when_there_is_one(self):
@@ -147,9 +159,13 @@ class Suite:
         self.over(j)
 
     def a_full_read_when_it_is_asked_for(self):
+        seen = []
+        self.fault = lambda line: seen.append(self.yielding())
         j = self.c.snapshot(self.v, parent_snapshot_id=self.last, full_read=True)
         self.c.wait_snapshot(j, "succeeded")
+        self.fault = lambda line: None
         want(self.deltas()[-1] == 0, self.deltas())
+        want(seen and all(seen), "a backup does not give way to the VMs: %s" % seen)
         self.over(j)
 
     def a_guest_that_does_not_answer_holds_nothing_up(self):
@@ -296,8 +312,12 @@ class Suite:
         self.c.publish()
         self.w.kill()  # the next agent keeps it for as long as the plan has the job
         self.start()
+        seen = []
+        self.fault = lambda line: seen.append(self.yielding())
         s = self.c.snapshot(self.v, origin="migration")
         told = self.c.wait_snapshot(s, "succeeded")
+        self.fault = lambda line: None
+        want(seen and not any(seen), "a process that stands still waits for others: %s" % seen)
         self.over(s)
         want([f for f in self.files() if f.endswith(".part")] and j["restore_id"] + ".rjl" in self.files(), self.files())
         v["from_restore"] = kit.new_id("rst")

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What every run of moat-backup for a job of this node has in common: the job's key from the control plane, the program in its sandbox at
- * idle priority, its lines until the result, and the words of its failure. Blocks; on a worker. docs/formats/backup.md.
+ * What every run of moat-backup for a job of this node has in common: the job's key from the control plane, the program in its sandbox, its lines until the result, and the words of its failure. Blocks; on a worker. docs/formats/backup.md.
  */
 #pragma once
 
@@ -25,6 +24,7 @@ struct mt_engine {
     uint32_t key_epoch;
     const struct mt_backup_conf *store;
     struct mt_http_client *control; /* for the key */
+    const char *cgroup_procs; /* of the group that it works in; NULL ours */
     atomic_bool *cancelled;
     void (*phase)(void *arg, const char *word); /* on this thread, when the program's phase changes; NULL nobody asks */
     void *arg;

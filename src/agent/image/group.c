@@ -14,7 +14,7 @@ void image_group_set(struct mt_image_store *s, enum mt_cgroup_yield yield, char 
 {
     ret_procs[0] = '\0';
     (void)pthread_mutex_lock(&s->group_lock);
-    if (s->group_usable && mt_cgroup_work(&s->group_host, yield, s->beside_vms, ret_procs, NULL) < 0)
+    if (s->group_usable && mt_cgroup_work(&s->group_host, "work", yield, s->beside_vms, ret_procs, NULL) < 0)
         ret_procs[0] = '\0';
     (void)pthread_mutex_unlock(&s->group_lock);
 }
@@ -37,6 +37,6 @@ void mt_image_remove_group(struct mt_image_store *store)
 {
     (void)pthread_mutex_lock(&store->group_lock);
     if (store->group_usable)
-        mt_cgroup_work_remove(&store->group_host);
+        mt_cgroup_work_remove(&store->group_host, "work");
     (void)pthread_mutex_unlock(&store->group_lock);
 }

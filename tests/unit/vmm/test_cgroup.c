@@ -177,7 +177,7 @@ static void v2_work_gives_way_beside_the_vms(void **state)
     char procs[MT_CGROUP_PATH * 2], want[MT_CGROUP_PATH * 2];
     (void)state;
     open_v2(&h);
-    assert_int_equal(mt_cgroup_work(&h, MT_CGROUP_YIELD_WHOLLY, true, procs, NULL), 0);
+    assert_int_equal(mt_cgroup_work(&h, "work", MT_CGROUP_YIELD_WHOLLY, true, procs, NULL), 0);
     (void)snprintf(want, sizeof want, "%s/v2/moat.slice/work.instances/cgroup.procs", dir);
     assert_string_equal(procs, want);
     assert_text("v2/moat.slice/work.instances/cpu.idle", "1");
@@ -186,7 +186,7 @@ static void v2_work_gives_way_beside_the_vms(void **state)
     assert_text("v2/moat.slice/work.instances/io.weight", "1");
     assert_true(exists("v2/moat.slice/cgroup.subtree_control"));
     assert_false(exists("v2/moat.slice/work.instances/cgroup.subtree_control")); /* processes live here */
-    assert_int_equal(mt_cgroup_work(&h, MT_CGROUP_YIELD_MOSTLY, false, procs, NULL), 0);
+    assert_int_equal(mt_cgroup_work(&h, "work", MT_CGROUP_YIELD_MOSTLY, false, procs, NULL), 0);
     assert_text("v2/moat.slice/work.instances/cpu.idle", "0");
     assert_text("v2/moat.slice/work.instances/cpu.weight", "10");
     assert_text("v2/moat.slice/work.instances/cpu.max", "max 100000");
@@ -198,24 +198,24 @@ static void v1_work_is_in_the_hierarchy_of_the_processor_alone(void **state)
     char procs[MT_CGROUP_PATH * 2], path[256];
     (void)state;
     open_v1(&h);
-    assert_int_equal(mt_cgroup_work(&h, MT_CGROUP_YIELD_WHOLLY, true, procs, NULL), 0);
+    assert_int_equal(mt_cgroup_work(&h, "work", MT_CGROUP_YIELD_WHOLLY, true, procs, NULL), 0);
     assert_text("cpu and acct/moat.slice/work.instances/cpu.idle", "1");
     assert_text("cpu and acct/moat.slice/work.instances/cpu.shares", "2");
     assert_text("cpu and acct/moat.slice/work.instances/cpu.cfs_quota_us", "100000");
     assert_false(exists("memory/moat.slice"));
-    assert_int_equal(mt_cgroup_work(&h, MT_CGROUP_YIELD_MOSTLY, false, procs, NULL), 0);
+    assert_int_equal(mt_cgroup_work(&h, "work", MT_CGROUP_YIELD_MOSTLY, false, procs, NULL), 0);
     assert_text("cpu and acct/moat.slice/work.instances/cpu.shares", "100");
     assert_text("cpu and acct/moat.slice/work.instances/cpu.cfs_quota_us", "-1");
     for (const char *const *f = (const char *const[]){"cpu.idle", "cpu.shares", "cpu.cfs_quota_us", NULL}; *f; f++) { /* the kernel's go by themselves */
         (void)snprintf(path, sizeof path, "%s/cpu and acct/moat.slice/work.instances/%s", dir, *f);
         assert_int_equal(unlink(path), 0);
     }
-    mt_cgroup_work_remove(&h);
-    mt_cgroup_work_remove(&h); /* again is harmless */
+    mt_cgroup_work_remove(&h, "work");
+    mt_cgroup_work_remove(&h, "work"); /* again is harmless */
     assert_false(exists("cpu and acct/moat.slice/work.instances"));
     /* a parent right below the mount */
     (void)snprintf(h.parent, sizeof h.parent, "vms");
-    assert_int_equal(mt_cgroup_work(&h, MT_CGROUP_YIELD_WHOLLY, false, procs, NULL), 0);
+    assert_int_equal(mt_cgroup_work(&h, "work", MT_CGROUP_YIELD_WHOLLY, false, procs, NULL), 0);
     assert_text("cpu and acct/work.vms/cpu.idle", "1");
 }
 
