@@ -78,7 +78,7 @@ def soak_with_reloads_and_dying_backends_sends_nothing_wrong_and_leaks_nothing()
     listeners = e.fds_by_kind()["socket"]
     env = dict(os.environ, EDGE_LOAD_BASE=str(base), EDGE_LOAD_CLASSES=str(CLASSES))
     # the pools keep what the most connections at one time took: that many at once, and then they are at their size
-    most = min(MOST_OPEN, resource.getrlimit(resource.RLIMIT_NOFILE)[1] // 3)
+    most = min(MOST_OPEN, (resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 1000) // 2)
     full = subprocess.Popen([LOAD, "idle", str(port), str(most), str(ROUTES)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
     check(full.stdout.readline().strip() == "ready", "%d connections at once were not taken" % most)
     full.stdin.close()

@@ -289,9 +289,10 @@ static int run_short(int64_t ms, unsigned conc, unsigned rate)
     unsigned from = base ? (unsigned)strtoul(base, NULL, 10) : 0, of = classes ? (unsigned)strtoul(classes, NULL, 10) : 0;
     int64_t t0 = now_ns(), end = t0 + ms * 1000000;
     unsigned live = 0;
+    int64_t ended = end; /* the last one; stuck are those that are left when none has for five seconds */
     for (;;) {
         int64_t t = now_ns();
-        if (t >= end && (live == 0 || t >= end + 5000000000))
+        if (t >= end && (live == 0 || t >= ended + 5000000000))
             break;
         while (t < end && (rate ? started < (uint64_t)((double)(t - t0) / 1e9 * rate) && live < 8192 : live < conc)) {
             started++;
@@ -323,6 +324,8 @@ static int run_short(int64_t ms, unsigned conc, unsigned rate)
             }
             drop(c);
             live--;
+            if (ended < t)
+                ended = t;
         }
     }
     (void)printf("done=%llu failed=%llu wrong=%llu stuck=%u secs=%.3f", (unsigned long long)done, (unsigned long long)failed,
