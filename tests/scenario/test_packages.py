@@ -157,7 +157,7 @@ class Packages:
             check(score == stated[unit] if version == "252" else float(score) < 9, f"{unit}: {score}, stated {stated[unit]}")
         with open(f"{self.root}/lib/systemd/system/moat-agent.service") as f:
             unit = f.read()
-        # systemd answers openat2(2) with ENOSYS under it, and then no VM starts (seen in tests/lab/test_node_reboot.py)
+        # systemd answers openat2(2) with ENOSYS under it, and then no VM starts (seen in tests/lab/test_two_hosts.py)
         check("\nRestrictSUIDSGID=" not in unit, "moat-agent.service takes openat2 away, which src/agent/vmm/jail.c needs")
         check(unit in open(f"{BIN}/moat", errors="ignore").read(), "`moat node add` installs another unit than the package")
 
