@@ -45,12 +45,12 @@ static void release(scmp_filter_ctx *ctx)
 }
 
 /* 0 or -errno of libseccomp. */
-static int add(scmp_filter_ctx ctx, const struct mt_confine_calls *c)
+static int add(scmp_filter_ctx ctx, const struct mt_confine_calls *c, bool otherwise_kill)
 {
-    int r = seccomp_attr_set(ctx, SCMP_FLTATR_CTL_TSYNC, 1);
+    int r = 0;
     for (size_t i = 0; r == 0 && i < c->n_allowed; i++)
         r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, c->allowed[i], 0);
-    for (size_t i = 0; r == 0 && !c->otherwise_kill && i < c->n_deadly; i++) /* else as all the rest; libseccomp refuses to say it twice */
+    for (size_t i = 0; r == 0 && !otherwise_kill && i < c->n_deadly; i++) /* else as all the rest; libseccomp refuses to say it twice */
         r = seccomp_rule_add(ctx, SCMP_ACT_KILL_PROCESS, c->deadly[i], 0);
     for (size_t i = 0; r == 0 && i < c->n_rules; i++) {
         const struct mt_confine_rule *one = &c->rules[i];
@@ -64,7 +64,11 @@ static int make(const struct mt_confine_calls *c, scmp_filter_ctx *ret, struct m
     mt_cleanup(release) scmp_filter_ctx ctx = seccomp_init(c->otherwise_kill ? SCMP_ACT_KILL_PROCESS : SCMP_ACT_ERRNO(ENOSYS));
     if (!ctx)
         return MT_FAIL(err, MT_E_NOMEM, "no memory for a system call filter");
-    int r = add(ctx, c);
+    int r = seccomp_attr_set(ctx, SCMP_FLTATR_CTL_TSYNC, 1);
+    if (r == 0)
+        r = add(ctx, c, c->otherwise_kill);
+    if (r == 0 && c->also)
+        r = add(ctx, c->also, c->otherwise_kill);
     if (r < 0)
         return MT_FAIL(err, MT_E_IO, "system call filter: %s", strerrordesc_np(-r));
     *ret = MT_TAKE(ctx);

@@ -35,10 +35,16 @@ struct mt_confine_calls {
     const struct mt_confine_rule *rules;
     size_t n_rules;
     bool otherwise_kill; /* what is not named ends the process; false: it fails with ENOSYS, as on a kernel that does not know it */
+    const struct mt_confine_calls *also; /* NULL or lists that count too; its `otherwise_kill` and `also` do not. No call in both */
 };
 
 /** Put the filter on all threads of this process, which must have no_new_privs. -MT_E_IO, -MT_E_NOMEM: none is in force. */
 int mt_confine_calls(const struct mt_confine_calls *c, struct mt_err *err);
+
+/** The filter of a helper that reads files that it has open, resolves names, runs threads and dials out, and of what @own (may be NULL) allows
+ * besides: opening and writing files is always the helper's own. Nothing of it starts a program, mounts, traces or listens. In builds with a
+ * sanitizer nothing happens: its runtime makes calls of its own. Errors of mt_confine_calls. */
+int mt_confine_client(const struct mt_confine_calls *own, struct mt_err *err);
 
 struct mt_confine_filter {
     struct sock_fprog prog;

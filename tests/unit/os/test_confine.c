@@ -27,21 +27,26 @@ static const struct mt_confine_rule rules[] = {{SCMP_SYS(socket), 0, UINT64_MAX,
 static const struct mt_confine_calls calls = {.allowed = allowed, .n_allowed = MT_ARRAY_LEN(allowed), .deadly = deadly,
                                               .n_deadly = MT_ARRAY_LEN(deadly), .rules = rules, .n_rules = MT_ARRAY_LEN(rules)};
 
-/* Status of wait(2) of a child that confines itself and calls @then; its exit code is what that returns. */
-static int in_child(bool otherwise_kill, int (*then)(void))
+/* Status of wait(2) of a child that confines itself to @c and calls @then; its exit code is what that returns. */
+static int in_child_with(const struct mt_confine_calls *c, int (*then)(void))
 {
     pid_t pid = fork();
     if (pid == 0) {
-        struct mt_confine_calls c = calls;
-        c.otherwise_kill = otherwise_kill;
         struct rlimit none = {0};
-        if (setrlimit(RLIMIT_CORE, &none) < 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || mt_confine_calls(&c, NULL) < 0)
+        if (setrlimit(RLIMIT_CORE, &none) < 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || mt_confine_calls(c, NULL) < 0)
             _exit(100);
         _exit(then());
     }
     int status = -1;
     assert_int_equal(waitpid(pid, &status, 0), pid);
     return status;
+}
+
+static int in_child(bool otherwise_kill, int (*then)(void))
+{
+    struct mt_confine_calls c = calls;
+    c.otherwise_kill = otherwise_kill;
+    return in_child_with(&c, then);
 }
 
 static int nothing(void)
@@ -81,6 +86,34 @@ static void the_deadly_ends_the_process_and_so_does_the_rest_when_asked(void **s
     assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGSYS);
     assert_int_equal(in_child(true, nothing), 0);
     status = in_child(true, unnamed);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGSYS);
+}
+
+static int group(void)
+{
+    return getpgid(0) > 0 ? 0 : 1;
+}
+
+static int listens(void)
+{
+    return syscall(SYS_listen, -1, 1) == -1 ? 1 : 2;
+}
+
+static void what_one_program_adds_counts_beside_the_common_lists(void **state)
+{
+    const int more[] = {SCMP_SYS(getpgid)}, worse[] = {SCMP_SYS(listen)};
+    const struct mt_confine_rule inet[] = {{SCMP_SYS(socket), 0, UINT64_MAX, AF_INET}};
+    const struct mt_confine_calls own = {.allowed = more, .n_allowed = 1, .deadly = worse, .n_deadly = 1, .rules = inet, .n_rules = 1};
+    struct mt_confine_calls c = calls;
+    (void)state;
+    assert_int_not_equal(in_child_with(&c, group), 0);
+    c.also = &own;
+    assert_int_equal(in_child_with(&c, group), 0);
+    assert_int_equal(in_child_with(&c, unnamed), 0);
+    assert_int_equal(WEXITSTATUS(in_child_with(&c, sockets)), 2); /* AF_INET is one of its own */
+    int status = in_child_with(&c, listens);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGSYS);
+    status = in_child_with(&c, traced);
     assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGSYS);
 }
 
@@ -166,6 +199,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_named_works_and_the_rest_is_unknown),
         cmocka_unit_test(the_deadly_ends_the_process_and_so_does_the_rest_when_asked),
+        cmocka_unit_test(what_one_program_adds_counts_beside_the_common_lists),
         cmocka_unit_test(threads_that_run_already_are_confined_too),
         cmocka_unit_test(a_filter_for_a_child_is_the_same_filter),
         cmocka_unit_test(the_user_changes_and_does_not_come_back),
