@@ -130,12 +130,12 @@ class Store:
 class Proxy:
     """Between us and the store: `fault(n, first_line)` says for each connection's request what happens: None, "cut", "503", "corrupt", "slow"."""
 
-    def __init__(self, port, fault=lambda n, line: None, ahead=0):
+    def __init__(self, port, fault=lambda n, line: None, ahead=0, address="127.0.0.1"):
         """@ahead: the store's clock, seconds before ours; requests that are off by half of it are refused"""
         self.ahead = ahead
         self.to, self.fault, self.count, self.lock = port, fault, 0, threading.Lock()
         self.listener = socket.socket()
-        self.listener.bind(("127.0.0.1", 0))
+        self.listener.bind((address, 0))
         self.listener.listen(64)
         self.port = self.listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -162,6 +162,7 @@ class Proxy:
                 lines = head.split(b"\r\n")
                 with self.lock:
                     self.count += 1
+                    self.peer = c.getpeername()[0]  # of this one; for the function that is asked now
                     what = self.fault(self.count, lines[0].decode())
                 length = next((int(x.split(b":")[1]) for x in lines if x.lower().startswith(b"content-length:")), 0)
                 if what == "503":
