@@ -22,7 +22,7 @@
 
 static int usage(void)
 {
-    (void)fputs("usage: moat-backup backup|restore|verify|scan|gc|put-key|get-key < request.json\n"
+    (void)fputs("usage: moat-backup backup|restore|verify|scan|gc|put-key|get-key|put-file|get-file|list-files < request.json\n"
                 "see docs/formats/backup.md\n",
                 stderr);
     return 2;
@@ -41,7 +41,7 @@ static int check_fds(const struct mt_bk_request *q, struct mt_bk_fault *f)
     const struct {
         const char *name;
         int fd, mode; /* O_RDWR: both wanted */
-    } all[] = {{"image_fd", q->image_fd, q->verb == MT_BK_RESTORE ? O_WRONLY : O_RDONLY},
+    } all[] = {{"image_fd", q->image_fd, q->verb == MT_BK_RESTORE ? O_WRONLY : q->verb == MT_BK_GET_FILE ? O_RDWR : O_RDONLY},
                {"ranges_fd", q->ranges_fd, O_RDONLY},
                {"journal_fd", q->journal_fd, O_RDWR},
                {"step_fd", q->step_fd, O_RDONLY}};
@@ -61,7 +61,8 @@ static int check_fds(const struct mt_bk_request *q, struct mt_bk_fault *f)
 static json_t *run(enum mt_bk_verb verb, char *text, size_t len, struct mt_bk_request *q, struct mt_bk_run *r)
 {
     static json_t *(*const verbs[MT_BK_VERB_MAX])(struct mt_bk_run *) = {mt_bk_save, mt_bk_restore, mt_bk_verify, mt_bk_scan,
-                                                                         mt_bk_gc,   mt_bk_put_key, mt_bk_get_key};
+                                                                         mt_bk_gc,   mt_bk_put_key, mt_bk_get_key,
+                                                                         mt_bk_put_file, mt_bk_get_file, mt_bk_list_files};
     struct mt_err err = {0};
     int rc = mt_bk_request_parse(text, len, verb, q, &err);
     explicit_bzero(text, len);

@@ -11,7 +11,7 @@
 
 #define REQUEST_MAX ((size_t)256 << 10)
 
-static const char *const verbs[MT_BK_VERB_MAX] = {"backup", "restore", "verify", "scan", "gc", "put-key", "get-key"};
+static const char *const verbs[MT_BK_VERB_MAX] = {"backup", "restore", "verify", "scan", "gc", "put-key", "get-key", "put-file", "get-file", "list-files"};
 
 bool mt_bk_verb_of(const char *name, enum mt_bk_verb *ret)
 {
@@ -320,7 +320,25 @@ static int key_in(const json_t *o, struct mt_bk_request *q, struct mt_err *err)
     return 0;
 }
 
+bool mt_bk_file_name(const char *name)
+{
+    size_t n = strlen(name);
+    return n > 0 && n < MT_BK_FILE_NAME && name[0] != '.' && only(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZ._-");
+}
+
+static int file_in(const json_t *o, struct mt_bk_request *q, struct mt_err *err)
+{
+    int r;
+    if (q->verb == MT_BK_LIST_FILES)
+        return 0;
+    if ((r = text_in(o, "name", true, q->name, sizeof q->name, err)) < 0 || (r = fd_in(o, "file_fd", true, &q->image_fd, err)) < 0)
+        return r;
+    return mt_bk_file_name(q->name) ? 0 : MT_FAIL(err, MT_E_INVALID, "'name' must be 1 to 128 of A-Z, a-z, 0-9, '.', '_', '-', without a dot at its begin");
+}
+
 #define COMMON "store", "cluster_id", "org_id", "volume_id", "keys", "uid", "gid", "total_timeout_s", "step_fd"
+
+#define FILES "store", "uid", "gid", "total_timeout_s" /* they belong to no volume */
 
 static const char *const *known_of(enum mt_bk_verb verb)
 {
@@ -333,7 +351,9 @@ static const char *const *known_of(enum mt_bk_verb verb)
     static const char *const gc[] = {COMMON, "delete_manifests", "expect_manifests", "min_age_s", "chunks", "purge", "dry_run", NULL};
     static const char *const put_key[] = {COMMON, "key_epoch", "wrapped", NULL};
     static const char *const get_key[] = {COMMON, "key_epoch", NULL};
-    static const char *const *const all[MT_BK_VERB_MAX] = {backup, restore, verify, scan, gc, put_key, get_key};
+    static const char *const file[] = {FILES, "name", "file_fd", NULL};
+    static const char *const files[] = {FILES, NULL};
+    static const char *const *const all[MT_BK_VERB_MAX] = {backup, restore, verify, scan, gc, put_key, get_key, file, file, files};
     return all[verb];
 }
 
@@ -346,9 +366,10 @@ int mt_bk_request_parse(const char *text, size_t len, enum mt_bk_verb verb, stru
     if (r < 0 || (r = mt_lockmem_new(&q->locked, sizeof *q->secret, err)) < 0)
         return r;
     q->secret = (struct mt_bk_secrets *)(void *)q->locked.p;
-    bool whole = verb != MT_BK_SCAN || json_object_get(o, "volume_id");
+    bool files = verb == MT_BK_PUT_FILE || verb == MT_BK_GET_FILE || verb == MT_BK_LIST_FILES;
+    bool whole = !files && (verb != MT_BK_SCAN || json_object_get(o, "volume_id"));
     if ((r = mt_json_only(o, known_of(verb), err)) < 0 || (r = store_in(o, q, err)) < 0 ||
-        (r = text_in(o, "cluster_id", true, q->scope.cluster, sizeof q->scope.cluster, err)) < 0 ||
+        (r = text_in(o, "cluster_id", !files, q->scope.cluster, sizeof q->scope.cluster, err)) < 0 ||
         (r = id_in(o, "org_id", MT_ID_ORG, whole, q->scope.org, err)) < 0 || (r = id_in(o, "volume_id", MT_ID_VOLUME, whole, q->scope.volume, err)) < 0 ||
         (r = keys_in(o, q, err)) < 0 || (r = u32_in(o, "uid", 0, UINT32_MAX - 1, 0, &uid, err)) < 0 ||
         (r = u32_in(o, "gid", 0, UINT32_MAX - 1, 0, &gid, err)) < 0 ||
@@ -376,6 +397,10 @@ int mt_bk_request_parse(const char *text, size_t len, enum mt_bk_verb verb, stru
     case MT_BK_PUT_KEY:
     case MT_BK_GET_KEY:
         return key_in(o, q, err);
+    case MT_BK_PUT_FILE:
+    case MT_BK_GET_FILE:
+    case MT_BK_LIST_FILES:
+        return file_in(o, q, err);
     case MT_BK_VERB_MAX:
         break;
     }

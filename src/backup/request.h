@@ -7,10 +7,11 @@
 
 #include <sys/types.h>
 
-enum mt_bk_verb { MT_BK_BACKUP = 0, MT_BK_RESTORE, MT_BK_VERIFY_VERB, MT_BK_SCAN, MT_BK_GC, MT_BK_PUT_KEY, MT_BK_GET_KEY, MT_BK_VERB_MAX };
+enum mt_bk_verb { MT_BK_BACKUP = 0, MT_BK_RESTORE, MT_BK_VERIFY_VERB, MT_BK_SCAN, MT_BK_GC, MT_BK_PUT_KEY, MT_BK_GET_KEY, MT_BK_PUT_FILE, MT_BK_GET_FILE, MT_BK_LIST_FILES, MT_BK_VERB_MAX };
 
 #define MT_BK_KEYS_MAX 64
 #define MT_BK_LIST_MAX 1000
+#define MT_BK_FILE_NAME 129
 
 /* Kept in locked memory: the request lives as long as the program. */
 struct mt_bk_secrets {
@@ -53,12 +54,15 @@ struct mt_bk_request {
     uint32_t min_age_s;
     bool chunks, purge, dry_run;
     uint8_t wrapped[72];
+    char name[MT_BK_FILE_NAME]; /* of a file; its descriptor is image_fd */
 };
 
 /** The verb of that name; false when there is none. */
 bool mt_bk_verb_of(const char *name, enum mt_bk_verb *ret);
 /** Parse and check. -MT_E_INVALID names the member. Give back with mt_bk_request_done, also after a failure. */
 int mt_bk_request_parse(const char *text, size_t len, enum mt_bk_verb verb, struct mt_bk_request *ret, struct mt_err *err);
+/** Can a stored file have this name: 1 to 128 of A-Z, a-z, 0-9, '.', '_', '-', no dot first? */
+bool mt_bk_file_name(const char *name);
 /** Wipe and free. */
 void mt_bk_request_done(struct mt_bk_request *r);
 /** Keys of an epoch, NULL when there are none. */

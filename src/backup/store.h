@@ -78,3 +78,6 @@ json_t *mt_bk_scan(struct mt_bk_run *r);
 json_t *mt_bk_gc(struct mt_bk_run *r);
 json_t *mt_bk_put_key(struct mt_bk_run *r);
 json_t *mt_bk_get_key(struct mt_bk_run *r);
+json_t *mt_bk_put_file(struct mt_bk_run *r);
+json_t *mt_bk_get_file(struct mt_bk_run *r);
+json_t *mt_bk_list_files(struct mt_bk_run *r);

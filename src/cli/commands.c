@@ -159,6 +159,7 @@ static const struct cli_option audit_options[] = {AUDIT_OPTIONS, {NULL, 0, NULL,
 static const struct cli_option admin_audit_options[] = {
     AUDIT_OPTIONS, {"all", 0, NULL, "those of every organisation too"}, {NULL, 0, NULL, NULL}};
 static const struct cli_option control_backup_options[] = {{"config", 0, "FILE", "configuration of moat-control (default: /etc/moat/control.toml, or that of moat up)"}, {NULL, 0, NULL, NULL}};
+static const struct cli_option stored_backup_options[] = {{"store", 0, "FILE", "the store with its credentials (default: /etc/moat/control-backup.toml)"}, {NULL, 0, NULL, NULL}};
 static const struct cli_option upgrade_options[] = {{"check", 0, NULL, "look only; packages are what upgrades (docs/packages.md)"}, {NULL, 0, NULL, NULL}};
 static const struct cli_option audit_export_options[] = {
     {"since", 0, "TIME", "from this RFC 3339 time, or so long ago (90m)"}, {"until", 0, "TIME", "before this time"}, {NULL, 0, NULL, NULL}};
@@ -486,6 +487,9 @@ const struct cli_command cli_commands[] = {
     {CLI_MORE, "admin node-ca abort", "", "give up an authority that is prepared and does not sign", reason_options, cmd_admin_node_ca_abort},
     {CLI_MORE, "admin backup", "FILE", "back up the control plane itself: database, node authority, keys of data_dir", control_backup_options, cmd_admin_backup},
     {CLI_MORE, "admin backup check", "FILE", "read all of such a backup and say what is in it", control_backup_options, cmd_admin_backup_check},
+    {CLI_MORE, "admin backup send", "FILE", "put such a backup into the object store, and read it back", stored_backup_options, cmd_admin_backup_send},
+    {CLI_MORE, "admin backup stored", "", "backups of the control plane in the object store", stored_backup_options, cmd_admin_backup_stored},
+    {CLI_MORE, "admin backup fetch", "NAME FILE", "get one of them back", stored_backup_options, cmd_admin_backup_fetch},
     {CLI_MORE, "admin restore", "FILE", "make an empty database and data_dir of such a backup", control_backup_options, cmd_admin_restore},
     {CLI_MORE, "admin recovery plan", "", "what runs, and what the restored database knows of it", NULL, cmd_admin_recovery_plan},
     {CLI_MORE, "admin recovery apply", "", "let the restored log rule again; nothing is stopped for being unknown to it", reason_options, cmd_admin_recovery_apply},

@@ -58,6 +58,8 @@ static int follow(struct mt_backup_call *c, int out, json_t **ret, struct mt_err
                 const char *step = json_string_value(json_object_get(line, "step"));
                 if (step && c->step)
                     c->step(c->arg, step);
+                if (c->item && !phase && !step && !json_object_get(line, "ok"))
+                    c->item(c->arg, line);
                 if (json_object_get(line, "ok")) {
                     json_decref(*ret);
                     *ret = json_incref(line);

@@ -6,6 +6,7 @@ COST 46 s, 21 s of processor."""
 import base64, hashlib, json, os, random, shutil, signal, subprocess, sys, threading, time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib"))
+import backupkit
 import cli_schema
 import control_kit as kit
 from control_kit import case, wait_for
@@ -69,6 +70,14 @@ def command(pid):
 def children(pid):
     with open("/proc/%d/task/%d/children" % (pid, pid)) as f:
         return f.read().split()
+
+
+def store_conf(port, secret=backupkit.SECRET):
+    path = w.d + "/store.toml"
+    with open(path, "w") as f:
+        f.write('endpoint = "http://127.0.0.1:%d"\nbucket = "%s"\nprefix = "here"\naccess_key = "%s"\nsecret_key = "%s"\ntries = 2\n' % (port, backupkit.BUCKET, backupkit.ACCESS, secret))
+    os.chmod(path, 0o600)
+    return path
 
 
 def tables():
@@ -265,6 +274,104 @@ try:
         assert set(os.listdir(w.d)) - before <= {"bad", "forged"}, os.listdir(w.d)
         left = [c for c in map(command, filter(str.isdigit, os.listdir("/proc"))) if w.d + "/moat-drill" in c]
         assert not left, left
+
+    @case("the object store: sent and read back, listed, fetched the same; never overwritten; a store that lies, is away or refuses is told, and leaves no file")
+    def _():
+        store = backupkit.Store("versitygw", w.d)
+        if store.why:
+            return kit.skip("object store", store.why)
+        try:
+            conf = store_conf(store.port)
+            to = ["--store", conf]
+            assert json.loads(moat("admin", "backup", "stored", "--json", *to).stdout)["items"] == []
+            whole = open(B, "rb").read()
+            sent = json.loads(moat("admin", "backup", "send", B, "--json", *to).stdout)["data"]
+            assert sent["sha256"] == hashlib.sha256(whole).hexdigest() and sent["bytes"] == len(whole) and not sent["already_done"], sent
+            assert open(store.path("here/control/v1/backup"), "rb").read() == whole  # any S3 client gets it
+            again = json.loads(moat("admin", "backup", "send", B, "--json", *to).stdout)["data"]
+            assert again["already_done"] and again["sha256"] == sent["sha256"], again
+            said = moat("admin", "backup", "stored", "--json", *to).stdout
+            items = json.loads(said)["items"]
+            assert [(i["name"], i["bytes"]) for i in items] == [("backup", len(whole))], items
+            got = json.loads(moat("admin", "backup", "fetch", "backup", w.d + "/fetched", "--json", *to).stdout)["data"]
+            assert open(w.d + "/fetched", "rb").read() == whole and got["sha256"] == sent["sha256"] and os.stat(w.d + "/fetched").st_mode & 0o777 == 0o600, got
+            if cli_schema.jsonschema:
+                assert not cli_schema.one("object", {"api": "v1", "kind": "StoredBackup", "data": sent}), sent
+            moat("admin", "backup", "check", w.d + "/fetched", "--config", w.d + "/control.toml")
+            # another backup by this name, of another and of the same length: refused, the store's stays
+            os.mkdir(w.d + "/others")
+            for other in (whole + b"x", whole[:-1] + bytes([whole[-1] ^ 1])):
+                with open(w.d + "/others/backup", "wb") as f:
+                    f.write(other)
+                said = moat("admin", "backup", "send", w.d + "/others/backup", want=None, *to)
+                assert said.returncode != 0 and "never overwritten" in said.stderr, said
+            assert open(store.path("here/control/v1/backup"), "rb").read() == whole
+            # damaged in the store: what is fetched is not taken for a backup
+            with open(store.path("here/control/v1/backup"), "r+b") as f:
+                f.seek(len(whole) // 2)
+                f.write(bytes([whole[len(whole) // 2] ^ 1]))
+            moat("admin", "backup", "fetch", "backup", w.d + "/fetched", *to)
+            moat("admin", "backup", "check", w.d + "/fetched", "--config", w.d + "/control.toml", want=1)
+            os.unlink(w.d + "/fetched")
+            r = moat("admin", "backup", "fetch", "none", w.d + "/fetched", want=4, *to)
+            assert "has no file 'none'" in r.stderr, r
+            r = moat("admin", "backup", "send", B, "--store", store_conf(store.port, secret="wrong"), want=None)
+            assert r.returncode != 0 and "credentials" in r.stderr and "wrong" not in r.stderr, r
+            os.chmod(conf, 0o640)
+            r = moat("admin", "backup", "send", B, want=None, *to)
+            assert r.returncode != 0 and "0600" in r.stderr, r
+            os.chmod(conf, 0o600)
+        finally:
+            store.close()
+        conf = store_conf(store.port)
+        r = moat("admin", "backup", "fetch", "backup", w.d + "/fetched", "--store", conf, want=None)
+        assert r.returncode != 0 and "unreachable" in r.stderr and not [x for x in os.listdir(w.d) if x.startswith("fetched")], r
+
+    @case("what the timers run: a backup here and in the store, the newest stay, the drill takes the store's; a failure is a failed unit and leaves the backup")
+    def _():
+        store = backupkit.Store("versitygw", w.d + "/second")
+        if store.why:
+            return kit.skip("timers", store.why)
+        kept = w.d + "/backups"
+        env = dict(os.environ, MOAT_LIB=w.d + "/lib", DRILL_DIR=w.d, DIR=kept, KEEP="2", CONFIG=w.d + "/control.toml", CONF_STORE=w.d + "/none.toml")
+        os.mkdir(w.d + "/lib")
+        for n in os.listdir(os.path.dirname(MOAT)):
+            os.symlink(os.path.join(os.path.dirname(MOAT), n), w.d + "/lib/" + n)
+        os.symlink(os.path.join(kit.ROOT, "packaging/deb/restore-drill"), w.d + "/lib/restore-drill")
+
+        def timed(what, **more):
+            return subprocess.run([os.path.join(kit.ROOT, "packaging/deb/control-backup"), what], capture_output=True, text=True, timeout=180, env=dict(env, **more))
+        w.pg.sql("UPDATE moat_views.apps_view SET name = 'app3' WHERE app_id = '%s'" % apps[3])  # as it was before the case of the drill
+        try:
+            r = timed("drill")
+            assert r.returncode == 1 and "no backup in" in r.stderr, r
+            names = []
+            for i in range(3):
+                with_store = {"CONF_STORE": store_conf(store.port)} if i else {}
+                r = timed("make", **with_store)
+                assert r.returncode == 0, r
+                new = [x for x in sorted(os.listdir(kept)) if x not in names]
+                assert len(new) == 1, (names, new)
+                names += new
+                time.sleep(1.1)  # its name is the second
+                with open(kept + "/moat-killed.backup.part", "w") as f:
+                    f.write("a run that was killed")
+            assert sorted(os.listdir(kept)) == names[1:] + ["moat-killed.backup.part"], (os.listdir(kept), names)
+            assert sorted(store.objects("here")) == ["here/control/v1/" + n for n in names[1:]], store.objects()
+            r = timed("drill", CONF_STORE=store_conf(store.port))
+            assert r.returncode == 0 and "drill of %s, out of the store" % names[2] in r.stdout and "drill passed" in r.stdout, r
+            # what only the store has lost its bytes is found by the drill
+            with open(store.path("here/control/v1/" + names[2]), "r+b") as f:
+                f.truncate(os.path.getsize(kept + "/" + names[2]) - 1)
+            r = timed("drill", CONF_STORE=store_conf(store.port))
+            assert r.returncode == 1 and "cut off" in r.stderr, r
+        finally:
+            store.close()
+        r = timed("make", CONF_STORE=store_conf(store.port))
+        assert r.returncode != 0 and "unreachable" in r.stderr, r
+        left = [x for x in sorted(os.listdir(kept)) if x.endswith(".backup")]
+        assert len(left) == 2 and left[0] == names[2], (left, names)  # the new one is there all the same
+        assert not [x for x in os.listdir(w.d) if x.startswith("moat-drill")], os.listdir(w.d)
 
     @case("a failure says why and leaves no file: no key file, a database that is away, a folder that is not there")
     def _():

@@ -18,12 +18,15 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib
 from platform_kit import *  # noqa: E402,F403
 
 DAEMONS = {"moat-control": ("control", "--help-config"), "moat-agent": ("agent", "--config-help"), "moat-edge": ("edge", "--config-help")}
-UNITS = ["moat-agent.service", "moat-bundle.service", "moat-control.service", "moat-edge.service"]
+UNITS = ["moat-agent.service", "moat-bundle.service", "moat-control-backup.service", "moat-control.service", "moat-edge.service", "moat-restore-drill.service"]
+TIMERS = ["moat-control-backup.timer", "moat-restore-drill.timer"]
 # Everything but documentation, data for other programs, and what is a link.
 CONTENTS = {
     "moat": ["usr/lib/moat/moat 755", "usr/lib/moat/moat-backup 755", "usr/lib/moat/moat-fetch 755", "usr/share/bash-completion/completions/moat 644",
              "usr/share/fish/vendor_completions.d/moat.fish 644", "usr/share/zsh/vendor-completions/_moat 644"],
-    "moat-control": ["etc/moat/cli.toml 644", "etc/moat/control.toml 644", "lib/systemd/system/moat-control.service 644", "usr/lib/moat/moat-control 755",
+    "moat-control": ["etc/moat/cli.toml 644", "etc/moat/control.toml 644", "lib/systemd/system/moat-control-backup.service 644", "lib/systemd/system/moat-control-backup.timer 644",
+                     "lib/systemd/system/moat-control.service 644", "lib/systemd/system/moat-restore-drill.service 644", "lib/systemd/system/moat-restore-drill.timer 644",
+                     "usr/lib/moat/control-backup 755", "usr/lib/moat/moat-control 755",
                      "usr/lib/moat/restore-drill 755", "usr/lib/moat/setup-database 755", "usr/lib/sysusers.d/moat-control.conf 644", "usr/lib/tmpfiles.d/moat-control.conf 644"],
     "moat-agent": ["etc/moat/agent.toml 644", "lib/systemd/system/moat-agent.service 644", "lib/systemd/system/moat-bundle.service 644",
                    "usr/lib/moat/bundle/make-bundle 755", "usr/lib/moat/bundle/newc.py 644", "usr/lib/moat/bundle/vmlinux.py 644", "usr/lib/moat/moat-agent 755",
@@ -143,11 +146,11 @@ class Packages:
         shutil.copytree(self.root, host, symlinks=True, dirs_exist_ok=True)
         os.makedirs(host + "/bin")
         shutil.copy("/bin/kill", host + "/bin/kill")
-        r = run("systemd-analyze", "verify", "--man=no", f"--root={host}", *UNITS, code=None)
+        r = run("systemd-analyze", "verify", "--man=no", f"--root={host}", *UNITS, *TIMERS, code=None)
         ours = [x for x in (r.stdout + r.stderr).splitlines() if "moat" in x]
         check(not ours, "; ".join(ours))
         with open(f"{ROOT}/docs/packages.md") as f:
-            stated = dict(re.findall(r"\| `(moat-[a-z]+\.service)` \| ([0-9.]+) ", f.read()))
+            stated = dict(re.findall(r"\| `(moat-[a-z-]+\.service)` \| ([0-9.]+) ", f.read()))
         check(sorted(stated) == UNITS, f"docs/packages.md states scores of {sorted(stated)}")
         version = run("systemd-analyze", "--version").stdout.split()[1]
         for unit in UNITS:
