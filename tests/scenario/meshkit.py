@@ -166,7 +166,10 @@ class Node:
                      "worker_user": "nobody", "heartbeat_ms": 500, "egress_mode": "routed", "drift_seconds": 5}, **conf)
         path = os.path.join(self.dir, "agent.toml")
         with open(path, "w") as f:
-            f.write("".join("%s = %s\n" % (k, json.dumps(v)) for k, v in keys.items()))
+            f.write("".join("%s = %s\n" % (k, json.dumps(v)) for k, v in keys.items() if not isinstance(v, dict)))
+            for name, table in keys.items():
+                if isinstance(table, dict):
+                    f.write("[%s]\n" % name + "".join("%s = %s\n" % (k, json.dumps(v)) for k, v in table.items()))
         with open(self.log_path, "ab") as log:
             self.proc = self.place.popen(os.path.join(BIN, "moat-agent"), "--config", path, stderr=log, stdout=log, start_new_session=True)
         return self
