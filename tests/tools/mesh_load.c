@@ -3,6 +3,7 @@
  * The agent's firewall and mesh rooms, called as the agent calls them, for bench/mesh.
  * Works in the network namespace that it is started in.
  *
+ *   mesh_load table CONF        load the table of CONF (JSON: mode, cluster_prefix, egress_mode, edges, gateways, underlay, quarantine, vms) and leave it
  *   mesh_load vms N ROUNDS      a table with N VMs; admit and remove one more ROUNDS times; one line of JSON
  *   mesh_load plan FILE ID KEYS VMS ROUNDS
  *                               decode, check and apply the plan of node ID in FILE (keys in folder KEYS) with VMS VMs, then the same again
@@ -21,7 +22,7 @@
 #include <stdlib.h>
 #include <sys/resource.h>
 
-enum { VMS_MAX = 4096 };
+enum { LIST_MAX = 256, VMS_MAX = 4096 };
 
 static int die(const struct mt_err *err)
 {
@@ -46,6 +47,56 @@ static void vm_of(unsigned i, struct mt_fw_vm *ret)
     *ret = (struct mt_fw_vm){.ports = {8080}, .port_count = 1};
     (void)snprintf(ret->tap, sizeof ret->tap, "mt%05x", i);
     (void)snprintf(ret->address, sizeof ret->address, "fd00:1:2:1:1::%x", i + 1);
+}
+
+static const char **texts(json_t *doc, const char *key)
+{
+    static const char *all[8][LIST_MAX + 1];
+    static unsigned used;
+    const char **ret = all[used++ % 8];
+    size_t i;
+    json_t *v;
+    json_array_foreach(json_object_get(doc, key), i, v) {
+        if (i < LIST_MAX)
+            ret[i] = json_string_value(v);
+    }
+    return ret;
+}
+
+static int table(const char *path)
+{
+    struct mt_err err = {0};
+    char *text;
+    size_t len, i;
+    json_t *doc, *v;
+    struct mt_fw *f = mt_fw_new("/usr/sbin/nft");
+    if (!f || mt_file_read(path, 1 << 20, &text, &len, &err) < 0 || mt_json_parse(text, len, 1 << 20, 8, &doc, &err) < 0)
+        return die(&err);
+    struct mt_fw_conf c = {.mode = strcmp(json_string_value(json_object_get(doc, "mode")), "taps") == 0 ? MT_FW_TAPS : MT_FW_FULL,
+                           .edges = texts(doc, "edges"),
+                           .gateways = texts(doc, "gateways"),
+                           .underlay = texts(doc, "underlay"),
+                           .quarantine = texts(doc, "quarantine"),
+                           .private6 = texts(doc, "private"),
+                           .mesh_port = 51820,
+                           .uids = {0},
+                           .uid_count = 1};
+    (void)snprintf(c.cluster_prefix, sizeof c.cluster_prefix, "%s", json_string_value(json_object_get(doc, "cluster_prefix")));
+    (void)snprintf(c.egress_mode, sizeof c.egress_mode, "%s", json_string_value(json_object_get(doc, "egress_mode")));
+    if (mt_fw_load(f, &c, &err) < 0)
+        return die(&err);
+    json_array_foreach(json_object_get(doc, "vms"), i, v) {
+        struct mt_fw_vm vm = {.port_count = 1};
+        (void)snprintf(vm.tap, sizeof vm.tap, "%s", json_string_value(json_object_get(v, "tap")));
+        (void)snprintf(vm.address, sizeof vm.address, "%s", json_string_value(json_object_get(v, "address")));
+        vm.ports[0] = (uint16_t)json_integer_value(json_object_get(v, "port"));
+        if (mt_fw_admit(f, &vm, &err) < 0)
+            return die(&err);
+    }
+    struct mt_fw_stats s = mt_fw_stats(f);
+    (void)printf("{\"tables\":%llu,\"rules\":%llu,\"elements\":%llu}\n", (unsigned long long)s.tables, (unsigned long long)s.rules,
+           (unsigned long long)s.elements);
+    return 0;
 }
 
 static int vms(unsigned n, unsigned rounds)
@@ -140,10 +191,12 @@ static int plan(const char *path, const char *id, const char *keys, unsigned n, 
 int main(int argc, char **argv)
 {
     uint64_t a = 0, b = 0;
+    if (argc == 3 && MT_STREQ(argv[1], "table"))
+        return table(argv[2]);
     if (argc == 4 && MT_STREQ(argv[1], "vms") && mt_parse_u64(argv[2], 0, VMS_MAX, &a, NULL) == 0 && mt_parse_u64(argv[3], 1, 10000, &b, NULL) == 0)
         return vms((unsigned)a, (unsigned)b);
     if (argc == 7 && MT_STREQ(argv[1], "plan") && mt_parse_u64(argv[5], 0, VMS_MAX, &a, NULL) == 0 && mt_parse_u64(argv[6], 0, 10000, &b, NULL) == 0)
         return plan(argv[2], argv[3], argv[4], (unsigned)a, (unsigned)b);
-    (void)fputs("usage: mesh_load vms N ROUNDS | plan FILE ID KEYS VMS ROUNDS\n", stderr);
+    (void)fputs("usage: mesh_load table CONF | vms N ROUNDS | plan FILE ID KEYS VMS ROUNDS\n", stderr);
     return 2;
 }
