@@ -61,6 +61,44 @@ def ping(place, source, target, size=104, seconds=2):
     return place.ok("python3", "-c", ECHO, source, target, str(size), str(seconds))
 
 
+WINDOW = r"""
+import socket, struct, sys, time
+source, target, outstanding = sys.argv[1], sys.argv[2], int(sys.argv[3])
+s = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
+s.bind((source, 0))
+s.settimeout(5)
+send = lambda: s.sendto(struct.pack("!BBHHH", 128, 0, 0, 4712, 1) + bytes(1372), (target, 0))
+for _ in range(outstanding):
+    send()
+end = time.monotonic() + 120
+while time.monotonic() < end:
+    try:
+        data = s.recv(65536)
+    except TimeoutError:
+        data = None
+    if data is None or (data[0] == 129 and data[4:6] == struct.pack("!H", 4712)):
+        send()
+"""
+
+
+class Slowed:
+    """Inside `with`: what leaves @place by its link goes at 1 Mbit/s, and so many echoes of full size from @source to @target are on their way
+    all the time that everything else waits for about a quarter of a second. Nothing is lost by it."""
+
+    def __init__(self, place, source, target):
+        self.place, self.source, self.target = place, source, target
+
+    def __enter__(self):
+        self.place.run("tc", "qdisc", "add", "dev", "eth0", "root", "tbf", "rate", "1mbit", "burst", "4kb", "latency", "3s")
+        self.load = self.place.popen("python3", "-c", WINDOW, self.source, self.target, "20")
+        return self
+
+    def __exit__(self, *_):
+        self.load.kill()
+        self.load.wait()
+        self.place.run("tc", "qdisc", "del", "dev", "eth0", "root")
+
+
 class Place:
     """A network and mount namespace that lives until it is closed."""
 

@@ -358,6 +358,26 @@ class Suite:
         wait_for("the address on lo", lambda: n4.overlay + "/128" in n4.place.run("ip", "-6", "addr", "show", "dev", "lo"), 5)
         n4.close()
 
+    def what_makes_the_device_is_found_out_and_the_lack_of_it_told(self):
+        n5 = kit.Node(self.c, 5, ["worker"])
+        doctor = lambda: next((x for x in n5.ask({"op": "doctor"}) or [] if x["check"] == "agent.mesh"), {})
+        try:
+            here = n5.place.ok("ip", "link", "add", "wg-trial", "type", "wireguard")
+            here and n5.place.run("ip", "link", "del", "wg-trial")
+            n5.start(programs={"wireguard_go": "/nowhere/wireguard-go"})
+            if not here:
+                said = wait_for("what is missing", lambda: doctor().get("severity") == "fail" and doctor(), 20)
+                want("the kernel has no WireGuard" in said["finding"] and "/nowhere/wireguard-go" in said["finding"] and
+                     "install the package wireguard-go" in said["finding"], said)
+                n5.proc.kill()
+                n5.proc.wait()
+                n5.start()
+            n5.applied()
+            want(n5.mesh()["device"] == ("kernel" if here else "wireguard-go"), n5.mesh())
+            want(doctor()["severity"] != "fail" and ("kernel" if here else "wireguard-go") in doctor()["finding"], doctor())
+        finally:
+            n5.close()
+
     def a_planned_end_leaves_nothing(self):
         n = self.n3
         n.ask({"op": "stop-all", "deadline_ms": 5000})

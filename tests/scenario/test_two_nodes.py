@@ -386,6 +386,21 @@ try:
         wait_for("the pair speaks again", lambda: verify()[1][("back", "front")]["state"] in ("ok", "lossy"), 40)
         print("# named after %.0f s" % took, flush=True)
 
+    @case("a slow link between two nodes: net verify tells its round trip and no other's, the page comes, nobody loses a node or a connection")
+    def _():
+        def trips():
+            p = subprocess.run([BIN + "/moat", "net", "verify", "--json"], env=dict(os.environ, MOAT_CONFIG=w.d + "/cli.toml"), stdout=subprocess.PIPE, text=True, timeout=30)
+            return {tuple(sorted((x["a"], x["b"]))): x.get("rtt_ms", 0) for x in json.loads(p.stdout)["data"]["pairs"]}
+        before = w.pg.sql("SELECT count(*) FROM moat.events WHERE event_type = 'node.health_changed'")
+        with meshkit.Slowed(front.place, node("front")["overlay_ipv6"], node("back")["overlay_ipv6"]):
+            seen = wait_for("the slow pair", lambda: next((t for t in [trips()] if t[("back", "front")] >= 100), None), 60)
+            assert all(ms < 100 for pair, ms in seen.items() if "front" not in pair), seen
+            assert curl(), "no page over the slow link"
+        wait_for("as before", lambda: max(trips().values()) < 100, 60)
+        assert w.pg.sql("SELECT count(*) FROM moat.events WHERE event_type = 'node.health_changed'") == before, "a slow node is called unwell"
+        assert curl(), "no page"
+        print("# round trips while slow: %s" % seen, flush=True)
+
     @case("logs of an instance on another node: history, follow, nothing twice")
     def _():
         out = cli("logs", "--app", "hello")
