@@ -9,7 +9,7 @@ from control_kit import call, case, wait_for
 
 kit.need("control upgrade")
 NEXT = os.path.join(os.environ.get("MOAT_BUILD") or os.path.join(kit.ROOT, "build"), "tests/tools/moat-control-next")
-w = kit.World()
+w = kit.World(rate_limit_percent=100000)  # limits are told elsewhere
 API = {"this": w.api, "next": w.d + "/api2.sock"}
 
 
@@ -31,6 +31,12 @@ class Writers:
                 (self.done if r.status == 201 else self.bad).append(app if r.status == 201 else (app, r.status, r.text[:200]))
             except OSError as e:
                 self.bad.append((app, repr(e)))
+            self.ending.wait(0.02)
+
+    def gone_on(self, since=0):
+        """Five more than @since; at once an error when one was refused."""
+        assert not self.bad, (self.name, len(self.done), self.bad[:3])
+        return len(self.done) > since + 5
 
     def end(self):
         self.ending.set()
@@ -72,17 +78,18 @@ def apps(sock):
 
 try:
     O = w.open()
+    w.ok("PUT", O + "/quotas/max_apps", {"limit": 10000, "reason": "each change here is an app"})
     known, done = int(versions()[0]), []
 
     @case("the next version migrates while this one takes changes: none is refused, and then both take them")
     def _():
         mine = Writers(API["this"], "this")
-        wait_for("changes", lambda: len(mine.done) > 5, 30)
+        wait_for("changes", mine.gone_on, 30)
         start_next()
         assert versions() == [str(known + 1), str(known)], versions()
         assert w.pg.sql("SELECT count(*) FROM pg_tables WHERE tablename = 'one_more'") == "1"
         other, before = Writers(API["next"], "next"), len(mine.done)
-        wait_for("changes on both", lambda: len(other.done) > 5 and len(mine.done) > before + 5, 60)
+        wait_for("changes on both", lambda: other.gone_on() and mine.gone_on(before), 60)
         done.extend(mine.end() + other.end())
         assert set(done) <= apps(API["this"]) and apps(API["this"]) == apps(API["next"])
 
@@ -92,7 +99,7 @@ try:
         end(w.control)
         wait_for("the roles", lambda: w.pg.sql("SELECT count(*) FROM moat.leases WHERE holder LIKE '%%pid %d'" % w.twin.pid) == "5", 60)
         before = len(other.done)
-        wait_for("changes", lambda: len(other.done) > before + 5, 30)
+        wait_for("changes", lambda: other.gone_on(before), 30)
         done.extend(other.end())
 
     @case("and back: this version starts on the newer schema, says so, and goes on alone")
@@ -100,11 +107,11 @@ try:
         other = Writers(API["next"], "still")
         w.start_control()
         mine = Writers(API["this"], "back")
-        wait_for("changes on both", lambda: len(mine.done) > 5, 30)
+        wait_for("changes on both", lambda: mine.gone_on() and other.gone_on(), 30)
         done.extend(other.end())
         end(w.twin)
         before = len(mine.done)
-        wait_for("changes alone", lambda: len(mine.done) > before + 5, 30)
+        wait_for("changes alone", lambda: mine.gone_on(before), 30)
         done.extend(mine.end())
         log = open(w.d + "/control.log").read()
         assert '"msg":"schema.newer"' in log and '"version":%d,"known":%d' % (known + 1, known) in log, log[-800:]
