@@ -119,7 +119,7 @@ class Suite(files.Suite):
                 self.c.beats.clear()
             if wrong:
                 kit.sh("lvremove", "-y", "moat/vols")
-        new_pool(1024)  # what fills it is written
+        new_pool(2560)
 
     def a_delta_is_what_changed(self):
         """by hand, in a volume that no guest has: the ranges that are read are the blocks of the pool that were written to, and no others"""
