@@ -43,6 +43,7 @@ static const struct mt_conf_key keys[] = {
     {"hook_dir", MT_CONF_STRING, AT(hook_dir), 1, 255, "/etc/moat/hooks", "path", "folder of the operator's ipv4-up and ipv4-down, called with the address; with them it goes to lo"},
     {"drift_seconds", MT_CONF_U64, AT(drift_seconds), 5, 300, "30", "s", "time between looks for what somebody else changed in firewall and mesh"},
     {"egress_mode", MT_CONF_STRING, AT(egress_mode), 0, 8, "", "", "none, routed or nat66; empty: as the plan says"},
+    {"nat64_prefix", MT_CONF_STRING, AT(nat64_prefix), 0, 50, "64:ff9b::/96", "prefix", "the NAT64 prefix of 96 bits that guests reach IPv4 through: private IPv4 behind it is refused them, as behind 64:ff9b::/96 always"},
     {"resolver", MT_CONF_STRING, AT(resolver), 0, 45, "", "address", "name server given to guests; empty: as the plan says"},
     {"serial", MT_CONF_BOOL, AT(serial), 0, 1, "true", "", "keep the guest's serial console for diagnosis"},
     {"edge_user", MT_CONF_STRING, AT(edge_user), 1, 32, "moat-edge", "user", "may connect to VMs from this host"},
@@ -138,6 +139,16 @@ static bool lvm_name(const char *s)
     return *s != '-' && *s != '.' && s[strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+_.-")] == '\0';
 }
 
+static bool prefix96(const char *s)
+{
+    struct in6_addr a;
+    char address[INET6_ADDRSTRLEN];
+    const char *slash = strchr(s, '/');
+    if (!slash || strcmp(slash, "/96") != 0 || mt_fmt(address, sizeof address, NULL, "%.*s", (int)(slash - s), s) < 0)
+        return false;
+    return inet_pton(AF_INET6, address, &a) == 1 && memcmp(a.s6_addr + 12, "\0\0\0\0", 4) == 0;
+}
+
 static int check(struct mt_agent_conf *c, struct mt_err *err)
 {
     static const char *const vmms[] = {"auto", "firecracker", "qemu", NULL};
@@ -161,6 +172,8 @@ static int check(struct mt_agent_conf *c, struct mt_err *err)
         return MT_FAIL(err, MT_E_INVALID, "storage.volume_group and storage.thin_pool are names of LVM: letters, digits and + _ . -, not - or . at the start");
     if (!one_of(c->egress_mode, egress))
         return MT_FAIL(err, MT_E_INVALID, "egress_mode is '%s'; it is none, routed or nat66", c->egress_mode);
+    if (c->nat64_prefix[0] && !prefix96(c->nat64_prefix))
+        return MT_FAIL(err, MT_E_INVALID, "nat64_prefix '%s' is not an IPv6 prefix of 96 bits, like 64:ff9b::/96", c->nat64_prefix);
     if (c->resolver[0] && inet_pton(AF_INET6, c->resolver, &a) != 1)
         return MT_FAIL(err, MT_E_INVALID, "resolver '%s' is not an IPv6 address", c->resolver);
     if (c->overlay_ipv6 && inet_pton(AF_INET6, c->overlay_ipv6, &a) != 1)

@@ -31,6 +31,7 @@ struct mt_agent_conf {
     char *ipv4_interface, *hook_dir; /* where dedicated IPv4 addresses go ("" = the uplink); folder of the operator's hooks */
     uint64_t drift_seconds;
     char *egress_mode;   /* "" = as the plan says; none, routed, nat66 */
+    char *nat64_prefix;  /* IPv6 prefix of 96 bits, "" = none but the well-known one */
     char *resolver;      /* "" = as the plan says */
     bool serial;
     char *edge_user, *control_user, *worker_user, *fsck_user;

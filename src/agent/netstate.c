@@ -352,6 +352,7 @@ void mt_netstate_load(struct mt_agent *a)
         (void)snprintf(j->fw.cluster_prefix, sizeof j->fw.cluster_prefix, "%s", n->cluster_prefix);
     const char *egress = a->conf.egress_mode[0] ? a->conf.egress_mode : n->egress_mode ? n->egress_mode : "none";
     (void)snprintf(j->fw.egress_mode, sizeof j->fw.egress_mode, "%s", egress);
+    (void)snprintf(j->fw.nat64_prefix, sizeof j->fw.nat64_prefix, "%s", a->conf.nat64_prefix);
     (void)snprintf(j->fw.resolver, sizeof j->fw.resolver, "%s", a->conf.resolver);
     copy_addrs(j, &n->edges, ADDRS_MAX, j->edges);
     copy_addrs(j, &n->gateways, ADDRS_MAX, j->gateways);

@@ -109,6 +109,7 @@ MATRIX = [
     ("A", "control, overlay", NOTHING), ("A", "control, overlay", {5180: False, 443: False}), ("A", "control, underlay", {5180: False, 443: True}),
     ("A", "control, underlay", NOTHING), ("A", "registry (control's underlay)", NOTHING), ("A", "registry (control's underlay)", {5000: False}),
     ("A", "metadata", NOTHING), ("A", "metadata", {80: False}),
+    ("A", "private IPv4 behind a NAT64", NOTHING), ("A", "private IPv4 behind a NAT64", {443: False}), ("A", "public IPv4 behind a NAT64", {443: True}),
     ("A", "outside", EVERYTHING), ("A", "outside", {25: False, 443: True}), ("E other tenant, other node", "outside", EVERYTHING),
     ("edge", "A", DECLARED), ("edge", "D same env, other node", DECLARED), ("edge", "E other tenant, other node", DECLARED),
     ("control", "A", NOTHING), ("other node", "A", NOTHING), ("own node", "A", DECLARED), ("outside", "A", NOTHING),
@@ -278,12 +279,15 @@ class Suite:
         at["own node, fe80::1"] = ("fe80::1", "eth0")
         at["registry (control's underlay)"] = at["control, underlay"]
         at["metadata"], at["outside"] = ("fd00:ec2::254", None), ("2a00:ff::1", None)
-        self.c.wire.run("ip", "-6", "addr", "add", "fd00:ec2::254/128", "dev", "lo", "nodad")
+        at["private IPv4 behind a NAT64"], at["public IPv4 behind a NAT64"] = ("64:ff9b::a00:1", None), ("64:ff9b::808:808", None)
+        out = [at[name][0] for name in ("outside", "metadata", "private IPv4 behind a NAT64", "public IPv4 behind a NAT64")]
+        for address in out[1:]:
+            self.c.wire.run("ip", "-6", "addr", "add", address + "/128", "dev", "lo", "nodad")
         for name, place in self.places.items():
             if name == "registry":
                 continue  # the control's machine, by the address that it has outside of the mesh
             path = os.path.join(self.c.dir, "seen-" + name.split()[0] + name[-4:].strip())
-            at = ["2a00:ff::1", "fd00:ec2::254"] if name == "outside" else ["::"]  # answers come from the address that was asked
+            at = out if name == "outside" else ["::"]  # answers come from the address that was asked
             p = place.popen("python3", "-c", SERVE, path, *at, stdout=subprocess.PIPE)
             self.servers.append((p, path))
             want(p.stdout.readline() == b"ready\n", "no server in " + name)

@@ -3,6 +3,7 @@
 #include "agent/net/firewall.h"
 
 #include "agent/net/nfset.h"
+#include "base/assert.h"
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/num.h"
@@ -40,6 +41,25 @@ static void put_list_set(struct mt_buf *o, const char *name, const char *type, c
     mt_buf_puts(o, " }\n");
 }
 
+/* IPv4 that is nobody's on the Internet, as it looks behind the NAT64 prefix @prefix ("ADDRESS/96"): RFC 6052 2.2; the ranges of networking.md
+ * 5.3. A translator in the operator's own network would else lead guests into it. */
+static void put_private_behind(const char *prefix, struct mt_buf *o)
+{
+    static const struct {
+        uint8_t v4[2];
+        unsigned len;
+    } ranges[] = {{{0, 0}, 8}, {{10, 0}, 8}, {{100, 64}, 10}, {{127, 0}, 8}, {{169, 254}, 16}, {{172, 16}, 12}, {{192, 168}, 16}, {{224, 0}, 4}, {{240, 0}, 4}};
+    uint8_t a[16];
+    char text[INET6_ADDRSTRLEN];
+    (void)snprintf(text, sizeof text, "%.*s", (int)strcspn(prefix, "/"), prefix);
+    if (inet_pton(AF_INET6, text, a) != 1)
+        return;
+    for (size_t i = 0; i < MT_ARRAY_LEN(ranges); i++) {
+        memcpy(a + 12, (const uint8_t[4]){ranges[i].v4[0], ranges[i].v4[1], 0, 0}, 4);
+        mt_buf_printf(o, ", %s/%u", inet_ntop(AF_INET6, a, text, sizeof text), 96 + ranges[i].len);
+    }
+}
+
 /* What a set is, without what comes and goes in it: two tables with the same text differ in elements and rules only. */
 static void put_fixed_sets(const struct mt_fw_conf *c, struct mt_buf *o)
 {
@@ -49,7 +69,11 @@ static void put_fixed_sets(const struct mt_fw_conf *c, struct mt_buf *o)
     mt_buf_puts(o, " }\n"
                    "  set blocked6 { type ipv6_addr; flags interval; auto-merge; elements = { fc00::/7, fe80::/10, "
                    "fec0::/10, ::/96, ::ffff:0:0/96, 2001:db8::/32, ff00::/8, 64:ff9b:1::/48, 2001::/32, "
-                   "2002::/16 } }\n"
+                   "2002::/16");
+    put_private_behind("64:ff9b::/96", o);
+    if (c->nat64_prefix[0] && !MT_STREQ(c->nat64_prefix, "64:ff9b::/96"))
+        put_private_behind(c->nat64_prefix, o);
+    mt_buf_puts(o, " } }\n"
                    "  set blocked_ports { type inet_service; elements = { 25 } }\n"
                    "  set newflows { type ipv6_addr; flags dynamic; size 65536; timeout 1m; }\n"
                    "  set flows { type ipv6_addr; flags dynamic; size 65536; }\n");

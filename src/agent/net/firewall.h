@@ -30,6 +30,7 @@ struct mt_fw_conf {
     char cluster_prefix[52]; /* P; "" before the first plan: the table drops all guest traffic */
     char resolver[46];       /* address guests may ask for names, "" = none */
     char egress_mode[8];     /* "none", "routed", "nat66" */
+    char nat64_prefix[52];   /* of 96 bits, besides 64:ff9b::/96; "" = none */
     const char *const *edges; /* overlay addresses, borrowed, NULL ended; may be NULL */
     const char *const *gateways;
     const char *const *underlay; /* IPv6 addresses of the nodes outside the mesh: not for VMs but for public ports */

@@ -77,6 +77,21 @@ static void without_egress_guests_go_nowhere(void **s)
 }
 
 /* what a VM has opened ends although it is established; that rule must come first, and no table differs in text when somebody is put in */
+static void private_ipv4_is_out_of_reach_behind_a_nat64_too(void **s)
+{
+    (void)s;
+    mt_auto_buf struct mt_buf plain = MT_BUF_INIT(1 << 20), own = MT_BUF_INIT(1 << 20);
+    struct mt_fw_conf c = {.mode = MT_FW_FULL, .cluster_prefix = "fd00:1:2::/48", .egress_mode = "routed", .nat64_prefix = "64:ff9b::/96"};
+    mt_fw_text(&c, NULL, 0, &plain);
+    assert_non_null(strstr(mt_buf_cstr(&plain), "2002::/16, 64:ff9b::/104, 64:ff9b::a00:0/104, 64:ff9b::6440:0/106, 64:ff9b::7f00:0/104, 64:ff9b::a9fe:0/112, "
+                                                "64:ff9b::ac10:0/108, 64:ff9b::c0a8:0/112, 64:ff9b::e000:0/100, 64:ff9b::f000:0/100 } }"));
+    (void)snprintf(c.nat64_prefix, sizeof c.nat64_prefix, "2a00:64::/96");
+    mt_fw_text(&c, NULL, 0, &own);
+    assert_non_null(strstr(mt_buf_cstr(&own), ", 64:ff9b::a00:0/104, "));
+    assert_non_null(strstr(mt_buf_cstr(&own), ", 2a00:64::a00:0/104, "));
+    assert_null(strstr(mt_buf_cstr(&plain), "2a00:64::"));
+}
+
 static void a_dedicated_address_is_open_at_its_edges_ports_only(void **s)
 {
     (void)s;
@@ -185,6 +200,7 @@ int main(void)
         cmocka_unit_test(the_table_is_replaced_in_one_transaction),
         cmocka_unit_test(taps_mode_touches_taps_only),
         cmocka_unit_test(without_egress_guests_go_nowhere),
+        cmocka_unit_test(private_ipv4_is_out_of_reach_behind_a_nat64_too),
         cmocka_unit_test(a_dedicated_address_is_open_at_its_edges_ports_only),
         cmocka_unit_test(neighbours_come_before_what_is_refused_and_after_quarantine),
         cmocka_unit_test(the_uplink_is_that_of_the_best_default_route),
