@@ -468,7 +468,9 @@ class Suite:
         sh("systemctl", "enable", "--now", "moat-control-backup.timer", "moat-restore-drill.timer")
         for unit, word in (("moat-control-backup", "sent moat-"), ("moat-restore-drill", "drill passed")):
             r = sh("systemctl", "start", unit, code=None)
-            want(property_of(unit + ".service", "Result") == "success" and (store.why or word in self.journal(unit)), r + self.journal(unit, 30))
+            want(property_of(unit + ".service", "Result") == "success", r + self.journal(unit, 30))
+            # systemd knows of its end before journald has written down what it said
+            store.why or wait_for("'%s' in its journal" % word, lambda: word in self.journal(unit), shown=lambda: r + self.journal(unit, 30))
             self.lap(unit)
         made = sorted(os.listdir("/var/lib/moat/backups"))
         want(made and all(x.startswith("moat-") and x.endswith(".backup") for x in made), made)
