@@ -93,29 +93,16 @@ static int told(struct cli *c, const char *what, const char *file, json_t *j)
 
 int cmd_admin_backup(struct cli *c)
 {
-    char part[4200], dir[4200];
     struct mt_err err = {0};
     mt_auto_json json_t *j = NULL;
+    mt_auto_fd int fd = -1;
     const char *file = c->argv[0];
-    if (mt_fmt(part, sizeof part, &err, "%s.part", file) < 0 || mt_fmt(dir, sizeof dir, &err, "%s", file) < 0)
+    if (mt_file_part_open(file, &fd, &err) < 0)
         return cli_fail(c, &err, NULL);
-    char *slash = strrchr(dir, '/');
-    (void)snprintf(slash ? slash + (slash == dir) : dir, 2, "%s", slash ? "" : ".");
-    mt_auto_fd int fd = open(part, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
-    if (fd < 0) {
-        (void)MT_FAIL_ERRNO(&err, MT_E_IO, "write '%s'", part);
-        return cli_fail(c, &err, NULL);
-    }
     int code = control(c, "backup", -1, fd, &j);
-    if (code != CLI_OK) {
-        (void)unlink(part);
-        return code;
-    }
-    if (rename(part, file) < 0) {
-        (void)MT_FAIL_ERRNO(&err, MT_E_IO, "rename '%s' to '%s'", part, file);
+    if (mt_file_part_end(file, code == CLI_OK, &err) < 0)
         return cli_fail(c, &err, NULL);
-    }
-    return mt_file_sync_dir(dir, &err) < 0 ? cli_fail(c, &err, NULL) : told(c, "made", file, j);
+    return code == CLI_OK ? told(c, "made", file, j) : code;
 }
 
 static int from(struct cli *c, const char *verb, const char *what)

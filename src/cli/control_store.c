@@ -126,33 +126,21 @@ int cmd_admin_backup_stored(struct cli *c)
 
 int cmd_admin_backup_fetch(struct cli *c)
 {
-    char part[4200], dir[4200];
     struct mt_err err = {0};
     mt_auto_json json_t *j = NULL;
+    mt_auto_fd int fd = -1;
     const char *file = c->argv[1];
     int code = check_name(c, c->argv[0]);
     if (code != CLI_OK)
         return code;
-    if (mt_fmt(part, sizeof part, &err, "%s.part", file) < 0 || mt_fmt(dir, sizeof dir, &err, "%s", file) < 0)
+    if (mt_file_part_open(file, &fd, &err) < 0)
         return cli_fail(c, &err, NULL);
-    char *slash = strrchr(dir, '/');
-    (void)snprintf(slash ? slash + (slash == dir) : dir, 2, "%s", slash ? "" : ".");
-    mt_auto_fd int fd = open(part, O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
-    if (fd < 0) {
-        (void)MT_FAIL_ERRNO(&err, MT_E_IO, "write '%s'", part);
-        return cli_fail(c, &err, NULL);
-    }
     struct wanted w = {.verb = "get-file", .name = c->argv[0], .fd = fd};
-    if ((code = store_call(c, &w, &j)) == CLI_OK && rename(part, file) < 0) {
-        (void)MT_FAIL_ERRNO(&err, MT_E_IO, "rename '%s' to '%s'", part, file);
-        code = cli_fail(c, &err, NULL);
-    }
-    if (code != CLI_OK) {
-        (void)unlink(part);
-        return code;
-    }
-    if (mt_file_sync_dir(dir, &err) < 0)
+    code = store_call(c, &w, &j);
+    if (mt_file_part_end(file, code == CLI_OK, &err) < 0)
         return cli_fail(c, &err, NULL);
+    if (code != CLI_OK)
+        return code;
     if (c->json)
         return cli_print_object(c, "StoredBackup", j);
     cli_say(c, "fetched %s to %s: %lld bytes", cli_str(j, "name"), file, (long long)cli_int(j, "bytes"));

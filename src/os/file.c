@@ -88,12 +88,23 @@ int mt_file_sync_dir(const char *path, struct mt_err *err)
     return 0;
 }
 
+/* fsync the folder that @path is in. */
+static int sync_parent(const char *path, struct mt_err *err)
+{
+    char dir[PATH_MAX];
+    const char *slash = strrchr(path, '/');
+    int len = slash > path ? (int)(slash - path) : 1;
+    if (mt_fmt(dir, sizeof dir, err, "%.*s", len, slash ? path : ".") < 0)
+        return -MT_E_LIMIT;
+    return mt_file_sync_dir(dir, err);
+}
+
 int mt_file_write(const char *path, const void *data, size_t len, mode_t mode, struct mt_err *err)
 {
-    char tmp[PATH_MAX], dir[PATH_MAX];
+    char tmp[PATH_MAX];
     uint32_t nonce;
     mt_random(&nonce, sizeof nonce);
-    if (mt_fmt(tmp, sizeof tmp, err, "%s.%08x.tmp", path, nonce) < 0 || mt_fmt(dir, sizeof dir, err, "%s", path) < 0)
+    if (mt_fmt(tmp, sizeof tmp, err, "%s.%08x.tmp", path, nonce) < 0)
         return -MT_E_LIMIT;
     mt_auto_fd int fd = open(tmp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, mode);
     if (fd < 0)
@@ -103,12 +114,28 @@ int mt_file_write(const char *path, const void *data, size_t len, mode_t mode, s
         (void)unlink(tmp);
         return r;
     }
-    char *slash = strrchr(dir, '/');
-    if (slash == dir)
-        slash[1] = '\0';
-    else if (slash)
-        *slash = '\0';
-    return mt_file_sync_dir(slash ? dir : ".", err);
+    return sync_parent(path, err);
+}
+
+int mt_file_part_open(const char *path, int *ret_fd, struct mt_err *err)
+{
+    char part[PATH_MAX];
+    if (mt_fmt(part, sizeof part, err, "%s.part", path) < 0)
+        return -MT_E_LIMIT;
+    *ret_fd = open(part, O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
+    return *ret_fd < 0 ? MT_FAIL_ERRNO(err, MT_E_IO, "write '%s'", part) : 0;
+}
+
+int mt_file_part_end(const char *path, bool whole, struct mt_err *err)
+{
+    char part[PATH_MAX];
+    if (mt_fmt(part, sizeof part, err, "%s.part", path) < 0)
+        return -MT_E_LIMIT;
+    if (whole && rename(part, path) == 0)
+        return sync_parent(path, err);
+    int r = whole ? MT_FAIL_ERRNO(err, MT_E_IO, "rename '%s' to '%s'", part, path) : 0;
+    (void)unlink(part);
+    return r;
 }
 
 int mt_file_mkdirs(const char *path, mode_t mode, struct mt_err *err)

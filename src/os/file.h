@@ -4,6 +4,7 @@
 
 #include "base/buf.h"
 
+#include <stdbool.h>
 #include <sys/types.h>
 
 /** Read all of @path (at most @max bytes, else -MT_E_LIMIT) into a malloc'ed, NUL terminated block. -MT_E_NOT_FOUND, -MT_E_IO. */
@@ -13,6 +14,10 @@ int mt_file_read(const char *path, size_t max, char **ret, size_t *ret_len, stru
 int mt_file_read_plain(const char *path, uid_t owner, size_t max, char **ret, size_t *ret_len, struct mt_err *err);
 /** Write a temporary beside @path, fsync, rename, fsync the folder: after success the new content survives a power cut, before it the old one does. */
 int mt_file_write(const char *path, const void *data, size_t len, mode_t mode, struct mt_err *err);
+/** For what another program writes: PATH.part of mode 0600, emptied, open for reading and writing. A link of that name is refused. -MT_E_IO, -MT_E_LIMIT. */
+int mt_file_part_open(const char *path, int *ret_fd, struct mt_err *err);
+/** @whole (and synced by who wrote it): the part takes the name @path, and the folder is synced; else, and when that fails, the part goes. -MT_E_IO. */
+int mt_file_part_end(const char *path, bool whole, struct mt_err *err);
 /** mkdir -p; folders made get @mode; existing ones are left as they are. */
 int mt_file_mkdirs(const char *path, mode_t mode, struct mt_err *err);
 /** Remove a file or a whole tree below the folder @dirfd (AT_FDCWD allowed); never follows links, never leaves the file system of @name.
