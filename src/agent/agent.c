@@ -21,6 +21,7 @@
 #include "agent/restores.h"
 #include "agent/secrets.h"
 #include "agent/skew.h"
+#include "agent/traffic.h"
 #include "agent/upkeep.h"
 #include "agent/volumes.h"
 #include "base/assert.h"
@@ -707,8 +708,9 @@ static int open_all(struct mt_agent *a, struct mt_err *err)
     if (a->identity && !(a->remote = mt_remote_new(a, err)))
         return -(int)(err->code ? err->code : MT_E_NOMEM);
     a->netdrift = mt_netdrift_new(a, err);
+    a->traffic = mt_traffic_new(a, err);
     a->ipv4 = mt_ipv4s_new(a, err);
-    if (!a->report || !a->admin || !a->mesh || !a->netdrift || !a->ipv4)
+    if (!a->report || !a->admin || !a->mesh || !a->netdrift || !a->traffic || !a->ipv4)
         return -(int)(err->code ? err->code : MT_E_IO);
     const struct mt_metrics_http_conf mc = {.address = a->conf.listen_metrics, .page = mt_agent_measure_page,
                                             .ready = mt_agent_measure_is_ready, .arg = a};
@@ -756,6 +758,7 @@ static void close_all(struct mt_agent *a)
     mt_pool_free(a->pulls);
     mt_pool_free(a->steps);
     mt_netdrift_free(a->netdrift);
+    mt_traffic_free(a->traffic);
     mt_ipv4s_free(a->ipv4);
     mt_mesh_free(a->mesh);
     json_decref(a->net_section);

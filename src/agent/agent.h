@@ -32,6 +32,7 @@ struct mt_admin;
 struct mt_exec_relays;
 struct mt_mesh;
 struct mt_netdrift;
+struct mt_traffic;
 struct mt_ipv4s;
 struct mt_volumes;
 struct mt_metrics_http;
@@ -122,6 +123,7 @@ struct mt_agent {
     struct mt_restores *restores; /* likewise */
     struct mt_mesh *mesh;
     struct mt_netdrift *netdrift;
+    struct mt_traffic *traffic;
     struct mt_ipv4s *ipv4;
     struct mt_agent_measure measure;
     struct mt_metrics_http *metrics; /* NULL: not configured */

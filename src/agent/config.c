@@ -2,6 +2,8 @@
 /* agent.toml. See config.h. */
 #include "agent/config.h"
 
+#include "agent/net/firewall.h"
+#include "agent/net/tap.h"
 #include "base/assert.h"
 #include "base/cleanup.h"
 #include "base/num.h"
@@ -45,6 +47,8 @@ static const struct mt_conf_key keys[] = {
     {"egress_mode", MT_CONF_STRING, AT(egress_mode), 0, 8, "", "", "none, routed or nat66; empty: as the plan says"},
     {"nat64_prefix", MT_CONF_STRING, AT(nat64_prefix), 0, 50, "64:ff9b::/96", "prefix", "the NAT64 prefix of 96 bits that guests reach IPv4 through: private IPv4 behind it is refused them, as behind 64:ff9b::/96 always"},
     {"resolver", MT_CONF_STRING, AT(resolver), 0, 45, "", "address", "name server given to guests; empty: as the plan says"},
+    {"blocked_ports", MT_CONF_STRINGS, AT(blocked_ports), 0, MT_FW_BLOCKED_MAX, "25 135-139 445 1900 11211/udp", "port", "ports that VMs may not reach outside, as \"25\" for TCP and UDP, \"135-139\", \"11211/udp\"; replaces the default"},
+    {"blocked_prefixes", MT_CONF_STRINGS, AT(blocked_prefixes), 0, MT_FW_BLOCKED_MAX, "", "prefix", "IPv6 prefixes that VMs may not reach, besides those that are nobody's, the cluster's or other nodes'"},
     {"serial", MT_CONF_BOOL, AT(serial), 0, 1, "true", "", "keep the guest's serial console for diagnosis"},
     {"edge_user", MT_CONF_STRING, AT(edge_user), 1, 32, "moat-edge", "user", "may connect to VMs from this host"},
     {"control_user", MT_CONF_STRING, AT(control_user), 1, 32, "moat-control", "user", "may use the local socket"},
@@ -74,6 +78,9 @@ static const struct mt_conf_key keys[] = {
     {"reserve.cpu_overcommit_percent", MT_CONF_U64, AT(cpu_overcommit_percent), 100, 10000, "400", "%", "allocatable CPU of the cores, steers scores"},
     {"reserve.cpu_ceiling_percent", MT_CONF_U64, AT(cpu_ceiling_percent), 100, 10000, "800", "%", "CPU above which nothing more is placed"},
     {"limits.parallel_boots", MT_CONF_U64, AT(parallel_boots), 0, 64, "0", "VMs", "booting at once; 0: 8, on TCG one for each core"},
+    {"limits.flows_per_vm", MT_CONF_U64, AT(flows_per_vm), 0, 1000000, "4096", "flows", "that one VM may have open to the outside at once; 0: no limit"},
+    {"limits.new_flows_per_vm", MT_CONF_U64, AT(new_flows_per_vm), 0, 1000000, "200", "flows", "that one VM may open to the outside in a second; 0: no limit"},
+    {"limits.new_flows_burst", MT_CONF_U64, AT(new_flows_burst), 1, 1000000, "1000", "flows", "above that, at once"},
     {"image.local_registries", MT_CONF_STRINGS, AT(local_registries), 0, 16, "", "host:port", "registries that may live at non-public addresses"},
     {"image.insecure_registries", MT_CONF_STRINGS, AT(insecure_registries), 0, 16, "", "host:port", "registries spoken to in plain HTTP"},
     {"image.ca_file", MT_CONF_STRING, AT(image_ca_file), 1, 255, MT_CONF_NONE, "path", "further trust anchors for registries"},
@@ -182,6 +189,17 @@ static int check(struct mt_agent_conf *c, struct mt_err *err)
         uint64_t port;
         if (mt_parse_u64(c->firewall_open.v[i], 1, 65535, &port, err) < 0)
             return mt_err_wrap(err, "firewall_open");
+    }
+    for (size_t i = 0; i < c->blocked_ports.n; i++) {
+        struct mt_fw_ports ports;
+        if (mt_fw_ports_parse(c->blocked_ports.v[i], &ports, err) < 0)
+            return mt_err_wrap(err, "blocked_ports");
+    }
+    for (size_t i = 0; i < c->blocked_prefixes.n; i++) {
+        struct in6_addr net;
+        uint8_t plen;
+        if (strlen(c->blocked_prefixes.v[i]) > 49 || mt_net_parse6(c->blocked_prefixes.v[i], true, &net, &plen, err) < 0 || plen == 0)
+            return MT_FAIL(err, MT_E_INVALID, "blocked_prefixes: '%s' is no IPv6 prefix, like 2001:db8:5::/48; none of all addresses: that is egress_mode = \"none\"", c->blocked_prefixes.v[i]);
     }
     const char *socks[] = {c->control_socket, c->admin_socket};
     for (size_t i = 0; i < 2; i++) {

@@ -33,6 +33,8 @@ struct mt_agent_conf {
     char *egress_mode;   /* "" = as the plan says; none, routed, nat66 */
     char *nat64_prefix;  /* IPv6 prefix of 96 bits, "" = none but the well-known one */
     char *resolver;      /* "" = as the plan says */
+    uint64_t flows_per_vm, new_flows_per_vm, new_flows_burst; /* 0: no limit */
+    struct mt_conf_list blocked_ports, blocked_prefixes; /* that VMs may not reach outside */
     bool serial;
     char *edge_user, *control_user, *worker_user, *fsck_user;
     char *log_level;

@@ -8,6 +8,7 @@
 #include "agent/instance/inst.h"
 #include "agent/mesh/mesh.h"
 #include "agent/report.h"
+#include "agent/traffic.h"
 #include "agent/volumes.h"
 #include "base/assert.h"
 #include "base/cleanup.h"
@@ -162,6 +163,9 @@ int mt_describe_instance(struct mt_agent *a, const char *id, struct mt_buf *out,
         (void)json_object_set_new(o, "usage", json_pack("{s:I, s:I, s:I, s:I}", "cpu_ms", (json_int_t)(u.cpu_ns / 1000000),
                                                        "mem_bytes", (json_int_t)u.mem_bytes, "mem_peak_bytes",
                                                        (json_int_t)u.mem_peak_bytes, "oom_kills", (json_int_t)u.oom_kills));
+    json_t *traffic = st->slot != MT_STATE_NO_SLOT ? mt_traffic_of(a->traffic, st->slot, st->address) : NULL;
+    if (traffic)
+        (void)json_object_set_new(o, "traffic", traffic);
     if (in->pong.mem_total_bytes)
         (void)json_object_set_new(
             o, "guest", json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "mem_total_bytes", (json_int_t)in->pong.mem_total_bytes,

@@ -7,6 +7,7 @@
 #include "agent/instance/inst.h"
 #include "agent/mesh/mesh.h"
 #include "agent/report.h"
+#include "agent/traffic.h"
 #include "agent/volumes.h"
 #include "base/assert.h"
 #include "base/cleanup.h"
@@ -161,6 +162,8 @@ static void put_mesh(const struct mt_agent *a, struct mt_metrics *p)
         mt_metrics_i64(p, MT_M_A_DRIFT, json_integer_value(json_object_get(mesh, "repairs")), "mesh");
     }
     mt_metrics_u64(p, MT_M_A_DRIFT, a->measure.firewall_mended, "firewall");
+    for (size_t r = 0; r < MT_FW_RULE_MAX; r++)
+        mt_metrics_u64(p, MT_M_A_FIREWALL_DROPS, mt_traffic_rules(a->traffic)[r].packets, mt_fw_rule_name((enum mt_fw_rule)r));
 }
 
 static void put_node(struct mt_agent *a, struct mt_metrics *p)

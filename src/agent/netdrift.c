@@ -99,7 +99,7 @@ static void on_watch(struct mt_source *s, int fd, uint32_t revents, void *arg)
     struct mt_netdrift *d = arg;
     (void)s;
     (void)revents;
-    if (mt_nfset_watch_read(fd, "moat") && !mt_loop_timer_armed(d->soon))
+    if (mt_nfset_watch_read(fd, "moat", "n_") && !mt_loop_timer_armed(d->soon))
         mt_loop_timer_after(d->soon, SETTLE_MS);
 }
 

@@ -330,6 +330,24 @@ static void open_ports(const struct mt_agent *a, struct mt_fw_conf *fw)
     }
 }
 
+/* Prefixes as the kernel keeps them, without bits of hosts: checked when the file was read. */
+static void egress_limits(const struct mt_agent *a, struct mt_fw_conf *fw)
+{
+    const struct mt_agent_conf *c = &a->conf;
+    fw->flows = (uint32_t)c->flows_per_vm;
+    fw->new_flows = (uint32_t)c->new_flows_per_vm;
+    fw->new_flows_burst = (uint32_t)c->new_flows_burst;
+    for (size_t i = 0; i < c->blocked_ports.n && fw->blocked_ports_count < MT_FW_BLOCKED_MAX; i++)
+        fw->blocked_ports_count += mt_fw_ports_parse(c->blocked_ports.v[i], &fw->blocked_ports[fw->blocked_ports_count], NULL) == 0;
+    for (size_t i = 0; i < c->blocked_prefixes.n && fw->blocked6_count < MT_FW_BLOCKED_MAX; i++) {
+        struct in6_addr net;
+        uint8_t plen;
+        char text[INET6_ADDRSTRLEN];
+        if (mt_net_parse6(c->blocked_prefixes.v[i], true, &net, &plen, NULL) == 0)
+            (void)snprintf(fw->blocked6[fw->blocked6_count++], sizeof fw->blocked6[0], "%s/%u", inet_ntop(AF_INET6, &net, text, sizeof text), plen);
+    }
+}
+
 void mt_netstate_load(struct mt_agent *a)
 {
     const struct mt_plan *p = a->plan;
@@ -364,6 +382,7 @@ void mt_netstate_load(struct mt_agent *a)
     copy_ipv4(j, n);
     copy_private(j, n);
     open_ports(a, &j->fw);
+    egress_limits(a, &j->fw);
     j->fw.edges = j->edges;
     j->fw.gateways = j->gateways;
     j->fw.uids[j->fw.uid_count++] = geteuid();

@@ -158,6 +158,18 @@ static void read_kind(const struct nlattr *info, struct mt_nl_link_info *ret)
     }
 }
 
+static void read_counts(const struct nlattr *a, struct mt_nl_link_info *ret)
+{
+    struct rtnl_link_stats64 s = {0};
+    size_t n = mnl_attr_get_payload_len(a);
+    memcpy(&s, mnl_attr_get_payload(a), n < sizeof s ? n : sizeof s); /* fields were added to it over the years */
+    ret->rx_packets = s.rx_packets;
+    ret->rx_bytes = s.rx_bytes;
+    ret->tx_packets = s.tx_packets;
+    ret->tx_bytes = s.tx_bytes;
+    ret->dropped = s.rx_dropped + s.tx_dropped;
+}
+
 static int on_link_info(const struct nlmsghdr *h, void *arg)
 {
     struct mt_nl_link_info *ret = arg;
@@ -172,6 +184,8 @@ static int on_link_info(const struct nlmsghdr *h, void *arg)
             ret->mtu = mnl_attr_get_u32(a);
         else if (mnl_attr_get_type(a) == IFLA_LINKINFO)
             read_kind(a, ret);
+        else if (mnl_attr_get_type(a) == IFLA_STATS64)
+            read_counts(a, ret);
     }
     return MNL_CB_OK;
 }

@@ -33,6 +33,7 @@ struct mt_nl_link_info {
     uint32_t mtu; /* bytes */
     bool up;
     char kind[16]; /* "wireguard", "tun"; "" for hardware */
+    uint64_t rx_packets, rx_bytes, tx_packets, tx_bytes, dropped; /* dropped: in either direction */
 };
 /** What the kernel says of a link. 0, -MT_E_NOT_FOUND, -MT_E_IO. */
 int mt_nl_link_get(struct mt_nl *nl, const char *name, struct mt_nl_link_info *ret, struct mt_err *err);

@@ -182,11 +182,11 @@ class Suite:
         self.w, self.cables = World("isolation"), Cables()  # its registry and its image
         self.w.cgroup = "moat-%d" % os.getpid()
 
-    def start(self, *nodes):
+    def start(self, *nodes, **more):
         for n in nodes:
             if n in self.with_vms:
-                n.start(egress_mode="nat66", cgroup_parent="%s/%d" % (self.w.cgroup, n.number), reserve={"overhead_mib": 16, "memory_bytes": 1 << 29},
-                        image={"local_registries": [self.w.registry.host], "insecure_registries": [self.w.registry.host]}, **stand_in(os.path.join(self.c.dir, "programs")))
+                n.start(egress_mode="nat66", cgroup_parent="%s/%d" % (self.w.cgroup, n.number), reserve={"overhead_mib": 16, "memory_bytes": 1 << 29}, listen_metrics="[::1]:9464",
+                        image={"local_registries": [self.w.registry.host], "insecure_registries": [self.w.registry.host]}, **stand_in(os.path.join(self.c.dir, "programs")), **more)
             else:
                 n.start(firewall_open=["22", "80", "443"])
 
@@ -246,7 +246,26 @@ class Suite:
         """(the kernel's number of the table, its text without what traffic puts into it)"""
         tables = json.loads(n.place.run("nft", "-j", "list", "tables"))["nftables"]
         text = n.place.run("nft", "-s", "list", "table", "inet", "moat", check=False)
-        return [x["table"]["handle"] for x in tables if "table" in x and x["table"]["name"] == "moat"], re.sub(r"(set (?:new)?flows \{[^}]*?)\s*elements = \{[^}]*\}", r"\1", text)
+        text = re.sub(r"(set (?:(?:new)?flows|n_[a-z0-9_]+) \{[^}]*?)\s*elements = \{[^}]*\}", r"\1", text)
+        return [x["table"]["handle"] for x in tables if "table" in x and x["table"]["name"] == "moat"], re.sub(r"packets \d+ bytes \d+", "", text)
+
+    def counted(self, name):
+        """What a VM's node says of its traffic."""
+        node, instance = self.vms[name]
+        return node.ask({"op": "describe", "instance_id": instance})[0].get("traffic", {"firewall_drops": {}})
+
+    def dropped(self, n):
+        """Rule to packets, of the metrics page of a node."""
+        page = n.place.run("python3", "-c", "import urllib.request as u; print(u.urlopen('http://[::1]:9464/metrics', timeout=10).read().decode())")
+        return {r: int(v) for r, v in re.findall(r'^moat_agent_firewall_drops_total\{rule="(\w+)"\} (\d+)$', page, re.M)}
+
+    def not_less(self, since):
+        """Nothing that was counted is forgotten; @since is what this said before."""
+        now = {name: self.counted(name) for name, *_ in self.VMS}
+        for name, before in since.items():
+            wait_for("what was counted of " + name, lambda: all(self.counted(name)["firewall_drops"].get(k, 0) >= v for k, v in before["firewall_drops"].items())
+                     and all(self.counted(name)[k] >= before[k] for k in ("sent_bytes", "received_bytes", "sent_packets", "new_flows")))
+        return now
 
     def nodes_and_vms_are_up(self):
         boot = os.path.join(self.c.dir, "boot")  # jails link to it: one filesystem
@@ -279,8 +298,9 @@ class Suite:
         at["own node, fe80::1"] = ("fe80::1", "eth0")
         at["registry (control's underlay)"] = at["control, underlay"]
         at["metadata"], at["outside"] = ("fd00:ec2::254", None), ("2a00:ff::1", None)
+        at["blocked by the operator"] = ("2a00:ff:0:1::1", None)
         at["private IPv4 behind a NAT64"], at["public IPv4 behind a NAT64"] = ("64:ff9b::a00:1", None), ("64:ff9b::808:808", None)
-        out = [at[name][0] for name in ("outside", "metadata", "private IPv4 behind a NAT64", "public IPv4 behind a NAT64")]
+        out = [at[name][0] for name in ("outside", "metadata", "blocked by the operator", "private IPv4 behind a NAT64", "public IPv4 behind a NAT64")]
         for address in out[1:]:
             self.c.wire.run("ip", "-6", "addr", "add", address + "/128", "dev", "lo", "nodad")
         for name, place in self.places.items():
@@ -360,6 +380,17 @@ class Suite:
     def the_matrix_holds(self):
         self.matrix("first")
 
+    def what_was_dropped_is_counted_for_each_vm_and_each_rule(self):
+        """A tried everything; C next to it never left its node by a blocked port, and says nothing in A's name that A is blamed for"""
+        rules = {"guest_spoof", "guest_to_host", "guest_lateral", "blocked_address", "blocked_port"}
+        wait_for("what A was refused", lambda: rules <= set(self.counted("A")["firewall_drops"]), 40)
+        a, c = self.counted("A"), self.counted("C other tenant, same node")
+        want(a["top_rejected_port"] == "25/tcp" and a["new_flows"] >= 5 and a["sent_bytes"] > 1000 and a["received_bytes"] > 1000 and a["sent_packets"] > 10 and a["firewall_drops"]["guest_spoof"] > 20, a)
+        want(set(c["firewall_drops"]) <= {"guest_spoof", "guest_lateral", "to_guest"} and c["firewall_drops"]["guest_spoof"] and "top_rejected_port" not in c and c["new_flows"] == 0, c)
+        of_node = self.dropped(self.n1)
+        want(of_node["guest_spoof"] >= a["firewall_drops"]["guest_spoof"] + c["firewall_drops"]["guest_spoof"] and of_node["underlay_spoof"] > 0, of_node)
+        self.since = self.not_less({})
+
     def it_holds_while_all_agents_are_dead_and_with_the_next_ones_that_adopt_the_vms(self):
         before, tables = self.processes(), [self.table(n) for n in self.c.nodes]
         want(len(before) == len(self.VMS) and all(len(x) == 2 for x in before.values()), before)
@@ -369,6 +400,7 @@ class Suite:
             self.agents_are_replaced(echoes)
             want(echoes() and counted(), "an open flow does not go on, or is not counted any more")
         want(self.processes() == before, "the VMs are others: %s, before %s" % (self.processes(), before))
+        self.since = self.not_less(self.since)
         for n, table in zip(self.c.nodes, tables):
             want(self.table(n) == table, "node %d has another table: %s, before %s" % (n.number, self.table(n), table))
             want(not n.events("instance.not_adopted") and not n.events("firewall.tampered"), n.tail())
@@ -395,6 +427,7 @@ class Suite:
             wait_for("the table again", lambda: self.table(n)[1] == text)
             want(self.table(n)[0] != handle, "it is the same table")
             wait_for("word of it", lambda: n.events("firewall.tampered"))
+        self.since = self.not_less(self.since)
         self.matrix("table loaded anew")
 
     def the_instances_of_a_private_network_reach_each_other_and_nobody_else(self):
@@ -438,6 +471,26 @@ class Suite:
         finally:
             self.c.wire.run("ip", "link", "set", self.n1.dev, "mtu", "1500")
             self.n1.place.run("ip", "link", "set", "eth0", "mtu", "1500")
+
+    def what_an_operator_sets_for_a_node_holds_there(self):
+        """limits of flows and blocked ports of agent.toml; the table is made anew for them, and what was counted stays"""
+        e = "E other tenant, other node"
+        since = self.not_less({})
+        self.n2.kill()
+        self.start(self.n2, blocked_ports=["9090/tcp"], blocked_prefixes=["2a00:ff:0:1::/64"], limits={"flows_per_vm": 20, "new_flows_per_vm": 0})
+        wait_for("its plan", lambda: len(self.n2.events("network.loaded")) == 3)
+        self.not_less({e: since[e]})
+        script = ("import socket\nss=[socket.socket(socket.AF_INET6,socket.SOCK_DGRAM) for i in range(32)]\n"
+                  "for s in ss: s.settimeout(0.3); s.connect(('2a00:ff::1',7777))\nok=set()\n"
+                  "for again in range(8):\n  for i, s in enumerate(ss):\n    if i in ok or len(ok) == 20 and again > 1: continue\n"
+                  "    try: s.send(b'x'); s.recv(9); ok.add(i)\n    except OSError: pass\nprint(len(ok))")
+        got = int(self.places[e].run("python3", "-c", script))
+        want(got == 20, "%d flows of 32 are open, with a limit of 20" % got)
+        wait_for("word of them", lambda: self.counted(e)["firewall_drops"].get("flows_full", 0) >= 12, 40)
+        self.n2.kill()
+        self.start(self.n2, blocked_ports=["9090/tcp"], blocked_prefixes=["2a00:ff:0:1::/64"])
+        wait_for("its plan", lambda: len(self.n2.events("network.loaded")) == 4)
+        self.matrix("other ports", [(e, "outside", {"udp": True, 9090: False, 25: True, 443: True}), (e, "blocked by the operator", {443: False}), ("A", "blocked by the operator", {443: True})])
 
     def close(self):
         for n in self.c.nodes:

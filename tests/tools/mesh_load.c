@@ -79,6 +79,9 @@ static int table(const char *path)
                            .quarantine = texts(doc, "quarantine"),
                            .private6 = texts(doc, "private"),
                            .mesh_port = 51820,
+                           .flows = 4096,
+                           .new_flows = 200,
+                           .new_flows_burst = 1000,
                            .uids = {0},
                            .uid_count = 1};
     (void)snprintf(c.cluster_prefix, sizeof c.cluster_prefix, "%s", json_string_value(json_object_get(doc, "cluster_prefix")));
@@ -103,7 +106,7 @@ static int vms(unsigned n, unsigned rounds)
 {
     struct mt_err err = {0};
     struct mt_fw *f = mt_fw_new("/usr/sbin/nft");
-    struct mt_fw_conf c = {.mode = MT_FW_FULL, .cluster_prefix = "fd00:1:2::/48", .egress_mode = "nat66", .uid_count = 1};
+    struct mt_fw_conf c = {.mode = MT_FW_FULL, .cluster_prefix = "fd00:1:2::/48", .egress_mode = "nat66", .flows = 4096, .new_flows = 200, .new_flows_burst = 1000, .blocked_ports = {{25, 25, true, true}}, .blocked_ports_count = 1, .uid_count = 1};
     struct mt_fw_vm vm;
     if (!f)
         return 1;
@@ -165,7 +168,7 @@ static int plan(const char *path, const char *id, const char *keys, unsigned n, 
         json_t *section = json_object_get(p->doc, "network");
         same += last && json_equal(last, section);
         int64_t decoded = cpu_us() - t;
-        struct mt_fw_conf c = {.mode = MT_FW_FULL, .uid_count = 1};
+        struct mt_fw_conf c = {.mode = MT_FW_FULL, .flows = 4096, .new_flows = 200, .new_flows_burst = 1000, .blocked_ports = {{25, 25, true, true}}, .blocked_ports_count = 1, .uid_count = 1};
         (void)snprintf(c.cluster_prefix, sizeof c.cluster_prefix, "%s", p->network.cluster_prefix);
         (void)snprintf(c.egress_mode, sizeof c.egress_mode, "%s", p->network.egress_mode);
         if (mt_mesh_check(&p->network, id, &err) < 0 || mt_mesh_want_new(&p->network, &w, &err) < 0 || mt_fw_load(f, &c, &err) < 0)

@@ -2,7 +2,9 @@
 /* The nftables table of the agent. See firewall.h; the rules are those of networking.md §5.2. */
 #include "agent/net/firewall.h"
 
+#include "agent/net/fwtext.h"
 #include "agent/net/nfset.h"
+#include "agent/net/tally.h"
 #include "base/assert.h"
 #include "base/cleanup.h"
 #include "base/log.h"
@@ -26,250 +28,6 @@
 #define TAPSRC_LEN 32 /* ifname 16, ipv6_addr 16 */
 #define SVC_LEN 20    /* ipv6_addr 16, inet_service 2, filled to 4 */
 #define VM_ELEMS (1 + 32)
-
-/* ---- text, pure -------------------------------------------------------------------------- */
-
-static void put_list_set(struct mt_buf *o, const char *name, const char *type, const char *const *v)
-{
-    mt_buf_printf(o, "  set %s { type %s;", name, type);
-    if (v && v[0]) {
-        mt_buf_puts(o, " elements = { ");
-        for (size_t i = 0; v[i]; i++)
-            mt_buf_printf(o, "%s%s", i ? ", " : "", v[i]);
-        mt_buf_puts(o, " }");
-    }
-    mt_buf_puts(o, " }\n");
-}
-
-/* IPv4 that is nobody's on the Internet, as it looks behind the NAT64 prefix @prefix ("ADDRESS/96"): RFC 6052 2.2; the ranges of networking.md
- * 5.3. A translator in the operator's own network would else lead guests into it. */
-static void put_private_behind(const char *prefix, struct mt_buf *o)
-{
-    static const struct {
-        uint8_t v4[2];
-        unsigned len;
-    } ranges[] = {{{0, 0}, 8}, {{10, 0}, 8}, {{100, 64}, 10}, {{127, 0}, 8}, {{169, 254}, 16}, {{172, 16}, 12}, {{192, 168}, 16}, {{224, 0}, 4}, {{240, 0}, 4}};
-    uint8_t a[16];
-    char text[INET6_ADDRSTRLEN];
-    (void)snprintf(text, sizeof text, "%.*s", (int)strcspn(prefix, "/"), prefix);
-    if (inet_pton(AF_INET6, text, a) != 1)
-        return;
-    for (size_t i = 0; i < MT_ARRAY_LEN(ranges); i++) {
-        memcpy(a + 12, (const uint8_t[4]){ranges[i].v4[0], ranges[i].v4[1], 0, 0}, 4);
-        mt_buf_printf(o, ", %s/%u", inet_ntop(AF_INET6, a, text, sizeof text), 96 + ranges[i].len);
-    }
-}
-
-/* What a set is, without what comes and goes in it: two tables with the same text differ in elements and rules only. */
-static void put_fixed_sets(const struct mt_fw_conf *c, struct mt_buf *o)
-{
-    mt_buf_puts(o, "  set cluster6 { type ipv6_addr; flags interval;");
-    if (c->cluster_prefix[0])
-        mt_buf_printf(o, " elements = { %s }", c->cluster_prefix);
-    mt_buf_puts(o, " }\n"
-                   "  set blocked6 { type ipv6_addr; flags interval; auto-merge; elements = { fc00::/7, fe80::/10, "
-                   "fec0::/10, ::/96, ::ffff:0:0/96, 2001:db8::/32, ff00::/8, 64:ff9b:1::/48, 2001::/32, "
-                   "2002::/16");
-    put_private_behind("64:ff9b::/96", o);
-    if (c->nat64_prefix[0] && !MT_STREQ(c->nat64_prefix, "64:ff9b::/96"))
-        put_private_behind(c->nat64_prefix, o);
-    mt_buf_puts(o, " } }\n"
-                   "  set blocked_ports { type inet_service; elements = { 25 } }\n"
-                   "  set newflows { type ipv6_addr; flags dynamic; size 65536; timeout 1m; }\n"
-                   "  set flows { type ipv6_addr; flags dynamic; size 65536; }\n");
-}
-
-/* An empty set whose name tells which fixed sets the table was made with: asked by a later process, kept by the kernel. */
-static void stamp_of(const struct mt_fw_conf *c, char ret[MT_FW_STAMP_MAX])
-{
-    uint8_t sum[MT_SHA256_LEN];
-    char hex[17];
-    mt_auto_buf struct mt_buf text = MT_BUF_INIT(16384);
-    mt_buf_puts(&text, "4 edges gateways underlay6 quarantine own4 public4 private6 tapsrc svc\n"); /* raised with every change of the other sets */
-    put_fixed_sets(c, &text);
-    mt_sha256_of(mt_buf_cstr(&text), text.len, sum);
-    mt_hex_encode(sum, 8, hex);
-    hex[16] = '\0';
-    (void)snprintf(ret, MT_FW_STAMP_MAX, "made_%s", hex);
-}
-
-static void put_sets(const struct mt_fw_conf *c, const struct mt_fw_vm *vms, size_t n, struct mt_buf *o)
-{
-    char stamp[MT_FW_STAMP_MAX];
-    stamp_of(c, stamp);
-    mt_buf_printf(o, "  set %s { type inet_service; }\n", stamp);
-    put_list_set(o, "edges", "ipv6_addr", c->edges);
-    put_fixed_sets(c, o);
-    mt_buf_puts(o, "  set tapsrc { type ifname . ipv6_addr;");
-    for (size_t i = 0; i < n; i++)
-        mt_buf_printf(o, "%s\"%s\" . %s%s", i ? ", " : " elements = { ", vms[i].tap, vms[i].address,
-                      i + 1 == n ? " }" : "");
-    mt_buf_puts(o, " }\n  set svc { type ipv6_addr . inet_service;");
-    bool any = false;
-    for (size_t i = 0; i < n; i++) {
-        for (size_t k = 0; k < vms[i].port_count; k++) {
-            mt_buf_printf(o, "%s%s . %u", any ? ", " : " elements = { ", vms[i].address,
-                          (unsigned)vms[i].ports[k]);
-            any = true;
-        }
-    }
-    mt_buf_puts(o, any ? " } }\n" : " }\n");
-    put_list_set(o, "gateways", "ipv6_addr", c->gateways);
-    put_list_set(o, "underlay6", "ipv6_addr", c->underlay);
-    put_list_set(o, "quarantine", "ipv6_addr", c->quarantine);
-    put_list_set(o, "private6", "ipv6_addr . ipv6_addr . inet_service", c->private6);
-    put_list_set(o, "own4", "ipv4_addr", c->own4);
-    put_list_set(o, "public4", "ipv4_addr . inet_service", c->public4);
-}
-
-static void put_input(const struct mt_fw_conf *c, struct mt_buf *o)
-{
-    bool full = c->mode == MT_FW_FULL;
-
-    mt_buf_printf(o, "  chain in {\n    type filter hook input priority filter; policy %s;\n",
-                  full ? "drop" : "accept");
-    if (full)
-        mt_buf_puts(o, "    iifname \"lo\" accept\n"
-                       "    ct state established,related accept\n"
-                       "    ct state invalid drop\n"
-                       /* Connections older than this table: the kernel has begun to watch them with it, and when the other side speaks first
-                        * its answer looks new. No connection begins without SYN. */
-                       "    iifname != { \"mt*\", \"wg-moat\" } tcp flags & (syn | ack) == ack ct state new accept\n"
-                       "    iifname \"mt*\" jump guest_to_host\n"
-                       "    icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem } accept\n"
-                       "    icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-advert, nd-redirect, "
-                       "mld-listener-query } accept\n"
-                       "    icmpv6 type echo-request limit rate 100/second accept\n"
-                       "    iifname \"wg-moat\" ip6 saddr @gateways tcp dport 5180 accept\n"
-                       /* what the host itself serves on all of its addresses is not for the clients of an environment */
-                       "    ip daddr . tcp dport @public4 accept\n"
-                       "    ip daddr @own4 counter drop\n");
-    if (full && c->mesh_port)
-        mt_buf_printf(o, "    iifname != \"wg-moat\" udp dport %u accept\n", (unsigned)c->mesh_port);
-    for (size_t i = 0; full && i < c->open_count; i++)
-        mt_buf_printf(o, "    iifname != \"wg-moat\" tcp dport %u accept\n", (unsigned)c->open[i]);
-    if (!full)
-        mt_buf_puts(o, "    iifname \"mt*\" ct state established,related accept\n"
-                       "    iifname \"mt*\" jump guest_to_host\n");
-    mt_buf_puts(o, "  }\n  chain guest_to_host {\n"
-                   "    icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept\n"
-                   "    icmpv6 type echo-request ip6 daddr fe80::1 limit rate 10/second accept\n"
-                   "    ip6 saddr @quarantine counter drop\n");
-    if (c->resolver[0])
-        mt_buf_printf(o, "    ip6 daddr %s meta l4proto { tcp, udp } th dport 53 accept\n", c->resolver);
-    mt_buf_puts(o, "    counter drop\n  }\n");
-}
-
-static void put_forward(const struct mt_fw_conf *c, struct mt_buf *o)
-{
-    static const char reject[] = "counter reject with icmpv6 type admin-prohibited\n";
-    /* on somebody's machine each rule names a tap; on a dedicated node the chain is all ours */
-    bool full = c->mode == MT_FW_FULL;
-    bool egress = strcmp(c->egress_mode, "nat66") == 0 || strcmp(c->egress_mode, "routed") == 0;
-
-    mt_buf_printf(o, "  chain through {\n    type filter hook forward priority filter; policy %s;\n",
-                  full ? "drop" : "accept");
-    /* Before what is established: the flows that a VM has opened end too, those opened to it go on. No walk through the kernel's
-     * connections is needed for it, and none that comes at the wrong moment is missed. */
-    mt_buf_puts(o, "    iifname \"mt*\" ip6 saddr @quarantine ct direction original counter drop\n"
-                   "    oifname \"mt*\" ip6 daddr @quarantine ct direction reply counter drop\n");
-    for (int side = 0; side < (full ? 1 : 2); side++) {
-        const char *match = full ? "" : side ? "oifname \"mt*\" " : "iifname \"mt*\" ";
-        mt_buf_printf(o, "    %sicmpv6 type { destination-unreachable, packet-too-big, time-exceeded, "
-                         "parameter-problem } ct state related accept\n", match);
-        mt_buf_printf(o, "    %sct state established,related accept\n", match);
-    }
-    /* an edge's address counts only where WireGuard has proved it: the filter at prerouting is not there in the mode for taps */
-    mt_buf_puts(o, "    iifname \"wg-moat\" oifname \"mt*\" ip6 saddr @edges ip6 daddr . tcp dport @svc ct state new accept\n");
-    /* between VMs of one environment: the source is what the tap's filter or WireGuard's prefixes have proved */
-    mt_buf_puts(o, "    iifname { \"mt*\", \"wg-moat\" } oifname \"mt*\" ip6 saddr . ip6 daddr . tcp dport @private6 ct state new accept\n"
-                   "    iifname \"mt*\" oifname \"wg-moat\" ip6 saddr . ip6 daddr . tcp dport @private6 ct state new accept\n");
-    mt_buf_printf(o, "    oifname \"mt*\" limit rate 100/second %s", reject);
-    mt_buf_puts(o, "    oifname \"mt*\" counter drop\n"
-                   "    iifname \"mt*\" ip6 saddr @quarantine counter drop\n");
-    mt_buf_printf(o, "    iifname \"mt*\" oifname \"wg-moat\" %s", reject);
-    mt_buf_printf(o, "    iifname \"mt*\" ip6 daddr @cluster6 %s", reject);
-    mt_buf_printf(o, "    iifname \"mt*\" ip6 daddr @blocked6 %s", reject);
-    /* other nodes, but for what anybody may reach there: the edge's and the API's public ports */
-    mt_buf_printf(o, "    iifname \"mt*\" ip6 daddr @underlay6 meta l4proto != tcp %s", reject);
-    mt_buf_printf(o, "    iifname \"mt*\" ip6 daddr @underlay6 tcp dport != { 80, 443 } %s", reject);
-    mt_buf_printf(o, "    iifname \"mt*\" meta l4proto { tcp, udp } th dport @blocked_ports %s", reject);
-    if (egress)
-        mt_buf_puts(o, "    iifname \"mt*\" ct state new update @newflows { ip6 saddr limit rate over 200/second burst "
-                       "1000 packets } counter drop\n"
-                       "    iifname \"mt*\" ct state new add @flows { ip6 saddr ct count over 4096 } counter drop\n"
-                       "    iifname \"mt*\" counter accept\n");
-    else
-        mt_buf_printf(o, "    iifname \"mt*\" %s", reject);
-    mt_buf_puts(o, "  }\n");
-}
-
-static void put_output(const struct mt_fw_conf *c, struct mt_buf *o)
-{
-    mt_buf_puts(o, "  chain out {\n    type filter hook output priority filter; policy accept;\n"
-                   "    oifname \"mt*\" ct state established,related accept\n"
-                   "    oifname \"mt*\" icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, destination-unreachable, "
-                   "packet-too-big, time-exceeded, parameter-problem, echo-reply } accept\n");
-    if (c->uid_count) {
-        mt_buf_puts(o, "    oifname \"mt*\" ip6 daddr . tcp dport @svc meta skuid { ");
-        for (size_t i = 0; i < c->uid_count; i++)
-            mt_buf_printf(o, "%s%u", i ? ", " : "", (unsigned)c->uids[i]);
-        mt_buf_puts(o, " } accept\n");
-    }
-    mt_buf_puts(o, "    oifname \"mt*\" counter drop\n  }\n");
-}
-
-static void put_chains(const struct mt_fw_conf *c, struct mt_buf *o)
-{
-    bool full = c->mode == MT_FW_FULL;
-
-    mt_buf_puts(o, "  chain pre {\n    type filter hook prerouting priority raw; policy accept;\n"
-                   "    iifname \"mt*\" jump guest_in\n");
-    if (full) {
-        mt_buf_puts(o, "    iifname \"wg-moat\" ip6 saddr != @cluster6 counter drop\n"
-                       "    iifname != { \"wg-moat\", \"lo\", \"mt*\" } ip6 saddr @cluster6 counter drop\n");
-        /* routed: answers to our VMs come from outside; the forward chain admits established flows only */
-        if (strcmp(c->egress_mode, "routed") != 0)
-            mt_buf_puts(o, "    iifname != { \"wg-moat\", \"lo\", \"mt*\" } ip6 daddr @cluster6 counter drop\n");
-    }
-    mt_buf_puts(o, "  }\n  chain guest_in {\n"
-                   "    meta nfproto != ipv6 counter drop\n"
-                   "    icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } ip6 hoplimit 255 ip6 saddr fe80::/10 return\n"
-                   "    iifname . ip6 saddr @tapsrc return\n"
-                   "    counter drop\n  }\n");
-    put_input(c, o);
-    put_forward(c, o);
-    put_output(c, o);
-    /* there in every mode, so that a change of mode changes rules only */
-    mt_buf_puts(o, "  chain post {\n    type nat hook postrouting priority srcnat; policy accept;\n");
-    if (strcmp(c->egress_mode, "nat66") == 0 && c->cluster_prefix[0])
-        mt_buf_puts(o, "    iifname \"mt*\" ip6 saddr @cluster6 oifname != { \"wg-moat\", \"lo\", \"mt*\" } masquerade fully-random\n");
-    mt_buf_puts(o, "  }\n");
-    mt_buf_printf(o, "  chain mss {\n    type filter hook forward priority mangle; policy accept;\n");
-    if (full)
-        mt_buf_puts(o, "    tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu\n");
-    else
-        mt_buf_puts(o, "    iifname \"mt*\" tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu\n"
-                       "    oifname \"mt*\" tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu\n");
-    mt_buf_puts(o, "  }\n");
-}
-
-void mt_fw_text(const struct mt_fw_conf *c, const struct mt_fw_vm *vms, size_t n, struct mt_buf *o)
-{
-    /* naming the table first makes the delete succeed when there was none */
-    mt_buf_puts(o, "table inet moat\ndelete table inet moat\ntable inet moat {\n");
-    put_sets(c, vms, n, o);
-    put_chains(c, o);
-    mt_buf_puts(o, "}\n");
-}
-
-void mt_fw_rules_text(const struct mt_fw_conf *c, struct mt_buf *o)
-{
-    /* of a table this takes the rules and leaves sets, their elements and what is counted in them */
-    mt_buf_puts(o, "flush table inet moat\ntable inet moat {\n");
-    put_chains(c, o);
-    mt_buf_puts(o, "}\n");
-}
 
 /* ---- elements ---------------------------------------------------------------------------- */
 
@@ -319,9 +77,18 @@ struct mt_fw {
     uint8_t rules_sum[MT_SHA256_LEN]; /* of the text of the rules that this process loaded */
     uint64_t rules; /* what the kernel said of them right after; 0: not loaded by this process */
     struct mt_fw_stats stats;
+    struct mt_fw_tally tally; /* as read last: what a table that is made anew begins with */
     struct mt_fw_vm *vms;
     size_t n, cap;
 };
+
+static size_t find(const struct mt_fw *f, const char *tap)
+{
+    size_t i = 0;
+    while (i < f->n && strcmp(f->vms[i].tap, tap) != 0)
+        i++;
+    return i;
+}
 
 static int run_text(struct mt_fw *f, struct mt_buf *text, struct mt_err *err)
 {
@@ -368,6 +135,7 @@ void mt_fw_free(struct mt_fw *f)
         return;
     lists_done(f);
     mt_nfset_close(f->nl);
+    mt_fw_tally_done(&f->tally);
     free(f->vms);
     free(f->nft);
     (void)pthread_mutex_destroy(&f->lock);
@@ -393,12 +161,79 @@ static int load_rules(struct mt_fw *f, struct mt_buf *text, const uint8_t sum[MT
     return 0;
 }
 
+static bool address_of_tap(const void *arg, const char *tap, struct in6_addr *ret)
+{
+    const struct mt_fw *f = arg;
+    size_t i = find(f, tap);
+    return i < f->n && inet_pton(AF_INET6, f->vms[i].address, ret) == 1;
+}
+
+static int by_address(const void *a, const void *b)
+{
+    return memcmp(a, b, sizeof(struct in6_addr));
+}
+
+struct known {
+    const struct mt_fw *f;
+    struct in6_addr *all; /* sorted */
+    size_t n;
+};
+
+static bool tap_known(const void *arg, const char *tap, struct in6_addr *ret)
+{
+    return address_of_tap(((const struct known *)arg)->f, tap, ret);
+}
+
+static bool address_known(const void *arg, const struct in6_addr *address)
+{
+    const struct known *k = arg;
+    return k->n && bsearch(address, k->all, k->n, sizeof *k->all, by_address);
+}
+
+/* Into f->tally, which stays as it was when there is no table or it cannot be read. */
+static int read_tally(struct mt_fw *f, struct mt_err *err)
+{
+    struct mt_fw_tally t = {0};
+    mt_auto_free struct in6_addr *all = calloc(f->n + 1, sizeof *all);
+    struct known k = {.f = f, .all = all};
+    if (!all)
+        return MT_FAIL(err, MT_E_NOMEM, "firewall: out of memory");
+    for (size_t i = 0; i < f->n; i++)
+        k.n += inet_pton(AF_INET6, f->vms[i].address, &all[k.n]) == 1;
+    qsort(all, k.n, sizeof *all, by_address);
+    int rc = netlink(f, err);
+    if (rc == 0)
+        rc = mt_fw_tally_read(f->nl, TABLE, tap_known, address_known, &k, &t, err);
+    if (rc < 0)
+        return rc;
+    mt_fw_tally_done(&f->tally);
+    f->tally = t;
+    return 0;
+}
+
 static int load_whole(struct mt_fw *f, const uint8_t sum[MT_SHA256_LEN], struct mt_err *err)
 {
     mt_auto_buf struct mt_buf text = MT_BUF_INIT(FW_TEXT_MAX);
-    mt_fw_text(&f->conf, f->vms, f->n, &text);
+    (void)read_tally(f, NULL); /* of a table that is there but has to be another one */
+    mt_fw_text_with(&f->conf, f->vms, f->n, &f->tally, &text);
     f->stats.tables++;
     return load_rules(f, &text, sum, err);
+}
+
+int mt_fw_tally(struct mt_fw *f, struct mt_fw_tally *ret, struct mt_err *err)
+{
+    (void)pthread_mutex_lock(&f->lock);
+    int rc = read_tally(f, err);
+    if (rc == 0) {
+        *ret = f->tally;
+        ret->vms = calloc(ret->n + 1, sizeof *ret->vms);
+        if (ret->vms)
+            memcpy(ret->vms, f->tally.vms, ret->n * sizeof *ret->vms);
+        else
+            rc = MT_FAIL(err, MT_E_NOMEM, "firewall: out of memory");
+    }
+    (void)pthread_mutex_unlock(&f->lock);
+    return rc;
 }
 
 /* Fields of an element's text, "A . B", one after the other into the kernel's key, which is zero; a port comes last. */
@@ -480,7 +315,7 @@ static bool present_locked(struct mt_fw *f)
 {
     char stamp[MT_FW_STAMP_MAX];
     bool there = false;
-    stamp_of(&f->conf, stamp);
+    mt_fw_stamp(&f->conf, stamp);
     return netlink(f, NULL) == 0 && mt_nfset_exists(f->nl, TABLE, stamp, &there, NULL) == 0 && there;
 }
 
@@ -586,14 +421,6 @@ struct mt_fw_stats mt_fw_stats(struct mt_fw *f)
     return s;
 }
 
-static size_t find(const struct mt_fw *f, const char *tap)
-{
-    size_t i = 0;
-    while (i < f->n && strcmp(f->vms[i].tap, tap) != 0)
-        i++;
-    return i;
-}
-
 static int remember_locked(struct mt_fw *f, const struct mt_fw_vm *vm, struct mt_err *err)
 {
     size_t i = find(f, vm->tap);
@@ -623,7 +450,7 @@ int mt_fw_remember(struct mt_fw *f, const struct mt_fw_vm *vm, struct mt_err *er
 /* Take @old away (may be NULL) and put @vm in (may be NULL), in one transaction. */
 static int change_locked(struct mt_fw *f, const struct mt_fw_vm *old, const struct mt_fw_vm *vm, struct mt_err *err)
 {
-    struct mt_nfset_elem e[3 * VM_ELEMS];
+    struct mt_nfset_elem e[3 * VM_ELEMS + MT_FW_TALLY_CLEAR];
     size_t n = 0;
     int rc = netlink(f, err);
     if (rc < 0)
@@ -636,6 +463,8 @@ static int change_locked(struct mt_fw *f, const struct mt_fw_vm *old, const stru
         n += mt_fw_vm_elems(vm, true, e + n);
     if (vm && n == before)
         return MT_FAIL(err, MT_E_INVALID, "'%s' is not an IPv6 address", vm->address);
+    if (vm && (!old || strcmp(old->address, vm->address) != 0))
+        n += mt_fw_tally_clear(vm->tap, e + n); /* the tap may have been another VM's */
     f->stats.elements += n;
     return mt_nfset_change(f->nl, TABLE, e, n, err);
 }

@@ -17,6 +17,15 @@
 #include <sys/types.h>
 
 #define MT_FW_STAMP_MAX 32
+#define MT_FW_BLOCKED_MAX 64
+
+/** Ports that VMs may not reach outside. */
+struct mt_fw_ports {
+    uint16_t from, to;
+    bool tcp, udp;
+};
+/** "25" (TCP and UDP), "135-139", "11211/udp". -MT_E_INVALID. */
+int mt_fw_ports_parse(const char *text, struct mt_fw_ports *ret, struct mt_err *err);
 
 enum mt_fw_mode {
     MT_FW_TAPS = 0, /* somebody's machine: only what goes to and from mt* is looked at */
@@ -41,6 +50,11 @@ struct mt_fw_conf {
     uint16_t mesh_port;          /* UDP port of WireGuard, 0: in no mesh */
     uint16_t open[32];           /* full mode: TCP ports of this host that stay open to the world */
     size_t open_count;
+    uint32_t flows, new_flows, new_flows_burst; /* that one VM may have open, open in a second, and at once; 0: no limit */
+    struct mt_fw_ports blocked_ports[MT_FW_BLOCKED_MAX];
+    size_t blocked_ports_count;
+    char blocked6[MT_FW_BLOCKED_MAX][52]; /* prefixes that VMs may not reach, besides those that nobody may */
+    size_t blocked6_count;
     uid_t uids[2]; /* agent, edge: may open connections to VMs from this host */
     size_t uid_count;
 };
@@ -84,6 +98,9 @@ int mt_fw_load(struct mt_fw *f, const struct mt_fw_conf *c, struct mt_err *err);
 /** Compare the kernel's table with what was loaded and mend what differs. No process when nothing does. */
 int mt_fw_check(struct mt_fw *f, struct mt_fw_found *ret, struct mt_err *err);
 struct mt_fw_stats mt_fw_stats(struct mt_fw *f);
+struct mt_fw_tally;
+/** What was counted until now into @ret, which is empty; release with mt_fw_tally_done. Some tens of microseconds, more with VMs that are refused much. -MT_E_NOT_FOUND without a table. */
+int mt_fw_tally(struct mt_fw *f, struct mt_fw_tally *ret, struct mt_err *err);
 /** Remember @vm without touching the kernel: at start, before the first load. */
 int mt_fw_remember(struct mt_fw *f, const struct mt_fw_vm *vm, struct mt_err *err);
 /** Admit a VM: before its tap goes up. Repeating is harmless. Loads the table when it is missing. */

@@ -319,6 +319,110 @@ int mt_nfset_sync(struct mt_nfset *n, const char *table, const char *set, const 
     return rc;
 }
 
+/* ---- counters ---------------------------------------------------------------------------- */
+
+static void read_counter(const struct nlattr *data, uint64_t *packets, uint64_t *bytes)
+{
+    const struct nlattr *a;
+    EACH_ATTR(a, mnl_attr_get_payload(data), NEST_TAIL(data)) {
+        if (mnl_attr_get_payload_len(a) != sizeof(uint64_t))
+            continue;
+        if (mnl_attr_get_type(a) == NFTA_COUNTER_PACKETS)
+            *packets = be64toh(mnl_attr_get_u64(a));
+        else if (mnl_attr_get_type(a) == NFTA_COUNTER_BYTES)
+            *bytes = be64toh(mnl_attr_get_u64(a));
+    }
+}
+
+struct counts {
+    size_t len;
+    mt_nfset_count_fn *fn;
+    void *arg;
+};
+
+static void on_counted(const struct counts *c, const struct nlattr *elem)
+{
+    const struct nlattr *a, *v, *key = NULL;
+    uint64_t packets = 0, bytes = 0;
+    EACH_ATTR(a, mnl_attr_get_payload(elem), NEST_TAIL(elem)) {
+        if (mnl_attr_get_type(a) == NFTA_SET_ELEM_KEY) {
+            EACH_ATTR(v, mnl_attr_get_payload(a), NEST_TAIL(a))
+                if (mnl_attr_get_type(v) == NFTA_DATA_VALUE && mnl_attr_get_payload_len(v) == c->len)
+                    key = v;
+        } else if (mnl_attr_get_type(a) == NFTA_SET_ELEM_EXPR) {
+            EACH_ATTR(v, mnl_attr_get_payload(a), NEST_TAIL(a))
+                if (mnl_attr_get_type(v) == NFTA_EXPR_DATA)
+                    read_counter(v, &packets, &bytes);
+        }
+    }
+    if (key)
+        c->fn(c->arg, mnl_attr_get_payload(key), c->len, packets, bytes);
+}
+
+static int on_counts(const struct nlmsghdr *h, void *arg)
+{
+    const struct nlattr *a, *e;
+    if (h->nlmsg_type != type_of(NFT_MSG_NEWSETELEM))
+        return MNL_CB_OK;
+    EACH_ATTR(a, mnl_nlmsg_get_payload_offset(h, sizeof(struct nfgenmsg)), mnl_nlmsg_get_payload_tail(h)) {
+        if (mnl_attr_get_type(a) == NFTA_SET_ELEM_LIST_ELEMENTS)
+            EACH_ATTR(e, mnl_attr_get_payload(a), NEST_TAIL(a))
+                on_counted(arg, e);
+    }
+    return MNL_CB_OK;
+}
+
+int mt_nfset_counts(struct mt_nfset *n, const char *table, const char *set, size_t len, mt_nfset_count_fn *fn, void *arg, struct mt_err *err)
+{
+    struct counts c = {.len = len, .fn = fn, .arg = arg};
+    struct nlmsghdr *h = begin(n, n->buf, type_of(NFT_MSG_GETSETELEM), NLM_F_DUMP, NFPROTO_INET);
+    mnl_attr_put_strz(h, NFTA_SET_ELEM_LIST_TABLE, table);
+    mnl_attr_put_strz(h, NFTA_SET_ELEM_LIST_SET, set);
+    if (ask(n, h, on_counts, &c) == 0)
+        return 0;
+    return MT_FAIL_ERRNO(err, errno == EINTR ? MT_E_CONFLICT : errno == ENOENT ? MT_E_NOT_FOUND : MT_E_IO, "read firewall counters '%s'", set);
+}
+
+struct named {
+    mt_nfset_counter_fn *fn;
+    void *arg;
+};
+
+static int on_named(const struct nlmsghdr *h, void *arg)
+{
+    const struct named *c = arg;
+    const struct nlattr *a;
+    const char *name = NULL;
+    uint64_t packets = 0, bytes = 0;
+    if (h->nlmsg_type != type_of(NFT_MSG_NEWOBJ))
+        return MNL_CB_OK;
+    EACH_ATTR(a, mnl_nlmsg_get_payload_offset(h, sizeof(struct nfgenmsg)), mnl_nlmsg_get_payload_tail(h)) {
+        if (mnl_attr_get_type(a) == NFTA_OBJ_NAME && mnl_attr_validate(a, MNL_TYPE_NUL_STRING) >= 0)
+            name = mnl_attr_get_str(a);
+        else if (mnl_attr_get_type(a) == NFTA_OBJ_DATA)
+            read_counter(a, &packets, &bytes);
+    }
+    if (name)
+        c->fn(c->arg, name, packets, bytes);
+    return MNL_CB_OK;
+}
+
+int mt_nfset_counters(struct mt_nfset *n, const char *table, mt_nfset_counter_fn *fn, void *arg, struct mt_err *err)
+{
+    struct named c = {.fn = fn, .arg = arg};
+    for (int tries = 0;; tries++) {
+        struct nlmsghdr *h = begin(n, n->buf, type_of(NFT_MSG_GETOBJ), NLM_F_DUMP, NFPROTO_INET);
+        mnl_attr_put_strz(h, NFTA_OBJ_TABLE, table);
+        mnl_attr_put_u32(h, NFTA_OBJ_TYPE, htonl(NFT_OBJECT_COUNTER));
+        if (ask(n, h, on_named, &c) == 0 || errno == ENOENT)
+            return 0;
+        if (errno != EINTR || tries == 5) /* told again from the start: each one is the whole figure */
+            return MT_FAIL_ERRNO(err, MT_E_IO, "list firewall counters");
+    }
+}
+
+/* ---- rules ------------------------------------------------------------------------------- */
+
 static int on_rule(const struct nlmsghdr *h, void *arg)
 {
     uint64_t *sum = arg;
@@ -386,9 +490,10 @@ int mt_nfset_watch(int *ret_fd, struct mt_err *err)
 }
 
 /* The first attribute of each of these messages, number 1, is the name of the table. */
-static bool takes_from(const struct nlmsghdr *h, const char *table)
+static bool takes_from(const struct nlmsghdr *h, const char *table, const char *but)
 {
     const struct nlattr *a;
+    bool ours = false;
     unsigned msg = h->nlmsg_type & 0xffU;
     if (h->nlmsg_type >> 8 != NFNL_SUBSYS_NFTABLES ||
         (msg != NFT_MSG_DELTABLE && msg != NFT_MSG_DELCHAIN && msg != NFT_MSG_DELRULE && msg != NFT_MSG_DELSET && msg != NFT_MSG_DELSETELEM &&
@@ -396,12 +501,15 @@ static bool takes_from(const struct nlmsghdr *h, const char *table)
         return false;
     EACH_ATTR(a, mnl_nlmsg_get_payload_offset(h, sizeof(struct nfgenmsg)), mnl_nlmsg_get_payload_tail(h)) {
         if (mnl_attr_get_type(a) == 1)
-            return mnl_attr_validate(a, MNL_TYPE_NUL_STRING) >= 0 && strcmp(mnl_attr_get_str(a), table) == 0;
+            ours = mnl_attr_validate(a, MNL_TYPE_NUL_STRING) >= 0 && strcmp(mnl_attr_get_str(a), table) == 0;
+        else if (msg == NFT_MSG_DELSETELEM && mnl_attr_get_type(a) == NFTA_SET_ELEM_LIST_SET && mnl_attr_validate(a, MNL_TYPE_NUL_STRING) >= 0 &&
+                 strncmp(mnl_attr_get_str(a), but, strlen(but)) == 0)
+            return false;
     }
-    return false;
+    return ours;
 }
 
-bool mt_nfset_watch_read(int fd, const char *table)
+bool mt_nfset_watch_read(int fd, const char *table, const char *but)
 {
     _Alignas(struct nlmsghdr) char buf[8192];
     bool hit = false;
@@ -412,7 +520,7 @@ bool mt_nfset_watch_read(int fd, const char *table)
             return hit || errno == ENOBUFS; /* more happened than fitted: look */
         int left = (int)got;
         for (const struct nlmsghdr *h = (const void *)buf; mnl_nlmsg_ok(h, left); h = mnl_nlmsg_next(h, &left))
-            hit = hit || takes_from(h, table);
+            hit = hit || takes_from(h, table, but);
     }
     return hit;
 }

@@ -48,6 +48,17 @@ int mt_nfset_change(struct mt_nfset *n, const char *table, const struct mt_nfset
 int mt_nfset_sync(struct mt_nfset *n, const char *table, const char *set, const uint8_t *keys, size_t len, size_t count,
                   size_t *ret_changed, struct mt_err *err);
 
+/** One element that has a counter. Called between requests: ask nothing of the same handle in it. */
+typedef void mt_nfset_count_fn(void *arg, const uint8_t *key, size_t len, uint64_t packets, uint64_t bytes);
+/**
+ * Every element of a set whose key has @len bytes, with its counter (0 without one). -MT_E_CONFLICT when it changed while it was read: some
+ * were told, begin again. -MT_E_NOT_FOUND when the set is not there; -MT_E_IO.
+ */
+int mt_nfset_counts(struct mt_nfset *n, const char *table, const char *set, size_t len, mt_nfset_count_fn *fn, void *arg, struct mt_err *err);
+typedef void mt_nfset_counter_fn(void *arg, const char *name, uint64_t packets, uint64_t bytes);
+/** Every named counter of a table; none when it is not there. */
+int mt_nfset_counters(struct mt_nfset *n, const char *table, mt_nfset_counter_fn *fn, void *arg, struct mt_err *err);
+
 /** A number that changes whenever a rule of the table is added, replaced or deleted: over the handles of all rules. 0: no rules. */
 int mt_nfset_rules(struct mt_nfset *n, const char *table, uint64_t *ret, struct mt_err *err);
 
@@ -56,5 +67,5 @@ int mt_nfset_generation(struct mt_nfset *n, uint32_t *ret, struct mt_err *err);
 
 /** A socket that becomes readable when anybody changes anything in nftables; the caller closes it. */
 int mt_nfset_watch(int *ret_fd, struct mt_err *err);
-/** Read what waits in it. True when something of @table was taken away. */
-bool mt_nfset_watch_read(int fd, const char *table);
+/** Read what waits in it. True when something of @table was taken away, other than elements of sets whose names begin with @but. */
+bool mt_nfset_watch_read(int fd, const char *table, const char *but);

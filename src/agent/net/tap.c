@@ -221,6 +221,21 @@ int mt_tap_list(uint32_t **ret, size_t *ret_n, struct mt_err *err)
     return 0;
 }
 
+int mt_tap_counts(uint32_t slot, struct mt_tap_counts *ret, struct mt_err *err)
+{
+    auto_nl struct mt_nl *nl = NULL;
+    struct mt_nl_link_info info;
+    char name[IFNAMSIZ];
+    tap_name(slot, name);
+    int rc = mt_nl_open(&nl, err);
+    if (rc == 0)
+        rc = mt_nl_link_get(nl, name, &info, err);
+    if (rc < 0)
+        return rc;
+    *ret = (struct mt_tap_counts){.from_guest = {info.rx_packets, info.rx_bytes}, .to_guest = {info.tx_packets, info.tx_bytes}, .dropped = info.dropped};
+    return 0;
+}
+
 int mt_node_addr_has(const struct in6_addr *addr, bool *ret, struct mt_err *err)
 {
     auto_nl struct mt_nl *nl = NULL;

@@ -38,6 +38,15 @@ int mt_tap_down(uint32_t slot, struct mt_err *err);
 /** Is there a tap of @slot? */
 bool mt_tap_exists(uint32_t slot);
 
+struct mt_tap_counts {
+    struct {
+        uint64_t packets, bytes;
+    } from_guest, to_guest;
+    uint64_t dropped; /* the VM did not take them in time */
+};
+/** What went through the tap of @slot since it was made. -MT_E_NOT_FOUND. */
+int mt_tap_counts(uint32_t slot, struct mt_tap_counts *ret, struct mt_err *err);
+
 /**
  * Slots of all taps of ours on this host, malloc'ed into *@ret (NULL when none).
  */

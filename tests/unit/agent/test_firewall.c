@@ -1,12 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Text of the firewall table. That it loads, and what it lets through, is tested with packets in tests/scenario. */
 #include "agent/net/firewall.h"
+#include "agent/net/fwtext.h"
 #include "agent/net/ipv4.h"
 #include "agent/net/nfset.h"
+#include "agent/net/tally.h"
 
+#include <arpa/inet.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -68,7 +72,7 @@ static void without_egress_guests_go_nowhere(void **s)
     char *t = text_of(MT_FW_TAPS, "none");
     assert_null(strstr(t, "iifname \"mt*\" counter accept"));
     assert_null(strstr(t, "masquerade"));
-    assert_non_null(strstr(t, "    iifname \"mt*\" counter reject with icmpv6 type admin-prohibited\n  }"));
+    assert_non_null(strstr(t, "    iifname \"mt*\" goto drop_no_egress\n  }"));
     free(t);
     t = text_of(MT_FW_FULL, "nat66");
     assert_non_null(strstr(t, "iifname \"mt*\" counter accept"));
@@ -99,7 +103,7 @@ static void a_dedicated_address_is_open_at_its_edges_ports_only(void **s)
     struct mt_fw_conf c = {.mode = MT_FW_FULL, .cluster_prefix = "fd00:1:2::/48", .egress_mode = "none", .own4 = own, .public4 = open, .open = {22}, .open_count = 1};
     mt_auto_buf struct mt_buf o = MT_BUF_INIT(1U << 20);
     mt_fw_text(&c, NULL, 0, &o);
-    const char *t = mt_buf_cstr(&o), *accept = strstr(t, "ip daddr . tcp dport @public4 accept"), *drop = strstr(t, "ip daddr @own4 counter drop");
+    const char *t = mt_buf_cstr(&o), *accept = strstr(t, "ip daddr . tcp dport @public4 accept"), *drop = strstr(t, "ip daddr @own4 goto drop_own_ipv4");
     assert_non_null(strstr(t, "set own4 { type ipv4_addr; elements = { 203.0.113.9 } }"));
     assert_non_null(strstr(t, "set public4 { type ipv4_addr . inet_service; elements = { 203.0.113.9 . 443 } }"));
     assert_true(accept && drop && accept < drop && drop < strstr(t, "tcp dport 22 accept"));
@@ -117,11 +121,11 @@ static void neighbours_come_before_what_is_refused_and_after_quarantine(void **s
     struct mt_fw_conf c = {.mode = MT_FW_FULL, .cluster_prefix = "fd00:1:2::/48", .egress_mode = "none", .private6 = pairs};
     mt_auto_buf struct mt_buf o = MT_BUF_INIT(1U << 20);
     mt_fw_text(&c, NULL, 0, &o);
-    const char *t = mt_buf_cstr(&o), *through = strstr(t, "chain through"), *sick = strstr(through, "@quarantine ct direction original counter drop");
+    const char *t = mt_buf_cstr(&o), *through = strstr(t, "chain through"), *sick = strstr(through, "@quarantine ct direction original goto drop_quarantined");
     const char *in = strstr(through, "iifname { \"mt*\", \"wg-moat\" } oifname \"mt*\" ip6 saddr . ip6 daddr . tcp dport @private6 ct state new accept");
     const char *out = strstr(through, "iifname \"mt*\" oifname \"wg-moat\" ip6 saddr . ip6 daddr . tcp dport @private6 ct state new accept");
     assert_non_null(strstr(t, "set private6 { type ipv6_addr . ipv6_addr . inet_service; elements = { fd00:1:2:1:1::1 . fd00:1:2:1:1::2 . 8080 } }"));
-    assert_true(sick && in && out && sick < in && in < strstr(through, "oifname \"mt*\" limit rate") && out < strstr(through, "iifname \"mt*\" oifname \"wg-moat\" counter reject"));
+    assert_true(sick && in && out && sick < in && in < strstr(through, "    oifname \"mt*\" goto drop_to_guest") && out < strstr(through, "iifname \"mt*\" oifname { \"mt*\", \"wg-moat\" } goto drop_guest_lateral"));
 }
 
 static void the_uplink_is_that_of_the_best_default_route(void **s)
@@ -147,13 +151,13 @@ static void quarantine_comes_before_what_is_established(void **s)
     struct mt_fw_conf c = {.mode = MT_FW_FULL, .cluster_prefix = "fd00:1:2::/48", .egress_mode = "nat66", .quarantine = sick};
     struct mt_buf b = MT_BUF_INIT(1 << 20), rules = MT_BUF_INIT(1 << 20), well = MT_BUF_INIT(1 << 20);
     mt_fw_text(&c, vms, 2, &b);
-    const char *t = mt_buf_cstr(&b), *through = strstr(t, "chain through {"), *out = strstr(through, "ct direction original counter drop");
-    const char *in = strstr(through, "ip6 daddr @quarantine ct direction reply counter drop"), *open = strstr(through, "established,related accept");
+    const char *t = mt_buf_cstr(&b), *through = strstr(t, "chain through {"), *out = strstr(through, "ct direction original goto drop_quarantined");
+    const char *in = strstr(through, "ip6 daddr @quarantine ct direction reply goto drop_quarantined_reply"), *open = strstr(through, "established,related accept");
     assert_non_null(strstr(t, "set quarantine { type ipv6_addr; elements = { fd00:1:2:1::2 } }"));
     assert_true(out && in && open && out < open && in < open);
-    assert_non_null(strstr(open, "iifname \"mt*\" ip6 saddr @quarantine counter drop")); /* and what the kernel tracks not at all */
+    assert_non_null(strstr(open, "iifname \"mt*\" ip6 saddr @quarantine goto drop_quarantined")); /* and what the kernel tracks not at all */
     const char *guest = strstr(t, "chain guest_to_host {");
-    assert_true(strstr(guest, "ip6 saddr @quarantine counter drop") < strstr(guest, "\n  }"));
+    assert_true(strstr(guest, "ip6 saddr @quarantine goto drop_quarantined") < strstr(guest, "\n  }"));
     mt_fw_rules_text(&c, &rules);
     c.quarantine = NULL;
     mt_fw_rules_text(&c, &well);
@@ -169,7 +173,7 @@ static void rules_are_replaced_without_touching_sets(void **s)
     struct mt_buf b = MT_BUF_INIT(1 << 16);
     struct mt_fw_conf c = {.mode = MT_FW_FULL, .cluster_prefix = "fd00:1:2::/48", .egress_mode = "nat66"};
     mt_fw_rules_text(&c, &b);
-    assert_int_equal(strncmp(mt_buf_cstr(&b), "flush table inet moat\ntable inet moat {\n  chain pre {", 50), 0);
+    assert_int_equal(strncmp(mt_buf_cstr(&b), "flush table inet moat\ntable inet moat {\n  chain drop_guest_non_ipv6 {", 66), 0);
     assert_null(strstr(mt_buf_cstr(&b), "  set "));
     assert_null(strstr(mt_buf_cstr(&b), "delete"));
     mt_buf_done(&b);
@@ -194,6 +198,87 @@ static void elements_have_the_kernels_layout(void **s)
     assert_int_equal(mt_fw_vm_elems(&bad, true, e), 0);
 }
 
+static struct mt_fw_ports ports(const char *text)
+{
+    struct mt_fw_ports p;
+    struct mt_err err = {0};
+    if (mt_fw_ports_parse(text, &p, &err) < 0)
+        fail_msg("%s", err.msg);
+    return p;
+}
+
+static void blocked_ports_are_one_list_without_overlaps(void **s)
+{
+    (void)s;
+    static const char *const bad[] = {"", "0", "65536", "25-", "-25", "30-20", "25/", "25/icmp", "25 ", "a", "1-2-3", "99999", "25/tcpx", "1000000"};
+    struct mt_fw_ports p;
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
+        assert_int_equal(mt_fw_ports_parse(bad[i], &p, NULL), -MT_E_INVALID);
+    struct mt_fw_conf c = {.mode = MT_FW_FULL, .egress_mode = "nat66", .blocked_ports_count = 6};
+    const char *const good[] = {"25", "135-139", "130-136/tcp", "11211/udp", "65535", "26/udp"};
+    for (size_t i = 0; i < 6; i++)
+        c.blocked_ports[i] = ports(good[i]);
+    mt_auto_buf struct mt_buf o = MT_BUF_INIT(1U << 20);
+    mt_fw_text(&c, NULL, 0, &o);
+    assert_non_null(strstr(mt_buf_cstr(&o), "set blocked_ports { type inet_proto . inet_service; flags interval; elements = { tcp . 25, tcp . 130-139, tcp . 65535, "
+                                            "udp . 25-26, udp . 135-139, udp . 11211, udp . 65535 } }\n"));
+}
+
+/* nothing else in the table differs, and still it is another one: what a limit counts keeps the limit that it was made with */
+static void other_limits_make_another_table(void **s)
+{
+    (void)s;
+    struct mt_fw_conf c = {.mode = MT_FW_FULL, .egress_mode = "nat66", .flows = 4096, .new_flows = 200, .new_flows_burst = 1000};
+    mt_auto_buf struct mt_buf a = MT_BUF_INIT(1U << 20), b = MT_BUF_INIT(1U << 20);
+    char one[MT_FW_STAMP_MAX], two[MT_FW_STAMP_MAX];
+    mt_fw_text(&c, NULL, 0, &a);
+    mt_fw_stamp(&c, one);
+    assert_non_null(strstr(mt_buf_cstr(&a), "limit rate over 200/second burst 1000 packets } goto drop_new_flows\n"));
+    assert_non_null(strstr(mt_buf_cstr(&a), "ct count over 4096 } goto drop_flows_full\n"));
+    c.flows = 0;
+    c.new_flows = 0;
+    mt_fw_text(&c, NULL, 0, &b);
+    mt_fw_stamp(&c, two);
+    assert_null(strstr(mt_buf_cstr(&b), "goto drop_new_flows"));
+    assert_null(strstr(mt_buf_cstr(&b), "ct count"));
+    assert_string_not_equal(one, two);
+}
+
+/* every packet that a rule ends is counted: none ends in a chain without a counter */
+static void nothing_is_dropped_uncounted(void **s)
+{
+    (void)s;
+    char *t = text_of(MT_FW_FULL, "nat66"), *at = NULL;
+    for (char *line = strtok_r(t, "\n", &at), *before = NULL; line; before = line, line = strtok_r(NULL, "\n", &at)) {
+        bool ends = strcmp(line, "    drop") == 0 || strncmp(line, "    reject", 10) == 0;
+        if (ends && !strstr(before, "counter name ") && !strstr(before, "limit rate 100/second reject"))
+            fail_msg("'%s' after '%s'", line, before);
+        if (!ends && (strstr(line, " drop") || strstr(line, "reject")) && !strstr(line, "goto drop_") && !strstr(line, "chain drop_") && !strstr(line, "policy drop") &&
+            !strstr(line, "ct state invalid drop") && !strstr(line, "limit rate 100/second reject"))
+            fail_msg("'%s' is not counted", line);
+    }
+    free(t);
+}
+
+static void a_table_that_is_made_anew_goes_on_counting(void **s)
+{
+    (void)s;
+    struct mt_fw_vm_tally vm = {.opened = {7, 700}, .drops = {[MT_FW_GUEST_SPOOF] = {3, 120}, [MT_FW_BLOCKED_PORT] = {2, 80}}}, gone = vm;
+    (void)inet_pton(AF_INET6, vms[0].address, &vm.address);
+    (void)inet_pton(AF_INET6, "fd00:1:2:1::99", &gone.address);
+    struct mt_fw_vm_tally both[] = {vm, gone};
+    struct mt_fw_tally t = {.rules = {[MT_FW_GUEST_SPOOF] = {4, 160}}, .vms = both, .n = 2};
+    struct mt_fw_conf c = {.mode = MT_FW_FULL, .egress_mode = "nat66"};
+    mt_auto_buf struct mt_buf o = MT_BUF_INIT(1U << 20);
+    mt_fw_text_with(&c, vms, 2, &t, &o);
+    const char *text = mt_buf_cstr(&o);
+    assert_non_null(strstr(text, "counter guest_spoof { packets 4 bytes 160; }"));
+    assert_non_null(strstr(text, "set n_guest_spoof { type ifname; flags dynamic; size 65536; elements = { \"mt00000\" counter packets 3 bytes 120 } }"));
+    assert_non_null(strstr(text, "fd00:1:2:1::1 counter packets 2 bytes 80, "));
+    assert_non_null(strstr(text, "set n_opened { type ipv6_addr; flags dynamic; size 65536; elements = { fd00:1:2:1::1 counter packets 7 bytes 700, "));
+    assert_ptr_equal(mt_fw_tally_of(&t, &gone.address), &both[1]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -206,6 +291,10 @@ int main(void)
         cmocka_unit_test(the_uplink_is_that_of_the_best_default_route),
         cmocka_unit_test(quarantine_comes_before_what_is_established),
         cmocka_unit_test(rules_are_replaced_without_touching_sets),
+        cmocka_unit_test(blocked_ports_are_one_list_without_overlaps),
+        cmocka_unit_test(other_limits_make_another_table),
+        cmocka_unit_test(nothing_is_dropped_uncounted),
+        cmocka_unit_test(a_table_that_is_made_anew_goes_on_counting),
         cmocka_unit_test(elements_have_the_kernels_layout),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
