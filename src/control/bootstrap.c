@@ -257,14 +257,38 @@ static int first_org(struct mt_control *ctl, struct mt_pg *pg, const char *user_
 }
 
 /* One fence between tenants is not two: whom row security does not bind must not answer tenants. */
-static int behind_the_fence(struct mt_pg *pg, struct mt_err *err)
+static int behind_the_fence(struct mt_pg *pg, const char *key, struct mt_err *err)
 {
     mt_auto_pg_res struct mt_pg_res *r = NULL;
     int rc = mt_pg_query_one(pg, &fenced, NULL, &r, err);
     if (rc < 0 || mt_pg_bool(r, 0, 1))
         return rc;
-    return MT_FAIL(err, MT_E_DENIED, "row security does not bind the database role '%s' (it owns the tables, or has BYPASSRLS): let database_url or"
-                                     " database_role name another one, moat_control as a rule, and owner_role the owner", mt_pg_text(r, 0, 0));
+    return MT_FAIL(err, MT_E_DENIED, "row security does not bind the database role '%s' (it owns the tables, or has BYPASSRLS): let %s or"
+                                     " database_role name another one, moat_control as a rule, and owner_role the owner", mt_pg_text(r, 0, 0), key);
+}
+
+int mt_bootstrap_pool(struct mt_control *ctl, struct mt_err *err)
+{
+    const struct mt_pg_conf pc = {.conninfo = ctl->conf.database_pool_url, .application_name = "moat-control", .role = ctl->conf.database_role, .shared = MT_LOG_SETTING,
+                                  .connect_timeout_ms = 5000, .call_timeout_ms = 10000};
+    mt_auto_pg struct mt_pg *pg = NULL;
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    struct mt_pg_params p;
+    if (!pc.conninfo)
+        return 0;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, "cluster_id");
+    int rc = mt_pg_connect(&pc, &pg, err);
+    if (rc < 0)
+        return mt_err_wrap(err, "database_pool_url");
+    mt_pg_name(pg, MT_LOG_ALL);
+    if ((rc = mt_pg_exec(pg, "BEGIN", err)) < 0 || /* refused in the mode "statement" */
+        (rc = behind_the_fence(pg, "database_pool_url", err)) < 0 || (rc = mt_pg_query(pg, &cluster_value, &p, &r, err)) < 0 || (rc = mt_pg_exec(pg, "COMMIT", err)) < 0)
+        return mt_err_wrap(err, "database_pool_url");
+    if (mt_pg_rows(r) != 1 || !MT_STREQ(mt_pg_text(r, 0, 0), ctl->cluster_id))
+        return MT_FAIL(err, MT_E_INVALID, "database_pool_url leads to the database of cluster '%s', database_url to that of '%s': let both lead to one",
+                       mt_pg_rows(r) == 1 ? mt_pg_text(r, 0, 0) : "none", ctl->cluster_id);
+    return 0;
 }
 
 int mt_bootstrap(struct mt_control *ctl, struct mt_err *err)
@@ -272,7 +296,7 @@ int mt_bootstrap(struct mt_control *ctl, struct mt_err *err)
     mt_auto_pg struct mt_pg *pg = NULL;
     char ulid[MT_ULID_SIZE], cluster[48], prefix[MT_ADDR_SIZE], user[MT_ID_SIZE];
     int rc = mt_pg_connect(&ctl->pg_conf, &pg, err);
-    if (rc < 0 || (rc = behind_the_fence(pg, err)) < 0)
+    if (rc < 0 || (rc = behind_the_fence(pg, "database_url", err)) < 0)
         return rc;
     mt_ulid_new(ulid);
     snprintf(cluster, sizeof cluster, "cl_%s", ulid);

@@ -17,6 +17,9 @@ int mt_bootstrap_migrate(const struct mt_control_conf *conf, struct mt_err *err)
 /** Make what is missing; fills ctl->cluster_id and ctl->prefix. Needs the appender. -MT_E_DENIED: row security (log/fence.sql) does not bind the
  * role of the workers. */
 int mt_bootstrap(struct mt_control *ctl, struct mt_err *err);
+/** Does database_pool_url, when there is one, lead to the same cluster as database_url, as a role that row security binds? -MT_E_INVALID, -MT_E_DENIED.
+ * After mt_bootstrap. */
+int mt_bootstrap_pool(struct mt_control *ctl, struct mt_err *err);
 
 /** The MAC key of idempotency records from data_dir, made on the first start. */
 int mt_bootstrap_mac_key(struct mt_control *ctl, struct mt_err *err);

@@ -33,6 +33,8 @@ const struct mt_conf_key mt_control_keys[] = {
     {"client_ip_header", MT_CONF_STRING, OFF(client_ip_header), 1, 40, MT_CONF_NONE, "",
      "header in which the proxy in front of listen_http names its client, for example X-Forwarded-For: its last entry counts"},
     {"database_url", MT_CONF_STRING, OFF(database_url), 1, 2048, NULL, "", "PostgreSQL connection string"},
+    {"database_pool_url", MT_CONF_STRING, OFF(database_pool_url), 1, 2048, MT_CONF_NONE, "",
+     "connection string of a pooler before the same database, for the workers; it may be in transaction mode; absent: they use database_url"},
     {"database_role", MT_CONF_STRING, OFF(database_role), 1, 63, MT_CONF_NONE, "", "role of workers and controllers"},
     {"appender_role", MT_CONF_STRING, OFF(appender_role), 1, 63, "moat_projector", "", "role of the appender"},
     {"owner_role", MT_CONF_STRING, OFF(owner_role), 1, 63, "moat_owner", "", "user name for migrations of the schema"},

@@ -10,6 +10,7 @@ struct mt_control_conf {
     char *listen_admin;        /* Unix socket path, NULL: none */
     char *listen_metrics;      /* address:port for the pages of listen_admin, NULL: none */
     char *database_url;        /* libpq connection string */
+    char *database_pool_url;   /* the workers' own, a pooler in transaction mode; NULL: database_url */
     char *database_role;       /* SET ROLE of workers, NULL: none */
     char *appender_role;       /* SET ROLE of the appender, NULL: none */
     char *owner_role;          /* who owns the schema and runs migrations */

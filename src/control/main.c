@@ -272,7 +272,8 @@ static int wait_for_database(struct mt_control *ctl, int sig_fd, struct mt_err *
             rc = mt_bootstrap_migrate(&ctl->conf, &why);
         if (rc == 0 && !ctl->appender && (rc = start_log(ctl, err)) < 0)
             return rc;
-        if (rc == 0 && (rc = recognise(ctl, &why)) == 0 && (rc = mt_bootstrap(ctl, &why)) == 0)
+        if (rc == 0 && (rc = recognise(ctl, &why)) == 0 && (rc = mt_bootstrap(ctl, &why)) == 0 &&
+            (rc = mt_bootstrap_pool(ctl, &why)) == 0)
             return 0;
         if (why.code != MT_E_UNAVAILABLE && why.code != MT_E_TIMEOUT && why.code != MT_E_CANCELLED) {
             *err = why;

@@ -30,7 +30,8 @@ void pg_drop(struct mt_pg *pg)
     if (pg->conn)
         PQfinish(pg->conn);
     pg->conn = NULL;
-    pg->piping = false;
+    pg->piping = pg->naming = false;
+    pg->named[0] = 0;
     pg->ops_first = pg->ops_end = 0;
     pg->lost = true;
     memset(pg->stmts, 0, sizeof pg->stmts);
@@ -77,6 +78,8 @@ static int wait_socket(struct mt_pg *pg, short events, const char *doing, struct
 /* By statement and not as options of the start: a pooler in between does not know these. */
 static int begin_session(struct mt_pg *pg, struct mt_err *err)
 {
+    if (pg->shared) /* it would be somebody else's with the next transaction */
+        return 0;
     /* A client that died or gave up must not keep the append lock or a running statement. */
     mt_auto_buf struct mt_buf sql = MT_BUF_INIT(1024);
     mt_buf_puts(&sql, "SET client_connection_check_interval = '2s'; SET idle_in_transaction_session_timeout = '60s'");
@@ -145,6 +148,7 @@ int mt_pg_connect(const struct mt_pg_conf *conf, struct mt_pg **ret_pg, struct m
     pg->application_name = copy_or_null(conf->application_name ? conf->application_name : "moat", &oom);
     pg->role = copy_or_null(conf->role, &oom);
     pg->options = copy_or_null(conf->options, &oom);
+    pg->shared = copy_or_null(conf->shared, &oom);
     if (oom || !pg->conninfo)
         return MT_FAIL(err, MT_E_NOMEM, "database: no memory for a connection");
     pg->connect_timeout_ms = conf->connect_timeout_ms > 0 ? conf->connect_timeout_ms : 5000;
@@ -162,7 +166,7 @@ int mt_pg_connect(const struct mt_pg_conf *conf, struct mt_pg **ret_pg, struct m
 int mt_pg_another(const struct mt_pg *pg, struct mt_pg **ret_pg, struct mt_err *err)
 {
     MT_CHECK(pg, PG_MAGIC);
-    const struct mt_pg_conf conf = {.conninfo = pg->conninfo, .application_name = pg->application_name, .role = pg->role, .options = pg->options,
+    const struct mt_pg_conf conf = {.conninfo = pg->conninfo, .application_name = pg->application_name, .role = pg->role, .options = pg->options, .shared = pg->shared,
                                     .connect_timeout_ms = (int)pg->connect_timeout_ms, .call_timeout_ms = (int)pg->call_timeout_ms};
     return mt_pg_connect(&conf, ret_pg, err);
 }
@@ -182,10 +186,22 @@ int mt_pg_own_sessions(const struct mt_pg_conf *conf, struct mt_err *err)
         (void)snprintf(nonce, sizeof nonce, "%016llx", (unsigned long long)random);
         (void)snprintf(set, sizeof set, "SET moat.session_mark = '%s'", nonce);
         if ((r = mt_pg_exec(one, set, err)) == 0 && (r = mt_pg_query_one(two, &ask, NULL, &res, err)) == 0 && MT_STREQ(mt_pg_text(res, 0, 0), nonce))
-            r = MT_FAIL(err, MT_E_INVALID, "database: a pooler shares one session among connections; moat keeps prepared statements, locks and settings in its sessions: "
-                                           "use pool_mode = session, or no pooler");
+            r = MT_FAIL(err, MT_E_INVALID, "database_url: a pooler shares one session among connections, and the log's writer, its locks and LISTEN need their own: name the server "
+                                           "itself here (or pool_mode = session), and the pooler in database_pool_url");
     }
     return r;
+}
+
+void mt_pg_name(struct mt_pg *pg, const char *value)
+{
+    MT_CHECK(pg, PG_MAGIC);
+    MT_ASSERT(pg->shared && strlen(value) < sizeof pg->named);
+    memcpy(pg->named, value, strlen(value) + 1);
+}
+
+bool mt_pg_shared(const struct mt_pg *pg)
+{
+    return pg->shared != NULL;
 }
 
 void mt_pg_free(struct mt_pg *pg)
@@ -199,6 +215,7 @@ void mt_pg_free(struct mt_pg *pg)
     free(pg->application_name);
     free(pg->role);
     free(pg->options);
+    free(pg->shared);
     pg->magic = 0;
     free(pg);
 }
@@ -337,14 +354,17 @@ int pg_fail(struct mt_pg *pg, const struct mt_pg_stmt *stmt, PGresult *res, stru
     copy_field(pg->diag.constraint, sizeof pg->diag.constraint, res, PG_DIAG_CONSTRAINT_NAME);
     copy_field(pg->diag.table, sizeof pg->diag.table, res, PG_DIAG_TABLE_NAME);
     pg->diag.stmt = stmt;
+    bool standby = stmt == &pg_name_stmt && MT_STREQ(pg->diag.sqlstate, "22012"); /* it divides by zero there */
     char text[160];
     const char *primary = PQresultErrorField(res, PG_DIAG_MESSAGE_PRIMARY);
     one_line(primary ? primary : PQresultErrorMessage(res), text, sizeof text);
     /* libpq makes results of its own, without a state, when the connection breaks. */
-    enum mt_code code = pg->diag.sqlstate[0] ? code_of(pg->diag.sqlstate) : MT_E_UNAVAILABLE;
+    enum mt_code code = standby ? MT_E_UNAVAILABLE : pg->diag.sqlstate[0] ? code_of(pg->diag.sqlstate) : MT_E_UNAVAILABLE;
     if (code == MT_E_UNAVAILABLE)
         pg->lost = true;
     PQclear(res);
+    if (standby)
+        return MT_FAIL(err, code, "database: the pooler leads to a standby: let it lead to the primary");
     return MT_FAIL(err, code, "database: %s (%s%s%s)", text[0] ? text : "connection lost",
                    pg->diag.sqlstate[0] ? pg->diag.sqlstate : "no state", stmt ? ", " : "", stmt ? stmt->name : "");
 }

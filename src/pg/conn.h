@@ -7,6 +7,7 @@
 #include <libpq-fe.h>
 
 #define PG_MAGIC 0x70676d74u
+#define PG_NAMED_MAX 64
 #define STMT_SLOTS 512 /* statements known on one connection, power of two */
 #define PIPE_MIN 256   /* queued operations not yet answered: room at first, power of two */
 #define PIPE_MAX 65536 /* and at most; what would queue more is refused */
@@ -18,15 +19,19 @@ struct stmt_slot {
     enum stmt_state state;
 };
 
+enum pipe_kind { PIPE_END = 0, /* of a group */ PIPE_PREPARE, PIPE_NAME, PIPE_RUN };
+
 struct pipe_op {
-    struct stmt_slot *slot; /* NULL: the end of a group */
-    bool prepare;
+    struct stmt_slot *slot; /* NULL for PIPE_END */
+    enum pipe_kind kind;
 };
 
 struct mt_pg {
     uint32_t magic;
     PGconn *conn; /* NULL when lost or dropped */
-    char *conninfo, *application_name, *role, *options;
+    char *conninfo, *application_name, *role, *options, *shared;
+    char named[PG_NAMED_MAX]; /* mt_pg_name */
+    bool naming;              /* the open group of statements has begun with it */
     int connect_timeout_ms, call_timeout_ms;
     int64_t deadline_ns; /* of the running call, monotonic */
     void (*took)(void *arg, int64_t ns);
@@ -42,6 +47,8 @@ struct mt_pg {
     struct pipe_op *ops;
 };
 
+/** The first statement of each transaction of a shared session. */
+extern const struct mt_pg_stmt pg_name_stmt;
 /** Start the clock of a call; -MT_E_UNAVAILABLE when there is no connection. */
 int pg_begin(struct mt_pg *pg, struct mt_err *err);
 /** Slot of @stmt, made on first sight. */

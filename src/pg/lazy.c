@@ -64,6 +64,9 @@ LAZY(int, PQenterPipelineMode, (PGconn * c), (c))
 LAZY(int, PQexitPipelineMode, (PGconn * c), (c))
 LAZY(int, PQpipelineSync, (PGconn * c), (c))
 LAZY(int, PQsendQuery, (PGconn * c, const char *q), (c, q))
+LAZY(int, PQsendQueryParams,
+     (PGconn * c, const char *q, int n, const Oid *types, const char *const *values, const int *lengths, const int *formats, int format),
+     (c, q, n, types, values, lengths, formats, format))
 LAZY(int, PQsendPrepare, (PGconn * c, const char *name, const char *q, int n, const Oid *types), (c, name, q, n, types))
 LAZY(int, PQsendQueryPrepared,
      (PGconn * c, const char *name, int n, const char *const *values, const int *lengths, const int *formats, int format),

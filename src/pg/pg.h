@@ -18,6 +18,7 @@ struct mt_pg_conf {
     const char *application_name; /* shown in pg_stat_activity; NULL = "moat" */
     const char *role;             /* SET ROLE after connecting; NULL = none */
     const char *options;          /* a setting that the session begins with, "-c name=value"; NULL = none */
+    const char *shared;           /* name of a setting: sessions may be shared, see mt_pg_name; NULL = the session is the connection's own */
     int connect_timeout_ms;       /* 0 = 5000 */
     int call_timeout_ms;          /* deadline of each call below; 0 = 10000 */
     void (*took)(void *arg, int64_t ns); /* told how long each mt_pg_query took, on its thread; or NULL */
@@ -81,6 +82,13 @@ int mt_pg_another(const struct mt_pg *pg, struct mt_pg **ret_pg, struct mt_err *
  * transactions. -MT_E_INVALID says so; 0 when it was not seen; else the error of a connection.
  */
 int mt_pg_own_sessions(const struct mt_pg_conf *conf, struct mt_err *err);
+/**
+ * Behind a pooler in transaction mode (mt_pg_conf.shared) a session lasts for one transaction. So nothing is kept in one: no statement is prepared, nothing
+ * is set or locked beyond a transaction, and each transaction first sets what rows it may see, from here on @value ("" after a connect). LISTEN and
+ * `options` are not for such connections. A pooler that leads to a standby is refused with -MT_E_UNAVAILABLE by each statement.
+ */
+void mt_pg_name(struct mt_pg *pg, const char *value);
+bool mt_pg_shared(const struct mt_pg *pg);
 void mt_pg_free(struct mt_pg *pg);
 void mt_pg_freep(struct mt_pg **pg);
 #define mt_auto_pg __attribute__((cleanup(mt_pg_freep)))

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Statements: one at a time, or queued in a pipeline. Each is prepared on a connection when it is first used there. */
+/* Statements: one at a time, or queued in a pipeline. Each is prepared on a connection when it is first used there; in sessions that are shared none is,
+ * and statements go in groups of one transaction that first names whose rows it sees (mt_pg_name). */
 #include "pg/conn.h"
 #include "pg/pg_int.h"
 
@@ -58,6 +59,8 @@ int mt_pg_exec(struct mt_pg *pg, const char *sql, struct mt_err *err)
 
 int mt_pg_grown(struct mt_pg *pg, int64_t size, struct mt_err *err)
 {
+    if (pg->shared) /* nothing is kept */
+        return 0;
     if (pg->planned_size > 0 && size < 2 * pg->planned_size)
         return 0;
     bool fresh = pg->planned_size == 0; /* nothing is planned yet */
@@ -77,9 +80,38 @@ static int send_exec(struct mt_pg *pg, const struct mt_pg_stmt *stmt, const stru
     const char *value[MT_PG_PARAMS_MAX];
     for (int i = 0; p && i < p->n; i++)
         value[i] = p->own[i] ? p->num + p->own[i] - 1 : p->value[i];
-    int ok = PQsendQueryPrepared(pg->conn, stmt->name, p ? p->n : 0, p ? value : NULL, p ? p->len : NULL,
-                                 p ? p->format : NULL, 1);
+    int ok = pg->shared ? PQsendQueryParams(pg->conn, stmt->sql, p ? p->n : 0, p ? p->type : NULL, p ? value : NULL, p ? p->len : NULL, p ? p->format : NULL, 1)
+                        : PQsendQueryPrepared(pg->conn, stmt->name, p ? p->n : 0, p ? value : NULL, p ? p->len : NULL, p ? p->format : NULL, 1);
     return ok ? 0 : pg_broken(pg, "sending", err);
+}
+
+/* Settings of the transaction, which ends with the group of statements or with the COMMIT of one that was begun. A standby would answer with rows of the
+ * past: there the statement fails, and the group with it. */
+const struct mt_pg_stmt pg_name_stmt = {"pg_name", "SELECT set_config($1, $2, true), set_config('role', COALESCE($3, current_setting('role')), true),"
+                                                   " 1 / (NOT pg_is_in_recovery())::int4"};
+
+static int send_name(struct mt_pg *pg, struct mt_err *err)
+{
+    struct mt_pg_params p;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, pg->shared);
+    mt_pg_p_text(&p, pg->named);
+    mt_pg_p_text(&p, pg->role);
+    return send_exec(pg, &pg_name_stmt, &p, err);
+}
+
+static int query_in_group(struct mt_pg *pg, const struct mt_pg_stmt *stmt, const struct mt_pg_params *p, struct mt_pg_res **ret_res, struct mt_err *err)
+{
+    struct mt_err left = {.code = MT_OK};
+    int r = mt_pg_pipe_enter(pg, err);
+    if (r < 0)
+        return r;
+    if ((r = mt_pg_pipe_send(pg, stmt, p, err)) == 0)
+        r = mt_pg_pipe_sync(pg, ret_res, 1, err);
+    int l = mt_pg_pipe_leave(pg, r < 0 ? &left : err);
+    if (r == 0 && l < 0 && ret_res)
+        mt_pg_res_freep(ret_res);
+    return r < 0 ? r : l;
 }
 
 static int query(struct mt_pg *pg, const struct mt_pg_stmt *stmt, const struct mt_pg_params *p, struct mt_pg_res **ret_res,
@@ -89,6 +121,8 @@ static int query(struct mt_pg *pg, const struct mt_pg_stmt *stmt, const struct m
     if (r < 0)
         return r;
     MT_ASSERT(!pg->piping);
+    if (pg->shared)
+        return query_in_group(pg, stmt, p, ret_res, err);
     struct stmt_slot *slot = pg_slot(pg, stmt);
     if (slot->state != STMT_READY) {
         if ((r = send_prepare(pg, stmt, p, err)) < 0 || (r = collect(pg, stmt, NULL, err)) < 0)
@@ -174,10 +208,10 @@ static int ops_room(struct mt_pg *pg, unsigned more, struct mt_err *err)
     return 0;
 }
 
-static void op_add(struct mt_pg *pg, struct stmt_slot *slot, bool prepare)
+static void op_add(struct mt_pg *pg, struct stmt_slot *slot, enum pipe_kind kind)
 {
     MT_ASSERT(pg->ops_end - pg->ops_first < pg->ops_cap); /* ops_room was asked */
-    pg->ops[pg->ops_end++ % pg->ops_cap] = (struct pipe_op){.slot = slot, .prepare = prepare};
+    pg->ops[pg->ops_end++ % pg->ops_cap] = (struct pipe_op){.slot = slot, .kind = kind};
 }
 
 int mt_pg_pipe_send(struct mt_pg *pg, const struct mt_pg_stmt *stmt, const struct mt_pg_params *p, struct mt_err *err)
@@ -189,15 +223,20 @@ int mt_pg_pipe_send(struct mt_pg *pg, const struct mt_pg_stmt *stmt, const struc
     int r = ops_room(pg, 2, err);
     if (r < 0)
         return r;
-    if (slot->state == STMT_NEW) {
+    if (pg->shared && !pg->naming) {
+        if ((r = send_name(pg, err)) < 0)
+            return r;
+        pg->naming = true;
+        op_add(pg, pg_slot(pg, &pg_name_stmt), PIPE_NAME);
+    } else if (!pg->shared && slot->state == STMT_NEW) {
         if ((r = send_prepare(pg, stmt, p, err)) < 0)
             return r;
         slot->state = STMT_QUEUED;
-        op_add(pg, slot, true);
+        op_add(pg, slot, PIPE_PREPARE);
     }
     if ((r = send_exec(pg, stmt, p, err)) < 0)
         return r;
-    op_add(pg, slot, false);
+    op_add(pg, slot, PIPE_RUN);
     return 0;
 }
 
@@ -217,7 +256,7 @@ static int op_result(struct mt_pg *pg, const struct pipe_op *op, bool *failed, P
         return r;
     ExecStatusType st = PQresultStatus(res); /* PGRES_FATAL_ERROR for NULL: lost */
     bool good = res && (st == PGRES_COMMAND_OK || st == PGRES_TUPLES_OK);
-    if (op->prepare)
+    if (op->kind == PIPE_PREPARE)
         op->slot->state = good ? STMT_READY : STMT_NEW;
     if (good) {
         *ret = res;
@@ -250,7 +289,8 @@ int mt_pg_pipe_mark(struct mt_pg *pg, struct mt_err *err)
         return r;
     if (!PQpipelineSync(pg->conn))
         return pg_broken(pg, "sending", err);
-    op_add(pg, NULL, false);
+    op_add(pg, NULL, PIPE_END);
+    pg->naming = false;
     return PQflush(pg->conn) < 0 ? pg_broken(pg, "sending", err) : 0;
 }
 
@@ -262,7 +302,7 @@ static int group_results(struct mt_pg *pg, struct mt_pg_res **ret_res, int n, in
         struct pipe_op op = pg->ops[pg->ops_first++ % pg->ops_cap];
         PGresult *res = NULL;
         int r;
-        if (!op.slot) {
+        if (op.kind == PIPE_END) {
             if ((r = pg_next(pg, &res, err)) < 0)
                 return r;
             ExecStatusType st = PQresultStatus(res);
@@ -271,7 +311,7 @@ static int group_results(struct mt_pg *pg, struct mt_pg_res **ret_res, int n, in
         }
         if ((r = op_result(pg, &op, failed, &res, err)) < 0)
             return r;
-        if (op.prepare || !ret_res) {
+        if (op.kind != PIPE_RUN || !ret_res) {
             PQclear(res);
             continue;
         }

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A real PostgreSQL, a real moat-control, and fakes of agent and edge over its Unix sockets. Needs root."""
-import atexit, base64, glob, hashlib, http.client, json, os, pwd, shutil, signal, socket, subprocess, sys, tempfile, threading, time
+import atexit, base64, csv, glob, hashlib, http.client, io, json, os, pwd, shutil, signal, socket, subprocess, sys, tempfile, threading, time
 
 import fair
 
@@ -208,6 +208,47 @@ class Postgres:
                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         if r.returncode:
             raise AssertionError(r.stderr)
+        return r.stdout.strip()
+
+
+class Bouncer:
+    """A real PgBouncer before @pg in a folder @d of its own, as docs/postgresql.md sets one up; few connections to the server, so that sessions are shared."""
+
+    def __init__(self, pg, mode, d, size=3):
+        self.pg, self.d, self.ini = pg, d, d + "/pgbouncer.ini"
+        os.makedirs(d)
+        os.chown(d, pg.pw.pw_uid, pg.pw.pw_gid)
+        with open(self.ini, "w") as f:
+            f.write("[databases]\nmoat = host=%s dbname=moat\n[pgbouncer]\nunix_socket_dir = %s\nlisten_addr =\nlisten_port = 6432\nauth_type = trust\nauth_file = %s/users\n"
+                    "pool_mode = %s\ndefault_pool_size = %d\nmax_client_conn = 400\nlogfile = %s/log\npidfile = %s/pid\nserver_login_retry = 1\nstats_users = moat_control\n"
+                    % (pg.sock, d, d, mode, size, d, d))
+        with open(d + "/users", "w") as f:
+            f.write('"moat_control" ""\n"moat_owner" ""\n')
+        self.url = "host=%s port=6432 dbname=moat user=moat_control" % d
+        self.start()
+
+    def start(self):
+        self.proc = subprocess.Popen(["pgbouncer", self.ini], env=dict(os.environ, PATH=os.environ.get("PATH", "") + ":/usr/sbin"), preexec_fn=self.pg.as_user, cwd="/",
+                                     stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_for("pgbouncer", lambda: os.path.exists(self.d + "/.s.PGSQL.6432"), 10)
+
+    def kill(self):
+        """At once; its folder is as it was before the start."""
+        self.proc.kill()
+        self.proc.wait()
+        for x in ("/.s.PGSQL.6432", "/pid"):
+            if os.path.exists(self.d + x):
+                os.unlink(self.d + x)
+
+    def pool(self):
+        """How many connections of moat-control it has, and how many to the server."""
+        out = subprocess.run([self.pg.bin + "/psql", "--csv", "-c", "SHOW POOLS", self.url.replace("dbname=moat", "dbname=pgbouncer")], check=True, stdout=subprocess.PIPE, text=True).stdout
+        row = next(r for r in csv.DictReader(io.StringIO(out)) if r["user"] == "moat_control")
+        return sum(int(row[k]) for k in ("cl_active", "cl_waiting")), sum(int(row[k]) for k in ("sv_active", "sv_idle", "sv_used"))
+
+    def sql(self, text):
+        r = subprocess.run([self.pg.bin + "/psql", "-v", "ON_ERROR_STOP=1", "-tAc", text, self.url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert r.returncode == 0, r.stderr
         return r.stdout.strip()
 
 
@@ -523,6 +564,10 @@ class World:
         self.apis, self.asked = [self.api], 0  # requests take turns
         self.confirm = True  # environments that q() and ok() make get `secrets confirm-none`, so that deploys pass the gate
         self.conf = conf
+        self.bouncer = None
+        if os.environ.get("MOAT_POOLED"):  # any file behind a pooler: by hand
+            self.bouncer = Bouncer(self.pg, "transaction", self.d + "/pool")
+            self.conf["database_pool_url"] = self.bouncer.url
         self.write_config()
         self.logs = AgentSocket(self.agent_sock)
         self.logs.start()
@@ -661,6 +706,8 @@ class World:
                     p.wait(25)
                 except subprocess.TimeoutExpired:
                     p.kill()
+        if self.bouncer:
+            self.bouncer.kill()
         self.pg.stop(signal.SIGINT if os.environ.get("MOAT_KEEP") else signal.SIGQUIT)  # no checkpoint for what is thrown away
         if os.environ.get("MOAT_KEEP"):
             print("# kept " + self.d)

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """PostgreSQL with a streaming standby under two moat-control that name both servers (target_session_attrs=read-write): the primary is killed under
 load and the standby promoted. With synchronous replication no acknowledged command is lost and the platform goes on by itself; without it what is
-lost is bounded by the lag, found, and waits for an operator. PgBouncer between in session mode; in transaction mode it is refused.
+lost is bounded by the lag, found, and waits for an operator. PgBouncer between in session mode, and in transaction mode for the workers.
 COST 60 s, 15 s of processor."""
 import json, os, shutil, signal, subprocess, sys, threading, time
 sys.dont_write_bytecode = True
@@ -121,6 +121,14 @@ def world(sync):
     s = Standby(w.pg, w.d, "s1")
     w.control.terminate()
     w.control.wait(25)
+    if sync:
+        b = kit.Bouncer(s, "transaction", w.d + "/pool")
+        try:
+            w.conf["database_pool_url"] = b.url
+            refused(w, "database_pool_url", "the pooler leads to a standby")
+            del w.conf["database_pool_url"]
+        finally:
+            b.kill()
     w.conf["database_url"] = "host=%s,%s dbname=moat user=moat_control target_session_attrs=read-write connect_timeout=3" % (w.pg.sock, s.sock)
     w.write_config()
     w.start_control()
@@ -238,82 +246,121 @@ def asynchronous():
         s.stop()
 
 
-def bouncer(w, mode, port_dir):
-    """A real PgBouncer before @w's PostgreSQL; its socket's folder."""
-    os.makedirs(port_dir)
-    os.chown(port_dir, w.pg.pw.pw_uid, w.pg.pw.pw_gid)
-    ini = port_dir + "/pgbouncer.ini"
-    with open(ini, "w") as f:
-        f.write("[databases]\nmoat = host=%s dbname=moat\n[pgbouncer]\nunix_socket_dir = %s\nlisten_addr =\nlisten_port = 6432\nauth_type = trust\nauth_file = %s/users\n"
-                "pool_mode = %s\ndefault_pool_size = 50\nmax_client_conn = 200\nlogfile = %s/log\npidfile = %s/pid\nserver_reset_query = DISCARD ALL\n"
-                "ignore_startup_parameters = extra_float_digits\n" % (w.pg.sock, port_dir, port_dir, mode, port_dir, port_dir))
-    with open(port_dir + "/users", "w") as f:
-        f.write('"moat_control" ""\n"moat_owner" ""\n')
-    p = subprocess.Popen(["pgbouncer", ini], preexec_fn=w.pg.as_user, cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for("pgbouncer", lambda: os.path.exists(port_dir + "/.s.PGSQL.6432"), 10)
-    return p
+def restart(w):
+    """Both servers again, with w.conf as it is now."""
+    for c in filter(None, (w.control, w.twin)):
+        c.terminate()
+        c.wait(25)
+    w.twin, w.apis = None, [w.api]
+    w.write_config()
+    w.start_control()
+    w.start_twin()
+
+
+def through(w, b, org):
+    """Load with the pooler killed in it: what was acknowledged is there."""
+    load = Load(w, org)
+    wait_for("some load", lambda: len(load.acked) > 200, 60)
+    b.kill()
+    b.start()
+    t = time.monotonic()
+    wait_for("commands are taken again", lambda: load.since(t) > 50, 60)
+    acked = load.end()
+    have = in_db(w.pg)
+    assert not [n for n, (i, _) in acked.items() if have.get(n) != i]
+    verify(w)
+
+
+def refused(w, *words):
+    """It ends, or goes on waiting for its database, and says each of @words."""
+    at = os.path.getsize(w.d + "/control.log")
+    w.write_config()
+    r = subprocess.Popen([kit.program("moat-control"), "--config", w.d + "/control.toml"], stderr=open(w.d + "/control.log", "ab"))
+    try:
+        def said():
+            with open(w.d + "/control.log") as f:
+                f.seek(at)
+                return [l for l in f if all(x in l for x in words)]
+        print("# " + wait_for("the refusal", said, 30)[0].strip()[:300], flush=True)
+        try:
+            assert call(w.api, "GET", "/readyz", timeout=5).status != 200
+        except OSError:
+            pass
+    finally:
+        r.kill()
+        r.wait()
 
 
 def pooled():
     w = kit.World(quota_tier="unlimited")
-    p = None
+    b = stray = None
     try:
         @case("PgBouncer in session mode: two servers, roles, fence between tenants, streams and a killed pooler")
         def _():
-            nonlocal p
-            w.control.terminate()
-            w.control.wait(25)
-            p = bouncer(w, "session", w.d + "/pb")
-            w.conf["database_url"] = "host=%s port=6432 dbname=moat user=moat_control" % (w.d + "/pb")
-            w.write_config()
-            w.start_control()
-            w.start_twin()
+            nonlocal b
+            b = kit.Bouncer(w.pg, "session", w.d + "/ps", 50)
+            w.conf["database_url"] = b.url
+            restart(w)
             assert int(w.pg.sql("SELECT count(*) FROM pg_stat_activity WHERE usename = 'moat_control'")) > 0
-            org = w.open()
-            load = Load(w, org)
-            wait_for("some load", lambda: len(load.acked) > 200, 60)
-            p.kill()
-            p.wait()
-            shutil.rmtree(w.d + "/pb")
-            p = bouncer(w, "session", w.d + "/pb")
-            t = time.monotonic()
-            wait_for("commands are taken again", lambda: load.since(t) > 50, 60)
-            acked = load.end()
-            have = in_db(w.pg)
-            assert not [n for n, (i, _) in acked.items() if have.get(n) != i]
-            verify(w)
+            through(w, b, w.open())
 
-        @case("PgBouncer in transaction mode is found at the start and refused, with what to do")
+        @case("PgBouncer in transaction mode for the workers: sixteen of them share two sessions, nothing stays in one, and a killed pooler takes nothing with it")
         def _():
-            nonlocal p
+            nonlocal b
+            b.kill()
+            b = kit.Bouncer(w.pg, "transaction", w.d + "/pt", 2)
+            w.conf.pop("database_url")
+            w.conf["database_pool_url"] = b.url
+            restart(w)
+            names = {}  # two tenants at once, each over all workers
+            for n in ("one", "two"):
+                o = "/v1/orgs/" + w.ok("POST", "/v1/orgs", {"name": n})["id"]
+                names[o] = {w.ok("POST", o + "/apps", {"name": "%s-%d" % (n, i)})["name"] for i in range(3)}
+
+            def look(o):
+                for _ in range(40):
+                    got = {a["name"] for a in w.ok("GET", o + "/apps?limit=100")["items"]}
+                    (ours if got == names[o] else strange).append(o)
+            ours, strange = [], []
+            threads = [threading.Thread(target=look, args=(o,)) for o in list(names) * 6]
+            for t in threads:
+                t.start()
+            for t in threads:
+                t.join()
+            assert len(ours) == 480 and not strange, (len(ours), strange[:3])
+            clients, sessions = b.pool()
+            assert clients >= 8 and 1 <= sessions <= 2, (clients, sessions)
+            # As a stranger to its requests finds such a session: nothing named, nothing prepared, no lock, no role.
+            for _ in range(4):
+                assert b.sql("SELECT COALESCE(current_setting('moat.org_id', true), '') || (SELECT count(*) FROM pg_prepared_statements) || current_setting('role')"
+                             " || (SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'advisory') || (SELECT count(*) FROM moat_views.apps_view)") == "0none00"
+            through(w, b, w.org())
+
+        @case("a pooler that leads to another cluster, by the owner's role, or shares sessions statement by statement is refused, and so is one in place of the server")
+        def _():
+            nonlocal b, stray
             for c in (w.control, w.twin):
                 c.terminate()
                 c.wait(25)
             w.twin = None
-            p.kill()
-            p.wait()
-            shutil.rmtree(w.d + "/pb")
-            p = bouncer(w, "transaction", w.d + "/pb")
-            at = os.path.getsize(w.d + "/control.log")
-            r = subprocess.Popen([kit.program("moat-control"), "--config", w.d + "/control.toml"], stderr=open(w.d + "/control.log", "ab"))
-            try:
-                def said():
-                    with open(w.d + "/control.log") as f:
-                        f.seek(at)
-                        return [l for l in f if "pool_mode" in l and "session" in l]
-                line = wait_for("the refusal", said, 30)[0]
-                print("# " + line.strip()[:300], flush=True)
-                try:
-                    assert call(w.api, "GET", "/readyz", timeout=5).status != 200
-                except OSError:
-                    pass
-            finally:
-                r.kill()
-                r.wait()
+            w.conf["database_pool_url"] = b.url.replace("moat_control", "moat_owner")
+            refused(w, "database_pool_url", "row security does not bind")
+            stray = kit.World()
+            foreign = kit.Bouncer(stray.pg, "transaction", stray.d + "/px")
+            w.conf["database_pool_url"] = foreign.url
+            refused(w, "database_pool_url leads to the database of cluster")
+            foreign.kill()
+            w.conf["database_url"] = w.conf.pop("database_pool_url") and b.url
+            refused(w, "a pooler shares one session", "database_pool_url")
+            w.conf.pop("database_url")
+            b.kill()
+            b = kit.Bouncer(w.pg, "statement", w.d + "/pe", 2)
+            w.conf["database_pool_url"] = b.url
+            refused(w, "database_pool_url", "statement")
     finally:
-        if p:
-            p.kill()
-            p.wait()
+        for x in (b, stray):
+            if x:
+                x.kill() if x is b else x.close()
         w.close()
 
 

@@ -4,7 +4,7 @@
 descriptors. COST 110 s, 30 s of processor.
 
 SOAK_S chooses how long (default 60; with MOAT_FULL=1 1800). Memory is Pss, sampled every two seconds; its slope is that of the least squares over the samples
-after the warm-up, the first third.
+after the warm-up, the first third. What each daemon had is printed in twelve steps, with what of it is the heap.
 """
 import json
 import os
@@ -62,6 +62,12 @@ def descriptors(pid):
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
+def private_kib(pid):
+    """anonymous memory of a process: heap, arenas, stacks; without pages of files, which others may begin or cease to share"""
+    with open(f"/proc/{pid}/smaps_rollup") as f:
+        return next(int(line.split()[1]) for line in f if line.startswith("Anonymous:"))
+
+
 def slope(points):
     """of the least squares, per unit of x"""
     mx, my = statistics.mean(x for x, _ in points), statistics.mean(y for _, y in points)
@@ -90,7 +96,7 @@ def main():
         try:
             while time.monotonic() < begun + SOAK_S:
                 for d, pid in pids.items():
-                    seen[d].append((time.monotonic() - begun, pss_kib(pid), descriptors(pid)))
+                    seen[d].append((time.monotonic() - begun, pss_kib(pid), descriptors(pid), private_kib(pid)))
                 time.sleep(STEP_S)
         finally:
             work.end()
@@ -106,6 +112,8 @@ def main():
             fds = [statistics.median(x[2] for x in part) for part in (warm[:half], warm[half:])]
             per_minute = 60 * slope([x[:2] for x in warm])
             print(f"# moat-{d}: {kib[0]:.0f} KiB, then {kib[1]:.0f}, slope {per_minute:+.1f} KiB a minute; descriptors {fds[0]:.0f}, then {fds[1]:.0f}", flush=True)
+            step = max(1, len(all_of) // 12)
+            print(f"#   Pss (of it anonymous): {', '.join(f'{x[1]} ({x[3]})' for x in all_of[step - 1::step])}", flush=True)
             if kib[1] - kib[0] > GROWTH_KIB:
                 bad.append(f"moat-{d} grew from {kib[0]:.0f} to {kib[1]:.0f} KiB")
             if fds[1] - fds[0] > FDS:

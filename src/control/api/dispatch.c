@@ -102,6 +102,10 @@ static int database(struct mt_api_call *c, struct mt_api_worker *w)
     int rc = 0;
     struct mt_pg_conf conf = c->ctl->pg_conf;
     conf.options = NULL;
+    if (c->ctl->conf.database_pool_url) {
+        conf.conninfo = c->ctl->conf.database_pool_url;
+        conf.shared = MT_LOG_SETTING;
+    }
     conf.took = mt_measure_query;
     conf.took_arg = &c->ctl->measure.db_request;
     if (!w->pg || !mt_pg_idle_check(w->pg)) {
@@ -116,18 +120,30 @@ static int database(struct mt_api_call *c, struct mt_api_worker *w)
     return 0;
 }
 
+/* What the worker's session sees from now on. One that is shared is told so anew with each of its transactions. */
+static void fenced(struct mt_api_worker *w, const char *org_id)
+{
+    (void)snprintf(w->fence, sizeof w->fence, "%s", org_id);
+    if (mt_pg_shared(w->pg))
+        mt_pg_name(w->pg, strlen(org_id) < MT_ID_SIZE ? org_id : ""); /* no organisation has a longer one: nothing is seen */
+}
+
 int mt_api_fence(struct mt_api_call *c, const char *org_id)
 {
     struct mt_api_worker *w = c->worker;
     struct mt_pg_params p;
     if (MT_STREQ(w->fence, org_id))
         return 0;
+    if (mt_pg_shared(w->pg)) {
+        fenced(w, org_id);
+        return 0;
+    }
     mt_pg_p_init(&p);
     mt_pg_p_text(&p, org_id);
     w->fence[0] = 0; /* not known until that is done */
     if (mt_pg_query(w->pg, &mt_auth_fence, &p, NULL, &c->err) < 0)
         return mt_api_fail_err(c);
-    (void)snprintf(w->fence, sizeof w->fence, "%s", org_id);
+    fenced(w, org_id);
     return 0;
 }
 
@@ -170,13 +186,13 @@ int mt_api_owners(struct mt_api_call *c)
     }
     const char *org_id = param_or_null(c, "org_id");
     struct mt_api_worker *w = c->worker;
-    w->fence[0] = 0; /* not known until the look-up has been made */
+    fenced(w, ""); /* not known until the look-up has been made */
     if (mt_auth_lookup(c->pg, h + 7, org_id, param_or_null(c, "app_id"), param_or_null(c, "env_id"),
                        (c->route->flags & MT_API_GONE_OK) != 0, (c->route->flags & MT_API_OPERATOR) != 0, c->ctl->conf.allow_secret_export, c->switches ? NULL : mt_api_gate_asks(c),
                        &c->switches, &c->who, &chain, &end, &c->err) < 0)
         return mt_api_fail_err(c);
     if (end != MT_AUTH_UNKNOWN)
-        (void)snprintf(w->fence, sizeof w->fence, "%s", org_id ? org_id : MT_LOG_ALL);
+        fenced(w, org_id ? org_id : MT_LOG_ALL);
     c->org = chain.org;
     c->app = chain.app;
     c->env = chain.env;

@@ -24,7 +24,7 @@
 /* From here on the session sees no other organisation's rows (log/fence.sql). A part of the statement, which saves a twelfth of the request
  * over one more statement: a sub-select without variables is run before any row is looked for, and if it were not, the owners
  * would not be found. Always, also when it is so already: what the database is asked must not tell who was there before. */
-#define FENCE " AND (SELECT set_config('moat.org_id', COALESCE($2, '" MT_LOG_ALL "'), false)) IS NOT NULL"
+#define FENCE " AND (SELECT set_config('moat.org_id', COALESCE($2, '" MT_LOG_ALL "'), $6)) IS NOT NULL"
 /* Only a token with a list of environments pays for the look at them. */
 #define APP_OF_ENV(restricted)                                                                                     \
     " CASE WHEN " restricted " ? 'env_ids' THEN EXISTS (SELECT 1 FROM jsonb_array_elements_text(" restricted      \
@@ -249,6 +249,7 @@ int mt_auth_lookup(struct mt_pg *pg, const char *token, const char *org_id, cons
     mt_pg_p_text(&p, app_id);
     mt_pg_p_text(&p, env_id);
     mt_pg_p_bool(&p, gone_ok);
+    mt_pg_p_bool(&p, mt_pg_shared(pg)); /* then for this transaction only */
     const struct mt_pg_stmt *stmt = kind == MT_TOKEN_ACCESS ? &lookup_access : &lookup_personal;
     struct mt_pg_res *both[2] = {NULL, NULL};
     int rc = beside ? mt_pg_query_beside(pg, stmt, &p, beside, both, err) : mt_pg_query(pg, stmt, &p, &both[0], err);

@@ -8,7 +8,8 @@
 int mt_log_schema_known(void);
 
 /** mt_pg_conf.options of who sees the rows of all organisations; a session without sees none until it names one (fence.sql). */
-#define MT_LOG_SEES_ALL "-c moat.org_id=" MT_LOG_ALL
+#define MT_LOG_SETTING "moat.org_id"
+#define MT_LOG_SEES_ALL "-c " MT_LOG_SETTING "=" MT_LOG_ALL
 #define MT_LOG_ALL "*"
 
 /**

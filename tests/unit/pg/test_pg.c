@@ -215,6 +215,55 @@ static void what_was_planned_for_little_is_planned_again_for_much(void **state)
     assert_int_equal(mt_pg_exec(pg, "DROP TABLE grown", &err), 0);
 }
 
+/* As a pooler finds it: what one transaction did to the session is not there for the next, whoever has that one. */
+static void a_shared_session_keeps_nothing(void **state)
+{
+    (void)state;
+    static const struct mt_pg_stmt named = {"t_named", "SELECT current_setting('moat.org_id', true)"},
+                                   left = {"t_left", "SELECT count(*) FROM pg_prepared_statements"};
+    struct mt_pg *pg = NULL;
+    struct mt_err err = {0};
+    struct mt_pg_res *r = NULL, *both[2] = {NULL};
+    struct mt_pg_params zero;
+    if (mt_pg_connect(&(struct mt_pg_conf){.conninfo = sc.owner, .shared = "moat.org_id"}, &pg, &err) < 0)
+        fail_msg("%s", err.msg);
+    assert_true(mt_pg_shared(pg));
+    static const char *const names[] = {"one", "two", ""};
+    for (size_t i = 0; i < 3; i++) {
+        mt_pg_name(pg, names[i]);
+        for (int again = 0; again < 2; again++) {
+            assert_int_equal(mt_pg_query(pg, &named, NULL, &r, &err), 0);
+            assert_string_equal(mt_pg_text(r, 0, 0), names[i]);
+            mt_pg_res_freep(&r);
+        }
+    }
+    mt_pg_name(pg, "one");
+    assert_int_equal(mt_pg_exec(pg, "DO $$ BEGIN ASSERT COALESCE(current_setting('moat.org_id', true), '') = ''; END $$", &err), 0); /* outside: nothing */
+    assert_int_equal(mt_pg_query_beside(pg, &named, NULL, &left, both, &err), 0);
+    assert_string_equal(mt_pg_text(both[0], 0, 0), "one");
+    assert_int_equal(mt_pg_i64(both[1], 0, 0), 0);
+    mt_pg_res_freep(&both[0]);
+    mt_pg_res_freep(&both[1]);
+    /* In a transaction that was begun, and after a statement that failed in a group. */
+    assert_int_equal(mt_pg_exec(pg, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", &err), 0);
+    assert_int_equal(mt_pg_query(pg, &named, NULL, &r, &err), 0);
+    assert_string_equal(mt_pg_text(r, 0, 0), "one");
+    mt_pg_res_freep(&r);
+    mt_pg_name(pg, "two");
+    assert_int_equal(mt_pg_query(pg, &named, NULL, &r, &err), 0);
+    assert_string_equal(mt_pg_text(r, 0, 0), "two");
+    mt_pg_res_freep(&r);
+    assert_int_equal(mt_pg_exec(pg, "COMMIT", &err), 0);
+    mt_pg_p_init(&zero);
+    mt_pg_p_i64(&zero, 0);
+    assert_int_equal(mt_pg_query(pg, &st_div, &zero, NULL, &err), -MT_E_INVALID);
+    assert_ptr_equal(mt_pg_diag(pg)->stmt, &st_div);
+    assert_int_equal(mt_pg_query(pg, &named, NULL, &r, &err), 0);
+    assert_string_equal(mt_pg_text(r, 0, 0), "two");
+    mt_pg_res_freep(&r);
+    mt_pg_free(pg);
+}
+
 static void a_unique_violation_names_its_constraint(void **state)
 {
     (void)state;
@@ -363,6 +412,7 @@ int main(void)
         cmocka_unit_test(a_failing_statement_skips_the_rest_and_the_connection_lives_on),
         cmocka_unit_test(a_pipeline_grows_with_what_is_queued_and_is_refused_past_its_bound),
         cmocka_unit_test(what_was_planned_for_little_is_planned_again_for_much),
+        cmocka_unit_test(a_shared_session_keeps_nothing),
         cmocka_unit_test(a_unique_violation_names_its_constraint),
         cmocka_unit_test(a_call_past_its_deadline_drops_the_connection),
         cmocka_unit_test(a_notification_wakes_a_listener),
