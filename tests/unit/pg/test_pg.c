@@ -228,7 +228,7 @@ static void a_shared_session_keeps_nothing(void **state)
     if (mt_pg_connect(&(struct mt_pg_conf){.conninfo = sc.owner, .shared = "moat.org_id"}, &pg, &err) < 0)
         fail_msg("%s", err.msg);
     assert_true(mt_pg_shared(pg));
-    static const char *const names[] = {"one", "two", ""};
+    static const char *const names[] = {"one", "", "two"};
     for (size_t i = 0; i < 3; i++) {
         mt_pg_name(pg, names[i]);
         for (int again = 0; again < 2; again++) {
