@@ -4,6 +4,7 @@
 
 #include "agent/control.h"
 #include "agent/forward/forward.h"
+#include "agent/hostcheck.h"
 #include "agent/identity/identity.h"
 #include "agent/instance/inst.h"
 #include "agent/mesh/mesh.h"
@@ -15,8 +16,10 @@
 #include "base/str.h"
 #include "wire/json.h"
 
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/utsname.h>
 
 #define CONSOLE_BYTES MT_VMM_CONSOLE_BYTES
 
@@ -284,18 +287,18 @@ int mt_describe_doctor(struct mt_agent *a, struct mt_buf *out, struct mt_err *er
 
     const struct finding all[] = {
         {"agent.vmm", a->probing ? 1 : a->choice.ok ? 0 : 2, a->probing ? "the probe boot runs" : vmm,
-         "install qemu-system-x86, or Firecracker with a working /dev/kvm, and build the kernel bundle"},
+         "apt-get install qemu-system-x86, or install firecracker and jailer where /dev/kvm works; systemctl restart moat-agent"},
         {"agent.bundle", a->bundle_bad[0] ? 1 : a->bundle.version[0] ? 0 : 2, bundle,
          a->bundle_bad[0] ? "the agent's log says why at bundle.fell_back; a bundle that is made anew is tried again"
                           : "systemctl restart moat-bundle (package), or packaging/bundle/make-bundle: built from the Debian archive"},
         {"agent.cgroups", version == 2 ? 0 : version == 1 ? 1 : a->probing ? 1 : 2, cgroup,
-         "mount cgroup v2 with cpu, memory and pids"},
-        {"agent.firewall", a->fw_loaded ? 0 : a->plan ? 2 : 1, mode, "see the agent's log for network.not_loaded"},
+         "boot with systemd.unified_cgroup_hierarchy=1: cgroup v2 with cpu, memory, io and pids"},
+        {"agent.firewall", a->fw_loaded ? 0 : a->plan ? 2 : 1, mode, "journalctl -u moat-agent -g network.not_loaded says why (under moat up: log/agent.log)"},
         {"agent.tun", access("/dev/net/tun", R_OK | W_OK) == 0 ? 0 : 2, "/dev/net/tun", "modprobe tun"},
-        {"agent.folders", same ? 0 : 2, "jail, images and scratch on one filesystem", "put the three folders on one filesystem"},
+        {"agent.folders", same ? 0 : 2, "jail, images and scratch on one filesystem", "jail_dir, images_dir and scratch_dir of /etc/moat/agent.toml: set them to one filesystem, systemctl restart moat-agent"},
         {"agent.disk", fs.f_blocks && fs.f_bavail < fs.f_blocks / 20 ? 2 : 0, disk, "free space below the data folder"},
         {"agent.control", mt_control_reachable(a->control) ? 0 : 1, a->identity ? mt_identity_control(a->identity) : a->conf.control_socket,
-         "is moat-control running?"},
+         "systemctl start moat-control, or moat up"},
         {"agent.storage", storage_level, storage, storage_mend},
         {"agent.logs", logs_level, mt_buf_cstr(&logs), "docs/runbooks.md, \"Log backlog or sink down\": lines wait in the node's store; mend the receiver or logs.sink"},
         {"agent.mesh", mesh_level, mesh, "`moat net verify` names the pair and the likely cause"},
@@ -303,12 +306,21 @@ int mt_describe_doctor(struct mt_agent *a, struct mt_buf *out, struct mt_err *er
         {"agent.swap", swap_on() ? strict : 0, "swap off", "swapoff -a: memory of VMs must not reach a disk"},
         {"agent.ksm", read_int("/sys/kernel/mm/ksm/run") > 0 ? strict : 0, "KSM off", "echo 0 > /sys/kernel/mm/ksm/run"},
         {"agent.smt", smt ? strict : 0, "SMT off", "echo off > /sys/devices/system/cpu/smt/control"},
-        {"agent.inodes", inodes ? 0 : strict, "more than 10 % of inodes free", "free inodes below the data folder"},
+        {"agent.inodes", inodes ? 0 : strict, "more than 10 % of inodes free", "df -i names the filesystem; remove what is not needed, or mkfs with more inodes"},
         {"agent.plan", a->plan_rejected[0] ? 2 : a->plan ? 0 : 1,
-         a->plan_rejected[0] ? a->plan_rejected : a->plan ? "accepted" : "none yet", "see the control plane's log"},
+         a->plan_rejected[0] ? a->plan_rejected : a->plan ? "accepted" : "none yet", "journalctl -u moat-agent -g plan.rejected (under moat up: log/agent.log) names the field; moat admin doctor"},
     };
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < MT_ARRAY_LEN(all); i++)
         rc = put_finding(&all[i], out, err);
+    struct mt_hostcheck_row rows[MT_HOSTCHECK_ROWS];
+    struct utsname u;
+    struct rlimit most = {0};
+    (void)uname(&u);
+    (void)getrlimit(RLIMIT_NOFILE, &most);
+    mt_hostcheck(&(struct mt_hostcheck){.proc = "/proc", .passwd = "/etc/passwd", .group = "/etc/group", .jail_dir = a->conf.jail_dir, .release = u.release,
+                                        .nofile = most.rlim_max, .skew_ms = a->skew_ms, .forwards = a->fw_loaded && mt_mesh_has_device(a->mesh), .strict = strict}, rows);
+    for (size_t i = 0; rc == 0 && i < MT_HOSTCHECK_ROWS; i++)
+        rc = put_finding(&(struct finding){rows[i].check, rows[i].level, rows[i].finding, rows[i].mend}, out, err);
     return rc;
 }

@@ -59,11 +59,13 @@ static void check_kernel(struct doctor *d)
     (void)uname(&u);
     char text[200];
     (void)snprintf(text, sizeof text, "Linux %s", u.release);
-    unsigned major = (unsigned)strtoul(u.release, NULL, 10);
-    found(d, major >= 6 ? OK : BAD, "kernel", text, major >= 6 ? NULL : "Linux 6.1 or newer is needed (Debian 12)");
+    unsigned major = 0, minor = 0;
+    bool recent = sscanf(u.release, "%u.%u", &major, &minor) == 2 && (major > 6 || (major == 6 && minor >= 1));
+    found(d, recent ? OK : BAD, "kernel", text, recent ? NULL : "apt-get install linux-image-amd64, and reboot: 6.1 is the least");
     found(d, access("/dev/net/tun", R_OK | W_OK) == 0 ? OK : BAD, "tun", "/dev/net/tun", access("/dev/net/tun", R_OK | W_OK) == 0 ? NULL : "modprobe tun");
     bool kvm = access("/dev/kvm", R_OK | W_OK) == 0;
-    found(d, kvm ? OK : WARN, "kvm", kvm ? "/dev/kvm opens; the agent's probe boot decides if it runs a guest" : "/dev/kvm cannot be opened: VMs run under emulation, slower", NULL);
+    found(d, kvm ? OK : WARN, "kvm", kvm ? "/dev/kvm opens; the agent's probe boot decides if it runs a guest" : "/dev/kvm cannot be opened: VMs run under emulation, slower",
+          kvm ? NULL : "modprobe kvm_intel || modprobe kvm_amd; in a virtual machine: switch nested virtualisation on outside");
     mt_auto_free char *controllers = NULL;
     bool v2 = mt_file_read("/sys/fs/cgroup/cgroup.controllers", 4096, &controllers, NULL, NULL) == 0 && strstr(controllers, "memory");
     found(d, v2 ? OK : WARN, "cgroup", v2 ? "v2" : "only v1 controllers: QEMU guests are capped by cpu.shares and memory.limit_in_bytes",

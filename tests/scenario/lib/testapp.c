@@ -7,6 +7,7 @@
  *   talk N         prints N numbered lines to stdout and stderr, then serves 8080
  *   spin PORT      one process that does nothing but count; its count is the answer on plain HTTP
  *   count N PER_S  prints N numbered lines at this rate, says how late it was, then waits
+ *   pour N PER_S   prints N lines of 48 bytes at this rate, then how long that took and the longest that one write did, then waits
  *   sick PORT      plain HTTP that answers 503 with a body, and says so once
  *   panic          prints a line, then crashes the kernel (SysRq)
  *   secret         prints owner, mode, size and an FNV-1a sum of its secrets file and what its folder is, then serves 8080
@@ -176,6 +177,26 @@ static int keep(const char *dir, struct beat *beats)
     }
 }
 
+/* Lines as a busy service prints them, some at a time and by the clock; nothing is buffered here, so a write that logging holds up is seen. */
+static void pour(unsigned long n, unsigned long rate)
+{
+    static char text[1024 * 49];
+    long begun = now_us(), longest = 0;
+    for (unsigned long i = 0; i < n;) {
+        unsigned long due = (unsigned long)(now_us() - begun) * rate / 1000000;
+        size_t len = 0;
+        for (; i < n && i < due && len < sizeof text; i++, len += 49)
+            snprintf(text + len, sizeof text - len, "%010lu %.37s", i, "the quick brown fox jumps over the lazy"), text[len + 48] = '\n';
+        long from = now_us();
+        if (len && write(STDOUT_FILENO, text, len) != (ssize_t)len)
+            _exit(1);
+        if (now_us() - from > longest)
+            longest = now_us() - from;
+        usleep(2000);
+    }
+    printf("poured in %ld ms, longest write %ld us\n", (now_us() - begun) / 1000, longest);
+}
+
 static int probe(const char *dir, const char *word)
 {
     char path[256], body[2048] = "";
@@ -230,6 +251,10 @@ int main(int argc, char **argv)
         printf("done in %ld ms, to nowhere in %ld\n", ms[1], rate > 1000 ? ms[0] : ms[1]);
         fflush(stdout);
         n = 0;
+    }
+    if (!strcmp(what, "pour")) {
+        pour((unsigned long)n, argc > 3 ? strtoul(argv[3], NULL, 10) : 1000);
+        return serve(8080);
     }
     if (!strcmp(what, "keep"))
         return keep(argc > 2 ? argv[2] : "/data", argc > 3 ? beat(argv[2]) : NULL);

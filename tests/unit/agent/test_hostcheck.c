@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The host checks of runtime.md §22: a host that is right, then each fact made wrong alone. One row says so and names a command; no other moves. */
+#include "agent/hostcheck.h"
+
+#include "base/str.h"
+#include "os/file.h"
+
+#include <fcntl.h>
+#include <sched.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+static struct {
+    char dir[64], proc[96], forwarding[256], passwd[96], group[96], programs[96], jail[96];
+    struct mt_hostcheck h;
+} t;
+
+static void put(const char *path, const char *text, mode_t mode)
+{
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode);
+    assert_true(fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text));
+    (void)close(fd);
+}
+
+static void program(const char *name)
+{
+    char path[160];
+    (void)snprintf(path, sizeof path, "%s/%s", t.programs, name);
+    put(path, "", 0755);
+}
+
+static int setup(void **s)
+{
+    char path[192];
+    (void)s;
+    (void)snprintf(t.dir, sizeof t.dir, "/tmp/mt-hostcheck-XXXXXX");
+    if (!mkdtemp(t.dir))
+        return -1;
+    (void)snprintf(t.proc, sizeof t.proc, "%s/proc", t.dir);
+    (void)snprintf(t.passwd, sizeof t.passwd, "%s/passwd", t.dir);
+    (void)snprintf(t.group, sizeof t.group, "%s/group", t.dir);
+    (void)snprintf(t.programs, sizeof t.programs, "%s/bin", t.dir);
+    (void)snprintf(t.jail, sizeof t.jail, "%s/jail", t.dir);
+    (void)snprintf(path, sizeof path, "%s/sys/net/ipv6/conf/all", t.proc);
+    (void)snprintf(t.forwarding, sizeof t.forwarding, "%s/forwarding", path);
+    if (mt_file_mkdirs(path, 0755, NULL) < 0 || mkdir(t.programs, 0755) < 0 || mkdir(t.jail, 0755) < 0)
+        return -1;
+    put(t.forwarding, "1\n", 0644);
+    /* neighbours of the range, a name that looks like a number of ours, a line cut short */
+    put(t.passwd, "root:x:0:0:root:/root:/bin/sh\nlow:x:199999:1:::\nhigh:x:265536:1:::\n200001:x:7:7:::\nodd\n", 0644);
+    put(t.group, "root:x:0:\nlow:x:199999:\nhigh:x:265536:low\n", 0644);
+    program("mkfs.ext4");
+    program("e2fsck");
+    program("resize2fs");
+    program("nft");
+    t.h = (struct mt_hostcheck){.proc = t.proc, .passwd = t.passwd, .group = t.group, .jail_dir = t.jail, .release = "6.1.0-31-cloud-amd64",
+                                .programs = t.programs, .forwards = true, .nofile = 1048576, .skew_ms = -1000, .strict = 2};
+    return 0;
+}
+
+static int teardown(void **s)
+{
+    (void)s;
+    return mt_file_remove_tree(AT_FDCWD, t.dir, NULL);
+}
+
+/* The one row that is not ok is @check, at @level, with @word in what was found and a command that begins so. NULL: all are ok. */
+static void only(const char *check, int level, const char *word, const char *command)
+{
+    struct mt_hostcheck_row r[MT_HOSTCHECK_ROWS];
+    bool seen = !check;
+    mt_hostcheck(&t.h, r);
+    for (size_t i = 0; i < MT_HOSTCHECK_ROWS; i++) {
+        bool it = check && MT_STREQ(r[i].check, check);
+        if (r[i].level != (it ? level : 0))
+            fail_msg("%s has level %d: %s", r[i].check, r[i].level, r[i].finding);
+        if (it && (!strstr(r[i].finding, word) || strncmp(r[i].mend, command, strlen(command)) != 0))
+            fail_msg("%s says '%s', '%s'", r[i].check, r[i].finding, r[i].mend);
+        seen |= it;
+    }
+    assert_true(seen);
+}
+
+static void a_host_that_is_right(void **s)
+{
+    static const char *const good[] = {"6.1", "6.12.117+deb12", "7.0.0"};
+    (void)s;
+    for (size_t i = 0; i < 3; i++) {
+        t.h.release = good[i];
+        only(NULL, 0, NULL, NULL);
+    }
+}
+
+static void each_thing_alone(void **s)
+{
+    static const char *const old[] = {"6.0.19", "5.10.0-33-amd64", "next"}, *const programs[] = {"mkfs.ext4", "e2fsck", "resize2fs", "nft"};
+    char path[160];
+    (void)s;
+    for (size_t i = 0; i < 3; i++) {
+        t.h.release = old[i];
+        only("agent.kernel", 2, old[i], "apt-get install linux-image");
+    }
+    t.h.release = "6.1";
+    for (size_t i = 0; i < 4; i++) {
+        (void)snprintf(path, sizeof path, "%s/%s", t.programs, programs[i]);
+        assert_int_equal(unlink(path), 0);
+        only(i < 3 ? "agent.e2fsprogs" : "agent.nftables", 2, programs[i], i < 3 ? "apt-get install e2fsprogs" : "apt-get install nftables");
+        program(programs[i]);
+    }
+    put(t.forwarding, "0\n", 0644);
+    only("agent.forwarding", 2, "off", "sysctl -w net.ipv6.conf.all.forwarding=1");
+    t.h.forwards = false; /* one machine alone */
+    only(NULL, 0, NULL, NULL);
+    t.h.forwards = true;
+    assert_int_equal(unlink(t.forwarding), 0);
+    only("agent.forwarding", 2, "no IPv6", "boot without");
+    put(t.forwarding, "1\n", 0644);
+    t.h.jail_dir = "/proc/self/nothing";
+    only("agent.mounts", 2, "cannot be read", "mount -o remount,dev,exec");
+    t.h.jail_dir = t.jail;
+    if (unshare(CLONE_NEWNS) == 0) { /* root: a mount that ends with this process */
+        const unsigned long flags[] = {MS_NODEV, MS_NOEXEC};
+        assert_int_equal(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), 0);
+        for (size_t i = 0; i < 2; i++) {
+            assert_int_equal(mount("none", t.jail, "tmpfs", flags[i], NULL), 0);
+            only("agent.mounts", 2, i == 0 ? "nodev" : "noexec", "mount -o remount,dev,exec");
+            assert_int_equal(umount(t.jail), 0);
+        }
+    }
+    put(t.passwd, "root:x:0:0::/:/bin/sh\nbuild:x:200000:1::/:/bin/sh", 0644);
+    only("agent.uids", 2, "user 'build' has the number 200000", "usermod -u");
+    put(t.passwd, "root:x:0:0::/:/bin/sh\n", 0644);
+    put(t.group, "root:x:0:\nteam:x:265535\n", 0644);
+    only("agent.uids", 2, "group 'team' has the number 265535", "usermod -u");
+    put(t.group, "root:x:0:\n", 0644);
+    t.h.skew_ms = 1001;
+    only("agent.clock", 2, "1001 ms", "systemctl restart systemd-timesyncd");
+    t.h.skew_ms = -1001;
+    only("agent.clock", 2, "-1001 ms", "systemctl restart systemd-timesyncd");
+    t.h.skew_ms = 0;
+    t.h.nofile = 65536;
+    only("agent.nofile", 2, "65536", "systemctl edit moat-agent");
+    t.h.strict = 1; /* somebody's own machine */
+    only("agent.nofile", 1, "65536", "systemctl edit moat-agent");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(a_host_that_is_right, setup, teardown),
+        cmocka_unit_test_setup_teardown(each_thing_alone, setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
