@@ -7,6 +7,7 @@
 #include "agent/instance/inst.h"
 #include "agent/logstore.h"
 #include "agent/mesh/mesh.h"
+#include "agent/traffic.h"
 #include "base/cleanup.h"
 #include "base/list.h"
 #include "base/log.h"
@@ -221,6 +222,22 @@ static int op_stop_all(struct client *c, const json_t *rq, struct mt_err *err)
     return 0;
 }
 
+/* Somebody is about to read the flow log: told in the log and in the ring itself before they may. */
+static int op_flows_read(struct client *c, const json_t *rq, struct mt_err *err)
+{
+    uint64_t since, until;
+    if (c->uid != 0 && c->uid != geteuid())
+        return MT_FAIL(err, MT_E_DENIED, "the flow log is for root");
+    int rc = mt_json_opt_u64(rq, "since_us", 0, INT64_MAX, 0, &since, err);
+    if (rc == 0)
+        rc = mt_json_opt_u64(rq, "until_us", 0, INT64_MAX, 0, &until, err);
+    if (rc == 0)
+        rc = mt_traffic_read_by(c->ad->a->traffic, c->uid, (int64_t)since, (int64_t)until, err);
+    if (rc == 0)
+        mt_buf_puts(&c->out, "{\"recorded\":true}\n");
+    return rc;
+}
+
 /* A new WireGuard key for this node; what becomes of it is told by the heartbeat and the log. */
 static int op_rotate_key(struct client *c, struct mt_err *err)
 {
@@ -270,6 +287,8 @@ static int dispatch(struct client *c, const char *line, size_t len, struct mt_er
     if (strcmp(op, "exec") == 0)
         return op_exec(c, rq, err);
     c->closing = true;
+    if (strcmp(op, "flows-read") == 0)
+        return op_flows_read(c, rq, err);
     if (strcmp(op, "rotate-key") == 0)
         return op_rotate_key(c, err);
     if (strcmp(op, "list") == 0)
@@ -284,7 +303,7 @@ static int dispatch(struct client *c, const char *line, size_t len, struct mt_er
             return rc;
         return op[0] == 'd' ? mt_describe_instance(a, id, &c->out, err) : mt_describe_console(a, id, &c->out, err);
     }
-    return MT_FAIL(err, MT_E_INVALID, "no op '%.32s'; known are logs, console, list, describe, doctor, exec, rotate-key, stop-all", op);
+    return MT_FAIL(err, MT_E_INVALID, "no op '%.32s'; known are logs, console, list, describe, doctor, exec, flows-read, rotate-key, stop-all", op);
 }
 
 static void on_client(struct mt_source *s, int fd, uint32_t revents, void *arg)

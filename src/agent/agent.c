@@ -429,6 +429,8 @@ void mt_agent_plan(struct mt_agent *a, struct mt_plan *p, bool from_disk)
     keep_images(a);
     mt_mesh_plan(a->mesh, p, same_network);
     mt_netstate_plan(a, p, same_network);
+    if (p->n_instances)
+        mt_traffic_begin(a->traffic);
     mt_ipv4s_plan(a->ipv4);
     mt_volumes_look_soon(a->volumes);
     mt_backups_look_soon(a->backups);

@@ -31,6 +31,7 @@ static const struct mt_conf_key keys[] = {
     PATH_KEY("scratch_dir", scratch_dir, "scratch disks; default <data_dir>/scratch"),
     PATH_KEY("jail_dir", jail_dir, "chroots of the VMs; default <data_dir>/jail; one filesystem with images and scratch"),
     PATH_KEY("logs_dir", logs_dir, "workload logs; default <data_dir>/logs"),
+    PATH_KEY("flows_dir", flows_dir, "which VM sent what to whom, for answering for an address later; default <data_dir>/flows"),
     PATH_KEY("control_socket", control_socket, "internal socket of moat-control, on its own machine; default <run_dir>/internal.sock"),
     {"control_address", MT_CONF_STRING, AT(control_address), 3, 260, MT_CONF_NONE, "host:port", "node listener of moat-control, for a node that has joined; absent: the one it joined by"},
     {"mesh_endpoints", MT_CONF_STRINGS, AT(mesh_endpoints), 0, 4, "", "address:port", "where other nodes reach this machine's WireGuard; for the machine of the control plane: takes it into the mesh"},
@@ -87,6 +88,8 @@ static const struct mt_conf_key keys[] = {
     {"image.cache_bytes", MT_CONF_U64, AT(image_cache_bytes), 0, UINT64_MAX, "0", "bytes", "budget of the image cache; 0: 20 % of its filesystem, at most 100 GiB"},
     {"logs.retention_days", MT_CONF_U64, AT(log_retention_days), 1, 3650, "7", "days", "workload logs older than this go"},
     {"logs.max_bytes_per_instance", MT_CONF_U64, AT(log_max_bytes), 16777216, UINT64_MAX, "536870912", "bytes", "oldest segments go above this"},
+    {"logs.flow_bytes", MT_CONF_U64, AT(flow_bytes), 0, UINT64_MAX, "1073741824", "bytes", "flows of VMs to the outside and their counters each minute are kept up to this, the oldest go; at least 1 MiB; 0: none are recorded"},
+    {"logs.flow_days", MT_CONF_U64, AT(flow_days), 1, 3650, "7", "days", "and no longer than this"},
     {"logs.sink", MT_CONF_STRING, AT(log_sink), 1, 8, "none", "", "where all workloads' lines go besides: none, syslog (RFC 5424 over TLS or TCP) or otlp (OTLP/HTTP, JSON)"},
     {"logs.sink_target", MT_CONF_STRING, AT(log_sink_target), 3, 2048, MT_CONF_NONE, "", "syslog: host:port; otlp: URL, for example https://collector.example.com:4318/v1/logs"},
     {"logs.sink_tls", MT_CONF_BOOL, AT(log_sink_tls), 0, 1, "true", "", "syslog: over TLS (RFC 5425); false: plain TCP, for a receiver on this host or a network of trust"},
@@ -221,7 +224,7 @@ int mt_agent_conf_load(const char *path, struct mt_agent_conf *ret, struct mt_er
         const char *name;
     } folders[] = {{&c.run_dir, "run"},       {&c.boot_dir, "boot"},       {&c.agent_dir, "agent"},
                    {&c.images_dir, "images"}, {&c.scratch_dir, "scratch"}, {&c.jail_dir, "jail"},
-                   {&c.logs_dir, "logs"},     {&c.storage_dir, "volumes"}};
+                   {&c.logs_dir, "logs"},     {&c.storage_dir, "volumes"},   {&c.flows_dir, "flows"}};
     for (size_t i = 0; rc == 0 && i < MT_ARRAY_LEN(folders); i++)
         rc = fill_path(folders[i].at, c.data_dir, folders[i].name, err);
     c.beside_control = c.control_socket != NULL;

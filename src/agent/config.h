@@ -17,7 +17,7 @@ struct mt_agent_conf {
     char *node_id;    /* NULL in the file: of the identity that join made, filled in by main.c */
     char *cluster_id; /* NULL: the first accepted plan's, kept in node.json */
     /* folders and sockets */
-    char *data_dir, *run_dir, *boot_dir, *agent_dir, *images_dir, *scratch_dir, *jail_dir, *logs_dir;
+    char *data_dir, *run_dir, *boot_dir, *agent_dir, *images_dir, *scratch_dir, *jail_dir, *logs_dir, *flows_dir;
     char *control_socket, *admin_socket, *listen_metrics;
     bool beside_control; /* control_socket stands in the file: the control plane is on this machine */
     char *control_address; /* host:port of a node that has joined; NULL: the one it joined by */
@@ -50,7 +50,7 @@ struct mt_agent_conf {
     struct mt_conf_list local_registries, insecure_registries;
     char *image_ca_file;
     uint64_t image_cache_bytes;
-    uint64_t log_retention_days, log_max_bytes, log_message_max;
+    uint64_t log_retention_days, log_max_bytes, log_message_max, flow_bytes, flow_days; /* flow_bytes 0: none are recorded */
     char *log_sink, *log_sink_target, *log_sink_ca_file, *log_sink_cert_file, *log_sink_key_file, *log_sink_headers_file;
     bool log_sink_tls, log_drains;
     struct mt_conf_list log_local_targets;

@@ -2,6 +2,7 @@
 /* moat-agent: arguments, configuration, then the loop. See agent.h. */
 #include "agent/agent.h"
 
+#include "agent/flowscmd.h"
 #include "agent/identity/identity.h"
 #include "agent/instance/steps.h"
 #include "agent/local.h"
@@ -18,6 +19,8 @@ static const char usage[] =
     "       moat-agent --config FILE join --control HOST:PORT --token -|@FILE [--name NAME] [--endpoint ADDRESS:PORT]...\n"
     "                   make this machine a node: the token of `moat node token create` from stdin or a file\n"
     "       moat-agent --config FILE is-node    ends with 0 when this machine is a node\n"
+    "       moat-agent --config FILE flows [--since TIME] [--until TIME] [--address IPV6] [--port N]\n"
+    "                   which VM here sent what to whom, with the source that the world saw; each reading is recorded\n"
     "       moat-agent --config FILE stop-all   the agent that runs here stops every instance and gives the host back\n"
     "       moat-agent --config-help   print every configuration key as a commented file\n"
     "       moat-agent --list-steps    print the recorded steps at which MT_TEST_KILL_STEP can end the agent\n"
@@ -154,6 +157,8 @@ int main(int argc, char **argv)
     bool check = false;
     size_t n;
 
+    if (argc > 3 && strcmp(argv[1], "--config") == 0 && strcmp(argv[3], "flows") == 0)
+        return mt_flows_command(argv[2], argc - 4, argv + 4);
     for (int opt; (opt = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         switch (opt) {
         case OPT_CONFIG:

@@ -420,6 +420,30 @@ class Suite:
             wait_for("its plan", lambda: len(n.events("network.loaded")) == 2)
         self.matrix("agents restarted")
 
+    def what_a_vm_has_sent_is_told_by_what_the_world_saw(self):
+        """the port that the node gave it leads from a time and an address to the VM; who asks is written down"""
+        serve = ("import socket\ns=socket.socket(socket.AF_INET6); s.bind(('2a00:ff::1',7070)); s.listen(1); print('up', flush=True)\nc, who=s.accept(); print(who[1], flush=True)")
+        call = "import socket\ns=socket.create_connection(('2a00:ff::1',7070),20); print(s.getsockname()[1])"
+        server = self.places["outside"].popen("python3", "-c", serve, stdout=subprocess.PIPE)
+        want(server.stdout.readline() == b"up\n", "no server")
+        mine = int(self.places["A"].run("python3", "-c", call))
+        seen = int(server.stdout.readline())
+        server.wait()
+
+        def flows(*args):
+            out = self.n1.place.run(os.path.join(kit.BIN, "moat-agent"), "--config", os.path.join(self.n1.dir, "agent.toml"), "flows", *args)
+            return [json.loads(line) for line in out.splitlines()]
+        flow = {"proto": "tcp", "vm": self.addresses["A"][0], "vm_port": mine, "target": "2a00:ff::1", "target_port": 7070, "seen_as": self.n1.underlay, "seen_port": seen}
+        found = lambda: [f for f in flows("--port", str(seen), "--address", self.n1.underlay) if f["kind"] == "new" and f["target_port"] == 7070]
+        wait_for("the flow", found, 20)
+        got = found()[0]
+        want({k: got[k] for k in flow} == flow, "%s, not %s" % (got, flow))
+        counts = lambda kind: [f for f in flows("--address", self.addresses["A"][0]) if f["kind"] == kind]
+        wait_for("what was counted in this minute", lambda: counts("counts") and counts("drops"), 70)
+        want(counts("counts")[0]["sent_bytes"] > 1000 and [f for f in counts("drops") if f["rule"] == "blocked_port" and f["top_rejected_port"] == "25/tcp"], counts("drops"))
+        want([f for f in flows() if f["kind"] == "read" and f["uid"] == 0] and self.n1.events("flows.read"), "nobody wrote down who reads")
+        want(not [f for f in flows() if f["kind"] in ("new", "end") and f["vm"] not in [a for a, _ in self.addresses.values()]], "flows of others are recorded")
+
     def it_holds_after_the_table_was_deleted_and_is_loaded_whole(self):
         for n in self.c.nodes:
             handle, text = self.table(n)
