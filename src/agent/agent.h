@@ -60,7 +60,8 @@ struct mt_boot_count {
 
 /** Network facts of the plan in parsed form. */
 struct mt_node_net {
-    bool has_node, has_prefix, has_cluster;
+    bool has_node, has_prefix, has_cluster, has_resolver;
+    struct in6_addr resolver; /* of P:2::/64, on lo: this machine answers its VMs' questions for names */
     struct in6_addr node;   /* overlay address, on lo */
     struct in6_addr prefix; /* instance prefix of this node */
     uint8_t prefix_len;

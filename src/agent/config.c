@@ -47,7 +47,7 @@ static const struct mt_conf_key keys[] = {
     {"drift_seconds", MT_CONF_U64, AT(drift_seconds), 5, 300, "30", "s", "time between looks for what somebody else changed in firewall and mesh"},
     {"egress_mode", MT_CONF_STRING, AT(egress_mode), 0, 8, "", "", "none, routed or nat66; empty: as the plan says"},
     {"nat64_prefix", MT_CONF_STRING, AT(nat64_prefix), 0, 50, "64:ff9b::/96", "prefix", "the NAT64 prefix of 96 bits that guests reach IPv4 through: private IPv4 behind it is refused them, as behind 64:ff9b::/96 always"},
-    {"resolver", MT_CONF_STRING, AT(resolver), 0, 45, "", "address", "name server given to guests; empty: as the plan says"},
+    {"resolver", MT_CONF_STRING, AT(resolver), 0, 45, "", "address", "name server given to guests; P:2::53 (the cluster's prefix) is put on lo, for a resolver of this machine that listens there; empty: as the plan says"},
     {"blocked_ports", MT_CONF_STRINGS, AT(blocked_ports), 0, MT_FW_BLOCKED_MAX, "25 135-139 445 1900 11211/udp", "port", "ports that VMs may not reach outside, as \"25\" for TCP and UDP, \"135-139\", \"11211/udp\"; replaces the default"},
     {"blocked_prefixes", MT_CONF_STRINGS, AT(blocked_prefixes), 0, MT_FW_BLOCKED_MAX, "", "prefix", "IPv6 prefixes that VMs may not reach, besides those that are nobody's, the cluster's or other nodes'"},
     {"serial", MT_CONF_BOOL, AT(serial), 0, 1, "true", "", "keep the guest's serial console for diagnosis"},

@@ -172,6 +172,15 @@ static int apply(struct net_job *j)
         if (!there && (remember(a, text, "address", &j->err) < 0 || mt_node_addr_add(&j->net.node, &j->err) < 0))
             return -1;
     }
+    if (j->net.has_resolver) {
+        char addr[INET6_ADDRSTRLEN];
+        (void)inet_ntop(AF_INET6, &j->net.resolver, addr, sizeof addr);
+        (void)snprintf(text, sizeof text, "lo %s", addr);
+        if (mt_node_addr_has(&j->net.resolver, &there, &j->err) < 0)
+            return -1;
+        if (!there && (remember(a, text, "resolver", &j->err) < 0 || mt_node_addr_add(&j->net.resolver, &j->err) < 0))
+            return -1;
+    }
     if (j->net.has_prefix) {
         char addr[INET6_ADDRSTRLEN];
         (void)inet_ntop(AF_INET6, &j->net.prefix, addr, sizeof addr);
@@ -419,6 +428,9 @@ void mt_netstate_plan(struct mt_agent *a, const struct mt_plan *plan, bool same)
         net.has_prefix = mt_net_parse6(n->instance_prefix, true, &net.prefix, &net.prefix_len, &err) == 0;
     if (n->cluster_prefix)
         net.has_cluster = mt_net_parse6(n->cluster_prefix, true, &addr, &plen, &err) == 0;
+    /* one of the cluster's addresses for services: every node that runs a resolver has it, and only for its own VMs */
+    if (net.has_cluster && a->conf.resolver[0] && inet_pton(AF_INET6, a->conf.resolver, &net.resolver) == 1)
+        net.has_resolver = mt_net_inside6(&net.resolver, &addr, plen) && net.resolver.s6_addr[6] == addr.s6_addr[6] && net.resolver.s6_addr[7] == (addr.s6_addr[7] | 2);
     if (err.code)
         mt_log(MT_WARN, "network.bad_address", KV_ERR(&err));
     a->net = net;

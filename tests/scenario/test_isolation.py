@@ -40,7 +40,7 @@ def udp(port, at):
         with open(sys.argv[1], "ab") as f: f.write(d + b"\n")
         try: s.sendto(d, who)
         except OSError: pass
-for p in (25, 80, 443, 5000, 5180, 8080, 9090): threading.Thread(target=tcp, args=(p,), daemon=True).start()
+for p in (25, 53, 80, 443, 5000, 5180, 8080, 9090): threading.Thread(target=tcp, args=(p,), daemon=True).start()
 for at in sys.argv[2:]: threading.Thread(target=udp, args=(7777, at), daemon=True).start()
 print("ready", flush=True); threading.Event().wait()
 """
@@ -110,6 +110,8 @@ MATRIX = [
     ("A", "control, underlay", NOTHING), ("A", "registry (control's underlay)", NOTHING), ("A", "registry (control's underlay)", {5000: False}),
     ("A", "metadata", NOTHING), ("A", "metadata", {80: False}),
     ("A", "private IPv4 behind a NAT64", NOTHING), ("A", "private IPv4 behind a NAT64", {443: False}), ("A", "public IPv4 behind a NAT64", {443: True}),
+    ("A", "resolver", {53: True, 443: False}), ("D same env, other node", "resolver", {53: True, 8080: False}), ("edge", "resolver", {53: False}),
+    ("outside", "resolver", {53: False}), ("control", "own node, overlay", {53: False}), ("A", "own node, overlay", {53: False}),
     ("A", "outside", EVERYTHING), ("A", "outside", {25: False, 443: True}), ("E other tenant, other node", "outside", EVERYTHING),
     ("edge", "A", DECLARED), ("edge", "D same env, other node", DECLARED), ("edge", "E other tenant, other node", DECLARED),
     ("control", "A", NOTHING), ("other node", "A", NOTHING), ("own node", "A", DECLARED), ("outside", "A", NOTHING),
@@ -125,6 +127,9 @@ PRIVATE = [(a, b, DECLARED) for a in NEIGHBOURS for b in NEIGHBOURS if a != b] +
     ("E other tenant, other node", "A", NOTHING), ("E other tenant, other node", "D same env, other node", NOTHING), ("A", "edge, overlay", NOTHING),
     ("other node", "A", NOTHING), ("edge", "A", DECLARED), ("A", "own node, overlay", NOTHING),
     ("A", "outside", EVERYTHING)]
+
+
+RESOLVER = "%s:2::53" % kit.P
 
 
 class Cables:
@@ -185,7 +190,7 @@ class Suite:
     def start(self, *nodes, **more):
         for n in nodes:
             if n in self.with_vms:
-                n.start(egress_mode="nat66", cgroup_parent="%s/%d" % (self.w.cgroup, n.number), reserve={"overhead_mib": 16, "memory_bytes": 1 << 29}, listen_metrics="[::1]:9464",
+                n.start(egress_mode="nat66", resolver=RESOLVER, cgroup_parent="%s/%d" % (self.w.cgroup, n.number), reserve={"overhead_mib": 16, "memory_bytes": 1 << 29}, listen_metrics="[::1]:9464",
                         image={"local_registries": [self.w.registry.host], "insecure_registries": [self.w.registry.host]}, **stand_in(os.path.join(self.c.dir, "programs")), **more)
             else:
                 n.start(firewall_open=["22", "80", "443"])
@@ -246,7 +251,7 @@ class Suite:
         """(the kernel's number of the table, its text without what traffic puts into it)"""
         tables = json.loads(n.place.run("nft", "-j", "list", "tables"))["nftables"]
         text = n.place.run("nft", "-s", "list", "table", "inet", "moat", check=False)
-        text = re.sub(r"(set (?:(?:new)?flows|n_[a-z0-9_]+) \{[^}]*?)\s*elements = \{[^}]*\}", r"\1", text)
+        text = re.sub(r"(set (?:(?:new)?flows|asks|n_[a-z0-9_]+) \{[^}]*?)\s*elements = \{[^}]*\}", r"\1", text)
         return [x["table"]["handle"] for x in tables if "table" in x and x["table"]["name"] == "moat"], re.sub(r"packets \d+ bytes \d+", "", text)
 
     def counted(self, name):
@@ -293,10 +298,12 @@ class Suite:
         self.c.wire.run("ip", "-6", "route", "add", "%s:1:1::/80" % kit.P, "via", self.n1.underlay)
         self.c.wire.run("ip", "-6", "route", "add", self.n1.overlay + "/128", "via", self.n1.underlay)
         at = self.addresses
+        self.c.wire.run("ip", "-6", "route", "add", RESOLVER + "/128", "via", self.n1.underlay)
         for name, node in (("own node", self.n1), ("other node", self.n2), ("edge", self.n3), ("control", self.n4)):
             at[name + ", overlay"], at[name + ", underlay"] = (node.overlay, None), (node.underlay, None)
         at["own node, fe80::1"] = ("fe80::1", "eth0")
         at["registry (control's underlay)"] = at["control, underlay"]
+        at["resolver"] = (RESOLVER, None)
         at["metadata"], at["outside"] = ("fd00:ec2::254", None), ("2a00:ff::1", None)
         at["blocked by the operator"] = ("2a00:ff:0:1::1", None)
         at["private IPv4 behind a NAT64"], at["public IPv4 behind a NAT64"] = ("64:ff9b::a00:1", None), ("64:ff9b::808:808", None)

@@ -113,6 +113,7 @@ static void put_fixed_sets(const struct mt_fw_conf *c, struct mt_buf *o)
     put_blocked_ports(c, o);
     mt_buf_puts(o,
                    "  set newflows { type ipv6_addr; flags dynamic; size 65536; timeout 1m; }\n"
+                   "  set asks { type ipv6_addr; flags dynamic; size 65536; timeout 1m; }\n"
                    "  set flows { type ipv6_addr; flags dynamic; size 65536; }\n");
 }
 
@@ -212,7 +213,8 @@ static void put_input(const struct mt_fw_conf *c, struct mt_buf *o)
                    "    icmpv6 type echo-request ip6 daddr fe80::1 limit rate 10/second accept\n"
                    "    ip6 saddr @quarantine goto drop_quarantined\n");
     if (c->resolver[0])
-        mt_buf_printf(o, "    ip6 daddr %s meta l4proto { tcp, udp } th dport 53 accept\n", c->resolver);
+        mt_buf_printf(o, "    ip6 daddr %s meta l4proto { tcp, udp } th dport 53 ct state new update @asks { ip6 saddr limit rate over 200/second burst 400 packets } goto drop_guest_to_host\n"
+                         "    ip6 daddr %s meta l4proto { tcp, udp } th dport 53 accept\n", c->resolver, c->resolver);
     mt_buf_puts(o, "    goto drop_guest_to_host\n  }\n");
 }
 
