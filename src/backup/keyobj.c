@@ -3,8 +3,10 @@
 #include "backup/store.h"
 
 #include "base/b64.h"
+#include "base/cleanup.h"
 #include "base/str.h"
 #include "os/digest.h"
+#include "wire/json.h"
 
 #define WRAPPED 72
 
@@ -42,6 +44,40 @@ json_t *mt_bk_get_key(struct mt_bk_run *r)
     return told(r, had);
 }
 
+/*
+ * Another object is there. After the master key was changed the same key comes in a new wrapping, and takes the place of the old one. A new key for an epoch that has backups must
+ * not: nothing could read them any more. Which of the two it is only a backup of that epoch can tell: it opens, or it does not.
+ */
+static int may_replace(struct mt_bk_run *r, bool *ret)
+{
+    char prefix[MT_BK_KEY];
+    uint64_t ignored = 0;
+    size_t i;
+    json_t *name;
+    bool opened = false, shut = false;
+    mt_auto_json json_t *list = json_array();
+    mt_bk_key(r->q, "m/", prefix);
+    *ret = false;
+    if (!mt_bk_request_keys(r->q, r->q->key_epoch))
+        return 0;
+    if (mt_bk_list_names(r, prefix, MT_ID_SNAPSHOT, false, list, &ignored) < 0)
+        return -1;
+    json_array_foreach(list, i, name) {
+        __attribute__((cleanup(mt_bk_loaded_done))) struct mt_bk_loaded l = {0};
+        enum mt_bk_why why;
+        struct mt_err err = {0};
+        if (mt_bk_load(r, json_string_value(name), &l, &why, &err) < 0)
+            return -1;
+        bool ours = l.keys && l.keys->epoch == r->q->key_epoch;
+        opened |= ours && why == MT_BK_FINE;
+        shut |= ours && why != MT_BK_FINE;
+        if (opened)
+            break;
+    }
+    *ret = opened || !shut;
+    return 0;
+}
+
 json_t *mt_bk_put_key(struct mt_bk_run *r)
 {
     uint8_t had[WRAPPED + 1], hash[32];
@@ -49,11 +85,14 @@ json_t *mt_bk_put_key(struct mt_bk_run *r)
     char rest[32];
     if (get(r, had, &there) < 0)
         return NULL;
-    if (there && memcmp(had, r->q->wrapped, WRAPPED) != 0) {
-        (void)mt_bk_fail(r->f, MT_BK_INTERNAL, "key_exists", "the store holds another key object of epoch %u; it is never overwritten", r->q->key_epoch);
+    bool other = there && memcmp(had, r->q->wrapped, WRAPPED) != 0, same_key = false;
+    if (other && may_replace(r, &same_key) < 0)
+        return NULL;
+    if (other && !same_key) {
+        (void)mt_bk_fail(r->f, MT_BK_INTERNAL, "key_exists", "the store holds another key of epoch %u, and backups that this one does not open; it is not overwritten", r->q->key_epoch);
         return NULL;
     }
-    if (!there) {
+    if (!there || other) {
         struct mt_s3_op op = {.method = MT_S3_PUT, .body = r->q->wrapped, .body_len = WRAPPED};
         mt_sha256_of(r->q->wrapped, WRAPPED, hash);
         mt_hex_encode(hash, sizeof hash, op.body_sha256);

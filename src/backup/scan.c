@@ -35,7 +35,7 @@ static int keep_name(const struct mt_bk_listed *e, void *arg)
     return 0;
 }
 
-static int list_names(struct mt_bk_run *r, const char *prefix, enum mt_id_kind kind, bool folders, json_t *list, uint64_t *ignored)
+int mt_bk_list_names(struct mt_bk_run *r, const char *prefix, enum mt_id_kind kind, bool folders, json_t *list, uint64_t *ignored)
 {
     struct names n = {.prefix = prefix, .kind = kind, .folders = folders, .list = list};
     int rc = list ? mt_bk_list(r, prefix, folders, keep_name, &n) : mt_bk_fail(r->f, MT_BK_INTERNAL, "memory", "no memory for a list");
@@ -74,7 +74,7 @@ static int scan_volume_names(struct mt_bk_run *r, const char *org, const char *v
     (void)snprintf(q.scope.org, sizeof q.scope.org, "%s", org);
     (void)snprintf(q.scope.volume, sizeof q.scope.volume, "%s", volume);
     mt_bk_key(&q, "m/", prefix);
-    if (list_names(&sub, prefix, MT_ID_SNAPSHOT, false, snapshots, ignored) < 0)
+    if (mt_bk_list_names(&sub, prefix, MT_ID_SNAPSHOT, false, snapshots, ignored) < 0)
         return -1;
     while (json_array_size(snapshots) > SNAPSHOTS_MAX)
         (void)json_array_remove(snapshots, json_array_size(snapshots) - 1);
@@ -108,13 +108,13 @@ static json_t *scan_cluster(struct mt_bk_run *r)
     json_t *org, *volume;
     mt_auto_json json_t *orgs = json_array();
     (void)snprintf(prefix, sizeof prefix, "%s%sv1/%s/", q->store.prefix, q->store.prefix[0] ? "/" : "", q->scope.cluster);
-    if (list_names(r, prefix, MT_ID_ORG, true, orgs, &ignored) < 0)
+    if (mt_bk_list_names(r, prefix, MT_ID_ORG, true, orgs, &ignored) < 0)
         return NULL;
     json_array_foreach(orgs, i, org) {
         char below[MT_BK_KEY + 40];
         mt_auto_json json_t *volumes = json_array();
         (void)snprintf(below, sizeof below, "%s%s/", prefix, json_string_value(org));
-        if (list_names(r, below, MT_ID_VOLUME, true, volumes, &ignored) < 0)
+        if (mt_bk_list_names(r, below, MT_ID_VOLUME, true, volumes, &ignored) < 0)
             return NULL;
         json_array_foreach(volumes, j, volume) {
             if (scan_volume_names(r, json_string_value(org), json_string_value(volume), &ignored) < 0)
@@ -160,7 +160,7 @@ json_t *mt_bk_scan(struct mt_bk_run *r)
     if (!r->q->scope.volume[0])
         return scan_cluster(r);
     mt_bk_key(r->q, "m/", prefix);
-    if (list_names(r, prefix, MT_ID_SNAPSHOT, false, list, &ignored) < 0)
+    if (mt_bk_list_names(r, prefix, MT_ID_SNAPSHOT, false, list, &ignored) < 0)
         return NULL;
     json_array_foreach(list, i, name) {
         __attribute__((cleanup(mt_bk_loaded_done))) struct mt_bk_loaded l = {0};

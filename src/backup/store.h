@@ -43,6 +43,8 @@ struct mt_bk_loaded {
 /** Get and open a manifest. 0 with @ret_why: MT_BK_FINE or what is wrong with it (with a text in @err); -1: the run's fault. */
 int mt_bk_load(struct mt_bk_run *r, const char *snapshot_id, struct mt_bk_loaded *ret, enum mt_bk_why *ret_why, struct mt_err *err);
 void mt_bk_loaded_done(struct mt_bk_loaded *l);
+/** Ids of @kind that are objects below @prefix, or folders (<id>/), into @list; what is named otherwise is counted in @ignored. */
+int mt_bk_list_names(struct mt_bk_run *r, const char *prefix, enum mt_id_kind kind, bool folders, json_t *list, uint64_t *ignored);
 /** As mt_bk_load, any damage is the run's fault. */
 int mt_bk_load_or_fail(struct mt_bk_run *r, const char *snapshot_id, struct mt_bk_loaded *ret);
 

@@ -370,6 +370,8 @@ int cmd_admin_backup_check(struct cli *c);
 int cmd_admin_backup_send(struct cli *c);
 int cmd_admin_backup_stored(struct cli *c);
 int cmd_admin_backup_fetch(struct cli *c);
+int cmd_admin_backups_scan(struct cli *c);
+int cmd_admin_backups_rekey(struct cli *c);
 int cmd_admin_restore(struct cli *c);
 int cmd_admin_recovery_plan(struct cli *c);
 int cmd_admin_recovery_apply(struct cli *c);

@@ -159,6 +159,18 @@ static const struct cli_option audit_options[] = {AUDIT_OPTIONS, {NULL, 0, NULL,
 static const struct cli_option admin_audit_options[] = {
     AUDIT_OPTIONS, {"all", 0, NULL, "those of every organisation too"}, {NULL, 0, NULL, NULL}};
 static const struct cli_option control_backup_options[] = {{"config", 0, "FILE", "configuration of moat-control (default: /etc/moat/control.toml, or that of moat up)"}, {NULL, 0, NULL, NULL}};
+static const struct cli_option backups_scan_options[] = {
+    {"apply", 0, NULL, "enter what is found; else it is only told"},
+    {"node", 0, "NODE", "id of the node that becomes the home of volumes that the database does not know"},
+    {"reason", 0, "TEXT", "why; kept beside the events"},
+    {"config", 0, "FILE", "configuration of moat-control (default: /etc/moat/control.toml, or that of moat up)"},
+    {NULL, 0, NULL, NULL},
+};
+static const struct cli_option backups_rekey_options[] = {
+    {"reason", 0, "TEXT", "why; kept in the event"},
+    {"config", 0, "FILE", "configuration of moat-control (default: /etc/moat/control.toml, or that of moat up)"},
+    {NULL, 0, NULL, NULL},
+};
 static const struct cli_option stored_backup_options[] = {{"store", 0, "FILE", "the store with its credentials (default: /etc/moat/control-backup.toml)"}, {NULL, 0, NULL, NULL}};
 static const struct cli_option upgrade_options[] = {{"check", 0, NULL, "look only; packages are what upgrades (docs/packages.md)"}, {NULL, 0, NULL, NULL}};
 static const struct cli_option audit_export_options[] = {
@@ -490,6 +502,8 @@ const struct cli_command cli_commands[] = {
     {CLI_MORE, "admin backup send", "FILE", "put such a backup into the object store, and read it back", stored_backup_options, cmd_admin_backup_send},
     {CLI_MORE, "admin backup stored", "", "backups of the control plane in the object store", stored_backup_options, cmd_admin_backup_stored},
     {CLI_MORE, "admin backup fetch", "NAME FILE", "get one of them back", stored_backup_options, cmd_admin_backup_fetch},
+    {CLI_MORE, "admin backups scan", "", "look through the store for backups of volumes that the database does not know (any more)", backups_scan_options, cmd_admin_backups_scan},
+    {CLI_MORE, "admin backups rekey", "VOLUME", "another key for the backups of a volume (its id) from now on", backups_rekey_options, cmd_admin_backups_rekey},
     {CLI_MORE, "admin restore", "FILE", "make an empty database and data_dir of such a backup", control_backup_options, cmd_admin_restore},
     {CLI_MORE, "admin recovery plan", "", "what runs, and what the restored database knows of it", NULL, cmd_admin_recovery_plan},
     {CLI_MORE, "admin recovery apply", "", "let the restored log rule again; nothing is stopped for being unknown to it", reason_options, cmd_admin_recovery_apply},

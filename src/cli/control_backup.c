@@ -55,8 +55,10 @@ static const char *last_line(char *text)
     return nl ? nl + 1 : text;
 }
 
-/* The verb with @in and @out, -1: none; what is in the backup is told on the stream that is free. */
-static int control(struct cli *c, const char *verb, int in, int out, json_t **ret)
+#define MORE_MAX 6
+
+/* The verb with @more arguments (NULL: none), @in and @out, -1: none; what it has to tell comes on the stream that is free. */
+static int control(struct cli *c, const char *verb, const char *const *more, int in, int out, json_t **ret)
 {
     char program[4200], config[4200];
     struct mt_err err = {0};
@@ -67,7 +69,9 @@ static int control(struct cli *c, const char *verb, int in, int out, json_t **re
         return cli_error(c, CLI_FAILURE, "memfd_create failed", NULL);
     if (paths(c, program, config, sizeof program, &err) < 0)
         return cli_fail(c, &err, NULL);
-    const char *const argv[] = {"moat-control", "--config", config, verb, NULL};
+    const char *argv[5 + MORE_MAX] = {"moat-control", "--config", config, verb};
+    for (size_t i = 0; more && more[i] && i < MORE_MAX; i++)
+        argv[4 + i] = more[i];
     const struct mt_spawn s = {.path = program, .argv = argv, .stdin_fd = in, .stdout_fd = out < 0 ? said : out, .stderr_fd = why, .parent_death_signal = SIGKILL};
     if (mt_spawn(&s, &pid, &pidfd, &err) < 0 || mt_pidfd_wait(pidfd, LIMIT_MS, &r, &err) < 0)
         return cli_fail(c, &err, NULL);
@@ -99,7 +103,7 @@ int cmd_admin_backup(struct cli *c)
     const char *file = c->argv[0];
     if (mt_file_part_open(file, &fd, &err) < 0)
         return cli_fail(c, &err, NULL);
-    int code = control(c, "backup", -1, fd, &j);
+    int code = control(c, "backup", NULL, -1, fd, &j);
     if (mt_file_part_end(file, code == CLI_OK, &err) < 0)
         return cli_fail(c, &err, NULL);
     return code == CLI_OK ? told(c, "made", file, j) : code;
@@ -115,7 +119,7 @@ static int from(struct cli *c, const char *verb, const char *what)
         (void)MT_FAIL_ERRNO(&err, MT_E_IO, "read '%s'", c->argv[0]);
         return cli_error(c, code, err.msg, NULL);
     }
-    int code = control(c, verb, fd, -1, &j);
+    int code = control(c, verb, NULL, fd, -1, &j);
     return code != CLI_OK ? code : told(c, what, c->argv[0], j);
 }
 
@@ -130,5 +134,50 @@ int cmd_admin_restore(struct cli *c)
     if (code != CLI_OK || (code = from(c, "restore", "restored")) != CLI_OK)
         return code;
     cli_say(c, "next: systemctl start moat-control, then moat admin recovery plan");
+    return CLI_OK;
+}
+
+/* ---- backups of volumes: their index made again from the store, and their keys ---- */
+
+int cmd_admin_backups_scan(struct cli *c)
+{
+    mt_auto_json json_t *j = NULL;
+    size_t i, n = 0;
+    json_t *v;
+    const char *more[MORE_MAX + 1] = {0};
+    if (cli_has(c, "apply"))
+        more[n++] = "--apply";
+    for (const char *const *o = (const char *const[]){"reason", "node", NULL}; *o; o++)
+        if (cli_opt(c, *o)) {
+            more[n++] = MT_STREQ(*o, "node") ? "--node" : "--reason";
+            more[n++] = cli_opt(c, *o);
+        }
+    int code = control(c, "scan-backups", more, -1, -1, &j);
+    if (code != CLI_OK)
+        return code;
+    if (c->json)
+        return cli_print_object(c, "BackupsScan", j);
+    json_array_foreach(json_object_get(j, "items"), i, v)
+        cli_say(c, "%s of volume %s, organisation %s", cli_str(v, "snapshot_id"), cli_str(v, "volume_id"), cli_str(v, "org_id"));
+    json_array_foreach(json_object_get(j, "unreadable"), i, v)
+        cli_say(c, "unreadable: %s: %s", json_object_get(v, "object") ? cli_str(v, "object") : cli_str(v, "volume_id"), cli_str(v, "why"));
+    cli_say(c, "the store has backups of %lld volumes of cluster %s: %lld are known, %lld were not, %lld are entered", (long long)cli_int(j, "volumes"), cli_str(j, "cluster_id"),
+            (long long)cli_int(j, "known"), (long long)cli_int(j, "missing"), (long long)cli_int(j, "added"));
+    if (cli_int(j, "missing") > cli_int(j, "added"))
+        cli_say(c, "next: moat admin backups scan --apply --reason TEXT [--node NODE]");
+    return CLI_OK;
+}
+
+int cmd_admin_backups_rekey(struct cli *c)
+{
+    mt_auto_json json_t *j = NULL;
+    const char *reason = cli_opt(c, "reason");
+    const char *const more[] = {"--id", c->argv[0], "--reason", reason ? reason : "", NULL};
+    int code = control(c, "rekey-backups", more, -1, -1, &j);
+    if (code != CLI_OK)
+        return code;
+    if (c->json)
+        return cli_print_object(c, "BackupsKey", j);
+    cli_say(c, "volume %s is backed up under key %lld from now on; its next backup is a full one, and those that are there stay readable", cli_str(j, "volume_id"), (long long)cli_int(j, "key_epoch"));
     return CLI_OK;
 }

@@ -294,12 +294,15 @@ int mt_bootstrap_pool(struct mt_control *ctl, struct mt_err *err)
 int mt_bootstrap(struct mt_control *ctl, struct mt_err *err)
 {
     mt_auto_pg struct mt_pg *pg = NULL;
-    char ulid[MT_ULID_SIZE], cluster[48], prefix[MT_ADDR_SIZE], user[MT_ID_SIZE];
+    char ulid[MT_ULID_SIZE], cluster[sizeof ctl->cluster_id], prefix[MT_ADDR_SIZE], user[MT_ID_SIZE];
     int rc = mt_pg_connect(&ctl->pg_conf, &pg, err);
     if (rc < 0 || (rc = behind_the_fence(pg, "database_url", err)) < 0)
         return rc;
     mt_ulid_new(ulid);
-    snprintf(cluster, sizeof cluster, "cl_%s", ulid);
+    if (ctl->cluster_id[0]) /* of one that was lost: what is sealed for it opens */
+        snprintf(cluster, sizeof cluster, "%s", ctl->cluster_id);
+    else
+        snprintf(cluster, sizeof cluster, "cl_%s", ulid);
     if (ctl->conf.cluster_ipv6_prefix)
         snprintf(prefix, sizeof prefix, "%s", ctl->conf.cluster_ipv6_prefix);
     else

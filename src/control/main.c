@@ -424,12 +424,14 @@ static int print_quotas(void)
 static int usage(FILE *to)
 {
     fprintf(to, "usage: moat-control --config FILE [--check-config | --migrate | --verify-audit]\n"
-                "       moat-control --config FILE init [--force]   (prints the link that makes the first operator)\n"
+                "       moat-control --config FILE init [--force] [--id CLUSTER]   (prints the link that makes the first operator)\n"
                 "       moat-control --config FILE migrate | check-config | verify-log | verify-views\n"
                 "       moat-control --config FILE rebuild [--view NAME|all]\n"
                 "       moat-control --config FILE backup > FILE | check-backup < FILE | restore < FILE   (moat admin backup, moat admin restore)\n"
                 "       moat-control --config FILE append --type TYPE --id AGGREGATE [--org ID] [--app ID] [--env ID]\n"
                 "                    [--payload JSON|@FILE] --reason TEXT\n"
+                "       moat-control --config FILE scan-backups [--apply --reason TEXT [--node ID]]\n"
+                "       moat-control --config FILE rekey-backups --id VOLUME --reason TEXT\n"
                 "       moat-control --help-config | --routes | --metrics | --quotas | --version\n");
     return to == stderr ? 2 : 0;
 }
@@ -453,7 +455,8 @@ int main(int argc, char **argv)
                                          {"type", 1, NULL, 't'},         {"id", 1, NULL, 'i'},
                                          {"org", 1, NULL, 'o'},          {"app", 1, NULL, 'a'},
                                          {"env", 1, NULL, 'e'},          {"payload", 1, NULL, 'p'},
-                                         {"reason", 1, NULL, 'R'},       {NULL, 0, NULL, 0}};
+                                         {"reason", 1, NULL, 'R'},       {"apply", 0, NULL, 'y'},
+                                         {"node", 1, NULL, 'n'},         {NULL, 0, NULL, 0}};
     static struct mt_control ctl;
     const char *config = NULL;
     bool check = false, migrate = false, audit = false;
@@ -461,7 +464,8 @@ int main(int argc, char **argv)
     struct mt_offline_args off = {0};
     for (int o; (o = getopt_long(argc, argv, "c:h", opts, NULL)) != -1;) {
         const char **to = o == 'w' ? &off.view : o == 't' ? &off.type : o == 'i' ? &off.id : o == 'o' ? &off.org
-                        : o == 'a' ? &off.app : o == 'e' ? &off.env : o == 'p' ? &off.payload : o == 'R' ? &off.reason : NULL;
+                        : o == 'a' ? &off.app : o == 'e' ? &off.env : o == 'p' ? &off.payload : o == 'R' ? &off.reason
+                        : o == 'n' ? &off.node : NULL;
         if (to) {
             *to = optarg;
             continue;
@@ -476,6 +480,8 @@ int main(int argc, char **argv)
             audit = true;
         else if (o == 'f')
             off.force = true;
+        else if (o == 'y')
+            off.apply = true;
         else if (o == 'H')
             return mt_conf_help(mt_control_keys, mt_control_keys_n, stdout), 0;
         else if (o == 'r')

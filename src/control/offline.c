@@ -11,7 +11,10 @@
 #include "control/log/schema.h"
 #include "control/log/verify.h"
 #include "control/save/save.h"
+#include "control/secrets/keys.h"
 #include "control/views/rebuild.h"
+#include "control/volumes/backup_key.h"
+#include "control/volumes/scan.h"
 #include "model/ids.h"
 #include "os/file.h"
 #include "os/lockmem.h"
@@ -117,17 +120,32 @@ static int read_payload(const char *arg, json_t **ret, struct mt_err *err)
     return mt_json_parse(text, n, MT_EV_PAYLOAD_MAX, 32, ret, err);
 }
 
+int mt_offline_correction(struct mt_cmd *cmd, const char *reason, const char *os_user, struct mt_err *err)
+{
+    struct mt_pg_params p;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, reason);
+    mt_pg_p_text(&p, os_user);
+    return mt_cmd_side(cmd, &st_correction, &p, 1, err);
+}
+
+static const char *os_user(char *ret, size_t size)
+{
+    char buf[1024];
+    struct passwd pw, *found = NULL;
+    (void)snprintf(ret, size, "root");
+    if (getpwuid_r(getuid(), &pw, buf, sizeof buf, &found) == 0 && found)
+        (void)snprintf(ret, size, "%s", pw.pw_name);
+    return ret;
+}
+
 static int correction(const struct mt_offline_args *a, struct mt_cmd **ret, struct mt_err *err)
 {
-    char buf[1024], who[96] = "root", id[MT_ID_SIZE];
-    struct passwd pw, *found = NULL;
-    if (getpwuid_r(getuid(), &pw, buf, sizeof buf, &found) == 0 && found)
-        snprintf(who, sizeof who, "%s", pw.pw_name);
+    char who[96], id[MT_ID_SIZE];
     enum mt_ev ev = mt_ev_by_name(a->type);
     json_t *payload = NULL;
-    struct mt_pg_params p;
     mt_id_new(MT_ID_REQUEST, id);
-    const struct mt_cmd_actor actor = {.actor_type = "operator", .actor_id = who, .request_id = id};
+    const struct mt_cmd_actor actor = {.actor_type = "operator", .actor_id = os_user(who, sizeof who), .request_id = id};
     const struct mt_cmd_ids ids = {.org_id = a->org, .app_id = a->app, .env_id = a->env};
     if (ev == MT_EV_MAX)
         return MT_FAIL(err, MT_E_INVALID, "there is no event type '%s'", a->type);
@@ -140,10 +158,7 @@ static int correction(const struct mt_offline_args *a, struct mt_cmd **ret, stru
     }
     if ((rc = mt_cmd_event(*ret, ev, a->id, &ids, payload, err)) < 0)
         return rc;
-    mt_pg_p_init(&p);
-    mt_pg_p_text(&p, a->reason);
-    mt_pg_p_text(&p, who);
-    return mt_cmd_side(*ret, &st_correction, &p, 1, err);
+    return mt_offline_correction(*ret, a->reason, who, err);
 }
 
 static int start_appender(struct mt_control *ctl, struct mt_err *err)
@@ -173,11 +188,107 @@ static int append(struct mt_control *ctl, const struct mt_offline_args *a)
     return 0;
 }
 
+/* ---- scan-backups ---- */
+
+/* Root's hands are not needed: what is written in data_dir belongs to its owner, and PostgreSQL knows that one's name (peer). */
+static int become_owner(const char *data_dir, struct mt_err *err)
+{
+    struct stat st;
+    char buf[4096];
+    struct passwd pw, *found = NULL;
+    if (getuid() != 0 || stat(data_dir, &st) < 0 || st.st_uid == 0)
+        return 0;
+    if (getpwuid_r(st.st_uid, &pw, buf, sizeof buf, &found) != 0 || !found)
+        return MT_FAIL(err, MT_E_NOT_FOUND, "the owner of data_dir '%s' (%u) is no user of this machine", data_dir, st.st_uid);
+    if (initgroups(pw.pw_name, pw.pw_gid) < 0 || setgid(pw.pw_gid) < 0 || setuid(pw.pw_uid) < 0)
+        return MT_FAIL_ERRNO(err, MT_E_DENIED, "become '%s', who owns data_dir '%s'", pw.pw_name, data_dir);
+    return 0;
+}
+
+static const struct mt_pg_stmt st_cluster = {"offline_cluster", "SELECT value #>> '{}' FROM cluster_view WHERE key = 'cluster_id'"};
+
+static int read_cluster(struct mt_control *ctl, struct mt_err *err)
+{
+    mt_auto_pg struct mt_pg *pg = NULL;
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    int rc = mt_pg_connect(&ctl->pg_conf, &pg, err);
+    if (rc == 0 && (rc = mt_pg_query_one(pg, &st_cluster, NULL, &r, err)) == 0)
+        (void)snprintf(ctl->cluster_id, sizeof ctl->cluster_id, "%s", mt_pg_text(r, 0, 0));
+    return rc == -MT_E_NOT_FOUND ? MT_FAIL(err, MT_E_NOT_FOUND, "the database is of no cluster yet: moat-control init [--id CLUSTER]") : rc;
+}
+
+static int scan(struct mt_control *ctl, const struct mt_offline_args *a)
+{
+    char who[96];
+    struct mt_err err = {0};
+    const struct mt_scan_wish wish = {.apply = a->apply, .node_id = a->node, .reason = a->reason, .os_user = os_user(who, sizeof who)};
+    if (a->apply && (!a->reason || strlen(a->reason) < 3))
+        return misuse("scan-backups --apply needs --reason");
+    mt_process_hide();
+    int rc = become_owner(ctl->conf.data_dir, &err);
+    if (rc == 0 && (rc = start_appender(ctl, &err)) == 0 && (rc = read_cluster(ctl, &err)) == 0 && (rc = mt_keys_new(ctl->conf.master_keys_file, &ctl->keys, &err)) == 0)
+        rc = mt_scan(ctl, &wish, stdout, &err);
+    mt_keys_free(MT_TAKE(ctl->keys));
+    mt_appender_free(MT_TAKE(ctl->appender));
+    return rc < 0 ? complain(&err) : 0;
+}
+
+static const struct mt_pg_stmt st_volume = {"offline_volume", "SELECT org_id, app_id, env_id FROM volumes_view WHERE volume_id = $1 AND NOT deleted"};
+
+static int rekey_command(struct mt_control *ctl, const struct mt_offline_args *a, struct mt_cmd **ret, uint32_t *ret_epoch, struct mt_err *err)
+{
+    char who[96], id[MT_ID_SIZE];
+    struct mt_pg_params p;
+    mt_auto_pg struct mt_pg *pg = NULL;
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    mt_id_new(MT_ID_REQUEST, id);
+    const struct mt_cmd_actor actor = {.actor_type = "operator", .actor_id = os_user(who, sizeof who), .request_id = id};
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, a->id);
+    int rc = mt_pg_connect(&ctl->pg_conf, &pg, err);
+    if (rc < 0 || (rc = mt_pg_query_one(pg, &st_volume, &p, &r, err)) < 0)
+        return rc == -MT_E_NOT_FOUND ? MT_FAIL(err, MT_E_NOT_FOUND, "there is no volume %s", a->id) : rc;
+    const struct mt_cmd_ids ids = {.org_id = mt_pg_text(r, 0, 0), .app_id = mt_pg_text(r, 0, 1), .env_id = mt_pg_text(r, 0, 2)};
+    if ((rc = mt_cmd_new(&actor, ret, err)) < 0 || (rc = mt_backup_key_next(ctl->keys, pg, *ret, ctl->cluster_id, a->id, ret_epoch, err)) < 0)
+        return rc == -MT_E_NOT_FOUND ? MT_FAIL(err, MT_E_NOT_FOUND, "volume %s has no key yet: it was never backed up", a->id) : rc;
+    if ((rc = mt_cmd_rely(*ret, MT_RELY_VOLUME_LIVE, a->id, NULL, 1, err)) < 0 ||
+        (rc = mt_cmd_event(*ret, MT_EV_VOLUME_BACKUPS_REKEYED, a->id, &ids, json_pack("{s:I,s:s}", "key_epoch", (json_int_t)*ret_epoch, "reason", a->reason), err)) < 0)
+        return rc;
+    return mt_offline_correction(*ret, a->reason, who, err);
+}
+
+static int rekey(struct mt_control *ctl, const struct mt_offline_args *a)
+{
+    uint32_t epoch = 0;
+    struct mt_err err = {0};
+    mt_auto_cmd struct mt_cmd *cmd = NULL;
+    struct mt_cmd_done done = {0};
+    if (!a->id || !a->reason || strlen(a->reason) < 3)
+        return misuse("rekey-backups needs --id (the volume's) and --reason");
+    mt_process_hide();
+    int rc = become_owner(ctl->conf.data_dir, &err);
+    if (rc == 0 && (rc = start_appender(ctl, &err)) == 0 && (rc = read_cluster(ctl, &err)) == 0 && (rc = mt_keys_new(ctl->conf.master_keys_file, &ctl->keys, &err)) == 0 &&
+        (rc = rekey_command(ctl, a, &cmd, &epoch, &err)) == 0)
+        rc = mt_append(ctl->appender, MT_TAKE(cmd), 30000, &done, &err);
+    mt_cmd_done_free(&done);
+    mt_keys_free(MT_TAKE(ctl->keys));
+    mt_appender_free(MT_TAKE(ctl->appender));
+    if (rc == -MT_E_CONFLICT)
+        (void)MT_FAIL(&err, MT_E_CONFLICT, "a snapshot of volume %s is under way: its key stays what it is until that has ended", a->id);
+    if (rc < 0)
+        return complain(&err);
+    printf("{\"volume_id\":\"%s\",\"key_epoch\":%u}\n", a->id, epoch);
+    return 0;
+}
+
 /* ---- init, migrate ---- */
 
-static int init(struct mt_control *ctl, bool again)
+static int init(struct mt_control *ctl, bool again, const char *cluster_id)
 {
     struct mt_err err = {0};
+    if (cluster_id && (strlen(cluster_id) > 31 || !mt_starts_with(cluster_id, "cl_") || strspn(cluster_id + 3, "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ") != strlen(cluster_id + 3)))
+        return misuse("init --id: the id of a cluster is cl_ and letters and digits");
+    (void)snprintf(ctl->cluster_id, sizeof ctl->cluster_id, "%s", cluster_id ? cluster_id : "");
     int rc = mt_bootstrap_migrate(&ctl->conf, &err);
     if (rc == 0 && (rc = mt_bootstrap_mac_key(ctl, &err)) == 0 && (rc = start_appender(ctl, &err)) == 0)
         rc = mt_bootstrap(ctl, &err);
@@ -201,21 +312,6 @@ static int migrate(struct mt_control *ctl)
 
 /* ---- backup, check-backup, restore ---- */
 
-/* Root's hands are not needed: what is written in data_dir belongs to its owner, and PostgreSQL knows that one's name (peer). */
-static int become_owner(const char *data_dir, struct mt_err *err)
-{
-    struct stat st;
-    char buf[4096];
-    struct passwd pw, *found = NULL;
-    if (getuid() != 0 || stat(data_dir, &st) < 0 || st.st_uid == 0)
-        return 0;
-    if (getpwuid_r(st.st_uid, &pw, buf, sizeof buf, &found) != 0 || !found)
-        return MT_FAIL(err, MT_E_NOT_FOUND, "the owner of data_dir '%s' (%u) is no user of this machine", data_dir, st.st_uid);
-    if (initgroups(pw.pw_name, pw.pw_gid) < 0 || setgid(pw.pw_gid) < 0 || setuid(pw.pw_uid) < 0)
-        return MT_FAIL_ERRNO(err, MT_E_DENIED, "become '%s', who owns data_dir '%s'", pw.pw_name, data_dir);
-    return 0;
-}
-
 /* The stream is standard input or output: whose file it is, and when it gets its name, is the caller's. What is in it is told on the other one. */
 static int saved(struct mt_control *ctl, const char *verb)
 {
@@ -235,7 +331,7 @@ static int saved(struct mt_control *ctl, const char *verb)
 }
 
 static const char *const verbs[] = {"init",    "migrate", "check-config", "verify-log", "verify-views", "rebuild",
-                                    "append", "backup",  "check-backup", "restore",    NULL};
+                                    "append", "backup",  "check-backup", "restore",    "scan-backups", "rekey-backups", NULL};
 
 bool mt_offline_verb(const char *verb)
 {
@@ -248,7 +344,7 @@ bool mt_offline_verb(const char *verb)
 int mt_offline_run(struct mt_control *ctl, const struct mt_offline_args *a)
 {
     if (MT_STREQ(a->verb, "init"))
-        return init(ctl, a->force);
+        return init(ctl, a->force, a->id);
     if (MT_STREQ(a->verb, "migrate"))
         return migrate(ctl);
     if (MT_STREQ(a->verb, "verify-log"))
@@ -261,5 +357,9 @@ int mt_offline_run(struct mt_control *ctl, const struct mt_offline_args *a)
         return append(ctl, a);
     if (MT_STREQ(a->verb, "backup") || MT_STREQ(a->verb, "check-backup") || MT_STREQ(a->verb, "restore"))
         return saved(ctl, a->verb);
+    if (MT_STREQ(a->verb, "scan-backups"))
+        return scan(ctl, a);
+    if (MT_STREQ(a->verb, "rekey-backups"))
+        return rekey(ctl, a);
     return 0; /* check-config: it was loaded */
 }

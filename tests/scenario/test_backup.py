@@ -84,8 +84,13 @@ def whole_way(s, **store):
     wrapped = base64.b64encode(bytes(range(72))).decode()
     want(k.call("put-key", k.request(s.port, key_epoch=1, wrapped=wrapped, store=store))["ok"], "put-key")
     want(k.call("get-key", k.request(s.port, key_epoch=1, store=store))["wrapped"] == wrapped, "get-key")
-    clash = k.call("put-key", k.request(s.port, key_epoch=1, wrapped="A" * 96, store=store))
+    clash = k.call("put-key", k.request(s.port, key_epoch=1, wrapped="A" * 96, keys=None, store=store))
     want(clash["error"]["detail"] == "key_exists", clash)
+    clash = k.call("put-key", k.request(s.port, key_epoch=1, wrapped="A" * 96, keys=[{"epoch": 1, "key": k.KEY2}], store=store))
+    want(clash["error"]["detail"] == "key_exists", "another key took the place of one that backups need", clash)
+    again = base64.b64encode(bytes(range(1, 73))).decode()
+    for text in (again, wrapped):  # the same key, wrapped anew as after a change of the master key
+        want(k.call("put-key", k.request(s.port, key_epoch=1, wrapped=text, store=store))["ok"] and k.call("get-key", k.request(s.port, key_epoch=1, store=store))["wrapped"] == text, "rewrapped")
     scan = k.call("scan", k.request(s.port, check_chunks=True, store=store))
     want(scan["ok"] and scan["snapshots"] == 3 and [x["snapshot"]["missing_chunks"] for x in scan.lines[:3]] == [0, 0, 0], scan.lines)
     everything = k.call("scan", k.request(s.port, org_id=None, volume_id=None, keys=None, store=store)).lines

@@ -2,10 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What retention gives up is taken out of the store of backups: the real moat-control, its moat-backup and a real store (versitygw), backups made by
 moat-backup under the key that the control plane hands out (storage-and-secrets.md §4.10).
-COST 80 s, 17 s of processor."""
-import glob, json, os, random, shutil, subprocess, sys, tempfile, threading, time
+COST 95 s, 27 s of processor."""
+import base64, glob, hashlib, json, os, random, shutil, subprocess, sys, tempfile, threading, time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib"))
 import backupkit as bk
+import cli_schema
 import control_kit as kit
 from control_kit import case, wait_for
 
@@ -39,6 +41,7 @@ with open(D + "/gc.toml", "w", opener=lambda p, f: os.open(p, f, 0o600)) as f:
     f.write('endpoint = "http://127.0.0.1:%d"\nbucket = "%s"\nprefix = "pre/fix"\naccess_key = "%s"\nsecret_key = "%s"\ntries = 2\n' % (gate.proxy.port, bk.BUCKET, bk.ACCESS, bk.SECRET))
 w = kit.World(backup_program=bk.BACKUP, backup_gc_file=D + "/gc.toml", backup_keep_last=2)
 rnd = random.Random(8)
+plan_job = []  # of the last backup
 
 
 def volume():
@@ -71,9 +74,11 @@ def job(s):
 def back_up(image):
     """As a node does it; scheduled, as far as the rows are concerned."""
     s = w.ok("POST", E + "/volumes/" + V + "/snapshots", {})["id"]
-    wait_for("the job", lambda: job(s), 30)
+    plan_job[:] = wait_for("the job", lambda: job(s), 30)
     k = w.agent.post("volume-key", {"volume_id": V, "job_id": s}).json
     key = {"epoch": k["key_epoch"], "key": k["key"]}
+    put = bk.call("put-key", scope(key, key_epoch=k["key_epoch"], wrapped=k["wrapped"]))
+    assert put["ok"], put
     fd, at = os.open(image, os.O_RDONLY), int(time.time() * 1000)
     r = bk.call("backup", scope(key, snapshot_id=s, key_epoch=k["key_epoch"], size_bytes=GIB, captured_at_ms=at, image_fd=fd), [fd])
     os.close(fd)
@@ -111,6 +116,39 @@ def next_collection(n):
     return collections()[n]
 
 
+def offline(*argv, config=None):
+    return subprocess.run([kit.program("moat-control"), "--config", config or w.d + "/control.toml", *argv], capture_output=True, text=True)
+
+
+def scan(*argv, **more):
+    r = offline("scan-backups", *argv, **more)
+    assert r.returncode == 0, r.stderr
+    return json.loads(r.stdout)
+
+
+def told(*argv):
+    """The same through the CLI, as documented."""
+    r = subprocess.run([os.path.join(os.path.dirname(bk.BACKUP), "moat"), "admin", "backups", *argv, "--config", w.d + "/control.toml", "--json"], capture_output=True, text=True)
+    assert r.returncode == 0, (r.stdout, r.stderr)
+    wrong = cli_schema.one("object", json.loads(r.stdout))
+    assert not wrong, wrong
+    return json.loads(r.stdout)["data"]
+
+
+def everything_is_lost():
+    """Database, data folder and operator; what is left are the bucket and the master keys."""
+    w.kill_control()
+    for sql in ("DROP DATABASE moat WITH (FORCE)", "CREATE DATABASE moat OWNER moat_owner"):
+        w.pg.sql(sql, db="postgres")
+    shutil.rmtree(w.d + "/control")
+    os.unlink(w.d + "/operator.token")
+    w.agent.after, w.agent.epoch, w.agent.plans, w.agent.restores = 0, 1, [], True
+    r = offline("init", "--id", cluster)
+    assert r.returncode == 0 and cluster in r.stdout, (r.stdout, r.stderr)
+    w.start_control()
+    wait_for("room", lambda: [n for n in w.ok("GET", "/v1/nodes")["items"] if n["allocatable"].get("volume_bytes")], 30)
+
+
 try:
     O = w.open()
     w.agent.pool = 20 * GIB
@@ -137,6 +175,7 @@ try:
         wait_for("the oldest given up", lambda: len(have()) == 2, 60)
         assert sorted(have()) == sorted(m[0] for m in made[2:])
         assert {e["payload"]["reason"] for e in w.ok("GET", O + "/events?event_type=snapshot.pruned")["items"]} == {"retention"}
+        due()  # one that came between the two is not followed by another for an hour
         wait_for("their manifests gone", lambda: len(objects("m")) == 2, 60)
         wait_for("its event", collections, 30)
         c = collections()[-1]
@@ -206,6 +245,93 @@ try:
         assert store.objects("pre/fix/v1/%s/%s/%s" % (cluster, org, V)) == {}
         assert w.pg.sql("SELECT count(*) FROM moat.volume_backup_keys WHERE volume_id = '%s'" % V).strip() == "0"
         assert w.pg.sql("SELECT count(*) FROM moat.backup_collections").strip() == "0"
+
+    @case("database and machine lost: bucket and master keys make the index of the backups again, killed in the middle too, and what is listed restores to the last byte")
+    def _():
+        global E, O, made, V, v_uuid
+        V = w.ok("POST", E + "/volumes", {"name": "again", "size_bytes": GIB})["id"]
+        wait_for("the volume", lambda: volume()["state"] == "available", 30)
+        made = []
+        for _ in range(3):
+            write_some(image, 2)
+            made.append(back_up(image))
+        everything_is_lost()
+        assert not [o for o in w.ok("GET", "/v1/orgs")["items"] if o["id"] == org]
+        with open(w.d + "/other-key", "w", opener=lambda p, f: os.open(p, f, 0o400)) as f:
+            key = os.urandom(32)
+            f.write("%s active %s\n" % (hashlib.sha256(b"moat-master-key-v1\0" + key).hexdigest()[:16], base64.b64encode(key).decode()))
+        text = open(w.d + "/control.toml").read()
+        with open(w.d + "/other.toml", "w") as f:
+            f.write(text.replace(w.d + "/master-keys", w.d + "/other-key"))
+        r = scan(config=w.d + "/other.toml")
+        assert r["missing"] == 0 and [u["key_epoch"] for u in r["unreadable"]] == [1], r
+        r = told("scan")
+        assert (r["volumes"], r["known"], r["missing"], r["added"], r["applied"]) == (1, 0, 3, 0, False) and sorted(i["snapshot_id"] for i in r["items"]) == sorted(m[0] for m in made), r
+        r = offline("scan-backups", "--apply", "--reason", "the machine burnt")
+        assert r.returncode == 1 and "--node" in r.stderr and V in r.stderr, r.stderr
+        apply = ("--apply", "--reason", "the machine burnt", "--node", w.agent.node_id)
+        for ms in (60, 150, 300):  # moments that nobody chose
+            p = subprocess.Popen([kit.program("moat-control"), "--config", w.d + "/control.toml", "scan-backups", *apply], stdout=subprocess.DEVNULL)
+            time.sleep(ms / 1000)
+            p.kill()
+            p.wait()
+        r = scan(*apply)
+        assert r["known"] + r["added"] == 3 and r["unreadable"] == [], r
+        r = scan(*apply)
+        assert (r["known"], r["missing"], r["added"]) == (3, 0, 0), r
+        O = "/v1/orgs/" + org
+        v = [x for x in w.ok("GET", O + "/volumes")["items"] if x["id"] == V][0]
+        assert v["state"] == "error" and v["error_reason"] == "volume_not_present_on_node" and v["size_bytes"] == GIB, v
+        E, v_uuid = O + "/apps/%s/envs/%s" % (v["app_id"], v["env_id"]), v["fs_uuid"]
+        listed = w.ok("GET", E + "/volumes/" + V + "/snapshots")["items"]
+        assert {(s["id"], s["status"], s["note"]) for s in listed} == {(m[0], "succeeded", "found in the store") for m in made}, listed
+        for s, _, copy in made[::2]:
+            new = w.ok("POST", E + "/volumes/" + V + "/restore", {"snapshot_id": s})["id"]
+            j = wait_for("the job", lambda: [x for x in w.agent.plans[-1].get("restore_jobs", []) if x["restore_id"] == new], 30)[0]
+            assert (j["source_org_id"], j["source_volume_id"], j["key_epoch"]) == (org, V, 1), j
+            k = w.agent.post("volume-key", {"volume_id": V, "job_id": new}).json
+            assert restores(s, {"epoch": k["key_epoch"], "key": k["key"]}, copy)
+            assert w.agent.restore(new, "failed", failed_reason="cancelled").json["accepted"] == 1
+        for what in ("verify-log", "verify-views"):
+            r = offline(what)
+            assert r.returncode == 0, (r.stdout, r.stderr)
+        assert w.ok("POST", "/v1/admin/keys/verify", {})["opened"] >= 1
+
+    @case("the database put back to an older point: what was backed up since is entered once more, in recovery too, and as what it was")
+    def _():
+        w.agent.backup_store = True
+        assert w.agent.volume(V, "provisioned", result="ok", fs_uuid=v_uuid, size_bytes=GIB).json["accepted"] == 1  # its node has it still
+        wait_for("a volume that is there", lambda: volume()["state"] == "available", 20)
+        w.pg.backup(w.d + "/base")
+        write_some(image, 2)
+        s, key, copy = back_up(image)
+        w.kill_control()
+        w.pg.restore(w.d + "/base")
+        w.start_control()
+        r = scan("--apply", "--reason", "put back")
+        assert (r["known"], r["missing"], r["added"]) == (3, 1, 1), r
+        got = w.ok("GET", E + "/snapshots/" + s)
+        assert got["status"] == "succeeded" and got["volume_id"] == V and got["size_bytes"] == GIB, got
+        assert restores(s, key, copy)
+
+    @case("another key from now on: refused while a backup runs, the next one is full and opens with the new key alone, the ones before stay readable")
+    def _():
+        for step in ("apply", "finish"):  # of a recovery, where the server had written down how far the log had come before it was killed
+            w.ok("POST", "/v1/admin/recovery/" + step, {"reason": "test"}, want=(200, 409))
+        before = made[0]
+        s = w.ok("POST", E + "/volumes/" + V + "/snapshots", {})["id"]
+        wait_for("the job", lambda: job(s), 30)
+        r = offline("rekey-backups", "--id", V, "--reason", "a key was seen")
+        assert r.returncode == 1 and "under way" in r.stderr, r.stderr
+        assert w.agent.snapshot(s, "failed", failed_reason="cancelled").json["accepted"] == 1
+        r = told("rekey", V, "--reason", "a key was seen")
+        assert r == {"volume_id": V, "key_epoch": 2}, r
+        write_some(image, 1)
+        s, key, copy = back_up(image)
+        assert key["epoch"] == 2 and key["key"] != before[1]["key"] and "parent_snapshot_id" not in plan_job[0], plan_job
+        assert restores(s, key, copy) and restores(*before) and not restores(s, before[1], copy)
+        assert [e["payload"] for e in w.ok("GET", O + "/events?event_type=volume.backups_rekeyed")["items"]] == [{"key_epoch": 2, "reason": "a key was seen"}]
+        assert scan()["missing"] == 0 and len(objects("k")) == 2
 finally:
     gate.open.set()
     w.close()

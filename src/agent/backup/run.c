@@ -14,13 +14,14 @@
 #define KEY_RUN_S 300
 
 /* Without the wrapped key beside them the backups of a lost database could not be read. */
-static int put_key(struct mt_backup_run *r, const char *wrapped, struct mt_err *err)
+static int put_key(struct mt_backup_run *r, const char *key, const char *wrapped, struct mt_err *err)
 {
     mt_auto_buf struct mt_buf b = MT_BUF_INIT(MT_ENGINE_REQUEST_MAX);
     mt_auto_json json_t *line = NULL;
     (void)mt_buf_reserve(&b, MT_ENGINE_REQUEST_MAX / 2); /* it must not move: a copy would stay behind */
     mt_engine_head(&r->e, &b);
-    mt_buf_printf(&b, ",\"key_epoch\":%" PRIu32 ",\"wrapped\":\"%s\",\"total_timeout_s\":%d}", r->e.key_epoch, wrapped, KEY_RUN_S);
+    mt_buf_printf(&b, ",\"key_epoch\":%" PRIu32 ",\"keys\":[{\"epoch\":%" PRIu32 ",\"key\":\"%s\"}],\"wrapped\":\"%s\",\"total_timeout_s\":%d}", r->e.key_epoch, r->e.key_epoch, key, wrapped,
+                  KEY_RUN_S);
     return mt_engine_call(&r->e, "put-key", &b, NULL, 0, &line, err);
 }
 
@@ -107,6 +108,6 @@ int mt_backup_run(struct mt_backup_run *r, struct mt_err *err)
     r->e.retryable = false;
     int rc = mt_engine_key(&r->e, &key, err);
     if (rc == 0)
-        rc = put_key(r, mt_engine_wrapped(&key), err);
+        rc = put_key(r, (const char *)key.p, mt_engine_wrapped(&key), err);
     return rc < 0 ? rc : backup(r, (const char *)key.p, err);
 }

@@ -135,6 +135,7 @@ static const struct mt_pf f_volume_renamed[] = {TEXT("name"), TEXT("old_name"), 
 static const struct mt_pf f_volume_collected[] = {ENUM("result", "ok|failed"), TEXT_OPT("failed_reason"), TEXT_OPT("detail"), BOOL("purged"), INT("upto_event_id"),
                                                   INT_OPT("manifests"), INT_OPT("manifests_deleted"), INT_OPT("chunks_deleted"), INT_OPT("bytes_deleted"),
                                                   INT_OPT("chunks_kept_young"), INT("duration_ms"), END};
+static const struct mt_pf f_volume_rekeyed[] = {INT("key_epoch"), TEXT("reason"), END};
 static const struct mt_pf f_volume_deleted[] = {BOOL("forced"), BOOL("delete_backups"), END};
 static const struct mt_pf f_snapshot_created[] = {TEXT("volume_id"), TEXT("source_node_id"), ENUM("origin", "scheduled|manual|migration"), TEXT_OPT("note"),
                                                   TEXT_OPT("migration_id"), END};
@@ -253,6 +254,7 @@ static const struct mt_pf *const fields[MT_EV_MAX] = {
     [MT_EV_VOLUME_RENAMED] = f_volume_renamed,
     [MT_EV_VOLUME_DELETED] = f_volume_deleted,
     [MT_EV_VOLUME_BACKUPS_COLLECTED] = f_volume_collected,
+    [MT_EV_VOLUME_BACKUPS_REKEYED] = f_volume_rekeyed,
     [MT_EV_VOLUME_ATTACHMENT_CREATED] = f_attachment_created,
     [MT_EV_VOLUME_ATTACHMENT_REPLACED] = f_attachment_replaced,
     [MT_EV_VOLUME_ATTACHMENT_DELETED] = f_attachment_deleted,
