@@ -64,6 +64,13 @@ def kill_all(pg):
                     pids.append(int(pid))
         except OSError:
             continue
+    shared = set()
+    for pid in pids:  # memory goes with the power too; files of it outlive a kill, and nobody comes back for them
+        try:
+            with open("/proc/%d/maps" % pid) as f:
+                shared |= {l.split()[5] for l in f if "/dev/shm/PostgreSQL." in l and not l.endswith("(deleted)\n")}
+        except OSError:
+            continue
     for pid in pids:
         try:
             os.kill(pid, signal.SIGKILL)
@@ -71,6 +78,9 @@ def kill_all(pg):
             pass
     pg.proc.wait(20)
     pg.proc = None
+    for path in shared:
+        if os.path.exists(path):
+            os.unlink(path)
 
 
 class Load:
