@@ -159,6 +159,14 @@ def verify(w):
 def synchronous():
     w, s, org = world(True)
     try:
+        @case("the check before an upgrade says how far the standby is behind, once its role may ask")
+        def _():
+            def said():
+                return next(c for c in w.ok("GET", "/v1/admin/upgrade")["checks"] if c["check"] == "upgrade.standby")
+            assert said()["severity"] == "warn" and "may not see" in said()["finding"] and "GRANT pg_read_all_stats" in said()["mend"], said()
+            w.pg.sql("GRANT pg_read_all_stats TO moat_control")
+            assert said()["finding"].startswith("1 standby, ") and "ms behind" in said()["finding"], said()
+            assert w.pg.sql("SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%' AND usename = 'moat_control'") == "0"
         load = Load(w, org)
 
         @case("synchronous: the primary is killed under load, the standby promoted: no acknowledged command is lost, nobody decides anything")

@@ -237,6 +237,24 @@ static bool far_apart(const char *list)
     return false;
 }
 
+/* How far the standbys are behind is shown to members of pg_read_all_stats only. The role inherits from none, so it has to become that one, for a transaction. */
+static const struct mt_pg_stmt st_may = {
+    "doctor_may_see", "SELECT CASE WHEN pg_has_role(session_user, 'pg_read_all_stats', 'MEMBER') THEN set_config('role', 'pg_read_all_stats', true) ELSE '' END"};
+static const struct mt_pg_stmt st_lag = {
+    "doctor_lag", "SELECT coalesce(max(CASE WHEN state IS NULL THEN -1 ELSE extract(epoch FROM coalesce(replay_lag, interval '0')) * 1000 END), 0)::bigint FROM pg_stat_replication"};
+
+static int standby_lag(struct mt_api_call *c, int64_t *ret_ms)
+{
+    mt_auto_pg_res struct mt_pg_res *may = NULL, *r = NULL;
+    struct mt_err ignored;
+    int rc = mt_pg_exec(c->pg, "BEGIN READ ONLY", &c->err);
+    if (rc == 0 && (rc = mt_pg_query_one(c->pg, &st_may, NULL, &may, &c->err)) == 0 && mt_pg_text(may, 0, 0)[0] &&
+        (rc = mt_pg_query_one(c->pg, &st_lag, NULL, &r, &c->err)) == 0)
+        *ret_ms = mt_pg_i64(r, 0, 0);
+    int end = mt_pg_alive(c->pg) ? mt_pg_exec(c->pg, "ROLLBACK", rc < 0 ? &ignored : &c->err) : 0;
+    return rc < 0 ? rc : end;
+}
+
 int mt_api_upgrade_get(struct mt_api_call *c)
 {
     struct seen s = {0};
@@ -256,6 +274,10 @@ int mt_api_upgrade_get(struct mt_api_call *c)
     u.archived_age_s = mt_pg_i64(r, 0, 1);
     u.standbys = mt_pg_i64(r, 0, 2);
     u.standby_lag_ms = mt_pg_i64(r, 0, 3);
+    if (u.standbys > 0 && u.standby_lag_ms < 0 && standby_lag(c, &u.standby_lag_ms) < 0) {
+        unsee(&s);
+        return mt_api_fail_err(c);
+    }
     u.edges = mt_pg_i64(r, 0, 4);
     u.edges_silent = mt_pg_text(r, 0, 5);
     u.rollouts = mt_pg_i64(r, 0, 6);

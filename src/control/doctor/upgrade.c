@@ -55,8 +55,8 @@ static void lag(struct mt_findings *o, const struct mt_doctor_facts *f, const st
              f->audit_waits_s > 0 ? "a record waits for its chain for %" PRId64 " s" : "every record is in its chain (%" PRId64 " s)", f->audit_waits_s);
     if (u->standbys == 0)
         mt_found(o, "upgrade.standby", OK, NULL, "no PostgreSQL streams from this one");
-    else if (u->standby_lag_ms < 0) /* moat_control is NOINHERIT: a GRANT of pg_monitor would change nothing (PostgreSQL 15) */
-        mt_found(o, "upgrade.standby", WARN, "as the owner of PostgreSQL, look yourself: SELECT application_name, state, replay_lag FROM pg_stat_replication", "%" PRId64 " standby, how far behind this role may not see", u->standbys);
+    else if (u->standby_lag_ms < 0)
+        mt_found(o, "upgrade.standby", WARN, "as the owner of PostgreSQL: GRANT pg_read_all_stats TO moat_control, as setup-database does", "%" PRId64 " standby, how far behind this role may not see", u->standbys);
     else
         mt_found(o, "upgrade.standby", u->standby_lag_ms > LAG_FAIL_MS ? FAIL : u->standby_lag_ms > LAG_WARN_MS ? WARN : OK, "on the standby: journalctl -u postgresql; wait until it has caught up",
                  "%" PRId64 " standby, %" PRId64 " ms behind", u->standbys, u->standby_lag_ms);
