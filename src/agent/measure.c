@@ -142,7 +142,7 @@ static void put_mesh(const struct mt_agent *a, struct mt_metrics *p)
     mt_auto_json json_t *mesh = mt_mesh_report(a->mesh);
     json_t *peer;
     size_t i;
-    uint64_t up = 0, stale = 0;
+    uint64_t up = 0, stale = 0, holes = 0;
     int64_t oldest = -1;
     if (mesh) {
         json_array_foreach (json_object_get(mesh, "peers"), i, peer) {
@@ -151,12 +151,14 @@ static void put_mesh(const struct mt_agent *a, struct mt_metrics *p)
                 up++;
             else
                 stale++;
+            holes += json_is_false(json_object_get(peer, "mtu_ok"));
             if (age && json_integer_value(age) > oldest)
                 oldest = json_integer_value(age);
         }
         mt_metrics_u64(p, MT_M_A_PEERS, up, "up");
         mt_metrics_u64(p, MT_M_A_PEERS, stale, "stale");
         mt_metrics_i64(p, MT_M_A_MESH_REVISION, json_integer_value(json_object_get(mesh, "revision")));
+        mt_metrics_u64(p, MT_M_A_MTU_HOLES, holes);
         if (oldest >= 0)
             mt_metrics_i64(p, MT_M_A_HANDSHAKE, oldest);
         mt_metrics_i64(p, MT_M_A_DRIFT, json_integer_value(json_object_get(mesh, "repairs")), "mesh");
