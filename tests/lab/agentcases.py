@@ -143,6 +143,8 @@ class Suite:
     def survives_kill_9_of_the_agent(self):
         i = self.hello["instance_id"]
         before = self.w.describe(i)
+        spare = os.path.join(self.w.dir, "jail", self.driver[0], before["jail_id"])
+        want({"state.json", "spec.json"} <= set(os.listdir(spare)), "what a lost state is taken from is not there: %s" % os.listdir(spare))
         self.w.kill()
         want("hello from a microVM" in self.page(self.hello), "traffic stopped with the agent")
         n = len(self.c.reports_of(i))

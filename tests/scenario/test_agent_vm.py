@@ -8,6 +8,7 @@ planned end of the platform; the host is the same before and after.
 What asks for milliseconds is run by test_agent_vm_time.py. COST 205 s, 74 s of processor."""
 import os
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -469,6 +470,34 @@ class Suite:
         os.unlink(theirs)
         want(self.w.describe(self.long["instance_id"])["phase"] == "ready", "the live VM suffered")
 
+    def state_folder_lost(self):
+        """With the state of all instances and the plan gone: without a plan no VM is killed; one whose jail says what it is goes on, one that cannot be known is begun anew."""
+        wl, _ = self.run_one()
+        kept, lost = self.w.describe(self.long["instance_id"]), self.w.describe(wl["instance_id"])
+        self.w.kill()
+        self.c.stop()
+        shutil.rmtree(os.path.join(self.w.dir, "agent/instances"))
+        for name in ("plan.json", "plan.prev.json"):
+            if os.path.exists(os.path.join(self.w.dir, "agent", name)):
+                os.unlink(os.path.join(self.w.dir, "agent", name))
+        for name in ("state.json", "spec.json"):
+            os.unlink(os.path.join(self.w.dir, "jail/qemu", lost["jail_id"], name))
+        n = len(self.c.reports_of(self.long["instance_id"]))
+        self.w.start()
+        kit.wait_for("the known one to be adopted", lambda: self.w.describe(kept["instance_id"])["guest_connected"], 30)
+        want(any(r["instance_id"] == kept["instance_id"] for r in self.w.log_events("instance.recovered")), self.w.log_events("instance.recovered"))
+        time.sleep(4)  # a pass over what nothing explains is due 2 s after a start
+        want(set(kept["pids"]) | set(lost["pids"]) <= set(self.w.vm_processes()), "killed without a plan: %s" % self.w.vm_processes())
+        want(fetch(self.long["network"]["overlay_ipv6"]) == "moat", "the known one does not serve")
+        self.c.start()
+        self.c.wait_status(kept["instance_id"], "ready", 30, since=n)
+        kit.wait_for("the unknown one to be begun anew", lambda: (lambda d: d["phase"] == "ready" and d["boot_id"] != lost["boot_id"])(self.w.describe(lost["instance_id"])), 90, 0.2)
+        want(not set(lost["pids"]) & set(self.w.vm_processes()), "the unknown VM runs beside its successor")
+        want(fetch(wl["network"]["overlay_ipv6"]) == "moat", "its successor does not serve")
+        now = self.w.describe(kept["instance_id"])
+        want([now[k] for k in ("pids", "boot_id", "boot_seq", "slot")] == [kept[k] for k in ("pids", "boot_id", "boot_seq", "slot")], (kept, now))
+        self.gone(wl["instance_id"])
+
     def refuses_what_it_cannot_hold(self):
         wl = self.w.workload(self.image, memory=4 << 20)
         self.c.want(wl["instance_id"], workload=wl)
@@ -552,7 +581,7 @@ def main():
                  "adopted_after_kill", "adopted_while_booting", "exit_codes", "exit_while_agent_is_away", "restarts_with_backoff",
                  "missing_program", "out_of_memory", "unhealthy_ends", "bad_image", "metrics_say_what_happened", "vm_death_is_seen", "what_never_answers_is_killed", "drain_waits_then_stops",
                  "replaced_in_place", "absence_needs_two_plans", "stale_and_foreign_plans", "control_away", "cut_off_for_an_hour", "heartbeat_says_enough",
-                 "table_comes_back", "orphans_go_and_strangers_stay", "refuses_what_it_cannot_hold", "several_at_once",
+                 "table_comes_back", "orphans_go_and_strangers_stay", "state_folder_lost", "refuses_what_it_cannot_hold", "several_at_once",
                  "keeps_no_descriptors", "memory_is_small"]
         for name in names:
             if name in only or name == "boots_to_ready" or not only and name not in MEASURED:

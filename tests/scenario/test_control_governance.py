@@ -395,6 +395,48 @@ try:
             w.ok("DELETE", E + "/exec-sessions/" + x["id"])
         w.ok("PUT", O + "/quotas/max_exec_sessions", {"limit": None, "reason": "test"})
 
+    @case("exec: which states may be entered; ten sessions for an environment; a hundred grants an hour; one that nobody uses ends as connect_timeout")
+    def _():
+        E = [O + "/apps/%s/envs/%s" % (r["app_id"], r["env_id"]) for r in w.ok("GET", O + "/routes")["items"]][0]
+        had = [s["desired"] for s in w.ok("GET", E + "/scale")["processes"] if s["process_type"] == "web"][0]
+        assert put_scale(E, 6).status == 200
+        six = wait_for("six instances", lambda: (lambda x: len(x) == 6 and x)(w.ok("GET", E + "/instances?status=ready")["items"]), 30)
+
+        def grant(i):
+            return w.q("POST", E + "/instances/%s/exec" % i["id"], {"command": ["true"]})
+
+        def take_back(r):
+            assert r.status == 201, r.text
+            w.ok("DELETE", E + "/exec-sessions/" + r.json["exec_session_id"])
+        was = "UPDATE moat_views.instances_view SET desired_state = '%s', status = '%s' WHERE instance_id = '" + six[0]["id"] + "'"
+        for desired, status in [("running", x) for x in ("booting", "starting", "ready", "unready", "draining", "stopped", "failed")] + [("draining", "ready"), ("stopped", "ready")]:
+            w.pg.sql(was % (desired, status))
+            r = grant(six[0])
+            w.pg.sql(was % ("running", "ready"))
+            if desired == "running" and status in ("starting", "ready", "unready"):
+                take_back(r)
+            else:
+                assert r.status == 409 and r.json["code"] == "instance_not_execable" and status in r.json["detail"], (desired, status, r.text)
+        w.ok("PUT", O + "/quotas/max_exec_sessions", {"limit": 30, "reason": "test"})
+        got = [grant(i) for i in six for _ in range(2)]
+        assert [r.status for r in got] == [201] * 10 + [429] * 2 and got[-1].json["code"] == "too_many_exec_sessions", [r.text for r in got]
+        for r in got[:10]:
+            take_back(r)
+        count = "SELECT count(*) FROM moat_views.exec_sessions_view WHERE org_id = '%s' AND created_at > now() - interval '1 hour'" % org["id"]
+        for _ in range(100 - int(w.pg.sql(count))):
+            take_back(grant(six[1]))
+        r = grant(six[1])
+        assert r.status == 429 and r.json["code"] == "too_many_exec_sessions" and "100" in r.json["detail"] and w.pg.sql(count) == "100", r.text
+        w.pg.sql("UPDATE moat_views.exec_sessions_view SET created_at = created_at - interval '61 minutes'")
+        unused = grant(six[1]).json["exec_session_id"]  # the hour has passed
+        w.pg.sql("UPDATE moat_views.exec_sessions_view SET expires_at = now() - interval '6 seconds' WHERE session_id = '%s'" % unused)
+        wait_for("the end of what nobody used", lambda: w.ok("GET", E + "/exec-sessions/" + unused)["status"] == "ended", 30)
+        ended = w.ok("GET", O + "/events?event_type=exec_session.ended&aggregate_id=%s" % unused)["items"]
+        assert [e["payload"]["end_reason"] for e in ended] == ["connect_timeout"], ended
+        w.ok("PUT", O + "/quotas/max_exec_sessions", {"limit": None, "reason": "test"})
+        assert put_scale(E, had).status == 200
+        wait_for("as it was", lambda: len(w.ok("GET", E + "/instances?status=ready")["items"]) == had, 60)
+
     @case("a session that is ended while it connects: 409, not an error of the server")
     def _():
         E = [O + "/apps/%s/envs/%s" % (r["app_id"], r["env_id"]) for r in w.ok("GET", O + "/routes")["items"]][0]

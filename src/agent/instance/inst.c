@@ -3,6 +3,7 @@
 #include "agent/instance/inst.h"
 
 #include "agent/forward/forward.h"
+#include "agent/instance/spare.h"
 #include "agent/report.h"
 #include "base/assert.h"
 #include "base/cleanup.h"
@@ -126,6 +127,7 @@ int mt_inst_load_all(struct mt_agent *a, struct mt_err *err)
     if (mt_fmt(dir, sizeof dir, err, "%s/instances", a->conf.agent_dir) < 0 || mt_file_mkdirs(dir, 0700, err) < 0)
         return -MT_E_IO;
     sweep(a->conf.agent_dir);
+    mt_spare_restore(a);
     mt_auto_dir DIR *d = opendir(dir);
     if (!d)
         return MT_FAIL_ERRNO(err, MT_E_IO, "open '%s'", dir);

@@ -6,6 +6,7 @@
 #include "agent/boots.h"
 #include "agent/exec.h"
 #include "agent/forward/forward.h"
+#include "agent/instance/spare.h"
 #include "base/assert.h"
 #include "base/cleanup.h"
 #include "base/log.h"
@@ -183,6 +184,7 @@ static void on_started(struct mt_inst *in)
     in->st.t.started = mt_clock_wall_us();
     mt_inst_set_phase(in, MT_PH_STARTING, "workload started");
     mt_inst_save(in, 0);
+    mt_spare_write(in);
     mt_inst_report(in, false);
     health_begin(in, mt_loop_now(in->a->loop));
     mt_agent_look_soon(in->a); /* a boot slot is free */
