@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* moat-agent: arguments, configuration, then the loop. See agent.h. */
 #include "agent/agent.h"
+#include "agent/ctl.h"
 
 #include "agent/flowscmd.h"
 #include "agent/identity/identity.h"
@@ -22,6 +23,9 @@ static const char usage[] =
     "       moat-agent --config FILE flows [--since TIME] [--until TIME] [--address IPV6] [--port N]\n"
     "                   which VM here sent what to whom, with the source that the world saw; each reading is recorded\n"
     "       moat-agent --config FILE stop-all   the agent that runs here stops every instance and gives the host back\n"
+    "       moat-agent --config FILE ctl list | describe ID | console ID | logs ID | state [ID] | verify-image DIGEST | gc | doctor\n"
+    "                   what the agent of this machine knows, a JSON object a line; describe, console and logs of an instance, state and\n"
+    "                   disks as they lie on this machine, gc: look at once for what nothing needs any more\n"
     "       moat-agent --config-help   print every configuration key as a commented file\n"
     "       moat-agent --list-steps    print the recorded steps at which MT_TEST_KILL_STEP can end the agent\n"
     "       moat-agent --version\n";
@@ -113,6 +117,19 @@ static int stop_all(const char *path)
     if (rc < 0)
         (void)fprintf(stderr, "moat-agent: %s\n", err.msg);
     return rc < 0;
+}
+
+static int ctl(const char *path, int argc, char *const *argv)
+{
+    struct mt_agent_conf conf;
+    struct mt_err err = {0};
+    if (mt_agent_conf_load(path, &conf, &err) < 0) {
+        (void)fprintf(stderr, "moat-agent: %s\n", err.msg);
+        return 2;
+    }
+    int code = mt_ctl(&conf, argc, argv);
+    mt_agent_conf_done(&conf);
+    return code;
 }
 
 static int run(const char *path, bool check)
@@ -209,6 +226,8 @@ int main(int argc, char **argv)
         return is_node(config);
     if (config && optind + 1 == argc && strcmp(argv[optind], "stop-all") == 0)
         return stop_all(config);
+    if (config && optind < argc && strcmp(argv[optind], "ctl") == 0)
+        return ctl(config, argc - optind - 1, argv + optind + 1);
     if (!config || optind != argc) {
         (void)fputs(usage, stderr);
         return 2;

@@ -6,6 +6,7 @@ Boot to ready, logs, adoption after kill -9 in every phase that matters, ends of
 planned end of the platform; the host is the same before and after.
 
 What asks for milliseconds is run by test_agent_vm_time.py. COST 205 s, 74 s of processor."""
+import json
 import os
 import re
 import shutil
@@ -498,6 +499,29 @@ class Suite:
         want([now[k] for k in ("pids", "boot_id", "boot_seq", "slot")] == [kept[k] for k in ("pids", "boot_id", "boot_seq", "slot")], (kept, now))
         self.gone(wl["instance_id"])
 
+    def ctl_tells_what_this_machine_knows(self):
+        def ctl(*words, code=0):
+            r = subprocess.run([os.path.join(kit.BIN, "moat-agent"), "--config", os.path.join(self.w.dir, "agent.toml"), "ctl", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)
+            want(r.returncode == code, (words, r.returncode, r.stderr[-300:]))
+            return [json.loads(l) for l in r.stdout.decode().splitlines()] if code == 0 else r.stderr.decode()
+        i = self.long["instance_id"]
+        want(ctl("list") == self.w.ask({"op": "list"}) and any(r["instance_id"] == i for r in ctl("list")), ctl("list"))
+        d = ctl("describe", i)[0]
+        want((d["boot_id"], d["pids"]) == (self.w.describe(i)["boot_id"], self.w.describe(i)["pids"]), d)
+        want(ctl("console", i) and ctl("logs", i)[-1]["line"].startswith("testapp: serving"), ctl("logs", i)[-1:])
+        want({r["check"] for r in ctl("doctor")} == {r["check"] for r in self.w.ask({"op": "doctor"})}, "doctor")
+        state = ctl("state", i)
+        want(len(state) == 1 and state[0]["instance_id"] == i and state[0]["boot_id"] == d["boot_id"] and len(ctl("state")) >= 1, state)
+        disk = ctl("verify-image", self.image[1])[0]
+        want(disk["intact"] is True and os.path.exists(disk["disk"]), disk)
+        stray = os.path.join(self.w.dir, "scratch", kit.ulid() + "-1.ext4")
+        open(stray, "w").close()
+        want(ctl("gc") == [{"begun": True}], "gc")
+        kit.within("what nothing needs to go at once", lambda: not os.path.exists(stray), 20)  # by itself: every 30 s
+        want("no state of" in ctl("state", kit.new_id("inst"), code=1) and "no root disk of" in ctl("verify-image", "sha256:" + "0" * 64, code=1), "what is not there")
+        want("instance" in ctl("describe", kit.new_id("inst"), code=1) and "ctl list" in ctl("destroy", code=2), "what is not known")
+        want("inst" in ctl("describe", "../../etc", code=1), "no id")
+
     def refuses_what_it_cannot_hold(self):
         wl = self.w.workload(self.image, memory=4 << 20)
         self.c.want(wl["instance_id"], workload=wl)
@@ -581,7 +605,7 @@ def main():
                  "adopted_after_kill", "adopted_while_booting", "exit_codes", "exit_while_agent_is_away", "restarts_with_backoff",
                  "missing_program", "out_of_memory", "unhealthy_ends", "bad_image", "metrics_say_what_happened", "vm_death_is_seen", "what_never_answers_is_killed", "drain_waits_then_stops",
                  "replaced_in_place", "absence_needs_two_plans", "stale_and_foreign_plans", "control_away", "cut_off_for_an_hour", "heartbeat_says_enough",
-                 "table_comes_back", "orphans_go_and_strangers_stay", "state_folder_lost", "refuses_what_it_cannot_hold", "several_at_once",
+                 "table_comes_back", "orphans_go_and_strangers_stay", "state_folder_lost", "ctl_tells_what_this_machine_knows", "refuses_what_it_cannot_hold", "several_at_once",
                  "keeps_no_descriptors", "memory_is_small"]
         for name in names:
             if name in only or name == "boots_to_ready" or not only and name not in MEASURED:

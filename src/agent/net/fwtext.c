@@ -63,9 +63,11 @@ int mt_fw_ports_parse(const char *text, struct mt_fw_ports *ret, struct mt_err *
 }
 
 /* Ranges of one protocol that do not touch: the kernel takes no overlapping ones, and an operator need not care. */
-static void put_runs(const struct mt_fw_conf *c, bool udp, bool *any, struct mt_buf *o)
+static void put_runs(const struct mt_fw_conf *c, bool udp, struct mt_buf *o)
 {
     uint8_t blocked[65536 / 8] = {0};
+    bool any = false;
+    mt_buf_printf(o, "  set blocked_%s { type inet_service; flags interval;", udp ? "udp" : "tcp");
     for (size_t i = 0; i < c->blocked_ports_count; i++) {
         const struct mt_fw_ports *p = &c->blocked_ports[i];
         for (unsigned k = p->from; (udp ? p->udp : p->tcp) && k <= p->to; k++)
@@ -77,21 +79,20 @@ static void put_runs(const struct mt_fw_conf *c, bool udp, bool *any, struct mt_
             first = k;
         if (on || !first)
             continue;
-        mt_buf_printf(o, "%s%s . %u", *any ? ", " : " elements = { ", udp ? "udp" : "tcp", first);
+        mt_buf_printf(o, "%s%u", any ? ", " : " elements = { ", first);
         if (k - 1 > first)
             mt_buf_printf(o, "-%u", k - 1);
-        *any = true;
+        any = true;
         first = 0;
     }
+    mt_buf_puts(o, any ? " } }\n" : " }\n");
 }
 
+/* Two sets, not one of protocol and port: ranges in a concatenation are refused by Debian's 6.12 ("Operation not supported"). */
 static void put_blocked_ports(const struct mt_fw_conf *c, struct mt_buf *o)
 {
-    bool any = false;
-    mt_buf_puts(o, "  set blocked_ports { type inet_proto . inet_service; flags interval;");
-    put_runs(c, false, &any, o);
-    put_runs(c, true, &any, o);
-    mt_buf_puts(o, any ? " } }\n" : " }\n");
+    put_runs(c, false, o);
+    put_runs(c, true, o);
 }
 
 /* What a set is, without what comes and goes in it: two tables with the same text differ in elements and rules only. */
@@ -250,7 +251,8 @@ static void put_forward(const struct mt_fw_conf *c, struct mt_buf *o)
                    /* other nodes, but for what anybody may reach there: the edge's and the API's public ports */
                    "    iifname \"mt*\" ip6 daddr @underlay6 meta l4proto != tcp goto drop_blocked_address\n"
                    "    iifname \"mt*\" ip6 daddr @underlay6 tcp dport != { 80, 443 } goto drop_blocked_address\n"
-                   "    iifname \"mt*\" meta l4proto . th dport @blocked_ports goto drop_blocked_port\n");
+                   "    iifname \"mt*\" tcp dport @blocked_tcp goto drop_blocked_port\n"
+                   "    iifname \"mt*\" udp dport @blocked_udp goto drop_blocked_port\n");
     if (egress && c->new_flows)
         mt_buf_printf(o, "    iifname \"mt*\" ct state new update @newflows { ip6 saddr limit rate over %u/second burst %u packets } goto drop_new_flows\n",
                       c->new_flows, c->new_flows_burst);

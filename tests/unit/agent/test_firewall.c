@@ -220,8 +220,8 @@ static void blocked_ports_are_one_list_without_overlaps(void **s)
         c.blocked_ports[i] = ports(good[i]);
     mt_auto_buf struct mt_buf o = MT_BUF_INIT(1U << 20);
     mt_fw_text(&c, NULL, 0, &o);
-    assert_non_null(strstr(mt_buf_cstr(&o), "set blocked_ports { type inet_proto . inet_service; flags interval; elements = { tcp . 25, tcp . 130-139, tcp . 65535, "
-                                            "udp . 25-26, udp . 135-139, udp . 11211, udp . 65535 } }\n"));
+    assert_non_null(strstr(mt_buf_cstr(&o), "set blocked_tcp { type inet_service; flags interval; elements = { 25, 130-139, 65535 } }\n"
+                                            "  set blocked_udp { type inet_service; flags interval; elements = { 25-26, 135-139, 11211, 65535 } }\n"));
 }
 
 /* nothing else in the table differs, and still it is another one: what a limit counts keeps the limit that it was made with */
