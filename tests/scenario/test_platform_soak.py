@@ -24,6 +24,8 @@ STEP_S = 2
 # What may come on top between the two halves of what is looked at. An allocator that settles moves by some hundred KiB; a leak of one request of the load below in
 # half an hour is more than either figure.
 GROWTH_KIB, FDS = 1024, 8
+# A minute, where the part after the warm-up lasts long enough to tell a slope from what answers of the moment take.
+SLOPE_KIB, SLOPE_S = 64, 600
 
 
 class Work(threading.Thread):
@@ -116,6 +118,8 @@ def main():
             print(f"#   Pss (of it anonymous): {', '.join(f'{x[1]} ({x[3]})' for x in all_of[step - 1::step])}", flush=True)
             if kib[1] - kib[0] > GROWTH_KIB:
                 bad.append(f"moat-{d} grew from {kib[0]:.0f} to {kib[1]:.0f} KiB")
+            if warm[-1][0] - warm[0][0] >= SLOPE_S and per_minute > SLOPE_KIB:
+                bad.append(f"moat-{d} grows by {per_minute:.0f} KiB a minute")
             if fds[1] - fds[0] > FDS:
                 bad.append(f"moat-{d} had {fds[0]:.0f} descriptors, then {fds[1]:.0f}")
         check(not bad, "; ".join(bad))
