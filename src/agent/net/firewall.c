@@ -464,7 +464,7 @@ static int change_locked(struct mt_fw *f, const struct mt_fw_vm *old, const stru
     if (vm && n == before)
         return MT_FAIL(err, MT_E_INVALID, "'%s' is not an IPv6 address", vm->address);
     if (vm && (!old || strcmp(old->address, vm->address) != 0))
-        n += mt_fw_tally_clear(vm->tap, e + n); /* the tap may have been another VM's */
+        n += mt_fw_tally_clear(f->nl, TABLE, vm->tap, e + n); /* the tap may have been another VM's */
     f->stats.elements += n;
     return mt_nfset_change(f->nl, TABLE, e, n, err);
 }

@@ -120,6 +120,21 @@ int mt_nfset_exists(struct mt_nfset *n, const char *table, const char *set, bool
     return 0;
 }
 
+bool mt_nfset_has(struct mt_nfset *n, const char *table, const struct mt_nfset_elem *e)
+{
+    struct nlmsghdr *h = begin(n, n->buf, type_of(NFT_MSG_GETSETELEM), NLM_F_ACK, NFPROTO_INET);
+    mnl_attr_put_strz(h, NFTA_SET_ELEM_LIST_TABLE, table);
+    mnl_attr_put_strz(h, NFTA_SET_ELEM_LIST_SET, e->set);
+    struct nlattr *list = mnl_attr_nest_start(h, NFTA_SET_ELEM_LIST_ELEMENTS);
+    struct nlattr *one = mnl_attr_nest_start(h, NFTA_LIST_ELEM);
+    struct nlattr *key = mnl_attr_nest_start(h, NFTA_SET_ELEM_KEY);
+    mnl_attr_put(h, NFTA_DATA_VALUE, e->len, e->key);
+    mnl_attr_nest_end(h, key);
+    mnl_attr_nest_end(h, one);
+    mnl_attr_nest_end(h, list);
+    return ask(n, h, ignore, NULL) >= 0;
+}
+
 /* ---- changing ---------------------------------------------------------------------------- */
 
 static void put_mark(struct mt_nfset *n, struct mnl_nlmsg_batch *b, uint16_t type)

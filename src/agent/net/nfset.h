@@ -35,6 +35,9 @@ void mt_nfset_close(struct mt_nfset *n);
 /** Is there such a set? -MT_E_IO only when the kernel cannot say. */
 int mt_nfset_exists(struct mt_nfset *n, const char *table, const char *set, bool *ret, struct mt_err *err);
 
+/** Is that element in the set? False also when the kernel does not say. */
+bool mt_nfset_has(struct mt_nfset *n, const char *table, const struct mt_nfset_elem *e);
+
 /**
  * Add and delete elements in the order given, all or nothing. Adding what is there is fine.
  * @count at most 4096. Returns 0; -MT_E_NOT_FOUND when table, set or a deleted element is not there; -MT_E_IO.

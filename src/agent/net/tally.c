@@ -273,15 +273,14 @@ int mt_fw_tally_read(struct mt_nfset *nl, const char *table, mt_fw_tap_fn *tap, 
     return 0;
 }
 
-size_t mt_fw_tally_clear(const char *tap, struct mt_nfset_elem *ret)
+size_t mt_fw_tally_clear(struct mt_nfset *nl, const char *table, const char *tap, struct mt_nfset_elem *ret)
 {
     static const char *const sets[] = {"n_guest_non_ipv6", "n_guest_spoof"};
     size_t n = 0;
     for (size_t i = 0; i < MT_ARRAY_LEN(sets); i++) {
-        for (int add = 1; add >= 0; add--) { /* deleting what is absent fails the transaction */
-            ret[n] = (struct mt_nfset_elem){.set = sets[i], .add = add, .len = IFNAMSIZ};
-            memcpy(ret[n++].key, tap, strnlen(tap, IFNAMSIZ - 1));
-        }
+        ret[n] = (struct mt_nfset_elem){.set = sets[i], .len = IFNAMSIZ};
+        memcpy(ret[n].key, tap, strnlen(tap, IFNAMSIZ - 1));
+        n += mt_nfset_has(nl, table, &ret[n]);
     }
     return n;
 }

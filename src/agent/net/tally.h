@@ -76,6 +76,6 @@ typedef bool mt_fw_tap_fn(const void *arg, const char *tap, struct in6_addr *ret
 typedef bool mt_fw_known_fn(const void *arg, const struct in6_addr *address);
 /** Read everything into @ret, which is empty, and take elements of VMs that are gone out of the sets. -MT_E_NOT_FOUND when there is no table. */
 int mt_fw_tally_read(struct mt_nfset *nl, const char *table, mt_fw_tap_fn *tap, mt_fw_known_fn *known, const void *arg, struct mt_fw_tally *ret, struct mt_err *err);
-/** Elements that a tap's name may have left in the sets, added and deleted, into @ret (room for MT_FW_TALLY_CLEAR). */
-enum { MT_FW_TALLY_CLEAR = 4 };
-size_t mt_fw_tally_clear(const char *tap, struct mt_nfset_elem *ret);
+/** Elements that another VM has left under a tap's name and no reading took away yet: their deletion into @ret (room for MT_FW_TALLY_CLEAR). */
+enum { MT_FW_TALLY_CLEAR = 2 };
+size_t mt_fw_tally_clear(struct mt_nfset *nl, const char *table, const char *tap, struct mt_nfset_elem *ret);
