@@ -542,6 +542,7 @@ int main(int argc, char **argv)
     json_set_alloc_funcs(malloc, wipe_free);
     /* What an answer of many rows took goes back to the system. As they are, both limits rise with the largest block that was ever freed, and each of the
      * workers' arenas keeps as much: three quarters of the heap after half an hour. */
+    (void)mallopt(M_ARENA_MAX, 2); /* as a page of 500 events passes through each, so much stays: eight workers must not have an arena each */
     (void)mallopt(M_TRIM_THRESHOLD, 256 << 10);
     (void)mallopt(M_MMAP_THRESHOLD, 256 << 10);
     sigaddset(&set, SIGHUP);
