@@ -43,7 +43,8 @@ OBJECTS = {
     "Project": "id:id org_id:id name:str deleted?:bool " + VERSIONED,
     "App": "id:id org_id:id name:str description?:str project_id?:id deleted?:bool " + VERSIONED,
     "Env": "id:id org_id:id app_id:id name:str private_network:bool protected:bool label_selector?:{str} backup_interval_seconds?:int "
-           "config_gate:unset|confirmed_none|set secrets?:EnvSecrets deleted?:bool " + VERSIONED,
+           "config_gate:unset|confirmed_none|set secrets?:EnvSecrets ipv4?:EnvIpv4 deleted?:bool " + VERSIONED,
+    "EnvIpv4": "address:str allocation_id:id",
     "EnvSecrets": "bundle_id:id version_id:id",
     "Platform": "os:str arch:str variant?:str digest:digest",
     "Release": "id:id org_id:id app_id:id number:int image_ref:str image_digest:digest image_kind:manifest|index platforms:[Platform] "
@@ -205,7 +206,7 @@ OBJECTS = {
                        "used_at?:time state:unused|used|expired|revoked control_address?:str ca_pin?:str token?:any secret_shown?:bool " + VERSIONED,
     "Node": "id:id name:str roles:[str] admin_state:str admin_reason?:str health:str health_reason?:str conditions:[str] config:object vmm?:object "
             "arch:str labels:{str} overlay_ipv6:str instance_prefix:str public_ipv6?:str public_ipv4?:str capacity:object allocatable:object "
-            "mtu?:int agent_version?:str mesh?:object key_generation:int key_rotation?:waiting|running last_heartbeat_at?:time applied_cursor_event_id?:int usage:Usage drain?:Drain " + VERSIONED,
+            "mtu?:int agent_version?:str mesh?:object wireguard_public_key:str key_generation:int key_rotation?:waiting|running last_heartbeat_at?:time applied_cursor_event_id?:int usage:Usage drain?:Drain " + VERSIONED,
     "User": "id:id email:str display_name?:str state:active|disabled is_operator:bool has_password:bool has_totp:bool setup_url?:any "
             "secret_shown?:bool " + VERSIONED,
     "Whoami": "subject_type:str subject_id:id email?:str is_operator:bool scopes:[str] restrict?:Restrict orgs:[object] token:object",

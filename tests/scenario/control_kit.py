@@ -490,10 +490,15 @@ class AgentSocket(threading.Thread):
                 for t in self.console.get(i, []):
                     c.sendall((json.dumps({"text": t}) + "\n").encode())
                 return
-            sent = req.get("since_seq", 0)
+            sent, left = req.get("since_seq", 0), 1 << 40
+            if not req.get("follow") and req.get("limit"):  # the next ones, or the last ones
+                left = req["limit"]
+                if "since_seq" not in req:
+                    sent = max([r["seq"] for r in self.lines.get(i, [])] or [0]) - left
             while True:
                 for r in self.lines.get(i, []):
-                    if r["seq"] > sent:
+                    if r["seq"] > sent and left > 0:
+                        left -= 1
                         sent = r["seq"]
                         try:
                             c.sendall((json.dumps(r) + "\n").encode())

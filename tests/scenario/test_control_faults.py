@@ -35,6 +35,8 @@ try:
     O = w.open()
     one, two = w.api, w.d + "/api2.sock"
 
+    TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
     @case("a projection that fails: its command is 500 and appends nothing, all others go on; mended, the same request goes through, once")
     def _():
         w.pg.sql("ALTER TABLE moat_views.apps_view ADD CONSTRAINT wrong CHECK (name <> 'poison')")
@@ -45,7 +47,7 @@ try:
                 done.append(w.q("POST", O + "/apps", {"name": "beside-%d" % i}).status)
         t = threading.Thread(target=others)
         t.start()
-        bad = [w.q("POST", O + "/apps", {"name": "poison"}, key="k-poison") for _ in range(5)]
+        bad = [w.q("POST", O + "/apps", {"name": "poison"}, key="k-poison", traceparent=t) for t in (TRACE, TRACE.upper(), TRACE[:-1], "00-x", TRACE + "-00")]
         t.join()
         assert done == [201] * 20, done
         for r in bad:
@@ -100,6 +102,8 @@ try:
             assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", o["ts"]) and o["level"] in ("debug", "info", "warn", "error") and o["component"] and o["msg"], line
         failed = [json.loads(x) for x in lines if '"api.internal"' in x]
         assert len(failed) >= 5 and all(o["request_id"].startswith("req_") and o["error"] and o["error_code"] for o in failed), failed[:1]
+        traces = [json.loads(x)["traceparent"] for x in lines if '"api.request"' in x and '/apps"' in x]
+        assert traces.count(TRACE) == 1 and traces.count("") >= 4 and set(traces) == {TRACE, ""}, traces  # what is no trace is not repeated
         assert w.token not in "\n".join(lines) and not re.search(r"moat_(at|rt|pat|sps|ex|en)_[A-Za-z0-9]", "\n".join(lines))
 finally:
     w.close()

@@ -409,6 +409,7 @@ try:
             assert r.status == 201, r.text
             w.ok("DELETE", E + "/exec-sessions/" + r.json["exec_session_id"])
         was = "UPDATE moat_views.instances_view SET status = '%s' WHERE instance_id = '" + six[0]["id"] + "'"
+        want = was.replace("status", "desired_state")
         w.ok("POST", "/v1/admin/scheduler/pause", {"reason": "states of an instance are written by hand"})
         try:
             for status in ("booting", "starting", "ready", "unready", "draining", "stopped", "failed"):  # no plan holds it, so no agent sees it
@@ -419,8 +420,13 @@ try:
                     take_back(r)
                 else:
                     assert r.status == 409 and r.json["code"] == "instance_not_execable" and status in r.json["detail"], (status, r.text)
+            for desired in ("draining", "stopped"):  # observed ready, and shall not be
+                w.pg.sql(want % desired)
+                r = grant(six[0])
+                assert r.status == 409 and r.json["code"] == "instance_not_execable" and desired in r.json["detail"], (desired, r.text)
         finally:
             w.pg.sql(was % "ready")
+            w.pg.sql(want % "running")
             w.ok("POST", "/v1/admin/scheduler/resume", {"reason": "they are as they were"})
         w.ok("PUT", O + "/quotas/max_exec_sessions", {"limit": 30, "reason": "test"})
         got = [grant(i) for i in six for _ in range(2)]

@@ -92,6 +92,44 @@ try:
         for bad in ("zz", "abc", "7b", "5b5d"):
             assert w.q("GET", E + "/logs/stream?cursor=" + bad).status == 400, bad
 
+    @case("each filter takes in and leaves out, also what lies thousands of lines back; a window of a day, pages of 5000")
+    def _():
+        A, E = w.make_app("two")
+        w.deploy(A, E, M.replace("[processes.web]", '[processes.other]\ncommand = ["/o"]\n[processes.other.resources]\nmemory = "100Mi"\n[processes.web]', 1))
+        one = w.ok("GET", E + "/instances?process_type=web")["items"][0]["id"]
+        o = wait_for("an instance of the other process", lambda: w.ok("GET", E + "/instances?process_type=other")["items"])[0]
+        L, day = o["id"], "2026-01-02T"
+
+        def put(n, stream="stdout", i=L):  # one a second from midnight on
+            w.logs.lines[i] = [{"ts": day + "%02d:%02d:%02d.000000Z" % (k // 3600, k // 60 % 60, k % 60), "seq": k + 1, "stream": stream if k == 3 else "stdout",
+                                "line": "old %d" % k, "truncated": False} for k in range(n)]
+
+        def got(q, token=None):
+            w.logs.asked.clear()
+            return [x["line"] for x in w.ok("GET", E + "/logs?" + q)["items"]]
+        put(12345, "stderr")
+        w.logs.lines[L] += [{"ts": "2026-01-03T10:00:00.000000Z", "seq": 12346, "stream": "system", "line": "end", "truncated": False}]
+        P = "process_type=other&"
+        assert got(P + "limit=2") == ["old 12344", "end"] and len(w.logs.asked) == 1
+        assert got(P + "stream=stderr") == ["old 3"] and [a.get("since_seq") for a in w.logs.asked] == [None, 2346, 0], w.logs.asked
+        assert got(P + "stream=system") == ["end"] and got(P + "contains=ld%20777&limit=2") == ["old 7778", "old 7779"]
+        assert got(P + "until=%s00:00:03Z" % day) == ["old 0", "old 1", "old 2"]  # before it, not at it
+        assert got(P + "since=%s03:25:43Z&until=2026-01-03T03:00:00Z" % day) == ["old 12343", "old 12344"] and len(w.logs.asked) == 1
+        assert got(P + "since=%s01:00:00Z&until=%s01:00:02Z" % (day, day)) == ["old 3600", "old 3601"] and len(w.logs.asked) == 2, w.logs.asked
+        assert got("contains=old&limit=1&instance_id=" + L) == ["old 12344"] and got("contains=old&instance_id=" + one) == [] and got("contains=old&process_type=web") == []
+        rel = o["release_id"]
+        assert got("contains=end&release_id=" + rel) == ["end"] and got("contains=end&release_id=rel_" + "0" * 26) == []
+        assert len(got(P + "limit=5000")) == 5000
+        w.logs.lines[L] = w.logs.lines[L][6000:]  # retention took the first ones
+        assert got(P + "contains=old&limit=5000") == ["old %d" % n for n in range(7345, 12345)] and len(got(P + "until=%s02:00:00Z&limit=5000" % day)) == 1200
+        sp = w.ok("POST", w.org() + "/service-principals", {"name": "reader", "scopes": ["logs:read"]})
+        t = w.ok("POST", "/v1/auth/token", {"grant_type": "client_credentials", "client_id": sp["client_id"], "client_secret": sp["client_secret"]})["access_token"]
+        for q, code in (("since=2026-01-02T00:00:00Z&until=2026-01-03T00:00:00Z", 200), ("since=2026-01-02T00:00:00Z&until=2026-01-03T00:00:01Z", 400), ("since=23h", 200),
+                        ("since=25h", 400), ("since=1h&until=2h", 400), ("stream=all", 400), ("limit=5001", 400), ("limit=0", 400), ("since=yesterday", 400)):
+            r = kit.call(w.api, "GET", E + "/logs?" + q, headers={"Authorization": "Bearer " + t})
+            assert r.status == code, (q, r.text)
+        assert w.q("GET", E + "/logs?since=25h").status == 200  # operators have no window
+
     @case("positions are told on request, after the history")
     def _():
         got = stream("limit=3&positions=true", 4)

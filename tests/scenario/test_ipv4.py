@@ -188,6 +188,7 @@ try:
         assert got["ipv4_address"] == "203.0.113.10" and got["status"] == "pending", got
         again = w.ok("POST", env + "/networking/ipv4", {}, want=(200,))
         assert again["allocation_id"] == got["allocation_id"] and again["detail"] == "no edge is there to carry it", again
+        assert w.ok("GET", env)["ipv4"] == {"address": got["ipv4_address"], "allocation_id": got["allocation_id"]} and "ipv4" not in w.ok("GET", other)
         assert state("203.0.113.10") == "allocated" and w.q("POST", other + "/networking/ipv4", {}).json["code"] == "ipv4_pool_exhausted"
         r = w.q("DELETE", "/v1/ipv4-pool/203.0.113.10", {})
         assert (r.status, r.json["code"]) == (409, "ipv4_in_use"), r.text

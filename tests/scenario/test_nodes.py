@@ -517,6 +517,7 @@ try:
         w.pg.sql("UPDATE moat_views.nodes_view SET cutover_unix_ms = 1 WHERE name = 'one'")
         assert post("/internal/v1/nodes/self/wg-key/result", {"public_key": third, "ok": True}, cert=a).json["key_generation"] == 2
         assert plan(one)["mesh"]["public_key"] == third and plan(one)["mesh"]["key_generation"] == 2
+        assert [n["wireguard_public_key"] for n in w.ok("GET", "/v1/nodes?name=one")["items"]] == [third]
         assert post("/internal/v1/nodes/self/wg-key", {"public_key": old}, cert=a).json["code"] == "wireguard_key_exists"  # retired for good
 
     @case("two nodes that ask for a rotation in one moment: one of them has it")

@@ -66,6 +66,19 @@ static void request_id(struct mt_api_call *c)
     }
 }
 
+/* The caller's trace (W3C `traceparent`, version 00), for the log only; what is none is as if it were not sent. */
+static const char *trace_of(const struct mt_api_call *c)
+{
+    static const char form[] = "00-xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx-xxxxxxxxxxxxxxxx-xx";
+    const char *h = mt_http_req_header(c->http, "traceparent");
+    if (!h || strlen(h) != sizeof form - 1)
+        return "";
+    for (size_t i = 0; form[i]; i++)
+        if (form[i] == 'x' ? !strchr("0123456789abcdef", h[i]) : h[i] != form[i])
+            return "";
+    return h;
+}
+
 static int find_route(struct mt_api_call *c, enum mt_listener at)
 {
     const char *method = mt_http_req_method(c->http), *path = mt_http_req_path(c->http);
@@ -358,7 +371,7 @@ void mt_api_handle(struct mt_http_req *req, void *worker, void *arg)
     measure(&c, streamed, took_us);
     mt_log(c.problem.status == 500 ? MT_WARN : MT_DEBUG, "api.request", KV("request_id", c.request_id),
            KV("method", mt_http_req_method(req)), KV("path", mt_http_req_path(req)), KV("status", c.problem.status),
-           KV("code", c.problem.code), KV("took_us", took_us));
+           KV("code", c.problem.code), KV("took_us", took_us), KV("traceparent", trace_of(&c)));
     json_decref(c.body);
     json_decref(c.problem.errors);
     json_decref(c.problem.details);

@@ -23,6 +23,8 @@
 #define LOOK_NS (5 * MT_NS_PER_S)
 #define LOST_NS (2 * MT_NS_PER_S) /* between two tries of what does not answer */
 #define WINDOW_US (INT64_C(86400) * 1000000)
+#define ROUND 5000 /* records of one look back into an instance */
+#define ROUNDS 40
 
 static const struct mt_pg_stmt sources = {
     "log_sources",
@@ -103,8 +105,11 @@ static int read_filter(struct mt_api_call *c, struct filter *f)
         return -1;
     if (f->stream[0] && !MT_STREQ(f->stream, "stdout") && !MT_STREQ(f->stream, "stderr") && !MT_STREQ(f->stream, "system"))
         return mt_api_fail(c, 400, "invalid_argument", "stream is stdout, stderr or system");
-    if (f->since_us && f->until_us && (f->until_us < f->since_us || f->until_us - f->since_us > WINDOW_US))
-        return mt_api_fail(c, 400, "invalid_argument", "the window from since to until is at most 24 hours");
+    int64_t end = f->until_us ? f->until_us : mt_clock_wall_us();
+    if (f->since_us && f->until_us && end < f->since_us)
+        return mt_api_fail(c, 400, "invalid_argument", "until is before since");
+    if (f->since_us && end - f->since_us > WINDOW_US && !c->who.is_operator)
+        return mt_api_fail(c, 400, "invalid_argument", "the window from since to until (or now) is at most 24 hours");
     return 0;
 }
 
@@ -204,6 +209,51 @@ static int add_items(struct history *h, const struct filter *f, const json_t *re
     return 0;
 }
 
+/* A line is asked for that may lie before the newest ones. */
+static bool looks_back(const struct filter *f)
+{
+    return f->since_us || f->until_us || f->stream[0] || f->contains[0];
+}
+
+/* With a filter the newest lines of an instance may all be others: it is looked back, round by round, until there are as many
+ * as are wanted, the window or the log begins, or it is enough. Negative only for want of memory: what was found stays. */
+static int look_back(struct mt_api_call *c, const struct filter *f, const char *id, const char *process, const char *node,
+                     json_t *newest, int64_t until, size_t want, struct history *h)
+{
+    size_t had = h->n;
+    json_t *records = json_incref(newest);
+    int rc = add_items(h, f, records, id, process);
+    json_t *last = json_incref(json_object_get(h->last, id));
+    for (int round = 1; rc == 0 && round < ROUNDS && h->n - had < want; round++) {
+        const json_t *oldest = json_array_get(records, 0);
+        json_int_t seq = json_integer_value(json_object_get(oldest, "seq"));
+        const char *ts = json_string_value(json_object_get(oldest, "ts"));
+        int64_t at;
+        if (seq <= 1 || !ts || (f->since_us && mt_rfc3339_parse(ts, &at, NULL) == 0 && at < f->since_us))
+            break;
+        json_int_t from = seq > ROUND ? seq - 1 - ROUND : 0;
+        json_t *ask = json_pack("{s:s,s:s,s:b,s:I,s:I}", "op", "logs", "instance_id", id, "follow", false, "since_seq", from, "limit", seq - 1 - from);
+        struct mt_err err = {0};
+        json_decref(records);
+        records = NULL;
+        bool late = mt_clock_mono() >= until;
+        if (late)
+            json_decref(ask);
+        if (late || mt_agent_ask(c->ctl, c->pg, id, ask, AGENT_TIMEOUT_MS, &records, &err) < 0) {
+            note_node(h->missing, node);
+            break;
+        }
+        for (size_t n; (n = json_array_size(records)) > 0;) /* the first ones may be kept no more: then it gave later ones too */
+            if (json_integer_value(json_object_get(json_array_get(records, n - 1), "seq")) < seq || json_array_remove(records, n - 1) < 0)
+                break;
+        rc = add_items(h, f, records, id, process);
+    }
+    if (last)
+        json_object_set_new(h->last, id, last); /* following goes on after the newest */
+    json_decref(records);
+    return rc;
+}
+
 static int load_history(struct mt_api_call *c, const struct filter *f, const struct mt_pg_res *src, const json_t *cursor,
                         int64_t limit, struct history *h)
 {
@@ -222,7 +272,7 @@ static int load_history(struct mt_api_call *c, const struct filter *f, const str
         json_t *records = NULL;
         struct mt_err err = {0};
         json_t *ask = json_pack("{s:s,s:s,s:b,s:I}", "op", "logs", "instance_id", id, "follow", false, "limit",
-                                (json_int_t)(f->since_us || f->contains[0] ? 5000 : limit));
+                                (json_int_t)(looks_back(f) ? ROUND : limit));
         if (ask && cursor) /* without it the agent gives the newest */
             json_object_set_new(ask, "since_seq", json_integer((json_int_t)after));
         else if (ask && f->previous)
@@ -234,7 +284,8 @@ static int load_history(struct mt_api_call *c, const struct filter *f, const str
                 note_node(away, node); /* its other sources would not be answered either, each after as long */
             continue;
         }
-        rc = add_items(h, f, records, id, mt_pg_text(src, i, 1));
+        rc = looks_back(f) && !cursor && !f->previous ? look_back(c, f, id, mt_pg_text(src, i, 1), node, records, until, (size_t)limit, h)
+                                                      : add_items(h, f, records, id, mt_pg_text(src, i, 1));
         json_decref(records);
         if (rc < 0) {
             (void)MT_FAIL(&c->err, MT_E_NOMEM, "log lines");

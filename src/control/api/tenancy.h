@@ -23,6 +23,8 @@
     "'backup_interval_seconds',backup_interval_seconds,'config_gate',coalesce((SELECT CASE WHEN b.confirmed_none"    \
     " THEN 'confirmed_none' ELSE 'set' END " MT_ENV_BUNDLE "), 'unset'),'secrets',(SELECT"                      \
     " json_build_object('bundle_id',b.bundle_id,'version_id',b.current_version_id) " MT_ENV_BUNDLE "),"         \
+    "'ipv4',(SELECT json_build_object('address',a.ipv4_address,'allocation_id',a.allocation_id) FROM ipv4_allocations_view a" \
+    " WHERE a.env_id = envs_view.env_id AND a.ended_at IS NULL),"                                               \
     MT_SQL_DELETED "'resource_version',resource_version,"                                                       \
     MT_SQL_TIMES "))::text"
 
