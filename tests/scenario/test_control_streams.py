@@ -146,6 +146,19 @@ def main():
         time.sleep(0.3)
         assert [e["event_type"] for e in one.events()] == ["env.created"], one.lines
         assert [e["event_type"] for e in env.events()] == ["env.created"] and under.events() == [], (env.lines, under.lines)
+        every = w.ok("GET", A + "/events?limit=500")["items"]
+        made = next(e for e in every if e["event_type"] == "env.created" and e["app_id"] == app)
+        who = made["actor"]["id"]
+        for q, ids in (("aggregate_type=env", [e["event_id"] for e in every if e["aggregate_type"] == "env"]), ("aggregate_id=" + app, [e["event_id"] for e in every if e["aggregate_id"] == app]),
+                       ("actor_id=" + who, [e["event_id"] for e in every if e["actor"]["id"] == who]), ("actor_id=usr_" + "0" * 26, []), ("correlation_id=dep_" + "0" * 26, []), ("env_id=" + made["env_id"], [made["event_id"]]),
+                       ("event_type=env.created&event_type=org.*", [e["event_id"] for e in every if e["event_type"] == "env.created" or e["event_type"].startswith("org.")]),
+                       ("since=" + made["occurred_at"], [e["event_id"] for e in every if e["occurred_at"] >= made["occurred_at"]]),
+                       ("until=" + made["occurred_at"], [e["event_id"] for e in every if e["occurred_at"] < made["occurred_at"]])):
+            for order in ("asc", "desc"):
+                page = w.ok("GET", A + "/events?limit=500&order=%s&%s" % (order, q))
+                assert [e["event_id"] for e in page["items"]] == sorted(ids, reverse=order == "desc"), (q, order, ids, page)
+        page = w.ok("GET", A + "/events?limit=500&order=asc&correlation_id=dep_" + "0" * 26)
+        assert page["next_after_event_id"] == page["head_event_id"] >= made["event_id"], page  # past what was left out
 
     @case("where somebody came from is told to those who may read the audit log only, in lists and in streams")
     def _():
