@@ -176,6 +176,8 @@ try:
         s = w.ok("GET", E + "/status")
         assert s["conditions"] == [] and s["processes"][0]["ready"] == 1, s
         wait_for("an active route", lambda: w.ok("GET", E + "/routes")["items"][0]["status"] == "active", 15)
+        r = w.q("POST", E + "/rollbacks", {})
+        assert r.status == 409 and r.json["code"] == "no_rollback_target", r.text  # nothing but what runs has succeeded here
 
     @case("rolling update: the new one is ready before the old one drains, edges end the delay early")
     def _():
@@ -258,8 +260,14 @@ try:
     def _():
         r = w.q("POST", E + "/routes", {"hostname": "hello.example.com", "backend_process_type": "web", "backend_port": 8443})
         assert r.status == 409 and r.json["code"] == "hostname_taken", r.text
-        r = w.q("POST", E + "/routes", {"hostname": "*.example.com", "backend_process_type": "web", "backend_port": 8443})
-        assert r.status == 400 and r.json["code"] == "hostname_invalid", r.text
+        for bad in ("*.example.com", "a..example.com", "192.0.2.1", "[2001:db8::1]", "a" * 64 + ".example.com", ".".join(["a" * 60] * 4 + ["b" * 12]), "-a.example.com", "ex_ample.com", "bücher.example"):
+            r = w.q("POST", E + "/routes", {"hostname": bad, "backend_process_type": "web", "backend_port": 8443})
+            assert r.status == 400 and r.json["code"] == "hostname_invalid", (bad, r.text)
+        for port in (80, 22, 51820, 0, 65536):  # a plain HTTP request has no name to route by
+            r = w.q("POST", E + "/routes", {"hostname": "c.example.com", "listen_port": port, "backend_process_type": "web", "backend_port": 8443})
+            assert r.status == 400 and r.json["code"] == ("port_not_allowed" if 0 < port < 65536 else "invalid_argument"), (port, r.text)
+        r = w.q("POST", E + "/routes", {"hostname": "c.example.com", "backend_process_type": "web", "backend_port": 8443, "proxy_protocol": "v2"})
+        assert r.status == 400 and "backend_expects_proxy_protocol" in r.json["detail"], r.text
         r = w.q("POST", E + "/routes", {"hostname": "b.example.com", "backend_process_type": "web", "backend_port": 1})
         assert r.status == 409 and r.json["code"] == "route_backend_missing", r.text
         r = w.q("POST", E + "/routes", {"protocol": "tcp_raw", "backend_process_type": "web", "backend_port": 8443})
