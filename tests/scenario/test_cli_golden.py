@@ -130,7 +130,7 @@ COMMANDS = {
     "describe": ["describe deploy " + DEP_BAD, "describe env prod", "describe app web", "describe release v1", "describe route " + ROUTE, "describe node " + NODE,
                  "describe nodes " + NODE, "describe deploy", "describe instance dep_1"],
     "wait": ["wait instance " + INST, "wait route " + ROUTE, "wait instance " + INST_BAD, "wait deploy " + DEP, "wait node " + NODE],
-    "aliases": ["endpoints --all", "expose web.test --port 8443"],
+    "aliases": ["endpoints --all", "expose web.test --port 8443", "ipv4 enable", "ipv4 show", "ipv4 disable --yes"],
     "launch": ["launch --image registry.test/web:1 --name web -f out/launched.toml --force", "launch"],
     "support-bundle": ["support-bundle out/bundle"],
     "modes": ["apps list --output json", "apps list -o wide", "apps list -o yaml", "apps list --ndjson", "releases -o wide"],
@@ -331,6 +331,14 @@ def no_platform_is_usage(b):
     both(b, "whoami", 2, "usage", env={"MOAT_API": ""})
     both(b, "whoami", 2, "usage", env={"MOAT_API": "http://moat.example"})
     both(b, "whoami", 2, "usage", env={"MOAT_CONFIG": "/nonexistent"})
+
+
+def the_environment_says_what_an_option_says(b):
+    b.fixture.reset()
+    assert b.run("apps list", env={"MOAT_OUTPUT": "json"}) == b.run("apps list --json") != b.run("apps list")
+    assert b.run("apps list -o table", env={"MOAT_OUTPUT": "json"}) == b.run("apps list")  # the option wins
+    code, out, err = b.run("ps", env={"MOAT_OUTPUT": "xml"})
+    assert (code, out) == (2, "") and "MOAT_OUTPUT" in err, (out, err)
 
 
 def the_target_is_resolved_in_order(b):
@@ -750,7 +758,7 @@ def main():
         cases = [(f"golden {n}", lambda n=n: compare(n, record(b, COMMANDS[n]))) for n in COMMANDS]
         cases += [("every command has a golden answer", lambda: every_command_has_one(b))]
         for f in (help_names_every_command, errors_have_categories, a_dead_socket_is_transient, a_slow_answer_is_transient, an_answer_that_is_none_is_internal, a_wrong_token_is_auth,
-                  no_platform_is_usage, the_target_is_resolved_in_order, a_key_given_is_the_key_sent, scaling_waits_until_it_is_so, watching_is_no_json, waiting_ends_in_time, waiting_for_an_object_ends_in_time, an_interrupt_ends_the_waiting_only,
+                  no_platform_is_usage, the_environment_says_what_an_option_says, the_target_is_resolved_in_order, a_key_given_is_the_key_sent, scaling_waits_until_it_is_so, watching_is_no_json, waiting_ends_in_time, waiting_for_an_object_ends_in_time, an_interrupt_ends_the_waiting_only,
                   a_stream_goes_on_where_it_ended, a_log_stream_does_too, a_closed_pipe_ends_quietly, doctor_reaches_the_platform, few_libraries_are_loaded_at_the_start, on_a_terminal, progress_on_a_terminal, retry_after_is_kept,
                   mutations_keep_their_key_when_tried_again, debug_shows_no_secret, completion_runs_in_the_shells, schemas_see_what_is_wrong, a_bundle_holds_no_secret, the_app_of_the_file_and_of_the_flag_must_agree,
                   the_mesh_names_the_broken_pair, a18_every_exit_code_was_seen):
