@@ -186,6 +186,8 @@ OBJECTS = {
                     "process_type?:str",
     "Doctor": "ok:bool checks:[DoctorCheck]",
     "DoctorCheck": "check:str severity:ok|warn|fail finding:str mend?:str",
+    "IpamPool": "pool:nodes|ipv4|shared_ports allocated:int cooldown:int retired:int free:int",
+    "IpamLeak": "pool:nodes|instances|ipv4|shared_ports address:str id:id since:time why:str reclaim:str",
     "Capacity": "nodes:int eligible_nodes:int allocatable:Resources used:Resources headroom_memory_bytes:int worst_node_id?:id largest_instance_memory_bytes:int",
     "Simulation": "event:loss|drain node_id:id name:str instances:int restart:int missing:int stay:int groups:[SimulatedGroup] volumes:[SimulatedVolume]",
     "SimulatedGroup": "org_id:id app_id:id env_id:id app:str env:str process_type:str instances:int ready_elsewhere:int restart_on:[SimulatedPlace] missing:int "
@@ -463,6 +465,8 @@ OPS = {
     "POST /v1/admin/mesh-removal": ("MeshRemoval", 200, "Reason", ""),
     "POST /v1/admin/maintenance": ("Maintenance", 200, "MaintenanceSet", ""),
     "GET /v1/admin/capacity": ("Capacity", 200, None, ""),
+    "GET /v1/admin/ipam": ("[IpamPool]", 200, None, ""),
+    "GET /v1/admin/ipam/leaks": ("[IpamLeak]", 200, None, "Oldest first, 1000 at most: the others come when these were reclaimed."),
     "GET /v1/admin/doctor": ("Doctor", 200, None, ""),
     "GET /v1/admin/upgrade": ("Doctor", 200, None, "The preconditions of an upgrade, in the form of the doctor."),
     "GET /v1/admin/explain": ("Explanation", 200, None, "env_id instance_id"),

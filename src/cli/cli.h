@@ -293,6 +293,8 @@ int cmd_secrets_confirm(struct cli *c);
 int cmd_ipv4_enable(struct cli *c);
 int cmd_ipv4_disable(struct cli *c);
 int cmd_ipv4_show(struct cli *c);
+int cmd_ipam_status(struct cli *c);
+int cmd_ipam_leaks(struct cli *c);
 int cmd_ipv4_pool_list(struct cli *c);
 int cmd_ipv4_pool_add(struct cli *c);
 int cmd_ipv4_pool_remove(struct cli *c);

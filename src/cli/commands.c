@@ -556,6 +556,8 @@ const struct cli_command cli_commands[] = {
     {CLI_MORE, "admin images list", "", "images that may not run", NULL, cmd_images_list},
     {CLI_MORE, "admin images block", "DIGEST", "place an image nowhere any more; --evict stops what runs of it", image_block_options, cmd_images_block},
     {CLI_MORE, "admin images unblock", "DIGEST", "let an image run again", reason_options, cmd_images_unblock},
+    {CLI_MORE, "admin ipam status", "", "how full the pools of node numbers, IPv4 addresses and shared ports are", NULL, cmd_ipam_status},
+    {CLI_MORE, "admin ipam leaks", "", "addresses that nobody has owned for a day, and what reclaims each", NULL, cmd_ipam_leaks},
     {CLI_MORE, "admin ipv4-pool list", "", "IPv4 addresses that environments may have, and which do", NULL, cmd_ipv4_pool_list},
     {CLI_MORE, "admin ipv4-pool add", "ADDRESS", "put an IPv4 address into the pool; it must be routed to the edges", NULL, cmd_ipv4_pool_add},
     {CLI_MORE, "admin ipv4-pool remove", "ADDRESS", "take one out that no environment has", NULL, cmd_ipv4_pool_remove},

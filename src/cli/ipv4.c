@@ -79,6 +79,29 @@ int cmd_ipv4_pool_list(struct cli *c)
     return code == CLI_OK ? cli_show_list(c, strdup("/v1/ipv4-pool"), cols, MT_ARRAY_LEN(cols), "addresses") : code;
 }
 
+/* All of them at once: they have no pages. */
+static int whole_list(struct cli *c, const char *path, const struct cli_column *cols, size_t n, const char *plural)
+{
+    mt_auto_json json_t *j = NULL;
+    int code = cli_call(c, "GET", path, NULL, &j);
+    if (code != CLI_OK)
+        return code;
+    const json_t *items = json_object_get(j, "items");
+    return c->json ? cli_print_list(c, items) : cli_print_table(c, items, cols, n, plural);
+}
+
+int cmd_ipam_status(struct cli *c)
+{
+    static const struct cli_column cols[] = {{"POOL", "pool"}, {"ALLOCATED", "allocated"}, {"COOLDOWN", "cooldown"}, {"RETIRED", "retired"}, {"FREE", "free"}};
+    return whole_list(c, "/v1/admin/ipam", cols, MT_ARRAY_LEN(cols), "pools");
+}
+
+int cmd_ipam_leaks(struct cli *c)
+{
+    static const struct cli_column cols[] = {{"POOL", "pool"}, {"ADDRESS", "address"}, {"ID", "id"}, {"SINCE", "since"}, {"WHY", "why"}, {"RECLAIMED BY", "reclaim"}};
+    return whole_list(c, "/v1/admin/ipam/leaks", cols, MT_ARRAY_LEN(cols), "leaks");
+}
+
 static int check(struct cli *c, const char *word)
 {
     struct in_addr a;

@@ -177,6 +177,9 @@ int mt_measure_look(struct mt_measure *m, struct mt_pass *empty, bool guard, str
     int rc = mt_pass_load(empty, none, 0, err);
     if (rc < 0 || (rc = look_at_rows(&g, empty->pg, err)) < 0)
         return rc;
+    rc = mt_ipam_count(empty->pg, (int64_t)empty->ctl->conf.ipv4_cooldown_seconds, g.ipam, err);
+    if (rc < 0)
+        return rc;
     mt_capacity(empty->nodes, empty->n_nodes, &k);
     g.memory_bytes = k.memory_bytes;
     g.used_memory_bytes = k.used_memory_bytes;
@@ -220,6 +223,9 @@ static void put_gauges(const struct mt_measure_gauges *g, struct mt_metrics *pag
     mt_metrics_i64(page, MT_M_CLUSTER_MEMORY, g->headroom_bytes, "n1_headroom");
     mt_metrics_u64(page, MT_M_CLUSTER_CPU, g->cpu_millis, "allocatable");
     mt_metrics_u64(page, MT_M_CLUSTER_CPU, g->used_cpu_millis, "used");
+    for (size_t i = 0; i < MT_IPAM_POOLS; i++)
+        for (size_t k = 0; k < MT_IPAM_STATES; k++)
+            mt_metrics_i64(page, MT_M_IPAM, g->ipam[i][k], mt_ipam_pools[i], mt_ipam_states[k]);
     mt_metrics_u64(page, MT_M_BACKUP_STALE, g->backup_stale, NULL);
     mt_metrics_u64(page, MT_M_BACKUP_UNPROVEN, g->proof_stale, NULL);
     mt_metrics_u64(page, MT_M_BACKUP_UNCOLLECTED, g->uncollected, NULL);
@@ -247,6 +253,8 @@ void mt_measure_scheduler(struct mt_measure *m, struct mt_metrics *page)
     (void)pthread_mutex_unlock(&m->lock);
     if (g.known)
         put_gauges(&g, page);
+    for (size_t i = 0; i < MT_IPAM_POOLS; i++)
+        mt_metrics_u64(page, MT_M_IPAM_FAILURES, mt_metrics_get(&m->ipam_failures[i]), mt_ipam_pools[i]);
     for (size_t i = 0; i < MT_DEPLOY_RESULT_MAX; i++)
         mt_metrics_u64(page, MT_M_DEPLOYS, mt_metrics_get(&m->deploys[i]), deploys[i]);
 }

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "control/auth/scopes.h"
+#include "control/nodes/ipam.h"
 #include "model/reason.h"
 #include "wire/metrics.h"
 
@@ -45,6 +46,7 @@ struct mt_measure_gauges {
     bool guard;
     uint64_t memory_bytes, used_memory_bytes, cpu_millis, used_cpu_millis;
     int64_t headroom_bytes;
+    int64_t ipam[MT_IPAM_POOLS][MT_IPAM_STATES];
     uint64_t backup_stale, proof_stale, uncollected; /* volumes */
     int64_t proven_s;                   /* when a backup was last restored and found whole, Unix seconds; 0 never */
 };
@@ -59,6 +61,7 @@ struct mt_measure {
     _Atomic uint64_t passes[MT_PASS_KIND_MAX][2]; /* ok, error */
     _Atomic uint64_t actions[MT_SCHED_ACTION_MAX][MT_REASON_MAX];
     _Atomic uint64_t deploys[MT_DEPLOY_RESULT_MAX];
+    _Atomic uint64_t ipam_failures[MT_IPAM_POOLS]; /* nothing was left */
     _Atomic int leader;
     struct mt_measure_gauges gauges;
 };

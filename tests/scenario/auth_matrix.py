@@ -223,6 +223,8 @@ ROUTES = {
     "GET /v1/admin/maintenance": op("admin"),
     "POST /v1/admin/maintenance": op("admin"),
     "GET /v1/admin/capacity": op("admin"),
+    "GET /v1/admin/ipam": op("nodes:read"),
+    "GET /v1/admin/ipam/leaks": op("nodes:read"),
     "GET /v1/admin/doctor": op("admin"),
     "GET /v1/admin/upgrade": op("admin"),
     "GET /v1/admin/explain": op("admin"),

@@ -97,7 +97,7 @@ COMMANDS = {
     "images": ["admin images list", "admin images block sha256:" + "9" * 64 + " --evict --reason miner", "admin images block sha256:" + "9" * 64,
                "admin images block web:1 --reason x", "admin images unblock sha256:" + "9" * 64 + " --reason clean", "help admin images block"],
     "ipv4": ["env ipv4 enable", "env ipv4 show", "env ipv4 disable --yes", "env ipv4 disable --force --yes", "admin ipv4-pool list", "admin ipv4-pool add 203.0.113.10", "admin ipv4-pool add web",
-             "admin ipv4-pool remove 203.0.113.10", "routes create w4.test --port 8443 --ipv4", "routes update web.test --ipv4 yes", "help env ipv4 disable"],
+             "admin ipv4-pool remove 203.0.113.10", "admin ipam status", "admin ipam leaks", "routes create w4.test --port 8443 --ipv4", "routes update web.test --ipv4 yes", "help env ipv4 disable"],
     "operator": ["admin status", "admin tokens revoke " + oid("tok", 1) + " --yes --reason stolen", "admin tokens revoke " + oid("tok", 1), "admin tokens revoke " + oid("tok", 2) + " --yes --reason x", "admin tokens revoke 1 --reason x", "admin quarantine list", "admin quarantine add env " + ENV + " --yes --reason spam", "admin quarantine add node " + NODE + " --reason x", "admin quarantine add env x/y --reason x",
                  "admin quarantine add env " + ENV, "admin quarantine remove " + ENV + " --reason clean", "admin quarantine remove " + ENV,
                  "admin routes disable " + ROUTE + " --yes --reason spam", "admin routes disable web.test --reason x", "admin routes enable " + ROUTE + " --reason clean",

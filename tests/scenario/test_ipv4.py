@@ -223,6 +223,18 @@ try:
         w.ok("DELETE", won_env + "?cascade=true", {})
         assert state(address) == "cooldown" and events("env.ipv4_disabled", won_env) == [{"allocation_id": events("env.ipv4_enabled", won_env)[0]["allocation_id"],
                                                                                          "ipv4_address": address, "forced": False}]
+        # one command ends both, so nothing leaks; a view that lost that is found out after a day, and made again from the log
+        pool = lambda name: next(p for p in w.ok("GET", "/v1/admin/ipam")["items"] if p["pool"] == name)
+        leaks = lambda: w.ok("GET", "/v1/admin/ipam/leaks")["items"]
+        assert leaks() == [] and pool("ipv4") == {"pool": "ipv4", "allocated": 4, "cooldown": 1, "retired": 0, "free": 3}, pool("ipv4")
+        e = won_env.rsplit("/", 1)[1]
+        w.pg.sql("UPDATE moat_views.envs_view SET updated_at = updated_at - interval '25 hours' WHERE env_id = '%s'" % e)
+        w.pg.sql("UPDATE moat_views.ipv4_allocations_view SET ended_at = NULL, updated_at = now() - interval '25 hours' WHERE env_id = '%s'" % e)
+        found = [(x["pool"], x["address"], x["why"], x["reclaim"]) for x in leaks()]
+        assert found == [("ipv4", address, "its environment was deleted", "moat admin projections rebuild ipv4_allocations_view")], found
+        w.ok("POST", "/v1/admin/projections/ipv4_allocations_view/rebuild", {})
+        w.pg.sql("UPDATE moat_views.envs_view SET updated_at = updated_at + interval '25 hours' WHERE env_id = '%s'" % e)
+        wait_for("the view made again", lambda: leaks() == [] and pool("ipv4")["allocated"] == 4 and pool("ipv4")["cooldown"] == 1, 40)
         for e in envs:
             if e != won_env:
                 w.ok("DELETE", e + "?cascade=true", {})
@@ -245,6 +257,12 @@ try:
         assert r.status == 201 and r.json["address_scope"] == "ipv4", r.text
         assert raw(5432).json["code"] == "port_taken"
         rest = [raw(p).json["id"] for p in (80, 22, 5001, 5002, 5003)]
+        ports = lambda: next(p for p in w.ok("GET", "/v1/admin/ipam")["items"] if p["pool"] == "shared_ports")
+        assert ports() == {"pool": "shared_ports", "allocated": 0, "cooldown": 0, "retired": 0, "free": 20000}, ports()  # those of the address are no shared ones
+        shared = w.ok("POST", env + "/routes", {"protocol": "tcp_raw", "backend_process_type": "web", "backend_port": 8443})
+        assert ports()["allocated"] == 1
+        w.ok("DELETE", env + "/routes/" + shared["id"], {})
+        assert ports() == {"pool": "shared_ports", "allocated": 0, "cooldown": 1, "retired": 0, "free": 19999}, ports()
         r = raw(5004)
         assert (r.status, r.json["details"]["dimension"], r.json["details"]["limit"]) == (409, "max_ipv4_extra_ports", 5), r.text
         for i in rest:

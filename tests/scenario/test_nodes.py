@@ -490,8 +490,18 @@ try:
         peers = post("/internal/v1/nodes/self/plan?after=0&wait=0", None, cert=one.d + "/keys/node.pem", method="GET").json["network"]["peers"]
         assert n["id"] not in [p["node_id"] for p in peers], peers
         assert n["overlay_ipv6"] not in edges_for("one"), "a disabled node's edge may still reach VMs"
+        # its number is held by nobody from now on, and listed after a day, until it is removed
+        leaks = lambda: [(x["pool"], x["address"], x["reclaim"]) for x in w.ok("GET", "/v1/admin/ipam/leaks")["items"] if x["id"] == n["id"]]
+        numbers = lambda: next(p for p in w.ok("GET", "/v1/admin/ipam")["items"] if p["pool"] == "nodes")
+        before = numbers()
+        assert before["retired"] == 0 and before["free"] == 65535 - before["allocated"], before
+        w.pg.sql("UPDATE moat_views.nodes_view SET updated_at = now() - interval '23 hours' WHERE node_id = '%s'" % n["id"])
+        assert leaks() == []
+        w.pg.sql("UPDATE moat_views.nodes_view SET updated_at = now() - interval '25 hours' WHERE node_id = '%s'" % n["id"])
+        assert leaks() == [("nodes", n["instance_prefix"], "moat node remove guest --reason TEXT")], w.ok("GET", "/v1/admin/ipam/leaks")
         w.ok("DELETE", path, {"reason": "gone"})
         assert w.q("GET", path).status == 404
+        assert leaks() == [] and numbers() == dict(before, allocated=before["allocated"] - 1, retired=1), numbers()
         r = post("/internal/v1/enroll", wish(token()["token"], name="guest"))
         assert r.status == 200 and r.json["overlay_ipv6"] != n["overlay_ipv6"] and r.json["instance_prefix"] != n["instance_prefix"], r.text
         key = w.pg.sql("SELECT wireguard_public_key FROM moat_views.nodes_view WHERE node_id = '%s'" % n["id"])

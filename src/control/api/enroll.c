@@ -280,9 +280,12 @@ static int enroll_once(struct mt_api_call *c, const struct wish *w, const struct
     if (mt_pg_i64(count, 0, 0) >= MESH_LARGE)
         mt_log(MT_WARN, "mesh.large", KV("nodes", mt_pg_i64(count, 0, 0)), KV("most", (int64_t)MESH_FULL));
     mt_id_new(MT_ID_NODE, node_id);
-    if (mt_node_addresses_next(c->pg, c->ctl->prefix, overlay, prefix, &c->err) < 0)
-        return c->err.code == MT_E_LIMIT ? mt_api_fail(c, 503, "ipam_exhausted", "all 65,535 node numbers of %s were given out", c->ctl->prefix)
-                                         : mt_api_fail_err(c);
+    if (mt_node_addresses_next(c->pg, c->ctl->prefix, overlay, prefix, &c->err) < 0) {
+        if (c->err.code != MT_E_LIMIT)
+            return mt_api_fail_err(c);
+        mt_measure_one(&c->ctl->measure.ipam_failures[MT_IPAM_NODES]);
+        return mt_api_fail(c, 503, "ipam_exhausted", "all 65,535 node numbers of %s were given out", c->ctl->prefix);
+    }
     if (mt_node_ca_sign(c->ctl->node_ca, w->csr, c->ctl->cluster_id, MT_CERT_NODE, node_id, overlay, CERT_DAYS, &pem, &about, &c->err) < 0 ||
         mt_cmd_new(&actor, &cmd, &c->err) < 0)
         return mt_api_fail_err(c);

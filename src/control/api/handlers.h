@@ -265,6 +265,8 @@ int mt_api_nodes_approve(struct mt_api_call *c);
 int mt_api_nodes_cordon(struct mt_api_call *c);
 int mt_api_nodes_uncordon(struct mt_api_call *c);
 int mt_api_capacity_get(struct mt_api_call *c);
+int mt_api_ipam_get(struct mt_api_call *c);
+int mt_api_ipam_leaks(struct mt_api_call *c);
 int mt_api_doctor_get(struct mt_api_call *c);
 int mt_api_upgrade_get(struct mt_api_call *c);
 int mt_api_simulate_loss(struct mt_api_call *c);

@@ -62,8 +62,10 @@ static int prepare_enable(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_a
     mt_pg_p_i64(&p, (int64_t)c->ctl->conf.ipv4_cooldown_seconds);
     if (check_actions(c) < 0 || mt_api_query_all(c, &choose, &p, &r) < 0) /* free is what nobody has */
         return -1;
-    if (mt_pg_rows(r) == 0)
+    if (mt_pg_rows(r) == 0) {
+        mt_measure_one(&c->ctl->measure.ipam_failures[MT_IPAM_IPV4]);
         return mt_api_fail(c, 409, "ipv4_pool_exhausted", "no IPv4 address is free; an operator can add one: moat admin ipv4-pool add");
+    }
     const char *address = mt_pg_text(r, 0, 0);
     mt_id_new(MT_ID_IPV4, id);
     made->status = 201;

@@ -255,8 +255,10 @@ static int prepare_create(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_a
         mt_auto_pg_res struct mt_pg_res *r = NULL;
         if (mt_api_query_all(c, &shared_port, NULL, &r) < 0)
             return -1;
-        if (mt_pg_rows(r) == 0)
+        if (mt_pg_rows(r) == 0) {
+            mt_measure_one(&c->ctl->measure.ipam_failures[MT_IPAM_PORTS]);
             return mt_api_fail(c, 409, "port_taken", "no shared port is free");
+        }
         s.listen_port = mt_pg_i64(r, 0, 0);
     }
     if (mt_api_route_ipv4(c, &s, &version) < 0)

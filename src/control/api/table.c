@@ -193,6 +193,8 @@ const struct mt_api_route mt_api_routes[] = {
     {"GET", "/v1/admin/maintenance", "admin", MT_API_OPERATOR, mt_api_maintenance_get, "is the platform in maintenance", MT_LISTEN_API},
     {"POST", "/v1/admin/maintenance", "admin", WRITE | MT_API_OPERATOR | MT_API_ALWAYS, mt_api_maintenance_post, "maintenance.set", MT_LISTEN_API},
     {"GET", "/v1/admin/capacity", "admin", MT_API_OPERATOR, mt_api_capacity_get, "what the nodes still take, and after the loss of the worst", MT_LISTEN_API},
+    {"GET", "/v1/admin/ipam", "nodes:read", MT_API_OPERATOR, mt_api_ipam_get, "how full the pools of addresses are", MT_LISTEN_API},
+    {"GET", "/v1/admin/ipam/leaks", "nodes:read", MT_API_OPERATOR, mt_api_ipam_leaks, "addresses that nobody has owned for a day", MT_LISTEN_API},
     {"GET", "/v1/admin/doctor", "admin", MT_API_OPERATOR, mt_api_doctor_get, "what is wrong with the cluster, and what mends it", MT_LISTEN_API},
     {"GET", "/v1/admin/upgrade", "admin", MT_API_OPERATOR, mt_api_upgrade_get, "what stands against an upgrade now, and what mends it", MT_LISTEN_API},
     {"GET", "/v1/admin/explain", "admin", MT_API_OPERATOR, mt_api_explain_get, "why an environment or an instance is as it is", MT_LISTEN_API},
