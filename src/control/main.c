@@ -309,7 +309,8 @@ static int init(struct mt_control *ctl, struct mt_err *err)
     ctl->plan_news = mt_plan_news_new();
     if (!ctl->edges || !ctl->plans || !ctl->plan_news)
         return MT_FAIL(err, MT_E_NOMEM, "start");
-    if ((rc = mt_gateway_new(ctl, &ctl->gateway, err)) < 0)
+    /* before the gateway, whose thread asks who has which role */
+    if ((rc = mt_roles_new(ctl, roles_changed, ctl, &ctl->roles, err)) < 0 || (rc = mt_gateway_new(ctl, &ctl->gateway, err)) < 0)
         return rc;
     return mt_fanout_new(&ctl->fanout, err);
 }
@@ -318,8 +319,8 @@ static int init(struct mt_control *ctl, struct mt_err *err)
 static int operate(struct mt_control *ctl, int sig_fd, struct mt_err *err)
 {
     pthread_t waker;
-    int rc = mt_roles_new(ctl, roles_changed, ctl, &ctl->roles, err);
-    if (rc < 0 || (rc = mt_controller_start(ctl, &controller, err)) < 0 || (rc = mt_keeper_start(ctl, ctl->roles, &ctl->keeper, err)) < 0 ||
+    int rc = mt_controller_start(ctl, &controller, err);
+    if (rc < 0 || (rc = mt_keeper_start(ctl, ctl->roles, &ctl->keeper, err)) < 0 ||
         (rc = mt_collector_start(ctl, &ctl->collector, err)) < 0 ||
         (rc = mt_roles_start(ctl->roles, err)) < 0)
         return rc;

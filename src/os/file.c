@@ -117,6 +117,12 @@ int mt_file_write(const char *path, const void *data, size_t len, mode_t mode, s
     return sync_parent(path, err);
 }
 
+bool mt_file_is_part(const char *name)
+{
+    size_t n = strlen(name);
+    return n > 13 && name[n - 13] == '.' && strspn(name + n - 12, "0123456789abcdef") == 8 && MT_STREQ(name + n - 4, ".tmp");
+}
+
 int mt_file_part_open(const char *path, int *ret_fd, struct mt_err *err)
 {
     char part[PATH_MAX];

@@ -14,6 +14,8 @@ int mt_file_read(const char *path, size_t max, char **ret, size_t *ret_len, stru
 int mt_file_read_plain(const char *path, uid_t owner, size_t max, char **ret, size_t *ret_len, struct mt_err *err);
 /** Write a temporary beside @path, fsync, rename, fsync the folder: after success the new content survives a power cut, before it the old one does. */
 int mt_file_write(const char *path, const void *data, size_t len, mode_t mode, struct mt_err *err);
+/** Is @name that of a temporary of mt_file_write, of this or another process? */
+bool mt_file_is_part(const char *name);
 /** For what another program writes: PATH.part of mode 0600, emptied, open for reading and writing. A link of that name is refused. -MT_E_IO, -MT_E_LIMIT. */
 int mt_file_part_open(const char *path, int *ret_fd, struct mt_err *err);
 /** @whole (and synced by who wrote it): the part takes the name @path, and the folder is synced; else, and when that fails, the part goes. -MT_E_IO. */

@@ -78,7 +78,8 @@ static int child_ids(const struct mt_spawn *s)
 {
     if (s->ambient_caps && prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) < 0)
         return -1;
-    if (setgroups(0, NULL) < 0 || setresgid(s->gid, s->gid, s->gid) < 0 || setresuid(s->uid, s->uid, s->uid) < 0)
+    /* The calls themselves: glibc's wrappers would have all threads follow, by signals and under locks, and there are none in this process. */
+    if (syscall(SYS_setgroups, (size_t)0, NULL) < 0 || syscall(SYS_setresgid, s->gid, s->gid, s->gid) < 0 || syscall(SYS_setresuid, s->uid, s->uid, s->uid) < 0)
         return -1;
     if (!s->ambient_caps)
         return 0;

@@ -58,7 +58,8 @@ static int list_files(struct save *s, struct mt_err *err)
     int rc = 0;
     for (struct dirent *e; rc == 0 && (e = readdir(d));) {
         struct stat st;
-        if (e->d_name[0] == '.' || MT_STREQ(e->d_name, "high-water") || fstatat(dirfd(d), e->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISREG(st.st_mode))
+        /* a server that runs beside this writes its high-water file: what is on its way to be one is gone in a moment */
+        if (e->d_name[0] == '.' || MT_STREQ(e->d_name, "high-water") || mt_file_is_part(e->d_name) || fstatat(dirfd(d), e->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISREG(st.st_mode))
             continue;
         if (json_array_size(s->files) >= FILES_MAX || st.st_size > (off_t)FILE_MAX || strlen(e->d_name) + strlen(MT_RECORD_FILE) > MT_RECORD_NAME_MAX)
             rc = MT_FAIL(err, MT_E_LIMIT, "data_dir '%s' has more than %d files or one over 1 MiB ('%s'): take out what is not moat-control's", dir, FILES_MAX, e->d_name);

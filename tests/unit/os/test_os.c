@@ -232,6 +232,8 @@ static void a_written_file_is_whole_and_has_its_mode(void **state)
 {
     (void)state;
     const char *p = in_dir("file");
+    assert_true(mt_file_is_part("high-water.b3410cb4.tmp"));
+    assert_false(mt_file_is_part("high-water") || mt_file_is_part("a.tmp") || mt_file_is_part("x.b3410cbg.tmp") || mt_file_is_part(".b3410cb4.tmp"));
     assert_int_equal(mt_file_write(p, "one", 3, 0600, NULL), 0);
     assert_int_equal(mt_file_write(p, "second", 6, 0640, NULL), 0);
     mt_auto_free char *text = NULL;
