@@ -122,7 +122,7 @@ static void whose_eyes(const struct mt_api_call *c, struct mt_event_filter *f)
 static int read_filter(struct mt_api_call *c, struct mt_event_filter *f)
 {
     const char *k, *v;
-    memcpy(f->org, c->org.id, sizeof f->org);
+    (void)snprintf(f->org, sizeof f->org, "%s", c->org.id);
     whose_eyes(c, f);
     if (take(c, "app_id", f->app, sizeof f->app) < 0 || take(c, "env_id", f->env, sizeof f->env) < 0 ||
         take(c, "aggregate_type", f->agg_type, sizeof f->agg_type) < 0 ||
