@@ -235,8 +235,9 @@ struct dump {
     bool nomem;
 };
 
-static void on_elem(struct dump *d, const struct nlattr *elem)
+static void on_elem(void *arg, const struct nlattr *elem)
 {
+    struct dump *d = arg;
     const struct nlattr *a, *v;
     EACH_ATTR(a, mnl_attr_get_payload(elem), NEST_TAIL(elem)) {
         if (mnl_attr_get_type(a) != NFTA_SET_ELEM_KEY)
@@ -259,15 +260,22 @@ static void on_elem(struct dump *d, const struct nlattr *elem)
     }
 }
 
+/* What is called with each element of a dump. */
+struct each {
+    void (*fn)(void *arg, const struct nlattr *elem);
+    void *arg;
+};
+
 static int on_elems(const struct nlmsghdr *h, void *arg)
 {
+    const struct each *each = arg;
     const struct nlattr *a, *e;
     if (h->nlmsg_type != type_of(NFT_MSG_NEWSETELEM))
         return MNL_CB_OK;
     EACH_ATTR(a, mnl_nlmsg_get_payload_offset(h, sizeof(struct nfgenmsg)), mnl_nlmsg_get_payload_tail(h)) {
         if (mnl_attr_get_type(a) == NFTA_SET_ELEM_LIST_ELEMENTS)
             EACH_ATTR(e, mnl_attr_get_payload(a), NEST_TAIL(a))
-                on_elem(arg, e);
+                each->fn(each->arg, e);
     }
     return MNL_CB_OK;
 }
@@ -279,7 +287,7 @@ static int dump_set(struct mt_nfset *n, const char *table, const char *set, stru
         mnl_attr_put_strz(h, NFTA_SET_ELEM_LIST_TABLE, table);
         mnl_attr_put_strz(h, NFTA_SET_ELEM_LIST_SET, set);
         d->count = 0;
-        if (ask(n, h, on_elems, d) == 0)
+        if (ask(n, h, on_elems, &(struct each){on_elem, d}) == 0)
             break;
         if (errno == EINTR && tries < 5)
             continue; /* changed while it was read */
@@ -355,8 +363,9 @@ struct counts {
     void *arg;
 };
 
-static void on_counted(const struct counts *c, const struct nlattr *elem)
+static void on_counted(void *arg, const struct nlattr *elem)
 {
+    const struct counts *c = arg;
     const struct nlattr *a, *v, *key = NULL;
     uint64_t packets = 0, bytes = 0;
     EACH_ATTR(a, mnl_attr_get_payload(elem), NEST_TAIL(elem)) {
@@ -374,26 +383,13 @@ static void on_counted(const struct counts *c, const struct nlattr *elem)
         c->fn(c->arg, mnl_attr_get_payload(key), c->len, packets, bytes);
 }
 
-static int on_counts(const struct nlmsghdr *h, void *arg)
-{
-    const struct nlattr *a, *e;
-    if (h->nlmsg_type != type_of(NFT_MSG_NEWSETELEM))
-        return MNL_CB_OK;
-    EACH_ATTR(a, mnl_nlmsg_get_payload_offset(h, sizeof(struct nfgenmsg)), mnl_nlmsg_get_payload_tail(h)) {
-        if (mnl_attr_get_type(a) == NFTA_SET_ELEM_LIST_ELEMENTS)
-            EACH_ATTR(e, mnl_attr_get_payload(a), NEST_TAIL(a))
-                on_counted(arg, e);
-    }
-    return MNL_CB_OK;
-}
-
 int mt_nfset_counts(struct mt_nfset *n, const char *table, const char *set, size_t len, mt_nfset_count_fn *fn, void *arg, struct mt_err *err)
 {
     struct counts c = {.len = len, .fn = fn, .arg = arg};
     struct nlmsghdr *h = begin(n, n->buf, type_of(NFT_MSG_GETSETELEM), NLM_F_DUMP, NFPROTO_INET);
     mnl_attr_put_strz(h, NFTA_SET_ELEM_LIST_TABLE, table);
     mnl_attr_put_strz(h, NFTA_SET_ELEM_LIST_SET, set);
-    if (ask(n, h, on_counts, &c) == 0)
+    if (ask(n, h, on_elems, &(struct each){on_counted, &c}) == 0)
         return 0;
     return MT_FAIL_ERRNO(err, errno == EINTR ? MT_E_CONFLICT : errno == ENOENT ? MT_E_NOT_FOUND : MT_E_IO, "read firewall counters '%s'", set);
 }

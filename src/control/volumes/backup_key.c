@@ -17,24 +17,32 @@ static const struct mt_pg_stmt key_of = {
     "backup_key_of", "SELECT key_epoch, org_id, wrapped_key FROM moat.volume_backup_keys WHERE volume_id = $1 AND ($2 = 0 OR key_epoch = $2)"
                      " ORDER BY key_epoch DESC LIMIT 1"};
 
+/* A new key, wrapped for its volume and epoch; in the clear it is in nobody's hands. */
+static int fresh(struct mt_keys *keys, const char *cluster_id, const char *org_id, const char *volume_id, uint32_t epoch, uint8_t wrapped[MT_SEAL_WRAPPED],
+                 char master[MT_MASTERKEY_ID], struct mt_err *err)
+{
+    struct mt_seal_context context;
+    uint8_t key[MT_AEAD_KEY];
+    mt_seal_context_volume(cluster_id, org_id, volume_id, epoch, &context);
+    mt_random(key, sizeof key);
+    int rc = mt_keys_wrap(keys, &context, key, wrapped, master, err);
+    explicit_bzero(key, sizeof key);
+    return rc;
+}
+
 int mt_backup_key_ensure(struct mt_keys *keys, struct mt_pg *pg, struct mt_cmd *cmd, const char *cluster_id, const char *org_id,
                          const char *volume_id, struct mt_err *err)
 {
     struct mt_pg_params p;
     mt_auto_pg_res struct mt_pg_res *r = NULL;
-    struct mt_seal_context context;
-    uint8_t key[MT_AEAD_KEY], wrapped[MT_SEAL_WRAPPED];
+    uint8_t wrapped[MT_SEAL_WRAPPED];
     char master[MT_MASTERKEY_ID];
     mt_pg_p_init(&p);
     mt_pg_p_text(&p, volume_id);
     int rc = mt_pg_query(pg, &has, &p, &r, err);
     if (rc < 0 || mt_pg_rows(r) > 0)
         return rc;
-    mt_seal_context_volume(cluster_id, org_id, volume_id, 1, &context);
-    mt_random(key, sizeof key);
-    rc = mt_keys_wrap(keys, &context, key, wrapped, master, err);
-    explicit_bzero(key, sizeof key);
-    if (rc < 0)
+    if ((rc = fresh(keys, cluster_id, org_id, volume_id, 1, wrapped, master, err)) < 0)
         return rc;
     mt_pg_p_text(&p, org_id);
     mt_pg_p_bytes(&p, wrapped, sizeof wrapped);
@@ -46,8 +54,7 @@ int mt_backup_key_next(struct mt_keys *keys, struct mt_pg *pg, struct mt_cmd *cm
 {
     struct mt_pg_params p;
     mt_auto_pg_res struct mt_pg_res *r = NULL;
-    struct mt_seal_context context;
-    uint8_t key[MT_AEAD_KEY], wrapped[MT_SEAL_WRAPPED];
+    uint8_t wrapped[MT_SEAL_WRAPPED];
     char master[MT_MASTERKEY_ID];
     mt_pg_p_init(&p);
     mt_pg_p_text(&p, volume_id);
@@ -57,11 +64,7 @@ int mt_backup_key_next(struct mt_keys *keys, struct mt_pg *pg, struct mt_cmd *cm
         return rc;
     const char *org_id = mt_pg_text(r, 0, 1);
     *ret_epoch = (uint32_t)mt_pg_i64(r, 0, 0) + 1;
-    mt_seal_context_volume(cluster_id, org_id, volume_id, *ret_epoch, &context);
-    mt_random(key, sizeof key);
-    rc = mt_keys_wrap(keys, &context, key, wrapped, master, err);
-    explicit_bzero(key, sizeof key);
-    if (rc < 0)
+    if ((rc = fresh(keys, cluster_id, org_id, volume_id, *ret_epoch, wrapped, master, err)) < 0)
         return rc;
     mt_pg_p_init(&p);
     mt_pg_p_text(&p, volume_id);
