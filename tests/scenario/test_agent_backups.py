@@ -29,15 +29,19 @@ def ask(address, path="", seconds=5):
     return r.stdout.decode()
 
 
-def xfs(scratch, size=FS_BYTES):
-    """A filesystem that clones, mounted where only this process and its children see it; the reason why not."""
+def xfs(scratch, size=FS_BYTES, written=False):
+    """A filesystem that clones, mounted where only this process and its children see it, in a file with no holes if @written; the reason why not."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(0x20000) != 0 or libc.mount(b"none", b"/", None, 16384 | 1 << 18, None) != 0:
         return "no mount namespace"
     image = scratch + ".img"
     with open(image, "wb") as f:
+        if written:
+            for _ in range(size >> 20):
+                f.write(bytes(1 << 20))
+            os.fsync(f.fileno())
         f.truncate(size)
-    for argv in (["mkfs.xfs", "-q", "-m", "reflink=1", image], ["mount", "-o", "loop", image, scratch]):
+    for argv in (["mkfs.xfs", "-K", "-q", "-m", "reflink=1", image], ["mount", "-o", "loop", image, scratch]):
         r = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         if r.returncode:
             return "%s: %s" % (argv[0], r.stdout.decode()[-200:])
