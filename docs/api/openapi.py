@@ -253,10 +253,10 @@ OBJECTS = {
     "VolumeDelete": "expected_version?:int delete_backups?:bool",
     "RouteNew": "hostname?:str listen_port?:int protocol?:tls_passthrough|tcp_raw backend_process_type:str backend_port:int proxy_protocol?:off|v2 "
                 "backend_expects_proxy_protocol?:bool proxy_tlv?:bool ipv4_required?:bool max_connections?:int idle_timeout_seconds?:int "
-                "balance?:round_robin|least_conn min_tls_version?:1.0|1.1|1.2|1.3",
+                "balance?:round_robin|least_conn min_tls_version?:1.0|1.1|1.2|1.3 default_for_listener?:bool allow_non_tls?:bool",
     "RoutePatch": "backend_process_type?:str backend_port?:int proxy_protocol?:off|v2 backend_expects_proxy_protocol?:bool proxy_tlv?:bool "
                   "ipv4_required?:bool max_connections?:int? idle_timeout_seconds?:int? balance?:round_robin|least_conn "
-                  "min_tls_version?:1.0|1.1|1.2|1.3? expected_version?:int",
+                  "min_tls_version?:1.0|1.1|1.2|1.3? default_for_listener?:bool allow_non_tls?:bool expected_version?:int",
     "MemberNew": "email:str role:owner|admin|developer|readonly",
     "MemberChange": "role:owner|admin|developer|readonly expected_version?:int",
     "LogDrainSet": "kind:syslog|otlp target:str(2048) token?:str(4096) header?:str(64) ca_pem?:str(16384) expected_version?:int",

@@ -75,6 +75,10 @@ int cmd_routes_create(struct cli *c)
         (void)mt_json_set_str(body, "min_tls_version", cli_opt(c, "min-tls"));
     if (cli_has(c, "ipv4"))
         (void)json_object_set_new(body, "ipv4_required", json_true());
+    if (cli_has(c, "default"))
+        (void)json_object_set_new(body, "default_for_listener", json_true());
+    if (cli_has(c, "allow-non-tls"))
+        (void)json_object_set_new(body, "allow_non_tls", json_true());
     mt_auto_json json_t *r = NULL;
     mt_auto_free char *path = cli_env_path(c, "/routes");
     code = cli_call(c, "POST", path, body, &r);
@@ -165,6 +169,18 @@ static int put_limit(struct cli *c, json_t *body, const char *option, const char
     return CLI_OK;
 }
 
+/* on or off. */
+static int put_switch(struct cli *c, json_t *body, const char *option, const char *field)
+{
+    if (!cli_has(c, option))
+        return CLI_OK;
+    bool on = MT_STREQ(cli_opt(c, option), "on");
+    if (!on && !MT_STREQ(cli_opt(c, option), "off"))
+        return cli_usage(c, "--%s is on or off", option);
+    (void)json_object_set_new(body, field, json_boolean(on));
+    return CLI_OK;
+}
+
 static int read_changes(struct cli *c, json_t *body)
 {
     int code = put_limit(c, body, "port", "backend_port", 1, 65535);
@@ -172,6 +188,12 @@ static int read_changes(struct cli *c, json_t *body)
         code = put_limit(c, body, "max-connections", "max_connections", 1, 1000000);
     if (code == CLI_OK)
         code = put_limit(c, body, "idle-timeout", "idle_timeout_seconds", 60, 86400);
+    if (code == CLI_OK)
+        code = put_switch(c, body, "ipv4", "ipv4_required");
+    if (code == CLI_OK)
+        code = put_switch(c, body, "default", "default_for_listener");
+    if (code == CLI_OK)
+        code = put_switch(c, body, "allow-non-tls", "allow_non_tls");
     if (code != CLI_OK)
         return code;
     if (cli_has(c, "process"))
@@ -180,12 +202,6 @@ static int read_changes(struct cli *c, json_t *body)
         (void)mt_json_set_str(body, "balance", cli_opt(c, "balance"));
     if (cli_has(c, "min-tls"))
         (void)json_object_set_new(body, "min_tls_version", MT_STREQ(cli_opt(c, "min-tls"), "none") ? json_null() : json_string(cli_opt(c, "min-tls")));
-    if (cli_has(c, "ipv4")) {
-        bool on = MT_STREQ(cli_opt(c, "ipv4"), "on");
-        if (!on && !MT_STREQ(cli_opt(c, "ipv4"), "off"))
-            return cli_usage(c, "--ipv4 is on or off");
-        (void)json_object_set_new(body, "ipv4_required", json_boolean(on));
-    }
     if (cli_has(c, "proxy")) {
         bool v2 = MT_STREQ(cli_opt(c, "proxy"), "v2");
         if (!v2 && !MT_STREQ(cli_opt(c, "proxy"), "off"))

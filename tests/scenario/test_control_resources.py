@@ -622,6 +622,7 @@ try:
                                    ({"min_tls_version": 1}, 400, "invalid_argument"), ({"idle_timeout_seconds": 10}, 400, "invalid_argument"),
                                    ({"hostname": "x.example.com"}, 400, "not_supported"), ({"listen_port": 8443}, 400, "not_supported"),
                                    ({"protocol": "tcp_raw"}, 400, "not_supported"), ({"ipv4_required": True}, 409, "ipv4_not_enabled"),
+                                   ({"default_for_listener": True}, 400, "invalid_argument"), ({"allow_non_tls": True}, 400, "invalid_argument"),
                                    ({"disabled": True}, 400, "unknown_field"), ({"balance": None}, 400, "invalid_argument"),
                                    ({"balance": "least_conn"}, 400, "no_changes")):
             refused(w.q("PATCH", path, dict(body, expected_version=v)), status, code)

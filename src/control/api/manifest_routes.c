@@ -11,10 +11,10 @@
 static const struct mt_pg_stmt env_routes = {
     "deploy_routes",
     "SELECT route_id, coalesce(hostname, '') AS hostname, listen_port, protocol, backend_process_type, backend_port,"
-    " proxy_protocol, backend_expects_proxy_protocol, managed_by, resource_version, ipv4_required FROM routes_view"
+    " proxy_protocol, backend_expects_proxy_protocol, managed_by, resource_version, ipv4_required, default_for_listener OR allow_non_tls FROM routes_view"
     " WHERE env_id = $1 AND NOT deleted ORDER BY route_id"};
 
-enum { R_ID = 0, R_HOST, R_PORT, R_PROTOCOL, R_PROCESS, R_BACKEND, R_PROXY, R_EXPECTS, R_MANAGED, R_VERSION, R_IPV4 };
+enum { R_ID = 0, R_HOST, R_PORT, R_PROTOCOL, R_PROCESS, R_BACKEND, R_PROXY, R_EXPECTS, R_MANAGED, R_VERSION, R_IPV4, R_LISTENER };
 
 static bool deployed(const struct mt_manifest_routes_in *in, const char *process)
 {
@@ -91,10 +91,14 @@ static int apply_one(struct mt_api_call *c, struct mt_cmd *cmd, const struct mt_
     note(changes, "update", rid, s.hostname, s.listen_port);
     if (mt_cmd_rely(cmd, MT_RELY_ROUTE, rid, NULL, mt_pg_i64(r, row, R_VERSION), &c->err) < 0)
         return mt_api_fail_err(c);
-    return mt_api_event(c, cmd, MT_EV_ROUTE_UPDATED, rid,
-                        json_pack("{s:s,s:I,s:s,s:b,s:b}", "backend_process_type", s.backend_process_type, "backend_port",
-                                  (json_int_t)s.backend_port, "proxy_protocol", s.proxy_protocol,
-                                  "backend_expects_proxy_protocol", s.backend_expects_proxy_protocol, "ipv4_required", s.ipv4_required));
+    json_t *payload = json_pack("{s:s,s:I,s:s,s:b,s:b}", "backend_process_type", s.backend_process_type, "backend_port",
+                                (json_int_t)s.backend_port, "proxy_protocol", s.proxy_protocol,
+                                "backend_expects_proxy_protocol", s.backend_expects_proxy_protocol, "ipv4_required", s.ipv4_required);
+    if (payload && !s.ipv4_required && mt_pg_bool(r, row, R_LISTENER)) { /* options of a listener that it leaves */
+        json_object_set_new(payload, "default_for_listener", json_false());
+        json_object_set_new(payload, "allow_non_tls", json_false());
+    }
+    return mt_api_event(c, cmd, MT_EV_ROUTE_UPDATED, rid, payload);
 }
 
 /* Rows the manifest does not name: its own ones go, others must still find their port. */

@@ -118,16 +118,27 @@ int mt_api_routes_get(struct mt_api_call *c)
     return mt_api_send_row(c, &route_get, &p, "route");
 }
 
+/* What only operators set. */
+static int check_operators(struct mt_api_call *c)
+{
+    static const char *const theirs[] = {"default_for_listener", "allow_non_tls"};
+    for (size_t i = 0; i < MT_ARRAY_LEN(theirs); i++)
+        if (json_object_get(c->body, theirs[i]) && !c->who.is_operator)
+            return mt_api_fail(c, 403, "operator_only", "'%s' of a route is set by operators", theirs[i]);
+    return 0;
+}
+
 /* ---------------------------------------------------------------- create */
 
 static int read_spec(struct mt_api_call *c, struct mt_route_spec *s)
 {
     static const char *const known[] = {"hostname", "listen_port", "protocol", "backend_process_type", "backend_port",
                                         "proxy_protocol", "backend_expects_proxy_protocol", "proxy_tlv", "ipv4_required",
-                                        "max_connections", "idle_timeout_seconds", "balance", "min_tls_version", NULL};
+                                        "max_connections", "idle_timeout_seconds", "balance", "min_tls_version",
+                                        "default_for_listener", "allow_non_tls", NULL};
     const char *hostname;
     *s = (struct mt_route_spec){0};
-    if ( mt_api_fields(c, known) < 0 || mt_api_text(c, "hostname", false, 300, &hostname) < 0 ||
+    if (mt_api_fields(c, known) < 0 || check_operators(c) < 0 || mt_api_text(c, "hostname", false, 300, &hostname) < 0 ||
         mt_api_text(c, "protocol", false, 20, &s->protocol) < 0 ||
         mt_api_text(c, "backend_process_type", true, 32, &s->backend_process_type) < 0 ||
         mt_api_int(c, "backend_port", true, 1, 65535, 0, &s->backend_port) < 0 ||
@@ -137,7 +148,8 @@ static int read_spec(struct mt_api_call *c, struct mt_route_spec *s)
         mt_api_bool(c, "proxy_tlv", false, &s->proxy_tlv) < 0 || mt_api_bool(c, "ipv4_required", false, &s->ipv4_required) < 0 ||
         mt_api_int(c, "max_connections", false, 1, 1000000, 0, &s->max_connections) < 0 ||
         mt_api_int(c, "idle_timeout_seconds", false, 0, 86400, 0, &s->idle_timeout_seconds) < 0 ||
-        mt_api_text(c, "balance", false, 20, &s->balance) < 0 || mt_api_text(c, "min_tls_version", false, 8, &s->min_tls_version) < 0)
+        mt_api_text(c, "balance", false, 20, &s->balance) < 0 || mt_api_text(c, "min_tls_version", false, 8, &s->min_tls_version) < 0 ||
+        mt_api_bool(c, "default_for_listener", false, &s->default_for_listener) < 0 || mt_api_bool(c, "allow_non_tls", false, &s->allow_non_tls) < 0)
         return -1;
     s->protocol = s->protocol ? s->protocol : "tls_passthrough";
     s->proxy_protocol = s->proxy_protocol ? s->proxy_protocol : "off";
@@ -168,10 +180,11 @@ static int check_backend(struct mt_api_call *c, const struct mt_route_spec *s)
 
 static const struct mt_pg_stmt env_ipv4 = {
     "route_env_ipv4", "SELECT resource_version FROM ipv4_allocations_view WHERE env_id = $1 AND ended_at IS NULL"};
-/* Sum as MT_RELY_ENV_ROUTES has it, and is the port one of the other protocol on that address? $2 port, $3 protocol, $4 route or NULL */
+/* Sum as MT_RELY_ENV_ROUTES has it; is the port one of the other protocol on that address, and has it a default? $2 port, $3 protocol, $4 route or NULL */
 static const struct mt_pg_stmt ipv4_place = {
     "route_ipv4_place",
     "SELECT coalesce(sum(last_event_id), 0)::int8, coalesce(bool_or(ipv4_required AND listen_port = $2 AND protocol <> $3"
+    " AND route_id IS DISTINCT FROM $4), false), coalesce(bool_or(ipv4_required AND listen_port = $2 AND default_for_listener"
     " AND route_id IS DISTINCT FROM $4), false) FROM routes_view WHERE env_id = $1 AND NOT deleted"};
 
 int mt_api_route_ipv4(struct mt_api_call *c, struct mt_route_spec *s, int64_t *ret_version)
@@ -204,6 +217,8 @@ int mt_api_route_ipv4_rely(struct mt_api_call *c, struct mt_cmd *cmd, const stru
         return mt_api_fail_err(c);
     if (mt_pg_bool(r, 0, 1))
         return mt_api_fail(c, 409, "port_taken", "port %lld of the IPv4 address belongs to a route of the other protocol", (long long)s->listen_port);
+    if (s->default_for_listener && mt_pg_bool(r, 0, 2)) /* an edge refuses a whole snapshot with two */
+        return mt_api_fail(c, 409, "conflict", "another route is the default of port %lld already: take default_for_listener from it first", (long long)s->listen_port);
     if (mt_api_route_ipv4(c, &again, &version) < 0)
         return -1;
     if (mt_cmd_rely(cmd, MT_RELY_ENV_IPV4, c->env.id, NULL, version, &c->err) < 0 || mt_cmd_rely(cmd, MT_RELY_ENV_LIVE, c->env.id, NULL, 1, &c->err) < 0 ||
@@ -281,8 +296,8 @@ static int prepare_create(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_a
                              s.protocol, "address_scope", s.address_scope, "backend_process_type", s.backend_process_type,
                              "backend_port", (json_int_t)s.backend_port, "proxy_protocol", s.proxy_protocol,
                              "backend_expects_proxy_protocol", s.backend_expects_proxy_protocol, "proxy_tlv", s.proxy_tlv,
-                             "ipv4_required", s.ipv4_required, "balance", s.balance, "default_for_listener", false,
-                             "allow_non_tls", false, "disabled", false, "managed_by", "api", "status", "pending", "hints",
+                             "ipv4_required", s.ipv4_required, "balance", s.balance, "default_for_listener", s.default_for_listener,
+                             "allow_non_tls", s.allow_non_tls, "disabled", false, "managed_by", "api", "status", "pending", "hints",
                              "resource_version", 1, "created_at", "updated_at");
     if (made->object && s.max_connections)
         json_object_set_new(made->object, "max_connections", json_integer(s.max_connections));
@@ -326,6 +341,8 @@ static int check_patched(struct mt_api_call *c, struct mt_cmd *cmd, const struct
         .idle_timeout_seconds = json_integer_value(json_object_get(o, "idle_timeout_seconds")),
         .balance = text_of(o, "balance"),
         .min_tls_version = text_of(o, "min_tls_version"),
+        .default_for_listener = json_is_true(json_object_get(o, "default_for_listener")),
+        .allow_non_tls = json_is_true(json_object_get(o, "allow_non_tls")),
     };
     snprintf(s.hostname, sizeof s.hostname, "%s", text_of(o, "hostname"));
     bool asked = json_is_true(json_object_get(patch->payload, "ipv4_required"));
@@ -336,7 +353,7 @@ static int check_patched(struct mt_api_call *c, struct mt_cmd *cmd, const struct
     s.has_ipv4 = s.has_ipv4 || (s.ipv4_required && !asked); /* one whose address was taken by force keeps its other fields */
     if (mt_route_check(&s, &code, &c->err) < 0)
         return mt_api_fail(c, MT_STREQ(code, "ipv4_not_enabled") ? 409 : 400, code, "%s", c->err.msg);
-    if (asked && mt_api_route_ipv4_rely(c, cmd, &s, mt_api_param(c, "route_id")) < 0)
+    if ((asked || json_is_true(json_object_get(patch->payload, "default_for_listener"))) && mt_api_route_ipv4_rely(c, cmd, &s, mt_api_param(c, "route_id")) < 0)
         return -1;
     return check_backend(c, &s);
 }
@@ -346,19 +363,21 @@ static int patch(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *
     static const char *const fixed[] = {"hostname", "listen_port", "protocol"};
     static const char *const known[] = {"backend_process_type", "backend_port", "proxy_protocol",
                                         "backend_expects_proxy_protocol", "proxy_tlv", "ipv4_required", "max_connections",
-                                        "idle_timeout_seconds", "balance", "min_tls_version", "expected_version", NULL};
+                                        "idle_timeout_seconds", "balance", "min_tls_version", "default_for_listener", "allow_non_tls",
+                                        "expected_version", NULL};
     const char *id = mt_api_param(c, "route_id");
     struct mt_pg_params key = route_params(c, c->env.id, id);
     for (size_t i = 0; i < MT_ARRAY_LEN(fixed); i++)
         if (json_object_get(c->body, fixed[i]))
             return mt_api_fail(c, 400, "not_supported", "'%s' of a route does not change; delete the route and create another", fixed[i]);
-    if (mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 || mt_api_patch_begin(c, &route_get, &key, "route", p) < 0 ||
+    if (mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 || check_operators(c) < 0 || mt_api_patch_begin(c, &route_get, &key, "route", p) < 0 ||
         mt_api_patch_text(c, p, "backend_process_type", 32, false) < 0 ||
         mt_api_patch_int(c, p, "backend_port", 1, 65535, false) < 0 || mt_api_patch_text(c, p, "proxy_protocol", 8, false) < 0 ||
         mt_api_patch_bool(c, p, "backend_expects_proxy_protocol") < 0 || mt_api_patch_bool(c, p, "proxy_tlv") < 0 ||
         mt_api_patch_bool(c, p, "ipv4_required") < 0 || mt_api_patch_int(c, p, "max_connections", 1, 1000000, true) < 0 ||
         mt_api_patch_int(c, p, "idle_timeout_seconds", 60, 86400, true) < 0 || mt_api_patch_text(c, p, "balance", 20, false) < 0 ||
-        mt_api_patch_text(c, p, "min_tls_version", 8, true) < 0 ||
+        mt_api_patch_text(c, p, "min_tls_version", 8, true) < 0 || mt_api_patch_bool(c, p, "default_for_listener") < 0 ||
+        mt_api_patch_bool(c, p, "allow_non_tls") < 0 ||
         check_patched(c, cmd, p) < 0 || mt_api_patch_end(c, p, made, "route.update", "route_id", id) < 0)
         return -1;
     if (mt_cmd_rely(cmd, MT_RELY_ROUTE, id, NULL, p->version, &c->err) < 0)

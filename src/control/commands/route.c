@@ -40,6 +40,12 @@ int mt_route_check(struct mt_route_spec *s, const char **ret_code, struct mt_err
         return MT_FAIL(err, MT_E_INVALID, "min_tls_version is 1.0, 1.1, 1.2 or 1.3");
     if (*min && !tls)
         return MT_FAIL(err, MT_E_INVALID, "min_tls_version is for tls_passthrough: of a tcp_raw route the edge reads no hello");
+    /* On a shared address neither is anybody's to have: the edge never guesses whose a nameless client is (networking.md §8.4). */
+    if ((s->default_for_listener || s->allow_non_tls) && !(tls && s->ipv4_required))
+        return MT_FAIL(err, MT_E_INVALID, "%s is for a tls_passthrough route with ipv4_required = true: it is about the listener on the environment's own IPv4 address",
+                       s->default_for_listener ? "default_for_listener" : "allow_non_tls");
+    if (s->allow_non_tls && *min)
+        return MT_FAIL(err, MT_E_INVALID, "allow_non_tls lets in who offers no TLS at all, min_tls_version refuses them: one of both");
     if (s->idle_timeout_seconds && s->idle_timeout_seconds < 60)
         return MT_FAIL(err, MT_E_INVALID, "idle_timeout_seconds is 0 or 60 to 86400");
     if (s->ipv4_required && !s->has_ipv4) {
@@ -80,6 +86,10 @@ json_t *mt_route_payload(const struct mt_route_spec *s, const char *managed_by)
         json_object_set_new(options, "idle_timeout_seconds", json_integer(s->idle_timeout_seconds));
     if (options && s->min_tls_version && *s->min_tls_version)
         json_object_set_new(options, "min_tls_version", json_string(s->min_tls_version));
+    if (options && s->default_for_listener)
+        json_object_set_new(options, "default_for_listener", json_true());
+    if (options && s->allow_non_tls)
+        json_object_set_new(options, "allow_non_tls", json_true());
     json_t *p = json_pack("{s:I,s:s,s:s,s:s,s:I,s:s,s:b,s:b,s:o,s:s}", "listen_port", (json_int_t)s->listen_port, "protocol",
                           s->protocol, "address_scope", s->address_scope, "backend_process_type", s->backend_process_type,
                           "backend_port", (json_int_t)s->backend_port, "proxy_protocol", s->proxy_protocol,

@@ -22,6 +22,7 @@ struct mt_route_spec {
     int64_t max_connections, idle_timeout_seconds; /* 0: default, none */
     const char *balance;                           /* round_robin, least_conn */
     const char *min_tls_version;                   /* 1.0 to 1.3; NULL or "": any */
+    bool default_for_listener, allow_non_tls;      /* on the environment's IPv4 address only */
 };
 
 /**

@@ -24,6 +24,7 @@ static const struct mt_pg_stmt routes = {
     "'resource_version',resource_version,'protocol',protocol,'address_scope',scope,'address',address,'hostname',hostname,"
     "'listen_port',listen_port,'backend_process_type',backend_process_type,'backend_port',backend_port,"
     "'proxy_protocol',proxy_protocol,'proxy_tlv',proxy_tlv,'balance',balance,'min_tls_version',min_tls_version,'max_connections',max_connections,"
+    "'default_for_listener',CASE WHEN default_for_listener AND scope = 'ipv4' THEN true END,'allow_non_tls',CASE WHEN allow_non_tls AND scope = 'ipv4' THEN true END,"
     "'idle_timeout_seconds',idle_timeout_seconds,'disabled',disabled OR (SELECT o.suspended FROM orgs_view o"
     " WHERE o.org_id = r.org_id)))::text, protocol, listen_port"
     " FROM " SERVED " ORDER BY key COLLATE \"C\""};

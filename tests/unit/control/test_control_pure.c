@@ -106,6 +106,37 @@ static void route_rules_name_their_code(void **state)
     }
 }
 
+static void options_of_a_listener_are_for_names_on_an_address_of_ones_own(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *protocol, *min;
+        bool ipv4, is_default, allow, fine;
+    } t[] = {
+        {"tls_passthrough", NULL, true, true, false, true},   {"tls_passthrough", NULL, true, false, true, true},
+        {"tls_passthrough", NULL, true, true, true, true},    {"tls_passthrough", "1.2", true, true, false, true},
+        {"tls_passthrough", NULL, false, true, false, false}, {"tls_passthrough", NULL, false, false, true, false},
+        {"tls_passthrough", "1.2", true, false, true, false}, {"tcp_raw", NULL, true, true, false, false},
+        {"tcp_raw", NULL, true, false, true, false},
+    };
+    for (size_t i = 0; i < sizeof t / sizeof t[0]; i++) {
+        struct mt_route_spec s = {.hostname = "a.example.com", .listen_port = 443, .protocol = t[i].protocol, .backend_process_type = "web", .backend_port = 1,
+                                  .proxy_protocol = "off", .ipv4_required = t[i].ipv4, .has_ipv4 = true, .balance = "round_robin", .min_tls_version = t[i].min,
+                                  .default_for_listener = t[i].is_default, .allow_non_tls = t[i].allow};
+        struct mt_err err = {0};
+        const char *code = NULL;
+        assert_int_equal(mt_route_check(&s, &code, &err) == 0, t[i].fine);
+        if (!t[i].fine) {
+            assert_string_equal(code, "invalid_argument");
+            continue;
+        }
+        json_t *p = mt_route_payload(&s, "api"), *o = json_object_get(p, "options");
+        assert_int_equal(json_is_true(json_object_get(o, "default_for_listener")), t[i].is_default);
+        assert_int_equal(json_is_true(json_object_get(o, "allow_non_tls")), t[i].allow);
+        json_decref(p);
+    }
+}
+
 static void node_health_follows_silence_conditions_and_guards(void **state)
 {
     (void)state;
@@ -430,6 +461,7 @@ int main(void)
         cmocka_unit_test(a_failure_below_a_handler_has_its_status),
         cmocka_unit_test(addresses_come_from_disjoint_parts_of_the_prefix),
         cmocka_unit_test(route_rules_name_their_code),
+        cmocka_unit_test(options_of_a_listener_are_for_names_on_an_address_of_ones_own),
         cmocka_unit_test(node_health_follows_silence_conditions_and_guards),
         cmocka_unit_test(the_guard_sees_the_nodes_that_are_about_to_follow),
         cmocka_unit_test(paths_match_whole_and_ids_stay_ids),
