@@ -97,11 +97,13 @@ OBJECTS = {
              "backend_process_type:str backend_port:int proxy_protocol:off|v2 backend_expects_proxy_protocol:bool proxy_tlv:bool "
              "ipv4_required:bool max_connections?:int idle_timeout_seconds?:int balance:round_robin|least_conn min_tls_version?:1.0|1.1|1.2|1.3 default_for_listener:bool "
              "allow_non_tls:bool disabled:bool managed_by:api|manifest deleted?:bool status:pending|active|degraded hints:[str] "
-             "addresses?:[str] dry_run?:bool changes?:[Change] " + VERSIONED,
+             "addresses?:[str] dns_ok?:bool dns_checked_at?:time dns_records?:[DnsRecord] dry_run?:bool changes?:[Change] " + VERSIONED,
+    "DnsRecord": "name:str type:A|AAAA|TXT ttl:int value:str",
+    "DomainProof": "required:bool name:str value:str",
     "Listener": "protocol:str address_scope:str listen_port:int routes:int ipv4_routes:int",
     "Ipv4": "ipv4_address:str allocation_id:id status:pending|active|degraded edge_node_id?:id detail?:str enabled_at?:time dry_run?:bool changes?:[Change]",
     "Ipv4PoolAddress": "address:str state:free|allocated|cooldown|withdrawn allocation_id?:id org_id?:id env_id?:id edge_node_id?:id cooldown_until?:time " + VERSIONED,
-    "Networking": "env_id:id ipv6:[str] ipv4:Ipv4? listeners:[Listener] hostnames:[str]",
+    "Networking": "env_id:id ipv6:[str] ipv4:Ipv4? listeners:[Listener] hostnames:[str] domain_proof:DomainProof",
     "StatusRoute": "id:id hostname?:str listen_port:int protocol:str backend_process_type:str backend_port:int ready_backends:int "
                    "disabled?:bool status:pending|active|degraded",
     "StatusDeploy": "id:id kind:str release_id?:id status:str message?:str failed_reason?:str process_types:[str] created_at:time finished_at?:time",

@@ -43,6 +43,8 @@ static const struct mt_conf_key keys[] = {
     {"host_firewall", MT_CONF_STRING, AT(host_firewall), 1, 8, "full", "", "taps: only traffic of own taps is filtered; full: the host's input too"},
     {"firewall_open", MT_CONF_STRINGS, AT(firewall_open), 0, 32, "22", "port", "with host_firewall = full: TCP ports of this host that stay open to the world, as \"22\" or an edge's \"443\""},
     {"ipv4_interface", MT_CONF_STRING, AT(ipv4_interface), 0, 15, "", "link", "where dedicated IPv4 addresses of environments are put; empty: the link of the IPv4 default route"},
+    {"public_ipv6", MT_CONF_STRING, AT(public_ipv6), 2, 45, MT_CONF_NONE, "address", "where the world reaches the edge of this host: shown with routes, and compared with what the DNS says of their names"},
+    {"public_ipv4", MT_CONF_STRING, AT(public_ipv4), 7, 15, MT_CONF_NONE, "address", "the same for the record of the node"},
     {"hook_dir", MT_CONF_STRING, AT(hook_dir), 1, 255, "/etc/moat/hooks", "path", "folder of the operator's ipv4-up and ipv4-down, called with the address; with them it goes to lo"},
     {"drift_seconds", MT_CONF_U64, AT(drift_seconds), 5, 300, "30", "s", "time between looks for what somebody else changed in firewall and mesh"},
     {"egress_mode", MT_CONF_STRING, AT(egress_mode), 0, 8, "", "", "none, routed or nat66; empty: as the plan says"},
@@ -159,6 +161,23 @@ static bool prefix96(const char *s)
     return inet_pton(AF_INET6, address, &a) == 1 && memcmp(a.s6_addr + 12, "\0\0\0\0", 4) == 0;
 }
 
+/* In its one spelling afterwards. */
+static int check_address(const char *key, int family, char **text, struct mt_err *err)
+{
+    uint8_t bin[16];
+    char spelled[INET6_ADDRSTRLEN];
+    if (!*text)
+        return 0;
+    if (inet_pton(family, *text, bin) != 1 || !inet_ntop(family, bin, spelled, sizeof spelled))
+        return MT_FAIL(err, MT_E_INVALID, "%s: '%s' is no such address", key, *text);
+    char *copy = strdup(spelled);
+    if (!copy)
+        return MT_FAIL(err, MT_E_NOMEM, "%s", key);
+    free(*text);
+    *text = copy;
+    return 0;
+}
+
 static int check(struct mt_agent_conf *c, struct mt_err *err)
 {
     static const char *const vmms[] = {"auto", "firecracker", "qemu", NULL};
@@ -168,6 +187,8 @@ static int check(struct mt_agent_conf *c, struct mt_err *err)
     static const char *const backends[] = {"auto", "lvm-thin", "reflink", "copy", "none", NULL};
     struct in6_addr a;
 
+    if (check_address("public_ipv6", AF_INET6, &c->public_ipv6, err) < 0 || check_address("public_ipv4", AF_INET, &c->public_ipv4, err) < 0)
+        return -(int)err->code;
     if (c->node_id && mt_id_check(MT_ID_NODE, c->node_id, err) < 0)
         return mt_err_wrap(err, "node_id");
     if (!one_of(c->vmm, vmms))

@@ -415,6 +415,8 @@ char *mt_report_heartbeat(struct mt_agent *a)
         mt_identity_trust(a->identity, trust);
         h.ca_trust = trust;
     }
+    h.public_ipv6 = a->conf.public_ipv6;
+    h.public_ipv4 = a->conf.public_ipv4;
     h.conditions = (struct mt_strings){.v = conditions, .n = mt_report_conditions(a, conditions, MT_ARRAY_LEN(conditions))};
     h.allocatable.cpu_millis = (uint64_t)a->cores * 10 * a->conf.cpu_overcommit_percent;
     h.ceiling_cpu_millis = (uint64_t)a->cores * 10 * a->conf.cpu_ceiling_percent;

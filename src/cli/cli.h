@@ -451,6 +451,7 @@ int cmd_routes_list(struct cli *c);
 int cmd_routes_create(struct cli *c);
 int cmd_routes_delete(struct cli *c);
 int cmd_routes_get(struct cli *c);
+int cmd_routes_records(struct cli *c);
 int cmd_routes_update(struct cli *c);
 int cmd_apps_list(struct cli *c);
 int cmd_apps_create(struct cli *c);

@@ -453,6 +453,7 @@ const struct cli_command cli_commands[] = {
     {CLI_ROUTES, "routes list", "", "routes of the environment", routes_list_options, cmd_routes_list},
     {CLI_ROUTES, "routes create", "[HOSTNAME]", "make a port of a process reachable", routes_create_options, cmd_routes_create},
     {CLI_ROUTES, "routes get", "ROUTE", "one route, by host name or id", NULL, cmd_routes_get},
+    {CLI_ROUTES, "routes records", "[ROUTE]", "what has to be in the DNS for a route, or for all of the environment", NULL, cmd_routes_records},
     {CLI_ROUTES, "routes update", "ROUTE", "change a route", routes_update_options, cmd_routes_update},
     {CLI_ROUTES, "routes delete", "ROUTE", "remove a route, by host name or id", NULL, cmd_routes_delete},
     {CLI_MORE, "admin volumes list", "", "volumes of all organisations, for the operator", admin_volumes_options, cmd_admin_volumes_list},

@@ -153,6 +153,44 @@ int cmd_routes_get(struct cli *c)
     return code == CLI_OK ? cli_show_object(c, cli_env_path(c, "/routes/%s", cli_str(route, "id")), "Route") : code;
 }
 
+/* For whoever runs the zone: nothing is made by itself. */
+int cmd_routes_records(struct cli *c)
+{
+    const json_t *only = NULL, *r, *rec;
+    mt_auto_json json_t *items = NULL, *records = json_array();
+    mt_auto_free char *list = NULL;
+    size_t i, k;
+    int code = cli_need_env(c);
+    if (code == CLI_OK)
+        list = cli_env_path(c, "/routes");
+    if (code == CLI_OK)
+        code = cli_list(c, list, &items);
+    if (code == CLI_OK && c->argc)
+        code = find_route(c, items, c->argv[0], &only);
+    if (code != CLI_OK)
+        return code;
+    json_array_foreach(items, i, r) {
+        if (only && r != only)
+            continue;
+        json_array_foreach(json_object_get(r, "dns_records"), k, rec) {
+            bool twice = false;
+            for (size_t n = 0; n < json_array_size(records); n++) /* a name with several routes */
+                twice = twice || json_equal(json_array_get(records, n), rec);
+            if (!twice)
+                (void)json_array_append(records, (json_t *)(uintptr_t)rec);
+        }
+    }
+    if (c->json)
+        return cli_print_list(c, records);
+    static const struct cli_column cols[] = {{"NAME", "name"}, {"TTL", "ttl"}, {"TYPE", "type"}, {"VALUE", "value"}};
+    code = cli_print_table(c, records, cols, MT_ARRAY_LEN(cols), "records");
+    json_array_foreach(items, i, r) {
+        if ((!only || r == only) && json_is_false(json_object_get(r, "dns_ok")))
+            cli_say(c, "%s does not lead here: its addresses are others, or it has none", cli_str(r, "hostname"));
+    }
+    return code;
+}
+
 /* A number of @min to @max, or none: null. */
 static int put_limit(struct cli *c, json_t *body, const char *option, const char *field, uint64_t min, uint64_t max)
 {

@@ -3,6 +3,7 @@
 #include "control/conf.h"
 
 #include "base/assert.h"
+#include "control/commands/port_policy.h"
 
 #define OFF(m) offsetof(struct mt_control_conf, m)
 
@@ -106,6 +107,26 @@ const struct mt_conf_key mt_control_keys[] = {
      "audit records are kept this long; chains still verify afterwards"},
     {"ipv4_cooldown_seconds", MT_CONF_U64, OFF(ipv4_cooldown_seconds), 3600, 2592000, "86400", "s",
      "an IPv4 address that an environment had is nobody's for so long"},
+    {"vmm_overhead_bytes", MT_CONF_U64, OFF(vmm_overhead_bytes), 0, 1073741824, "0", "bytes",
+     "what placement counts for each VM beside its memory, at least: for hosts where 64 MiB, on QEMU nodes 96 MiB, do not hold a VMM; 0: what each node says"},
+    {"require_domain_proof", MT_CONF_BOOL, OFF(require_domain_proof), 0, 0, "false", "",
+     "a route's host name must be shown to be the organisation's by a TXT record at _moat-challenge before it or a domain above it"},
+    {"http_redirect", MT_CONF_BOOL, OFF(http_redirect), 0, 0, "false", "",
+     "edges answer plain HTTP on port 80 of their shared addresses, for host names that have a route there, with a redirect to https"},
+    {"dns.servers", MT_CONF_STRINGS, OFF(dns_servers), 0, 3, "", "address:port",
+     "name servers to ask about host names of routes; none: those of /etc/resolv.conf"},
+    {"dns.check", MT_CONF_BOOL, OFF(dns_check), 0, 0, "true", "",
+     "ask whether host names of routes that somebody looks at lead here, each at most once in 5 minutes (dns_ok, dns_mismatch)"},
+    {"port_policy.shared_raw_ranges", MT_CONF_STRINGS, OFF(raw_ranges), 1, MT_PORT_RANGES, "10000-29999", "ports",
+     "ports of the shared addresses for tcp_raw, \"from-to\" or one"},
+    {"port_policy.tls_ranges", MT_CONF_STRINGS, OFF(tls_ranges), 0, MT_PORT_RANGES, "1024-9999 30000-65535", "ports",
+     "ports for host names, beside 443, which always is; none of shared_raw_ranges"},
+    {"port_policy.denied", MT_CONF_STRINGS, OFF(denied_ports), 0, MT_PORT_RANGES, "", "ports",
+     "ports that no new route listens on, beside the platform's own and those of networking.md section 7"},
+    {"logs.query_window", MT_CONF_U64, OFF(log_window_s), 3600, 31536000, "86400", "s",
+     "longest span from since to until that tenants may ask logs for at once"},
+    {"volume.retired_grace", MT_CONF_U64, OFF(retired_grace_s), 0, 315360000, "604800", "s",
+     "a volume that another one replaced is listed for cleanup after so long (moat admin doctor)"},
     {"mtu", MT_CONF_U64, OFF(mtu), 1280, 9000, "1420", "bytes", "MTU of the overlay"},
 };
 const size_t mt_control_keys_n = MT_ARRAY_LEN(mt_control_keys);

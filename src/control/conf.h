@@ -53,6 +53,9 @@ struct mt_control_conf {
     uint64_t registry_timeout_seconds, max_image_bytes, mtu, ipv4_cooldown_seconds;
     uint64_t audit_retention_days, rate_limit_percent;
     uint64_t backup_keep_last, backup_deleted_grace_days;
+    bool require_domain_proof, dns_check, http_redirect;
+    struct mt_conf_list dns_servers, raw_ranges, tls_ranges, denied_ports;
+    uint64_t log_window_s, vmm_overhead_bytes, retired_grace_s;
 };
 
 extern const struct mt_conf_key mt_control_keys[];

@@ -5,6 +5,7 @@
  */
 #pragma once
 
+#include "control/commands/port_policy.h"
 #include "control/conf.h"
 #include "control/log/append.h"
 #include "control/log/read.h"
@@ -38,9 +39,12 @@ struct mt_keys;    /* secrets/keys.h */
 struct mt_limits;  /* limits/limits.h */
 struct mt_history; /* log/history.h */
 struct mt_node_ca; /* nodes/ca.h */
+struct mt_names;   /* names/names.h */
+struct mt_proxy_watch; /* names/proxy_watch.h */
 
 struct mt_control {
     struct mt_control_conf conf;
+    struct mt_port_policy ports;     /* of conf */
     struct mt_pg_conf pg_conf;       /* for controllers, who see all organisations; workers of the API begin with none */
     struct mt_log_head *head;
     struct mt_appender *appender;
@@ -51,6 +55,8 @@ struct mt_control {
     _Atomic int64_t api_cert_not_after_s; /* of listen_https, Unix seconds; 0: none */
     struct mt_agents *agents;        /* own lock */
     struct mt_edges *edges;          /* own lock */
+    struct mt_names *names;          /* own lock */
+    struct mt_proxy_watch *proxies;  /* own lock */
     struct mt_plans *plans;          /* own lock */
     struct mt_plan_news *plan_news;  /* own lock */
     struct mt_fanout *fanout;        /* own lock */

@@ -19,6 +19,8 @@
 #include "control/limits/limits.h"
 #include "control/log/history.h"
 #include "control/log/schema.h"
+#include "control/names/names.h"
+#include "control/names/proxy_watch.h"
 #include "control/plans/edge_acks.h"
 #include "control/plans/news.h"
 #include "control/plans/sent.h"
@@ -307,8 +309,11 @@ static int init(struct mt_control *ctl, struct mt_err *err)
     ctl->edges = mt_edges_new();
     ctl->plans = mt_plans_new();
     ctl->plan_news = mt_plan_news_new();
-    if (!ctl->edges || !ctl->plans || !ctl->plan_news)
+    ctl->proxies = mt_proxy_watch_new();
+    if (!ctl->proxies || !ctl->edges || !ctl->plans || !ctl->plan_news)
         return MT_FAIL(err, MT_E_NOMEM, "start");
+    if ((rc = mt_names_new(ctl->conf.dns_servers.v, ctl->conf.dns_servers.n, ctl->conf.dns_check, &ctl->names, err)) < 0)
+        return rc;
     /* before the gateway, whose thread asks who has which role */
     if ((rc = mt_roles_new(ctl, roles_changed, ctl, &ctl->roles, err)) < 0 || (rc = mt_gateway_new(ctl, &ctl->gateway, err)) < 0)
         return rc;
@@ -370,6 +375,8 @@ static void done(struct mt_control *ctl)
     mt_log_head_free(ctl->head);
     mt_agents_free(ctl->agents);
     mt_edges_free(ctl->edges);
+    mt_names_free(ctl->names);
+    mt_proxy_watch_free(ctl->proxies);
     mt_plans_free(ctl->plans);
     mt_plan_news_free(ctl->plan_news);
     mt_keys_free(ctl->keys);
@@ -515,6 +522,13 @@ int main(int argc, char **argv)
         fprintf(stderr, "moat-control: quota_tier: '%s' is not free, paid or unlimited\n", ctl.conf.quota_tier);
         return 2;
     }
+    if (mt_port_policy_read(&ctl.conf.raw_ranges, &ctl.conf.tls_ranges, &ctl.conf.denied_ports, &ctl.ports, &err) < 0 ||
+        mt_names_new(ctl.conf.dns_servers.v, ctl.conf.dns_servers.n, false, &ctl.names, &err) < 0) {
+        fprintf(stderr, "moat-control: %s\n", err.msg);
+        return 2;
+    }
+    mt_names_free(ctl.names); /* that was the look at the addresses; it has a thread when it serves */
+    ctl.names = NULL;
     struct mt_tls_ctx *tls = NULL;
     if ((check || (off.verb && MT_STREQ(off.verb, "check-config"))) && mt_api_tls_load(&ctl.conf, &tls, &err) < 0) {
         fprintf(stderr, "moat-control: %s\n", err.msg);

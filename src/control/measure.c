@@ -177,7 +177,7 @@ int mt_measure_look(struct mt_measure *m, struct mt_pass *empty, bool guard, str
     int rc = mt_pass_load(empty, none, 0, err);
     if (rc < 0 || (rc = look_at_rows(&g, empty->pg, err)) < 0)
         return rc;
-    rc = mt_ipam_count(empty->pg, (int64_t)empty->ctl->conf.ipv4_cooldown_seconds, g.ipam, err);
+    rc = mt_ipam_count(empty->pg, (int64_t)empty->ctl->conf.ipv4_cooldown_seconds, &empty->ctl->ports, g.ipam, err);
     if (rc < 0)
         return rc;
     mt_capacity(empty->nodes, empty->n_nodes, &k);

@@ -8,6 +8,7 @@
 #include "base/str.h"
 #include "edge/decide.h"
 #include "edge/hub.h"
+#include "edge/redirect.h"
 
 #include <sys/epoll.h>
 
@@ -161,6 +162,28 @@ void mt_edge_conn_close(struct mt_edge_conn *c, enum mt_edge_result result, bool
     mt_list_push_back(&c->w->dead, &c->all); /* freed when no event of this turn can name it */
 }
 
+/* The last bytes that a client gets of us. */
+static void say_goodbye(struct mt_edge_conn *c, enum mt_edge_result result, const void *data, size_t len)
+{
+    if (send(c->cl.fd, data, len, MSG_NOSIGNAL) != (ssize_t)len) {
+        mt_edge_conn_close(c, result, false);
+        return;
+    }
+    settle(c, result);
+    drop_end(&c->be, false);
+    drop_hello(c);
+    mt_edge_pump_done(&c->w->pipes, &c->up);
+    (void)shutdown(c->cl.fd, SHUT_WR);
+    /* closing now with bytes unread would send a reset, which may overtake what was said */
+    mt_edge_conn_set_state(c, MT_EDGE_GOODBYE, mt_edge_result_name(result));
+    mt_edge_wheel_set(&c->w->wheel, &c->timer, c->w->now + GOODBYE_NS);
+    c->cl.rd = true;
+    if (!c->cl.watched && !mt_edge_worker_watch(c->w, c, false, false))
+        mt_edge_conn_close(c, result, false);
+    else
+        mt_edge_worker_again(c->w, c);
+}
+
 void mt_edge_conn_refuse(struct mt_edge_conn *c, enum mt_edge_result result, uint8_t alert)
 {
     if (mt_edge_key_proto(c->l->key) == MT_EDGE_RAW) {
@@ -172,23 +195,7 @@ void mt_edge_conn_refuse(struct mt_edge_conn *c, enum mt_edge_result result, uin
         return;
     }
     const uint8_t record[7] = {21, 3, 1, 0, 2, 2, alert};
-    if (send(c->cl.fd, record, sizeof record, MSG_NOSIGNAL) != (ssize_t)sizeof record) {
-        mt_edge_conn_close(c, result, false);
-        return;
-    }
-    settle(c, result);
-    drop_end(&c->be, false);
-    drop_hello(c);
-    mt_edge_pump_done(&c->w->pipes, &c->up);
-    (void)shutdown(c->cl.fd, SHUT_WR);
-    /* closing now with bytes unread would send a reset, which may overtake the alert */
-    mt_edge_conn_set_state(c, MT_EDGE_GOODBYE, mt_edge_result_name(result));
-    mt_edge_wheel_set(&c->w->wheel, &c->timer, c->w->now + GOODBYE_NS);
-    c->cl.rd = true;
-    if (!c->cl.watched && !mt_edge_worker_watch(c->w, c, false, false))
-        mt_edge_conn_close(c, result, false);
-    else
-        mt_edge_worker_again(c->w, c);
+    say_goodbye(c, result, record, sizeof record);
 }
 
 /* Read and drop what a refused client still sends, until it closes. */
@@ -239,8 +246,48 @@ static void hello_end(struct mt_edge_conn *c, enum mt_hello_result r, const stru
         mt_edge_conn_refuse(c, v.why, v.alert);
 }
 
+/* Plain HTTP: one answer, or none. */
+static void http_step(struct mt_edge_conn *c)
+{
+    static const enum mt_edge_result results[] = {[MT_REDIRECT_UNKNOWN] = MT_EDGE_R_NO_ROUTE, [MT_REDIRECT_MALFORMED] = MT_EDGE_R_MALFORMED,
+                                                  [MT_REDIRECT_TOO_BIG] = MT_EDGE_R_TOO_BIG};
+    char answer[MT_REDIRECT_ANSWER];
+    size_t n_answer = 0;
+    while (c->cl.rd) {
+        ssize_t n = recv(c->cl.fd, c->w->buf, MT_REDIRECT_REQUEST + 1 - c->up.spill_len, 0);
+        if (n < 0 && errno == EAGAIN) {
+            c->cl.rd = false;
+            break;
+        }
+        if (n <= 0) {
+            mt_edge_conn_close(c, n < 0 ? MT_EDGE_R_CLIENT_RESET : MT_EDGE_R_CLIENT_EOF, n < 0);
+            return;
+        }
+        c->up.bytes += (uint64_t)n;
+        if (!mt_edge_spill(&c->up, c->w->buf, (size_t)n)) {
+            mt_edge_conn_close(c, MT_EDGE_R_INTERNAL, true);
+            return;
+        }
+        enum mt_redirect r = mt_edge_redirect(c->w->table, c->up.spill, c->up.spill_len, answer, &n_answer);
+        if (r == MT_REDIRECT_ANSWERED) {
+            say_goodbye(c, MT_EDGE_R_OK, answer, n_answer);
+            return;
+        }
+        if (r != MT_REDIRECT_MORE) {
+            mt_edge_conn_close(c, results[r], false);
+            return;
+        }
+    }
+    if (!c->cl.watched && !mt_edge_worker_watch(c->w, c, false, false))
+        mt_edge_conn_close(c, MT_EDGE_R_INTERNAL, true);
+}
+
 static void hello_step(struct mt_edge_conn *c)
 {
+    if (mt_edge_key_proto(c->l->key) == MT_EDGE_HTTP) {
+        http_step(c);
+        return;
+    }
     struct mt_edge_worker *w = c->w;
     const struct mt_edge_options *opt = w->hub->opt;
     for (unsigned i = 0; c->cl.rd; i++) {

@@ -246,11 +246,11 @@ static void judge(struct mt_edge_conn *c, bool ended)
     if (c->down.bytes > 0) {
         c->backend_spoke = true;
         mt_edge_health_good(h);
-    } else if (ended && c->w->now - c->connected_at < 100 * MT_NS_PER_MS) {
+    } else if (ended && c->w->now - c->connected_at < MT_NS_PER_S) {
         c->backend_spoke = true; /* judged once */
-        if (c->route->proxy_v2)
+        if (c->route->proxy_v2) /* perhaps it does not understand the header (networking.md §9) */
             atomic_fetch_add_explicit(&c->route->stat->early_closes, 1, memory_order_relaxed);
-        if (mt_edge_health_fail(h, true, c->w->now)) {
+        if (c->w->now - c->connected_at < 100 * MT_NS_PER_MS && mt_edge_health_fail(h, true, c->w->now)) {
             atomic_fetch_add_explicit(&c->w->hub->totals.ejections, 1, memory_order_relaxed);
             atomic_fetch_add_explicit(&c->route->stat->ejections, 1, memory_order_relaxed);
         }

@@ -214,12 +214,13 @@ static int read_all(struct mt_edge_table *t, const json_t *root, struct mt_err *
     uint64_t format;
     const char *cluster, *prefix_text;
     json_t *listeners, *routes, *backends, *ipv4;
+    bool redirect;
     struct prefix prefix = {0};
     if (mt_json_get_u64(root, "format", 1, 1, &format, err) < 0 || check_features(root, err) < 0 ||
         get_id(root, "cluster_id", false, &cluster, err) < 0 ||
         mt_json_get_u64(root, "epoch", 1, INT64_MAX, &t->epoch, err) < 0 ||
         mt_json_get_u64(root, "revision", 1, INT64_MAX, &t->revision, err) < 0 ||
-        mt_json_opt_bool(root, "allow_shrink", false, &t->allow_shrink, err) < 0 ||
+        mt_json_opt_bool(root, "allow_shrink", false, &t->allow_shrink, err) < 0 || mt_json_opt_bool(root, "http_redirect", false, &redirect, err) < 0 ||
         mt_json_opt_str(root, "instance_prefix", 49, "", &prefix_text, err) < 0 ||
         mt_json_get_array(root, "listeners", MT_EDGE_LISTENERS_MAX, &listeners, err) < 0 ||
         mt_json_get_array(root, "routes", MT_EDGE_ROUTES_MAX, &routes, err) < 0 ||
@@ -234,6 +235,8 @@ static int read_all(struct mt_edge_table *t, const json_t *root, struct mt_err *
         if (get_key(json_array_get(listeners, i), "port", &key, err) < 0 || mt_edge_table_add_listener(t, key, err) < 0)
             return mt_err_wrap(err, "listeners[%zu]", i);
     }
+    if (redirect && mt_edge_table_add_listener(t, mt_edge_key_of(MT_EDGE_HTTP, MT_EDGE_SHARED6, (struct in_addr){0}, 80), err) < 0)
+        return mt_err_wrap(err, "http_redirect");
     size_t with_backends = 0;
     for (size_t i = 0; i < json_array_size(routes); i++) {
         const json_t *o = json_array_get(routes, i);

@@ -20,7 +20,8 @@
 #define MT_EDGE_BACKENDS_MAX 4096U /* of one route */
 #define MT_EDGE_ID_MAX 64U
 
-enum mt_edge_proto { MT_EDGE_TLS = 0, MT_EDGE_RAW, MT_EDGE_PROTO_MAX };
+/* HTTP has no routes: it redirects to those of TLS (redirect.h) */
+enum mt_edge_proto { MT_EDGE_TLS = 0, MT_EDGE_RAW, MT_EDGE_HTTP, MT_EDGE_PROTO_MAX };
 enum mt_edge_scope { MT_EDGE_SHARED6 = 0, MT_EDGE_IPV4, MT_EDGE_SCOPE_MAX };
 enum mt_edge_balance { MT_EDGE_ROUND_ROBIN = 0, MT_EDGE_LEAST_CONN, MT_EDGE_BALANCE_MAX };
 

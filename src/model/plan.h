@@ -235,6 +235,7 @@ struct mt_heartbeat {
     const char *ca_trust;  /* SHA-256 of the authorities that the node trusts, hex (docs/api/internal.md); NULL: it needs none */
     json_t *mesh;          /* object of docs/formats/mesh-plan.md, borrowed; NULL: in no mesh */
     json_t *ipv4;         /* array of what the node says of its dedicated IPv4 addresses, borrowed; NULL: it has none */
+    const char *public_ipv6, *public_ipv4; /* where the world reaches this host's edge, as inet_ntop writes it; NULL: not said */
     struct mt_storage_figures storage; /* not present: no volumes can live here */
 };
 

@@ -9,6 +9,8 @@
 #include "base/clock.h"
 #include "base/str.h"
 
+#include <arpa/inet.h>
+
 #define JSON_INT_MAX ((UINT64_C(1) << 53) - 1)
 
 /* ---- status batch ---- */
@@ -205,6 +207,17 @@ static void heartbeat_freep(struct mt_heartbeat **h)
     mt_heartbeat_free(*h);
 }
 
+/* An address in its one spelling: it is compared as text from here on. */
+static int dec_address(const json_t *json, const char *key, int family, const char **ret, struct mt_err *err)
+{
+    uint8_t bin[16];
+    char text[INET6_ADDRSTRLEN];
+    int rc = mt_json_opt_str(json, key, INET6_ADDRSTRLEN, NULL, ret, err);
+    if (rc == 0 && *ret && (inet_pton(family, *ret, bin) != 1 || !inet_ntop(family, bin, text, sizeof text) || !MT_STREQ(text, *ret)))
+        return MT_FAIL(err, MT_E_INVALID, "'%s' is no address as it is written", key);
+    return rc;
+}
+
 int mt_heartbeat_decode(json_t *json, struct mt_heartbeat **ret, struct mt_err *err)
 {
     struct mt_err own = {0};
@@ -242,6 +255,7 @@ int mt_heartbeat_decode(json_t *json, struct mt_heartbeat **ret, struct mt_err *
         (rc = mt_json_opt_bool(json, "memory_pressure", false, &h->memory_pressure, err)) < 0 ||
         (rc = mt_json_opt_u64(json, "clock_unix_ms", 0, JSON_INT_MAX, 0, &clock_ms, err)) < 0 ||
         (rc = mt_json_opt_str(json, "ca_trust", 64, NULL, &h->ca_trust, err)) < 0 ||
+        (rc = dec_address(json, "public_ipv6", AF_INET6, &h->public_ipv6, err)) < 0 || (rc = dec_address(json, "public_ipv4", AF_INET, &h->public_ipv4, err)) < 0 ||
         (rc = mt_json_opt_object(json, "mesh", &h->mesh, err)) < 0 || (rc = mt_json_opt_array(json, "ipv4", MT_PLAN_IPV4_MAX, &h->ipv4, err)) < 0 || (rc = mt_storage_figures_decode(json, &h->storage, err)) < 0)
         return rc;
     h->clock_unix_ms = (int64_t)clock_ms;
@@ -295,6 +309,8 @@ int mt_heartbeat_encode(const struct mt_heartbeat *h, json_t **ret, struct mt_er
     mt_jout_bool(&o, "memory_pressure", h->memory_pressure);
     mt_jout_json(&o, "clock_unix_ms", json_integer(h->clock_unix_ms));
     mt_jout_str(&o, "ca_trust", h->ca_trust);
+    mt_jout_str(&o, "public_ipv6", h->public_ipv6);
+    mt_jout_str(&o, "public_ipv4", h->public_ipv4);
     if (h->mesh)
         mt_jout_json(&o, "mesh", json_incref(h->mesh));
     if (h->ipv4)

@@ -345,6 +345,7 @@ class Agent(threading.Thread):
         self.memory, self.after, self.epoch, self.seq = memory, 0, 1, {}
         self.pool = None  # bytes of storage for volumes; None: it tells of none
         self.backup_store = self.restores = False  # it tells of a store for backups, and that it restores them
+        self.public = {}  # "public_ipv6" and "public_ipv4" of the heartbeat
         self.makes, self.vseq = True, 0  # volumes of its plan are made and removed
         self.recovery, self.last = False, {}  # what the last heartbeat was told; the last report of each instance
         self.plans, self.plan_at, self.state, self.behave = [], {}, {}, lambda a: "ready"
@@ -356,7 +357,7 @@ class Agent(threading.Thread):
     def heartbeat(self):
         storage = {"storage": {"backend": "reflink", "pool_bytes": self.pool, "pool_used_bytes": 0, "healthy": True, "backup_store": self.backup_store, "restores": self.restores, "orphans": []}} if self.pool else {}
         return self.post("heartbeat", {
-            **storage,
+            **storage, **self.public,
             "node_id": self.node_id, "agent_version": "test", "arch": "amd64", "conditions": [], "protocols": ["v1"],
             "vmm": {"driver": "qemu", "accel": "tcg", "reason": "test"}, "epoch": self.epoch, "cursor_event_id": self.after,
             "allocatable": {"cpu_millis": 8000, "memory_bytes": self.memory, "disk_bytes": 100 << 30},
@@ -584,7 +585,8 @@ class World:
                  "operator_token_file": self.d + "/operator.token", "agent_socket": self.agent_sock, "agent_user": "root",
                  "edge_user": "nobody", "internal_group": "nogroup", "fetch_program": "/bin/false"}
         # The fakes are ready at once: what a rollout waits for by the clock alone is as short as it goes, but where that wait is the claim.
-        more = {"vmm_allowed": ["qemu-tcg"], "master_keys_file": self.d + "/master-keys", "min_ready_seconds": 1}
+        more = {"vmm_allowed": ["qemu-tcg"], "master_keys_file": self.d + "/master-keys", "min_ready_seconds": 1,
+                "dns.check": False}
         more.update(self.conf)
         twin = {"listen_api": self.d + "/api2.sock", "listen_internal": self.d + "/int2.sock"}
         if "listen_nodes" in more:  # nodes know the first one's only

@@ -5,6 +5,7 @@ COST 95 s, 13 s of processor."""
 import base64, concurrent.futures, json, os, subprocess, sys, threading, time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import control_kit as kit
+import dnskit
 from control_kit import case, wait_for, call
 
 kit.need("control resources")
@@ -751,6 +752,139 @@ try:
         assert s["processes"][0]["reason"] == "no_matching_label", s
         w.ok("PATCH", E, {"label_selector": None, "expected_version": 2})
         settled(E)
+
+    def configured(**conf):
+        """Again with these keys; what they were is given back to be put back."""
+        old = {k: w.conf.get(k) for k in conf}
+        for k, v in conf.items():
+            if v is None:
+                w.conf.pop(k, None)
+            else:
+                w.conf[k] = v
+        w.write_config()
+        w.kill_control()
+        w.start_control()
+        return old
+
+    def tenant(scopes):
+        sp = w.ok("POST", O + "/service-principals", {"name": "t-%d" % time.monotonic_ns(), "scopes": scopes})
+        t = call(w.api, "POST", "/v1/auth/token", {"grant_type": "client_credentials", "client_id": sp["client_id"], "client_secret": sp["client_secret"]}).json
+        return "Bearer " + t["access_token"]
+
+    @case("port_policy, logs.query_window and vmm_overhead_bytes do what they say; what makes no sense is refused before anything starts")
+    def _():
+        A, E = make("keyed")
+        raw = lambda **f: w.q("POST", E + "/routes", dict({"protocol": "tcp_raw", "backend_process_type": "web", "backend_port": 9000}, **f))
+        tls = lambda port, host="keyed.example.com": w.q("POST", E + "/routes", {"hostname": host, "listen_port": port, "backend_process_type": "web", "backend_port": 8443})
+        before, other = raw(listen_port=27500).json, tls(9000, "keyed9.example.com").json
+        old = configured(**{"port_policy.shared_raw_ranges": ["27000-27003", "28000"], "port_policy.tls_ranges": ["8443", "27500"], "port_policy.denied": ["27001", "8444"],
+                            "logs.query_window": 3600, "vmm_overhead_bytes": 200 << 20})
+        try:
+            assert w.ok("PATCH", E + "/routes/" + before["id"], {"max_connections": 5, "expected_version": 1})["listen_port"] == 27500  # as it was made
+            assert w.ok("PATCH", E + "/routes/" + other["id"], {"max_connections": 5, "expected_version": 1})["listen_port"] == 9000
+            refused(tls(27500), 409, "port_taken")  # a port is of one kind, whatever the policy says by now
+            for port in (27001, 10000, 28001, 27500):
+                refused(raw(listen_port=port), 400, "port_not_allowed")
+            for port in (9000, 8444, 80, 1024):
+                assert "8443" in refused(tls(port), 400, "port_not_allowed")["detail"] or port == 80
+            assert [raw().json["listen_port"] for _ in range(4)] == [27000, 27002, 27003, 28000]
+            refused(raw(), 409, "port_taken")
+            assert tls(443).status == 201 and tls(8443).status == 201
+            pool = next(p for p in w.ok("GET", "/v1/admin/ipam")["items"] if p["pool"] == "shared_ports")
+            assert (pool["allocated"], pool["free"]) == (4, 0), pool
+            who = tenant(["logs:read"])
+            assert w.q("GET", E + "/logs?since=50m", Authorization=who).status == 200
+            assert "1 hour" in refused(w.q("GET", E + "/logs?since=70m", Authorization=who), 400, "invalid_argument")["detail"]
+            assert w.q("GET", E + "/logs?since=70m").status == 200  # operators
+            wait_for("the node's room", lambda: w.ok("GET", "/v1/nodes")["items"][0]["allocatable"]["memory_overhead_bytes"] == 200 << 20, 20)
+            for bad, says in (({"port_policy.shared_raw_ranges": ["9000-12000"], "port_policy.tls_ranges": ["1024-9999"]}, "meets"), ({"port_policy.denied": ["x"]}, "'x'"),
+                              ({"port_policy.shared_raw_ranges": []}, "1 to 32"), ({"dns.servers": ["localhost"]}, "dns.servers: 'localhost'"),
+                              ({"logs.query_window": 5}, "3600"), ({"vmm_overhead_bytes": -1}, "vmm_overhead_bytes"), ({"volume.retired_grace": "7d"}, "volume.retired_grace"),
+                              ({"http_redirect": "on"}, "http_redirect"), ({"port_policy.x": 1}, "unknown key")):
+                path = w.d + "/bad.toml"
+                text = "".join(x for x in open(w.d + "/control.toml") if x.split(" ", 1)[0] not in bad)
+                with open(path, "w") as f:
+                    f.write(text + "".join("%s = %s\n" % (k, json.dumps(v)) for k, v in bad.items()))
+                r = subprocess.run([kit.program("moat-control"), "--config", path, "check-config"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=30)
+                assert r.returncode == 2 and says in r.stdout, (bad, r.stdout)
+        finally:
+            configured(**old)
+        wait_for("what the node says", lambda: w.ok("GET", "/v1/nodes")["items"][0]["allocatable"]["memory_overhead_bytes"] == 64 << 20, 20)
+        assert 10000 <= raw().json["listen_port"] <= 29999
+
+    @case("a route says whether its name leads here, by one question in five minutes, and what has to be in the DNS; with require_domain_proof nobody routes another's name")
+    def _():
+        dns = dnskit.Dns()
+        A, E = make("named")
+        w.agent.public = {"public_ipv6": "2001:db8:7::1", "public_ipv4": "192.0.2.7"}
+        V6, V4 = ("AAAA", "2001:db8:7::1"), ("A", "203.0.113.9")
+        dns.records.update({"good.example.com": [V6], "alias.example.com": [("CNAME", "good.example.com")], "half.example.com": [V6, V4], "else.example.com": [("AAAA", "2001:db8::99")],
+                            "many.example.com": [("AAAA", "2001:db8::%x" % i) for i in range(1, 60)], "cut.example.com": [V6], "odd.example.com": [V6], "lies.example.com": [V6],
+                            "off.example.com": [V6], "mute.example.com": [V6]})
+        dns.ill.update({"cut.example.com": lambda r: r[:-9], "odd.example.com": lambda r: b"\xff" * len(r), "lies.example.com": lambda r: r.replace(b"\x04lies", b"\x04good"),
+                        "off.example.com": "refused", "mute.example.com": "silent"})
+        old = configured(**{"dns.servers": [dns.address], "dns.check": True})
+        try:
+            wait_for("the node's address", lambda: w.ok("GET", "/v1/nodes")["items"][0].get("public_ipv6") == "2001:db8:7::1", 20)
+            assert w.ok("GET", "/v1/nodes")["items"][0]["public_ipv4"] == "192.0.2.7"
+            want = {"good": True, "alias": True, "half": False, "else": False, "none": False, "many": False, "cut": None, "odd": None, "lies": None, "off": None}
+            ids = {n: w.ok("POST", E + "/routes", {"hostname": n + ".example.com", "backend_process_type": "web", "backend_port": 8443})["id"] for n in [*want, "mute"]}
+            raw = w.ok("POST", E + "/routes", {"protocol": "tcp_raw", "backend_process_type": "web", "backend_port": 9000})["id"]
+            get = lambda n: w.ok("GET", E + "/routes/" + ids[n])
+            r = get("good")
+            assert r["addresses"] == ["2001:db8:7::1"] and r["dns_records"] == [{"name": "good.example.com", "type": "AAAA", "ttl": 60, "value": "2001:db8:7::1"}], r
+            for n, ok in want.items():
+                wait_for("an answer about " + n, lambda: get(n).get("dns_ok") == ok and dns.count(n + ".example.com") > 0, 40)
+                r = get(n)
+                assert r["hints"] == (["dns_mismatch"] if ok is False else []) and ("dns_checked_at" in r) == (ok is not None), r
+            for _ in range(5):
+                listed = {x["id"]: x for x in w.ok("GET", O + "/routes?limit=200&env_id=" + E.rsplit("/", 1)[1])["items"]}
+            assert listed[ids["good"]] == get("good") and "dns_records" not in listed[raw] and "dns_ok" not in listed[raw], listed[raw]
+            assert (dns.count("good.example.com"), dns.count("else.example.com"), dns.count("none.example.com")) == (2, 2, 2), dns.asked  # AAAA and A, once
+            wait_for("who does not answer is asked", lambda: dns.count("mute.example.com") > 0, 60)
+            begun = time.monotonic()
+            assert "dns_ok" not in get("mute") and time.monotonic() - begun < 1.5, "a read waits for nobody's DNS"
+
+            configured(require_domain_proof=True)
+            proof = w.ok("GET", E + "/networking")["domain_proof"]
+            assert proof["required"] is True and proof["name"] == "_moat-challenge.DOMAIN" and len(proof["value"]) == 43, proof
+            make_route = lambda host, at=E: w.q("POST", at + "/routes", {"hostname": host, "backend_process_type": "web", "backend_port": 8443})
+            r = refused(make_route("www.shop.test"), 409, "domain_not_proven")
+            assert r["details"]["dns_records"] == [{"name": "_moat-challenge.www.shop.test", "type": "TXT", "ttl": 300, "value": proof["value"]}] and proof["value"] in r["detail"], r
+            dry = w.q("POST", E + "/routes?dry_run=true", {"hostname": "www.shop.test", "backend_process_type": "web", "backend_port": 8443})
+            refused(dry, 409, "domain_not_proven")
+            # the domain proves names below it, for the organisation whose text it is
+            dns.records["_moat-challenge.shop.test"] = [("TXT", "v=other"), ("TXT", proof["value"])]
+            made = w.ok("POST", E + "/routes", {"hostname": "www.shop.test", "backend_process_type": "web", "backend_port": 8443})
+            assert {"name": "_moat-challenge.www.shop.test", "type": "TXT", "ttl": 300, "value": proof["value"]} in w.ok("GET", E + "/routes/" + made["id"])["dns_records"]
+            foreign = w.ok("POST", "/v1/orgs", {"name": "foreign-names"})
+            F = "/v1/orgs/%s/apps/" % foreign["id"]
+            F += w.ok("POST", F[:-1], {"name": "f"})["id"]
+            F += "/envs/" + w.ok("POST", F + "/envs", {"name": "prod"})["id"]
+            r = refused(make_route("api.shop.test", F), 409, "domain_not_proven")
+            assert r["details"]["dns_records"][0]["value"] != proof["value"], r
+            for host, row in (("longer.test", ("TXT", proof["value"] + "x")), ("shorter.test", ("TXT", proof["value"][:-1])), ("huge.test", ("TXT", "y" * 900))):
+                dns.records["_moat-challenge." + host] = [row]
+                refused(make_route(host), 409, "domain_not_proven")
+            dns.records["_moat-challenge.delegated.test"] = [("CNAME", "proofs.elsewhere.test")]
+            dns.records["proofs.elsewhere.test"] = [("TXT", proof["value"])]
+            assert make_route("delegated.test").status == 201
+            dns.ill["_moat-challenge.broken.test"] = lambda r: r[:20]
+            dns.ill["_moat-challenge.closed.test"] = "refused"
+            for host in ("broken.test", "closed.test"):
+                r = w.q("POST", E + "/routes", {"hostname": host, "backend_process_type": "web", "backend_port": 8443})
+                assert refused(r, 503, "unavailable")["retryable"] and r.headers["Retry-After"], r.text
+            # a manifest cannot do what a request may not
+            text = manifest(extra='[[routes]]\nenv = "prod"\nhostname = "taken.test"\nprocess = "web"\nport = "tls"\n')
+            refused(w.q("POST", E + "/deploys", {"release_id": release(A, text)["id"]}), 409, "domain_not_proven")
+            dns.records["_moat-challenge.taken.test"] = [("TXT", proof["value"])]
+            assert w.q("POST", E + "/deploys", {"release_id": release(A, text)["id"]}).status == 201
+            assert w.q("POST", E + "/routes", {"protocol": "tcp_raw", "hostname": "any.test", "backend_process_type": "web", "backend_port": 9000}).status == 201  # leads nobody anywhere
+        finally:
+            w.agent.public = {}
+            configured(require_domain_proof=None, **old)
+            dns.close()
+        wait_for("no address any more", lambda: "public_ipv6" not in w.ok("GET", "/v1/nodes")["items"][0] or w.ok("GET", "/v1/nodes")["items"][0]["public_ipv6"] is None, 20)
 
     @case("SIGTERM ends the process cleanly")
     def _():

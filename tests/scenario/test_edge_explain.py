@@ -14,7 +14,7 @@ from edgekit import EDGE, Backend, Control, Edge, Scratch, check, client_hello, 
 
 scratch = Scratch()
 MOAT = os.path.join(os.path.dirname(EDGE), "moat")
-PORT, RAW = free_port(), free_port()
+PORT, RAW, HTTP = free_port(), free_port(), free_port()
 
 
 def say(word):
@@ -50,7 +50,7 @@ def publish():
         {"name": "new.example.com", "port": 443, "backends": [("inst_2", two.port)], "min_tls_version": "1.3"},
         {"name": "off.example.com", "port": 443, "backends": [("inst_1", one.port)], "disabled": True},
         {"name": "none.example.com", "port": 443, "backends": []},
-        {"port": RAW, "proto": "tcp_raw", "backends": [("inst_r", two.port)]}])
+        {"port": RAW, "proto": "tcp_raw", "backends": [("inst_r", two.port)]}], http_redirect=state.get("redirect", False))
     s["listeners"].append({"address_scope": "ipv4", "protocol": "tls_passthrough", "port": 443, "address": V4})
     s["routes"].append({"route_id": "rt_v4", "env_id": "env_t", "protocol": "tls_passthrough", "address_scope": "ipv4", "address": V4,
                         "hostname": "v4.example.com", "listen_port": 443, "allow_non_tls": True})
@@ -81,8 +81,8 @@ def starts():
     state["control"] = Control(scratch.path("control"))
     os.mkdir(scratch.path("data"), 0o700)
     state["edge"] = Edge(["--config", scratch.write("edge.toml", 'data_dir = "%s"\ncontrol_socket = "%s"\nadmin_socket = "%s"\npublic_addresses = ["::1"]\n'
-                                                    'workers = 2\n[port_map]\n443 = %d\n' %
-                                                    (scratch.path("data"), scratch.path("control"), scratch.path("admin"), PORT))])
+                                                    'workers = 2\n[port_map]\n443 = %d\n80 = %d\n' %
+                                                    (scratch.path("data"), scratch.path("control"), scratch.path("admin"), PORT, HTTP))])
     publish()
 
 
@@ -143,13 +143,63 @@ def raw_ports_and_dedicated_addresses_too():
     check("address" in explain("x", "--address", "nowhere", code=2), "usage")
 
 
+def plain_http_is_sent_to_https_where_that_is_served_and_nothing_else_is_said():
+    try:
+        socket.create_connection(("::1", HTTP), timeout=10).close()
+        check(False, "port 80 is served though nobody asked for it")
+    except ConnectionRefusedError:
+        pass
+    state["redirect"] = True
+    publish()
+
+    def location(head):
+        got = does(head, port=HTTP)
+        if not got:
+            return None
+        check(got.startswith(b"HTTP/1.1 308 Permanent Redirect\r\n") and got.endswith(b"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n") and got.count(b"\r\n\r\n") == 1, got)
+        return got.split(b"Location: ", 1)[1].split(b"\r\n", 1)[0].decode()
+    get = lambda host, path="/": ("GET %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: x\r\n\r\n" % (path, host)).encode()
+    for head, to in ((get("one.example.com"), "https://one.example.com/"), (get("One.Example.COM.:80", "/a/b?c=%20d"), "https://one.example.com/a/b?c=%20d"),
+                     (b"POST /form HTTP/1.0\nHost:\tone.example.com \n\nbody=1", "https://one.example.com/form"),
+                     (b"GET http://one.example.com/x HTTP/1.1\r\nHost: other.example.com\r\n\r\n", "https://one.example.com/x"),
+                     (b"OPTIONS * HTTP/1.1\r\nHost: one.example.com\r\n\r\n", "https://one.example.com/"), (get("none.example.com"), "https://none.example.com/"),
+                     (get("who.example.com"), None), (get("off.example.com"), None), (get("v4.example.com"), None), (get("127.0.0.1"), None), (get(""), None),
+                     (get("one.example.com/../x"), None), (get("one.example.com", "no-slash"), "https://one.example.com/"), (b"GET / HTTP/1.1\r\n\r\n", None),
+                     (b"GET / HTTP/1.1\r\nHost: one.example.com\r\nHost: one.example.com\r\n\r\n", None), (b"GET / HTTP/2.0\r\nHost: one.example.com\r\n\r\n", None),
+                     (b"GET /\x01 HTTP/1.1\r\nHost: one.example.com\r\n\r\n", None), (b"get / HTTP/1.1\r\nHost: one.example.com\r\n\r\n", None),
+                     (b"GET / HTTP/1.1\r\nHost : one.example.com\r\n\r\n", None), (b"GET / HTTP/1.1\r\nno header\r\nHost: one.example.com\r\n\r\n", None),
+                     (b"GET / HTTP/1.1\r\nHost: one.example.com\r\n", None), (hello("one.example.com"), None), (b"\r\n\r\n", None), (b"\0" * 4000 + b"\r\n\r\n", None)):
+        check(location(head) == to, "%r: %r" % (head[:80], location(head)))
+    long = "/" + "p" * 3900
+    check(location(get("one.example.com", long)) == "https://one.example.com" + long, "a long path")
+    check(location(get("one.example.com", "/" + "p" * 4100)) is None and location(b"GET / HTTP/1.1\r\nX: " + b"y" * 9000) is None, "a head of more than 4 KiB")
+    s = socket.create_connection(("::1", HTTP), timeout=10)  # byte by byte
+    s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for b in get("one.example.com", "/slow"):
+        s.sendall(bytes([b]))
+    check(b"Location: https://one.example.com/slow\r\n" in read_all(s), "byte by byte")
+    s.close()
+    check(does(hello("one.example.com")) == b"one", "TLS beside it")
+    state["redirect"] = False
+    publish()
+
+    def gone():
+        try:
+            socket.create_connection(("::1", HTTP), timeout=10).close()
+            return False
+        except ConnectionRefusedError:
+            return True
+    until(gone, "port 80 is closed again")
+
+
 def end_is_clean():
     check(state["edge"].end() == 0, "exit status")
     state["control"].end()
 
 
 CASES = [starts, names_are_explained_as_they_are_served, minimum_version_is_kept_by_hello_alone,
-         hellos_of_a_file_are_explained_whole_cut_and_broken, raw_ports_and_dedicated_addresses_too, end_is_clean]
+         hellos_of_a_file_are_explained_whole_cut_and_broken, raw_ports_and_dedicated_addresses_too,
+         plain_http_is_sent_to_https_where_that_is_served_and_nothing_else_is_said, end_is_clean]
 
 if __name__ == "__main__":
     try:

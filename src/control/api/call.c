@@ -8,6 +8,7 @@
 #include "base/num.h"
 #include "base/str.h"
 #include "control/api/cursor.h"
+#include "wire/json.h"
 
 const char *mt_api_param(const struct mt_api_call *c, const char *name)
 {
@@ -218,6 +219,32 @@ int mt_api_send_row(struct mt_api_call *c, const struct mt_pg_stmt *stmt, const 
     return mt_api_send_text(c, 200, strdup(text), strlen(text));
 }
 
+int mt_api_send_shown(struct mt_api_call *c, const struct mt_pg_stmt *stmt, const struct mt_pg_params *p, const char *what, mt_api_show_fn *show)
+{
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    json_error_t je;
+    if (mt_pg_query_one(c->pg, stmt, p, &r, &c->err) < 0)
+        return c->err.code == MT_E_NOT_FOUND ? mt_api_not_found(c, what) : mt_api_fail_err(c);
+    json_t *o = json_loads(mt_pg_text(r, 0, 0), 0, &je);
+    etag(c, mt_pg_i64(r, 0, 1));
+    if (o)
+        show(c, o);
+    return mt_api_send(c, 200, o);
+}
+
+/* One item of a list. */
+static int put_item(struct mt_api_call *c, mt_api_show_fn *show, const char *text, struct mt_buf *b)
+{
+    json_error_t je;
+    mt_auto_json json_t *o = show ? json_loads(text, 0, &je) : NULL;
+    if (!o) {
+        mt_buf_puts(b, text);
+        return 0;
+    }
+    show(c, o);
+    return mt_json_dump(o, b, &c->err);
+}
+
 /* What a cursor is bound to: the path and every query parameter the handler asked for, order and filters alike. */
 static char *list_key(struct mt_api_call *c, bool asc)
 {
@@ -278,7 +305,8 @@ static int send_list(struct mt_api_call *c, struct mt_api_list *l)
     for (int i = 0; i < show; i++) {
         if (i)
             mt_buf_putc(&b, ',');
-        mt_buf_puts(&b, mt_pg_text(r, i, 1));
+        if (put_item(c, l->show, mt_pg_text(r, i, 1), &b) < 0)
+            return mt_api_fail_err(c);
     }
     mt_buf_puts(&b, "],\"next_cursor\":");
     if (n > limit && mt_cursor_make(mt_pg_text(r, show - 1, 0), key, next))

@@ -168,6 +168,10 @@ int mt_api_send(struct mt_api_call *c, int status, json_t *value);
 /** Send the single text cell of a one-row query as the object; 404 @what when there is no row. Sets the ETag from column 1
  *  when the result has one. */
 int mt_api_send_row(struct mt_api_call *c, const struct mt_pg_stmt *stmt, const struct mt_pg_params *p, const char *what);
+/** Adds to an object what is no row's. */
+typedef void mt_api_show_fn(struct mt_api_call *c, json_t *object);
+/** As mt_api_send_row, with what @show adds. */
+int mt_api_send_shown(struct mt_api_call *c, const struct mt_pg_stmt *stmt, const struct mt_pg_params *p, const char *what, mt_api_show_fn *show);
 
 /**
  * Answer a list. Statements select (id, object text) with the caller's parameters first, then two more: cursor id or NULL
@@ -178,6 +182,7 @@ struct mt_api_list {
     const struct mt_pg_stmt *asc, *desc;
     struct mt_pg_params params;
     struct mt_pg_arr inside[2]; /* of mt_api_list_inside */
+    mt_api_show_fn *show;       /* of each item, NULL: as the row has it */
     bool filtered;
 };
 /** Add the caller's restriction as the next two parameters, for MT_SQL_INSIDE. Released by mt_api_send_list. */

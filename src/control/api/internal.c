@@ -11,6 +11,7 @@
 #include "control/api/snapshot_reports.h"
 #include "control/api/volume_reports.h"
 #include "control/autopsy/autopsy.h"
+#include "control/names/proxy_watch.h"
 #include "control/nodes/local.h"
 #include "control/plans/edge_acks.h"
 #include "control/plans/edge_config.h"
@@ -503,6 +504,26 @@ static int keep_edge(struct mt_api_call *c, const char *node_id, uint64_t epoch,
     return mt_pg_query(c->pg, &keep_edge_heartbeat, &p, NULL, &c->err);
 }
 
+/* Of routes whose backends are sent the PROXY header. One that is served on an IPv4 address too is there twice (plans/edge_config.c). */
+static void watch_proxies(struct mt_api_call *c, const char *node_id)
+{
+    const char *key;
+    json_t *o;
+    json_object_foreach(json_object_get(c->body, "routes"), key, o) {
+        json_int_t connections = json_integer_value(json_object_get(o, "connections")), early = json_integer_value(json_object_get(o, "early_closes"));
+        char edge[MT_ID_SIZE], route[MT_ID_SIZE];
+        size_t len = strlen(key);
+        bool v4 = len > 2 && MT_STREQ(key + len - 2, "-4");
+        if (json_integer_value(json_object_get(o, "proxy_headers")) <= 0 || connections < 0 || early < 0 || early > connections ||
+            mt_fmt(route, sizeof route, &c->err, "%.*s", (int)(v4 ? len - 2 : len), key) < 0)
+            continue;
+        snprintf(edge, sizeof edge, "%s", node_id);
+        if (v4) /* counters of their own */
+            edge[0] = '4';
+        mt_proxy_watch_note(c->ctl->proxies, edge, route, (uint64_t)connections, (uint64_t)early, mt_clock_mono());
+    }
+}
+
 int mt_api_edge_status(struct mt_api_call *c)
 {
     struct mt_node node;
@@ -524,6 +545,7 @@ int mt_api_edge_status(struct mt_api_call *c)
         return mt_api_fail_err(c);
     /* A revision of an epoch before counts for nothing in this one. */
     mt_edges_note(c->ctl->edges, node.node_id, (int64_t)epoch < mt_history_epoch(c->ctl->history) ? 0 : (int64_t)revision, mt_clock_mono());
+    watch_proxies(c, node.node_id);
     if (keep_edge(c, node.node_id, epoch, revision) < 0)
         return mt_api_fail_err(c);
     mt_control_poke(c->ctl);

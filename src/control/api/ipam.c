@@ -10,7 +10,7 @@ int mt_api_ipam_get(struct mt_api_call *c)
     int64_t n[MT_IPAM_POOLS][MT_IPAM_STATES];
     if (mt_api_query_done(c) < 0)
         return -1;
-    if (mt_ipam_count(c->pg, (int64_t)c->ctl->conf.ipv4_cooldown_seconds, n, &c->err) < 0)
+    if (mt_ipam_count(c->pg, (int64_t)c->ctl->conf.ipv4_cooldown_seconds, &c->ctl->ports, n, &c->err) < 0)
         return mt_api_fail_err(c);
     json_t *pools = json_array();
     for (int i = 0; i < MT_IPAM_POOLS; i++) {

@@ -22,7 +22,6 @@
 #define STREAM_MAX_NS (3600 * MT_NS_PER_S)
 #define LOOK_NS (5 * MT_NS_PER_S)
 #define LOST_NS (2 * MT_NS_PER_S) /* between two tries of what does not answer */
-#define WINDOW_US (INT64_C(86400) * 1000000)
 #define ROUND 5000 /* records of one look back into an instance */
 #define ROUNDS 40
 
@@ -108,8 +107,10 @@ static int read_filter(struct mt_api_call *c, struct filter *f)
     int64_t end = f->until_us ? f->until_us : mt_clock_wall_us();
     if (f->since_us && f->until_us && end < f->since_us)
         return mt_api_fail(c, 400, "invalid_argument", "until is before since");
-    if (f->since_us && end - f->since_us > WINDOW_US && !c->who.is_operator)
-        return mt_api_fail(c, 400, "invalid_argument", "the window from since to until (or now) is at most 24 hours");
+    uint64_t window_s = c->ctl->conf.log_window_s;
+    if (f->since_us && end - f->since_us > (int64_t)window_s * 1000000 && !c->who.is_operator)
+        return mt_api_fail(c, 400, "invalid_argument", "the window from since to until (or now) is at most %llu %s", (unsigned long long)(window_s % 3600 ? window_s / 60 : window_s / 3600),
+                           window_s % 3600 ? "minutes" : window_s == 3600 ? "hour" : "hours");
     return 0;
 }
 

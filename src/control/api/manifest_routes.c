@@ -69,13 +69,15 @@ static int apply_one(struct mt_api_call *c, struct mt_cmd *cmd, const struct mt_
     snprintf(s.hostname, sizeof s.hostname, "%s", mr->hostname ? mr->hostname : "");
     if (mt_api_route_ipv4(c, &s, &(int64_t){0}) < 0)
         return -1;
-    if (mt_route_check(&s, &code, &c->err) < 0)
+    if (mt_route_check(&s, &c->ctl->ports, &code, &c->err) < 0)
         return mt_api_fail(c, MT_STREQ(code, "ipv4_not_enabled") ? 409 : 400, code, "route %s:%lld of the manifest: %s",
                            s.hostname, (long long)s.listen_port, c->err.msg);
     if (mt_api_route_ipv4_rely(c, cmd, &s, NULL) < 0)
         return -1;
     int row = find(r, &s);
     if (row < 0) {
+        if (MT_STREQ(s.protocol, "tls_passthrough") && mt_api_route_proven(c, s.hostname) < 0)
+            return -1;
         mt_id_new(MT_ID_ROUTE, id);
         note(changes, "create", id, s.hostname, s.listen_port);
         return mt_api_event(c, cmd, MT_EV_ROUTE_CREATED, id, mt_route_payload(&s, "manifest"));

@@ -50,7 +50,7 @@ static const struct mt_pg_stmt route_row = {
     "route_row", "SELECT hostname, listen_port, resource_version, deleted FROM routes_view WHERE env_id = $1 AND route_id = $2"};
 static const struct mt_pg_stmt shared_port = {
     "route_free_raw_port",
-    "SELECT p FROM generate_series(10000, 29999) p WHERE NOT EXISTS (SELECT 1 FROM routes_view r WHERE r.listen_port = p"
+    "SELECT p FROM unnest($1::text::int4multirange) m, generate_series(lower(m), upper(m) - 1) p WHERE NOT EXISTS (SELECT 1 FROM routes_view r WHERE r.listen_port = p"
     " AND r.address_scope = 'shared6' AND (NOT r.deleted OR r.updated_at > now() - interval '24 hours')) ORDER BY p LIMIT 1"};
 static const struct mt_pg_stmt desired_ports = {
     "route_backend_known",
@@ -78,13 +78,13 @@ static int list_begin(struct mt_api_call *c, struct mt_api_list *l, const char *
 
 int mt_api_routes_list(struct mt_api_call *c)
 {
-    struct mt_api_list l = {.asc = &env_routes_asc, .desc = &env_routes_desc};
+    struct mt_api_list l = {.asc = &env_routes_asc, .desc = &env_routes_desc, .show = mt_api_route_show};
     return list_begin(c, &l, c->env.id) < 0 ? -1 : mt_api_send_list(c, &l);
 }
 
 int mt_api_routes_list_org(struct mt_api_call *c)
 {
-    struct mt_api_list l = {.asc = &org_routes_asc, .desc = &org_routes_desc};
+    struct mt_api_list l = {.asc = &org_routes_asc, .desc = &org_routes_desc, .show = mt_api_route_show};
     if (list_begin(c, &l, c->org.id) < 0)
         return -1;
     mt_pg_p_text(&l.params, mt_api_query(c, "app_id"));
@@ -115,7 +115,7 @@ int mt_api_routes_get(struct mt_api_call *c)
     struct mt_pg_params p = route_params(c, c->env.id, mt_api_param(c, "route_id"));
     if (mt_api_query_done(c) < 0)
         return -1;
-    return mt_api_send_row(c, &route_get, &p, "route");
+    return mt_api_send_shown(c, &route_get, &p, "route", mt_api_route_show);
 }
 
 /* What only operators set. */
@@ -227,6 +227,24 @@ int mt_api_route_ipv4_rely(struct mt_api_call *c, struct mt_cmd *cmd, const stru
     return 0;
 }
 
+/* A port of the shared addresses is of one protocol; the policy keeps both apart, but it may have been another one when the other route was made. */
+static const struct mt_pg_stmt other_kind = {
+    "route_other_kind", "SELECT EXISTS (SELECT 1 FROM routes_view WHERE NOT deleted AND address_scope = 'shared6' AND listen_port = $1 AND protocol <> $2)"};
+
+static int check_kind(struct mt_api_call *c, const struct mt_route_spec *s)
+{
+    struct mt_pg_params p;
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    if (!MT_STREQ(s->address_scope, "shared6") || s->listen_port == 443)
+        return 0;
+    mt_pg_p_init(&p);
+    mt_pg_p_i32(&p, (int32_t)s->listen_port);
+    mt_pg_p_text(&p, s->protocol);
+    if (mt_api_query_all(c, &other_kind, &p, &r) < 0)
+        return -1;
+    return mt_pg_bool(r, 0, 0) ? mt_api_fail(c, 409, "port_taken", "the port is already in use on this address") : 0;
+}
+
 static const struct mt_pg_stmt listener_taken = {
     "route_listener_taken",
     "SELECT CASE WHEN $4 <> 'tls_passthrough' THEN EXISTS (SELECT 1 FROM routes_view r WHERE r.address_scope_key = $3"
@@ -268,7 +286,10 @@ static int prepare_create(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_a
         return mt_api_fail(c, 400, "invalid_argument", "'listen_port': of a tcp_raw route on an IPv4 address is yours to choose");
     if (!s.listen_port) {
         mt_auto_pg_res struct mt_pg_res *r = NULL;
-        if (mt_api_query_all(c, &shared_port, NULL, &r) < 0)
+        struct mt_pg_params p;
+        mt_pg_p_init(&p);
+        mt_pg_p_text(&p, c->ctl->ports.shared_pool);
+        if (mt_api_query_all(c, &shared_port, &p, &r) < 0)
             return -1;
         if (mt_pg_rows(r) == 0) {
             mt_measure_one(&c->ctl->measure.ipam_failures[MT_IPAM_PORTS]);
@@ -278,9 +299,11 @@ static int prepare_create(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_a
     }
     if (mt_api_route_ipv4(c, &s, &version) < 0)
         return -1;
-    if (mt_route_check(&s, &code, &c->err) < 0)
+    if (mt_route_check(&s, &c->ctl->ports, &code, &c->err) < 0)
         return mt_api_fail(c, MT_STREQ(code, "ipv4_not_enabled") ? 409 : 400, code, "%s", c->err.msg);
-    if (mt_api_route_ipv4_rely(c, cmd, &s, NULL) < 0 || check_backend(c, &s) < 0 || (made->dry_run && check_taken(c, &s) < 0))
+    if (MT_STREQ(s.protocol, "tls_passthrough") && mt_api_route_proven(c, s.hostname) < 0)
+        return -1;
+    if (mt_api_route_ipv4_rely(c, cmd, &s, NULL) < 0 || check_backend(c, &s) < 0 || check_kind(c, &s) < 0 || (made->dry_run && check_taken(c, &s) < 0))
         return -1;
     mt_id_new(MT_ID_ROUTE, id);
     if (mt_cmd_rely(cmd, MT_RELY_ENV_LIVE, c->env.id, NULL, 1, &c->err) < 0)
@@ -341,6 +364,7 @@ static int check_patched(struct mt_api_call *c, struct mt_cmd *cmd, const struct
         .idle_timeout_seconds = json_integer_value(json_object_get(o, "idle_timeout_seconds")),
         .balance = text_of(o, "balance"),
         .min_tls_version = text_of(o, "min_tls_version"),
+        .port_settled = true,
         .default_for_listener = json_is_true(json_object_get(o, "default_for_listener")),
         .allow_non_tls = json_is_true(json_object_get(o, "allow_non_tls")),
     };
@@ -351,7 +375,7 @@ static int check_patched(struct mt_api_call *c, struct mt_cmd *cmd, const struct
     if (mt_api_route_ipv4(c, &s, &version) < 0)
         return -1;
     s.has_ipv4 = s.has_ipv4 || (s.ipv4_required && !asked); /* one whose address was taken by force keeps its other fields */
-    if (mt_route_check(&s, &code, &c->err) < 0)
+    if (mt_route_check(&s, &c->ctl->ports, &code, &c->err) < 0)
         return mt_api_fail(c, MT_STREQ(code, "ipv4_not_enabled") ? 409 : 400, code, "%s", c->err.msg);
     if ((asked || json_is_true(json_object_get(patch->payload, "default_for_listener"))) && mt_api_route_ipv4_rely(c, cmd, &s, mt_api_param(c, "route_id")) < 0)
         return -1;

@@ -10,6 +10,11 @@ int mt_api_route_load(struct mt_api_call *c, const char *env_id, const char *id,
 
 struct mt_route_spec;
 
+/** What the world's DNS and the edges say of a route: dns_ok, dns_checked_at, dns_records, hints. (mt_api_show_fn) */
+void mt_api_route_show(struct mt_api_call *c, json_t *route);
+/** With require_domain_proof: refuses (409 domain_not_proven) a host name that is not shown to be the organisation's of the call. 0 or -1. */
+int mt_api_route_proven(struct mt_api_call *c, const char *host);
+
 /** Does the environment of the call have an IPv4 address? Sets @s->has_ipv4 and @ret_version, the allocation's (0: none). 0 or -1. */
 int mt_api_route_ipv4(struct mt_api_call *c, struct mt_route_spec *s, int64_t *ret_version);
 /**

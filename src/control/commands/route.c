@@ -5,20 +5,23 @@
 #include "base/assert.h"
 #include "base/str.h"
 
-#define RAW_MIN 10000
-#define RAW_MAX 29999
-
-/* Ports of the platform itself, and those whose abuse endangers the address (networking.md §7). */
-static bool port_denied(int64_t p)
+static int check_port(const struct mt_route_spec *s, const struct mt_port_policy *ports, bool tls, bool dedicated, struct mt_err *err)
 {
-    static const int denied[] = {22, 23, 25, 135, 136, 137, 138, 139, 445, 465, 587, 2375, 5161, 5163, 5180, 10250, 51820};
-    for (size_t i = 0; i < sizeof denied / sizeof denied[0]; i++)
-        if (denied[i] == p)
-            return true;
-    return false;
+    char allowed[320];
+    if (tls && s->listen_port == 80)
+        return MT_FAIL(err, MT_E_INVALID, "port 80 is not offered for host names: plain HTTP carries no name that a "
+                                          "layer 4 edge could route by");
+    if (tls && s->listen_port != 443 && !mt_port_in(&ports->tls, s->listen_port))
+        return MT_FAIL(err, MT_E_INVALID, "tls listens on 443 or on a port of %.200s", mt_port_ranges_text(&ports->tls, allowed, sizeof allowed));
+    if (!tls && !dedicated && !mt_port_in(&ports->shared_raw, s->listen_port))
+        return MT_FAIL(err, MT_E_INVALID, "tcp_raw on the shared address listens on a port of %.200s",
+                       mt_port_ranges_text(&ports->shared_raw, allowed, sizeof allowed));
+    if (mt_port_denied(ports, s->listen_port) && !(dedicated && s->listen_port == 22 && !mt_port_in(&ports->denied, 22))) /* 22 is the host's own on its addresses only */
+        return MT_FAIL(err, MT_E_INVALID, "port %lld is reserved", (long long)s->listen_port);
+    return 0;
 }
 
-int mt_route_check(struct mt_route_spec *s, const char **ret_code, struct mt_err *err)
+int mt_route_check(struct mt_route_spec *s, const struct mt_port_policy *ports, const char **ret_code, struct mt_err *err)
 {
     *ret_code = "invalid_argument";
     bool tls = MT_STREQ(s->protocol, "tls_passthrough");
@@ -61,20 +64,9 @@ int mt_route_check(struct mt_route_spec *s, const char **ret_code, struct mt_err
         const char *fault = mt_hostname_fault(s->hostname, strlen(s->hostname));
         if (fault)
             return MT_FAIL(err, MT_E_INVALID, "host name '%s' %s", s->hostname, fault);
-        *ret_code = "port_not_allowed";
-        if (s->listen_port == 80)
-            return MT_FAIL(err, MT_E_INVALID, "port 80 is not offered for host names: plain HTTP carries no name that a "
-                                              "layer 4 edge could route by");
-        if (s->listen_port != 443 && (s->listen_port < 1024 || (s->listen_port >= RAW_MIN && s->listen_port <= RAW_MAX)))
-            return MT_FAIL(err, MT_E_INVALID, "tls listens on 443 or on a port from 1024 up outside %d to %d", RAW_MIN, RAW_MAX);
-    } else {
-        *ret_code = "port_not_allowed";
-        if (!dedicated && (s->listen_port < RAW_MIN || s->listen_port > RAW_MAX))
-            return MT_FAIL(err, MT_E_INVALID, "tcp_raw on the shared address listens on a port from %d to %d", RAW_MIN, RAW_MAX);
     }
-    if (port_denied(s->listen_port) && !(dedicated && s->listen_port == 22)) /* 22 is the host's own on its addresses only */
-        return MT_FAIL(err, MT_E_INVALID, "port %lld is reserved", (long long)s->listen_port);
-    return 0;
+    *ret_code = "port_not_allowed";
+    return s->port_settled ? 0 : check_port(s, ports, tls, dedicated, err);
 }
 
 json_t *mt_route_payload(const struct mt_route_spec *s, const char *managed_by)

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "base/err.h"
+#include "control/commands/port_policy.h"
 #include "model/names.h"
 
 #include <jansson.h>
@@ -19,6 +20,7 @@ struct mt_route_spec {
     const char *proxy_protocol; /* off, v2 */
     bool backend_expects_proxy_protocol, proxy_tlv, ipv4_required;
     bool has_ipv4; /* the environment has an IPv4 address: told to mt_route_check */
+    bool port_settled; /* a route that is there: the policy may have changed since */
     int64_t max_connections, idle_timeout_seconds; /* 0: default, none */
     const char *balance;                           /* round_robin, least_conn */
     const char *min_tls_version;                   /* 1.0 to 1.3; NULL or "": any */
@@ -29,7 +31,7 @@ struct mt_route_spec {
  * Apply the rules that need no database; sets address_scope.
  * On refusal returns -MT_E_INVALID and the API's error code in @ret_code (static text).
  */
-int mt_route_check(struct mt_route_spec *s, const char **ret_code, struct mt_err *err);
+int mt_route_check(struct mt_route_spec *s, const struct mt_port_policy *ports, const char **ret_code, struct mt_err *err);
 
 /** Payload of route.created; @managed_by is "api" or "manifest". NULL when memory is out. */
 json_t *mt_route_payload(const struct mt_route_spec *s, const char *managed_by);

@@ -184,7 +184,7 @@ static const struct mt_pf f_admin_state[] = {ENUM("old", ADMIN_STATES), ENUM("ne
 static const struct mt_pf f_move_refused[] = {TEXT("node_id"), TEXT("code"), TEXT("reason"), END};
 static const struct mt_pf f_health[] = {ENUM("old", HEALTHS), ENUM("new", HEALTHS), TEXTS("conditions"), TEXT_OPT("reason"), END};
 static const struct mt_pf f_node_config[] = {OBJECT("changed"), OBJECT("previous"), TEXT("reason"), END};
-static const struct mt_pf f_node_updated[] = {OBJECT_OPT("labels"), TEXT_OPT("public_ipv6"), TEXT_OPT("public_ipv4"),
+static const struct mt_pf f_node_updated[] = {OBJECT_OPT("labels"), ANY_OPT("public_ipv6"), ANY_OPT("public_ipv4"),
                                               INT_OPT("mtu"), OBJECT_OPT("allocatable"), OBJECT_OPT("vmm"),
                                               TEXT_OPT("agent_version"), TEXT_OPT("wireguard_public_key"),
                                               TEXTS_OPT("endpoints"), END};

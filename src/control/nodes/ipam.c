@@ -10,11 +10,11 @@
 const char *const mt_ipam_pools[MT_IPAM_POOLS] = {"nodes", "ipv4", "shared_ports"};
 const char *const mt_ipam_states[MT_IPAM_STATES] = {"allocated", "cooldown", "retired", "free"};
 
-/* $1 seconds of cooldown of IPv4 addresses. Numbers of nodes go up and never come back (number.h): those below the highest that no node has are
+/* $1 seconds of cooldown of IPv4 addresses, $2 and $3 the pool of shared ports and how many these are. Numbers of nodes go up and never come back (number.h): those below the highest that no node has are
  * retired. Shared ports are those of route_free_raw_port. */
 static const struct mt_pg_stmt count = {
     "ipam_count",
-    "SELECT n.live, 0::bigint, n.top - n.live, 65535 - n.top, i.live, i.cool, 0::bigint, i.free, p.live, p.cool, 0::bigint, 20000 - p.live - p.cool FROM"
+    "SELECT n.live, 0::bigint, n.top - n.live, 65535 - n.top, i.live, i.cool, 0::bigint, i.free, p.live, p.cool, 0::bigint, greatest($2::bigint - p.live - p.cool, 0) FROM"
     " (SELECT count(*) FILTER (WHERE NOT deleted) AS live,"
     "  coalesce(max(overlay_ipv6::inet - host(network(set_masklen(overlay_ipv6::inet, 64)))::inet), 0) AS top FROM nodes_view) n,"
     " (SELECT count(*) FILTER (WHERE a.live) AS live, count(*) FILTER (WHERE a.cool AND NOT p.deleted) AS cool,"
@@ -22,7 +22,7 @@ static const struct mt_pg_stmt count = {
     "  (SELECT coalesce(bool_or(v.ended_at IS NULL), false) AS live, coalesce(max(v.ended_at) + make_interval(secs => $1::bigint) > now()"
     "   AND NOT bool_or(v.ended_at IS NULL), false) AS cool FROM ipv4_allocations_view v WHERE v.ipv4_address = p.address) a) i,"
     " (SELECT count(*) FILTER (WHERE s.live) AS live, count(*) FILTER (WHERE NOT s.live) AS cool FROM (SELECT bool_or(NOT deleted) AS live"
-    "  FROM routes_view WHERE address_scope = 'shared6' AND listen_port BETWEEN 10000 AND 29999"
+    "  FROM routes_view WHERE address_scope = 'shared6' AND listen_port <@ $3::text::int4multirange"
     "  AND (NOT deleted OR updated_at > now() - interval '24 hours') GROUP BY listen_port) s) p"};
 
 /* An environment's end takes its routes and its IPv4 address with it in one command, and a node's removal its instances: rows of the last two
@@ -46,15 +46,17 @@ static const struct mt_pg_stmt leaks = {
     "  WHERE a.ended_at IS NULL AND a.updated_at" DAY " AND " GONE
     " UNION ALL SELECT 'shared_ports', r.listen_port::text, r.route_id, coalesce(e.updated_at, r.updated_at), 'its environment was deleted',"
     "  'moat admin projections rebuild routes_view' FROM routes_view r LEFT JOIN envs_view e USING (env_id) WHERE NOT r.deleted"
-    "  AND r.address_scope = 'shared6' AND r.listen_port BETWEEN 10000 AND 29999 AND r.updated_at" DAY " AND " GONE
+    "  AND r.address_scope = 'shared6' AND r.protocol = 'tcp_raw' AND r.updated_at" DAY " AND " GONE
     ") l ORDER BY since, id LIMIT $1"};
 
-int mt_ipam_count(struct mt_pg *pg, int64_t ipv4_cooldown_s, int64_t ret[MT_IPAM_POOLS][MT_IPAM_STATES], struct mt_err *err)
+int mt_ipam_count(struct mt_pg *pg, int64_t ipv4_cooldown_s, const struct mt_port_policy *ports, int64_t ret[MT_IPAM_POOLS][MT_IPAM_STATES], struct mt_err *err)
 {
     struct mt_pg_params p;
     mt_auto_pg_res struct mt_pg_res *r = NULL;
     mt_pg_p_init(&p);
     mt_pg_p_i64(&p, ipv4_cooldown_s);
+    mt_pg_p_i64(&p, ports->shared_pool_n);
+    mt_pg_p_text(&p, ports->shared_pool);
     int rc = mt_pg_query_one(pg, &count, &p, &r, err);
     for (int i = 0; rc == 0 && i < MT_IPAM_POOLS; i++)
         for (int k = 0; k < MT_IPAM_STATES; k++)

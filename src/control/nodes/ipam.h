@@ -5,6 +5,7 @@
  */
 #pragma once
 
+#include "control/commands/port_policy.h"
 #include "pg/pg.h"
 
 #include <jansson.h>
@@ -17,7 +18,7 @@ enum mt_ipam_state { MT_IPAM_ALLOCATED = 0, MT_IPAM_COOLDOWN, MT_IPAM_RETIRED, M
 extern const char *const mt_ipam_pools[MT_IPAM_POOLS], *const mt_ipam_states[MT_IPAM_STATES];
 
 /** How many of each pool are in each state. An IPv4 address that was withdrawn counts while an environment has it. */
-int mt_ipam_count(struct mt_pg *pg, int64_t ipv4_cooldown_s, int64_t ret[MT_IPAM_POOLS][MT_IPAM_STATES], struct mt_err *err);
+int mt_ipam_count(struct mt_pg *pg, int64_t ipv4_cooldown_s, const struct mt_port_policy *ports, int64_t ret[MT_IPAM_POOLS][MT_IPAM_STATES], struct mt_err *err);
 
 /**
  * What has had no owner for 24 hours and is allocated all the same, as a new JSON array of {pool, address, id, since, why, reclaim}, oldest

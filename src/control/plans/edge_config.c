@@ -115,6 +115,8 @@ int mt_edge_config_build(struct mt_control *ctl, struct mt_pg *pg, const char *n
     for (int i = 0; i < mt_pg_rows(ir); i++)
         mt_buf_printf(&content, "%s%s", i ? "," : "", mt_pg_text(ir, i, 0));
     mt_buf_puts(&content, "],\"revoked_serials\":[],\"limits\":{}");
+    if (ctl->conf.http_redirect)
+        mt_buf_puts(&content, ",\"http_redirect\":true");
     if ((rc = mt_buf_check(&content, err)) < 0)
         return rc;
     mt_buf_printf(&doc,

@@ -446,7 +446,7 @@ static const struct projection table[] = {
     {MT_EV_NODE_UPDATED,
      {"proj_node_updated",
       UPDATE("nodes_view", "node_id", "node.updated",
-             KEEP_JSON("labels") ", " KEEP("public_ipv6") ", " KEEP("public_ipv4") ", " KEEP_INT("mtu") ", "
+             KEEP_JSON("labels") ", " SET_OR_NULL("public_ipv6") ", " SET_OR_NULL("public_ipv4") ", " KEEP_INT("mtu") ", "
              KEEP_JSON("allocatable") ", " KEEP_JSON("vmm") ", " KEEP("agent_version") ", " KEEP("wireguard_public_key")
              ", endpoints = CASE WHEN e.payload ? 'endpoints' THEN " TEXTS("endpoints") " ELSE v.endpoints END, mesh_event_id ="
              " CASE WHEN e.payload ?| '{endpoints,wireguard_public_key}' THEN e.event_id ELSE v.mesh_event_id END")}},

@@ -57,7 +57,9 @@ AUTOPSY_EXIT = {"boot_id": oid("boot", 2), "instance_id": INST, "release_id": RE
                 "record": {"boot_id": oid("boot", 2), "boot_seq": 1, "ended_at": T % (6, 0), "reason_code": "workload_signaled", "reason_detail": "SIGSEGV", "exit_code": 139, "signal": "SIGSEGV",
                            "phase": "preparing", "step": "building_rootfs", "explain": "layer 1 of 1: mend it", "oom": {"guest_kills": 0, "cgroup_kills": 0}, "console": [], "log": []}}
 ROUTE_OBJ = {"id": ROUTE, "hostname": "web.test", "protocol": "tls_passthrough", "listen_port": 443, "backend_process_type": "web",
-             "backend_port": 8443, "proxy_protocol": "off", "managed_by": "api", "status": "active"}
+             "backend_port": 8443, "proxy_protocol": "off", "managed_by": "api", "status": "active", "hints": ["dns_mismatch"], "dns_ok": False,
+             "dns_records": [{"name": "web.test", "type": "AAAA", "ttl": 60, "value": "2001:db8::1"}, {"name": "web.test", "type": "A", "ttl": 300, "value": "203.0.113.10"},
+                             {"name": "_moat-challenge.web.test", "type": "TXT", "ttl": 300, "value": "moat-proof=0123456789abcdef0123456789abcdef"}]}
 VOLUME = oid("vol", 1)
 VOLUME_OBJ = {"id": VOLUME, "name": "data", "size_bytes": 10 << 30, "filesystem": "ext4", "backup_enabled": True, "home_node_id": oid("node", 1), "state": "in_use",
               "reachable": True, "attachment": {"id": oid("att", 1), "process_type": "web", "mount_path": "/data", "read_only": False, "managed_by": "manifest"},
@@ -164,7 +166,8 @@ POOL4 = {"address": "203.0.113.9", "state": "allocated", "allocation_id": oid("i
          "created_at": T % (1, 0), "updated_at": T % (1, 0)}
 IPV4 = {"ipv4_address": "203.0.113.9", "allocation_id": oid("ip4", 1), "status": "pending"}
 NETWORKING = {"env_id": ENV, "ipv6": ["2001:db8::1"], "ipv4": dict(IPV4, edge_node_id=NODE, detail=f"the edge: address already in use{ESC}", status="degraded", enabled_at=T % (1, 0)),
-              "listeners": [{"protocol": "tls_passthrough", "address_scope": "shared6", "listen_port": 443, "routes": 2, "ipv4_routes": 1}], "hostnames": ["web.test"]}
+              "listeners": [{"protocol": "tls_passthrough", "address_scope": "shared6", "listen_port": 443, "routes": 2, "ipv4_routes": 1}], "hostnames": ["web.test"],
+              "domain_proof": {"required": False, "name": "_moat-challenge.DOMAIN", "value": "moat-proof=0123456789abcdef0123456789abcdef"}}
 BLOCK = {"digest": "sha256:" + "9" * 64, "evict": True, "reason": f"miner{ESC}", "updated_by": oid("usr", 1), "resource_version": 1, "created_at": T % (1, 0),
          "updated_at": T % (1, 0)}
 SV1, SV2 = oid("sv", 1), oid("sv", 2)

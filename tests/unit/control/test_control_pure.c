@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The pure parts of the control plane: addresses, route rules, node health, path matching, tokens, sentences. */
 #include "base/assert.h"
+#include "base/clock.h"
 #include "base/str.h"
 #include "control/api/changes.h"
 #include "control/api/call.h"
@@ -9,6 +10,8 @@
 #include "control/api/moment.h"
 #include "control/auth/auth.h"
 #include "control/commands/route.h"
+#include "control/names/cache.h"
+#include "control/names/proxy_watch.h"
 #include "control/liveness.h"
 #include "control/plans/address.h"
 #include "control/plans/edge_acks.h"
@@ -56,9 +59,61 @@ static void addresses_come_from_disjoint_parts_of_the_prefix(void **state)
     assert_string_equal(a, "fd00:1:2:ab01:2::/80");
 }
 
+/* Of items with spaces between them. */
+static void list_of(const char *items, char text[600], char *v[64], struct mt_conf_list *ret)
+{
+    *ret = (struct mt_conf_list){.v = v};
+    (void)snprintf(text, 600, "%s", items);
+    for (char *save, *t = strtok_r(text, " ", &save); t; t = strtok_r(NULL, " ", &save))
+        v[ret->n++] = t;
+}
+
+/* As the table of keys has it by default, but for what is given. */
+static int policy_of(const char *raw, const char *tls, const char *denied, struct mt_port_policy *ret, struct mt_err *err)
+{
+    struct mt_conf_list l[3];
+    char text[3][600], *v[3][64];
+    list_of(raw ? raw : "10000-29999", text[0], v[0], &l[0]);
+    list_of(tls ? tls : "1024-9999 30000-65535", text[1], v[1], &l[1]);
+    list_of(denied ? denied : "", text[2], v[2], &l[2]);
+    return mt_port_policy_read(&l[0], &l[1], &l[2], ret, err);
+}
+
+static void ports_are_of_one_kind_and_some_are_nobodys(void **state)
+{
+    (void)state;
+    static struct mt_port_policy p;
+    struct mt_err err = {0};
+    assert_int_equal(policy_of(NULL, NULL, NULL, &p, &err), 0);
+    assert_string_equal(p.shared_pool, "{[10000,10249],[10251,29999]}"); /* 10250 is never given */
+    assert_int_equal(p.shared_pool_n, 19999);
+    assert_true(mt_port_in(&p.shared_raw, 10000) && mt_port_in(&p.shared_raw, 29999) && !mt_port_in(&p.shared_raw, 30000) && mt_port_in(&p.tls, 65535));
+    assert_true(mt_port_denied(&p, 25) && mt_port_denied(&p, 10250) && !mt_port_denied(&p, 24));
+    assert_int_equal(policy_of("20000-20009 65535", "", "20002 20005-20006", &p, &err), 0);
+    assert_string_equal(p.shared_pool, "{[20000,20001],[20003,20004],[20007,20009],[65535,65535]}");
+    assert_int_equal(p.shared_pool_n, 8);
+    static const char *const bad[][3] = {{"0", NULL, NULL},          {"65536", NULL, NULL},        {"5-4", NULL, NULL},         {"-5", NULL, NULL},
+                                         {"5-", NULL, NULL},         {"1e3", NULL, NULL},          {"10000-29999x", NULL, NULL}, {"443", NULL, NULL},
+                                         {"80-90", NULL, NULL},      {"9000-12000", NULL, NULL},   {NULL, "80", NULL},          {NULL, "29999-30000", NULL},
+                                         {NULL, NULL, "443"},        {NULL, NULL, "x"}};
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        assert_int_equal(policy_of(bad[i][0], bad[i][1], bad[i][2], &p, &err), -MT_E_INVALID);
+        assert_non_null(strstr(err.msg, "port_policy."));
+    }
+    char many[600] = "";
+    for (int i = 0; i < MT_PORT_RANGES; i++)
+        (void)snprintf(many + strlen(many), sizeof many - strlen(many), "%d ", 50001 + 2 * i);
+    assert_int_equal(policy_of(many, "", NULL, &p, &err), 0);
+    assert_int_equal(p.shared_pool_n, MT_PORT_RANGES);
+    (void)snprintf(many + strlen(many), sizeof many - strlen(many), "60000");
+    assert_int_equal(policy_of(many, "", NULL, &p, &err), -MT_E_INVALID);
+}
+
 static void route_rules_name_their_code(void **state)
 {
     (void)state;
+    static struct mt_port_policy ports;
+    assert_int_equal(policy_of(NULL, NULL, NULL, &ports, NULL), 0);
     static const struct {
         const char *host, *protocol, *proxy;
         int64_t port;
@@ -98,7 +153,7 @@ static void route_rules_name_their_code(void **state)
         struct mt_err err = {0};
         const char *code = NULL;
         snprintf(s.hostname, sizeof s.hostname, "%s", t[i].host);
-        int rc = mt_route_check(&s, &code, &err);
+        int rc = mt_route_check(&s, &ports, &code, &err);
         if (!t[i].code)
             assert_int_equal(rc, 0);
         else
@@ -109,6 +164,8 @@ static void route_rules_name_their_code(void **state)
 static void options_of_a_listener_are_for_names_on_an_address_of_ones_own(void **state)
 {
     (void)state;
+    static struct mt_port_policy ports;
+    assert_int_equal(policy_of(NULL, NULL, NULL, &ports, NULL), 0);
     static const struct {
         const char *protocol, *min;
         bool ipv4, is_default, allow, fine;
@@ -125,7 +182,7 @@ static void options_of_a_listener_are_for_names_on_an_address_of_ones_own(void *
                                   .default_for_listener = t[i].is_default, .allow_non_tls = t[i].allow};
         struct mt_err err = {0};
         const char *code = NULL;
-        assert_int_equal(mt_route_check(&s, &code, &err) == 0, t[i].fine);
+        assert_int_equal(mt_route_check(&s, &ports, &code, &err) == 0, t[i].fine);
         if (!t[i].fine) {
             assert_string_equal(code, "invalid_argument");
             continue;
@@ -135,6 +192,73 @@ static void options_of_a_listener_are_for_names_on_an_address_of_ones_own(void *
         assert_int_equal(json_is_true(json_object_get(o, "allow_non_tls")), t[i].allow);
         json_decref(p);
     }
+}
+
+static void a_name_is_asked_for_once_in_five_minutes_and_later_when_nobody_answers(void **state)
+{
+    (void)state;
+    const int64_t s = MT_NS_PER_S;
+    struct mt_names_cache *c = mt_names_cache_new();
+    struct mt_names_seen seen, got = {.known = true, .n = 1, .at_us = 7};
+    char host[MT_NAMES_HOST];
+    assert_non_null(c);
+    assert_true(mt_names_cache_look(c, "a.example.com", s, &seen));
+    assert_false(seen.known);
+    assert_false(mt_names_cache_look(c, "a.example.com", 2 * s, &seen)); /* it waits already */
+    assert_true(mt_names_cache_next(c, host));
+    assert_string_equal(host, "a.example.com");
+    assert_false(mt_names_cache_look(c, "a.example.com", 900 * s, &seen)); /* it is being asked */
+    assert_false(mt_names_cache_next(c, host));
+    mt_names_cache_put(c, "a.example.com", &got, 10 * s);
+    assert_false(mt_names_cache_look(c, "a.example.com", 309 * s, &seen));
+    assert_true(seen.known && seen.n == 1 && seen.at_us == 7);
+    assert_true(mt_names_cache_look(c, "a.example.com", 310 * s, &seen));
+    int64_t now = 310 * s;
+    static const int waits[] = {300, 600, 1200, 2400, 3600, 3600};
+    for (size_t i = 0; i < sizeof waits / sizeof waits[0]; i++) { /* what was known stays meanwhile */
+        assert_true(mt_names_cache_next(c, host));
+        mt_names_cache_put(c, host, NULL, now);
+        assert_false(mt_names_cache_look(c, host, now + waits[i] * s - 1, &seen));
+        assert_true(seen.known);
+        assert_true(mt_names_cache_look(c, host, now += waits[i] * s, &seen));
+    }
+    /* Bounded: of very many some are forgotten, and of what waits there is an end. */
+    size_t taken = 0;
+    for (int i = 0; i < 20000; i++) {
+        (void)snprintf(host, sizeof host, "n%d.example.com", i);
+        taken += mt_names_cache_look(c, host, now, &seen);
+    }
+    assert_in_range(taken, 500, 512);
+    for (size_t i = 0; i < taken + 1; i++)
+        assert_true(mt_names_cache_next(c, host));
+    assert_false(mt_names_cache_next(c, host));
+    mt_names_cache_free(c);
+}
+
+static void a_backend_that_drops_half_of_a_minutes_connections_is_suspect(void **state)
+{
+    (void)state;
+    const int64_t s = MT_NS_PER_S;
+    struct mt_proxy_watch *w = mt_proxy_watch_new();
+    assert_non_null(w);
+    mt_proxy_watch_note(w, "e1", "rt", 100, 100, 1 * s); /* before anybody looked */
+    mt_proxy_watch_note(w, "e1", "rt", 110, 110, 60 * s);
+    assert_false(mt_proxy_watch_suspect(w, "rt")); /* not a minute yet */
+    mt_proxy_watch_note(w, "e1", "rt", 120, 110, 61 * s);
+    assert_false(mt_proxy_watch_suspect(w, "rt")); /* ten of twenty is half */
+    mt_proxy_watch_note(w, "e1", "rt", 120, 110, 130 * s);
+    mt_proxy_watch_note(w, "e1", "rt", 123, 112, 195 * s);
+    assert_true(mt_proxy_watch_suspect(w, "rt"));
+    assert_false(mt_proxy_watch_suspect(w, "rt2"));
+    mt_proxy_watch_note(w, "e2", "rt", 5, 0, 196 * s);
+    mt_proxy_watch_note(w, "e2", "rt", 50, 0, 260 * s);
+    mt_proxy_watch_note(w, "e1", "rt", 123, 112, 260 * s); /* a minute without connections says nothing */
+    assert_true(mt_proxy_watch_suspect(w, "rt"));
+    mt_proxy_watch_note(w, "e1", "rt", 1, 1, 270 * s); /* the edge began anew */
+    assert_true(mt_proxy_watch_suspect(w, "rt"));
+    mt_proxy_watch_note(w, "e1", "rt", 9, 1, 331 * s);
+    assert_false(mt_proxy_watch_suspect(w, "rt"));
+    mt_proxy_watch_free(w);
 }
 
 static void node_health_follows_silence_conditions_and_guards(void **state)
@@ -460,6 +584,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_failure_below_a_handler_has_its_status),
         cmocka_unit_test(addresses_come_from_disjoint_parts_of_the_prefix),
+        cmocka_unit_test(ports_are_of_one_kind_and_some_are_nobodys),
+        cmocka_unit_test(a_name_is_asked_for_once_in_five_minutes_and_later_when_nobody_answers),
+        cmocka_unit_test(a_backend_that_drops_half_of_a_minutes_connections_is_suspect),
         cmocka_unit_test(route_rules_name_their_code),
         cmocka_unit_test(options_of_a_listener_are_for_names_on_an_address_of_ones_own),
         cmocka_unit_test(node_health_follows_silence_conditions_and_guards),
