@@ -30,6 +30,7 @@ class Node(threading.Thread):
         self.pem = "%s/fleet-%s.pem" % (fleet.w.d, name)
         self.after, self.epoch, self.seq, self.state = 0, 1, 0, {}
         self.stopped, self.beat_at = threading.Event(), 0
+        self.quiet = False  # it lives on and is not heard
         self.beats = None  # the connection of heartbeats and reports
         self.polls = None
         self.plan_bytes = self.plan_count = self.reports = 0
@@ -171,7 +172,7 @@ class Fleet:
     def beat(self):
         while not self.ended.wait(0.5):
             for node in self.nodes:
-                if not node.stopped.is_set() and time.monotonic() - node.beat_at > 5:
+                if not node.stopped.is_set() and not node.quiet and time.monotonic() - node.beat_at > 5:
                     try:
                         node.heartbeat()
                     except (OSError, http.client.HTTPException, AssertionError):

@@ -829,7 +829,7 @@ try:
             assert w.ok("GET", "/v1/nodes")["items"][0]["public_ipv4"] == "192.0.2.7"
             want = {"good": True, "alias": True, "half": False, "else": False, "none": False, "many": False, "cut": None, "odd": None, "lies": None, "off": None}
             ids = {n: w.ok("POST", E + "/routes", {"hostname": n + ".example.com", "backend_process_type": "web", "backend_port": 8443})["id"] for n in [*want, "mute"]}
-            raw = w.ok("POST", E + "/routes", {"protocol": "tcp_raw", "backend_process_type": "web", "backend_port": 9000})["id"]
+            raw = w.ok("POST", E + "/routes", {"protocol": "tcp_raw", "backend_process_type": "web", "backend_port": 8443})["id"]
             get = lambda n: w.ok("GET", E + "/routes/" + ids[n])
             r = get("good")
             assert r["addresses"] == ["2001:db8:7::1"] and r["dns_records"] == [{"name": "good.example.com", "type": "AAAA", "ttl": 60, "value": "2001:db8:7::1"}], r
@@ -879,7 +879,7 @@ try:
             refused(w.q("POST", E + "/deploys", {"release_id": release(A, text)["id"]}), 409, "domain_not_proven")
             dns.records["_moat-challenge.taken.test"] = [("TXT", proof["value"])]
             assert w.q("POST", E + "/deploys", {"release_id": release(A, text)["id"]}).status == 201
-            assert w.q("POST", E + "/routes", {"protocol": "tcp_raw", "hostname": "any.test", "backend_process_type": "web", "backend_port": 9000}).status == 201  # leads nobody anywhere
+            assert w.q("POST", E + "/routes", {"protocol": "tcp_raw", "hostname": "any.test", "backend_process_type": "web", "backend_port": 8443}).status == 201  # leads nobody anywhere
         finally:
             w.agent.public = {}
             configured(require_domain_proof=None, **old)

@@ -625,6 +625,16 @@ try:
                            capture_output=True, text=True, timeout=90)
         assert p.returncode == 0, (p.stdout, p.stderr)
         assert (volumes(e)["only"]["id"], volumes(e)["only-2"]["id"]) == (old["id"], new), volumes(e)
+        # What was replaced stays, and after volume.retired_grace the operator is told of it.
+        retired = lambda: next(c for c in w.ok("GET", "/v1/admin/doctor")["checks"] if c["check"] == "volumes.retired")
+        assert retired()["severity"] == "ok", retired()
+        age = "UPDATE moat.events SET occurred_at = occurred_at %s interval '7 days 1 hour' WHERE aggregate_id = '%s' AND event_type = 'volume.renamed'"
+        w.pg.sql(age % ("-", new))
+        try:
+            assert retired()["severity"] == "warn" and new in retired()["finding"] and old["id"] not in retired()["finding"], retired()
+        finally:
+            w.pg.sql(age % ("+", new))
+        assert retired()["severity"] == "ok", retired()
         assert [(x["desired"], x["source"]) for x in w.ok("GET", e + "/scale")["processes"]] == [(1, "user")]
         wait_for("a ready instance again", lambda: instances(e, "ready"), 30)
         # A deploy may put another volume where one was, and let two change places: what goes, goes first.

@@ -95,6 +95,34 @@ try:
         assert got == foretold(before, n.node_id, said), (before, said, got)
         w.ok("POST", "/v1/nodes/%s/uncordon" % n.node_id, {"reason": "test"})
 
+    @case("three of five nodes fall silent at once: suspect, nothing is moved; when it is two that stay silent, they are offline and what they had runs elsewhere")
+    def _():
+        before, quiet = running(E), fleet.nodes[:3]
+        health = lambda: [fleet.health()[n.node_id] for n in quiet]
+
+        def age(nodes):  # what a minute does
+            w.pg.sql("UPDATE moat.node_heartbeats SET received_at = received_at - interval '70 seconds' WHERE received_at > now() - interval '60 seconds'"
+                     " AND node_id IN (%s)" % ", ".join("'%s'" % n.node_id for n in nodes))
+        for n in quiet:
+            n.quiet = True
+        try:
+            wait_for("suspect", lambda: age(quiet) or health() == ["suspect"] * 3, 40)
+            wait_for("the guard's word", lambda: "liveness.mass_failure_held" in open(w.d + "/control.log").read(), 20)
+            a, e = w.make_app("meanwhile")  # placed on who is there, while the silent ones have been so for longer than offline_seconds
+            w.deploy(a, e, manifest("64Mi", {"web": 1}))
+            assert set(settled(e, 1)["web"]) == {fleet.nodes[3].node_id}
+            w.ok("DELETE", e + "?cascade=true", {})
+            assert health() == ["suspect"] * 3 and running(E) == before
+            quiet[2].quiet = False
+            wait_for("offline", lambda: age(quiet[:2]) or health()[:2] == ["offline"] * 2, 40)
+            wait_for("replacements", lambda: not any(n.node_id in at for n in quiet[:2] for at in running(E).values()), 40)
+            assert {t: sum(at.values()) for t, at in settled(E, 15).items()} == {"web": 9, "worker": 5, "cron": 1}
+        finally:
+            for n in quiet:
+                n.quiet = False
+        wait_for("them back", lambda: [n.heartbeat() for n in quiet] and health() == ["ready"] * 3, 60)
+        settled(E, 15)
+
     @case("what a loss was foretold to do is what it does")
     def _():
         n, before = fleet.nodes[2], running(E)

@@ -50,7 +50,11 @@ static const struct mt_pg_stmt st_platform = {
     " (SELECT count(*) FROM env_desired_view d JOIN envs_view e USING (env_id) WHERE d.sched_condition = 'held' AND NOT e.deleted),"
     " (SELECT count(*) FROM volumes_view v WHERE v.backup_enabled AND NOT v.deleted),"
     " (SELECT count(*) FROM volumes_view v WHERE " MT_SQL_BACKUP_STALE("v") "), (SELECT count(*) FROM volumes_view v WHERE " MT_SQL_PROOF_STALE("v") "),"
-    " coalesce((SELECT extract(epoch FROM now() - max(p.restored_at))::bigint FROM snapshots_view p), -1)"};
+    " coalesce((SELECT extract(epoch FROM now() - max(p.restored_at))::bigint FROM snapshots_view p), -1),"
+    " " NAMES("v.volume_id", "volumes_view v WHERE NOT v.deleted AND v.state = 'available' AND NOT EXISTS (SELECT 1 FROM volume_attachments_view a WHERE a.volume_id = v.volume_id"
+              " AND NOT a.deleted) AND (SELECT max(e.occurred_at) FROM moat.events e WHERE e.aggregate_id = v.volume_id AND e.event_type = 'volume.renamed'"
+              /* the spare name of one that another replaced (volumes/home.c) */
+              " AND e.payload->>'name' = v.name AND v.name ~ '-[0-9]+$') < now() - make_interval(secs => $1::bigint)")};
 static const struct mt_pg_stmt st_nodes = {
     "doctor_nodes",
     "SELECT (SELECT count(*) FROM " LIVE "), (SELECT count(*) FROM " LIVE " AND n.admin_state = 'active' AND n.health = 'ready'),"
@@ -164,8 +168,11 @@ static int look(struct mt_api_call *c, struct seen *s, struct mt_doctor_facts *f
     mt_pg_p_init(&p);
     mt_pg_p_text(&p, MOAT_VERSION);
     mt_pg_p_i64(&p, MT_DOCTOR_CERT_S);
+    struct mt_pg_params grace;
+    mt_pg_p_init(&grace);
+    mt_pg_p_i64(&grace, (int64_t)c->ctl->conf.retired_grace_s);
     if (mt_log_schema_version(c->pg, &f->schema_have, &c->err) < 0 || mt_log_schema_least(c->pg, &f->schema_least, &c->err) < 0 ||
-        mt_pg_query_one(c->pg, &st_platform, NULL, &s->platform, &c->err) < 0 || mt_pg_query_one(c->pg, &st_nodes, &p, &s->nodes, &c->err) < 0 ||
+        mt_pg_query_one(c->pg, &st_platform, &grace, &s->platform, &c->err) < 0 || mt_pg_query_one(c->pg, &st_nodes, &p, &s->nodes, &c->err) < 0 ||
         look_at_headroom(c, f) < 0 || look_at_keys(c, f, s->problem, sizeof s->problem) < 0)
         return -1;
     const struct mt_pg_res *r = s->platform, *n = s->nodes;
@@ -185,6 +192,7 @@ static int look(struct mt_api_call *c, struct seen *s, struct mt_doctor_facts *f
     f->stale = mt_pg_i64(r, 0, 12);
     f->unproven = mt_pg_i64(r, 0, 13);
     f->proven_age_s = mt_pg_i64(r, 0, 14);
+    f->retired = mt_pg_text(r, 0, 15);
     f->nodes = mt_pg_i64(n, 0, 0);
     f->nodes_ready = mt_pg_i64(n, 0, 1);
     f->offline = mt_pg_text(n, 0, 2);

@@ -408,6 +408,7 @@ static int patch(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *
         return mt_api_fail_err(c);
     if (MT_STREQ(text_of(made->object, "status"), "active")) /* until an edge has applied it */
         json_object_set_new(made->object, "status", json_string("pending"));
+    mt_api_route_show(c, made->object);
     return mt_api_event(c, cmd, MT_EV_ROUTE_UPDATED, id, json_incref(p->payload));
 }
 

@@ -97,6 +97,7 @@ static int prepare_switch(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_a
         return 0;
     bump(made->object, version);
     json_object_set_new(made->object, "disabled", json_boolean(disable));
+    mt_api_route_show(c, made->object);
     struct mt_cmd_ids ids = {.org_id = json_string_value(json_object_get(made->object, "org_id")),
                              .app_id = json_string_value(json_object_get(made->object, "app_id")),
                              .env_id = json_string_value(json_object_get(made->object, "env_id"))};

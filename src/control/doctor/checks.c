@@ -83,6 +83,7 @@ static void nodes(struct mt_findings *o, const struct mt_doctor_facts *f)
 
 static void backups(struct mt_findings *o, const struct mt_doctor_facts *f)
 {
+    mt_found_names(o, "volumes.retired", f->retired, WARN, "replaced and not used any more", "none that was replaced is left over", "moat volumes delete VOLUME, where nobody wants it back");
     if (f->volumes_kept == 0) {
         mt_found(o, "backups.stale", OK, NULL, "no volume is backed up");
         return;

@@ -37,6 +37,7 @@ struct mt_doctor_facts {
     const char *version_list;
     int64_t headroom_bytes;         /* memory left after the loss of the worst node */
     /* backups */
+    const char *retired; /* volumes that another one replaced longer ago than volume.retired_grace, still there */
     int64_t volumes_kept, stale, unproven; /* volumes with backups; of them without a recent backup, without a recent proof */
     int64_t proven_age_s;           /* since any backup was last restored whole; -1 never */
     /* certificates: seconds left, INT64_MAX where there is none */
