@@ -628,7 +628,7 @@ try:
         # What was replaced stays, and after volume.retired_grace the operator is told of it.
         retired = lambda: next(c for c in w.ok("GET", "/v1/admin/doctor")["checks"] if c["check"] == "volumes.retired")
         assert retired()["severity"] == "ok", retired()
-        age = "UPDATE moat.events SET occurred_at = occurred_at %s interval '7 days 1 hour' WHERE aggregate_id = '%s' AND event_type = 'volume.renamed'"
+        age = "SET session_replication_role = replica; UPDATE moat.events SET occurred_at = occurred_at %s interval '7 days 1 hour' WHERE aggregate_id = '%s' AND event_type = 'volume.renamed'"
         w.pg.sql(age % ("-", new))
         try:
             assert retired()["severity"] == "warn" and new in retired()["finding"] and old["id"] not in retired()["finding"], retired()
