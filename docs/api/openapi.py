@@ -208,9 +208,10 @@ OBJECTS = {
     "NodeState": "id:id name:str admin_state:str resource_version:int",
     "EnrollmentToken": "id:id roles:[str] node_name?:str source_cidr?:str require_approval:bool expires_at:time created_by:str used_by?:id "
                        "used_at?:time state:unused|used|expired|revoked control_address?:str ca_pin?:str token?:any secret_shown?:bool " + VERSIONED,
+    "HostRequirement": "item:str finding:str mend:str",
     "Node": "id:id name:str roles:[str] admin_state:str admin_reason?:str health:str health_reason?:str conditions:[str] config:object vmm?:object "
             "arch:str labels:{str} overlay_ipv6:str instance_prefix:str public_ipv6?:str public_ipv4?:str capacity:object allocatable:object "
-            "mtu?:int agent_version?:str mesh?:object wireguard_public_key:str key_generation:int key_rotation?:waiting|running last_heartbeat_at?:time applied_cursor_event_id?:int usage:Usage drain?:Drain " + VERSIONED,
+            "mtu?:int agent_version?:str mesh?:object host_requirements?:[HostRequirement] wireguard_public_key:str key_generation:int key_rotation?:waiting|running last_heartbeat_at?:time applied_cursor_event_id?:int usage:Usage drain?:Drain " + VERSIONED,
     "User": "id:id email:str display_name?:str state:active|disabled is_operator:bool has_password:bool has_totp:bool setup_url?:any "
             "secret_shown?:bool " + VERSIONED,
     "Whoami": "subject_type:str subject_id:id email?:str is_operator:bool scopes:[str] restrict?:Restrict orgs:[object] token:object",

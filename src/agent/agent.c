@@ -790,6 +790,7 @@ int mt_agent_run(struct mt_agent_conf *conf, struct mt_identity *identity, struc
     a->conf = *conf;
     *conf = (struct mt_agent_conf){0};
     a->identity = identity;
+    mt_host_prepare();
     (void)mallopt(M_ARENA_MAX, 2); /* fourteen worker threads must not have an arena each */
     (void)mallopt(M_TRIM_THRESHOLD, 128 << 10);
     (void)sigaction(SIGPIPE, &(struct sigaction){.sa_handler = SIG_IGN}, NULL);

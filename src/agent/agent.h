@@ -8,6 +8,7 @@
 #pragma once
 
 #include "agent/config.h"
+#include "agent/host.h"
 #include "agent/image/image.h"
 #include "agent/measure.h"
 #include "agent/net/firewall.h"
@@ -127,6 +128,7 @@ struct mt_agent {
     struct mt_traffic *traffic;
     struct mt_ipv4s *ipv4;
     struct mt_agent_measure measure;
+    struct mt_host host; /* what this machine lacks */
     struct mt_metrics_http *metrics; /* NULL: not configured */
     uid_t control_uid, edge_uid;
     gid_t control_gid;

@@ -2,6 +2,7 @@
 /* agent.toml. See config.h. */
 #include "agent/config.h"
 
+#include "agent/hostcheck.h"
 #include "agent/net/firewall.h"
 #include "agent/net/tap.h"
 #include "base/assert.h"
@@ -41,6 +42,7 @@ static const struct mt_conf_key keys[] = {
     {"overlay_ipv6", MT_CONF_STRING, AT(overlay_ipv6), 2, 45, MT_CONF_NONE, "address", "the node's overlay address until a plan names it"},
     {"vmm", MT_CONF_STRING, AT(vmm), 1, 16, "auto", "", "auto, firecracker or qemu"},
     {"host_firewall", MT_CONF_STRING, AT(host_firewall), 1, 8, "full", "", "taps: only traffic of own taps is filtered; full: the host's input too"},
+    {"host_accepted", MT_CONF_STRINGS, AT(host_accepted), 0, 8, "", "", "what this host is not and need not be, though strangers share it: swap (may be on, in the clear), ksm, smt (may be on), inodes (may be few), nofile (may be low); the node is not taken out of placement for it"},
     {"firewall_open", MT_CONF_STRINGS, AT(firewall_open), 0, 32, "22", "port", "with host_firewall = full: TCP ports of this host that stay open to the world, as \"22\" or an edge's \"443\""},
     {"ipv4_interface", MT_CONF_STRING, AT(ipv4_interface), 0, 15, "", "link", "where dedicated IPv4 addresses of environments are put; empty: the link of the IPv4 default route"},
     {"public_ipv6", MT_CONF_STRING, AT(public_ipv6), 2, 45, MT_CONF_NONE, "address", "where the world reaches the edge of this host: shown with routes, and compared with what the DNS says of their names"},
@@ -209,6 +211,10 @@ static int check(struct mt_agent_conf *c, struct mt_err *err)
         return MT_FAIL(err, MT_E_INVALID, "resolver '%s' is not an IPv6 address", c->resolver);
     if (c->overlay_ipv6 && inet_pton(AF_INET6, c->overlay_ipv6, &a) != 1)
         return MT_FAIL(err, MT_E_INVALID, "overlay_ipv6 '%s' is not an IPv6 address", c->overlay_ipv6);
+    for (size_t i = 0; i < c->host_accepted.n; i++) {
+        if (!mt_hostcheck_may_accept(c->host_accepted.v[i]))
+            return MT_FAIL(err, MT_E_INVALID, "host_accepted: '%s' cannot be accepted; swap, ksm, smt, inodes and nofile can", c->host_accepted.v[i]);
+    }
     for (size_t i = 0; i < c->firewall_open.n; i++) {
         uint64_t port;
         if (mt_parse_u64(c->firewall_open.v[i], 1, 65535, &port, err) < 0)

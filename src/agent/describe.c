@@ -237,49 +237,22 @@ static int put_finding(const struct finding *f, struct mt_buf *out, struct mt_er
     return put_line(o, out, err);
 }
 
-static bool swap_on(void)
-{
-    char line[256];
-    mt_auto_file FILE *f = fopen("/proc/swaps", "re");
-    return f && fgets(line, sizeof line, f) && fgets(line, sizeof line, f);
-}
-
-static int read_int(const char *path)
-{
-    char text[32];
-    mt_auto_file FILE *f = fopen(path, "re");
-    if (!f || !fgets(text, sizeof text, f))
-        return -1;
-    return (int)strtol(text, NULL, 10);
-}
-
 int mt_describe_doctor(struct mt_agent *a, struct mt_buf *out, struct mt_err *err)
 {
-    /* somebody's own machine: what only matters between strangers is a warning there (runtime.md §22) */
-    int strict = strcmp(a->conf.host_firewall, "full") == 0 ? 2 : 1;
-    char vmm[900], cgroup[64], disk[96], mode[96], mesh[320], bundle[200];
+    char vmm[900], disk[96], mode[96], mesh[320], bundle[200];
     int mesh_level = mt_mesh_doctor(a->mesh, mesh, sizeof mesh);
     mt_auto_buf struct mt_buf logs = MT_BUF_INIT(16384);
     int logs_level = mt_forward_doctor(a->forward, &logs);
     const char *storage, *storage_mend;
     int storage_level = mt_volumes_doctor(a->volumes, &storage, &storage_mend);
-    struct mt_vmm *v = mt_agent_vmm(a);
     struct statvfs fs = {0};
-    struct stat jail, images, scratch;
 
     (void)snprintf(vmm, sizeof vmm, "%s + %s: %s", a->choice.ok ? mt_vmm_kind_name(a->choice.kind) : "none",
                    a->choice.ok ? mt_vmm_accel_name(a->choice.accel) : "none", a->choice.reason);
-    int version = v ? mt_vmm_cgroup_version(v) : 0;
-    (void)snprintf(cgroup, sizeof cgroup, version == 1 ? "v1: shares and memory limit, no cgroup.kill" : "v%d", version);
-    bool same = stat(a->conf.jail_dir, &jail) == 0 && stat(a->conf.images_dir, &images) == 0 &&
-                stat(a->conf.scratch_dir, &scratch) == 0 && jail.st_dev == images.st_dev && jail.st_dev == scratch.st_dev;
     (void)statvfs(a->conf.data_dir, &fs);
     uint64_t free_mib = (uint64_t)fs.f_bavail * fs.f_frsize >> 20;
     (void)snprintf(disk, sizeof disk, "%llu MiB free", (unsigned long long)free_mib);
     (void)snprintf(mode, sizeof mode, "%s, %s", a->conf.host_firewall, a->fw_loaded ? "loaded" : "not loaded");
-    bool inodes = fs.f_files == 0 || fs.f_favail > fs.f_files / 10;
-    bool smt = read_int("/sys/devices/system/cpu/smt/active") == 1;
-
     if (a->bundle_bad[0])
         (void)snprintf(bundle, sizeof bundle, "%s, in place of %s, which does not boot here", a->bundle.version, a->bundle_bad);
     else
@@ -291,11 +264,7 @@ int mt_describe_doctor(struct mt_agent *a, struct mt_buf *out, struct mt_err *er
         {"agent.bundle", a->bundle_bad[0] ? 1 : a->bundle.version[0] ? 0 : 2, bundle,
          a->bundle_bad[0] ? "the agent's log says why at bundle.fell_back; a bundle that is made anew is tried again"
                           : "systemctl restart moat-bundle (package), or packaging/bundle/make-bundle: built from the Debian archive"},
-        {"agent.cgroups", version == 2 ? 0 : version == 1 ? 1 : a->probing ? 1 : 2, cgroup,
-         "boot with systemd.unified_cgroup_hierarchy=1: cgroup v2 with cpu, memory, io and pids"},
         {"agent.firewall", a->fw_loaded ? 0 : a->plan ? 2 : 1, mode, "journalctl -u moat-agent -g network.not_loaded says why (under moat up: log/agent.log)"},
-        {"agent.tun", access("/dev/net/tun", R_OK | W_OK) == 0 ? 0 : 2, "/dev/net/tun", "modprobe tun"},
-        {"agent.folders", same ? 0 : 2, "jail, images and scratch on one filesystem", "jail_dir, images_dir and scratch_dir of /etc/moat/agent.toml: set them to one filesystem, systemctl restart moat-agent"},
         {"agent.disk", fs.f_blocks && fs.f_bavail < fs.f_blocks / 20 ? 2 : 0, disk, "free space below the data folder"},
         {"agent.control", mt_control_reachable(a->control) ? 0 : 1, a->identity ? mt_identity_control(a->identity) : a->conf.control_socket,
          "systemctl start moat-control, or moat up"},
@@ -303,23 +272,13 @@ int mt_describe_doctor(struct mt_agent *a, struct mt_buf *out, struct mt_err *er
         {"agent.logs", logs_level, mt_buf_cstr(&logs), "docs/runbooks.md, \"Log backlog or sink down\": lines wait in the node's store; mend the receiver or logs.sink"},
         {"agent.mesh", mesh_level, mesh, "`moat net verify` names the pair and the likely cause"},
         {"agent.edge_user", a->edge_uid != (uid_t)-1 ? 0 : 1, a->conf.edge_user, "`moat up` makes the system users"},
-        {"agent.swap", swap_on() ? strict : 0, "swap off", "swapoff -a: memory of VMs must not reach a disk"},
-        {"agent.ksm", read_int("/sys/kernel/mm/ksm/run") > 0 ? strict : 0, "KSM off", "echo 0 > /sys/kernel/mm/ksm/run"},
-        {"agent.smt", smt ? strict : 0, "SMT off", "echo off > /sys/devices/system/cpu/smt/control"},
-        {"agent.inodes", inodes ? 0 : strict, "more than 10 % of inodes free", "df -i names the filesystem; remove what is not needed, or mkfs with more inodes"},
         {"agent.plan", a->plan_rejected[0] ? 2 : a->plan ? 0 : 1,
          a->plan_rejected[0] ? a->plan_rejected : a->plan ? "accepted" : "none yet", "journalctl -u moat-agent -g plan.rejected (under moat up: log/agent.log) names the field; moat admin doctor"},
     };
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < MT_ARRAY_LEN(all); i++)
         rc = put_finding(&all[i], out, err);
-    struct mt_hostcheck_row rows[MT_HOSTCHECK_ROWS];
-    struct utsname u;
-    struct rlimit most = {0};
-    (void)uname(&u);
-    (void)getrlimit(RLIMIT_NOFILE, &most);
-    mt_hostcheck(&(struct mt_hostcheck){.proc = "/proc", .passwd = "/etc/passwd", .group = "/etc/group", .jail_dir = a->conf.jail_dir, .release = u.release,
-                                        .nofile = most.rlim_max, .skew_ms = a->skew_ms, .forwards = a->fw_loaded && mt_mesh_has_device(a->mesh), .strict = strict}, rows);
+    const struct mt_hostcheck_row *rows = mt_host_rows(a, true);
     for (size_t i = 0; rc == 0 && i < MT_HOSTCHECK_ROWS; i++)
         rc = put_finding(&(struct finding){rows[i].check, rows[i].level, rows[i].finding, rows[i].mend}, out, err);
     return rc;

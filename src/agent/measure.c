@@ -171,7 +171,7 @@ static void put_mesh(const struct mt_agent *a, struct mt_metrics *p)
 static void put_node(struct mt_agent *a, struct mt_metrics *p)
 {
     const struct mt_agent_measure *m = &a->measure;
-    const char *words[16];
+    const char *words[32];
     mt_metrics_u64(p, MT_M_A_HEARTBEATS, m->beats_taken, "taken");
     mt_metrics_u64(p, MT_M_A_HEARTBEATS, m->beats_refused, "refused");
     mt_metrics_u64(p, MT_M_A_HEARTBEATS, m->beats_unreachable, "unreachable");

@@ -377,7 +377,8 @@ size_t mt_report_conditions(struct mt_agent *a, const char **ret, size_t max)
         if (all[i].on)
             ret[n++] = all[i].word;
     }
-    return n + mt_mesh_conditions(a->mesh, ret + n, max - n);
+    n += mt_mesh_conditions(a->mesh, ret + n, max - n);
+    return n + mt_host_conditions(a, ret + n, max - n);
 }
 
 static uint64_t scratch_total(const struct mt_agent *a)
@@ -391,7 +392,7 @@ static uint64_t scratch_total(const struct mt_agent *a)
 char *mt_report_heartbeat(struct mt_agent *a)
 {
     static const char *protos[] = {"guest/1"};
-    const char *conditions[16];
+    const char *conditions[32];
     struct mt_heartbeat h = {.node_id = a->conf.node_id,
                              .agent_version = MOAT_VERSION,
                              .kernel_version = a->bundle.version[0] ? a->bundle.version : NULL,
@@ -439,7 +440,8 @@ char *mt_report_heartbeat(struct mt_agent *a)
         h.image_cache_bytes = usage.rootdisk_bytes + usage.blob_bytes;
         h.disk_pressure = usage.disk_pressure;
     }
-    mt_auto_json json_t *doc = NULL, *mesh = mt_mesh_report(a->mesh), *ipv4 = mt_ipv4s_report(a->ipv4);
+    mt_auto_json json_t *doc = NULL, *mesh = mt_mesh_report(a->mesh), *ipv4 = mt_ipv4s_report(a->ipv4), *host = mt_host_report(a);
+    h.host = host;
     h.ipv4 = ipv4;
     h.mesh = mesh;
     mt_volumes_figures(a->volumes, &h.storage);

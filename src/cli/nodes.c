@@ -218,9 +218,16 @@ int cmd_node_describe(struct cli *c)
     if (c->json)
         return cli_print_object(c, "Node", n);
     code = cli_print_fields(c, n);
-    if (code == CLI_OK && !c->quiet && *cli_str(n, "vmm.driver")) {
-        cli_tame(n);
+    cli_tame(n);
+    if (code == CLI_OK && !c->quiet && *cli_str(n, "vmm.driver"))
         (void)printf("%s%-22s%s %s, %s: %s\n", cli_color(c, "dim"), "vmm", cli_color(c, "reset"), cli_str(n, "vmm.driver"), cli_str(n, "vmm.accel"), cli_str(n, "vmm.reason"));
+    const json_t *lacks = json_object_get(n, "host_requirements");
+    if (code == CLI_OK && !c->quiet && json_array_size(lacks) > 0) {
+        size_t i;
+        json_t *o;
+        (void)printf("%shost, not met%s\n", cli_color(c, "bold"), cli_color(c, "reset"));
+        json_array_foreach (lacks, i, o)
+            (void)printf("  %-12s %s\n  %-12s %son the node: %s%s\n", cli_str(o, "item"), cli_str(o, "finding"), "", cli_color(c, "dim"), cli_str(o, "mend"), cli_color(c, "reset"));
     }
     return fflush(stdout) == EOF ? CLI_FAILURE : code;
 }

@@ -131,7 +131,22 @@ static int mass_failure(struct mt_liveness *l, const struct mt_control *ctl, con
     return 0;
 }
 
-static int change(struct mt_control *ctl, const struct mt_pg_res *r, int row, const char *to, json_t *list, int64_t lease,
+/* Why a degraded node takes nothing new, when its host is what is wrong: what was found and the command that mends it. "" otherwise. */
+static void host_reason(const json_t *body, char *ret, size_t size)
+{
+    const json_t *all = json_object_get(body, "host"), *o = json_array_get(all, 0);
+    const char *finding = json_string_value(json_object_get(o, "finding")), *mend = json_string_value(json_object_get(o, "mend"));
+    size_t more = json_array_size(all);
+    char rest[32] = "";
+    if (more > 1)
+        snprintf(rest, sizeof rest, "; and %zu more", more - 1);
+    if (finding && mend)
+        snprintf(ret, size, "%.256s: on the node, %.512s%s", finding, mend, rest);
+    else
+        *ret = 0;
+}
+
+static int change(struct mt_control *ctl, const struct mt_pg_res *r, int row, const char *to, json_t *list, const json_t *body, int64_t lease,
                   struct mt_err *err)
 {
     static const struct mt_cmd_actor actor = {.actor_type = "system", .actor_id = "liveness", .request_id = "liveness"};
@@ -139,11 +154,13 @@ static int change(struct mt_control *ctl, const struct mt_pg_res *r, int row, co
     mt_auto_cmd struct mt_cmd *cmd = NULL;
     struct mt_cmd_ids none = {0};
     struct mt_cmd_done done = {0};
-    char reason[64];
-    snprintf(reason, sizeof reason, "no heartbeat for %lld s",
-             (long long)(mt_pg_i64(r, row, mt_pg_col(r, "silence_ms")) / 1000));
+    char reason[900];
     bool silent = MT_STREQ(to, "suspect") || MT_STREQ(to, "offline");
-    json_t *payload = json_pack("{s:s,s:s,s:O,s:s*}", "old", from, "new", to, "conditions", list, "reason", silent ? reason : NULL);
+    if (silent)
+        snprintf(reason, sizeof reason, "no heartbeat for %lld s", (long long)(mt_pg_i64(r, row, mt_pg_col(r, "silence_ms")) / 1000));
+    else
+        host_reason(MT_STREQ(to, "degraded") ? body : NULL, reason, sizeof reason);
+    json_t *payload = json_pack("{s:s,s:s,s:O,s:s*}", "old", from, "new", to, "conditions", list, "reason", *reason ? reason : NULL);
     int rc = mt_cmd_new(&actor, &cmd, err);
     if (rc < 0) {
         json_decref(payload);
@@ -205,7 +222,7 @@ int mt_liveness_look(struct mt_control *ctl, struct mt_pg *pg, struct mt_livenes
         const char *to = mt_liveness_health(&f);
         if (MT_STREQ(to, health) && (MT_STREQ(have, want) || MT_STREQ(to, "suspect") || MT_STREQ(to, "offline")))
             continue;
-        if ((rc = change(ctl, r, i, to, list, lease, err)) < 0)
+        if ((rc = change(ctl, r, i, to, list, body, lease, err)) < 0)
             return rc;
         moved++;
     }

@@ -207,6 +207,8 @@ int mt_status_batch_decode(json_t *json, struct mt_status_batch **ret, struct mt
 int mt_status_batch_encode(const struct mt_status_batch *batch, json_t **ret, struct mt_err *err);
 void mt_status_batch_free(struct mt_status_batch *batch);
 
+#define MT_HEARTBEAT_HOST_MAX 32
+
 /** Body of the heartbeat, every 5 s. Byte and cpu figures are what the agent computed by scheduling 1.1. */
 struct mt_heartbeat {
     json_t *doc;
@@ -234,6 +236,7 @@ struct mt_heartbeat {
     int64_t clock_unix_ms; /* the agent's wall clock; the receiver computes the offset */
     const char *ca_trust;  /* SHA-256 of the authorities that the node trusts, hex (docs/api/internal.md); NULL: it needs none */
     json_t *mesh;          /* object of docs/formats/mesh-plan.md, borrowed; NULL: in no mesh */
+    json_t *host;         /* array of {item, finding, mend}: requirements of the host that are not met, borrowed; NULL: all are */
     json_t *ipv4;         /* array of what the node says of its dedicated IPv4 addresses, borrowed; NULL: it has none */
     const char *public_ipv6, *public_ipv4; /* where the world reaches this host's edge, as inet_ntop writes it; NULL: not said */
     struct mt_storage_figures storage; /* not present: no volumes can live here */

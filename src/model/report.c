@@ -189,6 +189,26 @@ static int dec_vmm(const json_t *json, struct mt_heartbeat *h, struct mt_err *er
     return 0;
 }
 
+/* What the host lacks: shown to operators as it came, so it is bounded here. */
+static int dec_host(const json_t *json, struct mt_heartbeat *h, struct mt_err *err)
+{
+    json_t *o;
+    size_t i;
+    const char *text;
+    int rc = mt_json_opt_array(json, "host", MT_HEARTBEAT_HOST_MAX, &h->host, err);
+
+    if (rc < 0 || !h->host)
+        return rc;
+    json_array_foreach (h->host, i, o) {
+        if (!json_is_object(o))
+            return MT_FAIL(err, MT_E_INVALID, "host[%zu] is no object", i);
+        if ((rc = mt_json_get_str(o, "item", 32, &text, err)) < 0 || (rc = mt_json_get_str(o, "finding", 256, &text, err)) < 0 ||
+            (rc = mt_json_get_str(o, "mend", 512, &text, err)) < 0)
+            return mt_err_wrap(err, "host[%zu]", i);
+    }
+    return 0;
+}
+
 static int dec_counts(const json_t *json, struct mt_heartbeat *h, struct mt_err *err)
 {
     json_t *o;
@@ -256,7 +276,8 @@ int mt_heartbeat_decode(json_t *json, struct mt_heartbeat **ret, struct mt_err *
         (rc = mt_json_opt_u64(json, "clock_unix_ms", 0, JSON_INT_MAX, 0, &clock_ms, err)) < 0 ||
         (rc = mt_json_opt_str(json, "ca_trust", 64, NULL, &h->ca_trust, err)) < 0 ||
         (rc = dec_address(json, "public_ipv6", AF_INET6, &h->public_ipv6, err)) < 0 || (rc = dec_address(json, "public_ipv4", AF_INET, &h->public_ipv4, err)) < 0 ||
-        (rc = mt_json_opt_object(json, "mesh", &h->mesh, err)) < 0 || (rc = mt_json_opt_array(json, "ipv4", MT_PLAN_IPV4_MAX, &h->ipv4, err)) < 0 || (rc = mt_storage_figures_decode(json, &h->storage, err)) < 0)
+        (rc = mt_json_opt_object(json, "mesh", &h->mesh, err)) < 0 || (rc = mt_json_opt_array(json, "ipv4", MT_PLAN_IPV4_MAX, &h->ipv4, err)) < 0 ||
+        (rc = dec_host(json, h, err)) < 0 || (rc = mt_storage_figures_decode(json, &h->storage, err)) < 0)
         return rc;
     h->clock_unix_ms = (int64_t)clock_ms;
     if (!MT_STREQ(h->arch, "amd64") && !MT_STREQ(h->arch, "arm64"))
@@ -313,6 +334,8 @@ int mt_heartbeat_encode(const struct mt_heartbeat *h, json_t **ret, struct mt_er
     mt_jout_str(&o, "public_ipv4", h->public_ipv4);
     if (h->mesh)
         mt_jout_json(&o, "mesh", json_incref(h->mesh));
+    if (h->host)
+        mt_jout_json(&o, "host", json_incref(h->host));
     if (h->ipv4)
         mt_jout_json(&o, "ipv4", json_incref(h->ipv4));
     mt_auto_json json_t *json = mt_jout_take(&o);

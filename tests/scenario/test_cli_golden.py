@@ -40,7 +40,7 @@ disk = "1Gi"
 COMMANDS = {
     "whoami": ["whoami"],
     "orgs": ["orgs list", "orgs create acme --billing-email a@b.example", "orgs get local", "orgs rename local corp", "orgs delete local", "orgs get nothing"],
-    "nodes": ["nodes", "node describe " + NODE, "node describe nothing", "node activate " + NODE + " --reason back", "node cordon " + NODE + " --reason x", "node drain " + NODE + " --reason move",
+    "nodes": ["nodes", "node describe " + NODE, "node describe nothing", "node describe " + oid("node", 7), "node activate " + NODE + " --reason back", "node cordon " + NODE + " --reason x", "node drain " + NODE + " --reason move",
               "node drain " + NODE, *("node drain " + oid("node", k) + " --wait --wait-timeout 0ms" for k in (2, 3, 4, 5, 6)), "node confirm-offline " + NODE + " --yes --reason unplugged", "node mark-lost " + NODE + " --yes --reason burnt", "node disable " + NODE + " --yes --reason stolen", "node remove " + NODE + " --yes --reason gone", "help node drain"],
     "node-add": ["node add", "node add -oProxyCommand=x", "node add root@box --ssh-port 0", "node add box --name a_b", "node add box --endpoint 'x'", "node add box --node-data-dir ../x", "help node add"],
     "node-tokens": ["node token create", "node token create --roles worker,edge --name box --source 2001:db8::/32 --minutes 30 --approve", "node token create --minutes 1",

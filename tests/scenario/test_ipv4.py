@@ -68,7 +68,7 @@ class Machine:
         p.run("sysctl", "-qw", "net.ipv4.ip_unprivileged_port_start=0")
 
     def configure(self, **more):
-        conf = {"data_dir": self.d, "host_firewall": "full", "edge_user": "nobody", "control_user": "nobody", "worker_user": "nobody", "vmm": "qemu",
+        conf = {"data_dir": self.d, "host_firewall": "full", "host_accepted": ["nofile"], "edge_user": "nobody", "control_user": "nobody", "worker_user": "nobody", "vmm": "qemu",
                 "heartbeat_ms": 500, "drift_seconds": 5, "egress_mode": "none", "hook_dir": self.d + "/hooks", "cgroup_parent": "moat-%d/%s" % (os.getpid(), self.name), **more}
         with open(self.d + "/agent.toml", "w") as f:
             f.write("".join("%s = %s\n" % (k, json.dumps(v)) for k, v in conf.items()))

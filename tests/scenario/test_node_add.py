@@ -105,7 +105,7 @@ try:
     with open(m.ssh_dir + "/config", "w") as f:
         f.write("UserKnownHostsFile %s/known\nGlobalKnownHostsFile /dev/null\nIdentitiesOnly yes\n" % m.ssh_dir)
     with open(w.d + "/agent.toml", "w") as f:
-        f.write('data_dir = "/var/lib/moat"\nbin_dir = "/usr/lib/moat"\nhost_firewall = "full"\nfirewall_open = ["%d"]\nvmm = "qemu"\nheartbeat_ms = 500\negress_mode = "none"\n'
+        f.write('data_dir = "/var/lib/moat"\nbin_dir = "/usr/lib/moat"\nhost_firewall = "full"\nhost_accepted = ["nofile"]\nfirewall_open = ["%d"]\nvmm = "qemu"\nheartbeat_ms = 500\negress_mode = "none"\n'
                 'edge_user = "nobody"\ncontrol_user = "nobody"\ncgroup_parent = "moat-%d/added"\n' % (SSH_PORT, os.getpid()))
     wait_for("sshd", lambda: "Server listening" in open(m.d + "/sshd.log").read() or m.sshd.poll() is not None, 20)
 

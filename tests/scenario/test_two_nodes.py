@@ -67,7 +67,7 @@ class Machine:
         return self.place.argv(*argv) if self.place else list(argv)
 
     def configure(self, **more):
-        conf = {"data_dir": self.d, "bin_dir": BIN, "host_firewall": "full" if self.place else "taps", "edge_user": "nobody", "control_user": "nobody", "worker_user": "nobody",
+        conf = {"data_dir": self.d, "bin_dir": BIN, "host_firewall": "full" if self.place else "taps", "host_accepted": ["nofile"], "edge_user": "nobody", "control_user": "nobody", "worker_user": "nobody",
                 "vmm": "qemu", "heartbeat_ms": 500, "cgroup_parent": "moat-%d/%s" % (os.getpid(), self.name), "egress_mode": "none", **more}
         with open(self.d + "/agent.toml", "w") as f:
             f.write("".join("%s = %s\n" % (k, json.dumps(v)) for k, v in conf.items()))
@@ -81,8 +81,9 @@ class Machine:
         assert r.returncode == 0, r.stdout
         self.start()
 
-    def start(self):
-        self.agent = subprocess.Popen(self.argv(BIN + "/moat-agent", "--config", self.d + "/agent.toml"), stderr=open(self.d + "/agent.log", "ab"), start_new_session=True)
+    def start(self, files=None):
+        """@files: most descriptors of it"""
+        self.agent = subprocess.Popen((["prlimit", "--nofile=%d" % files] if files else []) + self.argv(BIN + "/moat-agent", "--config", self.d + "/agent.toml"), stderr=open(self.d + "/agent.log", "ab"), start_new_session=True)
 
     def start_edge(self):
         with open(self.d + "/edge.toml", "w") as f:
@@ -293,14 +294,37 @@ try:
         st = os.stat(front.d + "/keys/edge/node.pem")
         assert st.st_mode & 0o777 == 0o640 and st.st_gid == 65534, oct(st.st_mode)
 
-    @case("a page comes through the edge of one node out of a VM on another")
+    @case("a host that is not what it has to be takes nothing new, says why and what mends it, and comes back when it is mended or the operator accepts it")
     def _():
-        global app, env, instance
+        global app, env, deploy
+        back.end(back.agent)
+        back.configure(host_accepted=[])
+        back.start(files=4096)
+        n = wait_for("out of placement", lambda: (lambda n: n if "host_nofile" in n["conditions"] else None)(node("back")), 30)
+        assert n["health"] == "degraded" and n["conditions"] == ["host_nofile"], n
+        assert n["health_reason"] == "4096 descriptors: on the node, systemctl edit moat-agent: LimitNOFILE=1048576", n
+        assert n["host_requirements"] == [{"item": "nofile", "finding": "4096 descriptors", "mend": "systemctl edit moat-agent: LimitNOFILE=1048576"}], n
+        assert "nofile" in cli("node", "describe", "back") and "LimitNOFILE" in cli("node", "describe", "back")
+        told = [e for e in w.ok("GET", "/v1/admin/events?limit=50&order=desc")["items"] if e["event_type"] == "node.health_changed" and e["aggregate_id"] == n["id"]]
+        assert told[0]["payload"]["conditions"] == ["host_nofile"] and "4096" in told[0]["payload"]["reason"], told[:2]
         app, env = w.make_app("hello")
         text = platform_kit.manifest("hello", ref, ["/app/hello", "8443"], port=8443, hostname=HOST)
         r = w.ok("POST", app + "/releases", {"manifest": text, "image_digest": digest, "verify_image": False})["id"]
-        d = w.ok("POST", env + "/deploys", {"release_id": r})["id"]
-        wait_for("success", lambda: w.ok("GET", env + "/deploys/" + d)["status"] == "succeeded", 60)
+        deploy = w.ok("POST", env + "/deploys", {"release_id": r})["id"]
+        wait_for("nowhere to place it", lambda: w.ok("GET", env + "/status")["processes"][0].get("reason") == "no_nodes_active", 30)
+        assert not w.ok("GET", env + "/instances")["items"]
+        doctor = [json.loads(x) for x in subprocess.run(back.argv(BIN + "/moat-agent", "--config", back.d + "/agent.toml", "ctl", "doctor"), stdout=subprocess.PIPE, text=True).stdout.splitlines()]
+        assert [r["severity"] for r in doctor if r["check"] == "agent.nofile"] == ["fail"], doctor
+        back.end(back.agent)
+        back.configure()
+        back.start(files=4096)
+        n = wait_for("back in placement", lambda: (lambda n: n if n["health"] == "ready" else None)(node("back")), 40)
+        assert n["conditions"] == [] and "host_requirements" not in n and "health_reason" not in n, n
+
+    @case("a page comes through the edge of one node out of a VM on another")
+    def _():
+        global instance
+        wait_for("success", lambda: w.ok("GET", env + "/deploys/" + deploy)["status"] == "succeeded", 60)
         instance = w.ok("GET", env + "/instances")["items"][0]
         assert instance["node_id"] == node("back")["id"], instance
         page = wait_for("the page", curl, 15)

@@ -77,7 +77,7 @@ class Machine:
         self.registry = self.place.popen("docker-registry", "serve", registry.config, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def join(self):
-        conf = {"data_dir": self.d, "bin_dir": BIN, "host_firewall": "full", "edge_user": "nobody", "control_user": "nobody", "worker_user": "nobody", "fsck_user": "nobody",
+        conf = {"data_dir": self.d, "bin_dir": BIN, "host_firewall": "full", "host_accepted": ["nofile"], "edge_user": "nobody", "control_user": "nobody", "worker_user": "nobody", "fsck_user": "nobody",
                 "vmm": "qemu", "heartbeat_ms": 500, "cgroup_parent": self.cgroup, "egress_mode": "none"}
         with open(self.d + "/agent.toml", "w") as f:
             f.write("".join("%s = %s\n" % (k, json.dumps(v)) for k, v in conf.items()))

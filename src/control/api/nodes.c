@@ -33,7 +33,7 @@
     "'config',n.config,'vmm',n.vmm,'arch',n.arch,'labels',n.labels,'overlay_ipv6',n.overlay_ipv6,"                      \
     "'instance_prefix',n.instance_prefix,'public_ipv6',n.public_ipv6,'public_ipv4',n.public_ipv4,"                      \
     "'capacity',n.capacity,'allocatable',n.allocatable,'mtu',n.mtu,'agent_version',n.agent_version,"                   \
-    "'mesh',h.body->'mesh','wireguard_public_key',n.wireguard_public_key,'key_generation',n.key_generation,'key_rotation',CASE WHEN n.next_public_key IS NOT NULL THEN 'running'"      \
+    "'mesh',h.body->'mesh','host_requirements',h.body->'host','wireguard_public_key',n.wireguard_public_key,'key_generation',n.key_generation,'key_rotation',CASE WHEN n.next_public_key IS NOT NULL THEN 'running'"      \
     " WHEN n.rotation_lead_s IS NOT NULL THEN 'waiting' END,'last_heartbeat_at'," MT_SQL_TS("h.received_at") ",'applied_cursor_event_id',h.plan_cursor,"                       \
     "'usage',(SELECT json_build_object('instances',count(*),'cpu_millis',coalesce(sum(cpu_millis),0),"                 \
     "'memory_bytes',coalesce(sum(memory_bytes),0),'disk_bytes',coalesce(sum(disk_bytes),0)) FROM instances_view i"     \

@@ -17,7 +17,7 @@
 #include <cmocka.h>
 
 static struct {
-    char dir[64], proc[96], forwarding[256], passwd[96], group[96], programs[96], jail[96];
+    char dir[64], proc[96], sys[96], swaps[160], forwarding[256], passwd[96], group[96], programs[96], jail[96], images[96], tun[96];
     struct mt_hostcheck h;
 } t;
 
@@ -35,6 +35,15 @@ static void program(const char *name)
     put(path, "", 0755);
 }
 
+static void sysfile(const char *dir, const char *name, const char *text)
+{
+    char path[256];
+    (void)snprintf(path, sizeof path, "%s/%s", t.sys, dir);
+    assert_int_equal(mt_file_mkdirs(path, 0755, NULL), 0);
+    (void)snprintf(path, sizeof path, "%s/%s/%s", t.sys, dir, name);
+    put(path, text, 0644);
+}
+
 static int setup(void **s)
 {
     char path[192];
@@ -43,14 +52,22 @@ static int setup(void **s)
     if (!mkdtemp(t.dir))
         return -1;
     (void)snprintf(t.proc, sizeof t.proc, "%s/proc", t.dir);
+    (void)snprintf(t.sys, sizeof t.sys, "%s/sys", t.dir);
+    (void)snprintf(t.swaps, sizeof t.swaps, "%s/swaps", t.proc);
+    (void)snprintf(t.images, sizeof t.images, "%s/images", t.dir);
+    (void)snprintf(t.tun, sizeof t.tun, "%s/tun", t.dir);
     (void)snprintf(t.passwd, sizeof t.passwd, "%s/passwd", t.dir);
     (void)snprintf(t.group, sizeof t.group, "%s/group", t.dir);
     (void)snprintf(t.programs, sizeof t.programs, "%s/bin", t.dir);
     (void)snprintf(t.jail, sizeof t.jail, "%s/jail", t.dir);
     (void)snprintf(path, sizeof path, "%s/sys/net/ipv6/conf/all", t.proc);
     (void)snprintf(t.forwarding, sizeof t.forwarding, "%s/forwarding", path);
-    if (mt_file_mkdirs(path, 0755, NULL) < 0 || mkdir(t.programs, 0755) < 0 || mkdir(t.jail, 0755) < 0)
+    if (mt_file_mkdirs(path, 0755, NULL) < 0 || mkdir(t.programs, 0755) < 0 || mkdir(t.jail, 0755) < 0 || mkdir(t.images, 0755) < 0)
         return -1;
+    put(t.tun, "", 0600);
+    sysfile("kernel/mm/ksm", "run", "0\n");
+    sysfile("devices/system/cpu/smt", "active", "0\n");
+    put(t.swaps, "Filename\tType\tSize\tUsed\tPriority\n", 0644);
     put(t.forwarding, "1\n", 0644);
     /* neighbours of the range, a name that looks like a number of ours, a line cut short */
     put(t.passwd, "root:x:0:0:root:/root:/bin/sh\nlow:x:199999:1:::\nhigh:x:265536:1:::\n200001:x:7:7:::\nodd\n", 0644);
@@ -59,8 +76,9 @@ static int setup(void **s)
     program("e2fsck");
     program("resize2fs");
     program("nft");
-    t.h = (struct mt_hostcheck){.proc = t.proc, .passwd = t.passwd, .group = t.group, .jail_dir = t.jail, .release = "6.1.0-31-cloud-amd64",
-                                .programs = t.programs, .forwards = true, .nofile = 1048576, .skew_ms = -1000, .strict = 2};
+    t.h = (struct mt_hostcheck){.proc = t.proc, .sys = t.sys, .passwd = t.passwd, .group = t.group, .tun = t.tun, .data_dir = t.dir, .jail_dir = t.jail,
+                                .linked = {t.images, t.dir, NULL}, .release = "6.1.0-31-cloud-amd64", .e2fs_version = "1.47.0", .openat2 = true, .cgroups = 2,
+                                .needs_v2 = true, .programs = t.programs, .forwards = true, .nofile = 1048576, .skew_ms = -1000, .strict = 2};
     return 0;
 }
 
@@ -146,8 +164,104 @@ static void each_thing_alone(void **s)
     t.h.skew_ms = 0;
     t.h.nofile = 65536;
     only("agent.nofile", 2, "65536", "systemctl edit moat-agent");
-    t.h.strict = 1; /* somebody's own machine */
+    t.h.nofile = 1048576;
+    static const char *const old_tools[] = {"1.45.6", "1.9", "0.5"}, *const good_tools[] = {"1.46.0", "2.0", ""};
+    for (size_t i = 0; i < 3; i++) {
+        t.h.e2fs_version = old_tools[i];
+        only("agent.e2fsprogs", 2, old_tools[i], "apt-get install e2fsprogs");
+        t.h.e2fs_version = good_tools[i];
+        only(NULL, 0, NULL, NULL);
+    }
+    t.h.openat2 = false;
+    only("agent.openat2", 2, "refused", "let it through");
+    t.h.openat2 = true;
+    t.h.cgroups = 0;
+    only("agent.cgroups", 2, "no controllers", "boot with");
+    t.h.cgroups = 1;
+    only("agent.cgroups", 2, "v1", "boot with");
+    t.h.needs_v2 = false; /* QEMU does with it */
+    only("agent.cgroups", 1, "v1", "boot with");
+    t.h.cgroups = -1;
+    only("agent.cgroups", 1, "not known", "boot with");
+    t.h.cgroups = 2;
+    t.h.tun = "/proc/self/nothing";
+    only("agent.tun", 2, "cannot be opened", "modprobe tun");
+    t.h.tun = t.tun;
+    t.h.linked[1] = "/proc/self";
+    only("agent.folders", 2, "'/proc/self'", "jail_dir");
+    t.h.linked[1] = "/proc/self/nothing";
+    only("agent.folders", 2, "nothing", "jail_dir");
+    t.h.linked[1] = NULL;
+    sysfile("kernel/mm/ksm", "run", "1\n");
+    only("agent.ksm", 2, "KSM is on", "echo 2 >");
+    sysfile("kernel/mm/ksm", "run", "2\n"); /* stopped, and what was merged is apart again */
+    only(NULL, 0, NULL, NULL);
+    sysfile("devices/system/cpu/smt", "active", "1\n");
+    only("agent.smt", 2, "SMT is on", "echo off >");
+}
+
+/* Swap in the clear, in a file or on a disk; a mapped one without a key; then what no disk can give away. */
+static void swap_is_off_or_sealed(void **s)
+{
+    char text[512], path[160], disk[96], crypt[96], other[96], zram[96];
+    (void)s;
+    const struct {
+        char *path;
+        const char *name;
+    } made[] = {{disk, "sda2"}, {crypt, "dm-0"}, {other, "dm-1"}, {zram, "zram0"}};
+    for (size_t i = 0; i < 4; i++) {
+        (void)snprintf(made[i].path, 96, "%s/%s", t.dir, made[i].name);
+        put(made[i].path, "", 0644);
+    }
+    sysfile("block/dm-0/dm", "uuid", "CRYPT-PLAIN-swap\n");
+    sysfile("block/dm-1/dm", "uuid", "LVM-0123\n");
+    sysfile("block/zram0", "backing_dev", "none\n");
+    (void)snprintf(path, sizeof path, "%s/mapped", t.dir);
+    assert_int_equal(symlink("dm-0", path), 0);
+    const struct {
+        const char *device;
+        bool sealed;
+    } rows[] = {{disk, false}, {crypt, true}, {other, false}, {zram, true}, {path, true}, {"/swapfile\\040x", false}};
+    for (size_t i = 0; i < 6; i++) {
+        (void)snprintf(text, sizeof text, "Filename\tType\tSize\tUsed\tPriority\n%s\tpartition\t1\t0\t-1\n%s   file\t1\t0\t-1\n", crypt, rows[i].device);
+        put(t.swaps, text, 0644);
+        if (rows[i].sealed)
+            only(NULL, 0, NULL, NULL);
+        else
+            only("agent.swap", 2, rows[i].device, "swapoff -a");
+    }
+    sysfile("block/zram0", "backing_dev", "/dev/sda3\n");
+    (void)snprintf(text, sizeof text, "Filename\n%s\tpartition\n", zram);
+    put(t.swaps, text, 0644);
+    only("agent.swap", 2, "zram0", "swapoff -a");
+}
+
+/* What only matters between strangers warns on somebody's own machine, and where the operator says that he accepts it; nothing else does. */
+static void what_may_be_accepted(void **s)
+{
+    static const char *const may[] = {"swap", "ksm", "smt", "inodes", "nofile"}, *const not[] = {"kernel", "uids", "clock", "tun", "agent.smt", "host_smt", ""};
+    char *one[] = {(char *)(uintptr_t) "smt"}, *two[] = {(char *)(uintptr_t) "swap", (char *)(uintptr_t) "nofile"};
+    (void)s;
+    for (size_t i = 0; i < 5; i++)
+        assert_true(mt_hostcheck_may_accept(may[i]));
+    for (size_t i = 0; i < 7; i++)
+        assert_false(mt_hostcheck_may_accept(not[i]));
+    t.h.nofile = 65536;
+    t.h.accepted = one;
+    t.h.n_accepted = 1;
+    only("agent.nofile", 2, "65536", "systemctl edit moat-agent");
+    t.h.accepted = two;
+    t.h.n_accepted = 2;
     only("agent.nofile", 1, "65536", "systemctl edit moat-agent");
+    t.h.n_accepted = 0;
+    t.h.strict = 1;
+    only("agent.nofile", 1, "65536", "systemctl edit moat-agent");
+    t.h.nofile = 1048576;
+    put(t.passwd, "build:x:200000:1::/:/bin/sh\n", 0644);
+    only("agent.uids", 2, "200000", "usermod -u");
+    put(t.passwd, "", 0644);
+    t.h.skew_ms = 1001;
+    only("agent.clock", 2, "1001 ms", "systemctl restart");
 }
 
 int main(void)
@@ -155,6 +269,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(a_host_that_is_right, setup, teardown),
         cmocka_unit_test_setup_teardown(each_thing_alone, setup, teardown),
+        cmocka_unit_test_setup_teardown(swap_is_off_or_sealed, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_may_be_accepted, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

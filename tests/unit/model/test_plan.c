@@ -267,7 +267,8 @@ static void a_heartbeat_survives_a_round_trip(void **state)
     static const char good[] = "{'node_id':'node_" ULID "1','agent_version':'0.1.0','vmm':{'driver':'qemu','accel':'tcg','reason':'no kvm'},"
                                "'arch':'amd64','conditions':['disk_pressure'],'protocols':['v1'],'epoch':1,'cursor_event_id':5,'plan_id':'"
                                ULID "0','allocatable':{'cpu_millis':8000,'memory_bytes':1,'disk_bytes':2},'used':{'cpu_millis':0,"
-                               "'memory_bytes':0,'disk_bytes':0},'instance_counts':{'ready':2},'clock_unix_ms':1700000000000}";
+                               "'memory_bytes':0,'disk_bytes':0},'instance_counts':{'ready':2},'clock_unix_ms':1700000000000,"
+                               "'host':[{'item':'swap','finding':'on','mend':'swapoff -a'}]}";
     struct mt_heartbeat *h = NULL, *again = NULL;
     struct mt_err err;
     json_t *j = json_of(good), *back = NULL, *twice = NULL;
@@ -279,16 +280,23 @@ static void a_heartbeat_survives_a_round_trip(void **state)
     assert_int_equal(mt_heartbeat_decode(back, &again, &err), 0);
     assert_int_equal(mt_heartbeat_encode(again, &twice, &err), 0);
     assert_true(json_equal(back, twice));
+    assert_true(json_equal(json_object_get(twice, "host"), json_object_get(j, "host")) && json_array_size(h->host) == 1);
     mt_heartbeat_free(h);
     mt_heartbeat_free(again);
     json_decref(j);
     json_decref(back);
     json_decref(twice);
-    char *text = edited(good, "'arch':'amd64'", "'arch':'mips'");
-    j = json_of(text);
-    assert_int_equal(mt_heartbeat_decode(j, &h, &err), -MT_E_INVALID);
-    json_decref(j);
-    free(text);
+    static const struct {
+        const char *from, *to;
+    } rows[] = {{"'arch':'amd64'", "'arch':'mips'"}, {"'host':[{", "'host':[1,{"}, {"'item':'swap',", ""}, {"'finding':'on'", "'finding':7"},
+                {"'item':'swap'", "'item':'a name of more than two and thirty bytes'"}};
+    for (size_t i = 0; i < MT_ARRAY_LEN(rows); i++) {
+        char *text = edited(good, rows[i].from, rows[i].to);
+        j = json_of(text);
+        assert_int_equal(mt_heartbeat_decode(j, &h, &err), -MT_E_INVALID);
+        json_decref(j);
+        free(text);
+    }
 }
 
 static void cpu_figures_follow_the_vectors(void **state)
