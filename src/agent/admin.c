@@ -34,6 +34,7 @@ struct client {
     bool asked;   /* the request line was read */
     bool closing; /* close when `out` is empty */
     bool waits_stop;
+    bool waits_initlog; /* of instance_id */
     bool handed_over; /* the connection is an exec session's from here on */
     struct mt_log_reader *reader;
     bool follow;
@@ -52,6 +53,9 @@ struct mt_admin {
 
 static void client_free(struct client *c)
 {
+    struct mt_inst *in = c->waits_initlog ? mt_map_get(&c->ad->a->insts, c->instance_id) : NULL;
+    if (in)
+        mt_initlog_cancel(in, c);
     mt_loop_del(c->src);
     mt_closep(&c->fd);
     mt_list_remove(&c->link);
@@ -277,6 +281,33 @@ static int op_exec(struct client *c, const json_t *rq, struct mt_err *err)
     return 0;
 }
 
+static void initlog_done(void *arg, const char *text, size_t len, const struct mt_err *err)
+{
+    struct client *c = arg;
+    c->waits_initlog = false;
+    if (err)
+        put_error(c, err);
+    else
+        mt_describe_lines(NULL, text, len, &c->out);
+    c->closing = true;
+    (void)flush(c);
+}
+
+/* What init said of itself, out of the guest: answered when it is there. */
+static int op_initlog(struct client *c, const char *id, struct mt_err *err)
+{
+    struct mt_inst *in = mt_map_get(&c->ad->a->insts, id);
+    if (!in)
+        return MT_FAIL(err, MT_E_NOT_FOUND, "this node has no instance '%s'", id);
+    int rc = mt_initlog_begin(in, initlog_done, c, err);
+    if (rc < 0)
+        return rc;
+    (void)snprintf(c->instance_id, sizeof c->instance_id, "%s", id);
+    c->waits_initlog = true;
+    c->closing = false;
+    return 0;
+}
+
 static int dispatch(struct client *c, const char *line, size_t len, struct mt_err *err)
 {
     mt_auto_json json_t *rq = NULL;
@@ -307,15 +338,17 @@ static int dispatch(struct client *c, const char *line, size_t len, struct mt_er
         return mt_describe_list(a, &c->out, err);
     if (strcmp(op, "doctor") == 0)
         return mt_describe_doctor(a, &c->out, err);
-    if (strcmp(op, "describe") == 0 || strcmp(op, "console") == 0) {
+    if (strcmp(op, "describe") == 0 || strcmp(op, "console") == 0 || strcmp(op, "initlog") == 0) {
         rc = mt_json_get_str(rq, "instance_id", MT_ID_SIZE - 1, &id, err);
         if (rc == 0)
             rc = mt_id_check(MT_ID_INSTANCE, id, err);
         if (rc < 0)
             return rc;
+        if (op[0] == 'i')
+            return op_initlog(c, id, err);
         return op[0] == 'd' ? mt_describe_instance(a, id, &c->out, err) : mt_describe_console(a, id, &c->out, err);
     }
-    return MT_FAIL(err, MT_E_INVALID, "no op '%.32s'; known are logs, console, list, describe, doctor, exec, flows-read, gc, rotate-key, stop-all", op);
+    return MT_FAIL(err, MT_E_INVALID, "no op '%.32s'; known are logs, console, initlog, list, describe, doctor, exec, flows-read, gc, rotate-key, stop-all", op);
 }
 
 static void on_client(struct mt_source *s, int fd, uint32_t revents, void *arg)
@@ -334,7 +367,7 @@ static void on_client(struct mt_source *s, int fd, uint32_t revents, void *arg)
         return;
     if (n <= 0) {
         /* half closed after asking: it still wants the answer */
-        if (n == 0 && c->asked && !(revents & (EPOLLHUP | EPOLLERR)) && (c->out.len > 0 || c->waits_stop)) {
+        if (n == 0 && c->asked && !(revents & (EPOLLHUP | EPOLLERR)) && (c->out.len > 0 || c->waits_stop || c->waits_initlog)) {
             (void)mt_loop_fd_events(c->src, c->out.len ? EPOLLOUT : 0, NULL);
             return;
         }

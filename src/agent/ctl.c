@@ -112,7 +112,7 @@ int mt_ctl(const struct mt_agent_conf *conf, int argc, char *const *argv)
         const char *verb;
         int least, most; /* words behind it */
         bool instance;   /* the first one is an instance's id */
-    } verbs[] = {{"list", 0, 0, false}, {"doctor", 0, 0, false}, {"gc", 0, 0, false}, {"describe", 1, 1, true}, {"console", 1, 1, true}, {"logs", 1, 1, true},
+    } verbs[] = {{"list", 0, 0, false}, {"doctor", 0, 0, false}, {"gc", 0, 0, false}, {"describe", 1, 1, true}, {"console", 1, 1, true}, {"initlog", 1, 1, true}, {"logs", 1, 1, true},
                  {"verify-image", 1, 1, false}, {"state", 0, 1, true}};
     const char *word = argc > 1 ? argv[1] : NULL;
     struct mt_err err = {0};
@@ -123,6 +123,6 @@ int mt_ctl(const struct mt_agent_conf *conf, int argc, char *const *argv)
             return fail(&err);
         return MT_STREQ(argv[0], "verify-image") ? verify_image(conf, word) : MT_STREQ(argv[0], "state") ? dump(conf, word) : ask(conf, argv[0], word);
     }
-    (void)fputs("moat-agent: ctl list | describe ID | console ID | logs ID | state [ID] | verify-image DIGEST | gc | doctor\n", stderr);
+    (void)fputs("moat-agent: ctl list | describe ID | console ID | initlog ID | logs ID | state [ID] | verify-image DIGEST | gc | doctor\n", stderr);
     return 2;
 }

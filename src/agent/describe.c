@@ -181,6 +181,23 @@ int mt_describe_instance(struct mt_agent *a, const char *id, struct mt_buf *out,
 
 /* ---- console ----------------------------------------------------------------------------- */
 
+void mt_describe_lines(const char *attempt, const char *text, size_t n, struct mt_buf *out)
+{
+    for (size_t at = 0; at < n;) {
+        const char *end = memchr(text + at, '\n', n - at);
+        size_t stop = end ? (size_t)(end - text) : n, len = stop - at;
+        while (len > 0 && text[at + len - 1] == '\r')
+            len--;
+        if (attempt)
+            mt_buf_printf(out, "{\"attempt\":\"%s\",\"line\":", attempt);
+        else
+            mt_buf_puts(out, "{\"line\":");
+        mt_buf_put_json_str(out, text + at, len);
+        mt_buf_puts(out, "}\n");
+        at = stop + 1;
+    }
+}
+
 static int put_console(struct mt_agent *a, const struct mt_inst *in, const char *file, const char *attempt,
                        struct mt_buf *out, struct mt_err *err)
 {
@@ -196,16 +213,7 @@ static int put_console(struct mt_agent *a, const struct mt_inst *in, const char 
         rc = mt_vmm_console(vmm, path, NULL, buf, CONSOLE_BYTES, &n, err);
     if (rc < 0)
         return rc;
-    for (size_t at = 0; at < n;) {
-        const char *end = memchr(buf + at, '\n', n - at);
-        size_t stop = end ? (size_t)(end - buf) : n, len = stop - at;
-        while (len > 0 && buf[at + len - 1] == '\r')
-            len--;
-        mt_buf_printf(out, "{\"attempt\":\"%s\",\"line\":", attempt);
-        mt_buf_put_json_str(out, buf + at, len);
-        mt_buf_puts(out, "}\n");
-        at = stop + 1;
-    }
+    mt_describe_lines(attempt, buf, n, out);
     return mt_buf_check(out, err);
 }
 

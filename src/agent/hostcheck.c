@@ -223,8 +223,9 @@ static void folders(const struct mt_hostcheck *h, struct mt_hostcheck_row *r)
     static const char mend[] = "jail_dir, images_dir, scratch_dir and storage.dir of /etc/moat/agent.toml: set them to one filesystem, systemctl restart moat-agent";
     struct stat jail, st;
     struct statvfs v;
-    const char *apart = stat(h->jail_dir, &jail) == 0 ? NULL : h->jail_dir;
-    for (size_t i = 0; i < sizeof h->linked / sizeof h->linked[0] && !apart && h->linked[i]; i++)
+    const char *apart = NULL;
+    bool known = stat(h->jail_dir, &jail) == 0; /* when not, MOUNTS says so */
+    for (size_t i = 0; known && i < sizeof h->linked / sizeof h->linked[0] && !apart && h->linked[i]; i++)
         apart = stat(h->linked[i], &st) == 0 && st.st_dev == jail.st_dev ? NULL : h->linked[i];
     row(r, FOLDERS, apart ? 2 : 0, mend, apart ? "'%.90s' is not on the filesystem of jails" : "jails and what is linked into them on one filesystem", apart);
     bool full = statvfs(h->data_dir, &v) == 0 && v.f_files > 0 && v.f_favail <= v.f_files / 10;

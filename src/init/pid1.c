@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "base/assert.h"
+#include "base/b64.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/str.h"
@@ -473,6 +474,18 @@ static void take_ping(struct mt_pid1 *p, const struct mt_guest_ping *ping, int64
     send_message(p, &msg, now);
 }
 
+/* One part for each request: the host asks at its own pace, so the answers are no flood. */
+static void take_fetch_log(struct mt_pid1 *p, uint64_t offset, int64_t now)
+{
+    static char raw[MT_GUEST_LOG_CHUNK_BYTES], text[MT_B64_SIZE(MT_GUEST_LOG_CHUNK_BYTES)];
+    uint64_t total;
+    size_t n = mt_say_read(offset, raw, sizeof raw, &total);
+    (void)mt_b64_encode(raw, n, text);
+    struct mt_guest_msg msg = {.type = MT_GUEST_LOG_CHUNK,
+                               .u.log_chunk = {.offset = offset, .data = text, .last = n == 0 || offset + n >= total}};
+    send_message(p, &msg, now);
+}
+
 static void take_message(struct mt_pid1 *p, const struct mt_guest_msg *msg, const char *line, size_t len, int64_t now)
 {
     switch (msg->type) {
@@ -513,8 +526,12 @@ static void take_message(struct mt_pid1 *p, const struct mt_guest_msg *msg, cons
     case MT_GUEST_THAW:
         mt_quiesce_thaw(&p->quiesce, msg->u.freeze.volume_id);
         break;
+    case MT_GUEST_FETCH_LOG:
+        take_fetch_log(p, msg->u.fetch_log.offset, now);
+        break;
     case MT_GUEST_UNKNOWN:
     case MT_GUEST_HELLO:
+    case MT_GUEST_LOG_CHUNK:
     case MT_GUEST_ACK:
     case MT_GUEST_STATUS:
     case MT_GUEST_PONG:

@@ -57,6 +57,21 @@ void mt_say(enum mt_say_level level, const char *fmt, ...)
 
 void mt_say_to_file(const char *path)
 {
-    file_fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW | O_CLOEXEC, 0600);
+    file_fd = open(path, O_RDWR | O_CREAT | O_APPEND | O_NOFOLLOW | O_CLOEXEC, 0600);
     to_file(memory, memory_len);
+}
+
+size_t mt_say_read(uint64_t offset, void *buf, size_t n, uint64_t *ret_total)
+{
+    *ret_total = file_fd >= 0 ? file_len : memory_len;
+    if (offset >= *ret_total)
+        return 0;
+    if (file_fd < 0) {
+        size_t left = memory_len - (size_t)offset;
+        memcpy(buf, memory + offset, left < n ? left : n);
+        return left < n ? left : n;
+    }
+    /* our own descriptor: what a workload puts in the file's place is not read, and a file that it cut gives less */
+    ssize_t got = pread(file_fd, buf, n, (off_t)offset);
+    return got > 0 ? (size_t)got : 0;
 }

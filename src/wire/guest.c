@@ -30,6 +30,8 @@ static const struct {
     [MT_GUEST_FREEZE] = {"freeze", MT_GUEST_FROM_HOST},
     [MT_GUEST_THAW] = {"thaw", MT_GUEST_FROM_HOST},
     [MT_GUEST_QUIESCED] = {"quiesced", MT_GUEST_FROM_GUEST},
+    [MT_GUEST_FETCH_LOG] = {"fetch_log", MT_GUEST_FROM_HOST},
+    [MT_GUEST_LOG_CHUNK] = {"log_chunk", MT_GUEST_FROM_GUEST},
 };
 
 static const char *const phases[MT_GUEST_PHASE_MAX] = {"boot", "running"};
@@ -302,6 +304,14 @@ int mt_guest_decode(enum mt_guest_from from, const char *line, size_t len, struc
         msg.u.quiesced.state = (enum mt_guest_quiesce)pick(&f, "state", quiesces, MT_GUEST_QUIESCE_MAX);
         msg.u.quiesced.detail = mt_guest_get_str(&f, "detail", MT_GUEST_OPTIONAL);
         break;
+    case MT_GUEST_FETCH_LOG:
+        msg.u.fetch_log.offset = mt_guest_get_uint(&f, "offset", MT_GUEST_OPTIONAL, 0, INT64_MAX);
+        break;
+    case MT_GUEST_LOG_CHUNK:
+        msg.u.log_chunk.offset = mt_guest_get_uint(&f, "offset", MT_GUEST_REQUIRED, 0, INT64_MAX);
+        msg.u.log_chunk.data = mt_guest_get_str(&f, "data", MT_GUEST_REQUIRED);
+        msg.u.log_chunk.last = mt_guest_get_bool(&f, "last", MT_GUEST_REQUIRED);
+        break;
     case MT_GUEST_BYE:
     case MT_GUEST_RESUME:
     case MT_GUEST_UNKNOWN:
@@ -438,6 +448,16 @@ static const char *encode_fields(const struct mt_guest_msg *msg, struct mt_guest
         put_text(out, "volume_id", msg->u.quiesced.volume_id);
         mt_guest_json_put_str(out, "state", mt_guest_quiesce_name(msg->u.quiesced.state));
         put_text(out, "detail", msg->u.quiesced.detail);
+        return NULL;
+    case MT_GUEST_FETCH_LOG:
+        mt_guest_json_put_uint(out, "offset", msg->u.fetch_log.offset);
+        return NULL;
+    case MT_GUEST_LOG_CHUNK:
+        if (!msg->u.log_chunk.data)
+            return "log_chunk needs data";
+        mt_guest_json_put_uint(out, "offset", msg->u.log_chunk.offset);
+        mt_guest_json_put_str(out, "data", msg->u.log_chunk.data);
+        mt_guest_json_put_bool(out, "last", msg->u.log_chunk.last);
         return NULL;
     case MT_GUEST_BYE:
     case MT_GUEST_RESUME:

@@ -69,6 +69,8 @@ enum mt_guest_type {
     MT_GUEST_FREEZE,      /**< host to guest: hold a volume still for a moment */
     MT_GUEST_THAW,        /**< host to guest */
     MT_GUEST_QUIESCED,    /**< guest to host: how it stands with that */
+    MT_GUEST_FETCH_LOG,   /**< host to guest: a part of what init said of itself */
+    MT_GUEST_LOG_CHUNK,   /**< guest to host: that part; one for each fetch_log */
     MT_GUEST_TYPE_MAX,
 };
 
@@ -190,6 +192,18 @@ struct mt_guest_quiesced {
     const char *detail; /**< why it failed; NULL none */
 };
 
+#define MT_GUEST_LOG_CHUNK_BYTES 8192U /**< most bytes of a log_chunk, before base64 */
+
+struct mt_guest_fetch_log {
+    uint64_t offset;
+};
+
+struct mt_guest_log_chunk {
+    uint64_t offset;  /**< of its first byte */
+    const char *data; /**< base64 with padding of at most MT_GUEST_LOG_CHUNK_BYTES */
+    bool last;        /**< nothing follows it by now */
+};
+
 struct mt_guest_mount {
     const char *name, *volume_id, *device, *fs_uuid, *path;
     bool ro;
@@ -279,6 +293,8 @@ struct mt_guest_msg {
         struct mt_guest_secrets_data secrets;
         struct mt_guest_freeze freeze; /**< and thaw */
         struct mt_guest_quiesced quiesced;
+        struct mt_guest_fetch_log fetch_log;
+        struct mt_guest_log_chunk log_chunk;
     } u;
 };
 

@@ -5,10 +5,11 @@
 The VMs are stand-ins (tests/tools/standin_vm.c): two processes where QEMU and moat-vsock would be, and a guest that speaks the control channel
 and does nothing. All else is real: jails, cgroups, scratch disks, root disk, taps, addresses, firewall, monitor, log store, health checks of every
 instance every ten seconds, pings, heartbeats, reports, the look for drift. The addresses of the instances lead to one listener of this file.
-Then the node is made to look as after a boot of its own, with the control plane away; and at the end all is taken down and nothing is left.
+Then the node is made to look as after a boot of its own, with the control plane away; one monitor does not die of SIGKILL (the freezer holds it, as a
+disk that hangs would); and at the end all is taken down and nothing is left.
 With --figures: one line of JSON, for bench/deploy.
 
-COST 65 s, 9 s of processor."""
+COST 110 s, 11 s of processor."""
 import json
 import os
 import shutil
@@ -138,6 +139,81 @@ def node_reboot_restores_the_plan_without_control_plane(w):
     w.control.start()
 
 
+FREEZER = "/sys/fs/cgroup/freezer"
+
+
+class Undying:
+    """A process that SIGKILL ends only when this lets go of it."""
+
+    def __init__(self, pid):
+        self.dir, self.pid = "%s/moat-undying-%d" % (FREEZER, os.getpid()), pid
+        os.mkdir(self.dir)
+        self.put("cgroup.procs", pid)
+        self.put("freezer.state", "FROZEN")
+        kit.wait_for("it is held", lambda: open(self.dir + "/freezer.state").read().strip() == "FROZEN", 20)
+
+    def put(self, name, value):
+        with open(os.path.join(self.dir, name), "w") as f:
+            f.write(str(value))
+
+    def let_go(self):
+        self.put("freezer.state", "THAWED")
+
+    def close(self):
+        """Thawed, whatever happened; what lives on (nobody killed it) goes back."""
+        self.let_go()
+        for pid in open(self.dir + "/cgroup.procs").read().split():
+            try:
+                with open(FREEZER + "/cgroup.procs", "w") as f:
+                    f.write(pid)
+            except OSError:
+                pass  # it has just ended
+        kit.wait_for("an empty group", lambda: not open(self.dir + "/cgroup.procs").read(), 20)
+        os.rmdir(self.dir)
+
+
+def a_monitor_that_does_not_die(w):
+    """runtime.md §7.5: the node says so and is degraded, nothing that the VM has is given away, and it is tried again until it is gone; a kill -9
+    of the agent changes none of that, and the neighbours do not notice."""
+    i = next(iter(w.control.assignments))
+    d = w.describe(i)
+    tap, told = "mt%05x" % d["slot"], len(w.control.reports)
+
+    def has():
+        """which of its things are there"""
+        now = w.host()
+        return {"tap": tap + ":" in kit.sh("ip", "-o", "link"), "route": "dev " + tap in kit.sh("ip", "-6", "route", "show", "table", "all"),
+                "jail": any(d["jail_id"] in j for j in now["jails"]), "scratch": any(i[5:] in s for s in now["scratch"]), "cgroup": any(d["jail_id"] in c for c in now["cgroups"])}
+    before = has()
+    want(all(before.values()), before)
+    held = Undying(d["pids"][-1])
+    stuck = lambda since: kit.wait_for("the condition", lambda: any("vm_stuck" in b["conditions"] for b in w.control.beats[since:]), 90)
+    try:
+        beats = len(w.control.beats)
+        w.control.want(i, "stopped")
+        stuck(beats)
+        said = kit.wait_for("what it says", lambda: w.log_events("instance.vm_stuck"), 20)[-1]
+        want(said["instance_id"] == i and said["error"], said)
+        want(has() == before and w.describe(i)["phase"] == "teardown", (has(), w.describe(i)["phase"]))
+        w.kill()
+        beats = len(w.control.beats)
+        w.start()
+        stuck(beats)
+        want(has() == before, has())
+        want(not [r for r in w.control.reports_of(i) if r["status"] == "stopped"], "it is said to have stopped")
+        rows = {x["instance_id"]: x["phase"] for x in w.ask({"op": "list"}, 10)}
+        want(sum(p == "ready" for p in rows.values()) == INSTANCES - 1 and rows[i] == "teardown", rows)
+        held.let_go()
+        beats = len(w.control.beats)
+        w.control.wait_status(i, "stopped", 90)  # tried every 30 s
+        kit.wait_for("no condition", lambda: w.control.beats[beats:] and "vm_stuck" not in w.control.beats[-1]["conditions"], 60)
+        want(not any(has().values()), has())
+        others = [r for r in w.control.reports[told:] if r["instance_id"] != i and r["status"] != "ready"]
+        want(not others, "others changed: %s" % others[:3])
+    finally:
+        held.close()
+
+
 def nothing_is_left(w):
     w.stop_all(60000)
     left = w.host()
@@ -181,6 +257,11 @@ def main():
         fds = len(os.listdir("/proc/%d/fd" % w.proc.pid))
         want(abs(fds - f["fds"]) <= 8, "%d descriptors, before %d" % (fds, f["fds"]))
         print("ok - the node boots anew without a control plane: all %d are ready again" % INSTANCES, flush=True)
+        if os.path.exists(FREEZER + "/cgroup.procs"):
+            a_monitor_that_does_not_die(w)
+            print("ok - a monitor that does not die: the node is degraded, what the VM has stays its own, it is tried again until it is gone", flush=True)
+        else:
+            print("skip - a monitor that does not die: no freezer of cgroup v1 that holds what was killed")
         nothing_is_left(w)
         want(f["pss_mib"] <= MIB_MAX, "%.1f MiB with %d instances, at most %g" % (f["pss_mib"], INSTANCES, MIB_MAX))
         want(f["core"] <= CORE_MAX, "%.2f %% of a core with %d instances, at most %g %%" % (100 * f["core"], INSTANCES, 100 * CORE_MAX))

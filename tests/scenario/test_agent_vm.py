@@ -509,6 +509,9 @@ class Suite:
         d = ctl("describe", i)[0]
         want((d["boot_id"], d["pids"]) == (self.w.describe(i)["boot_id"], self.w.describe(i)["pids"]), d)
         want(isinstance(ctl("console", i), list) and ctl("logs", i)[-1]["line"].startswith("testapp: serving"), ctl("logs", i)[-1:])
+        said = [r["line"] for r in ctl("initlog", i)]
+        want(any(l.endswith(" handshake -> running") for l in said) and all(re.match(r"\d+\.\d{3} ", l) for l in said), said)
+        want("instance" in ctl("initlog", kit.new_id("inst"), code=1) and "inst" in ctl("initlog", "../etc", code=1), "no such instance")
         want({r["check"] for r in ctl("doctor")} == {r["check"] for r in self.w.ask({"op": "doctor"})}, "doctor")
         state = ctl("state", i)
         want(len(state) == 1 and state[0]["instance_id"] == i and state[0]["boot_id"] == d["boot_id"] and len(ctl("state")) >= 1, state)
@@ -574,7 +577,7 @@ class Suite:
         want(b["allocatable"]["memory_bytes"] > 0 and b["used"]["memory_bytes"] >= 96 << 20, b)
         rows = {f["check"][6:]: f for f in self.w.ask({"op": "doctor"})}
         want(set(rows) >= {"vmm", "cgroups", "firewall", "tun", "folders", "disk", "mesh", "swap", "ksm", "smt", "inodes", "kernel", "nftables", "e2fsprogs", "forwarding",
-                           "mounts", "uids", "clock", "nofile"}, sorted(rows))
+                           "mounts", "uids", "clock", "nofile", "openat2"}, sorted(rows))
         bad = [f for f in rows.values() if not f["finding"] or (f["severity"] == "ok") != ("mend" not in f)]
         want(not bad, "each thing that is not fine comes with what mends it: %s" % bad)
         want(rows["forwarding"]["severity"] == "ok" and rows["kernel"]["finding"] == "Linux " + os.uname().release, (rows["forwarding"], rows["kernel"]))

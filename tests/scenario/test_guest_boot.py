@@ -7,6 +7,7 @@ Limits of time, asked of the best boot: hello <= 2 s, config to started <= 250 m
 (guestvm.Peer) shows to be slower, both in that proportion. What the VM waited for a processor that others had does not count, and boots
 that did not meet the limits are followed by others, in turn with the peer's. COST 111 s, 57 s of processor.
 """
+import base64
 import hashlib
 import json
 import os
@@ -108,6 +109,20 @@ def serves_http_and_stops(shared):
         pong = g.expect("pong")
         check(pong["ts_ns"] == 42 and 64e6 < pong["mem_total"] < 128 << 20, "pong: %s" % pong)
         check(0 < pong["mem_available"] < pong["mem_total"] and pong["procs"] > 2 and pong["oom_kills"] == 0, "pong: %s" % pong)
+
+        said, offset = b"", 0
+        while True:  # what init says of itself, a part at a time
+            g.send("fetch_log", offset=offset)
+            part = g.expect("log_chunk")
+            data = base64.b64decode(part["data"], validate=True)
+            check(part["offset"] == offset and len(data) <= 8192 and (data or part["last"]), "log_chunk: %s" % part)
+            said, offset = said + data, offset + len(data)
+            if part["last"]:
+                break
+        check(b" handshake -> running\n" in said and said.count(b"\n") > 3 and b"=" + b"b" not in said, "boot log: %r" % said[-300:])
+        g.send("fetch_log", offset=offset + 100000)
+        part = g.expect("log_chunk")
+        check(part["last"] is True and part["data"] == "" and part["offset"] == offset + 100000, "beyond the end: %s" % part)
 
         # the agent restarts: the workload goes on, the guest comes back and says where it stands
         g.connect()

@@ -7,6 +7,7 @@
  * live.c   the running VM: channels, deadlines, health, stop
  * held.c   volumes of an attempt and their locks
  * told.c   the autopsy of an attempt that failed, until the control plane has it
+ * initlog.c what init says of itself, read out of the guest
  * send.c   the config line and the secrets for the guest
  * Loop thread only, but for the jobs of work.c, which see copies and immutable parts.
  */
@@ -16,6 +17,7 @@
 #include "agent/channel.h"
 #include "agent/health.h"
 #include "agent/instance/autopsy.h"
+#include "agent/instance/initlog.h"
 #include "agent/instance/state.h"
 #include "agent/logchan.h"
 #include "agent/logstore.h"
@@ -94,6 +96,7 @@ struct mt_inst {
     bool checking;         /* a liveness check of the monitor runs on a worker */
     bool teardown_waiting; /* teardown begins when it is back */
     struct mt_guest_pong pong;
+    struct mt_initlog *initlog; /* somebody reads the guest's boot log */
 
     /* health */
     struct mt_health_conf hconf;

@@ -269,7 +269,11 @@ static void on_message(void *arg, const struct mt_guest_msg *msg)
     case MT_GUEST_QUIESCED:
         mt_backups_quiesced(in->a->backups, in->st.instance_id, &msg->u.quiesced);
         break;
+    case MT_GUEST_LOG_CHUNK:
+        mt_initlog_chunk(in, &msg->u.log_chunk);
+        break;
     case MT_GUEST_UNKNOWN:
+    case MT_GUEST_FETCH_LOG:
     case MT_GUEST_CONFIG:
     case MT_GUEST_BYE:
     case MT_GUEST_RESUME:
@@ -287,6 +291,7 @@ static void on_message(void *arg, const struct mt_guest_msg *msg)
 static void on_closed(void *arg, const char *why)
 {
     struct mt_inst *in = arg;
+    mt_initlog_over(in, why);
     mt_log(MT_DEBUG, "guest.disconnected", KV("instance_id", in->st.instance_id), KV("why", why));
 }
 
@@ -606,6 +611,7 @@ void mt_inst_unlive(struct mt_inst *in)
     mt_loop_del(in->deadline);
     mt_loop_del(in->tick);
     in->console_src = in->deadline = in->tick = NULL;
+    mt_initlog_over(in, "the VM has ended");
     mt_channel_free(in->chan);
     in->chan = NULL;
     mt_logchan_free(in->logchan);

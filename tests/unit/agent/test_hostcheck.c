@@ -144,12 +144,14 @@ static void each_thing_alone(void **s)
     t.h.jail_dir = t.jail;
     if (unshare(CLONE_NEWNS) == 0) { /* root: a mount that ends with this process */
         const unsigned long flags[] = {MS_NODEV, MS_NOEXEC};
+        t.h.linked[0] = NULL; /* a filesystem of its own */
         assert_int_equal(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), 0);
         for (size_t i = 0; i < 2; i++) {
             assert_int_equal(mount("none", t.jail, "tmpfs", flags[i], NULL), 0);
             only("agent.mounts", 2, i == 0 ? "nodev" : "noexec", "mount -o remount,dev,exec");
             assert_int_equal(umount(t.jail), 0);
         }
+        t.h.linked[0] = t.images;
     }
     put(t.passwd, "root:x:0:0::/:/bin/sh\nbuild:x:200000:1::/:/bin/sh", 0644);
     only("agent.uids", 2, "user 'build' has the number 200000", "usermod -u");

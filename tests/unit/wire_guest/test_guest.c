@@ -155,6 +155,10 @@ static void small_messages_have_these_bytes(void **state)
          "{\"v\":1,\"type\":\"quiesced\",\"seq\":9,\"volume_id\":\"vol_1\",\"state\":\"thawed\"}\n"},
         {{.type = MT_GUEST_QUIESCED, .seq = 9, .u.quiesced = {"vol_1", MT_GUEST_QUIESCE_FAILED, "busy"}}, MT_GUEST_FROM_GUEST,
          "{\"v\":1,\"type\":\"quiesced\",\"seq\":9,\"volume_id\":\"vol_1\",\"state\":\"failed\",\"detail\":\"busy\"}\n"},
+        {{.type = MT_GUEST_FETCH_LOG, .seq = 10, .u.fetch_log = {8192}}, MT_GUEST_FROM_HOST,
+         "{\"v\":1,\"type\":\"fetch_log\",\"seq\":10,\"offset\":8192}\n"},
+        {{.type = MT_GUEST_LOG_CHUNK, .seq = 11, .u.log_chunk = {8192, "aGk=", true}}, MT_GUEST_FROM_GUEST,
+         "{\"v\":1,\"type\":\"log_chunk\",\"seq\":11,\"offset\":8192,\"data\":\"aGk=\",\"last\":true}\n"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         struct mt_guest_msg back;
