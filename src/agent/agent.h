@@ -47,6 +47,7 @@ struct mt_bundle {
     char kernel_path[PATH_MAX];
     char initramfs_path[PATH_MAX];
     bool builtin; /* everything is in the kernel: `nomodule` */
+    char origin[48]; /* "built here", "signed by m3s9..."; "" root's word alone */
     uint32_t min_memory_mib; /* a guest with less does not boot; 0: not said */
 };
 

@@ -52,11 +52,17 @@ static int probe(struct boot_job *j)
     return mt_vmm_probe(&pc, &j->choice, &j->err);
 }
 
+static struct mt_bundle_trust trust_of(const struct mt_agent *a)
+{
+    return (struct mt_bundle_trust){.keys = a->conf.bundle_keys.v, .n_keys = a->conf.bundle_keys.n, .machine_id = "/etc/machine-id"};
+}
+
 /* The bundle before this one in its place. @young: only when this one is not proven by a day of use. False when there is none. */
 static bool step_back(struct boot_job *j, bool young, const char *why)
 {
     struct mt_err err = {0};
-    if (mt_bundle_before(j->a->conf.boot_dir, j->bundle.version, young, &j->before, &err) < 0) {
+    const struct mt_bundle_trust trust = trust_of(j->a);
+    if (mt_bundle_before(j->a->conf.boot_dir, j->bundle.version, young, &trust, &j->before, &err) < 0) {
         mt_log(MT_WARN, "bundle.none_before", KV("bundle", j->bundle.version), KV_ERR(&err));
         return false;
     }
@@ -95,8 +101,9 @@ static void boot_work(void *arg)
 {
     struct boot_job *j = arg;
     struct mt_vmm *vmm;
+    const struct mt_bundle_trust trust = trust_of(j->a);
 
-    j->rc = mt_bundle_find(j->a->conf.boot_dir, j->version[0] ? j->version : NULL, &j->bundle, &j->err);
+    j->rc = mt_bundle_find(j->a->conf.boot_dir, j->version[0] ? j->version : NULL, &trust, &j->bundle, &j->err);
     if (j->rc < 0)
         return;
     if (MT_STREQ(j->bundle.version, j->bad))

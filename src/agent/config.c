@@ -2,6 +2,7 @@
 /* agent.toml. See config.h. */
 #include "agent/config.h"
 
+#include "agent/bundle.h"
 #include "agent/hostcheck.h"
 #include "agent/net/firewall.h"
 #include "agent/net/tap.h"
@@ -41,6 +42,7 @@ static const struct mt_conf_key keys[] = {
     PATH_KEY("bin_dir", bin_dir, "folder of moat-fetch, moat-unpack and moat-vsock; default the agent's own"),
     {"overlay_ipv6", MT_CONF_STRING, AT(overlay_ipv6), 2, 45, MT_CONF_NONE, "address", "the node's overlay address until a plan names it"},
     {"vmm", MT_CONF_STRING, AT(vmm), 1, 16, "auto", "", "auto, firecracker or qemu"},
+    {"bundle_keys", MT_CONF_STRINGS, AT(bundle_keys), 0, 8, "", "key", "Ed25519 public keys, base64: a kernel bundle that was not built on this machine has to be signed by one of them; empty: what root put into boot_dir is taken unsigned"},
     {"host_firewall", MT_CONF_STRING, AT(host_firewall), 1, 8, "full", "", "taps: only traffic of own taps is filtered; full: the host's input too"},
     {"host_accepted", MT_CONF_STRINGS, AT(host_accepted), 0, 8, "", "", "what this host is not and need not be, though strangers share it: swap (may be on, in the clear), ksm, smt (may be on), inodes (may be few), nofile (may be low); the node is not taken out of placement for it"},
     {"firewall_open", MT_CONF_STRINGS, AT(firewall_open), 0, 32, "22", "port", "with host_firewall = full: TCP ports of this host that stay open to the world, as \"22\" or an edge's \"443\""},
@@ -211,6 +213,11 @@ static int check(struct mt_agent_conf *c, struct mt_err *err)
         return MT_FAIL(err, MT_E_INVALID, "resolver '%s' is not an IPv6 address", c->resolver);
     if (c->overlay_ipv6 && inet_pton(AF_INET6, c->overlay_ipv6, &a) != 1)
         return MT_FAIL(err, MT_E_INVALID, "overlay_ipv6 '%s' is not an IPv6 address", c->overlay_ipv6);
+    for (size_t i = 0; i < c->bundle_keys.n; i++) {
+        uint8_t key[32];
+        if (mt_bundle_key(c->bundle_keys.v[i], key, err) < 0)
+            return mt_err_wrap(err, "bundle_keys");
+    }
     for (size_t i = 0; i < c->host_accepted.n; i++) {
         if (!mt_hostcheck_may_accept(c->host_accepted.v[i]))
             return MT_FAIL(err, MT_E_INVALID, "host_accepted: '%s' cannot be accepted; swap, ksm, smt, inodes and nofile can", c->host_accepted.v[i]);

@@ -25,6 +25,7 @@ struct mt_agent_conf {
     char *bin_dir; /* moat-unpack, moat-fetch, moat-vsock; NULL: beside this program */
     char *overlay_ipv6; /* before the first plan says so; NULL: none */
     /* choices */
+    struct mt_conf_list bundle_keys; /* whose kernel bundles are taken (agent/bundle.h) */
     char *vmm;           /* auto, firecracker, qemu */
     char *host_firewall; /* taps, full */
     struct mt_conf_list host_accepted; /* requirements of the host that the operator does without: mt_hostcheck_may_accept */

@@ -264,7 +264,7 @@ int mt_describe_doctor(struct mt_agent *a, struct mt_buf *out, struct mt_err *er
     if (a->bundle_bad[0])
         (void)snprintf(bundle, sizeof bundle, "%s, in place of %s, which does not boot here", a->bundle.version, a->bundle_bad);
     else
-        (void)snprintf(bundle, sizeof bundle, "%s", a->bundle.version[0] ? a->bundle.version : "none");
+        (void)snprintf(bundle, sizeof bundle, "%s%s%s", a->bundle.version[0] ? a->bundle.version : "none", a->bundle.origin[0] ? ", " : "", a->bundle.origin);
 
     const struct finding all[] = {
         {"agent.vmm", a->probing ? 1 : a->choice.ok ? 0 : 2, a->probing ? "the probe boot runs" : vmm,

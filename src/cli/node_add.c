@@ -284,10 +284,33 @@ STEP copy_programs(struct add *a, const char *from, struct mt_err *err)
     return 0;
 }
 
+/* What tells one copy of a bundle from another: its manifest, and the signature of it if there is one. */
+static int bundle_sum(const char *dir, char ret[MT_SHA256_HEX], struct mt_err *err)
+{
+    char path[PATH_MAX];
+    mt_auto_free char *manifest = NULL, *sig = NULL;
+    size_t len = 0, sig_len = 0;
+    uint8_t sum[MT_SHA256_LEN];
+    int rc = mt_fmt(path, sizeof path, err, "%s/manifest.json", dir);
+    if (rc == 0)
+        rc = mt_file_read(path, 65536, &manifest, &len, err);
+    if (rc == 0)
+        rc = mt_fmt(path, sizeof path, err, "%s/manifest.sig", dir);
+    if (rc < 0)
+        return rc;
+    if (access(path, F_OK) == 0 && (rc = mt_file_read(path, 4096, &sig, &sig_len, err)) < 0)
+        return rc;
+    if ((rc = mt_sha256_two(manifest, len, sig ? sig : "", sig_len, sum, err)) < 0)
+        return rc;
+    for (size_t i = 0; i < sizeof sum; i++)
+        (void)snprintf(ret + 2 * i, 3, "%02x", sum[i]);
+    return 0;
+}
+
 /* The kernel bundle: a folder of plain files, copied beside and then renamed; `current` points to it. */
 STEP copy_bundle(struct add *a, const char *given, struct mt_err *err)
 {
-    char from[PATH_MAX], script[SCRIPT], sum[MT_SHA256_HEX], manifest[PATH_MAX], to[512];
+    char from[PATH_MAX], script[SCRIPT], sum[MT_SHA256_HEX], to[512];
     mt_auto_buf struct mt_buf out = MT_BUF_INIT(4096);
     size_t bytes = 0, files = 0;
     if (!realpath(given, from))
@@ -295,12 +318,10 @@ STEP copy_bundle(struct add *a, const char *given, struct mt_err *err)
     const char *name = strrchr(from, '/') + 1;
     if (!*name || !plain(name, "._+-") || name[0] == '.')
         return MT_FAIL(err, MT_E_INVALID, "the bundle's folder is called '%s'", name);
-    int rc = mt_fmt(manifest, sizeof manifest, err, "%s/manifest.json", from);
+    int rc = bundle_sum(from, sum, err);
     if (rc == 0)
-        rc = mt_sha256_file(manifest, sum, err);
-    if (rc == 0)
-        rc = mt_fmt(script, sizeof script, err, "set -eu; mkdir -p '%s/boot'; cd '%s/boot'; rm -rf new; [ ! -e '%s' ] || sha256sum < '%s/manifest.json'; mkdir new",
-                    a->data_dir, a->data_dir, name, name);
+        rc = mt_fmt(script, sizeof script, err, "set -eu; mkdir -p '%s/boot'; cd '%s/boot'; rm -rf new; [ ! -e '%s' ] || cat '%s/manifest.json' $(ls '%s/manifest.sig' 2>/dev/null) | sha256sum; mkdir new",
+                    a->data_dir, a->data_dir, name, name, name);
     if (rc == 0)
         rc = remote_text(a, script, &out, SSH_MS, err);
     if (rc < 0)

@@ -1,7 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 """A kernel bundle that does not boot is given up for the one before it: at the start by the probe, later by the boots that fail; that outlives the
-agent and ends when a third one is named. Real guests. COST 35 s, 22 s of processor."""
+agent and ends when a third one is named. With a pinned key an unsigned one is not taken. Real guests. COST 35 s, 22 s of processor."""
+import base64
 import hashlib
 import json
 import os
@@ -50,10 +51,10 @@ class Suite:
             os.unlink(link)
         os.symlink(version, link)
 
-    def start(self):
+    def start(self, **conf):
         """The agent, and what it chose."""
         n = len(self.w.log_events("vmm.chosen")) if os.path.exists(self.w.log_path) else 0
-        self.w.start(**{"limits.patience": 3})
+        self.w.start(**{"limits.patience": 3, **conf})
         return kit.wait_for("the probe", lambda: self.w.log_events("vmm.chosen")[n:], LONG)[-1]
 
     def conditions(self, there):
@@ -98,6 +99,34 @@ class Suite:
         self.conditions(False)
         want(not os.path.exists(os.path.join(self.w.dir, "agent/bundle.json")), "the mark is left")
 
+    def signed_by_a_pinned_key_or_not_taken(self):
+        """The commands of docs/formats/bundle.md, by openssl itself."""
+        key, folder = os.path.join(self.w.dir, "bundle-key.pem"), os.path.join(self.boot, "v3-good")
+        kit.sh("openssl", "genpkey", "-algorithm", "ed25519", "-out", key)
+        kit.sh("openssl", "pkey", "-in", key, "-pubout", "-outform", "DER", "-out", key + ".der")
+        with open(key + ".der", "rb") as f:
+            pinned = base64.b64encode(f.read()[-32:]).decode()
+        try:
+            self.w.kill()
+            chosen = self.start(bundle_keys=[pinned])
+            want(not chosen["ok"] and "is not signed" in chosen["reason"] and "v3-good" in chosen["reason"], chosen)
+            kit.wait_for("the condition", lambda: {"no_boot_bundle", "vmm_unavailable"} <= set(self.c.beats[-1]["conditions"]), 60)
+            kit.sh("openssl", "pkeyutl", "-sign", "-rawin", "-inkey", key, "-in", folder + "/manifest.json", "-out", folder + "/manifest.sig")
+            self.w.kill()
+            chosen = self.start(bundle_keys=[pinned])
+            want(chosen["ok"] and chosen["cached"] and chosen["bundle"] == "v3-good", chosen)
+            row = next(r for r in self.w.ask({"op": "doctor"}) if r["check"] == "agent.bundle")
+            want(row["severity"] == "ok" and row["finding"] == "v3-good, signed by %s..." % pinned[:12], row)
+            self.w.kill()
+            chosen = self.start()
+            want(not chosen["ok"] and "no key to check it by" in chosen["reason"], chosen)
+        finally:
+            if os.path.exists(folder + "/manifest.sig"):
+                os.unlink(folder + "/manifest.sig")
+        self.w.kill()
+        chosen = self.start()
+        want(chosen["ok"] and chosen["bundle"] == "v3-good", chosen)
+
     def given_up_when_boots_fail(self):
         self.bundle("v4-bad", 0, b"no archive" * 400)
         self.c.extra["node_config"] = {"kernel_version": "v4-bad"}
@@ -127,7 +156,7 @@ def main():
     world = kit.World("bundle")
     try:
         s = Suite(world)
-        for name in ("given_up_at_the_start", "it_stays_so_over_a_restart", "a_third_one_ends_it", "given_up_when_boots_fail"):
+        for name in ("given_up_at_the_start", "it_stays_so_over_a_restart", "a_third_one_ends_it", "signed_by_a_pinned_key_or_not_taken", "given_up_when_boots_fail"):
             report.case("agent bundle: " + name.replace("_", " "), getattr(s, name))
         if report.failed:
             print("agent log: " + world.tail(20), flush=True)

@@ -54,6 +54,9 @@ def is_what_its_manifest_says(tmp):
     check(m["modules"].index("virtio_net.ko") > m["modules"].index("net_failover.ko") > m["modules"].index("failover.ko"), "order")
     check(os.readlink(os.path.join(tmp, "a", "current")) == m["version"], "link current")
     check(os.path.getsize(os.path.join(path, "initramfs.cpio")) <= 8 << 20, "initramfs is larger than 8 MiB")
+    if os.path.exists("/etc/machine-id"):
+        with open("/etc/machine-id", "rb") as f, open(os.path.join(path, "manifest.json"), "rb") as g, open(os.path.join(path, "built-here")) as h:
+            check(h.read() == hashlib.sha256(f.read() + g.read()).hexdigest() + "\n", "built-here is not of this machine and manifest")
 
 
 def init_is_small_and_static(_):
