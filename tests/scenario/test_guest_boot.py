@@ -5,7 +5,7 @@
 The host side of both channels is tests/tools/guestvm.py, so that every message can be looked at.
 Limits of time, asked of the best boot: hello <= 2 s, config to started <= 250 ms; on a machine that the peer of the same run
 (guestvm.Peer) shows to be slower, both in that proportion. What the VM waited for a processor that others had does not count, and boots
-that did not meet the limits are followed by others, in turn with the peer's. COST 111 s, 57 s of processor.
+that did not meet the limits are followed by others, in turn with the peer's. COST 100 s, 47 s of processor.
 """
 import base64
 import hashlib
