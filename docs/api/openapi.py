@@ -74,7 +74,7 @@ OBJECTS = {
              "probe_detail?:str probe_output?:str",
     "Volume": "id:id org_id:id app_id:id env_id:id name:str size_bytes:int resize_to_bytes?:int filesystem:ext4 fs_uuid?:str backup_enabled:bool "
               "home_node_id:id state:creating|available|in_use|deleting|deleted|error error_reason?:str reachable?:bool node_lost?:bool deleted?:bool "
-              "last_backup_at?:time last_backup_snapshot_id?:id backup_stale?:bool proof_stale?:bool backup_lag_seconds?:int latest_snapshot?:LatestSnapshot last_proven_restore_at?:time last_proof?:Proof collected_at?:time collect_failed?:str from_snapshot_id?:id "
+              "last_backup_at?:time last_backup_snapshot_id?:id backup_stale?:bool proof_stale?:bool backup_lag_seconds?:int latest_snapshot?:LatestSnapshot last_proven_restore_at?:time last_proof?:Proof collected_at?:time collect_failed?:str from_snapshot_id?:id deploy_id?:id "
               "migration?:VolumeMigration attachment?:VolumeAttachment dry_run?:bool changes?:[Change] " + VERSIONED,
     "Warning": "code:str process_type?:str desired?:int max?:int",
     "Failure": "instance_id:id process_type?:str status:str reason_code:str reason_detail?:str reason_text?:str exit_code?:int "
@@ -250,10 +250,10 @@ OBJECTS = {
     "AttachmentReplace": "new_volume_id:id expected_version?:int",
     "RestoreNew": "snapshot_id:id name?:str size_bytes?:int target_node_id?:id target_env_id?:id",
     "VolumeNew": "name:str size_bytes:int filesystem?:ext4 backup_enabled?:bool",
-    "VolumeResize": "size_bytes:int",
+    "VolumeResize": "size_bytes:int restart?:bool",
     "VolumeMigrate": "node_id:id",
     "VolumeVerify": "snapshot_id?:id",
-    "VolumeDelete": "expected_version?:int delete_backups?:bool",
+    "VolumeDelete": "expected_version?:int delete_backups?:bool force?:bool",
     "RouteNew": "hostname?:str listen_port?:int protocol?:tls_passthrough|tcp_raw backend_process_type:str backend_port:int proxy_protocol?:off|v2 "
                 "backend_expects_proxy_protocol?:bool proxy_tlv?:bool ipv4_required?:bool max_connections?:int idle_timeout_seconds?:int "
                 "balance?:round_robin|least_conn min_tls_version?:1.0|1.1|1.2|1.3 default_for_listener?:bool allow_non_tls?:bool",
@@ -381,7 +381,7 @@ OPS = {
     "POST " + E + "/volumes": ("Volume", 201, "VolumeNew", "dry_run"),
     "GET " + E + "/volumes/{volume_id}": ("Volume", 200, None, ""),
     "POST " + E + "/volumes/{volume_id}/resize": ("Volume", 200, "VolumeResize", "dry_run"),
-    "DELETE " + E + "/volumes/{volume_id}": ("Deleted", 200, "VolumeDelete", "dry_run delete_backups"),
+    "DELETE " + E + "/volumes/{volume_id}": ("Deleted", 200, "VolumeDelete", "dry_run delete_backups force"),
     "POST " + E + "/volumes/{volume_id}/restore": ("Restore", 201, "RestoreNew", "dry_run"),
     "POST " + E + "/volumes/{volume_id}/verify": ("Restore", 201, "VolumeVerify", "dry_run"),
     "POST " + E + "/volumes/{volume_id}/migrate": ("Migration", 201, "VolumeMigrate", "dry_run"),

@@ -204,11 +204,17 @@ static const struct cli_option backups_status_options[] = {{"all", 0, NULL, "vol
                                                            {"stale", 0, NULL, "only volumes that had no backup for two intervals"},
                                                            {NULL, 0, NULL, NULL}};
 static const struct cli_option admin_volumes_options[] = {{"node", 0, "NODE", "only those that live on this node, by id"}, {NULL, 0, NULL, NULL}};
-static const struct cli_option volumes_delete_options[] = {{"delete-backups", 0, NULL, "its backups go at once, and not a week later"}, {NULL, 0, NULL, NULL}};
+static const struct cli_option volumes_delete_options[] = {{"delete-backups", 0, NULL, "its backups go at once, and not a week later"},
+                                                           {"force", 0, NULL, "its process is scaled to 0 and loses it; for operators"},
+                                                           {NULL, 0, NULL, NULL}};
 static const struct cli_option volumes_replace_options[] = {{"drain", 0, NULL, "stop the process for it, then scale it as it was"},
                                                             {"wait-timeout", 0, "DURATION", "stop waiting after this long, exit 6 (default 15m)"},
                                                             {NULL, 0, NULL, NULL}};
 static const struct cli_option volumes_size_options[] = {{"size", 0, "SIZE", "<number>Gi, or bytes"}, {NULL, 0, NULL, NULL}};
+static const struct cli_option volumes_resize_options[] = {{"size", 0, "SIZE", "<number>Gi, or bytes"},
+                                                           {"restart", 0, NULL, "restart its process, so that it grows now"},
+                                                           WAIT_OPTIONS,
+                                                           {NULL, 0, NULL, NULL}};
 static const struct cli_option routes_create_options[] = {
     {"process", 0, "NAME", "process type behind it (default web)"},
     {"port", 'p', "PORT", "port of that process"},
@@ -460,7 +466,7 @@ const struct cli_command cli_commands[] = {
     {CLI_APPS, "volumes list", "", "volumes of the environment", volumes_list_options, cmd_volumes_list},
     {CLI_APPS, "volumes create", "NAME", "a new volume, on the node with most room", volumes_size_options, cmd_volumes_create},
     {CLI_APPS, "volumes get", "VOLUME", "one volume, by name or id", NULL, cmd_volumes_get},
-    {CLI_APPS, "volumes resize", "VOLUME", "grow a volume before the next start of its process", volumes_size_options, cmd_volumes_resize},
+    {CLI_APPS, "volumes resize", "VOLUME", "grow a volume before the next start of its process", volumes_resize_options, cmd_volumes_resize},
     {CLI_APPS, "volumes detach", "VOLUME", "take a volume from its process, which is scaled to 0", NULL, cmd_volumes_detach},
     {CLI_APPS, "volumes delete", "VOLUME", "delete a volume and its data, by name or id", volumes_delete_options, cmd_volumes_delete},
     {CLI_APPS, "volumes replace", "VOLUME NEW", "give name and process of a volume to another one", volumes_replace_options, cmd_volumes_replace},

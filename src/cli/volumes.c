@@ -128,9 +128,15 @@ int cmd_volumes_resize(struct cli *c)
     if (code != CLI_OK)
         return code;
     mt_auto_json json_t *body = json_pack("{s:I}", "size_bytes", (json_int_t)size);
+    if (cli_has(c, "restart"))
+        (void)json_object_set_new(body, "restart", json_true());
     mt_auto_free char *path = cli_env_path(c, "/volumes/%s/resize", cli_str(v, "id"));
     code = cli_call(c, "POST", path, body, &r);
-    return code == CLI_OK ? cli_receipt(c, "volume", r) : code;
+    const char *deploy = code == CLI_OK ? cli_str(r, "deploy_id") : "";
+    if (code != CLI_OK || !*deploy || !cli_wants_wait(c)) /* nothing is restarted where the volume has that size already */
+        return code == CLI_OK ? cli_receipt(c, "volume", r) : code;
+    cli_say(c, "%s✓%s volume %s grows as %s starts again, by deploy %s", cli_color(c, "green"), cli_color(c, "reset"), cli_str(v, "id"), cli_str(v, "attachment.process_type"), deploy);
+    return cli_wait_deploy(c, deploy, (uint64_t)cli_int(r, "receipt.event_id"));
 }
 
 int cli_volume_done(struct cli *c, const json_t *v, json_t *r, const char *operation, const char *text)
@@ -171,9 +177,13 @@ int cmd_volumes_delete(struct cli *c)
         code = cli_confirm(c, "volume", cli_str(v, "name"));
     if (code != CLI_OK)
         return code;
-    bool backups = cli_has(c, "delete-backups");
+    bool backups = cli_has(c, "delete-backups"), force = cli_has(c, "force");
     mt_auto_free char *path = cli_env_path(c, "/volumes/%s", cli_str(v, "id"));
-    mt_auto_json json_t *body = backups ? json_pack("{s:b}", "delete_backups", 1) : NULL;
+    mt_auto_json json_t *body = backups || force ? json_object() : NULL;
+    if (backups)
+        (void)json_object_set_new(body, "delete_backups", json_true());
+    if (force)
+        (void)json_object_set_new(body, "force", json_true());
     code = cli_call(c, "DELETE", path, body, &r);
     if (code != CLI_OK)
         return code;

@@ -33,6 +33,7 @@
     X(VOLUME_BYTES, "max_total_volume_bytes", 50 * MT_QUOTA_GIB, 10 * MT_QUOTA_TIB, "sizes of the live volumes, asked-for growth included") \
     X(VOLUME_ATTACHMENTS, "max_volume_attachments", 10, 400, "volumes attached to a process")                               \
     X(SNAPSHOTS, "max_snapshots_per_volume", 5, 60, "manual snapshots of one volume that did not fail and are not deleted")     \
+    X(RESTORES, "max_concurrent_restores", 1, 4, "restores that somebody asked for and that have not ended")                 \
     X(IPV4, "max_ipv4_allocations", 0, 10, "IPv4 addresses that environments have")                                          \
     X(IPV4_PORTS, "max_ipv4_extra_ports", 2, 5, "ports beside 80 and 443 that routes use on the IPv4 address of one environment") \
     X(LOG_DRAINS, "max_log_drains", 1, 5, "log drains")                                                                    \

@@ -55,6 +55,13 @@ def interval(seconds):
     w.ok("PATCH", E, {"backup_interval_seconds": seconds, "expected_version": w.ok("GET", E)["resource_version"]})
 
 
+def tenant(name, *scopes):
+    """Like w.q, with no more than these scopes and as nobody's operator."""
+    sp = w.ok("POST", O + "/service-principals", {"name": name, "scopes": list(scopes)})
+    token = kit.call(w.api, "POST", "/v1/auth/token", {"grant_type": "client_credentials", "client_id": sp["client_id"], "client_secret": sp["client_secret"]}).json["access_token"]
+    return lambda method, target, body=None: kit.call(w.api, method, target, body, {"Authorization": "Bearer " + token})
+
+
 def put_keys(text):
     """Other master keys for the running server."""
     path, n = w.d + "/master-keys", open(w.d + "/control.log").read().count("master_keys.loaded")
@@ -146,6 +153,33 @@ try:
         w.agent.report = report
         wait_for("success", lambda: w.ok("GET", E + "/deploys/" + d.json["id"])["status"] == "succeeded", 30)
         assert ready(E)["id"] != old
+
+    @case("a growth with restart starts its process anew by the same command; one that is asked for already can be followed by it; nothing without a process or the scope")
+    def _():
+        more = 2 * GIB + (4 << 20)  # the least step
+        v, old = volumes(E)["data"]["id"], ready(E)["id"]
+        at = E + "/volumes/" + v + "/resize"
+        refused(w.q("POST", at, {"size_bytes": more, "restart": "now"}), "invalid_argument", 400)
+        narrow = tenant("grower", "volumes:read", "volumes:write")
+        refused(narrow("POST", at, {"size_bytes": more, "restart": True}), "insufficient_scope", 403)
+        assert "resize_to_bytes" not in volumes(E)["data"]  # nothing of it
+        assert w.ok("POST", at, {"size_bytes": 2 * GIB, "restart": True}).get("deploy_id") is None  # it has that size
+        r = w.ok("POST", at, {"size_bytes": more, "restart": True})
+        assert r["resize_to_bytes"] == more, r
+        d = wait_for("its end", lambda: [x for x in [w.ok("GET", E + "/deploys/" + r["deploy_id"])] if x["status"] in ("succeeded", "failed")], 60)[0]
+        assert (d["status"], d["kind"], d["process_types"]) == ("succeeded", "restart", ["db"]), d
+        new = ready(E)["id"]
+        assert new != old
+        again = w.ok("POST", at, {"size_bytes": more, "restart": True})  # asked for already: only the start
+        wait_for("its end", lambda: w.ok("GET", E + "/deploys/" + again["deploy_id"])["status"] == "succeeded", 60)
+        assert ready(E)["id"] not in (old, new) and again["deploy_id"] != r["deploy_id"]
+        assert w.agent.volume(v, "resized", result="ok", size_bytes=more).json["accepted"] == 1
+        alone = w.ok("POST", E + "/volumes", {"name": "alone", "size_bytes": GIB})["id"]
+        wait_for("it there", lambda: volumes(E)["alone"]["state"] == "available", 20)
+        refused(w.q("POST", E + "/volumes/" + alone + "/resize", {"size_bytes": more, "restart": True}), "conflict")
+        assert "resize_to_bytes" not in volumes(E)["alone"]
+        w.ok("DELETE", E + "/volumes/" + alone)
+        wait_for("it gone", lambda: "alone" not in volumes(E), 20)
 
     @case("a volume grows, never shrinks, and a manifest that wants more than it has is refused")
     def _():
@@ -368,6 +402,44 @@ try:
         wait_for("all gone", lambda: volumes(E) == {}, 30)
         assert w.ok("GET", E + "/volumes?include_deleted=true")["items"][0]["state"] == "deleted"
 
+    @case("by force an operator deletes a volume under the process that has it: that is scaled to 0, and the volume goes when its node says so")
+    def _():
+        a, e = w.make_app("forced")
+        d = deploy(a, e, manifest([("only", 1)], [("only", "/data")]))
+        wait_for("success", lambda: w.ok("GET", e + "/deploys/" + d.json["id"])["status"] == "succeeded", 30)
+        v, i = volumes(e)["only"], ready(e)
+        at = e + "/volumes/" + v["id"]
+        refused(tenant("forcer", "volumes:read", "volumes:write")("DELETE", at + "?force=true"), "operator_only", 403)
+        refused(w.q("DELETE", at + "?force=true", {"force": False}), "invalid_argument", 400)
+        refused(w.q("DELETE", at + "?force=false"), "volume_attached")
+        dry = w.ok("DELETE", at + "?dry_run=true", {"force": True, "delete_backups": True})
+        assert [(c["event_type"], c["payload"].get("forced")) for c in dry["changes"]] == \
+            [("env.scale_set", None), ("volume_attachment.deleted", True), ("volume.state_changed", True)], dry
+        w.agent.makes = False  # its node does not answer yet
+        try:
+            assert w.ok("DELETE", at + "?force=true&delete_backups=true")["already_deleted"] is False
+            assert w.ok("DELETE", at + "?force=true")["already_deleted"] is True
+            got = volumes(e)["only"]
+            assert got["state"] == "deleting" and "attachment" not in got, got
+            assert [(x["desired"], x["source"]) for x in w.ok("GET", e + "/scale")["processes"]] == [(0, "user")]
+            wait_for("the stop", lambda: w.ok("GET", e + "/instances/" + i["id"])["status"] == "stopped", 60)
+            wait_for("it in the plan", lambda: [x for x in w.agent.plans[-1]["volumes"] if x["volume_id"] == v["id"] and x["desired"] == "absent"], 20)
+            assert instances(e, "ready", "booting", "starting") == [] and volumes(e)["only"]["state"] == "deleting"
+            assert w.agent.volume(v["id"], "deleted").json["accepted"] == 1
+        finally:
+            w.agent.makes = True
+        assert volumes(e) == {}
+        told = [x["payload"] for x in w.ok("GET", O + "/events?event_type=volume.deleted")["items"] if x["aggregate_id"] == v["id"]]
+        assert told == [{"forced": True, "delete_backups": True}], told
+        # What is attached to nothing is deleted by force too; a deploy makes the process whole again, with a new volume.
+        spare = w.ok("POST", e + "/volumes", {"name": "spare", "size_bytes": GIB})["id"]
+        w.ok("DELETE", e + "/volumes/" + spare + "?force=true")
+        wait_for("it gone", lambda: volumes(e) == {}, 30)
+        d = w.ok("POST", e + "/deploys", {"release_id": d.json["release_id"]})
+        assert [x["action"] for x in d["volumes"]] == ["create", "attach"], d
+        w.ok("PUT", e + "/scale", {"processes": [{"process_type": "db", "desired": None}], "expected_version": w.ok("GET", e + "/scale")["resource_version"]})
+        assert ready(e)["id"] != i["id"]
+
     @case("what is due is backed up by itself: never two at once, none where none is wanted, as often as the operator says")
     def _():
         interval(None)
@@ -429,6 +501,17 @@ try:
         key = lambda vol, job: w.agent.post("volume-key", {"volume_id": vol, "job_id": job})  # noqa: E731
         assert key(src["id"], rst).status == 200 and key(new, rst).status == 403 and key(src["id"], "rst_" + "0" * 26).status == 403
         refused(w.q("DELETE", E + "/volumes/%s/snapshots/%s" % (src["id"], good), {}), "conflict")
+        # So many at once for an organisation: none beside this one, then one more for whoever is first; what has ended does not count (below).
+        w.ok("PUT", O + "/quotas/max_concurrent_restores", {"limit": 1, "reason": "test"})
+        assert refused(w.q("POST", R, {"snapshot_id": good, "name": "many"}), "quota_exceeded")["details"] == \
+            {"dimension": "max_concurrent_restores", "limit": 1, "current": 1, "requested": 1}
+        w.ok("PUT", O + "/quotas/max_concurrent_restores", {"limit": 2, "reason": "test"})
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            rs = list(pool.map(lambda i: w.q("POST", R, {"snapshot_id": good, "name": "many%d" % i}), range(4)))
+        assert sorted(x.status for x in rs) == [201] + [409] * 3 and all(x.status == 201 or x.json["code"] == "quota_exceeded" for x in rs), [x.text for x in rs]
+        extra = [x.json for x in rs if x.status == 201][0]
+        assert w.agent.restore(extra["id"], "failed", failed_reason="download_failed").json["accepted"] == 1
+        w.ok("PUT", O + "/quotas/max_concurrent_restores", {"limit": 1, "reason": "test"})
         other = "12345678-1234-4234-8234-123456789abc"
         assert w.agent.volume(new, "provisioned", result="ok", fs_uuid=other, size_bytes=GIB).json["ignored"] == 1
         assert w.agent.restore("rst_" + "0" * 26, "running").json["rejected"][0]["code"] == "not_on_this_node"
@@ -442,6 +525,8 @@ try:
         assert v["state"] == "available" and v["fs_uuid"] == other, v
         assert w.ok("GET", O + "/restores/" + rst)["status"] == "succeeded"
         assert w.agent.volume(new, "provisioned", result="ok", fs_uuid=other, size_bytes=GIB).json["ignored"] == 1
+        assert w.ok("POST", R + "?dry_run=true", {"snapshot_id": good, "name": "many"})["dry_run"]
+        w.ok("PUT", O + "/quotas/max_concurrent_restores", {"limit": None, "reason": "test"})
         s = w.ok("GET", E + "/snapshots/" + good)
         assert s["restored_at"] == s["verified_at"] == w.ok("GET", E + "/volumes/" + src["id"])["last_proven_restore_at"] and "damaged" not in s, s
         # One that failed takes its volume away again; one that found damage says so of the backup, which is then no last backup any more.
@@ -462,7 +547,7 @@ try:
         refused(w.q("POST", R, {"snapshot_id": good}), "snapshot_not_ready")
         events = [e["event_type"] for e in w.ok("GET", O + "/events?correlation_id=" + rst)["items"]]
         assert events == ["volume.created", "restore_job.created"] + ["restore_job.status_changed"] * 3 + ["volume.provisioned", "snapshot.proof_recorded"], events
-        assert len(w.ok("GET", O + "/restores")["items"]) == 4
+        assert len(w.ok("GET", O + "/restores")["items"]) == 5
         for name, v in volumes(E).items():
             w.ok("DELETE", E + "/volumes/" + v["id"])
         wait_for("all gone", lambda: volumes(E) == {}, 30)
@@ -484,7 +569,7 @@ try:
         one = wait_for("a proof", proofs, 30)[0]
         assert (one["snapshot_id"], one["source_volume_id"], one["size_bytes"], one["key_epoch"]) == (s, own, GIB, 1) and not one["cancel"], one
         assert list(volumes(E)) == ["own"] and one["new_volume_id"] not in [v["volume_id"] for v in w.agent.plans[-1]["volumes"]]
-        assert len(w.ok("GET", O + "/restores")["items"]) == 4 and w.agent.post("volume-key", {"volume_id": own, "job_id": one["restore_id"]}).status == 200
+        assert len(w.ok("GET", O + "/restores")["items"]) == 5 and w.agent.post("volume-key", {"volume_id": own, "job_id": one["restore_id"]}).status == 200
         assert w.ok("DELETE", E + "/volumes/%s/snapshots/%s?dry_run=true" % (own, s), {})["dry_run"]  # a proof holds up nobody
         assert w.agent.restore(one["restore_id"], "running", phase="checking", bytes_done=GIB, bytes_total=GIB).json["accepted"] == 1
         assert w.agent.restore(one["restore_id"], "failed", bytes_done=GIB, failed_reason="fsck_failed").json["accepted"] == 1
@@ -730,7 +815,7 @@ try:
 
     @case("the views made again from the log are the same")
     def _():
-        assert [v["name"] for v in w.ok("GET", O + "/volumes")["items"]] == ["only", "only"]
+        assert [v["name"] for v in w.ok("GET", O + "/volumes")["items"]] == ["only", "only", "only"]
         r = subprocess.run([kit.program("moat-control"), "verify-views", "--config", w.d + "/control.toml"], capture_output=True, text=True)
         assert r.returncode == 0 and "the views are what the log says" in r.stdout + r.stderr, r.stdout + r.stderr
 

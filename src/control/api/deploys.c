@@ -7,6 +7,7 @@
 #include "base/str.h"
 #include "control/api/diagnose.h"
 #include "control/api/mutate.h"
+#include "control/api/restart.h"
 #include "control/api/sql.h"
 #include "control/commands/deploy.h"
 #include "control/api/manifest_routes.h"
@@ -411,6 +412,26 @@ static int prepare_restart(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_
 int mt_api_restarts_create(struct mt_api_call *c)
 {
     return mt_api_mutate(c, prepare_restart);
+}
+
+int mt_api_restart_of(struct mt_api_call *c, struct mt_cmd *cmd, const char *process_type, char ret_deploy_id[MT_ID_SIZE])
+{
+    struct mt_cmd_ids ids = {.org_id = c->org.id, .app_id = c->app.id, .env_id = c->env.id};
+    struct work w = {0};
+    int rc = load_env(c, &w), row = rc < 0 ? -1 : desired_row(&w, process_type);
+    if (rc == 0 && (row < 0 || mt_pg_null(w.desired, row, 1))) {
+        rc = mt_api_fail(c, 409, "conflict", "nothing called '%s' is deployed in this environment, so there is nothing to restart", process_type);
+    } else if (rc == 0) {
+        mt_id_new(MT_ID_DEPLOY, ret_deploy_id);
+        const char *release_id = mt_pg_text(w.desired, row, 1);
+        w.plan = (struct mt_deploy_plan){.deploy_id = ret_deploy_id, .kind = "restart", .on_failure = "hold", .release_id = release_id, .timeout_seconds = mt_deploy_timeout_seconds(0)};
+        add_item(&w, process_type, release_id);
+        add_open(&w);
+        if (mt_cmd_rely(cmd, MT_RELY_ENV_LIVE, c->env.id, NULL, 1, &c->err) < 0 || mt_deploy_events(cmd, &ids, &w.plan, &c->err) < 0)
+            rc = mt_api_fail_err(c);
+    }
+    work_done(&w);
+    return rc;
 }
 
 /* ---------------------------------------------------------------- list, get */

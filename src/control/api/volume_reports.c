@@ -10,9 +10,11 @@
 
 static const struct mt_pg_stmt rows = {
     "volume_report_rows", "SELECT volume_id, org_id, app_id, env_id, state, size_bytes, coalesce(resize_to_bytes, 0), coalesce(error_reason, ''),"
-                          " resource_version, from_snapshot_id IS NOT NULL, coalesce(fs_uuid, '') FROM volumes_view WHERE home_node_id = $1 AND NOT deleted"};
+                          " resource_version, from_snapshot_id IS NOT NULL, coalesce(fs_uuid, ''), delete_backups, state = 'deleting' AND EXISTS (SELECT 1 FROM moat.events e"
+                          " WHERE e.aggregate_type = 'volume' AND e.aggregate_id = volume_id AND e.event_type = 'volume.state_changed' AND (e.payload->>'forced')::boolean)"
+                          " FROM volumes_view WHERE home_node_id = $1 AND NOT deleted"};
 
-enum { R_ID = 0, R_ORG, R_APP, R_ENV, R_STATE, R_SIZE, R_RESIZE, R_REASON, R_VERSION, R_RESTORED, R_UUID };
+enum { R_ID = 0, R_ORG, R_APP, R_ENV, R_STATE, R_SIZE, R_RESIZE, R_REASON, R_VERSION, R_RESTORED, R_UUID, R_BACKUPS, R_FORCED };
 
 static int row_of(const struct mt_pg_res *r, const char *id)
 {
@@ -20,6 +22,12 @@ static int row_of(const struct mt_pg_res *r, const char *id)
         if (MT_STREQ(mt_pg_text(r, i, R_ID), id))
             return i;
     return -1;
+}
+
+/* The last word of a volume says again how its deletion was asked for. */
+static json_t *deleted(const struct mt_pg_res *r, int row)
+{
+    return json_pack("{s:b,s:b}", "forced", (int)mt_pg_bool(r, row, R_FORCED), "delete_backups", (int)mt_pg_bool(r, row, R_BACKUPS));
 }
 
 /* The event of one report, or MT_EV_MAX when it changes nothing. */
@@ -59,7 +67,7 @@ static enum mt_ev event_of(const struct mt_pg_res *r, int row, const struct mt_v
     case MT_VOLUME_REMOVED:
         if (!deleting) /* it was not asked to: whatever it did, the volume is missed */
             break;
-        *ret_payload = json_pack("{s:b,s:b}", "forced", false, "delete_backups", false);
+        *ret_payload = deleted(r, row);
         return MT_EV_VOLUME_DELETED;
     case MT_VOLUME_MISSING:
     case MT_VOLUME_FAULT:
@@ -74,7 +82,7 @@ static enum mt_ev event_of(const struct mt_pg_res *r, int row, const struct mt_v
             mt_log(MT_WARN, "volume.not_removed", KV("volume_id", v->volume_id), KV("reason", mt_volume_fault_name(fault)));
             return MT_EV_MAX;
         }
-        *ret_payload = json_pack("{s:b,s:b}", "forced", false, "delete_backups", false);
+        *ret_payload = deleted(r, row);
         return MT_EV_VOLUME_DELETED;
     }
     if (MT_STREQ(state, "error") && MT_STREQ(mt_pg_text(r, row, R_REASON), mt_volume_fault_name(fault)))

@@ -5,7 +5,9 @@
 #include "base/cleanup.h"
 #include "base/str.h"
 #include "control/api/mutate.h"
+#include "control/api/restart.h"
 #include "control/api/sql.h"
+#include "control/auth/scopes.h"
 #include "control/volumes/home.h"
 #include "control/volumes/volume_sql.h"
 #include "model/names.h"
@@ -205,16 +207,34 @@ int mt_api_volumes_create(struct mt_api_call *c)
 
 /* ---------------------------------------------------------------- resize */
 
+/* It grows before the next start of its process: that start is made now, by the same command. */
+static int restart_owner(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made, const struct mt_pg_res *r)
+{
+    char deploy_id[MT_ID_SIZE];
+    if (!(mt_scope_bit("deploys:write") & c->who.scopes & c->who.org_scopes))
+        return mt_api_fail(c, 403, "insufficient_scope", "'restart' needs the scope deploys:write too; without it: leave it out");
+    if (mt_pg_null(r, 0, ROW_PROCESS))
+        return mt_api_fail(c, 409, "conflict", "volume '%s' is attached to no process, so there is none to restart; it grows before the first start of one", mt_pg_text(r, 0, ROW_NAME));
+    if (mt_api_restart_of(c, cmd, mt_pg_text(r, 0, ROW_PROCESS), deploy_id) < 0)
+        return -1;
+    json_object_set_new(made->ids, "deploy_id", json_string(deploy_id));
+    json_object_set_new(made->object, "deploy_id", json_string(deploy_id));
+    mt_api_next(made, "wait for it", "moat deploys wait %s", deploy_id);
+    return 0;
+}
+
 static int prepare_resize(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made)
 {
-    static const char *const known[] = {"size_bytes", NULL};
+    static const char *const known[] = {"size_bytes", "restart", NULL};
     mt_auto_pg_res struct mt_pg_res *r = NULL;
     mt_auto_free struct mt_volume_node *nodes = NULL;
     const char *id = mt_api_param(c, "volume_id");
     json_error_t je;
     uint64_t size;
+    bool restart;
     size_t n, k = 0;
-    if (mt_api_dry_run(c, &made->dry_run) < 0 || mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 || load(c, &r) < 0 || read_size(c, &size) < 0)
+    if (mt_api_dry_run(c, &made->dry_run) < 0 || mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 || mt_api_bool(c, "restart", false, &restart) < 0 || load(c, &r) < 0 ||
+        read_size(c, &size) < 0)
         return -1;
     if (mt_pg_bool(r, 0, ROW_DELETED))
         return mt_api_not_found(c, "volume");
@@ -228,8 +248,8 @@ static int prepare_resize(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_a
     made->ids = json_pack("{s:s}", "volume_id", id);
     made->object = json_loads(mt_pg_text(r, 0, ROW_OBJECT), 0, &je);
     if (size == have) {
-        made->nothing = true;
-        return 0;
+        made->nothing = !restart || !asked;
+        return made->nothing ? 0 : restart_owner(c, cmd, made, r);
     }
     if (check_not_migrating(c, cmd, id, mt_pg_text(r, 0, ROW_NAME)) < 0 || mt_api_volume_nodes(c, &nodes, &n) < 0)
         return -1;
@@ -243,8 +263,13 @@ static int prepare_resize(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_a
     json_object_set_new(made->object, "resize_to_bytes", json_integer((json_int_t)size));
     json_object_set_new(made->object, "resource_version", json_integer(mt_pg_i64(r, 0, ROW_VERSION) + 1));
     json_object_set_new(made->object, "updated_at", json_null());
-    mt_api_next(made, "it grows before the next start of its process", "moat restart %s", mt_pg_null(r, 0, ROW_PROCESS) ? "" : mt_pg_text(r, 0, ROW_PROCESS));
-    return mt_api_event(c, cmd, MT_EV_VOLUME_RESIZE_REQUESTED, id, json_pack("{s:I}", "size_bytes", (json_int_t)size));
+    if (mt_api_event(c, cmd, MT_EV_VOLUME_RESIZE_REQUESTED, id, json_pack("{s:I}", "size_bytes", (json_int_t)size)) < 0)
+        return -1;
+    if (restart)
+        return restart_owner(c, cmd, made, r);
+    if (!mt_pg_null(r, 0, ROW_PROCESS))
+        mt_api_next(made, "it grows before the next start of its process", "moat restart --process %s", mt_pg_text(r, 0, ROW_PROCESS));
+    return 0;
 }
 
 int mt_api_volumes_resize(struct mt_api_call *c)
@@ -268,34 +293,81 @@ static int check_no_snapshot(struct mt_api_call *c, struct mt_cmd *cmd, const ch
     return mt_cmd_side(cmd, &no_snapshot, &p, 1, &c->err) < 0 ? mt_api_fail_err(c) : 0;
 }
 
+/* A DELETE need not have a body: either place says it. */
+static int read_either(struct mt_api_call *c, const char *name, bool by_query, bool *ret)
+{
+    if (mt_api_bool(c, name, by_query, ret) < 0)
+        return -1;
+    return by_query && !*ret ? mt_api_fail(c, 400, "invalid_argument", "'%s' is true in the query and false in the body", name) : 0;
+}
+
+static const struct mt_pg_stmt force_row = {
+    "volume_force", "SELECT a.attachment_id, a.resource_version, a.process_type, coalesce(d.resource_version, 0), d.release_id IS NOT NULL FROM volume_attachments_view a"
+                    " LEFT JOIN env_desired_view d ON d.env_id = a.env_id AND d.process_type = a.process_type WHERE a.volume_id = $1 AND NOT a.deleted"};
+enum { F_ID = 0, F_VERSION, F_PROCESS, F_DESIRED, F_DEPLOYED };
+
+/* What has it loses it: the process is scaled to 0, so that none of its instances comes back to an empty place, and the node removes the
+ * volume when no VM has it any more. */
+static int take_away(struct mt_api_call *c, struct mt_cmd *cmd, const char *id)
+{
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    struct mt_pg_params p;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, id);
+    if (mt_pg_query(c->pg, &force_row, &p, &r, &c->err) < 0)
+        return mt_api_fail_err(c);
+    if (mt_pg_rows(r) == 0)
+        return mt_cmd_rely(cmd, MT_RELY_VOLUME_ATTACHMENTS, id, NULL, 0, &c->err) < 0 ? mt_api_fail_err(c) : 0;
+    const char *attachment = mt_pg_text(r, 0, F_ID), *process = mt_pg_text(r, 0, F_PROCESS);
+    if (mt_cmd_rely(cmd, MT_RELY_DESIRED, c->env.id, process, mt_pg_i64(r, 0, F_DESIRED), &c->err) < 0 ||
+        mt_cmd_rely(cmd, MT_RELY_VOLUME_ATTACHMENT, attachment, NULL, mt_pg_i64(r, 0, F_VERSION), &c->err) < 0)
+        return mt_api_fail_err(c);
+    if (mt_pg_bool(r, 0, F_DEPLOYED) &&
+        mt_api_event(c, cmd, MT_EV_ENV_SCALE_SET, c->env.id, json_pack("{s:[{s:s,s:i}]}", "scales", "process_type", process, "desired", 0)) < 0)
+        return -1;
+    return mt_api_event(c, cmd, MT_EV_VOLUME_ATTACHMENT_DELETED, attachment, json_pack("{s:s,s:s,s:b}", "volume_id", id, "process_type", process, "forced", 1));
+}
+
+static int check_free(struct mt_api_call *c, struct mt_cmd *cmd, const struct mt_pg_res *r, const char *id)
+{
+    if (!mt_pg_null(r, 0, ROW_PROCESS))
+        return mt_api_fail(c, 409, "volume_attached", "volume '%s' is attached to process '%s'; scale that to 0 and detach it (moat volumes detach), or deploy a release that does not mount it",
+                           mt_pg_text(r, 0, ROW_NAME), mt_pg_text(r, 0, ROW_PROCESS));
+    if (mt_pg_bool(r, 0, ROW_HELD))
+        return mt_api_fail(c, 409, "volume_in_use", "an instance that has not stopped yet mounts volume '%s'; wait for the rollout or scale to 0", mt_pg_text(r, 0, ROW_NAME));
+    return mt_cmd_rely(cmd, MT_RELY_VOLUME_ATTACHMENTS, id, NULL, 0, &c->err) < 0 ? mt_api_fail_err(c) : 0;
+}
+
 static int prepare_delete(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made)
 {
-    static const char *const known[] = {"expected_version", "delete_backups", NULL};
+    static const char *const known[] = {"expected_version", "delete_backups", "force", NULL};
     mt_auto_pg_res struct mt_pg_res *r = NULL;
     const char *id = mt_api_param(c, "volume_id");
-    bool backups_too, by_query; /* a DELETE need not have a body: either place says it */
-    if (mt_api_dry_run(c, &made->dry_run) < 0 || mt_api_query_bool(c, "delete_backups", false, &by_query) < 0 || mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 ||
-        mt_api_bool(c, "delete_backups", by_query, &backups_too) < 0 || load(c, &r) < 0)
+    bool backups_too, force, backups_query, force_query;
+    if (mt_api_dry_run(c, &made->dry_run) < 0 || mt_api_query_bool(c, "delete_backups", false, &backups_query) < 0 || mt_api_query_bool(c, "force", false, &force_query) < 0 ||
+        mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 || read_either(c, "delete_backups", backups_query, &backups_too) < 0 ||
+        read_either(c, "force", force_query, &force) < 0 || load(c, &r) < 0)
         return -1;
-    if (by_query && !backups_too)
-        return mt_api_fail(c, 400, "invalid_argument", "'delete_backups' is true in the query and false in the body");
+    if (force && !c->who.is_operator)
+        return mt_api_fail(c, 403, "operator_only", "only operators delete a volume under the process that has it ('force'); scale that to 0 and detach it (moat volumes detach)");
     bool gone = mt_pg_bool(r, 0, ROW_DELETED) || MT_STREQ(mt_pg_text(r, 0, ROW_STATE), "deleting");
     mt_api_deleted(made, "volume.delete", "volume_id", id, gone);
     if (gone)
         return 0;
     if (mt_api_check_version(c, false, mt_pg_i64(r, 0, ROW_VERSION), "volume") < 0)
         return -1;
-    if (!mt_pg_null(r, 0, ROW_PROCESS))
-        return mt_api_fail(c, 409, "volume_attached", "volume '%s' is attached to process '%s'; scale that to 0 and detach it (moat volumes detach), or deploy a release that does not mount it",
-                           mt_pg_text(r, 0, ROW_NAME), mt_pg_text(r, 0, ROW_PROCESS));
-    if (mt_pg_bool(r, 0, ROW_HELD))
-        return mt_api_fail(c, 409, "volume_in_use", "an instance that has not stopped yet mounts volume '%s'; wait for the rollout or scale to 0", mt_pg_text(r, 0, ROW_NAME));
     if (check_not_migrating(c, cmd, id, mt_pg_text(r, 0, ROW_NAME)) < 0 || check_no_snapshot(c, cmd, id, mt_pg_text(r, 0, ROW_NAME)) < 0)
         return -1;
-    if (mt_cmd_rely(cmd, MT_RELY_VOLUME, id, NULL, mt_pg_i64(r, 0, ROW_VERSION), &c->err) < 0 ||
-        mt_cmd_rely(cmd, MT_RELY_VOLUME_ATTACHMENTS, id, NULL, 0, &c->err) < 0)
+    if ((force ? take_away(c, cmd, id) : check_free(c, cmd, r, id)) < 0)
+        return -1;
+    if (mt_cmd_rely(cmd, MT_RELY_VOLUME, id, NULL, mt_pg_i64(r, 0, ROW_VERSION), &c->err) < 0)
         return mt_api_fail_err(c);
-    return mt_api_event(c, cmd, MT_EV_VOLUME_STATE_CHANGED, id, backups_too ? json_pack("{s:s,s:b}", "state", "deleting", "delete_backups", 1) : json_pack("{s:s}", "state", "deleting"));
+    json_t *payload = json_pack("{s:s}", "state", "deleting");
+    if (backups_too)
+        json_object_set_new(payload, "delete_backups", json_true());
+    if (force)
+        json_object_set_new(payload, "forced", json_true());
+    return mt_api_event(c, cmd, MT_EV_VOLUME_STATE_CHANGED, id, payload);
 }
 
 int mt_api_volumes_delete(struct mt_api_call *c)

@@ -44,6 +44,8 @@
     " WHEN 'max_volume_attachments' THEN (SELECT count(*) FROM volume_attachments_view v WHERE v.org_id = k.org AND NOT v.deleted)" \
     " WHEN 'max_snapshots_per_volume' THEN (SELECT count(*) FROM snapshots_view v WHERE v.org_id = k.org AND v.volume_id = k.scope" \
     "  AND v.origin = 'manual' AND v.status <> 'failed' AND v.pruned_at IS NULL)"                                               \
+    " WHEN 'max_concurrent_restores' THEN (SELECT count(*) FROM restores_view v WHERE v.org_id = k.org AND v.purpose IS NULL"    \
+    "  AND v.status IN ('queued', 'running'))"                                                                                  \
     " WHEN 'max_log_drains' THEN (SELECT count(*) FROM log_drains_view v WHERE v.org_id = k.org AND NOT v.deleted)"            \
     " WHEN 'max_ipv4_allocations' THEN (SELECT count(*) FROM ipv4_allocations_view v WHERE v.org_id = k.org AND v.ended_at IS NULL)" \
     " WHEN 'max_ipv4_extra_ports' THEN (SELECT count(DISTINCT v.listen_port) FROM routes_view v WHERE v.env_id = k.scope AND NOT v.deleted" \

@@ -130,7 +130,7 @@ static const struct mt_pf f_volume_created[] = {TEXT("name"), INT("size_bytes"),
 static const struct mt_pf f_volume_provisioned[] = {ENUM("result", "ok|failed"), TEXT_OPT("fs_uuid"), ENUM_OPT("error_reason", VOLUME_FAULTS), END};
 static const struct mt_pf f_volume_resize[] = {INT("size_bytes"), END};
 static const struct mt_pf f_volume_resized[] = {INT("size_bytes"), ENUM("result", "ok|failed"), ENUM_OPT("error_reason", VOLUME_FAULTS), END};
-static const struct mt_pf f_volume_state[] = {ENUM("state", "in_use|available|deleting|error"), TEXT_OPT("reason"), BOOL_OPT("delete_backups"), END};
+static const struct mt_pf f_volume_state[] = {ENUM("state", "in_use|available|deleting|error"), TEXT_OPT("reason"), BOOL_OPT("delete_backups"), BOOL_OPT("forced"), END};
 static const struct mt_pf f_volume_renamed[] = {TEXT("name"), TEXT("old_name"), END};
 static const struct mt_pf f_volume_collected[] = {ENUM("result", "ok|failed"), TEXT_OPT("failed_reason"), TEXT_OPT("detail"), BOOL("purged"), INT("upto_event_id"),
                                                   INT_OPT("manifests"), INT_OPT("manifests_deleted"), INT_OPT("chunks_deleted"), INT_OPT("bytes_deleted"),

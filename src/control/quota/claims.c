@@ -126,6 +126,14 @@ static void add_snapshot(struct sums *s, const struct mt_cmd_event_view *e)
     snprintf(s->snapshot_volume, sizeof s->snapshot_volume, "%s", json_string_value(json_object_get(p, "volume_id")));
 }
 
+/* Proofs and the halves of a migration are the platform's own. */
+static void add_restore(struct sums *s, const struct mt_cmd_event_view *e)
+{
+    json_error_t je;
+    mt_auto_json json_t *p = json_loads(e->payload, 0, &je);
+    s->delta[MT_QUOTA_RESTORES] += !json_object_get(p, "purpose");
+}
+
 static void add_event(struct sums *s, const struct mt_cmd_event_view *e)
 {
     for (size_t i = 0; i < sizeof counted / sizeof counted[0]; i++)
@@ -139,6 +147,8 @@ static void add_event(struct sums *s, const struct mt_cmd_event_view *e)
     }
     if (e->ev == MT_EV_SNAPSHOT_CREATED)
         add_snapshot(s, e);
+    if (e->ev == MT_EV_RESTORE_JOB_CREATED)
+        add_restore(s, e);
     s->groups |= e->ev == MT_EV_ENV_SCALE_SET || e->ev == MT_EV_ENV_DESIRED_RELEASE_SET;
 }
 

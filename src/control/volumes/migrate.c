@@ -92,7 +92,7 @@ static int check_source(const struct mt_pg_res *r, int i, struct mt_migration_ne
         return refuse(m, "conflict", "node %s, where volume '%s' lives, is %s and cannot hand it over; when the machine is gone for good: moat volumes recover %s", mt_pg_text(r, i, V_NODE), name,
                       health, name);
     if (mt_pg_bool(r, i, V_GROWS))
-        return refuse(m, "conflict", "volume '%s' has still to grow, before the next start of its process; let it first: moat restart %s", name,
+        return refuse(m, "conflict", "volume '%s' has still to grow, before the next start of its process; let it first: moat restart --process %s", name,
                       mt_pg_null(r, i, V_PROCESS) ? "" : mt_pg_text(r, i, V_PROCESS));
     if (!mt_pg_bool(r, i, V_STORE))
         return refuse(m, "backup_store_missing", "node %s, where volume '%s' lives, tells of no store for backups, through which volumes move; configure one in /etc/moat/backup.toml there",

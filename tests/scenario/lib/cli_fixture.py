@@ -316,7 +316,7 @@ ANSWERS = {
     ("GET", f"{O}/volumes"): lst(VOLUME_OBJ, SPARE_VOLUME),
     ("POST", f"{E}/volumes"): receipt("volume.create", SPARE_VOLUME),
     ("GET", f"{E}/volumes/{VOLUME}"): VOLUME_OBJ,
-    ("POST", f"{E}/volumes/{VOLUME}/resize"): receipt("volume.resize", dict(VOLUME_OBJ, resize_to_bytes=20 << 30, resource_version=4)),
+    ("POST", f"{E}/volumes/{VOLUME}/resize"): receipt("volume.resize", dict(VOLUME_OBJ, resize_to_bytes=20 << 30, resource_version=4, deploy_id=DEP)),
     ("POST", f"{E}/volume-attachments/" + oid("att", 1) + "/replace"): {"id": oid("att", 1), "volume_id": oid("vol", 2), "old_volume_id": oid("vol", 1), "process_type": "web"},
     ("DELETE", f"{E}/volume-attachments/" + oid("att", 1)): {"ok": True, "already_deleted": False},
     ("DELETE", f"{E}/volumes/" + oid("vol", 2)): {"ok": True, "already_deleted": False},
