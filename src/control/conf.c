@@ -4,6 +4,7 @@
 
 #include "base/assert.h"
 #include "control/commands/port_policy.h"
+#include "model/quota.h"
 
 #define OFF(m) offsetof(struct mt_control_conf, m)
 
@@ -117,6 +118,8 @@ const struct mt_conf_key mt_control_keys[] = {
      "name servers to ask about host names of routes; none: those of /etc/resolv.conf"},
     {"dns.check", MT_CONF_BOOL, OFF(dns_check), 0, 0, "true", "",
      "ask whether host names of routes that somebody looks at lead here, each at most once in 5 minutes (dns_ok, dns_mismatch)"},
+    {"quotas", MT_CONF_MAP_U64, OFF(quotas), 0, MT_QUOTA_MAX, "", "",
+     "limits in place of the tier's, by dimension (moat-control --quotas), for example max_apps = 300; an organisation's own, set by an operator, goes before"},
     {"port_policy.shared_raw_ranges", MT_CONF_STRINGS, OFF(raw_ranges), 1, MT_PORT_RANGES, "10000-29999", "ports",
      "ports of the shared addresses for tcp_raw, \"from-to\" or one"},
     {"port_policy.tls_ranges", MT_CONF_STRINGS, OFF(tls_ranges), 0, MT_PORT_RANGES, "1024-9999 30000-65535", "ports",

@@ -522,6 +522,15 @@ int main(int argc, char **argv)
         fprintf(stderr, "moat-control: quota_tier: '%s' is not free, paid or unlimited\n", ctl.conf.quota_tier);
         return 2;
     }
+    for (size_t i = 0; i < ctl.conf.quotas.n; i++) {
+        enum mt_quota q = mt_quota_by_name(ctl.conf.quotas.v[i].key);
+        if (q == MT_QUOTA_MAX || ctl.conf.quotas.v[i].number > (uint64_t)MT_QUOTA_LIMIT_MAX) {
+            fprintf(stderr, q == MT_QUOTA_MAX ? "moat-control: quotas: '%s' is no dimension (moat-control --quotas lists them)\n"
+                                              : "moat-control: quotas: '%s' is more than can be counted\n", ctl.conf.quotas.v[i].key);
+            return 2;
+        }
+        mt_quota_configure(q, (int64_t)ctl.conf.quotas.v[i].number);
+    }
     if (mt_port_policy_read(&ctl.conf.raw_ranges, &ctl.conf.tls_ranges, &ctl.conf.denied_ports, &ctl.ports, &err) < 0 ||
         mt_names_new(ctl.conf.dns_servers.v, ctl.conf.dns_servers.n, false, &ctl.names, &err) < 0) {
         fprintf(stderr, "moat-control: %s\n", err.msg);

@@ -34,9 +34,25 @@ const char *mt_quota_counts(enum mt_quota q)
     return table[q].counts;
 }
 
+static struct {
+    bool set;
+    int64_t limit;
+} own[MT_QUOTA_MAX];
+
+void mt_quota_configure(enum mt_quota q, int64_t limit)
+{
+    own[q].set = true;
+    own[q].limit = limit;
+}
+
+bool mt_quota_configured(enum mt_quota q)
+{
+    return own[q].set;
+}
+
 int64_t mt_quota_default(enum mt_quota q, enum mt_quota_tier tier)
 {
-    return table[q].tier[tier];
+    return own[q].set ? own[q].limit : table[q].tier[tier];
 }
 
 bool mt_quota_tier_parse(const char *name, enum mt_quota_tier *ret)

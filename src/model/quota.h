@@ -54,8 +54,11 @@ const char *mt_quota_name(enum mt_quota q);
 enum mt_quota mt_quota_by_name(const char *name);
 /** What the dimension counts, in words. */
 const char *mt_quota_counts(enum mt_quota q);
-/** Limit of a tier; MT_QUOTA_UNLIMITED when it has none. */
+/** Limit of a tier, or what mt_quota_configure put in its place; MT_QUOTA_UNLIMITED when it has none. */
 int64_t mt_quota_default(enum mt_quota q, enum mt_quota_tier tier);
+/** The operator's own default of a dimension, for every tier. At start, before any thread asks. */
+void mt_quota_configure(enum mt_quota q, int64_t limit);
+bool mt_quota_configured(enum mt_quota q);
 /** "free", "paid", "unlimited"; false when it is none of these. */
 bool mt_quota_tier_parse(const char *name, enum mt_quota_tier *ret);
 const char *mt_quota_tier_name(enum mt_quota_tier tier);

@@ -627,7 +627,18 @@ try:
                                    ({"disabled": True}, 400, "unknown_field"), ({"balance": None}, 400, "invalid_argument"),
                                    ({"balance": "least_conn"}, 400, "no_changes")):
             refused(w.q("PATCH", path, dict(body, expected_version=v)), status, code)
-        other = w.ok("POST", E + "/routes", {"hostname": "tuned2.example.com", "backend_process_type": "web", "backend_port": 8443, "min_tls_version": "1.2"})
+        # a port has the PROXY header on every connection or on none, whoever makes its routes
+        second = {"hostname": "tuned2.example.com", "backend_process_type": "web", "backend_port": 8443, "min_tls_version": "1.2"}
+        refused(w.q("POST", E + "/routes", second), 409, "proxy_port_conflict")
+        refused(w.q("POST", E + "/routes?dry_run=true", second), 409, "proxy_port_conflict")
+        text = manifest(extra='[[routes]]\nenv = "prod"\nhostname = "tuned3.example.com"\nprocess = "web"\nport = "tls"\n')
+        refused(w.q("POST", E + "/deploys", {"release_id": release(A, text)["id"]}), 409, "proxy_port_conflict")
+        two = text.replace("tuned3", "tuned4") + 'proxy_protocol = "v2"\nbackend_expects_proxy_protocol = true\n[[routes]]\nenv = "prod"\nhostname = "tuned5.example.com"\nprocess = "web"\nport = "tls"\n'
+        refused(w.q("POST", E + "/deploys", {"release_id": release(A, two)["id"]}), 409, "proxy_port_conflict")
+        second.update(proxy_protocol="v2", backend_expects_proxy_protocol=True)
+        other = w.ok("POST", E + "/routes", second)
+        refused(w.q("PATCH", E + "/routes/" + other["id"], {"proxy_protocol": "off", "expected_version": 1}), 409, "proxy_port_conflict")
+        w.ok("PATCH", E + "/routes/" + other["id"], {"max_connections": 7, "expected_version": 1})
         assert other["min_tls_version"] == w.ok("GET", E + "/routes/" + other["id"])["min_tls_version"] == "1.2", other
         w.ok("DELETE", E + "/routes/" + other["id"])
         refused(w.q("POST", E + "/routes", {"protocol": "tcp_raw", "listen_port": 10777, "backend_process_type": "web", "backend_port": 8443,
@@ -771,14 +782,14 @@ try:
         t = call(w.api, "POST", "/v1/auth/token", {"grant_type": "client_credentials", "client_id": sp["client_id"], "client_secret": sp["client_secret"]}).json
         return "Bearer " + t["access_token"]
 
-    @case("port_policy, logs.query_window and vmm_overhead_bytes do what they say; what makes no sense is refused before anything starts")
+    @case("port_policy, quotas, logs.query_window and vmm_overhead_bytes do what they say; what makes no sense is refused before anything starts")
     def _():
         A, E = make("keyed")
         raw = lambda **f: w.q("POST", E + "/routes", dict({"protocol": "tcp_raw", "backend_process_type": "web", "backend_port": 9000}, **f))
         tls = lambda port, host="keyed.example.com": w.q("POST", E + "/routes", {"hostname": host, "listen_port": port, "backend_process_type": "web", "backend_port": 8443})
         before, other = raw(listen_port=27500).json, tls(9000, "keyed9.example.com").json
         old = configured(**{"port_policy.shared_raw_ranges": ["27000-27003", "28000"], "port_policy.tls_ranges": ["8443", "27500"], "port_policy.denied": ["27001", "8444"],
-                            "logs.query_window": 3600, "vmm_overhead_bytes": 200 << 20})
+                            "logs.query_window": 3600, "vmm_overhead_bytes": 200 << 20, "quotas.max_projects": 1, "http_redirect": True})
         try:
             assert w.ok("PATCH", E + "/routes/" + before["id"], {"max_connections": 5, "expected_version": 1})["listen_port"] == 27500  # as it was made
             assert w.ok("PATCH", E + "/routes/" + other["id"], {"max_connections": 5, "expected_version": 1})["listen_port"] == 9000
@@ -792,6 +803,12 @@ try:
             assert tls(443).status == 201 and tls(8443).status == 201
             pool = next(p for p in w.ok("GET", "/v1/admin/ipam")["items"] if p["pool"] == "shared_ports")
             assert (pool["allocated"], pool["free"]) == (4, 0), pool
+            wait_for("the edge to be told of http_redirect", lambda: (w.edge_config() or {}).get("http_redirect") is True, 30)
+            limit = lambda: next(q for q in w.ok("GET", O + "/quotas")["items"] if q["dimension"] == "max_projects")
+            assert (limit()["limit"], limit()["source"]) == (1, "config"), limit()
+            few = w.ok("POST", "/v1/orgs", {"name": "few-projects"})["id"]
+            w.ok("POST", "/v1/orgs/%s/projects" % few, {"name": "one"})
+            refused(w.q("POST", "/v1/orgs/%s/projects" % few, {"name": "two"}), 409, "quota_exceeded")
             who = tenant(["logs:read"])
             assert w.q("GET", E + "/logs?since=50m", Authorization=who).status == 200
             assert "1 hour" in refused(w.q("GET", E + "/logs?since=70m", Authorization=who), 400, "invalid_argument")["detail"]
@@ -800,7 +817,7 @@ try:
             for bad, says in (({"port_policy.shared_raw_ranges": ["9000-12000"], "port_policy.tls_ranges": ["1024-9999"]}, "meets"), ({"port_policy.denied": ["x"]}, "'x'"),
                               ({"port_policy.shared_raw_ranges": []}, "1 to 32"), ({"dns.servers": ["localhost"]}, "dns.servers: 'localhost'"),
                               ({"logs.query_window": 5}, "3600"), ({"vmm_overhead_bytes": -1}, "vmm_overhead_bytes"), ({"volume.retired_grace": "7d"}, "volume.retired_grace"),
-                              ({"http_redirect": "on"}, "http_redirect"), ({"port_policy.x": 1}, "unknown key")):
+                              ({"http_redirect": "on"}, "http_redirect"), ({"quotas.max_things": 1}, "max_things"), ({"quotas.max_apps": -1}, "quotas"), ({"port_policy.x": 1}, "unknown key")):
                 path = w.d + "/bad.toml"
                 text = "".join(x for x in open(w.d + "/control.toml") if x.split(" ", 1)[0] not in bad)
                 with open(path, "w") as f:
@@ -809,6 +826,7 @@ try:
                 assert r.returncode == 2 and says in r.stdout, (bad, r.stdout)
         finally:
             configured(**old)
+        wait_for("the edge to be told of that too", lambda: "http_redirect" not in (w.edge_config() or {"http_redirect": 1}), 30)
         wait_for("what the node says", lambda: w.ok("GET", "/v1/nodes")["items"][0]["allocatable"]["memory_overhead_bytes"] == 64 << 20, 20)
         assert 10000 <= raw().json["listen_port"] <= 29999
 

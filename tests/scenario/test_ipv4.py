@@ -40,6 +40,9 @@ internal = 8443
 [[processes.web.ports]]
 name = "raw"
 internal = 9000
+[[processes.web.ports]]
+name = "strict"
+internal = 9100
 [processes.web.resources]
 memory = "128Mi"
 """
@@ -124,6 +127,15 @@ def serve(port, proxied):
             c.sendall(said)
         except OSError: pass
         finally: c.close()
+def strict(port):
+    s = socket.create_server((sys.argv[1], port, 0, 0), family=socket.AF_INET6)
+    while True:  # knows no PROXY header: ends what does not begin as it likes
+        c, _ = s.accept()
+        c.settimeout(20)
+        try: c.recv(16)
+        except OSError: pass
+        c.close()
+threading.Thread(target=strict, args=(9100,), daemon=True).start()
 for port, proxied in ((8443, False), (9000, True)): threading.Thread(target=serve, args=(port, proxied), daemon=True).start()
 threading.Event().wait()
 """
@@ -249,13 +261,14 @@ try:
         assert w.ok("PATCH", env + "/routes/" + tls["id"], {"ipv4_required": True, "expected_version": 1})["address_scope"] == "shared6"
 
         def raw(port, **more):
-            return w.q("POST", env + "/routes", {"protocol": "tcp_raw", "listen_port": port, "backend_process_type": "web", "backend_port": 9000, "ipv4_required": True, **more})
+            return w.q("POST", env + "/routes", {"protocol": "tcp_raw", "listen_port": port, "backend_process_type": "web", "backend_port": 8443, "ipv4_required": True, **more})
         assert raw(443).json["code"] == "port_taken" and raw(25).json["code"] == "port_not_allowed"
         no_port = w.q("POST", env + "/routes", {"protocol": "tcp_raw", "backend_process_type": "web", "backend_port": 9000, "ipv4_required": True})
         assert no_port.status == 400, no_port.text
-        r = raw(5432, proxy_protocol="v2", backend_expects_proxy_protocol=True)
+        r = raw(5432, backend_port=9000, proxy_protocol="v2", backend_expects_proxy_protocol=True)
         assert r.status == 201 and r.json["address_scope"] == "ipv4", r.text
         assert raw(5432).json["code"] == "port_taken"
+        assert raw(5433, backend_port=9000).json["code"] == "proxy_port_conflict" and raw(5433, proxy_protocol="v2", backend_expects_proxy_protocol=True).json["code"] == "proxy_port_conflict"
         rest = [raw(p).json["id"] for p in (80, 22, 5001, 5002, 5003)]
         ports = lambda: next(p for p in w.ok("GET", "/v1/admin/ipam")["items"] if p["pool"] == "shared_ports")
         assert ports() == {"pool": "shared_ports", "allocated": 0, "cooldown": 0, "retired": 0, "free": 19999}, ports()  # those of the address are no shared ones; 10250 is nobody's
@@ -333,10 +346,31 @@ try:
         there = w.ok("GET", env + "/instances?status=ready")["items"][0]
         assert "private" not in w.agent.plans[-1]["network"]
         assert w.ok("PATCH", env, {"private_network": True, "expected_version": version})["private_network"] is True
-        want = [{"env_id": env.rsplit("/", 1)[1], "address": there["overlay_ipv6"], "ports": [8443]}]  # 9000 has a PROXY route
+        want = [{"env_id": env.rsplit("/", 1)[1], "address": there["overlay_ipv6"], "ports": [8443, 9100]}]  # 9000 has a PROXY route
         wait_for("the plan", lambda: w.agent.plans[-1]["network"].get("private") == want, 20)
         w.ok("PATCH", env, {"private_network": False, "expected_version": version + 1})
         wait_for("the plan without it", lambda: "private" not in w.agent.plans[-1]["network"], 20)
+
+    if os.environ.get("MOAT_FULL"):  # a minute and more
+
+        @case("a backend that ends what begins with the PROXY header makes its route suspect, and says so no more when it understands it")
+        def _():
+            r = w.ok("POST", env + "/routes", {"protocol": "tcp_raw", "listen_port": 5001, "backend_process_type": "web", "backend_port": 9100, "ipv4_required": True,
+                                               "proxy_protocol": "v2", "backend_expects_proxy_protocol": True})
+            hints = lambda: w.ok("GET", env + "/routes/" + r["id"])["hints"]
+            wait_for("the listener", lambda: not speak("203.0.113.10", 5001, b"x") and socket.create_connection(("203.0.113.10", 5001), 3).close() is None, 20)
+
+            def until(ready):
+                end = time.monotonic() + 180
+                while not ready():
+                    assert time.monotonic() < end, hints()
+                    speak("203.0.113.10", 5001, b"x", 1)
+                    time.sleep(0.5)
+            until(lambda: hints() == ["proxy_protocol_suspect"])
+            assert next(x for x in w.ok("GET", org + "/routes")["items"] if x["id"] == r["id"])["hints"] == ["proxy_protocol_suspect"]
+            w.ok("PATCH", env + "/routes/" + r["id"], {"backend_port": 9000, "expected_version": 1})
+            until(lambda: hints() == [])
+            w.ok("DELETE", env + "/routes/" + r["id"], {})
 
     @case("what the host itself serves on all addresses is not to be had at the environment's")
     def _():

@@ -103,6 +103,32 @@ static int apply_one(struct mt_api_call *c, struct mt_cmd *cmd, const struct mt_
     return mt_api_event(c, cmd, MT_EV_ROUTE_UPDATED, rid, payload);
 }
 
+/* The port of a process has the PROXY header on every connection or on none: among the routes of the manifest that are applied, and with those made by API. */
+static int check_proxies(struct mt_api_call *c, const struct mt_pg_res *r, const struct mt_manifest_routes_in *in)
+{
+    for (size_t i = 0; i < mt_manifest_n_routes(in->manifest); i++) {
+        struct mt_manifest_route a, b;
+        if (mt_manifest_route_read(in->manifest, i, &a, &c->err) < 0)
+            return mt_api_fail_err(c);
+        if (!MT_STREQ(a.env, c->env.name) || (in->partial && !deployed(in, a.process)))
+            continue;
+        bool mix = false;
+        for (size_t k = 0; k < i && !mix; k++)
+            mix = mt_manifest_route_read(in->manifest, k, &b, &c->err) == 0 && MT_STREQ(b.env, a.env) && MT_STREQ(b.process, a.process) && b.port == a.port &&
+                  !MT_STREQ(b.proxy_protocol, a.proxy_protocol);
+        struct mt_route_spec s = {.listen_port = a.listen_port, .protocol = a.protocol, .ipv4_required = a.ipv4};
+        snprintf(s.hostname, sizeof s.hostname, "%s", a.hostname ? a.hostname : "");
+        int own = find(r, &s);
+        for (int k = 0; k < mt_pg_rows(r) && !mix; k++) /* one that somebody made for this very listener stays in place of the manifest's */
+            mix = own != k && (own < 0 || MT_STREQ(mt_pg_text(r, own, R_MANAGED), "manifest")) && !MT_STREQ(mt_pg_text(r, k, R_MANAGED), "manifest") &&
+                  MT_STREQ(mt_pg_text(r, k, R_PROCESS), a.process) && mt_pg_i64(r, k, R_BACKEND) == a.port && !MT_STREQ(mt_pg_text(r, k, R_PROXY), a.proxy_protocol);
+        if (mix)
+            return mt_api_fail(c, 409, "proxy_port_conflict", "route %s:%lld of the manifest: another route leads to port %lld of '%s' %s the PROXY header: a port has it on every connection or on none",
+                               s.hostname, (long long)a.listen_port, (long long)a.port, a.process, MT_STREQ(a.proxy_protocol, "v2") ? "without" : "with");
+    }
+    return 0;
+}
+
 /* Rows the manifest does not name: its own ones go, others must still find their port. */
 static int settle_rest(struct mt_api_call *c, struct mt_cmd *cmd, const struct mt_pg_res *r,
                        const struct mt_manifest_routes_in *in, const bool *kept, json_t *changes)
@@ -152,6 +178,8 @@ int mt_manifest_routes_apply(struct mt_api_call *c, struct mt_cmd *cmd, const st
         else if (MT_STREQ(mr.env, c->env.name) && (!in->partial || deployed(in, mr.process)))
             rc = apply_one(c, cmd, r, &mr, kept, changes);
     }
+    if (rc == 0)
+        rc = check_proxies(c, r, in);
     if (rc == 0)
         rc = settle_rest(c, cmd, r, in, kept, changes);
     free(kept);

@@ -49,6 +49,7 @@ static const struct {
     {"insufficient_scope", 403, false, "The token lacks a scope"},
     {"restricted_token", 403, false, "The token is restricted to other objects"},
     {"snapshot_not_ready", 409, false, "The snapshot cannot be restored"},
+    {"proxy_port_conflict", 409, false, "The port has, or has not, the PROXY header on other routes"},
     {"domain_not_proven", 409, false, "The domain is not shown to be yours"},
     {"operator_only", 403, false, "Only operators may do this"},
     {"account_disabled", 403, false, "The account is disabled"},

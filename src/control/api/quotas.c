@@ -68,7 +68,7 @@ static int load(struct mt_api_call *c, struct state *s)
 
 static json_t *row(const struct mt_api_call *c, const struct state *s, enum mt_quota q)
 {
-    const char *source = s->set[q] ? "override" : mt_quota_tier_name(mt_quota_tier_of(c->ctl));
+    const char *source = s->set[q] ? "override" : mt_quota_configured(q) ? "config" : mt_quota_tier_name(mt_quota_tier_of(c->ctl));
     return json_pack("{s:s,s:o,s:I,s:s,s:s}", "dimension", mt_quota_name(q), "limit",
                      s->limit[q] < 0 ? json_null() : json_integer(s->limit[q]), "used", (json_int_t)s->used[q], "source", source,
                      "counts", mt_quota_counts(q));

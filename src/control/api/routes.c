@@ -227,6 +227,35 @@ int mt_api_route_ipv4_rely(struct mt_api_call *c, struct mt_cmd *cmd, const stru
     return 0;
 }
 
+/* Sum as MT_RELY_ENV_ROUTES has it, and does another route lead to the same port with the other kind of start? $5 own id or NULL */
+static const struct mt_pg_stmt proxy_mix = {
+    "route_proxy_mix",
+    "SELECT coalesce(sum(last_event_id), 0)::int8, coalesce(bool_or(backend_process_type = $2 AND backend_port = $3 AND proxy_protocol <> $4"
+    " AND route_id IS DISTINCT FROM $5), false) FROM routes_view WHERE env_id = $1 AND NOT deleted"};
+
+/* A backend may trust the header because every connection to its port begins with one (networking.md §9). Who turns it on relies on the routes that
+ * there are; of two requests at one moment it is that one which is told. */
+static int check_proxy(struct mt_api_call *c, struct mt_cmd *cmd, const struct mt_route_spec *s, const char *own)
+{
+    struct mt_pg_params p;
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, c->env.id);
+    mt_pg_p_text(&p, s->backend_process_type);
+    mt_pg_p_i32(&p, (int32_t)s->backend_port);
+    mt_pg_p_text(&p, s->proxy_protocol);
+    mt_pg_p_text(&p, own);
+    if (mt_pg_query_one(c->pg, &proxy_mix, &p, &r, &c->err) < 0)
+        return mt_api_fail_err(c);
+    bool v2 = MT_STREQ(s->proxy_protocol, "v2");
+    if (mt_pg_bool(r, 0, 1))
+        return mt_api_fail(c, 409, "proxy_port_conflict", "another route leads to port %lld of '%s' %s the PROXY header: a port has it on every connection or on none",
+                           (long long)s->backend_port, s->backend_process_type, v2 ? "without" : "with");
+    if (v2 && !s->ipv4_required && mt_cmd_rely(cmd, MT_RELY_ENV_ROUTES, c->env.id, NULL, mt_pg_i64(r, 0, 0), &c->err) < 0)
+        return mt_api_fail_err(c);
+    return 0;
+}
+
 /* A port of the shared addresses is of one protocol; the policy keeps both apart, but it may have been another one when the other route was made. */
 static const struct mt_pg_stmt other_kind = {
     "route_other_kind", "SELECT EXISTS (SELECT 1 FROM routes_view WHERE NOT deleted AND address_scope = 'shared6' AND listen_port = $1 AND protocol <> $2)"};
@@ -303,7 +332,7 @@ static int prepare_create(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_a
         return mt_api_fail(c, MT_STREQ(code, "ipv4_not_enabled") ? 409 : 400, code, "%s", c->err.msg);
     if (MT_STREQ(s.protocol, "tls_passthrough") && mt_api_route_proven(c, s.hostname) < 0)
         return -1;
-    if (mt_api_route_ipv4_rely(c, cmd, &s, NULL) < 0 || check_backend(c, &s) < 0 || check_kind(c, &s) < 0 || (made->dry_run && check_taken(c, &s) < 0))
+    if (mt_api_route_ipv4_rely(c, cmd, &s, NULL) < 0 || check_backend(c, &s) < 0 || check_kind(c, &s) < 0 || check_proxy(c, cmd, &s, NULL) < 0 || (made->dry_run && check_taken(c, &s) < 0))
         return -1;
     mt_id_new(MT_ID_ROUTE, id);
     if (mt_cmd_rely(cmd, MT_RELY_ENV_LIVE, c->env.id, NULL, 1, &c->err) < 0)
@@ -378,6 +407,12 @@ static int check_patched(struct mt_api_call *c, struct mt_cmd *cmd, const struct
     if (mt_route_check(&s, &c->ctl->ports, &code, &c->err) < 0)
         return mt_api_fail(c, MT_STREQ(code, "ipv4_not_enabled") ? 409 : 400, code, "%s", c->err.msg);
     if ((asked || json_is_true(json_object_get(patch->payload, "default_for_listener"))) && mt_api_route_ipv4_rely(c, cmd, &s, mt_api_param(c, "route_id")) < 0)
+        return -1;
+    static const char *const way[] = {"proxy_protocol", "backend_process_type", "backend_port"};
+    bool another = false; /* what is there stays, also from before this rule */
+    for (size_t i = 0; i < MT_ARRAY_LEN(way); i++)
+        another = another || json_object_get(patch->payload, way[i]);
+    if (another && check_proxy(c, cmd, &s, mt_api_param(c, "route_id")) < 0)
         return -1;
     return check_backend(c, &s);
 }
