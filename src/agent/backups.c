@@ -208,6 +208,20 @@ static void end_work(void *arg)
         (void)unlink(path);
 }
 
+static void measure_end(const struct job *j)
+{
+    struct mt_storage_measure *m = &j->b->a->measure.storage;
+    const char *why = j->ok ? NULL : j->failed_reason;
+    if (!j->captured) {
+        mt_storage_measure_end(m, MT_STORAGE_SNAPSHOT, why, -1);
+        return;
+    }
+    mt_storage_measure_end(m, MT_STORAGE_BACKUP, why, mt_clock_wall_us() - j->record.captured_ms * 1000);
+    m->read_bytes += j->ok ? j->run.read_bytes : 0;
+    m->uploaded_bytes += j->ok ? j->run.uploaded_bytes : 0;
+    m->deduplicated_bytes += j->ok ? j->run.known_bytes : 0;
+}
+
 static void end_done(void *arg)
 {
     struct job *j = arg;
@@ -219,6 +233,7 @@ static void end_done(void *arg)
         (void)mt_map_put(&j->b->sure, j->volume_id, j->b);
     if (!ok)
         mt_log(MT_WARN, "backup.failed", KV("snapshot_id", j->snapshot_id), KV("volume_id", j->volume_id), KV("reason", j->failed_reason));
+    measure_end(j);
     tell(j, ok ? MT_JOB_SUCCEEDED : MT_JOB_FAILED, MT_SNAPSHOT_NO_PHASE);
     soon(j->b);
 }
@@ -374,6 +389,7 @@ static void keep_record(struct job *j)
     if (mt_backup_record_save(j->b->dir, &j->record, &err) < 0)
         mt_log(MT_ERROR, "backup.record_not_saved", KV("snapshot_id", j->snapshot_id), KV_ERR(&err));
     j->captured = true;
+    mt_storage_measure_end(&j->b->a->measure.storage, MT_STORAGE_SNAPSHOT, NULL, -1);
     j->stage = S_WAITING;
     j->until_ns = 0;
     j->tries = 0;

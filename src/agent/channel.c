@@ -57,9 +57,16 @@ void mt_channel_drop(struct mt_channel *c, const char *why)
     c->ev.closed(c->arg, why);
 }
 
-static void breach(struct mt_channel *c, const char *why)
+static void count_breach(struct mt_channel *c, enum mt_breach kind)
 {
     c->breaches++;
+    if (c->ev.breach)
+        c->ev.breach(c->arg, kind);
+}
+
+static void breach(struct mt_channel *c, enum mt_breach kind, const char *why)
+{
+    count_breach(c, kind);
     mt_channel_drop(c, why);
 }
 
@@ -86,15 +93,15 @@ static bool take_line(struct mt_channel *c, const char *line, size_t len)
     struct mt_err err = {0};
 
     if (!rate_ok(c)) {
-        breach(c, "more than 20 messages a second");
+        breach(c, MT_BREACH_RATE, "more than 20 messages a second");
         return false;
     }
     if (mt_guest_decode(MT_GUEST_FROM_GUEST, line, len, &c->mem, &msg, &err) < 0) {
-        breach(c, err.msg);
+        breach(c, MT_BREACH_MESSAGE, err.msg);
         return false;
     }
     if (!mt_guest_seq_ok(c->seq_in, msg.seq)) {
-        breach(c, "sequence does not grow");
+        breach(c, MT_BREACH_SEQUENCE, "sequence does not grow");
         return false;
     }
     c->seq_in = msg.seq;
@@ -160,7 +167,7 @@ static void on_io(struct mt_source *s, int fd, uint32_t revents, void *arg)
         if (rc == 0)
             return;
         if (rc < 0) {
-            breach(c, "line too long");
+            breach(c, MT_BREACH_LINE, "line too long");
             return;
         }
         if (!take_line(c, line, len))
@@ -180,7 +187,7 @@ static void on_accept(struct mt_source *s, int listen_fd, uint32_t revents, void
     if (mt_sock_accept(listen_fd, &fd, NULL) != 1)
         return;
     if (mt_sock_peercred(fd, &uid, NULL, NULL, NULL) < 0 || uid != c->vm_uid) {
-        c->breaches++;
+        count_breach(c, MT_BREACH_PEER);
         return;
     }
     if (c->fd >= 0)
@@ -278,7 +285,7 @@ int mt_channel_send(struct mt_channel *c, struct mt_guest_msg *msg, char ret_sha
     if (secret)
         explicit_bzero(line, cap);
     if (mt_buf_check(&c->out, err) < 0) {
-        breach(c, "the guest does not read");
+        breach(c, MT_BREACH_UNREAD, "the guest does not read");
         return -MT_E_LIMIT;
     }
     flush(c);

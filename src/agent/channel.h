@@ -15,11 +15,15 @@
 
 struct mt_channel;
 
+enum mt_breach { MT_BREACH_RATE = 0, MT_BREACH_MESSAGE, MT_BREACH_SEQUENCE, MT_BREACH_LINE, MT_BREACH_PEER, MT_BREACH_UNREAD, MT_BREACH_IDENTITY, MT_BREACH_MAX };
+
 struct mt_channel_events {
     /** A well-formed message of the guest; @msg lives during the call. mt_channel_drop and mt_channel_free inside are fine. */
     void (*message)(void *arg, const struct mt_guest_msg *msg);
     /** The connection is gone; the listener goes on, the guest may come back. */
     void (*closed)(void *arg, const char *why);
+    /** A rule was broken (before `closed`); NULL: nobody asks. IDENTITY is not of the transport: who reads the messages finds it. */
+    void (*breach)(void *arg, enum mt_breach kind);
 };
 
 /**

@@ -104,6 +104,8 @@ static void list_work(void *arg)
     struct mt_image_gc_report gc;
     if (mt_image_gc(j->a->images, mt_clock_wall_us() / 1000000, &gc, &err) < 0)
         mt_log(MT_WARN, "image.gc_failed", KV_ERR(&err));
+    else
+        (void)atomic_fetch_add(&j->a->measure.evictions, gc.rootdisks_removed);
     if (j->retain) {
         char key[MT_IMAGE_KEY_HEX + 1];
         mt_log_retain(j->a->conf.logs_dir, j->a->conf.log_retention_days, j->a->conf.log_max_bytes, mt_clock_wall_us());

@@ -63,13 +63,26 @@ void mt_agent_measure_over(const struct mt_inst *in, bool again)
 
 /* ---- the page ---- */
 
-static void put_instances(const struct mt_agent *a, struct mt_metrics *p)
+/* What the VM takes now, and of the processor since the last page; a VM that is new on this page is counted from the next. */
+static void add_used(struct mt_inst *in, uint64_t *memory, uint64_t *cpu_ns)
 {
-    uint64_t counts[MT_STATUS_MAX] = {0}, memory = 0, cpu = 0, errors = 0, overhead = (uint64_t)mt_agent_overhead_mib(a) << 20;
+    struct mt_vmm_usage u;
+    if (!in->vmm || !in->st.vmm.jail_id[0] || in->job || mt_vmm_usage(in->vmm, &in->st.vmm, &u, NULL) < 0)
+        return;
+    *memory += u.mem_bytes;
+    if (in->cpu_seen_ns && u.cpu_ns > in->cpu_seen_ns)
+        *cpu_ns += u.cpu_ns - in->cpu_seen_ns;
+    in->cpu_seen_ns = u.cpu_ns;
+}
+
+static void put_instances(struct mt_agent *a, struct mt_metrics *p)
+{
+    int64_t now = mt_loop_now(a->loop), since = now - a->measure.used_at_ns;
+    uint64_t counts[MT_STATUS_MAX] = {0}, memory = 0, cpu = 0, errors = 0, used = 0, cpu_ns = 0, overhead = (uint64_t)mt_agent_overhead_mib(a) << 20;
     size_t pos = 0;
     void *value;
     while (mt_map_next(&a->insts, &pos, NULL, &value)) {
-        const struct mt_inst *in = value;
+        struct mt_inst *in = value;
         const char *name = mt_report_status_name(in);
         for (int i = 0; i < MT_STATUS_MAX; i++)
             counts[i] += MT_STREQ(mt_instance_status_name((enum mt_instance_status)i), name);
@@ -77,14 +90,19 @@ static void put_instances(const struct mt_agent *a, struct mt_metrics *p)
         if (mt_phase_live(in->st.phase) && in->spec) {
             memory += in->spec->resources.memory_bytes + overhead;
             cpu += in->spec->resources.cpu_millis;
+            add_used(in, &used, &cpu_ns);
         }
     }
     for (int i = 0; i < MT_STATUS_MAX; i++)
         mt_metrics_u64(p, MT_M_A_INSTANCES, counts[i], mt_instance_status_name((enum mt_instance_status)i));
     mt_metrics_u64(p, MT_M_A_MEMORY, mt_agent_alloc_memory(a), "allocatable");
     mt_metrics_u64(p, MT_M_A_MEMORY, memory, "assigned");
+    mt_metrics_u64(p, MT_M_A_MEMORY, used, "used");
     mt_metrics_u64(p, MT_M_A_CPU, (uint64_t)a->cores * 10 * a->conf.cpu_overcommit_percent, "allocatable");
     mt_metrics_u64(p, MT_M_A_CPU, cpu, "assigned");
+    if (a->measure.used_at_ns && since > 0)
+        mt_metrics_u64(p, MT_M_A_CPU, cpu_ns * 1000 / (uint64_t)since, "used");
+    a->measure.used_at_ns = now;
     mt_metrics_u64(p, MT_M_A_VOLUME_ERRORS, errors);
 }
 
@@ -118,22 +136,32 @@ static void put_disks(const struct mt_agent *a, struct mt_metrics *p)
         mt_metrics_u64(p, MT_M_A_DISK, (uint64_t)v.f_blocks * v.f_frsize, all[i].mount, "total");
         mt_metrics_u64(p, MT_M_A_DISK, (uint64_t)v.f_bavail * v.f_frsize, all[i].mount, "free");
     }
-    struct mt_storage_figures s;
-    mt_volumes_figures(a->volumes, &s);
-    const struct {
-        const char *mount;
-        uint64_t total, used;
-    } pool[] = {{"volumes", s.pool_bytes, s.pool_used_bytes}, {"volumes_metadata", s.meta_bytes, s.meta_used_bytes}};
-    for (size_t i = 0; i < MT_ARRAY_LEN(pool); i++) {
-        if (!pool[i].total)
-            continue;
-        mt_metrics_u64(p, MT_M_A_DISK, pool[i].total, pool[i].mount, "total");
-        mt_metrics_u64(p, MT_M_A_DISK, pool[i].total - mt_min_u64(pool[i].used, pool[i].total), pool[i].mount, "free");
-    }
     mt_metrics_u64(p, MT_M_A_PULLS, mt_metrics_get(&a->measure.pulls_ok), "ok");
     mt_metrics_u64(p, MT_M_A_PULLS, mt_metrics_get(&a->measure.pulls_failed), "failed");
+    mt_metrics_u64(p, MT_M_A_EVICTIONS, mt_metrics_get(&a->measure.evictions));
     if (mt_image_usage(a->images, &usage, NULL) == 0)
         mt_metrics_u64(p, MT_M_A_CACHE, usage.rootdisk_bytes + usage.blob_bytes);
+}
+
+static void put_pool(const struct mt_agent *a, struct mt_metrics *p)
+{
+    struct mt_storage_figures s;
+    mt_volumes_figures(a->volumes, &s);
+    if (s.pool_bytes) {
+        mt_metrics_u64(p, MT_M_A_POOL, s.pool_bytes, "total");
+        mt_metrics_u64(p, MT_M_A_POOL, s.pool_used_bytes, "used");
+    }
+    if (s.meta_bytes) {
+        mt_metrics_u64(p, MT_M_A_POOL, s.meta_bytes, "meta_total");
+        mt_metrics_u64(p, MT_M_A_POOL, s.meta_used_bytes, "meta_used");
+    }
+}
+
+static void put_breaches(const struct mt_agent_measure *m, struct mt_metrics *p)
+{
+    static const char *const words[MT_BREACH_MAX] = {"rate", "message", "sequence", "line", "peer", "unread", "identity"};
+    for (size_t i = 0; i < MT_BREACH_MAX; i++)
+        mt_metrics_u64(p, MT_M_A_VIOLATIONS, m->breaches[i], words[i]);
 }
 
 /* What the heartbeat says of the mesh, summed up: peers are no labels. */
@@ -197,6 +225,9 @@ int mt_agent_measure_page(void *agent, struct mt_buf *b, struct mt_err *err)
     put_instances(a, &p);
     put_attempts(&a->measure, &p);
     put_disks(a, &p);
+    put_breaches(&a->measure, &p);
+    mt_storage_measure_put(&a->measure.storage, &p);
+    put_pool(a, &p);
     put_mesh(a, &p);
     for (uint8_t i = MT_LOG_STDOUT; i <= MT_LOG_SYSTEM; i++)
         mt_metrics_u64(&p, MT_M_A_LOG_LINES, a->measure.lines[i - 1], mt_log_stream_name(i));

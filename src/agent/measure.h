@@ -5,6 +5,8 @@
  */
 #pragma once
 
+#include "agent/channel.h"
+#include "agent/measure_storage.h"
 #include "model/reason.h"
 #include "wire/metrics.h"
 
@@ -21,7 +23,11 @@ struct mt_agent_measure {
     uint64_t oom_host, oom_guest;
     _Atomic uint64_t pulls_ok, pulls_failed;
     uint64_t lines[3]; /* stdout, stderr, system */
+    int64_t used_at_ns; /* when what VMs use was last looked at; 0 never */
     uint64_t firewall_mended;
+    uint64_t breaches[MT_BREACH_MAX];
+    _Atomic uint64_t evictions;
+    struct mt_storage_measure storage;
     int64_t plan_heard_ns; /* monotonic; 0: not yet */
 };
 

@@ -42,6 +42,7 @@ struct job {
     bool probe_unknown; /* the plan has one that this agent cannot read */
     enum stage stage;
     atomic_bool broken; /* the run is to end */
+    int64_t began_ns;   /* the first try; 0 none yet */
     int64_t until_ns;   /* of the next try; 0 at once */
     int64_t failing_ns; /* since when every try has failed; 0 none has */
     unsigned tries;
@@ -165,6 +166,12 @@ static void end_work(void *arg)
     j->rc = mt_restore_remove(j->r->dir, j->r->backend, j->restore_id, j->new_volume_id, &j->err);
 }
 
+static void measure_end(const struct job *j, const char *failed_reason)
+{
+    struct mt_agent *a = j->r->a;
+    mt_storage_measure_end(&a->measure.storage, MT_STORAGE_RESTORE, failed_reason, j->began_ns ? (mt_loop_now(a->loop) - j->began_ns) / 1000 : -1);
+}
+
 static void end_done(void *arg)
 {
     struct job *j = arg;
@@ -174,6 +181,7 @@ static void end_done(void *arg)
     }
     mt_log(MT_WARN, "restore.failed", KV("restore_id", j->restore_id), KV("volume_id", j->new_volume_id), KV("reason", j->failed_reason));
     j->stage = R_DONE;
+    measure_end(j, j->failed_reason);
     tell(j, MT_JOB_FAILED, MT_RESTORE_NO_PHASE);
     soon(j->r);
 }
@@ -276,6 +284,7 @@ static void run_done(void *arg)
         if (!j->proof && !j->precopy)
             mt_volumes_appeared(r->a->volumes);
         j->stage = j->precopy ? R_KEEPING : R_DONE;
+        measure_end(j, NULL);
         tell(j, MT_JOB_SUCCEEDED, MT_RESTORE_NO_PHASE);
     } else if (r->a->quitting || r->a->stop_all) {
         wait_again(j); /* the next agent goes on */
@@ -349,6 +358,7 @@ static void run(struct job *j)
         return;
     }
     atomic_store(&j->broken, false);
+    j->began_ns = j->began_ns ? j->began_ns : mt_loop_now(a->loop);
     j->run = (struct mt_restore_run){.e = {.program = r->program, .uid = a->worker_uid, .gid = a->worker_gid, .cluster_id = a->cluster_id, .org_id = j->source_org_id,
                                            .volume_id = j->source_volume_id, .job_id = j->restore_id, .key_epoch = j->key_epoch, .store = &j->store,
                                            .control = j->control, .cancelled = &j->broken, .phase = on_phase, .arg = j},

@@ -5,9 +5,11 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/str.h"
+#include "control/audit/verify.h"
 #include "control/autopsy/autopsy.h"
 #include "control/bootstrap.h"
 #include "control/log/history.h"
+#include "control/measure.h"
 #include "control/nodes/tls.h"
 #include "control/secrets/store.h"
 #include "control/views/rebuild.h"
@@ -27,6 +29,7 @@
 #define SOON_MS 200 /* while a process stands still for its volumes */
 #define GC_NS (3600 * MT_NS_PER_S)
 #define GC_RETRY_NS (60 * MT_NS_PER_S)
+#define AUDIT_NS (6 * 3600 * MT_NS_PER_S) /* verify-audit reads every record that is kept */
 #define BACKUPS_NS (5 * MT_NS_PER_S)
 #define CHUNK "5000" /* rows in one transaction: nobody waits long behind it */
 
@@ -37,7 +40,7 @@ struct mt_keeper {
     atomic_bool stop;
     int wake_fd;
     struct mt_pg *pg;
-    int64_t gc_due_ns, backups_due_ns, drains_due_ns;
+    int64_t gc_due_ns, audit_due_ns, backups_due_ns, drains_due_ns;
     bool soon; /* a migration is under way for which somebody waits */
     char last[240], backups_last[240], migrations_last[240]; /* complaints, said once while they repeat */
 };
@@ -82,6 +85,38 @@ static int collect(struct mt_keeper *k, struct mt_err *err)
     if (rc == 0)
         mt_log(MT_INFO, "gc.done", KV("secrets", shredded), KV("idempotency_records", replies), KV("heartbeats", mt_pg_affected(beats)), KV("autopsies", autopsies));
     return rc;
+}
+
+/* ---- audit chains ---- */
+
+static void note_verdict(void *arg, const struct mt_audit_verdict *v)
+{
+    int *intact = arg;
+    if (v->bad_seq == 0)
+        return;
+    *intact = 0;
+    mt_log(MT_ERROR, "audit.chain_broken", KV("chain", v->chain), KV("seq", v->bad_seq), KV("what", v->what), KV("mend", "moat-control verify-audit says all; docs/runbooks.md#auditchainbroken"));
+}
+
+/* The chains are verified where the role gc is; who loses it says nothing of them any more. */
+static int verify_audit(struct mt_keeper *k, bool ours, int64_t now, struct mt_err *err)
+{
+    int intact = 1;
+    int64_t pending;
+    if (!ours) {
+        k->audit_due_ns = 0;
+        mt_measure_audit(&k->ctl->measure, -1);
+        return 0;
+    }
+    if (now < k->audit_due_ns)
+        return 0;
+    k->audit_due_ns = now + GC_RETRY_NS;
+    int rc = mt_audit_verify(k->pg, NULL, note_verdict, &intact, &pending, err);
+    if (rc < 0)
+        return rc;
+    mt_measure_audit(&k->ctl->measure, intact);
+    k->audit_due_ns = now + AUDIT_NS;
+    return 0;
 }
 
 /* ---- rebuilds that were asked for ---- */
@@ -129,6 +164,7 @@ static int rebuild(struct mt_keeper *k, int64_t epoch, struct mt_err *err)
     if (rc == -MT_E_CORRUPT || rc == -MT_E_NOT_FOUND) { /* the same again would end the same way */
         char why[240];
         (void)snprintf(why, sizeof why, "%s", err->msg);
+        mt_measure_one(&k->ctl->measure.rebuilds_failed);
         return settle_request(k, view, why, err);
     }
     return rc;
@@ -168,6 +204,8 @@ static int turn(struct mt_keeper *k, struct mt_err *err)
     int64_t backups = mt_roles_epoch(k->roles, MT_LEAD_BACKUPS), now = mt_clock_mono();
     int rc = 0;
     k->soon = false;
+    if (!gc)
+        (void)verify_audit(k, false, now, err);
     if ((!gc && !projector && !backups) || mt_history_state(k->ctl->history) == MT_RECOVERY_FROZEN)
         return 0;
     if (!k->pg)
@@ -179,6 +217,8 @@ static int turn(struct mt_keeper *k, struct mt_err *err)
         if ((rc = collect(k, err)) == 0)
             k->gc_due_ns = now + GC_NS;
     }
+    if (rc == 0 && gc)
+        rc = verify_audit(k, true, now, err);
     if (rc == 0 && backups && mt_history_state(k->ctl->history) == MT_RECOVERY_NONE)
         look_at_migrations(k, backups);
     /* A restored log may not know of snapshots that are: none is asked for before it rules again. */

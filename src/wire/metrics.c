@@ -22,12 +22,17 @@ static const struct mt_metric_info list[MT_M_MAX] = {
 #undef E
 #undef MT_METRIC
 };
-static const char *const kinds[] = {"counter", "gauge", "histogram"};
+static const char *const kinds[] = {"counter", "gauge", "histogram", "histogram"};
 
-static const char *const bounds[MT_HIST_BUCKETS] = {"0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1",
-                                                    "2.5",   "5",    "10",    "30",   "60",  "120",  "300", "+Inf"};
-static const int64_t bounds_us[MT_HIST_BUCKETS] = {5000,    10000,   25000,    50000,    100000,   250000,    500000,    1000000,
-                                                   2500000, 5000000, 10000000, 30000000, 60000000, 120000000, 300000000, INT64_MAX};
+#define S INT64_C(1000000)
+static const struct scale {
+    const char *text[MT_HIST_BUCKETS];
+    int64_t us[MT_HIST_BUCKETS];
+} quick = {{"0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1", "2.5", "5", "10", "30", "60", "120", "300", "+Inf"},
+           {5000, 10000, 25000, 50000, 100000, 250000, 500000, S, 2500000, 5 * S, 10 * S, 30 * S, 60 * S, 120 * S, 300 * S, INT64_MAX}},
+  slow = {{"1", "2", "5", "10", "20", "30", "60", "120", "300", "600", "1200", "1800", "3600", "7200", "14400", "+Inf"},
+          {S, 2 * S, 5 * S, 10 * S, 20 * S, 30 * S, 60 * S, 120 * S, 300 * S, 600 * S, 1200 * S, 1800 * S, 3600 * S, 7200 * S, 14400 * S, INT64_MAX}};
+#undef S
 
 const struct mt_metric_info *mt_metric_info(enum mt_metric id)
 {
@@ -45,14 +50,24 @@ void mt_metrics_print_list(FILE *out)
     }
 }
 
-void mt_hist_observe(struct mt_hist *h, int64_t us)
+static void observe(struct mt_hist *h, const struct scale *scale, int64_t us)
 {
     size_t i = 0;
     us = us < 0 ? 0 : us;
-    while (us > bounds_us[i])
+    while (us > scale->us[i])
         i++;
     (void)atomic_fetch_add_explicit(&h->n[i], 1, memory_order_relaxed);
     (void)atomic_fetch_add_explicit(&h->sum_us, (uint64_t)us, memory_order_relaxed);
+}
+
+void mt_hist_observe(struct mt_hist *h, int64_t us)
+{
+    observe(h, &quick, us);
+}
+
+void mt_hist_observe_long(struct mt_hist *h, int64_t us)
+{
+    observe(h, &slow, us);
 }
 
 void mt_hist_observe_ns(struct mt_hist *h, int64_t ns)
@@ -146,7 +161,7 @@ int mt_metrics_end(struct mt_metrics *m, struct mt_err *err)
 
 static void put_sample(struct mt_metrics *m, enum mt_metric id, const char *const *values, size_t n, const char *text)
 {
-    MT_ASSERT(list[id].kind != MT_METRIC_HISTOGRAM);
+    MT_ASSERT(list[id].kind < MT_METRIC_HISTOGRAM);
     if (!begin_series(m, id, 1))
         return;
     mt_buf_puts(m->b, list[id].name);
@@ -191,13 +206,14 @@ void mt_metrics_hist_(struct mt_metrics *m, enum mt_metric id, const struct mt_h
     uint64_t sum = 0;
     TAKE(h);
     const struct mt_metric_info *x = &list[id];
-    MT_ASSERT(x->kind == MT_METRIC_HISTOGRAM);
+    MT_ASSERT(x->kind >= MT_METRIC_HISTOGRAM);
+    const struct scale *scale = x->kind == MT_METRIC_HISTOGRAM_LONG ? &slow : &quick;
     if (!begin_series(m, id, MT_HIST_BUCKETS + 2))
         return;
     for (size_t i = 0; i < MT_HIST_BUCKETS; i++) {
         sum += mt_metrics_get(&h->n[i]);
         mt_buf_printf(m->b, "%s_bucket", x->name);
-        put_labels(m->b, x->labels, values, n, bounds[i]);
+        put_labels(m->b, x->labels, values, n, scale->text[i]);
         mt_buf_printf(m->b, " %" PRIu64 "\n", sum);
     }
     uint64_t us = mt_metrics_get(&h->sum_us);

@@ -32,7 +32,7 @@ enum mt_metric {
     MT_M_MAX
 };
 
-enum mt_metric_kind { MT_METRIC_COUNTER = 0, MT_METRIC_GAUGE, MT_METRIC_HISTOGRAM };
+enum mt_metric_kind { MT_METRIC_COUNTER = 0, MT_METRIC_GAUGE, MT_METRIC_HISTOGRAM, MT_METRIC_HISTOGRAM_LONG };
 /* Who exports it; bits. */
 #define MT_METRICS_CONTROL 1U
 #define MT_METRICS_AGENT 2U
@@ -49,7 +49,8 @@ const struct mt_metric_info *mt_metric_info(enum mt_metric id);
 /** The list as text, one line each: name, kind, programs, labels, help, separated by tabs ("-": no labels). */
 void mt_metrics_print_list(FILE *out);
 
-/* Upper bounds of the buckets, seconds: .005 .01 .025 .05 .1 .25 .5 1 2.5 5 10 30 60 120 300 +Inf. */
+/* Upper bounds of the buckets, seconds: .005 .01 .025 .05 .1 .25 .5 1 2.5 5 10 30 60 120 300 +Inf; of a long one, for what moves a volume's bytes:
+ * 1 2 5 10 20 30 60 120 300 600 1200 1800 3600 7200 14400 +Inf. */
 #define MT_HIST_BUCKETS 16
 /** Durations; all zero is empty. Counts only grow. */
 struct mt_hist {
@@ -58,6 +59,8 @@ struct mt_hist {
 };
 /** One more of @us microseconds; below 0 counts as 0. */
 void mt_hist_observe(struct mt_hist *h, int64_t us);
+/** One more of a metric whose histogram is a long one. */
+void mt_hist_observe_long(struct mt_hist *h, int64_t us);
 /** The same for a span of the monotonic clock, nanoseconds. */
 void mt_hist_observe_ns(struct mt_hist *h, int64_t ns);
 

@@ -7,12 +7,14 @@ a new volume in a guest, larger ones, kills at each step, damage, proofs.
 COST 236 s, 27 s of processor."""
 import ctypes
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -58,7 +60,14 @@ class Suite:
         self.conf = os.path.join(world.dir, "backup.toml")
 
     def start(self, **more):
-        self.w.start(fsck_user="nobody", storage={"backend": "reflink", "backup_file": self.conf}, limits={"patience": 3}, **more)
+        self.w.start(fsck_user="nobody", storage={"backend": "reflink", "backup_file": self.conf}, limits={"patience": 3}, listen_metrics="127.0.0.1:9464", **more)
+
+    def counted(self, name, **labels):
+        """A sum of series of the agent's page; it is in a network of its own."""
+        with urllib.request.urlopen("http://127.0.0.1:9464/metrics", timeout=20) as r:
+            lines = [l for l in r.read().decode().splitlines() if re.match(name + r"[{ ]", l) and all('%s="%s"' % x in l for x in labels.items())]
+        want(lines, "nothing of %s %s" % (name, labels))
+        return sum(float(l.rsplit(" ", 1)[1]) for l in lines)
 
     def write_conf(self):
         with open(os.open(self.conf, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as f:
@@ -149,6 +158,12 @@ class Suite:
         want(self.kept_in(self.restored(j, r)).startswith("one two"), "other data in the store")
         want(self.snapshots() == [j["snapshot_id"]], self.files())
         want(any(o.endswith("/k/1") for o in self.store.objects()), "no wrapped key in the store")
+        for what in ("snapshots", "backups"):
+            want(self.counted("moat_agent_%s_total" % what) == self.counted("moat_agent_%s_total" % what, result="succeeded", reason="none") == 1, what)
+        want(self.counted("moat_agent_backup_bytes_total", kind="uploaded") == r["uploaded_bytes"] and self.counted("moat_agent_backup_seconds_count", result="succeeded") == 1, "bytes")
+        want(self.counted("moat_agent_backup_bytes_total", kind="read") + self.counted("moat_agent_backup_bytes_total", kind="deduplicated") >= r["changed_bytes"] > 0, r)
+        want(self.counted("moat_agent_volume_attach_total", result="ok") == self.counted("moat_agent_volume_attach_seconds_count") == 1, "attached")
+        want(self.counted("moat_agent_pool_bytes", kind="total") > self.counted("moat_agent_pool_bytes", kind="used") > 0, "the pool")
         self.over(j)
         self.early = j["snapshot_id"]
         want(ask(self.at, "w/three").startswith("one two three |"), "the volume does not take writes any more")
@@ -427,6 +442,9 @@ class Suite:
             want(r["failed_reason"] == reason and not r["snapshot_damaged"], r)
             self.c.restore_over(j, v, r)
             self.nothing_begun()
+            want(self.counted("moat_agent_restores_total", result="failed", reason=reason) >= 1, reason)
+        for what in ("snapshots", "backups", "restores"):
+            want(self.counted("moat_agent_%s_total" % what, reason="other") == 0, "a reason that the page does not know")
 
     def a_proof_is_told_and_leaves_nothing(self):
         for step in ("volume.restore_checked", None):  # also one whose agent is killed in the middle

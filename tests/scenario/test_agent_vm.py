@@ -248,6 +248,7 @@ class Suite:
                               ('moat_agent_restarts_total{reason="exec_not_found"}', 0)):
             want(v(series, after) - v(series, before) == grown, "%s: %s, then %s" % (series, v(series, before), v(series, after)))
         want(v('moat_agent_instances{state="ready"}', after) >= 1 and v('moat_agent_memory_bytes{kind="assigned"}', after) >= 96 << 20, "what runs")
+        want(v('moat_agent_memory_bytes{kind="used"}', after) > 10 << 20 and v('moat_agent_cpu_millis{kind="used"}', after) > 0, "what VMs use")
         want('moat_agent_vmm{driver="qemu",accel="' in after, "the driver")
         want(v('moat_agent_log_lines_total{stream="stdout"}', after) > 0 and v("moat_agent_plan_age_seconds", after) < 60, "lines and plan")
         want(v("moat_agent_image_cache_bytes", after) > 0 and v("moat_agent_reconcile_duration_seconds_count", after) > 5, "cache and passes")

@@ -183,6 +183,15 @@ try:
         w.start_control()
         got = records("&action=project.create")
         assert got[0]["event_id"] == int(r.headers["X-Event-Id"]), got[0]
+
+    @case("who takes the role gc verifies all chains, and metrics and log say that one does not hold")
+    def _():
+        told = lambda: [l for l in call(w.api, "GET", "/metrics").text.decode().splitlines() if l.startswith("moat_audit_chain_ok ")]
+        kit.wait_for("a verdict", told, 30)
+        assert told() == ["moat_audit_chain_ok 0"], told()
+        line = [json.loads(l) for l in open(w.d + "/control.log") if '"audit.chain_broken"' in l][-1]
+        assert line["chain"] == org["id"] and line["seq"] == 4, line
+        tamper("UPDATE moat.audit_log SET actor_id = 'usr_' || substr(actor_id, 6) WHERE chain = '%s' AND seq = 4" % org["id"])
 finally:
     w.close()
 kit.finish()

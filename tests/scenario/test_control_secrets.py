@@ -585,6 +585,9 @@ try:
         r = w.q("PATCH", S, {"set": {"X": "1"}})
         assert r.status == 503 and r.json["code"] == "master_key_unavailable", r.text
         assert w.q("GET", S).status == 200
+        said = lambda name: [float(l.split()[1]) for l in call(w.api, "GET", "/metrics").text.decode().splitlines() if l.startswith(name + " ")]
+        wait_for("the leader's look, of every 15 s", lambda: said("moat_master_key_unavailable") == [1], 40)
+        assert said("moat_master_key_old_refs") == [0]
         lying = L2 + "%s retired %s\n" % (K1, base64.b64encode(bytes([9]) * 32).decode())  # another key under the name of the right one
         put_keys(KEYS, lying)
         hup("master_keys.kept_old")

@@ -156,6 +156,15 @@ try:
         assert v("moat_ipam_addresses", pool="nodes", state="allocated") == 1 and v("moat_ipam_addresses", pool="shared_ports", state="free") == 20000
         assert v("moat_ipam_addresses", pool="ipv4") == 0 and v("moat_ipam_failures_total") == 0
         assert v("moat_cluster_memory_bytes", kind="allocatable") >= v("moat_cluster_memory_bytes", kind="used") > 0
+        assert v("moat_cluster_memory_bytes", kind="physical") >= v("moat_cluster_memory_bytes", kind="allocatable") and v("moat_cluster_cpu_millis", kind="physical") > 0
+        assert v("moat_audit_chain_ok") == 1 and v("moat_master_key_unavailable") == 0 == v("moat_master_key_old_refs")
+        views = {l["projection"]: x for n, l, x in series("control") if n == "moat_projection_last_applied_id"}
+        assert len(views) > 20 and set(views.values()) == {max(views.values())} and 0 < max(views.values()) <= v("moat_event_last_id"), views
+        assert v("moat_projection_lag_events") == 0 == v("moat_projection_lag_seconds") and v("moat_projection_errors_total") == 0
+        wait_for("what became ready", lambda: v("moat_scheduler_time_to_ready_seconds_count") == 1, 90)
+        assert v("moat_scheduler_time_to_ready_seconds_count", kind="deploy") == 1 and 0 < v("moat_scheduler_time_to_ready_seconds_sum") < 60
+        absent = [n for n in ("moat_pg_backup_age_seconds", "moat_pg_wal_archive_age_seconds", "moat_pg_replica_lag_bytes", "moat_backup_oldest_age_seconds") if v(n) is not None]
+        assert not absent, absent  # nothing of it is here
         assert v("moat_cluster_memory_bytes", kind="n1_headroom") < 0  # one node: what runs there has nowhere to go
 
     @case("what edge and agent say")
@@ -208,7 +217,10 @@ try:
         quiet = {"moat-control: Failures by route", "moat-edge: New connections by outcome", "moat-edge: Connections open", "moat-overview: Connections at the edges",
                  "moat-nodes: Failures by reason", "moat-nodes: Peers without a handshake", "moat-nodes: Mesh revision", "moat-nodes: Drivers",
                  "moat-node: Failures and restarts", "moat-node: Mesh", "moat-scheduler: Groups that find no place", "moat-security: Denied by scope",
-                 "moat-security: Certificates end in", "moat-security: TLS refused", "moat-overview: API: share of failures"}
+                 "moat-security: Certificates end in", "moat-security: TLS refused", "moat-overview: API: share of failures",
+                 "moat-overview: Age of backups", "moat-control: Copies of the database", "moat-control: Standby behind", "moat-events: Views that are rebuilt: events behind",
+                 "moat-events: Views that are rebuilt: seconds behind", "moat-security: Breaches of guests", "moat-storage: Pools of volumes, used", "moat-storage: Oldest newest backup",
+                 "moat-storage: Last proven restore", "moat-storage: Backups that ended", "moat-storage: Restores that ended", "moat-storage: Images that could not be made"}
         assert set(silent) <= quiet, {k: v for k, v in silent.items() if k not in quiet}
         r = subprocess.run([os.path.join(kit.ROOT, "tests/prometheus/check"), "--list"], stdout=subprocess.PIPE, text=True, check=True)
         for q in json.loads(r.stdout):

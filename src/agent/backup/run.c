@@ -3,6 +3,7 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "base/num.h"
 #include "model/volume.h"
 #include "wire/json.h"
 
@@ -10,6 +11,8 @@
 #include <inttypes.h>
 #include <sys/mman.h>
 #include <unistd.h>
+
+#define CHUNK ((uint64_t)4 << 20) /* of the backup format: docs/formats/backup.md */
 
 #define KEY_RUN_S 300
 
@@ -94,6 +97,9 @@ static int backup(struct mt_backup_run *r, const char *key, struct mt_err *err)
     take_text(line, "manifest_sha256", r->manifest_sha256);
     r->changed_bytes = (uint64_t)json_integer_value(json_object_get(line, "changed_bytes"));
     r->uploaded_bytes = (uint64_t)json_integer_value(json_object_get(line, "uploaded_bytes"));
+    r->read_bytes = (uint64_t)json_integer_value(json_object_get(line, "read_bytes"));
+    uint64_t sent = (uint64_t)json_integer_value(json_object_get(line, "chunks_uploaded")) * CHUNK;
+    r->known_bytes = r->changed_bytes - mt_min_u64(sent, r->changed_bytes);
     if (!r->image_root[0] || !r->manifest_sha256[0])
         return mt_engine_failed(&r->e, "internal_error", false, MT_FAIL(err, MT_E_CORRUPT, "moat-backup's result names no image"));
     mt_log(MT_INFO, "backup.done", KV("snapshot_id", r->e.job_id), KV("volume_id", r->e.volume_id), KV("delta", ranges >= 0), KV("changed_bytes", r->changed_bytes),

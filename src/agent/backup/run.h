@@ -18,7 +18,7 @@ struct mt_backup_run {
     const char *dir;           /* of journals */
     const struct mt_backend *backend;
     /* result */
-    uint64_t size_bytes, changed_bytes, uploaded_bytes;
+    uint64_t size_bytes, changed_bytes, uploaded_bytes, read_bytes, known_bytes; /* the last: changed, but in the store already */
     char image_root[65], manifest_sha256[65];
 };
 

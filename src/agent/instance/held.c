@@ -4,6 +4,7 @@
 
 #include "base/assert.h"
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/str.h"
 
@@ -17,12 +18,15 @@ size_t mt_inst_attachments(const struct mt_inst *in, struct mt_attachment ret[MT
     return n;
 }
 
-int mt_inst_attach_volumes(const struct mt_agent *a, const char *instance_id, struct mt_attachment *at, size_t n, struct mt_err *err)
+int mt_inst_attach_volumes(struct mt_agent *a, const char *instance_id, struct mt_attachment *at, size_t n, struct mt_err *err)
 {
     const char *detail = "device_attach_failed";
     for (size_t i = 0; i < n; i++) {
         struct mt_err why = {0};
-        if (mt_volumes_attach(a->volumes, &at[i], &detail, &why) == 0)
+        int64_t began = mt_clock_mono();
+        bool ok = mt_volumes_attach(a->volumes, &at[i], &detail, &why) == 0;
+        mt_storage_measure_attach(&a->measure.storage, ok, (mt_clock_mono() - began) / 1000);
+        if (ok)
             continue;
         mt_log(MT_WARN, "volume.not_attached", KV("instance_id", instance_id), KV("volume_id", at[i].volume_id), KV("detail", detail), KV_ERR(&why));
         return MT_FAIL(err, why.code ? why.code : MT_E_IO, "%s: %s", detail, why.msg);

@@ -95,6 +95,7 @@ struct mt_inst {
     bool vmm_bad; /* last check failed */
     bool checking;         /* a liveness check of the monitor runs on a worker */
     bool teardown_waiting; /* teardown begins when it is back */
+    uint64_t cpu_seen_ns; /* processor time of the VM on the last metrics page; 0 none */
     struct mt_guest_pong pong;
     struct mt_initlog *initlog; /* somebody reads the guest's boot log */
 
@@ -190,7 +191,7 @@ void mt_inst_fw_vm(const struct mt_inst *in, struct mt_fw_vm *ret);
 size_t mt_inst_attachments(const struct mt_inst *in, struct mt_attachment ret[MT_VMM_VOLUMES_MAX]);
 /** Worker. Before anything of the VM is there: each volume present, ours alone, of the right filesystem, as long as it is wanted. The error
  * begins with a reason_detail of volume_attach_failed. Locks that were taken stay in @at, also after a failure. */
-int mt_inst_attach_volumes(const struct mt_agent *a, const char *instance_id, struct mt_attachment *at, size_t n, struct mt_err *err);
+int mt_inst_attach_volumes(struct mt_agent *a, const char *instance_id, struct mt_attachment *at, size_t n, struct mt_err *err);
 /** The attempt has the lock @fd (ownership passes). */
 void mt_inst_hold_volume(struct mt_inst *in, const char *volume_id, int fd);
 /** Give the volumes of the attempt back: its VM is gone. */

@@ -117,6 +117,7 @@ static void on_hello(struct mt_inst *in, const struct mt_guest_hello *h)
     enum mt_reason reason;
 
     if (strcmp(h->instance_id, in->st.instance_id) != 0 || strcmp(h->boot_id, in->st.boot_id) != 0) {
+        in->a->measure.breaches[MT_BREACH_IDENTITY]++;
         mt_channel_drop(in->chan, "hello of another instance or boot");
         return;
     }
@@ -531,9 +532,15 @@ static void health_end(struct mt_inst *in)
 
 /* ---- begin and end of watching ----------------------------------------------------------- */
 
+static void on_breach(void *arg, enum mt_breach kind)
+{
+    struct mt_inst *in = arg;
+    in->a->measure.breaches[kind]++;
+}
+
 void mt_inst_live(struct mt_inst *in, bool adopted)
 {
-    static const struct mt_channel_events events = {.message = on_message, .closed = on_closed};
+    static const struct mt_channel_events events = {.message = on_message, .closed = on_closed, .breach = on_breach};
     struct mt_loop *loop = in->a->loop;
     struct mt_err err = {0};
     uid_t uid = MT_VMM_UID_BASE + in->st.slot;

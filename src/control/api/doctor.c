@@ -10,6 +10,7 @@
 #include "base/str.h"
 #include "control/api/call.h"
 #include "control/doctor/checks.h"
+#include "control/doctor/standby.h"
 #include "control/log/history.h"
 #include "control/log/schema.h"
 #include "control/nodes/ca.h"
@@ -114,11 +115,9 @@ static int look_at_headroom(struct mt_api_call *c, struct mt_doctor_facts *f)
 
 static int look_at_keys(struct mt_api_call *c, struct mt_doctor_facts *f, char *problem, size_t size)
 {
-    mt_auto_free struct mt_key_rows *rows = NULL;
     struct mt_key_info keys[MT_MASTERKEYS_MAX];
-    size_t n = 0;
     f->keys_configured = c->ctl->conf.master_keys_file != NULL;
-    int rc = mt_key_rows(c->pg, &rows, &n, &c->err);
+    int rc = mt_key_rows_astray(c->ctl->keys, c->pg, &f->rows_missing, &f->rows_retired, &c->err);
     if (rc < 0)
         return rc;
     size_t loaded = mt_keys_list(c->ctl->keys, keys, MT_MASTERKEYS_MAX);
@@ -126,13 +125,6 @@ static int look_at_keys(struct mt_api_call *c, struct mt_doctor_facts *f, char *
     f->keys_problem = problem;
     for (size_t i = 0; i < loaded; i++)
         f->keys_active += keys[i].active;
-    for (size_t k = 0; k < n; k++) {
-        size_t i = 0;
-        while (i < loaded && !MT_STREQ(rows[k].id, keys[i].id))
-            i++;
-        f->rows_missing += i == loaded ? rows[k].rows : 0;
-        f->rows_retired += i < loaded && !keys[i].active ? rows[k].rows : 0;
-    }
     return 0;
 }
 
@@ -245,24 +237,6 @@ static bool far_apart(const char *list)
     return false;
 }
 
-/* How far the standbys are behind is shown to members of pg_read_all_stats only. The role inherits from none, so it has to become that one, for a transaction. */
-static const struct mt_pg_stmt st_may = {
-    "doctor_may_see", "SELECT CASE WHEN pg_has_role(session_user, 'pg_read_all_stats', 'MEMBER') THEN set_config('role', 'pg_read_all_stats', true) ELSE '' END"};
-static const struct mt_pg_stmt st_lag = {
-    "doctor_lag", "SELECT coalesce(max(CASE WHEN state IS NULL THEN -1 ELSE extract(epoch FROM coalesce(replay_lag, interval '0')) * 1000 END), 0)::bigint FROM pg_stat_replication"};
-
-static int standby_lag(struct mt_api_call *c, int64_t *ret_ms)
-{
-    mt_auto_pg_res struct mt_pg_res *may = NULL, *r = NULL;
-    struct mt_err ignored;
-    int rc = mt_pg_exec(c->pg, "BEGIN READ ONLY", &c->err);
-    if (rc == 0 && (rc = mt_pg_query_one(c->pg, &st_may, NULL, &may, &c->err)) == 0 && mt_pg_text(may, 0, 0)[0] &&
-        (rc = mt_pg_query_one(c->pg, &st_lag, NULL, &r, &c->err)) == 0)
-        *ret_ms = mt_pg_i64(r, 0, 0);
-    int end = mt_pg_alive(c->pg) ? mt_pg_exec(c->pg, "ROLLBACK", rc < 0 ? &ignored : &c->err) : 0;
-    return rc < 0 ? rc : end;
-}
-
 int mt_api_upgrade_get(struct mt_api_call *c)
 {
     struct seen s = {0};
@@ -282,7 +256,7 @@ int mt_api_upgrade_get(struct mt_api_call *c)
     u.archived_age_s = mt_pg_i64(r, 0, 1);
     u.standbys = mt_pg_i64(r, 0, 2);
     u.standby_lag_ms = mt_pg_i64(r, 0, 3);
-    if (u.standbys > 0 && u.standby_lag_ms < 0 && standby_lag(c, &u.standby_lag_ms) < 0) {
+    if (u.standbys > 0 && u.standby_lag_ms < 0 && mt_standby_lag(c->pg, &u.standby_lag_ms, NULL, &c->err) < 0) {
         unsee(&s);
         return mt_api_fail_err(c);
     }

@@ -86,6 +86,26 @@ int mt_key_rows(struct mt_pg *pg, struct mt_key_rows **ret, size_t *ret_n, struc
     return 0;
 }
 
+int mt_key_rows_astray(struct mt_keys *keys, struct mt_pg *pg, int64_t *ret_missing, int64_t *ret_retired, struct mt_err *err)
+{
+    mt_auto_free struct mt_key_rows *rows = NULL;
+    struct mt_key_info loaded[MT_MASTERKEYS_MAX];
+    size_t n = 0;
+    int rc = mt_key_rows(pg, &rows, &n, err);
+    if (rc < 0)
+        return rc;
+    size_t have = mt_keys_list(keys, loaded, MT_MASTERKEYS_MAX);
+    *ret_missing = *ret_retired = 0;
+    for (size_t k = 0; k < n; k++) {
+        size_t i = 0;
+        while (i < have && !MT_STREQ(rows[k].id, loaded[i].id))
+            i++;
+        *ret_missing += i == have ? rows[k].rows : 0;
+        *ret_retired += i < have && !loaded[i].active ? rows[k].rows : 0;
+    }
+    return 0;
+}
+
 static void context_of(const struct table *t, const struct mt_pg_res *r, int row, struct mt_seal_context *ret)
 {
     const struct mt_seal_ids ids = {mt_pg_text(r, row, 1), mt_pg_text(r, row, 2), mt_pg_text(r, row, 3), mt_pg_text(r, row, 0)};

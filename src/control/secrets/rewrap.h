@@ -13,6 +13,9 @@ struct mt_key_rows {
 /** Rows by master key id, ascending; @ret malloc'ed. */
 int mt_key_rows(struct mt_pg *pg, struct mt_key_rows **ret, size_t *ret_n, struct mt_err *err);
 
+/** Rows whose key is not in the file, and those of keys that are there and not the active one. */
+int mt_key_rows_astray(struct mt_keys *keys, struct mt_pg *pg, int64_t *ret_missing, int64_t *ret_retired, struct mt_err *err);
+
 struct mt_rewrap_done {
     int64_t rewrapped, remaining, failed; /* failed: their key is not loaded, or they do not open; logged */
 };

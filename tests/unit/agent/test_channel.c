@@ -20,7 +20,7 @@ struct fixture {
     struct mt_loop *loop;
     struct mt_channel *chan;
     char path[64];
-    unsigned messages, closed;
+    unsigned messages, closed, breaches[MT_BREACH_MAX];
     bool free_at_message;
 };
 
@@ -42,9 +42,15 @@ static void on_closed(void *arg, const char *why)
     f->closed++;
 }
 
+static void on_breach(void *arg, enum mt_breach kind)
+{
+    struct fixture *f = arg;
+    f->breaches[kind]++;
+}
+
 static int setup(void **s)
 {
-    static const struct mt_channel_events events = {.message = on_message, .closed = on_closed};
+    static const struct mt_channel_events events = {.message = on_message, .closed = on_closed, .breach = on_breach};
     struct mt_err err = {0};
     struct fixture *f = calloc(1, sizeof *f);
     int fd = -1;
@@ -112,6 +118,7 @@ static void new_connections_bring_no_new_burst(void **s)
     assert_true(f->messages >= 40);
     assert_true((int64_t)f->messages <= 50 + 20 * (ms + 1000) / 1000);
     assert_true(mt_channel_breaches(f->chan) > 0);
+    assert_int_equal(f->breaches[MT_BREACH_RATE], mt_channel_breaches(f->chan));
 }
 
 static void a_connection_is_greeted_by_its_own_first_message(void **s)
