@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "agent/hostcheck.h"
 
+#include "agent/skew.h"
 #include "base/cleanup.h"
 #include "base/num.h"
 #include "base/str.h"
@@ -235,8 +236,10 @@ static void folders(const struct mt_hostcheck *h, struct mt_hostcheck_row *r)
 
 static void limits(const struct mt_hostcheck *h, struct mt_hostcheck_row *r)
 {
-    bool off = h->skew_ms > SKEW_MOST_MS || h->skew_ms < -SKEW_MOST_MS;
-    row(r, CLOCK, off ? 2 : 0, "systemctl restart systemd-timesyncd (apt-get install systemd-timesyncd)",
+    /* runtime.md §22 says a second, scheduling-and-operations.md §1 degrades a node from five on: between them it is told */
+    int64_t skew = h->skew_ms < 0 ? -h->skew_ms : h->skew_ms;
+    bool off = skew > SKEW_MOST_MS;
+    row(r, CLOCK, skew > MT_SKEW_DEGRADED_MS ? 2 : off ? 1 : 0, "systemctl restart systemd-timesyncd (apt-get install systemd-timesyncd)",
         off ? "the clock is off by %lld ms at least" : "within a second of the control plane's", (long long)h->skew_ms);
     row(r, NOFILE, h->nofile < NOFILE_LEAST ? bad(h, NOFILE) : 0, "systemctl edit moat-agent: LimitNOFILE=1048576", "%llu descriptors", (unsigned long long)h->nofile);
     row(r, OPENAT2, h->openat2 ? 0 : 2, "let it through what filters system calls: a container's profile, or RestrictSUIDSGID= of the unit",

@@ -355,6 +355,13 @@ static bool any_stuck(struct mt_agent *a)
     return false;
 }
 
+/* Of the filesystem of images, as the last pass over the cache left it. */
+static bool disk_is_nearly_full(struct mt_agent *a)
+{
+    struct mt_image_usage usage;
+    return mt_image_usage(a->images, &usage, NULL) == 0 && usage.disk_pressure;
+}
+
 size_t mt_report_conditions(struct mt_agent *a, const char **ret, size_t max)
 {
     const struct {
@@ -370,6 +377,8 @@ size_t mt_report_conditions(struct mt_agent *a, const char **ret, size_t max)
         {a->tampered_ns && mt_loop_now(a->loop) - a->tampered_ns < TAMPERED_SHOWN_NS, "firewall_tampered"},
         {any_stuck(a), "vm_stuck"},
         {mt_agent_clock_is_off(a), "clock_skew"},
+        {disk_is_nearly_full(a), "disk_pressure"},
+        {mt_volumes_pool_full(a->volumes), "pool_pressure"},
         {a->stop_all, "stopping"},
     };
     size_t n = 0;

@@ -649,6 +649,11 @@ void mt_volumes_figures(struct mt_volumes *v, struct mt_storage_figures *ret)
             ret->orphans[ret->n_orphans++] = v->there[i].id;
 }
 
+bool mt_volumes_pool_full(const struct mt_volumes *v)
+{
+    return v->open && pressure(&v->pool) >= POOL_FULL;
+}
+
 const struct mt_backend *mt_volumes_backend(const struct mt_volumes *v)
 {
     return v->open ? &v->backend : NULL;

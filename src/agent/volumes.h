@@ -65,6 +65,8 @@ void mt_volumes_resync(struct mt_volumes *v);
 /** The next number of a report of this node's storage. */
 uint64_t mt_volumes_seq(struct mt_volumes *v);
 /** Where they are; NULL: no storage is open. */
+/** The pool is so full that snapshots are given up for it (storage-and-secrets.md §3.4). */
+bool mt_volumes_pool_full(const struct mt_volumes *v);
 const struct mt_backend *mt_volumes_backend(const struct mt_volumes *v);
 /** A volume got its name otherwise than by a step here (a restore): a look that began before is not believed. */
 void mt_volumes_appeared(struct mt_volumes *v);

@@ -545,7 +545,7 @@ class World:
 
     def log_events(self, name):
         with open(self.log_path, errors="replace") as f:
-            rows = [json.loads(l) for l in f if l.startswith("{")]
+            rows = [json.loads(l) for l in f if l.startswith("{") and l.endswith("\n")]  # one that is being written is of the next look
         return [r for r in rows if r["msg"] == name]
 
     # -- what is on the host

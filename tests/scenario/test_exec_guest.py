@@ -70,7 +70,7 @@ class Suite:
 
     def signals_reach_the_whole_group(self):
         s = self.run("sh", "-c", "sleep 977 & sleep 977; true").opened()
-        kit.wait_for("both", lambda: self.guest("ps | grep -c '[s]leep 977'").strip() >= "2", 10)
+        kit.wait_for("both", lambda: self.guest("ps | grep -c '[s]leep 977'").strip() >= "2", 40)
         s.control(type="signal", name="TERM")
         s.finish(10)
         want("0" == self.guest("ps | grep -c '[s]leep 977'").strip(), "one is left")

@@ -160,9 +160,13 @@ static void each_thing_alone(void **s)
     only("agent.uids", 2, "group 'team' has the number 265535", "usermod -u");
     put(t.group, "root:x:0:\n", 0644);
     t.h.skew_ms = 1001;
-    only("agent.clock", 2, "1001 ms", "systemctl restart systemd-timesyncd");
-    t.h.skew_ms = -1001;
-    only("agent.clock", 2, "-1001 ms", "systemctl restart systemd-timesyncd");
+    only("agent.clock", 1, "1001 ms", "systemctl restart systemd-timesyncd");
+    t.h.skew_ms = -5000;
+    only("agent.clock", 1, "-5000 ms", "systemctl restart systemd-timesyncd");
+    t.h.skew_ms = 5001;
+    only("agent.clock", 2, "5001 ms", "systemctl restart systemd-timesyncd");
+    t.h.skew_ms = -5001;
+    only("agent.clock", 2, "-5001 ms", "systemctl restart systemd-timesyncd");
     t.h.skew_ms = 0;
     t.h.nofile = 65536;
     only("agent.nofile", 2, "65536", "systemctl edit moat-agent");
@@ -262,8 +266,8 @@ static void what_may_be_accepted(void **s)
     put(t.passwd, "build:x:200000:1::/:/bin/sh\n", 0644);
     only("agent.uids", 2, "200000", "usermod -u");
     put(t.passwd, "", 0644);
-    t.h.skew_ms = 1001;
-    only("agent.clock", 2, "1001 ms", "systemctl restart");
+    t.h.skew_ms = 5001;
+    only("agent.clock", 2, "5001 ms", "systemctl restart");
 }
 
 int main(void)
