@@ -309,6 +309,32 @@ def killed(verb, q, fds, kill):
     return Result(last)
 
 
+def data_of(fd, size):
+    """Where a sparse file has data, by 4 MiB chunks; what is not in it reads as zeros."""
+    chunks, at = set(), 0
+    while at < size:
+        try:
+            at = os.lseek(fd, at, os.SEEK_DATA)
+        except OSError:  # ENXIO: only a hole to the end
+            break
+        end = os.lseek(fd, at, os.SEEK_HOLE)
+        chunks.update(range(at // CHUNK, (end - 1) // CHUNK + 1))
+        at = end
+    return chunks
+
+
+def same(a, b):
+    """Two files have the same bytes; what is a hole in both is not read."""
+    with open(a, "rb") as x, open(b, "rb") as y:
+        size = os.fstat(x.fileno()).st_size
+        if os.fstat(y.fileno()).st_size != size:
+            return False
+        for c in data_of(x.fileno(), size) | data_of(y.fileno(), size):
+            if os.pread(x.fileno(), CHUNK, c * CHUNK) != os.pread(y.fileno(), CHUNK, c * CHUNK):
+                return False
+    return True
+
+
 def make_image(path, size, seed, share=0.5):
     """A volume of mixed data: text-like, random and zero areas, holes."""
     rnd = random.Random(seed)

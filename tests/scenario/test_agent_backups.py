@@ -325,8 +325,7 @@ class Suite:
         self.start()
         r = self.c.wait_restore(j, "succeeded")
         want(r["fs_uuid"] == self.v["fs_uuid"] and not [x for x in self.c.told_of(j["restore_id"], "restore_id") if x.get("phase") == "checking"], self.c.told_of(j["restore_id"], "restore_id"))
-        kept = "vol-%s.img.part" % v["volume_id"]
-        want([f for f in self.files() if kept[:-5] in f and f.endswith(".part")] and not os.path.exists(self.image_of(v)), self.files())
+        want([f for f in self.files() if v["volume_id"] in f and f.endswith(".part")] and not os.path.exists(self.image_of(v)), self.files())
         j["done"] = True
         self.c.publish()
         self.w.kill()  # the next agent keeps it for as long as the plan has the job
