@@ -223,8 +223,8 @@ static const struct cli_option routes_create_options[] = {
     {"proxy", 0, "v2", "send a PROXY protocol v2 header; the process must expect it"},
     {"min-tls", 0, "VERSION", "refuse clients that offer no TLS version of at least this: 1.0 to 1.3"},
     {"ipv4", 0, NULL, "on the environment's IPv4 address: a name there too, --raw there only, on a port of your choice"},
-    {"default", 0, NULL, "on that address, also for clients that name no host; for operators"},
-    {"allow-non-tls", 0, NULL, "on that address, also for clients that speak no TLS; for operators"},
+    {"default", 0, NULL, "on that address, also for clients that name no host"},
+    {"allow-non-tls", 0, NULL, "on that address, also for clients that speak no TLS"},
     {NULL, 0, NULL, NULL},
 };
 static const struct cli_option routes_update_options[] = {
@@ -236,8 +236,8 @@ static const struct cli_option routes_update_options[] = {
     {"balance", 0, "WAY", "round_robin or least_conn"},
     {"min-tls", 0, "VERSION", "lowest TLS version that clients must offer, 1.0 to 1.3; none takes it away"},
     {"ipv4", 0, "on|off", "serve the name on the environment's IPv4 address too, or no more"},
-    {"default", 0, "on|off", "on that address, also for clients that name no host; for operators"},
-    {"allow-non-tls", 0, "on|off", "on that address, also for clients that speak no TLS; for operators"},
+    {"default", 0, "on|off", "on that address, also for clients that name no host"},
+    {"allow-non-tls", 0, "on|off", "on that address, also for clients that speak no TLS"},
     {NULL, 0, NULL, NULL},
 };
 static const struct cli_option ipv4_disable_options[] = {{"force", 0, NULL, "although routes need it; for operators"}, {NULL, 0, NULL, NULL}};

@@ -118,16 +118,6 @@ int mt_api_routes_get(struct mt_api_call *c)
     return mt_api_send_shown(c, &route_get, &p, "route", mt_api_route_show);
 }
 
-/* What only operators set. */
-static int check_operators(struct mt_api_call *c)
-{
-    static const char *const theirs[] = {"default_for_listener", "allow_non_tls"};
-    for (size_t i = 0; i < MT_ARRAY_LEN(theirs); i++)
-        if (json_object_get(c->body, theirs[i]) && !c->who.is_operator)
-            return mt_api_fail(c, 403, "operator_only", "'%s' of a route is set by operators", theirs[i]);
-    return 0;
-}
-
 /* ---------------------------------------------------------------- create */
 
 static int read_spec(struct mt_api_call *c, struct mt_route_spec *s)
@@ -138,7 +128,7 @@ static int read_spec(struct mt_api_call *c, struct mt_route_spec *s)
                                         "default_for_listener", "allow_non_tls", NULL};
     const char *hostname;
     *s = (struct mt_route_spec){0};
-    if (mt_api_fields(c, known) < 0 || check_operators(c) < 0 || mt_api_text(c, "hostname", false, 300, &hostname) < 0 ||
+    if (mt_api_fields(c, known) < 0 || mt_api_text(c, "hostname", false, 300, &hostname) < 0 ||
         mt_api_text(c, "protocol", false, 20, &s->protocol) < 0 ||
         mt_api_text(c, "backend_process_type", true, 32, &s->backend_process_type) < 0 ||
         mt_api_int(c, "backend_port", true, 1, 65535, 0, &s->backend_port) < 0 ||
@@ -429,7 +419,7 @@ static int patch(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *
     for (size_t i = 0; i < MT_ARRAY_LEN(fixed); i++)
         if (json_object_get(c->body, fixed[i]))
             return mt_api_fail(c, 400, "not_supported", "'%s' of a route does not change; delete the route and create another", fixed[i]);
-    if (mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 || check_operators(c) < 0 || mt_api_patch_begin(c, &route_get, &key, "route", p) < 0 ||
+    if (mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 || mt_api_patch_begin(c, &route_get, &key, "route", p) < 0 ||
         mt_api_patch_text(c, p, "backend_process_type", 32, false) < 0 ||
         mt_api_patch_int(c, p, "backend_port", 1, 65535, false) < 0 || mt_api_patch_text(c, p, "proxy_protocol", 8, false) < 0 ||
         mt_api_patch_bool(c, p, "backend_expects_proxy_protocol") < 0 || mt_api_patch_bool(c, p, "proxy_tlv") < 0 ||
