@@ -48,7 +48,7 @@ struct mt_control {
     struct mt_pg_conf pg_conf;       /* for controllers, who see all organisations; workers of the API begin with none */
     struct mt_log_head *head;
     struct mt_appender *appender;
-    struct mt_history *history;      /* own lock; NULL before the database was reached */
+    struct mt_history *history;      /* own lock; NULL in what runs without the API */
     _Atomic int64_t epoch;           /* of the log, as this process has adjusted to it; 0: not looked yet */
     atomic_int recovery;             /* enum mt_recovery, as last told (recovery/recovery.h) */
     struct mt_http_server *http;

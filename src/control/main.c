@@ -219,8 +219,7 @@ static int start_log(struct mt_control *ctl, struct mt_err *err)
     ac.pg.role = ctl->conf.appender_role;
     ac.pg.application_name = "moat-control appender";
     ac.head = ctl->head;
-    if ((rc = mt_history_new(ctl->conf.data_dir, ctl->head, &ctl->history, err)) < 0)
-        return rc;
+    mt_history_follow(ctl->history, ctl->head);
     ac.history = ctl->history;
     ac.measure = &ctl->append_measure;
     struct mt_audit_conf uc = {.pg = ac.pg, .retention_days = (int)ctl->conf.audit_retention_days};
@@ -305,6 +304,9 @@ static int init(struct mt_control *ctl, struct mt_err *err)
         (rc = user_id(ctl->conf.edge_user, &ctl->edge_uid, err)) < 0 || (rc = mt_bootstrap_mac_key(ctl, err)) < 0)
         return rc;
     if ((rc = mt_keys_new(ctl->conf.master_keys_file, &ctl->keys, err)) < 0)
+        return rc;
+    /* every answer asks it, also one that is given before the database was reached */
+    if ((rc = mt_history_new(ctl->conf.data_dir, &ctl->history, err)) < 0)
         return rc;
     ctl->edges = mt_edges_new();
     ctl->plans = mt_plans_new();

@@ -27,11 +27,11 @@ int mt_api_readyz(struct mt_api_call *c)
                                          (json_int_t)mt_log_head_get(c->ctl->head)));
 }
 
-static void put_refusals(struct mt_api_call *c, struct mt_metrics *page)
+static void put_refusals(struct mt_api_call *c, bool ready, struct mt_metrics *page)
 {
     for (unsigned q = 0; q < MT_QUOTA_MAX; q++)
         mt_metrics_u64(page, MT_M_QUOTA_REJECTIONS, mt_metrics_get(&c->ctl->quota_rejections[q]), mt_quota_name((enum mt_quota)q));
-    for (unsigned i = 0; i < MT_LIMIT_MAX && c->ctl->limits; i++)
+    for (unsigned i = 0; i < MT_LIMIT_MAX && ready; i++)
         mt_metrics_u64(page, MT_M_RATE_LIMITED, mt_limits_refused(c->ctl->limits, (enum mt_limit)i), mt_limit_name((enum mt_limit)i));
 }
 
@@ -79,7 +79,7 @@ int mt_api_metrics(struct mt_api_call *c)
     mt_metrics_u64(&page, MT_M_DB_CONNECTIONS, ctl->conf.workers, "max");
     mt_metrics_hist(&page, MT_M_DB_SECONDS, &ctl->measure.db_request, "request");
     mt_metrics_hist(&page, MT_M_DB_SECONDS, &ctl->measure.db_scheduler, "scheduler");
-    put_refusals(c, &page);
+    put_refusals(c, ready, &page);
     mt_metrics_u64(&page, MT_M_STREAM_CLIENTS, h.streams, "user");
     if (ready) {
         struct mt_audit_stats u = {0};

@@ -25,7 +25,7 @@ struct mt_history {
     pthread_cond_t wake;
     bool stop, started;
     pthread_t thread;
-    struct mt_log_head *head;
+    struct mt_log_head *head; /* set before the first look */
     char *path; /* NULL: memory only */
     /* under mu */
     struct mt_mark known, saved;
@@ -166,13 +166,12 @@ static void *history_main(void *arg)
     return NULL;
 }
 
-int mt_history_new(const char *dir, struct mt_log_head *head, struct mt_history **ret, struct mt_err *err)
+int mt_history_new(const char *dir, struct mt_history **ret, struct mt_err *err)
 {
     struct mt_history *h = calloc(1, sizeof *h);
     pthread_condattr_t mono;
     if (!h)
         return MT_FAIL(err, MT_E_NOMEM, "history");
-    h->head = head;
     MT_ASSERT(pthread_mutex_init(&h->mu, NULL) == 0 && pthread_condattr_init(&mono) == 0 &&
               pthread_condattr_setclock(&mono, CLOCK_MONOTONIC) == 0 && pthread_cond_init(&h->wake, &mono) == 0);
     (void)pthread_condattr_destroy(&mono);
@@ -193,6 +192,11 @@ int mt_history_new(const char *dir, struct mt_log_head *head, struct mt_history 
     }
     *ret = h;
     return 0;
+}
+
+void mt_history_follow(struct mt_history *h, struct mt_log_head *head)
+{
+    h->head = head;
 }
 
 void mt_history_free(struct mt_history *h)

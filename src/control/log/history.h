@@ -50,9 +50,10 @@ struct mt_history_look {
 /**
  * @dir   folder of the file `high-water`; NULL: memory only. A file that cannot be read or used is reported and left alone:
  *        what agents and edges report still tells.
- * @head  the process's head of the log, lowered when a later epoch is found; or NULL. Must outlive the object.
  */
-int mt_history_new(const char *dir, struct mt_log_head *head, struct mt_history **ret, struct mt_err *err);
+int mt_history_new(const char *dir, struct mt_history **ret, struct mt_err *err);
+/** Before the first look, once: the process's head of the log, lowered when a later epoch is found. Must outlive looks and notes. */
+void mt_history_follow(struct mt_history *h, struct mt_log_head *head);
 /** Saves what is known. */
 void mt_history_free(struct mt_history *h);
 
