@@ -55,7 +55,7 @@ def prepare(folder):
     tool = ROOT + "/packaging/deb/build"
     next_version(folder + "/next")
     for v, programs in ((ONE, BIN), (TWO, folder + "/next")):
-        subprocess.run([tool, "--bin", programs, "--out", "%s/%s" % (folder, v), "--version", v], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([tool, "--bin", programs, "--out", "%s/%s" % (folder, v), "--version", v, "--compress", "none"], check=True, stdout=subprocess.DEVNULL)
     tree = folder + "/tree"
     subprocess.run(["dpkg-deb", "-x", "%s/%s/moat-agent_%s_amd64.deb" % (folder, ONE, ONE), tree], check=True)
     # own_host has filled it: what the unit finds needs no network then

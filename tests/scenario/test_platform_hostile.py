@@ -93,6 +93,44 @@ def raw_http(path, data, seconds=15):
                 got += chunk
         except OSError:
             pass
+    return parsed(got)
+
+
+KEPT = {}  # (process, path) to a connection: thousands of requests need not open one each
+
+
+def kept_http(path, data, seconds=15):
+    """As raw_http, on a connection that is kept as long as the server keeps it. Closed without an answer counts on a new one alone."""
+    key = (os.getpid(), path)
+    while True:
+        old, s = key in KEPT, KEPT.pop(key, None) or socket.socket(socket.AF_UNIX)
+        got, whole = b"", False
+        try:
+            if not old:
+                s.settimeout(seconds)
+                s.connect(path)
+            s.sendall(data)
+        except OSError:
+            pass  # it may answer and close before it has read a huge body
+        try:
+            while not whole:
+                chunk = s.recv(262144)
+                if not chunk:
+                    break
+                got += chunk
+                whole = b"\r\n\r\n" in got and (done(got) or got.startswith((b"HTTP/1.1 204", b"HTTP/1.1 304")))
+        except OSError:
+            pass
+        status, head, body = parsed(got)
+        if whole and status and len(body) == int(head.get("content-length", -1)) and head.get("connection", "").lower() != "close":
+            KEPT[key] = s
+        else:
+            s.close()
+        if got or not old:
+            return status, head, body
+
+
+def parsed(got):
     if not got.startswith(b"HTTP/1.1 "):
         return 0, {}, got
     head, _, body = got.partition(b"\r\n\r\n")
@@ -212,10 +250,10 @@ class Api:
         return re.sub(r"\{(\w+)\}", one, path)
 
     def expect(self, what, data, want, sock=None):
-        """want: {status: codes}; None: anything but a failure of the server."""
+        """want: {status: codes}; None: anything but a failure of the server. The fields that the answer says are not known."""
         self.n += 1
-        status, head, body = raw_http(sock or self.sock, data)
-        why = None
+        status, head, body = kept_http(sock or self.sock, data.replace(b"Connection: close\r\n", b"", 1))
+        why, unknown = None, set()
         if status == 0 or (status >= 500 and not (want and status in want)):
             why = f"{status} {body[:160]!r}"
         elif want and status not in want:
@@ -229,8 +267,10 @@ class Api:
                     why = f"{status} {j['code']}, not {want[status]}"
                 elif j["status"] != status or j["type"] != "urn:moat:error:" + j["code"] or "request_id" not in j:
                     why = f"problem without its members: {j}"
+                unknown = {e.get("field") for e in j.get("errors", []) if j["code"] == "unknown_field"}
         if why:
             self.bad.append(f"{what}: {why}")
+        return unknown
 
     def verdict(self):
         bad, self.bad = self.bad, []
@@ -440,11 +480,15 @@ def main():
             plain = request(method, api.target(path), api.token, b'{"a":1}').replace(b"application/json", b"text/plain")
             api.expect(f"{method} {path} as text", plain, {415: {"unsupported_media_type"}})
             for field in FIELDS[:24]:
+                if method == "DELETE" and field == "expected_version":
+                    continue
+                unknown = False
                 for value in VALUES:
-                    if method == "DELETE" and field == "expected_version":
+                    # a field that the route does not know is refused by its name: of the values that nobody reads, the first and the longest
+                    if unknown and value is not VALUES[-1]:
                         continue
                     body = f'{{"no_such_field":0,"{field}":{value}}}'.encode() if value in ("true", "0") else f'{{"{field}":{value}}}'.encode()
-                    api.expect(f"{method} {path} {field}={value[:20]}", request(method, api.target(path) + "?dry_run=true", api.token, body), None)
+                    unknown |= field in api.expect(f"{method} {path} {field}={value[:20]}", request(method, api.target(path) + "?dry_run=true", api.token, body), None)
         api.verdict()
 
     def api_lists():
