@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SLOTS 8192
+#define SLOTS 2048 /* what a process has written in the last minutes; the whole table is touched before long */
 #define KEY_MAX 56
 
 struct slot {

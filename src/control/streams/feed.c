@@ -109,6 +109,7 @@ static void ring_clear(struct mt_feed *f)
 {
     for (; f->n > 0; f->n--, f->first = (f->first + 1) % RECENT)
         entry_free(&f->ring[f->first]);
+    f->first = 0; /* no more of the ring is touched than was ever needed at once */
     f->ring_bytes = 0;
 }
 
