@@ -102,6 +102,7 @@ struct mt_agent {
     char plan_rejected[240]; /* last reason, "" when the last plan was fine */
     struct mt_node_net net;
     uint32_t mesh_mtu; /* what the mesh runs with, bytes; 0: not known */
+    size_t room_vms; /* that the kernel's table of flows has room for, rounded up */
     json_t *net_section; /* `network` of the plan that `net` is of */
     bool fw_loading, fw_again, fw_loaded;
     int64_t tampered_ns; /* when somebody else changed the firewall last, 0: never */

@@ -13,6 +13,7 @@
 #include "base/cleanup.h"
 #include "base/num.h"
 #include "base/str.h"
+#include "os/file.h"
 #include "wire/json.h"
 
 #include <sys/statvfs.h>
@@ -196,6 +197,24 @@ static void put_mesh(const struct mt_agent *a, struct mt_metrics *p)
         mt_metrics_u64(p, MT_M_A_FIREWALL_DROPS, mt_traffic_rules(a->traffic)[r].packets, mt_fw_rule_name((enum mt_fw_rule)r));
 }
 
+/* Full, it takes no new flow, of VMs or of the host. Absent as long as nothing has brought the kernel's part of it. */
+static void put_conntrack(struct mt_metrics *p)
+{
+    static const char *const files[] = {"count", "max"}, *const kinds[] = {"used", "max"};
+    for (size_t i = 0; i < MT_ARRAY_LEN(files); i++) {
+        char path[64];
+        mt_auto_free char *text = NULL;
+        size_t len = 0;
+        uint64_t n;
+        (void)snprintf(path, sizeof path, "/proc/sys/net/netfilter/nf_conntrack_%s", files[i]);
+        if (mt_file_read(path, 32, &text, &len, NULL) < 0)
+            continue;
+        text[strcspn(text, "\n")] = '\0';
+        if (mt_parse_u64(text, 0, UINT32_MAX, &n, NULL) == 0)
+            mt_metrics_u64(p, MT_M_A_CONNTRACK, n, kinds[i]);
+    }
+}
+
 static void put_node(struct mt_agent *a, struct mt_metrics *p)
 {
     const struct mt_agent_measure *m = &a->measure;
@@ -229,6 +248,7 @@ int mt_agent_measure_page(void *agent, struct mt_buf *b, struct mt_err *err)
     mt_storage_measure_put(&a->measure.storage, &p);
     put_pool(a, &p);
     put_mesh(a, &p);
+    put_conntrack(&p);
     for (uint8_t i = MT_LOG_STDOUT; i <= MT_LOG_SYSTEM; i++)
         mt_metrics_u64(&p, MT_M_A_LOG_LINES, a->measure.lines[i - 1], mt_log_stream_name(i));
     mt_forward_measure(a->forward, &p);

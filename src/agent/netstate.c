@@ -25,6 +25,10 @@
 #define PUBLIC4_MAX 4096
 #define PRIVATE6_MAX 16384 /* pairs of VMs and port */
 #define FORWARDING "/proc/sys/net/ipv6/conf/all/forwarding"
+#define ROOM "/proc/sys/net/netfilter/nf_conntrack_max"
+#define ROOM_BASE 262144U /* flows, and more for each VM: networking.md §4 */
+#define ROOM_PER_VM 512U
+#define ROOM_STEP 64 /* VMs; so the network is looked at anew for one in as many */
 
 struct net_job {
     struct mt_agent *a;
@@ -34,6 +38,7 @@ struct net_job {
     size_t texts_n;
     struct mt_node_net net;
     bool forward;
+    size_t vms; /* that there is to be room for */
     bool in_mesh; /* the overlay address is on the mesh's device (ruling R29) */
     int rc;
     struct mt_err err;
@@ -150,37 +155,45 @@ static int forward_on(const struct mt_agent *a, struct mt_err *err)
     return sysctl_write(FORWARDING, "1", err);
 }
 
+/* Room for the flows of all VMs beside the host's own, on a node that is ours: raised where it is less, never lowered before the end. After the
+ * table was loaded, which brings the kernel's part of it. The number is the whole machine's: in another network namespace than the first it stays. */
+static void room_for_flows(const struct mt_agent *a, size_t vms)
+{
+    char now[16], text[24];
+    uint64_t have, wish = ROOM_BASE + (uint64_t)ROOM_PER_VM * vms;
+    struct mt_err err = {0};
+    if (access(ROOM, W_OK) < 0 || sysctl_read(ROOM, now) < 0 || mt_parse_u64(now, 0, UINT32_MAX, &have, NULL) < 0 || have == 0 || have >= wish)
+        return;
+    (void)snprintf(text, sizeof text, "%llu", (unsigned long long)wish);
+    if (remember(a, ROOM, now, &err) < 0 || sysctl_write(ROOM, text, &err) < 0)
+        mt_log(MT_WARN, "network.room_not_made", KV("flows", wish), KV("have", have), KV_ERR(&err));
+    else
+        mt_log(MT_INFO, "network.room_made", KV("flows", wish), KV("had", have));
+}
+
+/* An address of this node on `lo`. One that somebody else put there is used, and left there at the end. */
+static int on_lo(struct mt_agent *a, const struct in6_addr *address, const char *what, bool wanted, struct mt_err *err)
+{
+    char addr[INET6_ADDRSTRLEN], key[64];
+    bool there = false;
+    (void)snprintf(key, sizeof key, "lo %s", inet_ntop(AF_INET6, address, addr, sizeof addr));
+    if (!wanted)
+        return remembered(a, key) ? mt_node_addr_del(address, err) : 0;
+    int rc = mt_node_addr_has(address, &there, err);
+    if (rc == 0 && !there && (rc = remember(a, key, what, err)) >= 0)
+        rc = mt_node_addr_add(address, err);
+    return rc;
+}
+
 static int apply(struct net_job *j)
 {
     struct mt_agent *a = j->a;
     char text[64];
-    bool there = false;
 
-    if (j->net.has_node && j->in_mesh) {
-        char addr[INET6_ADDRSTRLEN];
-        (void)inet_ntop(AF_INET6, &j->net.node, addr, sizeof addr);
-        (void)snprintf(text, sizeof text, "lo %s", addr);
-        if (remembered(a, text) && mt_node_addr_del(&j->net.node, &j->err) < 0)
-            return -1;
-    } else if (j->net.has_node) {
-        char addr[INET6_ADDRSTRLEN];
-        (void)inet_ntop(AF_INET6, &j->net.node, addr, sizeof addr);
-        (void)snprintf(text, sizeof text, "lo %s", addr);
-        if (mt_node_addr_has(&j->net.node, &there, &j->err) < 0)
-            return -1;
-        /* an address that somebody else put there is used, and left there at the end */
-        if (!there && (remember(a, text, "address", &j->err) < 0 || mt_node_addr_add(&j->net.node, &j->err) < 0))
-            return -1;
-    }
-    if (j->net.has_resolver) {
-        char addr[INET6_ADDRSTRLEN];
-        (void)inet_ntop(AF_INET6, &j->net.resolver, addr, sizeof addr);
-        (void)snprintf(text, sizeof text, "lo %s", addr);
-        if (mt_node_addr_has(&j->net.resolver, &there, &j->err) < 0)
-            return -1;
-        if (!there && (remember(a, text, "resolver", &j->err) < 0 || mt_node_addr_add(&j->net.resolver, &j->err) < 0))
-            return -1;
-    }
+    if (j->net.has_node && on_lo(a, &j->net.node, "address", !j->in_mesh, &j->err) < 0)
+        return -1;
+    if (j->net.has_resolver && on_lo(a, &j->net.resolver, "resolver", true, &j->err) < 0)
+        return -1;
     if (j->net.has_prefix) {
         char addr[INET6_ADDRSTRLEN];
         (void)inet_ntop(AF_INET6, &j->net.prefix, addr, sizeof addr);
@@ -191,6 +204,8 @@ static int apply(struct net_job *j)
     }
     if (remember(a, "nft_table", "moat", &j->err) < 0 || mt_fw_load(a->fw, &j->fw, &j->err) < 0)
         return -1;
+    if (j->fw.mode == MT_FW_FULL)
+        room_for_flows(a, j->vms);
     return j->forward ? forward_on(a, &j->err) : 0;
 }
 
@@ -372,6 +387,7 @@ void mt_netstate_load(struct mt_agent *a)
     const struct mt_plan_network *n = &p->network;
     j->a = a;
     j->net = a->net;
+    j->vms = a->room_vms;
     j->fw.mode = strcmp(a->conf.host_firewall, "taps") == 0 ? MT_FW_TAPS : MT_FW_FULL;
     if (j->fw.mode == MT_FW_FULL && !a->fw_loaded)
         mt_log(MT_WARN, "network.full_firewall", KV("means", "the host's input policy becomes drop; table inet moat"));
@@ -415,7 +431,10 @@ void mt_netstate_plan(struct mt_agent *a, const struct mt_plan *plan, bool same)
     struct mt_err err = {0};
     uint8_t plen;
 
-    if (a->net_section && a->fw_loaded && (same || json_equal(a->net_section, json_object_get(plan->doc, "network"))))
+    size_t vms = (plan->n_instances + ROOM_STEP - 1) / ROOM_STEP * ROOM_STEP;
+    bool more = vms > a->room_vms;
+    a->room_vms = more ? vms : a->room_vms;
+    if (!more && a->net_section && a->fw_loaded && (same || json_equal(a->net_section, json_object_get(plan->doc, "network"))))
         return; /* nothing of the network changed, and the check looks after the rest */
     json_decref(a->net_section);
     a->net_section = json_incref(json_object_get(plan->doc, "network"));
@@ -470,7 +489,7 @@ int mt_netstate_restore(struct mt_agent *a, struct mt_err *err)
             one = mt_node_addr_del(&addr, err);
         else if (strncmp(key, "route ", 6) == 0 && mt_net_parse6(key + 6, true, &addr, &plen, err) == 0)
             one = mt_node_prefix_del(&addr, plen, err);
-        else if (strncmp(key, "/proc/sys/net/ipv6/conf/", 24) == 0 && access(key, W_OK) == 0)
+        else if ((strncmp(key, "/proc/sys/net/ipv6/conf/", 24) == 0 || strcmp(key, ROOM) == 0) && access(key, W_OK) == 0)
             one = sysctl_write(key, v, err);
         if (one < 0) {
             mt_log(MT_WARN, "network.not_restored", KV("what", key), KV_ERR(err));

@@ -10,6 +10,7 @@ are stood in; nobody but its systemd starts moat there.
 COST 300 s, 300 s of processor."""
 import json
 import os
+import re
 import socket
 import ssl
 import subprocess
@@ -24,6 +25,7 @@ import labkit  # noqa: E402
 LONG = 60  # s, times MOAT_PATIENCE
 HOST, PORT = "hello.moat.test", 8443
 D = "/data/moat"
+ROOM = "/proc/sys/net/netfilter/nf_conntrack_max"
 
 
 def prepare(folder):
@@ -107,7 +109,7 @@ class Suite:
         with open("/data/cli.toml", "w") as f:
             f.write('api = "unix:%s"\ntoken_file = "%s/operator.token"\norg = "local"\n' % (self.w.api, self.w.d))
         with open("/data/agent-b.toml", "w") as f:
-            f.write(self.conf(host_firewall="full", firewall_open=["22"], bin_dir="/usr/lib/moat"))
+            f.write(self.conf(host_firewall="full", firewall_open=["22"], listen_metrics="[::1]:9464", bin_dir="/usr/lib/moat"))
         # 60 MB through ssh between two emulated hosts take minutes (shown by tests/scenario/test_node_add.py): it finds the bundle there
         bundle = os.environ["MOAT_BUNDLE"]
         self.b.sh("mkdir", "-p", D + "/boot")
@@ -153,6 +155,16 @@ class Suite:
         if i["node_id"] != self.nodes()["b"]["id"]:
             raise AssertionError("it runs on %s" % i["node_id"])
         print("# deployed after %.1f s" % (time.monotonic() - t), flush=True)
+        # a node that is ours has room for the flows of VMs (networking.md section 4), and says how much of it is used; another's machine is left as it is
+        room = lambda: int(self.b.sh("cat", ROOM))
+        self.kit.wait_for("room for 64 VMs", lambda: room() == 262144 + 512 * 64, LONG)
+        said = self.b.sh("python3", "-c", "import urllib.request as u; print(u.urlopen('http://[::1]:9464/metrics', timeout=30).read().decode())")
+        said = {kind: int(n) for kind, n in re.findall(r'^moat_agent_conntrack_entries\{kind="(\w+)"\} (\d+)$', said, re.M)}
+        if said.get("max") != room() or not 0 < said.get("used", 0) < 1000:
+            raise AssertionError("the metrics say %s" % said)
+        with open(ROOM) as f:
+            if int(f.read()) >= 262144:
+                raise AssertionError("the machine of an agent that has its taps alone was changed")
         page = self.kit.wait_for("the page", self.page, LONG)
         if "hello from a microVM" not in page:
             raise AssertionError("the page says %r" % page[:300])
