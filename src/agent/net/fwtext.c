@@ -186,6 +186,8 @@ static void put_input(const struct mt_fw_conf *c, struct mt_buf *o)
 
     mt_buf_printf(o, "  chain in {\n    type filter hook input priority filter; policy %s;\n",
                   full ? "drop" : "accept");
+    if (c->resolver[0])
+        mt_buf_printf(o, "    iifname \"mt*\" ip6 daddr %s jump guest_asks\n", c->resolver);
     if (full)
         mt_buf_puts(o, "    iifname \"lo\" accept\n"
                        "    ct state established,related accept\n"
@@ -213,10 +215,21 @@ static void put_input(const struct mt_fw_conf *c, struct mt_buf *o)
                    "    icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept\n"
                    "    icmpv6 type echo-request ip6 daddr fe80::1 limit rate 10/second accept\n"
                    "    ip6 saddr @quarantine goto drop_quarantined\n");
-    if (c->resolver[0])
-        mt_buf_printf(o, "    ip6 daddr %s meta l4proto { tcp, udp } th dport 53 ct state new update @asks { ip6 saddr limit rate over 200/second burst 400 packets } goto drop_guest_to_host\n"
-                         "    ip6 daddr %s meta l4proto { tcp, udp } th dport 53 accept\n", c->resolver, c->resolver);
     mt_buf_puts(o, "    goto drop_guest_to_host\n  }\n");
+}
+
+/* Questions for names, before what is established: a VM that asks all of them by one port, or is put in quarantine while it does, has a flow that
+ * is. Over UDP each packet is a question; over TCP connections are counted, what goes through one is the resolver's to bound. */
+static void put_questions(const struct mt_fw_conf *c, struct mt_buf *o)
+{
+    static const char limit[] = "update @asks { ip6 saddr limit rate over 200/second burst 400 packets } goto drop_guest_to_host";
+    mt_buf_puts(o, "  chain guest_asks {\n");
+    if (c->resolver[0])
+        mt_buf_printf(o, "    ip6 saddr @quarantine ct direction original goto drop_quarantined\n"
+                         "    udp dport 53 %s\n"
+                         "    tcp dport 53 ct state new %s\n"
+                         "    meta l4proto { tcp, udp } th dport 53 accept\n", limit, limit);
+    mt_buf_puts(o, "  }\n");
 }
 
 static void put_forward(const struct mt_fw_conf *c, struct mt_buf *o)
@@ -300,6 +313,7 @@ static void put_chains(const struct mt_fw_conf *c, struct mt_buf *o)
                    "    icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } ip6 hoplimit 255 ip6 saddr fe80::/10 return\n"
                    "    iifname . ip6 saddr @tapsrc return\n"
                    "    goto drop_guest_spoof\n  }\n");
+    put_questions(c, o);
     put_input(c, o);
     put_forward(c, o);
     put_output(c, o);

@@ -158,6 +158,19 @@ static void quarantine_comes_before_what_is_established(void **s)
     assert_non_null(strstr(open, "iifname \"mt*\" ip6 saddr @quarantine goto drop_quarantined")); /* and what the kernel tracks not at all */
     const char *guest = strstr(t, "chain guest_to_host {");
     assert_true(strstr(guest, "ip6 saddr @quarantine goto drop_quarantined") < strstr(guest, "\n  }"));
+    /* questions for names too, and each of them counts, not the flow that they come by */
+    (void)snprintf(c.resolver, sizeof c.resolver, "fd00:1:2:2::53");
+    for (int mode = 0; mode < 2; mode++) {
+        mt_auto_buf struct mt_buf asks = MT_BUF_INIT(1 << 20);
+        c.mode = mode ? MT_FW_TAPS : MT_FW_FULL;
+        mt_fw_text(&c, vms, 2, &asks);
+        const char *chain = strstr(mt_buf_cstr(&asks), "chain guest_asks {"), *input = strstr(mt_buf_cstr(&asks), "chain in {"), *end = strstr(chain, "\n  }");
+        const char *gone = strstr(chain, "ip6 saddr @quarantine ct direction original goto drop_quarantined"), *each = strstr(chain, "udp dport 53 update @asks"), *yes = strstr(chain, "th dport 53 accept");
+        assert_true(gone && each && yes && gone < each && each < yes && yes < end && end < input);
+        assert_true(strstr(input, "iifname \"mt*\" ip6 daddr fd00:1:2:2::53 jump guest_asks") < strstr(input, "established,related accept"));
+    }
+    c.mode = MT_FW_FULL;
+    c.resolver[0] = '\0';
     mt_fw_rules_text(&c, &rules);
     c.quarantine = NULL;
     mt_fw_rules_text(&c, &well);
