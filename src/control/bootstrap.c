@@ -88,6 +88,15 @@ static int append(struct mt_control *ctl, struct mt_cmd *cmd, struct mt_err *err
     return rc;
 }
 
+/* Known only now: which addresses are the cluster's own. */
+static int dns_outside(const struct mt_control *ctl, struct mt_err *err)
+{
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < ctl->conf.dns.n; i++)
+        rc = mt_addr_dns_check(ctl->conf.dns.v[i], ctl->prefix, err);
+    return rc;
+}
+
 /* The value of a cluster key; sets it to @make when it is not there. Another server may be quicker: its value counts. */
 static int cluster_key(struct mt_control *ctl, struct mt_pg *pg, const char *key, const char *make, char *ret, size_t size,
                        struct mt_err *err)
@@ -312,7 +321,7 @@ int mt_bootstrap(struct mt_control *ctl, struct mt_err *err)
     if ((rc = cluster_key(ctl, pg, "cluster_id", cluster, ctl->cluster_id, sizeof ctl->cluster_id, err)) < 0 ||
         (rc = mt_prefix_parse(prefix, &parsed, &len, err)) < 0 ||
         (rc = cluster_key(ctl, pg, "cluster_ipv6_prefix", prefix, ctl->prefix, sizeof ctl->prefix, err)) < 0 ||
-        !ctl->conf.operator_token_file) /* then people begin with `moat-control init` */
+        (rc = dns_outside(ctl, err)) < 0 || !ctl->conf.operator_token_file) /* then people begin with `moat-control init` */
         return rc;
     if ((rc = operator_user(ctl, pg, user, err)) < 0 || (rc = operator_token(ctl, pg, user, err)) < 0)
         return rc;

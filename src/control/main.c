@@ -21,6 +21,7 @@
 #include "control/log/schema.h"
 #include "control/names/names.h"
 #include "control/names/proxy_watch.h"
+#include "control/plans/address.h"
 #include "control/plans/edge_acks.h"
 #include "control/plans/news.h"
 #include "control/plans/sent.h"
@@ -540,6 +541,16 @@ int main(int argc, char **argv)
     }
     mt_names_free(ctl.names); /* that was the look at the addresses; it has a thread when it serves */
     ctl.names = NULL;
+    if (!MT_STREQ(ctl.conf.egress_mode, "none") && !MT_STREQ(ctl.conf.egress_mode, "routed") && !MT_STREQ(ctl.conf.egress_mode, "nat66")) {
+        fprintf(stderr, "moat-control: egress_mode: '%s' is not none, routed or nat66\n", ctl.conf.egress_mode);
+        return 2;
+    }
+    for (size_t i = 0; i < ctl.conf.dns.n; i++) {
+        if (mt_addr_dns_check(ctl.conf.dns.v[i], NULL, &err) < 0) {
+            fprintf(stderr, "moat-control: %s\n", err.msg);
+            return 2;
+        }
+    }
     struct mt_tls_ctx *tls = NULL;
     if ((check || (off.verb && MT_STREQ(off.verb, "check-config"))) && mt_api_tls_load(&ctl.conf, &tls, &err) < 0) {
         fprintf(stderr, "moat-control: %s\n", err.msg);

@@ -35,6 +35,7 @@ if why:
     kit.skip("two nodes", why)
     sys.exit(0)
 kit.need("two nodes", "moat-agent", "moat-edge", "moat")
+DNS = ["2606:4700:4700::1111", "64:ff9b::808:808"]
 BIN, CONTROL, HOST, PORT = imagekit.BIN, "10.78.0.1:7443", "hello.moat.test", 8443
 
 
@@ -261,7 +262,7 @@ import tempfile  # noqa: E402
 regdir = tempfile.mkdtemp(prefix="mt2.", dir="/var/tmp")
 registry = imagekit.Registry(regdir)
 w = kit.World(listen_nodes=CONTROL, nodes_address=CONTROL, agent_socket="/run/agent-of-control.sock", local_registries=[registry.host],
-              insecure_registries=[registry.host], rate_limit_percent=300)
+              insecure_registries=[registry.host], rate_limit_percent=300, dns=DNS)
 with open(w.d + "/cli.toml", "w") as f:
     f.write('api = "unix:%s"\ntoken_file = "%s/operator.token"\norg = "local"\nenv = "prod"\n' % (w.api, w.d))
 other_registries = []
@@ -442,8 +443,10 @@ try:
 
     @case("exec in an instance on another node: output, exit code, and its end in the log")
     def _():
-        out = cli("exec", instance["id"], "--app", "hello", "--", "/testapp", "exit", "7", want=7)
-        assert out, "no output"
+        out = cli("exec", instance["id"], "--app", "hello", "--", "/testapp", "exit", "7", "/etc/resolv.conf", want=7)
+        assert "about to exit with 7" in out, out
+        # its node names no resolver: those of the plan
+        assert [line.split()[1] for line in out.splitlines() if line.startswith("nameserver ")] == DNS, out
         ended = wait_for("its end", lambda: [s for s in w.ok("GET", env + "/exec-sessions")["items"] if s["status"] == "ended"], 10)
         assert ended[0]["exit_code"] == 7, ended
 

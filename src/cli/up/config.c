@@ -2,11 +2,14 @@
 /* The configuration files of the daemons of one machine, written anew at each start from the layout. */
 #include "cli/up/layout.h"
 
+#include "base/assert.h"
 #include "base/buf.h"
 #include "base/cleanup.h"
 #include "model/masterkey.h"
+#include "os/addr.h"
 #include "os/file.h"
 
+#include <arpa/inet.h>
 #include <unistd.h>
 
 static int put(const struct up_layout *l, const char *name, mode_t mode, struct mt_buf *b, struct mt_err *err)
@@ -26,6 +29,30 @@ static void registries(const struct up_layout *l, struct mt_buf *b, const char *
         mt_buf_printf(b, "%slocal_registries = [\"%s\"]\n%sinsecure_registries = [\"%s\"]\n", indent_key, l->registry, indent_key, l->registry);
 }
 
+/* Name servers of this machine that its VMs can ask as well: those with a public IPv6 address. Of systemd-resolved's stub those behind it. */
+static void name_servers(struct mt_buf *b)
+{
+    static const char *const files[] = {"/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"};
+    int n = 0;
+    for (size_t i = 0; n == 0 && i < MT_ARRAY_LEN(files); i++) {
+        mt_auto_free char *text = NULL;
+        size_t len;
+        char *save = NULL;
+        if (mt_file_read(files[i], 65536, &text, &len, NULL) < 0)
+            continue;
+        for (char *line = strtok_r(text, "\n", &save); line && n < 3; line = strtok_r(NULL, "\n", &save)) {
+            struct sockaddr_in6 at = {.sin6_family = AF_INET6};
+            char addr[INET6_ADDRSTRLEN];
+            if (sscanf(line, " nameserver %45[0-9a-fA-F:.]", addr) != 1 || inet_pton(AF_INET6, addr, &at.sin6_addr) != 1 || (at.sin6_addr.s6_addr[0] & 0xe0) != 0x20 ||
+                (at.sin6_addr.s6_addr[0] == 0x20 && at.sin6_addr.s6_addr[1] == 2) || !mt_addr_public((const struct sockaddr *)&at, sizeof at))
+                continue;
+            mt_buf_printf(b, "%s\"%s\"", n++ ? ", " : "dns = [", addr);
+        }
+    }
+    if (n)
+        mt_buf_puts(b, "]\n");
+}
+
 static void control(const struct up_layout *l, struct mt_buf *b)
 {
     mt_buf_printf(b,
@@ -40,6 +67,7 @@ static void control(const struct up_layout *l, struct mt_buf *b)
                   "vmm_allowed = [\"firecracker\", \"qemu-kvm\", \"qemu-tcg\"]\nbootstrap_org = \"local\"\n",
                   l->dir, l->dir, l->dir, l->dir, l->dir, l->dir, l->dir, l->bin, l->bin, l->dir);
     registries(l, b, "");
+    name_servers(b);
 }
 
 static void agent(const struct up_layout *l, struct mt_buf *b)

@@ -18,5 +18,10 @@ void mt_prefix_random_ula(char ret[MT_ADDR_SIZE]);
 int mt_addr_node(const char *prefix, uint32_t k, char ret[MT_ADDR_SIZE], struct mt_err *err);
 /** Instance prefix (/80) of node number @k. */
 int mt_addr_node_prefix(const char *prefix, uint32_t k, char ret[MT_ADDR_SIZE], struct mt_err *err);
+/**
+ * Whether VMs can ask the name server @text: an address of the Internet, also one behind the well-known NAT64, not of the cluster's prefix (may be NULL)
+ * and of no range that no VM may send to (networking.md §6). Else -MT_E_INVALID, which says why.
+ */
+int mt_addr_dns_check(const char *text, const char *prefix, struct mt_err *err);
 /** Address number @n (1..2^48-1) inside a /80 given as text; -MT_E_LIMIT when it does not fit. */
 int mt_addr_instance(const char *prefix80, uint64_t n, char ret[MT_ADDR_SIZE], struct mt_err *err);

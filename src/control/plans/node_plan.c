@@ -132,9 +132,11 @@ int mt_node_plan_fingerprint(struct mt_control *ctl, struct mt_pg *pg, const str
 {
     struct mt_pg_params p;
     mt_auto_pg_res struct mt_pg_res *r = NULL;
-    char conf[120];
-    snprintf(conf, sizeof conf, "|%llu %s %llu|%lld %d", (unsigned long long)ctl->conf.mtu, ctl->conf.egress_mode,
-             (unsigned long long)ctl->conf.drain_delay_seconds, (long long)how->epoch, (int)how->recovery);
+    char conf[360];
+    size_t at = (size_t)snprintf(conf, sizeof conf, "|%llu %s %llu|%lld %d", (unsigned long long)ctl->conf.mtu, ctl->conf.egress_mode,
+                                 (unsigned long long)ctl->conf.drain_delay_seconds, (long long)how->epoch, (int)how->recovery);
+    for (size_t i = 0; i < ctl->conf.dns.n && at < sizeof conf; i++) /* three addresses at most */
+        at += (size_t)snprintf(conf + at, sizeof conf - at, " %s", ctl->conf.dns.v[i]);
     mt_pg_p_init(&p);
     mt_pg_p_text(&p, node->node_id);
     mt_pg_p_text(&p, conf);
@@ -470,7 +472,9 @@ int mt_node_plan_build(struct mt_control *ctl, struct mt_pg *pg, const struct mt
         (rc = mt_pg_query_one(pg, &neighbours, &p, &vr, err)) < 0 ||
         (rc = mt_mesh_plan_build(pg, node, &mesh, &peers, &gateways, err)) < 0)
         return rc;
-    json_t *list = json_array(), *edge_list = json_array(), *quarantine = json_array();
+    json_t *list = json_array(), *edge_list = json_array(), *quarantine = json_array(), *dns = json_array();
+    for (size_t i = 0; i < ctl->conf.dns.n; i++)
+        json_array_append_new(dns, json_string(ctl->conf.dns.v[i]));
     for (int i = 0; i < mt_pg_rows(r); i++)
         put_assignment(ctl, r, i, &rels, list);
     for (int i = 0; i < mt_pg_rows(er); i++)
@@ -478,11 +482,11 @@ int mt_node_plan_build(struct mt_control *ctl, struct mt_pg *pg, const struct mt
     for (int i = 0; i < mt_pg_rows(qr); i++)
         json_array_append_new(quarantine, json_string(mt_pg_text(qr, i, 0)));
     mt_ulid_new(plan_id);
-    json_t *plan = json_pack("{s:s,s:s,s:s,s:I,s:I,s:s,s:o,s:{s:I,s:s,s:s,s:s,s:[],s:o,s:o,s:o,s:s,s:o,s:o*},s:{}}", "spec_version", "v1",
+    json_t *plan = json_pack("{s:s,s:s,s:s,s:I,s:I,s:s,s:o,s:{s:I,s:s,s:s,s:s,s:o,s:o,s:o,s:o,s:s,s:o,s:o*},s:{}}", "spec_version", "v1",
                              "cluster_id", ctl->cluster_id, "node_id", node->node_id, "epoch", (json_int_t)epoch,
                              "cursor_event_id", (json_int_t)head, "plan_id", plan_id, "instances", list, "network", "mtu",
                              (json_int_t)ctl->conf.mtu, "cluster_prefix", ctl->prefix, "overlay_ipv6", node->overlay_ipv6,
-                             "instance_prefix", node->instance_prefix, "dns", "edges", edge_list, "gateways", gateways, "quarantine", quarantine, "egress_mode",
+                             "instance_prefix", node->instance_prefix, "dns", dns, "edges", edge_list, "gateways", gateways, "quarantine", quarantine, "egress_mode",
                              ctl->conf.egress_mode, "peers", peers, "mesh", mesh, "node_config");
     json_t *ipv4 = json_loads(mt_pg_text(cr, 0, 0), 0, &je);
     if (json_array_size(ipv4) > 0)

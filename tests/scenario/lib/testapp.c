@@ -281,6 +281,10 @@ int main(int argc, char **argv)
         return serve(n);
     }
     if (!strcmp(what, "exit")) {
+        char line[256];
+        FILE *f = argc > 3 ? fopen(argv[3], "r") : NULL;
+        while (f && fgets(line, sizeof line, f))
+            fputs(line, stdout);
         printf("testapp: about to exit with %d\n", n);
         usleep(200000);
         return n;

@@ -59,6 +59,7 @@ static void addresses_come_from_disjoint_parts_of_the_prefix(void **state)
     assert_string_equal(a, "fd00:1:2:ab01:2::/80");
 }
 
+<<<<<<< HEAD
 /* Of items with spaces between them. */
 static void list_of(const char *items, char text[600], char *v[64], struct mt_conf_list *ret)
 {
@@ -107,6 +108,25 @@ static void ports_are_of_one_kind_and_some_are_nobodys(void **state)
     assert_int_equal(p.shared_pool_n, MT_PORT_RANGES);
     (void)snprintf(many + strlen(many), sizeof many - strlen(many), "60000");
     assert_int_equal(policy_of(many, "", NULL, &p, &err), -MT_E_INVALID);
+=======
+static void vms_are_given_name_servers_that_they_can_ask(void **state)
+{
+    (void)state;
+    static const char *const good[] = {"2606:4700:4700::1111", "2001:4860:4860::8888", "64:ff9b::808:808", "2a00:1:2::53"};
+    static const char *const bad[] = {"", "9.9.9.9", "2606:4700:4700::1111/64", "fd00:ec2::53", "fe80::1", "::1", "::ffff:8.8.8.8", "ff02::fb", "2001:db8::53", "2002:808:808::1", "64:ff9b::a00:1", "dns.example.net"};
+    struct mt_err err;
+    for (size_t i = 0; i < MT_ARRAY_LEN(good); i++)
+        assert_int_equal(mt_addr_dns_check(good[i], "fd00:1:2::/48", &err), 0);
+    for (size_t i = 0; i < MT_ARRAY_LEN(bad); i++)
+        assert_int_equal(mt_addr_dns_check(bad[i], "fd00:1:2::/48", &err), -MT_E_INVALID);
+    /* a public prefix is the cluster's all the same, to the bit */
+    assert_int_equal(mt_addr_dns_check("2a00:1:2:2::53", "2a00:1:2::/48", &err), -MT_E_INVALID);
+    assert_non_null(strstr(err.msg, "of the cluster"));
+    assert_int_equal(mt_addr_dns_check("2a00:1:0:2::53", "2a00:1::/44", &err), -MT_E_INVALID);
+    assert_int_equal(mt_addr_dns_check("2a00:1:f:2::53", "2a00:1::/44", &err), -MT_E_INVALID);
+    assert_int_equal(mt_addr_dns_check("2a00:1:10:2::53", "2a00:1::/44", &err), 0);
+    assert_int_equal(mt_addr_dns_check("2a00:1:3:2::53", NULL, &err), 0);
+>>>>>>> 4424db5 (control: name servers for VMs (dns) through plan and agent into the guest; egress_mode is checked at the start)
 }
 
 static void route_rules_name_their_code(void **state)
@@ -584,9 +604,13 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_failure_below_a_handler_has_its_status),
         cmocka_unit_test(addresses_come_from_disjoint_parts_of_the_prefix),
+<<<<<<< HEAD
         cmocka_unit_test(ports_are_of_one_kind_and_some_are_nobodys),
         cmocka_unit_test(a_name_is_asked_for_once_in_five_minutes_and_later_when_nobody_answers),
         cmocka_unit_test(a_backend_that_drops_half_of_a_minutes_connections_is_suspect),
+=======
+        cmocka_unit_test(vms_are_given_name_servers_that_they_can_ask),
+>>>>>>> 4424db5 (control: name servers for VMs (dns) through plan and agent into the guest; egress_mode is checked at the start)
         cmocka_unit_test(route_rules_name_their_code),
         cmocka_unit_test(options_of_a_listener_are_for_names_on_an_address_of_ones_own),
         cmocka_unit_test(node_health_follows_silence_conditions_and_guards),
