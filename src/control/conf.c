@@ -69,6 +69,8 @@ const struct mt_conf_key mt_control_keys[] = {
      "registries that may live at a non-public address"},
     {"cluster_ipv6_prefix", MT_CONF_STRING, OFF(cluster_ipv6_prefix), 3, 60, MT_CONF_NONE, "prefix",
      "overlay prefix /40../56 of the cluster, read on the first start only; absent: a random ULA /48"},
+    {"ipam_sweep", MT_CONF_BOOL, OFF(ipam_sweep), 0, 0, "true", "",
+     "what has held an address without an owner for 24 hours is taken back by itself (`moat admin ipam leaks`); false: by command only"},
     {"bootstrap_org", MT_CONF_STRING, OFF(bootstrap_org), 2, 39, "local", "", "organisation made on the first start"},
     {"allow_secret_export", MT_CONF_BOOL, OFF(allow_secret_export), 0, 0, "false", "",
      "owners may read secret values back (scope secrets:read-material)"},

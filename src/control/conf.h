@@ -28,6 +28,7 @@ struct mt_control_conf {
     char *fetch_program;       /* absolute path of moat-fetch */
     char *registry_ca_file;
     char *cluster_ipv6_prefix; /* NULL: a random ULA is made once */
+    bool ipam_sweep;           /* take back what has no owner (nodes/ipam.h) */
     bool allow_secret_export;  /* owners may hold secrets:read-material */
     char *listen_http;         /* loopback address:port for pages and API in plain HTTP, NULL: none */
     char *listen_nodes;        /* address:port of the node listener (mTLS), NULL: none */

@@ -10,6 +10,7 @@
 #include "control/bootstrap.h"
 #include "control/log/history.h"
 #include "control/measure.h"
+#include "control/nodes/ipam.h"
 #include "control/nodes/tls.h"
 #include "control/secrets/store.h"
 #include "control/views/rebuild.h"
@@ -31,6 +32,7 @@
 #define GC_RETRY_NS (60 * MT_NS_PER_S)
 #define AUDIT_NS (6 * 3600 * MT_NS_PER_S) /* verify-audit reads every record that is kept */
 #define BACKUPS_NS (5 * MT_NS_PER_S)
+#define VIEWS_NS (86400 * MT_NS_PER_S)
 #define CHUNK "5000" /* rows in one transaction: nobody waits long behind it */
 
 struct mt_keeper {
@@ -40,7 +42,7 @@ struct mt_keeper {
     atomic_bool stop;
     int wake_fd;
     struct mt_pg *pg;
-    int64_t gc_due_ns, audit_due_ns, backups_due_ns, drains_due_ns;
+    int64_t gc_due_ns, audit_due_ns, backups_due_ns, drains_due_ns, views_due_ns;
     bool soon; /* a migration is under way for which somebody waits */
     char last[240], backups_last[240], migrations_last[240]; /* complaints, said once while they repeat */
 };
@@ -117,6 +119,17 @@ static int verify_audit(struct mt_keeper *k, bool ours, int64_t now, struct mt_e
     mt_measure_audit(&k->ctl->measure, intact);
     k->audit_due_ns = now + AUDIT_NS;
     return 0;
+}
+
+/* A restored log may not know that a node came back, or who has an address: nothing is taken from anybody before it rules again. */
+static int sweep(struct mt_keeper *k, int64_t lease, int64_t now, struct mt_err *err)
+{
+    if (!k->ctl->conf.ipam_sweep || mt_history_state(k->ctl->history) != MT_RECOVERY_NONE)
+        return 0;
+    int n = mt_ipam_sweep(k->ctl, k->pg, lease, now >= k->views_due_ns, err);
+    if (n > 0)
+        k->views_due_ns = now + VIEWS_NS;
+    return n < 0 ? n : 0;
 }
 
 /* ---- rebuilds that were asked for ---- */
@@ -214,7 +227,7 @@ static int turn(struct mt_keeper *k, struct mt_err *err)
         rc = mt_pg_reset(k->pg, err);
     if (rc == 0 && gc && now >= k->gc_due_ns) {
         k->gc_due_ns = now + GC_RETRY_NS;
-        if ((rc = collect(k, err)) == 0)
+        if ((rc = collect(k, err)) == 0 && (rc = sweep(k, gc, now, err)) == 0)
             k->gc_due_ns = now + GC_NS;
     }
     if (rc == 0 && gc)

@@ -718,6 +718,17 @@ try:
         wait_for("two beats", lambda: node("two")["health"] != "suspect" and "clock.off" not in two.log().rpartition("agent.started")[2], 30)
         pem = open(two.d + "/keys/node.pem").read()
         at = {m: node(m)["last_heartbeat_at"] for m in ("one", "two")}
+        # what nobody owned for a day: three nodes disabled, one of them 23 hours ago and one with a volume, and a view that has what the log never had
+        unowned = {}
+        for name, hours in (("swept", 25), ("young", 23), ("holds", 25)):
+            unowned[name] = post("/internal/v1/enroll", wish(token()["token"], name=name)).json["node_id"]
+            w.ok("POST", "/v1/nodes/%s/disable" % unowned[name], {"reason": "test"})
+            w.pg.sql("UPDATE moat_views.nodes_view SET updated_at = now() - interval '%d hours' WHERE node_id = '%s'" % (hours, unowned[name]))
+        day = "now() - interval '25 hours'"
+        w.pg.sql("INSERT INTO moat_views.volumes_view (volume_id, org_id, app_id, env_id, name, size_bytes, filesystem, backup_enabled, home_node_id, created_at, updated_at, resource_version, last_event_id)"
+                 " VALUES ('vol_holds', 'org_x', 'app_x', 'env_x', 'data', 1, 'ext4', false, '%s', %s, %s, 1, 1)" % (unowned["holds"], day, day))
+        w.pg.sql("INSERT INTO moat_views.ipv4_allocations_view (allocation_id, org_id, app_id, env_id, ipv4_address, carrier_at, created_at, updated_at, resource_version, last_event_id)"
+                 " VALUES ('v4_lost', 'org_x', 'app_x', 'env_x', '203.0.113.99', %s, %s, %s, 1, 1)" % (day, day, day))
         w.kill_control()
         for minute in range(1, 61):
             two.clock(0, 60 * minute)
@@ -728,6 +739,14 @@ try:
             wait_for(m + " is back", lambda: node(m)["last_heartbeat_at"] > at[m], 30)
         assert pem == open(two.d + "/keys/node.pem").read() and not w.pg.sql("SELECT 1 FROM moat.node_certs WHERE node_id = '%s' AND kind = 'node' AND revoked_at IS NULL OFFSET 1" % node("two")["id"])
         assert sh("openssl", "x509", "-in", w.d + "/control/node-ca.crt", "-noout", "-subject")
+        # the sweeper of the one that came has taken it back, with its name under it
+        leaks = lambda: {x["id"] for x in w.ok("GET", "/v1/admin/ipam/leaks")["items"]} & {*unowned.values(), "v4_lost"}
+        wait_for("the sweeper", lambda: leaks() == {unowned["holds"]}, 40)
+        assert {name for name, i in unowned.items() if w.q("GET", "/v1/nodes/" + i).status == 404} == {"swept"}
+        done = lambda: {(x["action"], x["resource_id"]) for x in w.ok("GET", "/v1/admin/audit?limit=200")["items"] if x["actor_id"] == "ipam-sweeper"}
+        wait_for("its records", lambda: done() == {("node.remove", unowned["swept"]), ("projections.rebuild", "ipv4_allocations_view")}, 20)
+        assert [e["actor_id"] for e in events("node.removed") if e["aggregate_id"] == unowned["swept"]] == ["ipam-sweeper"]
+        w.pg.sql("DELETE FROM moat_views.volumes_view WHERE volume_id = 'vol_holds'")
 
     @case("a mesh of 200 is full: refused cleanly, the token stays good; from 40 on it is said")
     def _():

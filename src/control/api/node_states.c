@@ -7,14 +7,8 @@
 #include "control/api/mutate.h"
 #include "control/nodes/node.h"
 
-static const struct mt_pg_stmt certs_end = {
-    "node_certs_end", "UPDATE moat.node_certs SET revoked_at = coalesce(revoked_at, now()) WHERE node_id = $1"};
 static const struct mt_pg_stmt in_use = {
     "node_in_use", "SELECT count(*) FROM instances_view WHERE node_id = $1 AND released_at IS NULL AND desired_state <> 'stopped'"};
-
-/* Asked again under the append lock: one row, or the command is prepared again. */
-static const struct mt_pg_stmt no_volumes = {
-    "node_no_volumes", "SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM volumes_view v WHERE v.home_node_id = $1 AND NOT v.deleted)"};
 static const struct mt_pg_stmt volumes_on = {"node_volumes", "SELECT count(*) FROM volumes_view v WHERE v.home_node_id = $1 AND NOT v.deleted"};
 
 struct verb {
@@ -65,14 +59,6 @@ static int load_stateful(struct mt_api_call *c, const struct mt_node *n, const c
     return 0;
 }
 
-static int end_certificates(struct mt_api_call *c, struct mt_cmd *cmd, const char *node_id)
-{
-    struct mt_pg_params p;
-    mt_pg_p_init(&p);
-    mt_pg_p_text(&p, node_id);
-    return mt_cmd_side(cmd, &certs_end, &p, -1, &c->err) < 0 ? mt_api_fail_err(c) : 0;
-}
-
 static int prepare(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made, const struct verb *v)
 {
     static const char *const plain[] = {"reason", NULL}, *const draining[] = {"reason", "stateful", NULL};
@@ -95,8 +81,8 @@ static int prepare(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made
                            MT_STREQ(n.admin_state, "disabled") ? ": remove it, and enrol the machine again with new keys" : "");
     if (n.local && v == &disable)
         return mt_api_fail(c, 409, "conflict", "node %s is the machine of the control plane itself: it is stopped there (moat down), or drained", n.name);
-    if (v == &disable && end_certificates(c, cmd, n.node_id) < 0)
-        return -1;
+    if (v == &disable && mt_node_cmd_certs_end(cmd, n.node_id, &c->err) < 0)
+        return mt_api_fail_err(c);
     if (mt_cmd_rely(cmd, MT_RELY_NODE, n.node_id, NULL, n.version, &c->err) < 0)
         return mt_api_fail_err(c);
     return mt_api_event(c, cmd, MT_EV_NODE_ADMIN_STATE_CHANGED, n.node_id,
@@ -226,11 +212,9 @@ static int prepare_remove(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_a
         return mt_api_fail_err(c);
     if (mt_pg_i64(vr, 0, 0) > 0)
         return mt_api_fail(c, 409, "node_has_volumes", "%lld volumes live on node %s, and with it their data would go", (long long)mt_pg_i64(vr, 0, 0), n.name);
-    if (mt_cmd_side(cmd, &no_volumes, &p, 1, &c->err) < 0)
-        return mt_api_fail_err(c);
     mt_api_deleted(made, "node.remove", "node_id", n.node_id, false);
-    if (end_certificates(c, cmd, n.node_id) < 0)
-        return -1;
+    if (mt_node_cmd_no_volumes(cmd, n.node_id, &c->err) < 0 || mt_node_cmd_certs_end(cmd, n.node_id, &c->err) < 0)
+        return mt_api_fail_err(c);
     if (mt_cmd_rely(cmd, MT_RELY_NODE, n.node_id, NULL, n.version, &c->err) < 0)
         return mt_api_fail_err(c);
     return mt_api_event(c, cmd, MT_EV_NODE_REMOVED, n.node_id, json_pack("{s:s}", "reason", reason ? reason : "removed by an operator"));

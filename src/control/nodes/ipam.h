@@ -10,6 +10,8 @@
 
 #include <jansson.h>
 
+struct mt_control;
+
 enum mt_ipam_pool { MT_IPAM_NODES = 0, MT_IPAM_IPV4, MT_IPAM_PORTS, MT_IPAM_POOLS };
 enum mt_ipam_state { MT_IPAM_ALLOCATED = 0, MT_IPAM_COOLDOWN, MT_IPAM_RETIRED, MT_IPAM_FREE, MT_IPAM_STATES };
 
@@ -25,3 +27,10 @@ int mt_ipam_count(struct mt_pg *pg, int64_t ipv4_cooldown_s, const struct mt_por
  * first and MT_IPAM_LEAKS_MAX at most: the others come when these were reclaimed.
  */
 int mt_ipam_leaks(struct mt_pg *pg, json_t **ret, struct mt_err *err);
+
+/**
+ * Take back what has had no owner for 24 hours, each with its audit record: nodes that were disabled and hold nothing are removed; with @views, views
+ * that lost something are asked to be made again, which the caller does not ask for more than daily: it may not help. Addresses of VMs whose node is
+ * silent stay: the machine may run them. For the holder of `gc`, which @lease proves. Returns how many views were asked for, or -code.
+ */
+int mt_ipam_sweep(struct mt_control *ctl, struct mt_pg *pg, int64_t lease, bool views, struct mt_err *err);

@@ -138,3 +138,24 @@ int mt_node_caller(struct mt_api_call *c, enum mt_cert_kind kind, struct mt_node
         return mt_api_fail(c, 403, "forbidden", "node %s has no edge", ret->node_id);
     return 0;
 }
+
+static const struct mt_pg_stmt certs_end = {
+    "node_certs_end", "UPDATE moat.node_certs SET revoked_at = coalesce(revoked_at, now()) WHERE node_id = $1"};
+static const struct mt_pg_stmt no_volumes = {
+    "node_no_volumes", "SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM volumes_view v WHERE v.home_node_id = $1 AND NOT v.deleted)"};
+
+int mt_node_cmd_certs_end(struct mt_cmd *cmd, const char *node_id, struct mt_err *err)
+{
+    struct mt_pg_params p;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, node_id);
+    return mt_cmd_side(cmd, &certs_end, &p, -1, err);
+}
+
+int mt_node_cmd_no_volumes(struct mt_cmd *cmd, const char *node_id, struct mt_err *err)
+{
+    struct mt_pg_params p;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, node_id);
+    return mt_cmd_side(cmd, &no_volumes, &p, 1, err);
+}

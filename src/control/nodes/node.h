@@ -30,6 +30,11 @@ int mt_node_find(struct mt_pg *pg, const char *node_id, struct mt_node *ret, str
 /** The node of the machine that this server runs on. -MT_E_NOT_FOUND before its first heartbeat. */
 int mt_node_find_local(struct mt_pg *pg, struct mt_node *ret, struct mt_err *err);
 
+/** What ends with a node's identity, in the command @cmd that ends it: its certificates count no more. */
+int mt_node_cmd_certs_end(struct mt_cmd *cmd, const char *node_id, struct mt_err *err);
+/** Asked under the append lock: no volume lives on the node, or @cmd is stale. */
+int mt_node_cmd_no_volumes(struct mt_cmd *cmd, const char *node_id, struct mt_err *err);
+
 /** The caller of a request must be the agent (or edge) of a node. 0 with the node, or -1 (problem recorded): 403 forbidden, 403
  *  node_disabled, 409 before the machine's own node is enrolled. */
 int mt_node_caller(struct mt_api_call *c, enum mt_cert_kind kind, struct mt_node *ret);

@@ -3,12 +3,11 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "control/nodes/node.h"
 
 static const struct mt_pg_stmt late = {
     "unconfirmed_late", "SELECT node_id, name, resource_version FROM nodes_view WHERE admin_state = 'enrolled' AND NOT deleted"
                         " AND created_at < now() - make_interval(secs => $1::bigint) ORDER BY node_id"};
-static const struct mt_pg_stmt certs_end = {
-    "unconfirmed_certs_end", "UPDATE moat.node_certs SET revoked_at = coalesce(revoked_at, now()) WHERE node_id = $1"};
 
 /* 1: done; 0: the node changed meanwhile. */
 static int end(struct mt_control *ctl, const char *id, int64_t version, int64_t lease, struct mt_err *err)
@@ -17,13 +16,10 @@ static int end(struct mt_control *ctl, const char *id, int64_t version, int64_t 
     mt_auto_cmd struct mt_cmd *cmd = NULL;
     struct mt_cmd_ids none = {0};
     struct mt_cmd_done done = {0};
-    struct mt_pg_params p;
     int rc = mt_cmd_new(&actor, &cmd, err);
     if (rc < 0)
         return rc;
-    mt_pg_p_init(&p);
-    mt_pg_p_text(&p, id);
-    if ((rc = mt_cmd_side(cmd, &certs_end, &p, -1, err)) < 0 ||
+    if ((rc = mt_node_cmd_certs_end(cmd, id, err)) < 0 ||
         (rc = mt_cmd_event(cmd, MT_EV_NODE_ADMIN_STATE_CHANGED, id, &none,
                            json_pack("{s:s,s:s,s:s}", "old", "enrolled", "new", "disabled", "reason", "enrolled for an hour without a first call"), err)) < 0 ||
         (rc = mt_cmd_rely(cmd, MT_RELY_LEASE, "scheduler", NULL, lease, err)) < 0 || (rc = mt_cmd_rely(cmd, MT_RELY_NODE, id, NULL, version, err)) < 0)
