@@ -41,7 +41,7 @@ def udp(port, at):
         try: s.sendto(d, who)
         except OSError: pass
 for p in (25, 53, 80, 443, 5000, 5180, 8080, 9090): threading.Thread(target=tcp, args=(p,), daemon=True).start()
-for at in sys.argv[2:]: threading.Thread(target=udp, args=(7777, at), daemon=True).start()
+for at in sys.argv[2:]: threading.Thread(target=udp, args=(int(at.partition("@")[2] or 7777), at.partition("@")[0]), daemon=True).start()
 print("ready", flush=True); threading.Event().wait()
 """
 
@@ -86,6 +86,28 @@ for n, seconds in enumerate(sys.stdin):
         while s.recv(99) != said: pass
         print(1, flush=True)
     except OSError: print(0, flush=True)
+"""
+
+# As many datagrams as told, as fast as that goes, from as many ports; told are the answers and the seconds from the first one sent to the last one answered.
+FLOOD = r"""
+import json, select, socket, sys, time
+target, (port, ports, count, patience) = sys.argv[1], map(int, sys.argv[2:])
+ss = [socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) for i in range(ports)]
+for s in ss: s.setsockopt(socket.SOL_SOCKET, 33, 1 << 22); s.connect((target, port))  # SO_RCVBUFFORCE
+answers, begin = 0, time.monotonic()
+last = begin
+def hear(seconds):
+    global answers, last
+    for s in select.select(ss, [], [], seconds)[0]:
+        try:
+            while s.recv(9): answers, last = answers + 1, time.monotonic()
+        except OSError: pass
+for i in range(count):
+    try: ss[i % ports].send(b"?")
+    except OSError: pass
+    if i % 20 == 19: hear(0.001)
+while answers < count and time.monotonic() - last < patience: hear(0.1)
+print(json.dumps([answers, last - begin]))
 """
 
 # What passes may take its time on a busy machine; what does not is waited for this long, and looked for at its target once more at the end.
@@ -314,7 +336,8 @@ class Suite:
             if name == "registry":
                 continue  # the control's machine, by the address that it has outside of the mesh
             path = os.path.join(self.c.dir, "seen-" + name.split()[0] + name[-4:].strip())
-            at = out if name == "outside" else ["::"]  # answers come from the address that was asked
+            # answers come from the address that was asked
+            at = out if name == "outside" else ["::", RESOLVER + "@53"] if name == "own node" else ["::"]
             p = place.popen("python3", "-c", SERVE, path, *at, stdout=subprocess.PIPE)
             self.servers.append((p, path))
             want(p.stdout.readline() == b"ready\n", "no server in " + name)
@@ -490,6 +513,39 @@ class Suite:
             self.published()
             want(echoes() and passes("A", "outside", 443), "it does not come back")
 
+    def flood(self, name, target, port, ports, count, rate, burst, rule):
+        """Not more of them pass than the limit lets through, no fewer than may come at once, and the rest is counted where it was refused."""
+        counted = lambda: self.counted(name)["firewall_drops"].get(rule, 0)
+        before = counted()
+        answers, seconds = json.loads(self.places[name].run("python3", "-c", FLOOD, target, str(port), str(ports), str(count), "2"))
+        print("# %d of %d passed in %.2f s: %d at once and %d/s may" % (answers, count, seconds, burst, rate), flush=True)
+        want(burst // 2 <= answers <= burst + 1 + rate * seconds < count, "%d of %d passed in %.2f s" % (answers, count, seconds))
+        wait_for("word of what was refused", lambda: counted() - before >= 100, 40)
+
+    def what_a_vm_asks_the_resolver_is_limited_question_by_question(self):
+        """200 a second and 400 at once, by one port or by many; another VM is answered meanwhile; quarantine ends it"""
+        b = "B same env, same node"
+        for ports in (1, 300):
+            self.flood("A", RESOLVER, 53, ports, 3000, 200, 400, "guest_to_host")
+            want(json.loads(self.places[b].run("python3", "-c", FLOOD, RESOLVER, "53", "1", "5", str(PASSES)))[0] > 0, "another VM is not answered")
+        ask = ("import socket,sys\ns=socket.socket(socket.AF_INET6,socket.SOCK_DGRAM); s.connect((sys.argv[1],53))\nfor line in sys.stdin:\n  s.settimeout(float(line))\n"
+               "  try: s.send(b'?'); s.recv(9); print(1, flush=True)\n  except OSError: print(0, flush=True)")
+        p = self.places["A"].popen("python3", "-c", ask, RESOLVER, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+        def answered(seconds):
+            p.stdin.write(b"%g\n" % seconds)
+            p.stdin.flush()
+            return p.stdout.readline() == b"1\n"
+        try:
+            wait_for("an answer", lambda: answered(2), PASSES)
+            self.published(quarantine=[self.addresses["A"][0]])
+            want(not answered(DOES_NOT), "a VM in quarantine is answered on")
+            self.published()
+            wait_for("an answer again", lambda: answered(2), PASSES)
+        finally:
+            p.stdin.close()
+            p.wait()
+
     def packet_too_big_reaches_the_vm(self):
         """a path narrower than the mesh: the sender in the VM is told, through the node's table"""
         script = ("import socket,sys,time\ns=socket.socket(socket.AF_INET6,socket.SOCK_DGRAM)\ns.setsockopt(41,23,2)\ns.connect(('2a00:ff::1',7777))\n"
@@ -519,8 +575,9 @@ class Suite:
         want(got == 20, "%d flows of 32 are open, with a limit of 20" % got)
         wait_for("word of them", lambda: self.counted(e)["firewall_drops"].get("flows_full", 0) >= 12, 40)
         self.n2.kill()
-        self.start(self.n2, blocked_ports=["9090/tcp"], blocked_prefixes=["2a00:ff:0:1::/64"])
+        self.start(self.n2, blocked_ports=["9090/tcp"], blocked_prefixes=["2a00:ff:0:1::/64"], limits={"new_flows_per_vm": 20, "new_flows_burst": 30})
         wait_for("its plan", lambda: len(self.n2.events("network.loaded")) == 4)
+        self.flood(e, "2a00:ff::1", 7777, 500, 500, 20, 30, "new_flows")
         self.matrix("other ports", [(e, "outside", {"udp": True, 9090: False, 25: True, 443: True}), (e, "blocked by the operator", {443: False}), ("A", "blocked by the operator", {443: True})])
 
     def close(self):
