@@ -45,7 +45,8 @@ static const struct mt_conf_key keys[] = {
     {"bundle_keys", MT_CONF_STRINGS, AT(bundle_keys), 0, 8, "", "key", "Ed25519 public keys, base64: a kernel bundle that was not built on this machine has to be signed by one of them; empty: what root put into boot_dir is taken unsigned"},
     {"host_firewall", MT_CONF_STRING, AT(host_firewall), 1, 8, "full", "", "taps: only traffic of own taps is filtered; full: the host's input too"},
     {"host_accepted", MT_CONF_STRINGS, AT(host_accepted), 0, 8, "", "", "what this host is not and need not be, though strangers share it: swap (may be on, in the clear), ksm, smt (may be on), inodes (may be few), nofile (may be low); the node is not taken out of placement for it"},
-    {"firewall_open", MT_CONF_STRINGS, AT(firewall_open), 0, 32, "22", "port", "with host_firewall = full: TCP ports of this host that stay open to the world, as \"22\" or an edge's \"443\""},
+    {"firewall_open", MT_CONF_STRINGS, AT(firewall_open), 0, 32, "22", "port", "with host_firewall = full: TCP ports of this host that stay open to the world, as \"22\", an edge's \"443\" or \"10000-29999\""},
+    {"metrics_scrapers", MT_CONF_STRINGS, AT(metrics_scrapers), 0, MT_FW_SCRAPERS_MAX, "", "address", "with host_firewall = full: overlay addresses of nodes with a Prometheus, which reach the port of listen_metrics, 9460, 9463 and 9464 over the mesh"},
     {"ipv4_interface", MT_CONF_STRING, AT(ipv4_interface), 0, 15, "", "link", "where dedicated IPv4 addresses of environments are put; empty: the link of the IPv4 default route"},
     {"public_ipv6", MT_CONF_STRING, AT(public_ipv6), 2, 45, MT_CONF_NONE, "address", "where the world reaches the edge of this host: shown with routes, and compared with what the DNS says of their names"},
     {"public_ipv4", MT_CONF_STRING, AT(public_ipv4), 7, 15, MT_CONF_NONE, "address", "the same for the record of the node"},
@@ -223,9 +224,13 @@ static int check(struct mt_agent_conf *c, struct mt_err *err)
             return MT_FAIL(err, MT_E_INVALID, "host_accepted: '%s' cannot be accepted; swap, ksm, smt, inodes and nofile can", c->host_accepted.v[i]);
     }
     for (size_t i = 0; i < c->firewall_open.n; i++) {
-        uint64_t port;
-        if (mt_parse_u64(c->firewall_open.v[i], 1, 65535, &port, err) < 0)
-            return mt_err_wrap(err, "firewall_open");
+        struct mt_fw_ports ports;
+        if (strchr(c->firewall_open.v[i], '/') || mt_fw_ports_parse(c->firewall_open.v[i], &ports, NULL) < 0)
+            return MT_FAIL(err, MT_E_INVALID, "firewall_open: '%s' is no port or range of TCP: 22 or 10000-29999", c->firewall_open.v[i]);
+    }
+    for (size_t i = 0; i < c->metrics_scrapers.n; i++) {
+        if (inet_pton(AF_INET6, c->metrics_scrapers.v[i], &a) != 1)
+            return MT_FAIL(err, MT_E_INVALID, "metrics_scrapers: '%s' is not an IPv6 address", c->metrics_scrapers.v[i]);
     }
     for (size_t i = 0; i < c->blocked_ports.n; i++) {
         struct mt_fw_ports ports;

@@ -31,6 +31,7 @@ struct mt_agent_conf {
     struct mt_conf_list host_accepted; /* requirements of the host that the operator does without: mt_hostcheck_may_accept */
     struct mt_conf_list firewall_open; /* full: TCP ports that stay open to the world */
     char *public_ipv6, *public_ipv4; /* of this host's edge, NULL: not said */
+    struct mt_conf_list metrics_scrapers; /* full: overlay addresses that may read metrics over the mesh */
     char *ipv4_interface, *hook_dir; /* where dedicated IPv4 addresses go ("" = the uplink); folder of the operator's hooks */
     uint64_t drift_seconds;
     char *egress_mode;   /* "" = as the plan says; none, routed, nat66 */

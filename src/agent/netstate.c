@@ -347,11 +347,17 @@ static void copy_private(struct net_job *j, const struct mt_plan_network *n)
 
 static void open_ports(const struct mt_agent *a, struct mt_fw_conf *fw)
 {
+    static const uint16_t usual[] = {9460, 9463, 9464}; /* control plane, edge, agent: docs/metrics.md */
+    const char *own = a->conf.listen_metrics ? strrchr(a->conf.listen_metrics, ':') : NULL;
     uint64_t port;
-    for (size_t i = 0; i < a->conf.firewall_open.n && fw->open_count < MT_ARRAY_LEN(fw->open); i++) {
-        if (mt_parse_u64(a->conf.firewall_open.v[i], 1, 65535, &port, NULL) == 0)
-            fw->open[fw->open_count++] = (uint16_t)port;
-    }
+    for (size_t i = 0; i < a->conf.firewall_open.n && fw->open_count < MT_ARRAY_LEN(fw->open); i++)
+        fw->open_count += mt_fw_ports_parse(a->conf.firewall_open.v[i], &fw->open[fw->open_count], NULL) == 0;
+    for (size_t i = 0; i < a->conf.metrics_scrapers.n && fw->scrapers_count < MT_FW_SCRAPERS_MAX; i++)
+        (void)snprintf(fw->scrapers[fw->scrapers_count++], sizeof fw->scrapers[0], "%s", a->conf.metrics_scrapers.v[i]);
+    for (size_t i = 0; i < MT_ARRAY_LEN(usual); i++)
+        fw->metrics_ports[fw->metrics_ports_count++] = usual[i];
+    if (own && mt_parse_u64(own + 1, 1, 65535, &port, NULL) == 0 && port != 9460 && port != 9463 && port != 9464)
+        fw->metrics_ports[fw->metrics_ports_count++] = (uint16_t)port;
 }
 
 /* Prefixes as the kernel keeps them, without bits of hosts: checked when the file was read. */

@@ -40,7 +40,7 @@ def udp(port, at):
         with open(sys.argv[1], "ab") as f: f.write(d + b"\n")
         try: s.sendto(d, who)
         except OSError: pass
-for p in (25, 53, 80, 443, 5000, 5180, 8080, 9090): threading.Thread(target=tcp, args=(p,), daemon=True).start()
+for p in (25, 53, 80, 443, 5000, 5180, 8080, 9090, 9463, 12345): threading.Thread(target=tcp, args=(p,), daemon=True).start()
 for at in sys.argv[2:]: threading.Thread(target=udp, args=(int(at.partition("@")[2] or 7777), at.partition("@")[0]), daemon=True).start()
 print("ready", flush=True); threading.Event().wait()
 """
@@ -139,7 +139,8 @@ MATRIX = [
     ("control", "A", NOTHING), ("other node", "A", NOTHING), ("own node", "A", DECLARED), ("outside", "A", NOTHING),
     ("outside", "own node, overlay", NOTHING),
     ("edge", "own node, overlay", dict(NOTHING, icmp6=True)), ("control", "own node, overlay", {5180: True, 9090: False}),
-    ("edge", "own node, overlay", {5180: False}), ("other node", "own node, overlay", {5180: False}),
+    ("edge", "own node, overlay", {5180: False, 9463: True}), ("other node", "own node, overlay", {9463: False}), ("A", "own node, overlay", {9463: False}),
+    ("outside", "own node, underlay", {9463: False, 12345: False}), ("outside", "edge, underlay", {12345: True, 9090: False}), ("other node", "edge, overlay", {12345: False}), ("other node", "own node, overlay", {5180: False}),
 ]
 
 # The same once A, B and D are of one environment with private_network, and the sets say so.
@@ -212,10 +213,10 @@ class Suite:
     def start(self, *nodes, **more):
         for n in nodes:
             if n in self.with_vms:
-                n.start(egress_mode="nat66", resolver=RESOLVER, cgroup_parent="%s/%d" % (self.w.cgroup, n.number), reserve={"overhead_mib": 16, "memory_bytes": 1 << 29}, listen_metrics="[::1]:9464",
+                n.start(egress_mode="nat66", resolver=RESOLVER, cgroup_parent="%s/%d" % (self.w.cgroup, n.number), reserve={"overhead_mib": 16, "memory_bytes": 1 << 29}, listen_metrics="[::1]:9464", metrics_scrapers=[self.n3.overlay],
                         image={"local_registries": [self.w.registry.host], "insecure_registries": [self.w.registry.host]}, **stand_in(os.path.join(self.c.dir, "programs")), **more)
             else:
-                n.start(firewall_open=["22", "80", "443"])
+                n.start(firewall_open=["22", "80", "443", "10000-29999"])
 
     def want_vms(self):
         with open(os.path.join(self.w.dir, "testapp"), "wb") as f:

@@ -18,8 +18,9 @@
 
 #define MT_FW_STAMP_MAX 32
 #define MT_FW_BLOCKED_MAX 64
+#define MT_FW_SCRAPERS_MAX 16
 
-/** Ports that VMs may not reach outside. */
+/** Ports from one to another: that VMs may not reach outside, or that stay open here. */
 struct mt_fw_ports {
     uint16_t from, to;
     bool tcp, udp;
@@ -48,8 +49,12 @@ struct mt_fw_conf {
     const char *const *own4;     /* dedicated IPv4 addresses of this host: in full mode nothing but `public4` is open there */
     const char *const *public4;  /* "203.0.113.9 . 443": where its edge listens */
     uint16_t mesh_port;          /* UDP port of WireGuard, 0: in no mesh */
-    uint16_t open[32];           /* full mode: TCP ports of this host that stay open to the world */
+    struct mt_fw_ports open[32]; /* full mode: TCP ports of this host that stay open to the world */
     size_t open_count;
+    char scrapers[MT_FW_SCRAPERS_MAX][46]; /* full mode: overlay addresses that may read metrics, at these ports */
+    size_t scrapers_count;
+    uint16_t metrics_ports[4];
+    size_t metrics_ports_count;
     uint32_t flows, new_flows, new_flows_burst; /* that one VM may have open, open in a second, and at once; 0: no limit */
     struct mt_fw_ports blocked_ports[MT_FW_BLOCKED_MAX];
     size_t blocked_ports_count;

@@ -206,8 +206,18 @@ static void put_input(const struct mt_fw_conf *c, struct mt_buf *o)
                        "    ip daddr @own4 goto drop_own_ipv4\n");
     if (full && c->mesh_port)
         mt_buf_printf(o, "    iifname != \"wg-moat\" udp dport %u accept\n", (unsigned)c->mesh_port);
-    for (size_t i = 0; full && i < c->open_count; i++)
-        mt_buf_printf(o, "    iifname != \"wg-moat\" tcp dport %u accept\n", (unsigned)c->open[i]);
+    for (size_t i = 0; full && i < c->open_count; i++) {
+        mt_buf_printf(o, "    iifname != \"wg-moat\" tcp dport %u", (unsigned)c->open[i].from);
+        if (c->open[i].to > c->open[i].from)
+            mt_buf_printf(o, "-%u", (unsigned)c->open[i].to);
+        mt_buf_puts(o, " accept\n");
+    }
+    for (size_t i = 0; full && i < c->scrapers_count; i++) {
+        mt_buf_printf(o, "    iifname \"wg-moat\" ip6 saddr %s tcp dport { ", c->scrapers[i]);
+        for (size_t k = 0; k < c->metrics_ports_count; k++)
+            mt_buf_printf(o, "%s%u", k ? ", " : "", (unsigned)c->metrics_ports[k]);
+        mt_buf_puts(o, " } accept\n");
+    }
     if (!full)
         mt_buf_puts(o, "    iifname \"mt*\" ct state established,related accept\n"
                        "    iifname \"mt*\" jump guest_to_host\n");

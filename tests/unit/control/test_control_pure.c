@@ -59,7 +59,6 @@ static void addresses_come_from_disjoint_parts_of_the_prefix(void **state)
     assert_string_equal(a, "fd00:1:2:ab01:2::/80");
 }
 
-<<<<<<< HEAD
 /* Of items with spaces between them. */
 static void list_of(const char *items, char text[600], char *v[64], struct mt_conf_list *ret)
 {
@@ -108,7 +107,8 @@ static void ports_are_of_one_kind_and_some_are_nobodys(void **state)
     assert_int_equal(p.shared_pool_n, MT_PORT_RANGES);
     (void)snprintf(many + strlen(many), sizeof many - strlen(many), "60000");
     assert_int_equal(policy_of(many, "", NULL, &p, &err), -MT_E_INVALID);
-=======
+}
+
 static void vms_are_given_name_servers_that_they_can_ask(void **state)
 {
     (void)state;
@@ -126,7 +126,6 @@ static void vms_are_given_name_servers_that_they_can_ask(void **state)
     assert_int_equal(mt_addr_dns_check("2a00:1:f:2::53", "2a00:1::/44", &err), -MT_E_INVALID);
     assert_int_equal(mt_addr_dns_check("2a00:1:10:2::53", "2a00:1::/44", &err), 0);
     assert_int_equal(mt_addr_dns_check("2a00:1:3:2::53", NULL, &err), 0);
->>>>>>> 4424db5 (control: name servers for VMs (dns) through plan and agent into the guest; egress_mode is checked at the start)
 }
 
 static void route_rules_name_their_code(void **state)
@@ -604,13 +603,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_failure_below_a_handler_has_its_status),
         cmocka_unit_test(addresses_come_from_disjoint_parts_of_the_prefix),
-<<<<<<< HEAD
         cmocka_unit_test(ports_are_of_one_kind_and_some_are_nobodys),
         cmocka_unit_test(a_name_is_asked_for_once_in_five_minutes_and_later_when_nobody_answers),
         cmocka_unit_test(a_backend_that_drops_half_of_a_minutes_connections_is_suspect),
-=======
         cmocka_unit_test(vms_are_given_name_servers_that_they_can_ask),
->>>>>>> 4424db5 (control: name servers for VMs (dns) through plan and agent into the guest; egress_mode is checked at the start)
         cmocka_unit_test(route_rules_name_their_code),
         cmocka_unit_test(options_of_a_listener_are_for_names_on_an_address_of_ones_own),
         cmocka_unit_test(node_health_follows_silence_conditions_and_guards),
