@@ -33,8 +33,8 @@
 struct net_job {
     struct mt_agent *a;
     struct mt_fw_conf fw;
-    const char *edges[ADDRS_MAX + 1], *gateways[ADDRS_MAX + 1], *underlay[UNDERLAY_MAX + 1], *quarantine[MT_PLAN_INSTANCES_MAX + 1], *own4[MT_PLAN_IPV4_MAX + 1], *public4[PUBLIC4_MAX + 1], *private6[PRIVATE6_MAX + 1];
-    char *texts[2 * ADDRS_MAX + UNDERLAY_MAX + MT_PLAN_INSTANCES_MAX + MT_PLAN_IPV4_MAX + PUBLIC4_MAX + PRIVATE6_MAX];
+    const char *edges[ADDRS_MAX + 1], *gateways[ADDRS_MAX + 1], *underlay[UNDERLAY_MAX + 1], *quarantine[MT_PLAN_INSTANCES_MAX + 1], *own4[MT_PLAN_IPV4_MAX + 1], *public4[PUBLIC4_MAX + 1], *private6[PRIVATE6_MAX + 1], *edge_ports[MT_PLAN_EDGE_PORTS + 1];
+    char *texts[2 * ADDRS_MAX + UNDERLAY_MAX + MT_PLAN_INSTANCES_MAX + MT_PLAN_IPV4_MAX + PUBLIC4_MAX + PRIVATE6_MAX + MT_PLAN_EDGE_PORTS];
     size_t texts_n;
     struct mt_node_net net;
     bool forward;
@@ -312,6 +312,18 @@ static void copy_ipv4(struct net_job *j, const struct mt_plan_network *n)
     j->fw.public4 = j->public4;
 }
 
+static void copy_edge_ports(struct net_job *j, const struct mt_plan_network *n)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < n->n_edge_ports; i++) {
+        char text[8];
+        (void)snprintf(text, sizeof text, "%u", (unsigned)n->edge_ports[i]);
+        if ((j->edge_ports[count] = keep_text(j, text)) != NULL)
+            count++;
+    }
+    j->fw.edge_ports = j->edge_ports;
+}
+
 static bool is_here(const struct mt_node_net *net, const char *address)
 {
     struct in6_addr a;
@@ -412,6 +424,7 @@ void mt_netstate_load(struct mt_agent *a)
     j->fw.mesh_port = n->mesh.present ? (uint16_t)n->mesh.listen_port : 0;
     copy_ipv4(j, n);
     copy_private(j, n);
+    copy_edge_ports(j, n);
     open_ports(a, &j->fw);
     egress_limits(a, &j->fw);
     j->fw.edges = j->edges;

@@ -292,6 +292,20 @@ static int dec_ipv4(const json_t *o, struct mt_plan_network *n, struct mt_err *e
     return 0;
 }
 
+static int dec_edge_ports(const json_t *o, struct mt_plan_network *n, struct mt_err *err)
+{
+    json_t *list;
+    int rc = mt_json_opt_array(o, "edge_ports", MT_PLAN_EDGE_PORTS, &list, err);
+
+    if (rc < 0 || !list || json_array_size(list) == 0)
+        return rc;
+    n->edge_ports = calloc(json_array_size(list), sizeof *n->edge_ports);
+    if (!n->edge_ports)
+        return MT_FAIL(err, MT_E_NOMEM, "out of memory");
+    rc = dec_ports(list, json_array_size(list), n->edge_ports, &n->n_edge_ports, err);
+    return rc < 0 ? mt_err_wrap(err, "edge_ports") : 0;
+}
+
 static int dec_network_fields(json_t *o, struct mt_plan_network *n, struct mt_err *err)
 {
     uint64_t mtu;
@@ -306,7 +320,7 @@ static int dec_network_fields(json_t *o, struct mt_plan_network *n, struct mt_er
         (rc = addresses(o, "gateways", 256, &n->gateways, err)) < 0 ||
         (rc = addresses(o, "quarantine", MT_PLAN_INSTANCES_MAX, &n->quarantine, err)) < 0 ||
         (rc = mt_json_opt_str(o, "egress_mode", 16, "none", &n->egress_mode, err)) < 0 ||
-        (rc = dec_ipv4(o, n, err)) < 0 || (rc = dec_private(o, n, err)) < 0 || (rc = dec_mesh(o, &n->mesh, err)) < 0 || (rc = dec_peers(o, n, err)) < 0)
+        (rc = dec_edge_ports(o, n, err)) < 0 || (rc = dec_ipv4(o, n, err)) < 0 || (rc = dec_private(o, n, err)) < 0 || (rc = dec_mesh(o, &n->mesh, err)) < 0 || (rc = dec_peers(o, n, err)) < 0)
         return mt_err_wrap(err, "network");
     n->mtu = (uint32_t)mtu;
     if (!ipv6_text(n->cluster_prefix, -1))
@@ -447,6 +461,7 @@ void mt_plan_network_done(struct mt_plan_network *n)
     mt_strings_done(&n->edges);
     mt_strings_done(&n->gateways);
     mt_strings_done(&n->quarantine);
+    free(n->edge_ports);
     free(n->ipv4);
     free(n->private);
     for (size_t i = 0; i < n->n_peers; i++) {
@@ -582,6 +597,12 @@ static json_t *enc_network(const struct mt_plan_network *n)
     mt_jout_json(&o, "gateways", mt_jout_strings(&n->gateways));
     mt_jout_json(&o, "quarantine", mt_jout_strings(&n->quarantine));
     mt_jout_str(&o, "egress_mode", n->egress_mode);
+    if (n->n_edge_ports) {
+        json_t *list = json_array();
+        for (size_t i = 0; i < n->n_edge_ports; i++)
+            o.failed = !push(list, json_integer(n->edge_ports[i])) || o.failed;
+        mt_jout_json(&o, "edge_ports", list);
+    }
     if (n->n_ipv4) {
         json_t *list = json_array();
         for (size_t i = 0; i < n->n_ipv4; i++)

@@ -89,6 +89,7 @@ struct mt_plan_ipv4 {
 };
 
 #define MT_PLAN_PRIVATE_MAX 4096
+#define MT_PLAN_EDGE_PORTS 4096
 
 /* An instance of an environment whose instances may reach each other. */
 struct mt_plan_private {
@@ -124,6 +125,8 @@ struct mt_plan_network {
     struct mt_plan_private *private; /* of every environment of which this node has an instance, those of other nodes too; sorted by env_id */
     size_t n_private;
     const char *egress_mode;      /* "none", "routed" or "nat66" */
+    uint16_t *edge_ports;         /* where the edge of this node listens on its shared addresses: TCP over IPv6 */
+    size_t n_edge_ports;
     struct mt_plan_mesh mesh;
     struct mt_plan_peer *peers; /* sorted by node_id */
     size_t n_peers;

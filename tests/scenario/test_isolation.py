@@ -40,7 +40,7 @@ def udp(port, at):
         with open(sys.argv[1], "ab") as f: f.write(d + b"\n")
         try: s.sendto(d, who)
         except OSError: pass
-for p in (25, 53, 80, 443, 5000, 5180, 8080, 9090, 9463, 12345): threading.Thread(target=tcp, args=(p,), daemon=True).start()
+for p in (25, 53, 80, 443, 5000, 5180, 8080, 9090, 9463, 12345, 23456): threading.Thread(target=tcp, args=(p,), daemon=True).start()
 for at in sys.argv[2:]: threading.Thread(target=udp, args=(int(at.partition("@")[2] or 7777), at.partition("@")[0]), daemon=True).start()
 print("ready", flush=True); threading.Event().wait()
 """
@@ -140,7 +140,8 @@ MATRIX = [
     ("outside", "own node, overlay", NOTHING),
     ("edge", "own node, overlay", dict(NOTHING, icmp6=True)), ("control", "own node, overlay", {5180: True, 9090: False}),
     ("edge", "own node, overlay", {5180: False, 9463: True}), ("other node", "own node, overlay", {9463: False}), ("A", "own node, overlay", {9463: False}),
-    ("outside", "own node, underlay", {9463: False, 12345: False}), ("outside", "edge, underlay", {12345: True, 9090: False}), ("other node", "edge, overlay", {12345: False}), ("other node", "own node, overlay", {5180: False}),
+    ("outside", "own node, underlay", {9463: False, 12345: False}), ("outside", "edge, underlay", {12345: True, 9090: False}), ("other node", "edge, overlay", {12345: False}),
+    ("outside", "own node, underlay", {23456: True}), ("other node", "own node, overlay", {23456: False}), ("A", "own node, underlay", {23456: False}), ("A", "own node, overlay", {23456: False}), ("other node", "own node, overlay", {5180: False}),
 ]
 
 # The same once A, B and D are of one environment with private_network, and the sets say so.
@@ -299,7 +300,7 @@ class Suite:
         boot = os.path.join(self.c.dir, "boot")  # jails link to it: one filesystem
         shutil.copytree(make_bundle(), boot, symlinks=True)
         self.want_vms()
-        self.c.extra = {"egress_mode": "nat66"}
+        self.c.extra = {"egress_mode": "nat66", "edge_ports": [23456]}
         for n in self.with_vms:
             n.place.run("umount", "/sys")  # its own has no cgroups
             os.rmdir(os.path.join(n.dir, "boot"))
@@ -493,7 +494,8 @@ class Suite:
         self.matrix("private, A in quarantine", [("A", "B same env, same node", NOTHING), ("A", "D same env, other node", NOTHING),
                                                  ("D same env, other node", "A", DECLARED), ("edge", "A", DECLARED), ("B same env, same node", "outside", EVERYTHING)])
         self.published()
-        self.matrix("not private any more", [(a, b, NOTHING) for a, b, what in PRIVATE if what is DECLARED and a in NEIGHBOURS] + [("edge", "A", DECLARED), ("A", "outside", EVERYTHING)])
+        self.matrix("not private any more", [(a, b, NOTHING) for a, b, what in PRIVATE if what is DECLARED and a in NEIGHBOURS] + [
+            ("edge", "A", DECLARED), ("A", "outside", EVERYTHING), ("outside", "own node, underlay", {23456: False})])
         want([self.table(n)[0] for n in self.with_vms] == tables, "the whole table was loaded for elements of it")
 
     def what_is_in_quarantine_opens_nothing_and_still_serves(self):

@@ -326,6 +326,9 @@ try:
     def _():
         global instance
         wait_for("success", lambda: w.ok("GET", env + "/deploys/" + deploy)["status"] == "succeeded", 60)
+        opened = lambda m: m.place.run("nft", "list", "set", "inet", "moat", "edge_ports").count("elements = { 443 }")
+        wait_for("the port of its route, open where an edge is", lambda: opened(front), 20)
+        assert not opened(back)
         instance = w.ok("GET", env + "/instances")["items"][0]
         assert instance["node_id"] == node("back")["id"], instance
         page = wait_for("the page", curl, 15)

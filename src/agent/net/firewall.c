@@ -20,6 +20,7 @@
 #define FW_TEXT_MAX (4U << 20)
 #define NFT_TIMEOUT_MS 10000
 #define ADDR_LIST_MAX 256
+#define EDGE_PORTS_MAX 4096
 #define UNDERLAY_MAX 1024
 #define QUARANTINE_MAX 4096
 #define OWN4_MAX 256
@@ -61,11 +62,11 @@ size_t mt_fw_vm_elems(const struct mt_fw_vm *vm, bool add, struct mt_nfset_elem 
 
 /* ---- the kernel's side ------------------------------------------------------------------- */
 
-enum { LIST_EDGES = 0, LIST_GATEWAYS, LIST_UNDERLAY, LIST_QUARANTINE, LIST_OWN4, LIST_PUBLIC4, LIST_PRIVATE6, LIST_MAX };
+enum { LIST_EDGES = 0, LIST_GATEWAYS, LIST_UNDERLAY, LIST_QUARANTINE, LIST_OWN4, LIST_PUBLIC4, LIST_PRIVATE6, LIST_EDGE_PORTS, LIST_MAX };
 static const struct {
     const char *set;
-    size_t len; /* of a key: an IPv6 address, an IPv4 one, one with a port filled to 4 bytes, two with a port */
-} lists[LIST_MAX] = {{"edges", 16}, {"gateways", 16}, {"underlay6", 16}, {"quarantine", 16}, {"own4", 4}, {"public4", 8}, {"private6", 36}};
+    size_t len; /* of a key: an IPv6 address, an IPv4 one, one with a port filled to 4 bytes, two with a port, a port */
+} lists[LIST_MAX] = {{"edges", 16}, {"gateways", 16}, {"underlay6", 16}, {"quarantine", 16}, {"own4", 4}, {"public4", 8}, {"private6", 36}, {"edge_ports", 2}};
 
 struct mt_fw {
     pthread_mutex_t lock; /* held over an nft run: transactions and the list stay in step */
@@ -73,7 +74,7 @@ struct mt_fw {
     struct mt_nfset *nl; /* opened with the first need */
     bool configured;
     struct mt_fw_conf conf;
-    char **lists[LIST_MAX]; /* owned copies behind conf.edges, .gateways, .underlay, .quarantine, .own4, .public4, .private6 */
+    char **lists[LIST_MAX]; /* owned copies behind conf.edges, .gateways, .underlay, .quarantine, .own4, .public4, .private6, .edge_ports */
     uint8_t rules_sum[MT_SHA256_LEN]; /* of the text of the rules that this process loaded */
     uint64_t rules; /* what the kernel said of them right after; 0: not loaded by this process */
     struct mt_fw_stats stats;
@@ -242,10 +243,10 @@ static int list_key(int which, const char *text, uint8_t *key, struct mt_err *er
     size_t at = 0, len = lists[which].len;
     for (const char *p = text; p;) {
         const char *dot = strstr(p, " . ");
-        size_t n = dot ? (size_t)(dot - p) : strlen(p), size = len - at >= 16 ? 16 : 4;
+        size_t n = dot ? (size_t)(dot - p) : strlen(p), size = len - at >= 16 ? 16 : len - at >= 4 ? 4 : 2;
         char field[INET6_ADDRSTRLEN];
         uint64_t port;
-        bool last = !dot && p != text;
+        bool last = !dot && (p != text || len == 2);
         if (at >= len || n >= sizeof field)
             return MT_FAIL(err, MT_E_INVALID, "'%s' is no element of the set '%s'", text, lists[which].set);
         memcpy(field, p, n);
@@ -384,6 +385,9 @@ int mt_fw_load(struct mt_fw *f, const struct mt_fw_conf *c, struct mt_err *err)
         rc = copy_list(c->public4, &f->lists[LIST_PUBLIC4], PUBLIC4_MAX, err);
     if (rc == 0)
         rc = copy_list(c->private6, &f->lists[LIST_PRIVATE6], PRIVATE6_MAX, err);
+    if (rc == 0)
+        rc = copy_list(c->edge_ports, &f->lists[LIST_EDGE_PORTS], EDGE_PORTS_MAX, err);
+    f->conf.edge_ports = (const char *const *)f->lists[LIST_EDGE_PORTS];
     f->conf.private6 = (const char *const *)f->lists[LIST_PRIVATE6];
     f->conf.own4 = (const char *const *)f->lists[LIST_OWN4];
     f->conf.public4 = (const char *const *)f->lists[LIST_PUBLIC4];

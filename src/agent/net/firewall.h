@@ -48,6 +48,7 @@ struct mt_fw_conf {
     const char *const *private6; /* "SOURCE . TARGET . PORT": VMs of one environment that may reach each other, one of them here */
     const char *const *own4;     /* dedicated IPv4 addresses of this host: in full mode nothing but `public4` is open there */
     const char *const *public4;  /* "203.0.113.9 . 443": where its edge listens */
+    const char *const *edge_ports; /* full mode: TCP ports at which its edge listens for the world, over IPv6 */
     uint16_t mesh_port;          /* UDP port of WireGuard, 0: in no mesh */
     struct mt_fw_ports open[32]; /* full mode: TCP ports of this host that stay open to the world */
     size_t open_count;

@@ -123,7 +123,7 @@ void mt_fw_stamp(const struct mt_fw_conf *c, char ret[MT_FW_STAMP_MAX])
     uint8_t sum[MT_SHA256_LEN];
     char hex[17];
     mt_auto_buf struct mt_buf text = MT_BUF_INIT(16384);
-    mt_buf_puts(&text, "5 edges gateways underlay6 quarantine own4 public4 private6 tapsrc svc\n"); /* raised with every change of the other sets */
+    mt_buf_puts(&text, "6 edges gateways underlay6 quarantine own4 public4 private6 edge_ports tapsrc svc\n"); /* raised with every change of the other sets */
     put_fixed_sets(c, &text);
     /* an element of `newflows` and `flows` keeps the limit that it was made with */
     mt_buf_printf(&text, "%u %u %u\n", c->flows, c->new_flows, c->new_flows_burst);
@@ -175,6 +175,7 @@ static void put_sets(const struct mt_fw_conf *c, const struct mt_fw_vm *vms, siz
     put_list_set(o, "underlay6", "ipv6_addr", c->underlay);
     put_list_set(o, "quarantine", "ipv6_addr", c->quarantine);
     put_list_set(o, "private6", "ipv6_addr . ipv6_addr . inet_service", c->private6);
+    put_list_set(o, "edge_ports", "inet_service", c->edge_ports);
     put_list_set(o, "own4", "ipv4_addr", c->own4);
     put_list_set(o, "public4", "ipv4_addr . inet_service", c->public4);
     mt_fw_tally_text(t, tap_of, &all, o);
@@ -206,6 +207,8 @@ static void put_input(const struct mt_fw_conf *c, struct mt_buf *o)
                        "    ip daddr @own4 goto drop_own_ipv4\n");
     if (full && c->mesh_port)
         mt_buf_printf(o, "    iifname != \"wg-moat\" udp dport %u accept\n", (unsigned)c->mesh_port);
+    if (full)
+        mt_buf_puts(o, "    iifname != \"wg-moat\" meta nfproto ipv6 tcp dport @edge_ports accept\n");
     for (size_t i = 0; full && i < c->open_count; i++) {
         mt_buf_printf(o, "    iifname != \"wg-moat\" tcp dport %u", (unsigned)c->open[i].from);
         if (c->open[i].to > c->open[i].from)

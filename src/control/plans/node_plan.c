@@ -25,6 +25,11 @@
     "  ORDER BY 1 LIMIT 256) AS ports FROM ipv4_allocations_view a WHERE a.edge_node_id = $1"                                      \
     " AND (a.ended_at IS NULL OR a.ended_at > now() - interval '60 seconds')) c"
 
+/* Where the edge of node $1 listens on its shared addresses (edge_config.c); nothing on a node without one. */
+#define LISTENED                                                                                                               \
+    "(SELECT DISTINCT listen_port FROM routes_view WHERE NOT deleted AND address_scope = 'shared6'"                               \
+    " AND (SELECT 'edge' = ANY (roles) FROM nodes_view WHERE node_id = $1) ORDER BY 1 LIMIT 4096) l"
+
 /* Instances of environments with private_network of which node $1 has one, and their declared ports; not those into which an edge writes who
  * the client is: a peer could say the same (networking.md §5.1). */
 #define PRIVATE                                                                                                                \
@@ -67,6 +72,7 @@ static const struct mt_pg_stmt fingerprint = {
     " WHERE r.target_node_id = $1 AND " RESTORED("r", "s") "), '') || '|' ||"
     "coalesce((SELECT string_agg(overlay_ipv6, ',' ORDER BY instance_id) FROM instances_view i WHERE " QUARANTINED "), '') || '|' ||"
     "coalesce((SELECT string_agg(allocation_id || ' ' || coalesce(until_ms, 0) || ' ' || ports::text, ',' ORDER BY allocation_id) FROM " CARRIED "), '') || '|' ||"
+    "coalesce((SELECT string_agg(listen_port::text, ',' ORDER BY listen_port) FROM " LISTENED "), '') || '|' ||"
     "coalesce((SELECT string_agg(overlay_ipv6 || ports::text, ',' ORDER BY instance_id) FROM " PRIVATE "), '') || $2, 'UTF8')), 'hex')"};
 
 static const struct mt_pg_stmt assignments = {
@@ -122,6 +128,8 @@ static const struct mt_pg_stmt quarantined = {
 static const struct mt_pg_stmt carried = {
     "plan_ipv4", "SELECT coalesce(json_agg(json_strip_nulls(json_build_object('address',ipv4_address,'ports',to_json(ports),'until_unix_ms',until_ms))"
                  " ORDER BY ipv4_address), '[]')::text FROM (SELECT * FROM " CARRIED " ORDER BY allocation_id LIMIT 256) d"};
+
+static const struct mt_pg_stmt listened = {"plan_edge_ports", "SELECT coalesce(json_agg(listen_port ORDER BY listen_port), '[]')::text FROM " LISTENED};
 
 static const struct mt_pg_stmt neighbours = {
     "plan_private", "SELECT coalesce(json_agg(json_build_object('env_id',env_id,'address',overlay_ipv6,'ports',to_json(ports))"
@@ -456,7 +464,7 @@ int mt_node_plan_build(struct mt_control *ctl, struct mt_pg *pg, const struct mt
     struct mt_pg_params p;
     mt_cleanup(releases_done) struct releases rels = {0};
     mt_auto_pg_res struct mt_pg_res *r = NULL;
-    mt_auto_pg_res struct mt_pg_res *er = NULL, *qr = NULL, *cr = NULL, *vr = NULL;
+    mt_auto_pg_res struct mt_pg_res *er = NULL, *qr = NULL, *cr = NULL, *vr = NULL, *lr = NULL;
     json_error_t je;
     json_t *mesh = NULL, *peers = NULL, *gateways = NULL;
     int64_t head, epoch;
@@ -469,7 +477,7 @@ int mt_node_plan_build(struct mt_control *ctl, struct mt_pg *pg, const struct mt
     mt_pg_p_text(&p, node->node_id);
     if ((rc = mt_pg_query(pg, &assignments, &p, &r, err)) < 0 || (rc = read_releases(pg, r, &rels, err)) < 0 || (rc = mt_pg_query(pg, &edges, NULL, &er, err)) < 0 ||
         (rc = mt_pg_query(pg, &quarantined, &p, &qr, err)) < 0 || (rc = mt_pg_query_one(pg, &carried, &p, &cr, err)) < 0 ||
-        (rc = mt_pg_query_one(pg, &neighbours, &p, &vr, err)) < 0 ||
+        (rc = mt_pg_query_one(pg, &neighbours, &p, &vr, err)) < 0 || (rc = mt_pg_query_one(pg, &listened, &p, &lr, err)) < 0 ||
         (rc = mt_mesh_plan_build(pg, node, &mesh, &peers, &gateways, err)) < 0)
         return rc;
     json_t *list = json_array(), *edge_list = json_array(), *quarantine = json_array(), *dns = json_array();
@@ -492,6 +500,10 @@ int mt_node_plan_build(struct mt_control *ctl, struct mt_pg *pg, const struct mt
     if (json_array_size(ipv4) > 0)
         json_object_set(json_object_get(plan, "network"), "ipv4", ipv4);
     json_decref(ipv4);
+    json_t *ports = json_loads(mt_pg_text(lr, 0, 0), 0, &je);
+    if (json_array_size(ports) > 0)
+        json_object_set(json_object_get(plan, "network"), "edge_ports", ports);
+    json_decref(ports);
     json_t *private = json_loads(mt_pg_text(vr, 0, 0), 0, &je);
     if (json_array_size(private) > 0)
         json_object_set(json_object_get(plan, "network"), "private", private);

@@ -99,14 +99,16 @@ static void private_ipv4_is_out_of_reach_behind_a_nat64_too(void **s)
 static void a_dedicated_address_is_open_at_its_edges_ports_only(void **s)
 {
     (void)s;
-    static const char *const own[] = {"203.0.113.9", NULL}, *const open[] = {"203.0.113.9 . 443", NULL};
-    struct mt_fw_conf c = {.mode = MT_FW_FULL, .cluster_prefix = "fd00:1:2::/48", .egress_mode = "none", .own4 = own, .public4 = open, .open = {{22, 22, true, false}, {10000, 29999, true, false}}, .open_count = 2, .scrapers = {"fd00:1:2::3"}, .scrapers_count = 1, .metrics_ports = {9464, 9999}, .metrics_ports_count = 2};
+    static const char *const own[] = {"203.0.113.9", NULL}, *const open[] = {"203.0.113.9 . 443", NULL}, *const edge[] = {"443", "10000", NULL};
+    struct mt_fw_conf c = {.mode = MT_FW_FULL, .cluster_prefix = "fd00:1:2::/48", .egress_mode = "none", .own4 = own, .public4 = open, .edge_ports = edge, .open = {{22, 22, true, false}, {10000, 29999, true, false}}, .open_count = 2, .scrapers = {"fd00:1:2::3"}, .scrapers_count = 1, .metrics_ports = {9464, 9999}, .metrics_ports_count = 2};
     mt_auto_buf struct mt_buf o = MT_BUF_INIT(1U << 20);
     mt_fw_text(&c, NULL, 0, &o);
     const char *t = mt_buf_cstr(&o), *accept = strstr(t, "ip daddr . tcp dport @public4 accept"), *drop = strstr(t, "ip daddr @own4 goto drop_own_ipv4");
     assert_non_null(strstr(t, "set own4 { type ipv4_addr; elements = { 203.0.113.9 } }"));
     assert_non_null(strstr(t, "set public4 { type ipv4_addr . inet_service; elements = { 203.0.113.9 . 443 } }"));
     assert_true(accept && drop && accept < drop && drop < strstr(t, "tcp dport 22 accept"));
+    assert_non_null(strstr(t, "set edge_ports { type inet_service; elements = { 443, 10000 } }"));
+    assert_non_null(strstr(t, "    iifname != \"wg-moat\" meta nfproto ipv6 tcp dport @edge_ports accept\n"));
     assert_non_null(strstr(t, "    iifname != \"wg-moat\" tcp dport 10000-29999 accept\n"));
     assert_non_null(strstr(t, "    iifname \"wg-moat\" ip6 saddr fd00:1:2::3 tcp dport { 9464, 9999 } accept\n"));
     /* somebody's machine: its input is its own */
@@ -115,6 +117,7 @@ static void a_dedicated_address_is_open_at_its_edges_ports_only(void **s)
     mt_fw_text(&c, NULL, 0, &taps);
     assert_null(strstr(mt_buf_cstr(&taps), "@own4"));
     assert_null(strstr(mt_buf_cstr(&taps), "9464"));
+    assert_null(strstr(mt_buf_cstr(&taps), "@edge_ports"));
 }
 
 static void neighbours_come_before_what_is_refused_and_after_quarantine(void **s)

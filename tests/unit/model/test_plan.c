@@ -25,7 +25,7 @@
 #define PLAN(instances)                                                                                                       \
     "{'spec_version':'v1','cluster_id':'c1','node_id':'node_" ULID "0','epoch':1,'cursor_event_id':42,'plan_id':'" ULID "0',"   \
     "'network':{'mtu':1420,'cluster_prefix':'fd00:1:2::/48','overlay_ipv6':'fd00:1:2::1','instance_prefix':'fd00:1:2:1:1::/80'," \
-    "'dns':['fd00:1:2:2::53'],'edges':['fd00:1:2::1'],'quarantine':['fd00:1:2:1:1::9'],'ipv4':[{'address':'203.0.113.9','ports':[443,5432],'until_unix_ms':5}],'private':[{'env_id':'env_01aryz6s4104hmasw9nf6yy093','address':'fd00:1:2:1:1::7','ports':[8080]}],'egress_mode':'none','peers':[]},'instances':[" instances "]}"
+    "'dns':['fd00:1:2:2::53'],'edges':['fd00:1:2::1'],'quarantine':['fd00:1:2:1:1::9'],'ipv4':[{'address':'203.0.113.9','ports':[443,5432],'until_unix_ms':5}],'private':[{'env_id':'env_01aryz6s4104hmasw9nf6yy093','address':'fd00:1:2:1:1::7','ports':[8080]}],'egress_mode':'none','edge_ports':[443,10000],'peers':[]},'instances':[" instances "]}"
 
 #define ASSIGNMENT                                                                                                            \
     "{'assignment_id':'a1','instance_id':'inst_" ULID "1','generation':1,'desired_state':'running','workload':" WORKLOAD "}"
@@ -190,6 +190,10 @@ static void a_bad_plan_is_refused_whole(void **state)
         {"'quarantine':['fd00:1:2:1:1::9']", "'quarantine':['fd00:1:2:1:1::/80']"},
         {"'quarantine':['fd00:1:2:1:1::9']", "'quarantine':'fd00:1:2:1:1::9'"},
         {"'egress_mode':'none'", "'egress_mode':'open'"},
+        {"'edge_ports':[443,10000]", "'edge_ports':[443,65536]"},
+        {"'edge_ports':[443,10000]", "'edge_ports':[0]"},
+        {"'edge_ports':[443,10000]", "'edge_ports':['443']"},
+        {"'edge_ports':[443,10000]", "'edge_ports':443"},
         {"'desired_state':'running'", "'desired_state':'paused'"},
         {"'assignment_id':'a1'", "'assignment_id':'../a'"},
         {"'generation':1,'desired_state'", "'generation':2,'desired_state'"},
