@@ -407,7 +407,8 @@ try:
         wait_for("another carrier", moved, 60)
         assert [e["reason"] for e in events("env.ipv4_carrier_changed", env)][-1] == "the edge is not heard", events("env.ipv4_carrier_changed", env)
         wait_for("active there", lambda: ipv4(env)["status"] == "active", 30)
-        assert open(two.d + "/hooked").read().splitlines()[:1] == ["up 203.0.113.10"] and "203.0.113.10/32" in two.place.run("ip", "addr", "show", "lo")
+        wait_for("its hook has run", lambda: os.path.exists(two.d + "/hooked") and open(two.d + "/hooked").read().splitlines()[:1] == ["up 203.0.113.10"], 20)
+        assert "203.0.113.10/32" in two.place.run("ip", "addr", "show", "lo")
         one.place.run("ip", "link", "set", "eth0", "down")  # a machine that died, not one that lives on with the address
         sh("ip", "neigh", "flush", "dev", "br0")
         wait_for("it serves there", lambda: speak("203.0.113.10", 443, hello("w4.example.com")) == b"v6 only", 20)

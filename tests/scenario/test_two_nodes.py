@@ -467,7 +467,8 @@ try:
             assert ask(cert, logs).startswith("refused"), (cert, ask(cert, logs))
         # and from a machine that is no gateway the firewall lets nothing in, whatever it shows
         assert ask(server, logs, front.place).startswith("silence"), ask(server, logs, front.place)
-        assert back.agent.poll() is None and "remote.refused" in back.log()
+        wait_for("a line about it", lambda: "remote.refused" in back.log(), 20)
+        assert back.agent.poll() is None
 
     @case("the agent away: logs say whose lines are missing, exec says so, and both are back with it")
     def _():
