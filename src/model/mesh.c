@@ -190,6 +190,15 @@ static int check_peer(const struct mt_plan_peer *p, const struct net *cluster, s
     return 0;
 }
 
+bool mt_mesh_endpoint_inside(const struct sockaddr_storage *ss, const char *cluster_prefix)
+{
+    struct net cluster, at = {.len = 128};
+    if (ss->ss_family != AF_INET6 || !net_parse(cluster_prefix, &cluster))
+        return false;
+    memcpy(&at.addr, &((const struct sockaddr_in6 *)ss)->sin6_addr, sizeof at.addr);
+    return inside(&at, &cluster);
+}
+
 int mt_mesh_check(const struct mt_plan_network *n, const char *self_id, struct mt_err *err)
 {
     struct mt_err own = {0};

@@ -23,6 +23,9 @@ int mt_wg_key_decode(const char *text, uint8_t ret[MT_WG_KEY_LEN], struct mt_err
 /** "192.0.2.1:51820" or "[2001:db8::1]:51820" into a socket address. -MT_E_INVALID: a name, no port, a port of 0. */
 int mt_mesh_endpoint_parse(const char *text, struct sockaddr_storage *ret, socklen_t *ret_len, struct mt_err *err);
 
+/** Is the endpoint an address of the cluster @cluster_prefix itself, so that the mesh would be carried over the mesh? */
+bool mt_mesh_endpoint_inside(const struct sockaddr_storage *ss, const char *cluster_prefix);
+
 /**
  * Check the mesh of @n as node @self_id would apply it: keys and node ids once each, never its own; every peer with exactly
  * its /128 and its /80, both inside the cluster prefix, none shared, none that of the node itself; endpoints are addresses;

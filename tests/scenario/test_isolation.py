@@ -6,7 +6,7 @@ Real: agents, mesh (wireguard-go), the table `inet moat`, taps, routes, packets.
 guest (tests/tools/standin_vm.c); the guest is a namespace, and this process carries frames between its link and the tap that the agent made, as
 QEMU would. So is the rest of the internet. Every row is sent before anything happens, with the agents killed, with the next agents, which adopt
 the VMs, and after the table was deleted and loaded anew.
-COST 50 s, 11 s of processor."""
+COST 60 s, 14 s of processor."""
 import contextlib
 import ctypes
 import fcntl

@@ -276,7 +276,8 @@ try:
                 ({"wireguard_public_key": base64.b64encode(bytes(32)).decode()}, 422, "wireguard_key_invalid"), ({"wireguard_public_key": "short"}, 422, "wireguard_key_invalid"),
                 ({"clock_unix_ms": -603000}, 422, "clock_skew"), ({"clock_unix_ms": 640000}, 422, "clock_skew"),
                 ({"name": "Bad Name", "csr": csr("x")}, 400, "invalid_argument"), ({"endpoints": ["host.example:1"]}, 400, "invalid_argument"),
-                ({"endpoints": ["192.0.2.1:1"] * 5}, 400, "invalid_argument"), ({"arch": "vax"}, 400, "invalid_argument"), ({"more": 1}, 400, None)]
+                ({"endpoints": ["192.0.2.1:1"] * 5}, 400, "invalid_argument"),
+                ({"endpoints": ["[%s]:1" % w.ok("GET", "/v1/nodes")["items"][0]["overlay_ipv6"]]}, 400, "invalid_argument"), ({"arch": "vax"}, 400, "invalid_argument"), ({"more": 1}, 400, None)]
         for more, status, code in rows:
             if code == "clock_skew":  # by now
                 off, more = more["clock_unix_ms"], {"clock_unix_ms": int(time.time() * 1000) + more["clock_unix_ms"]}

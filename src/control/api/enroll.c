@@ -31,7 +31,6 @@
 #define CONFIRM_US (10 * 60 * INT64_C(1000000))
 #define TURN_S 10
 #define ROUNDS 8 /* of servers or requests that take the same number */
-#define ENDPOINTS_MAX 4
 
 static const struct mt_pg_stmt token_find = {
     "enroll_token",
@@ -89,23 +88,6 @@ static int bad_token(struct mt_api_call *c, const struct wish *w, const char *en
                        "the token is not known here, was used or revoked, has expired, or is not for this address: make a new one (moat node token create)");
 }
 
-static int read_endpoints(struct mt_api_call *c, json_t **ret)
-{
-    json_t *list = json_object_get(c->body, "endpoints"), *v;
-    struct sockaddr_storage ss;
-    socklen_t len;
-    size_t i;
-    *ret = list;
-    if (!list)
-        return 0;
-    if (!json_is_array(list) || json_array_size(list) > ENDPOINTS_MAX)
-        return mt_api_fail(c, 400, "invalid_argument", "'endpoints' is an array of at most %d texts address:port", ENDPOINTS_MAX);
-    json_array_foreach (list, i, v)
-        if (!json_is_string(v) || mt_mesh_endpoint_parse(json_string_value(v), &ss, &len, &c->err) < 0)
-            return mt_api_fail(c, 400, "invalid_argument", "'endpoints[%zu]' is not address:port, as 192.0.2.1:51820 or [2001:db8::1]:51820", i);
-    return 0;
-}
-
 static int check_clock(struct mt_api_call *c)
 {
     int64_t clock_ms, now_ms = mt_clock_wall_us() / 1000;
@@ -130,7 +112,7 @@ static int read_wish(struct mt_api_call *c, struct wish *w)
     if (mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 || mt_api_text(c, "token", true, 100, &w->token) < 0 ||
         mt_api_text(c, "csr", true, 8192, &w->csr) < 0 || mt_api_text(c, "name", true, 63, &w->name) < 0 ||
         mt_api_text(c, "wireguard_public_key", true, 64, &w->key) < 0 || mt_api_text(c, "arch", true, 16, &w->arch) < 0 ||
-        mt_api_text(c, "agent_version", true, 64, &w->version) < 0 || read_endpoints(c, &w->endpoints) < 0 || check_clock(c) < 0)
+        mt_api_text(c, "agent_version", true, 64, &w->version) < 0 || mt_node_call_endpoints(c, &w->endpoints) < 0 || check_clock(c) < 0)
         return -1;
     if (!mt_name_valid(MT_NAME_NODE, w->name, strlen(w->name)))
         return mt_api_fail(c, 400, "invalid_argument", "'name' is no name of a node: lower-case letters, digits and dashes, beginning with a letter");

@@ -106,20 +106,12 @@ int mt_api_node_wg_key(struct mt_api_call *c)
 {
     static const char *const known[] = {"public_key", "endpoints", NULL};
     const char *key;
-    json_t *endpoints, *v;
+    json_t *endpoints;
     struct mt_node n;
-    size_t i;
     if (mt_api_query_done(c) < 0 || mt_node_caller(c, MT_CERT_NODE, &n) < 0 || mt_api_fields(c, known) < 0 || read_key(c, &key) < 0)
         return -1;
-    endpoints = json_object_get(c->body, "endpoints");
-    if (endpoints && (!json_is_array(endpoints) || json_array_size(endpoints) > 4))
-        return mt_api_fail(c, 400, "invalid_argument", "'endpoints' is an array of at most 4 texts address:port");
-    json_array_foreach (endpoints, i, v) {
-        struct sockaddr_storage ss;
-        socklen_t len;
-        if (!json_is_string(v) || mt_mesh_endpoint_parse(json_string_value(v), &ss, &len, &c->err) < 0)
-            return mt_api_fail(c, 400, "invalid_argument", "'endpoints[%zu]' is not address:port", i);
-    }
+    if (mt_node_call_endpoints(c, &endpoints) < 0)
+        return -1;
     int rc = 1;
     for (int try = 0; rc > 0 && try < TRIES; try++)
         rc = take_key(c, key, endpoints);

@@ -3,7 +3,10 @@
 
 #include "base/log.h"
 #include "base/str.h"
+#include "model/mesh.h"
 #include "os/tls.h"
+
+#define ENDPOINTS_MAX 4
 
 #define NODE_COLUMNS                                                                                                              \
     "node_id, name, admin_state, health, overlay_ipv6, instance_prefix, wireguard_public_key, key_generation, 'edge' = ANY (roles)," \
@@ -158,4 +161,25 @@ int mt_node_cmd_no_volumes(struct mt_cmd *cmd, const char *node_id, struct mt_er
     mt_pg_p_init(&p);
     mt_pg_p_text(&p, node_id);
     return mt_cmd_side(cmd, &no_volumes, &p, 1, err);
+}
+
+int mt_node_call_endpoints(struct mt_api_call *c, json_t **ret)
+{
+    json_t *list = json_object_get(c->body, "endpoints"), *v;
+    struct sockaddr_storage ss;
+    socklen_t len;
+    size_t i;
+    *ret = list;
+    if (!list)
+        return 0;
+    if (!json_is_array(list) || json_array_size(list) > ENDPOINTS_MAX)
+        return mt_api_fail(c, 400, "invalid_argument", "'endpoints' is an array of at most %d texts address:port", ENDPOINTS_MAX);
+    json_array_foreach (list, i, v) {
+        if (!json_is_string(v) || mt_mesh_endpoint_parse(json_string_value(v), &ss, &len, &c->err) < 0)
+            return mt_api_fail(c, 400, "invalid_argument", "'endpoints[%zu]' is not address:port, as 192.0.2.1:51820 or [2001:db8::1]:51820", i);
+        if (mt_mesh_endpoint_inside(&ss, c->ctl->prefix))
+            return mt_api_fail(c, 400, "invalid_argument", "'endpoints[%zu]' is of the cluster's own prefix %s: the mesh cannot be carried over itself; name the machine's address outside of it",
+                               i, c->ctl->prefix);
+    }
+    return 0;
 }

@@ -40,5 +40,7 @@ int mt_node_cmd_no_volumes(struct mt_cmd *cmd, const char *node_id, struct mt_er
 int mt_node_caller(struct mt_api_call *c, enum mt_cert_kind kind, struct mt_node *ret);
 /** Only the question of the Unix socket: is the peer this machine's agent? 0 or -1. For the heartbeat that makes the record. */
 int mt_node_local_agent(struct mt_api_call *c);
+/** Member `endpoints` of a request, where a node's WireGuard is reached: borrowed, NULL when there is none. 0 or -1 (problem recorded). */
+int mt_node_call_endpoints(struct mt_api_call *c, json_t **ret);
 /** True when the request came over the machine's own socket. */
 bool mt_node_call_is_local(const struct mt_api_call *c);

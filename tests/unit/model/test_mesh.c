@@ -190,6 +190,15 @@ static void endpoints_are_addresses_with_a_port(void **state)
     assert_int_equal(mt_mesh_endpoint_parse("[2001:db8::1]:1", &ss, &len, NULL), 0);
     assert_int_equal(ss.ss_family, AF_INET6);
     assert_int_equal(len, sizeof(struct sockaddr_in6));
+    static const struct {
+        const char *endpoint, *cluster;
+        bool inside;
+    } own[] = {{"[fd00:1:2::9]:1", "fd00:1:2::/48", true}, {"[fd00:1:2:ffff::]:1", "fd00:1:2::/48", true}, {"[fd00:1:3::9]:1", "fd00:1:2::/48", false}, {"192.0.2.1:1", "fd00:1:2::/48", false},
+               {"[2a00:1:f::1]:1", "2a00:1::/44", true}, {"[2a00:1:10::1]:1", "2a00:1::/44", false}};
+    for (size_t i = 0; i < MT_ARRAY_LEN(own); i++) {
+        assert_int_equal(mt_mesh_endpoint_parse(own[i].endpoint, &ss, &len, NULL), 0);
+        assert_int_equal(mt_mesh_endpoint_inside(&ss, own[i].cluster), own[i].inside);
+    }
     static const char *const bad[] = {"", ":", "[", "[]:1", "[::1]", "[::1]1", "[::1:1", "::1:1]:1", "[192.0.2.1]:1", "1.2.3:4", "a:1", "192.0.2.1:",
                                       "192.0.2.1:65536", "192.0.2.1:1x", "[::1%lo]:1", "]:1"};
     for (size_t i = 0; i < MT_ARRAY_LEN(bad); i++)
