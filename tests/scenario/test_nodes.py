@@ -746,7 +746,7 @@ try:
         assert {name for name, i in unowned.items() if w.q("GET", "/v1/nodes/" + i).status == 404} == {"swept"}
         done = lambda: {(x["action"], x["resource_id"]) for x in w.ok("GET", "/v1/admin/audit?limit=200")["items"] if x["actor_id"] == "ipam-sweeper"}
         wait_for("its records", lambda: done() == {("node.remove", unowned["swept"]), ("projections.rebuild", "ipv4_allocations_view")}, 20)
-        assert [e["actor_id"] for e in events("node.removed") if e["aggregate_id"] == unowned["swept"]] == ["ipam-sweeper"]
+        assert [e["actor"] for e in events("node.removed") if e["aggregate_id"] == unowned["swept"]] == [{"type": "system", "id": "ipam-sweeper"}]
         w.pg.sql("DELETE FROM moat_views.volumes_view WHERE volume_id = 'vol_holds'")
 
     @case("a mesh of 200 is full: refused cleanly, the token stays good; from 40 on it is said")
