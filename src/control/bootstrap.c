@@ -92,8 +92,8 @@ static int append(struct mt_control *ctl, struct mt_cmd *cmd, struct mt_err *err
 static int dns_outside(const struct mt_control *ctl, struct mt_err *err)
 {
     int rc = 0;
-    for (size_t i = 0; rc == 0 && i < ctl->conf.dns.n; i++)
-        rc = mt_addr_dns_check(ctl->conf.dns.v[i], ctl->prefix, err);
+    for (size_t i = 0; rc == 0 && i < ctl->conf.vm_dns.n; i++)
+        rc = mt_addr_dns_check(ctl->conf.vm_dns.v[i], ctl->prefix, err);
     return rc;
 }
 

@@ -78,7 +78,7 @@ const struct mt_conf_key mt_control_keys[] = {
      "operators sign in with a one-time code; false only behind a proxy that has its own strong sign-in"},
     {"org_creation", MT_CONF_STRING, OFF(org_creation), 3, 8, "any", "", "who may make organisations: any user, or operator"},
     {"egress_mode", MT_CONF_STRING, OFF(egress_mode), 4, 6, "nat66", "", "none, routed or nat66 (networking.md section 6)"},
-    {"dns", MT_CONF_STRINGS, OFF(dns), 0, 3, "", "address", "name servers of the Internet that VMs ask when their node's agent.toml names no resolver; empty: those that the image has"},
+    {"vm_dns", MT_CONF_STRINGS, OFF(vm_dns), 0, 3, "", "address", "name servers of the Internet that VMs ask when their node's agent.toml names no resolver; empty: those that the image has"},
     {"log_level", MT_CONF_STRING, OFF(log_level), 1, 5, "info", "", "debug, info, warn or error"},
     {"vmm_allowed", MT_CONF_STRINGS, OFF(vmm_allowed), 1, 4, "firecracker", "",
      "VMM drivers that may run instances: firecracker, qemu-kvm, qemu-tcg, fake"},

@@ -45,7 +45,7 @@ struct mt_control_conf {
     char *log_level;
     char *quota_tier;          /* free, paid, unlimited */
     struct mt_conf_map quotas; /* dimension to limit, in place of the tier's */
-    struct mt_conf_list dns; /* name servers for VMs whose node says none, checked by mt_addr_dns_check */
+    struct mt_conf_list vm_dns; /* name servers for VMs whose node says none, checked by mt_addr_dns_check */
     struct mt_conf_list insecure_registries, local_registries, vmm_allowed, node_roles;
     struct mt_conf_list roles; /* singleton roles this process may hold */
     uint64_t idempotency_retention_days;

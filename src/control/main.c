@@ -545,8 +545,8 @@ int main(int argc, char **argv)
         fprintf(stderr, "moat-control: egress_mode: '%s' is not none, routed or nat66\n", ctl.conf.egress_mode);
         return 2;
     }
-    for (size_t i = 0; i < ctl.conf.dns.n; i++) {
-        if (mt_addr_dns_check(ctl.conf.dns.v[i], NULL, &err) < 0) {
+    for (size_t i = 0; i < ctl.conf.vm_dns.n; i++) {
+        if (mt_addr_dns_check(ctl.conf.vm_dns.v[i], NULL, &err) < 0) {
             fprintf(stderr, "moat-control: %s\n", err.msg);
             return 2;
         }

@@ -262,11 +262,11 @@ try:
         assert code == 2 and "listen_https" in e, e
         code, e = check(tls_min_version="1.1")
         assert code == 2 and "tls_min_version" in e, e
-        code, e = check(dns=["2606:4700:4700::1111", "fd00:1::53"])
-        assert code == 2 and "dns: 'fd00:1::53' is not of the Internet" in e, e
+        code, e = check(vm_dns=["2606:4700:4700::1111", "fd00:1::53"])
+        assert code == 2 and "vm_dns: 'fd00:1::53' is not of the Internet" in e, e
         code, e = check(egress_mode="open")
         assert code == 2 and "egress_mode: 'open' is not none, routed or nat66" in e, e
-        assert check(dns=["2606:4700:4700::1111"], egress_mode="none") == (0, "")
+        assert check(vm_dns=["2606:4700:4700::1111"], egress_mode="none") == (0, "")
 
     @case("only 1.3 when configured; a stop ends what is open and the address is free again")
     def _():

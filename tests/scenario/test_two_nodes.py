@@ -262,7 +262,7 @@ import tempfile  # noqa: E402
 regdir = tempfile.mkdtemp(prefix="mt2.", dir="/var/tmp")
 registry = imagekit.Registry(regdir)
 w = kit.World(listen_nodes=CONTROL, nodes_address=CONTROL, agent_socket="/run/agent-of-control.sock", local_registries=[registry.host],
-              insecure_registries=[registry.host], rate_limit_percent=300, dns=DNS)
+              insecure_registries=[registry.host], rate_limit_percent=300, vm_dns=DNS)
 with open(w.d + "/cli.toml", "w") as f:
     f.write('api = "unix:%s"\ntoken_file = "%s/operator.token"\norg = "local"\nenv = "prod"\n' % (w.api, w.d))
 other_registries = []

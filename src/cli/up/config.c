@@ -46,7 +46,7 @@ static void name_servers(struct mt_buf *b)
             if (sscanf(line, " nameserver %45[0-9a-fA-F:.]", addr) != 1 || inet_pton(AF_INET6, addr, &at.sin6_addr) != 1 || (at.sin6_addr.s6_addr[0] & 0xe0) != 0x20 ||
                 (at.sin6_addr.s6_addr[0] == 0x20 && at.sin6_addr.s6_addr[1] == 2) || !mt_addr_public((const struct sockaddr *)&at, sizeof at))
                 continue;
-            mt_buf_printf(b, "%s\"%s\"", n++ ? ", " : "dns = [", addr);
+            mt_buf_printf(b, "%s\"%s\"", n++ ? ", " : "vm_dns = [", addr);
         }
     }
     if (n)

@@ -91,10 +91,10 @@ int mt_addr_dns_check(const char *text, const char *prefix, struct mt_err *err)
     struct in6_addr p;
     unsigned len;
     if (inet_pton(AF_INET6, text, &at.sin6_addr) != 1)
-        return MT_FAIL(err, MT_E_INVALID, "dns: '%s' is no IPv6 address; VMs have no other", text);
+        return MT_FAIL(err, MT_E_INVALID, "vm_dns: '%s' is no IPv6 address; VMs have no other", text);
     if (prefix && mt_prefix_parse(prefix, &p, &len, NULL) == 0 && memcmp(&p, &at.sin6_addr, len / 8) == 0 && (len % 8 == 0 || (p.s6_addr[len / 8] ^ at.sin6_addr.s6_addr[len / 8]) >> (8 - len % 8) == 0))
-        return MT_FAIL(err, MT_E_INVALID, "dns: '%s' is of the cluster: which node has a resolver there says its agent.toml (resolver)", text);
+        return MT_FAIL(err, MT_E_INVALID, "vm_dns: '%s' is of the cluster: which node has a resolver there says its agent.toml (resolver)", text);
     if (IN6_IS_ADDR_V4MAPPED(&at.sin6_addr) || (at.sin6_addr.s6_addr[0] == 0x20 && at.sin6_addr.s6_addr[1] == 2) || !mt_addr_public((const struct sockaddr *)&at, sizeof at))
-        return MT_FAIL(err, MT_E_INVALID, "dns: '%s' is not of the Internet, so no VM may ask it; a resolver of the node's own is 'resolver' of its agent.toml", text);
+        return MT_FAIL(err, MT_E_INVALID, "vm_dns: '%s' is not of the Internet, so no VM may ask it; a resolver of the node's own is 'resolver' of its agent.toml", text);
     return 0;
 }

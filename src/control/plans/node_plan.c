@@ -143,8 +143,8 @@ int mt_node_plan_fingerprint(struct mt_control *ctl, struct mt_pg *pg, const str
     char conf[360];
     size_t at = (size_t)snprintf(conf, sizeof conf, "|%llu %s %llu|%lld %d", (unsigned long long)ctl->conf.mtu, ctl->conf.egress_mode,
                                  (unsigned long long)ctl->conf.drain_delay_seconds, (long long)how->epoch, (int)how->recovery);
-    for (size_t i = 0; i < ctl->conf.dns.n && at < sizeof conf; i++) /* three addresses at most */
-        at += (size_t)snprintf(conf + at, sizeof conf - at, " %s", ctl->conf.dns.v[i]);
+    for (size_t i = 0; i < ctl->conf.vm_dns.n && at < sizeof conf; i++) /* three addresses at most */
+        at += (size_t)snprintf(conf + at, sizeof conf - at, " %s", ctl->conf.vm_dns.v[i]);
     mt_pg_p_init(&p);
     mt_pg_p_text(&p, node->node_id);
     mt_pg_p_text(&p, conf);
@@ -481,8 +481,8 @@ int mt_node_plan_build(struct mt_control *ctl, struct mt_pg *pg, const struct mt
         (rc = mt_mesh_plan_build(pg, node, &mesh, &peers, &gateways, err)) < 0)
         return rc;
     json_t *list = json_array(), *edge_list = json_array(), *quarantine = json_array(), *dns = json_array();
-    for (size_t i = 0; i < ctl->conf.dns.n; i++)
-        json_array_append_new(dns, json_string(ctl->conf.dns.v[i]));
+    for (size_t i = 0; i < ctl->conf.vm_dns.n; i++)
+        json_array_append_new(dns, json_string(ctl->conf.vm_dns.v[i]));
     for (int i = 0; i < mt_pg_rows(r); i++)
         put_assignment(ctl, r, i, &rels, list);
     for (int i = 0; i < mt_pg_rows(er); i++)
