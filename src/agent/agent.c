@@ -92,8 +92,26 @@ struct mt_vmm *mt_agent_vmm(struct mt_agent *a)
     return v;
 }
 
+/* What the control plane sets for this machine wins over its file. */
+#define SET_BY_PLAN(a, member) ((a)->plan ? (a)->plan->node_config.member : 0)
+
+uint64_t mt_agent_cpu_overcommit_percent(const struct mt_agent *a)
+{
+    uint64_t set = SET_BY_PLAN(a, cpu_overcommit_percent);
+    return set ? set : a->conf.cpu_overcommit_percent;
+}
+
+uint64_t mt_agent_cpu_ceiling_percent(const struct mt_agent *a)
+{
+    uint64_t set = SET_BY_PLAN(a, cpu_ceiling_percent);
+    return set ? set : a->conf.cpu_ceiling_percent;
+}
+
 uint32_t mt_agent_overhead_mib(const struct mt_agent *a)
 {
+    uint64_t set = SET_BY_PLAN(a, memory_overhead_bytes) >> 20;
+    if (set)
+        return (uint32_t)(set < 16 ? 16 : set > 256 ? 256 : set);
     if (a->conf.overhead_mib)
         return (uint32_t)a->conf.overhead_mib < 16 ? 16 : (uint32_t)a->conf.overhead_mib;
     return a->choice.ok && a->choice.kind == MT_VMM_FIRECRACKER ? 64 : 96;

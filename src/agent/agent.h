@@ -164,6 +164,9 @@ int mt_agent_admit(struct mt_agent *a, const struct mt_inst *in, uint64_t memory
                    struct mt_err *err);
 /** MiB added to a VM's memory on this node. */
 uint32_t mt_agent_overhead_mib(const struct mt_agent *a);
+/** How far the cores are promised, and the most. Main thread. */
+uint64_t mt_agent_cpu_overcommit_percent(const struct mt_agent *a);
+uint64_t mt_agent_cpu_ceiling_percent(const struct mt_agent *a);
 /** Memory that VMs may use: physical minus reserve, bytes. */
 uint64_t mt_agent_alloc_memory(const struct mt_agent *a);
 /** Open (once) and give the driver of these names; any thread. The driver stays open until the agent ends. */

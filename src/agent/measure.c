@@ -99,7 +99,7 @@ static void put_instances(struct mt_agent *a, struct mt_metrics *p)
     mt_metrics_u64(p, MT_M_A_MEMORY, mt_agent_alloc_memory(a), "allocatable");
     mt_metrics_u64(p, MT_M_A_MEMORY, memory, "assigned");
     mt_metrics_u64(p, MT_M_A_MEMORY, used, "used");
-    mt_metrics_u64(p, MT_M_A_CPU, (uint64_t)a->cores * 10 * a->conf.cpu_overcommit_percent, "allocatable");
+    mt_metrics_u64(p, MT_M_A_CPU, (uint64_t)a->cores * 10 * mt_agent_cpu_overcommit_percent(a), "allocatable");
     mt_metrics_u64(p, MT_M_A_CPU, cpu, "assigned");
     if (a->measure.used_at_ns && since > 0)
         mt_metrics_u64(p, MT_M_A_CPU, cpu_ns * 1000 / (uint64_t)since, "used");

@@ -428,8 +428,8 @@ char *mt_report_heartbeat(struct mt_agent *a)
     h.public_ipv6 = a->conf.public_ipv6;
     h.public_ipv4 = a->conf.public_ipv4;
     h.conditions = (struct mt_strings){.v = conditions, .n = mt_report_conditions(a, conditions, MT_ARRAY_LEN(conditions))};
-    h.allocatable.cpu_millis = (uint64_t)a->cores * 10 * a->conf.cpu_overcommit_percent;
-    h.ceiling_cpu_millis = (uint64_t)a->cores * 10 * a->conf.cpu_ceiling_percent;
+    h.allocatable.cpu_millis = (uint64_t)a->cores * 10 * mt_agent_cpu_overcommit_percent(a);
+    h.ceiling_cpu_millis = (uint64_t)a->cores * 10 * mt_agent_cpu_ceiling_percent(a);
     h.allocatable.memory_bytes = mt_agent_alloc_memory(a);
     h.allocatable.disk_bytes = scratch_total(a);
     h.memory_overhead_bytes = (uint64_t)mt_agent_overhead_mib(a) << 20;

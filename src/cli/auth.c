@@ -98,7 +98,7 @@ int cmd_auth_login(struct cli *c)
     cli_tame(started);
     (void)fprintf(stderr, "Open %s%s%s\nand check that it shows the code %s%s%s\n", cli_color(c, "bold"), cli_str(started, "verification_uri_complete"),
                   cli_color(c, "reset"), cli_color(c, "bold"), cli_str(started, "user_code"), cli_color(c, "reset"));
-    if (!cli_has(c, "no-browser") && !cli_has(c, "no-input"))
+    if (!cli_has(c, "no-browser") && !cli_no_input(c))
         open_browser(cli_str(started, "verification_uri_complete"));
     if ((code = poll_tokens(c, started, &tokens)) != CLI_OK)
         return code;

@@ -135,6 +135,8 @@ int cli_print_line(struct cli *c, const json_t *obj);
 /** Ask for @name before something is removed, on a terminal and without --yes, --no-input, --json; 0 to go on, else the exit code. */
 int cli_confirm(struct cli *c, const char *noun, const char *name);
 /** The same, with another sentence than that @name is removed. */
+/** --no-input or MOAT_NO_INPUT: nobody is asked anything. out.c */
+bool cli_no_input(const struct cli *c);
 int cli_confirm_text(struct cli *c, const char *text, const char *name);
 /** A line for people on stderr; nothing with --quiet or --json. */
 void cli_say(struct cli *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -182,6 +184,8 @@ void cli_put_filter(const struct cli *c, struct mt_buf *q, const char *option, c
 int cli_need_org(struct cli *c);
 /** As the others; without a name and with exactly one project that one. */
 int cli_need_project(struct cli *c);
+/** True when an option or MOAT_PROJECT names one; that of a context does not count. After cli_connect(). */
+bool cli_project_named(struct cli *c);
 /** Whether an app is named: by option, environment, moat.toml or the saved target; then it is in @c->app. */
 bool cli_app_named(struct cli *c);
 int cli_need_app(struct cli *c);
@@ -417,7 +421,9 @@ int cmd_volumes_list(struct cli *c);
 int cmd_admin_volumes_list(struct cli *c);
 int cmd_volumes_create(struct cli *c);
 int cmd_volumes_get(struct cli *c);
+int cmd_volumes_update(struct cli *c);
 int cmd_volumes_resize(struct cli *c);
+int cmd_volumes_attach(struct cli *c);
 int cmd_volumes_detach(struct cli *c);
 int cmd_volumes_replace(struct cli *c);
 int cmd_volumes_delete(struct cli *c);
@@ -458,6 +464,12 @@ int cmd_apps_create(struct cli *c);
 int cmd_envs_list(struct cli *c);
 int cmd_envs_create(struct cli *c);
 int cmd_orgs_list(struct cli *c);
+/** PATCH @path (freed) with @fields (taken) over the version that is there now, and tell of it. Exit code. resources.c */
+int cli_change(struct cli *c, char *path_taken, const char *type, json_t *fields_taken);
+/** Text option @option, where given, as member @field; empty as null. resources.c */
+void cli_put_text(const struct cli *c, json_t *fields, const char *option, const char *field);
+/** Option @option, "on" or "off" where given, as member @field. Exit code. resources.c */
+int cli_put_switch(struct cli *c, json_t *fields, const char *option, const char *field);
 int cmd_orgs_create(struct cli *c);
 int cmd_orgs_get(struct cli *c);
 int cmd_orgs_rename(struct cli *c);
@@ -476,6 +488,8 @@ int cmd_envs_delete(struct cli *c);
 int cmd_envs_rebalance(struct cli *c);
 int cmd_nodes_list(struct cli *c);
 /* nodes.c */
+int cmd_node_label(struct cli *c);
+int cmd_node_config_set(struct cli *c);
 int cmd_node_describe(struct cli *c);
 int cmd_node_activate(struct cli *c);
 int cmd_node_cordon(struct cli *c);

@@ -210,6 +210,13 @@ static const struct cli_option volumes_delete_options[] = {{"delete-backups", 0,
 static const struct cli_option volumes_replace_options[] = {{"drain", 0, NULL, "stop the process for it, then scale it as it was"},
                                                             {"wait-timeout", 0, "DURATION", "stop waiting after this long, exit 6 (default 15m)"},
                                                             {NULL, 0, NULL, NULL}};
+static const struct cli_option volumes_attach_options[] = {{"process", 0, "NAME", "process type that gets it"},
+                                                           {"path", 0, "PATH", "where it is mounted, for example /data"},
+                                                           {"read-only", 0, NULL, "it may not be written to"},
+                                                           {NULL, 0, NULL, NULL}};
+static const struct cli_option volumes_update_options[] = {{"name", 0, "NAME", "a new name; refused while a process has it"},
+                                                           {"backup", 0, "on|off", "make backups of it"},
+                                                           {NULL, 0, NULL, NULL}};
 static const struct cli_option volumes_size_options[] = {{"size", 0, "SIZE", "<number>Gi, or bytes"}, {NULL, 0, NULL, NULL}};
 static const struct cli_option volumes_resize_options[] = {{"size", 0, "SIZE", "<number>Gi, or bytes"},
                                                            {"restart", 0, NULL, "restart its process, so that it grows now"},
@@ -301,6 +308,11 @@ static const struct cli_option forced_options[] = {
     {NULL, 0, NULL, NULL},
 };
 static const struct cli_option reason_options[] = {{"reason", 0, "TEXT", "why; kept in the audit log"}, {NULL, 0, NULL, NULL}};
+static const struct cli_option node_remove_options[] = {
+    {"reason", 0, "TEXT", "why; kept in the audit log"},
+    {"force", 0, NULL, "a lost machine goes with its volumes; what is backed up of them stays"},
+    {NULL, 0, NULL, NULL},
+};
 static const struct cli_option drain_options[] = {
     {"reason", 0, "TEXT", "why; kept in the audit log"},
     {"stateful", 0, "stay|stop|migrate", "instances with volumes stay (default), stop until the node is back, or move with their volumes"},
@@ -379,7 +391,9 @@ const struct cli_command cli_commands[] = {
     {CLI_PLATFORM, "node confirm-offline", "NODE", "it really is gone: replace what ran there although most nodes are silent", reason_options, cmd_node_confirm_offline},
     {CLI_PLATFORM, "node mark-lost", "NODE", "the machine is powered off for good: what it held is free again", reason_options, cmd_node_mark_lost},
     {CLI_PLATFORM, "node disable", "NODE", "trust it no more, at once and for good", reason_options, cmd_node_disable},
-    {CLI_PLATFORM, "node remove", "NODE", "forget a disabled machine", reason_options, cmd_node_remove},
+    {CLI_PLATFORM, "node remove", "NODE", "forget a disabled machine", node_remove_options, cmd_node_remove},
+    {CLI_PLATFORM, "node label", "NODE LABEL=VALUE|LABEL-...", "labels that --label-selector of environments asks for", NULL, cmd_node_label},
+    {CLI_PLATFORM, "node config set", "NODE KEY=VALUE...", "settings of one machine: what is kept for itself, how far it is promised, limits", reason_options, cmd_node_config_set},
     {CLI_PLATFORM, "node token create", "", "a token by which one machine joins", node_token_options, cmd_node_token_create},
     {CLI_PLATFORM, "node token list", "", "tokens and what became of them", NULL, cmd_node_token_list},
     {CLI_PLATFORM, "node token revoke", "ID", "end a token that was not used", NULL, cmd_node_token_revoke},
@@ -466,7 +480,9 @@ const struct cli_command cli_commands[] = {
     {CLI_APPS, "volumes list", "", "volumes of the environment", volumes_list_options, cmd_volumes_list},
     {CLI_APPS, "volumes create", "NAME", "a new volume, on the node with most room", volumes_size_options, cmd_volumes_create},
     {CLI_APPS, "volumes get", "VOLUME", "one volume, by name or id", NULL, cmd_volumes_get},
+    {CLI_APPS, "volumes update", "VOLUME", "rename a volume, or turn its backups on or off", volumes_update_options, cmd_volumes_update},
     {CLI_APPS, "volumes resize", "VOLUME", "grow a volume before the next start of its process", volumes_resize_options, cmd_volumes_resize},
+    {CLI_APPS, "volumes attach", "VOLUME", "give a volume to a process, beside what its release mounts", volumes_attach_options, cmd_volumes_attach},
     {CLI_APPS, "volumes detach", "VOLUME", "take a volume from its process, which is scaled to 0", NULL, cmd_volumes_detach},
     {CLI_APPS, "volumes delete", "VOLUME", "delete a volume and its data, by name or id", volumes_delete_options, cmd_volumes_delete},
     {CLI_APPS, "volumes replace", "VOLUME NEW", "give name and process of a volume to another one", volumes_replace_options, cmd_volumes_replace},

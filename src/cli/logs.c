@@ -6,10 +6,16 @@
 #include "base/num.h"
 #include "base/str.h"
 
-/* How far each instance was read, {instance: seq}: where a stream is taken up again. NULL: nothing is kept. */
+struct place {
+    json_t *at; /* how far each instance was read, {instance: seq}: where a stream is taken up again */
+    bool over;  /* all that is from before --until was there */
+};
+
+/* @arg: a struct place, or NULL: nothing is kept. */
 static int print_line(struct cli *c, json_t *l, void *arg)
 {
-    json_t *at = arg, *seq;
+    struct place *place = arg;
+    json_t *at = place ? place->at : NULL, *seq;
     const char *id = cli_str(l, "instance_id");
     if (at)
         c->hush = true; /* the stream stands: that it breaks off is no error any more */
@@ -27,6 +33,8 @@ static int print_line(struct cli *c, json_t *l, void *arg)
             cli_say(c, "node %s does not answer: its lines are missing here until it does", json_string_value(node));
         return c->json && cli_print_line(c, l) != CLI_OK ? CLI_FAILURE + 1 : 0;
     }
+    if (place && MT_STREQ(cli_str(l, "type"), "end") && MT_STREQ(cli_str(l, "reason"), "until"))
+        place->over = true;
     if (!cli_member(l, "line"))
         return 0; /* heartbeat, or the end line: the caller resumes */
     seq = json_object_get(l, "seq");
@@ -52,6 +60,7 @@ static int print_line(struct cli *c, json_t *l, void *arg)
 static int follow(struct cli *c, const char *filters, uint64_t lines)
 {
     mt_auto_json json_t *at = json_object();
+    struct place place = {.at = at};
     for (bool away = false, first = true;;) {
         mt_auto_buf struct mt_buf q = MT_BUF_INIT(64u * 1024u);
         if (first || json_object_size(at) == 0) {
@@ -65,7 +74,7 @@ static int follow(struct cli *c, const char *filters, uint64_t lines)
         mt_buf_printf(&q, "&positions=true%s", filters);
         mt_auto_free char *path = q.failed ? NULL : cli_env_path(c, "/logs/stream%s", mt_buf_cstr(&q));
         c->hush = !first;
-        int code = cli_follow(c, path, print_line, at, 60000);
+        int code = cli_follow(c, path, print_line, &place, 60000);
         bool stood = c->hush;
         c->hush = false;
         if (code != CLI_OK && code != CLI_TRANSIENT)
@@ -76,7 +85,7 @@ static int follow(struct cli *c, const char *filters, uint64_t lines)
             cli_say(c, "the server is away; the stream goes on when it is back");
         away = code == CLI_TRANSIENT;
         first = false;
-        if (ferror(stdout))
+        if (ferror(stdout) || place.over)
             return CLI_OK;
         (void)nanosleep(&(struct timespec){.tv_nsec = 500 * 1000000L}, NULL);
     }

@@ -198,7 +198,7 @@ int cmd_node_remove(struct cli *c)
     int code = need_reason(c, &reason);
     if (code != CLI_OK || (code = cli_confirm(c, "node", c->argv[0])) != CLI_OK || (code = cli_find_node(c, c->argv[0], &n)) != CLI_OK)
         return code;
-    (void)snprintf(path, sizeof path, "/v1/nodes/%s", cli_str(n, "id"));
+    (void)snprintf(path, sizeof path, "/v1/nodes/%s%s", cli_str(n, "id"), cli_has(c, "force") ? "?force=true" : "");
     mt_auto_json json_t *body = json_pack("{s:s}", "reason", reason);
     code = body ? cli_call(c, "DELETE", path, body, &made) : cli_usage(c, "--reason is not UTF-8");
     if (code != CLI_OK)
@@ -207,6 +207,72 @@ int cmd_node_remove(struct cli *c)
         return cli_receipt(c, "node", made);
     cli_say(c, "removed %s", cli_str(n, "name"));
     return CLI_OK;
+}
+
+/* "4Gi", "256Mi", "1000" as a number; "default" as null. NULL: none of them. */
+static json_t *setting(const char *v)
+{
+    char digits[24];
+    uint64_t n;
+    size_t len = strlen(v);
+    unsigned shift = len > 2 && MT_STREQ(v + len - 2, "Gi") ? 30 : len > 2 && MT_STREQ(v + len - 2, "Mi") ? 20 : 0;
+    if (MT_STREQ(v, "default"))
+        return json_null();
+    len -= shift ? 2 : 0;
+    if (len >= sizeof digits)
+        return NULL;
+    (void)snprintf(digits, sizeof digits, "%.*s", (int)len, v);
+    return mt_parse_u64(digits, 0, (UINT64_C(1) << 52) >> shift, &n, NULL) < 0 ? NULL : json_integer((json_int_t)(n << shift));
+}
+
+/* The words after NODE as an object: KEY=VALUE each. @labels: VALUE is text, and KEY- takes one away. */
+static int read_pairs(struct cli *c, bool labels, json_t **ret)
+{
+    char key[128];
+    *ret = json_object();
+    for (int i = 1; i < c->argc; i++) {
+        const char *word = c->argv[i], *eq = strchr(word, '=');
+        size_t n = eq ? (size_t)(eq - word) : strlen(word) - (labels && *word && word[strlen(word) - 1] == '-');
+        bool away = labels && !eq && n < strlen(word);
+        json_t *v = away ? json_null() : !eq ? NULL : labels ? json_string(eq + 1) : setting(eq + 1);
+        if (n == 0 || n >= sizeof key || !v) {
+            json_decref(v);
+            return cli_usage(c, labels ? "'%.60s': is LABEL=VALUE, or LABEL- to take it away" : "'%.60s': is KEY=NUMBER (with Mi or Gi for bytes), or KEY=default", word);
+        }
+        (void)snprintf(key, sizeof key, "%.*s", (int)n, word);
+        if (json_object_set_new(*ret, key, v) < 0)
+            return cli_usage(c, "'%.60s' is not UTF-8", word);
+    }
+    return CLI_OK;
+}
+
+static int configure(struct cli *c, const char *member, const char *reason)
+{
+    mt_auto_json json_t *n = NULL;
+    json_t *pairs = NULL, *fields = json_object();
+    int code = read_pairs(c, MT_STREQ(member, "labels"), &pairs);
+    if (code == CLI_OK)
+        code = cli_find_node(c, c->argv[0], &n);
+    (void)json_object_set_new(fields, member, pairs);
+    if (code == CLI_OK && reason && mt_json_set_str(fields, "reason", reason) < 0)
+        code = cli_usage(c, "--reason is not UTF-8");
+    if (code != CLI_OK) {
+        json_decref(fields);
+        return code;
+    }
+    return cli_change(c, mt_asprintf("/v1/nodes/%s", cli_str(n, "id")), "node", fields);
+}
+
+int cmd_node_label(struct cli *c)
+{
+    return configure(c, "labels", NULL);
+}
+
+int cmd_node_config_set(struct cli *c)
+{
+    const char *reason;
+    int code = need_reason(c, &reason);
+    return code == CLI_OK ? configure(c, "config", reason) : code;
 }
 
 int cmd_node_describe(struct cli *c)

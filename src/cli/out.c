@@ -160,10 +160,16 @@ void cli_say(struct cli *c, const char *fmt, ...)
     (void)putc('\n', stderr);
 }
 
+bool cli_no_input(const struct cli *c)
+{
+    const char *v = getenv("MOAT_NO_INPUT");
+    return cli_has(c, "no-input") || (v && *v);
+}
+
 int cli_confirm_text(struct cli *c, const char *text, const char *name)
 {
     char answer[300] = "";
-    if (c->json || cli_has(c, "yes") || cli_has(c, "no-input") || getenv("MOAT_NO_INPUT") || !isatty(STDIN_FILENO) || !isatty(STDERR_FILENO))
+    if (c->json || cli_has(c, "yes") || cli_no_input(c) || !isatty(STDIN_FILENO) || !isatty(STDERR_FILENO))
         return CLI_OK;
     (void)fprintf(stderr, "%s. Type its name to go on: ", text);
     if (fgets(answer, sizeof answer, stdin))

@@ -7,8 +7,7 @@
 #include "base/cleanup.h"
 #include "base/str.h"
 
-/* PATCH @path (freed) with @fields (taken) over the version that is there now. */
-static int change(struct cli *c, char *path_taken, const char *type, json_t *fields_taken)
+int cli_change(struct cli *c, char *path_taken, const char *type, json_t *fields_taken)
 {
     mt_auto_free char *path = path_taken;
     mt_auto_json json_t *fields = fields_taken, *now = NULL, *after = NULL;
@@ -50,14 +49,14 @@ static int take_away(struct cli *c, char *path_taken, const char *type, const ch
     return CLI_OK;
 }
 
-static void put_text(const struct cli *c, json_t *fields, const char *option, const char *field)
+void cli_put_text(const struct cli *c, json_t *fields, const char *option, const char *field)
 {
     const char *v = cli_has(c, option) ? cli_opt(c, option) : NULL;
     if (v && fields) /* an empty text takes the value away */
         (void)(*v ? mt_json_set_str(fields, field, v) : json_object_set_new(fields, field, json_null()));
 }
 
-static int put_switch(struct cli *c, json_t *fields, const char *option, const char *field)
+int cli_put_switch(struct cli *c, json_t *fields, const char *option, const char *field)
 {
     const char *v = cli_has(c, option) ? cli_opt(c, option) : NULL;
     if (!v)
@@ -89,7 +88,7 @@ int cmd_orgs_create(struct cli *c)
         return code;
     if (!body)
         return cli_usage(c, "'%.40s' is not a name", c->argv[0]);
-    put_text(c, body, "billing-email", "billing_email");
+    cli_put_text(c, body, "billing-email", "billing_email");
     code = cli_call(c, "POST", "/v1/orgs", body, &made);
     return code == CLI_OK ? cli_receipt(c, "org", made) : code;
 }
@@ -113,7 +112,7 @@ int cmd_orgs_get(struct cli *c)
 int cmd_orgs_rename(struct cli *c)
 {
     int code = need_named_org(c);
-    return code == CLI_OK ? change(c, mt_asprintf("/v1/orgs/%s", c->org_id), "org", json_pack("{s:s}", "name", c->argv[1])) : code;
+    return code == CLI_OK ? cli_change(c, mt_asprintf("/v1/orgs/%s", c->org_id), "org", json_pack("{s:s}", "name", c->argv[1])) : code;
 }
 
 int cmd_orgs_delete(struct cli *c)
@@ -177,7 +176,7 @@ int cmd_projects_rename(struct cli *c)
 {
     int code;
     char *path = project_path(c, c->argv[0], &code);
-    return path ? change(c, path, "project", json_pack("{s:s}", "name", c->argv[1])) : code;
+    return path ? cli_change(c, path, "project", json_pack("{s:s}", "name", c->argv[1])) : code;
 }
 
 int cmd_projects_delete(struct cli *c)
@@ -201,8 +200,8 @@ int cmd_apps_update(struct cli *c)
     if (code != CLI_OK)
         return code;
     json_t *fields = json_object();
-    put_text(c, fields, "name", "name");
-    put_text(c, fields, "description", "description");
+    cli_put_text(c, fields, "name", "name");
+    cli_put_text(c, fields, "description", "description");
     if (cli_has(c, "project") && *cli_opt(c, "project")) {
         mt_auto_free char *path = project_path(c, cli_opt(c, "project"), &code);
         if (!path) {
@@ -211,9 +210,9 @@ int cmd_apps_update(struct cli *c)
         }
         (void)mt_json_set_str(fields, "project_id", strrchr(path, '/') + 1);
     } else {
-        put_text(c, fields, "project", "project_id");
+        cli_put_text(c, fields, "project", "project_id");
     }
-    return change(c, cli_app_path(c, "%s", ""), "app", fields);
+    return cli_change(c, cli_app_path(c, "%s", ""), "app", fields);
 }
 
 int cmd_apps_delete(struct cli *c)
@@ -274,18 +273,18 @@ int cmd_envs_update(struct cli *c)
 {
     int code = need_named_env(c);
     json_t *fields = json_object();
-    put_text(c, fields, "name", "name");
+    cli_put_text(c, fields, "name", "name");
     if (code == CLI_OK)
-        code = put_switch(c, fields, "protected", "protected");
+        code = cli_put_switch(c, fields, "protected", "protected");
     if (code == CLI_OK)
-        code = put_switch(c, fields, "private-network", "private_network");
+        code = cli_put_switch(c, fields, "private-network", "private_network");
     if (code == CLI_OK)
         code = put_selector(c, fields);
     if (code != CLI_OK) {
         json_decref(fields);
         return code;
     }
-    return change(c, cli_env_path(c, "%s", ""), "env", fields);
+    return cli_change(c, cli_env_path(c, "%s", ""), "env", fields);
 }
 
 int cmd_envs_delete(struct cli *c)

@@ -106,7 +106,7 @@ static int read_typed(struct cli *c, const char *key, const char *else_how, size
 {
     struct mt_err err;
     struct termios was, hidden;
-    mt_auto_fd int tty = cli_has(c, "no-input") || c->json ? -1 : open("/dev/tty", O_RDWR | O_CLOEXEC);
+    mt_auto_fd int tty = cli_no_input(c) || c->json ? -1 : open("/dev/tty", O_RDWR | O_CLOEXEC);
     if (tty < 0 || tcgetattr(tty, &was) < 0)
         return cli_usage(c, "no value for %s: %s", key, else_how);
     if (mt_lockmem_new(ret, max, &err) < 0)

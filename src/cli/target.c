@@ -85,6 +85,11 @@ static bool own_project(const struct cli *c)
     return c->command && (MT_STREQ(c->command->name, "apps update") || MT_STREQ(c->command->name, "apps create"));
 }
 
+bool cli_project_named(struct cli *c)
+{
+    return c->project && *c->project && (cli_opt(c, "project") || getenv("MOAT_PROJECT"));
+}
+
 bool cli_app_named(struct cli *c)
 {
     if (!c->app)
@@ -101,7 +106,7 @@ int cli_need_app(struct cli *c)
         return code;
     if (!cli_app_named(c)) /* never guessed, not even the only one */
         return cli_usage(c, "no app is named: add --app NAME, or run it beside a moat.toml with app.name");
-    if (c->project && !own_project(c) && (cli_opt(c, "project") || getenv("MOAT_PROJECT")) && (code = cli_need_project(c)) != CLI_OK)
+    if (!own_project(c) && cli_project_named(c) && (code = cli_need_project(c)) != CLI_OK)
         return code; /* a project that is named has to be there, and the app in it */
     char list[160];
     (void)snprintf(list, sizeof list, "/v1/orgs/%s/apps%s%s", c->org_id, *c->project_id ? "?project_id=" : "", c->project_id);

@@ -6,9 +6,10 @@
 #include "base/cleanup.h"
 #include "base/str.h"
 
-static int create(struct cli *c, char *path, const char *type, const char *name)
+/* @project: id of the one it belongs to, or "". */
+static int create(struct cli *c, char *path, const char *type, const char *name, const char *project)
 {
-    mt_auto_json json_t *body = json_pack("{s:s}", "name", name);
+    mt_auto_json json_t *body = json_pack("{s:s,s:s*}", "name", name, "project_id", *project ? project : NULL);
     mt_auto_json json_t *made = NULL;
     int code = path && body ? cli_call(c, "POST", path, body, &made) : cli_usage(c, "'%.40s' is not a name", name);
     free(path);
@@ -26,13 +27,17 @@ int cmd_orgs_list(struct cli *c)
 int cmd_apps_list(struct cli *c)
 {
     int code = cli_need_org(c);
-    return code == CLI_OK ? cli_show_list(c, mt_asprintf("/v1/orgs/%s/apps", c->org_id), named, MT_ARRAY_LEN(named), "apps") : code;
+    if (code == CLI_OK && cli_project_named(c))
+        code = cli_need_project(c);
+    return code == CLI_OK ? cli_show_list(c, mt_asprintf("/v1/orgs/%s/apps%s%s", c->org_id, *c->project_id ? "?project_id=" : "", c->project_id), named, MT_ARRAY_LEN(named), "apps") : code;
 }
 
 int cmd_apps_create(struct cli *c)
 {
     int code = cli_need_org(c);
-    return code == CLI_OK ? create(c, mt_asprintf("/v1/orgs/%s/apps", c->org_id), "app", c->argv[0]) : code;
+    if (code == CLI_OK && cli_project_named(c))
+        code = cli_need_project(c);
+    return code == CLI_OK ? create(c, mt_asprintf("/v1/orgs/%s/apps", c->org_id), "app", c->argv[0], c->project_id) : code;
 }
 
 int cmd_envs_list(struct cli *c)
@@ -44,7 +49,7 @@ int cmd_envs_list(struct cli *c)
 int cmd_envs_create(struct cli *c)
 {
     int code = cli_need_app(c);
-    return code == CLI_OK ? create(c, cli_app_path(c, "/envs"), "env", c->argv[0]) : code;
+    return code == CLI_OK ? create(c, cli_app_path(c, "/envs"), "env", c->argv[0], "") : code;
 }
 
 int cmd_nodes_list(struct cli *c)

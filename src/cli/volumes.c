@@ -117,6 +117,22 @@ int cmd_volumes_get(struct cli *c)
     return code == CLI_OK ? cli_show_object(c, cli_env_path(c, "/volumes/%s", cli_str(v, "id")), "Volume") : code;
 }
 
+int cmd_volumes_update(struct cli *c)
+{
+    const json_t *v = NULL;
+    mt_auto_json json_t *items = NULL;
+    json_t *fields = json_object();
+    cli_put_text(c, fields, "name", "name");
+    int code = cli_put_switch(c, fields, "backup", "backup_enabled");
+    if (code == CLI_OK)
+        code = cli_volume(c, c->argv[0], &items, &v);
+    if (code != CLI_OK) {
+        json_decref(fields);
+        return code;
+    }
+    return cli_change(c, cli_env_path(c, "/volumes/%s", cli_str(v, "id")), "volume", fields);
+}
+
 int cmd_volumes_resize(struct cli *c)
 {
     const json_t *v = NULL;
@@ -149,6 +165,26 @@ int cli_volume_done(struct cli *c, const json_t *v, json_t *r, const char *opera
     }
     cli_say(c, "volume %s %s", cli_str(v, "id"), text);
     return CLI_OK;
+}
+
+int cmd_volumes_attach(struct cli *c)
+{
+    const json_t *v = NULL;
+    const char *process = cli_opt(c, "process"), *path = cli_opt(c, "path");
+    mt_auto_json json_t *items = NULL, *r = NULL;
+    if (!process || !path)
+        return cli_usage(c, "--process NAME and --path PATH say which process gets it, and where");
+    int code = cli_volume(c, c->argv[0], &items, &v);
+    if (code != CLI_OK)
+        return code;
+    mt_auto_json json_t *body = json_pack("{s:s,s:s,s:s,s:b}", "volume_id", cli_str(v, "id"), "process_type", process, "mount_path", path, "read_only", (int)cli_has(c, "read-only"));
+    mt_auto_free char *url = cli_env_path(c, "/volume-attachments");
+    if (!body)
+        return cli_usage(c, "--process and --path are text in UTF-8");
+    code = cli_call(c, "POST", url, body, &r);
+    if (code == CLI_OK)
+        (void)json_object_set(r, "id", json_object_get(v, "id")); /* the answer is the attachment's, the receipt the volume's */
+    return code == CLI_OK ? cli_volume_done(c, v, r, "volume.attach", "is attached; the instance of its process is replaced by one that has it") : code;
 }
 
 int cmd_volumes_detach(struct cli *c)

@@ -17,6 +17,7 @@
 #include "control/volumes/backups.h"
 #include "control/volumes/drains.h"
 #include "control/volumes/migrations.h"
+#include "control/volumes/orphans.h"
 #include "control/volumes/proofs.h"
 #include "control/volumes/prune.h"
 
@@ -192,6 +193,8 @@ static void look_at_backups(struct mt_keeper *k, int64_t lease)
         rc = mt_proofs_look(k->ctl, k->pg, lease, &err);
     if (rc >= 0)
         rc = mt_prune_look(k->ctl, k->pg, lease, &err);
+    if (rc >= 0)
+        rc = mt_orphans_look(k->ctl, k->pg, lease, &err);
     if (rc < 0 && !MT_STREQ(k->backups_last, err.msg))
         mt_log(MT_WARN, "backup.not_scheduled", KV_ERR(&err));
     (void)snprintf(k->backups_last, sizeof k->backups_last, "%s", rc < 0 ? err.msg : "");

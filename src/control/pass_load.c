@@ -43,7 +43,8 @@ static const struct mt_pg_stmt groups = {
     " d.release_id, d.deploy_id, d.desired_user, d.restart_generation, d.rebalance_generation, d.sched_condition,"
     " d.sched_reason, d.sched_detail, d.stable_spec, d.target_spec, d.resource_version, e.deleted OR a.deleted OR o.deleted AS gone,"
     " o.suspended, k.blocked, k.evict, e.label_selector::text AS selector, CASE WHEN b.key_count > 0 THEN b.current_version_id END AS secret_version_id,"
-    " EXISTS (SELECT 1 FROM volume_migrations_view m WHERE m.env_id = d.env_id AND m.process_type = d.process_type AND " MT_SQL_MIGRATION_HOLDS("m") ") AS migrating"
+    " EXISTS (SELECT 1 FROM volume_migrations_view m WHERE m.env_id = d.env_id AND m.process_type = d.process_type AND " MT_SQL_MIGRATION_HOLDS("m") ") AS migrating,"
+    " " MT_SQL_MOUNTS_BY_HAND("d", "") " AS mounts_by_hand"
     " FROM env_desired_view d JOIN envs_view e USING (env_id) JOIN apps_view a ON a.app_id = d.app_id"
     " JOIN orgs_view o ON o.org_id = d.org_id LEFT JOIN secret_bundles_view b ON b.env_id = d.env_id AND NOT b.deleted"
     " LEFT JOIN LATERAL (SELECT count(*) > 0 AS blocked, coalesce(bool_or(x.evict), false) AS evict FROM image_blocks_view x, releases_view r"
@@ -348,18 +349,13 @@ static int put_homes(struct mt_pass *p, const struct mt_pass_env *e, const struc
     return 0;
 }
 
-/* Fill the wanted part of a group from its desired release. A release that cannot be read blocks the group, no more. */
-static int want(struct mt_pass *p, struct mt_pass_env *e, struct mt_pass_group *g, const struct mt_pg_res *r, int row,
-                struct mt_err *err)
+/* Fill the wanted part of a group from its desired release: @manifest, with what was attached by hand. */
+static int want_release(struct mt_pass *p, struct mt_pass_env *e, struct mt_pass_group *g, const struct mt_pg_res *r, int row, const json_t *manifest,
+                        struct mt_err *err)
 {
     struct mt_manifest_process pr;
-    const char *release_id = mt_pg_text_or_null(r, row, mt_pg_col(r, "release_id"));
     struct mt_roll_group *rg = &g->group;
-    g->secret_version_id = col_dup(p, r, row, "secret_version_id");
-    if (!release_id || mt_pg_bool(r, row, mt_pg_col(r, "gone")))
-        return 0;
-    g->release = mt_pass_release(p, release_id, err);
-    if (!g->release || mt_manifest_process_read(g->release->manifest, g->process_type, &pr, err) < 0)
+    if (mt_manifest_process_read(manifest, g->process_type, &pr, err) < 0)
         return -(int)err->code;
     struct mt_spec_group sg = {.org_id = e->org_id,
                                .org_name = e->org_name,
@@ -372,6 +368,7 @@ static int want(struct mt_pass *p, struct mt_pass_env *e, struct mt_pass_group *
                                .restart_generation = (uint64_t)num(r, row, "restart_generation"),
                                .rebalance_generation = (uint64_t)num(r, row, "rebalance_generation")};
     mt_release_row_group(g->release, &sg);
+    sg.manifest = manifest;
     int rc = pr.n_mounts == 0 ? 0 : load_volumes(p, e, err);
     bool missing = false;
     if (rc == 0 && pr.n_mounts > 0)
@@ -410,6 +407,28 @@ static int want(struct mt_pass *p, struct mt_pass_env *e, struct mt_pass_group *
         rc = labels(p, mt_pg_text_or_null(r, row, mt_pg_col(r, "selector")), &rg->request.selector, &rg->request.n_selector, err);
     }
     mt_manifest_process_done(&pr);
+    return rc;
+}
+
+/* A release that cannot be read blocks the group, no more. */
+static int want(struct mt_pass *p, struct mt_pass_env *e, struct mt_pass_group *g, const struct mt_pg_res *r, int row, struct mt_err *err)
+{
+    const char *release_id = mt_pg_text_or_null(r, row, mt_pg_col(r, "release_id")), *more = mt_pg_text_or_null(r, row, mt_pg_col(r, "mounts_by_hand"));
+    json_error_t je;
+    g->secret_version_id = col_dup(p, r, row, "secret_version_id");
+    if (!release_id || mt_pg_bool(r, row, mt_pg_col(r, "gone")))
+        return 0;
+    g->release = mt_pass_release(p, release_id, err);
+    if (!g->release)
+        return -(int)err->code;
+    if (!more)
+        return want_release(p, e, g, r, row, g->release->manifest, err);
+    json_t *mounts = json_loads(more, 0, &je), *manifest = NULL;
+    int rc = mounts ? mt_manifest_with_mounts(g->release->manifest, g->process_type, mounts, &manifest, err) : out_of_memory(err);
+    if (rc == 0)
+        rc = want_release(p, e, g, r, row, manifest, err);
+    json_decref(manifest);
+    json_decref(mounts);
     return rc;
 }
 

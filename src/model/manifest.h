@@ -161,6 +161,12 @@ int mt_manifest_process_read(const json_t *canonical, const char *process_type, 
                              struct mt_err *err);
 void mt_manifest_process_done(struct mt_manifest_process *process);
 
+/**
+ * The manifest with more mounts of one process type laid over it, as if it named them: @more is [{volume, path, read_only}], canonical items. One whose
+ * path or volume the process has already is left out. A new reference: @canonical itself when nothing is added. Returns 0, -MT_E_CORRUPT, -MT_E_NOMEM.
+ */
+int mt_manifest_with_mounts(const json_t *canonical, const char *process_type, const json_t *more, json_t **ret, struct mt_err *err);
+
 /** Names of the process types in ascending order. The array is owned by the caller (mt_strings_done of model/jsonout.h or
  * free(ret->v)), the texts by @canonical. Returns 0, -MT_E_CORRUPT, -MT_E_NOMEM. */
 int mt_manifest_process_types(const json_t *canonical, struct mt_strings *ret, struct mt_err *err);

@@ -90,6 +90,73 @@ static int read_mounts(struct mt_manifest_process *p, struct mt_err *err)
     return 0;
 }
 
+static int by_path(const void *a, const void *b)
+{
+    return strcmp(text_of(*(json_t *const *)a, "path"), text_of(*(json_t *const *)b, "path"));
+}
+
+static bool has_mount(const json_t *list, const json_t *mount)
+{
+    const json_t *o;
+    size_t i;
+
+    json_array_foreach(list, i, o)
+        if (json_equal(json_object_get(o, "path"), json_object_get(mount, "path")) || json_equal(json_object_get(o, "volume"), json_object_get(mount, "volume")))
+            return true;
+    return false;
+}
+
+/* Both lists in one, ascending by path as in a canonical manifest. NULL when memory is out or an item is broken. */
+static json_t *merged_mounts(const json_t *own, const json_t *more)
+{
+    json_t *all = json_copy((json_t *)(uintptr_t)own), *sorted = json_array(), *o; /* json_copy takes no const but changes nothing */
+    size_t i, n = 0;
+    bool ok = all && sorted;
+
+    json_array_foreach(more, i, o)
+        ok = ok && text_of(o, "path") && text_of(o, "volume") && (has_mount(all, o) || json_array_append(all, o) == 0);
+    json_t **items = ok ? calloc(json_array_size(all) + 1, sizeof *items) : NULL;
+    ok = ok && items;
+    json_array_foreach(ok ? all : NULL, i, o) {
+        ok = ok && text_of(o, "path") != NULL;
+        items[n++] = o;
+    }
+    if (ok)
+        qsort(items, n, sizeof *items, by_path);
+    for (i = 0; ok && i < n; i++)
+        ok = json_array_append(sorted, items[i]) == 0;
+    free(items);
+    json_decref(all);
+    if (ok)
+        return sorted;
+    json_decref(sorted);
+    return NULL;
+}
+
+int mt_manifest_with_mounts(const json_t *canonical, const char *process_type, const json_t *more, json_t **ret, struct mt_err *err)
+{
+    json_t *processes = json_object_get(canonical, "processes"), *slice = json_object_get(processes, process_type), *own = json_object_get(slice, "mounts");
+
+    if (json_array_size(more) == 0) {
+        *ret = json_incref((json_t *)(uintptr_t)canonical);
+        return 0;
+    }
+    if (!json_is_array(own))
+        return corrupt(err, "mounts");
+    json_t *all = json_copy((json_t *)(uintptr_t)canonical), *list = json_copy(processes), *process = json_copy(slice), *mounts = merged_mounts(own, more);
+    bool ok = all && list && process && mounts;
+    ok = ok && json_object_set(process, "mounts", mounts) == 0 && json_object_set(list, process_type, process) == 0 && json_object_set(all, "processes", list) == 0;
+    json_decref(mounts);
+    json_decref(process);
+    json_decref(list);
+    if (ok) {
+        *ret = all;
+        return 0;
+    }
+    json_decref(all);
+    return MT_FAIL(err, MT_E_NOMEM, "mounts of process '%s'", process_type);
+}
+
 static int read_health(struct mt_manifest_process *p, struct mt_err *err)
 {
     const json_t *o = json_object_get(p->slice, "health");

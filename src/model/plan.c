@@ -366,6 +366,9 @@ static int dec_node_config(const json_t *plan, struct mt_plan_node_config *c, st
     if ((rc = mt_json_opt_str(o, "kernel_version", 128, NULL, &c->kernel_version, err)) < 0 ||
         (rc = mt_json_opt_u64(o, "reserved_memory_bytes", 0, JSON_INT_MAX, 0, &c->reserved_memory_bytes, err)) < 0 ||
         (rc = mt_json_opt_u64(o, "image_cache_bytes", 0, JSON_INT_MAX, 0, &c->image_cache_bytes, err)) < 0 ||
+        (rc = mt_json_opt_u64(o, "memory_overhead_bytes", 0, JSON_INT_MAX, 0, &c->memory_overhead_bytes, err)) < 0 ||
+        (rc = mt_json_opt_u64(o, "cpu_overcommit_percent", 0, 10000, 0, &c->cpu_overcommit_percent, err)) < 0 ||
+        (rc = mt_json_opt_u64(o, "cpu_ceiling_percent", 0, 10000, 0, &c->cpu_ceiling_percent, err)) < 0 ||
         (rc = mt_limits_read(o, &c->limits, err)) < 0)
         return mt_err_wrap(err, "node_config");
     return 0;
@@ -630,6 +633,9 @@ static json_t *enc_node_config(const struct mt_plan_node_config *c)
     mt_jout_str(&o, "kernel_version", c->kernel_version);
     mt_jout_u64(&o, "reserved_memory_bytes", c->reserved_memory_bytes);
     mt_jout_u64(&o, "image_cache_bytes", c->image_cache_bytes);
+    mt_jout_u64(&o, "memory_overhead_bytes", c->memory_overhead_bytes);
+    mt_jout_u64(&o, "cpu_overcommit_percent", c->cpu_overcommit_percent);
+    mt_jout_u64(&o, "cpu_ceiling_percent", c->cpu_ceiling_percent);
     mt_jout_json(&o, "limits", mt_limits_json(&c->limits));
     return mt_jout_take(&o);
 }

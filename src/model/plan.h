@@ -136,6 +136,8 @@ struct mt_plan_node_config {
     const char *kernel_version;     /* bundle for new boots; NULL: the agent's newest */
     uint64_t reserved_memory_bytes; /* 0: the agent's own figure */
     uint64_t image_cache_bytes;     /* 0: the agent's own figure */
+    uint64_t memory_overhead_bytes; /* what a VM costs beyond its memory; 0: the agent's own figure */
+    uint64_t cpu_overcommit_percent, cpu_ceiling_percent; /* of the cores: promised, and the most; 0: the agent's own figures */
     struct mt_limits limits;
 };
 

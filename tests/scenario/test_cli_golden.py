@@ -41,7 +41,9 @@ COMMANDS = {
     "whoami": ["whoami"],
     "orgs": ["orgs list", "orgs create acme --billing-email a@b.example", "orgs get local", "orgs rename local corp", "orgs delete local", "orgs get nothing"],
     "nodes": ["nodes", "node describe " + NODE, "node describe nothing", "node describe " + oid("node", 7), "node activate " + NODE + " --reason back", "node cordon " + NODE + " --reason x", "node drain " + NODE + " --reason move",
-              "node drain " + NODE, *("node drain " + oid("node", k) + " --wait --wait-timeout 0ms" for k in (2, 3, 4, 5, 6)), "node confirm-offline " + NODE + " --yes --reason unplugged", "node mark-lost " + NODE + " --yes --reason burnt", "node disable " + NODE + " --yes --reason stolen", "node remove " + NODE + " --yes --reason gone", "help node drain"],
+              "node drain " + NODE, *("node drain " + oid("node", k) + " --wait --wait-timeout 0ms" for k in (2, 3, 4, 5, 6)), "node confirm-offline " + NODE + " --yes --reason unplugged", "node mark-lost " + NODE + " --yes --reason burnt", "node disable " + NODE + " --yes --reason stolen", "node remove " + NODE + " --yes --reason gone", "node remove " + NODE + " --yes --force --reason gone", "node label " + NODE + " zone=a disk-", "node label " + NODE + " zone", "node label " + NODE,
+              "node config set " + NODE + " reserved_memory_bytes=2Gi disk_ops_per_second=900 cpu_ceiling_percent=default --reason guest", "node config set " + NODE + " cpu_ceiling_percent=300",
+              "node config set " + NODE + " cpu_ceiling_percent=much --reason guest", "help node drain"],
     "node-add": ["node add", "node add -oProxyCommand=x", "node add root@box --ssh-port 0", "node add box --name a_b", "node add box --endpoint 'x'", "node add box --node-data-dir ../x", "help node add"],
     "node-tokens": ["node token create", "node token create --roles worker,edge --name box --source 2001:db8::/32 --minutes 30 --approve", "node token create --minutes 1",
                     "node token list", "node token revoke enr_00000000000000000000000001", "node token revoke tok_1"],
@@ -72,7 +74,7 @@ COMMANDS = {
     "routes": ["routes", "routes --all", "routes create web.test --port 8443", "routes create --raw --port 5432 --listen 5432 --proxy v2 --process db",
                "routes create", "routes create b.test --port 8443 --min-tls 1.3", "routes update web.test --min-tls none", "routes create a --port 70000", "routes delete web.test", "routes delete " + ROUTE, "routes delete nothing", "routes get web.test", "routes records", "routes records web.test", "routes records nothing", "routes get nothing", "routes update web.test --max-connections 5 --idle-timeout none --proxy v2 --balance least_conn", "routes update web.test --port 70000", "routes update web.test"],
     "volumes": ["volumes", "volumes list --all", "volumes create spare --size 1Gi", "volumes create spare", "volumes create spare --size 1Ti", "volumes get data", "volumes get nothing",
-                "volumes resize data --size 20Gi", "volumes resize data --size 20Gi --restart", "volumes resize data --size 20Gi --restart --wait", "volumes resize data", "admin volumes list", "admin volumes list --node " + NODE, "admin volumes list --node x", "volumes replace data spare", "volumes replace data spare --drain --wait-timeout 0ms", "volumes replace spare data --drain", "volumes replace data", "volumes detach data", "volumes detach spare", "volumes delete spare", "volumes delete spare --delete-backups", "volumes delete spare --force", "volumes delete nothing", "describe volume " + VOLUME, "wait volume " + VOLUME],
+                "volumes update spare --name other --backup off", "volumes update data --backup maybe", "volumes update data", "volumes update nothing --backup on", "volumes resize data --size 20Gi", "volumes resize data --size 20Gi --restart", "volumes resize data --size 20Gi --restart --wait", "volumes resize data", "admin volumes list", "admin volumes list --node " + NODE, "admin volumes list --node x", "volumes replace data spare", "volumes replace data spare --drain --wait-timeout 0ms", "volumes replace spare data --drain", "volumes replace data", "volumes attach spare --process web --path /more --read-only", "volumes attach spare --process web", "volumes attach nothing --process web --path /more", "volumes detach data", "volumes detach spare", "volumes delete spare", "volumes delete spare --delete-backups", "volumes delete spare --force", "volumes delete nothing", "describe volume " + VOLUME, "wait volume " + VOLUME],
     "snapshots": ["snapshots", "snapshots list data", "snapshots list spare", "snapshots list nothing", "volumes snapshots data", "snapshots create data --note before", "snapshots create nothing",
                   "volumes snapshot data -q", "snapshots create data --wait --wait-timeout 0ms", "snapshots get " + SNAPSHOT, "snapshots get x", "snapshots delete " + SNAPSHOT, "snapshots delete " + oid("snap", 3), "snapshots delete vol_1",
                   "backups status", "backups status --all --stale", "backups", "wait snapshot " + SNAPSHOT, "wait snapshot " + oid("snap", 2), "describe snapshot " + SNAPSHOT, "help snapshots create"],
@@ -677,6 +679,61 @@ def progress_on_a_terminal(b):
     assert [w for _, w in steps(plain)] == [w for _, w in steps(err)] and "timeline" in plain, (plain, err)
 
 
+def nobody_is_asked_with_no_input(b):
+    """On a terminal: a question without MOAT_NO_INPUT and --no-input, none with either; a value that would be asked for is refused."""
+    import pty
+
+    def typed(words, env, answer):
+        main_fd, side = pty.openpty()
+        p = subprocess.Popen([MOAT] + words.split(), stdin=side, stdout=side, stderr=side, env=dict(b.env, **env), cwd=b.dir, start_new_session=True,
+                             preexec_fn=lambda: __import__("fcntl").ioctl(0, __import__("termios").TIOCSCTTY, 0))
+        os.close(side)
+        if answer:
+            os.write(main_fd, answer)
+        text = b""
+        while True:
+            try:
+                part = os.read(main_fd, 65536)
+            except OSError:
+                break
+            if not part:
+                break
+            text += part
+        os.close(main_fd)
+        return p.wait(timeout=60), text.decode()
+    for words, env, answer, want, asked in (("projects delete team", {}, b"crew\n", 2, True), ("projects delete team", {}, b"team\n", 0, True), ("projects delete team", {"MOAT_NO_INPUT": ""}, b"team\n", 0, True),
+                                            ("projects delete team", {"MOAT_NO_INPUT": "1"}, b"", 0, False), ("projects delete team --no-input", {}, b"", 0, False),
+                                            ("secrets set A", {"MOAT_NO_INPUT": "1"}, b"", 2, False), ("secrets set A --no-input", {}, b"", 2, False)):
+        b.fixture.reset()
+        code, text = typed(words, env, answer)
+        assert code == want and ("Type its name" in text) == asked, (words, env, code, text)
+        assert any(s.startswith("DELETE") for s in b.fixture.seen) == (want == 0), (words, env, b.fixture.seen)
+
+
+def the_project_narrows_what_is_listed(b):
+    """--project and MOAT_PROJECT: the list of apps, where a new one belongs, in which one an app is looked for. That of a context does none of it."""
+    for words, env, want in (("apps list --project team", {}, True), ("apps list", {"MOAT_PROJECT": "team"}, True), ("apps list --project team", {"MOAT_PROJECT": "nothing"}, True), ("apps list", {}, False)):
+        b.fixture.reset()
+        code, out, err = b.run(words, env=env)
+        assert code == 0 and f"GET {O}/apps{'?project_id=' + oid('prj', 1) + '&' if want else '?'}limit=200" in b.fixture.seen, (words, env, err, b.fixture.seen)
+        assert (f"GET {O}/projects?name=team" in b.fixture.seen) == want, (words, env, b.fixture.seen)
+    b.fixture.reset()
+    assert b.run("apps list", env={"MOAT_PROJECT": "nothing"})[0] == 4
+    for words, env in (("apps create shop --project team", {}), ("apps create shop", {"MOAT_PROJECT": "team"})):
+        b.fixture.reset()
+        code, out, err = b.run(words, env=env)
+        assert code == 0 and [s for s in b.fixture.seen if s.startswith("POST")] == [f'POST {O}/apps {{"name":"shop","project_id":"{oid("prj", 1)}"}}'], (err, b.fixture.seen)
+    b.fixture.reset()
+    code, out, err = b.run("envs list --app web", env={"MOAT_PROJECT": "team"})
+    assert code == 0 and any(s.startswith(f"GET {O}/apps?project_id={oid('prj', 1)}") for s in b.fixture.seen), (err, b.fixture.seen)
+
+
+def a_log_stream_ends_at_its_until(b):
+    b.fixture.reset()
+    code, out, err = b.run("logs -f --until 2001-01-01T00:00:00Z")
+    assert code == 0 and len([s for s in b.fixture.seen if "/logs/stream" in s]) == 1 and "until=2001-01-01T00%3A00%3A00Z" in b.fixture.seen[-1], (err, b.fixture.seen)
+
+
 def a18_every_exit_code_was_seen(b):
     """Of control-plane.md 15.4; 130 has a case of its own."""
     assert b.codes == set(range(9)), b.codes
@@ -761,6 +818,7 @@ def main():
                   no_platform_is_usage, the_environment_says_what_an_option_says, the_target_is_resolved_in_order, a_key_given_is_the_key_sent, scaling_waits_until_it_is_so, watching_is_no_json, waiting_ends_in_time, waiting_for_an_object_ends_in_time, an_interrupt_ends_the_waiting_only,
                   a_stream_goes_on_where_it_ended, a_log_stream_does_too, a_closed_pipe_ends_quietly, doctor_reaches_the_platform, few_libraries_are_loaded_at_the_start, on_a_terminal, progress_on_a_terminal, retry_after_is_kept,
                   mutations_keep_their_key_when_tried_again, debug_shows_no_secret, completion_runs_in_the_shells, schemas_see_what_is_wrong, a_bundle_holds_no_secret, the_app_of_the_file_and_of_the_flag_must_agree,
+                  nobody_is_asked_with_no_input, the_project_narrows_what_is_listed, a_log_stream_ends_at_its_until,
                   the_mesh_names_the_broken_pair, a18_every_exit_code_was_seen):
             cases.append((f.__name__.replace("_", " ").replace("a18 ", "A18 "), lambda f=f: f(b)))
         for name, case in cases:

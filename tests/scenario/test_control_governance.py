@@ -572,12 +572,13 @@ try:
         def open_stream():
             s = subprocess.Popen(["/usr/bin/python3", "-c", "import sys, time\nsys.path.insert(0, sys.argv[2]); from control_kit import UnixHTTP\n"
                                   "c = UnixHTTP(sys.argv[1], 60)\nc.request('GET', sys.argv[4], headers={'Authorization': 'Bearer ' + sys.argv[3]})\n"
-                                  "r = c.getresponse(); print(r.status, flush=True)\nif r.status == 200: r.read(1); print('on', flush=True); r.read()",
+                                  "r = c.getresponse(); print(r.status if r.status == 200 else '%d %s' % (r.status, __import__('json').loads(r.read())['code']), flush=True)\n"
+                                  "if r.status == 200: r.read(1); print('on', flush=True); r.read()",
                                   w.api, os.path.dirname(os.path.abspath(__file__)), w.token, O + "/events/stream"],
                                  stdout=subprocess.PIPE, text=True, user=65534, group=65534, extra_groups=[])
             return s, s.stdout.readline().strip()
         open_ones = [open_stream() for _ in range(6)]
-        assert [x[1] for x in open_ones] == ["200"] * 5 + ["429"], [x[1] for x in open_ones]
+        assert [x[1] for x in open_ones] == ["200"] * 5 + ["429 too_many_streams"], [x[1] for x in open_ones]
         wait_for("counted", lambda: quota("max_log_streams")["used"] == 5)
         open_ones[0][0].kill()
         def again():

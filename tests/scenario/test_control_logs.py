@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`moat logs -f` against a real moat-control that is killed and stopped under it: every line once and in order. What a stream begins with.
 COST 55 s, 6 s of processor."""
+import concurrent.futures
 import json
 import os
 import subprocess
@@ -134,6 +135,42 @@ try:
     def _():
         got = stream("limit=3&positions=true", 4)
         assert [g["type"] for g in got] == ["log"] * 3 + ["position"] and got[3]["positions"] == {one: COUNT, two: COUNT}, got
+
+    @case("a stream ends at its `until`: with what was there when that is past, with what came before it when it is not")
+    def _():
+        def whole(query, token=w.token):
+            c = kit.UnixHTTP(w.api, 40)
+            c.request("GET", E + "/logs/stream?" + query, headers={"Authorization": "Bearer " + token})
+            r = c.getresponse()
+            assert r.status == 200, r.read()
+            out = [json.loads(x) for x in r.read().splitlines()]
+            c.close()
+            return [o for o in out if o["type"] not in ("heartbeat", "missing")]
+
+        def at(ahead):
+            t = time.time() + ahead
+            return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(t)) + ".%06dZ" % int(t % 1 * 1e6)
+        old = w.logs.lines[one][9]["ts"]
+        got = whole("limit=5000&instance_id=%s&until=%s" % (one, old))
+        assert [o["seq"] for o in got[:-1]] == [l["seq"] for l in w.logs.lines[one] if l["ts"] < old] and got[-1] == {"type": "end", "reason": "until"}, got[-3:]
+        again = whole("cursor=%s&instance_id=%s&until=%s" % (cursor({one: 3}), one, old))
+        assert [o["seq"] for o in again[:-1]] == [l["seq"] for l in w.logs.lines[one] if l["seq"] > 3 and l["ts"] < old] and again[-1]["reason"] == "until", again[-3:]
+        lines, until = dict(w.logs.lines), at(4)
+        w.logs.lines = {k: list(v) for k, v in lines.items()}
+        try:
+            with concurrent.futures.ThreadPoolExecutor(1) as pool:
+                asked = len(w.logs.asked)
+                ahead = pool.submit(whole, "limit=1&instance_id=%s&until=%s" % (one, until))
+                wait_for("it follows", lambda: [a for a in list(w.logs.asked)[asked:] if a.get("follow")], 20)
+                w.logs.add(one, "in time")
+                w.logs.lines[one].append({"ts": at(60), "seq": len(w.logs.lines[one]) + 1, "stream": "stdout", "line": "too late", "truncated": False})
+                got = ahead.result(40)
+            assert [o.get("line") for o in got] == ["n %d" % (COUNT - 1), "in time", None] and got[-1] == {"type": "end", "reason": "until"}, got
+            assert time.time() >= time.mktime(time.strptime(until[:19], "%Y-%m-%dT%H:%M:%S")) - time.timezone, until
+            p = subprocess.run([kit.program("moat"), "logs", "-f", "--instance", one, "--until", old, "-n", "2", "--org", "local", "--app", "one", "--env", "prod"], env=env, capture_output=True, text=True, timeout=60)
+            assert p.returncode == 0, (p.returncode, p.stderr)
+        finally:
+            w.logs.lines = lines
 
     @case("as server-sent events: the same lines, and a client that comes back with its last id loses none")
     def _():

@@ -160,6 +160,23 @@ def main():
         page = w.ok("GET", A + "/events?limit=500&order=asc&correlation_id=dep_" + "0" * 26)
         assert page["next_after_event_id"] == page["head_event_id"] >= made["event_id"], page  # past what was left out
 
+    @case("who did it has a name in lists and streams: people and programs of tenants, neither operators' nor nodes'")
+    def _():
+        bot = w.ok("POST", A + "/service-principals", {"name": "robot", "scopes": ["apps:read", "apps:write", "events:read"]})
+        t = w.q("POST", "/v1/auth/token", {"grant_type": "client_credentials", "client_id": bot["client_id"], "client_secret": bot["client_secret"]}).json["access_token"]
+        s = Stream(w, A + "/events/stream?event_type=app.created")
+        kit.wait_for("heartbeat", lambda: s.lines)
+        for name, token in (("by-hand", w.token), ("by-robot", t)):
+            assert kit.call(w.api, "POST", A + "/apps", {"name": name}, {"Authorization": "Bearer " + token}).status == 201
+        kit.wait_for("both", lambda: len(s.events()) == 2)
+        s.c.sock.close()
+        me = next(u for u in w.ok("GET", "/v1/users")["items"] if u["id"] == w.ok("GET", "/v1/auth/whoami")["subject_id"])
+        listed = w.ok("GET", A + "/events?event_type=app.created&limit=2&order=desc")["items"][::-1]
+        for got in (s.events(), listed):
+            assert [e["actor"] for e in got] == [{"type": "user", "id": me["id"], "display": me["display_name"]}, {"type": "service_principal", "id": bot["id"], "display": "robot"}], got
+        rest = [e["actor"] for e in w.ok("GET", "/v1/admin/events?limit=500")["items"] if e["actor"]["type"] not in ("user", "service_principal")]
+        assert rest and not any("display" in a for a in rest), rest
+
     @case("where somebody came from is told to those who may read the audit log only, in lists and in streams")
     def _():
         app = w.ok("POST", A + "/apps", {"name": "seen"})["id"]

@@ -239,6 +239,32 @@ try:
         w.agent.volume(v, "provisioned", result="ok", fs_uuid=got["fs_uuid"], size_bytes=got["size_bytes"])
         assert w.ok("GET", E + "/volumes/" + v)["state"] == "available"
 
+    @case("a volume gets another name while no process has it, and its backups are turned off and on")
+    def _():
+        v = [x for n, x in volumes(E).items() if n[0] == "p" and x["state"] == "available"][0]
+        V, version = E + "/volumes/" + v["id"], v["resource_version"]
+        refused(w.q("PATCH", V, {"name": "q"}), "expected_version_required", 400)
+        refused(w.q("PATCH", V, {"expected_version": version}), "no_changes", 400)
+        refused(w.q("PATCH", V, {"name": v["name"], "backup_enabled": True, "expected_version": version}), "no_changes", 400)
+        refused(w.q("PATCH", V, {"size_bytes": GIB, "expected_version": version}), "unknown_field", 400)
+        for bad in ("Q", "", None, 1):
+            refused(w.q("PATCH", V, {"name": bad, "expected_version": version}), "invalid_argument", 400)
+        refused(w.q("PATCH", V, {"name": "data", "expected_version": version}), "name_taken")
+        refused(w.q("PATCH", V, {"name": "q", "expected_version": version + 1}), "version_conflict")
+        data = volumes(E)["data"]
+        refused(w.q("PATCH", E + "/volumes/" + data["id"], {"name": "q", "expected_version": data["resource_version"]}), "volume_attached")
+        body = {"name": "q", "backup_enabled": False, "expected_version": version}
+        assert w.ok("PATCH", V + "?dry_run=true", body)["name"] == "q" and w.ok("GET", V)["resource_version"] == version
+        got = w.ok("PATCH", V, body)
+        assert (got["name"], got["backup_enabled"], got["resource_version"]) == ("q", False, version + 1), got
+        assert volumes(E)["q"]["id"] == v["id"] and v["name"] not in volumes(E)
+        e = w.ok("GET", O + "/events?event_type=volume.updated")["items"]
+        assert [(x["aggregate_id"], x["payload"]) for x in e] == [(v["id"], {"name": "q", "backup_enabled": False})], e
+        assert "its name is now 'q'" in e[0]["summary"], e
+        assert w.ok("PATCH", V, {"name": v["name"], "backup_enabled": True, "expected_version": version + 1})["backup_enabled"] is True
+        got = w.ok("PATCH", E + "/volumes/" + data["id"], {"backup_enabled": False, "expected_version": data["resource_version"]})  # while a process has it
+        w.ok("PATCH", E + "/volumes/" + data["id"], {"backup_enabled": True, "expected_version": got["resource_version"]})
+
     @case("a snapshot is refused where its node can make no backups, one of a volume is made at a time, and only forward")
     def _():
         v = [x for n, x in volumes(E).items() if n[0] == "p" and x["state"] == "available"][0]["id"]
@@ -390,6 +416,88 @@ try:
         d = w.ok("POST", e + "/deploys", {"release_id": d.json["release_id"]})
         assert [x["action"] for x in d["volumes"]] == ["create", "attach"], d
         wait_for("success", lambda: w.ok("GET", e + "/deploys/" + d["id"])["status"] == "succeeded", 30)
+
+    @case("a volume is attached by hand: its process starts anew with it, deploys leave it there, and what does not fit is refused")
+    def _():
+        a, e = w.make_app("hand")
+        plain, pool = manifest([], []), w.agent.pool
+        d = deploy(a, e, plain)
+        wait_for("success", lambda: w.ok("GET", e + "/deploys/" + d.json["id"])["status"] == "succeeded", 40)
+        first, T = ready(e)["id"], e + "/volume-attachments"
+
+        def scale(n):
+            return w.q("PUT", e + "/scale", {"processes": [{"process_type": "db", "desired": n}], "expected_version": w.ok("GET", e + "/scale")["resource_version"]})
+
+        def mounts(instance):
+            got = [i["workload"]["mounts"] for p in list(w.agent.plans) for i in p["instances"] if i["instance_id"] == instance and "workload" in i]
+            return [{(m["name"], m["path"], m["read_only"]) for m in l} for l in got]
+
+        def attach(volume, path, **more):
+            return w.q("POST", T, dict({"volume_id": volumes(e)[volume]["id"], "process_type": "db", "mount_path": path}, **more))
+        try:
+            w.agent.pool = 60 * GIB
+            wait_for("room", lambda: w.ok("GET", "/v1/nodes")["items"][0]["allocatable"].get("volume_bytes", 0) > 40 * GIB, 40)
+            for n in ["v%d" % i for i in range(9)]:
+                w.ok("POST", e + "/volumes", {"name": n, "size_bytes": GIB})
+            wait_for("them", lambda: all(v["state"] == "available" for v in volumes(e).values()), 40)
+            for bad in ("data", "/", "/etc/x", "/a/../b", "/a/", "/" + "x" * 255):
+                refused(attach("v0", bad), "invalid_mount_path", 400)
+            refused(attach("v0", "/v0", process_type="web"), "unknown_process_type", 400)
+            refused(w.q("POST", T, {"volume_id": volumes(E)["data"]["id"], "process_type": "db", "mount_path": "/v0"}), "not_found", 404)
+            assert scale(2).status == 200
+            refused(attach("v0", "/v0"), "volume_replica_limit")
+            assert scale(1).status == 200
+            dry = w.q("POST", T + "?dry_run=true", {"volume_id": volumes(e)["v0"]["id"], "process_type": "db", "mount_path": "/v0"})
+            assert dry.status == 200 and w.ok("GET", T)["items"] == [], dry.text
+            wait_for("one", lambda: len(instances(e, "booting", "starting", "ready", "draining")) == 1, 40)
+            first = ready(e)["id"]
+            got = attach("v0", "/v0", read_only=True)
+            assert got.status == 201 and (got.json["managed_by"], got.json["read_only"]) == ("api", True), got.text
+            second = wait_for("another instance", lambda: [i for i in instances(e, "ready") if i["id"] != first], 60)[0]
+            assert wait_for("its mount", lambda: mounts(second["id"]), 20)[-1] == {("v0", "/v0", True)}
+            assert not any(mounts(first)), mounts(first)  # who ran before it never gets it
+            assert volumes(e)["v0"]["state"] == "in_use" and volumes(e)["v0"]["attachment"]["managed_by"] == "api", volumes(e)["v0"]
+            refused(attach("v0", "/again"), "volume_already_attached")
+            refused(attach("v1", "/v0/below"), "mount_path_conflict")
+            refused(scale(2), "volume_replica_limit")
+            refused(w.q("DELETE", T + "/" + got.json["id"]), "volume_in_use")
+            # A deploy leaves it there, and its new instance has it; one that needs its path, or it elsewhere, is refused.
+            refused(deploy(a, e, manifest([("v0", 1)], [("v0", "/other")])), "mount_path_conflict")
+            refused(deploy(a, e, manifest([("v1", 1)], [("v1", "/v0")])), "mount_path_conflict")
+            refused(deploy(a, e, plain + "[processes.db.scaling]\nmin = 2\n"), "volume_replica_limit")
+            d = deploy(a, e, plain + '[env.vars]\nA = "2"\n')
+            assert d.status == 201 and d.json["volumes"] == [], d.text
+            wait_for("success", lambda: w.ok("GET", e + "/deploys/" + d.json["id"])["status"] == "succeeded", 60)
+            third = ready(e)["id"]
+            assert third != second["id"] and mounts(third)[-1] == {("v0", "/v0", True)}, mounts(third)
+            # At rest: as many as fit, no more, and taken away again.
+            assert scale(0).status == 200
+            wait_for("rest", lambda: volumes(e)["v0"]["state"] == "available", 40)
+            more = [attach("v%d" % i, "/v%d" % i) for i in range(1, 9)]
+            assert [r.status for r in more[:7]] == [201] * 7, [r.text for r in more]
+            refused(more[7], "too_many_mounts")
+            refused(deploy(a, e, manifest([("v8", 1)], [("v8", "/v8")])), "too_many_mounts")
+            d = deploy(a, e, manifest([("v7", 1)], [("v7", "/v7")]))  # it is there as the manifest has it
+            assert d.status == 201 and d.json["volumes"] == [], d.text
+            for t in [got] + more[:7]:
+                assert w.ok("DELETE", T + "/" + t.json["id"])["already_deleted"] is False
+            back = attach("v7", "/v7")  # what the release mounts: it is the manifest's again
+            assert back.status == 201 and back.json["managed_by"] == "manifest", back.text
+            refused(attach("v6", "/v7/x"), "mount_path_conflict")
+            w.ok("DELETE", T + "/" + back.json["id"])
+            refused(attach("v7", "/elsewhere"), "mount_path_conflict")
+            assert {x["event_type"] for x in w.ok("GET", O + "/events?aggregate_type=volume_attachment&aggregate_id=" + got.json["id"])["items"]} == {"volume_attachment.created",
+                                                                                                                                                       "volume_attachment.deleted"}
+        finally:
+            scale(0)
+            for t in w.ok("GET", T)["items"]:
+                wait_for("rest", lambda: volumes(e)[[n for n, v in volumes(e).items() if v["id"] == t["volume_id"]][0]]["state"] == "available", 40)
+                w.ok("DELETE", T + "/" + t["id"])
+            for v in volumes(e).values():
+                w.ok("DELETE", e + "/volumes/" + v["id"])
+            wait_for("them gone", lambda: not volumes(e), 40)
+            w.agent.pool = pool
+            wait_for("the room as before", lambda: w.ok("GET", "/v1/nodes")["items"][0]["allocatable"].get("volume_bytes") == pool * 4 // 5, 40)
 
     @case("a volume lost from the manifest stays with its data until it is named; then the node removes it")
     def _():

@@ -346,6 +346,43 @@ try:
         assert plans["one"]["network"]["mesh"]["revision"] == plans["two"]["network"]["mesh"]["revision"] > 0
         assert a["instance_prefix"] != b["instance_prefix"] and a["overlay_ipv6"] != b["overlay_ipv6"]
 
+    @case("labels and settings of a node: its agent keeps to them from the next plan on, and by itself again when they are taken back")
+    def _():
+        path = "/v1/nodes/" + node("one")["id"]
+
+        def patch(**body):  # its own heartbeats change it too
+            for _ in range(20):
+                r = w.q("PATCH", path, dict(body, expected_version=w.ok("GET", path)["resource_version"]))
+                if r.json.get("code") != "version_conflict":
+                    return r
+            raise AssertionError(r.text)
+        labels = node("one")["labels"]
+        got = patch(labels={"zone": "a", "disk": "ssd.1/x"})
+        assert got.status == 200 and node("one")["labels"] == dict(labels, zone="a", disk="ssd.1/x"), got.text
+        assert patch(labels={"zone": "b", "disk": None}).status == 200 and node("one")["labels"] == dict(labels, zone="b"), node("one")
+        for bad, code in (({"labels": {"zone": "b"}}, "no_changes"), ({}, "no_changes"), ({"labels": {"zone": ""}}, "invalid_argument"), ({"labels": {"-a": "b"}}, "invalid_argument"),
+                          ({"labels": {"vmm": "firecracker"}}, "invalid_argument"), ({"labels": ["zone"]}, "invalid_argument"), ({"labels": {"a": "x" * 64}}, "invalid_argument"),
+                          ({"config": {"cpu_ceiling_percent": 300}}, "invalid_argument"), ({"config": {"cpu_ceiling_percent": 99}, "reason": "x"}, "invalid_argument"),
+                          ({"config": {"cpu_ceiling_percent": "300"}, "reason": "x"}, "invalid_argument"), ({"config": {"color": 1}, "reason": "x"}, "unknown_field"), ({"color": 1}, "unknown_field")):
+            r = patch(**bad)
+            assert r.status == 400 and r.json["code"] == code, (bad, r.text)
+        assert w.q("PATCH", path, {"labels": {"zone": "c"}}).json["code"] == "expected_version_required"
+        before = node("one")["allocatable"]
+        config = {"reserved_memory_bytes": 1 << 31, "memory_overhead_bytes": 128 << 20, "cpu_overcommit_percent": 200, "cpu_ceiling_percent": 300, "disk_ops_per_second": 900}
+        assert patch(config=config, reason="a guest beside it").status == 200
+        physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        want = {"memory_bytes": physical - (1 << 31), "memory_overhead_bytes": 128 << 20, "cpu_millis": os.cpu_count() * 2000, "ceiling_cpu_millis": os.cpu_count() * 3000}
+        wait_for("what it has to give", lambda: {k: node("one")["allocatable"][k] for k in want} == want, 40)
+        assert node("one")["config"] == config
+        plan = post("/internal/v1/nodes/self/plan?after=0&wait=0", None, cert=one.d + "/keys/node.pem", method="GET").json["node_config"]
+        assert plan == dict({k: v for k, v in config.items() if k != "disk_ops_per_second"}, limits={"disk_ops_per_second": 900}), plan
+        assert patch(config={k: None for k in config}, reason="it moved out").status == 200
+        wait_for("what it had", lambda: {k: node("one")["allocatable"][k] for k in want} == {k: before[k] for k in want}, 40)
+        e = [x for x in w.ok("GET", "/v1/admin/events?event_type=node.config_set")["items"]]
+        assert [(x["payload"]["changed"], x["payload"]["previous"], x["payload"]["reason"]) for x in sorted(e, key=lambda x: x["event_id"])] == [
+            (config, {}, "a guest beside it"), ({k: None for k in config}, config, "it moved out")], e
+        assert node("one")["config"] == {}
+
     @case("two dozen machines enrol at one moment: each has a number of its own, and the numbers have no gap")
     def _():
         import threading

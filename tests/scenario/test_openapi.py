@@ -107,6 +107,7 @@ BODIES = {
     "POST " + E + "/instances/{instance_id}/exec": {"command": ["true"], "cols": 100},
     "DELETE " + E + "/exec-sessions/{exec_session_id}": {},
     "POST " + E + "/volumes": {"name": "walk", "size_bytes": 1 << 30},
+    "PATCH " + E + "/volumes/{volume_id}": {"backup_enabled": False, "expected_version": "$v"},
     "POST " + E + "/volumes/{volume_id}/resize": {"size_bytes": 2 << 30},
     "DELETE " + E + "/volumes/{volume_id}": {},
     "POST " + E + "/volumes/{volume_id}/snapshots": {"note": "walk"},
@@ -115,6 +116,7 @@ BODIES = {
     "POST " + E + "/volumes/{volume_id}/migrate": {"node_id": "$node_id"},
     "DELETE " + O + "/migrations/{migration_id}": {},
     "POST " + E + "/volumes/{volume_id}/verify": {"snapshot_id": "$backup_id"},
+    "POST " + E + "/volume-attachments": {"volume_id": "$volume_id", "process_type": "db", "mount_path": "/walk"},
     "POST " + E + "/volume-attachments/{attachment_id}/replace": {"new_volume_id": "$attached_id"},
     "DELETE " + E + "/volume-attachments/{attachment_id}": {},
     "POST " + E + "/routes": {"hostname": "walk.example.com", "backend_process_type": "web", "backend_port": 8443, "max_connections": 5},
@@ -122,6 +124,7 @@ BODIES = {
     "DELETE " + E + "/routes/{route_id}": {},
     "POST /v1/routes/{route_id}/disable": {"reason": "walk"},
     "POST /v1/routes/{route_id}/enable": {"reason": "walk"},
+    "PATCH /v1/nodes/{node_id}": {"labels": {"zone": "walk"}, "config": {"cpu_ceiling_percent": 700}, "reason": "walk", "expected_version": "$v"},
     "POST /v1/nodes/{node_id}/approve": {"reason": "walk"},
     "POST /v1/nodes/{node_id}/cordon": {"reason": "walk"},
     "POST /v1/nodes/{node_id}/uncordon": {"reason": "walk"},
@@ -159,7 +162,7 @@ REFUSED = {"GET /v1/exec-sessions/{exec_session_id}/connect": 400, "POST /v1/aut
 LAST = ["DELETE " + E + "/volume-attachments/{attachment_id}", "DELETE " + E + "/volumes/{volume_id}/snapshots/{snapshot_id}", "DELETE " + E + "/volumes/{volume_id}", "DELETE " + E + "/routes/{route_id}", "DELETE " + O + "/members/{member_id}", "DELETE " + O + "/service-principals/{sp_id}", "DELETE " + E,
         "DELETE " + A, "DELETE " + O + "/projects/{project_id}", "DELETE " + O, "DELETE /v1/auth/tokens/{token_id}"]
 EARLY = ["POST " + E + "/instances/{instance_id}/exec", "POST " + E + "/instances/{instance_id}/restart",  # before what drains every instance
-         "POST " + E + "/volume-attachments/{attachment_id}/replace"]  # before a deploy takes the volume away
+         "GET " + E + "/volume-attachments/{attachment_id}", "POST " + E + "/volume-attachments/{attachment_id}/replace", "POST " + E + "/volume-attachments"]  # before a deploy takes volume and process away
 
 w = kit.World(listen_nodes="127.0.0.1:0", nodes_address="nodes.walk.example:7443", allow_secret_export=True,
               roles=["scheduler", "gc", "projector"])  # no scheduled backup comes between the walk and its own
@@ -407,6 +410,8 @@ try:
             method, path = key.split()
             target = concrete(path) + re.sub(r"\$(\w+)", lambda m: ids[m.group(1)], QUERIES.get(key, ""))
             if key == "DELETE " + E + "/volumes/{volume_id}":
+                for t in [t for t in w.ok("GET", concrete(E) + "/volume-attachments")["items"] if t["managed_by"] == "api"]:
+                    w.ok("DELETE", concrete(E) + "/volume-attachments/" + t["id"])
                 for s in w.ok("GET", concrete(E) + "/volumes/" + ids["volume_id"] + "/snapshots?include_deleted=true")["items"]:
                     w.agent.snapshot(s["id"], "failed", failed_reason="cancelled")
             if key == "DELETE " + E:

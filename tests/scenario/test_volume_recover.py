@@ -157,6 +157,27 @@ try:
         plan = HOME.ask(HOME.connect(), "GET", "/internal/v1/nodes/self/plan?after=0&epoch=1&wait=1")
         assert [a for a in (plan.json["instances"] if plan.status == 200 else []) if a["desired_state"] == "running"] == [], plan.text
         assert fleet.health()[HOME.node_id] == "lost" and [i["id"] for i in db()] == before and "attachment" not in volumes()["data-1"], volumes()
+
+    @case("a node goes with its volumes by force only, when it is powered off; what was deleted of them ends without it")
+    def _():
+        third = next(n for n in fleet.nodes if n.node_id not in (HOME.node_id, db()[0]["node_id"]))
+        spare = w.ok("POST", E + "/volumes", {"name": "spare", "size_bytes": GIB})
+        assert spare["home_node_id"] == third.node_id, spare
+        for n in (HOME, third):
+            w.ok("POST", "/v1/nodes/%s/disable" % n.node_id, {"reason": "gone"})
+        for n, query, mend in ((HOME, "", "--force"), (third, "", "--force"), (third, "?force=true", "mark-lost")):
+            r = w.q("DELETE", "/v1/nodes/" + n.node_id + query, {"reason": "gone"})
+            assert r.status == 409 and r.json["code"] == "node_has_volumes" and mend in r.json["detail"], r.text
+        p = subprocess.run([kit.program("moat"), "node", "remove", HOME.node_id, "--force", "--yes", "--reason", "gone"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60,
+                           env=dict(os.environ, MOAT_API="unix:" + w.api, MOAT_TOKEN=w.token, HOME=w.d, XDG_CONFIG_HOME=w.d, XDG_STATE_HOME=w.d, NO_COLOR="1"))
+        assert p.returncode == 0 and w.q("GET", "/v1/nodes/" + HOME.node_id).status == 404, p.stdout
+        old = volumes()["data-1"]  # its backups can take its place still
+        assert old["reachable"] is False and old["node_lost"] is True and old["last_backup_at"], old
+        w.ok("DELETE", E + "/volumes/" + V["id"])
+        wait_for("its end", lambda: "data-1" not in volumes(), 40)
+        e = w.ok("GET", O + "/events?event_type=volume.deleted&aggregate_id=" + V["id"])["items"]
+        assert [(x["payload"], x["actor"]["type"]) for x in e] == [({"forced": True, "delete_backups": False}, "system")], e
+        assert {"data", "spare"} == set(volumes()), volumes()
 finally:
     if fleet:
         fleet.close()

@@ -105,6 +105,7 @@ int mt_api_volumes_list_org(struct mt_api_call *c);
 int mt_api_admin_volumes_list(struct mt_api_call *c);
 int mt_api_volumes_create(struct mt_api_call *c);
 int mt_api_volumes_get(struct mt_api_call *c);
+int mt_api_volumes_patch(struct mt_api_call *c);
 int mt_api_volumes_resize(struct mt_api_call *c);
 int mt_api_volumes_delete(struct mt_api_call *c);
 /* migrations.c */
@@ -128,6 +129,8 @@ int mt_api_snapshots_delete(struct mt_api_call *c);
 int mt_api_node_volume_key(struct mt_api_call *c);
 /* volume_attachments.c */
 int mt_api_volume_attachments_list(struct mt_api_call *c);
+int mt_api_volume_attachments_get(struct mt_api_call *c);
+int mt_api_volume_attachments_create(struct mt_api_call *c);
 int mt_api_volume_attachments_delete(struct mt_api_call *c);
 int mt_api_volume_attachments_replace(struct mt_api_call *c);
 /* volumes.c */
@@ -279,4 +282,5 @@ int mt_api_node_ca_get(struct mt_api_call *c);
 int mt_api_node_ca_step(struct mt_api_call *c);
 int mt_api_nodes_drain(struct mt_api_call *c);
 int mt_api_nodes_disable(struct mt_api_call *c);
+int mt_api_nodes_patch(struct mt_api_call *c);
 int mt_api_nodes_delete(struct mt_api_call *c);

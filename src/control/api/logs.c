@@ -21,6 +21,7 @@
 #define HEARTBEAT_NS (15 * MT_NS_PER_S)
 #define STREAM_MAX_NS (3600 * MT_NS_PER_S)
 #define LOOK_NS (5 * MT_NS_PER_S)
+#define LATE_NS (3 * MT_NS_PER_S) /* after `until`, for what agents and nodes are behind */
 #define LOST_NS (2 * MT_NS_PER_S) /* between two tries of what does not answer */
 #define ROUND 5000 /* records of one look back into an instance */
 #define ROUNDS 40
@@ -53,6 +54,7 @@ struct stream {
     size_t seen_n;
     json_t *cursor; /* {instance: seq} the client has, of a stream that goes on; NULL: a new one. Owned */
     int64_t opened_ns, spoke_ns;
+    int64_t until_ns; /* when it has given all that is from before `until`; 0: it has none */
     struct mt_stream_place place;
 };
 
@@ -411,7 +413,7 @@ static int follow_new(struct mt_api_call *c, struct stream *s, const struct mt_p
         if (!after && json_is_integer(at) && json_integer_value(at) > 0)
             after = (uint64_t)json_integer_value(at);
         struct mt_follow w = {.instance_id = id, .process_type = mt_pg_text(src, i, 1), .stream = or_null(s->f.stream),
-                              .contains = or_null(s->f.contains), .place = s->where};
+                              .contains = or_null(s->f.contains), .until_us = s->f.until_us, .place = s->where};
         json_t *ask = json_pack("{s:s,s:s,s:b}", "op", "logs", "instance_id", id, "follow", true);
         if (ask && s->f.previous && !after) /* the agent knows where it begins */
             json_object_set_new(ask, "previous", json_true());
@@ -490,6 +492,9 @@ static int open_stream(struct mt_api_call *c, struct stream **ret)
             history_done(&h);
             return -1;
         }
+        int64_t left_us = f.until_us ? f.until_us - mt_clock_wall_us() : 0;
+        if (f.until_us)
+            s->until_ns = s->opened_ns + (left_us > 0 ? left_us * 1000 : 0) + (left_us > 0 || direct ? LATE_NS : 0);
         mt_http_req_set_state(c->http, s, stream_end);
         bool sse = mt_sse_wanted(c->http);
         if (!(s->where = mt_log_place_new(sse, s->cursor))) {
@@ -500,7 +505,8 @@ static int open_stream(struct mt_api_call *c, struct stream **ret)
         mt_sse_start(c->http, sse, STREAM_BUFFER);
         if (!direct)
             write_history(c, s, &h, limit);
-        rc = follow_new(c, s, src, direct ? NULL : &h);
+        if (!s->until_ns || s->until_ns > s->opened_ns) /* else history is all of it */
+            rc = follow_new(c, s, src, direct ? NULL : &h);
         if (rc >= 0 && positions)
             write_position(c, s);
         *ret = s;
@@ -524,8 +530,9 @@ int mt_api_logs_stream(struct mt_api_call *c)
         if (load_sources(c, &s->f, &src) < 0 || follow_new(c, s, src, NULL) < 0)
             return -1;
     }
-    if (mt_http_req_stopping(c->http) || now - s->opened_ns > STREAM_MAX_NS) {
-        say_end(&s->base, c->http, mt_http_req_stopping(c->http) ? "shutdown" : "max_duration");
+    bool over = s->until_ns && now >= s->until_ns;
+    if (over || mt_http_req_stopping(c->http) || now - s->opened_ns > STREAM_MAX_NS) {
+        say_end(&s->base, c->http, over ? "until" : mt_http_req_stopping(c->http) ? "shutdown" : "max_duration");
         return 0;
     }
     if (now - s->spoke_ns >= HEARTBEAT_NS) {
@@ -534,6 +541,7 @@ int mt_api_logs_stream(struct mt_api_call *c)
     }
     /* A source that was lost, or does not answer, is looked for sooner. */
     int64_t next = s->spoke_ns + HEARTBEAT_NS, look = now + (json_array_size(s->missing) ? LOST_NS : LOOK_NS);
-    mt_http_park(c->http, MT_TOPIC_HEAD, next < look ? next : look);
+    next = next < look ? next : look;
+    mt_http_park(c->http, MT_TOPIC_HEAD, s->until_ns && s->until_ns < next ? s->until_ns : next);
     return 0;
 }

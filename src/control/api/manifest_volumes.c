@@ -7,16 +7,18 @@
 #include "control/api/mutate.h"
 #include "control/volumes/home.h"
 #include "model/manifest.h"
+#include "model/mountpath.h"
 #include "model/volume.h"
+#include "model/workload.h"
 
 static const struct mt_pg_stmt rows = {
     "deploy_volumes",
     "SELECT v.volume_id, v.name, greatest(v.size_bytes, v.resize_to_bytes) AS size, v.state, v.home_node_id, v.resource_version,"
-    " a.attachment_id, a.process_type, a.mount_path, a.read_only, v.from_snapshot_id IS NOT NULL FROM volumes_view v"
+    " a.attachment_id, a.process_type, a.mount_path, a.read_only, v.from_snapshot_id IS NOT NULL, coalesce(a.managed_by = 'api', false) FROM volumes_view v"
     " LEFT JOIN volume_attachments_view a ON a.volume_id = v.volume_id AND NOT a.deleted"
     " WHERE v.env_id = $1 AND NOT v.deleted ORDER BY v.volume_id COLLATE \"C\""};
 
-enum { V_ID = 0, V_NAME, V_SIZE, V_STATE, V_HOME, V_VERSION, A_ID, A_PROCESS, A_PATH, A_READ_ONLY, V_RESTORED };
+enum { V_ID = 0, V_NAME, V_SIZE, V_STATE, V_HOME, V_VERSION, A_ID, A_PROCESS, A_PATH, A_READ_ONLY, V_RESTORED, A_BY_HAND };
 
 struct work {
     struct mt_api_call *c;
@@ -94,8 +96,9 @@ static int check_existing(struct work *w, int row, const char *process)
         return mt_api_fail(w->c, 409, "volume_size_mismatch",
                            "volume '%s' has %llu bytes and the manifest says %llu; a deploy never resizes: `moat volumes resize %s --size %lluGi` does",
                            name, (unsigned long long)have, (unsigned long long)mv.size_bytes, name, (unsigned long long)(mv.size_bytes >> 30));
-    if (owner && !MT_STREQ(owner, process) && !covered(w->plan, owner))
-        return mt_api_fail(w->c, 409, "volume_already_attached", "volume '%s' is attached to process '%s', which this deploy leaves as it is", name, owner);
+    if (owner && !MT_STREQ(owner, process) && (!covered(w->plan, owner) || mt_pg_bool(w->r, row, A_BY_HAND)))
+        return mt_api_fail(w->c, 409, "volume_already_attached", "volume '%s' is attached to process '%s', which this deploy leaves as it is%s", name, owner,
+                           mt_pg_bool(w->r, row, A_BY_HAND) ? ": it was done by hand (moat volumes detach)" : "");
     if (mt_cmd_rely(w->cmd, MT_RELY_VOLUME, mt_pg_text(w->r, row, V_ID), NULL, mt_pg_i64(w->r, row, V_VERSION), &w->c->err) < 0 ||
         mt_cmd_rely(w->cmd, MT_RELY_VOLUME_LIVE, mt_pg_text(w->r, row, V_ID), NULL, 1, &w->c->err) < 0)
         return mt_api_fail_err(w->c);
@@ -115,11 +118,42 @@ static int create(struct work *w, const struct mt_manifest_volume *mv, uint64_t 
                                   "backup_enabled", (int)mv->backup_enabled, "home_node_id", home->node_id));
 }
 
+/* What was attached to the process by hand stays, and has to fit to what its new release mounts and how far it is scaled. *ret_home: where it lives. */
+static int check_by_hand(struct work *w, const char *type, const struct mt_manifest_process *pr, const char **ret_home)
+{
+    size_t n = pr->n_mounts;
+    for (int i = 0; i < mt_pg_rows(w->r); i++) {
+        if (!mt_pg_bool(w->r, i, A_BY_HAND) || !MT_STREQ(mt_pg_text(w->r, i, A_PROCESS), type))
+            continue;
+        const char *name = mt_pg_text(w->r, i, V_NAME), *path = mt_pg_text(w->r, i, A_PATH);
+        bool same = false;
+        *ret_home = mt_pg_text(w->r, i, V_HOME);
+        w->kept[i] = true;
+        for (size_t k = 0; k < pr->n_mounts; k++) {
+            const struct mt_manifest_mount *m = &pr->mounts[k];
+            bool equal = MT_STREQ(m->volume, name) && MT_STREQ(m->path, path) && m->read_only == mt_pg_bool(w->r, i, A_READ_ONLY);
+            if (!equal && (MT_STREQ(m->volume, name) || mt_mountpath_nested(m->path, strlen(m->path), path, strlen(path))))
+                return mt_api_fail(w->c, 409, "mount_path_conflict", "the manifest mounts volume '%s' at %s, and volume '%s' was attached to process '%s' by hand at %s; detach that first "
+                                   "(moat volumes detach %s)", m->volume, m->path, name, type, path, name);
+            same = same || equal;
+        }
+        n += !same;
+        if (pr->scaling_min > 1)
+            return mt_api_fail(w->c, 409, "volume_replica_limit", "process '%s' is to have at least %u replicas, and volume '%s' was attached to it by hand; a volume belongs to one instance", type,
+                               pr->scaling_min, name);
+    }
+    if (n > MT_WORKLOAD_MOUNTS_MAX)
+        return mt_api_fail(w->c, 409, "too_many_mounts", "process '%s' would have %zu volumes with those that were attached by hand, and %d is the most", type, n, MT_WORKLOAD_MOUNTS_MAX);
+    return 0;
+}
+
 /* One process: are its volumes fit, which attachments stay as they are, where do those live that are missing. */
 static int survey(struct work *w, const char *type, const struct mt_manifest_process *pr, struct mt_volume_node **ret_node)
 {
     const char *home = NULL;
     uint64_t missing = 0;
+    if (check_by_hand(w, type, pr, &home) < 0)
+        return -1;
     for (size_t i = 0; i < pr->n_mounts; i++) {
         const struct mt_manifest_mount *m = &pr->mounts[i];
         struct mt_manifest_volume mv;
@@ -137,7 +171,7 @@ static int survey(struct work *w, const char *type, const struct mt_manifest_pro
                                mt_pg_text(w->r, row, V_HOME));
         home = mt_pg_text(w->r, row, V_HOME);
         const char *owner = mt_pg_text_or_null(w->r, row, A_PROCESS);
-        w->kept[row] = owner && MT_STREQ(owner, type) && MT_STREQ(mt_pg_text(w->r, row, A_PATH), m->path) && mt_pg_bool(w->r, row, A_READ_ONLY) == m->read_only;
+        w->kept[row] = w->kept[row] || (owner && MT_STREQ(owner, type) && MT_STREQ(mt_pg_text(w->r, row, A_PATH), m->path) && mt_pg_bool(w->r, row, A_READ_ONLY) == m->read_only);
     }
     *ret_node = NULL;
     if (!missing)
@@ -184,7 +218,7 @@ static int attach_all(struct work *w, const char *type, const struct mt_manifest
 static int detach_rest(struct work *w)
 {
     for (int i = 0; i < mt_pg_rows(w->r); i++)
-        if (!w->kept[i] && !mt_pg_null(w->r, i, A_ID) && covered(w->plan, mt_pg_text(w->r, i, A_PROCESS)) && detach(w, i) < 0)
+        if (!w->kept[i] && !mt_pg_null(w->r, i, A_ID) && !mt_pg_bool(w->r, i, A_BY_HAND) && covered(w->plan, mt_pg_text(w->r, i, A_PROCESS)) && detach(w, i) < 0)
             return -1;
     return 0;
 }
@@ -214,7 +248,7 @@ static int apply(struct work *w)
             struct mt_manifest_process pr;
             if (mt_manifest_process_read(w->manifest, type, &pr, &w->c->err) < 0)
                 return mt_api_fail_err(w->c);
-            int rc = !pr.n_mounts ? 0 : pass == 0 ? survey(w, type, &pr, &homes[i]) : attach_all(w, type, &pr, homes[i]);
+            int rc = pass == 0 ? survey(w, type, &pr, &homes[i]) : attach_all(w, type, &pr, homes[i]);
             mt_manifest_process_done(&pr);
             if (rc < 0)
                 return -1;

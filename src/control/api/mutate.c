@@ -192,7 +192,7 @@ static int taken(struct mt_api_call *c, const char *constraint)
         {"envs_view_name_live", "name_taken", "an environment with this name exists in this app"},
         {"volumes_view_name_live", "name_taken", "a volume with this name exists in this environment"},
         {"volume_attachments_view_volume_live", "volume_already_attached", "the volume is attached already"},
-        {"volume_attachments_view_path_live", "conflict", "something is mounted at this path of the process already"},
+        {"volume_attachments_view_path_live", "mount_path_conflict", "something is mounted at this path of the process already"},
         {"registry_credentials_view_host_live", "conflict", "somebody else set a credential for this registry at the same time"},
         {"log_drains_view_name_live", "conflict", "somebody else set a drain of this name at the same time"},
         {"routes_view_hostname_live", "hostname_taken", "the host name is already routed on this port"},

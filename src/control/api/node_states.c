@@ -197,7 +197,8 @@ static int prepare_remove(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_a
     const char *reason;
     struct mt_pg_params p;
     mt_auto_pg_res struct mt_pg_res *r = NULL;
-    if (load(c, &n, false, &reason) < 0)
+    bool force;
+    if (mt_api_query_bool(c, "force", false, &force) < 0 || load(c, &n, false, &reason) < 0)
         return -1;
     if (!MT_STREQ(n.admin_state, "disabled"))
         return mt_api_fail(c, 409, "conflict", "node %s is %s: disable it first, so that nothing of it is trusted any more", n.name, n.admin_state);
@@ -210,10 +211,14 @@ static int prepare_remove(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_a
     mt_auto_pg_res struct mt_pg_res *vr = NULL;
     if (mt_pg_query_one(c->pg, &volumes_on, &p, &vr, &c->err) < 0)
         return mt_api_fail_err(c);
-    if (mt_pg_i64(vr, 0, 0) > 0)
-        return mt_api_fail(c, 409, "node_has_volumes", "%lld volumes live on node %s, and with it their data would go", (long long)mt_pg_i64(vr, 0, 0), n.name);
+    if (mt_pg_i64(vr, 0, 0) > 0 && !force)
+        return mt_api_fail(c, 409, "node_has_volumes", "%lld volumes live on node %s, and with it their data would go; move them (moat node drain --stateful migrate) before it is disabled, "
+                           "or say that it is powered off (moat node mark-lost) and remove it with --force: their backups stay", (long long)mt_pg_i64(vr, 0, 0), n.name);
+    if (mt_pg_i64(vr, 0, 0) > 0 && !MT_STREQ(n.health, "lost")) /* who recovers a volume elsewhere relies on it: the other writer is off */
+        return mt_api_fail(c, 409, "node_has_volumes", "%lld volumes live on node %s, which is %s: with them only a machine that is powered off is removed (moat node mark-lost)",
+                           (long long)mt_pg_i64(vr, 0, 0), n.name, n.health);
     mt_api_deleted(made, "node.remove", "node_id", n.node_id, false);
-    if (mt_node_cmd_no_volumes(cmd, n.node_id, &c->err) < 0 || mt_node_cmd_certs_end(cmd, n.node_id, &c->err) < 0)
+    if ((!force && mt_node_cmd_no_volumes(cmd, n.node_id, &c->err) < 0) || mt_node_cmd_certs_end(cmd, n.node_id, &c->err) < 0)
         return mt_api_fail_err(c);
     if (mt_cmd_rely(cmd, MT_RELY_NODE, n.node_id, NULL, n.version, &c->err) < 0)
         return mt_api_fail_err(c);

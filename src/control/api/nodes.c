@@ -22,9 +22,9 @@
     " ORDER BY m.migration_id) FROM volume_migrations_view m WHERE n.drain_migrates AND m.source_node_id = n.node_id AND m.status IN ('queued', 'running')),"   \
     "'not_moved',(SELECT json_agg(json_build_object('volume_id',w.volume_id,'name',w.name,'env_id',w.env_id,'code',w.move_refused_code,'reason',w.move_refused)"      \
     " ORDER BY w.volume_id) " ON_IT " AND " REFUSED("w") "))"                                                                                                   \
-    " FROM (SELECT i.instance_id, i.env_id, v.volume_id, coalesce(jsonb_array_length(" MOUNTS "), 0) > 0 AND NOT n.drain_stops_stateful AND (NOT n.drain_migrates OR " REFUSED("v") ")" \
-    " AS stays FROM instances_view i JOIN releases_view r ON r.release_id = i.release_id LEFT JOIN volumes_view v ON v.env_id = i.env_id AND NOT v.deleted AND " MOUNTS     \
-    " @> jsonb_build_array(jsonb_build_object('volume', v.name)) WHERE i.node_id = n.node_id AND i.released_at IS NULL"                      \
+    " FROM (SELECT i.instance_id, i.env_id, v.volume_id, (coalesce(jsonb_array_length(" MOUNTS "), 0) > 0 OR v.volume_id IS NOT NULL) AND NOT n.drain_stops_stateful AND (NOT n.drain_migrates OR " REFUSED("v") ")" \
+    " AS stays FROM instances_view i JOIN releases_view r ON r.release_id = i.release_id LEFT JOIN volumes_view v ON v.env_id = i.env_id AND NOT v.deleted AND (" MOUNTS     \
+    " @> jsonb_build_array(jsonb_build_object('volume', v.name)) OR EXISTS (SELECT 1 FROM " MT_SQL_BY_HAND("i") " AND ha.volume_id = v.volume_id)) WHERE i.node_id = n.node_id AND i.released_at IS NULL"                      \
     " AND i.status <> 'stopped') x)"
 
 #define NODE_OBJECT                                                                                                    \

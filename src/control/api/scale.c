@@ -5,6 +5,7 @@
 #include "base/cleanup.h"
 #include "base/str.h"
 #include "control/api/mutate.h"
+#include "control/volumes/volume_sql.h"
 #include "wire/json.h"
 
 static const struct mt_pg_stmt rows = {
@@ -13,7 +14,7 @@ static const struct mt_pg_stmt rows = {
     " (r.manifest->'processes'->d.process_type->'scaling'->>'max')::int AS max, d.resource_version, d.release_id IS NULL,"
     " coalesce((SELECT max(e.event_id) FROM moat.events e WHERE e.aggregate_type = 'env' AND e.aggregate_id = d.env_id"
     "  AND e.event_type = 'env.scale_set'), 0),"
-    " coalesce(jsonb_array_length(r.manifest->'processes'->d.process_type->'mounts'), 0) > 0"
+    " coalesce(jsonb_array_length(r.manifest->'processes'->d.process_type->'mounts'), 0) > 0 OR EXISTS (SELECT 1 FROM " MT_SQL_BY_HAND("d") ")"
     " FROM env_desired_view d LEFT JOIN releases_view r ON r.release_id = d.release_id WHERE d.env_id = $1"
     " ORDER BY d.process_type COLLATE \"C\""};
 
@@ -79,6 +80,8 @@ static int take_one(struct mt_api_call *c, struct mt_cmd *cmd, const struct mt_p
         if (!MT_STREQ(mt_pg_text(r, i, TYPE), type) || mt_pg_bool(r, i, CLEARED))
             continue;
         int64_t max = mt_pg_i64_or(r, i, MAX, 100), n = json_integer_value(desired);
+        if (json_is_null(desired))
+            n = mt_pg_i64_or(r, i, MIN, 1);
         if (n > 1 && mt_pg_bool(r, i, STATEFUL))
             return mt_api_fail(c, 409, "volume_replica_limit", "'%s' mounts volumes, and a volume belongs to one instance: it can have 0 or 1 replicas", type);
         if (json_is_integer(desired) && (n < 0 || n > max))

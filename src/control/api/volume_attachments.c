@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Which volume a process mounts where (storage-and-secrets.md §2.5). Deploys make attachments; here they are listed, taken away, and given to
- * another volume, which takes the name with it: what a release mounts it mounts by name. */
+/* Which volume a process mounts where (storage-and-secrets.md §2.5). Deploys make attachments, and volume_attach.c does; here they are listed, taken
+ * away, and given to another volume, which takes the name with it: what a release mounts it mounts by name. */
 #include "control/api/handlers.h"
 
 #include "base/cleanup.h"
@@ -15,11 +15,13 @@
     " THEN true END,'resource_version',resource_version," MT_SQL_TIMES "))::text"
 
 MT_SQL_LIST(env_attachments, ATTACHMENT_OBJECT, "volume_attachments_view", "attachment_id", "env_id = $1 AND ($2 OR NOT deleted)", "3", "4");
+static const struct mt_pg_stmt attachment_get = {
+    "attachment_get", "SELECT " ATTACHMENT_OBJECT ", resource_version FROM volume_attachments_view WHERE env_id = $1 AND attachment_id = $2 AND NOT deleted"};
 /* @wanted: replicas of the process; 0 where its release does not mount the volume, or it has none. */
 static const struct mt_pg_stmt attachment_row = {
     "attachment_row",
     "SELECT a.volume_id, a.process_type, a.resource_version, a.deleted, v.name, " MT_SQL_VOLUME_HELD("v") " AS held,"
-    " coalesce(d.resource_version, 0) AS desired_version, CASE WHEN r.manifest->'processes'->a.process_type->'mounts'"
+    " coalesce(d.resource_version, 0) AS desired_version, CASE WHEN (a.managed_by = 'api' AND r.release_id IS NOT NULL) OR r.manifest->'processes'->a.process_type->'mounts'"
     " @> jsonb_build_array(jsonb_build_object('volume', v.name)) THEN coalesce(d.desired_user, (r.manifest->'processes'->a.process_type"
     "->'scaling'->>'min')::int, 1) ELSE 0 END AS wanted FROM volume_attachments_view a JOIN volumes_view v ON v.volume_id = a.volume_id"
     " LEFT JOIN env_desired_view d ON d.env_id = a.env_id AND d.process_type = a.process_type LEFT JOIN releases_view r ON r.release_id = d.release_id"
@@ -48,6 +50,17 @@ int mt_api_volume_attachments_list(struct mt_api_call *c)
         return -1;
     mt_pg_p_bool(&l.params, deleted);
     return mt_api_send_list(c, &l);
+}
+
+int mt_api_volume_attachments_get(struct mt_api_call *c)
+{
+    struct mt_pg_params p;
+    if (mt_api_query_done(c) < 0)
+        return -1;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, c->env.id);
+    mt_pg_p_text(&p, mt_api_param(c, "attachment_id"));
+    return mt_api_send_row(c, &attachment_get, &p, "volume attachment");
 }
 
 /* The process neither runs nor is wanted to. */

@@ -4,7 +4,7 @@
 
 #include "base/cleanup.h"
 #include "base/str.h"
-#include "control/api/mutate.h"
+#include "control/api/patch.h"
 #include "control/api/restart.h"
 #include "control/api/sql.h"
 #include "control/auth/scopes.h"
@@ -203,6 +203,62 @@ static int prepare_create(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_a
 int mt_api_volumes_create(struct mt_api_call *c)
 {
     return mt_api_mutate(c, prepare_create);
+}
+
+/* ---------------------------------------------------------------- change */
+
+/* What a release mounts it mounts by name: a volume that a process has keeps the name, or the next deploy would make an empty one of that name. */
+static int patch_name(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_patch *p, const struct mt_pg_res *r, const char *id)
+{
+    const char *now = mt_pg_text(r, 0, ROW_NAME), *name;
+    if (mt_api_patch_text(c, p, "name", 64, false) < 0)
+        return -1;
+    if (!(name = json_string_value(json_object_get(p->payload, "name"))))
+        return 0;
+    if (mt_name_check(MT_NAME_VOLUME, name, &c->err) < 0)
+        return mt_api_fail(c, 400, "invalid_argument", "'name': %s", c->err.msg);
+    if (!mt_pg_null(r, 0, ROW_PROCESS))
+        return mt_api_fail(c, 409, "volume_attached", "volume '%s' is attached to process '%s', which mounts it by this name; detach it first (moat volumes detach)", now,
+                           mt_pg_text(r, 0, ROW_PROCESS));
+    if (mt_pg_bool(r, 0, ROW_HELD))
+        return mt_api_fail(c, 409, "volume_in_use", "an instance that has not stopped yet mounts volume '%s' by this name; wait for the rollout or scale to 0", now);
+    if (check_not_migrating(c, cmd, id, now) < 0)
+        return -1;
+    return mt_cmd_rely(cmd, MT_RELY_VOLUME_ATTACHMENTS, id, NULL, 0, &c->err) < 0 ? mt_api_fail_err(c) : 0;
+}
+
+static int patch(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made, struct mt_api_patch *p)
+{
+    static const char *const known[] = {"name", "backup_enabled", "expected_version", NULL};
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    const char *id = mt_api_param(c, "volume_id");
+    struct mt_pg_params key = one(c);
+    if (mt_api_dry_run(c, &made->dry_run) < 0 || mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 || load(c, &r) < 0)
+        return -1;
+    if (mt_pg_bool(r, 0, ROW_DELETED))
+        return mt_api_not_found(c, "volume");
+    if (mt_api_patch_begin(c, &volume_get, &key, "volume", p) < 0)
+        return -1;
+    if (MT_STREQ(mt_pg_text(r, 0, ROW_STATE), "deleting"))
+        return mt_api_fail(c, 409, "conflict", "volume '%s' is being deleted", mt_pg_text(r, 0, ROW_NAME));
+    if (patch_name(c, cmd, p, r, id) < 0 || mt_api_patch_bool(c, p, "backup_enabled") < 0 || mt_api_patch_end(c, p, made, "volume.update", "volume_id", id) < 0)
+        return -1;
+    if (mt_cmd_rely(cmd, MT_RELY_VOLUME, id, NULL, p->version, &c->err) < 0)
+        return mt_api_fail_err(c);
+    return mt_api_event(c, cmd, MT_EV_VOLUME_UPDATED, id, json_incref(p->payload));
+}
+
+static int prepare_patch(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made)
+{
+    struct mt_api_patch p = {0};
+    int rc = patch(c, cmd, made, &p);
+    mt_api_patch_done(&p);
+    return rc;
+}
+
+int mt_api_volumes_patch(struct mt_api_call *c)
+{
+    return mt_api_mutate(c, prepare_patch);
 }
 
 /* ---------------------------------------------------------------- resize */

@@ -132,6 +132,7 @@ static const struct mt_pf f_volume_resize[] = {INT("size_bytes"), END};
 static const struct mt_pf f_volume_resized[] = {INT("size_bytes"), ENUM("result", "ok|failed"), ENUM_OPT("error_reason", VOLUME_FAULTS), END};
 static const struct mt_pf f_volume_state[] = {ENUM("state", "in_use|available|deleting|error"), TEXT_OPT("reason"), BOOL_OPT("delete_backups"), BOOL_OPT("forced"), END};
 static const struct mt_pf f_volume_renamed[] = {TEXT("name"), TEXT("old_name"), END};
+static const struct mt_pf f_volume_updated[] = {TEXT_OPT("name"), BOOL_OPT("backup_enabled"), END};
 static const struct mt_pf f_volume_collected[] = {ENUM("result", "ok|failed"), TEXT_OPT("failed_reason"), TEXT_OPT("detail"), BOOL("purged"), INT("upto_event_id"),
                                                   INT_OPT("manifests"), INT_OPT("manifests_deleted"), INT_OPT("chunks_deleted"), INT_OPT("bytes_deleted"),
                                                   INT_OPT("chunks_kept_young"), INT("duration_ms"), END};
@@ -252,6 +253,7 @@ static const struct mt_pf *const fields[MT_EV_MAX] = {
     [MT_EV_VOLUME_RESIZED] = f_volume_resized,
     [MT_EV_VOLUME_STATE_CHANGED] = f_volume_state,
     [MT_EV_VOLUME_RENAMED] = f_volume_renamed,
+    [MT_EV_VOLUME_UPDATED] = f_volume_updated,
     [MT_EV_VOLUME_DELETED] = f_volume_deleted,
     [MT_EV_VOLUME_BACKUPS_COLLECTED] = f_volume_collected,
     [MT_EV_VOLUME_BACKUPS_REKEYED] = f_volume_rekeyed,

@@ -73,6 +73,7 @@ enum mt_ev_birth { MT_EV_FIRST = 0, MT_EV_LATER, MT_EV_ANY };
     X(VOLUME_RESIZED, "volume.resized", "volume", 1, LATER, true)                      \
     X(VOLUME_STATE_CHANGED, "volume.state_changed", "volume", 1, LATER, true)          \
     X(VOLUME_RENAMED, "volume.renamed", "volume", 1, LATER, true)                      \
+    X(VOLUME_UPDATED, "volume.updated", "volume", 1, LATER, true)                      \
     X(VOLUME_MOVE_REFUSED, "volume.move_refused", "volume", 1, LATER, true)            \
     X(VOLUME_DELETED, "volume.deleted", "volume", 1, LATER, true)                      \
     X(VOLUME_BACKUPS_COLLECTED, "volume.backups_collected", "volume", 1, LATER, true)  \

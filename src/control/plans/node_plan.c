@@ -8,6 +8,7 @@
 #include "control/plans/mesh_plan.h"
 #include "control/plans/probe_plan.h"
 #include "control/plans/release_row.h"
+#include "control/volumes/volume_sql.h"
 #include "model/volume.h"
 #include "model/workload.h"
 #include "wire/json.h"
@@ -55,7 +56,7 @@ static const struct mt_pg_stmt fingerprint = {
     "coalesce((SELECT string_agg(instance_id || ' ' || desired_state || ' ' || generation || ' ' ||"
     " coalesce(drain_delay_seconds, -1), ',' ORDER BY instance_id) FROM instances_view"
     " WHERE node_id = $1 AND released_at IS NULL), '') || '|' ||"
-    "(SELECT overlay_ipv6 || ' ' || instance_prefix FROM nodes_view WHERE node_id = $1) || '|' ||"
+    "(SELECT overlay_ipv6 || ' ' || instance_prefix || ' ' || config::text FROM nodes_view WHERE node_id = $1) || '|' ||"
     "coalesce((SELECT string_agg(overlay_ipv6, ',' ORDER BY node_id) FROM nodes_view"
     " WHERE NOT deleted AND 'edge' = ANY (roles) AND admin_state IN ('active', 'cordoned', 'draining')), '') || '|' ||"
     "coalesce((SELECT max(mesh_event_id) FROM nodes_view), 0) || '|' ||"
@@ -82,7 +83,9 @@ static const struct mt_pg_stmt assignments = {
     " e.name AS env_name, i.image_digest, i.release_id,"
     " coalesce((SELECT array_agg(t.backend_port::text) FROM routes_view t WHERE t.env_id = i.env_id AND NOT t.deleted"
     "  AND t.backend_process_type = i.process_type AND t.proxy_protocol = 'v2'), '{}') AS proxied,"
-    " (SELECT json_object_agg(v.name, json_build_array(v.volume_id, CASE WHEN v.from_snapshot_id IS NOT NULL THEN v.fs_uuid END))::text FROM volumes_view v WHERE v.env_id = i.env_id AND NOT v.deleted) AS volumes"
+    " (SELECT json_object_agg(v.name, json_build_array(v.volume_id, CASE WHEN v.from_snapshot_id IS NOT NULL THEN v.fs_uuid END))::text FROM volumes_view v WHERE v.env_id = i.env_id AND NOT v.deleted) AS volumes,"
+    /* An instance mounts what was attached when it was allocated; what came later is for the one after it. */
+    " " MT_SQL_MOUNTS_BY_HAND("i", " AND ha.created_at < i.created_at AND hv.home_node_id = i.node_id") " AS mounts_by_hand"
     " FROM instances_view i JOIN orgs_view o ON o.org_id = i.org_id"
     " JOIN apps_view a ON a.app_id = i.app_id JOIN envs_view e ON e.env_id = i.env_id"
     " WHERE i.node_id = $1 AND i.released_at IS NULL ORDER BY i.instance_id"};
@@ -125,9 +128,15 @@ static const struct mt_pg_stmt edges = {
 static const struct mt_pg_stmt quarantined = {
     "plan_quarantined", "SELECT overlay_ipv6 FROM instances_view i WHERE " QUARANTINED " ORDER BY instance_id"};
 
+/* What an operator set for node $1, as node_config of the plan has it (api/node_config.c). */
+#define LIMITS "'{disk_bytes_per_second,disk_ops_per_second,net_bytes_per_second,net_packets_per_second}'::text[]"
+#define SETTINGS                                                                                                              \
+    "(SELECT ((n.config - " LIMITS ") || jsonb_strip_nulls(jsonb_build_object('limits', (SELECT jsonb_object_agg(l.key, l.value) FROM jsonb_each(n.config) l" \
+    " WHERE l.key = ANY (" LIMITS ")))))::text FROM nodes_view n WHERE n.node_id = $1)"
+
 static const struct mt_pg_stmt carried = {
     "plan_ipv4", "SELECT coalesce(json_agg(json_strip_nulls(json_build_object('address',ipv4_address,'ports',to_json(ports),'until_unix_ms',until_ms))"
-                 " ORDER BY ipv4_address), '[]')::text FROM (SELECT * FROM " CARRIED " ORDER BY allocation_id LIMIT 256) d"};
+                 " ORDER BY ipv4_address), '[]')::text, " SETTINGS " FROM (SELECT * FROM " CARRIED " ORDER BY allocation_id LIMIT 256) d"};
 
 static const struct mt_pg_stmt listened = {"plan_edge_ports", "SELECT coalesce(json_agg(listen_port ORDER BY listen_port), '[]')::text FROM " LISTENED};
 
@@ -287,7 +296,8 @@ static json_t *workload(const struct mt_pg_res *r, int row, const struct release
         .secrets_file = text(r, row, "secret_version_id") != NULL, /* a version without keys is not pinned */
     };
     mt_release_row_group(rel, &g);
-    json_t *names = NULL;
+    json_t *names = NULL, *by_hand = NULL, *manifest = NULL;
+    json_error_t je;
     struct mt_spec_volume *volumes = NULL;
     char (*uuids)[MT_VOLUME_UUID_SIZE] = NULL;
     if (text(r, row, "volumes")) {
@@ -306,8 +316,16 @@ static json_t *workload(const struct mt_pg_res *r, int row, const struct release
         .resolved_digest = text(r, row, "image_digest"),
         .health_proxy_protocol = health_is_proxied(r, row, rel, g.process_type),
     };
-    json_t *doc = mt_spec_build(&g, &in, &w, err) == 0 ? json_incref(w->doc) : NULL;
+    bool ok = true;
+    if (text(r, row, "mounts_by_hand")) {
+        by_hand = json_loads(text(r, row, "mounts_by_hand"), 0, &je);
+        ok = mt_manifest_with_mounts(rel->manifest, g.process_type, by_hand, &manifest, err) == 0;
+        g.manifest = manifest;
+    }
+    json_t *doc = ok && mt_spec_build(&g, &in, &w, err) == 0 ? json_incref(w->doc) : NULL;
     mt_workload_free(w);
+    json_decref(manifest);
+    json_decref(by_hand);
     json_decref(names);
     free(volumes);
     free(uuids);
@@ -490,12 +508,12 @@ int mt_node_plan_build(struct mt_control *ctl, struct mt_pg *pg, const struct mt
     for (int i = 0; i < mt_pg_rows(qr); i++)
         json_array_append_new(quarantine, json_string(mt_pg_text(qr, i, 0)));
     mt_ulid_new(plan_id);
-    json_t *plan = json_pack("{s:s,s:s,s:s,s:I,s:I,s:s,s:o,s:{s:I,s:s,s:s,s:s,s:o,s:o,s:o,s:o,s:s,s:o,s:o*},s:{}}", "spec_version", "v1",
+    json_t *plan = json_pack("{s:s,s:s,s:s,s:I,s:I,s:s,s:o,s:{s:I,s:s,s:s,s:s,s:o,s:o,s:o,s:o,s:s,s:o,s:o*},s:o}", "spec_version", "v1",
                              "cluster_id", ctl->cluster_id, "node_id", node->node_id, "epoch", (json_int_t)epoch,
                              "cursor_event_id", (json_int_t)head, "plan_id", plan_id, "instances", list, "network", "mtu",
                              (json_int_t)ctl->conf.mtu, "cluster_prefix", ctl->prefix, "overlay_ipv6", node->overlay_ipv6,
                              "instance_prefix", node->instance_prefix, "dns", dns, "edges", edge_list, "gateways", gateways, "quarantine", quarantine, "egress_mode",
-                             ctl->conf.egress_mode, "peers", peers, "mesh", mesh, "node_config");
+                             ctl->conf.egress_mode, "peers", peers, "mesh", mesh, "node_config", json_loads(mt_pg_text(cr, 0, 1), 0, &je));
     json_t *ipv4 = json_loads(mt_pg_text(cr, 0, 0), 0, &je);
     if (json_array_size(ipv4) > 0)
         json_object_set(json_object_get(plan, "network"), "ipv4", ipv4);

@@ -56,6 +56,7 @@ int64_t mt_event_json(const struct mt_pg_res *r, int i, enum mt_see see, struct 
                   mt_pg_text(r, i, 10));
     const char *actor = mt_pg_text(r, i, 11);
     mt_buf_put_json_str(b, actor, strlen(actor));
+    put(b, "display", mt_pg_text_or_null(r, i, 16));
     mt_buf_putc(b, '}');
     put(b, "request_id", mt_pg_text(r, i, 12));
     put(b, "correlation_id", mt_pg_text_or_null(r, i, 13));

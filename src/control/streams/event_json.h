@@ -9,7 +9,11 @@
 /* The columns mt_event_json reads, in its order. */
 #define MT_EVENT_COLUMNS                                                                                            \
     "event_id, occurred_at, org_id, app_id, env_id, aggregate_type, aggregate_id, aggregate_seq, event_type,"       \
-    " event_version, actor_type, actor_id, request_id, correlation_id, causation_id, payload"
+    " event_version, actor_type, actor_id, request_id, correlation_id, causation_id, payload, " MT_EVENT_DISPLAY
+/* Who a tenant's own people and programs are, for people; of operators and nodes only the id is told. */
+#define MT_EVENT_DISPLAY                                                                                            \
+    "CASE actor_type WHEN 'user' THEN (SELECT coalesce(au.display_name, au.email) FROM users_view au WHERE au.user_id = actor_id)" \
+    " WHEN 'service_principal' THEN (SELECT ap.name FROM service_principals_view ap WHERE ap.sp_id = actor_id) END"
 
 /** Whose eyes an event is rendered for: fields of its payload that are not for them are left out (control-plane.md §11.1). */
 struct mt_event_eyes {

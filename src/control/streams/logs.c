@@ -24,6 +24,7 @@ struct follower {
     struct mt_http_req *req;
     int fd;
     char *instance_id, *process_type, *stream, *contains;
+    int64_t until_us;
     struct mt_log_place *place;
     struct mt_buf in;
 };
@@ -46,6 +47,12 @@ json_t *mt_log_item(const json_t *r, const char *instance_id, const char *proces
         return NULL;
     return json_pack("{s:O,s:O,s:O,s:s,s:s,s:O,s:b}", "ts", ts, "seq", seq, "stream", stream, "process_type", process_type,
                      "instance_id", instance_id, "line", line, "truncated", json_is_true(cut));
+}
+
+bool mt_log_item_before(const json_t *item, int64_t until_us)
+{
+    int64_t at;
+    return !until_us || (mt_rfc3339_parse(json_string_value(json_object_get(item, "ts")), &at, NULL) == 0 && at < until_us);
 }
 
 bool mt_log_item_wanted(const json_t *item, const char *stream, const char *contains)
@@ -218,9 +225,10 @@ static bool deliver(struct follower *w, const char *line, size_t n)
         return true; /* not a record: skipped */
     mt_auto_json json_t *item = mt_log_item(record, w->instance_id, w->process_type);
     uint64_t seq = item ? (uint64_t)json_integer_value(json_object_get(item, "seq")) : 0;
-    if (item && !mt_log_item_wanted(item, w->stream, w->contains))
+    bool wanted = item && mt_log_item_wanted(item, w->stream, w->contains) && mt_log_item_before(item, w->until_us);
+    if (item && !wanted)
         mt_log_place_at(w->place, w->instance_id, seq);
-    if (!item || !mt_log_item_wanted(item, w->stream, w->contains))
+    if (!wanted)
         return true;
     mt_auto_buf struct mt_buf b = MT_BUF_INIT(LINE_BYTES * 2);
     json_object_set_new(item, "type", json_string("log"));
@@ -367,6 +375,7 @@ int mt_fanout_add(struct mt_fanout *f, struct mt_http_req *req, const struct mt_
     w->process_type = strdup(what->process_type);
     w->stream = what->stream ? strdup(what->stream) : NULL;
     w->contains = what->contains ? strdup(what->contains) : NULL;
+    w->until_us = what->until_us;
     pthread_mutex_lock(&f->mu);
     bool ok = f->count < FOLLOWERS_MAX && w->instance_id && w->process_type && (!what->stream || w->stream) &&
               (!what->contains || w->contains);

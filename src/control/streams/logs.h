@@ -48,6 +48,7 @@ struct mt_follow {
     const char *instance_id, *process_type;
     const char *stream;   /* only this one (stdout, stderr, system), NULL: all */
     const char *contains; /* only lines that hold this, NULL: all */
+    int64_t until_us;     /* only lines from before it; 0: all */
     struct mt_log_place *place; /* of the stream; referenced */
 };
 /** Read @what into @req until either ends. -MT_E_LIMIT above 1024 followers; @what->fd is closed then too. */
@@ -55,5 +56,7 @@ int mt_fanout_add(struct mt_fanout *f, struct mt_http_req *req, const struct mt_
 
 /** An agent's record as the API shows it: instance and process are added. @record is borrowed. NULL: not a log record. */
 json_t *mt_log_item(const json_t *record, const char *instance_id, const char *process_type);
+/** True when an item is from before @until_us; 0: always. */
+bool mt_log_item_before(const json_t *item, int64_t until_us);
 /** True when an item passes the filters. */
 bool mt_log_item_wanted(const json_t *item, const char *stream, const char *contains);

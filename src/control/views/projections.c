@@ -345,6 +345,8 @@ static const struct projection table[] = {
      {"proj_volume_move_refused", UPDATE("volumes_view", "volume_id", "volume.move_refused", "move_refused_node = " P("node_id") ", move_refused_code = " P("code") ", move_refused = " P("reason")
                                          ", move_refused_at = e.occurred_at")}},
     {MT_EV_VOLUME_RENAMED, {"proj_volume_renamed", UPDATE("volumes_view", "volume_id", "volume.renamed", "name = " P("name"))}},
+    {MT_EV_VOLUME_UPDATED,
+     {"proj_volume_updated", UPDATE("volumes_view", "volume_id", "volume.updated", KEEP("name") ", " KEEP_BOOL("backup_enabled"))}},
     {MT_EV_VOLUME_ATTACHMENT_REPLACED,
      {"proj_attachment_replaced", UPDATE("volume_attachments_view", "attachment_id", "volume_attachment.replaced", "volume_id = " P("new_volume_id"))}},
     BIRTH(MT_EV_VOLUME_ATTACHMENT_CREATED, "proj_attachment_created", "attachment_id",
@@ -442,7 +444,7 @@ static const struct projection table[] = {
      {"proj_node_health", UPDATE("nodes_view", "node_id", "node.health_changed",
                                  "health = " P("new") ", health_reason = " P("reason") ", conditions = " TEXTS("conditions"))}},
     {MT_EV_NODE_CONFIG_SET, {"proj_node_config", UPDATE("nodes_view", "node_id", "node.config_set",
-                                                        "config = v.config || (e.payload->'changed')")}},
+                                                        "config = jsonb_strip_nulls(v.config || (e.payload->'changed'))")}},
     {MT_EV_NODE_UPDATED,
      {"proj_node_updated",
       UPDATE("nodes_view", "node_id", "node.updated",

@@ -27,12 +27,12 @@ static const struct mt_pg_stmt job_of = {
     " EXISTS (SELECT 1 FROM instances_view i WHERE i.env_id = m.env_id AND i.process_type = m.process_type AND i.node_id = m.target_node_id AND i.released_at IS NULL"
     "  AND i.desired_state = 'running' AND i.status = 'ready'), coalesce(d.sched_condition = 'held', false),"
     " NOT EXISTS (SELECT 1 FROM volume_attachments_view a WHERE a.env_id = m.env_id AND a.process_type = m.process_type AND NOT a.deleted AND a.volume_id <> ALL (m.volume_ids)),"
-    " coalesce(d.desired_user, -1), r.manifest::text, e.deleted OR o.suspended"
+    " coalesce(d.desired_user, -1), r.manifest::text, e.deleted OR o.suspended, EXISTS (SELECT 1 FROM " MT_SQL_BY_HAND("m") ")"
     " FROM volume_migrations_view m JOIN nodes_view s ON s.node_id = m.source_node_id JOIN nodes_view t ON t.node_id = m.target_node_id JOIN envs_view e ON e.env_id = m.env_id"
     " JOIN orgs_view o ON o.org_id = m.org_id LEFT JOIN env_desired_view d ON d.env_id = m.env_id AND d.process_type = m.process_type"
     " LEFT JOIN releases_view r ON r.release_id = d.release_id WHERE m.migration_id = $1"};
 enum { J_ORG = 0, J_APP, J_ENV, J_PROCESS, J_SOURCE, J_TARGET, J_STATUS, J_PHASE, J_PHASE_AT, J_STOPPED_AT, J_VERSION, J_NOW, J_SOURCE_GONE, J_TARGET_GONE, J_HELD, J_READY, J_GAVE_UP,
-       J_ALONE, J_DESIRED, J_MANIFEST, J_OFF };
+       J_ALONE, J_DESIRED, J_MANIFEST, J_OFF, J_BY_HAND };
 
 /* Its volumes, in order: o the old one, n the new one, p the pre-copy, f what goes on with it. */
 static const struct mt_pg_stmt volumes_of = {
@@ -102,7 +102,7 @@ static void read_process(struct job *j)
     int64_t desired = mt_pg_i64(j->r, 0, J_DESIRED);
     json_t *m = mt_pg_null(j->r, 0, J_MANIFEST) ? NULL : json_loads(mt_pg_text(j->r, 0, J_MANIFEST), 0, &je);
     if (m && mt_manifest_process_read(m, mt_pg_text(j->r, 0, J_PROCESS), &pr, &ignored) == 0) {
-        j->f.wanted = !mt_pg_bool(j->r, 0, J_OFF) && pr.n_mounts > 0 && (desired >= 0 ? desired : (int64_t)pr.scaling_min) > 0;
+        j->f.wanted = !mt_pg_bool(j->r, 0, J_OFF) && (pr.n_mounts > 0 || mt_pg_bool(j->r, 0, J_BY_HAND)) && (desired >= 0 ? desired : (int64_t)pr.scaling_min) > 0;
         j->f.start_limit_ms = 2000 * (int64_t)mt_health_startup_timeout(&pr.health);
         mt_manifest_process_done(&pr);
     }

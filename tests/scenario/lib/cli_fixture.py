@@ -233,6 +233,9 @@ ANSWERS = {
     ("POST", f"/v1/nodes/{NODE}/rotate-key"): {"id": NODE, "name": "vm", "admin_state": "active", "resource_version": 4},
     ("POST", "/v1/nodes/" + oid("node", 2) + "/rotate-key"): {"id": oid("node", 2), "name": "away", "admin_state": "draining", "resource_version": 4},
     ("DELETE", f"/v1/nodes/{NODE}"): {"ok": True, "already_deleted": False},
+    ("DELETE", f"/v1/nodes/{NODE}?force=true"): {"ok": True, "already_deleted": False},
+    ("PATCH", f"/v1/nodes/{NODE}"): receipt("node.update", {"id": NODE, "name": "vm", "admin_state": "active", "labels": {"zone": "a"}, "config": {"disk_ops_per_second": 900},
+                                                            "resource_version": 5}),
     ("GET", "/v1/enrollment-tokens"): lst({"id": oid("enr", 1), "roles": ["worker", "edge"], "node_name": "box", "require_approval": False, "expires_at": T % (10, 1),
                                            "created_by": oid("usr", 1), "state": "unused"}),
     ("POST", "/v1/enrollment-tokens"): {"id": oid("enr", 1), "roles": ["worker"], "require_approval": False, "expires_at": T % (10, 1), "created_by": oid("usr", 1),
@@ -316,6 +319,10 @@ ANSWERS = {
     ("GET", f"{O}/volumes"): lst(VOLUME_OBJ, SPARE_VOLUME),
     ("POST", f"{E}/volumes"): receipt("volume.create", SPARE_VOLUME),
     ("GET", f"{E}/volumes/{VOLUME}"): VOLUME_OBJ,
+    ("GET", f"{E}/volumes/" + oid("vol", 2)): SPARE_VOLUME,
+    ("PATCH", f"{E}/volumes/" + oid("vol", 2)): receipt("volume.update", dict(SPARE_VOLUME, name="other", backup_enabled=False, resource_version=2)),
+    ("POST", f"{E}/volume-attachments"): {"id": oid("att", 2), "env_id": ENV, "volume_id": oid("vol", 2), "process_type": "web", "mount_path": "/more", "read_only": True,
+                                          "managed_by": "api", "resource_version": 1},
     ("POST", f"{E}/volumes/{VOLUME}/resize"): receipt("volume.resize", dict(VOLUME_OBJ, resize_to_bytes=20 << 30, resource_version=4, deploy_id=DEP)),
     ("POST", f"{E}/volume-attachments/" + oid("att", 1) + "/replace"): {"id": oid("att", 1), "volume_id": oid("vol", 2), "old_volume_id": oid("vol", 1), "process_type": "web"},
     ("DELETE", f"{E}/volume-attachments/" + oid("att", 1)): {"ok": True, "already_deleted": False},
@@ -488,6 +495,8 @@ class Fixture:
             return self.stream(h, rows)
         if path == f"{E}/logs/stream":
             first = "cursor=" not in h.path
+            if "until=" in h.path:
+                return self.stream(h, LOGS + [{"type": "end", "reason": "until"}])
             return self.stream(h, LOGS + [{"type": "position", "positions": {INST: 1, INST_BAD: 7}}, {"type": "end", "reason": "shutdown"}] if first
                                else [LOGS[1], dict(LOGS[1], seq=3), {"type": "end", "reason": "max_duration"}])
         if path == f"{O}/events" and "correlation_id" in h.path and "order=asc" in h.path:
