@@ -366,7 +366,8 @@ class Suite:
         local = json.dumps(self.host)
         edit("/etc/moat/agent.toml", ("# control_socket = ", 'control_socket = "/run/moat-control/internal.sock"'), ("# patience = ", "patience = 10"),
              ("# memory_bytes = ", "memory_bytes = %d" % (256 << 20)), ("# local_registries = ", "local_registries = [%s]" % local),
-             ("# insecure_registries = ", "insecure_registries = [%s]" % local), ("# heartbeat_ms = ", "heartbeat_ms = 1000"))
+             ("# insecure_registries = ", "insecure_registries = [%s]" % local), ("# heartbeat_ms = ", "heartbeat_ms = 1000"),
+             ("# host_accepted = ", 'host_accepted = ["nofile"]'))  # a container's limit is lower than the unit's
         edit("/etc/moat/control.toml", ("# vmm_allowed = ", 'vmm_allowed = ["qemu-kvm", "qemu-tcg"]'), ("# local_registries = ", "local_registries = [%s]" % local),
              ("# insecure_registries = ", "insecure_registries = [%s]" % local))
         sh("systemctl", "restart", "moat-control")
