@@ -56,6 +56,28 @@ sys.exit("no reply")
 """
 
 
+# The same to each of many addresses, again and again for so many seconds to those that have not answered; those that never did are told.
+ECHO_ALL = r"""
+import socket, struct, sys, time
+source, size, seconds, left = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), set(sys.argv[4:])
+s = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
+s.setsockopt(socket.IPPROTO_IPV6, 62, 1)  # IPV6_DONTFRAG
+s.bind((source, 0))
+end, again = time.monotonic() + seconds, 0
+while left and time.monotonic() < end:
+    if time.monotonic() >= again:
+        again = time.monotonic() + 2
+        for target in left:
+            try: s.sendto(struct.pack("!BBHHH", 128, 0, 0, 4713, 1) + bytes(size - 48), (target, 0))
+            except OSError: pass
+    s.settimeout(0.2)
+    try: data, who = s.recvfrom(size)
+    except OSError: continue
+    if data[0] == 129 and len(data) == size - 40 and data[4:6] == struct.pack("!H", 4713): left.discard(who[0])
+print(*left)
+"""
+
+
 def ping(place, source, target, size=104, seconds=2):
     """one ICMPv6 echo of @size bytes with the IP header, never fragmented here; no package for it is needed"""
     return place.ok("python3", "-c", ECHO, source, target, str(size), str(seconds))
