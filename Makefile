@@ -8,7 +8,7 @@ BENCHES = api backup deploy edge eventlog image mesh sched secrets
 
 NODES ?= 10
 
-.PHONY: all help deps build deb demo down test test-lab test-mesh bench lint fuzz clean $(BENCHES:%=bench-%)
+.PHONY: all help deps build deb demo down test test-lab test-mesh bench lint analyze fuzz clean $(BENCHES:%=bench-%)
 
 all: build ## build every program into ./bin
 
@@ -66,9 +66,13 @@ $(BENCHES:%=bench-%): bench-%:
 lint: ## formatting, forbidden words, static analysis
 	@tests/lint
 
+analyze: ## static analysis of all of src, which finds nothing
+	@packaging/deps/install analyze
+	@tests/analyze
+
 fuzz: ## run every fuzz target for SECONDS each (default 60)
 	@packaging/deps/install build fuzz
 	@tests/fuzz/run $(or $(SECONDS),60)
 
 clean: ## remove what was built
-	rm -rf $(BUILD) $(ASAN) bin
+	rm -rf $(BUILD) $(ASAN) build-analyze bin

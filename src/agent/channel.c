@@ -108,6 +108,7 @@ static bool take_line(struct mt_channel *c, const char *line, size_t len)
     c->heard_ns = mt_loop_now(c->loop);
     if (msg.type != MT_GUEST_UNKNOWN) {
         bool freed = false;
+        // cppcheck-suppress autoVariables ; taken back before this returns, unless c is gone by then
         c->freed = &freed;
         c->ev.message(c->arg, &msg);
         if (freed)

@@ -379,7 +379,7 @@ static int by_id(const void *a, const void *b)
 
 static const struct found *find(const struct mt_volumes *v, const char *id)
 {
-    struct found key;
+    struct found key = {0};
     (void)snprintf(key.id, sizeof key.id, "%s", id);
     return v->there_n ? bsearch(&key, v->there, v->there_n, sizeof key, by_id) : NULL;
 }

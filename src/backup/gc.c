@@ -101,7 +101,7 @@ static int list_manifests(struct gc *g)
 static int read_manifests(struct gc *g, bool count_only, uint64_t *ret_ids)
 {
     for (size_t i = 0; i < json_array_size(g->manifests); i++) {
-        __attribute__((cleanup(mt_bk_loaded_done))) struct mt_bk_loaded l = {0};
+        mt_cleanup(mt_bk_loaded_done) struct mt_bk_loaded l = {0};
         enum mt_bk_why why;
         struct mt_err err = {0};
         const char *id = json_string_value(json_array_get(g->manifests, i));

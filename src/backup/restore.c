@@ -136,7 +136,7 @@ static int load(struct mt_bk_run *r, struct mt_bk_loaded *from)
 static int choose(struct restore *x)
 {
     const struct mt_bk_manifest *m = &x->from.m;
-    __attribute__((cleanup(mt_bk_loaded_done))) struct mt_bk_loaded have = {0};
+    mt_cleanup(mt_bk_loaded_done) struct mt_bk_loaded have = {0};
     if (x->r->q->base[0] && mt_bk_load_or_fail(x->r, x->r->q->base, &have) < 0)
         return -1;
     for (uint32_t i = 0; i < m->count; i++)
@@ -189,7 +189,7 @@ static int begin(struct restore *x)
 
 json_t *mt_bk_restore(struct mt_bk_run *r)
 {
-    __attribute__((cleanup(done))) struct restore x = {.r = r};
+    mt_cleanup(done) struct restore x = {.r = r};
     struct mt_bk_fetch fetch = {.from = &x.from, .image_fd = r->q->image_fd, .phase = "downloading", .done = note_done, .arg = &x};
     if (begin(&x) < 0 || choose(&x) < 0 || prepare(&x) < 0)
         return NULL;
@@ -231,7 +231,7 @@ static int note_bad_list(struct restore *x)
 
 json_t *mt_bk_verify(struct mt_bk_run *r)
 {
-    __attribute__((cleanup(done))) struct restore x = {.r = r};
+    mt_cleanup(done) struct restore x = {.r = r};
     struct mt_bk_fetch fetch = {.from = &x.from, .image_fd = -1, .phase = "checking"};
     if (begin(&x) < 0)
         return NULL;

@@ -440,6 +440,7 @@ int mt_s3_run(struct mt_s3 *s, struct mt_s3_op *op, struct mt_bk_fault *f)
 {
     bool ended = false;
     op->done = run_done;
+    // cppcheck-suppress autoVariables ; the operation ends before this returns
     op->arg = &ended;
     mt_s3_submit(s, op);
     while (!ended)

@@ -314,7 +314,7 @@ static int read_ranges(struct save *x)
 static int use_base(struct save *x)
 {
     const struct mt_bk_request *q = x->r->q;
-    __attribute__((cleanup(mt_bk_loaded_done))) struct mt_bk_loaded base = {0};
+    mt_cleanup(mt_bk_loaded_done) struct mt_bk_loaded base = {0};
     enum mt_bk_why why = MT_BK_WHY_MISSING;
     struct mt_err err = {0};
     if (!q->base[0])

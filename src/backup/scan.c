@@ -163,7 +163,7 @@ json_t *mt_bk_scan(struct mt_bk_run *r)
     if (mt_bk_list_names(r, prefix, MT_ID_SNAPSHOT, false, list, &ignored) < 0)
         return NULL;
     json_array_foreach(list, i, name) {
-        __attribute__((cleanup(mt_bk_loaded_done))) struct mt_bk_loaded l = {0};
+        mt_cleanup(mt_bk_loaded_done) struct mt_bk_loaded l = {0};
         enum mt_bk_why why;
         struct mt_err err = {0};
         if (mt_bk_load(r, json_string_value(name), &l, &why, &err) < 0)

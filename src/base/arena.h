@@ -2,6 +2,7 @@
 /* One arena for one request or pass: bounded, freed as a whole. */
 #pragma once
 
+#include "base/cleanup.h"
 #include "base/err.h"
 
 struct mt_arena_block;
@@ -21,4 +22,4 @@ char *mt_arena_strndup(struct mt_arena *a, const char *s, size_t n);
 char *mt_arena_strdup(struct mt_arena *a, const char *s);
 char *mt_arena_printf(struct mt_arena *a, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
-#define mt_auto_arena __attribute__((cleanup(mt_arena_done)))
+#define mt_auto_arena mt_cleanup(mt_arena_done)

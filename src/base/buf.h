@@ -2,6 +2,7 @@
 /* A growing byte buffer with a hard bound. The failed flag is sticky: write many times, check once at the end. */
 #pragma once
 
+#include "base/cleanup.h"
 #include "base/err.h"
 
 struct mt_buf {
@@ -40,4 +41,4 @@ int mt_buf_check(const struct mt_buf *b, struct mt_err *err);
 /** Move the memory out as a malloc'ed, NUL terminated string; NULL when failed. */
 char *mt_buf_take(struct mt_buf *b);
 
-#define mt_auto_buf __attribute__((cleanup(mt_buf_done)))
+#define mt_auto_buf mt_cleanup(mt_buf_done)

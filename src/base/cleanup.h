@@ -38,13 +38,18 @@ static inline void mt_closedirp(DIR **d)
         (void)closedir(*d);
 }
 
-/** An int descriptor closed at scope end; initialise to -1 or an open descriptor. */
-#define mt_auto_fd __attribute__((cleanup(mt_closep)))
-/** A malloc'ed pointer freed at scope end; initialise it. */
-#define mt_auto_free __attribute__((cleanup(mt_freep)))
-#define mt_auto_file __attribute__((cleanup(mt_fclosep)))
-#define mt_auto_dir __attribute__((cleanup(mt_closedirp)))
+/** The function is called with the variable's address at scope end. */
+#ifndef __CPPCHECK__
 #define mt_cleanup(fn) __attribute__((cleanup(fn)))
+#else /* tests/analyze: cppcheck does not know the attribute, and takes what is static for nobody's to free */
+#define mt_cleanup(fn) static
+#endif
+/** An int descriptor closed at scope end; initialise to -1 or an open descriptor. */
+#define mt_auto_fd mt_cleanup(mt_closep)
+/** A malloc'ed pointer freed at scope end; initialise it. */
+#define mt_auto_free mt_cleanup(mt_freep)
+#define mt_auto_file mt_cleanup(mt_fclosep)
+#define mt_auto_dir mt_cleanup(mt_closedirp)
 
 /** Move a descriptor out of its owner. */
 #define MT_TAKE_FD(fd) ({ int take_ = (fd); (fd) = -1; take_; })

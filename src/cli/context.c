@@ -72,7 +72,7 @@ int cmd_context_use(struct cli *c)
     mt_auto_free char *word = strdup(c->argv[0]);
     if (!word)
         return cli_error(c, CLI_FAILURE, "out of memory", NULL);
-    char *env = strchr(word, '@'), *part[4];
+    char *env = strchr(word, '@'), *part[4] = {NULL};
     size_t n = 0;
     if (env)
         *env++ = '\0';

@@ -145,7 +145,7 @@ static void put_gauges(const struct mt_measure_gauges *g, struct mt_metrics *pag
     for (size_t i = 0; i < MT_ARRAY_LEN(mt_measure_admin_states) - 1; i++)
         for (size_t k = 0; k < MT_ARRAY_LEN(mt_measure_healths); k++)
             mt_metrics_u64(page, MT_M_NODES, g->nodes[i][k], mt_measure_admin_states[i], mt_measure_healths[k]);
-    mt_metrics_u64(page, MT_M_NODE_GUARD, g->guard, NULL);
+    mt_metrics_u64(page, MT_M_NODE_GUARD, g->guard);
     mt_metrics_u64(page, MT_M_CLUSTER_MEMORY, g->memory_bytes, "allocatable");
     mt_metrics_u64(page, MT_M_CLUSTER_MEMORY, g->used_memory_bytes, "used");
     mt_metrics_i64(page, MT_M_CLUSTER_MEMORY, g->headroom_bytes, "n1_headroom");
@@ -156,16 +156,16 @@ static void put_gauges(const struct mt_measure_gauges *g, struct mt_metrics *pag
     for (size_t i = 0; i < MT_IPAM_POOLS; i++)
         for (size_t k = 0; k < MT_IPAM_STATES; k++)
             mt_metrics_i64(page, MT_M_IPAM, g->ipam[i][k], mt_ipam_pools[i], mt_ipam_states[k]);
-    mt_metrics_u64(page, MT_M_BACKUP_STALE, g->backup_stale, NULL);
-    mt_metrics_u64(page, MT_M_BACKUP_UNPROVEN, g->proof_stale, NULL);
-    mt_metrics_u64(page, MT_M_BACKUP_UNCOLLECTED, g->uncollected, NULL);
+    mt_metrics_u64(page, MT_M_BACKUP_STALE, g->backup_stale);
+    mt_metrics_u64(page, MT_M_BACKUP_UNPROVEN, g->proof_stale);
+    mt_metrics_u64(page, MT_M_BACKUP_UNCOLLECTED, g->uncollected);
     if (g->proven_s)
-        mt_metrics_i64(page, MT_M_BACKUP_PROVEN, g->proven_s, NULL);
+        mt_metrics_i64(page, MT_M_BACKUP_PROVEN, g->proven_s);
     if (g->backup_oldest_s >= 0)
-        mt_metrics_i64(page, MT_M_BACKUP_OLDEST, g->backup_oldest_s, NULL);
+        mt_metrics_i64(page, MT_M_BACKUP_OLDEST, g->backup_oldest_s);
     if (g->keys_known) {
-        mt_metrics_u64(page, MT_M_KEY_UNAVAILABLE, g->keys_missing > 0, NULL);
-        mt_metrics_i64(page, MT_M_KEY_OLD, g->keys_retired, NULL);
+        mt_metrics_u64(page, MT_M_KEY_UNAVAILABLE, g->keys_missing > 0);
+        mt_metrics_i64(page, MT_M_KEY_OLD, g->keys_retired);
     }
     const struct {
         enum mt_metric id;
@@ -173,7 +173,7 @@ static void put_gauges(const struct mt_measure_gauges *g, struct mt_metrics *pag
     } database[] = {{MT_M_PG_BACKUP_AGE, g->pg_backup_age_s}, {MT_M_PG_WAL_AGE, g->pg_wal_age_s}, {MT_M_PG_LAG, g->pg_lag_bytes}};
     for (size_t i = 0; i < MT_ARRAY_LEN(database); i++)
         if (database[i].v >= 0)
-            mt_metrics_i64(page, database[i].id, database[i].v, NULL);
+            mt_metrics_i64(page, database[i].id, database[i].v);
     const enum mt_metric views[] = {MT_M_PROJ_LAST, MT_M_PROJ_LAG, MT_M_PROJ_LAG_SECONDS};
     for (size_t i = 0; i < MT_ARRAY_LEN(views); i++)
         for (size_t k = 0; k < g->views_n; k++)
@@ -183,7 +183,7 @@ static void put_gauges(const struct mt_measure_gauges *g, struct mt_metrics *pag
 void mt_measure_scheduler(struct mt_measure *m, struct mt_metrics *page)
 {
     static const char *const results[] = {"ok", "error"};
-    mt_metrics_u64(page, MT_M_SCHED_LEADER, (uint64_t)atomic_load(&m->leader), NULL);
+    mt_metrics_u64(page, MT_M_SCHED_LEADER, (uint64_t)atomic_load(&m->leader));
     for (size_t i = 0; i < MT_PASS_KIND_MAX; i++)
         for (size_t k = 0; k < 2; k++)
             mt_metrics_u64(page, MT_M_SCHED_PASSES, mt_metrics_get(&m->passes[i][k]), kinds[i], results[k]);
@@ -204,7 +204,7 @@ void mt_measure_scheduler(struct mt_measure *m, struct mt_metrics *page)
         mt_metrics_hist(page, MT_M_SCHED_READY, &m->time_to_ready[i], mt_ready_kinds[i]);
     int audit = atomic_load(&m->audit_chains);
     if (audit >= 0)
-        mt_metrics_u64(page, MT_M_AUDIT_CHAIN, (uint64_t)audit, NULL);
+        mt_metrics_u64(page, MT_M_AUDIT_CHAIN, (uint64_t)audit);
     mt_metrics_u64(page, MT_M_PROJ_ERRORS, mt_metrics_get(&m->rebuilds_failed), "all");
     for (size_t i = 0; i < MT_IPAM_POOLS; i++)
         mt_metrics_u64(page, MT_M_IPAM_FAILURES, mt_metrics_get(&m->ipam_failures[i]), mt_ipam_pools[i]);

@@ -376,8 +376,10 @@ int mt_edge_table_finish(struct mt_edge_table *t, struct mt_err *err)
         return MT_FAIL(err, MT_E_LIMIT, "the routes take more than %u units of memory", UINT32_MAX);
     if (t->mem_len > 0 && t->mem_len < t->mem_cap) {
         uint8_t *mem = realloc(t->mem, t->mem_len); /* records stay where they are from here on */
-        t->mem = mem ? mem : t->mem;
-        t->mem_cap = mem ? t->mem_len : t->mem_cap;
+        if (mem) {
+            t->mem = mem;
+            t->mem_cap = t->mem_len;
+        }
     }
     while (t->off_bits < 32 && (t->mem_len / UNIT + 1) >> t->off_bits)
         t->off_bits++;

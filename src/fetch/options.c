@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "fetch/options.h"
 
+#include "base/cleanup.h"
 #include "base/str.h"
 #include "wire/imageref.h"
 #include "wire/json.h"
@@ -76,7 +77,7 @@ int mt_fetch_options_parse(const char *text, size_t len, bool pull, struct mt_fe
                                         "local_registries", "insecure_registries", "max_compressed_bytes", "total_timeout_s",
                                         "layer_timeout_s", "uid", "gid", NULL};
     mt_auto_json json_t *root = NULL;
-    __attribute__((cleanup(mt_fetch_options_done))) struct mt_fetch_options o = {0};
+    mt_cleanup(mt_fetch_options_done) struct mt_fetch_options o = {0};
     uint64_t total, layer, uid, gid;
     if (len == 0 && !pull) {
         text = "{}";

@@ -7,6 +7,8 @@
  */
 #pragma once
 
+#include "base/cleanup.h"
+
 #include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -86,7 +88,7 @@ static inline void mt_manifest_freep(struct mt_manifest **manifest)
     mt_manifest_free(*manifest);
     *manifest = NULL;
 }
-#define mt_auto_manifest __attribute__((cleanup(mt_manifest_freep)))
+#define mt_auto_manifest mt_cleanup(mt_manifest_freep)
 
 /** Problems as a JSON array of {code, path, line, column, message, hint}; errors only when @warnings is false. NULL: no memory. */
 json_t *mt_manifest_problems_json(const struct mt_manifest *manifest, bool warnings);

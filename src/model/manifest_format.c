@@ -426,7 +426,7 @@ static void put_table(struct fmt *f, const struct mt_toml_value *table, const st
 
 static void put_map(struct fmt *f, const struct mt_toml_value *map, const struct mt_mf_field *fields, const char *path)
 {
-    const struct mt_toml_entry *sorted[64];
+    const struct mt_toml_entry *sorted[64] = {NULL};
     const struct anchor *a = anchor_of(f, map);
     char name[MT_MF_PATH];
     size_t n = map->table.n < MT_ARRAY_LEN(sorted) ? map->table.n : 0; /* a good manifest has at most 16 */

@@ -108,7 +108,7 @@ static int by_path(const void *a, const void *b)
 static json_t *sorted(struct mt_mf *c, json_t *list, int (*compare)(const void *, const void *))
 {
     size_t n = json_array_size(list);
-    json_t *items[64], *out = json_array();
+    json_t *items[64] = {NULL}, *out = json_array();
 
     for (size_t i = 0; i < n; i++)
         items[i] = json_array_get(list, i);

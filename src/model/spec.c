@@ -81,7 +81,7 @@ static int by_volume(const void *a, const void *b)
 static int mounts(const struct mt_spec_group *g, const struct mt_manifest_process *p, bool full, json_t **ret,
                   struct mt_err *err)
 {
-    json_t *items[MT_WORKLOAD_MOUNTS_MAX];
+    json_t *items[MT_WORKLOAD_MOUNTS_MAX] = {NULL};
     size_t n = 0;
     int rc = 0;
 

@@ -9,6 +9,8 @@
  */
 #pragma once
 
+#include "base/cleanup.h"
+
 #include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -198,4 +200,4 @@ static inline void mt_workload_freep(struct mt_workload **workload)
     mt_workload_free(*workload);
     *workload = NULL;
 }
-#define mt_auto_workload __attribute__((cleanup(mt_workload_freep)))
+#define mt_auto_workload mt_cleanup(mt_workload_freep)

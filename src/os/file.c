@@ -93,7 +93,7 @@ static int sync_parent(const char *path, struct mt_err *err)
 {
     char dir[PATH_MAX];
     const char *slash = strrchr(path, '/');
-    int len = slash > path ? (int)(slash - path) : 1;
+    int len = slash && slash > path ? (int)(slash - path) : 1;
     if (mt_fmt(dir, sizeof dir, err, "%.*s", len, slash ? path : ".") < 0)
         return -MT_E_LIMIT;
     return mt_file_sync_dir(dir, err);

@@ -3,6 +3,7 @@
  * (storage-and-secrets.md §8, §9.3). There is no way to print or serialise it. */
 #pragma once
 
+#include "base/cleanup.h"
 #include "base/err.h"
 
 struct mt_lockmem {
@@ -15,7 +16,7 @@ struct mt_lockmem {
 int mt_lockmem_new(struct mt_lockmem *m, size_t cap, struct mt_err *err);
 /** Wipe and unmap; safe on a zeroed struct and twice. */
 void mt_lockmem_done(struct mt_lockmem *m);
-#define mt_auto_lockmem __attribute__((cleanup(mt_lockmem_done)))
+#define mt_auto_lockmem mt_cleanup(mt_lockmem_done)
 
 /** For programs that hold secrets: no core dumps, not traceable by their own user, as much lockable memory as is allowed. */
 void mt_process_hide(void);

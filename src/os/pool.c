@@ -111,11 +111,12 @@ int mt_pool_submit(struct mt_pool *p, mt_task_fn work, mt_task_fn done, void *ar
     if (!full) {
         *p->last = j;
         p->last = &j->next;
+        j = NULL;
         p->waiting++;
         (void)pthread_cond_signal(&p->more);
     }
     (void)pthread_mutex_unlock(&p->lock);
-    if (full) {
+    if (j) {
         free(j);
         return MT_FAIL(err, MT_E_LIMIT, "%u jobs are waiting already", p->queue_max);
     }

@@ -328,9 +328,9 @@ static int on_alpn(SSL *ssl, const unsigned char **out, unsigned char *out_len, 
 int mt_tls_ctx_new(const struct mt_tls_conf *conf, struct mt_tls_ctx **ret, struct mt_err *err)
 {
     struct mt_tls_ctx *c = calloc(1, sizeof *c);
-    int r = c ? 0 : MT_FAIL(err, MT_E_NOMEM, "TLS context");
-    if (r < 0)
-        return r;
+    int r = 0;
+    if (!c)
+        return MT_FAIL(err, MT_E_NOMEM, "TLS context");
     ERR_clear_error();
     atomic_init(&c->refs, 1);
     c->server = conf->server;

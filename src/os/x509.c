@@ -242,7 +242,7 @@ static void describe(X509 *x, struct mt_x509_cert *ret)
     const char *p = hex ? hex : "";
     while (*p == '0' && p[1])
         p++;
-    for (size_t i = 0; p[i] && i < sizeof ret->serial - 1; i++)
+    for (size_t i = 0; i < sizeof ret->serial - 1 && p[i]; i++)
         ret->serial[i] = (char)(p[i] >= 'A' && p[i] <= 'F' ? p[i] + 32 : p[i]);
     OPENSSL_free(hex);
     BN_free(n);

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "base/buf.h"
+#include "base/cleanup.h"
 #include "base/err.h"
 
 struct mt_pg;     /* a connection */
@@ -91,7 +92,7 @@ void mt_pg_name(struct mt_pg *pg, const char *value);
 bool mt_pg_shared(const struct mt_pg *pg);
 void mt_pg_free(struct mt_pg *pg);
 void mt_pg_freep(struct mt_pg **pg);
-#define mt_auto_pg __attribute__((cleanup(mt_pg_freep)))
+#define mt_auto_pg mt_cleanup(mt_pg_freep)
 /** False once the connection was lost or dropped; only mt_pg_reset or mt_pg_free make sense then. */
 bool mt_pg_alive(const struct mt_pg *pg);
 /** With nothing under way: notice that the server closed the connection. Returns mt_pg_alive. */
@@ -189,4 +190,4 @@ int mt_pg_arr_len(const struct mt_pg_res *r, int row, int col);
 int mt_pg_arr_text(const struct mt_pg_res *r, int row, int col, int i, char *ret, size_t size);
 void mt_pg_res_free(struct mt_pg_res *r);
 void mt_pg_res_freep(struct mt_pg_res **r);
-#define mt_auto_pg_res __attribute__((cleanup(mt_pg_res_freep)))
+#define mt_auto_pg_res mt_cleanup(mt_pg_res_freep)

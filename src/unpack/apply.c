@@ -92,7 +92,7 @@ static int by_name(const void *a, const void *b)
 static int set_metadata(struct mt_apply *a, uint32_t n, const struct mt_tar_entry *e, struct mt_fault *f)
 {
     struct mt_node *node = &a->tree->nodes[n];
-    const struct mt_tar_xattr *kept[MT_TAR_XATTRS_MAX];
+    const struct mt_tar_xattr *kept[MT_TAR_XATTRS_MAX] = {NULL};
     size_t count = 0;
     node->uid = e->uid;
     node->gid = e->gid;

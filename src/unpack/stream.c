@@ -170,12 +170,12 @@ static enum outcome run_zstd(struct mt_stream *s)
         }
         do { /* once more with a full output buffer: the decoder may hold back bytes although its input is used up */
             size_t room = BUFFER_SIZE - s->fill.len;
-            ZSTD_outBuffer dst = {.dst = s->fill.data + s->fill.len, .size = room};
-            left = ZSTD_decompressStream(s->zstd, &dst, &in);
+            ZSTD_outBuffer into = {.dst = s->fill.data + s->fill.len, .size = room};
+            left = ZSTD_decompressStream(s->zstd, &into, &in);
             if (ZSTD_isError(left))
                 return ZSTD_getErrorCode(left) == ZSTD_error_memory_allocation ? NO_MEMORY : CORRUPT;
-            bool full = dst.pos == room;
-            enum outcome out = produced(s, dst.pos);
+            bool full = into.pos == room;
+            enum outcome out = produced(s, into.pos);
             if (out != RUNNING)
                 return out;
             if (!full)

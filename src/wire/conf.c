@@ -281,7 +281,7 @@ static void set_default(struct reader *r, const struct mt_conf_key *key)
 int mt_conf_parse(const char *text, size_t len, const char *name, const struct mt_conf_key *keys, size_t n_keys,
                   void *conf, FILE *problems, struct mt_err *err)
 {
-    struct mt_err own;
+    struct mt_err own = {0};
     struct reader r = {.keys = keys, .n_keys = n_keys, .conf = conf, .name = name, .problems = problems,
                        .err = err ? err : &own};
     mt_auto_toml struct mt_toml *toml = NULL;

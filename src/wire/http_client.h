@@ -5,6 +5,7 @@
 #pragma once
 
 #include "base/buf.h"
+#include "base/cleanup.h"
 
 #include <stdatomic.h>
 #include <sys/types.h>
@@ -72,4 +73,4 @@ void mt_http_reply_done(struct mt_http_reply *r);
 /** Append @s percent-encoded as a query value. */
 void mt_http_put_query(struct mt_buf *b, const char *s);
 
-#define mt_auto_http_reply __attribute__((cleanup(mt_http_reply_done)))
+#define mt_auto_http_reply mt_cleanup(mt_http_reply_done)

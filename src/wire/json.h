@@ -4,6 +4,7 @@
 #pragma once
 
 #include "base/buf.h"
+#include "base/cleanup.h"
 
 #include <jansson.h>
 
@@ -12,7 +13,7 @@ static inline void mt_json_decrefp(json_t **j)
     json_decref(*j);
 }
 /** A json_t reference given up at scope end; initialise to NULL. */
-#define mt_auto_json __attribute__((cleanup(mt_json_decrefp)))
+#define mt_auto_json mt_cleanup(mt_json_decrefp)
 
 /** Parse exactly one value of @len bytes: duplicate keys, trailing text, invalid UTF-8, nesting deeper than @max_depth (<= 64) are
  * -MT_E_INVALID with line and column; more than @max_len bytes is -MT_E_LIMIT. *ret is owned by the caller. */

@@ -80,7 +80,7 @@ void mt_hist_observe_ns(struct mt_hist *h, int64_t ns)
 /* Backslash, quote and newline are escaped as the format says; what is no printable ASCII becomes a question mark. */
 static void put_value(struct mt_buf *b, const char *v)
 {
-    for (size_t i = 0; v[i] && i < MT_METRICS_VALUE_MAX; i++) {
+    for (size_t i = 0; i < MT_METRICS_VALUE_MAX && v[i]; i++) {
         if (v[i] == '\\' || v[i] == '"')
             mt_buf_putc(b, '\\');
         if (v[i] == '\n')

@@ -10,6 +10,8 @@
  */
 #pragma once
 
+#include "base/cleanup.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -128,7 +130,7 @@ static inline void mt_toml_freep(struct mt_toml **toml)
     mt_toml_free(*toml);
     *toml = NULL;
 }
-#define mt_auto_toml __attribute__((cleanup(mt_toml_freep)))
+#define mt_auto_toml mt_cleanup(mt_toml_freep)
 
 /** True for a table with a header or braces of its own, false for one that only exists because of a longer name. */
 bool mt_toml_written(const struct mt_toml_value *table);

@@ -205,7 +205,7 @@ int mt_restore_run(struct mt_restore_run *r, struct mt_err *err)
     char path[PATH_MAX];
     uint64_t bytes;
     mt_auto_fd int lock = -1;
-    __attribute__((cleanup(state_done))) struct state s = {.part = -1, .journal = -1};
+    mt_cleanup(state_done) struct state s = {.part = -1, .journal = -1};
     r->e.failed_reason[0] = '\0';
     r->e.retryable = r->damaged = false;
     int rc = journal_path(r->dir, r->e.job_id, path, err);

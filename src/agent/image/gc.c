@@ -38,7 +38,7 @@ static void listing_done(struct listing *l)
         free(l->v[i].name);
     free(l->v);
 }
-#define auto_listing __attribute__((cleanup(listing_done)))
+#define auto_listing mt_cleanup(listing_done)
 
 static uint64_t allocated(const struct stat *st)
 {

@@ -19,7 +19,7 @@
 /* WireGuard's data message: type and index 8, counter 8, tag 16; then UDP 8 and the outer IP header */
 #define WG_OVERHEAD (32 + 8)
 
-#define auto_nl __attribute__((cleanup(nl_closep)))
+#define auto_nl mt_cleanup(nl_closep)
 static void nl_closep(struct mt_nl **nl)
 {
     mt_nl_close(*nl);

@@ -21,7 +21,7 @@ static void nl_closep(struct mt_nl **nl)
 {
     mt_nl_close(*nl);
 }
-#define auto_nl __attribute__((cleanup(nl_closep)))
+#define auto_nl mt_cleanup(nl_closep)
 
 static void tap_name(uint32_t slot, char ret[IFNAMSIZ])
 {

@@ -39,7 +39,7 @@ void mt_api_delivery_metrics(struct mt_api_call *c, struct mt_metrics *page)
     for (size_t i = 0; i < OUTCOME_MAX; i++)
         mt_metrics_u64(page, MT_M_SECRETS_DELIVERIES, mt_metrics_get(&c->ctl->deliveries[i]),
                        i == DELIVERED ? "delivered" : i == FORBIDDEN ? "forbidden" : "failed", reasons[i]);
-    mt_metrics_hist(page, MT_M_SECRETS_SECONDS, &c->ctl->measure.delivery, NULL);
+    mt_metrics_hist(page, MT_M_SECRETS_SECONDS, &c->ctl->measure.delivery);
 }
 
 static int forbidden(struct mt_api_call *c, const char *instance_id)

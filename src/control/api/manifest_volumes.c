@@ -198,7 +198,7 @@ static int attach_all(struct work *w, const char *type, const struct mt_manifest
     for (size_t i = 0; i < pr->n_mounts; i++) {
         const struct mt_manifest_mount *m = &pr->mounts[i];
         struct mt_manifest_volume mv;
-        char made[MT_ID_SIZE];
+        char made[MT_ID_SIZE] = "";
         int row = row_of(w, m->volume);
         if (row >= 0 && w->kept[row])
             continue;

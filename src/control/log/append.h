@@ -14,6 +14,8 @@
  */
 #pragma once
 
+#include "base/cleanup.h"
+
 #include "control/log/types.h"
 #include "model/quota.h"
 #include "pg/pg.h"
@@ -45,7 +47,7 @@ int mt_cmd_new(const struct mt_cmd_actor *actor, struct mt_cmd **ret_cmd, struct
 /** Free a command that was not given to the appender. */
 void mt_cmd_free(struct mt_cmd *cmd);
 void mt_cmd_freep(struct mt_cmd **cmd);
-#define mt_auto_cmd __attribute__((cleanup(mt_cmd_freep)))
+#define mt_auto_cmd mt_cleanup(mt_cmd_freep)
 
 /** Correlation and cause of the events added after this call; NULL / 0 for none. */
 int mt_cmd_cause(struct mt_cmd *cmd, const char *correlation_id, int64_t causation_id, struct mt_err *err);

@@ -445,7 +445,7 @@ static void recover(struct mt_appender *ap, struct mt_err *err)
 {
     struct flight all[LANES];
     struct session lost[LANES]; /* settling connects anew */
-    bool sure[LANES];
+    bool sure[LANES] = {false};
     int n = ap->n_flights;
     memcpy(all, ap->flights, (size_t)n * sizeof *all);
     memcpy(lost, ap->sessions, sizeof lost);

@@ -74,7 +74,7 @@ struct walk {
 
 static int bad(struct walk *w, const char *what)
 {
-    const struct place *way[MT_CANON_DEPTH + 2];
+    const struct place *way[MT_CANON_DEPTH + 2] = {NULL};
     char path[128] = "", piece[80], at[128];
     size_t n = 0, len = 0;
     for (const struct place *p = w->at; p && n < MT_ARRAY_LEN(way); p = p->up)
@@ -139,6 +139,7 @@ static int put_object(struct walk *w, const json_t *v, int depth)
     sort(fields, at);
     int r = 0;
     struct place here = {.up = w->at};
+    // cppcheck-suppress autoVariables ; taken back before this returns
     w->at = &here;
     mt_buf_putc(w->b, '{');
     for (size_t i = 0; i < at && r == 0; i++) {

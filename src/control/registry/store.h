@@ -3,6 +3,8 @@
  * exists only in locked memory of the caller, for as long as one question to a registry takes. */
 #pragma once
 
+#include "base/cleanup.h"
+
 #include "control/log/append.h"
 #include "control/secrets/keys.h"
 #include "model/ids.h"
@@ -17,7 +19,7 @@ struct mt_registry_login {
     struct mt_lockmem password; /* text with NUL; len without it */
 };
 void mt_registry_login_done(struct mt_registry_login *l);
-#define mt_auto_registry_login __attribute__((cleanup(mt_registry_login_done)))
+#define mt_auto_registry_login mt_cleanup(mt_registry_login_done)
 
 /**
  * The credential of @org_id for @host ("registry.example.com:5000", as it stands before a repository).

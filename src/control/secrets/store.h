@@ -3,6 +3,8 @@
  * locked memory of the caller. */
 #pragma once
 
+#include "base/cleanup.h"
+
 #include "control/log/append.h"
 #include "control/secrets/keys.h"
 #include "model/ids.h"
@@ -33,7 +35,7 @@ struct mt_secrets_sealed {
 /** Point @s, whose row is set, at the columns @envelope and @wrapped of its first row; @ids outlive it. */
 void mt_secrets_sealed_in(struct mt_secrets_sealed *s, struct mt_seal_ids ids, int envelope, int wrapped);
 void mt_secrets_sealed_done(struct mt_secrets_sealed *s);
-#define mt_auto_secrets_sealed __attribute__((cleanup(mt_secrets_sealed_done)))
+#define mt_auto_secrets_sealed mt_cleanup(mt_secrets_sealed_done)
 /**
  * What is there and the content of the current version, in one statement; @ret_sealed is the caller's to end and borrows from @ret.
  * Its row is NULL where the environment has no bundle; with no version set yet it is shredded.

@@ -381,11 +381,11 @@ int mt_fanout_add(struct mt_fanout *f, struct mt_http_req *req, const struct mt_
               (!what->contains || w->contains);
     if (ok) {
         w->next = f->fresh;
-        f->fresh = w;
+        f->fresh = MT_TAKE(w);
         f->count++;
     }
     pthread_mutex_unlock(&f->mu);
-    if (!ok) {
+    if (w) {
         follower_free(w);
         return MT_FAIL(err, MT_E_LIMIT, "too many log streams are open");
     }

@@ -146,7 +146,7 @@ static int exchange(struct run *u, struct mt_err *err)
  * appending does not stand still for them. */
 static int swap_once(struct run *u, struct mt_err *err)
 {
-    int64_t head;
+    int64_t head = 0;
     int r = mt_pg_exec(u->pg, "BEGIN; SET LOCAL lock_timeout = '5s'; LOCK TABLE moat.views_state IN ACCESS EXCLUSIVE MODE", err);
     if (r == 0)
         r = mt_pg_query(u->pg, &st_log_lock, NULL, NULL, err);

@@ -59,7 +59,7 @@ static int compare(struct mt_pg *pg, const char *view, struct mt_views_verdict *
 
 static int under_one_snapshot(struct mt_pg *pg, struct mt_replay *replay, struct mt_views_verdict *ret, struct mt_err *err)
 {
-    int64_t head;
+    int64_t head = 0;
     int r = mt_pg_exec(pg, "BEGIN ISOLATION LEVEL REPEATABLE READ; LOCK TABLE moat.views_state IN ACCESS SHARE MODE", err);
     if (r == 0)
         r = mt_log_position(pg, &head, NULL, err);

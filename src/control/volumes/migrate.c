@@ -208,11 +208,11 @@ static int choose(struct mt_control *ctl, struct mt_pg *pg, const char *target, 
         for (int k = 0; k < mt_pg_rows(r) && !restores; k++)
             if ((restores = MT_STREQ(mt_pg_text(r, k, 0), nodes[i].node_id)))
                 taken = !target && !m->booked && mt_pg_bool(r, k, 1);
-        const char *not = s.group ? refusal_of(&s, nodes[i].node_id) : NULL;
+        const char *no = s.group ? refusal_of(&s, nodes[i].node_id) : NULL;
         nodes[i].eligible = nodes[i].eligible && restores && !MT_STREQ(nodes[i].node_id, m->source_node_id);
-        if (nodes[i].eligible && here && not)
-            refusal = not;
-        nodes[i].eligible = nodes[i].eligible && !not;
+        if (nodes[i].eligible && here && no)
+            refusal = no;
+        nodes[i].eligible = nodes[i].eligible && !no;
         busy += nodes[i].eligible && taken;
         nodes[i].eligible = nodes[i].eligible && !taken;
         places += nodes[i].eligible && here;

@@ -246,7 +246,7 @@ static int add_failure(struct mt_pg *pg, struct mt_cmd *cmd, const struct job *j
 
 int mt_migration_end(struct mt_pg *pg, struct mt_cmd *cmd, const char *migration_id, const char *why, struct mt_err *err)
 {
-    __attribute__((cleanup(job_done))) struct job j;
+    mt_cleanup(job_done) struct job j;
     int rc = load(pg, migration_id, &j, err);
     if (rc < 0)
         return rc;
@@ -302,7 +302,7 @@ static int ask_scheduler(struct mt_control *ctl, struct mt_pg *pg, struct job *j
 static int step_one(struct mt_control *ctl, struct mt_pg *pg, int64_t lease, const char *id, bool *ret_soon, struct mt_err *err)
 {
     mt_auto_cmd struct mt_cmd *cmd = NULL;
-    __attribute__((cleanup(job_done))) struct job j = {0};
+    mt_cleanup(job_done) struct job j = {0};
     struct mt_cmd_done done = {0};
     const char *why;
     int rc = load(pg, id, &j, err);
