@@ -301,13 +301,14 @@ try:
         back.end(back.agent)
         back.configure(host_accepted=[])
         back.start(files=4096)
-        n = wait_for("out of placement", lambda: (lambda n: n if "host_nofile" in n["conditions"] else None)(node("back")), 30)
-        assert n["health"] == "degraded" and n["conditions"] == ["host_nofile"], n
+        # its first heartbeats also say that it still tries its driver
+        n = wait_for("out of placement, for this alone", lambda: (lambda n: n if n["conditions"] == ["host_nofile"] else None)(node("back")), 90)
+        assert n["health"] == "degraded", n
         assert n["health_reason"] == "4096 descriptors: on the node, systemctl edit moat-agent: LimitNOFILE=1048576", n
         assert n["host_requirements"] == [{"item": "nofile", "finding": "4096 descriptors", "mend": "systemctl edit moat-agent: LimitNOFILE=1048576"}], n
         assert "nofile" in cli("node", "describe", "back") and "LimitNOFILE" in cli("node", "describe", "back")
         told = [e for e in w.ok("GET", "/v1/admin/events?limit=50&order=desc")["items"] if e["event_type"] == "node.health_changed" and e["aggregate_id"] == n["id"]]
-        assert told[0]["payload"]["conditions"] == ["host_nofile"] and "4096" in told[0]["payload"]["reason"], told[:2]
+        assert [e for e in told if "host_nofile" in e["payload"]["conditions"] and "4096" in e["payload"]["reason"]], told[:2]
         app, env = w.make_app("hello")
         text = platform_kit.manifest("hello", ref, ["/app/hello", "8443"], port=8443, hostname=HOST)
         r = w.ok("POST", app + "/releases", {"manifest": text, "image_digest": digest, "verify_image": False})["id"]
@@ -319,7 +320,7 @@ try:
         back.end(back.agent)
         back.configure()
         back.start(files=4096)
-        n = wait_for("back in placement", lambda: (lambda n: n if n["health"] == "ready" else None)(node("back")), 40)
+        n = wait_for("back in placement", lambda: (lambda n: n if n["health"] == "ready" else None)(node("back")), 90)
         assert n["conditions"] == [] and "host_requirements" not in n and "health_reason" not in n, n
 
     @case("a page comes through the edge of one node out of a VM on another")
