@@ -68,6 +68,7 @@ class Suite(files.Suite):
     def start(self, ready=True, env=None):
         more = {"programs.firecracker": "/nowhere/firecracker"} if self.guest else self.w.stand_in()
         self.w.start(ready=ready, env=env, vmm="auto" if self.guest else "qemu", fsck_user="nobody", storage={"backend": "lvm-thin", "backup_file": self.conf},
+                     listen_metrics="127.0.0.1:9464",
                      **dict({"limits.patience": 30, "reserve.memory_bytes": 256 << 20}, **more))
 
     def image_of(self, v):
