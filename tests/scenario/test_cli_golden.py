@@ -652,6 +652,21 @@ def on_a_terminal(b):
         assert REL1 in shown and "…" in shown, shown
 
 
+def read_terminal(fd):
+    """All that is written to the other side until nobody has that open; the file descriptor is closed."""
+    text = b""
+    while True:
+        try:
+            part = os.read(fd, 65536)
+        except OSError:
+            break
+        if not part:
+            break
+        text += part
+    os.close(fd)
+    return text
+
+
 def progress_on_a_terminal(b):
     """Steps with their seconds, coloured on a terminal; elsewhere the same words without escapes."""
     import pty
@@ -659,16 +674,7 @@ def progress_on_a_terminal(b):
     main_fd, side = pty.openpty()
     p = subprocess.Popen([MOAT, "restart", "--wait"], stdin=side, stdout=side, stderr=side, env=b.env, cwd=b.dir)
     os.close(side)
-    text = b""
-    while True:
-        try:
-            part = os.read(main_fd, 65536)
-        except OSError:
-            break
-        if not part:
-            break
-        text += part
-    os.close(main_fd)
+    text = read_terminal(main_fd)
     assert p.wait(timeout=60) == 0, text
     assert b"\x1b[" in text
     plain = re.sub(r"\x1b\[\d+m", "", text.decode()).replace("\r\n", "\n")
@@ -690,16 +696,7 @@ def nobody_is_asked_with_no_input(b):
         os.close(side)
         if answer:
             os.write(main_fd, answer)
-        text = b""
-        while True:
-            try:
-                part = os.read(main_fd, 65536)
-            except OSError:
-                break
-            if not part:
-                break
-            text += part
-        os.close(main_fd)
+        text = read_terminal(main_fd)
         return p.wait(timeout=60), text.decode()
     for words, env, answer, want, asked in (("projects delete team", {}, b"crew\n", 2, True), ("projects delete team", {}, b"team\n", 0, True), ("projects delete team", {"MOAT_NO_INPUT": ""}, b"team\n", 0, True),
                                             ("projects delete team", {"MOAT_NO_INPUT": "1"}, b"", 0, False), ("projects delete team --no-input", {}, b"", 0, False),
