@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 """The image store of the agent, moat-fetch and moat-unpack against a real docker-registry filled by skopeo. COST 39 s, 10 s of processor."""
+import contextlib
 import http.client
 import http.server
 import random
@@ -454,8 +455,37 @@ def corrupt_disk():
     want(tool(s, registry.host, "verify")[0]["code"] == "corrupt", "a changed byte was not seen")
 
 
-def collected():
+@contextlib.contextmanager
+def own_disk(mib):
+    """A store on a file system of its own: how full this machine's disk is decides nothing there."""
     s = fresh()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=%dm,mode=755" % mib, "moat-test", s], check=True)
+    try:
+        yield s
+    finally:
+        subprocess.run(["umount", s], check=True)
+
+
+def collected():
+    with own_disk(256) as s:
+        over_budget(s)
+    with own_disk(96) as s:  # below any budget; what is free of the disk decides
+        disk_filled(s)
+
+
+def disk_filled(s):
+    now = int(time.time())
+    disk = tool(s, registry.host, "ensure", repo(), amd, "amd64")[0]["path"]
+    os.utime(disk[:-5] + ".used", (now - 900, now - 900))
+    want(tool(s, registry.host, "gc", now, 1 << 40)[0]["left"] == 1, "collected on a disk with room")
+    v = os.statvfs(s)
+    with open(s + "/filler", "wb") as f:
+        f.write(bytes((v.f_bavail - v.f_blocks * 14 // 100) * v.f_frsize))  # 14 % stays free
+    r = tool(s, registry.host, "gc", now, 1 << 40)[0]
+    want(r["rootdisks"] == 1 and r["left"] == 0 and not os.path.exists(disk), r)
+
+
+def over_budget(s):
     now = int(time.time())
     first = tool(s, registry.host, "ensure", repo(), amd, "amd64")[0]
     second = tool(s, registry.host, "ensure", repo(), zstd, "amd64")[0]
