@@ -3,8 +3,10 @@
 """The Debian packages that `make deb` builds, looked at from outside: same tree, same bytes; contents, modes, dependencies; default
 configurations that the programs take; units; manual pages and completion. Nothing is installed here.
 COST 12 s, 10 s of processor."""
+import functools
 import gzip
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -96,6 +98,61 @@ class Packages:
             conf = [f"/{x.split()[0]}" for x in CONTENTS[name] if x.startswith("etc/")]
             there = open(f"{self.tree[name]}/DEBIAN/conffiles").read().split() if conf else []
             check(there == conf, f"{name}: conffiles {there}")
+
+    def bill(self):
+        """Each package lists its programs, as they are in it, and every Debian package whose library one of them loads."""
+        @functools.lru_cache(None)
+        def owner(p):
+            return run("dpkg", "-S", "*/" + "/".join(os.path.realpath(p).split("/")[-2:])).stdout.split(":")[0]
+        for name in CONTENTS:
+            with open(f"{self.tree[name]}/usr/share/doc/{name}/sbom.cdx.json") as f:
+                b = json.load(f)
+            version = run("dpkg-deb", "-f", self.deb[name], "Version").stdout.strip()
+            check((b["bomFormat"], b["specVersion"], b["metadata"]["component"]["name"], b["metadata"]["component"]["version"]) == ("CycloneDX", "1.5", name, version), f"{name}: {b['metadata']}")
+            refs = [x["bom-ref"] for x in b["components"]]
+            check(len(set(refs)) == len(refs) and {r for d in b["dependencies"] for r in [d["ref"], *d["dependsOn"]]} == {*refs, b["metadata"]["component"]["bom-ref"]}, f"{name}: {refs}")
+            ours = {x["properties"][0]["value"].lstrip("/"): x for x in b["components"] if x["type"] == "application"}
+            check(sorted(ours) == sorted(x.split()[0] for x in CONTENTS[name] if re.match(r"usr/lib/moat/moat[^/]* 755", x)), f"{name}: {sorted(ours)}")
+            edges = {d["ref"]: d["dependsOn"] for d in b["dependencies"]}
+            theirs = {x["bom-ref"]: x for x in b["components"] if x["type"] == "library"}
+            for path, x in ours.items():
+                with open(f"{self.tree[name]}/{path}", "rb") as f:
+                    check(x["hashes"][0]["content"] == hashlib.sha256(f.read()).hexdigest(), f"{name}: {path} has another hash")
+                wants = {theirs[r]["name"] for r in edges[x["bom-ref"]]}
+                loads = {owner(p) for p in re.findall(r"NEEDED\s+(\S+)", run("objdump", "-p", f"{self.tree[name]}/{path}").stdout)
+                         for p in re.findall(re.escape(p) + r" => (/\S+)", run("ldd", f"{self.tree[name]}/{path}").stdout)} if "moat-init" not in path else {"libc6-dev"}
+                check(wants == loads, f"{name}: {path} is said to need {wants}, it loads {loads}")
+            for x in theirs.values():
+                check(x["version"] == run("dpkg-query", "-W", "-f", "${Version}\n", x["name"]).stdout.split("\n")[0], f"{x}")
+
+    def signed(self):
+        """What was signed is taken; another key's, changed and added packages are not, and the reason is said."""
+        d, keys = self.folder + "/signed", [f"{self.folder}/key{i}.pem" for i in range(2)]
+        for k in keys:
+            run("openssl", "genpkey", "-algorithm", "ed25519", "-out", k)
+            run("openssl", "pkey", "-in", k, "-pubout", "-out", k + ".pub")
+        name = os.path.basename(build(d, "--only", "moat-edge", "--compress", "none", "--sign-key", keys[0])["moat-edge"])
+
+        def verify(said, code=1, key=keys[0] + ".pub"):
+            r = run(f"{ROOT}/packaging/deb/verify", d, key, code=code)
+            check(said in r.stdout + r.stderr, f"{said}: {r.stdout}{r.stderr}")
+        verify("signed: 1 packages", 0)
+        verify("is not this key's signature", key=keys[1] + ".pub")
+        verify("no public Ed25519 key", key=keys[0])
+        shutil.copy(f"{d}/{name}", f"{d}/more_1_all.deb")
+        verify("more_1_all.deb is not in the signed list")
+        os.unlink(f"{d}/more_1_all.deb")
+        with open(f"{d}/{name}", "r+b") as f:
+            f.seek(2000)
+            byte = f.read(1)
+            f.seek(2000)
+            f.write(bytes([byte[0] ^ 1]))
+        verify("not the one that was signed")
+        with open(f"{d}/SHA256SUMS", "w") as f:
+            f.write(run("sha256sum", name, cwd=d).stdout)
+        verify("is not this key's signature")  # the list follows the changed package, its signature does not
+        build(d, "--only", "moat-edge", "--compress", "none")
+        verify("SHA256SUMS.sig beside it")  # built anew without a key: the old signature is gone
 
     def depends(self):
         """Every shared library that a program names is in a package that is depended on: the loader's own answer, by way of dpkg."""
@@ -227,6 +284,8 @@ def main():
             c.run("the same tree gives the same bytes, whatever time, zone and mask", p.same_bytes)
             c.run("files, modes, owners, links and conffiles are those expected", p.contents)
             c.run("each library that a program loads is in a package it depends on", p.depends)
+            c.run("each package lists its programs with their hashes and whose libraries they load (SBOM)", p.bill)
+            c.run("packages are signed: another key, a changed and an added package are found", p.signed)
             c.run("default configurations are the programs' own tables and are taken", p.defaults)
             c.run("units verify; what node add installs is the package's; scores are as stated", p.units)
             c.run("users and folders are made from sysusers.d and tmpfiles.d", p.users)
