@@ -17,6 +17,7 @@ static const char *const deploys[MT_DEPLOY_RESULT_MAX] = {"succeeded", "failed"}
 const char *const mt_measure_group_states[5] = {"converged", "rolling", "held", "unschedulable", "degraded"};
 const char *const mt_measure_admin_states[8] = {"enrolled", "pending_approval", "active", "cordoned", "draining", "disabled", "removed", "other"};
 const char *const mt_measure_healths[5] = {"ready", "degraded", "suspect", "offline", "lost"};
+const char *const mt_measure_followers[MT_FOLLOWER_MAX] = {"agent", "edge"};
 const char *const mt_ready_kinds[MT_READY_KIND_MAX] = {"deploy", "scale", "reschedule"};
 
 void mt_measure_init(struct mt_measure *m)

@@ -31,6 +31,7 @@ enum mt_pass_kind { MT_PASS_DIRTY = 0, MT_PASS_FULL, MT_PASS_KIND_MAX };
 enum mt_sched_action { MT_SCHED_ALLOCATE = 0, MT_SCHED_DRAIN, MT_SCHED_STOP, MT_SCHED_ACTION_MAX };
 enum mt_deploy_result { MT_DEPLOY_SUCCEEDS = 0, MT_DEPLOY_FAILS, MT_DEPLOY_RESULT_MAX };
 
+enum mt_follower { MT_FOLLOWER_AGENT = 0, MT_FOLLOWER_EDGE, MT_FOLLOWER_MAX }; /* who waits for news of plan or configuration */
 enum mt_ready_kind { MT_READY_DEPLOY = 0, MT_READY_SCALE, MT_READY_RESCHEDULE, MT_READY_KIND_MAX };
 
 struct mt_measure_route {
@@ -78,6 +79,7 @@ struct mt_measure {
     _Atomic uint64_t actions[MT_SCHED_ACTION_MAX][MT_REASON_MAX];
     _Atomic uint64_t deploys[MT_DEPLOY_RESULT_MAX];
     _Atomic uint64_t ipam_failures[MT_IPAM_POOLS]; /* nothing was left */
+    _Atomic uint64_t followers[MT_FOLLOWER_MAX]; /* polls that wait just now */
     struct mt_hist time_to_ready[MT_READY_KIND_MAX];
     int64_t ready_until_us;  /* counted until then; of the leader's thread */
     _Atomic int audit_chains; /* 1 they held when last verified, 0 one did not, -1 not known here */
@@ -109,7 +111,7 @@ bool mt_measure_guard(struct mt_measure *m);
 /** Not the leader any more: the gauges go. */
 void mt_measure_forget(struct mt_measure *m);
 
-extern const char *const mt_measure_group_states[5], *const mt_measure_admin_states[8], *const mt_measure_healths[5], *const mt_ready_kinds[MT_READY_KIND_MAX];
+extern const char *const mt_measure_group_states[5], *const mt_measure_admin_states[8], *const mt_measure_healths[5], *const mt_ready_kinds[MT_READY_KIND_MAX], *const mt_measure_followers[MT_FOLLOWER_MAX];
 /** The part of the page that is in here. */
 void mt_measure_http(struct mt_measure *m, struct mt_metrics *page);
 void mt_measure_auth(struct mt_measure *m, struct mt_metrics *page);

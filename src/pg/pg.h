@@ -143,6 +143,8 @@ int mt_pg_pipe_sync(struct mt_pg *pg, struct mt_pg_res **ret_res, int n, struct 
  * that was not yet waited for. Groups run one after the other; a failing statement skips the rest of its own group only. */
 int mt_pg_pipe_mark(struct mt_pg *pg, struct mt_err *err);
 int mt_pg_pipe_await(struct mt_pg *pg, struct mt_pg_res **ret_res, int n, struct mt_err *err);
+/** The same with the results of the first @n statements only; the group has at least as many. */
+int mt_pg_pipe_await_first(struct mt_pg *pg, struct mt_pg_res **ret_res, int n, struct mt_err *err);
 int mt_pg_pipe_leave(struct mt_pg *pg, struct mt_err *err);
 
 /** Details of the last statement error on this connection. Strings are "" when the server did not say. */

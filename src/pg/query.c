@@ -294,8 +294,10 @@ int mt_pg_pipe_mark(struct mt_pg *pg, struct mt_err *err)
     return PQflush(pg->conn) < 0 ? pg_broken(pg, "sending", err) : 0;
 }
 
-/* Results of one group up to its end. @failed is set when a statement was refused; -code when the connection is lost. */
-static int group_results(struct mt_pg *pg, struct mt_pg_res **ret_res, int n, int *ret_n, bool *failed, struct mt_err *err)
+/* Results of one group up to its end: all @n, or the first @n of more when that is all that is @asked for. @failed is set when a statement was
+ * refused; -code when the connection is lost. */
+enum asked { ASKED_ALL = 0, ASKED_FIRST };
+static int group_results(struct mt_pg *pg, struct mt_pg_res **ret_res, int n, enum asked asked, int *ret_n, bool *failed, struct mt_err *err)
 {
     for (;;) {
         MT_ASSERT(pg->ops_first != pg->ops_end);
@@ -311,7 +313,7 @@ static int group_results(struct mt_pg *pg, struct mt_pg_res **ret_res, int n, in
         }
         if ((r = op_result(pg, &op, failed, &res, err)) < 0)
             return r;
-        if (op.kind != PIPE_RUN || !ret_res) {
+        if (op.kind != PIPE_RUN || !ret_res || (asked == ASKED_FIRST && *ret_n == n)) {
             PQclear(res);
             continue;
         }
@@ -325,7 +327,7 @@ static int group_results(struct mt_pg *pg, struct mt_pg_res **ret_res, int n, in
     }
 }
 
-int mt_pg_pipe_await(struct mt_pg *pg, struct mt_pg_res **ret_res, int n, struct mt_err *err)
+static int group_await(struct mt_pg *pg, struct mt_pg_res **ret_res, int n, enum asked asked, struct mt_err *err)
 {
     struct mt_err local = {.code = MT_OK};
     if (!err)
@@ -335,7 +337,7 @@ int mt_pg_pipe_await(struct mt_pg *pg, struct mt_pg_res **ret_res, int n, struct
         return r;
     bool failed = false;
     int got = 0;
-    r = group_results(pg, ret_res, n, &got, &failed, err);
+    r = group_results(pg, ret_res, n, asked, &got, &failed, err);
     if (r == 0 && !failed)
         return 0;
     for (int i = 0; ret_res && i < got; i++)
@@ -343,6 +345,16 @@ int mt_pg_pipe_await(struct mt_pg *pg, struct mt_pg_res **ret_res, int n, struct
     if (r < 0)
         pg_drop(pg);
     return err->code ? -(int)err->code : MT_FAIL(err, MT_E_UNAVAILABLE, "database: connection lost");
+}
+
+int mt_pg_pipe_await(struct mt_pg *pg, struct mt_pg_res **ret_res, int n, struct mt_err *err)
+{
+    return group_await(pg, ret_res, n, ASKED_ALL, err);
+}
+
+int mt_pg_pipe_await_first(struct mt_pg *pg, struct mt_pg_res **ret_res, int n, struct mt_err *err)
+{
+    return group_await(pg, ret_res, n, ASKED_FIRST, err);
 }
 
 int mt_pg_pipe_sync(struct mt_pg *pg, struct mt_pg_res **ret_res, int n, struct mt_err *err)

@@ -148,6 +148,21 @@ try:
         appended = v("moat_event_append_total")
         assert v("moat_event_append_duration_seconds_count") >= appended > 5
         assert 0 < v("moat_event_flush_wait_seconds_count") <= v("moat_event_append_total")
+        # the lock of the log in another's hands for a while: the next batch says how long it waited, whichever way it goes
+        key = re.search(r'define MT_LOCK_LOG "(\d+)"', open(os.path.join(kit.ROOT, "src/control/log/locks.h")).read())[1]
+        for _ in range(2):
+            before = v("moat_event_append_lock_seconds_sum"), v("moat_event_append_lock_seconds_count")
+            holder = subprocess.Popen([w.pg.bin + "/psql", "-h", w.pg.sock, "-U", "postgres", "-qtAc", "BEGIN; SELECT pg_advisory_xact_lock(%s); SELECT pg_sleep(0.6); COMMIT" % key, "moat"], stdout=subprocess.DEVNULL)
+            try:
+                wait_for("the lock", lambda: w.pg.sql("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND ((classid::bigint << 32) | objid::bigint) = %s" % key) == "1", 30)
+                w.ok("POST", "/v1/orgs/%s/apps" % org["id"], {"name": "waits%d" % _})
+            finally:
+                holder.wait(60)
+            wait_for("a wait for the lock", lambda: v("moat_event_append_lock_seconds_count") > before[1] and 0.05 < v("moat_event_append_lock_seconds_sum") - before[0] < 60, 30)
+        assert v("moat_stream_clients", kind="user") == 0
+        # who waits for news is counted as long as it does: polls of some seconds follow each other, the sums stay (the kit's edge and the real one)
+        for _ in range(3):
+            wait_for("the node waits for news, and so do both edges", lambda: (v("moat_stream_clients", kind="agent"), v("moat_stream_clients", kind="edge")) == (1, 2), 60)
         assert v("moat_db_connections", state="max") == 8 and v("moat_db_query_duration_seconds_count", query_class="request") > 5
         assert v("moat_scheduler_is_leader") == 1 and v("moat_scheduler_passes_total", result="ok") > 1
         assert v("moat_scheduler_actions_total", action="allocate") == 1 and v("moat_deploys_total", result="succeeded") == 1

@@ -43,6 +43,7 @@ static void put_log(struct mt_api_call *c, struct mt_metrics *page)
     for (size_t i = 0; i < MT_ARRAY_LEN(ends); i++)
         mt_metrics_u64(page, MT_M_EVENT_APPEND, mt_metrics_get(&a->ends[i]), ends[i]);
     mt_metrics_hist(page, MT_M_APPEND_SECONDS, &a->took);
+    mt_metrics_hist(page, MT_M_LOCK_SECONDS, &a->lock);
     mt_metrics_hist(page, MT_M_FLUSH_SECONDS, &a->flush);
     mt_metrics_i64(page, MT_M_EVENT_LAST, mt_log_head_get(c->ctl->head));
     mt_metrics_i64(page, MT_M_EPOCH, mt_history_epoch(c->ctl->history));
@@ -81,6 +82,8 @@ int mt_api_metrics(struct mt_api_call *c)
     mt_metrics_hist(&page, MT_M_DB_SECONDS, &ctl->measure.db_scheduler, "scheduler");
     put_refusals(c, ready, &page);
     mt_metrics_u64(&page, MT_M_STREAM_CLIENTS, h.streams, "user");
+    for (unsigned i = 0; i < MT_FOLLOWER_MAX; i++)
+        mt_metrics_u64(&page, MT_M_STREAM_CLIENTS, mt_metrics_get(&ctl->measure.followers[i]), mt_measure_followers[i]);
     if (ready) {
         struct mt_audit_stats u = {0};
         put_log(c, &page);

@@ -177,7 +177,15 @@ static bool decided(const struct mt_history_look *l, int64_t epoch, int64_t afte
 struct plan_poll {
     char node_id[MT_ID_SIZE];
     int64_t epoch, same_at;
+    _Atomic uint64_t *followers; /* counted there as long as this is */
 };
+
+static void plan_poll_free(void *p)
+{
+    struct plan_poll *was = p;
+    (void)atomic_fetch_sub_explicit(was->followers, 1, memory_order_relaxed);
+    free(was);
+}
 
 /* Has anything happened that can concern the plan of a poll that was parked? When in doubt yes: all is asked again then, who calls too. @node_id NULL:
  * the configuration of an edge. */
@@ -192,11 +200,14 @@ static bool has_news(struct mt_api_call *c, const struct plan_poll *was, const c
 }
 
 /* Sleep on, with what is known: that the plan is the same as one of the time when the log ended at @at. */
-static int plan_is_same(struct mt_api_call *c, const struct mt_node *node, int64_t epoch, int64_t at, int64_t deadline)
+static int plan_is_same(struct mt_api_call *c, enum mt_follower who, const struct mt_node *node, int64_t epoch, int64_t at, int64_t deadline)
 {
     struct plan_poll *was = mt_http_req_state(c->http);
-    if (!was && (was = calloc(1, sizeof *was)) != NULL)
-        mt_http_req_set_state(c->http, was, free);
+    if (!was && (was = calloc(1, sizeof *was)) != NULL) {
+        was->followers = &c->ctl->measure.followers[who];
+        mt_measure_one(was->followers);
+        mt_http_req_set_state(c->http, was, plan_poll_free);
+    }
     if (was) {
         snprintf(was->node_id, sizeof was->node_id, "%s", node->node_id);
         was->epoch = epoch;
@@ -227,12 +238,12 @@ int mt_api_plan(struct mt_api_call *c)
     /* The poll that follows a plan asks for the next one: what the plan was made of need not be read again. */
     const struct plan_poll has = {.epoch = epoch, .same_at = after};
     if (mt_http_req_round(c->http) == 0 && mt_plans_fresh(c->ctl->plans, node.node_id, after) && !has_news(c, &has, node.node_id))
-        return plan_is_same(c, &node, epoch, after, deadline);
+        return plan_is_same(c, MT_FOLLOWER_AGENT, &node, epoch, after, deadline);
     const struct mt_node_plan_how how = {.recovery = now.recovery, .epoch = now.log.epoch, .decided = decided(&now, epoch, after)};
     if (mt_node_plan_fingerprint(c->ctl, c->pg, &node, &how, fingerprint, &c->err) < 0)
         return mt_api_fail_err(c);
     if (mt_plans_unchanged(c->ctl->plans, node.node_id, fingerprint, after))
-        return plan_is_same(c, &node, now.log.epoch, now.log.event_id, deadline);
+        return plan_is_same(c, MT_FOLLOWER_AGENT, &node, now.log.epoch, now.log.event_id, deadline);
     if (mt_node_plan_build(c->ctl, c->pg, &node, &how, &text, &len, &cursor, &c->err) < 0)
         return mt_api_fail_err(c);
     mt_plans_sent(c->ctl->plans, node.node_id, fingerprint, cursor);
@@ -455,12 +466,12 @@ int mt_api_edge_config(struct mt_api_call *c)
         return nothing_new(c, deadline); /* it goes on serving */
     const struct plan_poll has = {.epoch = epoch, .same_at = after};
     if (mt_http_req_round(c->http) == 0 && mt_plans_fresh(c->ctl->plans, who, after) && !has_news(c, &has, NULL))
-        return plan_is_same(c, &node, epoch, after, deadline);
+        return plan_is_same(c, MT_FOLLOWER_EDGE, &node, epoch, after, deadline);
     if (mt_edge_config_build(c->ctl, c->pg, node.node_id, decided(&now, epoch, after), &text, &len, &revision, fingerprint, &c->err) < 0)
         return mt_api_fail_err(c);
     if (mt_plans_unchanged(c->ctl->plans, who, fingerprint, after)) {
         free(text);
-        return plan_is_same(c, &node, now.log.epoch, revision, deadline);
+        return plan_is_same(c, MT_FOLLOWER_EDGE, &node, now.log.epoch, revision, deadline);
     }
     mt_plans_sent(c->ctl->plans, who, fingerprint, revision);
     return mt_api_send_text(c, 200, text, len);

@@ -97,7 +97,7 @@ int batch_ahead(struct batch *b, struct mt_cmd **cmds, int n, bool first, int la
         if (cmds[i]->out)
             return 0; /* refused: the long way answers it (and forgets this) */
     }
-    *f = (struct flight){.n = n, .lane = lane, .begun_at = mt_clock_mono(), .head_before = b->head};
+    *f = (struct flight){.n = n, .lane = lane, .first = first, .begun_at = mt_clock_mono(), .head_before = b->head};
     memcpy(f->cmds, cmds, (size_t)n * sizeof *cmds);
     memcpy(f->hash_before, b->hash, 32);
     int64_t now = mt_clock_wall_us();
@@ -130,8 +130,13 @@ int batch_ahead(struct batch *b, struct mt_cmd **cmds, int n, bool first, int la
 static int await(struct batch *b, struct flight *f, struct mt_err *err)
 {
     struct mt_pg *pg = lane_of(b, f);
-    int r = mt_pg_pipe_await(pg, NULL, 0, err);
+    struct mt_pg_res *begin_lock[2] = {NULL, NULL};
+    int r = mt_pg_pipe_await_first(pg, begin_lock, f->first ? 2 : 0, err);
     f->open = false;
+    if (r == 0 && b->lock_wait && f->state == FLIGHT_ENDING) /* else it was taken without waiting, by the guard */
+        mt_hist_observe(b->lock_wait, f->first ? mt_pg_i64(begin_lock[1], 0, 1) : 0);
+    mt_pg_res_freep(&begin_lock[0]);
+    mt_pg_res_freep(&begin_lock[1]);
     if (r == 0 || !mt_pg_alive(pg))
         return r;
     const struct mt_pg_diag *d = mt_pg_diag(pg);

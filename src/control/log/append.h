@@ -239,6 +239,7 @@ struct mt_history; /* history.h */
 /** What became of commands and how long it took; only grows, written by the appender's thread. */
 struct mt_append_measure {
     struct mt_hist took;  /* from handing over until the answer */
+    struct mt_hist lock;  /* until a batch had the lock of the log */
     struct mt_hist flush; /* from COMMIT on its way until it is known to be on disk */
     _Atomic uint64_t ends[MT_END_QUOTA + 1];
 };

@@ -615,6 +615,8 @@ int mt_appender_new(const struct mt_appender_conf *conf, struct mt_appender **re
         r = MT_FAIL(err, MT_E_NOMEM, "no memory for the appender");
     if (r == 0)
         r = batch_init(&ap->batch, &ap->own, err);
+    if (r == 0 && ap->measure)
+        ap->batch.lock_wait = &ap->measure->lock;
     if (r == 0 && pthread_create(&ap->thread, NULL, appender_main, ap) != 0) {
         batch_done(&ap->batch);
         r = MT_FAIL(err, MT_E_NOMEM, "cannot start the appender's thread");

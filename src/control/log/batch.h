@@ -42,6 +42,7 @@ struct batch {
     int careful;    /* batches left to run with look-ups first, since another process writes too */
     struct batch_seqs *seqs;
     int64_t flush_ns; /* the last run of batch_run: how long its COMMIT took, 0: none */
+    struct mt_hist *lock_wait; /* how long batches waited for the lock of the log; or NULL */
     bool committing; /* COMMIT was sent: after a loss its fate is unknown until batch_settle */
     struct mt_pg_arr cols[COL_MAX], idem[IDEM_MAX], rely_key, rely_key2, rely_version, rely_at;
     struct mt_buf scratch;
@@ -113,6 +114,7 @@ struct flight {
     int n;
     int lane; /* 0: b->pg, 1: b->second */
     enum flight_state state;
+    bool first; /* nothing else was in the air: lock and end went with its writes */
     bool open; /* a group of statements is not answered yet */
     int64_t begun_at, ending_at;
     int64_t head_before, head; /* last event id before and after it */

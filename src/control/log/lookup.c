@@ -15,7 +15,9 @@
 
 const struct mt_pg_stmt batch_st_begin = {"log_begin", "BEGIN ISOLATION LEVEL READ COMMITTED"};
 /* Its own statement: what follows gets a snapshot taken under the lock. */
-const struct mt_pg_stmt batch_st_lock = {"log_lock", "SELECT pg_advisory_xact_lock(" MT_LOCK_LOG ")"};
+/* And how long that took, in microseconds: the server evaluates from left to right, and its clock of the statement begins with this one, in a pipeline too. */
+const struct mt_pg_stmt batch_st_lock = {
+    "log_lock", "SELECT pg_advisory_xact_lock(" MT_LOCK_LOG "), (extract(epoch FROM clock_timestamp() - statement_timestamp()) * 1000000)::int8"};
 static const struct mt_pg_stmt st_savepoint = {"log_savepoint", "SAVEPOINT one_command"};
 static const struct mt_pg_stmt st_counter = {"log_counter", "SELECT last_event_id, last_chain_hash FROM event_counter"};
 static const struct mt_pg_stmt st_seqs = {
@@ -306,13 +308,14 @@ void batch_give_seqs(struct mt_cmd *c)
 int batch_look_up(struct batch *b, struct mt_cmd **cmds, int n, bool begin, struct mt_err *err)
 {
     static _Thread_local struct lookups l; /* 32 KiB: too large for a stack frame */
+    int lock = -1;
     l.n = l.n_seqs = 0;
     l.counter = l.idem = l.seqs = l.rely = -1;
     int r = mt_pg_pipe_enter(b->pg, err);
     if (r < 0)
         return r;
     if (begin) {
-        if ((r = ask(b, &l, &batch_st_begin, NULL, err)) < 0 || (r = ask(b, &l, &batch_st_lock, NULL, err)) < 0 ||
+        if ((r = ask(b, &l, &batch_st_begin, NULL, err)) < 0 || (r = lock = ask(b, &l, &batch_st_lock, NULL, err)) < 0 ||
             (r = l.counter = ask(b, &l, &st_counter, NULL, err)) < 0)
             return r;
         b->stats->lock_takes++;
@@ -324,6 +327,8 @@ int batch_look_up(struct batch *b, struct mt_cmd **cmds, int n, bool begin, stru
     if ((r = ask_idem(b, cmds, n, &l, err)) < 0 || (r = ask_relies(b, b->pg, cmds, n, ALL_KINDS, &l, err)) < 0 ||
         (r = ask_seqs(b, cmds, n, &l, err)) < 0 || (r = mt_pg_pipe_sync(b->pg, l.res, l.n, err)) < 0)
         return r;
+    if (lock >= 0 && b->lock_wait && mt_pg_rows(l.res[lock]) == 1)
+        mt_hist_observe(b->lock_wait, mt_pg_i64(l.res[lock], 0, 1));
     r = mt_pg_pipe_leave(b->pg, err);
     if (r == 0 && l.counter >= 0) {
         size_t len;
