@@ -25,7 +25,7 @@ static const struct {
     [MT_E_CANCELLED] = {"cancelled", 503, 130, true},
 };
 
-int mt_err_set(struct mt_err *err, enum mt_code code, int sys_errno, const char *file, int line, const char *fmt, ...)
+int (mt_err_set)(struct mt_err *err, enum mt_code code, int sys_errno, const char *file, int line, const char *fmt, ...)
 {
     if (!err)
         return -(int)code;
@@ -54,7 +54,7 @@ int mt_err_set(struct mt_err *err, enum mt_code code, int sys_errno, const char 
     return -(int)code;
 }
 
-int mt_err_wrap(struct mt_err *err, const char *fmt, ...)
+int (mt_err_wrap)(struct mt_err *err, const char *fmt, ...)
 {
     if (!err)
         return -MT_E_IO;

@@ -45,6 +45,16 @@ int mt_err_set(struct mt_err *err, enum mt_code code, int sys_errno, const char 
 /** Put "context: " before the message of @err; returns -err->code (or -MT_E_IO if err is NULL). */
 int mt_err_wrap(struct mt_err *err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
+#ifdef __clang_analyzer__ /* it sees one file at a time, and not that these are below 0 */
+static inline int mt_err_below_0(int r)
+{
+    if (r >= 0)
+        __builtin_unreachable();
+    return r;
+}
+#define mt_err_set(...) mt_err_below_0((mt_err_set)(__VA_ARGS__))
+#define mt_err_wrap(...) mt_err_below_0((mt_err_wrap)(__VA_ARGS__))
+#endif
 #define MT_FAIL(err, code, ...) mt_err_set((err), (code), 0, __FILE__, __LINE__, __VA_ARGS__)
 #define MT_FAIL_ERRNO(err, code, ...) mt_err_set((err), (code), errno, __FILE__, __LINE__, __VA_ARGS__)
 

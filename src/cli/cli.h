@@ -371,6 +371,12 @@ int cmd_admin_orgs_resume(struct cli *c);
 int cmd_admin_maintenance(struct cli *c);
 int cmd_admin_maintenance_on(struct cli *c);
 int cmd_admin_maintenance_off(struct cli *c);
+/** On a machine of the control plane: the verb of moat-control with @more arguments (NULL: none, else ends with NULL), its standard streams @in and @out, -1: none. What it
+ * tells, in one line of JSON on the stream that is free, into @ret. An exit code. */
+int cli_control(struct cli *c, const char *verb, const char *const *more, int in, int out, json_t **ret);
+int cmd_admin_db_check(struct cli *c);
+int cmd_admin_audit_checkpoint(struct cli *c);
+int cmd_admin_audit_check(struct cli *c);
 int cmd_admin_backup(struct cli *c);
 int cmd_admin_backup_check(struct cli *c);
 int cmd_admin_backup_send(struct cli *c);

@@ -159,6 +159,16 @@ static const struct cli_option audit_options[] = {AUDIT_OPTIONS, {NULL, 0, NULL,
 static const struct cli_option admin_audit_options[] = {
     AUDIT_OPTIONS, {"all", 0, NULL, "those of every organisation too"}, {NULL, 0, NULL, NULL}};
 static const struct cli_option control_backup_options[] = {{"config", 0, "FILE", "configuration of moat-control (default: /etc/moat/control.toml, or that of moat up)"}, {NULL, 0, NULL, NULL}};
+static const struct cli_option audit_checkpoint_options[] = {
+    {"key", 0, "FILE", "Ed25519 private key, PEM (default: /etc/moat/audit-key.pem)"},
+    {"config", 0, "FILE", "configuration of moat-control (default: /etc/moat/control.toml, or that of moat up)"},
+    {NULL, 0, NULL, NULL},
+};
+static const struct cli_option audit_check_options[] = {
+    {"key", 0, "FILE", "its public half, PEM (default: /etc/moat/audit-key.pub.pem)"},
+    {"config", 0, "FILE", "configuration of moat-control (default: /etc/moat/control.toml, or that of moat up)"},
+    {NULL, 0, NULL, NULL},
+};
 static const struct cli_option backups_scan_options[] = {
     {"apply", 0, NULL, "enter what is found; else it is only told"},
     {"node", 0, "NODE", "id of the node that becomes the home of volumes that the database does not know"},
@@ -538,6 +548,9 @@ const struct cli_command cli_commands[] = {
     {CLI_MORE, "admin audit", "", "the audit log of the platform", admin_audit_options, cmd_admin_audit},
     {CLI_MORE, "admin audit verify", "", "check every chain of the audit log", NULL, cmd_admin_audit_verify},
     {CLI_MORE, "admin audit export", "FILE", "every chain of the audit log as lines of JSON, with its hashes", audit_export_options, cmd_admin_audit_export},
+    {CLI_MORE, "admin audit checkpoint", "FILE", "where every chain of the audit log ends, signed, for a place outside the database", audit_checkpoint_options, cmd_admin_audit_checkpoint},
+    {CLI_MORE, "admin audit check", "FILE", "does the audit log still have all that such a file says", audit_check_options, cmd_admin_audit_check},
+    {CLI_MORE, "admin db check", "", "read all of the database: log, views, audit chains, secrets", control_backup_options, cmd_admin_db_check},
     {CLI_ROUTES, "endpoints", "", "the same as routes list", routes_list_options, cmd_routes_list},
     {CLI_ROUTES, "expose", "[HOSTNAME]", "the same as routes create", routes_create_options, cmd_routes_create},
     {CLI_APPS, "ipv4 enable", "", "the same as env ipv4 enable", NULL, cmd_ipv4_enable},

@@ -58,7 +58,7 @@ static const char *last_line(char *text)
 #define MORE_MAX 6
 
 /* The verb with @more arguments (NULL: none), @in and @out, -1: none; what it has to tell comes on the stream that is free. */
-static int control(struct cli *c, const char *verb, const char *const *more, int in, int out, json_t **ret)
+int cli_control(struct cli *c, const char *verb, const char *const *more, int in, int out, json_t **ret)
 {
     char program[4200], config[4200];
     struct mt_err err = {0};
@@ -103,7 +103,7 @@ int cmd_admin_backup(struct cli *c)
     const char *file = c->argv[0];
     if (mt_file_part_open(file, &fd, &err) < 0)
         return cli_fail(c, &err, NULL);
-    int code = control(c, "backup", NULL, -1, fd, &j);
+    int code = cli_control(c, "backup", NULL, -1, fd, &j);
     if (mt_file_part_end(file, code == CLI_OK, &err) < 0)
         return cli_fail(c, &err, NULL);
     return code == CLI_OK ? told(c, "made", file, j) : code;
@@ -119,7 +119,7 @@ static int from(struct cli *c, const char *verb, const char *what)
         (void)MT_FAIL_ERRNO(&err, MT_E_IO, "read '%s'", c->argv[0]);
         return cli_error(c, code, err.msg, NULL);
     }
-    int code = control(c, verb, NULL, fd, -1, &j);
+    int code = cli_control(c, verb, NULL, fd, -1, &j);
     return code != CLI_OK ? code : told(c, what, c->argv[0], j);
 }
 
@@ -152,7 +152,7 @@ int cmd_admin_backups_scan(struct cli *c)
             more[n++] = MT_STREQ(*o, "node") ? "--node" : "--reason";
             more[n++] = cli_opt(c, *o);
         }
-    int code = control(c, "scan-backups", more, -1, -1, &j);
+    int code = cli_control(c, "scan-backups", more, -1, -1, &j);
     if (code != CLI_OK)
         return code;
     if (c->json)
@@ -173,7 +173,7 @@ int cmd_admin_backups_rekey(struct cli *c)
     mt_auto_json json_t *j = NULL;
     const char *reason = cli_opt(c, "reason");
     const char *const more[] = {"--id", c->argv[0], "--reason", reason ? reason : "", NULL};
-    int code = control(c, "rekey-backups", more, -1, -1, &j);
+    int code = cli_control(c, "rekey-backups", more, -1, -1, &j);
     if (code != CLI_OK)
         return code;
     if (c->json)

@@ -443,6 +443,8 @@ static int usage(FILE *to)
                 "                    [--payload JSON|@FILE] --reason TEXT\n"
                 "       moat-control --config FILE scan-backups [--apply --reason TEXT [--node ID]]\n"
                 "       moat-control --config FILE rekey-backups --id VOLUME --reason TEXT\n"
+                "       moat-control --config FILE check-database   (moat admin db check)\n"
+                "       moat-control --config FILE audit-checkpoint --key FILE > FILE | check-audit-checkpoint --key FILE < FILE\n"
                 "       moat-control --help-config | --routes | --metrics | --quotas | --version\n");
     return to == stderr ? 2 : 0;
 }
@@ -467,7 +469,8 @@ int main(int argc, char **argv)
                                          {"org", 1, NULL, 'o'},          {"app", 1, NULL, 'a'},
                                          {"env", 1, NULL, 'e'},          {"payload", 1, NULL, 'p'},
                                          {"reason", 1, NULL, 'R'},       {"apply", 0, NULL, 'y'},
-                                         {"node", 1, NULL, 'n'},         {NULL, 0, NULL, 0}};
+                                         {"node", 1, NULL, 'n'},         {"key", 1, NULL, 'K'},
+                                         {NULL, 0, NULL, 0}};
     static struct mt_control ctl;
     const char *config = NULL;
     bool check = false, migrate = false, audit = false;
@@ -476,7 +479,7 @@ int main(int argc, char **argv)
     for (int o; (o = getopt_long(argc, argv, "c:h", opts, NULL)) != -1;) {
         const char **to = o == 'w' ? &off.view : o == 't' ? &off.type : o == 'i' ? &off.id : o == 'o' ? &off.org
                         : o == 'a' ? &off.app : o == 'e' ? &off.env : o == 'p' ? &off.payload : o == 'R' ? &off.reason
-                        : o == 'n' ? &off.node : NULL;
+                        : o == 'n' ? &off.node : o == 'K' ? &off.key : NULL;
         if (to) {
             *to = optarg;
             continue;

@@ -2,6 +2,7 @@
 /* See offline.h. Each verb opens what it needs itself; a running server need not know of it. */
 #include "control/first_operator.h"
 #include "control/offline.h"
+#include "control/offline_checks.h"
 
 #include "base/cleanup.h"
 #include "base/clock.h"
@@ -190,21 +191,6 @@ static int append(struct mt_control *ctl, const struct mt_offline_args *a)
 
 /* ---- scan-backups ---- */
 
-/* Root's hands are not needed: what is written in data_dir belongs to its owner, and PostgreSQL knows that one's name (peer). */
-static int become_owner(const char *data_dir, struct mt_err *err)
-{
-    struct stat st;
-    char buf[4096];
-    struct passwd pw, *found = NULL;
-    if (getuid() != 0 || stat(data_dir, &st) < 0 || st.st_uid == 0)
-        return 0;
-    if (getpwuid_r(st.st_uid, &pw, buf, sizeof buf, &found) != 0 || !found)
-        return MT_FAIL(err, MT_E_NOT_FOUND, "the owner of data_dir '%s' (%u) is no user of this machine", data_dir, st.st_uid);
-    if (initgroups(pw.pw_name, pw.pw_gid) < 0 || setgid(pw.pw_gid) < 0 || setuid(pw.pw_uid) < 0)
-        return MT_FAIL_ERRNO(err, MT_E_DENIED, "become '%s', who owns data_dir '%s'", pw.pw_name, data_dir);
-    return 0;
-}
-
 static const struct mt_pg_stmt st_cluster = {"offline_cluster", "SELECT value #>> '{}' FROM cluster_view WHERE key = 'cluster_id'"};
 
 static int read_cluster(struct mt_control *ctl, struct mt_err *err)
@@ -225,7 +211,7 @@ static int scan(struct mt_control *ctl, const struct mt_offline_args *a)
     if (a->apply && (!a->reason || strlen(a->reason) < 3))
         return misuse("scan-backups --apply needs --reason");
     mt_process_hide();
-    int rc = become_owner(ctl->conf.data_dir, &err);
+    int rc = mt_offline_become_owner(ctl->conf.data_dir, &err);
     if (rc == 0 && (rc = start_appender(ctl, &err)) == 0 && (rc = read_cluster(ctl, &err)) == 0 && (rc = mt_keys_new(ctl->conf.master_keys_file, &ctl->keys, &err)) == 0)
         rc = mt_scan(ctl, &wish, stdout, &err);
     mt_keys_free(MT_TAKE(ctl->keys));
@@ -266,7 +252,7 @@ static int rekey(struct mt_control *ctl, const struct mt_offline_args *a)
     if (!a->id || !a->reason || strlen(a->reason) < 3)
         return misuse("rekey-backups needs --id (the volume's) and --reason");
     mt_process_hide();
-    int rc = become_owner(ctl->conf.data_dir, &err);
+    int rc = mt_offline_become_owner(ctl->conf.data_dir, &err);
     if (rc == 0 && (rc = start_appender(ctl, &err)) == 0 && (rc = read_cluster(ctl, &err)) == 0 && (rc = mt_keys_new(ctl->conf.master_keys_file, &ctl->keys, &err)) == 0 &&
         (rc = rekey_command(ctl, a, &cmd, &epoch, &err)) == 0)
         rc = mt_append(ctl->appender, MT_TAKE(cmd), 30000, &done, &err);
@@ -322,7 +308,7 @@ static int saved(struct mt_control *ctl, const char *verb)
     mt_process_hide();
     struct sigaction ignore = {.sa_handler = SIG_IGN};
     (void)sigaction(SIGPIPE, &ignore, NULL);
-    int rc = become_owner(ctl->conf.data_dir, &err);
+    int rc = mt_offline_become_owner(ctl->conf.data_dir, &err);
     if (rc == 0)
         rc = out                             ? mt_save(ctl, STDOUT_FILENO, stderr, &err)
              : MT_STREQ(verb, "check-backup") ? mt_save_check(ctl, STDIN_FILENO, stdout, &err)
@@ -330,8 +316,23 @@ static int saved(struct mt_control *ctl, const char *verb)
     return rc < 0 ? complain(&err) : 0;
 }
 
+static int look(struct mt_control *ctl, const struct mt_offline_args *a)
+{
+    struct mt_err err = {0};
+    bool database = MT_STREQ(a->verb, "check-database"), make = MT_STREQ(a->verb, "audit-checkpoint");
+    if (!database && !a->key)
+        return misuse("a checkpoint of the audit log needs --key FILE: the private key to make one, the public one to check it");
+    if (make && isatty(STDOUT_FILENO))
+        return misuse("audit-checkpoint writes to standard output: > FILE, or use `moat admin audit checkpoint FILE`");
+    int rc = database ? mt_offline_become_owner(ctl->conf.data_dir, &err) : 0;
+    if (rc == 0)
+        rc = database ? mt_check_database(ctl, stdout, &err) : make ? mt_make_audit_checkpoint(ctl, a->key, stderr, &err) : mt_check_audit_checkpoint(ctl, a->key, stdout, &err);
+    return rc < 0 ? complain(&err) : 0;
+}
+
 static const char *const verbs[] = {"init",    "migrate", "check-config", "verify-log", "verify-views", "rebuild",
-                                    "append", "backup",  "check-backup", "restore",    "scan-backups", "rekey-backups", NULL};
+                                    "append", "backup",  "check-backup", "restore",    "scan-backups", "rekey-backups",
+                                    "check-database", "audit-checkpoint", "check-audit-checkpoint", NULL};
 
 bool mt_offline_verb(const char *verb)
 {
@@ -361,5 +362,7 @@ int mt_offline_run(struct mt_control *ctl, const struct mt_offline_args *a)
         return scan(ctl, a);
     if (MT_STREQ(a->verb, "rekey-backups"))
         return rekey(ctl, a);
+    if (MT_STREQ(a->verb, "check-database") || MT_STREQ(a->verb, "audit-checkpoint") || MT_STREQ(a->verb, "check-audit-checkpoint"))
+        return look(ctl, a);
     return 0; /* check-config: it was loaded */
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What an operator does on the machine of the database, without the API (control-plane.md §17): init, migrate, check-config,
- * verify-log, verify-views, rebuild, append, backup, check-backup, restore, scan-backups, rekey-backups. Results on stdout, reasons on stderr. */
+ * verify-log, verify-views, rebuild, append, backup, check-backup, restore, scan-backups, rekey-backups, check-database, audit-checkpoint,
+ * check-audit-checkpoint. Results on stdout, reasons on stderr. */
 #pragma once
 
 #include "control/control.h"
@@ -12,6 +13,7 @@ struct mt_offline_args {
     bool apply;  /* scan-backups: enter what is found */
     const char *verb;
     const char *node;                                      /* scan-backups: home of volumes without a row */
+    const char *key;                                       /* checkpoints of the audit log: a file */
     const char *view;                                      /* rebuild: a name or "all" */
     const char *type, *id, *org, *app, *env, *payload, *reason; /* append; payload: JSON or @FILE */
 };

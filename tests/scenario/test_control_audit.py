@@ -165,6 +165,88 @@ try:
             return
         raise AssertionError("an altered line passed")
 
+    @case("a signed checkpoint: what was rewritten or cut off since is found, though every chain holds; other keys and changed ones are refused")
+    def _():
+        for name in ("key", "other"):
+            subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", w.d + "/%s.pem" % name], check=True)
+            subprocess.run(["openssl", "pkey", "-in", w.d + "/%s.pem" % name, "-pubout", "-out", w.d + "/%s.pub" % name], check=True)
+
+        def run(verb, file, key, code=0):
+            p = subprocess.run([kit.program("moat"), "--json", "admin", "audit", verb, w.d + "/" + file, "--key", w.d + "/" + key, "--config", w.d + "/control.toml"], capture_output=True, text=True, timeout=60,
+                               env={**os.environ, "HOME": w.d, "XDG_CONFIG_HOME": w.d})
+            assert p.returncode == code, (p.returncode, p.stdout, p.stderr)
+            return json.loads(p.stdout)["data"] if code == 0 else p.stdout + p.stderr
+        w.ok("GET", O + "/audit/verify")  # what is pending gets into its chain
+        made = run("checkpoint", "heads", "key.pem")
+        assert made["chains"] == 2 and made["records"] > 10 and os.stat(w.d + "/heads").st_mode & 0o777 == 0o600, made
+        first, sig = open(w.d + "/heads").read().split("\n")[:2]
+        with open(w.d + "/body", "w") as f:
+            f.write(first)
+        with open(w.d + "/sig", "wb") as f:
+            f.write(bytes.fromhex(sig))
+        subprocess.run(["openssl", "pkeyutl", "-verify", "-rawin", "-pubin", "-inkey", w.d + "/key.pub", "-in", w.d + "/body", "-sigfile", w.d + "/sig"], check=True, stdout=subprocess.DEVNULL)
+        heads = {c["chain"]: c for c in json.loads(first)["chains"]}
+        assert run("check", "heads", "key.pub")["chains"] == 2
+        w.ok("POST", O + "/projects", {"name": "after-the-checkpoint"})
+        assert run("check", "heads", "key.pub")["records"] >= made["records"]  # the log goes on
+        assert "signed by another key" in run("check", "heads", "other.pub", 1)
+        assert "no public Ed25519 key" in run("check", "heads", "key.pem", 1) and "no private Ed25519 key" in run("checkpoint", "none", "key.pub", 1)
+        assert not os.path.exists(w.d + "/none")
+        with open(w.d + "/changed", "w") as f:
+            f.write(open(w.d + "/heads").read().replace('"seq":%d' % heads["platform"]["seq"], '"seq":%d' % (heads["platform"]["seq"] - 1)))
+        assert "the checkpoint was changed" in run("check", "changed", "key.pub", 1)
+        # Who can write both tables rewrites the record of then, and all that follow it: each chain holds.
+        n, chain = heads[org["id"]]["seq"], org["id"]
+        columns = "SELECT to_jsonb(l) - 'hash' - 'prev_hash' || jsonb_build_object('ts', to_char(ts AT TIME ZONE 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')), encode(prev_hash, 'hex') FROM moat.audit_log l WHERE chain = '%s' AND seq >= %d ORDER BY seq"
+        w.ok("GET", O + "/audit/verify")
+        rows = [(json.loads(a), b) for a, b in (line.rsplit("|", 1) for line in w.pg.sql(columns % (chain, n)).splitlines())]
+        kept = w.pg.sql("SELECT string_agg(format('UPDATE moat.audit_log SET actor_id = %%L, prev_hash = %%L, hash = %%L WHERE chain = %%L AND seq = %%s', actor_id, prev_hash, hash, chain, seq), '; ')"
+                        " || (SELECT format('; UPDATE moat.audit_chains SET last_seq = %%s, last_hash = %%L WHERE chain = %%L', last_seq, last_hash, chain) FROM moat.audit_chains WHERE chain = '%s')"
+                        " FROM moat.audit_log WHERE chain = '%s' AND seq >= %d" % (chain, chain, n))
+
+        def rewrite(change):
+            prev, sql = rows[0][1], ""
+            for i, (row, _) in enumerate(rows):
+                row = dict(row, **(change if i == 0 else {}))
+                stated = hashlib.sha256(bytes.fromhex(prev) + json.dumps(row, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()).hexdigest()
+                sql += "UPDATE moat.audit_log SET actor_id = '%s', prev_hash = '\\x%s', hash = '\\x%s' WHERE chain = '%s' AND seq = %d; " % (row["actor_id"], prev, stated, chain, row["seq"])
+                prev = stated
+            return sql + "UPDATE moat.audit_chains SET last_hash = '\\x%s' WHERE chain = '%s'" % (prev, chain)
+        try:
+            tamper(rewrite({}))
+            assert run("check", "heads", "key.pub")["chains"] == 2  # the same content has the same hashes: the rewriting itself is right
+            tamper(rewrite({"actor_id": "usr_somebody_else"}))
+            assert offline().returncode == 0 and "record %d of chain %s is not the one that was there on" % (n, chain) in run("check", "heads", "key.pub", 1)
+            tamper(kept)
+            gone = "BEGIN; CREATE TABLE public.away AS SELECT * FROM moat.audit_log WHERE chain = '%s' AND seq >= %d; DELETE FROM moat.audit_log WHERE chain = '%s' AND seq >= %d; " % (chain, n, chain, n)
+            tamper(gone + "UPDATE moat.audit_chains SET last_seq = %d, last_hash = '\\x%s' WHERE chain = '%s'; COMMIT" % (n - 1, rows[0][1], chain))
+            assert offline().returncode == 0 and "chain %s ends at record %d" % (chain, n - 1) in run("check", "heads", "key.pub", 1)
+            tamper("INSERT INTO moat.audit_log SELECT * FROM public.away; DROP TABLE public.away")
+        finally:
+            tamper(kept)
+        assert run("check", "heads", "key.pub")["chains"] == 2
+
+    @case("moat admin db check reads all of it, and says of each thing what is wrong with it")
+    def _():
+        def run(code):
+            p = subprocess.run([kit.program("moat"), "--json", "admin", "db", "check", "--config", w.d + "/control.toml"], capture_output=True, text=True, timeout=120, env={**os.environ, "HOME": w.d, "XDG_CONFIG_HOME": w.d})
+            assert p.returncode == code, (p.returncode, p.stdout, p.stderr)
+            return json.loads(p.stdout)["data"] if code == 0 else p.stdout + p.stderr
+        got = run(0)
+        assert got["events"] > 10 and got["view_rows"] > 10 and got["audit_chains"] == 2 and got["schema"] >= 19, got
+        name = w.pg.sql("SELECT name FROM apps_view LIMIT 1")
+        w.pg.sql("UPDATE apps_view SET name = 'forged' WHERE name = '%s'" % name)
+        try:
+            assert "1 rows of views are not what the log says, the first in apps_view: moat-control rebuild --view all" in run(1)
+        finally:
+            w.pg.sql("UPDATE apps_view SET name = '%s' WHERE name = 'forged'" % name)
+        tamper("UPDATE moat.audit_log SET reason = 'x' WHERE chain = '%s' AND seq = 2" % org["id"])
+        try:
+            assert "of the audit log does not hold at record 2" in run(1)
+        finally:
+            tamper("UPDATE moat.audit_log SET reason = NULL WHERE chain = '%s' AND seq = 2" % org["id"])
+        run(0)
+
     @case("a flipped byte is found and named, over the API and offline")
     def _():
         tamper("UPDATE moat.audit_log SET actor_id = 'usr_x' || substr(actor_id, 6) WHERE chain = '%s' AND seq = 4" % org["id"])

@@ -1,0 +1,140 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""clang's static analyser over every C file of src, as the compile database of BUILD has it: `clang_analyze.py BUILD`. Prints what it finds, ends with 1 then.
+
+What a file came to is kept by content (the file, every header it includes, the flags, clang's version, this file) in MOAT_ANALYZE_CACHE, by default
+~/.cache/moat-analyze, as ccache does it: all worktrees of a machine share it, and CI pays for what changed alone.
+
+Checkers that are switched off, and why:
+- security.insecureAPI.DeprecatedOrUnsafeBufferHandling wants the _s functions of C11's annex K, which no libc here has.
+- deadcode.DeadStores: the analyser does not know __attribute__((cleanup)), which reads what MT_TAKE and `fd = -1` leave. gcc's own warnings look for unused values.
+- of unix.Malloc what it calls a potential leak (the same reason; use after free and double free stay on): LeakSanitizer looks for leaks, in each unit test and with every allocation
+  failed in turn.
+Everything else that is on by default stays on. That MT_FAIL is below 0 it is told in base/err.h.
+"""
+import concurrent.futures
+import hashlib
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+CACHE = os.environ.get("MOAT_ANALYZE_CACHE") or os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "moat-analyze")
+OFF = ["security.insecureAPI.DeprecatedOrUnsafeBufferHandling", "deadcode.DeadStores"]
+LEAK = "Potential leak of memory pointed to by"
+# What moves between machines, and gcc's own words.
+DROP = re.compile(r"-(W.*|f(diagnostics|macro-prefix|stack-clash|cf-protection|trivial|no-delete|no-strict-overflow).*|M[DMGP]|g|O\d|U_FORTIFY_SOURCE|D_FORTIFY_SOURCE=\d|D__SANITIZE.*)$")
+
+
+def flags_of(command):
+    out, words = [], iter(shlex.split(command))
+    for w in words:
+        if w in ("-MQ", "-MF", "-o", "-c"):
+            next(words)
+        elif w.startswith("-") and not DROP.match(w):
+            out.append(w)
+    return out
+
+
+def digest(*parts):
+    h = hashlib.sha256()
+    for p in parts:
+        h.update(p.encode() if isinstance(p, str) else p)
+        h.update(b"\0")
+    return h.hexdigest()
+
+
+class Files:
+    """Hashes of files, each read once."""
+
+    def __init__(self):
+        self.seen = {}
+
+    def hash(self, path):
+        if path not in self.seen:
+            try:
+                with open(path, "rb") as f:
+                    self.seen[path] = hashlib.sha256(f.read()).hexdigest()
+            except OSError:
+                self.seen[path] = "-"
+        return self.seen[path]
+
+
+def place(path):
+    """A path as it is called in the cache: below this tree by its name there, so that worktrees share."""
+    return "@" + os.path.relpath(path, ROOT) if path.startswith(ROOT + os.sep) else path
+
+
+def real(name):
+    return os.path.join(ROOT, name[1:]) if name.startswith("@") else name
+
+
+def reports(text):
+    """One text for each finding: its warning and the way there."""
+    out = []
+    for line in text.split("\n"):
+        if re.match(r"\d+ warnings? generated", line) or line.startswith("In file included from "):
+            continue
+        if re.search(r": (warning|error|fatal error): ", line):
+            out.append(line)
+        elif out:
+            out[-1] += "\n" + line
+    return out
+
+
+def look(entry, version, files):
+    build, source = entry["directory"], os.path.normpath(os.path.join(entry["directory"], entry["file"]))
+    flags = flags_of(entry["command"])
+    first = digest(version, files.hash(os.path.abspath(__file__)), place(source), files.hash(source), " ".join(flags))
+    known = os.path.join(CACHE, first[:2], first)
+    try:
+        with open(known) as f:
+            for line in f:
+                said = json.loads(line)
+                if all(files.hash(real(name)) == h for name, h in said["deps"].items()):
+                    return said["found"]
+    except (OSError, ValueError, KeyError):
+        pass
+    deps = os.path.join(build, "analyze-%s.d" % first[:16])
+    r = subprocess.run(["clang", "--analyze", "--analyzer-output", "text", "-Wno-everything", "-MD", "-MF", deps, "-D__CLANG_ANALYZER__"] +
+                       [x for c in OFF for x in ("-Xclang", "-analyzer-disable-checker=" + c)] + flags + ["-o", "/dev/null", source], cwd=build, capture_output=True, text=True)
+    found = re.sub(re.escape(ROOT) + "/", "", r.stderr).replace("../", "").strip()
+    found = "\n".join(x for x in reports(found) if LEAK not in x.split("\n")[0])
+    if r.returncode and not found:
+        found = "%s: clang ended with %d" % (place(source), r.returncode)
+    try:
+        with open(deps) as f:
+            named = f.read().replace("\\\n", " ").split(":", 1)[1].split()
+        os.unlink(deps)
+    except (OSError, IndexError):
+        return found
+    if r.returncode == 0:
+        os.makedirs(os.path.dirname(known), exist_ok=True)
+        said = {"deps": {place(p): files.hash(p) for p in (os.path.normpath(os.path.join(build, n)) for n in named)}, "found": found}
+        with open(known, "a") as f:  # one short write: two at once leave two lines
+            f.write(json.dumps(said) + "\n")
+    return found
+
+
+def main():
+    build = os.path.abspath(sys.argv[1])
+    only = sys.argv[2:]
+    with open(os.path.join(build, "compile_commands.json")) as f:
+        entries = [e for e in json.load(f) if os.path.normpath(os.path.join(e["directory"], e["file"])).startswith(os.path.join(ROOT, "src") + os.sep)]
+    entries = list({e["file"]: e for e in entries if not only or any(o in e["file"] for o in only)}.values())
+    version = subprocess.run(["clang", "--version"], capture_output=True, text=True).stdout.split("\n")[0]
+    files, bad = Files(), 0
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 2) as ex:
+        for found in ex.map(lambda e: look(e, version, files), entries):
+            if found:
+                bad += 1
+                print(found, flush=True)
+    print("%d files, %d with findings" % (len(entries), bad), file=sys.stderr)
+    return 1 if bad or not entries else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
