@@ -333,7 +333,7 @@ try:
         if store.why:
             return kit.skip("timers", store.why)
         kept = w.d + "/backups"
-        env = dict(os.environ, MOAT_LIB=w.d + "/lib", DRILL_DIR=w.d, DIR=kept, KEEP="2", CONFIG=w.d + "/control.toml", CONF_STORE=w.d + "/none.toml")
+        env = dict(os.environ, MOAT_LIB=w.d + "/lib", DRILL_DIR=w.d, DIR=kept, KEEP="2", CONFIG=w.d + "/control.toml", CONF_STORE=w.d + "/none.toml", AUDIT_KEY=w.d + "/none.pem")
         os.mkdir(w.d + "/lib")
         for n in os.listdir(os.path.dirname(MOAT)):
             os.symlink(os.path.join(os.path.dirname(MOAT), n), w.d + "/lib/" + n)
@@ -358,11 +358,21 @@ try:
                     f.write("a run that was killed")
             assert sorted(os.listdir(kept)) == names[1:] + ["moat-killed.backup.part"], (os.listdir(kept), names)
             assert sorted(store.objects("here")) == ["here/control/v1/" + n for n in names[1:]], store.objects()
+            # with a key there, the audit log's heads are signed into the store, and come back out of it
+            subprocess.run("openssl genpkey -algorithm ed25519 -out %s/audit.pem && openssl pkey -in %s/audit.pem -pubout -out %s/audit.pub" % (w.d, w.d, w.d), shell=True, check=True)
+            r = timed("make", CONF_STORE=store_conf(store.port), AUDIT_KEY=w.d + "/audit.pem")
+            names.append(next(x for x in sorted(os.listdir(kept)) if x.endswith(".backup") and x not in names))
+            heads = names[-1].replace(".backup", ".audit")
+            assert r.returncode == 0 and heads in os.listdir(kept) and "here/control/v1/" + heads in store.objects("here"), (r, store.objects("here"))
+            for words in (("backup", "fetch", heads, w.d + "/heads", "--store", store_conf(store.port)), ("audit", "check", w.d + "/heads", "--key", w.d + "/audit.pub", "--config", w.d + "/control.toml")):
+                r = subprocess.run([MOAT, "admin", *words], capture_output=True, text=True, timeout=60)
+                assert r.returncode == 0, r
+            assert "the log has all of it" in r.stderr, r
             r = timed("drill", CONF_STORE=store_conf(store.port))
-            assert r.returncode == 0 and "drill of %s, out of the store" % names[2] in r.stdout and "drill passed" in r.stdout, r
+            assert r.returncode == 0 and "drill of %s, out of the store" % names[-1] in r.stdout and "drill passed" in r.stdout, r
             # what only the store has lost its bytes is found by the drill
-            with open(store.path("here/control/v1/" + names[2]), "r+b") as f:
-                f.truncate(os.path.getsize(kept + "/" + names[2]) - 1)
+            with open(store.path("here/control/v1/" + names[-1]), "r+b") as f:
+                f.truncate(os.path.getsize(kept + "/" + names[-1]) - 1)
             r = timed("drill", CONF_STORE=store_conf(store.port))
             assert r.returncode == 1 and "cut off" in r.stderr, r
         finally:
@@ -370,7 +380,7 @@ try:
         r = timed("make", CONF_STORE=store_conf(store.port))
         assert r.returncode != 0 and "unreachable" in r.stderr, r
         left = [x for x in sorted(os.listdir(kept)) if x.endswith(".backup")]
-        assert len(left) == 2 and left[0] == names[2], (left, names)  # the new one is there all the same
+        assert len(left) == 2 and left[0] == names[-1], (left, names)  # the new one is there all the same
         assert not [x for x in os.listdir(w.d) if x.startswith("moat-drill")], os.listdir(w.d)
 
     @case("a failure says why and leaves no file: no key file, a database that is away, a folder that is not there")
