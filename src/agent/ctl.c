@@ -121,7 +121,7 @@ int mt_ctl(const struct mt_agent_conf *conf, int argc, char *const *argv)
             continue;
         if (word && verbs[i].instance && mt_id_check(MT_ID_INSTANCE, word, &err) < 0)
             return fail(&err);
-        return MT_STREQ(argv[0], "verify-image") ? verify_image(conf, word) : MT_STREQ(argv[0], "state") ? dump(conf, word) : ask(conf, argv[0], word);
+        return MT_STREQ(argv[0], "verify-image") ? verify_image(conf, word ? word : "") : MT_STREQ(argv[0], "state") ? dump(conf, word) : ask(conf, argv[0], word);
     }
     (void)fputs("moat-agent: ctl list | describe ID | console ID | initlog ID | logs ID | state [ID] | verify-image DIGEST | gc | doctor\n", stderr);
     return 2;

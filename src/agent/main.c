@@ -82,6 +82,7 @@ static int join(const char *path, struct mt_join *j, const char *token_from)
         mt_agent_conf_done(&conf);
     }
     explicit_bzero(token, sizeof token);
+    j->token = NULL;
     if (rc < 0)
         (void)fprintf(stderr, "moat-agent: %s\n", err.msg);
     else

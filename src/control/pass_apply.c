@@ -2,6 +2,7 @@
 /* Decisions into events: one command for each environment, relying on every row that was read for it and on the lease of
  * this scheduler, so that a former leader or a stale look can change nothing. */
 #include "control/pass.h"
+#include "control/trace.h"
 
 #include "base/cleanup.h"
 #include "base/clock.h"
@@ -323,6 +324,9 @@ int mt_pass_env_step(struct mt_pass *p, struct mt_pass_env *e, int *ret_events, 
         if (p->node_more[i].touched)
             p->node_more[i].stored_address = p->node_more[i].next_address;
     measure(&p->ctl->measure, e);
+    for (size_t i = 0; i < e->n_deploys; i++)
+        if (e->deploys[i].became)
+            mt_trace_deploy(p->pg, e->deploys[i].deploy_id, e->deploys[i].became);
     *ret_events = events;
     return 0;
 }

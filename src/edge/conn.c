@@ -85,14 +85,14 @@ static void log_end(struct mt_edge_conn *c)
     mt_hex_encode(c->w->hub->run_id, 8, id);
     (void)snprintf(id + 16, 17, "%016llx", (unsigned long long)c->seq);
     const char *instance = "";
-    if (c->n_tried > 0) {
+    if (c->route && c->n_tried > 0) {
         const struct mt_edge_backend *b = &c->route->backends[c->tried[c->n_tried - 1]];
         (void)mt_edge_addr_text(&b->addr, backend, sizeof backend);
         instance = b->instance_id;
     }
     mt_log(MT_INFO, "edge.conn.closed", KV("conn_id", (const char *)id), KV("listener", mt_edge_key_port(c->l->key)),
            KV("client", mt_edge_addr_text(&c->peer, peer, sizeof peer)), KV("route_id", c->route ? c->route->route_id : ""),
-           KV("env_id", c->route ? c->route->env_id : ""), KV("sni", c->named ? c->route->hostname : ""),
+           KV("env_id", c->route ? c->route->env_id : ""), KV("sni", c->route && c->named ? c->route->hostname : ""),
            KV("instance_id", instance), KV("backend", (const char *)backend), KV("bytes_in", c->up.bytes),
            KV("bytes_out", c->down.bytes), KV("duration_ms", (c->w->now - c->accepted_at) / MT_NS_PER_MS),
            KV("tries", c->n_tried), KV("result", mt_edge_result_name((enum mt_edge_result)c->result)),

@@ -81,9 +81,9 @@ static const char *const proxy_names[] = {"off", "v2", NULL};
 /* Protocol, scope, address and port of a listener or of a route. */
 static int get_key(const json_t *o, const char *port_key, mt_edge_key *ret, struct mt_err *err)
 {
-    unsigned proto, scope;
-    uint64_t port;
-    const char *address;
+    unsigned proto = 0, scope = 0;
+    uint64_t port = 0;
+    const char *address = "";
     struct in_addr v4 = {0};
     if (get_choice(o, "protocol", NULL, proto_names, &proto, err) < 0 ||
         get_choice(o, "address_scope", "shared6", scope_names, &scope, err) < 0 ||

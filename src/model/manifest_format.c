@@ -531,7 +531,8 @@ static int format(struct fmt *f, const char *text, size_t len, struct mt_err *er
     f->pending = calloc(f->toml->n_comments + 1, sizeof *f->pending);
     if (f->nomem || !f->by_value || !f->notes || !f->pending || find_blank_lines(f, text, len) < 0)
         return MT_FAIL(err, MT_E_NOMEM, "out of memory");
-    qsort(f->anchors, f->n_anchors, sizeof *f->anchors, by_place);
+    if (f->n_anchors) /* of an empty file there is no array */
+        qsort(f->anchors, f->n_anchors, sizeof *f->anchors, by_place);
     size_t statement = 0;
     for (size_t i = 0; i < f->n_anchors; i++) {
         statement = f->anchors[i].statement ? i : statement;

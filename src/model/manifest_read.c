@@ -118,6 +118,8 @@ static json_t *merged_mounts(const json_t *own, const json_t *more)
     json_t **items = ok ? calloc(json_array_size(all) + 1, sizeof *items) : NULL;
     ok = ok && items;
     json_array_foreach(ok ? all : NULL, i, o) {
+        if (!items)
+            break;
         ok = ok && text_of(o, "path") != NULL;
         items[n++] = o;
     }

@@ -198,6 +198,7 @@ static int ops_room(struct mt_pg *pg, unsigned more, struct mt_err *err)
         return cap > PIPE_MAX ? MT_FAIL(err, MT_E_LIMIT, "more than %d statements in one pipeline", PIPE_MAX)
                               : MT_FAIL(err, MT_E_NOMEM, "queueing a statement: out of memory");
     }
+    MT_ASSERT(used == 0 || pg->ops_cap > 0);
     for (unsigned i = 0; i < used; i++)
         ops[i] = pg->ops[(pg->ops_first + i) % pg->ops_cap];
     free(pg->ops);

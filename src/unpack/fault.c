@@ -31,7 +31,7 @@ static const char *mend_of(const char *rule)
     return "build and push the image again";
 }
 
-int mt_fault_rule(struct mt_fault *f, const char *rule, const char *path, size_t len, const char *why)
+int (mt_fault_rule)(struct mt_fault *f, const char *rule, const char *path, size_t len, const char *why)
 {
     char shown[120];
     if (f->reason)
@@ -56,7 +56,7 @@ void mt_fault_in_layer(struct mt_fault *f, size_t layer, size_t layers)
     }
 }
 
-int mt_fault_limit(struct mt_fault *f, const char *limit, uint64_t value)
+int (mt_fault_limit)(struct mt_fault *f, const char *limit, uint64_t value)
 {
     if (f->reason)
         return -1;
@@ -66,7 +66,7 @@ int mt_fault_limit(struct mt_fault *f, const char *limit, uint64_t value)
     return -1;
 }
 
-int mt_fault_sys(struct mt_fault *f, const char *detail, int sys_errno, const char *what)
+int (mt_fault_sys)(struct mt_fault *f, const char *detail, int sys_errno, const char *what)
 {
     if (f->reason)
         return -1;

@@ -2,6 +2,8 @@
 /* Why an unpack failed, in the words of runtime.md 6: a reason code, its detail (rule id and entry path) and a sentence. */
 #pragma once
 
+#include "base/err.h"
+
 #include <stddef.h>
 #include <stdint.h>
 
@@ -19,3 +21,8 @@ void mt_fault_in_layer(struct mt_fault *f, size_t layer, size_t layers);
 int mt_fault_limit(struct mt_fault *f, const char *limit, uint64_t value);
 /** The operating system failed: disk_full for ENOSPC and EDQUOT, else rootfs_build_failed with @detail. Returns -1. */
 int mt_fault_sys(struct mt_fault *f, const char *detail, int sys_errno, const char *what);
+#ifdef __clang_analyzer__
+#define mt_fault_rule(...) mt_err_below_0((mt_fault_rule)(__VA_ARGS__))
+#define mt_fault_limit(...) mt_err_below_0((mt_fault_limit)(__VA_ARGS__))
+#define mt_fault_sys(...) mt_err_below_0((mt_fault_sys)(__VA_ARGS__))
+#endif

@@ -178,7 +178,7 @@ int mt_exec_open_decode(const uint8_t *data, size_t len, struct mt_guest_mem *me
         return MT_FAIL(err, MT_E_INVALID, "exec open: more than %d variables", MT_EXEC_ENV_MAX);
     if (env && f.res == 0)
         o.env = mt_guest_get_room(&f, env->len, sizeof *o.env);
-    for (const struct mt_guest_json_node *m = o.env ? env->child : NULL; m; m = m->next) {
+    for (const struct mt_guest_json_node *m = env && o.env ? env->child : NULL; m; m = m->next) {
         if (m->kind != MT_GUEST_JSON_STRING)
             return MT_FAIL(err, MT_E_INVALID, "exec open: env holds texts only");
         o.env[o.env_count++] = (struct mt_guest_env){m->key, m->string};

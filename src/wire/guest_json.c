@@ -113,7 +113,7 @@ static int read_escape(struct reader *r, char *out, size_t *ret_n)
         *ret_n = 1;
         return 0;
     }
-    uint32_t cp, low;
+    uint32_t cp = 0, low = 0;
     int res = read_hex4(r, &cp);
     if (res < 0)
         return res;
@@ -152,7 +152,7 @@ static int string_span(struct reader *r, size_t *ret_span)
 
 static int read_string(struct reader *r, const char **ret_string, uint32_t *ret_len)
 {
-    size_t span, n = 0;
+    size_t span = 0, n = 0;
     if (r->at >= r->len || r->text[r->at] != '"')
         return invalid(r, "string expected");
     r->at++;
@@ -168,7 +168,7 @@ static int read_string(struct reader *r, const char **ret_string, uint32_t *ret_
             break;
         if (c < 0x20)
             return invalid(r, "control character in string");
-        size_t took;
+        size_t took = 0;
         if (c == '\\') {
             r->at++;
             res = read_escape(r, out + n, &took);

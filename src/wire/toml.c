@@ -50,7 +50,7 @@ struct mt_toml_pos mt_tp_pos(struct mt_tp *t, const char *at)
     return (struct mt_toml_pos){t->line, t->col};
 }
 
-int mt_tp_fail_pos(struct mt_tp *t, struct mt_toml_pos pos, const char *fmt, ...)
+int (mt_tp_fail_pos)(struct mt_tp *t, struct mt_toml_pos pos, const char *fmt, ...)
 {
     va_list ap;
 

@@ -54,6 +54,9 @@ struct mt_tp_part {
 int mt_tp_begin(struct mt_tp *ret_t, const char *text, size_t len, struct mt_toml **ret, struct mt_err *err);
 struct mt_toml_pos mt_tp_pos(struct mt_tp *t, const char *at);
 int mt_tp_fail_pos(struct mt_tp *t, struct mt_toml_pos pos, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+#ifdef __clang_analyzer__
+#define mt_tp_fail_pos(...) mt_err_below_0((mt_tp_fail_pos)(__VA_ARGS__))
+#endif
 #define mt_tp_fail(t, at, ...) mt_tp_fail_pos((t), mt_tp_pos((t), (at)), __VA_ARGS__)
 int mt_tp_nomem(struct mt_tp *t);
 void mt_tp_newline(struct mt_tp *t); /* p stands behind a line end */

@@ -102,8 +102,15 @@ try:
             assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", o["ts"]) and o["level"] in ("debug", "info", "warn", "error") and o["component"] and o["msg"], line
         failed = [json.loads(x) for x in lines if '"api.internal"' in x]
         assert len(failed) >= 5 and all(o["request_id"].startswith("req_") and o["error"] and o["error_code"] for o in failed), failed[:1]
-        traces = [json.loads(x)["traceparent"] for x in lines if '"api.request"' in x and '/apps"' in x]
-        assert traces.count(TRACE) == 1 and traces.count("") >= 4 and set(traces) == {TRACE, ""}, traces  # what is no trace is not repeated
+        said = [json.loads(x) for x in lines if '"api.request"' in x and '/apps"' in x]
+        traces = [o["trace_id"] for o in said]
+        # what is no trace is not repeated: such a request begins one of its own
+        assert len(traces) >= 5 and traces.count(TRACE[3:35]) == 1 and len(set(traces)) == len(traces) and all(re.fullmatch("[0-9a-f]{32}", t) for t in traces), traces
+        spans = {o["request_id"]: o for o in map(json.loads, lines) if o.get("kind") == "span"}
+        for o in said:  # whatever failed is a span
+            s = spans[o["request_id"]]
+            assert s["name"] == "POST /v1/orgs/{org_id}/apps" and s["status"] == 500 and s["error_code"] == "internal" and s["duration_us"] > 0, s
+            assert (s["trace_id"], s["span_id"]) == (o["trace_id"], o["span_id"]) and s["parent_span_id"] == (TRACE[36:52] if s["trace_id"] == TRACE[3:35] else ""), (s, o)
         assert w.token not in "\n".join(lines) and not re.search(r"moat_(at|rt|pat|sps|ex|en)_[A-Za-z0-9]", "\n".join(lines))
 finally:
     w.close()

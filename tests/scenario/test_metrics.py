@@ -81,7 +81,9 @@ try:
     A = "/v1/orgs/%s/apps/%s" % (org["id"], w.ok("POST", "/v1/orgs/%s/apps" % org["id"], {"name": "hello"})["id"])
     E = A + "/envs/" + w.ok("POST", A + "/envs", {"name": "prod"})["id"]
     rel = w.ok("POST", A + "/releases", {"manifest": MANIFEST, "image_digest": "sha256:" + "1" * 64, "verify_image": False})["id"]
-    d = w.ok("POST", E + "/deploys", {"release_id": rel})["id"]
+    TRACE = "%024x%08x" % (0x7b1ff0123456789abcdef012, 7700)  # one of the hundred whose spans are kept
+    asked = w.q("POST", E + "/deploys", {"release_id": rel}, traceparent="00-%s-00f067aa0ba902b7-00" % TRACE)
+    d = asked.json["id"]
     wait_for("success", lambda: w.ok("GET", E + "/deploys/" + d)["status"] == "succeeded", 60)
 
     edge_data = w.d + "/edge-data"
@@ -181,6 +183,26 @@ try:
         absent = [n for n in ("moat_pg_backup_age_seconds", "moat_pg_wal_archive_age_seconds", "moat_pg_replica_lag_bytes", "moat_backup_oldest_age_seconds") if v(n) is not None]
         assert not absent, absent  # nothing of it is here
         assert v("moat_cluster_memory_bytes", kind="n1_headroom") < 0  # one node: what runs there has nowhere to go
+
+    @case("a trace goes from the caller into the event, and the spans of request, deploy and instance carry it")
+    def _():
+        request = asked.headers["X-Request-Id"]
+        letters = "0123456789abcdefghjkmnpqrstvwxyz"
+        value_of = 0
+        for c in request.removeprefix("req_"):
+            value_of = value_of * 32 + letters.index(c)
+        assert "%032x" % value_of == TRACE, (request, TRACE)  # the same bits
+        assert w.pg.sql("SELECT request_id FROM moat.events WHERE aggregate_id = '%s' AND aggregate_seq = 1" % d) == request
+
+        def spans():
+            with open(w.d + "/control.log") as f:
+                return {o["name"]: o for o in (json.loads(l) for l in f if TRACE in l) if o.get("kind") == "span"}
+        wait_for("the spans of the deploy", lambda: len(spans()) == 3, 60)
+        s = spans()
+        http, deploy, boot = s["POST /v1/orgs/{org_id}/apps/{app_id}/envs/{env_id}/deploys"], s["deploy"], s["instance.boot"]
+        assert http["parent_span_id"] == "00f067aa0ba902b7" and http["status"] == asked.status and http["request_id"] == request, http
+        assert deploy["deploy_id"] == d and deploy["status"] == "succeeded" and deploy["request_id"] == request and 0 < boot["duration_us"] < deploy["duration_us"] < 120e6, (deploy, boot)
+        assert boot["parent_span_id"] == deploy["span_id"] and boot["instance_id"].startswith("inst_") and boot["node_id"].startswith("node_") and boot["status"] == "ready", boot
 
     @case("what edge and agent say")
     def _():

@@ -546,6 +546,7 @@ void mt_inst_live(struct mt_inst *in, bool adopted)
     uid_t uid = MT_VMM_UID_BASE + in->st.slot;
     bool ok = true;
 
+    MT_ASSERT(in->spec); /* what lost its spec is not adopted (adopt_work) */
     in->guest_known = adopted && in->st.t.hello != 0;
     in->bye_owed = in->shutdown_sent = in->config_acked = in->vmm_bad = false;
     in->oom_kills = 0;

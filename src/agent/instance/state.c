@@ -79,7 +79,7 @@ int mt_sealed_decode(const char *text, size_t len, json_t **ret, struct mt_err *
 
     const json_t *format = json_object_get(doc, "format");
     const char *crc_text = json_string_value(json_object_get(doc, "crc32c"));
-    uint32_t have;
+    uint32_t have = 0;
     char hex[9];
     int rc;
 

@@ -376,6 +376,7 @@ static int check_exe(pid_t pid, const char *want, struct mt_err *err)
 static const char *exe_name(const struct mt_vmm *vmm, size_t i)
 {
     static const char *const qemu[] = {"moat-vsock", "qemu-system-x86_64"};
+    MT_ASSERT(i < MT_ARRAY_LEN(qemu));
     return vmm->kind == MT_VMM_QEMU ? qemu[i] : vmm->jail_driver;
 }
 

@@ -6,6 +6,7 @@
  */
 #pragma once
 
+#include "control/trace.h"
 #include "base/buf.h"
 #include "base/err.h"
 #include "control/auth/auth.h"
@@ -69,6 +70,7 @@ struct mt_api_call {
     struct mt_api_worker *worker;
     const struct mt_api_route *route;
     char request_id[MT_API_REQUEST_ID];
+    struct mt_trace trace;
     struct {
         char name[24];
         char value[MT_API_VALUE];

@@ -54,29 +54,33 @@ static void request_id(struct mt_api_call *c)
 {
     const char *h = mt_http_req_header(c->http, "X-Request-Id");
     size_t n = h ? strlen(h) : 0;
-    bool ok = n > 0 && n <= 64;
+    bool ok = n > 0 && n <= 64, traced = mt_trace_take(mt_http_req_header(c->http, "traceparent"), &c->trace);
     for (size_t i = 0; i < n && ok; i++)
         ok = strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-", h[i]) != NULL;
     if (ok) {
         memcpy(c->request_id, h, n + 1);
     } else {
         char id[MT_ID_SIZE];
-        mt_id_new(MT_ID_REQUEST, id);
+        if (traced)
+            mt_trace_request_id(c->trace.trace_id, id);
+        else
+            mt_id_new(MT_ID_REQUEST, id);
         snprintf(c->request_id, sizeof c->request_id, "%s", id);
     }
+    if (!traced)
+        mt_trace_begin(c->request_id, &c->trace);
 }
 
-/* The caller's trace (W3C `traceparent`, version 00), for the log only; what is none is as if it were not sent. */
-static const char *trace_of(const struct mt_api_call *c)
+/* The end of a request as a span of its trace: what failed on our side, what is sampled. */
+static void span(const struct mt_api_call *c, int64_t took_us)
 {
-    static const char form[] = "00-xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx-xxxxxxxxxxxxxxxx-xx";
-    const char *h = mt_http_req_header(c->http, "traceparent");
-    if (!h || strlen(h) != sizeof form - 1)
-        return "";
-    for (size_t i = 0; form[i]; i++)
-        if (form[i] == 'x' ? !strchr("0123456789abcdef", h[i]) : h[i] != form[i])
-            return "";
-    return h;
+    unsigned status = mt_http_req_status(c->http);
+    if (!status || (status < 500 && !c->trace.wanted))
+        return;
+    char name[200];
+    (void)snprintf(name, sizeof name, "%s %s", c->route ? c->route->method : mt_http_req_method(c->http), c->route ? c->route->path : "other");
+    mt_log(MT_INFO, "trace.span", KV("kind", "span"), KV("name", (const char *)name), KV("duration_us", took_us), KV("trace_id", c->trace.trace_id), KV("span_id", c->trace.span_id),
+           KV("parent_span_id", c->trace.parent_id), KV("request_id", c->request_id), KV("status", status), KV("error_code", c->problem.code));
 }
 
 static int find_route(struct mt_api_call *c, enum mt_listener at)
@@ -371,7 +375,9 @@ void mt_api_handle(struct mt_http_req *req, void *worker, void *arg)
     measure(&c, streamed, took_us);
     mt_log(c.problem.status == 500 ? MT_WARN : MT_DEBUG, "api.request", KV("request_id", c.request_id),
            KV("method", mt_http_req_method(req)), KV("path", mt_http_req_path(req)), KV("status", c.problem.status),
-           KV("code", c.problem.code), KV("took_us", took_us), KV("traceparent", trace_of(&c)));
+           KV("code", c.problem.code), KV("took_us", took_us), KV("trace_id", c.trace.trace_id), KV("span_id", c.trace.span_id));
+    if (!streamed)
+        span(&c, took_us);
     json_decref(c.body);
     json_decref(c.problem.errors);
     json_decref(c.problem.details);
