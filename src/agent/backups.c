@@ -3,6 +3,7 @@
 #include "agent/backups.h"
 
 #include "agent/agent.h"
+#include "agent/backup/pace.h"
 #include "agent/backup/run.h"
 #include "agent/control.h"
 #include "agent/instance/inst.h"
@@ -66,6 +67,9 @@ struct job {
     struct mt_http_client *control;
     struct mt_backup_run run;
     char group[MT_CGROUP_PATH * 2];
+    bool yields; /* it works in the group */
+    struct mt_backup_pace pace;
+    atomic_uint_fast64_t done_bytes; /* of its phase, as the program says */
     /* told */
     bool any, due;
     uint64_t seq;
@@ -274,6 +278,25 @@ static void on_phase(void *arg, const char *word)
         free(n);
 }
 
+static void on_done_bytes(void *arg, uint64_t bytes)
+{
+    struct job *j = arg;
+    atomic_store(&j->done_bytes, bytes);
+}
+
+/* The group of those that give way to the VMs: wholly, as long as none in it starves. */
+static bool give_way(struct job *j)
+{
+    size_t pos = 0;
+    void *value;
+    bool starves = false;
+    while (mt_map_next(&j->b->jobs, &pos, NULL, &value)) {
+        const struct job *other = value;
+        starves |= other->stage == S_RUNNING && other->yields && other->pace.starves;
+    }
+    return mt_cgroup_work(&j->b->group_host, GROUP, starves ? MT_CGROUP_YIELD_MOSTLY : MT_CGROUP_YIELD_WHOLLY, false, j->group, NULL) == 0;
+}
+
 static void run_work(void *arg)
 {
     struct job *j = arg;
@@ -328,11 +351,15 @@ static void run(struct job *j)
         return;
     }
     atomic_store(&j->broken, false);
-    /* Beside VMs that want all of the machine a backup gets a tenth of it. One for whose end a process stands still, or soon will, does not give way. */
-    bool yields = j->b->group_usable && !j->migration && mt_cgroup_work(&j->b->group_host, GROUP, MT_CGROUP_YIELD_MOSTLY, false, j->group, NULL) == 0;
+    /* It has what the VMs leave over, and is pushed off a processor the moment that they want it: any share of its own would be a delay of each of their writes.
+     * One for whose end a process stands still, or soon will, does not give way. */
+    j->yields = j->b->group_usable && !j->migration && give_way(j);
+    atomic_store(&j->done_bytes, 0);
+    mt_backup_pace_begin(&j->pace, mt_clock_mono());
     j->run = (struct mt_backup_run){.e = {.program = j->b->program, .uid = a->worker_uid, .gid = a->worker_gid, .cluster_id = a->cluster_id, .org_id = j->org_id,
                                           .volume_id = j->volume_id, .job_id = j->snapshot_id, .key_epoch = j->key_epoch, .store = &j->store,
-                                          .control = j->control, .cgroup_procs = yields ? j->group : NULL, .cancelled = &j->broken, .phase = on_phase, .arg = j},
+                                          .control = j->control, .cgroup_procs = j->yields ? j->group : NULL, .cancelled = &j->broken, .phase = on_phase, .done = on_done_bytes,
+                                          .arg = j},
                                     .parent = j->parent[0] ? j->parent : NULL, .base = local ? j->base : NULL, .captured_ms = j->record.captured_ms,
                                     .filesystem = j->record.filesystem, .dir = j->b->dir, .backend = j->b->backend};
     if (j->phase < MT_SNAPSHOT_UPLOADING)
@@ -546,8 +573,11 @@ static void look_at(struct job *j)
     case S_THAWING:
         captured(j, false);
         break;
-    case S_CAPTURING:
     case S_RUNNING:
+        if (j->yields && mt_backup_pace_look(&j->pace, mt_clock_mono(), atomic_load(&j->done_bytes)) && give_way(j))
+            mt_log(MT_INFO, "backup.starved", KV("snapshot_id", j->snapshot_id), KV("bytes_done", (uint64_t)atomic_load(&j->done_bytes)));
+        break;
+    case S_CAPTURING:
     case S_ENDING:
     case S_DONE:
     case S_MAX:

@@ -21,9 +21,11 @@ int mt_bk_leave_root(uid_t uid, gid_t gid, struct mt_err *err)
     return 0;
 }
 
-/* What is written is open already: the part of a volume. Its keys may be unlocked, never locked again. */
+/* What is written is open already: the part of a volume. Its keys may be unlocked, never locked again. What was read of a snapshot may be
+ * dropped from memory. */
 static const int own[] = {
     SCMP_SYS(pwrite64), SCMP_SYS(fallocate), SCMP_SYS(ftruncate), SCMP_SYS(fsync), SCMP_SYS(fdatasync), SCMP_SYS(munlock),
+    SCMP_SYS(fadvise64),
 };
 
 static const int deadly[] = {SCMP_SYS(creat)};

@@ -12,13 +12,15 @@
 #include "base/str.h"
 #include "os/digest.h"
 
+#include <fcntl.h>
 #include <pthread.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define WORKERS 2
+#define WORKERS_MAX 2
 #define PIECES_MAX 20
 #define JOURNAL_SYNC 64
+#define ONE_WORKER_RATE ((uint64_t)100 << 20)
 #define VERIFY_LEAST 8
 
 struct piece {
@@ -49,11 +51,11 @@ struct save {
     struct piece pieces[PIECES_MAX];
     size_t pieces_made;
     uint32_t next;
-    unsigned running;
+    unsigned workers, running;
     bool stop;
     struct mt_bk_fault fault; /* of a worker */
     uint64_t looked, read_bytes, changed, zero, sent_bytes, sent, healed, unsynced;
-    pthread_t threads[WORKERS];
+    pthread_t threads[WORKERS_MAX];
 };
 
 static void worker_fails(struct save *x, enum mt_bk_kind kind, const char *detail, const char *what)
@@ -93,6 +95,8 @@ static int read_chunk(struct save *x, uint32_t index, uint8_t *p, off_t *hole_en
         }
         have += (size_t)n;
     }
+    /* read once and never again: it must not push out of memory what the VMs read */
+    (void)posix_fadvise(x->r->q->image_fd, at, (off_t)MT_BK_CHUNK, POSIX_FADV_DONTNEED);
     (void)__atomic_fetch_add(&x->read_bytes, have, __ATOMIC_RELAXED);
     return 1;
 }
@@ -249,7 +253,7 @@ static int pass(struct save *x)
         total += mt_bk_bit(x->todo, i);
     x->next = 0;
     x->looked = 0;
-    for (x->running = 0; x->running < WORKERS; x->running++)
+    for (x->running = 0; x->running < x->workers; x->running++)
         if (pthread_create(&x->threads[x->running], NULL, worker, x) != 0)
             return mt_bk_fail(r->f, MT_BK_INTERNAL, "memory", "no memory for threads");
     for (;;) {
@@ -282,7 +286,7 @@ static int pass(struct save *x)
         if (mt_s3_turn(r->s3, 1000, r->f) < 0)
             return -1;
     }
-    for (unsigned i = 0; i < WORKERS; i++)
+    for (unsigned i = 0; i < x->workers; i++)
         (void)pthread_join(x->threads[i], NULL);
     if (r->q->journal_fd >= 0 && fdatasync(r->q->journal_fd) < 0)
         return mt_bk_fail(r->f, MT_BK_WRITE, "journal", "the journal takes no more");
@@ -402,7 +406,7 @@ static int prepare(struct save *x)
     if (!x->base_used && mt_bk_list(x->r, prefix, false, note_listed, x) < 0)
         return -1;
     size_t used = MT_BK_MANIFEST_LEN(x->count) + (x->known.mask + 1) * sizeof *x->known.slots;
-    size_t most = (((size_t)48 << 20) - used) / MT_BK_CHUNK_OBJECT_MAX - WORKERS, want = q->store.parallel + WORKERS;
+    size_t most = (((size_t)48 << 20) - used) / MT_BK_CHUNK_OBJECT_MAX - x->workers, want = q->store.parallel + x->workers;
     for (size_t i = 0; i < most && i < want && i < PIECES_MAX; i++) {
         struct piece *p = &x->pieces[i];
         if (!(p->buf = malloc(MT_BK_CHUNK_OBJECT_MAX)))
@@ -563,6 +567,8 @@ json_t *mt_bk_save(struct mt_bk_run *r)
     x->r = r;
     x->keys = keys;
     x->count = (uint32_t)(r->q->size_bytes / MT_BK_CHUNK);
+    /* one does some 200 MiB/s: where the rate is bounded anyway, the other processors stay the VMs' without anybody having to be pushed off them */
+    x->workers = r->q->store.upload_limit && r->q->store.upload_limit <= ONE_WORKER_RATE ? 1 : WORKERS_MAX;
     (void)pthread_mutex_init(&x->lock, NULL);
     (void)pthread_cond_init(&x->room, NULL);
     ret = save(x);

@@ -49,7 +49,11 @@ static int follow(struct mt_backup_call *c, int out, json_t **ret, struct mt_err
             size_t len = (size_t)(end - b.p);
             json_t *line = NULL;
             if (mt_json_parse((const char *)b.p, len, LINE_MAX_, 8, &line, NULL) == 0) {
-                const char *phase = json_string_value(json_object_get(json_object_get(line, "progress"), "phase"));
+                const json_t *progress = json_object_get(line, "progress");
+                const char *phase = json_string_value(json_object_get(progress, "phase"));
+                json_int_t done = json_integer_value(json_object_get(progress, "bytes_done"));
+                if (progress && c->done && done >= 0)
+                    c->done(c->arg, (uint64_t)done);
                 if (phase && strlen(phase) < sizeof now && !MT_STREQ(phase, now)) {
                     (void)snprintf(now, sizeof now, "%s", phase);
                     if (c->phase)

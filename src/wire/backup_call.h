@@ -20,6 +20,7 @@ struct mt_backup_call {
     const char *cgroup_procs; /* of the group that it works in, where what it may take from others is bounded; NULL ours */
     bool (*stop)(void *arg);                    /* asked a few times a second: true ends the program; NULL never */
     void (*phase)(void *arg, const char *word); /* when the program's phase changes; NULL nobody asks */
+    void (*done)(void *arg, uint64_t bytes);    /* about once a second: how much of the phase is done; NULL nobody asks */
     void (*step)(void *arg, const char *word);  /* the program waits at a step for the caller's byte (docs/formats/backup.md, step_fd); NULL none was asked for */
     void (*item)(void *arg, const json_t *line); /* every other line but the result: lists; NULL nobody asks */
     void *arg;

@@ -109,8 +109,11 @@ class Suite:
         self.last = job["snapshot_id"]
 
     def yielding(self):
-        """Is a moat-backup in the group of those that give way to the VMs? Asked while it waits for an answer of the store."""
+        """Is a moat-backup in the group of those that give way to the VMs, wholly? Asked while it waits for an answer of the store."""
         top, name = self.w.cgroup.rsplit("/", 1)
+        group = "/sys/fs/cgroup/%s/backup.%s" % (("cpu/" if os.path.isdir("/sys/fs/cgroup/cpu") else "") + top.strip("/"), name)
+        if os.path.exists(group + "/cpu.idle") and open(group + "/cpu.idle").read() != "1\n":
+            return False
         for pid in filter(str.isdigit, os.listdir("/proc")):
             try:
                 with open("/proc/%s/cgroup" % pid) as f:

@@ -84,9 +84,16 @@ static void told(void *arg, const char *word)
     r->phase(r->arg, word);
 }
 
+static void done(void *arg, uint64_t bytes)
+{
+    const struct mt_engine *r = arg;
+    r->done(r->arg, bytes);
+}
+
 int mt_engine_call(struct mt_engine *r, const char *verb, struct mt_buf *b, const int *fds, size_t fd_n, json_t **ret_line, struct mt_err *err)
 {
-    struct mt_backup_call c = {.program = r->program, .verb = verb, .fds = fds, .fd_n = fd_n, .cgroup_procs = r->cgroup_procs, .stop = stopped, .phase = r->phase ? told : NULL, .arg = r};
+    struct mt_backup_call c = {.program = r->program, .verb = verb, .fds = fds, .fd_n = fd_n, .cgroup_procs = r->cgroup_procs, .stop = stopped, .phase = r->phase ? told : NULL,
+                                .done = r->done ? done : NULL, .arg = r};
     int rc = mt_backup_call(&c, b, ret_line, err);
     return rc == 0 || rc == -MT_E_CANCELLED ? rc : mt_engine_failed(r, c.failed_reason, c.retryable, rc);
 }

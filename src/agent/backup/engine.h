@@ -27,6 +27,7 @@ struct mt_engine {
     const char *cgroup_procs; /* of the group that it works in; NULL ours */
     atomic_bool *cancelled;
     void (*phase)(void *arg, const char *word); /* on this thread, when the program's phase changes; NULL nobody asks */
+    void (*done)(void *arg, uint64_t bytes);    /* on this thread: how much of the phase is done; NULL nobody asks */
     void *arg;
     /* result */
     char failed_reason[64]; /* "" it did not fail */

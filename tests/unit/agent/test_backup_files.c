@@ -6,9 +6,11 @@
 #include <cmocka.h>
 
 #include "wire/backup_conf.h"
+#include "agent/backup/pace.h"
 #include "agent/backup/record.h"
 #include "agent/backup/restore.h"
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/str.h"
 #include "os/file.h"
 
@@ -245,6 +247,24 @@ static void restores_of_nobody_go(void **state)
     assert_int_equal(mt_restore_sweep(dir, &backend, NULL, NULL, 0), 1);
 }
 
+static void a_backup_that_gets_nothing_starves(void **state)
+{
+    (void)state;
+    const uint64_t mib = 1 << 20;
+    struct mt_backup_pace p;
+    mt_backup_pace_begin(&p, 5 * MT_NS_PER_S);
+    assert_false(mt_backup_pace_look(&p, 64 * MT_NS_PER_S, 0)); /* not a minute yet */
+    assert_false(mt_backup_pace_look(&p, 65 * MT_NS_PER_S, 300 * mib));
+    assert_false(mt_backup_pace_look(&p, 125 * MT_NS_PER_S, 540 * mib)); /* 4 MiB/s */
+    assert_false(mt_backup_pace_look(&p, 185 * MT_NS_PER_S, 260 * mib)); /* another phase */
+    assert_true(mt_backup_pace_look(&p, 245 * MT_NS_PER_S, 480 * mib));
+    assert_true(p.starves);
+    assert_false(mt_backup_pace_look(&p, 400 * MT_NS_PER_S, 480 * mib)); /* told once */
+    mt_backup_pace_begin(&p, 500 * MT_NS_PER_S);
+    assert_false(p.starves);
+    assert_false(mt_backup_pace_look(&p, 560 * MT_NS_PER_S, 240 * mib));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -254,6 +274,7 @@ int main(void)
         cmocka_unit_test(images_of_nobody_go_when_they_are_old),
         cmocka_unit_test(a_part_is_kept_until_it_is_whole_or_not_wanted),
         cmocka_unit_test(restores_of_nobody_go),
+        cmocka_unit_test(a_backup_that_gets_nothing_starves),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "agent/backup/pace.h"
+
+#include "base/clock.h"
+
+#define WINDOW_S 60
+#define LEAST_A_SECOND ((uint64_t)4 << 20) /* 100 GiB in seven hours: below the shortest interval that anybody asks for of such a volume */
+
+void mt_backup_pace_begin(struct mt_backup_pace *p, int64_t now_ns)
+{
+    *p = (struct mt_backup_pace){.since_ns = now_ns};
+}
+
+bool mt_backup_pace_look(struct mt_backup_pace *p, int64_t now_ns, uint64_t done)
+{
+    int64_t took = now_ns - p->since_ns;
+    if (p->starves || took < WINDOW_S * MT_NS_PER_S)
+        return false;
+    uint64_t got = done >= p->then ? done - p->then : done; /* another phase counts from nothing */
+    p->starves = got < (uint64_t)(took / MT_NS_PER_S) * LEAST_A_SECOND;
+    p->since_ns = now_ns;
+    p->then = done;
+    return p->starves;
+}

@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Does a backup that takes only what the VMs leave over come to its end? On a machine that is never idle it would not, and what is never backed up is lost one
+ * day: one that gets next to nothing for a minute is let have a share.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct mt_backup_pace {
+    int64_t since_ns;
+    uint64_t then; /* bytes done at that time */
+    bool starves;
+};
+
+void mt_backup_pace_begin(struct mt_backup_pace *p, int64_t now_ns);
+/** Looked at now and then, with the bytes of its phase that are done. True once: from now on it starves. */
+bool mt_backup_pace_look(struct mt_backup_pace *p, int64_t now_ns, uint64_t done);
