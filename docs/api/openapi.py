@@ -72,10 +72,11 @@ OBJECTS = {
     "LatestSnapshot": "id:id origin:scheduled|manual|migration status:queued|running|succeeded|failed phase?:capturing|uploading|verifying failed_reason?:str created_at:time",
     "Proof": "snapshot_id:id at:time kind:readback|restore result:ok|damaged|failed bytes:int duration_ms:int failed_reason?:str probe_ms?:int probe_exit_code?:int "
              "probe_detail?:str probe_output?:str",
+    "FilesystemCheck": "repair:bool pending:bool result?:clean|repaired|damaged|failed|in_use detail?:str checked_at?:time",
     "Volume": "id:id org_id:id app_id:id env_id:id name:str size_bytes:int resize_to_bytes?:int filesystem:ext4 fs_uuid?:str backup_enabled:bool "
               "home_node_id:id state:creating|available|in_use|deleting|deleted|error error_reason?:str reachable?:bool node_lost?:bool deleted?:bool "
               "last_backup_at?:time last_backup_snapshot_id?:id backup_stale?:bool proof_stale?:bool backup_lag_seconds?:int latest_snapshot?:LatestSnapshot last_proven_restore_at?:time last_proof?:Proof collected_at?:time collect_failed?:str from_snapshot_id?:id deploy_id?:id "
-              "migration?:VolumeMigration attachment?:VolumeAttachment dry_run?:bool changes?:[Change] " + VERSIONED,
+              "migration?:VolumeMigration attachment?:VolumeAttachment check?:FilesystemCheck dry_run?:bool changes?:[Change] " + VERSIONED,
     "Warning": "code:str process_type?:str desired?:int max?:int",
     "Failure": "instance_id:id process_type?:str status:str reason_code:str reason_detail?:str reason_text?:str exit_code?:int "
                "restart_count:int last_lines?:[str] last_console?:[str]",
@@ -382,7 +383,9 @@ OPS = {
     "POST " + E + "/volume-attachments": ("Attachment", 201, "AttachmentNew", "dry_run"),
     "POST " + E + "/volume-attachments/{attachment_id}/replace": ("AttachmentReplaced", 200, "AttachmentReplace", "dry_run"),
     "DELETE " + E + "/volume-attachments/{attachment_id}": ("Deleted", 200, "Version", "dry_run"),
-    "GET /v1/admin/volumes": ("[Volume]", 200, None, "node_id include_deleted " + LIST),
+    "GET /v1/admin/volumes": ("[Volume]", 200, None, "node_id volume_id include_deleted " + LIST),
+    "POST /v1/admin/volumes/{volume_id}/fsck": ("Volume", 200, "Empty", "dry_run"),
+    "POST /v1/admin/volumes/{volume_id}/repair": ("Volume", 200, "Empty", "dry_run"),
     "GET " + O + "/volumes": ("[Volume]", 200, None, "include_deleted " + LIST),
     "POST " + E + "/volumes": ("Volume", 201, "VolumeNew", "dry_run"),
     "GET " + E + "/volumes/{volume_id}": ("Volume", 200, None, ""),

@@ -43,7 +43,10 @@ struct volume {
     unsigned failures;
     uint64_t bytes;
     struct mt_volume_seen seen;
-    struct item state, growth;
+    struct item state, growth, check;
+    uint32_t check_number; /* of what is told of a check */
+    enum mt_volume_verdict verdict;
+    char check_detail[MT_CHECK_DETAIL_MAX + 1];
 };
 
 struct found {
@@ -212,6 +215,11 @@ static void fill(const struct volume *o, const struct item *i, struct mt_volume_
 {
     *r = (struct mt_volume_report){.volume_id = o->id, .seq = i->seq, .event = i->event, .failed = i->failed, .fault = i->fault,
                                    .size_bytes = i->bytes, .fs_uuid = i->fs_uuid[0] ? i->fs_uuid : NULL};
+    if (i->event == MT_VOLUME_CHECKED) {
+        r->check = o->check_number;
+        r->verdict = o->verdict;
+        r->check_detail = o->check_detail[0] ? o->check_detail : NULL;
+    }
 }
 
 size_t mt_volumes_reports(struct mt_volumes *v, struct mt_volume_report *ret, size_t max)
@@ -224,6 +232,8 @@ size_t mt_volumes_reports(struct mt_volumes *v, struct mt_volume_report *ret, si
             fill(o, &o->state, &ret[n++]);
         else if (o->growth.due)
             fill(o, &o->growth, &ret[n++]);
+        else if (o->check.due)
+            fill(o, &o->check, &ret[n++]);
     }
     return n;
 }
@@ -234,7 +244,7 @@ bool mt_volumes_due(const struct mt_volumes *v)
     void *value;
     while (mt_map_next(&v->all, &pos, NULL, &value)) {
         const struct volume *o = value;
-        if (o->state.due || o->growth.due)
+        if (o->state.due || o->growth.due || o->check.due)
             return true;
     }
     return false;
@@ -247,6 +257,8 @@ void mt_volumes_told(struct mt_volumes *v, const char *volume_id, uint64_t seq)
         o->state.due = false;
     if (o && o->growth.seq == seq)
         o->growth.due = false;
+    if (o && o->check.seq == seq)
+        o->check.due = false;
 }
 
 void mt_volumes_resync(struct mt_volumes *v)
@@ -257,6 +269,7 @@ void mt_volumes_resync(struct mt_volumes *v)
         struct volume *o = value;
         o->state.due = o->state.any;
         o->growth.due = o->growth.any;
+        o->check.due = o->check.any;
     }
 }
 
@@ -280,6 +293,8 @@ struct step {
     uint64_t bytes;
     int rc;
     enum mt_volume_fault fault;
+    enum mt_volume_verdict verdict;
+    char detail[MT_CHECK_DETAIL_MAX + 1];
     struct mt_err err;
 };
 
@@ -289,10 +304,36 @@ static void step_work(void *arg)
     const struct mt_volumes *v = s->v;
     if (s->act == MT_VOLUME_ACT_REMOVE && (s->rc = mt_backups_forget(v->a->backups, s->id, &s->err)) < 0)
         s->fault = MT_VOLUME_FAULT_REMOVE_FAILED;
+    else if (s->act == MT_VOLUME_ACT_CHECK)
+        s->rc = mt_volume_check(&v->backend, &v->tools, s->id, s->plan.fs_uuid, s->plan.check_repair, &s->verdict, s->detail, &s->err);
     else if (s->act == MT_VOLUME_ACT_REMOVE)
         s->rc = mt_volume_remove(&v->backend, s->id, &s->fault, &s->err);
     else
         s->rc = mt_volume_provision(&v->backend, &v->tools, &s->plan, &s->bytes, &s->fault, &s->err);
+}
+
+static void check_done(void *arg)
+{
+    struct step *s = arg;
+    struct mt_volumes *v = s->v;
+    struct volume *o = mt_map_get(&v->all, s->id);
+    MT_ASSERT(o);
+    o->seen.busy = false;
+    o->seen.checked = o->check_number = s->plan.check;
+    v->changes++;
+    if (s->rc < 0) {
+        s->verdict = s->rc == -MT_E_CONFLICT ? MT_VOLUME_CHECK_IN_USE : MT_VOLUME_CHECK_FAILED;
+        /* in the words of who asked: no paths of this host */
+        (void)snprintf(s->detail, sizeof s->detail, "%s", s->rc == -MT_E_CONFLICT ? "a VM or another step has it" : s->rc == -MT_E_NOT_FOUND ? "it is not on its node" : s->rc == -MT_E_TIMEOUT ? "it took too long" : "e2fsck did not come to its end");
+    }
+    o->verdict = s->verdict;
+    memcpy(o->check_detail, s->detail, sizeof o->check_detail);
+    mt_log(s->rc < 0 ? MT_WARN : MT_INFO, "volume.checked", KV("volume_id", s->id), KV("repair", s->plan.check_repair), KV("result", mt_volume_verdict_name(s->verdict)),
+           KV("detail", (const char *)s->detail), KV_ERR(&s->err));
+    tell(v, o, &o->check, (struct item){.event = MT_VOLUME_CHECKED});
+    free(s);
+    mt_volumes_look_soon(v);
+    mt_agent_look_soon(v->a);
 }
 
 static void step_done(void *arg)
@@ -343,9 +384,9 @@ static void begin(struct mt_volumes *v, struct volume *o, const struct mt_plan_v
         (void)snprintf(s->name, sizeof s->name, "%s", p->name);
         (void)snprintf(s->uuid, sizeof s->uuid, "%s", p->fs_uuid ? p->fs_uuid : "");
         s->plan = (struct mt_plan_volume){.volume_id = s->id, .name = s->name, .size_bytes = p->size_bytes, .fs_uuid = p->fs_uuid ? s->uuid : NULL,
-                                          .was_available = p->was_available, .from_restore = p->from_restore ? "" : NULL};
+                                          .was_available = p->was_available, .from_restore = p->from_restore ? "" : NULL, .check = p->check, .check_repair = p->check_repair};
     }
-    if (!s || mt_pool_submit(v->a->steps, step_work, step_done, s, &err) < 0) {
+    if (!s || mt_pool_submit(v->a->steps, step_work, act == MT_VOLUME_ACT_CHECK ? check_done : step_done, s, &err) < 0) {
         mt_log(MT_WARN, "volume.step_not_begun", KV("volume_id", o->id), KV_ERR(&err)); /* the next look does */
         free(s);
         return;
@@ -409,6 +450,7 @@ static void decide(struct mt_volumes *v, struct volume *o, const struct mt_plan_
         begin(v, o, p, act);
         break;
     case MT_VOLUME_ACT_PROVISION:
+    case MT_VOLUME_ACT_CHECK:
         begin(v, o, p, act);
         break;
     case MT_VOLUME_ACT_PRESENT:

@@ -425,6 +425,8 @@ int cmd_admin_node_ca_retire(struct cli *c);
 int cmd_admin_node_ca_abort(struct cli *c);
 int cmd_volumes_list(struct cli *c);
 int cmd_admin_volumes_list(struct cli *c);
+int cmd_admin_volumes_fsck(struct cli *c);
+int cmd_admin_volumes_repair(struct cli *c);
 int cmd_volumes_create(struct cli *c);
 int cmd_volumes_get(struct cli *c);
 int cmd_volumes_update(struct cli *c);

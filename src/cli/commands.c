@@ -214,6 +214,7 @@ static const struct cli_option backups_status_options[] = {{"all", 0, NULL, "vol
                                                            {"stale", 0, NULL, "only volumes that had no backup for two intervals"},
                                                            {NULL, 0, NULL, NULL}};
 static const struct cli_option admin_volumes_options[] = {{"node", 0, "NODE", "only those that live on this node, by id"}, {NULL, 0, NULL, NULL}};
+static const struct cli_option admin_volumes_check_options[] = {WAIT_OPTIONS, {NULL, 0, NULL, NULL}};
 static const struct cli_option volumes_delete_options[] = {{"delete-backups", 0, NULL, "its backups go at once, and not a week later"},
                                                            {"force", 0, NULL, "its process is scaled to 0 and loses it; for operators"},
                                                            {NULL, 0, NULL, NULL}};
@@ -487,6 +488,8 @@ const struct cli_command cli_commands[] = {
     {CLI_ROUTES, "routes update", "ROUTE", "change a route", routes_update_options, cmd_routes_update},
     {CLI_ROUTES, "routes delete", "ROUTE", "remove a route, by host name or id", NULL, cmd_routes_delete},
     {CLI_MORE, "admin volumes list", "", "volumes of all organisations, for the operator", admin_volumes_options, cmd_admin_volumes_list},
+    {CLI_MORE, "admin volumes fsck", "VOLUME", "look at the filesystem of a volume (its id) that nothing has mounted", admin_volumes_check_options, cmd_admin_volumes_fsck},
+    {CLI_MORE, "admin volumes repair", "VOLUME", "mend it: e2fsck -fy on its node; one in state error is available again", admin_volumes_check_options, cmd_admin_volumes_repair},
     {CLI_APPS, "volumes list", "", "volumes of the environment", volumes_list_options, cmd_volumes_list},
     {CLI_APPS, "volumes create", "NAME", "a new volume, on the node with most room", volumes_size_options, cmd_volumes_create},
     {CLI_APPS, "volumes get", "VOLUME", "one volume, by name or id", NULL, cmd_volumes_get},

@@ -27,7 +27,8 @@ int cli_volume_size(struct cli *c, uint64_t *ret)
     return CLI_OK;
 }
 
-static int list(struct cli *c, const char *path)
+/* @check: what came of the last look at its filesystem, for operators */
+static int list(struct cli *c, const char *path, bool check)
 {
     mt_auto_json json_t *items = NULL;
     int code = path ? cli_list(c, path, &items) : cli_error(c, CLI_FAILURE, "out of memory", NULL);
@@ -46,11 +47,12 @@ static int list(struct cli *c, const char *path)
         (void)json_object_set_new(v, "process", json_string(cli_str(a, "process_type")));
         (void)json_object_set_new(v, "path", json_string(cli_str(a, "mount_path")));
         cli_put_backup(v);
+        (void)json_object_set_new(v, "checked", json_string(json_is_true(json_object_get(json_object_get(v, "check"), "pending")) ? "in check" : cli_str(v, "check.result")));
     }
     static const struct cli_column cols[] = {{"ID", "id"}, {"NAME", "name"}, {"SIZE", "size"}, {"STATE", "state"}, {"REASON", "error_reason"},
                                              {"PROCESS", "process"}, {"PATH", "path"}, {"LAST BACKUP", "last"}, {"LAG", "lag"},
-                                             {"PROVEN", "proven"}, {"NODE", "home_node_id"}};
-    return cli_print_table(c, items, cols, MT_ARRAY_LEN(cols), "volumes");
+                                             {"PROVEN", "proven"}, {"NODE", "home_node_id"}, {"FILESYSTEM", "checked"}};
+    return cli_print_table(c, items, cols, MT_ARRAY_LEN(cols) - (check ? 0 : 1), "volumes");
 }
 
 int cmd_volumes_list(struct cli *c)
@@ -60,7 +62,7 @@ int cmd_volumes_list(struct cli *c)
     if (code != CLI_OK)
         return code;
     mt_auto_free char *path = all ? mt_asprintf("/v1/orgs/%s/volumes", c->org_id) : cli_env_path(c, "/volumes");
-    return list(c, path);
+    return list(c, path, false);
 }
 
 int cmd_admin_volumes_list(struct cli *c)
@@ -72,7 +74,7 @@ int cmd_admin_volumes_list(struct cli *c)
     if (code != CLI_OK)
         return code;
     mt_auto_free char *path = mt_asprintf("/v1/admin/volumes%s%s", node ? "?node_id=" : "", node ? node : "");
-    return list(c, path);
+    return list(c, path, true);
 }
 
 int cmd_volumes_create(struct cli *c)

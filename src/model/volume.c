@@ -22,7 +22,7 @@ static const char *const state_names[MT_VOLUME_STATE_MAX] = {
 
 static const char *const event_names[MT_VOLUME_EVENT_MAX] = {
     [MT_VOLUME_PROVISIONED] = "provisioned", [MT_VOLUME_RESIZED] = "resized", [MT_VOLUME_REMOVED] = "deleted",
-    [MT_VOLUME_MISSING] = "missing",         [MT_VOLUME_FAULT] = "error",
+    [MT_VOLUME_MISSING] = "missing",         [MT_VOLUME_FAULT] = "error",     [MT_VOLUME_CHECKED] = "checked",
 };
 
 static const char *const fault_names[MT_VOLUME_FAULT_MAX] = {
@@ -35,6 +35,11 @@ static const char *const fault_names[MT_VOLUME_FAULT_MAX] = {
     [MT_VOLUME_FAULT_REMOVE_FAILED] = "remove_failed",
     [MT_VOLUME_FAULT_NO_SPACE] = "no_space",
     [MT_VOLUME_FAULT_INTERNAL] = "internal_error",
+};
+
+static const char *const verdict_names[MT_VOLUME_VERDICT_MAX] = {
+    [MT_VOLUME_CLEAN] = "clean",         [MT_VOLUME_REPAIRED] = "repaired",      [MT_VOLUME_DAMAGED] = "damaged",
+    [MT_VOLUME_CHECK_FAILED] = "failed", [MT_VOLUME_CHECK_IN_USE] = "in_use",
 };
 
 static const char *const job_names[MT_JOB_STATUS_MAX] = {
@@ -76,6 +81,7 @@ static int word_at(const char *const *names, unsigned n, const char *word)
 WORDS(mt_volume_state, state_names, MT_VOLUME_STATE_MAX, mt_volume_state_name, mt_volume_state_parse)
 WORDS(mt_volume_event, event_names, MT_VOLUME_EVENT_MAX, mt_volume_event_name, mt_volume_event_parse)
 WORDS(mt_volume_fault, fault_names, MT_VOLUME_FAULT_MAX, mt_volume_fault_name, mt_volume_fault_parse)
+WORDS(mt_volume_verdict, verdict_names, MT_VOLUME_VERDICT_MAX, mt_volume_verdict_name, mt_volume_verdict_parse)
 WORDS(mt_job_status, job_names, MT_JOB_STATUS_MAX, mt_job_status_name, mt_job_status_parse)
 WORDS(mt_snapshot_phase, snapshot_phases, MT_SNAPSHOT_PHASE_MAX, mt_snapshot_phase_name, mt_snapshot_phase_parse)
 WORDS(mt_restore_phase, restore_phases, MT_RESTORE_PHASE_MAX, mt_restore_phase_name, mt_restore_phase_parse)
@@ -162,6 +168,20 @@ static int get_size(const json_t *o, const char *key, bool optional, uint64_t *r
     return rc;
 }
 
+static int dec_check(const json_t *o, struct mt_plan_volume *v, struct mt_err *err)
+{
+    json_t *check;
+    uint64_t number;
+    int rc = mt_json_opt_object(o, "check", &check, err);
+
+    if (rc < 0 || !check)
+        return rc;
+    if ((rc = mt_json_get_u64(check, "number", 1, UINT32_MAX, &number, err)) < 0 || (rc = mt_json_get_bool(check, "repair", &v->check_repair, err)) < 0)
+        return mt_err_wrap(err, "check");
+    v->check = (uint32_t)number;
+    return 0;
+}
+
 static int dec_volume(const json_t *o, struct mt_plan_volume *v, struct mt_err *err)
 {
     const char *desired;
@@ -175,7 +195,7 @@ static int dec_volume(const json_t *o, struct mt_plan_volume *v, struct mt_err *
         (rc = mt_json_opt_str(o, "fs_uuid", MT_VOLUME_UUID_SIZE, NULL, &v->fs_uuid, err)) < 0 ||
         (rc = mt_json_get_str(o, "desired", 8, &desired, err)) < 0 ||
         (rc = mt_json_opt_bool(o, "was_available", false, &v->was_available, err)) < 0 ||
-        (rc = opt_id(o, "from_restore", MT_ID_RESTORE, &v->from_restore, err)) < 0)
+        (rc = opt_id(o, "from_restore", MT_ID_RESTORE, &v->from_restore, err)) < 0 || (rc = dec_check(o, v, err)) < 0)
         return rc;
     v->absent = MT_STREQ(desired, "absent");
     if (!v->absent && !MT_STREQ(desired, "present"))
@@ -307,6 +327,12 @@ static json_t *enc_volume(const struct mt_plan_volume *v)
     mt_jout_str(&o, "desired", v->absent ? "absent" : "present");
     mt_jout_bool(&o, "was_available", v->was_available);
     mt_jout_str(&o, "from_restore", v->from_restore);
+    if (v->check) {
+        struct mt_jout check = mt_jout_new();
+        mt_jout_u64(&check, "number", v->check);
+        mt_jout_bool(&check, "repair", v->check_repair);
+        mt_jout_json(&o, "check", mt_jout_take(&check));
+    }
     return mt_jout_take(&o);
 }
 

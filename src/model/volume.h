@@ -40,6 +40,7 @@ enum mt_volume_event {
     MT_VOLUME_REMOVED, /* "deleted" */
     MT_VOLUME_MISSING,
     MT_VOLUME_FAULT, /* "error" */
+    MT_VOLUME_CHECKED,
     MT_VOLUME_EVENT_MAX
 };
 
@@ -56,6 +57,16 @@ enum mt_volume_fault {
     MT_VOLUME_FAULT_MAX
 };
 
+/* What became of a check of the filesystem that an operator has asked for. */
+enum mt_volume_verdict {
+    MT_VOLUME_CLEAN = 0,
+    MT_VOLUME_REPAIRED,
+    MT_VOLUME_DAMAGED,      /* and left so: it was only looked at, or the tool could not mend all of it */
+    MT_VOLUME_CHECK_FAILED, /* nothing is known: the tool did not come to its end, or the volume is not there */
+    MT_VOLUME_CHECK_IN_USE, /* a VM has it */
+    MT_VOLUME_VERDICT_MAX
+};
+
 /* Of a snapshot, a restore and a migration. */
 enum mt_job_status { MT_JOB_QUEUED = 0, MT_JOB_RUNNING, MT_JOB_SUCCEEDED, MT_JOB_FAILED, MT_JOB_STATUS_MAX };
 
@@ -67,6 +78,7 @@ enum mt_restore_phase { MT_RESTORE_NO_PHASE = 0, MT_RESTORE_DOWNLOADING, MT_REST
 const char *mt_volume_state_name(enum mt_volume_state state);
 const char *mt_volume_event_name(enum mt_volume_event event);
 const char *mt_volume_fault_name(enum mt_volume_fault fault);
+const char *mt_volume_verdict_name(enum mt_volume_verdict verdict);
 const char *mt_job_status_name(enum mt_job_status status);
 const char *mt_snapshot_phase_name(enum mt_snapshot_phase phase);
 const char *mt_restore_phase_name(enum mt_restore_phase phase);
@@ -74,6 +86,7 @@ const char *mt_restore_phase_name(enum mt_restore_phase phase);
 bool mt_volume_state_parse(const char *word, enum mt_volume_state *ret);
 bool mt_volume_event_parse(const char *word, enum mt_volume_event *ret);
 bool mt_volume_fault_parse(const char *word, enum mt_volume_fault *ret);
+bool mt_volume_verdict_parse(const char *word, enum mt_volume_verdict *ret);
 bool mt_job_status_parse(const char *word, enum mt_job_status *ret);
 bool mt_snapshot_phase_parse(const char *word, enum mt_snapshot_phase *ret);
 bool mt_restore_phase_parse(const char *word, enum mt_restore_phase *ret);
@@ -94,6 +107,7 @@ uint64_t mt_volume_size(uint64_t bytes);
 #define MT_PROBE_SECONDS_MAX 600
 #define MT_PROBE_DETAIL_MAX 200
 #define MT_PROBE_OUTPUT_MAX 1000
+#define MT_CHECK_DETAIL_MAX 200
 
 struct mt_plan_volume {
     const char *volume_id, *org_id, *app_id, *env_id, *name;
@@ -103,6 +117,8 @@ struct mt_plan_volume {
     bool absent;              /* desired is "absent", else "present" */
     bool was_available;
     const char *from_restore; /* NULL: not made by a restore */
+    uint32_t check;           /* number of the check that is asked for, 0 none; it is in the plan until its end is known */
+    bool check_repair;        /* and mend what is found */
 };
 
 struct mt_plan_snapshot_job {
@@ -153,6 +169,9 @@ struct mt_volume_report {
     const char *fs_uuid; /* NULL: not told */
     uint64_t size_bytes; /* 0: not told */
     enum mt_volume_fault fault;
+    uint32_t check; /* of checked only: its number in the plan, and what came of it */
+    enum mt_volume_verdict verdict;
+    const char *check_detail; /* what the tool said, NULL nothing; at most MT_CHECK_DETAIL_MAX bytes */
 };
 
 struct mt_snapshot_report {

@@ -36,6 +36,28 @@ static int opt_uuid(const json_t *o, const char **ret, struct mt_err *err)
     return rc;
 }
 
+static int dec_check(const json_t *o, struct mt_volume_report *r, struct mt_err *err)
+{
+    json_t *check;
+    uint64_t number;
+    const char *verdict;
+    int rc = mt_json_opt_object(o, "check", &check, err);
+
+    if (rc < 0)
+        return rc;
+    if ((r->event == MT_VOLUME_CHECKED) != (check != NULL))
+        return MT_FAIL(err, MT_E_INVALID, "'check' is for checked, and needed there");
+    if (!check)
+        return 0;
+    if ((rc = mt_json_get_u64(check, "number", 1, UINT32_MAX, &number, err)) < 0 || (rc = mt_json_get_str(check, "result", 16, &verdict, err)) < 0 ||
+        (rc = mt_json_opt_str(check, "detail", MT_CHECK_DETAIL_MAX, NULL, &r->check_detail, err)) < 0)
+        return mt_err_wrap(err, "check");
+    if (!mt_volume_verdict_parse(verdict, &r->verdict))
+        return MT_FAIL(err, MT_E_INVALID, "check: 'result' is not a known word");
+    r->check = (uint32_t)number;
+    return 0;
+}
+
 static int dec_volume(const json_t *o, struct mt_volume_report *r, struct mt_err *err)
 {
     const char *event, *result, *fault;
@@ -62,7 +84,7 @@ static int dec_volume(const json_t *o, struct mt_volume_report *r, struct mt_err
         return MT_FAIL(err, MT_E_INVALID, "'size_bytes' is missing");
     if (r->event == MT_VOLUME_PROVISIONED && !r->failed && !r->fs_uuid)
         return MT_FAIL(err, MT_E_INVALID, "'fs_uuid' is missing");
-    return 0;
+    return dec_check(o, r, err);
 }
 
 static int job_status(const json_t *o, enum mt_job_status *ret, const char **ret_reason, struct mt_err *err)
@@ -233,6 +255,13 @@ static json_t *enc_volume(const struct mt_volume_report *r)
     if (r->size_bytes)
         mt_jout_u64(&o, "size_bytes", r->size_bytes);
     mt_jout_str(&o, "error_reason", word_or_null(mt_volume_fault_name(r->fault)));
+    if (r->event == MT_VOLUME_CHECKED) {
+        struct mt_jout check = mt_jout_new();
+        mt_jout_u64(&check, "number", r->check);
+        mt_jout_str(&check, "result", mt_volume_verdict_name(r->verdict));
+        mt_jout_str(&check, "detail", r->check_detail);
+        mt_jout_json(&o, "check", mt_jout_take(&check));
+    }
     return mt_jout_take(&o);
 }
 

@@ -221,6 +221,8 @@ ROUTES = {
     "GET " + O + "/usage/month": "orgs:read",
     "PUT " + O + "/quotas/{dimension}": op("quotas:admin"),
     "GET /v1/admin/volumes": op("admin"),
+    "POST /v1/admin/volumes/{volume_id}/fsck": op("admin"),
+    "POST /v1/admin/volumes/{volume_id}/repair": op("admin"),
     "GET /v1/admin/node-ca": op("nodes:admin"),
     "POST /v1/admin/node-ca": op("nodes:admin"),
     "POST /v1/admin/mesh-removal": op("nodes:admin"),

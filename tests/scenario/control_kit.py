@@ -412,6 +412,8 @@ class Agent(threading.Thread):
                 self.volume(v["volume_id"], "deleted")
             elif not v["was_available"] and "from_restore" not in v:
                 self.volume(v["volume_id"], "provisioned", result="ok", fs_uuid=v["fs_uuid"], size_bytes=v["size_bytes"])
+            if v.get("check"):
+                self.volume(v["volume_id"], "checked", check={"number": v["check"]["number"], "result": "clean"})
         for a in plan["instances"]:
             i, want, have = a["instance_id"], a["desired_state"], self.state.get(a["instance_id"])
             if want == "running" and have in (None, "stopped"):  # stopped: a restored log may ask for it again

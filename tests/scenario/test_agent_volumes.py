@@ -240,6 +240,41 @@ class Suite:
         want(r["reason_detail"].startswith("filesystem_mismatch"), r)
         self.stop(wl["instance_id"])
 
+    def looked_at(self, number, repair, seconds=60):
+        n = len(self.c.storage)
+        self.plan(self.v, check={"number": number, "repair": repair})
+        return self.c.wait_volume(self.v["volume_id"], "checked", seconds, since=n)["check"]
+
+    def an_operator_has_it_looked_at_and_mended(self):
+        v = self.v
+        r = self.looked_at(1, False)
+        want(r["number"] == 1 and r["result"] == "clean" and " files (" in r["detail"] and "/" + "proc" not in r["detail"], r)
+        with open(self.image_of(v), "r+b") as f:  # how many blocks are free, in the superblock
+            f.seek(1024 + 0x0c)
+            free = f.read(4)
+            f.seek(1024 + 0x0c)
+            f.write(bytes([free[0] ^ 0x55]) + free[1:])
+        r = self.looked_at(2, False)
+        want(r["number"] == 2 and r["result"] == "damaged" and r["detail"], r)
+        with open(self.image_of(v), "rb") as f:
+            f.seek(1024 + 0x0c)
+            want(f.read(1) == bytes([free[0] ^ 0x55]), "what was only looked at was changed")
+        self.end()
+        self.start(env={"MT_TEST_KILL_STEP": "volume.checked"})
+        n = len(self.c.storage)
+        self.plan(v, check={"number": 3, "repair": True})
+        self.killed("volume.checked", v)  # mended and not told: the next one mends nothing, and tells
+        r = self.c.wait_volume(v["volume_id"], "checked", 60, since=n)["check"]
+        want(r["number"] == 3 and r["result"] == "clean", r)
+        with open(self.image_of(v), "r+b") as f:
+            f.seek(1024 + 0x0c)
+            f.write(bytes([free[0] ^ 0x55]) + free[1:])
+        r = self.looked_at(4, True)
+        want(r["result"] == "repaired" and r["detail"], r)
+        self.plan(v, check=None)
+        st = os.stat(self.image_of(v))
+        want(st.st_uid == 0 and st.st_mode & 0o777 == 0o600 and not self.locked(v), "%s" % (st,))
+
     def what_cannot_be_made_is_told(self):
         v = self.c.volume(size=1 << 41)
         self.c.publish()
@@ -278,8 +313,10 @@ class Suite:
     def removed_without_a_trace_when_its_vm_is_gone(self):
         v = self.v
         i, at = self.run(v)
+        r = self.looked_at(5, True)
+        want(r["result"] == "in_use" and ask(at).startswith("one"), "mended under a running VM: %s" % r)
         n = len(self.c.storage)
-        self.plan(v, desired="absent")
+        self.plan(v, desired="absent", check=None)
         kit.wait_for("the refusal", lambda: self.w.log_events("volume.busy"), 20)
         want(os.path.exists(self.image_of(v)) and ask(at).startswith("one"), "removed under a running VM")
         self.stop(i)
@@ -323,7 +360,7 @@ def main():
                  (s.grows_before_the_next_boot,)]
         cases += [(s.killed_while_it_makes_one, "volume." + step) for step in ("reserved", "formatted", "named")]
         cases += [(s.killed_while_it_removes_one,), (s.killed_while_it_grows,), (s.a_missing_one_is_told_and_not_made_again,),
-                  (s.a_wrong_filesystem_is_not_given_to_a_guest,), (s.what_cannot_be_made_is_told,), (s.orphans_are_named_and_kept,),
+                  (s.a_wrong_filesystem_is_not_given_to_a_guest,), (s.an_operator_has_it_looked_at_and_mended,), (s.what_cannot_be_made_is_told,), (s.orphans_are_named_and_kept,),
                   (s.many_reports_come_in_batches_that_one_command_can_take,),
                   (s.told_again_to_one_that_was_away,), (s.removed_without_a_trace_when_its_vm_is_gone,), (s.stays_over_the_planned_end,)]
         for fn, *args in cases:  # each finds what the one before left

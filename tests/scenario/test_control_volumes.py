@@ -344,6 +344,47 @@ try:
         assert {v["id"] for v in here} == {v["id"] for v in volumes(E).values()} and w.ok("GET", "/v1/admin/volumes?node_id=node_" + "0" * 26)["items"] == []
         assert len(w.ok("GET", "/v1/admin/volumes")["items"]) == len(here)
 
+    @case("an operator has a filesystem looked at and mended: when nothing has it, once at a time, and what was mended is there again")
+    def _():
+        held = volumes(E)["data"]
+        assert held["state"] == "in_use", held
+        ask = lambda v, verb, **kw: w.q("POST", "/v1/admin/volumes/%s/%s" % (v, verb), **kw)
+        refused(ask(held["id"], "repair"), "volume_in_use")
+        refused(ask("vol_" + "0" * 26, "fsck"), "not_found", 404)
+        v = [x for n, x in volumes(E).items() if n[0] in "pq" and x["state"] == "available"][0]
+        V = E + "/volumes/" + v["id"]
+        look = lambda: w.ok("GET", V)
+        t = tenant("fsck", "volumes:write", "volumes:read")
+        refused(t("POST", "/v1/admin/volumes/%s/fsck" % v["id"], {}), "operator_only", 403)
+        refused(w.q("POST", "/v1/admin/volumes/%s/fsck" % v["id"], {"x": 1}), "unknown_field", 400)
+        w.agent.makes = False
+        assert "check" not in look() and ask(v["id"], "fsck").status == 200
+        refused(ask(v["id"], "repair"), "conflict")
+        got = wait_for("it in the plan", lambda: [x["check"] for p in w.agent.plans[-1:] for x in p.get("volumes", []) if x["volume_id"] == v["id"] and "check" in x], 20)[0]
+        assert got == {"number": 1, "repair": False} and look()["check"] == {"repair": False, "pending": True}, (got, look())
+        assert w.agent.volume(v["id"], "checked", check={"number": 2, "result": "clean"}).json["ignored"] == 1  # another one than was asked for
+        assert w.agent.volume(v["id"], "checked", check={"number": 1, "result": "damaged", "detail": "Inode 12 has a bad block."}).json["accepted"] == 1
+        c = look()["check"]
+        assert (c["pending"], c["result"], c["detail"]) == (False, "damaged", "Inode 12 has a bad block.") and c["checked_at"] and look()["state"] == "available", c
+        assert w.agent.volume(v["id"], "checked", check={"number": 1, "result": "clean"}).json["ignored"] == 1
+        wait_for("it out of the plan", lambda: not [1 for p in w.agent.plans[-1:] for x in p["volumes"] if "check" in x], 20)
+        w.agent.volume(v["id"], "error", error_reason="internal_error")
+        for result, state in (("failed", "error"), ("damaged", "error"), ("repaired", "available")):
+            assert look()["state"] == "error" and ask(v["id"], "repair").status == 200
+            n = w.agent.volume(v["id"], "checked", check={"number": {"failed": 2, "damaged": 3, "repaired": 4}[result], "result": result})
+            assert n.json["accepted"] == 1 and look()["state"] == state and look()["check"]["result"] == result, (n.text, look())
+        assert "error_reason" not in look()
+        w.agent.volume(v["id"], "error", error_reason="internal_error")
+        assert ask(v["id"], "fsck").status == 200 and w.agent.volume(v["id"], "checked", check={"number": 5, "result": "clean"}).json["accepted"] == 1
+        assert look()["state"] == "error"  # what only was looked at stays an operator's matter
+        assert ask(v["id"], "repair").status == 200 and w.agent.volume(v["id"], "checked", check={"number": 6, "result": "clean"}).json["accepted"] == 1
+        assert look()["state"] == "available"
+        one = w.ok("GET", "/v1/admin/volumes?volume_id=" + v["id"])["items"]
+        assert [x["id"] for x in one] == [v["id"]] and one[0]["check"]["result"] == "clean", one
+        events = [e["event_type"] for e in w.ok("GET", O + "/events?aggregate_id=" + v["id"])["items"]]
+        assert events.count("volume.check_requested") == events.count("volume.checked") == 6, events
+        w.agent.makes = True
+
     @case("a drain tells of the instances that stay with their volumes")
     def _():
         i = ready(E)

@@ -147,6 +147,8 @@ BODIES = {
     "POST /v1/admin/maintenance": {"on": False, "reason": "walk"},
     "POST /v1/admin/scheduler/pause": {"reason": "walk"},
     "POST /v1/admin/scheduler/resume": {"reason": "walk"},
+    "POST /v1/admin/volumes/{volume_id}/fsck": {},
+    "POST /v1/admin/volumes/{volume_id}/repair": {},
     "POST /v1/admin/groups/{env_id}/{process_type}/hold": {"reason": "walk"},
     "POST /v1/admin/groups/{env_id}/{process_type}/resume": {"reason": "walk"},
     "POST /v1/admin/recovery/apply": {"reason": "walk"},
@@ -158,6 +160,7 @@ QUERIES = {"GET " + O + "/usage/month": "?month=" + time.strftime("%Y-%m", time.
 REFUSED = {"GET /v1/exec-sessions/{exec_session_id}/connect": 400, "POST /v1/auth/device/token": 400, "POST /v1/auth/token": 401, "POST /v1/auth/token/refresh": 401, "DELETE " + O: 409,
            "POST /v1/auth/device/start": (200, 429), "POST /v1/admin/recovery/apply": 409, "POST /v1/admin/recovery/finish": 409,
            "POST " + E + "/volumes/{volume_id}/migrate": 409,  # there is no other node
+           "POST /v1/admin/volumes/{volume_id}/fsck": (200, 409), "POST /v1/admin/volumes/{volume_id}/repair": (200, 409),  # one at a time
            "POST /v1/nodes/{node_id}/disable": 409, "POST /v1/nodes/{node_id}/confirm-offline": 409, "POST /v1/nodes/{node_id}/mark-lost": 409, "POST /v1/nodes/{node_id}/rotate-key": 409, "DELETE /v1/nodes/{node_id}": 409}  # the machine's own node
 LAST = ["DELETE " + E + "/volume-attachments/{attachment_id}", "DELETE " + E + "/volumes/{volume_id}/snapshots/{snapshot_id}", "DELETE " + E + "/volumes/{volume_id}", "DELETE " + E + "/routes/{route_id}", "DELETE " + O + "/members/{member_id}", "DELETE " + O + "/service-principals/{sp_id}", "DELETE " + E,
         "DELETE " + A, "DELETE " + O + "/projects/{project_id}", "DELETE " + O, "DELETE /v1/auth/tokens/{token_id}"]

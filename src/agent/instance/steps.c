@@ -54,6 +54,7 @@ static const char *const step_names[MT_STEP_MAX] = {
     VOLUME(X, NAMED, "named")        \
     VOLUME(X, EXTENDED, "extended")  \
     VOLUME(X, GROWN, "grown")        \
+    VOLUME(X, CHECKED, "checked")    \
     VOLUME(X, REMOVED, "removed")    \
     VOLUME(X, RESTORE_RESERVED, "restore_reserved") \
     VOLUME(X, RESTORE_FETCHED, "restore_fetched") \

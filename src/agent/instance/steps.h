@@ -64,6 +64,7 @@ enum mt_kill_volume {
     MT_KILL_VOLUME_NAMED,        /* it is there, not told */
     MT_KILL_VOLUME_EXTENDED,     /* longer, its filesystem not grown yet */
     MT_KILL_VOLUME_GROWN,        /* grown, not told */
+    MT_KILL_VOLUME_CHECKED,      /* looked at, perhaps mended, not told */
     MT_KILL_VOLUME_REMOVED,      /* gone, its lock still there, not told */
     MT_KILL_VOLUME_RESTORE_RESERVED, /* a restore has its space, and nothing in it */
     MT_KILL_VOLUME_RESTORE_FETCHED,  /* all is in it, its filesystem not checked */

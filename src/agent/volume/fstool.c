@@ -59,8 +59,8 @@ void mt_fstool_done(struct mt_fstool *t)
 }
 
 /* The file is the tool's while it runs: it opens it again by /proc, as its own user. */
-static int run(const struct mt_fstool *t, int fd, const char *const *argv, const char *path, int64_t timeout_ms, struct mt_run_result *ret,
-               struct mt_err *err)
+static int run_with(const struct mt_fstool *t, int fd, const char *const *argv, const char *path, int64_t timeout_ms, struct mt_buf *out, struct mt_run_result *ret,
+                    struct mt_err *err)
 {
     struct stat st;
     uint64_t bytes;
@@ -77,7 +77,7 @@ static int run(const struct mt_fstool *t, int fd, const char *const *argv, const
     bool lend = (S_ISREG(st.st_mode) || S_ISBLK(st.st_mode)) && t->uid != st.st_uid;
     if (lend && fchown(fd, t->uid, t->gid) < 0)
         return MT_FAIL_ERRNO(err, MT_E_IO, "lend the volume to '%s'", argv[0]);
-    rc = mt_run(&s, NULL, 0, NULL, &said, timeout_ms, ret, err);
+    rc = mt_run(&s, NULL, 0, out, &said, timeout_ms, ret, err);
     if (lend && fchown(fd, st.st_uid, st.st_gid) < 0 && rc == 0)
         rc = MT_FAIL_ERRNO(err, MT_E_IO, "take the volume back from '%s'", argv[0]);
     if (rc == 0 && !(ret->exited && ret->status == 0)) {
@@ -86,6 +86,11 @@ static int run(const struct mt_fstool *t, int fd, const char *const *argv, const
         (void)MT_FAIL(err, MT_E_IO, "%s: %s %d: %s", argv[0], ret->exited ? "exit" : "signal", ret->status, text);
     }
     return rc;
+}
+
+static int run(const struct mt_fstool *t, int fd, const char *const *argv, const char *path, int64_t timeout_ms, struct mt_run_result *ret, struct mt_err *err)
+{
+    return run_with(t, fd, argv, path, timeout_ms, NULL, ret, err);
 }
 
 static int fd_path(int fd, char ret[40], struct mt_err *err)
@@ -148,6 +153,72 @@ int mt_fstool_check(const struct mt_fstool *t, int fd, struct mt_err *err)
 int mt_fstool_verify(const struct mt_fstool *t, int fd, struct mt_err *err)
 {
     return check(t, fd, "-n", 0, err);
+}
+
+static bool begins(const char *p, size_t n, const char *word)
+{
+    return n >= strlen(word) && memcmp(p, word, strlen(word)) == 0;
+}
+
+/* Of what e2fsck says the first line that is about this filesystem: the first thing found, or how much is on it. */
+static void told(const struct mt_buf *out, const char *path, char ret[MT_CHECK_DETAIL_MAX + 1])
+{
+    const char *p = (const char *)out->p, *end = p ? p + out->len : p;
+    ret[0] = '\0';
+    while (p < end) {
+        const char *nl = memchr(p, '\n', (size_t)(end - p));
+        size_t n = (size_t)((nl ? nl : end) - p), head = strlen(path) + 2;
+        if (n > 0 && !begins(p, n, "Pass ") && !begins(p, n, "e2fsck ")) {
+            if (n > head && begins(p, n, path)) {
+                p += head;
+                n -= head;
+            }
+            (void)mt_printable(p, n, ret, MT_CHECK_DETAIL_MAX + 1);
+            return;
+        }
+        p += nl ? n + 1 : n;
+    }
+}
+
+/* One run of e2fsck; -1 in @ret_status: a signal ended it. */
+static int fsck(const struct mt_fstool *t, int fd, const char *const *how, int *ret_status, char ret_detail[MT_CHECK_DETAIL_MAX + 1], struct mt_err *err)
+{
+    char path[40];
+    struct mt_run_result ended;
+    mt_auto_buf struct mt_buf out = MT_BUF_INIT(16384);
+    int rc = fd_path(fd, path, err);
+    if (rc < 0)
+        return rc;
+    const char *argv[6] = {"e2fsck"};
+    size_t n = 1;
+    while (*how)
+        argv[n++] = *how++;
+    argv[n] = path;
+    rc = run_with(t, fd, argv, t->e2fsck, CHECK_TIMEOUT_MS, &out, &ended, err);
+    if (rc < 0)
+        return rc;
+    told(&out, path, ret_detail);
+    *ret_status = ended.exited ? ended.status : -1;
+    bool judged = ended.exited && (ended.status < 8 || (ended.status & 4)); /* 4: errors are left, also when it stopped for them */
+    return judged ? 0 : -(int)(err && err->code ? err->code : MT_E_IO);
+}
+
+int mt_fstool_judge(const struct mt_fstool *t, int fd, bool repair, enum mt_volume_verdict *ret, char ret_detail[MT_CHECK_DETAIL_MAX + 1], struct mt_err *err)
+{
+    static const char *const journal[] = {"-p", "-E", "journal_only", NULL}, *const look[] = {"-f", "-n", NULL}, *const mend[] = {"-f", "-y", NULL};
+    char found[MT_CHECK_DETAIL_MAX + 1] = "";
+    int status = 0, mended = 0;
+    /* without its journal put back what a power cut left would pass for damage; one that cannot be put back is damage, which the next run names */
+    int rc = 0;
+    (void)fsck(t, fd, journal, &status, ret_detail, NULL);
+    if (repair && (rc = fsck(t, fd, mend, &mended, found, err)) < 0)
+        return rc;
+    if ((rc = fsck(t, fd, look, &status, ret_detail, err)) < 0)
+        return rc;
+    *ret = status ? MT_VOLUME_DAMAGED : mended & 3 ? MT_VOLUME_REPAIRED : MT_VOLUME_CLEAN;
+    if (*ret == MT_VOLUME_REPAIRED)
+        memcpy(ret_detail, found, sizeof found); /* what it was, not that it is well now */
+    return 0;
 }
 
 int mt_fstool_grow(const struct mt_fstool *t, int fd, struct mt_err *err)

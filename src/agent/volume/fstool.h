@@ -7,6 +7,8 @@
 
 #include "base/err.h"
 
+#include "model/volume.h"
+
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -29,6 +31,11 @@ int mt_fstool_format(const struct mt_fstool *t, int fd, const char *uuid, const 
 int mt_fstool_check(const struct mt_fstool *t, int fd, struct mt_err *err);
 /** `e2fsck -fn`: changes nothing and repairs nothing. -MT_E_CORRUPT: something would have to be. */
 int mt_fstool_verify(const struct mt_fstool *t, int fd, struct mt_err *err);
+/**
+ * What an operator asks for. The journal is put back first, as any mount would. Then `e2fsck -fn`, or with @repair `e2fsck -fy` and -fn on what that left.
+ * Returns 0 with the verdict (clean, repaired or damaged) and in @ret_detail what the tool said of it, printable; -code: it did not come to its end.
+ */
+int mt_fstool_judge(const struct mt_fstool *t, int fd, bool repair, enum mt_volume_verdict *ret, char ret_detail[MT_CHECK_DETAIL_MAX + 1], struct mt_err *err);
 /** Check, then `resize2fs` to the size of the file. */
 int mt_fstool_grow(const struct mt_fstool *t, int fd, struct mt_err *err);
 

@@ -192,6 +192,35 @@ int mt_volume_remove(const struct mt_backend *b, const char *volume_id, enum mt_
     return 0;
 }
 
+/* Ours again: the VM before had it, perhaps for reading only. */
+static int take_back(int fd, const char *volume_id, struct mt_err *err)
+{
+    if (fchown(fd, geteuid(), getegid()) < 0 || fchmod(fd, 0600) < 0)
+        return MT_FAIL_ERRNO(err, MT_E_IO, "take back volume '%s'", volume_id);
+    return 0;
+}
+
+int mt_volume_check(const struct mt_backend *b, const struct mt_fstool *t, const char *volume_id, const char *fs_uuid, bool repair, enum mt_volume_verdict *ret,
+                    char ret_detail[MT_CHECK_DETAIL_MAX + 1], struct mt_err *err)
+{
+    mt_auto_fd int lock = -1, fd = -1;
+    char path[PATH_MAX];
+    uint64_t bytes;
+    int rc = mt_backend_size(b, volume_id, &bytes, err);
+    if (rc < 0 || (rc = mt_volume_lock(b, volume_id, &lock, err)) < 0 || (rc = mt_backend_unused(b, volume_id, err)) < 0 ||
+        (rc = open_volume(b, volume_id, path, &fd, err)) < 0 || (rc = take_back(fd, volume_id, err)) < 0 || (rc = mt_fstool_judge(t, fd, repair, ret, ret_detail, err)) < 0)
+        return rc;
+    if (fsync(fd) < 0)
+        return MT_FAIL_ERRNO(err, MT_E_IO, "write back volume '%s'", volume_id);
+    mt_kill_here(MT_KILL_VOLUME, MT_KILL_VOLUME_CHECKED, MT_KILL_RECORDED);
+    struct mt_err why = {0};
+    if (check_uuid(fd, volume_id, fs_uuid, &why) < 0) { /* whole, and not the one that was made here: no guest may have it */
+        *ret = MT_VOLUME_DAMAGED;
+        (void)snprintf(ret_detail, MT_CHECK_DETAIL_MAX + 1, "%.*s", MT_CHECK_DETAIL_MAX, why.msg);
+    }
+    return 0;
+}
+
 int mt_volume_attach(const struct mt_backend *b, const struct mt_fstool *t, const char *volume_id, const char *fs_uuid, uint64_t resize_to_bytes, bool check,
                      char ret_path[PATH_MAX], int *ret_lock, const char **ret_detail, struct mt_err *err)
 {
@@ -207,8 +236,8 @@ int mt_volume_attach(const struct mt_backend *b, const struct mt_fstool *t, cons
     *ret_detail = "device_attach_failed";
     if ((rc = open_volume(b, volume_id, ret_path, &fd, err)) < 0)
         return rc;
-    if (fchown(fd, geteuid(), getegid()) < 0 || fchmod(fd, 0600) < 0) /* the VM before had it, perhaps for reading only */
-        return MT_FAIL_ERRNO(err, MT_E_IO, "take back volume '%s'", volume_id);
+    if ((rc = take_back(fd, volume_id, err)) < 0)
+        return rc;
     *ret_detail = "filesystem_mismatch";
     if ((rc = check_uuid(fd, volume_id, fs_uuid, err)) < 0)
         return rc;

@@ -30,6 +30,13 @@ void mt_volume_forget_held(const struct mt_backend *b, const char *volume_id);
 /** When the agent starts: remove the locks of volumes that are neither there nor begun; an agent was killed between the volume's end and its lock's. */
 void mt_volume_sweep_locks(const struct mt_backend *b);
 
+/**
+ * The check that an operator has asked for, on a volume that no VM has. Its state is not changed here. Returns 0 with the verdict and what the tool said;
+ * -MT_E_CONFLICT a VM or another step has it, -MT_E_NOT_FOUND, or -code: nothing is known of it.
+ */
+int mt_volume_check(const struct mt_backend *b, const struct mt_fstool *t, const char *volume_id, const char *fs_uuid, bool repair, enum mt_volume_verdict *ret,
+                    char ret_detail[MT_CHECK_DETAIL_MAX + 1], struct mt_err *err);
+
 /** Remove volume and lock; not there is success. The caller removes its snapshots first. */
 int mt_volume_remove(const struct mt_backend *b, const char *volume_id, enum mt_volume_fault *ret_fault, struct mt_err *err);
 

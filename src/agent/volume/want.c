@@ -10,7 +10,7 @@ static bool last_was(const struct mt_volume_seen *s, enum mt_volume_event event)
     return s->told && s->last == event && !s->failed;
 }
 
-enum mt_volume_act mt_volume_act(const struct mt_plan_volume *v, const struct mt_volume_seen *s, int64_t now_ns)
+static enum mt_volume_act act(const struct mt_plan_volume *v, const struct mt_volume_seen *s, int64_t now_ns)
 {
     bool wait = now_ns < s->retry_at_ns;
     if (s->busy)
@@ -32,6 +32,13 @@ enum mt_volume_act mt_volume_act(const struct mt_plan_volume *v, const struct mt
     if (v->was_available)
         return MT_VOLUME_ACT_PRESENT;
     return v->from_restore || wait ? MT_VOLUME_ACT_NONE : MT_VOLUME_ACT_PROVISION;
+}
+
+enum mt_volume_act mt_volume_act(const struct mt_plan_volume *v, const struct mt_volume_seen *s, int64_t now_ns)
+{
+    enum mt_volume_act a = act(v, s, now_ns);
+    bool check = v->check && v->check != s->checked && !v->absent && !s->busy;
+    return a == MT_VOLUME_ACT_NONE && check ? MT_VOLUME_ACT_CHECK : a;
 }
 
 int64_t mt_volume_retry_ms(unsigned failures)

@@ -13,6 +13,7 @@ enum mt_volume_act {
     MT_VOLUME_ACT_REMOVE,    /* then tell */
     MT_VOLUME_ACT_PRESENT,   /* tell that it is there */
     MT_VOLUME_ACT_MISSING,   /* tell that it is missing */
+    MT_VOLUME_ACT_CHECK,     /* the check that an operator has asked for; then tell */
     MT_VOLUME_ACT_MAX
 };
 
@@ -23,6 +24,7 @@ struct mt_volume_seen {
     enum mt_volume_event last;
     bool failed;         /* with result failed */
     int64_t retry_at_ns; /* no step before this time; 0 at once */
+    uint32_t checked;    /* number of the check that this process has carried out last */
 };
 
 /** The next thing for @v. Doing it twice is harmless. */

@@ -103,6 +103,8 @@ int mt_api_exec_connect(struct mt_api_call *c);
 int mt_api_volumes_list(struct mt_api_call *c);
 int mt_api_volumes_list_org(struct mt_api_call *c);
 int mt_api_admin_volumes_list(struct mt_api_call *c);
+int mt_api_admin_volumes_fsck(struct mt_api_call *c);
+int mt_api_admin_volumes_repair(struct mt_api_call *c);
 int mt_api_volumes_create(struct mt_api_call *c);
 int mt_api_volumes_get(struct mt_api_call *c);
 int mt_api_volumes_patch(struct mt_api_call *c);

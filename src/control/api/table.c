@@ -191,6 +191,8 @@ const struct mt_api_route mt_api_routes[] = {
     {"GET", "/v1/admin/events", "events:admin", MT_API_OPERATOR, mt_api_admin_events_list, "the whole event log", MT_LISTEN_API},
     {"PUT", O "/quotas/{dimension}", "quotas:admin", WRITE | MT_API_OPERATOR, mt_api_quotas_put, "quota.set", MT_LISTEN_API},
     {"GET", "/v1/admin/volumes", "admin", MT_API_OPERATOR, mt_api_admin_volumes_list, "volumes of all organisations, by node", MT_LISTEN_API},
+    {"POST", "/v1/admin/volumes/{volume_id}/fsck", "admin", WRITE | MT_API_OPERATOR, mt_api_admin_volumes_fsck, "volume.fsck", MT_LISTEN_API},
+    {"POST", "/v1/admin/volumes/{volume_id}/repair", "admin", WRITE | MT_API_OPERATOR, mt_api_admin_volumes_repair, "volume.repair", MT_LISTEN_API},
     {"GET", "/v1/admin/node-ca", "nodes:admin", MT_API_OPERATOR, mt_api_node_ca_get, "the authority that signs nodes' certificates, and how far its rotation is", MT_LISTEN_API},
     {"POST", "/v1/admin/node-ca", "nodes:admin", MT_API_OPERATOR | MT_API_BODY, mt_api_node_ca_step, "carry out a step of the rotation of that authority", MT_LISTEN_API},
     {"POST", "/v1/admin/mesh-removal", "nodes:admin", WRITE | MT_API_OPERATOR, mt_api_mesh_removal, "mesh.allow_removal", MT_LISTEN_API},

@@ -12,9 +12,9 @@ static const struct mt_pg_stmt rows = {
     "volume_report_rows", "SELECT volume_id, org_id, app_id, env_id, state, size_bytes, coalesce(resize_to_bytes, 0), coalesce(error_reason, ''),"
                           " resource_version, from_snapshot_id IS NOT NULL, coalesce(fs_uuid, ''), delete_backups, state = 'deleting' AND EXISTS (SELECT 1 FROM moat.events e"
                           " WHERE e.aggregate_type = 'volume' AND e.aggregate_id = volume_id AND e.event_type = 'volume.state_changed' AND (e.payload->>'forced')::boolean)"
-                          " FROM volumes_view WHERE home_node_id = $1 AND NOT deleted"};
+                          ", CASE WHEN check_pending THEN check_number ELSE 0 END, check_repair FROM volumes_view WHERE home_node_id = $1 AND NOT deleted"};
 
-enum { R_ID = 0, R_ORG, R_APP, R_ENV, R_STATE, R_SIZE, R_RESIZE, R_REASON, R_VERSION, R_RESTORED, R_UUID, R_BACKUPS, R_FORCED };
+enum { R_ID = 0, R_ORG, R_APP, R_ENV, R_STATE, R_SIZE, R_RESIZE, R_REASON, R_VERSION, R_RESTORED, R_UUID, R_BACKUPS, R_FORCED, R_CHECK, R_REPAIR };
 
 static int row_of(const struct mt_pg_res *r, const char *id)
 {
@@ -69,6 +69,12 @@ static enum mt_ev event_of(const struct mt_pg_res *r, int row, const struct mt_v
             break;
         *ret_payload = deleted(r, row);
         return MT_EV_VOLUME_DELETED;
+    case MT_VOLUME_CHECKED:
+        if (v->check != (uint64_t)mt_pg_i64(r, row, R_CHECK) || deleting) /* not the one that was asked for last */
+            return MT_EV_MAX;
+        *ret_payload = json_pack("{s:I,s:b,s:s,s:s*}", "number", (json_int_t)v->check, "repair", (int)mt_pg_bool(r, row, R_REPAIR), "result",
+                                 mt_volume_verdict_name(v->verdict), "detail", v->check_detail);
+        return MT_EV_VOLUME_CHECKED;
     case MT_VOLUME_MISSING:
     case MT_VOLUME_FAULT:
     case MT_VOLUME_EVENT_MAX:

@@ -34,11 +34,13 @@
     "'migration',(SELECT json_build_object('id',m.migration_id,'status',m.status,'phase',m.phase,'target_node_id',m.target_node_id) FROM volume_migrations_view m WHERE "   \
     MT_SQL_MIGRATES("m", "v") " ORDER BY m.migration_id DESC LIMIT 1),'attachment',(SELECT json_build_object('id',a.attachment_id,'process_type',a.process_type,'mount_path',a.mount_path,'read_only',"   \
     "a.read_only,'managed_by',a.managed_by) FROM volume_attachments_view a WHERE a.volume_id = v.volume_id AND NOT a.deleted),"          \
+    "'check',CASE WHEN v.check_number > 0 THEN json_strip_nulls(json_build_object('repair',v.check_repair,'pending',v.check_pending,'result',CASE WHEN NOT v.check_pending THEN v.check_result END,"  \
+    "'detail',CASE WHEN NOT v.check_pending THEN v.check_detail END,'checked_at',CASE WHEN NOT v.check_pending THEN " MT_SQL_TS("v.checked_at") " END)) END,"                                     \
     "'resource_version',v.resource_version,'created_at'," MT_SQL_TS("v.created_at") ",'updated_at'," MT_SQL_TS("v.updated_at") "))::text"
 
 MT_SQL_LIST(env_volumes, VOLUME_OBJECT, "volumes_view v", "volume_id", "env_id = $1 AND ($2 OR NOT deleted)", "3", "4");
 MT_SQL_LIST(org_volumes, VOLUME_OBJECT, "volumes_view v", "volume_id", "org_id = $1 AND ($2 OR NOT deleted) AND " MT_SQL_INSIDE("app_id", "env_id", "3", "4"), "5", "6");
-MT_SQL_LIST(admin_volumes, VOLUME_OBJECT, "volumes_view v", "volume_id", "($1::text IS NULL OR home_node_id = $1) AND ($2 OR NOT deleted)", "3", "4");
+MT_SQL_LIST(admin_volumes, VOLUME_OBJECT, "volumes_view v", "volume_id", "($1::text IS NULL OR home_node_id = $1) AND ($2 OR NOT deleted) AND ($3::text IS NULL OR volume_id = $3)", "4", "5");
 static const struct mt_pg_stmt volume_get = {
     "volume_get", "SELECT " VOLUME_OBJECT ", resource_version FROM volumes_view v WHERE env_id = $1 AND volume_id = $2"};
 static const struct mt_pg_stmt status_volumes = {
@@ -90,7 +92,10 @@ int mt_api_volumes_list_org(struct mt_api_call *c)
 int mt_api_admin_volumes_list(struct mt_api_call *c)
 {
     struct mt_api_list l = {.asc = &admin_volumes_asc, .desc = &admin_volumes_desc};
-    return list_begin(c, &l, mt_api_query(c, "node_id")) < 0 ? -1 : mt_api_send_list(c, &l);
+    if (list_begin(c, &l, mt_api_query(c, "node_id")) < 0)
+        return -1;
+    mt_pg_p_text(&l.params, mt_api_query(c, "volume_id"));
+    return mt_api_send_list(c, &l);
 }
 
 static struct mt_pg_params one(struct mt_api_call *c)
@@ -429,4 +434,78 @@ static int prepare_delete(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_a
 int mt_api_volumes_delete(struct mt_api_call *c)
 {
     return mt_api_mutate(c, prepare_delete);
+}
+
+/* ---------------------------------------------------------------- check and repair, for operators */
+
+static const struct mt_pg_stmt check_row = {
+    "volume_check_row", "SELECT v.name, v.state, v.org_id, v.app_id, v.env_id, v.resource_version, v.check_number, v.check_pending, " MT_SQL_VOLUME_HELD("v")
+                        " AS held, coalesce((SELECT n.health FROM nodes_view n WHERE n.node_id = v.home_node_id AND NOT n.deleted), 'removed') AS health, v.home_node_id, "
+                        VOLUME_OBJECT " AS object FROM volumes_view v WHERE v.volume_id = $1 AND NOT v.deleted"};
+enum { C_NAME = 0, C_STATE, C_ORG, C_APP, C_ENV, C_VERSION, C_NUMBER, C_PENDING, C_HELD, C_HEALTH, C_NODE, C_OBJECT };
+
+/* One writer of a filesystem: no VM may have it, and none comes before the node has told of the end (agent/volumes.c). */
+static int check_checkable(struct mt_api_call *c, const struct mt_pg_res *r)
+{
+    const char *name = mt_pg_text(r, 0, C_NAME), *state = mt_pg_text(r, 0, C_STATE), *health = mt_pg_text(r, 0, C_HEALTH);
+    if (MT_STREQ(state, "creating") || MT_STREQ(state, "deleting"))
+        return mt_api_fail(c, 409, "conflict", "volume '%s' is %s; only one that is there is looked at", name, state);
+    if (mt_pg_bool(r, 0, C_HELD))
+        return mt_api_fail(c, 409, "volume_in_use", "an instance that has not stopped yet mounts volume '%s'; its process is scaled to 0 first", name);
+    if (mt_pg_bool(r, 0, C_PENDING))
+        return mt_api_fail(c, 409, "conflict", "the filesystem of volume '%s' is being looked at already (moat admin volumes list)", name);
+    if (MT_STREQ(health, "offline") || MT_STREQ(health, "lost") || MT_STREQ(health, "removed"))
+        return mt_api_fail(c, 409, "conflict", "node %s, where volume '%s' lives, is %s and looks at nothing", mt_pg_text(r, 0, C_NODE), name, health);
+    return 0;
+}
+
+static int prepare_check(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made, bool repair)
+{
+    static const char *const known[] = {NULL};
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    const char *id = mt_api_param(c, "volume_id");
+    struct mt_pg_params p;
+    json_error_t je;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, id);
+    if (mt_api_dry_run(c, &made->dry_run) < 0 || mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0)
+        return -1;
+    if (mt_pg_query(c->pg, &check_row, &p, &r, &c->err) < 0)
+        return mt_api_fail_err(c);
+    if (mt_pg_rows(r) == 0)
+        return mt_api_not_found(c, "volume");
+    if (check_checkable(c, r) < 0 || check_not_migrating(c, cmd, id, mt_pg_text(r, 0, C_NAME)) < 0)
+        return -1;
+    made->operation = repair ? "volume.repair" : "volume.fsck";
+    made->ids = json_pack("{s:s}", "volume_id", id);
+    made->object = json_loads(mt_pg_text(r, 0, C_OBJECT), 0, &je);
+    json_object_set_new(made->object, "check", json_pack("{s:b,s:b}", "repair", (int)repair, "pending", 1));
+    json_object_set_new(made->object, "resource_version", json_integer(mt_pg_i64(r, 0, C_VERSION) + 1));
+    json_object_set_new(made->object, "updated_at", json_null());
+    mt_api_next(made, "what came of it", "moat admin volumes list");
+    const struct mt_cmd_ids ids = {.org_id = mt_pg_text(r, 0, C_ORG), .app_id = mt_pg_text(r, 0, C_APP), .env_id = mt_pg_text(r, 0, C_ENV)};
+    if (mt_cmd_rely(cmd, MT_RELY_VOLUME, id, NULL, mt_pg_i64(r, 0, C_VERSION), &c->err) < 0 ||
+        mt_cmd_event(cmd, MT_EV_VOLUME_CHECK_REQUESTED, id, &ids, json_pack("{s:I,s:b}", "number", (json_int_t)mt_pg_i64(r, 0, C_NUMBER) + 1, "repair", (int)repair), &c->err) < 0)
+        return mt_api_fail_err(c);
+    return 0;
+}
+
+static int prepare_fsck(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made)
+{
+    return prepare_check(c, cmd, made, false);
+}
+
+static int prepare_repair(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made)
+{
+    return prepare_check(c, cmd, made, true);
+}
+
+int mt_api_admin_volumes_fsck(struct mt_api_call *c)
+{
+    return mt_api_mutate(c, prepare_fsck);
+}
+
+int mt_api_admin_volumes_repair(struct mt_api_call *c)
+{
+    return mt_api_mutate(c, prepare_repair);
 }

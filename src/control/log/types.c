@@ -137,6 +137,8 @@ static const struct mt_pf f_volume_collected[] = {ENUM("result", "ok|failed"), T
                                                   INT_OPT("manifests"), INT_OPT("manifests_deleted"), INT_OPT("chunks_deleted"), INT_OPT("bytes_deleted"),
                                                   INT_OPT("chunks_kept_young"), INT("duration_ms"), END};
 static const struct mt_pf f_volume_rekeyed[] = {INT("key_epoch"), TEXT("reason"), END};
+static const struct mt_pf f_volume_check[] = {INT("number"), BOOL("repair"), END};
+static const struct mt_pf f_volume_checked[] = {INT("number"), BOOL("repair"), ENUM("result", "clean|repaired|damaged|failed|in_use"), TEXT_OPT("detail"), END};
 static const struct mt_pf f_volume_deleted[] = {BOOL("forced"), BOOL("delete_backups"), END};
 static const struct mt_pf f_snapshot_created[] = {TEXT("volume_id"), TEXT("source_node_id"), ENUM("origin", "scheduled|manual|migration"), TEXT_OPT("note"),
                                                   TEXT_OPT("migration_id"), END};
@@ -254,6 +256,8 @@ static const struct mt_pf *const fields[MT_EV_MAX] = {
     [MT_EV_VOLUME_STATE_CHANGED] = f_volume_state,
     [MT_EV_VOLUME_RENAMED] = f_volume_renamed,
     [MT_EV_VOLUME_UPDATED] = f_volume_updated,
+    [MT_EV_VOLUME_CHECK_REQUESTED] = f_volume_check,
+    [MT_EV_VOLUME_CHECKED] = f_volume_checked,
     [MT_EV_VOLUME_DELETED] = f_volume_deleted,
     [MT_EV_VOLUME_BACKUPS_COLLECTED] = f_volume_collected,
     [MT_EV_VOLUME_BACKUPS_REKEYED] = f_volume_rekeyed,

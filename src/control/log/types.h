@@ -75,6 +75,8 @@ enum mt_ev_birth { MT_EV_FIRST = 0, MT_EV_LATER, MT_EV_ANY };
     X(VOLUME_RENAMED, "volume.renamed", "volume", 1, LATER, true)                      \
     X(VOLUME_UPDATED, "volume.updated", "volume", 1, LATER, true)                      \
     X(VOLUME_MOVE_REFUSED, "volume.move_refused", "volume", 1, LATER, true)            \
+    X(VOLUME_CHECK_REQUESTED, "volume.check_requested", "volume", 1, LATER, true)      \
+    X(VOLUME_CHECKED, "volume.checked", "volume", 1, LATER, true)                      \
     X(VOLUME_DELETED, "volume.deleted", "volume", 1, LATER, true)                      \
     X(VOLUME_BACKUPS_COLLECTED, "volume.backups_collected", "volume", 1, LATER, true)  \
     X(VOLUME_BACKUPS_REKEYED, "volume.backups_rekeyed", "volume", 1, LATER, true)      \

@@ -96,7 +96,7 @@ static const struct mt_pg_stmt homed = {
     "plan_volumes",
     "SELECT volume_id, org_id, app_id, env_id, name, size_bytes, resize_to_bytes, state = 'deleting' AS absent, was_available,"
     " from_snapshot_id IS NOT NULL AS restored, fs_uuid, (SELECT max(r.restore_id) FROM restores_view r WHERE r.new_volume_id = v.volume_id) AS from_restore"
-    " FROM volumes_view v WHERE home_node_id = $1 AND NOT deleted ORDER BY volume_id COLLATE \"C\""};
+    ", CASE WHEN check_pending THEN check_number ELSE 0 END AS check, check_repair FROM volumes_view v WHERE home_node_id = $1 AND NOT deleted ORDER BY volume_id COLLATE \"C\""};
 
 /* While the objects of its backups are collected, a volume gets no new one: its snapshot waits, and its node is told when that has ended.
  * What a backup builds on is the newest one that is there under the same key; every 7th reads the whole volume (storage-and-secrets.md §4.8). */
@@ -459,6 +459,8 @@ static int put_volumes(struct mt_pg *pg, const char *node_id, json_t *plan, stru
             .from_restore = mt_pg_text_or_null(r, i, mt_pg_col(r, "from_restore")),
             .absent = mt_pg_bool(r, i, mt_pg_col(r, "absent")),
             .was_available = mt_pg_bool(r, i, mt_pg_col(r, "was_available")),
+            .check = (uint32_t)mt_pg_i64(r, i, mt_pg_col(r, "check")),
+            .check_repair = mt_pg_bool(r, i, mt_pg_col(r, "check_repair")),
         };
     }
     mt_auto_pg_res struct mt_pg_res *jr = NULL, *rr = NULL;

@@ -61,6 +61,7 @@ static const char *const sentences[MT_EV_MAX] = {
     [MT_EV_ENV_IPV4_ENABLED] = "the environment has the IPv4 address {ipv4_address}",
     [MT_EV_ENV_IPV4_DISABLED] = "the environment has the IPv4 address {ipv4_address} no more",
     [MT_EV_VOLUME_UPDATED] = "volume {id} changed: {*}[, its name is now '{name}']",
+    [MT_EV_VOLUME_CHECKED] = "filesystem of volume {id}: {result}[ ({detail})]",
     [MT_EV_VOLUME_MOVE_REFUSED] = "volume {id} cannot be moved from node {node_id}: {reason}",
     [MT_EV_VOLUME_MIGRATION_CREATED] = "[{process_type}: ]volumes {volume_ids} are to move from node {source_node_id} to {target_node_id}",
     [MT_EV_VOLUME_MIGRATION_STATUS_CHANGED] = "the migration is {status}[, {phase}][, {failed_reason}][, the process was down for {downtime_ms} ms]",

@@ -344,6 +344,15 @@ static const struct projection table[] = {
     {MT_EV_VOLUME_MOVE_REFUSED,
      {"proj_volume_move_refused", UPDATE("volumes_view", "volume_id", "volume.move_refused", "move_refused_node = " P("node_id") ", move_refused_code = " P("code") ", move_refused = " P("reason")
                                          ", move_refused_at = e.occurred_at")}},
+#define MENDED "(v.state = 'error' AND " PBOOL("repair") " AND " P("result") " IN ('clean', 'repaired'))"
+    {MT_EV_VOLUME_CHECK_REQUESTED,
+     {"proj_volume_check", UPDATE("volumes_view", "volume_id", "volume.check_requested", "check_number = (" P("number") ")::bigint, check_repair = " PBOOL("repair") ", check_pending = true")}},
+    /* one that was mended, or found to need nothing of it, is no longer one that an operator has to look at */
+    {MT_EV_VOLUME_CHECKED,
+     {"proj_volume_checked",
+      UPDATE("volumes_view", "volume_id", "volume.checked",
+             "check_pending = false, check_repair = " PBOOL("repair") ", check_result = " P("result") ", check_detail = " P("detail") ", checked_at = e.occurred_at, state = CASE WHEN " MENDED
+             " THEN 'available' ELSE v.state END, error_reason = CASE WHEN " MENDED " THEN NULL ELSE v.error_reason END, was_available = v.was_available OR " MENDED)}},
     {MT_EV_VOLUME_RENAMED, {"proj_volume_renamed", UPDATE("volumes_view", "volume_id", "volume.renamed", "name = " P("name"))}},
     {MT_EV_VOLUME_UPDATED,
      {"proj_volume_updated", UPDATE("volumes_view", "volume_id", "volume.updated", KEEP("name") ", " KEEP_BOOL("backup_enabled"))}},

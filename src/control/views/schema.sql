@@ -409,6 +409,12 @@ CREATE TABLE volumes_view (
   move_refused_code text NULL,
   move_refused     text NULL,
   move_refused_at  timestamptz NULL,
+  check_number     bigint NOT NULL DEFAULT 0, -- of the check that was asked for last
+  check_repair     boolean NOT NULL DEFAULT false,
+  check_pending    boolean NOT NULL DEFAULT false, -- its node has not told of its end yet
+  check_result     text NULL,
+  check_detail     text NULL,
+  checked_at       timestamptz NULL,
   created_at       timestamptz NOT NULL,
   updated_at       timestamptz NOT NULL,
   resource_version bigint NOT NULL,

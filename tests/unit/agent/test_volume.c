@@ -363,6 +363,48 @@ static void a_volume_is_formatted_checked_and_grown_in_the_sandbox(void **state)
     mt_fstool_done(&t);
 }
 
+static void what_an_operator_asks_of_a_filesystem_is_judged_and_mended(void **state)
+{
+    (void)state;
+    struct mt_fstool t;
+    char id[MT_ID_SIZE], want[MT_VOLUME_UUID_SIZE], uuid[37], detail[MT_CHECK_DETAIL_MAX + 1];
+    struct mt_err err = {0};
+    enum mt_volume_verdict v;
+    if (!tools(&t))
+        return;
+    mt_auto_fd int fd = blank(64 * MIB);
+    mt_id_new(MT_ID_VOLUME, id);
+    mt_volume_fs_uuid(id, want);
+    if (mt_fstool_format(&t, fd, want, "n", &err) < 0 || mt_fstool_judge(&t, fd, false, &v, detail, &err) < 0)
+        fail_msg("%s", err.msg);
+    assert_int_equal(v, MT_VOLUME_CLEAN);
+    assert_non_null(strstr(detail, " files ("));
+    assert_null(strstr(detail, "/proc/")); /* nobody is told of our paths */
+    uint32_t free_blocks, wrong;
+    for (int repair = 0; repair < 2; repair++) {
+        assert_int_equal(pread(fd, &free_blocks, 4, 1024 + 0x0c), 4);
+        wrong = free_blocks ^ 0x55;
+        assert_int_equal(pwrite(fd, &wrong, 4, 1024 + 0x0c), 4);
+        assert_int_equal(mt_fstool_judge(&t, fd, false, &v, detail, &err), 0);
+        assert_int_equal(v, MT_VOLUME_DAMAGED);
+        assert_true(detail[0] && strlen(detail) <= MT_CHECK_DETAIL_MAX);
+        uint32_t still;
+        assert_int_equal(pread(fd, &still, 4, 1024 + 0x0c), 4);
+        assert_int_equal(still, wrong); /* it was looked at only */
+        assert_int_equal(mt_fstool_judge(&t, fd, true, &v, detail, &err), 0);
+        assert_int_equal(v, MT_VOLUME_REPAIRED);
+        assert_true(detail[0]);
+        assert_int_equal(mt_fstool_judge(&t, fd, repair, &v, detail, &err), 0);
+        assert_int_equal(v, MT_VOLUME_CLEAN);
+    }
+    assert_int_equal(mt_fstool_uuid(fd, uuid, NULL), 0);
+    assert_string_equal(uuid, want);
+    assert_int_equal(ftruncate(fd, 0), 0);
+    assert_int_equal(ftruncate(fd, (off_t)(64 * MIB)), 0);
+    assert_true(mt_fstool_judge(&t, fd, true, &v, detail, &err) < 0); /* nothing to mend: not judged, not called clean */
+    mt_fstool_done(&t);
+}
+
 static void hostile_metadata_harms_the_tool_only(void **state)
 {
     (void)state;
@@ -585,6 +627,7 @@ int main(void)
         cmocka_unit_test(xfs_deltas_never_leave_a_change_out),
         cmocka_unit_test(btrfs_deltas_never_leave_a_change_out),
         cmocka_unit_test(a_volume_is_formatted_checked_and_grown_in_the_sandbox),
+        cmocka_unit_test(what_an_operator_asks_of_a_filesystem_is_judged_and_mended),
         cmocka_unit_test(hostile_metadata_harms_the_tool_only),
         cmocka_unit_test(a_tool_taken_over_reaches_nothing),
         cmocka_unit_test(steps_are_whole_and_repeatable),

@@ -16,6 +16,7 @@ static void each_row_of_plan_and_host_has_its_step(void **state)
 {
     (void)state;
     static const struct mt_plan_volume new = {0}, was = {.was_available = true}, gone = {.absent = true}, gone_was = {.absent = true, .was_available = true},
+                                       asked = {.was_available = true, .check = 2}, asked_new = {.check = 1}, asked_gone = {.absent = true, .was_available = true, .check = 2},
                                        restored = {.from_restore = "rst"}, restored_was = {.from_restore = "rst", .was_available = true};
     static const struct {
         const struct mt_plan_volume *plan;
@@ -46,6 +47,14 @@ static void each_row_of_plan_and_host_has_its_step(void **state)
         {&gone, {.found = true, .told = true, .last = F, .failed = true}, MT_VOLUME_ACT_REMOVE},
         {&gone, {.told = true, .last = D}, MT_VOLUME_ACT_NONE},
         {&gone, {.busy = true}, MT_VOLUME_ACT_NONE},
+        {&asked, {.found = true}, MT_VOLUME_ACT_PRESENT}, /* what there is comes first */
+        {&asked, {.found = true, .told = true, .last = P}, MT_VOLUME_ACT_CHECK},
+        {&asked, {.found = true, .told = true, .last = P, .checked = 1}, MT_VOLUME_ACT_CHECK},
+        {&asked, {.found = true, .told = true, .last = P, .checked = 2}, MT_VOLUME_ACT_NONE}, /* its word is on its way */
+        {&asked, {.busy = true, .found = true, .told = true, .last = P}, MT_VOLUME_ACT_NONE},
+        {&asked, {.told = true, .last = M}, MT_VOLUME_ACT_CHECK}, /* the one who asks wants to hear that it is not there */
+        {&asked_new, {.found = true, .told = true, .last = P, .failed = true, .retry_at_ns = 101}, MT_VOLUME_ACT_CHECK},
+        {&asked_gone, {.told = true, .last = D}, MT_VOLUME_ACT_NONE},
         {&restored, {0}, MT_VOLUME_ACT_NONE}, /* its restore makes it and tells of it */
         {&restored, {.found = true}, MT_VOLUME_ACT_NONE},
         {&restored_was, {0}, MT_VOLUME_ACT_MISSING},

@@ -48,7 +48,7 @@ static char *edited(const char *text, const char *from, const char *to)
     "'size_bytes':1073741824,'resize_to_bytes':2147483648,'fs_uuid':'" UUID "','desired':'present','was_available':true}"
 #define VOLUME2                                                                                                            \
     "{'volume_id':'vol_" U "1','org_id':'org_" U "0','app_id':'app_" U "0','env_id':'env_" U "0','name':'copy',"           \
-    "'size_bytes':1073741824,'desired':'absent','was_available':false,'from_restore':'rst_" U "0'}"
+    "'size_bytes':1073741824,'desired':'absent','was_available':false,'from_restore':'rst_" U "0','check':{'number':7,'repair':true}}"
 #define SECTIONS                                                                                                           \
     "{'volumes':[" VOLUME "," VOLUME2 "],'snapshot_jobs':[{'snapshot_id':'snap_" U "0','volume_id':'vol_" U "0',"          \
     "'org_id':'org_" U "0','origin':'scheduled','key_epoch':1,'parent_snapshot_id':'snap_" U "1','full_read':false,'cancel':true}]," \
@@ -105,6 +105,9 @@ static void bad_sections_refuse_the_plan(void **state)
         {"'workload':{'spec_version':'v9'}", "'workload':[]"},
         {"'volume_id':'vol_" U "1'", "'volume_id':'vol_" U "0'"}, /* twice */
         {"'origin':'scheduled'", "'origin':'whim'"},
+        {"'number':7", "'number':0"},
+        {"'repair':true", "'repair':1"},
+        {"'check':{", "'check':7,'x':{"},
         {"'key_epoch':1", "'key_epoch':0"},
         {"'volumes':[", "'volumes':[1,"},
     };
@@ -124,7 +127,8 @@ static void bad_sections_refuse_the_plan(void **state)
 
 #define REPORTS                                                                                                            \
     "{'resync':false,'instances':[],'volumes':[{'volume_id':'vol_" U "0','seq':3,'event':'provisioned','result':'ok','fs_uuid':'" UUID "'," \
-    "'size_bytes':1073741824},{'volume_id':'vol_" U "1','seq':4,'event':'error','error_reason':'no_space'}],"              \
+    "'size_bytes':1073741824},{'volume_id':'vol_" U "1','seq':4,'event':'error','error_reason':'no_space'},"                                              \
+    "{'volume_id':'vol_" U "2','seq':5,'event':'checked','check':{'number':7,'result':'damaged','detail':'an inode'}}],"              \
     "'snapshots':[{'snapshot_id':'snap_" U "0','seq':9,'status':'succeeded','phase':'verifying','consistency':'filesystem'," \
     "'captured_at_ms':1800000000000,'size_bytes':1,'changed_bytes':0,'uploaded_bytes':1,'key_epoch':1,'image_root':'" HEX "'," \
     "'manifest_sha256':'" HEX "','parent_snapshot_id':'snap_" U "1'}],"                                                    \
@@ -139,7 +143,8 @@ static void reports_of_storage_survive_a_round_trip(void **state)
     json_t *j = json_of(REPORTS), *back = NULL;
 
     assert_int_equal(mt_status_batch_decode(j, &b, &err), 0);
-    assert_int_equal(b->storage.n_volumes, 2);
+    assert_int_equal(b->storage.n_volumes, 3);
+    assert_true(b->storage.volumes[2].check == 7 && b->storage.volumes[2].verdict == MT_VOLUME_DAMAGED);
     assert_int_equal(b->storage.volumes[1].fault, MT_VOLUME_FAULT_NO_SPACE);
     assert_true(b->storage.snapshots[0].has_changed);
     assert_int_equal(b->storage.restores[0].status, MT_JOB_FAILED);
@@ -159,6 +164,11 @@ static void bad_reports_of_storage_are_refused(void **state)
     } rows[] = {
         {"'seq':3", "'seq':0"},
         {"'event':'provisioned'", "'event':'exploded'"},
+        {"'event':'checked',", "'event':'missing',"},
+        {",'check':{", ",'x':{"},
+        {"'number':7", "'number':4294967296"},
+        {"'result':'damaged'", "'result':'fine'"},
+        {"'detail':'an inode'", "'detail':[]"},
         {"'result':'ok',", ""},
         {"'result':'ok'", "'result':'failed'"}, /* without a reason */
         {"'event':'error'", "'event':'error','result':'ok'"},
