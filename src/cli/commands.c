@@ -228,7 +228,7 @@ static const struct cli_option volumes_attach_options[] = {{"process", 0, "NAME"
 static const struct cli_option volumes_update_options[] = {{"name", 0, "NAME", "a new name; refused while a process has it"},
                                                            {"backup", 0, "on|off", "make backups of it"},
                                                            {NULL, 0, NULL, NULL}};
-static const struct cli_option volumes_size_options[] = {{"size", 0, "SIZE", "<number>Gi, or bytes"}, {NULL, 0, NULL, NULL}};
+static const struct cli_option volumes_create_options[] = {{"size", 0, "SIZE", "<number>Gi, or bytes"}, {"node", 0, "NODE", "where it shall live, by id; for operators"}, {NULL, 0, NULL, NULL}};
 static const struct cli_option volumes_resize_options[] = {{"size", 0, "SIZE", "<number>Gi, or bytes"},
                                                            {"restart", 0, NULL, "restart its process, so that it grows now"},
                                                            WAIT_OPTIONS,
@@ -491,7 +491,7 @@ const struct cli_command cli_commands[] = {
     {CLI_MORE, "admin volumes fsck", "VOLUME", "look at the filesystem of a volume (its id) that nothing has mounted", admin_volumes_check_options, cmd_admin_volumes_fsck},
     {CLI_MORE, "admin volumes repair", "VOLUME", "mend it: e2fsck -fy on its node; one in state error is available again", admin_volumes_check_options, cmd_admin_volumes_repair},
     {CLI_APPS, "volumes list", "", "volumes of the environment", volumes_list_options, cmd_volumes_list},
-    {CLI_APPS, "volumes create", "NAME", "a new volume, on the node with most room", volumes_size_options, cmd_volumes_create},
+    {CLI_APPS, "volumes create", "NAME", "a new volume, on the node with most room", volumes_create_options, cmd_volumes_create},
     {CLI_APPS, "volumes get", "VOLUME", "one volume, by name or id", NULL, cmd_volumes_get},
     {CLI_APPS, "volumes update", "VOLUME", "rename a volume, or turn its backups on or off", volumes_update_options, cmd_volumes_update},
     {CLI_APPS, "volumes resize", "VOLUME", "grow a volume before the next start of its process", volumes_resize_options, cmd_volumes_resize},

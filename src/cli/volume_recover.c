@@ -69,8 +69,8 @@ int cmd_volumes_recover(struct cli *c)
         code = check_accepted(c, v);
     if (code != CLI_OK)
         return code;
-    mt_auto_json json_t *body = json_pack("{s:s,s:s*}", "snapshot_id", cli_str(v, "last_backup_snapshot_id"), "target_node_id", node);
-    mt_auto_free char *path = cli_env_path(c, "/volumes/%s/restore", cli_str(v, "id"));
+    mt_auto_json json_t *body = json_pack("{s:s,s:s*}", "accept_loss_since", cli_opt(c, "accept-loss-since"), "node_id", node);
+    mt_auto_free char *path = cli_env_path(c, "/volumes/%s/recover", cli_str(v, "id"));
     code = body ? cli_call(c, "POST", path, body, &r) : cli_error(c, CLI_FAILURE, "out of memory", NULL);
     if (code != CLI_OK)
         return code;

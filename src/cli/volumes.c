@@ -80,12 +80,15 @@ int cmd_admin_volumes_list(struct cli *c)
 int cmd_volumes_create(struct cli *c)
 {
     uint64_t size;
+    const char *node = cli_opt(c, "node");
     int code = cli_volume_size(c, &size);
+    if (code == CLI_OK && node)
+        code = cli_check_id(c, node, "node_", "moat nodes");
     if (code == CLI_OK)
         code = cli_need_env(c);
     if (code != CLI_OK)
         return code;
-    mt_auto_json json_t *body = json_pack("{s:s,s:I}", "name", c->argv[0], "size_bytes", (json_int_t)size), *r = NULL;
+    mt_auto_json json_t *body = json_pack("{s:s,s:I,s:s*}", "name", c->argv[0], "size_bytes", (json_int_t)size, "node_id", node), *r = NULL;
     mt_auto_free char *path = cli_env_path(c, "/volumes");
     code = cli_call(c, "POST", path, body, &r);
     return code == CLI_OK ? cli_receipt(c, "volume", r) : code;

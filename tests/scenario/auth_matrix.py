@@ -135,6 +135,7 @@ ROUTES = {
     "GET /v1/exec-sessions/{exec_session_id}/connect": OPEN,
     "GET " + E + "/volumes": "volumes:read",
     "POST " + E + "/volumes/{volume_id}/restore": "volumes:write",
+    "POST " + E + "/volumes/{volume_id}/recover": "volumes:write",
     "POST " + E + "/volumes/{volume_id}/verify": "volumes:write",
     "POST " + E + "/volumes/{volume_id}/migrate": "volumes:write",
     "GET " + O + "/migrations": inside("volumes:read"),

@@ -98,6 +98,10 @@ try:
                            ({"name": "a", "size_bytes": GIB, "filesystem": "xfs"}, "not_supported"), ({"name": "a", "size_bytes": GIB, "x": 1}, "unknown_field")):
             refused(w.q("POST", E + "/volumes", body), code, 400)
         refused(w.q("POST", E + "/volumes", {"name": "a", "size_bytes": 17 * GIB}), "no_capacity_storage")
+        refused(w.q("POST", E + "/volumes", {"name": "a", "size_bytes": GIB, "node_id": "x"}), "invalid_argument", 400)
+        refused(w.q("POST", E + "/volumes", {"name": "a", "size_bytes": GIB, "node_id": "node_" + "0" * 26}), "no_capacity_storage")
+        refused(tenant("placer", "volumes:write")("POST", E + "/volumes", {"name": "a", "size_bytes": GIB, "node_id": w.agent.node_id}), "operator_only", 403)
+        assert w.ok("POST", E + "/volumes?dry_run=true", {"name": "a", "size_bytes": GIB, "node_id": w.agent.node_id})["home_node_id"] == w.agent.node_id
 
     @case("a deploy makes and attaches the volumes of its manifest, and its instance gets them by id")
     def _():

@@ -116,6 +116,7 @@ BODIES = {
     "POST " + E + "/volumes/{volume_id}/migrate": {"node_id": "$node_id"},
     "DELETE " + O + "/migrations/{migration_id}": {},
     "POST " + E + "/volumes/{volume_id}/verify": {"snapshot_id": "$backup_id"},
+    "POST " + E + "/volumes/{volume_id}/recover": {"accept_loss_since": "2026-01-01T00:00:00Z"},
     "POST " + E + "/volume-attachments": {"volume_id": "$volume_id", "process_type": "db", "mount_path": "/walk"},
     "POST " + E + "/volume-attachments/{attachment_id}/replace": {"new_volume_id": "$attached_id"},
     "DELETE " + E + "/volume-attachments/{attachment_id}": {},
@@ -160,6 +161,7 @@ QUERIES = {"GET " + O + "/usage/month": "?month=" + time.strftime("%Y-%m", time.
 REFUSED = {"GET /v1/exec-sessions/{exec_session_id}/connect": 400, "POST /v1/auth/device/token": 400, "POST /v1/auth/token": 401, "POST /v1/auth/token/refresh": 401, "DELETE " + O: 409,
            "POST /v1/auth/device/start": (200, 429), "POST /v1/admin/recovery/apply": 409, "POST /v1/admin/recovery/finish": 409,
            "POST " + E + "/volumes/{volume_id}/migrate": 409,  # there is no other node
+           "POST " + E + "/volumes/{volume_id}/recover": 409,  # its node is not lost
            "POST /v1/admin/volumes/{volume_id}/fsck": (200, 409), "POST /v1/admin/volumes/{volume_id}/repair": (200, 409),  # one at a time
            "POST /v1/nodes/{node_id}/disable": 409, "POST /v1/nodes/{node_id}/confirm-offline": 409, "POST /v1/nodes/{node_id}/mark-lost": 409, "POST /v1/nodes/{node_id}/rotate-key": 409, "DELETE /v1/nodes/{node_id}": 409}  # the machine's own node
 LAST = ["DELETE " + E + "/volume-attachments/{attachment_id}", "DELETE " + E + "/volumes/{volume_id}/snapshots/{snapshot_id}", "DELETE " + E + "/volumes/{volume_id}", "DELETE " + E + "/routes/{route_id}", "DELETE " + O + "/members/{member_id}", "DELETE " + O + "/service-principals/{sp_id}", "DELETE " + E,

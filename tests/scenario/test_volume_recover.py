@@ -124,6 +124,8 @@ try:
         wait_for("offline", lambda: fleet.health()[HOME.node_id] == "offline", 60)
         code, text = said(moat("volumes", "recover", "data", "--accept-loss-since", volumes()["data"]["last_backup_at"]))
         assert code != 0 and "may run the process" in text and "moat node mark-lost " + HOME.node_id in text, (code, text)
+        r = w.q("POST", E + "/volumes/" + V["id"] + "/recover", {"accept_loss_since": volumes()["data"]["last_backup_at"]})
+        assert r.status == 409 and r.json["code"] == "conflict" and "mark-lost" in r.json["detail"], r.text
         assert restores_of(V["id"]) == [] and "node_lost" not in volumes()["data"] and list(volumes()) == ["data"], volumes()
 
     @case("what is given up is told and has to be named; then the last backup takes the place on another node, and the process runs on it")
@@ -135,6 +137,13 @@ try:
         for words in ((), ("--accept-loss-since", "2001-01-01T00:00:00Z")):
             code, text = said(moat("volumes", "recover", "data", *words))
             assert code != 0 and "is lost: since " + since in text and "--accept-loss-since " + since in text, (code, text)
+        recover = lambda body, **kw: w.q("POST", E + "/volumes/" + V["id"] + "/recover", body, **kw)
+        for body, status, code in (({}, 409, "conflict"), ({"accept_loss_since": "2001-01-01T00:00:00Z"}, 409, "conflict"), ({"accept_loss_since": since, "node_id": "x"}, 400, "invalid_argument"),
+                                   ({"accept_loss_since": since, "node_id": HOME.node_id}, 409, "no_capacity_storage"), ({"snapshot_id": "x"}, 400, "unknown_field")):
+            r = recover(body)
+            assert (r.status, r.json["code"]) == (status, code), (body, r.text)
+        r = w.q("POST", E + "/volumes/" + V["id"] + "/recover?dry_run=true", {"accept_loss_since": since})
+        assert r.status in (200, 201) and r.json["dry_run"], r.text
         assert restores_of(V["id"]) == [], "a restore began before it was accepted"
         p = moat("volumes", "recover", "data", "--accept-loss-since", since, "--wait-timeout", "80s")
         job = wait_for("the restore", lambda: restores_of(V["id"]), 30)[0]
@@ -161,7 +170,7 @@ try:
     @case("a node goes with its volumes by force only, when it is powered off; what was deleted of them ends without it")
     def _():
         third = next(n for n in fleet.nodes if n.node_id not in (HOME.node_id, db()[0]["node_id"]))
-        spare = w.ok("POST", E + "/volumes", {"name": "spare", "size_bytes": GIB})
+        spare = w.ok("POST", E + "/volumes", {"name": "spare", "size_bytes": GIB, "node_id": third.node_id})  # where an operator says
         assert spare["home_node_id"] == third.node_id, spare
         for n in (HOME, third):
             w.ok("POST", "/v1/nodes/%s/disable" % n.node_id, {"reason": "gone"})

@@ -119,6 +119,7 @@ int mt_api_volumes_migrate(struct mt_api_call *c);
 int mt_api_restores_list(struct mt_api_call *c);
 int mt_api_restores_get(struct mt_api_call *c);
 int mt_api_volumes_restore(struct mt_api_call *c);
+int mt_api_volumes_recover(struct mt_api_call *c);
 int mt_api_volumes_verify(struct mt_api_call *c);
 /* snapshots.c */
 int mt_api_snapshots_list(struct mt_api_call *c);

@@ -9,6 +9,7 @@
 #include "control/api/mutate.h"
 #include "control/api/sql.h"
 #include "control/volumes/home.h"
+#include "control/volumes/volume_sql.h"
 #include "model/names.h"
 #include "model/volume.h"
 
@@ -28,6 +29,12 @@ static const struct mt_pg_stmt source = {
                       " FROM snapshots_view s JOIN volumes_view v ON v.volume_id = s.volume_id WHERE s.env_id = $1 AND s.volume_id = $2 AND s.snapshot_id = $3"};
 static const struct mt_pg_stmt stores = {
     "restore_stores", "SELECT node_id FROM nodes_view WHERE NOT deleted AND (allocatable->>'restores')::boolean"};
+
+/* What a lost volume can go back to. */
+static const struct mt_pg_stmt lost = {
+    "recover_lost", "SELECT v.name, coalesce((SELECT n.health = 'lost' FROM nodes_view n WHERE n.node_id = v.home_node_id), false), v.home_node_id, coalesce((" MT_SQL_LAST_BACKUP("v", "s.snapshot_id")
+                    "), ''), coalesce((" MT_SQL_LAST_BACKUP("v", MT_SQL_TS("s.captured_at")) "), '') FROM volumes_view v WHERE v.env_id = $1 AND v.volume_id = $2 AND NOT v.deleted"};
+enum { L_NAME = 0, L_LOST, L_NODE, L_SNAPSHOT, L_AT };
 
 static const struct mt_pg_stmt target_env = {"restore_target_env", "SELECT app_id FROM envs_view WHERE org_id = $1 AND env_id = $2 AND NOT deleted"};
 
@@ -90,6 +97,15 @@ static int read_env(struct mt_api_call *c, const char *env_id, struct wish *w)
     return 0;
 }
 
+static int check_node(struct mt_api_call *c, const char *node_id, const char *field)
+{
+    if (node_id && mt_id_check(MT_ID_NODE, node_id, &c->err) < 0)
+        return mt_api_fail(c, 400, "invalid_argument", "'%s': %s", field, c->err.msg);
+    if (node_id && !c->who.is_operator)
+        return mt_api_fail(c, 403, "operator_only", "only operators choose the node of a volume; leave '%s' out", field);
+    return 0;
+}
+
 static int read_wish(struct mt_api_call *c, struct wish *w)
 {
     static const char *const known[] = {"snapshot_id", "name", "size_bytes", "target_node_id", "target_env_id", NULL};
@@ -103,14 +119,37 @@ static int read_wish(struct mt_api_call *c, struct wish *w)
         return mt_api_fail(c, 400, "invalid_argument", "'snapshot_id': %s", c->err.msg);
     if (w->name && mt_name_check(MT_NAME_VOLUME, w->name, &c->err) < 0)
         return mt_api_fail(c, 400, "invalid_argument", "'name': %s", c->err.msg);
-    if (w->node_id && mt_id_check(MT_ID_NODE, w->node_id, &c->err) < 0)
-        return mt_api_fail(c, 400, "invalid_argument", "'target_node_id': %s", c->err.msg);
-    if (w->node_id && !c->who.is_operator)
-        return mt_api_fail(c, 403, "operator_only", "only operators choose the node of a restore; leave 'target_node_id' out");
+    if (check_node(c, w->node_id, "target_node_id") < 0)
+        return -1;
     if (size && (w->size_bytes = mt_volume_size((uint64_t)size)) == 0)
         return mt_api_fail(c, 400, "invalid_argument", "'size_bytes': is at least %llu (1 GiB) and at most %llu (2 TiB)",
                            (unsigned long long)MT_VOLUME_SIZE_MIN, (unsigned long long)MT_VOLUME_SIZE_MAX);
     return read_env(c, env_id, w);
+}
+
+/* The node is known to be off, there is something to go back to, and what is lost by it was named (storage-and-secrets.md §5.3). @ret owns what @w borrows. */
+static int read_recovery(struct mt_api_call *c, struct wish *w, struct mt_pg_res **ret)
+{
+    static const char *const known[] = {"accept_loss_since", "node_id", NULL};
+    const char *since;
+    struct mt_pg_params p;
+    if (mt_api_fields(c, known) < 0 || mt_api_text(c, "accept_loss_since", false, 40, &since) < 0 || mt_api_text(c, "node_id", false, MT_ID_SIZE, &w->node_id) < 0 ||
+        check_node(c, w->node_id, "node_id") < 0)
+        return -1;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, c->env.id);
+    mt_pg_p_text(&p, mt_api_param(c, "volume_id"));
+    if (mt_pg_query_one(c->pg, &lost, &p, ret, &c->err) < 0)
+        return c->err.code == MT_E_NOT_FOUND ? mt_api_not_found(c, "volume") : mt_api_fail_err(c);
+    const char *name = mt_pg_text(*ret, 0, L_NAME), *at = mt_pg_text(*ret, 0, L_AT), *node = mt_pg_text(*ret, 0, L_NODE);
+    if (!mt_pg_bool(*ret, 0, L_LOST))
+        return mt_api_fail(c, 409, "conflict", "node %s of volume '%s' is not known to be powered off: an operator says so (moat node mark-lost)", node, name);
+    if (!*at)
+        return mt_api_fail(c, 409, "snapshot_not_ready", "volume '%s' has no backup: its data are on node %s alone", name, node);
+    if (!since || !MT_STREQ(since, at))
+        return mt_api_fail(c, 409, "conflict", "what was written to volume '%s' since its last backup is lost: since %s; name that moment as 'accept_loss_since'", name, at);
+    w->snapshot_id = mt_pg_text(*ret, 0, L_SNAPSHOT);
+    return read_env(c, NULL, w);
 }
 
 static int check_source(struct mt_api_call *c, const struct mt_pg_res *r, struct wish *w)
@@ -181,15 +220,15 @@ static int add_events(struct mt_api_call *c, struct mt_cmd *cmd, const struct wi
     return mt_cmd_event(cmd, MT_EV_RESTORE_JOB_CREATED, restore_id, &ids, job, &c->err) < 0 ? mt_api_fail_err(c) : 0;
 }
 
-static int prepare_create(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made)
+static int prepare(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made, bool recover)
 {
     struct wish w = {0};
     struct mt_pg_params p;
-    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    mt_auto_pg_res struct mt_pg_res *r = NULL, *from = NULL;
     mt_auto_free struct mt_volume_node *nodes = NULL;
     char restore_id[MT_ID_SIZE], new_id[MT_ID_SIZE];
     size_t n;
-    if (mt_api_dry_run(c, &made->dry_run) < 0 || mt_api_query_done(c) < 0 || read_wish(c, &w) < 0)
+    if (mt_api_dry_run(c, &made->dry_run) < 0 || mt_api_query_done(c) < 0 || (recover ? read_recovery(c, &w, &from) : read_wish(c, &w)) < 0)
         return -1;
     mt_pg_p_init(&p);
     mt_pg_p_text(&p, c->env.id);
@@ -210,7 +249,7 @@ static int prepare_create(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_a
         mt_cmd_rely(cmd, MT_RELY_SNAPSHOT, w.snapshot_id, NULL, mt_pg_i64(r, 0, S_VERSION), &c->err) < 0)
         return mt_api_fail_err(c);
     made->status = 201;
-    made->operation = "volume.restore";
+    made->operation = recover ? "volume.recover" : "volume.restore";
     made->ids = json_pack("{s:s,s:s}", "restore_id", restore_id, "volume_id", new_id);
     made->object = json_pack("{s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:i,s:n,s:n}", "id", restore_id, "org_id", c->org.id, "app_id", w.app_id, "env_id", w.env_id,
                              "snapshot_id", w.snapshot_id, "source_volume_id", mt_api_param(c, "volume_id"), "new_volume_id", new_id, "target_node_id",
@@ -220,7 +259,22 @@ static int prepare_create(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_a
     return add_events(c, cmd, &w, r, nodes[k].node_id, restore_id, new_id);
 }
 
+static int prepare_create(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made)
+{
+    return prepare(c, cmd, made, false);
+}
+
+static int prepare_recover(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made)
+{
+    return prepare(c, cmd, made, true);
+}
+
 int mt_api_volumes_restore(struct mt_api_call *c)
 {
     return mt_api_mutate(c, prepare_create);
+}
+
+int mt_api_volumes_recover(struct mt_api_call *c)
+{
+    return mt_api_mutate(c, prepare_recover);
 }

@@ -112,6 +112,7 @@ const struct mt_api_route mt_api_routes[] = {
     {"POST", E "/volumes/{volume_id}/resize", "volumes:write", WRITE, mt_api_volumes_resize, "volume.resize", MT_LISTEN_API},
     {"DELETE", E "/volumes/{volume_id}", "volumes:write", REMOVE, mt_api_volumes_delete, "volume.delete", MT_LISTEN_API},
     {"POST", E "/volumes/{volume_id}/restore", "volumes:write", WRITE, mt_api_volumes_restore, "volume.restore", MT_LISTEN_API},
+    {"POST", E "/volumes/{volume_id}/recover", "volumes:write", WRITE, mt_api_volumes_recover, "volume.recover", MT_LISTEN_API},
     {"POST", E "/volumes/{volume_id}/verify", "volumes:write", WRITE, mt_api_volumes_verify, "volume.verify", MT_LISTEN_API},
     {"POST", E "/volumes/{volume_id}/migrate", "volumes:write", WRITE, mt_api_volumes_migrate, "volume.migrate", MT_LISTEN_API},
     {"GET", O "/migrations", "volumes:read", MT_API_FILTERS, mt_api_migrations_list, "volumes on their way to another node", MT_LISTEN_API},

@@ -167,8 +167,8 @@ static int read_size(struct mt_api_call *c, uint64_t *ret)
 
 static int prepare_create(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made)
 {
-    static const char *const known[] = {"name", "size_bytes", "filesystem", "backup_enabled", NULL};
-    const char *name, *fs;
+    static const char *const known[] = {"name", "size_bytes", "filesystem", "backup_enabled", "node_id", NULL};
+    const char *name, *fs, *node;
     mt_auto_free struct mt_volume_node *nodes = NULL;
     char id[MT_ID_SIZE], why[320];
     uint64_t size;
@@ -176,17 +176,21 @@ static int prepare_create(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_a
     bool backup;
     if (mt_api_dry_run(c, &made->dry_run) < 0 || mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 ||
         mt_api_text(c, "name", true, 64, &name) < 0 || mt_api_text(c, "filesystem", false, 16, &fs) < 0 ||
-        mt_api_bool(c, "backup_enabled", true, &backup) < 0 || read_size(c, &size) < 0)
+        mt_api_bool(c, "backup_enabled", true, &backup) < 0 || mt_api_text(c, "node_id", false, MT_ID_SIZE, &node) < 0 || read_size(c, &size) < 0)
         return -1;
     if (mt_name_check(MT_NAME_VOLUME, name, &c->err) < 0)
         return mt_api_fail(c, 400, "invalid_argument", "'name': %s", c->err.msg);
     if (fs && !MT_STREQ(fs, "ext4"))
         return mt_api_fail(c, 400, "not_supported", "'filesystem': only ext4 is supported in this version");
+    if (node && mt_id_check(MT_ID_NODE, node, &c->err) < 0)
+        return mt_api_fail(c, 400, "invalid_argument", "'node_id': %s", c->err.msg);
+    if (node && !c->who.is_operator)
+        return mt_api_fail(c, 403, "operator_only", "only operators choose the node of a volume; leave 'node_id' out");
     if (mt_api_volume_nodes(c, &nodes, &n) < 0)
         return -1;
-    long k = mt_volume_home(nodes, n, size, NULL);
+    long k = mt_volume_home(nodes, n, size, node);
     if (k < 0) {
-        mt_volume_home_why(nodes, n, size, NULL, why, sizeof why);
+        mt_volume_home_why(nodes, n, size, node, why, sizeof why);
         return mt_api_fail(c, 409, "no_capacity_storage", "no node can hold the volume: %s", why);
     }
     mt_id_new(MT_ID_VOLUME, id);

@@ -87,7 +87,7 @@ void mt_volume_home_why(const struct mt_volume_node *nodes, size_t n, uint64_t s
             full++;
     }
     snprintf(ret, size, "of %u node%s%s %u cannot take work now, %u told of no storage for volumes, %u have storage that is ill or nearly full, %u have less room than %llu bytes",
-             all, all == 1 ? "" : "s", only ? " (where the other volumes of the process live)" : "", away, none, ill, full, (unsigned long long)size_bytes);
+             all, all == 1 ? "" : "s", only ? " (the only one that it may be)" : "", away, none, ill, full, (unsigned long long)size_bytes);
 }
 
 int mt_volume_rely_room(struct mt_cmd *cmd, struct mt_volume_node *node, struct mt_err *err)
