@@ -344,6 +344,7 @@ class Agent(threading.Thread):
         self.node_id = "node_01j" + "0" * 23
         self.memory, self.after, self.epoch, self.seq = memory, 0, 1, {}
         self.pool = None  # bytes of storage for volumes; None: it tells of none
+        self.orphans = []  # volumes on its disk that no plan has
         self.backup_store = self.restores = False  # it tells of a store for backups, and that it restores them
         self.public = {}  # "public_ipv6" and "public_ipv4" of the heartbeat
         self.makes, self.vseq = True, 0  # volumes of its plan are made and removed
@@ -355,7 +356,7 @@ class Agent(threading.Thread):
         return call(self.w.internal, "POST", "/internal/v1/nodes/self/" + what, body)
 
     def heartbeat(self):
-        storage = {"storage": {"backend": "reflink", "pool_bytes": self.pool, "pool_used_bytes": 0, "healthy": True, "backup_store": self.backup_store, "restores": self.restores, "orphans": []}} if self.pool else {}
+        storage = {"storage": {"backend": "reflink", "pool_bytes": self.pool, "pool_used_bytes": 0, "healthy": True, "backup_store": self.backup_store, "restores": self.restores, "orphans": self.orphans}} if self.pool else {}
         return self.post("heartbeat", {
             **storage, **self.public,
             "node_id": self.node_id, "agent_version": "test", "arch": "amd64", "conditions": [], "protocols": ["v1"],

@@ -464,6 +464,30 @@ def history(s, seed, rounds):
     print("  seed %d: %s" % (seed, ", ".join("%d %s" % (v, key) for key, v in sorted(did.items()))), flush=True)
 
 
+def cached(path):
+    return int(subprocess.run(["fincore", "-n", "-b", "-o", "PAGES", path], stdout=subprocess.PIPE, check=True).stdout)
+
+
+def passes_by(s):
+    """what a backup reads of an image it does not leave in memory, where the VMs' own blocks are"""
+    wipe(s)
+    if subprocess.run(["stat", "-f", "-c", "%T", scratch], stdout=subprocess.PIPE).stdout.strip() in (b"tmpfs", b"ramfs"):
+        return "its files are memory"
+    image = new("image")
+    k.make_image(image, SIZE, 17)
+    fd = os.open(image, os.O_RDWR)
+    os.fsync(fd)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(fd)
+    bytes_of(image)
+    want(cached(image) > 1000, "the measure sees nothing")
+    for n, limit in ((1, None), (2, 64 << 20)):  # with the processors that there are, and with one
+        r = k.backup(s.port, n, image, SIZE, store={"upload_limit_bytes": limit} if limit else {})
+        want(r["ok"] and r["read_bytes"] > SIZE // 4, r)
+        want(cached(image) <= 64, cached(image), "pages of", r["read_bytes"] // 4096, "are left")
+    want(restored(s.port, 2) == bytes_of(image), "bytes")
+
+
 def main():
     gw = moto = None
     try:
@@ -475,7 +499,7 @@ def main():
             case(name, (lambda: s.why) if s.why else (lambda: whole_way(s, **how)))
         for name, fn in (("faults between us and the store", faults), ("kill -9 at every step", kills), ("damaged objects", damage),
                          ("a target that holds a snapshot, limits, samples", migration), ("2 TiB within 64 MiB", biggest),
-                         ("confined, and nothing secret in memory", confined), ("TLS", tls), ("random histories", all_histories)):
+                         ("read, and not kept in memory", passes_by), ("confined, and nothing secret in memory", confined), ("TLS", tls), ("random histories", all_histories)):
             case(name, (lambda: gw.why) if gw.why else (lambda: fn(gw)))
     finally:
         for s in (gw, moto):

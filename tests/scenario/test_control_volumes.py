@@ -234,6 +234,15 @@ try:
         X += "/envs/" + w.ok("POST", X + "/envs", {"name": "prod"})["id"]
         refused(w.q("POST", X + "/volumes", {"name": "data", "size_bytes": 2 * GIB}), "no_capacity_storage")
 
+    @case("a volume on a node's disk that no plan has is told to the operator, and not any more when it is gone")
+    def _():
+        found = lambda: next(c for c in w.ok("GET", "/v1/admin/doctor")["checks"] if c["check"] == "volumes.orphans")
+        assert found()["severity"] == "ok", found()
+        w.agent.orphans = ["vol_" + "0" * 26]
+        wait_for("the finding", lambda: found()["severity"] == "warn" and "vol_" + "0" * 26 + " " in found()["finding"], 20)
+        w.agent.orphans = []
+        wait_for("its end", lambda: found()["severity"] == "ok", 20)
+
     @case("a volume that is missed is told, and comes back when its node says so")
     def _():
         v = wait_for("it available", lambda: [x for n, x in volumes(E).items() if n[0] == "p" and x["state"] == "available"], 20)[0]["id"]

@@ -55,7 +55,9 @@ static const struct mt_pg_stmt st_platform = {
     " " NAMES("v.volume_id", "volumes_view v WHERE NOT v.deleted AND v.state = 'available' AND NOT EXISTS (SELECT 1 FROM volume_attachments_view a WHERE a.volume_id = v.volume_id"
               " AND NOT a.deleted) AND (SELECT max(e.occurred_at) FROM moat.events e WHERE e.aggregate_id = v.volume_id AND e.event_type = 'volume.renamed'"
               /* the spare name of one that another replaced (volumes/home.c) */
-              " AND e.payload->>'name' = v.name AND v.name ~ '-[0-9]+$') < now() - make_interval(secs => $1::bigint)")};
+              " AND e.payload->>'name' = v.name AND v.name ~ '-[0-9]+$') < now() - make_interval(secs => $1::bigint)") ","
+    " " NAMES("o || ' ' || n.name", "moat.node_heartbeats h JOIN nodes_view n ON n.node_id = h.node_id AND NOT n.deleted,"
+              " jsonb_array_elements_text(coalesce(h.body->'storage'->'orphans', '[]')) o WHERE true")};
 static const struct mt_pg_stmt st_nodes = {
     "doctor_nodes",
     "SELECT (SELECT count(*) FROM " LIVE "), (SELECT count(*) FROM " LIVE " AND n.admin_state = 'active' AND n.health = 'ready'),"
@@ -185,6 +187,7 @@ static int look(struct mt_api_call *c, struct seen *s, struct mt_doctor_facts *f
     f->unproven = mt_pg_i64(r, 0, 13);
     f->proven_age_s = mt_pg_i64(r, 0, 14);
     f->retired = mt_pg_text(r, 0, 15);
+    f->orphans = mt_pg_text(r, 0, 16);
     f->nodes = mt_pg_i64(n, 0, 0);
     f->nodes_ready = mt_pg_i64(n, 0, 1);
     f->offline = mt_pg_text(n, 0, 2);

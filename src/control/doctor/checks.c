@@ -84,6 +84,8 @@ static void nodes(struct mt_findings *o, const struct mt_doctor_facts *f)
 static void backups(struct mt_findings *o, const struct mt_doctor_facts *f)
 {
     mt_found_names(o, "volumes.retired", f->retired, WARN, "replaced and not used any more", "none that was replaced is left over", "moat volumes delete VOLUME, where nobody wants it back");
+    mt_found_names(o, "volumes.orphans", f->orphans, WARN, "on a node's disk and in no plan", "what nodes have on their disks is in their plans",
+                   "nothing removes them by itself: docs/nodes.md, volumes and backups");
     if (f->volumes_kept == 0) {
         mt_found(o, "backups.stale", OK, NULL, "no volume is backed up");
         return;

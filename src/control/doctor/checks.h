@@ -38,6 +38,7 @@ struct mt_doctor_facts {
     int64_t headroom_bytes;         /* memory left after the loss of the worst node */
     /* backups */
     const char *retired; /* volumes that another one replaced longer ago than volume.retired_grace, still there */
+    const char *orphans; /* volumes on the disks of nodes that no plan of theirs has, each with its node */
     int64_t volumes_kept, stale, unproven; /* volumes with backups; of them without a recent backup, without a recent proof */
     int64_t proven_age_s;           /* since any backup was last restored whole; -1 never */
     /* certificates: seconds left, INT64_MAX where there is none */

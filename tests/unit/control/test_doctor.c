@@ -12,7 +12,7 @@
 static struct mt_doctor_facts fine(void)
 {
     struct mt_doctor_facts f = {
-        .schema_have = 14, .schema_known = 14, .clock_off_s = 0.01, .connections = 12, .connections_max = 100, .views_bad = "", .retired = "", .disk_used_percent = 40,
+        .schema_have = 14, .schema_known = 14, .clock_off_s = 0.01, .connections = 12, .connections_max = 100, .views_bad = "", .retired = "", .orphans = "", .disk_used_percent = 40,
         .lease_age_s = 1, .roles_lost = "", .nodes = 3, .nodes_ready = 3, .offline = "", .degraded = "", .waiting = "", .lost = "", .versions = 1,
         .version_list = "0.1.0 (4)", .headroom_bytes = 5LL << 30, .volumes_kept = 4, .proven_age_s = 3600, .api_left_s = 60 * 86400, .ca_left_s = INT64_MAX,
         .certs_ending = "", .keys_configured = true, .keys_problem = "", .keys_active = 1};
@@ -144,6 +144,7 @@ static void backups_certificates_and_keys(void **state)
     BAD(f.stale = 1, "backups.stale", "fail", "1 of 4");
     BAD(f.unproven = 3, "backups.unproven", "warn", "3 of 4");
     BAD(f.retired = "vol_1", "volumes.retired", "warn", "vol_1");
+    BAD(f.orphans = "vol_2 box", "volumes.orphans", "warn", "vol_2 box");
     BAD(f.proven_age_s = 8 * 86400, "backups.proof", "warn", "192 h");
     BAD(f.api_left_s = 13 * 86400, "certificates.api", "warn", "13 days");
     BAD(f.api_left_s = 2 * 86400, "certificates.api", "fail", "2 days");
