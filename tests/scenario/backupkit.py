@@ -86,16 +86,8 @@ class Store:
             argv = [path, "--access", ACCESS, "--secret", SECRET, "--port", "127.0.0.1:%d" % self.port, "--region", "us-east-1", "--quiet", *options, "posix", self.dir]
         else:
             argv = [path, "-H", "127.0.0.1", "-p", str(self.port)]
-        self.proc = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
-        end = time.monotonic() + 40
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-                break
-            except OSError:
-                if time.monotonic() > end or self.proc.poll() is not None:
-                    raise RuntimeError(kind + " did not start")
-                time.sleep(0.05)
+        self.argv = argv
+        self.begin()
         if kind == "versitygw":
             os.makedirs(os.path.join(self.dir, BUCKET), exist_ok=True)
         else:
@@ -104,6 +96,19 @@ class Store:
             c.request("PUT", "/" + BUCKET)
             if c.getresponse().status != 200:
                 raise RuntimeError("no bucket")
+
+    def begin(self):
+        """Also after a close(): the same port, and with versitygw the same objects."""
+        self.proc = subprocess.Popen(self.argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+        end = time.monotonic() + 40
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+                break
+            except OSError:
+                if time.monotonic() > end or self.proc.poll() is not None:
+                    raise RuntimeError(self.kind + " did not start")
+                time.sleep(0.05)
 
     def path(self, key=""):
         return os.path.join(self.dir, BUCKET, key)
@@ -249,7 +254,7 @@ def call(verb, q, fds=()):
 
 
 def backup(port, n, image, size, journal=None, ranges=None, kill=None, **more):
-    """Backup `snap n` of the file. @ranges: [(offset, length)]. @kill: (step name, n-th) to end it with SIGKILL there: returns None."""
+    """Backup `snap n` of the file. @ranges: [(offset, length)]. @kill: (step name, n-th) to end it with SIGKILL there: returns None. See killed()."""
     fds, q = [], request(port, snapshot_id=oid("snap", n), key_epoch=1, size_bytes=size, captured_at_ms=1800000000000 + n, **more)
     fds.append(os.open(image, os.O_RDONLY))
     q["image_fd"] = fds[0]
@@ -283,11 +288,11 @@ def restore(port, n, target, journal=None, kill=None, **more):
 
 
 def killed(verb, q, fds, kill):
-    """Let it go from step to step; SIGKILL at the given one. None when it died there, else its result."""
+    """Let it go from step to step; SIGKILL at the given one, or what a third member of @kill does there. None when it died there, else its result."""
     r, w = os.pipe()
     p = start(verb, dict(q, step_fd=r), fds + [r])
     os.close(r)
-    name, nth = kill
+    name, nth, *does = kill
     last = {}
     try:
         for line in p.stdout:
@@ -296,7 +301,9 @@ def killed(verb, q, fds, kill):
                 continue
             if last["step"] == name:
                 nth -= 1
-                if nth == 0:
+                if nth == 0 and does:
+                    does[0]()
+                elif nth == 0:
                     p.kill()
                     p.wait()
                     return None

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 
@@ -293,6 +294,43 @@ def kills(s):
     want(again["ok"] and again["chunks_healed"] == 2 and restored(s.port, 1) == bytes_of(image), again)
 
 
+def store_dies(_):
+    """the store is killed at a step (with MOAT_FULL=1 at each) and is back a moment later: each goes on, none ends well before its time, and no object is half there"""
+    s = k.Store("versitygw", tempfile.mkdtemp(dir=scratch))
+    image = new("image")
+    small = 6 * CHUNK
+    k.make_image(image, small, 21, share=0.9)
+    patient = {"tries": 10, "retry_base_ms": 60}
+    full = os.environ.get("MOAT_FULL") == "1"
+    died = []
+
+    def dies():
+        died.append(1)
+        s.close()
+        back = threading.Timer(0.15, s.begin)
+        back.start()
+        died.append(back)
+    try:
+        for step in [("start", 1), ("chunk_put", 1), ("verify", 1), ("manifest_put", 1)] * full + [("chunk_put", 4), ("manifest", 1)]:
+            wipe(s)
+            r = k.backup(s.port, 1, image, small, kill=step + (dies,), store=patient)
+            want(died and r and r.get("ok"), step, r)
+            died.pop().join()
+            died.clear()
+            seen = k.call("scan", k.request(s.port, check_chunks=True))
+            want(seen["ok"] and [x["snapshot"]["missing_chunks"] for x in seen.lines if "snapshot" in x] == [0], step, seen.lines)
+        for step in [("start", 1), ("chunk_written", 1), ("checkpoint", 1), ("done", 1)] * full + [("chunk_written", 3)]:
+            t = new("out")
+            r = k.restore(s.port, 1, t, journal=new("journal"), kill=step + (dies,), store=patient)
+            want(died and r and r.get("ok") and bytes_of(t) == bytes_of(image), step, r)
+            died.pop().join()
+            died.clear()
+    finally:
+        for x in died[1:]:
+            x.join()
+        s.close()
+
+
 def damage(s):
     """flipped, truncated, swapped, replayed and missing objects are refused and named; the rest restores"""
     image = new("image")
@@ -497,7 +535,7 @@ def main():
             if how:
                 how = dict(how, endpoint="http://localhost:%d" % s.port) if not s.why else how
             case(name, (lambda: s.why) if s.why else (lambda: whole_way(s, **how)))
-        for name, fn in (("faults between us and the store", faults), ("kill -9 at every step", kills), ("damaged objects", damage),
+        for name, fn in (("faults between us and the store", faults), ("kill -9 at every step", kills), ("kill -9 of the store at every step", store_dies), ("damaged objects", damage),
                          ("a target that holds a snapshot, limits, samples", migration), ("2 TiB within 64 MiB", biggest),
                          ("read, and not kept in memory", passes_by), ("confined, and nothing secret in memory", confined), ("TLS", tls), ("random histories", all_histories)):
             case(name, (lambda: gw.why) if gw.why else (lambda: fn(gw)))
