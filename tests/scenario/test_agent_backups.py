@@ -422,18 +422,18 @@ class Suite:
         self.c.restore_over(j, v, r)
 
     def a_damaged_backup_is_told_and_leaves_nothing(self):
-        # one that this backup has for sure: the volume's first chunk, with the superblock that every write of the journal's end changes, is of one backup only
+        # one that this backup has for sure: it came with it
         had = set(self.store.objects())
         ask(self.at, "w/fresh")
         s = self.c.snapshot(self.v, parent_snapshot_id=self.last)
         self.c.wait_snapshot(s, "succeeded")
         self.over(s)
-        chunk = [key for key in self.store.objects() if self.v["volume_id"] in key and "/c/" in key and key not in had][0]
-        path = self.store.path(chunk)
+        size, chunk = max((size, key) for key, size in self.store.objects().items() if self.v["volume_id"] in key and "/c/" in key and key not in had)
+        path, at = self.store.path(chunk), size // 2
         with open(path, "r+b") as f:
-            f.seek(1000)
+            f.seek(at)
             kept = f.read(1)
-            f.seek(1000)
+            f.seek(at)
             f.write(bytes([kept[0] ^ 1]))
         j, v = self.c.restore(self.v, self.last)
         r = self.c.wait_restore(j, "failed")
@@ -442,7 +442,7 @@ class Suite:
         self.c.restore_over(j, v, r)
         self.nothing_begun()
         with open(path, "r+b") as f:
-            f.seek(1000)
+            f.seek(at)
             f.write(kept)
 
     def what_cannot_be_restored_is_told(self):
