@@ -66,7 +66,7 @@ $(BENCHES:%=bench-%): bench-%:
 lint: ## formatting, forbidden words, static analysis
 	@tests/lint
 
-analyze: ## static analysis of all of src, which finds nothing
+analyze: ## static analysis of all of src, which finds nothing (CLANG=1: clang's analyser too, slow the first time)
 	@packaging/deps/install analyze
 	@tests/analyze
 

@@ -101,6 +101,8 @@ static int open_check(const struct mt_exec_open *o, struct mt_err *err)
         return MT_FAIL(err, MT_E_INVALID, "exec open: a command of 1 to %d words is needed", MT_EXEC_ARGV_MAX);
     if (o->env_count > MT_EXEC_ENV_MAX)
         return MT_FAIL(err, MT_E_INVALID, "exec open: more than %d variables", MT_EXEC_ENV_MAX);
+    if (o->env_count > 0 && !o->env)
+        return MT_FAIL(err, MT_E_INVALID, "exec open: variables are counted and are not there");
     for (size_t i = 0; i < o->env_count; i++)
         if (!is_env_key(o->env[i].key))
             return MT_FAIL(err, MT_E_INVALID, "exec open: env has a name that is not [A-Za-z_][A-Za-z0-9_]*");

@@ -164,6 +164,7 @@ int mt_tp_add(struct mt_tp *t, struct mt_toml_value *table, const struct mt_tp_p
         return -1;
     struct slot *s = slot_of(t, table, part->s, part->len);
     MT_ASSERT(!s->table);
+    MT_ASSERT(table->table.v); /* grown above when it was full, and it is full while there is none */
     *s = (struct slot){table, table->table.n};
     table->table.v[table->table.n++] =
         (struct mt_toml_entry){.key = part->s, .key_len = part->len, .pos = part->pos, .value = value};

@@ -94,11 +94,15 @@ struct mt_api_call {
 /* --- refusing --- */
 
 /** Record a problem; always returns -1. @code is one of control-plane.md §9.2. */
-int mt_api_fail(struct mt_api_call *c, int status, const char *code, const char *fmt, ...)
+int (mt_api_fail)(struct mt_api_call *c, int status, const char *code, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
 /** A problem out of c->err, for failures of the database, the appender, the system; also for a command that met a change (409 `conflict`,
  * retryable: a handler that can prepare it anew does so first). Returns -1. */
-int mt_api_fail_err(struct mt_api_call *c);
+int (mt_api_fail_err)(struct mt_api_call *c);
+#ifdef __clang_analyzer__
+#define mt_api_fail(...) mt_err_below_0((mt_api_fail)(__VA_ARGS__))
+#define mt_api_fail_err(c) mt_err_below_0((mt_api_fail_err)(c))
+#endif
 /** From now on rows of other organisations than @org_id are not there for c->pg (log/fence.sql); MT_LOG_ALL: all are. Each request begins with
  * the organisation of its path. -1: an answer is set. */
 int mt_api_fence(struct mt_api_call *c, const char *org_id);

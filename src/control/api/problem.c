@@ -125,7 +125,7 @@ bool mt_api_code_known(const char *code, int *ret_status)
     return false;
 }
 
-int mt_api_fail(struct mt_api_call *c, int status, const char *code, const char *fmt, ...)
+int (mt_api_fail)(struct mt_api_call *c, int status, const char *code, const char *fmt, ...)
 {
     va_list ap;
     struct mt_api_problem *p = &c->problem;
@@ -158,7 +158,7 @@ static bool takes_no_writes(const struct mt_err *err)
     return strstr(err->msg, " (25006") || strstr(err->msg, " (53");
 }
 
-int mt_api_fail_err(struct mt_api_call *c)
+int (mt_api_fail_err)(struct mt_api_call *c)
 {
     switch (c->err.code) {
     case MT_E_UNAVAILABLE:

@@ -90,7 +90,7 @@ static void begin(struct mt_api_call *c, struct made *m)
     t[MT_AUDIT_T_env_id] = or_null(c->env.id);
     t[MT_AUDIT_T_actor_id] = or_null(c->who.subject_id);
     t[MT_AUDIT_T_actor_type] = !c->who.subject_id[0]                       ? "anonymous"
-                               : (c->route->flags & MT_API_OPERATOR) || MT_STREQ(c->who.kind, "break_glass") ? "operator"
+                               : (c->route && (c->route->flags & MT_API_OPERATOR)) || MT_STREQ(c->who.kind, "break_glass") ? "operator"
                                                                      : c->who.subject_type;
     t[MT_AUDIT_T_token_id] = or_null(c->who.token_id);
     t[MT_AUDIT_T_scopes] = or_null(m->scopes);

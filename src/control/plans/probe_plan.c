@@ -60,6 +60,6 @@ int mt_probe_plan(struct mt_pg *pg, const char *node_id, const char *restore_id,
         return 0;
     if (rc < 0)
         mt_log(MT_ERROR, "plan.probe_broken", KV("restore_id", restore_id), KV_ERR(&why));
-    *ret_workload = rc < 0 ? json_object() : json_incref(w->doc);
+    *ret_workload = rc < 0 || !w ? json_object() : json_incref(w->doc);
     return *ret_workload ? 1 : MT_FAIL(err, MT_E_NOMEM, "probe of a plan");
 }

@@ -183,7 +183,7 @@ void mt_place_index_group_done(struct mt_place_index *ix)
 {
     if (!ix->holders)
         memset(ix->on_node, 0, ix->n * sizeof *ix->on_node);
-    for (size_t i = 0; i < ix->n_holders; i++)
+    for (size_t i = 0; ix->holders && i < ix->n_holders; i++)
         ix->on_node[ix->node_at[ix->holders[i].at]] = 0;
     ix->n_holders = 0;
 }
