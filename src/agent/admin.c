@@ -2,6 +2,7 @@
 /* The local socket: clients, framing, log streams. What the other ops say is in describe.c. See admin.h. */
 #include "agent/admin.h"
 
+#include "agent/control.h"
 #include "agent/describe.h"
 #include "agent/exec.h"
 #include "agent/instance/inst.h"
@@ -35,6 +36,7 @@ struct client {
     bool closing; /* close when `out` is empty */
     bool waits_stop;
     bool waits_initlog; /* of instance_id */
+    bool waits_drain;   /* the control plane's answer */
     bool handed_over; /* the connection is an exec session's from here on */
     struct mt_log_reader *reader;
     bool follow;
@@ -263,6 +265,52 @@ static int op_gc(struct client *c, struct mt_err *err)
     return mt_buf_check(&c->out, err);
 }
 
+/* What the control plane said to our wish, to all who wait for it: there is one wish. */
+static void on_drain_answer(void *arg, int status, const char *detail)
+{
+    struct mt_agent *a = arg;
+    struct mt_err err = {0};
+    mt_auto_json json_t *doc = NULL;
+    const char *why = detail;
+    mt_log(status == 200 ? MT_INFO : MT_WARN, "drain.asked", KV("status", status), KV("detail", detail));
+    if (status >= 400 && mt_json_parse(detail, strlen(detail), REQUEST_MAX, 8, &doc, NULL) == 0)
+        (void)mt_json_opt_str(doc, "detail", REQUEST_MAX, detail, &why, NULL);
+    if (status == 0)
+        (void)MT_FAIL(&err, MT_E_UNAVAILABLE, "the control plane does not answer, and who replaces what runs here is its choice: %.150s", why);
+    else if (status != 200)
+        (void)MT_FAIL(&err, status == 409 ? MT_E_CONFLICT : status >= 500 ? MT_E_UNAVAILABLE : MT_E_DENIED, "the control plane refuses it: %.180s", why);
+    if (!a->admin)
+        return;
+    MT_LIST_EACH(n, &a->admin->clients) {
+        struct client *c = MT_CONTAINER(n, struct client, link);
+        if (!c->waits_drain)
+            continue;
+        c->waits_drain = false;
+        c->closing = true;
+        if (err.code)
+            put_error(c, &err);
+        else
+            mt_buf_printf(&c->out, "{\"draining\":true,\"node_id\":\"%s\"}\n", a->conf.node_id);
+        (void)flush(c);
+    }
+}
+
+/* This machine is to be taken out of use: asked of the control plane, which replaces what runs here before it drains it. */
+static int op_drain(struct client *c, const json_t *rq, struct mt_err *err)
+{
+    const char *reason;
+    if (c->uid != 0 && c->uid != geteuid())
+        return MT_FAIL(err, MT_E_DENIED, "drain is for root");
+    int rc = mt_json_opt_str(rq, "reason", 500, "asked for on the machine itself", &reason, err);
+    if (rc == 0)
+        rc = mt_control_post(c->ad->a->control, "/internal/v1/nodes/self/drain", json_pack("{s:s}", "reason", reason), on_drain_answer, c->ad->a, err);
+    if (rc < 0)
+        return rc;
+    c->waits_drain = true;
+    c->closing = false;
+    return 0;
+}
+
 /* The connection leaves this room: frames follow, both ways. */
 static int op_exec(struct client *c, const json_t *rq, struct mt_err *err)
 {
@@ -334,6 +382,8 @@ static int dispatch(struct client *c, const char *line, size_t len, struct mt_er
         return op_rotate_key(c, err);
     if (strcmp(op, "gc") == 0)
         return op_gc(c, err);
+    if (strcmp(op, "drain") == 0)
+        return op_drain(c, rq, err);
     if (strcmp(op, "list") == 0)
         return mt_describe_list(a, &c->out, err);
     if (strcmp(op, "doctor") == 0)
@@ -348,7 +398,7 @@ static int dispatch(struct client *c, const char *line, size_t len, struct mt_er
             return op_initlog(c, id, err);
         return op[0] == 'd' ? mt_describe_instance(a, id, &c->out, err) : mt_describe_console(a, id, &c->out, err);
     }
-    return MT_FAIL(err, MT_E_INVALID, "no op '%.32s'; known are logs, console, initlog, list, describe, doctor, exec, flows-read, gc, rotate-key, stop-all", op);
+    return MT_FAIL(err, MT_E_INVALID, "no op '%.32s'; known are logs, console, initlog, list, describe, doctor, drain, exec, flows-read, gc, rotate-key, stop-all", op);
 }
 
 static void on_client(struct mt_source *s, int fd, uint32_t revents, void *arg)
@@ -367,7 +417,7 @@ static void on_client(struct mt_source *s, int fd, uint32_t revents, void *arg)
         return;
     if (n <= 0) {
         /* half closed after asking: it still wants the answer */
-        if (n == 0 && c->asked && !(revents & (EPOLLHUP | EPOLLERR)) && (c->out.len > 0 || c->waits_stop || c->waits_initlog)) {
+        if (n == 0 && c->asked && !(revents & (EPOLLHUP | EPOLLERR)) && (c->out.len > 0 || c->waits_stop || c->waits_initlog || c->waits_drain)) {
             (void)mt_loop_fd_events(c->src, c->out.len ? EPOLLOUT : 0, NULL);
             return;
         }

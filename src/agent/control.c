@@ -133,7 +133,7 @@ struct note {
     mt_control_answer_fn *fn;
     void *arg;
     int http;
-    char detail[240];
+    char detail[800];
 };
 
 static void note_free(struct note *n)

@@ -25,20 +25,27 @@ static int fail(const struct mt_err *err)
 }
 
 /* Its lines as they come; a first one with an error is the answer of a request that failed. */
-static int ask(const struct mt_agent_conf *conf, const char *op, const char *id)
+static int ask(const struct mt_agent_conf *conf, const char *op, const char *key, const char *value)
 {
-    char line[160], part[16384];
+    char part[16384];
     struct mt_err err = {0};
+    mt_auto_buf struct mt_buf line = MT_BUF_INIT(4096);
     mt_auto_fd int fd = -1;
     bool first = true, bad = false;
     int rc = mt_sock_unix_connect(conf->admin_socket, &fd, &err);
     if (rc == 0)
         rc = mt_sock_timeout(fd, ANSWER_MS, &err);
+    mt_buf_printf(&line, "{\"op\":\"%s\"", op);
+    if (value) {
+        mt_buf_printf(&line, ",\"%s\":", key);
+        mt_buf_put_json_str(&line, value, strlen(value));
+    }
+    mt_buf_puts(&line, "}\n");
     if (rc == 0)
-        rc = id ? mt_fmt(line, sizeof line, &err, "{\"op\":\"%s\",\"instance_id\":\"%s\"}\n", op, id) : mt_fmt(line, sizeof line, &err, "{\"op\":\"%s\"}\n", op);
+        rc = mt_buf_check(&line, &err);
     if (rc < 0)
         return fail(&err);
-    ssize_t n = send(fd, line, strlen(line), MSG_NOSIGNAL);
+    ssize_t n = send(fd, line.p, line.len, MSG_NOSIGNAL);
     while (n > 0 && (n = recv(fd, part, sizeof part, 0)) > 0) {
         bad |= first && (size_t)n > 9 && strncmp(part, "{\"error\":", 9) == 0;
         first = false;
@@ -112,7 +119,7 @@ int mt_ctl(const struct mt_agent_conf *conf, int argc, char *const *argv)
         const char *verb;
         int least, most; /* words behind it */
         bool instance;   /* the first one is an instance's id */
-    } verbs[] = {{"list", 0, 0, false}, {"doctor", 0, 0, false}, {"gc", 0, 0, false}, {"describe", 1, 1, true}, {"console", 1, 1, true}, {"initlog", 1, 1, true}, {"logs", 1, 1, true},
+    } verbs[] = {{"list", 0, 0, false}, {"doctor", 0, 0, false}, {"gc", 0, 0, false}, {"drain", 0, 1, false}, {"describe", 1, 1, true}, {"console", 1, 1, true}, {"initlog", 1, 1, true}, {"logs", 1, 1, true},
                  {"verify-image", 1, 1, false}, {"state", 0, 1, true}};
     const char *word = argc > 1 ? argv[1] : NULL;
     struct mt_err err = {0};
@@ -121,8 +128,8 @@ int mt_ctl(const struct mt_agent_conf *conf, int argc, char *const *argv)
             continue;
         if (word && verbs[i].instance && mt_id_check(MT_ID_INSTANCE, word, &err) < 0)
             return fail(&err);
-        return MT_STREQ(argv[0], "verify-image") ? verify_image(conf, word ? word : "") : MT_STREQ(argv[0], "state") ? dump(conf, word) : ask(conf, argv[0], word);
+        return MT_STREQ(argv[0], "verify-image") ? verify_image(conf, word ? word : "") : MT_STREQ(argv[0], "state") ? dump(conf, word) : ask(conf, argv[0], verbs[i].instance ? "instance_id" : "reason", word);
     }
-    (void)fputs("moat-agent: ctl list | describe ID | console ID | initlog ID | logs ID | state [ID] | verify-image DIGEST | gc | doctor\n", stderr);
+    (void)fputs("moat-agent: ctl list | describe ID | console ID | initlog ID | logs ID | state [ID] | verify-image DIGEST | gc | drain [REASON] | doctor\n", stderr);
     return 2;
 }

@@ -116,6 +116,20 @@ int mt_describe_list(struct mt_agent *a, struct mt_buf *out, struct mt_err *err)
     return rc;
 }
 
+/* How full each volume is, in the guest's words; of names that are not of its mounts nothing is said. */
+static json_t *volumes_of(const struct mt_inst *in)
+{
+    json_t *all = json_array();
+    for (size_t i = 0; all && in->spec && i < in->pong.volumes_count; i++) {
+        const struct mt_guest_volume_use *v = &in->pong.volumes[i];
+        for (size_t k = 0; k < in->spec->n_mounts; k++)
+            if (MT_STREQ(in->spec->mounts[k].name, v->name))
+                (void)json_array_append_new(all, json_pack("{s:s, s:s, s:I, s:I}", "name", v->name, "volume_id", in->spec->mounts[k].volume_id,
+                                                           "used_bytes", (json_int_t)v->used_bytes, "size_bytes", (json_int_t)v->size_bytes));
+    }
+    return all;
+}
+
 static void put_timeline(json_t *o, const struct mt_state *st)
 {
     struct span s[8];
@@ -171,11 +185,11 @@ int mt_describe_instance(struct mt_agent *a, const char *id, struct mt_buf *out,
         (void)json_object_set_new(o, "traffic", traffic);
     if (in->pong.mem_total_bytes)
         (void)json_object_set_new(
-            o, "guest", json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "mem_total_bytes", (json_int_t)in->pong.mem_total_bytes,
+            o, "guest", json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "mem_total_bytes", (json_int_t)in->pong.mem_total_bytes,
                                   "mem_available_bytes", (json_int_t)in->pong.mem_available_bytes, "oom_kills",
                                   (json_int_t)in->pong.oom_kills, "procs", (json_int_t)in->pong.procs, "load1_milli",
                                   (json_int_t)in->pong.load1_milli, "rootfs_used_bytes",
-                                  (json_int_t)in->pong.rootfs_used_bytes, "fs_errors", (json_int_t)in->pong.fs_errors));
+                                  (json_int_t)in->pong.rootfs_used_bytes, "fs_errors", (json_int_t)in->pong.fs_errors, "volumes", volumes_of(in)));
     return put_line(o, out, err);
 }
 

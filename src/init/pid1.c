@@ -470,6 +470,7 @@ static void take_ping(struct mt_pid1 *p, const struct mt_guest_ping *ping, int64
     struct mt_guest_msg msg = {.type = MT_GUEST_PONG};
     mt_stats_fill(&p->stats, &msg.u.pong);
     msg.u.pong.fs_errors = mt_volumes_errors(&p->config);
+    mt_volumes_use(&p->config, &msg.u.pong);
     msg.u.pong.ts_ns = ping->ts_ns;
     send_message(p, &msg, now);
 }

@@ -15,7 +15,7 @@ void mt_stats_open(struct mt_stats *stats, const char *proc, const char *root);
 void mt_stats_done(struct mt_stats *stats);
 /** Value of oom_kill in vmstat: OOM kills since the guest booted. */
 uint64_t mt_stats_oom_kills(const struct mt_stats *stats);
-/** Fill everything but ts_ns and fs_errors. */
+/** Fill everything but ts_ns and what is of volumes. */
 void mt_stats_fill(const struct mt_stats *stats, struct mt_guest_pong *ret);
 
 /** The number after the line's first word @key ("MemTotal:") in @text, 0 when absent. Pure. */

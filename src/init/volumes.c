@@ -6,6 +6,7 @@
 #include <linux/openat2.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -20,6 +21,10 @@
 #include "model/mountpath.h"
 
 enum { DISK_WAIT_MS = 2000 };
+
+/* The tops of the mounted volumes, in the order of the config; 0: none. Kept open from before the workload runs, because a path that a workload of
+ * root has mounted something over may answer never, and PID 1 has to. */
+static int tops[MT_GUEST_MOUNTS_MAX];
 
 static int step_into(int dir, const char *name, int *ret_fd, struct mt_err *err)
 {
@@ -74,7 +79,7 @@ bool mt_volumes_empty(int dir_fd)
     return empty;
 }
 
-static int mount_one(const struct mt_guest_mount *m, int root_fd, const struct mt_user *user, const char **ret_detail, struct mt_err *err)
+static int mount_one(const struct mt_guest_mount *m, int root_fd, const struct mt_user *user, int *ret_top, const char **ret_detail, struct mt_err *err)
 {
     char uuid[37], at[64];
     mt_auto_fd int target = -1, top = -1;
@@ -102,13 +107,14 @@ static int mount_one(const struct mt_guest_mount *m, int root_fd, const struct m
         *ret_detail = "read_only_attach_failed";
     if (mount(m->device, at, "ext4", MS_NOATIME | MS_NODEV | MS_NOSUID | (m->ro ? MS_RDONLY : 0UL), "errors=remount-ro") != 0)
         return MT_FAIL_ERRNO(err, MT_E_IO, "mount volume '%s' on '%s'", m->name, m->path);
-    if (m->ro || user->uid == 0)
-        return 0;
     /* the descriptor from before is of the folder beneath */
     *ret_detail = "mount_failed";
     mt_closep(&target);
     if ((res = mt_volumes_open_target(root_fd, m->path, &target, err)) < 0)
         return res;
+    *ret_top = fcntl(target, F_DUPFD_CLOEXEC, 3);
+    if (m->ro || user->uid == 0)
+        return 0;
     top = openat(target, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (top < 0 || (mt_volumes_empty(top) && fchown(top, user->uid, user->gid) != 0))
         return MT_FAIL_ERRNO(err, MT_E_IO, "give volume '%s' to uid %u", m->name, (unsigned)user->uid);
@@ -119,7 +125,7 @@ int mt_volumes_mount(const struct mt_guest_config *c, const struct mt_user *user
 {
     mt_auto_fd int root = c->mounts_count ? open("/", O_PATH | O_DIRECTORY | O_CLOEXEC) : -1;
     for (size_t i = 0; i < c->mounts_count; i++)
-        if (mount_one(&c->mounts[i], root, user, ret_detail, err) < 0)
+        if (mount_one(&c->mounts[i], root, user, &tops[i], ret_detail, err) < 0)
             return -1;
     return 0;
 }
@@ -127,6 +133,10 @@ int mt_volumes_mount(const struct mt_guest_config *c, const struct mt_user *user
 bool mt_volumes_finish(const struct mt_guest_config *c)
 {
     bool clean = true;
+    for (size_t i = 0; i < c->mounts_count; i++) { /* they would keep it mounted */
+        if (tops[i] > 0)
+            mt_closep(&tops[i]);
+    }
     for (size_t i = 0; i < c->mounts_count; i++) { /* a child that was killed while it froze one: sync would wait for ever */
         mt_auto_fd int fd = open(c->mounts[i].path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
         if (fd >= 0)
@@ -144,6 +154,19 @@ bool mt_volumes_finish(const struct mt_guest_config *c)
         clean = false;
     }
     return clean;
+}
+
+void mt_volumes_use(const struct mt_guest_config *c, struct mt_guest_pong *ret)
+{
+    for (size_t i = 0; i < c->mounts_count; i++) {
+        struct mt_guest_volume_use *v = &ret->volumes[ret->volumes_count];
+        struct statfs fs;
+        if (tops[i] <= 0 || fstatfs(tops[i], &fs) != 0 || mt_fmt(v->name, sizeof v->name, NULL, "%s", c->mounts[i].name) < 0)
+            continue;
+        v->size_bytes = (uint64_t)fs.f_blocks * (uint64_t)fs.f_bsize;
+        v->used_bytes = (uint64_t)(fs.f_blocks - fs.f_bfree) * (uint64_t)fs.f_bsize;
+        ret->volumes_count++;
+    }
 }
 
 uint64_t mt_volumes_errors(const struct mt_guest_config *c)

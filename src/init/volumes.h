@@ -28,5 +28,7 @@ int mt_volumes_mount(const struct mt_guest_config *config, const struct mt_user 
 
 /** Unmount them again, or make read-only what is held. True when nothing unwritten can be left on any. */
 bool mt_volumes_finish(const struct mt_guest_config *config);
+/** How full each of them is, into the answer of a ping. */
+void mt_volumes_use(const struct mt_guest_config *c, struct mt_guest_pong *ret);
 /** Errors that the filesystems of the config's volumes count in their superblocks: they stay until a check takes them out. */
 uint64_t mt_volumes_errors(const struct mt_guest_config *c);

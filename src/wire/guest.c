@@ -194,6 +194,25 @@ static void decode_status(struct mt_guest_fields *f, struct mt_guest_status *s)
         wrong(f, "reason", "missing");
 }
 
+static void decode_volumes(struct mt_guest_fields *f, struct mt_guest_pong *p)
+{
+    const struct mt_guest_json_node *list = mt_guest_get_node(f, "volumes", MT_GUEST_JSON_ARRAY, MT_GUEST_OPTIONAL);
+    if (list && list->len > MT_GUEST_MOUNTS_MAX) {
+        wrong(f, "volumes", "too many items");
+        return;
+    }
+    for (const struct mt_guest_json_node *n = list ? list->child : NULL; n && f->res == 0; n = n->next) {
+        struct mt_guest_fields item = {.object = n->kind == MT_GUEST_JSON_OBJECT ? n : NULL, .where = "pong.volumes", .mem = f->mem, .err = f->err};
+        struct mt_guest_volume_use *v = &p->volumes[p->volumes_count++];
+        const char *name = mt_guest_get_str(&item, "name", MT_GUEST_REQUIRED);
+        v->used_bytes = mt_guest_get_uint(&item, "used", MT_GUEST_REQUIRED, 0, INT64_MAX);
+        v->size_bytes = mt_guest_get_uint(&item, "size", MT_GUEST_REQUIRED, 0, INT64_MAX);
+        if (name && mt_fmt(v->name, sizeof v->name, NULL, "%s", name) < 0)
+            wrong(&item, "name", "too long");
+        f->res = item.res;
+    }
+}
+
 static void decode_pong(struct mt_guest_fields *f, struct mt_guest_pong *p)
 {
     p->ts_ns = mt_guest_get_int(f, "ts_ns", MT_GUEST_REQUIRED);
@@ -204,6 +223,7 @@ static void decode_pong(struct mt_guest_fields *f, struct mt_guest_pong *p)
     p->load1_milli = mt_guest_get_uint(f, "load1", MT_GUEST_OPTIONAL, 0, INT64_MAX);
     p->rootfs_used_bytes = mt_guest_get_uint(f, "rootfs_used", MT_GUEST_OPTIONAL, 0, INT64_MAX);
     p->fs_errors = mt_guest_get_uint(f, "fs_errors", MT_GUEST_OPTIONAL, 0, INT64_MAX);
+    decode_volumes(f, p);
 }
 
 static bool is_hex(const char *s, size_t n)
@@ -392,6 +412,17 @@ static void encode_pong(const struct mt_guest_pong *p, struct mt_guest_json_out 
     mt_guest_json_put_uint(out, "load1", p->load1_milli);
     mt_guest_json_put_uint(out, "rootfs_used", p->rootfs_used_bytes);
     mt_guest_json_put_uint(out, "fs_errors", p->fs_errors);
+    if (p->volumes_count == 0)
+        return;
+    mt_guest_json_put_open(out, "volumes", '[');
+    for (size_t i = 0; i < p->volumes_count; i++) {
+        mt_guest_json_put_open(out, NULL, '{');
+        mt_guest_json_put_str(out, "name", p->volumes[i].name);
+        mt_guest_json_put_uint(out, "used", p->volumes[i].used_bytes);
+        mt_guest_json_put_uint(out, "size", p->volumes[i].size_bytes);
+        mt_guest_json_put_close(out, '}');
+    }
+    mt_guest_json_put_close(out, ']');
 }
 
 /* NULL, or what is missing */

@@ -138,6 +138,12 @@ struct mt_guest_ping {
     int64_t ts_ns;
 };
 
+/** Wire: {"name":..,"used":..,"size":..}. How full the filesystem of one volume is. */
+struct mt_guest_volume_use {
+    char name[64]; /**< of the mount; longer ones are refused */
+    uint64_t used_bytes, size_bytes;
+};
+
 struct mt_guest_pong {
     int64_t ts_ns;                           /**< copied from the ping */
     uint64_t mem_total_bytes, mem_available_bytes;
@@ -146,6 +152,8 @@ struct mt_guest_pong {
     uint64_t load1_milli;       /**< 1-minute load average times 1000 (wire field `load1`) */
     uint64_t rootfs_used_bytes; /**< used bytes of the scratch disk (wire field `rootfs_used`) */
     uint64_t fs_errors;         /**< that the filesystems of the volumes count, until they are checked */
+    struct mt_guest_volume_use volumes[MT_GUEST_MOUNTS_MAX];
+    size_t volumes_count;
 };
 
 struct mt_guest_shutdown {

@@ -111,6 +111,7 @@ class Control:
         self.secrets, self.asked = {}, []  # version id to (instance ids that may, content) or (status, code); who asked for what
         self.drains, self.drain_secrets = [], {}  # as a node is told of them; id to what it is given for one
         self.fail = 0  # status to answer to reports instead of 200
+        self.on_drain = (200, {"admin_state": "draining"})  # what a node hears that asks to be drained
         self.plan_id = ulid()
         self.server, self.down = None, False
         self.start()
@@ -168,6 +169,8 @@ class Control:
                     return self.reply(*outer.volume_key(body))
                 if self.path.endswith("/secrets"):
                     return self.reply(*outer.secret(body))
+                if self.path.endswith("/self/drain"):
+                    return self.reply(*outer.on_drain)
                 if outer.fail:
                     return self.reply(outer.fail, {"code": "unavailable"})
                 with outer.lock:

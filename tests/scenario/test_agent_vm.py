@@ -529,6 +529,19 @@ class Suite:
         want("no state of" in ctl("state", kit.new_id("inst"), code=1) and "no root disk of" in ctl("verify-image", "sha256:" + "0" * 64, code=1), "what is not there")
         want("instance" in ctl("describe", kit.new_id("inst"), code=1) and "ctl list" in ctl("destroy", code=2), "what is not known")
         want("inst" in ctl("describe", "../../etc", code=1), "no id")
+        # taken out of use from here: asked of the control plane, whose refusal or silence is told
+        want(ctl("drain", 'a "new" disk') == [{"draining": True, "node_id": self.w.node_id}], "drain")
+        want(self.c.posts[-1] == ("/internal/v1/nodes/self/drain", {"reason": 'a "new" disk'}), self.c.posts[-1])
+        self.c.on_drain, taken = (409, {"code": "conflict", "detail": "node one is pending_approval, from which it cannot become draining", "more": "x" * 300}), self.c.on_drain
+        said = ctl("drain", code=1)
+        self.c.on_drain = taken
+        want("refuses it: node one is pending_approval" in said, said)
+        self.c.down = True
+        try:
+            said = ctl("drain", code=1)
+        finally:
+            self.c.down = False
+        want("the control plane does not answer" in said and self.w.describe(i)["phase"] == "ready", said)
 
     def refuses_what_it_cannot_hold(self):
         wl = self.w.workload(self.image, memory=4 << 20)

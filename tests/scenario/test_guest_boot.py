@@ -337,6 +337,8 @@ def a_device_that_fails_is_told_to_the_guest(shared):
                 g.send("ping", ts_ns=1)
                 pong = g.expect("pong")
                 check(pong["fs_errors"] > 0, "pong: %s" % pong)
+                use, = pong["volumes"]
+                check(use["name"] == VOLUME["name"] and 40 << 20 < use["size"] < 64 << 20 and 0 < use["used"] < use["size"], "volumes: %s" % use)
                 g.send("shutdown", grace_ms=1000)
                 exited = g.expect("status", "exited")
                 g.send("bye")

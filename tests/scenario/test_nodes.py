@@ -512,6 +512,22 @@ try:
             assert n["overlay_ipv6"] in edges_for("one"), "a %s node's edge may no longer reach VMs" % state
         assert w.q("DELETE", path, {"reason": "x"}).status == 409  # disable it first
         pem = next(m for m in machines if m.name == "guest").d + "/keys/node.pem"
+        # it asks for its own drain, with a certificate of its own and a reason, once; what an operator said of its volumes stays
+        asks = lambda body, **more: post("/internal/v1/nodes/self/drain", body, **more)
+        assert asks({"reason": "x"}).status == 401 and asks({}, cert=pem).status == 400 and asks({"reason": "x", "stateful": "stop"}, cert=pem).status == 400
+        assert w.ok("GET", path)["admin_state"] == "active"
+        w.ok("POST", "/v1/admin/maintenance", {"on": True, "reason": "test"})
+        try:
+            assert asks({"reason": "x"}, cert=pem).status == 503
+        finally:
+            w.ok("POST", "/v1/admin/maintenance", {"on": False, "reason": "test"})
+        r = asks({"reason": "a new disk"}, cert=pem)
+        assert (r.status, r.json["admin_state"], r.json["already"]) == (200, "draining", False), r.text
+        said = events("node.admin_state_changed")
+        assert said[0]["payload"] == {"old": "active", "new": "draining", "reason": "a new disk", "stateful": "stay"} and said[0]["actor_type"] == "node" and said[0]["actor_id"] == n["id"], said[0]
+        w.ok("POST", path + "/drain", {"reason": "test", "stateful": "stop"})
+        assert asks({"reason": "again"}, cert=pem).json["already"] is True and len(events("node.admin_state_changed")) == len(said) + 1
+        assert w.ok("GET", path)["admin_state"] == "draining" and w.ok("POST", path + "/uncordon", {"reason": "test"})["admin_state"] == "active"
         import threading
         got = {}
         after = post("/internal/v1/nodes/self/plan?after=0&wait=0", None, cert=pem, method="GET").json["cursor_event_id"]
@@ -522,7 +538,7 @@ try:
         w.ok("POST", path + "/disable", {"reason": "stolen"})
         poll.join(60)
         assert got["r"].status == 403 and got["r"].json["code"] in ("node_disabled", "forbidden") and fair.now() - t0 < 5, got["r"].text
-        for target, body in (("confirm", {}), ("cert", {"csr": csr(n["id"])}), ("wg-key", {"public_key": wg()})):
+        for target, body in (("confirm", {}), ("cert", {"csr": csr(n["id"])}), ("wg-key", {"public_key": wg()}), ("drain", {"reason": "x"})):
             assert post("/internal/v1/nodes/self/" + target, body, cert=pem).status == 403, target
         assert w.q("POST", path + "/uncordon", {"reason": "x"}).status == 409 and w.q("POST", path + "/approve", {"reason": "x"}).status == 409
         peers = post("/internal/v1/nodes/self/plan?after=0&wait=0", None, cert=one.d + "/keys/node.pem", method="GET").json["network"]["peers"]

@@ -227,6 +227,7 @@ int mt_api_enroll(struct mt_api_call *c);
 int mt_api_node_confirm(struct mt_api_call *c);
 int mt_api_node_cert(struct mt_api_call *c);
 /* node_key.c */
+int mt_api_node_asks_drain(struct mt_api_call *c);
 int mt_api_node_wg_key(struct mt_api_call *c);
 int mt_api_node_wg_key_result(struct mt_api_call *c);
 /* drains.c */

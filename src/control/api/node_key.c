@@ -12,7 +12,6 @@
 #include "control/plans/mesh_plan.h"
 #include "model/mesh.h"
 
-#define APPEND_TIMEOUT_MS 10000
 #define CUTOVER_MAX_S 3600
 #define TRIES 4 /* of a request whose rows moved between look and append */
 
@@ -32,28 +31,6 @@ static int row(struct mt_api_call *c, const struct mt_node *n, const char *key, 
     return mt_pg_query_one(c->pg, &look, &p, ret, &c->err) < 0 ? mt_api_fail_err(c) : 0;
 }
 
-/* 0: it is in the log; 1: what was looked at has changed, look again; -1: a problem is recorded. @payload passes. */
-static int append_one(struct mt_api_call *c, const struct mt_node *n, enum mt_ev ev, json_t *payload)
-{
-    struct mt_cmd_actor actor = {.actor_type = "node", .actor_id = n->node_id, .request_id = c->request_id};
-    mt_auto_cmd struct mt_cmd *cmd = NULL;
-    struct mt_cmd_ids none = {0};
-    struct mt_cmd_done done = {0};
-    if (mt_cmd_new(&actor, &cmd, &c->err) < 0) {
-        json_decref(payload);
-        return mt_api_fail_err(c);
-    }
-    if (mt_cmd_event(cmd, ev, n->node_id, &none, payload, &c->err) < 0 || mt_cmd_rely(cmd, MT_RELY_NODE, n->node_id, NULL, n->version, &c->err) < 0)
-        return mt_api_fail_err(c);
-    /* Two nodes may ask in one moment, and each has seen nobody rotate. */
-    if (ev == MT_EV_NODE_KEY_ROTATION_STARTED && mt_cmd_rely(cmd, MT_RELY_KEY_ROTATION, "mesh", NULL, 0, &c->err) < 0)
-        return mt_api_fail_err(c);
-    int rc = mt_append(c->ctl->appender, MT_TAKE(cmd), APPEND_TIMEOUT_MS, &done, &c->err);
-    bool stale = rc < 0 && done.end == MT_END_STALE;
-    mt_cmd_done_free(&done);
-    return rc == 0 ? 0 : stale ? 1 : mt_api_fail_err(c);
-}
-
 static int read_key(struct mt_api_call *c, const char **ret)
 {
     uint8_t raw[MT_WG_KEY_LEN];
@@ -62,7 +39,7 @@ static int read_key(struct mt_api_call *c, const char **ret)
     return mt_wg_key_decode(*ret, raw, &c->err) < 0 ? mt_api_fail(c, 422, "wireguard_key_invalid", "%s", c->err.msg) : 0;
 }
 
-/* One look at a node's word that @key is its next (or first) one, and what follows from it. As append_one; 0: answered. */
+/* One look at a node's word that @key is its next (or first) one, and what follows from it. As mt_node_append; 0: answered. */
 static int take_key(struct mt_api_call *c, const char *key, json_t *endpoints)
 {
     struct mt_node n;
@@ -74,7 +51,7 @@ static int take_key(struct mt_api_call *c, const char *key, json_t *endpoints)
     const char *next = mt_pg_text_or_null(r, 0, 0), *other = mt_pg_text_or_null(r, 0, 3);
     bool first = mt_starts_with(n.wireguard_key, "local:");
     if (!first && MT_STREQ(n.wireguard_key, key)) { /* where it is reached has changed, or nothing */
-        if (endpoints && (rc = append_one(c, &n, MT_EV_NODE_UPDATED, json_pack("{s:O}", "endpoints", endpoints))) != 0)
+        if (endpoints && (rc = mt_node_append(c, &n, MT_EV_NODE_UPDATED, json_pack("{s:O}", "endpoints", endpoints))) != 0)
             return rc;
         return mt_api_send(c, 202, json_pack("{s:I,s:i}", "key_generation", (json_int_t)generation, "cutover_unix_ms", 0));
     }
@@ -83,14 +60,14 @@ static int take_key(struct mt_api_call *c, const char *key, json_t *endpoints)
     if (mt_pg_bool(r, 0, 4))
         return mt_api_fail(c, 409, "wireguard_key_exists", "a node has or had this WireGuard key: make another one");
     if (first) {
-        if ((rc = append_one(c, &n, MT_EV_NODE_UPDATED, json_pack("{s:s,s:O*}", "wireguard_public_key", key, "endpoints", endpoints))) != 0)
+        if ((rc = mt_node_append(c, &n, MT_EV_NODE_UPDATED, json_pack("{s:s,s:O*}", "wireguard_public_key", key, "endpoints", endpoints))) != 0)
             return rc;
         return mt_api_send(c, 202, json_pack("{s:I,s:i}", "key_generation", (json_int_t)generation, "cutover_unix_ms", 0));
     }
     if (next || other)
         return mt_api_fail(c, 409, "conflict", "the key of node %s is being rotated: one at a time", next ? n.name : other);
     cutover = mt_clock_wall_us() / 1000 + mt_pg_i64_or(r, 0, 5, MT_ROTATION_LEAD_S) * 1000;
-    if ((rc = append_one(c, &n, MT_EV_NODE_KEY_ROTATION_STARTED, json_pack("{s:s,s:I,s:I}", "next_public_key", key, "key_generation", (json_int_t)generation + 1,
+    if ((rc = mt_node_append(c, &n, MT_EV_NODE_KEY_ROTATION_STARTED, json_pack("{s:s,s:I,s:I}", "next_public_key", key, "key_generation", (json_int_t)generation + 1,
                                                                            "cutover_unix_ms", (json_int_t)cutover))) != 0)
         return rc;
     return mt_api_send(c, 202, json_pack("{s:I,s:I}", "key_generation", (json_int_t)generation + 1, "cutover_unix_ms", (json_int_t)cutover));
@@ -137,7 +114,7 @@ static int take_result(struct mt_api_call *c, const char *key, bool ok, const ch
     json_t *payload = ok ? json_pack("{s:s,s:I}", "wireguard_public_key", key, "key_generation", (json_int_t)generation + 1)
                          : json_pack("{s:s,s:I,s:s}", "wireguard_public_key", n.wireguard_key, "key_generation", (json_int_t)generation, "reason",
                                      detail ? detail : "the node says that it did not work");
-    int rc = append_one(c, &n, ok ? MT_EV_NODE_KEY_ROTATED : MT_EV_NODE_KEY_ROTATION_ROLLED_BACK, payload);
+    int rc = mt_node_append(c, &n, ok ? MT_EV_NODE_KEY_ROTATED : MT_EV_NODE_KEY_ROTATION_ROLLED_BACK, payload);
     return rc != 0 ? rc : mt_api_send(c, 200, json_pack("{s:I}", "key_generation", (json_int_t)generation + ok));
 }
 

@@ -4,8 +4,11 @@
 #include "control/api/handlers.h"
 
 #include "base/str.h"
+#include "control/api/gate.h"
 #include "control/api/mutate.h"
 #include "control/nodes/node.h"
+
+#define ASK_TRIES 4 /* of a request whose row moved between look and append */
 
 static const struct mt_pg_stmt in_use = {
     "node_in_use", "SELECT count(*) FROM instances_view WHERE node_id = $1 AND released_at IS NULL AND desired_state <> 'stopped'"};
@@ -103,6 +106,32 @@ HANDLER(cordon)
 HANDLER(uncordon)
 HANDLER(drain)
 HANDLER(disable)
+
+/* Root of a machine takes it out of use from there (`moat-agent ctl drain`): less than it can do to it anyway, and of no other node. What its instances
+ * with volumes do stays the word of an operator. */
+int mt_api_node_asks_drain(struct mt_api_call *c)
+{
+    static const char *const known[] = {"reason", NULL};
+    const char *reason;
+    struct mt_node n;
+    char state[32];
+    if (mt_api_query_done(c) < 0 || mt_node_caller(c, MT_CERT_NODE, &n) < 0 || mt_api_gate(c) < 0 || mt_api_fields(c, known) < 0 || mt_api_text(c, "reason", true, 500, &reason) < 0)
+        return -1;
+    for (int try = 0; try < ASK_TRIES; try++) {
+        if (mt_node_caller(c, MT_CERT_NODE, &n) < 0)
+            return -1;
+        snprintf(state, sizeof state, " %s ", n.admin_state);
+        if (!strstr(drain.from, state))
+            return mt_api_fail(c, 409, "conflict", "node %s is %s, from which it cannot become %s", n.name, n.admin_state, drain.to);
+        bool there = MT_STREQ(n.admin_state, drain.to);
+        int rc = there ? 0 : mt_node_append(c, &n, MT_EV_NODE_ADMIN_STATE_CHANGED, json_pack("{s:s,s:s,s:s,s:s}", "old", n.admin_state, "new", drain.to, "reason", reason, "stateful", "stay"));
+        if (rc < 0)
+            return -1;
+        if (rc == 0)
+            return mt_api_send(c, 200, json_pack("{s:s,s:s,s:s,s:b}", "id", n.node_id, "name", n.name, "admin_state", drain.to, "already", there));
+    }
+    return mt_api_fail(c, 503, "unavailable", "the node keeps changing; try again");
+}
 
 static const struct mt_pg_stmt node_conditions = {"node_conditions", "SELECT to_jsonb(conditions)::text FROM nodes_view WHERE node_id = $1"};
 

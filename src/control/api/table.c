@@ -230,6 +230,7 @@ const struct mt_api_route mt_api_routes[] = {
     {"POST", N "/cert", NULL, MT_API_BODY, mt_api_node_cert, "a new certificate for a node or its edge", MT_LISTEN_INTERNAL},
     {"POST", N "/wg-key", NULL, MT_API_BODY, mt_api_node_wg_key, "a WireGuard key, the first or the next", MT_LISTEN_INTERNAL},
     {"POST", N "/wg-key/result", NULL, MT_API_BODY, mt_api_node_wg_key_result, "how a key rotation went", MT_LISTEN_INTERNAL},
+    {"POST", N "/drain", NULL, MT_API_BODY, mt_api_node_asks_drain, "a node asks to be drained", MT_LISTEN_INTERNAL},
     {"POST", N "/heartbeat", NULL, MT_API_BODY, mt_api_heartbeat, "an agent lives", MT_LISTEN_INTERNAL},
     {"GET", N "/plan", NULL, 0, mt_api_plan, "what a node shall run (long poll)", MT_LISTEN_INTERNAL},
     {"POST", N "/volume-key", NULL, MT_API_BODY, mt_api_node_volume_key, "key of the backups of a volume, for an active job", MT_LISTEN_INTERNAL},

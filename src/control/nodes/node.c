@@ -7,6 +7,7 @@
 #include "os/tls.h"
 
 #define ENDPOINTS_MAX 4
+#define APPEND_TIMEOUT_MS 10000
 
 #define NODE_COLUMNS                                                                                                              \
     "node_id, name, admin_state, health, overlay_ipv6, instance_prefix, wireguard_public_key, key_generation, 'edge' = ANY (roles)," \
@@ -182,4 +183,25 @@ int mt_node_call_endpoints(struct mt_api_call *c, json_t **ret)
                                i, c->ctl->prefix);
     }
     return 0;
+}
+
+int mt_node_append(struct mt_api_call *c, const struct mt_node *n, enum mt_ev ev, json_t *payload)
+{
+    struct mt_cmd_actor actor = {.actor_type = "node", .actor_id = n->node_id, .request_id = c->request_id};
+    mt_auto_cmd struct mt_cmd *cmd = NULL;
+    struct mt_cmd_ids none = {0};
+    struct mt_cmd_done done = {0};
+    if (mt_cmd_new(&actor, &cmd, &c->err) < 0) {
+        json_decref(payload);
+        return mt_api_fail_err(c);
+    }
+    if (mt_cmd_event(cmd, ev, n->node_id, &none, payload, &c->err) < 0 || mt_cmd_rely(cmd, MT_RELY_NODE, n->node_id, NULL, n->version, &c->err) < 0)
+        return mt_api_fail_err(c);
+    /* Two nodes may ask in one moment, and each has seen nobody rotate. */
+    if (ev == MT_EV_NODE_KEY_ROTATION_STARTED && mt_cmd_rely(cmd, MT_RELY_KEY_ROTATION, "mesh", NULL, 0, &c->err) < 0)
+        return mt_api_fail_err(c);
+    int rc = mt_append(c->ctl->appender, MT_TAKE(cmd), APPEND_TIMEOUT_MS, &done, &c->err);
+    bool stale = rc < 0 && done.end == MT_END_STALE;
+    mt_cmd_done_free(&done);
+    return rc == 0 ? 0 : stale ? 1 : mt_api_fail_err(c);
 }

@@ -40,6 +40,9 @@ int mt_node_cmd_no_volumes(struct mt_cmd *cmd, const char *node_id, struct mt_er
 int mt_node_caller(struct mt_api_call *c, enum mt_cert_kind kind, struct mt_node *ret);
 /** Only the question of the Unix socket: is the peer this machine's agent? 0 or -1. For the heartbeat that makes the record. */
 int mt_node_local_agent(struct mt_api_call *c);
+/** Append one event about @n, said by itself and valid only for the row that was looked at. 0: it is in the log; 1: the row has changed, look again; -1: a
+ *  problem is recorded. @payload passes. */
+int mt_node_append(struct mt_api_call *c, const struct mt_node *n, enum mt_ev ev, json_t *payload);
 /** Member `endpoints` of a request, where a node's WireGuard is reached: borrowed, NULL when there is none. 0 or -1 (problem recorded). */
 int mt_node_call_endpoints(struct mt_api_call *c, json_t **ret);
 /** True when the request came over the machine's own socket. */

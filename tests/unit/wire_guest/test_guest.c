@@ -139,6 +139,9 @@ static void small_messages_have_these_bytes(void **state)
         {{.type = MT_GUEST_PONG, .seq = 5, .u.pong = {-1, 2, 3, 4, 5, 6, 7, 8}}, MT_GUEST_FROM_GUEST,
          "{\"v\":1,\"type\":\"pong\",\"seq\":5,\"ts_ns\":-1,\"mem_total\":2,\"mem_available\":3,\"oom_kills\":4,\"procs\":5,"
          "\"load1\":6,\"rootfs_used\":7,\"fs_errors\":8}\n"},
+        {{.type = MT_GUEST_PONG, .seq = 5, .u.pong = {.ts_ns = 1, .volumes = {{"data", 10, 20}, {"more", 0, 9}}, .volumes_count = 2}}, MT_GUEST_FROM_GUEST,
+         "{\"v\":1,\"type\":\"pong\",\"seq\":5,\"ts_ns\":1,\"mem_total\":0,\"mem_available\":0,\"oom_kills\":0,\"procs\":0,\"load1\":0,\"rootfs_used\":0,"
+         "\"fs_errors\":0,\"volumes\":[{\"name\":\"data\",\"used\":10,\"size\":20},{\"name\":\"more\",\"used\":0,\"size\":9}]}\n"},
         {{.type = MT_GUEST_BYE, .seq = 6}, MT_GUEST_FROM_HOST, "{\"v\":1,\"type\":\"bye\",\"seq\":6}\n"},
         {{.type = MT_GUEST_RESUME, .seq = 6}, MT_GUEST_FROM_HOST, "{\"v\":1,\"type\":\"resume\",\"seq\":6}\n"},
         {{.type = MT_GUEST_REJECT, .seq = 6, .u.reject = {"guest_protocol_mismatch"}}, MT_GUEST_FROM_HOST,
@@ -222,6 +225,31 @@ static void bad_lines_are_rejected(void **state)
         assert_int_equal(msg.seq, 999); /* written only on success */
         assert_true(err.msg[0] != '\0');
     }
+}
+
+static void a_pong_names_at_most_eight_volumes_each_whole(void **state)
+{
+    (void)state;
+    static const char *const rows[] = {
+        "7", "{}", "[1]", "[{}]", "[{\"name\":\"a\",\"used\":1}]", "[{\"name\":\"a\",\"used\":-1,\"size\":2}]", "[{\"name\":1,\"used\":1,\"size\":2}]",
+        "[{\"name\":\"0123456789012345678901234567890123456789012345678901234567890123\",\"used\":1,\"size\":2}]",
+    };
+    struct mt_guest_msg msg;
+    struct mt_err err = {0};
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        int n = snprintf(line, sizeof line, "{\"v\":1,\"type\":\"pong\",\"seq\":1,\"ts_ns\":1,\"volumes\":%s}", rows[i]);
+        if (decode(MT_GUEST_FROM_GUEST, line, (size_t)n, &msg, &err) != -MT_E_INVALID)
+            fail_msg("accepted: %s", rows[i]);
+    }
+    for (int count = 8; count <= 9; count++) {
+        int n = snprintf(line, sizeof line, "{\"v\":1,\"type\":\"pong\",\"seq\":1,\"ts_ns\":1,\"volumes\":[");
+        for (int i = 0; i < count; i++)
+            n += snprintf(line + n, sizeof line - (size_t)n, "%s{\"name\":\"v%d\",\"used\":%d,\"size\":9}", i ? "," : "", i, i);
+        n += snprintf(line + n, sizeof line - (size_t)n, "]}");
+        assert_int_equal(decode(MT_GUEST_FROM_GUEST, line, (size_t)n, &msg, &err), count == 8 ? 0 : -MT_E_INVALID);
+    }
+    assert_int_equal(msg.u.pong.volumes_count, 8);
+    assert_string_equal(msg.u.pong.volumes[7].name, "v7");
 }
 
 static void every_cut_of_a_good_line_is_rejected(void **state)
@@ -531,6 +559,7 @@ int main(void)
         cmocka_unit_test(config_survives_a_round_trip),
         cmocka_unit_test(small_messages_have_these_bytes),
         cmocka_unit_test(bad_lines_are_rejected),
+        cmocka_unit_test(a_pong_names_at_most_eight_volumes_each_whole),
         cmocka_unit_test(every_cut_of_a_good_line_is_rejected),
         cmocka_unit_test(odd_but_legal_lines_are_accepted),
         cmocka_unit_test(caps_hold),
