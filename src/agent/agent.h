@@ -130,6 +130,7 @@ struct mt_agent {
     struct mt_traffic *traffic;
     struct mt_ipv4s *ipv4;
     struct mt_agent_measure measure;
+    atomic_bool logs_stopped; /* less than 3 % of the disk is free: lines of workloads are counted and not kept */
     struct mt_host host; /* what this machine lacks */
     struct mt_metrics_http *metrics; /* NULL: not configured */
     uid_t control_uid, edge_uid;

@@ -273,7 +273,9 @@ int mt_describe_doctor(struct mt_agent *a, struct mt_buf *out, struct mt_err *er
                    a->choice.ok ? mt_vmm_accel_name(a->choice.accel) : "none", a->choice.reason);
     (void)statvfs(a->conf.data_dir, &fs);
     uint64_t free_mib = (uint64_t)fs.f_bavail * fs.f_frsize >> 20;
-    (void)snprintf(disk, sizeof disk, "%llu MiB free", (unsigned long long)free_mib);
+    unsigned percent = fs.f_blocks ? (unsigned)(fs.f_bavail * 100 / fs.f_blocks) : 100;
+    (void)snprintf(disk, sizeof disk, "%llu MiB free, %u %%%s", (unsigned long long)free_mib, percent,
+                   atomic_load(&a->logs_stopped) ? ": lines of workloads are not kept" : percent < 5 ? ": nothing starts" : percent < 10 ? ": nothing new starts" : "");
     (void)snprintf(mode, sizeof mode, "%s, %s", a->conf.host_firewall, a->fw_loaded ? "loaded" : "not loaded");
     if (a->bundle_bad[0])
         (void)snprintf(bundle, sizeof bundle, "%s, in place of %s, which does not boot here", a->bundle.version, a->bundle_bad);
@@ -287,7 +289,7 @@ int mt_describe_doctor(struct mt_agent *a, struct mt_buf *out, struct mt_err *er
          a->bundle_bad[0] ? "the agent's log says why at bundle.fell_back; a bundle that is made anew is tried again"
                           : "systemctl restart moat-bundle (package), or packaging/bundle/make-bundle: built from the Debian archive"},
         {"agent.firewall", a->fw_loaded ? 0 : a->plan ? 2 : 1, mode, "journalctl -u moat-agent -g network.not_loaded says why (under moat up: log/agent.log)"},
-        {"agent.disk", fs.f_blocks && fs.f_bavail < fs.f_blocks / 20 ? 2 : 0, disk, "free space below the data folder"},
+        {"agent.disk", percent < 5 ? 2 : percent < 10 ? 1 : 0, disk, "free space below the data folder"},
         {"agent.control", mt_control_reachable(a->control) ? 0 : 1, a->identity ? mt_identity_control(a->identity) : a->conf.control_socket,
          "systemctl start moat-control, or moat up"},
         {"agent.storage", storage_level, storage, storage_mend},

@@ -92,6 +92,18 @@ static void list_all(struct drift_job *j)
     list_scratch(j);
 }
 
+/* What a pass over the cache left of the disk (runtime.md §16): below 3 % no line of a workload is kept any more. */
+static void take_disk(struct mt_agent *a, const struct mt_image_gc_report *gc)
+{
+    uint64_t mib = gc->after.fs_free_bytes >> 20;
+    (void)atomic_fetch_add(&a->measure.evictions, gc->rootdisks_removed);
+    bool was = atomic_exchange(&a->logs_stopped, gc->after.disk_critical);
+    if (gc->after.disk_critical && !was)
+        mt_log(MT_ERROR, "logs.stopped", KV("free_mib", mib), KV("why", "less than 3 % of the disk is free: lines of workloads are counted, not kept"));
+    else if (was && !gc->after.disk_critical)
+        mt_log(MT_INFO, "logs.kept_again", KV("free_mib", mib));
+}
+
 static void list_work(void *arg)
 {
     struct drift_job *j = arg;
@@ -105,7 +117,7 @@ static void list_work(void *arg)
     if (mt_image_gc(j->a->images, mt_clock_wall_us() / 1000000, &gc, &err) < 0)
         mt_log(MT_WARN, "image.gc_failed", KV_ERR(&err));
     else
-        (void)atomic_fetch_add(&j->a->measure.evictions, gc.rootdisks_removed);
+        take_disk(j->a, &gc);
     if (j->retain) {
         char key[MT_IMAGE_KEY_HEX + 1];
         mt_log_retain(j->a->conf.logs_dir, j->a->conf.log_retention_days, j->a->conf.log_max_bytes, mt_clock_wall_us());

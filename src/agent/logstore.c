@@ -383,6 +383,11 @@ static int write_dropped(struct mt_log_store *s, uint64_t bytes, uint32_t boot, 
     return write_record(s, &r, &seq, err);
 }
 
+static void count_dropped(struct mt_log_store *s, uint64_t bytes)
+{
+    s->dropped = bytes > UINT64_MAX - s->dropped ? UINT64_MAX : s->dropped + bytes;
+}
+
 /* False when the guest's record was stored before. */
 static bool is_new(struct mt_log_store *s, uint32_t boot, uint64_t guest_seq)
 {
@@ -404,17 +409,24 @@ int mt_log_append(struct mt_log_store *s, const struct mt_log_record *r, int64_t
     refill(s, now_ns);
     int64_t cost = (int64_t)(FRAME_LEN + FIXED_LEN + r->len);
     if (s->tokens < cost) {
-        s->dropped = r->len > UINT64_MAX - s->dropped ? UINT64_MAX : s->dropped + r->len;
+        count_dropped(s, r->len);
         return 0;
     }
     s->tokens -= cost;
-    if (s->dropped) {
-        int rc = write_dropped(s, s->dropped, r->boot, 0, err);
-        if (rc < 0)
-            return rc;
+    int rc = s->dropped ? write_dropped(s, s->dropped, r->boot, 0, err) : 0;
+    if (rc == 0)
         s->dropped = 0;
-    }
-    return write_record(s, r, ret_seq, err);
+    if (rc == 0)
+        rc = write_record(s, r, ret_seq, err);
+    if (rc < 0) /* a disk that is full: told with the rest when there is room */
+        count_dropped(s, r->len);
+    return rc;
+}
+
+void mt_log_skip(struct mt_log_store *s, uint64_t bytes, uint32_t boot, uint64_t guest_seq)
+{
+    if (is_new(s, boot, guest_seq))
+        count_dropped(s, bytes);
 }
 
 int mt_log_append_gap(struct mt_log_store *s, uint64_t bytes, uint32_t boot, uint64_t guest_seq, int64_t now_ns,
@@ -424,11 +436,14 @@ int mt_log_append_gap(struct mt_log_store *s, uint64_t bytes, uint32_t boot, uin
         return 0;
     refill(s, now_ns);
     if (s->tokens < FRAME_LEN + FIXED_LEN) { /* a guest can make up gaps as fast as lines */
-        s->dropped = bytes > UINT64_MAX - s->dropped ? UINT64_MAX : s->dropped + bytes;
+        count_dropped(s, bytes);
         return 0;
     }
     s->tokens -= FRAME_LEN + FIXED_LEN;
-    return write_dropped(s, bytes, boot, guest_seq, err);
+    int rc = write_dropped(s, bytes, boot, guest_seq, err);
+    if (rc < 0)
+        count_dropped(s, bytes);
+    return rc;
 }
 
 /* ---- reading ----------------------------------------------------------------------------- */

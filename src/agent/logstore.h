@@ -57,6 +57,8 @@ int mt_log_append(struct mt_log_store *s, const struct mt_log_record *r, int64_t
 /** The guest lost @bytes: one system line "dropped=<bytes>". */
 int mt_log_append_gap(struct mt_log_store *s, uint64_t bytes, uint32_t boot, uint64_t guest_seq, int64_t now_ns,
                       struct mt_err *err);
+/** A record (or a gap of @bytes) that is not stored, because nothing may be written now: counted as one of a flood is. */
+void mt_log_skip(struct mt_log_store *s, uint64_t bytes, uint32_t boot, uint64_t guest_seq);
 /** Number the next record will get; also the number of records ever stored, plus one. */
 uint64_t mt_log_next_seq(const struct mt_log_store *s);
 /** Segments older than @days or beyond @max_bytes go, oldest first, never the open one. */

@@ -63,7 +63,7 @@ def measure(w):
     os.unlink(os.path.join(w.dir, "boot"))
     shutil.copytree(given, os.path.join(w.dir, "boot"), symlinks=True)  # jails link to it: one filesystem
     kit.answer_for_instances(kit.P + ":1:1::/80", 8080)
-    image = w.push()
+    image = w.many_image = w.push()
     w.conf = {**w.stand_in(), "log_level": "info", "heartbeat_ms": 5000,
               "reserve": {"overhead_mib": 16, "memory_bytes": 1 << 30}, "limits": {"parallel_boots": 8}}
     w.start()
@@ -215,19 +215,47 @@ def a_monitor_that_does_not_die(w):
 
 
 def a_disk_that_is_nearly_full(w):
-    """Less than 10 % free after a pass over the cache: the node says so, is degraded by it, and no longer when there is room."""
+    """Less than 10 % free after a pass over the cache: the node says so, is degraded by it, begins nothing new and restarts what has run there; less than
+    3 %: it keeps no lines of workloads and counts them; all that is over when there is room."""
     says = lambda since, there: kit.wait_for("a heartbeat %s it" % ("with" if there else "without"), lambda: (
         w.ask({"op": "gc"}), w.control.beats[since:] and ("disk_pressure" in w.control.beats[-1]["conditions"]) == there)[1], 90, 1)
     says(0, False)
+    one, other = [x["instance_id"] for x in w.ask({"op": "list"}, 10) if x["phase"] == "ready"][:2]
+
+    def say():
+        """the workload of @one says a line, of 5 bytes; the lines that are there"""
+        w.ask({"op": "initlog", "instance_id": one})
+        return [r["line"] for r in w.ask({"op": "logs", "instance_id": one})]
+    kit.wait_for("a line", lambda: "asked" in say(), 20)
+    doctor = lambda: next(r for r in w.ask({"op": "doctor"}) if r["check"] == "agent.disk")
+    want(doctor()["severity"] == "ok", doctor())
     ballast, st = os.path.join(w.dir, "ballast"), os.statvfs(w.dir)
+    wl = dict(w.workload(w.many_image, memory=96, health={"type": "tcp", "port": 8080}))
     try:
         with open(ballast, "wb") as f:
-            os.posix_fallocate(f.fileno(), 0, st.f_bavail * st.f_frsize - st.f_blocks * st.f_frsize // 100 * 8)
-        says(len(w.control.beats), True)
+            leave = lambda percent: os.posix_fallocate(f.fileno(), 0, st.f_bavail * st.f_frsize - st.f_blocks * st.f_frsize // 100 * percent)
+            leave(8)
+            says(len(w.control.beats), True)
+            w.control.want(wl["instance_id"], workload=wl)
+            r = w.control.wait_status(wl["instance_id"], "booting", 30, status_detail="backoff")
+            want(r["reason_code"] == "disk_full" and "less than 10 %" in r["reason_detail"], r)
+            row = doctor()
+            want(row["severity"] == "warn" and row["finding"].endswith("nothing new starts"), row)
+            boot = w.describe(other)["boot_seq"]
+            os.kill(w.describe(other)["pids"][0], 9)
+            kit.wait_for("its next attempt", lambda: (lambda d: d["phase"] == "ready" and d["boot_seq"] == boot + 1)(w.describe(other)), 60, 0.2)
+            leave(2)
+            kit.wait_for("no more lines", lambda: (w.ask({"op": "gc"}), w.log_events("logs.stopped"))[1], 60, 1)
+            lines = w.ask({"op": "logs", "instance_id": one})
+            want(say() == say() == [r["line"] for r in lines] and doctor()["severity"] == "fail", (lines, say(), doctor()))
     finally:
         os.unlink(ballast)
     says(len(w.control.beats), False)
-    want(sum(x["phase"] == "ready" for x in w.ask({"op": "list"}, 10)) >= INSTANCES - 1, "what ran did not run on")
+    kit.wait_for("lines again", lambda: w.log_events("logs.kept_again"), 60, 1)
+    more = kit.wait_for("the next line", lambda: say()[len(lines):], 20)
+    want(more[0].startswith("dropped=") and int(more[0][8:]) >= 15 and int(more[0][8:]) % 5 == 0 and more[1] == "asked", more)
+    w.control.wait_status(wl["instance_id"], "ready", 120)
+    want(sum(x["phase"] == "ready" for x in w.ask({"op": "list"}, 10)) >= INSTANCES, "what ran did not run on")
 
 
 def nothing_is_left(w):
@@ -279,7 +307,7 @@ def main():
         else:
             print("skip - a monitor that does not die: no freezer of cgroup v1 that holds what was killed")
         a_disk_that_is_nearly_full(w)
-        print("ok - a disk that is nearly full is a condition of the node until there is room", flush=True)
+        print("ok - a disk that is nearly full: a condition of the node, nothing new begins, below 3 % lines are counted and not kept, until there is room", flush=True)
         nothing_is_left(w)
         want(f["pss_mib"] <= MIB_MAX, "%.1f MiB with %d instances, at most %g" % (f["pss_mib"], INSTANCES, MIB_MAX))
         want(f["core"] <= CORE_MAX, "%.2f %% of a core with %d instances, at most %g %%" % (100 * f["core"], INSTANCES, 100 * CORE_MAX))

@@ -108,7 +108,8 @@ struct guest {
     char instance[64], boot[64];
     struct mt_channel channel;
     bool running, over;
-    int logs;
+    int logs, log_port;
+    uint64_t lines;
 };
 
 static uint8_t mem_bytes[MT_GUEST_MEM_TO_GUEST];
@@ -133,6 +134,16 @@ static void status(struct guest *g, enum mt_guest_state state, const char *reaso
                                                .exit_code = reason ? 0 : -1, .clean_umount = reason != NULL, .ts_ns = mt_clock_wall_us() * 1000}});
 }
 
+static void say_line(struct guest *g, const char *text)
+{
+    uint8_t buf[256];
+    size_t n;
+    struct mt_err err;
+    const struct mt_guest_log_record r = {.stream = 1, .seq = ++g->lines, .unix_ns = (uint64_t)mt_clock_wall_us() * 1000, .payload = (const uint8_t *)text, .payload_len = strlen(text)};
+    if (mt_guest_log_encode(&r, buf, sizeof buf, &n, &err) == 0)
+        (void)send(g->logs, buf, n, MSG_NOSIGNAL);
+}
+
 static void take(struct guest *g, const char *line, size_t len)
 {
     struct mt_guest_mem mem = {.base = mem_bytes, .cap = sizeof mem_bytes};
@@ -145,14 +156,20 @@ static void take(struct guest *g, const char *line, size_t len)
         mt_sha256_hex(line, len, sha);
         tell(g, (struct mt_guest_msg){.type = MT_GUEST_ACK, .u.ack = {.generation = m.u.config.generation, .config_sha256 = sha}});
         status(g, MT_GUEST_STATE_CONFIGURED, NULL);
-        g->logs = dial(g, (int)m.u.config.logs.port);
+        g->log_port = (int)m.u.config.logs.port;
+        g->logs = dial(g, g->log_port);
         status(g, MT_GUEST_STATE_STARTED, NULL);
         g->running = true;
     } else if (m.type == MT_GUEST_PING) {
         tell(g, (struct mt_guest_msg){.type = MT_GUEST_PONG, .u.pong = {.ts_ns = m.u.ping.ts_ns, .mem_total_bytes = 64 << 20, .mem_available_bytes = 32 << 20, .procs = 2}});
+    } else if (m.type == MT_GUEST_FETCH_LOG) { /* who reads what init said makes the workload say a line */
+        say_line(g, "asked");
+        tell(g, (struct mt_guest_msg){.type = MT_GUEST_LOG_CHUNK, .u.log_chunk = {.data = "", .last = true}});
     } else if (m.type == MT_GUEST_SHUTDOWN) {
         status(g, MT_GUEST_STATE_EXITED, "completed");
     } else if (m.type == MT_GUEST_RESUME) {
+        mt_closep(&g->logs); /* that of an agent that is gone */
+        g->logs = dial(g, g->log_port);
         status(g, MT_GUEST_STATE_STARTED, NULL);
     } else if (m.type == MT_GUEST_BYE || m.type == MT_GUEST_REJECT) {
         g->over = true;

@@ -83,6 +83,7 @@ struct mt_inst {
     struct mt_channel *chan;
     struct mt_logchan *logchan;
     struct mt_log_store *log;
+    bool log_fails; /* the last line could not be written */
     struct mt_log_source *source; /* how far it is, for who forwards lines; with `log` */
     bool guest_known;    /* hello was accepted once in this attempt */
     bool bye_owed;       /* guest sent a terminal status */

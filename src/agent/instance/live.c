@@ -324,6 +324,10 @@ static void on_log(void *arg, const struct mt_guest_log_record *r)
 
     if (!in->log)
         return;
+    if (atomic_load(&in->a->logs_stopped)) {
+        mt_log_skip(in->log, r->flags & MT_GUEST_LOG_GAP ? mt_guest_log_gap_bytes(r) : r->payload_len, boot, r->seq);
+        return;
+    }
     if (r->flags & MT_GUEST_LOG_GAP) {
         rc = mt_log_append_gap(in->log, mt_guest_log_gap_bytes(r), boot, r->seq, now, &err);
     } else {
@@ -337,9 +341,10 @@ static void on_log(void *arg, const struct mt_guest_log_record *r)
         if (rc == 0 && seq && rec.stream >= MT_LOG_STDOUT && rec.stream <= MT_LOG_SYSTEM)
             in->a->measure.lines[rec.stream - 1]++;
     }
-    if (rc < 0)
+    if (rc < 0 && !in->log_fails) /* once, not for each line */
         mt_log(MT_WARN, "log.append_failed", KV("instance_id", in->st.instance_id), KV_ERR(&err));
-    else
+    in->log_fails = rc < 0;
+    if (rc == 0)
         mt_agent_logs_grew(in->a, in->st.instance_id);
     if (in->source)
         atomic_store(&in->source->last, mt_log_next_seq(in->log) - 1);

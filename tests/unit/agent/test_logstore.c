@@ -172,6 +172,29 @@ static void made_up_gaps_are_cut_too(void **s)
     mt_log_store_close(st);
 }
 
+static void what_may_not_be_written_is_counted_and_told_later(void **s)
+{
+    (void)s;
+    struct mt_log_store *st = open_store();
+    struct mt_log_reader *rd = NULL;
+    struct mt_log_record r;
+    struct mt_err err = {0};
+    assert_int_equal(put(st, "kept", 1, 1, 1), 1);
+    mt_log_skip(st, 5, 1, 2);
+    mt_log_skip(st, 5, 1, 2); /* sent again: it was counted */
+    mt_log_skip(st, 7, 1, 3);
+    assert_int_equal(mt_log_next_seq(st), 2);
+    assert_int_equal(put(st, "again", 1, 3, 1), 0);
+    assert_int_equal(put(st, "again", 1, 4, 1), 3);
+    assert_int_equal(mt_log_reader_open(dir, INST, 1, &rd, &err), 0);
+    assert_int_equal(mt_log_reader_next(rd, &r, &err), 1);
+    assert_true(r.flags & MT_LOG_GAP && r.len == 10 && memcmp(r.line, "dropped=12", 10) == 0);
+    assert_int_equal(mt_log_reader_next(rd, &r, &err), 1);
+    assert_true(r.len == 5 && memcmp(r.line, "again", 5) == 0);
+    mt_log_reader_close(rd);
+    mt_log_store_close(st);
+}
+
 static void attempts_are_found_again(void **s)
 {
     (void)s;
@@ -232,6 +255,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(segments_follow_each_other, setup, teardown),
         cmocka_unit_test_setup_teardown(a_flood_is_cut_and_says_so, setup, teardown),
         cmocka_unit_test_setup_teardown(made_up_gaps_are_cut_too, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_may_not_be_written_is_counted_and_told_later, setup, teardown),
         cmocka_unit_test_setup_teardown(attempts_are_found_again, setup, teardown),
         cmocka_unit_test_setup_teardown(foreign_names_open_nothing, setup, teardown),
     };
