@@ -55,6 +55,9 @@ void mt_agent_vmm_conf(const struct mt_agent *a, const char *vsock_path, struct 
                                 .firecracker_path = a->conf.firecracker_path,
                                 .jailer_path = a->conf.jailer_path,
                                 .cgroup_parent = a->conf.cgroup_parent,
+                                .sha256 = a->conf.vmm_sha256.v,
+                                .n_sha256 = a->conf.vmm_sha256.n,
+                                .cpu_template = a->conf.cpu_template,
                                 .serial_off = !a->conf.serial,
                                 .patience = (uint32_t)a->conf.patience};
 }
@@ -171,6 +174,11 @@ bool mt_agent_may_boot(struct mt_agent *a)
 
     if (!mt_agent_vmm(a) || !a->fw_loaded)
         return false;
+    int64_t when;
+    if (!mt_pace_may(&a->launches, (unsigned)a->conf.launches_per_second, mt_loop_now(a->loop), &when)) {
+        mt_loop_timer_set(a->pace_timer, when);
+        return false;
+    }
     if (!most)
         most = a->choice.accel == MT_VMM_TCG ? a->cores : 8;
     while (mt_map_next(&a->insts, &pos, NULL, &value)) {
@@ -234,6 +242,12 @@ void mt_agent_look_soon(struct mt_agent *a)
 {
     if (a->look_timer)
         mt_loop_timer_after(a->look_timer, 0);
+}
+
+static void on_pace(struct mt_source *s, void *arg)
+{
+    (void)s;
+    mt_agent_look_soon(arg);
 }
 
 static void count_absence(struct mt_agent *a)
@@ -701,10 +715,11 @@ static int open_all(struct mt_agent *a, struct mt_err *err)
     if (!a->pulls || !a->fw)
         return -(int)(err->code ? err->code : MT_E_NOMEM);
     a->look_timer = mt_loop_timer(a->loop, "look", look_all, a, err);
+    a->pace_timer = mt_loop_timer(a->loop, "launches", on_pace, a, err);
     a->drift_timer = mt_loop_timer(a->loop, "drift", mt_drift_tick, a, err);
     a->quit_timer = mt_loop_timer(a->loop, "quit", on_quit_tick, a, err);
     a->save_timer = mt_loop_timer(a->loop, "plan.save", on_save, a, err);
-    if (!a->save_timer || !a->look_timer || !a->drift_timer || !a->quit_timer || !mt_loop_signal(a->loop, SIGTERM, on_signal, a, err) ||
+    if (!a->save_timer || !a->pace_timer || !a->look_timer || !a->drift_timer || !a->quit_timer || !mt_loop_signal(a->loop, SIGTERM, on_signal, a, err) ||
         !mt_loop_signal(a->loop, SIGINT, on_signal, a, err))
         return -(int)(err->code ? err->code : MT_E_IO);
     rc = open_images(a, err);

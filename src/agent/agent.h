@@ -12,6 +12,7 @@
 #include "agent/image/image.h"
 #include "agent/measure.h"
 #include "agent/net/firewall.h"
+#include "agent/pace.h"
 #include "agent/reconcile.h"
 #include "agent/slots.h"
 #include "agent/vmm/probe.h"
@@ -112,6 +113,8 @@ struct mt_agent {
     bool quitting;
     int exit_value;
 
+    struct mt_pace launches;
+    struct mt_source *pace_timer; /* when one more may begin */
     struct mt_source *look_timer, *drift_timer, *quit_timer, *save_timer;
     struct mt_report *report;
     struct mt_control *control;

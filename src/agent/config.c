@@ -6,6 +6,7 @@
 #include "agent/hostcheck.h"
 #include "agent/net/firewall.h"
 #include "agent/net/tap.h"
+#include "agent/pace.h"
 #include "base/assert.h"
 #include "base/cleanup.h"
 #include "base/num.h"
@@ -42,6 +43,8 @@ static const struct mt_conf_key keys[] = {
     PATH_KEY("bin_dir", bin_dir, "folder of moat-fetch, moat-unpack and moat-vsock; default the agent's own"),
     {"overlay_ipv6", MT_CONF_STRING, AT(overlay_ipv6), 2, 45, MT_CONF_NONE, "address", "the node's overlay address until a plan names it"},
     {"vmm", MT_CONF_STRING, AT(vmm), 1, 16, "auto", "", "auto, firecracker or qemu"},
+    {"vmm_sha256", MT_CONF_STRINGS, AT(vmm_sha256), 0, 16, "", "", "sums of the programs that may run VMs (firecracker and its jailer, or QEMU), as sha256sum prints them; another one is not taken as a driver; empty: whatever root has installed"},
+    {"cpu_template", MT_CONF_STRING, AT(cpu_template), 1, 255, MT_CONF_NONE, "path", "CPU template for Firecracker (JSON, root's), so that VMs of unlike machines see one processor; absent: none"},
     {"bundle_keys", MT_CONF_STRINGS, AT(bundle_keys), 0, 8, "", "key", "Ed25519 public keys, base64: a kernel bundle that was not built on this machine has to be signed by one of them; empty: what root put into boot_dir is taken unsigned"},
     {"host_firewall", MT_CONF_STRING, AT(host_firewall), 1, 8, "full", "", "taps: only traffic of own taps is filtered; full: the host's input too"},
     {"host_accepted", MT_CONF_STRINGS, AT(host_accepted), 0, 8, "", "", "what this host is not and need not be, though strangers share it: swap (may be on, in the clear), ksm, smt (may be on), inodes (may be few), nofile (may be low); the node is not taken out of placement for it"},
@@ -85,6 +88,7 @@ static const struct mt_conf_key keys[] = {
     {"limits.patience", MT_CONF_U64, AT(patience), 1, 30, "1", "", "waits for monitors and guests are this many times as long; for nested, slow hosts"},
     {"reserve.cpu_overcommit_percent", MT_CONF_U64, AT(cpu_overcommit_percent), 100, 10000, "400", "%", "allocatable CPU of the cores, steers scores"},
     {"reserve.cpu_ceiling_percent", MT_CONF_U64, AT(cpu_ceiling_percent), 100, 10000, "800", "%", "CPU above which nothing more is placed"},
+    {"limits.launches_per_second", MT_CONF_U64, AT(launches_per_second), 1, MT_PACE_MAX, "10", "VMs", "begun in any second, so that a node that comes back does not start all at one moment"},
     {"limits.parallel_boots", MT_CONF_U64, AT(parallel_boots), 0, 64, "0", "VMs", "booting at once; 0: 8, on TCG one for each core"},
     {"limits.flows_per_vm", MT_CONF_U64, AT(flows_per_vm), 0, 1000000, "4096", "flows", "that one VM may have open to the outside at once; 0: no limit"},
     {"limits.new_flows_per_vm", MT_CONF_U64, AT(new_flows_per_vm), 0, 1000000, "200", "flows", "that one VM may open to the outside in a second; 0: no limit"},
@@ -218,6 +222,11 @@ static int check(struct mt_agent_conf *c, struct mt_err *err)
         uint8_t key[32];
         if (mt_bundle_key(c->bundle_keys.v[i], key, err) < 0)
             return mt_err_wrap(err, "bundle_keys");
+    }
+    for (size_t i = 0; i < c->vmm_sha256.n; i++) {
+        const char *sum = c->vmm_sha256.v[i];
+        if (strlen(sum) != 64 || strspn(sum, "0123456789abcdef") != 64)
+            return MT_FAIL(err, MT_E_INVALID, "vmm_sha256: '%s' is not 64 lower-case hex digits, as sha256sum prints them", sum);
     }
     for (size_t i = 0; i < c->host_accepted.n; i++) {
         if (!mt_hostcheck_may_accept(c->host_accepted.v[i]))

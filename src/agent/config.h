@@ -27,6 +27,8 @@ struct mt_agent_conf {
     /* choices */
     struct mt_conf_list bundle_keys; /* whose kernel bundles are taken (agent/bundle.h) */
     char *vmm;           /* auto, firecracker, qemu */
+    struct mt_conf_list vmm_sha256; /* of the programs that may run VMs; none: whatever root has installed */
+    char *cpu_template; /* for Firecracker; NULL: none */
     char *host_firewall; /* taps, full */
     struct mt_conf_list host_accepted; /* requirements of the host that the operator does without: mt_hostcheck_may_accept */
     struct mt_conf_list firewall_open; /* full: TCP ports that stay open to the world */
@@ -50,6 +52,7 @@ struct mt_agent_conf {
     uint64_t patience;             /* factor on the time limits of VMM and guest */
     uint64_t overhead_mib;         /* 0: the driver's own figure */
     uint64_t cpu_overcommit_percent, cpu_ceiling_percent;
+    uint64_t launches_per_second;
     uint64_t parallel_boots;
     struct mt_conf_list local_registries, insecure_registries;
     char *image_ca_file;

@@ -6,6 +6,7 @@ No Firecracker runs here. The stand-in jailer refuses any other option order tha
 real one does and becomes a confined process called `firecracker` that answers the API and writes down every request; the bodies
 are then checked against the published API description (MOAT_FC_API, a swagger file), where that is at hand.
 COST 8 s, 2 s of processor."""
+import hashlib
 import json
 import os
 import queue
@@ -434,6 +435,36 @@ def versions_are_checked(w):
     w.conf()
 
 
+def only_listed_monitors_are_taken(w):
+    """runtime.md §22: with a list each of the two programs has to be in it, by the sum of its bytes."""
+    sums = []
+    for name in ("firecracker", "jailer"):
+        with open(w.path("fake/" + name), "rb") as f:
+            sums.append(hashlib.sha256(f.read()).hexdigest())
+    for listed, missing in (([sums[0]], 1), ([sums[1]], 0), (["0" * 64], 0)):
+        e = w.start(*[x for s in listed for x in ("--listed", s)]).wait("failed", "launched")
+        check(e["event"] == "failed" and e["code"] == "invalid" and "vmm_sha256" in e["message"] and sums[missing] in e["message"], e)
+    t = w.start("--listed", "0" * 64, "--listed", sums[1], "--listed", sums[0])
+    check(t.wait("launched", "failed")["event"] == "launched", "both are listed")
+    w.undo()
+
+
+def a_cpu_template_comes_before_the_kernel(w):
+    path, body = w.path("template.json"), {"cpuid_modifiers": [{"leaf": "0x1", "subleaf": "0x0", "flags": 0, "modifiers": [{"register": "eax", "bitmap": "0bx000"}]}]}
+    for text, mode, word in (("[]", 0o644, "no object"), ("{", 0o644, "template"), (json.dumps(body), 0o666, "nobody else")):
+        with open(path, "w") as f:
+            f.write(text)
+        os.chmod(path, mode)
+        e = w.start("--cpu-template", path).wait("failed", "launched")
+        check(e["event"] == "failed" and word in e["message"], e)
+    os.chmod(path, 0o644)
+    w.conf()
+    w.start("--mem", "200", "--vcpus", "2", "--cpu-template", path).wait("launched")
+    calls = expected()
+    compare(w.requests(), calls[:2] + [["PUT", "/cpu-config", body]] + calls[2:])
+    w.undo()
+
+
 def too_long_a_path_is_refused_at_once(w):
     deep = "jail/" + "d" * 60
     e = w.start(jail=deep).wait("failed", "launched")
@@ -489,7 +520,7 @@ def a_vm_that_does_not_run_fails_its_check(w):
 CASES = [api_calls_come_in_order_with_exact_bodies, jailer_options_are_the_golden_ones_and_the_jail_stays_roots, bodies_fit_the_published_api,
          refusal_keeps_firecrackers_words_and_leaves_nothing, failing_jailer_is_reported_with_its_words,
          a_monitor_that_ends_at_once_is_reported_at_once_with_the_systems_word, unconfined_monitor_is_killed,
-         silent_api_times_out, versions_are_checked, too_long_a_path_is_refused_at_once, pid_is_recorded_before_the_first_call,
+         silent_api_times_out, versions_are_checked, only_listed_monitors_are_taken, a_cpu_template_comes_before_the_kernel, too_long_a_path_is_refused_at_once, pid_is_recorded_before_the_first_call,
          a_crashed_agent_takes_its_vm_back, a_vm_that_does_not_run_fails_its_check]
 
 

@@ -30,6 +30,7 @@ struct tool {
     struct mt_vmm_conf conf;
     struct mt_vmm_spec spec;
     const char *state, *cache, *want, *id, *identity;
+    char *listed[4];
     const char *hold; /* file that must be removed before record returns: a test kills us there */
     enum mt_vmm_kind kind;
     enum mt_vmm_accel accel;
@@ -289,7 +290,7 @@ static bool options(struct tool *t, int argc, char **argv)
         {"initramfs", 1, NULL, 'i'}, {"root", 1, NULL, 'r'}, {"scratch", 1, NULL, 's'}, {"state", 1, NULL, 't'}, {"id", 1, NULL, 'd'},
         {"tap", 1, NULL, 'p'}, {"mem", 1, NULL, 'm'}, {"slot", 1, NULL, 'l'}, {"console", 1, NULL, 'c'}, {"boot-args", 1, NULL, 'b'},
         {"cgroup-parent", 1, NULL, 'g'}, {"kvm", 0, NULL, 'K'}, {"cache", 1, NULL, 'C'}, {"want", 1, NULL, 'w'}, {"hold", 1, NULL, 'h'},
-        {"vcpus", 1, NULL, 'V'}, {"mountinfo", 1, NULL, 'M'}, {"volume", 1, NULL, 'o'}, {"disk-bps", 1, NULL, 'B'}, {"firecracker", 1, NULL, 'F'}, {"jailer", 1, NULL, 'J'}, {"qemu", 1, NULL, 'q'}, {"patience", 1, NULL, 'P'}, {NULL, 0, NULL, 0}};
+        {"vcpus", 1, NULL, 'V'}, {"mountinfo", 1, NULL, 'M'}, {"volume", 1, NULL, 'o'}, {"disk-bps", 1, NULL, 'B'}, {"firecracker", 1, NULL, 'F'}, {"jailer", 1, NULL, 'J'}, {"qemu", 1, NULL, 'q'}, {"patience", 1, NULL, 'P'}, {"listed", 1, NULL, 'S'}, {"cpu-template", 1, NULL, 'T'}, {NULL, 0, NULL, 0}};
     uint64_t v;
     for (int o; (o = getopt_long(argc, argv, "", table, NULL)) != -1;) {
         switch (o) {
@@ -309,6 +310,11 @@ static bool options(struct tool *t, int argc, char **argv)
         case 'w': t->want = optarg; break;
         case 'h': t->hold = optarg; break;
         case 'q': t->conf.qemu_path = optarg; break;
+        case 'S':
+            t->listed[t->conf.n_sha256++ % 4] = optarg;
+            t->conf.sha256 = t->listed;
+            break;
+        case 'T': t->conf.cpu_template = optarg; break;
         case 'J': t->conf.jailer_path = optarg; break;
         case 'K': t->accel = MT_VMM_KVM; break;
         case 'M': t->conf.cgroup_mountinfo = optarg; break;

@@ -975,6 +975,7 @@ void mt_inst_begin(struct mt_inst *in)
 void mt_inst_boot(struct mt_inst *in)
 {
     in->waiting_boot = false;
+    mt_pace_note(&in->a->launches, mt_loop_now(in->a->loop));
     struct mt_job *j = job_new(in, JOB_BOOT);
     if (!j) {
         begin_failed(in, MT_REASON_NODE_CAPACITY_EXCEEDED, "memory");

@@ -33,6 +33,9 @@ struct mt_vmm {
     char jail_driver[64]; /* folder below jail_base; for firecracker the file name of its binary, as the jailer wants it */
     char qemu_path[MT_JAIL_PATH], vsock_path[MT_JAIL_PATH], firecracker_path[MT_JAIL_PATH], jailer_path[MT_JAIL_PATH];
     struct mt_cgroup_host cgroup;
+    char *const *sha256; /* of programs that may be monitors; borrowed */
+    size_t n_sha256;
+    char cpu_template[MT_JAIL_PATH]; /* "": none */
     bool serial_off;
     int patience; /* 1..30 */
     uint64_t tsc_khz;
@@ -53,6 +56,9 @@ static inline int mt_vmm_wait_ms(const struct mt_vmm *vmm, int ms)
 
 /** A regular file root owns, executable, writable by nobody else. -MT_E_NOT_FOUND, -MT_E_INVALID. */
 int mt_vmm_check_binary(const char *path, const char *mend, struct mt_err *err);
+
+/** The program is one of those that the operator lists, if he lists any (runtime.md §22). -MT_E_INVALID with its sum, -MT_E_IO. */
+int mt_vmm_check_listed(const struct mt_vmm *vmm, const char *path, struct mt_err *err);
 
 /** "02:fc:00:01:23:42" into @ret[18]. */
 void mt_vmm_mac_text(const uint8_t mac[6], char ret[18]);

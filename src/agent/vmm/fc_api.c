@@ -5,6 +5,7 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/str.h"
+#include "os/file.h"
 #include "os/spawn.h"
 #include "wire/http_client.h"
 #include "wire/json.h"
@@ -12,7 +13,7 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
-enum { SOCKET_MS = 3000, CALL_MS = 5000, ALIVE_MS = 2000, POLL_MS = 5, REPLY_MAX = 65536, FAULT_MAX = 160, GUEST_CID = 3 };
+enum { SOCKET_MS = 3000, CALL_MS = 5000, ALIVE_MS = 2000, POLL_MS = 5, REPLY_MAX = 65536, TEMPLATE_MAX = 65536, FAULT_MAX = 160, GUEST_CID = 3 };
 enum { ENTROPY_BYTES_PER_S = 64 * 1024, SERIAL_BURST = 64 * 1024, SERIAL_BYTES_PER_S = 16 * 1024, BURST_S = 2 };
 
 int mt_fc_version_parse(const char *text, struct mt_fc_version *ret, struct mt_err *err)
@@ -177,6 +178,28 @@ static int put_serial(struct api *a, struct mt_err *err)
                                        "refill_time", 1000), err);
 }
 
+int mt_fc_cpu_template(const struct mt_vmm *vmm, json_t **ret, struct mt_err *err)
+{
+    mt_auto_free char *text = NULL;
+    size_t len;
+    struct stat st;
+    *ret = NULL;
+    if (!vmm->cpu_template[0])
+        return 0;
+    if (stat(vmm->cpu_template, &st) == -1)
+        return MT_FAIL_ERRNO(err, MT_E_NOT_FOUND, "cpu_template '%s'", vmm->cpu_template);
+    if (!S_ISREG(st.st_mode) || st.st_uid != 0 || (st.st_mode & 0022))
+        return MT_FAIL(err, MT_E_INVALID, "cpu_template '%s' must be a file of root that nobody else can write", vmm->cpu_template);
+    int r = mt_file_read(vmm->cpu_template, TEMPLATE_MAX, &text, &len, err);
+    if (r == 0)
+        r = mt_json_parse(text, len, TEMPLATE_MAX, 8, ret, err);
+    if (r == 0 && !json_is_object(*ret)) {
+        json_decref(MT_TAKE(*ret));
+        r = MT_FAIL(err, MT_E_INVALID, "no object");
+    }
+    return r < 0 ? mt_err_wrap(err, "cpu_template '%s'", vmm->cpu_template) : 0;
+}
+
 int mt_fc_api_start(const struct mt_vmm *vmm, const struct mt_jail *jail, const struct mt_vmm_spec *spec,
                     const struct mt_fc_version *version, struct mt_err *err)
 {
@@ -188,6 +211,11 @@ int mt_fc_api_start(const struct mt_vmm *vmm, const struct mt_jail *jail, const 
     if (r == 0)
         r = put(&a, "/machine-config", json_pack("{s:I,s:I,s:b,s:b}", "vcpu_count", (json_int_t)spec->vcpu_count, "mem_size_mib",
                                                  (json_int_t)spec->mem_mib, "smt", 0, "track_dirty_pages", 0), err);
+    json_t *template = NULL;
+    if (r == 0)
+        r = mt_fc_cpu_template(vmm, &template, err);
+    if (r == 0 && template)
+        r = put(&a, "/cpu-config", template, err);
     if (r == 0)
         r = put(&a, "/boot-source", json_pack("{s:s,s:s,s:s}", "kernel_image_path", "/vmlinux", "initrd_path", "/initramfs", "boot_args",
                                               boot), err);

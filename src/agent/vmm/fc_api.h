@@ -3,6 +3,7 @@
 #pragma once
 
 #include "agent/vmm/driver.h"
+#include "wire/json.h"
 
 struct mt_fc_version {
     unsigned major, minor, patch;
@@ -17,6 +18,9 @@ int mt_fc_version_parse(const char *text, struct mt_fc_version *ret, struct mt_e
  * Returns 0; -MT_E_TIMEOUT; -MT_E_UNAVAILABLE when it ended, or with Firecracker's fault_message.
  */
 int mt_fc_api_version(const struct mt_vmm *vmm, const struct mt_jail *jail, int pidfd, struct mt_fc_version *ret, struct mt_err *err);
+
+/** The operator's CPU template, *@ret NULL when there is none; the caller's. -MT_E_NOT_FOUND, -MT_E_INVALID (not root's alone, no JSON object), -MT_E_IO. */
+int mt_fc_cpu_template(const struct mt_vmm *vmm, json_t **ret, struct mt_err *err);
 
 /** Configure and start: PUT machine-config ... PUT actions, each within 5 s. The first refusal ends it, fault_message kept. */
 int mt_fc_api_start(const struct mt_vmm *vmm, const struct mt_jail *jail, const struct mt_vmm_spec *spec,

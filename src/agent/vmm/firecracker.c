@@ -16,6 +16,7 @@
 #include "os/file.h"
 #include "os/ringfile.h"
 #include "os/spawn.h"
+#include "wire/json.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -100,7 +101,8 @@ static int fc_open(struct mt_vmm *vmm, struct mt_err *err)
     struct mt_fc_version v;
     char jailer[64];
     if (mt_vmm_check_binary(vmm->firecracker_path, "install a static release build of firecracker there", err) < 0 ||
-        mt_vmm_check_binary(vmm->jailer_path, "install the jailer of the same release there", err) < 0)
+        mt_vmm_check_binary(vmm->jailer_path, "install the jailer of the same release there", err) < 0 ||
+        mt_vmm_check_listed(vmm, vmm->firecracker_path, err) < 0 || mt_vmm_check_listed(vmm, vmm->jailer_path, err) < 0)
         return -(int)(err ? err->code : MT_E_NOT_FOUND);
     if (vmm->cgroup.version != 2)
         return MT_FAIL(err, MT_E_UNAVAILABLE, "firecracker needs cgroup v2; this host has only v1 controllers");
@@ -113,7 +115,9 @@ static int fc_open(struct mt_vmm *vmm, struct mt_err *err)
         return -MT_E_INVALID;
     if (v.major < 1 || (v.major == 1 && v.minor < MIN_MINOR))
         return MT_FAIL(err, MT_E_INVALID, "firecracker is %s, 1.%d or newer is needed", vmm->version, MIN_MINOR);
-    return mt_cgroup_setup(&vmm->cgroup, err);
+    mt_auto_json json_t *template = NULL; /* what is wrong with it shows here, not at the first launch */
+    int r = mt_fc_cpu_template(vmm, &template, err);
+    return r < 0 ? r : mt_cgroup_setup(&vmm->cgroup, err);
 }
 
 static int make_fifo(int dir, const char *name, uid_t uid, struct mt_err *err)

@@ -46,7 +46,11 @@ static void cache_key(const struct mt_vmm_probe_conf *c, char *ret, size_t size)
         if (stat(path[i], &st) == 0)
             stamp[i] = (long long)st.st_mtim.tv_sec;
     }
-    (void)snprintf(ret, size, "%s|%s|%s@%lld|%s@%lld", c->want, c->bundle_version, path[0], stamp[0], path[1], stamp[1]);
+    uint32_t listed = 0;
+    for (size_t i = 0; i < c->vmm.n_sha256; i++)
+        listed = mt_crc32c(listed, c->vmm.sha256[i], strlen(c->vmm.sha256[i]));
+    (void)snprintf(ret, size, "%s|%s|%s@%lld|%s@%lld|%08x|%s", c->want, c->bundle_version, path[0], stamp[0], path[1], stamp[1], listed,
+                   c->vmm.cpu_template ? c->vmm.cpu_template : "");
 }
 
 static bool cache_read(const struct mt_vmm_probe_conf *c, const char *key, struct mt_vmm_choice *ret)

@@ -170,7 +170,7 @@ static int qemu_open(struct mt_vmm *vmm, struct mt_err *err)
     const char *argv[] = {vmm->qemu_path, "--version", NULL};
     struct mt_spawn s = {.path = vmm->qemu_path, .argv = argv, .stdin_fd = -1, .stdout_fd = -1, .stderr_fd = -1, .netns_fd = -1};
     if (mt_vmm_check_binary(vmm->qemu_path, "install qemu-system-x86", err) < 0 ||
-        mt_vmm_check_binary(vmm->vsock_path, "set the path of moat-vsock", err) < 0)
+        mt_vmm_check_binary(vmm->vsock_path, "set the path of moat-vsock", err) < 0 || mt_vmm_check_listed(vmm, vmm->qemu_path, err) < 0)
         return -(int)(err ? err->code : MT_E_NOT_FOUND);
     int r = mt_run_ok(&s, NULL, 0, &out, mt_vmm_wait_ms(vmm, VERSION_MS), err);
     if (r < 0)

@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/num.h"
 #include "base/str.h"
+#include "os/digest.h"
 #include "os/file.h"
 #include "os/ringfile.h"
 #include "os/sock.h"
@@ -58,6 +59,19 @@ int mt_vmm_check_binary(const char *path, const char *mend, struct mt_err *err)
     return 0;
 }
 
+int mt_vmm_check_listed(const struct mt_vmm *vmm, const char *path, struct mt_err *err)
+{
+    char sum[MT_SHA256_HEX];
+    if (vmm->n_sha256 == 0)
+        return 0;
+    if (mt_sha256_file(path, sum, err) < 0)
+        return mt_err_wrap(err, "sum of '%s'", path);
+    for (size_t i = 0; i < vmm->n_sha256; i++)
+        if (MT_STREQ(vmm->sha256[i], sum))
+            return 0;
+    return MT_FAIL(err, MT_E_INVALID, "'%s' is not one of vmm_sha256 of agent.toml: it has %s", path, sum);
+}
+
 void mt_vmm_mac_text(const uint8_t mac[6], char ret[18])
 {
     (void)snprintf(ret, 18, "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]);
@@ -88,7 +102,8 @@ static int fill(struct mt_vmm *v, const struct mt_vmm_conf *conf, struct mt_err 
         copy_path(v->qemu_path, sizeof v->qemu_path, conf->qemu_path, "/usr/bin/qemu-system-x86_64", err) < 0 ||
         copy_path(v->vsock_path, sizeof v->vsock_path, conf->vsock_path, "", err) < 0 ||
         copy_path(v->firecracker_path, sizeof v->firecracker_path, conf->firecracker_path, "/usr/lib/moat/firecracker", err) < 0 ||
-        copy_path(v->jailer_path, sizeof v->jailer_path, conf->jailer_path, "/usr/lib/moat/jailer", err) < 0)
+        copy_path(v->jailer_path, sizeof v->jailer_path, conf->jailer_path, "/usr/lib/moat/jailer", err) < 0 ||
+        copy_path(v->cpu_template, sizeof v->cpu_template, conf->cpu_template, "", err) < 0)
         return mt_err_wrap(err, "vmm configuration");
     const char *file = strrchr(v->firecracker_path, '/');
     if (mt_fmt(v->jail_driver, sizeof v->jail_driver, err, "%s", v->kind == MT_VMM_QEMU ? "qemu" : file ? file + 1 : "") < 0)
@@ -100,6 +115,8 @@ static int fill(struct mt_vmm *v, const struct mt_vmm_conf *conf, struct mt_err 
     if (mt_cgroup_open(&v->cgroup, conf->cgroup_mountinfo, conf->cgroup_parent ? conf->cgroup_parent : "moat.slice/instances", err) < 0)
         return -MT_E_UNAVAILABLE;
     v->serial_off = conf->serial_off;
+    v->sha256 = conf->sha256;
+    v->n_sha256 = conf->n_sha256;
     v->patience = conf->patience ? (int)conf->patience : 1;
     return 0;
 }

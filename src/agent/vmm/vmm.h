@@ -68,6 +68,9 @@ struct mt_vmm_conf {
     const char *jailer_path;      /* [/usr/lib/moat/jailer] */
     const char *cgroup_parent;    /* below each controller's root ["moat.slice/instances"] */
     const char *cgroup_mountinfo; /* only tests: another file instead of /proc/self/mountinfo */
+    char *const *sha256;          /* of monitors that may run VMs, hex; the array stays valid as long as the driver */
+    size_t n_sha256;              /* 0: whatever root has installed */
+    const char *cpu_template;     /* file with a CPU template for Firecracker, root's; NULL: none */
     bool serial_off;              /* adds 8250.nr_uarts=0: no console at all */
     uint32_t patience;            /* 1..30 [1]: every wait for a monitor or a guest is this many times as long (slow, nested hosts) */
 };

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Restart policy and backoff of runtime.md §6. */
+#include "agent/pace.h"
 #include "agent/restart.h"
 
 #include <setjmp.h>
@@ -80,6 +81,31 @@ static void the_fifth_attempt_reads_crash_loop_and_long_readiness_forgets(void *
     assert_int_equal(c.restart_count, 6); /* what users see never goes back */
 }
 
+static void no_second_has_more_than_so_many_launches(void **s)
+{
+    (void)s;
+    const unsigned rates[] = {1, 3, 10, MT_PACE_MAX};
+    for (size_t r = 0; r < sizeof rates / sizeof rates[0]; r++) {
+        struct mt_pace p = {.next = 0};
+        int64_t at[400], now = 5 * SEC, when;
+        unsigned n = 0;
+        for (; n < 400; now += SEC / 97) { /* somebody asks all the time */
+            if (mt_pace_may(&p, rates[r], now, &when)) {
+                mt_pace_note(&p, now);
+                at[n++] = now;
+                continue;
+            }
+            assert_true(when > now && when <= now + SEC);
+            if (n % 7 == 0)
+                now = when - SEC / 97; /* comes exactly when it was told to */
+        }
+        for (unsigned i = rates[r]; i < n; i++)
+            assert_true(at[i] - at[i - rates[r]] >= SEC);
+        assert_true(at[rates[r] - 1] - at[0] < SEC); /* the first ones do not wait */
+        assert_true(at[n - 1] - at[0] < (int64_t)(n / rates[r] + 2) * (SEC + SEC / 97)); /* and it is no slower than that */
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -87,6 +113,7 @@ int main(void)
         cmocka_unit_test(policies_decide_as_the_table_says),
         cmocka_unit_test(on_failure_gives_up_after_max_retries),
         cmocka_unit_test(platform_failures_never_consume_retries),
+        cmocka_unit_test(no_second_has_more_than_so_many_launches),
         cmocka_unit_test(the_fifth_attempt_reads_crash_loop_and_long_readiness_forgets),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
