@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -504,6 +505,34 @@ class Suite:
         want([now[k] for k in ("pids", "boot_id", "boot_seq", "slot")] == [kept[k] for k in ("pids", "boot_id", "boot_seq", "slot")], (kept, now))
         self.gone(wl["instance_id"])
 
+    def network_limits_hold_and_go_with_the_vm(self):
+        """QEMU has none of its own: the tap holds them, each way. A flood is cut and counted, what somebody takes away is put back, nothing is left."""
+        wl, _ = self.run_one(limits={"net_bytes_per_second": 1 << 20, "net_packets_per_second": 50})
+        tap = "mt%05x" % self.w.describe(wl["instance_id"])["slot"]
+        table = lambda: subprocess.run(["nft", "list", "table", "netdev", "moat-" + tap], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout.decode()
+        text = table()
+        want(text.count('device "%s"' % tap) == 2 and text.count("limit rate over 1 mbytes/second") == 2 and text.count("limit rate over 50/second burst 100 packets") == 2, text)
+
+        def flood():
+            for _ in range(300):
+                s = socket.socket(socket.AF_INET6)
+                s.setblocking(False)
+                s.connect_ex((wl["network"]["overlay_ipv6"], 8080))
+                self.held.append(s)
+            to_guest = table().partition("chain to_guest")[2]
+            return sum(int(n) for n in re.findall(r"counter packets (\d+)", to_guest)) >= 100
+        self.held = []
+        try:
+            kit.wait_for("packets that are cut", flood, 20)
+        finally:
+            for s in self.held:
+                s.close()
+        kit.wait_for("an answer, when the bucket has something again", lambda: fetch(wl["network"]["overlay_ipv6"]) == "moat", 60, 1)
+        kit.sh("nft", "delete", "table", "netdev", "moat-" + tap)
+        kit.wait_for("its limits again", lambda: (self.w.ask({"op": "gc"}), table())[1], 40, 0.5)
+        self.gone(wl["instance_id"])
+        want(not table() and "moat-" + tap not in kit.sh("nft", "list", "tables"), "its limits are left")
+
     def ctl_tells_what_this_machine_knows(self):
         def ctl(*words, code=0):
             r = subprocess.run([os.path.join(kit.BIN, "moat-agent"), "--config", os.path.join(self.w.dir, "agent.toml"), "ctl", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)
@@ -627,7 +656,7 @@ def main():
                  "adopted_after_kill", "adopted_while_booting", "exit_codes", "exit_while_agent_is_away", "restarts_with_backoff",
                  "out_of_memory", "unhealthy_ends", "bad_image", "missing_program_and_metrics_say_what_happened", "vm_death_is_seen", "what_never_answers_is_killed",
                  "several_at_once", "replaced_in_place", "drain_waits_then_stops", "absence_needs_two_plans", "stale_and_foreign_plans", "control_away", "cut_off_for_an_hour",
-                 "heartbeat_says_enough", "table_comes_back", "orphans_go_and_strangers_stay", "state_folder_lost", "ctl_tells_what_this_machine_knows", "refuses_what_it_cannot_hold", "keeps_no_descriptors", "memory_is_small"]
+                 "heartbeat_says_enough", "table_comes_back", "orphans_go_and_strangers_stay", "state_folder_lost", "network_limits_hold_and_go_with_the_vm", "ctl_tells_what_this_machine_knows", "refuses_what_it_cannot_hold", "keeps_no_descriptors", "memory_is_small"]
         for name in names:
             if name in only or name == "boots_to_ready" or not only and name not in MEASURED:
                 report.case("agent: " + name.replace("_", " "), getattr(suite, name))

@@ -267,7 +267,7 @@ def drive(name, file, ro, cache, **extra):
                                             "cache_type": cache, "io_engine": "Sync"}, **extra)]
 
 
-def expected(volume=False, tap=None, mtu=False, serial=False, scratch=None):
+def expected(volume=False, tap=None, mtu=False, serial=False, scratch=None, net=None):
     calls = [["GET", "/version", None],
              ["PUT", "/machine-config", {"vcpu_count": 2, "mem_size_mib": 200, "smt": False, "track_dirty_pages": False}],
              ["PUT", "/boot-source", {"kernel_image_path": "/vmlinux", "initrd_path": "/initramfs",
@@ -279,6 +279,7 @@ def expected(volume=False, tap=None, mtu=False, serial=False, scratch=None):
         nic = {"iface_id": "eth0", "host_dev_name": tap, "guest_mac": "02:fc:00:00:00:02"}
         if mtu:
             nic["mtu"] = 1420
+        nic.update(net or {})
         calls.append(["PUT", "/network-interfaces/eth0", nic])
     calls += [["PUT", "/vsock", {"guest_cid": 3, "uds_path": "/run/v.sock"}], ["PUT", "/entropy", limiter(65536, 1000)]]
     if serial:
@@ -306,6 +307,12 @@ def api_calls_come_in_order_with_exact_bodies(w):
     t = w.start("--mem", "200", "--vcpus", "2", "--disk-bps", "1000")
     t.wait("launched")
     compare(w.requests(), expected(scratch=limiter(2000, 2000)))
+    w.undo()
+    w.conf()
+    t = w.start("--mem", "200", "--vcpus", "2", "--tap", "mt0004d", "--net-bps", "5000", "--net-pps", "70")
+    t.wait("launched")
+    bucket = {"bandwidth": {"size": 10000, "refill_time": 2000}, "ops": {"size": 140, "refill_time": 2000}}
+    compare(w.requests(), expected(tap="mt0004d", mtu=True, net={"rx_rate_limiter": bucket, "tx_rate_limiter": bucket}))
     w.undo()
 
 

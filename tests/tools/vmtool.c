@@ -290,7 +290,7 @@ static bool options(struct tool *t, int argc, char **argv)
         {"initramfs", 1, NULL, 'i'}, {"root", 1, NULL, 'r'}, {"scratch", 1, NULL, 's'}, {"state", 1, NULL, 't'}, {"id", 1, NULL, 'd'},
         {"tap", 1, NULL, 'p'}, {"mem", 1, NULL, 'm'}, {"slot", 1, NULL, 'l'}, {"console", 1, NULL, 'c'}, {"boot-args", 1, NULL, 'b'},
         {"cgroup-parent", 1, NULL, 'g'}, {"kvm", 0, NULL, 'K'}, {"cache", 1, NULL, 'C'}, {"want", 1, NULL, 'w'}, {"hold", 1, NULL, 'h'},
-        {"vcpus", 1, NULL, 'V'}, {"mountinfo", 1, NULL, 'M'}, {"volume", 1, NULL, 'o'}, {"disk-bps", 1, NULL, 'B'}, {"firecracker", 1, NULL, 'F'}, {"jailer", 1, NULL, 'J'}, {"qemu", 1, NULL, 'q'}, {"patience", 1, NULL, 'P'}, {"listed", 1, NULL, 'S'}, {"cpu-template", 1, NULL, 'T'}, {NULL, 0, NULL, 0}};
+        {"vcpus", 1, NULL, 'V'}, {"mountinfo", 1, NULL, 'M'}, {"volume", 1, NULL, 'o'}, {"disk-bps", 1, NULL, 'B'}, {"firecracker", 1, NULL, 'F'}, {"jailer", 1, NULL, 'J'}, {"qemu", 1, NULL, 'q'}, {"patience", 1, NULL, 'P'}, {"net-bps", 1, NULL, 'N'}, {"net-pps", 1, NULL, 'Q'}, {"listed", 1, NULL, 'S'}, {"cpu-template", 1, NULL, 'T'}, {NULL, 0, NULL, 0}};
     uint64_t v;
     for (int o; (o = getopt_long(argc, argv, "", table, NULL)) != -1;) {
         switch (o) {
@@ -322,6 +322,16 @@ static bool options(struct tool *t, int argc, char **argv)
             if (t->spec.volume_count == MT_VMM_VOLUMES_MAX)
                 return false;
             t->spec.volumes[t->spec.volume_count++].path = optarg;
+            break;
+        case 'N':
+            if (!number(optarg, UINT32_MAX, &v))
+                return false;
+            t->spec.net_rx_bytes_per_s = t->spec.net_tx_bytes_per_s = v;
+            break;
+        case 'Q':
+            if (!number(optarg, UINT32_MAX, &v))
+                return false;
+            t->spec.net_packets_per_s = v;
             break;
         case 'B':
             if (!number(optarg, UINT32_MAX, &v))

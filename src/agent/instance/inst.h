@@ -185,6 +185,9 @@ void mt_inst_adopt(struct mt_inst *in);
 void mt_inst_job_start(struct mt_inst *in);
 /** The VM as the firewall sees it. */
 void mt_inst_fw_vm(const struct mt_inst *in, struct mt_fw_vm *ret);
+struct mt_tap;
+/** The limits that its tap has to hold, where its monitor does not (net/limit.h). Loop thread. */
+void mt_inst_limit_tap(const struct mt_inst *in, struct mt_tap *t);
 
 /* ---- held.c ------------------------------------------------------------------------------ */
 

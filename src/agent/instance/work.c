@@ -70,6 +70,16 @@ static uint64_t smaller(uint64_t a, uint64_t b)
     return a == 0 || (b != 0 && b < a) ? b : a;
 }
 
+/* What the tap itself has to hold back: Firecracker does it by itself. */
+static void limit_tap(struct mt_tap *t, const struct mt_agent *a, const struct mt_vmm *vmm, const struct mt_limits *l)
+{
+    if (!vmm || mt_vmm_kind(vmm) != MT_VMM_QEMU)
+        return;
+    t->bytes_per_s = l->net_bytes_per_second;
+    t->packets_per_s = l->net_packets_per_second;
+    t->nft_path = a->conf.nft_path;
+}
+
 static struct mt_limits limits_of(const struct mt_inst *in)
 {
     struct mt_limits own = in->spec ? in->spec->limits : (struct mt_limits){0};
@@ -80,6 +90,12 @@ static struct mt_limits limits_of(const struct mt_inst *in)
         .net_bytes_per_second = smaller(own.net_bytes_per_second, node.net_bytes_per_second),
         .net_packets_per_second = smaller(own.net_packets_per_second, node.net_packets_per_second),
     };
+}
+
+void mt_inst_limit_tap(const struct mt_inst *in, struct mt_tap *t)
+{
+    struct mt_limits l = limits_of(in);
+    limit_tap(t, in->a, in->vmm, &l);
 }
 
 static struct mt_job *job_new(struct mt_inst *in, enum job_kind kind)
@@ -338,6 +354,7 @@ static void do_network(struct network *n)
     struct mt_tap tap = {.slot = j->st.slot, .mtu = j->mtu, .guest = j->guest, .node = j->node, .has_node = j->has_node};
 
     fw_vm_of(&j->st, j->spec, &vm);
+    limit_tap(&tap, j->a, j->vmm, &j->limits);
     begin(MT_STEP_FIREWALL);
     n->rc = mt_fw_admit(j->a->fw, &vm, &n->err);
     if (n->rc < 0) {
@@ -453,6 +470,7 @@ static int do_vm(struct mt_job *j, struct network *net)
                                                          .bytes_per_s = j->limits.disk_bytes_per_second,
                                                          .ops_per_s = j->limits.disk_ops_per_second};
     s.net_rx_bytes_per_s = s.net_tx_bytes_per_s = j->limits.net_bytes_per_second;
+    s.net_packets_per_s = j->limits.net_packets_per_second;
     (void)rename(console, old); /* the ring of the attempt before stays readable */
 
     begin(MT_STEP_JAIL);

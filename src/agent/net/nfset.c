@@ -120,6 +120,17 @@ int mt_nfset_exists(struct mt_nfset *n, const char *table, const char *set, bool
     return 0;
 }
 
+int mt_nfset_link_table(struct mt_nfset *n, const char *table, bool *ret, struct mt_err *err)
+{
+    struct nlmsghdr *h = begin(n, n->buf, type_of(NFT_MSG_GETTABLE), NLM_F_ACK, NFPROTO_NETDEV);
+    mnl_attr_put_strz(h, NFTA_TABLE_NAME, table);
+    int rc = ask(n, h, ignore, NULL);
+    if (rc < 0 && errno != ENOENT && errno != EAFNOSUPPORT && errno != EOPNOTSUPP)
+        return MT_FAIL_ERRNO(err, MT_E_IO, "look up firewall table '%s'", table);
+    *ret = rc == 0;
+    return 0;
+}
+
 bool mt_nfset_has(struct mt_nfset *n, const char *table, const struct mt_nfset_elem *e)
 {
     struct nlmsghdr *h = begin(n, n->buf, type_of(NFT_MSG_GETSETELEM), NLM_F_ACK, NFPROTO_INET);
@@ -225,6 +236,27 @@ int mt_nfset_change(struct mt_nfset *n, const char *table, const struct mt_nfset
         return MT_FAIL_ERRNO(err, failed == ENOENT ? MT_E_NOT_FOUND : MT_E_IO, "change firewall elements of '%s'", e->set);
     }
     return 0;
+}
+
+int mt_nfset_drop_link_table(struct mt_nfset *n, const char *table, struct mt_err *err)
+{
+    char mem[2048];
+    struct mnl_nlmsg_batch *b = mnl_nlmsg_batch_start(mem, sizeof mem);
+    if (!b)
+        return MT_FAIL(err, MT_E_NOMEM, "firewall table: out of memory");
+    put_mark(n, b, NFNL_MSG_BATCH_BEGIN);
+    struct nlmsghdr *h = begin(n, mnl_nlmsg_batch_current(b), type_of(NFT_MSG_DELTABLE), NLM_F_ACK, NFPROTO_NETDEV);
+    mnl_attr_put_strz(h, NFTA_TABLE_NAME, table);
+    uint32_t last = n->seq;
+    (void)mnl_nlmsg_batch_next(b);
+    put_mark(n, b, NFNL_MSG_BATCH_END);
+    ssize_t sent = mnl_socket_sendto(n->sock, mnl_nlmsg_batch_head(b), mnl_nlmsg_batch_size(b));
+    mnl_nlmsg_batch_stop(b);
+    int failed = sent < 0 ? errno : answers(n, last);
+    if (failed == 0 || failed == ENOENT)
+        return 0;
+    errno = failed;
+    return MT_FAIL_ERRNO(err, MT_E_IO, "remove firewall table '%s'", table);
 }
 
 /* ---- reading ----------------------------------------------------------------------------- */

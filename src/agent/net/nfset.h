@@ -35,6 +35,11 @@ void mt_nfset_close(struct mt_nfset *n);
 /** Is there such a set? -MT_E_IO only when the kernel cannot say. */
 int mt_nfset_exists(struct mt_nfset *n, const char *table, const char *set, bool *ret, struct mt_err *err);
 
+/** Is there a table `netdev @table`? No, where the kernel knows no such tables. -MT_E_IO only when it cannot say. */
+int mt_nfset_link_table(struct mt_nfset *n, const char *table, bool *ret, struct mt_err *err);
+/** Take it away with all that is in it; 0 also when it is not there. */
+int mt_nfset_drop_link_table(struct mt_nfset *n, const char *table, struct mt_err *err);
+
 /** Is that element in the set? False also when the kernel does not say. */
 bool mt_nfset_has(struct mt_nfset *n, const char *table, const struct mt_nfset_elem *e);
 

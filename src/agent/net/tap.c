@@ -2,6 +2,7 @@
 /* Taps and the node's addresses. See tap.h. */
 #include "agent/net/tap.h"
 
+#include "agent/net/limit.h"
 #include "agent/vmm/vmm.h"
 #include "base/cleanup.h"
 #include "base/num.h"
@@ -100,6 +101,11 @@ static int tap_routes(struct mt_nl *nl, unsigned index, const struct mt_tap *t, 
     return 0;
 }
 
+static int tap_limits(const struct mt_tap *t, const char *name, bool only_missing, struct mt_err *err)
+{
+    return t->bytes_per_s || t->packets_per_s ? mt_limit_set(t->nft_path, name, t->bytes_per_s, t->packets_per_s, only_missing, err) : 0;
+}
+
 int mt_tap_up(const struct mt_tap *t, struct mt_err *err)
 {
     auto_nl struct mt_nl *nl = NULL;
@@ -121,6 +127,8 @@ int mt_tap_up(const struct mt_tap *t, struct mt_err *err)
         return mt_err_wrap(err, "tap");
     if (tap_sysctl(name, "accept_ra", "0", err) < 0 || tap_sysctl(name, "accept_dad", "0", err) < 0 ||
         tap_sysctl(name, "forwarding", "1", err) < 0)
+        return -MT_E_IO;
+    if (tap_limits(t, name, false, err) < 0)
         return -MT_E_IO;
     struct mt_nl_link up = {.up = true};
     if (mt_nl_link_set(nl, index, &up, err) < 0)
@@ -153,7 +161,8 @@ int mt_tap_repair(const struct mt_tap *t, struct mt_err *err)
     (void)inet_pton(AF_INET6, "fe80::1", &gateway);
     if (mt_nl_addr6_add(nl, index, &gateway, 64, err) < 0)
         return mt_err_wrap(err, "tap");
-    return tap_routes(nl, index, t, err);
+    rc = tap_routes(nl, index, t, err);
+    return rc < 0 ? rc : tap_limits(t, name, true, err);
 }
 
 int mt_tap_down(uint32_t slot, struct mt_err *err)
@@ -165,7 +174,10 @@ int mt_tap_down(uint32_t slot, struct mt_err *err)
     tap_name(slot, name);
     if (mt_nl_open(&nl, err) < 0)
         return -MT_E_IO;
-    int rc = mt_nl_link_index(nl, name, &index, err);
+    int rc = mt_limit_clear(name, err); /* first: a link that is gone does not take it along in every kernel */
+    if (rc < 0)
+        return rc;
+    rc = mt_nl_link_index(nl, name, &index, err);
     if (rc == -MT_E_NOT_FOUND)
         return 0;
     if (rc == 0)

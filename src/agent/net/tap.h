@@ -17,6 +17,8 @@ struct mt_tap {
     struct in6_addr guest;   /* the VM's /128 */
     struct in6_addr node;    /* this node's overlay address: source of probes and of the local edge */
     bool has_node;
+    uint64_t bytes_per_s, packets_per_s; /* each way, dropped above it (net/limit.h); 0: no limit, or the monitor's business */
+    const char *nft_path;    /* needed for one */
 };
 
 /** Host and guest MAC of a slot: 02:fc:00:0s:ss:s1 and ...:s2 (runtime.md §0). */

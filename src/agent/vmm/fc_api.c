@@ -160,7 +160,7 @@ static int put_network(struct api *a, const struct mt_vmm_spec *spec, const stru
     char mac[18];
     mt_vmm_mac_text(spec->guest_mac, mac);
     json_t *j = json_pack("{s:s,s:s,s:s}", "iface_id", "eth0", "host_dev_name", spec->tap, "guest_mac", mac);
-    json_t *rx = limiter(spec->net_rx_bytes_per_s, 0), *tx = limiter(spec->net_tx_bytes_per_s, 0);
+    json_t *rx = limiter(spec->net_rx_bytes_per_s, spec->net_packets_per_s), *tx = limiter(spec->net_tx_bytes_per_s, spec->net_packets_per_s);
     if (j && rx)
         (void)json_object_set_new(j, "rx_rate_limiter", rx);
     if (j && tx)

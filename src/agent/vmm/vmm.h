@@ -101,8 +101,9 @@ struct mt_vmm_spec {
     const char *tap;              /* existing persistent tap OWNED BY THE UID (TUNSETOWNER); NULL = no network */
     uint8_t guest_mac[6];
     uint32_t mtu;                 /* told to the guest where the driver can; 0 = not told */
-    uint64_t net_rx_bytes_per_s;  /* firecracker only; qemu leaves them to tc on the tap */
+    uint64_t net_rx_bytes_per_s;  /* firecracker only; with qemu the tap has limits (net/limit.h) */
     uint64_t net_tx_bytes_per_s;
+    uint64_t net_packets_per_s;   /* each way, likewise */
     const char *console_path;     /* ring file to create, root 0600; required; lives beside the instance state */
     const char *identity_json;    /* text of moat.json in the jail (0400 root), or NULL */
 };

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Text of the firewall table. That it loads, and what it lets through, is tested with packets in tests/scenario. */
 #include "agent/net/firewall.h"
+#include "agent/net/limit.h"
 #include "agent/net/fwtext.h"
 #include "agent/net/ipv4.h"
 #include "agent/net/nfset.h"
@@ -298,9 +299,26 @@ static void a_table_that_is_made_anew_goes_on_counting(void **s)
     assert_ptr_equal(mt_fw_tally_of(&t, &gone.address), &both[1]);
 }
 
+static void limits_are_of_one_link_both_ways(void **state)
+{
+    (void)state;
+    mt_auto_buf struct mt_buf b = MT_BUF_INIT(4096);
+    mt_limit_text("mt0000a", 1000, 0, &b);
+    assert_string_equal(mt_buf_cstr(&b), "table netdev moat-mt0000a\ndelete table netdev moat-mt0000a\ntable netdev moat-mt0000a {\n"
+                        "  chain from_guest {\n    type filter hook ingress device \"mt0000a\" priority 0; policy accept;\n"
+                        "    limit rate over 1000 bytes/second burst 262144 bytes counter drop\n  }\n"
+                        "  chain to_guest {\n    type filter hook egress device \"mt0000a\" priority 0; policy accept;\n"
+                        "    limit rate over 1000 bytes/second burst 262144 bytes counter drop\n  }\n}\n");
+    mt_buf_done(&b);
+    mt_buf_init(&b, 4096);
+    mt_limit_text("mtfffff", 10000000000, 7, &b);
+    assert_non_null(strstr(mt_buf_cstr(&b), "limit rate over 10000000000 bytes/second burst 4294967295 bytes counter drop\n    limit rate over 7/second burst 14 packets counter drop"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(limits_are_of_one_link_both_ways),
         cmocka_unit_test(the_table_is_replaced_in_one_transaction),
         cmocka_unit_test(taps_mode_touches_taps_only),
         cmocka_unit_test(without_egress_guests_go_nowhere),
