@@ -23,7 +23,7 @@ static const char usage[] =
     "       moat-agent --config FILE flows [--since TIME] [--until TIME] [--address IPV6] [--port N]\n"
     "                   which VM here sent what to whom, with the source that the world saw; each reading is recorded\n"
     "       moat-agent --config FILE stop-all   the agent that runs here stops every instance and gives the host back\n"
-    "       moat-agent --config FILE ctl list | describe ID | console ID | logs ID | state [ID] | verify-image DIGEST | gc | doctor\n"
+    "       moat-agent --config FILE ctl list | describe ID | console ID | initlog ID | logs ID | state [ID] | verify-image DIGEST | gc | drain [REASON] | doctor\n"
     "                   what the agent of this machine knows, a JSON object a line; describe, console and logs of an instance, state and\n"
     "                   disks as they lie on this machine, gc: look at once for what nothing needs any more\n"
     "       moat-agent --config-help   print every configuration key as a commented file\n"

@@ -208,8 +208,17 @@ class Suite(files.Suite):
             self.c.snapshot_over(j)
 
     def a_full_pool_is_told_and_survived(self):
-        """filled by hand in a volume of somebody else; what is kept for backups goes first, then writes fail at once and the node says so"""
+        """filled by hand in a volume of somebody else; what is kept for backups goes first, a backup that runs with it, then writes fail at once and the
+        node says so, at each step"""
         v = self.hand
+        w = self.c.volume("busy", GIB)
+        self.c.publish()
+        self.c.wait_volume(w["volume_id"], "provisioned", result="ok")
+        w["was_available"] = True
+        self.c.publish()
+        self.fault = lambda line: "503"
+        running = self.c.snapshot(w)
+        self.c.wait_snapshot(running, "running", 120, phase="uploading")
         want(any(self.snapshots()), "no base to give up")
         kit.sh("lvcreate", "-q", "-y", "-kn", "-Wn", "-n", "filler", "-V", "8G", "--thinpool", "moat/vols")
         fd = os.open("/dev/moat/filler", os.O_WRONLY)
@@ -228,8 +237,14 @@ class Suite(files.Suite):
                 os.fsync(fd)
         fill(82)
         kit.wait_for("a heartbeat that says it", lambda: self.c.beats[-1]["storage"]["pool_used_bytes"] >= self.c.beats[-1]["storage"]["pool_bytes"] * 80 // 100, 90)
+        want("pool_pressure" not in self.c.beats[-1]["conditions"], self.c.beats[-1])
         j = self.c.snapshot(v)
         fill(91)
+        r = self.c.wait_snapshot(running, "failed", 120)
+        want(r["failed_reason"] == "pool_pressure", r)
+        kit.wait_for("the condition", lambda: "pool_pressure" in self.c.beats[-1]["conditions"], 60)
+        self.fault = lambda line: None
+        self.c.snapshot_over(running)
         kit.wait_for("the end of the bases", lambda: not self.snapshots(), 120)
         want(not self.c.told_of(j["snapshot_id"]), "a snapshot was begun at 80 %%: %s" % self.c.told_of(j["snapshot_id"]))
         failed = False
@@ -254,10 +269,11 @@ class Suite(files.Suite):
         want(self.w.proc.poll() is None, "the agent ended")
         os.close(fd)
         kit.sh("lvremove", "-y", "moat/filler")
-        kit.wait_for("health again", lambda: self.c.beats[-1]["storage"]["healthy"], 120)
+        kit.wait_for("health again", lambda: self.c.beats[-1]["storage"]["healthy"] and "pool_pressure" not in self.c.beats[-1]["conditions"], 120)
         r = self.c.wait_snapshot(j, "succeeded", 240)
         want(self.same(self.restored(j, r), self.image_of(v)), "the store has other bytes than the volume")
         self.c.snapshot_over(j)
+        self.removed(w)
 
     def what_a_tenant_wrote_is_gone_with_its_volume(self):
         before = float(lvs("data_percent", "moat/vols")[0][0])

@@ -12,6 +12,7 @@ With --figures: one line of JSON, for bench/deploy.
 COST 145 s, 12 s of processor."""
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from imagekit import want  # noqa: E402
 from test_agent_backups import xfs  # noqa: E402
 
 INSTANCES = int(os.environ.get("MOAT_MANY", "100"))
+CHURN = float(os.environ.get("MOAT_CHURN_S", "0"))  # seconds in which instances come and go (R24: MOAT_MANY=200 MOAT_CHURN_S=3600), 0: not
 QUIET = 30.0  # three periods of pings, monitors and health checks, one look for drift
 MIB_MAX, CORE_MAX = 30.0, 0.01
 
@@ -258,6 +260,57 @@ def a_disk_that_is_nearly_full(w):
     want(sum(x["phase"] == "ready" for x in w.ask({"op": "list"}, 10)) >= INSTANCES, "what ran did not run on")
 
 
+def they_come_and_go(w):
+    """For CHURN seconds the plan lets instances go and names new ones, or gives those that are there another spec; then there is as much as there was."""
+    def there():
+        """what the host has of this agent's, and what the agent has of the host's"""
+        now = w.host()
+        return {"taps": kit.sh("ip", "-o", "link").count(" mt"), "jails": len(now["jails"]), "scratch": len(now["scratch"]), "processes": len(now["processes"]),
+                "cgroups": len(now["cgroups"]), "folders": len(os.listdir(os.path.join(w.dir, "agent/instances")))}
+
+    def settled():
+        rows = w.ask({"op": "list"}, 30)
+        return len(rows) == len(w.control.assignments) and all(x["phase"] == "ready" for x in rows) and there()
+    before = kit.wait_for("all ready", settled, 300, 1)
+    fds, pss, end, n = len(os.listdir("/proc/%d/fd" % w.proc.pid)), [pss_mib(w.proc.pid)], time.monotonic() + CHURN, [0, 0]
+    seen, rng = time.monotonic(), random.Random(7)
+    while time.monotonic() < end:
+        with w.control.lock:
+            ids = list(w.control.assignments)
+            for i in rng.sample(ids, 4):
+                a = w.control.assignments[i]
+                if rng.random() < 0.5:  # its next spec, in place
+                    wl = dict(a["workload"], generation=a["generation"] + 1, spec_hash="%064x" % rng.getrandbits(256))
+                    w.control.assignments[i] = dict(a, generation=a["generation"] + 1, workload=wl)
+                    n[0] += 1
+                    continue
+                w.control.assignments[i] = dict(a, desired_state="stopped")
+                wl = w.workload(w.many_image, memory=96, health={"type": "tcp", "port": 8080})
+                w.control.assignments[wl["instance_id"]] = {"assignment_id": kit.ulid(), "instance_id": wl["instance_id"], "generation": 1,
+                                                            "desired_state": "running", "drain_delay_seconds": 0, "workload": wl}
+                n[1] += 1
+            del w.control.reports[:-1000]  # of an hour of it nobody reads the beginning
+            del w.control.beats[:-10]
+        w.control.publish()
+        time.sleep(2)
+        with w.control.lock:  # one that was told to have stopped leaves the plan, as it does in the control plane
+            over = {r["instance_id"] for r in w.control.reports if r["status"] == "stopped"}
+            for i in [i for i, a in w.control.assignments.items() if a["desired_state"] == "stopped" and i in over]:
+                del w.control.assignments[i]
+        if time.monotonic() - seen > 60:
+            seen = time.monotonic()
+            pss.append(pss_mib(w.proc.pid))
+            print("# %d replaced, %d new, %d in the plan: %.1f MiB, %d descriptors, %s" % (n[0], n[1], len(w.control.assignments), pss[-1], len(os.listdir("/proc/%d/fd" % w.proc.pid)), there()), flush=True)
+    for i in [i for i, a in w.control.assignments.items() if a["desired_state"] == "stopped"]:
+        w.control.wait_status(i, "stopped", 120)
+        w.control.drop(i)
+    kit.wait_for("as much as before", lambda: settled() == before, 300, 2)
+    left = len(os.listdir("/proc/%d/fd" % w.proc.pid))
+    want(abs(left - fds) <= 8, "%d descriptors, before %d" % (left, fds))
+    want(pss_mib(w.proc.pid) <= max(pss[:2]) + 4, "MiB of the agent, by minute: %s" % [round(x, 1) for x in pss])
+    print("ok - %d instances come and go for %.0f s, %d boots: nothing leaks, %.1f to %.1f MiB" % (INSTANCES, CHURN, sum(n), pss[0], pss_mib(w.proc.pid)), flush=True)
+
+
 def nothing_is_left(w):
     w.stop_all(60000)
     left = w.host()
@@ -308,6 +361,8 @@ def main():
             print("skip - a monitor that does not die: no freezer of cgroup v1 that holds what was killed")
         a_disk_that_is_nearly_full(w)
         print("ok - a disk that is nearly full: a condition of the node, nothing new begins, below 3 % lines are counted and not kept, until there is room", flush=True)
+        if CHURN:
+            they_come_and_go(w)
         nothing_is_left(w)
         want(f["pss_mib"] <= MIB_MAX, "%.1f MiB with %d instances, at most %g" % (f["pss_mib"], INSTANCES, MIB_MAX))
         want(f["core"] <= CORE_MAX, "%.2f %% of a core with %d instances, at most %g %%" % (100 * f["core"], INSTANCES, 100 * CORE_MAX))
