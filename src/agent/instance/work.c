@@ -918,7 +918,8 @@ void mt_inst_begin(struct mt_inst *in)
     if (st->phase == MT_PH_BACKOFF)
         mt_inst_set_phase(in, MT_PH_NONE, "retry");
     int rc = mt_agent_admit(a, in, w->resources.memory_bytes, &reason, &err);
-    if (rc == 0 && strcmp(st->spec_hash, w->spec_hash) != 0) {
+    /* asked of what is in force, not of the state's hash: an attempt that was not admitted has left that one and no spec */
+    if (rc == 0 && (!in->spec || strcmp(in->spec->spec_hash, w->spec_hash) != 0)) {
         rc = take_spec(in, &err);
         reason = MT_REASON_DISK_FULL;
     }
