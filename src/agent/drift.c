@@ -280,7 +280,8 @@ void mt_drift_tick(struct mt_source *s, void *arg)
         if (in->st.phase < MT_PH_BOOTING || in->st.phase > MT_PH_DRAINING || in->job)
             continue;
         *t = (struct mt_tap){.slot = in->st.slot, .mtu = a->net.mtu, .node = a->net.node, .has_node = a->net.has_node};
-        mt_inst_limit_tap(in, t);
+        struct mt_limits limits = mt_inst_limits(in);
+        mt_inst_limit_tap(t, a, in->vmm, &limits);
         if (inet_pton(AF_INET6, in->st.address, &t->guest) == 1)
             j->repair_n++;
     }

@@ -185,9 +185,11 @@ void mt_inst_adopt(struct mt_inst *in);
 void mt_inst_job_start(struct mt_inst *in);
 /** The VM as the firewall sees it. */
 void mt_inst_fw_vm(const struct mt_inst *in, struct mt_fw_vm *ret);
+/** Its limits, 0 none. Loop thread. */
+struct mt_limits mt_inst_limits(const struct mt_inst *in);
 struct mt_tap;
-/** The limits that its tap has to hold, where its monitor does not (net/limit.h). Loop thread. */
-void mt_inst_limit_tap(const struct mt_inst *in, struct mt_tap *t);
+/** Of them those that its tap has to hold, because its monitor does not (net/limit.h). */
+void mt_inst_limit_tap(struct mt_tap *t, const struct mt_agent *a, const struct mt_vmm *vmm, const struct mt_limits *l);
 
 /* ---- held.c ------------------------------------------------------------------------------ */
 

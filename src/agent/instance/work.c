@@ -64,40 +64,6 @@ static int64_t wall(void)
     return mt_clock_wall_us();
 }
 
-/* 0 means no limit on that side (ruling R11). */
-static uint64_t smaller(uint64_t a, uint64_t b)
-{
-    return a == 0 || (b != 0 && b < a) ? b : a;
-}
-
-/* What the tap itself has to hold back: Firecracker does it by itself. */
-static void limit_tap(struct mt_tap *t, const struct mt_agent *a, const struct mt_vmm *vmm, const struct mt_limits *l)
-{
-    if (!vmm || mt_vmm_kind(vmm) != MT_VMM_QEMU)
-        return;
-    t->bytes_per_s = l->net_bytes_per_second;
-    t->packets_per_s = l->net_packets_per_second;
-    t->nft_path = a->conf.nft_path;
-}
-
-static struct mt_limits limits_of(const struct mt_inst *in)
-{
-    struct mt_limits own = in->spec ? in->spec->limits : (struct mt_limits){0};
-    struct mt_limits node = in->a->plan ? in->a->plan->node_config.limits : (struct mt_limits){0};
-    return (struct mt_limits){
-        .disk_bytes_per_second = smaller(own.disk_bytes_per_second, node.disk_bytes_per_second),
-        .disk_ops_per_second = smaller(own.disk_ops_per_second, node.disk_ops_per_second),
-        .net_bytes_per_second = smaller(own.net_bytes_per_second, node.net_bytes_per_second),
-        .net_packets_per_second = smaller(own.net_packets_per_second, node.net_packets_per_second),
-    };
-}
-
-void mt_inst_limit_tap(const struct mt_inst *in, struct mt_tap *t)
-{
-    struct mt_limits l = limits_of(in);
-    limit_tap(t, in->a, in->vmm, &l);
-}
-
 static struct mt_job *job_new(struct mt_inst *in, enum job_kind kind)
 {
     struct mt_job *j = calloc(1, sizeof *j);
@@ -114,7 +80,7 @@ static struct mt_job *job_new(struct mt_inst *in, enum job_kind kind)
     j->cancelled = &in->cancelled;
     j->mtu = in->spec && in->spec->network.mtu ? in->spec->network.mtu : in->a->net.mtu;
     j->overhead_mib = mt_agent_overhead_mib(in->a);
-    j->limits = limits_of(in);
+    j->limits = mt_inst_limits(in);
     j->has_node = in->a->net.has_node;
     j->node = in->a->net.node;
     (void)inet_pton(AF_INET6, in->st.address, &j->guest);
@@ -354,7 +320,7 @@ static void do_network(struct network *n)
     struct mt_tap tap = {.slot = j->st.slot, .mtu = j->mtu, .guest = j->guest, .node = j->node, .has_node = j->has_node};
 
     fw_vm_of(&j->st, j->spec, &vm);
-    limit_tap(&tap, j->a, j->vmm, &j->limits);
+    mt_inst_limit_tap(&tap, j->a, j->vmm, &j->limits);
     begin(MT_STEP_FIREWALL);
     n->rc = mt_fw_admit(j->a->fw, &vm, &n->err);
     if (n->rc < 0) {
