@@ -13,6 +13,7 @@
 #include "os/file.h"
 #include "wire/http_client.h"
 #include "wire/json.h"
+#include "wire/node_call.h"
 
 #include <inttypes.h>
 #include <pthread.h>
@@ -189,9 +190,7 @@ static int ask_plan(struct mt_control *c, struct mt_err *err)
         (void)snprintf(target, sizeof target, PLAN_TARGET "?after=%" PRIu64 "&epoch=%" PRIu64 "&wait=%d", after, epoch, WAIT_S);
     else
         (void)snprintf(target, sizeof target, PLAN_TARGET "?after=0&wait=0");
-    struct mt_http_header header = {"X-Moat-Agent-Version", MOAT_VERSION};
-    struct mt_http_request rq = {.method = "GET", .target = target, .headers = &header, .header_count = 1,
-                                 .timeout_ms = POLL_TIMEOUT_MS};
+    struct mt_http_request rq = {.method = "GET", .target = target, .timeout_ms = POLL_TIMEOUT_MS};
     if (c->a->identity)
         mt_identity_follow(c->a->identity, c->plan_client, &c->plan_generation);
     int rc = mt_http_do(c->plan_client, &rq, MT_PLAN_BYTES_MAX, &reply, err);
@@ -297,11 +296,8 @@ static bool post(struct mt_control *c, bool status, char *body, bool was_away)
     struct mt_http_reply reply;
     mt_auto_json json_t *doc = NULL;
     struct answer *an = calloc(1, sizeof *an);
-    struct mt_http_header header = {"X-Moat-Agent-Version", MOAT_VERSION};
     struct mt_http_request rq = {.method = "POST",
                                  .target = status ? STATUS_TARGET : HEARTBEAT_TARGET,
-                                 .headers = &header,
-                                 .header_count = 1,
                                  .body = body,
                                  .body_len = strlen(body),
                                  .timeout_ms = POST_TIMEOUT_MS};
@@ -339,9 +335,7 @@ static void post_note(struct mt_control *c, struct note *n)
 {
     struct mt_err err = {0};
     struct mt_http_reply reply;
-    struct mt_http_header header = {"X-Moat-Agent-Version", MOAT_VERSION};
-    struct mt_http_request rq = {.method = "POST", .target = n->target, .headers = &header, .header_count = 1, .body = n->body,
-                                 .body_len = strlen(n->body), .timeout_ms = POST_TIMEOUT_MS};
+    struct mt_http_request rq = {.method = "POST", .target = n->target, .body = n->body, .body_len = strlen(n->body), .timeout_ms = POST_TIMEOUT_MS};
     int rc = mt_http_do(c->post_client, &rq, ANSWER_MAX, &reply, &err);
     if (rc < 0) {
         (void)snprintf(n->detail, sizeof n->detail, "%s", err.msg);
@@ -490,8 +484,10 @@ struct mt_http_client *mt_agent_client(struct mt_agent *a, unsigned *ret_generat
     const uid_t trusted[] = {0, geteuid(), a->control_uid};
     struct mt_http_client *c = mt_http_client_new(a->conf.control_socket);
     *ret_generation = 0;
-    if (c)
+    if (c) {
         mt_http_client_trust(c, trusted, MT_ARRAY_LEN(trusted));
+        mt_node_call_says(c);
+    }
     return c;
 }
 

@@ -15,6 +15,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "wire/json.h"
+#include "wire/node_call.h"
 
 #include <sys/statvfs.h>
 
@@ -400,7 +401,7 @@ static uint64_t scratch_total(const struct mt_agent *a)
 
 char *mt_report_heartbeat(struct mt_agent *a)
 {
-    static const char *protos[] = {"guest/1"};
+    static const char *protos[] = {"guest/1", MT_NODE_PROTOCOL};
     const char *conditions[32];
     struct mt_heartbeat h = {.node_id = a->conf.node_id,
                              .agent_version = MOAT_VERSION,
@@ -415,7 +416,7 @@ char *mt_report_heartbeat(struct mt_agent *a)
 #else
                              .arch = "arm64",
 #endif
-                             .protocols = {.v = protos, .n = 1},
+                             .protocols = {.v = protos, .n = MT_ARRAY_LEN(protos)},
                              .epoch = a->pos.epoch,
                              .cursor_event_id = a->pos.cursor,
                              .plan_id = a->pos.plan_id[0] ? a->pos.plan_id : NULL,

@@ -13,6 +13,7 @@
 #include "os/file.h"
 #include "wire/http_client.h"
 #include "wire/json.h"
+#include "wire/node_call.h"
 
 #include <fcntl.h>
 #include <pthread.h>
@@ -234,6 +235,7 @@ static int ask(struct mt_secret_store *s, const char *instance_id, struct held *
         return MT_FAIL(err, MT_E_NOMEM, "secrets");
     if (!s->identity)
         mt_http_client_trust(c, s->trusted, s->trusted_n);
+    mt_node_call_says(c);
     (void)snprintf(body, sizeof body, "{\"instance_id\":\"%s\",\"version_id\":\"%s\"}", instance_id, h->version_id);
     const struct mt_http_request rq = {.method = "POST", .target = TARGET, .body = body, .body_len = strlen(body), .timeout_ms = TIMEOUT_MS, .secret = true};
     int rc = mt_http_do(c, &rq, ANSWER_MAX, &reply, err);
@@ -286,6 +288,7 @@ int mt_registry_credential(struct mt_secret_store *s, const char *owner_id, cons
         return MT_FAIL(err, MT_E_NOMEM, "registry credential");
     if (!s->identity)
         mt_http_client_trust(c, s->trusted, s->trusted_n);
+    mt_node_call_says(c);
     (void)snprintf(body, sizeof body, "{\"%s\":\"%s\"}", mt_id_check(MT_ID_RESTORE, owner_id, NULL) == 0 ? "restore_id" : "instance_id", owner_id);
     const struct mt_http_request rq = {.method = "POST", .target = REGISTRY_TARGET, .body = body, .body_len = strlen(body), .timeout_ms = TIMEOUT_MS, .secret = true};
     int rc = mt_http_do(c, &rq, REGISTRY_ANSWER_MAX, &reply, err);

@@ -6,6 +6,7 @@
 #include "base/str.h"
 #include "os/sock.h"
 #include "os/tls.h"
+#include "wire/node_call.h"
 
 #define SERVER_NAME "moat-control" /* in the certificate of every node listener */
 
@@ -15,7 +16,10 @@ int mt_edge_upstream_init(struct mt_edge_upstream *u, const struct mt_edge_optio
     if (!opt->control_socket)
         return 0;
     u->client = mt_http_client_new(opt->control_socket);
-    return u->client ? 0 : MT_FAIL(err, MT_E_NOMEM, "client of the control plane");
+    if (!u->client)
+        return MT_FAIL(err, MT_E_NOMEM, "client of the control plane");
+    mt_node_call_says(u->client);
+    return 0;
 }
 
 void mt_edge_upstream_done(struct mt_edge_upstream *u)
@@ -49,6 +53,8 @@ static int use(struct mt_edge_upstream *u, const char *pem, const char *ca, stru
         mt_http_client_set_tls(u->client, ctx);
     } else {
         struct mt_http_client *c = mt_http_client_new_tls(host, port, ctx, SERVER_NAME);
+        if (c)
+            mt_node_call_says(c);
         (void)pthread_mutex_lock(u->lock);
         u->client = c;
         (void)pthread_mutex_unlock(u->lock);

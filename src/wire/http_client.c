@@ -33,6 +33,8 @@ struct mt_http_client {
     bool secret;       /* its answer is wiped from here */
     uid_t trusted[MT_HTTP_TRUST_MAX];
     size_t trusted_count; /* 0: everybody */
+    const struct mt_http_header *always;
+    size_t always_count;
 };
 
 static struct mt_http_client *client_new(void)
@@ -117,6 +119,12 @@ void mt_http_client_trust(struct mt_http_client *c, const uid_t *uids, size_t n)
     MT_ASSERT(n >= 1 && n <= MT_HTTP_TRUST_MAX);
     memcpy(c->trusted, uids, n * sizeof *uids);
     c->trusted_count = n;
+}
+
+void mt_http_client_always(struct mt_http_client *c, const struct mt_http_header *headers, size_t n)
+{
+    c->always = headers;
+    c->always_count = n;
 }
 
 void mt_http_client_cancel(struct mt_http_client *c)
@@ -466,6 +474,8 @@ static int send_request(struct mt_http_client *c, const struct mt_http_request *
 {
     mt_auto_buf struct mt_buf b = MT_BUF_INIT(HEAD_MAX);
     mt_buf_printf(&b, "%s %s HTTP/1.1\r\nHost: %s\r\n", req->method, req->target, c->authority);
+    for (size_t i = 0; i < c->always_count; i++)
+        mt_buf_printf(&b, "%s: %s\r\n", c->always[i].name, c->always[i].value);
     for (size_t i = 0; i < req->header_count; i++)
         mt_buf_printf(&b, "%s: %s\r\n", req->headers[i].name, req->headers[i].value);
     if (req->body)

@@ -56,6 +56,8 @@ enum { MT_HTTP_TRUST_MAX = 4 };
 /** Unix sockets: talk only to a server whose process belongs to one of @uids (1..MT_HTTP_TRUST_MAX, copied): a request carries secrets, its answer is
  * obeyed, and somebody else may have made a socket of that name first. Others are -MT_E_DENIED. Without this call everybody is trusted. */
 void mt_http_client_trust(struct mt_http_client *c, const uid_t *uids, size_t n);
+/** Headers that go with every request before its own ones; @headers are borrowed for the client's life. */
+void mt_http_client_always(struct mt_http_client *c, const struct mt_http_header *headers, size_t n);
 /** A connection of its own to the same server, under the same rule of trust, for what is no longer HTTP. Non-blocking; @ret_fd is the caller's.
  * Over TLS it is the plain end of a relay (os/tls_relay.h) with a thread of its own, ten seconds at most until it is made. */
 int mt_http_client_dial(const struct mt_http_client *c, int *ret_fd, struct mt_err *err);

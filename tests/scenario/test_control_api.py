@@ -45,6 +45,14 @@ try:
     org = w.ok("GET", "/v1/orgs")["items"][0]
     O = "/v1/orgs/" + org["id"]
     A = E = None
+    NEVER = 2**52
+
+    def ask_for_what_never_comes():
+        began = time.monotonic()
+        r = w.q("GET", O + "/apps?min_event_id=%d" % NEVER)
+        r.took = time.monotonic() - began
+        return r
+    never = concurrent.futures.ThreadPoolExecutor(1).submit(ask_for_what_never_comes)  # looked at below: it takes its five seconds beside the others
 
     @case("a request without a token is refused, with one it is known")
     def _():
@@ -392,6 +400,44 @@ try:
             w.q("POST", E + "/deploys", {"release_id": rel2["id"]}, key="d-later")), 5)
         wait_for("success", lambda: w.ok("GET", E + "/deploys/" + d["id"])["status"] == "succeeded", 30)
 
+    @case("a caller of another protocol is told so by every call of agents and edges, before it is asked who it is; one that names none is of the first")
+    def _():
+        n = 0
+        for line in subprocess.run([kit.program("moat-control"), "--routes"], stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines():
+            method, path = line.split()[:2]
+            if not path.startswith("/internal/v1/"):
+                continue
+            n += 1
+            for said in ("node/2", "node/99, node/2,node/11", "guest/1 node/10"):
+                r = call(w.internal, method, path, None if method == "GET" else {}, {"X-Moat-Protocol": said, "X-Moat-Agent-Version": "9.9"})
+                assert r.status == 426 and r.json["code"] == "agent_incompatible" and said.split(", ")[0] in r.json["detail"], (method, path, r.status, r.text)
+                assert r.headers["Upgrade"] == "node/1" and r.json["details"]["protocols"] == ["node/1"] and not r.json["retryable"], (r.headers, r.text)
+        assert n >= 10, n
+        before = w.pg.sql("SELECT count(*) || ' ' || coalesce(max(plan_cursor), 0) FROM moat.node_heartbeats")
+        beat = {"node_id": w.agent.node_id, "agent_version": "9.9", "arch": "amd64", "conditions": [], "vmm": {"driver": "qemu", "accel": "tcg", "reason": "x"}, "epoch": 1,
+                "cursor_event_id": 2**40, "allocatable": {"cpu_millis": 1, "memory_bytes": 1, "disk_bytes": 1}, "used": {"cpu_millis": 0, "memory_bytes": 0, "disk_bytes": 0},
+                "clock_unix_ms": int(time.time() * 1000)}
+        r = w.agent.post("heartbeat", dict(beat, protocols=["guest/1", "node/2"]))
+        assert r.status == 426 and r.json["code"] == "agent_incompatible", r.text
+        assert w.pg.sql("SELECT count(*) || ' ' || coalesce(max(plan_cursor), 0) FROM moat.node_heartbeats WHERE agent_version = '9.9'") == "0 0", before
+        assert w.agent.heartbeat().status == 200  # protocols ["v1"]: of before there were names
+        for said in ("node/1", "node/2, node/1", "guest/1"):
+            r = call(w.internal, "GET", "/internal/v1/nodes/self/plan?after=0&wait=0", None, {"X-Moat-Protocol": said})
+            assert r.status == 200, (said, r.text)
+        wait_for("the line in the log", lambda: '"node.agent_incompatible"' in open(w.d + "/control.log").read())
+
+    @case("min_event_id: a read waits for the event that it names, five seconds at most, then 504 projection_timeout")
+    def _():
+        head = w.ok("GET", O + "/events?limit=1")["head_event_id"]
+        with concurrent.futures.ThreadPoolExecutor(1) as ex:
+            began = time.monotonic()
+            read = ex.submit(w.q, "GET", O + "/apps?min_event_id=%d" % (head + 1))
+            made = w.q("POST", O + "/apps", {"name": "waited-for"})
+            assert made.status == 201 and read.result().status == 200, read.result().text
+        r = never.result()
+        assert r.status == 504 and r.json["code"] == "projection_timeout" and r.json["retryable"] and str(NEVER) in r.json["detail"], (r.status, r.text)
+        assert r.took >= 4.9, r.took
+
     @case("a strange peer of the internal socket is refused")
     def _():
         r = call(w.internal, "GET", "/internal/v1/edge/config?after=0&wait=0")
@@ -399,7 +445,7 @@ try:
 
     @case("the published list of calls and the configuration reference are what the program prints")
     def _():
-        for flag, name in (("--routes", "routes.txt"), ("--metrics", "metrics.txt"), ("--help-config", "control.toml.txt")):
+        for flag, name in (("--routes", "routes.txt"), ("--errors", "errors.txt"), ("--metrics", "metrics.txt"), ("--help-config", "control.toml.txt")):
             out = subprocess.run([kit.program("moat-control"), flag], stdout=subprocess.PIPE, text=True, check=True).stdout
             have = open(os.path.join(kit.ROOT, "docs/api", name)).read().split("\n", 1)
             assert have[0].startswith("# generated") and have[1] == out, "run: bin/moat-control %s, into docs/api/%s" % (flag, name)

@@ -245,6 +245,14 @@ try:
         s = w.ok("GET", E + "/status")["processes"][0]
         assert s["since"] > began and "next_try" not in s, s
         wait_for("three ready", lambda: len(w.ok("GET", E + "/instances?status=ready")["items"]) == 3, 40)
+        # room for what runs and for no more: the old go first, and the deploy says so, also when it is done (control-plane.md 5.3)
+        wait_for("nothing else to be there", lambda: w.pg.sql("SELECT count(*) FROM moat_views.instances_view WHERE released_at IS NULL AND desired_state <> 'running'") == "0", 60)
+        limit("max_instances", quota("max_instances")["used"])
+        d = w.ok("POST", E + "/restarts", {})["id"]
+        said = wait_for("what it says", lambda: (lambda m: m if "surge_unavailable" in m else None)(w.ok("GET", E + "/deploys/" + d).get("message", "")), 40)
+        assert said == "process 'web': surge_unavailable, old instances are drained before new ones start", said
+        assert len(w.ok("GET", E + "/instances?status=ready")["items"]) == 2, "the first has to go before another comes, and no two at once"
+        limit("max_instances", None)
 
     @case("quarantine: the node's plan names the addresses, for an instance, its environment, its organisation, until it is taken back")
     def _():
@@ -333,6 +341,40 @@ try:
         put_scale(E, 0)
         wait_for("all that shall stop is gone", lambda: w.pg.sql("SELECT count(*) FROM moat_views.instances_view WHERE released_at IS NULL"
                                                                  " AND (desired_state <> 'running' OR env_id = '%s')" % env) == "0", 40)
+
+    @case("what fails again and again is told as that: an event every five minutes, until it is ready again")
+    def _():
+        A, E = make_env("looping", "prod")
+        w.ok("POST", E + "/deploys", {"release_id": release(A, manifest(memory="64Mi", cpu="0.1"))})
+        one = wait_for("an instance", lambda: w.ok("GET", E + "/instances?status=ready")["items"], 20)[0]["id"]
+        w.ok("POST", "/v1/admin/scheduler/pause", {"reason": "nothing is replaced meanwhile"})
+        told = lambda: [e["payload"] for e in w.ok("GET", O + "/events?event_type=instance.status_changed&limit=500&aggregate_id=" + one)["items"]]
+        tries = 4
+
+        def attempt():
+            nonlocal tries
+            tries += 1
+            boot = "boot_%s%02d" % (one[5:-2], tries)
+            got = [w.agent.report(one, "booting", status_detail="booting_vm", boot_id=boot, restart_count=tries), w.agent.report(one, "starting", boot_id=boot, restart_count=tries),
+                   w.agent.report(one, "unready", boot_id=boot, restart_count=tries),
+                   w.agent.report(one, "failed", status_detail="backoff", boot_id=boot, restart_count=tries + 1, reason_code="crash_loop_backoff", reason_detail="workload_exited", exit_code=3)]
+            return [g.json["accepted"] for g in got]
+        assert attempt() == [1, 1, 1, 1], "the first that is called a loop is told in full"
+        before = told()
+        assert attempt() == attempt() == [0, 0, 0, 0] and told() == before
+        for minute in range(60):
+            w.pg.sql("UPDATE moat_views.instances_view SET updated_at = updated_at - interval '1 minute' WHERE instance_id = '%s'" % one)
+            attempt()
+        hour = told()[len(before):]
+        assert 11 <= len(hour) <= 12 and all(p["status"] == "failed" for p in hour), hour
+        assert hour[-1]["restart_count"] - hour[-2]["restart_count"] == 5, hour[-2:]
+        assert w.agent.report(one, "failed", reason_code="workload_exited", exit_code=4, restart_count=tries).json["accepted"] == 1  # given up: no wait for another attempt
+        assert attempt()[:3] == [1, 1, 1]
+        assert attempt() == [0, 0, 0, 0]
+        assert w.agent.report(one, "ready", restart_count=tries).json["accepted"] == 1 and told()[-1]["status"] == "ready"
+        assert w.agent.report(one, "unready", restart_count=tries).json["accepted"] == 1
+        assert w.agent.report(one, "ready", restart_count=tries).json["accepted"] == 1
+        w.ok("POST", "/v1/admin/scheduler/resume", {"reason": "looked"})
 
     @case("usage per environment and hour equals a replay of the log")
     def _():

@@ -89,9 +89,7 @@ int mt_id_post(struct mt_http_client *c, const char *target, json_t *body, json_
     json_decref(body);
     if (!text)
         return MT_FAIL(err, MT_E_NOMEM, "request");
-    struct mt_http_header header = {"X-Moat-Agent-Version", MOAT_VERSION};
-    struct mt_http_request rq = {.method = "POST", .target = target, .headers = &header, .header_count = 1, .body = text, .body_len = strlen(text),
-                                 .timeout_ms = POST_MS};
+    struct mt_http_request rq = {.method = "POST", .target = target, .body = text, .body_len = strlen(text), .timeout_ms = POST_MS};
     int rc = mt_http_do(c, &rq, ANSWER_MAX, &reply, err);
     if (rc == 0) {
         (void)mt_json_parse((const char *)reply.body.p, reply.body.len, ANSWER_MAX, 8, &doc, NULL);

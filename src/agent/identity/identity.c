@@ -12,6 +12,7 @@
 #include "os/sock.h"
 #include "os/x509.h"
 #include "wire/json.h"
+#include "wire/node_call.h"
 
 #include <pthread.h>
 #include <pwd.h>
@@ -116,6 +117,8 @@ struct mt_http_client *mt_identity_client(struct mt_identity *id, unsigned *ret_
     struct mt_http_client *c = mt_http_client_new_tls(id->host, id->port, id->ctx, "moat-control");
     *ret_generation = id->generation;
     (void)pthread_mutex_unlock(&id->mu);
+    if (c)
+        mt_node_call_says(c);
     return c;
 }
 

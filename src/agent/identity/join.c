@@ -13,6 +13,7 @@
 #include "os/sock.h"
 #include "os/x509.h"
 #include "wire/json.h"
+#include "wire/node_call.h"
 
 #include <ctype.h>
 #include <sys/sysinfo.h>
@@ -87,7 +88,10 @@ static int first_client(const struct mt_join *j, const char *pin, struct mt_http
         return rc;
     *ret = mt_http_client_new_tls(host, port, ctx, "moat-control");
     mt_tls_ctx_unref(ctx);
-    return *ret ? 0 : MT_FAIL(err, MT_E_NOMEM, "join");
+    if (!*ret)
+        return MT_FAIL(err, MT_E_NOMEM, "join");
+    mt_node_call_says(*ret);
+    return 0;
 }
 
 static int write_text(const char *data_dir, const char *name, const char *text, mode_t mode, struct mt_err *err)

@@ -12,6 +12,7 @@
 #include "control/api/trail.h"
 #include "control/log/history.h"
 #include "control/log/schema.h"
+#include "control/nodes/node.h"
 #include "control/limits/request.h"
 #include "control/volumes/home.h"
 #include "model/names.h"
@@ -113,9 +114,8 @@ static int find_route(struct mt_api_call *c, enum mt_listener at)
 static int database(struct mt_api_call *c, struct mt_api_worker *w)
 {
     c->worker = w;
-    if (!atomic_load(&c->ctl->ready)) {
-        return mt_api_fail(c, 503, "database_unavailable", "the server is waiting for its database");
-    }
+    if (!atomic_load(&c->ctl->ready))
+        return mt_api_not_ready(c);
     int rc = 0;
     struct mt_pg_conf conf = c->ctl->pg_conf;
     conf.options = NULL;
@@ -308,7 +308,7 @@ static void denied(struct mt_api_call *c)
 static int run(struct mt_api_call *c, struct mt_api_worker *w)
 {
     enum mt_listener at = (enum mt_listener)mt_http_req_listener(c->http);
-    if (find_route(c, at) < 0)
+    if (find_route(c, at) < 0 || (c->route->listener == MT_LISTEN_INTERNAL && mt_node_call_protocol(c, NULL) < 0))
         return -1;
     bool named = c->route->listener == MT_LISTEN_API && !(c->route->flags & MT_API_ANYONE);
     if (!(c->route->flags & MT_API_NO_DB) && (database(c, w) < 0 || (!named && mt_api_fence(c, MT_LOG_ALL) < 0)))

@@ -67,6 +67,10 @@ int mt_api_heartbeat(struct mt_api_call *c)
         return -1;
     if (mt_heartbeat_decode(c->body, &hb, &c->err) < 0)
         return mt_api_fail_err(c);
+    if (mt_node_call_protocol(c, &hb->protocols) < 0) {
+        mt_heartbeat_free(hb);
+        return -1;
+    }
     char trusts[65];
     snprintf(trusts, sizeof trusts, "%s", hb->ca_trust ? hb->ca_trust : "");
     int64_t skew = hb->clock_unix_ms ? hb->clock_unix_ms - arrived_ms : 0;
@@ -257,7 +261,8 @@ static const struct mt_pg_stmt status_rows = {
     "status_rows",
     "SELECT instance_id, org_id, app_id, env_id, deploy_id, status, coalesce(status_detail, '') AS status_detail,"
     " coalesce(boot_id, '') AS boot_id, coalesce(reason_code, '') AS reason_code,"
-    " coalesce(reason_detail, '') AS reason_detail, exit_code, restart_count, desired_state"
+    " coalesce(reason_detail, '') AS reason_detail, exit_code, restart_count, desired_state,"
+    " status = 'failed' AND reason_code = 'crash_loop_backoff', updated_at > now() - interval '5 minutes'"
     " FROM instances_view WHERE node_id = $1 AND released_at IS NULL"};
 
 static bool same(const char *a, const char *b)
@@ -273,6 +278,16 @@ static bool repeats(const struct mt_pg_res *r, int row, const struct mt_status_r
            same(s->reason_code, mt_pg_text(r, row, 8)) && same(s->reason_detail, mt_pg_text(r, row, 9)) &&
            mt_pg_i64_or(r, row, 10, -1) == (s->has_exit_code ? s->exit_code : -1) &&
            mt_pg_i64(r, row, 11) == (int64_t)s->restart_count;
+}
+
+/* One that fails again and again is told as that, not attempt by attempt (control-plane.md §6.4): until it is ready, or fails for good, an event every
+ * five minutes keeps its count of restarts. What is left out here the agent's full list brings again, every minute. */
+static bool is_of_a_loop(const struct mt_pg_res *r, int row, const struct mt_status_report *s)
+{
+    if (!mt_pg_bool(r, row, 13))
+        return false;
+    bool again = s->status == MT_STATUS_FAILED && same(s->reason_code, mt_reason_code(MT_REASON_CRASH_LOOP_BACKOFF));
+    return s->status == MT_STATUS_BOOTING || s->status == MT_STATUS_STARTING || s->status == MT_STATUS_UNREADY || (again && mt_pg_bool(r, row, 14));
 }
 
 static json_t *status_payload(const char *node_id, const struct mt_status_report *s)
@@ -375,7 +390,7 @@ static int gather_reports(struct mt_api_call *c, const struct mt_node *node, con
             json_array_append_new(rejected, json_pack("{s:s,s:s}", "instance_id", s->instance_id, "code", "not_on_this_node"));
             continue;
         }
-        if (repeats(r, row, s) || !mt_plans_seq(c->ctl->plans, s->instance_id, s->seq)) {
+        if (repeats(r, row, s) || is_of_a_loop(r, row, s) || !mt_plans_seq(c->ctl->plans, s->instance_id, s->seq)) {
             (*ignored)++;
             continue;
         }

@@ -5,6 +5,7 @@
 #include "base/str.h"
 #include "model/mesh.h"
 #include "os/tls.h"
+#include "wire/node_call.h"
 
 #define ENDPOINTS_MAX 4
 #define APPEND_TIMEOUT_MS 10000
@@ -67,6 +68,27 @@ int mt_node_find_local(struct mt_pg *pg, struct mt_node *ret, struct mt_err *err
 bool mt_node_call_is_local(const struct mt_api_call *c)
 {
     return mt_http_req_listener(c->http) == MT_LISTEN_INTERNAL;
+}
+
+int mt_node_call_protocol(struct mt_api_call *c, const struct mt_strings *protocols)
+{
+    char said[16 * 34] = "";
+    size_t n = 0;
+    for (size_t i = 0; protocols && i < protocols->n && n < sizeof said; i++)
+        n += (size_t)snprintf(said + n, sizeof said - n, "%s%s", n ? ", " : "", protocols->v[i]);
+    const char *list = protocols ? said : mt_http_req_header(c->http, MT_NODE_PROTOCOL_HEADER);
+    if (mt_node_protocol_shared(list))
+        return 0;
+    const char *version = mt_http_req_header(c->http, MT_NODE_VERSION_HEADER);
+    char clean[3][100];
+    (void)mt_printable(list, strlen(list), clean[0], sizeof clean[0]);
+    (void)mt_printable(version ? version : "", version ? strlen(version) : 0, clean[1], sizeof clean[1]);
+    mt_log(MT_WARN, "node.agent_incompatible", KV("request_id", c->request_id), KV("path", c->route->path), KV("protocols", (const char *)clean[0]),
+           KV("agent_version", (const char *)clean[1]), KV("mend", "install the version of moat on the node that the control plane has"));
+    mt_http_add_header(c->http, "Upgrade", MT_NODE_PROTOCOL);
+    c->problem.details = json_pack("{s:[s],s:s}", "protocols", MT_NODE_PROTOCOL, "server_version", MOAT_VERSION);
+    return mt_api_fail(c, 426, "agent_incompatible", "this control plane (moat " MOAT_VERSION ") speaks " MT_NODE_PROTOCOL " with its nodes, the caller %s:"
+                       " install on the node the version that the control plane has. What runs there goes on", clean[0]);
 }
 
 static int peer_is(struct mt_api_call *c, uid_t want, const char *who)

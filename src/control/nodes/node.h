@@ -8,6 +8,7 @@
 
 #include "control/api/call.h"
 #include "control/nodes/ca.h"
+#include "model/plan.h"
 
 /* The one call that an expired certificate is good for. */
 #define MT_NODE_CERT_PATH "/internal/v1/nodes/self/cert"
@@ -38,6 +39,9 @@ int mt_node_cmd_no_volumes(struct mt_cmd *cmd, const char *node_id, struct mt_er
 /** The caller of a request must be the agent (or edge) of a node. 0 with the node, or -1 (problem recorded): 403 forbidden, 403
  *  node_disabled, 409 before the machine's own node is enrolled. */
 int mt_node_caller(struct mt_api_call *c, enum mt_cert_kind kind, struct mt_node *ret);
+/** Does the caller speak a protocol that we do (wire/node_call.h)? Asked of every call of agents and edges, before who it is. 0 or -1 (426
+ *  agent_incompatible). @protocols: those of its heartbeat, or NULL for what the request's head says. */
+int mt_node_call_protocol(struct mt_api_call *c, const struct mt_strings *protocols);
 /** Only the question of the Unix socket: is the peer this machine's agent? 0 or -1. For the heartbeat that makes the record. */
 int mt_node_local_agent(struct mt_api_call *c);
 /** Append one event about @n, said by itself and valid only for the row that was looked at. 0: it is in the log; 1: the row has changed, look again; -1: a

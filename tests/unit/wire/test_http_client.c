@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "os/sock.h"
 #include "wire/http_client.h"
+#include "wire/node_call.h"
 
 #include <poll.h>
 #include <pthread.h>
@@ -303,9 +304,22 @@ static void an_answer_without_end_stops_at_the_deadline(void **state)
     assert_true(took_ms < 2000);
 }
 
+static void protocols_are_shared_or_not(void **state)
+{
+    static const struct {
+        const char *said;
+        bool shared;
+    } cases[] = {{NULL, true}, {"", true}, {"node/1", true}, {"node/2", false}, {"node/10", false}, {"node/2, node/1", true}, {"node/2,node/3\tnode/1", true},
+                 {"guest/1", true}, {"guest/1, node/2", false}, {"v1", true}, {"node/", false}, {"node", true}, {",,, ", true}, {"xnode/2", true}, {" node/2", false}};
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        assert_int_equal(mt_node_protocol_shared(cases[i].said), cases[i].shared);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(protocols_are_shared_or_not),
         cmocka_unit_test(answers_of_every_framing_are_read),
         cmocka_unit_test(bad_answers_are_refused),
         cmocka_unit_test(a_kept_connection_closed_by_the_peer_is_made_anew),
