@@ -11,10 +11,10 @@
 static const struct mt_pg_stmt env_routes = {
     "deploy_routes",
     "SELECT route_id, coalesce(hostname, '') AS hostname, listen_port, protocol, backend_process_type, backend_port,"
-    " proxy_protocol, backend_expects_proxy_protocol, managed_by, resource_version, ipv4_required, default_for_listener OR allow_non_tls FROM routes_view"
+    " proxy_protocol, backend_expects_proxy_protocol, managed_by, resource_version, ipv4_required, default_for_listener OR allow_non_tls, last_event_id FROM routes_view"
     " WHERE env_id = $1 AND NOT deleted ORDER BY route_id"};
 
-enum { R_ID = 0, R_HOST, R_PORT, R_PROTOCOL, R_PROCESS, R_BACKEND, R_PROXY, R_EXPECTS, R_MANAGED, R_VERSION, R_IPV4, R_LISTENER };
+enum { R_ID = 0, R_HOST, R_PORT, R_PROTOCOL, R_PROCESS, R_BACKEND, R_PROXY, R_EXPECTS, R_MANAGED, R_VERSION, R_IPV4, R_LISTENER, R_EVENT };
 
 static bool deployed(const struct mt_manifest_routes_in *in, const char *process)
 {
@@ -103,15 +103,31 @@ static int apply_one(struct mt_api_call *c, struct mt_cmd *cmd, const struct mt_
     return mt_api_event(c, cmd, MT_EV_ROUTE_UPDATED, rid, payload);
 }
 
-/* The port of a process has the PROXY header on every connection or on none: among the routes of the manifest that are applied, and with those made by API. */
-static int check_proxies(struct mt_api_call *c, const struct mt_pg_res *r, const struct mt_manifest_routes_in *in)
+/* As check_proxy of routes.c: a deploy that makes or changes routes is told of those that came at the same moment. */
+static int rely_on_proxies(struct mt_api_call *c, struct mt_cmd *cmd, const struct mt_pg_res *r, bool v2)
 {
+    int64_t sum = 0;
+    for (int i = 0; i < mt_pg_rows(r); i++)
+        if (v2 || MT_STREQ(mt_pg_text(r, i, R_PROXY), "v2"))
+            sum += mt_pg_i64(r, i, R_EVENT);
+    if (mt_cmd_rely(cmd, v2 ? MT_RELY_ENV_ROUTES : MT_RELY_ENV_PROXIED, c->env.id, NULL, sum, &c->err) < 0 ||
+        mt_cmd_rely(cmd, MT_RELY_ENV_LIVE, c->env.id, NULL, 1, &c->err) < 0)
+        return mt_api_fail_err(c);
+    return 0;
+}
+
+/* The port of a process has the PROXY header on every connection or on none: among the routes of the manifest that are applied, and with those made by API. */
+static int check_proxies(struct mt_api_call *c, struct mt_cmd *cmd, const struct mt_pg_res *r, const struct mt_manifest_routes_in *in)
+{
+    bool any = false, v2 = false;
     for (size_t i = 0; i < mt_manifest_n_routes(in->manifest); i++) {
         struct mt_manifest_route a, b;
         if (mt_manifest_route_read(in->manifest, i, &a, &c->err) < 0)
             return mt_api_fail_err(c);
         if (!MT_STREQ(a.env, c->env.name) || (in->partial && !deployed(in, a.process)))
             continue;
+        any = true;
+        v2 |= MT_STREQ(a.proxy_protocol, "v2");
         bool mix = false;
         for (size_t k = 0; k < i && !mix; k++)
             mix = mt_manifest_route_read(in->manifest, k, &b, &c->err) == 0 && MT_STREQ(b.env, a.env) && MT_STREQ(b.process, a.process) && b.port == a.port &&
@@ -126,7 +142,7 @@ static int check_proxies(struct mt_api_call *c, const struct mt_pg_res *r, const
             return mt_api_fail(c, 409, "proxy_port_conflict", "route %s:%lld of the manifest: another route leads to port %lld of '%s' %s the PROXY header: a port has it on every connection or on none",
                                s.hostname, (long long)a.listen_port, (long long)a.port, a.process, MT_STREQ(a.proxy_protocol, "v2") ? "without" : "with");
     }
-    return 0;
+    return any ? rely_on_proxies(c, cmd, r, v2) : 0;
 }
 
 /* Rows the manifest does not name: its own ones go, others must still find their port. */
@@ -179,7 +195,7 @@ int mt_manifest_routes_apply(struct mt_api_call *c, struct mt_cmd *cmd, const st
             rc = apply_one(c, cmd, r, &mr, kept, changes);
     }
     if (rc == 0)
-        rc = check_proxies(c, r, in);
+        rc = check_proxies(c, cmd, r, in);
     if (rc == 0)
         rc = settle_rest(c, cmd, r, in, kept, changes);
     free(kept);

@@ -217,14 +217,16 @@ int mt_api_route_ipv4_rely(struct mt_api_call *c, struct mt_cmd *cmd, const stru
     return 0;
 }
 
-/* Sum as MT_RELY_ENV_ROUTES has it, and does another route lead to the same port with the other kind of start? $5 own id or NULL */
+/* Sums as MT_RELY_ENV_ROUTES and MT_RELY_ENV_PROXIED have them, and does another route lead to the same port with the other kind of start? $5 own id or NULL */
 static const struct mt_pg_stmt proxy_mix = {
     "route_proxy_mix",
     "SELECT coalesce(sum(last_event_id), 0)::int8, coalesce(bool_or(backend_process_type = $2 AND backend_port = $3 AND proxy_protocol <> $4"
-    " AND route_id IS DISTINCT FROM $5), false) FROM routes_view WHERE env_id = $1 AND NOT deleted"};
+    " AND route_id IS DISTINCT FROM $5), false), coalesce(sum(last_event_id) FILTER (WHERE proxy_protocol = 'v2'), 0)::int8"
+    " FROM routes_view WHERE env_id = $1 AND NOT deleted"};
 
 /* A backend may trust the header because every connection to its port begins with one (networking.md §9). Who turns it on relies on the routes that
- * there are; of two requests at one moment it is that one which is told. */
+ * there are, who has it off on those that have it on, so that routes without it do not wait for each other; of two requests at one moment the later
+ * one is told. Both are something below the environment (MT_RELY_ENV_LIVE notes it), so that they never share a batch. */
 static int check_proxy(struct mt_api_call *c, struct mt_cmd *cmd, const struct mt_route_spec *s, const char *own)
 {
     struct mt_pg_params p;
@@ -241,7 +243,8 @@ static int check_proxy(struct mt_api_call *c, struct mt_cmd *cmd, const struct m
     if (mt_pg_bool(r, 0, 1))
         return mt_api_fail(c, 409, "proxy_port_conflict", "another route leads to port %lld of '%s' %s the PROXY header: a port has it on every connection or on none",
                            (long long)s->backend_port, s->backend_process_type, v2 ? "without" : "with");
-    if (v2 && !s->ipv4_required && mt_cmd_rely(cmd, MT_RELY_ENV_ROUTES, c->env.id, NULL, mt_pg_i64(r, 0, 0), &c->err) < 0)
+    if (mt_cmd_rely(cmd, v2 ? MT_RELY_ENV_ROUTES : MT_RELY_ENV_PROXIED, c->env.id, NULL, mt_pg_i64(r, 0, v2 ? 0 : 2), &c->err) < 0 ||
+        mt_cmd_rely(cmd, MT_RELY_ENV_LIVE, c->env.id, NULL, 1, &c->err) < 0)
         return mt_api_fail_err(c);
     return 0;
 }
@@ -316,7 +319,7 @@ static int prepare_create(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_a
         }
         s.listen_port = mt_pg_i64(r, 0, 0);
     }
-    if (mt_api_route_ipv4(c, &s, &version) < 0)
+    if (mt_api_route_ipv4(c, &s, &version) < 0 || (MT_STREQ(s.protocol, "tls_passthrough") && mt_api_route_name(c, s.hostname) < 0))
         return -1;
     if (mt_route_check(&s, &c->ctl->ports, &code, &c->err) < 0)
         return mt_api_fail(c, MT_STREQ(code, "ipv4_not_enabled") ? 409 : 400, code, "%s", c->err.msg);

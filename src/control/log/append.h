@@ -116,6 +116,7 @@ enum mt_rely {
     MT_RELY_PROJECT_APPS, /* (project_id) */
     MT_RELY_APP_ENVS,     /* (app_id) */
     MT_RELY_ENV_ROUTES,   /* (env_id) */
+    MT_RELY_ENV_PROXIED,  /* (env_id): of its routes those whose backends are sent the PROXY header */
     MT_RELY_ENV_VOLUMES,  /* (env_id) */
     MT_RELY_VOLUME_ATTACHMENTS, /* (volume_id) */
     MT_RELY_MAX

@@ -90,6 +90,7 @@ static const struct mt_pg_stmt st_rely[MT_RELY_MAX][2] = {
     [MT_RELY_PROJECT_APPS] = RELY_BELOW("project_apps", "apps_view", "project_id"),
     [MT_RELY_APP_ENVS] = RELY_BELOW("app_envs", "envs_view", "app_id"),
     [MT_RELY_ENV_ROUTES] = RELY_BELOW("env_routes", "routes_view", "env_id"),
+    [MT_RELY_ENV_PROXIED] = RELY_BELOW("env_proxied", "routes_view", "proxy_protocol = 'v2' AND x.env_id"),
     [MT_RELY_ENV_VOLUMES] = RELY_BELOW("env_volumes", "volumes_view", "env_id"),
     [MT_RELY_VOLUME_ATTACHMENTS] = RELY_BELOW("volume_attachments", "volume_attachments_view", "volume_id"),
 };

@@ -303,7 +303,7 @@ static int migrate_locked(struct mt_pg *pg, struct mt_err *err)
     return mt_pg_exec(pg, grants_sql, err);
 }
 
-int mt_log_migrate(struct mt_pg *pg, struct mt_err *err)
+int mt_log_migrate(struct mt_pg *pg, const struct mt_rebuild_conf *watch, struct mt_err *err)
 {
     int r = mt_pg_exec(pg, "BEGIN", err);
     if (r < 0)
@@ -311,7 +311,7 @@ int mt_log_migrate(struct mt_pg *pg, struct mt_err *err)
     if ((r = migrate_locked(pg, err)) == 0)
         r = mt_pg_exec(pg, "COMMIT", err);
     if (r == 0)
-        return mt_views_settle(pg, NULL, err);
+        return mt_views_settle(pg, watch, NULL, err);
     struct mt_err ignored;
     (void)mt_pg_exec(pg, "ROLLBACK", &ignored);
     return r;

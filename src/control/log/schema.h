@@ -4,6 +4,8 @@
 
 #include "pg/pg.h"
 
+struct mt_rebuild_conf; /* views/rebuild.h */
+
 /** Version that this program knows. */
 int mt_log_schema_known(void);
 
@@ -17,9 +19,10 @@ int mt_log_schema_known(void);
  * exist; then rebuild the views when their definition changed (views/rebuild.h). @pg is connected as the owner of the
  * database and fit for nothing else afterwards. Running it again changes nothing. Sessions opened before the first run lack
  * the search path: open them afterwards.
+ * @watch: is told of such a rebuild, first when it begins, at event 0 of 0; or NULL.
  * A database of a newer program is left as it is when its migrations only added (the way back from an upgrade), else -MT_E_CONFLICT.
  */
-int mt_log_migrate(struct mt_pg *pg, struct mt_err *err);
+int mt_log_migrate(struct mt_pg *pg, const struct mt_rebuild_conf *watch, struct mt_err *err);
 /** What the database itself keeps for its sessions: the schemas that their statements find. Part of mt_log_migrate. */
 int mt_log_database(struct mt_pg *pg, struct mt_err *err);
 /** Version of the database; 0 when there is no schema yet. */
