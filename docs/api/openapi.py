@@ -217,7 +217,7 @@ OBJECTS = {
     "User": "id:id email:str display_name?:str state:active|disabled is_operator:bool has_password:bool has_totp:bool setup_url?:any "
             "secret_shown?:bool " + VERSIONED,
     "Whoami": "subject_type:str subject_id:id email?:str is_operator:bool scopes:[str] restrict?:Restrict orgs:[object] token:object",
-    "Capabilities": "server_version:str api_versions:[str] manifest_versions:[str] features:object limits:object",
+    "Capabilities": "base_domain?:str server_version:str api_versions:[str] manifest_versions:[str] features:object limits:object",
     "Token": "id:id name:str scopes:[str] org_id?:id restrict?:Restrict created_at:time expires_at?:time last_used_at?:time token?:any secret_shown?:bool",
     "Rebuild": "view:str requested_at:time requested_by:str failed?:any",
     "Projection": "name:str state:str last_applied_event_id:int head_event_id:int updated_at:time rebuild?:Rebuild",

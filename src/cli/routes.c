@@ -50,8 +50,6 @@ int cmd_routes_create(struct cli *c)
     bool raw = cli_has(c, "raw");
     uint64_t port, listen = 443;
     struct mt_err err;
-    if (!raw && c->argc != 1)
-        return cli_usage(c, "HOSTNAME is missing (or --raw for a port without TLS)");
     if (!cli_has(c, "port") || mt_parse_u64(cli_opt(c, "port"), 1, 65535, &port, &err) < 0)
         return cli_usage(c, "--port PORT: the port of the process, 1..65535");
     if (cli_has(c, "listen") && mt_parse_u64(cli_opt(c, "listen"), 1, 65535, &listen, &err) < 0)

@@ -49,11 +49,11 @@ int mt_bootstrap_owner(const struct mt_control_conf *conf, const char *applicati
     return mt_pg_connect(&pc, ret, err);
 }
 
-int mt_bootstrap_migrate(const struct mt_control_conf *conf, struct mt_err *err)
+int mt_bootstrap_migrate(const struct mt_control_conf *conf, const struct mt_rebuild_conf *watch, struct mt_err *err)
 {
     mt_auto_pg struct mt_pg *pg = NULL;
     int rc = mt_bootstrap_owner(conf, "moat-control migrate", &pg, err);
-    return rc < 0 ? rc : mt_log_migrate(pg, err);
+    return rc < 0 ? rc : mt_log_migrate(pg, watch, err);
 }
 
 int mt_bootstrap_mac_key(struct mt_control *ctl, struct mt_err *err)

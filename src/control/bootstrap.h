@@ -5,6 +5,8 @@
 
 #include "control/control.h"
 
+struct mt_rebuild_conf; /* views/rebuild.h */
+
 /** Connect as the owner of the schema, for migrations and rebuilds. */
 int mt_bootstrap_owner(const struct mt_control_conf *conf, const char *application_name, struct mt_pg **ret, struct mt_err *err);
 
@@ -12,7 +14,7 @@ int mt_bootstrap_owner(const struct mt_control_conf *conf, const char *applicati
 char *mt_bootstrap_owner_conninfo(const struct mt_control_conf *conf);
 
 /** Bring the schema up as the owner role; a no-op when it is current. */
-int mt_bootstrap_migrate(const struct mt_control_conf *conf, struct mt_err *err);
+int mt_bootstrap_migrate(const struct mt_control_conf *conf, const struct mt_rebuild_conf *watch, struct mt_err *err);
 
 /** Make what is missing; fills ctl->cluster_id and ctl->prefix. Needs the appender. -MT_E_DENIED: row security (log/fence.sql) does not bind the
  * role of the workers. */

@@ -10,6 +10,7 @@ struct mt_control_conf {
     char *listen_admin;        /* Unix socket path, NULL: none */
     char *listen_metrics;      /* address:port for the pages of listen_admin, NULL: none */
     char *database_url;        /* libpq connection string */
+    char *database_disk;       /* NULL: PostgreSQL is on another machine */
     char *database_pool_url;   /* the workers' own, a pooler in transaction mode; NULL: database_url */
     char *database_role;       /* SET ROLE of workers, NULL: none */
     char *appender_role;       /* SET ROLE of the appender, NULL: none */
@@ -56,6 +57,7 @@ struct mt_control_conf {
     uint64_t registry_timeout_seconds, max_image_bytes, mtu, ipv4_cooldown_seconds;
     uint64_t audit_retention_days, rate_limit_percent;
     uint64_t backup_keep_last, backup_deleted_grace_days;
+    char *base_domain; /* of names that environments have by themselves, normalised; NULL: none */
     bool require_domain_proof, dns_check, http_redirect;
     struct mt_conf_list dns_servers, raw_ranges, tls_ranges, denied_ports;
     uint64_t log_window_s, vmm_overhead_bytes, retired_grace_s;

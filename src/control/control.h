@@ -78,6 +78,8 @@ struct mt_control {
     gid_t internal_gid;
     int64_t started_us;              /* wall clock */
     atomic_bool ready;               /* schema checked, bootstrap done: requests may be served */
+    atomic_bool making_views;         /* before ready: views are made from the log for this version, */
+    _Atomic int64_t views_at, views_of; /* this event of so many; of 0 while nothing is known */
     atomic_bool stopping;
     _Atomic int64_t db_seen_ns;      /* monotonic time of the controller's last good answer of the database */
     char cluster_id[64];             /* set before ready */

@@ -30,7 +30,9 @@
 #include "control/streams/agent.h"
 #include "control/streams/feed.h"
 #include "control/streams/logs.h"
+#include "control/views/rebuild.h"
 #include "control/volumes/collector.h"
+#include "model/names.h"
 #include "os/lockmem.h"
 #include "control/nodes/ca.h"
 #include "control/nodes/tls.h"
@@ -260,18 +262,30 @@ static int recognise(struct mt_control *ctl, struct mt_err *err)
     return rc < 0 ? rc : mt_recovery_look(ctl, pg, NULL, err);
 }
 
+/* The views of a database of another version are made anew before anything is read of them: requests meanwhile are told so. */
+static bool views_are_made(void *arg, int64_t done, int64_t head)
+{
+    struct mt_control *ctl = arg;
+    atomic_store(&ctl->views_at, done);
+    atomic_store(&ctl->views_of, head);
+    atomic_store(&ctl->making_views, true);
+    return true;
+}
+
 /* Schema and bootstrap, tried until they succeed or a signal comes. 1: stopped by a signal. No session is opened before the
  * schema is there: sessions take their search path when they begin. */
 static int wait_for_database(struct mt_control *ctl, int sig_fd, struct mt_err *err)
 {
     int delay = 50;
     char last[240] = "";
+    const struct mt_rebuild_conf watch = {.progress = views_are_made, .arg = ctl};
     for (;;) {
         struct mt_err why = {0};
         const struct mt_pg_conf session = {.conninfo = ctl->conf.database_url, .connect_timeout_ms = 5000, .call_timeout_ms = 10000};
         int rc = mt_pg_own_sessions(&session, &why);
         if (rc == 0)
-            rc = mt_bootstrap_migrate(&ctl->conf, &why);
+            rc = mt_bootstrap_migrate(&ctl->conf, &watch, &why);
+        atomic_store(&ctl->making_views, false);
         if (rc == 0 && !ctl->appender && (rc = start_log(ctl, err)) < 0)
             return rc;
         if (rc == 0 && (rc = recognise(ctl, &why)) == 0 && (rc = mt_bootstrap(ctl, &why)) == 0 &&
@@ -445,7 +459,7 @@ static int usage(FILE *to)
                 "       moat-control --config FILE rekey-backups --id VOLUME --reason TEXT\n"
                 "       moat-control --config FILE check-database   (moat admin db check)\n"
                 "       moat-control --config FILE audit-checkpoint --key FILE > FILE | check-audit-checkpoint --key FILE < FILE\n"
-                "       moat-control --help-config | --routes | --metrics | --quotas | --version\n");
+                "       moat-control --help-config | --routes | --errors | --metrics | --quotas | --version\n");
     return to == stderr ? 2 : 0;
 }
 
@@ -462,7 +476,7 @@ int main(int argc, char **argv)
     static const struct option opts[] = {{"config", 1, NULL, 'c'},       {"check-config", 0, NULL, 'k'},
                                          {"migrate", 0, NULL, 'm'},      {"force", 0, NULL, 'f'},
                                          {"verify-audit", 0, NULL, 'A'}, {"help-config", 0, NULL, 'H'},
-                                         {"routes", 0, NULL, 'r'},       {"metrics", 0, NULL, 'M'},
+                                         {"routes", 0, NULL, 'r'},       {"errors", 0, NULL, 'E'}, {"metrics", 0, NULL, 'M'},
                                                {"quotas", 0, NULL, 'q'},       {"version", 0, NULL, 'v'},
                                          {"help", 0, NULL, 'h'},         {"view", 1, NULL, 'w'},
                                          {"type", 1, NULL, 't'},         {"id", 1, NULL, 'i'},
@@ -500,6 +514,8 @@ int main(int argc, char **argv)
             return mt_conf_help(mt_control_keys, mt_control_keys_n, stdout), 0;
         else if (o == 'r')
             return print_routes();
+        else if (o == 'E')
+            return mt_api_codes_print(stdout), 0;
         else if (o == 'M')
             return mt_metrics_print_list(stdout), 0;
         else if (o == 'q')
@@ -542,6 +558,14 @@ int main(int argc, char **argv)
         fprintf(stderr, "moat-control: %s\n", err.msg);
         return 2;
     }
+    if (ctl.conf.base_domain) {
+        char name[MT_HOSTNAME_SIZE];
+        if (mt_hostname_normalise(ctl.conf.base_domain, strlen(ctl.conf.base_domain), name, &err) < 0) {
+            fprintf(stderr, "moat-control: dns.base_domain: %s\n", err.msg);
+            return 2;
+        }
+        memcpy(ctl.conf.base_domain, name, strlen(name) + 1); /* never longer */
+    }
     mt_names_free(ctl.names); /* that was the look at the addresses; it has a thread when it serves */
     ctl.names = NULL;
     if (!MT_STREQ(ctl.conf.egress_mode, "none") && !MT_STREQ(ctl.conf.egress_mode, "routed") && !MT_STREQ(ctl.conf.egress_mode, "nat66")) {
@@ -565,7 +589,7 @@ int main(int argc, char **argv)
         return 0;
     }
     if (migrate || audit) {
-        int rc = migrate ? mt_bootstrap_migrate(&ctl.conf, &err) : verify_audit(&ctl.conf, &err);
+        int rc = migrate ? mt_bootstrap_migrate(&ctl.conf, NULL, &err) : verify_audit(&ctl.conf, &err);
         if (rc < 0)
             fprintf(stderr, "moat-control: %s\n", err.msg);
         mt_conf_done(mt_control_keys, mt_control_keys_n, &ctl.conf);

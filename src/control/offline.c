@@ -275,7 +275,7 @@ static int init(struct mt_control *ctl, bool again, const char *cluster_id)
     if (cluster_id && (strlen(cluster_id) > 31 || !mt_starts_with(cluster_id, "cl_") || strspn(cluster_id + 3, "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ") != strlen(cluster_id + 3)))
         return misuse("init --id: the id of a cluster is cl_ and letters and digits");
     (void)snprintf(ctl->cluster_id, sizeof ctl->cluster_id, "%s", cluster_id ? cluster_id : "");
-    int rc = mt_bootstrap_migrate(&ctl->conf, &err);
+    int rc = mt_bootstrap_migrate(&ctl->conf, NULL, &err);
     if (rc == 0 && (rc = mt_bootstrap_mac_key(ctl, &err)) == 0 && (rc = start_appender(ctl, &err)) == 0)
         rc = mt_bootstrap(ctl, &err);
     mt_appender_free(MT_TAKE(ctl->appender));
@@ -290,7 +290,7 @@ static int init(struct mt_control *ctl, bool again, const char *cluster_id)
 static int migrate(struct mt_control *ctl)
 {
     struct mt_err err = {0};
-    if (mt_bootstrap_migrate(&ctl->conf, &err) < 0)
+    if (mt_bootstrap_migrate(&ctl->conf, NULL, &err) < 0)
         return complain(&err);
     printf("the schema is current\n");
     return 0;

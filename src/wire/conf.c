@@ -193,6 +193,8 @@ static void unknown_key(struct reader *r, const struct mt_toml_entry *e, const c
         known[i] = r->keys[i].key;
     known[r->n_keys] = NULL;
     const char *near = mt_nearest(path, known);
+    for (size_t i = 0; !near && i < r->n_keys; i++) /* the same without its unit */
+        near = mt_starts_with(known[i], path) && known[i][strlen(path)] == '_' ? known[i] : NULL;
     char shown[96];
     mt_printable(path, strlen(path), shown, sizeof shown);
     if (near)

@@ -309,16 +309,17 @@ class Sse(threading.Thread):
 
 
 class HeldLog:
-    """Nothing is appended inside `with`: somebody else has the append lock. What is appended afterwards was prepared before."""
-    LOCK = 7885628624171986791  # MT_LOCK_LOG, src/control/log/locks.h
+    """Nothing is appended inside `with`: somebody else has the append lock. What is appended afterwards was prepared before. Or another of
+    src/control/log/locks.h."""
+    LOG, REBUILD = 7885628624171986791, 7885628624172377442
 
-    def __init__(self, pg):
-        self.pg = pg
+    def __init__(self, pg, lock=LOG):
+        self.pg, self.lock = pg, lock
 
     def __enter__(self):
         self.p = subprocess.Popen([self.pg.bin + "/psql", "-h", self.pg.sock, "-U", "postgres", "-qtA", "moat"], stdin=subprocess.PIPE,
                                   stdout=subprocess.PIPE, text=True)
-        self.p.stdin.write("SELECT 'held' FROM (SELECT pg_advisory_lock(%d)) x;\n" % self.LOCK)
+        self.p.stdin.write("SELECT 'held' FROM (SELECT pg_advisory_lock(%d)) x;\n" % self.lock)
         self.p.stdin.flush()
         assert self.p.stdout.readline() == "held\n"
         return self
@@ -614,9 +615,11 @@ class World:
             raise AssertionError("the second moat-control ended: " + open(self.d + "/control2.log").read()[-2000:])
         self.apis = [self.api, self.d + "/api2.sock"]
 
+    def spawn_control(self):
+        self.control = subprocess.Popen([program("moat-control"), "--config", self.d + "/control.toml"], stderr=open(self.d + "/control.log", "ab"))
+
     def start_control(self):
-        prog = program("moat-control")
-        self.control = subprocess.Popen([prog, "--config", self.d + "/control.toml"], stderr=open(self.d + "/control.log", "ab"))
+        self.spawn_control()
         try:
             wait_for("moat-control ready", lambda: self.control.poll() is not None or self.ready(), 30)
         except AssertionError as e:

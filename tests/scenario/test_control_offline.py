@@ -117,7 +117,19 @@ try:
     def _():
         w.kill_control()
         w.pg.sql("ALTER TABLE moat_views.apps_view DROP COLUMN project_id; UPDATE moat.views_state SET fingerprint = 'of an older program'")
-        w.start_control()
+        def told(path):
+            try:
+                r = w.q("GET", path)
+            except OSError:
+                return None  # it does not listen yet
+            return r if r.status == 503 and r.json["code"] == "view_rebuilding" else None
+        with kit.HeldLog(w.pg, kit.HeldLog.REBUILD):  # as if another server made them: that may take minutes
+            w.spawn_control()
+            for path in ("/readyz", "/v1/orgs", O + "/apps/" + apps[5]):
+                r = wait_for("view_rebuilding", lambda: told(path), 30)
+                assert r.json["retryable"] and r.headers["Retry-After"] == "5" and "from the log" in r.json["detail"], (r.headers, r.text)
+            assert w.q("GET", "/livez").status == 200
+        wait_for("it serves", w.ready, 60)
         assert w.ok("GET", O + "/apps/" + apps[5])["name"] == "mended"
         control("verify-views")
         log = open(w.d + "/control.log").read()

@@ -10,7 +10,8 @@ from control_kit import case, wait_for, call
 
 kit.need("control resources")
 
-w = kit.World()
+BASE = "apps.moat.test"
+w = kit.World(**{"dns.base_domain": BASE})
 D1, D2 = ("sha256:" + c * 64 for c in "12")
 
 
@@ -647,6 +648,74 @@ try:
         assert net["hostnames"] == ["tuned.example.com"] and net["listeners"] == [
             {"protocol": "tls_passthrough", "address_scope": "shared6", "listen_port": 443, "routes": 1, "ipv4_routes": 0}] and net["ipv4"] is None, net
 
+    @case("below the platform's domain an environment has one name: a route without one gets it, and nobody gets another")
+    def _():
+        assert call(w.api, "GET", "/v1/capabilities").json["base_domain"] == BASE
+        A, E = make("titled")
+        plain = {"backend_process_type": "web", "backend_port": 8443}
+        r = w.ok("POST", E + "/routes", plain)
+        assert r["hostname"] == "titled-prod." + BASE and w.ok("GET", E + "/routes/" + r["id"])["hostname"] == r["hostname"], r
+        refused(w.q("POST", E + "/routes", plain), 409, "hostname_taken")
+        assert w.ok("POST", E + "/routes", dict(plain, listen_port=8443))["hostname"] == r["hostname"]
+        for host in ("other-prod." + BASE, "x.titled-prod." + BASE, "www." + BASE, BASE):
+            p = refused(w.q("POST", E + "/routes", dict(plain, hostname=host)), 400, "hostname_invalid")
+            assert r["hostname"] in p["detail"], p
+        w.ok("POST", E + "/routes", dict(plain, hostname="x" + BASE))  # that is another domain
+        assert "hostname" not in w.ok("POST", E + "/routes", dict(plain, protocol="tcp_raw"))
+        # two organisations with the same names: who came first has it, and who that is is not told
+        X = "/v1/orgs/" + w.ok("POST", "/v1/orgs", {"name": "namesake"})["id"]
+        x = w.ok("POST", X + "/apps", {"name": "titled"})["id"]
+        F = X + "/apps/%s/envs/%s" % (x, w.ok("POST", X + "/apps/%s/envs" % x, {"name": "prod"})["id"])
+        p = refused(w.q("POST", F + "/routes", plain), 409, "hostname_taken")
+        assert "titled-prod" not in p["detail"] and A.split("/")[-1] not in json.dumps(p), p
+        # a manifest has the same rule
+        text = manifest(extra='[[routes]]\nenv = "prod"\nhostname = "%s"\nprocess = "web"\nport = "tls"\n')
+        refused(w.q("POST", E + "/deploys", {"release_id": release(A, text % ("else." + BASE))["id"]}), 400, "hostname_invalid")
+        B, G = make("manifested")
+        w.ok("POST", G + "/deploys", {"release_id": release(B, text % ("manifested-prod." + BASE))["id"]})
+        long_app = w.ok("POST", O + "/apps", {"name": "l" * 60})["id"]
+        L = O + "/apps/%s/envs/%s" % (long_app, w.ok("POST", O + "/apps/%s/envs" % long_app, {"name": "prod"})["id"])
+        p = refused(w.q("POST", L + "/routes", plain), 400, "hostname_invalid")
+        assert "too long" in p["detail"], p
+
+    @case("a route with the PROXY header and one without to the same port, asked for at one moment: never both")
+    def _():
+        A, E = make("mixed")
+        w.ok("POST", E + "/deploys", {"release_id": release(A)["id"]})
+        host = lambda k: {"hostname": k + ".mixed.example.com", "backend_process_type": "web", "backend_port": 8443}
+        on, off = {"proxy_protocol": "v2", "backend_expects_proxy_protocol": True}, {"proxy_protocol": "off"}
+        text = manifest(extra='[[routes]]\nenv = "prod"\nhostname = "deployed.mixed.example.com"\nprocess = "web"\nport = "tls"\n')
+        plain, proxied = release(A, text)["id"], release(A, text + 'proxy_protocol = "v2"\nbackend_expects_proxy_protocol = true\n')["id"]
+        calls = {"off": ("POST", E + "/routes", host("off")), "v2": ("POST", E + "/routes", dict(host("v2"), **on)),
+                 "deploy off": ("POST", E + "/deploys", {"release_id": plain}), "deploy v2": ("POST", E + "/deploys", {"release_id": proxied})}
+        for first, second in (("v2", "off"), ("off", "v2"), ("v2", "deploy off"), ("deploy off", "v2"), ("deploy v2", "off"), ("off", "deploy v2")):
+            with concurrent.futures.ThreadPoolExecutor(2) as pool:
+                with kit.HeldLog(w.pg) as log:
+                    one = pool.submit(w.q, *calls[first])
+                    wait_for("one in the queue", log.waited_for)
+                    since = time.time()
+                    two = pool.submit(w.q, *calls[second])
+                    wait_for("the other prepared", lambda: log.asked("SELECT k.n, (CASE k.dim", since))  # the last that it asks for
+                assert one.result(20).status == 201, (first, second, one.result().text)
+                refused(two.result(20), 409, "proxy_port_conflict")
+            ways = {r["proxy_protocol"] for r in w.ok("GET", E + "/routes")["items"]}
+            assert len(ways) == 1, (first, second, ways)
+            for r in w.ok("GET", E + "/routes")["items"]:
+                w.ok("DELETE", E + "/routes/" + r["id"])
+        # one that is changed, against one that is made
+        for change, other in ((on, "off"), (off, "v2")):
+            r = w.ok("POST", E + "/routes", dict(host("changed"), **(off if change is on else on)))
+            with concurrent.futures.ThreadPoolExecutor(2) as pool:
+                with kit.HeldLog(w.pg) as log:
+                    one = pool.submit(w.q, "PATCH", E + "/routes/" + r["id"], dict(change, expected_version=r["resource_version"]))
+                    wait_for("the change in the queue", log.waited_for)
+                    since = time.time()
+                    two = pool.submit(w.q, *calls[other])
+                    wait_for("the other prepared", lambda: log.asked("SELECT k.n, (CASE k.dim", since))
+                assert one.result(20).status == 200, one.result().text
+                refused(two.result(20), 409, "proxy_port_conflict")
+            w.ok("DELETE", E + "/routes/" + r["id"])
+
     @case("manifest routes: made, changed and taken by full deploys only; those made by API stay; rollback touches none")
     def _():
         A, E = make("declared")
@@ -815,7 +884,7 @@ try:
             assert w.q("GET", E + "/logs?since=70m").status == 200  # operators
             wait_for("the node's room", lambda: w.ok("GET", "/v1/nodes")["items"][0]["allocatable"]["memory_overhead_bytes"] == 200 << 20, 20)
             for bad, says in (({"port_policy.shared_raw_ranges": ["9000-12000"], "port_policy.tls_ranges": ["1024-9999"]}, "meets"), ({"port_policy.denied": ["x"]}, "'x'"),
-                              ({"port_policy.shared_raw_ranges": []}, "1 to 32"), ({"dns.servers": ["localhost"]}, "dns.servers: 'localhost'"),
+                              ({"port_policy.shared_raw_ranges": []}, "1 to 32"), ({"dns.servers": ["localhost"]}, "dns.servers: 'localhost'"), ({"dns.base_domain": "*.x.test"}, "dns.base_domain"),
                               ({"logs.query_window": 5}, "3600"), ({"vmm_overhead_bytes": -1}, "vmm_overhead_bytes"), ({"volume.retired_grace": "7d"}, "volume.retired_grace"),
                               ({"http_redirect": "on"}, "http_redirect"), ({"quotas.max_things": 1}, "max_things"), ({"quotas.max_apps": -1}, "quotas"), ({"port_policy.x": 1}, "unknown key")):
                 path = w.d + "/bad.toml"

@@ -19,7 +19,8 @@ if not shutil.which("prometheus"):
 agentkit.own_network()
 
 PORT = {p: free_port() for p in ("control", "edge", "agent", "prometheus")}
-w = kit.World(listen_metrics="127.0.0.1:%d" % PORT["control"])
+DISK = "/"
+w = kit.World(listen_metrics="127.0.0.1:%d" % PORT["control"], database_disk=DISK)
 node = agentkit.World("metrics", registry=False)
 started = []
 MANIFEST = """schema_version = "v1"
@@ -180,6 +181,9 @@ try:
         assert v("moat_projection_lag_events") == 0 == v("moat_projection_lag_seconds") and v("moat_projection_errors_total") == 0
         wait_for("what became ready", lambda: v("moat_scheduler_time_to_ready_seconds_count") == 1, 90)
         assert v("moat_scheduler_time_to_ready_seconds_count", kind="deploy") == 1 and 0 < v("moat_scheduler_time_to_ready_seconds_sum") < 60
+        disk = os.statvfs(DISK)  # of whoever runs here; it moves meanwhile
+        total, free = v("moat_pg_disk_bytes", kind="total"), v("moat_pg_disk_bytes", kind="free")
+        assert abs(total - disk.f_frsize * (disk.f_blocks - disk.f_bfree + disk.f_bavail)) <= disk.f_frsize * disk.f_blocks / 10 and 0 <= free <= total, (total, free)
         absent = [n for n in ("moat_pg_backup_age_seconds", "moat_pg_wal_archive_age_seconds", "moat_pg_replica_lag_bytes", "moat_backup_oldest_age_seconds") if v(n) is not None]
         assert not absent, absent  # nothing of it is here
         assert v("moat_cluster_memory_bytes", kind="n1_headroom") < 0  # one node: what runs there has nowhere to go

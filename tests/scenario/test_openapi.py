@@ -3,7 +3,7 @@
 """docs/api/openapi.yaml is what the program serves: it is made again and compared, every call is answered as it says, with
 nothing undescribed, and every endpoint is given every kind of bad input, from tables that miss no route. Needs root.
 COST 22 s, 15 s of processor."""
-import importlib.util, json, os, re, sys, time
+import importlib.util, json, os, re, subprocess, sys, time
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import control_kit as kit
@@ -168,6 +168,26 @@ LAST = ["DELETE " + E + "/volume-attachments/{attachment_id}", "DELETE " + E + "
         "DELETE " + A, "DELETE " + O + "/projects/{project_id}", "DELETE " + O, "DELETE /v1/auth/tokens/{token_id}"]
 EARLY = ["POST " + E + "/instances/{instance_id}/exec", "POST " + E + "/instances/{instance_id}/restart",  # before what drains every instance
          "GET " + E + "/volume-attachments/{attachment_id}", "POST " + E + "/volume-attachments/{attachment_id}/replace", "POST " + E + "/volume-attachments"]  # before a deploy takes volume and process away
+
+# What agents and edges post, with every field that is looked at: each is given wrong values.
+NODE = "node_01j" + "0" * 23
+SELF = "/internal/v1/nodes/self/"
+CALLS = {
+    "/internal/v1/enroll": {"token": "x", "csr": "x", "name": "x", "wireguard_public_key": "x", "endpoints": [], "arch": "amd64", "capacity": {}, "clock_unix_ms": 1, "agent_version": "x"},
+    SELF + "confirm": {},
+    SELF + "cert": {"csr": "x", "kind": "node"},
+    SELF + "wg-key": {"public_key": "x", "endpoints": []},
+    SELF + "wg-key/result": {"result": "x", "reason": "x"},
+    SELF + "heartbeat": {"node_id": NODE, "agent_version": "test", "arch": "amd64", "conditions": [], "protocols": ["node/1"], "vmm": {"driver": "qemu", "accel": "tcg", "reason": "x"},
+                         "epoch": 1, "cursor_event_id": 1, "plan_id": "x", "allocatable": {"cpu_millis": 1, "memory_bytes": 1, "disk_bytes": 1},
+                         "used": {"cpu_millis": 0, "memory_bytes": 0, "disk_bytes": 0}, "clock_unix_ms": 1, "disk_pressure": False, "public_ipv6": "::1", "public_ipv4": "x"},
+    SELF + "volume-key": {"volume_id": "x", "job_id": "x"},
+    SELF + "secrets": {"instance_id": "x", "version_id": "x"},
+    SELF + "registry-credential": {"instance_id": "x"},
+    SELF + "log-drain": {"log_drain_id": "x"},
+    SELF + "status": {"agent_version": "test", "resync": False, "instances": [], "volumes": [], "snapshots": [], "restores": []},
+    "/internal/v1/edge/status": {"epoch": 1, "revision": 1, "rejected": {}, "listeners": [], "routes": {}},
+}
 
 w = kit.World(listen_nodes="127.0.0.1:0", nodes_address="nodes.walk.example:7443", allow_secret_export=True,
               roles=["scheduler", "gc", "projector"])  # no scheduled backup comes between the walk and its own
@@ -356,6 +376,44 @@ try:
                 assert p["status"] in (status, 429) and (code is None or p["code"] in (code, "rate_limited")), (key, body[:40], p)
             p = check_problem(w.q(method, concrete(path), b"{}", Content_Type="text/plain"), key)
             assert p["code"] in ("unsupported_media_type", "rate_limited"), (key, p)
+
+    @case("every call of agents and edges x bad body, bad query, and every field of a wrong type: refused by name, and nothing comes of it")
+    def _():
+        table = [l.split()[:2] for l in subprocess.run([kit.program("moat-control"), "--routes"], stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
+                 if l.split()[1].startswith("/internal/v1/")]
+        assert {"POST " + p for m, p in table if m == "POST"} == {"POST " + p for p in CALLS}, "CALLS has another list than the program"
+        deep = b'{"x":' + b"[" * 33 + b"]" * 33 + b"}"
+        n = 0
+
+        def q(method, path, body, kind="application/json"):
+            r = call(w.internal, method, path, body, {"Content-Type": kind})
+            return check_problem(r, "%s %s %r" % (method, path, str(body)[:80])) if r.status != 200 else {"status": 200, "code": None, "detail": ""}
+        before = w.pg.sql("SELECT count(*) FROM moat.events WHERE actor_type <> 'system'")
+        for method, path in table:
+            if method == "GET":
+                for bad in ("?zzz=1", "?after=x", "?after=-1", "?wait=61", "?wait=99999999999999999999", "?epoch=x", "?after=1&after=2"):
+                    assert q(method, path + bad, None)["status"] in (400, 403), (path, bad)
+                    n += 1
+                continue
+            for body, status, code in ((b'{"x":"' + b"x" * (1 << 20) + b'"}', 413, "payload_too_large"), (b'{"x":1,"x":2}', 400, "invalid_json"), (deep, 400, "invalid_json"),
+                                       (b'{"x":"\xff\xfe"}', 400, "invalid_json"), (b"[]", 400, "invalid_json"), (b"{", 400, "invalid_json"), (b'{"x":1e999}', 400, "invalid_json"),
+                                       (b'{"x":99999999999999999999999}', 400, "invalid_json"), (b"{}trailing", 400, "invalid_json")):
+                p = q(method, path, body)
+                assert (p["status"], p["code"]) == (status, code), (path, body[:40], p)
+                n += 1
+            assert q(method, path, b"{}", "text/plain")["code"] == "unsupported_media_type", path
+            assert q(method, path + "?zzz=1", {})["status"] in (400, 403), path
+            for field, value in CALLS[path].items():
+                for bad in ("x", 1, True, None, [], {}, -1, 1.5, 2**63 - 1, [[1]], {"x": 1}, "\x00", "x" * 5000):
+                    if type(bad) is type(value) and type(bad) in (str, bool, int) and bad not in ("\x00", "x" * 5000, -1):
+                        continue
+                    if type(bad) is type(value) and bad in ([], {}):
+                        continue
+                    p = q(method, path, dict(CALLS[path], **{field: bad}))
+                    n += 1
+                    if p["status"] == 200:
+                        print("# taken: %s %s=%r" % (path, field, str(bad)[:40]))
+        print("# %d bad calls" % n)
 
     @case("every endpoint x every field: unknown, of a wrong type, out of range; none does anything")
     def _():

@@ -323,6 +323,31 @@ try:
         assert home() == target.node_id
         for body in ({"reason": "x", "stateful": "fly"}, {"reason": "x", "stateful": 1}):
             assert w.q("POST", "/v1/nodes/%s/drain" % here.node_id, body).status == 400
+
+    @case("volumes of one process live on one node: a deploy, an attachment and a replacement that would part them are refused, and leave nothing")
+    def _():
+        B, F = w.make_app("apart")
+        ids = {}
+        for name, node in zip(("data", "wal", "more"), (fleet.nodes[0], fleet.nodes[1], fleet.nodes[1])):
+            ids[name] = w.ok("POST", F + "/volumes", {"name": name, "size_bytes": (2 if name == "data" else 1) * GIB, "node_id": node.node_id})["id"]
+        there = lambda: {v["name"]: v for v in w.ok("GET", F + "/volumes")["items"]}
+        wait_for("the volumes", lambda: all(v["state"] == "available" for v in there().values()), 30)
+        assert {n: v["home_node_id"] for n, v in there().items()} == {"data": fleet.nodes[0].node_id, "wal": fleet.nodes[1].node_id, "more": fleet.nodes[1].node_id}
+
+        def apart(r):
+            assert r.status == 409 and r.json["code"] == "volume_home_node_mismatch", r.text
+            assert fleet.nodes[0].node_id in r.json["detail"] or fleet.nodes[1].node_id in r.json["detail"], r.text
+        release = w.ok("POST", B + "/releases", {"manifest": MANIFEST, "image_digest": "sha256:" + "1" * 64, "verify_image": False})["id"]
+        apart(w.q("POST", F + "/deploys", {"release_id": release}))
+        assert not w.ok("GET", F + "/deploys")["items"] and not w.ok("GET", F + "/volume-attachments")["items"]
+        one = MANIFEST.replace('[[processes.db.mounts]]\nvolume = "wal"\npath = "/wal"\n', "").replace('[[volumes]]\nname = "wal"\nsize = "1Gi"\n', "")
+        w.deploy(B, F, one)
+        apart(w.q("POST", F + "/volume-attachments", {"volume_id": ids["more"], "process_type": "db", "mount_path": "/more"}))
+        near = w.ok("POST", F + "/volumes", {"name": "near", "size_bytes": GIB, "node_id": fleet.nodes[0].node_id})["id"]
+        wait_for("the one beside it", lambda: there()["near"]["state"] == "available", 30)
+        held = w.ok("POST", F + "/volume-attachments", {"volume_id": near, "process_type": "db", "mount_path": "/near"})["id"]
+        apart(w.q("POST", F + "/volume-attachments/" + held + "/replace", {"new_volume_id": ids["more"]}))
+        assert {a["volume_id"] for a in w.ok("GET", F + "/volume-attachments")["items"]} == {ids["data"], near}
 finally:
     if fleet:
         fleet.close()

@@ -60,7 +60,7 @@ static int cmd_up(struct place *p)
     if (mt_pg_cluster_up(&p->conf, 30000, &c, &err) < 0)
         return complain(&err);
     int64_t ms = (mt_clock_mono() - from) / MT_NS_PER_MS;
-    if (mt_pg_connect(&(struct mt_pg_conf){.conninfo = p->owner}, &pg, &err) < 0 || mt_log_migrate(pg, &err) < 0)
+    if (mt_pg_connect(&(struct mt_pg_conf){.conninfo = p->owner}, &pg, &err) < 0 || mt_log_migrate(pg, NULL, &err) < 0)
         return complain(&err);
     printf("up %d %lld\n", (int)c.pid, (long long)ms);
     return 0;

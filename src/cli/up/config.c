@@ -58,14 +58,14 @@ static void control(const struct up_layout *l, struct mt_buf *b)
     mt_buf_printf(b,
                   "# written by moat up\n"
                   "listen_api = \"%s/run/control/api.sock\"\nlisten_internal = \"%s/run/control/internal.sock\"\n"
-                  "database_url = \"host=%s/run/pg dbname=moat user=moat_control\"\n"
+                  "database_url = \"host=%s/run/pg dbname=moat user=moat_control\"\ndatabase_disk = \"%s\"\n"
                   "data_dir = \"%s/control\"\noperator_token_file = \"%s/control/operator.token\"\n"
                   "master_keys_file = \"%s/etc/master-keys\"\n"
                   "agent_socket = \"%s/run/agent.sock\"\nagent_user = \"root\"\nedge_user = \"moat-edge\"\n"
                   "internal_group = \"moat\"\nfetch_program = \"%s/moat-fetch\"\n"
                   "backup_program = \"%s/moat-backup\"\nbackup_gc_file = \"%s/etc/backup-gc.toml\"\n"
                   "vmm_allowed = [\"firecracker\", \"qemu-kvm\", \"qemu-tcg\"]\nbootstrap_org = \"local\"\n",
-                  l->dir, l->dir, l->dir, l->dir, l->dir, l->dir, l->dir, l->bin, l->bin, l->dir);
+                  l->dir, l->dir, l->dir, l->dir, l->dir, l->dir, l->dir, l->dir, l->bin, l->bin, l->dir);
     registries(l, b, "");
     name_servers(b);
 }

@@ -58,7 +58,7 @@ int mt_api_capabilities(struct mt_api_call *c)
         return -1;
     return mt_api_send(
         c, 200,
-        json_pack("{s:s,s:[s],s:[s],s:{s:b,s:b,s:b,s:b,s:b,s:b},s:{s:i,s:i,s:i,s:i}}", "server_version", MOAT_VERSION,
+        json_pack("{s:s*,s:s,s:[s],s:[s],s:{s:b,s:b,s:b,s:b,s:b,s:b},s:{s:i,s:i,s:i,s:i}}", "base_domain", c->ctl->conf.base_domain, "server_version", MOAT_VERSION,
                   "api_versions", "v1", "manifest_versions", "v1", "features", "logs", true, "events", true, "exec", true,
                   "secrets", true, "volumes", true, "ipv4", true, "limits", "body_bytes", 1048576, "manifest_bytes", 65536,
                   "list_items", 200, "instances_per_node", (int)MT_PLAN_INSTANCES_MAX));

@@ -12,6 +12,8 @@
 #include "control/nodes/ca.h"
 #include "control/secrets/keys.h"
 
+#include <sys/statvfs.h>
+
 int mt_api_livez(struct mt_api_call *c)
 {
     return mt_api_send(c, 200, json_pack("{s:s}", "status", "ok"));
@@ -19,7 +21,9 @@ int mt_api_livez(struct mt_api_call *c)
 
 int mt_api_readyz(struct mt_api_call *c)
 {
-    if (!atomic_load(&c->ctl->ready) || !mt_control_database_up(c->ctl))
+    if (!atomic_load(&c->ctl->ready)) /* the views are not all there yet, or nothing is known of them */
+        return mt_api_not_ready(c);
+    if (!mt_control_database_up(c->ctl))
         return mt_api_fail(c, 503, "database_unavailable", "the database is not reachable");
     if (atomic_load(&c->ctl->stopping))
         return mt_api_fail(c, 503, "unavailable", "the server is stopping");
@@ -64,6 +68,17 @@ static void put_certificates(struct mt_api_call *c, const struct mt_http_stats *
     }
 }
 
+/* What only root may fill is full for PostgreSQL: free and total without it, as df counts. */
+static void put_disk(struct mt_api_call *c, struct mt_metrics *page)
+{
+    const char *path = c->ctl->conf.database_disk;
+    struct statvfs v;
+    if (!path || statvfs(path, &v) < 0)
+        return;
+    mt_metrics_u64(page, MT_M_PG_DISK, (uint64_t)v.f_frsize * (v.f_blocks - v.f_bfree + v.f_bavail), "total");
+    mt_metrics_u64(page, MT_M_PG_DISK, (uint64_t)v.f_frsize * v.f_bavail, "free");
+}
+
 /* Answered at any time, also before the database was reached: what is not there yet is not on the page. */
 int mt_api_metrics(struct mt_api_call *c)
 {
@@ -80,6 +95,7 @@ int mt_api_metrics(struct mt_api_call *c)
     mt_metrics_u64(&page, MT_M_DB_CONNECTIONS, ctl->conf.workers, "max");
     mt_metrics_hist(&page, MT_M_DB_SECONDS, &ctl->measure.db_request, "request");
     mt_metrics_hist(&page, MT_M_DB_SECONDS, &ctl->measure.db_scheduler, "scheduler");
+    put_disk(c, &page);
     put_refusals(c, ready, &page);
     mt_metrics_u64(&page, MT_M_STREAM_CLIENTS, h.streams, "user");
     for (unsigned i = 0; i < MT_FOLLOWER_MAX; i++)

@@ -14,6 +14,7 @@
 #include "model/ids.h"
 
 #include <jansson.h>
+#include <stdio.h>
 
 #define MT_API_PARAMS 5
 #define MT_API_REQUEST_ID 65
@@ -113,12 +114,16 @@ struct mt_volume_node;
 int mt_api_volume_nodes(struct mt_api_call *c, struct mt_volume_node **ret, size_t *ret_n);
 /** 503 recovery: the database was restored, an operator has to decide first. Returns -1. */
 int mt_api_in_recovery(struct mt_api_call *c);
+/** 503 of a server that does not serve yet: database_unavailable, or view_rebuilding while it makes the views of its version. Returns -1. */
+int mt_api_not_ready(struct mt_api_call *c);
 /** 404 not_found for the thing called @what. Returns -1. */
 int mt_api_not_found(struct mt_api_call *c, const char *what);
 /** Send the recorded problem. */
 void mt_api_send_problem(struct mt_api_call *c);
 /** Title and retryability of a code; false when it is not in the table. */
 bool mt_api_code_known(const char *code, int *ret_status);
+/** The table of error codes, a line each: status, code, `retry` or -, title; with tabs between. */
+void mt_api_codes_print(FILE *out);
 
 /* --- reading --- */
 

@@ -102,6 +102,7 @@ static const struct {
     {"recovery", 503, true, "The database was restored to an older point"},
     {"maintenance", 503, true, "The platform is in maintenance"},
     {"database_unavailable", 503, true, "The database is not available"},
+    {"view_rebuilding", 503, true, "What is asked for is being made from the log"},
     {"registry_unavailable", 503, true, "The registry is not available"},
     {"enroll_token_invalid", 401, false, "The enrolment token is not good"},
     {"node_disabled", 403, false, "The node is disabled"},
@@ -112,7 +113,6 @@ static const struct {
     {"mesh_full", 503, false, "The mesh takes no further node"},
     {"ipam_exhausted", 503, false, "No address is left"},
     {"projection_timeout", 504, true, "The view did not catch up in time"},
-    {"agent_timeout", 504, true, "The agent did not answer in time"},
 };
 
 bool mt_api_code_known(const char *code, int *ret_status)
@@ -123,6 +123,12 @@ bool mt_api_code_known(const char *code, int *ret_status)
             return true;
         }
     return false;
+}
+
+void mt_api_codes_print(FILE *out)
+{
+    for (size_t i = 0; i < sizeof codes / sizeof codes[0]; i++)
+        (void)fprintf(out, "%d\t%s\t%s\t%s\n", codes[i].status, codes[i].code, codes[i].retryable ? "retry" : "-", codes[i].title);
 }
 
 int (mt_api_fail)(struct mt_api_call *c, int status, const char *code, const char *fmt, ...)
@@ -142,6 +148,16 @@ int (mt_api_fail)(struct mt_api_call *c, int status, const char *code, const cha
 int mt_api_not_found(struct mt_api_call *c, const char *what)
 {
     return mt_api_fail(c, 404, "not_found", "there is no such %s", what);
+}
+
+int mt_api_not_ready(struct mt_api_call *c)
+{
+    struct mt_control *ctl = c->ctl;
+    if (!atomic_load(&ctl->making_views))
+        return mt_api_fail(c, 503, "database_unavailable", "the server is waiting for its database");
+    c->problem.retry_after = 5;
+    return mt_api_fail(c, 503, "view_rebuilding", "this version has other views than the database had: they are being made from the log (event %lld of %lld)",
+                       (long long)atomic_load(&ctl->views_at), (long long)atomic_load(&ctl->views_of));
 }
 
 int mt_api_in_recovery(struct mt_api_call *c)

@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "base/str.h"
+#include "control/commands/route.h"
 #include "control/names/names.h"
 #include "control/names/proxy_watch.h"
 
@@ -94,9 +95,28 @@ void mt_api_route_show(struct mt_api_call *c, json_t *route)
         show_dns(c, route, host, addresses, hints);
 }
 
+/* Below the platform's domain each environment has one name, whoever owns the domain; first come first served where two organisations have apps and
+ * environments of the same names. */
+static int given_name(struct mt_api_call *c, const char *host)
+{
+    char own[MT_HOSTNAME_SIZE];
+    if (mt_route_platform_name(c->app.name, c->env.name, c->ctl->conf.base_domain, own, &c->err) < 0)
+        return mt_api_fail(c, 400, "hostname_invalid", "names below %s are given by the platform, and %s", c->ctl->conf.base_domain, c->err.msg);
+    return MT_STREQ(host, own) ? 0 : mt_api_fail(c, 400, "hostname_invalid", "names below %s are given by the platform: that of this environment is %s", c->ctl->conf.base_domain, own);
+}
+
+int mt_api_route_name(struct mt_api_call *c, char hostname[MT_HOSTNAME_SIZE])
+{
+    if (hostname[0] || !c->ctl->conf.base_domain)
+        return 0;
+    return mt_route_platform_name(c->app.name, c->env.name, c->ctl->conf.base_domain, hostname, &c->err) < 0 ? mt_api_fail(c, 400, "hostname_invalid", "%s", c->err.msg) : 0;
+}
+
 int mt_api_route_proven(struct mt_api_call *c, const char *host)
 {
     char proof[MT_PROOF_SIZE];
+    if (c->ctl->conf.base_domain && mt_route_below(host, c->ctl->conf.base_domain))
+        return given_name(c, host);
     if (!c->ctl->conf.require_domain_proof)
         return 0;
     mt_names_proof(c->ctl->cluster_id, c->org.id, proof);

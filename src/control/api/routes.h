@@ -3,6 +3,7 @@
 #pragma once
 
 #include "control/api/call.h"
+#include "model/names.h"
 #include "control/log/append.h"
 
 /** (object text, resource_version) of the route @id of @env_id (NULL: of any environment); 404 when there is none. 0 or -1. */
@@ -12,7 +13,10 @@ struct mt_route_spec;
 
 /** What the world's DNS and the edges say of a route: dns_ok, dns_checked_at, dns_records, hints. (mt_api_show_fn) */
 void mt_api_route_show(struct mt_api_call *c, json_t *route);
-/** With require_domain_proof: refuses (409 domain_not_proven) a host name that is not shown to be the organisation's of the call. 0 or -1. */
+/** A route that names no host gets the name of its environment below dns.base_domain, where there is one. 0 or -1. */
+int mt_api_route_name(struct mt_api_call *c, char hostname[MT_HOSTNAME_SIZE]);
+/** Refuses a host name below dns.base_domain that is not the environment's (400 hostname_invalid), and with require_domain_proof one elsewhere that is
+ *  not shown to be the organisation's of the call (409 domain_not_proven). 0 or -1. */
 int mt_api_route_proven(struct mt_api_call *c, const char *host);
 
 /** Does the environment of the call have an IPv4 address? Sets @s->has_ipv4 and @ret_version, the allocation's (0: none). 0 or -1. */

@@ -21,6 +21,19 @@ static int check_port(const struct mt_route_spec *s, const struct mt_port_policy
     return 0;
 }
 
+int mt_route_platform_name(const char *app, const char *env, const char *base, char ret[MT_HOSTNAME_SIZE], struct mt_err *err)
+{
+    if (strlen(app) + 1 + strlen(env) > 63 || mt_fmt(ret, MT_HOSTNAME_SIZE, err, "%s-%s.%s", app, env, base) < 0)
+        return MT_FAIL(err, MT_E_INVALID, "'%.63s-%.32s' is too long for a label of a host name: give the route a name of your own", app, env);
+    return 0;
+}
+
+bool mt_route_below(const char *host, const char *base)
+{
+    size_t h = strlen(host), b = strlen(base);
+    return h >= b && MT_STREQ(host + h - b, base) && (h == b || host[h - b - 1] == '.');
+}
+
 int mt_route_check(struct mt_route_spec *s, const struct mt_port_policy *ports, const char **ret_code, struct mt_err *err)
 {
     *ret_code = "invalid_argument";

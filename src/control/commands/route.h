@@ -33,5 +33,13 @@ struct mt_route_spec {
  */
 int mt_route_check(struct mt_route_spec *s, const struct mt_port_policy *ports, const char **ret_code, struct mt_err *err);
 
+/**
+ * The name that an environment has by itself below the platform's domain (networking.md §10): <app>-<env>.<base>. -MT_E_INVALID when the two are too
+ * long for one label.
+ */
+int mt_route_platform_name(const char *app, const char *env, const char *base, char ret[MT_HOSTNAME_SIZE], struct mt_err *err);
+/** Is @host below @base, or @base itself? */
+bool mt_route_below(const char *host, const char *base);
+
 /** Payload of route.created; @managed_by is "api" or "manifest". NULL when memory is out. */
 json_t *mt_route_payload(const struct mt_route_spec *s, const char *managed_by);

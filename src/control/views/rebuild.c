@@ -306,18 +306,22 @@ static int settled(struct mt_pg *pg, bool *ret, struct mt_err *err)
     return r;
 }
 
-int mt_views_settle(struct mt_pg *pg, bool *ret_rebuilt, struct mt_err *err)
+int mt_views_settle(struct mt_pg *pg, const struct mt_rebuild_conf *watch, bool *ret_rebuilt, struct mt_err *err)
 {
     bool good = false;
     if (ret_rebuilt)
         *ret_rebuilt = false;
     int r = settled(pg, &good, err);
-    if (r < 0 || good || (r = lock(pg, true, err)) < 0)
+    if (r < 0 || good)
+        return r;
+    if (watch && watch->progress)
+        (void)watch->progress(watch->arg, 0, 0);
+    if ((r = lock(pg, true, err)) < 0)
         return r;
     if ((r = settled(pg, &good, err)) == 0 && !good) { /* another program was quicker, perhaps */
         struct mt_rebuild_report report;
         mt_log(MT_INFO, "views.changed", KV("hint", "their definition is another than the database has: rebuilding them from the log"));
-        r = run_locked(pg, NULL, NULL, &report, err);
+        r = run_locked(pg, NULL, watch, &report, err);
         if (r == 0 && ret_rebuilt)
             *ret_rebuilt = true;
     }

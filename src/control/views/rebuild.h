@@ -48,8 +48,9 @@ void mt_views_fingerprint(char ret[65]);
  * After a migration: rebuild all views when this program defines them otherwise than the database has them. A definition
  * that the database has had before is that of an older program: then the newer tables stay, if they have every column that
  * the older one knows.
+ * @watch        told of it, first before it waits for another rebuild to end, at event 0 of 0; or NULL
  * @ret_rebuilt  whether a rebuild ran; may be NULL.
  */
-int mt_views_settle(struct mt_pg *pg, bool *ret_rebuilt, struct mt_err *err);
+int mt_views_settle(struct mt_pg *pg, const struct mt_rebuild_conf *watch, bool *ret_rebuilt, struct mt_err *err);
 /** Record that the views were just made as this program defines them; inside the migration of an empty database. */
 int mt_views_made(struct mt_pg *pg, struct mt_err *err);

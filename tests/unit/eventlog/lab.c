@@ -17,7 +17,7 @@ int lab_up(struct lab *l, struct mt_err *err)
     struct mt_pg *owner = NULL;
     if ((r = mt_pg_connect(&(struct mt_pg_conf){.conninfo = l->sc.owner}, &owner, err)) < 0)
         return r;
-    r = mt_log_migrate(owner, err);
+    r = mt_log_migrate(owner, NULL, err);
     mt_pg_free(owner);
     if (r < 0 || (r = mt_pg_connect(&(struct mt_pg_conf){.conninfo = l->sc.super}, &l->pg, err)) < 0)
         return r;

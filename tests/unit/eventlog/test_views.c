@@ -244,7 +244,7 @@ static void a_changed_definition_rebuilds_at_the_next_migration(void **state)
             "DROP TABLE moat_views.cluster_view; UPDATE moat.views_state SET fingerprint = 'antique';"
             "DELETE FROM moat.projection_checkpoints WHERE projection = 'cluster_view'");
     mt_auto_pg struct mt_pg *pg = owner();
-    if (mt_log_migrate(pg, &err) < 0)
+    if (mt_log_migrate(pg, NULL, &err) < 0)
         fail_msg("%s", err.msg);
     equal();
     assert_string_equal(lab_text(&lab, "SELECT count(*)::text FROM information_schema.columns WHERE column_name = 'antique'"), "0");
@@ -262,11 +262,11 @@ static void an_older_program_leaves_newer_views_alone(void **state)
     run_sql("UPDATE moat.views_state SET is_current = false; INSERT INTO moat.views_state VALUES ('newer', true);"
             "ALTER TABLE moat_views.orgs_view ADD COLUMN novel text");
     mt_auto_pg struct mt_pg *pg = owner();
-    assert_int_equal(mt_views_settle(pg, &rebuilt, &err), 0);
+    assert_int_equal(mt_views_settle(pg, NULL, &rebuilt, &err), 0);
     assert_false(rebuilt);
     grow("c", 50); /* and works with them */
     run_sql("ALTER TABLE moat_views.orgs_view DROP COLUMN billing_email"); /* a column it needs is gone: it has to */
-    assert_int_equal(mt_views_settle(pg, &rebuilt, &err), 0);
+    assert_int_equal(mt_views_settle(pg, NULL, &rebuilt, &err), 0);
     assert_true(rebuilt);
     equal();
 }
