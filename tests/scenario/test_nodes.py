@@ -107,7 +107,7 @@ class Machine:
         self.place.close()  # and wireguard-go, which outlives its agent
 
 
-def post(target, body, cert=None, method="POST", timeout=40):
+def post(target, body, cert=None, method="POST", timeout=40, **headers):
     """A call to the node listener by somebody who trusts the cluster's authority; @cert: PEM file with certificate and key."""
     ctx = ssl.create_default_context(cafile=w.d + "/control/node-ca.crt")
     ctx.check_hostname = False
@@ -116,7 +116,7 @@ def post(target, body, cert=None, method="POST", timeout=40):
     host, port = CONTROL.split(":")
     c = http.client.HTTPSConnection(host, int(port), context=ctx, timeout=timeout)
     try:
-        c.request(method, target, json.dumps(body).encode() if body is not None else None, {"Content-Type": "application/json"})
+        c.request(method, target, json.dumps(body).encode() if body is not None else None, dict({"Content-Type": "application/json"}, **{k.replace("_", "-"): v for k, v in headers.items()}))
         return kit.Reply(c.getresponse())
     finally:
         c.close()
@@ -285,6 +285,8 @@ try:
             assert r.status == status and (code is None or r.json["code"] == code), (more, r.status, r.text)
             if code == "clock_skew":
                 assert "10 min" in r.json["detail"] and ("behind" in r.json["detail"]) == (off < 0), r.text
+        r = post("/internal/v1/enroll", wish(good["token"]), X_Moat_Protocol="node/2")  # told before anything is done: the token is good still
+        assert r.status == 426 and r.json["code"] == "agent_incompatible" and r.headers["Upgrade"] == "node/1", (r.status, r.text)
         r = post("/internal/v1/enroll", wish(good["token"], csr=csr("forged", key=p256)))
         assert r.status == 200, (r.status, r.text)
         assert w.ok("GET", "/v1/nodes")["items"] and node("forged")["admin_state"] == "enrolled"

@@ -173,7 +173,6 @@ EARLY = ["POST " + E + "/instances/{instance_id}/exec", "POST " + E + "/instance
 NODE = "node_01j" + "0" * 23
 SELF = "/internal/v1/nodes/self/"
 CALLS = {
-    "/internal/v1/enroll": {"token": "x", "csr": "x", "name": "x", "wireguard_public_key": "x", "endpoints": [], "arch": "amd64", "capacity": {}, "clock_unix_ms": 1, "agent_version": "x"},
     SELF + "confirm": {},
     SELF + "cert": {"csr": "x", "kind": "node"},
     SELF + "wg-key": {"public_key": "x", "endpoints": []},
@@ -380,7 +379,7 @@ try:
     @case("every call of agents and edges x bad body, bad query, and every field of a wrong type: refused by name, and nothing comes of it")
     def _():
         table = [l.split()[:2] for l in subprocess.run([kit.program("moat-control"), "--routes"], stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
-                 if l.split()[1].startswith("/internal/v1/")]
+                 if l.split()[1].startswith("/internal/v1/") and not l.split()[1].endswith("/enroll")]  # what is wrong there: test_nodes.py
         assert {"POST " + p for m, p in table if m == "POST"} == {"POST " + p for p in CALLS}, "CALLS has another list than the program"
         deep = b'{"x":' + b"[" * 33 + b"]" * 33 + b"}"
         n = 0

@@ -308,7 +308,7 @@ static void denied(struct mt_api_call *c)
 static int run(struct mt_api_call *c, struct mt_api_worker *w)
 {
     enum mt_listener at = (enum mt_listener)mt_http_req_listener(c->http);
-    if (find_route(c, at) < 0 || (c->route->listener == MT_LISTEN_INTERNAL && mt_node_call_protocol(c, NULL) < 0))
+    if (find_route(c, at) < 0 || ((c->route->listener == MT_LISTEN_INTERNAL || c->route->listener == MT_LISTEN_NODES) && mt_node_call_protocol(c, NULL) < 0))
         return -1;
     bool named = c->route->listener == MT_LISTEN_API && !(c->route->flags & MT_API_ANYONE);
     if (!(c->route->flags & MT_API_NO_DB) && (database(c, w) < 0 || (!named && mt_api_fence(c, MT_LOG_ALL) < 0)))
