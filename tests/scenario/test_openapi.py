@@ -390,7 +390,7 @@ try:
         before = w.pg.sql("SELECT count(*) FROM moat.events WHERE actor_type <> 'system'")
         for method, path in table:
             if method == "GET":
-                for bad in ("?zzz=1", "?after=x", "?after=-1", "?wait=61", "?wait=99999999999999999999", "?epoch=x", "?after=1&after=2"):
+                for bad in ("?zzz=1", "?after=x", "?after=-1", "?wait=61", "?wait=99999999999999999999", "?epoch=x"):
                     assert q(method, path + bad, None)["status"] in (400, 403), (path, bad)
                     n += 1
                 continue

@@ -328,11 +328,17 @@ try:
     def _():
         B, F = w.make_app("apart")
         ids = {}
-        for name, node in zip(("data", "wal", "more"), (fleet.nodes[0], fleet.nodes[1], fleet.nodes[1])):
-            ids[name] = w.ok("POST", F + "/volumes", {"name": name, "size_bytes": (2 if name == "data" else 1) * GIB, "node_id": node.node_id})["id"]
+
+        def make(name, at, gib):
+            """A volume that can only be made on node @at."""
+            for n in fleet.nodes[:2]:
+                w.ok("POST", "/v1/nodes/%s/%scordon" % (n.node_id, "un" if n is at else ""), {"reason": "the other one"})
+            ids[name] = w.ok("POST", F + "/volumes", {"name": name, "size_bytes": gib * GIB})["id"]
+        for name, node, gib in (("wal", 1, 1), ("more", 1, 1), ("near", 0, 1), ("data", 0, 2)):
+            make(name, fleet.nodes[node], gib)
         there = lambda: {v["name"]: v for v in w.ok("GET", F + "/volumes")["items"]}
         wait_for("the volumes", lambda: all(v["state"] == "available" for v in there().values()), 30)
-        assert {n: v["home_node_id"] for n, v in there().items()} == {"data": fleet.nodes[0].node_id, "wal": fleet.nodes[1].node_id, "more": fleet.nodes[1].node_id}
+        assert {n: v["home_node_id"] for n, v in there().items()} == {"data": fleet.nodes[0].node_id, "near": fleet.nodes[0].node_id, "wal": fleet.nodes[1].node_id, "more": fleet.nodes[1].node_id}
 
         def apart(r):
             assert r.status == 409 and r.json["code"] == "volume_home_node_mismatch", r.text
@@ -343,11 +349,11 @@ try:
         one = MANIFEST.replace('[[processes.db.mounts]]\nvolume = "wal"\npath = "/wal"\n', "").replace('[[volumes]]\nname = "wal"\nsize = "1Gi"\n', "")
         w.deploy(B, F, one)
         apart(w.q("POST", F + "/volume-attachments", {"volume_id": ids["more"], "process_type": "db", "mount_path": "/more"}))
-        near = w.ok("POST", F + "/volumes", {"name": "near", "size_bytes": GIB, "node_id": fleet.nodes[0].node_id})["id"]
-        wait_for("the one beside it", lambda: there()["near"]["state"] == "available", 30)
-        held = w.ok("POST", F + "/volume-attachments", {"volume_id": near, "process_type": "db", "mount_path": "/near"})["id"]
+        held = w.ok("POST", F + "/volume-attachments", {"volume_id": ids["near"], "process_type": "db", "mount_path": "/near"})["id"]
+        w.ok("PUT", F + "/scale", {"processes": [{"process_type": "db", "desired": 0}], "expected_version": w.ok("GET", F + "/scale")["resource_version"]})
+        wait_for("it stopped", lambda: all(i["status"] == "stopped" for i in w.ok("GET", F + "/instances")["items"]), 40)
         apart(w.q("POST", F + "/volume-attachments/" + held + "/replace", {"new_volume_id": ids["more"]}))
-        assert {a["volume_id"] for a in w.ok("GET", F + "/volume-attachments")["items"]} == {ids["data"], near}
+        assert {a["volume_id"] for a in w.ok("GET", F + "/volume-attachments")["items"]} == {ids["data"], ids["near"]}
 finally:
     if fleet:
         fleet.close()
