@@ -153,6 +153,8 @@ static int parse_options(struct cli *c, int argc, char **argv)
             return unknown_option(c, argv[optind - 1], by_index, n);
         for (size_t i = 0; i < n && !o; i++)
             o = by_index[i]->short_name == k ? by_index[i] : NULL;
+        if (!o)
+            return unknown_option(c, argv[optind - 1], by_index, n);
         if (c->value_count == MT_ARRAY_LEN(c->values))
             return cli_usage(c, "more than %zu options", MT_ARRAY_LEN(c->values));
         c->values[c->value_count++] = (struct cli_value){o->name, o->arg ? optarg : ""};

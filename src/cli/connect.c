@@ -117,7 +117,7 @@ int cli_connect(struct cli *c)
     bool https = api && mt_starts_with(api, "https://"), configured = api && conf.api && MT_STREQ(api, conf.api);
     if (code == CLI_OK && https && (code = parse_https(c, api)) == CLI_OK)
         code = trust(c, &conf, configured);
-    if (code == CLI_OK) {
+    if (code == CLI_OK && api) {
         size_t n = strlen(api);
         c->api = https ? mt_strndup(api, n - (api[n - 1] == '/')) : strdup(api + 5);
         c->token = strdup(token ? token : "");

@@ -118,6 +118,9 @@ int mt_api_in_recovery(struct mt_api_call *c);
 int mt_api_not_ready(struct mt_api_call *c);
 /** 404 not_found for the thing called @what. Returns -1. */
 int mt_api_not_found(struct mt_api_call *c, const char *what);
+#ifdef __clang_analyzer__
+#define mt_api_not_found(...) mt_err_below_0((mt_api_not_found)(__VA_ARGS__))
+#endif
 /** Send the recorded problem. */
 void mt_api_send_problem(struct mt_api_call *c);
 /** Title and retryability of a code; false when it is not in the table. */

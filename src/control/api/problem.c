@@ -145,7 +145,7 @@ int (mt_api_fail)(struct mt_api_call *c, int status, const char *code, const cha
     return -1;
 }
 
-int mt_api_not_found(struct mt_api_call *c, const char *what)
+int (mt_api_not_found)(struct mt_api_call *c, const char *what)
 {
     return mt_api_fail(c, 404, "not_found", "there is no such %s", what);
 }
