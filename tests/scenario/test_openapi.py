@@ -174,6 +174,7 @@ NODE = "node_01j" + "0" * 23
 SELF = "/internal/v1/nodes/self/"
 CALLS = {
     SELF + "confirm": {},
+    SELF + "drain": {"reason": "x"},
     SELF + "cert": {"csr": "x", "kind": "node"},
     SELF + "wg-key": {"public_key": "x", "endpoints": []},
     SELF + "wg-key/result": {"result": "x", "reason": "x"},
