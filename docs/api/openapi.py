@@ -104,7 +104,7 @@ OBJECTS = {
     "Listener": "protocol:str address_scope:str listen_port:int routes:int ipv4_routes:int",
     "Ipv4": "ipv4_address:str allocation_id:id status:pending|active|degraded edge_node_id?:id detail?:str enabled_at?:time dry_run?:bool changes?:[Change]",
     "Ipv4PoolAddress": "address:str state:free|allocated|cooldown|withdrawn allocation_id?:id org_id?:id env_id?:id edge_node_id?:id cooldown_until?:time " + VERSIONED,
-    "Networking": "env_id:id ipv6:[str] ipv4:Ipv4? listeners:[Listener] hostnames:[str] domain_proof:DomainProof",
+    "Networking": "env_id:id ipv6:[str] ipv4:Ipv4? listeners:[Listener] hostnames:[str] domain_proof:DomainProof platform_hostname:str?",
     "StatusRoute": "id:id hostname?:str listen_port:int protocol:str backend_process_type:str backend_port:int ready_backends:int "
                    "disabled?:bool status:pending|active|degraded",
     "StatusDeploy": "id:id kind:str release_id?:id status:str message?:str failed_reason?:str process_types:[str] created_at:time finished_at?:time",
@@ -206,7 +206,8 @@ OBJECTS = {
     "DrainMigration": "id:id env_id:id process_type?:str phase?:precopy|stopping|final_copy|checking|starting|returning target_node_id:id",
     "NotMoved": "volume_id:id name:str env_id:id code:str reason:str",
     "DrainBlock": "instance_id:id volume_id?:id env_id:id",
-    "NodeState": "id:id name:str admin_state:str resource_version:int",
+    "NodeState": "id:id name:str admin_state:str resource_version:int secrets_to_rotate?:[SecretsHeld]",
+    "SecretsHeld": "org:str app:str env:str env_id:id",
     "EnrollmentToken": "id:id roles:[str] node_name?:str source_cidr?:str require_approval:bool expires_at:time created_by:str used_by?:id "
                        "used_at?:time state:unused|used|expired|revoked control_address?:str ca_pin?:str token?:any secret_shown?:bool " + VERSIONED,
     "HostRequirement": "item:str finding:str mend:str",

@@ -21,6 +21,7 @@
 #include "agent/restores.h"
 #include "agent/secrets.h"
 #include "agent/skew.h"
+#include "agent/strays.h"
 #include "agent/traffic.h"
 #include "agent/upkeep.h"
 #include "agent/volumes.h"
@@ -746,7 +747,8 @@ static int open_all(struct mt_agent *a, struct mt_err *err)
     a->netdrift = mt_netdrift_new(a, err);
     a->traffic = mt_traffic_new(a, err);
     a->ipv4 = mt_ipv4s_new(a, err);
-    if (!a->report || !a->admin || !a->mesh || !a->netdrift || !a->traffic || !a->ipv4)
+    a->strays = mt_strays_new(a, err);
+    if (!a->report || !a->admin || !a->mesh || !a->netdrift || !a->traffic || !a->ipv4 || !a->strays)
         return -(int)(err->code ? err->code : MT_E_IO);
     const struct mt_metrics_http_conf mc = {.address = a->conf.listen_metrics, .page = mt_agent_measure_page,
                                             .ready = mt_agent_measure_is_ready, .arg = a};
@@ -796,6 +798,7 @@ static void close_all(struct mt_agent *a)
     mt_netdrift_free(a->netdrift);
     mt_traffic_free(a->traffic);
     mt_ipv4s_free(a->ipv4);
+    mt_strays_free(a->strays);
     mt_mesh_free(a->mesh);
     json_decref(a->net_section);
     mt_report_free(a->report);

@@ -36,6 +36,7 @@ struct mt_mesh;
 struct mt_netdrift;
 struct mt_traffic;
 struct mt_ipv4s;
+struct mt_strays;
 struct mt_volumes;
 struct mt_metrics_http;
 struct mt_backups;
@@ -68,6 +69,8 @@ struct mt_node_net {
     struct in6_addr node;   /* overlay address, on lo */
     struct in6_addr prefix; /* instance prefix of this node */
     uint8_t prefix_len;
+    struct in6_addr cluster; /* prefix of all nodes and instances */
+    uint8_t cluster_len;
     uint32_t mtu;
 };
 
@@ -106,6 +109,7 @@ struct mt_agent {
     size_t room_vms; /* that the kernel's table of flows has room for, rounded up */
     json_t *net_section; /* `network` of the plan that `net` is of */
     bool fw_loading, fw_again, fw_loaded;
+    bool disowned; /* the newest heartbeat was answered with 403: this node was disabled, or is none any more */
     int64_t tampered_ns; /* when somebody else changed the firewall last, 0: never */
 
     bool stop_all; /* `op: stop-all`: everything ends, then the process */
@@ -131,6 +135,7 @@ struct mt_agent {
     struct mt_mesh *mesh;
     struct mt_netdrift *netdrift;
     struct mt_traffic *traffic;
+    struct mt_strays *strays; /* addresses of the IPv4 pool that are elsewhere */
     struct mt_ipv4s *ipv4;
     struct mt_agent_measure measure;
     atomic_bool logs_stopped; /* less than 3 % of the disk is free: lines of workloads are counted and not kept */

@@ -5,6 +5,7 @@
 #include "agent/identity/identity.h"
 #include "agent/report.h"
 #include "agent/skew.h"
+#include "agent/strays.h"
 #include "agent/upkeep.h"
 #include "base/assert.h"
 #include "base/cleanup.h"
@@ -87,6 +88,7 @@ struct answer {
     bool renew;        /* of a heartbeat: our certificates are of an authority that was replaced */
     bool has_skew;     /* of a heartbeat: what our clock is off by */
     int64_t skew_ms;
+    json_t *ipv4_pool; /* of a heartbeat that asked for it, owned; NULL: not said */
     char detail[240];
 };
 
@@ -108,10 +110,14 @@ static void on_answer(void *arg)
 {
     struct answer *an = arg;
     struct mt_agent_measure *m = &an->c->a->measure;
+    if (!an->status && an->http != 0 && an->http < 500)
+        an->c->a->disowned = an->http == 403;
     if (!an->status)
         (*(an->http == 0 ? &m->beats_unreachable : an->http >= 400 ? &m->beats_refused : &m->beats_taken))++;
     if (an->renew)
         mt_upkeep_wake(an->c->a->upkeep);
+    if (an->ipv4_pool)
+        mt_strays_look(an->c->a->strays, an->ipv4_pool);
     if (an->has_skew)
         take_skew(an->c->a, an->skew_ms);
     if (an->status)
@@ -124,6 +130,7 @@ static void on_answer(void *arg)
         mt_agent_recovery(an->c->a, an->recovery);
     if (an->was_away && !an->status)
         mt_report_resync(an->c->a->report); /* it may have lost what it knew: tell all again */
+    json_decref(an->ipv4_pool);
     free(an);
 }
 
@@ -322,8 +329,12 @@ static bool post(struct mt_control *c, bool status, char *body, bool was_away)
             read_authority(c, doc, an);
         if (rc == 0 && !status && reply.status < 400)
             an->recovery = json_is_true(json_object_get(doc, "recovery")) ? (uint64_t)json_integer_value(json_object_get(doc, "epoch")) : 0;
-        if (mt_loop_post(c->a->loop, on_answer, an) < 0)
+        if (rc == 0 && !status && reply.status == 200 && json_is_array(json_object_get(doc, "ipv4_pool")))
+            an->ipv4_pool = json_deep_copy(json_object_get(doc, "ipv4_pool"));
+        if (mt_loop_post(c->a->loop, on_answer, an) < 0) {
+            json_decref(an->ipv4_pool);
             free(an);
+        }
     }
     if (rc == 0)
         mt_http_reply_done(&reply);

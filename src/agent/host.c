@@ -4,6 +4,7 @@
 
 #include "agent/agent.h"
 #include "agent/mesh/mesh.h"
+#include "agent/net/underlay.h"
 #include "agent/vmm/driver.h"
 #include "agent/volume/backend.h"
 #include "agent/volumes.h"
@@ -67,7 +68,11 @@ static void look(struct mt_agent *a)
     struct mt_vmm *v = mt_agent_vmm(a);
     struct utsname u;
     struct rlimit most = {0};
+    struct mt_err err;
+    char clash[MT_UNDERLAY_TEXT] = "";
 
+    if (a->net.has_cluster)
+        (void)mt_underlay_clash(&a->net.cluster, a->net.cluster_len, clash, &err); /* what cannot be asked is no finding */
     ask_e2fs(a);
     (void)uname(&u);
     (void)getrlimit(RLIMIT_NOFILE, &most);
@@ -76,7 +81,7 @@ static void look(struct mt_agent *a)
                                         .linked = {a->conf.images_dir, a->conf.scratch_dir, b && b->kind != MT_BACKEND_LVM ? a->conf.storage_dir : NULL},
                                         .release = u.release, .e2fs_version = h->e2fs_version, .openat2 = openat2_there(),
                                         .forwards = a->fw_loaded && mt_mesh_has_device(a->mesh), .cgroups = v ? mt_vmm_cgroup_version(v) : -1,
-                                        .needs_v2 = a->choice.ok && a->choice.kind == MT_VMM_FIRECRACKER, .nofile = most.rlim_max, .skew_ms = a->skew_ms,
+                                        .needs_v2 = a->choice.ok && a->choice.kind == MT_VMM_FIRECRACKER, .nofile = most.rlim_max, .overlay_clash = clash, .skew_ms = a->skew_ms,
                                         /* somebody's own machine: what only matters between strangers is a warning there */
                                         .strict = strcmp(a->conf.host_firewall, "full") == 0 ? 2 : 1,
                                         .accepted = a->conf.host_accepted.v, .n_accepted = a->conf.host_accepted.n},

@@ -21,7 +21,7 @@
 #define UID_FIRST 200000u /* of slot 0 (runtime.md §0), up to the last slot's */
 #define UID_LAST 265535u
 
-enum item { KERNEL, NFTABLES, E2FSPROGS, FORWARDING, MOUNTS, UIDS, CLOCK, NOFILE, OPENAT2, CGROUPS, TUN, FOLDERS, SWAP, KSM, SMT, INODES };
+enum item { KERNEL, NFTABLES, E2FSPROGS, FORWARDING, MOUNTS, UIDS, CLOCK, NOFILE, OPENAT2, CGROUPS, TUN, FOLDERS, SWAP, KSM, SMT, INODES, OVERLAY };
 
 static const struct {
     const char *check, *condition;
@@ -43,6 +43,7 @@ static const struct {
     [KSM] = {"agent.ksm", "host_ksm", true},
     [SMT] = {"agent.smt", "host_smt", true},
     [INODES] = {"agent.inodes", "host_inodes", true},
+    [OVERLAY] = {"agent.overlay", "host_overlay", false},
 };
 
 static const char *name_of(size_t i)
@@ -121,6 +122,13 @@ static void forwarding(const struct mt_hostcheck *h, struct mt_hostcheck_row *r)
     else
         row(r, FORWARDING, text[0] == '0' && h->forwards ? 2 : 0, "sysctl -w net.ipv6.conf.all.forwarding=1", "IPv6 forwarding is %s",
             text[0] != '0' ? "on" : h->forwards ? "off: nothing reaches a VM from another machine" : "off, and not needed by one machine alone");
+}
+
+static void overlay(const struct mt_hostcheck *h, struct mt_hostcheck_row *r)
+{
+    bool clash = h->overlay_clash && h->overlay_clash[0];
+    row(r, OVERLAY, clash ? 2 : 0, "ip -6 route: take the route away, or build the cluster with another cluster_prefix", clash ? "a route of another network leads into the cluster's prefix: %.80s" : "no other network has the cluster's prefix%s",
+        clash ? h->overlay_clash : "");
 }
 
 static void mounts(const struct mt_hostcheck *h, struct mt_hostcheck_row *r)
@@ -264,6 +272,7 @@ void mt_hostcheck(const struct mt_hostcheck *h, struct mt_hostcheck_row ret[MT_H
     kernel(h, ret);
     tools(h, ret);
     forwarding(h, ret);
+    overlay(h, ret);
     mounts(h, ret);
     numbers(h, ret);
     limits(h, ret);

@@ -26,6 +26,7 @@ struct mt_hostcheck {
     int cgroups;                /* version whose controllers hold the VMs, 0 none, -1 no driver says yet */
     bool needs_v2;              /* the driver cannot do with version 1 */
     uint64_t nofile;            /* most descriptors of this process */
+    const char *overlay_clash;  /* a route of somebody else into the cluster's prefix, "" none */
     int64_t skew_ms;            /* our clock ahead of the control plane's, at least */
     int strict;                 /* level of what only matters between strangers (mt_hostcheck_may_accept): 2 fails, 1 warns */
     char *const *accepted;      /* of those, what the operator takes on himself: a warning */
@@ -39,7 +40,7 @@ struct mt_hostcheck_row {
     const char *mend;
 };
 
-enum { MT_HOSTCHECK_ROWS = 16 };
+enum { MT_HOSTCHECK_ROWS = 17 };
 
 /** All rows, always in the same order. */
 void mt_hostcheck(const struct mt_hostcheck *h, struct mt_hostcheck_row ret[MT_HOSTCHECK_ROWS]);

@@ -22,7 +22,7 @@ struct held {
     char address[INET_ADDRSTRLEN];
     char dev[IFNAMSIZ]; /* "" = the host was not changed for it */
     bool hook;
-    bool wanted, up;
+    bool wanted, up, moved;
     int64_t until_ms; /* wall clock; 0: as long as the plan names it */
     unsigned tries;   /* failed ones in a row */
     int64_t next_ns;  /* no step before */
@@ -125,7 +125,7 @@ static void work(void *arg)
 {
     struct job *j = arg;
     if (j->step == STEP_UP)
-        j->rc = mt_ipv4_up(&j->conf, j->h.address, j->h.dev, j->h.hook, &j->err);
+        j->rc = mt_ipv4_up(&j->conf, j->h.address, j->h.dev, j->h.hook, j->h.moved, &j->err);
     else if (j->step == STEP_KEEP)
         j->rc = mt_ipv4_keep(j->h.address, j->h.dev, !j->h.hook, &j->mended, &j->err);
     else
@@ -270,9 +270,18 @@ void mt_ipv4s_plan(struct mt_ipv4s *x)
         if (!h->wanted || (!h->up && !h->tries))
             h->next_ns = 0;
         h->wanted = true;
+        h->moved = n->ipv4[k].moved;
         h->until_ms = (int64_t)n->ipv4[k].until_unix_ms;
     }
     look(x);
+}
+
+bool mt_ipv4s_holds(const struct mt_ipv4s *x, const char *address)
+{
+    for (size_t i = 0; i < x->n; i++)
+        if (MT_STREQ(x->v[i].address, address))
+            return true;
+    return false;
 }
 
 json_t *mt_ipv4s_report(const struct mt_ipv4s *x)

@@ -17,5 +17,7 @@ void mt_ipv4s_free(struct mt_ipv4s *x);
 void mt_ipv4s_plan(struct mt_ipv4s *x);
 /** [{address, state: up|failed|pending, tries, detail?}] of the wanted ones for the heartbeat; NULL: none. New reference. */
 json_t *mt_ipv4s_report(const struct mt_ipv4s *x);
+/** Is it ours to have, or still to be given back? */
+bool mt_ipv4s_holds(const struct mt_ipv4s *x, const char *address);
 /** Give all back, blocking: the planned end of the platform. */
 int mt_ipv4s_restore(struct mt_ipv4s *x, struct mt_err *err);

@@ -168,7 +168,8 @@ static void put_breaches(const struct mt_agent_measure *m, struct mt_metrics *p)
 /* What the heartbeat says of the mesh, summed up: peers are no labels. */
 static void put_mesh(const struct mt_agent *a, struct mt_metrics *p)
 {
-    mt_auto_json json_t *mesh = mt_mesh_report(a->mesh);
+    /* whose machine is out of the mesh for good has no place in it that somebody should be alarmed about */
+    mt_auto_json json_t *mesh = a->disowned ? NULL : mt_mesh_report(a->mesh);
     json_t *peer;
     size_t i;
     uint64_t up = 0, stale = 0, holes = 0;

@@ -25,6 +25,7 @@
 #define PUBLIC4_MAX 4096
 #define PRIVATE6_MAX 16384 /* pairs of VMs and port */
 #define FORWARDING "/proc/sys/net/ipv6/conf/all/forwarding"
+#define FORWARDING4 "/proc/sys/net/ipv4/ip_forward"
 #define ROOM "/proc/sys/net/netfilter/nf_conntrack_max"
 #define ROOM_BASE 262144U /* flows, and more for each VM: networking.md §4 */
 #define ROOM_PER_VM 512U
@@ -155,6 +156,19 @@ static int forward_on(const struct mt_agent *a, struct mt_err *err)
     return sysctl_write(FORWARDING, "1", err);
 }
 
+/* No IPv4 passes through a node that is ours (networking.md §4): the table drops it, and this holds should the table ever be gone. */
+static int forward4_off(const struct mt_agent *a, struct mt_err *err)
+{
+    char now[16];
+    if (sysctl_read(FORWARDING4, now) < 0 || strcmp(now, "0") == 0)
+        return 0;
+    int rc = remember(a, FORWARDING4, now, err);
+    if (rc < 0 || (rc = sysctl_write(FORWARDING4, "0", err)) < 0)
+        return rc;
+    mt_log(MT_WARN, "network.ipv4_forwarding_off", KV("means", "this host forwarded IPv4; a node with host_firewall = \"full\" does not"));
+    return 0;
+}
+
 /* Room for the flows of all VMs beside the host's own, on a node that is ours: raised where it is less, never lowered before the end. After the
  * table was loaded, which brings the kernel's part of it. The number is the whole machine's: in another network namespace than the first it stays. */
 static void room_for_flows(const struct mt_agent *a, size_t vms)
@@ -204,8 +218,11 @@ static int apply(struct net_job *j)
     }
     if (remember(a, "nft_table", "moat", &j->err) < 0 || mt_fw_load(a->fw, &j->fw, &j->err) < 0)
         return -1;
-    if (j->fw.mode == MT_FW_FULL)
+    if (j->fw.mode == MT_FW_FULL) {
         room_for_flows(a, j->vms);
+        if (forward4_off(a, &j->err) < 0)
+            return -1;
+    }
     return j->forward ? forward_on(a, &j->err) : 0;
 }
 
@@ -411,6 +428,10 @@ void mt_netstate_load(struct mt_agent *a)
         mt_log(MT_WARN, "network.full_firewall", KV("means", "the host's input policy becomes drop; table inet moat"));
     if (a->net.has_cluster)
         (void)snprintf(j->fw.cluster_prefix, sizeof j->fw.cluster_prefix, "%s", n->cluster_prefix);
+    if (a->net.has_prefix) {
+        char addr[INET6_ADDRSTRLEN];
+        (void)snprintf(j->fw.own_prefix, sizeof j->fw.own_prefix, "%s/%u", inet_ntop(AF_INET6, &a->net.prefix, addr, sizeof addr), a->net.prefix_len);
+    }
     const char *egress = a->conf.egress_mode[0] ? a->conf.egress_mode : n->egress_mode ? n->egress_mode : "none";
     (void)snprintf(j->fw.egress_mode, sizeof j->fw.egress_mode, "%s", egress);
     (void)snprintf(j->fw.nat64_prefix, sizeof j->fw.nat64_prefix, "%s", a->conf.nat64_prefix);
@@ -446,7 +467,6 @@ void mt_netstate_plan(struct mt_agent *a, const struct mt_plan *plan, bool same)
 {
     const struct mt_plan_network *n = &plan->network;
     struct mt_node_net net = {.mtu = n->mtu ? n->mtu : MTU_DEFAULT};
-    struct in6_addr addr;
     struct mt_err err = {0};
     uint8_t plen;
 
@@ -465,10 +485,10 @@ void mt_netstate_plan(struct mt_agent *a, const struct mt_plan *plan, bool same)
     if (n->instance_prefix)
         net.has_prefix = mt_net_parse6(n->instance_prefix, true, &net.prefix, &net.prefix_len, &err) == 0;
     if (n->cluster_prefix)
-        net.has_cluster = mt_net_parse6(n->cluster_prefix, true, &addr, &plen, &err) == 0;
+        net.has_cluster = mt_net_parse6(n->cluster_prefix, true, &net.cluster, &net.cluster_len, &err) == 0;
     /* one of the cluster's addresses for services: every node that runs a resolver has it, and only for its own VMs */
     if (net.has_cluster && a->conf.resolver[0] && inet_pton(AF_INET6, a->conf.resolver, &net.resolver) == 1)
-        net.has_resolver = mt_net_inside6(&net.resolver, &addr, plen) && net.resolver.s6_addr[6] == addr.s6_addr[6] && net.resolver.s6_addr[7] == (addr.s6_addr[7] | 2);
+        net.has_resolver = mt_net_inside6(&net.resolver, &net.cluster, net.cluster_len) && net.resolver.s6_addr[6] == net.cluster.s6_addr[6] && net.resolver.s6_addr[7] == (net.cluster.s6_addr[7] | 2);
     if (err.code)
         mt_log(MT_WARN, "network.bad_address", KV_ERR(&err));
     a->net = net;
@@ -508,7 +528,7 @@ int mt_netstate_restore(struct mt_agent *a, struct mt_err *err)
             one = mt_node_addr_del(&addr, err);
         else if (strncmp(key, "route ", 6) == 0 && mt_net_parse6(key + 6, true, &addr, &plen, err) == 0)
             one = mt_node_prefix_del(&addr, plen, err);
-        else if ((strncmp(key, "/proc/sys/net/ipv6/conf/", 24) == 0 || strcmp(key, ROOM) == 0) && access(key, W_OK) == 0)
+        else if ((strncmp(key, "/proc/sys/net/ipv6/conf/", 24) == 0 || strcmp(key, ROOM) == 0 || strcmp(key, FORWARDING4) == 0) && access(key, W_OK) == 0)
             one = sysctl_write(key, v, err);
         if (one < 0) {
             mt_log(MT_WARN, "network.not_restored", KV("what", key), KV_ERR(err));

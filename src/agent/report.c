@@ -10,6 +10,7 @@
 #include "agent/ipv4.h"
 #include "agent/mesh/mesh.h"
 #include "agent/restores.h"
+#include "agent/strays.h"
 #include "agent/volumes.h"
 #include "base/assert.h"
 #include "base/cleanup.h"
@@ -450,9 +451,11 @@ char *mt_report_heartbeat(struct mt_agent *a)
         h.image_cache_bytes = usage.rootdisk_bytes + usage.blob_bytes;
         h.disk_pressure = usage.disk_pressure;
     }
-    mt_auto_json json_t *doc = NULL, *mesh = mt_mesh_report(a->mesh), *ipv4 = mt_ipv4s_report(a->ipv4), *host = mt_host_report(a);
+    mt_auto_json json_t *doc = NULL, *mesh = mt_mesh_report(a->mesh), *ipv4 = mt_ipv4s_report(a->ipv4), *host = mt_host_report(a), *strays = mt_strays_report(a->strays);
     h.host = host;
     h.ipv4 = ipv4;
+    h.ipv4_strays = strays;
+    h.asks_ipv4_pool = mt_strays_due(a->strays);
     h.mesh = mesh;
     mt_volumes_figures(a->volumes, &h.storage);
     mt_auto_buf struct mt_buf body = MT_BUF_INIT(1U << 20);

@@ -186,8 +186,19 @@ int cmd_node_mark_lost(struct cli *c)
 
 int cmd_node_disable(struct cli *c)
 {
+    mt_auto_json json_t *made = NULL;
+    const json_t *held, *v;
+    size_t i;
     int code = cli_confirm(c, "node", c->argv[0]);
-    return code == CLI_OK ? change(c, "disable") : code;
+    if (code != CLI_OK || (code = post(c, "disable", &made)) != CLI_OK)
+        return code;
+    held = json_object_get(made, "secrets_to_rotate");
+    code = cli_receipt(c, "node", made);
+    if (json_array_size(held) > 0)
+        cli_say(c, "secrets of these environments were on it; if the machine is not trusted, set others there (moat secrets set) where they came from, and here:");
+    json_array_foreach(held, i, v)
+        cli_say(c, "  %s/%s/%s", cli_str(v, "org"), cli_str(v, "app"), cli_str(v, "env"));
+    return code;
 }
 
 int cmd_node_remove(struct cli *c)

@@ -121,6 +121,8 @@ const struct mt_conf_key mt_control_keys[] = {
      "edges answer plain HTTP on port 80 of their shared addresses, for host names that have a route there, with a redirect to https"},
     {"dns.servers", MT_CONF_STRINGS, OFF(dns_servers), 0, 3, "", "address:port",
      "name servers to ask about host names of routes; none: those of /etc/resolv.conf"},
+    {"dns.publish_program", MT_CONF_STRING, OFF(publish_program), 1, 4096, MT_CONF_NONE, "",
+     "absolute path of a program that puts the records of these names into the zone (docs/nodes.md#names-and-ports)"},
     {"dns.check", MT_CONF_BOOL, OFF(dns_check), 0, 0, "true", "",
      "ask whether host names of routes that somebody looks at lead here, each at most once in 5 minutes (dns_ok, dns_mismatch)"},
     {"dns.base_domain", MT_CONF_STRING, OFF(base_domain), 3, 180, MT_CONF_NONE, "name",

@@ -57,6 +57,7 @@ struct mt_control_conf {
     uint64_t registry_timeout_seconds, max_image_bytes, mtu, ipv4_cooldown_seconds;
     uint64_t audit_retention_days, rate_limit_percent;
     uint64_t backup_keep_last, backup_deleted_grace_days;
+    char *publish_program;     /* absolute path; gives their records to whoever serves the zone. NULL: nobody does */
     char *base_domain; /* of names that environments have by themselves, normalised; NULL: none */
     bool require_domain_proof, dns_check, http_redirect;
     struct mt_conf_list dns_servers, raw_ranges, tls_ranges, denied_ports;

@@ -41,6 +41,7 @@ struct mt_history; /* log/history.h */
 struct mt_node_ca; /* nodes/ca.h */
 struct mt_names;   /* names/names.h */
 struct mt_proxy_watch; /* names/proxy_watch.h */
+struct mt_publisher; /* names/publish.h */
 
 struct mt_control {
     struct mt_control_conf conf;
@@ -64,6 +65,7 @@ struct mt_control {
     struct mt_feed *feed;            /* own lock */
     struct mt_roles *roles;          /* own lock */
     struct mt_keeper *keeper;        /* own lock */
+    struct mt_publisher *publisher;  /* own thread; NULL: nothing is put into the DNS */
     struct mt_collector *collector;  /* own thread; NULL: nothing is taken out of the store of backups */
     struct mt_limits *limits;        /* own lock; NULL before ready */
     struct mt_keys *keys;            /* own lock */

@@ -20,7 +20,9 @@
 #include "control/log/history.h"
 #include "control/log/schema.h"
 #include "control/names/names.h"
+#include "control/names/publish.h"
 #include "control/names/proxy_watch.h"
+#include "model/names.h"
 #include "control/plans/address.h"
 #include "control/plans/edge_acks.h"
 #include "control/plans/news.h"
@@ -343,7 +345,7 @@ static int operate(struct mt_control *ctl, int sig_fd, struct mt_err *err)
     pthread_t waker;
     int rc = mt_controller_start(ctl, &controller, err);
     if (rc < 0 || (rc = mt_keeper_start(ctl, ctl->roles, &ctl->keeper, err)) < 0 ||
-        (rc = mt_collector_start(ctl, &ctl->collector, err)) < 0 ||
+        (rc = mt_collector_start(ctl, &ctl->collector, err)) < 0 || (rc = mt_publisher_start(ctl, ctl->roles, &ctl->publisher, err)) < 0 ||
         (rc = mt_roles_start(ctl->roles, err)) < 0)
         return rc;
     if (pthread_create(&waker, NULL, waker_main, ctl) != 0)
@@ -378,6 +380,7 @@ static void done(struct mt_control *ctl)
 {
     mt_gateway_stop(ctl->gateway);
     mt_controller_free(controller);
+    mt_publisher_free(ctl->publisher);
     mt_collector_free(ctl->collector);
     mt_keeper_free(ctl->keeper);
     mt_roles_free(ctl->roles);
@@ -568,6 +571,11 @@ int main(int argc, char **argv)
     }
     mt_names_free(ctl.names); /* that was the look at the addresses; it has a thread when it serves */
     ctl.names = NULL;
+    if (ctl.conf.publish_program && (!ctl.conf.base_domain || ctl.conf.publish_program[0] != '/' || access(ctl.conf.publish_program, X_OK) < 0)) {
+        fprintf(stderr, "moat-control: dns.publish_program: '%s' %s\n", ctl.conf.publish_program,
+                !ctl.conf.base_domain ? "has nothing to publish without dns.base_domain" : "is no absolute path of a program");
+        return 2;
+    }
     if (!MT_STREQ(ctl.conf.egress_mode, "none") && !MT_STREQ(ctl.conf.egress_mode, "routed") && !MT_STREQ(ctl.conf.egress_mode, "nat66")) {
         fprintf(stderr, "moat-control: egress_mode: '%s' is not none, routed or nat66\n", ctl.conf.egress_mode);
         return 2;

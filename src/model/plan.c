@@ -278,7 +278,7 @@ static int dec_ipv4(const json_t *o, struct mt_plan_network *n, struct mt_err *e
             return MT_FAIL(err, MT_E_INVALID, "'ipv4' holds something that is not an object");
         if ((rc = mt_json_get_str(e, "address", 15, &v->address, err)) < 0 ||
             (rc = mt_json_opt_u64(e, "until_unix_ms", 1, JSON_INT_MAX, 0, &v->until_unix_ms, err)) < 0 ||
-            (rc = mt_json_get_array(e, "ports", MT_PLAN_IPV4_PORTS, &ports, err)) < 0)
+            (rc = mt_json_opt_bool(e, "moved", false, &v->moved, err)) < 0 || (rc = mt_json_get_array(e, "ports", MT_PLAN_IPV4_PORTS, &ports, err)) < 0)
             return mt_err_wrap(err, "ipv4[%zu]", i);
         if (inet_pton(AF_INET, v->address, &a) != 1)
             return MT_FAIL(err, MT_E_INVALID, "'ipv4' holds something that is not an IPv4 address");
@@ -570,6 +570,8 @@ static json_t *enc_ipv4(const struct mt_plan_ipv4 *v)
     mt_jout_json(&o, "ports", ports);
     if (v->until_unix_ms)
         mt_jout_u64(&o, "until_unix_ms", v->until_unix_ms);
+    if (v->moved)
+        mt_jout_bool(&o, "moved", true);
     return mt_jout_take(&o);
 }
 

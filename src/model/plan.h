@@ -79,11 +79,15 @@ struct mt_plan_peer {
 
 #define MT_PLAN_IPV4_MAX 256
 #define MT_PLAN_IPV4_PORTS 256
+#define MT_IPV4_POOL_ASKED 1024 /* addresses of the pool in the answer to a heartbeat that asks for them */
+#define MT_IPV4_STRAYS_MAX 64   /* of them where they should not be, told by a heartbeat */
+#define MT_IPV4_STRAY_HERE "here" /* on a link of the node itself, else the hardware address of who has it */
 
 /* A dedicated IPv4 address that the edge of this node carries. */
 struct mt_plan_ipv4 {
     const char *address;
     uint64_t until_unix_ms; /* 0: as long as it is named; else connections may go on until then, and it is given back */
+    bool moved;             /* from an edge that is not heard: taken although that one may still answer for it */
     size_t n_ports;
     uint16_t ports[MT_PLAN_IPV4_PORTS]; /* on which routes listen */
 };
@@ -243,6 +247,8 @@ struct mt_heartbeat {
     json_t *mesh;          /* object of docs/formats/mesh-plan.md, borrowed; NULL: in no mesh */
     json_t *host;         /* array of {item, finding, mend}: requirements of the host that are not met, borrowed; NULL: all are */
     json_t *ipv4;         /* array of what the node says of its dedicated IPv4 addresses, borrowed; NULL: it has none */
+    json_t *ipv4_strays;  /* array of {address, at}: addresses of the pool that are elsewhere, borrowed; NULL: none was found */
+    bool asks_ipv4_pool;  /* the answer is to have the pool */
     const char *public_ipv6, *public_ipv4; /* where the world reaches this host's edge, as inet_ntop writes it; NULL: not said */
     struct mt_storage_figures storage; /* not present: no volumes can live here */
 };

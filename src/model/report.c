@@ -209,6 +209,27 @@ static int dec_host(const json_t *json, struct mt_heartbeat *h, struct mt_err *e
     return 0;
 }
 
+/* Shown to operators, and looked into by the choice of an address: what it is made of is certain. */
+static int dec_strays(const json_t *json, struct mt_heartbeat *h, struct mt_err *err)
+{
+    json_t *o;
+    size_t i;
+    const char *address, *at;
+    struct in_addr a;
+    int rc = mt_json_opt_array(json, "ipv4_strays", MT_IPV4_STRAYS_MAX, &h->ipv4_strays, err);
+    if (rc < 0 || (rc = mt_json_opt_bool(json, "asks_ipv4_pool", false, &h->asks_ipv4_pool, err)) < 0 || !h->ipv4_strays)
+        return rc;
+    json_array_foreach (h->ipv4_strays, i, o) {
+        if (!json_is_object(o))
+            return MT_FAIL(err, MT_E_INVALID, "ipv4_strays[%zu] is no object", i);
+        if ((rc = mt_json_get_str(o, "address", 15, &address, err)) < 0 || (rc = mt_json_get_str(o, "at", 17, &at, err)) < 0)
+            return mt_err_wrap(err, "ipv4_strays[%zu]", i);
+        if (inet_pton(AF_INET, address, &a) != 1 || (!MT_STREQ(at, MT_IPV4_STRAY_HERE) && (strlen(at) != 17 || strspn(at, "0123456789abcdef:") != 17)))
+            return MT_FAIL(err, MT_E_INVALID, "ipv4_strays[%zu] is no address, or at no hardware address", i);
+    }
+    return 0;
+}
+
 static int dec_counts(const json_t *json, struct mt_heartbeat *h, struct mt_err *err)
 {
     json_t *o;
@@ -277,7 +298,7 @@ int mt_heartbeat_decode(json_t *json, struct mt_heartbeat **ret, struct mt_err *
         (rc = mt_json_opt_str(json, "ca_trust", 64, NULL, &h->ca_trust, err)) < 0 ||
         (rc = dec_address(json, "public_ipv6", AF_INET6, &h->public_ipv6, err)) < 0 || (rc = dec_address(json, "public_ipv4", AF_INET, &h->public_ipv4, err)) < 0 ||
         (rc = mt_json_opt_object(json, "mesh", &h->mesh, err)) < 0 || (rc = mt_json_opt_array(json, "ipv4", MT_PLAN_IPV4_MAX, &h->ipv4, err)) < 0 ||
-        (rc = dec_host(json, h, err)) < 0 || (rc = mt_storage_figures_decode(json, &h->storage, err)) < 0)
+        (rc = dec_host(json, h, err)) < 0 || (rc = dec_strays(json, h, err)) < 0 || (rc = mt_storage_figures_decode(json, &h->storage, err)) < 0)
         return rc;
     h->clock_unix_ms = (int64_t)clock_ms;
     if (!MT_STREQ(h->arch, "amd64") && !MT_STREQ(h->arch, "arm64"))
@@ -338,6 +359,10 @@ int mt_heartbeat_encode(const struct mt_heartbeat *h, json_t **ret, struct mt_er
         mt_jout_json(&o, "host", json_incref(h->host));
     if (h->ipv4)
         mt_jout_json(&o, "ipv4", json_incref(h->ipv4));
+    if (h->ipv4_strays)
+        mt_jout_json(&o, "ipv4_strays", json_incref(h->ipv4_strays));
+    if (h->asks_ipv4_pool)
+        mt_jout_bool(&o, "asks_ipv4_pool", true);
     mt_auto_json json_t *json = mt_jout_take(&o);
     if (!json)
         return MT_FAIL(err, MT_E_NOMEM, "out of memory encoding a heartbeat (or a text that is not UTF-8)");

@@ -454,6 +454,7 @@ static int on_route(const struct nlmsghdr *h, void *arg)
         return MNL_CB_OK;
     r.plen = rtm->rtm_dst_len;
     r.blackhole = rtm->rtm_type == RTN_BLACKHOLE;
+    r.unicast = rtm->rtm_type == RTN_UNICAST;
     EACH_ATTR(a, h, sizeof *rtm) {
         uint16_t len = mnl_attr_get_payload_len(a);
         if (mnl_attr_get_type(a) == RTA_DST && len == sizeof r.dst) {

@@ -74,6 +74,7 @@ struct mt_nl_route6 {
     unsigned oif;               /* link index, 0 for a blackhole */
     const struct in6_addr *src; /* preferred source address, or NULL */
     bool blackhole;
+    bool unicast;               /* of a walk: it leads somewhere */
     uint32_t metric;            /* 0: the kernel's default (1024) */
 };
 

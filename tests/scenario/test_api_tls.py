@@ -266,6 +266,11 @@ try:
         assert code == 2 and "vm_dns: 'fd00:1::53' is not of the Internet" in e, e
         code, e = check(egress_mode="open")
         assert code == 2 and "egress_mode: 'open' is not none, routed or nat66" in e, e
+        for more, says in (({"dns.base_domain": "*.example.net"}, "dns.base_domain"), ({"dns.base_domain": "example.net", "dns.publish_program": "publish"}, "'publish' is no absolute path of a program"),
+                           ({"dns.publish_program": "/bin/true"}, "nothing to publish without dns.base_domain"), ({"dns.base_domain": "example.net", "dns.publish_program": "/nowhere/x"}, "no absolute path")):
+            code, e = check(**more)
+            assert code == 2 and says in e, (more, e)
+        assert check(**{"dns.base_domain": "example.net", "dns.publish_program": "/bin/true"})[0] == 0
         assert check(vm_dns=["2606:4700:4700::1111"], egress_mode="none") == (0, "")
 
     @case("only 1.3 when configured; a stop ends what is open and the address is free again")

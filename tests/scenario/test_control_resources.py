@@ -877,6 +877,7 @@ try:
             pool = next(p for p in w.ok("GET", "/v1/admin/ipam")["items"] if p["pool"] == "shared_ports")
             assert (pool["allocated"], pool["free"]) == (4, 0), pool
             wait_for("the edge to be told of http_redirect", lambda: (w.edge_config() or {}).get("http_redirect") is True, 30)
+            wait_for("its node to be told of its port", lambda: 80 in w.agent.plans[-1]["network"].get("edge_ports", []), 30)
             limit = lambda: next(q for q in w.ok("GET", O + "/quotas")["items"] if q["dimension"] == "max_projects")
             assert (limit()["limit"], limit()["source"]) == (1, "config"), limit()
             few = w.ok("POST", "/v1/orgs", {"name": "few-projects"})["id"]
@@ -900,6 +901,7 @@ try:
         finally:
             configured(**old)
         wait_for("the edge to be told of that too", lambda: "http_redirect" not in (w.edge_config() or {"http_redirect": 1}), 30)
+        wait_for("its node too", lambda: 80 not in w.agent.plans[-1]["network"].get("edge_ports", []), 30)
         wait_for("what the node says", lambda: w.ok("GET", "/v1/nodes")["items"][0]["allocatable"]["memory_overhead_bytes"] == 64 << 20, 20)
         assert 10000 <= raw().json["listen_port"] <= 29999
 
@@ -914,8 +916,28 @@ try:
                             "off.example.com": [V6], "mute.example.com": [V6]})
         dns.ill.update({"cut.example.com": lambda r: r[:-9], "odd.example.com": lambda r: b"\xff" * len(r), "lies.example.com": lambda r: r.replace(b"\x04lies", b"\x04good"),
                         "off.example.com": "refused", "mute.example.com": "silent"})
-        old = configured(**{"dns.servers": [dns.address], "dns.check": True})
+        zone = w.d + "/zone"
+        os.makedirs(zone)
+        os.chmod(zone, 0o777)
+        with open(zone + "/publish", "w") as f:
+            f.write("#!/bin/sh\ncat > %s/new && mv %s/new %s/now\n" % (zone, zone, zone))
+        os.chmod(zone + "/publish", 0o755)
+        published = lambda: json.load(open(zone + "/now")) if os.path.exists(zone + "/now") else {}
+        old = configured(**{"dns.servers": [dns.address], "dns.check": True, "dns.publish_program": zone + "/publish"})
         try:
+            # the platform's own domain: each environment has one name there, and its records are put into the zone
+            wait_for("the node's address", lambda: w.ok("GET", "/v1/nodes")["items"][0].get("public_ipv6") == "2001:db8:7::1", 20)
+            own = "%s-%s.%s" % (w.ok("GET", A)["name"], w.ok("GET", E)["name"], BASE)
+            mine = lambda: [x for x in published().get("records", []) if x["name"] == own]
+            assert w.ok("GET", E + "/networking")["platform_hostname"] == own
+            for host in (BASE, "x" + own, "a." + own, "other-prod." + BASE):
+                assert own in refused(w.q("POST", E + "/routes", {"hostname": host, "backend_process_type": "web", "backend_port": 8443}), 400, "hostname_invalid")["detail"]
+            w.ok("POST", E + "/routes", {"hostname": "not" + BASE, "backend_process_type": "web", "backend_port": 8443})
+            r = w.ok("POST", E + "/routes", {"hostname": own, "backend_process_type": "web", "backend_port": 8443})
+            wait_for("its record", lambda: mine() == [{"name": own, "type": "AAAA", "ttl": 60, "values": ["2001:db8:7::1"]}], 40)
+            assert published()["base_domain"] == BASE and published()["event_id"] > 0
+            w.ok("DELETE", E + "/routes/" + r["id"], {})
+            wait_for("no record any more", lambda: not mine(), 40)
             wait_for("the node's address", lambda: w.ok("GET", "/v1/nodes")["items"][0].get("public_ipv6") == "2001:db8:7::1", 20)
             assert w.ok("GET", "/v1/nodes")["items"][0]["public_ipv4"] == "192.0.2.7"
             want = {"good": True, "alias": True, "half": False, "else": False, "none": False, "many": False, "cut": None, "odd": None, "lies": None, "off": None}
@@ -940,6 +962,7 @@ try:
             proof = w.ok("GET", E + "/networking")["domain_proof"]
             assert proof["required"] is True and proof["name"] == "_moat-challenge.DOMAIN" and len(proof["value"]) == 43, proof
             make_route = lambda host, at=E: w.q("POST", at + "/routes", {"hostname": host, "backend_process_type": "web", "backend_port": 8443})
+            assert make_route(own).status == 201, "its own name is nobody's to prove"
             r = refused(make_route("www.shop.test"), 409, "domain_not_proven")
             assert r["details"]["dns_records"] == [{"name": "_moat-challenge.www.shop.test", "type": "TXT", "ttl": 300, "value": proof["value"]}] and proof["value"] in r["detail"], r
             dry = w.q("POST", E + "/routes?dry_run=true", {"hostname": "www.shop.test", "backend_process_type": "web", "backend_port": 8443})

@@ -11,7 +11,9 @@ import signal
 import socket
 import ssl
 import subprocess
+import shutil
 import sys
+import tempfile
 import threading
 import time
 sys.dont_write_bytecode = True
@@ -170,6 +172,10 @@ def ipv4(env):
     return w.ok("GET", env + "/networking")["ipv4"]
 
 
+def published():
+    return json.load(open(zone + "/now"))["records"]
+
+
 def state(address):
     return next((p["state"] for p in w.ok("GET", "/v1/ipv4-pool")["items"] if p["address"] == address), None)
 
@@ -179,7 +185,13 @@ sh("ip", "addr", "add", "10.79.0.1/24", "dev", "br0")
 sh("ip", "addr", "add", "203.0.113.1/24", "dev", "br0")
 sh("ip", "link", "set", "br0", "up")
 sh("ip", "link", "set", "lo", "up")
-w = kit.World(listen_nodes=CONTROL, nodes_address=CONTROL, rate_limit_percent=0, suspect_seconds=10, node_roles=["worker"])
+zone = tempfile.mkdtemp(prefix="moat-zone-")
+os.chmod(zone, 0o777)
+with open(zone + "/publish", "w") as program:
+    program.write("#!/bin/sh\ncat > %s/new && mv %s/new %s/now\n" % (zone, zone, zone))
+os.chmod(zone + "/publish", 0o755)
+w = kit.World(listen_nodes=CONTROL, nodes_address=CONTROL, rate_limit_percent=0, suspect_seconds=10, node_roles=["worker"],
+              **{"dns.base_domain": "apps.example.net", "dns.publish_program": zone + "/publish"})
 machines = []
 try:
     org = w.open()
@@ -287,6 +299,33 @@ try:
     one, two = Machine("one", 2), Machine("two", 3)
     machines += [one, two]
 
+    @case("another machine of the link answers for addresses of the pool: the edge does not take the one, nobody is given the other, and both are told")
+    def _():
+        mac = json.loads(sh("ip", "-j", "link", "show", "br0"))[0]["address"]
+        for a in ("10", "30"):
+            sh("ip", "addr", "add", "203.0.113.%s/32" % a, "dev", "br0")
+        try:
+            one.join()
+            one.start_edge()
+            name = w.ok("GET", env + "/networking")["platform_hostname"]
+            w.ok("POST", env + "/routes", {"hostname": name, "backend_process_type": "web", "backend_port": 8443, "ipv4_required": True})
+            wait_for("why it is not taken", lambda: ipv4(env).get("detail") == "203.0.113.10 is answered for by %s on eth0: find that machine, or take the address out of the pool" % mac, 40)
+            assert not one.has("203.0.113.10") and ipv4(env)["status"] != "active"
+            leaks = lambda: {x["address"]: (x["pool"], x["id"], x["why"], x["reclaim"]) for x in w.ok("GET", "/v1/admin/ipam/leaks")["items"]}
+            want = ("ipv4", one.node["id"], mac + " answers for it on the link of node one", "take it from that machine, or: moat admin ipv4-pool remove 203.0.113.30")
+            wait_for("what it found of the pool", lambda: leaks().get("203.0.113.30") == want, 20)
+            r = w.q("POST", other + "/networking/ipv4", {})
+            assert (r.status, r.json["code"]) == (409, "ipv4_pool_exhausted"), r.text
+            wait_for("a zone", lambda: os.path.exists(zone + "/now"), 20)
+            assert published() == [], "an address that is not served has a record"
+        finally:
+            for a in ("10", "30"):
+                sh("ip", "addr", "del", "203.0.113.%s/32" % a, "dev", "br0")
+        one.agent.kill()
+        one.agent.wait()
+        one.start_agent()
+        wait_for("nothing of it is left", lambda: leaks() == {}, 20)
+
     @case("an edge carries it: clients that only speak IPv4 reach a backend that only has IPv6, and it is told who they are")
     def _():
         w.deploy(app, env, MANIFEST.replace("APP", "shop"))
@@ -294,9 +333,11 @@ try:
         for m in (one, two):  # on each host itself: nothing but the mesh may bring packets from the cluster's addresses in
             m.place.run("ip", "-6", "addr", "add", instance + "/128", "dev", "lo", "nodad")
             m.backend = m.place.popen("python3", "-c", BACKEND, instance)
-        one.join()
-        one.start_edge()
         v4 = wait_for("active", lambda: (lambda v: v if v["status"] == "active" else None)(ipv4(env)), 30)
+        r = next(x for x in w.ok("GET", env + "/routes")["items"] if x.get("hostname", "").endswith(".apps.example.net"))
+        wait_for("its record", lambda: published() == [{"name": r["hostname"], "type": "A", "ttl": 300, "values": ["203.0.113.10"]}], 20)
+        w.ok("DELETE", env + "/routes/" + r["id"], {})
+        wait_for("no record any more", lambda: published() == [], 20)
         assert v4["edge_node_id"] == one.node["id"] and one.has("203.0.113.10") and "detail" not in v4, v4
         assert wait_for("the page", lambda: speak("203.0.113.10", 443, hello("w4.example.com")), 20) == b"v6 only"
         assert speak("203.0.113.10", 443, hello("another.example.com"))[:1] != b"v"
@@ -405,6 +446,9 @@ try:
                 w.pg.sql("UPDATE moat.%s_heartbeats SET received_at = received_at - interval '60 seconds' WHERE node_id = '%s'" % (kind, gone))
             return ipv4(env)["edge_node_id"] == two.node["id"]
         wait_for("another carrier", moved, 60)
+        told = lambda m: '"moved"' in open(m.d + "/agent/plan.json").read()
+        wait_for("it is told that the address was another's", lambda: told(two), 20)
+        assert not told(one), "the first of all edges has to ask the link"
         assert [e["reason"] for e in events("env.ipv4_carrier_changed", env)][-1] == "the edge is not heard", events("env.ipv4_carrier_changed", env)
         wait_for("active there", lambda: ipv4(env)["status"] == "active", 30)
         wait_for("its hook has run", lambda: os.path.exists(two.d + "/hooked") and open(two.d + "/hooked").read().splitlines()[:1] == ["up 203.0.113.10"], 20)
@@ -459,4 +503,5 @@ finally:
                     print("# %s %s: %s" % (m.name, n, " | ".join(open(m.d + "/%s.log" % n).read().splitlines()[-6:])[:1500]))
         m.close()
     w.close()
+    shutil.rmtree(zone, ignore_errors=True)
 kit.finish()

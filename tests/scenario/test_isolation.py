@@ -144,6 +144,29 @@ MATRIX = [
     ("outside", "own node, underlay", {23456: True}), ("other node", "own node, overlay", {23456: False}), ("A", "own node, underlay", {23456: False}), ("A", "own node, overlay", {23456: False}), ("other node", "own node, overlay", {5180: False}),
 ]
 
+# And all others of (VM, its neighbours, nodes, edge, control, registry, outside) by each of them. C sends to VMs alone: what is counted of one that
+# tries nothing else is asked of it below. What a host itself sends to the outside no rule of ours is about.
+ECHO = dict(NOTHING, icmp6=True)
+VMS = ("A", "B same env, same node", "C other tenant, same node", "D same env, other node", "E other tenant, other node")
+
+
+def everybody():
+    for vm in VMS:
+        own, other = ("own node", "other node") if vm[0] in "ABC" else ("other node", "own node")
+        yield from ((vm, to, NOTHING) for to in VMS if to != vm)
+        if vm[0] != "C":
+            yield from ((vm, to + at, NOTHING) for to in (own, other, "edge", "control") for at in (", overlay", ", underlay"))
+            yield from ((vm, "registry (control's underlay)", NOTHING), (vm, "registry (control's underlay)", {5000: False}), (vm, "control, overlay", {5180: False}),
+                        (vm, "own node, fe80::1", ECHO), (vm, "metadata", NOTHING), (vm, "outside", EVERYTHING), (vm, "outside", {25: False}))
+        yield from ((own, vm, DECLARED), (other, vm, NOTHING), ("edge", vm, DECLARED), ("control", vm, NOTHING), ("registry", vm, NOTHING), ("outside", vm, NOTHING))
+    for to in ("own node", "other node", "edge", "control"):
+        yield from ((at, to + ", overlay", ECHO) for at in ("own node", "other node", "edge", "control") if at != to)
+        yield from ((at, to + ", overlay", {5180: at == "control"}) for at in ("own node", "other node", "edge", "control") if at != to)
+        yield from (("registry", to + ", overlay", NOTHING), ("outside", to + ", overlay", NOTHING), ("outside", to + ", underlay", ECHO), ("outside", to + ", underlay", {5180: False}))
+
+
+MATRIX += [row for row in everybody() if row not in MATRIX and not (row[0] == "registry" and row[1].startswith("control"))]
+
 # The same once A, B and D are of one environment with private_network, and the sets say so.
 NEIGHBOURS = ("A", "B same env, same node", "D same env, other node")
 PRIVATE = [(a, b, DECLARED) for a in NEIGHBOURS for b in NEIGHBOURS if a != b] + [
@@ -320,7 +343,9 @@ class Suite:
         self.c.wire.run("ip", "-6", "addr", "add", "2a00:ff::1/128", "dev", "lo", "nodad")
         # whoever is outside may try to send to the cluster's addresses through a node
         self.c.wire.run("ip", "-6", "route", "add", "%s:1:1::/80" % kit.P, "via", self.n1.underlay)
-        self.c.wire.run("ip", "-6", "route", "add", self.n1.overlay + "/128", "via", self.n1.underlay)
+        self.c.wire.run("ip", "-6", "route", "add", "%s:1:2::/80" % kit.P, "via", self.n2.underlay)
+        for n in self.c.nodes:
+            self.c.wire.run("ip", "-6", "route", "add", n.overlay + "/128", "via", n.underlay)
         at = self.addresses
         self.c.wire.run("ip", "-6", "route", "add", RESOLVER + "/128", "via", self.n1.underlay)
         for name, node in (("own node", self.n1), ("other node", self.n2), ("edge", self.n3), ("control", self.n4)):
@@ -418,7 +443,7 @@ class Suite:
         wait_for("what A was refused", lambda: rules <= set(self.counted("A")["firewall_drops"]), 40)
         a, c = self.counted("A"), self.counted("C other tenant, same node")
         want(a["top_rejected_port"] == "25/tcp" and a["new_flows"] >= 5 and a["sent_bytes"] > 1000 and a["received_bytes"] > 1000 and a["sent_packets"] > 10 and a["firewall_drops"]["guest_spoof"] > 20, a)
-        want(set(c["firewall_drops"]) <= {"guest_spoof", "guest_lateral", "to_guest"} and c["firewall_drops"]["guest_spoof"] and "top_rejected_port" not in c and c["new_flows"] == 0, c)
+        want(set(c["firewall_drops"]) <= {"guest_spoof", "guest_lateral", "to_guest", "host_to_guest"} and c["firewall_drops"]["guest_spoof"] and "top_rejected_port" not in c and c["new_flows"] == 0, c)
         of_node = self.dropped(self.n1)
         want(of_node["guest_spoof"] >= a["firewall_drops"]["guest_spoof"] + c["firewall_drops"]["guest_spoof"] and of_node["underlay_spoof"] > 0, of_node)
         self.since = self.not_less({})

@@ -62,6 +62,10 @@ def usage(proc):
     return int(row[11]) + int(row[12]), int(row[8])
 
 
+def forwards4(node):
+    return node.place.run("sysctl", "-n", "net.ipv4.ip_forward").strip()
+
+
 class Suite:
     def __init__(self):
         self.c = kit.Cluster("mesh", 3, [["worker", "edge"], ["worker"], ["worker"]])
@@ -75,10 +79,15 @@ class Suite:
             n.start(**n.conf)
 
     def three_nodes_find_each_other(self):
+        for n in self.c.nodes:
+            n.place.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
         self.start(*self.c.nodes)
         for n in self.c.nodes:
             n.applied()
         kit.wait_mesh(self.c.nodes)
+        # what is ours forwards no IPv4, somebody's own machine what it likes
+        wait_for("no IPv4 is forwarded", lambda: forwards4(self.n3) == "0", 20)
+        want(forwards4(self.n1) == "1", "the host's own business")
         for a in self.c.nodes:
             others = [b for b in self.c.nodes if b is not a]
             want({k: v[1] for k, v in a.peers().items()} == {b.public: sorted([b.overlay + "/128", b.prefix]) for b in others}, a.peers())
@@ -390,6 +399,7 @@ class Suite:
         want(not n.place.ok("ip", "link", "show", "wg-moat"), "the device is left")
         wait_for("wireguard-go ends", lambda: not n.go_pids(), 5)
         want("moat" not in n.place.run("nft", "list", "tables"), "the table is left")
+        want(forwards4(n) == "1", "IPv4 is forwarded no more")
         want(n.overlay not in n.place.run("ip", "-6", "addr"), "the address is left")
 
     def close(self):

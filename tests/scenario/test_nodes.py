@@ -7,6 +7,7 @@ import base64
 import contextlib
 import ctypes
 import http.client
+import ipaddress
 import json
 import os
 import signal
@@ -171,6 +172,11 @@ def node(name):
     return found[0] if found else None
 
 
+def inside_of_the_cluster():
+    """a prefix of the cluster's that no node has"""
+    return str(ipaddress.ip_network(w.ok("GET", "/v1/nodes")["items"][0]["overlay_ipv6"] + "/64", strict=False).network_address + (0xbad << 64)) + "/64"
+
+
 @contextlib.contextmanager
 def no_rotation_after(name):
     """A rotation's moment is two minutes away: nobody waits for it here, and the next case begins without."""
@@ -277,7 +283,10 @@ try:
                 ({"clock_unix_ms": -603000}, 422, "clock_skew"), ({"clock_unix_ms": 640000}, 422, "clock_skew"),
                 ({"name": "Bad Name", "csr": csr("x")}, 400, "invalid_argument"), ({"endpoints": ["host.example:1"]}, 400, "invalid_argument"),
                 ({"endpoints": ["192.0.2.1:1"] * 5}, 400, "invalid_argument"),
-                ({"endpoints": ["[%s]:1" % w.ok("GET", "/v1/nodes")["items"][0]["overlay_ipv6"]]}, 400, "invalid_argument"), ({"arch": "vax"}, 400, "invalid_argument"), ({"more": 1}, 400, None)]
+                ({"endpoints": ["[%s]:1" % w.ok("GET", "/v1/nodes")["items"][0]["overlay_ipv6"]]}, 400, "invalid_argument"), ({"arch": "vax"}, 400, "invalid_argument"), ({"more": 1}, 400, None),
+                ({"underlay_routes": ["2001:db8::/32", w.ok("GET", "/v1/nodes")["items"][0]["instance_prefix"]]}, 409, "overlay_prefix_conflict"),
+                ({"underlay_routes": ["2001:db8::1/32"]}, 400, "invalid_argument"), ({"underlay_routes": [7]}, 400, "invalid_argument"),
+                ({"underlay_routes": ["2001:db8:%x::/48" % i for i in range(257)]}, 400, "invalid_argument")]
         for more, status, code in rows:
             if code == "clock_skew":  # by now
                 off, more = more["clock_unix_ms"], {"clock_unix_ms": int(time.time() * 1000) + more["clock_unix_ms"]}
@@ -316,6 +325,13 @@ try:
         assert status == 1 and "--name" in said, (status, said)  # the name is taken; the token stays good
         assert w.pg.sql("SELECT count(*) FROM moat.enrollment_token_hashes WHERE used_at IS NOT NULL") == before
         key = open(two.d + "/keys/wg.key").read()
+        foreign = inside_of_the_cluster()
+        two.place.run("ip", "-6", "route", "add", foreign, "dev", "eth0")
+        try:
+            status, said = two.join(t, "--name", "two")
+            assert status == 1 and "a route to %s, of the cluster's prefix" % foreign in said and "the token stays good" in said, (status, said)
+        finally:
+            two.place.run("ip", "-6", "route", "del", foreign, "dev", "eth0")
         status, said = two.join(t, "--name", "two", "--endpoint", two.ip + ":51820")
         assert status == 0 and open(two.d + "/keys/wg.key").read() == key, (status, said)
         status, said = two.join(t, "--name", "two")
@@ -347,6 +363,20 @@ try:
         assert plans["two"]["network"]["peers"][0]["node_id"] == a["id"]
         assert plans["one"]["network"]["mesh"]["revision"] == plans["two"]["network"]["mesh"]["revision"] > 0
         assert a["instance_prefix"] != b["instance_prefix"] and a["overlay_ipv6"] != b["overlay_ipv6"]
+
+    @case("a route of another network into the cluster's prefix, that came when the machine was a node: its host is found wrong, and right without it")
+    def _():
+        def overlay():
+            out = subprocess.run(two.place.argv(kit.program("moat-agent"), "--config", two.d + "/agent.toml", "ctl", "doctor"), stdout=subprocess.PIPE, text=True).stdout
+            return next(((r["severity"], r["finding"]) for r in map(json.loads, out.splitlines()) if r.get("check") == "agent.overlay"), None)
+        foreign = inside_of_the_cluster()
+        wait_for("its plan's own routes, which are none of another network", lambda: "wg-moat" in two.place.run("ip", "-6", "route") and overlay() == ("ok", "no other network has the cluster's prefix"), 20)
+        two.place.run("ip", "-6", "route", "add", foreign, "dev", "eth0")
+        try:
+            assert overlay() == ("fail", "a route of another network leads into the cluster's prefix: %s dev eth0" % foreign), overlay()
+        finally:
+            two.place.run("ip", "-6", "route", "del", foreign, "dev", "eth0")
+        assert overlay()[0] == "ok", overlay()
 
     @case("labels and settings of a node: its agent keeps to them from the next plan on, and by itself again when they are taken back")
     def _():
@@ -706,6 +736,8 @@ try:
         assert post("/internal/v1/nodes/self/heartbeat", beat, cert=pem).status in (200, 204)
         time.sleep(2.5)  # two looks at the nodes
         assert w.ok("GET", path)["health"] == "lost"
+        held = [{"org": w.ok("GET", env.split("/apps/")[0])["name"], "app": w.ok("GET", app)["name"], "env": w.ok("GET", env)["name"], "env_id": env.rsplit("/", 1)[1]}]
+        assert w.ok("POST", path + "/disable", {"reason": "burnt"})["secrets_to_rotate"] == held, "what the machine had is not said"
         w.ok("DELETE", app + "?cascade=true")
 
     @case("the authority is rotated under running agents: trusted before it signs, then everybody renews, then the one before is refused")

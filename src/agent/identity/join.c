@@ -3,6 +3,7 @@
  * names, then what came back to the disk, then the first call with the new certificate. */
 #include "agent/identity/files.h"
 
+#include "agent/net/underlay.h"
 #include "base/b64.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
@@ -15,6 +16,7 @@
 #include "wire/json.h"
 #include "wire/node_call.h"
 
+#include <arpa/inet.h>
 #include <ctype.h>
 #include <sys/sysinfo.h>
 #include <sys/utsname.h>
@@ -57,6 +59,23 @@ static const char *arch(void)
     return uname(&u) == 0 && strcmp(u.machine, "aarch64") == 0 ? "arm64" : "amd64";
 }
 
+/* Where this host's routes lead: the cluster's prefix must not be among it, which only the control plane can say. */
+static json_t *routes_of(void)
+{
+    struct mt_underlay_route v[MT_UNDERLAY_ROUTES];
+    char addr[INET6_ADDRSTRLEN], text[INET6_ADDRSTRLEN + 8];
+    struct mt_err err;
+    size_t n;
+    json_t *list = json_array();
+    if (mt_underlay_routes(v, MT_UNDERLAY_ROUTES, &n, &err) < 0)
+        n = 0; /* the agent looks again, when it runs */
+    for (size_t i = 0; i < n; i++) {
+        (void)snprintf(text, sizeof text, "%s/%u", inet_ntop(AF_INET6, &v[i].dst, addr, sizeof addr), v[i].plen);
+        (void)json_array_append_new(list, json_string(text));
+    }
+    return list;
+}
+
 static json_t *body_of(const struct mt_join *j, const char *token, const char *csr, const char *name, const char *wg)
 {
     struct sysinfo si = {0};
@@ -64,10 +83,10 @@ static json_t *body_of(const struct mt_join *j, const char *token, const char *c
     json_t *endpoints = json_array();
     for (size_t i = 0; i < j->n_endpoints; i++)
         (void)json_array_append_new(endpoints, json_string(j->endpoints[i]));
-    return json_pack("{s:s,s:s,s:s,s:s,s:o,s:s,s:{s:I,s:I},s:I,s:s}", "token", token, "csr", csr, "name", name, "wireguard_public_key", wg, "endpoints",
+    return json_pack("{s:s,s:s,s:s,s:s,s:o,s:s,s:{s:I,s:I},s:I,s:s,s:o}", "token", token, "csr", csr, "name", name, "wireguard_public_key", wg, "endpoints",
                      endpoints, "arch", arch(), "capacity", "cpu_millis", (json_int_t)get_nprocs() * 1000, "memory_bytes",
                      (json_int_t)si.totalram * si.mem_unit, "clock_unix_ms",
-                     (json_int_t)(j->clock_unix_ms ? j->clock_unix_ms : mt_clock_wall_us() / 1000), "agent_version", MOAT_VERSION);
+                     (json_int_t)(j->clock_unix_ms ? j->clock_unix_ms : mt_clock_wall_us() / 1000), "agent_version", MOAT_VERSION, "underlay_routes", routes_of());
 }
 
 static int hint(int rc, struct mt_err *err)

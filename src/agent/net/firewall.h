@@ -38,6 +38,7 @@ enum mt_fw_mode {
 struct mt_fw_conf {
     enum mt_fw_mode mode;
     char cluster_prefix[52]; /* P; "" before the first plan: the table drops all guest traffic */
+    char own_prefix[50];     /* of this node's instances, "" = not known */
     char resolver[46];       /* address guests may ask for names, "" = none */
     char egress_mode[8];     /* "none", "routed", "nat66" */
     char nat64_prefix[52];   /* of 96 bits, besides 64:ff9b::/96; "" = none */

@@ -317,9 +317,9 @@ static void put_chains(const struct mt_fw_conf *c, struct mt_buf *o)
     if (full) {
         mt_buf_puts(o, "    iifname \"wg-moat\" ip6 saddr != @cluster6 goto drop_mesh_spoof\n"
                        "    iifname != { \"wg-moat\", \"lo\", \"mt*\" } ip6 saddr @cluster6 goto drop_underlay_spoof\n");
-        /* routed: answers to our VMs come from outside; the forward chain admits established flows only */
-        if (strcmp(c->egress_mode, "routed") != 0)
-            mt_buf_puts(o, "    iifname != { \"wg-moat\", \"lo\", \"mt*\" } ip6 daddr @cluster6 goto drop_underlay_spoof\n");
+        /* routed: answers to this node's VMs come from outside; the forward chain admits established flows only */
+        bool answers = strcmp(c->egress_mode, "routed") == 0 && c->own_prefix[0];
+        mt_buf_printf(o, "    iifname != { \"wg-moat\", \"lo\", \"mt*\" } ip6 daddr @cluster6%s%s goto drop_underlay_spoof\n", answers ? " ip6 daddr != " : "", answers ? c->own_prefix : "");
     }
     mt_buf_puts(o, "  }\n  chain guest_in {\n"
                    "    meta nfproto != ipv6 goto drop_guest_non_ipv6\n"

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "agent/net/ipv4.h"
 
+#include "agent/net/arp.h"
 #include "base/cleanup.h"
 #include "base/str.h"
 #include "os/file.h"
@@ -9,19 +10,11 @@
 
 #include <arpa/inet.h>
 #include <limits.h>
-#include <linux/if_packet.h>
-#include <net/ethernet.h>
-#include <net/if_arp.h>
-#include <netinet/if_ether.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 #define ROUTES "/proc/net/route"
 #define ROUTES_MAX (1U << 20)
-#define ANNOUNCEMENTS 3
-#define ANNOUNCE_GAP_MS 200
 
 bool mt_ipv4_uplink(const char *text, char ret[IFNAMSIZ])
 {
@@ -69,31 +62,19 @@ int mt_ipv4_place(const struct mt_ipv4_conf *c, bool *ret_hook, char ret_dev[IFN
     return MT_FAIL(err, MT_E_NOT_FOUND, "this host has no IPv4 default route: set ipv4_interface, or install %.100s", path);
 }
 
-/* "This address is at my hardware address", to everybody on the link (RFC 5227 1.1). Links without hardware addresses need none. */
-static int announce(const char *dev, const struct in_addr *a, struct mt_err *err)
+/* Nobody else has it, or so it seems: an address that two machines answer for serves neither's clients. */
+static int free_on(const char *address, const struct in_addr *a, const char *dev, struct mt_err *err)
 {
-    mt_auto_fd int fd = socket(AF_PACKET, SOCK_DGRAM | SOCK_CLOEXEC, htons(ETH_P_ARP));
-    struct ifreq ifr = {0};
-    if (fd < 0)
-        return MT_FAIL_ERRNO(err, MT_E_IO, "packet socket");
-    (void)snprintf(ifr.ifr_name, sizeof ifr.ifr_name, "%s", dev);
-    if (ioctl(fd, SIOCGIFHWADDR, &ifr) < 0)
-        return MT_FAIL_ERRNO(err, MT_E_IO, "hardware address of '%s'", dev);
-    if (ifr.ifr_hwaddr.sa_family != ARPHRD_ETHER)
-        return 0;
-    struct ether_arp arp = {.ea_hdr = {.ar_hrd = htons(ARPHRD_ETHER), .ar_pro = htons(ETHERTYPE_IP), .ar_hln = ETH_ALEN, .ar_pln = 4, .ar_op = htons(ARPOP_REQUEST)}};
-    memcpy(arp.arp_sha, ifr.ifr_hwaddr.sa_data, ETH_ALEN);
-    memcpy(arp.arp_spa, a, 4);
-    memcpy(arp.arp_tpa, a, 4);
-    struct sockaddr_ll to = {.sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_ARP), .sll_ifindex = (int)if_nametoindex(dev), .sll_halen = ETH_ALEN};
-    memset(to.sll_addr, 0xff, ETH_ALEN);
-    for (int i = 0; i < ANNOUNCEMENTS; i++) {
-        if (i > 0)
-            (void)nanosleep(&(struct timespec){.tv_nsec = ANNOUNCE_GAP_MS * 1000000L}, NULL);
-        if (sendto(fd, &arp, sizeof arp, 0, (struct sockaddr *)&to, sizeof to) < 0)
-            return MT_FAIL_ERRNO(err, MT_E_IO, "announce on '%s'", dev);
-    }
-    return 0;
+    struct mt_arp_owner owner;
+    char mac[MT_ARP_TEXT];
+    bool here;
+    int rc = mt_arp_here(dev, a, &here, err);
+    if (rc < 0 || here)
+        return rc;
+    if ((rc = mt_arp_find(dev, a, 1, &owner, err)) < 0 || !owner.found)
+        return rc;
+    mt_arp_text(owner.mac, mac);
+    return MT_FAIL(err, MT_E_CONFLICT, "%s is answered for by %s on %s: find that machine, or take the address out of the pool", address, mac, dev);
 }
 
 static int run_hook(const struct mt_ipv4_conf *c, const char *name, const char *address, struct mt_err *err)
@@ -133,14 +114,14 @@ static int change(const char *address, const char *dev, int what, bool *ret_ther
     return rc;
 }
 
-int mt_ipv4_up(const struct mt_ipv4_conf *c, const char *address, const char *dev, bool hook, struct mt_err *err)
+int mt_ipv4_up(const struct mt_ipv4_conf *c, const char *address, const char *dev, bool hook, bool moved, struct mt_err *err)
 {
     struct in_addr a;
-    int rc = change(address, dev, 1, NULL, err);
-    if (rc < 0)
+    int rc = inet_pton(AF_INET, address, &a) == 1 && !hook && !moved ? free_on(address, &a, dev, err) : 0;
+    if (rc < 0 || (rc = change(address, dev, 1, NULL, err)) < 0)
         return rc;
     (void)inet_pton(AF_INET, address, &a);
-    return hook ? run_hook(c, "ipv4-up", address, err) : announce(dev, &a, err);
+    return hook ? run_hook(c, "ipv4-up", address, err) : mt_arp_announce(dev, &a, err);
 }
 
 int mt_ipv4_down(const struct mt_ipv4_conf *c, const char *address, const char *dev, bool hook, struct mt_err *err)
@@ -167,5 +148,5 @@ int mt_ipv4_keep(const char *address, const char *dev, bool announced, bool *ret
         return rc;
     *ret_mended = !there;
     (void)inet_pton(AF_INET, address, &a);
-    return there || !announced ? 0 : announce(dev, &a, err);
+    return there || !announced ? 0 : mt_arp_announce(dev, &a, err);
 }

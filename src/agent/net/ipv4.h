@@ -23,8 +23,11 @@ struct mt_ipv4_conf {
 int mt_ipv4_place(const struct mt_ipv4_conf *c, bool *ret_hook, char ret_dev[IFNAMSIZ], struct mt_err *err);
 /** Interface of the IPv4 default route in @text, as /proc/net/route has it; false when there is none. Pure. */
 bool mt_ipv4_uplink(const char *text, char ret[IFNAMSIZ]);
-/** Put @address there and tell the world: hook (at most MT_IPV4_HOOK_MS) or three announcements. */
-int mt_ipv4_up(const struct mt_ipv4_conf *c, const char *address, const char *dev, bool hook, struct mt_err *err);
+/**
+ * Put @address there and tell the world: hook (at most MT_IPV4_HOOK_MS) or three announcements. Without a hook the link is asked first:
+ * -MT_E_CONFLICT when another machine has it. @moved: from an edge that is silent, which may still answer; it is not asked.
+ */
+int mt_ipv4_up(const struct mt_ipv4_conf *c, const char *address, const char *dev, bool hook, bool moved, struct mt_err *err);
 /** Take it away again; a hook that fails is told, and the address is gone all the same. */
 int mt_ipv4_down(const struct mt_ipv4_conf *c, const char *address, const char *dev, bool hook, struct mt_err *err);
 /** Is it on @dev? Puts it back when not (somebody took it away), without an announcement by hook. *@ret_mended. */

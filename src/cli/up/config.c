@@ -29,12 +29,10 @@ static void registries(const struct up_layout *l, struct mt_buf *b, const char *
         mt_buf_printf(b, "%slocal_registries = [\"%s\"]\n%sinsecure_registries = [\"%s\"]\n", indent_key, l->registry, indent_key, l->registry);
 }
 
-/* Name servers of this machine that its VMs can ask as well: those with a public IPv6 address. Of systemd-resolved's stub those behind it. */
-static void name_servers(struct mt_buf *b)
+void up_name_servers(const char *const *files, size_t n_files, struct mt_buf *b)
 {
-    static const char *const files[] = {"/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"};
     int n = 0;
-    for (size_t i = 0; n == 0 && i < MT_ARRAY_LEN(files); i++) {
+    for (size_t i = 0; n == 0 && i < n_files; i++) {
         mt_auto_free char *text = NULL;
         size_t len;
         char *save = NULL;
@@ -67,7 +65,8 @@ static void control(const struct up_layout *l, struct mt_buf *b)
                   "vmm_allowed = [\"firecracker\", \"qemu-kvm\", \"qemu-tcg\"]\nbootstrap_org = \"local\"\n",
                   l->dir, l->dir, l->dir, l->dir, l->dir, l->dir, l->dir, l->dir, l->bin, l->bin, l->dir);
     registries(l, b, "");
-    name_servers(b);
+    static const char *const resolvers[] = {"/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"};
+    up_name_servers(resolvers, MT_ARRAY_LEN(resolvers), b);
 }
 
 static void agent(const struct up_layout *l, struct mt_buf *b)

@@ -2,6 +2,7 @@
 /* Where a platform on one machine keeps things, and the numbers it keeps from one start to the next. */
 #pragma once
 
+#include "base/buf.h"
 #include "base/err.h"
 
 #include <sys/types.h>
@@ -40,6 +41,11 @@ int up_layout_make(const struct up_layout *l, struct mt_err *err);
 int up_programs_install(const struct up_layout *l, struct mt_err *err);
 /** Make the system users that are missing and look up their ids (ruling R30). */
 int up_users_make(struct up_users *ret, struct mt_err *err);
+/**
+ * A line vm_dns with the name servers of this machine that its VMs can ask as well, those with a public IPv6 address, of the first of @files that names
+ * one: the second is what stands behind the stub of systemd-resolved. At most three; none: no line.
+ */
+void up_name_servers(const char *const *files, size_t n_files, struct mt_buf *b);
 /** Write etc/{control,agent,edge,cli}.toml and registry.yml. */
 int up_config_write(const struct up_layout *l, struct mt_err *err);
 /** Settle ports that are not settled yet: the edge's TLS port and the registry's (free ones). */

@@ -16,6 +16,7 @@
 #include "control/log/history.h"
 #include "control/nodes/node.h"
 #include "control/nodes/number.h"
+#include "control/plans/address.h"
 #include "model/mesh.h"
 #include "model/names.h"
 #include "os/digest.h"
@@ -30,6 +31,7 @@
 #define CERT_DAYS 90
 #define CONFIRM_US (10 * 60 * INT64_C(1000000))
 #define TURN_S 10
+#define ROUTES_MAX 256
 #define ROUNDS 8 /* of servers or requests that take the same number */
 
 static const struct mt_pg_stmt token_find = {
@@ -100,9 +102,28 @@ static int check_clock(struct mt_api_call *c)
                        " (timedatectl set-ntp true) and join again, the token stays good", (long long)s / 60, (long long)s % 60, off < 0 ? "behind" : "ahead of");
 }
 
+/* A node whose network has addresses of the cluster's prefix P would lose the one or the other (networking.md §3.1). An agent that is older says none. */
+static int check_routes(struct mt_api_call *c)
+{
+    json_t *list = json_object_get(c->body, "underlay_routes"), *v;
+    bool inside = false;
+    size_t i;
+    if (!list)
+        return 0;
+    if (!json_is_array(list) || json_array_size(list) > ROUTES_MAX)
+        return mt_api_fail(c, 400, "invalid_argument", "'underlay_routes' is an array of at most %d IPv6 prefixes", ROUTES_MAX);
+    json_array_foreach (list, i, v) {
+        if (!json_is_string(v) || mt_prefix_holds(c->ctl->prefix, json_string_value(v), &inside, &c->err) < 0)
+            return mt_api_fail(c, 400, "invalid_argument", "'underlay_routes[%zu]' is no IPv6 prefix, as 2001:db8:1::/64", i);
+        if (inside)
+            return mt_api_fail(c, 409, "overlay_prefix_conflict", "the node has a route to %s, of the cluster's prefix %s: take it away (ip -6 route); the token stays good", json_string_value(v), c->ctl->prefix);
+    }
+    return 0;
+}
+
 static int read_wish(struct mt_api_call *c, struct wish *w)
 {
-    static const char *const known[] = {"token", "csr", "name", "wireguard_public_key", "endpoints", "arch", "capacity", "clock_unix_ms", "agent_version", NULL};
+    static const char *const known[] = {"token", "csr", "name", "wireguard_public_key", "endpoints", "arch", "capacity", "clock_unix_ms", "agent_version", "underlay_routes", NULL};
     uint8_t key[MT_WG_KEY_LEN];
     *w = (struct wish){0};
     if (mt_http_req_address(c->http, w->address, sizeof w->address) < 0)
@@ -356,7 +377,7 @@ int mt_api_enroll(struct mt_api_call *c)
         return mt_api_not_found(c, "way in for nodes");
     if (mt_history_state(c->ctl->history) == MT_RECOVERY_FROZEN)
         return mt_api_in_recovery(c);
-    int rc = read_wish(c, &w) < 0 || find_token(c, &w, &f) < 0 ? -1 : enroll(c, &w, &f);
+    int rc = read_wish(c, &w) < 0 || find_token(c, &w, &f) < 0 || check_routes(c) < 0 ? -1 : enroll(c, &w, &f);
     json_decref(f.roles);
     return rc;
 }

@@ -11,6 +11,7 @@
 #include "control/api/snapshot_reports.h"
 #include "control/api/volume_reports.h"
 #include "control/autopsy/autopsy.h"
+#include "control/ipv4/ipv4.h"
 #include "control/names/proxy_watch.h"
 #include "control/nodes/local.h"
 #include "control/plans/edge_acks.h"
@@ -73,6 +74,7 @@ int mt_api_heartbeat(struct mt_api_call *c)
     }
     char trusts[65];
     snprintf(trusts, sizeof trusts, "%s", hb->ca_trust ? hb->ca_trust : "");
+    bool asks = hb->asks_ipv4_pool;
     int64_t skew = hb->clock_unix_ms ? hb->clock_unix_ms - arrived_ms : 0;
     if (refuse_skew(c, skew) < 0) {
         mt_heartbeat_free(hb);
@@ -134,6 +136,13 @@ int mt_api_heartbeat(struct mt_api_call *c)
                                  mt_history_state(c->ctl->history) != MT_RECOVERY_NONE);
     if (!local)
         say_authority(c->ctl->node_ca, trusts, answer);
+    json_t *pool = NULL;
+    if (asks && node.edge && mt_ipv4_pool_to_look_for(c->pg, node.node_id, &pool, &c->err) < 0) {
+        json_decref(answer);
+        return mt_api_fail_err(c);
+    }
+    if (asks && answer)
+        (void)json_object_set_new(answer, "ipv4_pool", pool ? pool : json_array());
     return mt_api_send(c, 200, answer);
 }
 

@@ -13,7 +13,7 @@ static const struct mt_pg_stmt choose = {
     "ipv4_choose",
     "SELECT p.address, p.resource_version FROM ipv4_pool_view p WHERE NOT p.deleted AND NOT EXISTS (SELECT 1 FROM ipv4_allocations_view a"
     " WHERE a.ipv4_address = p.address AND (a.ended_at IS NULL OR a.ended_at > now() - make_interval(secs => $1::bigint)))"
-    " ORDER BY random() LIMIT 1"};
+    " AND NOT EXISTS (SELECT 1 FROM " MT_IPV4_STRAYS " s WHERE s.address = p.address) ORDER BY random() LIMIT 1"};
 static const struct mt_pg_stmt had = {
     "ipv4_had", "SELECT allocation_id, ipv4_address, resource_version FROM ipv4_allocations_view WHERE env_id = $1 AND ended_at IS NULL"};
 static const struct mt_pg_stmt actions = {

@@ -4,6 +4,7 @@
 
 #include "base/str.h"
 #include "control/api/call.h"
+#include "control/commands/route.h"
 #include "control/ipv4/ipv4.h"
 #include "control/names/names.h"
 
@@ -35,7 +36,11 @@ int mt_api_networking_get(struct mt_api_call *c)
         return mt_api_fail_err(c);
     json_t *o = json_loads(mt_pg_text(r, 0, 0), 0, &je);
     json_object_set_new(o, "ipv4", ipv4 ? ipv4 : json_null());
-    char proof[MT_PROOF_SIZE];
+    char proof[MT_PROOF_SIZE], name[MT_HOSTNAME_SIZE] = "";
+    struct mt_err ignored; /* too long for the DNS: it has none */
+    if (c->ctl->conf.base_domain && mt_route_platform_name(c->app.name, c->env.name, c->ctl->conf.base_domain, name, &ignored) < 0)
+        name[0] = '\0';
+    json_object_set_new(o, "platform_hostname", name[0] ? json_string(name) : json_null());
     mt_names_proof(c->ctl->cluster_id, c->org.id, proof);
     json_object_set_new(o, "domain_proof", json_pack("{s:b,s:s,s:s}", "required", c->ctl->conf.require_domain_proof, "name", MT_PROOF_LABEL ".DOMAIN", "value", proof));
     return mt_api_send(c, 200, o);

@@ -43,6 +43,27 @@ static int load(struct mt_api_call *c, struct mt_node *ret, bool need_reason, co
 static const struct mt_pg_stmt how_stateful = {
     "node_how_stateful", "SELECT CASE WHEN drain_stops_stateful THEN 'stop' WHEN drain_migrates THEN 'migrate' ELSE 'stay' END FROM nodes_view WHERE node_id = $1"};
 
+/* Environments whose secrets were on the node, as an instance there had a version of them: who trusts the machine no more will want others (networking.md §11).
+ * An old version counts as the present one, which may hold the same words. */
+static const struct mt_pg_stmt secrets_held = {
+    "node_secrets_held",
+    "SELECT coalesce(json_agg(json_build_object('org', o.name, 'app', a.name, 'env', e.name, 'env_id', x.env_id) ORDER BY o.name, a.name, e.name), '[]')::text FROM"
+    " (SELECT DISTINCT env_id FROM instances_view WHERE node_id = $1 AND secret_version_id IS NOT NULL) x"
+    " JOIN envs_view e ON e.env_id = x.env_id AND NOT e.deleted JOIN apps_view a ON a.app_id = e.app_id JOIN orgs_view o ON o.org_id = e.org_id"};
+
+static int show_secrets_held(struct mt_api_call *c, const struct mt_node *n, json_t *object)
+{
+    struct mt_pg_params p;
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    json_error_t je;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, n->node_id);
+    if (mt_pg_query_one(c->pg, &secrets_held, &p, &r, &c->err) < 0)
+        return mt_api_fail_err(c);
+    json_t *list = json_loads(mt_pg_text(r, 0, 0), 0, &je);
+    return json_object_set_new(object, "secrets_to_rotate", list ? list : json_array()) < 0 ? mt_api_fail_err(c) : 0;
+}
+
 /* `stateful` of a drain: do instances with volumes stay, which is the default, stop, or move with them? @ret_same: the node does that already. */
 static int load_stateful(struct mt_api_call *c, const struct mt_node *n, const char **ret, bool *ret_same)
 {
@@ -84,6 +105,8 @@ static int prepare(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made
                            MT_STREQ(n.admin_state, "disabled") ? ": remove it, and enrol the machine again with new keys" : "");
     if (n.local && v == &disable)
         return mt_api_fail(c, 409, "conflict", "node %s is the machine of the control plane itself: it is stopped there (moat down), or drained", n.name);
+    if (v == &disable && show_secrets_held(c, &n, made->object) < 0)
+        return -1;
     if (v == &disable && mt_node_cmd_certs_end(cmd, n.node_id, &c->err) < 0)
         return mt_api_fail_err(c);
     if (mt_cmd_rely(cmd, MT_RELY_NODE, n.node_id, NULL, n.version, &c->err) < 0)

@@ -110,6 +110,7 @@ static const struct {
     {"csr_invalid", 422, false, "The certificate request cannot be signed"},
     {"wireguard_key_invalid", 422, false, "That is no WireGuard key"},
     {"clock_skew", 422, false, "The node's clock is wrong"},
+    {"overlay_prefix_conflict", 409, false, "The cluster's prefix is in use where the node is"},
     {"mesh_full", 503, false, "The mesh takes no further node"},
     {"ipam_exhausted", 503, false, "No address is left"},
     {"projection_timeout", 504, true, "The view did not catch up in time"},

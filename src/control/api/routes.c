@@ -29,7 +29,7 @@
     " THEN CASE WHEN r.last_event_id <= $2 THEN 'active' ELSE 'pending' END WHEN " EVER_BACKEND                         \
     " THEN 'degraded' ELSE 'pending' END,'hints','[]'::json,'addresses',(SELECT coalesce(json_agg(x.a),'[]')" \
     " FROM (SELECT n.public_ipv6 AS a FROM nodes_view n WHERE r.address_scope = 'shared6' AND 'edge' = ANY (n.roles) AND NOT n.deleted" \
-    " AND n.public_ipv6 IS NOT NULL UNION ALL SELECT v4.ipv4_address FROM ipv4_allocations_view v4 WHERE r.ipv4_required" \
+    " AND n.admin_state <> 'disabled' AND n.public_ipv6 IS NOT NULL UNION ALL SELECT v4.ipv4_address FROM ipv4_allocations_view v4 WHERE r.ipv4_required" \
     " AND v4.env_id = r.env_id AND v4.ended_at IS NULL) x),"                                                             \
     "'resource_version',resource_version," MT_SQL_TIMES "))::text"
 

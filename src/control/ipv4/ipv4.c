@@ -8,6 +8,7 @@
 #include "control/api/call.h"
 #include "control/log/append.h"
 #include "control/log/history.h"
+#include "model/plan.h"
 
 #define LEASE "scheduler"
 
@@ -24,8 +25,8 @@
 static const struct mt_pg_stmt homeless = {
     "ipv4_homeless",
     "SELECT a.allocation_id, a.ipv4_address, a.org_id, a.app_id, a.env_id, a.resource_version, a.edge_node_id, c.node_id,"
-    " CASE WHEN a.edge_node_id IS NULL THEN 'enabled' WHEN n.node_id IS NULL OR n.admin_state NOT IN ('active', 'cordoned') THEN 'the edge is out of service'"
-    "  WHEN n.health IN ('suspect', 'offline', 'lost') OR NOT " HEARD("n.node_id") " THEN 'the edge is not heard' ELSE 'the edge cannot get the address' END"
+    " CASE WHEN a.edge_node_id IS NULL THEN 'enabled' WHEN n.node_id IS NULL OR n.admin_state NOT IN ('active', 'cordoned') THEN '" MT_IPV4_GONE "'"
+    "  WHEN n.health IN ('suspect', 'offline', 'lost') OR NOT " HEARD("n.node_id") " THEN '" MT_IPV4_SILENT "' ELSE 'the edge cannot get the address' END"
     " FROM ipv4_allocations_view a LEFT JOIN nodes_view n ON n.node_id = a.edge_node_id AND NOT n.deleted"
     " CROSS JOIN LATERAL (SELECT e.node_id FROM nodes_view e WHERE NOT e.deleted AND 'edge' = ANY (e.roles) AND e.admin_state IN ('active', 'cordoned')"
     "  AND e.health IN ('ready', 'degraded') AND e.node_id IS DISTINCT FROM a.edge_node_id AND " HEARD("e.node_id")
@@ -124,6 +125,27 @@ int mt_ipv4_look(struct mt_control *ctl, struct mt_pg *pg, int64_t lease, int64_
     int moved = carriers(ctl, pg, lease, mt_clock_mono() - leader_ns > MT_IPV4_CARRIER_LOST_S * MT_NS_PER_S, err);
     int cut = moved < 0 ? moved : cut_hours(ctl, pg, lease, err);
     return cut < 0 ? cut : moved + cut;
+}
+
+/* Those that this node carries are among them: no other machine may answer for one. */
+static const struct mt_pg_stmt to_look_for = {
+    "ipv4_to_look_for", "SELECT coalesce(json_agg(d.address), '[]')::text FROM (SELECT p.address FROM ipv4_pool_view p WHERE NOT p.deleted AND NOT EXISTS"
+                        " (SELECT 1 FROM ipv4_allocations_view a WHERE a.ipv4_address = p.address AND a.edge_node_id IS DISTINCT FROM $1"
+                        "  AND (a.ended_at IS NULL OR a.ended_at > now() - interval '2 minutes')) ORDER BY random() LIMIT $2) d"};
+
+int mt_ipv4_pool_to_look_for(struct mt_pg *pg, const char *node_id, json_t **ret, struct mt_err *err)
+{
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    struct mt_pg_params p;
+    json_error_t je;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, node_id);
+    mt_pg_p_i64(&p, MT_IPV4_POOL_ASKED);
+    int rc = mt_pg_query_one(pg, &to_look_for, &p, &r, err);
+    if (rc < 0)
+        return rc;
+    *ret = json_loads(mt_pg_text(r, 0, 0), 0, &je);
+    return *ret ? 0 : MT_FAIL(err, MT_E_NOMEM, "no memory");
 }
 
 int mt_ipv4_show(struct mt_control *ctl, struct mt_pg *pg, const char *env_id, json_t **ret, struct mt_err *err)

@@ -8,7 +8,9 @@
 #include "base/str.h"
 #include "control/api/sql.h"
 #include "control/audit/seal.h"
+#include "control/ipv4/ipv4.h"
 #include "control/nodes/node.h"
+#include "model/plan.h"
 #include "wire/json.h"
 
 const char *const mt_ipam_pools[MT_IPAM_POOLS] = {"nodes", "ipv4", "shared_ports"};
@@ -47,6 +49,10 @@ static const struct mt_pg_stmt count = {
     "  FROM instances_view i LEFT JOIN nodes_view n USING (node_id) WHERE i.released_at IS NULL AND (n.node_id IS NULL OR (n.deleted AND n.updated_at" DAY "))" \
     " UNION ALL SELECT 'ipv4', a.ipv4_address, a.allocation_id, coalesce(e.updated_at, a.updated_at), 'its environment was deleted', " VIEW("ipv4_allocations_view") \
     "  FROM ipv4_allocations_view a LEFT JOIN envs_view e USING (env_id) WHERE a.ended_at IS NULL AND a.updated_at" DAY " AND " GONE              \
+    " UNION ALL SELECT 'ipv4', s.address, s.node_id, s.received_at, CASE s.place WHEN '" MT_IPV4_STRAY_HERE "' THEN 'it is on a link of node ' || coalesce(n.name, s.node_id) ||" \
+    "  ', which carries it for no environment' ELSE s.place || ' answers for it on the link of node ' || coalesce(n.name, s.node_id) END,"            \
+    "  'take it from that machine, or: moat admin ipv4-pool remove ' || s.address, NULL FROM " MT_IPV4_STRAYS " s LEFT JOIN nodes_view n ON n.node_id = s.node_id" \
+    "  WHERE EXISTS (SELECT 1 FROM ipv4_pool_view p WHERE p.address = s.address AND NOT p.deleted)"                                              \
     " UNION ALL SELECT 'shared_ports', r.listen_port::text, r.route_id, coalesce(e.updated_at, r.updated_at), 'its environment was deleted', " VIEW("routes_view") \
     "  FROM routes_view r LEFT JOIN envs_view e USING (env_id) WHERE NOT r.deleted"                                                               \
     "  AND r.address_scope = 'shared6' AND r.protocol = 'tcp_raw' AND r.updated_at" DAY " AND " GONE ") l"

@@ -32,6 +32,21 @@ int mt_prefix_parse(const char *text, struct in6_addr *ret, unsigned *ret_len, s
     return split(text, 40, 56, ret, ret_len, err);
 }
 
+static bool same_bits(const struct in6_addr *a, const struct in6_addr *b, unsigned len)
+{
+    return memcmp(a, b, len / 8) == 0 && (len % 8 == 0 || (a->s6_addr[len / 8] ^ b->s6_addr[len / 8]) >> (8 - len % 8) == 0);
+}
+
+int mt_prefix_holds(const char *prefix, const char *route, bool *ret, struct mt_err *err)
+{
+    struct in6_addr p, to;
+    unsigned plen, len;
+    int rc = mt_prefix_parse(prefix, &p, &plen, err);
+    if (rc == 0 && (rc = split(route, 1, 128, &to, &len, err)) == 0)
+        *ret = len >= plen && same_bits(&p, &to, plen);
+    return rc;
+}
+
 void mt_prefix_random_ula(char ret[MT_ADDR_SIZE])
 {
     struct in6_addr a = {0};
@@ -92,7 +107,7 @@ int mt_addr_dns_check(const char *text, const char *prefix, struct mt_err *err)
     unsigned len;
     if (inet_pton(AF_INET6, text, &at.sin6_addr) != 1)
         return MT_FAIL(err, MT_E_INVALID, "vm_dns: '%s' is no IPv6 address; VMs have no other", text);
-    if (prefix && mt_prefix_parse(prefix, &p, &len, NULL) == 0 && memcmp(&p, &at.sin6_addr, len / 8) == 0 && (len % 8 == 0 || (p.s6_addr[len / 8] ^ at.sin6_addr.s6_addr[len / 8]) >> (8 - len % 8) == 0))
+    if (prefix && mt_prefix_parse(prefix, &p, &len, NULL) == 0 && same_bits(&p, &at.sin6_addr, len))
         return MT_FAIL(err, MT_E_INVALID, "vm_dns: '%s' is of the cluster: which node has a resolver there says its agent.toml (resolver)", text);
     if (IN6_IS_ADDR_V4MAPPED(&at.sin6_addr) || (at.sin6_addr.s6_addr[0] == 0x20 && at.sin6_addr.s6_addr[1] == 2) || !mt_addr_public((const struct sockaddr *)&at, sizeof at))
         return MT_FAIL(err, MT_E_INVALID, "vm_dns: '%s' is not of the Internet, so no VM may ask it; a resolver of the node's own is 'resolver' of its agent.toml", text);

@@ -6,12 +6,15 @@
 #include "base/err.h"
 
 #include <netinet/in.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #define MT_ADDR_SIZE 50 /* "…/128" with NUL */
 
 /** Parse "fd00:1:2::/48"; the length is 40..56 and the host bits are 0, else -MT_E_INVALID. */
 int mt_prefix_parse(const char *text, struct in6_addr *ret, unsigned *ret_len, struct mt_err *err);
+/** Does a route to @route ("fd00:1:2:9::/64") lead into @prefix? One that is wider than the prefix does not. -MT_E_INVALID: @route is no prefix. */
+int mt_prefix_holds(const char *prefix, const char *route, bool *ret, struct mt_err *err);
 /** A random ULA /48 (RFC 4193: fd00::/8 and 40 random bits) as text. */
 void mt_prefix_random_ula(char ret[MT_ADDR_SIZE]);
 /** Overlay address of node number @k (1..65535). */

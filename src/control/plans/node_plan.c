@@ -5,6 +5,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/str.h"
+#include "control/ipv4/ipv4.h"
 #include "control/plans/mesh_plan.h"
 #include "control/plans/probe_plan.h"
 #include "control/plans/release_row.h"
@@ -23,13 +24,14 @@
 #define CARRIED                                                                                                                 \
     "(SELECT a.allocation_id, a.ipv4_address, (extract(epoch FROM a.ended_at + interval '60 seconds') * 1000)::bigint AS until_ms,"  \
     " ARRAY(SELECT DISTINCT r.listen_port FROM routes_view r WHERE r.env_id = a.env_id AND NOT r.deleted AND r.ipv4_required"        \
-    "  ORDER BY 1 LIMIT 256) AS ports FROM ipv4_allocations_view a WHERE a.edge_node_id = $1"                                      \
+    "  ORDER BY 1 LIMIT 256) AS ports, EXISTS (SELECT 1 FROM moat.events e WHERE e.aggregate_id = a.env_id AND e.event_type = 'env.ipv4_carrier_changed'" \
+    "  AND e.payload->>'allocation_id' = a.allocation_id AND e.payload->>'reason' IN ('" MT_IPV4_GONE "', '" MT_IPV4_SILENT "')) AS moved FROM ipv4_allocations_view a WHERE a.edge_node_id = $1"                                      \
     " AND (a.ended_at IS NULL OR a.ended_at > now() - interval '60 seconds')) c"
 
 /* Where the edge of node $1 listens on its shared addresses (edge_config.c); nothing on a node without one. */
 #define LISTENED                                                                                                               \
     "(SELECT DISTINCT listen_port FROM routes_view WHERE NOT deleted AND address_scope = 'shared6'"                               \
-    " AND (SELECT 'edge' = ANY (roles) FROM nodes_view WHERE node_id = $1) ORDER BY 1 LIMIT 4096) l"
+    " AND (SELECT 'edge' = ANY (roles) FROM nodes_view WHERE node_id = $1) ORDER BY 1 LIMIT 4095) l"
 
 /* Instances of environments with private_network of which node $1 has one, and their declared ports; not those into which an edge writes who
  * the client is: a peer could say the same (networking.md §5.1). */
@@ -135,7 +137,7 @@ static const struct mt_pg_stmt quarantined = {
     " WHERE l.key = ANY (" LIMITS ")))))::text FROM nodes_view n WHERE n.node_id = $1)"
 
 static const struct mt_pg_stmt carried = {
-    "plan_ipv4", "SELECT coalesce(json_agg(json_strip_nulls(json_build_object('address',ipv4_address,'ports',to_json(ports),'until_unix_ms',until_ms))"
+    "plan_ipv4", "SELECT coalesce(json_agg(json_strip_nulls(json_build_object('address',ipv4_address,'ports',to_json(ports),'until_unix_ms',until_ms,'moved',CASE WHEN moved THEN true END))"
                  " ORDER BY ipv4_address), '[]')::text, " SETTINGS " FROM (SELECT * FROM " CARRIED " ORDER BY allocation_id LIMIT 256) d"};
 
 static const struct mt_pg_stmt listened = {"plan_edge_ports", "SELECT coalesce(json_agg(listen_port ORDER BY listen_port), '[]')::text FROM " LISTENED};
@@ -150,8 +152,8 @@ int mt_node_plan_fingerprint(struct mt_control *ctl, struct mt_pg *pg, const str
     struct mt_pg_params p;
     mt_auto_pg_res struct mt_pg_res *r = NULL;
     char conf[360];
-    size_t at = (size_t)snprintf(conf, sizeof conf, "|%llu %s %llu|%lld %d", (unsigned long long)ctl->conf.mtu, ctl->conf.egress_mode,
-                                 (unsigned long long)ctl->conf.drain_delay_seconds, (long long)how->epoch, (int)how->recovery);
+    size_t at = (size_t)snprintf(conf, sizeof conf, "|%llu %s %llu|%lld %d %d", (unsigned long long)ctl->conf.mtu, ctl->conf.egress_mode,
+                                 (unsigned long long)ctl->conf.drain_delay_seconds, (long long)how->epoch, (int)how->recovery, ctl->conf.http_redirect);
     for (size_t i = 0; i < ctl->conf.vm_dns.n && at < sizeof conf; i++) /* three addresses at most */
         at += (size_t)snprintf(conf + at, sizeof conf - at, " %s", ctl->conf.vm_dns.v[i]);
     mt_pg_p_init(&p);
@@ -521,6 +523,8 @@ int mt_node_plan_build(struct mt_control *ctl, struct mt_pg *pg, const struct mt
         json_object_set(json_object_get(plan, "network"), "ipv4", ipv4);
     json_decref(ipv4);
     json_t *ports = json_loads(mt_pg_text(lr, 0, 0), 0, &je);
+    if (ctl->conf.http_redirect && node->edge)
+        (void)json_array_insert_new(ports, 0, json_integer(80));
     if (json_array_size(ports) > 0)
         json_object_set(json_object_get(plan, "network"), "edge_ports", ports);
     json_decref(ports);

@@ -97,6 +97,26 @@ static void private_ipv4_is_out_of_reach_behind_a_nat64_too(void **s)
     assert_null(strstr(mt_buf_cstr(&plain), "2a00:64::"));
 }
 
+static void nothing_comes_from_outside_to_the_cluster_but_answers_to_vms_that_are_routed(void **s)
+{
+    (void)s;
+    static const char line[] = "    iifname != { \"wg-moat\", \"lo\", \"mt*\" } ip6 daddr @cluster6";
+    static const struct {
+        const char *egress, *prefix, *rest;
+    } rows[] = {{"routed", "fd00:1:2:1:1::/80", " ip6 daddr != fd00:1:2:1:1::/80 goto drop_underlay_spoof\n"}, {"routed", "", " goto drop_underlay_spoof\n"},
+                {"nat66", "fd00:1:2:1:1::/80", " goto drop_underlay_spoof\n"}, {"none", "fd00:1:2:1:1::/80", " goto drop_underlay_spoof\n"}};
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        struct mt_fw_conf c = {.mode = MT_FW_FULL, .cluster_prefix = "fd00:1:2::/48"};
+        mt_auto_buf struct mt_buf o = MT_BUF_INIT(1U << 20);
+        (void)snprintf(c.egress_mode, sizeof c.egress_mode, "%s", rows[i].egress);
+        (void)snprintf(c.own_prefix, sizeof c.own_prefix, "%s", rows[i].prefix);
+        mt_fw_text(&c, NULL, 0, &o);
+        const char *at = strstr(mt_buf_cstr(&o), line);
+        assert_non_null(at);
+        assert_int_equal(strncmp(at + sizeof line - 1, rows[i].rest, strlen(rows[i].rest)), 0);
+    }
+}
+
 static void a_dedicated_address_is_open_at_its_edges_ports_only(void **s)
 {
     (void)s;
@@ -323,6 +343,7 @@ int main(void)
         cmocka_unit_test(taps_mode_touches_taps_only),
         cmocka_unit_test(without_egress_guests_go_nowhere),
         cmocka_unit_test(private_ipv4_is_out_of_reach_behind_a_nat64_too),
+        cmocka_unit_test(nothing_comes_from_outside_to_the_cluster_but_answers_to_vms_that_are_routed),
         cmocka_unit_test(a_dedicated_address_is_open_at_its_edges_ports_only),
         cmocka_unit_test(neighbours_come_before_what_is_refused_and_after_quarantine),
         cmocka_unit_test(the_uplink_is_that_of_the_best_default_route),

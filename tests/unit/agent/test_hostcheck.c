@@ -131,6 +131,9 @@ static void each_thing_alone(void **s)
         only(i < 3 ? "agent.e2fsprogs" : "agent.nftables", 2, programs[i], i < 3 ? "apt-get install e2fsprogs" : "apt-get install nftables");
         program(programs[i]);
     }
+    t.h.overlay_clash = "fd00:1:2:9::/64 dev eth1";
+    only("agent.overlay", 2, "fd00:1:2:9::/64 dev eth1", "ip -6 route");
+    t.h.overlay_clash = "";
     put(t.forwarding, "0\n", 0644);
     only("agent.forwarding", 2, "off", "sysctl -w net.ipv6.conf.all.forwarding=1");
     t.h.forwards = false; /* one machine alone */

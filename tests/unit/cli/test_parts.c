@@ -113,6 +113,42 @@ static void a_strangers_process_with_our_command_line_is_not_adopted(void **stat
     assert_int_equal(both, ours);
 }
 
+static const char *vm_dns(const char *first, const char *second, struct mt_buf *b)
+{
+    char dir[] = "/tmp/moat-test-cli-XXXXXX", one[64], two[64];
+    const char *const files[] = {one, two};
+    assert_non_null(mkdtemp(dir));
+    (void)snprintf(one, sizeof one, "%s/one", dir);
+    (void)snprintf(two, sizeof two, "%s/two", dir);
+    assert_true(!first || mt_file_write(one, first, strlen(first), 0644, NULL) == 0);
+    assert_true(!second || mt_file_write(two, second, strlen(second), 0644, NULL) == 0);
+    mt_buf_reset(b);
+    up_name_servers(files, 2, b);
+    assert_int_equal(mt_file_remove_tree(AT_FDCWD, dir, NULL), 0);
+    return mt_buf_cstr(b);
+}
+
+static void vms_are_told_the_machines_name_servers_that_they_can_reach(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *first, *second, *line;
+    } rows[] = {
+        {"nameserver 2606:4700:4700::1111\n", "nameserver 2620:fe::fe\n", "vm_dns = [\"2606:4700:4700::1111\"]\n"},
+        {"# none\nsearch x\nnameserver 192.168.1.1\nnameserver 127.0.0.53\n", "nameserver 2620:fe::fe\n", "vm_dns = [\"2620:fe::fe\"]\n"},
+        {NULL, "  nameserver\t2620:fe::fe extra\nnameserver 2620:fe::9", "vm_dns = [\"2620:fe::fe\", \"2620:fe::9\"]\n"},
+        {"nameserver 2620:fe::1\nnameserver 2620:fe::2\nnameserver 2620:fe::3\nnameserver 2620:fe::4\n", NULL, "vm_dns = [\"2620:fe::1\", \"2620:fe::2\", \"2620:fe::3\"]\n"},
+        /* what no VM may send to: its own network, links, documentation, tunnels, IPv4 in disguise */
+        {"nameserver fd00::53\nnameserver fe80::1%eth0\nnameserver ::1\nnameserver 2001:db8::53\nnameserver 2002:c000:204::1\nnameserver ::ffff:8.8.8.8\nnameserver 64:ff9b::808:808\n", "", ""},
+        {"nameserver 2606:4700:4700::1111\"]\\nlisten_api = [\"x\n", NULL, "vm_dns = [\"2606:4700:4700::1111\"]\n"}, /* nothing of a line but an address */
+        {"nameserver 2606:4700:4700::11111111111111111111111111111111111\nnameserver\nnameserver nowhere\n", NULL, ""},
+        {NULL, NULL, ""},
+    };
+    mt_auto_buf struct mt_buf b = MT_BUF_INIT(1024);
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
+        assert_string_equal(vm_dns(rows[i].first, rows[i].second, &b), rows[i].line);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -120,6 +156,7 @@ int main(void)
         cmocka_unit_test(an_error_is_one_json_document_whatever_it_quotes),
         cmocka_unit_test(a_data_folder_is_named_in_plain_characters),
         cmocka_unit_test(folders_are_not_made_through_links),
+        cmocka_unit_test(vms_are_told_the_machines_name_servers_that_they_can_reach),
         cmocka_unit_test(a_strangers_process_with_our_command_line_is_not_adopted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

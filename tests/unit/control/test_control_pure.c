@@ -57,6 +57,19 @@ static void addresses_come_from_disjoint_parts_of_the_prefix(void **state)
     assert_int_equal(mt_addr_node("fd00:1:2::1/48", 1, a, &err), -MT_E_INVALID);
     assert_int_equal(mt_addr_node_prefix("fd00:1:2:ab00::/56", 2, a, &err), 0);
     assert_string_equal(a, "fd00:1:2:ab01:2::/80");
+    static const struct {
+        const char *route;
+        bool inside;
+    } rows[] = {{"fd00:1:2::/48", true}, {"fd00:1:2:9::/64", true}, {"fd00:1:2:ffff:ffff:ffff:ffff:ffff/128", true}, {"fd00:1:3::/48", false}, {"fd00:1:1:ffff::/64", false},
+                {"fd00::/8", false}, {"fd00:1:2::/47", false}, {"2001:db8::/32", false}, {"8000::/1", false}};
+    bool inside;
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        assert_int_equal(mt_prefix_holds("fd00:1:2::/48", rows[i].route, &inside, &err), 0);
+        assert_int_equal(inside, rows[i].inside);
+    }
+    static const char *const none[] = {"fd00:1:2::", "fd00:1:2::1/64", "::/0", "fd00::/129", "10.0.0.0/8", "", "fd00:1:2::/4x"};
+    for (size_t i = 0; i < sizeof none / sizeof none[0]; i++)
+        assert_int_equal(mt_prefix_holds("fd00:1:2::/48", none[i], &inside, &err), -MT_E_INVALID);
 }
 
 /* Of items with spaces between them. */

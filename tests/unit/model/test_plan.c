@@ -25,7 +25,7 @@
 #define PLAN(instances)                                                                                                       \
     "{'spec_version':'v1','cluster_id':'c1','node_id':'node_" ULID "0','epoch':1,'cursor_event_id':42,'plan_id':'" ULID "0',"   \
     "'network':{'mtu':1420,'cluster_prefix':'fd00:1:2::/48','overlay_ipv6':'fd00:1:2::1','instance_prefix':'fd00:1:2:1:1::/80'," \
-    "'dns':['fd00:1:2:2::53'],'edges':['fd00:1:2::1'],'quarantine':['fd00:1:2:1:1::9'],'ipv4':[{'address':'203.0.113.9','ports':[443,5432],'until_unix_ms':5}],'private':[{'env_id':'env_01aryz6s4104hmasw9nf6yy093','address':'fd00:1:2:1:1::7','ports':[8080]}],'egress_mode':'none','edge_ports':[443,10000],'peers':[]},'instances':[" instances "]}"
+    "'dns':['fd00:1:2:2::53'],'edges':['fd00:1:2::1'],'quarantine':['fd00:1:2:1:1::9'],'ipv4':[{'address':'203.0.113.9','ports':[443,5432],'until_unix_ms':5,'moved':true}],'private':[{'env_id':'env_01aryz6s4104hmasw9nf6yy093','address':'fd00:1:2:1:1::7','ports':[8080]}],'egress_mode':'none','edge_ports':[443,10000],'peers':[]},'instances':[" instances "]}"
 
 #define ASSIGNMENT                                                                                                            \
     "{'assignment_id':'a1','instance_id':'inst_" ULID "1','generation':1,'desired_state':'running','workload':" WORKLOAD "}"
@@ -186,7 +186,8 @@ static void a_bad_plan_is_refused_whole(void **state)
         {"[443,5432]", "['443']"},
         {"[443,5432]", "443"},
         {"'until_unix_ms':5", "'until_unix_ms':0"},
-        {"'until_unix_ms':5}", "'until_unix_ms':5},{'address':'203.0.113.9','ports':[]}"},
+        {"'moved':true}", "'moved':true},{'address':'203.0.113.9','ports':[]}"},
+        {"'moved':true", "'moved':1"},
         {"'quarantine':['fd00:1:2:1:1::9']", "'quarantine':['fd00:1:2:1:1::/80']"},
         {"'quarantine':['fd00:1:2:1:1::9']", "'quarantine':'fd00:1:2:1:1::9'"},
         {"'egress_mode':'none'", "'egress_mode':'open'"},
@@ -272,7 +273,8 @@ static void a_heartbeat_survives_a_round_trip(void **state)
                                "'arch':'amd64','conditions':['disk_pressure'],'protocols':['v1'],'epoch':1,'cursor_event_id':5,'plan_id':'"
                                ULID "0','allocatable':{'cpu_millis':8000,'memory_bytes':1,'disk_bytes':2},'used':{'cpu_millis':0,"
                                "'memory_bytes':0,'disk_bytes':0},'instance_counts':{'ready':2},'clock_unix_ms':1700000000000,"
-                               "'host':[{'item':'swap','finding':'on','mend':'swapoff -a'}]}";
+                               "'host':[{'item':'swap','finding':'on','mend':'swapoff -a'}],'asks_ipv4_pool':true,"
+                               "'ipv4_strays':[{'address':'203.0.113.9','at':'52:54:00:12:34:56'},{'address':'203.0.113.10','at':'here'}]}";
     struct mt_heartbeat *h = NULL, *again = NULL;
     struct mt_err err;
     json_t *j = json_of(good), *back = NULL, *twice = NULL;
@@ -285,6 +287,7 @@ static void a_heartbeat_survives_a_round_trip(void **state)
     assert_int_equal(mt_heartbeat_encode(again, &twice, &err), 0);
     assert_true(json_equal(back, twice));
     assert_true(json_equal(json_object_get(twice, "host"), json_object_get(j, "host")) && json_array_size(h->host) == 1);
+    assert_true(json_equal(json_object_get(twice, "ipv4_strays"), json_object_get(j, "ipv4_strays")) && json_array_size(h->ipv4_strays) == 2 && h->asks_ipv4_pool);
     mt_heartbeat_free(h);
     mt_heartbeat_free(again);
     json_decref(j);
@@ -293,6 +296,7 @@ static void a_heartbeat_survives_a_round_trip(void **state)
     static const struct {
         const char *from, *to;
     } rows[] = {{"'arch':'amd64'", "'arch':'mips'"}, {"'host':[{", "'host':[1,{"}, {"'item':'swap',", ""}, {"'finding':'on'", "'finding':7"},
+                {"'203.0.113.9'", "'203.0.113.999'"}, {"'here'", "'there'"}, {"52:54:00:12:34:56", "52:54:00:12:34:5g"}, {"'ipv4_strays':[", "'ipv4_strays':[7,"}, {"'at':'here'", "'at':1"},
                 {"'item':'swap'", "'item':'a name of more than two and thirty bytes'"}};
     for (size_t i = 0; i < MT_ARRAY_LEN(rows); i++) {
         char *text = edited(good, rows[i].from, rows[i].to);
