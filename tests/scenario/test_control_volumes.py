@@ -239,8 +239,10 @@ try:
         found = lambda: next(c for c in w.ok("GET", "/v1/admin/doctor")["checks"] if c["check"] == "volumes.orphans")
         assert found()["severity"] == "ok", found()
         w.agent.orphans = ["vol_" + "0" * 26]
-        wait_for("the finding", lambda: found()["severity"] == "warn" and "vol_" + "0" * 26 + " " in found()["finding"], 20)
-        w.agent.orphans = []
+        try:
+            wait_for("the finding", lambda: found()["severity"] == "warn" and "vol_" + "0" * 26 + " " in found()["finding"], 20)
+        finally:
+            w.agent.orphans = []
         wait_for("its end", lambda: found()["severity"] == "ok", 20)
 
     @case("a volume that is missed is told, and comes back when its node says so")
@@ -371,32 +373,34 @@ try:
         refused(t("POST", "/v1/admin/volumes/%s/fsck" % v["id"], {}), "operator_only", 403)
         refused(w.q("POST", "/v1/admin/volumes/%s/fsck" % v["id"], {"x": 1}), "unknown_field", 400)
         w.agent.makes = False
-        assert "check" not in look() and ask(v["id"], "fsck").status == 200
-        refused(ask(v["id"], "repair"), "conflict")
-        got = wait_for("it in the plan", lambda: [x["check"] for p in w.agent.plans[-1:] for x in p.get("volumes", []) if x["volume_id"] == v["id"] and "check" in x], 20)[0]
-        assert got == {"number": 1, "repair": False} and look()["check"] == {"repair": False, "pending": True}, (got, look())
-        assert w.agent.volume(v["id"], "checked", check={"number": 2, "result": "clean"}).json["ignored"] == 1  # another one than was asked for
-        assert w.agent.volume(v["id"], "checked", check={"number": 1, "result": "damaged", "detail": "Inode 12 has a bad block."}).json["accepted"] == 1
-        c = look()["check"]
-        assert (c["pending"], c["result"], c["detail"]) == (False, "damaged", "Inode 12 has a bad block.") and c["checked_at"] and look()["state"] == "available", c
-        assert w.agent.volume(v["id"], "checked", check={"number": 1, "result": "clean"}).json["ignored"] == 1
-        wait_for("it out of the plan", lambda: not [1 for p in w.agent.plans[-1:] for x in p["volumes"] if "check" in x], 20)
-        w.agent.volume(v["id"], "error", error_reason="internal_error")
-        for result, state in (("failed", "error"), ("damaged", "error"), ("repaired", "available")):
-            assert look()["state"] == "error" and ask(v["id"], "repair").status == 200
-            n = w.agent.volume(v["id"], "checked", check={"number": {"failed": 2, "damaged": 3, "repaired": 4}[result], "result": result})
-            assert n.json["accepted"] == 1 and look()["state"] == state and look()["check"]["result"] == result, (n.text, look())
-        assert "error_reason" not in look()
-        w.agent.volume(v["id"], "error", error_reason="internal_error")
-        assert ask(v["id"], "fsck").status == 200 and w.agent.volume(v["id"], "checked", check={"number": 5, "result": "clean"}).json["accepted"] == 1
-        assert look()["state"] == "error"  # what only was looked at stays an operator's matter
-        assert ask(v["id"], "repair").status == 200 and w.agent.volume(v["id"], "checked", check={"number": 6, "result": "clean"}).json["accepted"] == 1
-        assert look()["state"] == "available"
-        one = w.ok("GET", "/v1/admin/volumes?volume_id=" + v["id"])["items"]
-        assert [x["id"] for x in one] == [v["id"]] and one[0]["check"]["result"] == "clean", one
-        events = [e["event_type"] for e in w.ok("GET", O + "/events?aggregate_id=" + v["id"])["items"]]
-        assert events.count("volume.check_requested") == events.count("volume.checked") == 6, events
-        w.agent.makes = True
+        try:
+            assert "check" not in look() and ask(v["id"], "fsck").status == 200
+            refused(ask(v["id"], "repair"), "conflict")
+            got = wait_for("it in the plan", lambda: [x["check"] for p in w.agent.plans[-1:] for x in p.get("volumes", []) if x["volume_id"] == v["id"] and "check" in x], 20)[0]
+            assert got == {"number": 1, "repair": False} and look()["check"] == {"repair": False, "pending": True}, (got, look())
+            assert w.agent.volume(v["id"], "checked", check={"number": 2, "result": "clean"}).json["ignored"] == 1  # another one than was asked for
+            assert w.agent.volume(v["id"], "checked", check={"number": 1, "result": "damaged", "detail": "Inode 12 has a bad block."}).json["accepted"] == 1
+            c = look()["check"]
+            assert (c["pending"], c["result"], c["detail"]) == (False, "damaged", "Inode 12 has a bad block.") and c["checked_at"] and look()["state"] == "available", c
+            assert w.agent.volume(v["id"], "checked", check={"number": 1, "result": "clean"}).json["ignored"] == 1
+            wait_for("it out of the plan", lambda: not [1 for p in w.agent.plans[-1:] for x in p["volumes"] if "check" in x], 20)
+            w.agent.volume(v["id"], "error", error_reason="internal_error")
+            for result, state in (("failed", "error"), ("damaged", "error"), ("repaired", "available")):
+                assert look()["state"] == "error" and ask(v["id"], "repair").status == 200
+                n = w.agent.volume(v["id"], "checked", check={"number": {"failed": 2, "damaged": 3, "repaired": 4}[result], "result": result})
+                assert n.json["accepted"] == 1 and look()["state"] == state and look()["check"]["result"] == result, (n.text, look())
+            assert "error_reason" not in look()
+            w.agent.volume(v["id"], "error", error_reason="internal_error")
+            assert ask(v["id"], "fsck").status == 200 and w.agent.volume(v["id"], "checked", check={"number": 5, "result": "clean"}).json["accepted"] == 1
+            assert look()["state"] == "error"  # what only was looked at stays an operator's matter
+            assert ask(v["id"], "repair").status == 200 and w.agent.volume(v["id"], "checked", check={"number": 6, "result": "clean"}).json["accepted"] == 1
+            assert look()["state"] == "available"
+            one = w.ok("GET", "/v1/admin/volumes?volume_id=" + v["id"])["items"]
+            assert [x["id"] for x in one] == [v["id"]] and one[0]["check"]["result"] == "clean", one
+            events = [e["event_type"] for e in w.ok("GET", O + "/events?aggregate_id=" + v["id"])["items"]]
+            assert events.count("volume.check_requested") == events.count("volume.checked") == 6, events
+        finally:
+            w.agent.makes = True
 
     @case("a drain tells of the instances that stay with their volumes")
     def _():
