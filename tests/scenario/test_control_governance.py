@@ -349,33 +349,35 @@ try:
         w.ok("POST", E + "/deploys", {"release_id": release(A, manifest(memory="64Mi", cpu="0.1"))})
         one = wait_for("an instance", lambda: w.ok("GET", E + "/instances?status=ready")["items"], 20)[0]["id"]
         w.ok("POST", "/v1/admin/scheduler/pause", {"reason": "nothing is replaced meanwhile"})
-        told = lambda: [e["payload"] for e in w.ok("GET", O + "/events?event_type=instance.status_changed&limit=500&aggregate_id=" + one)["items"]]
-        tries = 4
+        try:
+            told = lambda: [e["payload"] for e in w.ok("GET", O + "/events?event_type=instance.status_changed&limit=500&aggregate_id=" + one)["items"]]
+            tries = 4
 
-        def attempt():
-            nonlocal tries
-            tries += 1
-            boot = "boot_%s%02d" % (one[5:-2], tries)
-            got = [w.agent.report(one, "booting", status_detail="booting_vm", boot_id=boot, restart_count=tries), w.agent.report(one, "starting", boot_id=boot, restart_count=tries),
-                   w.agent.report(one, "unready", boot_id=boot, restart_count=tries),
-                   w.agent.report(one, "failed", status_detail="backoff", boot_id=boot, restart_count=tries + 1, reason_code="crash_loop_backoff", reason_detail="workload_exited", exit_code=3)]
-            return [g.json["accepted"] for g in got]
-        assert attempt() == [1, 1, 1, 1], "the first that is called a loop is told in full"
-        before = told()
-        assert attempt() == attempt() == [0, 0, 0, 0] and told() == before
-        for minute in range(60):
-            w.pg.sql("UPDATE moat_views.instances_view SET updated_at = updated_at - interval '1 minute' WHERE instance_id = '%s'" % one)
-            attempt()
-        hour = told()[len(before):]
-        assert 11 <= len(hour) <= 12 and all(p["status"] == "failed" for p in hour), hour
-        assert hour[-1]["restart_count"] - hour[-2]["restart_count"] == 5, hour[-2:]
-        assert w.agent.report(one, "failed", reason_code="workload_exited", exit_code=4, restart_count=tries).json["accepted"] == 1  # given up: no wait for another attempt
-        assert attempt()[:3] == [1, 1, 1]
-        assert attempt() == [0, 0, 0, 0]
-        assert w.agent.report(one, "ready", restart_count=tries).json["accepted"] == 1 and told()[-1]["status"] == "ready"
-        assert w.agent.report(one, "unready", restart_count=tries).json["accepted"] == 1
-        assert w.agent.report(one, "ready", restart_count=tries).json["accepted"] == 1
-        w.ok("POST", "/v1/admin/scheduler/resume", {"reason": "looked"})
+            def attempt():
+                nonlocal tries
+                tries += 1
+                boot = "boot_%s%02d" % (one[5:-2], tries)
+                got = [w.agent.report(one, "booting", status_detail="booting_vm", boot_id=boot, restart_count=tries), w.agent.report(one, "starting", boot_id=boot, restart_count=tries),
+                       w.agent.report(one, "unready", boot_id=boot, restart_count=tries),
+                       w.agent.report(one, "failed", status_detail="backoff", boot_id=boot, restart_count=tries + 1, reason_code="crash_loop_backoff", reason_detail="workload_exited", exit_code=3)]
+                return [g.json["accepted"] for g in got]
+            assert attempt() == [1, 1, 1, 1], "the first that is called a loop is told in full"
+            before = told()
+            assert attempt() == attempt() == [0, 0, 0, 0] and told() == before
+            for minute in range(60):
+                w.pg.sql("UPDATE moat_views.instances_view SET updated_at = updated_at - interval '1 minute' WHERE instance_id = '%s'" % one)
+                attempt()
+            hour = told()[len(before):]
+            assert 11 <= len(hour) <= 12 and all(p["status"] == "failed" for p in hour), hour
+            assert hour[-1]["restart_count"] - hour[-2]["restart_count"] == 5, hour[-2:]
+            assert w.agent.report(one, "failed", reason_code="workload_exited", exit_code=4, restart_count=tries).json["accepted"] == 1  # given up: no wait for another attempt
+            assert attempt()[:3] == [1, 1, 1]
+            assert attempt() == [0, 0, 0, 0]
+            assert w.agent.report(one, "ready", restart_count=tries).json["accepted"] == 1 and told()[-1]["status"] == "ready"
+            assert w.agent.report(one, "unready", restart_count=tries).json["accepted"] == 1
+            assert w.agent.report(one, "ready", restart_count=tries).json["accepted"] == 1
+        finally:
+            w.ok("POST", "/v1/admin/scheduler/resume", {"reason": "looked"})
 
     @case("usage per environment and hour equals a replay of the log")
     def _():
