@@ -158,7 +158,7 @@ def capture(folder, name="Corpus.Example.com"):
     if shutil.which("java") and shutil.which("javac"):
         with open(os.path.join(folder, "H.java"), "w") as f:
             f.write(JAVA)
-        take("java", name, ["java", os.path.join(folder, "H.java"), str(trap.port), name], 2, timeout=90)
+        take("java", name, ["java", "-XX:TieredStopAtLevel=1", "-Xshare:auto", os.path.join(folder, "H.java"), str(trap.port), name], 2, timeout=90)
     else:
         missing.append("java")
     trap.end()
