@@ -507,7 +507,7 @@ def main():
 
     def api_internal():
         inner = [r for r in table if r[3] == "MT_LISTEN_INTERNAL"]
-        check(len(inner) == 14, str(inner))
+        check(len(inner) == 15, str(inner))
 
         def attack(method, path):
             if method != "POST":
