@@ -79,7 +79,7 @@ int cmd_admin_volumes_list(struct cli *c)
 
 int cmd_volumes_create(struct cli *c)
 {
-    uint64_t size;
+    uint64_t size = 0;
     const char *node = cli_opt(c, "node");
     int code = cli_volume_size(c, &size);
     if (code == CLI_OK && node)
@@ -142,7 +142,7 @@ int cmd_volumes_resize(struct cli *c)
 {
     const json_t *v = NULL;
     mt_auto_json json_t *items = NULL, *r = NULL;
-    uint64_t size;
+    uint64_t size = 0;
     int code = cli_volume_size(c, &size);
     if (code == CLI_OK)
         code = cli_volume(c, c->argv[0], &items, &v);
