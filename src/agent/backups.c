@@ -3,7 +3,7 @@
 #include "agent/backups.h"
 
 #include "agent/agent.h"
-#include "agent/backup/pace.h"
+#include "agent/backup/starvation.h"
 #include "agent/backup/run.h"
 #include "agent/control.h"
 #include "agent/instance/inst.h"
@@ -68,7 +68,7 @@ struct job {
     struct mt_backup_run run;
     char group[MT_CGROUP_PATH * 2];
     bool yields; /* it works in the group */
-    struct mt_backup_pace pace;
+    struct mt_starvation starvation;
     atomic_uint_fast64_t done_bytes; /* of its phase, as the program says */
     /* told */
     bool any, due;
@@ -292,7 +292,7 @@ static bool give_way(struct job *j)
     bool starves = false;
     while (mt_map_next(&j->b->jobs, &pos, NULL, &value)) {
         const struct job *other = value;
-        starves |= other->stage == S_RUNNING && other->yields && other->pace.starves;
+        starves |= other->stage == S_RUNNING && other->yields && other->starvation.starves;
     }
     return mt_cgroup_work(&j->b->group_host, GROUP, starves ? MT_CGROUP_YIELD_MOSTLY : MT_CGROUP_YIELD_WHOLLY, false, j->group, NULL) == 0;
 }
@@ -355,7 +355,7 @@ static void run(struct job *j)
      * One for whose end a process stands still, or soon will, does not give way. */
     j->yields = j->b->group_usable && !j->migration && give_way(j);
     atomic_store(&j->done_bytes, 0);
-    mt_backup_pace_begin(&j->pace, mt_clock_mono());
+    mt_starvation_begin(&j->starvation, mt_clock_mono());
     j->run = (struct mt_backup_run){.e = {.program = j->b->program, .uid = a->worker_uid, .gid = a->worker_gid, .cluster_id = a->cluster_id, .org_id = j->org_id,
                                           .volume_id = j->volume_id, .job_id = j->snapshot_id, .key_epoch = j->key_epoch, .store = &j->store,
                                           .control = j->control, .cgroup_procs = j->yields ? j->group : NULL, .cancelled = &j->broken, .phase = on_phase, .done = on_done_bytes,
@@ -574,7 +574,7 @@ static void look_at(struct job *j)
         captured(j, false);
         break;
     case S_RUNNING:
-        if (j->yields && mt_backup_pace_look(&j->pace, mt_clock_mono(), atomic_load(&j->done_bytes)) && give_way(j))
+        if (j->yields && mt_starvation_look(&j->starvation, mt_clock_mono(), atomic_load(&j->done_bytes)) && give_way(j))
             mt_log(MT_INFO, "backup.starved", KV("snapshot_id", j->snapshot_id), KV("bytes_done", (uint64_t)atomic_load(&j->done_bytes)));
         break;
     case S_CAPTURING:

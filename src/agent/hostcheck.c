@@ -127,7 +127,8 @@ static void forwarding(const struct mt_hostcheck *h, struct mt_hostcheck_row *r)
 static void overlay(const struct mt_hostcheck *h, struct mt_hostcheck_row *r)
 {
     bool clash = h->overlay_clash && h->overlay_clash[0];
-    row(r, OVERLAY, clash ? 2 : 0, "ip -6 route: take the route away, or build the cluster with another cluster_prefix", clash ? "a route of another network leads into the cluster's prefix: %.80s" : "no other network has the cluster's prefix%s",
+    row(r, OVERLAY, clash ? 2 : 0, "ip -6 route: take the route away, or build the cluster with another cluster_prefix",
+        clash ? "a route of another network leads into the cluster's prefix: %.80s" : "no other network has the cluster's prefix%s",
         clash ? h->overlay_clash : "");
 }
 

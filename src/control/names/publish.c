@@ -36,8 +36,8 @@ struct mt_publisher {
 };
 
 /*
- * Names of the domain $1 that a route of the shared addresses has, to the edges that are well; when none seems to be, to all that there are: that is more often this server's own network
- * than the end of every edge. And the IPv4 address of their environment where it is served ($2: the present epoch).
+ * Names of the domain $1 that a route of the shared addresses has, to the edges that are well; when none seems to be, to all that there are: that is
+ * more often this server's own network than the end of every edge. And the IPv4 address of their environment where it is served ($2: the present epoch).
  */
 #define EDGES(well)                                                                                                                            \
     "(SELECT jsonb_agg(DISTINCT n.public_ipv6) FROM nodes_view n WHERE NOT n.deleted AND 'edge' = ANY (n.roles) AND n.public_ipv6 IS NOT NULL" \

@@ -6,7 +6,7 @@
 #include <cmocka.h>
 
 #include "wire/backup_conf.h"
-#include "agent/backup/pace.h"
+#include "agent/backup/starvation.h"
 #include "agent/backup/record.h"
 #include "agent/backup/restore.h"
 #include "base/cleanup.h"
@@ -251,18 +251,18 @@ static void a_backup_that_gets_nothing_starves(void **state)
 {
     (void)state;
     const uint64_t mib = 1 << 20;
-    struct mt_backup_pace p;
-    mt_backup_pace_begin(&p, 5 * MT_NS_PER_S);
-    assert_false(mt_backup_pace_look(&p, 64 * MT_NS_PER_S, 0)); /* not a minute yet */
-    assert_false(mt_backup_pace_look(&p, 65 * MT_NS_PER_S, 300 * mib));
-    assert_false(mt_backup_pace_look(&p, 125 * MT_NS_PER_S, 540 * mib)); /* 4 MiB/s */
-    assert_false(mt_backup_pace_look(&p, 185 * MT_NS_PER_S, 260 * mib)); /* another phase */
-    assert_true(mt_backup_pace_look(&p, 245 * MT_NS_PER_S, 480 * mib));
+    struct mt_starvation p;
+    mt_starvation_begin(&p, 5 * MT_NS_PER_S);
+    assert_false(mt_starvation_look(&p, 64 * MT_NS_PER_S, 0)); /* not a minute yet */
+    assert_false(mt_starvation_look(&p, 65 * MT_NS_PER_S, 300 * mib));
+    assert_false(mt_starvation_look(&p, 125 * MT_NS_PER_S, 540 * mib)); /* 4 MiB/s */
+    assert_false(mt_starvation_look(&p, 185 * MT_NS_PER_S, 260 * mib)); /* another phase */
+    assert_true(mt_starvation_look(&p, 245 * MT_NS_PER_S, 480 * mib));
     assert_true(p.starves);
-    assert_false(mt_backup_pace_look(&p, 400 * MT_NS_PER_S, 480 * mib)); /* told once */
-    mt_backup_pace_begin(&p, 500 * MT_NS_PER_S);
+    assert_false(mt_starvation_look(&p, 400 * MT_NS_PER_S, 480 * mib)); /* told once */
+    mt_starvation_begin(&p, 500 * MT_NS_PER_S);
     assert_false(p.starves);
-    assert_false(mt_backup_pace_look(&p, 560 * MT_NS_PER_S, 240 * mib));
+    assert_false(mt_starvation_look(&p, 560 * MT_NS_PER_S, 240 * mib));
 }
 
 int main(void)

@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "agent/backup/pace.h"
+#include "agent/backup/starvation.h"
 
 #include "base/clock.h"
 
 #define WINDOW_S 60
 #define LEAST_A_SECOND ((uint64_t)4 << 20) /* 100 GiB in seven hours: below the shortest interval that anybody asks for of such a volume */
 
-void mt_backup_pace_begin(struct mt_backup_pace *p, int64_t now_ns)
+void mt_starvation_begin(struct mt_starvation *p, int64_t now_ns)
 {
-    *p = (struct mt_backup_pace){.since_ns = now_ns};
+    *p = (struct mt_starvation){.since_ns = now_ns};
 }
 
-bool mt_backup_pace_look(struct mt_backup_pace *p, int64_t now_ns, uint64_t done)
+bool mt_starvation_look(struct mt_starvation *p, int64_t now_ns, uint64_t done)
 {
     int64_t took = now_ns - p->since_ns;
     if (p->starves || took < WINDOW_S * MT_NS_PER_S)

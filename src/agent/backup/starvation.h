@@ -8,12 +8,12 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-struct mt_backup_pace {
+struct mt_starvation {
     int64_t since_ns;
     uint64_t then; /* bytes done at that time */
     bool starves;
 };
 
-void mt_backup_pace_begin(struct mt_backup_pace *p, int64_t now_ns);
+void mt_starvation_begin(struct mt_starvation *p, int64_t now_ns);
 /** Looked at now and then, with the bytes of its phase that are done. True once: from now on it starves. */
-bool mt_backup_pace_look(struct mt_backup_pace *p, int64_t now_ns, uint64_t done);
+bool mt_starvation_look(struct mt_starvation *p, int64_t now_ns, uint64_t done);
