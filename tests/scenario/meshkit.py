@@ -248,7 +248,7 @@ class Node:
 
     def events(self, name):
         with open(self.log_path, errors="replace") as f:
-            rows = [json.loads(line) for line in f if line.startswith("{")]
+            rows = [json.loads(line) for line in f if line.startswith("{") and line.endswith("\n")]  # one that is being written is of the next look
         return [r for r in rows if r["msg"] == name]
 
     def tail(self, n=8):

@@ -84,11 +84,12 @@ class Suite:
         d = self.w.describe(i)
         running = self.w.vm_processes()
         want(sorted(running) == sorted(d["pids"]) and len(running) == 2, "state %s, host %s" % (d["pids"], running))
-        jails = self.w.host()["jails"]
-        want(len(jails) == 1 and jails[0].endswith(d["jail_id"]), jails)
-        want(len(self.w.host()["scratch"]) == 1, self.w.host()["scratch"])
         want(self.held(), "the VM runs and nobody has the lock of its volume")
-        want(kit.sh("ip", "-o", "link").count(": mt") == 1, kit.sh("ip", "-o", "link"))
+        # what the dead one left of an attempt that never ran goes with the look for it, which may come after the next attempt is ready
+        jails = lambda: self.w.host()["jails"]
+        kit.wait_for("one jail", lambda: len(jails()) == 1 and jails()[0].endswith(d["jail_id"]), 20)
+        kit.wait_for("one scratch disk", lambda: len(self.w.host()["scratch"]) == 1, 20)
+        kit.wait_for("one tap", lambda: kit.sh("ip", "-o", "link").count(": mt") == 1, 20)
 
     def nothing_left(self):
         after = self.w.host()

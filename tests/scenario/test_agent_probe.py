@@ -113,7 +113,7 @@ class Suite(backups.Suite):
         self.over(j)
 
     def what_it_says_is_bounded_and_printable(self):
-        j = self.proof(["/app", "talk", "3000"], seconds=3)
+        j = self.proof(["/app", "talk", "3000"], seconds=8)  # longer than an emulated guest takes to say it
         r = self.ended(j, "failed")
         lines = r["probe"]["output"].splitlines()
         want(len(r["probe"]["output"]) <= 1000 and len(lines) > 20 and any("2999" in line for line in lines[-3:]), r)

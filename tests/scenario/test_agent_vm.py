@@ -29,7 +29,7 @@ FULL = os.environ.get("MOAT_FULL")
 MEASURED = ("second_start_is_quick_to_exec", "twenty_thousand_lines_a_second")  # run when named only
 
 
-def fetch(address, port=8080, seconds=5):
+def fetch(address, port=8080, seconds=20):
     return subprocess.run(["curl", "-6", "-s", "-m", str(seconds), "http://[%s]:%d/" % (address, port)],
                           stdout=subprocess.PIPE).stdout.decode()
 
@@ -87,7 +87,9 @@ class Suite:
     def logs_are_read_and_followed(self):
         wl, _ = self.run_one(command=["/app", "talk", "40"])
         i = wl["instance_id"]
-        kit.wait_for("80 lines", lambda: len(self.w.ask({"op": "logs", "instance_id": i})) >= 80, 40)
+        read = lambda: [r["line"] for r in self.w.ask({"op": "logs", "instance_id": i})]
+        # the last of each, and what it says when it serves: nothing comes after it
+        kit.wait_for("80 lines and the last", lambda: {"out 39", "err 39"} <= set(read()) and any(l.startswith("testapp: serving") for l in read()), 40)
         rows = self.w.ask({"op": "logs", "instance_id": i})
         want([r["seq"] for r in rows] == list(range(1, len(rows) + 1)), "sequence numbers have holes")
         want({r["stream"] for r in rows} == {"stdout", "stderr"}, {r["stream"] for r in rows})
@@ -321,7 +323,7 @@ class Suite:
         self.c.want(i, "draining", delay=2)
         t0, late = time.monotonic(), fair.now() + 8
         self.c.wait_status(i, "draining", 20)
-        want(fetch(address) == wl["env_vars"]["WORD"], "it stopped serving before the delay")
+        want(fetch(address) == wl["env_vars"]["WORD"] or time.monotonic() - t0 > 2, "it stopped serving before the delay")
         self.c.wait_status(i, "stopped", 20)
         want(1.8 < time.monotonic() - t0 and fair.now() < late, "stopped after %.1f s" % (time.monotonic() - t0))
         wl = self.one_that_runs()
@@ -350,8 +352,11 @@ class Suite:
         time.sleep(2)
         want(self.w.describe(i)["phase"] == "ready", "one plan without it was enough")
         time.sleep(9)
-        self.c.publish()
-        self.c.wait_status(i, "draining", 10, since=n)
+
+        def again():  # how long ago the first one was accepted only the agent knows
+            self.c.publish()
+            return [r for r in self.c.reports_of(i)[n:] if r["status"] == "draining"]
+        kit.wait_for("its end after a second plan", again, 40, 1)
         self.c.wait_status(i, "stopped", 30, since=n)
         kit.wait_for("state folder to go", lambda: not os.path.exists(os.path.join(self.w.dir, "agent/instances", i)), 30)
 
@@ -439,6 +444,8 @@ class Suite:
         self.c.wait_status(ids["leaves"], "stopped", 60, since=told[ids["leaves"]])
         kit.wait_for("heartbeats", lambda: len(self.c.beats) > beats + 1, 20)
         for kind, x in ids.items():
+            if kind != "leaves":
+                kit.wait_for("the record of " + kind, lambda: any("autopsy" in r for r in self.c.reports_of(x)[told[x]:]), 20)
             rows = self.c.reports_of(x)[told[x]:]
             seen = {}
             for r in rows:  # the full list of a node that is back repeats what was told: the same number, the same words
@@ -539,7 +546,8 @@ class Suite:
             want(r.returncode == code, (words, r.returncode, r.stderr[-300:]))
             return [json.loads(l) for l in r.stdout.decode().splitlines()] if code == 0 else r.stderr.decode()
         i = self.long["instance_id"]
-        want(ctl("list") == self.w.ask({"op": "list"}) and any(r["instance_id"] == i for r in ctl("list")), ctl("list"))
+        kit.wait_for("the same list both ways, when nothing comes or goes", lambda: ctl("list") == self.w.ask({"op": "list"}), 20)
+        want(any(r["instance_id"] == i for r in ctl("list")), ctl("list"))
         d = ctl("describe", i)[0]
         want((d["boot_id"], d["pids"]) == (self.w.describe(i)["boot_id"], self.w.describe(i)["pids"]), d)
         want(isinstance(ctl("console", i), list) and ctl("logs", i)[-1]["line"].startswith("testapp: serving"), ctl("logs", i)[-1:])
@@ -560,7 +568,8 @@ class Suite:
         want("inst" in ctl("describe", "../../etc", code=1), "no id")
         # taken out of use from here: asked of the control plane, whose refusal or silence is told
         want(ctl("drain", 'a "new" disk') == [{"draining": True, "node_id": self.w.node_id}], "drain")
-        want(self.c.posts[-1] == ("/internal/v1/nodes/self/drain", {"reason": 'a "new" disk'}), self.c.posts[-1])
+        asked = [p for p in self.c.posts if p[0].endswith("/drain")]  # reports come among them
+        want(asked == [("/internal/v1/nodes/self/drain", {"reason": 'a "new" disk'})], asked)
         self.c.on_drain, taken = (409, {"code": "conflict", "detail": "node one is pending_approval, from which it cannot become draining", "more": "x" * 300}), self.c.on_drain
         said = ctl("drain", code=1)
         self.c.on_drain = taken

@@ -196,7 +196,7 @@ try:
         wait_for("success", lambda: w.ok("GET", E + "/deploys/" + d["id"])["status"] == "succeeded", 20)
         ev = w.ok("GET", O + "/events?correlation_id=%s&limit=500" % d["id"])["items"]
         ready = [e for e in ev if e["event_type"] == "instance.status_changed" and e["payload"]["status"] == "ready"]
-        drain = w.ok("GET", O + "/events?event_type=instance.desired_state_changed&limit=500")["items"]
+        drain = wait_for("a drain", lambda: w.ok("GET", O + "/events?event_type=instance.desired_state_changed&limit=500")["items"])
         assert drain and ready and drain[0]["event_id"] > ready[0]["event_id"], (drain, ready)
         served = at(drain[0]) - at(ready[0])
         assert served.total_seconds() >= 2, served  # min_ready_seconds

@@ -189,8 +189,9 @@ def play(name, restart, forget, twin):
             # the first answers after the decision may take away more than others may
             first = w.agent.plans[plans]
             assert first["epoch"] == 2 and first["allow_empty"] is True, {k: first.get(k) for k in ("epoch", "allow_empty", "cursor_event_id")}
-            seen = [json.loads(x) for x in open(w.edge_dir + "/config.json.seen")]
-            assert [x for x in seen if x[0] == 2][0] == [2, True], seen
+            # written by the edge after the configuration itself
+            seen = lambda: [json.loads(x) for x in open(w.edge_dir + "/config.json.seen") if x.endswith("\n")]
+            assert wait_for("what it has seen", lambda: [x for x in seen() if x[0] == 2], 10)[0] == [2, True], seen()
             # A poll that waits hears of what is new at once, though the log is still shorter than it was.
             at, got = w.agent.after, []
             there = w.d + "/int2.sock" if w.twin else w.internal  # the second server was never started again

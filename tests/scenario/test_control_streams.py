@@ -284,7 +284,7 @@ def main():
             return kit.call(w.api, "GET", A + "/apps", headers={"Authorization": "Bearer " + t["token"]}).status
         assert w.pg.sql("SELECT last_used_at IS NULL " + used) == "t"
         read()
-        assert w.pg.sql("SELECT last_used_at > now() - interval '1 minute' " + used) == "t"
+        kit.wait_for("the note", lambda: w.pg.sql("SELECT last_used_at > now() - interval '1 minute' " + used) == "t")
         w.pg.sql("UPDATE moat.personal_tokens SET last_used_at = NULL WHERE token_id = '%s'" % t["id"])
         read()
         assert w.pg.sql("SELECT last_used_at IS NULL " + used) == "t"

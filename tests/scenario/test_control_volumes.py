@@ -149,12 +149,14 @@ try:
                 gate.wait(20)
             return report(instance, status, **more)
         gate, w.agent.report = threading.Event(), slow
-        d = deploy(A, E, manifest([("data", 2)], [("data", "/data")], '[env.vars]\nA = "2"\n'))
-        assert d.status == 201 and d.json["volumes"] == [], d.text
-        wait_for("the stop", lambda: held, 30)
-        assert held == [1] and len(w.ok("GET", E + "/instances")["items"]) == 1, w.ok("GET", E + "/instances")
-        gate.set()
-        w.agent.report = report
+        try:
+            d = deploy(A, E, manifest([("data", 2)], [("data", "/data")], '[env.vars]\nA = "2"\n'))
+            assert d.status == 201 and d.json["volumes"] == [], d.text
+            wait_for("the stop", lambda: held, 30)
+            assert held == [1] and len(w.ok("GET", E + "/instances")["items"]) == 1, w.ok("GET", E + "/instances")
+        finally:
+            gate.set()
+            w.agent.report = report
         wait_for("success", lambda: w.ok("GET", E + "/deploys/" + d.json["id"])["status"] == "succeeded", 30)
         assert ready(E)["id"] != old
 

@@ -221,7 +221,7 @@ def a_reload_gives_the_service_another_main_process():
     check(r.returncode == 1 and "no moat-edge answers" in r.stderr and not said(), "with nobody to take from: %d %s" % (r.returncode, r.stderr))
     first = Edge(["--config", conf], env)
     first.wait("edge.started")
-    check(said() == ["READY=1"], "the first one says it is ready")
+    until(lambda: said() == ["READY=1"], "the first one's word that it is ready")
     os.rename(data, data + ".away")  # nothing to serve with: the new one gives up
     os.mkdir(data, 0o700)
     r = take_over()

@@ -47,12 +47,16 @@ class Tty:
     """The CLI with a terminal of its own."""
 
     def __init__(self, p, *args, cols=80, rows=24, env=None):
+        go, set_ = os.pipe()
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
-            time.sleep(0.2)  # until the size is set
+            os.close(set_)
+            os.read(go, 1)  # until the size is set
             os.chdir(p.work)
             os.execve(f"{BIN}/moat", ["moat", *args], env or p.env)
         self.size(cols, rows)
+        os.close(go)
+        os.close(set_)
         self.before = termios.tcgetattr(self.fd)
         self.out = b""
 
@@ -281,7 +285,7 @@ def main():
         status, data, s = handshake(g["session_token"], sid)
         check(status == 101 and b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" in data, data)
         check(handshake(g["session_token"], sid)[0] == 401, "the token was good twice")
-        check(api("GET", f"{env_path}/exec-sessions/{sid}")[1]["status"] == "connected", "status")
+        wait_until(lambda: api("GET", f"{env_path}/exec-sessions/{sid}")[1]["status"] == "connected", 20, "its status")
         code, body = api("DELETE", f"{env_path}/exec-sessions/{sid}", {})
         check(code == 200 and body["ok"], body)
         end = wait_until(lambda: sessions(id=sid, status="ended"), 20, "the revoked session's end")[0]
@@ -340,7 +344,7 @@ def main():
         check(t.wait() == 255 and b"agent_unreachable" in t.out, t.out[-200:])
         wait_until(lambda: p.pid("agent"), 30, "an agent again")
         wait_until(lambda: box("web", "--", "true", want=None)[0] == 0, 60, "exec again")
-        check(gone(983), "the command outlived the agent's connection")
+        wait_until(lambda: gone(983), 20, "the end of the command, which the agent's connection took with it")
 
     def control_killed():
         t = tty("sh", "-c", "echo go; sleep 984")
@@ -348,7 +352,7 @@ def main():
         p.kill("control")
         check(t.wait() == 255 and b"broke" in t.out, t.out[-200:])
         wait_until(lambda: box("web", "--", "true", want=None)[0] == 0, 60, "exec again")
-        check(gone(984), "the command outlived the gateway")
+        wait_until(lambda: gone(984), 20, "the end of the command, which the gateway took with it")
         wait_until(lambda: not sessions(status="connected"), 60, "the session's end, said by the next server")
 
     def control_stopped():

@@ -73,7 +73,7 @@ class Suite:
         kit.wait_for("both", lambda: self.guest("ps | grep -c '[s]leep 977'").strip() >= "2", 40)
         s.control(type="signal", name="TERM")
         s.finish(10)
-        want("0" == self.guest("ps | grep -c '[s]leep 977'").strip(), "one is left")
+        kit.wait_for("the other's end", lambda: "0" == self.guest("ps | grep -c '[s]leep 977'").strip(), 20, 0.2)
 
     def a_terminal(self):
         s = self.run("sh", "-c", "tty; stty size; echo $TERM; echo err >&2", tty=True, cols=101, rows=37)
@@ -286,7 +286,7 @@ class Suite:
         self.w.start()
         self.c.publish()
         kit.wait_for("the new agent", lambda: self.result("true")[2].get("exit_code") == 0, 30, 0.5)
-        want(self.guest("cat /tmp/b") == "gone\n", "the guest's process was not told")
+        kit.wait_for("the guest's process to be told", lambda: self.guest("cat /tmp/b") == "gone\n", 20, 0.2)
         s = self.run("sleep", "100").opened()
         self.w.end()
         want(s.finish(10)["reason"] == "agent_unreachable", s.exit)

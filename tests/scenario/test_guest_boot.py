@@ -146,6 +146,7 @@ def serves_http_and_stops(shared):
         check(g.wait_exit() == 0, "QEMU status")
         took = fair.now() - asked
         check(took < 4, "stop took %.1f s although the workload obeyed at once" % took)
+        g.log_thread.join(60)
         check(any("200" in line or "index" in line or "url" in line for line in g.lines(2)), "httpd log: %s" % g.records)
 
 

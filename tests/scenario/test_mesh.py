@@ -98,7 +98,7 @@ class Suite:
     def packets_of_full_size_pass_and_larger_ones_do_not(self):
         for a in self.c.nodes:
             for b in self.c.nodes:
-                want(a is b or a.ping(b, 1420), "1420 bytes from %d to %d" % (a.number, b.number))
+                wait_for("1420 bytes from %d to %d" % (a.number, b.number), lambda: a is b or a.ping(b, 1420))
         want(not self.n1.ping(self.n2, 1421, seconds=0.3), "1421 bytes went through whole")
 
     def a_peer_cannot_speak_with_anothers_address(self):
@@ -106,7 +106,7 @@ class Suite:
         self.n1.place.run("ip", "-6", "addr", "add", forged + "/128", "dev", "lo", "nodad")
         try:
             own = echoes_in(self.n2)
-            want(self.n1.ping(self.n2), "the honest one does not pass")
+            wait_for("the honest one", lambda: self.n1.ping(self.n2))
             want(echoes_in(self.n2) > own, "echoes are not counted")
             def came_through(tries=5):
                 before = echoes_in(self.n2)
@@ -210,7 +210,7 @@ class Suite:
     def the_mesh_needs_neither_control_plane_nor_agent(self):
         n = self.n3
         n.kill()
-        want(n.ping(self.n1) and n.ping(self.n2), "the data path ended with the agent")
+        wait_for("the data path without the agent", lambda: n.ping(self.n1) and n.ping(self.n2))
         n.control.stop()
         n.place.run("ip", "link", "del", "wg-moat")
         wait_for("the end of wireguard-go", lambda: not n.go_pids(), 5)
@@ -284,8 +284,7 @@ class Suite:
         b.applied()
         a.kill()  # in mid-rotation, before the cut-over; the next process finds its place by plan, clock and files
         self.start(a)
-        wait_for("the new key at 2", lambda: public in b.peers(), 8)
-        want(old not in b.peers() and public in self.n3.peers(), b.peers())
+        wait_for("the new key at 2, and at 3, each by its own clock", lambda: all(public in n.peers() and old not in n.peers() for n in (b, self.n3)), 8)
         wait_for("the new key at 1", lambda: a.place.run("wg", "show", "wg-moat", "public-key").strip() == public, 8)
         took = time.time() - cut
         # the control plane ends the rotation: the next key is the key
@@ -318,16 +317,19 @@ class Suite:
 
     def a_cut_between_two_nodes_is_seen(self):
         a, b = self.n1, self.n2
-        self.c.cut(a, b)
-        t = time.monotonic()
-        wait_for("three lost probes", lambda: a.sees(b).get("lost_in_row", 0) >= 3 and b.sees(a).get("lost_in_row", 0) >= 3, 60)
-        print("# seen by both after %.0f s" % (time.monotonic() - t), flush=True)
-        want(a.sees(self.n3)["lost_in_row"] == 0 and b.sees(self.n3)["lost_in_row"] == 0, (a.mesh(), b.mesh()))
         doctor = lambda: next(x for x in a.ask({"op": "doctor"}) if x["check"] == "agent.mesh")
-        want(doctor()["severity"] == "warn" and "1 of 2 peers answer" in doctor()["finding"] and "net verify" in doctor()["mend"], doctor())
-        self.c.cut(a, b, on=False)
+        self.c.cut(a, b)
+        try:
+            t = time.monotonic()
+            wait_for("three lost probes", lambda: a.sees(b).get("lost_in_row", 0) >= 3 and b.sees(a).get("lost_in_row", 0) >= 3, 60)
+            print("# seen by both after %.0f s" % (time.monotonic() - t), flush=True)
+            # one probe of another pair may be late on a busy machine, not each of them
+            wait_for("the third, which answers both", lambda: a.sees(self.n3)["lost_in_row"] == 0 and b.sees(self.n3)["lost_in_row"] == 0, 30)
+            wait_for("the doctor's word", lambda: (lambda r: r["severity"] == "warn" and "1 of 2 peers answer" in r["finding"] and "net verify" in r["mend"])(doctor()), 30)
+        finally:
+            self.c.cut(a, b, on=False)
         wait_for("the end of it", lambda: a.sees(b)["lost_in_row"] == 0 and b.sees(a)["lost_in_row"] == 0, 30)
-        want(doctor()["severity"] == "ok" and "2 of 2 peers answer" in doctor()["finding"], doctor())
+        wait_for("the doctor's word again", lambda: (lambda r: r["severity"] == "ok" and "2 of 2 peers answer" in r["finding"])(doctor()), 30)
 
     def a_node_joins_and_leaves(self):
         n4 = kit.Node(self.c, 4, ["worker"])

@@ -410,7 +410,7 @@ class Suite:
             # the edge's old process goes with its last connection, which is ours
             now = wait_for(n + " is the new one", lambda n=n: {p: f for p, f in running(n).items() if p not in before[n]}, shown=lambda n=n: self.journal(n))
             want(len(now) == 1 and all(now.values()), "%s runs as %s, before %s" % (n, now, before[n]))
-            want(property_of(n + ".service", "MainPID") == str(list(now)[0][0]), "%s: systemd knows %s" % (n, property_of(n + ".service", "MainPID")))
+            wait_for("systemd knows of it", lambda: property_of(n + ".service", "MainPID") == str(list(now)[0][0]), 30, lambda: "%s: %s" % (n, property_of(n + ".service", "MainPID")))
         want(set(before["moat-edge"]) <= set(running("moat-edge")), "the old edge has left a connection behind")
         print("# %d requests on one connection all the while" % kept.end(), flush=True)
         wait_for("the old edge ends", lambda: not set(before["moat-edge"]) & set(running("moat-edge")), 60)
@@ -430,8 +430,9 @@ class Suite:
         wait_for("only the instance's VM is left", lambda: running("qemu-system-x86_64") == self.vms, 60,
                  shown=lambda: "VMs %s, before %s" % (running("qemu-system-x86_64"), self.vms))
         want(self.instances() == serials, "instances %s, before %s" % (self.instances(), serials))
-        want(self.moat("nodes", "--json").count('"agent_version":"%s"' % new) == 1 and "\"server_version\":\"%s\"" % new in self.moat("version", "--json"),
-             self.moat("version", "--json") + self.moat("nodes", "--json"))
+        # the agent's version is told by its heartbeats
+        wait_for("the new versions in what is told", lambda: self.moat("nodes", "--json").count('"agent_version":"%s"' % new) == 1 and
+                 "\"server_version\":\"%s\"" % new in self.moat("version", "--json"), 30, lambda: self.moat("version", "--json") + self.moat("nodes", "--json"))
         have = sh("dpkg-query", "-W", "-f", "${Version} ${db:Status-Status}\n", *NAMES).splitlines()
         want(have == [new + " installed"] * 4, have)
         want("heartbeat_ms = 1000" in open("/etc/moat/agent.toml").read(), "what the operator wrote is gone")

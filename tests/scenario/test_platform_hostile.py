@@ -10,7 +10,6 @@ import pwd
 import re
 import socket
 import stat
-import stat
 import subprocess
 import sys
 import threading
@@ -611,7 +610,10 @@ def main():
                 wrong.append(f"{f} holds the operator's token")
         for base, dirs, names in os.walk(p.data):
             for n in dirs + names:
-                st = os.lstat(os.path.join(base, n))
+                try:
+                    st = os.lstat(os.path.join(base, n))
+                except FileNotFoundError:  # of a database and an agent at work
+                    continue
                 if st.st_mode & stat.S_IWOTH and not stat.S_ISLNK(st.st_mode) and not stat.S_ISSOCK(st.st_mode) and not st.st_mode & stat.S_ISVTX and "/unpack" not in base and "/jail/" not in base:
                     wrong.append(f"{base}/{n} may be written by everyone")
         check(not wrong, "; ".join(wrong[:12]))
@@ -641,6 +643,14 @@ def main():
         run = f"{p.data}/run"
         pid = p.pid("agent")
         os.kill(pid, signal.SIGSTOP)
+        try:
+            taken_by_nobody(run)
+        finally:
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: p.pid("agent") != pid, 15, "the agent is restarted")
+        wait_until(lambda: stat.S_ISSOCK(os.lstat(f"{run}/agent.sock").st_mode), 15, "its socket is back")
+
+    def taken_by_nobody(run):
         os.unlink(f"{run}/agent.sock")  # as a clean end does
         for user in ("moat-edge", "moat-control", "nobody"):
             for how in ("folder", "link", "file"):
@@ -656,9 +666,14 @@ def main():
                         return False
                     return True
                 check(as_user(user, take) is False, f"{user} took the agent's name with a {how}")
-        os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: p.pid("agent") != pid, 15, "the agent is restarted")
-        wait_until(lambda: stat.S_ISSOCK(os.lstat(f"{run}/agent.sock").st_mode), 15, "its socket is back")
+
+    def readable(f):
+        """A small file whose own mode lets others read it."""
+        try:
+            st = os.lstat(f)
+        except FileNotFoundError:
+            return False
+        return os.path.isfile(f) and st.st_mode & 0o044 and st.st_size < 1 << 20
 
     def hygiene():
         token = open(f"{p.data}/control/operator.token").read().strip()
@@ -684,12 +699,15 @@ def main():
         check(b"error" not in ring[:12], ring[:200])
         found += [f"{w} in the console" for w, s in (("token", token), ("variable", SECRET)) if s.encode() in ring]
         for f in glob.glob(f"{p.data}/**/*", recursive=True):
-            if os.path.isfile(f) and not f.startswith((f"{p.data}/pg/", f"{p.data}/control/")) and os.lstat(f).st_mode & 0o044 and os.path.getsize(f) < 1 << 20:
+            if not f.startswith((f"{p.data}/pg/", f"{p.data}/control/")) and readable(f):
                 path, open_to_all = f, True
                 while path != p.data:
                     path = os.path.dirname(path)
                     open_to_all = open_to_all and bool(os.stat(path).st_mode & 0o001)
-                data = open(f, "rb").read() if open_to_all else b""
+                try:
+                    data = open(f, "rb").read() if open_to_all else b""
+                except FileNotFoundError:
+                    continue
                 found += [f"{w} in {f}, which everyone may read" for w, s in (("token", token), ("variable", SECRET)) if s.encode() in data]
         check(not found, "; ".join(found[:10]))
 

@@ -202,11 +202,11 @@ def main():
         load = Load(p)
         try:
             r = p.deploy(p.hello_manifest(image))
+            wait_until(lambda: {"v1", "v2"} <= load.bodies, 20, "a page of each release")
         finally:
             ok, errors = load.end()
         check(r["observed"]["status"] == "succeeded", json.dumps(r))
         check(not errors, f"{len(errors)} of {ok} requests failed during the update: {errors[:3]}")
-        check({"v1", "v2"} <= load.bodies, f"pages seen: {load.bodies}")
         wait_until(lambda: len(p.instances()) == 1, 30, "the old instance is gone")
 
     def failing_release_is_held():
@@ -223,7 +223,7 @@ def main():
         st = p.status()
         last = json.dumps(st["last_deploy"])
         check("7" in last or "workload_exited" in last, f"the reason does not tell: {last}")
-        check("about to exit with 7" in json.dumps(p.json("deploys", "get", d["id"], "--app", "hello")), "the last log line is not told")
+        wait_until(lambda: "about to exit with 7" in json.dumps(p.json("deploys", "get", d["id"], "--app", "hello")), 20, "the last log line is told")
         check("release   v2" in p.curl(), "the old release does not serve")
 
     def rollback():
@@ -250,7 +250,7 @@ def main():
         try:
             _, out, err = p.cli("secrets", "set", "DB_PASS=-", *at, "--wait", stdin=secret("set"), timeout=240)
         finally:
-            ok, errors = load.end()
+            ok, errors = load.end(51)
         check(not errors, f"{len(errors)} of {ok} requests failed during the rotation: {errors[:3]}")
         check(ok > 50, f"only {ok} requests were made")
         check("2 of 2 instances on version" in err, err)
@@ -258,7 +258,7 @@ def main():
         new, s = p.instances(), p.json("secrets", "status", *at)["data"]
         check(not old & {i["id"] for i in new}, f"not replaced: {new}")
         check({i["secret_version_id"] for i in new} == {s["version_id"]}, f"{s} {new}")
-        check(sorted(os.listdir(f"{p.data}/run/secrets")) == [s["version_id"]], "the node keeps other versions")
+        wait_until(lambda: sorted(os.listdir(f"{p.data}/run/secrets")) == [s["version_id"]], 30, "the node keeps no other version")
         print(f"  {ok} requests, 0 failed", flush=True)
 
     def tampered():
@@ -282,8 +282,7 @@ def main():
                 return [i for i in p.json("ps", "--all", *at)["items"] if i.get("reason_code") == "secrets_injection_failed"]
             wait_until(refused, 60, "an instance whose secrets do not open")
             check(refused()[0]["reason_detail"] == f"decrypt_failed: {version}", refused())
-            told = [line for line in open(f"{p.data}/log/control.log") if "secrets.do_not_open" in line]
-            check(told and version in told[-1], f"the operator is not told: {told[-1:]}")
+            wait_until(lambda: [line for line in open(f"{p.data}/log/control.log") if "secrets.do_not_open" in line and version in line], 20, "a line for the operator")
             check(before <= {i["id"] for i in p.instances() if i["status"] == "ready"}, "the old instances do not serve")
             check("hello from a microVM" in p.curl(), "the page")
         finally:
@@ -320,16 +319,32 @@ def main():
         check(r.returncode == 0 and r.stdout == "none", f"the edge's user does not reach a declared port: {r.stderr}")
 
     def confinement():
+        looked_at = 0
         for pid in p.vms() + [q for q, cmd in processes_of("moat-vsock") if p.is_ours(q)]:
-            for t in os.listdir(f"/proc/{pid}/task"):
-                s = dict(x.split(":\t", 1) for x in open(f"/proc/{pid}/task/{t}/status").read().splitlines() if ":\t" in x)
+            try:
+                threads = [open(f"/proc/{pid}/task/{t}/status").read() for t in os.listdir(f"/proc/{pid}/task")]
+            except (FileNotFoundError, ProcessLookupError):  # one of a VM that is just being ended
+                continue
+            looked_at += 1
+            for status in threads:
+                s = dict(x.split(":\t", 1) for x in status.splitlines() if ":\t" in x)
+                if s["State"].startswith("Z"):
+                    continue
                 check(s["Seccomp"] == "2" and s["NoNewPrivs"] == "1", f"{pid}: Seccomp {s['Seccomp']} NoNewPrivs {s['NoNewPrivs']}")
                 check(int(s["CapEff"], 16) == 0 and int(s["CapPrm"], 16) == 0, f"{pid}: capabilities {s['CapEff']}")
                 check(int(s["Uid"].split()[0]) >= 200000, f"{pid}: uid {s['Uid']}")
+        check(looked_at >= 4, f"only {looked_at} processes of two VMs were looked at")
 
     def daemons_are_small():
         limits = {"agent": 12, "edge": 8, "control": 30}
-        found = {d: pss_kib(p.pid(d)) / 1024 for d in limits}
+        found = {}
+
+        def small():  # idle: what the case before asked for may still be on its way
+            found.update({d: pss_kib(p.pid(d)) / 1024 for d in limits})
+            return all(found[d] <= limits[d] for d in limits)
+        end = time.monotonic() + 20
+        while not small() and time.monotonic() < end:
+            time.sleep(0.5)
         print("  Pss " + ", ".join(f"{d} {v:.1f} MiB" for d, v in found.items()))
         for d, v in found.items():
             check(v <= limits[d], f"{d} has {v:.1f} MiB Pss, more than {limits[d]}")
@@ -343,7 +358,7 @@ def main():
     def kept(path=""):
         """What the program of app `keeper` answers, asked on the node itself: what it kept, and the MiB of its filesystem."""
         at = [i for i in p.instances("keeper") if i["status"] == "ready"]
-        r = at and subprocess.run(["curl", "-6", "-s", "-m", "5", f"http://[{at[0]['overlay_ipv6']}]:8080/{path}"], capture_output=True, text=True)
+        r = at and subprocess.run(["curl", "-6", "-s", "-m", "20", f"http://[{at[0]['overlay_ipv6']}]:8080/{path}"], capture_output=True, text=True)
         return r.stdout if r and r.returncode == 0 else ""
 
     def keeper(n):
@@ -356,11 +371,12 @@ def main():
         keeper(1)
         check(kept("w/one").startswith("one |"), kept())
         keeper(2)
-        check(kept().startswith("one |"), kept())
+        wait_until(lambda: kept().startswith("one |"), 20, "what was kept, from the next release")
         small = int(kept().split("| ")[1])
         p.cli("volumes", "resize", "data", "--size", "2Gi", "--app", "keeper", "--env", "prod")
         keeper(3)
-        check(kept().startswith("one |") and int(kept().split("| ")[1]) > small + 800, kept())
+        got = wait_until(kept, 20, "an answer of the larger one")
+        check(got.startswith("one |") and int(got.split("| ")[1]) > small + 800, got)
         at = wait_until(lambda: [v for v in p.json("volumes", "list", "--app", "keeper", "--env", "prod")["items"] if v["size_bytes"] == 2 << 30], 20, "the size in the list")[0]
         check(at["state"] == "in_use" and at["reachable"], at)
         state["volume"] = at["id"]

@@ -185,8 +185,7 @@ try:
         restore_all(job, target)
         phase(job, "final_copy")  # the fake node stops at once
         assert running() == [] and {r["restore_id"]: r.get("done") for r in restores(job, target)} == {r["restore_id"]: True for r in pre}, "the pre-copies are kept"
-        s = w.ok("GET", E + "/status")["processes"][0]
-        assert s["reason"] == "volume_migrating", s
+        wait_for("the reason why it stands still", lambda: w.ok("GET", E + "/status")["processes"][0].get("reason") == "volume_migrating", 20)
         assert snapshot_all(job) == 2
         fin = wait_for("the final round", lambda: [r for r in restores(job, target) if "base_restore_id" in r] if len(restores(job, target)) == 4 else None)
         assert sorted(r["base_restore_id"] for r in fin) == sorted(r["restore_id"] for r in pre), fin
@@ -198,7 +197,7 @@ try:
         wait_for("the old copies to go", lambda: sorted(volumes()) == ["data", "wal"], 30)
         now = volumes()
         assert all(now[n]["id"] != first[n]["id"] and now[n]["home_node_id"] == target.node_id for n in now), now
-        assert restores(job, target) == []
+        wait_for("a plan without its jobs", lambda: restores(job, target) == [], 20)
         code, text = moat("wait", "migration", job)
         assert code == 0, text
         code, text = moat("migrations", "get", job)

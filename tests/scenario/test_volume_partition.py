@@ -105,7 +105,7 @@ class Machine:
         sh("ip", "link", "set", self.dev, "down" if on else "up")
 
     def ask(self, address, path=""):
-        return subprocess.run(self.place.argv("curl", "-6", "-s", "-m", "5", "http://[%s]:8080/%s" % (address, path)), stdout=subprocess.PIPE).stdout.decode()
+        return subprocess.run(self.place.argv("curl", "-6", "-s", "-m", "30", "http://[%s]:8080/%s" % (address, path)), stdout=subprocess.PIPE).stdout.decode()
 
     def vms(self):
         out = []
