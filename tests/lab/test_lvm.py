@@ -150,8 +150,8 @@ class Suite(files.Suite):
         want(r["changed_bytes"] == len(chunks) * bk.CHUNK, "%d bytes for %d chunks" % (r["changed_bytes"], len(chunks)))
         want(self.same(self.restored(j, r), self.image_of(v)), "the store has other bytes than the volume")
         self.c.snapshot_over(j)
-        held = subprocess.run(["dmsetup", "status", "moat-vols-tpool"], stdout=subprocess.PIPE, text=True).stdout.split()
-        want(held[6] == "-", "a frozen copy of the pool's metadata is left: %s" % held)
+        held = lambda: subprocess.run(["dmsetup", "status", "moat-vols-tpool"], stdout=subprocess.PIPE, text=True).stdout.split()
+        kit.wait_for("no frozen copy of the pool's metadata", lambda: held()[6] == "-", 60, 0.5)
         self.hand = v
 
     def thin(self, name):
@@ -185,11 +185,11 @@ class Suite(files.Suite):
             self.start()
             if cancel:
                 want(self.c.wait_snapshot(j, "failed", 120)["failed_reason"] == "cancelled", self.c.told_of(j["snapshot_id"]))
-                want(self.snapshots() == base, "left behind: %s" % self.snapshots())
+                kit.wait_for("nothing but %s" % base, lambda: self.snapshots() == base, 60, 0.5)
             else:
                 r = self.c.wait_snapshot(j, "succeeded", 120)
                 want(self.same(self.restored(j, r), self.image_of(v)), "the store has other bytes than the volume")
-                want(j["snapshot_id"] in self.snapshots() and len(self.snapshots()) == len(base), "left behind: %s" % self.snapshots())
+                kit.wait_for("its image in the place of the base", lambda: (lambda now: j["snapshot_id"] in now and len(now) == len(base))(self.snapshots()), 60, 0.5)
             self.c.snapshot_over(j)
 
     def killed_in_the_middle_of_lvcreate(self):
@@ -283,7 +283,7 @@ class Suite(files.Suite):
         self.c.wait_volume(v["volume_id"], "provisioned", result="ok")
         self.write(v, 600 * MIB, mark * 4000)
         self.removed(v)
-        want(float(lvs("data_percent", "moat/vols")[0][0]) <= before + 0.1, "its blocks were not given back")
+        kit.wait_for("its blocks given back", lambda: float(lvs("data_percent", "moat/vols")[0][0]) <= before + 0.1, 60, 0.5)
         n = self.c.volume("two", GIB)
         self.c.publish()
         self.c.wait_volume(n["volume_id"], "provisioned", result="ok")
