@@ -90,8 +90,10 @@ def main():
         # the same again is tried as often again, not held because of the attempts before it
         def attempts():
             d = p.json("deploys", "list", "--app", "exiter")["items"][0]["id"]
-            return len({e["payload"].get("boot_id") for e in p.json("events", "--deploy", d, "-n", "500")["items"]
-                        if e["payload"].get("reason_code") == "workload_exited"})
+            told = sorted(p.json("events", "--deploy", d, "-n", "500")["items"], key=lambda e: e["event_id"])
+            # up to the failure of the deploy: one more may have begun before its agent hears of that
+            end = next(e["event_id"] for e in told if e["event_type"] == "deploy.status_changed" and e["payload"].get("status") == "failed")
+            return len({e["payload"].get("boot_id") for e in told if e["event_id"] < end and e["payload"].get("reason_code") == "workload_exited"})
         first = attempts()
         p.cli("deploy", "-f", "-", "--confirm-no-secrets", "--wait", stdin=manifest("exiter", image), want=8, timeout=180)
         check(first >= 3 and attempts() >= first, f"{first} attempts, then {attempts()}")

@@ -89,7 +89,7 @@ def serve(work, made):
         p.up()
         shutil.copytree(f"{work}/hello", f"{p.work}/hello")
         with open(f"{work}/nginx.tar", "rb") as f:
-            write_oci(f"{p.work}/nginx", [f.read()], {"Cmd": ["/usr/sbin/nginx", "-g", "daemon off;"]})
+            write_oci(f"{p.work}/nginx", [f.read()], {"Cmd": ["/usr/sbin/nginx", "-g", "daemon off;"]}, compress=1)
         p.image = p.push_oci(f"{p.work}/nginx:latest", "nginx:debian")
 
     def deploy():

@@ -299,7 +299,7 @@ class Platform:
             if extra:
                 extra(tar)
         oci = f"{self.work}/img-{name}"
-        write_oci(oci, [buf.getvalue()], {"Entrypoint": entrypoint or ["/app"], "Cmd": cmd or [], "User": user}, arch)
+        write_oci(oci, [buf.getvalue()], {"Entrypoint": entrypoint or ["/app"], "Cmd": cmd or [], "User": user}, arch, compress=1)
         return self.push_oci(f"{oci}:latest", f"{name}:latest")
 
     # -- manifests -------------------------------------------------------------------------------------------------------------
@@ -382,8 +382,8 @@ def manifest(app, image, command=None, port=None, hostname=None, memory="128Mi",
     return t
 
 
-def write_oci(path, layers, config, arch="amd64", compress=True):
-    """An OCI layout with one image made of uncompressed layer tars; the digest of its manifest."""
+def write_oci(path, layers, config, arch="amd64", compress=6):
+    """An OCI layout with one image made of uncompressed layer tars, @compress: gzip's level or 0; the digest of its manifest."""
     os.makedirs(f"{path}/blobs/sha256", exist_ok=True)
 
     def blob(data, media, **more):
@@ -392,7 +392,7 @@ def write_oci(path, layers, config, arch="amd64", compress=True):
             f.write(data)
         return dict({"mediaType": media, "digest": f"sha256:{d}", "size": len(data)}, **more)
 
-    packed = [blob(gzip.compress(x, 6, mtime=0) if compress else x, "application/vnd.oci.image.layer.v1.tar" + ("+gzip" if compress else ""))
+    packed = [blob(gzip.compress(x, compress, mtime=0) if compress else x, "application/vnd.oci.image.layer.v1.tar" + ("+gzip" if compress else ""))
               for x in layers]
     conf = {"architecture": arch, "os": "linux", "config": config,
             "rootfs": {"type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(x).hexdigest() for x in layers]}}
