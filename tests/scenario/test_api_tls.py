@@ -194,8 +194,7 @@ try:
         kept.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
         assert b"200 OK" in kept.recv(500)
         kept.close()
-        log = open(w.d + "/control.log").read()
-        said = [json.loads(l) for l in log.splitlines() if PIN2 in l][0]
+        said = wait_for("the log line of it", lambda: next((json.loads(l) for l in open(w.d + "/control.log").read().splitlines(True) if PIN2 in l and l.endswith("\n")), None), 20)
         assert said["level"] == "warn" and said["msg"] == "api.certificate_loaded" and said["days_left"] == 2, said
         with open(D + "/live.key", "w") as f:
             f.write("broken\n")

@@ -94,6 +94,7 @@ def names_are_explained_as_they_are_served():
         got = does(hello(name.rstrip(".")))
         check(got == (bytes([21, 3, 1, 0, 2, 2, answer]) if isinstance(answer, int) else answer), "%s: %r" % (name, got))
         check(e.get("alert") == (answer if isinstance(answer, int) else None), e)
+    until(lambda: explain("one.example.com")["route"]["backends"][0]["connections"] == 0, "the end of the connection at the edge, too")
     e = explain("one.example.com")
     check(e["route"]["backends"] == [{"instance_id": "inst_1", "address": "[::1]:%d" % one.port, "connections": 0, "ejected_for_ms": 0}] and
           e["listener"]["local"] == ["[::1]:%d" % PORT] and e["revision"] == state["rev"], e)

@@ -175,7 +175,7 @@ def alive(pid):
         return False
 
 
-def wait_dead(pids, limit=5):
+def wait_dead(pids, limit=30):
     end = time.monotonic() + limit * PATIENCE
     while any(alive(p) for p in pids):
         check(time.monotonic() < end, "processes %s live on" % [p for p in pids if alive(p)])

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A throw-away cluster for tests: initdb under /tmp as an unprivileged user, Unix socket only, fsync on. */
+/* A throw-away cluster for tests: initdb in memory (or /tmp) as an unprivileged user, Unix socket only, fsync on. */
 #pragma once
 
 #include "pg/cluster.h"
