@@ -3,7 +3,7 @@
 """The whole host is lost in the middle of a backup (SIGKILL of its QEMU), boots again on the same disk, and its agent goes on: no success that is
 none, the image of the same moment, only what was not yet in the store is sent. Real LVM on the host's second disk, which holds the pool, the agent's folder
 and, written through, what stands for the object store of somebody else.
-COST 163 s, 176 s of processor."""
+COST 99 s, 131 s of processor."""
 import hashlib
 import json
 import os

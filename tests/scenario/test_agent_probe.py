@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Proofs whose volume has a probe: a copy that was restored from a backup is booted in a microVM of its own, a command says whether it is good, and
-nothing of that stays. Everything is real (store, moat-backup, QEMU under TCG, moat-init) but the control plane."""
+nothing of that stays. Everything is real (store, moat-backup, QEMU under TCG, moat-init) but the control plane.
+
+COST 64 s, 30 s of processor."""
 import os
 import shutil
 import subprocess

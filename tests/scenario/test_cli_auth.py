@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 """The commands about who one is, against a real control plane: auth, orgs members, sps, admin users, the credentials file.
-COST 27 s, 4 s of processor."""
+COST 18 s, 1 s of processor."""
 import concurrent.futures, html, json, os, re, shutil, subprocess, sys, threading, urllib.parse
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import authkit

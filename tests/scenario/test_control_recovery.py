@@ -4,7 +4,7 @@
 backup, more work, the server replaced by the backup. With moat-control running on, killed and started again, started again
 without its high-water file, and as two servers. Nothing is stopped, no plan and no edge configuration goes out until an operator
 applies, no address is given twice, and afterwards log and views are whole.
-COST 120 s, 20 s of processor."""
+COST 73 s, 17 s of processor."""
 import ipaddress, json, os, subprocess, sys, threading, time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import fair

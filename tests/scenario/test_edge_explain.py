@@ -1,6 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""`moat edge explain` says what the edge then does; minimum TLS version by hello; dedicated IPv4 listeners."""
+"""`moat edge explain` says what the edge then does; minimum TLS version by hello; dedicated IPv4 listeners.
+
+COST 1 s, 1 s of processor."""
 import json
 import os
 import socket

@@ -1,6 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""A new moat-edge takes the listening sockets of the running one: no connection is refused or cut, whatever dies on the way."""
+"""A new moat-edge takes the listening sockets of the running one: no connection is refused or cut, whatever dies on the way.
+
+COST 2 s, 1 s of processor."""
 import os
 import signal
 import socket

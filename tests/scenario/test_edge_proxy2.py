@@ -1,6 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""PROXY v2 as nginx (`listen ... proxy_protocol`) and HAProxy (`accept-proxy`) read it: the client address they log is the real one."""
+"""PROXY v2 as nginx (`listen ... proxy_protocol`) and HAProxy (`accept-proxy`) read it: the client address they log is the real one.
+
+COST 1 s, 1 s of processor."""
 import os
 import shutil
 import signal

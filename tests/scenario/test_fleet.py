@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 """A fleet of fake nodes (fleetkit.py) under a real moat-control: what `moat simulate` foretells of a loss and of a drain is what then happens.
-COST 46 s, 8 s of processor."""
+COST 23 s, 5 s of processor."""
 import os
 import sys
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Machines become nodes: a real moat-control with its node listener, real agents in network namespaces of their own that join over it with
 tokens, and forged callers beside them: tokens, keys, requests and certificates that must not get in.
-COST 51 s, 13 s of processor."""
+COST 34 s, 11 s of processor."""
 import base64
 import contextlib
 import ctypes

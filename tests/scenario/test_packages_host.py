@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 """The Debian packages on a host that has none of moat, under its own systemd: installed, used, upgraded to the next version under load, back, the database
-lost and put back from the object store, purged. COST 120 s, 45 s of processor.
+lost and put back from the object store, purged. COST 142 s, 67 s of processor.
 
 Real: dpkg and its maintainer scripts, systemd with the units as packaged, PostgreSQL by its own unit, the daemons, the VM. The next version is a build of its own
 number whose moat-control has one migration more. Outside are made: the packages, an empty PostgreSQL data folder, the kernel bundle that moat-bundle.service

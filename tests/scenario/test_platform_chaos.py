@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Everything goes wrong at random while somebody works: kills of every component, processes that stand still for seconds, a full disk, drawn from a seed. Afterwards
-all that was acknowledged is there, the log has no gap, the views are what it says, and no VM, tap or lock is left over. COST 130 s, 40 s of processor.
+all that was acknowledged is there, the log has no gap, the views are what it says, and no VM, tap or lock is left over. COST 77 s, 20 s of processor.
 
 SEED chooses the run (printed; drawn when absent), CHAOS_S how long it goes wrong (default 45, with MOAT_FULL=1 600).
 """
