@@ -224,7 +224,8 @@ static int start(struct mt_s3 *s, struct mt_s3_op *op)
     }
     if (op->method == MT_S3_PUT || op->method == MT_S3_DELETE)
         (void)curl_easy_setopt(c, CURLOPT_CUSTOMREQUEST, methods[op->method]);
-    if (q->store.upload_limit)
+    /* What goes in half a second goes at once, as the bucket says when: sent in many small pieces it would wake up this host's processors, which its VMs pay for. */
+    if (q->store.upload_limit && op->body_len > q->store.upload_limit / 2)
         (void)curl_easy_setopt(c, CURLOPT_MAX_SEND_SPEED_LARGE, (curl_off_t)q->store.upload_limit);
     if (q->store.download_limit)
         (void)curl_easy_setopt(c, CURLOPT_MAX_RECV_SPEED_LARGE, (curl_off_t)mt_max_u64(q->store.download_limit / q->store.parallel, 1));

@@ -135,6 +135,10 @@ def migration(s):
     began = time.monotonic()
     want(k.backup(s.port, 1, image, 4 * CHUNK, store={"upload_limit_bytes": 8 << 20})["ok"], "limited")
     want(time.monotonic() - began > 1.0, "16 MiB at 8 MiB/s took", time.monotonic() - began)
+    wipe(s)
+    began = time.monotonic()
+    want(k.backup(s.port, 1, image, CHUNK, store={"upload_limit_bytes": 3 << 20})["ok"], "one that is itself longer than the limit's half second")
+    want(time.monotonic() - began > 1.0, "4 MiB at 3 MiB/s took", time.monotonic() - began)
 
 
 def biggest(s):

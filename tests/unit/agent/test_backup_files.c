@@ -253,16 +253,23 @@ static void a_backup_that_gets_nothing_starves(void **state)
     const uint64_t mib = 1 << 20;
     struct mt_starvation p;
     mt_starvation_begin(&p, 5 * MT_NS_PER_S);
-    assert_false(mt_starvation_look(&p, 64 * MT_NS_PER_S, 0)); /* not a minute yet */
-    assert_false(mt_starvation_look(&p, 65 * MT_NS_PER_S, 300 * mib));
-    assert_false(mt_starvation_look(&p, 125 * MT_NS_PER_S, 540 * mib)); /* 4 MiB/s */
-    assert_false(mt_starvation_look(&p, 185 * MT_NS_PER_S, 260 * mib)); /* another phase */
-    assert_true(mt_starvation_look(&p, 245 * MT_NS_PER_S, 480 * mib));
+    assert_false(mt_starvation_look(&p, 14 * MT_NS_PER_S, 0)); /* not ten seconds yet */
+    assert_false(mt_starvation_look(&p, 15 * MT_NS_PER_S, 100 * mib));
+    assert_false(mt_starvation_look(&p, 24 * MT_NS_PER_S, 100 * mib)); /* nor here */
+    assert_false(mt_starvation_look(&p, 35 * MT_NS_PER_S, 150 * mib));
+    assert_false(mt_starvation_look(&p, 55 * MT_NS_PER_S, 160 * mib)); /* little, but no window has ended */
+    assert_false(mt_starvation_look(&p, 65 * MT_NS_PER_S, 270 * mib)); /* 4 MiB/s */
+    assert_false(mt_starvation_look(&p, 95 * MT_NS_PER_S, 130 * mib)); /* another phase */
+    assert_true(mt_starvation_look(&p, 125 * MT_NS_PER_S, 240 * mib));
     assert_true(p.starves);
-    assert_false(mt_starvation_look(&p, 400 * MT_NS_PER_S, 480 * mib)); /* told once */
+    assert_false(mt_starvation_look(&p, 400 * MT_NS_PER_S, 240 * mib)); /* told once */
     mt_starvation_begin(&p, 500 * MT_NS_PER_S);
     assert_false(p.starves);
-    assert_false(mt_starvation_look(&p, 560 * MT_NS_PER_S, 240 * mib));
+    assert_false(mt_starvation_look(&p, 505 * MT_NS_PER_S, 400 * mib));
+    assert_false(mt_starvation_look(&p, 514 * MT_NS_PER_S, 400 * mib));
+    assert_true(mt_starvation_look(&p, 515 * MT_NS_PER_S, 400 * mib)); /* nothing at all is seen sooner, however much there was before */
+    mt_starvation_begin(&p, 600 * MT_NS_PER_S);
+    assert_true(mt_starvation_look(&p, 610 * MT_NS_PER_S, 0));
 }
 
 int main(void)
