@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* moat-edge: command line, start, signals, end. */
+#include "base/assert.h"
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/num.h"
@@ -11,11 +12,13 @@
 #include "edge/source.h"
 #include "edge/status.h"
 #include "os/file.h"
+#include "os/landlock.h"
 #include "os/loop.h"
 #include "os/notify.h"
 #include "wire/metrics_http.h"
 
 #include <getopt.h>
+#include <limits.h>
 #include <malloc.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -37,6 +40,7 @@ struct app {
     struct mt_source *grace;
     int64_t stop_at;
     bool stopping, handed_over;
+    bool confined; /* it writes to its own folders alone and starts no program */
     int told; /* where the launcher of --take-over waits; -1: nobody does */
     /* static mode */
     const char *routes;
@@ -231,12 +235,36 @@ static int succeed(struct app *a, int *before, struct mt_err *err)
     return r;
 }
 
+/* The folder of a file, "." when its name has none; NULL without a name. */
+static const char *folder_of(const char *path, char ret[PATH_MAX])
+{
+    const char *slash = path ? strrchr(path, '/') : NULL;
+    if (!path)
+        return NULL;
+    (void)snprintf(ret, PATH_MAX, "%.*s", slash ? (int)(slash - path) + (slash == path) : 1, slash ? path : ".");
+    return ret;
+}
+
+/* It reads what the world sends, so it may do little with the machine: its configuration and its sockets are all that it writes. */
+static int confine(struct app *a, struct mt_err *err)
+{
+    char of[2][PATH_MAX];
+    const char *const dirs[] = {a->opt.data_dir, folder_of(a->opt.admin_socket, of[0]), folder_of(a->opt.handover_socket, of[1])};
+    int rc = mt_landlock_writes(dirs, MT_ARRAY_LEN(dirs), err);
+    a->confined = rc == 0;
+    if (rc == -MT_E_UNAVAILABLE)
+        mt_log(MT_WARN, "edge.not_confined", KV_ERR(err), KV("mend", "none needed to serve; a kernel with Landlock (CONFIG_SECURITY_LANDLOCK, lsm=) keeps its writes to its own folders"));
+    return rc == -MT_E_UNAVAILABLE ? 0 : rc;
+}
+
 /* Loop and signals first: threads inherit the blocked signals. */
 static int start(struct app *a, struct mt_err *err)
 {
     struct sigaction ignore = {.sa_handler = SIG_IGN};
     (void)sigaction(SIGPIPE, &ignore, NULL);
     (void)prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    if (confine(a, err) < 0)
+        return -(int)err->code;
     a->loop = mt_loop_new(err);
     if (!a->loop || !mt_loop_signal(a->loop, SIGTERM, on_term, a, err) || !mt_loop_signal(a->loop, SIGINT, on_term, a, err) ||
         !mt_loop_signal(a->loop, SIGHUP, on_hup, a, err))
@@ -269,7 +297,7 @@ static int run(struct app *a)
         mt_log(MT_ERROR, "edge.start_failed", KV_ERR(&err));
         return 1; /* threads may run; the exit ends them */
     }
-    mt_log(MT_INFO, "edge.started", KV("version", MOAT_VERSION), KV("workers", a->hub.n_workers));
+    mt_log(MT_INFO, "edge.started", KV("version", MOAT_VERSION), KV("workers", a->hub.n_workers), KV("confined", a->confined));
     mt_notify("READY=1");
     if (a->told >= 0) {
         tell_launcher(a->told, 0);

@@ -270,19 +270,26 @@ static void feed(struct run *r)
         mt_closep(&r->in);
 }
 
-/* Until every pipe is closed or the deadline passes. Writes to a closed stdin must not kill us: SIGPIPE is blocked meanwhile. */
-static int pump(struct run *r, int64_t end)
+/* Until every pipe is closed and then the program has ended; or the deadline passes, or @cancel (-1: none) is readable. Writes to a closed stdin must not
+ * kill us: SIGPIPE is blocked meanwhile. */
+static int pump(struct run *r, int pidfd, int cancel, int64_t end)
 {
-    while (r->in >= 0 || r->out >= 0 || r->errfd >= 0) {
+    for (;;) {
+        bool piped = r->in >= 0 || r->out >= 0 || r->errfd >= 0;
         int64_t left = (end - mt_clock_mono()) / MT_NS_PER_MS;
         if (left < 0)
             return -MT_E_TIMEOUT;
-        struct pollfd pf[3] = {{.fd = r->in, .events = POLLOUT}, {.fd = r->out, .events = POLLIN}, {.fd = r->errfd, .events = POLLIN}};
-        int n = poll(pf, 3, left > 3600000 ? 3600000 : (int)left + 1);
+        struct pollfd pf[5] = {{.fd = r->in, .events = POLLOUT}, {.fd = r->out, .events = POLLIN}, {.fd = r->errfd, .events = POLLIN},
+                               {.fd = piped ? -1 : pidfd, .events = POLLIN}, {.fd = cancel, .events = POLLIN}};
+        int n = poll(pf, 5, left > 3600000 ? 3600000 : (int)left + 1);
         if (n < 0 && errno != EINTR)
             return -MT_E_IO;
         if (n <= 0)
             continue;
+        if (pf[3].revents)
+            return 0;
+        if (pf[4].revents)
+            return -MT_E_CANCELLED;
         if (pf[0].revents)
             feed(r);
         if (pf[1].revents)
@@ -290,7 +297,14 @@ static int pump(struct run *r, int64_t end)
         if (pf[2].revents)
             drain(&r->errfd, r->errbuf);
     }
-    return 0;
+}
+
+/* A child that is not reaped yet: with @group it and what it has started. */
+static void signal_child(int pidfd, pid_t pid, bool group, int signo)
+{
+    if (group)
+        (void)kill(-pid, signo);
+    (void)mt_pidfd_kill(pidfd, signo, NULL);
 }
 
 int mt_run(const struct mt_spawn *spec, const void *input, size_t input_len, struct mt_buf *out, struct mt_buf *errout, int64_t timeout_ms,
@@ -327,14 +341,13 @@ int mt_run(const struct mt_spawn *spec, const void *input, size_t input_len, str
     int64_t end = mt_clock_mono() + timeout_ms * MT_NS_PER_MS;
     struct run run = {.in = MT_TAKE_FD(in), .out = MT_TAKE_FD(our_out), .errfd = MT_TAKE_FD(our_err), .input = input,
                       .input_left = input ? input_len : 0, .outbuf = out, .errbuf = errout};
-    int pumped = pump(&run, end);
-    int64_t left = (end - mt_clock_mono()) / MT_NS_PER_MS;
+    int pumped = pump(&run, pidfd, s.cancel_fd > 0 ? s.cancel_fd : -1, end);
     struct mt_run_result res = {0};
-    int waited = mt_pidfd_wait(pidfd, pumped < 0 ? 0 : left > 0 ? left : 0, &res, NULL);
+    int waited = mt_pidfd_wait(pidfd, 0, &res, NULL);
     if (waited < 0) {
-        (void)mt_pidfd_kill(pidfd, SIGTERM, NULL);
+        signal_child(pidfd, pid, s.new_session, SIGTERM);
         if (mt_pidfd_wait(pidfd, 1000, &res, NULL) < 0) {
-            (void)mt_pidfd_kill(pidfd, SIGKILL, NULL);
+            signal_child(pidfd, pid, s.new_session, SIGKILL);
             (void)mt_pidfd_wait(pidfd, 10000, &res, NULL);
         }
     }
@@ -345,6 +358,8 @@ int mt_run(const struct mt_spawn *spec, const void *input, size_t input_len, str
     while (sigtimedwait(&pipe_set, NULL, &zero) > 0)
         ;
     (void)pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (waited < 0 && pumped == -MT_E_CANCELLED)
+        return MT_FAIL(err, MT_E_CANCELLED, "'%s' was ended before it had done", spec->path);
     if (waited < 0)
         return MT_FAIL(err, MT_E_TIMEOUT, "'%s' did not end within %lld ms", spec->path, (long long)timeout_ms);
     *ret = res;

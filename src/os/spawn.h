@@ -36,6 +36,7 @@ struct mt_spawn {
     const char *cgroup_procs[4]; /* cgroup.procs / tasks files that the child joins before exec; NULL: unused */
     const struct mt_spawn_sandbox *sandbox; /* network, mount and IPC namespaces of its own, limits, no_new_privs, filter; NULL: none */
     int netns_fd;             /* setns(CLONE_NEWNET) before exec; 0 or -1: stay */
+    int cancel_fd;            /* of mt_run: once it is readable, the program is ended; 0 or -1: none */
 };
 
 /** Start the process. @ret_pid, @ret_pidfd (caller closes). -MT_E_NOT_FOUND when the program is missing, -MT_E_IO otherwise; then no
@@ -49,8 +50,9 @@ struct mt_run_result {
 
 /**
  * Run a program to its end: output of stdout goes to @out, stderr to @errout (either may be NULL; both bounded by their max, the rest is
- * read and dropped), @input (may be NULL) to its stdin. TERM at the deadline, KILL one second later.
- * 0 when it ended by itself, whatever its status; -MT_E_TIMEOUT; -code of mt_spawn. The fds of @s are ignored.
+ * read and dropped), @input (may be NULL) to its stdin. TERM at the deadline or at the word of @s->cancel_fd, KILL one second later; with new_session to
+ * all that it has started too. 0 when it ended by itself, whatever its status; -MT_E_TIMEOUT; -MT_E_CANCELLED; -code of mt_spawn. stdin_fd, stdout_fd
+ * and stderr_fd of @s are ignored.
  */
 int mt_run(const struct mt_spawn *s, const void *input, size_t input_len, struct mt_buf *out, struct mt_buf *errout, int64_t timeout_ms,
            struct mt_run_result *ret, struct mt_err *err);

@@ -967,7 +967,9 @@ try:
             proof = w.ok("GET", E + "/networking")["domain_proof"]
             assert proof["required"] is True and proof["name"] == "_moat-challenge.DOMAIN" and len(proof["value"]) == 43, proof
             make_route = lambda host, at=E: w.q("POST", at + "/routes", {"hostname": host, "backend_process_type": "web", "backend_port": 8443})
-            assert make_route(own).status == 201, "its own name is nobody's to prove"
+            r = make_route(own)
+            assert r.status == 201, "its own name is nobody's to prove"
+            named = r.json["id"]
             r = refused(make_route("www.shop.test"), 409, "domain_not_proven")
             assert r["details"]["dns_records"] == [{"name": "_moat-challenge.www.shop.test", "type": "TXT", "ttl": 300, "value": proof["value"]}] and proof["value"] in r["detail"], r
             dry = w.q("POST", E + "/routes?dry_run=true", {"hostname": "www.shop.test", "backend_process_type": "web", "backend_port": 8443})
@@ -999,6 +1001,16 @@ try:
             dns.records["_moat-challenge.taken.test"] = [("TXT", proof["value"])]
             assert w.q("POST", E + "/deploys", {"release_id": release(A, text)["id"]}).status == 201
             assert w.q("POST", E + "/routes", {"protocol": "tcp_raw", "hostname": "any.test", "backend_process_type": "web", "backend_port": 8443}).status == 201  # leads nobody anywhere
+            # a program that hangs does not hold up the server's end, and does not outlive it
+            with open(zone + "/hanging", "w") as f:
+                f.write("#!/bin/sh\necho $$ > %s/mark && mv %s/mark %s/hangs\nsleep 600\n" % (zone, zone, zone))
+            os.chmod(zone + "/hanging", 0o755)
+            os.rename(zone + "/hanging", zone + "/publish")
+            w.ok("DELETE", E + "/routes/" + named, {})
+            wait_for("the program", lambda: os.path.exists(zone + "/hangs"), 40)
+            w.control.terminate()
+            assert w.control.wait(25) == 0  # it may run for 30 s
+            assert not os.path.exists("/proc/" + open(zone + "/hangs").read().strip())
         finally:
             w.agent.public = {}
             configured(require_domain_proof=None, **old)

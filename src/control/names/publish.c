@@ -11,6 +11,7 @@
 #include "os/spawn.h"
 
 #include <poll.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -82,7 +83,8 @@ static int document(struct mt_publisher *p, char **ret, char ret_digest[65], int
 static int publish(struct mt_publisher *p, const char *text, struct mt_err *err)
 {
     const char *const argv[] = {p->ctl->conf.publish_program, NULL};
-    const struct mt_spawn s = {.path = p->ctl->conf.publish_program, .argv = argv, .stdin_fd = -1, .stdout_fd = -1, .stderr_fd = -1, .no_new_privs = true};
+    const struct mt_spawn s = {.path = p->ctl->conf.publish_program, .argv = argv, .stdin_fd = -1, .stdout_fd = -1, .stderr_fd = -1, .no_new_privs = true,
+                               .new_session = true, .parent_death_signal = SIGKILL, .cancel_fd = p->wake_fd};
     if (strlen(text) > INPUT_MAX)
         return MT_FAIL(err, MT_E_LIMIT, "the records are more than %u bytes", INPUT_MAX);
     return mt_run_ok(&s, text, strlen(text), NULL, PROGRAM_MS, err);
@@ -122,7 +124,7 @@ static void *publisher_main(void *arg)
     while (!atomic_load(&p->stop)) {
         struct mt_err err = {0};
         if (turn(p, &err) < 0) {
-            if (!MT_STREQ(p->last, err.msg))
+            if (!MT_STREQ(p->last, err.msg) && !atomic_load(&p->stop))
                 mt_log(MT_WARN, "dns.not_published", KV_ERR(&err), KV("mend", "the zone stays as it is; tried again every half minute"));
             (void)snprintf(p->last, sizeof p->last, "%s", err.msg);
         } else if (p->done[0]) {

@@ -16,5 +16,5 @@ struct mt_publisher;
 
 /** Nothing is started without dns.base_domain and dns.publish_program: *@ret stays NULL. */
 int mt_publisher_start(struct mt_control *ctl, struct mt_roles *roles, struct mt_publisher **ret, struct mt_err *err);
-/** Waits for the program, half a minute at most. NULL is fine. */
+/** Ends the program if it runs: TERM, a second later KILL. The next server tells all again. NULL is fine. */
 void mt_publisher_free(struct mt_publisher *p);

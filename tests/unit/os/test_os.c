@@ -4,6 +4,7 @@
 #include "base/str.h"
 #include "os/digest.h"
 #include "os/file.h"
+#include "os/landlock.h"
 #include "os/loop.h"
 #include "os/pool.h"
 #include "os/sock.h"
@@ -13,8 +14,10 @@
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <unistd.h>
 #include <cmocka.h>
 
 static char dir[] = "/tmp/moat-test-os-XXXXXX";
@@ -216,6 +219,35 @@ static void a_run_ends_at_its_deadline(void **state)
     assert_true(mt_clock_mono() - t < 5 * MT_NS_PER_S);
 }
 
+/* A word on the descriptor ends it and what it has started, one that ignores TERM too, one that holds no pipe of ours too. */
+static void a_run_ends_when_it_is_cancelled(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *first, *then;
+    } how[] = {{":", "sleep 60"}, {"sleep 60 &", "wait"}, {"trap '' TERM; sleep 60 &", "wait; wait"}, {"exec 0<&- 1>&- 2>&-", "sleep 60"}};
+    for (size_t i = 0; i < sizeof how / sizeof how[0]; i++) {
+        char cmd[128], marked[64];
+        int word[2];
+        struct mt_run_result r;
+        struct mt_err e;
+        assert_int_equal(pipe(word), 0);
+        (void)snprintf(marked, sizeof marked, "/proc/self/fd/%d", word[1]);
+        (void)snprintf(cmd, sizeof cmd, "%s%s echo x > %s; %s", how[i].first, how[i].first[strlen(how[i].first) - 1] == '&' ? "" : ";", marked, how[i].then); /* it says the word itself, once it runs */
+        const char *argv[] = {"sh", "-c", cmd, NULL};
+        struct mt_spawn s = {.path = "/bin/sh", .argv = argv, .new_session = true, .cancel_fd = word[0], .keep_fds = &word[1], .keep_count = 1};
+        int64_t t = mt_clock_mono();
+        assert_int_equal(mt_run(&s, NULL, 0, NULL, NULL, 50000, &r, &e), -MT_E_CANCELLED);
+        assert_non_null(strstr(e.msg, "was ended"));
+        (void)close(word[1]);
+        char rest[8];
+        assert_int_equal(read(word[0], rest, sizeof rest), 2);
+        assert_int_equal(read(word[0], rest, sizeof rest), 0); /* nobody that it started has the other end any more */
+        assert_true(mt_clock_mono() - t < 20 * MT_NS_PER_S);
+        (void)close(word[0]);
+    }
+}
+
 static void descriptors_do_not_leak_into_children(void **state)
 {
     (void)state;
@@ -321,6 +353,54 @@ static void root_takes_its_name_back_from_a_squatter(void **state)
         assert_int_equal(unlink(path), 0);
     }
     assert_int_equal(access("/etc/passwd", R_OK), 0);
+}
+
+/* In a child: what is taken away is gone for good. */
+static void what_is_not_its_own_is_not_written(void **state)
+{
+    (void)state;
+    char own[160], kept[176], sock[176];
+    const char *other = in_dir("other"), *moved = in_dir("moved");
+    struct mt_err e = {0};
+    (void)snprintf(own, sizeof own, "%s/own", dir);
+    (void)snprintf(kept, sizeof kept, "%s/kept", own);
+    (void)snprintf(sock, sizeof sock, "%s/sock", own);
+    assert_int_equal(mkdir(own, 0700), 0);
+    assert_int_equal(mt_file_write(other, "before", 6, 0600, &e), 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        const char *const dirs[] = {own, NULL, "/nowhere/at/all"};
+        if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+            _exit(100);
+        int rc = mt_landlock_writes(dirs, 3, &e), fd = -1;
+        if (rc == -MT_E_UNAVAILABLE)
+            _exit(77);
+        if (rc < 0)
+            _exit(101);
+        if (mt_file_write(kept, "a", 1, 0600, &e) < 0 || mt_file_write(kept, "b", 1, 0600, &e) < 0 || mt_sock_unix_listen(sock, 0600, (uid_t)-1, (gid_t)-1, &fd, &e) < 0 || unlink(sock) < 0)
+            _exit(1);
+        if (open(other, O_RDONLY) < 0) /* reading is as it was */
+            _exit(2);
+        if (open(other, O_WRONLY) >= 0 || open(other, O_RDWR) >= 0 || truncate(other, 0) == 0 || unlink(other) == 0)
+            _exit(3);
+        if (open(moved, O_WRONLY | O_CREAT, 0600) >= 0 || mkdir(moved, 0700) == 0 || symlink("x", moved) == 0 || rename(kept, moved) == 0 || rename(other, kept) == 0)
+            _exit(4);
+        (void)execl("/bin/true", "true", (char *)NULL);
+        _exit(errno == EACCES ? 0 : 5);
+    }
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFEXITED(status));
+    if (WEXITSTATUS(status) == 77) {
+        print_message("SKIP this kernel has no Landlock\n");
+        skip();
+    }
+    assert_int_equal(WEXITSTATUS(status), 0);
+    char *text;
+    size_t len;
+    assert_int_equal(mt_file_read(other, 100, &text, &len, &e), 0);
+    assert_string_equal(text, "before");
+    free(text);
 }
 
 static void a_parent_without_stdio_hears_of_a_failed_exec(void **state)
@@ -448,7 +528,7 @@ int main(void)
         cmocka_unit_test(a_pool_runs_jobs_elsewhere_and_answers_on_the_loop),
         cmocka_unit_test(a_missing_program_is_reported_by_name),
         cmocka_unit_test(a_run_returns_output_input_and_status),
-        cmocka_unit_test(a_run_ends_at_its_deadline),
+        cmocka_unit_test(a_run_ends_at_its_deadline), cmocka_unit_test(a_run_ends_when_it_is_cancelled),
         cmocka_unit_test(descriptors_do_not_leak_into_children),
         cmocka_unit_test(a_written_file_is_whole_and_has_its_mode),
         cmocka_unit_test(a_tree_is_removed_without_following_links),
@@ -456,7 +536,7 @@ int main(void)
         cmocka_unit_test(a_listener_replaces_only_sockets),
         cmocka_unit_test(root_takes_its_name_back_from_a_squatter),
         cmocka_unit_test(a_parent_without_stdio_hears_of_a_failed_exec),
-        cmocka_unit_test(a_lock_is_exclusive),
+        cmocka_unit_test(a_lock_is_exclusive), cmocka_unit_test(what_is_not_its_own_is_not_written),
         cmocka_unit_test(a_unix_socket_knows_its_peer),
         cmocka_unit_test(digests_match_published_vectors),
         cmocka_unit_test(a_process_is_named_by_its_start_time),
