@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* One line, one event, on stderr: JSON (daemons) or plain key=value text (terminals). Thread-safe: one write per line.
  * Record: {"ts","level","component","msg", fields...}, scheduling-and-operations.md §7.1. Event names are dotted constants.
+ * The same line again and again from one place is written ten times a second; the next one that is written there says how many were left out ("suppressed").
  * Never secrets, tokens, environment values, request bodies. */
 #pragma once
 
 #include "base/err.h"
+
+#include <stdatomic.h>
 
 enum mt_level { MT_DEBUG = 0, MT_INFO, MT_WARN, MT_ERROR, MT_LEVEL_MAX };
 
@@ -37,6 +40,13 @@ static inline struct mt_kv mt_kv_bool(const char *k, bool b)
     return (struct mt_kv){.key = k, .kind = MT_KV_BOOL, .v.u = b};
 }
 
+static inline struct mt_kv mt_kv_opt(const char *k, const char *s)
+{
+    return (struct mt_kv){.key = s && *s ? k : NULL, .kind = MT_KV_STR, .v.s = s};
+}
+
+/** Text that may not be known: no field when it is NULL or empty. */
+#define KV_OPT(k, s) mt_kv_opt((k), (s))
 /** A typed field: text, bool, signed or unsigned integer by the type of @v. */
 #define KV(k, v) \
     _Generic((v), char *: mt_kv_str, const char *: mt_kv_str, bool: mt_kv_bool, unsigned char: mt_kv_u64, \
@@ -51,7 +61,13 @@ void mt_log_init(const char *component, enum mt_level min, bool json);
 void mt_log_level(enum mt_level min);
 /** Parse "debug", "info", "warn", "error"; -MT_E_INVALID. */
 int mt_level_parse(const char *s, enum mt_level *ret, struct mt_err *err);
-void mt_log_write(enum mt_level level, const char *msg, const struct mt_kv *kv, size_t n);
+/* Where a line is written from: what came last, how often in this second. All zero at first. */
+struct mt_log_site {
+    _Atomic uint64_t line;
+    _Atomic int64_t second;
+    _Atomic uint32_t times, suppressed;
+};
+void mt_log_write(struct mt_log_site *site, enum mt_level level, const char *msg, const struct mt_kv *kv, size_t n);
 /** Would a line of this level be written? Asked by mt_log before it gathers the fields. */
 bool mt_log_on(enum mt_level level);
 
@@ -59,6 +75,7 @@ bool mt_log_on(enum mt_level level);
     do { \
         if (!mt_log_on(level)) \
             break; \
+        static struct mt_log_site log_site_; \
         const struct mt_kv log_kv_[] = {{.key = NULL}, ##__VA_ARGS__}; \
-        mt_log_write((level), (msg), log_kv_ + 1, sizeof log_kv_ / sizeof log_kv_[0] - 1); \
+        mt_log_write(&log_site_, (level), (msg), log_kv_ + 1, sizeof log_kv_ / sizeof log_kv_[0] - 1); \
     } while (0)

@@ -81,8 +81,7 @@ static bool bits_of(const char *ulid, uint8_t ret[16])
     return true;
 }
 
-/* The trace of an id of ours; false when it is none. */
-static bool trace_of(const char *request_id, char ret[MT_TRACE_ID])
+bool mt_trace_of_request(const char *request_id, char ret[MT_TRACE_ID])
 {
     uint8_t bits[16];
     const char *prefix = mt_id_prefix(MT_ID_REQUEST);
@@ -96,7 +95,7 @@ static bool trace_of(const char *request_id, char ret[MT_TRACE_ID])
 void mt_trace_begin(const char *request_id, struct mt_trace *ret)
 {
     *ret = (struct mt_trace){.wanted = false};
-    if (!trace_of(request_id, ret->trace_id)) {
+    if (!mt_trace_of_request(request_id, ret->trace_id)) {
         uint8_t r[16];
         mt_random(r, sizeof r);
         mt_hex_encode(r, sizeof r, ret->trace_id);
@@ -107,18 +106,17 @@ void mt_trace_begin(const char *request_id, struct mt_trace *ret)
 
 /* ---- what came of a deploy ---- */
 
-/* The request that made it; then each of its instances: begin, the end of its first attempt (ready or failed), and which. */
+/* In one question: the request that made it with each of its instances (none: one row without): begin, the end of its first attempt (ready or failed), and which. */
+enum { D_REQUEST, D_US, D_ORG, D_APP, D_ENV, I_ID, I_NODE, I_PROCESS, I_STATUS, I_REASON, I_US };
 static const struct mt_pg_stmt st_deploy = {
     "trace_deploy",
-    "SELECT request_id, (extract(epoch FROM now() - occurred_at) * 1000000)::int8, coalesce(org_id, ''), coalesce(app_id, ''), coalesce(env_id, '') FROM moat.events"
-    " WHERE aggregate_id = $1 AND aggregate_seq = 1 AND aggregate_type = 'deploy'"};
-static const struct mt_pg_stmt st_instances = {
-    "trace_instances",
-    "SELECT a.aggregate_id, a.payload->>'node_id', a.payload->>'process_type', f.payload->>'status', coalesce(f.payload->>'reason_code', ''),"
-    " (extract(epoch FROM f.occurred_at - a.occurred_at) * 1000000)::int8 FROM moat.events a"
-    " CROSS JOIN LATERAL (SELECT s.payload, s.occurred_at FROM moat.events s WHERE s.aggregate_id = a.aggregate_id AND s.aggregate_type = 'instance'"
-    "  AND s.event_type = 'instance.status_changed' AND s.payload->>'status' IN ('ready', 'failed') ORDER BY s.aggregate_seq LIMIT 1) f"
-    " WHERE a.correlation_id = $1 AND a.event_type = 'instance.allocated' ORDER BY a.event_id LIMIT $2"};
+    "SELECT d.request_id, (extract(epoch FROM now() - d.occurred_at) * 1000000)::int8, coalesce(d.org_id, ''), coalesce(d.app_id, ''), coalesce(d.env_id, ''), i.* FROM moat.events d"
+    " LEFT JOIN LATERAL (SELECT a.aggregate_id, a.payload->>'node_id', a.payload->>'process_type', f.payload->>'status', coalesce(f.payload->>'reason_code', ''),"
+    "  (extract(epoch FROM f.occurred_at - a.occurred_at) * 1000000)::int8 FROM moat.events a"
+    "  CROSS JOIN LATERAL (SELECT s.payload, s.occurred_at FROM moat.events s WHERE s.aggregate_id = a.aggregate_id AND s.aggregate_type = 'instance'"
+    "   AND s.event_type = 'instance.status_changed' AND s.payload->>'status' IN ('ready', 'failed') ORDER BY s.aggregate_seq LIMIT 1) f"
+    "  WHERE a.correlation_id = $1 AND a.event_type = 'instance.allocated' ORDER BY a.event_id LIMIT $2) i ON true"
+    " WHERE d.aggregate_id = $1 AND d.aggregate_seq = 1 AND d.aggregate_type = 'deploy'"};
 
 /* A span that is found again: the last 8 bytes of the id of what it is of. */
 static void span_of(const char *id, char ret[MT_SPAN_ID])
@@ -129,25 +127,17 @@ static void span_of(const char *id, char ret[MT_SPAN_ID])
     mt_hex_encode(bits + 8, 8, ret);
 }
 
-static void instance_spans(struct mt_pg *pg, const char *deploy_id, const char *trace_id, const char *parent, bool wanted)
+static void instance_spans(const struct mt_pg_res *r, const char *deploy_id, const char *trace_id, const char *parent, bool wanted)
 {
-    mt_auto_pg_res struct mt_pg_res *r = NULL;
-    struct mt_pg_params p;
-    struct mt_err ignored = {0};
-    mt_pg_p_init(&p);
-    mt_pg_p_text(&p, deploy_id);
-    mt_pg_p_i64(&p, INSTANCES_MAX);
-    if (mt_pg_query(pg, &st_instances, &p, &r, &ignored) < 0)
-        return;
     for (int i = 0; i < mt_pg_rows(r); i++) {
         char span[MT_SPAN_ID];
-        const char *id = mt_pg_text(r, i, 0), *status = mt_pg_text(r, i, 3);
-        if (!wanted && MT_STREQ(status, "ready"))
+        const char *id = mt_pg_text_or_null(r, i, I_ID), *status = id ? mt_pg_text(r, i, I_STATUS) : "";
+        if (!id || (!wanted && MT_STREQ(status, "ready")))
             continue;
         span_of(id, span);
-        mt_log(MT_INFO, "trace.span", KV("kind", "span"), KV("name", "instance.boot"), KV("duration_us", mt_pg_i64(r, i, 5)), KV("trace_id", trace_id), KV("span_id", (const char *)span),
-               KV("parent_span_id", parent), KV("deploy_id", deploy_id), KV("instance_id", id), KV("node_id", mt_pg_text(r, i, 1)), KV("process_type", mt_pg_text(r, i, 2)),
-               KV("status", status), KV("reason_code", mt_pg_text(r, i, 4)));
+        mt_log(MT_INFO, "trace.span", KV("kind", "span"), KV("name", "instance.boot"), KV("duration_us", mt_pg_i64(r, i, I_US)), KV("trace_id", trace_id), KV("span_id", (const char *)span),
+               KV("parent_span_id", parent), KV("deploy_id", deploy_id), KV("instance_id", id), KV("node_id", mt_pg_text(r, i, I_NODE)),
+               KV("process_type", mt_pg_text(r, i, I_PROCESS)), KV("status", status), KV("reason_code", mt_pg_text(r, i, I_REASON)));
     }
 }
 
@@ -162,13 +152,14 @@ void mt_trace_deploy(struct mt_pg *pg, const char *deploy_id, const char *became
         return;
     mt_pg_p_init(&p);
     mt_pg_p_text(&p, deploy_id);
-    if (mt_pg_query_one(pg, &st_deploy, &p, &r, &ignored) < 0 || !trace_of(mt_pg_text(r, 0, 0), trace_id))
+    mt_pg_p_i64(&p, INSTANCES_MAX);
+    if (mt_pg_query(pg, &st_deploy, &p, &r, &ignored) < 0 || mt_pg_rows(r) == 0 || !mt_trace_of_request(mt_pg_text(r, 0, D_REQUEST), trace_id))
         return;
     bool wanted = failed || sampled(trace_id);
     span_of(deploy_id, span);
     if (wanted)
-        mt_log(MT_INFO, "trace.span", KV("kind", "span"), KV("name", "deploy"), KV("duration_us", mt_pg_i64(r, 0, 1)), KV("trace_id", (const char *)trace_id),
-               KV("span_id", (const char *)span), KV("request_id", mt_pg_text(r, 0, 0)), KV("deploy_id", deploy_id), KV("org_id", mt_pg_text(r, 0, 2)), KV("app_id", mt_pg_text(r, 0, 3)),
-               KV("env_id", mt_pg_text(r, 0, 4)), KV("status", became));
-    instance_spans(pg, deploy_id, trace_id, span, wanted);
+        mt_log(MT_INFO, "trace.span", KV("kind", "span"), KV("name", "deploy"), KV("duration_us", mt_pg_i64(r, 0, D_US)), KV("trace_id", (const char *)trace_id),
+               KV("span_id", (const char *)span), KV("request_id", mt_pg_text(r, 0, D_REQUEST)), KV("deploy_id", deploy_id), KV("org_id", mt_pg_text(r, 0, D_ORG)),
+               KV("app_id", mt_pg_text(r, 0, D_APP)), KV("env_id", mt_pg_text(r, 0, D_ENV)), KV("status", became));
+    instance_spans(r, deploy_id, trace_id, span, wanted);
 }

@@ -21,6 +21,8 @@ struct mt_trace {
 bool mt_trace_take(const char *traceparent, struct mt_trace *ret);
 /** The id of the request of that trace. */
 void mt_trace_request_id(const char *trace_id, char ret[MT_ID_SIZE]);
+/** The trace of a request; false when its id is none of ours (a client gave it another name). */
+bool mt_trace_of_request(const char *request_id, char ret[MT_TRACE_ID]);
 /** The trace of a request with an id of ours; a new one when a client gave the request another name. */
 void mt_trace_begin(const char *request_id, struct mt_trace *ret);
 

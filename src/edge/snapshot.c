@@ -209,6 +209,20 @@ static int check_features(const json_t *root, struct mt_err *err)
     return 0;
 }
 
+static int read_traces(struct mt_edge_table *t, const json_t *root, struct mt_err *err)
+{
+    json_t *list;
+    if (mt_json_opt_array(root, "traces", MT_EDGE_TRACES_MAX, &list, err) < 0)
+        return -(int)err->code;
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const char *s = json_string_value(json_array_get(list, i));
+        if (!s || strlen(s) != MT_EDGE_TRACE_LEN || strspn(s, "0123456789abcdef") != MT_EDGE_TRACE_LEN)
+            return MT_FAIL(err, MT_E_INVALID, "traces[%zu]: not 32 lower-case hex digits", i);
+        memcpy(t->traces[t->n_traces++], s, MT_EDGE_TRACE_LEN + 1);
+    }
+    return 0;
+}
+
 static int read_all(struct mt_edge_table *t, const json_t *root, struct mt_err *err)
 {
     uint64_t format;
@@ -216,7 +230,7 @@ static int read_all(struct mt_edge_table *t, const json_t *root, struct mt_err *
     json_t *listeners, *routes, *backends, *ipv4;
     bool redirect;
     struct prefix prefix = {0};
-    if (mt_json_get_u64(root, "format", 1, 1, &format, err) < 0 || check_features(root, err) < 0 ||
+    if (mt_json_get_u64(root, "format", 1, 1, &format, err) < 0 || check_features(root, err) < 0 || read_traces(t, root, err) < 0 ||
         get_id(root, "cluster_id", false, &cluster, err) < 0 ||
         mt_json_get_u64(root, "epoch", 1, INT64_MAX, &t->epoch, err) < 0 ||
         mt_json_get_u64(root, "revision", 1, INT64_MAX, &t->revision, err) < 0 ||

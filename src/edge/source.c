@@ -77,25 +77,34 @@ static void set_rejected(struct mt_edge_source_poll *s, const char *error)
         mt_log(MT_ERROR, "edge.config_rejected", KV("error", error), KV("mend", "the running configuration stays; fix it at its source"));
 }
 
-static void log_applied(struct mt_edge_hub *h, const char *from)
+/* A line for each request whose change is in it: one that looks for a trace finds when its change was served here. */
+static void log_applied(const char *from, uint64_t epoch, uint64_t revision, char (*traces)[MT_EDGE_TRACE_LEN + 1], uint32_t n_traces)
 {
-    uint64_t epoch, revision;
-    mt_edge_hub_version(h, &epoch, &revision, NULL);
     mt_log(MT_INFO, "edge.config_applied", KV("from", from), KV("epoch", epoch), KV("revision", revision));
+    for (uint32_t i = 0; i < n_traces; i++)
+        mt_log(MT_INFO, "edge.change_served", KV("trace_id", (const char *)traces[i]), KV("epoch", epoch), KV("revision", revision));
 }
 
 /* Take one snapshot; 0 applied. The memory of parsing is given back: it may be many times what the table needs. */
 static int take(struct mt_edge_hub *h, const char *text, size_t len, const char *from, struct mt_err *err)
 {
     struct mt_edge_table *t = NULL;
+    char traces[MT_EDGE_TRACES_MAX][MT_EDGE_TRACE_LEN + 1] = {0};
+    uint32_t n_traces = 0;
+    uint64_t epoch = 0, revision = 0;
     int r = mt_edge_snapshot_parse(text, len, &t, err);
-    if (r == 0)
+    if (r == 0) { /* while it is ours */
+        epoch = t->epoch;
+        revision = t->revision;
+        n_traces = t->n_traces;
+        memcpy(traces, t->traces, sizeof traces);
         r = mt_edge_hub_apply(h, t, false, err);
+    }
     if (len > 65536)
         (void)malloc_trim(0);
     if (r == 0) {
         atomic_fetch_add(&h->totals.applied, 1);
-        log_applied(h, from);
+        log_applied(from, epoch, revision, traces, n_traces);
     }
     return r;
 }

@@ -19,6 +19,8 @@
 #define MT_EDGE_ROUTES_MAX 1000000U
 #define MT_EDGE_BACKENDS_MAX 4096U /* of one route */
 #define MT_EDGE_ID_MAX 64U
+#define MT_EDGE_TRACES_MAX 8U
+#define MT_EDGE_TRACE_LEN 32U
 
 /* HTTP has no routes: it redirects to those of TLS (redirect.h) */
 enum mt_edge_proto { MT_EDGE_TLS = 0, MT_EDGE_RAW, MT_EDGE_HTTP, MT_EDGE_PROTO_MAX };
@@ -109,6 +111,8 @@ struct mt_edge_table {
     char cluster_id[MT_EDGE_ID_MAX + 1];
     uint64_t epoch, revision;
     bool allow_shrink;
+    uint32_t n_traces; /* of the requests whose changes are in it, for the log */
+    char traces[MT_EDGE_TRACES_MAX][MT_EDGE_TRACE_LEN + 1];
     uint32_t seed;
     struct mt_edge_listener_spec *listeners; /* sorted by key */
     uint32_t n_listeners, cap_listeners;

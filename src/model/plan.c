@@ -14,6 +14,7 @@
 #include <arpa/inet.h>
 
 #define JSON_INT_MAX ((UINT64_C(1) << 53) - 1)
+#define TRACE_DIGITS 32
 
 static const char *const desired_names[MT_DESIRED_STATE_MAX] = {
     [MT_DESIRED_RUNNING] = "running",
@@ -86,6 +87,7 @@ static int dec_assignment(json_t *json, struct mt_assignment *a, struct mt_err *
         (rc = mt_json_get_str(json, "desired_state", 16, &desired, err)) < 0 ||
         (rc = mt_json_opt_u64(json, "drain_delay_seconds", 0, 60, 5, &delay, err)) < 0 ||
         (rc = mt_json_opt_str(json, "secret_ref", MT_ID_SIZE, NULL, &a->secret_ref, err)) < 0 ||
+        (rc = mt_json_opt_str(json, "trace_id", TRACE_DIGITS, NULL, &a->trace_id, err)) < 0 ||
         (rc = mt_json_opt_object(json, "workload", &workload, err)) < 0)
         return rc;
     if (!assignment_id_valid(a->assignment_id))
@@ -94,6 +96,8 @@ static int dec_assignment(json_t *json, struct mt_assignment *a, struct mt_err *
         return MT_FAIL(err, MT_E_INVALID, "'desired_state' is not running, draining or stopped");
     if (a->secret_ref && (rc = mt_id_check(MT_ID_SECRET_VERSION, a->secret_ref, err)) < 0)
         return rc;
+    if (a->trace_id && strspn(a->trace_id, "0123456789abcdef") != TRACE_DIGITS)
+        return MT_FAIL(err, MT_E_INVALID, "'trace_id' is not 32 lower-case hex digits");
     a->drain_delay_seconds = (uint32_t)delay;
     if (!workload) {
         if (a->desired_state != MT_DESIRED_STOPPED)
@@ -506,6 +510,7 @@ static json_t *enc_assignment(const struct mt_assignment *a)
     mt_jout_str(&o, "desired_state", mt_desired_state_name(a->desired_state));
     mt_jout_u64(&o, "drain_delay_seconds", a->drain_delay_seconds);
     mt_jout_str(&o, "secret_ref", a->secret_ref);
+    mt_jout_str(&o, "trace_id", a->trace_id);
     if (a->workload) {
         json_t *workload = NULL;
         (void)mt_workload_encode(a->workload, &workload, NULL);

@@ -57,6 +57,7 @@ struct mt_assignment {
     struct mt_workload_fault fault; /* field[0] != 0: report spec_unsupported with this detail */
     json_t *unread; /* the workload that has the fault, borrowed from the plan's document; encoded again as it came */
     const char *secret_ref;       /* sv_... or NULL */
+    const char *trace_id;         /* of the request that wants it so, 32 lower-case hex digits, for lines of the log; or NULL */
 };
 
 /* A key that takes over from the present one at the same moment on all nodes (networking.md 2.4). */

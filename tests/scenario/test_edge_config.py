@@ -163,8 +163,9 @@ def invalid_snapshots_are_refused_whole_and_reported():
     bad = [snapshot(good + 1, [A], epoch="x"), snapshot(good + 1, [A, dict(A, id="rt_other")]),
            snapshot(good + 1, [A], required_features=["teleport"]), snapshot(good + 1, [A], cluster_id="cl_other"),
            snapshot(good + 1, [A], instance_prefix="fd00:1:2:1::/64"), snapshot(good + 1, [A], backends={"rt_nobody": []}),
-           snapshot(good + 1, [dict(A, hostname="A.Example.com")]), snapshot(good + 1, [dict(A, listen_port=0)])]
-    words = ["epoch", "both have the name", "teleport", "cl_other", "outside of instance_prefix", "names no route", "hostname", "listen_port"]
+           snapshot(good + 1, [dict(A, hostname="A.Example.com")]), snapshot(good + 1, [dict(A, listen_port=0)]),
+           snapshot(good + 1, [A], traces=["4bf92f3577b34da6a3ce929d0e0e4736", "x"])]
+    words = ["epoch", "both have the name", "teleport", "cl_other", "outside of instance_prefix", "names no route", "hostname", "listen_port", "traces[1]"]
     edge = state["edge"]
     for s, word in zip(bad, words):
         state["control"].set(s)

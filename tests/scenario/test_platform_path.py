@@ -209,6 +209,22 @@ def main():
         check(not errors, f"{len(errors)} of {ok} requests failed during the update: {errors[:3]}")
         wait_until(lambda: len(p.instances()) == 1, 30, "the old instance is gone")
 
+    def trace_is_everywhere():
+        """The request that made the update, in what control plane, agent (of the new instance and of the one it replaced) and edge wrote about it."""
+        made = max((e for e in p.json("events", "-n", "500", "--app", "hello")["items"] if e["event_type"] == "deploy.created"), key=lambda e: e["event_id"])
+        trace = 0
+        for letter in made["request_id"].removeprefix("req_"):
+            trace = trace * 32 + "0123456789abcdefghjkmnpqrstvwxyz".index(letter)
+        trace = f"{trace:032x}"
+
+        def said(name):
+            with open(f"{p.data}/log/{name}.log") as f:
+                return [o for o in (json.loads(line) for line in f if trace in line) if o.get("trace_id") == trace]
+        new = p.instances()[0]["id"]
+        wait_until(lambda: {"booting", "ready"} <= {o["to"] for o in said("agent") if o["msg"] == "instance.phase" and o["instance_id"] == new}, 40, f"the agent's lines of {trace}")
+        wait_until(lambda: {o["to"] for o in said("agent") if o["msg"] == "instance.phase" and o["instance_id"] != new} >= {"draining", "stopping"}, 40, "those of the one that was replaced")
+        wait_until(lambda: [o for o in said("edge") if o["msg"] == "edge.change_served" and o["revision"] > made["event_id"]], 40, "the edge's")
+
     def failing_release_is_held():
         image = p.push_app("bad", cmd=["exit", "7"])
         text = p.hello_manifest(image).replace('command = ["/app/hello", "8443"]', 'command = ["/app", "exit", "7"]')
@@ -465,6 +481,7 @@ def main():
                 c.run("logs of the workload are shown", logs)
                 c.run("deploying the same again changes nothing", idempotent)
                 c.run("a rolling update loses no request", rolling_update)
+                c.run("its trace is in the lines of agent and edge", trace_is_everywhere)
                 c.run("a failing release is held, the old one keeps serving", failing_release_is_held)
                 c.run("A01 rollback brings the first release back", rollback)
                 c.run("scale to two and back", scale)

@@ -313,7 +313,7 @@ void mt_inst_set_phase(struct mt_inst *in, enum mt_phase to, const char *why)
         mt_panic(__FILE__, __LINE__, "phase table");
     }
     mt_log(MT_INFO, "instance.phase", KV("instance_id", in->st.instance_id), KV("boot_id", in->st.boot_id),
-           KV("from", mt_phase_name(in->st.phase)), KV("to", mt_phase_name(to)), KV("why", why));
+           KV("from", mt_phase_name(in->st.phase)), KV("to", mt_phase_name(to)), KV("why", why), mt_inst_kv_trace(in));
     in->st.phase = to;
     in->detail = NULL;
     if (in->deadline)
@@ -328,7 +328,7 @@ void mt_inst_end(struct mt_inst *in, enum mt_reason reason, const char *detail)
     (void)snprintf(in->st.end.reason, sizeof in->st.end.reason, "%s", mt_reason_code(reason));
     (void)mt_printable(detail ? detail : "", detail ? strlen(detail) : 0, in->st.end.detail, sizeof in->st.end.detail);
     mt_log(MT_INFO, "instance.ended", KV("instance_id", in->st.instance_id), KV("boot_id", in->st.boot_id),
-           KV("reason_code", in->st.end.reason), KV("detail", in->st.end.detail));
+           KV("reason_code", in->st.end.reason), KV("detail", in->st.end.detail), mt_inst_kv_trace(in));
 }
 
 static void finish(struct mt_inst *in, enum mt_phase to, const char *why)

@@ -22,6 +22,7 @@
 #include "agent/logchan.h"
 #include "agent/logstore.h"
 #include "agent/volumes.h"
+#include "base/log.h"
 
 #include <stdatomic.h>
 
@@ -125,6 +126,12 @@ struct mt_inst {
 };
 
 /* ---- inst.c ------------------------------------------------------------------------------ */
+
+/** Field of a log line: the trace of the request that the plan's wish came of; none when that is not known. */
+static inline struct mt_kv mt_inst_kv_trace(const struct mt_inst *in)
+{
+    return KV_OPT("trace_id", in->as ? in->as->trace_id : NULL);
+}
 
 /** New instance with its folder, or the one there is. NULL and @err on failure. */
 struct mt_inst *mt_inst_get(struct mt_agent *a, const char *instance_id, struct mt_err *err);

@@ -47,7 +47,7 @@ static void set_deadline(struct mt_inst *in, const char *what, int64_t ms)
 
 static void kill_vm(struct mt_inst *in, const char *why)
 {
-    mt_log(MT_INFO, "instance.kill", KV("instance_id", in->st.instance_id), KV("boot_id", in->st.boot_id), KV("why", why));
+    mt_log(MT_INFO, "instance.kill", KV("instance_id", in->st.instance_id), KV("boot_id", in->st.boot_id), KV("why", why), mt_inst_kv_trace(in));
     mt_inst_teardown(in, why);
 }
 

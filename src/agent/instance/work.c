@@ -686,7 +686,7 @@ static void prepare_done(void *arg)
         broken_off(in);
     } else {
         mt_log(MT_WARN, "instance.prepare_failed", KV("instance_id", in->st.instance_id),
-               KV("reason_code", mt_reason_code(j->reason)), KV_ERR(&j->err));
+               KV("reason_code", mt_reason_code(j->reason)), KV_ERR(&j->err), mt_inst_kv_trace(in));
         begin_failed(in, j->reason, j->err.msg);
         if (j->kvm_gone)
             mt_boots_driver_lost(in->a, j->err.msg);

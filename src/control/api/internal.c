@@ -491,7 +491,7 @@ int mt_api_edge_config(struct mt_api_call *c)
     const struct plan_poll has = {.epoch = epoch, .same_at = after};
     if (mt_http_req_round(c->http) == 0 && mt_plans_fresh(c->ctl->plans, who, after) && !has_news(c, &has, NULL))
         return plan_is_same(c, MT_FOLLOWER_EDGE, &node, epoch, after, deadline);
-    if (mt_edge_config_build(c->ctl, c->pg, node.node_id, decided(&now, epoch, after), &text, &len, &revision, fingerprint, &c->err) < 0)
+    if (mt_edge_config_build(c->ctl, c->pg, node.node_id, was ? was->same_at : after, decided(&now, epoch, after), &text, &len, &revision, fingerprint, &c->err) < 0)
         return mt_api_fail_err(c);
     if (mt_plans_unchanged(c->ctl->plans, who, fingerprint, after)) {
         free(text);

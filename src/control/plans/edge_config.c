@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "base/str.h"
+#include "control/plans/traces.h"
 #include "os/digest.h"
 
 /*
@@ -69,7 +70,7 @@ static int read_all(struct mt_pg *pg, const char *node_id, int64_t *head, int64_
     return rc == 0 ? mt_pg_query_one(pg, &draining, NULL, dr, err) : rc;
 }
 
-int mt_edge_config_build(struct mt_control *ctl, struct mt_pg *pg, const char *node_id, bool allow_shrink, char **ret_text, size_t *ret_len, int64_t *ret_revision,
+int mt_edge_config_build(struct mt_control *ctl, struct mt_pg *pg, const char *node_id, int64_t since, bool allow_shrink, char **ret_text, size_t *ret_len, int64_t *ret_revision,
                          char ret_fingerprint[65], struct mt_err *err)
 {
     mt_auto_pg_res struct mt_pg_res *rr = NULL;
@@ -78,6 +79,7 @@ int mt_edge_config_build(struct mt_control *ctl, struct mt_pg *pg, const char *n
     mt_auto_pg_res struct mt_pg_res *ir = NULL;
     mt_auto_pg_res struct mt_pg_res *dr = NULL;
     mt_auto_buf struct mt_buf content = MT_BUF_INIT(64u * 1024u * 1024u);
+    mt_auto_buf struct mt_buf traces = MT_BUF_INIT(1024u);
     mt_auto_buf struct mt_buf doc = MT_BUF_INIT(64u * 1024u * 1024u + 4096u);
     int64_t head, epoch;
     char ts[MT_RFC3339_LEN];
@@ -89,6 +91,8 @@ int mt_edge_config_build(struct mt_control *ctl, struct mt_pg *pg, const char *n
     int rc = mt_pg_exec(pg, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE moat.views_state IN ACCESS SHARE MODE", err);
     if (rc == 0)
         rc = read_all(pg, node_id, &head, &epoch, &rr, &br, &lr, &ir, &dr, err);
+    if (rc == 0)
+        rc = mt_edge_traces(pg, since, head, &traces, err);
     if (rc < 0) {
         if (mt_pg_alive(pg))
             (void)mt_pg_exec(pg, "ROLLBACK", &ignored);
@@ -124,6 +128,7 @@ int mt_edge_config_build(struct mt_control *ctl, struct mt_pg *pg, const char *n
                   ctl->cluster_id, (long long)epoch, (long long)head, mt_rfc3339(mt_clock_wall_us(), ts));
     if (allow_shrink)
         mt_buf_puts(&doc, "\"allow_shrink\":true,");
+    mt_buf_puts(&doc, mt_buf_cstr(&traces));
     mt_buf_put(&doc, content.p, content.len);
     mt_buf_putc(&doc, '}');
     const char *drain = mt_pg_text(dr, 0, 0);

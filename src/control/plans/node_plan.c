@@ -9,6 +9,7 @@
 #include "control/plans/mesh_plan.h"
 #include "control/plans/probe_plan.h"
 #include "control/plans/release_row.h"
+#include "control/plans/traces.h"
 #include "control/volumes/volume_sql.h"
 #include "model/volume.h"
 #include "model/workload.h"
@@ -83,6 +84,9 @@ static const struct mt_pg_stmt assignments = {
     "SELECT i.instance_id, i.generation, i.desired_state, i.drain_delay_seconds, i.spec_hash, i.overlay_ipv6, i.arch,"
     " i.secret_version_id, i.process_type, i.org_id, o.name AS org_name, i.app_id, a.name AS app_name, i.env_id,"
     " e.name AS env_name, i.image_digest, i.release_id,"
+    /* Who wants it so: the deploy that made it, and for one that is to end the deploy of that. */
+    " CASE WHEN i.desired_state = 'running' THEN i.deploy_id ELSE (SELECT x.correlation_id FROM moat.events x WHERE x.aggregate_id = i.instance_id AND x.aggregate_type = 'instance'"
+    "  AND x.event_type = 'instance.desired_state_changed' ORDER BY x.aggregate_seq DESC LIMIT 1) END AS wanted_by,"
     " coalesce((SELECT array_agg(t.backend_port::text) FROM routes_view t WHERE t.env_id = i.env_id AND NOT t.deleted"
     "  AND t.backend_process_type = i.process_type AND t.proxy_protocol = 'v2'), '{}') AS proxied,"
     " (SELECT json_object_agg(v.name, json_build_array(v.volume_id, CASE WHEN v.from_snapshot_id IS NOT NULL THEN v.fs_uuid END))::text FROM volumes_view v WHERE v.env_id = i.env_id AND NOT v.deleted) AS volumes,"
@@ -334,8 +338,9 @@ static json_t *workload(const struct mt_pg_res *r, int row, const struct release
     return doc;
 }
 
-static void put_assignment(struct mt_control *ctl, const struct mt_pg_res *r, int row, const struct releases *rels, json_t *list)
+static void put_assignment(struct mt_control *ctl, const struct mt_pg_res *r, int row, const struct releases *rels, const struct mt_pg_res *traces, json_t *list)
 {
+    char trace_id[MT_TRACE_ID];
     const char *id = text(r, row, "instance_id"), *desired = text(r, row, "desired_state");
     const char *secret = text(r, row, "secret_version_id");
     int64_t generation = mt_pg_i64(r, row, mt_pg_col(r, "generation"));
@@ -346,6 +351,8 @@ static void put_assignment(struct mt_control *ctl, const struct mt_pg_res *r, in
                           (json_int_t)generation, "desired_state", desired, "drain_delay_seconds", (json_int_t)delay);
     if (a && secret)
         json_object_set_new(a, "secret_ref", json_string(secret));
+    if (a && mt_plan_trace_of(traces, text(r, row, "wanted_by"), trace_id))
+        json_object_set_new(a, "trace_id", json_string(trace_id));
     if (a && !MT_STREQ(desired, "stopped")) {
         struct mt_err err = {0};
         json_t *w = workload(r, row, rels, &err);
@@ -486,7 +493,7 @@ int mt_node_plan_build(struct mt_control *ctl, struct mt_pg *pg, const struct mt
     struct mt_pg_params p;
     mt_cleanup(releases_done) struct releases rels = {0};
     mt_auto_pg_res struct mt_pg_res *r = NULL;
-    mt_auto_pg_res struct mt_pg_res *er = NULL, *qr = NULL, *cr = NULL, *vr = NULL, *lr = NULL;
+    mt_auto_pg_res struct mt_pg_res *er = NULL, *qr = NULL, *cr = NULL, *vr = NULL, *lr = NULL, *tr = NULL;
     json_error_t je;
     json_t *mesh = NULL, *peers = NULL, *gateways = NULL;
     int64_t head, epoch;
@@ -497,7 +504,8 @@ int mt_node_plan_build(struct mt_control *ctl, struct mt_pg *pg, const struct mt
         return rc;
     mt_pg_p_init(&p);
     mt_pg_p_text(&p, node->node_id);
-    if ((rc = mt_pg_query(pg, &assignments, &p, &r, err)) < 0 || (rc = read_releases(pg, r, &rels, err)) < 0 || (rc = mt_pg_query(pg, &edges, NULL, &er, err)) < 0 ||
+    if ((rc = mt_pg_query(pg, &assignments, &p, &r, err)) < 0 || (rc = read_releases(pg, r, &rels, err)) < 0 ||
+        (rc = mt_plan_traces_read(pg, r, mt_pg_col(r, "wanted_by"), &tr, err)) < 0 || (rc = mt_pg_query(pg, &edges, NULL, &er, err)) < 0 ||
         (rc = mt_pg_query(pg, &quarantined, &p, &qr, err)) < 0 || (rc = mt_pg_query_one(pg, &carried, &p, &cr, err)) < 0 ||
         (rc = mt_pg_query_one(pg, &neighbours, &p, &vr, err)) < 0 || (rc = mt_pg_query_one(pg, &listened, &p, &lr, err)) < 0 ||
         (rc = mt_mesh_plan_build(pg, node, &mesh, &peers, &gateways, err)) < 0)
@@ -506,7 +514,7 @@ int mt_node_plan_build(struct mt_control *ctl, struct mt_pg *pg, const struct mt
     for (size_t i = 0; i < ctl->conf.vm_dns.n; i++)
         json_array_append_new(dns, json_string(ctl->conf.vm_dns.v[i]));
     for (int i = 0; i < mt_pg_rows(r); i++)
-        put_assignment(ctl, r, i, &rels, list);
+        put_assignment(ctl, r, i, &rels, tr, list);
     for (int i = 0; i < mt_pg_rows(er); i++)
         json_array_append_new(edge_list, json_string(mt_pg_text(er, i, 0)));
     for (int i = 0; i < mt_pg_rows(qr); i++)

@@ -84,6 +84,36 @@ static void hostile_fields_cannot_hide_an_event(void **state)
     (void)close(p[1]);
 }
 
+/* A place that says the same hundreds of times a second is heard ten times, and then how often it was not; what it says of another thing is heard at once. */
+static void a_line_that_repeats_is_counted(void **state)
+{
+    (void)state;
+    static char text[65536]; /* less than a pipe holds */
+    int p[2], saved = dup(2);
+    size_t same = 0, n = 0;
+    assert_int_equal(pipe(p), 0);
+    (void)dup2(p[1], 2);
+    int64_t began = mt_clock_mono() / MT_NS_PER_S, ended;
+    for (int i = 0; i < 301; i++)
+        mt_log(MT_ERROR, "test.again", KV("name", i < 300 ? "same" : "other"), KV_OPT("trace_id", NULL));
+    ended = mt_clock_mono() / MT_NS_PER_S;
+    (void)dup2(saved, 2);
+    (void)close(p[1]);
+    for (ssize_t got; (got = read(p[0], text + n, sizeof text - 1 - n)) > 0;)
+        n += (size_t)got;
+    text[n] = '\0';
+    for (const char *at = text; (at = strstr(at, "\"same\"")) != NULL; at++)
+        same++;
+    assert_in_range(same, 10, 10 * (size_t)(ended - began + 1));
+    const char *last = strstr(text, "\"other\"");
+    assert_non_null(last);
+    assert_null(strstr(text, "trace_id"));
+    if (ended == began) /* else a line of the next second has said a part of it */
+        assert_non_null(strstr(last, ",\"suppressed\":290}"));
+    (void)close(saved);
+    (void)close(p[0]);
+}
+
 static void every_code_has_a_name_and_statuses(void **state)
 {
     (void)state;
@@ -286,6 +316,7 @@ int main(void)
         cmocka_unit_test(a_message_keeps_its_reason_and_may_quote_itself),
         cmocka_unit_test(untrusted_text_cannot_drive_a_terminal),
         cmocka_unit_test(hostile_fields_cannot_hide_an_event),
+        cmocka_unit_test(a_line_that_repeats_is_counted),
         cmocka_unit_test(every_code_has_a_name_and_statuses),
         cmocka_unit_test(numbers_are_whole_decimal_and_in_range),
         cmocka_unit_test(a_buffer_stops_at_its_bound_and_stays_failed),

@@ -73,7 +73,7 @@ static void a_plan_survives_a_round_trip(void **state)
 {
     (void)state;
     char *text = quoted(PLAN(ASSIGNMENT ",{'assignment_id':'a2','instance_id':'inst_" ULID "2','generation':3,"
-                                        "'desired_state':'stopped','drain_delay_seconds':0}"));
+                                        "'desired_state':'stopped','drain_delay_seconds':0,'trace_id':'7b1ff012345678901234567890123456'}"));
     struct mt_plan *p = NULL, *q = NULL;
     json_t *first = NULL, *second = NULL;
     struct mt_err err;
@@ -92,6 +92,8 @@ static void a_plan_survives_a_round_trip(void **state)
     assert_int_equal(p->instances[0].drain_delay_seconds, 5);
     assert_null(p->instances[1].workload);
     assert_int_equal(p->instances[1].drain_delay_seconds, 0);
+    assert_null(p->instances[0].trace_id);
+    assert_string_equal(p->instances[1].trace_id, "7b1ff012345678901234567890123456");
     assert_int_equal(mt_plan_encode(p, &first, &err), 0);
     assert_int_equal(mt_plan_decode(first, &q, &err), 0);
     assert_int_equal(mt_plan_encode(q, &second, &err), 0);
@@ -197,6 +199,9 @@ static void a_bad_plan_is_refused_whole(void **state)
         {"'edge_ports':[443,10000]", "'edge_ports':443"},
         {"'desired_state':'running'", "'desired_state':'paused'"},
         {"'assignment_id':'a1'", "'assignment_id':'../a'"},
+        {"'assignment_id':'a1'", "'assignment_id':'a1','trace_id':'7B1FF012345678901234567890123456'"},
+        {"'assignment_id':'a1'", "'assignment_id':'a1','trace_id':'7b1ff0123456789012345678901234567'"},
+        {"'assignment_id':'a1'", "'assignment_id':'a1','trace_id':''"},
         {"'generation':1,'desired_state'", "'generation':2,'desired_state'"},
         {"'instance_id':'inst_" ULID "1','generation':1,'desired_state'", "'instance_id':'inst_" ULID "2','generation':1,'desired_state'"},
         {",'workload':{", ",'no_workload':{"},
