@@ -5,6 +5,7 @@
 #include "base/str.h"
 
 #include <inttypes.h>
+#include <malloc.h>
 #include <stdarg.h>
 
 #ifndef MOAT_REVISION
@@ -150,6 +151,10 @@ void mt_metrics_begin(struct mt_metrics *m, struct mt_buf *b, unsigned who)
     *m = (struct mt_metrics){.b = b, .who = who, .open = -1};
     mt_metrics_u64(m, MT_M_BUILD_INFO, 1,
                    who == MT_METRICS_CONTROL ? "control" : who == MT_METRICS_AGENT ? "agent" : "edge", MOAT_VERSION, MOAT_REVISION);
+    const struct mallinfo2 heap = mallinfo2(); /* tells what grows from what is merely not given back */
+    mt_metrics_u64(m, MT_M_HEAP, heap.uordblks, "used");
+    mt_metrics_u64(m, MT_M_HEAP, heap.fordblks, "free");
+    mt_metrics_u64(m, MT_M_HEAP, heap.hblkhd, "mapped");
 }
 
 int mt_metrics_end(struct mt_metrics *m, struct mt_err *err)

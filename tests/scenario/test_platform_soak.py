@@ -8,6 +8,7 @@ after the warm-up, the first third. What each daemon had is printed in twelve st
 """
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -70,6 +71,16 @@ def private_kib(pid):
         return next(int(line.split()[1]) for line in f if line.startswith("Anonymous:"))
 
 
+def heap_kib(p, daemon):
+    """(used, free, mapped) of the allocator of a daemon that has a page of metrics on a socket; the supervisor has none"""
+    sock = {"control": f"{p.data}/run/control/api.sock", "edge": f"{p.data}/run/edge/edge.sock"}.get(daemon)
+    if not sock:
+        return None
+    r = subprocess.run(["curl", "-sS", "-m", "20", "--unix-socket", sock, "http://x/metrics"], capture_output=True, text=True)
+    got = dict(re.findall(r'^moat_process_heap_bytes\{kind="(\w+)"\} (\d+)$', r.stdout, re.M))
+    return tuple(int(got.get(k, 0)) // 1024 for k in ("used", "free", "mapped"))
+
+
 def slope(points):
     """of the least squares, per unit of x"""
     mx, my = statistics.mean(x for x, _ in points), statistics.mean(y for _, y in points)
@@ -93,12 +104,17 @@ def main():
     def soak():
         pids = {d: p.pid(d) for d in DAEMONS_}
         seen = {d: [] for d in DAEMONS_}
+        heaps, looked = {d: [] for d in DAEMONS_}, 0.0
         load, work = Load(p, 0.2), Work(p, images)
         begun = time.monotonic()
         try:
             while time.monotonic() < begun + SOAK_S:
                 for d, pid in pids.items():
                     seen[d].append((time.monotonic() - begun, pss_kib(pid), descriptors(pid), private_kib(pid)))
+                if time.monotonic() - begun >= looked:
+                    looked += SOAK_S / 12
+                    for d in pids:
+                        heaps[d].append(heap_kib(p, d))
                 time.sleep(STEP_S)
         finally:
             work.end()
@@ -116,6 +132,8 @@ def main():
             print(f"# moat-{d}: {kib[0]:.0f} KiB, then {kib[1]:.0f}, slope {per_minute:+.1f} KiB a minute; descriptors {fds[0]:.0f}, then {fds[1]:.0f}", flush=True)
             step = max(1, len(all_of) // 12)
             print(f"#   Pss (of it anonymous): {', '.join(f'{x[1]} ({x[3]})' for x in all_of[step - 1::step])}", flush=True)
+            if heaps[d][0]:
+                print(f"#   heap used/free/mapped: {', '.join('/'.join(map(str, x)) for x in heaps[d])}", flush=True)
             if kib[1] - kib[0] > GROWTH_KIB:
                 bad.append(f"moat-{d} grew from {kib[0]:.0f} to {kib[1]:.0f} KiB")
             if warm[-1][0] - warm[0][0] >= SLOPE_S and per_minute > SLOPE_KIB:
