@@ -24,7 +24,8 @@ UNITS = ["moat-agent.service", "moat-bundle.service", "moat-control-backup.servi
 TIMERS = ["moat-control-backup.timer", "moat-restore-drill.timer"]
 # Everything but documentation, data for other programs, and what is a link.
 CONTENTS = {
-    "moat": ["usr/lib/moat/moat 755", "usr/lib/moat/moat-backup 755", "usr/lib/moat/moat-fetch 755", "usr/share/bash-completion/completions/moat 644",
+    "moat": ["usr/lib/moat/moat 755", "usr/lib/moat/moat-backup 755", "usr/lib/moat/moat-fetch 755", "usr/lib/moat/packages/install 755", "usr/lib/moat/packages/verify 755",
+             "usr/share/bash-completion/completions/moat 644",
              "usr/share/fish/vendor_completions.d/moat.fish 644", "usr/share/zsh/vendor-completions/_moat 644"],
     "moat-control": ["etc/moat/cli.toml 644", "etc/moat/control.toml 644", "lib/systemd/system/moat-control-backup.service 644", "lib/systemd/system/moat-control-backup.timer 644",
                      "lib/systemd/system/moat-control.service 644", "lib/systemd/system/moat-restore-drill.service 644", "lib/systemd/system/moat-restore-drill.timer 644",
@@ -136,6 +137,9 @@ class Packages:
         def verify(said, code=1, key=keys[0] + ".pub"):
             r = run(f"{ROOT}/packaging/deb/verify", d, key, code=code)
             check(said in r.stdout + r.stderr, f"{said}: {r.stdout}{r.stderr}")
+            if code:  # and the installer stops there, before apt-get
+                r = run(f"{ROOT}/packaging/deb/install", d, key, "--", "--simulate", code=code)
+                check(said in r.stderr and "Reading package lists" not in r.stdout, f"{said}: {r.stdout}{r.stderr}")
         verify("signed: 1 packages", 0)
         verify("is not this key's signature", key=keys[1] + ".pub")
         verify("no public Ed25519 key", key=keys[0])

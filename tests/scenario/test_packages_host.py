@@ -34,6 +34,8 @@ HOST = "hello.moat.test"
 PG = "/usr/lib/postgresql/15/bin"
 GIVEN = "/data"
 LONG = 120
+APT = ("-o", "Dir::State::Lists=/run/home/lists", "-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache=", "-o", "APT::Sandbox::User=root", "-o", "Dpkg::Options::=--no-triggers",
+       "-o", "Dpkg::Options::=--force-unsafe-io")
 
 
 def next_version(folder):
@@ -54,8 +56,10 @@ def prepare(folder):
     backupkit.versitygw()  # there is no network inside
     tool = ROOT + "/packaging/deb/build"
     next_version(folder + "/next")
+    for argv in (["genpkey", "-algorithm", "ed25519", "-out", "/release.pem"], ["pkey", "-in", "/release.pem", "-pubout", "-out", "/release.pub"]):
+        subprocess.run(["openssl", *(folder + x if x.startswith("/") else x for x in argv)], check=True, stdout=subprocess.DEVNULL)
     for v, programs in ((ONE, BIN), (TWO, folder + "/next")):
-        subprocess.run([tool, "--bin", programs, "--out", "%s/%s" % (folder, v), "--version", v, "--compress", "none"], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([tool, "--bin", programs, "--out", "%s/%s" % (folder, v), "--version", v, "--compress", "none", "--sign-key", folder + "/release.pem"], check=True, stdout=subprocess.DEVNULL)
     tree = folder + "/tree"
     subprocess.run(["dpkg-deb", "-x", "%s/%s/moat-agent_%s_amd64.deb" % (folder, ONE, ONE), tree], check=True)
     # own_host has filled it: what the unit finds needs no network then
@@ -351,7 +355,8 @@ class Suite:
         os.makedirs("/var/lib/moat")
         sh("cp", "-a", self.given + "/boot", "/var/lib/moat/boot")
         sh("cp", "-a", self.given + "/cache", "/var/cache/moat")
-        self.dpkg("-i", *("%s/%s/%s_%s_amd64.deb" % (self.given, ONE, n, ONE) for n in NAMES))
+        # by the installer, which checks the signature; no lists, as in purge
+        sh(ROOT + "/packaging/deb/install", "%s/%s" % (self.given, ONE), self.given + "/release.pub", "--", "--no-install-recommends", "-o", "Dpkg::Options::=--force-confold", *APT)
         self.lap("installed")
         state = {u: (property_of(u, "ActiveState"), sh("systemctl", "is-enabled", u, code=None).strip()) for u in UNITS}
         want(all(e == "enabled" for _, e in state.values()), state)
@@ -445,9 +450,7 @@ class Suite:
     def purge(self):
         sh("/usr/lib/moat/setup-database", "--remove")
         # no lists: apt has nothing to look up but what is installed, and need not read an index of all Debian
-        said = sh("apt-get", "-o", "Dir::State::Lists=/run/home/lists", "-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache=", "-o", "APT::Sandbox::User=root",
-                  "-o", "Dpkg::Options::=--no-triggers", "-o", "Dpkg::Options::=--force-unsafe-io", "-q", "-y", "purge", *NAMES,
-                  env=dict(os.environ, DEBIAN_FRONTEND="noninteractive"))
+        said = sh("apt-get", *APT, "-q", "-y", "purge", *NAMES, env=dict(os.environ, DEBIAN_FRONTEND="noninteractive"))
         self.lap("purged")
         want("warning" not in said.lower(), said[-600:])
         left = machine()
@@ -517,7 +520,7 @@ class Suite:
     def run(self):
         c = Cases()
         for name, case in (("a machine with PostgreSQL and without moat", self.bare),
-                           ("dpkg -i: users, keys, units enabled, control plane and edge run, no agent without a node", self.install),
+                           ("the installer: users, keys, units enabled, control plane and edge run, no agent without a node", self.install),
                            ("the documented steps make this machine a node, every unit runs confined", self.setup),
                            ("golden path: the example is deployed and serves through the edge", self.golden_path),
                            ("upgrade to the next version under load: no request failed, no connection cut, VM and instance the same, new programs run", self.upgrade),
