@@ -8,7 +8,7 @@ BENCHES = api backup deploy edge eventlog image mesh sched secrets
 
 NODES ?= 10
 
-.PHONY: all help deps build deb demo down test test-lab test-mesh bench lint analyze fuzz clean $(BENCHES:%=bench-%)
+.PHONY: all help deps build deb demo down test test-lab test-mesh bench lint analyze analyze-changed fuzz clean $(BENCHES:%=bench-%)
 
 all: build ## build every program into ./bin
 
@@ -69,6 +69,11 @@ lint: ## formatting, forbidden words, static analysis
 analyze: ## static analysis of all of src, which finds nothing (CLANG=1: clang's analyser too, slow the first time)
 	@packaging/deps/install analyze
 	@tests/analyze
+
+analyze-changed: ## clang's analyser over what was changed last, then the rest, for at most 150 s
+	@packaging/deps/install build fuzz
+	@$(MAKE) --no-print-directory build
+	@CLANG=only tests/analyze
 
 fuzz: ## run every fuzz target for SECONDS each (default 60)
 	@packaging/deps/install build fuzz

@@ -3,7 +3,8 @@
 """clang's static analyser over every C file of src, as the compile database of BUILD has it: `clang_analyze.py BUILD`. Prints what it finds, ends with 1 then.
 
 What a file came to is kept by content (the file, every header it includes, the flags, clang's version, this file) in MOAT_ANALYZE_CACHE, by default
-~/.cache/moat-analyze, as ccache does it: all worktrees of a machine share it, and CI pays for what changed alone.
+~/.cache/moat-analyze, as ccache does it: all worktrees of a machine share it, and CI pays for what changed alone. With MOAT_ANALYZE_SECONDS nothing new is begun after
+so long, and how many files were left out is said; those that were changed last come first, so a change is always looked at, on a machine that has no answers yet too.
 
 Checkers that are switched off, and why:
 - security.insecureAPI.DeprecatedOrUnsafeBufferHandling wants the _s functions of C11's annex K, which no libc here has.
@@ -22,6 +23,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 CACHE = os.environ.get("MOAT_ANALYZE_CACHE") or os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "moat-analyze")
@@ -106,6 +108,7 @@ def read_known():
 
 
 KNOWN, MET = read_known(), set()
+UNTIL = time.monotonic() + float(os.environ.get("MOAT_ANALYZE_SECONDS") or 86400)
 
 
 def known(report):
@@ -117,7 +120,19 @@ def known(report):
     return key in KNOWN
 
 
+def newest_first(entries):
+    """By the commit that changed them last, what is not committed before all; without a history as they come."""
+    def git(*argv):
+        r = subprocess.run(["git", "-C", ROOT, *argv], capture_output=True, text=True)
+        return r.stdout.split("\n") if r.returncode == 0 else []
+    rank = {}
+    for name in [line[3:] for line in git("status", "--porcelain", "--untracked-files=all", "--", "src")] + git("log", "-n", "400", "--format=", "--name-only", "--", "src"):
+        rank.setdefault(name, len(rank))
+    return sorted(entries, key=lambda e: rank.get(os.path.relpath(os.path.normpath(os.path.join(e["directory"], e["file"])), ROOT), len(rank)))
+
+
 def look(entry, version, files):
+    """What is found in a file, "" nothing; None when there is no time left to look."""
     build, source = entry["directory"], os.path.normpath(os.path.join(entry["directory"], entry["file"]))
     flags = flags_of(entry["command"])
     first = digest(version, " ".join(OFF), place(source), files.hash(source), " ".join(flags))
@@ -130,6 +145,8 @@ def look(entry, version, files):
                     return said["found"]
     except (OSError, ValueError, KeyError):
         pass
+    if time.monotonic() > UNTIL:
+        return None
     deps = os.path.join(build, "analyze-%s.d" % first[:16])
     r = subprocess.run(["clang", "--analyze", "--analyzer-output", "text", "-Wno-everything", "-MD", "-MF", deps, "-D__CLANG_ANALYZER__"] +
                        [x for c in OFF for x in ("-Xclang", "-analyzer-disable-checker=" + c)] + flags + ["-o", "/dev/null", source], cwd=build, capture_output=True, text=True)
@@ -156,21 +173,24 @@ def main():
     only = sys.argv[2:]
     with open(os.path.join(build, "compile_commands.json")) as f:
         entries = [e for e in json.load(f) if os.path.normpath(os.path.join(e["directory"], e["file"])).startswith(os.path.join(ROOT, "src") + os.sep)]
-    entries = list({e["file"]: e for e in entries if not only or any(o in e["file"] for o in only)}.values())
+    entries = newest_first({e["file"]: e for e in entries if not only or any(o in e["file"] for o in only)}.values())
     version = subprocess.run(["clang", "--version"], capture_output=True, text=True).stdout.split("\n")[0]
-    files, bad = Files(), 0
+    files, bad, late = Files(), 0, 0
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 2) as ex:
         for found in ex.map(lambda e: look(e, version, files), entries):
+            if found is None:
+                late += 1
+                continue
             # what is kept is all that clang said: the rules here may change without another run
             found = "\n".join(x for x in reports(found) if not LEAK.search(x.split("\n")[0]) and not neither(x) and not known(x)) or ("" if ": warning: " in found else found)
             if found:
                 bad += 1
                 print(found, flush=True)
-    for key in sorted(set(KNOWN) - MET) if not only else []:
+    for key in sorted(set(KNOWN) - MET) if not only and not late else []:
         bad += 1
         print("tests/tools/clang_analyze.known: %s: %s is found no more: take the line out: %s" % key)
-    print("%d files, %d with findings" % (len(entries), bad), file=sys.stderr)
-    return 1 if bad or not entries else 0
+    print("%d files, %d with findings%s" % (len(entries) - late, bad, ", %d not looked at for want of time" % late if late else ""), file=sys.stderr)
+    return 1 if bad or late == len(entries) else 0
 
 
 if __name__ == "__main__":
