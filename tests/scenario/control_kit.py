@@ -214,7 +214,7 @@ class Postgres:
 class Bouncer:
     """A real PgBouncer before @pg in a folder @d of its own, as docs/postgresql.md sets one up; few connections to the server, so that sessions are shared."""
 
-    def __init__(self, pg, mode, d, size=int(os.environ.get("MOAT_POOLED") or 3)):
+    def __init__(self, pg, mode, d, size=max(3, int(os.environ.get("MOAT_POOLED") or 3))):
         self.pg, self.d, self.ini = pg, d, d + "/pgbouncer.ini"
         os.makedirs(d)
         os.chown(d, pg.pw.pw_uid, pg.pw.pw_gid)

@@ -3,7 +3,7 @@
 """The metrics pages of all three daemons, against promtool, the list of the spec and a real Prometheus that scrapes them; what
 dashboards, alerts and runbooks ask for is asked here.
 COST 30 s, 6 s of processor."""
-import glob, json, os, re, shlex, shutil, subprocess, sys, urllib.error, urllib.parse, urllib.request
+import glob, itertools, json, os, re, shlex, shutil, subprocess, sys, urllib.error, urllib.parse, urllib.request
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import agentkit
@@ -304,6 +304,30 @@ try:
             assert w.ok("GET", "/v1/nodes/" + n["id"])["admin_state"] == want, (line, w.ok("GET", "/v1/nodes/" + n["id"]))
             assert subprocess.run([kit.program("moat"), "node", "activate", n["id"], "--reason", "runbook tried"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env).returncode == 0
         print("# " + ", ".join("%s: %d" % x for x in done if x[1]))
+
+    @case("every command that the runbooks name in passing is run by some test")
+    def _():
+        with open(os.path.join(kit.ROOT, "docs/runbooks.md")) as f:
+            text = re.sub(r"```sh\n.*?```", "", f.read(), flags=re.S)
+        named = set(re.findall(r"`((?:moat|moat-control|moat-agent|/usr/lib/moat/[a-z-]+) [^`]*)`", text))
+        assert len(named) >= 35, named
+        run = {}
+        for f in glob.glob(os.path.join(kit.HERE, "*.py")):
+            if f != os.path.abspath(__file__):
+                with open(f) as t:
+                    run[os.path.basename(f)] = t.read()
+        # run with words that are put together there
+        special = {"moat-agent ctl describe": ("test_agent_vm.py", 'ctl("describe"'), "/usr/lib/moat/restore-drill FILE": ("test_control_backup.py", "restore-drill")}
+        env = {"PATH": "/usr/bin:/bin", "HOME": w.d, "MOAT_API": "unix:" + w.api, "MOAT_TOKEN": w.token, "MOAT_CONFIG": w.d + "/cli.toml", "LC_ALL": "C"}
+        for line in sorted(named):
+            words = list(itertools.takewhile(lambda x: re.fullmatch("[a-z][a-z0-9-]*", x), line.split()[1:]))
+            if line in special:
+                where, said = special[line]
+                assert said in run[where], line
+            elif not any('"%s"' % '", "'.join(words) in t or (len(words) > 1 and " ".join(words) in t) for t in run.values()):
+                argv = shlex.split(line.replace("ADDRESS", "203.0.113.77"))
+                r = subprocess.run([kit.program(argv[0])] + argv[1:], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True, env=env, timeout=60)
+                assert r.returncode == 0, (line, r.returncode, r.stdout)
 finally:
     for p in started:
         p.terminate()
