@@ -222,7 +222,7 @@ def main():
                 return [o for o in (json.loads(line) for line in f if trace in line) if o.get("trace_id") == trace]
         new = p.instances()[0]["id"]
         wait_until(lambda: {"booting", "ready"} <= {o["to"] for o in said("agent") if o["msg"] == "instance.phase" and o["instance_id"] == new}, 40, f"the agent's lines of {trace}")
-        wait_until(lambda: {o["to"] for o in said("agent") if o["msg"] == "instance.phase" and o["instance_id"] != new} >= {"draining", "stopping"}, 40, "those of the one that was replaced")
+        wait_until(lambda: {o["to"] for o in said("agent") if o["msg"] == "instance.phase" and o["instance_id"] != new} >= {"draining"}, 40, "those of the one that was replaced")
         wait_until(lambda: [o for o in said("edge") if o["msg"] == "edge.change_served" and o["revision"] > made["event_id"]], 40, "the edge's")
 
     def failing_release_is_held():

@@ -84,9 +84,9 @@ static const struct mt_pg_stmt assignments = {
     "SELECT i.instance_id, i.generation, i.desired_state, i.drain_delay_seconds, i.spec_hash, i.overlay_ipv6, i.arch,"
     " i.secret_version_id, i.process_type, i.org_id, o.name AS org_name, i.app_id, a.name AS app_name, i.env_id,"
     " e.name AS env_name, i.image_digest, i.release_id,"
-    /* Who wants it so: the deploy that made it, and for one that is to end the deploy of that. */
+    /* Who wants it so: the deploy that made it, and for one that is to end the deploy that said so first. */
     " CASE WHEN i.desired_state = 'running' THEN i.deploy_id ELSE (SELECT x.correlation_id FROM moat.events x WHERE x.aggregate_id = i.instance_id AND x.aggregate_type = 'instance'"
-    "  AND x.event_type = 'instance.desired_state_changed' ORDER BY x.aggregate_seq DESC LIMIT 1) END AS wanted_by,"
+    "  AND x.event_type = 'instance.desired_state_changed' ORDER BY x.aggregate_seq LIMIT 1) END AS wanted_by,"
     " coalesce((SELECT array_agg(t.backend_port::text) FROM routes_view t WHERE t.env_id = i.env_id AND NOT t.deleted"
     "  AND t.backend_process_type = i.process_type AND t.proxy_protocol = 'v2'), '{}') AS proxied,"
     " (SELECT json_object_agg(v.name, json_build_array(v.volume_id, CASE WHEN v.from_snapshot_id IS NOT NULL THEN v.fs_uuid END))::text FROM volumes_view v WHERE v.env_id = i.env_id AND NOT v.deleted) AS volumes,"
