@@ -137,15 +137,22 @@ int mt_agent_admit(struct mt_agent *a, const struct mt_inst *in, uint64_t memory
                    struct mt_err *err)
 {
     uint64_t overhead = (uint64_t)mt_agent_overhead_mib(a) << 20;
-    uint64_t used = memory_bytes + overhead, alloc = mt_agent_alloc_memory(a);
+    uint64_t used = memory_bytes + overhead, alloc = mt_agent_alloc_memory(a), others = 0;
     struct mt_image_usage usage;
     size_t pos = 0;
     void *value;
 
     while (mt_map_next(&a->insts, &pos, NULL, &value)) {
         const struct mt_inst *other = value;
-        if (other != in && mt_phase_live(other->st.phase) && other->spec)
+        if (other == in || !mt_phase_live(other->st.phase))
+            continue;
+        others++;
+        if (other->spec)
             used += other->spec->resources.memory_bytes + overhead;
+    }
+    if (others >= a->conf.instances) {
+        *ret_reason = MT_REASON_NODE_CAPACITY_EXCEEDED;
+        return MT_FAIL(err, MT_E_LIMIT, "instances: %llu run here, as many as limits.instances says", (unsigned long long)others);
     }
     if (mt_restores_memory(a->restores))
         used += mt_restores_memory(a->restores) + overhead;

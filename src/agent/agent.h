@@ -13,6 +13,7 @@
 #include "agent/measure.h"
 #include "agent/net/firewall.h"
 #include "agent/pace.h"
+#include "agent/pressure.h"
 #include "agent/reconcile.h"
 #include "agent/slots.h"
 #include "agent/vmm/probe.h"
@@ -140,6 +141,7 @@ struct mt_agent {
     struct mt_agent_measure measure;
     atomic_bool logs_stopped; /* less than 3 % of the disk is free: lines of workloads are counted and not kept */
     struct mt_host host; /* what this machine lacks */
+    struct mt_pressure pressure; /* whether its memory is short */
     struct mt_metrics_http *metrics; /* NULL: not configured */
     uid_t control_uid, edge_uid;
     gid_t control_gid;

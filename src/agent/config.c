@@ -88,6 +88,7 @@ static const struct mt_conf_key keys[] = {
     {"limits.patience", MT_CONF_U64, AT(patience), 1, 30, "1", "", "waits for monitors and guests are this many times as long; for nested, slow hosts"},
     {"reserve.cpu_overcommit_percent", MT_CONF_U64, AT(cpu_overcommit_percent), 100, 10000, "400", "%", "allocatable CPU of the cores, steers scores"},
     {"reserve.cpu_ceiling_percent", MT_CONF_U64, AT(cpu_ceiling_percent), 100, 10000, "800", "%", "CPU above which nothing more is placed"},
+    {"limits.instances", MT_CONF_U64, AT(instances), 1, 4096, "500", "VMs", "that run here at once; one more waits"},
     {"limits.launches_per_second", MT_CONF_U64, AT(launches_per_second), 1, MT_PACE_MAX, "10", "VMs", "begun in any second, so that a node that comes back does not start all at one moment"},
     {"limits.parallel_boots", MT_CONF_U64, AT(parallel_boots), 0, 64, "0", "VMs", "booting at once; 0: 8, on TCG one for each core"},
     {"limits.flows_per_vm", MT_CONF_U64, AT(flows_per_vm), 0, 1000000, "4096", "flows", "that one VM may have open to the outside at once; 0: no limit"},

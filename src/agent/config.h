@@ -53,6 +53,7 @@ struct mt_agent_conf {
     uint64_t overhead_mib;         /* 0: the driver's own figure */
     uint64_t cpu_overcommit_percent, cpu_ceiling_percent;
     uint64_t launches_per_second;
+    uint64_t instances;
     uint64_t parallel_boots;
     struct mt_conf_list local_registries, insecure_registries;
     char *image_ca_file;

@@ -176,10 +176,15 @@ int mt_describe_instance(struct mt_agent *a, const char *id, struct mt_buf *out,
     (void)json_object_set_new(o, "undo", undo);
     put_timeline(o, st);
     struct mt_vmm_usage u;
-    if (mt_phase_live(st->phase) && in->vmm && st->vmm.jail_id[0] && !in->job && mt_vmm_usage(in->vmm, &st->vmm, &u, NULL) == 0)
-        (void)json_object_set_new(o, "usage", json_pack("{s:I, s:I, s:I, s:I}", "cpu_ms", (json_int_t)(u.cpu_ns / 1000000),
-                                                       "mem_bytes", (json_int_t)u.mem_bytes, "mem_peak_bytes",
-                                                       (json_int_t)u.mem_peak_bytes, "oom_kills", (json_int_t)u.oom_kills));
+    if (mt_phase_live(st->phase) && in->vmm && st->vmm.jail_id[0] && !in->job && mt_vmm_usage(in->vmm, &st->vmm, &u, NULL) == 0) {
+        json_t *usage = json_pack("{s:I, s:I, s:I, s:I}", "cpu_ms", (json_int_t)(u.cpu_ns / 1000000), "mem_bytes", (json_int_t)u.mem_bytes,
+                                  "mem_peak_bytes", (json_int_t)u.mem_peak_bytes, "oom_kills", (json_int_t)u.oom_kills);
+        if (usage && mt_vmm_cgroup_version(in->vmm) == 2) {
+            (void)mt_json_set_u64(usage, "read_bytes", u.read_bytes);
+            (void)mt_json_set_u64(usage, "write_bytes", u.write_bytes);
+        }
+        (void)json_object_set_new(o, "usage", usage);
+    }
     json_t *traffic = st->slot != MT_STATE_NO_SLOT ? mt_traffic_of(a->traffic, st->slot, st->address) : NULL;
     if (traffic)
         (void)json_object_set_new(o, "traffic", traffic);
@@ -261,7 +266,7 @@ static int put_finding(const struct finding *f, struct mt_buf *out, struct mt_er
 
 int mt_describe_doctor(struct mt_agent *a, struct mt_buf *out, struct mt_err *err)
 {
-    char vmm[900], disk[96], mode[96], mesh[320], bundle[200];
+    char vmm[900], disk[96], memory[96], mode[96], mesh[320], bundle[200];
     int mesh_level = mt_mesh_doctor(a->mesh, mesh, sizeof mesh);
     mt_auto_buf struct mt_buf logs = MT_BUF_INIT(16384);
     int logs_level = mt_forward_doctor(a->forward, &logs);
@@ -276,6 +281,7 @@ int mt_describe_doctor(struct mt_agent *a, struct mt_buf *out, struct mt_err *er
     unsigned percent = fs.f_blocks ? (unsigned)(fs.f_bavail * 100 / fs.f_blocks) : 100;
     (void)snprintf(disk, sizeof disk, "%llu MiB free, %u %%%s", (unsigned long long)free_mib, percent,
                    atomic_load(&a->logs_stopped) ? ": lines of workloads are not kept" : percent < 5 ? ": nothing starts" : percent < 10 ? ": nothing new starts" : "");
+    (void)snprintf(memory, sizeof memory, "%llu MiB available%s", (unsigned long long)(a->pressure.available_kib / 1024), a->pressure.on ? ": this node takes no new work" : "");
     (void)snprintf(mode, sizeof mode, "%s, %s", a->conf.host_firewall, a->fw_loaded ? "loaded" : "not loaded");
     if (a->bundle_bad[0])
         (void)snprintf(bundle, sizeof bundle, "%s, in place of %s, which does not boot here", a->bundle.version, a->bundle_bad);
@@ -290,6 +296,7 @@ int mt_describe_doctor(struct mt_agent *a, struct mt_buf *out, struct mt_err *er
                           : "systemctl restart moat-bundle (package), or packaging/bundle/make-bundle: built from the Debian archive"},
         {"agent.firewall", a->fw_loaded ? 0 : a->plan ? 2 : 1, mode, "journalctl -u moat-agent -g network.not_loaded says why (under moat up: log/agent.log)"},
         {"agent.disk", percent < 5 ? 2 : percent < 10 ? 1 : 0, disk, "free space below the data folder"},
+        {"agent.memory", a->pressure.on, a->pressure.total_kib ? memory : "not asked yet", "ps -eo rss,comm --sort=-rss | head: what is not moat's has outgrown reserve.memory_bytes; raise it, end that, or moat node drain"},
         {"agent.control", mt_control_reachable(a->control) ? 0 : 1, a->identity ? mt_identity_control(a->identity) : a->conf.control_socket,
          "systemctl start moat-control, or moat up"},
         {"agent.storage", storage_level, storage, storage_mend},

@@ -17,6 +17,7 @@
 #define DRIFT_MS 30000
 #define RETAIN_EVERY 120 /* passes: once an hour */
 #define NAMES_MAX 8192
+#define PROBE_ROOM_BYTES (UINT64_C(256) << 20)
 
 /* What a worker found, and then what the loop wants removed. */
 struct drift_job {
@@ -32,6 +33,13 @@ struct drift_job {
     /* repairs, filled by the loop before listing */
     struct mt_tap *repair;
     size_t repair_n;
+    struct drift_vm {
+        char jail_id[MT_VMM_JAIL_ID_MAX + 1];
+        uint64_t memory_bytes;
+        uint32_t cpu_weight;
+    } *vms; /* that run, with the limits that are theirs */
+    size_t vms_n;
+    uint64_t backstop_bytes; /* of all of them together */
 };
 
 static void job_free(struct drift_job *j)
@@ -42,6 +50,7 @@ static void job_free(struct drift_job *j)
     free(j->jails);
     free(j->taps);
     free(j->repair);
+    free(j->vms);
     free(j);
 }
 
@@ -104,10 +113,32 @@ static void take_disk(struct mt_agent *a, const struct mt_image_gc_report *gc)
         mt_log(MT_INFO, "logs.kept_again", KV("free_mib", mib));
 }
 
+/* A service manager that knows our slice may rewrite it (runtime.md §3): with a controller go the limits of every VM. */
+static void mend_cgroups(struct drift_job *j)
+{
+    struct mt_err err = {0};
+    size_t limited = 0;
+    if (!j->vmm)
+        return;
+    int rc = mt_vmm_mend_cgroups(j->vmm, j->backstop_bytes, &err);
+    if (rc < 0)
+        mt_log(MT_WARN, "drift.cgroups_not_mended", KV_ERR(&err));
+    /* whoever saw the controllers missing first, a VM's start does too, has given them back: each group is looked at by itself */
+    for (size_t i = 0; i < j->vms_n; i++) {
+        int got = mt_vmm_limit(j->vmm, j->vms[i].jail_id, j->vms[i].memory_bytes, j->vms[i].cpu_weight, &err);
+        if (got < 0 && got != -MT_E_NOT_FOUND)
+            mt_log(MT_WARN, "drift.repair_failed", KV("jail", j->vms[i].jail_id), KV_ERR(&err));
+        limited += got == 1;
+    }
+    if (rc == 1 || limited)
+        mt_log(MT_WARN, "drift.cgroups_mended", KV("vms", limited));
+}
+
 static void list_work(void *arg)
 {
     struct drift_job *j = arg;
     struct mt_err err = {0};
+    mend_cgroups(j);
     for (size_t i = 0; i < j->repair_n; i++) {
         if (mt_tap_repair(&j->repair[i], &err) < 0 && err.code != MT_E_NOT_FOUND)
             mt_log(MT_WARN, "drift.repair_failed", KV("slot", j->repair[i].slot), KV_ERR(&err));
@@ -253,6 +284,25 @@ static void list_done(void *arg)
         job_free(j);
 }
 
+static void note_vm(struct drift_job *j, const struct mt_inst *in, uint64_t overhead)
+{
+    if (!in->spec || !in->st.vmm.jail_id[0])
+        return;
+    struct drift_vm *v = &j->vms[j->vms_n++];
+    (void)snprintf(v->jail_id, sizeof v->jail_id, "%s", in->st.vmm.jail_id);
+    v->memory_bytes = in->spec->resources.memory_bytes + overhead;
+    v->cpu_weight = in->spec->resources.cpu_weight;
+}
+
+/* No less than what runs, should the reserve have grown meanwhile; and the probe's VM, which nobody admits. */
+static uint64_t backstop_of(const struct drift_job *j)
+{
+    uint64_t used = 0, alloc = mt_agent_alloc_memory(j->a);
+    for (size_t i = 0; i < j->vms_n; i++)
+        used += j->vms[i].memory_bytes;
+    return (used > alloc ? used : alloc) + PROBE_ROOM_BYTES;
+}
+
 void mt_drift_tick(struct mt_source *s, void *arg)
 {
     static unsigned passes;
@@ -274,17 +324,21 @@ void mt_drift_tick(struct mt_source *s, void *arg)
     j->vmm = mt_agent_vmm(a);
     j->retain = passes++ % RETAIN_EVERY == 0;
     j->repair = calloc(a->insts.count + 1, sizeof *j->repair);
-    while (j->repair && mt_map_next(&a->insts, &pos, NULL, &v)) {
+    j->vms = calloc(a->insts.count + 1, sizeof *j->vms);
+    uint64_t overhead = (uint64_t)mt_agent_overhead_mib(a) << 20;
+    while (j->repair && j->vms && mt_map_next(&a->insts, &pos, NULL, &v)) {
         const struct mt_inst *in = v;
         struct mt_tap *t = &j->repair[j->repair_n];
         if (in->st.phase < MT_PH_BOOTING || in->st.phase > MT_PH_DRAINING || in->job)
             continue;
+        note_vm(j, in, overhead);
         *t = (struct mt_tap){.slot = in->st.slot, .mtu = a->net.mtu, .node = a->net.node, .has_node = a->net.has_node};
         struct mt_limits limits = mt_inst_limits(in);
         mt_inst_limit_tap(t, a, in->vmm, &limits);
         if (inet_pton(AF_INET6, in->st.address, &t->guest) == 1)
             j->repair_n++;
     }
+    j->backstop_bytes = backstop_of(j);
     if (mt_pool_submit(a->steps, list_work, list_done, j, NULL) < 0)
         job_free(j);
 }

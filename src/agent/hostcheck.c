@@ -257,6 +257,17 @@ static void limits(const struct mt_hostcheck *h, struct mt_hostcheck_row *r)
     row(r, TUN, tun ? 0 : 2, "modprobe tun", tun ? "%s" : "%s cannot be opened: no VM has a network", h->tun);
 }
 
+/* A cgroup2 mount without the option; where the mounts cannot be read nothing is found. */
+static bool slow_moves(const struct mt_hostcheck *h)
+{
+    char path[PATH_MAX], line[1024];
+    bool slow = false;
+    mt_auto_file FILE *f = mt_fmt(path, sizeof path, NULL, "%s/self/mounts", h->proc) == 0 ? fopen(path, "re") : NULL;
+    while (f && fgets(line, sizeof line, f))
+        slow |= strstr(line, " cgroup2 ") && !strstr(line, "favordynmods");
+    return slow;
+}
+
 static void cgroups(const struct mt_hostcheck *h, struct mt_hostcheck_row *r)
 {
     static const char mend[] = "boot with systemd.unified_cgroup_hierarchy=1: cgroup v2 with cpu, memory, io and pids";
@@ -264,6 +275,9 @@ static void cgroups(const struct mt_hostcheck *h, struct mt_hostcheck_row *r)
         row(r, CGROUPS, 1, mend, "not known before there is a driver");
     else if (h->cgroups == 1)
         row(r, CGROUPS, h->needs_v2 ? 2 : 1, mend, "v1: shares and memory limit, no cgroup.kill");
+    else if (h->cgroups == 2 && h->strict == 2 && slow_moves(h)) /* runtime.md §7.3: SHOULD, so it never blocks */
+        row(r, CGROUPS, 1, "mount -o remount,favordynmods /sys/fs/cgroup (for good: a unit that does it before moat-agent.service)",
+            "v2, without favordynmods: each VM waits longer for its cgroup");
     else
         row(r, CGROUPS, h->cgroups == 2 ? 0 : 2, mend, h->cgroups == 2 ? "v2" : "no controllers for cpu, memory, io and pids");
 }

@@ -15,11 +15,13 @@
 #include "base/assert.h"
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "os/file.h"
 #include "wire/json.h"
 #include "wire/node_call.h"
 
 #include <sys/statvfs.h>
 
+#define MEMINFO_MAX 16384
 #define TAMPERED_SHOWN_NS (INT64_C(600) * 1000000000)
 #define COALESCE_MS 100
 #define RETRY_FIRST_MS 250
@@ -364,6 +366,18 @@ static bool disk_is_nearly_full(struct mt_agent *a)
     return mt_image_usage(a->images, &usage, NULL) == 0 && usage.disk_pressure;
 }
 
+/* Once a heartbeat; what cannot be read is no finding. */
+static void look_at_memory(struct mt_agent *a)
+{
+    mt_auto_free char *text = NULL;
+    size_t len;
+    uint64_t total, available;
+    if (mt_file_read("/proc/meminfo", MEMINFO_MAX, &text, &len, NULL) < 0 || mt_pressure_parse(text, &total, &available, NULL) < 0 ||
+        !mt_pressure_note(&a->pressure, total, available))
+        return;
+    mt_log(a->pressure.on ? MT_WARN : MT_INFO, a->pressure.on ? "host.memory_short" : "host.memory_there_again", KV("available_mib", available / 1024), KV("total_mib", total / 1024));
+}
+
 size_t mt_report_conditions(struct mt_agent *a, const char **ret, size_t max)
 {
     const struct {
@@ -380,6 +394,7 @@ size_t mt_report_conditions(struct mt_agent *a, const char **ret, size_t max)
         {any_stuck(a), "vm_stuck"},
         {mt_agent_clock_is_off(a), "clock_skew"},
         {disk_is_nearly_full(a), "disk_pressure"},
+        {a->pressure.on, "memory_pressure"},
         {mt_volumes_pool_full(a->volumes), "pool_pressure"},
         {a->stop_all, "stopping"},
     };
@@ -427,6 +442,8 @@ char *mt_report_heartbeat(struct mt_agent *a)
         mt_identity_trust(a->identity, trust);
         h.ca_trust = trust;
     }
+    look_at_memory(a);
+    h.memory_pressure = a->pressure.on;
     h.public_ipv6 = a->conf.public_ipv6;
     h.public_ipv4 = a->conf.public_ipv4;
     h.conditions = (struct mt_strings){.v = conditions, .n = mt_report_conditions(a, conditions, MT_ARRAY_LEN(conditions))};

@@ -434,6 +434,91 @@ static uint64_t number(const struct mt_cgroup_host *host, enum mt_cgroup_ctrl ct
     return 0;
 }
 
+/* Is @word one of the words of a small file? */
+static bool says(const char *dir, const char *file, const char *word)
+{
+    char path[MT_CGROUP_PATH * 2];
+    mt_auto_free char *text = NULL;
+    size_t len;
+    char *save = NULL;
+    if (mt_fmt(path, sizeof path, NULL, "%s/%s", dir, file) < 0 || mt_file_read(path, SMALL_FILE, &text, &len, NULL) < 0)
+        return false;
+    for (char *w = strtok_r(text, " \n", &save); w; w = strtok_r(NULL, " \n", &save))
+        if (MT_STREQ(w, word))
+            return true;
+    return false;
+}
+
+int mt_cgroup_limit(const struct mt_cgroup_host *host, const char *name, const struct mt_cgroup_limits *limits, struct mt_err *err)
+{
+    char dir[MT_CGROUP_PATH * 2];
+    if (host->version != 2)
+        return 0;
+    if (mt_cgroup_path(host, MT_CGROUP_MEMORY, name, dir, sizeof dir, err) < 0)
+        return -MT_E_LIMIT;
+    if (access(dir, F_OK) < 0)
+        return MT_FAIL_ERRNO(err, MT_E_NOT_FOUND, "cgroup '%s'", name);
+    if (!says(dir, "memory.max", "max") && !says(dir, "pids.max", "max") && number(host, MT_CGROUP_CPU, name, "cpu.weight", NULL) == limits->cpu_weight)
+        return 0;
+    int rc = set_v2(dir, limits, err);
+    return rc < 0 ? rc : 1;
+}
+
+static int mend_controllers(const char *dir, struct mt_err *err)
+{
+    static const char *const enable[] = {"+cpu", "+memory", "+pids", "+io"};
+    int mended = 0;
+    for (size_t i = 0; i < MT_ARRAY_LEN(enable); i++) {
+        if (!says(dir, "cgroup.controllers", enable[i] + 1) || says(dir, "cgroup.subtree_control", enable[i] + 1))
+            continue; /* one that this kernel does not offer is none that was taken away */
+        if (put(dir, "cgroup.subtree_control", enable[i], true, err) < 0)
+            return -MT_E_IO;
+        mended = 1;
+    }
+    return mended;
+}
+
+int mt_cgroup_mend(const struct mt_cgroup_host *host, uint64_t backstop_bytes, struct mt_err *err)
+{
+    char dir[MT_CGROUP_PATH * 2];
+    int mended = 0;
+    if (host->version != 2 || mt_cgroup_path(host, MT_CGROUP_MEMORY, "", dir, sizeof dir, err) < 0 || access(dir, F_OK) < 0)
+        return 0;
+    for (char *p = dir + strlen(host->mount[MT_CGROUP_MEMORY]);; p++) {
+        if (*p != '/' && *p != '\0')
+            continue;
+        char keep = *p;
+        *p = '\0';
+        int rc = mend_controllers(dir, err);
+        *p = keep;
+        if (rc < 0)
+            return rc;
+        mended |= rc;
+        if (keep == '\0')
+            break;
+    }
+    if (backstop_bytes && put_u64(dir, "memory.max", backstop_bytes, true, err) < 0)
+        return -MT_E_IO;
+    return mended;
+}
+
+/* "8:0 rbytes=1 wbytes=2 rios=..." for each disk. */
+static void disks(const struct mt_cgroup_host *host, const char *name, struct mt_cgroup_usage *u)
+{
+    char path[MT_CGROUP_PATH * 2];
+    mt_auto_free char *text = NULL;
+    size_t len;
+    if (mt_fmt(path, sizeof path, NULL, "%s/%s/%s/io.stat", host->mount[MT_CGROUP_MEMORY], host->parent, name) < 0 || mt_file_read(path, SMALL_FILE, &text, &len, NULL) < 0)
+        return;
+    char *save = NULL;
+    for (char *word = strtok_r(text, " \n", &save); word; word = strtok_r(NULL, " \n", &save)) {
+        uint64_t v;
+        uint64_t *sum = strncmp(word, "rbytes=", 7) == 0 ? &u->read_bytes : strncmp(word, "wbytes=", 7) == 0 ? &u->write_bytes : NULL;
+        if (sum && mt_parse_u64(word + 7, 0, UINT64_MAX / 2, &v, NULL) == 0)
+            *sum += v;
+    }
+}
+
 int mt_cgroup_usage(const struct mt_cgroup_host *host, const char *name, struct mt_cgroup_usage *ret, struct mt_err *err)
 {
     char dir[MT_CGROUP_PATH * 2];
@@ -448,6 +533,7 @@ int mt_cgroup_usage(const struct mt_cgroup_host *host, const char *name, struct 
             .memory_bytes = number(host, MT_CGROUP_MEMORY, name, "memory.current", NULL),
             .memory_peak_bytes = number(host, MT_CGROUP_MEMORY, name, "memory.peak", NULL),
             .oom_kills = number(host, MT_CGROUP_MEMORY, name, "memory.events", "oom_kill")};
+        disks(host, name, ret);
     } else {
         *ret = (struct mt_cgroup_usage){
             .cpu_ns = number(host, MT_CGROUP_CPUACCT, name, "cpuacct.usage", NULL),

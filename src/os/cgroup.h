@@ -32,6 +32,7 @@ struct mt_cgroup_limits {
 
 struct mt_cgroup_usage {
     uint64_t cpu_ns, memory_bytes, memory_peak_bytes, oom_kills;
+    uint64_t read_bytes, write_bytes; /* of disks, v2 only */
 };
 
 /**
@@ -48,6 +49,20 @@ int mt_cgroup_setup(const struct mt_cgroup_host *host, struct mt_err *err);
 
 /** Make group @name with its limits; on v2 enable the controllers from the mount down. An existing group gets the limits anew. */
 int mt_cgroup_create(const struct mt_cgroup_host *host, const char *name, const struct mt_cgroup_limits *limits, struct mt_err *err);
+
+/**
+ * Give the group @name its limits anew when they are gone, as they are after a controller was taken from the parent and given back: no limit of memory or
+ * processes, another weight. On v1 nobody can, and nothing is done.
+ * Returns 1 they were gone; 0; -MT_E_NOT_FOUND no such group; -MT_E_IO.
+ */
+int mt_cgroup_limit(const struct mt_cgroup_host *host, const char *name, const struct mt_cgroup_limits *limits, struct mt_err *err);
+
+/**
+ * See to what a service manager may have rewritten, on v2: the controllers in each folder down to the parent, and the parent's own limit of memory, a
+ * backstop that the groups in it never reach together. Makes no group: without the parent there is nothing to see to.
+ * Returns 1 a controller was missing and is there again; 0; -MT_E_IO.
+ */
+int mt_cgroup_mend(const struct mt_cgroup_host *host, uint64_t backstop_bytes, struct mt_err *err);
 
 /**
  * Open the cgroup.procs files a child writes "0" to before its exec.

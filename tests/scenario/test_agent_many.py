@@ -28,8 +28,12 @@ from test_agent_backups import xfs  # noqa: E402
 
 INSTANCES = int(os.environ.get("MOAT_MANY", "100"))
 CHURN = float(os.environ.get("MOAT_CHURN_S", "0"))  # seconds in which instances come and go (R24: MOAT_MANY=200 MOAT_CHURN_S=3600), 0: not
+PAUSE = float(os.environ.get("MOAT_CHURN_PAUSE_S", "2"))  # between two changes of four instances each
+MIB = 96 if INSTANCES <= 100 else 72  # of each; what the bundle's kernel needs at least
 QUIET = 30.0  # three periods of pings, monitors and health checks, one look for drift
 MIB_MAX, CORE_MAX = 30.0, 0.01
+LIMIT = INSTANCES + (100 if CHURN else 1)  # limits.instances
+GROWTH_KIB_A_MINUTE = 64
 
 
 def missing():
@@ -42,8 +46,8 @@ def missing():
             return "no " + program
     with open("/proc/meminfo") as f:
         mib = int(f.readline().split()[1]) // 1024  # MemTotal
-    if mib < INSTANCES * (96 + 16) + 3072:  # what they may use and the reserve, which nobody takes: a stand-in holds some 2 MiB
-        return "%d instances of 96 MiB are not placed on %d MiB of memory" % (INSTANCES, mib)
+    if mib < INSTANCES * (MIB + 16) + 3072:  # what they may use and the reserve, which nobody takes: a stand-in holds some 2 MiB
+        return "%d instances of %d MiB are not placed on %d MiB of memory" % (INSTANCES, MIB, mib)
     return None
 
 
@@ -67,12 +71,12 @@ def measure(w):
     kit.answer_for_instances(kit.P + ":1:1::/80", 8080)
     image = w.many_image = w.push()
     w.conf = {**w.stand_in(), "log_level": "info", "heartbeat_ms": 5000,
-              "reserve": {"overhead_mib": 16, "memory_bytes": 1 << 30}, "limits": {"parallel_boots": 8}}
+              "reserve": {"overhead_mib": 16, "memory_bytes": 1 << 30}, "limits": {"parallel_boots": 8, "instances": LIMIT}, "logs": {"max_bytes_per_instance": 16 << 20}}
     w.start()
     began = time.monotonic()
     ids = []
     for _ in range(INSTANCES):
-        wl = w.workload(image, memory=96, health={"type": "tcp", "port": 8080})
+        wl = w.workload(image, memory=MIB, health={"type": "tcp", "port": 8080})
         ids.append(wl["instance_id"])
         w.control.assignments[wl["instance_id"]] = {"assignment_id": kit.ulid(), "instance_id": wl["instance_id"], "generation": 1,
                                                     "desired_state": "running", "drain_delay_seconds": 0, "workload": wl}
@@ -212,6 +216,7 @@ def a_monitor_that_does_not_die(w):
         kit.wait_for("nothing of it", lambda: not any(has().values()), 30, 0.25)
         others = [r for r in w.control.reports[told:] if r["instance_id"] != i and r["status"] != "ready"]
         want(not others, "others changed: %s" % others[:3])
+        w.control.drop(i)
     finally:
         held.close()
 
@@ -232,7 +237,7 @@ def a_disk_that_is_nearly_full(w):
     doctor = lambda: next(r for r in w.ask({"op": "doctor"}) if r["check"] == "agent.disk")
     want(doctor()["severity"] == "ok", doctor())
     ballast, st = os.path.join(w.dir, "ballast"), os.statvfs(w.dir)
-    wl = dict(w.workload(w.many_image, memory=96, health={"type": "tcp", "port": 8080}))
+    wl = dict(w.workload(w.many_image, memory=MIB, health={"type": "tcp", "port": 8080}))
     try:
         with open(ballast, "wb") as f:
             leave = lambda percent: os.posix_fallocate(f.fileno(), 0, st.f_bavail * st.f_frsize - st.f_blocks * st.f_frsize // 100 * percent)
@@ -260,23 +265,74 @@ def a_disk_that_is_nearly_full(w):
     want(sum(x["phase"] == "ready" for x in w.ask({"op": "list"}, 10)) >= INSTANCES, "what ran did not run on")
 
 
+def one_more_than_may_run(w):
+    """As many as limits.instances says, and one that waits until one of them has gone."""
+    n = sum(x["phase"] == "ready" for x in w.ask({"op": "list"}, 10))
+    more = [w.workload(w.many_image, memory=MIB, health={"type": "tcp", "port": 8080}) for _ in range(LIMIT - n + 1)]
+    for wl in more[:-1]:
+        w.control.want(wl["instance_id"], workload=wl)
+        w.control.wait_status(wl["instance_id"], "ready", 60)
+    last = more[-1]["instance_id"]
+    w.control.want(last, workload=more[-1])
+    r = w.control.wait_status(last, "booting", 60, status_detail="backoff")
+    want(r["reason_code"] == "node_capacity_exceeded" and "limits.instances" in r["reason_detail"], r)
+    one = next(x["instance_id"] for x in w.ask({"op": "list"}, 10) if x["phase"] == "ready")
+    w.control.want(one, "stopped")
+    w.control.wait_status(one, "stopped", 60)
+    w.control.drop(one)
+    w.control.wait_status(last, "ready", 60)
+
+
+class Growth:
+    """The agent over minutes: what it holds and takes, looked at every quarter of one."""
+
+    def __init__(self, w):
+        self.w, self.seen, self.began = w, [], time.monotonic()
+        self.cpu0 = cpu_seconds(w.proc.pid)
+        self.look()
+
+    def fds(self):
+        return len(os.listdir("/proc/%d/fd" % self.w.proc.pid))
+
+    def look(self):
+        self.seen.append((time.monotonic() - self.began, pss_mib(self.w.proc.pid), self.fds()))
+
+    def due(self):
+        return time.monotonic() - self.began - self.seen[-1][0] >= 15
+
+    def core(self):
+        return (cpu_seconds(self.w.proc.pid) - self.cpu0) / (time.monotonic() - self.began)
+
+    def kib_a_minute(self):
+        """Slope of the line of least squares through the second half: caches and high-water marks of the start are filled by then."""
+        half = self.seen[len(self.seen) // 2:]
+        t, m = (sum(x[k] for x in half) / len(half) for k in (0, 1))
+        over = sum((x[0] - t) ** 2 for x in half)
+        return sum((x[0] - t) * (x[1] - m) for x in half) / over * 60 * 1024 if over else 0.0
+
+
 def they_come_and_go(w):
-    """For CHURN seconds the plan lets instances go and names new ones, or gives those that are there another spec; then there is as much as there was."""
+    """For CHURN seconds the plan lets instances go and names new ones, or gives those that are there another spec, beside a guest that floods control
+    channel, connections and logs all that time; then there is as much as there was."""
     def there():
         """what the host has of this agent's, and what the agent has of the host's"""
         now = w.host()
-        return {"taps": kit.sh("ip", "-o", "link").count(" mt"), "jails": len(now["jails"]), "scratch": len(now["scratch"]), "processes": len(now["processes"]),
+        return {"taps": kit.sh("ip", "-o", "link").count(": mt"), "jails": len(now["jails"]), "scratch": len(now["scratch"]), "processes": len(now["processes"]),
                 "cgroups": len(now["cgroups"]), "folders": len(os.listdir(os.path.join(w.dir, "agent/instances")))}
 
     def settled():
         rows = w.ask({"op": "list"}, 30)
         return len(rows) == len(w.control.assignments) and all(x["phase"] == "ready" for x in rows) and there()
+    mad = w.workload(w.many_image, memory=MIB, health={"type": "tcp", "port": 8080}, env_vars={"MOAT_STANDIN_FLOOD": "1"})
+    m = mad["instance_id"]
+    w.control.want(m, workload=mad)
+    w.control.wait_status(m, "ready", 60)
     before = kit.wait_for("all ready", settled, 300, 1)
-    fds, pss, end, n = len(os.listdir("/proc/%d/fd" % w.proc.pid)), [pss_mib(w.proc.pid)], time.monotonic() + CHURN, [0, 0]
-    seen, rng = time.monotonic(), random.Random(7)
+    pid, g, n, rng = w.proc.pid, Growth(w), [0, 0], random.Random(7)
+    fds, end, printed = g.seen[0][2], time.monotonic() + CHURN, 0
     while time.monotonic() < end:
         with w.control.lock:
-            ids = list(w.control.assignments)
+            ids = [i for i, a in w.control.assignments.items() if i != m and a["desired_state"] == "running"]
             for i in rng.sample(ids, 4):
                 a = w.control.assignments[i]
                 if rng.random() < 0.5:  # its next spec, in place
@@ -285,30 +341,39 @@ def they_come_and_go(w):
                     n[0] += 1
                     continue
                 w.control.assignments[i] = dict(a, desired_state="stopped")
-                wl = w.workload(w.many_image, memory=96, health={"type": "tcp", "port": 8080})
+                wl = w.workload(w.many_image, memory=MIB, health={"type": "tcp", "port": 8080})
                 w.control.assignments[wl["instance_id"]] = {"assignment_id": kit.ulid(), "instance_id": wl["instance_id"], "generation": 1,
                                                             "desired_state": "running", "drain_delay_seconds": 0, "workload": wl}
                 n[1] += 1
             del w.control.reports[:-1000]  # of an hour of it nobody reads the beginning
             del w.control.beats[:-10]
         w.control.publish()
-        time.sleep(2)
+        time.sleep(PAUSE)
         with w.control.lock:  # one that was told to have stopped leaves the plan, as it does in the control plane
             over = {r["instance_id"] for r in w.control.reports if r["status"] == "stopped"}
             for i in [i for i, a in w.control.assignments.items() if a["desired_state"] == "stopped" and i in over]:
                 del w.control.assignments[i]
-        if time.monotonic() - seen > 60:
-            seen = time.monotonic()
-            pss.append(pss_mib(w.proc.pid))
-            print("# %d replaced, %d new, %d in the plan: %.1f MiB, %d descriptors, %s" % (n[0], n[1], len(w.control.assignments), pss[-1], len(os.listdir("/proc/%d/fd" % w.proc.pid)), there()), flush=True)
+        if g.due():
+            g.look()
+        if time.monotonic() - g.began - printed > 60:
+            printed = time.monotonic() - g.began
+            print("# %4.0f s: %d replaced, %d new, %d in the plan: %.1f MiB, %d descriptors, %.1f %% of a core, %s" % (
+                printed, n[0], n[1], len(w.control.assignments), g.seen[-1][1], g.seen[-1][2], 100 * g.core(), there()), flush=True)
+    core, mine = g.core(), time.process_time() / (time.monotonic() - g.began)
     for i in [i for i, a in w.control.assignments.items() if a["desired_state"] == "stopped"]:
-        w.control.wait_status(i, "stopped", 120)
+        kit.wait_for("%s gone" % i, lambda: not [x for x in w.ask({"op": "list"}, 30) if x["instance_id"] == i and x["phase"] != "stopped"], 120, 1)
         w.control.drop(i)
     kit.wait_for("as much as before", lambda: settled() == before, 300, 2)
-    left = len(os.listdir("/proc/%d/fd" % w.proc.pid))
-    want(abs(left - fds) <= 8, "%d descriptors, before %d" % (left, fds))
-    want(pss_mib(w.proc.pid) <= max(pss[:2]) + 4, "MiB of the agent, by minute: %s" % [round(x, 1) for x in pss])
-    print("ok - %d instances come and go for %.0f s, %d boots: nothing leaks, %.1f to %.1f MiB" % (INSTANCES, CHURN, sum(n), pss[0], pss_mib(w.proc.pid)), flush=True)
+    g.look()
+    d = w.describe(m)
+    lines = [r["line"] for r in w.ask({"op": "logs", "instance_id": m, "limit": 2000}, 60)]
+    want(w.proc.pid == pid and d["boot_seq"] == 1 and d["phase"] == "ready", "the flood ended its VM or the agent: %s" % d)
+    want(d["guest_breaches"] > CHURN and any(l.startswith("dropped=") for l in lines), "no flood: %d breaches" % d["guest_breaches"])
+    want(abs(g.fds() - fds) <= 8, "%d descriptors, before %d" % (g.fds(), fds))
+    slope, seen = g.kib_a_minute(), [round(x[1], 1) for x in g.seen]
+    want(g.seen[-1][1] <= max(seen[:4]) + 4 and (CHURN < 600 or slope <= GROWTH_KIB_A_MINUTE), "%.0f KiB a minute; MiB of the agent: %s" % (slope, seen))
+    print("ok - %d instances come and go for %.0f s beside a guest that floods, %d boots, %d breaches: nothing leaks; %.1f to %.1f MiB, at most %.1f, %+.1f KiB a minute in the second half, %d to %d descriptors, %.1f %% of a core, this test's own %.1f %%" % (
+        INSTANCES, CHURN, sum(n), d["guest_breaches"], seen[0], seen[-1], max(seen), slope, fds, g.fds(), 100 * core, 100 * mine), flush=True)
 
 
 def nothing_is_left(w):
@@ -363,6 +428,9 @@ def main():
         print("ok - a disk that is nearly full: a condition of the node, nothing new begins, below 3 % lines are counted and not kept, until there is room", flush=True)
         if CHURN:
             they_come_and_go(w)
+        else:
+            one_more_than_may_run(w)
+            print("ok - one instance more than may run waits until another has gone", flush=True)
         nothing_is_left(w)
         want(f["pss_mib"] <= MIB_MAX, "%.1f MiB with %d instances, at most %g" % (f["pss_mib"], INSTANCES, MIB_MAX))
         want(f["core"] <= CORE_MAX, "%.2f %% of a core with %d instances, at most %g %%" % (100 * f["core"], INSTANCES, 100 * CORE_MAX))

@@ -634,10 +634,32 @@ class Suite:
         want(b["allocatable"]["memory_bytes"] > 0 and b["used"]["memory_bytes"] >= 96 << 20, b)
         rows = {f["check"][6:]: f for f in self.w.ask({"op": "doctor"})}
         want(set(rows) >= {"vmm", "cgroups", "firewall", "tun", "folders", "disk", "mesh", "swap", "ksm", "smt", "inodes", "kernel", "nftables", "e2fsprogs", "forwarding",
-                           "mounts", "uids", "clock", "nofile", "openat2"}, sorted(rows))
+                           "mounts", "uids", "clock", "nofile", "openat2", "memory"}, sorted(rows))
         bad = [f for f in rows.values() if not f["finding"] or (f["severity"] == "ok") != ("mend" not in f)]
         want(not bad, "each thing that is not fine comes with what mends it: %s" % bad)
         want(rows["forwarding"]["severity"] == "ok" and rows["kernel"]["finding"] == "Linux " + os.uname().release, (rows["forwarding"], rows["kernel"]))
+
+    def memory_that_is_short_is_told(self):
+        """By what /proc/meminfo says, which this test does: a condition, a flag, a line of the doctor; and when there is room again none of them."""
+        fake = os.path.join(self.w.dir, "meminfo")
+        says = lambda since, there: kit.wait_for("a heartbeat %s it" % ("with" if there else "without"), lambda: next((b for b in self.c.beats[since:] if (
+            "memory_pressure" in b["conditions"], b["memory_pressure"]) == (there, there)), None), 40)
+        says(len(self.c.beats), False)
+        row = lambda: next(f for f in self.w.ask({"op": "doctor"}) if f["check"] == "agent.memory")
+        want(row()["severity"] == "ok" and row()["finding"].endswith(" MiB available"), row())
+        with open("/proc/meminfo") as f, open(fake, "w") as out:
+            total = int(f.readline().split()[1])
+            out.write("MemTotal: %d kB\nMemAvailable: %d kB\n" % (total, total // 100 * 4))
+        n = len(self.c.beats)
+        kit.sh("mount", "--bind", fake, "/proc/meminfo")
+        try:
+            says(n, True)
+            want(row()["severity"] == "warn" and "takes no new work" in row()["finding"] and row()["mend"], row())
+            want(self.w.log_events("host.memory_short"), "it is not in the log")
+        finally:
+            kit.sh("umount", "/proc/meminfo")
+        says(len(self.c.beats), False)
+        kit.wait_for("the word that it is over", lambda: self.w.log_events("host.memory_there_again"), 20)
 
     def planned_end_leaves_nothing(self, before):
         got, rc = self.w.stop_all()
@@ -653,6 +675,7 @@ def main():
         print("skip - agent with real VMs: needs root")
         return 0
     kit.own_network()
+    kit.own_mounts()
     world = kit.World("vm")
     try:
         world.bundle()
@@ -665,7 +688,7 @@ def main():
                  "adopted_after_kill", "adopted_while_booting", "exit_codes", "exit_while_agent_is_away", "restarts_with_backoff",
                  "out_of_memory", "unhealthy_ends", "bad_image", "missing_program_and_metrics_say_what_happened", "vm_death_is_seen", "what_never_answers_is_killed",
                  "several_at_once", "replaced_in_place", "drain_waits_then_stops", "absence_needs_two_plans", "stale_and_foreign_plans", "control_away", "cut_off_for_an_hour",
-                 "heartbeat_says_enough", "table_comes_back", "orphans_go_and_strangers_stay", "state_folder_lost", "network_limits_hold_and_go_with_the_vm", "ctl_tells_what_this_machine_knows", "refuses_what_it_cannot_hold", "keeps_no_descriptors", "memory_is_small"]
+                 "heartbeat_says_enough", "memory_that_is_short_is_told", "table_comes_back", "orphans_go_and_strangers_stay", "state_folder_lost", "network_limits_hold_and_go_with_the_vm", "ctl_tells_what_this_machine_knows", "refuses_what_it_cannot_hold", "keeps_no_descriptors", "memory_is_small"]
         for name in names:
             if name in only or name == "boots_to_ready" or not only and name not in MEASURED:
                 report.case("agent: " + name.replace("_", " "), getattr(suite, name))

@@ -18,6 +18,7 @@ import execkit  # noqa: E402
 import fair  # noqa: E402
 from imagekit import Report, want  # noqa: E402
 
+FULL = os.environ.get("MOAT_FULL") == "1"
 MEASURED = ("nothing_is_lost_to_a_slow_reader", "ctrl_c_under_flood")  # run when named only
 
 
@@ -170,6 +171,29 @@ class Suite:
         whole = "\n".join(str(n) for n in range(1, 2000001)).encode()
         want(len(s.out) >= written > 300000 and whole.startswith(bytes(s.out)), (len(s.out), written))
 
+    def a_hundred_mb_reach_a_slow_reader(self):
+        """Output of 100 MB through pipes to a client that stops for a while again and again: all of it, in order, and the code behind it. Through a
+        terminal, which the guest's kernel passes byte by byte, 8 MB of it (MOAT_FULL=1: all)."""
+        digest, size = self.guest("dd if=/dev/urandom of=/tmp/part bs=1M count=4 2>/dev/null; sha256sum /tmp/part").split()[0], 4 << 20
+        for tty, times in ((False, 25), (True, 25 if FULL else 2)):
+            start, stops, got, total = time.monotonic(), 0, [], 0
+            s = self.run("sh", "-c", ("stty raw; " if tty else "") + "for i in $(seq %d); do cat /tmp/part; done; exit 3" % times, tty=tty).opened()
+            end = fair.now() + fair.limit(300)
+            while s.exit is None and not s.ended and fair.now() < end:
+                s.pump(0.5)
+                if len(s.out) >= size:
+                    got.append(hashlib.sha256(s.out[:size]).hexdigest())
+                    total += size
+                    del s.out[:size]
+                    if len(got) % 5 == 1:
+                        time.sleep(0.2)  # all buffers on the way are full by then
+                        stops += 1
+            want(s.exit == {"exit_code": 3, "reason": "exited"}, (s.exit, total))
+            want(got == [digest] * times and not s.out, "%d parts of %d, %d bytes more: %s" % (len(got), times, len(s.out), [i for i, d in enumerate(got) if d != digest]))
+            s.finish(20)
+            print("  %.0f MB through %s in %.1f s, %d stops" % (total / 1e6, "a terminal" if tty else "pipes", time.monotonic() - start, stops), flush=True)
+        self.guest("rm /tmp/part")
+
     def memory_stays_bounded(self):
         """A guest that floods and a client that does not read: the agent holds two buffers, the guest's process waits."""
         def pss():
@@ -315,7 +339,7 @@ def main():
         only = sys.argv[1:]
         names = ["output_is_apart_and_the_code_comes_back", "what_cannot_start_says_why", "environment_folder_and_user", "signals",
                  "signals_reach_the_whole_group", "a_terminal", "resize_is_seen", "input_and_its_end", "sixty_four_mib_through_cat",
-                 "output_that_another_takes_away_does_not_break_the_frames",
+                 "a_hundred_mb_reach_a_slow_reader", "output_that_another_takes_away_does_not_break_the_frames",
                  "much_output_of_both_kinds_is_whole", "nothing_is_lost_to_a_slow_reader", "memory_stays_bounded", "ctrl_c_under_flood", "two_at_once_and_the_limit",
                  "ping_is_answered_behind_full_input", "what_breaks_the_protocol_ends_it", "grants_that_are_not_obeyed", "a_time_limit",
                  "a_client_that_goes_away", "what_ignores_signals_is_killed", "agent_killed_in_a_session", "instance_stopped_in_a_session"]

@@ -6,7 +6,11 @@
  *
  * Both roles are this file under two names. As QEMU: QMP, and the ids of the boot arguments, told to the other over the vhost-user socket. As
  * moat-vsock: the guest's end of the control and log channel, in the guest's own words (init/channel.h). Each ends when the other does.
+ *
+ * A workload with the variable MOAT_STANDIN_FLOOD says too much, for as long as it runs: twenty times a second several control messages, of which
+ * some are none, connections that take the place of its own, and 100 KiB of log records.
  */
+#include <errno.h>
 #include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -25,7 +29,7 @@
 #include "init/channel.h"
 #include "init/sha256.h"
 
-enum { IDS_MAX = 256, LINE = 4096, CONNS = 4, VHOST_FD = 3 };
+enum { IDS_MAX = 256, LINE = 4096, CONNS = 4, VHOST_FD = 3, FLOOD_MS = 50, FLOOD_RECORDS = 200, FLOOD_TEXT = 500 };
 
 /* As the real ones: the agent refuses a VM whose threads have no filter. */
 static void sandbox(void)
@@ -107,7 +111,7 @@ struct guest {
     const char *uds;
     char instance[64], boot[64];
     struct mt_channel channel;
-    bool running, over;
+    bool running, over, floods;
     int logs, log_port;
     uint64_t lines;
 };
@@ -144,6 +148,51 @@ static void say_line(struct guest *g, const char *text)
         (void)send(g->logs, buf, n, MSG_NOSIGNAL);
 }
 
+/* What a part of a record leaves behind breaks the next one: the host then hangs up, and the next dial begins anew. */
+static void flood_logs(struct guest *g)
+{
+    static uint8_t buf[FLOOD_RECORDS * (FLOOD_TEXT + 64)];
+    static char text[FLOOD_TEXT];
+    size_t at = 0;
+    if (g->logs < 0)
+        g->logs = dial(g, g->log_port);
+    if (g->logs < 0)
+        return;
+    memset(text, 'x', sizeof text);
+    for (int i = 0; i < FLOOD_RECORDS; i++) {
+        size_t n;
+        struct mt_err err;
+        const struct mt_guest_log_record r = {.stream = 1, .seq = ++g->lines, .unix_ns = (uint64_t)mt_clock_wall_us() * 1000, .payload = (const uint8_t *)text, .payload_len = sizeof text};
+        if (mt_guest_log_encode(&r, buf + at, sizeof buf - at, &n, &err) < 0)
+            break;
+        at += n;
+    }
+    ssize_t n = send(g->logs, buf, at, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (n < 0 && errno != EAGAIN)
+        mt_closep(&g->logs);
+}
+
+static void flood(struct guest *g, unsigned round)
+{
+    static char junk[MT_GUEST_LINE_TO_HOST_MAX + 100];
+    static const char *const bad[] = {"{}\n", "[\n", "{\"v\":1,\"v\":1,\"type\":\"pong\",\"seq\":1}\n", "{\"v\":1,\"type\":\"config\",\"seq\":1}\n"};
+    for (int i = 0; i < 3; i++)
+        tell(g, (struct mt_guest_msg){.type = MT_GUEST_PONG, .u.pong = {.mem_total_bytes = round, .procs = 2}});
+    if (round % 8 == 0 && g->channel.fd >= 0)
+        (void)say(g->channel.fd, bad[round / 8 % (sizeof bad / sizeof bad[0])]);
+    if (round % 32 == 1 && g->channel.fd >= 0) {
+        memset(junk, 'a', sizeof junk);
+        (void)send(g->channel.fd, junk, sizeof junk, MSG_NOSIGNAL | MSG_DONTWAIT);
+    }
+    if (round % 32 == 2)
+        for (int i = 0; i < 4; i++) {
+            int fd = dial(g, i % 2 ? g->log_port : MT_GUEST_PORT_CONTROL);
+            if (fd >= 0)
+                (void)close(fd);
+        }
+    flood_logs(g);
+}
+
 static void take(struct guest *g, const char *line, size_t len)
 {
     struct mt_guest_mem mem = {.base = mem_bytes, .cap = sizeof mem_bytes};
@@ -156,6 +205,8 @@ static void take(struct guest *g, const char *line, size_t len)
         mt_sha256_hex(line, len, sha);
         tell(g, (struct mt_guest_msg){.type = MT_GUEST_ACK, .u.ack = {.generation = m.u.config.generation, .config_sha256 = sha}});
         status(g, MT_GUEST_STATE_CONFIGURED, NULL);
+        for (size_t i = 0; i < m.u.config.process.env_count; i++)
+            g->floods |= MT_STREQ(m.u.config.process.env[i].key, "MOAT_STANDIN_FLOOD");
         g->log_port = (int)m.u.config.logs.port;
         g->logs = dial(g, g->log_port);
         status(g, MT_GUEST_STATE_STARTED, NULL);
@@ -166,6 +217,7 @@ static void take(struct guest *g, const char *line, size_t len)
         say_line(g, "asked");
         tell(g, (struct mt_guest_msg){.type = MT_GUEST_LOG_CHUNK, .u.log_chunk = {.data = "", .last = true}});
     } else if (m.type == MT_GUEST_SHUTDOWN) {
+        g->floods = false;
         status(g, MT_GUEST_STATE_EXITED, "completed");
     } else if (m.type == MT_GUEST_RESUME) {
         mt_closep(&g->logs); /* that of an agent that is gone */
@@ -192,6 +244,7 @@ static int as_vsock(int argc, char **argv)
 {
     static struct guest g = {.logs = -1};
     char ids[IDS_MAX];
+    unsigned round = 0;
     for (int i = 1; i + 1 < argc; i++)
         if (MT_STREQ(argv[i], "--uds"))
             g.uds = argv[i + 1];
@@ -211,8 +264,11 @@ static int as_vsock(int argc, char **argv)
         if (g.channel.fd < 0)
             connect_host(&g);
         struct pollfd p[3] = {{.fd = VHOST_FD, .events = POLLIN}, {.fd = listener, .events = POLLIN}, {.fd = g.channel.fd, .events = POLLIN}};
-        if (poll(p, 3, g.channel.fd < 0 ? 1000 : -1) < 0 || p[0].revents)
+        bool floods = g.floods && g.running;
+        if (poll(p, 3, floods ? FLOOD_MS : g.channel.fd < 0 ? 1000 : -1) < 0 || p[0].revents)
             return 0;
+        if (floods)
+            flood(&g, ++round);
         if (p[1].revents) { /* nothing listens in this guest */
             int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
             if (fd >= 0)

@@ -491,6 +491,18 @@ int mt_vmm_console(struct mt_vmm *vmm, const char *console_path, const struct mt
     return r;
 }
 
+int mt_vmm_mend_cgroups(struct mt_vmm *vmm, uint64_t backstop_bytes, struct mt_err *err)
+{
+    return mt_cgroup_mend(&vmm->cgroup, backstop_bytes, err);
+}
+
+int mt_vmm_limit(struct mt_vmm *vmm, const char *jail_id, uint64_t memory_bytes, uint32_t cpu_weight, struct mt_err *err)
+{
+    const struct mt_cgroup_limits limits = {.memory_bytes = memory_bytes, .cpu_weight = cpu_weight, .pids_max = PIDS_MAX};
+    int r = mt_jail_check_id(jail_id, err);
+    return r < 0 ? r : mt_cgroup_limit(&vmm->cgroup, jail_id, &limits, err);
+}
+
 int mt_vmm_usage(struct mt_vmm *vmm, const struct mt_vmm_ids *ids, struct mt_vmm_usage *ret_usage, struct mt_err *err)
 {
     struct mt_cgroup_usage u;
@@ -500,7 +512,7 @@ int mt_vmm_usage(struct mt_vmm *vmm, const struct mt_vmm_ids *ids, struct mt_vmm
     if (r < 0)
         return r;
     *ret_usage = (struct mt_vmm_usage){.cpu_ns = u.cpu_ns, .mem_bytes = u.memory_bytes, .mem_peak_bytes = u.memory_peak_bytes,
-        .oom_kills = u.oom_kills};
+        .read_bytes = u.read_bytes, .write_bytes = u.write_bytes, .oom_kills = u.oom_kills};
     return 0;
 }
 

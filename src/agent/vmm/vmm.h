@@ -243,11 +243,17 @@ int mt_vmm_teardown(struct mt_vmm *vmm, const struct mt_vmm_ids *ids, struct mt_
 int mt_vmm_console(struct mt_vmm *vmm, const char *console_path, const struct mt_vmm_run *run, char *buf, size_t size,
                    size_t *ret_len, struct mt_err *err);
 
+/** mt_cgroup_mend on the parent of all VMs. */
+int mt_vmm_mend_cgroups(struct mt_vmm *vmm, uint64_t backstop_bytes, struct mt_err *err);
+/** The limits of a VM that runs, as launch had them, when they are gone: 1 they were. -MT_E_NOT_FOUND it has no cgroup any more. */
+int mt_vmm_limit(struct mt_vmm *vmm, const char *jail_id, uint64_t memory_bytes, uint32_t cpu_weight, struct mt_err *err);
+
 /** Resource use of one VM, from its cgroup; absent figures are 0. */
 struct mt_vmm_usage {
     uint64_t cpu_ns;
     uint64_t mem_bytes;
     uint64_t mem_peak_bytes;
+    uint64_t read_bytes, write_bytes; /* of the host's disks; 0 with cgroups v1 */
     uint64_t oom_kills; /* > 0 after an end by the host's OOM killer: reason oom_killed/host */
 };
 int mt_vmm_usage(struct mt_vmm *vmm, const struct mt_vmm_ids *ids, struct mt_vmm_usage *ret_usage, struct mt_err *err);

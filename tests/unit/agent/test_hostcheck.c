@@ -193,6 +193,16 @@ static void each_thing_alone(void **s)
     t.h.cgroups = -1;
     only("agent.cgroups", 1, "not known", "boot with");
     t.h.cgroups = 2;
+    (void)snprintf(path, sizeof path, "%s/self", t.proc);
+    assert_int_equal(mt_file_mkdirs(path, 0755, NULL), 0);
+    (void)snprintf(path, sizeof path, "%s/self/mounts", t.proc);
+    put(path, "none / tmpfs rw 0 0\ncgroup2 /sys/fs/cgroup cgroup2 rw,nosuid,nodev,noexec,relatime,nsdelegate,memory_recursiveprot 0 0\n", 0644);
+    only("agent.cgroups", 1, "without favordynmods", "mount -o remount,favordynmods");
+    t.h.strict = 1; /* somebody's own machine: how quick it is, is his */
+    only(NULL, 0, NULL, NULL);
+    t.h.strict = 2;
+    put(path, "cgroup2 /sys/fs/cgroup cgroup2 rw,nsdelegate,favordynmods,memory_recursiveprot 0 0\n", 0644);
+    only(NULL, 0, NULL, NULL);
     t.h.tun = "/proc/self/nothing";
     only("agent.tun", 2, "cannot be opened", "modprobe tun");
     t.h.tun = t.tun;

@@ -254,6 +254,51 @@ static void v2_kill_is_one_write(void **state)
     assert_text("v2/moat.slice/instances/vm-1/cgroup.kill", "1");
 }
 
+static void what_a_service_manager_rewrote_is_mended(void **state)
+{
+    struct mt_cgroup_host h;
+    const char *const folders[] = {"v2", "v2/moat.slice", "v2/moat.slice/instances"};
+    const struct mt_cgroup_limits other = {.memory_bytes = 5 << 20, .cpu_weight = 77, .pids_max = 9};
+    char path[256];
+    (void)state;
+    open_v2(&h);
+    assert_int_equal(mt_cgroup_mend(&h, 1 << 30, NULL), 0); /* no parent, and none is made */
+    assert_false(exists("v2/moat.slice"));
+    assert_int_equal(mt_cgroup_limit(&h, "vm-1", &other, NULL), -MT_E_NOT_FOUND);
+    assert_int_equal(mt_cgroup_create(&h, "vm-1", &limits, NULL), 0);
+    for (size_t i = 0; i < 3; i++) {
+        (void)snprintf(path, sizeof path, "%s/cgroup.controllers", folders[i]);
+        write_text(path, "cpuset cpu io memory pids\n");
+        (void)snprintf(path, sizeof path, "%s/cgroup.subtree_control", folders[i]);
+        write_text(path, "cpu io memory pids\n");
+    }
+    assert_int_equal(mt_cgroup_mend(&h, 123 << 20, NULL), 0);
+    assert_text("v2/moat.slice/cgroup.subtree_control", "cpu io memory pids\n");
+    assert_text("v2/moat.slice/instances/memory.max", "128974848");
+    write_text("v2/moat.slice/cgroup.subtree_control", "cpu io memory_like pids\n");
+    assert_int_equal(mt_cgroup_mend(&h, 0, NULL), 1);
+    assert_text("v2/moat.slice/cgroup.subtree_control", "+memory");
+    assert_text("v2/moat.slice/instances/memory.max", "128974848");
+    write_text("v2/moat.slice/cgroup.subtree_control", "cpu io memory pids\n");
+    write_text("v2/moat.slice/instances/cgroup.controllers", "cpu memory\n"); /* this kernel has no others */
+    write_text("v2/moat.slice/instances/cgroup.subtree_control", "memory cpu\n");
+    assert_int_equal(mt_cgroup_mend(&h, 0, NULL), 0);
+    write_text("v2/moat.slice/instances/vm-1/memory.max", "max\n");
+    write_text("v2/moat.slice/instances/vm-1/cpu.weight", "100\n");
+    assert_int_equal(mt_cgroup_limit(&h, "vm-1", &other, NULL), 1);
+    assert_text("v2/moat.slice/instances/vm-1/memory.max", "5242880");
+    assert_text("v2/moat.slice/instances/vm-1/cpu.weight", "77");
+    write_text("v2/moat.slice/instances/vm-1/memory.max", "4096\n"); /* an operator's word stays */
+    assert_int_equal(mt_cgroup_limit(&h, "vm-1", &other, NULL), 0);
+    assert_text("v2/moat.slice/instances/vm-1/memory.max", "4096\n");
+    write_text("v2/moat.slice/instances/vm-1/pids.max", "max\n");
+    assert_int_equal(mt_cgroup_limit(&h, "vm-1", &other, NULL), 1);
+    assert_text("v2/moat.slice/instances/vm-1/pids.max", "9");
+    open_v1(&h); /* there a slice of nobody else's */
+    assert_int_equal(mt_cgroup_mend(&h, 1 << 30, NULL), 0);
+    assert_int_equal(mt_cgroup_limit(&h, "vm-1", &limits, NULL), 0);
+}
+
 static void figures_are_read_from_both_versions(void **state)
 {
     struct mt_cgroup_host h;
@@ -270,6 +315,10 @@ static void figures_are_read_from_both_versions(void **state)
     assert_int_equal(u.memory_bytes, 4096);
     assert_int_equal(u.memory_peak_bytes, 0); /* absent before 5.19 */
     assert_int_equal(u.oom_kills, 2);
+    assert_true(u.read_bytes == 0 && u.write_bytes == 0); /* nothing was read or written yet: the file is empty or absent */
+    write_text("v2/moat.slice/instances/vm-1/io.stat", "8:0 rbytes=4096 wbytes=1 rios=1 wios=1 dbytes=0 dios=0\n253:3 rbytes=5000000000 wbytes=2 rios=7\n259:0 \n");
+    assert_int_equal(mt_cgroup_usage(&h, "vm-1", &u, NULL), 0);
+    assert_true(u.read_bytes == UINT64_C(5000004096) && u.write_bytes == 3 && u.memory_bytes == 4096);
     open_v1(&h);
     assert_int_equal(mt_cgroup_create(&h, "vm-1", &limits, NULL), 0);
     write_text("cpu and acct/moat.slice/instances/vm-1/cpuacct.usage", "77\n");
@@ -323,6 +372,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(v1_work_is_in_the_hierarchy_of_the_processor_alone, setup, teardown),
         cmocka_unit_test_setup_teardown(v1_kill_freezes_signals_and_thaws, setup, teardown),
         cmocka_unit_test_setup_teardown(v2_kill_is_one_write, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_a_service_manager_rewrote_is_mended, setup, teardown),
         cmocka_unit_test_setup_teardown(figures_are_read_from_both_versions, setup, teardown),
         cmocka_unit_test_setup_teardown(removing_is_idempotent_and_parents_go_when_empty, setup, teardown),
         cmocka_unit_test_setup_teardown(hosts_without_cpu_and_memory_are_refused, setup, teardown),
