@@ -154,6 +154,9 @@ def workload_sees_what_the_config_says(shared):
     script = ("echo id=$(id -u):$(id -g):$(id -G); echo home=$HOME; echo a=$A; echo host=$(hostname); echo cwd=$PWD; echo late >&2; "
               "cat /etc/hosts | tail -n 2; cat /etc/hostname; stat -c '%a' /tmp /dev/shm; echo x > /srv/f || echo no write; "
               "ls /proc/1/fd 2>/dev/null; kill -0 1 2>/dev/null && echo may signal; cat /proc/self/oom_score_adj; "
+              "cd /proc/sys; echo sys=$(cat kernel/dmesg_restrict kernel/panic_on_oops fs/protected_hardlinks fs/protected_symlinks fs/protected_fifos fs/protected_regular "
+              "net/ipv6/conf/all/accept_ra net/ipv6/conf/eth0/accept_ra net/ipv6/conf/eth0/autoconf); echo limits=$(ulimit -n):$(ulimit -c); "
+              "echo mounts=$(cat /proc/mounts | busybox grep -c '^overlay / overlay [^ ]*nodev'):$(cat /proc/mounts | busybox grep -c ' /tmp tmpfs [^ ]*nosuid,nodev'); "
               "echo ino=$(cat /proc/mounts | busybox grep -c overlay); echo -n tail")
     with Boot(shared, name="web-9") as g:
         started, exited = run_to_exit(
@@ -162,7 +165,7 @@ def workload_sees_what_the_config_says(shared):
         out = g.lines(1)
         check(exited["exit_code"] == 0 and exited["reason"] == "completed" and "signal" not in exited, "exited: %s" % exited)
         want = ["pre x y", "id=1000:1001:1001 1002", "home=/home/app", "a=x y", "host=web-9", "cwd=/srv", guestvm.ADDRESS + "\tweb-9",
-                "web-9", "1777", "no write", "0", "ino=1", "tail"]
+                "web-9", "1777", "no write", "0", "sys=1 1 1 1 1 1 0 0 0", "limits=65536:0", "mounts=1:1", "ino=1", "tail"]
         for line in want:
             check(line in out, "no line '%s' in %s" % (line, out))
         check("may signal" not in out, "an unprivileged workload may signal init")

@@ -386,10 +386,12 @@ def main():
             run_hostile("mad", "mad", victim["id"], str(FLOOD_S))
             lines = said("mad", 60, "mad many")  # it waits before its flood, so that this can be read
             time.sleep(3 + FLOOD_S + 1)
+            console = ask_agent("console", instance_id=p.instances("mad")[0]["id"])
         finally:
             stop.set()
             w.join()
             ok, errors = load.end(51)
+        check(console.count(b"serial") > 1000 and len(console) < 1 << 20, f"the serial line was not flooded, or too much of it is kept: {len(console)} bytes, {console[:200]}")
         check(sum(x.startswith(("mad port", "mad cid")) for x in lines) == 22, f"not all of the attack was seen: {lines}")
         by = {" ".join(x.split()[1:3]): x for x in lines}
         for port in (22, 80, 443, 1024, 5055, 5160, 5162, 5164, 5180, 5432, 9443, 1 << 30, 0xfffffffe):
