@@ -181,6 +181,42 @@ static void a_failing_answer_is_kept_for_its_autopsy(void **s)
     (void)close(srv.fd);
 }
 
+/* Where a route puts PROXY v2 before each connection, the check speaks it too: LOCAL, which names nobody (proxy-protocol.txt §2.2). */
+static void behind_proxy_v2_a_local_header_comes_first(void **s)
+{
+    static const char local[16] = "\r\n\r\n\0\r\nQUIT\n\x20\0\0"; /* version 2, LOCAL; unspecified; no bytes follow */
+    (void)s;
+    for (int http = 0; http < 2; http++) {
+        struct server srv = listener();
+        struct mt_err err = {0};
+        struct seen v = {.loop = mt_loop_new(&err)};
+        struct mt_health h = {.type = http ? MT_HEALTH_HTTP : MT_HEALTH_TCP, .port = srv.port, .path = "/health", .proxy_protocol = true};
+        struct mt_probe *p = mt_probe_start(v.loop, &h, &in6addr_loopback, &in6addr_loopback, 1000, on_result, &v, &err);
+        char got[512] = "";
+        v.probe = p;
+        assert_non_null(p);
+        (void)mt_loop_turn(v.loop, 100);
+        mt_auto_fd int client = accept(srv.fd, NULL, NULL);
+        ssize_t n = recv(client, got, sizeof got - 1, 0);
+        assert_true(n >= (ssize_t)sizeof local);
+        assert_memory_equal(got, local, sizeof local);
+        if (http) {
+            assert_memory_equal(got + sizeof local, "GET /health HTTP/1.1\r\n", 22);
+            assert_non_null(strstr(got + sizeof local, "\r\nUser-Agent: moat-health\r\n"));
+            assert_true(send(client, "HTTP/1.1 200 OK\r\n\r\n", 19, MSG_NOSIGNAL) == 19);
+        } else {
+            assert_int_equal(n, sizeof local);
+            assert_int_equal(recv(client, got, sizeof got, 0), 0); /* an end, not a reset */
+        }
+        if (v.calls == 0)
+            (void)mt_loop_run(v.loop);
+        assert_true(v.calls == 1 && v.ok);
+        mt_probe_free(p);
+        mt_loop_free(v.loop);
+        (void)close(srv.fd);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -191,6 +227,7 @@ int main(void)
         cmocka_unit_test(never_ready_ends_at_the_startup_timeout),
         cmocka_unit_test(tcp_and_http_probes_tell_what_they_saw),
         cmocka_unit_test(a_failing_answer_is_kept_for_its_autopsy),
+        cmocka_unit_test(behind_proxy_v2_a_local_header_comes_first),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
