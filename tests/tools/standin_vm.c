@@ -186,7 +186,7 @@ static void flood(struct guest *g, unsigned round)
     }
     if (round % 32 == 2)
         for (int i = 0; i < 4; i++) {
-            int fd = dial(g, i % 2 ? g->log_port : MT_GUEST_PORT_CONTROL);
+            int fd = dial(g, i % 2 ? g->log_port : (int)MT_GUEST_PORT_CONTROL);
             if (fd >= 0)
                 (void)close(fd);
         }

@@ -275,9 +275,9 @@ static void what_a_service_manager_rewrote_is_mended(void **state)
     assert_int_equal(mt_cgroup_mend(&h, 123 << 20, NULL), 0);
     assert_text("v2/moat.slice/cgroup.subtree_control", "cpu io memory pids\n");
     assert_text("v2/moat.slice/instances/memory.max", "128974848");
-    write_text("v2/moat.slice/cgroup.subtree_control", "cpu io memory_like pids\n");
+    write_text("v2/moat.slice/cgroup.subtree_control", "cpu io_like memory pids\n");
     assert_int_equal(mt_cgroup_mend(&h, 0, NULL), 1);
-    assert_text("v2/moat.slice/cgroup.subtree_control", "+memory");
+    assert_text("v2/moat.slice/cgroup.subtree_control", "+io");
     assert_text("v2/moat.slice/instances/memory.max", "128974848");
     write_text("v2/moat.slice/cgroup.subtree_control", "cpu io memory pids\n");
     write_text("v2/moat.slice/instances/cgroup.controllers", "cpu memory\n"); /* this kernel has no others */
