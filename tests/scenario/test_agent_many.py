@@ -363,7 +363,11 @@ def they_come_and_go(w):
     for i in [i for i, a in w.control.assignments.items() if a["desired_state"] == "stopped"]:
         kit.wait_for("%s gone" % i, lambda: not [x for x in w.ask({"op": "list"}, 30) if x["instance_id"] == i and x["phase"] != "stopped"], 120, 1)
         w.control.drop(i)
-    kit.wait_for("as much as before", lambda: settled() == before, 300, 2)
+    w.control.publish()  # those that left the plan after the last one, too
+    try:
+        kit.wait_for("as much as before", lambda: settled() == before, 120, 2)
+    except AssertionError:
+        raise AssertionError("%s, before %s; in the plan %d; %s" % (there(), before, len(w.control.assignments), [x for x in w.ask({"op": "list"}, 30) if x["phase"] != "ready"][:4]))
     g.look()
     d = w.describe(m)
     lines = [r["line"] for r in w.ask({"op": "logs", "instance_id": m, "limit": 2000}, 60)]
