@@ -31,7 +31,7 @@ CHURN = float(os.environ.get("MOAT_CHURN_S", "0"))  # seconds in which instances
 PAUSE = float(os.environ.get("MOAT_CHURN_PAUSE_S", "2"))  # between two changes of four instances each
 MIB = 96 if INSTANCES <= 100 else 72  # of each; what the bundle's kernel needs at least
 QUIET = 30.0  # three periods of pings, monitors and health checks, one look for drift
-MIB_MAX, CORE_MAX = 30.0, 0.01
+MIB_MAX, CORE_MAX = 30.0, 0.01 * max(1, INSTANCES / 100)  # said of 100
 LIMIT = INSTANCES + (100 if CHURN else 1)  # limits.instances
 GROWTH_KIB_A_MINUTE = 64
 
