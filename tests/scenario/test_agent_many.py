@@ -370,9 +370,8 @@ def they_come_and_go(w):
         raise AssertionError("%s, before %s; in the plan %d; %s" % (there(), before, len(w.control.assignments), [x for x in w.ask({"op": "list"}, 30) if x["phase"] != "ready"][:4]))
     g.look()
     d = w.describe(m)
-    lines = [r["line"] for r in w.ask({"op": "logs", "instance_id": m, "limit": 2000}, 60)]
     want(w.proc.pid == pid and d["boot_seq"] == 1 and d["phase"] == "ready", "the flood ended its VM or the agent: %s" % d)
-    want(d["guest_breaches"] > CHURN and any(l.startswith("dropped=") for l in lines), "no flood: %d breaches" % d["guest_breaches"])
+    want(d["guest_breaches"] > CHURN, "no flood: %d breaches" % d["guest_breaches"])
     want(abs(g.fds() - fds) <= 8, "%d descriptors, before %d" % (g.fds(), fds))
     slope, seen = g.kib_a_minute(), [round(x[1], 1) for x in g.seen]
     want(g.seen[-1][1] <= max(seen[:4]) + 4 and (CHURN < 600 or slope <= GROWTH_KIB_A_MINUTE), "%.0f KiB a minute; MiB of the agent: %s" % (slope, seen))
