@@ -3,7 +3,7 @@
 """Volumes in the control plane: made by hand and by a deploy, homed without overcommitment, reported by a node, grown, deleted
 (storage-and-secrets.md 2, control-plane.md 4.4, 9.3). The node is a fake one that speaks the internal API. Needs root.
 COST 65 s, 9 s of processor."""
-import base64, calendar, concurrent.futures, hashlib, json, os, random, signal, subprocess, sys, threading, time
+import base64, calendar, concurrent.futures, hashlib, http.client, json, os, random, signal, subprocess, sys, threading, time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import control_kit as kit
 from control_kit import case, wait_for
@@ -578,6 +578,7 @@ try:
         v, i = volumes(e)["only"], ready(e)
         at = e + "/volumes/" + v["id"]
         refused(tenant("forcer", "volumes:read", "volumes:write")("DELETE", at + "?force=true"), "operator_only", 403)
+        refused(tenant("recoverer", "volumes:read", "volumes:write")("POST", at + "/recover", {"accept_loss_since": "2026-01-01T00:00:00Z"}), "operator_only", 403)
         refused(w.q("DELETE", at + "?force=true", {"force": False}), "invalid_argument", 400)
         refused(w.q("DELETE", at + "?force=false"), "volume_attached")
         dry = w.ok("DELETE", at + "?dry_run=true", {"force": True, "delete_backups": True})
@@ -980,6 +981,67 @@ try:
                     "month=2026-11&env_id=x", "month=2026-11&since=1"):
             r = w.q("GET", O + "/usage/month?" + bad)
             assert r.status == 400 and r.json["code"] in ("invalid_argument", "invalid_id"), (bad, r.status, r.text)
+
+    @case("killed in the middle of each change of a backup and of a restore, the control plane goes on: asked or told again, each has happened once")
+    def _():
+        a, e = w.make_app("killed")
+        v = w.ok("POST", e + "/volumes", {"name": "own", "size_bytes": GIB})["id"]
+        wait_for("it", lambda: volumes(e)["own"]["state"] == "available", 20)
+        http_errors = (OSError, http.client.HTTPException)
+
+        def struck(n, ask):
+            """Killed some milliseconds after @ask has begun; then asked again, in the same words."""
+            def first():
+                try:
+                    ask()
+                except http_errors:
+                    pass
+            t = threading.Thread(target=first)
+            t.start()
+            time.sleep((0, 0.001, 0.002, 0.004, 0.008, 0.015)[n % 6])
+            w.kill_control()
+            t.join()
+            w.start_control()
+            return wait_for("an answer", lambda: (lambda r: r if r.status not in (429, 503) else None)(ask()), 30)
+
+        def told(n, kind, **what):
+            w.agent.vseq += 1
+            seq = w.agent.vseq
+            r = struck(n, lambda: w.agent.post("status", {"instances": [], kind: [dict(what, seq=seq)]}))
+            assert r.status == 200 and r.json["accepted"] + r.json["ignored"] == 1, r.text
+
+        def jobs(kind, key, i):
+            return wait_for("the job", lambda: [x for p in w.agent.plans for x in p.get(kind, []) if x[key] == i], 30)
+
+        def once(i, *types):
+            got = [x["event_type"] for x in w.ok("GET", O + "/events?limit=200&correlation_id=" + i)["items"] if x["aggregate_id"] == i]
+            assert got == list(types), got
+        for n in range(18 if os.environ.get("MOAT_FULL") else 3):
+            r = struck(n, lambda: w.q("POST", e + "/volumes/" + v + "/snapshots", {}, key="killed-s-%d" % n))  # noqa: B023
+            assert r.status == 201, r.text
+            s = r.json["id"]
+            jobs("snapshot_jobs", "snapshot_id", s)
+            assert w.agent.post("volume-key", {"volume_id": v, "job_id": s}).status == 200
+            told(n + 1, "snapshots", snapshot_id=s, status="running", phase="uploading", captured_at_ms=int(time.time() * 1000))
+            done = {"status": "succeeded", "captured_at_ms": int(time.time() * 1000), "size_bytes": GIB, "key_epoch": 1, "image_root": "a" * 64, "manifest_sha256": "b" * 64}
+            told(n + 2, "snapshots", snapshot_id=s, **done)
+            assert w.ok("GET", e + "/volumes/" + v)["last_backup_snapshot_id"] == s
+            assert len(w.ok("GET", e + "/volumes/" + v + "/snapshots?limit=100")["items"]) == n + 1
+            once(s, "snapshot.created", "snapshot.status_changed", "snapshot.status_changed")
+            r = struck(n + 3, lambda: w.q("POST", e + "/volumes/" + v + "/restore", {"snapshot_id": s, "name": "back"}, key="killed-r-%d" % n))  # noqa: B023
+            assert r.status == 201, r.text
+            i, new = r.json["id"], r.json["new_volume_id"]
+            jobs("restore_jobs", "restore_id", i)
+            assert w.agent.post("volume-key", {"volume_id": v, "job_id": i}).status == 200
+            told(n + 4, "restores", restore_id=i, status="running", phase="downloading", bytes_done=1, bytes_total=GIB)
+            assert volumes(e)["back"]["state"] == "creating"
+            told(n + 5, "restores", restore_id=i, status="succeeded", fs_uuid="12345678-1234-4234-8234-123456789abc", bytes_done=GIB, bytes_total=GIB)
+            assert (volumes(e)["back"]["id"], volumes(e)["back"]["state"]) == (new, "available") and set(volumes(e)) == {"own", "back"}
+            once(i, "restore_job.created", "restore_job.status_changed", "restore_job.status_changed")
+            w.ok("DELETE", e + "/volumes/" + new)
+            wait_for("it gone", lambda: set(volumes(e)) == {"own"}, 30)
+        w.ok("DELETE", e + "/volumes/" + v)
+        wait_for("all gone", lambda: volumes(e) == {}, 30)
 
     @case("the views made again from the log are the same")
     def _():

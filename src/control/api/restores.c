@@ -133,6 +133,8 @@ static int read_recovery(struct mt_api_call *c, struct wish *w, struct mt_pg_res
     static const char *const known[] = {"accept_loss_since", "node_id", NULL};
     const char *since;
     struct mt_pg_params p;
+    if (!c->who.is_operator) /* who gives up data, and says that a machine is off, is one and the same */
+        return mt_api_fail(c, 403, "operator_only", "only operators recover a volume of a lost node; whoever has its backups restores one of them (moat volumes restore)");
     if (mt_api_fields(c, known) < 0 || mt_api_text(c, "accept_loss_since", false, 40, &since) < 0 || mt_api_text(c, "node_id", false, MT_ID_SIZE, &w->node_id) < 0 ||
         check_node(c, w->node_id, "node_id") < 0)
         return -1;
