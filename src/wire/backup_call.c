@@ -17,7 +17,6 @@
 #define POLL_MS 200
 #define IOPRIO_IDLE (3 << 13)
 #define REQUEST_MAX (256 << 10)
-#define SLICE_NS 100000 /* the kernel's least */
 
 static int failed(struct mt_backup_call *c, const char *reason, bool retryable, int rc)
 {
@@ -76,29 +75,6 @@ static int follow(struct mt_backup_call *c, int out, json_t **ret, struct mt_err
     }
 }
 
-/* What the kernel takes of struct sched_attr; the C library's own is too young to count on. */
-struct slice {
-    uint32_t size, policy;
-    uint64_t flags;
-    int32_t nice;
-    uint32_t priority;
-    uint64_t runtime, deadline, period;
-};
-
-/*
- * A group that is idle is so among its siblings only: against what runs outside of the slice above it, as the kernel's own threads do that a VM's disk waits for, it has that
- * slice's right to finish its turn, 3 ms of it. The shortest turn that there is makes that a tenth of one. Kernels before 6.12 know of no such turns, and refuse nothing.
- */
-static void short_turns(pid_t pid)
-{
-    struct slice a = {.size = sizeof a};
-    if (syscall(SYS_sched_getattr, pid, &a, sizeof a, 0U) < 0)
-        return;
-    a.size = sizeof a;
-    a.runtime = SLICE_NS;
-    (void)syscall(SYS_sched_setattr, pid, &a, 0U); /* of its threads too, which it has yet to begin */
-}
-
 static int call(struct mt_backup_call *c, struct mt_buf *b, json_t **ret_line, struct mt_err *err)
 {
     int in[2] = {-1, -1}, out[2] = {-1, -1};
@@ -118,8 +94,6 @@ static int call(struct mt_backup_call *c, struct mt_buf *b, json_t **ret_line, s
     mt_closep(&out[1]);
     if (rc == 0) {
         (void)syscall(SYS_ioprio_set, 1, pid, IOPRIO_IDLE); /* what runs in the VMs comes first */
-        if (s.cgroup_procs[0])
-            short_turns(pid);
         (void)fcntl(in[1], F_SETPIPE_SZ, REQUEST_MAX); /* it is given all of it at once: nobody waits for it to read */
         if (write(in[1], b->p, b->len) != (ssize_t)b->len)
             rc = MT_FAIL_ERRNO(err, MT_E_IO, "give moat-backup its request");
