@@ -28,6 +28,7 @@
 #define ANSWER_MAX (1U << 20)
 #define PAUSE_FIRST_MS 200
 #define PAUSE_MAX_MS 5000
+#define HTTP_UPGRADE 426 /* we share no protocol */
 
 struct mt_control {
     struct mt_agent *a;
@@ -45,6 +46,7 @@ struct mt_control {
     struct note *note;   /* another document waiting to be sent, owned */
     uint64_t after, epoch;
     bool have_after;
+    bool incompatible; /* the loop's: the newest heartbeat was answered with 426; said once */
     unsigned welcomes; /* times that a heartbeat was taken after one was not: the plan is worth asking for at once */
     atomic_bool reachable;
 };
@@ -106,6 +108,18 @@ static void take_skew(struct mt_agent *a, int64_t ms)
         mt_control_beat_now(a->control); /* the condition goes out with the next heartbeat */
 }
 
+/* A control plane that speaks no protocol of ours (426): what runs goes on by the last plan, and what is to be told is kept until one is there that takes it. */
+static void take_fit(struct mt_control *c, const struct answer *an)
+{
+    if (an->http == HTTP_UPGRADE && !c->incompatible)
+        mt_log(MT_ERROR, "control.incompatible", KV("agent_version", MOAT_VERSION), KV("protocol", MT_NODE_PROTOCOL), KV("detail", an->detail),
+               KV("mend", "install on this machine the version of moat that the control plane has; what runs here goes on meanwhile"));
+    else if (an->http == 200 && c->incompatible)
+        mt_log(MT_INFO, "control.compatible_again", KV("agent_version", MOAT_VERSION));
+    if (an->http == HTTP_UPGRADE || an->http == 200)
+        c->incompatible = an->http == HTTP_UPGRADE;
+}
+
 static void on_answer(void *arg)
 {
     struct answer *an = arg;
@@ -122,7 +136,9 @@ static void on_answer(void *arg)
         take_skew(an->c->a, an->skew_ms);
     if (an->status)
         mt_report_answer(an->c->a->report, an->http, an->detail);
-    else if (an->http >= 400)
+    else
+        take_fit(an->c, an);
+    if (!an->status && an->http >= 400 && an->http != HTTP_UPGRADE)
         mt_log(MT_WARN, "heartbeat.refused", KV("status", an->http), KV("detail", an->detail));
     if (!an->status && (an->http == 0 || an->http >= 500) && an->c->a->conf.heartbeat_ms > BEAT_RETRY_MS)
         mt_loop_timer_after(an->c->beat_timer, BEAT_RETRY_MS);
@@ -323,8 +339,13 @@ static bool post(struct mt_control *c, bool status, char *body, bool was_away)
             (void)snprintf(an->detail, sizeof an->detail, "%s", err.msg);
         else if (reply.status >= 400)
             (void)mt_printable((const char *)reply.body.p, reply.body.len, an->detail, sizeof an->detail);
-        if (rc == 0 && !status && mt_json_parse((const char *)reply.body.p, reply.body.len, ANSWER_MAX, 8, &doc, NULL) == 0)
+        if (an->http == HTTP_UPGRADE && mt_json_parse((const char *)reply.body.p, reply.body.len, ANSWER_MAX, 8, &doc, NULL) == 0) {
+            const char *detail = json_string_value(json_object_get(doc, "detail"));
+            if (detail)
+                (void)mt_printable(detail, strlen(detail), an->detail, sizeof an->detail);
+        } else if (rc == 0 && !status && mt_json_parse((const char *)reply.body.p, reply.body.len, ANSWER_MAX, 8, &doc, NULL) == 0) {
             read_clock(doc, reply.status, sent_ms, got_ms, an);
+        }
         if (rc == 0 && !status && reply.status == 200)
             read_authority(c, doc, an);
         if (rc == 0 && !status && reply.status < 400)

@@ -383,7 +383,12 @@ int cmd_admin_backup_send(struct cli *c);
 int cmd_admin_backup_stored(struct cli *c);
 int cmd_admin_backup_fetch(struct cli *c);
 int cmd_admin_backups_scan(struct cli *c);
+int cmd_admin_backups_list(struct cli *c);
+int cmd_admin_backups_verify(struct cli *c);
 int cmd_admin_backups_rekey(struct cli *c);
+int cmd_edges_list(struct cli *c);
+int cmd_edges_drain(struct cli *c);
+int cmd_edges_undrain(struct cli *c);
 int cmd_admin_restore(struct cli *c);
 int cmd_admin_recovery_plan(struct cli *c);
 int cmd_admin_recovery_apply(struct cli *c);
@@ -441,6 +446,8 @@ int cli_volume(struct cli *c, const char *word, json_t **ret_items, const json_t
 int cli_volume_done(struct cli *c, const json_t *v, json_t *r, const char *operation, const char *text);
 /** Give name and process of volume @v to the one with @new_id; @drain: its process is stopped for it, then scaled as before. volume_replace.c */
 int cli_volume_replace(struct cli *c, const json_t *v, const char *new_id, bool drain);
+/** Take volume @v from its process, which is stopped for it; scaled as before where the volume was given to it by hand. volume_replace.c */
+int cli_volume_drained_detach(struct cli *c, const json_t *v);
 /** Wait for the end of @restore, then cli_volume_replace() of the volume @old_id, drained. volume_replace.c */
 int cli_restored_replace(struct cli *c, const char *old_id, const json_t *restore);
 /** Give @volume the members "last", "lag" and "proven" of a table: what is not known says so. snapshots.c */
@@ -486,6 +493,7 @@ int cmd_projects_list(struct cli *c);
 int cmd_projects_create(struct cli *c);
 int cmd_projects_get(struct cli *c);
 int cmd_projects_rename(struct cli *c);
+int cmd_projects_update(struct cli *c);
 int cmd_projects_delete(struct cli *c);
 int cmd_apps_get(struct cli *c);
 int cmd_apps_update(struct cli *c);

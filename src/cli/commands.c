@@ -178,7 +178,7 @@ static const struct cli_option backups_scan_options[] = {
 };
 static const struct cli_option backups_rekey_options[] = {
     {"reason", 0, "TEXT", "why; kept in the event"},
-    {"config", 0, "FILE", "configuration of moat-control (default: /etc/moat/control.toml, or that of moat up)"},
+    {"config", 0, "FILE", "on this machine, by its configuration of moat-control, without a server"},
     {NULL, 0, NULL, NULL},
 };
 static const struct cli_option stored_backup_options[] = {{"store", 0, "FILE", "the store with its credentials (default: /etc/moat/control-backup.toml)"}, {NULL, 0, NULL, NULL}};
@@ -214,6 +214,9 @@ static const struct cli_option backups_status_options[] = {{"all", 0, NULL, "vol
                                                            {"stale", 0, NULL, "only volumes that had no backup for two intervals"},
                                                            {NULL, 0, NULL, NULL}};
 static const struct cli_option admin_volumes_options[] = {{"node", 0, "NODE", "only those that live on this node, by id"}, {NULL, 0, NULL, NULL}};
+static const struct cli_option admin_backups_options[] = {
+    {"stale", 0, NULL, "only volumes that had no backup for two intervals"}, {"node", 0, "NODE", "only those that live on this node, by id"}, {NULL, 0, NULL, NULL}};
+static const struct cli_option admin_backups_verify_options[] = {{"snapshot", 0, "ID", "this backup instead of the last one"}, {NULL, 0, NULL, NULL}};
 static const struct cli_option admin_volumes_check_options[] = {WAIT_OPTIONS, {NULL, 0, NULL, NULL}};
 static const struct cli_option volumes_delete_options[] = {{"delete-backups", 0, NULL, "its backups go at once, and not a week later"},
                                                            {"force", 0, NULL, "its process is scaled to 0 and loses it; for operators"},
@@ -293,6 +296,7 @@ static const struct cli_option token_options[] = {
     RESTRICT_OPTIONS,
     {NULL, 0, NULL, NULL},
 };
+static const struct cli_option projects_update_options[] = {{"name", 0, "NAME", "new name"}, {NULL, 0, NULL, NULL}};
 static const struct cli_option role_options[] = {{"role", 0, "ROLE", "owner, admin, developer (default) or readonly"}, {NULL, 0, NULL, NULL}};
 static const struct cli_option sps_options[] = {{"scope", 0, "SCOPES", "what it may, with commas between"}, RESTRICT_OPTIONS, {NULL, 0, NULL, NULL}};
 static const struct cli_option sps_update_options[] = {
@@ -306,7 +310,15 @@ static const struct cli_option rotate_options[] = {{"overlap", 0, "DURATION", "t
 static const struct cli_option user_options[] = {
     {"name", 0, "NAME", "name for people"}, {"operator", 0, NULL, "an operator of the platform"}, {NULL, 0, NULL, NULL}};
 static const struct cli_option keys_generate_options[] = {{"retired", 0, NULL, "not the active one"}, {NULL, 0, NULL, NULL}};
-static const struct cli_option keys_retire_options[] = {{"file", 0, "FILE", "the file of master keys on this machine"}, {NULL, 0, NULL, NULL}};
+static const struct cli_option keys_retire_options[] = {
+    {"file", 0, "FILE", "the file of master keys on this machine: take the line out of it too"}, {"reason", 0, "TEXT", "why; kept in the audit log"}, {NULL, 0, NULL, NULL}};
+static const struct cli_option edges_drain_options[] = {
+    {"reason", 0, "TEXT", "why; kept in the log and in the audit log"},
+    {"force", 0, NULL, "also when no other edge serves"},
+    {"wait", 0, NULL, "until it holds no connection"},
+    {"wait-timeout", 0, "DURATION", "stop waiting after this long, exit 6 (default 15m)"},
+    {NULL, 0, NULL, NULL},
+};
 static const struct cli_option import_options[] = {{"replace", 0, NULL, "what the file does not name goes away"}, WAIT_OPTIONS, {NULL, 0, NULL, NULL}};
 static const struct cli_option render_options[] = {
     {"local", 0, "FILE", "print the canonical bytes of this file instead (- reads stdin)"},
@@ -396,6 +408,7 @@ const struct cli_command cli_commands[] = {
     {CLI_PLATFORM, "nodes", "", "machines of the platform", NULL, cmd_nodes_list},
     {CLI_PLATFORM, "node add", "HOST", "prepare a Debian machine over ssh (HOST or USER@HOST) and let it join", node_add_options, cmd_node_add},
     {CLI_PLATFORM, "node describe", "NODE", "one machine, by name or id", NULL, cmd_node_describe},
+    {CLI_PLATFORM, "node show", "NODE", "the same as node describe", NULL, cmd_node_describe},
     {CLI_PLATFORM, "node activate", "NODE", "let a machine in that waits for approval, or place on it again", reason_options, cmd_node_activate},
     {CLI_PLATFORM, "node cordon", "NODE", "place nothing more on it", reason_options, cmd_node_cordon},
     {CLI_PLATFORM, "node drain", "NODE", "replace what runs on it elsewhere, then stop it there", drain_options, cmd_node_drain},
@@ -422,6 +435,7 @@ const struct cli_command cli_commands[] = {
     {CLI_APPS, "plan", "", "what a deploy would change, without changing it", plan_options, cmd_plan},
     {CLI_APPS, "rollback", "", "go back to an earlier release", rollback_options, cmd_rollback},
     {CLI_APPS, "scale", "[PROCESS=N]...", "set or show the number of replicas", wait_options, cmd_scale},
+    {CLI_APPS, "scale show", "", "the same as scale without anything", NULL, cmd_scale},
     {CLI_APPS, "scale reset", "PROCESS...", "back to the number in the manifest", wait_options, cmd_scale_reset},
     {CLI_APPS, "restart", "", "rolling restart", process_wait_options, cmd_restart},
     {CLI_APPS, "apps list", "", "apps of the organisation", NULL, cmd_apps_list},
@@ -496,7 +510,7 @@ const struct cli_command cli_commands[] = {
     {CLI_APPS, "volumes update", "VOLUME", "rename a volume, or turn its backups on or off", volumes_update_options, cmd_volumes_update},
     {CLI_APPS, "volumes resize", "VOLUME", "grow a volume before the next start of its process", volumes_resize_options, cmd_volumes_resize},
     {CLI_APPS, "volumes attach", "VOLUME", "give a volume to a process, beside what its release mounts", volumes_attach_options, cmd_volumes_attach},
-    {CLI_APPS, "volumes detach", "VOLUME", "take a volume from its process, which is scaled to 0", NULL, cmd_volumes_detach},
+    {CLI_APPS, "volumes detach", "VOLUME", "take a volume from its process, which is scaled to 0", volumes_replace_options, cmd_volumes_detach},
     {CLI_APPS, "volumes delete", "VOLUME", "delete a volume and its data, by name or id", volumes_delete_options, cmd_volumes_delete},
     {CLI_APPS, "volumes replace", "VOLUME NEW", "give name and process of a volume to another one", volumes_replace_options, cmd_volumes_replace},
     {CLI_APPS, "volumes snapshot", "VOLUME", "the same as snapshots create", snapshots_create_options, cmd_snapshots_create},
@@ -531,7 +545,7 @@ const struct cli_command cli_commands[] = {
     {CLI_MORE, "admin keys status", "", "master keys and how many wrapped keys each holds", NULL, cmd_admin_keys_status},
     {CLI_MORE, "admin keys rewrap", "", "wrap everything under the active master key", NULL, cmd_admin_keys_rewrap},
     {CLI_MORE, "admin keys verify", "", "open every wrapped key and a sample of contents", NULL, cmd_admin_keys_verify},
-    {CLI_MORE, "admin keys retire", "ID", "take a key that holds nothing out of the file", keys_retire_options, cmd_admin_keys_retire},
+    {CLI_MORE, "admin keys retire", "ID", "have a key that holds nothing no more; with --file take it out of the file too", keys_retire_options, cmd_admin_keys_retire},
     {CLI_MORE, "admin node-ca show", "", "the authority that signs nodes' certificates, and how far its rotation is", NULL, cmd_admin_node_ca_show},
     {CLI_MORE, "admin node-ca prepare", "", "make another authority, which nodes learn to trust", reason_options, cmd_admin_node_ca_prepare},
     {CLI_MORE, "admin node-ca switch", "", "it signs from now on; the one before is trusted on, its key is gone", forced_options, cmd_admin_node_ca_switch},
@@ -542,6 +556,8 @@ const struct cli_command cli_commands[] = {
     {CLI_MORE, "admin backup send", "FILE", "put such a backup into the object store, and read it back", stored_backup_options, cmd_admin_backup_send},
     {CLI_MORE, "admin backup stored", "", "backups of the control plane in the object store", stored_backup_options, cmd_admin_backup_stored},
     {CLI_MORE, "admin backup fetch", "NAME FILE", "get one of them back", stored_backup_options, cmd_admin_backup_fetch},
+    {CLI_MORE, "admin backups list", "", "volumes of all organisations that are backed up, for the operator", admin_backups_options, cmd_admin_backups_list},
+    {CLI_MORE, "admin backups verify", "VOLUME", "restore its newest backup (of the volume's id) into a volume that is thrown away, and check it there", admin_backups_verify_options, cmd_admin_backups_verify},
     {CLI_MORE, "admin backups scan", "", "look through the store for backups of volumes that the database does not know (any more)", backups_scan_options, cmd_admin_backups_scan},
     {CLI_MORE, "admin backups rekey", "VOLUME", "another key for the backups of a volume (its id) from now on", backups_rekey_options, cmd_admin_backups_rekey},
     {CLI_MORE, "admin restore", "FILE", "make an empty database and data_dir of such a backup", control_backup_options, cmd_admin_restore},
@@ -573,6 +589,7 @@ const struct cli_command cli_commands[] = {
     {CLI_MORE, "projects create", "NAME", "make a project", NULL, cmd_projects_create},
     {CLI_MORE, "projects get", "PROJECT", "one project", NULL, cmd_projects_get},
     {CLI_MORE, "projects rename", "PROJECT NAME", "rename a project", NULL, cmd_projects_rename},
+    {CLI_MORE, "projects update", "PROJECT", "the same as projects rename PROJECT NAME, with --name", projects_update_options, cmd_projects_update},
     {CLI_MORE, "projects delete", "PROJECT", "remove a project without apps", NULL, cmd_projects_delete},
     {CLI_MORE, "orgs members list", "", "members of the organisation", NULL, cmd_members_list},
     {CLI_MORE, "orgs members add", "EMAIL", "invite somebody; active from their next sign-in on", role_options, cmd_members_add},
@@ -599,6 +616,11 @@ const struct cli_command cli_commands[] = {
     {CLI_MORE, "admin images list", "", "images that may not run", NULL, cmd_images_list},
     {CLI_MORE, "admin images block", "DIGEST", "place an image nowhere any more; --evict stops what runs of it", image_block_options, cmd_images_block},
     {CLI_MORE, "admin images unblock", "DIGEST", "let an image run again", reason_options, cmd_images_unblock},
+    {CLI_MORE, "admin edges list", "", "edges: what each has applied, is it drained, how many connections it holds", NULL, cmd_edges_list},
+    {CLI_MORE, "admin edges drain", "NODE", "send nobody to the edge of a node any more; what is connected goes on", edges_drain_options, cmd_edges_drain},
+    {CLI_MORE, "admin edges undrain", "NODE", "the opposite", reason_options, cmd_edges_undrain},
+    {CLI_MORE, "admin mesh status", "", "the same as net status", NULL, cmd_net_status},
+    {CLI_MORE, "admin mesh rotate-keys", "[NODE]...", "the same as net rotate-keys", rotate_keys_options, cmd_net_rotate_keys},
     {CLI_MORE, "admin ipam status", "", "how full the pools of node numbers, IPv4 addresses and shared ports are", NULL, cmd_ipam_status},
     {CLI_MORE, "admin ipam leaks", "", "addresses that nobody has owned for a day, and what reclaims each", NULL, cmd_ipam_leaks},
     {CLI_MORE, "admin ipv4-pool list", "", "IPv4 addresses that environments may have, and which do", NULL, cmd_ipv4_pool_list},
@@ -616,6 +638,7 @@ const struct cli_command cli_commands[] = {
     {CLI_MORE, "admin groups resume", "ENV PROCESS", "end a hold, also one after failed attempts", reason_options, cmd_groups_resume},
     {CLI_MORE, "admin explain", "KIND ID", "why an env or an instance is as it is, with each node's answer to it", NULL, cmd_admin_explain},
     {CLI_MORE, "admin events", "", "the whole event log, all organisations and the platform", admin_events_options, cmd_events},
+    {CLI_MORE, "admin events tail", "", "the same as admin events -f", admin_events_options, cmd_events},
     {CLI_MORE, "admin projections list", "", "views, how far they are, rebuilds that were asked for", NULL, cmd_projections_list},
     {CLI_MORE, "admin projections rebuild", "VIEW", "make a view (or all) again from the log, beside the one in use", NULL, cmd_projections_rebuild},
     {CLI_MORE, "admin users list", "", "users of the platform", NULL, cmd_users_list},

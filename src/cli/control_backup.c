@@ -137,7 +137,7 @@ int cmd_admin_restore(struct cli *c)
     return CLI_OK;
 }
 
-/* ---- backups of volumes: their index made again from the store, and their keys ---- */
+/* ---- backups of volumes: their index made again from the store ---- */
 
 int cmd_admin_backups_scan(struct cli *c)
 {
@@ -165,19 +165,5 @@ int cmd_admin_backups_scan(struct cli *c)
             (long long)cli_int(j, "known"), (long long)cli_int(j, "missing"), (long long)cli_int(j, "added"));
     if (cli_int(j, "missing") > cli_int(j, "added"))
         cli_say(c, "next: moat admin backups scan --apply --reason TEXT [--node NODE]");
-    return CLI_OK;
-}
-
-int cmd_admin_backups_rekey(struct cli *c)
-{
-    mt_auto_json json_t *j = NULL;
-    const char *reason = cli_opt(c, "reason");
-    const char *const more[] = {"--id", c->argv[0], "--reason", reason ? reason : "", NULL};
-    int code = cli_control(c, "rekey-backups", more, -1, -1, &j);
-    if (code != CLI_OK)
-        return code;
-    if (c->json)
-        return cli_print_object(c, "BackupsKey", j);
-    cli_say(c, "volume %s is backed up under key %lld from now on; its next backup is a full one, and those that are there stay readable", cli_str(j, "volume_id"), (long long)cli_int(j, "key_epoch"));
     return CLI_OK;
 }

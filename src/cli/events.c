@@ -33,7 +33,7 @@ static int print_event(struct cli *c, json_t *ev, void *arg)
 
 static bool follows(const struct cli *c)
 {
-    return cli_has(c, "follow") || MT_STREQ(c->command->name, "events tail");
+    return cli_has(c, "follow") || MT_STREQ(c->command->name, "events tail") || MT_STREQ(c->command->name, "admin events tail");
 }
 
 /* The whole log has no stream: it is asked again each second. */
@@ -66,7 +66,7 @@ int cmd_events(struct cli *c)
 {
     uint64_t lines = 50, after = 0;
     struct mt_err err;
-    bool all = MT_STREQ(c->command->name, "admin events");
+    bool all = mt_starts_with(c->command->name, "admin events");
     if (cli_has(c, "lines") && mt_parse_u64(cli_opt(c, "lines"), 1, 500, &lines, &err) < 0)
         return cli_usage(c, "--lines: %s", err.msg);
     if (cli_has(c, "after") && mt_parse_u64(cli_opt(c, "after"), 0, INT64_MAX, &after, &err) < 0)

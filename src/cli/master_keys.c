@@ -124,26 +124,41 @@ static int drop_line(struct cli *c, const char *path, const char *id)
         rc = MT_FAIL_ERRNO(&err, MT_E_IO, "give '%s' back to its owner", path);
     if (rc < 0)
         return cli_fail(c, &err, NULL);
-    cli_say(c, "key %s is out of %s; send SIGHUP to every moat-control, and keep an offline copy as long as backups need it", id, path);
+    if (!c->json)
+        cli_say(c, "key %s is out of %s; send SIGHUP to every moat-control, and keep an offline copy as long as backups need it", id, path);
     return CLI_OK;
 }
 
 int cmd_admin_keys_retire(struct cli *c)
 {
-    const char *id = c->argv[0], *file = cli_opt(c, "file");
-    mt_auto_json json_t *r = NULL;
+    const char *id = c->argv[0], *file = cli_opt(c, "file"), *reason = cli_opt(c, "reason");
+    mt_auto_json json_t *r = NULL, *done = NULL;
+    char path[80];
     size_t i;
     json_t *k;
+    bool there = false;
     if (strlen(id) != 16 || strspn(id, "0123456789abcdef") != 16)
         return cli_usage(c, "a key id has 16 hex digits (moat admin keys status)");
-    if (!file)
-        return cli_usage(c, "--file FILE: the file of master keys on this machine");
+    if (!reason || !*reason)
+        return cli_usage(c, "--reason is needed: it is kept in the audit log");
     mt_process_hide();
     int code = cli_call(c, "GET", "/v1/admin/keys", NULL, &r);
     if (code != CLI_OK)
         return code;
-    json_array_foreach(json_object_get(r, "keys"), i, k)
-        if (MT_STREQ(cli_str(k, "id"), id) && cli_int(k, "rows") > 0)
-            return cli_error(c, CLI_CONFLICT, "the key still holds wrapped keys", "moat admin keys rewrap");
-    return drop_line(c, file, id);
+    json_array_foreach(json_object_get(r, "keys"), i, k) there = there || MT_STREQ(cli_str(k, "id"), id);
+    if (there || !file) { /* a server that has forgotten it already needs not be asked again */
+        mt_auto_json json_t *body = json_pack("{s:s}", "reason", reason);
+        (void)snprintf(path, sizeof path, "/v1/admin/keys/%s/retire", id);
+        code = body ? cli_call(c, "POST", path, body, &done) : cli_usage(c, "--reason is not UTF-8");
+        if (code != CLI_OK)
+            return code;
+    }
+    if (file && (code = drop_line(c, file, id)) != CLI_OK)
+        return code;
+    if (!file && !c->json)
+        cli_say(c, "this server has key %s no more; next: moat admin keys retire %s --file FILE on every machine of the control plane, then SIGHUP moat-control", id, id);
+    if (!c->json)
+        return CLI_OK;
+    mt_auto_json json_t *told = json_pack("{s:s,s:b}", "id", id, "out_of_file", file != NULL);
+    return told ? cli_print_object(c, "MasterKeyRetired", told) : cli_error(c, CLI_FAILURE, "out of memory", NULL);
 }

@@ -10,182 +10,30 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/str.h"
+#include "model/mesh_survey.h"
 
 #include <stdlib.h>
 #include <unistd.h>
 
-#define LOST_IN_ROW 3    /* probes, one every 5 s: a pair is cut */
-#define LOSSY_PERCENT 20 /* of a minute's probes */
-#define MESH_LARGE 40    /* nodes (networking.md §2.5) */
-#define SESSION_S 180    /* as long as a WireGuard session may live */
+#define MESH_LARGE 40 /* nodes (networking.md §2.5) */
 
-struct view { /* what one node says of another */
-    const json_t *peer; /* NULL: it does not know it */
-    int64_t lost, loss, age, rtt;
-    bool probed, shook, mtu_known, mtu_ok;
-};
-
-static struct view view_of(const json_t *from, const json_t *of)
-{
-    struct view v = {.age = -1, .rtt = -1};
-    size_t i;
-    const json_t *p;
-    json_array_foreach(cli_member(from, "mesh.peers"), i, p) {
-        if (!MT_STREQ(cli_str(p, "node_id"), cli_str(of, "id")))
-            continue;
-        v.peer = p;
-        v.probed = cli_member(p, "loss_percent") != NULL;
-        v.loss = cli_int(p, "loss_percent");
-        v.lost = cli_int(p, "lost_in_row");
-        v.shook = cli_member(p, "handshake_age_s") != NULL;
-        v.age = v.shook ? cli_int(p, "handshake_age_s") : -1;
-        v.rtt = cli_member(p, "rtt_us") ? cli_int(p, "rtt_us") : -1;
-        v.mtu_known = cli_member(p, "mtu_ok") != NULL;
-        v.mtu_ok = json_is_true(cli_member(p, "mtu_ok"));
-    }
-    return v;
-}
-
-static bool reports(const json_t *node)
-{
-    const char *health = cli_str(node, "health");
-    return json_is_object(cli_member(node, "mesh")) && !MT_STREQ(health, "suspect") && !MT_STREQ(health, "offline");
-}
-
-/* Does @node hear nobody of at least two whose reports are fresh? */
-static bool alone(const json_t *nodes, const json_t *node)
-{
-    size_t i, silent = 0, others = 0;
-    const json_t *o;
-    json_array_foreach(nodes, i, o) {
-        if (o == node || !reports(o))
-            continue;
-        others++;
-        silent += view_of(node, o).lost >= LOST_IN_ROW;
-    }
-    return others >= 2 && silent == others;
-}
-
-static const char *cut_cause(const json_t *nodes, const json_t *a, const json_t *b, const struct view *ab, const struct view *ba, char ret[256])
-{
-    const json_t *lonely = alone(nodes, a) ? a : alone(nodes, b) ? b : NULL;
-    int64_t port = 51820;
-
-    if (lonely)
-        (void)snprintf(ret, 256, "%.64s reaches nobody: its uplink, or UDP %lld to and from it", cli_str(lonely, "name"), (long long)port);
-    else if (!ab->shook && !ba->shook)
-        (void)snprintf(ret, 256, "never a handshake: an endpoint that is not reachable, UDP %lld blocked between the two, or another key", (long long)port);
-    else if (ab->age >= 0 && ab->age < SESSION_S)
-        (void)snprintf(ret, 256, "worked until less than %d s ago: the path between the two was cut, or a firewall on it changed", SESSION_S);
-    else
-        (void)snprintf(ret, 256, "no handshake for %lld s: the path between the two is cut; both reach others", (long long)ab->age);
-    return ret;
-}
-
-/* State and, unless it is "ok", the likely cause. */
-static const char *judge(const json_t *nodes, const json_t *a, const json_t *b, const struct view *ab, const struct view *ba, char cause[256])
-{
-    const json_t *mute = !reports(a) ? a : !reports(b) ? b : NULL;
-
-    *cause = '\0';
-    if (mute) {
-        (void)snprintf(cause, 256, "%.64s is %.16s: what it last said is old", cli_str(mute, "name"),
-                       json_is_object(cli_member(mute, "mesh")) ? cli_str(mute, "health") : "not in the mesh");
-        return "unknown";
-    }
-    if (!ab->peer || !ba->peer) {
-        const json_t *who = !ab->peer ? a : b;
-        (void)snprintf(cause, 256, "%.64s does not have the other yet (revision %lld applied)", cli_str(who, "name"),
-                       (long long)cli_int(who, "mesh.revision"));
-        return "missing";
-    }
-    if (!ab->probed || !ba->probed) {
-        (void)snprintf(cause, 256, "not measured yet");
-        return "unknown";
-    }
-    if (ab->lost >= LOST_IN_ROW && ba->lost >= LOST_IN_ROW) {
-        (void)cut_cause(nodes, a, b, ab, ba, cause);
-        return "broken";
-    }
-    if (ab->lost >= LOST_IN_ROW || ba->lost >= LOST_IN_ROW) {
-        (void)snprintf(cause, 256, "only %.64s gets answers: a filter for one direction", cli_str(ab->lost >= LOST_IN_ROW ? b : a, "name"));
-        return "one-way";
-    }
-    if ((ab->mtu_known && !ab->mtu_ok) || (ba->mtu_known && !ba->mtu_ok)) {
-        (void)snprintf(cause, 256, "packets of full size vanish, small ones pass: a narrower link whose ICMP Packet Too Big is dropped; lower the cluster's mtu");
-        return "narrow";
-    }
-    if (ab->loss >= LOSSY_PERCENT || ba->loss >= LOSSY_PERCENT) {
-        (void)snprintf(cause, 256, "%lld %% of the last minute's probes lost", (long long)(ab->loss > ba->loss ? ab->loss : ba->loss));
-        return "lossy";
-    }
-    return "ok";
-}
-
-static json_t *pair(const json_t *nodes, const json_t *a, const json_t *b)
-{
-    struct view ab = view_of(a, b), ba = view_of(b, a);
-    char cause[256];
-    const char *state = judge(nodes, a, b, &ab, &ba, cause);
-    json_t *o = json_pack("{s:s, s:s, s:s}", "a", cli_str(a, "name"), "b", cli_str(b, "name"), "state", state);
-    if (!o)
-        return NULL;
-    if (*cause)
-        (void)json_object_set_new(o, "cause", json_string(cause));
-    if (ab.age >= 0)
-        (void)json_object_set_new(o, "handshake_age_s", json_integer(ab.age));
-    if (ab.rtt >= 0)
-        (void)json_object_set_new(o, "rtt_ms", json_real((double)(ab.rtt / 10) / 100));
-    if (ab.probed && ba.probed)
-        (void)json_object_set_new(o, "loss_percent", json_integer(ab.loss > ba.loss ? ab.loss : ba.loss));
-    if (ab.mtu_known && ba.mtu_known)
-        (void)json_object_set_new(o, "mtu_ok", json_boolean(ab.mtu_ok && ba.mtu_ok));
-    return o;
-}
-
-static json_t *node_row(const json_t *n)
-{
-    static const char *const numbers[] = {"revision", "mtu", "underlay_mtu", "repairs"};
-    static const char *const words[] = {"device", "rejected", "failed"};
-    json_t *o = json_pack("{s:s, s:s, s:s}", "name", cli_str(n, "name"), "id", cli_str(n, "id"), "health", cli_str(n, "health"));
-    for (size_t i = 0; o && i < MT_ARRAY_LEN(numbers); i++) {
-        const json_t *v = json_object_get(cli_member(n, "mesh"), numbers[i]);
-        if (json_is_integer(v))
-            (void)json_object_set_new(o, numbers[i], json_integer(json_integer_value(v)));
-    }
-    for (size_t i = 0; o && i < MT_ARRAY_LEN(words); i++) {
-        const json_t *v = json_object_get(cli_member(n, "mesh"), words[i]);
-        if (json_is_string(v))
-            (void)json_object_set_new(o, words[i], json_string(json_string_value(v)));
-    }
-    return o;
-}
-
-/* {ok, nodes, pairs} out of the nodes' records; nodes in no mesh have no pairs. */
+/* {ok, nodes, pairs} out of the nodes' records; nodes in no mesh have no pairs. People read milliseconds. */
 static int survey(struct cli *c, json_t **ret, size_t *ret_bad)
 {
     mt_auto_json json_t *nodes = NULL;
+    size_t i;
+    json_t *p;
     int code = cli_list(c, "/v1/nodes", &nodes);
     if (code != CLI_OK)
         return code;
-    json_t *rows = json_array(), *pairs = json_array();
-    size_t n = json_array_size(nodes), meshed = 0;
-    *ret_bad = 0;
-    for (size_t i = 0; i < n; i++)
-        meshed += json_is_object(cli_member(json_array_get(nodes, i), "mesh"));
-    for (size_t i = 0; i < n; i++) {
-        const json_t *a = json_array_get(nodes, i);
-        (void)json_array_append_new(rows, node_row(a));
-        for (size_t k = i + 1; k < n; k++) {
-            const json_t *b = json_array_get(nodes, k);
-            bool both = json_is_object(cli_member(a, "mesh")) || json_is_object(cli_member(b, "mesh"));
-            json_t *p = both ? pair(nodes, a, b) : NULL;
-            *ret_bad += p && !MT_STREQ(cli_str(p, "state"), "ok");
-            if (p)
-                (void)json_array_append_new(pairs, p);
-        }
+    *ret = mt_mesh_survey(nodes, ret_bad);
+    json_array_foreach(json_object_get(*ret, "pairs"), i, p)
+    {
+        const json_t *us = json_object_get(p, "rtt_us");
+        if (us)
+            (void)json_object_set_new(p, "rtt_ms", json_real((double)(json_integer_value(us) / 10) / 100));
+        (void)json_object_del(p, "rtt_us");
     }
-    *ret = json_pack("{s:b, s:i, s:o, s:o}", "ok", *ret_bad == 0, "meshed", (int)meshed, "nodes", rows, "pairs", pairs);
     return *ret ? CLI_OK : cli_error(c, CLI_INTERNAL, "out of memory", NULL);
 }
 

@@ -179,6 +179,16 @@ int cmd_projects_rename(struct cli *c)
     return path ? cli_change(c, path, "project", json_pack("{s:s}", "name", c->argv[1])) : code;
 }
 
+int cmd_projects_update(struct cli *c)
+{
+    const char *name = cli_opt(c, "name");
+    int code;
+    if (!name)
+        return cli_usage(c, "--name: nothing else of a project can be changed");
+    char *path = project_path(c, c->argv[0], &code);
+    return path ? cli_change(c, path, "project", json_pack("{s:s}", "name", name)) : code;
+}
+
 int cmd_projects_delete(struct cli *c)
 {
     int code;

@@ -77,27 +77,58 @@ static int swap(struct cli *c, const json_t *attachment, const char *new_id, jso
     return cli_call(c, "POST", path, body, ret);
 }
 
-static int drained_swap(struct cli *c, const json_t *v, const char *new_id, int64_t end_ns, json_t **ret)
+/* The process of @v is scaled to 0 and has stopped; *ret_before: how it was scaled. @late is said when it does not stop in time. */
+static int drain(struct cli *c, const json_t *v, const char *late, int64_t end_ns, json_t **ret_before)
 {
-    const json_t *a = json_object_get(v, "attachment");
-    const char *process = cli_str(a, "process_type");
+    const char *process = cli_str(json_object_get(v, "attachment"), "process_type");
     char resume[120];
-    mt_auto_json json_t *none = json_integer(0), *before = NULL;
+    mt_auto_json json_t *none = json_integer(0);
     mt_auto_free char *path = cli_env_path(c, "/volumes/%s", cli_str(v, "id"));
     (void)snprintf(resume, sizeof resume, "moat scale %.60s=default", process);
     cli_catch_interrupt(c, "the process is scaled to 0; it", resume);
-    int code = scale_to(c, process, none, &before);
+    int code = scale_to(c, process, none, ret_before);
     if (code != CLI_OK)
         return code;
     if (!c->json && !c->quiet)
         cli_say(c, "stopping %s", process);
-    code = wait_until(c, path, "state", "available", "error", "the old volume", "gave up waiting for the process to stop; nothing is replaced", end_ns);
+    return wait_until(c, path, "state", "available", "error", "the old volume", late, end_ns);
+}
+
+static int drained_swap(struct cli *c, const json_t *v, const char *new_id, int64_t end_ns, json_t **ret)
+{
+    const json_t *a = json_object_get(v, "attachment");
+    const char *process = cli_str(a, "process_type");
+    mt_auto_json json_t *before = NULL;
+    int code = drain(c, v, "gave up waiting for the process to stop; nothing is replaced", end_ns, &before);
+    if (!before)
+        return code;
     if (code == CLI_OK)
         code = swap(c, a, new_id, ret);
     int back = scale_to(c, process, before, NULL);
     if (back == CLI_OK && !c->json && !c->quiet)
         cli_say(c, "%s is scaled as it was", process);
     return code != CLI_OK ? code : back;
+}
+
+int cli_volume_drained_detach(struct cli *c, const json_t *v)
+{
+    const json_t *a = json_object_get(v, "attachment");
+    const char *process = cli_str(a, "process_type");
+    mt_auto_json json_t *before = NULL, *r = NULL;
+    mt_auto_free char *path = cli_env_path(c, "/volume-attachments/%s", cli_str(a, "id"));
+    int code = drain(c, v, "gave up waiting for the process to stop; nothing is detached", mt_clock_mono() + c->wait_ms * MT_NS_PER_MS, &before);
+    if (!before)
+        return code;
+    if (code == CLI_OK)
+        code = cli_call(c, "DELETE", path, NULL, &r);
+    /* A release that mounts the volume cannot run without it: it stays at 0 until somebody decides. */
+    bool back = code != CLI_OK || MT_STREQ(cli_str(a, "managed_by"), "api");
+    int scaled = back ? scale_to(c, process, before, NULL) : CLI_OK;
+    if (!c->json && !c->quiet)
+        cli_say(c, back ? "%s is scaled as it was" : "%s stays at 0: its release mounts the volume", process);
+    if (code == CLI_OK)
+        code = scaled;
+    return code == CLI_OK ? cli_volume_done(c, v, r, "volume.detach", "is detached; its data stays") : code;
 }
 
 int cli_volume_replace(struct cli *c, const json_t *v, const char *new_id, bool drain)

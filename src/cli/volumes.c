@@ -202,6 +202,8 @@ int cmd_volumes_detach(struct cli *c)
     const json_t *a = json_object_get(v, "attachment");
     if (!a)
         return cli_error(c, CLI_USAGE, "the volume is not attached", "moat volumes list");
+    if (cli_has(c, "drain"))
+        return cli_volume_drained_detach(c, v);
     mt_auto_free char *path = cli_env_path(c, "/volume-attachments/%s", cli_str(a, "id"));
     code = cli_call(c, "DELETE", path, NULL, &r);
     if (code != CLI_OK)

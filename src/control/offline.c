@@ -238,7 +238,7 @@ static int rekey_command(struct mt_control *ctl, const struct mt_offline_args *a
     if ((rc = mt_cmd_new(&actor, ret, err)) < 0 || (rc = mt_backup_key_next(ctl->keys, pg, *ret, ctl->cluster_id, a->id, ret_epoch, err)) < 0)
         return rc == -MT_E_NOT_FOUND ? MT_FAIL(err, MT_E_NOT_FOUND, "volume %s has no key yet: it was never backed up", a->id) : rc;
     if ((rc = mt_cmd_rely(*ret, MT_RELY_VOLUME_LIVE, a->id, NULL, 1, err)) < 0 ||
-        (rc = mt_cmd_event(*ret, MT_EV_VOLUME_BACKUPS_REKEYED, a->id, &ids, json_pack("{s:I,s:s}", "key_epoch", (json_int_t)*ret_epoch, "reason", a->reason), err)) < 0)
+        (rc = mt_cmd_event(*ret, MT_EV_VOLUME_BACKUP_KEY_ROTATED, a->id, &ids, json_pack("{s:I,s:s}", "key_epoch", (json_int_t)*ret_epoch, "reason", a->reason), err)) < 0)
         return rc;
     return mt_offline_correction(*ret, a->reason, who, err);
 }

@@ -4,10 +4,13 @@
 #include "base/clock.h"
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "base/str.h"
 #include "edge/snapshot.h"
 #include "edge/status.h"
 #include "edge/store.h"
 #include "edge/upstream.h"
+#include "wire/json.h"
+#include "wire/node_call.h"
 
 #include <malloc.h>
 
@@ -20,6 +23,8 @@
 #define BACKOFF_MAX_MS 2000 /* a control plane that is back must be heard soon */
 #define REJECT_PAUSE_MS 2000
 #define SAVE_EVERY_NS MT_NS_PER_S
+#define HTTP_UPGRADE 426 /* we share no protocol */
+#define PROBLEM_MAX 65536
 #define THREAD_STACK (512U * 1024U)
 
 struct mt_edge_source_poll {
@@ -38,6 +43,7 @@ struct mt_edge_source_poll {
     uint64_t unsaved_epoch, unsaved_revision;
     int64_t saved_at;
     bool away; /* the control plane did not answer; logged once */
+    bool strange; /* it answered that we share no protocol; logged once */
 };
 
 /* Sleep, or until stop; true when stopping. */
@@ -158,6 +164,20 @@ static bool offered(struct mt_edge_source_poll *s, struct mt_http_reply *reply)
     return true;
 }
 
+/* Why an answer is no configuration: where no protocol is shared, in the words of the control plane. */
+static void refused(const struct mt_http_reply *reply, struct mt_err *err)
+{
+    mt_auto_json json_t *doc = NULL;
+    char words[240];
+    const char *detail = NULL;
+    if (reply->status == HTTP_UPGRADE && mt_json_parse((const char *)reply->body.p, reply->body.len, PROBLEM_MAX, 8, &doc, NULL) == 0)
+        detail = json_string_value(json_object_get(doc, "detail"));
+    if (detail)
+        (void)MT_FAIL(err, MT_E_UNAVAILABLE, "%s", mt_printable(detail, strlen(detail), words, sizeof words));
+    else
+        (void)MT_FAIL(err, MT_E_UNAVAILABLE, "HTTP status %d", reply->status);
+}
+
 static void *poll_main(void *arg)
 {
     struct mt_edge_source_poll *s = arg;
@@ -178,17 +198,22 @@ static void *poll_main(void *arg)
         if (r == 0 && (reply.status == 200 || reply.status == 304)) {
             if (s->away)
                 mt_log(MT_INFO, "edge.control_back", KV("socket", mt_edge_upstream_name(s->hub->opt)));
-            s->away = false;
+            s->away = s->strange = false;
             if (reply.status == 304)
                 atomic_store(&s->hub->heard_wall_us, mt_clock_wall_us());
             backoff = BACKOFF_FIRST_MS;
             if (reply.status == 200 && !offered(s, &reply))
                 nap = REJECT_PAUSE_MS;
         } else {
+            bool strange = r == 0 && reply.status == HTTP_UPGRADE;
             if (r == 0)
-                (void)MT_FAIL(&err, MT_E_UNAVAILABLE, "HTTP status %d", reply.status);
-            if (!s->away && err.code != MT_E_CANCELLED)
+                refused(&reply, &err);
+            if (strange && !s->strange)
+                mt_log(MT_ERROR, "edge.control_incompatible", KV("edge_version", MOAT_VERSION), KV("protocol", MT_NODE_PROTOCOL), KV_ERR(&err),
+                       KV("mend", "install on this machine the version of moat that the control plane has; the running configuration stays meanwhile"));
+            else if (!s->away && err.code != MT_E_CANCELLED)
                 mt_log(MT_WARN, "edge.control_away", KV_ERR(&err), KV("mend", "none needed: the running configuration stays"));
+            s->strange = strange;
             s->away = true;
             nap = backoff;
             backoff = backoff * 2 > BACKOFF_MAX_MS ? BACKOFF_MAX_MS : backoff * 2;

@@ -5,7 +5,8 @@
  * A code belongs to one or more of three parts: why an instance failed or ended (set by agent or guest), why a desired
  * state left `running` (planned stops, set by the control plane), why a group cannot be placed (set by the scheduler,
  * never on an instance). `platform` marks faults of the platform's side: they are retried and never consume max_retries
- * nor the three attempts of a rollout. Unknown codes received are stored as given and shown.
+ * nor the three attempts of a rollout. Unknown codes received are stored as given and shown. A code that nothing raises stays: the table is what a reader of
+ * a log of any version knows (ipam_unavailable: docs/api/errors.md).
  *
  * Source: runtime.md 6, ruling R9.
  */

@@ -100,6 +100,11 @@ def wait_for(what, fn, seconds=20, every=0.02):
     return within(what, fn, fair.limit(seconds), every)
 
 
+# What control/nodes/node.c answers to who speaks another protocol.
+kit_problem = {"type": "urn:moat:error:agent_incompatible", "title": "The agent's version does not fit", "status": 426, "code": "agent_incompatible", "retryable": False,
+               "detail": "this control plane (moat 9.9.9) speaks node/9 with its nodes, the caller node/1: install on the node the version that the control plane has. What runs there goes on"}
+
+
 class Control:
     """The internal API of control-plane.md 9.6, as much of it as an agent calls."""
 
@@ -117,6 +122,8 @@ class Control:
         self.logins = {}  # id of an instance or of a proof to its registry (imagekit.Registry)
         self.secrets, self.asked = {}, []  # version id to (instance ids that may, content) or (status, code); who asked for what
         self.drains, self.drain_secrets = [], {}  # as a node is told of them; id to what it is given for one
+        self.strange = False  # 426 to all, as a control plane of another protocol answers
+        self.strangers = 0  # calls that were answered so
         self.fail = 0  # status to answer to reports instead of 200
         self.on_drain = (200, {"admin_state": "draining"})  # what a node hears that asks to be drained
         self.plan_id = ulid()
@@ -140,6 +147,10 @@ class Control:
                 self.wfile.write(data)
 
             def away(self):
+                if outer.strange and not outer.down:
+                    outer.strangers += 1
+                    self.reply(426, dict(kit_problem))
+                    return True
                 if outer.down:
                     outer.turned_away += self.path.endswith("/heartbeat")
                     self.close_connection = True

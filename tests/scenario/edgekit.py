@@ -212,6 +212,7 @@ class Control:
         self.polls = 0
         self.changed = threading.Condition()
         self.stopped = False
+        self.strange = False  # 426 to all, as a control plane of another protocol answers
         control = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -223,11 +224,25 @@ class Control:
             def log_message(self, *_):
                 pass
 
+            def turned_away(self):
+                if control.strange:
+                    text = json.dumps({"type": "urn:moat:error:agent_incompatible", "title": "The agent's version does not fit", "status": 426, "code": "agent_incompatible",
+                                       "detail": "this control plane (moat 9.9.9) speaks node/9 with its nodes, the caller node/1: install on the node the version that the control plane has."
+                                                 " What runs there goes on"}).encode()
+                    self.send_response(426)
+                    self.send_header("Content-Type", "application/problem+json")
+                    self.send_header("Content-Length", str(len(text)))
+                    self.end_headers()
+                    self.wfile.write(text)
+                return control.strange
+
             def do_GET(self):
                 query = dict(p.split("=") for p in self.path.split("?")[1].split("&"))
                 text = control.next(int(query["after"]), float(query["wait"]))
                 if control.stopped:
                     self.close_connection = True
+                    return
+                if self.turned_away():
                     return
                 if text is None:
                     self.send_response(304)
@@ -241,6 +256,8 @@ class Control:
 
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["Content-Length"]))
+                if self.turned_away():
+                    return
                 control.statuses.append(json.loads(body))
                 self.send_response(200)
                 self.send_header("Content-Length", "2")
@@ -265,7 +282,7 @@ class Control:
     def next(self, after, wait):
         with self.changed:
             self.polls += 1
-            self.changed.wait_for(lambda: self.stopped or (self.text is not None and self.revision > after), wait)
+            self.changed.wait_for(lambda: self.stopped or self.strange or (self.text is not None and self.revision > after), wait)
             return self.text if self.text is not None and self.revision > after else None
 
     def set(self, snapshot):

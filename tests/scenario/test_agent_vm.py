@@ -389,6 +389,30 @@ class Suite:
         want(r["restart_count"] == restarts + 1, r)
         self.running.append(wl)
 
+    def control_of_another_protocol(self):
+        """426 agent_incompatible: one line with versions and mend, no call in a loop, what runs serves on; then it hears the next plan, and who told nothing tells it."""
+        wl = self.one_that_runs()
+        i = wl["instance_id"]
+        before, lines = self.w.describe(i), len(self.w.log_events("control.incompatible"))
+        self.c.strange = True
+        try:
+            self.c.publish()  # ends a poll that hangs
+            said = kit.wait_for("the line that says so", lambda: self.w.log_events("control.incompatible")[lines:], 40)
+            want("9.9.9" in said[0]["detail"] and "install on the node" in said[0]["detail"] and "install" in said[0]["mend"] and said[0]["agent_version"], said)
+            asked, began = self.c.strangers, time.monotonic()
+            kit.wait_for("some calls", lambda: self.c.strangers >= asked + 4, 60)
+            rate = (self.c.strangers - asked) / (time.monotonic() - began)
+            want(rate <= 8, "%.1f calls a second" % rate)
+            now = self.w.describe(i)
+            want(now["phase"] == "ready" and now["boot_seq"] == before["boot_seq"] and now["pids"] == before["pids"], now)
+            want(len(self.w.log_events("control.incompatible")) == lines + 1, "it is said once")
+        finally:
+            self.c.strange = False
+        kit.wait_for("it fits again", lambda: len(self.w.log_events("control.compatible_again")) == lines + 1, 30)
+        cursor = self.c.cursor
+        kit.wait_for("it has the plan of meanwhile", lambda: self.c.beats[-1]["cursor_event_id"] >= cursor, 30)
+        self.running.append(wl)
+
     def cut_off_for_an_hour(self):
         """By the agent's clocks, which this test sets: an hour without a control plane. What runs serves at every step of it, what dies is begun
         again or kept as failed, lines are kept; then all of it is told, once, and what was planned meanwhile is done."""
@@ -687,7 +711,7 @@ def main():
         names = ["boots_to_ready", "second_start_is_quick_to_exec", "twenty_thousand_lines_a_second", "confined", "guarded_by_nft", "logs_are_read_and_followed",
                  "adopted_after_kill", "adopted_while_booting", "exit_codes", "exit_while_agent_is_away", "restarts_with_backoff",
                  "out_of_memory", "unhealthy_ends", "bad_image", "missing_program_and_metrics_say_what_happened", "vm_death_is_seen", "what_never_answers_is_killed",
-                 "several_at_once", "replaced_in_place", "drain_waits_then_stops", "absence_needs_two_plans", "stale_and_foreign_plans", "control_away", "cut_off_for_an_hour",
+                 "several_at_once", "replaced_in_place", "drain_waits_then_stops", "absence_needs_two_plans", "stale_and_foreign_plans", "control_away", "control_of_another_protocol", "cut_off_for_an_hour",
                  "heartbeat_says_enough", "memory_that_is_short_is_told", "table_comes_back", "orphans_go_and_strangers_stay", "state_folder_lost", "network_limits_hold_and_go_with_the_vm", "ctl_tells_what_this_machine_knows", "refuses_what_it_cannot_hold", "keeps_no_descriptors", "memory_is_small"]
         for name in names:
             if name in only or name == "boots_to_ready" or not only and name not in MEASURED:

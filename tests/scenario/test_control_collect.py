@@ -330,7 +330,8 @@ try:
         s, key, copy = back_up(image)
         assert key["epoch"] == 2 and key["key"] != before[1]["key"] and "parent_snapshot_id" not in plan_job[0], plan_job
         assert restores(s, key, copy) and restores(*before) and not restores(s, before[1], copy)
-        assert [e["payload"] for e in w.ok("GET", O + "/events?event_type=volume.backups_rekeyed")["items"]] == [{"key_epoch": 2, "reason": "a key was seen"}]
+        assert [e["payload"] for e in w.ok("GET", "/v1/admin/events?event_type=volume.backup_key_rotated")["items"]] == [{"key_epoch": 2, "reason": "a key was seen"}]
+        assert w.ok("GET", O + "/events?event_type=volume.backup_key_rotated")["items"] == []  # of operators alone
         assert scan()["missing"] == 0 and len(objects("k")) == 2
 finally:
     gate.open.set()

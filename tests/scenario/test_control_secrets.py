@@ -610,7 +610,7 @@ try:
         m = json.loads(cli("admin", "keys", "status", "--json")[0])["data"]["keys"]
         assert {k["id"]: k["state"] for k in m} == {K1: "retired", key_line(2, "active")[0]: "active"} and under(K1) > 3, m
         before = {v["id"]: v["data_hash"] for v in w.ok("GET", S + "/versions")["items"]}
-        assert "still holds" in cli("admin", "keys", "retire", K1, "--file", KEYS, rc=5)[1]
+        assert "still holds" in cli("admin", "keys", "retire", K1, "--file", KEYS, "--reason", "old", rc=5)[1]
         w.pg.sql("CREATE FUNCTION public.slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.2); RETURN NEW; END $$")
         w.pg.sql("CREATE TRIGGER slow BEFORE UPDATE ON moat.secret_material FOR EACH ROW EXECUTE FUNCTION public.slow()")
         p = subprocess.Popen([kit.program("moat"), "admin", "keys", "rewrap"], env={"PATH": "/usr/bin:/bin", "HOME": w.d, "MOAT_API": "unix:" + w.api, "MOAT_TOKEN": w.token, "MOAT_ORG": "local", "MOAT_CONFIG": w.d + "/cli.toml"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -625,7 +625,8 @@ try:
         out = json.loads(cli("admin", "keys", "verify", "--json")[0])["data"]
         assert out["wrapped_keys"] == out["opened"] > 5 and out["envelopes"] == out["envelopes_opened"] > 0, out
         assert before == {v["id"]: v["data_hash"] for v in w.ok("GET", S + "/versions")["items"]}  # ids and contents stay
-        cli("admin", "keys", "retire", K1, "--file", KEYS)
+        cli("admin", "keys", "retire", K1, "--file", KEYS, "--reason", "old")
+        assert [k["id"] for k in w.ok("GET", "/v1/admin/keys")["keys"]] == [key_line(2, "active")[0]]  # the server has it no more, before it reads the file again
         assert K1 not in open(KEYS).read() and os.stat(KEYS).st_mode & 0o7777 == 0o400
         w.control.send_signal(signal.SIGHUP)
         wait_for("one key", lambda: len(w.ok("GET", "/v1/admin/keys")["keys"]) == 1, 5)

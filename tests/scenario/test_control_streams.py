@@ -6,6 +6,7 @@ COST 21 s, 20 s of processor."""
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -15,6 +16,9 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import control_kit as kit  # noqa: E402
 from control_kit import case  # noqa: E402
+
+
+CLOCK_SHIFT = os.path.join(os.environ.get("MOAT_BUILD") or os.path.join(kit.ROOT, "build"), "tests/tools/clock_shift.so")
 
 
 class Stream(threading.Thread):
@@ -341,6 +345,45 @@ def main():
         w.pg.start()
         kit.wait_for("a write", lambda: w.q("POST", A + "/apps", {"name": "after"}, key="after").status in (200, 201), 20)
         kit.wait_for("the second", lambda: all(s.names() == ["before", "after"] for s in streams), 20)
+
+    @case("by the server's own clock: a heartbeat each 15 s, the end after an hour with where to go on, of events and of log lines")
+    def _():
+        clock = w.d + "/clock"
+
+        def at(seconds):
+            with open(clock, "r+b" if os.path.exists(clock) else "wb") as f:
+                f.write(struct.pack("=qq", 0, int(seconds * 10**9)))
+        at(0)
+        app = w.ok("POST", A + "/apps", {"name": "timed"})["id"]
+        env = w.ok("POST", A + "/apps/%s/envs" % app, {"name": "prod"})["id"]
+        w.kill_control()
+        before = {k: os.environ.get(k) for k in ("LD_PRELOAD", "MOAT_CLOCK_FILE")}
+        os.environ.update(LD_PRELOAD=CLOCK_SHIFT, MOAT_CLOCK_FILE=clock)
+        try:
+            w.start_control()
+        finally:
+            for k, v in before.items():
+                os.environ.pop(k) if v is None else os.environ.update({k: v})
+        events = Stream(w, A + "/events/stream")
+        lines = Stream(w, A + "/apps/%s/envs/%s/logs/stream" % (app, env))
+        beats = lambda s: sum(1 for x in s.lines if x.get("type") == "heartbeat")
+        kit.wait_for("the first heartbeat", lambda: beats(events) == 1)
+        first = beats(lines)
+        at(14)
+        w.ok("POST", A + "/apps", {"name": "one"})  # what is said is a sign of life too: 15 s from here
+        kit.wait_for("the event", lambda: events.names() == ["one"])
+        assert beats(events) == 1
+        at(30)
+        kit.wait_for("another heartbeat of both", lambda: beats(events) == 2 and beats(lines) > first, 20)
+        at(3590)
+        kit.wait_for("a heartbeat before the end", lambda: beats(events) == 3, 20)
+        assert events.end() is None and lines.end() is None
+        at(3605)
+        kit.wait_for("their ends", lambda: events.end() and lines.end(), 20)
+        assert (events.end()["reason"], events.end()["resume_after"], lines.end()["reason"]) == ("max_duration", events.events()[-1]["event_id"], "max_duration"), (events.end(), lines.end())
+        w.ok("POST", A + "/apps", {"name": "two"})
+        again = Stream(w, A + "/events/stream?after_event_id=%d" % events.end()["resume_after"])
+        kit.wait_for("what came since", lambda: again.names() == ["two"], 20)
 
     w.close()
 

@@ -344,8 +344,19 @@ try:
         new = bytes([7]) * 32
         name = hashlib.sha256(b"moat-master-key-v1\0" + new).hexdigest()[:16]
         put_keys(old.replace(" active ", " retired ") + "%s active %s\n" % (name, base64.b64encode(new).decode()))
+        retire = lambda kid, **more: w.q("POST", "/v1/admin/keys/%s/retire" % kid, {"reason": "yearly", **more})
+        first = next(x["id"] for x in w.ok("GET", "/v1/admin/keys")["keys"] if x["id"] != name)
+        assert "still holds" in refused(retire(first), "conflict")["detail"] and "active" in refused(retire(name), "conflict")["detail"]
+        refused(retire("f" * 16), "not_found", 404)
+        refused(retire("x"), "invalid_id", 400)
         rewrapped = w.ok("POST", "/v1/admin/keys/rewrap", {})
         assert rewrapped["rewrapped"] >= 1 and rewrapped["remaining"] == rewrapped["failed"] == 0, rewrapped
+        ids = lambda: [x["id"] for x in w.ok("GET", "/v1/admin/keys")["keys"]]
+        assert retire(first).json["state"] == "forgotten" and ids() == [name] and retire(first).status == 404
+        assert [a["reason"] for a in w.ok("GET", "/v1/admin/audit?action=master_keys.retire")["items"] if a["resource_id"] == first and a["result"] == "ok"] == ["yearly"]
+        assert w.ok("POST", "/v1/admin/keys/verify", {})["opened"] == v1["opened"]
+        w.control.send_signal(signal.SIGHUP)  # the file still has it
+        wait_for("it is back", lambda: sorted(ids()) == sorted([name, first]), 20)
         put_keys("%s active %s\n" % (name, base64.b64encode(new).decode()))
         assert w.ok("POST", "/v1/admin/keys/verify", {})["opened"] == v1["opened"]
         three = w.ok("POST", S, {})["id"]
@@ -360,6 +371,39 @@ try:
         here = w.ok("GET", "/v1/admin/volumes?node_id=" + w.agent.node_id)["items"]
         assert {v["id"] for v in here} == {v["id"] for v in volumes(E).values()} and w.ok("GET", "/v1/admin/volumes?node_id=node_" + "0" * 26)["items"] == []
         assert len(w.ok("GET", "/v1/admin/volumes")["items"]) == len(here)
+
+    @case("an operator sees whose backups are stale, tries one, and gives a volume another key: not while one is under way, not where there is none")
+    def _():
+        listed = {v["id"]: v for v in w.ok("GET", "/v1/admin/backups?limit=200")["items"]}
+        mine = volumes(E)
+        assert listed and set(listed) == {v["id"] for v in mine.values() if v["backup_enabled"]}, (listed, mine)
+        assert w.ok("GET", "/v1/admin/backups?node_id=node_" + "0" * 26)["items"] == []
+        stale = lambda: {v["id"] for v in w.ok("GET", "/v1/admin/backups?stale=true&limit=200")["items"]}
+        want = {v["id"] for v in listed.values() if v["backup_stale"]}
+        assert stale() == want and want < set(listed), (stale(), want)
+        keyed = set(w.pg.sql("SELECT volume_id FROM moat.volume_backup_keys").split())
+        v, one = next(x for x in listed if x in keyed), next(x for x in listed if x not in want and x not in keyed)
+        w.pg.sql("UPDATE volumes_view SET created_at = created_at - interval '30 days' WHERE volume_id = '%s'" % one)
+        try:
+            assert stale() == want | {one}, stale()
+        finally:
+            w.pg.sql("UPDATE volumes_view SET created_at = created_at + interval '30 days' WHERE volume_id = '%s'" % one)
+        rekey = lambda v, **more: w.q("POST", "/v1/admin/backups/rekey", {"volume_id": v, "reason": "it was seen", **more})
+        epochs = lambda: int(w.pg.sql("SELECT max(key_epoch) FROM moat.volume_backup_keys WHERE volume_id = '%s'" % v))
+        refused(rekey(one), "conflict")
+        refused(rekey("vol_" + "0" * 26), "not_found", 404)
+        refused(rekey(v, reason=""), "invalid_argument", 400)
+        before = epochs()
+        s = w.ok("POST", E + "/volumes/%s/snapshots" % v, {})["id"]
+        refused(rekey(v), "snapshot_in_progress")
+        assert w.agent.snapshot(s, "failed", failed_reason="cancelled").json["accepted"] == 1 and epochs() == before
+        assert rekey(v).json["key_epoch"] == before + 1 == epochs()
+        assert [e["payload"] for e in w.ok("GET", "/v1/admin/events?event_type=volume.backup_key_rotated")["items"]] == [{"key_epoch": before + 1, "reason": "it was seen"}]
+        assert w.ok("GET", O + "/events?event_type=volume.backup_key_rotated")["items"] == []  # of operators alone
+        refused(w.q("POST", "/v1/admin/backups/verify", {"volume_id": one}), "snapshot_not_ready")
+        refused(w.q("POST", "/v1/admin/backups/verify", {"volume_id": "vol_" + "0" * 26}), "not_found", 404)
+        r = refused(w.q("POST", "/v1/admin/backups/scan", {}), "not_supported", 400)
+        assert "moat admin backups scan" in w.q("POST", "/v1/admin/backups/scan", {}).json["detail"]
 
     @case("an operator has a filesystem looked at and mended: when nothing has it, once at a time, and what was mended is there again")
     def _():
@@ -902,6 +946,21 @@ try:
         wait_for("its end", lambda: w.ok("GET", e + "/deploys/" + d.json["id"])["status"] == "succeeded", 60)
         w.ok("DELETE", e + "/volumes/" + new)
         wait_for("the other one gone", lambda: list(volumes(e)) == ["only"], 30)
+        # By one call of the API, while it runs: a job, which stops the process; what is wanted of it stays as it is.
+        third = w.ok("POST", e + "/volumes", {"name": "third", "size_bytes": GIB})["id"]
+        wait_for("the third", lambda: volumes(e)["third"]["state"] == "available", 20)
+        at = e + "/volume-attachments/" + volumes(e)["only"]["attachment"]["id"]
+        first = wait_for("a ready instance", lambda: instances(e, "ready"), 30)[0]["id"]
+        r = w.q("POST", at + "/replace", {"new_volume_id": third, "drain": True}, key="drained")
+        assert r.status == 201 and r.json["status"] == "queued" and r.headers["Location"].endswith(r.json["migration_id"]), r.text
+        assert w.q("POST", at + "/replace", {"new_volume_id": third, "drain": True}, key="drained").json["migration_id"] == r.json["migration_id"]
+        job = lambda: w.ok("GET", O + "/migrations/" + r.json["migration_id"])
+        assert job()["reason"] == "replace", job()
+        wait_for("its end", lambda: job()["status"] == "succeeded", 40)
+        now = volumes(e)
+        assert sorted(now) == ["only", "only-1"] and (now["only"]["id"], now["only-1"]["id"]) == (third, old["id"]), now
+        wait_for("it runs again, on the third", lambda: [x for x in instances(e, "ready") if x["id"] != first], 40)
+        assert [(x["desired"], x["source"]) for x in w.ok("GET", e + "/scale")["processes"]] == [(1, "user")]
 
     @case("usage of a month equals a replay of the log: processor, memory, volumes as they grew, backups as they came and went")
     def _():

@@ -313,6 +313,27 @@ def serves_without_the_control_plane_and_hears_it_when_it_is_back():
     acked(publish([A, B, ECHO]))
 
 
+def a_control_plane_of_another_protocol_is_told_once_by_name_and_not_asked_in_a_loop():
+    """426 agent_incompatible: one line with version and mend, the routes stay, polls at the pace of a control plane that is away; then all is as before."""
+    control, edge = state["control"], state["edge"]
+    control.strange = True
+    with control.changed:
+        control.changed.notify_all()
+    line = edge.wait("edge.control_incompatible", limit=45)[0]
+    check("9.9.9" in json.dumps(line) and "install" in line["mend"] and line["edge_version"], "what is wrong and what mends it: %r" % line)
+    control.polls = 0
+    began = time.monotonic()
+    until(lambda: control.polls >= 4, "some polls", 30)
+    rate = control.polls / (time.monotonic() - began)
+    check(rate <= 8, "%.1f polls a second" % rate)
+    check(say("a.example.com") == "this is a", "routing")
+    check(len(edge.find("edge.control_incompatible")) == 1, "it is said once")
+    control.strange = False
+    acked(publish([dict(A, backends=[("inst_b", b.port)]), B, ECHO]))
+    check(say("a.example.com") == "this is b", "the new snapshot")
+    acked(publish([A, B, ECHO]))
+
+
 def saved(rev):
     def there():
         try:
@@ -567,7 +588,7 @@ CASES = [waits_for_a_first_configuration_and_says_so, first_snapshot_is_applied_
          raw_route_sends_its_proxy_header_without_waiting, proxy_tlvs_carry_name_and_connection_id,
          suspended_route_is_answered_like_an_unknown_one, route_without_backend_gets_alert_80_and_the_limit_too,
          listener_that_cannot_open_is_reported_and_opens_later, counters_of_routes_travel_with_the_acknowledgement,
-         serves_without_the_control_plane_and_hears_it_when_it_is_back, kill_9_and_start_without_the_control_plane_within_a_second,
+         serves_without_the_control_plane_and_hears_it_when_it_is_back, a_control_plane_of_another_protocol_is_told_once_by_name_and_not_asked_in_a_loop, kill_9_and_start_without_the_control_plane_within_a_second,
          damaged_file_falls_back_to_the_one_before, wrong_settings_are_named_with_line_and_nearest_key,
          limits_of_a_source_close_what_is_over, a_hot_route_is_slowed_and_no_other_one,
          over_the_limit_in_all_those_without_a_name_go_first_and_those_that_relay_stay,

@@ -490,6 +490,38 @@ try:
         wait_for("two whole hours", lambda: len(whole()) >= 2, 20)
         assert [(e["from"][14:19], e["to"][14:19]) for e in whole()[:2]] == [("00:00", "00:00")] * 2, whole()
 
+    @case("an edge that is drained: the last one not but by force; its address goes to the other one, it is told how many connections it holds, and it serves again when it is let")
+    def _():
+        edges = lambda: {e["name"]: e for e in w.ok("GET", "/v1/admin/edges")["items"]}
+        here = two.node["id"]
+        assert ipv4(env)["edge_node_id"] == here
+        drain = lambda how="drain", node=here, **more: w.q("POST", "/v1/admin/edges/%s/%s" % (node, how), {"reason": "kernel", **more})
+        r = drain()
+        assert (r.status, r.json["code"]) == (409, "conflict") and "no other edge" in r.json["detail"], r.text
+        assert drain(node=next(n["id"] for n in w.ok("GET", "/v1/nodes")["items"] if "edge" not in n["roles"])).status == 404
+        one.start_edge()
+        wait_for("both serve", lambda: [edges()[n]["state"] for n in ("one", "two")] == ["serving", "serving"], 40)
+        assert edges()["two"]["ipv4"] == ["203.0.113.30"] and edges()["two"]["revision"] > 0 and not edges()["two"]["draining"], edges()["two"]
+        with socket.create_connection(("203.0.113.30", 443), 5) as held:
+            held.sendall(hello("w4.example.com"))
+            assert held.recv(4096) == b"v6 only"
+        dry = w.ok("POST", "/v1/admin/edges/%s/drain?dry_run=true" % here, {"reason": "look"})
+        assert dry["draining"] and not edges()["two"]["draining"]
+        got = drain()
+        assert got.status == 200 and got.json["draining"] and got.json["state"] == "draining", got.text
+        assert drain().json["draining"] and [e for e in events("node.config_set") if e["changed"].get("edge_drain")] == [{"changed": {"edge_drain": True}, "previous": {}, "reason": "kernel"}]
+        wait_for("the other one carries it", lambda: ipv4(env)["edge_node_id"] == one.node["id"], 30)
+        assert events("env.ipv4_carrier_changed", env)[-1]["reason"] == "the edge is out of service", events("env.ipv4_carrier_changed", env)
+        sh("ip", "neigh", "flush", "dev", "br0")
+        wait_for("it serves there", lambda: speak("203.0.113.30", 443, hello("w4.example.com")) == b"v6 only", 30)
+        wait_for("it holds nothing any more", lambda: edges()["two"]["connections"] == 0, 30)
+        assert edges()["two"]["state"] == "draining" and two.node["admin_state"] == "active" and "ipv4" not in edges()["two"], edges()["two"]
+        plan = json.load(open(two.d + "/agent/plan.json"))
+        assert "edge_drain" not in json.dumps(plan.get("node_config", {})), plan.get("node_config")
+        back = drain("undrain")
+        assert back.status == 200 and back.json["state"] == "serving" and not edges()["two"]["draining"], back.text
+        assert drain("undrain").json["resource_version"] == back.json["resource_version"]
+
     @case("the log is checked and its views are as they would be made again")
     def _():
         w.pg.sql("UPDATE moat_views.ipv4_allocations_view a SET created_at = e.occurred_at FROM moat.events e WHERE e.event_type = 'env.ipv4_enabled'"

@@ -362,6 +362,9 @@ try:
         assert p["node_id"] == b["id"] and p["allowed_ips"] == [b["overlay_ipv6"] + "/128", b["instance_prefix"]] and p["endpoints"] == [two.ip + ":51820"], p
         assert plans["two"]["network"]["peers"][0]["node_id"] == a["id"]
         assert plans["one"]["network"]["mesh"]["revision"] == plans["two"]["network"]["mesh"]["revision"] > 0
+        seen = w.ok("GET", "/v1/admin/mesh")
+        assert {"one", "two"} <= {n["name"] for n in seen["nodes"]} and {frozenset((p["a"], p["b"])) for p in seen["pairs"]} >= {frozenset(("one", "two"))}, seen
+        assert all(p["state"] in ("ok", "unknown", "missing", "broken", "one-way", "narrow", "lossy") and ("cause" in p) == (p["state"] != "ok") for p in seen["pairs"]), seen
         assert a["instance_prefix"] != b["instance_prefix"] and a["overlay_ipv6"] != b["overlay_ipv6"]
 
     @case("a route of another network into the cluster's prefix, that came when the machine was a node: its host is found wrong, and right without it")

@@ -144,6 +144,12 @@ BODIES = {
     "POST /v1/admin/projections/{name}/rebuild": {},
     "PUT " + O + "/quotas/{dimension}": {"limit": 100, "reason": "walk"},
     "POST /v1/admin/mesh-removal": {"reason": "walk"},
+    "POST /v1/admin/edges/{node_id}/drain": {"reason": "walk", "force": True},
+    "POST /v1/admin/edges/{node_id}/undrain": {"reason": "walk"},
+    "POST /v1/admin/backups/verify": {"volume_id": "$volume_id"},
+    "POST /v1/admin/backups/rekey": {"volume_id": "$volume_id", "reason": "walk"},
+    "POST /v1/admin/backups/scan": {},
+    "POST /v1/admin/keys/{key_id}/retire": {"reason": "walk"},
     "POST /v1/admin/node-ca": {"step": "prepare", "reason": "walk"},
     "POST /v1/admin/maintenance": {"on": False, "reason": "walk"},
     "POST /v1/admin/scheduler/pause": {"reason": "walk"},
@@ -187,6 +193,12 @@ CALLS = {
     SELF + "log-drain": {"log_drain_id": "x"},
     SELF + "status": {"agent_version": "test", "resync": False, "instances": [], "volumes": [], "snapshots": [], "restores": []},
     "/internal/v1/edge/status": {"epoch": 1, "revision": 1, "rejected": {}, "listeners": [], "routes": {}},
+}
+
+# What each of their fields is given, and what is answered: 400 invalid_argument, but for what stands in ANSWERS (last word of the path, field, kind; "*": every kind).
+BAD_VALUES = {"text": "x", "number": 1, "true": True, "null": None, "array": [], "object": {}, "negative": -1, "fraction": 1.5, "huge": 2**63 - 1, "nested": [[1]], "members": {"x": 1},
+              "nul": "\x00", "long": "x" * 5000}
+ANSWERS = {
 }
 
 w = kit.World(listen_nodes="127.0.0.1:0", nodes_address="nodes.walk.example:7443", allow_secret_export=True,
@@ -383,7 +395,7 @@ try:
                  if l.split()[1].startswith("/internal/v1/") and not l.split()[1].endswith("/enroll")]  # what is wrong there: test_nodes.py
         assert {"POST " + p for m, p in table if m == "POST"} == {"POST " + p for p in CALLS}, "CALLS has another list than the program"
         deep = b'{"x":' + b"[" * 33 + b"]" * 33 + b"}"
-        n = 0
+        n, wrong = 0, []
 
         def q(method, path, body, kind="application/json"):
             r = call(w.internal, method, path, body, {"Content-Type": kind})
@@ -391,8 +403,10 @@ try:
         before = w.pg.sql("SELECT count(*) FROM moat.events WHERE actor_type <> 'system'")
         for method, path in table:
             if method == "GET":
-                for bad in ("?zzz=1", "?after=x", "?after=-1", "?wait=61", "?wait=99999999999999999999", "?epoch=x"):
-                    assert q(method, path + bad, None)["status"] in (400, 403), (path, bad)
+                for bad in ("?zzz=1", "?after=x", "?after=-1", "?wait=61", "?wait=99999999999999999999", "?epoch=x", "?after=1&after=2", "?wait=0&wait=0", "?after=%ff"):
+                    p = q(method, path + bad, None)
+                    assert (p["status"], p["code"]) == (400, "invalid_argument"), (path, bad, p)
+                    assert "&" not in bad or "given twice" in p["detail"] or path.endswith("/log-drains"), (path, bad, p)
                     n += 1
                 continue
             for body, status, code in ((b'{"x":"' + b"x" * (1 << 20) + b'"}', 413, "payload_too_large"), (b'{"x":1,"x":2}', 400, "invalid_json"), (deep, 400, "invalid_json"),
@@ -404,15 +418,16 @@ try:
             assert q(method, path, b"{}", "text/plain")["code"] == "unsupported_media_type", path
             assert q(method, path + "?zzz=1", {})["status"] in (400, 403), path
             for field, value in CALLS[path].items():
-                for bad in ("x", 1, True, None, [], {}, -1, 1.5, 2**63 - 1, [[1]], {"x": 1}, "\x00", "x" * 5000):
-                    if type(bad) is type(value) and type(bad) in (str, bool, int) and bad not in ("\x00", "x" * 5000, -1):
-                        continue
-                    if type(bad) is type(value) and bad in ([], {}):
+                for kind, bad in BAD_VALUES.items():
+                    if type(bad) is type(value) and kind in ("text", "number", "true", "array", "object"):
                         continue
                     p = q(method, path, dict(CALLS[path], **{field: bad}))
+                    want = ANSWERS.get((path.rsplit("/", 1)[1], field, kind), ANSWERS.get((path.rsplit("/", 1)[1], field, "*"), (400, "invalid_argument")))
+                    if (p["status"], p["code"]) != want:
+                        wrong.append("(%r, %r, %r): (%r, %r),  # not %r: %s" % (path.rsplit("/", 1)[1], field, kind, p["status"], p["code"], want, p["detail"][:90]))
                     n += 1
-                    if p["status"] == 200:
-                        print("# taken: %s %s=%r" % (path, field, str(bad)[:40]))
+        print("\n".join("# " + x for x in wrong))
+        assert not wrong, "%d answers are not those of the table" % len(wrong)
         print("# %d bad calls" % n)
 
     @case("every endpoint x every field: unknown, of a wrong type, out of range; none does anything")

@@ -34,6 +34,10 @@ int mt_api_query_done(struct mt_api_call *c)
     const char *k, *v;
     char shown[64];
     for (size_t i = 0; mt_http_req_query_at(c->http, i, &k, &v); i++) {
+        const char *before, *its;
+        for (size_t j = 0; j < i && !(c->query_repeats && MT_STREQ(k, c->query_repeats)); j++)
+            if (mt_http_req_query_at(c->http, j, &before, &its) && MT_STREQ(k, before))
+                return mt_api_fail(c, 400, "invalid_argument", "query parameter '%s' is given twice", mt_printable(k, strlen(k), shown, sizeof shown));
         bool known = MT_STREQ(k, "min_event_id");
         for (int j = 0; j < c->query_n && !known; j++)
             known = MT_STREQ(k, c->query[j]);

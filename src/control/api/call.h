@@ -85,6 +85,7 @@ struct mt_api_call {
     json_t *body;             /* owned; an object when the route has MT_API_BODY */
     const char *query[MT_API_QUERY]; /* keys a handler asked for: unknown ones are refused */
     int query_n;
+    const char *query_repeats; /* the one key that may be given several times, or NULL */
     bool query_checked;
     struct mt_api_problem problem;
     struct mt_err err; /* scratch for calls that want one */

@@ -132,6 +132,7 @@ static int read_filter(struct mt_api_call *c, struct mt_event_filter *f)
         take_time(c, "until", &f->until_us) < 0)
         return -1;
     (void)mt_api_query(c, "event_type");
+    c->query_repeats = "event_type";
     for (size_t i = 0; mt_http_req_query_at(c->http, i, &k, &v); i++)
         if (MT_STREQ(k, "event_type") && add_type(c, f, v) < 0)
             return -1;

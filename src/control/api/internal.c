@@ -503,9 +503,9 @@ int mt_api_edge_config(struct mt_api_call *c)
 
 static const struct mt_pg_stmt keep_edge_heartbeat = {
     "edge_heartbeat_keep",
-    "INSERT INTO moat.edge_heartbeats (node_id, received_at, epoch, revision, ipv4_errors, version) VALUES ($1, now(), $2, $3, $4::jsonb, left($5, 40))"
+    "INSERT INTO moat.edge_heartbeats (node_id, received_at, epoch, revision, ipv4_errors, version, connections) VALUES ($1, now(), $2, $3, $4::jsonb, left($5, 40), $6)"
     " ON CONFLICT (node_id) DO UPDATE SET received_at = now(), epoch = excluded.epoch, revision = excluded.revision,"
-    " ipv4_errors = excluded.ipv4_errors, version = excluded.version"};
+    " ipv4_errors = excluded.ipv4_errors, version = excluded.version, connections = excluded.connections"};
 
 /* [{address, error}] of the listeners on dedicated addresses that an edge could not open, at most 64. */
 static json_t *ipv4_errors(const json_t *status)
@@ -522,6 +522,19 @@ static json_t *ipv4_errors(const json_t *status)
     return list;
 }
 
+/* Connections that are open over all of its routes. */
+static int64_t open_connections(const json_t *status)
+{
+    const char *key;
+    json_t *o;
+    int64_t sum = 0;
+    json_object_foreach(json_object_get(status, "routes"), key, o) {
+        json_int_t n = json_integer_value(json_object_get(o, "active"));
+        sum += n > 0 && n <= UINT32_MAX ? n : 0;
+    }
+    return sum;
+}
+
 static int keep_edge(struct mt_api_call *c, const char *node_id, uint64_t epoch, uint64_t revision)
 {
     mt_auto_json json_t *errors = ipv4_errors(c->body);
@@ -536,6 +549,7 @@ static int keep_edge(struct mt_api_call *c, const char *node_id, uint64_t epoch,
     mt_pg_p_i64(&p, (int64_t)revision);
     mt_pg_p_json(&p, mt_buf_cstr(&text));
     mt_pg_p_text(&p, json_string_value(json_object_get(c->body, "agent_version")));
+    mt_pg_p_i64(&p, open_connections(c->body));
     return mt_pg_query(c->pg, &keep_edge_heartbeat, &p, NULL, &c->err);
 }
 

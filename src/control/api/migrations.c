@@ -21,7 +21,7 @@ MT_SQL_LIST(org_migrations, MIGRATION_OBJECT, "volume_migrations_view m", "migra
 static const struct mt_pg_stmt migration_get = {
     "migration_get", "SELECT " MIGRATION_OBJECT ", resource_version FROM volume_migrations_view m WHERE org_id = $1 AND migration_id = $2 AND " MT_SQL_INSIDE("app_id", "env_id", "3", "4")};
 static const struct mt_pg_stmt migration_row = {
-    "migration_row", "SELECT m.status, coalesce(m.phase, '') FROM volume_migrations_view m WHERE org_id = $1 AND migration_id = $2"};
+    "migration_row", "SELECT m.status, coalesce(m.phase, ''), m.reason = '" MT_MIGRATION_REPLACES "' FROM volume_migrations_view m WHERE org_id = $1 AND migration_id = $2"};
 
 int mt_api_migrations_list(struct mt_api_call *c)
 {
@@ -109,7 +109,7 @@ static int prepare_cancel(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_a
         return -1;
     if (mt_pg_query_one(c->pg, &migration_row, &p, &r, &c->err) < 0)
         return c->err.code == MT_E_NOT_FOUND ? mt_api_not_found(c, "migration") : mt_api_fail_err(c);
-    if (operators_only(c) < 0)
+    if (!mt_pg_bool(r, 0, 2) && operators_only(c) < 0) /* what only replaces was no operator's to ask for */
         return -1;
     const char *status = mt_pg_text(r, 0, 0), *phase = mt_pg_text(r, 0, 1);
     bool failed = MT_STREQ(status, "failed");

@@ -7,12 +7,13 @@
 #include "control/commands/route.h"
 #include "control/ipv4/ipv4.h"
 #include "control/names/names.h"
+#include "control/nodes/node.h"
 
 static const struct mt_pg_stmt networking = {
     "env_networking",
     "SELECT json_build_object('env_id',$1::text,"
     "'ipv6',(SELECT coalesce(json_agg(n.public_ipv6 ORDER BY n.public_ipv6),'[]') FROM nodes_view n"
-    "  WHERE 'edge' = ANY (n.roles) AND NOT n.deleted AND n.admin_state = 'active' AND n.public_ipv6 IS NOT NULL),"
+    "  WHERE 'edge' = ANY (n.roles) AND NOT n.deleted AND n.admin_state = 'active' AND NOT " MT_SQL_EDGE_DRAINS("n") " AND n.public_ipv6 IS NOT NULL),"
     "'listeners',(SELECT coalesce(json_agg(json_build_object('protocol',l.protocol,'address_scope',l.address_scope,"
     "  'listen_port',l.listen_port,'routes',l.n,'ipv4_routes',l.v4) ORDER BY l.listen_port, l.protocol),'[]') FROM (SELECT protocol, address_scope,"
     "  listen_port, count(*) AS n, count(*) FILTER (WHERE ipv4_required) AS v4 FROM routes_view WHERE env_id = $1 AND NOT deleted GROUP BY 1, 2, 3) l),"

@@ -8,6 +8,7 @@
 #include "control/api/mutate.h"
 #include "control/api/sql.h"
 #include "control/volumes/migrate.h"
+#include "model/ids.h"
 
 #define ATTACHMENT_OBJECT                                                                                                  \
     "json_strip_nulls(json_build_object('id',attachment_id,'org_id',org_id,'app_id',app_id,'env_id',env_id,'volume_id',volume_id," \
@@ -34,10 +35,10 @@ static const struct mt_pg_stmt successor = {
     " EXISTS (SELECT 1 FROM volume_attachments_view a JOIN volumes_view o ON o.volume_id = a.volume_id WHERE a.env_id = v.env_id AND a.process_type = $3"
     "  AND a.attachment_id <> $4 AND NOT a.deleted AND o.home_node_id <> v.home_node_id) FROM volumes_view v WHERE v.env_id = $1 AND v.volume_id = $2 AND NOT v.deleted"};
 static const struct mt_pg_stmt predecessor = {
-    "attachment_predecessor", "SELECT v.resource_version, v.state, n.name, n.health FROM volumes_view v JOIN nodes_view n ON n.node_id = v.home_node_id WHERE v.volume_id = $1"};
+    "attachment_predecessor", "SELECT v.resource_version, v.state, n.name, n.health, n.node_id FROM volumes_view v JOIN nodes_view n ON n.node_id = v.home_node_id WHERE v.volume_id = $1"};
 
 enum { N_NAME = 0, N_STATE, N_VERSION, N_HOME, N_ATTACHED, N_APART };
-enum { O_VERSION = 0, O_STATE, O_NODE, O_HEALTH };
+enum { O_VERSION = 0, O_STATE, O_NODE, O_HEALTH, O_NODE_ID };
 enum { A_VOLUME = 0, A_PROCESS, A_VERSION, A_DELETED, A_NAME, A_HELD, A_DESIRED, A_WANTED };
 
 int mt_api_volume_attachments_list(struct mt_api_call *c)
@@ -146,13 +147,63 @@ static int add_replace(struct mt_api_call *c, struct mt_cmd *cmd, const struct m
                         json_pack("{s:s,s:s,s:s,s:s}", "old_volume_id", old_id, "new_volume_id", new_id, "old_name", retired, "reason", "user"));
 }
 
+/* Is either volume on its way already? */
+static int check_at_home(struct mt_api_call *c, const char *old_id, const char *new_id)
+{
+    static const struct mt_pg_stmt moving = {
+        "attachment_moving", "SELECT m.migration_id FROM volume_migrations_view m JOIN volumes_view v ON " MT_SQL_MIGRATES("m", "v") " WHERE v.volume_id IN ($1, $2) LIMIT 1"};
+    struct mt_pg_params p;
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, old_id);
+    mt_pg_p_text(&p, new_id);
+    if (mt_pg_query(c->pg, &moving, &p, &r, &c->err) < 0)
+        return mt_api_fail_err(c);
+    return mt_pg_rows(r) == 0 ? 0 : mt_api_fail(c, 409, "migration_in_progress", "one of the volumes changes hands already by %s; wait for it (moat wait migration %s)",
+                                                mt_pg_text(r, 0, 0), mt_pg_text(r, 0, 0));
+}
+
+/*
+ * With `drain`, of a process that runs: a job as those that move volumes (volumes/migrations.h), which stops the process, lets the volumes change hands when nothing
+ * runs, and lets it start. What is wanted of the process stays as it is, so that whoever is killed in between leaves none at 0.
+ */
+static int begin_drained(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made, const struct mt_pg_res *r, const struct mt_pg_res *n, const struct mt_pg_res *o, const char *new_id)
+{
+    const char *old_id = mt_pg_text(r, 0, A_VOLUME);
+    struct mt_migration_new m = {.reason = MT_MIGRATION_REPLACES, .n = 1};
+    if (check_at_home(c, old_id, new_id) < 0)
+        return -1;
+    mt_id_new(MT_ID_MIGRATION, m.migration_id);
+    (void)snprintf(m.org_id, sizeof m.org_id, "%s", c->org.id);
+    (void)snprintf(m.app_id, sizeof m.app_id, "%s", c->app.id);
+    (void)snprintf(m.env_id, sizeof m.env_id, "%s", c->env.id);
+    (void)snprintf(m.process_type, sizeof m.process_type, "%s", mt_pg_text(r, 0, A_PROCESS));
+    (void)snprintf(m.source_node_id, sizeof m.source_node_id, "%s", mt_pg_text(o, 0, O_NODE_ID));
+    (void)snprintf(m.target_node_id, sizeof m.target_node_id, "%s", mt_pg_text(n, 0, N_HOME));
+    (void)snprintf(m.volumes[0].volume_id, MT_ID_SIZE, "%s", old_id);
+    (void)snprintf(m.volumes[0].new_volume_id, MT_ID_SIZE, "%s", new_id);
+    made->status = 201;
+    (void)json_object_set_new(made->ids, "migration_id", json_string(m.migration_id));
+    (void)json_object_set_new(made->object, "migration_id", json_string(m.migration_id));
+    (void)json_object_set_new(made->object, "status", json_string("queued"));
+    (void)snprintf(made->location, sizeof made->location, "/v1/orgs/%s/migrations/%s", c->org.id, m.migration_id);
+    mt_api_next(made, "wait for it", "moat wait migration %s", m.migration_id);
+    if (mt_cmd_rely(cmd, MT_RELY_VOLUME_ATTACHMENT, mt_api_param(c, "attachment_id"), NULL, mt_pg_i64(r, 0, A_VERSION), &c->err) < 0 ||
+        mt_cmd_rely(cmd, MT_RELY_VOLUME, old_id, NULL, mt_pg_i64(o, 0, O_VERSION), &c->err) < 0 || mt_cmd_rely(cmd, MT_RELY_VOLUME, new_id, NULL, mt_pg_i64(n, 0, N_VERSION), &c->err) < 0 ||
+        mt_cmd_rely(cmd, MT_RELY_VOLUME_LIVE, new_id, NULL, 1, &c->err) < 0 || mt_migration_begin_replace(cmd, &m, &c->err) < 0)
+        return mt_api_fail_err(c);
+    return 0;
+}
+
 static int prepare_replace(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made)
 {
-    static const char *const known[] = {"new_volume_id", "expected_version", NULL};
+    static const char *const known[] = {"new_volume_id", "drain", "expected_version", NULL};
+    bool drain;
     const char *id = mt_api_param(c, "attachment_id"), *new_id;
     mt_auto_pg_res struct mt_pg_res *r = NULL, *n = NULL, *o = NULL;
     struct mt_pg_params p, q, old;
-    if (mt_api_dry_run(c, &made->dry_run) < 0 || mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 || mt_api_text(c, "new_volume_id", true, MT_ID_SIZE, &new_id) < 0)
+    if (mt_api_dry_run(c, &made->dry_run) < 0 || mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 || mt_api_text(c, "new_volume_id", true, MT_ID_SIZE, &new_id) < 0 ||
+        mt_api_bool(c, "drain", false, &drain) < 0)
         return -1;
     if (mt_id_check(MT_ID_VOLUME, new_id, &c->err) < 0)
         return mt_api_fail(c, 400, "invalid_argument", "'new_volume_id': %s", c->err.msg);
@@ -184,8 +235,11 @@ static int prepare_replace(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_
         return c->err.code == MT_E_NOT_FOUND ? mt_api_not_found(c, "volume") : mt_api_fail_err(c);
     if (mt_pg_query_one(c->pg, &predecessor, &old, &o, &c->err) < 0)
         return mt_api_fail_err(c);
-    if (check_at_rest(c, r) < 0 || check_successor(c, n, o, mt_pg_text(r, 0, A_PROCESS)) < 0)
+    bool rests = mt_pg_i64(r, 0, A_WANTED) <= 0 && !mt_pg_bool(r, 0, A_HELD);
+    if ((!drain && check_at_rest(c, r) < 0) || check_successor(c, n, o, mt_pg_text(r, 0, A_PROCESS)) < 0)
         return -1;
+    if (drain && !rests)
+        return begin_drained(c, cmd, made, r, n, o, new_id);
     mt_api_next(made, "start the process on it", "moat scale %s=1", mt_pg_text(r, 0, A_PROCESS));
     return add_replace(c, cmd, r, n, o, new_id);
 }

@@ -55,17 +55,16 @@ static int place(struct mt_api_call *c, int64_t bytes, struct mt_volume_node **n
     return mt_api_fail(c, 409, "no_capacity_storage", "no node can try the backup now (one that can reach the store and tries no other): %s", why);
 }
 
-static int prepare_verify(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made)
+static int prepare_proof(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made, const char *volume_id)
 {
-    static const char *const known[] = {"snapshot_id", NULL};
-    const char *volume_id = mt_api_param(c, "volume_id"), *wanted;
+    const char *wanted;
     mt_auto_pg_res struct mt_pg_res *r = NULL, *busy = NULL;
     mt_auto_free struct mt_volume_node *nodes = NULL;
     struct mt_pg_params p, q;
     char restore_id[MT_ID_SIZE], new_id[MT_ID_SIZE];
     size_t n;
     long k = -1;
-    if (mt_api_dry_run(c, &made->dry_run) < 0 || mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 || mt_api_text(c, "snapshot_id", false, MT_ID_SIZE, &wanted) < 0)
+    if (mt_api_text(c, "snapshot_id", false, MT_ID_SIZE, &wanted) < 0)
         return -1;
     if (wanted && mt_id_check(MT_ID_SNAPSHOT, wanted, &c->err) < 0)
         return mt_api_fail(c, 400, "invalid_argument", "'snapshot_id': %s", c->err.msg);
@@ -105,7 +104,43 @@ static int prepare_verify(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_a
                                   "target_node_id", node_id, "purpose", "proof"));
 }
 
+static int prepare_verify(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made)
+{
+    static const char *const known[] = {"snapshot_id", NULL};
+    if (mt_api_dry_run(c, &made->dry_run) < 0 || mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0)
+        return -1;
+    return prepare_proof(c, cmd, made, mt_api_param(c, "volume_id"));
+}
+
 int mt_api_volumes_verify(struct mt_api_call *c)
 {
     return mt_api_mutate(c, prepare_verify);
+}
+
+static const struct mt_pg_stmt whose = {"volume_verify_whose", "SELECT org_id, app_id, env_id FROM volumes_view WHERE volume_id = $1 AND NOT deleted"};
+
+/* An operator's, of anybody's volume: it is done, and written down, in the organisation of the volume. */
+static int prepare_admin(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made)
+{
+    static const char *const known[] = {"volume_id", "snapshot_id", NULL};
+    mt_auto_pg_res struct mt_pg_res *r = NULL;
+    struct mt_pg_params p;
+    const char *id;
+    if (mt_api_dry_run(c, &made->dry_run) < 0 || mt_api_query_done(c) < 0 || mt_api_fields(c, known) < 0 || mt_api_text(c, "volume_id", true, MT_ID_SIZE, &id) < 0)
+        return -1;
+    if (mt_id_check(MT_ID_VOLUME, id, &c->err) < 0)
+        return mt_api_fail(c, 400, "invalid_argument", "'volume_id': %s", c->err.msg);
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, id);
+    if (mt_pg_query_one(c->pg, &whose, &p, &r, &c->err) < 0)
+        return c->err.code == MT_E_NOT_FOUND ? mt_api_not_found(c, "volume") : mt_api_fail_err(c);
+    (void)snprintf(c->org.id, sizeof c->org.id, "%s", mt_pg_text(r, 0, 0));
+    (void)snprintf(c->app.id, sizeof c->app.id, "%s", mt_pg_text(r, 0, 1));
+    (void)snprintf(c->env.id, sizeof c->env.id, "%s", mt_pg_text(r, 0, 2));
+    return prepare_proof(c, cmd, made, id);
+}
+
+int mt_api_admin_backups_verify(struct mt_api_call *c)
+{
+    return mt_api_mutate(c, prepare_admin);
 }

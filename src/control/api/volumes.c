@@ -41,6 +41,8 @@
 MT_SQL_LIST(env_volumes, VOLUME_OBJECT, "volumes_view v", "volume_id", "env_id = $1 AND ($2 OR NOT deleted)", "3", "4");
 MT_SQL_LIST(org_volumes, VOLUME_OBJECT, "volumes_view v", "volume_id", "org_id = $1 AND ($2 OR NOT deleted) AND " MT_SQL_INSIDE("app_id", "env_id", "3", "4"), "5", "6");
 MT_SQL_LIST(admin_volumes, VOLUME_OBJECT, "volumes_view v", "volume_id", "($1::text IS NULL OR home_node_id = $1) AND ($2 OR NOT deleted) AND ($3::text IS NULL OR volume_id = $3)", "4", "5");
+MT_SQL_LIST(admin_backups, VOLUME_OBJECT, "volumes_view v", "volume_id",
+            "v.backup_enabled AND NOT v.deleted AND ($1::text IS NULL OR home_node_id = $1) AND (NOT $2 OR (" MT_SQL_BACKUP_STALE("v") "))", "3", "4");
 static const struct mt_pg_stmt volume_get = {
     "volume_get", "SELECT " VOLUME_OBJECT ", resource_version FROM volumes_view v WHERE env_id = $1 AND volume_id = $2"};
 static const struct mt_pg_stmt status_volumes = {
@@ -95,6 +97,19 @@ int mt_api_admin_volumes_list(struct mt_api_call *c)
     if (list_begin(c, &l, mt_api_query(c, "node_id")) < 0)
         return -1;
     mt_pg_p_text(&l.params, mt_api_query(c, "volume_id"));
+    return mt_api_send_list(c, &l);
+}
+
+/* Volumes that are to be backed up; with `stale` those whose newest backup is older than two intervals. */
+int mt_api_admin_backups_list(struct mt_api_call *c)
+{
+    struct mt_api_list l = {.asc = &admin_backups_asc, .desc = &admin_backups_desc};
+    bool stale;
+    mt_pg_p_init(&l.params);
+    mt_pg_p_text(&l.params, mt_api_query(c, "node_id"));
+    if (mt_api_query_bool(c, "stale", false, &stale) < 0)
+        return -1;
+    mt_pg_p_bool(&l.params, stale);
     return mt_api_send_list(c, &l);
 }
 

@@ -8,6 +8,7 @@
 #include "control/api/call.h"
 #include "control/log/append.h"
 #include "control/log/history.h"
+#include "control/nodes/node.h"
 #include "model/plan.h"
 
 #define LEASE "scheduler"
@@ -25,13 +26,13 @@
 static const struct mt_pg_stmt homeless = {
     "ipv4_homeless",
     "SELECT a.allocation_id, a.ipv4_address, a.org_id, a.app_id, a.env_id, a.resource_version, a.edge_node_id, c.node_id,"
-    " CASE WHEN a.edge_node_id IS NULL THEN 'enabled' WHEN n.node_id IS NULL OR n.admin_state NOT IN ('active', 'cordoned') THEN '" MT_IPV4_GONE "'"
+    " CASE WHEN a.edge_node_id IS NULL THEN 'enabled' WHEN n.node_id IS NULL OR n.admin_state NOT IN ('active', 'cordoned') OR " MT_SQL_EDGE_DRAINS("n") " THEN '" MT_IPV4_GONE "'"
     "  WHEN n.health IN ('suspect', 'offline', 'lost') OR NOT " HEARD("n.node_id") " THEN '" MT_IPV4_SILENT "' ELSE 'the edge cannot get the address' END"
     " FROM ipv4_allocations_view a LEFT JOIN nodes_view n ON n.node_id = a.edge_node_id AND NOT n.deleted"
-    " CROSS JOIN LATERAL (SELECT e.node_id FROM nodes_view e WHERE NOT e.deleted AND 'edge' = ANY (e.roles) AND e.admin_state IN ('active', 'cordoned')"
+    " CROSS JOIN LATERAL (SELECT e.node_id FROM nodes_view e WHERE NOT e.deleted AND 'edge' = ANY (e.roles) AND e.admin_state IN ('active', 'cordoned') AND NOT " MT_SQL_EDGE_DRAINS("e")
     "  AND e.health IN ('ready', 'degraded') AND e.node_id IS DISTINCT FROM a.edge_node_id AND " HEARD("e.node_id")
     "  ORDER BY (SELECT count(*) FROM ipv4_allocations_view o WHERE o.ended_at IS NULL AND o.edge_node_id = e.node_id), e.node_id COLLATE \"C\" LIMIT 1) c"
-    " WHERE a.ended_at IS NULL AND (a.edge_node_id IS NULL OR n.node_id IS NULL OR n.admin_state NOT IN ('active', 'cordoned')"
+    " WHERE a.ended_at IS NULL AND (a.edge_node_id IS NULL OR n.node_id IS NULL OR n.admin_state NOT IN ('active', 'cordoned') OR " MT_SQL_EDGE_DRAINS("n")
     "  OR ($2 AND NOT " HEARD("n.node_id") ") OR (n.health IN ('suspect', 'offline', 'lost') AND NOT EXISTS (SELECT 1 FROM moat.node_heartbeats h"
     "   WHERE h.node_id = n.node_id AND h.received_at > now() - make_interval(secs => $1::bigint)))"
     "  OR (a.carrier_at < now() - interval '2 minutes' AND jsonb_typeof((" TOLD ")->'tries') = 'number' AND (" TOLD ")->'tries' >= '3'))"

@@ -176,6 +176,12 @@ static int note_upgrades(struct mt_pg *pg, struct mt_err *err)
     return mt_pg_exec(pg, mt_log_upgrades_sql, err);
 }
 
+/* How many connections an edge holds, by its newest word: what an operator waits for who drains it. NULL: it never said. */
+static int count_connections(struct mt_pg *pg, struct mt_err *err)
+{
+    return mt_pg_exec(pg, "ALTER TABLE moat.edge_heartbeats ADD COLUMN connections bigint NULL", err);
+}
+
 static int make_runs(struct mt_pg *pg, struct mt_err *err)
 {
     return mt_pg_exec(pg, mt_log_runs_sql, err);
@@ -215,6 +221,7 @@ static const struct {
     {"leaner", make_leaner},
     {"upgrades", note_upgrades},
     {"runs", make_runs, 18},
+    {"edge_connections", count_connections, 18},
 #ifdef MOAT_ONE_MORE
     {"one_more", one_more, ONE_BEFORE},
 #endif

@@ -153,7 +153,7 @@ static const struct mt_pf f_snapshot_proof[] = {TEXT("volume_id"), ENUM("kind", 
 static const struct mt_pf f_restore_created[] = {TEXT("snapshot_id"), TEXT("source_volume_id"), TEXT("new_volume_id"), TEXT("target_env_id"),
                                                  TEXT("target_node_id"), ENUM_OPT("purpose", "proof|precopy|migration"), TEXT_OPT("migration_id"), TEXT_OPT("base_restore_id"), END};
 static const struct mt_pf f_migration_created[] = {TEXT_OPT("process_type"), TEXTS("volume_ids"), TEXTS("new_volume_ids"), TEXT("source_node_id"), TEXT("target_node_id"),
-                                                   ENUM("reason", "user|drain"), END};
+                                                   ENUM("reason", "user|drain|replace"), END};
 static const struct mt_pf f_migration_status[] = {ENUM("status", "queued|running|succeeded|failed"),
                                                   ENUM_OPT("phase", "precopy|stopping|final_copy|checking|starting|returning"), INT_OPT("downtime_ms"),
                                                   TEXT_OPT("failed_reason"), END};
@@ -260,7 +260,8 @@ static const struct mt_pf *const fields[MT_EV_MAX] = {
     [MT_EV_VOLUME_CHECKED] = f_volume_checked,
     [MT_EV_VOLUME_DELETED] = f_volume_deleted,
     [MT_EV_VOLUME_BACKUPS_COLLECTED] = f_volume_collected,
-    [MT_EV_VOLUME_BACKUPS_REKEYED] = f_volume_rekeyed,
+    [MT_EV_VOLUME_BACKUPS_REKEYED] = f_volume_rekeyed, /* in logs of before; the one that follows is what is written now */
+    [MT_EV_VOLUME_BACKUP_KEY_ROTATED] = f_volume_rekeyed,
     [MT_EV_VOLUME_ATTACHMENT_CREATED] = f_attachment_created,
     [MT_EV_VOLUME_ATTACHMENT_REPLACED] = f_attachment_replaced,
     [MT_EV_VOLUME_ATTACHMENT_DELETED] = f_attachment_deleted,

@@ -80,6 +80,7 @@ enum mt_ev_birth { MT_EV_FIRST = 0, MT_EV_LATER, MT_EV_ANY };
     X(VOLUME_DELETED, "volume.deleted", "volume", 1, LATER, true)                      \
     X(VOLUME_BACKUPS_COLLECTED, "volume.backups_collected", "volume", 1, LATER, true)  \
     X(VOLUME_BACKUPS_REKEYED, "volume.backups_rekeyed", "volume", 1, LATER, true)      \
+    X(VOLUME_BACKUP_KEY_ROTATED, "volume.backup_key_rotated", "volume", 1, LATER, false) \
     X(VOLUME_ATTACHMENT_CREATED, "volume_attachment.created", "volume_attachment", 1, FIRST, true) \
     X(VOLUME_ATTACHMENT_REPLACED, "volume_attachment.replaced", "volume_attachment", 1, LATER, true) \
     X(VOLUME_ATTACHMENT_DELETED, "volume_attachment.deleted", "volume_attachment", 1, LATER, true) \

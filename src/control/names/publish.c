@@ -7,6 +7,7 @@
 #include "base/str.h"
 #include "control/ipv4/ipv4.h"
 #include "control/log/history.h"
+#include "control/nodes/node.h"
 #include "os/digest.h"
 #include "os/spawn.h"
 
@@ -48,7 +49,7 @@ static const struct mt_pg_stmt wanted = {
     "names_wanted",
     "SELECT coalesce(jsonb_agg(jsonb_build_object('name', w.name, 'type', w.type, 'ttl', w.ttl, 'values', w.v) ORDER BY w.name, w.type), '[]')::text, count(*) FROM"
     " (SELECT r.name, 'AAAA' AS type, " TTL_EDGES " AS ttl, e.v FROM (" NAMES " AND protocol = 'tls_passthrough') r"
-    "  CROSS JOIN (SELECT coalesce(" EDGES(") AND n.health IN ('ready', 'degraded'))") ", " EDGES(", 'draining'))") ") AS v) e WHERE e.v IS NOT NULL"
+    "  CROSS JOIN (SELECT coalesce(" EDGES(") AND n.health IN ('ready', 'degraded') AND NOT " MT_SQL_EDGE_DRAINS("n") ")") ", " EDGES(", 'draining'))") ") AS v) e WHERE e.v IS NOT NULL"
     "  UNION ALL SELECT r.name, 'A', " TTL_IPV4 ", jsonb_build_array(a.ipv4_address) FROM (" NAMES " AND ipv4_required) r"
     "  JOIN ipv4_allocations_view a ON a.env_id = r.env_id AND a.ended_at IS NULL WHERE " MT_IPV4_SERVED("a", "$2") ") w"};
 

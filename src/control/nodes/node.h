@@ -13,6 +13,10 @@
 /* The one call that an expired certificate is good for. */
 #define MT_NODE_CERT_PATH "/internal/v1/nodes/self/cert"
 
+/* Setting of a node that no agent reads: its edge is drained (api/edges.c). Row @n of nodes_view. */
+#define MT_NODE_EDGE_DRAIN "edge_drain"
+#define MT_SQL_EDGE_DRAINS(n) "coalesce(" n ".config->'" MT_NODE_EDGE_DRAIN "' = 'true'::jsonb, false)"
+
 struct mt_node {
     char node_id[MT_ID_SIZE];
     char name[64];

@@ -137,7 +137,7 @@ static const struct mt_pg_stmt quarantined = {
 /* What an operator set for node $1, as node_config of the plan has it (api/node_config.c). */
 #define LIMITS "'{disk_bytes_per_second,disk_ops_per_second,net_bytes_per_second,net_packets_per_second}'::text[]"
 #define SETTINGS                                                                                                              \
-    "(SELECT ((n.config - " LIMITS ") || jsonb_strip_nulls(jsonb_build_object('limits', (SELECT jsonb_object_agg(l.key, l.value) FROM jsonb_each(n.config) l" \
+    "(SELECT ((n.config - " LIMITS " - '" MT_NODE_EDGE_DRAIN "'::text) || jsonb_strip_nulls(jsonb_build_object('limits', (SELECT jsonb_object_agg(l.key, l.value) FROM jsonb_each(n.config) l" \
     " WHERE l.key = ANY (" LIMITS ")))))::text FROM nodes_view n WHERE n.node_id = $1)"
 
 static const struct mt_pg_stmt carried = {

@@ -137,6 +137,24 @@ static const struct mt_masterkey *find(const struct mt_keys *k, const char *id)
     return NULL;
 }
 
+int mt_keys_forget(struct mt_keys *k, const char *id, struct mt_err *err)
+{
+    (void)pthread_rwlock_wrlock(&k->lock);
+    struct set *s = (void *)k->mem.p;
+    size_t i = 0;
+    while (s && i < s->n && !MT_STREQ(s->keys[i].id, id))
+        i++;
+    bool there = s && i < s->n, active = there && s->keys[i].active;
+    if (there && !active) {
+        s->keys[i] = s->keys[--s->n];
+        explicit_bzero(&s->keys[s->n], sizeof s->keys[s->n]);
+    }
+    (void)pthread_rwlock_unlock(&k->lock);
+    if (active)
+        return MT_FAIL(err, MT_E_CONFLICT, "master key %s is the active one", id);
+    return there ? 0 : MT_FAIL(err, MT_E_NOT_FOUND, "master key %s is not loaded", id);
+}
+
 static int missing(const struct mt_keys *k, const char *id, struct mt_err *err)
 {
     if (k->mem.p && id)

@@ -27,6 +27,9 @@ size_t mt_keys_list(struct mt_keys *k, struct mt_key_info *ret, size_t max);
 /** Id of the active key; -MT_E_UNAVAILABLE. */
 int mt_keys_active(struct mt_keys *k, char ret[MT_MASTERKEY_ID], struct mt_err *err);
 
+/** Have key @id no more, until a file is read that has it. -MT_E_NOT_FOUND: it is not loaded; -MT_E_CONFLICT: it is the active one. */
+int mt_keys_forget(struct mt_keys *k, const char *id, struct mt_err *err);
+
 /** Wrap with the active key; its id into @ret_id. -MT_E_UNAVAILABLE without keys. */
 int mt_keys_wrap(struct mt_keys *k, const struct mt_seal_context *c, const uint8_t key[MT_AEAD_KEY], uint8_t ret[MT_SEAL_WRAPPED],
                  char ret_id[MT_MASTERKEY_ID], struct mt_err *err);

@@ -341,6 +341,7 @@ static const struct projection table[] = {
              " = 'ok' THEN (" P("upto_event_id") ")::bigint ELSE v.collected_upto END")}},
     /* the key is in no view: the row only changes its version */
     {MT_EV_VOLUME_BACKUPS_REKEYED, {"proj_volume_rekeyed", UPDATE("volumes_view", "volume_id", "volume.backups_rekeyed", "delete_backups = v.delete_backups")}},
+    {MT_EV_VOLUME_BACKUP_KEY_ROTATED, {"proj_volume_key_rotated", UPDATE("volumes_view", "volume_id", "volume.backup_key_rotated", "delete_backups = v.delete_backups")}},
     {MT_EV_VOLUME_MOVE_REFUSED,
      {"proj_volume_move_refused", UPDATE("volumes_view", "volume_id", "volume.move_refused", "move_refused_node = " P("node_id") ", move_refused_code = " P("code") ", move_refused = " P("reason")
                                          ", move_refused_at = e.occurred_at")}},

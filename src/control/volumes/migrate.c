@@ -308,10 +308,10 @@ static int rely_alone(struct mt_cmd *cmd, const struct mt_migration_new *m, stru
     return rc;
 }
 
-int mt_migration_begin(struct mt_control *ctl, struct mt_pg *pg, struct mt_cmd *cmd, const struct mt_migration_new *m, struct mt_err *err)
+/* The job itself, alone with its volumes. */
+static int begin_job(struct mt_cmd *cmd, const struct mt_migration_new *m, struct mt_err *err)
 {
     const struct mt_cmd_ids ids = {.org_id = m->org_id, .app_id = m->app_id, .env_id = m->env_id};
-    struct mt_volume_node target = {0};
     json_t *old = json_array(), *new = json_array();
     for (size_t i = 0; i < m->n; i++) {
         json_array_append_new(old, json_string(m->volumes[i].volume_id));
@@ -326,9 +326,22 @@ int mt_migration_begin(struct mt_control *ctl, struct mt_pg *pg, struct mt_cmd *
         json_decref(payload);
         return rc;
     }
+    if ((rc = mt_cmd_event(cmd, MT_EV_VOLUME_MIGRATION_CREATED, m->migration_id, &ids, payload, err)) < 0 || (rc = mt_cmd_rely(cmd, MT_RELY_ENV_LIVE, m->env_id, NULL, 1, err)) < 0)
+        return rc;
+    return rely_alone(cmd, m, err);
+}
+
+int mt_migration_begin_replace(struct mt_cmd *cmd, const struct mt_migration_new *m, struct mt_err *err)
+{
+    return begin_job(cmd, m, err);
+}
+
+int mt_migration_begin(struct mt_control *ctl, struct mt_pg *pg, struct mt_cmd *cmd, const struct mt_migration_new *m, struct mt_err *err)
+{
+    struct mt_volume_node target = {0};
     (void)snprintf(target.node_id, sizeof target.node_id, "%s", m->target_node_id);
-    if ((rc = mt_cmd_event(cmd, MT_EV_VOLUME_MIGRATION_CREATED, m->migration_id, &ids, payload, err)) < 0 ||
-        (rc = mt_cmd_rely(cmd, MT_RELY_ENV_LIVE, m->env_id, NULL, 1, err)) < 0 || (rc = mt_volume_rely_room(cmd, &target, err)) < 0 || (rc = rely_alone(cmd, m, err)) < 0)
+    int rc = begin_job(cmd, m, err);
+    if (rc < 0 || (rc = mt_volume_rely_room(cmd, &target, err)) < 0)
         return rc;
     for (size_t i = 0; rc == 0 && i < m->n; i++)
         rc = begin_one(ctl, pg, cmd, m, &m->volumes[i], err);

@@ -7,6 +7,7 @@
 #include "control/volumes/volume_sql.h"
 #include "model/ids.h"
 
+#define MT_MIGRATION_REPLACES "replace" /* reason of one that moves nothing: a volume that is there takes the place of another, whose process is stopped for it */
 #define MT_MIGRATION_VOLUMES_MAX 8 /* of one process (storage-and-secrets.md §2.5) */
 
 struct mt_migrating_volume {
@@ -26,7 +27,7 @@ struct mt_migration_booking {
 struct mt_migration_new {
     char migration_id[MT_ID_SIZE], org_id[MT_ID_SIZE], app_id[MT_ID_SIZE], env_id[MT_ID_SIZE], process_type[64]; /* "": no process mounts it */
     char source_node_id[MT_ID_SIZE], target_node_id[MT_ID_SIZE];
-    const char *reason; /* user, drain */
+    const char *reason; /* user, drain, replace */
     struct mt_migrating_volume volumes[MT_MIGRATION_VOLUMES_MAX];
     size_t n;
     struct mt_migration_booking booking; /* result: what it would take on the target */
@@ -45,6 +46,9 @@ int mt_migration_plan(struct mt_control *ctl, struct mt_pg *pg, const char *env_
 
 /** Add to @cmd all that begins it: the job, and for each volume a snapshot, the new volume, and the pre-copy that waits for the snapshot. */
 int mt_migration_begin(struct mt_control *ctl, struct mt_pg *pg, struct mt_cmd *cmd, const struct mt_migration_new *m, struct mt_err *err);
+
+/** Add to @cmd what begins one that replaces: the job alone. Of @m: ids, process, nodes, and of each volume both ids. */
+int mt_migration_begin_replace(struct mt_cmd *cmd, const struct mt_migration_new *m, struct mt_err *err);
 
 /** Why the process would not be placed on @node_id now, in a word or two; "" it would. */
 int mt_migration_refusal(struct mt_control *ctl, struct mt_pg *pg, const char *env_id, const char *process_type, const char *node_id, char ret[64], struct mt_err *err);

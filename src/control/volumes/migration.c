@@ -46,8 +46,10 @@ static const char *obstacle(const struct mt_migration_facts *f)
         return "target_node_gone";
     for (size_t i = 0; i < f->n_volumes; i++) {
         const struct mt_migration_volume *v = &f->volumes[i];
-        if (!v->kept)
+        if (!v->kept || (f->replaces && !v->made))
             return "volume_changed";
+        if (f->replaces)
+            continue;
         if (v->first_snapshot == MT_JOB_FAILED || (final && v->final_snapshot == MT_JOB_FAILED))
             return "snapshot_failed";
         if (v->first_restore == MT_JOB_FAILED || (final && v->final_restore == MT_JOB_FAILED) || !v->made)
@@ -97,7 +99,7 @@ enum mt_migration_step mt_migration_next(const struct mt_migration_facts *f, con
         return fail(why, ret_reason);
     switch (f->phase) {
     case MT_MIGRATION_NO_PHASE:
-        return MT_MIGRATION_RUN;
+        return f->replaces ? MT_MIGRATION_STOP : MT_MIGRATION_RUN;
     case MT_MIGRATION_PRECOPY:
         if (!all_copied(f))
             return MT_MIGRATION_WAIT;
@@ -105,7 +107,7 @@ enum mt_migration_step mt_migration_next(const struct mt_migration_facts *f, con
         return f->attached && f->wanted && !f->target_fits ? fail("target_node_full", ret_reason) : MT_MIGRATION_STOP;
     case MT_MIGRATION_STOPPING:
         if (!f->held)
-            return MT_MIGRATION_FINAL;
+            return f->replaces ? MT_MIGRATION_SWAP : MT_MIGRATION_FINAL;
         return since > MT_MIGRATION_STOP_MS ? fail("stop_timeout", ret_reason) : MT_MIGRATION_WAIT;
     case MT_MIGRATION_FINAL_COPY:
     case MT_MIGRATION_CHECKING:
@@ -115,7 +117,7 @@ enum mt_migration_step mt_migration_next(const struct mt_migration_facts *f, con
             return fail("final_copy_timeout", ret_reason);
         return f->phase == MT_MIGRATION_FINAL_COPY && all_looked_at(f) ? MT_MIGRATION_CHECK : MT_MIGRATION_WAIT;
     case MT_MIGRATION_STARTING:
-        if (f->ready || !f->attached || !f->wanted)
+        if (f->ready || !f->attached || !f->wanted || f->replaces)
             return MT_MIGRATION_SUCCEED;
         /* A target that only cannot be heard may run it and serve: nothing goes back before somebody knows. */
         if ((f->gave_up || since > start_limit) && !f->target_gone)

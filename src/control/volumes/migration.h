@@ -10,6 +10,8 @@
  *   starting     the new volumes have name and place of the old ones; the process starts on the target, and on no other node
  *   returning    it did not serve: it is stopped, and then the old volumes, to which nothing was written since, get their place back
  *
+ * One that only replaces goes from `stopping` to `starting` and ends there.
+ *
  * Before `starting` every end leaves the old volumes as they were; after it the old copy is removed only when the new one serves.
  */
 #pragma once
@@ -53,6 +55,7 @@ struct mt_migration_facts {
     enum mt_migration_phase phase;
     int64_t now_ms, phase_at_ms;
     int64_t start_limit_ms; /* how long the new instance may take; 0: MT_MIGRATION_START_MS */
+    bool replaces;          /* a volume that is there takes the place of another one (§2.5, drained): nothing is copied, and nothing of either goes */
     bool attached;          /* a process mounts them */
     bool wanted;            /* and is wanted to run */
     bool held;              /* an instance that is not observed stopped mounts old or new ones */

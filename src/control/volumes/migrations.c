@@ -27,12 +27,12 @@ static const struct mt_pg_stmt job_of = {
     " EXISTS (SELECT 1 FROM instances_view i WHERE i.env_id = m.env_id AND i.process_type = m.process_type AND i.node_id = m.target_node_id AND i.released_at IS NULL"
     "  AND i.desired_state = 'running' AND i.status = 'ready'), coalesce(d.sched_condition = 'held', false),"
     " NOT EXISTS (SELECT 1 FROM volume_attachments_view a WHERE a.env_id = m.env_id AND a.process_type = m.process_type AND NOT a.deleted AND a.volume_id <> ALL (m.volume_ids)),"
-    " coalesce(d.desired_user, -1), r.manifest::text, e.deleted OR o.suspended, EXISTS (SELECT 1 FROM " MT_SQL_BY_HAND("m") ")"
+    " coalesce(d.desired_user, -1), r.manifest::text, e.deleted OR o.suspended, EXISTS (SELECT 1 FROM " MT_SQL_BY_HAND("m") "), m.reason = '" MT_MIGRATION_REPLACES "'"
     " FROM volume_migrations_view m JOIN nodes_view s ON s.node_id = m.source_node_id JOIN nodes_view t ON t.node_id = m.target_node_id JOIN envs_view e ON e.env_id = m.env_id"
     " JOIN orgs_view o ON o.org_id = m.org_id LEFT JOIN env_desired_view d ON d.env_id = m.env_id AND d.process_type = m.process_type"
     " LEFT JOIN releases_view r ON r.release_id = d.release_id WHERE m.migration_id = $1"};
 enum { J_ORG = 0, J_APP, J_ENV, J_PROCESS, J_SOURCE, J_TARGET, J_STATUS, J_PHASE, J_PHASE_AT, J_STOPPED_AT, J_VERSION, J_NOW, J_SOURCE_GONE, J_TARGET_GONE, J_HELD, J_READY, J_GAVE_UP,
-       J_ALONE, J_DESIRED, J_MANIFEST, J_OFF, J_BY_HAND };
+       J_ALONE, J_DESIRED, J_MANIFEST, J_OFF, J_BY_HAND, J_REPLACES };
 
 /* Its volumes, in order: o the old one, n the new one, p the pre-copy, f what goes on with it. */
 static const struct mt_pg_stmt volumes_of = {
@@ -121,11 +121,12 @@ static int load(struct mt_pg *pg, const char *id, struct job *j, struct mt_err *
     j->ids = (struct mt_cmd_ids){.org_id = mt_pg_text(j->r, 0, J_ORG), .app_id = mt_pg_text(j->r, 0, J_APP), .env_id = mt_pg_text(j->r, 0, J_ENV)};
     j->f = (struct mt_migration_facts){.status = status_of(mt_pg_text(j->r, 0, J_STATUS)), .now_ms = mt_pg_i64(j->r, 0, J_NOW), .phase_at_ms = mt_pg_i64(j->r, 0, J_PHASE_AT),
                                        .attached = mt_pg_text(j->r, 0, J_PROCESS)[0], .held = mt_pg_bool(j->r, 0, J_HELD), .ready = mt_pg_bool(j->r, 0, J_READY),
-                                       .gave_up = mt_pg_bool(j->r, 0, J_GAVE_UP), .source_gone = mt_pg_bool(j->r, 0, J_SOURCE_GONE), .target_gone = mt_pg_bool(j->r, 0, J_TARGET_GONE),
+                                       .gave_up = mt_pg_bool(j->r, 0, J_GAVE_UP), .replaces = mt_pg_bool(j->r, 0, J_REPLACES), .source_gone = mt_pg_bool(j->r, 0, J_SOURCE_GONE), .target_gone = mt_pg_bool(j->r, 0, J_TARGET_GONE),
                                        .volumes = j->volumes, .n_volumes = (size_t)mt_pg_rows(j->v)};
     (void)mt_migration_phase_parse(mt_pg_text(j->r, 0, J_PHASE), &j->f.phase);
     for (int i = 0; i < mt_pg_rows(j->v); i++)
-        j->volumes[i] = (struct mt_migration_volume){.kept = mt_pg_bool(j->v, i, V_KEPT) && mt_pg_bool(j->r, 0, J_ALONE), .made = mt_pg_bool(j->v, i, V_MADE), .available = mt_pg_bool(j->v, i, V_AVAILABLE),
+        j->volumes[i] = (struct mt_migration_volume){.kept = mt_pg_bool(j->v, i, V_KEPT) && (j->f.replaces || mt_pg_bool(j->r, 0, J_ALONE)),
+                                                     .made = j->f.replaces ? mt_pg_bool(j->v, i, V_AVAILABLE) && !mt_pg_text(j->v, i, V_NEW_ATTACHMENT)[0] : mt_pg_bool(j->v, i, V_MADE), .available = mt_pg_bool(j->v, i, V_AVAILABLE),
                                                      .has_final = mt_pg_text(j->v, i, V_FIN)[0], .checking = mt_pg_bool(j->v, i, V_CHECKING),
                                                      .first_snapshot = status_of(mt_pg_text(j->v, i, V_PRE_SNAPSHOT)), .first_restore = status_of(mt_pg_text(j->v, i, V_PRE_STATUS)),
                                                      .final_snapshot = status_of(mt_pg_text(j->v, i, V_FIN_SNAPSHOT)), .final_restore = status_of(mt_pg_text(j->v, i, V_FIN_STATUS))};
@@ -198,17 +199,17 @@ static int add_swap(struct mt_pg *pg, struct mt_cmd *cmd, const struct job *j, b
             return rc;
         if (attachment[0])
             rc = mt_cmd_event(cmd, MT_EV_VOLUME_ATTACHMENT_REPLACED, attachment, &j->ids,
-                              json_pack("{s:s,s:s,s:s,s:s}", "old_volume_id", from, "new_volume_id", to, "old_name", spare, "reason", "migration"), err);
+                              json_pack("{s:s,s:s,s:s,s:s}", "old_volume_id", from, "new_volume_id", to, "old_name", spare, "reason", j->f.replaces ? "user" : "migration"), err);
     }
     return rc;
 }
 
-/* The new ones serve, so the old copy goes. Its backups stay for as long as those of any volume that is deleted. */
+/* The new ones serve, so the old copy goes; what was only replaced stays. Its backups stay for as long as those of any volume that is deleted. */
 static int add_success(struct mt_cmd *cmd, const struct job *j, struct mt_err *err)
 {
     int64_t stopped = mt_pg_i64(j->r, 0, J_STOPPED_AT);
     int rc = become(cmd, j, MT_JOB_SUCCEEDED, MT_MIGRATION_NO_PHASE, NULL, stopped && j->f.attached && j->f.wanted ? j->f.now_ms - stopped : -1, err);
-    for (int i = 0; rc == 0 && i < mt_pg_rows(j->v); i++) {
+    for (int i = 0; rc == 0 && !j->f.replaces && i < mt_pg_rows(j->v); i++) {
         const char *old = mt_pg_text(j->v, i, V_OLD);
         struct mt_pg_params p = one(old);
         if (!mt_pg_bool(j->v, i, V_OLD_AVAILABLE)) /* somebody was faster */
@@ -234,7 +235,7 @@ static int add_failure(struct mt_pg *pg, struct mt_cmd *cmd, const struct job *j
         if ((rc = mt_cmd_rely(cmd, MT_RELY_RESTORE, mt_pg_text(r, i, 0), NULL, mt_pg_i64(r, i, 1), err)) == 0 &&
             (rc = mt_cmd_rely(cmd, MT_RELY_SNAPSHOT, mt_pg_text(r, i, 2), NULL, mt_pg_i64(r, i, 3), err)) == 0)
             rc = mt_cmd_event(cmd, MT_EV_RESTORE_JOB_STATUS_CHANGED, mt_pg_text(r, i, 0), &j->ids, json_pack("{s:s,s:s}", "status", "failed", "failed_reason", "cancelled"), err);
-    for (int i = 0; rc == 0 && i < mt_pg_rows(j->v); i++) {
+    for (int i = 0; rc == 0 && !j->f.replaces && i < mt_pg_rows(j->v); i++) {
         const char *made = mt_pg_text(j->v, i, V_NEW);
         if (mt_pg_bool(j->v, i, V_NEW_GONE))
             continue;

@@ -67,6 +67,30 @@ static void nobody_is_stopped_before_all_is_copied_and_the_target_takes_him(void
     expect(&f, MT_MIGRATION_STOP, NULL);
 }
 
+static void one_that_replaces_copies_nothing_and_goes_back_nowhere(void **state)
+{
+    (void)state;
+    struct mt_migration_volume v = {.kept = true, .made = true, .first_snapshot = MT_JOB_FAILED, .first_restore = MT_JOB_FAILED, .final_snapshot = MT_JOB_FAILED, .final_restore = MT_JOB_FAILED};
+    struct mt_migration_facts f = facts(MT_MIGRATION_NO_PHASE, &v);
+    f.replaces = f.held = true;
+    expect(&f, MT_MIGRATION_STOP, NULL);
+    v.made = false; /* deleted, or given to another process */
+    expect(&f, MT_MIGRATION_FAIL, "volume_changed");
+    v.made = true;
+    f = facts(MT_MIGRATION_STOPPING, &v);
+    f.replaces = f.held = true;
+    expect(&f, MT_MIGRATION_WAIT, NULL);
+    f.now_ms = MT_MIGRATION_STOP_MS + 1;
+    expect(&f, MT_MIGRATION_FAIL, "stop_timeout");
+    f.held = false;
+    expect(&f, MT_MIGRATION_SWAP, NULL);
+    v.kept = false;
+    expect(&f, MT_MIGRATION_FAIL, "volume_changed");
+    f = facts(MT_MIGRATION_STARTING, &v);
+    f.replaces = f.gave_up = true;
+    expect(&f, MT_MIGRATION_SUCCEED, NULL);
+}
+
 static void the_last_round_begins_when_nothing_runs(void **state)
 {
     (void)state;
@@ -376,6 +400,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(words_go_there_and_back),
         cmocka_unit_test(nobody_is_stopped_before_all_is_copied_and_the_target_takes_him),
+        cmocka_unit_test(one_that_replaces_copies_nothing_and_goes_back_nowhere),
         cmocka_unit_test(the_last_round_begins_when_nothing_runs),
         cmocka_unit_test(hands_change_when_the_last_round_is_whole),
         cmocka_unit_test(what_is_in_the_way_before_that_ends_it),

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "model/mesh.h"
+#include "model/mesh_survey.h"
 
 #include "wire/json.h"
 
@@ -205,6 +206,36 @@ static void endpoints_are_addresses_with_a_port(void **state)
         assert_int_equal(mt_mesh_endpoint_parse(bad[i], &ss, &len, NULL), -MT_E_INVALID);
 }
 
+/* Reports are what nodes told: anything may stand there. */
+static void a_survey_takes_whatever_was_told(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *nodes;
+        size_t pairs, bad;
+    } t[] = {
+        {"[]", 0, 0},
+        {"[{\"id\":\"a\",\"name\":\"a\",\"health\":\"ready\"},{\"id\":\"b\",\"name\":\"b\",\"health\":\"ready\"}]", 0, 0}, /* in no mesh */
+        {"[{\"id\":\"a\",\"name\":\"a\",\"health\":\"ready\",\"mesh\":{\"peers\":7}},{\"id\":\"b\"}]", 1, 1},
+        {"[{\"mesh\":{\"peers\":[1,null,{},{\"node_id\":[]},{\"node_id\":\"b\",\"lost_in_row\":\"x\",\"rtt_us\":{},\"loss_percent\":[]}]},\"name\":4},{\"id\":\"b\",\"mesh\":[]}]", 1, 1},
+        {"[{\"id\":\"a\",\"name\":\"a\",\"health\":\"ready\",\"mesh\":{\"peers\":[{\"node_id\":\"b\",\"handshake_age_s\":2,\"rtt_us\":900,\"loss_percent\":0,\"lost_in_row\":0,\"mtu_ok\":true}]}},"
+         "{\"id\":\"b\",\"name\":\"b\",\"health\":\"ready\",\"mesh\":{\"peers\":[{\"node_id\":\"a\",\"handshake_age_s\":2,\"rtt_us\":900,\"loss_percent\":0,\"lost_in_row\":0}]}},3]", 3, 2},
+    };
+    for (size_t i = 0; i < MT_ARRAY_LEN(t); i++) {
+        json_error_t je;
+        size_t bad = 99;
+        json_t *nodes = json_loads(t[i].nodes, 0, &je), *got;
+        assert_non_null(nodes);
+        got = mt_mesh_survey(nodes, &bad);
+        assert_non_null(got);
+        assert_int_equal(json_array_size(json_object_get(got, "pairs")), t[i].pairs);
+        assert_int_equal(bad, t[i].bad);
+        assert_int_equal(json_is_true(json_object_get(got, "ok")), t[i].bad == 0);
+        json_decref(got);
+        json_decref(nodes);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -213,6 +244,7 @@ int main(void)
         cmocka_unit_test(no_spelling_of_a_low_order_point_is_a_key),
         cmocka_unit_test(more_than_half_of_four_gone_is_a_mass_removal),
         cmocka_unit_test(endpoints_are_addresses_with_a_port),
+        cmocka_unit_test(a_survey_takes_whatever_was_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
