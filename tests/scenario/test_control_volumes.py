@@ -383,11 +383,6 @@ try:
         assert stale() == want and want < set(listed), (stale(), want)
         keyed = set(w.pg.sql("SELECT volume_id FROM moat.volume_backup_keys").split())
         v, one = next(x for x in listed if x in keyed), next(x for x in listed if x not in want and x not in keyed)
-        w.pg.sql("UPDATE volumes_view SET created_at = created_at - interval '30 days' WHERE volume_id = '%s'" % one)
-        try:
-            assert stale() == want | {one}, stale()
-        finally:
-            w.pg.sql("UPDATE volumes_view SET created_at = created_at + interval '30 days' WHERE volume_id = '%s'" % one)
         rekey = lambda v, **more: w.q("POST", "/v1/admin/backups/rekey", {"volume_id": v, "reason": "it was seen", **more})
         epochs = lambda: int(w.pg.sql("SELECT max(key_epoch) FROM moat.volume_backup_keys WHERE volume_id = '%s'" % v))
         refused(rekey(one), "conflict")
@@ -396,10 +391,26 @@ try:
         before = epochs()
         s = w.ok("POST", E + "/volumes/%s/snapshots" % v, {})["id"]
         refused(rekey(v), "snapshot_in_progress")
-        assert w.agent.snapshot(s, "failed", failed_reason="cancelled").json["accepted"] == 1 and epochs() == before
-        assert rekey(v).json["key_epoch"] == before + 1 == epochs()
+        assert w.agent.snapshot(s, "failed", failed_reason="cancelled").json["accepted"] == 1 and epochs() == before, epochs()
+        stream = subprocess.Popen(["curl", "-sN", "--max-time", "60", "--unix-socket", w.api, "-H", "Authorization: Bearer " + w.token, "http://x" + O + "/events/stream"],
+                                  stdout=subprocess.PIPE, text=True)
+        try:
+            assert "heartbeat" in stream.stdout.readline()
+            r = rekey(v)
+            w.ok("POST", E + "/volumes/%s/snapshots" % v, {})
+            told = [stream.stdout.readline()]
+            while told[-1] and "snapshot.created" not in told[-1]:
+                told.append(stream.stdout.readline())
+        finally:
+            stream.kill()
+            stream.wait()
+        assert "snapshot.created" in told[-1] and not [line for line in told if "backup_key_rotated" in line], told
+        s = w.ok("GET", E + "/volumes/%s/snapshots" % v)["items"][0]["id"]
+        assert w.agent.snapshot(s, "failed", failed_reason="cancelled").json["accepted"] == 1
+        assert r.status == 200 and r.json["key_epoch"] == before + 1 == epochs(), (r.text, before, epochs())
         assert [e["payload"] for e in w.ok("GET", "/v1/admin/events?event_type=volume.backup_key_rotated")["items"]] == [{"key_epoch": before + 1, "reason": "it was seen"}]
-        assert w.ok("GET", O + "/events?event_type=volume.backup_key_rotated")["items"] == []  # of operators alone
+        seen = tenant("rekeyed", "events:read")("GET", O + "/events?event_type=volume.backup_key_rotated")
+        assert seen.status == 200 and seen.json["items"] == [], seen.text  # of operators alone
         refused(w.q("POST", "/v1/admin/backups/verify", {"volume_id": one}), "snapshot_not_ready")
         refused(w.q("POST", "/v1/admin/backups/verify", {"volume_id": "vol_" + "0" * 26}), "not_found", 404)
         r = refused(w.q("POST", "/v1/admin/backups/scan", {}), "not_supported", 400)
@@ -666,8 +677,10 @@ try:
         w.pg.sql("UPDATE volumes_view SET created_at = created_at - interval '3 days' WHERE volume_id IN ('%s', '%s')" % (off, own))
         v = w.ok("GET", E + "/volumes/" + own)
         assert v["backup_stale"] is True and "backup_lag_seconds" not in v and w.ok("GET", E + "/volumes/" + off)["backup_stale"] is False, v
+        stale = lambda: {x["id"] for x in w.ok("GET", "/v1/admin/backups?stale=true&limit=200")["items"]}
+        assert own in stale() and off not in stale() and {x["id"] for x in w.ok("GET", "/v1/admin/backups?limit=200")["items"]} > stale(), stale()
         interval(2592000)
-        assert w.ok("GET", E + "/volumes/" + own)["backup_stale"] is False
+        assert w.ok("GET", E + "/volumes/" + own)["backup_stale"] is False and own not in stale()
         interval(86400)
         assert w.agent.snapshot(held[0], "failed", failed_reason="cancelled").json["accepted"] == 1
         s = wait_for("a scheduled snapshot", lambda: [x for x in mine(own) if x["origin"] == "scheduled"], 30)
@@ -961,6 +974,8 @@ try:
         assert sorted(now) == ["only", "only-1"] and (now["only"]["id"], now["only-1"]["id"]) == (third, old["id"]), now
         wait_for("it runs again, on the third", lambda: [x for x in instances(e, "ready") if x["id"] != first], 40)
         assert [(x["desired"], x["source"]) for x in w.ok("GET", e + "/scale")["processes"]] == [(1, "user")]
+        w.ok("DELETE", e + "/volumes/" + old["id"])
+        wait_for("the one before gone", lambda: list(volumes(e)) == ["only"], 30)
 
     @case("usage of a month equals a replay of the log: processor, memory, volumes as they grew, backups as they came and went")
     def _():

@@ -11,6 +11,7 @@
 #include "control/api/sql.h"
 #include "control/nodes/node.h"
 #include "model/mesh_survey.h"
+#include "wire/json.h"
 
 #define SILENT_S "30" /* edges post every 10 s */
 

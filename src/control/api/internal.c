@@ -22,6 +22,8 @@
 #include "control/recovery/recovery.h"
 #include "wire/json.h"
 
+#define INTEGER_MAX ((UINT64_C(1) << 53) - 1) /* of anything on the wire */
+#define LISTENERS_MAX 65536                   /* of an edge */
 #define WAIT_MAX 60
 #define SKEW_MAX_MS 60000 /* of a node's clock in a heartbeat */
 #define REPORT_ROUNDS 4
@@ -578,12 +580,13 @@ int mt_api_edge_status(struct mt_api_call *c)
     struct mt_node node;
     uint64_t revision, epoch;
     char who[MT_ID_SIZE + 8];
-    json_t *rejected;
+    json_t *rejected, *ignored;
     if (mt_api_query_done(c) < 0 || mt_node_caller(c, MT_CERT_EDGE, &node) < 0)
         return -1;
-    if (mt_json_get_u64(c->body, "epoch", 0, INT64_MAX, &epoch, &c->err) < 0 ||
-        mt_json_get_u64(c->body, "revision", 0, INT64_MAX, &revision, &c->err) < 0 ||
-        mt_json_opt_object(c->body, "rejected", &rejected, &c->err) < 0)
+    if (mt_json_get_u64(c->body, "epoch", 0, INTEGER_MAX, &epoch, &c->err) < 0 ||
+        mt_json_get_u64(c->body, "revision", 0, INTEGER_MAX, &revision, &c->err) < 0 ||
+        mt_json_opt_object(c->body, "rejected", &rejected, &c->err) < 0 || mt_json_opt_array(c->body, "listeners", LISTENERS_MAX, &ignored, &c->err) < 0 ||
+        mt_json_opt_object(c->body, "routes", &ignored, &c->err) < 0)
         return mt_api_fail_err(c);
     if (rejected) {
         const char *detail = json_string_value(json_object_get(rejected, "detail"));

@@ -83,7 +83,7 @@ void mt_event_filter_done(struct mt_event_filter *f)
 
 bool mt_event_wanted(const struct mt_event_filter *f, const struct mt_event_keys *k)
 {
-    if (!same(f->org, k->org) || !same(f->app, k->app) || !same(f->env, k->env) || !same(f->agg_type, k->agg_type) ||
+    if ((k->operators && f->org[0]) || !same(f->org, k->org) || !same(f->app, k->app) || !same(f->env, k->env) || !same(f->agg_type, k->agg_type) ||
         !same(f->agg_id, k->agg_id) || !same(f->correlation, k->correlation) || !same(f->actor, k->actor) ||
         (f->since_us && k->occurred_us < f->since_us) || (f->until_us && k->occurred_us >= f->until_us))
         return false;
@@ -255,6 +255,8 @@ static void keys_of(const struct mt_pg_res *r, int i, struct mt_event_keys *k)
                                 .env = mt_pg_text_or_null(r, i, 4), .agg_type = mt_pg_text(r, i, 5),
                                 .agg_id = mt_pg_text(r, i, 6), .type = mt_pg_text(r, i, 8), .actor = mt_pg_text(r, i, 11),
                                 .correlation = mt_pg_text_or_null(r, i, 13), .occurred_us = mt_pg_time(r, i, 1)};
+    enum mt_ev ev = mt_ev_by_name(k->type);
+    k->operators = ev != MT_EV_MAX && !mt_ev_info(ev)->tenant;
 }
 
 static int remember(const struct mt_pg_res *r, int i, const struct mt_event_keys *k, bool render, struct entry *e)
@@ -270,7 +272,7 @@ static int remember(const struct mt_pg_res *r, int i, const struct mt_event_keys
     e->keys = (struct mt_event_keys){.org = keep(&at, k->org), .app = keep(&at, k->app), .env = keep(&at, k->env),
                                      .agg_type = keep(&at, k->agg_type), .agg_id = keep(&at, k->agg_id),
                                      .correlation = keep(&at, k->correlation), .actor = keep(&at, k->actor),
-                                     .type = keep(&at, k->type), .occurred_us = k->occurred_us};
+                                     .type = keep(&at, k->type), .occurred_us = k->occurred_us, .operators = k->operators};
     e->bytes = n + sizeof *e;
     if (!render)
         return 0;

@@ -32,6 +32,7 @@ void mt_event_filter_done(struct mt_event_filter *f);
 struct mt_event_keys {
     const char *org, *app, *env, *agg_type, *agg_id, *correlation, *actor, *type;
     int64_t occurred_us;
+    bool operators; /* of a type that operators alone may read */
 };
 /** The same answer as the WHERE of the pages gives (api/events.c). */
 bool mt_event_wanted(const struct mt_event_filter *f, const struct mt_event_keys *k);
