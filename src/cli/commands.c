@@ -406,6 +406,7 @@ const struct cli_command cli_commands[] = {
     {CLI_PLATFORM, "down", "", "stop what `moat up` runs", down_options, cmd_down},
     {CLI_PLATFORM, "doctor", "", "check this machine and the connection to the platform", doctor_options, cmd_doctor},
     {CLI_PLATFORM, "nodes", "", "machines of the platform", NULL, cmd_nodes_list},
+    {CLI_PLATFORM, "nodes list", "", "the same as nodes", NULL, cmd_nodes_list},
     {CLI_PLATFORM, "node add", "HOST", "prepare a Debian machine over ssh (HOST or USER@HOST) and let it join", node_add_options, cmd_node_add},
     {CLI_PLATFORM, "node describe", "NODE", "one machine, by name or id", NULL, cmd_node_describe},
     {CLI_PLATFORM, "node show", "NODE", "the same as node describe", NULL, cmd_node_describe},
