@@ -43,7 +43,7 @@ COMMANDS = {
     "nodes": ["nodes", "node describe " + NODE, "node describe nothing", "node describe " + oid("node", 7), "node activate " + NODE + " --reason back", "node cordon " + NODE + " --reason x", "node drain " + NODE + " --reason move",
               "node drain " + NODE, *("node drain " + oid("node", k) + " --wait --wait-timeout 0ms" for k in (2, 3, 4, 5, 6)), "node confirm-offline " + NODE + " --yes --reason unplugged", "node mark-lost " + NODE + " --yes --reason burnt", "node disable " + NODE + " --yes --reason stolen", "node remove " + NODE + " --yes --reason gone", "node remove " + NODE + " --yes --force --reason gone", "node label " + NODE + " zone=a disk-", "node label " + NODE + " zone", "node label " + NODE,
               "node config set " + NODE + " reserved_memory_bytes=2Gi disk_ops_per_second=900 cpu_ceiling_percent=default --reason guest", "node config set " + NODE + " cpu_ceiling_percent=300",
-              "node config set " + NODE + " cpu_ceiling_percent=much --reason guest", "admin nodes list", "admin nodes show " + NODE, "help node drain"],
+              "node config set " + NODE + " cpu_ceiling_percent=much --reason guest", "admin nodes list", "node show " + NODE, "help node drain"],
     "node-add": ["node add", "node add -oProxyCommand=x", "node add root@box --ssh-port 0", "node add box --name a_b", "node add box --endpoint 'x'", "node add box --node-data-dir ../x", "help node add"],
     "node-tokens": ["node token create", "node token create --roles worker,edge --name box --source 2001:db8::/32 --minutes 30 --approve", "node token create --minutes 1",
                     "node token list", "node token revoke enr_00000000000000000000000001", "node token revoke tok_1"],
