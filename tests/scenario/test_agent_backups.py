@@ -155,8 +155,10 @@ class Suite:
         ask(self.at, "max")
         alone = ask(self.at, "max") and [int(x) for x in (ask(self.at, "w/two") and ask(self.at, "max")).split()]
         j = self.c.snapshot(v)
-        r = self.c.wait_snapshot(j, "succeeded")
+        self.c.wait_snapshot(j, "running", phase="uploading")
         with_one = [int(x) for x in ask(self.at, "max").split()]
+        ask(self.at, "rest")  # it goes on writing, but leaves the processor to the others of this run, the backup among them
+        r = self.c.wait_snapshot(j, "succeeded")
         took = self.w.log_events("backup.captured")[-1]
         print("  longest write + fsync in the guest: %.1f ms of %d with a snapshot, %.1f ms of %d without; held still for %.1f ms, %.1f of them the image's"
               % (with_one[0] / 1e3, with_one[1], alone[0] / 1e3, alone[1], took["held_us"] / 1e3, took["image_us"] / 1e3), flush=True)
@@ -176,7 +178,6 @@ class Suite:
         self.over(j)
         self.early = j["snapshot_id"]
         want(ask(self.at, "w/three").startswith("one two three |"), "the volume does not take writes any more")
-        ask(self.at, "rest")  # it goes on writing, but leaves the processor to the others of this run
 
     def the_next_reads_what_changed(self):
         j = self.c.snapshot(self.v, parent_snapshot_id=self.last)
