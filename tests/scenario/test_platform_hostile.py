@@ -180,7 +180,7 @@ PATHS = [  # what stands in the place of a path parameter, and how it is refused
 ]
 NEEDED = {  # what a body must hold before the path is looked at
     "/members/{member_id}": b'{"role":"developer"}', "/disable": b'{"reason":"x"}', "/enable": b'{"reason":"x"}', "/quotas/{dimension}": b'{"reason":"x","limit":1}',
-    **{"/" + verb: b'{"reason":"x"}' for verb in ("approve", "cordon", "uncordon", "drain", "confirm-offline", "mark-lost", "rotate-key")},
+    **{"/" + verb: b'{"reason":"x"}' for verb in ("approve", "cordon", "uncordon", "drain", "undrain", "retire", "confirm-offline", "mark-lost", "rotate-key")},
     "/hold": b'{"reason":"x"}', "/resume": b'{"reason":"x"}', "/revoke": b'{"reason":"x"}',
     "/exec": b'{"command":["/x"]}', "/restore": b'{"snapshot_id":"snap_01aryz6s4104hmasw9nf6yy093"}', "/replace": b'{"new_volume_id":"vol_01aryz6s4104hmasw9nf6yy093"}',
     "/migrate": b'{"node_id":"node_01aryz6s4104hmasw9nf6yy093"}',
@@ -459,7 +459,7 @@ def main():
                 for what, value, want in PATHS:
                     if what == "id that is not there" and name == "release_id":
                         want = {404: {"not_found"}}
-                    if what == "dot dot" and name in ("host", "digest", "drain"):  # no ids: a text that is neither is told so
+                    if what == "dot dot" and name in ("host", "digest", "drain", "key_id"):  # no ids: a text that is neither is told so
                         want = {400: {"invalid_id"}}
                     api.expect(f"{method} {path} {name} {what}", request(method, api.target(path, name, value), api.token,
                                                                          needed if method in ("POST", "PUT", "PATCH") else None), want)

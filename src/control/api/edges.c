@@ -65,13 +65,13 @@ static int prepare(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made
     struct mt_node n;
     const char *reason, *id = mt_api_param(c, "node_id");
     bool force = false;
+    if (mt_api_dry_run(c, &made->dry_run) < 0 || mt_api_query_done(c) < 0 || mt_api_fields(c, drain ? with_force : plain) < 0 ||
+        mt_api_text(c, "reason", true, 500, &reason) < 0 || (drain && mt_api_bool(c, "force", false, &force) < 0))
+        return -1;
     mt_pg_p_init(&p);
     mt_pg_p_text(&p, id);
     if (mt_node_find(c->pg, id, &n, &c->err) < 0 || mt_pg_query_one(c->pg, &one, &p, &r, &c->err) < 0)
         return c->err.code == MT_E_NOT_FOUND ? mt_api_not_found(c, "edge") : mt_api_fail_err(c);
-    if (mt_api_dry_run(c, &made->dry_run) < 0 || mt_api_query_done(c) < 0 || mt_api_fields(c, drain ? with_force : plain) < 0 ||
-        mt_api_text(c, "reason", true, 500, &reason) < 0 || (drain && mt_api_bool(c, "force", false, &force) < 0))
-        return -1;
     made->operation = drain ? "edge.drain" : "edge.undrain";
     made->ids = json_pack("{s:s}", "node_id", id);
     made->nothing = mt_pg_bool(r, 0, E_DRAINS) == drain;
