@@ -27,14 +27,13 @@ struct mt_channel {
     int fd;
     struct mt_source *src;
     uint32_t seq_in, seq_out;
-    struct mt_guest_lines lines;
+    struct mt_guest_lines lines; /* its buffer is there while a part of a line is: what every VM has should be small */
     struct mt_buf out;
     bool out_secret; /* it holds or held secrets: wiped when it is empty or given up */
     int64_t milli_tokens, tokens_at_ns; /* thousandths of a message */
     int64_t heard_ns;
     uint64_t breaches;
     bool *freed; /* set while a message is handed out: the receiver may end the VM and free this channel */
-    struct mt_guest_mem mem;
 };
 
 static void wipe_out(struct mt_channel *c)
@@ -42,6 +41,12 @@ static void wipe_out(struct mt_channel *c)
     if (c->out_secret && c->out.p)
         explicit_bzero(c->out.p, c->out.cap);
     c->out_secret = false;
+}
+
+static void free_lines(struct mt_channel *c)
+{
+    free(c->lines.buf);
+    c->lines = (struct mt_guest_lines){.cap = MT_GUEST_LINE_TO_HOST_MAX + 1};
 }
 
 void mt_channel_drop(struct mt_channel *c, const char *why)
@@ -53,7 +58,7 @@ void mt_channel_drop(struct mt_channel *c, const char *why)
     mt_closep(&c->fd);
     wipe_out(c);
     mt_buf_done(&c->out);
-    c->lines.len = c->lines.taken = 0;
+    free_lines(c);
     c->ev.closed(c->arg, why);
 }
 
@@ -87,7 +92,7 @@ static bool rate_ok(struct mt_channel *c)
 }
 
 /* False when the connection is gone afterwards. */
-static bool take_line(struct mt_channel *c, const char *line, size_t len)
+static bool take_line(struct mt_channel *c, const char *line, size_t len, struct mt_guest_mem *mem)
 {
     struct mt_guest_msg msg;
     struct mt_err err = {0};
@@ -96,7 +101,7 @@ static bool take_line(struct mt_channel *c, const char *line, size_t len)
         breach(c, MT_BREACH_RATE, "more than 20 messages a second");
         return false;
     }
-    if (mt_guest_decode(MT_GUEST_FROM_GUEST, line, len, &c->mem, &msg, &err) < 0) {
+    if (mt_guest_decode(MT_GUEST_FROM_GUEST, line, len, mem, &msg, &err) < 0) {
         breach(c, MT_BREACH_MESSAGE, err.msg);
         return false;
     }
@@ -151,6 +156,14 @@ static void on_io(struct mt_source *s, int fd, uint32_t revents, void *arg)
     }
     if (!(revents & (EPOLLIN | EPOLLHUP | EPOLLERR)))
         return;
+    mt_auto_free uint8_t *block = malloc(MT_GUEST_MEM_TO_HOST);
+    struct mt_guest_mem mem = {.base = block, .cap = MT_GUEST_MEM_TO_HOST};
+    if (!c->lines.buf)
+        c->lines.buf = malloc(c->lines.cap);
+    if (!block || !c->lines.buf) {
+        mt_channel_drop(c, "out of memory");
+        return;
+    }
     char *at;
     size_t room = mt_guest_lines_room(&c->lines, &at);
     ssize_t n = recv(fd, at, room, MSG_DONTWAIT);
@@ -166,14 +179,16 @@ static void on_io(struct mt_source *s, int fd, uint32_t revents, void *arg)
         size_t len;
         int rc = mt_guest_lines_next(&c->lines, &line, &len);
         if (rc == 0)
-            return;
+            break;
         if (rc < 0) {
             breach(c, MT_BREACH_LINE, "line too long");
             return;
         }
-        if (!take_line(c, line, len))
-            return;
+        if (!take_line(c, line, len, &mem))
+            return; /* c may be gone, too */
     }
+    if (c->lines.len == c->lines.taken)
+        free_lines(c);
 }
 
 static void on_accept(struct mt_source *s, int listen_fd, uint32_t revents, void *arg)
@@ -209,19 +224,13 @@ struct mt_channel *mt_channel_new(struct mt_loop *loop, int listen_fd, uid_t vm_
     if (c) {
         *c = (struct mt_channel){.magic = CHANNEL_MAGIC, .loop = loop, .listen_fd = listen_fd, .vm_uid = vm_uid,
                                  .ev = *ev, .arg = arg, .fd = -1};
-        c->lines.cap = MT_GUEST_LINE_TO_HOST_MAX + 1;
-        c->lines.buf = malloc(c->lines.cap);
+        free_lines(c);
         c->milli_tokens = RATE_BURST * 1000;
         c->tokens_at_ns = mt_loop_now(loop);
-        c->mem.cap = MT_GUEST_MEM_TO_HOST;
-        c->mem.base = malloc(c->mem.cap);
     }
-    if (!c || !c->lines.buf || !c->mem.base) {
+    if (!c) {
         (void)MT_FAIL(err, MT_E_NOMEM, "control channel: out of memory");
-        if (c)
-            mt_channel_free(c);
-        else
-            (void)close(listen_fd);
+        (void)close(listen_fd);
         return NULL;
     }
     c->listen_src = mt_loop_fd(loop, "guest.listen", listen_fd, EPOLLIN, on_accept, c, err);
@@ -244,8 +253,7 @@ void mt_channel_free(struct mt_channel *c)
     mt_closep(&c->listen_fd);
     wipe_out(c);
     mt_buf_done(&c->out);
-    free(c->lines.buf);
-    free(c->mem.base);
+    free_lines(c);
     c->magic = 0;
     free(c);
 }

@@ -18,7 +18,7 @@ struct mt_logchan {
     uid_t vm_uid;
     mt_logchan_fn fn;
     void *arg;
-    uint8_t *buf;
+    uint8_t *buf; /* BUF_BYTES; there while records are read or a part of one is: what every VM has should be small */
     size_t len;
 };
 
@@ -33,6 +33,10 @@ static void drop(struct mt_logchan *c)
 /* False when the connection is gone or has nothing more now. */
 static bool read_some(struct mt_logchan *c)
 {
+    if (!c->buf && !(c->buf = malloc(BUF_BYTES))) {
+        drop(c);
+        return false;
+    }
     ssize_t n = recv(c->fd, c->buf + c->len, BUF_BYTES - c->len, MSG_DONTWAIT);
     if (n < 0 && (errno == EAGAIN || errno == EINTR))
         return false;
@@ -60,14 +64,23 @@ static bool read_some(struct mt_logchan *c)
     return true;
 }
 
+static void read_up_to(struct mt_logchan *c, int times)
+{
+    for (int i = 0; i < times && c->fd >= 0 && read_some(c); i++)
+        continue;
+    if (c->len == 0) {
+        free(c->buf);
+        c->buf = NULL;
+    }
+}
+
 static void on_io(struct mt_source *s, int fd, uint32_t revents, void *arg)
 {
     struct mt_logchan *c = arg;
     (void)s;
     (void)fd;
     (void)revents;
-    for (int i = 0; i < READS_PER_TURN && read_some(c); i++)
-        continue;
+    read_up_to(c, READS_PER_TURN);
 }
 
 static void on_accept(struct mt_source *s, int listen_fd, uint32_t revents, void *arg)
@@ -91,16 +104,11 @@ struct mt_logchan *mt_logchan_new(struct mt_loop *loop, int listen_fd, uid_t vm_
                                   struct mt_err *err)
 {
     struct mt_logchan *c = calloc(1, sizeof *c);
-    if (c) {
+    if (c)
         *c = (struct mt_logchan){.loop = loop, .listen_fd = listen_fd, .fd = -1, .vm_uid = vm_uid, .fn = fn, .arg = arg};
-        c->buf = malloc(BUF_BYTES);
-    }
-    if (!c || !c->buf) {
+    if (!c) {
         (void)MT_FAIL(err, MT_E_NOMEM, "log channel: out of memory");
-        if (c)
-            mt_logchan_free(c);
-        else
-            (void)close(listen_fd);
+        (void)close(listen_fd);
         return NULL;
     }
     c->listen_src = mt_loop_fd(loop, "guest.log.listen", listen_fd, EPOLLIN, on_accept, c, err);
@@ -117,8 +125,7 @@ void mt_logchan_drain(struct mt_logchan *c)
         return;
     if (c->fd < 0)
         on_accept(NULL, c->listen_fd, 0, c);
-    for (int i = 0; i < DRAIN_READS && c->fd >= 0 && read_some(c); i++)
-        continue;
+    read_up_to(c, DRAIN_READS);
 }
 
 void mt_logchan_free(struct mt_logchan *c)

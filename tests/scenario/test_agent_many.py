@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.request
 import uuid
 
 sys.dont_write_bytecode = True
@@ -31,9 +32,11 @@ CHURN = float(os.environ.get("MOAT_CHURN_S", "0"))  # seconds in which instances
 PAUSE = float(os.environ.get("MOAT_CHURN_PAUSE_S", "2"))  # between two changes of four instances each
 MIB = 96 if INSTANCES <= 100 else 72  # of each; what the bundle's kernel needs at least
 QUIET = 30.0  # three periods of pings, monitors and health checks, one look for drift
+HEAP_MAX = 2 + 0.06 * INSTANCES  # MiB in use by as many that are ready: no buffers for what is not being said
 MIB_MAX, CORE_MAX = 30.0, 0.01 * max(1, INSTANCES / 100)  # said of 100
 LIMIT = INSTANCES + (100 if CHURN else 1)  # limits.instances
 GROWTH_KIB_A_MINUTE = 64
+METRICS = "127.0.0.1:9464"  # in a network of its own
 
 
 def missing():
@@ -56,6 +59,14 @@ def pss_mib(pid):
         return sum(int(l.split()[1]) for l in f if l.startswith("Pss:")) / 1024
 
 
+def heap_mib():
+    """(in use, free and kept, blocks of their own) of the agent's allocator"""
+    with urllib.request.urlopen("http://%s/metrics" % METRICS, timeout=20) as r:
+        lines = r.read().decode().splitlines()
+    of = lambda kind: next(float(l.rsplit(" ", 1)[1]) for l in lines if l.startswith('moat_process_heap_bytes{') and 'kind="%s"' % kind in l) / (1 << 20)
+    return of("used"), of("free"), of("mapped")
+
+
 def cpu_seconds(pid):
     """Of the agent and of what it ran and reaped."""
     with open("/proc/%d/stat" % pid) as f:
@@ -72,7 +83,7 @@ def measure(w):
     image = w.many_image = w.push()
     w.conf = {**w.stand_in(), "log_level": "info", "heartbeat_ms": 5000,
               "reserve": {"overhead_mib": 16, "memory_bytes": 1 << 30}, "limits": {"parallel_boots": 8, "instances": LIMIT}, "logs": {"max_bytes_per_instance": 16 << 20}}
-    w.start()
+    w.start(listen_metrics=METRICS)
     began = time.monotonic()
     ids = []
     for _ in range(INSTANCES):
@@ -104,7 +115,7 @@ def measure(w):
     windows, _ = fair.best(quiet, lambda seen: min(seen)[0] <= CORE_MAX, 1, 4)  # a neighbour's cache misses are the agent's time too
     core, cpu, took = min(windows)
     figures = {"instances": INSTANCES, "pss_mib": round(pss_mib(pid), 2), "core": round(core, 5), "cpu_s": round(cpu, 3), "quiet_s": round(took, 1),
-               "boots_s": round(boots, 1), "fds": len(os.listdir("/proc/%d/fd" % pid)), "ctl_s": round(ctl(w), 3)}
+               "boots_s": round(boots, 1), "fds": len(os.listdir("/proc/%d/fd" % pid)), "ctl_s": round(ctl(w), 3), "heap_mib": round(sum(heap_mib()[::2]), 2)}
     live = w.ask({"op": "list"}, 10)
     want(sum(x.get("phase") == "ready" for x in live) == INSTANCES, "not all are ready: %s" % live[:2])
     want(len(w.vm_processes()) == 2 * INSTANCES, "%d processes" % len(w.vm_processes()))
@@ -295,7 +306,7 @@ class Growth:
         return len(os.listdir("/proc/%d/fd" % self.w.proc.pid))
 
     def look(self):
-        self.seen.append((time.monotonic() - self.began, pss_mib(self.w.proc.pid), self.fds()))
+        self.seen.append((time.monotonic() - self.began, pss_mib(self.w.proc.pid), self.fds(), heap_mib()))
 
     def due(self):
         return time.monotonic() - self.began - self.seen[-1][0] >= 15
@@ -357,8 +368,8 @@ def they_come_and_go(w):
             g.look()
         if time.monotonic() - g.began - printed > 60:
             printed = time.monotonic() - g.began
-            print("# %4.0f s: %d replaced, %d new, %d in the plan: %.1f MiB, %d descriptors, %.1f %% of a core, %s" % (
-                printed, n[0], n[1], len(w.control.assignments), g.seen[-1][1], g.seen[-1][2], 100 * g.core(), there()), flush=True)
+            print("# %4.0f s: %d replaced, %d new, %d in the plan: %.1f MiB (heap %.1f in use, %.1f free, %.1f mapped), %d descriptors, %.1f %% of a core, %s" % (
+                printed, n[0], n[1], len(w.control.assignments), g.seen[-1][1], *g.seen[-1][3], g.seen[-1][2], 100 * g.core(), there()), flush=True)
     core, mine = g.core(), time.process_time() / (time.monotonic() - g.began)
     for i in [i for i, a in w.control.assignments.items() if a["desired_state"] == "stopped"]:
         kit.wait_for("%s gone" % i, lambda: not [x for x in w.ask({"op": "list"}, 30) if x["instance_id"] == i and x["phase"] != "stopped"], 120, 1)
@@ -373,10 +384,10 @@ def they_come_and_go(w):
     want(w.proc.pid == pid and d["boot_seq"] == 1 and d["phase"] == "ready", "the flood ended its VM or the agent: %s" % d)
     want(d["guest_breaches"] > CHURN, "no flood: %d breaches" % d["guest_breaches"])
     want(abs(g.fds() - fds) <= 8, "%d descriptors, before %d" % (g.fds(), fds))
-    slope, seen = g.kib_a_minute(), [round(x[1], 1) for x in g.seen]
-    want(g.seen[-1][1] <= max(seen[:4]) + 4 and (CHURN < 600 or slope <= GROWTH_KIB_A_MINUTE), "%.0f KiB a minute; MiB of the agent: %s" % (slope, seen))
-    print("ok - %d instances come and go for %.0f s beside a guest that floods, %d boots, %d breaches: nothing leaks; %.1f to %.1f MiB, at most %.1f, %+.1f KiB a minute in the second half, %d to %d descriptors, %.1f %% of a core, this test's own %.1f %%" % (
-        INSTANCES, CHURN, sum(n), d["guest_breaches"], seen[0], seen[-1], max(seen), slope, fds, g.fds(), 100 * core, 100 * mine), flush=True)
+    slope, seen, heap = g.kib_a_minute(), [round(x[1], 1) for x in g.seen], [round(x[3][0] + x[3][2], 1) for x in g.seen]
+    want(g.seen[-1][1] <= max(seen[:4]) + 4 and (CHURN < 600 or slope <= GROWTH_KIB_A_MINUTE), "%.0f KiB a minute; MiB of the agent: %s; of its heap in use: %s" % (slope, seen, heap))
+    print("ok - %d instances come and go for %.0f s beside a guest that floods, %d boots, %d breaches: nothing leaks; %.1f to %.1f MiB, at most %.1f, %+.1f KiB a minute in the second half (heap in use %.1f to %.1f), %d to %d descriptors, %.1f %% of a core, this test's own %.1f %%" % (
+        INSTANCES, CHURN, sum(n), d["guest_breaches"], seen[0], seen[-1], max(seen), slope, heap[0], heap[-1], fds, g.fds(), 100 * core, 100 * mine), flush=True)
 
 
 def nothing_is_left(w):
@@ -440,8 +451,9 @@ def main():
             others(w, f)
         nothing_is_left(w)
         want(f["pss_mib"] <= MIB_MAX, "%.1f MiB with %d instances, at most %g" % (f["pss_mib"], INSTANCES, MIB_MAX))
+        want(f["heap_mib"] <= HEAP_MAX, "%.1f MiB of its heap in use with %d instances, at most %g" % (f["heap_mib"], INSTANCES, HEAP_MAX))
         want(f["core"] <= CORE_MAX, "%.2f %% of a core with %d instances, at most %g %%" % (100 * f["core"], INSTANCES, 100 * CORE_MAX))
-        print("ok - %d instances, nothing changes: %.1f MiB, %.2f %% of a core" % (INSTANCES, f["pss_mib"], 100 * f["core"]))
+        print("ok - %d instances, nothing changes: %.1f MiB, %.1f of its heap in use, %.2f %% of a core" % (INSTANCES, f["pss_mib"], f["heap_mib"], 100 * f["core"]))
         return 0
     except Exception as e:
         import traceback

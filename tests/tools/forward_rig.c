@@ -141,7 +141,7 @@ int main(int argc, char **argv)
     (void)sigaction(SIGPIPE, &(struct sigaction){.sa_handler = SIG_IGN}, NULL);
     if (mt_log_sources_init(&sources, logs_dir) < 0)
         return 3;
-    mt_log_sources_sweep(&sources);
+    mt_log_sources_keep(&sources, true);
     while ((len = getline(&line, &cap, stdin)) > 0) {
         char *w[WORDS] = {0}, *rest = NULL;
         size_t n = 0;

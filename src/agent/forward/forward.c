@@ -220,6 +220,8 @@ static void end_drain(struct mt_forward *f, struct drain *d, bool forget)
     (void)pthread_mutex_unlock(&f->lock);
     mt_sink_free(d->sink, forget);
     free(d);
+    if (f->n_drains == 0 && !f->node_conf)
+        mt_log_sources_keep(&f->sources, false);
 }
 
 static int start_drain(struct mt_forward *f, const char *id, const char *org_id, uint64_t version, uint64_t since_ms, struct mt_err *err)
@@ -241,9 +243,11 @@ static int start_drain(struct mt_forward *f, const char *id, const char *org_id,
         (void)snprintf(d->id, sizeof d->id, "%s", id);
         d->version = version;
         d->listed = true;
+        mt_log_sources_keep(&f->sources, true);
         rc = mt_sink_new(&c, &d->sink, err);
         if (rc < 0) {
             free(d);
+            mt_log_sources_keep(&f->sources, f->n_drains || f->node_conf);
         } else {
             (void)pthread_mutex_lock(&f->lock);
             mt_list_push_back(&f->drains, &d->link);
@@ -355,9 +359,10 @@ static void start_node(struct mt_forward *f)
 static void *main_of(void *arg)
 {
     struct mt_forward *f = arg;
-    mt_log_sources_sweep(&f->sources);
-    if (f->node_conf)
+    if (f->node_conf) {
+        mt_log_sources_keep(&f->sources, true);
         start_node(f);
+    }
     int64_t swept = mt_clock_mono();
     do {
         if (f->client)

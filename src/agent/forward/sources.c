@@ -73,6 +73,12 @@ static struct mt_log_source *make(struct mt_log_sources *s, const char *const id
     return src;
 }
 
+static void forget(struct mt_log_sources *s, struct mt_log_source *src)
+{
+    (void)mt_map_remove(&s->map, src->ids[MT_LOGFWD_INSTANCE]);
+    free(src);
+}
+
 struct mt_log_source *mt_log_source_hold(struct mt_log_sources *s, const char *const ids[MT_LOGFWD_IDS], uint64_t last)
 {
     (void)pthread_mutex_lock(&s->lock);
@@ -93,6 +99,8 @@ void mt_log_source_release(struct mt_log_sources *s, struct mt_log_source *src)
         return;
     (void)pthread_mutex_lock(&s->lock);
     src->held = false;
+    if (!s->keep)
+        forget(s, src);
     (void)pthread_mutex_unlock(&s->lock);
 }
 
@@ -116,7 +124,7 @@ static void take_in(struct mt_log_sources *s, const char *env, const char *insta
     if (!MT_STREQ(ids[MT_LOGFWD_INSTANCE], instance) || mt_log_last_seq(s->dir, instance, &last, NULL) < 0)
         return;
     (void)pthread_mutex_lock(&s->lock);
-    struct mt_log_source *src = make(s, ids);
+    struct mt_log_source *src = s->keep ? make(s, ids) : NULL;
     if (src && !src->held)
         atomic_store(&src->last, last);
     (void)pthread_mutex_unlock(&s->lock);
@@ -133,15 +141,47 @@ static void forget_gone(struct mt_log_sources *s)
         struct mt_log_source *src = v;
         if (src->held || mt_fmt(path, sizeof path, NULL, "%s/%s/%s", s->dir, src->ids[MT_LOGFWD_ENV], src->ids[MT_LOGFWD_INSTANCE]) < 0 || stat(path, &st) == 0 || errno != ENOENT)
             continue;
-        (void)mt_map_remove(&s->map, src->ids[MT_LOGFWD_INSTANCE]);
-        free(src);
+        forget(s, src);
     }
     (void)pthread_mutex_unlock(&s->lock);
+}
+
+static void forget_ended(struct mt_log_sources *s)
+{
+    size_t pos = 0;
+    void *v;
+    (void)pthread_mutex_lock(&s->lock);
+    while (mt_map_next(&s->map, &pos, NULL, &v))
+        if (!((struct mt_log_source *)v)->held)
+            forget(s, v);
+    (void)pthread_mutex_unlock(&s->lock);
+}
+
+static bool keeps(struct mt_log_sources *s)
+{
+    (void)pthread_mutex_lock(&s->lock);
+    bool keep = s->keep;
+    (void)pthread_mutex_unlock(&s->lock);
+    return keep;
+}
+
+void mt_log_sources_keep(struct mt_log_sources *s, bool keep)
+{
+    (void)pthread_mutex_lock(&s->lock);
+    bool was = s->keep;
+    s->keep = keep;
+    (void)pthread_mutex_unlock(&s->lock);
+    if (keep && !was)
+        mt_log_sources_sweep(s);
+    else if (was && !keep)
+        forget_ended(s);
 }
 
 void mt_log_sources_sweep(struct mt_log_sources *s)
 {
     char env[PATH_MAX];
+    if (!keeps(s))
+        return;
     forget_gone(s);
     mt_auto_dir DIR *d = opendir(s->dir);
     for (struct dirent *e; d && (e = readdir(d));) {
