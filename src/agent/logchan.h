@@ -2,7 +2,7 @@
 /*
  * Host side of the log channel of one VM (runtime.md §10): records in, one callback for each.
  *
- * Bounded: one connection, 64 KiB of buffer. A malformed record closes the connection; the guest comes back.
+ * Bounded: one connection, 64 KiB of buffer while it says something. A malformed record closes the connection; the guest comes back.
  */
 #pragma once
 
