@@ -54,10 +54,18 @@ def missing():
     return None
 
 
-def pss_mib(pid, what="Pss"):
-    """Pss_Anon: without files, whose pages count for less while others have them mapped, too."""
+def rollup_mib(pid, what):
     with open("/proc/%d/smaps_rollup" % pid) as f:
         return sum(int(l.split()[1]) for l in f if l.startswith(what + ":")) / 1024
+
+
+def pss_mib(pid):
+    return rollup_mib(pid, "Pss")
+
+
+def own_mib(pid):
+    """Without files, and not shared out: a page counts for less while a child that has not come to its exec, or another agent, has it, too."""
+    return rollup_mib(pid, "Anonymous")
 
 
 def heap_mib():
@@ -307,7 +315,7 @@ class Growth:
         return len(os.listdir("/proc/%d/fd" % self.w.proc.pid))
 
     def look(self):
-        self.seen.append((time.monotonic() - self.began, pss_mib(self.w.proc.pid, "Pss_Anon"), self.fds(), heap_mib()))
+        self.seen.append((time.monotonic() - self.began, own_mib(self.w.proc.pid), self.fds(), heap_mib()))
 
     def due(self):
         return time.monotonic() - self.began - self.seen[-1][0] >= 15
