@@ -192,8 +192,8 @@ static int settle(struct cli *c)
     return 0;
 }
 
-/* "admin nodes drain" is "node drain" here, as an operator may have it from the runbooks of the specification: what comes behind the word "admin" goes its own way. */
-static bool is_elsewhere(int argc, char **argv)
+/* The specification's runbooks say "admin nodes drain" for what is "nodes drain" here; other words behind "admin" are commands of their own. */
+static bool stands_without_admin(int argc, char **argv)
 {
     static const char *const nouns[] = {"node", "nodes", "capacity", "simulate", "net"};
     for (size_t i = 0; argc > 2 && MT_STREQ(argv[1], "admin") && i < MT_ARRAY_LEN(nouns); i++)
@@ -202,22 +202,24 @@ static bool is_elsewhere(int argc, char **argv)
     return false;
 }
 
+/* Take @argv[@at] out, by moving what is before it. */
+static void leave_out(int *argc, char ***argv, int at)
+{
+    memmove(*argv + 1, *argv, (size_t)at * sizeof **argv);
+    ++*argv;
+    --*argc;
+}
+
 int cli_parse(struct cli *c, int argc, char **argv)
 {
     if (argc < 2) {
         (void)cli_help(stderr, NULL);
         return CLI_USAGE;
     }
-    if (is_elsewhere(argc, argv)) {
-        argv[1] = argv[0];
-        argv++;
-        argc--;
-        if (argc > 2 && MT_STREQ(argv[1], "capacity") && MT_STREQ(argv[2], "report")) {
-            argv[2] = argv[1];
-            argv[1] = argv[0];
-            argv++;
-            argc--;
-        }
+    if (stands_without_admin(argc, argv)) {
+        leave_out(&argc, &argv, 1);
+        if (argc > 2 && MT_STREQ(argv[1], "capacity") && MT_STREQ(argv[2], "report"))
+            leave_out(&argc, &argv, 2);
     }
     command_first(argc, argv);
     if (MT_STREQ(argv[1], "--help") || MT_STREQ(argv[1], "-h")) {
