@@ -77,6 +77,12 @@ class Case:
         # Nothing is on its way any more: what comes after the restore comes of the restore.
         wait_for("the last plan", lambda: {a["instance_id"] for a in w.agent.plans[-1]["instances"]} == set(self.all), 20)
         wait_for("the edge", lambda: w.edge_config()["revision"] and sorted(x["instance_id"] for v in w.edge_config()["backends"].values() for x in v) == self.all, 20)
+        # An edge hears of what drains too: once more when that is released.
+        gone = sorted(set(self.at_t0) - set(self.all))
+        released = lambda: w.pg.sql("SELECT event_id FROM moat.events WHERE event_type = 'instance.released' AND aggregate_id = '%s'" % gone[0])
+        assert len(gone) == 1, (self.at_t0, self.all)
+        wait_for("the release of the old one", released, 30)
+        wait_for("the edge's word of it", lambda: w.edge_config()["revision"] >= int(released()), 30)
         self.head = int(w.pg.sql("SELECT last_event_id FROM moat.event_counter"))
         assert self.head > self.head_t0 + 20 and set(self.at_t0) - set(self.all)
         self.note()
@@ -144,7 +150,9 @@ def play(name, restart, forget, twin):
             assert {i for i, a in got.items() if a == "ignore"} == set(c.all) - set(c.at_t0)
             time.sleep(3)  # polls come and go meanwhile
             assert len(w.agent.plans) == plans, w.agent.plans[plans:]
-            assert c.running() == c.all and w.edge_config() == edge
+            assert c.running() == c.all, (c.running(), c.all)
+            now = w.edge_config()
+            assert now == edge, {k: (edge.get(k), v) for k, v in now.items() if v != edge.get(k)}
             bumps = w.pg.sql("SELECT event_id, payload->>'epoch' FROM moat.events WHERE event_type = 'cluster.epoch_bumped'")
             assert bumps == "%d|2" % (c.head_t0 + 1), bumps
             if w.control.poll() is not None:
