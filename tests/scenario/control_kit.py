@@ -186,7 +186,7 @@ class Postgres:
     def stop(self, sig=signal.SIGINT):
         if self.proc:
             self.proc.send_signal(sig)
-            self.proc.wait(20)
+            self.proc.wait(90)
         self.proc = None
 
     def backup(self, to):
@@ -333,7 +333,7 @@ class HeldLog:
 
     def __exit__(self, *what):
         self.p.stdin.close()
-        self.p.wait(10)
+        self.p.wait(60)
 
 
 class Agent(threading.Thread):
@@ -396,17 +396,19 @@ class Agent(threading.Thread):
                     rows.append(r)
         return self.post("status", {"agent_version": "test", "resync": True, "instances": rows})
 
+    def next_seq(self):
+        with self.lock:  # the case and the agent's own thread tell of volumes
+            self.vseq += 1
+            return self.vseq
+
     def volume(self, volume_id, event, **more):
-        self.vseq += 1
-        return self.post("status", {"instances": [], "volumes": [dict(volume_id=volume_id, seq=self.vseq, event=event, **more)]})
+        return self.post("status", {"instances": [], "volumes": [dict(volume_id=volume_id, seq=self.next_seq(), event=event, **more)]})
 
     def snapshot(self, snapshot_id, status, **more):
-        self.vseq += 1
-        return self.post("status", {"instances": [], "snapshots": [dict(snapshot_id=snapshot_id, seq=self.vseq, status=status, **more)]})
+        return self.post("status", {"instances": [], "snapshots": [dict(snapshot_id=snapshot_id, seq=self.next_seq(), status=status, **more)]})
 
     def restore(self, restore_id, status, **more):
-        self.vseq += 1
-        return self.post("status", {"instances": [], "restores": [dict(restore_id=restore_id, seq=self.vseq, status=status, **more)]})
+        return self.post("status", {"instances": [], "restores": [dict(restore_id=restore_id, seq=self.next_seq(), status=status, **more)]})
 
     def apply(self, plan):
         for v in plan.get("volumes", []) if self.makes else []:
@@ -501,14 +503,15 @@ class AgentSocket(threading.Thread):
                 if "since_seq" not in req:
                     sent = max([r["seq"] for r in self.lines.get(i, [])] or [0]) - left
             while True:
-                for r in self.lines.get(i, []):
-                    if r["seq"] > sent and left > 0:
-                        left -= 1
-                        sent = r["seq"]
-                        try:
-                            c.sendall((json.dumps(r) + "\n").encode())
-                        except OSError:
-                            return
+                # in one piece: who asks waits three seconds for thousands of lines, and this is one thread of a busy process
+                new = [r for r in list(self.lines.get(i, [])) if r["seq"] > sent][:left]
+                if new:
+                    left -= len(new)
+                    sent = new[-1]["seq"]
+                    try:
+                        c.sendall("".join(json.dumps(r) + "\n" for r in new).encode())
+                    except OSError:
+                        return
                 if not req.get("follow"):
                     return
                 time.sleep(0.02)

@@ -336,7 +336,7 @@ try:
         w.logs.add(i, "line 5")
         more = w.ok("GET", E + "/logs?instance_id=%s&cursor=%s" % (i, got["next_cursor"]))
         assert [x["line"] for x in more["items"]] == ["line 5"], more
-        c = kit.UnixHTTP(w.api, 10)
+        c = kit.UnixHTTP(w.api, 60)
         c.request("GET", E + "/logs/stream?instance_id=" + i, headers={"Authorization": "Bearer " + w.token})
         r = c.getresponse()
         seen = [json.loads(r.readline())["line"] for _ in range(6)]
@@ -348,7 +348,7 @@ try:
     @case("A16 the event stream resumes without gap or double, across a restart of the server")
     def _():
         head = w.ok("GET", O + "/events?limit=1")["head_event_id"]
-        c = kit.UnixHTTP(w.api, 10)
+        c = kit.UnixHTTP(w.api, 60)
         c.request("GET", O + "/events/stream?after_event_id=%d&event_type=app.*" % head, headers={"Authorization": "Bearer " + w.token})
         r = c.getresponse()
         json.loads(r.readline())  # heartbeat
@@ -362,7 +362,7 @@ try:
         w.control.wait(25)
         w.start_control()
         w.ok("POST", O + "/apps", {"name": "s-two"})
-        c = kit.UnixHTTP(w.api, 10)
+        c = kit.UnixHTTP(w.api, 60)
         c.request("GET", O + "/events/stream?after_event_id=%d&event_type=app.*" % one["event_id"], headers={"Authorization": "Bearer " + w.token})
         r = c.getresponse()
         two = json.loads(r.readline())

@@ -94,6 +94,10 @@ try:
         wait_for("success", lambda: w.ok("GET", E + "/deploys/" + d["id"])["status"] == "succeeded", 30)
         return d
 
+    def nothing_under_way():
+        wait_for("nothing that starts or stops", lambda: w.pg.sql("SELECT count(*) FROM moat_views.instances_view WHERE released_at IS NULL AND"
+                                                                 " (desired_state <> 'running' OR status <> 'ready')") == "0", 60)
+
     def put_scale(E, n, version=None):
         v = w.ok("GET", E + "/scale")["resource_version"] if version is None else version
         return w.q("PUT", E + "/scale", {"processes": [{"process_type": "web", "desired": n}], "expected_version": v})
@@ -284,6 +288,7 @@ try:
 
     @case("the scheduler is paused and goes on; a group is held and let go; explain tells both, and each node's answer")
     def _():
+        nothing_under_way()  # a pass that had begun before the pause would end after it
         A, E = make_env("handled", "prod")
         env = E.rsplit("/", 1)[1]
         G = "/v1/admin/groups/%s/web/" % env
@@ -306,9 +311,10 @@ try:
         w.kill_control()  # nor does the next server begin by itself
         w.start_control()
         wait_for("a leader", lambda: w.ok("GET", "/v1/admin/scheduler")["leader"]["epoch"] > s["leader"]["epoch"], 30)
-        beat = w.ok("GET", "/v1/nodes/" + w.agent.node_id)
-        assert beat["health"] == "ready" and not w.ok("GET", E + "/instances")["items"]
-        assert w.pg.sql("SELECT count(*) FROM moat.events WHERE actor_id = 'scheduler' AND event_type = 'instance.allocated'") == passes
+        wait_for("a node that would take it", lambda: w.ok("GET", "/v1/nodes/" + w.agent.node_id)["health"] == "ready", 30)
+        assert not w.ok("GET", E + "/instances")["items"]
+        now = w.pg.sql("SELECT count(*) FROM moat.events WHERE actor_id = 'scheduler' AND event_type = 'instance.allocated'")
+        assert now == passes, (now, passes)
         w.ok("POST", "/v1/admin/scheduler/resume", {"reason": "done"})
         wait_for("success", lambda: w.ok("GET", E + "/deploys/" + d["id"])["status"] == "succeeded", 40)
         assert {"type": "scheduler_paused"} not in w.ok("GET", E + "/status")["conditions"]
@@ -491,6 +497,9 @@ try:
         assert [e["payload"]["end_reason"] for e in ended] == ["connect_timeout"], ended
         w.ok("PUT", O + "/quotas/max_exec_sessions", {"limit": None, "reason": "test"})
         assert put_scale(E, had).status == 200
+        # The next case takes an instance that stays, and looks at who waits for the log: nothing of this is on its way any more.
+        wait_for("as many as before", lambda: len(w.ok("GET", E + "/instances?status=ready")["items"]) == had, 60)
+        nothing_under_way()
 
     @case("a session that is ended while it connects: 409, not an error of the server")
     def _():
@@ -546,7 +555,7 @@ try:
             print("# " + w.pg.sql("SELECT instance_id, desired_state, desired_reason, status, drain_delay_seconds FROM instances_view"
                                   " WHERE released_at IS NULL").replace("\n", "\n# "))
             raise
-        assert all(r["disabled"] for r in w.edge_config()["routes"]), w.edge_config()["routes"]
+        wait_for("all routes closed at the edge", lambda: all(r["disabled"] for r in w.edge_config()["routes"]), 30)
         reasons = {e["payload"]["reason"] for e in w.ok("GET", O + "/events?event_type=instance.desired_state_changed&limit=200&order=desc")["items"][:10]}
         assert "org_suspended" in reasons, reasons
         limit("max_projects", 60)  # operators' own switches work on
@@ -622,6 +631,7 @@ try:
                                   w.api, os.path.dirname(os.path.abspath(__file__)), w.token, O + "/events/stream"],
                                  stdout=subprocess.PIPE, text=True, user=65534, group=65534, extra_groups=[])
             return s, s.stdout.readline().strip()
+        limit("max_projects", 100000)  # below, each try makes one
         open_ones = [open_stream() for _ in range(6)]
         assert [x[1] for x in open_ones] == ["200"] * 5 + ["429 too_many_streams"], [x[1] for x in open_ones]
         wait_for("counted", lambda: quota("max_log_streams")["used"] == 5)

@@ -15,6 +15,8 @@ w = kit.World()
 def read_only(on):
     w.pg.sql("ALTER SYSTEM SET default_transaction_read_only = %s" % ("on" if on else "off"))
     w.pg.sql("SELECT pg_reload_conf()")
+    # The postmaster is told, and tells its children in the same breath as it takes the setting itself: who has a new session of it knows that they are told.
+    wait_for("the setting", lambda: w.pg.sql("SHOW default_transaction_read_only") == ("on" if on else "off"))
 
 
 try:

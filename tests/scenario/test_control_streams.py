@@ -267,7 +267,7 @@ def main():
     def _():
         path = A + "/events/stream"
         for accept in (None, "*/*", "application/x-ndjson", "application/x-ndjson, text/event-stream", "text/event-stream;q=0", "text/event-stream;q=0.5, application/x-ndjson"):
-            c = kit.UnixHTTP(w.api, 20)
+            c = kit.UnixHTTP(w.api, 60)
             c.request("GET", path, headers={"Authorization": "Bearer " + w.token, "Last-Event-ID": "1", **({"Accept": accept} if accept else {})})
             r = c.getresponse()
             assert r.status == 200 and r.headers["Content-Type"].startswith("application/x-ndjson"), (accept, r.headers)
@@ -368,16 +368,18 @@ def main():
         lines = Stream(w, A + "/apps/%s/envs/%s/logs/stream" % (app, env))
         beats = lambda s: sum(1 for x in s.lines if x.get("type") == "heartbeat")
         kit.wait_for("the first heartbeat", lambda: beats(events) == 1)
-        first = beats(lines)
-        at(14)
+        # The true time goes on beside the shifted one: each step leaves room for a machine that is busy for many seconds.
+        at(3)
         w.ok("POST", A + "/apps", {"name": "one"})  # what is said is a sign of life too: 15 s from here
         kit.wait_for("the event", lambda: events.names() == ["one"])
-        assert beats(events) == 1
+        assert beats(events) == 1, events.lines
+        first, second = beats(events), beats(lines)
         at(30)
-        kit.wait_for("another heartbeat of both", lambda: beats(events) == 2 and beats(lines) > first, 20)
-        at(3590)
-        kit.wait_for("a heartbeat before the end", lambda: beats(events) == 3, 20)
-        assert events.end() is None and lines.end() is None
+        kit.wait_for("another heartbeat of both", lambda: beats(events) > first and beats(lines) > second, 20)
+        first = beats(events)
+        at(3400)
+        kit.wait_for("a heartbeat before the end", lambda: beats(events) > first, 20)
+        assert events.end() is None and lines.end() is None, (events.lines[-2:], lines.lines[-2:])
         at(3605)
         kit.wait_for("their ends", lambda: events.end() and lines.end(), 20)
         assert (events.end()["reason"], events.end()["resume_after"], lines.end()["reason"]) == ("max_duration", events.events()[-1]["event_id"], "max_duration"), (events.end(), lines.end())

@@ -932,8 +932,8 @@ try:
         assert [x["event_type"] for x in w.ok("GET", O + "/events?event_type=volume_attachment.replaced")["items"]] == ["volume_attachment.replaced"]
         # The same by one command, while it runs: stopped for it, and scaled as it was.
         env = dict(os.environ, MOAT_API="unix:" + w.api, MOAT_TOKEN=w.token, HOME=w.d, XDG_CONFIG_HOME=w.d, XDG_STATE_HOME=w.d, NO_COLOR="1")
-        p = subprocess.run([kit.program("moat"), "volumes", "replace", "only", "only-1", "--drain", "--wait-timeout", "60s", "--org", "local", "--app", "swap", "--env", "prod"], env=env,
-                           capture_output=True, text=True, timeout=90)
+        p = subprocess.run([kit.program("moat"), "volumes", "replace", "only", "only-1", "--drain", "--wait-timeout", "240s", "--org", "local", "--app", "swap", "--env", "prod"], env=env,
+                           capture_output=True, text=True, timeout=300)
         assert p.returncode == 0, (p.stdout, p.stderr)
         assert (volumes(e)["only"]["id"], volumes(e)["only-2"]["id"]) == (old["id"], new), volumes(e)
         # What was replaced stays, and after volume.retired_grace the operator is told of it.
@@ -1079,8 +1079,7 @@ try:
             return wait_for("an answer", lambda: (lambda r: r if r.status not in (429, 503) else None)(ask()), 30)
 
         def told(n, kind, **what):
-            w.agent.vseq += 1
-            seq = w.agent.vseq
+            seq = w.agent.next_seq()
             r = struck(n, lambda: w.agent.post("status", {"instances": [], kind: [dict(what, seq=seq)]}))
             assert r.status == 200 and r.json["accepted"] + r.json["ignored"] == 1, r.text
 
