@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 """The API's own TLS listener (listen_https), with curl, openssl and the CLI as its clients: who trusts whom, streams, reload, hostile bytes. COST 15 s, 4 s of processor."""
-import http.client, json, os, signal, socket, ssl, subprocess, sys
+import http.client, json, os, select, signal, socket, ssl, subprocess, sys, time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import fair
 import ports
@@ -57,7 +57,7 @@ os.makedirs(HOME)
 
 
 def curl(path, *args, ca="ca"):
-    r = subprocess.run(["curl", "-sS", "--max-time", "20", "--cacert", D + "/%s.pem" % ca, "-w", "\n%{http_code} %{http_version} %{ssl_verify_result}",
+    r = subprocess.run(["curl", "-sS", "--max-time", "60", "--cacert", D + "/%s.pem" % ca, "-w", "\n%{http_code} %{http_version} %{ssl_verify_result}",
                         "--resolve", "localhost:%d:[::1]" % PORT, URL + path] + list(args), capture_output=True, text=True)
     return r.returncode, r.stdout, r.stderr
 
@@ -98,7 +98,7 @@ try:
     def _():
         for version, good in (("-tls1_3", True), ("-tls1_2", True), ("-tls1_1", False)):
             r = subprocess.run(["openssl", "s_client", "-connect", "[::1]:%d" % PORT, version, "-cipher", "ALL:@SECLEVEL=0", "-CAfile", D + "/ca.pem"],
-                               input="", capture_output=True, text=True, timeout=20)
+                               input="", capture_output=True, text=True, timeout=60)
             assert ("Verify return code: 0" in r.stdout and "Cipher is (NONE)" not in r.stdout) == good, (version, r.stdout[-600:], r.stderr[-300:])
         with socket.create_connection(("::1", PORT), 10) as s:
             s.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -110,8 +110,10 @@ try:
         assert "RateLimit-Limit:" in out, out
         assert "RateLimit-Limit" not in kit.call(w.api, "GET", "/v1/orgs", headers={"Authorization": "Bearer " + w.token}).headers
         # ten logins a minute for an address, whatever it says that its address is
-        seen = [curl("/v1/auth/device/start", "-X", "POST", "-H", "Content-Type: application/json", "-d", '{"client_name":"x"}', "-H", "X-Forwarded-For: 192.0.2.%d" % i)[1].split()[-3]
-                for i in range(12)]
+        seen, begun = [], time.monotonic()
+        while "429" not in seen and len(seen) < 12 + (time.monotonic() - begun) / 6:  # one more comes back in each six seconds that this takes
+            i = len(seen)
+            seen.append(curl("/v1/auth/device/start", "-X", "POST", "-H", "Content-Type: application/json", "-d", '{"client_name":"x"}', "-H", "X-Forwarded-For: 192.0.2.%d" % (i % 250))[1].split()[-3])
         assert seen[-1] == "429" and seen[0] in ("200", "201"), seen
 
     @case("the CLI: authority, pin, both, neither; what is wrong is said")
@@ -151,8 +153,8 @@ try:
     @case("an event stream over TLS: an event arrives at once, the server's end ends it")
     def _():
         ctx = ssl.create_default_context(cafile=D + "/ca.pem")
-        h = http.client.HTTPSConnection("localhost", PORT, context=ctx, timeout=20)
-        h.sock = ctx.wrap_socket(socket.create_connection(("::1", PORT), 20), server_hostname="localhost")
+        h = http.client.HTTPSConnection("localhost", PORT, context=ctx, timeout=60)
+        h.sock = ctx.wrap_socket(socket.create_connection(("::1", PORT), 60), server_hostname="localhost")
         org = [o for o in w.ok("GET", "/v1/orgs")["items"] if o["name"] == "local"][0]["id"]
         h.request("GET", "/v1/orgs/%s/events/stream?after_event_id=%d" % (org, w.ok("GET", "/v1/orgs/%s/events" % org)["items"][0]["event_id"]),
                   headers={"Authorization": "Bearer " + w.token, "Accept": "application/x-ndjson"})
@@ -172,8 +174,8 @@ try:
     @case("a big body, and many requests on one connection")
     def _():
         ctx = ssl.create_default_context(cafile=D + "/ca.pem")
-        h = http.client.HTTPSConnection("localhost", PORT, context=ctx, timeout=20)
-        h.sock = ctx.wrap_socket(socket.create_connection(("::1", PORT), 20), server_hostname="localhost")
+        h = http.client.HTTPSConnection("localhost", PORT, context=ctx, timeout=60)
+        h.sock = ctx.wrap_socket(socket.create_connection(("::1", PORT), 60), server_hostname="localhost")
         for i in range(50):
             h.request("GET", "/livez")
             r = h.getresponse()
@@ -186,7 +188,7 @@ try:
     @case("a renewed certificate is served after SIGHUP; a broken one leaves the old; connections go on")
     def _():
         ctx = ssl.create_default_context(cafile=D + "/ca.pem")
-        kept = ctx.wrap_socket(socket.create_connection(("::1", PORT), 20), server_hostname="localhost")
+        kept = ctx.wrap_socket(socket.create_connection(("::1", PORT), 60), server_hostname="localhost")
         assert served_key() == "one"
         put("two")
         w.control.send_signal(signal.SIGHUP)
@@ -211,16 +213,18 @@ try:
                 s = socket.create_connection(("::1", PORT), 10)
                 s.sendall(b"\x16\x03\x01")
                 held.append(s)
-            gone = 0
-            for s in held:
-                s.settimeout(0.2)
-                try:
-                    gone += s.recv(1) == b""
-                except (TimeoutError, socket.timeout):
-                    pass
-                except OSError:
-                    gone += 1
-            assert 15 <= gone <= 25, gone
+            ended = set()
+
+            def gone():
+                for s in select.select([s for s in held if s not in ended], [], [], 0)[0]:
+                    try:
+                        if s.recv(1) == b"":
+                            ended.add(s)
+                    except OSError:
+                        ended.add(s)
+                return len(ended)
+            wait_for("the end of those above the forty", lambda: gone() >= 15)  # soon: in ten seconds the others have had their time for a handshake
+            assert gone() <= 25, gone()
             assert kit.call(w.api, "GET", "/livez").status == 200
             m = kit.call(w.api, "GET", "/metrics").text.decode()
             assert "moat_api_tls_refused_total 0\n" not in m, m
@@ -247,7 +251,7 @@ try:
             path = w.d + "/check.toml"
             with open(path, "w") as f:
                 f.write("\n".join(lines + ["%s = %s" % (k, json.dumps(v)) for k, v in conf.items() if v is not None]) + "\n")
-            r = subprocess.run([kit.program("moat-control"), "--config", path, "check-config"], capture_output=True, text=True, timeout=20)
+            r = subprocess.run([kit.program("moat-control"), "--config", path, "check-config"], capture_output=True, text=True, timeout=60)
             return r.returncode, r.stderr
         put("one")
         assert check() == (0, ""), check()
@@ -279,10 +283,10 @@ try:
         w.control.terminate()
         assert w.control.wait(30) == 0
         w.start_control()
-        r = subprocess.run(["openssl", "s_client", "-connect", "[::1]:%d" % PORT, "-tls1_2"], input="", capture_output=True, text=True, timeout=20)
+        r = subprocess.run(["openssl", "s_client", "-connect", "[::1]:%d" % PORT, "-tls1_2"], input="", capture_output=True, text=True, timeout=60)
         assert "Cipher is (NONE)" in r.stdout, r.stdout
         ctx = ssl.create_default_context(cafile=D + "/ca.pem")
-        s = ctx.wrap_socket(socket.create_connection(("::1", PORT), 20), server_hostname="localhost")
+        s = ctx.wrap_socket(socket.create_connection(("::1", PORT), 60), server_hostname="localhost")
         assert s.version() == "TLSv1.3"
         w.control.terminate()
         assert w.control.wait(30) == 0

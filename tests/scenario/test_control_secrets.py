@@ -137,7 +137,7 @@ def everywhere():
     found = []
     search("dump", dump(), found)
     w.pg.sql("CHECKPOINT")
-    for p in files_below(w.d):  # the cluster's files with their WAL, logs, configuration, data folder
+    for p in files_below(w.d, os.path.realpath(w.pg.data)):  # the cluster's files with their WAL, logs, configuration, data folder
         try:
             search(p, open(p, "rb").read(), found)
         except OSError:
@@ -148,7 +148,7 @@ def everywhere():
 
 
 def raw_call(method, target, body):
-    c = kit.UnixHTTP(w.api, 20)
+    c = kit.UnixHTTP(w.api, 60)
     c.request(method, target, body, {"Authorization": "Bearer " + w.token, "Content-Type": "application/json"})
     r = c.getresponse()
     return r.status, r.read()
@@ -174,7 +174,7 @@ try:
         moat = kit.program("moat") or os.path.join(os.environ.get("MOAT_BIN", ""), "moat")
         env = {"PATH": "/usr/bin:/bin", "HOME": w.d, "MOAT_API": "unix:" + w.api, "MOAT_TOKEN": w.token, "MOAT_ORG": "local", "MOAT_CONFIG": w.d + "/cli.toml"}
         open(w.d + "/cli.toml", "w").close()
-        r = subprocess.run([moat] + list(argv), stdout=subprocess.PIPE, stderr=subprocess.PIPE, input=stdin, text=True, env=env, cwd=w.d, timeout=60)
+        r = subprocess.run([moat] + list(argv), stdout=subprocess.PIPE, stderr=subprocess.PIPE, input=stdin, text=True, env=env, cwd=w.d, timeout=240)
         assert r.returncode == rc and says in r.stderr, (argv, r.returncode, r.stdout, r.stderr)
         return r.stdout, r.stderr
 

@@ -82,7 +82,7 @@ class Machine:
         self.configure()
         t = w.ok("POST", "/v1/enrollment-tokens", {"roles": ["edge"]})["token"]
         r = subprocess.run(self.place.argv(kit.program("moat-agent"), "--config", self.d + "/agent.toml", "join", "--control", CONTROL, "--token", "-", "--name", self.name,
-                                           "--endpoint", self.ip + ":51820"), input=t, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
+                                           "--endpoint", self.ip + ":51820"), input=t, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=180)
         assert r.returncode == 0, r.stdout
         self.start_agent()
 
@@ -502,7 +502,7 @@ try:
         one.start_edge()
         wait_for("both serve", lambda: [edges()[n]["state"] for n in ("one", "two")] == ["serving", "serving"], 40)
         assert edges()["two"]["ipv4"] == ["203.0.113.30"] and edges()["two"]["revision"] > 0 and not edges()["two"]["draining"], edges()["two"]
-        with socket.create_connection(("203.0.113.30", 443), 5) as held:
+        with socket.create_connection(("203.0.113.30", 443), 60) as held:
             held.sendall(hello("w4.example.com"))
             assert held.recv(4096) == b"v6 only"
         dry = w.ok("POST", "/v1/admin/edges/%s/drain?dry_run=true" % here, {"reason": "look"})
