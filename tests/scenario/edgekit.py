@@ -183,6 +183,11 @@ class Edge:
                 pass
         return kinds
 
+    def own_kib(self):
+        """Memory of its own, for who looks whether it grew: files that are mapped are shared out among all edges that happen to run."""
+        with open("/proc/%d/smaps_rollup" % self.pid) as f:
+            return sum(int(line.split()[1]) for line in f if line.startswith(("Anonymous:", "Pss_Shmem:")))
+
     def pss_kib(self):
         with open("/proc/%d/smaps_rollup" % self.pid) as f:
             return next(int(line.split()[1]) for line in f if line.startswith("Pss:"))
@@ -348,7 +353,7 @@ def client_hello(name, alpn=None):
     return out.read()
 
 
-def connect(port, limit=10):
+def connect(port, limit=60):
     s = socket.create_connection(("::1", port), timeout=limit)
     s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return s
@@ -365,7 +370,7 @@ def read_all(s):
 
 def curl(scratch, name, port, path="/"):
     """(exit status, body, stderr) of curl with verification against the test's certificate"""
-    r = subprocess.run(["curl", "-sS", "--max-time", "10", "--cacert", scratch.cert, "--resolve", "%s:%d:[::1]" % (name, port),
+    r = subprocess.run(["curl", "-sS", "--max-time", "60", "--cacert", scratch.cert, "--resolve", "%s:%d:[::1]" % (name, port),
                         "https://%s:%d%s" % (name, port, path)], capture_output=True, text=True)
     return r.returncode, r.stdout, r.stderr
 

@@ -78,13 +78,19 @@ def waits_for_a_first_configuration_and_says_so():
 
 
 def admin(path):
-    s = socket.socket(socket.AF_UNIX)
-    s.connect(scratch.path("admin"))
-    c = http.client.HTTPConnection("unix")
-    c.sock = s
-    c.request("GET", path)
-    r = c.getresponse()
-    return r.status, r.read().decode()
+    def asked():
+        """None: it gives a caller 300 ms for its request, and on a full machine that may have passed by then"""
+        try:
+            s = socket.socket(socket.AF_UNIX)
+            s.connect(scratch.path("admin"))
+            c = http.client.HTTPConnection("unix")
+            c.sock = s
+            c.request("GET", path)
+            r = c.getresponse()
+            return r.status, r.read().decode()
+        except (ConnectionError, http.client.HTTPException):
+            return None
+    return until(asked, "an answer to GET %s" % path)
 
 
 def first_snapshot_is_applied_and_acknowledged_at_once():
@@ -469,12 +475,13 @@ def over_the_limit_in_all_those_without_a_name_go_first_and_those_that_relay_sta
     e = Edge(["--config", config("all.toml", more="max_conns = 10\nhello_timeout_ms = 30000", limits="[limits]\nloopback = false\n")])
     try:
         e.wait("edge.config_applied")
+        e.wait("edge.started")
+        listeners = e.fds_by_kind()["socket"]
         hello = client_hello("echo.example.com")
 
         def served():
             s = connect(PORT)
             s.sendall(hello)
-            s.settimeout(5)
             check(s.recv(65536) == hello, "one within the limit was refused")
             return s
         held = [served() for _ in range(8)]
@@ -486,7 +493,7 @@ def over_the_limit_in_all_those_without_a_name_go_first_and_those_that_relay_sta
         check(held[0].recv(100) == b"still there", "a connection with a backend was touched")
         for s in held[1:] + mute:
             s.close()
-        until(lambda: e.fds() < 60, "connections to end")
+        until(lambda: e.fds_by_kind()["socket"] <= listeners + 2, "all connections but one, with its backend, to end")
         held.append(served())  # accepting goes on
         held[0].sendall(b"to the end")
         check(held[0].recv(100) == b"to the end", "a connection with a backend was touched")
@@ -502,22 +509,24 @@ def above_its_rate_the_log_counts_connections_in_place_of_lines():
         e.wait("edge.config_applied")
         hello, n = client_hello("nobody.example.com"), 60
 
-        def once():
-            s = connect(PORT)
-            s.sendall(hello)
-            read_all(s)
-            s.close()
-        for _ in range(n):
-            once()
-        end = time.monotonic() + 20
+        def at_once(count):
+            """in a burst: as many lines as seconds allow are no claim about who is slow"""
+            conns = [connect(PORT) for _ in range(count)]
+            for s in conns:
+                s.sendall(hello)
+            for s in conns:
+                read_all(s)
+                s.close()
+        at_once(n)
+        end = fair.now() + fair.limit(20)
         while True:  # a later line of each worker brings what was left out before
             seen = e.find("edge.conn.closed")
             told = len(seen) + sum(int(x["suppressed"]) for x in seen)
             if told >= n and any(int(x["suppressed"]) > 0 for x in seen):
                 break
-            check(time.monotonic() < end, "%d connections, %d told of in %d lines" % (n, told, len(seen)))
+            check(fair.now() < end, "%d connections, %d told of in %d lines" % (n, told, len(seen)))
             time.sleep(0.2)
-            once()
+            at_once(1)
             n += 1
         check(told <= n, "%d connections, %d told of" % (n, told))
         check(len(seen) < n - 20, "%d lines of %d connections" % (len(seen), n))

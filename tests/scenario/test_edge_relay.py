@@ -165,7 +165,7 @@ def hello_byte_by_byte_and_in_tiny_records_arrives_unchanged():
         s = connect(PORT)
         for i in range(0, len(data), step):
             s.sendall(data[i:i + step])
-            if i % 50 == 0:
+            if i % 200 == 0:  # seldom: a name has three seconds to come, and on a full machine each rest may take long
                 time.sleep(0.001)
         s.shutdown(socket.SHUT_WR)
         check(read_all(s) == data + b"bye", "the backend saw other bytes")
@@ -183,17 +183,18 @@ def hello_of_1700_bytes_and_early_data_arrive_unchanged():
 
 
 def slow_hello_is_closed_after_three_seconds_whatever_trickles():
-    s = connect(PORT)
     hello = client_hello("a.example.com")
-    start, late = time.monotonic(), fair.now() + 5
+    start, late = time.monotonic(), fair.now() + 6
+    s = connect(PORT)
     try:
-        for i in range(60):
+        for i in range(300):
             s.sendall(hello[i:i + 1])
             time.sleep(0.1)
-            if s.recv(1, socket.MSG_DONTWAIT) == b"":
-                break
-    except BlockingIOError:
-        pass
+            try:
+                if s.recv(1, socket.MSG_DONTWAIT) == b"":
+                    break
+            except BlockingIOError:
+                pass
     except OSError:
         pass
     s.settimeout(30)
@@ -268,9 +269,10 @@ def large_download_keeps_its_checksum_at_a_slow_reader():
     s = connect(PORT, limit=60)
     s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
     s.sendall(client_hello("source.example.com"))
-    before = edge.pss_kib()
+    before = edge.own_kib()
     time.sleep(0.5)  # the reader sleeps: the edge must hold the source back, not take its bytes
-    check(edge.pss_kib() - before < 1024, "the edge keeps what a slow reader does not take")
+    grown = edge.own_kib() - before
+    check(grown < 1024, "the edge keeps what a slow reader does not take: %d KiB" % grown)
     while True:
         d = s.recv(1 << 16)
         if not d:
@@ -294,7 +296,7 @@ def held_by_the_kernel():
 def readers_that_take_nothing_hold_little_of_the_kernels_memory():
     """some hundred of them are all that TCP of a host may have, and then it drops what comes in for others"""
     done = threading.Event()
-    mute = Backend(lambda c: (c.recv(65536), done.wait(60)))
+    mute = Backend(lambda c: (c.recv(65536), done.wait(600)))
     reload_with("mute.example.com ::1 %d\n" % mute.port)
     conns = [send_hello("source.example.com" if i % 2 else "mute.example.com") for i in range(16)]
     pushed = dict.fromkeys(conns[::2], 0)
@@ -339,7 +341,7 @@ def small_messages_on_many_connections_arrive_whole_and_in_order():
         s.setblocking(False)
         greedy = i % 6 == 0
         conns[s.fileno()] = {"s": s, "sent": 0, "got": 0, "total": len(stream) if greedy else 150000, "greedy": greedy, "reads": not greedy}
-    left, end = dict(conns), time.monotonic() + 60
+    left, end = dict(conns), time.monotonic() + 300
     while left and time.monotonic() < end:
         for c in left.values():
             while c["sent"] < c["total"] and (c["greedy"] or c["sent"] - c["got"] < 6000):
@@ -384,6 +386,7 @@ def refused_backend_is_retried_on_another_without_the_client_seeing_it():
     for _ in range(8):
         code, out, err = curl(scratch, "a.example.com", PORT)
         check(code == 0, err)
+    for _ in range(8):  # one after the other without a pause: it is out for a second, then for two, then for four
         s = send_hello("retry.example.com")
         check(len(s.recv(65536)) > 50, "no server hello")
         s.close()
@@ -453,7 +456,6 @@ def proxy_v2_header_is_exact_and_before_the_hello():
             s.sendall(hello)
             want = (bytes.fromhex("0d0a0d0a000d0a515549540a21210024") + socket.inet_pton(socket.AF_INET6, "::1") * 2 +
                     struct.pack(">HH", mine[1], port) + hello)
-            s.settimeout(5)
             try:
                 s.recv(1)
             except ConnectionResetError:
@@ -488,7 +490,7 @@ def two_thousand_connections_leave_no_descriptor():
     for t in threads:
         t.join()
     until(lambda: open_connections() == 0, "connections to end")
-    check(edge.fds() <= before, "%d descriptors before, %d after" % (before, edge.fds()))
+    until(lambda: edge.fds() <= before, "as few descriptors as the %d before: %s" % (before, edge.fds_by_kind()))
 
 
 def open_connections():
@@ -509,13 +511,12 @@ def idle_memory_is_within_8_mib():
 
 def idle_connections_hold_no_pipe_and_little_memory():
     until(lambda: open_connections() == 0, "connections to end")
-    before = edge.pss_kib()
+    before = edge.own_kib()
     conns = [send_hello("echo.example.com") for _ in range(200)]
     for s in conns:
         s.recv(65536)
-    pipes = sum(os.readlink("/proc/%d/fd/%s" % (edge.pid, fd)).startswith("pipe:") for fd in os.listdir("/proc/%d/fd" % edge.pid)
-                if os.path.islink("/proc/%d/fd/%s" % (edge.pid, fd)))
-    grown = edge.pss_kib() - before
+    pipes = edge.fds_by_kind()["pipe"]
+    grown = edge.own_kib() - before
     for s in conns:
         s.close()
     check(pipes <= 2 * 2 * 16, "%d pipe ends are open" % pipes)

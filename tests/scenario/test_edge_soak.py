@@ -48,6 +48,13 @@ def start_load(mode, *args, env=None):
     return subprocess.Popen([LOAD, mode] + [str(x) for x in args], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=env)
 
 
+def held_by(ports):
+    """How many connections the processes behind these ports have, or have waiting for them."""
+    with open("/proc/net/tcp6") as f:
+        rows = [x.split() for x in f.readlines()[1:]]
+    return sum(int(r[1].rsplit(":", 1)[1], 16) in ports and r[3] in ("01", "08") for r in rows)
+
+
 def at_once(pid):
     """All threads of a process run whenever they can. The attackers, who are elsewhere in life, share this machine's processors with
     the edge and those whose p99 is taken; what they take from them by computing is not the edge's doing. False: it is not allowed here."""
@@ -89,22 +96,23 @@ def soak_with_reloads_and_dying_backends_sends_nothing_wrong_and_leaks_nothing()
     warm = words(start_load("open", port, 2000, RATE, ROUTES, env=env))
     check(warm["done"] > 0 and warm["wrong"] == 0, warm)
     until(lambda: e.fds_by_kind()["socket"] == listeners, "connections to end")
-    fds, pss = e.fds_by_kind(), e.pss_kib()
+    fds, pss = e.fds_by_kind(), e.own_kib()
     load = start_load("open", port, SOAK_S * 1000, RATE, ROUTES, env=env)
-    end, turn, deaths, kib = time.monotonic() + SOAK_S - 1, 0, 0, []
+    end, turn, deaths, taken, kib = time.monotonic() + SOAK_S - 1, 0, 0, 0, []
     while time.monotonic() < end:
         turn += 1
         scratch.write("routes.new", routes(turn))
         os.rename(scratch.path("routes.new"), scratch.path("routes"))
         e.kill(signal.SIGHUP)
         if turn % 5 == 2:
+            taken += held_by(range(base + CLASSES, base + 2 * CLASSES))
             second.kill()
             second.wait()
             deaths += 1
         if turn % 5 == 4:
             second = serve(base + CLASSES, CLASSES)
         time.sleep(STEP_S)
-        kib.append(e.pss_kib())
+        kib.append(e.own_kib())
     got = words(load)
     applied = len(e.find("edge.config_applied"))
     until(lambda: e.fds_by_kind()["socket"] <= listeners, "the last descriptors to be closed, of %s" % e.fds_by_kind())
@@ -112,12 +120,12 @@ def soak_with_reloads_and_dying_backends_sends_nothing_wrong_and_leaks_nothing()
         kib = kib[len(kib) // 2:]
     after, half = e.fds_by_kind(), len(kib) // 2
     grown = statistics.median(kib[half:]) - statistics.median(kib[:half])
-    print("# %d connections, %d failed, %d wrong; %d reloads, %d deaths; descriptors %s, then %s; Pss %d KiB at rest before, medians %d and %d, most %d" %
+    print("# %d connections, %d failed, %d wrong; %d reloads, %d deaths; descriptors %s, then %s; memory of its own %d KiB at rest before, medians %d and %d, most %d" %
           (got["done"], got["failed"], got["wrong"], applied, deaths, fds, after, pss, statistics.median(kib[:half]), statistics.median(kib[half:]), max(kib)))
     check(got["wrong"] == 0, "%d connections reached a backend of another route" % got["wrong"])
     check(got["stuck"] == 0, "%d connections never ended" % got["stuck"])
-    # a backend that dies takes the connections it holds with it; those are the only ones that may fail
-    check(got["failed"] <= deaths * 40, "%d failed with %d deaths" % (got["failed"], deaths))
+    # a backend that dies takes the connections it holds with it, and those that come while it is being killed; those are the only ones that may fail
+    check(got["failed"] <= taken + deaths * 40, "%d failed with %d deaths that had %d connections" % (got["failed"], deaths, taken))
     check(applied >= turn * 0.9, "%d of %d reloads were applied" % (applied, turn))
     pipes = after.pop("pipe", 0)
     fds.pop("pipe", 0)
@@ -190,7 +198,7 @@ def others_do_not_feel_the_attacks():
         got = words(load)
         check(got["failed"] == 0 and got["stuck"] == 0 and got["done"] > 50, "others suffer: %s" % got)
         return got["p99_us"]
-    pss = e.pss_kib()
+    pss = e.own_kib()
     ratios = []
     for _ in range(5 if prompt else 15):  # of three rounds in a row the middle one; what neighbours disturbed is followed by others
         if len(ratios) >= 3 and statistics.median(ratios[-3:]) <= 2.0:
@@ -214,7 +222,7 @@ def others_do_not_feel_the_attacks():
         print("# SKIP the comparison of p99: this machine is so busy that it is over 20 ms without any attack")
     else:
         check(statistics.median(ratios[-3:]) <= 2.0, "p99 grew by %s" % ["%.1f" % r for r in ratios])
-    check(e.pss_kib() < pss + 24 * 1024, "memory grew from %d to %d KiB" % (pss, e.pss_kib()))
+    check(e.own_kib() < pss + 24 * 1024, "memory grew from %d to %d KiB" % (pss, e.own_kib()))
     for s in kept:
         s.close()
     check(e.proc.poll() is None, "it ended")

@@ -225,6 +225,14 @@ static void charges_and_credits_cancel(void **state)
     assert_int_equal(none.memory_bytes, INT64_MAX);
 }
 
+/* Processor time of this process: what others take of the machine is not the scheduler's. */
+static int64_t worked_ns(void)
+{
+    struct timespec t;
+    (void)clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (int64_t)t.tv_sec * MT_NS_PER_S + t.tv_nsec;
+}
+
 /* Budget of the specification: 100 instances on 100 nodes under 100 ms. Sanitizers get five times that. */
 static void a_hundred_on_a_hundred_is_quick(void **state)
 {
@@ -238,7 +246,7 @@ static void a_hundred_on_a_hundred_is_quick(void **state)
         n[i] = node(ids[i]);
     }
     r.group_on_node = group;
-    int64_t start = mt_clock_mono();
+    int64_t start = worked_ns();
     for (int i = 0; i < 100; i++) {
         struct mt_place_decision d;
         mt_place(n, 100, &r, &d);
@@ -246,7 +254,7 @@ static void a_hundred_on_a_hundred_is_quick(void **state)
         mt_place_charge(&n[d.node], &r.size);
         group[d.node]++;
     }
-    assert_true(mt_clock_mono() - start < 500 * MT_NS_PER_MS);
+    assert_true(worked_ns() - start < 500 * MT_NS_PER_MS);
     for (size_t i = 0; i < 100; i++)
         assert_int_equal(group[i], 1);
 }

@@ -189,6 +189,14 @@ static void text_above_the_limit_is_refused(void **state)
     free(text);
 }
 
+/* Processor time of this process: what others take of the machine is not the parser's. */
+static int64_t worked_ns(void)
+{
+    struct timespec t;
+    (void)clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (int64_t)t.tv_sec * MT_NS_PER_S + t.tv_nsec;
+}
+
 /* Work must grow with the text, not with its square: each shape at full size stays far below a second. */
 static void no_shape_of_text_is_slow(void **state)
 {
@@ -198,9 +206,9 @@ static void no_shape_of_text_is_slow(void **state)
         for (int k = 0; k < 3; k++) {
             static const char *const heads[] = {"", "a = [", "a = \"\"\""};
             char *text = repeat(units[i], 200000 / strlen(units[i]), heads[k]);
-            int64_t start = mt_clock_mono();
+            int64_t start = worked_ns();
             struct mt_toml *t = parse(text);
-            assert_true(mt_clock_mono() - start < 2 * MT_NS_PER_S);
+            assert_true(worked_ns() - start < 2 * MT_NS_PER_S);
             mt_toml_free(t);
             free(text);
         }
@@ -210,9 +218,9 @@ static void no_shape_of_text_is_slow(void **state)
     size_t n = 0;
     for (unsigned i = 0; n < 249000; i++)
         n += (size_t)snprintf(text + n, 250000 - n, "k%u=%u\n", i, i);
-    int64_t start = mt_clock_mono();
+    int64_t start = worked_ns();
     struct mt_toml *t = parse_n(text, n);
-    assert_true(mt_clock_mono() - start < 2 * MT_NS_PER_S);
+    assert_true(worked_ns() - start < 2 * MT_NS_PER_S);
     assert_int_equal(t->n_problems, 0);
     assert_true(t->root->table.n > 15000);
     mt_toml_free(t);
