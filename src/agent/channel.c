@@ -2,11 +2,11 @@
 /* Control channel, host side. See channel.h. */
 #include "agent/channel.h"
 
+#include "agent/door.h"
 #include "base/assert.h"
 #include "base/buf.h"
 #include "base/cleanup.h"
 #include "os/digest.h"
-#include "os/sock.h"
 
 #include <sys/socket.h>
 
@@ -18,9 +18,7 @@
 struct mt_channel {
     uint32_t magic;
     struct mt_loop *loop;
-    int listen_fd;
-    struct mt_source *listen_src;
-    uid_t vm_uid;
+    struct mt_door *door;
     struct mt_channel_events ev;
     void *arg;
     /* the connection, when there is one */
@@ -71,6 +69,7 @@ static void count_breach(struct mt_channel *c, enum mt_breach kind)
 
 static void breach(struct mt_channel *c, enum mt_breach kind, const char *why)
 {
+    mt_door_shut(c->door); /* what it says next is not better in this moment */
     count_breach(c, kind);
     mt_channel_drop(c, why);
 }
@@ -191,21 +190,21 @@ static void on_io(struct mt_source *s, int fd, uint32_t revents, void *arg)
         free_lines(c);
 }
 
-static void on_accept(struct mt_source *s, int listen_fd, uint32_t revents, void *arg)
+static void on_stranger(void *arg)
+{
+    count_breach(arg, MT_BREACH_PEER);
+}
+
+static void on_crowd(void *arg)
+{
+    count_breach(arg, MT_BREACH_CONNECTS);
+}
+
+static void on_came(void *arg, int came)
 {
     struct mt_channel *c = arg;
     MT_CHECK(c, CHANNEL_MAGIC);
-    mt_auto_fd int fd = -1;
-    uid_t uid;
-    (void)s;
-    (void)revents;
-
-    if (mt_sock_accept(listen_fd, &fd, NULL) != 1)
-        return;
-    if (mt_sock_peercred(fd, &uid, NULL, NULL, NULL) < 0 || uid != c->vm_uid) {
-        count_breach(c, MT_BREACH_PEER);
-        return;
-    }
+    mt_auto_fd int fd = came;
     if (c->fd >= 0)
         mt_channel_drop(c, "replaced by a newer connection");
     struct mt_source *src = mt_loop_fd(c->loop, "guest.control", fd, EPOLLIN, on_io, c, NULL);
@@ -220,10 +219,10 @@ static void on_accept(struct mt_source *s, int listen_fd, uint32_t revents, void
 struct mt_channel *mt_channel_new(struct mt_loop *loop, int listen_fd, uid_t vm_uid, const struct mt_channel_events *ev,
                                   void *arg, struct mt_err *err)
 {
+    static const struct mt_door_events door = {.came = on_came, .stranger = on_stranger, .crowd = on_crowd};
     struct mt_channel *c = calloc(1, sizeof *c);
     if (c) {
-        *c = (struct mt_channel){.magic = CHANNEL_MAGIC, .loop = loop, .listen_fd = listen_fd, .vm_uid = vm_uid,
-                                 .ev = *ev, .arg = arg, .fd = -1};
+        *c = (struct mt_channel){.magic = CHANNEL_MAGIC, .loop = loop, .ev = *ev, .arg = arg, .fd = -1};
         free_lines(c);
         c->milli_tokens = RATE_BURST * 1000;
         c->tokens_at_ns = mt_loop_now(loop);
@@ -233,8 +232,8 @@ struct mt_channel *mt_channel_new(struct mt_loop *loop, int listen_fd, uid_t vm_
         (void)close(listen_fd);
         return NULL;
     }
-    c->listen_src = mt_loop_fd(loop, "guest.listen", listen_fd, EPOLLIN, on_accept, c, err);
-    if (!c->listen_src) {
+    c->door = mt_door_new(loop, "guest.listen", listen_fd, vm_uid, &door, c, err);
+    if (!c->door) {
         mt_channel_free(c);
         return NULL;
     }
@@ -248,9 +247,8 @@ void mt_channel_free(struct mt_channel *c)
     if (c->freed)
         *c->freed = true;
     mt_loop_del(c->src);
-    mt_loop_del(c->listen_src);
+    mt_door_free(c->door);
     mt_closep(&c->fd);
-    mt_closep(&c->listen_fd);
     wipe_out(c);
     mt_buf_done(&c->out);
     free_lines(c);
@@ -309,4 +307,10 @@ int64_t mt_channel_heard_ns(const struct mt_channel *c)
 uint64_t mt_channel_breaches(const struct mt_channel *c)
 {
     return c ? c->breaches : 0;
+}
+
+const char *mt_breach_word(enum mt_breach kind)
+{
+    static const char *const words[MT_BREACH_MAX] = {"rate", "message", "sequence", "line", "peer", "unread", "identity", "connects"};
+    return words[kind];
 }

@@ -4,7 +4,7 @@
  *
  * Knows the codec and the rules of the transport: peer uid, line bound, sequence, 20 messages/s, silence.
  * What a message means is the instance's business; it is told by one callback. Everything from the guest is
- * untrusted: a breach closes the connection and is counted.
+ * untrusted: a breach closes the connection, and the door (door.h) for a second, and is counted.
  */
 #pragma once
 
@@ -15,7 +15,7 @@
 
 struct mt_channel;
 
-enum mt_breach { MT_BREACH_RATE = 0, MT_BREACH_MESSAGE, MT_BREACH_SEQUENCE, MT_BREACH_LINE, MT_BREACH_PEER, MT_BREACH_UNREAD, MT_BREACH_IDENTITY, MT_BREACH_MAX };
+enum mt_breach { MT_BREACH_RATE = 0, MT_BREACH_MESSAGE, MT_BREACH_SEQUENCE, MT_BREACH_LINE, MT_BREACH_PEER, MT_BREACH_UNREAD, MT_BREACH_IDENTITY, MT_BREACH_CONNECTS, MT_BREACH_MAX };
 
 struct mt_channel_events {
     /** A well-formed message of the guest; @msg lives during the call. mt_channel_drop and mt_channel_free inside are fine. */
@@ -46,3 +46,5 @@ void mt_channel_drop(struct mt_channel *c, const char *why);
 int64_t mt_channel_heard_ns(const struct mt_channel *c);
 /** Breaches since the start: for describe. */
 uint64_t mt_channel_breaches(const struct mt_channel *c);
+/** Its word in metrics and lines. */
+const char *mt_breach_word(enum mt_breach kind);

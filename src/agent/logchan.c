@@ -2,8 +2,8 @@
 /* Log channel, host side. See logchan.h. */
 #include "agent/logchan.h"
 
+#include "agent/door.h"
 #include "base/cleanup.h"
-#include "os/sock.h"
 
 #include <sys/socket.h>
 
@@ -13,10 +13,11 @@
 
 struct mt_logchan {
     struct mt_loop *loop;
-    int listen_fd, fd;
-    struct mt_source *listen_src, *src;
-    uid_t vm_uid;
+    struct mt_door *door;
+    int fd;
+    struct mt_source *src;
     mt_logchan_fn fn;
+    void (*crowd)(void *arg);
     void *arg;
     uint8_t *buf; /* BUF_BYTES; there while records are read or a part of one is: what every VM has should be small */
     size_t len;
@@ -53,6 +54,7 @@ static bool read_some(struct mt_logchan *c)
         if (rc == 1)
             break;
         if (rc < 0) {
+            mt_door_shut(c->door);
             drop(c);
             return false;
         }
@@ -83,36 +85,37 @@ static void on_io(struct mt_source *s, int fd, uint32_t revents, void *arg)
     read_up_to(c, READS_PER_TURN);
 }
 
-static void on_accept(struct mt_source *s, int listen_fd, uint32_t revents, void *arg)
+static void on_crowd(void *arg)
 {
     struct mt_logchan *c = arg;
-    mt_auto_fd int fd = -1;
-    uid_t uid;
-    (void)s;
-    (void)revents;
-    if (mt_sock_accept(listen_fd, &fd, NULL) != 1)
-        return;
-    if (mt_sock_peercred(fd, &uid, NULL, NULL, NULL) < 0 || uid != c->vm_uid)
-        return;
+    if (c->crowd)
+        c->crowd(c->arg);
+}
+
+static void on_came(void *arg, int came)
+{
+    struct mt_logchan *c = arg;
+    mt_auto_fd int fd = came;
     drop(c);
     c->src = mt_loop_fd(c->loop, "guest.log", fd, EPOLLIN, on_io, c, NULL);
     if (c->src)
         c->fd = MT_TAKE_FD(fd);
 }
 
-struct mt_logchan *mt_logchan_new(struct mt_loop *loop, int listen_fd, uid_t vm_uid, mt_logchan_fn fn, void *arg,
+struct mt_logchan *mt_logchan_new(struct mt_loop *loop, int listen_fd, uid_t vm_uid, mt_logchan_fn fn, void (*crowd)(void *arg), void *arg,
                                   struct mt_err *err)
 {
+    static const struct mt_door_events door = {.came = on_came, .crowd = on_crowd};
     struct mt_logchan *c = calloc(1, sizeof *c);
     if (c)
-        *c = (struct mt_logchan){.loop = loop, .listen_fd = listen_fd, .fd = -1, .vm_uid = vm_uid, .fn = fn, .arg = arg};
+        *c = (struct mt_logchan){.loop = loop, .fd = -1, .fn = fn, .crowd = crowd, .arg = arg};
     if (!c) {
         (void)MT_FAIL(err, MT_E_NOMEM, "log channel: out of memory");
         (void)close(listen_fd);
         return NULL;
     }
-    c->listen_src = mt_loop_fd(loop, "guest.log.listen", listen_fd, EPOLLIN, on_accept, c, err);
-    if (!c->listen_src) {
+    c->door = mt_door_new(loop, "guest.log.listen", listen_fd, vm_uid, &door, c, err);
+    if (!c->door) {
         mt_logchan_free(c);
         return NULL;
     }
@@ -124,7 +127,7 @@ void mt_logchan_drain(struct mt_logchan *c)
     if (!c)
         return;
     if (c->fd < 0)
-        on_accept(NULL, c->listen_fd, 0, c);
+        mt_door_look(c->door);
     read_up_to(c, DRAIN_READS);
 }
 
@@ -133,8 +136,7 @@ void mt_logchan_free(struct mt_logchan *c)
     if (!c)
         return;
     drop(c);
-    mt_loop_del(c->listen_src);
-    mt_closep(&c->listen_fd);
+    mt_door_free(c->door);
     free(c->buf);
     free(c);
 }

@@ -160,9 +160,8 @@ static void put_pool(const struct mt_agent *a, struct mt_metrics *p)
 
 static void put_breaches(const struct mt_agent_measure *m, struct mt_metrics *p)
 {
-    static const char *const words[MT_BREACH_MAX] = {"rate", "message", "sequence", "line", "peer", "unread", "identity"};
     for (size_t i = 0; i < MT_BREACH_MAX; i++)
-        mt_metrics_u64(p, MT_M_A_VIOLATIONS, m->breaches[i], words[i]);
+        mt_metrics_u64(p, MT_M_A_VIOLATIONS, m->breaches[i], mt_breach_word((enum mt_breach)i));
 }
 
 /* What the heartbeat says of the mesh, summed up: peers are no labels. */

@@ -391,7 +391,8 @@ def they_come_and_go(w):
     g.look()
     d = w.describe(m)
     want(w.proc.pid == pid and d["boot_seq"] == 1 and d["phase"] == "ready", "the flood ended its VM or the agent: %s" % d)
-    want(d["guest_breaches"] > CHURN, "no flood: %d breaches" % d["guest_breaches"])
+    # each closes the door for a second (src/agent/door.h)
+    want(d["guest_breaches"] > CHURN / 4, "no flood: %d breaches" % d["guest_breaches"])
     want(abs(g.fds() - fds) <= 8, "%d descriptors, before %d" % (g.fds(), fds))
     slope, seen, heap = g.kib_a_minute(), [round(x[1], 1) for x in g.seen], [round(x[3][0] + x[3][2], 1) for x in g.seen]
     want(g.seen[-1][1] <= max(seen[:4]) + 4 and (CHURN < 300 or slope <= GROWTH_KIB_A_MINUTE), "%.0f KiB a minute; private MiB of the agent: %s; of its heap in use: %s" % (slope, seen, heap))

@@ -382,11 +382,15 @@ def main():
         load = Load(p, pause=0.05)
         w = threading.Thread(target=watch)
         w.start()
+        began = time.monotonic()
         try:
             run_hostile("mad", "mad", victim["id"], str(FLOOD_S))
             lines = said("mad", 60, "mad many")  # it waits before its flood, so that this can be read
             time.sleep(3 + FLOOD_S + 1)
-            console = ask_agent("console", instance_id=p.instances("mad")[0]["id"])
+            mad = p.instances("mad")[0]["id"]
+            console = ask_agent("console", instance_id=mad)
+            breaches = json.loads(ask_agent("describe", instance_id=mad))["guest_breaches"]
+            took = time.monotonic() - began
         finally:
             stop.set()
             w.join()
@@ -412,6 +416,10 @@ def main():
         check(now["id"] == victim["id"] and now["status"] == "ready", f"the other instance suffered: {now}")
         size = sum(os.path.getsize(f) for f in glob.glob(f"{p.data}/logs/*/*/*.log"))
         check(size < (8 + 2 * (FLOOD_S + 30)) << 20, f"{size >> 20} MiB of logs")
+        with open(f"{p.data}/log/agent.log") as f:
+            told = [x["kind"] for x in map(json.loads, f) if x["msg"] == "guest.breach" and x["instance_id"] == mad]
+        # after a breach nobody comes in for a second; who comes then may be one too many and say something that is none
+        check(len(told) == 1 and 1 <= breaches <= 2 * took + 2, f"{breaches} breaches in {took:.1f} s, told as {told}")
         p.cli("scale", "web=0", "--app", "mad")
         print(f"  agent {before} -> {most} KiB, {ok} requests, {many}")
 

@@ -310,7 +310,7 @@ static int watch(struct mt_trial *t, const struct mt_vmm_run *run, int fds[2], c
     mt_cleanup(watch_done) struct watch w = {.t = t, .instance_id = instance_id, .boot_id = boot_id, .scratch_uuid = scratch_uuid, .err = err};
     uid_t uid = MT_VMM_UID_BASE + t->slot;
     bool ok = (w.loop = mt_loop_new(err)) && (w.chan = mt_channel_new(w.loop, MT_TAKE_FD(fds[0]), uid, &events, &w, err)) &&
-              (w.log = mt_logchan_new(w.loop, MT_TAKE_FD(fds[1]), uid, on_log, &w, err)) && (w.deadline = mt_loop_timer(w.loop, "probe.deadline", on_deadline, &w, err)) &&
+              (w.log = mt_logchan_new(w.loop, MT_TAKE_FD(fds[1]), uid, on_log, NULL, &w, err)) && (w.deadline = mt_loop_timer(w.loop, "probe.deadline", on_deadline, &w, err)) &&
               (w.look = mt_loop_timer(w.loop, "probe.look", on_look, &w, err));
     for (size_t i = 0; ok && i < MT_VMM_PROCS_MAX; i++)
         if (run->pidfd[i] >= 0)

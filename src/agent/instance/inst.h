@@ -86,6 +86,7 @@ struct mt_inst {
     struct mt_log_store *log;
     bool log_fails; /* the last line could not be written */
     struct mt_log_source *source; /* how far it is, for who forwards lines; with `log` */
+    bool breach_told;    /* the first one of this attempt, in the log */
     bool guest_known;    /* hello was accepted once in this attempt */
     bool bye_owed;       /* guest sent a terminal status */
     bool shutdown_sent;

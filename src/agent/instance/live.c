@@ -541,6 +541,15 @@ static void on_breach(void *arg, enum mt_breach kind)
 {
     struct mt_inst *in = arg;
     in->a->measure.breaches[kind]++;
+    if (in->breach_told)
+        return;
+    in->breach_told = true;
+    mt_log(MT_WARN, "guest.breach", KV("instance_id", in->st.instance_id), KV("kind", mt_breach_word(kind)));
+}
+
+static void on_log_crowd(void *arg)
+{
+    on_breach(arg, MT_BREACH_CONNECTS);
 }
 
 void mt_inst_live(struct mt_inst *in, bool adopted)
@@ -553,7 +562,7 @@ void mt_inst_live(struct mt_inst *in, bool adopted)
 
     MT_ASSERT(in->spec); /* what lost its spec is not adopted (adopt_work) */
     in->guest_known = adopted && in->st.t.hello != 0;
-    in->bye_owed = in->shutdown_sent = in->config_acked = in->vmm_bad = false;
+    in->bye_owed = in->shutdown_sent = in->config_acked = in->vmm_bad = in->breach_told = false;
     in->oom_kills = 0;
     in->silent_since_ns = mt_loop_now(loop);
     for (size_t i = 0; i < MT_VMM_PROCS_MAX; i++) {
@@ -564,7 +573,7 @@ void mt_inst_live(struct mt_inst *in, bool adopted)
         ok = ok && in->proc_src[i];
     }
     in->chan = mt_channel_new(loop, MT_TAKE_FD(in->listen_fds[0]), uid, &events, in, &err);
-    in->logchan = mt_logchan_new(loop, MT_TAKE_FD(in->listen_fds[1]), uid, on_log, in, &err);
+    in->logchan = mt_logchan_new(loop, MT_TAKE_FD(in->listen_fds[1]), uid, on_log, on_log_crowd, in, &err);
     in->tick = mt_loop_timer(loop, "instance.tick", on_tick, in, &err);
     if (in->run.console_fd >= 0)
         in->console_src = mt_loop_fd(loop, "vm.console", in->run.console_fd, EPOLLIN, on_console, in, &err);

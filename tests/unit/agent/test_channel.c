@@ -10,8 +10,11 @@
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <signal.h>
 #include <stddef.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -137,11 +140,79 @@ static void a_connection_is_greeted_by_its_own_first_message(void **s)
     assert_true(mt_channel_connected(f->chan) && !mt_channel_greeted(f->chan));
 }
 
+/* Time may only come too late, never too early: a connection after a breach is not let in before its second is over, and is then. */
+static void a_breach_closes_the_door_for_a_second(void **s)
+{
+    struct fixture *f = *s;
+    mt_auto_fd int one = -1;
+    mt_auto_fd int two = -1;
+    assert_int_equal(mt_sock_unix_connect(f->path, &one, NULL), 0);
+    turns(f);
+    int64_t began = mt_clock_mono();
+    assert_int_equal(send(one, "{}\n", 3, MSG_NOSIGNAL), 3);
+    turns(f);
+    assert_int_equal(f->breaches[MT_BREACH_MESSAGE], 1);
+    assert_false(mt_channel_connected(f->chan));
+    assert_int_equal(mt_sock_unix_connect(f->path, &two, NULL), 0);
+    send_pongs(two, 1);
+    while (!f->messages && mt_clock_mono() - began < 40 * MT_NS_PER_S)
+        (void)mt_loop_turn(f->loop, 100);
+    assert_int_equal(f->messages, 1);
+    assert_true(mt_clock_mono() - began >= MT_NS_PER_S * 99 / 100);
+    assert_int_equal(mt_channel_breaches(f->chan), 1); /* a queue of one is no crowd */
+}
+
+static void knock(const char *path)
+{
+    for (;;) {
+        mt_auto_fd int fd = -1;
+        if (mt_sock_unix_connect(path, &fd, NULL) < 0)
+            (void)nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL); /* the queue is full */
+    }
+}
+
+static int64_t cpu_ns(void)
+{
+    struct timespec t;
+    assert_int_equal(clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t), 0);
+    return (int64_t)t.tv_sec * MT_NS_PER_S + t.tv_nsec;
+}
+
+/* A guest that connects and hangs up as fast as it can: what it costs is bounded by the second, and who comes afterwards comes in. */
+static void a_crowd_at_the_door_costs_little(void **s)
+{
+    struct fixture *f = *s;
+    mt_auto_fd int fd = -1;
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0)
+        knock(f->path);
+    int64_t began = mt_clock_mono(), cpu = cpu_ns(), took;
+    while ((took = mt_clock_mono() - began) < 3 * MT_NS_PER_S)
+        (void)mt_loop_turn(f->loop, 50);
+    cpu = cpu_ns() - cpu;
+    assert_int_equal(kill(pid, SIGKILL), 0);
+    assert_int_equal(waitpid(pid, NULL, 0), pid);
+    print_message("%.1f %% of a core, %u let in, %u times too many\n", 100.0 * (double)cpu / (double)took, f->closed, f->breaches[MT_BREACH_CONNECTS]);
+    assert_true(f->breaches[MT_BREACH_CONNECTS] >= 1);
+    assert_true((int64_t)f->breaches[MT_BREACH_CONNECTS] <= 1 + took / MT_NS_PER_S);
+    assert_true(f->closed <= 2 * (20 + 2 * (unsigned)(took / MT_NS_PER_S + 1))); /* each is told twice at most: by its end, and by the next one's coming */
+    assert_true(cpu < took / 20);
+    while (mt_sock_unix_connect(f->path, &fd, NULL) < 0 && mt_clock_mono() - began < 40 * MT_NS_PER_S)
+        (void)mt_loop_turn(f->loop, 100); /* the queue is full until the door opens */
+    send_pongs(fd, 1);
+    while (!f->messages && mt_clock_mono() - began < 60 * MT_NS_PER_S)
+        (void)mt_loop_turn(f->loop, 100);
+    assert_int_equal(f->messages, 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(a_receiver_may_free_the_channel, setup, teardown),
         cmocka_unit_test_setup_teardown(new_connections_bring_no_new_burst, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_breach_closes_the_door_for_a_second, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_crowd_at_the_door_costs_little, setup, teardown),
         cmocka_unit_test_setup_teardown(a_connection_is_greeted_by_its_own_first_message, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -67,7 +67,7 @@ static int setup(void **s)
     p.loop = mt_loop_new(&err);
     if (fd < 0 || bind(fd, (const struct sockaddr *)&p.at, sizeof p.at) != 0 || listen(fd, 4) != 0 || !p.loop)
         return -1;
-    p.chan = mt_logchan_new(p.loop, fd, getuid(), on_record, NULL, &err);
+    p.chan = mt_logchan_new(p.loop, fd, getuid(), on_record, NULL, NULL, &err);
     mt_logs_init(&p.guest);
     return p.chan && mt_log_store_open(p.dir, ENV, INST, &p.store, &err) == 0 && mt_logs_start(&p.guest, 0, 0, &err) == 0 ? 0 : -1;
 }
