@@ -41,7 +41,7 @@ class Dns(threading.Thread):
             at += 1 + q[at]
         kind = TYPES.get(struct.unpack(">H", q[at + 1:at + 3])[0], "?")
         question, name = q[12:at + 5], ".".join(labels)
-        self.asked.append((name, kind))
+        self.asked.append((name, kind, q[:2]))
         how = self.ill.get(name)
         if how == "silent":
             return
@@ -65,7 +65,8 @@ class Dns(threading.Thread):
         self.sock.sendto(reply, peer)
 
     def count(self, name):
-        return sum(n == name for n, _ in list(self.asked))
+        """How many questions: what is sent again for want of an answer in time has the same number."""
+        return len({(n, kind, number) for n, kind, number in list(self.asked) if n == name})
 
     def close(self):
         self.sock.close()

@@ -429,7 +429,7 @@ try:
     @case("loopback HTTP serves the same; addresses come from the peer, or from what the proxy adds last; other addresses are refused")
     def _():
         for header, want in ((None, "127.0.0.1"), ("203.0.113.9, 2001:db8::7", "2001:db8::7"), ("no address", "127.0.0.1")):
-            c = http.client.HTTPConnection("127.0.0.1", PORT, timeout=20)
+            c = http.client.HTTPConnection("127.0.0.1", PORT, timeout=60)
             h = {"Content-Type": "application/json", **({"X-Forwarded-For": header} if header else {})}
             c.request("POST", "/v1/auth/device/start", b'{"client_name":"tcp"}', h)
             d = json.loads(c.getresponse().read())
@@ -439,13 +439,13 @@ try:
         for bad in ("0.0.0.0:80", "[::]:80", "192.0.2.1:80", "localhost:80", "127.0.0.1"):
             with open(w.d + "/bad.toml", "w") as f:
                 f.write(conf.replace("127.0.0.1:%d" % PORT, bad).replace("api.sock", "api2.sock").replace("int.sock", "int2.sock"))
-            r = subprocess.run([kit.program("moat-control"), "--config", w.d + "/bad.toml"], stderr=subprocess.PIPE, text=True, timeout=20)
+            r = subprocess.run([kit.program("moat-control"), "--config", w.d + "/bad.toml"], stderr=subprocess.PIPE, text=True, timeout=90)
             assert r.returncode == 1 and ("loopback" in r.stderr or "address:port" in r.stderr), (bad, r.stderr)
 
     @case("sign-ins have their rates: device starts by address, minting by subject, failures by account; the local operator has none")
     def _():
         def tcp(path, body, address=None, form=None, cookie=None):
-            c = http.client.HTTPConnection("127.0.0.1", PORT, timeout=20)
+            c = http.client.HTTPConnection("127.0.0.1", PORT, timeout=60)
             h = {"Content-Type": "application/json" if form is None else "application/x-www-form-urlencoded"}
             if address:
                 h["X-Forwarded-For"] = address

@@ -22,7 +22,7 @@ def moat(*args, code=0, stdin=None, **env):
     e = {"PATH": os.environ["PATH"], "HOME": HOME, "XDG_STATE_HOME": HOME + "/state", "XDG_CONFIG_HOME": HOME + "/config",
          "MOAT_API": "unix:" + w.api}
     e.update({k: v for k, v in env.items() if v is not None})
-    r = subprocess.run([kit.program("moat")] + list(args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=e, timeout=60, cwd=HOME,
+    r = subprocess.run([kit.program("moat")] + list(args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=e, timeout=180, cwd=HOME,
                        stdin=subprocess.DEVNULL)
     assert r.returncode == code, (args, r.returncode, r.stdout, r.stderr)
     return r.stdout, r.stderr
@@ -37,7 +37,7 @@ def login(*args, decide="approve", **env):
     assert code in p.stderr.readline()
     w.pg.sql("UPDATE moat.device_codes SET state = '%s', user_id = '%s' WHERE user_code = '%s'"
              % ("approved" if decide == "approve" else "denied", alice.id, code))
-    out, err = p.communicate(timeout=30)
+    out, err = p.communicate(timeout=180)
     return p.returncode, out, err
 
 

@@ -33,7 +33,7 @@ internal = 8443
 
 
 def moat(line, want=0, stdin=""):
-    r = subprocess.run([MOAT] + line.split(), input=stdin, capture_output=True, text=True, timeout=60, env=ENV, cwd=w.d)
+    r = subprocess.run([MOAT] + line.split(), input=stdin, capture_output=True, text=True, timeout=300, env=ENV, cwd=w.d)
     assert r.returncode == want, (line, r.returncode, r.stdout[-600:], r.stderr[-600:])
     return r
 
@@ -84,7 +84,7 @@ try:
 
     @case("a deploy that is waited for is a stream whose last line is the receipt")
     def _():
-        lines = docs("deploy --release v1 --wait --wait-timeout 50s")
+        lines = docs("deploy --release v1 --wait --wait-timeout 240s")
         assert lines[-1]["type"] == "receipt" and lines[-1]["observed"]["status"] == "succeeded" and lines[-1]["changed"] and lines[-1]["event_id"], lines[-1]
         assert any(x["type"] == "event" for x in lines[:-1]), lines[:2]
 
@@ -108,9 +108,9 @@ try:
         inst = docs("ps")[0]["items"][0]["id"]
         start = fair.now()
         assert docs("wait instance " + inst)[-1]["kind"] == "Receipt" and fair.now() - start < 5
-        p = subprocess.Popen([MOAT, "wait", "instance", inst, "--for", "stopped", "--wait-timeout", "60s"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENV, cwd=w.d)
+        p = subprocess.Popen([MOAT, "wait", "instance", inst, "--for", "stopped", "--wait-timeout", "240s"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENV, cwd=w.d)
         moat("scale web=0")
-        out, err = p.communicate(timeout=70)
+        out, err = p.communicate(timeout=300)
         assert p.returncode == 0 and "stopped" in out, (p.returncode, out, err)
         docs("wait instance " + inst, want=8)
         docs("scale web=1")

@@ -220,8 +220,9 @@ try:
         w.logs.add(inst["id"], "cannot open /data: no such file", "stderr")
         w.logs.console[inst["id"]] = ["moat-init: workload ended with 3"]
         d = wait_for("failure", lambda: (lambda x: x if x["status"] == "failed" else None)(w.ok("GET", E + "/deploys/" + d["id"])), 20)
-        f = d["failure"]
         assert d["failed_reason"] == "workload_exited", d
+        # its last words are asked of its node with each look, and left out when that takes its time
+        f = wait_for("its last words", lambda: (lambda f: f if f.get("last_lines") and f.get("last_console") else None)(w.ok("GET", E + "/deploys/" + d["id"])["failure"]))
         assert f["reason_code"] == "workload_exited" and f["exit_code"] == 3, f
         assert f["last_lines"] == ["cannot open /data: no such file"] and f["last_console"], f
         wait_for("the failed one to be stopped", lambda: w.ok("GET", E + "/instances/" + inst["id"])["status"] == "stopped")

@@ -27,7 +27,7 @@ class Writers:
             n += 1
             app = "%s%d" % (self.name, n)
             try:
-                r = call(self.sock, "POST", O + "/apps", {"name": app}, {"Authorization": "Bearer " + w.token, "Idempotency-Key": app}, 30)
+                r = call(self.sock, "POST", O + "/apps", {"name": app}, {"Authorization": "Bearer " + w.token, "Idempotency-Key": app}, 90)
                 (self.done if r.status == 201 else self.bad).append(app if r.status == 201 else (app, r.status, r.text[:200]))
             except OSError as e:
                 self.bad.append((app, repr(e)))

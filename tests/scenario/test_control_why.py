@@ -54,7 +54,7 @@ try:
     @case("the command tells the same in plain words")
     def _():
         env = dict(os.environ, MOAT_API="unix:" + w.api, MOAT_TOKEN=w.token, HOME=w.d, XDG_CONFIG_HOME=w.d, XDG_STATE_HOME=w.d)
-        r = subprocess.run([kit.program("moat"), "why", one[3], "--org", "local", "--app", "one", "--env", "prod"], env=env, capture_output=True, text=True, timeout=30)
+        r = subprocess.run([kit.program("moat"), "why", one[3], "--org", "local", "--app", "one", "--env", "prod"], env=env, capture_output=True, text=True, timeout=120)
         assert r.returncode == 0, r.stderr
         for words in ("release v1 of", "is accepted", "web shall run", "is placed on", one[3] + " is ready"):
             assert words in r.stdout, (words, r.stdout)
@@ -89,7 +89,7 @@ try:
             assert checks["platform.maintenance"]["mend"].startswith("moat admin maintenance off"), d
             assert checks["certificates.nodes"]["severity"] == "warn" and node["name"] in checks["certificates.nodes"]["finding"], d
             env = dict(os.environ, MOAT_API="unix:" + w.api, MOAT_TOKEN=w.token, HOME=w.d, XDG_CONFIG_HOME=w.d, XDG_STATE_HOME=w.d)
-            r = subprocess.run([kit.program("moat"), "admin", "doctor"], env=env, capture_output=True, text=True, timeout=60)
+            r = subprocess.run([kit.program("moat"), "admin", "doctor"], env=env, capture_output=True, text=True, timeout=120)
             assert r.returncode == 1 and "database.schema" in r.stdout and "1 to mend" in r.stdout, (r.returncode, r.stdout, r.stderr)
         finally:
             w.pg.sql("DELETE FROM moat.schema_migrations WHERE version = 99; DELETE FROM moat.node_certs WHERE serial = '0d0c'")
@@ -103,7 +103,7 @@ try:
 
     def moat(*argv):
         env = dict(os.environ, MOAT_API="unix:" + w.api, MOAT_TOKEN=w.token, HOME=w.d, XDG_CONFIG_HOME=w.d, XDG_STATE_HOME=w.d)
-        return subprocess.run([kit.program("moat"), *argv], env=env, capture_output=True, text=True, timeout=60)
+        return subprocess.run([kit.program("moat"), *argv], env=env, capture_output=True, text=True, timeout=120)
 
     @case("what stands against an upgrade is found: no backup, an edge too far apart, a schema that this server may not use; a backup mends the first")
     def _():

@@ -120,16 +120,19 @@ class Suite:
             self.n1.place.run("ip", "-6", "addr", "del", forged + "/128", "dev", "lo")
 
     def a_plan_that_changes_nothing_starts_nothing(self):
-        for attempt in range(3):  # the look of every 10 s does start wg, and may fall in between
-            looks, (cpu, faults) = len(self.n2.events("plan.accepted")), usage(self.n2.proc)
-            for i in range(20):
-                self.n2.control.publish()
-                wait_for("the plan", lambda: len(self.n2.events("plan.accepted")) > looks + i)
-            now, after = usage(self.n2.proc)
-            if after == faults:
-                break
-        want(after == faults, "20 plans without a change started processes")
-        print("# 20 plans without a change: %d ms of CPU" % ((now - cpu) * 1000 // os.sysconf("SC_CLK_TCK")), flush=True)
+        # Three looks in each drift_seconds do start wg: what falls into one of them is not told from it, and is made up for.
+        clean = spoilt = 0
+        begun, (cpu, _) = time.monotonic(), usage(self.n2.proc)
+        while clean < 20:
+            told, (_, faults) = len(self.n2.events("plan.accepted")), usage(self.n2.proc)
+            self.n2.control.publish()
+            wait_for("the plan", lambda: len(self.n2.events("plan.accepted")) > told)
+            started = usage(self.n2.proc)[1] != faults
+            clean, spoilt = clean + (not started), spoilt + started
+            looks = (time.monotonic() - begun) / (5 / 3) + 1
+            want(spoilt <= 3 * looks, "%d of %d plans without a change started processes; there were %d looks at most" % (spoilt, spoilt + clean, looks))
+        now, _ = usage(self.n2.proc)
+        print("# %d plans without a change, %d of them beside a look: %d ms of CPU" % (clean + spoilt, spoilt, (now - cpu) * 1000 // os.sysconf("SC_CLK_TCK")), flush=True)
 
     def what_somebody_changes_by_hand_is_mended(self):
         n, place = self.n3, self.n3.place

@@ -66,7 +66,7 @@ class Machine:
     def join(self, token, *more, control=CONTROL, how="-", env=None):
         """(exit status, everything that was said)."""
         r = subprocess.run(self.place.argv(kit.program("moat-agent"), "--config", self.d + "/agent.toml", "join",
-                                           "--control", control, "--token", how, *more), input=token, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60, env=env)
+                                           "--control", control, "--token", how, *more), input=token, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=180, env=env)
         return r.returncode, r.stdout
 
     def identity(self):
@@ -87,7 +87,7 @@ class Machine:
     def stop(self, sig=signal.SIGTERM):
         if self.agent and self.agent.poll() is None:
             self.agent.send_signal(sig)
-            self.agent.wait(30)
+            self.agent.wait(90)
         self.agent = None
 
     @contextlib.contextmanager
@@ -108,7 +108,7 @@ class Machine:
         self.place.close()  # and wireguard-go, which outlives its agent
 
 
-def post(target, body, cert=None, method="POST", timeout=40, **headers):
+def post(target, body, cert=None, method="POST", timeout=90, **headers):
     """A call to the node listener by somebody who trusts the cluster's authority; @cert: PEM file with certificate and key."""
     ctx = ssl.create_default_context(cafile=w.d + "/control/node-ca.crt")
     ctx.check_hostname = False
@@ -724,6 +724,7 @@ try:
         assert any("secrets.deliver" in json.dumps(t) and beat["node_id"] in json.dumps(t) for t in trail), trail[:5]
         # the same node is lost: not while it is heard, then what it held is free and it stays lost
         path = "/v1/nodes/" + beat["node_id"]
+        assert post("/internal/v1/nodes/self/heartbeat", beat, cert=pem).status in (200, 204)
         said = w.q("POST", path + "/mark-lost", {"reason": "burnt"})
         assert said.status == 409 and "heard" in said.json["detail"], (said.status, said.text)
         assert w.ok("GET", path)["usage"]["instances"] == 1
