@@ -65,8 +65,12 @@ class Node(threading.Thread):
         assert r.status in (200, 204), (r.status, r.text)
 
     def ask(self, c, method, target, body=None):
-        c.request(method, target, json.dumps(body).encode() if body is not None else None, {"Content-Type": "application/json"})
-        return kit.Reply(c.getresponse())
+        try:
+            c.request(method, target, json.dumps(body).encode() if body is not None else None, {"Content-Type": "application/json"})
+            return kit.Reply(c.getresponse())
+        except (OSError, http.client.HTTPException):
+            c.close()  # the next request opens it anew; one without its answer would take none any more
+            raise
 
     def post(self, what, body):
         with self.lock:

@@ -244,7 +244,7 @@ class Node:
 
     def end(self):
         self.proc.terminate()
-        self.proc.wait(20)
+        self.proc.wait(90)
 
     def events(self, name):
         with open(self.log_path, errors="replace") as f:

@@ -21,7 +21,7 @@ KEYS = w.d + "/master-keys"
 
 
 def moat(*args, want=0, **kw):
-    r = subprocess.run([MOAT, *args], capture_output=True, text=True, timeout=120, **kw)
+    r = subprocess.run([MOAT, *args], capture_output=True, text=True, timeout=300, **kw)
     assert want is None or r.returncode == want, (args, r.returncode, r.stdout[-500:], r.stderr[-800:])
     return r
 
@@ -35,7 +35,7 @@ def restore(file=B, want=0):
 
 
 def offline(*args, want=0):
-    r = subprocess.run([kit.program("moat-control"), "--config", w.d + "/control.toml", *args], capture_output=True, text=True, timeout=120)
+    r = subprocess.run([kit.program("moat-control"), "--config", w.d + "/control.toml", *args], capture_output=True, text=True, timeout=300)
     assert r.returncode == want, (args, r.returncode, r.stdout, r.stderr[-800:])
     return r.stdout + r.stderr
 
@@ -262,18 +262,18 @@ try:
         drill = [os.path.join(kit.ROOT, "packaging/deb/restore-drill"), B, w.d + "/control.toml"]
         w.control.kill()
         w.control.wait()
-        r = subprocess.run(drill, capture_output=True, text=True, timeout=120, env=env)
+        r = subprocess.run(drill, capture_output=True, text=True, timeout=400, env=env)
         assert r.returncode == 0 and "drill passed" in r.stdout, r.stdout + r.stderr[-1500:]
         print("# " + r.stdout.strip().replace("\n", "\n# "))
         assert "in recovery mode" in r.stdout and '"opened":3' in r.stdout and "the views are what the log says" in r.stdout, r.stdout
         with open(w.d + "/bad", "wb") as f:
             f.write(open(B, "rb").read()[:-1])
-        r = subprocess.run(drill[:1] + [w.d + "/bad"] + drill[2:], capture_output=True, text=True, timeout=120, env=env)
+        r = subprocess.run(drill[:1] + [w.d + "/bad"] + drill[2:], capture_output=True, text=True, timeout=400, env=env)
         assert r.returncode == 1 and "FAILED" in r.stderr and "cut off" in r.stderr, r.stdout + r.stderr
         # a row that is not what the log says: the drill is there to find it
         w.pg.sql("UPDATE moat_views.apps_view SET name = 'forged' WHERE app_id = '%s'" % apps[3])
         backup(w.d + "/forged")
-        r = subprocess.run(drill[:1] + [w.d + "/forged"] + drill[2:], capture_output=True, text=True, timeout=120, env=env)
+        r = subprocess.run(drill[:1] + [w.d + "/forged"] + drill[2:], capture_output=True, text=True, timeout=400, env=env)
         assert r.returncode == 1 and "views" in r.stderr and "forged" in r.stderr, r.stdout + r.stderr
         assert set(os.listdir(w.d)) - before <= {"bad", "forged"}, os.listdir(w.d)
         left = [c for c in map(command, filter(str.isdigit, os.listdir("/proc"))) if w.d + "/moat-drill" in c]
@@ -344,7 +344,7 @@ try:
         os.symlink(os.path.join(kit.ROOT, "packaging/deb/restore-drill"), w.d + "/lib/restore-drill")
 
         def timed(what, **more):
-            return subprocess.run([os.path.join(kit.ROOT, "packaging/deb/control-backup"), what], capture_output=True, text=True, timeout=180, env=dict(env, **more))
+            return subprocess.run([os.path.join(kit.ROOT, "packaging/deb/control-backup"), what], capture_output=True, text=True, timeout=400, env=dict(env, **more))
         w.pg.sql("UPDATE moat_views.apps_view SET name = 'app3' WHERE app_id = '%s'" % apps[3])  # as it was before the case of the drill
         try:
             r = timed("drill")

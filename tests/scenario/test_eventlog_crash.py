@@ -26,7 +26,7 @@ ROUNDS = (("sigquit", 0.8, 16), ("sigquit", 0.35, 200), ("sigkill", 0.6, 200), (
 
 
 def tool(*args):
-    r = subprocess.run([TOOL, *args], capture_output=True, text=True, timeout=60)
+    r = subprocess.run([TOOL, *args], capture_output=True, text=True, timeout=240)
     if r.returncode:
         raise RuntimeError(f"{args[0]}: {r.stderr.strip()[:300]}")
     return r.stdout
@@ -55,8 +55,8 @@ class Load:
         except OSError:
             pass
         # While the server is away the appender looks for the fate of its last batch; that ends with the restart.
-        self.p.wait(40)
-        self.t.join(60)
+        self.p.wait(150)
+        self.t.join(150)
 
 
 def postmaster(where):
@@ -67,7 +67,7 @@ def postmaster(where):
 def one_round(where, how, seconds, clients, known):
     """Returns the list of what is wrong, and numbers for the transcript."""
     load = Load(where, clients)
-    end = time.monotonic() + 60
+    end = time.monotonic() + 180
     while not load.acks and time.monotonic() < end:
         time.sleep(0.01)
     time.sleep(seconds)

@@ -18,7 +18,7 @@ if os.geteuid() != 0 or not os.path.exists(HISTORY):
     sys.exit(0)
 seed = int(os.environ.get("MOAT_SEED") or time.time_ns() % 10**9)
 want = int(os.environ.get("MOAT_MIXED_COMMANDS") or (100000 if os.environ.get("MOAT_FULL") else 0))
-seconds, longest = (3600, 3600) if want else (16, 240)
+seconds, longest = (3600, 3600) if want else (16, 480)
 print("# seed %d" % seed, flush=True)
 rnd = random.Random(seed)
 where = tempfile.mkdtemp(prefix="mt-mixed-", dir="/tmp")
@@ -28,7 +28,7 @@ ok = True
 
 
 def up():
-    return int(subprocess.run([LOAD, "up", where], check=True, capture_output=True, text=True, timeout=120).stdout.split()[1])
+    return int(subprocess.run([LOAD, "up", where], check=True, capture_output=True, text=True, timeout=240).stdout.split()[1])
 
 
 def listen(p):
@@ -74,6 +74,8 @@ class Control:
             time.sleep(0.1)
 
     def kill(self):
+        while not self.p:  # its keeper has not come to begin it
+            time.sleep(0.01)
         self.p.kill()
         self.kills += 1
 
@@ -171,7 +173,7 @@ try:
         time.sleep(0.05)
     over.set()
     p.stdin.close()
-    p.wait(60)
+    p.wait(240)
     p.ear.join()
     for c in callers:
         c.join(120)

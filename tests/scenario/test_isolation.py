@@ -472,14 +472,14 @@ class Suite:
             self.matrix("agents killed")
             want(echoes(), "an open flow ends with the agents")
         finally:  # whatever is found, the cases that follow have agents
-            at = {n: len(n.control.beats) for n in self.c.nodes}
+            at, loaded = {n: len(n.control.beats) for n in self.c.nodes}, {n: len(n.events("network.loaded")) for n in self.with_vms}
             self.start(*self.c.nodes)
         for n in self.c.nodes:
             wait_for("a heartbeat", lambda: len(n.control.beats) > at[n] and n.sees(self.n3 if n is self.n4 else self.n4))
         for node, instance in self.vms.values():
             wait_for("adoption", lambda: [e for e in node.events("instance.adopted") if e["instance_id"] == instance])
         for n in self.with_vms:
-            wait_for("its plan", lambda: len(n.events("network.loaded")) == 2)
+            wait_for("its plan", lambda: len(n.events("network.loaded")) > loaded[n])
         self.matrix("agents restarted")
 
     def what_a_vm_has_sent_is_told_by_what_the_world_saw(self):
@@ -536,7 +536,7 @@ class Suite:
         def passes(source, target, port, kind="tcp", seconds=PASSES):
             job = ["k", kind, self.addresses[target][0], port, self.source_address(source), None, seconds]
             p = self.places[source].popen("python3", "-c", PROBE, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-            return json.loads(p.communicate(json.dumps([job]).encode(), timeout=30)[0]).get("k", False)
+            return json.loads(p.communicate(json.dumps([job]).encode(), timeout=150)[0]).get("k", False)
         with self.flow("A", "outside") as echoes:
             want(echoes(), "the flow does not pass before")
             self.published(quarantine=[self.addresses["A"][0]])
@@ -600,9 +600,11 @@ class Suite:
         """limits of flows and blocked ports of agent.toml; the table is made anew for them, and what was counted stays"""
         e = "E other tenant, other node"
         since = self.not_less({})
+        loaded = lambda: len(self.n2.events("network.loaded"))
         self.n2.kill()
+        before = loaded()
         self.start(self.n2, blocked_ports=["9090/tcp"], blocked_prefixes=["2a00:ff:0:1::/64"], limits={"flows_per_vm": 20, "new_flows_per_vm": 0})
-        wait_for("its plan", lambda: len(self.n2.events("network.loaded")) == 3)
+        wait_for("its plan", lambda: loaded() > before)
         self.not_less({e: since[e]})
         script = ("import socket\nss=[socket.socket(socket.AF_INET6,socket.SOCK_DGRAM) for i in range(32)]\n"
                   "for s in ss: s.settimeout(0.3); s.connect(('2a00:ff::1',7777))\nok=set()\n"
@@ -612,8 +614,9 @@ class Suite:
         want(got == 20, "%d flows of 32 are open, with a limit of 20" % got)
         wait_for("word of them", lambda: self.counted(e)["firewall_drops"].get("flows_full", 0) >= 12, 40)
         self.n2.kill()
+        before = loaded()
         self.start(self.n2, blocked_ports=["9090/tcp"], blocked_prefixes=["2a00:ff:0:1::/64"], limits={"new_flows_per_vm": 20, "new_flows_burst": 30})
-        wait_for("its plan", lambda: len(self.n2.events("network.loaded")) == 4)
+        wait_for("its plan", lambda: loaded() > before)
         self.flood(e, "2a00:ff::1", 7777, 500, 500, 20, 30, "new_flows")
         self.matrix("other ports", [(e, "outside", {"udp": True, 9090: False, 25: True, 443: True}), (e, "blocked by the operator", {443: False}), ("A", "blocked by the operator", {443: True})])
 

@@ -330,7 +330,7 @@ def seed():
 
 def stream(path):
     """Status and first line of an answer that does not end."""
-    c = kit.UnixHTTP(w.api, 10)
+    c = kit.UnixHTTP(w.api, 60)
     c.request("GET", path, headers={"Authorization": "Bearer " + w.token})
     r = c.getresponse()
     line = r.readline() if r.status == 200 and "/events/" in path else b"{}"

@@ -54,8 +54,8 @@ def walk():
     env = {"PATH": os.environ["PATH"], "HOME": w.d, "NO_COLOR": "1", "LC_ALL": "C.UTF-8"}
     r = subprocess.run([ST, "run", os.path.join(kit.ROOT, "docs/api/openapi.yaml"), "--url", "http://127.0.0.1:%d" % PORT,
                         "-H", "Authorization: Bearer " + w.token, "--max-time", str(SECONDS), "--phases", "fuzzing", "--checks", CHECKS,
-                        "--exclude-path-regex", PATHS_OUT, "--seed", "1", "--max-examples", "4", "--request-timeout", "20", "--workers", "1",
-                        "--suppress-health-check", "all", "--warnings", "off"], capture_output=True, text=True, env=env, cwd=w.d, timeout=SECONDS + 120)
+                        "--exclude-path-regex", PATHS_OUT, "--seed", "1", "--max-examples", "4", "--request-timeout", "60", "--workers", "1",
+                        "--suppress-health-check", "all", "--warnings", "off"], capture_output=True, text=True, env=env, cwd=w.d, timeout=SECONDS + 500)
     said = r.stdout
     tested = re.search(r"Tested: (\d+)", said)
     made = re.search(r"(\d+) generated", said)

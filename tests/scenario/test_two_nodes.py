@@ -78,7 +78,7 @@ class Machine:
         self.configure()
         t = w.ok("POST", "/v1/enrollment-tokens", {"roles": list(roles)})["token"]
         r = subprocess.run(self.argv(BIN + "/moat-agent", "--config", self.d + "/agent.toml", "join", "--control", CONTROL, "--token", "-", "--name", self.name,
-                                     "--endpoint", self.ip + ":51820"), input=t, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
+                                     "--endpoint", self.ip + ":51820"), input=t, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=180)
         assert r.returncode == 0, r.stdout
         self.start()
 
@@ -110,7 +110,7 @@ class Machine:
     def end(self, p):
         if p and p.poll() is None:
             p.terminate()
-            p.wait(20)
+            p.wait(90)
 
     def close(self):
         if self.agent and self.agent.poll() is None:
@@ -154,15 +154,15 @@ def image():
     return registry.host + "/hello:t", digest
 
 
-def cli(*args, want=0, timeout=60, **kw):
+def cli(*args, want=0, timeout=180, **kw):
     p = subprocess.run([BIN + "/moat", *args], env=dict(os.environ, MOAT_CONFIG=w.d + "/cli.toml", NO_COLOR="1"), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                        text=True, timeout=timeout, cwd=w.d, **kw)
     assert p.returncode == want, "moat %s: %d %s %s" % (" ".join(args), p.returncode, p.stdout[-600:], p.stderr[-600:])
     return p.stdout
 
 
-def curl():
-    p = subprocess.run(front.argv("curl", "-sS", "--fail", "-m", "10", "--cacert", w.d + "/hello/ca.pem", "--resolve", "%s:%d:[::1]" % (HOST, PORT),
+def curl(seconds=10):
+    p = subprocess.run(front.argv("curl", "-sS", "--fail", "-m", str(seconds), "--cacert", w.d + "/hello/ca.pem", "--resolve", "%s:%d:[::1]" % (HOST, PORT),
                                   "https://%s:%d/" % (HOST, PORT)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     return p.returncode == 0 and p.stdout
 
@@ -173,8 +173,8 @@ import select, socket, ssl, sys
 sys.path.insert(0, sys.argv[4])
 import fair
 host, port, ca = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-c = ssl.create_default_context(cafile=ca).wrap_socket(socket.create_connection(("::1", port), 10), server_hostname=host)
-c.settimeout(30)
+c = ssl.create_default_context(cafile=ca).wrap_socket(socket.create_connection(("::1", port), 60), server_hostname=host)
+c.settimeout(60)
 pages, worst = 0, 0
 while True:
     t = fair.now()
@@ -202,8 +202,8 @@ ctx = ssl.create_default_context(cafile=ca)
 pages, errors = 0, []
 while True:
     try:
-        with ctx.wrap_socket(socket.create_connection(("::1", port), 10), server_hostname=host) as c:
-            c.settimeout(30)
+        with ctx.wrap_socket(socket.create_connection(("::1", port), 60), server_hostname=host) as c:
+            c.settimeout(60)
             c.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             got = b""
             while True:
@@ -230,7 +230,7 @@ address, ca, cert, line = sys.argv[1:5]
 c = ssl.create_default_context(cafile=ca); c.check_hostname = False
 if cert: c.load_cert_chain(cert)
 try:
-    s = c.wrap_socket(socket.create_connection((address, 5180), 5)); s.settimeout(5); s.sendall(line.encode() + b"\n"); got = b""
+    patience = float(sys.argv[5]); s = c.wrap_socket(socket.create_connection((address, 5180), patience)); s.settimeout(patience); s.sendall(line.encode() + b"\n"); got = b""
     while True:
         part = s.recv(65536)
         if not part: break
@@ -243,10 +243,10 @@ except TimeoutError as e:
 """
 
 
-def ask(cert, line, place=None):
+def ask(cert, line, place=None, seconds=30):
     """What the agent of `back` says at port 5180 to who shows @cert (None: nothing)."""
-    argv = [sys.executable, "-c", ASK, node("back")["overlay_ipv6"], w.d + "/control/node-ca.crt", cert or "", line]
-    return subprocess.run(place.argv(*argv) if place else argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=20).stdout
+    argv = [sys.executable, "-c", ASK, node("back")["overlay_ipv6"], w.d + "/control/node-ca.crt", cert or "", line, str(seconds)]
+    return subprocess.run(place.argv(*argv) if place else argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=seconds + 60).stdout
 
 
 sh("mount", "-t", "tmpfs", "none", "/run")
@@ -351,11 +351,11 @@ try:
             victim.agent.kill()
             victim.agent.wait()
             victim.start()
-            out, err = moat.communicate(timeout=90)
+            out, err = moat.communicate(timeout=300)
             assert moat.returncode == 0, (out, err)
             got = {n["name"]: (n["state"], n["key_generation"]) for n in json.loads(out)["data"]["nodes"]}
             assert got == {"back": ("rotated", 2), "front": ("rotated", 2)}, got
-            said, _ = reader.communicate("end\n", timeout=60)
+            said, _ = reader.communicate("end\n", timeout=120)
         finally:
             for p in (reader, moat):
                 if p and p.poll() is None:
@@ -397,7 +397,7 @@ try:
     @case("a cut between two nodes alone: net verify names the pair within a minute, the edge there answers without a backend, and both mend by themselves")
     def _():
         def verify():
-            p = subprocess.run([BIN + "/moat", "net", "verify", "--json"], env=dict(os.environ, MOAT_CONFIG=w.d + "/cli.toml"), stdout=subprocess.PIPE, text=True, timeout=30)
+            p = subprocess.run([BIN + "/moat", "net", "verify", "--json"], env=dict(os.environ, MOAT_CONFIG=w.d + "/cli.toml"), stdout=subprocess.PIPE, text=True, timeout=120)
             return p.returncode, {tuple(sorted((x["a"], x["b"]))): x for x in json.loads(p.stdout)["data"]["pairs"]}
         wait_for("all pairs are well", lambda: verify()[0] == 0, 30)
         front.place.run("nft", "-f", "-", input=("table inet cut {\n chain i {\n  type filter hook input priority -10\n  ip saddr %s udp dport 51820 drop\n }\n"
@@ -419,7 +419,7 @@ try:
     @case("a slow link between two nodes: net verify tells its round trip and no other's, the page comes, nobody loses a node or a connection")
     def _():
         def trips():
-            p = subprocess.run([BIN + "/moat", "net", "verify", "--json"], env=dict(os.environ, MOAT_CONFIG=w.d + "/cli.toml"), stdout=subprocess.PIPE, text=True, timeout=30)
+            p = subprocess.run([BIN + "/moat", "net", "verify", "--json"], env=dict(os.environ, MOAT_CONFIG=w.d + "/cli.toml"), stdout=subprocess.PIPE, text=True, timeout=120)
             return {tuple(sorted((x["a"], x["b"]))): x.get("rtt_ms", 0) for x in json.loads(p.stdout)["data"]["pairs"]}
         # what the cases before did to nodes and agents is over
         wait_for("three nodes with nothing to say", lambda: all(n["health"] == "ready" and all(c.startswith("host_") for c in n["conditions"]) for n in w.ok("GET", "/v1/nodes")["items"]), 90)
@@ -470,7 +470,8 @@ try:
         for cert in (None, front.d + "/keys/node.pem", front.d + "/keys/edge/node.pem", back.d + "/keys/node.pem"):
             assert ask(cert, logs).startswith("refused"), (cert, ask(cert, logs))
         # and from a machine that is no gateway the firewall lets nothing in, whatever it shows
-        assert ask(server, logs, front.place).startswith("silence"), ask(server, logs, front.place)
+        said = ask(server, logs, front.place, 5)
+        assert said.startswith("silence"), said
         wait_for("a line about it", lambda: "remote.refused" in back.log(), 20)
         assert back.agent.poll() is None
 
@@ -483,8 +484,8 @@ try:
             got = w.ok("GET", env + "/logs?limit=10")
             assert got["missing_nodes"] == [node("back")["id"]] and not got["items"] and fair.now() - t0 < 8, got
             assert "does not answer" in subprocess.run([BIN + "/moat", "exec", instance["id"], "--app", "hello", "--", "/testapp", "exit", "0"], stderr=subprocess.PIPE, text=True,
-                                                       env=dict(os.environ, MOAT_CONFIG=w.d + "/cli.toml"), timeout=30).stderr
-            assert curl(), "the VM does not serve while its agent is away"
+                                                       env=dict(os.environ, MOAT_CONFIG=w.d + "/cli.toml"), timeout=120).stderr
+            assert curl(60), "the VM does not serve while its agent is away"
         finally:
             back.start()
         wait_for("lines again", lambda: w.ok("GET", env + "/logs?limit=10")["items"], 20)
@@ -495,7 +496,7 @@ try:
     def _():
         w.kill_control()
         try:
-            assert curl(), "no page without the control plane"
+            assert curl(60), "no page without the control plane"
             wait_for("noticed", lambda: "edge.control_away" in front.log("edge"), 20)
         finally:
             w.start_control()
@@ -538,7 +539,7 @@ try:
                 instance = running()[0]
                 assert len(running()) == 1 and instance["node_id"] == stays and instance["status"] == "ready", running()
                 w.ok("POST", "/v1/nodes/%s/uncordon" % leaves, {"reason": "it has it"})
-            said = json.loads(load.communicate("end\n", 60)[0])
+            said = json.loads(load.communicate("end\n", 180)[0])
         finally:
             load.kill()
             load.wait()
