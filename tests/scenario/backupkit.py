@@ -92,7 +92,7 @@ class Store:
             os.makedirs(os.path.join(self.dir, BUCKET), exist_ok=True)
         else:
             import http.client
-            c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+            c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
             c.request("PUT", "/" + BUCKET)
             if c.getresponse().status != 200:
                 raise RuntimeError("no bucket")
@@ -100,7 +100,7 @@ class Store:
     def begin(self):
         """Also after a close(): the same port, and with versitygw the same objects."""
         self.proc = subprocess.Popen(self.argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
-        end = time.monotonic() + 40
+        end = time.monotonic() + 180
         while True:
             try:
                 socket.create_connection(("127.0.0.1", self.port), 1).close()

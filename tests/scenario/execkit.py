@@ -30,7 +30,7 @@ class Session:
 
     def __init__(self, agent_socket, the_grant):
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(30)
+        self.sock.settimeout(120)
         self.sock.connect(agent_socket)
         self.sock.sendall(json.dumps({"op": "exec", "grant": the_grant}).encode() + b"\n")
         self.buf, self.out, self.err, self.controls = b"", bytearray(), bytearray(), []

@@ -71,6 +71,13 @@ def limit(seconds):
     return max(LEAST, seconds)
 
 
+def rest(seconds):
+    """Sleeps until others have had @seconds with the machine's time for them: on a full machine longer."""
+    end = now() + seconds
+    while now() < end:
+        time.sleep(min(0.1, seconds))
+
+
 def best(measure, good, first, most):
     """@first samples of measure(), then more, up to @most, until good(samples); (samples, whether they are good). The bound stays what it is: a
     sample that a neighbour spoiled is followed by others, and a program that is too slow is so in all of them."""

@@ -175,7 +175,7 @@ class Registry:
     def start(self):
         self.process = subprocess.Popen(["docker-registry", "serve", self.config], stdout=subprocess.DEVNULL,
                                         stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while True:
             try:
                 socket.create_connection((self.address, self.port), 1).close()
@@ -212,7 +212,7 @@ def layout(store, folder, tag, digest, media="application/vnd.oci.image.manifest
     return "%s:%s" % (folder, tag)
 
 
-def fetch(program, command, request, timeout=120):
+def fetch(program, command, request, timeout=400):
     """Run moat-fetch; returns its answer."""
     r = subprocess.run([program] + command, input=json.dumps(request).encode(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                        timeout=timeout)

@@ -83,7 +83,8 @@ class Suite:
         """exactly one VM: two processes, and the state names them"""
         d = self.w.describe(i)
         running = self.w.vm_processes()
-        want(sorted(running) == sorted(d["pids"]) and len(running) == 2, "state %s, host %s" % (d["pids"], running))
+        want(sum(exe.startswith("qemu") for exe in running.values()) == 1 and set(d["pids"]) <= set(running), "state %s, host %s" % (d["pids"], running))
+        kit.wait_for("its two processes and no other: %s, host %s" % (d["pids"], running), lambda: sorted(self.w.vm_processes()) == sorted(d["pids"]) and len(d["pids"]) == 2, 20)
         want(self.held(), "the VM runs and nobody has the lock of its volume")
         # what the dead one left of an attempt that never ran goes with the look for it, which may come after the next attempt is ready
         jails = lambda: self.w.host()["jails"]
@@ -156,9 +157,16 @@ def main():
             report.case(*case)
             if world.proc.poll() is None:
                 world.kill()
-            if report.failed != failed:  # the next one begins on a host without VMs all the same
+            if report.failed != failed:  # the next one begins on a host without VMs and anything of them all the same
                 world.control.assignments.clear()
                 world.kill_vms()
+                try:
+                    suite.start()
+                    world.stop_all()
+                except (AssertionError, OSError) as e:
+                    print("# not cleaned up after it: %s" % e, flush=True)
+                    world.kill()
+                    world.kill_vms()
         if report.failed:
             print("agent log: " + world.tail(30), flush=True)
     finally:

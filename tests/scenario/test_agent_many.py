@@ -70,7 +70,7 @@ def own_mib(pid):
 
 def heap_mib():
     """(in use, free and kept, blocks of their own) of the agent's allocator"""
-    with urllib.request.urlopen("http://%s/metrics" % METRICS, timeout=20) as r:
+    with urllib.request.urlopen("http://%s/metrics" % METRICS, timeout=120) as r:
         lines = r.read().decode().splitlines()
     of = lambda kind: next(float(l.rsplit(" ", 1)[1]) for l in lines if l.startswith('moat_process_heap_bytes{') and 'kind="%s"' % kind in l) / (1 << 20)
     return of("used"), of("free"), of("mapped")
@@ -287,7 +287,8 @@ def a_disk_that_is_nearly_full(w):
 
 def one_more_than_may_run(w):
     """As many as limits.instances says, and one that waits until one of them has gone."""
-    n = sum(x["phase"] == "ready" for x in w.ask({"op": "list"}, 10))
+    n = len(w.control.assignments)
+    kit.wait_for("all %d in the plan ready" % n, lambda: sum(x["phase"] == "ready" for x in w.ask({"op": "list"}, 10)) == n, 60, 0.2)
     more = [w.workload(w.many_image, memory=MIB, health={"type": "tcp", "port": 8080}) for _ in range(LIMIT - n + 1)]
     for wl in more[:-1]:
         w.control.want(wl["instance_id"], workload=wl)
@@ -401,7 +402,7 @@ def they_come_and_go(w):
 
 
 def nothing_is_left(w):
-    w.stop_all(60000)
+    w.stop_all(240000)
     left = w.host()
     want(not left["processes"] and not left["jails"] and not left["scratch"] and not left["cgroups"], "left behind: %s" % left)
     want("mt0" not in kit.sh("ip", "-o", "link") and not kit.sh("ip", "-6", "route", "show", "dev", "lo", "table", "main").count(kit.P + ":1:1::"), "links or routes are left: %s" % left)
@@ -409,8 +410,9 @@ def nothing_is_left(w):
 
 def others(w, f):
     node_reboot_restores_the_plan_without_control_plane(w)
-    fds = len(os.listdir("/proc/%d/fd" % w.proc.pid))
-    want(abs(fds - f["fds"]) <= 8, "%d descriptors, before %d" % (fds, f["fds"]))
+    fds = lambda: len(os.listdir("/proc/%d/fd" % w.proc.pid))
+    # each instance that has just started is looked at often, by a connection
+    kit.wait_for("as many descriptors as before, %d: %d" % (f["fds"], fds()), lambda: abs(fds() - f["fds"]) <= 8, 60, 0.1)
     print("ok - the node boots anew without a control plane: all %d are ready again" % INSTANCES, flush=True)
     if os.path.exists(FREEZER + "/cgroup.procs"):
         a_monitor_that_does_not_die(w)
@@ -436,6 +438,7 @@ def main():
         return 0
     kit.make_bundle()
     kit.own_network()
+    kit.own_mounts()  # it says what boot this is
     w = kit.World("many")
     plain = w.dir
     try:

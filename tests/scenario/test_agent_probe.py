@@ -115,8 +115,9 @@ class Suite(backups.Suite):
         self.over(j)
 
     def what_it_says_is_bounded_and_printable(self):
-        j = self.proof(["/app", "talk", "3000"], seconds=8)  # longer than an emulated guest takes to say it
+        j = self.proof(["/app", "babble", "3000"])  # and ends when it has said all of it
         r = self.ended(j, "failed")
+        want(r["probe"].get("exit_code") == 4, r)
         lines = r["probe"]["output"].splitlines()
         want(len(r["probe"]["output"]) <= 1000 and len(lines) > 20 and any("2999" in line for line in lines[-3:]), r)
         self.over(j)
@@ -143,9 +144,10 @@ class Suite(backups.Suite):
             self.w.kill()
             self.w.registries.append(private.host)
             self.start()
-            j = self.proof(["/app", "probe", "/data", "two"])
-            self.c.logins[j["restore_id"]] = other = imagekit.Registry(os.path.join(self.w.dir, "other"), private.login)
+            other = imagekit.Registry(os.path.join(self.w.dir, "other"), private.login)
             other.stop()
+            j = self.proof(["/app", "probe", "/data", "two"])
+            self.c.logins[j["restore_id"]] = other
             self.image = kept
             tried = lambda: [x for x in self.w.log_events("restore.run_failed") if x["restore_id"] == j["restore_id"]]  # noqa: E731
             kit.wait_for("a try", tried, 30)
@@ -183,7 +185,7 @@ class Suite(backups.Suite):
         self.start(env={"MT_TEST_KILL_STEP": STEPS[0]})
         j = self.proof(["/app", "probe", "/data", "two"])
         for next in STEPS[1:] + [None]:
-            want(self.w.proc.wait(90) == -9, "the agent did not die before " + str(next))
+            want(self.w.ended(90) == -9, "the agent did not die before " + str(next))
             want([f for f in self.files() if f.endswith(".try")] and [f for f in self.files() if f.endswith(".part")], self.files())
             want(not [f for f in self.files() if f.endswith(".rjl")], "a copy that a guest may have written to would be gone on with: %s" % self.files())
             want([x for x in self.c.told_of(j["restore_id"], "restore_id") if x["status"] != "running"] == [], self.c.told_of(j["restore_id"], "restore_id"))
@@ -200,11 +202,11 @@ class Suite(backups.Suite):
             self.w.kill()
             self.start(env={"MT_TEST_KILL_STEP": step})
             self.proof(["/app", "probe", "/data", "two"])
-            want(self.w.proc.wait(90) == -9, "the agent did not die at " + step)
+            want(self.w.ended(90) == -9, "the agent did not die at " + step)
             self.c.extra["restore_jobs"] = []
             self.start()
             self.c.publish()
-            kit.wait_for("the sweep", lambda: self.left() == self.before, 25)
+            kit.wait_for("the sweep", lambda: self.left() == self.before, 60)
             self.nothing_left()
 
     def the_end_of_the_platform_is_its_end(self):

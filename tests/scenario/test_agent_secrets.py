@@ -107,10 +107,12 @@ class Suite:
         for pid, name in self.w.vm_processes().items():
             if "qemu" in name:
                 os.kill(pid, 9)
-        self.w.start(**{"limits.patience": 3})
-        kit.wait_for("a second start of the workload", lambda: self.w.describe(wl["instance_id"])["phase"] == "ready" and self.said(wl, 2, 90), 100)
-        want("size %d sum %s" % (len(content), fnv(content)) in self.said(wl, 2), self.said(wl, 2))
-        self.c.start()
+        try:
+            self.w.start(**{"limits.patience": 3})
+            kit.wait_for("a second start of the workload", lambda: self.w.describe(wl["instance_id"])["phase"] == "ready" and self.said(wl, 2, 90), 100)
+            want("size %d sum %s" % (len(content), fnv(content)) in self.said(wl, 2), self.said(wl, 2))
+        finally:
+            self.c.start()
         want(len(self.c.asked) == asked, self.c.asked)
         self.gone(wl)
         kit.wait_for("wiped", lambda: not os.path.exists(os.path.join(self.tmpfs, version)), 20)

@@ -6,6 +6,7 @@
  *   hog MIB        allocates and touches this much memory, then waits
  *   talk N         prints N numbered lines to stdout and stderr, then serves 8080
  *   spin PORT      one process that does nothing but count; its count is the answer on plain HTTP
+ *   babble N       the same lines, then ends with 4
  *   count N PER_S  prints N numbered lines at this rate, says how late it was, then waits
  *   pour N PER_S   prints N lines of 48 bytes at this rate, then how long that took and the longest that one write did, then waits
  *   sick PORT      plain HTTP that answers 503 with a body, and says so once
@@ -266,7 +267,7 @@ int main(int argc, char **argv)
     }
     if (!strcmp(what, "panic")) {
         printf("testapp: about to crash the kernel\n");
-        usleep(300000); /* the line is to leave the guest first */
+        usleep(1500000); /* the line is to leave the guest first, which may get no processor for a while */
         FILE *f = fopen("/proc/sysrq-trigger", "w");
         if (!f || fputc('c', f) == EOF || fflush(f))
             perror("testapp: sysrq");
@@ -298,11 +299,13 @@ int main(int argc, char **argv)
             memset(p, i + 1, 1 << 20);
         }
         printf("testapp: has %d MiB\n", n);
-    } else if (!strcmp(what, "talk")) {
+    } else if (!strcmp(what, "talk") || !strcmp(what, "babble")) {
         for (int i = 0; i < n; i++) {
             printf("out %d\n", i);
             fprintf(stderr, "err %d\n", i);
         }
+        if (!strcmp(what, "babble"))
+            return 4;
         return serve(8080);
     } else if (!strcmp(what, "secret")) {
         tell_secret();
