@@ -18,6 +18,7 @@ import threading
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import agentkit as kit  # noqa: E402
+from ports import free_port  # noqa: E402
 
 BUILD = os.environ.get("MOAT_BUILD", os.path.join(kit.ROOT, "build"))
 RIG = os.path.join(BUILD, "tests/tools/forward_rig")
@@ -83,12 +84,6 @@ class Certs:
             return f.read()
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 class Rsyslog:
     """A real rsyslogd on 127.0.0.1 that writes what it parsed, one JSON object a line. Its queue is direct: what it has read is written."""
 
@@ -133,8 +128,11 @@ class Rsyslog:
             for line in f:
                 try:
                     rows.append(json.loads(line))
-                except ValueError:  # the last line of a receiver that was killed
-                    continue
+                except ValueError:  # the last line of a receiver that was killed, maybe with the first one of the next
+                    try:
+                        rows.append(json.loads(line[max(0, line.rfind('{"pri":')):]))
+                    except ValueError:
+                        continue
         return rows
 
     def got(self, instance):

@@ -28,7 +28,7 @@ class Debian:
         for p in SERVICES:
             check(p in listed, f"{p} is not in packaging/deps/run.txt")
         r = subprocess.run(["unshare", "--mount", "mmdebstrap", "--mode=root", "--variant=minbase", "--include=systemd,systemd-sysv", "bookworm", self.root],
-                           capture_output=True, text=True, timeout=400)
+                           capture_output=True, text=True, timeout=800)
         if r.returncode:
             if "Could not resolve" in r.stderr or "Temporary failure" in r.stderr:
                 raise Skip("the Debian archive cannot be reached")
@@ -47,7 +47,7 @@ class Debian:
         script = '"$@"; rc=$?; for p in /proc/[0-9]*; do n=${p#/proc/}; [ $n = 1 ] || [ $n = $$ ] || ' \
                  'echo "RUNS $(tr "\\0" " " < $p/cmdline)" >&2; done; exit $rc'
         return subprocess.run(["unshare", "--pid", "--fork", "--mount", "--mount-proc=" + self.root + "/proc", "chroot", self.root, "/bin/sh", "-c",
-                               script, "sh", *argv], capture_output=True, text=True, timeout=500, stdin=subprocess.DEVNULL,
+                               script, "sh", *argv], capture_output=True, text=True, timeout=800, stdin=subprocess.DEVNULL,
                               env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", **{k: v for k, v in os.environ.items() if "proxy" in k}})
 
     def snapshot(self):

@@ -70,7 +70,7 @@ def explain(*args, code=0):
 
 def does(data, host="::1", port=PORT):
     """what the edge answers to these first bytes"""
-    s = socket.create_connection((host, port), timeout=10)
+    s = socket.create_connection((host, port), timeout=60)
     s.sendall(data)
     s.shutdown(socket.SHUT_WR)
     try:
@@ -148,7 +148,7 @@ def raw_ports_and_dedicated_addresses_too():
 
 def plain_http_is_sent_to_https_where_that_is_served_and_nothing_else_is_said():
     try:
-        socket.create_connection(("::1", HTTP), timeout=10).close()
+        socket.create_connection(("::1", HTTP), timeout=60).close()
         check(False, "port 80 is served though nobody asked for it")
     except ConnectionRefusedError:
         pass
@@ -179,7 +179,7 @@ def plain_http_is_sent_to_https_where_that_is_served_and_nothing_else_is_said():
     long = "/" + "p" * 3900
     check(location(get("one.example.com", long)) == "https://one.example.com" + long, "a long path")
     check(location(get("one.example.com", "/" + "p" * 4100)) is None and location(b"GET / HTTP/1.1\r\nX: " + b"y" * 9000) is None, "a head of more than 4 KiB")
-    s = socket.create_connection(("::1", HTTP), timeout=10)  # byte by byte
+    s = socket.create_connection(("::1", HTTP), timeout=60)  # byte by byte
     s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     for b in get("one.example.com", "/slow"):
         s.sendall(bytes([b]))
@@ -191,7 +191,7 @@ def plain_http_is_sent_to_https_where_that_is_served_and_nothing_else_is_said():
 
     def gone():
         try:
-            socket.create_connection(("::1", HTTP), timeout=10).close()
+            socket.create_connection(("::1", HTTP), timeout=60).close()
             return False
         except ConnectionRefusedError:
             return True

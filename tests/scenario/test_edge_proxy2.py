@@ -72,7 +72,7 @@ def haproxy_knows_the_client_and_ends_its_tls():
     procs.append(subprocess.Popen(["/usr/sbin/haproxy", "-db", "-f", conf], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
     up(HAPROXY)
     ctx = ssl.create_default_context(cafile=scratch.cert)
-    with socket.create_connection(("::1", PORT), timeout=10) as raw, ctx.wrap_socket(raw, server_hostname="b.example.com") as t:
+    with socket.create_connection(("::1", PORT), timeout=60) as raw, ctx.wrap_socket(raw, server_hostname="b.example.com") as t:
         mine = raw.getsockname() if raw.fileno() >= 0 else t.getsockname()
         t.sendall(b"GET / HTTP/1.1\r\nHost: b.example.com\r\nConnection: close\r\n\r\n")
         got = read_all(t).decode()

@@ -542,7 +542,7 @@ def fetched():
         url = "http://%s/v2/h/manifests/%s" % (registry.host, d)
         q = urllib.request.Request(url, text, {"Content-Type": "application/vnd.oci.image.manifest.v1+json"}, method="PUT")
         try:
-            urllib.request.urlopen(q, timeout=20).close()
+            urllib.request.urlopen(q, timeout=120).close()
         except urllib.error.HTTPError as e:
             raise AssertionError("the registry does not take the manifest: %d" % e.code)
         os.makedirs(images, exist_ok=True)

@@ -43,7 +43,7 @@ LINKS = {"moat": ["usr/bin/moat -> ../lib/moat/moat"], "moat-control": ["usr/sbi
 
 
 def run(*argv, code=0, **kw):
-    r = subprocess.run(argv, capture_output=True, text=True, timeout=240, **kw)
+    r = subprocess.run(argv, capture_output=True, text=True, timeout=800, **kw)
     check(code is None or r.returncode == code, f"{' '.join(argv[:4])}: status {r.returncode}: {(r.stdout + r.stderr)[-500:]}")
     return r
 

@@ -44,7 +44,7 @@ fleet = None
 
 def moat(*words):
     env = dict(os.environ, MOAT_API="unix:" + w.api, MOAT_TOKEN=w.token, HOME=w.d, XDG_CONFIG_HOME=w.d, XDG_STATE_HOME=w.d, NO_COLOR="1")
-    p = subprocess.run([kit.program("moat"), *words, "--org", "local", "--app", "shop", "--env", "prod"], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=90)
+    p = subprocess.run([kit.program("moat"), *words, "--org", "local", "--app", "shop", "--env", "prod"], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300)
     return p.returncode, p.stdout
 
 
@@ -184,7 +184,8 @@ try:
         assert [i["node_id"] for i in running()] == [old_home.node_id]
         restore_all(job, target)
         phase(job, "final_copy")  # the fake node stops at once
-        assert running() == [] and {r["restore_id"]: r.get("done") for r in restores(job, target)} == {r["restore_id"]: True for r in pre}, "the pre-copies are kept"
+        assert running() == [], running()
+        wait_for("the pre-copies to be kept", lambda: {r["restore_id"]: r.get("done") for r in restores(job, target)} == {r["restore_id"]: True for r in pre}, 20)
         wait_for("the reason why it stands still", lambda: w.ok("GET", E + "/status")["processes"][0].get("reason") == "volume_migrating", 20)
         assert snapshot_all(job) == 2
         fin = wait_for("the final round", lambda: [r for r in restores(job, target) if "base_restore_id" in r] if len(restores(job, target)) == 4 else None)
@@ -281,7 +282,7 @@ try:
         assert {v["name"]: v.get("moves_to") for v in s["volumes"]} == {"data": target.node_id, "wal": target.node_id}, s
         code, text = moat("simulate", "drain", away.name)
         assert code == 0 and "moves to " + target.node_id in text, (code, text)
-        p = popen("node", "drain", away.name, "--stateful", "migrate", "--reason", "new disks", "--wait", "--wait-timeout", "80s")
+        p = popen("node", "drain", away.name, "--stateful", "migrate", "--reason", "new disks", "--wait", "--wait-timeout", "300s")
         pump(lambda: p.poll() is not None)
         text = p.communicate()[0]
         assert p.returncode == 0 and "is drained" in text and "volumes are still to leave" in text, (p.returncode, text)
@@ -295,7 +296,7 @@ try:
     def _():
         here, full = node_of(home()), elsewhere()  # the other one is drained still: there is no node to go to
         p = popen("node", "drain", here.name, "--stateful", "migrate", "--reason", "new disks", "--wait", "--wait-timeout", "60s")
-        text = p.communicate(timeout=80)[0]
+        text = p.communicate(timeout=300)[0]
         assert p.returncode == 8 and text.count("cannot be moved") >= 2 and "cannot take work now" in text, (p.returncode, text)
         d = w.ok("GET", "/v1/nodes/" + here.node_id)["drain"]
         assert d["state"] == "blocked" and {x["name"] for x in d["not_moved"]} == {"data", "wal"} and d["volumes"] == 2, d

@@ -43,7 +43,7 @@ def moat(*words, app="shop"):
     return subprocess.Popen([kit.program("moat"), *words, "--org", "local", "--app", app, "--env", "prod"], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def said(p, seconds=90):
+def said(p, seconds=400):
     out, errs = p.communicate(timeout=seconds)
     return p.returncode, out + errs
 
@@ -95,7 +95,7 @@ try:
         assert r.status == 200, r.text
         wait_for("the backup", lambda: volumes()["data"].get("last_backup_snapshot_id") == s, 20)
         assert w.ok("POST", E + "/volumes/" + V["id"] + "/verify?dry_run=true", {})["dry_run"] and restores_of(V["id"]) == []
-        p = moat("volumes", "verify", "data", "--wait", "--wait-timeout", "60s")
+        p = moat("volumes", "verify", "data", "--wait", "--wait-timeout", "300s")
         job = wait_for("the job", lambda: restores_of(V["id"]), 30)[0]
         again = w.q("POST", E + "/volumes/" + V["id"] + "/verify", {"snapshot_id": s})
         assert again.status == 409 and job in again.json["detail"], again.text
@@ -109,7 +109,7 @@ try:
         assert code == 0, (code, text)
         assert volumes()["data"]["last_proven_restore_at"], volumes()
         assert [e["event_type"] for e in w.ok("GET", O + "/events?event_type=snapshot.proof_recorded")["items"]] == ["snapshot.proof_recorded"]
-        p = moat("volumes", "verify", "data", "--wait", "--wait-timeout", "60s")  # one that is not whole
+        p = moat("volumes", "verify", "data", "--wait", "--wait-timeout", "300s")  # one that is not whole
         job = wait_for("the job", lambda: restores_of(V["id"]), 30)[0]
         node_of(w.ok("GET", O + "/restores/" + job)["target_node_id"]).tell("restores", restore_id=job, status="failed", failed_reason="fsck_failed")
         code, text = said(p)
@@ -145,7 +145,7 @@ try:
         r = w.q("POST", E + "/volumes/" + V["id"] + "/recover?dry_run=true", {"accept_loss_since": since})
         assert r.status in (200, 201) and r.json["dry_run"], r.text
         assert restores_of(V["id"]) == [], "a restore began before it was accepted"
-        p = moat("volumes", "recover", "data", "--accept-loss-since", since, "--wait-timeout", "80s")
+        p = moat("volumes", "recover", "data", "--accept-loss-since", since, "--wait-timeout", "300s")
         job = wait_for("the restore", lambda: restores_of(V["id"]), 30)[0]
         at = w.ok("GET", O + "/restores/" + job)
         assert at["target_node_id"] != HOME.node_id, at
