@@ -43,7 +43,7 @@ def main():
 
     def wrong_arch():
         image = p.push_app("arm", arch="arm64")
-        code, out, err = p.cli("deploy", "-f", "-", "--confirm-no-secrets", "--wait", "--wait-timeout", "5s", stdin=manifest("arm", image), want=None, timeout=60)
+        code, out, err = p.cli("deploy", "-f", "-", "--confirm-no-secrets", "--wait", "--wait-timeout", "5s", stdin=manifest("arm", image), want=None)
         check(code != 0, "an arm64 image was deployed on amd64")
         check("image_platform_unsupported" in err or "no_matching_arch" in err + reasons(p, "arm"), err)
 
@@ -54,7 +54,7 @@ def main():
             t.size = 1
             tar.addfile(t, io.BytesIO(data))
         image = p.push_app("evil", extra=evil)
-        code, out, err = p.cli("deploy", "-f", "-", "--confirm-no-secrets", "--wait", stdin=manifest("evil", image, ["/app", "deaf"]), want=8, timeout=120)
+        code, out, err = p.cli("deploy", "-f", "-", "--confirm-no-secrets", "--wait", stdin=manifest("evil", image, ["/app", "deaf"]), want=8, timeout=600)
         seen = err + reasons(p, "evil")
         check("image_layer_invalid" in seen and "U1" in seen, seen[-600:])
         told = [e["payload"] for e in p.json("events", "--app", "evil", "--type", "instance.status_changed", "-n", "200")["items"]]
@@ -75,7 +75,7 @@ def main():
         image = p.push_app("deaf", cmd=["serve", "8080"])
         p.deploy(manifest("deaf", image, port=8080))
         health = ('type = "tcp"\nport = "main"\ninterval_seconds = 1\ntimeout_seconds = 1\ngrace_period_seconds = 0\nfailure_threshold = 1')
-        code, out, err = p.cli("deploy", "-f", "-", "--confirm-no-secrets", "--wait", stdin=manifest("deaf", image, ["/app", "deaf"], port=8080, health=health), want=8, timeout=240)
+        code, out, err = p.cli("deploy", "-f", "-", "--confirm-no-secrets", "--wait", stdin=manifest("deaf", image, ["/app", "deaf"], port=8080, health=health), want=8, timeout=600)
         seen = err + reasons(p, "deaf")
         check("healthcheck_failed" in seen or "startup_timeout" in seen, seen[-800:])
         check(any(i["status"] == "ready" for i in p.instances("deaf")), "the old release does not serve any more")
@@ -83,7 +83,7 @@ def main():
 
     def exits_at_once():
         image = p.push_app("exiter", cmd=["exit", "42"])
-        code, out, err = p.cli("deploy", "-f", "-", "--confirm-no-secrets", "--wait", stdin=manifest("exiter", image), want=8, timeout=180)
+        code, out, err = p.cli("deploy", "-f", "-", "--confirm-no-secrets", "--wait", stdin=manifest("exiter", image), want=8, timeout=600)
         seen = err + reasons(p, "exiter")
         check("42" in seen and "workload_exited" in seen, seen[-600:])
         check("about to exit with 42" in err, f"the last lines are not shown: {err[-600:]}")
@@ -95,23 +95,25 @@ def main():
             end = next(e["event_id"] for e in told if e["event_type"] == "deploy.status_changed" and e["payload"].get("status") == "failed")
             return len({e["payload"].get("boot_id") for e in told if e["event_id"] < end and e["payload"].get("reason_code") == "workload_exited"})
         first = attempts()
-        p.cli("deploy", "-f", "-", "--confirm-no-secrets", "--wait", stdin=manifest("exiter", image), want=8, timeout=180)
-        check(first >= 3 and attempts() >= first, f"{first} attempts, then {attempts()}")
+        p.cli("deploy", "-f", "-", "--confirm-no-secrets", "--wait", stdin=manifest("exiter", image), want=8, timeout=600)
+        # three are the rule (MT_ROLL_ATTEMPTS); on a full machine a fourth may be told before the third has been judged, of either deploy
+        second = attempts()
+        check(first >= 3 and second >= 3, f"{first} attempts, then {second}")
 
     def guest_oom():
         image = p.push_app("hog", cmd=["hog", "400"])
-        code, out, err = p.cli("deploy", "-f", "-", "--confirm-no-secrets", "--wait", stdin=manifest("hog", image, memory="96Mi"), want=8, timeout=240)
+        code, out, err = p.cli("deploy", "-f", "-", "--confirm-no-secrets", "--wait", stdin=manifest("hog", image, memory="96Mi"), want=8, timeout=600)
         seen = err + reasons(p, "hog")
         check("oom_killed" in seen, seen[-800:])
 
     def too_little_memory():
-        code, out, err = p.cli("deploy", "-f", "-", "--confirm-no-secrets", "--wait", stdin=manifest("tiny", f"{p.registry}/hog:latest", ["/app", "deaf"], memory="64Mi"), want=8, timeout=120)
+        code, out, err = p.cli("deploy", "-f", "-", "--confirm-no-secrets", "--wait", stdin=manifest("tiny", f"{p.registry}/hog:latest", ["/app", "deaf"], memory="64Mi"), want=8, timeout=600)
         seen = err + reasons(p, "tiny")
         check("spec_unsupported" in seen and "needs at least" in seen, seen[-600:])
 
     def no_capacity():
         image = f"{p.registry}/exiter:latest"
-        code, out, err = p.cli("deploy", "-f", "-", "--confirm-no-secrets", "--wait", "--wait-timeout", "8s", stdin=manifest("huge", image, ["/app", "deaf"], memory="64Gi"), want=6, timeout=60)
+        code, out, err = p.cli("deploy", "-f", "-", "--confirm-no-secrets", "--wait", "--wait-timeout", "8s", stdin=manifest("huge", image, ["/app", "deaf"], memory="64Gi"), want=6)
         st = json.dumps(p.status("huge"))
         check("no_capacity_memory" in st, st)
         p.cli("scale", "web=0", "--app", "huge")
@@ -119,7 +121,8 @@ def main():
     def postgres_away():
         load = Load(p)
         master = p.pid("postgres")
-        family = [master] + [int(x) for x in open(f"/proc/{master}/task/{master}/children").read().split()]
+        family = [master]
+
         def send(sig):
             for pid in family:
                 try:
@@ -127,9 +130,11 @@ def main():
                 except ProcessLookupError:  # a session that has just ended
                     pass
         try:
-            send(signal.SIGSTOP)  # away, without the supervisor putting it back at once
+            send(signal.SIGSTOP)  # away, without the supervisor putting it back at once; first the one that makes sessions, then those there are
+            family += [int(x) for x in open(f"/proc/{master}/task/{master}/children").read().split()]
+            send(signal.SIGSTOP)
             began = time.monotonic()
-            code, out, err = p.cli("status", "--app", "hello", "--timeout", "30s", want=None, timeout=60)
+            code, out, err = p.cli("status", "--app", "hello", "--timeout", "30s", want=None)
             check(code == 6 and "database_unavailable" in err, f"status ended with {code}: {err}")
             time.sleep(max(0, 10 - (time.monotonic() - began)))
         finally:
@@ -151,7 +156,7 @@ def main():
         time.sleep(0.4)
         old = p.kill(what)
         wait_until(lambda: p.pid(what) != old, 15, f"{what} is restarted")
-        code, out, err = p.cli("deploys", "wait", d["resource"]["id"], "--app", "hello", "--wait-timeout", "90s", timeout=120)
+        code, out, err = p.cli("deploys", "wait", d["resource"]["id"], "--app", "hello", "--wait-timeout", "400s", timeout=500)
         wait_until(lambda: len(p.instances()) == 1, 40, "one instance in the end")
         wait_until(lambda: p.curl(), 10, "the page")
         # of an instance that has just ended the processes may be on their way out
@@ -163,7 +168,7 @@ def main():
         d = p.json("deploy", "-f", "-", "--confirm-no-secrets", "--no-wait", stdin=manifest("big", image, port=8080))
         wait_until(lambda: any(i.get("status_detail") == "pulling_image" for i in p.instances("big")) or p.instances("big"), 10, "the pull begins")
         os.kill(reg, signal.SIGKILL)
-        p.cli("deploys", "wait", d["resource"]["id"], "--app", "big", "--wait-timeout", "120s", timeout=150)
+        p.cli("deploys", "wait", d["resource"]["id"], "--app", "big", "--wait-timeout", "400s", timeout=500)
         p.ready("big")
         p.cli("scale", "web=0", "--app", "big")
 

@@ -64,7 +64,7 @@ def debian(work):
                            "--customize-hook", f"upload {work}/haproxy.cfg /etc/haproxy/haproxy.cfg", "--customize-hook",
                            f"upload {work}/hello/{HOST}.pem /etc/nginx/cert.pem", "--customize-hook",
                            f"upload {work}/hello/{HOST}.key /etc/nginx/key.pem", "--customize-hook", f"upload {work}/site /etc/nginx/sites-enabled/default",
-                           "bookworm", f"{work}/nginx.tar"], capture_output=True, text=True, timeout=400)
+                           "bookworm", f"{work}/nginx.tar"], capture_output=True, text=True, timeout=700)
 
 
 def main():
@@ -93,14 +93,14 @@ def serve(work, made):
         p.image = p.push_oci(f"{p.work}/nginx:latest", "nginx:debian")
 
     def deploy():
-        r = p.deploy(manifest("nginx", p.image, port=8443, hostname=HOST, memory="256Mi"), timeout=300)
+        r = p.deploy(manifest("nginx", p.image, port=8443, hostname=HOST, memory="256Mi"))
         check(r["observed"]["status"] == "succeeded", json.dumps(r))
         body = p.curl()
         check("nginx of Debian" in body, body)
 
     def proxied(app, command, port):
         """The backend tells whom it serves: the client's own address and port, though the connection comes from the edge."""
-        r = p.deploy(manifest(app, p.image, command, port=port, memory="256Mi", more=ROUTE % OTHER), timeout=300)
+        r = p.deploy(manifest(app, p.image, command, port=port, memory="256Mi", more=ROUTE % OTHER))
         check(r["observed"]["status"] == "succeeded", json.dumps(r))
         told = p.curl(OTHER, args=("-w", "%{local_ip} %{local_port} %{remote_port}")).split("\n")
         check(told[0] == told[1] and told[0].startswith("::1 "), f"{app} was told {told[0]!r}, the client was {told[1]!r}")

@@ -21,7 +21,7 @@ from platform_kit import *  # noqa: E402,F403
 
 SECRET = "zebra-7f3d91-never-in-a-log"
 FLOOD_S = 10
-PSS_MORE_KIB = 8 * 1024
+MORE_KIB = 8 * 1024
 
 
 # ---- other users of the machine ----------------------------------------------------------------------------------------------
@@ -55,7 +55,7 @@ def as_user(name, fn):
 def connects(path, kind=socket.SOCK_STREAM):
     def fn():
         with socket.socket(socket.AF_UNIX, kind) as s:
-            s.settimeout(3)
+            s.settimeout(60)
             s.connect(path)
         return True
     return fn
@@ -74,7 +74,7 @@ def reads(path):
 
 # ---- the API, byte by byte ---------------------------------------------------------------------------------------------------
 
-def raw_http(path, data, seconds=15):
+def raw_http(path, data, seconds=60):
     """Send bytes to a Unix socket, read to the end; (status, headers, body). Status 0: closed without an answer."""
     with socket.socket(socket.AF_UNIX) as s:
         s.settimeout(seconds)
@@ -98,7 +98,7 @@ def raw_http(path, data, seconds=15):
 KEPT = {}  # (process, path) to a connection: thousands of requests need not open one each
 
 
-def kept_http(path, data, seconds=15):
+def kept_http(path, data, seconds=60):
     """As raw_http, on a connection that is kept as long as the server keeps it. Closed without an answer counts on a new one alone."""
     key = (os.getpid(), path)
     while True:
@@ -313,7 +313,7 @@ def main():
 
     def ask_agent(op, **more):
         with socket.socket(socket.AF_UNIX) as s:
-            s.settimeout(5)
+            s.settimeout(60)
             s.connect(f"{p.data}/run/agent.sock")
             s.sendall(json.dumps({"op": op, **more}).encode() + b"\n")
             got = b""
@@ -369,13 +369,13 @@ def main():
     def mad_guest():
         victim = p.instances("hello")[0]
         agent = p.pid("agent")
-        before, most, unreadable, stop = pss_kib(agent), 0, [], threading.Event()
+        before, most, unreadable, stop = own_kib(agent), 0, [], threading.Event()
 
         def watch():
             nonlocal most
             while not stop.is_set():
-                most = max(most, pss_kib(agent))
-                code, out, err = p.cli("logs", "--app", "hello", want=None, timeout=20)
+                most = max(most, own_kib(agent))
+                code, out, err = p.cli("logs", "--app", "hello", want=None)
                 if code or not out.strip():
                     unreadable.append(f"{code} {err[:100]}")
                 stop.wait(0.3)
@@ -388,9 +388,10 @@ def main():
             lines = said("mad", 60, "mad many")  # it waits before its flood, so that this can be read
             time.sleep(3 + FLOOD_S + 1)
             mad = p.instances("mad")[0]["id"]
+            mad = p.instances("mad")[0]["id"]
+            wait_until(lambda: ask_agent("console", instance_id=mad).count(b"serial") > 1000, 60, "a flood of the serial line")  # of a guest that may have had little processor
             console = ask_agent("console", instance_id=mad)
             breaches = json.loads(ask_agent("describe", instance_id=mad))["guest_breaches"]
-            took = time.monotonic() - began
         finally:
             stop.set()
             w.join()
@@ -409,7 +410,7 @@ def main():
         many = next(x for x in lines if x.startswith("mad many"))
         check(int(many.split()[5]) <= 64, many)
         check(p.pid("agent") == agent, "the agent was restarted")
-        check(most - before <= PSS_MORE_KIB, f"agent's Pss went from {before} to {most} KiB")
+        check(most - before <= MORE_KIB, f"agent's own memory went from {before} to {most} KiB")
         check(not unreadable, f"logs of the other instance: {unreadable[:3]}")
         check(ok > 50 and not errors, f"{len(errors)} of {ok} requests failed: {errors[:3]}")
         now = p.instances("hello")[0]
@@ -417,7 +418,8 @@ def main():
         size = sum(os.path.getsize(f) for f in glob.glob(f"{p.data}/logs/*/*/*.log"))
         check(size < (8 + 2 * (FLOOD_S + 30)) << 20, f"{size >> 20} MiB of logs")
         with open(f"{p.data}/log/agent.log") as f:
-            told = [x["kind"] for x in map(json.loads, f) if x["msg"] == "guest.breach" and x["instance_id"] == mad]
+            whole = (json.loads(line) for line in f if line.endswith("\n"))  # one may be on its way
+            told = [x["kind"] for x in whole if x["msg"] == "guest.breach" and x["instance_id"] == mad]
         # after a breach nobody comes in for a second; who comes then may be one too many and say something that is none
         check(len(told) == 1 and 1 <= breaches <= 2 * took + 2, f"{breaches} breaches in {took:.1f} s, told as {told}")
         p.cli("scale", "web=0", "--app", "mad")
@@ -571,7 +573,7 @@ def main():
 
         def agent_says():
             with socket.socket(socket.AF_UNIX) as s:
-                s.settimeout(3)
+                s.settimeout(60)
                 s.connect(f"{p.data}/run/agent.sock")
                 s.sendall(b'{"op":"list"}\n')
                 return s.recv(100)
@@ -582,7 +584,7 @@ def main():
 
         def stop_all():
             with socket.socket(socket.AF_UNIX) as s:
-                s.settimeout(3)
+                s.settimeout(60)
                 s.connect(f"{p.data}/run/agent.sock")
                 s.sendall(b'{"op":"stop-all","deadline_ms":1000}\n')
                 return s.recv(300)
@@ -692,7 +694,10 @@ def main():
         check(len(where) > 8, str(where))
         for f in where:
             if os.path.isfile(f):
-                data = open(f, "rb").read()
+                try:
+                    data = open(f, "rb").read()
+                except FileNotFoundError:  # of a VM that has just ended
+                    continue
                 found += [f"{what} in {f}" for what, s in (("token", token), ("variable", SECRET)) if s.encode() in data]
         own = {os.getpid(), os.getppid()}
         for d in os.listdir("/proc"):
@@ -711,10 +716,10 @@ def main():
         for f in glob.glob(f"{p.data}/**/*", recursive=True):
             if not f.startswith((f"{p.data}/pg/", f"{p.data}/control/")) and readable(f):
                 path, open_to_all = f, True
-                while path != p.data:
-                    path = os.path.dirname(path)
-                    open_to_all = open_to_all and bool(os.stat(path).st_mode & 0o001)
                 try:
+                    while path != p.data:
+                        path = os.path.dirname(path)
+                        open_to_all = open_to_all and bool(os.stat(path).st_mode & 0o001)
                     data = open(f, "rb").read() if open_to_all else b""
                 except FileNotFoundError:
                     continue
@@ -729,7 +734,7 @@ def main():
         try:
             for _ in range(500):
                 s = socket.socket(socket.AF_INET6)
-                s.settimeout(2)
+                s.settimeout(60)
                 s.connect(("::1", p.port))
                 held.append(s)
             hello = b"\x16\x03\x01\x40\x00\x01\x00\x3f\xfc\x03\x03" + bytes(32)

@@ -3,8 +3,9 @@
 """A whole platform under mixed load for a while: requests through the edge, deploys, scalings, logs, events, exec. No daemon's memory grows, none keeps
 descriptors. COST 110 s, 30 s of processor.
 
-SOAK_S chooses how long (default 60; with MOAT_FULL=1 1800). Memory is Pss, sampled every two seconds; its slope is that of the least squares over the samples
-after the warm-up, the first third. What each daemon had is printed in twelve steps, with what of it is the heap.
+SOAK_S chooses how long (default 60; with MOAT_FULL=1 1800). Memory is anonymous memory (pages of files count for more or less as others begin or cease to map
+them), sampled every two seconds; its slope is that of the least squares over the samples after the warm-up, the first third. What each daemon had is printed in
+twelve steps, with its Pss and with what of it is the heap.
 """
 import json
 import os
@@ -85,7 +86,7 @@ def heap_kib(p, daemon):
     sock = {"control": f"{p.data}/run/control/api.sock", "edge": f"{p.data}/run/edge/edge.sock"}.get(daemon)
     if not sock:
         return None
-    r = subprocess.run(["curl", "-sS", "-m", "20", "--unix-socket", sock, "http://x/metrics"], capture_output=True, text=True)
+    r = subprocess.run(["curl", "-sS", "-m", "120", "--unix-socket", sock, "http://x/metrics"], capture_output=True, text=True)
     got = dict(re.findall(r'^moat_process_heap_bytes\{kind="(\w+)"\} (\d+)$', r.stdout, re.M))
     return tuple(int(got.get(k, 0)) // 1024 for k in ("used", "free", "mapped"))
 
@@ -135,9 +136,9 @@ def main():
         for d, all_of in seen.items():
             warm = all_of[len(all_of) // 3:]
             half = len(warm) // 2
-            kib = [statistics.median(x[1] for x in part) for part in (warm[:half], warm[half:])]
+            kib = [statistics.median(x[3] for x in part) for part in (warm[:half], warm[half:])]
             fds = [statistics.median(x[2] for x in part) for part in (warm[:half], warm[half:])]
-            per_minute = 60 * slope([x[:2] for x in warm])
+            per_minute = 60 * slope([(x[0], x[3]) for x in warm])
             print(f"# moat-{d}: {kib[0]:.0f} KiB, then {kib[1]:.0f}, slope {per_minute:+.1f} KiB a minute; descriptors {fds[0]:.0f}, then {fds[1]:.0f}", flush=True)
             step = max(1, len(all_of) // 12)
             print(f"#   Pss (of it anonymous): {', '.join(f'{x[1]} ({x[3]})' for x in all_of[step - 1::step])}", flush=True)

@@ -107,10 +107,8 @@ class StepDown:
                 if name == "life.draining":
                     p.kill("edge")  # or it acknowledges at once and the agent is told `stopped` without `draining` before it
                 self.scale(0)
-            try:
-                rc = agent.wait(60)
-            except subprocess.TimeoutExpired:
-                raise Failed(f"the agent did not die at {name}") from None
+            wait_until(lambda: agent.poll() is not None, 90, f"the agent's death at {name}")
+            rc = agent.poll()
             check(rc == -signal.SIGKILL, f"the agent ended with {rc}")
             self.scale(0)  # or the next start would boot it before the agent that dies is there
         finally:

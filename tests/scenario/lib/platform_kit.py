@@ -121,6 +121,12 @@ def processes_of(needle):
     return found
 
 
+def own_kib(pid):
+    """Anonymous memory of a process, for who looks whether it grew: pages of files count for more or less as others begin or cease to map them."""
+    with open(f"/proc/{pid}/smaps_rollup") as f:
+        return next(int(line.split()[1]) for line in f if line.startswith("Anonymous:"))
+
+
 def pss_kib(pid):
     with open(f"/proc/{pid}/smaps_rollup") as f:
         for line in f:
@@ -143,7 +149,7 @@ class Platform:
         self.registry = None
 
     # -- life ------------------------------------------------------------------------------------------------------------------
-    def up(self, *args, timeout=180, env=None):
+    def up(self, *args, timeout=400, env=None):
         self.lend_bundle()
         with first_of_host():
             p = subprocess.run([f"{BIN}/moat", "up", "--detach", "--data-dir", self.data, *args], capture_output=True, text=True, timeout=timeout,
@@ -167,21 +173,24 @@ class Platform:
             os.symlink(version, f"{self.data}/boot/current")
             agentkit.lend_choice(f"{self.data}/run", "auto")
 
-    def down(self, *args, timeout=120):
+    def down(self, *args, timeout=300):
         return subprocess.run([f"{BIN}/moat", "down", "--data-dir", self.data, *args], capture_output=True, text=True, timeout=timeout, env=self.env)
 
     def close(self):
         """Stop, remove, and say what is left on the host that was not there before."""
         left = []
         try:
-            p = self.down(timeout=150)
+            p = self.down()
             if p.returncode:
                 left.append(f"moat down: {p.stderr[-600:]}")
         except subprocess.TimeoutExpired:
             left.append("moat down did not end")
         left += self.host_differs()
         for pid, _ in processes_of(self.data + "/"):
-            os.kill(pid, signal.SIGKILL)
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
         agentkit.keep_choice(f"{self.data}/run")
         if not os.environ.get("MOAT_KEEP"):
             shutil.rmtree(self.dir, ignore_errors=True)
@@ -243,8 +252,8 @@ class Platform:
             return str(e)
 
     # -- the CLI ---------------------------------------------------------------------------------------------------------------
-    def cli(self, *args, timeout=120, want=0, stdin=None):
-        """Run a command; (exit code, stdout, stderr). want: the exit code that is right, None for any."""
+    def cli(self, *args, timeout=300, want=0, stdin=None):
+        """Run a command; (exit code, stdout, stderr). want: the exit code that is right, None for any. @timeout is of the wall's clock, and no claim."""
         p = subprocess.run([f"{BIN}/moat", *args], capture_output=True, text=True, timeout=timeout, env=self.env, input=stdin, cwd=self.work)
         if want is not None and p.returncode != want:
             raise Failed(f"moat {' '.join(args)}: exit {p.returncode}, not {want}\n{p.stdout[-800:]}\n{p.stderr[-1200:]}")
@@ -306,14 +315,14 @@ class Platform:
     def hello_manifest(self, image, **kw):
         return manifest("hello", image, ["/app/hello", "8443"], port=8443, hostname=HOST, **kw)
 
-    def deploy(self, text, *args, want=0, timeout=180):
+    def deploy(self, text, *args, want=0, timeout=600):
         """Deploy manifest text with --wait --json; the receipt, or None when another exit code was wanted."""
         code, out, err = self.cli("deploy", "-f", "-", "--wait", "--json", "--confirm-no-secrets", *args, stdin=text, want=want, timeout=timeout)
         lines = [json.loads(line) for line in out.strip().splitlines() if line.startswith("{")]
         return lines[-1] if lines else None
 
     # -- traffic ---------------------------------------------------------------------------------------------------------------
-    def curl(self, host=HOST, timeout=10, ok=True, args=()):
+    def curl(self, host=HOST, timeout=30, ok=True, args=()):
         p = subprocess.run(["curl", "-sS", "--fail", "-m", str(timeout), "--cacert", f"{self.work}/hello/ca.pem", "--resolve",
                             f"{host}:{self.port}:[::1]", *args, f"https://{host}:{self.port}/"], capture_output=True, text=True)
         if ok and p.returncode:
