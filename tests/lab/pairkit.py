@@ -15,13 +15,13 @@ import labkit
 
 A, B = "10.79.0.1", "10.79.0.2"
 PORT = 9
-LIMIT = 180  # s for one command
+LIMIT = 400  # s for one command
 
 
 def cable(address):
     """This host's end: the module, the address, the link."""
     labkit.modprobe("virtio_net")
-    end = time.monotonic() + 30
+    end = time.monotonic() + 180
     while not os.path.exists("/sys/class/net/eth0"):
         if time.monotonic() > end:
             raise AssertionError("no eth0: %s" % os.listdir("/sys/class/net"))
@@ -36,7 +36,7 @@ def serve():
     # connections are followed from here on: a firewall that comes later knows the one that is dialed now
     subprocess.run(["nft", "-f", "-"], input="table inet lab {\n chain c {\n  type filter hook input priority 0\n  ct state established accept\n }\n}\n",
                    text=True, check=True)
-    end, s = time.monotonic() + 120, None
+    end, s = time.monotonic() + 400, None
     while s is None:
         try:
             s = socket.create_connection((A, PORT), 5)
@@ -86,7 +86,7 @@ class Other:
         self.server = socket.create_server((A, PORT))
         self.accept()
 
-    def accept(self, limit=120):
+    def accept(self, limit=400):
         """The next time that it dials: after each of its boots."""
         self.server.settimeout(limit)
         c, _ = self.server.accept()

@@ -24,7 +24,7 @@ WORDS = 5  # in each boot, each acknowledged when it was fsynced
 
 
 def page(wl, path=""):
-    r = subprocess.run(["curl", "-6", "-s", "-m", "30", "http://[%s]:8080/%s" % (wl["network"]["overlay_ipv6"], path)], stdout=subprocess.PIPE)
+    r = subprocess.run(["curl", "-6", "-s", "-m", "180", "http://[%s]:8080/%s" % (wl["network"]["overlay_ipv6"], path)], stdout=subprocess.PIPE)
     return r.stdout.decode()
 
 
