@@ -476,8 +476,11 @@ def through_the_agent():
         kit.wait_for("lines of the guest at the organisation's receiver", lambda: len([t for _, t in o.got(i)]) >= 400, 60, every=0.2)
         want(all(h[1].get("X-Key") == "s3cret" for h in o.heads) and deaf.seen == 0, (o.heads[:2], deaf.seen))
         look = lambda: next((x for x in w.ask({"op": "doctor"}) if x["check"] == "agent.logs"), {"severity": "", "finding": ""})
-        doctor = kit.wait_for("a try at the address inside", lambda: (lambda d: d if inside_ + ": down (" in d["finding"] else None)(look()), 60, every=0.2)
-        want(doctor["severity"] == "warn" and inside_ + ": down ('127.0.0.1' does not lead to a public address" in doctor["finding"].replace("the target", "'127.0.0.1'"), doctor)
+        try:  # until it is tried, it is down because nothing was sent yet
+            kit.wait_for("a try at the address inside", lambda: (lambda d: d["severity"] == "warn" and inside_ + ": down ('127.0.0.1' does not lead to a public address" in
+                                                                 d["finding"].replace("the target", "'127.0.0.1'"))(look()), 60, every=0.2)
+        except AssertionError as e:
+            raise AssertionError("%s; it says %s" % (e, look())) from None
         w.control.drains = [d for d in w.control.drains if d["id"] not in (foreign, inside_)]
         for d in (foreign, inside_):
             del w.control.drain_secrets[d]
