@@ -388,10 +388,10 @@ def main():
             lines = said("mad", 60, "mad many")  # it waits before its flood, so that this can be read
             time.sleep(3 + FLOOD_S + 1)
             mad = p.instances("mad")[0]["id"]
-            mad = p.instances("mad")[0]["id"]
             wait_until(lambda: ask_agent("console", instance_id=mad).count(b"serial") > 1000, 60, "a flood of the serial line")  # of a guest that may have had little processor
             console = ask_agent("console", instance_id=mad)
             breaches = json.loads(ask_agent("describe", instance_id=mad))["guest_breaches"]
+            took = time.monotonic() - began
         finally:
             stop.set()
             w.join()
