@@ -240,12 +240,8 @@ class Suite:
             except OSError:
                 return None
 
-        def share(**as_):
-            """what the group had of what both had, in 3 s, as it was found or is made an equal: the agent itself does other than that when the fetch has
-            starved for half a minute"""
-            for name, value in as_.items():
-                with open(os.path.join(work, "cpu." + name), "w") as f:
-                    f.write(value)
+        def share():
+            """what the group had of what both had, in 3 s"""
             first = cpu_ns(work), cpu_ns(group)
             time.sleep(3)
             mine, its = (b - a for a, b in zip(first, (cpu_ns(work), cpu_ns(group))))
@@ -262,9 +258,13 @@ class Suite:
             hungry = subprocess.Popen(["sh", "-c", 'echo $$ > "$0" && while :; do :; done', os.path.join(work, "cgroup.procs")])
             kit.wait_for("the hungry one in the group", lambda: str(hungry.pid) in read(work, "cgroup.procs").split(), LONG)
             # a moment in which the emulated host itself had no processor is charged to who had it: such a window is followed by others
-            yields, good = fair.best(lambda: share(idle="1"), lambda seen: seen[-1] <= 0.1, 1, 4)
+            yields, good = fair.best(share, lambda seen: seen[-1] <= 0.1, 1, 4)
             want(good, "the work took %s of a CPU that a VM wanted" % yields)
-            equal, good = fair.best(lambda: share(idle="0", weight="100"), lambda seen: seen[-1] >= 0.2, 1, 4)
+            with open(os.path.join(work, "cpu.idle"), "w") as f:
+                f.write("0")
+            with open(os.path.join(work, "cpu.weight"), "w") as f:
+                f.write("100")
+            equal, good = fair.best(share, lambda seen: seen[-1] >= 0.2, 1, 4)
             want(good, "as an equal it took only %s: the measurement says nothing" % equal)
         finally:
             freeze(group, False)

@@ -92,13 +92,6 @@ class Suite(files.Suite):
         finally:
             os.close(fd)
 
-    def storage_says(self, what, fn):
-        """The first heartbeat of those that are not forgotten whose storage is so."""
-        try:
-            return kit.wait_for("a heartbeat with %s" % what, lambda: next((b for b in list(self.c.beats) if b.get("storage") and fn(b["storage"])), None), 60)
-        except AssertionError as e:
-            raise AssertionError("%s; it says %s" % (e, [b.get("storage") for b in self.c.beats[-2:]])) from None
-
     # -- cases
 
     def the_pool_has_to_keep_tenants_apart(self):
@@ -109,8 +102,8 @@ class Suite(files.Suite):
             if wrong:
                 new_pool(512, **wrong)
             self.start()
-            # one that was under way when its agent was killed may come after the others were forgotten
-            beat = self.storage_says("'%s'" % said, lambda s: not s["healthy"] and s["backend"] == "lvm-thin" and said in s["reason"])
+            beat = kit.wait_for("a heartbeat", lambda: self.c.beats and self.c.beats[-1], 60)
+            want(not beat["storage"]["healthy"] and beat["storage"]["backend"] == "lvm-thin" and said in beat["storage"]["reason"], beat["storage"])
             rows = {f["check"]: f for f in self.w.ask({"op": "doctor"})}
             want(said in json.dumps(rows["agent.storage"]) and "thin-provisioning-tools" in json.dumps(rows["agent.storage"]), rows["agent.storage"])
             self.w.kill()
@@ -119,7 +112,8 @@ class Suite(files.Suite):
                 want("lvchange %s moat/vols" % mend in beat["storage"]["reason"], beat["storage"]["reason"])
                 kit.sh("lvchange", "-q", *mend.split(), "moat/vols")
                 self.start()
-                self.storage_says("that it is healthy", lambda s: s["healthy"])
+                beat = kit.wait_for("a heartbeat", lambda: self.c.beats and self.c.beats[-1], 60)
+                want(beat["storage"]["healthy"], beat["storage"])
                 rows = {f["check"]: f for f in self.w.ask({"op": "doctor"})}
                 want("not encrypted" in json.dumps(rows["agent.storage"]) and "dm-crypt" in json.dumps(rows["agent.storage"]), rows["agent.storage"])
                 self.w.kill()
@@ -303,7 +297,8 @@ class Suite(files.Suite):
         self.w.kill()
         self.w.start(fsck_user="nobody", storage={"backend": "copy", "allow_copy_snapshots": True, "backup_file": self.conf})
         self.c.beats.clear()
-        self.storage_says("'in LVM'", lambda s: not s["healthy"] and "in LVM" in s["reason"])
+        beat = kit.wait_for("a heartbeat", lambda: self.c.beats and self.c.beats[-1], 60)
+        want(not beat["storage"]["healthy"] and "in LVM" in beat["storage"]["reason"], beat["storage"])
         self.w.kill()
         self.start()
         self.beat_says(True)
