@@ -69,15 +69,16 @@ static int send_end(struct batch *b, struct flight *f, struct mt_err *err)
     return r < 0 ? r : mt_pg_pipe_mark(pg, err);
 }
 
-static int send_all(struct batch *b, struct flight *f, bool first, int events, int64_t now, struct mt_err *err)
+static int send_all(struct batch *b, struct flight *f, bool first, int64_t now, struct mt_err *err)
 {
     struct mt_pg *pg = lane_of(b, f);
     int r = mt_pg_pipe_enter_once(pg, err);
     if (r < 0 || (r = mt_pg_pipe_send(pg, &batch_st_begin, NULL, err)) < 0 ||
         (first && (r = mt_pg_pipe_send(pg, &batch_st_lock, NULL, err)) < 0) ||
         (r = batch_send_guards(b, pg, f->cmds, f->n, ~UNDER_LOCK, err)) < 0 ||
-        (r = batch_send_writes(b, pg, events, now, err)) < 0)
+        (r = batch_send_writes(b, pg, f->cmds, f->n, now, err)) < 0)
         return r;
+    memcpy(f->hash, b->hash, 32);
     f->open = true;
     return first ? send_end(b, f, err) : mt_pg_pipe_mark(pg, err);
 }
@@ -101,16 +102,13 @@ int batch_ahead(struct batch *b, struct mt_cmd **cmds, int n, bool first, int la
     memcpy(f->cmds, cmds, (size_t)n * sizeof *cmds);
     memcpy(f->hash_before, b->hash, 32);
     int64_t now = mt_clock_wall_us();
-    int events = batch_gather(b, cmds, n, now, err);
-    if (events == 0) {
-        memcpy(b->hash, f->hash_before, 32);
+    int events = batch_number(b, cmds, n, now, err);
+    if (events == 0)
         return 0;
-    }
     int r = events;
     if (events > 0) {
         f->head = f->head_before + events;
-        memcpy(f->hash, b->hash, 32);
-        r = send_all(b, f, first, events, now, err);
+        r = send_all(b, f, first, now, err);
     }
     if (r < 0)
         b->trusted = false;

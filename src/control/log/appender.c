@@ -139,9 +139,9 @@ static void note_writes(struct mt_appender *ap, const struct mt_cmd *c)
         note(ap, c->idem_hash);
 }
 
-/* Under the mutex: move the commands of the next batch, @max at most, from the queue to @ret. What touches a row that a flight
- * in the air writes stays: it has to see that row. */
-static int choose(struct mt_appender *ap, int max, struct mt_cmd **ret)
+/* Under the mutex: move the commands of the next batch, of @max_events at most, from the queue to @ret; one of more events goes alone.
+ * What touches a row that a flight in the air writes stays: it has to see that row. */
+static int choose(struct mt_appender *ap, int max_events, struct mt_cmd **ret)
 {
     int n = 0, events = 0, looked = 0;
     forget_all(ap);
@@ -150,7 +150,7 @@ static int choose(struct mt_appender *ap, int max, struct mt_cmd **ret)
             note_writes(ap, ap->flights[i].cmds[k]);
     MT_LIST_EACH(pos, &ap->queue) {
         struct mt_cmd *c = MT_CONTAINER(pos, struct mt_cmd, link);
-        if (n == max || ++looked > ap->batch_max * 2 || events + c->n_events > BATCH_EVENTS_MAX)
+        if (n == ap->batch_max || ++looked > ap->batch_max * 2 || events + c->n_events > BATCH_EVENTS_MAX || (n > 0 && events + c->n_events > max_events))
             break;
         bool clash = clashes(ap, c);
         events += c->n_events; /* counted also when left behind: its keys are noted */
@@ -290,7 +290,7 @@ static void refuse_waiting(struct mt_appender *ap, const struct mt_err *why)
     for (;;) {
         struct mt_cmd *cmds[BATCH_CMDS_MAX];
         (void)pthread_mutex_lock(&ap->mutex);
-        int n = choose(ap, ap->batch_max, cmds);
+        int n = choose(ap, BATCH_EVENTS_MAX, cmds);
         (void)pthread_mutex_unlock(&ap->mutex);
         if (n == 0)
             return;
@@ -529,6 +529,17 @@ static void gather(struct mt_appender *ap)
     ap->want = INT_MAX;
 }
 
+/* Events for the next of two flights: half of all that are under way. Were it all that wait, those of a long flight would find themselves
+ * in a long one again and the few others in a short one, which then waits for the long one with its lane idle. */
+static int fair_share(const struct mt_appender *ap)
+{
+    int all = ap->waiting_events;
+    for (int i = 0; i < ap->n_flights; i++)
+        for (int k = 0; k < ap->flights[i].n; k++)
+            all += ap->flights[i].cmds[k]->n_events;
+    return (all + 1) / 2 > ap->lane_events ? (all + 1) / 2 : ap->lane_events;
+}
+
 /* Wait until something is to be done; returns the commands of the next batch, 0 when a flight is to be waited for, at most
  * until @ret_until (0: as long as it takes). */
 static int next_batch(struct mt_appender *ap, struct mt_cmd **cmds, int64_t *ret_until, bool *ret_stop)
@@ -543,13 +554,13 @@ static int next_batch(struct mt_appender *ap, struct mt_cmd **cmds, int64_t *ret
     if (!ap->stop && ap->n_flights == 0) {
         bool split = ap->waiting_events >= 2 * ap->lane_events && ap->waiting > 1 && ap->batch_max > 1 && ap->batch.trusted &&
                      ap->batch.careful == 0;
-        n = choose(ap, split ? (ap->waiting + 1) / 2 < ap->batch_max ? (ap->waiting + 1) / 2 : ap->batch_max : ap->batch_max, cmds);
+        n = choose(ap, split ? (ap->waiting_events + 1) / 2 : BATCH_EVENTS_MAX, cmds);
         ap->expect = split ? ap->waiting : ap->expect; /* the other half goes at once */
     } else if (!ap->stop && free_lane(ap) >= 0) {
         int64_t now = mt_clock_mono(), stuck_at = ap->flights[0].begun_at + LANE_WAIT_NS;
         bool late = now >= ap->gather_until, worth = ap->waiting_events >= ap->lane_events || now >= stuck_at;
         int want = late || ap->expect < 1 || !worth ? 1 : ap->expect;
-        if (worth && ap->waiting >= want && (n = choose(ap, ap->batch_max, cmds)) == 0)
+        if (worth && ap->waiting >= want && (n = choose(ap, fair_share(ap), cmds)) == 0)
             want = ap->waiting + 1; /* all that wait have to see what is in the air */
         else if (n == 0 && !(worth && late))
             *ret_until = worth ? ap->gather_until : stuck_at;

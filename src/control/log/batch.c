@@ -207,17 +207,12 @@ static bool causes_exist(const struct mt_cmd *c, struct mt_err *err)
     return true;
 }
 
-/* Ids, replies, chain and arrays of all commands still in. Returns the number of events. */
-int batch_gather(struct batch *b, struct mt_cmd **cmds, int n, int64_t now, struct mt_err *err)
+/* Ids, replies and records of all commands still in: what the chain has no part in. Returns the number of events. */
+int batch_number(struct batch *b, struct mt_cmd **cmds, int n, int64_t now, struct mt_err *err)
 {
-    for (int i = 0; i < COL_MAX; i++)
-        mt_pg_arr_clear(&b->cols[i]);
     for (int i = 0; i < IDEM_MAX; i++)
         mt_pg_arr_clear(&b->idem[i]);
     mt_buf_reset(&b->audit);
-    b->differ = false;
-    batch_runs_begin(&b->orgs);
-    batch_runs_begin(&b->envs);
     int events = 0;
     for (int i = 0; i < n; i++) {
         struct mt_cmd *c = cmds[i];
@@ -230,7 +225,32 @@ int batch_gather(struct batch *b, struct mt_cmd **cmds, int n, int64_t now, stru
             batch_end_error(c, &local);
             continue;
         }
-        for (int k = 0; k < c->n_events; k++, events++) {
+        events += c->n_events;
+        if (c->idempotent)
+            put_idem(b, c);
+        if (c->audit)
+            mt_audit_put_line(&b->audit, c->first_id, c->n_events, now, c->audit, c->audit_len);
+    }
+    if (b->audit.failed)
+        return MT_FAIL(err, MT_E_NOMEM, "no memory for the audit records of a batch");
+    for (int i = 0; i < IDEM_MAX; i++)
+        if (b->idem[i].b.failed)
+            return MT_FAIL(err, MT_E_NOMEM, "no memory for the replies of a batch");
+    return events;
+}
+
+/* Chain and arrays of the same commands. */
+static int put_events(struct batch *b, struct mt_cmd **cmds, int n, int64_t now, struct mt_err *err)
+{
+    for (int i = 0; i < COL_MAX; i++)
+        mt_pg_arr_clear(&b->cols[i]);
+    b->differ = false;
+    batch_runs_begin(&b->orgs);
+    batch_runs_begin(&b->envs);
+    int events = 0;
+    for (int i = 0; i < n; i++) {
+        const struct mt_cmd *c = cmds[i];
+        for (int k = 0; !c->out && k < c->n_events; k++, events++) {
             int r = put_event(b, c, &c->events[k], c->first_id + k, now, err);
             if (r < 0)
                 return r;
@@ -238,21 +258,12 @@ int batch_gather(struct batch *b, struct mt_cmd **cmds, int n, int64_t now, stru
             batch_runs_add(&b->orgs, events, c->events[k].org_id);
             batch_runs_add(&b->envs, events, c->events[k].env_id);
         }
-        if (c->idempotent)
-            put_idem(b, c);
-        if (c->audit)
-            mt_audit_put_line(&b->audit, c->first_id, c->n_events, now, c->audit, c->audit_len);
     }
     batch_runs_put(&b->orgs, events, &b->cols[COL_ORG_RUN]);
     batch_runs_put(&b->envs, events, &b->cols[COL_ENV_RUN]);
-    if (b->audit.failed)
-        return MT_FAIL(err, MT_E_NOMEM, "no memory for the audit records of a batch");
     for (int i = 0; i < COL_MAX; i++)
         if (b->cols[i].b.failed)
             return MT_FAIL(err, MT_E_NOMEM, "no memory for a batch of %d events", events);
-    for (int i = 0; i < IDEM_MAX; i++)
-        if (b->idem[i].b.failed)
-            return MT_FAIL(err, MT_E_NOMEM, "no memory for the replies of a batch");
     return events;
 }
 
@@ -321,11 +332,13 @@ static int send_audit(struct batch *b, struct mt_pg *pg, struct mt_err *err)
     return r < 0 ? r : 1;
 }
 
-int batch_send_writes(struct batch *b, struct mt_pg *pg, int events, int64_t now, struct mt_err *err)
+/* The records first: the server writes them while we hash and encode the events. */
+int batch_send_writes(struct batch *b, struct mt_pg *pg, struct mt_cmd **cmds, int n, int64_t now, struct mt_err *err)
 {
-    int views, idem, audit, r = send_events(b, pg, now, err);
-    if (r < 0 || (r = views = send_views(b, pg, events, err)) < 0 || (r = idem = send_idem(b, pg, now, err)) < 0 ||
-        (r = audit = send_audit(b, pg, err)) < 0)
+    int idem, audit, views, events, r = idem = send_idem(b, pg, now, err);
+    if (r < 0 || (r = audit = send_audit(b, pg, err)) < 0 || (r = mt_pg_pipe_flush(pg, err)) < 0 ||
+        (r = events = put_events(b, cmds, n, now, err)) < 0 || (r = send_events(b, pg, now, err)) < 0 ||
+        (r = views = send_views(b, pg, events, err)) < 0)
         return r;
     return 1 + views + idem + audit;
 }
@@ -388,11 +401,11 @@ static int run_sides(struct batch *b, struct mt_cmd **cmds, int n, int before, s
 static int write_all(struct batch *b, struct mt_cmd **cmds, int n, int *ret_events, struct mt_err *err)
 {
     int64_t now = mt_clock_wall_us();
-    int events = batch_gather(b, cmds, n, now, err), sent = 0, r;
+    int events = batch_number(b, cmds, n, now, err), sent = 0, r;
     *ret_events = events;
     if (events <= 0)
         return events;
-    if ((r = mt_pg_pipe_enter(b->pg, err)) < 0 || (r = sent = batch_send_writes(b, b->pg, events, now, err)) < 0)
+    if ((r = mt_pg_pipe_enter(b->pg, err)) < 0 || (r = sent = batch_send_writes(b, b->pg, cmds, n, now, err)) < 0)
         return r;
     b->head += events;
     return has_sides(cmds, n) ? run_sides(b, cmds, n, sent, err) : 0;

@@ -94,10 +94,10 @@ int batch_end_session(const struct mt_pg_conf *conf, const struct session *s, in
 int batch_settle_at(struct batch *b, int64_t head, const uint8_t hash[32], struct mt_err *err);
 /** Fill in the outcome of commands whose batch turned out to be committed. */
 void batch_finish(struct batch *b, struct mt_cmd **cmds, int n);
-/** The parts of the second trip, for ahead.c. gather: ids, replies, chain, arrays; advances b->hash, not b->head; returns the
- * number of events. send: queue the inserts, the views and the records on @pg; returns the statements queued. */
-int batch_gather(struct batch *b, struct mt_cmd **cmds, int n, int64_t now, struct mt_err *err);
-int batch_send_writes(struct batch *b, struct mt_pg *pg, int events, int64_t now, struct mt_err *err);
+/** The parts of the second trip, for ahead.c. number: ids, replies and records; returns the number of events. send: queue on @pg the records,
+ * then the events, chained meanwhile, and the views; advances b->hash, not b->head; returns the statements queued. */
+int batch_number(struct batch *b, struct mt_cmd **cmds, int n, int64_t now, struct mt_err *err);
+int batch_send_writes(struct batch *b, struct mt_pg *pg, struct mt_cmd **cmds, int n, int64_t now, struct mt_err *err);
 extern const struct mt_pg_stmt batch_st_commit;
 
 /* ahead.c: a batch without look-ups on one of two connections, written while the batch before is still being flushed. It
