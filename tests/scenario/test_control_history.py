@@ -10,7 +10,7 @@ from control_kit import case, wait_for
 
 kit.need("control history")
 SEED = int(os.environ.get("MOAT_SEED", random.randrange(1 << 30)))
-STEPS, EVENTS = 24, 100000
+STEPS, EVENTS = 30, 100000
 print("# MOAT_SEED=%d" % SEED, flush=True)
 rnd = random.Random(SEED)
 M = """schema_version = "v1"

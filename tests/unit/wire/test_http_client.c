@@ -171,7 +171,7 @@ static void silence_ends_at_the_deadline_or_by_cancel(void **state)
     struct mt_http_request slow = get;
     slow.timeout_ms = 120000;
     assert_int_equal(mt_http_do(c, &slow, 100, &r, NULL), -MT_E_CANCELLED);
-    assert_true(mt_clock_mono() - began < 60 * MT_NS_PER_S); /* long before its deadline, also on a machine that others have */
+    assert_true(mt_clock_mono() - began < 5 * MT_NS_PER_S); /* long before its deadline, also on a machine that others have */
     (void)pthread_join(t, NULL);
     mt_http_client_free(c);
     finish(&s);
