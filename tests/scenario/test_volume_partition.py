@@ -301,10 +301,13 @@ try:
     @case("it moves to the other machine with all that was written")
     def _():
         global at
+        waits = []
+        gate["fault"] = lambda line: (waits.append(line), "503")[1] if proxy.peer == two.ip and "/c/" in line else None  # the copy is not read yet
         job = migration(two)
-        wait_for("the copy to begin", lambda: w.ok("GET", O + "/migrations/" + job).get("phase") == "precopy", 30)
+        wait_for("the copy to be in the store, and asked for there", lambda: waits, 60)
         words.append("meanwhile")
         write(one, at, "meanwhile", words)
+        gate["fault"] = None
         m = of(job, status="succeeded")
         print("# stood still for %d ms" % m["downtime_ms"], flush=True)
         at = serving(two)
