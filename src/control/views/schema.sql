@@ -203,7 +203,7 @@ CREATE TABLE deploys_view (
   updated_at           timestamptz NOT NULL,
   resource_version     bigint NOT NULL,
   last_event_id        bigint NOT NULL
-) WITH (fillfactor = 70);
+) WITH (fillfactor = 50);
 CREATE INDEX deploys_view_env ON deploys_view (env_id, deploy_id);
 -- Not by status: a deploy that goes from queued to rolling keeps its index entries.
 CREATE INDEX deploys_view_open ON deploys_view (env_id) WHERE finished_at IS NULL;
