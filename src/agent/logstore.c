@@ -25,6 +25,8 @@
 #define REST_MAX (FIXED_LEN + MT_LOG_LINE_MAX)
 #define RATE_BYTES_PER_S (1LL << 20)
 #define BURST_BYTES (8LL << 20)
+#define SEGMENT_WHOLE (MT_LOG_SEGMENT_BYTES + FRAME_LEN + REST_MAX) /* the last record may begin at its last byte */
+#define ANY_AGE_DAYS 36500
 #define BOOTS_FILE "attempts"
 #define BOOT_LEN 16    /* boot, crc32c, first sequence number */
 #define BOOTS_MAX 4096 /* entries that are looked at, the newest */
@@ -34,6 +36,7 @@ struct mt_log_store {
     int fd;
     uint64_t next_seq;
     off_t size; /* of the open segment */
+    uint64_t max_bytes; /* of all segments; 0: none is said */
     uint32_t last_boot;
     uint64_t last_guest_seq;
     uint32_t noted_boot; /* the newest attempt in the file of attempts; 0 none */
@@ -210,6 +213,8 @@ static int note_attempt(struct mt_log_store *s, uint32_t boot, struct mt_err *er
 
 /* ---- appending --------------------------------------------------------------------------- */
 
+static void retain_instance(const char *dir, uint64_t days, uint64_t max_bytes, int64_t now_us);
+
 static int new_segment(struct mt_log_store *s, struct mt_err *err)
 {
     char path[PATH_MAX];
@@ -228,6 +233,9 @@ static int new_segment(struct mt_log_store *s, struct mt_err *err)
     if (write(s->fd, head, HEAD_LEN) != HEAD_LEN)
         return MT_FAIL_ERRNO(err, MT_E_IO, "write log segment '%s'", path);
     s->size = HEAD_LEN;
+    /* a flood fills a segment in seconds, and retention looks once an hour: room for this one is made now */
+    if (s->max_bytes)
+        retain_instance(s->dir, ANY_AGE_DAYS, s->max_bytes - SEGMENT_WHOLE, mt_clock_wall_us());
     return 0;
 }
 
@@ -301,6 +309,11 @@ void mt_log_store_close(struct mt_log_store *s)
         return;
     mt_closep(&s->fd);
     free(s);
+}
+
+void mt_log_store_bound(struct mt_log_store *s, uint64_t bytes)
+{
+    s->max_bytes = bytes > 2 * (uint64_t)SEGMENT_WHOLE ? bytes : 2 * (uint64_t)SEGMENT_WHOLE;
 }
 
 uint64_t mt_log_next_seq(const struct mt_log_store *s)

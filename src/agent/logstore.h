@@ -45,6 +45,8 @@ struct mt_log_store;
 int mt_log_store_open(const char *logs_dir, const char *env_id, const char *instance_id, struct mt_log_store **ret,
                       struct mt_err *err);
 void mt_log_store_close(struct mt_log_store *s);
+/** Oldest segments go as soon as a new one begins, so that all of the instance's stay within @bytes (at least two segments). Not said: no bound but mt_log_retain's. */
+void mt_log_store_bound(struct mt_log_store *s, uint64_t bytes);
 
 /**
  * Append. @r->seq is ignored: the store gives the number (returned in *@ret_seq, 0 when the record was

@@ -579,6 +579,8 @@ void mt_inst_live(struct mt_inst *in, bool adopted)
         in->console_src = mt_loop_fd(loop, "vm.console", in->run.console_fd, EPOLLIN, on_console, in, &err);
     if (!in->log && mt_log_store_open(in->a->conf.logs_dir, in->st.env_id, in->st.instance_id, &in->log, &err) < 0)
         mt_log(MT_WARN, "log.open_failed", KV("instance_id", in->st.instance_id), KV_ERR(&err));
+    if (in->log)
+        mt_log_store_bound(in->log, in->a->conf.log_max_bytes);
     if (in->log && !in->source && in->spec) {
         const char *const ids[MT_LOGFWD_IDS] = {in->spec->org_id, in->spec->app_id, in->st.env_id, in->spec->process_type, in->st.instance_id};
         in->source = mt_forward_hold(in->a->forward, ids, mt_log_next_seq(in->log) - 1);

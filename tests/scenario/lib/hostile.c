@@ -2,6 +2,7 @@
 /* A tenant's program that attacks its host from inside the VM as root; static. What it sees goes to stdout, one `mad ...` line each.
  *   spy PEER NODE HOSTPORT REGPORT VICTIMPORT   tries the network: other VMs, the host, sources that are not its own
  *   mad OTHER_INSTANCE SECONDS                  attacks the vsock ports, then floods its logs
+ *   spam SECONDS PERCENT                        serial line, logs and vsock, for long, with so much of its processor
  *   immortal                                    told to stop, says again and again that it has ended, and does not */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -259,6 +260,105 @@ static void flood(double seconds)
     }
 }
 
+/* Share of this machine's time since @t0, @busy0 in which its processor was not idle; at the first call (t0 0) both are set. */
+static double busy_share(double *t0, double *busy0)
+{
+    char text[512] = "";
+    unsigned long long v[8] = {0};
+    int fd = open("/proc/stat", O_RDONLY);
+    if (fd < 0 || read(fd, text, sizeof text - 1) <= 0)
+        _exit(3);
+    close(fd);
+    if (sscanf(text, "cpu %llu %llu %llu %llu %llu %llu %llu %llu", v, v + 1, v + 2, v + 3, v + 4, v + 5, v + 6, v + 7) != 8)
+        _exit(3);
+    double busy = (double)(v[0] + v[1] + v[2] + v[5] + v[6] + v[7]) / (double)sysconf(_SC_CLK_TCK);
+    if (*t0 == 0) {
+        *t0 = now();
+        *busy0 = busy;
+        return 0;
+    }
+    return (busy - *busy0) / (now() - *t0 + 0.001);
+}
+
+/* One rule of the control channel is broken, each time another. */
+static void break_a_rule(unsigned n)
+{
+    static char junk[70000];
+    int s = vs(2, 5161);
+    if (s < 0)
+        return;
+    switch (n % 4) {
+    case 0: /* a line that does not end */
+        memset(junk, 'a', sizeof junk);
+        (void)send(s, junk, sizeof junk, MSG_NOSIGNAL);
+        break;
+    case 1: /* none of the language */
+        (void)send(s, "{\"v\":1,\"v\":2}\n", 16, MSG_NOSIGNAL);
+        break;
+    case 2: /* another's name */
+        say_hello(s, "inst_00000000000000000000000000", "running", 1);
+        break;
+    case 3: /* too many that are right */
+        say_hello(s, instance, "running", 1);
+        for (unsigned i = 2; i < 100; i++)
+            dprintf(s, "{\"v\":1,\"type\":\"pong\",\"seq\":%u,\"t\":1}\n", i);
+        break;
+    }
+    usleep(200000); /* it is read before it is hung up */
+    close(s);
+}
+
+/* Every ten seconds anew: its lines go out through PID 1 for six, it takes PID 1's connection for gaps of its own making for two, then it connects
+ * as fast as it can; twice it breaks a rule of the control channel, between which PID 1 finds back and answers. The serial line all the time. */
+static void spam(double seconds, double percent)
+{
+    static char lines[65536], serial[2048], gaps[30 * 200];
+    double t0 = 0, busy0 = 0, began = now();
+    unsigned broken = 0;
+    int log = -1, tty = open("/dev/ttyS0", O_WRONLY | O_NOCTTY);
+
+    for (size_t i = 0; i < sizeof lines; i++)
+        lines[i] = i % 1000 == 999 ? '\n' : (char)('a' + i % 26);
+    for (size_t i = 0; i < sizeof serial; i++)
+        serial[i] = "serial\n"[i % 7];
+    (void)busy_share(&t0, &busy0);
+    while (now() - began < seconds) {
+        double t = now() - began;
+        int phase = (int)t % 10;
+        if (tty < 0 || write(tty, serial, sizeof serial) < 0 || write(STDOUT_FILENO, lines, sizeof lines) < 0)
+            _exit(4);
+        if (broken <= (unsigned)(t / 5))
+            break_a_rule(broken++);
+        if (phase == 6 || phase == 7) {
+            if (log < 0)
+                log = vs(2, 5163);
+            for (int i = 0; i < 200; i++) {
+                unsigned char *r = (unsigned char *)gaps + (size_t)i * 30;
+                put_be(r, 26, 4);
+                r[4] = 3;
+                r[5] = 2;
+                put_be(r + 6, 0, 8); /* no number, or those of PID 1 would be old ones from here on */
+                put_be(r + 14, 1, 8);
+                put_be(r + 22, 1, 8);
+            }
+            if (log >= 0 && send(log, gaps, sizeof gaps, MSG_NOSIGNAL) <= 0) {
+                close(log);
+                log = -1;
+            }
+        } else if (log >= 0) {
+            close(log);
+            log = -1;
+        }
+        for (int i = 0; phase == 8 && i < 20; i++)
+            close(vs(2, i % 2 ? 5161 : 5163));
+        while (busy_share(&t0, &busy0) * 100 > percent)
+            usleep(20000);
+    }
+    close(log);
+    sleep(5);
+    printf("\nmad spam over\n"); /* the last of the flood has no line end */
+}
+
 /* ---- network ---- */
 
 static const char *tcp(const char *to, int port)
@@ -381,6 +481,8 @@ int main(int argc, char **argv)
         many();
         sleep(3); /* what was said so far can still be read */
         flood(atof(argv[3]));
+    } else if (argc == 4 && !strcmp(argv[1], "spam")) {
+        spam(atof(argv[2]), atof(argv[3]));
     } else if (argc == 2 && !strcmp(argv[1], "immortal")) {
         static char heard[4096];
         printf("mad immortal\n");

@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "os/file.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -159,6 +160,50 @@ static void a_flood_is_cut_and_says_so(void **s)
     free(big);
 }
 
+static uint64_t bytes_kept(void)
+{
+    char path[600];
+    uint64_t n = 0;
+    struct stat sb;
+    (void)snprintf(path, sizeof path, "%s/" ENV "/" INST, dir);
+    DIR *d = opendir(path);
+    assert_non_null(d);
+    for (struct dirent *e; (e = readdir(d));) {
+        if (strlen(e->d_name) == 24 && fstatat(dirfd(d), e->d_name, &sb, 0) == 0)
+            n += (uint64_t)sb.st_size;
+    }
+    (void)closedir(d);
+    return n;
+}
+
+static void a_flood_stays_within_its_bytes_between_two_looks(void **s)
+{
+    (void)s;
+    enum { BOUND = 20 << 20 };
+    struct mt_log_store *st = open_store();
+    struct mt_log_reader *r = NULL;
+    struct mt_log_record rec;
+    struct mt_err err = {0};
+    char *big = malloc(16001);
+    uint64_t last = 0, most = 0;
+    memset(big, 'x', 16000);
+    big[16000] = '\0';
+    mt_log_store_bound(st, BOUND);
+    for (uint64_t i = 1; i <= 4000; i++) { /* 64 MB in 64 s, which is what may be written */
+        last = put(st, big, 1, i, (int64_t)i * 16 * MT_NS_PER_MS);
+        assert_int_equal(last, i);
+        if (i % 20 == 0 && bytes_kept() > most)
+            most = bytes_kept();
+    }
+    assert_true(most <= BOUND && most > BOUND - (9 << 20));
+    assert_int_equal(mt_log_reader_open(dir, INST, last - 1, &r, &err), 0); /* the newest is what stays */
+    assert_int_equal(mt_log_reader_next(r, &rec, &err), 1);
+    assert_int_equal(rec.seq, last);
+    mt_log_reader_close(r);
+    mt_log_store_close(st);
+    free(big);
+}
+
 static void made_up_gaps_are_cut_too(void **s)
 {
     (void)s;
@@ -254,6 +299,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_torn_record_is_cut_and_numbers_go_on, setup, teardown),
         cmocka_unit_test_setup_teardown(segments_follow_each_other, setup, teardown),
         cmocka_unit_test_setup_teardown(a_flood_is_cut_and_says_so, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_flood_stays_within_its_bytes_between_two_looks, setup, teardown),
         cmocka_unit_test_setup_teardown(made_up_gaps_are_cut_too, setup, teardown),
         cmocka_unit_test_setup_teardown(what_may_not_be_written_is_counted_and_told_later, setup, teardown),
         cmocka_unit_test_setup_teardown(attempts_are_found_again, setup, teardown),
