@@ -121,6 +121,8 @@ def flood(w):
     want(FLOOD < 300 or slope <= GROWTH_KIB_A_MINUTE, "%+.1f KiB a minute: %s" % (slope, [round(x, 1) for x in own]))
     want(watch.fds_most <= seen[0][2] + MORE_FDS, "%d descriptors, before %d" % (watch.fds_most, seen[0][2]))
     want(watch.logs_most <= LOG_MAX + (1 << 20), "%d KiB of logs" % (watch.logs_most >> 10))
+    ring = os.path.getsize(os.path.join(w.dir, "agent/instances", i, "console.ring"))
+    want(65536 <= ring < 66000, "%d bytes of the serial line" % ring)  # runtime.md §20: 64 KiB of each of two attempts
     want(watch.state_most < 1 << 20, "%d KiB of state" % (watch.state_most >> 10))
     want(agent_log < 65536 + FLOOD * 100, "the agent's own log grew by %d bytes" % agent_log)
     print("  %s" % last, flush=True)

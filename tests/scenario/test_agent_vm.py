@@ -208,6 +208,8 @@ class Suite:
         r = self.c.wait_status(i, "booting", 40, status_detail="backoff")
         want(r["exit_code"] == 5 and r["reason_code"] == "workload_exited" and r["next_retry_at"] and r["restart_count"] == 1, r)
         kit.wait_for("second attempt", lambda: self.w.describe(i)["boot_seq"] >= 2, 15)
+        # the serial lines of both attempts are there, each in its ring
+        kit.wait_for("the second kernel's first lines", lambda: {x["attempt"] for x in self.w.ask({"op": "console", "instance_id": i})} == {"previous", "latest"}, 30)
         self.gone(i)
 
     def out_of_memory(self):

@@ -283,6 +283,27 @@ def resumed():
     want(layer, "")
 
 
+def trickling():
+    """A registry that gives little by little never ends a pull by silence: the limits of one layer and of the whole do, and what came is the begin of the next pull."""
+    layer = json.load(open(source.path + "/blobs/sha256/" + amd[7:]))["layers"][1]["digest"]
+    proxy = Proxy(registry.host)
+    proxy.slow = 0.25  # 12 s for the large layer, 2 s for each of the others
+    try:
+        for limits, name in (("6 60", "layer_deadline"), ("60 3", "total_deadline")):
+            s, began = fresh(), time.monotonic()
+            a = tool(s, proxy.host, "--limits", *limits.split(), "ensure", repo(proxy.host), amd, "amd64")
+            failure(a, "image_pull_timeout", name)
+            took, least = time.monotonic() - began, min(int(x) for x in limits.split())
+            want(took >= least, "%s after %.1f s" % (name, took))
+            want(0 < os.path.getsize(s + "/tmp/fetch/" + layer[7:] + ".part") < 3000000, "no begin of the layer is kept")
+        proxy.slow = 0
+        proxy.seen.clear()
+        a = tool(s, proxy.host, "ensure", repo(proxy.host), amd, "amd64")
+        want(a[0]["ok"] and any(r and int(r[6:].rstrip("-")) > 0 for r in proxy.asked(layer)), (a, proxy.seen))
+    finally:
+        proxy.stop()
+
+
 def registry_killed():
     """The registry dies in mid-pull and comes back: the same pull ends well. It stays away: the next pull resumes the part."""
     layer = json.load(open(source.path + "/blobs/sha256/" + amd[7:]))["layers"][1]["digest"]
@@ -638,6 +659,7 @@ CASES = [("a tag resolves to digest, platform and config", resolve_tag), ("an in
          ("each blob is downloaded once", one_download), ("zstd and gzip layers in one image", zstd_and_gzip),
          ("two stores build identical bytes", identical), ("bad images are refused with the right reason", bad_images),
          ("corrupted bytes are found and not kept", corrupted), ("a broken download resumes with Range", resumed),
+         ("a registry that trickles meets the limits of a layer and of the whole", trickling),
          ("agent and registry killed in mid-pull: the next pull resumes", registry_killed), ("a cancelled pull ends at once", cancelled),
          ("moat-fetch is confined while it reads", confined),
          ("a bearer token is fetched once and never stored", token), ("redirects to inside addresses are refused", redirects),

@@ -3,7 +3,7 @@
  * image-tool: the agent's image store on the command line, for the scenario tests and the bench. Prints one JSON line per
  * result. Not installed.
  *
- *   image-tool DIR FETCH UNPACK [--local HOST:PORT] [--cgroup PARENT] COMMAND...
+ *   image-tool DIR FETCH UNPACK [--local HOST:PORT] [--cgroup PARENT] [--limits LAYER_S TOTAL_S] COMMAND...
  *     ensure REPOSITORY DIGEST ARCH [CALLERS [CANCEL_AFTER_MS]]   CALLERS threads ask at once, all are cancelled after a while
  *     gc NOW_S BUDGET                                             open, collect garbage, print what went
  *     verify                                                      hash one disk
@@ -116,6 +116,13 @@ int main(int argc, char **argv)
         local[0] = argv[1];
         argv += 2;
         argc -= 2;
+    }
+    uint64_t layer_s = 0, total_s = 0; /* --limits LAYER TOTAL, seconds */
+    if (argc > 3 && MT_STREQ(argv[0], "--limits") && mt_parse_u64(argv[1], 1, 3600, &layer_s, NULL) == 0 && mt_parse_u64(argv[2], 1, 14400, &total_s, NULL) == 0) {
+        conf.layer_timeout_s = (uint32_t)layer_s;
+        conf.total_timeout_s = (uint32_t)total_s;
+        argv += 3;
+        argc -= 3;
     }
     if (argc > 2 && MT_STREQ(argv[0], "--cgroup")) {
         conf.cgroup_parent = argv[1];
