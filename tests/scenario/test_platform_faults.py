@@ -102,7 +102,7 @@ def main():
 
     def guest_oom():
         image = p.push_app("hog", cmd=["hog", "400"])
-        code, out, err = p.cli("deploy", "-f", "-", "--confirm-no-secrets", "--wait", stdin=manifest("hog", image, memory="96Mi"), want=8, timeout=600)
+        code, out, err = p.cli("deploy", "-f", "-", "--confirm-no-secrets", "--wait", stdin=manifest("hog", image, memory="96Mi"), want=8, timeout=400)
         seen = err + reasons(p, "hog")
         check("oom_killed" in seen, seen[-800:])
 

@@ -254,7 +254,11 @@ class Platform:
     # -- the CLI ---------------------------------------------------------------------------------------------------------------
     def cli(self, *args, timeout=300, want=0, stdin=None):
         """Run a command; (exit code, stdout, stderr). want: the exit code that is right, None for any. @timeout is of the wall's clock, and no claim."""
-        p = subprocess.run([f"{BIN}/moat", *args], capture_output=True, text=True, timeout=timeout, env=self.env, input=stdin, cwd=self.work)
+        try:
+            p = subprocess.run([f"{BIN}/moat", *args], capture_output=True, text=True, timeout=timeout, env=self.env, input=stdin, cwd=self.work)
+        except subprocess.TimeoutExpired as e:
+            said = b"\n".join(x[-1200:] for x in (e.stdout, e.stderr) if x).decode(errors="replace")
+            raise Failed(f"moat {' '.join(args)}: goes on after {timeout} s; it said: {said}") from None
         if want is not None and p.returncode != want:
             raise Failed(f"moat {' '.join(args)}: exit {p.returncode}, not {want}\n{p.stdout[-800:]}\n{p.stderr[-1200:]}")
         return p.returncode, p.stdout, p.stderr
