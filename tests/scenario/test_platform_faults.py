@@ -81,9 +81,12 @@ def main():
         check(any(i["status"] == "ready" for i in p.instances("deaf")), "the old release does not serve any more")
         p.cli("scale", "web=0", "--app", "deaf")
 
+    # what nobody answers for is never ready: on a slow machine a workload may need longer to its end than one without a check has to live
+    unanswered = 'type = "tcp"\nport = "main"\ninterval_seconds = 1\ntimeout_seconds = 1\ngrace_period_seconds = 60'
+
     def exits_at_once():
         image = p.push_app("exiter", cmd=["exit", "42"])
-        code, out, err = p.cli("deploy", "-f", "-", "--confirm-no-secrets", "--wait", stdin=manifest("exiter", image), want=8, timeout=600)
+        code, out, err = p.cli("deploy", "-f", "-", "--confirm-no-secrets", "--wait", stdin=manifest("exiter", image, port=8080, health=unanswered), want=8, timeout=600)
         seen = err + reasons(p, "exiter")
         check("42" in seen and "workload_exited" in seen, seen[-600:])
         check("about to exit with 42" in err, f"the last lines are not shown: {err[-600:]}")
@@ -95,14 +98,14 @@ def main():
             end = next(e["event_id"] for e in told if e["event_type"] == "deploy.status_changed" and e["payload"].get("status") == "failed")
             return len({e["payload"].get("boot_id") for e in told if e["event_id"] < end and e["payload"].get("reason_code") == "workload_exited"})
         first = attempts()
-        p.cli("deploy", "-f", "-", "--confirm-no-secrets", "--wait", stdin=manifest("exiter", image), want=8, timeout=600)
+        p.cli("deploy", "-f", "-", "--confirm-no-secrets", "--wait", stdin=manifest("exiter", image, port=8080, health=unanswered), want=8, timeout=600)
         # three are the rule (MT_ROLL_ATTEMPTS); on a full machine a fourth may be told before the third has been judged, of either deploy
         second = attempts()
         check(first >= 3 and second >= 3, f"{first} attempts, then {second}")
 
     def guest_oom():
         image = p.push_app("hog", cmd=["hog", "400"])
-        code, out, err = p.cli("deploy", "-f", "-", "--confirm-no-secrets", "--wait", stdin=manifest("hog", image, memory="96Mi"), want=8, timeout=400)
+        code, out, err = p.cli("deploy", "-f", "-", "--confirm-no-secrets", "--wait", stdin=manifest("hog", image, port=8080, health=unanswered, memory="96Mi"), want=8, timeout=400)
         seen = err + reasons(p, "hog")
         check("oom_killed" in seen, seen[-800:])
 
