@@ -57,18 +57,22 @@ static const struct mt_pg_stmt groups = {
 static const struct mt_pg_stmt release = {"pass_release",
                                           "SELECT " MT_RELEASE_COLUMNS " FROM releases_view r WHERE r.release_id = $1"};
 
+/* What ended the last attempt. The wait of a crash loop has a code of its own and says in its detail which one that was: the platform's are nobody's fault. */
+#define ENDED_BY(code, detail) "CASE WHEN " code " = 'crash_loop_backoff' THEN " detail " ELSE " code " END"
+
 static const struct mt_pg_stmt instances = {
     "pass_instances",
     "SELECT process_type, instance_id, node_id, release_id, spec_hash, cpu_millis, memory_bytes, disk_bytes, desired_state,"
-    " desired_reason, status, reason_code, ready_at IS NOT NULL, last_transition_at, desired_changed_at,"
+    " desired_reason, status, " ENDED_BY("reason_code", "reason_detail") ", status = 'failed' AND reason_code = 'crash_loop_backoff',"
+    " ready_at IS NOT NULL, last_transition_at, desired_changed_at,"
     " coalesce(drain_delay_seconds, $2), coalesce(grace_seconds, 10), image_digest, arch,"
     " overlay_ipv6, secret_version_id, resource_version, restart_requested FROM instances_view"
     " WHERE env_id = $1 AND released_at IS NULL AND (status <> 'stopped' OR desired_state = 'running')"
     " ORDER BY process_type COLLATE \"C\", instance_id COLLATE \"C\""};
 
 /* Its columns: there are thousands of rows, too many to look names up. */
-enum { I_TYPE = 0, I_ID, I_NODE, I_RELEASE, I_SPEC, I_CPU, I_MEMORY, I_DISK, I_DESIRED, I_DESIRED_REASON, I_STATUS, I_CODE, I_EVER_READY,
-       I_TRANSITION_AT, I_DESIRED_AT, I_DRAIN_DELAY, I_GRACE, I_DIGEST, I_ARCH, I_ADDRESS, I_SECRET, I_VERSION, I_RESTART };
+enum { I_TYPE = 0, I_ID, I_NODE, I_RELEASE, I_SPEC, I_CPU, I_MEMORY, I_DISK, I_DESIRED, I_DESIRED_REASON, I_STATUS, I_CODE, I_RETRY,
+       I_EVER_READY, I_TRANSITION_AT, I_DESIRED_AT, I_DRAIN_DELAY, I_GRACE, I_DIGEST, I_ARCH, I_ADDRESS, I_SECRET, I_VERSION, I_RESTART };
 
 /* What an environment has lived through before is not read: the index of its events is entered at the first one that may count. The minute
  * more is for clocks that were set back. */
@@ -80,7 +84,8 @@ static const struct mt_pg_stmt attempts = {
     "WITH bad AS MATERIALIZED (SELECT DISTINCT e.aggregate_id FROM " OF_LATELY " WHERE e.event_type = 'instance.status_changed'"
     "  AND " LATELY " AND e.payload->>'reason_code' IS NOT NULL"
     "  AND e.payload->>'status' IN ('booting', 'starting', 'failed', 'stopped'))"
-    " SELECT e.event_id, e.aggregate_id, e.occurred_at, e.payload->>'status' AS status, e.payload->>'reason_code' AS code,"
+    " SELECT e.event_id, e.aggregate_id, e.occurred_at, e.payload->>'status' AS status, "
+    ENDED_BY("e.payload->>'reason_code'", "e.payload->>'reason_detail'") " AS code,"
     " e.payload->>'reason_detail' AS detail, coalesce(e.payload->>'boot_id', '') || '/' || (e.payload->>'restart_count') AS boot,"
     " i.process_type, i.spec_hash FROM " OF_LATELY " JOIN instances_view i ON i.instance_id = e.aggregate_id"
     " JOIN bad b ON b.aggregate_id = e.aggregate_id"
@@ -503,6 +508,7 @@ static int put_instance(struct mt_pass *p, struct mt_roll_instance *in, struct m
         .stop_reason = reason ? mt_reason_from_code(reason) : MT_REASON_NONE,
         .reason_code = code ? mt_arena_strdup(&p->arena, code) : NULL,
         .ever_ready = mt_pg_bool(r, i, I_EVER_READY),
+        .retry_pending = mt_pg_bool(r, i, I_RETRY),
         .restart_requested = mt_pg_bool(r, i, I_RESTART),
         .drain_delay_seconds = (uint32_t)mt_pg_i64_or(r, i, I_DRAIN_DELAY, 0),
         .stop_grace_seconds = (uint32_t)mt_pg_i64_or(r, i, I_GRACE, 0),
@@ -510,7 +516,6 @@ static int put_instance(struct mt_pass *p, struct mt_roll_instance *in, struct m
     if (!mt_desired_state_parse(mt_pg_text(r, i, I_DESIRED), &in->desired) || !mt_instance_status_parse(mt_pg_text(r, i, I_STATUS), &in->status))
         return MT_FAIL(err, MT_E_CORRUPT, "instance %s has an unknown state", in->instance_id);
     int64_t since_ms = mt_pg_time_or(r, i, I_TRANSITION_AT, 0) / 1000;
-    in->retry_pending = in->status == MT_STATUS_FAILED && code && MT_STREQ(code, "crash_loop_backoff");
     in->ready_since_ms = in->status == MT_STATUS_READY ? since_ms : 0;
     in->changed_at_ms = in->desired == MT_DESIRED_RUNNING ? since_ms : mt_pg_time_or(r, i, I_DESIRED_AT, 0) / 1000;
     /* A replacement from the spec it had can run where it runs now. */

@@ -431,6 +431,11 @@ class Agent(threading.Thread):
                     for n in range(3):
                         self.report(i, "booting", status_detail="backoff", boot_id="boot_%s%d" % (i[5:-1], n), restart_count=n + 1,
                                     reason_code="workload_exited", exit_code=3)
+                elif what.startswith("loop "):  # ready for a moment, then one crash after the other, all by that code
+                    self.report(i, "booting", status_detail="booting_vm", boot_id=boot)
+                    self.report(i, "ready", boot_id=boot)
+                    self.report(i, "failed", status_detail="backoff", boot_id=boot, restart_count=5, reason_code="crash_loop_backoff",
+                                reason_detail=what[5:], exit_code=3)
                 elif what == "hang":
                     self.report(i, "starting", boot_id=boot)
             elif want == "draining" and i not in self.plan_at and have is None:

@@ -210,6 +210,7 @@ try:
 
     @case("a failing release is held, says why, and the old one keeps serving")
     def _():
+        global rel3
         # with two servers the drain delay of the release before runs its course: its instance may still be listed
         before = wait_for("one backend alone", lambda: (lambda ids: ids if len(ids) == 1 else None)(
             [b["instance_id"] for b in list(w.edge_config()["backends"].values())[0]]), 20)
@@ -232,6 +233,22 @@ try:
         time.sleep(0.3)
         after = [b["instance_id"] for b in list(w.edge_config()["backends"].values())[0]]
         assert after == before, (before, after)
+
+    @case("one that was ready for a moment and crashes ever since is held at once; what the platform ended is waited for")
+    def _():
+        before = [b["instance_id"] for b in list(w.edge_config()["backends"].values())[0]]
+        w.agent.behave = lambda a: "loop boot_timeout" if a["workload"]["image"]["resolved_digest"] == D3 else "ready"
+        d = w.ok("POST", E + "/deploys", {"release_id": rel3["id"]})
+        inst = wait_for("the crash loop", lambda: [i for i in w.ok("GET", E + "/instances?status=failed")["items"] if i["release_id"] == rel3["id"]])[0]
+        time.sleep(3)  # longer than what is ready has to stay it
+        assert w.ok("GET", E + "/deploys/" + d["id"])["status"] == "rolling"
+        again = {"boot_id": "boot_%s1" % inst["id"][5:-1], "restart_count": 6}
+        w.agent.report(inst["id"], "ready", **again)
+        w.agent.report(inst["id"], "failed", status_detail="backoff", reason_code="crash_loop_backoff", reason_detail="workload_exited", exit_code=3, **again)
+        d = wait_for("the hold", lambda: (lambda x: x if x["status"] == "failed" else None)(w.ok("GET", E + "/deploys/" + d["id"])))
+        assert d["failed_reason"] == "workload_exited" and "was ready once and crashes again and again: workload_exited" in d["message"], d
+        wait_for("it to be stopped", lambda: w.ok("GET", E + "/instances/" + inst["id"])["status"] == "stopped")
+        assert [b["instance_id"] for b in list(w.edge_config()["backends"].values())[0]] == before
 
     @case("rollback goes to the newest release that succeeded")
     def _():

@@ -268,16 +268,43 @@ static unsigned failed_attempts(struct mt_step *s)
     return n;
 }
 
-/* An instance of the target that failed for good before it was ever ready: no further attempt will come. */
-static const struct mt_roll_instance *given_up(const struct mt_step *s)
+/*
+ * An instance of the target that its workload ended for good, or one in a crash loop although it was ready once: what it does after that
+ * are no attempts that "ended before their first ready", and without this the deploy would wait for its deadline. (One in a crash loop that
+ * was never ready: three of its attempts have been counted by then.)
+ */
+static bool given_up(const struct mt_step_inst *in)
 {
-    for (size_t k = 0; k < s->n; k++) {
-        const struct mt_roll_instance *i = s->in[k].i;
-        if (s->in[k].live && s->in[k].matching && i->status == MT_STATUS_FAILED && !i->retry_pending && !i->ever_ready &&
-            blames_workload(i->reason_code))
-            return i;
-    }
+    const struct mt_roll_instance *i = in->i;
+
+    return in->live && in->matching && i->status == MT_STATUS_FAILED && (!i->retry_pending || i->ever_ready) && blames_workload(i->reason_code);
+}
+
+static const struct mt_roll_instance *first_given_up(const struct mt_step *s)
+{
+    for (size_t k = 0; k < s->n; k++)
+        if (given_up(&s->in[k]))
+            return s->in[k].i;
     return NULL;
+}
+
+/* Why the group is held, for machines and for people: by @failed attempts, or by what became of @final. */
+static void say_held(struct mt_step *s, unsigned failed, const struct mt_roll_instance *final)
+{
+    const struct mt_roll_attempt *last = s->r->last_attempt;
+    const char *code, *detail = last ? last->reason_detail : NULL;
+
+    if (final && final->ever_ready && failed < MT_ROLL_ATTEMPTS) {
+        s->r->held_reason = code = final->reason_code;
+        (void)snprintf(s->r->detail, sizeof s->r->detail, "%.40s was ready once and %s: %.48s", final->instance_id,
+                       final->retry_pending ? "crashes again and again" : "ended for good", code);
+        return;
+    }
+    s->r->held_reason = code = last ? last->reason_code : final ? final->reason_code : NULL;
+    if (code)
+        (void)snprintf(s->r->detail, sizeof s->r->detail, "%u attempt%s ended before the instance was ready: %.48s%s%.80s%s",
+                       failed ? failed : 1, failed > 1 ? "s" : "", code, detail ? " (" : "", detail ? detail : "",
+                       detail ? ")" : "");
 }
 
 static bool is_held(struct mt_step *s)
@@ -288,9 +315,7 @@ static bool is_held(struct mt_step *s)
         return false;
     bool in_rollout = !same(g->stable_spec, g->target_spec);
     unsigned failed = failed_attempts(s);
-    const struct mt_roll_instance *final = given_up(s);
-    const char *code = s->r->last_attempt ? s->r->last_attempt->reason_code : final ? final->reason_code : NULL;
-    const char *detail = s->r->last_attempt ? s->r->last_attempt->reason_detail : NULL;
+    const struct mt_roll_instance *final = first_given_up(s);
     bool remembered = g->condition == MT_ROLL_HELD && g->held_event > g->command_event && same(g->recorded_target, g->target_spec);
 
     if (remembered && g->recorded_detail && strncmp(g->recorded_detail, MT_ROLL_OPERATOR_HOLD, strlen(MT_ROLL_OPERATOR_HOLD)) == 0) {
@@ -300,11 +325,7 @@ static bool is_held(struct mt_step *s)
     }
     if (!remembered && !(in_rollout && (failed >= MT_ROLL_ATTEMPTS || final)))
         return false;
-    s->r->held_reason = code;
-    if (code)
-        (void)snprintf(s->r->detail, sizeof s->r->detail, "%u attempt%s ended before the instance was ready: %.48s%s%.80s%s",
-                       failed ? failed : 1, failed > 1 ? "s" : "", code, detail ? " (" : "", detail ? detail : "",
-                       detail ? ")" : "");
+    say_held(s, failed, final);
     return true;
 }
 
@@ -345,7 +366,7 @@ static void held(struct mt_step *s)
         struct mt_step_inst *in = &s->in[k];
         if (!in->live || in->leaving)
             continue;
-        if (in->matching && !proven(s) && !in->i->ever_ready && in->i->status != MT_STATUS_READY)
+        if (in->matching && !proven(s) && in->i->status != MT_STATUS_READY && (!in->i->ever_ready || given_up(in)))
             mt_step_act(s, MT_ROLL_STOP, in, s->r->held_by_operator ? MT_REASON_TERMINATED_BY_OPERATOR : MT_REASON_ATTEMPT_FAILED);
         else
             live++;

@@ -39,10 +39,10 @@ struct mt_roll_instance {
     enum mt_desired_state desired;
     enum mt_instance_status status;
     enum mt_reason stop_reason; /* why desired left running; NONE while it is running */
-    const char *reason_code;    /* last reported, or NULL */
+    const char *reason_code;    /* what ended its last attempt (in a crash loop too), or NULL */
     bool ever_ready;
     bool restart_requested;        /* to be replaced by one of the target, although it matches */
-    bool retry_pending;            /* failed, but the agent will try again (next_retry_at is set) */
+    bool retry_pending;            /* failed, but the agent will try again: a crash loop (runtime.md 6) */
     uint32_t consecutive_failures; /* attempts ended without readiness since the last readiness */
     int64_t ready_since_ms;        /* start of the present uninterrupted `ready`, else 0 */
     int64_t changed_at_ms;         /* last change of the desired state, or of the status for `booting` */

@@ -298,6 +298,32 @@ static void a_final_failure_holds_at_once(void **state)
     assert_int_equal(s.r.condition, MT_ROLL_HELD);
 }
 
+static void a_crash_loop_after_readiness_holds_at_once(void **state)
+{
+    (void)state;
+    struct scene s;
+    draw(&s, "rFR", 2);
+    s.in[1].ever_ready = true; /* a second of it, then it crashed */
+    assert_string_equal(step(&s), "!i01"); /* the old one and what is ready of the new serve on */
+    assert_int_equal(s.r.condition, MT_ROLL_HELD);
+    assert_string_equal(s.r.held_reason, "workload_exited");
+    assert_string_equal(s.r.detail, "i01 was ready once and crashes again and again: workload_exited");
+    s.in[1].retry_pending = false;
+    step(&s);
+    assert_string_equal(s.r.detail, "i01 was ready once and ended for good: workload_exited");
+    s.in[1].retry_pending = true;
+    s.in[1].reason_code = "boot_timeout"; /* the platform's */
+    step(&s);
+    assert_int_equal(s.r.condition, MT_ROLL_OK);
+    s.in[1].reason_code = NULL; /* an agent that does not say what ended it */
+    step(&s);
+    assert_int_equal(s.r.condition, MT_ROLL_OK);
+    s.in[1].reason_code = "workload_exited";
+    s.g.stable_spec = "new"; /* rolled out long ago: what crashes now is no rollout's fault */
+    step(&s);
+    assert_int_equal(s.r.condition, MT_ROLL_OK);
+}
+
 static void a_job_that_completed_is_satisfied(void **state)
 {
     (void)state;
@@ -638,6 +664,7 @@ int main(void)
         cmocka_unit_test(a_hold_lasts_until_a_command),
         cmocka_unit_test(an_operators_hold_is_no_failed_attempt),
         cmocka_unit_test(a_final_failure_holds_at_once),
+        cmocka_unit_test(a_crash_loop_after_readiness_holds_at_once),
         cmocka_unit_test(a_job_that_completed_is_satisfied),
         cmocka_unit_test(drain_first_needs_a_place_that_is_large_enough),
         cmocka_unit_test(a_gone_node_is_left_behind),
