@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""moat-backup against object stores of others, with faults between and kills in the middle. COST 57 s, 39 s of processor."""
+"""moat-backup against object stores of others, with faults between and kills in the middle. COST 80 s, 47 s of processor."""
 import base64
 import os
 import random
@@ -59,7 +59,7 @@ def restored(port, n, **more):
 
 
 def wipe(s):
-    shutil.rmtree(s.path("pre"), ignore_errors=True)
+    s.wipe()
 
 
 def whole_way(s, **store):
@@ -257,8 +257,9 @@ def faults(s):
     r = k.backup(dead.port, 2, image, SIZE, store={"tries": 3})
     want(r["error"]["failed_reason"] == "backup_store_unreachable" and r["error"]["detail"] == "http_503" and r["error"]["retryable"], r)
     dead.close()
-    r = k.backup(s.port, 2, image, SIZE, store={"secret_key": "wrong"})
-    want(r["error"]["failed_reason"] == "credentials_invalid" and not r["error"]["retryable"], r)
+    if s.kind == "versitygw":  # moto looks at no signature
+        r = k.backup(s.port, 2, image, SIZE, store={"secret_key": "wrong"})
+        want(r["error"]["failed_reason"] == "credentials_invalid" and not r["error"]["retryable"], r)
     r = k.backup(s.port, 2, image, SIZE, store={"bucket": "no-such-bucket"})
     want(r["error"]["failed_reason"] == "backup_store_unreachable" and r["error"]["detail"] == "bucket_not_found", r)
     want("wrong" not in str(r.lines) and image not in str(r.lines), "no secrets, no paths")
@@ -296,7 +297,7 @@ def kills(s):
     want(k.backup(s.port, 1, image, SIZE, journal=j, kill=("verify", 1)) is None, "verify")
     lost = sorted(p for p in s.objects("pre") if "/c/" in p)[:2]
     for p in lost:
-        os.unlink(s.path(p))
+        s.delete(p)
     again = k.backup(s.port, 1, image, SIZE, journal=j)
     want(again["ok"] and again["chunks_healed"] == 2 and restored(s.port, 1) == bytes_of(image), again)
 
@@ -542,6 +543,8 @@ def main():
             if how:
                 how = dict(how, endpoint="http://localhost:%d" % s.port) if not s.why else how
             case(name, (lambda: s.why) if s.why else (lambda: whole_way(s, **how)))
+        for name, fn in (("faults between us and moto", faults), ("kill -9 at every step, with moto", kills)):
+            case(name, (lambda: moto.why) if moto.why else (lambda: fn(moto)))
         for name, fn in (("faults between us and the store", faults), ("kill -9 at every step", kills), ("kill -9 of the store at every step", store_dies), ("damaged objects", damage),
                          ("a target that holds a snapshot, limits, samples", migration), ("2 TiB within 64 MiB", biggest),
                          ("read, and not kept in memory", passes_by), ("confined, and nothing secret in memory", confined), ("TLS", tls), ("random histories", all_histories)):
