@@ -683,7 +683,11 @@ try:
         p = refused(w.q("POST", L + "/routes", plain), 400, "hostname_invalid")
         assert "too long" in p["detail"], p
 
-    @case("a route with the PROXY header and one without to the same port, asked for at one moment: never both")
+    together = "a route with the PROXY header and one without to the same port, asked for at one moment: never both"
+    if w.bouncer:
+        print("skip - %s: behind a pooler a session's last statement is anybody's, and the case goes by it" % together, flush=True)
+
+    @(case(together) if not w.bouncer else lambda fn: None)
     def _():
         A, E = make("mixed")
         w.ok("POST", E + "/deploys", {"release_id": release(A)["id"]})

@@ -12,6 +12,7 @@ import control_kit as kit
 from control_kit import call, case, wait_for
 
 kit.need("control standby")
+os.environ.pop("MOAT_POOLED", None)  # its poolers are its own
 WRITERS = 8
 
 
