@@ -91,10 +91,8 @@ static int settle_role(struct mt_controller *c, struct mt_err *err)
     struct mt_pg_conf conf = c->ctl->pg_conf;
     conf.took = mt_measure_query;
     conf.took_arg = &c->ctl->measure.db_scheduler;
-    if (!c->pg)
-        rc = mt_pg_connect(&conf, &c->pg, err);
-    else if (!mt_pg_idle_check(c->pg))
-        rc = mt_pg_reset(c->pg, err);
+    if (!c->pg || !mt_pg_idle_check(c->pg))
+        rc = mt_pg_open(&conf, &c->pg, err);
     if (rc == 0)
         rc = mt_pg_grown(c->pg, mt_log_head_get(c->ctl->head), err);
     if (rc < 0)

@@ -224,10 +224,8 @@ static int turn(struct mt_keeper *k, struct mt_err *err)
         (void)verify_audit(k, false, now, err);
     if ((!gc && !projector && !backups) || mt_history_state(k->ctl->history) == MT_RECOVERY_FROZEN)
         return 0;
-    if (!k->pg)
-        rc = mt_pg_connect(&k->ctl->pg_conf, &k->pg, err);
-    else if (!mt_pg_idle_check(k->pg))
-        rc = mt_pg_reset(k->pg, err);
+    if (!k->pg || !mt_pg_idle_check(k->pg))
+        rc = mt_pg_open(&k->ctl->pg_conf, &k->pg, err);
     if (rc == 0 && gc && now >= k->gc_due_ns) {
         k->gc_due_ns = now + GC_RETRY_NS;
         if ((rc = collect(k, err)) == 0 && (rc = sweep(k, gc, now, err)) == 0)

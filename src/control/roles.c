@@ -79,7 +79,8 @@ static void lose_all(struct mt_roles *r, const char *why)
             mt_log(MT_WARN, "role.lost", KV("role", roles[i].name), KV("lease_epoch", had), KV("why", why));
         any |= had != 0;
     }
-    mt_pg_freep(&r->pg); /* and with it the locks */
+    if (r->pg && mt_pg_alive(r->pg))
+        mt_pg_freep(&r->pg); /* and with it the locks */
     if (any)
         r->changed(r->arg);
 }
@@ -151,9 +152,9 @@ static int turn(struct mt_roles *r, struct mt_err *err)
     int rc = 0;
     pc.application_name = "moat-control roles";
     pc.call_timeout_ms = CALL_MS;
-    if (r->pg && !mt_pg_idle_check(r->pg))
+    if (r->pg && mt_pg_alive(r->pg) && !mt_pg_idle_check(r->pg))
         lose_all(r, "connection lost");
-    if (!r->pg && (rc = mt_pg_connect(&pc, &r->pg, err)) < 0)
+    if ((!r->pg || !mt_pg_alive(r->pg)) && (rc = mt_pg_open(&pc, &r->pg, err)) < 0)
         return rc;
     if (now - r->renewed_ns >= RENEW_NS) {
         if ((rc = renew(r, err)) < 0)

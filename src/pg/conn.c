@@ -58,14 +58,18 @@ int pg_broken(struct mt_pg *pg, const char *doing, struct mt_err *err)
     return MT_FAIL(err, MT_E_UNAVAILABLE, "database: %s: %s", doing, text[0] ? text : "connection lost");
 }
 
-static int wait_socket(struct mt_pg *pg, short events, const char *doing, struct mt_err *err)
+static int late(struct mt_err *err, const char *doing)
+{
+    return MT_FAIL(err, MT_E_TIMEOUT, "database: %s: no answer in time", doing);
+}
+
+/* -MT_E_TIMEOUT: it is as it was. */
+static int poll_socket(struct mt_pg *pg, short events, const char *doing, struct mt_err *err)
 {
     for (;;) {
         int64_t left = pg->deadline_ns - mt_clock_mono();
-        if (left <= 0) {
-            pg_drop(pg);
-            return MT_FAIL(err, MT_E_TIMEOUT, "database: %s: no answer in time", doing);
-        }
+        if (left <= 0)
+            return late(err, doing);
         struct pollfd p = {.fd = PQsocket(pg->conn), .events = events};
         int n = poll(&p, 1, (int)((left + MT_NS_PER_MS - 1) / MT_NS_PER_MS));
         if (n > 0)
@@ -73,6 +77,14 @@ static int wait_socket(struct mt_pg *pg, short events, const char *doing, struct
         if (n < 0 && errno != EINTR)
             return pg_broken(pg, doing, err);
     }
+}
+
+static int wait_socket(struct mt_pg *pg, short events, const char *doing, struct mt_err *err)
+{
+    int r = poll_socket(pg, events, doing, err);
+    if (r == -(int)MT_E_TIMEOUT)
+        pg_drop(pg);
+    return r;
 }
 
 /* By statement and not as options of the start: a pooler in between does not know these. */
@@ -96,22 +108,62 @@ static int begin_session(struct mt_pg *pg, struct mt_err *err)
     return sql.failed ? MT_FAIL(err, MT_E_LIMIT, "database: the session's settings are too long") : mt_pg_exec(pg, mt_buf_cstr(&sql), err);
 }
 
-static int connect_now(struct mt_pg *pg, struct mt_err *err)
+static void drop_half(struct mt_pg *pg)
+{
+    if (pg->half)
+        PQfinish(pg->half);
+    pg->half = NULL;
+}
+
+static int begin_connect(struct mt_pg *pg, PostgresPollingStatusType *ret_st, struct mt_err *err)
 {
     const char *const keys[] = {"dbname", "application_name", "client_encoding", "tcp_user_timeout", NULL};
     const char *const values[] = {pg->conninfo, pg->application_name, "UTF8", "15000", NULL};
-    pg->deadline_ns = mt_clock_mono() + pg->connect_timeout_ms * MT_NS_PER_MS;
+    pg->half_since_ns = mt_clock_mono();
     pg->conn = PQconnectStartParams(keys, values, 1);
     if (!pg->conn)
         return MT_FAIL(err, MT_E_NOMEM, "database: no memory for a connection");
     PQsetNoticeProcessor(pg->conn, on_notice, NULL);
-    PostgresPollingStatusType st = PQstatus(pg->conn) == CONNECTION_BAD ? PGRES_POLLING_FAILED : PGRES_POLLING_WRITING;
+    *ret_st = PQstatus(pg->conn) == CONNECTION_BAD ? PGRES_POLLING_FAILED : PGRES_POLLING_WRITING;
+    return 0;
+}
+
+/* The attempt before, when the server has taken it and was not ready in time, or a new one. A server that is busy with many of them would have nothing but
+ * beginnings to work on if each were given up and begun anew: it would never be through. One that nobody has taken is not gone on with: the address may be
+ * somebody else's by now. */
+static int connect_now(struct mt_pg *pg, struct mt_err *err)
+{
+    int64_t now = mt_clock_mono();
+    PostgresPollingStatusType st = pg->half_state;
+    pg->deadline_ns = now + pg->connect_timeout_ms * MT_NS_PER_MS;
+    if (now - pg->half_since_ns > HALF_MAX_NS)
+        drop_half(pg);
+    bool older = pg->half != NULL;
+    pg->conn = pg->half;
+    pg->half = NULL;
+    if (!older && begin_connect(pg, &st, err) < 0)
+        return -(int)MT_E_UNAVAILABLE;
     while (st != PGRES_POLLING_OK) {
+        if (st == PGRES_POLLING_FAILED && older) { /* by a server that has ended since, say */
+            older = false;
+            pg_drop(pg);
+            if (begin_connect(pg, &st, err) < 0)
+                return -(int)MT_E_UNAVAILABLE;
+            continue;
+        }
         if (st == PGRES_POLLING_FAILED)
             return pg_broken(pg, "connecting", err);
-        /* The socket may be another one after each step; wait_socket asks anew. */
-        if (wait_socket(pg, st == PGRES_POLLING_READING ? POLLIN : POLLOUT, "connecting", err) < 0)
+        /* The socket may be another one after each step; poll_socket asks anew. */
+        int r = poll_socket(pg, st == PGRES_POLLING_READING ? POLLIN : POLLOUT, "connecting", err);
+        if (r == -(int)MT_E_TIMEOUT && PQstatus(pg->conn) != CONNECTION_STARTED) {
+            pg->half = pg->conn;
+            pg->half_state = st;
+            pg->conn = NULL;
+        }
+        if (r < 0) {
+            pg_drop(pg);
             return -(int)MT_E_UNAVAILABLE;
+        }
         st = PQconnectPoll(pg->conn);
     }
     if (PQserverVersion(pg->conn) < 150000) {
@@ -137,7 +189,7 @@ static char *copy_or_null(const char *s, bool *oom)
     return c;
 }
 
-int mt_pg_connect(const struct mt_pg_conf *conf, struct mt_pg **ret_pg, struct mt_err *err)
+static int new_pg(const struct mt_pg_conf *conf, struct mt_pg **ret_pg, struct mt_err *err)
 {
     mt_auto_pg struct mt_pg *pg = calloc(1, sizeof *pg);
     if (!pg)
@@ -155,12 +207,28 @@ int mt_pg_connect(const struct mt_pg_conf *conf, struct mt_pg **ret_pg, struct m
     pg->call_timeout_ms = conf->call_timeout_ms > 0 ? conf->call_timeout_ms : 10000;
     pg->took = conf->took;
     pg->took_arg = conf->took_arg;
-    int r = connect_now(pg, err);
+    *ret_pg = pg;
+    pg = NULL;
+    return 0;
+}
+
+int mt_pg_connect(const struct mt_pg_conf *conf, struct mt_pg **ret_pg, struct mt_err *err)
+{
+    mt_auto_pg struct mt_pg *pg = NULL;
+    int r = new_pg(conf, &pg, err);
+    if (r == 0)
+        r = connect_now(pg, err);
     if (r < 0)
         return r;
     *ret_pg = pg;
     pg = NULL;
     return 0;
+}
+
+int mt_pg_open(const struct mt_pg_conf *conf, struct mt_pg **pg, struct mt_err *err)
+{
+    int r = *pg ? 0 : new_pg(conf, pg, err);
+    return r < 0 ? r : mt_pg_reset(*pg, err);
 }
 
 int mt_pg_another(const struct mt_pg *pg, struct mt_pg **ret_pg, struct mt_err *err)
@@ -210,6 +278,7 @@ void mt_pg_free(struct mt_pg *pg)
         return;
     MT_CHECK(pg, PG_MAGIC);
     pg_drop(pg);
+    drop_half(pg);
     free(pg->ops);
     free(pg->conninfo);
     free(pg->application_name);

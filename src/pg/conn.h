@@ -9,6 +9,7 @@
 #define PG_MAGIC 0x70676d74u
 #define PG_NAMED_MAX 64
 #define STMT_SLOTS 512 /* statements known on one connection, power of two */
+#define HALF_MAX_NS (30 * MT_NS_PER_S) /* an attempt is gone on with for */
 #define PIPE_MIN 256   /* queued operations not yet answered: room at first, power of two */
 #define PIPE_MAX 65536 /* and at most; what would queue more is refused */
 
@@ -29,6 +30,9 @@ struct pipe_op {
 struct mt_pg {
     uint32_t magic;
     PGconn *conn; /* NULL when lost or dropped */
+    PGconn *half; /* an attempt that goes on with the next one, or NULL */
+    PostgresPollingStatusType half_state;
+    int64_t half_since_ns; /* when the last attempt began */
     char *conninfo, *application_name, *role, *options, *shared;
     char named[PG_NAMED_MAX]; /* mt_pg_name */
     bool naming;              /* the open group of statements has begun with it */

@@ -76,6 +76,11 @@ void mt_pg_p_arr_or_null(struct mt_pg_params *p, struct mt_pg_arr *a);
 
 /** Connect, check that the server is version 15 or later, set the role. */
 int mt_pg_connect(const struct mt_pg_conf *conf, struct mt_pg **ret_pg, struct mt_err *err);
+/**
+ * The same for one that is kept, and connected again when it is lost: @pg is made when it is NULL and stays, alive or not. What a server has begun with and
+ * not ended in the time of one call goes on in the next.
+ */
+int mt_pg_open(const struct mt_pg_conf *conf, struct mt_pg **pg, struct mt_err *err);
 /** A second connection with the configuration of @pg, for another thread. */
 int mt_pg_another(const struct mt_pg *pg, struct mt_pg **ret_pg, struct mt_err *err);
 /**
@@ -97,7 +102,7 @@ void mt_pg_freep(struct mt_pg **pg);
 bool mt_pg_alive(const struct mt_pg *pg);
 /** With nothing under way: notice that the server closed the connection. Returns mt_pg_alive. */
 bool mt_pg_idle_check(struct mt_pg *pg);
-/** Connect again with the same configuration. */
+/** Connect again with the same configuration, as mt_pg_open. */
 int mt_pg_reset(struct mt_pg *pg, struct mt_err *err);
 /** Deadline of the following calls, milliseconds each. */
 void mt_pg_timeout(struct mt_pg *pg, int call_timeout_ms);

@@ -126,7 +126,7 @@ static int database(struct mt_api_call *c, struct mt_api_worker *w)
     conf.took = mt_measure_query;
     conf.took_arg = &c->ctl->measure.db_request;
     if (!w->pg || !mt_pg_idle_check(w->pg)) {
-        rc = w->pg ? mt_pg_reset(w->pg, &c->err) : mt_pg_connect(&conf, &w->pg, &c->err);
+        rc = mt_pg_open(&conf, &w->pg, &c->err);
         w->fence[0] = 0; /* a new session sees nothing */
     }
     if (rc == 0)

@@ -142,10 +142,8 @@ static int tick(struct mt_gateway *g, struct mt_err *err)
     bool leads = g->ctl->roles && mt_roles_epoch(g->ctl->roles, MT_LEAD_GC) != 0;
     if (!atomic_load(&g->ctl->ready) || (!leads && mt_gateway_count(g) == 0))
         return 0;
-    if (!g->pg)
-        rc = mt_pg_connect(&g->ctl->pg_conf, &g->pg, err);
-    else if (!mt_pg_idle_check(g->pg))
-        rc = mt_pg_reset(g->pg, err);
+    if (!g->pg || !mt_pg_idle_check(g->pg))
+        rc = mt_pg_open(&g->ctl->pg_conf, &g->pg, err);
     if (rc == 0 && mt_gateway_count(g))
         rc = signs_of_life(g, err);
     return rc == 0 && leads ? end_stale(g, err) : rc;

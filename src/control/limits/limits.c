@@ -328,10 +328,7 @@ static bool connected(struct mt_limits *l, struct mt_pg **pg, struct mt_err *err
 {
     if (*pg && mt_pg_alive(*pg))
         return true;
-    if ((*pg ? mt_pg_reset(*pg, err) : mt_pg_connect(&l->pg_conf, pg, err)) == 0)
-        return true;
-    mt_pg_freep(pg);
-    return false;
+    return mt_pg_open(&l->pg_conf, pg, err) == 0;
 }
 
 static void *limits_main(void *arg)

@@ -213,9 +213,10 @@ static void answer_all(struct mt_appender *ap, struct mt_cmd **cmds, int n, int6
 static int connect_lane(struct mt_appender *ap, int lane, struct mt_err *err)
 {
     struct mt_pg **pg = lane == 0 ? &ap->batch.pg : &ap->batch.second;
-    int r = *pg ? mt_pg_reset(*pg, err) : mt_pg_connect(&ap->pg, pg, err);
-    if (r == 0)
-        r = batch_session(*pg, err);
+    int r = mt_pg_open(&ap->pg, pg, err);
+    if (r < 0)
+        return r; /* it is kept: what the server has begun with goes on */
+    r = batch_session(*pg, err);
     if (r == 0)
         r = batch_who(*pg, &ap->sessions[lane], err);
     if (r == 0 && ap->session_sql)
@@ -224,7 +225,7 @@ static int connect_lane(struct mt_appender *ap, int lane, struct mt_err *err)
     struct mt_history_look look;
     if (r == 0 && ap->history)
         r = mt_history_look(ap->history, *pg, &look, err);
-    if (r < 0 && *pg)
+    if (r < 0)
         mt_pg_freep(pg);
     return r;
 }
@@ -371,15 +372,16 @@ static void run(struct mt_appender *ap, struct mt_cmd **cmds, int n)
 {
     struct mt_err err = {0};
     int64_t begun_at = mt_clock_mono();
-    int r = connected(ap) ? mt_pg_pipe_leave(ap->batch.pg, &err) : -(int)MT_E_UNAVAILABLE;
-    if (!ap->batch.pg || r < 0)
+    bool up = connected(ap);
+    int r = up ? mt_pg_pipe_leave(ap->batch.pg, &err) : -(int)MT_E_UNAVAILABLE;
+    if (r < 0)
         err = ap->away.code ? ap->away : err;
     if (r == 0 && (n = admit(ap, cmds, n)) == 0)
         return;
     if (r == 0)
         r = batch_run(&ap->batch, cmds, n, &err);
     /* An idle connection may have died long ago; nothing was sent under it that could have been committed. */
-    if (r < 0 && ap->batch.pg && !mt_pg_alive(ap->batch.pg) && !ap->batch.committing && err.code == MT_E_UNAVAILABLE &&
+    if (r < 0 && up && ap->batch.pg && !mt_pg_alive(ap->batch.pg) && !ap->batch.committing && err.code == MT_E_UNAVAILABLE &&
         connect_now(ap, &ap->away) == 0) {
         memset(&ap->away, 0, sizeof ap->away);
         ap->own.reconnects++;

@@ -55,9 +55,7 @@ static const struct mt_pg_stmt wanted = {
 
 static int connect_pg(struct mt_publisher *p, struct mt_err *err)
 {
-    if (!p->pg)
-        return mt_pg_connect(&p->ctl->pg_conf, &p->pg, err);
-    return mt_pg_idle_check(p->pg) ? 0 : mt_pg_reset(p->pg, err);
+    return p->pg && mt_pg_idle_check(p->pg) ? 0 : mt_pg_open(&p->ctl->pg_conf, &p->pg, err);
 }
 
 /* What is to be in the zone, and its digest, which does not count the event. */

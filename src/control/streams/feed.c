@@ -332,7 +332,7 @@ static int catch_up(struct mt_feed *f, struct mt_err *err)
         pthread_mutex_unlock(&f->mu);
         if (!any || atomic_load(&f->stop))
             return 0;
-        int r = f->pg ? mt_pg_idle_check(f->pg) ? 0 : mt_pg_reset(f->pg, err) : mt_pg_connect(&f->pg_conf, &f->pg, err);
+        int r = f->pg && mt_pg_idle_check(f->pg) ? 0 : mt_pg_open(&f->pg_conf, &f->pg, err);
         mt_auto_pg_res struct mt_pg_res *res = NULL;
         struct mt_pg_params p;
         mt_pg_p_init(&p);

@@ -365,10 +365,8 @@ static int turn(struct mt_collector *c, struct mt_err *err)
     /* A restored log may not know of backups that are. */
     if (!lease || mt_history_state(c->ctl->history) != MT_RECOVERY_NONE)
         return 0;
-    if (!c->pg)
-        rc = mt_pg_connect(&c->ctl->pg_conf, &c->pg, err);
-    else if (!mt_pg_idle_check(c->pg))
-        rc = mt_pg_reset(c->pg, err);
+    if (!c->pg || !mt_pg_idle_check(c->pg))
+        rc = mt_pg_open(&c->ctl->pg_conf, &c->pg, err);
     return rc < 0 ? rc : look(c, lease, err);
 }
 

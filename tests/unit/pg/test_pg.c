@@ -11,7 +11,9 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -297,6 +299,67 @@ static void a_call_past_its_deadline_drops_the_connection(void **state)
     mt_pg_free(pg);
 }
 
+static int waiting(int listener)
+{
+    return accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+}
+
+static void an_attempt_that_the_server_has_taken_goes_on(void **state)
+{
+    (void)state;
+    char dir[] = "/tmp/moat-pg-XXXXXX", info[64];
+    struct sockaddr_un a = {.sun_family = AF_UNIX};
+    struct mt_err err = {0};
+    struct mt_pg *pg = NULL;
+    assert_non_null(mkdtemp(dir));
+    (void)snprintf(a.sun_path, sizeof a.sun_path, "%s/.s.PGSQL.5432", dir);
+    (void)snprintf(info, sizeof info, "host=%s dbname=x user=x", dir);
+    int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    assert_int_equal(bind(listener, (const struct sockaddr *)&a, sizeof a), 0);
+    assert_int_equal(listen(listener, 8), 0);
+    const struct mt_pg_conf conf = {.conninfo = info, .connect_timeout_ms = 50};
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(mt_pg_open(&conf, &pg, &err), -MT_E_UNAVAILABLE);
+        assert_true(pg && !mt_pg_alive(pg));
+        assert_int_equal(mt_pg_query(pg, &st_one, NULL, NULL, &err), -MT_E_UNAVAILABLE);
+    }
+    int first = waiting(listener);
+    assert_true(first >= 0);
+    assert_int_equal(waiting(listener), -1);
+    /* who took it ends: the next call begins anew at once */
+    (void)close(first);
+    assert_int_equal(mt_pg_open(&conf, &pg, &err), -MT_E_UNAVAILABLE);
+    int second = waiting(listener);
+    assert_true(second >= 0);
+    assert_int_equal(waiting(listener), -1);
+    mt_pg_free(pg);
+    char byte[256];
+    while (read(second, byte, sizeof byte) > 0)
+        ; /* what it had begun with; then that it is closed */
+    (void)close(second);
+    (void)close(listener);
+    (void)unlink(a.sun_path);
+    (void)rmdir(dir);
+}
+
+static void a_server_that_is_slow_is_reached_in_the_end(void **state)
+{
+    (void)state;
+    struct mt_err err = {0};
+    struct mt_pg *pg = NULL;
+    const struct mt_pg_conf conf = {.conninfo = sc.owner, .connect_timeout_ms = 50};
+    assert_int_equal(kill(sc.cluster.pid, SIGSTOP), 0);
+    int stopped = mt_pg_open(&conf, &pg, &err), again = mt_pg_open(&conf, &pg, &err);
+    assert_int_equal(kill(sc.cluster.pid, SIGCONT), 0);
+    assert_int_equal(stopped, -MT_E_UNAVAILABLE);
+    assert_int_equal(again, -MT_E_UNAVAILABLE);
+    int64_t end = mt_clock_mono() + 20 * MT_NS_PER_S;
+    while (mt_pg_open(&conf, &pg, &err) < 0)
+        assert_true(mt_clock_mono() < end);
+    assert_int_equal(mt_pg_query(pg, &st_one, NULL, NULL, &err), 0);
+    mt_pg_free(pg);
+}
+
 static void a_notification_wakes_a_listener(void **state)
 {
     (void)state;
@@ -418,6 +481,8 @@ int main(void)
         cmocka_unit_test(a_shared_session_keeps_nothing),
         cmocka_unit_test(a_unique_violation_names_its_constraint),
         cmocka_unit_test(a_call_past_its_deadline_drops_the_connection),
+        cmocka_unit_test(an_attempt_that_the_server_has_taken_goes_on),
+        cmocka_unit_test(a_server_that_is_slow_is_reached_in_the_end),
         cmocka_unit_test(a_notification_wakes_a_listener),
         cmocka_unit_test(roles_are_separate),
         cmocka_unit_test(a_running_cluster_is_adopted),
