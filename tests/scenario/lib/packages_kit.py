@@ -44,8 +44,9 @@ def next_version(folder):
         os.chmod(os.path.join(folder, n), 0o755)
 
 
-def prepare(folder, cache="/var/cache/moat"):
-    """What is not the packages' own work. @cache: the kernel package is there."""
+def prepare(folder, cache="/var/cache/moat", bundles=(ONE,)):
+    """What is not the packages' own work. @cache: the kernel package is there. @bundles: the versions whose kernel bundle a host then has; what it has not it
+    makes itself."""
     import imagekit
     tool = ROOT + "/packaging/deb/build"
     next_version(folder + "/next")
@@ -53,11 +54,12 @@ def prepare(folder, cache="/var/cache/moat"):
         subprocess.run(["openssl", *(folder + x if x.startswith("/") else x for x in argv)], check=True, stdout=subprocess.DEVNULL)
     for v, programs in ((ONE, BIN), (TWO, folder + "/next")):
         subprocess.run([tool, "--bin", programs, "--out", "%s/%s" % (folder, v), "--version", v, "--compress", "none", "--sign-key", folder + "/release.pem"], check=True, stdout=subprocess.DEVNULL)
-    tree = folder + "/tree"
-    subprocess.run(["dpkg-deb", "-x", "%s/%s/moat-agent_%s_amd64.deb" % (folder, ONE, ONE), tree], check=True)
     shutil.copytree(cache, folder + "/cache")  # what the unit finds needs no network
-    subprocess.run([tree + "/usr/lib/moat/bundle/make-bundle", "--init", tree + "/usr/lib/moat/moat-init", "--out", folder + "/boot", "--cache", folder + "/cache"],
-                   check=True, stdout=subprocess.DEVNULL)
+    for v in bundles:
+        tree = "%s/tree-%s" % (folder, v)
+        subprocess.run(["dpkg-deb", "-x", "%s/%s/moat-agent_%s_amd64.deb" % (folder, v, v), tree], check=True)
+        subprocess.run([tree + "/usr/lib/moat/bundle/make-bundle", "--init", tree + "/usr/lib/moat/moat-init", "--out", folder + "/boot", "--cache", folder + "/cache"],
+                       check=True, stdout=subprocess.DEVNULL)
     subprocess.run([ROOT + "/examples/hello/build-image", folder + "/example", "--hostname", HOST], check=True, stdout=subprocess.DEVNULL)
     registry = imagekit.Registry(folder + "/registry")
     try:
@@ -204,10 +206,11 @@ class Load(threading.Thread):
 
 
 class Kept(threading.Thread):
-    """One connection all the while, with a request every second."""
+    """One connection all the while, with a request every @pause seconds."""
 
-    def __init__(self, s):
+    def __init__(self, s, pause):
         super().__init__(daemon=True)
+        self.pause = pause
         self.s, self.ok, self.error, self.ending = s, 0, None, threading.Event()
         self.start()
 
@@ -233,7 +236,7 @@ class Kept(threading.Thread):
             except (OSError, AssertionError) as e:
                 self.error = "%s: %s, after %d requests" % (type(e).__name__, e, self.ok)
                 return
-            self.ending.wait(1)
+            self.ending.wait(self.pause)
 
     def end(self):
         self.ending.set()
@@ -314,9 +317,15 @@ class Suite:
         # what an earlier `make demo` of the machine outside may have left is none of this host's
         for d in ("/var/lib/moat", "/etc/moat", "/var/cache/moat"):
             shutil.rmtree(d, ignore_errors=True)
+        with open("/etc/passwd") as f, open("/etc/group") as g:
+            known = {x.split(":")[0] for x in f}, {x.split(":")[0] for x in g}
         for user in ("moat-control", "moat-edge", "moat-fetch", "moat-fsck"):
-            sh("userdel", user, code=None)
-        sh("groupdel", "moat", code=None)
+            user not in known[0] or sh("userdel", user, code=None)
+        "moat" not in known[1] or sh("groupdel", "moat", code=None)
+        # nor what this machine does after every use of apt: it reads each of its manual pages, and tells a daemon that does not run here
+        for name in ("/var/lib/man-db/auto-update", "/etc/apt/apt.conf.d/20packagekit"):
+            if os.path.exists(name):
+                os.unlink(name)
         # PostgreSQL as its own package leaves it
         uid, gid = pwd.getpwnam("postgres")[2:4]
         shutil.rmtree("/etc/postgresql/15", ignore_errors=True)
@@ -347,6 +356,14 @@ class Suite:
         want(not [x for x in self.files if "moat" in x], sorted(x for x in self.files if "moat" in x)[:5])
         want(not self.machine["units"], self.machine["units"])
 
+    def put_on(self, folder, key):
+        """By the installer, which checks the signature; no lists, as in take_off."""
+        sh(ROOT + "/packaging/deb/install", folder, key, "--", "--no-install-recommends", "-o", "Dpkg::Options::=--force-confold", *APT)
+
+    def take_off(self):
+        """No lists: apt has nothing to look up but what is installed, and need not read an index of all Debian."""
+        return sh("apt-get", *APT, "-q", "-y", "purge", *NAMES, env=dict(os.environ, DEBIAN_FRONTEND="noninteractive"))
+
     # -- cases, in order
 
     def install(self):
@@ -354,8 +371,7 @@ class Suite:
         os.makedirs("/var/lib/moat")
         sh("cp", "-a", self.given + "/boot", "/var/lib/moat/boot")
         sh("cp", "-a", self.given + "/cache", "/var/cache/moat")
-        # by the installer, which checks the signature; no lists, as in purge
-        sh(ROOT + "/packaging/deb/install", "%s/%s" % (self.given, ONE), self.given + "/release.pub", "--", "--no-install-recommends", "-o", "Dpkg::Options::=--force-confold", *APT)
+        self.put_on("%s/%s" % (self.given, ONE), self.given + "/release.pub")
         self.lap("installed")
         state = {u: (property_of(u, "ActiveState"), sh("systemctl", "is-enabled", u, code=None).strip()) for u in UNITS}
         want(all(e == "enabled" for _, e in state.values()), state)
@@ -405,7 +421,7 @@ class Suite:
     def change(self, old, new, *more):
         before = {n: running(n) for n in NAMES[1:]}
         serials = self.instances()
-        load, kept, watch = Load(self.page, self.PAUSE), Kept(self.dial()), Watch(self.vms, self.LOOK)
+        load, kept, watch = Load(self.page, self.PAUSE), Kept(self.dial(), max(1, self.PAUSE)), Watch(self.vms, self.LOOK)
         wait_for("requests", lambda: load.ok + len(load.errors) > 2)
         order = random.sample(NAMES[1:], 3)  # who is new first speaks to those that are not yet
         self.dpkg(*more, "-i", *("%s/%s/%s_%s_amd64.deb" % (self.given, new, n, new) for n in ["moat"] + order))
@@ -449,8 +465,14 @@ class Suite:
 
     def purge(self):
         sh("/usr/lib/moat/setup-database", "--remove")
-        # no lists: apt has nothing to look up but what is installed, and need not read an index of all Debian
-        said = sh("apt-get", *APT, "-q", "-y", "purge", *NAMES, env=dict(os.environ, DEBIAN_FRONTEND="noninteractive"))
+        self.lap("the database is gone")
+        # on a slow host systemd is faster with beginning anew what ended than the package's script is with stopping it
+        slow = "/usr/sbin/deb-systemd-invoke"  # before the real one in the path
+        with open(slow, "w") as f:
+            f.write('#!/bin/sh\ncase "$*" in stop*moat-agent*) sleep 4 ;; esac\nexec /usr/bin/deb-systemd-invoke "$@"\n')
+        os.chmod(slow, 0o755)
+        said = self.take_off()
+        os.unlink(slow)
         self.lap("purged")
         want("warning" not in said.lower(), said[-600:])
         def left():
