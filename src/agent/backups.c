@@ -48,7 +48,7 @@ struct job {
     struct mt_backups *b;
     char snapshot_id[MT_ID_SIZE], volume_id[MT_ID_SIZE], org_id[MT_ID_SIZE], parent[MT_ID_SIZE];
     uint32_t key_epoch;
-    bool full_read, migration, in_plan, cancel;
+    bool full_read, distrust_stored, migration, in_plan, cancel;
     enum stage stage;
     atomic_bool broken; /* the run is to end */
     const char *given_up; /* and why; static text, NULL it is not */
@@ -123,7 +123,7 @@ size_t mt_backups_reports(struct mt_backups *b, struct mt_snapshot_report *ret, 
             .consistency = j->captured ? j->record.filesystem ? "filesystem" : "crash" : NULL, .captured_at_ms = j->captured ? j->record.captured_ms : 0,
             .has_size = ok, .size_bytes = j->run.size_bytes, .has_changed = ok, .changed_bytes = j->run.changed_bytes, .has_uploaded = ok,
             .uploaded_bytes = j->run.uploaded_bytes, .image_root = ok ? j->run.image_root : NULL, .manifest_sha256 = ok ? j->run.manifest_sha256 : NULL,
-            .parent_snapshot_id = ok && j->parent[0] ? j->parent : NULL, .failed_reason = j->status == MT_JOB_FAILED ? j->failed_reason : NULL};
+            .distrusted_stored = ok && j->run.distrusted_stored, .parent_snapshot_id = ok && j->parent[0] ? j->parent : NULL, .failed_reason = j->status == MT_JOB_FAILED ? j->failed_reason : NULL};
     }
     return n;
 }
@@ -342,7 +342,7 @@ static void run(struct job *j)
 {
     struct mt_agent *a = j->b->a;
     unsigned generation;
-    bool local = j->parent[0] && MT_STREQ(j->record.base, j->parent) && !j->full_read && j->b->backend->kind != MT_BACKEND_COPY &&
+    bool local = j->parent[0] && MT_STREQ(j->record.base, j->parent) && !j->full_read && !j->distrust_stored && j->b->backend->kind != MT_BACKEND_COPY &&
                  (j->b->was_clean || mt_map_get(&j->b->sure, j->volume_id));
     memcpy(j->base, j->record.base, sizeof j->base);
     j->control = mt_agent_client(a, &generation);
@@ -360,7 +360,7 @@ static void run(struct job *j)
                                           .volume_id = j->volume_id, .job_id = j->snapshot_id, .key_epoch = j->key_epoch, .store = &j->store,
                                           .control = j->control, .cgroup_procs = j->yields ? j->group : NULL, .cancelled = &j->broken, .phase = on_phase, .done = on_done_bytes,
                                           .arg = j},
-                                    .parent = j->parent[0] ? j->parent : NULL, .base = local ? j->base : NULL, .captured_ms = j->record.captured_ms,
+                                    .parent = j->parent[0] ? j->parent : NULL, .base = local ? j->base : NULL, .distrust_stored = j->distrust_stored, .captured_ms = j->record.captured_ms,
                                     .filesystem = j->record.filesystem, .dir = j->b->dir, .backend = j->b->backend};
     if (j->phase < MT_SNAPSHOT_UPLOADING)
         tell(j, MT_JOB_RUNNING, MT_SNAPSHOT_UPLOADING);
@@ -622,6 +622,7 @@ static void take_plan(struct mt_backups *b)
         j->cancel |= s->cancel;
         j->key_epoch = s->key_epoch;
         j->full_read = s->full_read;
+        j->distrust_stored = s->distrust_stored;
         j->migration = MT_STREQ(s->origin, "migration");
         if (j->stage != S_RUNNING)
             (void)snprintf(j->parent, sizeof j->parent, "%s", s->parent_snapshot_id ? s->parent_snapshot_id : "");

@@ -254,7 +254,8 @@ static int backup_in(const json_t *o, struct mt_bk_request *q, struct mt_err *er
         (r = mt_json_get_u64(o, "captured_at_ms", 0, INT64_MAX / 1000, &q->captured_at_ms, err)) < 0 ||
         (r = mt_json_opt_str(o, "consistency", 16, "crash", &text, err)) < 0 ||
         (r = u32_in(o, "verify_percent", 0, 100, 1, &q->sample_percent, err)) < 0 || (r = fd_in(o, "image_fd", true, &q->image_fd, err)) < 0 ||
-        (r = fd_in(o, "ranges_fd", false, &q->ranges_fd, err)) < 0 || (r = fd_in(o, "journal_fd", false, &q->journal_fd, err)) < 0)
+        (r = fd_in(o, "ranges_fd", false, &q->ranges_fd, err)) < 0 || (r = fd_in(o, "journal_fd", false, &q->journal_fd, err)) < 0 ||
+        (r = mt_json_opt_bool(o, "distrust_stored", false, &q->distrust, err)) < 0)
         return r;
     q->filesystem = MT_STREQ(text, "filesystem");
     if (!q->filesystem && !MT_STREQ(text, "crash"))
@@ -263,6 +264,8 @@ static int backup_in(const json_t *o, struct mt_bk_request *q, struct mt_err *er
         return MT_FAIL(err, MT_E_INVALID, "'size_bytes' must be a multiple of 4194304");
     if (q->ranges_fd >= 0 && !q->base[0])
         return MT_FAIL(err, MT_E_INVALID, "'ranges_fd' needs 'base_snapshot_id': a change is a change from something");
+    if (q->ranges_fd >= 0 && q->distrust)
+        return MT_FAIL(err, MT_E_INVALID, "'ranges_fd' and 'distrust_stored' exclude each other: what is not read cannot be sent anew");
     if (!q->parent[0])
         memcpy(q->parent, q->base, sizeof q->parent);
     if (MT_STREQ(q->base, q->snapshot))
@@ -343,7 +346,7 @@ static int file_in(const json_t *o, struct mt_bk_request *q, struct mt_err *err)
 static const char *const *known_of(enum mt_bk_verb verb)
 {
     static const char *const backup[] = {COMMON, "snapshot_id", "key_epoch", "size_bytes", "image_fd", "base_snapshot_id", "ranges_fd",
-                                         "parent_snapshot_id", "captured_at_ms", "consistency", "journal_fd", "verify_percent", NULL};
+                                         "parent_snapshot_id", "captured_at_ms", "consistency", "journal_fd", "verify_percent", "distrust_stored", NULL};
     static const char *const restore[] = {COMMON, "snapshot_id", "image_fd", "size_bytes", "image_root", "manifest_sha256", "zeroed", "have_snapshot_id",
                                           "journal_fd", "salvage", NULL};
     static const char *const verify[] = {COMMON, "snapshot_id", "image_root", "manifest_sha256", "mode", "sample_percent", NULL};

@@ -47,6 +47,7 @@ struct mt_bk_request {
     uint32_t key_epoch;
     uint64_t size_bytes, captured_at_ms;
     bool filesystem, zeroed, salvage, sample, check_chunks;
+    bool distrust; /* nothing that is stored is taken for good: neither by the base's word nor by the store's */
     uint32_t sample_percent;
     bool want_root, want_sha;
     uint8_t root[32], sha[32];

@@ -23,6 +23,10 @@
 #define ONE_WORKER_RATE ((uint64_t)100 << 20)
 #define VERIFY_LEAST 8
 
+/* First record of a journal whose ids were all sent and none of them believed: no chunk has this id. What other runs noted may have been told by the
+ * base or the store, so a journal of the other kind is begun anew. */
+static const uint8_t sent_all[MT_BK_ID + 1] = "moat journal: all was sent anew\n";
+
 struct piece {
     struct mt_s3_op op;
     struct save *x;
@@ -337,13 +341,26 @@ static int use_base(struct save *x)
     return 0;
 }
 
+static bool journal_sent_all(int fd)
+{
+    uint8_t first[MT_BK_ID];
+    return fd >= 0 && pread(fd, first, sizeof first, 0) == (ssize_t)sizeof first && memcmp(first, sent_all, sizeof first) == 0;
+}
+
 static int read_journal(struct save *x)
 {
     int fd = x->r->q->journal_fd;
+    bool distrust = x->r->q->distrust;
     uint8_t part[256 * MT_BK_ID];
     off_t at = 0;
     if (fd < 0)
         return 0;
+    /* on the disk before the first id: a crash leaves no mark before ids that are not its own */
+    if (distrust != journal_sent_all(fd) &&
+        (ftruncate(fd, 0) < 0 || fsync(fd) < 0 || (distrust && (pwrite(fd, sent_all, MT_BK_ID, 0) != MT_BK_ID || fsync(fd) < 0))))
+        return mt_bk_fail(x->r->f, MT_BK_WRITE, errno == ENOSPC ? "no_space" : "journal", "the journal is not to be begun anew");
+    if (distrust)
+        at = MT_BK_ID;
     for (;;) {
         ssize_t n = pread(fd, part, sizeof part, at);
         if (n < 0 && errno == EINTR)
@@ -394,7 +411,7 @@ static int prepare(struct save *x)
     if (!x->frame || !x->todo || !x->uploaded || mt_bk_idset_init(&x->known, room, &err) < 0)
         return mt_bk_fail(x->r->f, MT_BK_INTERNAL, "memory", "no memory for the volume's list of chunks");
     x->ids = x->frame + MT_BK_HEADER + MT_BK_MANIFEST_HEADER;
-    if (use_base(x) < 0 || (q->ranges_fd >= 0 && read_ranges(x) < 0))
+    if ((!q->distrust && use_base(x) < 0) || (q->ranges_fd >= 0 && read_ranges(x) < 0))
         return -1;
     x->delta = x->base_used && q->ranges_fd >= 0;
     if (!x->delta)
@@ -403,7 +420,7 @@ static int prepare(struct save *x)
         return -1;
     x->ask_first = x->base_used;
     mt_bk_key(q, "c/", prefix);
-    if (!x->base_used && mt_bk_list(x->r, prefix, false, note_listed, x) < 0)
+    if (!x->base_used && !q->distrust && mt_bk_list(x->r, prefix, false, note_listed, x) < 0)
         return -1;
     size_t used = MT_BK_MANIFEST_LEN(x->count) + (x->known.mask + 1) * sizeof *x->known.slots;
     size_t most = (((size_t)48 << 20) - used) / MT_BK_CHUNK_OBJECT_MAX - x->workers, want = q->store.parallel + x->workers;
@@ -504,13 +521,14 @@ static json_t *answer(struct save *x, const struct mt_bk_manifest *m, const uint
     char root[65], hash[65];
     mt_hex_encode(m->root, 32, root);
     mt_hex_encode(sha, 32, hash);
-    return mt_bk_count(x->r, json_pack("{s:b,s:s,s:s,s:s,s:I,s:I,s:s,s:b,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:b}", "ok", 1, "snapshot_id", m->snapshot,
+    return mt_bk_count(x->r, json_pack("{s:b,s:s,s:s,s:s,s:I,s:I,s:s,s:b,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:b,s:b}", "ok", 1, "snapshot_id", m->snapshot,
                                        "image_root", root, "manifest_sha256", hash, "key_epoch", (json_int_t)x->keys->epoch, "size_bytes",
                                        (json_int_t)m->size_bytes, "scan_mode", m->delta ? "delta" : "full", "base_used", x->base_used, "changed_bytes",
                                        (json_int_t)m->changed_bytes, "uploaded_bytes", (json_int_t)m->uploaded_bytes, "read_bytes",
                                        (json_int_t)x->read_bytes, "chunks", (json_int_t)m->count, "zero_chunks", (json_int_t)x->zero,
                                        "chunks_uploaded", (json_int_t)x->sent, "chunks_healed", (json_int_t)x->healed, "verified_chunks",
-                                       (json_int_t)x->looked, "already_done", already));
+                                       (json_int_t)x->looked, "already_done", already, "distrust_stored",
+                                       already ? journal_sent_all(x->r->q->journal_fd) : x->r->q->distrust));
 }
 
 static json_t *save(struct save *x)

@@ -216,6 +216,7 @@ static int dec_snapshot_job(const json_t *o, struct mt_plan_snapshot_job *j, str
         (rc = mt_json_get_str(o, "origin", 16, &j->origin, err)) < 0 || (rc = get_epoch(o, &j->key_epoch, err)) < 0 ||
         (rc = opt_id(o, "parent_snapshot_id", MT_ID_SNAPSHOT, &j->parent_snapshot_id, err)) < 0 ||
         (rc = mt_json_opt_bool(o, "full_read", false, &j->full_read, err)) < 0 ||
+        (rc = mt_json_opt_bool(o, "distrust_stored", false, &j->distrust_stored, err)) < 0 ||
         (rc = mt_json_opt_bool(o, "cancel", false, &j->cancel, err)) < 0)
         return rc;
     if (!MT_STREQ(j->origin, "scheduled") && !MT_STREQ(j->origin, "manual") && !MT_STREQ(j->origin, "migration"))
@@ -347,6 +348,8 @@ static json_t *enc_snapshot_job(const struct mt_plan_snapshot_job *j)
     mt_jout_u64(&o, "key_epoch", j->key_epoch);
     mt_jout_str(&o, "parent_snapshot_id", j->parent_snapshot_id);
     mt_jout_bool(&o, "full_read", j->full_read);
+    if (j->distrust_stored)
+        mt_jout_bool(&o, "distrust_stored", true);
     mt_jout_bool(&o, "cancel", j->cancel);
     return mt_jout_take(&o);
 }

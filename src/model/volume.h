@@ -126,6 +126,7 @@ struct mt_plan_snapshot_job {
     uint32_t key_epoch;
     const char *parent_snapshot_id; /* NULL: nothing to build on */
     bool full_read, cancel;
+    bool distrust_stored; /* a chunk was found broken in the store: none there is taken for good, all are sent anew */
 };
 
 struct mt_plan_restore_job {
@@ -185,6 +186,7 @@ struct mt_snapshot_report {
     uint64_t size_bytes, changed_bytes, uploaded_bytes;
     uint32_t key_epoch; /* 0: not told */
     const char *image_root, *manifest_sha256; /* 64 hexadecimal digits or NULL; there when succeeded */
+    bool distrusted_stored; /* of one that succeeded: all its chunks were sent for it */
     const char *parent_snapshot_id;
     const char *failed_reason; /* there when failed: 1..64 of a-z 0-9 _ : */
 };

@@ -134,6 +134,7 @@ static int dec_snapshot(const json_t *o, struct mt_snapshot_report *r, struct mt
         (rc = opt_bytes(o, "uploaded_bytes", &r->has_uploaded, &r->uploaded_bytes, err)) < 0 ||
         (rc = mt_json_opt_u64(o, "key_epoch", 0, UINT32_MAX, 0, &epoch, err)) < 0 ||
         (rc = opt_hash(o, "image_root", &r->image_root, err)) < 0 || (rc = opt_hash(o, "manifest_sha256", &r->manifest_sha256, err)) < 0 ||
+        (rc = mt_json_opt_bool(o, "distrusted_stored", false, &r->distrusted_stored, err)) < 0 ||
         (rc = mt_json_opt_str(o, "parent_snapshot_id", MT_ID_SIZE, NULL, &r->parent_snapshot_id, err)) < 0)
         return rc;
     r->captured_at_ms = (int64_t)at;
@@ -286,6 +287,8 @@ static json_t *enc_snapshot(const struct mt_snapshot_report *r)
         mt_jout_u64(&o, "key_epoch", r->key_epoch);
     mt_jout_str(&o, "image_root", r->image_root);
     mt_jout_str(&o, "manifest_sha256", r->manifest_sha256);
+    if (r->distrusted_stored)
+        mt_jout_bool(&o, "distrusted_stored", true);
     mt_jout_str(&o, "parent_snapshot_id", r->parent_snapshot_id);
     mt_jout_str(&o, "failed_reason", r->failed_reason);
     return mt_jout_take(&o);

@@ -292,7 +292,7 @@ def call(verb, q, fds=()):
 
 def backup(port, n, image, size, journal=None, ranges=None, kill=None, **more):
     """Backup `snap n` of the file. @ranges: [(offset, length)]. @kill: (step name, n-th) to end it with SIGKILL there: returns None. See killed()."""
-    fds, q = [], request(port, snapshot_id=oid("snap", n), key_epoch=1, size_bytes=size, captured_at_ms=1800000000000 + n, **more)
+    fds, q = [], request(port, snapshot_id=oid("snap", n), size_bytes=size, captured_at_ms=1800000000000 + n, **dict({"key_epoch": 1}, **more))
     fds.append(os.open(image, os.O_RDONLY))
     q["image_fd"] = fds[0]
     if journal:

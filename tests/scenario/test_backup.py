@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""moat-backup against object stores of others, with faults between and kills in the middle. COST 80 s, 47 s of processor."""
+"""moat-backup against object stores of others, with faults between and kills in the middle. COST 90 s, 55 s of processor."""
 import base64
 import os
 import random
@@ -402,6 +402,31 @@ def damage(s):
     spoilt(man, bytes_of(man2), "integrity_check_failed")
     spoilt(man, bytes_of(s.path("pre/fix/v1/test/%s/%s/m/%s" % (k.ORG2, k.VOL2, oid("snap", 1)))), "integrity_check_failed")
     spoilt(man, m[:100], "integrity_check_failed")
+    # the same snapshot of the same volume and key, whole in itself, of somebody else: one name in the additional data is all that differs
+    chunk, name = "c/%s/%s" % tuple(used.rsplit("/", 2)[1:]), "m/" + oid("snap", 1)
+    with open(image, "r+b") as f:
+        now = f.read(CHUNK)
+        f.seek(0)
+        f.write(before[:CHUNK])
+    for org, cluster, prefix, more in ((k.ORG2, "test", "pre/fix", {"org_id": k.ORG2}), (k.ORG, "other", "pre/fix", {"cluster_id": "other"}),
+                                       (k.ORG, "test", "pre/epoch", {"keys": [{"epoch": 2, "key": k.KEY}], "key_epoch": 2, "store": {"prefix": "pre/epoch"}})):
+        want(k.backup(s.port, 1, image, SIZE, **more)["ok"], more)
+        theirs = lambda rest: bytes_of(s.path("%s/v1/%s/%s/%s/%s" % (prefix, cluster, org, k.VOL, rest)))  # noqa: E731
+        spoilt(s.path(used), theirs(chunk), "integrity_check_failed")
+        spoilt(man, theirs(name), "encryption_failed" if "keys" in more else "integrity_check_failed")
+        if "keys" in more:  # whose header says the epoch that is asked for
+            spoilt(s.path(used), theirs(chunk)[:11] + bytes([1]) + theirs(chunk)[12:], "integrity_check_failed")
+            spoilt(man, theirs(name)[:11] + bytes([1]) + theirs(name)[12:], "integrity_check_failed")
+            with open(man, "wb") as f:  # with the keys of both at hand
+                f.write(theirs(name))
+            both = {"keys": [{"epoch": 1, "key": k.KEY}, {"epoch": 2, "key": k.KEY}]}
+            r = k.restore(s.port, 1, new("out"), **both)
+            want(r["error"]["failed_reason"] == "integrity_check_failed" and {d["why"] for d in r["error"]["damaged"]} == {"key_missing"}, "chunks of two epochs", r)
+            with open(man, "wb") as f:
+                f.write(m)
+    want(restored(s.port, 1) == before, "all is as it was")
+    with open(image, "r+b") as f:
+        f.write(now)
     with open(man, "wb") as f:
         f.write(m[:-1] + b"x")
     stopped = k.call("gc", k.request(s.port, min_age_s=0))
@@ -413,6 +438,72 @@ def damage(s):
     want(wrong["error"]["failed_reason"] == "integrity_check_failed", wrong)
     cut = k.backup(s.port, 3, image, SIZE, base_snapshot_id=oid("snap", 2), ranges=[(SIZE, 1)])
     want(cut["error"]["detail"] == "ranges", cut)
+
+
+def flip(path):
+    with open(path, "r+b") as f:
+        f.seek(os.path.getsize(path) // 2)
+        was = f.read(1)
+        f.seek(-1, 1)
+        f.write(bytes([was[0] ^ 4]))
+
+
+def heals(s):
+    """a chunk broken in the store is taken for good by its name and size, until a backup is told to believe nothing: that heals the older ones too, and is
+    not said of one that was killed in between and had believed something"""
+    image, other = new("image"), new("other")
+    k.make_image(image, SIZE, 10, share=0.9)
+    k.make_image(other, SIZE, 11, share=0.9)
+    with open(image, "r+b") as f:
+        twice = os.urandom(CHUNK)
+        f.write(twice + bytes(CHUNK) + twice)
+    wipe(s)
+    first = bytes_of(image)
+    r = k.backup(s.port, 1, image, SIZE)
+    want(r["ok"] and not r["distrust_stored"], r)
+    base, all_of_it = "pre/fix/v1/test/%s/%s/" % (k.ORG, k.VOL), r["chunks_uploaded"]
+    want(all_of_it == len(s.objects(base + "c")), r)
+    broken = sorted(s.objects(base + "c"))[all_of_it // 2]
+
+    def fails(n):
+        r = k.restore(s.port, n, new("out"))
+        want(r["error"]["failed_reason"] == "integrity_check_failed" and {d["object"] for d in r["error"]["damaged"]} == {"c/" + os.path.basename(broken)}, n, r)
+
+    flip(s.path(broken))
+    want(k.backup(s.port, 2, image, SIZE)["chunks_uploaded"] == 0 and k.backup(s.port, 3, image, SIZE, base_snapshot_id=oid("snap", 2))["ok"], "taken for good")
+    for n in (1, 2, 3):
+        fails(n)
+    r = k.backup(s.port, 4, image, SIZE, base_snapshot_id=oid("snap", 3), distrust_stored=True)
+    want(r["ok"] and r["distrust_stored"] and not r["base_used"] and r["scan_mode"] == "full" and r["chunks_uploaded"] == all_of_it and r["verified_chunks"] >= 8, r)
+    for n in (4, 1, 2, 3):
+        want(restored(s.port, n) == first, "bytes of", n)
+    want([x["snapshot"]["parent_snapshot_id"] for x in k.call("scan", k.request(s.port)).lines[:-1] if x["snapshot"]["snapshot_id"] == oid("snap", 4)] == [oid("snap", 3)], "its parent")
+    no = k.backup(s.port, 5, image, SIZE, ranges=[(0, CHUNK)], base_snapshot_id=oid("snap", 3), distrust_stored=True)
+    want(no["error"]["detail"] == "request", no)
+    # believed by a run that asked the store, and noted in the journal that the next one has
+    want(k.backup(s.port, 6, other, SIZE)["ok"], "another image")
+    flip(s.path(broken))
+    j, half = new("journal"), {"base_snapshot_id": oid("snap", 6), "store": {"parallel": 1}}
+    want(k.backup(s.port, 7, image, SIZE, journal=j, kill=("verify", 1), **half) is None and os.path.getsize(j) == 32 * all_of_it, "killed")
+    r = k.backup(s.port, 7, image, SIZE, journal=j, distrust_stored=True)
+    want(r["ok"] and r["distrust_stored"] and r["chunks_uploaded"] == all_of_it and restored(s.port, 7) == first, r)
+    # killed at every step: what was sent is not sent again, and nothing else is left out
+    for step in [("start", 1), ("chunk_put", 1), ("chunk_put", all_of_it // 2), ("chunk_put", all_of_it), ("verify", 1), ("manifest", 1), ("manifest_put", 1)]:
+        n, j = 10 + all_of_it, new("journal")
+        flip(s.path(broken))
+        want(k.backup(s.port, n, image, SIZE, journal=j, kill=step, distrust_stored=True, store={"parallel": 1}) is None, "was to die at", step)
+        r = k.backup(s.port, n, image, SIZE, journal=j, distrust_stored=True)
+        want(r["ok"] and r["distrust_stored"] and r["already_done"] == (step[0] == "manifest_put"), step, r)
+        if not r["already_done"]:
+            want(r["chunks_uploaded"] == all_of_it - (0 if step[0] == "start" else step[1] if step[0] == "chunk_put" else all_of_it), step, r)
+        want(restored(s.port, n) == first, step)
+        os.unlink(s.path(base + "m/" + oid("snap", n)))
+    # done by a run that believed: the next one cannot say otherwise of it; nor one that believes of what was begun without
+    for n, step, before, after in ((8, ("manifest_put", 1), {}, {"distrust_stored": True}), (9, ("chunk_put", 3), {"distrust_stored": True}, {})):
+        j = new("journal")
+        want(k.backup(s.port, n, image, SIZE, journal=j, kill=step, **before) is None, step)
+        r = k.backup(s.port, n, image, SIZE, journal=j, **after)
+        want(r["ok"] and not r["distrust_stored"] and restored(s.port, n) == first, step, r)
 
 
 SEEDS = (1, 2, 3)  # the same in every run, beside one that nobody has seen; SEED=N runs that one alone
@@ -546,6 +637,7 @@ def main():
         for name, fn in (("faults between us and moto", faults), ("kill -9 at every step, with moto", kills)):
             case(name, (lambda: moto.why) if moto.why else (lambda: fn(moto)))
         for name, fn in (("faults between us and the store", faults), ("kill -9 at every step", kills), ("kill -9 of the store at every step", store_dies), ("damaged objects", damage),
+                         ("a chunk broken in the store, and healed", heals),
                          ("a target that holds a snapshot, limits, samples", migration), ("2 TiB within 64 MiB", biggest),
                          ("read, and not kept in memory", passes_by), ("confined, and nothing secret in memory", confined), ("TLS", tls), ("random histories", all_histories)):
             case(name, (lambda: gw.why) if gw.why else (lambda: fn(gw)))

@@ -836,6 +836,64 @@ try:
         wait_for("it gone", lambda: volumes(E) == {}, 30)
         wait_for("its backup given up", lambda: [x for x in w.ok("GET", O + "/events?event_type=snapshot.pruned")["items"] if x["aggregate_id"] == s], 30)
 
+    @case("after a backup was found damaged each job says to believe nothing of the store, until one that was asked for since says that it did")
+    def _():
+        made = {n: w.ok("POST", E + "/volumes", {"name": n, "size_bytes": GIB})["id"] for n in ("rotten", "sound")}
+        wait_for("them", lambda: all(x["state"] == "available" for x in volumes(E).values()), 20)
+        v = made["rotten"]
+        S = E + "/volumes/%s/snapshots" % v
+        planned = lambda i: [x for p in w.agent.plans for x in p.get("snapshot_jobs", []) if x["snapshot_id"] == i]  # noqa: E731
+
+        def asked(vol=v):
+            i = w.ok("POST", E + "/volumes/%s/snapshots" % vol, {})["id"]
+            return i, wait_for("the job", lambda: planned(i), 20)[-1].get("distrust_stored")
+
+        def ends(i, status="succeeded", **more):
+            how = dict(captured_at_ms=int(time.time() * 1000), size_bytes=GIB, key_epoch=1, image_root="c" * 64, manifest_sha256="d" * 64) if status == "succeeded" else {}
+            assert w.agent.snapshot(i, status, **dict(how, **more)).json["accepted"] == 1
+
+        def found_damaged(i):
+            r = w.ok("POST", E + "/volumes/%s/restore" % v, {"snapshot_id": i})["id"]
+            assert w.agent.restore(r, "failed", failed_reason="integrity_check_failed", snapshot_damaged=True).json["accepted"] == 1
+
+        one, said = asked()
+        assert said is None, said
+        ends(one)
+        two, said = asked()
+        assert said is None, said
+        found_damaged(one)
+        wait_for("the job that waits to be told", lambda: planned(two)[-1].get("distrust_stored"), 20)
+        ends(two, distrusted_stored=True)  # of which nobody knows whether it was before or after
+        three, said = asked()
+        assert said is True, "one that was asked for before the finding healed it"
+        assert w.ok("DELETE", S + "/" + one)["already_deleted"] is False
+        ends(three)  # an agent that knows nothing of it
+        four, said = asked()
+        assert said is True, "one that did not say so healed it, or one that was pruned is forgotten"
+        ends(four, "failed", failed_reason="upload_failed", distrusted_stored=True)
+        five, said = asked()
+        assert said is True, "one that failed healed it"
+        assert asked(made["sound"])[1] is None, "another volume's"
+        ends(five, distrusted_stored=True)
+        six, said = asked()
+        assert said is None, "it was healed"
+        ends(six)
+        healed = [e["payload"].get("distrusted_stored") for e in w.ok("GET", O + "/events?event_type=snapshot.status_changed&limit=200")["items"] if e["aggregate_id"] in (three, five)]
+        assert sorted(healed, key=str) == [None, True], healed
+        found_damaged(five)  # again, and the same rule
+        seven, said = asked()
+        assert said is True, "found after it was healed"
+        ends(seven, distrusted_stored=True)
+        eight, said = asked()
+        assert said is None, said
+        ends(eight)
+        w.ok("DELETE", S.replace(v, made["sound"]) + "/" + w.ok("GET", S.replace(v, made["sound"]))["items"][0]["id"])
+        for x in w.ok("GET", S.replace(v, made["sound"]) + "?include_deleted=true")["items"]:
+            assert w.agent.snapshot(x["id"], "failed", failed_reason="cancelled").json["accepted"] == 1
+        for i in made.values():
+            w.ok("DELETE", E + "/volumes/%s?delete_backups=true" % i)
+        wait_for("them gone", lambda: volumes(E) == {}, 30)
+
     @case("the probe of a manifest goes to the node with a proof, and what it says is kept with the volume")
     def _():
         a, e = w.make_app("probed")

@@ -88,6 +88,8 @@ static int backup(struct mt_backup_run *r, const char *key, struct mt_err *err)
         mt_buf_printf(&b, ",\"base_snapshot_id\":\"%s\"", r->parent);
     if (ranges >= 0)
         mt_buf_printf(&b, ",\"ranges_fd\":%d", ranges);
+    if (r->distrust_stored)
+        mt_buf_printf(&b, ",\"distrust_stored\":true");
     mt_buf_putc(&b, '}');
     const int fds[] = {image, journal, ranges};
     int rc = mt_engine_call(&r->e, "backup", &b, fds, ranges >= 0 ? 3 : 2, &line, err);
@@ -98,11 +100,12 @@ static int backup(struct mt_backup_run *r, const char *key, struct mt_err *err)
     r->changed_bytes = (uint64_t)json_integer_value(json_object_get(line, "changed_bytes"));
     r->uploaded_bytes = (uint64_t)json_integer_value(json_object_get(line, "uploaded_bytes"));
     r->read_bytes = (uint64_t)json_integer_value(json_object_get(line, "read_bytes"));
+    r->distrusted_stored = json_is_true(json_object_get(line, "distrust_stored"));
     uint64_t sent = (uint64_t)json_integer_value(json_object_get(line, "chunks_uploaded")) * CHUNK;
     r->known_bytes = r->changed_bytes - mt_min_u64(sent, r->changed_bytes);
     if (!r->image_root[0] || !r->manifest_sha256[0])
         return mt_engine_failed(&r->e, "internal_error", false, MT_FAIL(err, MT_E_CORRUPT, "moat-backup's result names no image"));
-    mt_log(MT_INFO, "backup.done", KV("snapshot_id", r->e.job_id), KV("volume_id", r->e.volume_id), KV("delta", ranges >= 0), KV("changed_bytes", r->changed_bytes),
+    mt_log(MT_INFO, "backup.done", KV("snapshot_id", r->e.job_id), KV("volume_id", r->e.volume_id), KV("delta", ranges >= 0), KV("distrusted_stored", r->distrusted_stored), KV("changed_bytes", r->changed_bytes),
            KV("uploaded_bytes", r->uploaded_bytes), KV("elapsed_ms", (int64_t)json_integer_value(json_object_get(line, "elapsed_ms"))));
     return 0;
 }

@@ -13,6 +13,7 @@ struct mt_backup_run {
     /* given; strings borrowed */
     const char *parent;        /* newest that succeeded, of the same epoch; NULL none */
     const char *base;          /* the parent, when its image is here and may be believed: only what differs is read; NULL full read */
+    bool distrust_stored;      /* send every chunk anew; without a base */
     int64_t captured_ms;
     bool filesystem;
     const char *dir;           /* of journals */
@@ -20,6 +21,7 @@ struct mt_backup_run {
     /* result */
     uint64_t size_bytes, changed_bytes, uploaded_bytes, read_bytes, known_bytes; /* the last: changed, but in the store already */
     char image_root[65], manifest_sha256[65];
+    bool distrusted_stored;    /* as the program says: not so when a run before it had ended it and had believed something */
 };
 
 /** Returns 0 it succeeded; -code with e.failed_reason, -MT_E_CANCELLED broken off. */

@@ -54,6 +54,8 @@ static json_t *payload_of(const char *volume_id, const struct mt_snapshot_report
     set_text(o, "image_root", v->image_root);
     set_text(o, "manifest_sha256", v->manifest_sha256);
     set_text(o, "parent_snapshot_id", v->parent_snapshot_id);
+    if (v->status == MT_JOB_SUCCEEDED && v->distrusted_stored)
+        json_object_set_new(o, "distrusted_stored", json_true());
     set_text(o, "failed_reason", v->status == MT_JOB_FAILED ? v->failed_reason : NULL);
     return o;
 }

@@ -146,7 +146,7 @@ static const struct mt_pf f_snapshot_status[] = {
     TEXT("volume_id"), ENUM("status", "queued|running|succeeded|failed"), ENUM_OPT("phase", "capturing|uploading|verifying"),
     ENUM_OPT("consistency", "crash|filesystem"), TEXT_OPT("captured_at"), INT_OPT("size_bytes"), INT_OPT("changed_bytes"), INT_OPT("uploaded_bytes"),
     {"key_epoch", MT_PF_INT, false, NULL, MT_SEE_OPERATOR}, {"image_root", MT_PF_TEXT, false, NULL, MT_SEE_OPERATOR},
-    {"manifest_sha256", MT_PF_TEXT, false, NULL, MT_SEE_OPERATOR}, TEXT_OPT("parent_snapshot_id"), TEXT_OPT("failed_reason"), END};
+    {"manifest_sha256", MT_PF_TEXT, false, NULL, MT_SEE_OPERATOR}, TEXT_OPT("parent_snapshot_id"), BOOL_OPT("distrusted_stored"), TEXT_OPT("failed_reason"), END};
 static const struct mt_pf f_snapshot_proof[] = {TEXT("volume_id"), ENUM("kind", "readback|restore"), ENUM("result", "ok|damaged|failed"), INT("bytes"),
                                                 INT("duration_ms"), TEXT_OPT("failed_reason"), INT_OPT("probe_ms"), INT_OPT("probe_exit_code"), TEXT_OPT("probe_detail"),
                                                 TEXT_OPT("probe_output"), END};

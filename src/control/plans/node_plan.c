@@ -47,7 +47,13 @@
 
 /* The objects of the backups of the volume of row @s are being collected (volumes/collector.h). */
 #define COLLECTED_OF(s) "EXISTS (SELECT 1 FROM moat.backup_collections c WHERE c.volume_id = " s ".volume_id AND c.until > clock_timestamp())"
-#define COLLECTED COLLECTED_OF("snapshots_view")
+/* A backup of the volume of row @s was found damaged, and none that was asked for after that has sent all its chunks anew: as a node names a chunk by its
+ * content and believes the store's list, what is broken there would be in each later backup too. The one that heals says itself that it did (docs/formats/volume-plan.md), so
+ * an agent that knows nothing of this goes on being asked. Which came first is read from the log's order: clocks are set back. A row that a program before these
+ * columns wrote has no such ids: found damaged then means lately, and asked for means never. */
+#define DISTRUSTED(s)                                                                                                                    \
+    "EXISTS (SELECT 1 FROM snapshots_view d WHERE d.volume_id = " s ".volume_id AND d.damaged AND NOT EXISTS (SELECT 1 FROM snapshots_view p" \
+    " WHERE p.volume_id = d.volume_id AND p.status = 'succeeded' AND p.distrusted_stored AND p.created_event_id > coalesce(d.damaged_event_id, d.last_event_id)))"
 /* Restore jobs that are active and have something to read; and pre-copies that are there, for as long as their migration runs. */
 #define RESTORED(r, s)                                                                                                                \
     "((" r ".status IN ('queued', 'running') AND " s ".status = 'succeeded') OR (" r ".purpose = 'precopy' AND " r ".status = 'succeeded' AND EXISTS (SELECT 1" \
@@ -69,8 +75,8 @@ static const struct mt_pg_stmt fingerprint = {
     " WHERE NOT deleted AND proxy_protocol = 'v2'), '') || '|' ||"
     "coalesce((SELECT string_agg(volume_id || ' ' || resource_version, ',' ORDER BY volume_id) FROM volumes_view"
     " WHERE home_node_id = $1 AND NOT deleted), '') || '|' ||"
-    "coalesce((SELECT string_agg(snapshot_id || ' ' || (pruned_at IS NULL), ',' ORDER BY snapshot_id) FROM snapshots_view"
-    " WHERE source_node_id = $1 AND status IN ('queued', 'running') AND NOT " COLLECTED "), '') || '|' ||"
+    "coalesce((SELECT string_agg(snapshot_id || ' ' || (pruned_at IS NULL) || ' ' || " DISTRUSTED("s") ", ',' ORDER BY snapshot_id) FROM snapshots_view s"
+    " WHERE source_node_id = $1 AND status IN ('queued', 'running') AND NOT " COLLECTED_OF("s") "), '') || '|' ||"
     "coalesce((SELECT string_agg(r.restore_id || ' ' || (r.status = 'succeeded') || ' ' || (coalesce(r.purpose = 'proof', false) AND s.pruned_at IS NOT NULL), ',' ORDER BY r.restore_id)"
     " FROM restores_view r JOIN snapshots_view s ON s.snapshot_id = r.snapshot_id"
     " WHERE r.target_node_id = $1 AND " RESTORED("r", "s") "), '') || '|' ||"
@@ -105,11 +111,12 @@ static const struct mt_pg_stmt homed = {
     ", CASE WHEN check_pending THEN check_number ELSE 0 END AS check, check_repair FROM volumes_view v WHERE home_node_id = $1 AND NOT deleted ORDER BY volume_id COLLATE \"C\""};
 
 /* While the objects of its backups are collected, a volume gets no new one: its snapshot waits, and its node is told when that has ended.
- * What a backup builds on is the newest one that is there under the same key; every 7th reads the whole volume (storage-and-secrets.md §4.8). */
+ * What a backup builds on is the newest one that is there under the same key; every 7th reads the whole volume (storage-and-secrets.md §4.8),
+ * and one that is not to believe the store reads it to send it. */
 static const struct mt_pg_stmt jobs = {
     "plan_snapshot_jobs",
     "SELECT s.snapshot_id, s.volume_id, s.org_id, s.origin, k.key_epoch, s.pruned_at IS NOT NULL AS cancel, parent.snapshot_id AS parent,"
-    " (SELECT count(*) FROM snapshots_view d WHERE d.volume_id = s.volume_id AND d.status = 'succeeded') % 7 = 6 AS full_read"
+    " (SELECT count(*) FROM snapshots_view d WHERE d.volume_id = s.volume_id AND d.status = 'succeeded') % 7 = 6 AS full_read, " DISTRUSTED("s") " AS distrust_stored"
     " FROM snapshots_view s JOIN volumes_view v ON v.volume_id = s.volume_id AND NOT v.deleted AND v.home_node_id = $1"
     " CROSS JOIN LATERAL (SELECT b.key_epoch FROM moat.volume_backup_keys b WHERE b.volume_id = s.volume_id ORDER BY b.key_epoch DESC LIMIT 1) k"
     " LEFT JOIN LATERAL (SELECT p.snapshot_id FROM snapshots_view p WHERE p.volume_id = s.volume_id AND p.status = 'succeeded'"
@@ -387,6 +394,7 @@ static int put_jobs(struct mt_pg *pg, const struct mt_pg_params *node, struct mt
             .key_epoch = (uint32_t)mt_pg_i64(r, i, mt_pg_col(r, "key_epoch")),
             .parent_snapshot_id = mt_pg_text_or_null(r, i, mt_pg_col(r, "parent")),
             .full_read = mt_pg_bool(r, i, mt_pg_col(r, "full_read")),
+            .distrust_stored = mt_pg_bool(r, i, mt_pg_col(r, "distrust_stored")),
             .cancel = mt_pg_bool(r, i, mt_pg_col(r, "cancel")),
         };
     return 0;

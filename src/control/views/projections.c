@@ -365,23 +365,23 @@ static const struct projection table[] = {
       P("mount_path") ", " PBOOL("read_only") ", " P("managed_by") ", " BORN E_OF("volume_attachment.created")),
     /* ---- snapshots ---- */
     BIRTH(MT_EV_SNAPSHOT_CREATED, "proj_snapshot_created", "snapshot_id",
-      "INSERT INTO snapshots_view (snapshot_id, org_id, app_id, env_id, volume_id, source_node_id, origin, note, migration_id, requested_by, "
+      "INSERT INTO snapshots_view (snapshot_id, org_id, app_id, env_id, volume_id, source_node_id, origin, note, migration_id, requested_by, created_event_id, "
       BORN_COLS ") SELECT e.aggregate_id, e.org_id, e.app_id, e.env_id, " P("volume_id") ", " P("source_node_id") ", " P("origin") ", "
-      P("note") ", " P("migration_id") ", e.actor_id, " BORN E_OF("snapshot.created")),
+      P("note") ", " P("migration_id") ", e.actor_id, e.event_id, " BORN E_OF("snapshot.created")),
     {MT_EV_SNAPSHOT_STATUS_CHANGED,
      {"proj_snapshot_status",
       UPDATE("snapshots_view", "snapshot_id", "snapshot.status_changed",
              "status = " P("status") ", phase = " P("phase") ", " KEEP("consistency") ", captured_at = COALESCE((" P("captured_at")
              ")::timestamptz, v.captured_at), finished_at = CASE WHEN " P("status") " IN ('succeeded', 'failed') THEN e.occurred_at END, "
              KEEP_BIG("size_bytes") ", " KEEP_BIG("changed_bytes") ", " KEEP_BIG("uploaded_bytes") ", " KEEP_BIG("key_epoch") ", "
-             KEEP("image_root") ", " KEEP("manifest_sha256") ", " KEEP("parent_snapshot_id") ", failed_reason = " P("failed_reason"))}},
+             KEEP("image_root") ", " KEEP("manifest_sha256") ", " KEEP("parent_snapshot_id") ", " KEEP_BOOL("distrusted_stored") ", failed_reason = " P("failed_reason"))}},
     {MT_EV_SNAPSHOT_PRUNED,
      {"proj_snapshot_pruned", UPDATE("snapshots_view", "snapshot_id", "snapshot.pruned", "pruned_at = e.occurred_at")}},
     {MT_EV_SNAPSHOT_PROOF_RECORDED,
      {"proj_snapshot_proof",
       UPDATE("snapshots_view", "snapshot_id", "snapshot.proof_recorded",
              "verified_at = CASE WHEN " P("result") " = 'ok' THEN e.occurred_at ELSE v.verified_at END, restored_at = CASE WHEN " P("result")
-             " = 'ok' AND " P("kind") " = 'restore' THEN e.occurred_at ELSE v.restored_at END, damaged = v.damaged OR " P("result") " = 'damaged',"
+             " = 'ok' AND " P("kind") " = 'restore' THEN e.occurred_at ELSE v.restored_at END, damaged = v.damaged OR " P("result") " = 'damaged', damaged_event_id = CASE WHEN " P("result") " = 'damaged' THEN e.event_id ELSE v.damaged_event_id END,"
              " proof = e.payload - 'volume_id', proof_at = e.occurred_at")}},
     /* ---- restores ---- */
     BIRTH(MT_EV_RESTORE_JOB_CREATED, "proj_restore_created", "restore_id",

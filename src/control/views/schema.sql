@@ -472,6 +472,9 @@ CREATE TABLE snapshots_view (
   verified_at        timestamptz NULL, -- when all of it was last read back, or restored
   restored_at        timestamptz NULL, -- when it was last restored and its file system was checked
   damaged            boolean NOT NULL DEFAULT false,
+  damaged_event_id   bigint NULL,      -- what said so last
+  created_event_id   bigint NULL,
+  distrusted_stored  boolean NOT NULL DEFAULT false, -- it succeeded, and all its chunks were sent for it
   proof              jsonb NULL,       -- what the last proof of it said
   proof_at           timestamptz NULL,
   pruned_at          timestamptz NULL,

@@ -27,6 +27,25 @@ static void keys_of(uint8_t byte, struct mt_bk_keys *ret)
     mt_bk_keys_derive(vbk, 7, VOLUME, ret);
 }
 
+/* What may be wrong with an object, as docs/formats/backup.md lists it: all of the code's words, in its order, and no other. */
+static void the_words_for_damage_are_those_of_the_page(void **state)
+{
+    const char *root = getenv("MOAT_SOURCE_ROOT");
+    char path[512], want[256] = "\"why\":\"", *text = NULL;
+    size_t len = 0, at = strlen(want);
+    struct mt_err err;
+    (void)state;
+    if (!root)
+        skip(); /* meson names it */
+    for (unsigned i = MT_BK_FINE + 1; i < MT_BK_WHY_MAX; i++)
+        at += (size_t)snprintf(want + at, sizeof want - at, "%s%s", i == MT_BK_FINE + 1 ? "" : "|", mt_bk_why_name((enum mt_bk_why)i));
+    (void)snprintf(want + at, sizeof want - at, "\"");
+    (void)snprintf(path, sizeof path, "%s/docs/formats/backup.md", root);
+    assert_int_equal(mt_file_read(path, 1 << 20, &text, &len, &err), 0);
+    assert_non_null(strstr(text, want));
+    free(text);
+}
+
 static void keys_are_those_of_rfc_5869(void **state)
 {
     struct mt_bk_keys k;
@@ -316,7 +335,7 @@ static void requests_are_checked(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(keys_are_those_of_rfc_5869),
+        cmocka_unit_test(the_words_for_damage_are_those_of_the_page), cmocka_unit_test(keys_are_those_of_rfc_5869),
         cmocka_unit_test(a_chunk_opens_only_as_itself),
         cmocka_unit_test(a_writer_that_lies_about_content_is_found_out),
         cmocka_unit_test(a_manifest_reads_back_and_every_flipped_byte_is_refused),

@@ -51,7 +51,7 @@ static char *edited(const char *text, const char *from, const char *to)
     "'size_bytes':1073741824,'desired':'absent','was_available':false,'from_restore':'rst_" U "0','check':{'number':7,'repair':true}}"
 #define SECTIONS                                                                                                           \
     "{'volumes':[" VOLUME "," VOLUME2 "],'snapshot_jobs':[{'snapshot_id':'snap_" U "0','volume_id':'vol_" U "0',"          \
-    "'org_id':'org_" U "0','origin':'scheduled','key_epoch':1,'parent_snapshot_id':'snap_" U "1','full_read':false,'cancel':true}]," \
+    "'org_id':'org_" U "0','origin':'scheduled','key_epoch':1,'parent_snapshot_id':'snap_" U "1','full_read':false,'distrust_stored':true,'cancel':true}]," \
     "'restore_jobs':[{'restore_id':'rst_" U "0','snapshot_id':'snap_" U "0','source_volume_id':'vol_" U "0',"              \
     "'source_org_id':'org_" U "0','new_volume_id':'vol_" U "1','size_bytes':1073741824,'key_epoch':1,'cancel':false,'proof':true,'probe':{'timeout_seconds':60,'workload':{'spec_version':'v9'}}}]}"
 
@@ -67,7 +67,7 @@ static void the_sections_of_a_plan_survive_a_round_trip(void **state)
     assert_true(s.volumes[0].was_available && !s.volumes[0].absent && s.volumes[1].absent);
     assert_int_equal(s.volumes[0].resize_to_bytes, INT64_C(2) << 30);
     assert_null(s.volumes[1].fs_uuid);
-    assert_true(s.snapshots[0].cancel);
+    assert_true(s.snapshots[0].cancel && s.snapshots[0].distrust_stored);
     assert_int_equal(s.restores[0].probe_seconds, 60); /* what a workload is, is not asked here */
     assert_string_equal(json_string_value(json_object_get(s.restores[0].probe, "spec_version")), "v9");
     assert_int_equal(mt_plan_storage_encode(&s, back, &err), 0);
@@ -109,6 +109,7 @@ static void bad_sections_refuse_the_plan(void **state)
         {"'repair':true", "'repair':1"},
         {"'check':{", "'check':7,'x':{"},
         {"'key_epoch':1", "'key_epoch':0"},
+        {"'distrust_stored':true", "'distrust_stored':1"},
         {"'volumes':[", "'volumes':[1,"},
     };
     for (size_t i = 0; i < MT_ARRAY_LEN(rows); i++) {
@@ -131,7 +132,7 @@ static void bad_sections_refuse_the_plan(void **state)
     "{'volume_id':'vol_" U "2','seq':5,'event':'checked','check':{'number':7,'result':'damaged','detail':'an inode'}}],"              \
     "'snapshots':[{'snapshot_id':'snap_" U "0','seq':9,'status':'succeeded','phase':'verifying','consistency':'filesystem'," \
     "'captured_at_ms':1800000000000,'size_bytes':1,'changed_bytes':0,'uploaded_bytes':1,'key_epoch':1,'image_root':'" HEX "'," \
-    "'manifest_sha256':'" HEX "','parent_snapshot_id':'snap_" U "1'}],"                                                    \
+    "'manifest_sha256':'" HEX "','distrusted_stored':true,'parent_snapshot_id':'snap_" U "1'}],"                           \
     "'restores':[{'restore_id':'rst_" U "0','seq':4,'status':'failed','phase':'checking','bytes_done':1,'bytes_total':2,"  \
     "'failed_reason':'integrity_check_failed','snapshot_damaged':true,'probe':{'ms':1,'exit_code':255,'detail':'exited','output':'a\\nb'}}]}"
 
@@ -146,7 +147,7 @@ static void reports_of_storage_survive_a_round_trip(void **state)
     assert_int_equal(b->storage.n_volumes, 3);
     assert_true(b->storage.volumes[2].check == 7 && b->storage.volumes[2].verdict == MT_VOLUME_DAMAGED);
     assert_int_equal(b->storage.volumes[1].fault, MT_VOLUME_FAULT_NO_SPACE);
-    assert_true(b->storage.snapshots[0].has_changed);
+    assert_true(b->storage.snapshots[0].has_changed && b->storage.snapshots[0].distrusted_stored);
     assert_int_equal(b->storage.restores[0].status, MT_JOB_FAILED);
     assert_true(b->storage.restores[0].probed && b->storage.restores[0].probe_exit_code == 255);
     assert_int_equal(mt_status_batch_encode(b, &back, &err), 0);
@@ -165,6 +166,7 @@ static void bad_reports_of_storage_are_refused(void **state)
         {"'seq':3", "'seq':0"},
         {"'event':'provisioned'", "'event':'exploded'"},
         {"'event':'checked',", "'event':'missing',"},
+        {"'distrusted_stored':true", "'distrusted_stored':'true'"},
         {",'check':{", ",'x':{"},
         {"'number':7", "'number':4294967296"},
         {"'result':'damaged'", "'result':'fine'"},
