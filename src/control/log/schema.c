@@ -193,18 +193,6 @@ static int make_room(struct mt_pg *pg, struct mt_err *err)
     return mt_pg_exec(pg, "ALTER TABLE moat_views.deploys_view SET (fillfactor = 50)", err);
 }
 
-/* What backups were found damaged, and which were sent whole since: read from the log for the rows that are there, as a rebuild would. */
-static int note_distrust(struct mt_pg *pg, struct mt_err *err)
-{
-    return mt_pg_exec(pg,
-                      "ALTER TABLE moat_views.snapshots_view ADD COLUMN IF NOT EXISTS damaged_event_id bigint NULL,"
-                      " ADD COLUMN IF NOT EXISTS created_event_id bigint NULL, ADD COLUMN IF NOT EXISTS distrusted_stored boolean NOT NULL DEFAULT false;"
-                      " UPDATE moat_views.snapshots_view v SET created_event_id = (SELECT min(e.event_id) FROM moat.events e WHERE e.aggregate_type = 'snapshot'"
-                      " AND e.aggregate_id = v.snapshot_id AND e.event_type = 'snapshot.created'), damaged_event_id = (SELECT max(e.event_id) FROM moat.events e"
-                      " WHERE e.aggregate_type = 'snapshot' AND e.aggregate_id = v.snapshot_id AND e.event_type = 'snapshot.proof_recorded'"
-                      " AND e.payload->>'result' = 'damaged')", err);
-}
-
 #ifdef MOAT_ONE_MORE
 /* The program of the next version, for tests (tests/tools/meson.build): what a migration may do while programs of the version before serve. */
 static int one_more(struct mt_pg *pg, struct mt_err *err)
@@ -241,7 +229,6 @@ static const struct {
     {"runs", make_runs, 18},
     {"edge_connections", count_connections, 18},
     {"deploys_room", make_room, 18},
-    {"distrust", note_distrust, 18},
 #ifdef MOAT_ONE_MORE
     {"one_more", one_more, ONE_BEFORE},
 #endif
