@@ -64,7 +64,7 @@ OBJECTS = {
                 "phase?:capturing|uploading|verifying consistency?:crash|filesystem captured_at?:time finished_at?:time size_bytes?:int changed_bytes?:int "
                 "uploaded_bytes?:int note?:str failed_reason?:str requested_by:str verified_at?:time restored_at?:time damaged?:bool pruned_at?:time dry_run?:bool changes?:[Change] " + VERSIONED,
     "Restore": "id:id org_id:id app_id:id env_id:id snapshot_id:id source_volume_id:id new_volume_id:id target_node_id:id status:queued|running|succeeded|failed "
-               "phase?:downloading|checking bytes_done?:int bytes_total?:int failed_reason?:str requested_by:str finished_at?:time dry_run?:bool changes?:[Change] " + VERSIONED,
+               "phase?:downloading|checking bytes_done?:int bytes_total?:int failed_reason?:str requested_by:str finished_at?:time migration_id?:id dry_run?:bool changes?:[Change] " + VERSIONED,
     "Migration": "id:id org_id:id app_id:id env_id:id process_type?:str volume_ids:[id] new_volume_ids:[id] source_node_id:id target_node_id:id reason:user|drain|replace "
                  "status:queued|running|succeeded|failed phase?:precopy|stopping|final_copy|checking|starting|returning bytes_total?:int bytes_uploaded?:int downtime_ms?:int "
                  "failed_reason?:str requested_by:str finished_at?:time dry_run?:bool changes?:[Change] " + VERSIONED,
@@ -263,7 +263,7 @@ OBJECTS = {
     "SnapshotNew": "note?:str",
     "AttachmentReplace": "new_volume_id:id drain?:bool expected_version?:int",
     "RecoverNew": "accept_loss_since:str node_id?:id",
-    "RestoreNew": "snapshot_id:id name?:str size_bytes?:int target_node_id?:id target_env_id?:id",
+    "RestoreNew": "snapshot_id:id name?:str size_bytes?:int target_node_id?:id target_env_id?:id replace?:bool",
     "VolumeNew": "name:str size_bytes:int filesystem?:ext4 backup_enabled?:bool node_id?:id",
     "AttachmentNew": "volume_id:id process_type:str mount_path:str read_only?:bool",
     "VolumePatch": "name?:str backup_enabled?:bool expected_version?:int",

@@ -1035,6 +1035,63 @@ try:
         w.ok("DELETE", e + "/volumes/" + old["id"])
         wait_for("the one before gone", lambda: list(volumes(e)) == ["only"], 30)
 
+    @case("a restore that takes the place of its source: nothing is stopped before it is whole, and one that fails leaves all as it was")
+    def _():
+        a, e = w.make_app("takes")
+        d = deploy(a, e, manifest([("only", 1)], [("only", "/data")]))
+        wait_for("success", lambda: w.ok("GET", e + "/deploys/" + d.json["id"])["status"] == "succeeded", 30)
+        old, first = volumes(e)["only"], wait_for("a ready instance", lambda: instances(e, "ready"), 30)[0]["id"]
+        V = e + "/volumes/" + old["id"]
+        s = w.ok("POST", V + "/snapshots", {})["id"]
+        assert w.agent.snapshot(s, "succeeded", captured_at_ms=1800000000000, size_bytes=GIB, key_epoch=1, image_root="a" * 64, manifest_sha256="b" * 64).json["accepted"] == 1
+        loose = w.ok("POST", e + "/volumes", {"name": "loose", "size_bytes": GIB})["id"]
+        wait_for("it", lambda: volumes(e)["loose"]["state"] == "available", 20)
+        t = w.ok("POST", e + "/volumes/" + loose + "/snapshots", {})["id"]
+        assert w.agent.snapshot(t, "succeeded", captured_at_ms=1800000000000, size_bytes=GIB, key_epoch=1, image_root="a" * 64, manifest_sha256="b" * 64).json["accepted"] == 1
+        refused(w.q("POST", e + "/volumes/" + loose + "/restore", {"snapshot_id": t, "replace": True}), "conflict")  # it has no place
+        other = w.ok("POST", a + "/envs", {"name": "beside"})["id"]
+        refused(w.q("POST", V + "/restore", {"snapshot_id": s, "replace": True, "target_env_id": other}), "invalid_argument", 400)
+        refused(w.q("POST", V + "/restore", {"snapshot_id": s, "replace": "yes"}), "invalid_argument", 400)
+        assert w.ok("POST", V + "/restore?dry_run=true", {"snapshot_id": s, "replace": True})["dry_run"] and sorted(volumes(e)) == ["loose", "only"]
+        job = lambda r: w.ok("GET", O + "/migrations/" + r["migration_id"])
+
+        def asked():
+            r = w.ok("POST", V + "/restore", {"snapshot_id": s, "replace": True})
+            assert r["new_volume_id"] in job(r)["new_volume_ids"] and job(r)["volume_ids"] == [old["id"]], (r, job(r))
+            return r
+        # while it is filled everything runs, and nobody else moves the volume
+        r = asked()
+        refused(w.q("POST", V + "/restore", {"snapshot_id": s, "replace": True}), "migration_in_progress")
+        assert w.agent.restore(r["id"], "running", phase="downloading", bytes_done=1, bytes_total=GIB).json["accepted"] == 1
+        time.sleep(1.5)
+        assert job(r)["status"] == "queued" and [x["id"] for x in instances(e, "ready")] == [first], job(r)
+        # its backup is broken: the new volume goes, and the place stays as it is
+        assert w.agent.restore(r["id"], "failed", failed_reason="download_failed").json["accepted"] == 1
+        wait_for("its end", lambda: job(r)["status"] == "failed", 20)
+        assert job(r)["failed_reason"] == "restore_failed" and volumes(e)["only"]["id"] == old["id"] and [x["id"] for x in instances(e, "ready")] == [first], job(r)
+        # taken back: the restore goes on, its volume stays beside
+        r = asked()
+        w.ok("DELETE", O + "/migrations/" + r["migration_id"])
+        assert w.agent.restore(r["id"], "succeeded", bytes_done=GIB, bytes_total=GIB, fs_uuid="12345678-1234-4234-8234-123456789abc").json["accepted"] == 1
+        wait_for("the new one", lambda: [v for v in volumes(e).values() if v["id"] == r["new_volume_id"] and v["state"] == "available"], 20)
+        assert volumes(e)["only"]["id"] == old["id"] and [x["id"] for x in instances(e, "ready")] == [first]
+        w.ok("DELETE", e + "/volumes/" + r["new_volume_id"])
+        # and to its end, with a server that is killed in between
+        r = asked()
+        w.kill_control()
+        w.start_control()
+        assert w.agent.restore(r["id"], "succeeded", bytes_done=GIB, bytes_total=GIB, fs_uuid="12345678-1234-4234-8234-123456789abc").json["accepted"] == 1
+        wait_for("its end", lambda: job(r)["status"] == "succeeded", 40)
+        now = volumes(e)
+        assert (now["only"]["id"], now["only-1"]["id"]) == (r["new_volume_id"], old["id"]) and now["only"]["attachment"]["id"] == old["attachment"]["id"], now
+        wait_for("it runs again, on the restored one", lambda: [x for x in instances(e, "ready") if x["id"] != first], 40)
+        d = deploy(a, e, manifest([], []))
+        wait_for("success", lambda: w.ok("GET", e + "/deploys/" + d.json["id"])["status"] == "succeeded", 30)
+        wait_for("it to be free", lambda: volumes(e)["only"]["state"] == "available", 30)
+        for v in volumes(e).values():
+            w.ok("DELETE", e + "/volumes/" + v["id"] + "?delete_backups=true")
+        wait_for("them gone", lambda: volumes(e) == {}, 30)
+
     @case("usage of a month equals a replay of the log: processor, memory, volumes as they grew, backups as they came and went")
     def _():
         def resize(v, gib):

@@ -9,6 +9,7 @@
 #include "control/api/mutate.h"
 #include "control/api/sql.h"
 #include "control/volumes/home.h"
+#include "control/volumes/migrate.h"
 #include "control/volumes/volume_sql.h"
 #include "model/names.h"
 #include "model/volume.h"
@@ -35,6 +36,16 @@ static const struct mt_pg_stmt lost = {
     "recover_lost", "SELECT v.name, coalesce((SELECT n.health = 'lost' FROM nodes_view n WHERE n.node_id = v.home_node_id), false), v.home_node_id, coalesce((" MT_SQL_LAST_BACKUP("v", "s.snapshot_id")
                     "), ''), coalesce((" MT_SQL_LAST_BACKUP("v", MT_SQL_TS("s.captured_at")) "), '') FROM volumes_view v WHERE v.env_id = $1 AND v.volume_id = $2 AND NOT v.deleted"};
 enum { L_NAME = 0, L_LOST, L_NODE, L_SNAPSHOT, L_AT };
+
+/* Whose place the new volume shall take: the process, the node that its other volumes live on, and what is under way. */
+static const struct mt_pg_stmt place = {
+    "restore_place",
+    "SELECT v.name, v.resource_version, n.node_id, n.name, n.health, coalesce(a.attachment_id, ''), coalesce(a.process_type, ''), coalesce(a.resource_version, 0),"
+    " (SELECT o.home_node_id FROM volume_attachments_view x JOIN volumes_view o ON o.volume_id = x.volume_id WHERE x.env_id = v.env_id AND x.process_type = a.process_type"
+    "  AND x.attachment_id <> a.attachment_id AND NOT x.deleted LIMIT 1), (SELECT m.migration_id FROM volume_migrations_view m WHERE " MT_SQL_MIGRATES("m", "v") " LIMIT 1)"
+    " FROM volumes_view v JOIN nodes_view n ON n.node_id = v.home_node_id LEFT JOIN volume_attachments_view a ON a.volume_id = v.volume_id AND NOT a.deleted"
+    " WHERE v.env_id = $1 AND v.volume_id = $2 AND NOT v.deleted"};
+enum { P_NAME = 0, P_VERSION, P_HOME, P_NODE, P_HEALTH, P_ATTACHMENT, P_PROCESS, P_ATTACHMENT_VERSION, P_BESIDE, P_MOVING };
 
 static const struct mt_pg_stmt target_env = {"restore_target_env", "SELECT app_id FROM envs_view WHERE org_id = $1 AND env_id = $2 AND NOT deleted"};
 
@@ -70,6 +81,7 @@ struct wish {
     const char *snapshot_id, *name, *node_id;
     char app_id[MT_ID_SIZE], env_id[MT_ID_SIZE]; /* where the new volume shall be */
     uint64_t size_bytes; /* 0: that of the snapshot */
+    bool replace;        /* it takes the place of the source */
     char made_name[33];
 };
 
@@ -108,12 +120,13 @@ static int check_node(struct mt_api_call *c, const char *node_id, const char *fi
 
 static int read_wish(struct mt_api_call *c, struct wish *w)
 {
-    static const char *const known[] = {"snapshot_id", "name", "size_bytes", "target_node_id", "target_env_id", NULL};
+    static const char *const known[] = {"snapshot_id", "name", "size_bytes", "target_node_id", "target_env_id", "replace", NULL};
     const char *env_id;
     int64_t size;
     if (mt_api_fields(c, known) < 0 || mt_api_text(c, "snapshot_id", true, MT_ID_SIZE, &w->snapshot_id) < 0 || mt_api_text(c, "name", false, 64, &w->name) < 0 ||
         mt_api_text(c, "target_node_id", false, MT_ID_SIZE, &w->node_id) < 0 ||
-        mt_api_text(c, "target_env_id", false, MT_ID_SIZE, &env_id) < 0 || mt_api_int(c, "size_bytes", false, 1, INT64_MAX, 0, &size) < 0)
+        mt_api_text(c, "target_env_id", false, MT_ID_SIZE, &env_id) < 0 || mt_api_int(c, "size_bytes", false, 1, INT64_MAX, 0, &size) < 0 ||
+        mt_api_bool(c, "replace", false, &w->replace) < 0)
         return -1;
     if (mt_id_check(MT_ID_SNAPSHOT, w->snapshot_id, &c->err) < 0)
         return mt_api_fail(c, 400, "invalid_argument", "'snapshot_id': %s", c->err.msg);
@@ -124,7 +137,58 @@ static int read_wish(struct mt_api_call *c, struct wish *w)
     if (size && (w->size_bytes = mt_volume_size((uint64_t)size)) == 0)
         return mt_api_fail(c, 400, "invalid_argument", "'size_bytes': is at least %llu (1 GiB) and at most %llu (2 TiB)",
                            (unsigned long long)MT_VOLUME_SIZE_MIN, (unsigned long long)MT_VOLUME_SIZE_MAX);
+    if (w->replace && env_id && !MT_STREQ(env_id, c->env.id))
+        return mt_api_fail(c, 400, "invalid_argument", "'replace': a volume takes the place of another one of its own environment; leave 'target_env_id' out");
     return read_env(c, env_id, w);
+}
+
+/* May the new volume take the place of the source, once it is whole (§2.5)? @ret owns what @w borrows. */
+static int read_place(struct mt_api_call *c, struct wish *w, struct mt_pg_res **ret)
+{
+    struct mt_pg_params p;
+    mt_pg_p_init(&p);
+    mt_pg_p_text(&p, c->env.id);
+    mt_pg_p_text(&p, mt_api_param(c, "volume_id"));
+    if (mt_pg_query_one(c->pg, &place, &p, ret, &c->err) < 0)
+        return c->err.code == MT_E_NOT_FOUND ? mt_api_fail(c, 409, "conflict", "the volume is deleted: nothing has its place; leave 'replace' out") : mt_api_fail_err(c);
+    const char *name = mt_pg_text(*ret, 0, P_NAME), *health = mt_pg_text(*ret, 0, P_HEALTH), *beside = mt_pg_text_or_null(*ret, 0, P_BESIDE);
+    if (!mt_pg_text(*ret, 0, P_ATTACHMENT)[0])
+        return mt_api_fail(c, 409, "conflict", "no process has volume '%s', so that there is no place to take; leave 'replace' out", name);
+    if (!mt_pg_null(*ret, 0, P_MOVING))
+        return mt_api_fail(c, 409, "migration_in_progress", "volume '%s' changes hands already by %s; wait for it (moat wait migration %s)", name,
+                           mt_pg_text(*ret, 0, P_MOVING), mt_pg_text(*ret, 0, P_MOVING));
+    /* The fence: a node that only cannot be heard may still run the process on the old volume. */
+    if (MT_STREQ(health, "suspect") || MT_STREQ(health, "offline"))
+        return mt_api_fail(c, 409, "conflict", "node %s, where the old volume lives, is %s and may run the process still; an operator makes sure that it is powered off: "
+                           "moat node mark-lost %s", mt_pg_text(*ret, 0, P_NODE), health, mt_pg_text(*ret, 0, P_NODE));
+    if (beside && w->node_id && !MT_STREQ(beside, w->node_id))
+        return mt_api_fail(c, 409, "volume_home_node_mismatch", "the other volumes of process '%s' do not live on %s; all of them must be on one node",
+                           mt_pg_text(*ret, 0, P_PROCESS), w->node_id);
+    w->node_id = beside ? beside : w->node_id;
+    return 0;
+}
+
+/* The job that waits for the restore, and then does what `drain` of a replacement does (volume_attachments.c). */
+static int add_replacement(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made, const struct mt_pg_res *r, const char *node_id, const char *new_id)
+{
+    struct mt_migration_new m = {.reason = MT_MIGRATION_REPLACES, .n = 1};
+    const char *old_id = mt_api_param(c, "volume_id");
+    mt_id_new(MT_ID_MIGRATION, m.migration_id);
+    (void)snprintf(m.org_id, sizeof m.org_id, "%s", c->org.id);
+    (void)snprintf(m.app_id, sizeof m.app_id, "%s", c->app.id);
+    (void)snprintf(m.env_id, sizeof m.env_id, "%s", c->env.id);
+    (void)snprintf(m.process_type, sizeof m.process_type, "%s", mt_pg_text(r, 0, P_PROCESS));
+    (void)snprintf(m.source_node_id, sizeof m.source_node_id, "%s", mt_pg_text(r, 0, P_HOME));
+    (void)snprintf(m.target_node_id, sizeof m.target_node_id, "%s", node_id);
+    (void)snprintf(m.volumes[0].volume_id, MT_ID_SIZE, "%s", old_id);
+    (void)snprintf(m.volumes[0].new_volume_id, MT_ID_SIZE, "%s", new_id);
+    (void)json_object_set_new(made->ids, "migration_id", json_string(m.migration_id));
+    (void)json_object_set_new(made->object, "migration_id", json_string(m.migration_id));
+    mt_api_next(made, "and until it has the place", "moat wait migration %s", m.migration_id);
+    if (mt_cmd_rely(cmd, MT_RELY_VOLUME_ATTACHMENT, mt_pg_text(r, 0, P_ATTACHMENT), NULL, mt_pg_i64(r, 0, P_ATTACHMENT_VERSION), &c->err) < 0 ||
+        mt_cmd_rely(cmd, MT_RELY_VOLUME, old_id, NULL, mt_pg_i64(r, 0, P_VERSION), &c->err) < 0 || mt_migration_begin_replace(cmd, &m, &c->err) < 0)
+        return mt_api_fail_err(c);
+    return 0;
 }
 
 /* The node is known to be off, there is something to go back to, and what is lost by it was named (storage-and-secrets.md §5.3). @ret owns what @w borrows. */
@@ -226,7 +290,7 @@ static int prepare(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made
 {
     struct wish w = {0};
     struct mt_pg_params p;
-    mt_auto_pg_res struct mt_pg_res *r = NULL, *from = NULL;
+    mt_auto_pg_res struct mt_pg_res *r = NULL, *from = NULL, *taken = NULL;
     mt_auto_free struct mt_volume_node *nodes = NULL;
     char restore_id[MT_ID_SIZE], new_id[MT_ID_SIZE];
     size_t n;
@@ -238,7 +302,7 @@ static int prepare(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made
     mt_pg_p_text(&p, w.snapshot_id);
     if (mt_pg_query_one(c->pg, &source, &p, &r, &c->err) < 0)
         return c->err.code == MT_E_NOT_FOUND ? mt_api_not_found(c, "snapshot of this volume") : mt_api_fail_err(c);
-    if (check_source(c, r, &w) < 0)
+    if (check_source(c, r, &w) < 0 || (w.replace && read_place(c, &w, &taken) < 0))
         return -1;
     if (mt_api_volume_nodes(c, &nodes, &n) < 0)
         return -1;
@@ -258,7 +322,9 @@ static int prepare(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made
                              nodes[k].node_id, "status", "queued", "requested_by", c->who.subject_id, "resource_version", 1, "created_at", "updated_at");
     snprintf(made->location, sizeof made->location, "/v1/orgs/%s/restores/%s", c->org.id, restore_id);
     mt_api_next(made, "wait for it", "moat wait restore %s", restore_id);
-    return add_events(c, cmd, &w, r, nodes[k].node_id, restore_id, new_id);
+    if (add_events(c, cmd, &w, r, nodes[k].node_id, restore_id, new_id) < 0)
+        return -1;
+    return w.replace ? add_replacement(c, cmd, made, taken, nodes[k].node_id, new_id) : 0;
 }
 
 static int prepare_create(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made)

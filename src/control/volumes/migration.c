@@ -46,6 +46,8 @@ static const char *obstacle(const struct mt_migration_facts *f)
         return "target_node_gone";
     for (size_t i = 0; i < f->n_volumes; i++) {
         const struct mt_migration_volume *v = &f->volumes[i];
+        if (f->replaces && v->lost)
+            return "restore_failed";
         if (!v->kept || (f->replaces && !v->made))
             return "volume_changed";
         if (f->replaces)
@@ -82,6 +84,12 @@ static bool all_looked_at(const struct mt_migration_facts *f)
     return true;
 }
 
+/* Nobody is stopped, and no node has to be heard, before there is what shall take the place. */
+static bool fills(const struct mt_migration_facts *f)
+{
+    return f->replaces && f->phase == MT_MIGRATION_NO_PHASE && f->n_volumes == 1 && f->volumes[0].coming && f->volumes[0].kept;
+}
+
 static enum mt_migration_step fail(const char *why, const char **ret_reason)
 {
     *ret_reason = why;
@@ -94,6 +102,8 @@ enum mt_migration_step mt_migration_next(const struct mt_migration_facts *f, con
     const char *why = f->phase < MT_MIGRATION_STARTING ? obstacle(f) : NULL;
     *ret_reason = NULL;
     if (f->status == MT_JOB_SUCCEEDED || f->status == MT_JOB_FAILED)
+        return MT_MIGRATION_WAIT;
+    if (fills(f))
         return MT_MIGRATION_WAIT;
     if (why)
         return fail(why, ret_reason);

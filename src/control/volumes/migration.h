@@ -44,6 +44,8 @@ bool mt_migration_phase_parse(const char *word, enum mt_migration_phase *ret);
 struct mt_migration_volume {
     bool kept;          /* the old one is there, available, with size and attachment as they were */
     bool made;          /* the new one is there, or on its way */
+    bool coming;        /* of a replacement: a restore fills the new one */
+    bool lost;          /* and of one that was: the new one is gone, as its restore failed */
     bool available;     /* the new one is whole */
     bool has_final;     /* the last round was asked for */
     bool checking;      /* its restore looks at the file system */
@@ -55,7 +57,7 @@ struct mt_migration_facts {
     enum mt_migration_phase phase;
     int64_t now_ms, phase_at_ms;
     int64_t start_limit_ms; /* how long the new instance may take; 0: MT_MIGRATION_START_MS */
-    bool replaces;          /* a volume that is there takes the place of another one (§2.5, drained): nothing is copied, and nothing of either goes */
+    bool replaces;          /* a volume that is there, or is restored, takes the place of another one (§2.5, drained): nothing is copied, and nothing of either goes */
     bool attached;          /* a process mounts them */
     bool wanted;            /* and is wanted to run */
     bool held;              /* an instance that is not observed stopped mounts old or new ones */

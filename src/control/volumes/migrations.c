@@ -41,7 +41,7 @@ static const struct mt_pg_stmt volumes_of = {
     " AND a.process_type IS NOT DISTINCT FROM m.process_type, coalesce(a.attachment_id, ''), coalesce(a.resource_version, 0), n.volume_id, n.name, n.resource_version,"
     " NOT n.deleted AND n.state IN ('creating', 'available'), NOT n.deleted AND n.state = 'available', coalesce(na.attachment_id, ''), coalesce(na.resource_version, 0),"
     " coalesce(p.restore_id, ''), coalesce(p.status, 'failed'), coalesce(ps.status, 'failed'), coalesce(f.restore_id, ''), coalesce(f.status, 'queued'),"
-    " coalesce(fs.status, 'queued'), coalesce(f.phase = 'checking', false), o.deleted, n.deleted OR n.state = 'deleting', NOT o.deleted AND o.state = 'available'"
+    " coalesce(fs.status, 'queued'), coalesce(f.phase = 'checking', false), o.deleted, n.deleted OR n.state = 'deleting', NOT o.deleted AND o.state = 'available', NOT n.deleted AND n.state = 'creating'"
     " FROM volume_migrations_view m CROSS JOIN LATERAL unnest(m.volume_ids, m.new_volume_ids) WITH ORDINALITY AS u(old_id, new_id, i)"
     " JOIN volumes_view o ON o.volume_id = u.old_id JOIN volumes_view n ON n.volume_id = u.new_id"
     " LEFT JOIN volume_attachments_view a ON a.volume_id = o.volume_id AND NOT a.deleted LEFT JOIN volume_attachments_view na ON na.volume_id = n.volume_id AND NOT na.deleted"
@@ -49,7 +49,7 @@ static const struct mt_pg_stmt volumes_of = {
     " LEFT JOIN restores_view f ON f.new_volume_id = n.volume_id AND f.purpose = 'migration' AND f.migration_id = m.migration_id LEFT JOIN snapshots_view fs ON fs.snapshot_id = f.snapshot_id"
     " WHERE m.migration_id = $1 ORDER BY u.i"};
 enum { V_OLD = 0, V_NAME, V_VERSION, V_KEPT, V_ATTACHMENT, V_ATTACHMENT_VERSION, V_NEW, V_NEW_NAME, V_NEW_VERSION, V_MADE, V_AVAILABLE, V_NEW_ATTACHMENT, V_NEW_ATTACHMENT_VERSION, V_PRE, V_PRE_STATUS,
-       V_PRE_SNAPSHOT, V_FIN, V_FIN_STATUS, V_FIN_SNAPSHOT, V_CHECKING, V_OLD_GONE, V_NEW_GONE, V_OLD_AVAILABLE };
+       V_PRE_SNAPSHOT, V_FIN, V_FIN_STATUS, V_FIN_SNAPSHOT, V_CHECKING, V_OLD_GONE, V_NEW_GONE, V_OLD_AVAILABLE, V_COMING };
 
 /* What is to be broken off: snapshots that have not ended, restores whose node was not told of them because there is nothing to read yet. */
 static const struct mt_pg_stmt open_snapshots = {
@@ -127,6 +127,7 @@ static int load(struct mt_pg *pg, const char *id, struct job *j, struct mt_err *
     for (int i = 0; i < mt_pg_rows(j->v); i++)
         j->volumes[i] = (struct mt_migration_volume){.kept = mt_pg_bool(j->v, i, V_KEPT) && (j->f.replaces || mt_pg_bool(j->r, 0, J_ALONE)),
                                                      .made = j->f.replaces ? mt_pg_bool(j->v, i, V_AVAILABLE) && !mt_pg_text(j->v, i, V_NEW_ATTACHMENT)[0] : mt_pg_bool(j->v, i, V_MADE), .available = mt_pg_bool(j->v, i, V_AVAILABLE),
+                                                     .coming = mt_pg_bool(j->v, i, V_COMING), .lost = mt_pg_bool(j->v, i, V_NEW_GONE),
                                                      .has_final = mt_pg_text(j->v, i, V_FIN)[0], .checking = mt_pg_bool(j->v, i, V_CHECKING),
                                                      .first_snapshot = status_of(mt_pg_text(j->v, i, V_PRE_SNAPSHOT)), .first_restore = status_of(mt_pg_text(j->v, i, V_PRE_STATUS)),
                                                      .final_snapshot = status_of(mt_pg_text(j->v, i, V_FIN_SNAPSHOT)), .final_restore = status_of(mt_pg_text(j->v, i, V_FIN_STATUS))};

@@ -76,6 +76,18 @@ static void one_that_replaces_copies_nothing_and_goes_back_nowhere(void **state)
     expect(&f, MT_MIGRATION_STOP, NULL);
     v.made = false; /* deleted, or given to another process */
     expect(&f, MT_MIGRATION_FAIL, "volume_changed");
+    v.coming = true; /* a restore fills it, for hours maybe: nobody is stopped before, and whoever falls silent meanwhile is waited for */
+    f.source_gone = f.target_gone = true;
+    expect(&f, MT_MIGRATION_WAIT, NULL);
+    v.kept = false;
+    expect(&f, MT_MIGRATION_FAIL, "source_node_gone");
+    f.source_gone = f.target_gone = false;
+    expect(&f, MT_MIGRATION_FAIL, "volume_changed");
+    v.kept = true;
+    v.coming = false;
+    v.lost = true;
+    expect(&f, MT_MIGRATION_FAIL, "restore_failed");
+    v.lost = false;
     v.made = true;
     f = facts(MT_MIGRATION_STOPPING, &v);
     f.replaces = f.held = true;
