@@ -136,6 +136,8 @@ int mt_api_volume_attachments_get(struct mt_api_call *c);
 int mt_api_volume_attachments_create(struct mt_api_call *c);
 int mt_api_volume_attachments_delete(struct mt_api_call *c);
 int mt_api_volume_attachments_replace(struct mt_api_call *c);
+/** The fence of a volume whose place another one takes: a node that only cannot be heard may still run the process on it. Returns 0, or -1 with the reply made. */
+int mt_api_volume_fence(struct mt_api_call *c, const char *node, const char *health);
 /* volumes.c */
 /** Set `volumes` of an environment's status. Returns 0 or -1. */
 int mt_api_status_volumes(struct mt_api_call *c, json_t *o);

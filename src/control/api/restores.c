@@ -151,16 +151,14 @@ static int read_place(struct mt_api_call *c, struct wish *w, struct mt_pg_res **
     mt_pg_p_text(&p, mt_api_param(c, "volume_id"));
     if (mt_pg_query_one(c->pg, &place, &p, ret, &c->err) < 0)
         return c->err.code == MT_E_NOT_FOUND ? mt_api_fail(c, 409, "conflict", "the volume is deleted: nothing has its place; leave 'replace' out") : mt_api_fail_err(c);
-    const char *name = mt_pg_text(*ret, 0, P_NAME), *health = mt_pg_text(*ret, 0, P_HEALTH), *beside = mt_pg_text_or_null(*ret, 0, P_BESIDE);
+    const char *name = mt_pg_text(*ret, 0, P_NAME), *beside = mt_pg_text_or_null(*ret, 0, P_BESIDE);
     if (!mt_pg_text(*ret, 0, P_ATTACHMENT)[0])
         return mt_api_fail(c, 409, "conflict", "no process has volume '%s', so that there is no place to take; leave 'replace' out", name);
     if (!mt_pg_null(*ret, 0, P_MOVING))
         return mt_api_fail(c, 409, "migration_in_progress", "volume '%s' changes hands already by %s; wait for it (moat wait migration %s)", name,
                            mt_pg_text(*ret, 0, P_MOVING), mt_pg_text(*ret, 0, P_MOVING));
-    /* The fence: a node that only cannot be heard may still run the process on the old volume. */
-    if (MT_STREQ(health, "suspect") || MT_STREQ(health, "offline"))
-        return mt_api_fail(c, 409, "conflict", "node %s, where the old volume lives, is %s and may run the process still; an operator makes sure that it is powered off: "
-                           "moat node mark-lost %s", mt_pg_text(*ret, 0, P_NODE), health, mt_pg_text(*ret, 0, P_NODE));
+    if (mt_api_volume_fence(c, mt_pg_text(*ret, 0, P_NODE), mt_pg_text(*ret, 0, P_HEALTH)) < 0)
+        return -1;
     if (beside && w->node_id && !MT_STREQ(beside, w->node_id))
         return mt_api_fail(c, 409, "volume_home_node_mismatch", "the other volumes of process '%s' do not live on %s; all of them must be on one node",
                            mt_pg_text(*ret, 0, P_PROCESS), w->node_id);
@@ -171,23 +169,16 @@ static int read_place(struct mt_api_call *c, struct wish *w, struct mt_pg_res **
 /* The job that waits for the restore, and then does what `drain` of a replacement does (volume_attachments.c). */
 static int add_replacement(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made, const struct mt_pg_res *r, const char *node_id, const char *new_id)
 {
-    struct mt_migration_new m = {.reason = MT_MIGRATION_REPLACES, .n = 1};
     const char *old_id = mt_api_param(c, "volume_id");
-    mt_id_new(MT_ID_MIGRATION, m.migration_id);
-    (void)snprintf(m.org_id, sizeof m.org_id, "%s", c->org.id);
-    (void)snprintf(m.app_id, sizeof m.app_id, "%s", c->app.id);
-    (void)snprintf(m.env_id, sizeof m.env_id, "%s", c->env.id);
-    (void)snprintf(m.process_type, sizeof m.process_type, "%s", mt_pg_text(r, 0, P_PROCESS));
-    (void)snprintf(m.source_node_id, sizeof m.source_node_id, "%s", mt_pg_text(r, 0, P_HOME));
-    (void)snprintf(m.target_node_id, sizeof m.target_node_id, "%s", node_id);
-    (void)snprintf(m.volumes[0].volume_id, MT_ID_SIZE, "%s", old_id);
-    (void)snprintf(m.volumes[0].new_volume_id, MT_ID_SIZE, "%s", new_id);
-    (void)json_object_set_new(made->ids, "migration_id", json_string(m.migration_id));
-    (void)json_object_set_new(made->object, "migration_id", json_string(m.migration_id));
-    mt_api_next(made, "and until it has the place", "moat wait migration %s", m.migration_id);
+    const struct mt_migration_replacement m = {.ids = {.org_id = c->org.id, .app_id = c->app.id, .env_id = c->env.id}, .process_type = mt_pg_text(r, 0, P_PROCESS),
+                                               .source_node_id = mt_pg_text(r, 0, P_HOME), .target_node_id = node_id, .volume_id = old_id, .new_volume_id = new_id};
+    char migration_id[MT_ID_SIZE];
     if (mt_cmd_rely(cmd, MT_RELY_VOLUME_ATTACHMENT, mt_pg_text(r, 0, P_ATTACHMENT), NULL, mt_pg_i64(r, 0, P_ATTACHMENT_VERSION), &c->err) < 0 ||
-        mt_cmd_rely(cmd, MT_RELY_VOLUME, old_id, NULL, mt_pg_i64(r, 0, P_VERSION), &c->err) < 0 || mt_migration_begin_replace(cmd, &m, &c->err) < 0)
+        mt_cmd_rely(cmd, MT_RELY_VOLUME, old_id, NULL, mt_pg_i64(r, 0, P_VERSION), &c->err) < 0 || mt_migration_begin_replace(cmd, &m, migration_id, &c->err) < 0)
         return mt_api_fail_err(c);
+    (void)json_object_set_new(made->ids, "migration_id", json_string(migration_id));
+    (void)json_object_set_new(made->object, "migration_id", json_string(migration_id));
+    mt_api_next(made, "and until it has the place", "moat wait migration %s", migration_id);
     return 0;
 }
 

@@ -111,9 +111,17 @@ int mt_api_volume_attachments_delete(struct mt_api_call *c)
 
 /* ---------------------------------------------------------------- replace */
 
+int mt_api_volume_fence(struct mt_api_call *c, const char *node, const char *health)
+{
+    if (!MT_STREQ(health, "suspect") && !MT_STREQ(health, "offline"))
+        return 0;
+    return mt_api_fail(c, 409, "conflict", "node %s, where the old volume lives, is %s and may run the process still; an operator makes sure that it is powered off: "
+                       "moat node mark-lost %s", node, health, node);
+}
+
 static int check_successor(struct mt_api_call *c, const struct mt_pg_res *n, const struct mt_pg_res *o, const char *process)
 {
-    const char *name = mt_pg_text(n, 0, N_NAME), *health = mt_pg_text(o, 0, O_HEALTH);
+    const char *name = mt_pg_text(n, 0, N_NAME);
     if (!MT_STREQ(mt_pg_text(n, 0, N_STATE), "available"))
         return mt_api_fail(c, 409, "conflict", "volume '%s' is %s; only one that is available takes a place", name, mt_pg_text(n, 0, N_STATE));
     if (mt_pg_bool(n, 0, N_ATTACHED))
@@ -121,11 +129,7 @@ static int check_successor(struct mt_api_call *c, const struct mt_pg_res *n, con
     if (mt_pg_bool(n, 0, N_APART))
         return mt_api_fail(c, 409, "volume_home_node_mismatch", "the other volumes of process '%s' do not live on %s; all of them must be on one node", process,
                            mt_pg_text(n, 0, N_HOME));
-    /* The fence: a node that only cannot be heard may still run the process on the old volume. */
-    if (MT_STREQ(health, "suspect") || MT_STREQ(health, "offline"))
-        return mt_api_fail(c, 409, "conflict", "node %s, where the old volume lives, is %s and may run the process still; an operator makes sure that it is powered off: "
-                           "moat node mark-lost %s", mt_pg_text(o, 0, O_NODE), health, mt_pg_text(o, 0, O_NODE));
-    return 0;
+    return mt_api_volume_fence(c, mt_pg_text(o, 0, O_NODE), mt_pg_text(o, 0, O_HEALTH));
 }
 
 static int add_replace(struct mt_api_call *c, struct mt_cmd *cmd, const struct mt_pg_res *r, const struct mt_pg_res *n, const struct mt_pg_res *o, const char *new_id)
@@ -170,28 +174,21 @@ static int check_at_home(struct mt_api_call *c, const char *old_id, const char *
 static int begin_drained(struct mt_api_call *c, struct mt_cmd *cmd, struct mt_api_made *made, const struct mt_pg_res *r, const struct mt_pg_res *n, const struct mt_pg_res *o, const char *new_id)
 {
     const char *old_id = mt_pg_text(r, 0, A_VOLUME);
-    struct mt_migration_new m = {.reason = MT_MIGRATION_REPLACES, .n = 1};
+    const struct mt_migration_replacement m = {.ids = {.org_id = c->org.id, .app_id = c->app.id, .env_id = c->env.id}, .process_type = mt_pg_text(r, 0, A_PROCESS),
+                                               .source_node_id = mt_pg_text(o, 0, O_NODE_ID), .target_node_id = mt_pg_text(n, 0, N_HOME), .volume_id = old_id, .new_volume_id = new_id};
+    char migration_id[MT_ID_SIZE];
     if (check_at_home(c, old_id, new_id) < 0)
         return -1;
-    mt_id_new(MT_ID_MIGRATION, m.migration_id);
-    (void)snprintf(m.org_id, sizeof m.org_id, "%s", c->org.id);
-    (void)snprintf(m.app_id, sizeof m.app_id, "%s", c->app.id);
-    (void)snprintf(m.env_id, sizeof m.env_id, "%s", c->env.id);
-    (void)snprintf(m.process_type, sizeof m.process_type, "%s", mt_pg_text(r, 0, A_PROCESS));
-    (void)snprintf(m.source_node_id, sizeof m.source_node_id, "%s", mt_pg_text(o, 0, O_NODE_ID));
-    (void)snprintf(m.target_node_id, sizeof m.target_node_id, "%s", mt_pg_text(n, 0, N_HOME));
-    (void)snprintf(m.volumes[0].volume_id, MT_ID_SIZE, "%s", old_id);
-    (void)snprintf(m.volumes[0].new_volume_id, MT_ID_SIZE, "%s", new_id);
-    made->status = 201;
-    (void)json_object_set_new(made->ids, "migration_id", json_string(m.migration_id));
-    (void)json_object_set_new(made->object, "migration_id", json_string(m.migration_id));
-    (void)json_object_set_new(made->object, "status", json_string("queued"));
-    (void)snprintf(made->location, sizeof made->location, "/v1/orgs/%s/migrations/%s", c->org.id, m.migration_id);
-    mt_api_next(made, "wait for it", "moat wait migration %s", m.migration_id);
     if (mt_cmd_rely(cmd, MT_RELY_VOLUME_ATTACHMENT, mt_api_param(c, "attachment_id"), NULL, mt_pg_i64(r, 0, A_VERSION), &c->err) < 0 ||
         mt_cmd_rely(cmd, MT_RELY_VOLUME, old_id, NULL, mt_pg_i64(o, 0, O_VERSION), &c->err) < 0 || mt_cmd_rely(cmd, MT_RELY_VOLUME, new_id, NULL, mt_pg_i64(n, 0, N_VERSION), &c->err) < 0 ||
-        mt_cmd_rely(cmd, MT_RELY_VOLUME_LIVE, new_id, NULL, 1, &c->err) < 0 || mt_migration_begin_replace(cmd, &m, &c->err) < 0)
+        mt_cmd_rely(cmd, MT_RELY_VOLUME_LIVE, new_id, NULL, 1, &c->err) < 0 || mt_migration_begin_replace(cmd, &m, migration_id, &c->err) < 0)
         return mt_api_fail_err(c);
+    made->status = 201;
+    (void)json_object_set_new(made->ids, "migration_id", json_string(migration_id));
+    (void)json_object_set_new(made->object, "migration_id", json_string(migration_id));
+    (void)json_object_set_new(made->object, "status", json_string("queued"));
+    (void)snprintf(made->location, sizeof made->location, "/v1/orgs/%s/migrations/%s", c->org.id, migration_id);
+    mt_api_next(made, "wait for it", "moat wait migration %s", migration_id);
     return 0;
 }
 

@@ -331,9 +331,20 @@ static int begin_job(struct mt_cmd *cmd, const struct mt_migration_new *m, struc
     return rely_alone(cmd, m, err);
 }
 
-int mt_migration_begin_replace(struct mt_cmd *cmd, const struct mt_migration_new *m, struct mt_err *err)
+int mt_migration_begin_replace(struct mt_cmd *cmd, const struct mt_migration_replacement *r, char ret_id[MT_ID_SIZE], struct mt_err *err)
 {
-    return begin_job(cmd, m, err);
+    struct mt_migration_new m = {.reason = MT_MIGRATION_REPLACES, .n = 1};
+    mt_id_new(MT_ID_MIGRATION, m.migration_id);
+    memcpy(ret_id, m.migration_id, MT_ID_SIZE);
+    (void)snprintf(m.org_id, sizeof m.org_id, "%s", r->ids.org_id);
+    (void)snprintf(m.app_id, sizeof m.app_id, "%s", r->ids.app_id);
+    (void)snprintf(m.env_id, sizeof m.env_id, "%s", r->ids.env_id);
+    (void)snprintf(m.process_type, sizeof m.process_type, "%s", r->process_type);
+    (void)snprintf(m.source_node_id, sizeof m.source_node_id, "%s", r->source_node_id);
+    (void)snprintf(m.target_node_id, sizeof m.target_node_id, "%s", r->target_node_id);
+    (void)snprintf(m.volumes[0].volume_id, MT_ID_SIZE, "%s", r->volume_id);
+    (void)snprintf(m.volumes[0].new_volume_id, MT_ID_SIZE, "%s", r->new_volume_id);
+    return begin_job(cmd, &m, err);
 }
 
 int mt_migration_begin(struct mt_control *ctl, struct mt_pg *pg, struct mt_cmd *cmd, const struct mt_migration_new *m, struct mt_err *err)

@@ -47,8 +47,14 @@ int mt_migration_plan(struct mt_control *ctl, struct mt_pg *pg, const char *env_
 /** Add to @cmd all that begins it: the job, and for each volume a snapshot, the new volume, and the pre-copy that waits for the snapshot. */
 int mt_migration_begin(struct mt_control *ctl, struct mt_pg *pg, struct mt_cmd *cmd, const struct mt_migration_new *m, struct mt_err *err);
 
-/** Add to @cmd what begins one that replaces: the job alone. Of @m: ids, process, nodes, and of each volume both ids. */
-int mt_migration_begin_replace(struct mt_cmd *cmd, const struct mt_migration_new *m, struct mt_err *err);
+/* One volume takes the place of another; all borrowed. */
+struct mt_migration_replacement {
+    struct mt_cmd_ids ids;
+    const char *process_type, *source_node_id, *target_node_id, *volume_id, *new_volume_id;
+};
+
+/** Add to @cmd what begins one that replaces: the job alone. @ret_id: its id. */
+int mt_migration_begin_replace(struct mt_cmd *cmd, const struct mt_migration_replacement *r, char ret_id[MT_ID_SIZE], struct mt_err *err);
 
 /** Why the process would not be placed on @node_id now, in a word or two; "" it would. */
 int mt_migration_refusal(struct mt_control *ctl, struct mt_pg *pg, const char *env_id, const char *process_type, const char *node_id, char ret[64], struct mt_err *err);
